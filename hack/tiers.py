@@ -1,0 +1,63 @@
+"""Run the tiers of `make test` in order and print the time of each; the first failure ends the run.
+
+Static checks come first because they are the cheapest answer; the demo, which exercises the whole
+chain, comes last. `python hack/tiers.py lint unit` runs only the named ones.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+PYTEST = [sys.executable, "-m", "pytest", "-q"]
+TIERS: dict[str, list[list[str]]] = {
+    "lint": [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["lint-imports"],
+        ["mypy"],
+    ],
+    "unit": [[*PYTEST, "-m", "not (torch or cluster or e2e or perf)"]],
+    "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.build"]],
+    "cluster": [[*PYTEST, "-m", "cluster and not e2e"]],
+    "torch": [[*PYTEST, "-m", "torch"]],
+    "perf": [[*PYTEST, "-m", "perf", "-s"]],
+    "e2e": [[*PYTEST, "-m", "e2e", "-s"]],
+}
+
+
+def main(names: list[str]) -> int:
+    """Run the named tiers, all by default, and return the exit code."""
+    unknown = [name for name in names if name not in TIERS]
+    if unknown:
+        print(f"tiers: no tier {unknown[0]!r}; there are {', '.join(TIERS)}", file=sys.stderr)
+        return 2
+    took: dict[str, float] = {}
+    code = 0
+    for name in names or TIERS:
+        print(f"== {name}", flush=True)
+        start = time.monotonic()
+        code = _run(TIERS[name])
+        took[name] = time.monotonic() - start
+        if code:
+            break
+    print("\ntier           seconds")
+    for name, seconds in took.items():
+        print(f"{name:<14} {seconds:7.1f}")
+    print(f"{'all':<14} {sum(took.values()):7.1f}", flush=True)
+    if code:
+        print(f"tiers: {name} failed; run it alone with: python hack/tiers.py {name}")
+    return code
+
+
+def _run(commands: list[list[str]]) -> int:
+    for command in commands:
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
