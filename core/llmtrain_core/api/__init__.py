@@ -1,0 +1,1 @@
+"""The contract `llmtrain.dev/v1alpha1`: resource models, conditions, labels, names."""

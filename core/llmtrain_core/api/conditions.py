@@ -1,0 +1,126 @@
+"""Conditions of a job: types, typed reasons, and the rules of metav1.Condition.
+
+Everything here is pure; the time of a transition is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any
+
+
+class ConditionType(StrEnum):
+    """What a condition is about. All have positive polarity but for the last four."""
+
+    ACCEPTED = "Accepted"
+    PLACED = "Placed"
+    PODS_READY = "PodsReady"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDED = "Suspended"
+    NETWORK_DEGRADED = "NetworkDegraded"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Why a condition has its status: one word a program can match on."""
+
+    VALID = "Valid"
+    INVALID_SPEC = "InvalidSpec"
+    UNKNOWN_PRESET = "UnknownPreset"
+    NOT_YET_SUPPORTED = "NotYetSupported"
+    NAME_TOO_LONG = "NameTooLong"
+    INVALID_NAME = "InvalidName"
+    WORLD_SIZE_MISMATCH = "WorldSizeMismatch"
+    FORBIDDEN = "Forbidden"
+    NAME_CONFLICT = "NameConflict"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+
+    PLACED = "Placed"
+    QUEUED = "Queued"
+    INSUFFICIENT_GPUS = "InsufficientGpus"
+    INSUFFICIENT_NODES = "InsufficientNodes"
+    NO_MATCHING_NODES = "NoMatchingNodes"
+    DOMAIN_TOO_SMALL = "DomainTooSmall"
+    WAITING_BEHIND = "WaitingBehindJob"
+    FABRIC_NOT_FOUND = "FabricNotFound"
+    INVALID_FABRIC = "InvalidFabric"
+    UNKNOWN_LEVEL = "UnknownLevel"
+    PRIORITY_CLASS_NOT_FOUND = "PriorityClassNotFound"
+    NOT_PLACED = "NotPlaced"
+
+    PODS_STARTING = "PodsStarting"
+    ALL_PODS_READY = "AllPodsReady"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    STARTUP_TIMEOUT = "StartupTimeout"
+    TRAINING = "Training"
+
+    GANG_RESTART = "GangRestart"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+
+    COMPLETED = "Completed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    OUT_OF_MEMORY = "OutOfMemory"
+    EXIT_CODE = "ExitCode"
+    NODE_LOST = "NodeLost"
+    POD_DELETED = "PodDeleted"
+    POD_FAILED = "PodFailed"
+    PEER_LOST = "PeerLost"
+    TOO_MANY_RESTARTS = "TooManyRestarts"
+
+
+MESSAGE_LIMIT = 1024
+"""Conditions and Events carry no more text than this; metav1 would allow 32,768."""
+
+
+def clean_text(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """Make text of a user or a program safe to show: no control characters, bounded length."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    squeezed = " ".join(printable.split())
+    return squeezed if len(squeezed) <= limit else squeezed[: limit - 1] + "…"
+
+
+def set_condition(
+    conditions: Iterable[Mapping[str, Any]],
+    kind: ConditionType,
+    status: bool,
+    reason: str,
+    message: str,
+    *,
+    generation: int,
+    now: str,
+) -> list[dict[str, Any]]:
+    """Return the conditions with one of them set, ordered as `ConditionType` lists them.
+
+    `now` is RFC 3339 in UTC. `lastTransitionTime` moves only when the status flips (metav1).
+    """
+    by_type = {str(condition["type"]): dict(condition) for condition in conditions}
+    wire = "True" if status else "False"
+    before = by_type.get(kind.value)
+    flipped = before is None or before["status"] != wire
+    by_type[kind.value] = {
+        "type": kind.value,
+        "status": wire,
+        "reason": reason,
+        "message": clean_text(message),
+        "observedGeneration": generation,
+        "lastTransitionTime": now if before is None or flipped else before["lastTransitionTime"],
+    }
+    order = {kind.value: position for position, kind in enumerate(ConditionType)}
+    return sorted(by_type.values(), key=lambda c: order.get(c["type"], len(order)))
+
+
+def get_condition(
+    conditions: Iterable[Mapping[str, Any]], kind: ConditionType
+) -> Mapping[str, Any] | None:
+    """Return one condition, or None."""
+    return next((c for c in conditions if c["type"] == kind.value), None)
+
+
+def is_true(conditions: Iterable[Mapping[str, Any]], kind: ConditionType) -> bool:
+    """Whether a condition is there and true."""
+    condition = get_condition(conditions, kind)
+    return condition is not None and condition["status"] == "True"

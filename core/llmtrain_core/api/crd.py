@@ -1,0 +1,226 @@
+"""The CustomResourceDefinitions, generated from the models.
+
+What pydantic calls JSON Schema is not what the API server calls a structural schema: it knows no
+`$ref`, no null type, no numeric `exclusiveMinimum` and no `const`. The differences are mended here
+in one recursive pass; everything else (bounds, patterns, rules, list types, descriptions) comes
+from the models as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from llmtrain_core.api.base import API_VERSION, GROUP, VERSION
+from llmtrain_core.api.fabric import FabricSpec
+from llmtrain_core.api.job import JobSpec
+from llmtrain_core.api.status import JobStatus
+
+Schema = dict[str, Any]
+
+HEADER = """\
+# Generated from core/llmtrain_core/api; do not edit.
+# Regenerate: llmtrain crd --write crds/
+"""
+
+_UNKNOWN_TO_CRDS = frozenset({"title", "examples", "deprecated", "$defs", "const", "uniqueItems"})
+"""Keywords that the API server refuses or that only cost space."""
+
+
+def crds() -> list[dict[str, Any]]:
+    """Return the CustomResourceDefinitions of this project."""
+    return [_job_crd(), _fabric_crd()]
+
+
+def render() -> dict[str, str]:
+    """Return the files of `crds/` by name."""
+    return {f"{crd['spec']['names']['plural']}.yaml": HEADER + _yaml(crd) for crd in crds()}
+
+
+def _job_crd() -> dict[str, Any]:
+    properties = {
+        "spec": structural_schema(JobSpec),
+        "status": structural_schema(JobStatus, defaults=False),
+    }
+    return _definition(
+        names={
+            "kind": "LLMTrainingJob",
+            "listKind": "LLMTrainingJobList",
+            "plural": "llmtrainingjobs",
+            "singular": "llmtrainingjob",
+            "shortNames": ["ltj"],
+            "categories": ["llmtrain"],
+        },
+        scope="Namespaced",
+        description="A job that trains a language model on GPUs, placed near together as one gang.",
+        properties=properties,
+        columns=_JOB_COLUMNS,
+    )
+
+
+def _fabric_crd() -> dict[str, Any]:
+    return _definition(
+        names={
+            "kind": "Fabric",
+            "listKind": "FabricList",
+            "plural": "fabrics",
+            "singular": "fabric",
+            "categories": ["llmtrain"],
+        },
+        scope="Cluster",
+        description="How the network of this cluster looks, from far to near.",
+        properties={"spec": structural_schema(FabricSpec)},
+        columns=_FABRIC_COLUMNS,
+    )
+
+
+def _column(name: str, kind: str, path: str, description: str, wide: bool = False) -> Schema:
+    column: Schema = {"name": name, "type": kind, "jsonPath": path, "description": description}
+    return {**column, "priority": 1} if wide else column
+
+
+_AGE = _column("Age", "date", ".metadata.creationTimestamp", "Time since the creation.")
+
+_JOB_COLUMNS = [
+    _column("State", "string", ".status.phase", "One word for where the job is in its life."),
+    _column("Nodes", "string", ".status.nodes", "Ready nodes over wanted nodes."),
+    _column("Layout", "string", ".status.layout", "Parallel degrees."),
+    _column("Step", "integer", ".status.progress.step", "Optimizer steps done."),
+    _column("Progress", "string", ".status.progressPercent", "Share of the steps done."),
+    _column("ETA", "string", ".status.progress.eta", "When the last step ends."),
+    _column("Restarts", "integer", ".status.restarts", "Gang restarts after failures."),
+    _AGE,
+    _column("Loss", "number", ".status.progress.loss", "Training loss of the last step.", True),
+    _column("MFU", "number", ".status.progress.mfu", "Model FLOPs utilisation.", True),
+    _column("Placement", "string", ".status.placementSummary", "Nodes and domains used.", True),
+    _column("Reason", "string", ".status.reason", "Why the job is in this state.", True),
+]
+
+_FABRIC_COLUMNS = [
+    _column("Preset", "string", ".spec.preset", "Known label scheme."),
+    _column("Levels", "string", ".spec.levels[*].name", "Levels, far to near."),
+    _AGE,
+]
+
+
+def _definition(
+    *,
+    names: Mapping[str, Any],
+    scope: str,
+    description: str,
+    properties: Mapping[str, Schema],
+    columns: list[Schema],
+) -> dict[str, Any]:
+    has_status = "status" in properties
+    schema = {
+        "type": "object",
+        "description": description,
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": f"Always {API_VERSION}."},
+            "kind": {"type": "string", "description": f"Always {names['kind']}."},
+            "metadata": {"type": "object"},
+            **properties,
+        },
+    }
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+        "additionalPrinterColumns": columns,
+        **({"subresources": {"status": {}}} if has_status else {}),
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names['plural']}.{GROUP}"},
+        "spec": {"group": GROUP, "names": dict(names), "scope": scope, "versions": [version]},
+    }
+
+
+def structural_schema(model: type[BaseModel], *, defaults: bool = True) -> Schema:
+    """Return a model's schema in the dialect of the API server.
+
+    Defaults of a spec are frozen when the object is created, so an upgrade of the operator changes
+    no running job; a status has none, since the API server would state facts that nobody observed.
+    """
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    structural = _structural(schema, schema.get("$defs", {}))
+    return structural if defaults else _without_defaults(structural)
+
+
+def _without_defaults(schema: Schema) -> Schema:
+    kept = {key: value for key, value in schema.items() if key != "default"}
+    for key in ("items", "additionalProperties"):
+        if key in kept:
+            kept[key] = _without_defaults(kept[key])
+    if "properties" in kept:
+        kept["properties"] = {n: _without_defaults(s) for n, s in kept["properties"].items()}
+    return kept
+
+
+_WHOLE = {
+    "rule": "self == self",
+    "message": "write a whole number, without a decimal point",
+}
+"""For the API server 4.0 is an integer, until a rule reads it and fails. To make the verdict the
+same for all fields, and the same as pydantic's, every integer of a spec is read by a rule."""
+
+
+def _structural(node: Mapping[str, Any], models: Mapping[str, Schema]) -> Schema:
+    node = _without_null(_inlined(node, models), models)
+    schema: Schema = {key: node[key] for key in ("description", "type") if key in node}
+    schema |= {key: value for key, value in node.items() if key not in _UNKNOWN_TO_CRDS}
+    if "description" in node:
+        schema["description"] = " ".join(node["description"].split())
+    if "const" in node:
+        schema["enum"] = [node["const"]]
+    for bound in ("Minimum", "Maximum"):
+        if f"exclusive{bound}" in node:
+            schema[bound.lower()] = node[f"exclusive{bound}"]
+            schema[f"exclusive{bound}"] = True
+    if "items" in node:
+        schema["items"] = _structural(node["items"], models)
+        schema.setdefault("x-kubernetes-list-type", "atomic")
+    if "properties" in node:
+        schema["properties"] = {
+            name: _structural(child, models) for name, child in node["properties"].items()
+        }
+    if schema.get("type") == "integer":
+        schema["x-kubernetes-validations"] = [_WHOLE]
+    values = schema.pop("additionalProperties", False)
+    if values is True:
+        schema["x-kubernetes-preserve-unknown-fields"] = True
+    elif values:
+        schema["additionalProperties"] = _structural(values, models)
+    return schema
+
+
+def _inlined(node: Mapping[str, Any], models: Mapping[str, Schema]) -> Schema:
+    """Replace a reference by its target; what stands beside the reference wins."""
+    if "$ref" not in node:
+        return dict(node)
+    beside = {key: value for key, value in node.items() if key != "$ref"}
+    target = models[node["$ref"].removeprefix("#/$defs/")]
+    return _inlined({**target, **beside}, models)
+
+
+def _without_null(node: Schema, models: Mapping[str, Schema]) -> Schema:
+    """Turn "a value or null" into the value: for the API server a null is an absent field."""
+    options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
+    if len(options) != 1:
+        return node
+    beside = {key: value for key, value in node.items() if key not in {"anyOf", "default"}}
+    return {**_inlined(options[0], models), **beside}
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return yaml.dump(document, Dumper=Dumper, sort_keys=False, width=100, allow_unicode=True)

@@ -1,0 +1,42 @@
+"""Names that the operator and the trainer agree on (documented in docs/contract.md)."""
+
+JOB_FILE = "LLMTRAIN_JOB_FILE"
+RANKS = "LLMTRAIN_RANKS"
+ATTEMPT = "LLMTRAIN_ATTEMPT"
+POD_IP = "LLMTRAIN_POD_IP"
+NODE_NAME = "LLMTRAIN_NODE_NAME"
+PORT = "LLMTRAIN_PORT"
+WORK_DIR = "LLMTRAIN_WORK_DIR"
+MASTER_ADDR = "MASTER_ADDR"
+MASTER_PORT = "MASTER_PORT"
+WORLD_SIZE = "WORLD_SIZE"
+NODE_RANK = "NODE_RANK"
+LOCAL_WORLD_SIZE = "LOCAL_WORLD_SIZE"
+PET_NNODES = "PET_NNODES"
+PET_NPROC_PER_NODE = "PET_NPROC_PER_NODE"
+PET_NODE_RANK = "PET_NODE_RANK"
+PET_MASTER_ADDR = "PET_MASTER_ADDR"
+PET_MASTER_PORT = "PET_MASTER_PORT"
+
+OWNED = frozenset(
+    {
+        JOB_FILE, RANKS, ATTEMPT, POD_IP, NODE_NAME, PORT, WORK_DIR, MASTER_ADDR, MASTER_PORT,
+        WORLD_SIZE, NODE_RANK, LOCAL_WORLD_SIZE, PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK,
+        PET_MASTER_ADDR, PET_MASTER_PORT, "RANK", "LOCAL_RANK", "LD_PRELOAD",
+    }
+)  # fmt: skip
+"""Variables that a job may not set: the operator sets them, or they would change who runs."""
+
+JOB_FILE_PATH = "/etc/llmtrain/job.json"
+WORK_DIR_PATH = "/var/lib/llmtrain"
+TERMINATION_LOG_PATH = "/dev/termination-log"
+OWNED_PATHS = ("/etc/llmtrain", WORK_DIR_PATH, "/tmp", "/dev", "/proc", "/sys")
+"""Folders at or under which a job may mount nothing."""
+VOLUME_PREFIX = "llmtrain-"
+"""Names of the operator's own volumes start with this; those of a job may not."""
+HTTP_PORT = 9400
+RENDEZVOUS_PORT = 29500
+
+EXIT_EXCEPTION = 1
+EXIT_INPUT = 2
+EXIT_PEER_LOST = 200

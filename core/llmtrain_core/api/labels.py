@@ -1,0 +1,11 @@
+"""Label and annotation keys that the operator stamps on what it creates."""
+
+JOB_NAME = "llmtrain.dev/job-name"
+JOB_UID = "llmtrain.dev/job-uid"
+ATTEMPT = "llmtrain.dev/attempt"
+NODE_INDEX = "llmtrain.dev/node-index"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY_VALUE = "llmtrain"
+CONTROLLER_NAME = "llmtrain.dev/operator"
+"""The value of `spec.managedBy` that means us (also when the field is absent)."""
+FINALIZER = "llmtrain.dev/finalizer"

@@ -1,0 +1,207 @@
+"""What a job trains, on what, and how: the sections `model`, `data` and `training`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmtrain_core.api.base import (
+    ApiModel,
+    Name,
+    Rule,
+    Uri,
+    list_map,
+)
+
+
+class Architecture(ApiModel):
+    """The shape of a Llama-style decoder (RMSNorm, RoPE, grouped-query attention, SwiGLU)."""
+
+    layers: Annotated[int, Field(ge=1, le=1024)]
+    """Number of transformer blocks."""
+    hidden_size: Annotated[int, Field(ge=1, le=1048576)]
+    """Width of the residual stream."""
+    heads: Annotated[int, Field(ge=1, le=4096)]
+    """Number of query heads."""
+    kv_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Number of key and value heads (grouped-query attention); equal to heads when absent."""
+    head_dim: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Width of one head; hiddenSize / heads when absent."""
+    ffn_size: Annotated[int, Field(ge=1, le=4194304)]
+    """Inner width of the feed-forward block."""
+    vocab_size: Annotated[int, Field(ge=1, le=16777216)]
+    """Number of rows of the embedding; also the size of a tokenizer trained by the job."""
+    sequence_length: Annotated[int, Field(ge=1, le=16777216)]
+    """Tokens of one training sequence."""
+    rope_theta: Annotated[float, Field(gt=0, le=1e9)] = 10000.0
+    """Base of the rotary position embedding."""
+    norm_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    """Epsilon of RMSNorm."""
+    tied_embeddings: bool = False
+    """Use the input embedding as the output projection as well."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.kvHeads) || self.heads % self.kvHeads == 0",
+            "heads must be a multiple of kvHeads",
+            ".kvHeads",
+            lambda self: self.heads % self.key_value_heads == 0,
+        ),
+        Rule(
+            "has(self.headDim) || self.hiddenSize % self.heads == 0",
+            "hiddenSize must be a multiple of heads, or headDim must be set",
+            ".hiddenSize",
+            lambda self: self.head_dim is not None or self.hidden_size % self.heads == 0,
+        ),
+        Rule(
+            "(has(self.headDim) ? self.headDim : self.hiddenSize / self.heads) % 2 == 0",
+            "the width of a head must be even: rotary embeddings turn pairs of dimensions",
+            ".headDim",
+            lambda self: self.head_width % 2 == 0,
+        ),
+    )
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of key and value heads with the default applied."""
+        return self.kv_heads or self.heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head with the default applied."""
+        return self.head_dim or self.hidden_size // self.heads
+
+
+class Model(ApiModel):
+    """What to train: a preset or an architecture, exactly one of them."""
+
+    preset: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    """Name of a published architecture, for example llama3-8b."""
+    architecture: Architecture | None = None
+    """The shape, spelled out."""
+    init_from: Uri | None = None
+    """Weights to start from instead of random ones."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.preset) != has(self.architecture)",
+            "set exactly one of preset and architecture",
+            holds=lambda self: (self.preset is None) != (self.architecture is None),
+        ),
+    )
+
+
+class DataSource(ApiModel):
+    """One body of text."""
+
+    name: Name
+    """Name of the source, unique in the job."""
+    uri: Uri
+    """Where it is: file:///folder, or package://PACKAGE/FOLDER for text inside a Python package."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Share of this source in the mix, relative to the others."""
+
+
+class Tokenizer(ApiModel):
+    """How text becomes tokens. Absent: a byte-level BPE trained on the job's own text."""
+
+    uri: Uri | None = None
+    """A tokenizer.json to use as it is."""
+
+
+class Data(ApiModel):
+    """What to learn from."""
+
+    objective: Literal["pretrain", "sft"] = "pretrain"
+    """Next-token pre-training, or supervised fine-tuning on answers."""
+    sources: Annotated[
+        list[DataSource],
+        Field(min_length=1, max_length=64),
+        list_map("name"),
+    ]
+    """Bodies of text, identified by name."""
+    tokenizer: Tokenizer | None = None
+    """How text becomes tokens."""
+    held_out_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Share of whole documents kept back to measure held-out loss."""
+
+
+class Optimizer(ApiModel):
+    """AdamW (Loshchilov and Hutter, arXiv:1711.05101)."""
+
+    name: Literal["adamw"] = "adamw"
+    """The algorithm."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
+    """Peak learning rate."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the first moment."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of the second moment."""
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """Term added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
+    """Decoupled weight decay; not applied to norms."""
+    gradient_clip_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Gradients are scaled down to this global norm."""
+
+
+class Schedule(ApiModel):
+    """Learning rate over the run: linear warm-up, then decay."""
+
+    warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """Steps of linear warm-up."""
+    decay: Literal["cosine", "constant"] = "cosine"
+    """Shape after the warm-up."""
+    min_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Final learning rate as a share of the peak."""
+
+
+class GradientSync(ApiModel):
+    """How gradients cross the slow dimension."""
+
+    compression: Literal["none", "bf16", "int8"] = "none"
+    """Compression of gradients on the replicate dimension."""
+    mode: Literal["every-step", "diloco"] = "every-step"
+    """Synchronise every step, or by outer updates (DiLoCo, arXiv:2311.08105)."""
+
+
+class Training(ApiModel):
+    """How to train: exactly one of steps and tokens says how long."""
+
+    steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Number of optimizer steps."""
+    tokens: Annotated[int, Field(ge=1, le=1_000_000_000_000_000)] | None = None
+    """Number of tokens; rounded up to whole steps."""
+    global_batch_size: Annotated[int, Field(ge=1, le=16_777_216)]
+    """Sequences of one optimizer step over all ranks."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Sequences of one forward pass on one data rank."""
+    precision: Literal["float64", "float32", "bfloat16"] = "bfloat16"
+    """Type of compute; bfloat16 keeps float32 weights and optimizer state."""
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    """The optimizer; AdamW with its defaults when absent."""
+    schedule: Schedule = Field(default_factory=Schedule)
+    """The learning-rate schedule; cosine without warm-up when absent."""
+    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 0
+    """Seed of weights and of the order of data."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """Which activations are computed anew in the backward pass."""
+    compile: bool = False
+    """Compile blocks with torch.compile."""
+    gradient_sync: GradientSync = Field(default_factory=GradientSync)
+    """How gradients cross the slow dimension."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.steps) != has(self.tokens)",
+            "set exactly one of steps and tokens",
+            holds=lambda self: (self.steps is None) != (self.tokens is None),
+        ),
+        Rule(
+            "self.globalBatchSize % self.microBatchSize == 0",
+            "globalBatchSize must be a multiple of microBatchSize",
+            ".globalBatchSize",
+            lambda self: self.global_batch_size % self.micro_batch_size == 0,
+        ),
+    )

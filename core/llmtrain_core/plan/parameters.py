@@ -1,0 +1,215 @@
+"""Exact parameter counts: of a model, and of what one rank holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_core.plan.shapes import Shape, shape_of
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCount:
+    """Numbers of parameters (not bytes) by the part of the model that holds them."""
+
+    embedding: int
+    """Input embedding, vocabSize x hiddenSize."""
+    attention: int
+    """Query, key, value and output projections of all layers, with their biases."""
+    feed_forward: int
+    """Projections of the feed-forward blocks of all layers, with their biases."""
+    norms: int
+    """Two norms per layer and the final one."""
+    output: int
+    """Output projection; 0 when it is tied to the input embedding."""
+    positions: int = 0
+    """Learned positions."""
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        blocks = self.attention + self.feed_forward + self.norms
+        return self.embedding + self.positions + blocks + self.output
+
+    @property
+    def multiplied(self) -> int:
+        """Parameters that take part in a product for every token.
+
+        This is the N' of the FLOP formulas: looking a row up in the input embedding costs nothing,
+        but a tied embedding is multiplied as the output projection.
+        """
+        return self.total - self.positions - (self.embedding if self.output else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One parameter tensor as a tensor-parallel rank holds it; its first dimension is sharded."""
+
+    name: str
+    shape: tuple[int, ...]
+    replicated: bool = False
+    """Every tensor-parallel rank holds the same values."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    def sharded(self, ranks: int) -> int:
+        """Elements that the first of `ranks` FSDP ranks holds: rows are dealt out in equal chunks.
+
+        FSDP2 shards dimension 0 by chunks of ceil(rows / ranks), as `torch.chunk` does, so the
+        first rank always holds the most.
+        """
+        rows, *rest = self.shape
+        return -(-rows // ranks) * prod(rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one pipeline stage holds: layers [first, end), and the ends of the model."""
+
+    first: int
+    end: int
+    embeds: bool
+    predicts: bool
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return self.end - self.first
+
+
+@cache
+def stages(layers: int, count: int) -> tuple[Stage, ...]:
+    """Return the stages of a pipeline: even runs of layers, longer runs first."""
+    share, extra = divmod(layers, count)
+    found, first = [], 0
+    for index in range(count):
+        end = first + share + (1 if index < extra else 0)
+        found.append(Stage(first, end, embeds=index == 0, predicts=index == count - 1))
+        first = end
+    return tuple(found)
+
+
+def count_parameters(model: Architecture | Shape) -> ParameterCount:
+    """Return the exact parameter count of a whole model."""
+    shape = shape_of(model)
+    block = block_tensors(shape)
+    ends = {tensor.name: tensor.size for tensor in end_tensors(shape)}
+
+    def of(*parts: str) -> int:
+        return sum(tensor.size for tensor in block if tensor.name.startswith(parts))
+
+    return ParameterCount(
+        embedding=ends["embedding"],
+        attention=shape.layers * of("attention."),
+        feed_forward=shape.layers * of("ffn."),
+        norms=shape.layers * of("norm.") + sum(n for key, n in ends.items() if "norm" in key),
+        output=ends.get("output", 0),
+        positions=ends.get("positions", 0),
+    )
+
+
+@cache
+def block_tensors(shape: Shape, tensor: int = 1) -> tuple[Tensor, ...]:
+    """Return the parameters of one layer on one of `tensor` ranks.
+
+    Query, key, value, gate and up are split by rows of (out, in); output and down by columns; their
+    biases and the norms are held by every rank (Shoeybi et al., arXiv:1909.08053).
+    """
+    hidden, queries, keys = shape.hidden_size, shape.query_width, shape.key_width
+    ffn = shape.ffn_size // tensor
+    columns = [("attention.query", queries), ("attention.key", keys), ("attention.value", keys)]
+    found = [Tensor(name, (width // tensor, hidden)) for name, width in columns]
+    found.append(Tensor("attention.output", (hidden, queries // tensor)))
+    if shape.biases or shape.qkv_biases:
+        found += [Tensor(f"{name}.bias", (width // tensor,)) for name, width in columns]
+    if shape.biases:
+        found.append(Tensor("attention.output.bias", (hidden,), replicated=True))
+    if shape.gated:
+        found.append(Tensor("ffn.gate", (ffn, hidden)))
+    found += [Tensor("ffn.up", (ffn, hidden)), Tensor("ffn.down", (hidden, ffn))]
+    if shape.biases:
+        found += [
+            Tensor("ffn.up.bias", (ffn,)),
+            Tensor("ffn.down.bias", (hidden,), replicated=True),
+        ]
+    return (*found, *_norm(shape, "norm.attention"), *_norm(shape, "norm.ffn"))
+
+
+@cache
+def end_tensors(
+    shape: Shape, tensor: int = 1, *, embeds: bool = True, predicts: bool = True
+) -> tuple[Tensor, ...]:
+    """Return the parameters outside the layers: embeddings and the final norm and output.
+
+    A vocabulary that `tensor` does not divide is padded (as Megatron-LM does; the trainer refuses).
+    """
+    rows = -(-shape.vocab_size // tensor)
+    found: list[Tensor] = []
+    if embeds:
+        found.append(Tensor("embedding", (rows, shape.hidden_size)))
+        if shape.learned_positions:
+            positions = (shape.learned_positions, shape.hidden_size)
+            found.append(Tensor("positions", positions, replicated=True))
+    if predicts:
+        found += _norm(shape, "final.norm")
+        if not shape.tied_embeddings or not embeds:
+            found.append(Tensor("output", (rows, shape.hidden_size)))
+    return tuple(found)
+
+
+def _norm(shape: Shape, name: str) -> list[Tensor]:
+    scale = Tensor(f"{name}.scale", (shape.hidden_size,), replicated=True)
+    shift = Tensor(f"{name}.shift", (shape.hidden_size,), replicated=True)
+    return [scale] if shape.norm == "rms" else [scale, shift]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """A stage's parameters in the units that FSDP gathers: one a layer, then the ends if any.
+
+    Built once for every stage (`stage_units`), so it is told apart by identity.
+    """
+
+    block: tuple[Tensor, ...]
+    layers: int
+    ends: tuple[Tensor, ...]
+    size: int
+    """Parameters that one tensor-parallel rank of the stage works with."""
+
+    @property
+    def count(self) -> int:
+        """Number of units."""
+        return self.layers + (1 if self.ends else 0)
+
+    def sharded(self, ranks: int) -> int:
+        """Parameters of which the first of `ranks` FSDP ranks holds a shard."""
+        return _shard(self, ranks)
+
+
+@cache
+def stage_units(shape: Shape, stage: Stage, tensor: int = 1) -> Units:
+    """Return what one tensor-parallel rank of a stage works with."""
+    block = block_tensors(shape, tensor)
+    ends = end_tensors(shape, tensor, embeds=stage.embeds, predicts=stage.predicts)
+    return Units(block, stage.layers, ends, stage.layers * size(block) + size(ends))
+
+
+@cache
+def _shard(units: Units, ranks: int) -> int:
+    return units.layers * sharded(units.block, ranks) + sharded(units.ends, ranks)
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """Return the elements of some tensors."""
+    return sum(tensor.size for tensor in tensors)
+
+
+def sharded(tensors: Iterable[Tensor], ranks: int) -> int:
+    """Return the elements of which the first of `ranks` FSDP ranks holds a shard."""
+    return sum(tensor.sharded(ranks) for tensor in tensors)

@@ -1,0 +1,1 @@
+"""In which order jobs get their turn: decisions only."""

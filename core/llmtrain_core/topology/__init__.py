@@ -1,0 +1,1 @@
+"""From node objects to a tree of domains with free capacity."""

@@ -1,0 +1,177 @@
+"""Nodes and the pods on them, as the placement sees them; and how they are read from raw objects.
+
+A domain's identity is its whole path, so a leaf named `l1` under two spines is two leaves. A node
+that lacks a level's label sits in a domain of its own there, and the gap is reported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from llmtrain_core.api.base import quantity_value
+from llmtrain_core.api.job import Toleration
+from llmtrain_core.topology.levels import NODE, Levels
+
+_COUNT = re.compile(r"[0-9]+(k|Ki|[MGTP]i?)?")
+_NOT_TOLERABLE_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A taint of a node."""
+
+    key: str
+    value: str
+    effect: str
+
+    def tolerated_by(self, toleration: Toleration) -> bool:
+        """Whether a toleration lifts this taint (the rules of kube-scheduler)."""
+        if toleration.effect is not None and toleration.effect != self.effect:
+            return False
+        if toleration.key is not None and toleration.key != self.key:
+            return False
+        if toleration.operator == "Exists":
+            return True
+        return toleration.key is not None and (toleration.value or "") == self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node: labels, extended resources it can hand out, and whether it takes pods."""
+
+    name: str
+    labels: Mapping[str, str]
+    allocatable: Mapping[str, int]
+    ready: bool = True
+    cordoned: bool = False
+    taints: tuple[Taint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Extended resources that one pod, or one stored placement, holds on a node.
+
+    `owner` is the job's UID for pods and placements of ours, so that neither counts twice.
+    """
+
+    node: str
+    resource: str
+    amount: int
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The cluster at one instant: everything that a placement decision may look at."""
+
+    levels: Levels
+    nodes: tuple[Node, ...]
+    used: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Amount in use by (node, resource)."""
+
+    def free(self, node: Node, resource: str) -> int:
+        """Amount of a resource that is still free on a node; never negative."""
+        return max(0, node.allocatable.get(resource, 0) - self.used.get((node.name, resource), 0))
+
+    def path(self, node: Node) -> tuple[str, ...]:
+        """Domains of a node from far to near, the node last."""
+        return (*(self._domain(node, level.node_label) for level in self.levels[:-1]), node.name)
+
+    def _domain(self, node: Node, label: str) -> str:
+        return node.labels.get(label) or f"unlabelled:{node.name}"
+
+    def missing_labels(self) -> dict[str, list[str]]:
+        """Nodes without the label of a level, by label; empty when all is well."""
+        gaps: dict[str, list[str]] = {}
+        for level in self.levels:
+            if level == NODE:
+                continue
+            without = [n.name for n in self.nodes if not n.labels.get(level.node_label)]
+            if without:
+                gaps[level.node_label] = without
+        return gaps
+
+
+def snapshot(levels: Levels, nodes: Iterable[Node], usage: Iterable[Usage]) -> Snapshot:
+    """Add up what is in use. The order of nodes and usage does not matter."""
+    used: dict[tuple[str, str], int] = {}
+    for item in usage:
+        key = (item.node, item.resource)
+        used[key] = used.get(key, 0) + item.amount
+    return Snapshot(levels, tuple(sorted(nodes, key=lambda n: n.name)), used)
+
+
+def node_from_raw(raw: Mapping[str, Any]) -> Node:
+    """Read a Node object as the API server prints it."""
+    metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
+    conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
+    return Node(
+        name=metadata["name"],
+        labels=metadata.get("labels") or {},
+        allocatable=_extended(status.get("allocatable") or {}),
+        ready=conditions.get("Ready") == "True",
+        cordoned=bool(spec.get("unschedulable")),
+        taints=tuple(
+            Taint(taint["key"], taint.get("value", ""), taint["effect"])
+            for taint in spec.get("taints") or []
+            if taint["effect"] in _NOT_TOLERABLE_EFFECTS
+        ),
+    )
+
+
+def extended_requests(pod_spec: Mapping[str, Any]) -> dict[str, int]:
+    """Extended resources of a pod: the sum over containers, or an init container's if larger.
+
+    An init container that restarts always is a sidecar and counts with the containers.
+    """
+    total: dict[str, int] = {}
+    first = pod_spec.get("initContainers") or []
+    sidecars = [c for c in first if c.get("restartPolicy") == "Always"]
+    for container in [*(pod_spec.get("containers") or []), *sidecars]:
+        for key, amount in extended_amounts(container.get("resources") or {}).items():
+            total[key] = total.get(key, 0) + amount
+    for container in first:
+        for key, amount in extended_amounts(container.get("resources") or {}).items():
+            total[key] = max(total.get(key, 0), amount)
+    return total
+
+
+def extended_amounts(resources: Mapping[str, Any]) -> dict[str, int]:
+    """Extended resources among the requests and limits of a container."""
+    return _extended({**(resources.get("limits") or {}), **(resources.get("requests") or {})})
+
+
+def _extended(amounts: Mapping[str, Any]) -> dict[str, int]:
+    """Keep the extended resources. The API server writes 1000 shared devices as `1k`."""
+    counts = ((key, _count(str(amount))) for key, amount in amounts.items() if "/" in key)
+    return {key: count for key, count in counts if count is not None}
+
+
+@lru_cache(maxsize=4096)
+def _count(amount: str) -> int | None:
+    """Read a whole number of devices; remembered, because every pod event asks anew."""
+    return int(quantity_value(amount)) if _COUNT.fullmatch(amount) else None
+
+
+def usage_from_pods(pods: Iterable[Mapping[str, Any]], owner_label: str = "") -> list[Usage]:
+    """Read what bound, unfinished pods hold; `owner_label` names the label with the job's UID."""
+    usage: list[Usage] = []
+    for pod in pods:
+        node = pod.get("spec", {}).get("nodeName")
+        if not node or pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
+            continue
+        owner = (pod["metadata"].get("labels") or {}).get(owner_label, "")
+        usage += [
+            Usage(node, resource, amount, owner)
+            for resource, amount in extended_requests(pod["spec"]).items()
+        ]
+    return usage
+
+
+def tolerates(node: Node, tolerations: Sequence[Toleration]) -> bool:
+    """Whether every taint of the node is tolerated."""
+    return all(any(taint.tolerated_by(t) for t in tolerations) for taint in node.taints)
