@@ -1,0 +1,88 @@
+"""The demo's cluster: two racks of process nodes, the API installed, the operator running."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmtrain_devcluster import detached
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.process_node.start import rack_nodes, start_process_nodes
+
+ROOT = Path(__file__).parents[3]
+JOBS = "llmtrain.dev/v1alpha1/llmtrainingjobs"
+NAMESPACE = "demo"
+# The token is that of a user with the service account's name: the shipped binding then fits it.
+OPERATOR = "system:serviceaccount:llmtrain-system:llmtrain-operator"
+CRDS = ("llmtrainingjobs.llmtrain.dev", "fabrics.llmtrain.dev")
+DEFINITIONS = "apiextensions.k8s.io/v1/customresourcedefinitions"
+INSTALLED = (
+    *sorted((ROOT / "crds").glob("*.yaml")),
+    ROOT / "deploy" / "namespace.yaml",
+    ROOT / "deploy" / "rbac.yaml",
+)
+RACKS, NODES_PER_RACK, GPUS = 2, 2, 2
+NODES = rack_nodes(RACKS, NODES_PER_RACK, gpus=GPUS)
+NAME = "demo"
+
+
+@dataclass(slots=True)
+class Stage:
+    """A control plane and what the demo puts on it."""
+
+    cluster: ControlPlane
+
+    @classmethod
+    def new(cls) -> Stage:
+        """Make a cluster, not yet started, that knows the operator's user."""
+        return cls(ControlPlane(users={OPERATOR: []}))
+
+    def start_nodes(self) -> None:
+        """Start the racks."""
+        start_process_nodes(self.cluster, NODES)
+
+    def describe_nodes(self) -> str:
+        """Say in words what the cluster has."""
+        return f"{RACKS} racks x {NODES_PER_RACK} process nodes x {GPUS} GPUs"
+
+    async def install(self, api: Api) -> None:
+        """Install the API and the rights as shipped, then run the operator with only these."""
+        for path in INSTALLED:
+            for document in yaml.safe_load_all(path.read_text("utf-8")):
+                await api.apply(document)
+        for crd in CRDS:
+            await api.wait_for(DEFINITIONS, crd, _established)
+        await self._namespace(api)
+        self._operator()
+
+    async def _namespace(self, api: Api) -> None:
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": labels},
+        }
+        await api.apply(body)
+
+    def _operator(self) -> None:
+        config = self.cluster.kubeconfig(OPERATOR)
+        ports = ["--bind", "127.0.0.1", "--metrics-port", "0", "--health-port", "0"]
+        self.cluster.run_component(
+            "operator",
+            [sys.executable, "-m", "llmtrain_operator", *ports],
+            {"KUBECONFIG": str(config)},
+        )
+
+    def keep(self) -> str:
+        """Let the cluster outlive this process; return the administrator's kubeconfig."""
+        return detached.keep(self.cluster, NAME, [node.name for node in NODES]).kubeconfig
+
+
+def _established(definition: dict[str, Any] | None) -> bool:
+    conditions = ((definition or {}).get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)

@@ -1,0 +1,58 @@
+"""pytest fixtures: one control plane for the whole run, a namespace and clients for each test."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.components import Options
+from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.scripted import ScriptedNodes
+
+OPERATOR_USER = "llmtrain-operator"
+USERS = {OPERATOR_USER: (), "researcher": ()}
+
+
+@pytest.fixture(scope="session")
+def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    """A control plane that all tests of the run share; it is not tied to any event loop."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def progress(line: str) -> None:
+        """Show the one-time build even though pytest captures the output."""
+        with capture.global_and_fixture_disabled():
+            print(line, file=sys.stderr, flush=True)
+
+    with ControlPlane(Options(audit=True), users=USERS, progress=progress) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
+    """A client that speaks as the cluster's administrator."""
+    control_plane.check()
+    async with control_plane.client("admin") as client:
+        yield client
+
+
+@pytest.fixture
+async def namespace(api: Api) -> AsyncIterator[str]:
+    """A namespace of the test's own, ready for pods, deleted afterwards."""
+    name = f"test-{secrets.token_hex(4)}"
+    await api.create("namespaces", {"metadata": {"name": name}})
+    await api.wait_for("serviceaccounts", "default", lambda found: found is not None, name)
+    yield name
+    for pod in await api.list("pods", name):
+        await api.delete("pods", pod["metadata"]["name"], name, grace_seconds=0, missing_ok=True)
+    await api.delete("namespaces", name)
+
+
+@pytest.fixture
+async def scripted_nodes(api: Api, namespace: str) -> AsyncIterator[ScriptedNodes]:
+    """Scripted nodes, none yet: add them in the test. They go before the namespace does."""
+    async with ScriptedNodes(api) as nodes:
+        yield nodes

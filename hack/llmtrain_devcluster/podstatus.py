@@ -1,0 +1,62 @@
+"""Writes what a kubelet writes about a pod, through an API server that may be busy."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+
+from llmtrain_devcluster.api import Api, ApiError, Object
+
+RETRY_SECONDS = 0.5
+ATTEMPTS = 20
+GONE = (404, 409)
+REFUSED = (400, 403, 422)
+# What a request ends with that another one may not: OSError covers resets and timeouts.
+UNREACHABLE = (aiohttp.ClientError, OSError)
+
+
+async def write_status(api: Api, meta: Object, status: Object) -> bool:
+    """Patch the status of exactly this pod; False if it is gone or the server refuses it."""
+    name, namespace = meta["name"], meta["namespace"]
+    body = {"metadata": {"uid": meta["uid"]}, "status": status}
+
+    async def write() -> None:
+        await api.patch("pods", name, body, namespace, subresource="status", kind="strategic")
+
+    return await _insist(write, f"write the status of pod {namespace}/{name}", when_gone=False)
+
+
+async def remove_pod(api: Api, meta: Object) -> bool:
+    """Remove exactly this pod from the API server, as a kubelet does at the very end.
+
+    True once it is gone, whoever removed it; False if the server refuses, or is away for long.
+    """
+    name, namespace = meta["name"], meta["namespace"]
+
+    async def remove() -> None:
+        await api.delete("pods", name, namespace, grace_seconds=0, uid=meta["uid"])
+
+    return await _insist(remove, f"remove pod {namespace}/{name}", when_gone=True)
+
+
+async def _insist(request: Callable[[], Awaitable[None]], what: str, *, when_gone: bool) -> bool:
+    """Send a request until it is answered; the last complaint is printed."""
+    complaint = ""
+    for _ in range(ATTEMPTS):
+        try:
+            await request()
+            return True
+        except ApiError as error:
+            if error.status in GONE:
+                return when_gone
+            complaint = str(error)
+            if error.status in REFUSED:
+                break
+        except UNREACHABLE as error:
+            complaint = repr(error)
+        await asyncio.sleep(RETRY_SECONDS)
+    print(f"cannot {what}: {complaint}", file=sys.stderr, flush=True)
+    return False

@@ -1,0 +1,212 @@
+"""One pod on a process node: its volumes, its containers in order, its status, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmtrain_devcluster.process_node.container import Container, Surroundings
+from llmtrain_devcluster.process_node.environment import ConfigError
+from llmtrain_devcluster.process_node.reporter import Reporter
+from llmtrain_devcluster.statuses import ContainerView, PodView, now, terminated, waiting
+
+Object = dict[str, Any]
+
+VOLUME_RETRY_SECONDS = 1.0
+KILL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    phase: str
+    reason: str = ""
+    message: str = ""
+
+
+class ProcessPod:
+    """Runs one pod until it has ended and, when it is deleted, until it is gone."""
+
+    def __init__(self, pod: Object, around: Surroundings, reporter: Reporter):
+        self.pod = pod
+        self.address = around.facts.pod_ip
+        self._around = around
+        self._reporter = reporter
+        self._first_phase = (pod.get("status") or {}).get("phase")
+        self._start_time = (pod.get("status") or {}).get("startTime") or now()
+        self._outcome: _Outcome | None = None
+        self._deletion = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        spec = pod["spec"]
+        self._init = [self._container(one) for one in spec.get("initContainers") or ()]
+        self._main = [self._container(one) for one in spec["containers"]]
+
+    def _container(self, spec: Object) -> Container:
+        return Container(spec, self._around, self._changed)
+
+    def start(self) -> None:
+        """Begin."""
+        self.update(self.pod)
+        self._task = asyncio.create_task(self._run())
+
+    def update(self, pod: Object) -> None:
+        """Take in a newer version of the pod."""
+        self.pod = pod
+        if pod["metadata"].get("deletionTimestamp"):
+            self._deletion.set()
+
+    async def stop(self) -> None:
+        """Kill everything at once and report nothing: the pod object is gone."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._reporter.close()
+        shutil.rmtree(self._around.folder, ignore_errors=True)
+
+    def log(self, name: str, *, previous: bool) -> tuple[Path, Callable[[], bool]] | None:
+        """Return a container's log file, and a function that says whether it may still grow."""
+        for container in (*self._main, *self._init):
+            path = container.log_file(previous=previous) if container.name == name else None
+            if path is not None:
+                return path, lambda: container.runs and not previous  # noqa: B023 - we return
+        return None
+
+    async def _run(self) -> None:
+        life = asyncio.create_task(self._live())
+        deletion = asyncio.create_task(self._deletion.wait())
+        try:
+            await asyncio.wait({life, deletion}, return_when=asyncio.FIRST_COMPLETED)
+            await self._deletion.wait()
+            await self._terminate(life)
+            if not self._ended_before():
+                self._changed()
+                await self._reporter.flush()
+            await self._reporter.remove()
+        finally:
+            for task in (life, deletion):
+                task.cancel()
+            await asyncio.gather(life, deletion, return_exceptions=True)
+
+    async def _live(self) -> None:
+        if self._ended_before() or self._was_orphaned():
+            return
+        self._changed()
+        seconds = self.pod["spec"].get("activeDeadlineSeconds")
+        try:
+            async with asyncio.timeout(seconds):
+                await self._run_containers()
+        except TimeoutError:
+            message = "Pod was active on the node longer than the specified deadline"
+            self._outcome = _Outcome("Failed", "DeadlineExceeded", message)
+        except Exception as error:
+            # Whatever goes wrong in here must show in the pod: nobody reads the agent's log.
+            traceback.print_exc()
+            self._outcome = _Outcome("Failed", "NodeAgentError", f"{type(error).__name__}: {error}")
+        self._changed()
+
+    def _ended_before(self) -> bool:
+        return self._first_phase in ("Succeeded", "Failed")
+
+    def _was_orphaned(self) -> bool:
+        """Say what became of a pod that an earlier agent ran: its processes died with it."""
+        ran = (self.pod.get("status") or {}).get("containerStatuses") or ()
+        if self.pod["spec"].get("restartPolicy") != "Never":
+            return False
+        if not any("running" in one["state"] for one in ran):
+            return False
+        self._outcome = _Outcome("Failed", "NodeAgentRestarted", "the node's agent was restarted")
+        self._changed()
+        return True
+
+    async def _run_containers(self) -> None:
+        policy = self.pod["spec"].get("restartPolicy", "Always")
+        await self._make_volumes()
+        for container in self._init:
+            if await container.run(policy, is_init=True) != 0:
+                self._outcome = _Outcome("Failed")
+                return
+        async with asyncio.TaskGroup() as group:
+            runs = [group.create_task(one.run(policy)) for one in self._main]
+        failed = any(run.result() != 0 for run in runs)
+        self._outcome = _Outcome("Failed" if failed else "Succeeded")
+
+    async def _make_volumes(self) -> None:
+        while True:
+            try:
+                await self._around.volumes.make()
+                return
+            except ConfigError as error:
+                self._reporter.event("FailedMount", str(error))
+                await asyncio.sleep(VOLUME_RETRY_SECONDS)
+
+    async def _terminate(self, life: asyncio.Task[None]) -> None:
+        """End as a deleted pod must: SIGTERM, its grace period, SIGKILL."""
+        everyone = [*self._init, *self._main]
+        running = [one for one in everyone if one.runs]
+        for container in everyone:
+            container.ask_to_end()
+        if not running:
+            return
+        meta, spec = self.pod["metadata"], self.pod["spec"]
+        grace = meta.get("deletionGracePeriodSeconds", spec.get("terminationGracePeriodSeconds"))
+        await _all_ended(running, float(30 if grace is None else grace))
+        for container in running:
+            container.kill()
+        await _all_ended(running, KILL_SECONDS)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(life), 1.0)
+
+    def _changed(self) -> None:
+        self._reporter.report(self._view())
+
+    def _view(self) -> PodView:
+        init = [self._final(one.view()) for one in self._init]
+        main = [self._final(one.view()) for one in self._main]
+        outcome = self._outcome or self._outcome_of_deleted(main)
+        has_address = any("waiting" not in view.state for view in [*init, *main])
+        return PodView(
+            phase=outcome.phase,
+            containers=main,
+            init_containers=init,
+            pod_ip=self.address if has_address else "",
+            host_ip=self._around.facts.host_ip,
+            start_time=self._start_time,
+            reason=outcome.reason,
+            message=outcome.message,
+        )
+
+    def _outcome_of_deleted(self, main: Sequence[ContainerView]) -> _Outcome:
+        started = any("waiting" not in view.state or view.restarts for view in main)
+        if self._deletion.is_set() and all(view.exit_code is not None for view in main):
+            failed = any(view.exit_code for view in main)
+            return _Outcome("Failed" if failed else "Succeeded")
+        return _Outcome("Running" if started else "Pending")
+
+    def _final(self, view: ContainerView) -> ContainerView:
+        """Say what a container's end was where the pod ended without its own doing."""
+        if self._outcome is None or not self._outcome.reason or view.exit_code is not None:
+            return view
+        state = waiting("PodInitializing")
+        if "running" in view.state or self._outcome.reason == "NodeAgentRestarted":
+            since = view.state.get("running", {}).get("startedAt", self._start_time)
+            reason = "ContainerStatusUnknown" if "waiting" in view.state else "Error"
+            state = terminated(137, since, reason=reason)
+        return ContainerView(view.name, view.image, state, view.last_state, False, view.restarts)
+
+
+async def _all_ended(containers: Sequence[Container], seconds: float) -> None:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while any(one.runs for one in containers):
+        if asyncio.get_running_loop().time() >= deadline:
+            return
+        await asyncio.sleep(0.05)
+
+
+def pod_folder(base: Path, pod: Object) -> Path:
+    """Return the folder for all that a pod has on the host."""
+    return base / str(pod["metadata"]["uid"])

@@ -1,0 +1,168 @@
+"""Nodes whose pods live by a script: what a kubelet would report, without running anything.
+
+One watch serves all nodes, so hundreds of them are cheap. Use it inside the test's event loop:
+
+    async with ScriptedNodes(api) as nodes:
+        await nodes.add(NodeSpec("node-1", gpus=8))
+        nodes.script(named("job-0-3"), PodScript(exit_after=1, exit_code=137))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from llmtrain_devcluster.addresses import AddressBlock
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.podwatch import follow
+from llmtrain_devcluster.registration import register_node, report_ready
+from llmtrain_devcluster.scripted_pod import PodScript, ScriptedPod
+from llmtrain_devcluster.statuses import NodeSpec
+
+Pod = dict[str, Any]
+Match = Callable[[Pod], bool]
+
+__all__ = ["NodeSpec", "PodScript", "ScriptedNodes", "labelled", "named"]
+
+
+def named(pattern: str) -> Match:
+    """Match pods whose whole name fits a regular expression."""
+    compiled = re.compile(pattern)
+    return lambda pod: bool(compiled.fullmatch(pod["metadata"]["name"]))
+
+
+def labelled(labels: Mapping[str, str]) -> Match:
+    """Match pods that have all these labels."""
+    return lambda pod: labels.items() <= (pod["metadata"].get("labels") or {}).items()
+
+
+async def in_batches(work: Iterable[Awaitable[None]], size: int = 16) -> None:
+    """Await much, but not all of it at once: one API server answers."""
+    rest = iter(work)
+    while batch := list(itertools.islice(rest, size)):
+        await asyncio.gather(*batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    match: Match
+    script: PodScript | Callable[[Pod], PodScript]
+
+
+class ScriptedNodes:
+    """Any number of scripted nodes of one cluster."""
+
+    def __init__(self, api: Api, default: PodScript | None = None):
+        self.default = default or PodScript()
+        self._api = api
+        self._addresses = AddressBlock()
+        self._rules: list[_Rule] = []
+        self._nodes: dict[str, str] = {}
+        self._silent: set[str] = set()
+        self._pods: dict[str, ScriptedPod] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop playing and remove the nodes, with whatever pods are still bound to them.
+
+        An error in a script or in the playing itself is raised here, at the latest.
+        """
+        trouble: list[BaseException | None] = []
+        if self._task is not None:
+            self._task.cancel()
+            trouble = list(await asyncio.gather(self._task, return_exceptions=True))
+        for pod in self._pods.values():
+            await pod.stop()
+        await in_batches(pod.remove() for pod in self._pods.values())
+        await in_batches(self._api.delete("nodes", name, missing_ok=True) for name in self._nodes)
+        self._addresses.close()
+        for error in trouble:
+            if isinstance(error, Exception):
+                raise error
+
+    async def add(self, *specs: NodeSpec) -> None:
+        """Create nodes, Ready and schedulable."""
+        await in_batches(self._add(spec) for spec in specs)
+
+    async def _add(self, spec: NodeSpec) -> None:
+        address = self._addresses.node_address(len(self._nodes))
+        self._nodes[spec.name] = address
+        await register_node(self._api, spec, address)
+
+    def script(self, match: Match, script: PodScript | Callable[[Pod], PodScript]) -> None:
+        """Play this script for pods that match and start from now on; the latest rule wins."""
+        self._rules.insert(0, _Rule(match, script))
+
+    def pod(self, namespace: str, name: str) -> ScriptedPod:
+        """Return the newest pod of that name that a node plays now."""
+        for played in reversed(self._pods.values()):
+            if (played.namespace, played.name) == (namespace, name):
+                return played
+        raise LookupError(f"no scripted node plays the pod {namespace}/{name}")
+
+    def end(
+        self, namespace: str, name: str, code: int, reason: str = "", message: str = ""
+    ) -> None:
+        """End a pod's containers now, with this exit code, reason and termination message."""
+        self.pod(namespace, name).end(code, reason, message)
+
+    async def node_not_ready(self, name: str, status: str = "Unknown") -> None:
+        """Let a node fall silent: Ready becomes `status` and its pods report no more."""
+        self._silent.add(name)
+        for played in self._pods.values():
+            if played.node == name:
+                await played.stop()
+        await report_ready(self._api, name, status)
+
+    async def node_ready(self, name: str) -> None:
+        """Let a silent node speak again; its pods go on where they were."""
+        self._silent.discard(name)
+        await report_ready(self._api, name, "True")
+        for played in self._pods.values():
+            if played.node == name:
+                played.play()
+
+    async def _follow(self) -> None:
+        async for kind, pod in follow(self._api, "pods", "spec.nodeName!="):
+            node, uid = pod["spec"].get("nodeName", ""), pod["metadata"]["uid"]
+            if node not in self._nodes:
+                continue
+            played = self._pods.get(uid)
+            if kind == "DELETED":
+                if played is not None:
+                    del self._pods[uid]
+                    await played.stop()
+                    self._addresses.give_back(played.address)
+            elif played is None:
+                self._start(pod, node)
+            else:
+                played.update(pod)
+
+    def _start(self, pod: Pod, node: str) -> None:
+        script = self.default
+        for rule in self._rules:
+            if rule.match(pod):
+                script = rule.script if isinstance(rule.script, PodScript) else rule.script(pod)
+                break
+        address = self._addresses.take()
+        played = ScriptedPod(self._api, pod, script, address, self._nodes[node])
+        self._pods[pod["metadata"]["uid"]] = played
+        if node not in self._silent:
+            played.play()

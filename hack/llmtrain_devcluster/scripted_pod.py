@@ -1,0 +1,212 @@
+"""One pod on a scripted node: its script, and the statuses that a kubelet would write for it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.podstatus import remove_pod, write_status
+from llmtrain_devcluster.statuses import (
+    ContainerView,
+    PodView,
+    now,
+    running,
+    terminated,
+    waiting,
+)
+
+Pod = dict[str, Any]
+
+NEVER_STARTS = frozenset(
+    {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PodScript:
+    """How a pod lives. Times are in seconds; `exit_after` None means until it is deleted.
+
+    A `reason` that means "cannot start" (ImagePullBackOff, ...) keeps the pod waiting for ever;
+    any other one (OOMKilled, ...) is the reason of its end. `evicted` ends the whole pod with
+    that reason, as node pressure does.
+    """
+
+    runs_after: float = 0.0
+    exit_after: float | None = 3.0
+    exit_code: int = 0
+    reason: str = ""
+    termination_message: str = ""
+    ready: bool = True
+    evicted: bool = False
+    hang_on_delete: bool = False
+    delete_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    code: int
+    reason: str = ""
+    message: str = ""
+
+
+class ScriptedPod:
+    """Plays a script for one pod, from where the pod's status says it is."""
+
+    def __init__(self, api: Api, pod: Pod, script: PodScript, address: str, host: str):
+        self.namespace: str = pod["metadata"]["namespace"]
+        self.name: str = pod["metadata"]["name"]
+        self.node: str = pod["spec"]["nodeName"]
+        self.address = address
+        self.script = script
+        self._api = api
+        self._pod = pod
+        self._host = host
+        self._start_time = ""
+        self._started = ""
+        self._last_state: Pod = {}
+        self._restarts = 0
+        self._finished: _End | None = None
+        self._ends: asyncio.Queue[_End] = asyncio.Queue()
+        self._deleted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def play(self) -> None:
+        """Start or go on."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._play())
+
+    async def stop(self) -> None:
+        """Fall silent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def update(self, pod: Pod) -> None:
+        """Take in a newer version of the pod."""
+        self._pod = pod
+        if pod["metadata"].get("deletionTimestamp"):
+            self._deleted.set()
+
+    def end(self, code: int, reason: str = "", message: str = "") -> None:
+        """End the containers now."""
+        self._ends.put_nowait(_End(code, reason, message))
+
+    async def remove(self) -> None:
+        """Remove the pod from the API server, as a kubelet does at the very end."""
+        await remove_pod(self._api, self._pod["metadata"])
+
+    async def _play(self) -> None:
+        self.update(self._pod)
+        life = asyncio.create_task(self._live())
+        deletion = asyncio.create_task(self._deleted.wait())
+        try:
+            await asyncio.wait({life, deletion}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._deleted.is_set():
+                life.result()
+                await deletion
+            await _cancelled(life)
+            await self._die()
+        finally:
+            await _cancelled(life)
+            await _cancelled(deletion)
+
+    async def _live(self) -> None:
+        phase = (self._pod.get("status") or {}).get("phase")
+        if self._finished or phase in ("Succeeded", "Failed"):
+            return
+        self._start_time = self._start_time or now()
+        if self.script.reason in NEVER_STARTS:
+            message = f'Back-off pulling image "{self._pod["spec"]["containers"][0]["image"]}"'
+            await self._report("Pending", waiting(self.script.reason, message))
+            return
+        if not self._started:
+            if self.script.runs_after:
+                await self._report("Pending", waiting("ContainerCreating"))
+                await asyncio.sleep(self.script.runs_after)
+            self._started = now()
+        while True:
+            await self._report("Running", running(self._started))
+            end = await self._next_end()
+            if not self._restarts_after(end):
+                break
+            self._last_state = terminated(
+                end.code, self._started, reason=end.reason, message=end.message
+            )
+            self._restarts += 1
+            self._started = now()
+        self._finished = end
+        await self._report_end(end)
+
+    async def _next_end(self) -> _End:
+        script = self.script
+        try:
+            return await asyncio.wait_for(self._ends.get(), script.exit_after)
+        except TimeoutError:
+            return _End(script.exit_code, script.reason, script.termination_message)
+
+    def _restarts_after(self, end: _End) -> bool:
+        policy = self._pod["spec"].get("restartPolicy", "Always")
+        return policy == "Always" or (policy == "OnFailure" and end.code != 0)
+
+    async def _report_end(self, end: _End) -> None:
+        phase = "Succeeded" if end.code == 0 else "Failed"
+        state = terminated(end.code, self._started, reason=end.reason, message=end.message)
+        await self._report(phase, state)
+
+    async def _die(self) -> None:
+        """End as a deleted pod does: the status says terminated before the object goes."""
+        if self.script.hang_on_delete:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.script.delete_after)
+        if self._started and not self._finished:
+            self._finished = _End(143, "Error")
+            await self._report_end(self._finished)
+        await self.remove()
+
+    async def _report(self, phase: str, state: Pod) -> None:
+        spec = self._pod["spec"]
+        ready = "running" in state and self.script.ready
+        evicted = self.script.evicted and phase == "Failed"
+        view = PodView(
+            phase=phase,
+            containers=[
+                ContainerView(
+                    container["name"],
+                    container["image"],
+                    state,
+                    last_state=self._last_state,
+                    ready=ready,
+                    restarts=self._restarts,
+                    container_id=self._container_id(container["name"], state),
+                )
+                for container in spec["containers"]
+            ],
+            init_containers=[
+                ContainerView(
+                    container["name"],
+                    container["image"],
+                    terminated(0, self._start_time),
+                    ready=True,
+                )
+                for container in spec.get("initContainers") or ()
+            ],
+            pod_ip=self.address if "waiting" not in state else "",
+            host_ip=self._host,
+            start_time=self._start_time,
+            reason=self.script.reason if evicted else "",
+            message=self.script.termination_message if evicted else "",
+        )
+        await write_status(self._api, self._pod["metadata"], view.to_json())
+
+    def _container_id(self, container: str, state: Pod) -> str:
+        if "waiting" in state:
+            return ""
+        return f"scripted://{self._pod['metadata']['uid']}/{container}/{self._restarts}"
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

