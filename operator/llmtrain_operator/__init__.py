@@ -1,0 +1,1 @@
+"""The operator: makes what the core decides so, in a cluster."""

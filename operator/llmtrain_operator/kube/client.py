@@ -1,0 +1,303 @@
+"""The `Cluster` over `kubernetes.aio`: its configuration, authentication and transport, our JSON.
+
+The typed models of that library are not used: they cost half a millisecond an event, and refuse
+fields that they do not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+import orjson
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from prometheus_client import Counter
+
+from llmtrain_operator.errors import ApiError, ConfigError, UnavailableError, api_error
+from llmtrain_operator.kube.cluster import Object, PatchKind
+from llmtrain_operator.kube.resources import PODS, Resource
+
+FIELD_MANAGER = "llmtrain-operator"
+REQUEST_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
+SILENCE_SECONDS = 120.0
+"""A watch that says nothing for so long (bookmarks come once a minute) is taken for dead."""
+
+_PATCH_TYPES: Mapping[PatchKind, str] = {
+    "merge": "application/merge-patch+json",
+    "json": "application/json-patch+json",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How to reach the API server, for whoever needs a connection of its own."""
+
+    server: str
+    ca_path: str | None
+    token: str | None
+    certificate_path: str | None
+    private_key_path: str | None
+    insecure: bool
+    rotates: bool
+    """The token is a mounted one that is replaced now and then."""
+
+
+async def load_configuration(kubeconfig: str | None) -> Configuration:
+    """Find the API server: the given file, else $KUBECONFIG, else the pod's service account."""
+    configuration: Configuration = type.__call__(Configuration)
+    path = kubeconfig or os.environ.get("KUBECONFIG")
+    home = Path("~/.kube/config").expanduser()
+    in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ
+    try:
+        if path or (not in_cluster and home.exists()):
+            await load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=str(path or home), client_configuration=configuration,
+                persist_config=False,
+            )  # fmt: skip
+        else:
+            load_incluster_config(  # type: ignore[no-untyped-call]
+                client_configuration=configuration
+            )
+    except (ConfigException, OSError) as error:
+        raise ConfigError(
+            f"no way to the API server ({error}); set KUBECONFIG or --kubeconfig"
+        ) from error
+    # Proxies of the environment are for the world outside, not for the API server.
+    configuration.client_session_kwargs = {"trust_env": False}
+    return configuration
+
+
+class KubeCluster:
+    """One API server, as one user. Use it inside one event loop."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        requests: Counter,
+        fence: Callable[[], None] = lambda: None,
+    ):
+        self._configuration = configuration
+        self._rest = RESTClientObject(configuration)
+        self._requests = requests
+        self.fence = fence
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._rest.close()
+
+    async def credentials(self) -> Credentials:
+        """Return the credentials as they are now."""
+        headers = await self._headers()
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return Credentials(
+            server=self._configuration.host,
+            ca_path=self._configuration.ssl_ca_cert,
+            token=token.strip() if scheme.lower() == "bearer" else None,
+            certificate_path=self._configuration.cert_file,
+            private_key_path=self._configuration.key_file,
+            insecure=not self._configuration.verify_ssl,
+            rotates=self._configuration.refresh_api_key_hook is not None,
+        )
+
+    async def list_page(
+        self, resource: Resource, namespace: str | None = None, *, labels: str = "",
+        fields: str = "", limit: int = 500, continue_: str = "",
+    ) -> Object:  # fmt: skip
+        """Read one page of a list, with the list's metadata."""
+        query = _query(labelSelector=labels, fieldSelector=fields, limit=str(limit))
+        if continue_:
+            query["continue"] = continue_
+        return await self._json("list", resource, "GET", resource.path(namespace), query)
+
+    def watch(
+        self, resource: Resource, namespace: str | None = None, *, version: str, labels: str = "",
+        fields: str = "", seconds: int = 300,
+    ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:  # fmt: skip
+        """Open a watch; it yields batches of raw lines, each a JSON event."""
+        query = _query(
+            watch="true", allowWatchBookmarks="true", timeoutSeconds=str(seconds),
+            resourceVersion=version, labelSelector=labels, fieldSelector=fields,
+        )  # fmt: skip
+        return self._watch(resource, resource.path(namespace), query)
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
+        """Read one object."""
+        return await self._json("get", resource, "GET", resource.path(namespace, name))
+
+    async def create(
+        self, resource: Resource, body: Object, namespace: str | None = None
+    ) -> Object:
+        """Create an object."""
+        path = resource.path(namespace)
+        query = _query(fieldManager=FIELD_MANAGER)
+        return await self._json("create", resource, "POST", path, query, body)
+
+    async def replace(
+        self, resource: Resource, name: str, body: Object, namespace: str | None = None
+    ) -> Object:
+        """Replace an object; its resourceVersion guards against a lost update."""
+        path = resource.path(namespace, name)
+        query = _query(fieldManager=FIELD_MANAGER)
+        return await self._json("update", resource, "PUT", path, query, body)
+
+    async def patch(
+        self, resource: Resource, name: str, body: Any, namespace: str | None = None, *,
+        kind: PatchKind = "merge", sub: str = "",
+    ) -> Object:  # fmt: skip
+        """Patch an object, or a subresource of it."""
+        path = resource.path(namespace, name, sub)
+        query = _query(fieldManager=FIELD_MANAGER)
+        return await self._json(
+            "patch", resource, "PATCH", path, query, body, content_type=_PATCH_TYPES[kind]
+        )
+
+    async def patch_status(
+        self, resource: Resource, name: str, body: Object, namespace: str | None = None
+    ) -> Object:
+        """Merge-patch the status subresource."""
+        return await self.patch(resource, name, body, namespace, sub="status")
+
+    async def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, uid: str = "",
+        propagation: str = "Background",
+    ) -> None:  # fmt: skip
+        """Delete an object; with `uid`, only if it is still that very one."""
+        options: Object = {"propagationPolicy": propagation}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        await self._json("delete", resource, "DELETE", resource.path(namespace, name), body=options)
+
+    async def proxy(self, name: str, namespace: str, port: int, path: str) -> bytes:
+        """Read a path from a pod's port, through the API server."""
+        target = PODS.path(namespace, f"{name}:{port}", "proxy") + path
+        target = target.replace("%3A", ":")
+        return await self._request("proxy", PODS, "GET", target, timeout=5.0)
+
+    async def _headers(self, content_type: str = "application/json") -> dict[str, str]:
+        try:
+            settings = (await self._configuration.auth_settings()).get("BearerToken")
+        except Exception as error:
+            # A hook of the library reads the token anew; a file that is away comes back.
+            raise UnavailableError(
+                0, "NoCredentials", f"{type(error).__name__}: {error}"[:300]
+            ) from error
+        auth = {str(settings["key"]): str(settings["value"])} if settings else {}
+        return {
+            "Accept": "application/json",
+            "Content-Type": content_type,
+            "User-Agent": FIELD_MANAGER,
+            **auth,
+        }
+
+    async def _json(
+        self, verb: str, resource: Resource, method: str, path: str,
+        query: Mapping[str, str] | None = None, body: Any = None,
+        content_type: str = "application/json",
+    ) -> Object:  # fmt: skip
+        if method != "GET":
+            self.fence()
+        data = await self._request(verb, resource, method, path, query, body, content_type)
+        answer: Object = orjson.loads(data)
+        return answer
+
+    async def _request(
+        self, verb: str, resource: Resource, method: str, path: str,
+        query: Mapping[str, str] | None = None, body: Any = None,
+        content_type: str = "application/json", timeout: float = REQUEST_SECONDS,
+    ) -> bytes:  # fmt: skip
+        url = self._url(path, query)
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
+        code = "0"
+        try:
+            answer = await self._rest.request(  # type: ignore[no-untyped-call]
+                method, url, headers=await self._headers(content_type), body=body,
+                _request_timeout=limits,
+            )  # fmt: skip
+            code = str(answer.status)
+            data: bytes = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _no_answer(error) from error
+        finally:
+            self._requests.labels(verb, resource.plural, code).inc()
+        if answer.status >= 400:
+            raise _refusal(answer.status, data, answer.headers)
+        return data
+
+    @asynccontextmanager
+    async def _watch(
+        self, resource: Resource, path: str, query: Mapping[str, str]
+    ) -> AsyncIterator[AsyncIterator[list[bytes]]]:
+        limits = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
+        )
+        try:
+            answer = await self._rest.request(  # type: ignore[no-untyped-call]
+                "GET", self._url(path, query), headers=await self._headers(),
+                _request_timeout=limits,
+            )  # fmt: skip
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._requests.labels("watch", resource.plural, "0").inc()
+            raise _no_answer(error) from error
+        self._requests.labels("watch", resource.plural, str(answer.status)).inc()
+        response = answer.response
+        try:
+            if answer.status >= 400:
+                raise _refusal(answer.status, await answer.read(), answer.headers)
+            yield _lines(response.content)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _no_answer(error) from error
+        finally:
+            response.close()
+
+    def _url(self, path: str, query: Mapping[str, str] | None) -> str:
+        base = f"{self._configuration.host}{path}"
+        return f"{base}?{urlencode(query)}" if query else base
+
+
+def _query(**pairs: str) -> dict[str, str]:
+    return {key: value for key, value in pairs.items() if value}
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
+    """Split a stream into batches of whole lines, whatever their length.
+
+    It gives way after every batch: a stream that is never dry must not starve the rest.
+    """
+    rest: list[bytes] = []
+    async for chunk in stream.iter_any():
+        head, newline, tail = chunk.rpartition(b"\n")
+        if not newline:
+            rest.append(tail)
+            continue
+        whole = b"".join([*rest, head])
+        rest = [tail] if tail else []
+        yield [line for line in whole.split(b"\n") if line]
+        await asyncio.sleep(0)
+
+
+def _no_answer(error: BaseException) -> ApiError:
+    return UnavailableError(0, "NoAnswer", f"{type(error).__name__}: {error}"[:300])
+
+
+def _refusal(status: int, data: bytes, headers: Mapping[str, str]) -> ApiError:
+    try:
+        parsed = json.loads(data)
+        reason, message = parsed.get("reason", ""), parsed.get("message", "")
+        details = dict(parsed.get("details") or {})
+    except (ValueError, AttributeError):
+        reason, message, details = "", data[:300].decode(errors="replace"), {}
+    wait = headers.get("Retry-After", "")
+    if wait.isdecimal():
+        details.setdefault("retryAfterSeconds", int(wait))
+    return api_error(status, reason, message, details)

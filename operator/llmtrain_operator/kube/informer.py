@@ -1,0 +1,255 @@
+"""A local copy of one resource, kept fresh by list and watch.
+
+Invariants that the rest leans on:
+- the copy is complete before `synced` is set, and `on_change` has been told of every object;
+- an object that vanished while nobody watched is reported as deleted after the next list;
+- `last_version` never goes back, and everything up to it is in the copy;
+- a record holds only what the operator asks about: an object of 6 KB becomes some 500 bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import orjson
+
+from llmtrain_operator.errors import ApiError, GoneError, api_error
+from llmtrain_operator.kube.cluster import Cluster
+from llmtrain_operator.kube.resources import Resource
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY = 0.1
+LAST_DELAY = 30.0
+HEALTHY_SECONDS = 10.0
+"""A watch that lived so long was a good one: the next reconnect does not wait."""
+
+R = TypeVar("R")
+
+
+class Observer(Protocol):
+    """Who counts what an informer does."""
+
+    def event(self, informer: str, kind: str) -> None:
+        """Count one event: added, modified, deleted, relist or reconnect."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which objects: everything, or what a namespace and selectors leave."""
+
+    resource: Resource
+    namespace: str | None = None
+    labels: str = ""
+    fields: str = ""
+
+
+@dataclass(slots=True)
+class _Index(Generic[R]):
+    key: Callable[[R], str | None]
+    entries: dict[str, dict[str, R]] = field(default_factory=dict)
+
+
+class Informer(Generic[R]):
+    """The copy. `decode` turns an object into a record, or None for one that is not of interest."""
+
+    def __init__(
+        self,
+        name: str,
+        cluster: Cluster,
+        selection: Selection,
+        decode: Callable[[Mapping[str, Any]], R | None],
+        *,
+        indexes: Mapping[str, Callable[[R], str | None]] | None = None,
+        on_change: Callable[[R | None, R | None], None] = lambda _old, _new: None,
+        observer: Observer | None = None,
+        page: int = 500,
+    ):
+        self.name = name
+        self.synced = asyncio.Event()
+        self.last_version = 0
+        self.last_contact = time.monotonic()
+        self._cluster = cluster
+        self._selection = selection
+        self._decode = decode
+        self._on_change = on_change
+        self._observer = observer
+        self._page = page
+        self._records: dict[str, R] = {}
+        self._versions: dict[str, int] = {}
+        self._indexes = {key: _Index(of) for key, of in (indexes or {}).items()}
+        self._resume = ""
+        self._in_doubt = True
+        self._watching: asyncio.Timeout | None = None
+
+    def get(self, uid: str) -> R | None:
+        """Return the record of an object, or None."""
+        return self._records.get(uid)
+
+    def values(self) -> Iterable[R]:
+        """Return all records."""
+        return self._records.values()
+
+    def by(self, index: str, value: str) -> list[R]:
+        """Return the records that an index files under a value."""
+        return list(self._indexes[index].entries.get(value, {}).values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def staleness(self) -> float:
+        """Seconds since the server last said anything (bookmarks come once a minute)."""
+        return time.monotonic() - self.last_contact
+
+    def relist(self) -> None:
+        """Ask for a new list now: the copy is in doubt."""
+        self._in_doubt = True
+        if self._watching is not None and not self._watching.expired():
+            self._watching.reschedule(asyncio.get_running_loop().time())
+
+    async def run(self) -> None:
+        """Keep the copy fresh for ever."""
+        delay = 0.0
+        while True:
+            started = time.monotonic()
+            try:
+                if self._in_doubt:
+                    await self._relist()
+                await self._watch()
+                delay = _next(delay, started)
+            except GoneError:
+                self._in_doubt = True
+                delay = _next(delay, started)
+            except ApiError as error:
+                delay = max(_next(delay, started), error.retry_after)
+                log.warning("informer=%s cannot follow: %s", self.name, error)
+            except (ValueError, KeyError, TypeError):
+                # A broken answer must not end the copy; a new list starts from sound ground.
+                self._in_doubt = True
+                delay = _next(delay, started)
+                log.exception("informer=%s got an answer that makes no sense", self.name)
+            self._count("reconnect")
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+
+    async def _relist(self) -> None:
+        self._in_doubt = False
+        try:
+            await self._list()
+        except BaseException:
+            self._in_doubt = True
+            raise
+
+    async def _list(self) -> None:
+        """Replace the copy by what the server has; what is gone from there is deleted here."""
+        seen: set[str] = set()
+        version, continue_ = 0, ""
+        wanted = self._selection
+        while True:
+            page = await self._cluster.list_page(
+                wanted.resource, wanted.namespace, labels=wanted.labels, fields=wanted.fields,
+                limit=self._page, continue_=continue_,
+            )  # fmt: skip
+            self.last_contact = time.monotonic()
+            for item in page.get("items") or ():
+                seen.add(item["metadata"]["uid"])
+                self._upsert(item)
+            version = max(version, int(page["metadata"]["resourceVersion"]))
+            continue_ = page["metadata"].get("continue") or ""
+            if not continue_:
+                break
+            await asyncio.sleep(0)
+        for uid in [uid for uid in self._versions if uid not in seen]:
+            self._remove(uid)
+        self._resume = str(version)
+        self.last_version = max(self.last_version, version)
+        self._count("relist")
+        self.synced.set()
+
+    async def _watch(self) -> None:
+        """Follow until the server ends the watch, or `relist` does."""
+        wanted = self._selection
+        try:
+            async with asyncio.timeout(0 if self._in_doubt else None) as self._watching:
+                async with self._cluster.watch(
+                    wanted.resource, wanted.namespace, version=self._resume,
+                    labels=wanted.labels, fields=wanted.fields, seconds=random.randint(240, 360),
+                ) as batches:  # fmt: skip
+                    async for lines in batches:
+                        for line in lines:
+                            self._take(orjson.loads(line))
+                        self.last_contact = time.monotonic()
+        except TimeoutError:
+            if not self._watching or not self._watching.expired():
+                raise
+        finally:
+            self._watching = None
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        kind, item = event["type"], event["object"]
+        if kind == "ERROR":
+            raise api_error(
+                int(item.get("code") or 500), item.get("reason", ""), item.get("message", "")
+            )
+        version = item["metadata"]["resourceVersion"]
+        if kind == "DELETED":
+            self._remove(item["metadata"]["uid"])
+        elif kind != "BOOKMARK":
+            self._upsert(item)
+        self._resume = version
+        self.last_version = max(self.last_version, int(version))
+
+    def _upsert(self, item: Mapping[str, Any]) -> None:
+        metadata = item["metadata"]
+        uid, version = metadata["uid"], int(metadata["resourceVersion"])
+        known = self._versions.get(uid)
+        if known is not None and version <= known:
+            return
+        self._versions[uid] = version
+        old, new = self._records.get(uid), self._decode(item)
+        self._count("added" if known is None else "modified")
+        if old == new:
+            return
+        self._put(uid, old, new)
+
+    def _remove(self, uid: str) -> None:
+        if self._versions.pop(uid, None) is None:
+            return
+        self._count("deleted")
+        old = self._records.get(uid)
+        if old is not None:
+            self._put(uid, old, None)
+
+    def _put(self, uid: str, old: R | None, new: R | None) -> None:
+        if new is None:
+            self._records.pop(uid, None)
+        else:
+            self._records[uid] = new
+        for index in self._indexes.values():
+            before = index.key(old) if old is not None else None
+            after = index.key(new) if new is not None else None
+            if before is not None and before != after:
+                bucket = index.entries[before]
+                del bucket[uid]
+                if not bucket:
+                    del index.entries[before]
+            if after is not None and new is not None:
+                index.entries.setdefault(after, {})[uid] = new
+        self._on_change(old, new)
+
+    def _count(self, kind: str) -> None:
+        if self._observer is not None:
+            self._observer.event(self.name, kind)
+
+
+def _next(delay: float, started: float) -> float:
+    if time.monotonic() - started > HEALTHY_SECONDS:
+        return FIRST_DELAY
+    return min(LAST_DELAY, max(FIRST_DELAY, delay * 2))

@@ -1,0 +1,188 @@
+"""Carry out a plan: the only place where a job or what belongs to it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmtrain_core.api.check import Job
+from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_operator.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+)
+from llmtrain_operator.kube.budget import WriteBudget
+from llmtrain_operator.kube.cluster import Cluster
+from llmtrain_operator.kube.resources import EVENTS, JOBS, PODS, Resource
+from llmtrain_operator.lifecycle.draft import Plan
+from llmtrain_operator.lifecycle.events import event, transitions
+from llmtrain_operator.lifecycle.expectations import Expectations
+from llmtrain_operator.lifecycle.observe import Observed, Trouble, from_time
+from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.manifests.pod import pod
+from llmtrain_operator.manifests.support import support
+from llmtrain_operator.records import PodRecord
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 16
+
+Object = dict[str, Any]
+
+
+class _ChildRefusedError(Exception):
+    """The API server does not take a child of the job, and the user can do something about it."""
+
+    def __init__(self, trouble: Trouble):
+        super().__init__(trouble.message)
+        self.trouble = trouble
+
+
+def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
+    """Return the merge patch from the observed status to the new one, guarded by the version."""
+    before: Mapping[str, Any] = observed.raw.get("status") or {}
+    changes = {key: value for key, value in status.items() if before.get(key) != value}
+    # A merge patch would mix the keys of the old and the new object: say which ones go.
+    for key in ("placement", "progress"):
+        if isinstance(changes.get(key), Mapping) and isinstance(before.get(key), Mapping):
+            dropped = {name: None for name in before[key] if name not in changes[key]}
+            changes[key] = {**changes[key], **dropped}
+    changes |= {key: None for key in before if key not in status}
+    version = observed.raw["metadata"]["resourceVersion"]
+    return {"metadata": {"resourceVersion": version}, "status": changes}
+
+
+class Hand:
+    """Writes for all jobs; it holds no state of any job."""
+
+    def __init__(self, cluster: Cluster, budget: WriteBudget):
+        self._cluster = cluster
+        self._budget = budget
+
+    async def write_status(
+        self, observed: Observed, plan: Plan, expectations: Expectations
+    ) -> None:
+        """Write the status, then tell of its transitions."""
+        identity = JobIdentity.of(observed.raw)
+        await self._budget.take()
+        written = await self._cluster.patch_status(
+            JOBS, identity.name, status_patch(observed, plan.status), identity.namespace
+        )
+        expectations.job(written["metadata"]["resourceVersion"])
+        now = from_time(observed.now)
+        for condition in transitions(observed.raw.get("status") or {}, plan.status):
+            body = event(identity, condition, int(plan.status.get("attempt") or 0), now)
+            try:
+                await self._budget.take()
+                await self._cluster.create(EVENTS, body, identity.namespace)
+            except ApiError as error:
+                if not isinstance(error, AlreadyExistsError):
+                    log.warning("job=%s event not written: %s", identity.uid, error)
+
+    async def delete_pods(self, pods: Sequence[PodRecord], expectations: Expectations) -> None:
+        """Delete pods, each only if it is still that very one."""
+
+        async def one(victim: PodRecord) -> None:
+            await self._budget.take()
+            # Not found, or another one of that name: it is gone, as we wanted.
+            with contextlib.suppress(NotFoundError, ConflictError):
+                await self._cluster.delete(PODS, victim.name, victim.namespace, uid=victim.uid)
+            expectations.gone(victim.uid)
+
+        await _bounded([one(victim) for victim in pods])
+
+    async def delete_job(self, observed: Observed) -> None:
+        """Delete the job itself: its time to live is over."""
+        identity = JobIdentity.of(observed.raw)
+        await self._budget.take()
+        try:
+            await self._cluster.delete(JOBS, identity.name, identity.namespace, uid=identity.uid)
+        except (NotFoundError, ConflictError):
+            return
+
+    async def create_pods(
+        self, observed: Observed, plan: Plan, expectations: Expectations
+    ) -> Trouble | None:
+        """Create what pods need, then the pods; return what stands in the way."""
+        job, identity = observed.checked, JobIdentity.of(observed.raw)
+        assert isinstance(job, Job)
+        attempt = int(plan.status.get("attempt") or 0)
+        blocks = plan.status["placement"]["blocks"]
+        nodes = [node for block in blocks for node in block["nodes"]]
+        try:
+            for resource, body in support(observed.raw, identity):
+                await self._ensure(resource, body, identity)
+            # The first pod tries the way: where it is refused, all of them would be.
+            first, *rest = plan.create
+            await self._create_pod(job, identity, attempt, first, nodes, expectations)
+            await _bounded(
+                [
+                    self._create_pod(job, identity, attempt, index, nodes, expectations)
+                    for index in rest
+                ]
+            )
+        except _ChildRefusedError as refused:
+            return refused.trouble
+        return None
+
+    async def _create_pod(
+        self, job: Job, identity: JobIdentity, attempt: int, index: int, nodes: Sequence[str],
+        expectations: Expectations,
+    ) -> None:  # fmt: skip
+        body = pod(job, identity, attempt, index, nodes)
+        made = await self._ensure(PODS, body, identity)
+        expectations.pod(made["metadata"]["resourceVersion"])
+
+    async def _ensure(self, resource: Resource, body: Object, identity: JobIdentity) -> Object:
+        """Create a child, or find that it is there and ours."""
+        name = body["metadata"]["name"]
+        try:
+            await self._budget.take()
+            return await self._cluster.create(resource, body, identity.namespace)
+        except AlreadyExistsError:
+            found = await self._cluster.get(resource, name, identity.namespace)
+        except ForbiddenError as error:
+            raise _ChildRefusedError(_forbidden(resource, name, error)) from error
+        except InvalidError as error:
+            text = f"{resource.plural} {name} is not valid: {error.message}"
+            raise _ChildRefusedError(Trouble(Reason.INVALID_SPEC, clean_text(text, 700))) from error
+        owners = found["metadata"].get("ownerReferences") or ()
+        if any(o.get("controller") and o["uid"] == identity.uid for o in owners):
+            return found
+        text = (
+            f"metadata.name: {resource.plural} {name} exists and is not this job's; delete it, or"
+            " create the job under another name"
+        )
+        raise _ChildRefusedError(Trouble(Reason.NAME_CONFLICT, clean_text(text)))
+
+
+def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> Trouble:
+    if error.quota:
+        text = (
+            f"spec.workers: {resource.plural} {name}: {error.message}; raise the quota of the"
+            " namespace or ask for less"
+        )
+        return Trouble(Reason.QUOTA_EXCEEDED, clean_text(text, 700))
+    text = f"the API server refuses {resource.plural} {name}: {error.message}"
+    return Trouble(Reason.FORBIDDEN, clean_text(text, 700))
+
+
+async def _bounded(work: Sequence[Any]) -> None:
+    """Run coroutines, a few at once; the first error comes out once all have ended."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: Any) -> None:
+        async with gate:
+            await item
+
+    results = await asyncio.gather(*(one(item) for item in work), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

@@ -1,0 +1,65 @@
+"""Events: one for each condition that changed its mind, after the status says so."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmtrain_core.api.base import API_VERSION
+from llmtrain_core.api.conditions import ConditionType, clean_text
+from llmtrain_operator.manifests.names import JobIdentity
+
+_ALARMING = frozenset({ConditionType.FAILED, ConditionType.RESTARTING})
+_SILENT_WHEN_FALSE = frozenset(
+    {ConditionType.RUNNING, ConditionType.RESTARTING, ConditionType.FAILED, ConditionType.SUCCEEDED}
+)
+
+
+def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the conditions whose status or reason is new."""
+    known = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", ())}
+    for condition in after.get("conditions", ()):
+        was, now = known.get(condition["type"]), (condition["status"], condition["reason"])
+        silent = condition["status"] == "False" and condition["type"] in _SILENT_WHEN_FALSE
+        if was != now and not silent:
+            yield condition
+
+
+def event(
+    identity: JobIdentity, condition: Mapping[str, Any], attempt: int, now: str
+) -> dict[str, Any]:
+    """Return the Event of a transition. Its name is made of its content: it exists only once."""
+    key = "/".join(
+        (condition["type"], condition["status"], condition["reason"], str(attempt),
+         condition["lastTransitionTime"])
+    )  # fmt: skip
+    digest = hashlib.sha256(f"{identity.uid}/{key}".encode()).hexdigest()[:16]
+    bad = condition["type"] in _ALARMING or (
+        condition["status"] == "False" and condition["reason"] not in _EXPECTED
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{identity.name[:200]}.{digest}", "namespace": identity.namespace},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": "LLMTrainingJob",
+            "namespace": identity.namespace,
+            "name": identity.name,
+            "uid": identity.uid,
+        },
+        "type": "Warning" if bad else "Normal",
+        "reason": condition["reason"],
+        "message": clean_text(condition["message"]),
+        "source": {"component": "llmtrain-operator"},
+        "reportingComponent": "llmtrain.dev/operator",
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+
+
+_EXPECTED = frozenset(
+    {"Queued", "NotPlaced", "PodsStarting", "Suspended", "Resumed", "Completed", "AllPodsReady"}
+)

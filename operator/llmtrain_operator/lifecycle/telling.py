@@ -1,0 +1,37 @@
+"""What a written status adds to the metrics and the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrain_core.api.conditions import is_true
+from llmtrain_operator.lifecycle.draft import C
+from llmtrain_operator.lifecycle.events import transitions
+from llmtrain_operator.lifecycle.observe import Observed, to_time
+from llmtrain_operator.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+def tell(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> None:
+    """Log the transitions; measure the way to the first gang and back from a failure."""
+    before = observed.raw.get("status") or {}
+    metadata = observed.raw["metadata"]
+    for condition in transitions(before, status):
+        log.info(
+            "job=%s/%s uid=%s attempt=%s condition=%s status=%s reason=%s",
+            metadata["namespace"], metadata["name"], metadata["uid"], status.get("attempt", 0),
+            condition["type"], condition["status"], condition["reason"],
+        )  # fmt: skip
+    was = is_true(before.get("conditions", ()), C.RUNNING)
+    if was or not is_true(status.get("conditions", ()), C.RUNNING):
+        return
+    failures = status.get("failures") or ()
+    if is_true(before.get("conditions", ()), C.RESTARTING) and failures:
+        seconds = (observed.now - to_time(failures[-1]["time"])).total_seconds()
+        metrics.recovery.labels("RestartGang").observe(seconds)
+    elif not status.get("attempt"):
+        created = to_time(metadata["creationTimestamp"])
+        metrics.time_to_running.observe((observed.now - created).total_seconds())

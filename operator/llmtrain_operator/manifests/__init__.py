@@ -1,0 +1,1 @@
+"""What is created for a job, as plain dictionaries: pure."""

@@ -1,0 +1,177 @@
+"""The pod of one node of a gang: (job, placement) in, a dict out.
+
+It passes Pod Security *restricted*, mounts no service account token and never touches the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmtrain_core.api import env, labels
+from llmtrain_core.api.base import Quantity
+from llmtrain_core.api.check import Job
+from llmtrain_core.api.job import Volume, Workers
+from llmtrain_operator.manifests.names import JobIdentity
+
+Object = dict[str, Any]
+
+USER = 65532
+CONTAINER = "trainer"
+DEFAULT_COMMAND = ("python", "-m", "llmtrain_trainer.launch")
+GRACE_SECONDS = 30
+PROFILES: Mapping[str, Mapping[str, str]] = {"tcp": {"NCCL_IB_DISABLE": "1"}}
+"""NCCL variables of a network profile; those of the job go before them."""
+
+
+def pod(job: Job, identity: JobIdentity, attempt: int, index: int, nodes: Sequence[str]) -> Object:
+    """Return the pod that holds rank block `index` on its node, `nodes` being the whole gang."""
+    workers = job.spec.workers
+    name = identity.pod(attempt, index)
+    spec: Object = {
+        "hostname": name,
+        "subdomain": identity.name,
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "affinity": _pinned_to(nodes[index]),
+        "containers": [_container(job, identity, attempt, index)],
+        "volumes": _volumes(workers, identity),
+    }
+    if workers.node_selector:
+        spec["nodeSelector"] = dict(workers.node_selector)
+    if workers.tolerations:
+        spec["tolerations"] = [toleration.to_wire() for toleration in workers.tolerations]
+    if job.spec.priority_class_name:
+        spec["priorityClassName"] = job.spec.priority_class_name
+    extra = {labels.ATTEMPT: str(attempt), labels.NODE_INDEX: str(index)}
+    metadata = identity.metadata(name, **extra)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _container(job: Job, identity: JobIdentity, attempt: int, index: int) -> Object:
+    workers = job.spec.workers
+    container: Object = {
+        "name": CONTAINER,
+        "image": workers.image,
+        "command": list(workers.command or DEFAULT_COMMAND),
+        "env": _env(job, identity, attempt, index),
+        "ports": [
+            {"name": "metrics", "containerPort": env.HTTP_PORT, "protocol": "TCP"},
+            {"name": "rendezvous", "containerPort": env.RENDEZVOUS_PORT, "protocol": "TCP"},
+        ],
+        "resources": _resources(job),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": env.TERMINATION_LOG_PATH,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "llmtrain-job", "mountPath": "/etc/llmtrain", "readOnly": True},
+            {"name": "llmtrain-work", "mountPath": env.WORK_DIR_PATH},
+            {"name": "llmtrain-tmp", "mountPath": "/tmp"},
+            {"name": "llmtrain-shm", "mountPath": "/dev/shm"},
+            *(_mount(volume) for volume in workers.volumes or ()),
+        ],
+    }
+    if workers.args:
+        container["args"] = list(workers.args)
+    return container
+
+
+def _env(job: Job, identity: JobIdentity, attempt: int, index: int) -> list[Object]:
+    gpus, nodes = job.gpus_per_node, job.nodes
+    ranks = range(index * gpus, (index + 1) * gpus)
+    master = f"{identity.pod(attempt, 0)}.{identity.name}.{identity.namespace}.svc"
+    port = str(env.RENDEZVOUS_PORT)
+    contract = {
+        env.JOB_FILE: env.JOB_FILE_PATH,
+        env.RANKS: ",".join(map(str, ranks)),
+        env.ATTEMPT: str(attempt),
+        env.PORT: str(env.HTTP_PORT),
+        env.WORK_DIR: env.WORK_DIR_PATH,
+        env.MASTER_ADDR: master,
+        env.MASTER_PORT: port,
+        env.WORLD_SIZE: str(job.layout.world_size),
+        env.NODE_RANK: str(index),
+        env.LOCAL_WORLD_SIZE: str(gpus),
+        env.PET_NNODES: str(nodes),
+        env.PET_NPROC_PER_NODE: str(gpus),
+        env.PET_NODE_RANK: str(index),
+        env.PET_MASTER_ADDR: master,
+        env.PET_MASTER_PORT: port,
+    }
+    nccl = (job.spec.network.nccl if job.spec.network else None) or {}
+    profile = PROFILES.get(job.spec.network.profile, {}) if job.spec.network else {}
+    own = {item.name: item.value for item in job.spec.workers.env or ()}
+    variables = {**profile, **own, **nccl, **contract}
+    return [
+        *({"name": name, "value": value} for name, value in variables.items()),
+        _from_field(env.POD_IP, "status.podIP"),
+        _from_field(env.NODE_NAME, "spec.nodeName"),
+    ]
+
+
+def _from_field(name: str, path: str) -> Object:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _resources(job: Job) -> Object:
+    workers = job.spec.workers
+    asked = workers.resources
+    devices: dict[str, Quantity] = {workers.gpu_resource: job.gpus_per_node}
+    rdma = job.spec.network.rdma if job.spec.network else None
+    if rdma is not None:
+        devices[rdma.resource] = rdma.count
+    return {
+        kind: {key: str(amount) for key, amount in {**(given or {}), **devices}.items()}
+        for kind, given in (
+            ("requests", asked.requests if asked else None),
+            ("limits", asked.limits if asked else None),
+        )
+    }
+
+
+def _volumes(workers: Workers, identity: JobIdentity) -> list[Object]:
+    shm = {"medium": "Memory", "sizeLimit": str(workers.shm_size)}
+    return [
+        {"name": "llmtrain-job", "configMap": {"name": identity.config_map}},
+        {"name": "llmtrain-work", "emptyDir": {}},
+        {"name": "llmtrain-tmp", "emptyDir": {}},
+        {"name": "llmtrain-shm", "emptyDir": shm},
+        *(_volume(volume) for volume in workers.volumes or ()),
+    ]
+
+
+def _volume(volume: Volume) -> Object:
+    if volume.persistent_volume_claim is not None:
+        claim = volume.persistent_volume_claim
+        source = {"claimName": claim.claim_name, "readOnly": claim.read_only}
+        return {"name": volume.name, "persistentVolumeClaim": source}
+    if volume.config_map is not None:
+        return {"name": volume.name, "configMap": {"name": volume.config_map.name}}
+    limit = volume.empty_dir.size_limit if volume.empty_dir else None
+    return {"name": volume.name, "emptyDir": {"sizeLimit": str(limit)} if limit else {}}
+
+
+def _mount(volume: Volume) -> Object:
+    claim = volume.persistent_volume_claim
+    read_only = {"readOnly": True} if claim is not None and claim.read_only else {}
+    return {"name": volume.name, "mountPath": volume.mount_path, **read_only}
+
+
+def _pinned_to(node: str) -> Object:
+    """Leave only one node to kube-scheduler, which keeps its say on resources and taints."""
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    required = {"nodeSelectorTerms": [term]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}

@@ -1,0 +1,77 @@
+"""What a gang needs beside its pods: names in DNS, a wall around it, and the job in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrain_core.api import env
+from llmtrain_core.api.base import API_VERSION
+from llmtrain_operator.kube.resources import CONFIG_MAPS, NETWORK_POLICIES, SERVICES, Resource
+from llmtrain_operator.manifests.names import JobIdentity
+
+Object = dict[str, Any]
+
+
+def support(raw: Mapping[str, Any], identity: JobIdentity) -> list[tuple[Resource, Object]]:
+    """Return the objects that must be there before the first pod, in order of creation."""
+    return [
+        (CONFIG_MAPS, config_map(raw, identity)),
+        (SERVICES, service(identity)),
+        (NETWORK_POLICIES, network_policy(identity)),
+    ]
+
+
+def service(identity: JobIdentity) -> Object:
+    """Return the headless Service: pods find each other by name before they are ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": identity.metadata(identity.name),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": identity.selector(),
+            "ports": [
+                {"name": "metrics", "port": env.HTTP_PORT, "protocol": "TCP"},
+                {"name": "rendezvous", "port": env.RENDEZVOUS_PORT, "protocol": "TCP"},
+            ],
+        },
+    }
+
+
+def network_policy(identity: JobIdentity) -> Object:
+    """Return the wall: pods of the same job talk freely, others only reach the metrics port."""
+    same_job = {"podSelector": {"matchLabels": identity.selector()}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": identity.metadata(identity.name),
+        "spec": {
+            "podSelector": {"matchLabels": identity.selector()},
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [same_job]},
+                {"ports": [{"protocol": "TCP", "port": env.HTTP_PORT}]},
+            ],
+        },
+    }
+
+
+def config_map(raw: Mapping[str, Any], identity: JobIdentity) -> Object:
+    """Return the ConfigMap with the job file, as docs/contract.md describes it."""
+    metadata = {"name": identity.name, "namespace": identity.namespace, "uid": identity.uid}
+    job = {
+        "apiVersion": API_VERSION,
+        "kind": "LLMTrainingJob",
+        "metadata": metadata,
+        "spec": raw["spec"],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": identity.metadata(identity.config_map),
+        "immutable": True,
+        "data": {"job.json": json.dumps(job, indent=1, sort_keys=True)},
+    }

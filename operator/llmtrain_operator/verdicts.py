@@ -1,0 +1,42 @@
+"""What the scheduler says about a waiting job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmtrain_core.api.conditions import ConditionType, Reason, get_condition
+
+TROUBLES = frozenset({Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN, Reason.NAME_CONFLICT})
+"""What keeps pods from being created and may pass: the job lets its nodes go and waits."""
+
+
+def standing_back(status: Mapping[str, Any]) -> bool:
+    """Whether a job let its nodes go for such a trouble and does not queue for others yet."""
+    placed = get_condition(status.get("conditions") or (), ConditionType.PLACED)
+    return placed is not None and placed["status"] == "False" and placed["reason"] in TROUBLES
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Room for the whole gang. The scheduler keeps it free until the job's status shows it."""
+
+    attempt: int
+    placement: Mapping[str, Any]
+    """`status.placement` as it is to be written."""
+    summary: str
+    nodes: tuple[str, ...]
+    resources: Mapping[str, int]
+    """What each node hands out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No room now, and why."""
+
+    reason: str
+    message: str
+
+
+Verdict = Offer | Refusal

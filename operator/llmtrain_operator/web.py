@@ -1,0 +1,48 @@
+"""The operator's own HTTP: `/healthz` and `/readyz` on one port, `/metrics` on another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from llmtrain_operator.config import Config
+
+
+@asynccontextmanager
+async def serving(
+    config: Config,
+    registry: CollectorRegistry,
+    healthy: Callable[[], bool],
+    ready: Callable[[], bool],
+) -> AsyncIterator[None]:
+    """Serve as long as the context lasts. The probes say yes or no, and nothing else."""
+
+    async def metrics(_request: web.Request) -> web.Response:
+        body = generate_latest(registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def answer(question: Callable[[], bool]) -> Callable[[web.Request], object]:
+        async def handler(_request: web.Request) -> web.Response:
+            good = question()
+            return web.Response(text="ok" if good else "no", status=200 if good else 503)
+
+        return handler
+
+    apps = []
+    probes, exported = web.Application(), web.Application()
+    probes.router.add_get("/healthz", answer(healthy))  # type: ignore[arg-type]
+    probes.router.add_get("/readyz", answer(ready))  # type: ignore[arg-type]
+    exported.router.add_get("/metrics", metrics)
+    try:
+        for app, port in ((probes, config.health_port), (exported, config.metrics_port)):
+            runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
+            await runner.setup()
+            apps.append(runner)
+            await web.TCPSite(runner, config.bind, port).start()
+        yield
+    finally:
+        for runner in apps:
+            await runner.cleanup()

@@ -1,0 +1,94 @@
+"""What following pods costs: CPU time of this process, the server being another one."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+import tracemalloc
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from kubernetes.aio.client.configuration import Configuration
+
+from llmtrain_operator.kube.client import KubeCluster
+from llmtrain_operator.kube.informer import Informer, Selection
+from llmtrain_operator.kube.resources import PODS
+from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.records import PodRecord, pod_record
+from llmtrain_operator.runtime import calm_collector
+
+pytestmark = pytest.mark.perf
+
+FAKE = Path(__file__).parents[1] / "operator" / "fake_api.py"
+PODS_COUNT, EVENTS, WATCHES = 2_000, 20_000, 3
+THOUSAND, BOUND = 1_000, 10_000
+
+_spec = importlib.util.spec_from_file_location("fake_api", FAKE)
+assert _spec is not None and _spec.loader is not None
+fake_api = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fake_api)
+SIZE = len(json.dumps(fake_api.big_pod(1, 1)))
+
+
+async def test_events_per_cpu_second() -> None:
+    server = subprocess.Popen(
+        [sys.executable, str(FAKE), str(PODS_COUNT), str(EVENTS)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        await _measure(server.stdout.readline().strip())
+    finally:
+        server.kill()
+        server.wait()
+
+
+async def _measure(url: str) -> None:
+    configuration = Configuration(host=url)
+    configuration.client_session_kwargs = {"trust_env": False}
+    cluster = KubeCluster(configuration, Metrics().requests)
+    metrics = Metrics()
+    woken: set[str] = set()
+    informer = Informer[PodRecord](
+        "pods", cluster, Selection(PODS), pod_record,
+        indexes={"job": lambda pod: pod.job, "node": lambda pod: pod.node or None},
+        on_change=lambda _, new: woken.add(new.job) if new else None, observer=metrics,
+    )  # fmt: skip
+    calm_collector()
+    started, wall = time.process_time(), time.perf_counter()
+    task = asyncio.create_task(informer.run())
+    await informer.synced.wait()
+    stamps = [time.process_time()]
+    first = informer.last_version
+    for number in range(1, WATCHES + 1):
+        while informer.last_version < first + number * EVENTS:
+            await asyncio.sleep(0.02)
+        stamps.append(time.process_time())
+    spent, wall = time.process_time() - started, time.perf_counter() - wall
+    task.cancel()
+    await cluster.close()
+    rates = [EVENTS / (after - before) for before, after in pairwise(stamps)]
+    told = ", ".join(f"{rate:,.0f}" for rate in rates)
+    print(
+        f"\n{WATCHES * EVENTS} events of {SIZE} bytes, 2 relists of {PODS_COUNT}:"
+        f" {spent:.2f} CPU-s, {wall:.2f} s: {WATCHES * EVENTS / spent:,.0f} events per CPU-second,"
+        f" lists included; by watch: {told}"
+        f"\nfirst list: {(stamps[0] - started) / PODS_COUNT * 1e6:.0f} us a pod"
+    )
+    assert len(woken) == PODS_COUNT // 8
+    assert WATCHES * EVENTS / spent >= BOUND
+
+
+def test_memory_per_thousand_pods() -> None:
+    tracemalloc.start()
+    records = [
+        pod_record(json.loads(json.dumps(fake_api.big_pod(i, i)))) for i in range(2 * THOUSAND)
+    ]
+    size, _peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"\nmemory: {size // 1024 * THOUSAND // len(records)} KiB per 1,000 pods")
+    assert size / len(records) < SIZE / 3
