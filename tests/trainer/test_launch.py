@@ -1,0 +1,397 @@
+"""The pod contract, kept by real launchers on loopback addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llmtrain_core.api import env as names
+
+pytestmark = pytest.mark.torch
+
+MakePods = Callable[[dict[str, Any]], Any]
+MakeSpec = Callable[..., dict[str, Any]]
+
+
+def _get(pods: Any, index: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://{pods.address(index)}:9400{path}", timeout=5) as answer:
+        return answer.read()  # type: ignore[no-any-return]
+
+
+HANG = 120
+"""Seconds after which a wait is given up: a hang fails by it, load does not."""
+
+
+def _wait_for_step(pods: Any, index: int, step: int) -> dict[str, Any]:
+    """Return the first status at or after a step that already shows how busy the pod is."""
+    deadline = time.monotonic() + HANG
+    while time.monotonic() < deadline:
+        try:
+            status = json.loads(_get(pods, index, "/status"))
+            if status["step"] >= step and status["utilization"]:
+                return status  # type: ignore[no-any-return]
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"no step {step}: {pods.log(index)[-3000:]}")
+
+
+def _ends(processes: list[Any]) -> list[int | None]:
+    """Wait for launchers; return their exit codes, None for one that hangs."""
+    for process in processes:
+        process.join(HANG)
+    return [process.exitcode for process in processes]
+
+
+STEPS = 100_000
+"""More than any test waits for."""
+
+
+def _long(job_spec: MakeSpec, corpus: Path, **changes: Any) -> dict[str, Any]:
+    """A job of two pods that would run for a long time."""
+    layout = {"pipeline": 2, "data": 2, **changes}
+    return job_spec(
+        **layout, precision="float32", uri=f"file://{corpus}", gpus_per_node=2,
+        training={"steps": STEPS},
+    )  # fmt: skip
+
+
+def _listeners(port: int) -> set[str]:
+    """Addresses with a listening IPv4 or IPv6 socket on a port, in the kernel's hex."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            address, state = line.split()[1], line.split()[3]
+            host, number = address.split(":")
+            if state == "0A" and int(number, 16) == port:
+                found.add(host)
+    return found
+
+
+def _hex(address: str) -> str:
+    return "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
+
+
+def _start(two: Any) -> list[subprocess.Popen[bytes]]:
+    """Start launchers as a pod does: a fresh interpreter each."""
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "llmtrain_trainer.launch"],
+            env={"PATH": os.environ["PATH"], **two.environment(index)},
+            stdout=(two.folder / f"log-{index}").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for index in range(2)
+    ]
+
+
+def test_two_pods_show_how_they_train_until_they_are_stopped(
+    pods: MakePods, job_spec: MakeSpec, corpus: Path
+) -> None:
+    two = pods(_long(job_spec, corpus, pipeline=1, tensor=2))
+    processes = _start(two)
+    try:
+        _wait_for_step(two, 1, 13)
+        status = _wait_for_step(two, 0, 13)
+        _check_status(status)
+        _check_metrics(_get(two, 0, "/metrics").decode(), lead=True)
+        _check_metrics(_get(two, 1, "/metrics").decode(), lead=False)
+        assert _get(two, 1, "/healthz") == b"ok\n"
+        with pytest.raises(urllib.error.HTTPError):
+            _get(two, 0, "/secrets")
+        assert _hex(two.address(0)) in _listeners(29500)
+        assert not {"0" * 8, "0" * 32, _hex(two.address(1))} & _listeners(29500)
+        for index in range(2):
+            assert _hex(two.address(index)) in _listeners(9400)
+        assert not {"0" * 8, "0" * 32} & _listeners(9400)
+        for process in processes:
+            process.terminate()
+        assert [process.wait(HANG) for process in processes] == [143, 143], two.log(0)[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(10)
+    assert two.message(0)["error"]["reason"] == "Terminated"
+
+
+def test_two_pods_train_together_to_the_end(
+    pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
+) -> None:
+    checkpoint = {"uri": f"file://{tmp_path}/saved", "everySteps": 30}
+    two = pods(
+        job_spec(
+            tensor=2, data=2, precision="float32", uri=f"file://{corpus}", gpus_per_node=2,
+            checkpoint=checkpoint, training={"steps": 40},
+        )
+    )  # fmt: skip
+    assert _ends([two.fork(index) for index in range(2)]) == [0, 0], two.log(0)[-2000:]
+    result = two.message(0)["result"]
+    assert result["phase"] == "finished" and result["step"] == 40
+    assert result["heldOutLossAfter"] < result["heldOutLossBefore"] - 0.5
+    assert result["lastCheckpointStep"] == 40
+    assert "heartbeat" not in result
+    assert two.message(1) is None
+
+
+def _check_status(status: dict[str, Any]) -> None:
+    assert status["phase"] == "training" and status["totalSteps"] == STEPS
+    assert status["attempt"] == 0 and status["heartbeat"].endswith("Z")
+    for key in ("loss", "gradNorm", "stepSeconds", "tokensPerSecond", "mfu", "heldOutLossBefore"):
+        assert status[key] > 0, key
+    assert status["tokensPerSecond"] == pytest.approx(8 * 16 / status["stepSeconds"])
+    assert status["utilization"]["source"] in {"cpu", "nvml"}
+    seen = {(entry["group"], entry["op"]) for entry in status["collectives"]}
+    assert {("tp", "all_gather"), ("tp", "reduce_scatter"), ("dp", "all_gather")} <= seen
+    assert all(entry["bytesPerStep"] > 0 < entry["count"] for entry in status["collectives"])
+
+
+def _check_metrics(text: str, lead: bool) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    assert families["llmtrain_step_seconds"].type == "histogram"
+    assert samples["llmtrain_step_seconds_count", ()] >= 20
+    group = (("group", "tp"), ("op", "all_gather"))
+    assert samples["llmtrain_collective_seconds_count", group] > 0
+    assert samples["llmtrain_collective_bytes_total", group] > 0
+    assert samples["llmtrain_bus_bandwidth_bytes_per_second", group] > 0
+    phases = {dict(labels).get("phase") for name, labels in samples if "step_phase" in name}
+    assert {"data", "forward_backward", "clip", "optimizer"} <= phases
+    ratios = [v for (name, _), v in samples.items() if name == "llmtrain_gpu_utilization_ratio"]
+    assert len(ratios) == 2 and all(0 <= ratio <= 1 for ratio in ratios)
+    assert any(name == "llmtrain_gpu_memory_bytes" and v > 0 for (name, _), v in samples.items())
+    tokens = samples["llmtrain_tokens_total", ()]
+    if lead:
+        assert tokens >= 13 * 8 * 16 and tokens % (8 * 16) == 0
+        assert samples["llmtrain_loss", ()] > 0 < samples["llmtrain_grad_norm", ()]
+        full = samples["llmtrain_mfu_ratio", (("convention", "full-attention"),)]
+        causal = samples["llmtrain_mfu_ratio", (("convention", "causal-attention"),)]
+        assert full > causal > 0
+    else:
+        assert tokens == 0
+
+
+def test_a_killed_rank_is_the_cause_in_its_pod_and_a_lost_peer_in_the_other(
+    pods: MakePods, job_spec: MakeSpec, corpus: Path
+) -> None:
+    two = pods(_long(job_spec, corpus))
+    processes = [two.fork(index) for index in range(2)]
+    _wait_for_step(two, 0, 3)
+    _wait_for_step(two, 1, 3)
+    ranks = _descendants(processes[1].pid)
+    assert len(ranks) == 2
+    os.kill(ranks[-1], signal.SIGKILL)
+    assert _ends(processes) == [200, 137]
+    cause = two.message(1)["error"]
+    assert cause["reason"] == "Signal" and "SIGKILL" in cause["message"]
+    assert (cause["rank"], cause["exitCode"], cause["field"]) == (3, 137, None)
+    consequence = two.message(0)["error"]
+    assert (consequence["reason"], consequence["exitCode"]) == ("PeerLost", 200)
+    assert not [pid for pid in ranks if Path(f"/proc/{pid}/cmdline").exists()]
+
+
+def test_a_pod_that_is_asked_to_stop_ends_with_143(
+    pods: MakePods, job_spec: MakeSpec, corpus: Path
+) -> None:
+    two = pods(_long(job_spec, corpus))
+    processes = [two.fork(index) for index in range(2)]
+    _wait_for_step(two, 0, 2)
+    ranks = [pid for process in processes for pid in _descendants(process.pid)]
+    for process in processes:
+        os.kill(process.pid, signal.SIGTERM)
+    assert _ends(processes) == [143, 143]
+    assert not [pid for pid in ranks if Path(f"/proc/{pid}/cmdline").exists()]
+
+
+def test_ranks_do_not_outlive_a_launcher_that_is_killed(
+    pods: MakePods, job_spec: MakeSpec, corpus: Path
+) -> None:
+    one = pods(job_spec(data=2, uri=f"file://{corpus}", training={"steps": STEPS}))
+    process = one.fork(0)
+    _wait_for_step(one, 0, 1)
+    ranks = _descendants(process.pid)
+    process.kill()
+    process.join(HANG)
+    deadline = time.monotonic() + HANG
+    while any(_alive(pid) for pid in ranks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in ranks if _alive(pid)]
+
+
+@pytest.mark.parametrize(
+    ("fake", "code", "reason", "text"),
+    [
+        ("raise ValueError('a \\x1b[31mb\\n' + 'x' * 9000)", 1, "Exception", "ValueError: a"),
+        ("import os; os._exit(7)", 7, "ExitCode", "exited with code 7"),
+        ("import os; os.kill(os.getpid(), 10)", 138, "Signal", "SIGUSR1"),
+        ("raise RuntimeError('[gloo/pair.cc] Connection closed by peer')", 200, "PeerLost", "gloo"),
+        ("raise RuntimeError('[gloo] Unable to find address for: eth0')", 1, "Exception", "eth0"),
+    ],
+    ids=["exception", "exit code", "signal", "peer", "own interface"],
+)  # fmt: skip
+def test_how_a_rank_ends_is_how_its_pod_ends(
+    fake: str, code: int, reason: str, text: str,
+    pods: MakePods, job_spec: MakeSpec, corpus: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Rank 1 fails in a chosen way while rank 0 only ever sees the consequence."""
+    from llmtrain_trainer import launch, rank
+
+    def train(task: Any, send: Any) -> None:
+        if task.rank == 1:
+            time.sleep(0.3)
+            exec(fake)
+        if code != 200:
+            time.sleep(0.1)
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+        time.sleep(30)
+
+    monkeypatch.setattr(rank, "_train", train)
+    if code != 200:  # the cause is there; only how soon depends on load
+        monkeypatch.setattr(launch, "CAUSE_SECONDS", HANG)
+    one = pods(job_spec(data=2, uri=f"file://{corpus}"))
+    assert _ends([one.fork(0)]) == [code], one.log(0)
+    error = one.message(0)["error"]
+    assert error["reason"] == reason and text in error["message"]
+    assert error["rank"] == 1 and error["exitCode"] == code
+    assert error["message"].isprintable() and len(json.dumps(error)) < 4096
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "field"),
+    [
+        ({"uri": "package://no_such_corpus/texts"}, "CorpusMissing", "spec.data.sources[0].uri"),
+        ({"uri": "file:///no/such/folder"}, "CorpusMissing", "spec.data.sources[0].uri"),
+        ({"uri": "s3://bucket/x"}, "InvalidSpec", "spec.data.sources[0].uri"),
+        ({"checkpoint": {"uri": "file:///dev/null/x"}}, "CheckpointUnreadable",
+         "spec.checkpoint.uri"),
+        ({"architecture": {"vocabSize": 100}}, "InvalidSpec",
+         "spec.model.architecture.vocabSize"),
+        ({"architecture": {"sequenceLength": 99999}}, "CorpusTooSmall",
+         "spec.data.sources[0].uri"),
+        ({"training": {"globalBatchSize": 7}}, "InvalidSpec",
+         "spec.training.globalBatchSize"),
+    ],
+)  # fmt: skip
+def test_wrong_input_ends_with_2_and_names_the_field(
+    change: dict[str, Any], reason: str, field: str,
+    pods: MakePods, job_spec: MakeSpec, corpus: Path,
+) -> None:  # fmt: skip
+    one = pods(job_spec(**{"uri": f"file://{corpus}", **change}))
+    assert _ends([one.fork(0)]) == [2], one.log(0)
+    error = one.message(0)["error"]
+    assert (error["reason"], error["field"], error["exitCode"]) == (reason, field, 2)
+    assert error["remedy"]
+
+
+def test_a_pod_without_its_environment_says_which_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmtrain_trainer.launch import main
+
+    for name in names.OWNED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LLMTRAIN_TERMINATION_LOG", str(tmp_path / "message"))
+    assert main() == 2
+    error = json.loads((tmp_path / "message").read_text())["error"]
+    assert error["reason"] == "InvalidEnvironment" and "WORLD_SIZE" in error["message"]
+
+
+@pytest.mark.parametrize(("port", "variable"), [(9400, "LLMTRAIN_PORT"), (29500, "MASTER_PORT")])
+def test_a_port_that_is_taken_is_named(
+    port: int, variable: str, pods: MakePods, job_spec: MakeSpec, corpus: Path
+) -> None:
+    one = pods(job_spec(uri=f"file://{corpus}"))
+    with socket.create_server((one.address(0), port)):
+        assert _ends([one.fork(0)]) == [1], one.log(0)
+    error = one.message(0)["error"]
+    assert (error["reason"], error["exitCode"]) == ("PortInUse", 1)
+    assert str(port) in error["message"] and variable in error["remedy"]
+
+
+def test_rendezvous_tries_again_until_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import timedelta
+
+    from llmtrain_trainer.errors import PeerLostError
+    from llmtrain_trainer.rendezvous import _connect
+
+    tried: list[str] = []
+
+    def resolve(host: str, *_: Any, **__: Any) -> Any:
+        tried.append(host)
+        raise socket.gaierror("no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(PeerLostError, match=r"did not answer"):
+        _connect(("no-such-pod.invalid", 29500), 2, timedelta(seconds=1))
+    assert len(tried) > 1
+
+
+def _descendants(pid: int) -> list[int]:
+    """Children of a launcher, oldest first: its ranks once they train."""
+    found = []
+    for task in Path("/proc").iterdir():
+        if task.name.isdigit():
+            try:
+                fields = (task / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid and fields[0] != "Z":
+                found.append(int(task.name))
+    return sorted(found)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}
+
+
+@pytest.fixture(autouse=True)
+def _torch_is_imported() -> Iterator[None]:
+    """Forked launchers then start at once."""
+    import llmtrain_trainer.rank  # noqa: F401
+
+    yield
+
+
+def test_endpoint_answers_only_what_it_serves() -> None:
+    from llmtrain_trainer.endpoint import Page, answer, serve
+
+    pages = {"/a": lambda: Page(b"body", "text/plain")}
+    assert answer(b"GET /a?x=1 HTTP/1.1\r\n\r\n", pages).endswith(b"\r\n\r\nbody")
+    assert answer(b"HEAD /a HTTP/1.1\r\n\r\n", pages).endswith(b"\r\n\r\n")
+    assert b" 404 " in answer(b"GET /b HTTP/1.1\r\n\r\n", pages)
+    assert b" 405 " in answer(b"POST /a HTTP/1.1\r\n\r\n", pages)
+    assert b" 400 " in answer(b"\x00\xff\r\n\r\n", pages)
+
+    async def too_long() -> bytes:
+        server = await serve("127.0.0.1", 0, pages)
+        host, port = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /" + b"a" * 20000)
+        await writer.drain()
+        data = await reader.read()
+        writer.close()
+        server.close()
+        return data
+
+    assert asyncio.run(too_long()) == b""

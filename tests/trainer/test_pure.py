@@ -1,0 +1,250 @@
+"""Decisions of the launcher and the optimizer that need no process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmtrain_trainer.cause import RankExit, first_cause
+from llmtrain_trainer.config import OptimizerConfig, from_spec
+from llmtrain_trainer.environment import PodEnvironment, interface_of
+from llmtrain_trainer.errors import InputError, PeerLostError
+from llmtrain_trainer.failures import describe
+from llmtrain_trainer.metrics.bandwidth import bus_factor
+from llmtrain_trainer.metrics.utilization import CpuProbe, DeviceUse, NvmlProbe
+from llmtrain_trainer.ports import cannot_listen
+from llmtrain_trainer.progress import Progress
+from llmtrain_trainer.reports import (
+    CollectiveSample,
+    EvaluationReport,
+    FailureReport,
+    PhaseReport,
+    StepReport,
+)
+from llmtrain_trainer.status import MESSAGE_BYTES, failure_message, result_message
+
+pytestmark = pytest.mark.unit
+
+LOST = FailureReport("PeerLost", "gloo", None, None, 200)
+BUG = FailureReport("Exception", "ValueError: x", None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("exits", "rank", "code"),
+    [
+        ([RankExit(0, 0, None)], None, None),
+        ([RankExit(1, 200, LOST), RankExit(0, 1, BUG)], 0, 1),
+        ([RankExit(1, 200, LOST), RankExit(0, -9, None)], 0, 137),
+        ([RankExit(1, 200, LOST), RankExit(0, 200, LOST)], 1, 200),
+        ([RankExit(2, 0, None), RankExit(3, 5, None)], 3, 5),
+        ([RankExit(3, 200, None)], 3, 200),
+    ],
+)
+def test_the_first_cause_is_no_consequence(
+    exits: list[RankExit], rank: int | None, code: int | None
+) -> None:
+    cause = first_cause(exits)
+    assert (cause.rank if cause else None, cause.exit_code if cause else None) == (rank, code)
+
+
+def test_errors_are_described_by_the_most_telling_one_in_their_chain() -> None:
+    try:
+        try:
+            raise ConnectionResetError("peer")
+        except OSError as error:
+            raise ValueError("while handling") from error
+    except ValueError as error:
+        assert describe(error).exit_code == 200
+    wrong = InputError("CorpusMissing", "m", field="f", remedy="r")
+    assert describe(wrong) == FailureReport("CorpusMissing", "m", "f", "r", 2)
+    assert describe(RuntimeError("shapes differ")).exit_code == 1
+    assert describe(PeerLostError("x")).exit_code == 200
+    gathered = RuntimeError("checkpoint")
+    gathered.failures = {3: (wrong, None)}  # type: ignore[attr-defined]
+    assert describe(gathered).field == "f"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242", 200),
+        ("[gloo/transport/tcp/pair.cc] Read error [127.0.0.1]:1: Connection reset by peer", 200),
+        ("[gloo/transport/tcp/pair.cc] writev [127.0.0.1]:1: Broken pipe", 200),
+        ("[gloo/transport/tcp/unbound_buffer.cc:93] Timed out waiting 1000ms for recv", 200),
+        ("Gloo connectFullMesh failed with timed out connecting: SO_ERROR: x", 200),
+        ("Application timeout caused pair closure", 200),
+        ("NCCL error in: x.cpp: remote process exited or there was a network error", 200),
+        ("NCCL communicator was aborted on rank 3.", 200),
+        ("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4)", 200),
+        ("store->get('0') got error: wait timeout after 5ms, keys: /0", 200),
+        ("Failed to recv, got 0 bytes. Connection was likely closed.", 200),
+        ("[gloo/transport/tcp/device.cc:84] Unable to find address for: eth0", 1),
+        ("NCCL error in: x.cpp: invalid usage, Duplicate GPU detected", 1),
+        ("Cannot use ReduceOp.PREMUL_SUM with Gloo", 1),
+        ("CUDA error: the launch timed out and was terminated", 1),
+    ],
+)
+def test_a_peer_is_lost_where_a_connection_is(text: str, code: int) -> None:
+    assert describe(RuntimeError(text)).exit_code == code
+    assert describe(type("DistBackendError", (RuntimeError,), {})(text)).exit_code == code
+    assert describe(ValueError(text)).exit_code == 1
+
+
+def test_a_store_that_cannot_listen_lost_nobody() -> None:
+    store_error = type("DistNetworkError", (RuntimeError,), {})
+    assert describe(store_error("recvValue failed")).exit_code == 200
+    own = "The server socket has failed to listen on any local network address."
+    assert describe(store_error(own)).exit_code == 1
+
+
+def test_a_port_that_cannot_be_used_names_its_variable() -> None:
+    taken = cannot_listen(OSError(errno.EADDRINUSE, "x"), "127.0.0.1", 9, "MASTER_PORT")
+    assert (taken.reason, taken.exit_code) == ("PortInUse", 1)
+    assert "MASTER_PORT" in (taken.remedy or "") and "9" in taken.message
+    wrong = cannot_listen(OSError(errno.EADDRNOTAVAIL, "x"), "10.9.8.7", 9, "MASTER_PORT")
+    assert (wrong.reason, wrong.exit_code) == ("InvalidEnvironment", 2)
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "\U0001f525" * 9000, "\x00\x1b[2J\n" * 999, ""])
+def test_messages_fit_and_are_printable(text: str) -> None:
+    data = failure_message(FailureReport(text, text, text, text, 1), 3, 1)
+    assert len(data) <= MESSAGE_BYTES
+    error = json.loads(data)["error"]
+    assert set(error) == {"reason", "message", "field", "remedy", "rank", "exitCode"}
+    assert all(value is None or value == 1 or value == 3 or value.isprintable()
+               for value in error.values())  # fmt: skip
+
+
+def _progress(rank: int = 0) -> Progress:
+    progress = Progress((rank, rank + 1), attempt=2)
+    spec = {
+        "model": {"preset": "tiny"}, "data": {"sources": [{"name": "a", "uri": "file:///a"}]},
+        "training": {"steps": 9, "globalBatchSize": 4, "precision": "float32"},
+        "parallelism": {"data": 2}, "workers": {"image": "x", "gpusPerNode": 2},
+    }  # fmt: skip
+    progress.know_job(from_spec("job", spec))
+    progress.know_peak(1e9)
+    return progress
+
+
+def test_status_and_result_have_the_keys_of_the_contract() -> None:
+    progress = _progress()
+    progress.hear(0, EvaluationReport("before", 7.0))
+    sample = CollectiveSample("tp", "all_gather", 2, 4096, 2, (0.1, 0.3))
+    step = StepReport(1, 0.5, {"data": 0.1}, 512, 6.5, math.inf, (sample,))
+    progress.hear(0, step)
+    progress.hear(1, step)
+    status = progress.status.document()
+    assert set(status) == {
+        "phase", "attempt", "step", "totalSteps", "loss", "gradNorm", "stepSeconds",
+        "tokensPerSecond", "mfu", "lastCheckpointStep", "heldOutLossBefore", "heldOutLossAfter",
+        "heartbeat", "utilization", "collectives",
+    }  # fmt: skip
+    assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)
+    assert status["tokensPerSecond"] == 1024 and status["mfu"] > 0
+    assert status["collectives"] == [
+        {"group": "tp", "op": "all_gather", "count": 2, "bytesPerStep": 4096, "meanSeconds": 0.2}
+    ]
+    text = progress.metrics.exposition().decode()
+    assert "llmtrain_tokens_total 512.0" in text  # once, though two ranks reported
+    assert "llmtrain_step_seconds_count 2.0" in text
+    assert json.loads(result_message(progress.status))["result"].keys() == status.keys() - {
+        "heartbeat"
+    }
+
+
+def test_job_metrics_come_from_the_pod_of_rank_0_only() -> None:
+    progress = _progress(rank=2)
+    progress.hear(2, StepReport(1, 0.5, {}, 512, 6.5, 1.0))
+    progress.hear(3, PhaseReport("saving", 1))  # not the lowest rank
+    assert progress.status.phase == "training"
+    assert "llmtrain_tokens_total 0.0" in progress.metrics.exposition().decode()
+
+
+def test_the_shown_rate_leaves_out_the_first_step_after_any_start() -> None:
+    progress = _progress()
+    sample = CollectiveSample("tp", "all_gather", 2, 4096, 2, (0.1, 0.3))
+    progress.hear(0, StepReport(41, 30.0, {}, 512, 6.5, 1.0))  # resumed at 40: it connects
+    progress.hear(0, StepReport(42, 3.0, {}, 512, 6.5, 1.0, (sample,)))
+    progress.hear(0, StepReport(43, 2.0, {}, 512, 6.5, 1.0))
+    assert progress.status.step_seconds == 2.0
+    progress.hear(0, StepReport(44, 1.0, {}, 512, 6.5, 1.0))
+    assert progress.status.step_seconds == pytest.approx(1.8)
+
+
+def test_cpu_use_needs_an_interval() -> None:
+    probe = CpuProbe()
+    assert probe.read([os.getpid()]) == []
+    assert [use.gpu for use in probe.read([os.getpid()])] == [0]
+
+
+def test_a_device_that_tells_nothing_does_not_hide_the_others() -> None:
+    class NotSupportedError(Exception):
+        pass
+
+    def rates(handle: int) -> Any:
+        if handle == 0:
+            raise NotSupportedError
+        return SimpleNamespace(gpu=50)
+
+    probe = object.__new__(NvmlProbe)
+    probe._handles = [0, 1]
+    probe._nvml = SimpleNamespace(
+        NVMLError=NotSupportedError, nvmlDeviceGetUtilizationRates=rates,
+        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(used=1, total=2),
+    )  # fmt: skip
+    assert probe.read([]) == [DeviceUse(1, 0.5, {"used": 1, "total": 2})]
+
+
+CONFIG = OptimizerConfig(1.0, 0.9, 0.95, 1e-8, 0.1, 1.0, 4, "cosine", 0.1)
+
+
+def test_learning_rate_warms_up_and_decays_to_its_floor() -> None:
+    pytest.importorskip("torch")
+    from dataclasses import replace
+
+    from llmtrain_trainer.optimize import learning_rate
+
+    rates = [learning_rate(CONFIG, step, 20) for step in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0 and rates[19] == pytest.approx(0.1)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    constant = replace(CONFIG, decay="constant")
+    assert learning_rate(constant, 19, 20) == 1.0
+    assert learning_rate(CONFIG, 0, 1) > 0
+
+
+def test_bus_bandwidth_follows_the_usual_convention() -> None:
+    assert bus_factor("all_reduce", 8) == 1.75
+    assert bus_factor("all_gather", 8) == bus_factor("reduce_scatter", 8) == 0.875
+    assert bus_factor("send", 8) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("LLMTRAIN_RANKS", "0,0", "distinct"),
+        ("LLMTRAIN_RANKS", "8", "below 8"),
+        ("LLMTRAIN_RANKS", "a", "list of numbers"),
+        ("WORLD_SIZE", "-1", "not a number"),
+        ("LLMTRAIN_POD_IP", "", "not set"),
+    ],
+)
+def test_a_broken_environment_names_the_variable(name: str, value: str, text: str) -> None:
+    good = {"LLMTRAIN_RANKS": "2,3", "WORLD_SIZE": "8", "LLMTRAIN_POD_IP": "127.0.0.1",
+            "MASTER_ADDR": "a"}  # fmt: skip
+    assert PodEnvironment.read(good).ranks == (2, 3)
+    with pytest.raises(InputError, match=text) as caught:
+        PodEnvironment.read({**good, name: value})
+    assert name in caught.value.message
+
+
+def test_loopback_pods_use_the_loopback_interface() -> None:
+    assert interface_of("127.83.0.4") == "lo"
+    assert interface_of("203.0.113.9", fallback="eth7") == "eth7"

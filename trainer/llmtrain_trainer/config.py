@@ -1,0 +1,198 @@
+"""The trainer's own view of a job: small frozen values, every default applied.
+
+The border between the API's models and the trainer: what follows knows no optional fields.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llmtrain_core.api.base import duration_seconds
+from llmtrain_core.api.check import Job, check
+from llmtrain_core.api.job import Architecture, JobSpec, Optimizer, Schedule
+from llmtrain_core.layout import Layout
+from llmtrain_trainer.errors import InputError
+
+Precision = Literal["float64", "float32", "bfloat16"]
+
+DEFAULT_HANG_TIMEOUT = 600
+"""Seconds a collective may take during training; a step of the largest models is a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One body of text."""
+
+    name: str
+    uri: str
+    field: str
+    """Path of the URI in the job, for error messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """What to learn from. Everything here changes the prepared data and so its content hash."""
+
+    sources: tuple[Source, ...]
+    held_out_fraction: float
+    vocab_size: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and decay."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    clip_norm: float
+    warmup_steps: int
+    decay: Literal["cosine", "constant"]
+    min_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """Where and when training state is saved."""
+
+    uri: str
+    every_steps: int
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything a rank needs to know about the job."""
+
+    name: str
+    architecture: Architecture
+    layout: Layout
+    data: DataConfig
+    optimizer: OptimizerConfig
+    checkpoint: CheckpointConfig | None
+    steps: int
+    global_batch: int
+    """Sequences per optimizer step over all ranks."""
+    micro_batch: int
+    """Sequences per forward pass on one data rank."""
+    precision: Precision
+    schedule: Literal["1F1B", "GPipe"]
+    recompute: Literal["none", "full"]
+    seed: int
+    hang_timeout: int
+    """Seconds after which a collective that does not end fails."""
+    startup_timeout: int
+    """Seconds ranks wait for each other at the start."""
+
+    @property
+    def sequence(self) -> int:
+        """Tokens per sequence."""
+        return self.architecture.sequence_length
+
+    @property
+    def replicas(self) -> int:
+        """Ranks that see different sequences."""
+        return self.layout.data * self.layout.replicate
+
+    @property
+    def local_batch(self) -> int:
+        """Sequences per optimizer step on one data rank."""
+        return self.global_batch // self.replicas
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward passes per optimizer step."""
+        return self.local_batch // self.micro_batch
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens per optimizer step over all ranks."""
+        return self.global_batch * self.sequence
+
+
+def load_job(path: Path) -> RunConfig:
+    """Read the mounted job. Raises InputError (`InvalidSpec`) where it cannot be trained."""
+    try:
+        document = json.loads(path.read_text())
+        name, spec = document["metadata"]["name"], document["spec"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "InvalidSpec",
+            f"cannot read the job at {path}: {error!r}",
+            remedy="mount the job as JSON with metadata and spec",
+        ) from error
+    return from_spec(name, spec)
+
+
+def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
+    """Turn a job's spec, as written in a manifest, into a RunConfig."""
+    job = check(name, spec)
+    if not isinstance(job, Job):
+        first = job[0]
+        raise InputError(str(first.reason), first.message, field=first.field, remedy=first.remedy)
+    training, data, architecture = job.spec.training, job.spec.data, job.architecture
+    if training is None or data is None or architecture is None:
+        raise InputError(
+            "InvalidSpec",
+            "this trainer needs model, data and training",
+            field="spec.training",
+            remedy="fill them in, or set workers.command to run a trainer of your own",
+        )
+    policy = job.spec.failure_policy
+    hang = policy.hang_timeout if policy else None
+    return RunConfig(
+        name=name,
+        architecture=architecture,
+        layout=job.layout,
+        data=DataConfig(
+            sources=tuple(
+                Source(source.name, source.uri, f"spec.data.sources[{index}].uri")
+                for index, source in enumerate(data.sources)
+            ),
+            held_out_fraction=data.held_out_fraction,
+            vocab_size=architecture.vocab_size,
+            seed=training.seed,
+        ),
+        optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
+        checkpoint=_checkpoint(job.spec),
+        steps=job.total_steps,
+        global_batch=training.global_batch_size,
+        micro_batch=training.micro_batch_size,
+        precision=training.precision,
+        schedule="GPipe" if job.spec.parallelism.pipeline_schedule == "GPipe" else "1F1B",
+        recompute="full" if training.activation_checkpointing == "full" else "none",
+        seed=training.seed,
+        hang_timeout=duration_seconds(hang) if hang else DEFAULT_HANG_TIMEOUT,
+        startup_timeout=duration_seconds(policy.startup_timeout) if policy else 600,
+    )
+
+
+def _optimizer(optimizer: Optimizer, schedule: Schedule) -> OptimizerConfig:
+    return OptimizerConfig(
+        learning_rate=optimizer.learning_rate,
+        beta1=optimizer.beta1,
+        beta2=optimizer.beta2,
+        epsilon=optimizer.epsilon,
+        weight_decay=optimizer.weight_decay,
+        clip_norm=optimizer.gradient_clip_norm,
+        warmup_steps=schedule.warmup_steps,
+        decay=schedule.decay,
+        min_ratio=schedule.min_learning_rate_ratio,
+    )
+
+
+def _checkpoint(spec: JobSpec) -> CheckpointConfig | None:
+    if spec.checkpoint is None:
+        return None
+    return CheckpointConfig(
+        uri=spec.checkpoint.uri,
+        every_steps=spec.checkpoint.every_steps,
+        keep=spec.checkpoint.keep,
+    )

@@ -1,0 +1,114 @@
+"""The pod contract's environment, read once at the start."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtrain_core.api import env as names
+from llmtrain_trainer.errors import InputError
+
+TERMINATION_LOG = "LLMTRAIN_TERMINATION_LOG"
+"""Overrides the path of the termination message, for pods that cannot write below /dev."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodEnvironment:
+    """What the operator told this pod."""
+
+    job_file: Path
+    ranks: tuple[int, ...]
+    """Global ranks of this pod's processes, in order of local rank."""
+    world_size: int
+    attempt: int
+    pod_ip: str
+    node_name: str
+    port: int
+    work_dir: Path
+    master_addr: str
+    master_port: int
+    termination_log: Path
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> PodEnvironment:
+        """Read the environment. Raises InputError where a variable is missing or malformed."""
+
+        def value(name: str, default: str | None = None) -> str:
+            found = environ.get(name) or default
+            if found is None:
+                raise _broken(name, "it is not set")
+            return found
+
+        def number(name: str, default: str | None = None) -> int:
+            text = value(name, default)
+            if not text.isascii() or not text.isdigit():
+                raise _broken(name, f"{text[:64]!r} is not a number")
+            return int(text)
+
+        world = number(names.WORLD_SIZE)
+        ranks = _ranks(value(names.RANKS), world)
+        return cls(
+            job_file=Path(value(names.JOB_FILE, names.JOB_FILE_PATH)),
+            ranks=ranks,
+            world_size=world,
+            attempt=number(names.ATTEMPT, "0"),
+            pod_ip=value(names.POD_IP),
+            node_name=value(names.NODE_NAME, "unknown"),
+            port=number(names.PORT, str(names.HTTP_PORT)),
+            work_dir=Path(value(names.WORK_DIR, names.WORK_DIR_PATH)),
+            master_addr=value(names.MASTER_ADDR),
+            master_port=number(names.MASTER_PORT, str(names.RENDEZVOUS_PORT)),
+            termination_log=termination_log(environ),
+        )
+
+
+def termination_log(environ: Mapping[str, str]) -> Path:
+    """Return the path of the termination message; needed even when the rest cannot be read."""
+    return Path(environ.get(TERMINATION_LOG) or names.TERMINATION_LOG_PATH)
+
+
+def interface_of(address: str, fallback: str = "eth0") -> str:
+    """Return the name of the network interface that carries an IPv4 address.
+
+    gloo and NCCL otherwise pick the interface of the host's name, which in a pod may resolve to
+    nothing or to the wrong network.
+    """
+    if address.startswith("127."):
+        return "lo"
+    for _, interface in socket.if_nameindex():
+        if address in _addresses(interface):
+            return interface
+    return fallback
+
+
+def _addresses(interface: str) -> list[str]:
+    import fcntl  # Linux only, like pods; the module itself stays importable anywhere
+    import struct
+
+    request = struct.pack("256s", interface.encode()[:15])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            answer = fcntl.ioctl(probe.fileno(), 0x8915, request)  # SIOCGIFADDR
+        except OSError:
+            return []
+    return [socket.inet_ntoa(answer[20:24])]
+
+
+def _ranks(text: str, world: int) -> tuple[int, ...]:
+    try:
+        ranks = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise _broken(names.RANKS, f"{text[:64]!r} is not a list of numbers") from None
+    if len(set(ranks)) != len(ranks) or not all(0 <= rank < world for rank in ranks):
+        raise _broken(names.RANKS, f"{text[:64]!r} are not distinct ranks below {world}")
+    return ranks
+
+
+def _broken(name: str, problem: str) -> InputError:
+    return InputError(
+        "InvalidEnvironment",
+        f"environment variable {name}: {problem}",
+        remedy="start the pod through the operator, or set the variables of the pod contract",
+    )

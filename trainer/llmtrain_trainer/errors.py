@@ -1,0 +1,51 @@
+"""The trainer's error hierarchy: every error knows its reason and the pod's exit code."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_INPUT, EXIT_PEER_LOST
+
+
+class TrainerError(Exception):
+    """Base of what the trainer raises on purpose."""
+
+    exit_code: ClassVar[int] = EXIT_EXCEPTION
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, reason: str, message: str, *, field: str | None = None, remedy: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.field = field
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the pipe from a child process: keyword arguments are lost by default."""
+        return _rebuild, (type(self), self.reason, self.message, self.field, self.remedy)
+
+
+class InputError(TrainerError):
+    """The job's own input is wrong; `field` is the path in the job where the user can mend it."""
+
+    exit_code = EXIT_INPUT
+
+
+class PeerLostError(TrainerError):
+    """A rank elsewhere went away; the cause is in another process."""
+
+    exit_code = EXIT_PEER_LOST
+    retryable = True
+
+    def __init__(self, message: str) -> None:
+        super().__init__("PeerLost", message)
+
+
+def _rebuild(
+    kind: type[TrainerError], reason: str, message: str, field: str | None, remedy: str | None
+) -> TrainerError:
+    if issubclass(kind, PeerLostError):
+        return kind(message)
+    return kind(reason, message, field=field, remedy=remedy)

@@ -1,0 +1,1 @@
+"""What a pod tells Prometheus about its training."""

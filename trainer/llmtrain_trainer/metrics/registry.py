@@ -1,0 +1,109 @@
+"""The pod's Prometheus metrics, filled from the ranks' reports.
+
+Job, namespace, node and rack are labels of the scrape target. What belongs to the whole job (loss,
+tokens, utilisation of FLOPs, checkpoints) is exported by the pod of rank 0 alone, so that sums over
+pods are right; what belongs to a rank by every pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from llmtrain_trainer.metrics.bandwidth import bus_factor
+from llmtrain_trainer.metrics.utilization import DeviceUse
+from llmtrain_trainer.reports import CheckpointReport, CollectiveSample, StepReport
+
+_STEP = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
+_COLLECTIVE = tuple(20e-6 * 2**power for power in range(19))
+"""20 microseconds .. 5 seconds."""
+_CHECKPOINT = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800)
+
+
+class TrainingMetrics:
+    """Names and meaning: docs/trainer.md."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def histogram(name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...]
+                      ) -> Histogram:  # fmt: skip
+            return Histogram(
+                f"llmtrain_{name}", text, list(labels), buckets=buckets, registry=registry
+            )
+
+        def gauge(name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
+            return Gauge(f"llmtrain_{name}", text, list(labels), registry=registry)
+
+        def counter(name: str, text: str, labels: Iterable[str] = ()) -> Counter:
+            return Counter(f"llmtrain_{name}", text, list(labels), registry=registry)
+
+        pair = ("group", "op")
+        self._step = histogram("step_seconds", "Optimizer step of a rank.", (), _STEP)
+        self._phase = histogram(
+            "step_phase_seconds", "Part of an optimizer step of a rank.", ("phase",), _STEP
+        )
+        self._collective = histogram(
+            "collective_seconds", "One collective of a sampled step, waiting included.", pair,
+            _COLLECTIVE,
+        )  # fmt: skip
+        self._bytes = counter(
+            "collective_bytes", "Payload of collectives in sampled steps, per rank.", pair
+        )
+        self._bandwidth = gauge(
+            "bus_bandwidth_bytes_per_second", "Bus bandwidth in the last sampled step.", pair
+        )
+        self._use = gauge("gpu_utilization_ratio", "Share of time at work.", ("gpu", "source"))
+        self._memory = gauge("gpu_memory_bytes", "Memory by kind.", ("gpu", "kind"))
+        self._mfu = gauge("mfu_ratio", "Model FLOPs over peak FLOPs.", ("convention",))
+        self._tokens = counter("tokens", "Tokens trained on, over all ranks.")
+        self._loss = gauge("loss", "Training loss of the last step, nats per token.")
+        self._norm = gauge("grad_norm", "Global gradient norm before clipping.")
+        self._checkpoint = histogram(
+            "checkpoint_seconds", "Writing of a checkpoint.", ("phase",), _CHECKPOINT
+        )
+        self._saved = gauge("checkpoint_last_step", "Step of the newest complete checkpoint.")
+
+    def observe_rank_step(self, report: StepReport) -> None:
+        """Count a step of any local rank."""
+        self._step.observe(report.seconds)
+        for phase, seconds in report.phases.items():
+            self._phase.labels(phase).observe(seconds)
+        for sample in report.collectives:
+            self._observe_collective(sample)
+
+    def observe_job_step(self, report: StepReport, mfu: Mapping[str, float]) -> None:
+        """Count a step of the job: rank 0 only."""
+        self._tokens.inc(report.tokens)
+        self._loss.set(report.loss)
+        self._norm.set(report.grad_norm)
+        for convention, ratio in mfu.items():
+            self._mfu.labels(convention).set(ratio)
+
+    def observe_checkpoint(self, report: CheckpointReport) -> None:
+        """Count a checkpoint of the job: rank 0 only."""
+        self._saved.set(report.step)
+        for phase, seconds in report.seconds.items():
+            self._checkpoint.labels(phase).observe(seconds)
+
+    def observe_devices(self, source: str, uses: Iterable[DeviceUse]) -> None:
+        """Set the state of the devices."""
+        for use in uses:
+            self._use.labels(str(use.gpu), source).set(use.ratio)
+            for kind, nbytes in use.memory.items():
+                self._memory.labels(str(use.gpu), kind).set(nbytes)
+
+    def exposition(self) -> bytes:
+        """Return the Prometheus text format."""
+        return generate_latest(self.registry)
+
+    def _observe_collective(self, sample: CollectiveSample) -> None:
+        self._bytes.labels(sample.group, sample.op).inc(sample.nbytes)
+        histogram = self._collective.labels(sample.group, sample.op)
+        for seconds in sample.seconds:
+            histogram.observe(seconds)
+        spent = sum(sample.seconds)
+        if spent > 0:
+            moved = sample.nbytes * bus_factor(sample.op, sample.group_size)
+            self._bandwidth.labels(sample.group, sample.op).set(moved / spent)

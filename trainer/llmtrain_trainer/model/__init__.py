@@ -1,0 +1,1 @@
+"""The decoder, free of parallelism."""

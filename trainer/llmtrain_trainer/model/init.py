@@ -1,0 +1,44 @@
+"""Initial weights that depend on nothing but the seed and a parameter's name.
+
+Every layout, and every number of ranks, starts from identical weights without a seed checkpoint: a
+rank draws the whole parameter and keeps its shard. The peak is one parameter, not one model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+STANDARD_DEVIATION = 0.02
+"""Of all matrices (GPT-2); those that write to the residual stream are scaled by the depth."""
+
+_TO_RESIDUAL = ("attention.wo.weight", "ffn.down.weight")
+
+
+def draw(name: str, shape: torch.Size, seed: int, layers: int) -> Tensor:
+    """Return the initial value of one whole parameter, float32 on the CPU.
+
+    Norm scales are ones; matrices are normal, with standard deviation 0.02 / sqrt(2 layers) where
+    they write to the residual stream (Radford et al., 2019).
+    """
+    if len(shape) < 2:
+        return torch.ones(shape)
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    deviation = STANDARD_DEVIATION
+    if name.endswith(_TO_RESIDUAL):
+        deviation /= math.sqrt(2 * layers)
+    return torch.randn(shape, generator=generator, dtype=torch.float32) * deviation
+
+
+@torch.no_grad()
+def initialise(
+    model: nn.Module, seed: int, layers: int, keep: Callable[[nn.Parameter, Tensor], None]
+) -> None:
+    """Give every parameter its initial value; `keep` stores a rank's shard of a whole tensor."""
+    for name, parameter in model.named_parameters():
+        keep(parameter, draw(name, parameter.shape, seed, layers))

@@ -1,0 +1,71 @@
+"""Collectives along the sequence, with their gradients: the two ends of a tensor-parallel region.
+
+Plain tensors and one call of the backend each. The same through DTensor activations costs several
+times more host time than the products of a small model, which only a GPU far behind its host hides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+SEQUENCE = 1
+"""Axis of the sequence in (batch, length, hidden)."""
+
+
+def gather(part: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Return the whole sequence from every rank's part: (b, l / n, h) -> (b, l, h).
+
+    The gradient is summed over ranks and cut: each computed with a share of the weights.
+    """
+    return _Gather.apply(part, group)  # type: ignore[no-any-return]
+
+
+def scatter_sum(partial: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Return this rank's part of the sum over ranks: (b, l, h) -> (b, l / n, h).
+
+    The gradient is the whole sequence's.
+    """
+    return _ScatterSum.apply(partial, group)  # type: ignore[no-any-return]
+
+
+def _all_gather(part: Tensor, group: dist.ProcessGroup) -> Tensor:
+    size = group.size()
+    batch, length, hidden = part.shape
+    parts = part.new_empty(size * batch, length, hidden)
+    dist.all_gather_single(parts, part.contiguous(), group=group)
+    return parts.view(size, batch, length, hidden).transpose(0, 1).reshape(batch, -1, hidden)
+
+
+def _reduce_scatter(partial: Tensor, group: dist.ProcessGroup) -> Tensor:
+    size = group.size()
+    batch, length, hidden = partial.shape
+    by_rank = partial.view(batch, size, length // size, hidden).transpose(0, 1).contiguous()
+    part = partial.new_empty(batch, length // size, hidden)
+    dist.reduce_scatter_single(part, by_rank.view(-1, length // size, hidden), group=group)
+    return part
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _all_gather(part, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _reduce_scatter(gradients[0].contiguous(), ctx.group), None
+
+
+class _ScatterSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _reduce_scatter(partial.contiguous(), group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _all_gather(gradients[0], ctx.group), None

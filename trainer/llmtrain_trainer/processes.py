@@ -1,0 +1,121 @@
+"""Child processes of the launcher: forked, heard through a pipe, never outliving it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+Entry = Callable[[Callable[[Any], None]], int]
+"""What a child runs: it gets a function that sends a value up, and returns its exit code."""
+
+_CONTEXT = multiprocessing.get_context("fork")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """One forked process. Made on the event loop's thread, while it is the only thread."""
+
+    def __init__(
+        self,
+        name: str,
+        entry: Entry,
+        on_value: Callable[[Any], None],
+        not_inherited: Sequence[int] = (),
+    ) -> None:
+        """Fork; the child closes the file descriptors `not_inherited`.
+
+        Listeners are such: a child may die a moment after its parent, and would keep the port.
+        """
+        self._on_value = on_value
+        self._receive, send = _CONTEXT.Pipe(duplex=False)
+        self._process = _CONTEXT.Process(
+            target=_enter,
+            args=(entry, send, os.getpid(), tuple(not_inherited)),
+            name=name,
+            daemon=True,
+        )
+        # a signal between fork and reset would be written into the parent's wake-up pipe
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        send.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid or 0
+
+    async def wait(self) -> int:
+        """Deliver values until the process has ended; return its exit code, or minus its signal."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(self._receive.fileno(), self._pump, loop)
+        loop.add_reader(self._process.sentinel, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._process.sentinel)
+            loop.remove_reader(self._receive.fileno())
+        self._pump(loop)
+        self._process.join()
+        return self._process.exitcode or 0
+
+    async def stop(self, grace: float) -> None:
+        """End the process: SIGTERM, then SIGKILL after `grace` seconds."""
+        deadline = asyncio.get_running_loop().time() + grace
+        self._signal(signal.SIGTERM)
+        while self._process.is_alive():
+            if asyncio.get_running_loop().time() > deadline:
+                self._signal(signal.SIGKILL)
+            await asyncio.sleep(0.02)
+        self._process.join()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            while self._receive.poll():
+                self._on_value(self._receive.recv())
+        except (EOFError, OSError):
+            loop.remove_reader(self._receive.fileno())
+
+
+def _enter(entry: Entry, send: Connection, parent: int, close: Sequence[int]) -> None:
+    """Run in the child: drop what belongs to the launcher, then the entry."""
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    _die_with_parent(parent)
+    for descriptor in close:
+        os.close(descriptor)
+
+    def up(value: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            send.send(value)
+
+    code = entry(up)
+    send.close()
+    # no interpreter shutdown: torch's threads and the fork's copies of the launcher's objects
+    os._exit(code)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process with the launcher, however that ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGKILL)

@@ -1,0 +1,91 @@
+"""What a rank tells its launcher, as values on a pipe.
+
+A pipe per rank and one registry in the launcher, instead of prometheus-client's multiprocess mode:
+that one leaves a memory-mapped file per process behind, has no exemplary meaning for gauges of dead
+processes, and cannot carry the status and the cause of a failure. One small message a step costs
+some tens of microseconds; the launcher always drains, so a rank never blocks on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llmtrain_core.api.status import TrainerPhase
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseReport:
+    """The rank entered a phase."""
+
+    phase: TrainerPhase
+    step: int
+
+
+UNKNOWN_GROUP = "other"
+"""Label of a process group that is no dimension of the grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveSample:
+    """All calls of one operation on one group in a sampled step of one rank."""
+
+    group: str
+    op: str
+    count: int
+    nbytes: int
+    """Payload of all calls: the whole tensor, whatever the algorithm moves."""
+    group_size: int
+    seconds: tuple[float, ...]
+    """One duration per call; empty for point-to-point, whose end is not waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One optimizer step."""
+
+    step: int
+    """Steps done, this one included."""
+    seconds: float
+    phases: Mapping[str, float]
+    """Seconds by part of the step."""
+    tokens: int
+    """Over all ranks."""
+    loss: float
+    """Mean over the global batch, nats per token."""
+    grad_norm: float
+    """Before clipping."""
+    collectives: tuple[CollectiveSample, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """Held-out loss before the first or after the last step, nats per token."""
+
+    when: Literal["before", "after"]
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointReport:
+    """A complete checkpoint."""
+
+    step: int
+    seconds: Mapping[str, float]
+    """By phase; empty when it was found and not written."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReport:
+    """Why a rank ends."""
+
+    reason: str
+    message: str
+    field: str | None
+    remedy: str | None
+    exit_code: int
+
+
+Report = PhaseReport | StepReport | EvaluationReport | CheckpointReport | FailureReport
+Send = Callable[[Report], None]

@@ -1,0 +1,235 @@
+"""The training loop of one rank: the same for every layout."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from llmtrain_trainer.checkpoint import damage, folders, state
+from llmtrain_trainer.config import RunConfig
+from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
+from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
+from llmtrain_trainer.data.shards import TokenStream
+from llmtrain_trainer.errors import InputError, TrainerError
+from llmtrain_trainer.metrics.collectives import CollectiveMeter
+from llmtrain_trainer.model.llama import Llama
+from llmtrain_trainer.optimize import build_optimizer, learning_rate, set_rate
+from llmtrain_trainer.parallel.apply import build_model
+from llmtrain_trainer.parallel.gradients import clip_gradients, sum_losses
+from llmtrain_trainer.parallel.mesh import Grid
+from llmtrain_trainer.parallel.passes import Passes, build_passes
+from llmtrain_trainer.reports import (
+    CheckpointReport,
+    EvaluationReport,
+    PhaseReport,
+    Send,
+    StepReport,
+)
+
+SAMPLE_EVERY = 10
+"""Steps between two in which collectives are measured; a sampled step takes up to half longer."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Seconds of one step by part."""
+
+    device: str
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a part of the step."""
+        start = time.perf_counter()
+        yield
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        self.parts[name] = self.parts.get(name, 0.0) + time.perf_counter() - start
+
+
+class Trainer:
+    """One rank's model, optimizer and data, and the steps over them."""
+
+    def __init__(
+        self, run: RunConfig, data: PreparedData, device: torch.device, send: Send
+    ) -> None:
+        self.run, self.data, self.device, self.send = run, data, device, send
+        self.grid = Grid.build(run.layout, device.type)
+        self.model: Llama = build_model(run, self.grid, device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = build_optimizer(self.model, run.optimizer)
+        self.passes: Passes = build_passes(self.model, run, self.grid, device)
+        vocab, share = run.architecture.vocab_size, self._share()
+        self.batches = Batches(
+            TokenStream(data.folder, TRAIN, vocab), run.sequence, run.seed, share
+        )
+        self.held_out = HeldOutBatches(
+            TokenStream(data.folder, HELD_OUT, vocab), run.sequence, share
+        )
+        self.root: Path | None = folders.folder_of(run.checkpoint.uri) if run.checkpoint else None
+        self.step = self.saved = 0
+        self.held_out_before: float | None = None
+
+    def train(self) -> None:
+        """Resume, evaluate, take every remaining step, save, evaluate."""
+        self._require_same_data()
+        self.resume()
+        if self.held_out_before is None:
+            self.held_out_before = self._evaluate()
+        self.send(EvaluationReport("before", self.held_out_before))
+        self.send(PhaseReport("training", self.step))
+        first = self.step
+        while self.step < self.run.steps:
+            # the first step connects: never a sample
+            self.take_step(sampled=(self.step - first) % SAMPLE_EVERY == 1)
+            if self.step == first + 1:
+                # the first step also plans and connects; from here on, silence is a hang
+                self.grid.limit(timedelta(seconds=self.run.hang_timeout))
+            if self.run.checkpoint and self.step % self.run.checkpoint.every_steps == 0:
+                self.save()
+        self.save()
+        self.send(EvaluationReport("after", self._evaluate()))
+
+    def take_step(self, sampled: bool = False) -> StepReport:
+        """Take one optimizer step."""
+        start, timeline = time.perf_counter(), Timeline(self.device.type)
+        meter = CollectiveMeter(self.grid.labels, self.device.type) if sampled else None
+        with meter or nullcontext():
+            with timeline.part("data"):
+                tokens, targets = self._move(self.batches.at(self.step))
+            with timeline.part("forward_backward"):
+                loss = self.passes.train(tokens, targets)
+            with timeline.part("clip"):
+                norm, mean = clip_gradients(
+                    self.parameters, self.run.optimizer.clip_norm, loss, self.grid
+                )
+        self._require_finite(mean, norm)
+        with timeline.part("optimizer"):
+            set_rate(self.optimizer, learning_rate(self.run.optimizer, self.step, self.run.steps))
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        report = StepReport(
+            step=self.step,
+            seconds=time.perf_counter() - start,
+            phases=timeline.parts,
+            tokens=self.run.tokens_per_step,
+            loss=mean,
+            grad_norm=norm,
+            collectives=meter.samples() if meter else (),
+        )
+        self.send(report)
+        return report
+
+    def evaluate(self) -> float:
+        """Return the held-out loss, in nats per token."""
+        total = 0.0
+        for index in range(self.held_out.count):
+            tokens, targets = self._move(self.held_out.at(index))
+            total += sum_losses(self.passes.evaluate(tokens, targets), self.grid)
+        return total / self.held_out.count
+
+    def resume(self) -> None:
+        """Go on from the newest complete checkpoint, if there is one."""
+        if self.root is None:
+            return
+        # one rank looks: a shared file system may show different ranks different folders
+        found: list[folders.Facts | None] = [None]
+        if dist.get_rank() == 0:
+            found[0] = folders.newest(self.root, torch.__version__, self._architecture())
+        dist.broadcast_object_list(found)
+        facts = found[0]
+        if facts is None:
+            return
+        if facts.data != self.data.digest:
+            raise InputError(
+                "CheckpointMismatch",
+                f"{folders.step_folder(self.root, facts.step)} was saved with other data",
+                field=folders.FIELD,
+                remedy="use another folder, or the sources, heldOutFraction, vocabSize and seed "
+                "it was saved with",
+            )
+        self._load(self.root, facts.step)
+        self.step = self.saved = facts.step
+        self.held_out_before = facts.held_out_before
+        log.info("resumed at step %d (saved as %s)", facts.step, facts.layout)
+        self.send(CheckpointReport(facts.step, {}))
+
+    def save(self) -> None:
+        """Write a checkpoint of the current step, unless it was written already."""
+        if self.run.checkpoint is None or self.root is None or self.saved == self.step:
+            return
+        self.send(PhaseReport("saving", self.step))
+        facts = folders.Facts(
+            step=self.step,
+            torch=torch.__version__,
+            layout=str(self.run.layout),
+            architecture=self._architecture(),
+            data=self.data.digest,
+            sequences=self.step * self.run.global_batch,
+            held_out_before=self.held_out_before,
+        )
+        seconds = state.save(self.root, self.run.checkpoint.keep, facts, self.model, self.optimizer)
+        self.saved = self.step
+        self.send(CheckpointReport(self.step, seconds))
+        self.send(PhaseReport("training", self.step))
+
+    def _load(self, root: Path, step: int) -> None:
+        try:
+            state.load(root, step, self.model, self.optimizer)
+        except Exception as error:
+            if not damage.shows_damage(error):
+                raise
+            raise folders.damaged(folders.step_folder(root, step), error) from error
+
+    def _require_same_data(self) -> None:
+        """Compare what every pod prepared: with other text the same number is another token."""
+        digests = [""] * dist.get_world_size()
+        dist.all_gather_object(digests, self.data.digest)
+        others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        if others:
+            raise InputError(
+                "CorpusMismatch",
+                f"ranks {others[:16]} prepared other data than rank 0",
+                field="spec.data.sources",
+                remedy="make every node see the same files: one image, or one shared volume",
+            )
+
+    def _require_finite(self, loss: float, norm: float) -> None:
+        """Stop before the weights are spoilt; all ranks agree, both are sums over all of them."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainerError(
+                "LossNotFinite",
+                f"step {self.step + 1}: the loss is {loss}, the gradient norm {norm}",
+                field="spec.training.optimizer.learningRate",
+                remedy="lower it or lengthen schedule.warmupSteps; the newest checkpoint is from "
+                "before this step",
+            )
+
+    def _evaluate(self) -> float:
+        self.send(PhaseReport("evaluating", self.step))
+        loss = self.evaluate()
+        log.info("held-out loss at step %d: %.4f", self.step, loss)
+        return loss
+
+    def _architecture(self) -> dict[str, object]:
+        return self.run.architecture.to_wire()
+
+    def _share(self) -> Share:
+        return Share(self.run.global_batch, self.grid.replica, self.run.replicas)
+
+    def _move(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        tokens, targets = batch
+        return tokens.to(self.device), targets.to(self.device)
