@@ -1,0 +1,85 @@
+"""Bytes of activations that autograd keeps for the backward pass, per token.
+
+Counted tensor by tensor for the trainer's block; a test holds the count against
+`torch.autograd.graph.saved_tensors_hooks`. With equal head counts and 16 bits it is the familiar
+s b h (28 + 8 f / h). Sequence parallelism divides what lies between the tensor-parallel regions
+(Korthikanti et al., arXiv:2205.05198): with it every term but none is over t.
+"""
+
+from __future__ import annotations
+
+from llmtrain_core.plan.parameters import Stage
+from llmtrain_core.plan.recipe import Checkpointing, Kernels
+from llmtrain_core.plan.shapes import Shape
+
+FLOAT32 = 4
+
+
+def block_bytes_per_token(
+    shape: Shape, tensor: int, compute: int, checkpointing: Checkpointing, kernels: Kernels
+) -> float:
+    """Return what one layer keeps per token of its tensor group, on each rank of it.
+
+    none: everything autograd asks for. selective: inputs and outputs of products and of attention;
+    what costs no product (norms, activation function) is computed again. full: the layer's input.
+    """
+    hidden = shape.hidden_size
+    if checkpointing == "full":
+        return compute * hidden / tensor
+    parts = attention_bytes(shape, compute) + compute * hidden
+    if checkpointing == "selective":
+        ffn = (2 if shape.gated else 1) * compute * shape.ffn_size
+        return (parts + ffn + compute * hidden) / tensor
+    norms = 2 * norm_bytes(shape, compute, kernels)
+    inputs = compute * hidden  # of the feed-forward block; attention's is in `parts`
+    whole_inputs = 0.0 if kernels == "fused" else gathered_input_bytes(shape, tensor, compute)
+    return (norms + parts + inputs + ffn_bytes(shape, compute, kernels)) / tensor + whole_inputs
+
+
+def attention_bytes(shape: Shape, compute: int) -> float:
+    """Return query, key, value, mixed values and the log-sum-exp of flash attention.
+
+    Without flash attention the scores would add 5 a s / h (Korthikanti et al., table 2).
+    """
+    projections = 2 * shape.query_width + 2 * shape.key_width
+    return compute * projections + FLOAT32 * shape.heads
+
+
+def ffn_bytes(shape: Shape, compute: int, kernels: Kernels) -> float:
+    """Return the inner activations: gate, its activation, up and their product.
+
+    A fused or compiled gate does not keep the activation. Ungated: before and after it.
+    """
+    tensors = 2 if not shape.gated else 4 if kernels == "eager" else 3
+    return compute * shape.ffn_size * tensors
+
+
+def norm_bytes(shape: Shape, compute: int, kernels: Kernels) -> float:
+    """Return what a norm keeps.
+
+    Eager RMSNorm computes in float32 and keeps the input, the normalised input and a scale per
+    token; a fused one keeps its input as it is.
+    """
+    if kernels == "eager" and compute < FLOAT32:
+        return 2 * FLOAT32 * shape.hidden_size + FLOAT32
+    if kernels == "eager":
+        return 2 * compute * shape.hidden_size + compute
+    return compute * shape.hidden_size + FLOAT32
+
+
+def gathered_input_bytes(shape: Shape, tensor: int, compute: int) -> float:
+    """Return the extra of inputs that are kept gathered: products hold the whole sequence.
+
+    Two regions, each with the share of the other t - 1 ranks; Megatron-LM gathers again instead.
+    """
+    return 2 * compute * shape.hidden_size * (tensor - 1) / tensor
+
+
+def boundary_bytes_per_token(
+    shape: Shape, tensor: int, compute: int, stage: Stage, kernels: Kernels
+) -> float:
+    """Return what the ends of the model keep: the final norm and the input of the output."""
+    if not stage.predicts:
+        return 0.0
+    norm = norm_bytes(shape, compute, kernels) / tensor
+    return norm + compute * shape.hidden_size

@@ -1,0 +1,183 @@
+"""Collectives of one step and rank: how many calls, and how many bytes are handed to them.
+
+Bytes are payloads, as the trainer's meter counts them: the whole tensor of an all-gather, a
+reduce-scatter or an all-reduce, the sent tensor of a send. What travels is less or more by the
+algorithm: (n - 1) / n of it for a gather or scatter ring, twice that for an all-reduce (nccl-tests,
+doc/PERFORMANCE.md). The counts are the trainer's own; tests hold them against its meter.
+
+Full recomputation repeats the gathers of both regions and the sum after attention; the sum after
+the feed-forward block is not repeated, because recomputing stops at the last tensor that is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from llmtrain_core.plan.parameters import Stage, sharded, stage_units
+from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Recipe
+
+Group = Literal["tp", "cp", "dp", "rep", "pp"]
+GROUPS: tuple[Group, ...] = ("tp", "cp", "dp", "rep", "pp")
+Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "send", "recv"]
+
+LOSS_REDUCTIONS = 3
+"""All-reduces of a loss over a sharded vocabulary: maximum, sum of exponentials, target's logit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """One kind of collective in one step."""
+
+    count: int
+    nbytes: int
+
+    def __add__(self, other: Calls) -> Calls:
+        return Calls(self.count + other.count, self.nbytes + other.nbytes)
+
+
+Volumes = Mapping[tuple[Group, Operation], Calls]
+
+
+def communication(recipe: Recipe) -> Volumes:
+    """Return the calls of the busiest pipeline rank for each kind of collective."""
+    last = recipe.layout.pipeline - 1
+    worst: dict[tuple[Group, Operation], Calls] = {}
+    for rank in sorted({0, min(1, last), last}):
+        for key, calls in stage_communication(recipe, rank).items():
+            worst[key] = max(worst.get(key, calls), calls, key=lambda c: c.nbytes)
+    return worst
+
+
+def stage_communication(recipe: Recipe, rank: int) -> dict[tuple[Group, Operation], Calls]:
+    """Return the calls of one pipeline rank and step, for every group with more than one rank."""
+    found: dict[tuple[Group, Operation], Calls] = {}
+    for group, operation, calls in _all(recipe, recipe.stages[rank], rank):
+        if _size(recipe, group) > 1 and calls.count:
+            key = (group, operation)
+            found[key] = found.get(key, Calls(0, 0)) + calls
+    return found
+
+
+def bytes_per_step(volumes: Volumes, group: Group) -> int:
+    """Return the payload of one group, all operations together (a receive is another's send)."""
+    return sum(c.nbytes for (g, op), c in volumes.items() if g == group and op != "recv")
+
+
+def _size(recipe: Recipe, group: Group) -> int:
+    if group == "dp":
+        return recipe.shard_ranks
+    layout = recipe.layout
+    sizes = {"tp": layout.tensor, "cp": layout.context, "rep": layout.replicate,
+             "pp": layout.pipeline}  # fmt: skip
+    return sizes[group]
+
+
+def _all(recipe: Recipe, stage: Stage, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
+    yield from _tensor(recipe, stage)
+    yield from _context(recipe, stage)
+    yield from _data(recipe, stage)
+    yield from _pipeline(recipe, rank)
+    yield from _norms(recipe, stage)
+
+
+def _tensor(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Regions gathered before and summed after, both ways; the two ends of the model; the loss."""
+    compute = COMPUTE_BYTES[recipe.precision]
+    hidden_states = recipe.local_tokens * recipe.shape.hidden_size * compute
+    ends = int(stage.embeds) + int(stage.predicts)
+    again = 1 if recipe.checkpointing == "full" else 0
+    for operation, repeated in (("all_gather", 2), ("reduce_scatter", 1)):
+        count = recipe.micro_batches * ((4 + again * repeated) * stage.layers + ends)
+        yield "tp", operation, Calls(count, count * hidden_states)  # type: ignore[misc]
+    if stage.predicts:
+        count = LOSS_REDUCTIONS * recipe.micro_batches
+        wide = MASTER_BYTES[recipe.precision]
+        yield "tp", "all_reduce", Calls(count, count * recipe.local_tokens * wide)
+
+
+def _context(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Keys and values of the whole sequence gathered in every layer, their gradients scattered."""
+    shape, layout = recipe.shape, recipe.layout
+    compute = COMPUTE_BYTES[recipe.precision]
+    tokens = recipe.micro_batch * shape.sequence_length
+    keys = tokens * shape.key_width // layout.tensor * compute
+    count = 2 * recipe.micro_batches * stage.layers
+    again = 2 if recipe.checkpointing == "full" else 1
+    yield "cp", "all_gather", Calls(again * count, again * count * keys)
+    yield "cp", "reduce_scatter", Calls(count, count * keys)
+
+
+def _data(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Weights gathered, gradients scattered, and summed over replicas.
+
+    fsdp2: per unit (a layer, or the ends); without a pipeline, a layer is gathered again in every
+    backward pass. zero1: all weights and all gradients once a step. ddp: one all-reduce.
+    """
+    units = stage_units(recipe.shape, stage, recipe.layout.tensor)
+    compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
+    ranks = recipe.shard_ranks
+    if recipe.sharding == "ddp":
+        yield "dp", "all_reduce", Calls(1, units.size * master)
+        yield "rep", "all_reduce", Calls(1, units.size * master)
+        return
+    shard = units.sharded(ranks)
+    again = (_gathers(recipe) - 1) * units.layers
+    block = (shard - sharded(units.ends, ranks)) // max(1, units.layers)
+    gathered = (shard + again * block) * ranks
+    yield "dp", "all_gather", Calls(units.count + again, compute * gathered)
+    times = recipe.micro_batches if recipe.syncs_always else 1
+    count = times * units.count
+    yield "dp", "reduce_scatter", Calls(count, times * master * shard * ranks)
+    yield "rep", "all_reduce", Calls(count, times * master * shard)
+
+
+def _gathers(recipe: Recipe) -> int:
+    """Return how often a layer's weights are gathered in one step.
+
+    They are given back after a forward pass and kept after a backward pass until the next forward
+    pass has used them; a pipeline keeps them all the step.
+    """
+    if recipe.syncs_always:
+        return 2 * recipe.micro_batches
+    if recipe.sharding != "fsdp2" or recipe.layout.pipeline > 1:
+        return 1
+    return 1 + recipe.micro_batches
+
+
+def _pipeline(recipe: Recipe, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Hidden states forward and their gradients back, over every boundary between two ranks."""
+    shape, layout = recipe.shape, recipe.layout
+    part = recipe.local_tokens * shape.hidden_size * COMPUTE_BYTES[recipe.precision]
+    part //= layout.tensor
+    where = _chunk_ranks(recipe)
+    forward = list(pairwise(where))
+    hops = [(a, b) for a, b in (*forward, *((b, a) for a, b in forward)) if a != b]
+    sends = sum(here == rank for here, _ in hops)
+    receives = sum(there == rank for _, there in hops)
+    for operation, count in (("send", sends), ("recv", receives)):
+        times = count * recipe.micro_batches
+        yield "pp", operation, Calls(times, times * part)  # type: ignore[misc]
+
+
+def _chunk_ranks(recipe: Recipe) -> list[int]:
+    """Return the rank of every chunk in order of the model."""
+    ranks = list(range(recipe.layout.pipeline))
+    if recipe.schedule in {"ZBVZeroBubble", "DualPipeV"} and recipe.chunks == 2:
+        return [*ranks, *reversed(ranks)]
+    return ranks * recipe.chunks
+
+
+def _norms(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """What all ranks agree on: gradients of parameters held in common, gradient norm and loss."""
+    shape, master = recipe.shape, MASTER_BYTES[recipe.precision]
+    units = stage_units(shape, stage, recipe.layout.tensor)
+    for times, tensors in ((units.layers, units.block), (1, units.ends)):
+        common = [tensor.size for tensor in tensors if tensor.replicated]
+        yield "tp", "all_reduce", Calls(times * len(common), times * master * sum(common))
+    yield "tp", "all_reduce", Calls(1, master)
+    yield "dp", "all_reduce", Calls(1, 2 * master)
+    yield "rep", "all_reduce", Calls(1, master)
+    yield "pp", "all_reduce", Calls(1, 2 * master)

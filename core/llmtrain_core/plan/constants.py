@@ -1,0 +1,83 @@
+"""The few numbers of the step model that only measurement can give: one set per GPU type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from llmtrain_core.plan.recipe import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """How much of its peaks a GPU type reaches in training."""
+
+    product_efficiency: float
+    """Share of the 16-bit peak in large products."""
+    float8_efficiency: float
+    """Share of the 8-bit peak in large products."""
+    kernel_seconds: float
+    """Fixed cost of one product: launch, first and last wave."""
+    attention_efficiency: float
+    """Share of the 16-bit peak in fused causal attention, counted without the masked half."""
+    tensor_exposed: float
+    """Share of tensor-parallel traffic that stays visible where it is overlapped."""
+    jitter: float
+    """Slowdown per doubling of nodes: the slowest of more is slower."""
+    memory_efficiency: float = 0.8
+    """Share of the memory bandwidth that streaming kernels reach."""
+    link_efficiency: float = 0.8
+    """Share of the NVLink rate that rings reach: 370 of 450 GB/s on eight H100 (nccl-tests)."""
+    nic_efficiency: float = 0.85
+    """Share of the NIC rate that rings reach across servers."""
+
+    def efficiency(self, precision: Precision) -> float:
+        """Return the share of the peak of `precision` that large products reach."""
+        return self.float8_efficiency if precision == "float8" else self.product_efficiency
+
+
+START = Constants(
+    product_efficiency=0.72, float8_efficiency=0.55, kernel_seconds=15e-6,
+    attention_efficiency=0.45, tensor_exposed=0.4, jitter=0.003,
+)  # fmt: skip
+"""Where fitting starts: round figures of large products and of flash attention on H100."""
+
+CONSTANTS: Mapping[str, Constants] = MappingProxyType(
+    {
+        "A100": Constants(0.7574, 0.55, 5.672e-05, 0.3734, 0.4, 0.006281),
+        "H100": Constants(0.6875, 0.55, 5.672e-05, 0.5484, 0.4625, 0.0105),
+        "H100-500W": Constants(0.4945, 0.4789, 5.672e-05, 0.5484, 0.4625, 0.0105),
+        "H200": Constants(0.6875, 0.4078, 5.672e-05, 0.5484, 0.4625, 0.0105),
+        "B200": Constants(0.5402, 0.5007, 5.672e-05, 0.5484, 0.4625, 0.0105),
+        "GB200": Constants(0.5402, 0.5609, 5.672e-05, 0.5484, 0.4625, 0.0105),
+        "GB300": Constants(0.5402, 0.7031, 5.672e-05, 0.5484, 0.4625, 0.0105),
+    }
+)  # fmt: skip
+"""Fitted by `calibration.fit_all` to half of `published.published_runs`; a test fits them again."""
+
+INHERITS: Mapping[str, str] = MappingProxyType(
+    {
+        "A100-80": "A100", "A100-40": "A100", "V100": "A100", "MI300X": "A100",
+        "H100-PCIe": "H100", "H100-500W": "H100", "H200": "H100", "GB200": "H100",
+        "B200": "GB200", "GB300": "GB200",
+    }
+)  # fmt: skip
+"""Whose constants a type takes where its own runs are none or too few."""
+
+
+def constants_of(hardware: str) -> Constants:
+    """Return the constants for a row of the catalogue."""
+    return CONSTANTS[owner_of(hardware)]
+
+
+def owner_of(hardware: str) -> str:
+    """Return the type whose published runs the constants of a row were fitted to."""
+    while hardware not in CONSTANTS:
+        hardware = INHERITS[hardware]
+    return hardware
+
+
+def kind_of(hardware: str) -> str:
+    """Return the type whose constants a row is fitted under: memory sizes share one."""
+    return INHERITS[hardware] if hardware.startswith("A100-") else hardware

@@ -1,0 +1,279 @@
+"""The whole plan: from a job, or a model and tokens, to everything known before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from llmtrain_core.api.check import Job
+from llmtrain_core.api.job import MAX_NODES
+from llmtrain_core.layout import Layout
+from llmtrain_core.placement.types import Placement
+from llmtrain_core.plan.bubble import bubble_fraction
+from llmtrain_core.plan.communication import Volumes, communication
+from llmtrain_core.plan.constants import constants_of, owner_of
+from llmtrain_core.plan.cost import Cost, cost
+from llmtrain_core.plan.errors import PlanError
+from llmtrain_core.plan.flops import Convention, training_flops_per_token
+from llmtrain_core.plan.goodput import Goodput, goodput
+from llmtrain_core.plan.hardware import Accelerator
+from llmtrain_core.plan.memory import Memory, memory
+from llmtrain_core.plan.network import uplink_shares
+from llmtrain_core.plan.parameters import count_parameters
+from llmtrain_core.plan.recipe import Precision, Recipe
+from llmtrain_core.plan.search import (
+    Candidate,
+    Found,
+    Space,
+    gpus_for_deadline,
+    least_gpus,
+    search,
+)  # fmt: skip
+from llmtrain_core.plan.shapes import Shape
+from llmtrain_core.plan.step import StepTime, step_time
+from llmtrain_core.plan.storage import Storage, storage
+from llmtrain_core.plan.supported import accepts, space_of
+from llmtrain_core.plan.wire import plan_to_wire
+from llmtrain_core.topology.levels import Levels
+
+SHOWN: Convention = "causal-attention"
+"""Convention of `mfu` and `total_flops`, the same as the trainer's status shows."""
+MAX_TOKENS = 10**15
+"""The API's own limit of training.tokens."""
+BATCH_TOKENS = 4 * 1024**2
+"""Tokens of a step where none are given: between GPT-3's 3.2 million and Llama 3's 4 to 16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A model and tokens, where layout and batch are left to the plan."""
+
+    shape: Shape
+    tokens: int
+    global_batch: int | None = None
+    precision: Precision = "bfloat16"
+    days: float | None = None
+    """Deadline; the plan then chooses the number of GPUs as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything known before a run starts."""
+
+    recipe: Recipe
+    hardware: Accelerator
+    tokens: int
+    memory: Memory
+    communication: Volumes
+    time: StepTime
+    goodput: Goodput
+    storage: Storage
+    cost: Cost
+    alternatives: tuple[Candidate, ...]
+    assumptions: tuple[str, ...]
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the run."""
+        return self.recipe.layout.world_size
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the model."""
+        return count_parameters(self.recipe.shape).total
+
+    def flops_per_token(self, convention: Convention) -> int:
+        """Return FLOPs of one token in a convention."""
+        return training_flops_per_token(self.recipe.shape, convention)
+
+    @property
+    def total_flops(self) -> int:
+        """FLOPs of the whole run."""
+        return self.flops_per_token(SHOWN) * self.tokens
+
+    @property
+    def bubble(self) -> float:
+        """Share of a step in which the pipeline has nothing to do, communication not counted."""
+        recipe = self.recipe
+        return bubble_fraction(
+            recipe.schedule, recipe.layout.pipeline, recipe.micro_batches, recipe.chunks
+        )
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second of all ranks."""
+        return self.recipe.tokens_per_step / self.time.seconds
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation of the peak of the recipe's precision."""
+        peak = self.hardware.peak(self.recipe.precision) * self.gpus
+        return self.flops_per_token(SHOWN) * self.tokens_per_second / peak
+
+    @property
+    def days(self) -> float:
+        """Days of computing, failures and saves not counted."""
+        return self.tokens / self.tokens_per_second / 86400
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON that `llmtrain plan` prints."""
+        return plan_to_wire(self)
+
+
+def plan(
+    subject: Job | Question, hardware: Accelerator, gpus: int | None = None,
+    placement: Placement | None = None, levels: Levels = (), price: float | None = None,
+) -> Plan:  # fmt: skip
+    """Return the plan of a job, or of the best way to train a model on so many GPUs.
+
+    Without a placement, rank blocks fill servers in natural order and no uplink is shared. Raises
+    PlanError for what cannot be, with the nearest choice that can.
+    """
+    _check_gpus(gpus, hardware)
+    if isinstance(subject, Job):
+        recipe, tokens = _of_job(subject, gpus)
+        hardware = hardware.in_nodes_of(subject.gpus_per_node)
+        keep = subject.spec.checkpoint.keep if subject.spec.checkpoint else 2
+        space = space_of(subject.spec)
+        found = search(recipe, hardware, recipe.layout.world_size, space)
+    else:
+        recipe, found = _of_question(subject, hardware, gpus)
+        tokens, keep = subject.tokens, 2
+    slowed = uplink_shares(placement, levels)
+    time = step_time(recipe, hardware, constants_of(hardware.name), slowed)
+    seconds = tokens / recipe.tokens_per_step * time.seconds
+    nodes = -(-recipe.layout.world_size // int(hardware.node.value))
+    lived = goodput(nodes)
+    return Plan(
+        recipe=recipe,
+        hardware=hardware,
+        tokens=tokens,
+        memory=memory(recipe, int(hardware.memory.value)),
+        communication=communication(recipe),
+        time=time,
+        goodput=lived,
+        storage=storage(recipe, tokens, keep),
+        cost=cost(hardware, recipe.layout.world_size, seconds / max(lived.ratio, 1e-9), price),
+        alternatives=_others(subject, recipe, found),
+        assumptions=_assumptions(recipe, hardware, found, placement, price),
+    )
+
+
+def _check_gpus(gpus: int | None, hardware: Accelerator) -> None:
+    most = MAX_NODES * int(hardware.node.value)
+    if gpus is not None and not 1 <= gpus <= most:
+        raise PlanError(
+            f"{gpus} GPUs are not between 1 and {most}", f"use {1 if gpus < 1 else most}"
+        )
+
+
+def _of_job(job: Job, gpus: int | None) -> tuple[Recipe, int]:
+    recipe = Recipe.of(job)
+    if gpus is not None and gpus != recipe.layout.world_size:
+        recipe = _resized(recipe, gpus)
+    return recipe, max(1, job.total_steps) * recipe.tokens_per_step
+
+
+def _resized(recipe: Recipe, gpus: int) -> Recipe:
+    """Return the recipe on another number of GPUs, by its data degree."""
+    layout = recipe.layout
+    others = layout.world_size // layout.data
+    if gpus % others:
+        near = max(1, round(gpus / others)) * others
+        raise PlanError(
+            f"{gpus} GPUs are not a multiple of the layout's {others} (all degrees but data)",
+            f"use {near}, or change spec.parallelism",
+        )
+    return replace(recipe, layout=replace(layout, data=gpus // others))
+
+
+def _of_question(
+    question: Question, hardware: Accelerator, gpus: int | None
+) -> tuple[Recipe, Found]:
+    """Return the fastest recipe. Raises PlanError where nothing fits."""
+    if not 1 <= question.tokens <= MAX_TOKENS:
+        raise PlanError(
+            f"{question.tokens:.3g} tokens are not between 1 and {MAX_TOKENS:.0e}",
+            f"use {1 if question.tokens < 1 else MAX_TOKENS:g}",
+        )
+    base = _base(question)
+    if question.days is not None and gpus is None:
+        gpus, found = gpus_for_deadline(base, hardware, question.tokens, question.days)
+    elif gpus is None:
+        raise PlanError("neither GPUs nor a deadline are given", "use --gpus N or --days D")
+    else:
+        space = Space(any_batch=question.global_batch is None)
+        found = search(base, hardware, gpus, space)
+    if found.best is None:
+        raise _nothing_fits(base, hardware, gpus, found)
+    return found.best.recipe, found
+
+
+def _base(question: Question) -> Recipe:
+    batch = question.global_batch or max(1, BATCH_TOKENS // question.shape.sequence_length)
+    return Recipe(question.shape, Layout(), batch, precision=question.precision)
+
+
+def _nothing_fits(base: Recipe, hardware: Accelerator, gpus: int, found: Found) -> PlanError:
+    """Say what stands in the way, and what would help."""
+    if found.nearest is None:
+        why = "; ".join(sorted(found.rejected)) or "no layout divides the model"
+        free = search(base, hardware, gpus, Space(any_batch=True)).best
+        remedy = f"use a batch of {free.recipe.global_batch}" if free else "use fewer GPUs"
+        return PlanError(f"no layout of {gpus} GPUs can run this: {why}", remedy)
+    enough = least_gpus(base, hardware, max(gpus, int(hardware.node.value)))
+    remedy = f"use at least {enough} {hardware.name}" if enough else "use a larger GPU"
+    near = found.nearest
+    return PlanError(
+        f"nothing fits {hardware.name}'s {binary(near.memory.capacity)}: the leanest layout of"
+        f" {gpus} GPUs, {near.recipe.layout} with {near.recipe.checkpointing} recomputation, needs"
+        f" {binary(near.memory.total)}",
+        remedy,
+    )
+
+
+def _others(
+    subject: Job | Question, recipe: Recipe, found: Found, limit: int = 6
+) -> tuple[Candidate, ...]:
+    """Return the best other layouts; for a job, those that it would be accepted with."""
+    others = (c for c in found.pareto if c.recipe != recipe)
+    if isinstance(subject, Job):
+        others = (c for c in others if accepts(subject, c.recipe))
+    return tuple(islice(others, limit))
+
+
+def _assumptions(
+    recipe: Recipe, hardware: Accelerator, found: Found, placement: Placement | None,
+    price: float | None,
+) -> tuple[str, ...]:  # fmt: skip
+    notes = [
+        f"mfu and totalFlops count attention as {SHOWN}; recomputation is not counted",
+        _basis(hardware.name),
+        f"kernels: {recipe.kernels}; sharding: {recipe.sharding}",
+    ]
+    if placement is None:
+        notes.append("no placement: rank blocks fill servers in order, uplinks are not shared")
+    if hardware.name == "V100":
+        notes.append("V100 has no bfloat16: float16 of the same speed is meant")
+    if price is None:
+        notes.append(f"price: {hardware.price.value:g} USD per GPU hour, {hardware.price.source}")
+    for reason, count in sorted(found.rejected.items(), key=lambda item: -item[1])[:4]:
+        notes.append(f"{count} of the layouts tried fell out: {reason}")
+    return tuple(notes)
+
+
+def _basis(name: str) -> str:
+    owner = owner_of(name)
+    if owner == name or name.startswith(owner):
+        return f"speeds are calibrated on published runs of {owner}"
+    return f"no published run of {name}: speeds are scaled from {owner} by the peaks"
+
+
+def binary(nbytes: float) -> str:
+    """Return bytes as text with a binary prefix, as memory is sold."""
+    for unit in ("B", "KiB", "MiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.1f} GiB"

@@ -1,0 +1,183 @@
+"""Volumes: against hand counts, against the trainer's own meter, and what they depend on."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from llmtrain_core.api.check import Job, check
+from llmtrain_core.layout import Layout
+from llmtrain_core.plan.communication import (
+    Calls,
+    bytes_per_step,
+    communication,
+    stage_communication,
+)
+from llmtrain_core.plan.parameters import count_parameters
+from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.shapes import SHAPES
+
+unit = pytest.mark.unit
+LLAMA = SHAPES["llama3-8b"]
+
+
+def _trainer_tests() -> ModuleType:
+    """The trainer's own way to run real ranks in a test."""
+    path = Path(__file__).parents[2] / "trainer" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("trainer_conftest", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES: list[dict[str, Any]] = [
+    {"data": 2},
+    {"data": 3, "training": {"globalBatchSize": 6}},
+    {"data": 2, "training": {"activationCheckpointing": "full", "globalBatchSize": 16}},
+    {"tensor": 2},
+    {"tensor": 2, "training": {"activationCheckpointing": "full"}},
+    {"pipeline": 2},
+    {"tensor": 2, "data": 2},
+    {"pipeline": 2, "data": 2},
+    {"tensor": 2, "pipeline": 2},
+]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    import numpy as np
+
+    from llmtrain_trainer.data.prepare import PreparedData
+    from llmtrain_trainer.data.shards import write_shards
+
+    folder = tmp_path_factory.mktemp("shards")
+    tokens = np.random.default_rng(0).integers(0, 320, 4000).astype(np.uint32)
+    write_shards(folder, "train", [tokens], 320)
+    write_shards(folder, "held-out", [tokens[:700]], 320)
+    return PreparedData(folder, 4000, 700, "digest")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("precision", ["bfloat16", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: ",".join(map(str, case.values())))
+def test_counts_and_bytes_equal_the_trainers_meter(
+    case: dict[str, Any], precision: str, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every group and operation of every rank, in a step that is not the first."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    ranks = _trainer_tests()
+    raw = ranks.job_spec(precision=precision, uri="file:///nowhere", **case)
+    job = check("test", raw)
+    assert isinstance(job, Job)
+    recipe = Recipe.of(job)
+
+    def observe(trainer: Any) -> Any:
+        trainer.take_step()
+        report = trainer.take_step(sampled=True)
+        return {(s.group, s.op): (s.count, s.nbytes) for s in report.collectives}
+
+    only = [k for k in ("tensor", "data", "pipeline") if case.get(k, 1) > 1]
+    whole = {"tensor": "tp", "data": "dp", "pipeline": "pp"}[only[0]]
+    for rank, seen in enumerate(ranks.run_trainers(raw, shards, observe)):
+        stage = job.layout.coordinates(rank)["pipeline"]
+        planned = stage_communication(recipe, stage)
+        # one dimension that spans the world uses the default group, which the meter calls world
+        named = {(whole if group == "world" else group, op): v for (group, op), v in seen.items()}
+        assert named == {key: (c.count, c.nbytes) for key, c in planned.items()}
+
+
+@unit
+def test_tensor_parallel_moves_four_gathers_and_four_scatters_a_layer() -> None:
+    recipe = Recipe(LLAMA, Layout(tensor=8, data=2), 32, 2)
+    found = communication(recipe)
+    hidden_states = 2 * 8192 * 4096 * 2
+    calls = recipe.micro_batches * (4 * 32 + 2)
+    assert found["tp", "all_gather"] == Calls(calls, calls * hidden_states)
+    assert found["tp", "reduce_scatter"] == found["tp", "all_gather"]
+
+
+@unit
+def test_fsdp_gathers_twice_and_scatters_once() -> None:
+    recipe = Recipe(LLAMA, Layout(data=8), 8)
+    found = communication(recipe)
+    total = count_parameters(LLAMA).total
+    ends = 2 * 128256 * 4096 + 4096
+    assert found["dp", "all_gather"].nbytes == 2 * (2 * total - ends)
+    assert found["dp", "reduce_scatter"] == Calls(33, 4 * total)
+
+
+@unit
+def test_replicas_sum_shards_of_gradients() -> None:
+    recipe = Recipe(LLAMA, Layout(data=8, replicate=4), 32)
+    shard = count_parameters(LLAMA).total // 8
+    assert communication(recipe)["rep", "all_reduce"] == Calls(33 + 1, 4 * shard + 4)
+
+
+@unit
+def test_zero1_moves_weights_and_gradients_once_however_many_micro_batches() -> None:
+    total = count_parameters(LLAMA).total
+    for batch in (8, 64):
+        found = communication(Recipe(LLAMA, Layout(data=8), batch, sharding="zero1"))
+        assert found["dp", "all_gather"].nbytes == 2 * total
+        assert found["dp", "reduce_scatter"].nbytes == 4 * total
+
+
+@unit
+@pytest.mark.parametrize(
+    ("schedule", "chunks", "boundaries"),
+    [("1F1B", 1, 2), ("Interleaved1F1B", 2, 4), ("ZBVZeroBubble", 2, 4)],
+)
+def test_a_middle_rank_sends_over_every_boundary_both_ways(
+    schedule: Any, chunks: int, boundaries: int
+) -> None:
+    recipe = Recipe(LLAMA, Layout(tensor=2, pipeline=4), 16, schedule=schedule, chunks=chunks)
+    part = 8192 * 4096 * 2 // 2
+    found = stage_communication(recipe, 1)
+    assert found["pp", "send"] == Calls(16 * boundaries, 16 * boundaries * part)
+    assert found["pp", "recv"] == found["pp", "send"]
+
+
+@unit
+def test_a_v_shape_turns_on_the_last_rank_without_a_message() -> None:
+    recipe = Recipe(LLAMA, Layout(pipeline=4), 16, schedule="ZBVZeroBubble", chunks=2)
+    assert stage_communication(recipe, 3)["pp", "send"].count == 2 * 16
+    assert stage_communication(recipe, 0)["pp", "send"].count == 2 * 16
+
+
+@unit
+def test_one_rank_communicates_nothing() -> None:
+    assert communication(Recipe(LLAMA, Layout(), 4)) == {}
+
+
+@unit
+def test_context_ranks_gather_keys_and_values_and_count_as_data_ranks() -> None:
+    recipe = Recipe(LLAMA, Layout(context=2, data=4), 4)
+    found = communication(recipe)
+    keys = 8192 * 1024 * 2
+    assert found["cp", "all_gather"] == Calls(2 * 32, 2 * 32 * keys)
+    assert found["cp", "reduce_scatter"] == found["cp", "all_gather"]
+    plain = communication(Recipe(LLAMA, Layout(data=8), 8))
+    assert found["dp", "all_gather"] == plain["dp", "all_gather"]
+
+
+@unit
+def test_a_receive_is_not_counted_twice() -> None:
+    recipe = Recipe(LLAMA, Layout(pipeline=2), 4)
+    found = communication(recipe)
+    assert bytes_per_step(found, "pp") == found["pp", "send"].nbytes + 2 * 4
+
+
+@unit
+def test_syncing_every_micro_batch_costs_traffic() -> None:
+    once = Recipe(LLAMA, Layout(data=8), 64)
+    always = replace(once, syncs_always=True)
+    times = communication(always)["dp", "reduce_scatter"].nbytes
+    assert times == 8 * communication(once)["dp", "reduce_scatter"].nbytes

@@ -1,0 +1,129 @@
+"""Step time: the parts add up, and every lever moves it the right way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmtrain_core.layout import Layout
+from llmtrain_core.placement import Placement
+from llmtrain_core.plan.constants import constants_of
+from llmtrain_core.plan.errors import PlanError
+from llmtrain_core.plan.flops import training_flops_per_token
+from llmtrain_core.plan.hardware import CATALOGUE, accelerator
+from llmtrain_core.plan.network import LINK_LATENCY, Network, uplink_shares
+from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.shapes import SHAPES
+from llmtrain_core.plan.step import step_time
+from llmtrain_core.topology.levels import FabricLevel
+
+pytestmark = pytest.mark.unit
+
+H100 = CATALOGUE["H100"]
+CONSTANTS = constants_of("H100")
+BASE = Recipe(SHAPES["llama3-8b"], Layout(tensor=2, pipeline=2, data=16), 512, kernels="fused")
+
+
+def _seconds(recipe: Recipe, hardware: str = "H100") -> float:
+    return step_time(recipe, CATALOGUE[hardware], constants_of(hardware)).seconds
+
+
+def test_parts_add_up_to_the_step() -> None:
+    time = step_time(BASE, H100, CONSTANTS)
+    assert time.seconds == pytest.approx(time.compute + time.bubble + sum(time.exposed.values()))
+    assert time.bubble > 0
+
+
+def test_utilisation_stays_below_the_efficiency_of_products() -> None:
+    for name in ("llama3-8b", "llama3-70b", "llama3.1-405b"):
+        recipe = replace(BASE, shape=SHAPES[name])
+        flops = training_flops_per_token(recipe.shape, "causal-attention") * recipe.tokens_per_step
+        assert flops / (_seconds(recipe) * H100.peak("bfloat16") * 64) < 0.6875
+
+
+@pytest.mark.parametrize(
+    ("slower", "faster"),
+    [
+        (replace(BASE, kernels="eager"), BASE),
+        (replace(BASE, checkpointing="full"), replace(BASE, checkpointing="selective")),
+        (replace(BASE, checkpointing="selective"), BASE),
+        (BASE, replace(BASE, precision="float8")),
+        (BASE, replace(BASE, overlaps_tensor=True)),
+        (replace(BASE, flash_attention=False), BASE),
+        (replace(BASE, overlaps_data=False), BASE),
+        (BASE, replace(BASE, schedule="ZBVZeroBubble", chunks=2)),
+        (replace(BASE, layout=Layout(tensor=8, data=8)), replace(BASE, layout=Layout(data=64))),
+        (replace(BASE, layout=Layout(tensor=16, data=4),
+                 shape=replace(BASE.shape, kv_heads=16, heads=32)),
+         replace(BASE, layout=Layout(tensor=8, data=8),
+                 shape=replace(BASE.shape, kv_heads=16, heads=32))),
+    ],
+    ids=["eager", "full", "selective", "float8", "async tensor", "scores in memory",
+         "data not overlapped", "zero bubble", "tensor", "tensor across servers"],
+)  # fmt: skip
+def test_each_lever_moves_the_step_the_right_way(slower: Recipe, faster: Recipe) -> None:
+    assert _seconds(slower) > _seconds(faster)
+
+
+def test_twice_the_batch_takes_less_than_twice_the_time() -> None:
+    once, twice = _seconds(BASE), _seconds(replace(BASE, global_batch=1024))
+    assert 1.8 * once < twice < 2 * once
+
+
+def test_newer_gpus_are_faster() -> None:
+    times = [_seconds(BASE, name) for name in ("V100", "A100-80", "H100", "B200", "GB300")]
+    assert times == sorted(times, reverse=True)
+
+
+def test_a_precision_without_units_is_refused_and_names_the_others() -> None:
+    with pytest.raises(PlanError, match="V100 has no float8 matrix units; use one of bfloat16"):
+        _seconds(replace(BASE, precision="float8"), "V100")
+
+
+def test_a_ring_inside_a_server_and_across() -> None:
+    """(n - 1) / n of the payload over the slower of NVLink and the group's own interfaces."""
+    network = Network(H100, Layout(data=16), 1.0, 1.0)
+    assert (network.span("dp").per_domain, network.span("dp").domains) == (8, 2)
+    payload = 1e9
+    across = payload * 0.5 / (8 * 50e9)
+    inside = payload * 15 / 16 / 450e9
+    assert inside > across
+    found = network.seconds("dp", "all_gather", payload)
+    assert found == pytest.approx(inside + 7 * LINK_LATENCY + 9.6e-6)
+    assert network.seconds("dp", "all_reduce", payload) == pytest.approx(2 * found)
+    near = Network(H100, Layout(tensor=8), 1.0, 1.0)
+    assert near.seconds("tp", "all_gather", payload) == pytest.approx(
+        payload * 7 / 8 / 450e9 + 7 * LINK_LATENCY
+    )
+
+
+def test_the_span_of_a_group_follows_its_stride() -> None:
+    network = Network(H100, Layout(tensor=4, data=8, pipeline=2), 1.0, 1.0)
+    assert (network.span("dp").per_domain, network.span("dp").domains) == (2, 4)
+    assert (network.span("pp").per_domain, network.span("pp").domains) == (1, 2)
+
+
+def test_a_rack_of_nvlink_is_one_domain() -> None:
+    network = Network(accelerator("GB200"), Layout(tensor=8, data=8), 1.0, 1.0)
+    assert network.span("dp").domains == 1
+
+
+def test_uplinks_slow_only_the_groups_that_cross_them() -> None:
+    levels = (FabricLevel("spine", "s", 7.0), FabricLevel("leaf", "l", 2.0),
+              FabricLevel("node", "n"))  # fmt: skip
+    placement = Placement((), {}, {"spine": {"pipeline": 4}, "leaf": {"pipeline": 4, "data": 2},
+                                   "node": {"data": 2}}, "")  # fmt: skip
+    assert uplink_shares(placement, levels) == {"pp": 14.0, "dp": 2.0}
+    assert uplink_shares(None, levels) == {}
+
+
+def test_the_wrong_dimension_across_slow_uplinks_costs_the_most() -> None:
+    """Pipeline across is best, tensor across is worst: the order that was measured."""
+    recipe = Recipe(SHAPES["llama3-70b"], Layout(tensor=8, pipeline=4, data=4), 64, kernels="fused")
+    small = replace(H100, domain=replace(H100.domain, value=1))
+    times = {
+        group: step_time(recipe, small, CONSTANTS, {group: 4.0}).seconds  # type: ignore[dict-item]
+        for group in ("pp", "dp", "tp")
+    }
+    assert times["pp"] < times["dp"] < times["tp"]
