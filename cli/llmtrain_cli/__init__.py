@@ -1,0 +1,1 @@
+"""The command line: `llmtrain`, also callable as `kubectl llmtrain`."""

