@@ -1,6 +1,7 @@
 """A container's view of the machine, without any Kubernetes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.cluster
 PATH = os.pathsep.join((str(Path(sys.prefix) / "bin"), "/usr/bin:/bin"))
 NOBODY = 65534
 SYSTEM_PYTHON = "/usr/bin/python3"
+PACKAGE = Path(llmtrain_devcluster.__file__).parent
 
 
 def run(
@@ -21,6 +23,7 @@ def run(
     scratch: Path,
     python: str = sys.executable,
     user: int | None = None,
+    modules: Path = PACKAGE.parent,
     **more: object,
 ) -> subprocess.CompletedProcess[str]:
     sandbox = Sandbox(
@@ -37,7 +40,7 @@ def run(
         capture_output=True,
         text=True,
         timeout=60,
-        env={"PYTHONPATH": str(Path(llmtrain_devcluster.__file__).parents[1])},
+        env={"PYTHONPATH": str(modules)},
         user=user,
         check=False,
     )
@@ -93,13 +96,16 @@ def test_without_root(tmp_path: Path) -> None:
     version = subprocess.run([SYSTEM_PYTHON, "-c", "import tomllib"], check=False)
     if version.returncode != 0:
         pytest.skip("needs a system Python >= 3.11: another user cannot read this one")
-    scratch = Path(f"/dev/shm/llmtrain-sandbox-{os.getpid()}")
-    scratch.mkdir()
+    place = Path(f"/dev/shm/llmtrain-sandbox-{os.getpid()}")
+    scratch, modules = place / "scratch", place / "modules"
+    scratch.mkdir(parents=True)
+    # The clone may lie where only its owner can read.
+    shutil.copytree(PACKAGE, modules / PACKAGE.name)
     try:
         os.chown(scratch, NOBODY, NOBODY)
         script = "id -u; echo $$; echo x > /etc/llmtrain-x && cat /etc/llmtrain-x; ls /tmp | wc -l"
-        done = run(script, scratch, python=SYSTEM_PYTHON, user=NOBODY)
+        done = run(script, scratch, python=SYSTEM_PYTHON, user=NOBODY, modules=modules)
         assert (done.stdout, done.stderr, done.returncode) == ("0\n1\nx\n0\n", "", 0)
     finally:
-        scratch.rmdir()
+        shutil.rmtree(place)
     assert not Path("/etc/llmtrain-x").exists()
