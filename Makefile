@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup controlplane demo test lint bench bench-plan crds lock clean
+.PHONY: help setup controlplane demo test lint parity bench bench-plan bench-cpu-plan bench-queue bench-placement crds lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,11 +24,23 @@ test: setup ## everything that CI runs, with the time of each tier
 lint: setup ## only the static tier
 	@python hack/tiers.py lint
 
+parity: setup ## every layout and schedule against one process, with the differences
+	@python -m pytest tests/trainer/test_parity.py -m torch -s -q
+
 bench: setup ## benchmarks, with their tables
 	@python -m pytest tests/perf -m perf -s
 
+bench-placement: setup ## peers' communication time over the placement's, by fabric
+	@python -m pytest tests/perf/bench_placement.py -s -q
+
 bench-plan: setup ## the planner's predictions against published runs
 	@python -m pytest tests/perf/bench_plan.py -s -q
+
+bench-cpu-plan: setup ## the planner's CPU time of a step against measurement (an idle machine)
+	@python -m pytest tests/perf/bench_cpu_plan.py -s -q
+
+bench-queue: controlplane ## 300 jobs on 128 scripted nodes against an oracle (an idle machine)
+	@python -m pytest tests/operator/bench_queue_trace.py -s -q
 
 crds: setup ## write crds/ from the models
 	@llmtrain crd --write crds

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from pydantic import ValidationError
 
 from llmtrain_cli.errors import CliError
 from llmtrain_core.api.base import API_VERSION
-from llmtrain_core.api.check import Job, check
+from llmtrain_core.api.check import Job, check, problems_of
 from llmtrain_core.api.fabric import FabricSpec
-from llmtrain_core.topology.levels import PRESETS, Levels, levels_of
+from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
+from llmtrain_core.topology.levels import PRESETS, detect, fit, levels_of
+from llmtrain_core.topology.links import links_of
 
-# libyaml's loader reads a node list of thousands about ten times faster.
+# libyaml's loader is about ten times faster.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -26,13 +30,22 @@ def read_document(path: str) -> Mapping[str, Any]:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CliError(f"{path}: cannot be read: {error}") from error
-    try:
-        document = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise CliError(f"{path}: neither YAML nor JSON: {error}") from error
+    document = _parse(text, path)
     if not isinstance(document, dict):
         raise CliError(f"{path}: holds no object; write a manifest there")
     return document
+
+
+def _parse(text: str, path: str) -> Any:
+    """Parse JSON, else YAML: a JSON list of thousands takes its YAML parser a minute."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise CliError(f"{path}: neither YAML nor JSON: {error}") from error
 
 
 def read_job(path: str) -> Job:
@@ -66,17 +79,37 @@ def read_items(path: str, kind: str) -> list[Mapping[str, Any]]:
     return items
 
 
-def read_fabric(text: str) -> Levels:
+def read_fabric(text: str) -> FabricSpec:
     """Read a fabric: the name of a preset, or the file of a Fabric object."""
     if text in PRESETS:
-        return PRESETS[text]
+        return FabricSpec(preset=text)
     if not Path(text).exists():
         raise CliError(
             f"--fabric {text}: neither a file nor a preset; presets are "
             + ", ".join(sorted(PRESETS))
         )
-    document = read_document(text)
+    return fabric_of(read_document(text), text)
+
+
+def fabric_of(document: Mapping[str, Any], source: str) -> FabricSpec:
+    """Check a Fabric object; `source` says in errors where it is from."""
     try:
-        return levels_of(FabricSpec.from_wire(document.get("spec") or {}))
-    except (ValidationError, ValueError) as error:
-        raise CliError(f"{text}: {error}") from error
+        spec = FabricSpec.from_wire(document.get("spec") or {})
+        levels_of(spec)
+    except ValidationError as error:
+        found = "\n".join(f"  {problem}" for problem in problems_of(error))
+        raise CliError(f"{source}: the Fabric is not valid:\n{found}") from error
+    except ValueError as error:
+        raise CliError(f"{source}: {error}") from error
+    return spec
+
+
+def snapshot_for(
+    fabric: FabricSpec | None, nodes: Sequence[Node], usage: Iterable[Usage] = ()
+) -> Snapshot:
+    """Put nodes into the tree of a fabric; without one, into that which their labels show."""
+    labels = [node.labels for node in nodes]
+    if fabric is None:
+        return snapshot(detect(labels), nodes, usage)
+    state = snapshot(fit(levels_of(fabric), labels), nodes, usage)
+    return replace(state, links=links_of(fabric))

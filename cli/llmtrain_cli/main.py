@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from llmtrain_cli import cluster, plan
-from llmtrain_cli.errors import EXIT_INPUT, EXIT_NO, CliError
-from llmtrain_cli.files import read_fabric, read_items, read_job
-from llmtrain_cli.text import layout_text, placement_text
+from llmtrain_cli import cluster, data, place, plan, topology
+from llmtrain_cli.errors import EXIT_INPUT, CliError
+from llmtrain_cli.output import Output, OutputOption, show
+from llmtrain_cli.text import layout_text
 from llmtrain_core.api import crd as crd_generator
 from llmtrain_core.layout import GroupKind, Layout
-from llmtrain_core.placement import Placement, Request, place
-from llmtrain_core.topology.inventory import node_from_raw, snapshot, usage_from_pods
-from llmtrain_core.topology.levels import detect
 
 app = typer.Typer(
     help="Train large language models on Kubernetes: the plan, the layout, the placement.",
@@ -27,17 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("plan")(plan.command)
+app.command("place")(place.command)
+app.command("topology")(topology.command)
 app.add_typer(cluster.app, name="cluster", help="The development cluster: up, down, status.")
+app.add_typer(data.app, name="data")
 
 
-class Output(StrEnum):
-    """How a result is printed."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="text or json")]
 KINDS: tuple[GroupKind, ...] = ("tensor", "context", "data", "replicate", "pipeline", "model")
 
 
@@ -58,7 +48,7 @@ def layout(
     except ValueError as error:
         raise CliError(f"--{error}") from error
     groups = {kind: grid.groups(kind) for kind in KINDS}
-    _print(groups, layout_text(grid, groups), output)
+    show(groups, layout_text(grid, groups), output)
 
 
 @app.command("crd")
@@ -76,38 +66,6 @@ def print_crds(
             (write / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise CliError(f"--write {write}: {error}") from error
-
-
-@app.command("place")
-def print_placement(
-    job: Annotated[str, typer.Option("-f", "--file", help="the job's manifest")],
-    nodes: Annotated[str, typer.Option(help="nodes, as kubectl get nodes -o json prints them")],
-    pods: Annotated[
-        str | None, typer.Option(help="pods that hold resources: kubectl get pods -A -o json")
-    ] = None,
-    fabric: Annotated[
-        str | None, typer.Option(help="a Fabric's file or a preset; default: what labels show")
-    ] = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Say who would sit where, or why the job does not fit (exit code 1). Needs no cluster."""
-    request = Request.of(read_job(job))
-    try:
-        inventory = [node_from_raw(raw) for raw in read_items(nodes, "Node")]
-        usage = usage_from_pods(read_items(pods, "Pod")) if pods else []
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CliError(
-            f"--nodes, --pods: an object is not as kubectl prints it: {error!r}"
-        ) from error
-    levels = read_fabric(fabric) if fabric else detect(node.labels for node in inventory)
-    answer = place(request, snapshot(levels, inventory, usage))
-    _print(answer.to_wire(), placement_text(request, answer), output)
-    if not isinstance(answer, Placement):
-        raise typer.Exit(EXIT_NO)
-
-
-def _print(data: Any, text: str, output: Output) -> None:
-    typer.echo(json.dumps(data, indent=2) if output is Output.JSON else text)
 
 
 def run() -> None:

@@ -10,16 +10,19 @@ from typing import Annotated
 import typer
 
 from llmtrain_cli.errors import EXIT_NO, CliError
-from llmtrain_cli.files import read_fabric, read_items, read_job
+from llmtrain_cli.files import read_fabric, read_items, read_job, snapshot_for
+from llmtrain_cli.processor import processor_plan
 from llmtrain_core.api.check import Job
 from llmtrain_core.placement import Placement, Request, place
 from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.hardware import PRODUCT_LABELS, Accelerator, accelerator, accelerator_of
-from llmtrain_core.plan.plan import Plan, Question, binary
+from llmtrain_core.plan.memory import binary
+from llmtrain_core.plan.plan import Plan, Question
 from llmtrain_core.plan.plan import plan as make_plan
 from llmtrain_core.plan.shapes import shape_named
-from llmtrain_core.topology.inventory import Node, node_from_raw, snapshot
-from llmtrain_core.topology.levels import Levels, detect
+from llmtrain_core.plan.wire import plan_to_wire
+from llmtrain_core.topology.inventory import Node, node_from_raw
+from llmtrain_core.topology.levels import Levels
 
 DEFAULT_GPU = "H100"
 
@@ -42,19 +45,36 @@ def command(
         str | None, typer.Option(help="a Fabric's file or a preset; default: what labels show")
     ] = None,
     price: Annotated[float | None, typer.Option(help="USD per GPU hour")] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="what python -m llmtrain_trainer.calibrate wrote: plan for that CPU"),
+    ] = None,
     output: Annotated[str, typer.Option("-o", "--output", help="text or json")] = "text",
 ) -> None:
     """Say what a run needs and how long it takes. Exit code 1 if it does not fit in memory."""
     if output not in ("text", "json"):
         raise CliError(f"-o {output}: neither text nor json")
     try:
+        if calibration is not None:
+            others = (model, tokens, gpu, gpus, days, sequence, batch, nodes, fabric, price)
+            _plan_for_processor(job, calibration, others, output)
+            return
         found = _plan(job, model, tokens, gpu, gpus, days, sequence, batch, nodes, fabric, price)
     except PlanError as error:
         raise CliError(str(error)) from error
-    typer.echo(json.dumps(found.to_wire(), indent=2) if output == "json" else plan_text(found))
+    typer.echo(json.dumps(plan_to_wire(found), indent=2) if output == "json" else plan_text(found))
     if not found.memory.fits:
         typer.echo(f"llmtrain: {_too_large(found)}", err=True)
         raise typer.Exit(EXIT_NO)
+
+
+def _plan_for_processor(
+    job: str | None, calibration: str, others: tuple[object, ...], output: str
+) -> None:
+    if job is None or any(other is not None for other in others):
+        raise CliError("--calibration goes with -f JOB and -o only: a CPU has one speed")
+    wire, text = processor_plan(job, calibration)
+    typer.echo(json.dumps(wire, indent=2) if output == "json" else text)
 
 
 def _plan(
@@ -147,11 +167,11 @@ def _placement(
     """Return where the job would sit on the given nodes if nothing else ran there."""
     if not inventory:
         return None, ()
-    levels = read_fabric(fabric) if fabric else detect(node.labels for node in inventory)
-    answer = place(Request.of(job), snapshot(levels, inventory, []))
+    state = snapshot_for(read_fabric(fabric) if fabric else None, inventory)
+    answer = place(Request.of(job), state)
     if not isinstance(answer, Placement):
         raise CliError(f"--nodes: the job does not fit: {answer.message}", EXIT_NO)
-    return answer, levels
+    return answer, state.levels
 
 
 def _too_large(plan: Plan) -> str:

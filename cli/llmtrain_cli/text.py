@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmtrain_core.layout import GroupKind, Layout
-from llmtrain_core.placement import Placement, Request, Unplaceable
 
 _SHOWN = 8
 
@@ -20,16 +19,4 @@ def layout_text(layout: Layout, groups: Mapping[GroupKind, list[list[int]]]) -> 
         lines += [f"  {' '.join(map(str, group))}" for group in members[:_SHOWN]]
         if len(members) > _SHOWN:
             lines.append(f"  ... {len(members) - _SHOWN} more (-o json prints all)")
-    return "\n".join(lines)
-
-
-def placement_text(request: Request, answer: Placement | Unplaceable) -> str:
-    """Show who sits where, or what is short."""
-    if isinstance(answer, Unplaceable):
-        return f"does not fit: {answer.reason}\n{answer.message}"
-    lines = [answer.explanation, f"{'RANKS':<14} {'NODE':<30} DOMAINS"]
-    for node in answer.nodes:
-        ranks = f"{node.ranks[0]}-{node.ranks[-1]}" if len(node.ranks) > 1 else str(node.ranks[0])
-        domains = "/".join(list(node.path.values())[:-1])
-        lines.append(f"{ranks:<14} {node.name:<30} {domains}")
     return "\n".join(lines)

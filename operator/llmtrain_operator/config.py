@@ -48,6 +48,10 @@ class Config:
     """Bound on the writes to the API server, over all jobs."""
     count_foreign_pods: bool = True
     """Count GPUs that pods of others hold (costs a watch of all bound pods)."""
+    pod_groups: bool = False
+    """Let kube-scheduler bind gangs by PodGroup (Kubernetes 1.37, feature gate GenericWorkload)."""
+    kueue: bool = False
+    """Jobs with the label kueue.x-k8s.io/queue-name wait for the quota of that LocalQueue."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
     identity: str = field(default_factory=lambda: f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}")

@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.3, 1.5, 2, 4, 10)
 _SLOW = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400)
 
 Gauges = Callable[[], Mapping[str, float]]
@@ -39,6 +40,18 @@ class Metrics:
         self.recovery = Histogram(
             "llmtrain_operator_recovery_seconds", "From a failure to the gang running again.",
             ["action"], buckets=_SLOW, registry=registry,
+        )  # fmt: skip
+        self.plan_error = Histogram(
+            "llmtrain_operator_plan_error_ratio", "Measured over planned time of a step.",
+            buckets=_RATIOS, registry=registry,
+        )  # fmt: skip
+        self.preemptions = Counter(
+            "llmtrain_operator_preemptions", "Gangs stopped for one of higher priority.",
+            registry=registry,
+        )  # fmt: skip
+        self.backfilled = Counter(
+            "llmtrain_operator_backfilled",
+            "Gangs placed before a job ahead of them that could not start yet.", registry=registry,
         )  # fmt: skip
         self.events = Counter(
             "llmtrain_operator_informer_events", "What informers took in.",

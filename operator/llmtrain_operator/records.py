@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Node, extended_requests, node_from_raw
 from llmtrain_core.topology.levels import Levels, levels_of
+from llmtrain_core.topology.links import Links, links_of
 
 Raw = Mapping[str, Any]
 
 TEXT_LIMIT = 4096
 """The kubelet's own bound on a termination message."""
+_QUEUE_ENDED = "TerminationTarget"
+"""Condition of a pod whose quota Kueue takes back."""
+_ENDED_FROM_OUTSIDE = frozenset({"DisruptionTarget", _QUEUE_ENDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,9 @@ class PodRecord:
     """When its container ended."""
     address: str
     resources: tuple[tuple[str, int], ...]
+    gated: bool = False
+    """Whether somebody has yet to let it be scheduled."""
+    evicted_by_queue: bool = False
 
     @property
     def ended(self) -> bool:
@@ -99,6 +106,7 @@ class FabricRecord:
     name: str
     levels: Levels
     problem: str
+    links: Links = field(default_factory=Links)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,8 @@ class PriorityRecord:
     name: str
     value: int
     is_default: bool
+    preempts: bool = True
+    """Whether jobs of the class may stop others."""
 
 
 def pod_record(raw: Raw) -> PodRecord:
@@ -122,8 +132,8 @@ def pod_record(raw: Raw) -> PodRecord:
     for condition in status.get("conditions") or ():
         if condition["type"] == "Ready":
             ready = condition["status"] == "True"
-        elif condition["type"] == "DisruptionTarget" and condition["status"] == "True":
-            disruption = disruption or condition.get("reason") or "DisruptionTarget"
+        elif condition["type"] in _ENDED_FROM_OUTSIDE and condition["status"] == "True":
+            disruption = disruption or condition.get("reason") or condition["type"]
         elif condition["type"] == "PodScheduled" and condition["status"] == "False" and not reason:
             reason, message = condition.get("reason", ""), condition.get("message", "")
     return PodRecord(
@@ -146,6 +156,11 @@ def pod_record(raw: Raw) -> PodRecord:
         finished=finished,
         address=status.get("podIP", ""),
         resources=tuple(extended_requests(spec).items()),
+        gated=bool(spec.get("schedulingGates")),
+        evicted_by_queue=any(
+            condition["type"] == _QUEUE_ENDED and condition["status"] == "True"
+            for condition in status.get("conditions") or ()
+        ),
     )
 
 
@@ -228,7 +243,8 @@ def fabric_record(raw: Raw) -> FabricRecord:
     """Read a Fabric; one that is wrong is remembered with what is wrong."""
     name = raw["metadata"]["name"]
     try:
-        return FabricRecord(name, levels_of(FabricSpec.from_wire(raw.get("spec") or {})), "")
+        spec = FabricSpec.from_wire(raw.get("spec") or {})
+        return FabricRecord(name, levels_of(spec), "", links_of(spec))
     except ValueError as error:
         return FabricRecord(name, (), str(error))
 
@@ -236,5 +252,6 @@ def fabric_record(raw: Raw) -> FabricRecord:
 def priority_record(raw: Raw) -> PriorityRecord:
     """Read a PriorityClass."""
     return PriorityRecord(
-        raw["metadata"]["name"], int(raw.get("value") or 0), bool(raw.get("globalDefault"))
-    )
+        raw["metadata"]["name"], int(raw.get("value") or 0), bool(raw.get("globalDefault")),
+        raw.get("preemptionPolicy") != "Never",
+    )  # fmt: skip

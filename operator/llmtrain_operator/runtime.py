@@ -6,19 +6,31 @@ import asyncio
 import contextlib
 import gc
 import logging
+import time
 from collections import Counter as Tally
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.check import Job, Problem, check
+from llmtrain_core.api.conditions import ConditionType, get_condition
+from llmtrain_core.placement import Request
+from llmtrain_core.queueing.decide import SOON_SECONDS
+from llmtrain_core.queueing.quarantine import quarantine
+from llmtrain_core.topology.levels import Levels
+from llmtrain_operator.assessor import Assessor
+from llmtrain_operator.candidates import Candidate, blames, candidate_of, tenant_of
 from llmtrain_operator.config import Config
+from llmtrain_operator.deciding import World
 from llmtrain_operator.kube.budget import WriteBudget
 from llmtrain_operator.kube.client import KubeCluster
 from llmtrain_operator.kube.informer import Informer, Selection
 from llmtrain_operator.kube.resources import FABRICS, JOBS, NODES, PODS, PRIORITY_CLASSES
 from llmtrain_operator.lifecycle.apply import Hand
 from llmtrain_operator.lifecycle.loop import JobLoop, Surroundings
+from llmtrain_operator.manifests.native import Native
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.progress_reader import ProgressReader
 from llmtrain_operator.records import (
@@ -36,8 +48,9 @@ from llmtrain_operator.records import (
     pod_record,
     priority_record,
 )
-from llmtrain_operator.scheduler import Candidate, Scheduler, World, candidate_of
-from llmtrain_operator.usage import usage
+from llmtrain_operator.scheduler import Scheduler
+from llmtrain_operator.sitting import Ledger, Sitting, sitting_of
+from llmtrain_operator.usage import leaving, succeeded, usage
 from llmtrain_operator.verdicts import Offer
 
 log = logging.getLogger(__name__)
@@ -86,16 +99,26 @@ class Runtime:
         self._loops: dict[str, JobLoop] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._checked: dict[str, tuple[int, Job | list[Problem]]] = {}
+        self._requests: dict[str, tuple[Job, Request]] = {}
+        self._ledger = Ledger()
         self._make_informers()
         self.scheduler = Scheduler(
-            self._candidates, self._world, self._stored, self.wake, metrics.placement.observe
-        )
+            self._candidates, self._world, self._stored, self.wake, metrics.placement.observe,
+            taken=lambda offer: metrics.backfilled.inc() if offer.backfilled else None,
+        )  # fmt: skip
+        self.assessor = Assessor(
+            lambda: (record.node for record in self.nodes.values()),
+            self._node, self._fabric_levels, self.wake,
+        )  # fmt: skip
         self._reader = ProgressReader(cluster, config.progress_seconds, self.wake)
         self._around = Surroundings(
             cluster=cluster, jobs=self.jobs, pods=self.pods, node=self._node,
-            checked=self._check, scheduler=self.scheduler, reader=self._reader,
-            hand=Hand(cluster, WriteBudget(config.writes_per_second)), metrics=metrics,
-            node_lost_seconds=config.node_lost_seconds,
+            checked=self._check, assessor=self.assessor, scheduler=self.scheduler,
+            reader=self._reader, hand=Hand(
+                cluster, WriteBudget(config.writes_per_second),
+                Native(config.pod_groups, config.kueue),
+            ),
+            metrics=metrics, node_lost_seconds=config.node_lost_seconds,
         )  # fmt: skip
         self._show_gauges()
 
@@ -192,6 +215,8 @@ class Runtime:
         assert record is not None
         if new is None:
             self._checked.pop(record.uid, None)
+            self._requests.pop(record.uid, None)
+            self.assessor.forget(record.uid)
         self.wake(record.uid)
         self.scheduler.poke()
 
@@ -207,6 +232,7 @@ class Runtime:
         assert record is not None
         for pod in self.pods.by("node", record.node.name):
             self.wake(pod.job)
+        self.assessor.node_changed(old, new)
         self.scheduler.poke()
 
     def _poke(self, _old: object, _new: object) -> None:
@@ -214,6 +240,12 @@ class Runtime:
 
     def _node(self, name: str) -> NodeRecord | None:
         return next(iter(self.nodes.by("name", name)), None)
+
+    def _fabric_levels(self, name: str | None) -> Levels:
+        """Levels of the Fabric in force; none without one, since labels tell no uplink's rate."""
+        wanted = name or "default"
+        found = next((fabric for fabric in self.fabrics.values() if fabric.name == wanted), None)
+        return found.levels if found else ()
 
     def _check(self, record: JobRecord) -> Job | list[Problem]:
         """Check a job; once per generation, because everybody asks and the answer is the same."""
@@ -224,23 +256,67 @@ class Runtime:
             self._checked[record.uid] = known
         return known[1]
 
+    def _priorities(self) -> dict[str, PriorityRecord]:
+        return {item.name: item for item in self.priorities.values()}
+
     def _candidates(self) -> list[Candidate]:
-        priorities = {item.name: item for item in self.priorities.values()}
+        priorities, now = self._priorities(), time.time()
         found = []
-        for record in self.jobs.values():
-            if is_ours(record.raw.get("spec") or {}):
-                candidate = candidate_of(record, self._check(record), priorities)
-                if candidate is not None:
-                    found.append(candidate)
+        for record in self._ours():
+            make = partial(self._request, record.uid)
+            candidate = candidate_of(record, self._check(record), priorities, now, make)
+            if candidate is not None and not _turned_down(record):
+                found.append(self._on_large_gpus(record, candidate))
         return found
 
+    def _on_large_gpus(self, record: JobRecord, candidate: Candidate) -> Candidate:
+        """Keep a job off nodes whose GPUs are too small for it."""
+        small = self.assessor.too_small(record, candidate.job)
+        if not small:
+            return candidate
+        request = candidate.request
+        return replace(candidate, request=replace(request, excluded=request.excluded | small))
+
+    def _ours(self) -> Iterator[JobRecord]:
+        return (job for job in self.jobs.values() if is_ours(job.raw.get("spec") or {}))
+
+    def _request(self, uid: str, job: Job) -> Request:
+        """Build a job's request once: it asks the plan what its groups send."""
+        known = self._requests.get(uid)
+        if known is None or known[0] is not job:
+            known = self._requests[uid] = (job, Request.of(job))
+        return known[1]
+
     def _world(self, offers: Mapping[str, Offer]) -> World:
+        priorities, now = self._priorities(), time.time()
         taken = usage(self.jobs.values(), self.pods.values(), self.foreign.values(), offers)
+        holding = ((job, tenant_of(job, self._check(job), priorities, now)) for job in self._ours())
+        done = succeeded({job.uid: job for job in self.jobs.values()}, self.pods.values())
+        tenants = [
+            (job, tenant) for job, tenant in holding if tenant is not None and job.uid not in done
+        ]
+        going = leaving(self.jobs.values(), self.pods.values(), now + SOON_SECONDS)
         return World(
             nodes=tuple(record.node for record in self.nodes.values()),
             usage=tuple(taken),
             fabrics={record.name: record for record in self.fabrics.values()},
+            tenants=(*(tenant for _, tenant in tenants), *going),
+            attempts={
+                tenant.uid: int((job.raw.get("status") or {}).get("attempt") or 0)
+                for job, tenant in tenants
+            },
+            quarantine=quarantine(blames(self._ours()), now),
+            now=now,
+            sitting=tuple(self._sitting(priorities, now)),
+            ledger=self._ledger,
         )
+
+    def _sitting(self, priorities: Mapping[str, PriorityRecord], now: float) -> Iterator[Sitting]:
+        for record in self._ours():
+            make = partial(self._request, record.uid)
+            found = sitting_of(record, self._check(record), priorities, now, make)
+            if found is not None:
+                yield found
 
     def _stored(self, uid: str) -> Mapping[str, Any] | None:
         record = self.jobs.get(uid)
@@ -263,9 +339,21 @@ class Runtime:
                 lambda: {"": float(self.scheduler.waiting)},
             ),
             (
+                "llmtrain_operator_quarantined_nodes",
+                "Nodes that are out after failures, for every job.", "",
+                lambda: {"": float(len(quarantine(blames(self._ours()), time.time()).until))},
+            ),
+            (
                 "llmtrain_operator_informer_staleness_seconds",
                 "Seconds since an informer last heard from the server.", "informer", staleness,
             ),
         )  # fmt: skip
         for name, text, label, values in shown:
             self.metrics.show(name, text, label, values)
+
+
+def _turned_down(record: JobRecord) -> bool:
+    """Whether the job's loop does not accept it: then it wants no place until it is."""
+    conditions = (record.raw.get("status") or {}).get("conditions") or ()
+    accepted = get_condition(conditions, ConditionType.ACCEPTED)
+    return accepted is not None and accepted["status"] == "False"

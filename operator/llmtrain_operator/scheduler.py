@@ -1,233 +1,44 @@
 """The one loop that decides who sits where: snapshot, decide, assume; the job's loop commits.
 
-A gang is a global decision, so it is made in one place. The scheduler writes nothing: it keeps an
-offer free until the job's status shows it (then the stored placement counts) or the job turned it
-down. `decide` is pure and holds the policy.
-
-Queue: priority, then age. A job that does not fit keeps the nodes that it could use from the jobs
-behind it, so that small jobs cannot starve a large one; one that could not run even on an empty
-cluster keeps nothing.
+A gang is a global decision, so it is made in one place. The scheduler writes nothing. An offer is
+kept free until the job's status shows it (then the stored placement counts) or the job turned it
+down. A job that has to stop for another is told so until its status shows that it did; its nodes go
+on counting until its pods have ended, and the job that it stops for is first among its equals until
+it has them. All of that is memory that may be lost: a new process decides anew on what it finds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from llmtrain_core.api.check import Job, Problem
-from llmtrain_core.api.conditions import Reason, clean_text
-from llmtrain_core.api.status import LevelUse, PlacedBlock, PlacementStatus
-from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
-from llmtrain_core.queueing.order import Waiting, in_order
-from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
-from llmtrain_core.topology.levels import Levels, detect
-from llmtrain_operator.records import FabricRecord, JobRecord, PriorityRecord
-from llmtrain_operator.usage import finished
-from llmtrain_operator.verdicts import Offer, Refusal, Verdict, standing_back
+from llmtrain_core.api.conditions import Reason
+from llmtrain_core.queueing import Running
+from llmtrain_core.queueing.decide import SOON_SECONDS
+from llmtrain_operator.candidates import Candidate
+from llmtrain_operator.deciding import Decided, World, better, decide
+from llmtrain_operator.sitting import Sitting
+from llmtrain_operator.verdicts import Eviction, Hint, Offer, Refusal, Verdict
 
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 0.05
 """Changes come in swarms: let them settle before a cycle."""
-SUMMARY_LIMIT = 128
-_BLAMES_NODE = frozenset({Reason.STARTUP_TIMEOUT, Reason.NODE_LOST})
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A job that waits for its place."""
-
-    waiting: Waiting
-    job: Job
-    attempt: int
-    fabric: str | None
-    avoided: frozenset[str] = frozenset()
-    """Nodes on which it failed to start, or that were lost under it: others are tried first."""
-    refusal: Refusal | None = None
-    """Why it cannot be placed, whatever is free."""
-
-    @property
-    def uid(self) -> str:
-        """UID of the job."""
-        return self.waiting.uid
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """The cluster at one instant."""
-
-    nodes: tuple[Node, ...]
-    usage: tuple[Usage, ...]
-    fabrics: Mapping[str, FabricRecord] = field(default_factory=dict)
-
-
-def decide(queue: Iterable[Candidate], world: World) -> dict[str, Verdict]:
-    """Return a verdict for every waiting job. Pure and deterministic."""
-    by_uid = {candidate.uid: candidate for candidate in queue}
-    used = dict(snapshot((), (), world.usage).used)
-    kept: dict[str, str] = {}
-    verdicts: dict[str, Verdict] = {}
-    for waiting in in_order(candidate.waiting for candidate in by_uid.values()):
-        candidate = by_uid[waiting.uid]
-        levels = candidate.refusal or _levels(candidate, world)
-        if isinstance(levels, Refusal):
-            verdicts[waiting.uid] = levels
-            continue
-        whole = Snapshot(levels, tuple(sorted(world.nodes, key=lambda n: n.name)), used)
-        verdict = _one(candidate, whole, kept)
-        verdicts[waiting.uid] = verdict
-        if isinstance(verdict, Offer):
-            for node in verdict.nodes:
-                for resource, amount in verdict.resources.items():
-                    used[node, resource] = used.get((node, resource), 0) + amount
-    return verdicts
-
-
-def _one(candidate: Candidate, whole: Snapshot, kept: dict[str, str]) -> Verdict:
-    """Decide about one job; `kept` names, by node, the job ahead that waits for it."""
-    request = Request.of(candidate.job)
-    free = tuple(node for node in whole.nodes if node.name not in kept)
-    careful = dataclasses.replace(request, excluded=request.excluded | candidate.avoided)
-    answer = place(careful, dataclasses.replace(whole, nodes=free))
-    if isinstance(answer, Unplaceable) and candidate.avoided:
-        answer = place(request, dataclasses.replace(whole, nodes=free))
-    if isinstance(answer, Placement):
-        return _offer(candidate, request, whole, answer)
-    alone = answer if len(free) == len(whole.nodes) else place(request, whole)
-    _keep(candidate, request, whole, kept)
-    if isinstance(alone, Unplaceable):
-        return Refusal(alone.reason, clean_text(alone.message + _gaps(request, whole)))
-    wanted = eligible(request, whole)
-    ahead = sorted({key for node, key in kept.items() if node in wanted} - {candidate.waiting.key})
-    # Whoever may read this job may not know what other teams run.
-    shown = [key for key in ahead if key.startswith(f"{candidate.waiting.namespace}/")][:3]
-    more = len(ahead) - len(shown)
-    parts = [*shown, *([f"{more} {'more' if shown else 'of other namespaces'}"] if more else [])]
-    message = f"there is room, but it is kept for jobs ahead: {', '.join(parts)}"
-    return Refusal(Reason.WAITING_BEHIND, clean_text(message))
-
-
-def _gaps(request: Request, whole: Snapshot) -> str:
-    """Say which nodes that the job could use lack the label of a level."""
-    missing = whole.missing_labels()
-    wanted = eligible(request, whole) if missing else frozenset()
-    counts = {label: len(wanted.intersection(names)) for label, names in missing.items()}
-    said = [
-        f"; {count} node{' lacks' if count == 1 else 's lack'} the label {label}"
-        for label, count in counts.items()
-        if count
-    ]
-    return "".join(said[:4])
-
-
-def _keep(candidate: Candidate, request: Request, whole: Snapshot, kept: dict[str, str]) -> None:
-    """Keep nodes for a job that would fit if others were done; not for one that never fits."""
-    if isinstance(place(request, dataclasses.replace(whole, used={})), Placement):
-        for name in eligible(request, whole):
-            kept.setdefault(name, candidate.waiting.key)
-
-
-def _levels(candidate: Candidate, world: World) -> Levels | Refusal:
-    name = candidate.fabric or "default"
-    found = world.fabrics.get(name)
-    if found is None:
-        if candidate.fabric is None:
-            return detect(node.labels for node in world.nodes)
-        message = (
-            f"spec.topology.fabric: no Fabric is named {name!r}; create it, or create the job anew"
-            " without the field"
-        )
-        return Refusal(Reason.FABRIC_NOT_FOUND, message)
-    if found.problem:
-        return Refusal(Reason.INVALID_FABRIC, clean_text(f"Fabric {name}: {found.problem}"))
-    return found.levels
-
-
-def _offer(candidate: Candidate, request: Request, whole: Snapshot, answer: Placement) -> Offer:
-    stored = PlacementStatus(
-        attempt=candidate.attempt,
-        gpus_per_node=request.gpus_per_node,
-        blocks=[
-            PlacedBlock(path=path, nodes=[node.name for node in nodes])
-            for path, nodes in groupby(
-                answer.nodes, key=lambda node: "/".join([*node.path.values()][:-1])
-            )
-        ],
-        levels=[
-            LevelUse(
-                level=level,
-                domains=count,
-                crossings=dict(answer.crossings.get(level, {})) or None,
-            )
-            for level, count in answer.domains.items()
-        ],
-        explanation=clean_text(answer.explanation + _gaps(request, whole)),
-    )
-    return Offer(
-        attempt=candidate.attempt,
-        placement=stored.to_wire(),
-        summary=_summary(answer, whole),
-        nodes=tuple(node.name for node in answer.nodes),
-        resources={request.gpu_resource: request.gpus_per_node, **request.extra},
-    )
-
-
-def _summary(answer: Placement, whole: Snapshot) -> str:
-    count = len(answer.nodes)
-    parts = [f"{count} node" + ("" if count == 1 else "s")]
-    for level in reversed(whole.levels[:-1]):
-        parts.append(f"{answer.domains[level.name]} {level.name}")
-    return clean_text(" · ".join(parts), SUMMARY_LIMIT)
-
-
-def candidate_of(
-    record: JobRecord, checked: Job | list[Problem], priorities: Mapping[str, PriorityRecord]
-) -> Candidate | None:
-    """Return the job as a candidate, or None if it does not wait for a place."""
-    raw, status = record.raw, record.raw.get("status") or {}
-    if isinstance(checked, list) or checked.spec.suspend or finished(raw):
-        return None
-    if "deletionTimestamp" in raw["metadata"]:
-        return None
-    attempt = int(status.get("attempt") or 0)
-    placement = status.get("placement")
-    if (placement and placement.get("attempt", 0) == attempt) or standing_back(status):
-        return None
-    name = checked.spec.priority_class_name
-    waiting = Waiting(
-        uid=record.uid, namespace=record.namespace, name=record.name,
-        priority=_priority(name, priorities), since=raw["metadata"]["creationTimestamp"],
-    )  # fmt: skip
-    topology = checked.spec.topology
-    return Candidate(
-        waiting, checked, attempt, topology.fabric if topology else None,
-        avoided=frozenset(
-            failure["node"] for failure in status.get("failures") or ()
-            if failure["reason"] in _BLAMES_NODE and failure.get("node")
-        ),
-        refusal=None if name is None or name in priorities else _no_priority_class(name),
-    )  # fmt: skip
-
-
-def _no_priority_class(name: str) -> Refusal:
-    message = (
-        f"spec.priorityClassName: no PriorityClass is named {name!r}; create it, or create the job"
-        " anew with one that exists"
-    )
-    return Refusal(Reason.PRIORITY_CLASS_NOT_FOUND, clean_text(message))
-
-
-def _priority(name: str | None, priorities: Mapping[str, PriorityRecord]) -> int:
-    if name is not None:
-        found = priorities.get(name)
-        return found.value if found else 0
-    return next((item.value for item in priorities.values() if item.is_default), 0)
+PULSE_SECONDS = 15.0
+"""Look again so often in any case: deadlines and quarantines pass without an event."""
+IMPROVE_SECONDS = 10.0
+"""While nobody waits, look so often whether one of those who run would be better off elsewhere."""
+MOVE_SECONDS = 30.0
+"""A job that asked for another place has so long to take it."""
+TELLING_SECONDS = 0.2
+"""Per waiting job, the seconds for which a reason that hangs on what is free stays as it was told:
+otherwise each start and end would rewrite the status of the whole queue."""
+_FLUID = frozenset({Reason.INSUFFICIENT_GPUS, Reason.DOMAIN_TOO_SMALL, Reason.WAITING_BEHIND})
+"""Reasons that come and go with what others do."""
 
 
 class Scheduler:
@@ -240,16 +51,25 @@ class Scheduler:
         stored: Callable[[str], Mapping[str, Any] | None],
         wake: Callable[[str], None],
         seconds: Callable[[float], None] = lambda _seconds: None,
+        taken: Callable[[Offer], None] = lambda _offer: None,
     ):
         self._candidates = candidates
         self._world = world
         self._stored = stored
         self._wake = wake
         self._seconds = seconds
+        self._taken = taken
         self._poked = asyncio.Event()
         self._offers: dict[str, Offer] = {}
+        self._evictions: dict[str, Eviction] = {}
+        self._promised: set[str] = set()
         self._claimed: set[str] = set()
-        self._verdicts: dict[str, Verdict] = {}
+        self._refusals: dict[str, Refusal] = {}
+        self._told: dict[str, float] = {}
+        self._hints: dict[str, Hint] = {}
+        self._moving: dict[str, float] = {}
+        self._looked: dict[str, float] = {}
+        self._improved = -IMPROVE_SECONDS
         self.waiting = 0
 
     def poke(self) -> None:
@@ -258,7 +78,8 @@ class Scheduler:
 
     def verdict(self, uid: str) -> Verdict | None:
         """Return the newest verdict about a job."""
-        return self._offers.get(uid) or self._verdicts.get(uid)
+        decided = self._offers.get(uid) or self._evictions.get(uid)
+        return decided or self._refusals.get(uid) or self._hints.get(uid)
 
     def claim(self, uid: str) -> None:
         """The job is about to write the offer down: from now on it cannot be taken back."""
@@ -270,9 +91,13 @@ class Scheduler:
         self.poke()
 
     async def run(self) -> None:
-        """Run a cycle whenever something changed."""
+        """Run a cycle whenever something changed, and now and then."""
         while True:
-            await self._poked.wait()
+            try:
+                async with asyncio.timeout(PULSE_SECONDS):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
             await asyncio.sleep(QUIET_SECONDS)
             self._poked.clear()
             try:
@@ -295,15 +120,83 @@ class Scheduler:
         self._settle(queue)
         self.waiting = len(queue)
         open_ = [c for uid, c in queue.items() if uid not in self._offers]
-        world = self._world(self._offers) if open_ else None
-        verdicts = await asyncio.to_thread(decide, open_, world) if world is not None else {}
-        before = {uid: self._verdicts.get(uid) for uid in verdicts}
-        self._verdicts = {uid: v for uid, v in verdicts.items() if isinstance(v, Refusal)}
-        for uid, verdict in verdicts.items():
+        if not open_:
+            self._refusals.clear()
+            await self._improve()
+            return
+        world = self._with_promises(self._world(self._offers), queue)
+        decided = await asyncio.to_thread(decide, open_, world, frozenset(self._promised))
+        self._take_in(decided)
+
+    def _take_in(self, decided: Decided) -> None:
+        before, self._refusals = self._refusals, {}
+        now, patience = time.monotonic(), TELLING_SECONDS * len(decided.verdicts)
+        for uid, verdict in decided.verdicts.items():
             if isinstance(verdict, Offer):
                 self._offers[uid] = verdict
-            if verdict != before[uid]:
                 self._wake(uid)
+                continue
+            old = before.get(uid)
+            fluid = old is not None and {old.reason, verdict.reason} <= _FLUID
+            same = old is not None and old.reason == verdict.reason
+            if (same or fluid) and now - self._told.get(uid, 0.0) < patience:
+                self._refusals[uid] = old or verdict
+                continue
+            self._refusals[uid] = verdict
+            self._told[uid] = now
+            if verdict != old:
+                self._wake(uid)
+        self._told = {uid: at for uid, at in self._told.items() if uid in self._refusals}
+        for uid, eviction in decided.evictions.items():
+            self._evictions[uid] = eviction
+            self._promised.add(eviction.by)
+            self._wake(uid)
+
+    async def _improve(self) -> None:
+        """Look for a better place for one job that runs: who asked first, else each in its turn."""
+        if time.monotonic() - self._improved < IMPROVE_SECONDS:
+            return
+        self._improved = time.monotonic()
+        world = self._world(self._offers)
+        settled = {job.candidate.uid: job for job in world.sitting if job.settled}
+        self._hints = {uid: self._hints[uid] for uid in self._hints if uid in settled}
+        candidates = [job for uid, job in settled.items() if uid not in self._offers]
+        if not candidates:
+            return
+
+        def turn(job: Sitting) -> tuple[bool, float]:
+            return not job.moves, self._looked.get(job.candidate.uid, 0.0)
+
+        job = min(candidates, key=turn)
+        uid = job.candidate.uid
+        self._looked = {u: at for u, at in self._looked.items() if u in settled}
+        self._looked[uid] = time.monotonic()
+        hint, offer = await asyncio.to_thread(better, job, world)
+        if offer is not None and job.moves:
+            self._offers[uid] = offer
+            self._moving[uid] = time.monotonic() + MOVE_SECONDS
+        changed, self._hints[uid] = self._hints.get(uid) != hint, hint
+        if changed or job.moves:
+            self._wake(uid)
+
+    def _with_promises(self, world: World, queue: Mapping[str, Candidate]) -> World:
+        """Add what is decided and not yet seen: who has an offer, and who is told to stop."""
+        tenants = [
+            replace(tenant, ends_at=world.now + SOON_SECONDS, preemptible=False)
+            if tenant.uid in self._evictions
+            else tenant
+            for tenant in world.tenants
+        ]
+        for uid, offer in self._offers.items():
+            if uid in queue:
+                job = queue[uid]
+                end = None if job.duration is None else world.now + job.duration
+                held = Running(
+                    uid, job.namespace, job.priority, offer.nodes, offer.resources, end,
+                    preemptible=False,
+                )  # fmt: skip
+                tenants.append(held)
+        return replace(world, tenants=tuple(tenants))
 
     def _settle(self, queue: Mapping[str, Candidate]) -> None:
         """Drop offers that the copies show as taken up, and those nobody waits for any more."""
@@ -314,8 +207,18 @@ class Scheduler:
             placement = (status or {}).get("placement") or {}
             visible = bool(placement) and placement.get("attempt", 0) >= offer.attempt
             moved_on = attempt > offer.attempt
-            idle = uid not in queue and uid not in self._claimed
+            moving = time.monotonic() < self._moving.get(uid, 0.0)
+            idle = uid not in queue and uid not in self._claimed and not moving
             stale = uid in queue and queue[uid].attempt != offer.attempt
+            if visible:
+                self._taken(offer)
             if gone or visible or moved_on or idle or (stale and uid not in self._claimed):
                 del self._offers[uid]
+                self._moving.pop(uid, None)
                 self._claimed.discard(uid)
+        self._promised = {uid for uid in self._promised if uid in queue and uid not in self._offers}
+        for uid, eviction in list(self._evictions.items()):
+            status = self._stored(uid)
+            stopped = status is None or int(status.get("attempt") or 0) > eviction.attempt
+            if stopped or eviction.by not in self._promised:
+                del self._evictions[uid]

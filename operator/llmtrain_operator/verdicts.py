@@ -1,4 +1,4 @@
-"""What the scheduler says about a waiting job."""
+"""What the scheduler says about a job: where it may sit, why it waits, or that it has to stop."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ class Offer:
     """`status.placement` as it is to be written."""
     summary: str
     nodes: tuple[str, ...]
+    """Its nodes, spare ones included."""
     resources: Mapping[str, int]
     """What each node hands out."""
+    backfilled: bool = False
+    """Whether the job goes before one that is ahead of it and cannot start yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,28 @@ class Refusal:
 
     reason: str
     message: str
+    starts_at: float | None = None
+    """When the job starts if all goes as foreseen, in seconds since the epoch."""
 
 
-Verdict = Offer | Refusal
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """A job that runs has to stop: a whole gang of higher priority fits in its place."""
+
+    attempt: int
+    by: str
+    """UID of the job that gets the room."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Where a job that runs would be better off; a gain of 1: nowhere."""
+
+    attempt: int
+    gain: float
+    """Communication time of a step here over what it would be there."""
+    summary: str
+
+
+Verdict = Offer | Refusal | Eviction | Hint

@@ -26,18 +26,18 @@ IMPLEMENTED = """
 suspend managedBy priorityClassName
 model.preset
 model.architecture.{layers,hiddenSize,heads,kvHeads,headDim,ffnSize,vocabSize,sequenceLength}
-model.architecture.{ropeTheta,normEpsilon,tiedEmbeddings}
-data.sources[].{name,uri} data.heldOutFraction
-training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed}
+model.architecture.{ropeTheta,normEpsilon,tiedEmbeddings,positions,norm,activation,biases,qkNorm}
+data.sources[].{name,uri,weight,format,filter} data.heldOutFraction data.tokenizer.uri
+training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed,activationCheckpointing}
 training.optimizer.{name,learningRate,beta1,beta2,epsilon,weightDecay,gradientClipNorm}
 training.schedule.{warmupSteps,decay,minLearningRateRatio}
-parallelism.{tensor,pipeline,data}
+parallelism.{tensor,pipeline,data,context,replicate,pipelineSchedule,virtualStages}
 workers.{nodes,gpusPerNode,gpuResource,image,command,args,shmSize,nodeSelector}
 workers.env[].{name,value} workers.resources.{requests,limits}
 workers.volumes[].{name,mountPath} workers.volumes[].persistentVolumeClaim.{claimName,readOnly}
 workers.volumes[].configMap.name workers.volumes[].emptyDir.sizeLimit
 workers.tolerations[].{key,operator,value,effect}
-topology.{fabric,require,prefer,excludeNodes}
+topology.{fabric,require,prefer,tensorWithin,excludeNodes}
 network.{nccl} network.rdma.{resource,count}
 checkpoint.{uri,everySteps,keep}
 failurePolicy.{maxRestarts,startupTimeout}

@@ -176,8 +176,8 @@ def test_a_gang_that_waits_says_what_is_short_and_where() -> None:
     assert no.free_nodes == {"spine": {"s1": 3}, "leaf": {"s1/a": 1, "s1/b": 2}}
     assert no.refused == {f"{GPU} in use": 1}
     assert no.message == (
-        f"needs 4 nodes with 8 {GPU} free; 3 of 4 have them; free by spine: s1=3, by leaf: b=2 a=1;"
-        f" left out: 1 {GPU} in use"
+        f"needs 4 nodes with 8 {GPU} free; 3 of 4 have them; it fits once these nodes can be used:"
+        f" s1-a-0 ({GPU} in use); free by spine: s1=3, by leaf: b=2 a=1; left out: 1 {GPU} in use"
     )
     assert no.to_wire()["fits"] is False
 

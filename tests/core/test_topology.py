@@ -18,7 +18,7 @@ from llmtrain_core.topology.inventory import (
     tolerates,
     usage_from_pods,
 )
-from llmtrain_core.topology.levels import NODE, PRESETS, FabricLevel, detect, levels_of
+from llmtrain_core.topology.levels import NODE, FabricLevel, levels_of
 
 pytestmark = pytest.mark.unit
 
@@ -28,39 +28,6 @@ LEVELS = (FabricLevel("spine", "s"), FabricLevel("leaf", "l"), NODE)
 
 def node(name: str, **labels: str) -> Node:
     return Node(name, labels, {GPU: 8})
-
-
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_every_preset_is_found_by_its_own_labels(preset: str) -> None:
-    levels = PRESETS[preset]
-    assert levels[-1] == NODE
-    assert levels_of(FabricSpec(preset=preset)) == levels
-    labels = {level.node_label: "x" for level in levels}
-    assert detect([{NODE.node_label: "n"}, labels]) == levels
-
-
-def test_a_level_that_no_node_is_labelled_for_is_left_out() -> None:
-    labels = {"fabric.topograph.run/tier-0": "leaf-1", NODE.node_label: "n"}
-    assert [level.name for level in detect([labels])] == ["leaf", "node"]
-
-
-def test_new_topograph_keys_win_over_old_ones_and_over_zones() -> None:
-    labels = {
-        "topology.kubernetes.io/zone": "z",
-        "network.topology.nvidia.com/leaf": "old",
-        "fabric.topograph.run/tier-0": "new",
-    }
-    assert [level.node_label for level in detect([labels])][:-1] == ["fabric.topograph.run/tier-0"]
-
-
-def test_without_labels_all_nodes_are_one_level() -> None:
-    assert detect([{NODE.node_label: "n"}]) == (NODE,)
-    assert detect([]) == (NODE,)
-
-
-def test_an_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"spec\.preset: no preset is named 'x'; use one of aws"):
-        levels_of(FabricSpec(preset="x"))
 
 
 def test_levels_that_are_spelled_out() -> None:
@@ -85,20 +52,6 @@ def test_levels_that_are_spelled_out() -> None:
 def test_levels_end_with_the_node_and_have_names_of_their_own(levels: list[Any]) -> None:
     with pytest.raises(ValueError, match="levels"):
         FabricSpec.from_wire({"levels": levels})
-
-
-def test_the_same_leaf_name_under_two_spines_is_two_leaves() -> None:
-    nodes = [node("a", s="1", l="leaf"), node("b", s="2", l="leaf")]
-    cluster = snapshot(LEVELS, nodes, [])
-    assert [cluster.path(n)[:2] for n in cluster.nodes] == [("1", "leaf"), ("2", "leaf")]
-
-
-def test_a_node_without_a_label_sits_alone_and_is_reported() -> None:
-    nodes = [node("a", s="1", l="x"), node("b", s="1"), node("c", s="1", l="")]
-    cluster = snapshot(LEVELS, nodes, [])
-    assert len({cluster.path(n)[:2] for n in nodes}) == 3
-    assert cluster.missing_labels() == {"l": ["b", "c"]}
-    assert snapshot(LEVELS, nodes[:1], []).missing_labels() == {}
 
 
 def test_use_is_added_up_and_free_is_never_negative() -> None:

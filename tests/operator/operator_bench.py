@@ -210,6 +210,9 @@ class Bench:
     async def patch(self, name: str, body: Object) -> Object:
         return await self.api.patch(JOBS, name, body, self.namespace)
 
+    async def patch_pod(self, name: str, body: Object) -> Object:
+        return await self.api.patch("pods", name, body, self.namespace)
+
     async def job(self, name: str) -> Object:
         return await self.api.get(JOBS, name, self.namespace)
 

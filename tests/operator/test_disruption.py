@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from test_decide import failed, pod, seen, settle, status
+from situations import failed, pod, seen, settle, status
 
 from llmtrain_operator.lifecycle.draft import C
 from llmtrain_operator.reading import read_json

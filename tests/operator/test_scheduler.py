@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_bench import job_object
-from test_decide import PLACEMENT, pod
+from situations import PLACEMENT, pod
 
 from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.status import PlacementStatus
-from llmtrain_core.queueing.order import Waiting
+from llmtrain_core.placement import Request
 from llmtrain_core.topology.inventory import Node, Usage
+from llmtrain_operator.candidates import Candidate, candidate_of
+from llmtrain_operator.deciding import World
+from llmtrain_operator.deciding import decide as decided
 from llmtrain_operator.records import (
     FabricRecord,
     ForeignPod,
@@ -25,9 +28,9 @@ from llmtrain_operator.records import (
     PriorityRecord,
     fabric_record,
 )
-from llmtrain_operator.scheduler import Candidate, Scheduler, World, candidate_of, decide
+from llmtrain_operator.scheduler import Scheduler
 from llmtrain_operator.usage import usage
-from llmtrain_operator.verdicts import Offer, Refusal
+from llmtrain_operator.verdicts import Offer, Refusal, Verdict
 
 pytestmark = pytest.mark.unit
 GPU = "nvidia.com/gpu"
@@ -54,10 +57,16 @@ def job(name: str, count: int, gpus: int = 8, **spec: Any) -> Job:
     return found
 
 
-def waits(name: str, count: int, gpus: int = 8, *, priority: int = 0, since: str = "",
+def waits(name: str, count: int, gpus: int = 8, *, priority: int = 0,
           fabric: str | None = None, **spec: Any) -> Candidate:  # fmt: skip
-    waiting = Waiting(name, "ns", name, priority, since or f"2026-01-01T00:00:{name[-1:]}")
-    return Candidate(waiting, job(name, count, gpus, **spec), 0, fabric)
+    """A job that came in the second that its name ends with."""
+    found = job(name, count, gpus, **spec)
+    request = Request.of(found)
+    return Candidate(name, "ns", name, priority, float(name[-1]), found, request, fabric=fabric)
+
+
+def decide(queue: list[Candidate], world: World) -> Mapping[str, Verdict]:
+    return decided(queue, world).verdicts
 
 
 def refusal(verdict: object) -> Refusal:
@@ -187,9 +196,9 @@ def test_who_waits() -> None:
     assert as_candidate(record("a", model={"preset": "nope"})) is None
     classes = {"high": PriorityRecord("high", 9, False), "usual": PriorityRecord("usual", 3, True)}
     vip = as_candidate(record("a", priorityClassName="high"), **classes)
-    assert vip is not None and vip.waiting.priority == 9
+    assert vip is not None and vip.priority == 9
     usual = as_candidate(record("a"), **classes)
-    assert usual is not None and usual.waiting.priority == 3
+    assert usual is not None and usual.priority == 3
 
 
 def total(items: list[Usage]) -> dict[tuple[str, str], int]:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from test_decide import NOW, PLACEMENT, ago, pod, reason, seen, settle, status, text
-from test_scheduler import as_candidate, nodes, record, refusal, waits
+from situations import NOW, PLACEMENT, ago, pod, reason, seen, settle, status, text
+from test_scheduler import as_candidate, decide, nodes, record, refusal, waits
 
+from llmtrain_operator.deciding import World
 from llmtrain_operator.lifecycle.draft import C
 from llmtrain_operator.lifecycle.observe import Trouble
-from llmtrain_operator.scheduler import World, decide
 from llmtrain_operator.verdicts import Offer
 
 pytestmark = pytest.mark.unit

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_decide import PLACEMENT, pod
-from test_scheduler import GPU, nodes, record, refusal, total, waits
+from situations import PLACEMENT, pod
+from test_scheduler import GPU, decide, nodes, record, refusal, total, waits
 
 from llmtrain_core.api.check import Job, check
 from llmtrain_core.placement import Request
 from llmtrain_core.topology.inventory import Usage
+from llmtrain_operator.deciding import World
 from llmtrain_operator.records import foreign_pod, is_followed
-from llmtrain_operator.scheduler import World, decide
 from llmtrain_operator.usage import resources_of, usage
 from llmtrain_operator.verdicts import Offer
 
@@ -92,7 +92,7 @@ def test_nodes_without_a_label_are_reported_where_they_matter() -> None:
 
 def test_jobs_of_others_are_counted_and_not_named() -> None:
     secret = waits("secret-0", 4)
-    secret = replace(secret, waiting=replace(secret.waiting, namespace="other"))
+    secret = replace(secret, namespace="other")
     world = World(nodes(4), (Usage("n0", GPU, 8),))
     alone = refusal(decide([secret, waits("small-1", 1)], world)["small-1"])
     assert alone.message.endswith("kept for jobs ahead: 1 of other namespaces")

@@ -16,29 +16,28 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmtrain_core.api.base import quantity_value
-from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.env import OWNED, OWNED_PATHS, VOLUME_PREFIX
 from llmtrain_core.api.job import Architecture, JobSpec
 from llmtrain_core.api.presets import PRESETS
+from llmtrain_core.api.problem import Problem
+from llmtrain_core.api.trainable import training_problems
 from llmtrain_core.layout import Layout
+
+__all__ = [
+    "NAME_LIMIT",
+    "Job",
+    "Problem",
+    "check",
+    "layout_of",
+    "not_yet_supported",
+    "problems_of",
+]
 
 _MAPS = frozenset({"nodeSelector", "requests", "limits", "nccl", "podPatch"})
 
 NAME_LIMIT = 50
 """Room for `-<attempt>-<index>` inside the 63 characters of a pod's host name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing wrong with a job: where, what, and how to mend it."""
-
-    reason: Reason
-    field: str
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return clean_text(f"{self.field}: {self.message}; {self.remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def check(name: str, raw_spec: Mapping[str, Any]) -> Job | list[Problem]:
     if spec.workers.command is None:
         problems += _uri_problems(spec)
     if architecture is not None and spec.workers.command is None:
-        problems += _training_problems(spec, layout, architecture)
+        problems += training_problems(spec, layout, architecture)
     if problems:
         return problems
     return Job(
@@ -185,27 +184,10 @@ def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
     yield "model.initFrom", spec.model is not None and spec.model.init_from is not None
     if spec.data is not None:
         yield "data.objective", spec.data.objective != "pretrain"
-        for index, source in enumerate(spec.data.sources):
-            yield f"data.sources[{index}].weight", source.weight != 1.0
-        tokenizer = spec.data.tokenizer
-        yield "data.tokenizer.uri", tokenizer is not None and tokenizer.uri is not None
     if spec.training is not None:
-        yield "training.compile", spec.training.compile
-        yield (
-            "training.activationCheckpointing",
-            spec.training.activation_checkpointing == "selective",
-        )
         sync = spec.training.gradient_sync
         yield "training.gradientSync.compression", bool(sync and sync.compression != "none")
         yield "training.gradientSync.mode", bool(sync and sync.mode != "every-step")
-    if spec.workers.command is None:
-        yield "parallelism.context", spec.parallelism.context > 1
-        yield "parallelism.replicate", spec.parallelism.replicate > 1
-        yield (
-            "parallelism.pipelineSchedule",
-            spec.parallelism.pipeline_schedule not in {"1F1B", "GPipe"},
-        )
-        yield "parallelism.virtualStages", spec.parallelism.virtual_stages > 1
     yield "workers.podPatch", bool(spec.workers.pod_patch)
     if spec.topology is not None:
         yield "topology.spares", spec.topology.spares > 0
@@ -311,65 +293,25 @@ def _is_package(uri: str) -> bool:
 
 
 def _placement_problems(spec: JobSpec, layout: Layout) -> Iterator[Problem]:
+    """A tensor group fills a part of a node, or whole nodes of the domain that keeps it together.
+
+    Which levels there are is known where the job is placed.
+    """
     within = spec.topology.tensor_within if spec.topology else None
-    if within not in {None, "node"}:
-        yield Problem(
-            Reason.NOT_YET_SUPPORTED, "spec.topology.tensorWithin",
-            "this release keeps tensor groups inside a node", "remove the field",
-        )  # fmt: skip
-    if spec.workers.gpus_per_node % layout.tensor:
+    gpus = spec.workers.gpus_per_node
+    if gpus % layout.tensor == 0:
+        return
+    if within in {None, "node"}:
         yield Problem(
             Reason.INVALID_SPEC, "spec.parallelism.tensor",
-            f"tensor groups of {layout.tensor} do not divide the {spec.workers.gpus_per_node}"
-            " ranks of a node",
-            "choose a divisor of workers.gpusPerNode",
+            f"tensor groups of {layout.tensor} do not divide the {gpus} ranks of a node",
+            "choose a divisor of workers.gpusPerNode, or name a wider level in"
+            " topology.tensorWithin",
         )  # fmt: skip
-
-
-def _training_problems(
-    spec: JobSpec, layout: Layout, architecture: Architecture
-) -> Iterator[Problem]:
-    training = spec.training
-    if training is None:
-        return
-    for what, value in (
-        ("heads", architecture.heads),
-        ("kvHeads", architecture.key_value_heads),
-        ("ffnSize", architecture.ffn_size),
-        ("vocabSize", architecture.vocab_size),
-        ("sequenceLength", architecture.sequence_length),
-    ):
-        if value % layout.tensor:
-            yield Problem(
-                Reason.INVALID_SPEC, "spec.parallelism.tensor",
-                f"{layout.tensor} does not divide the model's {value} {what}",
-                f"choose a divisor of {value}",
-            )  # fmt: skip
-    if layout.pipeline > architecture.layers:
+    elif layout.tensor % gpus:
         yield Problem(
-            Reason.INVALID_SPEC, "spec.parallelism.pipeline",
-            f"{layout.pipeline} stages for {architecture.layers} layers",
-            f"use at most {architecture.layers}",
-        )  # fmt: skip
-    if layout.pipeline > 1 and architecture.tied_embeddings:
-        yield Problem(
-            Reason.NOT_YET_SUPPORTED, "spec.model.architecture.tiedEmbeddings",
-            "the first and the last stage would have to share a matrix",
-            "use parallelism.pipeline 1 or untie the embeddings",
-        )  # fmt: skip
-    replicas = layout.data * layout.replicate
-    share = replicas * training.micro_batch_size
-    if training.global_batch_size % share:
-        yield Problem(
-            Reason.WORLD_SIZE_MISMATCH, "spec.training.globalBatchSize",
-            f"{training.global_batch_size} sequences cannot be split into micro-batches of"
-            f" {training.micro_batch_size} over {replicas} data ranks",
-            f"use a multiple of {share}",
-        )  # fmt: skip
-    elif training.global_batch_size // share < layout.pipeline:
-        yield Problem(
-            Reason.INVALID_SPEC, "spec.training.globalBatchSize",
-            f"{training.global_batch_size // share} micro-batches cannot fill"
-            f" {layout.pipeline} pipeline stages",
-            f"use at least {share * layout.pipeline}",
+            Reason.INVALID_SPEC, "spec.parallelism.tensor",
+            f"tensor groups of {layout.tensor} are neither a part of the {gpus} ranks of a node nor"
+            " a multiple of them",
+            "choose a divisor or a multiple of workers.gpusPerNode",
         )  # fmt: skip

@@ -20,8 +20,7 @@ class Level(ApiModel):
     node_label: LabelKey
     """Node label whose value names the domain of this level that the node sits in."""
     oversubscription: Annotated[float, Field(ge=1, le=1000)] = 1.0
-    """Capacity of a domain's downlinks over that of its uplinks. For plans; it does not change the
-    placement yet."""
+    """Capacity of a domain's downlinks over that of its uplinks."""
 
 
 class Nics(ApiModel):
@@ -52,9 +51,9 @@ class FabricSpec(ApiModel):
     )
     """Levels from far to near; the last one is the node."""
     nics: Nics | None = None
-    """Network interfaces of a node. For plans; they do not change the placement yet."""
+    """Network interfaces of a node."""
     nvlink: NvLink | None = None
-    """The network between GPUs. For plans; it does not change the placement yet."""
+    """The network between GPUs."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -112,8 +112,8 @@ class Topology(ApiModel):
     require: Name | None = None
     """Level of the fabric inside one domain of which the whole job must sit."""
     prefer: Name | None = None
-    """Level of the fabric inside one domain of which the job should sit. The nearest domain that
-    holds the job is chosen in any case; a level that the fabric lacks is refused."""
+    """Level of the fabric inside one domain of which the job should sit: kept where a domain has
+    the room, else given up. A level that the fabric lacks is refused."""
     tensor_within: Name | None = None
     """Level inside one domain of which every tensor group must sit; absent: the node."""
     spares: Annotated[int, Field(ge=0, le=1024)] = 0

@@ -9,3 +9,8 @@ MANAGED_BY_VALUE = "llmtrain"
 CONTROLLER_NAME = "llmtrain.dev/operator"
 """The value of `spec.managedBy` that means us (also when the field is absent)."""
 FINALIZER = "llmtrain.dev/finalizer"
+REPLACE = "llmtrain.dev/replace"
+"""Annotation of a job, set by its user: the attempt that is to move to a better place once there is
+a new checkpoint."""
+ALLOW_OVER_MEMORY = "llmtrain.dev/allow-over-memory"
+"""Annotation of a job, set by its user: "true" lets a job run that the plan says cannot fit."""

@@ -16,7 +16,7 @@ from llmtrain_core.api.base import (
 
 
 class Architecture(ApiModel):
-    """The shape of a Llama-style decoder (RMSNorm, RoPE, grouped-query attention, SwiGLU)."""
+    """The shape of a decoder, by default of the Llama kind (RMSNorm, RoPE, SwiGLU)."""
 
     layers: Annotated[int, Field(ge=1, le=1024)]
     """Number of transformer blocks."""
@@ -37,9 +37,19 @@ class Architecture(ApiModel):
     rope_theta: Annotated[float, Field(gt=0, le=1e9)] = 10000.0
     """Base of the rotary position embedding."""
     norm_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-5
-    """Epsilon of RMSNorm."""
+    """Epsilon of the norms."""
     tied_embeddings: bool = False
     """Use the input embedding as the output projection as well."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """How positions enter: turned into queries and keys, or a learned vector for each."""
+    norm: Literal["rms", "layer"] = "rms"
+    """Norm before attention, before the feed-forward block and at the end."""
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    """Of the feed-forward block: gated with three matrices, or plain with two."""
+    biases: Literal["none", "qkv", "all"] = "none"
+    """Projections with a bias: none, query, key and value, or all but the output projection."""
+    qk_norm: bool = False
+    """Normalise every head's queries and keys (RMSNorm)."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -55,10 +65,11 @@ class Architecture(ApiModel):
             lambda self: self.head_dim is not None or self.hidden_size % self.heads == 0,
         ),
         Rule(
-            "(has(self.headDim) ? self.headDim : self.hiddenSize / self.heads) % 2 == 0",
+            "self.positions != 'rotary'"
+            " || (has(self.headDim) ? self.headDim : self.hiddenSize / self.heads) % 2 == 0",
             "the width of a head must be even: rotary embeddings turn pairs of dimensions",
             ".headDim",
-            lambda self: self.head_width % 2 == 0,
+            lambda self: self.positions != "rotary" or self.head_width % 2 == 0,
         ),
     )
 
@@ -98,9 +109,24 @@ class DataSource(ApiModel):
     name: Name
     """Name of the source, unique in the job."""
     uri: Uri
-    """Where it is: file:///folder, or package://PACKAGE/FOLDER for text inside a Python package."""
+    """Where it is: file:///PATH, or package://PACKAGE/FOLDER for text inside a Python package."""
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Share of this source in the mix, relative to the others."""
+    format: Literal[
+        "auto",
+        "text",
+        "jsonl",
+        "parquet",
+        "warc",
+        "mediawiki",
+        "stackexchange",
+        "latex",
+        "code",
+        "tokens",
+    ] = "auto"
+    """What its files hold; auto goes by their names. Source code and prepared tokens are named."""
+    filter: Literal["auto", "none", "gopher"] = "auto"
+    """Quality rules: none, or those of Gopher (arXiv:2112.11446); auto applies them to warc."""
 
 
 class Tokenizer(ApiModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from llmtrain_core.api.job import Architecture
 
@@ -14,6 +15,23 @@ def _llama(layers: int, hidden: int, heads: int, kv: int, ffn: int, vocab: int, 
         layers=layers, hidden_size=hidden, heads=heads, kv_heads=kv, ffn_size=ffn, vocab_size=vocab,
         sequence_length=length, rope_theta=theta, tied_embeddings=tied,
     )  # fmt: skip
+
+
+def _gpt(layers: int, hidden: int, heads: int, length: int = 2048) -> Architecture:
+    """Return a GPT of Radford et al., 2019, or Brown et al., arXiv:2005.14165, table 2.1.
+
+    Their vocabulary has 50,257 tokens; it is filled up to a multiple of 128, as Megatron-LM does,
+    because tensor ranks share its rows evenly.
+    """
+    return Architecture(
+        layers=layers, hidden_size=hidden, heads=heads, ffn_size=4 * hidden, vocab_size=50304,
+        sequence_length=length, tied_embeddings=True, positions="learned", norm="layer",
+        activation="gelu", biases="all",
+    )  # fmt: skip
+
+
+def _qwen(base: Architecture, **changes: Any) -> Architecture:
+    return base.model_copy(update={"norm_epsilon": 1e-6, **changes})
 
 
 PRESETS: Mapping[str, Architecture] = MappingProxyType(
@@ -34,6 +52,26 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "llama3.2-1b": _llama(16, 2048, 32, 8, 8192, 128256, 8192, tied=True),
         "llama3.2-3b": _llama(28, 3072, 24, 8, 8192, 128256, 8192, tied=True),
         "mistral-7b": _llama(32, 4096, 32, 8, 14336, 32000, 8192, 10000.0),
+        "gpt2-124m": _gpt(12, 768, 12, 1024),
+        "gpt2-1.5b": _gpt(48, 1600, 25, 1024),
+        "gpt3-6.7b": _gpt(32, 4096, 32),
+        "gpt3-175b": _gpt(96, 12288, 96),
+        "qwen2-0.5b": _qwen(
+            _llama(24, 896, 14, 2, 4864, 151936, 32768, 1e6, tied=True), biases="qkv"
+        ),
+        "qwen2-7b": _qwen(_llama(28, 3584, 28, 4, 18944, 152064, 32768, 1e6), biases="qkv"),
+        "qwen2-72b": _qwen(_llama(80, 8192, 64, 8, 29568, 152064, 32768, 1e6), biases="qkv"),
+        "qwen3-0.6b": _qwen(
+            _llama(28, 1024, 16, 8, 3072, 151936, 32768, 1e6, tied=True),
+            head_dim=128,
+            qk_norm=True,
+        ),
+        "qwen3-8b": _qwen(
+            _llama(36, 4096, 32, 8, 12288, 151936, 32768, 1e6), head_dim=128, qk_norm=True
+        ),
+        "qwen3-32b": _qwen(
+            _llama(64, 5120, 64, 8, 25600, 151936, 32768, 1e6), head_dim=128, qk_norm=True
+        ),
         "tinyllama-1.1b": _llama(22, 2048, 32, 4, 5632, 32000, 2048, 10000.0),
     }
 )

@@ -13,6 +13,7 @@ Word = Annotated[str, Field(max_length=128)]
 Sentence = Annotated[str, Field(max_length=1024)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """What JSON numbers carry exactly."""
+Amount = Annotated[float, Field(ge=0)]
 TrainerPhase = Literal[
     "preparing", "starting", "training", "evaluating", "saving", "finished", "failed"
 ]
@@ -69,8 +70,32 @@ class PlacementStatus(ApiModel):
     """Nodes in order of rank."""
     levels: Annotated[list[LevelUse], Field(max_length=16), list_map("level")]
     """Use of each level, far to near."""
+    spares: (
+        Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=1024)] | None
+    ) = None
+    """Nodes that are held for the job to replace a failed one, nearest first."""
     explanation: Sentence = ""
     """The placement in a sentence."""
+
+
+class BetterPlacement(ApiModel):
+    """A place where the job would communicate faster, as far as is free now."""
+
+    attempt: Count
+    """The attempt that it is compared with."""
+    gain: Annotated[float, Field(ge=1)]
+    """Communication time of a step here over what it would be there."""
+    summary: Word
+    """The place: 4 nodes · 1 leaf."""
+
+
+class Move(ApiModel):
+    """A move that the user asked for, and what it waits for."""
+
+    attempt: Count
+    """The attempt that is to move."""
+    after_checkpoint: Count
+    """It moves once a checkpoint is newer than this step: the newest when it was asked."""
 
 
 class Collective(ApiModel):
@@ -122,6 +147,91 @@ class Progress(ApiModel):
     """Measured collectives."""
 
 
+class PlannedFlops(ApiModel):
+    """FLOPs of one token, forward and backward, in the two conventions of the field."""
+
+    full_attention: Count
+    """Every score is counted."""
+    causal_attention: Count
+    """Only scores that the causal mask leaves."""
+
+
+class PlannedMemory(ApiModel):
+    """Memory of the GPU that needs the most."""
+
+    per_gpu_bytes: Annotated[dict[str, Count], Field(max_length=16)]
+    """Bytes by part: weights, gradients, optimizer, gathered, activations, logits, and margins."""
+    total_bytes: Count
+    """All parts together."""
+    capacity_bytes: Count | None = None
+    """What the GPU has."""
+    fits: bool | None = None
+    """Whether all parts fit, margins included."""
+
+
+class PlannedStep(ApiModel):
+    """Time of one optimizer step."""
+
+    seconds: Amount
+    """The whole step."""
+    compute_seconds: Amount
+    """Work of the slowest rank, bubble not counted."""
+    exposed: Annotated[dict[str, Amount], Field(max_length=8)]
+    """Seconds of communication that nothing hides, by kind of group."""
+
+
+class Measured(ApiModel):
+    """What the running job showed of the plan."""
+
+    attempt: Count
+    """The attempt that is measured."""
+    from_step: Count
+    """First step that was seen of it."""
+    at_step: Count | None = None
+    """Step at which the figures were taken."""
+    step_seconds: Amount | None = None
+    """Time of a step, smoothed over the last ones."""
+    error_ratio: Amount | None = None
+    """Measured over planned time of a step."""
+
+
+class PlanStatus(ApiModel):
+    """What the job needs and how long it takes, by arithmetic and corrected by measurement."""
+
+    hardware: Word | None = None
+    """Kind of GPU that the plan is for, by the labels of nodes; absent: unknown."""
+    gpus: Count
+    """GPUs of the job."""
+    parameters: Count
+    """Parameters of the model."""
+    tokens: Count
+    """Tokens of the whole run."""
+    flops_per_token: PlannedFlops
+    """FLOPs of one token."""
+    total_flops: Amount
+    """FLOPs of the whole run, with causal attention."""
+    memory: PlannedMemory
+    """GPU memory."""
+    bubble: Amount
+    """Share of a step in which the pipeline has nothing to do."""
+    step: PlannedStep | None = None
+    """Time of one step, where the GPU is known."""
+    mfu: Amount | None = None
+    """Model FLOPs utilisation, with causal attention."""
+    tokens_per_second: Amount | None = None
+    """Tokens per second over all ranks."""
+    total_seconds: Amount | None = None
+    """Time of the whole run, failures and saves not counted."""
+    days: Amount | None = None
+    """The same in days."""
+    measured: Measured | None = None
+    """The plan against what was measured."""
+    assumptions: Annotated[list[Sentence], Field(max_length=8)] | None = None
+    """What the figures rest on."""
+    note: Sentence | None = None
+    """What the plan cannot say, and why."""
+
+
 class Failure(ApiModel):
     """One failure of the past."""
 
@@ -157,14 +267,24 @@ class JobStatus(ApiModel):
     """Parallel degrees: tp8·pp4·dp16."""
     nodes: Word | None = None
     """Ready nodes over wanted nodes: 12/16."""
+    plan: PlanStatus | None = None
+    """What the job needs and how long it takes; absent for a job that names no model."""
+    estimated_start: Time | None = None
+    """When the job is expected to start, while it waits and the queue can tell."""
     placement: PlacementStatus | None = None
     """Who sits where."""
     placement_summary: Word | None = None
     """The placement for the PLACEMENT column: 4 nodes · 2 leaf · 1 spine."""
+    better_placement: BetterPlacement | None = None
+    """Where the job would be better off; it moves when asked (annotation llmtrain.dev/replace)."""
+    move: Move | None = None
+    """A move that was asked for and not made yet."""
     attempt: Count = 0
     """Number of the current gang; it grows with every gang restart."""
     restarts: Count = 0
     """Gang restarts after failures (suspend and resume do not count)."""
+    preemptions: Count = 0
+    """Times that the job was stopped for one of higher priority."""
     failures: Annotated[list[Failure], Field(max_length=10)] | None = None
     """The last failures, newest last."""
     start_time: Time | None = None

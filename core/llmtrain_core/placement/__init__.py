@@ -1,7 +1,11 @@
 """Who sits where: from a request and a snapshot to a placement, or to the reason there is none."""
 
-from llmtrain_core.placement.place import eligible, place
+from llmtrain_core.placement.cost import cost_of
+from llmtrain_core.placement.eligible import eligible
+from llmtrain_core.placement.place import place
 from llmtrain_core.placement.types import (
+    Alternative,
+    Cost,
     PlacedNode,
     Placement,
     Request,
@@ -10,5 +14,6 @@ from llmtrain_core.placement.types import (
 )
 
 __all__ = [
-    "PlacedNode", "Placement", "Request", "Unplaceable", "eligible", "extra_resources", "place",
+    "Alternative", "Cost", "PlacedNode", "Placement", "Request", "Unplaceable", "cost_of",
+    "eligible", "extra_resources", "place",
 ]  # fmt: skip

@@ -10,6 +10,9 @@ from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
+from llmtrain_core.placement.traffic import volumes_of_job
+from llmtrain_core.placement.volumes import Volumes, nominal_volumes
+from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.topology.inventory import extended_amounts
 
 
@@ -34,13 +37,24 @@ class Request:
     """Other extended resources that each node must have free, for example RDMA devices."""
     require: str | None = None
     prefer: str | None = None
+    tensor_within: str | None = None
+    """Level inside one domain of which every tensor group must sit; None: the node."""
+    spares: int = 0
+    """Free nodes near the gang that are named with it, to replace a failed one."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     excluded: frozenset[str] = frozenset()
+    volumes: Volumes | None = None
+    """What the groups send; None: nothing is known of the model."""
+
+    @property
+    def traffic(self) -> Volumes:
+        """What the groups send, in round figures where nothing is known."""
+        return nominal_volumes(self.layout) if self.volumes is None else self.volumes
 
     @classmethod
-    def of(cls, job: Job) -> Request:
-        """Build the request of a checked job."""
+    def of(cls, job: Job, hardware: Accelerator | None = None) -> Request:
+        """Build the request of a checked job, to run on `hardware` if that is known."""
         workers, topology, network = job.spec.workers, job.spec.topology, job.spec.network
         rdma = network.rdma if network else None
         asked = workers.resources
@@ -52,9 +66,12 @@ class Request:
             extra=extra_resources(asked.to_wire() if asked else {}, rdma.to_wire() if rdma else {}),
             require=topology.require if topology else None,
             prefer=topology.prefer if topology else None,
+            tensor_within=topology.tensor_within if topology else None,
+            spares=topology.spares if topology else 0,
             node_selector=workers.node_selector or {},
             tolerations=tuple(workers.tolerations or ()),
             excluded=frozenset((topology.exclude_nodes if topology else None) or ()),
+            volumes=volumes_of_job(job, hardware),
         )
 
 
@@ -65,6 +82,56 @@ class PlacedNode:
     name: str
     ranks: tuple[int, ...]
     path: Mapping[str, str]
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON that `llmtrain place` prints."""
+        return {"name": self.name, "ranks": list(self.ranks), "path": dict(self.path)}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Exposed communication time of one step."""
+
+    seconds: float
+    ideal_seconds: float
+    """The same with all nodes in one nearest domain."""
+    by_group: Mapping[str, float]
+    """Seconds by kind of group."""
+
+    @property
+    def slowdown(self) -> float:
+        """Times the ideal; 1 for a job that sends nothing."""
+        return self.seconds / self.ideal_seconds if self.ideal_seconds else 1.0
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON that `llmtrain place` prints."""
+        return {
+            "seconds": self.seconds,
+            "idealSeconds": self.ideal_seconds,
+            "byGroup": dict(self.by_group),
+        }
+
+
+NO_COST = Cost(0.0, 0.0, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """The best other placement that was weighed, and why it lost."""
+
+    method: str
+    seconds: float
+    domains: Mapping[str, int]
+    why: str
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON that `llmtrain place` prints."""
+        return {
+            "method": self.method,
+            "seconds": self.seconds,
+            "domains": dict(self.domains),
+            "why": self.why,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +144,24 @@ class Placement:
     crossings: Mapping[str, Mapping[str, int]]
     """Groups that span more than one domain, by level and kind of group."""
     explanation: str
+    cost: Cost = NO_COST
+    spares: tuple[PlacedNode, ...] = ()
+    """Free nodes named to replace a failed one, nearest first; they hold no ranks."""
+    reasons: tuple[str, ...] = ()
+    """What decided, in sentences."""
+    alternative: Alternative | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON that `llmtrain place` prints."""
         return {
             "fits": True,
-            "nodes": [
-                {"name": n.name, "ranks": list(n.ranks), "path": dict(n.path)} for n in self.nodes
-            ],
-            "spares": [],
+            "nodes": [node.to_wire() for node in self.nodes],
+            "spares": [node.to_wire() for node in self.spares],
+            "cost": self.cost.to_wire(),
             "domains": dict(self.domains),
             "crossings": {level: dict(groups) for level, groups in self.crossings.items()},
-            "reasons": [self.explanation],
+            "reasons": [self.explanation, *self.reasons],
+            "alternative": self.alternative.to_wire() if self.alternative else None,
         }
 
 
@@ -102,6 +175,8 @@ class Unplaceable:
     """Nodes with room for one block, by level and domain path."""
     refused: Mapping[str, int]
     """Nodes that do not count, by the reason they are left out."""
+    blockers: tuple[str, ...] = ()
+    """The fewest nodes that would let it in if nothing held them back; empty: no wait helps."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON that `llmtrain place` prints."""
@@ -111,6 +186,7 @@ class Unplaceable:
             "spares": [],
             "reason": str(self.reason),
             "reasons": [self.message],
+            "blockers": list(self.blockers),
             "freeNodes": {level: dict(domains) for level, domains in self.free_nodes.items()},
             "refused": dict(self.refused),
         }

@@ -20,19 +20,24 @@ def block_bytes_per_token(
 ) -> float:
     """Return what one layer keeps per token of its tensor group, on each rank of it.
 
-    none: everything autograd asks for. selective: inputs and outputs of products and of attention;
-    what costs no product (norms, activation function) is computed again. full: the layer's input.
+    none: everything autograd asks for. selective: inputs and outputs of products and of attention,
+    and the inputs of norms; what costs no product is computed again. full: the layer's input.
     """
     hidden = shape.hidden_size
     if checkpointing == "full":
         return compute * hidden / tensor
     parts = attention_bytes(shape, compute) + compute * hidden
-    if checkpointing == "selective":
-        ffn = (2 if shape.gated else 1) * compute * shape.ffn_size
-        return (parts + ffn + compute * hidden) / tensor
-    norms = 2 * norm_bytes(shape, compute, kernels)
+    heads = shape.query_width + shape.key_width if shape.qk_norm else 0
     inputs = compute * hidden  # of the feed-forward block; attention's is in `parts`
     whole_inputs = 0.0 if kernels == "fused" else gathered_input_bytes(shape, tensor, compute)
+    if checkpointing == "selective":
+        ffn = (2 if shape.gated else 1) * compute * shape.ffn_size
+        kept = compute * (2 * hidden + heads)
+        return (kept + parts + inputs + ffn) / tensor + whole_inputs
+    norms = 2 * norm_bytes(shape, compute, kernels)
+    if heads:
+        each = rms_norm_bytes(shape.head_width, compute, kernels)
+        norms += heads // shape.head_width * each
     return (norms + parts + inputs + ffn_bytes(shape, compute, kernels)) / tensor + whole_inputs
 
 
@@ -55,16 +60,23 @@ def ffn_bytes(shape: Shape, compute: int, kernels: Kernels) -> float:
 
 
 def norm_bytes(shape: Shape, compute: int, kernels: Kernels) -> float:
-    """Return what a norm keeps.
+    """Return what a norm of the residual stream keeps; LayerNorm, its input, mean and scale."""
+    if shape.norm == "layer":
+        return compute * shape.hidden_size + 2 * FLOAT32
+    return rms_norm_bytes(shape.hidden_size, compute, kernels)
 
-    Eager RMSNorm computes in float32 and keeps the input, the normalised input and a scale per
-    token; a fused one keeps its input as it is.
+
+def rms_norm_bytes(width: int, compute: int, kernels: Kernels) -> float:
+    """Return what an RMSNorm keeps of each vector.
+
+    Eager, it computes in float32 and keeps the input, the normalised input and a scale per
+    vector; a fused one keeps its input as it is.
     """
     if kernels == "eager" and compute < FLOAT32:
-        return 2 * FLOAT32 * shape.hidden_size + FLOAT32
+        return 2 * FLOAT32 * width + FLOAT32
     if kernels == "eager":
-        return 2 * compute * shape.hidden_size + compute
-    return compute * shape.hidden_size + FLOAT32
+        return 2 * compute * width + compute
+    return compute * width + FLOAT32
 
 
 def gathered_input_bytes(shape: Shape, tensor: int, compute: int) -> float:

@@ -25,6 +25,11 @@ V_SHAPED: frozenset[Schedule] = frozenset({"ZBVZeroBubble", "DualPipeV"})
 """Schedules of exactly two chunks, of which the second runs back from the last rank to the
 first."""
 
+SPLIT_BACKWARD: frozenset[Schedule] = frozenset(
+    {"InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV"}
+)
+"""Schedules that compute gradients of a layer's input and of its weights at different times."""
+
 FORWARD_AND_BACKWARD = 3
 """Work of one micro-batch on one chunk, in forward passes."""
 
@@ -33,25 +38,56 @@ def check_schedule(schedule: Schedule, stages: int, micro_batches: int, chunks: 
     """Raise PlanError where torch's schedule would refuse to run."""
     if stages == 1:
         return
+    check_chunks(schedule, chunks)
+    least = least_micro_batches(schedule, stages)
+    if micro_batches < least:
+        raise PlanError(
+            f"{micro_batches} micro-batches cannot fill {stages} stages of {schedule}",
+            f"use at least {least}",
+        )
+    if not equal_rounds(schedule, stages, micro_batches):
+        raise PlanError(
+            f"{micro_batches} micro-batches cannot be dealt out in"
+            f" {micro_batches // stages} equal rounds",
+            f"use {micro_batches // stages * stages}",
+        )
+
+
+def check_chunks(schedule: Schedule, chunks: int) -> None:
+    """Raise PlanError where a schedule cannot run this many chunks per rank."""
     if schedule in ONE_STAGE and chunks != 1:
         raise PlanError(f"{schedule} has one chunk per rank, not {chunks}", "use virtualStages 1")
     if schedule in V_SHAPED and chunks != 2:
         raise PlanError(f"{schedule} has two chunks per rank, not {chunks}", "use virtualStages 2")
     if schedule not in ONE_STAGE and chunks < 2:
         raise PlanError(f"{schedule} needs at least two chunks per rank", "use virtualStages 2")
-    least = 2 * stages if schedule == "DualPipeV" else stages
-    if micro_batches < least:
-        raise PlanError(
-            f"{micro_batches} micro-batches cannot fill {stages} stages of {schedule}",
-            f"use at least {least}",
-        )
-    if schedule in {"Interleaved1F1B", "InterleavedZeroBubble"}:
-        rounds = max(1, micro_batches // stages)
-        if micro_batches % rounds:
-            raise PlanError(
-                f"{micro_batches} micro-batches cannot be dealt out in {rounds} equal rounds",
-                f"use {micro_batches // stages * stages}",
-            )
+
+
+def least_micro_batches(schedule: Schedule, stages: int) -> int:
+    """Return how many micro-batches a pipeline needs at least."""
+    if stages == 1:
+        return 1
+    return 2 * stages if schedule == "DualPipeV" else stages
+
+
+def equal_rounds(schedule: Schedule, stages: int, micro_batches: int) -> bool:
+    """Tell whether a schedule can deal its micro-batches out in rounds of one size."""
+    if stages == 1 or schedule not in {"Interleaved1F1B", "InterleavedZeroBubble"}:
+        return True
+    return micro_batches % max(1, micro_batches // stages) == 0
+
+
+def stage_numbers(schedule: Schedule, rank: int, ranks: int, chunks: int) -> tuple[int, ...]:
+    """Return the stages of one pipeline rank, in order of the model.
+
+    Looped: every `ranks`-th one. In V shape, the second run goes back from the last rank to the
+    first, so rank 0 has both ends of the model.
+    """
+    if ranks == 1:
+        return (0,)
+    if schedule in V_SHAPED:
+        return rank, 2 * ranks - 1 - rank
+    return tuple(rank + turn * ranks for turn in range(chunks))
 
 
 def idle_units(schedule: Schedule, stages: int, micro_batches: int, chunks: int = 1) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from llmtrain_core.plan.bubble import stage_numbers
 from llmtrain_core.plan.parameters import Stage, sharded, stage_units
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Recipe
 
@@ -164,10 +165,13 @@ def _pipeline(recipe: Recipe, rank: int) -> Iterator[tuple[Group, Operation, Cal
 
 def _chunk_ranks(recipe: Recipe) -> list[int]:
     """Return the rank of every chunk in order of the model."""
-    ranks = list(range(recipe.layout.pipeline))
-    if recipe.schedule in {"ZBVZeroBubble", "DualPipeV"} and recipe.chunks == 2:
-        return [*ranks, *reversed(ranks)]
-    return ranks * recipe.chunks
+    ranks = recipe.layout.pipeline
+    where = {
+        number: rank
+        for rank in range(ranks)
+        for number in stage_numbers(recipe.schedule, rank, ranks, recipe.chunks)
+    }
+    return [where[number] for number in range(len(where))]
 
 
 def _norms(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:

@@ -149,3 +149,12 @@ def _logits_bytes(recipe: Recipe, stage: Stage, rank: int) -> int:
         waiting = 0
     at_peak = LOGITS_BYTES if wide == 4 else 3 * wide
     return recipe.local_tokens * width * (at_peak + wide * waiting)
+
+
+def binary(nbytes: float) -> str:
+    """Return bytes as text with a binary prefix, as memory is sold."""
+    for unit in ("B", "KiB", "MiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.1f} GiB"

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from math import ceil, log2
 
 from llmtrain_core.layout import DIMENSIONS, SHORT, Layout
-from llmtrain_core.placement.types import Placement
 from llmtrain_core.plan.communication import Group, Operation
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.topology.levels import Levels
@@ -85,17 +84,17 @@ def _stride_and_size(layout: Layout, group: Group) -> tuple[int, int]:
     raise ValueError(group)
 
 
-def uplink_shares(placement: Placement | None, levels: Levels) -> dict[Group, float]:
+def uplink_shares(crossings: Mapping[str, Mapping[str, int]], levels: Levels) -> dict[Group, float]:
     """Return by how much each group's interfaces are slowed by uplinks that its ranks cross.
+
+    `crossings` are a placement's: groups that span several domains, by level and kind of group.
 
     A group that stays inside the domains of a level does not meet that level's uplinks. One that
     crosses them shares what oversubscription left, in the worst case where all nodes do the same.
     """
-    if placement is None:
-        return {}
     slowed: dict[Group, float] = {}
     for level in levels[:-1]:
-        for kind, count in placement.crossings.get(level.name, {}).items():
+        for kind, count in crossings.get(level.name, {}).items():
             if count and kind in SHORT:
                 group: Group = SHORT[kind]  # type: ignore[index,assignment]
                 slowed[group] = slowed.get(group, 1.0) * level.oversubscription

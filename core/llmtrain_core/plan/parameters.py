@@ -8,6 +8,7 @@ from functools import cache
 from math import prod
 
 from llmtrain_core.api.job import Architecture
+from llmtrain_core.plan.bubble import Schedule, stage_numbers
 from llmtrain_core.plan.shapes import Shape, shape_of
 
 
@@ -22,7 +23,7 @@ class ParameterCount:
     feed_forward: int
     """Projections of the feed-forward blocks of all layers, with their biases."""
     norms: int
-    """Two norms per layer and the final one."""
+    """Two norms per layer, those of queries and keys, and the final one."""
     output: int
     """Output projection; 0 when it is tied to the input embedding."""
     positions: int = 0
@@ -70,28 +71,28 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What one pipeline stage holds: layers [first, end), and the ends of the model."""
+    """What one pipeline rank holds, all its chunks together."""
 
-    first: int
-    end: int
+    layers: int
     embeds: bool
     predicts: bool
-
-    @property
-    def layers(self) -> int:
-        """Number of layers."""
-        return self.end - self.first
+    apart: bool = False
+    """Its two ends of the model are in different chunks."""
 
 
 @cache
-def stages(layers: int, count: int) -> tuple[Stage, ...]:
-    """Return the stages of a pipeline: even runs of layers, longer runs first."""
+def stages(
+    layers: int, ranks: int, schedule: Schedule = "1F1B", chunks: int = 1
+) -> tuple[Stage, ...]:
+    """Return what the ranks of a pipeline hold: even runs of layers, longer runs first."""
+    count = ranks * chunks
     share, extra = divmod(layers, count)
-    found, first = [], 0
-    for index in range(count):
-        end = first + share + (1 if index < extra else 0)
-        found.append(Stage(first, end, embeds=index == 0, predicts=index == count - 1))
-        first = end
+    found = []
+    for rank in range(ranks):
+        mine = stage_numbers(schedule, rank, ranks, chunks)
+        embeds, predicts = 0 in mine, count - 1 in mine
+        held = sum(share + (number < extra) for number in mine)
+        found.append(Stage(held, embeds, predicts, embeds and predicts and len(mine) > 1))
     return tuple(found)
 
 
@@ -138,6 +139,9 @@ def block_tensors(shape: Shape, tensor: int = 1) -> tuple[Tensor, ...]:
             Tensor("ffn.up.bias", (ffn,)),
             Tensor("ffn.down.bias", (hidden,), replicated=True),
         ]
+    if shape.qk_norm:
+        for name in ("norm.query.scale", "norm.key.scale"):
+            found.append(Tensor(name, (shape.head_width,), replicated=True))
     return (*found, *_norm(shape, "norm.attention"), *_norm(shape, "norm.ffn"))
 
 
@@ -171,7 +175,7 @@ def _norm(shape: Shape, name: str) -> list[Tensor]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Units:
-    """A stage's parameters in the units that FSDP gathers: one a layer, then the ends if any.
+    """A stage's parameters in the units that FSDP gathers: one a layer, then those of the ends.
 
     Built once for every stage (`stage_units`), so it is told apart by identity.
     """
@@ -181,11 +185,8 @@ class Units:
     ends: tuple[Tensor, ...]
     size: int
     """Parameters that one tensor-parallel rank of the stage works with."""
-
-    @property
-    def count(self) -> int:
-        """Number of units."""
-        return self.layers + (1 if self.ends else 0)
+    count: int
+    """Number of units."""
 
     def sharded(self, ranks: int) -> int:
         """Parameters of which the first of `ranks` FSDP ranks holds a shard."""
@@ -197,7 +198,8 @@ def stage_units(shape: Shape, stage: Stage, tensor: int = 1) -> Units:
     """Return what one tensor-parallel rank of a stage works with."""
     block = block_tensors(shape, tensor)
     ends = end_tensors(shape, tensor, embeds=stage.embeds, predicts=stage.predicts)
-    return Units(block, stage.layers, ends, stage.layers * size(block) + size(ends))
+    units = stage.layers + (2 if stage.apart else 1 if ends else 0)
+    return Units(block, stage.layers, ends, stage.layers * size(block) + size(ends), units)
 
 
 @cache

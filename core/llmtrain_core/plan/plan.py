@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 from llmtrain_core.api.check import Job
 from llmtrain_core.api.job import MAX_NODES
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement.types import Placement
-from llmtrain_core.plan.bubble import bubble_fraction
 from llmtrain_core.plan.communication import Volumes, communication
-from llmtrain_core.plan.constants import constants_of, owner_of
 from llmtrain_core.plan.cost import Cost, cost
 from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.flops import Convention, training_flops_per_token
 from llmtrain_core.plan.goodput import Goodput, goodput
 from llmtrain_core.plan.hardware import Accelerator
-from llmtrain_core.plan.memory import Memory, memory
+from llmtrain_core.plan.memory import binary
 from llmtrain_core.plan.network import uplink_shares
-from llmtrain_core.plan.parameters import count_parameters
+from llmtrain_core.plan.predict import Prediction, predict, tokens_of
 from llmtrain_core.plan.recipe import Precision, Recipe
 from llmtrain_core.plan.search import (
     Candidate,
@@ -31,14 +28,10 @@ from llmtrain_core.plan.search import (
     search,
 )  # fmt: skip
 from llmtrain_core.plan.shapes import Shape
-from llmtrain_core.plan.step import StepTime, step_time
 from llmtrain_core.plan.storage import Storage, storage
 from llmtrain_core.plan.supported import accepts, space_of
-from llmtrain_core.plan.wire import plan_to_wire
 from llmtrain_core.topology.levels import Levels
 
-SHOWN: Convention = "causal-attention"
-"""Convention of `mfu` and `total_flops`, the same as the trainer's status shows."""
 MAX_TOKENS = 10**15
 """The API's own limit of training.tokens."""
 BATCH_TOKENS = 4 * 1024**2
@@ -58,67 +51,14 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Prediction):
     """Everything known before a run starts."""
 
-    recipe: Recipe
-    hardware: Accelerator
-    tokens: int
-    memory: Memory
     communication: Volumes
-    time: StepTime
     goodput: Goodput
     storage: Storage
     cost: Cost
     alternatives: tuple[Candidate, ...]
-    assumptions: tuple[str, ...]
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of the run."""
-        return self.recipe.layout.world_size
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the model."""
-        return count_parameters(self.recipe.shape).total
-
-    def flops_per_token(self, convention: Convention) -> int:
-        """Return FLOPs of one token in a convention."""
-        return training_flops_per_token(self.recipe.shape, convention)
-
-    @property
-    def total_flops(self) -> int:
-        """FLOPs of the whole run."""
-        return self.flops_per_token(SHOWN) * self.tokens
-
-    @property
-    def bubble(self) -> float:
-        """Share of a step in which the pipeline has nothing to do, communication not counted."""
-        recipe = self.recipe
-        return bubble_fraction(
-            recipe.schedule, recipe.layout.pipeline, recipe.micro_batches, recipe.chunks
-        )
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens per second of all ranks."""
-        return self.recipe.tokens_per_step / self.time.seconds
-
-    @property
-    def mfu(self) -> float:
-        """Model FLOPs utilisation of the peak of the recipe's precision."""
-        peak = self.hardware.peak(self.recipe.precision) * self.gpus
-        return self.flops_per_token(SHOWN) * self.tokens_per_second / peak
-
-    @property
-    def days(self) -> float:
-        """Days of computing, failures and saves not counted."""
-        return self.tokens / self.tokens_per_second / 86400
-
-    def to_wire(self) -> dict[str, Any]:
-        """Return the JSON that `llmtrain plan` prints."""
-        return plan_to_wire(self)
 
 
 def plan(
@@ -140,23 +80,21 @@ def plan(
     else:
         recipe, found = _of_question(subject, hardware, gpus)
         tokens, keep = subject.tokens, 2
-    slowed = uplink_shares(placement, levels)
-    time = step_time(recipe, hardware, constants_of(hardware.name), slowed)
-    seconds = tokens / recipe.tokens_per_step * time.seconds
-    nodes = -(-recipe.layout.world_size // int(hardware.node.value))
-    lived = goodput(nodes)
+    slowed = uplink_shares(placement.crossings, levels) if placement else None
+    predicted = predict(recipe, hardware, tokens, slowed)
+    lived = goodput(-(-predicted.gpus // int(hardware.node.value)))
     return Plan(
         recipe=recipe,
-        hardware=hardware,
         tokens=tokens,
-        memory=memory(recipe, int(hardware.memory.value)),
+        memory=predicted.memory,
+        hardware=hardware,
+        time=predicted.time,
+        assumptions=(*predicted.assumptions, *_assumptions(hardware, found, price)),
         communication=communication(recipe),
-        time=time,
         goodput=lived,
         storage=storage(recipe, tokens, keep),
-        cost=cost(hardware, recipe.layout.world_size, seconds / max(lived.ratio, 1e-9), price),
+        cost=cost(hardware, predicted.gpus, predicted.seconds / max(lived.ratio, 1e-9), price),
         alternatives=_others(subject, recipe, found),
-        assumptions=_assumptions(recipe, hardware, found, placement, price),
     )
 
 
@@ -172,7 +110,7 @@ def _of_job(job: Job, gpus: int | None) -> tuple[Recipe, int]:
     recipe = Recipe.of(job)
     if gpus is not None and gpus != recipe.layout.world_size:
         recipe = _resized(recipe, gpus)
-    return recipe, max(1, job.total_steps) * recipe.tokens_per_step
+    return recipe, tokens_of(job, recipe)
 
 
 def _resized(recipe: Recipe, gpus: int) -> Recipe:
@@ -243,37 +181,8 @@ def _others(
     return tuple(islice(others, limit))
 
 
-def _assumptions(
-    recipe: Recipe, hardware: Accelerator, found: Found, placement: Placement | None,
-    price: float | None,
-) -> tuple[str, ...]:  # fmt: skip
-    notes = [
-        f"mfu and totalFlops count attention as {SHOWN}; recomputation is not counted",
-        _basis(hardware.name),
-        f"kernels: {recipe.kernels}; sharding: {recipe.sharding}",
-    ]
-    if placement is None:
-        notes.append("no placement: rank blocks fill servers in order, uplinks are not shared")
-    if hardware.name == "V100":
-        notes.append("V100 has no bfloat16: float16 of the same speed is meant")
+def _assumptions(hardware: Accelerator, found: Found, price: float | None) -> Iterator[str]:
     if price is None:
-        notes.append(f"price: {hardware.price.value:g} USD per GPU hour, {hardware.price.source}")
+        yield f"price: {hardware.price.value:g} USD per GPU hour, {hardware.price.source}"
     for reason, count in sorted(found.rejected.items(), key=lambda item: -item[1])[:4]:
-        notes.append(f"{count} of the layouts tried fell out: {reason}")
-    return tuple(notes)
-
-
-def _basis(name: str) -> str:
-    owner = owner_of(name)
-    if owner == name or name.startswith(owner):
-        return f"speeds are calibrated on published runs of {owner}"
-    return f"no published run of {name}: speeds are scaled from {owner} by the peaks"
-
-
-def binary(nbytes: float) -> str:
-    """Return bytes as text with a binary prefix, as memory is sold."""
-    for unit in ("B", "KiB", "MiB"):
-        if nbytes < 1024:
-            return f"{nbytes:.1f} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.1f} GiB"
+        yield f"{count} of the layouts tried fell out: {reason}"

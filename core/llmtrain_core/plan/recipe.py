@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -157,15 +157,10 @@ class Recipe:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """What each pipeline rank holds, all its chunks together.
-
-        With several chunks a rank's layers are not neighbours, but their number is the same; in V
-        shape rank 0 holds both ends of the model.
-        """
-        found = stages(self.shape.layers, self.layout.pipeline)
-        if self.schedule in {"ZBVZeroBubble", "DualPipeV"} and self.layout.pipeline > 1:
-            found = tuple(replace(stage, predicts=stage.embeds) for stage in found)
-        return found
+        """What each pipeline rank holds, all its chunks together."""
+        if self.layout.pipeline == 1:
+            return stages(self.shape.layers, 1)
+        return stages(self.shape.layers, self.layout.pipeline, self.schedule, self.chunks)
 
     @property
     def shard_ranks(self) -> int:

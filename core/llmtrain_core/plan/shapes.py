@@ -1,8 +1,7 @@
 """The shape of a decoder, wide enough for the published models that a plan is asked about.
 
-The API's `Architecture` is the Llama family, which is what the trainer builds. Published runs also
-used the GPT family (learned positions, LayerNorm, biases, an ungated feed-forward block); those
-exist here only, so that a plan can be checked against them.
+Everything that the API's `Architecture` can say, and a few models that exist here only, so that a
+plan can be checked against their published runs.
 """
 
 from __future__ import annotations
@@ -39,6 +38,8 @@ class Shape:
     """Every projection but the output has a bias (GPT-2, GPT-3)."""
     qkv_biases: bool = False
     """Only query, key and value have one (Qwen2)."""
+    qk_norm: bool = False
+    """Every head's queries and keys are normalised (Qwen3)."""
     learned_positions: int = 0
     """Rows of the position embedding; 0 for rotary or relative positions."""
 
@@ -71,6 +72,14 @@ def shape_of(architecture: Architecture | Shape) -> Shape:
         vocab_size=architecture.vocab_size,
         sequence_length=architecture.sequence_length,
         tied_embeddings=architecture.tied_embeddings,
+        gated=architecture.activation == "swiglu",
+        norm=architecture.norm,
+        biases=architecture.biases == "all",
+        qkv_biases=architecture.biases == "qkv",
+        qk_norm=architecture.qk_norm,
+        learned_positions=(
+            architecture.sequence_length if architecture.positions == "learned" else 0
+        ),
     )
 
 
@@ -95,6 +104,7 @@ def _nemotron4(layers: int, hidden: int, heads: int, kv_heads: int, ffn: int) ->
 SHAPES: Mapping[str, Shape] = MappingProxyType(
     {
         **{name: shape_of(architecture) for name, architecture in PRESETS.items()},
+        # With the published vocabularies, which the presets fill up.
         # Radford et al., 2019: the published weights, whose positions number 1,024.
         "gpt2-124m": gpt(12, 768, 12, length=1024),
         "gpt2-1.5b": gpt(48, 1600, 25, length=1024),
@@ -103,8 +113,6 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
         "gpt3-175b": gpt(96, 12288, 96),
         "nemotron4-15b": _nemotron4(32, 6144, 48, 8, 24576),
         "nemotron4-340b": _nemotron4(96, 18432, 96, 8, 73728),
-        # config.json of Qwen/Qwen2-7B: biases on query, key and value only.
-        "qwen2-7b": Shape(28, 3584, 28, 4, 128, 18944, 152064, 32768, qkv_biases=True),
     }
 )
 """Every model that a plan knows by name: the presets of the API and plan-only shapes."""

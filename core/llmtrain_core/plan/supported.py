@@ -53,5 +53,6 @@ def accepts(job: Job, recipe: Recipe) -> bool:
         "globalBatchSize": recipe.global_batch,
         "microBatchSize": recipe.micro_batch,
         "activationCheckpointing": recipe.checkpointing,
+        "precision": recipe.precision,
     }
     return isinstance(check(job.name, spec), Job)

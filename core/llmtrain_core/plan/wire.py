@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmtrain_core.plan.communication import GROUPS, Volumes, bytes_per_step
+from llmtrain_core.plan.plan import Plan
+from llmtrain_core.plan.predict import Outline, Prediction
+from llmtrain_core.plan.search import Candidate
 
-if TYPE_CHECKING:
-    from llmtrain_core.plan.plan import Plan
-    from llmtrain_core.plan.search import Candidate
 
-
-def plan_to_wire(plan: Plan) -> dict[str, Any]:
-    """Return the JSON of a plan."""
-    time, stored, cost = plan.time, plan.storage, plan.cost
+def outline_to_wire(outline: Outline) -> dict[str, Any]:
+    """Return the JSON of what is known whatever the run runs on."""
     return {
-        "parameters": plan.parameters,
+        "parameters": outline.parameters,
         "flopsPerToken": {
-            "fullAttention": plan.flops_per_token("full-attention"),
-            "causalAttention": plan.flops_per_token("causal-attention"),
+            "fullAttention": outline.flops_per_token("full-attention"),
+            "causalAttention": outline.flops_per_token("causal-attention"),
         },
-        "totalFlops": plan.total_flops,
-        "memory": {"perGpuBytes": dict(plan.memory.parts), "fits": plan.memory.fits},
-        "communication": _volumes(plan.communication),
-        "bubble": plan.bubble,
+        "totalFlops": outline.total_flops,
+        "memory": {"perGpuBytes": dict(outline.memory.parts), "fits": outline.memory.fits},
+        "bubble": outline.bubble,
+        "gpus": outline.gpus,
+    }
+
+
+def prediction_to_wire(prediction: Prediction) -> dict[str, Any]:
+    """Return the JSON of a prediction."""
+    time = prediction.time
+    return {
+        **outline_to_wire(prediction),
         "step": {
             "seconds": time.seconds,
             "computeSeconds": time.compute,
             "exposed": dict(time.exposed),
         },
-        "mfu": plan.mfu,
-        "tokensPerSecond": plan.tokens_per_second,
-        "days": plan.days,
-        "gpus": plan.gpus,
+        "mfu": prediction.mfu,
+        "tokensPerSecond": prediction.tokens_per_second,
+        "days": prediction.days,
+        "assumptions": list(prediction.assumptions),
+    }
+
+
+def plan_to_wire(plan: Plan) -> dict[str, Any]:
+    """Return the JSON that `llmtrain plan` prints."""
+    stored, cost = plan.storage, plan.cost
+    return {
+        **prediction_to_wire(plan),
+        "communication": _volumes(plan.communication),
         "storage": {
             "tokensBytes": stored.tokens,
             "checkpointBytes": stored.checkpoint,
@@ -49,7 +64,6 @@ def plan_to_wire(plan: Plan) -> dict[str, Any]:
             "daysWithFailures": plan.days / plan.goodput.ratio if plan.goodput.ratio else None,
         },
         "alternatives": [candidate_to_wire(c) for c in plan.alternatives],
-        "assumptions": list(plan.assumptions),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from llmtrain_core.api.base import quantity_value
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.topology.levels import NODE, Levels
+from llmtrain_core.topology.links import Links
 
 _COUNT = re.compile(r"[0-9]+(k|Ki|[MGTP]i?)?")
 _NOT_TOLERABLE_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
@@ -72,6 +73,12 @@ class Snapshot:
     nodes: tuple[Node, ...]
     used: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Amount in use by (node, resource)."""
+    links: Links = field(default_factory=Links)
+    """Rates of NICs and NVLink."""
+    uplinks: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    """Share of the uplinks of a domain that other jobs use, by its path from far to near."""
+    withheld: frozenset[str] = frozenset()
+    """Nodes that are kept for a job ahead: part of the fabric, but not to be given out now."""
 
     def free(self, node: Node, resource: str) -> int:
         """Amount of a resource that is still free on a node; never negative."""
@@ -79,21 +86,27 @@ class Snapshot:
 
     def path(self, node: Node) -> tuple[str, ...]:
         """Domains of a node from far to near, the node last."""
-        return (*(self._domain(node, level.node_label) for level in self.levels[:-1]), node.name)
-
-    def _domain(self, node: Node, label: str) -> str:
-        return node.labels.get(label) or f"unlabelled:{node.name}"
+        near = (level.domain(node.labels) or alone(node) for level in self.levels[:-1])
+        return (*near, node.name)
 
     def missing_labels(self) -> dict[str, list[str]]:
-        """Nodes without the label of a level, by label; empty when all is well."""
+        """Nodes without the label of a level, by label; empty when all is well.
+
+        A node without the label of an NVLink domain is no gap: its NVLink ends at the node.
+        """
         gaps: dict[str, list[str]] = {}
         for level in self.levels:
-            if level == NODE:
+            if level == NODE or level.nvlink:
                 continue
-            without = [n.name for n in self.nodes if not n.labels.get(level.node_label)]
+            without = [n.name for n in self.nodes if level.domain(n.labels) is None]
             if without:
                 gaps[level.node_label] = without
         return gaps
+
+
+def alone(node: Node) -> str:
+    """Name the domain of a node that lacks a level's label; no label value can be equal to it."""
+    return f"unlabelled:{node.name}"
 
 
 def snapshot(levels: Levels, nodes: Iterable[Node], usage: Iterable[Usage]) -> Snapshot:

@@ -20,12 +20,13 @@ from llmtrain_operator.errors import (
 )
 from llmtrain_operator.kube.budget import WriteBudget
 from llmtrain_operator.kube.cluster import Cluster
-from llmtrain_operator.kube.resources import EVENTS, JOBS, PODS, Resource
+from llmtrain_operator.kube.resources import EVENTS, JOBS, POD_GROUPS, PODS, Resource
 from llmtrain_operator.lifecycle.draft import Plan
 from llmtrain_operator.lifecycle.events import event, transitions
 from llmtrain_operator.lifecycle.expectations import Expectations
 from llmtrain_operator.lifecycle.observe import Observed, Trouble, from_time
 from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.manifests.native import Native
 from llmtrain_operator.manifests.pod import pod
 from llmtrain_operator.manifests.support import support
 from llmtrain_operator.records import PodRecord
@@ -33,6 +34,10 @@ from llmtrain_operator.records import PodRecord
 log = logging.getLogger(__name__)
 
 AT_ONCE = 16
+NO_POD_GROUPS = (
+    "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; switch on"
+    " its feature gate GenericWorkload and this API, or run the operator without the flag"
+)
 
 Object = dict[str, Any]
 
@@ -48,23 +53,32 @@ class _ChildRefusedError(Exception):
 def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
     """Return the merge patch from the observed status to the new one, guarded by the version."""
     before: Mapping[str, Any] = observed.raw.get("status") or {}
-    changes = {key: value for key, value in status.items() if before.get(key) != value}
-    # A merge patch would mix the keys of the old and the new object: say which ones go.
-    for key in ("placement", "progress"):
-        if isinstance(changes.get(key), Mapping) and isinstance(before.get(key), Mapping):
-            dropped = {name: None for name in before[key] if name not in changes[key]}
-            changes[key] = {**changes[key], **dropped}
-    changes |= {key: None for key in before if key not in status}
+    changes = _merge(before, status)
     version = observed.raw["metadata"]["resourceVersion"]
     return {"metadata": {"resourceVersion": version}, "status": changes}
+
+
+def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
+    """Return the merge patch (RFC 7386) from one object to another: keys that go are said."""
+    changes: Object = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        old = before.get(key)
+        if old == value:
+            continue
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            changes[key] = _merge(old, value)
+        else:
+            changes[key] = value
+    return changes
 
 
 class Hand:
     """Writes for all jobs; it holds no state of any job."""
 
-    def __init__(self, cluster: Cluster, budget: WriteBudget):
+    def __init__(self, cluster: Cluster, budget: WriteBudget, native: Native):
         self._cluster = cluster
         self._budget = budget
+        self._native = native
 
     async def write_status(
         self, observed: Observed, plan: Plan, expectations: Expectations
@@ -117,26 +131,25 @@ class Hand:
         blocks = plan.status["placement"]["blocks"]
         nodes = [node for block in blocks for node in block["nodes"]]
         try:
-            for resource, body in support(observed.raw, identity):
+            around = [*support(observed.raw, identity), *self._native.support(job, identity)]
+            for resource, body in around:
                 await self._ensure(resource, body, identity)
             # The first pod tries the way: where it is refused, all of them would be.
-            first, *rest = plan.create
-            await self._create_pod(job, identity, attempt, first, nodes, expectations)
-            await _bounded(
-                [
-                    self._create_pod(job, identity, attempt, index, nodes, expectations)
-                    for index in rest
-                ]
+            first, *rest = (
+                self._native.join(
+                    pod(job, identity, attempt, index, nodes), observed.raw, attempt, len(nodes)
+                )
+                for index in plan.create
             )
+            await self._create_pod(first, identity, expectations)
+            await _bounded([self._create_pod(body, identity, expectations) for body in rest])
         except _ChildRefusedError as refused:
             return refused.trouble
         return None
 
     async def _create_pod(
-        self, job: Job, identity: JobIdentity, attempt: int, index: int, nodes: Sequence[str],
-        expectations: Expectations,
-    ) -> None:  # fmt: skip
-        body = pod(job, identity, attempt, index, nodes)
+        self, body: Object, identity: JobIdentity, expectations: Expectations
+    ) -> None:
         made = await self._ensure(PODS, body, identity)
         expectations.pod(made["metadata"]["resourceVersion"])
 
@@ -148,6 +161,10 @@ class Hand:
             return await self._cluster.create(resource, body, identity.namespace)
         except AlreadyExistsError:
             found = await self._cluster.get(resource, name, identity.namespace)
+        except NotFoundError as error:
+            if resource != POD_GROUPS:
+                raise
+            raise _ChildRefusedError(Trouble(Reason.FORBIDDEN, NO_POD_GROUPS)) from error
         except ForbiddenError as error:
             raise _ChildRefusedError(_forbidden(resource, name, error)) from error
         except InvalidError as error:

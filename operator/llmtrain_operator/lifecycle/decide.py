@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, get_condition
+from llmtrain_operator.lifecycle.admission import eviction
 from llmtrain_operator.lifecycle.completion import completion
 from llmtrain_operator.lifecycle.draft import C, Draft, Plan
 from llmtrain_operator.lifecycle.failure import failure
 from llmtrain_operator.lifecycle.finish import deadline, deletion, finished
+from llmtrain_operator.lifecycle.moving import moving
 from llmtrain_operator.lifecycle.observe import Observed
 from llmtrain_operator.lifecycle.placing import placing
+from llmtrain_operator.lifecycle.planning import planning
 from llmtrain_operator.lifecycle.pods import current
+from llmtrain_operator.lifecycle.preemption import preemption
 from llmtrain_operator.lifecycle.progress import progress
 from llmtrain_operator.lifecycle.startup import startup
 from llmtrain_operator.lifecycle.suspend import suspension
@@ -24,10 +28,14 @@ Policy = Callable[[Draft], bool]
 CHECKLIST: tuple[Policy, ...] = (
     deletion,
     finished,
+    planning,
     validation,
     completion,
     deadline,
     suspension,
+    preemption,
+    moving,
+    eviction,
     failure,
     placing,
     startup,
@@ -99,7 +107,7 @@ def _hold_back(draft: Draft) -> None:
 
 
 def _essence(status: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = ("nodes", "progress", "progressPercent", "conditions")
+    left_out = ("nodes", "progress", "progressPercent", "plan", "estimatedStart", "conditions")
     rest = {key: value for key, value in status.items() if key not in left_out}
     conditions = status.get("conditions", ())
     rest["conditions"] = [(c["type"], c["status"], c["reason"]) for c in conditions]

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.check import Job, Problem
+from llmtrain_operator.assessment import Assessment
+from llmtrain_operator.assessor import Assessor
 from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError
 from llmtrain_operator.kube.cluster import Cluster
 from llmtrain_operator.kube.informer import Informer
@@ -50,6 +52,7 @@ class Surroundings:
     pods: Informer[PodRecord]
     node: Callable[[str], NodeRecord | None]
     checked: Callable[[JobRecord], Job | list[Problem]]
+    assessor: Assessor
     scheduler: Scheduler
     reader: ProgressReader
     hand: Hand
@@ -147,16 +150,22 @@ class JobLoop:
         if job is None:
             known = self.around.jobs.last_version >= self.expectations.job_version
             return None if known else 1.0
+        assessment = await self.around.assessor.assess(job, self.around.checked(job))
+        # That took a moment: go by what the copies show now, and all at one instant.
+        job = self.around.jobs.get(self.uid)
+        if job is None:
+            return 0.0
         pods = [pod for pod in self.around.pods.by("job", self.uid) if pod.belongs_to(job)]
         if not self._caught_up(job, pods):
             return 0.5
         if not self._held(job):
             return 0.2
-        observed = self._observe(job, pods)
+        observed = self._observe(job, pods, assessment)
         plan = decide(observed)
         await self._apply(observed, plan)
         if plan.done:
             self.around.reader.forget(self.uid)
+            self.around.assessor.forget(self.uid)
             return None
         return self._next_look(plan)
 
@@ -181,7 +190,9 @@ class JobLoop:
         late = time.monotonic() - self.started > FINALIZER_SECONDS
         return there or late or "deletionTimestamp" in metadata
 
-    def _observe(self, job: JobRecord, pods: list[PodRecord]) -> Observed:
+    def _observe(
+        self, job: JobRecord, pods: list[PodRecord], assessment: Assessment | None
+    ) -> Observed:
         placement = (job.raw.get("status") or {}).get("placement") or {}
         names = {*placed_nodes(placement), *(pod.node for pod in pods if pod.node)}
         nodes = {name: found for name in names if (found := self.around.node(name)) is not None}
@@ -191,6 +202,7 @@ class JobLoop:
             checked=self.around.checked(job),
             pods=tuple(pods),
             nodes=nodes,
+            assessment=assessment,
             verdict=self.around.scheduler.verdict(self.uid),
             trouble=self.trouble,
             report=self.around.reader.take(self.uid),

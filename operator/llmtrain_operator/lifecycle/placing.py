@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from llmtrain_core.api.conditions import Reason, get_condition
 from llmtrain_operator.lifecycle.draft import C, Draft
+from llmtrain_operator.lifecycle.expectation import expect_end, expect_start, forget
 from llmtrain_operator.lifecycle.observe import to_time
 from llmtrain_operator.lifecycle.pods import clear_stale
 from llmtrain_operator.verdicts import Offer, Refusal, standing_back
@@ -25,9 +26,10 @@ def placing(draft: Draft) -> bool:
         return True
     verdict = draft.seen.verdict
     if isinstance(verdict, Offer) and verdict.attempt == draft.attempt:
-        _take(draft, verdict)
+        take_up(draft, verdict)
     elif isinstance(verdict, Refusal):
         draft.condition(C.PLACED, False, verdict.reason, verdict.message)
+        expect_start(draft, verdict.starts_at)
     elif get_condition(draft.status["conditions"], C.PLACED) is None:
         draft.condition(C.PLACED, False, Reason.QUEUED, "waits for its turn")
     return True
@@ -38,14 +40,18 @@ def _stand_back(draft: Draft) -> None:
     placed = get_condition(draft.status["conditions"], C.PLACED)
     since = to_time(placed["lastTransitionTime"] if placed else "")
     left = (since + timedelta(seconds=STAND_BACK_SECONDS) - draft.seen.now).total_seconds()
+    forget(draft)
     if left > 0:
         draft.wake_in(left)
     else:
         draft.condition(C.PLACED, False, Reason.QUEUED, "waits for its turn to try again")
 
 
-def _take(draft: Draft, offer: Offer) -> None:
+def take_up(draft: Draft, offer: Offer) -> None:
+    """Write the offer down: from then on the place is the job's."""
     draft.offer = offer
+    draft.put("estimatedStart", None)
+    expect_end(draft, draft.seen.now.timestamp())
     draft.put("placement", dict(offer.placement))
     draft.put("placementSummary", offer.summary)
     draft.put("attemptStartTime", draft.now)

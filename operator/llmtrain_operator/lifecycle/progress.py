@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from llmtrain_core.api.status import Collective, Progress, TrainerPhase
 from llmtrain_operator.lifecycle.draft import C, Draft
 from llmtrain_operator.lifecycle.observe import from_time
+from llmtrain_operator.lifecycle.planning import measure
 from llmtrain_operator.lifecycle.pods import current
 
 _COUNTS = ("step", "totalSteps", "lastCheckpointStep")
@@ -31,6 +32,7 @@ def progress(draft: Draft) -> bool:
     report = draft.seen.report
     if report is not None and report.get("attempt", draft.attempt) == draft.attempt:
         take(draft, report)
+        measure(draft, report, _figure(report.get("stepSeconds")))
     return False
 
 

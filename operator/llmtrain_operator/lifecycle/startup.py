@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_operator.lifecycle.admission import admitted, gated
 from llmtrain_operator.lifecycle.draft import C, Draft
 from llmtrain_operator.lifecycle.evidence import IMAGE_REASONS, Evidence
 from llmtrain_operator.lifecycle.failure import act_on, displace, resumes_at
@@ -31,8 +32,9 @@ def startup(draft: Draft) -> bool:
         draft.condition(C.RUNNING, True, Reason.TRAINING, f"all {wanted} pods have started")
         draft.unless_absent(C.RESTARTING, Reason.ALL_PODS_READY, "the gang runs again")
         return True
+    may_start = admitted(draft, pods)
     _readiness(draft, pods)
-    if _overdue(draft):
+    if may_start and _overdue(draft):
         _release(draft, pods)
         return True
     if not clear_stale(draft):
@@ -61,6 +63,10 @@ def _hindrance(draft: Draft, pods: Sequence[PodRecord]) -> tuple[str, str]:
     trouble = _trouble(draft, pods)
     if trouble is not None:
         return trouble.reason, trouble.message
+    held = gated(pods)
+    if held:
+        text = f"{len(held)} pods wait behind a scheduling gate for the quota of their queue"
+        return Reason.WAITING_FOR_QUOTA, text
     no_image = [pod for pod in pods if pod.reason in IMAGE_REASONS]
     if no_image:
         return Reason.IMAGE_PULL_FAILED, _image_message(draft, len(no_image))

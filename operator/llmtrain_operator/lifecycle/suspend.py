@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_operator.lifecycle.draft import C, Draft
+from llmtrain_operator.lifecycle.expectation import forget
 from llmtrain_operator.lifecycle.pods import clear_stale
 
 
@@ -23,6 +24,7 @@ def suspension(draft: Draft) -> bool:
         draft.put("attempt", draft.attempt + 1)
         for key in ("placement", "placementSummary", "attemptStartTime"):
             draft.put(key, None)
+    forget(draft)
     draft.condition(C.PLACED, False, Reason.SUSPENDED, why)
     for kind in (C.PODS_READY, C.RUNNING, C.RESTARTING):
         draft.unless_absent(kind, Reason.SUSPENDED, why)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from llmtrain_core.api.conditions import is_true
+from llmtrain_core.api.conditions import Reason, is_true
 from llmtrain_operator.lifecycle.draft import C
 from llmtrain_operator.lifecycle.events import transitions
 from llmtrain_operator.lifecycle.observe import Observed, to_time
@@ -25,6 +25,9 @@ def tell(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> Non
             metadata["namespace"], metadata["name"], metadata["uid"], status.get("attempt", 0),
             condition["type"], condition["status"], condition["reason"],
         )  # fmt: skip
+        if (condition["type"], condition["reason"]) == (C.PLACED, Reason.PREEMPTED):
+            metrics.preemptions.inc()
+    _tell_error(before, status, metrics)
     was = is_true(before.get("conditions", ()), C.RUNNING)
     if was or not is_true(status.get("conditions", ()), C.RUNNING):
         return
@@ -35,3 +38,10 @@ def tell(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> Non
     elif not status.get("attempt"):
         created = to_time(metadata["creationTimestamp"])
         metrics.time_to_running.observe((observed.now - created).total_seconds())
+
+
+def _tell_error(before: Mapping[str, Any], status: Mapping[str, Any], metrics: Metrics) -> None:
+    """Count how far the plan was off, each time that it was measured."""
+    old, new = ((s.get("plan") or {}).get("measured") or {} for s in (before, status))
+    if "atStep" in new and new.get("errorRatio") and new != old:
+        metrics.plan_error.observe(new["errorRatio"])

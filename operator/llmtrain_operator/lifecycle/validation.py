@@ -5,6 +5,9 @@ from __future__ import annotations
 from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import Reason
 from llmtrain_operator.lifecycle.draft import C, Draft
+from llmtrain_operator.lifecycle.expectation import forget
+from llmtrain_operator.lifecycle.planning import bad_annotation, over_memory
+from llmtrain_operator.lifecycle.pods import clear_stale
 
 
 def validation(draft: Draft) -> bool:
@@ -15,10 +18,24 @@ def validation(draft: Draft) -> bool:
     """
     checked = draft.seen.checked
     if isinstance(checked, Job):
-        draft.condition(C.ACCEPTED, True, Reason.VALID, "the spec is valid")
-        draft.put("layout", str(checked.layout))
-        return False
+        return _accepted(draft, checked)
     first, others = checked[0], len(checked) - 1
     message = str(first) + (f" (and {others} more)" if others else "")
     draft.condition(C.ACCEPTED, False, first.reason, message)
     return True
+
+
+def _accepted(draft: Draft, job: Job) -> bool:
+    """Accept a valid job, unless no GPU could hold it; that is looked at anew every time."""
+    draft.put("layout", str(job.layout))
+    slip, too_large = bad_annotation(draft), over_memory(draft)
+    if slip is not None:
+        draft.condition(C.ACCEPTED, False, Reason.INVALID_SPEC, slip)
+        return True
+    if too_large is not None:
+        draft.condition(C.ACCEPTED, False, Reason.WILL_NOT_FIT, too_large)
+        forget(draft)
+        clear_stale(draft)
+        return True
+    draft.condition(C.ACCEPTED, True, Reason.VALID, "the spec is valid")
+    return False

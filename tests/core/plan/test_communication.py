@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -37,17 +38,50 @@ def _trainer_tests() -> ModuleType:
     return module
 
 
+def _full(**changes: Any) -> dict[str, Any]:
+    return {"activationCheckpointing": "full", **changes}
+
+
+TWO_CHUNKS = {"pipeline": 2, "virtualStages": 2, "training": {"microBatchSize": 1}}
+GPT = {"kvHeads": 4, "positions": "learned", "norm": "layer", "activation": "gelu", "biases": "all"}
+
 CASES: list[dict[str, Any]] = [
     {"data": 2},
     {"data": 3, "training": {"globalBatchSize": 6}},
-    {"data": 2, "training": {"activationCheckpointing": "full", "globalBatchSize": 16}},
+    {"data": 2, "training": _full(globalBatchSize=16)},
+    {"data": 2, "training": {"activationCheckpointing": "selective"}},
     {"tensor": 2},
-    {"tensor": 2, "training": {"activationCheckpointing": "full"}},
+    {"tensor": 2, "training": _full()},
+    {"tensor": 2, "training": {"activationCheckpointing": "selective"}},
+    {"tensor": 2, "architecture": GPT},
+    {"tensor": 2, "architecture": {"qkNorm": True, "biases": "qkv"}},
     {"pipeline": 2},
+    {"pipeline": 2, "architecture": {"layers": 3}},
     {"tensor": 2, "data": 2},
     {"pipeline": 2, "data": 2},
     {"tensor": 2, "pipeline": 2},
-]
+    {"replicate": 2},
+    {"replicate": 2, "data": 2},
+    {"replicate": 2, "tensor": 2},
+    {"replicate": 2, "pipeline": 2},
+    {"context": 2},
+    {"context": 2, "training": _full()},
+    {"context": 2, "tensor": 2},
+    {"context": 2, "data": 2},
+    {"context": 2, "pipeline": 2},
+    {**TWO_CHUNKS, "pipelineSchedule": "Interleaved1F1B", "data": 2},
+    {**TWO_CHUNKS, "pipelineSchedule": "Interleaved1F1B", "architecture": {"layers": 5}},
+    {"pipeline": 2, "virtualStages": 4, "pipelineSchedule": "LoopedBFS",
+     "architecture": {"layers": 8}},
+    {**TWO_CHUNKS, "pipelineSchedule": "InterleavedZeroBubble", "tensor": 2},
+    {**TWO_CHUNKS, "pipelineSchedule": "ZBVZeroBubble", "tensor": 2},
+    {**TWO_CHUNKS, "pipelineSchedule": "ZBVZeroBubble", "tensor": 2,
+     "training": _full(microBatchSize=1)},
+    {**TWO_CHUNKS, "pipelineSchedule": "ZBVZeroBubble", "context": 2},
+    {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "data": 2},
+    {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "architecture": {"layers": 7}},
+]  # fmt: skip
+PRECISIONS = ("bfloat16", "float64")
 
 
 @pytest.fixture(scope="module")
@@ -64,34 +98,79 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return PreparedData(folder, 4000, 700, "digest")
 
 
+def _name(case: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in case.items())
+
+
+class Metered:
+    """What the meter counts on every rank; all cases of one world size share its processes."""
+
+    def __init__(self, data: Any) -> None:
+        self._data, self._tests = data, _trainer_tests()
+        self._seen: dict[tuple[str, str], list[Any]] = {}
+
+    def job(self, case: dict[str, Any], precision: str) -> Job:
+        raw = self._tests.job_spec(precision=precision, uri="file:///nowhere", **case)
+        job = check("test", raw)
+        assert isinstance(job, Job), job
+        return job
+
+    def ranks(self, case: dict[str, Any], precision: str) -> list[Any]:
+        if (_name(case), precision) not in self._seen:
+            world = self.job(case, precision).layout.world_size
+            wanted = [(each, p) for each in CASES for p in PRECISIONS]
+            jobs = {(_name(each), p): self.job(each, p) for each, p in wanted}
+            mine = {key: job for key, job in jobs.items() if job.layout.world_size == world}
+            results = self._tests.run_world(world, lambda rank: self._observe(mine), timeout=600)
+            for key in mine:
+                self._seen[key] = [found[key] for found in results]
+        return self._seen[_name(case), precision]
+
+    def _observe(self, jobs: dict[tuple[str, str], Job]) -> dict[tuple[str, str], Any]:
+        import torch
+
+        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.parallel.mesh import Grid
+        from llmtrain_trainer.train import Trainer
+
+        grids: dict[Layout, Grid] = {}
+        labels: dict[str, str] = {}
+        found = {}
+        for key, job in jobs.items():
+            own = grids.get(job.layout) or Grid.build(job.layout, "cpu")
+            grids[job.layout] = own
+            # torch may use the group of an equal mesh that it saw before
+            labels = {**labels, **own.labels}
+            run = from_spec(job.name, job.spec.to_wire())
+            grid, device = replace(own, labels=labels), torch.device("cpu")
+            trainer = Trainer(run, self._data, device, lambda report: None, grid)
+            trainer.take_step()
+            report = trainer.take_step(sampled=True)
+            found[key] = {(s.group, s.op): (s.count, s.nbytes) for s in report.collectives}
+        return found
+
+
+@pytest.fixture(scope="module")
+def metered(shards: Any) -> Iterator[Metered]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        yield Metered(shards)
+
+
 @pytest.mark.torch
-@pytest.mark.parametrize("precision", ["bfloat16", "float64"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: ",".join(map(str, case.values())))
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", CASES, ids=_name)
 def test_counts_and_bytes_equal_the_trainers_meter(
-    case: dict[str, Any], precision: str, shards: Any, monkeypatch: pytest.MonkeyPatch
+    case: dict[str, Any], precision: str, metered: Metered
 ) -> None:
     """Every group and operation of every rank, in a step that is not the first."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    ranks = _trainer_tests()
-    raw = ranks.job_spec(precision=precision, uri="file:///nowhere", **case)
-    job = check("test", raw)
-    assert isinstance(job, Job)
+    job = metered.job(case, precision)
     recipe = Recipe.of(job)
-
-    def observe(trainer: Any) -> Any:
-        trainer.take_step()
-        report = trainer.take_step(sampled=True)
-        return {(s.group, s.op): (s.count, s.nbytes) for s in report.collectives}
-
-    only = [k for k in ("tensor", "data", "pipeline") if case.get(k, 1) > 1]
-    whole = {"tensor": "tp", "data": "dp", "pipeline": "pp"}[only[0]]
-    for rank, seen in enumerate(ranks.run_trainers(raw, shards, observe)):
-        stage = job.layout.coordinates(rank)["pipeline"]
-        planned = stage_communication(recipe, stage)
-        # one dimension that spans the world uses the default group, which the meter calls world
-        named = {(whole if group == "world" else group, op): v for (group, op), v in seen.items()}
-        assert named == {key: (c.count, c.nbytes) for key, c in planned.items()}
+    for rank, seen in enumerate(metered.ranks(case, precision)):
+        planned = stage_communication(recipe, job.layout.coordinates(rank)["pipeline"])
+        assert seen == {key: (c.count, c.nbytes) for key, c in planned.items()}
 
 
 @unit

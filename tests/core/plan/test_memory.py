@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -16,7 +16,7 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.plan.activations import block_bytes_per_token
 from llmtrain_core.plan.memory import memory, stage_memory, state_bytes
 from llmtrain_core.plan.parameters import count_parameters, stage_units
-from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.recipe import Checkpointing, Recipe
 from llmtrain_core.plan.shapes import SHAPES, shape_of
 
 ROOT = Path(__file__).parents[3]
@@ -95,7 +95,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.model.llama import Llama, Slice
+from llmtrain_trainer.model.decoder import Decoder, Slice
 from llmtrain_trainer.parallel.tensor import split_tensors
 
 def elements(tensor, data, replicate, stage, count):
@@ -104,7 +104,7 @@ def elements(tensor, data, replicate, stage, count):
     names = ("rep", "dp", "tp")
     mesh = init_device_mesh("cpu", (replicate, data, tensor), mesh_dim_names=names)
     with torch.device("meta"):
-        model = Llama(shape, Slice.stage(shape.layers, stage, count))
+        model = Decoder(shape, Slice.stage(shape.layers, stage, count))
     if tensor > 1:
         split_tensors(model, mesh["tp"])
     shard = mesh["rep", "dp"] if replicate > 1 else mesh["dp"]
@@ -140,32 +140,43 @@ BLOCKS: list[dict[str, Any]] = [
     {"hidden_size": 256, "heads": 4, "kv_heads": 4, "ffn_size": 704, "sequence_length": 128},
     {"hidden_size": 256, "heads": 8, "kv_heads": 2, "ffn_size": 896, "sequence_length": 64},
     {"hidden_size": 192, "heads": 6, "kv_heads": 1, "ffn_size": 512, "sequence_length": 256},
-]
+    {"hidden_size": 256, "heads": 4, "ffn_size": 1024, "sequence_length": 64, "norm": "layer",
+     "activation": "gelu", "biases": "all", "positions": "learned"},
+    {"hidden_size": 256, "heads": 8, "kv_heads": 2, "ffn_size": 896, "sequence_length": 64,
+     "qk_norm": True},
+]  # fmt: skip
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("sizes", BLOCKS)
 @pytest.mark.parametrize("compute", [2, 4])
+@pytest.mark.parametrize("kind", get_args(Checkpointing))
 def test_activations_are_within_five_percent_of_what_autograd_saves(
-    sizes: dict[str, Any], compute: int
+    sizes: dict[str, Any], compute: int, kind: Checkpointing
 ) -> None:
     shape = Architecture(layers=1, vocab_size=64, **sizes)
-    saved = _saved_bytes(shape, 3, compute)
-    per_token = block_bytes_per_token(shape_of(shape), 1, compute, "none", "eager")
+    saved = _saved_bytes(shape, 3, compute, kind)
+    per_token = block_bytes_per_token(shape_of(shape), 1, compute, kind, "eager")
     assert 3 * shape.sequence_length * per_token == pytest.approx(saved, rel=0.05)
 
 
-def _saved_bytes(shape: Architecture, batch: int, compute: int) -> int:
+def _saved_bytes(shape: Architecture, batch: int, compute: int, kind: Checkpointing) -> int:
     """Bytes of storages that autograd keeps for one block, its parameters left out."""
     import torch
 
-    from llmtrain_trainer.model.llama import Block, Rotary
+    from llmtrain_trainer.model.decoder import Decoder
+    from llmtrain_trainer.parallel.recompute import recompute
 
-    kind = torch.bfloat16 if compute == 2 else torch.float32
-    block = Block(shape).to(kind)
-    rotary = Rotary(shape.head_width, shape.sequence_length, shape.rope_theta, torch.float32)
-    given = {t.data_ptr() for t in (*block.parameters(), *rotary.buffers())}
-    x = torch.randn(batch, shape.sequence_length, shape.hidden_size, dtype=kind, requires_grad=True)
+    dtype = torch.bfloat16 if compute == 2 else torch.float32
+    model = Decoder(shape)
+    rotary = model.rotary
+    recompute(model, kind)
+    [block] = model.blocks()
+    block.to(dtype)
+    tables = () if rotary is None else (rotary.cos, rotary.sin)
+    given = {t.data_ptr() for t in (*block.parameters(), *tables)}
+    size = (batch, shape.sequence_length, shape.hidden_size)
+    x = torch.randn(*size, dtype=dtype, requires_grad=True)
     seen: dict[int, int] = {}
 
     def pack(tensor: Any) -> Any:

@@ -13,10 +13,11 @@ from llmtrain_core.api.check import Job, check
 from llmtrain_core.placement import Placement
 from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.hardware import CATALOGUE, accelerator
-from llmtrain_core.plan.memory import memory
-from llmtrain_core.plan.plan import Plan, Question, binary, plan
+from llmtrain_core.plan.memory import binary, memory
+from llmtrain_core.plan.plan import Plan, Question, plan
 from llmtrain_core.plan.shapes import shape_named
 from llmtrain_core.plan.supported import space_of
+from llmtrain_core.plan.wire import plan_to_wire
 from llmtrain_core.topology.levels import FabricLevel
 
 pytestmark = pytest.mark.unit
@@ -48,7 +49,7 @@ def example() -> Plan:
 
 
 def test_json_has_exactly_these_keys(example: Plan) -> None:
-    wire = example.to_wire()
+    wire = plan_to_wire(example)
     assert set(wire) == KEYS
     assert set(wire["memory"]) == {"perGpuBytes", "fits"}
     assert set(wire["step"]) == {"seconds", "computeSeconds", "exposed"}
@@ -59,7 +60,7 @@ def test_json_has_exactly_these_keys(example: Plan) -> None:
 
 def test_the_two_reference_formulas(example: Plan) -> None:
     """Llama 3 8B at 8,192: Megatron-Bridge's table gives 51.48, Megatron-LM's example 57.9."""
-    per_token = example.to_wire()["flopsPerToken"]
+    per_token = plan_to_wire(example)["flopsPerToken"]
     assert per_token["causalAttention"] == pytest.approx(744e12 / 14451, rel=1e-3)
     assert per_token["fullAttention"] == pytest.approx(800e12 / 13812, rel=1e-3)
     assert round(per_token["causalAttention"] / 1e9, 1) == 51.5
@@ -67,7 +68,7 @@ def test_the_two_reference_formulas(example: Plan) -> None:
 
 
 def test_figures_agree_with_each_other(example: Plan) -> None:
-    wire = example.to_wire()
+    wire = plan_to_wire(example)
     assert wire["gpus"] == 64
     assert wire["parameters"] == 8_030_261_248
     assert wire["totalFlops"] == wire["flopsPerToken"]["causalAttention"] * example.tokens
@@ -85,7 +86,7 @@ def test_figures_agree_with_each_other(example: Plan) -> None:
 
 def test_alternatives_of_a_job_are_what_this_release_runs(example: Plan) -> None:
     assert example.alternatives
-    for other in example.to_wire()["alternatives"]:
+    for other in plan_to_wire(example)["alternatives"]:
         spec = _spec()
         spec["parallelism"] = other["parallelism"]
         spec["training"]["microBatchSize"] = other["microBatchSize"]
@@ -126,7 +127,7 @@ def test_a_job_over_memory_is_planned_but_does_not_fit() -> None:
     )
     found = plan(job, H100)
     assert not found.memory.fits
-    assert found.to_wire()["memory"]["fits"] is False
+    assert plan_to_wire(found)["memory"]["fits"] is False
 
 
 def test_a_model_and_tokens_choose_layout_and_batch() -> None:

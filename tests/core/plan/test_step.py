@@ -114,8 +114,8 @@ def test_uplinks_slow_only_the_groups_that_cross_them() -> None:
               FabricLevel("node", "n"))  # fmt: skip
     placement = Placement((), {}, {"spine": {"pipeline": 4}, "leaf": {"pipeline": 4, "data": 2},
                                    "node": {"data": 2}}, "")  # fmt: skip
-    assert uplink_shares(placement, levels) == {"pp": 14.0, "dp": 2.0}
-    assert uplink_shares(None, levels) == {}
+    assert uplink_shares(placement.crossings, levels) == {"pp": 14.0, "dp": 2.0}
+    assert uplink_shares({}, levels) == {}
 
 
 def test_the_wrong_dimension_across_slow_uplinks_costs_the_most() -> None:

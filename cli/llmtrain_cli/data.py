@@ -1,0 +1,198 @@
+"""`llmtrain data`: prepare text for training, and verify what was prepared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from llmtrain_cli.errors import EXIT_NO, CliError
+from llmtrain_cli.files import read_job
+from llmtrain_cli.output import Output, OutputOption, rendered, show
+from llmtrain_core.api.check import problems_of
+from llmtrain_core.api.learning import Data
+
+if TYPE_CHECKING:
+    from llmtrain_trainer.config import DataConfig
+    from llmtrain_trainer.data.work import Progress
+
+app = typer.Typer(
+    help="Text to token shards: prepare, verify.", no_args_is_help=True, add_completion=False
+)
+
+INDEX, COUNT = "JOB_COMPLETION_INDEX", "LLMTRAIN_DATA_PROCESSES"
+
+
+@app.command()
+def prepare(
+    to: Annotated[Path, typer.Option("--to", help="folder for the shards and their manifest")],
+    file: Annotated[
+        str | None, typer.Option("-f", "--file", help="the job whose data section is prepared")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=URI[,weight=W][,format=F][,filter=F]; instead of a job"),
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(help="without a job: tokens of the tokenizer")] = 32768,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="without a job: URI of a tokenizer.json")
+    ] = None,
+    held_out: Annotated[float, typer.Option(help="without a job: share held out")] = 0.05,
+    seed: Annotated[int, typer.Option(help="without a job: seed of the hold-out")] = 0,
+    processes: Annotated[int, typer.Option(envvar=COUNT, min=1, help="processes in all")] = 1,
+    index: Annotated[
+        int | None,
+        typer.Option(envvar=INDEX, min=0, help="do only this process's share (Indexed Job)"),
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Read, clean, deduplicate, tokenise and pack. Started again, it goes on where it was."""
+    if (file is None) == (not source):
+        raise CliError("give either a job (-f) or sources (--source)")
+    if index is not None and index >= processes:
+        raise CliError(f"--index {index}: must be less than --processes {processes}")
+    with _explained():
+        from llmtrain_trainer.data.local import do_all
+        from llmtrain_trainer.data.plan import make_plan
+        from llmtrain_trainer.data.prepared import read_manifest
+        from llmtrain_trainer.data.work import do_share
+        from llmtrain_trainer.data.workspace import Workspace
+
+        config = _of_job(file) if file else None
+        if config is None:
+            config = _of_options(source or [], vocab_size, tokenizer, held_out, seed)
+        work = Workspace(make_plan(config), to)
+        with _progress(output) as report:
+            if index is None:
+                do_all(work, processes, report)
+            else:
+                os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+                do_share(work, index, processes, report)
+        manifest = read_manifest(to)
+    show(manifest, _text(to, manifest), output)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="folder of prepared data")],
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Read every shard and compare it with the manifest."""
+    with _explained():
+        from llmtrain_trainer.data.prepared import verify as compare
+
+        count = compare(folder)
+    show({"folder": str(folder), "shards": count}, f"{folder}: {count} shards are intact", output)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn the trainer's errors, and its absence, into those of the command line."""
+    try:
+        from llmtrain_trainer.errors import InputError
+    except ImportError as error:
+        raise CliError(
+            "preparing data needs the trainer: pip install llmtrain[data]", EXIT_NO
+        ) from error
+    try:
+        yield
+    except InputError as error:
+        place = f"{error.field}: " if error.field else ""
+        remedy = f"; {error.remedy}" if error.remedy else ""
+        raise CliError(f"{place}{error.message}{remedy}") from error
+    except ModuleNotFoundError as error:
+        raise CliError(f"{error}: pip install llmtrain[data]", EXIT_NO) from error
+
+
+def _of_job(path: str) -> DataConfig:
+    from llmtrain_trainer.config import from_spec
+
+    job = read_job(path)
+    return from_spec(job.name, job.spec.to_wire()).data
+
+
+def _of_options(
+    sources: list[str], vocab_size: int, tokenizer: str | None, held_out: float, seed: int
+) -> DataConfig:
+    from llmtrain_trainer.config import DataConfig, Source
+
+    wire: dict[str, Any] = {
+        "sources": [_parse(text) for text in sources], "heldOutFraction": held_out,
+    }  # fmt: skip
+    if tokenizer:
+        wire["tokenizer"] = {"uri": tokenizer}
+    try:
+        data = Data.from_wire(wire)
+    except ValidationError as error:
+        found = "\n".join(f"  {problem}" for problem in problems_of(error))
+        raise CliError(f"the sources are not valid:\n{found}") from error
+    return DataConfig(
+        tuple(
+            Source(each.name, each.uri, f"--source {each.name}", each.weight, each.format,
+                   each.filter)
+            for each in data.sources
+        ),
+        held_out, vocab_size, seed, tokenizer,
+    )  # fmt: skip
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Split NAME=URI,KEY=VALUE,... into a source as a manifest spells it."""
+    name, equals, rest = text.partition("=")
+    uri, *options = rest.split(",")
+    if not (name and equals and uri):
+        raise CliError(f"--source {text}: write NAME=URI")
+    source: dict[str, Any] = {"name": name, "uri": uri}
+    for option in options:
+        key, _, value = option.partition("=")
+        if key not in ("weight", "format", "filter") or not value:
+            raise CliError(f"--source {text}: {option!r} is not weight=, format= or filter=")
+        try:
+            source[key] = float(value) if key == "weight" else value
+        except ValueError as error:
+            raise CliError(f"--source {text}: the weight {value!r} is not a number") from error
+    return source
+
+
+@contextmanager
+def _progress(output: Output) -> Iterator[Callable[[Progress], None]]:
+    """Draw a bar per stage on the terminal; nothing where nobody looks or JSON is wanted."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:9}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    shown = console.is_terminal and output is Output.TEXT
+    with Bars(*columns, TimeElapsedColumn(), console=console, disable=not shown) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(progress: Progress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total)
+            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total)
+
+        yield report
+
+
+def _text(folder: Path, manifest: Mapping[str, Any]) -> str:
+    from rich.table import Table
+
+    table = Table(box=None)
+    for name in ("source", "weight", "read", "dropped", "equal", "near", "train", "held out"):
+        table.add_column(name, justify="left" if name == "source" else "right")
+    for source in manifest["sources"]:
+        documents, tokens = source["documents"], source["tokens"]
+        table.add_row(
+            source["name"], f"{source['weight']:g}", str(documents["read"]),
+            str(sum(documents["dropped"].values())), str(documents["exactDuplicate"]),
+            str(documents["nearDuplicate"]), str(documents["train"]), str(documents["heldOut"]),
+        )  # fmt: skip
+        table.add_row("  tokens", *[""] * 5, str(tokens["train"]), str(tokens["held-out"]))
+    size = manifest["tokenizer"]["vocabSize"]
+    return f"{rendered(table)}\n\nvocabulary of {size} tokens; written to {folder}"

@@ -1,0 +1,41 @@
+"""Read objects of the current context through `kubectl`, which knows every way to log in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrain_cli.errors import CliError
+from llmtrain_core.api.conditions import clean_text
+
+TIMEOUT_SECONDS = 60
+_UNKNOWN_TYPE = "the server doesn't have a resource type"
+
+
+def get(kind: str, *, optional: bool = False) -> list[Mapping[str, Any]]:
+    """Return all objects of a kind, in all namespaces.
+
+    With `optional`, a cluster that does not know the kind has none. Raises CliError where kubectl
+    is missing, or cannot read them.
+    """
+    program = shutil.which("kubectl")
+    if program is None:
+        raise CliError(
+            "kubectl: not on the PATH; install it, or pass --nodes FILE (and --pods FILE) as"
+            " `kubectl get nodes -o json` and `kubectl get pods -A -o json` print them"
+        )
+    command = [program, "get", kind, "-A", "-o", "json", f"--request-timeout={TIMEOUT_SECONDS}s"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        if optional and _UNKNOWN_TYPE in answer.stderr:
+            return []
+        said = clean_text((answer.stderr.strip().splitlines() or ["no message"])[-1], 300)
+        raise CliError(
+            f"kubectl get {kind}: {said}; see that `kubectl config current-context` names your"
+            " cluster, or pass --nodes FILE"
+        )
+    items = json.loads(answer.stdout).get("items")
+    return list(items or [])

@@ -1,0 +1,61 @@
+"""How results are printed: JSON for programs, plain text of 80 columns for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WIDTH = 80
+BAR = 24
+
+
+class Output(StrEnum):
+    """How a result is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="text or json")]
+
+
+def show(data: Any, text: str, output: Output) -> None:
+    """Print one of the two forms of a result."""
+    typer.echo(json.dumps(data, indent=2) if output is Output.JSON else text)
+
+
+def rendered(part: RenderableType) -> str:
+    """Render a table or tree as plain text of 80 columns."""
+    from rich.console import Console
+
+    console = Console(width=WIDTH, color_system=None, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(part)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def bar(value: float, whole: float, width: int = BAR, sign: str = "#") -> str:
+    """Draw a share of the whole; what is more than nothing shows."""
+    return sign * max(1, round(width * min(1.0, value / whole))) if value > 0 < whole else ""
+
+
+def bullets(sentences: Sequence[str]) -> Iterator[str]:
+    """Wrap sentences into a list."""
+    for sentence in sentences:
+        yield from wrap(sentence, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration in the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs" if seconds else "0 s"

@@ -1,0 +1,181 @@
+"""`llmtrain place`: who would sit where, what it costs, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from llmtrain_cli.errors import EXIT_NO
+from llmtrain_cli.files import read_job
+from llmtrain_cli.output import (
+    Output,
+    OutputOption,
+    bar,
+    bullets,
+    rendered,
+    seconds_text,
+    show,
+)
+from llmtrain_cli.view import Sources, look
+from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
+from llmtrain_core.plan.hardware import Accelerator, accelerator_of
+from llmtrain_core.topology.findings import bearing_on, sentences
+from llmtrain_core.topology.inventory import Snapshot
+
+MOST_ROWS = 64
+"""Nodes that the text lists; JSON has them all."""
+
+NodesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="nodes, as kubectl get nodes -o json prints them; default: the current context"
+    ),
+]
+PodsOption = Annotated[
+    str | None, typer.Option(help="pods that hold resources: kubectl get pods -A -o json")
+]
+FabricOption = Annotated[
+    str | None, typer.Option(help="a Fabric's file or a preset; default: what labels show")
+]
+
+
+def command(
+    job: Annotated[str, typer.Option("-f", "--file", help="the job's manifest")],
+    nodes: NodesOption = None,
+    pods: PodsOption = None,
+    fabric: FabricOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Say who would sit where, at which cost. Exit code 1 if the job does not fit, 2 on bad input.
+
+    With --nodes no cluster is needed; without, nodes and pods are read with kubectl.
+    """
+    checked = read_job(job)
+    named = checked.spec.topology.fabric if checked.spec.topology else None
+    view = look(Sources(nodes, pods, fabric=fabric), named)
+    request = Request.of(checked, _gpu_of(view.snapshot))
+    answer = place(request, view.snapshot)
+    wire = answer.to_wire()
+    wire["reasons"] = [*wire["reasons"], *_about_labels(request, view.snapshot, answer)]
+    if named is not None and nodes is not None and fabric is None:
+        wire["reasons"].append(
+            f"the Fabric {named!r} that the job names is in a cluster; these levels are what labels"
+            " show; pass --fabric with its file"
+        )
+    show(wire, placement_text(wire), output)
+    if not isinstance(answer, Placement):
+        raise typer.Exit(EXIT_NO)
+
+
+def _gpu_of(snapshot: Snapshot) -> Accelerator | None:
+    """Return the GPU type if the nodes' labels name exactly one."""
+    found = {row.name: row for node in snapshot.nodes if (row := accelerator_of(node.labels))}
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _about_labels(
+    request: Request, snapshot: Snapshot, answer: Placement | Unplaceable
+) -> list[str]:
+    """Findings that bear on this job: on nodes it could use, and names on those it got."""
+    could = eligible(request, snapshot)
+    got = {node.name for node in answer.nodes} if isinstance(answer, Placement) else could
+    return sentences(bearing_on(snapshot, could, got))
+
+
+def placement_text(wire: Mapping[str, Any]) -> str:
+    """Show the JSON of a placement to people, in 80 columns."""
+    if not wire["fits"]:
+        reasons = bullets([clean_text(reason) for reason in wire["reasons"]])
+        return "\n".join([f"does not fit: {wire['reason']}", *reasons])
+    parts = (_nodes, _cost, _domains, _reasons, _alternative)
+    return "\n".join(line for part in parts for line in part(wire)).rstrip()
+
+
+def _nodes(wire: Mapping[str, Any]) -> Iterator[str]:
+    nodes, spares = wire["nodes"], wire["spares"]
+    ranks = sum(len(node["ranks"]) for node in nodes)
+    yield f"fits: {ranks:,} ranks on {len(nodes):,} node" + ("" if len(nodes) == 1 else "s")
+    yield ""
+    levels = list(nodes[0]["path"])[:-1]
+    rows = [
+        (ranks_text(node["ranks"]), node["name"], *list(node["path"].values())[:-1])
+        for node in nodes[:MOST_ROWS]
+    ]
+    yield rendered(_table(("ranks", "node", *levels), rows))
+    if len(nodes) > MOST_ROWS:
+        yield f"  and {len(nodes) - MOST_ROWS:,} nodes more (-o json prints all)"
+    if spares:
+        names = [spare if isinstance(spare, str) else spare["name"] for spare in spares]
+        yield from bullets(["spares: " + ", ".join(map(clean_text, names))])
+    yield ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]], numbers: bool = False) -> Any:
+    """Make a table without lines. Names from a cluster are text, never markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
+    for index, name in enumerate(head):
+        right = numbers and index > 0
+        table.add_column(name.upper(), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean_text(str(cell))) for cell in row))
+    return table
+
+
+def _cost(wire: Mapping[str, Any]) -> Iterator[str]:
+    cost = wire.get("cost")
+    if not cost:
+        return
+    seconds, ideal = cost["seconds"], cost["idealSeconds"]
+    slower = f", {seconds / ideal:.2f}x" if ideal else ""
+    yield f"COMMUNICATION PER STEP  {seconds_text(seconds)}; ideal {seconds_text(ideal)}{slower}"
+    most = max(seconds, ideal)
+    for name, value in (("here", seconds), ("ideal", ideal)):
+        yield f"  {name:<12}{seconds_text(value):>10}  {bar(value, most)}"
+    for kind, value in cost["byGroup"].items():
+        yield f"    {kind:<10}{seconds_text(value):>10}  {bar(value, most, sign='-')}"
+    yield ""
+
+
+def _domains(wire: Mapping[str, Any]) -> Iterator[str]:
+    kinds = list(dict.fromkeys(kind for groups in wire["crossings"].values() for kind in groups))
+    if not kinds:
+        return
+    yield "GROUPS THAT SPAN SEVERAL DOMAINS"
+    rows = [
+        (level, count, *(wire["crossings"].get(level, {}).get(kind, 0) for kind in kinds))
+        for level, count in wire["domains"].items()
+    ]
+    yield rendered(_table(("level", "domains", *kinds), rows, numbers=True))
+    yield ""
+
+
+def _reasons(wire: Mapping[str, Any]) -> Iterator[str]:
+    yield "WHY"
+    yield from bullets([clean_text(reason) for reason in wire["reasons"]])
+    yield ""
+
+
+def _alternative(wire: Mapping[str, Any]) -> Iterator[str]:
+    other = wire.get("alternative")
+    if not other:
+        return
+    where = ", ".join(f"{count} {level}" for level, count in other["domains"].items())
+    yield f"NEXT BEST  {seconds_text(other['seconds'])} on {where}"
+    yield from bullets([f"{other['method']}: {clean_text(other['why'])}"])
+
+
+def ranks_text(ranks: Sequence[int]) -> str:
+    """Write ranks as runs: 0-3,8."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1][1:] = [rank]
+        else:
+            runs.append([rank])
+    return ",".join("-".join(map(str, run)) for run in runs)

@@ -1,0 +1,140 @@
+"""Whether the trainer can run a model in a layout: what must divide what, what fills a pipeline.
+
+Asked by `llmtrain_core.api.check`, before any node is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmtrain_core.api.conditions import Reason
+from llmtrain_core.api.job import Architecture, JobSpec, Training
+from llmtrain_core.api.problem import Problem
+from llmtrain_core.layout import Layout
+from llmtrain_core.plan.bubble import (
+    SPLIT_BACKWARD,
+    check_chunks,
+    equal_rounds,
+    least_micro_batches,
+)
+from llmtrain_core.plan.errors import PlanError
+
+
+def training_problems(
+    spec: JobSpec, layout: Layout, architecture: Architecture
+) -> Iterator[Problem]:
+    """Yield everything that keeps the trainer from running this job."""
+    if spec.training is None:
+        return
+    yield from _tensor_problems(layout, architecture)
+    yield from _context_problems(layout, architecture)
+    yield from _stage_problems(spec, layout, architecture)
+    yield from _batch_problems(spec, spec.training, layout)
+    yield from _compiler_problems(spec, spec.training, layout)
+
+
+def _tensor_problems(layout: Layout, architecture: Architecture) -> Iterator[Problem]:
+    for what, value in (
+        ("heads", architecture.heads),
+        ("kvHeads", architecture.key_value_heads),
+        ("ffnSize", architecture.ffn_size),
+        ("vocabSize", architecture.vocab_size),
+        ("sequenceLength", architecture.sequence_length),
+    ):
+        if value % layout.tensor:
+            yield Problem(
+                Reason.INVALID_SPEC, "spec.parallelism.tensor",
+                f"{layout.tensor} does not divide the model's {value} {what}",
+                f"choose a divisor of {value}",
+            )  # fmt: skip
+
+
+def _context_problems(layout: Layout, architecture: Architecture) -> Iterator[Problem]:
+    if layout.context == 1:
+        return
+    length, pieces = architecture.sequence_length, 2 * layout.context
+    if length % pieces or length // layout.context % layout.tensor:
+        least = pieces if layout.context * layout.tensor <= pieces else pieces * layout.tensor
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.parallelism.context",
+            f"{length} tokens cannot be cut into {pieces} equal chunks, a first and a last one for"
+            f" each of {layout.context} ranks, and dealt out to {layout.tensor} tensor ranks",
+            f"choose a sequenceLength that is a multiple of {least}",
+        )  # fmt: skip
+
+
+def _stage_problems(spec: JobSpec, layout: Layout, architecture: Architecture) -> Iterator[Problem]:
+    schedule, chunks = spec.parallelism.pipeline_schedule, spec.parallelism.virtual_stages
+    if layout.pipeline == 1:
+        if chunks > 1:
+            yield Problem(
+                Reason.INVALID_SPEC, "spec.parallelism.virtualStages",
+                f"{chunks} virtual stages without a pipeline",
+                "set parallelism.pipeline, or remove the field",
+            )  # fmt: skip
+        return
+    try:
+        check_chunks(schedule, chunks)
+    except PlanError as error:
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.parallelism.virtualStages", error.message, error.remedy
+        )
+    if layout.pipeline * chunks > architecture.layers:
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.parallelism.pipeline",
+            f"{layout.pipeline * chunks} stages for {architecture.layers} layers",
+            f"use at most {architecture.layers} (pipeline x virtualStages)",
+        )  # fmt: skip
+    if architecture.tied_embeddings:
+        yield Problem(
+            Reason.NOT_YET_SUPPORTED, "spec.model.architecture.tiedEmbeddings",
+            "the first and the last stage would have to share a matrix",
+            "use parallelism.pipeline 1 or untie the embeddings",
+        )  # fmt: skip
+
+
+def _batch_problems(spec: JobSpec, training: Training, layout: Layout) -> Iterator[Problem]:
+    schedule, stages = spec.parallelism.pipeline_schedule, layout.pipeline
+    replicas = layout.data * layout.replicate
+    share = replicas * training.micro_batch_size
+    micro_batches, rest = divmod(training.global_batch_size, share)
+    if rest:
+        yield Problem(
+            Reason.WORLD_SIZE_MISMATCH, "spec.training.globalBatchSize",
+            f"{training.global_batch_size} sequences cannot be split into micro-batches of"
+            f" {training.micro_batch_size} over {replicas} data ranks",
+            f"use a multiple of {share}",
+        )  # fmt: skip
+    elif micro_batches < least_micro_batches(schedule, stages):
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.training.globalBatchSize",
+            f"{micro_batches} micro-batches cannot fill {stages} pipeline stages of {schedule}",
+            f"use at least {share * least_micro_batches(schedule, stages)}",
+        )  # fmt: skip
+    elif not equal_rounds(schedule, stages, micro_batches):
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.training.globalBatchSize",
+            f"{schedule} deals {micro_batches} micro-batches out to {stages} stages in equal rounds"
+            " only",
+            f"use {micro_batches // stages * stages * share}",
+        )  # fmt: skip
+
+
+def _compiler_problems(spec: JobSpec, training: Training, layout: Layout) -> Iterator[Problem]:
+    if not training.compile:
+        return
+    schedule = spec.parallelism.pipeline_schedule
+    splits = layout.pipeline > 1 and schedule in SPLIT_BACKWARD
+    because = {
+        "tensor and context parallelism": layout.tensor > 1 or layout.context > 1,
+        f"the backward pass in two parts of {schedule}": splits,
+        "selective checkpointing, which the compiler does by itself": (
+            training.activation_checkpointing == "selective"
+        ),
+    }
+    for what, asked in because.items():
+        if asked:
+            yield Problem(
+                Reason.NOT_YET_SUPPORTED, "spec.training.compile",
+                f"compiled layers do not go with {what}", "set it to false",
+            )  # fmt: skip

@@ -1,0 +1,173 @@
+"""Why a placement is as it is: figures and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from llmtrain_core.layout import DIMENSIONS, Layout
+from llmtrain_core.placement.cost import Congestion, Pricing, ground_of
+from llmtrain_core.placement.graph import groups_of_blocks
+from llmtrain_core.placement.improve import TIE
+from llmtrain_core.placement.rooms import Rooms
+from llmtrain_core.placement.search import Candidate
+from llmtrain_core.placement.tree import Path
+from llmtrain_core.placement.types import Alternative, Cost, Request
+
+
+def crossings_of(
+    layout: Layout, gpus_per_node: int, names: Sequence[str], paths: Sequence[Path]
+) -> dict[str, dict[str, int]]:
+    """Count the groups of each kind whose ranks sit in more than one domain, by level."""
+    groups = {
+        kind: groups_of_blocks(layout, gpus_per_node, kind)
+        for kind in DIMENSIONS
+        if layout.degree(kind) > 1
+    }
+    found: dict[str, dict[str, int]] = {}
+    for depth, name in enumerate(names):
+        prefixes = [path[: depth + 1] for path in paths]
+        found[name] = {
+            str(kind): sum(
+                times
+                for blocks, times in members.items()
+                if any(prefixes[block] != prefixes[blocks[0]] for block in blocks)
+            )
+            for kind, members in groups.items()
+        }
+    return found
+
+
+def sentence(
+    layout: Layout, domains: Mapping[str, int], crossings: Mapping[str, Mapping[str, int]]
+) -> str:
+    """Say in one sentence where a job sits and which of its groups cross domains."""
+    near_to_far = list(reversed(list(domains)))
+    used = ", ".join(count_of(domains[name], name) for name in near_to_far)
+    parts = [f"{layout.world_size} ranks ({layout}) on {used}"]
+    for name in near_to_far:
+        crossing = [f"{count} {kind}" for kind, count in crossings[name].items() if count]
+        if crossing:
+            parts.append(f"groups across {name} domains: " + ", ".join(crossing))
+    return "; ".join(parts)
+
+
+def count_of(count: int, level: str) -> str:
+    """Write a number of domains of a level."""
+    noun = "node" if level == "node" else f"{level} domain"
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def reasons_of(
+    request: Request, pricing: Pricing, rooms: Rooms, chosen: Candidate, cost: Cost, bound: int
+) -> tuple[str, ...]:
+    """Say what decided, what the placement costs, and what holds it up."""
+    names = [level.name for level in pricing.tree.levels]
+    return (
+        *_extent(request, rooms, names, chosen),
+        *([f"order of ranks: {chosen.method}"] if len(set(chosen.cells)) > 1 else []),
+        f"communication: {seconds(cost.seconds)} of a step not hidden,"
+        f" {cost.slowdown:.2f} times that of one nearest domain"
+        + "".join(f"; {kind} {seconds(time)}" for kind, time in cost.by_group.items() if time),
+        *_hot_links(pricing, rooms, chosen, names),
+        *_notes(request, names, bound),
+    )
+
+
+def _extent(
+    request: Request, rooms: Rooms, names: Sequence[str], chosen: Candidate
+) -> Iterator[str]:
+    """Say which domain holds the job, and which nearer one was too small."""
+    paths = {rooms.cells[cell].path for cell in chosen.cells}
+    shared = 0
+    while shared < len(names) - 1 and len({path[: shared + 1] for path in paths}) == 1:
+        shared += 1
+    where = "/".join(next(iter(paths))[:shared])
+    inside = f"inside {names[shared - 1]} {where}" if shared else "over the whole fabric"
+    if shared == len(names) - 1:
+        yield f"all nodes {inside}"
+        return
+    nearer = rooms.at(shared + 1)
+    largest = max(room.fits for room in nearer)
+    if largest < request.nodes:
+        yield (
+            f"{inside}: no {names[shared]} has {request.nodes} free nodes,"
+            f" the largest has {largest}"
+        )
+    else:
+        yield f"{inside}: more uplinks carry less each than one {names[shared]} would"
+
+
+def _hot_links(
+    pricing: Pricing, rooms: Rooms, chosen: Candidate, names: Sequence[str]
+) -> Iterator[str]:
+    """Name the uplinks that set the pace of a kind of group."""
+    ground = ground_of(pricing.tree, [room.path for room in rooms.cells])
+    congestion = Congestion(pricing.traffic, ground)
+    congestion.put_all(chosen.cells)
+    for kind, times in enumerate(congestion.time):
+        top = max(times)
+        link = times.index(top)
+        if link >= 2 * len(ground.domains) or top <= congestion.base[kind] * (1 + TIE):
+            continue
+        path = ground.domains[link // 2]
+        yield (
+            f"{pricing.traffic.kinds[kind]} traffic is held up by the uplinks of"
+            f" {names[len(path) - 1]} {'/'.join(path)}"
+        )
+
+
+def _notes(request: Request, names: Sequence[str], bound: int) -> Iterator[str]:
+    preferred = request.prefer
+    if preferred is not None and names.index(preferred) + 1 > bound:
+        yield f"preferred one {preferred}: none has the room"
+    if request.volumes is None:
+        yield "volumes are round figures: nothing is known of the model"
+
+
+def seconds(time: float) -> str:
+    """Write a short time."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if time >= size:
+            return f"{time / size:.3g} {unit}"
+    return f"{time / 1e-6:.3g} us" if time else "0 s"
+
+
+def alternative_to(
+    found: Sequence[Candidate], rooms: Rooms, names: Sequence[str]
+) -> Alternative | None:
+    """Return the best candidate that was found in another way than the chosen one."""
+    chosen = found[0]
+    root = chosen.method.removesuffix(", improved")
+    others = [c for c in found[1:] if c.method.removesuffix(", improved") != root]
+    same = [c for c in found[1:] if c.seconds > chosen.seconds * (1 + TIE)]
+    other = next(iter(others or same or found[1:]), None)
+    if other is None:
+        return None
+    near = [name for name in names if name != "node"]
+    domains = {
+        name: len({rooms.cells[cell].path[: depth + 1] for cell in other.cells})
+        for depth, name in enumerate(near)
+    }
+    return Alternative(other.method, other.seconds, domains, _why(chosen, other, near))
+
+
+def _why(chosen: Candidate, other: Candidate, names: Sequence[str]) -> str:
+    if other.seconds > chosen.seconds * (1 + TIE):
+        if not chosen.seconds:
+            return f"it waits {seconds(other.seconds)} for communication in every step"
+        return f"communication takes {other.seconds / chosen.seconds:.2f} times as long"
+    best, rank = chosen.rank, other.rank
+    if rank.uplink_bytes > best.uplink_bytes * (1 + TIE):
+        more = rank.uplink_bytes - best.uplink_bytes
+        return f"as fast, but sends {more / 1e9:.3g} GB more over its busiest uplinks"
+    if rank.spares_outside != best.spares_outside:
+        return "as fast, but the spares would sit farther away"
+    for name, mine, theirs in zip(names, best.domains, rank.domains, strict=True):
+        if theirs != mine:
+            return f"as fast, but on {count_of(theirs, name)} instead of {mine}"
+    if rank.gpus_over != best.gpus_over:
+        return f"as fast, but leaves {rank.gpus_over} GPUs over on its nodes, not {best.gpus_over}"
+    for name, mine, theirs in zip(reversed(names), best.stranded, rank.stranded, strict=True):
+        if theirs != mine:
+            return f"as fast, but leaves {theirs} free nodes in its {name} domains, not {mine}"
+    return "as fast; the chosen one comes first in natural order"

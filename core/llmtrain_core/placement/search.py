@@ -1,0 +1,162 @@
+"""The search for the assignment of blocks to cells that costs least.
+
+All greedy fillings are candidates, so the answer is never worse than any of them; the best few are
+improved. Candidates are ranked by cost, then by the bytes over the most loaded uplink, even where
+the NICs set the pace (other jobs meet them there), then by domains used from far to near, then by
+what they leave over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from llmtrain_core.placement.candidates import STYLES, Style, fill, starts
+from llmtrain_core.placement.cost import Congestion, Ground, Traffic
+from llmtrain_core.placement.improve import SMALL, TIE, Descent
+from llmtrain_core.placement.orders import Order, orders
+from llmtrain_core.placement.rooms import NO_CELL, Room, Rooms
+from llmtrain_core.placement.types import Request
+
+WORK = 60_000
+"""Blocks that are dealt out and weighed over all candidates; bounds the time of large jobs."""
+IMPROVED = 6
+"""Candidates that are improved: the best one of every order of ranks comes first."""
+
+
+class Rank(NamedTuple):
+    """What is compared, in this order; least is best."""
+
+    seconds: float
+    uplink_bytes: float
+    spares_outside: tuple[int, ...]
+    """Spares for which the domains of the job have no room, from near to far."""
+    domains: tuple[int, ...]
+    """Domains used, from far to near."""
+    gpus_over: int
+    """GPUs left over on the nodes."""
+    stranded: tuple[int, ...]
+    """Free nodes left in the domains of the job, from near to far."""
+    cells: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to place the job."""
+
+    method: str
+    cells: tuple[int, ...]
+    """Cell of every block."""
+    rank: Rank
+    """Least is best."""
+
+    @property
+    def order(self) -> str:
+        """Name of the order of ranks."""
+        return self.method.partition(",")[0]
+
+    @property
+    def seconds(self) -> float:
+        """Cost, rounded to nine digits."""
+        return self.rank.seconds
+
+
+class Judge:
+    """Ranks assignments of one request."""
+
+    def __init__(self, traffic: Traffic, ground: Ground, rooms: Rooms, spares: int):
+        self.congestion = Congestion(traffic, ground)
+        self.rooms = rooms
+        self.spares = spares
+        self._depth = len(rooms.cells[0].path)
+        self._free = {room.path: room.free for room in rooms.root.walk()}
+
+    def candidate(self, method: str, cells: Sequence[int]) -> Candidate:
+        """Weigh an assignment."""
+        self.congestion.put_all(cells)
+        seconds = float(f"{self.congestion.seconds():.9g}")
+        counts = Counter(cells)
+        used: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(self._depth)]
+        for cell, count in counts.items():
+            path = self.rooms.cells[cell].path
+            for depth in range(self._depth):
+                used[depth][path[: depth + 1]] += count
+        over = sum(
+            spot.left for cell, count in counts.items() for spot in self.rooms.spots[cell][:count]
+        )
+        stranded = [sum(self._free[p] for p in level) - sum(level.values()) for level in used]
+        near = tuple(max(0, self.spares - left) for left in reversed(stranded))
+        stranded = [max(0, left - self.spares) for left in stranded]
+        rank = Rank(
+            seconds, float(f"{self.congestion.uplink_bytes():.9g}"), near, tuple(map(len, used)),
+            over, tuple(reversed(stranded)), tuple(cells),
+        )  # fmt: skip
+        return Candidate(method, tuple(cells), rank)
+
+
+def search(
+    request: Request, traffic: Traffic, ground: Ground, rooms: Rooms, bound: int
+) -> list[Candidate]:
+    """Return the candidates, best first. There must be room for the job.
+
+    `bound` is the length of the path of the widest domain that the job may use.
+    """
+    where = starts(rooms, request.nodes, request.spares, bound)
+    judge = Judge(traffic, ground, rooms, request.spares)
+    found: dict[tuple[int, ...], Candidate] = {}
+    least = sum(judge.congestion.base) * (1 + TIE)
+    work = WORK
+    for style in STYLES:
+        for method, cells in _fillings(request, rooms, where, style):
+            if cells not in found and work > 0:
+                work -= len(cells)
+                found[cells] = judge.candidate(method, cells)
+        ranked = sorted(found.values(), key=lambda c: c.rank)
+        if ranked[0].seconds <= least:
+            return ranked
+    return sorted([*ranked, *_improve(judge, ranked)], key=lambda c: c.rank)
+
+
+def _fillings(
+    request: Request, rooms: Rooms, where: Sequence[Room], style: Style
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield (method, cells): ranks in order first, as a scheduler does that counts pods."""
+    room = max(cell.fits for cell in rooms.cells)
+    tried = orders(request.layout, request.gpus_per_node, room)
+    for start in where:
+        yield _method(tried[0], style.name), tuple(fill(rooms, start, tried[0], style, whole=False))
+    for start in where:
+        if start.cell == NO_CELL:
+            for order in tried:
+                for whole in (True, False):
+                    cells = fill(rooms, start, order, style, whole)
+                    yield _method(order, style.name), tuple(cells)
+
+
+def _method(order: Order, style: str) -> str:
+    return f"{order.name}, {style}"
+
+
+def _improve(judge: Judge, ranked: Sequence[Candidate]) -> list[Candidate]:
+    """Improve the best candidates. Tensor groups may not be spread over several cells for that."""
+    rooms = judge.rooms
+    if rooms.group > 1 and rooms.depth < len(rooms.cells[0].path):
+        return []
+    blocks = judge.congestion.traffic.blocks
+    heads = {candidate.order: candidate for candidate in reversed(ranked)}
+    first = sorted(heads.values(), key=lambda c: c.rank)
+    rest = [candidate for candidate in ranked if candidate not in first]
+    descent = Descent(judge.congestion, rooms, budget=budget(blocks))
+    found = []
+    for candidate in [*first, *rest][:IMPROVED]:
+        descent.start(candidate.cells)
+        _, cells = descent.search()
+        found.append(judge.candidate(f"{candidate.method}, improved", cells))
+    return found
+
+
+def budget(blocks: int) -> int:
+    """Return the moves that may be tried: many for small jobs, where all pairs are tried."""
+    return 16_000 if blocks <= SMALL else 2_000

@@ -1,0 +1,101 @@
+"""From a job to the volumes of its groups: payloads of the plan become bytes on a ring's edge.
+
+A ring all-gather or reduce-scatter of a payload S sends (n - 1) / n S over every edge, an
+all-reduce twice that (Patarasuk and Yuan, 2009; nccl-tests, doc/PERFORMANCE.md). A pipeline sends
+its payload over the boundary. Payloads are those of the busiest pipeline rank.
+
+What is exposed comes from the plan's model of a step: seconds that outlast the work they could hide
+behind, over all seconds of that kind. The model knows a network without tight uplinks; behind one,
+more shows, so at least `LEAST_EXPOSED` of every kind counts.
+"""
+
+from __future__ import annotations
+
+from llmtrain_core.api.check import Job
+from llmtrain_core.layout import SHORT, Dimension
+from llmtrain_core.placement.volumes import Volume, Volumes, ring_size
+from llmtrain_core.plan.bubble import V_SHAPED
+from llmtrain_core.plan.communication import (
+    Group,
+    Operation,
+    communication,
+    stage_communication,
+)
+from llmtrain_core.plan.communication import Volumes as Payloads
+from llmtrain_core.plan.constants import constants_of
+from llmtrain_core.plan.errors import PlanError
+from llmtrain_core.plan.hardware import CATALOGUE, Accelerator
+from llmtrain_core.plan.network import Network
+from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.step import step_time
+
+LEAST_EXPOSED = 0.25
+USUAL_GPU = CATALOGUE["H100"]
+"""Whose speed decides what is hidden where the nodes' GPU is not known."""
+
+_RINGS: tuple[Dimension, ...] = ("tensor", "context", "data", "replicate")
+_TIMES: dict[Operation, int] = {"all_gather": 1, "reduce_scatter": 1, "all_reduce": 2}
+
+
+def volumes_of_job(job: Job, hardware: Accelerator | None = None) -> Volumes | None:
+    """Return the volumes of a job; None where nothing is known: a trainer of other make."""
+    try:
+        recipe = Recipe.of(job)
+    except PlanError:
+        return None
+    return volumes_of(recipe, hardware or USUAL_GPU)
+
+
+def volumes_of(recipe: Recipe, hardware: Accelerator = USUAL_GPU) -> Volumes:
+    """Return bytes per edge, direction and step of every kind with more than one rank."""
+    payloads = communication(recipe)
+    found: dict[Dimension, Volume] = {}
+    for kind in _RINGS:
+        ranks = ring_size(recipe.layout, kind)
+        moved = sum(
+            _TIMES[operation] * calls.nbytes
+            for (group, operation), calls in payloads.items()
+            if group == SHORT[kind] and operation in _TIMES
+        )
+        if ranks > 1 and moved:
+            exposed = _exposed(recipe, payloads, hardware, kind)
+            found[kind] = Volume(moved * (ranks - 1) // ranks, exposed)
+    boundary, wrap = _pipeline(recipe)
+    if boundary:
+        found["pipeline"] = Volume(boundary)
+    return Volumes(found, wrap)
+
+
+def _pipeline(recipe: Recipe) -> tuple[int, int]:
+    """Return bytes over a boundary, and between the last and the first rank.
+
+    Looped, rank 0 holds v chunks: it sends v hidden states to rank 1, and v - 1 gradients back to
+    the last rank. In V shape or with one chunk, all that it sends goes to rank 1.
+    """
+    sent = stage_communication(recipe, 0).get(("pp", "send"))
+    if sent is None:
+        return 0, 0
+    chunks = recipe.chunks
+    if chunks == 1 or recipe.schedule in V_SHAPED:
+        return sent.nbytes, 0
+    each = sent.nbytes // (2 * chunks - 1)
+    return each * chunks, each * (chunks - 1)
+
+
+def _exposed(recipe: Recipe, payloads: Payloads, hardware: Accelerator, kind: Dimension) -> float:
+    """Return the exposed share of data and replicate traffic; the others stall the step in full."""
+    if kind not in {"data", "replicate"}:
+        return 1.0
+    group: Group = SHORT[kind]  # type: ignore[assignment]
+    constants = constants_of(hardware.name)
+    try:
+        shown = step_time(recipe, hardware, constants).exposed.get(group, 0.0)
+    except PlanError:  # no matrix units of that precision: nothing is known of what hides
+        return 1.0
+    network = Network(hardware, recipe.layout, constants.link_efficiency, constants.nic_efficiency)
+    whole = sum(
+        network.seconds(group, operation, calls.nbytes, calls.count)
+        for (name, operation), calls in payloads.items()
+        if name == group
+    )
+    return min(1.0, max(LEAST_EXPOSED, shown / whole)) if whole else 1.0

@@ -1,0 +1,28 @@
+"""Policy: a gang that has to stop for one of higher priority gives its nodes back and queues again.
+
+The decision is the scheduler's, which names the attempt that it is about; it becomes real with the
+write of this status. From then on the pods of the old attempt are strays, whatever happens to this
+process: the next turn deletes them, the trainer saves what its grace period allows, and the next
+attempt goes on from the newest checkpoint. This is no restart: `restarts` does not count it.
+"""
+
+from __future__ import annotations
+
+from llmtrain_core.api.conditions import Reason
+from llmtrain_operator.lifecycle.draft import C, Draft
+from llmtrain_operator.lifecycle.failure import displace
+from llmtrain_operator.verdicts import Eviction
+
+
+def preemption(draft: Draft) -> bool:
+    """Stop, if the scheduler says so about this very attempt."""
+    verdict = draft.seen.verdict
+    if not isinstance(verdict, Eviction) or draft.placement is None:
+        return False
+    if verdict.attempt != draft.attempt:
+        return False
+    displace(draft, Reason.PREEMPTED, verdict.message)
+    draft.put("preemptions", int(draft.status.get("preemptions") or 0) + 1)
+    for kind in (C.PODS_READY, C.RUNNING, C.RESTARTING):
+        draft.unless_absent(kind, Reason.PREEMPTED, verdict.message)
+    return True

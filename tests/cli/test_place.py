@@ -1,0 +1,281 @@
+"""`llmtrain place`: the JSON, the text, the exit codes, and what bad input is told."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmtrain_cli.main import run
+
+pytestmark = pytest.mark.unit
+
+LEAF = "network.topology.nvidia.com/leaf"
+SPINE = "network.topology.nvidia.com/spine"
+GPU = "nvidia.com/gpu"
+KEYS = {"fits", "nodes", "spares", "cost", "domains", "crossings", "reasons", "alternative"}
+
+Shell = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def llmtrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """Run the command line in this process; return exit code, stdout and stderr."""
+
+    def shell(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["llmtrain", *arguments])
+        with pytest.raises(SystemExit) as end:
+            run()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(end.value.code or 0), out, err
+
+    return shell
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., str]:
+    def write(name: str, document: Any, as_yaml: bool = False) -> str:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(document) if as_yaml else json.dumps(document))
+        return str(path)
+
+    return write
+
+
+def job(nodes: int, gpus: int = 8, **topology: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "parallelism": {"tensor": gpus, "data": nodes},
+        "workers": {"gpusPerNode": gpus, "image": "example.com/trainer:1", "command": ["train"]},
+    }
+    if topology:
+        spec["topology"] = topology
+    return {
+        "apiVersion": "llmtrain.dev/v1alpha1", "kind": "LLMTrainingJob",
+        "metadata": {"name": "train"}, "spec": spec,
+    }  # fmt: skip
+
+
+def node(name: str, gpus: int = 8, **labels: str) -> dict[str, Any]:
+    keys = {"spine": SPINE, "leaf": LEAF}
+    return {
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {keys[key]: v for key, v in labels.items()}},
+        "spec": {},
+        "status": {
+            "allocatable": {"cpu": "96", GPU: str(gpus)},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+
+
+def pod(name: str, on: str, gpus: int, **labels: str) -> dict[str, Any]:
+    limits = {"limits": {GPU: str(gpus)}}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "team", "labels": labels},
+        "spec": {"nodeName": on, "containers": [{"name": "c", "resources": limits}]},
+        "status": {"phase": "Running"},
+    }
+
+
+def listed(kind: str, *items: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": f"{kind}List", "items": list(items)}
+
+
+def tree(leaves: int = 4, nodes: int = 4) -> list[dict[str, Any]]:
+    return [
+        node(f"n{leaf * nodes + index}", spine=f"s{leaf // 2}", leaf=f"l{leaf}")
+        for leaf in range(leaves)
+        for index in range(nodes)
+    ]
+
+
+def test_the_json_has_exactly_the_promised_keys(llmtrain: Shell, file: Callable[..., str]) -> None:
+    nodes = tree()
+    random.Random(3).shuffle(nodes)
+    files = [
+        "-f",
+        file("job.yaml", job(6), True),
+        "--nodes",
+        file("n", listed("Node", *nodes)),
+    ]
+    code, out, _ = llmtrain("place", *files, "-o", "json")
+    found = json.loads(out)
+    assert code == 0 and found["fits"] is True
+    assert found.keys() == KEYS
+    assert sorted(rank for n in found["nodes"] for rank in n["ranks"]) == list(range(48))
+    assert all(n["path"].keys() == {"spine", "leaf", "node"} for n in found["nodes"])
+    assert found["domains"] == {"spine": 1, "leaf": 2, "node": 6}
+    assert found["crossings"].keys() == {"spine", "leaf", "node"}
+    assert found["cost"].keys() == {"seconds", "idealSeconds", "byGroup"}
+    assert found["cost"]["seconds"] >= found["cost"]["idealSeconds"] > 0
+    assert all(isinstance(reason, str) and reason for reason in found["reasons"])
+
+
+def test_a_job_that_does_not_fit_exits_with_one_and_says_why(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    files = [
+        "-f", file("job", job(2)), "--nodes", file("n", listed("Node", *tree(1, 2))),
+        "--pods", file("p", listed("Pod", pod("p", "n1", 1))),
+    ]  # fmt: skip
+    code, out, _ = llmtrain("place", *files)
+    assert code == 1
+    assert out.startswith("does not fit: InsufficientGpus\n")
+    assert "1 nvidia.com/gpu in use" in " ".join(out.split())
+    code, out, _ = llmtrain("place", *files, "-o", "json")
+    found = json.loads(out)
+    assert code == 1 and found["fits"] is False and found["nodes"] == []
+    assert "1 nvidia.com/gpu in use" in found["reasons"][0]
+
+
+def test_the_text_fits_into_80_columns(llmtrain: Shell, file: Callable[..., str]) -> None:
+    long = "a-rather-long-name-of-a-node-as-clouds-give-them.internal-"
+    nodes = [
+        node(f"{long}{index}", spine="spine-" + "x" * 50, leaf=f"leaf-{index // 4}-" + "y" * 50)
+        for index in range(8)
+    ]
+    files = ["-f", file("job", job(8)), "--nodes", file("n", listed("Node", *nodes))]
+    code, out, _ = llmtrain("place", *files)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    for part in ("RANKS", "COMMUNICATION PER STEP", "GROUPS THAT SPAN", "WHY", "####"):
+        assert part in out
+    assert "56-63" in out and "\x1b" not in out
+
+
+def test_many_nodes_are_cut_in_text_and_whole_in_json(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    files = ["-f", file("job", job(70, 1)), "--nodes", file("n", listed("Node", *tree(4, 20)))]
+    assert "and 6 nodes more (-o json prints all)" in llmtrain("place", *files)[1]
+    assert len(json.loads(llmtrain("place", *files, "-o", "json")[1])["nodes"]) == 70
+
+
+def test_names_are_text_and_never_markup(llmtrain: Shell, file: Callable[..., str]) -> None:
+    nodes = [node("[red]n0[/]", leaf="機架:eyes:\x1b[31m")]
+    files = ["-f", file("job", job(1)), "--nodes", file("n", listed("Node", *nodes))]
+    out = llmtrain("place", *files)[1]
+    assert "[red]n0[/]" in out and "機架:eyes:" in out and "\x1b" not in out
+
+
+def test_a_preset_a_file_and_no_fabric(llmtrain: Shell, file: Callable[..., str]) -> None:
+    files = ["-f", file("job", job(1)), "--nodes", file("n", listed("Node", *tree(1, 1)))]
+
+    def levels(*more: str) -> list[str]:
+        return list(json.loads(llmtrain("place", *files, *more, "-o", "json")[1])["domains"])
+
+    assert levels() == ["spine", "leaf", "node"], "a preset's core that nobody has is left out"
+    assert levels("--fabric", "topograph-legacy") == ["spine", "leaf", "node"]
+    own = {
+        "kind": "Fabric",
+        "spec": {
+            "levels": [
+                {"name": "room", "nodeLabel": SPINE},
+                {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
+            ]
+        },
+    }
+    assert levels("--fabric", file("fabric.yaml", own, True)) == ["room", "node"]
+    example = Path(__file__).parents[2] / "examples" / "fabric.yaml"
+    assert levels("--fabric", str(example)) == ["spine", "leaf", "node"]
+
+
+def test_a_fabric_that_only_a_cluster_knows_is_told(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    files = ["-f", file("job", job(1, fabric="own")), "--nodes", file("n", listed("Node", *tree()))]
+
+    def reasons(*more: str) -> str:
+        return json.loads(llmtrain("place", *files, *more, "-o", "json")[1])["reasons"][-1]
+
+    assert reasons().startswith("the Fabric 'own' that the job names is in a cluster")
+    assert "is in a cluster" not in reasons("--fabric", "topograph-legacy")
+
+
+def test_the_rates_of_a_fabric_count(llmtrain: Shell, file: Callable[..., str]) -> None:
+    files = ["-f", file("job", job(8)), "--nodes", file("n", listed("Node", *tree(2, 4)))]
+
+    def seconds(over: float, gbits: float) -> float:
+        fabric = {
+            "spec": {
+                "levels": [
+                    {"name": "leaf", "nodeLabel": LEAF, "oversubscription": over},
+                    {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
+                ],
+                "nics": {"perNode": 8, "gbitsPerSecond": gbits},
+            }
+        }
+        answer = llmtrain("place", *files, "--fabric", file("fabric", fabric), "-o", "json")
+        return float(json.loads(answer[1])["cost"]["byGroup"]["data"])
+
+    assert seconds(1, 100) == pytest.approx(4 * seconds(1, 400))
+    assert seconds(64, 400) > 2 * seconds(1, 400)
+
+
+def test_labels_that_bear_on_the_job_are_among_the_reasons(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    nodes = [
+        *tree(2, 2), node("bare", spine="s0"), node("empty", spine="s0", leaf=""),
+        node("no-gpu", 0, spine="s0"), node("twin", spine="s9", leaf="l0"),
+    ]  # fmt: skip
+    files = ["-f", file("job", job(2)), "--nodes", file("n", listed("Node", *nodes)), "-o", "json"]
+    reasons = json.loads(llmtrain("place", *files)[1])["reasons"]
+    said = [reason for reason in reasons if "label" in reason or "under" in reason]
+    assert said == [
+        f"1 node with no label {LEAF} (bare): each counts as a leaf of its own",
+        f"1 node with an empty label {LEAF} (empty): each counts as a leaf of its own",
+        "leaf l0 is under 2 domains (s0, s9): counted as 2 of that name",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"--fabric": "nowhere"}, ["--fabric nowhere", "presets are aws"]),
+        ({"--nodes": "absent.json"}, ["absent.json", "cannot be read"]),
+        ({"--nodes": {"kind": "NodeList"}}, ["the list has no items", "kubectl get -o json"]),
+        ({"--nodes": listed("Node", {"kind": "Pod"})}, ["items[0] is not a Node"]),
+        ({"--nodes": listed("Node", {"metadata": {"name": "n"}, "spec": {"taints": [{}]}})},
+         ["--nodes", "is not as kubectl prints it"]),
+        ({"--fabric": {"spec": {"levels": [{"name": "leaf", "nodeLabel": "x y"}]}}},
+         ["the Fabric is not valid", "levels[0].nodeLabel"]),
+        ({"--fabric": {"spec": {"preset": "no-such"}}}, ["spec.preset", "use one of aws"]),
+        ({"-f": job(0)}, ["job is not valid", "spec."]),
+    ],
+)  # fmt: skip
+def test_bad_input_exits_with_two_and_names_field_and_remedy(
+    llmtrain: Shell, file: Callable[..., str], change: dict[str, Any], expected: list[str]
+) -> None:
+    given: dict[str, Any] = {"-f": job(1), "--nodes": listed("Node", *tree(1, 1))} | change
+    arguments = [
+        text
+        for index, (option, value) in enumerate(given.items())
+        for text in (option, value if isinstance(value, str) else file(f"file-{index}", value))
+    ]
+    code, out, err = llmtrain("place", *arguments)
+    assert code == 2 and out == ""
+    assert all(part in err for part in expected), err
+
+
+def test_pods_alone_make_no_cluster(llmtrain: Shell, file: Callable[..., str]) -> None:
+    code, _, err = llmtrain("place", "-f", file("job", job(1)), "--pods", file("p", listed("Pod")))
+    assert code == 2 and "--pods: needs --nodes too" in err
+
+
+def test_without_nodes_and_without_kubectl_the_remedy_is_named(
+    llmtrain: Shell, file: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for command in (["place", "-f", file("job", job(1))], ["topology"]):
+        code, _, err = llmtrain(*command)
+        assert code == 2
+        assert "kubectl: not on the PATH" in err and "--nodes FILE" in err

@@ -1,0 +1,76 @@
+"""Within a few per cent of the least cost there is, where the solver proves what that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+import pytest
+from judges.cases import Case, hardened, small_cases
+from judges.oracle import solve
+from judges.problem import problem_of
+from judges.room import Path
+
+from llmtrain_core.placement import Placement, place
+from llmtrain_core.placement.cost import cost_of
+from llmtrain_core.topology.inventory import Snapshot
+
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
+
+CASES, HARDENED = 120, 48
+WORK = 1.0
+"""Deterministic time of the solver by case."""
+EXACT = 1e-5
+"""The solver's resolution."""
+
+
+def order_of(placement: Placement, state: Snapshot) -> list[Path]:
+    names = [level.name for level in state.levels]
+    return [tuple(node.path[name] for name in names) for node in placement.nodes]
+
+
+def judged(cases: Sequence[Case]) -> tuple[dict[str, float], int]:
+    """Return our cost over the proven optimum by case, and how many networks bind."""
+    ratios: dict[str, float] = {}
+    contested = 0
+    for case in cases:
+        ours = place(case.request, case.snapshot)
+        assert isinstance(ours, Placement), f"{case.name}: {ours}"
+        order = order_of(ours, case.snapshot)
+        assert ours.cost == cost_of(case.request, case.snapshot, order)
+        best = solve(problem_of(case.request, case.snapshot), WORK, start=order)
+        assert ours.cost.seconds >= best.bound * (1 - EXACT), case.name
+        if best.proven:
+            ratios[case.name] = ours.cost.seconds / best.seconds
+            contested += best.seconds > ours.cost.ideal_seconds * 1.01
+    return ratios, contested
+
+
+def holds(ratios: dict[str, float]) -> None:
+    """Print the worst cases and assert the bar."""
+    worst = sorted(ratios, key=lambda name: -ratios[name])[:5]
+    shown = "\n".join(f"{ratios[name]:.4f} {name}" for name in worst)
+    print(f"\n{len(ratios)} proven, mean {mean(ratios.values()):.4f}, worst\n{shown}")
+    assert mean(ratios.values()) <= 1.02, shown
+    assert max(ratios.values()) <= 1.10, shown
+
+
+def test_within_two_per_cent_of_the_optimum() -> None:
+    """Jobs of 4 to 16 nodes on 8 fabrics of one to three levels, oversubscribed 1 to 8."""
+    ratios, contested = judged(small_cases(CASES))
+    assert len(ratios) >= 105, "too few optima are proven"
+    assert contested >= 40, "too many cases are easy: every network is wide enough"
+    holds(ratios)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="open: where NVLink spans nodes, local search stops 3.6 times above the optimum in one"
+    " case of 48 and 8 % above in another",
+)
+def test_within_two_per_cent_where_uplinks_are_shared_and_nvlink_spans_nodes() -> None:
+    cases = [hardened(case, seed) for seed, case in enumerate(small_cases(HARDENED))]
+    ratios, contested = judged(cases)
+    assert len(ratios) >= 40, "too few optima are proven"
+    assert contested >= 15, "too many cases are easy: every network is wide enough"
+    holds(ratios)

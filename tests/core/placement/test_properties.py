@@ -1,0 +1,104 @@
+"""What holds for every answer, on clusters and gangs of every kind."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from judges.cases import GPU, small_cases
+from judges.feasible import fits, tensor_blocks, tensor_depth
+from judges.trees import Growth, clusters, gangs, growths
+
+from llmtrain_core.placement import Placement, Request, Unplaceable, place
+from llmtrain_core.topology.inventory import Snapshot
+
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
+
+usual = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@given(clusters(), gangs())
+@settings(usual, max_examples=400)
+def test_a_gang_is_placed_whole_exactly_when_it_fits(state: Snapshot, request: Request) -> None:
+    answer = place(request, state)
+    event(type(answer).__name__)
+    assert isinstance(answer, Placement) == fits(request, state), answer
+    if isinstance(answer, Unplaceable):
+        assert answer.message
+        return
+    assert len(answer.nodes) == request.nodes
+    ranks = [rank for node in answer.nodes for rank in node.ranks]
+    assert ranks == list(range(request.layout.world_size))
+    keeps_constraints(request, state, answer)
+
+
+def keeps_constraints(request: Request, state: Snapshot, answer: Placement) -> None:
+    """Nothing is taken that is not free, and no hard demand is broken."""
+    by_name = {node.name: node for node in state.nodes}
+    chosen = [node.name for node in (*answer.nodes, *answer.spares)]
+    assert len(set(chosen)) == len(chosen), "a node is named twice"
+    assert len(answer.spares) == request.spares
+    for name in chosen:
+        assert state.free(by_name[name], GPU) >= request.gpus_per_node
+        assert all(state.free(by_name[name], key) >= n for key, n in request.extra.items())
+        assert by_name[name].ready
+        assert not by_name[name].cordoned
+        assert name not in request.excluded
+    paths = [state.path(by_name[node.name]) for node in answer.nodes]
+    levels = [level.name for level in state.levels]
+    for node, path in zip(answer.nodes, paths, strict=True):
+        assert tuple(node.path[level] for level in levels) == path
+    if request.require is not None:
+        assert answer.domains[request.require] == 1
+    depth = tensor_depth(request, state)
+    for blocks in tensor_blocks(request):
+        assert len({paths[block][:depth] for block in blocks}) == 1
+
+
+@given(clusters(), gangs(), st.randoms(use_true_random=False))
+@settings(usual, max_examples=200)
+def test_the_order_of_nodes_does_not_matter(
+    state: Snapshot, request: Request, rng: random.Random
+) -> None:
+    nodes, used = list(state.nodes), list(state.used.items())
+    rng.shuffle(nodes)
+    rng.shuffle(used)
+    other = replace(state, nodes=tuple(nodes), used=dict(used))
+    assert place(request, other) == place(request, state) == place(request, state)
+
+
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_the_order_of_nodes_does_not_matter_where_there_is_much_to_search(seed: int) -> None:
+    case = small_cases(seed + 1)[seed]
+    nodes = list(case.snapshot.nodes)
+    random.Random(seed).shuffle(nodes)
+    other = replace(case.snapshot, nodes=tuple(nodes))
+    assert place(case.request, other) == place(case.request, case.snapshot)
+
+
+@given(growths(), gangs())
+@settings(usual, max_examples=400)
+def test_one_more_free_node_never_makes_a_job_slower(grown: Growth, request: Request) -> None:
+    """Without a preferred level, which may pull a job into a domain that is slower for it."""
+    request = replace(request, prefer=None)
+    before, after = place(request, grown.before), place(request, grown.after)
+    event(f"{type(before).__name__} to {type(after).__name__}")
+    if isinstance(before, Placement):
+        assert isinstance(after, Placement), "what fitted fits no more"
+        assert after.cost.seconds <= before.cost.seconds * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(40, 70))
+def test_one_more_free_node_never_makes_a_larger_job_slower(seed: int) -> None:
+    case = small_cases(seed + 1)[seed]
+    busy = sorted({name for name, _ in case.snapshot.used})
+    freed = random.Random(seed).choice(busy) if busy else ""
+    used = {key: amount for key, amount in case.snapshot.used.items() if key[0] != freed}
+    before = place(case.request, case.snapshot)
+    after = place(case.request, replace(case.snapshot, used=used))
+    assert isinstance(before, Placement)
+    assert isinstance(after, Placement)
+    assert after.cost.seconds <= before.cost.seconds * (1 + 1e-9)

@@ -1,0 +1,97 @@
+"""The outline and the prediction are the plan's own figures, and cost little."""
+
+from __future__ import annotations
+
+import ast
+import time
+from dataclasses import replace
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+import yaml
+
+import llmtrain_core.plan
+from llmtrain_core.api.check import Job, check
+from llmtrain_core.plan.errors import PlanError
+from llmtrain_core.plan.hardware import CATALOGUE
+from llmtrain_core.plan.network import uplink_shares
+from llmtrain_core.plan.plan import plan
+from llmtrain_core.plan.predict import outline, predict, tokens_of
+from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.wire import outline_to_wire, plan_to_wire, prediction_to_wire
+from llmtrain_core.topology.levels import FabricLevel
+
+pytestmark = pytest.mark.unit
+
+H100 = CATALOGUE["H100"]
+EXAMPLE = Path(__file__).parents[3] / "examples" / "llama3-8b.yaml"
+
+
+def _job() -> Job:
+    job = check("example", yaml.safe_load(EXAMPLE.read_text())["spec"])
+    assert isinstance(job, Job), job
+    return job
+
+
+def test_a_prediction_is_part_of_the_plan() -> None:
+    job = _job()
+    recipe = Recipe.of(job)
+    whole = plan_to_wire(plan(job, H100))
+    part = prediction_to_wire(predict(recipe, H100, tokens_of(job, recipe)))
+    assert part.pop("assumptions") == whole.pop("assumptions")[:4]
+    assert part.items() <= whole.items()
+
+
+def test_an_outline_needs_no_hardware() -> None:
+    job = _job()
+    recipe = Recipe.of(job)
+    tokens = tokens_of(job, recipe)
+    wire, whole = outline_to_wire(outline(recipe, tokens)), plan_to_wire(plan(job, H100))
+    assert wire["memory"]["perGpuBytes"] == whole["memory"]["perGpuBytes"]
+    for key in ("parameters", "flopsPerToken", "totalFlops", "bubble", "gpus"):
+        assert wire[key] == whole[key]
+
+
+def test_uplinks_that_are_crossed_slow_the_step() -> None:
+    job = _job()
+    recipe = Recipe.of(job)
+    levels = (FabricLevel("spine", "spine", 8.0), FabricLevel("node", "node"))
+    free = predict(recipe, H100, 10**9, {})
+    crossed = uplink_shares({"spine": {"data": 4}}, levels)
+    tight = predict(recipe, H100, 10**9, crossed)
+    assert tight.time.exposed["dp"] > free.time.exposed["dp"]
+    assert tight.seconds > free.seconds
+    assert tight.time.compute == free.time.compute
+
+
+def test_a_precision_that_the_gpu_lacks_is_refused() -> None:
+    recipe = Recipe.of(_job())
+    with pytest.raises(PlanError, match="float8"):
+        predict(replace(recipe, precision="float8"), CATALOGUE["A100-80"], 10**9)
+
+
+def test_predicting_is_far_cheaper_than_searching() -> None:
+    job = _job()
+    recipe = Recipe.of(job)
+    plan(job, H100)
+    started = time.process_time()
+    for _ in range(20):
+        predict(recipe, H100, 10**9)
+    cheap = (time.process_time() - started) / 20
+    started = time.process_time()
+    plan(job, H100)
+    assert cheap < (time.process_time() - started) / 20
+
+
+def test_modules_of_the_plan_import_each_other_in_one_direction() -> None:
+    """Imports for types only count, too: a reader follows them as well."""
+    folder = Path(llmtrain_core.plan.__file__).parent
+    graph = {}
+    for path in folder.glob("*.py"):
+        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+        names = [str(n.module) for n in nodes]
+        ours = [name for name in names if name.startswith("llmtrain_core.plan.")]
+        graph[path.stem] = {name.removeprefix("llmtrain_core.plan.") for name in ours}
+    order = list(TopologicalSorter(graph).static_order())
+    assert order.index("predict") < order.index("plan") < order.index("wire")

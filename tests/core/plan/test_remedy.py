@@ -1,0 +1,85 @@
+"""A job that is too large is told the nearest one that is not; and that one really fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmtrain_core.api.check import Job, check
+from llmtrain_core.plan.hardware import CATALOGUE
+from llmtrain_core.plan.memory import binary, memory
+from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.remedy import nearest_fit, never_fits, too_large
+
+pytestmark = pytest.mark.unit
+
+
+def _job(preset: str, parallelism: dict[str, int], per_node: int = 8, **training: Any) -> Job:
+    spec = {
+        "model": {"preset": preset},
+        "data": {"sources": [{"name": "text", "uri": "file:///data"}]},
+        "training": {"steps": 1000, "globalBatchSize": 1024, "microBatchSize": 1, **training},
+        "parallelism": parallelism,
+        "workers": {"gpusPerNode": per_node, "image": "example.com/trainer:1"},
+    }
+    job = check("large", spec)
+    assert isinstance(job, Job), job
+    return job
+
+
+CASES = [
+    # job, GPU, where, what is asked for
+    (_job("llama3.1-405b", {"tensor": 8, "pipeline": 16, "data": 4}), "H100",
+     "spec.training.microBatchSize", "set training.activationCheckpointing to full"),
+    (_job("llama-7b", {"data": 8}, microBatchSize=16), "H100",
+     "spec.training.microBatchSize", "set training.microBatchSize to 1"),
+    (_job("llama3-70b", {"tensor": 2, "data": 2}, 2, activationCheckpointing="full"), "H100",
+     "spec.parallelism", "parallelism.pipeline to 8, workers.nodes for 32 GPUs"),
+    (_job("llama3-8b", {"data": 8}, precision="float32", activationCheckpointing="full"), "A100-40",
+     "spec.parallelism", "set parallelism.tensor to "),
+    (_job("llama3.1-405b", {"data": 1}, 1), "H100", "spec.parallelism", "use larger ones"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("job", "gpu", "field", "remedy"), CASES)
+def test_what_is_said(job: Job, gpu: str, field: str, remedy: str) -> None:
+    capacity = int(CATALOGUE[gpu].memory.value)
+    needed = memory(Recipe.of(job), capacity)
+    assert never_fits(needed, capacity)
+    said = too_large(job, needed, gpu, capacity)
+    assert said.startswith(f"{field}: {job.layout} needs at least {binary(needed.least)}")
+    assert f"{gpu} has {binary(capacity)}" in said
+    largest = max(
+        (part for part in needed.parts if part not in ("runtime", "fragmentation")),
+        key=lambda part: needed.parts[part],
+    )
+    assert f"the largest part is {largest}, {binary(needed.parts[largest])}" in said
+    assert remedy in said
+    assert len(said) < 700, "room for what the operator adds"
+
+
+@pytest.mark.parametrize(("job", "gpu", "field", "remedy"), CASES[:-1])
+def test_the_remedy_fits(job: Job, gpu: str, field: str, remedy: str) -> None:
+    capacity = int(CATALOGUE[gpu].memory.value)
+    recipe = Recipe.of(job)
+    found = nearest_fit(job, recipe, capacity)
+    assert found is not None
+    assert memory(found, capacity).fits
+    assert found.layout.world_size >= recipe.layout.world_size
+    assert found.global_batch == recipe.global_batch, "another batch would be another run"
+
+
+def test_a_job_that_fits_is_its_own_remedy() -> None:
+    job = _job("tiny", {"data": 8})
+    recipe = Recipe.of(job)
+    assert nearest_fit(job, recipe, 80 * 1024**3) == recipe
+    assert not never_fits(memory(recipe), 80 * 1024**3)
+
+
+def test_margins_alone_are_no_proof() -> None:
+    """Between what is needed and what is needed with margins, nobody is refused."""
+    needed = memory(Recipe.of(_job("llama3-8b", {"data": 8})))
+    assert not never_fits(needed, needed.least)
+    assert never_fits(needed, needed.least - 1)
+    assert needed.least < needed.total

@@ -1,0 +1,148 @@
+"""Jobs, nodes, and a simulation of a cluster whose control takes no time at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llmtrain_core.layout import Layout
+from llmtrain_core.placement import Request
+from llmtrain_core.queueing import Decision, Running, Scene, Start, Wait, Waiting, decide
+from llmtrain_core.topology.inventory import Node, Snapshot
+from llmtrain_core.topology.levels import NODE, FabricLevel
+
+GPU = "nvidia.com/gpu"
+LEAF = FabricLevel("leaf", "leaf")
+
+
+def fabric(count: int, gpus: int = 8, per_leaf: int = 4, **pools: int) -> Snapshot:
+    """Nodes n0, n1, ... in leaves; `pools` names how many of the last ones are of which pool."""
+    label = ["all"] * (count - sum(pools.values()))
+    label += [name for name, number in pools.items() for _ in range(number)]
+    nodes = (
+        Node(f"n{index:03}", {"leaf": f"l{index // per_leaf:02}", "pool": label[index]},
+             {GPU: gpus})
+        for index in range(count)
+    )  # fmt: skip
+    return Snapshot((LEAF, NODE), tuple(nodes))
+
+
+def request(nodes: int, gpus: int = 8, require: str | None = None, pool: str = "") -> Request:
+    selector = {"pool": pool} if pool else {}
+    return Request(
+        Layout(tensor=gpus, data=nodes), nodes, gpus, require=require, node_selector=selector
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A job of a trace; `bound` is what the queue knows of its `length`, None: nothing."""
+
+    uid: str
+    nodes: int
+    length: float
+    at: float = 0.0
+    gpus: int = 8
+    priority: int = 0
+    namespace: str = "ns"
+    bound: float | None = None
+    require: str | None = None
+    pool: str = ""
+
+    def waiting(self, seen: Snapshot) -> Waiting:
+        wanted = request(self.nodes, self.gpus, self.require, self.pool)
+        return Waiting(
+            self.uid, self.namespace, self.uid, self.priority, self.at, wanted, seen, self.bound
+        )
+
+    def running(self, nodes: Sequence[str], start: float) -> Running:
+        end = None if self.bound is None else start + self.bound
+        return Running(self.uid, self.namespace, self.priority, tuple(nodes), {GPU: self.gpus}, end)
+
+
+@dataclass
+class History:
+    """What came of a trace."""
+
+    starts: dict[str, list[float]] = field(default_factory=dict)
+    ends: dict[str, float] = field(default_factory=dict)
+    preempted: dict[str, int] = field(default_factory=dict)
+    gpu_seconds: float = 0.0
+    """GPU-seconds in use until the last job had started."""
+    backlog_until: float = 0.0
+    """When the last job started."""
+
+
+def used_by(running: Iterable[Running]) -> dict[tuple[str, str], int]:
+    used: dict[tuple[str, str], int] = {}
+    for tenant in running:
+        for node in tenant.nodes:
+            for resource, amount in tenant.takes.items():
+                used[node, resource] = used.get((node, resource), 0) + amount
+    return used
+
+
+def scene(now: float, running: Sequence[Running], **more: object) -> Scene:
+    return Scene(now, used_by(running), tuple(running), **more)  # type: ignore[arg-type]
+
+
+def simulate(
+    arrivals: Sequence[Arrival], seen: Snapshot, running: Mapping[str, Running] | None = None,
+    ends: Mapping[str, float] | None = None,
+) -> History:  # fmt: skip
+    """Play a trace. `running` are there from the start, and end at `ends`."""
+    history = History()
+    jobs = {arrival.uid: arrival for arrival in arrivals}
+    coming = sorted(arrivals, key=lambda arrival: (arrival.at, arrival.uid))
+    holds, until = dict(running or {}), dict(ends or {})
+    waiting: set[str] = set()
+    now = last = 0.0
+    while coming or waiting or until:
+        moments = [*until.values(), *(arrival.at for arrival in coming[:1])]
+        if not moments:
+            break
+        last, now = now, min(moments)
+        in_use = sum(sum(tenant.total.values()) for tenant in holds.values())
+        history.gpu_seconds += in_use * (now - last) if waiting or coming else 0.0
+        for uid in [uid for uid, end in until.items() if end <= now]:
+            del until[uid], holds[uid]
+            history.ends[uid] = now
+        while coming and coming[0].at <= now:
+            waiting.add(coming.pop(0).uid)
+        while _round(now, jobs, seen, waiting, holds, until, history):
+            pass
+    return history
+
+
+def _round(
+    now: float, jobs: Mapping[str, Arrival], seen: Snapshot, waiting: set[str],
+    holds: dict[str, Running], until: dict[str, float], history: History,
+) -> bool:  # fmt: skip
+    """Carry out what is decided; True while something was, and more may follow from it."""
+    decisions = decide([jobs[uid].waiting(seen) for uid in waiting], scene(now, [*holds.values()]))
+    changed = False
+    for uid, decision in decisions.items():
+        if isinstance(decision, Start):
+            names = [node.name for node in decision.placement.nodes]
+            holds[uid], until[uid] = jobs[uid].running(names, now), now + jobs[uid].length
+            waiting.discard(uid)
+            history.starts.setdefault(uid, []).append(now)
+            history.backlog_until = now
+            changed = True
+    for decision in decisions.values():
+        for victim in decision.victims if isinstance(decision, Wait) else ():
+            del holds[victim], until[victim]
+            waiting.add(victim)
+            history.preempted[victim] = history.preempted.get(victim, 0) + 1
+            changed = True
+    return changed
+
+
+def start(decision: Decision) -> Start:
+    assert isinstance(decision, Start), decision
+    return decision
+
+
+def wait(decision: Decision) -> Wait:
+    assert isinstance(decision, Wait), decision
+    return decision

@@ -1,0 +1,124 @@
+"""A job that would be better off elsewhere: it says so, and moves when asked, from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from test_decide import PLACEMENT, node, pod, reason, seen, settle, status
+from test_scheduler import GPU, LEAF, SPINE, fabric, record
+
+from llmtrain_core.api.check import check
+from llmtrain_core.placement import Request
+from llmtrain_core.topology.inventory import Node
+from llmtrain_operator.deciding import World, better
+from llmtrain_operator.lifecycle.draft import C
+from llmtrain_operator.records import JobRecord
+from llmtrain_operator.scheduler import Scheduler
+from llmtrain_operator.sitting import Sitting, sitting_of
+from llmtrain_operator.usage import usage
+from llmtrain_operator.verdicts import Hint, Offer
+
+pytestmark = pytest.mark.unit
+ASKED = {"annotations": {"llmtrain.dev/replace": "0"}}
+PODS = (pod(0), pod(1))
+WORKERS = {"gpusPerNode": 8, "command": ["x"]}
+HINT = Hint(0, 2.0, "2 nodes · 1 leaf")
+
+
+def running(**more: Any) -> dict[str, Any]:
+    return status(C.RUNNING, **more)
+
+
+def test_the_hint_is_shown_and_written_anew_only_when_it_changed() -> None:
+    plan, _ = settle(seen(running(), pods=PODS, verdict=HINT))
+    found = plan.status["betterPlacement"]
+    assert found == {"attempt": 0, "gain": 2.0, "summary": "2 nodes · 1 leaf"}
+    again = seen(dict(plan.status), pods=PODS, verdict=Hint(0, 2.1, "other"))
+    assert settle(again)[0].status["betterPlacement"] == found
+    gone = seen(dict(plan.status), pods=PODS, verdict=Hint(0, 1.0, ""))
+    assert "betterPlacement" not in settle(gone)[0].status
+    kept = seen(dict(plan.status), pods=PODS)
+    assert settle(kept)[0].status["betterPlacement"] == found, "no news: nothing is written"
+
+
+def test_a_request_waits_for_a_newer_checkpoint() -> None:
+    progress = {"step": 30, "totalSteps": 100, "lastCheckpointStep": 20}
+    offer = Offer(1, {**PLACEMENT, "attempt": 1, "blocks": [{"path": "", "nodes": ["n2", "n3"]}]},
+                  "2 nodes", ("n2", "n3"), {GPU: 2})  # fmt: skip
+    plan, _ = settle(seen(running(progress=progress), metadata=ASKED, pods=PODS, verdict=offer))
+    assert plan.status["move"] == {"attempt": 0, "afterCheckpoint": 20}
+    assert plan.status["placement"]["attempt"] == 0, "the last checkpoint is older than the request"
+    newer = {**dict(plan.status), "progress": {**progress, "step": 41, "lastCheckpointStep": 40}}
+    nodes = {name: node(name) for name in ("n0", "n1", "n2", "n3")}
+    plan, _ = settle(seen(newer, metadata=ASKED, pods=PODS, verdict=offer, nodes=nodes))
+    assert (plan.status["attempt"], plan.status["restarts"]) == (1, 0)
+    assert plan.status["placement"]["blocks"][0]["nodes"] == ["n2", "n3"]
+    assert reason(plan, C.RUNNING) == ("False", "Moved") and reason(plan, C.PLACED)[0] == "True"
+    assert "move" not in plan.status and [victim.attempt for victim in plan.delete] == [0, 0]
+
+
+@pytest.mark.parametrize("metadata", [{}, {"annotations": {"llmtrain.dev/replace": "3"}}])
+def test_nobody_moves_unasked(metadata: dict[str, Any]) -> None:
+    progress = {"step": 41, "totalSteps": 100, "lastCheckpointStep": 40}
+    before = running(progress=progress, move={"attempt": 0, "afterCheckpoint": 20})
+    offer = Offer(1, {**PLACEMENT, "attempt": 1}, "2 nodes", ("n0", "n1"), {GPU: 2})
+    plan, _ = settle(seen(before, metadata=metadata, pods=PODS, verdict=offer))
+    assert "move" not in plan.status and plan.status["placement"]["attempt"] == 0
+
+
+def spread(*names: str, asked: bool = False) -> JobRecord:
+    """A job on these nodes, with a checkpoint that is newer than its request."""
+    found = record("job", running(
+        placement={**PLACEMENT, "gpusPerNode": 8, "blocks": [{"path": "", "nodes": [*names]}]},
+        progress={"step": 41, "totalSteps": 100, "lastCheckpointStep": 40},
+        move={"attempt": 0, "afterCheckpoint": 20},
+    ), workers=WORKERS, parallelism={"tensor": 8, "data": 2})  # fmt: skip
+    if asked:
+        found.raw["metadata"]["annotations"] = ASKED["annotations"]
+    return found
+
+
+def sitting(job: JobRecord) -> Sitting:
+    found = sitting_of(job, check(job.name, job.raw["spec"]), {}, 0.0, Request.of)
+    assert found is not None
+    return found
+
+
+def world(job: JobRecord) -> World:
+    """Two spines of two leaves; the uplinks of spines and leaves are thin."""
+    levels = [{"name": "spine", "nodeLabel": SPINE, "oversubscription": 8},
+              {"name": "leaf", "nodeLabel": LEAF, "oversubscription": 4},
+              {"name": "node", "nodeLabel": "kubernetes.io/hostname"}]  # fmt: skip
+    nodes = tuple(
+        Node(f"n{i}", {SPINE: f"s{i // 4}", LEAF: f"l{i // 2}"}, {GPU: 8}) for i in range(8)
+    )
+    taken = tuple(usage([job], [], [], {}))
+    return World(nodes, taken, fabric({"levels": levels}), sitting=(sitting(job),))
+
+
+def test_a_better_place_counts_what_the_job_itself_would_leave() -> None:
+    job = spread("n0", "n4")
+    hint, offer = better(sitting(job), world(job))
+    assert hint.attempt == 0 and hint.gain > 1.1 and hint.summary == "2 nodes · 1 leaf · 1 spine"
+    assert offer is not None and offer.attempt == offer.placement["attempt"] == 1
+    assert {"n0", "n4"} & set(offer.nodes) or len(offer.nodes) == 2
+    near = spread("n0", "n1")
+    assert better(sitting(near), world(near)) == (Hint(0, 1.0, ""), None)
+
+
+async def test_the_scheduler_offers_the_place_only_when_asked() -> None:
+    jobs = {"job": spread("n0", "n4")}
+
+    def stored(uid: str) -> Mapping[str, Any] | None:
+        return jobs[uid].raw["status"]
+
+    woken: list[str] = []
+    for asked, kind in ((False, Hint), (True, Offer)):
+        jobs["job"] = spread("n0", "n4", asked=asked)
+        scheduler = Scheduler(list, lambda _: world(jobs["job"]), stored, woken.append)
+        await scheduler.cycle()
+        assert isinstance(scheduler.verdict("job"), kind) and woken.pop() == "job"
+        await scheduler.cycle()
+        assert isinstance(scheduler.verdict("job"), kind), "it has time to take it"

@@ -1,0 +1,85 @@
+"""What a placement costs in CPU time by size, on a fabric that it fills and on one that binds."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmtrain_core.layout import Layout
+from llmtrain_core.placement import Placement, place
+from llmtrain_core.placement.tree import tree_of
+from llmtrain_core.topology.inventory import Node, node_from_raw, snapshot
+from llmtrain_core.topology.levels import detect
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "placement"))
+
+from judges.cases import GPU, Case
+from judges.sizes import FABRICS, node_json, sized_case
+
+pytestmark = pytest.mark.perf
+
+LARGE, MEDIUM = Layout(tensor=8, data=125, pipeline=8), Layout(tensor=8, data=16, pipeline=8)
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return the CPU time of the quicker of two runs: other processes cool the caches."""
+    took = []
+    for _ in range(2):
+        start = time.process_time()
+        work()
+        took.append(time.process_time() - start)
+    return min(took)
+
+
+def measured(case: Case) -> float:
+    took = cpu_seconds(lambda: place(case.request, case.snapshot))
+    placement = place(case.request, case.snapshot)
+    assert isinstance(placement, Placement)
+    print(f"\n{case.name}: {took * 1000:.0f} ms of CPU, slowdown {placement.cost.slowdown:.3f}")
+    return took
+
+
+@pytest.mark.parametrize("ratio", [0.1, 5.0])
+@pytest.mark.parametrize("busy", [0.0, 0.4])
+@pytest.mark.parametrize("fabric", sorted(FABRICS))
+def test_a_job_of_a_thousand_nodes_in_a_second(fabric: str, busy: float, ratio: float) -> None:
+    assert measured(sized_case(LARGE, 2000, busy, ratio, fabric)) < 1.0
+
+
+@pytest.mark.parametrize("ratio", [0.1, 5.0])
+@pytest.mark.parametrize("busy", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("fabric", sorted(FABRICS))
+def test_a_job_of_128_nodes_in_a_tenth_of_a_second(fabric: str, busy: float, ratio: float) -> None:
+    assert measured(sized_case(MEDIUM, 1250, busy, ratio, fabric)) < 0.1
+
+
+def test_ten_thousand_real_nodes_are_loaded_and_indexed_in_two_seconds() -> None:
+    """From the JSON text of nodes as large as real ones to the tree of domains."""
+    texts = [node_json(index) for index in range(10_000)]
+    print(f"\n{len(texts)} nodes of {len(texts[0]) / 1000:.1f} kB")
+    nodes: list[Node] = []
+    parsing = reading = 0.0
+    for text in texts:
+        start = time.process_time()
+        raw = json.loads(text)
+        parsed = time.process_time()
+        nodes.append(node_from_raw(raw))
+        parsing += parsed - start
+        reading += time.process_time() - parsed
+
+    def index() -> None:
+        levels = detect(node.labels for node in nodes)
+        state = snapshot(levels, nodes, [])
+        tree = tree_of(state)
+        assert [level.name for level in levels] == ["core", "spine", "leaf", "node"]
+        assert tree.sizes["core-0", "spine-0", "leaf-0"] == 16
+        assert sum(state.free(node, GPU) for node in nodes) == 80_000
+
+    indexing = cpu_seconds(index)
+    print(f"JSON {parsing:.2f} s, nodes {reading:.2f} s, levels and tree {indexing:.2f} s of CPU")
+    assert reading + indexing < 2.0
