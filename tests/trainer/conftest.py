@@ -39,7 +39,10 @@ def job_spec(
     tensor: int = 1,
     pipeline: int = 1,
     data: int = 1,
+    context: int = 1,
+    replicate: int = 1,
     pipelineSchedule: str = "1F1B",  # noqa: N803 - as in the manifest
+    virtualStages: int = 1,  # noqa: N803
     precision: str = "float64",
     uri: str = "file:///nowhere",
     checkpoint: dict[str, Any] | None = None,
@@ -61,9 +64,13 @@ def job_spec(
             "optimizer": {"learningRate": 0.01}, "schedule": {"warmupSteps": 2}, "seed": 7,
             **(training or {}),
         },
-        "parallelism": {"tensor": tensor, "pipeline": pipeline, "data": data,
-                        "pipelineSchedule": pipelineSchedule},
-        "workers": {"gpusPerNode": gpus_per_node or tensor * pipeline * data, "image": "test"},
+        "parallelism": {"tensor": tensor, "pipeline": pipeline, "data": data, "context": context,
+                        "replicate": replicate, "pipelineSchedule": pipelineSchedule,
+                        "virtualStages": virtualStages},
+        "workers": {
+            "gpusPerNode": gpus_per_node or tensor * pipeline * data * context * replicate,
+            "image": "test",
+        },
     }  # fmt: skip
     if checkpoint:
         spec["checkpoint"] = checkpoint

@@ -12,16 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtrain_trainer.config import DataConfig, Source
-from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, prepare
+from llmtrain_trainer.data.prepare import TRAIN, prepare
 from llmtrain_trainer.data.shards import TokenStream, token_type, write_shards
 from llmtrain_trainer.data.sources import read_source
-from llmtrain_trainer.data.text import hold_out, normalise, sample
-from llmtrain_trainer.data.tokens import END, Encoder, train_bpe
+from llmtrain_trainer.data.text import normalise
+from llmtrain_trainer.data.tokens import END, Encoder, sampled, train_bpe
 from llmtrain_trainer.errors import InputError
 
 pytestmark = pytest.mark.torch  # batches are tensors
-
-TEXTS = st.lists(st.text(max_size=40), max_size=30)
 
 
 @given(st.text(max_size=300))
@@ -32,26 +30,12 @@ def test_normalising_twice_changes_nothing_more(text: str) -> None:
     assert all(char == "\n" or ord(char) >= 32 for char in clean)
 
 
-@given(TEXTS, st.floats(0.01, 0.5), st.integers(0, 2**32 - 1))
-def test_held_out_documents_are_whole_disjoint_and_always_the_same(
-    texts: list[str], fraction: float, seed: int
-) -> None:
-    split = hold_out(texts, fraction, seed)
-    wanted = {text for text in texts if text}
-    assert set(split.train) | set(split.held_out) == wanted
-    assert not set(split.train) & set(split.held_out)
-    assert len(split.train) + len(split.held_out) == len(wanted)
-    assert split == hold_out(iter(texts), fraction, seed)
-    assert set(hold_out(list(reversed(texts)), fraction, seed).held_out) == set(split.held_out)
-    if len(wanted) > 1:
-        assert split.train and split.held_out
-
-
-@given(st.lists(st.text(min_size=1, max_size=50), min_size=1, max_size=40), st.integers(1, 400))
-def test_a_sample_is_spread_and_about_as_long_as_asked(texts: list[str], limit: int) -> None:
-    chosen = sample(texts, limit)
-    assert chosen
-    assert sum(map(len, chosen)) <= max(limit, 50) + 50
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 400))
+def test_a_sample_is_spread_and_about_as_long_as_asked(lengths: list[int], limit: int) -> None:
+    chosen = list(sampled(lengths, limit))
+    assert chosen == sorted(set(chosen)) != []
+    assert sum(lengths[index] for index in chosen) <= max(limit, 50) + 50
+    assert sum(lengths) > limit or len(chosen) == len(lengths)
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +47,19 @@ def encoder() -> Encoder:
 @settings(max_examples=200)
 @given(text=st.text(max_size=200))
 def test_encoding_by_pieces_equals_encoding_whole(encoder: Encoder, text: str) -> None:
-    """And decoding gives the text back, byte for byte."""
-    ids = encoder.encode(text).tolist()
-    tokenizer = encoder._tokenizer
-    assert ids[:-1] == tokenizer.encode(text, add_special_tokens=False).ids or END in text
-    assert ids[-1] == tokenizer.token_to_id(END) == 0
-    if END not in text:
-        assert tokenizer.decode(ids[:-1]) == text
+    """And decoding gives the text back, byte for byte, whatever it spells."""
+    ids = encoder.encode(text + END + text).tolist()
+    whole = Encoder(encoder._tokenizer, by_pieces=False)
+    assert ids == whole.encode(text + END + text).tolist()
+    assert ids[-1] == encoder._tokenizer.token_to_id(END) == 0 and 0 not in ids[:-1]
+    assert encoder._tokenizer.decode(ids[:-1]) == text + END + text
 
 
 @settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(0, 65535), max_size=50), max_size=12),
     st.integers(1, 40),
-    st.sampled_from([300, 65536, 65537]),
+    st.sampled_from([65536, 65537]),
     st.data(),
 )
 def test_packed_tokens_read_back_across_shards(
@@ -87,7 +70,7 @@ def test_packed_tokens_read_back_across_shards(
     arrays = [np.asarray(ids, dtype=np.uint32) for ids in documents]
     total = write_shards(folder, "x", arrays, vocab, limit)
     whole = [token for ids in documents for token in ids]
-    stream = TokenStream(folder, "x", vocab, limit)
+    stream = TokenStream(folder, "x", vocab)
     assert len(stream) == total == len(whole)
     assert token_type(vocab).itemsize == (2 if vocab <= 65536 else 4)
     start = data.draw(st.integers(0, total))
@@ -98,7 +81,7 @@ def test_packed_tokens_read_back_across_shards(
         stream.read(start, total - start + 1)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from([1, 2, 4, 8]), st.integers(0, 40), st.integers(1, 12), st.integers(0, 2**32 - 1)
 )
@@ -109,8 +92,9 @@ def test_any_number_of_data_ranks_sees_the_same_sequences(
     import torch
 
     from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
+    from llmtrain_trainer.data.mixture import Mixture
 
-    stream = TokenStream(shards.folder, TRAIN, 320)
+    stream = Mixture.of([TokenStream(shards.folder, TRAIN, 320)], [1.0])
     whole = Batches(stream, length, seed, Share(8, 0, 1)).at(step)
     parts = [Batches(stream, length, seed, Share(8, i, count)).at(step) for i in range(count)]
     assert torch.equal(whole[0], torch.cat([tokens for tokens, _ in parts]))
@@ -122,9 +106,11 @@ def test_any_number_of_data_ranks_sees_the_same_sequences(
 
 def test_an_epoch_sees_every_sequence_once(tmp_path: Path) -> None:
     from llmtrain_trainer.data.batches import Batches, Share
+    from llmtrain_trainer.data.mixture import Mixture
 
     write_shards(tmp_path, "x", [np.arange(33, dtype=np.uint32)], 300)
-    batches = Batches(TokenStream(tmp_path, "x", 300), 4, 0, Share(4, 0, 1))
+    mixture = Mixture.of([TokenStream(tmp_path, "x", 300)], [1.0])
+    batches = Batches(mixture, 4, 0, Share(4, 0, 1))
     epochs = [
         sorted(int(row[0]) for step in (2 * epoch, 2 * epoch + 1) for row in batches.at(step)[0])
         for epoch in range(3)
@@ -142,28 +128,17 @@ def _config(folder: Path, **changes: Any) -> DataConfig:
 def test_data_is_prepared_once_and_keyed_by_its_content(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmtrain_trainer.data import prepare as module
+    from llmtrain_trainer.data import work
 
     first = prepare(_config(corpus), 16, tmp_path)
-    assert prepare(_config(corpus), 16, tmp_path / "other").digest == first.digest
-    for name in ("train-00000.bin", "held-out-00000.bin", "tokenizer.json"):
-        again = tmp_path / "other" / "data" / first.digest / name
-        assert (first.folder / name).read_bytes() == again.read_bytes()
-    monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("prepared twice"))
+    other = prepare(_config(corpus), 16, tmp_path / "other")
+    assert other.digest == first.digest
+    for name in ("text/train-00000.bin", "text/held-out-00000.bin", "tokenizer.json"):
+        assert (first.folder / name).read_bytes() == (other.folder / name).read_bytes()
+    monkeypatch.setattr(work.collect, "collect", lambda *_: pytest.fail("prepared twice"))
     assert prepare(_config(corpus), 16, tmp_path) == first
     monkeypatch.undo()
     assert prepare(_config(corpus, seed=2), 16, tmp_path).digest != first.digest
-
-
-def test_a_step_that_was_killed_leaves_nothing_that_counts(corpus: Path, tmp_path: Path) -> None:
-    digest = prepare(_config(corpus), 16, tmp_path / "reference").digest
-    draft = tmp_path / "data" / f"{digest}.draft"
-    draft.mkdir(parents=True)
-    (draft / "train-00000.bin").write_bytes(b"half")
-    prepared = prepare(_config(corpus), 16, tmp_path)
-    assert len(TokenStream(prepared.folder, TRAIN, 300)) == prepared.train_tokens > 16
-    assert len(TokenStream(prepared.folder, HELD_OUT, 300)) == prepared.held_out_tokens > 16
-    assert not draft.exists()
 
 
 def test_a_single_file_is_cut_into_documents(tmp_path: Path) -> None:

@@ -1,147 +1,264 @@
-"""Every layout computes what one process computes, and says exactly what it communicates."""
+"""Every layout and schedule computes what one process computes.
+
+`make parity` prints the table. All cases of one number of ranks run in one world of processes,
+forked once: starting processes costs more than the steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.torch
+from llmtrain_core.plan.bubble import (
+    ONE_STAGE,
+    SCHEDULES,
+    Schedule,
+    equal_rounds,
+    least_micro_batches,
+)
 
-FLOAT64 = 8
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(1200)]
+
+STEPS, BATCH = 2, 8
+
+BARS = {"float64": (1e-12, 1e-10), "float32": (2e-6, 2e-6), "bfloat16": (5e-3, 5e-3)}
+"""Largest relative difference of a loss and of a gradient norm."""
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "tied": {"tiedEmbeddings": True},
+    "deep": {"layers": 8},
+    "gpt": {"kvHeads": 4, "positions": "learned", "norm": "layer", "activation": "gelu",
+            "biases": "all"},
+    "qwen2": {"biases": "qkv"},
+    "qwen3": {"qkNorm": True, "headDim": 16},
+}  # fmt: skip
 
 
-def _observe(trainer: Any) -> dict[str, Any]:
-    """Initial weights, six steps (one of them metered), held-out losses."""
+@dataclass(frozen=True)
+class Case:
+    """One layout of one model; degrees by short name."""
+
+    degrees: tuple[tuple[str, int], ...]
+    schedule: Schedule = "1F1B"
+    recompute: str = "none"
+    precision: str = "float64"
+    shape: str = "llama"
+
+    def degree(self, name: str) -> int:
+        return dict(self.degrees).get(name, 1)
+
+    @property
+    def ranks(self) -> int:
+        product = 1
+        for _, degree in self.degrees:
+            product *= degree
+        return product
+
+    def __str__(self) -> str:
+        words = ["·".join(f"{name}{degree}" for name, degree in self.degrees) or "one process"]
+        words += [self.schedule] if self.degree("pp") > 1 else []
+        words += [f"{self.recompute} recompute"] if self.recompute != "none" else []
+        words += [self.precision] if self.precision != "float64" else []
+        words += [self.shape] if self.shape != "llama" else []
+        return ", ".join(words)
+
+    def alone(self) -> Case:
+        """Return what it is compared with."""
+        return Case((), precision=self.precision, shape=self.shape)
+
+    def micro_batch(self) -> int:
+        """Return the largest micro-batch with which the schedule runs."""
+        local = BATCH // (self.degree("dp") * self.degree("rep"))
+        stages = self.degree("pp")
+        return next(
+            size
+            for size in (2, 1)
+            if local // size >= least_micro_batches(self.schedule, stages)
+            and equal_rounds(self.schedule, stages, local // size)
+        )
+
+
+def case(layout: str, schedule: Schedule = "1F1B", **others: str) -> Case:
+    """Make a case from a layout as it is printed: `pp2 dp2`."""
+    degrees = tuple((word.rstrip("0123456789"), int(word[-1])) for word in layout.split())
+    return Case(degrees, schedule, **others)
+
+
+GRID = "pp2 dp2 tp2"
+CASES: list[Case] = [
+    *(case(f"pp2 {other}", schedule) for schedule in SCHEDULES for other in ("dp2", "tp2")),
+    *(case(GRID, s) for s in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV")),
+    case("dp2"), case("tp2"), case("dp4 tp2"), case("tp2", shape="tied"), case("pp4", "GPipe"),
+    *(case("pp4", s, shape="deep") for s in ("1F1B", "LoopedBFS", "ZBVZeroBubble", "DualPipeV")),
+    # copies of the sharded model
+    *(case(layout) for layout in ("rep2", "rep2 dp2", "rep2 tp2", "rep2 dp2 tp2", "pp2 rep2 tp2")),
+    *(case("pp2 rep2", schedule) for schedule in ("1F1B", "ZBVZeroBubble")),
+    # sequences shared by ranks
+    *(case(layout) for layout in ("cp2", "cp4", "cp2 tp2", "dp2 cp2", "rep2 cp2", "pp2 cp2 tp2")),
+    *(case("pp2 cp2", schedule) for schedule in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble")),
+    # activation checkpointing
+    *(
+        case(layout, schedule, recompute=kind)
+        for kind in ("selective", "full")
+        for layout, schedule in (
+            ("dp2", "1F1B"), ("tp2", "1F1B"), ("cp2", "1F1B"), ("rep2", "1F1B"),
+            ("pp2 tp2", "1F1B"), ("pp2 tp2", "ZBVZeroBubble"), (GRID, "DualPipeV"),
+        )
+    ),
+    # other shapes
+    *(case(layout, shape="gpt") for layout in ("dp2", "tp2", "cp2 tp2", "pp2 tp2")),
+    case("pp2 dp2", "DualPipeV", shape="gpt"), case("tp2", shape="qwen2"),
+    case("tp2", shape="qwen3"), case("cp2 tp2", shape="qwen3"),
+    # other precisions
+    *(
+        case(layout, schedule, precision=precision)
+        for precision in ("float32", "bfloat16")
+        for layout, schedule in (
+            (GRID, "1F1B"), ("pp2 dp2", "ZBVZeroBubble"), ("cp2 tp2", "1F1B"), ("rep2 tp2", "1F1B"),
+        )
+    ),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a run of a few steps gave."""
+
+    losses: tuple[float, ...]
+    norms: tuple[float, ...]
+    before: float
+    held_out: float
+    seconds: float
+    """CPU time of one rank, building the model included."""
+
+
+RunWorld = Callable[..., list[Any]]
+MakeSpec = Callable[..., dict[str, Any]]
+LONG = {"tp": "tensor", "cp": "context", "dp": "data", "rep": "replicate", "pp": "pipeline"}
+
+
+class Table:
+    """Results by case; a world of ranks is started when its first case is asked for."""
+
+    def __init__(self, run_world: RunWorld, job_spec: MakeSpec, data: Any) -> None:
+        self._run_world, self._job_spec, self._data = run_world, job_spec, data
+        self._found: dict[Case, Numbers] = {}
+
+    def __getitem__(self, wanted: Case) -> Numbers:
+        if wanted not in self._found:
+            every = dict.fromkeys([*CASES, *(each.alone() for each in CASES)])
+            cases = [each for each in every if each.ranks == wanted.ranks]
+            self._found |= self._run(cases)
+        return self._found[wanted]
+
+    def _run(self, cases: list[Case]) -> dict[Case, Numbers]:
+        """Run cases one after the other on the same ranks; all ranks must see the same numbers."""
+        from llmtrain_trainer.config import from_spec
+
+        runs = [(each, from_spec("parity", self._spec(each))) for each in cases]
+
+        def body(rank: int) -> list[Numbers]:
+            grids: dict[Any, Any] = {}
+            return [_few_steps(run, self._data, grids) for _, run in runs]
+
+        ranks = self._run_world(cases[0].ranks, body, timeout=1000)
+        for seen in ranks[1:]:
+            assert [each.losses for each in seen] == [each.losses for each in ranks[0]]
+            assert [each.norms for each in seen] == [each.norms for each in ranks[0]]
+        return dict(zip(cases, ranks[0], strict=True))
+
+    def _spec(self, each: Case) -> dict[str, Any]:
+        one_stage = each.schedule in ONE_STAGE or each.degree("pp") == 1
+        return self._job_spec(
+            **{LONG[name]: degree for name, degree in each.degrees},
+            pipelineSchedule=each.schedule if each.degree("pp") > 1 else "1F1B",
+            virtualStages=1 if one_stage else 2,
+            precision=each.precision,
+            architecture=SHAPES[each.shape],
+            training={
+                "steps": STEPS, "globalBatchSize": BATCH, "microBatchSize": each.micro_batch(),
+                "activationCheckpointing": each.recompute,
+            },
+        )  # fmt: skip
+
+
+def _few_steps(run: Any, data: Any, grids: dict[Any, Any]) -> Numbers:
     import torch
 
-    from llmtrain_trainer.model.init import draw
+    from llmtrain_trainer.parallel.mesh import Grid
+    from llmtrain_trainer.train import Trainer
 
-    layers, seed = trainer.run.architecture.layers, trainer.run.seed
-    equal = all(
-        torch.equal(
-            parameter.full_tensor(),
-            draw(name, parameter.shape, seed, layers).to(parameter.dtype),
-        )
-        for name, parameter in trainer.model.named_parameters()
-    )
+    start = time.process_time()
+    grid = grids.get(run.layout) or Grid.build(run.layout, "cpu")
+    grids[run.layout] = grid
+    trainer = Trainer(run, data, torch.device("cpu"), lambda report: None, grid)
     before = trainer.evaluate()
-    reports = [trainer.take_step(sampled=step == 3) for step in range(6)]
-    return {
-        "initial weights": equal,
-        "names": [name for name, _ in trainer.model.named_parameters()],
-        "losses": [report.loss for report in reports],
-        "norms": [report.grad_norm for report in reports],
-        "held out": (before, trainer.evaluate()),
-        "collectives": {(s.group, s.op): (s.count, s.nbytes) for s in reports[3].collectives},
-    }
+    reports = [trainer.take_step() for _ in range(STEPS)]
+    return Numbers(
+        tuple(report.loss for report in reports),
+        tuple(report.grad_norm for report in reports),
+        before,
+        trainer.evaluate(),
+        time.process_time() - start,
+    )
 
 
 @pytest.fixture(scope="module")
-def alone(
-    run_trainers: Callable[..., Any], job_spec: Callable[..., Any], shards: Any
-) -> dict[str, Any]:
-    return run_trainers(job_spec(), shards, _observe)[0]  # type: ignore[no-any-return]
+def table(
+    run_world: RunWorld, job_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Table]:
+    """Results on random tokens; one held-out batch."""
+    import numpy as np
+
+    from llmtrain_trainer.data.prepare import PreparedData
+    from llmtrain_trainer.data.shards import write_shards
+
+    folder = tmp_path_factory.mktemp("parity")
+    tokens = np.random.default_rng(0).integers(0, 320, 4000).astype(np.uint32)
+    write_shards(folder, "train", [tokens], 320)
+    write_shards(folder, "held-out", [tokens[:200]], 320)
+    yield Table(run_world, job_spec, PreparedData(folder, 4000, 200, "digest"))
 
 
-@pytest.fixture(scope="module")
-def grid(
-    run_trainers: Callable[..., Any], job_spec: Callable[..., Any], shards: Any
-) -> list[dict[str, Any]]:
-    """tensor 2 x pipeline 2 x data 2 on eight processes."""
-    spec = job_spec(tensor=2, pipeline=2, data=2)
-    return run_trainers(spec, shards, _observe)  # type: ignore[no-any-return]
+def _difference(some: tuple[float, ...], others: tuple[float, ...]) -> float:
+    return max(abs(a - b) / abs(b) for a, b in zip(some, others, strict=True))
 
 
-def _assert_same(seen: dict[str, Any], alone: dict[str, Any]) -> None:
-    assert seen["losses"] == pytest.approx(alone["losses"], rel=0, abs=1e-12)
-    assert seen["norms"] == pytest.approx(alone["norms"], rel=1e-10)
-    assert seen["held out"] == pytest.approx(alone["held out"], rel=0, abs=1e-12)
+@pytest.mark.parametrize("each", CASES, ids=str)
+def test_a_layout_equals_one_process(each: Case, table: Table) -> None:
+    seen, alone = table[each], table[each.alone()]
+    loss = _difference(
+        (seen.before, *seen.losses, seen.held_out), (alone.before, *alone.losses, alone.held_out)
+    )
+    norm = _difference(seen.norms, alone.norms)
+    print(
+        f"\n{each.ranks:>2} ranks  {each!s:<48} loss {loss:8.1e}  norm {norm:8.1e}"
+        f"  {seen.seconds:5.2f} CPU s",
+        end="",
+    )
+    most_loss, most_norm = BARS[each.precision]
+    assert loss <= most_loss
+    assert norm <= most_norm
 
 
-def test_eight_ranks_in_3d_equal_one_process(
-    alone: dict[str, Any], grid: list[dict[str, Any]]
-) -> None:
-    for seen in grid:
-        _assert_same(seen, alone)
-    print("loss", max(abs(a - b) for a, b in zip(grid[0]["losses"], alone["losses"], strict=True)))
-
-
-def test_training_changes_the_loss(alone: dict[str, Any]) -> None:
+def test_training_changes_the_loss(table: Table) -> None:
     """A parity of models that do not train would prove nothing."""
-    assert abs(alone["losses"][0] - alone["losses"][-1]) > 1e-3
-    assert min(alone["norms"]) > 1e-3
+    for shape in SHAPES:
+        alone = table[Case((), shape=shape)]
+        assert abs(alone.before - alone.held_out) > 1e-3
+        assert min(alone.norms) > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("layout", "changes"),
-    [
-        ({"tensor": 2}, {"architecture": {"tiedEmbeddings": True}}),
-        ({"pipeline": 2}, {}),
-        ({"pipeline": 2, "pipelineSchedule": "GPipe"}, {}),
-        ({"data": 2}, {"training": {"activationCheckpointing": "full"}}),
-    ],
-    ids=["tensor, tied embeddings", "1F1B", "GPipe", "data, full recomputation"],
-)
-def test_two_ranks_equal_one_process(
-    layout: dict[str, Any], changes: dict[str, Any], alone: dict[str, Any],
-    run_trainers: Callable[..., Any], job_spec: Callable[..., Any], shards: Any,
-) -> None:  # fmt: skip
-    if "architecture" in changes:
-        alone = run_trainers(job_spec(**changes), shards, _observe)[0]
-    seen = run_trainers(job_spec(**layout, **changes), shards, _observe)
-    for one in seen:
-        _assert_same(one, alone)
-        assert one["initial weights"]
-
-
-def test_weights_start_the_same_in_every_layout(
-    alone: dict[str, Any], grid: list[dict[str, Any]]
-) -> None:
-    assert alone["initial weights"]
-    assert all(seen["initial weights"] for seen in grid)
-    both_stages = set(grid[0]["names"]) | set(grid[-1]["names"])
-    assert both_stages == set(alone["names"])
-    assert not set(grid[0]["names"]) & set(grid[-1]["names"])
-
-
-def test_one_process_communicates_nothing(alone: dict[str, Any]) -> None:
-    assert sum(nbytes for _, nbytes in alone["collectives"].values()) == 0
-
-
-def test_collectives_of_3d_equal_the_formula(grid: list[dict[str, Any]]) -> None:
-    """Hand-counted for each stage: per rank and step, payloads of whole tensors."""
-    layers, hidden, ffn, vocab, length, heads, kv = 2, 32, 48, 320, 16, 4, 2
-    micro_batch, micro_batches, tensor = 2, 2, 2
-    hidden_states = micro_batch * length * hidden * FLOAT64
-    head = hidden // heads
-    matrices = 2 * heads * head * hidden + 2 * kv * head * hidden + 3 * hidden * ffn
-    block = matrices // tensor + 2 * hidden
-    ends = {0: vocab * hidden // tensor, 1: vocab * hidden // tensor + hidden}
-    for rank, seen in enumerate(grid):
-        stage, found = rank // 4, seen["collectives"]
-        parameters = (layers * block + ends[stage]) * FLOAT64
-        # one bucket per block and one for the end of the stage
-        assert found["dp", "all_gather"] == (layers + 1, parameters)
-        assert found["dp", "reduce_scatter"] == (layers + 1, parameters)
-        # attention and feed-forward, each gathered before and summed after, forward and backward;
-        # the embedding is summed (gathered backward), the output gathered (summed backward)
-        calls = micro_batches * (4 * layers + 1)
-        assert found["tp", "all_gather"] == (calls, calls * hidden_states)
-        assert found["tp", "reduce_scatter"] == (calls, calls * hidden_states)
-        # each rank sends its part of the sequence, one way
-        part = micro_batches * hidden_states // tensor
-        assert found["pp", "send"] == (micro_batches, part)
-        assert found["pp", "recv"] == (micro_batches, part)
-        # squared norm and loss
-        assert found["dp", "all_reduce"] == (1, 2 * FLOAT64)
-        assert found["pp", "all_reduce"] == (1, 2 * FLOAT64)
-        norms = 2 * layers + stage
-        # gradients of norm scales and the squared norm; maximum, sum and target's logit per token
-        tokens = micro_batch * length
-        split_loss = 3 * micro_batches if stage else 0
-        count = norms + 1 + split_loss
-        nbytes = (norms * hidden + 1 + split_loss * tokens) * FLOAT64
-        assert found["tp", "all_reduce"] == (count, nbytes)
-        assert len(found) == 9
+def test_no_combination_is_missing() -> None:
+    have = {str(each) for each in CASES}
+    wanted = [case(f"pp2 {other}", s) for s in SCHEDULES for other in ("dp2", "tp2")]
+    wanted += [case(GRID, s) for s in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV")]
+    wanted += [case("rep2 tp2"), case("cp2 tp2"), case("pp2 cp2"), case("tp2", shape="gpt")]
+    assert {str(each) for each in wanted} <= have
+    assert len(have) == len(CASES) >= 40
+    assert {each.ranks for each in CASES} == {2, 4, 8}

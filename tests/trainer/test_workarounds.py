@@ -67,12 +67,12 @@ def test_groups_of_a_mesh_still_ignore_the_timeout_they_inherit(
             backend = group._get_backend(torch.device("cpu"))
             return float(backend.options._timeout.total_seconds())
 
-        inherited = seconds(grid.group("tp")) == seconds(dist.group.WORLD)
+        inherited = seconds(grid.groups["tp"]) == seconds(dist.group.WORLD)
         grid.limit(timedelta(seconds=3))
         if rank % 2:
             return inherited, True
         try:  # the tensor partner never comes
-            dist.all_reduce(torch.ones(1), group=grid.group("tp"))
+            dist.all_reduce(torch.ones(1), group=grid.groups["tp"])
         except RuntimeError:
             return inherited, True
         return inherited, False

@@ -15,6 +15,7 @@ from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.job import Architecture, JobSpec, Optimizer, Schedule
 from llmtrain_core.layout import Layout
+from llmtrain_core.plan.bubble import Schedule as PipelineSchedule
 from llmtrain_trainer.errors import InputError
 
 Precision = Literal["float64", "float32", "bfloat16"]
@@ -31,6 +32,10 @@ class Source:
     uri: str
     field: str
     """Path of the URI in the job, for error messages."""
+    weight: float = 1.0
+    """Share of this source in training, relative to the others."""
+    format: str = "auto"
+    filter: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class DataConfig:
     held_out_fraction: float
     vocab_size: int
     seed: int
+    tokenizer: str | None = None
+    """URI of a tokenizer.json to use instead of training one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +90,11 @@ class RunConfig:
     micro_batch: int
     """Sequences per forward pass on one data rank."""
     precision: Precision
-    schedule: Literal["1F1B", "GPipe"]
-    recompute: Literal["none", "full"]
+    schedule: PipelineSchedule
+    chunks: int
+    """Model chunks per pipeline rank."""
+    recompute: Literal["none", "selective", "full"]
+    compile: bool
     seed: int
     hang_timeout: int
     """Seconds after which a collective that does not end fails."""
@@ -153,12 +163,20 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         layout=job.layout,
         data=DataConfig(
             sources=tuple(
-                Source(source.name, source.uri, f"spec.data.sources[{index}].uri")
+                Source(
+                    source.name,
+                    source.uri,
+                    f"spec.data.sources[{index}].uri",
+                    source.weight,
+                    source.format,
+                    source.filter,
+                )
                 for index, source in enumerate(data.sources)
             ),
             held_out_fraction=data.held_out_fraction,
             vocab_size=architecture.vocab_size,
             seed=training.seed,
+            tokenizer=data.tokenizer.uri if data.tokenizer else None,
         ),
         optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
         checkpoint=_checkpoint(job.spec),
@@ -166,8 +184,10 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         global_batch=training.global_batch_size,
         micro_batch=training.micro_batch_size,
         precision=training.precision,
-        schedule="GPipe" if job.spec.parallelism.pipeline_schedule == "GPipe" else "1F1B",
-        recompute="full" if training.activation_checkpointing == "full" else "none",
+        schedule=job.spec.parallelism.pipeline_schedule,
+        chunks=job.spec.parallelism.virtual_stages,
+        recompute=training.activation_checkpointing,
+        compile=training.compile,
         seed=training.seed,
         hang_timeout=duration_seconds(hang) if hang else DEFAULT_HANG_TIMEOUT,
         startup_timeout=duration_seconds(policy.startup_timeout) if policy else 600,

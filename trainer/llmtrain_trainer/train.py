@@ -18,13 +18,13 @@ from torch import Tensor
 from llmtrain_trainer.checkpoint import damage, folders, state
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
+from llmtrain_trainer.data.mixture import open_mixture
 from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
-from llmtrain_trainer.data.shards import TokenStream
 from llmtrain_trainer.errors import InputError, TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
-from llmtrain_trainer.model.llama import Llama
 from llmtrain_trainer.optimize import build_optimizer, learning_rate, set_rate
 from llmtrain_trainer.parallel.apply import build_model
+from llmtrain_trainer.parallel.context import places
 from llmtrain_trainer.parallel.gradients import clip_gradients, sum_losses
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.passes import Passes, build_passes
@@ -63,21 +63,23 @@ class Trainer:
     """One rank's model, optimizer and data, and the steps over them."""
 
     def __init__(
-        self, run: RunConfig, data: PreparedData, device: torch.device, send: Send
+        self,
+        run: RunConfig,
+        data: PreparedData,
+        device: torch.device,
+        send: Send,
+        grid: Grid | None = None,
     ) -> None:
         self.run, self.data, self.device, self.send = run, data, device, send
-        self.grid = Grid.build(run.layout, device.type)
-        self.model: Llama = build_model(run, self.grid, device)
+        self.grid = grid or Grid.build(run.layout, device.type)
+        self.model = build_model(run, self.grid, device)
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.model, run.optimizer)
         self.passes: Passes = build_passes(self.model, run, self.grid, device)
+        self.places = places(run.sequence, self.grid.coordinate("cp"), self.grid.degree("cp"))
         vocab, share = run.architecture.vocab_size, self._share()
-        self.batches = Batches(
-            TokenStream(data.folder, TRAIN, vocab), run.sequence, run.seed, share
-        )
-        self.held_out = HeldOutBatches(
-            TokenStream(data.folder, HELD_OUT, vocab), run.sequence, share
-        )
+        self.batches = Batches(open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share)
+        self.held_out = HeldOutBatches(open_mixture(data, HELD_OUT, vocab), run.sequence, share)
         self.root: Path | None = folders.folder_of(run.checkpoint.uri) if run.checkpoint else None
         self.step = self.saved = 0
         self.held_out_before: float | None = None
@@ -108,7 +110,7 @@ class Trainer:
         meter = CollectiveMeter(self.grid.labels, self.device.type) if sampled else None
         with meter or nullcontext():
             with timeline.part("data"):
-                tokens, targets = self._move(self.batches.at(self.step))
+                tokens, targets = self._mine(self.batches.at(self.step))
             with timeline.part("forward_backward"):
                 loss = self.passes.train(tokens, targets)
             with timeline.part("clip"):
@@ -137,7 +139,7 @@ class Trainer:
         """Return the held-out loss, in nats per token."""
         total = 0.0
         for index in range(self.held_out.count):
-            tokens, targets = self._move(self.held_out.at(index))
+            tokens, targets = self._mine(self.held_out.at(index))
             total += sum_losses(self.passes.evaluate(tokens, targets), self.grid)
         return total / self.held_out.count
 
@@ -230,6 +232,7 @@ class Trainer:
     def _share(self) -> Share:
         return Share(self.run.global_batch, self.grid.replica, self.run.replicas)
 
-    def _move(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        tokens, targets = batch
-        return tokens.to(self.device), targets.to(self.device)
+    def _mine(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Cut this rank's part out of its sequences and move it to the device."""
+        tokens, targets = (part[:, self.places].to(self.device) for part in batch)
+        return tokens, targets

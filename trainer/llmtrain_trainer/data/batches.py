@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from llmtrain_trainer.data.mixture import Mixture
 from llmtrain_trainer.data.shards import TokenStream
+from llmtrain_trainer.errors import InputError
 
 EVALUATION_BATCHES = 4
 """Held-out loss is measured on at most this many global batches, spread over the held-out text."""
@@ -33,42 +35,55 @@ class Share:
 
 
 class Batches:
-    """Training sequences: windows of the stream in a new random order every epoch."""
+    """Training sequences: windows of every stream in a new random order every epoch of it."""
 
-    def __init__(self, stream: TokenStream, length: int, seed: int, share: Share) -> None:
-        self._stream, self._length, self._seed, self._share = stream, length, seed, share
-        self._windows = windows(stream, length)
-        self._epoch = -1
-        self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    def __init__(self, mixture: Mixture, length: int, seed: int, share: Share) -> None:
+        _require_windows(mixture, length)
+        self._mixture = mixture
+        self._length, self._seed, self._share = length, seed, share
+        self._windows = [windows(stream, length) for stream in self._mixture.streams]
+        self._orders: dict[int, tuple[int, npt.NDArray[np.int64]]] = {}
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return (tokens, targets) of one step (counted from 0), each (local batch, length)."""
         first = step * self._share.global_batch
-        numbers = [self._window(first + position) for position in self._share.range()]
-        return gather(self._stream, numbers, self._length)
+        places = [self._place(first + position) for position in self._share.range()]
+        return gather(self._mixture, places, self._length)
 
-    def _window(self, sample: int) -> int:
-        epoch, position = divmod(sample, self._windows)
-        if epoch != self._epoch:
+    def _place(self, sample: int) -> tuple[int, int]:
+        source, number = self._mixture.draw(sample)
+        epoch, position = divmod(number, self._windows[source])
+        known = self._orders.get(source)
+        if known is None or known[0] != epoch:
             generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-            self._order, self._epoch = generator.permutation(self._windows), epoch
-        return int(self._order[position])
+            known = epoch, generator.permutation(self._windows[source])
+            self._orders[source] = known
+        return source, int(known[1][position])
 
 
 class HeldOutBatches:
     """Held-out sequences: the same ones at every evaluation and in every layout."""
 
-    def __init__(self, stream: TokenStream, length: int, share: Share) -> None:
-        self._stream, self._length, self._share = stream, length, share
-        self._windows = windows(stream, length)
+    def __init__(self, mixture: Mixture, length: int, share: Share) -> None:
+        self._mixture, self._length, self._share = mixture, length, share
+        counts = [windows(stream, length) for stream in mixture.streams]
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        self._windows = sum(counts)
         self.count = min(max(1, self._windows // share.global_batch), EVALUATION_BATCHES)
 
     def at(self, index: int) -> tuple[Tensor, Tensor]:
         """Return (tokens, targets) of one of `count` batches."""
         wanted = self.count * self._share.global_batch
         first = index * self._share.global_batch
-        numbers = [(first + position) * self._windows // wanted for position in self._share.range()]
-        return gather(self._stream, numbers, self._length)
+        places = [
+            self._place((first + position) * self._windows // wanted)
+            for position in self._share.range()
+        ]
+        return gather(self._mixture, places, self._length)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        source = int(np.searchsorted(self._ends, number, side="right"))
+        return source, number - int(self._ends[source - 1] if source else 0)
 
 
 def windows(stream: TokenStream, length: int) -> int:
@@ -76,9 +91,23 @@ def windows(stream: TokenStream, length: int) -> int:
     return max(0, (len(stream) - 1) // length)
 
 
-def gather(stream: TokenStream, numbers: list[int], length: int) -> tuple[Tensor, Tensor]:
-    """Return inputs and their next tokens for windows by number."""
+def _require_windows(mixture: Mixture, length: int) -> None:
+    """Refuse a source that cannot fill one sequence: it would never have its share."""
+    for stream in mixture.streams:
+        if not windows(stream, length):
+            raise InputError(
+                "CorpusTooSmall",
+                f"{stream.folder} has {len(stream)} tokens, less than one sequence of {length}",
+                field="spec.data.sources",
+                remedy="add text to that source, or remove it",
+            )
+
+
+def gather(mixture: Mixture, places: list[tuple[int, int]], length: int) -> tuple[Tensor, Tensor]:
+    """Return inputs and their next tokens for windows by stream and number."""
     rows = torch.from_numpy(
-        np.stack([stream.read(number * length, length + 1) for number in numbers])
+        np.stack(
+            [mixture.streams[source].read(number * length, length + 1) for source, number in places]
+        )
     )
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()

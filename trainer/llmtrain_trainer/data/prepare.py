@@ -1,64 +1,57 @@
-"""The data step: from the job's sources to packed shards in the pod's work folder, once per pod."""
+"""The data step: from the job's sources to packed shards, once per folder."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmtrain_trainer.config import DataConfig
-from llmtrain_trainer.data.shards import write_shards
-from llmtrain_trainer.data.sources import Document, read_source
-from llmtrain_trainer.data.text import Split, hold_out, normalise
-from llmtrain_trainer.data.tokens import Encoder, train_bpe
+from llmtrain_trainer.data import prepared
+from llmtrain_trainer.data.plan import make_plan
+from llmtrain_trainer.data.prepared import HELD_OUT, TRAIN, PreparedData
+from llmtrain_trainer.data.sources import locate
+from llmtrain_trainer.data.work import do_share
+from llmtrain_trainer.data.workspace import Workspace
 from llmtrain_trainer.errors import InputError
 
-FORMAT = 1
-"""Raised whenever the same input would be prepared differently."""
-
-TRAIN, HELD_OUT = "train", "held-out"
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedData:
-    """Where the shards are and how much is in them."""
-
-    folder: Path
-    train_tokens: int
-    held_out_tokens: int
-    digest: str
-    """Hash of the sources' content and of everything that shaped the tokens."""
+__all__ = ["HELD_OUT", "TRAIN", "PreparedData", "prepare"]
 
 
 def prepare(config: DataConfig, sequence: int, work_dir: Path) -> PreparedData:
     """Prepare the data, or find it prepared. Raises InputError where a source cannot be used."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # The API treats sources as a map by name, so their order in the list must not matter.
-    sources = sorted(config.sources, key=lambda source: source.name)
-    documents = [document for source in sources for document in read_source(source)]
-    digest = _digest(config, documents)
-    root = work_dir / "data"
-    root.mkdir(parents=True, exist_ok=True)
-    folder = root / digest
-    with _locked(root / f"{digest}.lock"):
-        if not folder.exists():
-            _write(config, sequence, documents, folder)
-    return _describe(folder, digest)
+    field = config.sources[0].field
+    folder = _prepared_source(config)
+    if folder is None:
+        plan = make_plan(config)
+        root = work_dir / "data"
+        root.mkdir(parents=True, exist_ok=True)
+        folder = root / plan.key
+        with _locked(root / f"{plan.key}.lock"):
+            do_share(Workspace(plan, folder))
+    return prepared.load(folder, config.vocab_size, sequence, field)
 
 
-def _digest(config: DataConfig, documents: list[Document]) -> str:
-    shape = [FORMAT, config.vocab_size, config.held_out_fraction, config.seed]
-    digest = hashlib.sha256(json.dumps(shape).encode())
-    for document in documents:
-        digest.update(hashlib.sha256(document.name.encode()).digest())
-        digest.update(hashlib.sha256(document.text.encode()).digest())
-    return digest.hexdigest()[:32]
+def _prepared_source(config: DataConfig) -> Path | None:
+    """Return the folder of a source that is prepared already: then it must be the only one."""
+    for source in config.sources:
+        if source.format not in ("auto", "tokens"):
+            continue
+        folder = locate(source)
+        if not prepared.is_prepared(folder) and source.format == "auto":
+            continue
+        if len(config.sources) > 1:
+            raise InputError(
+                "InvalidSpec",
+                f"source {source.name!r} is prepared data, which has its own mix of sources",
+                field=source.field,
+                remedy="make it the only source, or prepare all sources together",
+            )
+        return folder
+    return None
 
 
 @contextmanager
@@ -67,38 +60,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _write(config: DataConfig, sequence: int, documents: list[Document], folder: Path) -> None:
-    split = hold_out(
-        (normalise(document.text) for document in documents), config.held_out_fraction, config.seed
-    )
-    draft = folder.with_suffix(".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    tokenizer = train_bpe(split.train, config.vocab_size)
-    tokenizer.save(str(draft / "tokenizer.json"))
-    counts = _encode(Encoder(tokenizer), split, config.vocab_size, draft)
-    for name, count in counts.items():
-        if count <= sequence:
-            raise InputError(
-                "CorpusTooSmall",
-                f"the {name} part has {count} tokens, less than one sequence of {sequence}",
-                field=config.sources[0].field,
-                remedy="add text, or change data.heldOutFraction or the sequence length",
-            )
-    (draft / "manifest.json").write_text(json.dumps(counts))
-    draft.rename(folder)  # a folder by its final name is complete
-
-
-def _encode(encoder: Encoder, split: Split, vocab_size: int, folder: Path) -> dict[str, int]:
-    parts = {TRAIN: split.train, HELD_OUT: split.held_out}
-    return {
-        name: write_shards(folder, name, map(encoder.encode, texts), vocab_size)
-        for name, texts in parts.items()
-    }
-
-
-def _describe(folder: Path, digest: str) -> PreparedData:
-    counts = json.loads((folder / "manifest.json").read_text())
-    return PreparedData(folder, counts[TRAIN], counts[HELD_OUT], digest)

@@ -1,15 +1,27 @@
-"""Packed tokens on disk: plain little-endian arrays in shard files, read through memory maps."""
+"""Packed tokens on disk: plain little-endian arrays in shard files, read through memory maps.
+
+Beside every `.bin` lies a `.json` with its length, the width of a token and a CRC-32 per block. A
+block is checked when it is first read: a run over damaged data stops, it does not learn from it.
+"""
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from llmtrain_trainer.errors import InputError
+
 SHARD_TOKENS = 64 << 20
 """Tokens per shard file."""
+
+BLOCK = 1 << 20
+"""Bytes that one checksum covers."""
 
 Ids = npt.NDArray[np.uint32]
 
@@ -19,13 +31,18 @@ def token_type(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
+def shard_name(part: str, number: int) -> str:
+    """Return the file name of a shard."""
+    return f"{part}-{number:05d}.bin"
+
+
 def write_shards(
     folder: Path, name: str, documents: Iterable[Ids], vocab_size: int, limit: int = SHARD_TOKENS
 ) -> int:
     """Write documents end to end as `name-00000.bin`, ...; return the number of tokens.
 
-    Every file but the last holds exactly `limit` tokens, so a token's place follows from its number
-    alone; documents and sequences may cross from one file into the next.
+    Every file but the last holds exactly `limit` tokens; documents and sequences may cross from one
+    file into the next.
     """
     dtype = token_type(vocab_size)
     total = 0
@@ -34,36 +51,100 @@ def write_shards(
         while start < len(ids):
             room = limit - total % limit
             part = ids[start : start + room]
-            with (folder / f"{name}-{total // limit:05d}.bin").open("ab") as file:
+            with (folder / shard_name(name, total // limit)).open("ab") as file:
                 file.write(part.astype(dtype).tobytes())
             start += len(part)
             total += len(part)
+    for path in sorted(folder.glob(f"{name}-*.bin")):
+        path.with_suffix(".json").write_text(checks(path, dtype.itemsize))
     return total
+
+
+def checks(content: Path, width: int) -> str:
+    """Return what is written beside a shard: its length and checksums."""
+    sums: list[int] = []
+    with content.open("rb") as file:
+        while block := file.read(BLOCK):
+            sums.append(zlib.crc32(block))
+    facts = {"tokens": content.stat().st_size // width, "width": width, "crc32": sums}
+    return json.dumps(facts)
+
+
+@dataclass(slots=True)
+class Shard:
+    """One file of tokens and which of its blocks were found intact."""
+
+    path: Path
+    tokens: npt.NDArray[np.unsignedinteger]
+    sums: list[int]
+    checked: npt.NDArray[np.bool_]
+
+    @classmethod
+    def open(cls, path: Path) -> Shard:
+        """Map a shard. Raises InputError (`CorpusCorrupt`) where it is not as it was written."""
+        try:
+            facts = json.loads(path.with_suffix(".json").read_text())
+            count, width, sums = facts["tokens"], facts["width"], facts["crc32"]
+            size = path.stat().st_size
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise corrupt(path, f"its checksums cannot be read: {error}") from error
+        if width not in (2, 4) or size != count * width or len(sums) != -(-size // BLOCK):
+            raise corrupt(path, f"{size} bytes, but {count} tokens of {width} were written")
+        mapped = np.memmap(path, dtype=f"<u{width}", mode="r")
+        return cls(path, mapped, sums, np.zeros(len(sums), bool))
+
+    def read(self, start: int, count: int) -> npt.NDArray[np.unsignedinteger]:
+        """Return tokens, their blocks checked."""
+        width = self.tokens.itemsize
+        for block in range(start * width // BLOCK, ((start + count) * width - 1) // BLOCK + 1):
+            if not self.checked[block]:
+                first = block * BLOCK // width
+                if zlib.crc32(self.tokens[first : first + BLOCK // width].data) != self.sums[block]:
+                    raise corrupt(self.path, f"the checksum of block {block} does not fit")
+                self.checked[block] = True
+        return self.tokens[start : start + count]
 
 
 class TokenStream:
     """All shards of one name as one long array of tokens."""
 
-    def __init__(self, folder: Path, name: str, vocab_size: int, limit: int = SHARD_TOKENS) -> None:
-        self._limit = limit
-        self._shards = [
-            np.memmap(path, dtype=token_type(vocab_size), mode="r")
-            for path in sorted(folder.glob(f"{name}-*.bin"))
-        ]
-        self._length = sum(map(len, self._shards))
+    def __init__(self, folder: Path, name: str, vocab_size: int) -> None:
+        paths = sorted(folder.glob(f"{name}-*.bin"))
+        for number, path in enumerate(paths):
+            if path.name != shard_name(name, number):
+                raise corrupt(folder / shard_name(name, number), "it is missing")
+        self.folder = folder
+        self._vocab_size = vocab_size
+        self._shards = [Shard.open(path) for path in paths]
+        self._ends = np.cumsum([len(shard.tokens) for shard in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
-        return self._length
+        return int(self._ends[-1]) if self._shards else 0
 
     def read(self, start: int, count: int) -> npt.NDArray[np.int64]:
         """Return tokens `start` .. `start + count` as torch wants them."""
-        if start < 0 or start + count > self._length:
-            raise IndexError(f"tokens {start}..{start + count} of {self._length}")
+        if start < 0 or start + count > len(self):
+            raise IndexError(f"tokens {start}..{start + count} of {len(self)}")
         parts = []
         while count:
-            shard, offset = divmod(start, self._limit)
-            part = self._shards[shard][offset : offset + count]
+            number = int(np.searchsorted(self._ends, start, side="right"))
+            shard = self._shards[number]
+            room = int(self._ends[number]) - start
+            part = shard.read(len(shard.tokens) - room, min(room, count))
             parts.append(part)
             start += len(part)
             count -= len(part)
-        return np.concatenate(parts).astype(np.int64)
+        tokens = np.concatenate(parts).astype(np.int64)
+        if int(tokens.max()) >= self._vocab_size:
+            raise corrupt(shard.path, f"token {tokens.max()} of a vocabulary of {self._vocab_size}")
+        return tokens
+
+
+def corrupt(path: Path, problem: str) -> InputError:
+    """Return the error for a shard that is not what was written."""
+    return InputError(
+        "CorpusCorrupt",
+        f"{path}: {problem}",
+        field="spec.data.sources",
+        remedy="remove the prepared data and prepare it again; if it happens twice, test the disk",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -11,25 +11,46 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from llmtrain_trainer.data.text import sample
 from llmtrain_trainer.errors import InputError
 
 END = "<|endoftext|>"
-"""Ends every document; token 0."""
+"""Ends every document; token 0 of a tokenizer trained here."""
+
+ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
+"""What published tokenizers call the end of a document."""
 
 SMALLEST = 257
 """One token per byte, and END."""
 
+FIELD = "spec.data.tokenizer.uri"
+
 _PIECE = re.compile(r"\s*\S+|\s+")
 """Runs that byte-level pre-tokenisation never joins: white space and what follows it."""
 
+_REMEMBERED = 1 << 20
+"""Distinct pieces kept in memory."""
 
-def train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Train a vocabulary of at most `vocab_size` tokens; deterministic.
 
-    Merges of a small vocabulary are settled by a small share of the text: at most 4 MiB, or 2 KiB
-    per token where that is more, is looked at.
-    """
+def sample_limit(vocab_size: int) -> int:
+    """Return how many characters settle a vocabulary: 4 MiB, or 2 KiB per token if more."""
+    return max(4 << 20, vocab_size * 2048)
+
+
+def sampled(lengths: Sequence[int], limit: int) -> Iterator[int]:
+    """Yield which documents to train on: spread evenly, about `limit` characters in all."""
+    total = sum(lengths)
+    seen = taken = 0
+    for index, length in enumerate(lengths):
+        seen += length
+        if total <= limit or taken + length / 2 <= seen * limit / total:
+            taken += length
+            yield index
+    if lengths and not taken:
+        yield 0
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a vocabulary of at most `vocab_size` tokens on all of the texts; deterministic."""
     if vocab_size < SMALLEST:
         raise InputError(
             "InvalidSpec",
@@ -46,36 +67,80 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    limit = max(4 << 20, vocab_size * 2048)
-    tokenizer.train_from_iterator(sample(texts, limit), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-class Encoder:
-    """Text to token ids, each distinct piece of text encoded once.
+def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
+    """Read a tokenizer.json. Raises InputError where it does not fit the model."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more precise
+        raise InputError(
+            "InvalidSpec",
+            f"{path} is not a tokenizer: {error}",
+            field=FIELD,
+            remedy="name the tokenizer.json of the `tokenizers` library",
+        ) from error
+    size = largest_token(tokenizer) + 1
+    if size > vocab_size:
+        raise InputError(
+            "InvalidSpec",
+            f"{path} has {size} tokens and the model's vocabulary {vocab_size}",
+            field="spec.model.architecture.vocabSize",
+            remedy=f"use {size} or more",
+        )
+    end_token(tokenizer)
+    return tokenizer
 
-    Natural text repeats itself: looking up pieces is about five times faster than encoding whole
-    documents, and equal to it, since tokens never cross the border of a piece.
+
+def largest_token(tokenizer: Tokenizer) -> int:
+    """Return the largest id, added tokens included: ids may have gaps."""
+    return int(max(tokenizer.get_vocab(with_added_tokens=True).values()))
+
+
+def end_token(tokenizer: Tokenizer) -> int:
+    """Return the id that ends documents. Raises InputError where there is none."""
+    for name in ENDS:
+        number = tokenizer.token_to_id(name)
+        if number is not None:
+            return int(number)
+    raise InputError(
+        "InvalidSpec",
+        "the tokenizer has no token that ends a document",
+        field=FIELD,
+        remedy="add one of " + ", ".join(ENDS),
+    )
+
+
+class Encoder:
+    """Text to token ids; special tokens that a text spells out are encoded as plain text.
+
+    With a tokenizer trained here each distinct piece of text is encoded once. Natural text repeats
+    itself: looking up pieces is about five times faster than encoding whole documents, and equal to
+    it, since tokens never cross the border of a piece. Other tokenizers may join pieces.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, by_pieces: bool = True) -> None:
         self._tokenizer = tokenizer
+        self._tokenizer.encode_special_tokens = True
+        self._by_pieces = by_pieces
         self._known: dict[str, tuple[int, ...]] = {}
-        self._end = tokenizer.token_to_id(END)
-
-    @classmethod
-    def load(cls, path: Path) -> Encoder:
-        """Read a tokenizer that `train_bpe` made and saved."""
-        return cls(Tokenizer.from_file(str(path)))
+        self._end = end_token(tokenizer)
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
-        """Return one document's ids, END last."""
-        pieces = _PIECE.findall(text)
-        self._learn(pieces)
-        ids = chain.from_iterable(map(self._known.__getitem__, pieces))
+        """Return one document's ids, the end token last."""
+        if self._by_pieces:
+            pieces = _PIECE.findall(text)
+            self._learn(pieces)
+            ids: Iterable[int] = chain.from_iterable(map(self._known.__getitem__, pieces))
+        else:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.fromiter(chain(ids, (self._end,)), dtype=np.uint32)
 
     def _learn(self, pieces: list[str]) -> None:
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
         new = list(set(pieces).difference(self._known))
         for piece, encoding in zip(
             new, self._tokenizer.encode_batch_fast(new, add_special_tokens=False), strict=True

@@ -22,11 +22,11 @@ _TO_RESIDUAL = ("attention.wo.weight", "ffn.down.weight")
 def draw(name: str, shape: torch.Size, seed: int, layers: int) -> Tensor:
     """Return the initial value of one whole parameter, float32 on the CPU.
 
-    Norm scales are ones; matrices are normal, with standard deviation 0.02 / sqrt(2 layers) where
-    they write to the residual stream (Radford et al., 2019).
+    Norm scales are ones and biases zeros; matrices are normal, with standard deviation
+    0.02 / sqrt(2 layers) where they write to the residual stream (Radford et al., 2019).
     """
     if len(shape) < 2:
-        return torch.ones(shape)
+        return torch.zeros(shape) if name.endswith(".bias") else torch.ones(shape)
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     deviation = STANDARD_DEVIATION

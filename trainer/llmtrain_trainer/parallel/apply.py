@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.checkpoint import checkpoint
 
+from llmtrain_core.plan.bubble import stage_numbers
 from llmtrain_trainer.config import RunConfig
+from llmtrain_trainer.model.decoder import Decoder, Slice
 from llmtrain_trainer.model.init import initialise
-from llmtrain_trainer.model.llama import Llama, Slice
+from llmtrain_trainer.parallel.chunks import RankModel
+from llmtrain_trainer.parallel.compiled import compile_blocks, prove_compiler
+from llmtrain_trainer.parallel.context import places, share_sequences
 from llmtrain_trainer.parallel.mesh import Grid
+from llmtrain_trainer.parallel.recompute import recompute
+from llmtrain_trainer.parallel.replicate import sum_over_copies
 from llmtrain_trainer.parallel.tensor import split_tensors
 from llmtrain_trainer.parallel.workarounds import sum_gradients
 
 
-def build_model(run: RunConfig, grid: Grid, device: torch.device) -> Llama:
-    """Build this rank's slice: tensor parallelism, recomputation, FSDP, then weights.
-
-    The module is made on the meta device, so that no rank ever holds more than its shard and one
-    whole parameter.
-    """
-    part = Slice.stage(run.architecture.layers, grid.coordinate("pp"), grid.degree("pp"))
-    wide = torch.float64 if run.precision == "float64" else torch.float32
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(wide)
-    try:
-        with torch.device("meta"):
-            model = Llama(run.architecture, part)
-    finally:
-        torch.set_default_dtype(before)
-    if grid.degree("tp") > 1:
-        split_tensors(model, grid.mesh["tp"])
-    if run.recompute == "full":
-        for block in model.blocks():
-            # not a wrapper module: names of parameters must not depend on it
-            forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
-            block.forward = forward  # type: ignore[method-assign]
-    _shard(model, run, grid)
-    sum_gradients(model, device.type)
-    model.to_empty(device=device)
-    model.rotary.fill()
+def build_model(run: RunConfig, grid: Grid, device: torch.device) -> RankModel:
+    """Build what this rank holds of the model, with its initial weights."""
+    if run.compile:
+        prove_compiler(run, device)
+    ranks = grid.degree("pp")
+    numbers = stage_numbers(run.schedule, grid.coordinate("pp"), ranks, run.chunks)
+    count = ranks * len(numbers)
+    model = RankModel(
+        [
+            _build_chunk(Slice.stage(run.architecture.layers, number, count), run, grid, device)
+            for number in numbers
+        ]
+    )
     initialise(model, run.seed, run.architecture.layers, _keep_shard)
     return model
 
 
-def _shard(model: Llama, run: RunConfig, grid: Grid) -> None:
+def _build_chunk(part: Slice, run: RunConfig, grid: Grid, device: torch.device) -> Decoder:
+    """Build one slice: tensor and context parallelism, compiler, recomputation, FSDP, storage.
+
+    The module is made on the meta device, so that no rank ever holds more than its shard and one
+    whole parameter.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if run.precision == "float64" else torch.float32)
+    try:
+        with torch.device("meta"):
+            chunk = Decoder(run.architecture, part)
+    finally:
+        torch.set_default_dtype(before)
+    if "tp" in grid.groups:
+        split_tensors(chunk, grid.mesh["tp"])
+    if "cp" in grid.groups:
+        share_sequences(chunk, grid.groups["cp"])
+    if run.compile:
+        compile_blocks(chunk)
+    recompute(chunk, run.recompute)
+    _shard(chunk, run, grid)
+    sum_gradients(chunk, device.type)
+    if "rep" in grid.groups:
+        sum_over_copies(chunk, grid.groups["rep"])
+    chunk.to_empty(device=device)
+    chunk.place(places(run.sequence, grid.coordinate("cp"), grid.degree("cp")))
+    return chunk
+
+
+def _shard(chunk: Decoder, run: RunConfig, grid: Grid) -> None:
     """Apply FSDP2 to every block and to the rest, also where the data degree is one.
 
     One path for every layout: parameters are always DTensors and the mixed-precision policy is
@@ -59,11 +78,11 @@ def _shard(model: Llama, run: RunConfig, grid: Grid) -> None:
         if run.precision == "bfloat16"
         else MixedPrecisionPolicy()
     )
-    mesh = grid.shard_mesh()
+    mesh = grid.mesh["dp"]
     again = grid.degree("pp") == 1
-    for block in model.blocks():
+    for block in chunk.blocks():
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=again)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(chunk, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 
 def _keep_shard(parameter: nn.Parameter, whole: Tensor) -> None:

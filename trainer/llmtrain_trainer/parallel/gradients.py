@@ -29,8 +29,8 @@ def clip_gradients(
     both = torch.stack((square, loss.to(square.dtype)))
     norm_only, loss_only = both[:1], both[1:]
     for name, value in (("tp", norm_only), ("dp", both), ("rep", loss_only), ("pp", both)):
-        if grid.degree(name) > 1:
-            dist.all_reduce(value, group=grid.group(name))
+        if name in grid.groups:
+            dist.all_reduce(value, group=grid.groups[name])
     norm, mean = both[0].sqrt(), both[1]
     torch._foreach_mul_(shards, (limit / (norm + 1e-6)).clamp(max=1.0))
     numbers: list[float] = torch.stack((norm, mean)).tolist()
@@ -38,11 +38,11 @@ def clip_gradients(
 
 
 def sum_losses(loss: Tensor, grid: Grid) -> float:
-    """Add up the ranks' shares of a loss over data and pipeline ranks."""
+    """Add up the ranks' shares of a loss over data, context and pipeline ranks."""
     loss = loss.detach().clone()
     for name in ("dp", "rep", "pp"):
-        if grid.degree(name) > 1:
-            dist.all_reduce(loss, group=grid.group(name))
+        if name in grid.groups:
+            dist.all_reduce(loss, group=grid.groups[name])
     return float(loss)
 
 

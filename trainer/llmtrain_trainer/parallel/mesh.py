@@ -11,10 +11,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from llmtrain_core.layout import SHORT, Dimension, Layout
 
-ORDER: tuple[Dimension, ...] = ("pipeline", "replicate", "data", "context", "tensor")
-"""Outermost first: the rank formula of `llmtrain_core.layout` is this order, row by row."""
-
 LONG: Mapping[str, Dimension] = {short: long for long, short in SHORT.items()}
+
+MESH = ("pp", "rep", "dp", "tp")
+"""Dimensions of the mesh, outermost first: the rank formula of `llmtrain_core.layout`. Context
+ranks hold the same weights and so are data ranks to FSDP: `dp` has both; their own group, which
+only attention uses, stands beside the mesh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,45 +28,45 @@ class Grid:
 
     layout: Layout
     mesh: DeviceMesh
+    groups: Mapping[str, dist.ProcessGroup]
+    """By short name, for every dimension with more than one rank; `dp`: data and context ranks."""
     labels: Mapping[str, str]
     """Name of a process group -> short name of its dimension, or `world`."""
 
     @classmethod
     def build(cls, layout: Layout, device: str) -> Grid:
         """Create the mesh and one process group per dimension. Collective over all ranks."""
-        names = tuple(SHORT[dimension] for dimension in ORDER)
-        mesh = init_device_mesh(
-            device, tuple(layout.degree(dimension) for dimension in ORDER), mesh_dim_names=names
+        sizes = (
+            layout.pipeline,
+            layout.replicate,
+            layout.data * layout.context,
+            layout.tensor,
         )
+        mesh = init_device_mesh(device, sizes, mesh_dim_names=MESH)
+        groups = {
+            name: mesh.get_group(name) for name, size in zip(MESH, sizes, strict=True) if size > 1
+        }
+        if layout.context > 1:
+            groups["cp"] = _context_group(layout)
         # A dimension that spans the world reuses the default group: its own name is written last.
         labels: dict[str, str] = {}
         if dist.group.WORLD is not None:
             labels[dist.group.WORLD.group_name] = "world"
-        for dimension, name in zip(ORDER, names, strict=True):
-            if layout.degree(dimension) > 1:
-                labels[mesh.get_group(name).group_name] = name
-        return cls(layout, mesh, labels)
+        labels.update((group.group_name, name) for name, group in groups.items())
+        return cls(layout, mesh, groups, labels)
 
     def degree(self, name: str) -> int:
-        """Return the size of a dimension by its short name."""
+        """Return the size of a dimension of the layout by its short name."""
         return self.layout.degree(LONG[name])
 
     def coordinate(self, name: str) -> int:
-        """Return this rank's position in a dimension."""
+        """Return this rank's position in a dimension of the layout."""
         return self.layout.coordinates(dist.get_rank())[LONG[name]]
-
-    def group(self, name: str) -> dist.ProcessGroup:
-        """Return the process group of a dimension."""
-        return self.mesh.get_group(name)
 
     @property
     def replica(self) -> int:
         """Which share of every batch this rank sees."""
         return self.coordinate("rep") * self.degree("dp") + self.coordinate("dp")
-
-    def shard_mesh(self) -> DeviceMesh:
-        """Return the mesh for FSDP: `dp`, or `rep` x `dp` where the model is replicated (HSDP)."""
-        return self.mesh["rep", "dp"] if self.degree("rep") > 1 else self.mesh["dp"]
 
     def limit(self, timeout: timedelta) -> None:
         """Make collectives of every group fail after `timeout`.
@@ -72,7 +74,12 @@ class Grid:
         Groups of a mesh keep torch's 30 minutes whatever the default group was given, so each one
         is set by itself.
         """
-        groups = {dist.group.WORLD}
-        groups.update(self.group(SHORT[d]) for d in ORDER if self.layout.degree(d) > 1)
-        for group in groups:
+        for group in {dist.group.WORLD, *self.groups.values()}:
             dist.set_timeout(timeout, group)
+
+
+def _context_group(layout: Layout) -> dist.ProcessGroup:
+    """Return the group of ranks that share this rank's sequences. Collective over all ranks."""
+    mine, _ = dist.new_subgroups_by_enumeration(layout.groups("context"))
+    assert isinstance(mine, dist.ProcessGroup)  # every rank is in one
+    return mine

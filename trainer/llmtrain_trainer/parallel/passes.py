@@ -5,11 +5,13 @@ Both answer the same two questions, so the training loop does not know which one
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -17,8 +19,10 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import get_schedule_class
 from torch.distributed.tensor.parallel import loss_parallel
 
+from llmtrain_core.plan.bubble import ONE_STAGE, stage_numbers
 from llmtrain_trainer.config import RunConfig
-from llmtrain_trainer.model.llama import Llama
+from llmtrain_trainer.model.decoder import Decoder
+from llmtrain_trainer.parallel.chunks import RankModel
 from llmtrain_trainer.parallel.mesh import Grid
 
 
@@ -53,9 +57,9 @@ class Loss:
 class SequentialPasses:
     """Micro-batches one after the other on the whole model."""
 
-    def __init__(self, model: Llama, run: RunConfig, grid: Grid) -> None:
+    def __init__(self, model: Decoder, run: RunConfig, grid: Grid) -> None:
         self.model, self.loss = model, Loss(run)
-        self.count, self.sharded = run.micro_batches, grid.degree("tp") > 1
+        self.count, self.sharded = run.micro_batches, "tp" in grid.groups
 
     def train(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """See `Passes`; gradients cross the data ranks once, with the last micro-batch."""
@@ -86,14 +90,39 @@ class SequentialPasses:
 class PipelinedPasses:
     """Micro-batches through the stages by one of torch's schedules."""
 
-    def __init__(self, model: Llama, run: RunConfig, grid: Grid, device: torch.device) -> None:
-        self.part, self.sharded = model.part, grid.degree("tp") > 1
-        stage = PipelineStage(
-            model, grid.coordinate("pp"), grid.degree("pp"), device, group=grid.group("pp")
-        )
+    def __init__(self, model: RankModel, run: RunConfig, grid: Grid, device: torch.device) -> None:
+        self.chunks, self.loss, self.count = model.chunks, Loss(run), run.micro_batches
+        self.embeds = any(chunk.part.embeds for chunk in self.chunks)
+        self.predicts = any(chunk.part.predicts for chunk in self.chunks)
+        self.sharded, self.tensor = "tp" in grid.groups, grid.degree("tp")
+        self.hidden = run.architecture.hidden_size
+        self.dtype = getattr(torch, run.precision)
+        self.group, ranks = grid.groups["pp"], grid.degree("pp")
+        self.rank_of = {
+            number: rank
+            for rank in range(ranks)
+            for number in stage_numbers(run.schedule, rank, ranks, run.chunks)
+        }
+        own = grid.coordinate("pp")
+        self.numbers = [number for number, rank in sorted(self.rank_of.items()) if rank == own]
+        self._held: dict[int, Tensor] = {}
+        """Outputs of a stage for the next one on the same rank."""
+        self.schedule = self._build_schedule(run, device)
+
+    def _build_schedule(self, run: RunConfig, device: torch.device) -> Any:
+        stages = [
+            PipelineStage(chunk, number, len(self.rank_of), device, group=self.group)
+            for number, chunk in zip(self.numbers, self.chunks, strict=True)
+        ]
+        kind = get_schedule_class(run.schedule)
         # scale_grads: the loss is already divided by the whole step's tokens
-        self.schedule = get_schedule_class(run.schedule)(
-            stage, n_microbatches=run.micro_batches, loss_fn=Loss(run), scale_grads=False
+        options: dict[str, Any] = {"n_microbatches": self.count, "loss_fn": self.loss}
+        if "max_active_stages" in inspect.signature(kind).parameters:  # torch 2.15
+            options["max_active_stages"] = max(2, run.chunks)
+        return kind(
+            stages[0] if run.schedule in ONE_STAGE else stages,
+            scale_grads=False,
+            **options,
         )
 
     def train(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -102,26 +131,49 @@ class PipelinedPasses:
         with vocabulary_split(self.sharded):
             self.schedule.step(
                 *self._first(tokens),
-                target=targets if self.part.predicts else None,
-                losses=losses if self.part.predicts else None,
+                target=targets if self.predicts else None,
+                losses=losses if self.predicts else None,
                 return_outputs=False,
             )
         return self._total(losses, tokens.device)
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """See `Passes`."""
+        """See `Passes`.
+
+        Stage after stage: torch's V schedules cannot run without a backward pass.
+        """
         losses: list[Tensor] = []
-        with vocabulary_split(self.sharded):
-            self.schedule.eval(
-                *self._first(tokens),
-                target=targets if self.part.predicts else None,
-                losses=losses if self.part.predicts else None,
-            )
+        for x, y in zip(tokens.chunk(self.count), targets.chunk(self.count), strict=True):
+            for number, chunk in zip(self.numbers, self.chunks, strict=True):
+                out = chunk(x if chunk.part.embeds else self._receive(number, x))
+                if chunk.part.predicts:
+                    with vocabulary_split(self.sharded):
+                        losses.append(self.loss(out, y))
+                else:
+                    self._send(number, out)
+        for module in (module for chunk in self.chunks for module in chunk.modules()):
+            if isinstance(module, FSDPModule):
+                module.reshard()
         return self._total(losses, tokens.device)
 
+    def _receive(self, number: int, tokens: Tensor) -> Tensor:
+        """Return the output of the stage before `number`: (micro-batch, part of length, hidden)."""
+        if number - 1 in self._held:
+            return self._held.pop(number - 1)
+        length = tokens.size(1) // self.tensor
+        hidden = tokens.new_empty(tokens.size(0), length, self.hidden, dtype=self.dtype)
+        dist.recv(hidden, group=self.group, group_src=self.rank_of[number - 1])
+        return hidden
+
+    def _send(self, number: int, hidden: Tensor) -> None:
+        if number + 1 in self.numbers:
+            self._held[number] = hidden
+        else:
+            dist.send(hidden.contiguous(), group=self.group, group_dst=self.rank_of[number + 1])
+
     def _first(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        return (tokens,) if self.part.embeds else ()
+        return (tokens,) if self.embeds else ()
 
     def _total(self, losses: list[Tensor], device: torch.device) -> Tensor:
         total = torch.zeros((), device=device, dtype=torch.float64)
@@ -130,11 +182,11 @@ class PipelinedPasses:
         return total
 
 
-def build_passes(model: Llama, run: RunConfig, grid: Grid, device: torch.device) -> Passes:
+def build_passes(model: RankModel, run: RunConfig, grid: Grid, device: torch.device) -> Passes:
     """Choose the passes for a layout."""
-    if grid.degree("pp") > 1:
+    if "pp" in grid.groups:
         return PipelinedPasses(model, run, grid, device)
-    return SequentialPasses(model, run, grid)
+    return SequentialPasses(model.chunks[0], run, grid)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ activations are plain tensors (why: `llmtrain_trainer.parallel.sequence`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -25,55 +25,77 @@ from torch.distributed.tensor import (
     distribute_tensor,
 )
 
-from llmtrain_trainer.model.llama import Llama
+from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.parallel.sequence import gather, scatter_sum
 
 COLUMNS, ROWS = 0, 1
 """Axis of a weight (out, in) that is split: its outputs, or its inputs."""
 
 
-def split_tensors(model: Llama, mesh: DeviceMesh) -> None:
+def split_tensors(model: Decoder, mesh: DeviceMesh) -> None:
     """Shard every matrix of the slice over `mesh`, in place; module and parameter names stay.
 
     Hidden states outside the products have shape (batch, length / tensor, hidden).
     """
     group = mesh.get_group()
     for block in model.blocks():
-        block.attention_norm = SplitNorm(block.attention_norm, mesh)
-        block.ffn_norm = SplitNorm(block.ffn_norm, mesh)
         for region, columns, row in (
             (block.attention, ("wq", "wk", "wv"), "wo"),
             (block.ffn, ("gate", "up"), "down"),
         ):
             for name in columns:
-                setattr(region, name, SplitLinear(getattr(region, name), mesh, COLUMNS))
-            setattr(region, row, SplitLinear(getattr(region, row), mesh, ROWS))
-            _enclose(region, group)
+                if getattr(region, name) is not None:
+                    setattr(region, name, SplitColumns(getattr(region, name), mesh))
+            setattr(region, row, SplitRows(getattr(region, row), mesh))
+            _gather_before(region, group)
+        _split_norms(block, ("attention_norm", "ffn_norm"), mesh)
+        _split_norms(block.attention, ("q_norm", "k_norm"), mesh)
     if model.tok_embeddings is not None:
         model.tok_embeddings = SplitEmbedding(model.tok_embeddings, mesh)
+    if model.pos_embeddings is not None:
+        model.pos_embeddings = SplitPositions(model.pos_embeddings, mesh)
     if model.norm is not None and model.output is not None:
-        model.norm = SplitNorm(model.norm, mesh)
+        _split_norms(model, ("norm",), mesh)
         model.output = SplitOutput(model.output, mesh)
     model.tie()  # sharding replaced both parameters
 
 
-class SplitLinear(nn.Linear):
-    """A product with this rank's rows or columns of the weight."""
+class SplitColumns(nn.Linear):
+    """A product with this rank's rows of the weight (out, in): a part of the outputs."""
 
-    def __init__(self, whole: nn.Linear, mesh: DeviceMesh, axis: int) -> None:
+    def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
         super().__init__(whole.in_features, whole.out_features, bias=False, device="meta")
-        self.weight = _split(whole.weight, mesh, Shard(axis))
+        self.weight = _split(whole.weight, mesh, Shard(COLUMNS))
+        self.bias = None if whole.bias is None else _split(whole.bias, mesh, Shard(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (.., in) to its columns of (.., out), or its columns of (.., in) to a partial sum."""
-        return F.linear(x, _local(self.weight))
+        """Map (.., in) to this rank's part of (.., out)."""
+        return F.linear(x, local(self.weight), None if self.bias is None else local(self.bias))
 
 
-class SplitOutput(SplitLinear):
+class SplitRows(nn.Linear):
+    """A product with this rank's columns of the weight (out, in), summed over ranks.
+
+    The bias is added once, to this rank's part of the sequence, so its gradient is a part.
+    """
+
+    def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
+        super().__init__(whole.in_features, whole.out_features, bias=False, device="meta")
+        self.weight = _split(whole.weight, mesh, Shard(ROWS))
+        self.bias = None if whole.bias is None else _split(whole.bias, mesh, Replicate())
+        self._group = mesh.get_group()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, length, in / tensor) to (batch, length / tensor, out)."""
+        part = scatter_sum(F.linear(x, local(self.weight)), self._group)
+        return part if self.bias is None else part + local(self.bias, Partial())
+
+
+class SplitOutput(SplitColumns):
     """The output projection: whole sequence in, logits sharded over the vocabulary out."""
 
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
-        super().__init__(whole, mesh, COLUMNS)
+        super().__init__(whole, mesh)
         self._mesh = mesh
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,16 +104,30 @@ class SplitOutput(SplitLinear):
         return DTensor.from_local(logits, self._mesh, (Shard(-1),), run_check=False)
 
 
-class SplitNorm(nn.RMSNorm):
-    """A norm of this rank's part of the sequence; its scale is common, its gradient a part."""
+class SplitRMSNorm(nn.RMSNorm):
+    """A norm of this rank's part of sequence or heads; its scale is common, its gradient a part."""
 
     def __init__(self, whole: nn.RMSNorm, mesh: DeviceMesh) -> None:
         super().__init__(whole.normalized_shape, eps=whole.eps, device="meta")
         self.weight = _split(whole.weight, mesh, Replicate())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, length / tensor, hidden) to the same shape."""
-        return F.rms_norm(x, self.normalized_shape, _local(self.weight, Partial()), self.eps)
+        """Map (.., hidden) to the same shape."""
+        return F.rms_norm(x, self.normalized_shape, local(self.weight, Partial()), self.eps)
+
+
+class SplitLayerNorm(nn.LayerNorm):
+    """The same for a norm with a shift."""
+
+    def __init__(self, whole: nn.LayerNorm, mesh: DeviceMesh) -> None:
+        super().__init__(whole.normalized_shape, eps=whole.eps, device="meta")
+        self.weight = _split(whole.weight, mesh, Replicate())
+        self.bias = _split(whole.bias, mesh, Replicate())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (.., hidden) to the same shape."""
+        scale, shift = local(self.weight, Partial()), local(self.bias, Partial())
+        return F.layer_norm(x, self.normalized_shape, scale, shift, self.eps)
 
 
 class SplitEmbedding(nn.Embedding):
@@ -105,31 +141,49 @@ class SplitEmbedding(nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids (batch, length) to (batch, length / tensor, hidden)."""
-        rows = _local(self.weight)
+        rows = local(self.weight)
         place = tokens - self._first
         foreign = (place < 0) | (place >= rows.size(0))
         found = F.embedding(place.masked_fill(foreign, 0), rows)
         return scatter_sum(found.masked_fill(foreign.unsqueeze(-1), 0.0), self._group)
 
 
-def _enclose(region: nn.Module, group: dist.ProcessGroup) -> None:
-    """Gather the sequence before a region and sum its output into parts of the sequence after."""
+class SplitPositions(nn.Embedding):
+    """Learned positions of this rank's part of the sequence; every rank has all of them."""
+
+    def __init__(self, whole: nn.Embedding, mesh: DeviceMesh) -> None:
+        super().__init__(whole.num_embeddings, whole.embedding_dim, device="meta")
+        self.weight = _split(whole.weight, mesh, Replicate())
+        self._rank, self._size = mesh.get_local_rank(), mesh.size()
+
+    def forward(self, places: Tensor) -> Tensor:
+        """Map positions (length,) to (length / tensor, hidden)."""
+        return F.embedding(places.chunk(self._size)[self._rank], local(self.weight, Partial()))
+
+
+def _split_norms(parent: nn.Module, names: tuple[str, ...], mesh: DeviceMesh) -> None:
+    for name in names:
+        whole = getattr(parent, name)
+        if isinstance(whole, nn.RMSNorm):
+            setattr(parent, name, SplitRMSNorm(whole, mesh))
+        elif whole is not None:
+            setattr(parent, name, SplitLayerNorm(cast(nn.LayerNorm, whole), mesh))
+
+
+def _gather_before(region: nn.Module, group: dist.ProcessGroup) -> None:
+    """Gather the sequence before a region, whose last product sums it into parts again."""
 
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (gather(inputs[0], group), *inputs[1:])
 
-    def after(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        return scatter_sum(output, group)
-
     region.register_forward_pre_hook(before)
-    region.register_forward_hook(after)
 
 
 def _split(whole: Tensor, mesh: DeviceMesh, placement: Placement) -> nn.Parameter:
     return nn.Parameter(distribute_tensor(whole.detach(), mesh, (placement,), src_data_rank=None))
 
 
-def _local(weight: Tensor, gradient: Placement | None = None) -> Tensor:
+def local(weight: Tensor, gradient: Placement | None = None) -> Tensor:
     """Return a rank's shard for computing; `gradient`: how its gradient relates to the whole's.
 
     FSDP sums up gradients that are parts before it shards them.

@@ -1,0 +1,72 @@
+"""The tokenizer: subwords of a word it has not learnt, and all of Unicode there and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from llmtrain_trainer.config import DataConfig, Source
+from llmtrain_trainer.data.prepare import prepare
+from llmtrain_trainer.data.tokens import END, Encoder, load_tokenizer, train_bpe
+from llmtrain_trainer.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def tokenizer(speeches: list[Path]) -> Tokenizer:
+    return train_bpe((path.read_text() for path in speeches), 4096)
+
+
+def test_unhappy_splits_into_subwords(tokenizer: Tokenizer) -> None:
+    ids = Encoder(tokenizer).encode(" unhappy").tolist()[:-1]
+    pieces = [tokenizer.decode([number]) for number in ids]
+    assert "".join(pieces) == " unhappy" == tokenizer.decode(ids)
+    assert 2 <= len(ids) < len(" unhappy")
+    assert pieces[0] == " un" and len(Encoder(tokenizer).encode(" happy")) == 2
+
+
+def test_every_unicode_scalar_value_goes_there_and_back(tokenizer: Tokenizer) -> None:
+    scalars = [chr(n) for n in range(sys.maxunicode + 1) if not 0xD800 <= n < 0xE000]
+    assert len(scalars) == 1_112_064
+    encoder = Encoder(tokenizer, by_pieces=False)
+    for start in range(0, len(scalars), 1 << 14):
+        text = "".join(scalars[start : start + (1 << 14)])
+        ids = encoder.encode(text).tolist()
+        assert tokenizer.decode(ids[:-1], skip_special_tokens=False) == text
+
+
+def test_training_is_the_same_every_time(tokenizer: Tokenizer, speeches: list[Path]) -> None:
+    again = train_bpe((path.read_text() for path in speeches), 4096)
+    assert again.to_str() == tokenizer.to_str()
+
+
+def test_a_tokenizer_from_elsewhere(
+    tokenizer: Tokenizer, speeches: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "t.json"
+    tokenizer.save(str(path))
+    source = Source("s", f"file://{speeches[0].parent}", "spec.data.sources[0].uri")
+    config = DataConfig((source,), 0.1, 5000, 0, tokenizer=f"file://{path}")
+    data = prepare(config, 32, tmp_path)
+    assert (data.folder / "tokenizer.json").read_bytes() == path.read_bytes()
+    with pytest.raises(InputError, match="4096 tokens and the model's vocabulary 300") as caught:
+        load_tokenizer(path, 300)
+    assert caught.value.field == "spec.model.architecture.vocabSize"
+
+
+@pytest.mark.parametrize("content", ["", "{}", json.dumps({"model": "x"})])
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match="not a tokenizer"):
+        load_tokenizer(path, 300)
+
+
+def test_a_tokenizer_must_be_able_to_end_documents(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(tokenizer.to_str().replace(END, "<other>"))
+    with pytest.raises(InputError, match="ends a document"):
+        load_tokenizer(path, 5000)

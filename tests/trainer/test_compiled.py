@@ -1,0 +1,84 @@
+"""Compiled layers: the same numbers, or no training at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
+
+RunTrainers = Callable[..., list[Any]]
+MakeSpec = Callable[..., dict[str, Any]]
+
+
+def test_compiled_layers_equal_plain_ones(
+    shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+) -> None:
+    """Under FSDP, with several layers and micro-batches; the gate itself passes on the way."""
+
+    def train(trainer: Any) -> tuple[list[float], list[float]]:
+        reports = [trainer.take_step() for _ in range(2)]
+        return [r.loss for r in reports], [r.grad_norm for r in reports]
+
+    [plain] = run_trainers(job_spec(), shards, train)
+    [compiled] = run_trainers(job_spec(training={"compile": True}), shards, train, timeout=800)
+    assert compiled[0] == pytest.approx(plain[0], rel=1e-12)
+    assert compiled[1] == pytest.approx(plain[1], rel=1e-10)
+
+
+def test_without_a_compiler_the_job_is_told_so(
+    run_world: Callable[..., list[Any]], job_spec: MakeSpec, tmp_path: Path
+) -> None:
+    def body(rank: int) -> tuple[str, str | None, str | None]:
+        import torch
+        from torch._inductor import config
+
+        config.cpp.cxx = (str(tmp_path / "missing"),)  # the environment's CXX is read at import
+        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.errors import InputError
+        from llmtrain_trainer.parallel.compiled import prove_compiler
+
+        run = from_spec("job", job_spec(training={"compile": True}))
+        try:
+            prove_compiler(run, torch.device("cpu"))
+        except InputError as error:
+            return error.reason, error.field, error.remedy
+        raise AssertionError("compiled")
+
+    [(reason, field, remedy)] = run_world(1, body, timeout=300)
+    assert (reason, field) == ("CompileFailed", "spec.training.compile")
+    assert remedy is not None
+    assert "C++ compiler" in remedy
+
+
+def test_a_layer_that_the_compiler_gets_wrong_is_refused(
+    run_world: Callable[..., list[Any]], job_spec: MakeSpec
+) -> None:
+    """The gate compares gradients: a wrong one is found though the output is right."""
+
+    def body(rank: int) -> str:
+        import torch
+
+        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.errors import TrainerError
+        from llmtrain_trainer.parallel.compiled import prove_compiler
+
+        def miscompile(forward: Any) -> Any:
+            def run(x: Any, *others: Any) -> Any:
+                return forward(x.detach() + 0.9 * (x - x.detach()), *others)
+
+            return run
+
+        torch.compile = miscompile
+        run = replace(from_spec("job", job_spec()), compile=True)
+        try:
+            prove_compiler(run, torch.device("cpu"))
+        except TrainerError as error:
+            return error.reason
+        return "passed"
+
+    assert run_world(1, body) == ["CompileMismatch"]

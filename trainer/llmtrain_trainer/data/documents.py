@@ -1,0 +1,43 @@
+"""What a reader is given and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtrain_trainer.config import Source
+from llmtrain_trainer.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Raw text and where it came from: the source, the file in it, and the place in the file."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One file of a source."""
+
+    source: Source
+    path: Path
+    name: str
+    """Source and path inside it; the same on every machine."""
+    format: str
+    size: int
+    """Bytes on disk."""
+    modified: int
+    """Nanoseconds since the epoch."""
+    alone: bool
+    """Whether the source is this one file."""
+
+    def unreadable(self, problem: str) -> InputError:
+        """Return the error for a file whose content is not what its format promises."""
+        return InputError(
+            "CorpusUnreadable",
+            f"source {self.source.name!r}: {self.path}: {problem}",
+            field=self.source.field,
+            remedy=f"mend or remove the file, or set the source's format (now {self.format})",
+        )

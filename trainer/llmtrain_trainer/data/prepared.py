@@ -1,0 +1,121 @@
+"""Prepared data: what a manifest says, and whether the files are what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmtrain_trainer.data.pack import KIND
+from llmtrain_trainer.data.plan import FORMAT
+from llmtrain_trainer.data.shards import corrupt
+from llmtrain_trainer.data.workspace import MANIFEST
+from llmtrain_trainer.errors import InputError
+
+TRAIN, HELD_OUT = "train", "held-out"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Where the shards are and how much is in them."""
+
+    folder: Path
+    train_tokens: int
+    held_out_tokens: int
+    digest: str
+    """Hash of the sources' content, of everything that shaped the tokens, and of the weights."""
+    sources: tuple[tuple[str, float], ...] = ()
+    """Sub-folders of shards and their weights; none: the shards are in the folder itself."""
+
+
+def is_prepared(folder: Path) -> bool:
+    """Return whether a folder holds prepared data."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("kind") == KIND
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check a manifest. Raises InputError where it is not one of this release."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        kind, form = manifest["kind"], manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise corrupt(path, f"it cannot be read: {error!r}") from error
+    if (kind, form) != (KIND, FORMAT):
+        raise corrupt(path, f"it is of format {form!r}, and this release reads {FORMAT}")
+    return dict(manifest)
+
+
+def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedData:
+    """Return a folder's data for a model. Raises InputError where they do not fit together.
+
+    All shards must be there in full length; what is in them is checked block by block when it is
+    read, since a corpus may be larger than a pod can read before it starts.
+    """
+    manifest = read_manifest(folder)
+    size = manifest["tokenizer"]["vocabSize"]
+    if size > vocab_size:
+        raise InputError(
+            "InvalidSpec",
+            f"{folder} was tokenised with {size} tokens and the model's vocabulary is {vocab_size}",
+            field="spec.model.architecture.vocabSize",
+            remedy=f"use {size} or more, or prepare the data again",
+        )
+    for shard in shards(manifest):
+        _require_length(folder / shard["file"], shard["tokens"] * manifest["bytesPerToken"])
+    weights = [(source["name"], float(source["weight"])) for source in manifest["sources"]]
+    shaped = json.dumps([manifest["digest"], weights]).encode()
+    data = PreparedData(
+        folder,
+        sum(source["tokens"][TRAIN] for source in manifest["sources"]),
+        sum(source["tokens"][HELD_OUT] for source in manifest["sources"]),
+        hashlib.sha256(shaped).hexdigest()[:32],
+        tuple(weights),
+    )
+    for name, count in ((TRAIN, data.train_tokens), (HELD_OUT, data.held_out_tokens)):
+        if count <= sequence:
+            raise InputError(
+                "CorpusTooSmall",
+                f"the {name} part has {count} tokens, less than one sequence of {sequence}",
+                field=field,
+                remedy="add text, or change data.heldOutFraction or the sequence length",
+            )
+    return data
+
+
+def verify(folder: Path) -> int:
+    """Compare all files with their hashes; return how many. Raises InputError where one differs."""
+    manifest = read_manifest(folder)
+    listed = list(shards(manifest))
+    for shard in listed:
+        path = folder / shard["file"]
+        _require_length(path, shard["tokens"] * manifest["bytesPerToken"])
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
+                raise corrupt(path, "its hash is not the one in the manifest")
+    tokenizer = folder / manifest["tokenizer"]["file"]
+    if hashlib.sha256(tokenizer.read_bytes()).hexdigest() != manifest["tokenizer"]["sha256"]:
+        raise corrupt(tokenizer, "its hash is not the one in the manifest")
+    return len(listed)
+
+
+def shards(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the facts of every shard."""
+    for source in manifest["sources"]:
+        yield from source["shards"]
+
+
+def _require_length(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise corrupt(path, f"it cannot be read: {error.strerror}") from error
+    if found != size:
+        raise corrupt(path, f"it has {found} bytes, and {size} were written")

@@ -1,0 +1,82 @@
+"""WARC (responses, HTML) and WET (extracted text), as in Common Crawl."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+
+from warcio.archiveiterator import ArchiveIterator
+from warcio.exceptions import ArchiveLoadFailed
+
+from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.readers.opening import open_bytes
+
+_CHARSET = re.compile(rb"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
+_HIDDEN = {"head", "script", "style", "noscript", "template", "svg", "iframe", "nav", "footer"}
+_BLOCKS = {
+    "address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption",
+    "form", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "main", "ol", "p", "pre", "section",
+    "table", "tr", "ul",
+}  # fmt: skip
+
+
+def read_warc(file: InputFile) -> Iterator[Document]:
+    """Every conversion record, and every response that is HTML, is a document."""
+    # warcio wants gzip as it is: each record is a member of its own.
+    with file.path.open("rb") if file.path.suffix == ".gz" else open_bytes(file.path) as stream:
+        try:
+            for record in ArchiveIterator(stream):
+                name = f"{file.name}#{record.rec_headers.get_header('WARC-Record-ID')}"
+                if record.rec_type == "conversion":
+                    text = record.content_stream().read().decode("utf-8", errors="replace")
+                    yield Document(name, text)
+                elif record.rec_type == "response" and record.http_headers:
+                    kind = record.http_headers.get_header("Content-Type") or ""
+                    if "html" in kind.lower():
+                        content = record.content_stream().read()
+                        yield Document(name, html_text(decode_html(content, kind)))
+        except ArchiveLoadFailed as error:
+            raise file.unreadable(f"not a WARC record: {error}") from error
+
+
+def decode_html(content: bytes, content_type: str) -> str:
+    """Decode a page: by its header, else by its first bytes, else as UTF-8."""
+    found = _CHARSET.search(content_type.encode()) or _CHARSET.search(content[:2048])
+    try:
+        return content.decode(found[1].decode() if found else "utf-8", errors="replace")
+    except LookupError:
+        return content.decode("utf-8", errors="replace")
+
+
+def html_text(page: str) -> str:
+    """Return the visible text, a line per block; scripts, navigation and footers are left out."""
+    text = _Text()
+    text.feed(page)
+    text.close()
+    return "".join(text.parts)
+
+
+class _Text(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self._hidden: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "body":
+            self._hidden.clear()  # </head> may be left out
+        elif tag in _HIDDEN:
+            self._hidden.append(tag)
+        elif tag in _BLOCKS:
+            self.parts.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._hidden:
+            del self._hidden[self._hidden.index(tag) :]
+        elif tag in _BLOCKS:
+            self.parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.parts.append(data)

@@ -1,0 +1,61 @@
+"""Words and runs of words as 64-bit numbers: what the repetition rules and MinHash work on.
+
+Everything here is part of what a corpus is prepared to: another hash would keep other documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+
+_WORD = re.compile(
+    "[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"  # scripts without spaces
+    r"|[^\W\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_REMEMBERED = 1 << 20
+"""Distinct words kept in memory."""
+
+
+class _WordHashes(dict[str, int]):
+    def __missing__(self, word: str) -> int:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
+        value = self[word] = int.from_bytes(digest, "little")
+        return value
+
+
+_known = _WordHashes()
+
+
+def word_hashes(words: list[str]) -> Hashes:
+    """Return a hash per word."""
+    return np.fromiter(map(_known.__getitem__, words), dtype=np.uint64, count=len(words))
+
+
+def bare_words(text: str) -> list[str]:
+    """Return a text's words without case and punctuation; a word per ideograph or syllable."""
+    return _WORD.findall(text.casefold())
+
+
+def runs(words: Hashes, length: int) -> Hashes:
+    """Return a hash per run of `length` words; one for all of them where there are fewer."""
+    length = min(length, len(words))
+    count = len(words) - length + 1 if length else 0
+    value = np.zeros(count, np.uint64)
+    for offset in range(length):
+        value = mixed(value * _FACTOR + words[offset : offset + count])
+    return value
+
+
+def mixed(value: Hashes) -> Hashes:
+    """Spread every bit over all others (the finaliser of SplitMix64, Steele et al. 2014)."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))

@@ -1,0 +1,28 @@
+"""All that a pipeline rank holds of the model as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from llmtrain_trainer.model.decoder import Decoder
+
+
+class RankModel(nn.Module):
+    """The chunks of one rank under the names that their parameters have in the whole model.
+
+    Never called as a whole: a schedule runs the chunks one by one. It is what optimizer and
+    checkpoints see, for which the number of chunks must not matter.
+    """
+
+    def __init__(self, chunks: Sequence[Decoder]) -> None:
+        super().__init__()
+        self.chunks = tuple(chunks)  # a tuple, so that no name gets a prefix
+        self.layers = nn.ModuleDict(
+            {name: block for chunk in self.chunks for name, block in chunk.layers.items()}
+        )
+        for chunk in self.chunks:
+            for name, end in chunk.named_children():
+                if name != "layers":
+                    self.add_module(name, end)
