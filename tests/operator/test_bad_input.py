@@ -110,8 +110,17 @@ async def test_every_mistake_is_explained(operator: OperatorProcess, bench: Benc
     # What never started has no children; what failed keeps only what explains it.
     left = [child for child in await bench.children() if child.startswith("pods/")]
     assert {child.removeprefix("pods/").rsplit("-", 2)[0] for child in left} <= started
-    for pod in await bench.pods():
-        assert pod["status"]["phase"] == "Failed" or "deletionTimestamp" in pod["metadata"]
+    # The status comes first; what may still run is deleted in the turn after it.
+    for _ in range(100):
+        running = [
+            pod["metadata"]["name"]
+            for pod in await bench.pods()
+            if pod["status"]["phase"] != "Failed" and "deletionTimestamp" not in pod["metadata"]
+        ]
+        if not running:
+            break
+        await asyncio.sleep(0.1)
+    assert not running
     for child in await bench.children():
         owner = child.split("/")[-1]
         assert any(owner.startswith(name) for name in started), child
