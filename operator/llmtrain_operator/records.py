@@ -125,7 +125,7 @@ def pod_record(raw: Raw) -> PodRecord:
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
     tags = metadata.get("labels") or {}
     reason, message, exit_code, finished = _end(status)
-    ready = False
+    ready = evicted = False
     # A deadline of the pod's own is no disruption: its next run would end the same way.
     disruption = status.get("reason", "")
     disruption = "" if disruption == "DeadlineExceeded" else disruption
@@ -134,6 +134,7 @@ def pod_record(raw: Raw) -> PodRecord:
             ready = condition["status"] == "True"
         elif condition["type"] in _ENDED_FROM_OUTSIDE and condition["status"] == "True":
             disruption = disruption or condition.get("reason") or condition["type"]
+            evicted = evicted or condition["type"] == _QUEUE_ENDED
         elif condition["type"] == "PodScheduled" and condition["status"] == "False" and not reason:
             reason, message = condition.get("reason", ""), condition.get("message", "")
     return PodRecord(
@@ -157,10 +158,7 @@ def pod_record(raw: Raw) -> PodRecord:
         address=status.get("podIP", ""),
         resources=tuple(extended_requests(spec).items()),
         gated=bool(spec.get("schedulingGates")),
-        evicted_by_queue=any(
-            condition["type"] == _QUEUE_ENDED and condition["status"] == "True"
-            for condition in status.get("conditions") or ()
-        ),
+        evicted_by_queue=evicted,
     )
 
 

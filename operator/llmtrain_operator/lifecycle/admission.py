@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from llmtrain_core.api.conditions import Reason, clean_text, get_condition
 from llmtrain_operator.lifecycle.draft import C, Draft
-from llmtrain_operator.lifecycle.failure import displace
+from llmtrain_operator.lifecycle.failure import queue_again
 from llmtrain_operator.lifecycle.pods import current
 from llmtrain_operator.records import PodRecord
 
@@ -21,9 +21,7 @@ def eviction(draft: Draft) -> bool:
     if draft.placement is None or not taken:
         return False
     text = clean_text(f"the queue took the quota back: {taken[0].disruption}; queued again")
-    displace(draft, Reason.EVICTED_BY_QUEUE, text)
-    for kind in (C.PODS_READY, C.RUNNING, C.RESTARTING):
-        draft.unless_absent(kind, Reason.EVICTED_BY_QUEUE, text)
+    queue_again(draft, Reason.EVICTED_BY_QUEUE, text)
     return True
 
 

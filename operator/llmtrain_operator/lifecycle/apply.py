@@ -30,6 +30,7 @@ from llmtrain_operator.manifests.native import Native
 from llmtrain_operator.manifests.pod import pod
 from llmtrain_operator.manifests.support import support
 from llmtrain_operator.records import PodRecord
+from llmtrain_operator.usage import placed_nodes
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +129,7 @@ class Hand:
         job, identity = observed.checked, JobIdentity.of(observed.raw)
         assert isinstance(job, Job)
         attempt = int(plan.status.get("attempt") or 0)
-        blocks = plan.status["placement"]["blocks"]
-        nodes = [node for block in blocks for node in block["nodes"]]
+        nodes = placed_nodes(plan.status["placement"])
         try:
             around = [*support(observed.raw, identity), *self._native.support(job, identity)]
             for resource, body in around:

@@ -11,6 +11,7 @@ from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import ConditionType, get_condition, is_true, set_condition
 from llmtrain_operator.lifecycle.observe import Observed, from_time
 from llmtrain_operator.records import PodRecord
+from llmtrain_operator.usage import placed_nodes
 from llmtrain_operator.verdicts import Offer
 
 C = ConditionType
@@ -80,8 +81,7 @@ class Draft:
 
     def placed_nodes(self) -> list[str]:
         """Nodes in order of rank block."""
-        blocks = (self.placement or {}).get("blocks", ())
-        return [node for block in blocks for node in block["nodes"]]
+        return placed_nodes(self.placement or {})
 
     def put(self, key: str, value: Any) -> None:
         """Set a field of the status; None takes it away."""

@@ -120,6 +120,13 @@ def displace(draft: Draft, reason: str, message: str) -> None:
     draft.condition(C.PLACED, False, reason, message)
 
 
+def queue_again(draft: Draft, reason: str, message: str) -> None:
+    """Stop a healthy gang, which waits for its next place: no failure, and no restart."""
+    displace(draft, reason, message)
+    for kind in (C.PODS_READY, C.RUNNING, C.RESTARTING):
+        draft.unless_absent(kind, reason, message)
+
+
 def _all_well(draft: Draft, nodes: list[str]) -> bool:
     """Whether the gang can start again where it was."""
     found = [draft.seen.nodes.get(node) for node in nodes]

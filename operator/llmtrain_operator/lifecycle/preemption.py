@@ -9,8 +9,8 @@ attempt goes on from the newest checkpoint. This is no restart: `restarts` does 
 from __future__ import annotations
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_operator.lifecycle.draft import C, Draft
-from llmtrain_operator.lifecycle.failure import displace
+from llmtrain_operator.lifecycle.draft import Draft
+from llmtrain_operator.lifecycle.failure import queue_again
 from llmtrain_operator.verdicts import Eviction
 
 
@@ -21,8 +21,6 @@ def preemption(draft: Draft) -> bool:
         return False
     if verdict.attempt != draft.attempt:
         return False
-    displace(draft, Reason.PREEMPTED, verdict.message)
+    queue_again(draft, Reason.PREEMPTED, verdict.message)
     draft.put("preemptions", int(draft.status.get("preemptions") or 0) + 1)
-    for kind in (C.PODS_READY, C.RUNNING, C.RESTARTING):
-        draft.unless_absent(kind, Reason.PREEMPTED, verdict.message)
     return True
