@@ -12,9 +12,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+
+from aiohttp import web
 
 from llmtrain_devcluster.api import Api, ApiError, Object
 from llmtrain_devcluster.controlplane import ControlPlane
@@ -256,6 +258,24 @@ class Bench:
             except TimeoutError:
                 with contextlib.suppress(ApiError):
                     await self.patch(name, {"metadata": {"finalizers": None}})
+
+
+@contextlib.asynccontextmanager
+async def reporting(pod: Object, report: Object) -> AsyncIterator[None]:
+    """Answer `/status` at a pod's address, as its trainer would, with what `report` holds then."""
+
+    async def status(_request: web.Request) -> web.Response:
+        return web.json_response(report)
+
+    app = web.Application()
+    app.router.add_get("/status", status)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, pod["status"]["podIP"], 9400).start()
+        yield
+    finally:
+        await runner.cleanup()
 
 
 def message(reason: str, text: str, field: str, remedy: str, code: int) -> str:

@@ -6,8 +6,7 @@ import asyncio
 import json
 
 import pytest
-from aiohttp import web
-from operator_bench import JOBS, Bench, OperatorProcess, condition, status_of
+from operator_bench import JOBS, Bench, OperatorProcess, condition, reporting, status_of
 
 from llmtrain_devcluster.scripted import PodScript, named
 
@@ -220,15 +219,7 @@ async def test_progress_is_read_from_rank_zero(operator: OperatorProcess, bench:
     report = {"phase": "training", "attempt": 0, "step": 42, "totalSteps": 100, "loss": 5.125,
               "stepSeconds": 0.5, "tokensPerSecond": 2500.0, "mfu": 0.01}  # fmt: skip
 
-    async def status(_request: web.Request) -> web.Response:
-        return web.json_response(report)
-
-    app = web.Application()
-    app.router.add_get("/status", status)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, head["status"]["podIP"], 9400).start()
+    async with reporting(head, report):
         found = await bench.wait("told", lambda j: "step" in status_of(j).get("progress", {}))
         assert status_of(found)["progress"]["loss"] == 5.125
         assert status_of(found)["progressPercent"] == "42%"
@@ -236,5 +227,3 @@ async def test_progress_is_read_from_rank_zero(operator: OperatorProcess, bench:
         await asyncio.sleep(2.5)
         still = await bench.job("told")
         assert still["metadata"]["resourceVersion"] == version, "nothing moved, nothing written"
-    finally:
-        await runner.cleanup()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aiohttp import web
-from operator_bench import Bench, OperatorProcess, condition, job_object, status_of
+from operator_bench import Bench, OperatorProcess, condition, job_object, reporting, status_of
 
 from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
@@ -107,15 +106,7 @@ async def test_the_plan_is_cores_and_is_held_against_the_measured_pace(
     report = {"phase": "training", "attempt": 0, "step": 1, "totalSteps": 100, "stepSeconds": pace}
     head = await bench.api.get("pods", "told-0-0", bench.namespace)
 
-    async def status(_request: web.Request) -> web.Response:
-        return web.json_response(report)
-
-    app = web.Application()
-    app.router.add_get("/status", status)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, head["status"]["podIP"], 9400).start()
+    async with reporting(head, report):
         await bench.wait("told", lambda job: "measured" in status_of(job).get("plan", {}))
         report["step"] = 42
         found = await bench.wait(
@@ -125,5 +116,3 @@ async def test_the_plan_is_cores_and_is_held_against_the_measured_pace(
         assert measured["errorRatio"] == pytest.approx(1.5, rel=1e-3)
         assert measured["atStep"] == 42 and measured["stepSeconds"] == pytest.approx(pace, rel=1e-4)
         assert "llmtrain_operator_plan_error_ratio_count 1.0" in operator.metrics()
-    finally:
-        await runner.cleanup()
