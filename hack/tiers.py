@@ -18,7 +18,7 @@ TIERS: dict[str, list[list[str]]] = {
         ["lint-imports"],
         ["mypy"],
     ],
-    "unit": [[*PYTEST, "-m", "not (torch or cluster or e2e or perf)"]],
+    "unit": [[*PYTEST, "-n", "2", "-m", "not (torch or cluster or e2e or perf)"]],
     "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.build"]],
     "cluster": [[*PYTEST, "-m", "cluster and not e2e"]],
     "torch": [[*PYTEST, "-m", "torch"]],
