@@ -12,33 +12,34 @@ of a block together), as do the edges inside a block. The phases of the kinds fo
 tensor traffic of a layer is over before its gradients leave. The sum of maxima is a lower bound
 that real transports reach to 85 to 92 % (measured on shaped links).
 
-`Congestion` keeps the loads of one assignment and follows it block by block: placing or lifting a
-block costs its few edges, not the whole job. Bytes are whole numbers, so loads stay exact whatever
-the order of changes.
+`Congestion` keeps the loads of one assignment. A set of blocks is a whole number with one bit for
+every block, so what leaves a domain is counted by shifts for the whole set at once, and only for
+the few domains that a change touches. Bytes are whole numbers: loads stay exact whatever the order
+of changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
 from llmtrain_core.layout import Dimension
-from llmtrain_core.placement.graph import block_edges
+from llmtrain_core.placement.graph import Edges, block_edges
 from llmtrain_core.placement.tree import Path, Tree, tree_of
 from llmtrain_core.placement.types import Cost, Request
 from llmtrain_core.topology.inventory import Snapshot
 
+Blocks = int
+"""A set of blocks: bit i stands for block i."""
+
 NOWHERE = -1
-"""The cell of a block that is not placed yet."""
+"""The NVLink domain of a domain that lies in none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where blocks can sit: cells, nearest domains whose nodes are all alike, and their links.
-
-    Links are numbered: domain d has link 2 d out and 2 d + 1 in.
-    """
+    """Where blocks can sit: cells, nearest domains whose nodes are all alike, and their links."""
 
     tree: Tree
     cells: tuple[Path, ...]
@@ -47,12 +48,7 @@ class Ground:
     chains: tuple[tuple[int, ...], ...]
     """Domains of every cell from far to near, as indices of `domains`."""
     nvlink: tuple[int, ...]
-    """Domain of every cell that is one NVLink domain; -1 where NVLink ends at the node."""
-
-    @property
-    def wide(self) -> bool:
-        """Whether some NVLink domain spans nodes."""
-        return any(domain >= 0 for domain in self.nvlink)
+    """NVLink domain, as an index of `domains`, that is or holds a domain; `NOWHERE` for none."""
 
 
 def ground_of(tree: Tree, cells: Sequence[Path]) -> Ground:
@@ -63,8 +59,21 @@ def ground_of(tree: Tree, cells: Sequence[Path]) -> Ground:
         prefixes = (cell[:depth] for depth in range(1, len(cell) + 1))
         chains.append(tuple(index.setdefault(prefix, len(index)) for prefix in prefixes))
     depth = tree.nvlink_depth
-    nvlink = tuple(-1 if depth is None else chain[depth - 1] for chain in chains)
+    nvlink = tuple(
+        NOWHERE if depth is None or len(path) < depth else index[path[:depth]] for path in index
+    )
     return Ground(tree, tuple(cells), tuple(index), tuple(chains), nvlink)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Edges of one kind that carry equally much, all between blocks at one distance."""
+
+    shift: int
+    """Receiving block less sending block."""
+    nbytes: int
+    senders: Blocks
+    receivers: Blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,8 @@ class Traffic:
     """Exposed share by kind."""
     adjacent: tuple[tuple[tuple[int, int, int, int], ...], ...]
     """By block: (other block, kind, bytes to it, bytes from it)."""
+    flows: tuple[tuple[Flow, ...], ...]
+    """The same edges by kind, for whole sets of blocks at once."""
     inside: tuple[tuple[int, ...], ...]
     """Bytes that stay inside a block, by kind and block."""
     gpus_per_node: int
@@ -107,136 +118,214 @@ def traffic_of(request: Request) -> Traffic:
             tuple((other, kind, out, into) for (other, kind), (out, into) in sorted(p.items()))
             for p in pairs
         ),
+        tuple(_flows(edges[name]) for name in kinds),
         tuple(map(tuple, inside)),
         request.gpus_per_node,
     )
 
 
+def _flows(edges: Edges) -> tuple[Flow, ...]:
+    """Group edges between blocks by distance and bytes: a ring has two distances, a chain two."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for (a, b), nbytes in edges.items():
+        if a != b and nbytes:
+            ends = alike.setdefault((b - a, nbytes), [0, 0])
+            ends[0] |= 1 << a
+            ends[1] |= 1 << b
+    return tuple(Flow(*key, *ends) for key, ends in sorted(alike.items()))
+
+
 class Congestion:
-    """Loads of all links under one assignment of blocks to cells. Times are weighted seconds."""
+    """Loads of all links under one assignment of blocks to cells. Times are weighted seconds.
+
+    What leaves a domain depends only on the set of blocks in it. So an assignment is one set for
+    every domain, and what was counted for a set before is looked up.
+    """
 
     def __init__(self, traffic: Traffic, ground: Ground):
         self.traffic = traffic
         self.ground = ground
-        self.cells = [NOWHERE] * traffic.blocks
-        self.wide = ground.wide
-        tree, links = ground.tree, 2 * len(ground.domains)
-        self._nic = links
-        """First of the links of blocks, if NVLink domains span nodes: NICs out and in, NVLink out
-        and in, of every block."""
-        rates = [tree.uplinks[domain] for domain in ground.domains for _ in range(2)]
-        nvlink = tree.links.nvlink * traffic.gpus_per_node
-        if self.wide:
-            rates += [tree.nic, tree.nic, nvlink, nvlink] * traffic.blocks
-        self.base = [self._least(kind, nvlink) for kind in range(len(traffic.kinds))]
+        self.held: list[Blocks] = [0] * len(ground.domains)
+        """Blocks in every domain."""
+        self._rates = [ground.tree.uplinks[domain] for domain in ground.domains]
+        self._nvlink = ground.tree.links.nvlink * traffic.gpus_per_node
+        self._near = {
+            near: (len(self._rates) + place, [d for d, v in enumerate(ground.nvlink) if v == near])
+            for place, near in enumerate(sorted(set(ground.nvlink) - {NOWHERE}))
+        }
+        """By NVLink domain of several nodes: the link that stands for all links of its nodes, and
+        the domains inside."""
+        self.base = tuple(map(self._least, range(len(traffic.kinds))))
         """Seconds of a kind that no placement avoids."""
-        self.inverse = [[weight / rate for rate in rates] for weight in traffic.weights]
-        self.load = [[0] * len(rates) for _ in traffic.kinds]
-        self.time = [[0.0] * (len(rates) + 1) for _ in traffic.kinds]
-        for kind, base in enumerate(self.base):
-            self.time[kind][-1] = base
-        if self.wide:
-            self._start_nvlink()
+        nothing = (0.0,) * len(traffic.kinds)
+        self.times = [nothing] * (len(self._rates) + len(self._near)) + [self.base]
+        """Seconds by kind: of the uplinks of every domain, the busier direction; of the busiest
+        nodes of every NVLink domain; and the least."""
+        alike: dict[float, dict[Blocks, tuple[float, ...]]] = {}
+        self._known = [alike.setdefault(rate, {}) for rate in self._rates]
+        self._cuts: dict[Blocks, list[int]] = {}
+        self._nodes: dict[Blocks, tuple[tuple[float, ...], float]] = {}
         self._routes: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    def _least(self, kind: int, nvlink: float) -> float:
+    def _least(self, kind: int) -> float:
         """Return the seconds of NVLink inside blocks, and of NICs where NVLink ends at the node."""
         traffic, weight = self.traffic, self.traffic.weights[kind]
-        least = max(traffic.inside[kind]) / nvlink
-        if not self.wide:
+        least = max(traffic.inside[kind]) / self._nvlink
+        if not self._near:
             for edges in traffic.adjacent:
                 out = sum(edge[2] for edge in edges if edge[1] == kind)
                 into = sum(edge[3] for edge in edges if edge[1] == kind)
                 least = max(least, out / self.ground.tree.nic, into / self.ground.tree.nic)
         return weight * least
 
-    def _start_nvlink(self) -> None:
-        """Load every node's NVLink, both ways, with what never leaves its block."""
-        for kind, inside in enumerate(self.traffic.inside):
-            for block, nbytes in enumerate(inside):
-                for link in (self._nic + 4 * block + 2, self._nic + 4 * block + 3):
-                    self.load[kind][link] = nbytes
-                    self.time[kind][link] = nbytes * self.inverse[kind][link]
+    def put_all(self, cells: Sequence[int]) -> None:
+        """Start anew with a whole assignment: the cell of every block."""
+        self.held = [0] * len(self._rates)
+        sitting: dict[int, Blocks] = {}
+        for block, cell in enumerate(cells):
+            sitting[cell] = sitting.get(cell, 0) | 1 << block
+        for cell, blocks in sitting.items():
+            for domain in self.ground.chains[cell]:
+                self.held[domain] |= blocks
+        self._weigh(range(len(self._rates)))
+
+    def sitting(self, cell: int) -> Blocks:
+        """Return the blocks in a cell."""
+        return self.held[self.ground.chains[cell][-1]]
+
+    def exchange(self, cell: int, other: int, blocks: Blocks) -> None:
+        """Bring blocks that sit in one of two cells to the other one; twice changes nothing."""
+        route = self.route(cell, other)
+        for domain in route:
+            self.held[domain] ^= blocks
+        self._weigh(route)
+
+    def promising(
+        self, cell: int, other: int, choices: Iterable[Blocks], limit: float
+    ) -> Iterator[Blocks]:
+        """Yield the exchanges between two cells whose own links alone do not exceed a cost."""
+        nvlink = self.ground.nvlink
+        route = [(d, self.held[d]) for d in self.route(cell, other) if nvlink[d] in (NOWHERE, d)]
+        near = [held for domain, held in route if nvlink[domain] == domain]
+        for blocks in choices:
+            rows = [self._uplinks(domain, held ^ blocks) for domain, held in route]
+            if near:
+                rows += [self._node_times(held ^ blocks)[0] for held in near]
+            if sum(map(max, zip(self.base, *rows, strict=True))) <= limit:
+                yield blocks
 
     def route(self, start: int, end: int) -> tuple[int, ...]:
-        """Return the uplinks between two cells in one direction: out of start, into end."""
+        """Return the domains that hold one of two cells and not the other."""
         found = self._routes.get((start, end))
         if found is None:
-            here, there = self.ground.chains[start], self.ground.chains[end]
-            out = [2 * domain for domain in here if domain not in there]
-            into = [2 * domain + 1 for domain in there if domain not in here]
-            found = self._routes[start, end] = (*out, *into)
+            here, there = set(self.ground.chains[start]), set(self.ground.chains[end])
+            found = self._routes[start, end] = tuple(sorted(here ^ there))
         return found
-
-    def put(self, block: int, cell: int) -> None:
-        """Place a block that is nowhere yet."""
-        self._shift(block, cell, 1)
-        self.cells[block] = cell
-
-    def lift(self, block: int) -> int:
-        """Take a block away; return the cell where it was."""
-        cell = self.cells[block]
-        self.cells[block] = NOWHERE
-        self._shift(block, cell, -1)
-        return cell
-
-    def put_all(self, cells: Sequence[int]) -> None:
-        """Start anew with a whole assignment."""
-        for block, cell in enumerate(self.cells):
-            if cell != cells[block] and cell != NOWHERE:
-                self.lift(block)
-        for block, cell in enumerate(cells):
-            if self.cells[block] != cell:
-                self.put(block, cell)
 
     def seconds(self) -> float:
         """Return the cost of the present assignment."""
-        return sum(map(max, self.time))
+        return sum(map(max, zip(*self.times, strict=True)))
+
+    def by_kind(self) -> list[tuple[float, ...]]:
+        """Return the seconds of all links, domains first, for every kind."""
+        return list(zip(*self.times, strict=True))
 
     def uplink_bytes(self) -> float:
         """Return the exposed bytes over the most loaded uplink of every kind, added up."""
-        links = 2 * len(self.ground.domains)
-        weighted = zip(self.traffic.weights, self.load, strict=True)
-        return sum(weight * max(load[:links], default=0) for weight, load in weighted)
+        return sum(max(map(mul, times, self._rates), default=0.0) for times in self.by_kind())
 
     def squares(self) -> float:
         """Return the sum of the squared times of all links, to tell equal costs apart."""
-        return sum(sum(map(mul, times, times)) for times in self.time)
+        uplinks = sum(seconds * seconds for times in self.times for seconds in times)
+        return uplinks + sum(self._node_times(self.held[near])[1] for near in self._near)
 
-    def _shift(self, block: int, cell: int, sign: int) -> None:
-        cells, load, time, inverse = self.cells, self.load, self.time, self.inverse
-        if self.wide:
-            self._shift_nodes(block, cell, sign)
-        for other, kind, out, into in self.traffic.adjacent[block]:
-            there = cells[other]
-            if there == cell or there < 0 or (self.wide and self._near(cell, there)):
+    @property
+    def load(self) -> list[list[int]]:
+        """Bytes by kind and uplink: of domain d, 2 d is the link out and 2 d + 1 the link in."""
+        found = []
+        for flows in self.traffic.flows:
+            pairs = [crossing(flows, self.held[d], self._around(d)) for d in range(len(self.held))]
+            found.append([nbytes for pair in pairs for nbytes in pair])
+        return found
+
+    def _around(self, domain: int) -> Blocks:
+        """Return the blocks that a domain reaches without its uplinks: over NVLink, or inside."""
+        near = self.ground.nvlink[domain]
+        return self.held[domain if near == NOWHERE else near]
+
+    def _weigh(self, domains: Sequence[int]) -> None:
+        """Renew the times of domains whose blocks have changed."""
+        for domain in domains:
+            self.times[domain] = self._uplinks(domain, self.held[domain])
+        if self._near:
+            for near in {self.ground.nvlink[domain] for domain in domains} - {NOWHERE}:
+                self._weigh_near(near)
+
+    def _weigh_near(self, near: int) -> None:
+        """Renew the times of the nodes of an NVLink domain, and of the uplinks inside it."""
+        link, domains = self._near[near]
+        around = self.held[near]
+        self.times[link] = self._node_times(around)[0]
+        for domain in domains:
+            if domain != near:
+                cut = self._cut(self.held[domain], around)
+                self.times[domain] = self._seconds(cut, self._rates[domain])
+
+    def _uplinks(self, domain: int, blocks: Blocks) -> tuple[float, ...]:
+        """Return the seconds by kind of a domain's uplinks if it holds these blocks."""
+        known = self._known[domain]
+        found = known.get(blocks)
+        if found is None:
+            cut = self._cuts.get(blocks)
+            if cut is None:
+                cut = self._cuts[blocks] = self._cut(blocks, blocks)
+            found = known[blocks] = self._seconds(cut, self._rates[domain])
+        return found
+
+    def _cut(self, blocks: Blocks, around: Blocks) -> list[int]:
+        return [max(crossing(flows, blocks, around)) for flows in self.traffic.flows]
+
+    def _seconds(self, nbytes: Sequence[int], rate: float) -> tuple[float, ...]:
+        return tuple(w * n / rate for w, n in zip(self.traffic.weights, nbytes, strict=True))
+
+    def _node_times(self, around: Blocks) -> tuple[tuple[float, ...], float]:
+        """Return the seconds by kind of the busiest NICs or NVLink among nodes that NVLink joins.
+
+        With it comes the sum of the squares of all of them.
+        """
+        if around in self._nodes:
+            return self._nodes[around]
+        nic, nvlink = self.ground.tree.nic, self._nvlink
+        busiest, squares = [0.0] * len(self.traffic.kinds), 0.0
+        for block, edges in enumerate(self.traffic.adjacent):
+            if not around >> block & 1:
                 continue
-            loads, times, factors = load[kind], time[kind], inverse[kind]
-            if out:
-                for link in self.route(cell, there):
-                    loads[link] += sign * out
-                    times[link] = loads[link] * factors[link]
-            if into:
-                for link in self.route(there, cell):
-                    loads[link] += sign * into
-                    times[link] = loads[link] * factors[link]
+            far = [[0, 0] for _ in busiest]
+            near = [[inside[block]] * 2 for inside in self.traffic.inside]
+            for other, kind, out, into in edges:
+                loads = (near if around >> other & 1 else far)[kind]
+                loads[0] += out
+                loads[1] += into
+            for kind, weight in enumerate(self.traffic.weights):
+                seconds = weight * max(max(far[kind]) / nic, max(near[kind]) / nvlink)
+                busiest[kind] = max(busiest[kind], seconds)
+                squares += seconds * seconds
+        found = self._nodes[around] = tuple(busiest), squares
+        return found
 
-    def _near(self, cell: int, there: int) -> bool:
-        domain = self.ground.nvlink[cell]
-        return domain >= 0 and domain == self.ground.nvlink[there]
 
-    def _shift_nodes(self, block: int, cell: int, sign: int) -> None:
-        """Load the NICs or the NVLink of both ends of every edge of a block."""
-        for other, kind, out, into in self.traffic.adjacent[block]:
-            there = self.cells[other]
-            if there < 0:
-                continue
-            first = self._nic + (2 if self._near(cell, there) else 0)
-            here, far = first + 4 * block, first + 4 * other
-            pairs = ((here, out), (far + 1, out), (here + 1, into), (far, into))
-            for link, nbytes in pairs:
-                self.load[kind][link] += sign * nbytes
-                self.time[kind][link] = self.load[kind][link] * self.inverse[kind][link]
+def crossing(flows: Sequence[Flow], blocks: Blocks, around: Blocks) -> tuple[int, int]:
+    """Return the bytes from some blocks to all others but those around them, and back."""
+    out = into = 0
+    for flow in flows:
+        sent, taken = blocks & flow.senders, blocks & flow.receivers
+        if flow.shift > 0:
+            to, since = sent << flow.shift, taken >> flow.shift
+        else:
+            to, since = sent >> -flow.shift, taken << -flow.shift
+        out += flow.nbytes * (to & ~around).bit_count()
+        into += flow.nbytes * (since & ~around).bit_count()
+    return out, into
 
 
 def cost_of(request: Request, snapshot: Snapshot, paths: Sequence[Path]) -> Cost:
@@ -283,4 +372,4 @@ class Pricing:
 
 def by_kind(congestion: Congestion) -> Mapping[str, float]:
     """Return the exposed seconds of every kind of group."""
-    return dict(zip(congestion.traffic.kinds, map(max, congestion.time), strict=True))
+    return dict(zip(congestion.traffic.kinds, map(max, congestion.by_kind()), strict=True))

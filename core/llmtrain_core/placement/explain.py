@@ -104,12 +104,12 @@ def _hot_links(
     ground = ground_of(pricing.tree, [room.path for room in rooms.cells])
     congestion = Congestion(pricing.traffic, ground)
     congestion.put_all(chosen.cells)
-    for kind, times in enumerate(congestion.time):
+    for kind, times in enumerate(congestion.by_kind()):
         top = max(times)
         link = times.index(top)
-        if link >= 2 * len(ground.domains) or top <= congestion.base[kind] * (1 + TIE):
+        if link >= len(ground.domains) or top <= congestion.base[kind] * (1 + TIE):
             continue
-        path = ground.domains[link // 2]
+        path = ground.domains[link]
         yield (
             f"{pricing.traffic.kinds[kind]} traffic is held up by the uplinks of"
             f" {names[len(path) - 1]} {'/'.join(path)}"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
-from llmtrain_core.placement.cost import Congestion
+from llmtrain_core.placement.cost import Blocks, Congestion
 from llmtrain_core.placement.rooms import Rooms
 
 SMALL = 24
@@ -21,190 +22,177 @@ TIE = 1e-9
 KICKS_WITHOUT_GAIN = 30
 """Kicks of a small job that may fail in a row."""
 
-Change = list[tuple[int, int]]
-"""Items and their new cells."""
-
 
 class Descent:
     """Improves one assignment in place. An item is a block, or the blocks of one tensor group."""
 
     def __init__(self, congestion: Congestion, rooms: Rooms, budget: int):
         self.congestion = congestion
-        self.items = [
-            tuple(range(first, first + rooms.group))
-            for first in range(0, congestion.traffic.blocks, rooms.group)
-        ]
-        self.room = [room.fits // rooms.group for room in rooms.cells]
-        self.left = list(self.room)
         self.budget = budget
-        self._small = len(self.items) <= SMALL
+        self.cells: list[int] = []
+        """Cell of every block."""
+        self._group = rooms.group
+        self._item = (1 << rooms.group) - 1
+        self._room = [room.fits for room in rooms.cells]
+        self._items = congestion.traffic.blocks // rooms.group
+        self._small = self._items <= SMALL
         self._least = sum(congestion.base)
         self._now = (0.0, 0.0)
-
-    def cell(self, item: int) -> int:
-        """Return where an item is."""
-        return self.congestion.cells[self.items[item][0]]
 
     def start(self, cells: Sequence[int]) -> None:
         """Load an assignment."""
         self.congestion.put_all(cells)
-        self.left = list(self.room)
-        for item in range(len(self.items)):
-            self.left[self.cell(item)] -= 1
+        self.cells = list(cells)
         self._now = (self.congestion.seconds(), self.congestion.squares())
-
-    def descend(self) -> float:
-        """Take improving changes until there are none or the budget is spent; return the cost."""
-        while self.budget > 0 and self._now[0] > self._least * (1 + TIE):
-            if not self._step():
-                break
-        return self._now[0]
 
     def search(self) -> tuple[float, list[int]]:
         """Descend, then kick and descend again; return the best cost and its assignment."""
-        generator = random.Random(len(self.items))
-        best = self.descend()
-        cells = list(self.congestion.cells)
+        generator = random.Random(self._items)
+        best, cells = self._descend(), list(self.cells)
         idle = 0
         kicks = KICKS_WITHOUT_GAIN if self._small else 0
         while idle < kicks and self.budget > 0 and best > self._least * (1 + TIE):
             self._kick(generator)
-            cost = self.descend()
+            cost = self._descend()
             idle += 1
             if cost < best * (1 - TIE):
-                best, cells, idle = cost, list(self.congestion.cells), 0
+                best, cells, idle = cost, list(self.cells), 0
             elif cost > best * (1 + TIE):
                 self.start(cells)
         return best, cells
 
-    def _step(self) -> bool:
-        """Go once through the neighbourhood, keeping every change that helps."""
+    def _descend(self) -> float:
+        """Take improving changes until there are none or the budget is spent; return the cost."""
+        step = self._sweep if self._small else self._cool
+        while self.budget > 0 and self._now[0] > self._least * (1 + TIE) and step():
+            pass
+        return self._now[0]
+
+    def _sweep(self) -> bool:
+        """Try all changes between all pairs of cells, keeping every one that helps."""
         helped = False
-        for change in self._all() if self._small else self._hot():
-            if self.budget <= 0:
-                break
-            if self._try(change):
+        for cell, other in combinations(range(len(self._room)), 2):
+            while self._try(cell, other, self._changes(cell, other)):
                 helped = True
-                if not self._small:
-                    return True
         return helped
 
-    def _try(self, change: Change) -> bool:
-        """Make a change, and take it back unless it helps."""
-        origins = [(item, self.cell(item)) for item, _ in change]
-        if origins == change or not self._apply(change):
+    def _cool(self) -> bool:
+        """Make the first change at the hottest links that helps."""
+        return any(self._try(cell, other, changes) for cell, other, changes in self._hot())
+
+    def _try(self, cell: int, other: int, changes: Sequence[Blocks]) -> bool:
+        """Exchange the first set of blocks between two cells that helps."""
+        if self.budget <= 0:
             return False
-        self.budget -= len(change)
-        seconds, (cost, squares) = self.congestion.seconds(), self._now
-        if seconds <= cost * (1 + TIE):
-            now = self.congestion.squares()
-            if seconds < cost * (1 - TIE) or now < squares * (1 - TIE):
-                self._now = (seconds, now)
-                return True
-        self._apply(origins)
+        self.budget -= len(changes)
+        cost, squares = self._now
+        for blocks in self.congestion.promising(cell, other, changes, cost * (1 + TIE)):
+            self.congestion.exchange(cell, other, blocks)
+            seconds = self.congestion.seconds()
+            if seconds <= cost * (1 + TIE):
+                now = self.congestion.squares()
+                if seconds < cost * (1 - TIE) or now < squares * (1 - TIE):
+                    self._settle(cell, other, blocks)
+                    self._now = (seconds, now)
+                    return True
+            self.congestion.exchange(cell, other, blocks)
         return False
 
-    def _apply(self, change: Change) -> bool:
-        """Bring items to new cells; False, and nothing done, where there is no room."""
-        left = self.left
-        for item, cell in change:
-            left[self.cell(item)] += 1
-            left[cell] -= 1
-        if any(left[cell] < 0 for _, cell in change):
-            for item, cell in change:
-                left[self.cell(item)] -= 1
-                left[cell] += 1
-            return False
-        for item, _ in change:
-            for block in self.items[item]:
-                self.congestion.lift(block)
-        for item, cell in change:
-            for block in self.items[item]:
-                self.congestion.put(block, cell)
-        return True
+    def _settle(self, cell: int, other: int, blocks: Blocks) -> None:
+        """Write down where exchanged blocks are now."""
+        for item in self._split(blocks):
+            first = item.bit_length() - self._group
+            new = other if self.cells[first] == cell else cell
+            self.cells[first : first + self._group] = [new] * self._group
 
-    def _swap(self, item: int, other: int) -> Change:
-        return [(item, self.cell(other)), (other, self.cell(item))]
+    def _split(self, blocks: Blocks) -> Iterator[Blocks]:
+        """Yield the items in a set of blocks."""
+        while blocks:
+            item = (blocks & -blocks) * self._item
+            yield item
+            blocks ^= item
 
-    def _all(self) -> Iterator[Change]:
-        """Yield all swaps, all moves, and all exchanges of what two cells hold."""
-        count, cells = len(self.items), range(len(self.left))
-        for item in range(count):
-            for other in range(item + 1, count):
-                if self.cell(item) != self.cell(other):
-                    yield self._swap(item, other)
-            for cell in cells:
-                if self.left[cell]:
-                    yield [(item, cell)]
-        for cell in cells:
-            yield from self._exchanges(cell)
+    def _changes(self, cell: int, other: int) -> list[Blocks]:
+        """Return all swaps and moves between two cells, and the exchange of all that they hold."""
+        here, there = self.congestion.sitting(cell), self.congestion.sitting(other)
+        mine, theirs = list(self._split(here)), list(self._split(there))
+        changes = [item | far for item in mine for far in theirs]
+        if self._open(cell):
+            changes += theirs
+        if self._open(other):
+            changes += mine
+        return [*changes, *self._whole(cell, other)]
 
-    def _exchanges(self, cell: int) -> Iterator[Change]:
-        """Yield the exchanges of everything in a cell with everything in another."""
-        for other in range(len(self.left)):
-            here = self._sitting(cell)
-            if other != cell and len(here) <= self.room[other]:
-                yield [(i, other) for i in here] + [(i, cell) for i in self._sitting(other)]
+    def _open(self, cell: int) -> bool:
+        return self.congestion.sitting(cell).bit_count() < self._room[cell]
 
-    def _hot(self) -> Iterator[Change]:
+    def _whole(self, cell: int, other: int) -> list[Blocks]:
+        """Return the exchange of all that two cells hold, if there is room."""
+        here, there = self.congestion.sitting(cell), self.congestion.sitting(other)
+        fits = here.bit_count() <= self._room[other] and there.bit_count() <= self._room[cell]
+        return [here | there] if fits else []
+
+    def _hot(self) -> Iterator[tuple[int, int, list[Blocks]]]:
         """Yield changes that take an edge off one of the hottest links."""
         for domain, kind in self._hottest():
-            for item in range(len(self.items)):
-                if not self._inside(item, domain):
-                    continue
-                for far in self._partners(item, domain, kind):
-                    here, there = self.cell(item), self.cell(far)
-                    yield [(item, there)]
-                    yield [(far, here)]
-                    for other in self._sitting(there):
-                        yield self._swap(item, other)
-                    for other in self._sitting(here):
-                        yield self._swap(far, other)
-            chains = self.congestion.ground.chains
-            for cell in sorted({self.cell(item) for item in range(len(self.items))}):
-                if domain in chains[cell]:
-                    yield from self._exchanges(cell)
+            held = self.congestion.held[domain]
+            for item in self._split(held):
+                here = self._cell(item)
+                for far in self._partners(item, held, kind):
+                    there = self._cell(far)
+                    moves = [*[item][: self._open(there)], *[far][: self._open(here)]]
+                    swaps = [item | other for other in self._split(self.congestion.sitting(there))]
+                    swaps += [far | other for other in self._split(self.congestion.sitting(here))]
+                    yield here, there, moves + swaps
+            for cell in sorted({self._cell(item) for item in self._split(held)}):
+                for other in range(len(self._room)):
+                    if other != cell:
+                        yield cell, other, self._whole(cell, other)
 
-    def _sitting(self, cell: int) -> list[int]:
-        return [item for item in range(len(self.items)) if self.cell(item) == cell]
+    def _cell(self, item: Blocks) -> int:
+        return self.cells[item.bit_length() - 1]
 
     def _hottest(self) -> list[tuple[int, int]]:
         """Return (domain, kind) of the most loaded uplink of every kind above its least."""
-        congestion, domains = self.congestion, len(self.congestion.ground.domains)
+        congestion, domains = self.congestion, len(self.congestion.held)
         found = []
-        for kind, times in enumerate(congestion.time):
+        for kind, times in enumerate(congestion.by_kind()):
             top = max(times)
             if top <= congestion.base[kind] * (1 + TIE):
                 continue
             link = times.index(top)
-            if link < 2 * domains:
-                found.append((top, link // 2, kind))
+            if link < domains:
+                found.append((top, link, kind))
         return [(domain, kind) for _, domain, kind in sorted(found, reverse=True)]
 
-    def _inside(self, item: int, domain: int) -> bool:
-        return domain in self.congestion.ground.chains[self.cell(item)]
-
-    def _partners(self, item: int, domain: int, kind: int) -> list[int]:
-        """Return the items outside a domain that exchange a kind of traffic with one inside."""
-        size = len(self.items[0])
+    def _partners(self, item: Blocks, held: Blocks, kind: int) -> list[Blocks]:
+        """Return the items outside a set that exchange a kind of traffic with one inside."""
+        adjacent = self.congestion.traffic.adjacent
+        first = item.bit_length() - self._group
         others = {
-            edge[0] // size
-            for block in self.items[item]
-            for edge in self.congestion.traffic.adjacent[block]
+            edge[0] // self._group
+            for block in range(first, first + self._group)
+            for edge in adjacent[block]
             if edge[1] == kind
         }
-        return [other for other in sorted(others) if not self._inside(other, domain)]
+        items = [self._item << other * self._group for other in sorted(others)]
+        return [other for other in items if not other & held]
 
     def _kick(self, generator: random.Random) -> None:
         """Swap two pairs of items and move one to a free node, whatever it costs."""
-        count = len(self.items)
         for _ in range(2):
-            item, other = generator.randrange(count), generator.randrange(count)
-            if self.cell(item) != self.cell(other):
-                self._apply(self._swap(item, other))
-        open_ = [cell for cell, left in enumerate(self.left) if left]
+            item, other = (self._draw(generator) for _ in range(2))
+            self._force(self._cell(item), self._cell(other), item | other)
+        open_ = [cell for cell in range(len(self._room)) if self._open(cell)]
         if open_:
-            item, cell = generator.randrange(count), generator.choice(open_)
-            if self.cell(item) != cell:
-                self._apply([(item, cell)])
+            item = self._draw(generator)
+            self._force(self._cell(item), generator.choice(open_), item)
         self._now = (self.congestion.seconds(), self.congestion.squares())
+
+    def _draw(self, generator: random.Random) -> Blocks:
+        return self._item << generator.randrange(self._items) * self._group
+
+    def _force(self, cell: int, other: int, blocks: Blocks) -> None:
+        if cell != other:
+            self.congestion.exchange(cell, other, blocks)
+            self._settle(cell, other, blocks)
