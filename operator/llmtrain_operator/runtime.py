@@ -274,8 +274,9 @@ class Runtime:
         small = self.assessor.too_small(record, candidate.job)
         if not small:
             return candidate
-        request = candidate.request
-        return replace(candidate, request=replace(request, excluded=request.excluded | small))
+        excluded = candidate.request.excluded | small
+        request = replace(candidate.request, excluded=excluded, too_small=frozenset(small))
+        return replace(candidate, request=request)
 
     def _ours(self) -> Iterator[JobRecord]:
         return (job for job in self.jobs.values() if is_ours(job.raw.get("spec") or {}))

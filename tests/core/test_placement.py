@@ -140,6 +140,10 @@ def one(**changes: Any) -> Snapshot:
     [
         (one(), gang(1, node_selector={"pool": "b"}), "node selector does not match"),
         (one(), gang(1, excluded=frozenset({"n"})), "excluded by the job"),
+        (
+            one(), gang(1, excluded=frozenset({"n"}), too_small=frozenset({"n"})),
+            "GPUs with too little memory for the job",
+        ),
         (one(ready=False), gang(1), "not ready"),
         (
             one(ready=False, taints=(Taint("node.kubernetes.io/not-ready", "", "NoExecute"),)),

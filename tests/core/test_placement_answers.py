@@ -72,10 +72,14 @@ def test_a_job_waits_until_its_spares_fit_too() -> None:
     state = cluster({"s/a": 4})
     answer = place(gang(4, spares=1), state)
     assert isinstance(answer, Unplaceable)
-    assert "4 nodes and 1 spares" in answer.message
+    assert "4 of 4 have them: enough for the job, 1 short for its spares" in answer.message
     within = place(gang(3, spares=1, require="leaf"), cluster({"s/a": 3, "s/b": 3}))
     assert isinstance(within, Unplaceable)
     assert within.reason == Reason.DOMAIN_TOO_SMALL
+    assert "has 3, 6 are free in all: enough for the job, 1 short for its spares" in within.message
+    short = place(gang(5, spares=1), state)
+    assert isinstance(short, Unplaceable)
+    assert "enough for the job" not in short.message
 
 
 def test_a_preferred_level_is_kept_where_there_is_room_and_given_up_where_not() -> None:

@@ -224,7 +224,7 @@ class Congestion:
 
     def seconds(self) -> float:
         """Return the cost of the present assignment."""
-        return sum(map(max, zip(*self.times, strict=True)))
+        return float(sum(map(max, zip(*self.times, strict=True))))
 
     def by_kind(self) -> list[tuple[float, ...]]:
         """Return the seconds of all links, domains first, for every kind."""
@@ -232,11 +232,12 @@ class Congestion:
 
     def uplink_bytes(self) -> float:
         """Return the exposed bytes over the most loaded uplink of every kind, added up."""
-        return sum(max(map(mul, times, self._rates), default=0.0) for times in self.by_kind())
+        busiest = (max(map(mul, times, self._rates), default=0.0) for times in self.by_kind())
+        return float(sum(busiest))
 
     def squares(self) -> float:
         """Return the sum of the squared times of all links, to tell equal costs apart."""
-        uplinks = sum(seconds * seconds for times in self.times for seconds in times)
+        uplinks = sum(sum(map(mul, times, times)) for times in self.times)
         return uplinks + sum(self._node_times(self.held[near])[1] for near in self._near)
 
     @property

@@ -61,7 +61,9 @@ def _causes(
     selector = request.node_selector
     if selector and any(node.labels.get(key) != value for key, value in selector.items()):
         yield "node selector does not match"
-    if node.name in request.excluded:
+    if node.name in request.too_small:
+        yield "GPUs with too little memory for the job"
+    elif node.name in request.excluded:
         yield "excluded by the job"
     if not node.ready:
         yield "not ready"

@@ -76,10 +76,11 @@ def _short(
     if have >= want and request.require is not None:
         depth = names.index(request.require) + 1
         within = [room.fits for room in rooms.at(depth)] if depth < len(names) else [1]
+        largest = max(within, default=0)
         return Reason.DOMAIN_TOO_SMALL, (
             f"needs {nodes} with {block} free in one {request.require};"
-            f" the {request.require} with most room has {max(within, default=0)},"
-            f" {have} are free in all"
+            f" the {request.require} with most room has {largest}, {have} are free in all"
+            + _for_spares(request, largest)
         )
     if have >= want:
         return Reason.DOMAIN_TOO_SMALL, (
@@ -92,7 +93,16 @@ def _short(
         )
     waits = blockers is not None and all(cause.endswith(IN_USE) for _, cause in blockers.nodes)
     reason = Reason.INSUFFICIENT_GPUS if waits else Reason.INSUFFICIENT_NODES
-    return reason, f"needs {nodes} with {block} free; {have} of {total} have them"
+    spares = _for_spares(request, have)
+    return reason, f"needs {nodes} with {block} free; {have} of {total} have them{spares}"
+
+
+def _for_spares(request: Request, have: int) -> str:
+    """Say so where the gang itself has the room and only its spares do not."""
+    short = request.nodes + request.spares - have
+    if not request.spares or have < request.nodes or short <= 0:
+        return ""
+    return f": enough for the job, {short} short for its spares (spec.topology.spares)"
 
 
 def _helps(blockers: Blockers) -> str:
