@@ -22,7 +22,7 @@ from llmtrain_cli.view import Sources, look
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
 from llmtrain_core.plan.hardware import Accelerator, accelerator_of
-from llmtrain_core.topology.findings import bearing_on, sentences
+from llmtrain_core.topology.findings import bearing_on, findings, sentences
 from llmtrain_core.topology.inventory import Snapshot
 
 MOST_ROWS = 64
@@ -82,7 +82,7 @@ def _about_labels(
     """Findings that bear on this job: on nodes it could use, and names on those it got."""
     could = eligible(request, snapshot)
     got = {node.name for node in answer.nodes} if isinstance(answer, Placement) else could
-    return sentences(bearing_on(snapshot, could, got))
+    return sentences(bearing_on(findings(snapshot), could, got))
 
 
 def placement_text(wire: Mapping[str, Any]) -> str:

@@ -67,8 +67,12 @@ class ScriptedNodes:
         self._pods: dict[str, ScriptedPod] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
+    def start(self) -> None:
+        """Start playing, until `stop` or `close`."""
         self._task = asyncio.create_task(self._follow())
+
+    async def __aenter__(self) -> Self:
+        self.start()
         return self
 
     async def __aexit__(
@@ -80,7 +84,15 @@ class ScriptedNodes:
         await self.close()
 
     async def close(self) -> None:
-        """Stop playing and remove the nodes, with whatever pods are still bound to them.
+        """Stop playing and remove the nodes, with whatever pods are still bound to them."""
+        try:
+            await self.stop()
+        finally:
+            await in_batches(pod.remove() for pod in self._pods.values())
+            await in_batches(self._api.delete("nodes", n, missing_ok=True) for n in self._nodes)
+
+    async def stop(self) -> None:
+        """Stop playing and leave all objects to a cluster that ends as a whole.
 
         An error in a script or in the playing itself is raised here, at the latest.
         """
@@ -88,10 +100,9 @@ class ScriptedNodes:
         if self._task is not None:
             self._task.cancel()
             trouble = list(await asyncio.gather(self._task, return_exceptions=True))
+            self._task = None
         for pod in self._pods.values():
             await pod.stop()
-        await in_batches(pod.remove() for pod in self._pods.values())
-        await in_batches(self._api.delete("nodes", name, missing_ok=True) for name in self._nodes)
         self._addresses.close()
         for error in trouble:
             if isinstance(error, Exception):

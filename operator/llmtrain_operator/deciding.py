@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 
 from llmtrain_core.api.conditions import Reason, clean_text
-from llmtrain_core.api.status import LevelUse, PlacedBlock, PlacementStatus
-from llmtrain_core.placement import Placement, Request, eligible
+from llmtrain_core.placement import Placement, eligible
 from llmtrain_core.queueing import Running, Scene, Start, Waiting
 from llmtrain_core.queueing import decide as decide_queue
 from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.queueing.relocation import relocation
 from llmtrain_core.queueing.words import preempted_message
+from llmtrain_core.topology.findings import Finding, bearing_on, findings, sentences
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import detect, fit
 from llmtrain_operator.candidates import Candidate
 from llmtrain_operator.records import FabricRecord
 from llmtrain_operator.sitting import Ledger, Sitting
+from llmtrain_operator.stored import stored, summary
 from llmtrain_operator.verdicts import Eviction, Hint, Offer, Refusal
 
-SUMMARY_LIMIT = 128
+MOST_FINDINGS = 4
+"""Findings about labels in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +85,14 @@ def decide(
     for job in waiting:
         decision, candidate = decisions[job.uid], by_uid[job.uid]
         if isinstance(decision, Start):
+            odd = fabrics.odd_labels(candidate, decision.placement)
             verdicts[job.uid] = _offer(
-                candidate, job.fabric, decision.placement, decision.takes, decision.backfilled
+                candidate, decision.placement, decision.takes, odd, decision.backfilled
             )
             continue
-        gaps = _gaps(job.request, job.fabric)
-        message = decision.message + ("" if decision.behind or decision.victims else gaps)
+        message = decision.message
+        if not decision.behind and not decision.victims:
+            message += fabrics.odd_labels(candidate)
         verdicts[job.uid] = Refusal(decision.reason, clean_text(message), decision.starts_at)
         for victim in decision.victims:
             text = clean_text(preempted_message(namespaces[victim], job.key))
@@ -104,12 +107,26 @@ class _Fabrics:
         self._world = world
         self._nodes = tuple(sorted(world.nodes, key=lambda node: node.name))
         self._known: dict[str | None, Snapshot | Refusal] = {}
+        self._findings: dict[str | None, Sequence[Finding]] = {}
 
     def of(self, candidate: Candidate) -> Snapshot | Refusal:
         """Return the fabric of a job, or why it has none."""
         if candidate.fabric not in self._known:
             self._known[candidate.fabric] = self._make(candidate.fabric)
         return self._known[candidate.fabric]
+
+    def odd_labels(self, candidate: Candidate, answer: Placement | None = None) -> str:
+        """Say what is odd about the labels of the nodes that a job could use, or got."""
+        fabric, name = self.of(candidate), candidate.fabric
+        assert isinstance(fabric, Snapshot)
+        if name not in self._findings:
+            self._findings[name] = findings(fabric)
+        if not self._findings[name]:
+            return ""
+        could = eligible(candidate.request, fabric)
+        got = could if answer is None else {n.name for n in (*answer.nodes, *answer.spares)}
+        bearing = bearing_on(self._findings[name], could, got)
+        return "".join(f"; {text}" for text in sentences(bearing, MOST_FINDINGS))
 
     def _make(self, wanted: str | None) -> Snapshot | Refusal:
         name = wanted or "default"
@@ -141,23 +158,11 @@ def _waiting(candidate: Candidate, fabric: Snapshot) -> Waiting:
     )  # fmt: skip
 
 
-def _gaps(request: Request, whole: Snapshot) -> str:
-    """Say which nodes that the job could use lack the label of a level."""
-    missing = whole.missing_labels()
-    wanted = eligible(request, whole) if missing else frozenset()
-    counts = {label: len(wanted.intersection(names)) for label, names in missing.items()}
-    said = [
-        f"; {count} node{' lacks' if count == 1 else 's lack'} the label {label}"
-        for label, count in counts.items()
-        if count
-    ]
-    return "".join(said[:4])
-
-
 def better(job: Sitting, world: World) -> tuple[Hint, Offer | None]:
     """Look for a better place for a job that runs; free is also what it holds itself."""
     candidate = job.candidate
-    fabric = _Fabrics(replace(world, ledger=Ledger())).of(candidate)
+    fabrics = _Fabrics(replace(world, ledger=Ledger()))
+    fabric = fabrics.of(candidate)
     found = None
     if isinstance(fabric, Snapshot):
         others = [item for item in world.usage if item.owner != candidate.uid]
@@ -169,49 +174,25 @@ def better(job: Sitting, world: World) -> tuple[Hint, Offer | None]:
         return Hint(candidate.attempt - 1, 1.0, ""), None
     request = candidate.request
     takes = {request.gpu_resource: request.gpus_per_node, **request.extra}
-    offer = _offer(candidate, fabric, found.placement, takes)
+    odd = fabrics.odd_labels(candidate, found.placement)
+    offer = _offer(candidate, found.placement, takes, odd)
     return Hint(candidate.attempt - 1, found.gain, offer.summary), offer
 
 
 def _offer(
-    candidate: Candidate, fabric: Snapshot, answer: Placement, takes: Mapping[str, int],
+    candidate: Candidate, answer: Placement, takes: Mapping[str, int], note: str,
     backfilled: bool = False,
 ) -> Offer:  # fmt: skip
     request = candidate.request
-    stored = PlacementStatus(
-        attempt=candidate.attempt,
-        gpus_per_node=request.gpus_per_node,
-        blocks=[
-            PlacedBlock(path=path, nodes=[node.name for node in nodes])
-            for path, nodes in groupby(
-                answer.nodes, key=lambda node: "/".join([*node.path.values()][:-1])
-            )
-        ],
-        levels=[
-            LevelUse(
-                level=level,
-                domains=count,
-                crossings=dict(answer.crossings.get(level, {})) or None,
-            )
-            for level, count in answer.domains.items()
-        ],
-        spares=[node.name for node in answer.spares] or None,
-        explanation=clean_text(answer.explanation + _gaps(request, fabric)),
-    )
+    found = stored(
+        answer, [tuple(node.path.values()) for node in answer.spares], candidate.attempt,
+        request.gpus_per_node, note,
+    )  # fmt: skip
     return Offer(
         attempt=candidate.attempt,
-        placement=stored.to_wire(),
-        summary=_summary(stored),
+        placement=found.to_wire(),
+        summary=summary(found),
         nodes=tuple(node.name for node in (*answer.nodes, *answer.spares)),
         resources=takes,
         backfilled=backfilled,
     )
-
-
-def _summary(stored: PlacementStatus) -> str:
-    count = sum(len(block.nodes) for block in stored.blocks)
-    parts = [f"{count} node" + ("" if count == 1 else "s")]
-    parts += [f"{use.domains} {use.level}" for use in reversed(stored.levels[:-1])]
-    if stored.spares:
-        parts.append(f"{len(stored.spares)} spare")
-    return clean_text(" · ".join(parts), SUMMARY_LIMIT)

@@ -85,6 +85,23 @@ def is_ours(spec: Mapping[str, Any]) -> bool:
     return spec.get("managedBy") in (None, labels.CONTROLLER_NAME)
 
 
+def matters(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a change of a job can change what the queue decides; figures and words cannot."""
+
+    def essence(raw: Mapping[str, Any]) -> tuple[object, ...]:
+        metadata, status = raw["metadata"], raw.get("status") or {}
+        held = status.get("placement") or {}
+        saved = (status.get("progress") or {}).get("lastCheckpointStep")
+        return (
+            metadata.get("generation"), metadata.get("annotations"),
+            metadata.get("deletionTimestamp"), status.get("attempt"), status.get("phase"),
+            status.get("failures"), status.get("move") and saved, held.get("attempt"),
+            held.get("blocks"),
+        )  # fmt: skip
+
+    return essence(old) != essence(new)
+
+
 class Runtime:
     """Everything that lives as long as this process leads."""
 
@@ -218,7 +235,8 @@ class Runtime:
             self._requests.pop(record.uid, None)
             self.assessor.forget(record.uid)
         self.wake(record.uid)
-        self.scheduler.poke()
+        if old is None or new is None or matters(old.raw, new.raw):
+            self.scheduler.poke()
 
     def _pod_changed(self, old: PodRecord | None, new: PodRecord | None) -> None:
         for record in (old, new):
@@ -233,7 +251,8 @@ class Runtime:
         for pod in self.pods.by("node", record.node.name):
             self.wake(pod.job)
         self.assessor.node_changed(old, new)
-        self.scheduler.poke()
+        if old is None or new is None or old.node != new.node:
+            self.scheduler.poke()
 
     def _poke(self, _old: object, _new: object) -> None:
         self.scheduler.poke()
@@ -274,9 +293,8 @@ class Runtime:
         small = self.assessor.too_small(record, candidate.job)
         if not small:
             return candidate
-        excluded = candidate.request.excluded | small
-        request = replace(candidate.request, excluded=excluded, too_small=frozenset(small))
-        return replace(candidate, request=request)
+        request = candidate.request
+        return replace(candidate, request=replace(request, too_small=small))
 
     def _ours(self) -> Iterator[JobRecord]:
         return (job for job in self.jobs.values() if is_ours(job.raw.get("spec") or {}))

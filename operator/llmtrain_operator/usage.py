@@ -29,7 +29,8 @@ def placed_nodes(placement: Mapping[str, Any]) -> list[str]:
 
 def held_nodes(placement: Mapping[str, Any]) -> list[str]:
     """Nodes that a stored placement takes: those with ranks, then the spare ones."""
-    return [*placed_nodes(placement), *(placement.get("spares") or ())]
+    spares = (node for block in placement.get("spares") or () for node in block["nodes"])
+    return [*placed_nodes(placement), *spares]
 
 
 def resources_of(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:

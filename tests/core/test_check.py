@@ -37,7 +37,7 @@ workers.env[].{name,value} workers.resources.{requests,limits}
 workers.volumes[].{name,mountPath} workers.volumes[].persistentVolumeClaim.{claimName,readOnly}
 workers.volumes[].configMap.name workers.volumes[].emptyDir.sizeLimit
 workers.tolerations[].{key,operator,value,effect}
-topology.{fabric,require,prefer,tensorWithin,excludeNodes}
+topology.{fabric,require,prefer,tensorWithin,spares,excludeNodes}
 network.{nccl} network.rdma.{resource,count}
 checkpoint.{uri,everySteps,keep}
 failurePolicy.{maxRestarts,startupTimeout}
@@ -127,7 +127,7 @@ def test_all_problems_come_at_once() -> None:
     bad = spec(
         model={"preset": "nothing"},
         workers={"nodes": 1, "image": "x", "env": [{"name": "RANK"}]},
-        topology={"spares": 1},
+        checkpoint={"uri": "file:///c", "async": True},
     )
     assert {problem.reason for problem in problems("x" * 60, bad)} == {
         Reason.NAME_TOO_LONG, Reason.UNKNOWN_PRESET, Reason.FORBIDDEN, Reason.NOT_YET_SUPPORTED,

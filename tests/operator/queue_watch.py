@@ -74,6 +74,8 @@ class Witness:
         self._api = api
         self._namespace = namespace
         self.seen: list[Sight] = []
+        self.phases: dict[str, str] = {}
+        """Newest phase of each job, by name."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -91,6 +93,8 @@ class Witness:
         async for change, raw in follow(self._api, resource, where):
             revision = int(raw["metadata"]["resourceVersion"])
             raw["metadata"].pop("managedFields", None)
+            if kind == "job":
+                self.phases[raw["metadata"]["name"]] = status_of(raw).get("phase", "")
             self.seen.append(Sight(revision, time.monotonic(), kind, change == "DELETED", raw))
 
 
@@ -138,13 +142,14 @@ class Playback:
         wanted = sight.raw["spec"]["workers"]["nodes"]
         if len(set(nodes)) != wanted:
             self._breach(sight, f"{name} is promised {len(set(nodes))} of {wanted} nodes")
+        spares = tuple(n for block in placement.get("spares", ()) for n in block["nodes"])
         if (name, placement.get("attempt", 0)) not in self._current:
             gang = Attempt(name, number, nodes, placement["gpusPerNode"], sight.seconds)
             self._current[name, number] = gang
             self.account.attempts.append(gang)
-        self._promises[name] = (nodes, placement["gpusPerNode"])
+        self._promises[name] = ((*nodes, *spares), placement["gpusPerNode"])
         self._number[name] = placement.get("attempt", 0)
-        yield from nodes
+        yield from self._promises[name][0]
 
     def _pod(self, sight: Sight) -> Iterator[str]:
         metadata, spec = sight.raw["metadata"], sight.raw["spec"]
@@ -165,7 +170,8 @@ class Playback:
         if node and metadata["uid"] not in self._pods:
             # kube-scheduler may bind a pod that is about to be deleted; its GPUs still count.
             held = self._promises.get(job)
-            if not gang.preempted_for and (held is None or held[0] != gang.nodes):
+            same = held is not None and held[0][: len(gang.nodes)] == gang.nodes
+            if not gang.preempted_for and not same:
                 self._breach(sight, f"{metadata['name']} is bound, its gang has no place any more")
             gang.first_bound = gang.first_bound or sight.seconds
             gang.bound.add(index)

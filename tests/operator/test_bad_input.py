@@ -45,7 +45,8 @@ CASES = {
         {"training": {**BATCH, "globalBatchSize": 9}}, "WorldSizeMismatch",
         ("spec.training.globalBatchSize", "use a multiple of")),
     "later-field": Case(
-        {"topology": {"spares": 1}}, "NotYetSupported", ("spec.topology.spares", "remove it")),
+        {"workers": {"podPatch": {"spec": {}}}}, "NotYetSupported",
+        ("spec.workers.podPatch", "remove it")),
     "our-variable": Case(
         {"workers": {"env": [{"name": "MASTER_ADDR", "value": "evil"}]}}, "Forbidden",
         ("spec.workers.env[0].name", "remove the variable")),

@@ -82,10 +82,10 @@ def test_nodes_without_a_label_are_reported_where_they_matter() -> None:
     world = World((*nodes(3), bare, elsewhere), ())
     [offer] = decide([waits("job-0", 1, workers={"nodeSelector": {"pool": "all"}})], world).values()
     assert isinstance(offer, Offer)
-    said = "; 1 node lacks the label network.topology.nvidia.com/spine; 1 node lacks"
+    said = "; 1 node with no label network.topology.nvidia.com/spine (n3): each counts as a spine"
     assert said in offer.placement["explanation"]
     [verdict] = decide([waits("job-0", 9)], world).values()
-    assert "; 2 nodes lack the label" in refusal(verdict).message
+    assert "; 2 nodes with no label" in refusal(verdict).message
     [offer] = decide([waits("job-0", 1)], World(nodes(4), ())).values()
     assert isinstance(offer, Offer) and "label" not in offer.placement["explanation"]
 

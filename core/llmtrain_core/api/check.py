@@ -189,8 +189,6 @@ def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
         yield "training.gradientSync.compression", bool(sync and sync.compression != "none")
         yield "training.gradientSync.mode", bool(sync and sync.mode != "every-step")
     yield "workers.podPatch", bool(spec.workers.pod_patch)
-    if spec.topology is not None:
-        yield "topology.spares", spec.topology.spares > 0
     if spec.network is not None:
         yield "network.profile", spec.network.profile not in {"auto", "tcp"}
     if spec.checkpoint is not None:

@@ -65,6 +65,7 @@ class Reason(StrEnum):
     TRAINING = "Training"
 
     GANG_RESTART = "GangRestart"
+    NODE_REPLACED = "NodeReplaced"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
 

@@ -117,7 +117,7 @@ class Topology(ApiModel):
     tensor_within: Name | None = None
     """Level inside one domain of which every tensor group must sit; absent: the node."""
     spares: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Nodes kept ready to replace a failed one."""
+    """Nodes that are held near the gang, without pods, to take the place of failed ones."""
     exclude_nodes: Annotated[list[ObjectName], Field(max_length=1024), list_set()] | None = None
     """Nodes that are not used."""
 

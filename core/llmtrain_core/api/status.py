@@ -70,9 +70,7 @@ class PlacementStatus(ApiModel):
     """Nodes in order of rank."""
     levels: Annotated[list[LevelUse], Field(max_length=16), list_map("level")]
     """Use of each level, far to near."""
-    spares: (
-        Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=1024)] | None
-    ) = None
+    spares: Annotated[list[PlacedBlock], Field(max_length=1024)] | None = None
     """Nodes that are held for the job to replace a failed one, nearest first."""
     explanation: Sentence = ""
     """The placement in a sentence."""

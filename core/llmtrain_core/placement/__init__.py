@@ -2,7 +2,7 @@
 
 from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.placement.eligible import eligible
-from llmtrain_core.placement.place import place
+from llmtrain_core.placement.place import place, refusal
 from llmtrain_core.placement.types import (
     Alternative,
     Cost,
@@ -15,5 +15,5 @@ from llmtrain_core.placement.types import (
 
 __all__ = [
     "Alternative", "Cost", "PlacedNode", "Placement", "Request", "Unplaceable", "cost_of",
-    "eligible", "extra_resources", "place",
+    "eligible", "extra_resources", "place", "refusal",
 ]  # fmt: skip

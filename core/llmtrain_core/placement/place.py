@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement.cost import Pricing, ground_of
@@ -23,6 +23,27 @@ def place(request: Request, snapshot: Snapshot) -> Placement | Unplaceable:
 
     Deterministic: the same request and snapshot give the same answer, whatever the order of nodes.
     """
+    scope = _scope(request, snapshot)
+    return scope if isinstance(scope, Unplaceable) else _placed(request, snapshot, scope)
+
+
+def refusal(request: Request, snapshot: Snapshot) -> Unplaceable | None:
+    """Say why there is no room, or None where there is: `place` without the search."""
+    scope = _scope(request, snapshot)
+    return scope if isinstance(scope, Unplaceable) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Where a request has room."""
+
+    tree: Tree
+    rooms: Rooms
+    bound: int
+    """Length of the path of the widest domain that the job may use."""
+
+
+def _scope(request: Request, snapshot: Snapshot) -> _Scope | Unplaceable:
     unknown = unknown_level(request, snapshot)
     if unknown is not None:
         return unknown
@@ -35,7 +56,7 @@ def place(request: Request, snapshot: Snapshot) -> Placement | Unplaceable:
         wanted.insert(0, max(farthest, depth_of(snapshot.levels, request.prefer)))
     for bound in wanted:
         if enough(rooms, request, bound):
-            return _placed(request, snapshot, tree, rooms, bound)
+            return _Scope(tree, rooms, bound)
     return refuse(request, snapshot, tree, screening, rooms)
 
 
@@ -57,9 +78,8 @@ def describe(
     return Placement(nodes, domains, crossings, sentence(layout, domains, crossings))
 
 
-def _placed(
-    request: Request, snapshot: Snapshot, tree: Tree, rooms: Rooms, bound: int
-) -> Placement:
+def _placed(request: Request, snapshot: Snapshot, scope: _Scope) -> Placement:
+    tree, rooms, bound = scope.tree, scope.rooms, scope.bound
     pricing = Pricing(request, tree)
     ground = ground_of(tree, [room.path for room in rooms.cells])
     found = search(request, pricing.traffic, ground, rooms, bound)

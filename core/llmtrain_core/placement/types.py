@@ -45,7 +45,7 @@ class Request:
     tolerations: tuple[Toleration, ...] = ()
     excluded: frozenset[str] = frozenset()
     too_small: frozenset[str] = frozenset()
-    """Those of `excluded` that no user named: their GPUs have too little memory for the job."""
+    """Nodes whose GPUs have too little memory for the job."""
     volumes: Volumes | None = None
     """What the groups send; None: nothing is known of the model."""
 

@@ -59,7 +59,7 @@ def reserve(
     for at, leaving in groupby(ending, key=_end):
         for tenant in leaving:
             trial.give(tenant.nodes, tenant.takes)
-        if not trial.fits(shape, job.request.nodes):
+        if not trial.fits(shape, job.size):
             continue
         answer = place(trial)
         if answer is not None:

@@ -9,19 +9,24 @@ who run already.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.placement import Placement, Request, Unplaceable, place
+from llmtrain_core.placement import Placement, Request, Unplaceable, place, refusal
 from llmtrain_core.placement.tree import Path
 from llmtrain_core.queueing.backfill import Reservation, reserve
 from llmtrain_core.queueing.forecast import forecast
 from llmtrain_core.queueing.order import in_order
 from llmtrain_core.queueing.preemption import Victims, victims
 from llmtrain_core.queueing.room import Room, Shape, shape_key, shape_of
-from llmtrain_core.queueing.types import Decision, Running, Scene, Start, Wait, Waiting
+from llmtrain_core.queueing.types import Decision, Running, Scene, Slot, Start, Wait, Waiting
 from llmtrain_core.queueing.uplinks import add, oversubscribed, uplink_shares
-from llmtrain_core.queueing.words import kept_message, preempting_message, quarantine_message
+from llmtrain_core.queueing.words import (
+    ahead_message,
+    kept_message,
+    preempting_message,
+    quarantine_message,
+)
 from llmtrain_core.topology.inventory import Snapshot
 
 SOON_SECONDS = 30.0
@@ -39,7 +44,7 @@ def decide(waiting: Iterable[Waiting], scene: Scene) -> dict[str, Decision]:
     capacity = _capacity(jobs)
     for job in in_order(jobs, running, capacity, scene.promised):
         round_.decide(job)
-    return round_.with_starts()
+    return round_.outcome()
 
 
 def _capacity(jobs: Sequence[Waiting]) -> dict[str, int]:
@@ -49,6 +54,17 @@ def _capacity(jobs: Sequence[Waiting]) -> dict[str, int]:
         for resource, amount in node.allocatable.items():
             total[resource] = total.get(resource, 0) + amount
     return total
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Held:
+    """A job that does not start in this round."""
+
+    job: Waiting
+    rivals: tuple[str, ...] = ()
+    """Keys of the jobs ahead that could use the same nodes."""
+    behind: tuple[str, ...] = ()
+    """Those of them for which room is kept."""
 
 
 class _Round:
@@ -64,15 +80,16 @@ class _Round:
         self.reservations: list[Reservation] = []
         self.decisions: dict[str, Decision] = {}
         self._queue: list[tuple[Waiting, Shape]] = []
+        self._waits: list[_Held] = []
         self._shapes: dict[Hashable, Shape] = {}
         self._fabrics: dict[int, Snapshot] = {}
-        self._refusals: dict[Hashable, Placement | Unplaceable] = {}
+        self._refusals: dict[Hashable, Unplaceable | None] = {}
         self._fit_empty: dict[Hashable, bool] = {}
         self._preemptors = MOST_PREEMPTORS
         self._uplinks: dict[int, dict[Path, float]] = {}
 
     def decide(self, job: Waiting) -> None:
-        """Start a job, or find out why it waits."""
+        """Start a job, or keep room for it if its turn has come."""
         end = None if job.duration is None else self.scene.now + job.duration
         ahead = [r for r in self.reservations if r.stands_in_the_way_of(end)]
         room = self.later if ahead else self.now
@@ -81,26 +98,27 @@ class _Round:
             self._start(job, answer, end)
             return
         shape = self._shape(job.request, job.fabric)
-        alone = self._alone(job)
-        if shape.largest < job.request.nodes:
-            self.decisions[job.uid] = self._refused(job, alone)
+        if shape.largest < job.size:
+            self._waits.append(_Held(job))
             return
+        rivals = self._rivals(shape)
         self._queue.append((job, shape))
         stopped, reservation = self._reserve(job, shape, room)
         uids = tuple(sorted(tenant.uid for tenant in stopped))
-        cleared = job.uid in self.scene.promised and self._soon(reservation)
-        if uids or cleared:
-            wait = Wait(Reason.PREEMPTING, preempting_message(len(uids)), victims=uids)
-        elif isinstance(alone, Placement):
-            behind = (r for r in ahead if not r.kept.isdisjoint(shape.seats))
-            keys = tuple(sorted({r.job.key for r in behind}))
-            wait = Wait(Reason.WAITING_BEHIND, kept_message(job.namespace, keys), behind=keys)
-        else:
-            wait = self._refused(job, alone)
-        self.decisions[job.uid] = wait
+        if uids or (job.uid in self.scene.promised and self._soon(reservation)):
+            text = preempting_message(len(uids))
+            self.decisions[job.uid] = Wait(Reason.PREEMPTING, text, victims=uids)
+            return
+        behind = {r.job.key for r in ahead if not r.kept.isdisjoint(shape.seats)}
+        self._waits.append(_Held(job, tuple(rivals), tuple(sorted(behind))))
 
-    def with_starts(self) -> dict[str, Decision]:
-        """Return the decisions, those who wait with the start that is foreseen."""
+    def outcome(self) -> dict[str, Decision]:
+        """Return the decisions; those who wait are told why, and when they start if all goes well.
+
+        Why is asked last: of what is in use once all have sat down who can, and once per kind.
+        """
+        for held in self._waits:
+            self.decisions[held.job.uid] = self._wait(held)
         starts = forecast(
             self._queue, tuple(self.running.values()), self.now, self.scene.now
         ) | {r.job.uid: r.at for r in self.reservations if r.at is not None}  # fmt: skip
@@ -109,6 +127,20 @@ class _Round:
             if isinstance(decision, Wait):
                 self.decisions[uid] = dataclasses.replace(decision, starts_at=at)
         return self.decisions
+
+    def _wait(self, held: _Held) -> Wait:
+        job = held.job
+        why = self._alone(job)
+        if why is None:
+            text = kept_message(job.namespace, held.behind)
+            return Wait(Reason.WAITING_BEHIND, text, behind=held.behind)
+        ahead, away = ahead_message(job.namespace, held.rivals), self.scene.quarantined
+        if away:
+            whole = place(job.request, dataclasses.replace(job.fabric, used=self.now.used))
+            if isinstance(whole, Placement):
+                names = [n.name for n in (*whole.nodes, *whole.spares) if n.name in away]
+                return Wait(Reason.NODES_QUARANTINED, quarantine_message(away, names) + ahead)
+        return Wait(why.reason, why.message + ahead)
 
     def _start(self, job: Waiting, answer: Placement, end: float | None) -> None:
         names = tuple(node.name for node in (*answer.nodes, *answer.spares))
@@ -124,7 +156,6 @@ class _Round:
         self.running[len(self.running)] = Running(
             job.uid, job.namespace, job.priority, names, job.takes, end, preemptible=False
         )
-        self._refusals.clear()
         if oversubscribed(job.fabric):
             nodes = [node.name for node in answer.nodes]
             add(self._ledger(job.fabric), uplink_shares(job.request, nodes, job.fabric))
@@ -176,16 +207,15 @@ class _Round:
                 room.block(reservation.kept)
         else:
             self.later.promise(reservation.floor)
-        self._refusals.clear()
 
     def _stop(self, job: Waiting, shape: Shape, room: Room, lower: Sequence[Running]) -> Victims:
         def accept(chosen: Victims) -> bool:
             trial = room.copy()
             for tenant in chosen:
                 trial.give(tenant.nodes, tenant.takes)
-            return self._place(job, trial, careful=False) is not None
+            return refusal(job.request, self._withheld(job, trial)) is None
 
-        stopped = victims(shape, job.request.nodes, room, lower, accept) or ()
+        stopped = victims(shape, job.size, room, lower, accept) or ()
         gone = {tenant.uid for tenant in stopped}
         for key, tenant in self.running.items():
             if tenant.uid in gone:
@@ -203,44 +233,53 @@ class _Round:
             requests.insert(0, dataclasses.replace(job.request, excluded=excluded))
         for request in requests:
             shape = self._shape(request, job.fabric)
-            if not room.fits(shape, request.nodes):
+            if not room.fits(shape, job.size):
                 continue
-            withheld = room.blocked | self.scene.quarantined.keys()
-            view = dataclasses.replace(
-                job.fabric, used=room.used, withheld=withheld, uplinks=self._ledger(job.fabric)
-            )
-            answer = place(request, view)
+            answer = place(request, self._withheld(job, room))
             if isinstance(answer, Placement):
                 return answer
         return None
 
-    def _alone(self, job: Waiting) -> Placement | Unplaceable:
-        """What the job would get if nothing were kept for anybody; asked once per kind."""
+    def _withheld(self, job: Waiting, room: Room) -> Snapshot:
+        """The nodes as they may be given out now."""
+        withheld = room.blocked | self.scene.quarantined.keys()
+        return dataclasses.replace(
+            job.fabric, used=room.used, withheld=withheld, uplinks=self._ledger(job.fabric)
+        )
+
+    def _alone(self, job: Waiting) -> Unplaceable | None:
+        """Why the job would not fit even if nothing were kept for anybody; asked once per kind."""
+        key = self._kind(job)
+        if key not in self._refusals:
+            self._refusals[key] = refusal(job.request, self._view(job, self.now.used))
+        return self._refusals[key]
+
+    def _kind(self, job: Waiting) -> Hashable:
+        """Return what makes two jobs fit, or not fit, on the same nodes."""
         request = job.request
-        key = (shape_key(request, job.fabric), request.nodes, request.layout, request.prefer)
-        found = self._refusals.get(key)
-        if found is None:
-            view = dataclasses.replace(self._fabric(job.fabric), used=self.now.used)
-            found = self._refusals[key] = place(request, view)
-        return found
+        return (
+            shape_key(request, job.fabric), request.nodes, request.spares, request.layout,
+            request.prefer, request.tensor_within,
+        )  # fmt: skip
+
+    def _view(self, job: Waiting, used: Mapping[Slot, int]) -> Snapshot:
+        """The nodes that are not out, as somebody sees them who may have all that is not in use."""
+        return dataclasses.replace(self._fabric(job.fabric), used=used)
 
     def _ever(self, job: Waiting, shape: Shape) -> bool:
         """Whether the job would fit if nothing ran: room is kept for no other."""
-        key = (shape.key, job.request.nodes, job.request.layout)
+        key = self._kind(job)
         if key not in self._fit_empty:
-            self._fit_empty[key] = self._place(job, Room({}), careful=False) is not None
+            self._fit_empty[key] = refusal(job.request, self._view(job, {})) is None
         return self._fit_empty[key]
 
-    def _refused(self, job: Waiting, answer: Placement | Unplaceable) -> Wait:
-        assert isinstance(answer, Unplaceable)
-        if self.scene.quarantined:
-            view = dataclasses.replace(job.fabric, used=self.now.used)
-            whole = place(job.request, view)
-            if isinstance(whole, Placement):
-                away = self.scene.quarantined
-                names = [node.name for node in whole.nodes if node.name in away]
-                return Wait(Reason.NODES_QUARANTINED, quarantine_message(away, names))
-        return Wait(answer.reason, answer.message)
+    def _rivals(self, shape: Shape) -> list[str]:
+        """Return the keys of the jobs ahead that could use the same nodes."""
+        meet: dict[Hashable, bool] = {}
+        for _, other in self._queue:
+            if other.key not in meet:
+                meet[other.key] = not shape.seats.keys().isdisjoint(other.seats)
+        return [job.key for job, other in self._queue if meet[other.key]]
 
     def _fabric(self, fabric: Snapshot) -> Snapshot:
         """The fabric without the nodes that are out."""

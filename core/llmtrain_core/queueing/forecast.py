@@ -63,13 +63,13 @@ def _in_turn(
     starts: dict[str, float] = {}
     at, rank = now, len(running)
     for job, shape in pool:
-        while not room.fits(shape, job.request.nodes):
+        while not room.fits(shape, job.size):
             if not ends:
                 return starts
             at, _, nodes, takes = heapq.heappop(ends)
             room.give(nodes, takes)
         starts[job.uid] = at
-        nodes = room.pick(shape, job.request.nodes)
+        nodes = room.pick(shape, job.size)
         room.take(nodes, job.takes)
         length = job.duration if job.expected is None else job.expected
         if length is not None:

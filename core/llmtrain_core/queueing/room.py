@@ -38,7 +38,7 @@ def shape_key(request: Request, fabric: Snapshot) -> Hashable:
     return (
         id(fabric), request.gpu_resource, request.gpus_per_node, *sorted(request.extra.items()),
         "|", *sorted(request.node_selector.items()), "|", *map(repr, request.tolerations),
-        request.excluded, request.require,
+        request.excluded, request.too_small, request.require,
     )  # fmt: skip
 
 

@@ -41,6 +41,11 @@ class Waiting:
         return f"{self.namespace}/{self.name}"
 
     @property
+    def size(self) -> int:
+        """Nodes that it takes, spare ones included."""
+        return self.request.nodes + self.request.spares
+
+    @property
     def takes(self) -> dict[str, int]:
         """What it takes on each of its nodes."""
         return {self.request.gpu_resource: self.request.gpus_per_node, **self.request.extra}
@@ -48,7 +53,7 @@ class Waiting:
     @property
     def total(self) -> dict[str, int]:
         """What it takes in all."""
-        return {resource: amount * self.request.nodes for resource, amount in self.takes.items()}
+        return {resource: amount * self.size for resource, amount in self.takes.items()}
 
 
 @dataclass(frozen=True, slots=True)

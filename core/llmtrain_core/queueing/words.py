@@ -10,10 +10,19 @@ SHOWN = 3
 
 def kept_message(namespace: str, keys: Sequence[str]) -> str:
     """Say for whom room is kept: jobs of the own namespace by name, others as a number."""
+    return f"there is room, but it is kept for jobs ahead: {_named(namespace, keys)}"
+
+
+def ahead_message(namespace: str, keys: Sequence[str]) -> str:
+    """Say who gets what becomes free first."""
+    return f"; ahead in the queue: {_named(namespace, keys)}" if keys else ""
+
+
+def _named(namespace: str, keys: Sequence[str]) -> str:
     shown = [key for key in keys if key.startswith(f"{namespace}/")][:SHOWN]
     more = len(keys) - len(shown)
     parts = [*shown, *([f"{more} {'more' if shown else 'of other namespaces'}"] if more else [])]
-    return f"there is room, but it is kept for jobs ahead: {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def preempting_message(count: int) -> str:

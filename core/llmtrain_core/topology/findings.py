@@ -92,10 +92,10 @@ def _contradictions(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def bearing_on(
-    snapshot: Snapshot, could: Collection[str], got: Collection[str]
+    found: Iterable[Finding], could: Collection[str], got: Collection[str]
 ) -> Iterator[Finding]:
     """Return what matters to one job: gaps on nodes it could use, odd names on those it got."""
-    for finding in findings(snapshot):
+    for finding in found:
         if finding.kind == "contradiction":
             if any(name in got for name in finding.nodes):
                 yield finding

@@ -91,15 +91,17 @@ class Hand:
             JOBS, identity.name, status_patch(observed, plan.status), identity.namespace
         )
         expectations.job(written["metadata"]["resourceVersion"])
-        now = from_time(observed.now)
-        for condition in transitions(observed.raw.get("status") or {}, plan.status):
-            body = event(identity, condition, int(plan.status.get("attempt") or 0), now)
-            try:
-                await self._budget.take()
-                await self._cluster.create(EVENTS, body, identity.namespace)
-            except ApiError as error:
-                if not isinstance(error, AlreadyExistsError):
-                    log.warning("job=%s event not written: %s", identity.uid, error)
+        now, attempt = from_time(observed.now), int(plan.status.get("attempt") or 0)
+        told = transitions(observed.raw.get("status") or {}, plan.status)
+        await _bounded([self._tell(identity, event(identity, c, attempt, now)) for c in told])
+
+    async def _tell(self, identity: JobIdentity, body: Object) -> None:
+        try:
+            await self._budget.take()
+            await self._cluster.create(EVENTS, body, identity.namespace)
+        except ApiError as error:
+            if not isinstance(error, AlreadyExistsError):
+                log.warning("job=%s event not written: %s", identity.uid, error)
 
     async def delete_pods(self, pods: Sequence[PodRecord], expectations: Expectations) -> None:
         """Delete pods, each only if it is still that very one."""

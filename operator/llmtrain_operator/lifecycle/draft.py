@@ -83,6 +83,11 @@ class Draft:
         """Nodes in order of rank block."""
         return placed_nodes(self.placement or {})
 
+    def well(self, node: str) -> bool:
+        """Whether a pod may start on a node."""
+        found = self.seen.nodes.get(node)
+        return found is not None and found.node.ready and not found.node.cordoned
+
     def put(self, key: str, value: Any) -> None:
         """Set a field of the status; None takes it away."""
         if value is None:

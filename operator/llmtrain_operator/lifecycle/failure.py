@@ -18,6 +18,7 @@ from llmtrain_operator.lifecycle.evidence import (
 from llmtrain_operator.lifecycle.finish import fail
 from llmtrain_operator.lifecycle.observe import to_time
 from llmtrain_operator.lifecycle.pods import current
+from llmtrain_operator.lifecycle.replacement import replace_nodes, stand_ins
 
 CAUSE_SECONDS = 10.0
 """Pods that lost a peer report at once; the one that was the cause may need so long."""
@@ -97,19 +98,25 @@ def act_on(draft: Draft, evidence: Evidence) -> None:
 
 def _restart(draft: Draft, evidence: Evidence, restarts: int) -> None:
     placement = draft.placement
-    nodes = draft.placed_nodes()
+    why = f"{evidence.reason}: {evidence.message}"
+    failed = {node for node in draft.placed_nodes() if not draft.well(node)}
+    if not evidence.keeps_nodes:
+        failed.add(evidence.node)
+    chosen = stand_ins(draft, failed)
+    reason = Reason.NODE_REPLACED if chosen else Reason.GANG_RESTART
+    swaps = "".join(f"; {new} takes the place of {old}" for old, new in chosen.items())
     draft.put("restarts", restarts)
-    draft.condition(
-        C.RESTARTING, True, Reason.GANG_RESTART, f"{evidence.reason}: {evidence.message}"
-    )
+    draft.condition(C.RESTARTING, True, reason, why + swaps)
     for kind in (C.PODS_READY, C.RUNNING):
-        draft.unless_absent(kind, Reason.GANG_RESTART, "the gang is restarted")
-    if evidence.keeps_nodes and placement is not None and _all_well(draft, nodes):
+        draft.unless_absent(kind, reason, "the gang is restarted")
+    if chosen:
+        replace_nodes(draft, chosen)
+    elif placement is not None and not failed:
         draft.put("attempt", draft.attempt + 1)
         draft.put("placement", {**placement, "attempt": draft.attempt})
         draft.put("attemptStartTime", draft.now)
-        return
-    displace(draft, Reason.NOT_PLACED, "to be placed anew after a failure")
+    else:
+        displace(draft, Reason.NOT_PLACED, "to be placed anew after a failure")
 
 
 def displace(draft: Draft, reason: str, message: str) -> None:
@@ -125,12 +132,6 @@ def queue_again(draft: Draft, reason: str, message: str) -> None:
     displace(draft, reason, message)
     for kind in (C.PODS_READY, C.RUNNING, C.RESTARTING):
         draft.unless_absent(kind, reason, message)
-
-
-def _all_well(draft: Draft, nodes: list[str]) -> bool:
-    """Whether the gang can start again where it was."""
-    found = [draft.seen.nodes.get(node) for node in nodes]
-    return all(item and item.node.ready and not item.node.cordoned for item in found)
 
 
 def _remember(draft: Draft, evidence: Evidence) -> None:

@@ -32,7 +32,7 @@ from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.progress_reader import ProgressReader
 from llmtrain_operator.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.scheduler import Scheduler
-from llmtrain_operator.usage import placed_nodes
+from llmtrain_operator.usage import held_nodes
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class JobLoop:
         self, job: JobRecord, pods: list[PodRecord], assessment: Assessment | None
     ) -> Observed:
         placement = (job.raw.get("status") or {}).get("placement") or {}
-        names = {*placed_nodes(placement), *(pod.node for pod in pods if pod.node)}
+        names = {*held_nodes(placement), *(pod.node for pod in pods if pod.node)}
         nodes = {name: found for name in names if (found := self.around.node(name)) is not None}
         return Observed(
             now=datetime.now(UTC),

@@ -45,7 +45,7 @@ class Observed:
     pods: tuple[PodRecord, ...] = ()
     """Pods that the job owns; others of the same name or label are not among them."""
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
-    """The nodes that the job's placement and pods name; a missing one is gone."""
+    """The nodes that the job's placement (spares included) and pods name; a missing one is gone."""
     assessment: Assessment | None = None
     """What the plan says; None where it has nothing to say now, and the old one stands."""
     verdict: Verdict | None = None

@@ -6,13 +6,17 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from llmtrain_core.api.conditions import Reason, is_true
+from llmtrain_core.api.conditions import Reason, get_condition, is_true
 from llmtrain_operator.lifecycle.draft import C
 from llmtrain_operator.lifecycle.events import transitions
 from llmtrain_operator.lifecycle.observe import Observed, to_time
 from llmtrain_operator.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+RESTART = "RestartGang"
+_ACTIONS = {Reason.NODE_REPLACED: "ReplaceNode"}
+"""Values of the label `action`, by the reason of the condition Restarting."""
 
 
 def tell(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> None:
@@ -32,9 +36,10 @@ def tell(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> Non
     if was or not is_true(status.get("conditions", ()), C.RUNNING):
         return
     failures = status.get("failures") or ()
-    if is_true(before.get("conditions", ()), C.RESTARTING) and failures:
+    again = get_condition(before.get("conditions", ()), C.RESTARTING)
+    if again is not None and again["status"] == "True" and failures:
         seconds = (observed.now - to_time(failures[-1]["time"])).total_seconds()
-        metrics.recovery.labels("RestartGang").observe(seconds)
+        metrics.recovery.labels(_ACTIONS.get(again["reason"], RESTART)).observe(seconds)
     elif not status.get("attempt"):
         created = to_time(metadata["creationTimestamp"])
         metrics.time_to_running.observe((observed.now - created).total_seconds())
