@@ -100,7 +100,7 @@ def _enter(entry: Entry, send: Connection, parent: int, close: Sequence[int]) ->
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    _die_with_parent(parent)
+    die_with_parent(parent)
     for descriptor in close:
         os.close(descriptor)
 
@@ -114,7 +114,7 @@ def _enter(entry: Entry, send: Connection, parent: int, close: Sequence[int]) ->
     os._exit(code)
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process with the launcher, however that ends."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:

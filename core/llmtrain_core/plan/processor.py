@@ -30,21 +30,20 @@ KINDS: Mapping[str, str] = {
     "updates": "layers updated: optimizer and clipping, by call",
     "parameters": "parameters updated, of a rank's shard",
     "passes": "micro-batches",
-    "losses": "micro-batches through norm, output and loss",
     "layers": "layers run for a micro-batch, both passes",
     "products": "FLOPs of products",
     "attention": "FLOPs of attention, the masked half not counted",
     "between": "bytes read and written between products, both passes",
     "logits": "values of the loss",
     "accumulated": "parameters whose gradient is added up, by micro-batch",
-    "gathers": "FSDP units gathered",
     "scatters": "FSDP units whose gradient is reduced",
     "exchanges": "FSDP units gathered or reduced among several ranks",
+    "exchanged": "bytes of them, put in order before or after",
     "tensorLayers": "layers run for a micro-batch, with tensor parallelism",
     "tensorLosses": "micro-batches through the loss, sharded over the vocabulary",
     "tensorLogits": "values of the loss, sharded over the vocabulary",
-    "stages": "micro-batches through a stage of a pipeline",
-    "transfers": "sends and receives of a pipeline",
+    "stages": "micro-batches through a stage of a pipeline, its transfers included",
+    "calls": "collectives, of any kind",
     "gatherHops": "messages of a ring all-gather",
     "scatterHops": "messages of a ring reduce-scatter",
     "reduceHops": "messages of a ring all-reduce",
@@ -135,6 +134,8 @@ def rank_work(recipe: Recipe, rank: int) -> dict[str, float]:
             ranks = _ranks(recipe, group)
             moved = collective_work(operation, ranks, calls.count, calls.nbytes)
             work = added(work, moved)
+        if group == "dp":
+            work = added(work, {"exchanged": calls.nbytes})
     layout, micro_batches = recipe.layout, recipe.micro_batches
     if layout.tensor > 1:
         work["tensorLayers"] = micro_batches * stage.layers
@@ -143,7 +144,7 @@ def rank_work(recipe: Recipe, rank: int) -> dict[str, float]:
         work["between"] += _tensor_copies(volumes)
     if layout.pipeline > 1:
         work["stages"] = micro_batches
-        work = added(work, _transfers(volumes))
+        work = added(work, {"bytes": _sent(volumes)})
     return work
 
 
@@ -151,7 +152,7 @@ def collective_work(operation: Operation, ranks: int, calls: float, nbytes: floa
     """Return the messages of `calls` collectives that carry `nbytes` together, on each rank."""
     kind, rounds = _HOPS[operation]
     hops = rounds * (ranks - 1)
-    return {kind: calls * hops, "bytes": nbytes * hops / ranks}
+    return {"calls": calls, kind: calls * hops, "bytes": nbytes * hops / ranks}
 
 
 def added(*works: Work) -> dict[str, float]:
@@ -174,7 +175,6 @@ def _compute(recipe: Recipe, stage: Stage) -> dict[str, float]:
     moved = 3 * tokens * between_bytes(shape, COMPUTE_BYTES[recipe.precision]) / tensor
     return {
         "passes": micro_batches,
-        "losses": micro_batches * stage.predicts,
         "layers": again * runs,
         "products": again * runs * layer + 6 * logits * shape.hidden_size,
         "attention": again * runs * scores,
@@ -193,17 +193,14 @@ def _shards(recipe: Recipe, stage: Stage) -> dict[str, float]:
         "updates": units.layers,
         "parameters": units.sharded(recipe.shard_ranks),
         "accumulated": recipe.micro_batches * units.size,
-        "gathers": gathers,
         "scatters": scatters,
         "exchanges": gathers + scatters if recipe.shard_ranks > 1 else 0,
     }
 
 
-def _transfers(volumes: Volumes) -> Work:
-    """Point-to-point calls of a pipeline, either way."""
-    found = [calls for (_, operation), calls in volumes.items() if operation in {"send", "recv"}]
-    sent = sum(c.nbytes for (_, operation), c in volumes.items() if operation == "send")
-    return {"transfers": sum(calls.count for calls in found), "bytes": sent}
+def _sent(volumes: Volumes) -> float:
+    """Bytes that a rank of a pipeline sends to its neighbours."""
+    return sum(calls.nbytes for (_, operation), calls in volumes.items() if operation == "send")
 
 
 def _tensor_copies(volumes: Volumes) -> float:

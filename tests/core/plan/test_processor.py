@@ -61,8 +61,16 @@ def test_recomputing_repeats_a_forward_pass() -> None:
 
 
 def test_messages_of_rings() -> None:
-    assert collective_work("all_gather", 4, 10, 4000) == {"gatherHops": 30, "bytes": 3000}
-    assert collective_work("all_reduce", 4, 10, 4000) == {"reduceHops": 60, "bytes": 6000}
+    assert collective_work("all_gather", 4, 10, 4000) == {
+        "calls": 10,
+        "gatherHops": 30,
+        "bytes": 3000,
+    }
+    assert collective_work("all_reduce", 4, 10, 4000) == {
+        "calls": 10,
+        "reduceHops": 60,
+        "bytes": 6000,
+    }
 
 
 def test_fitted_prices_predict_what_was_not_measured() -> None:

@@ -1,0 +1,81 @@
+"""Predicted against measured CPU time of a training step, after a calibration of this machine.
+
+The calibration runs small models on one rank and on two; what is predicted here has four or eight
+ranks and models that it never saw. CPU seconds of all ranks are compared, not wall time, which any
+other load stretches. Rounds of both alternate, so that the same load and clock meet both.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmtrain_core.layout import Layout
+from llmtrain_core.plan.processor import processor_step
+from llmtrain_trainer.calibrate import Calibration
+from llmtrain_trainer.probe import Probe, random_tokens, step_watch
+
+pytestmark = [pytest.mark.perf, pytest.mark.timeout(900)]
+
+BOUND = 0.20
+
+
+def _probe(layout: Layout, hidden: int, layers: int, batch: int, micro_batch: int) -> Probe:
+    micro_batches = batch // (layout.data * micro_batch)
+    return Probe(layers, hidden, 2048, 128, layout, micro_batches, micro_batch)
+
+
+FOUR = (
+    Layout(tensor=2, data=2), Layout(tensor=2, pipeline=2), Layout(pipeline=2, data=2),
+    Layout(data=4), Layout(pipeline=4),
+)  # fmt: skip
+EIGHT = (Layout(tensor=2, pipeline=2, data=2), Layout(pipeline=2, data=4))
+LARGER = (Layout(tensor=2, pipeline=2), Layout(pipeline=2, data=2))
+GROUPS = (
+    (
+        *(_probe(layout, 128, 4, 8, 2) for layout in FOUR),
+        *(_probe(layout, 192, 6, 8, 2) for layout in LARGER),
+    ),
+    tuple(_probe(layout, 128, 4, 8, 1) for layout in EIGHT),
+)
+"""The model of `examples/sotu-3d.yaml`, and one of three times its size."""
+
+
+def test_cpu_time_of_layouts_that_were_not_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    data = random_tokens(tmp_path)
+    with ExitStack() as stack:
+        calibration = stack.enter_context(Calibration(data))
+        watches = [stack.enter_context(step_watch(probes, data)) for probes in GROUPS]
+        while not calibration.settled:
+            calibration.round()
+            for watch in watches:
+                watch.round()
+        processor = calibration.processor()
+    print(
+        f"\ncalibrated {processor.cores} cores in {calibration.seconds:.0f} s, "
+        f"{calibration.rounds} rounds, medians known to {calibration.uncertainty:.1%}"
+    )
+    print(f"{'':<24}{'CPU SECONDS':>18}{'':>8}{'WALL SECONDS':>18}")
+    print(
+        f"{'MODEL':<8}{'LAYOUT':<16}{'PLANNED':>9}{'MEASURED':>9}{'ERROR':>8}"
+        f"{'PLANNED':>9}{'MEASURED':>9}{'ERROR':>8}"
+    )
+    errors = []
+    for probes, watch in zip(GROUPS, watches, strict=True):
+        for probe, cpu, wall in zip(probes, watch.cpu, watch.wall, strict=True):
+            planned = processor_step(probe.recipe, processor)
+            errors.append(planned.cpu_seconds / cpu - 1)
+            print(
+                f"{probe.layers} x {probe.hidden:<4}{probe.layout!s:<16}"
+                f"{planned.cpu_seconds:>9.3f}{cpu:>9.3f}{errors[-1]:>+8.1%}"
+                f"{planned.wall_seconds:>9.3f}{wall:>9.3f}{planned.wall_seconds / wall - 1:>+8.1%}"
+            )
+    assert len(errors) >= 6
+    assert max(map(abs, errors)) <= BOUND

@@ -1,0 +1,165 @@
+"""Forked ranks that stand ready and time what they are told to, one task at a time.
+
+Building a trainer takes longer than its steps. So everything is built once, and then samples of all
+tasks take turns: whatever the machine does meanwhile meets all of them alike. A rank that waits for
+its turn sleeps.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any, Self
+
+import torch.distributed as dist
+
+from llmtrain_trainer.parallel.workarounds import renew_thread_pool
+from llmtrain_trainer.processes import die_with_parent
+from llmtrain_trainer.rendezvous import join
+
+LOOPBACK = "127.0.0.1"
+PATIENCE = timedelta(seconds=300)
+LEAST_SECONDS, MOST_REPEATS = 0.05, 8
+"""A task is repeated until a sample takes about so long; so often at most."""
+
+Task = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a task took once."""
+
+    cpu: float
+    """CPU seconds of all ranks together."""
+    wall: float
+    """Seconds, other load included."""
+
+
+class Stopwatch:
+    """Ranks of one process group, or of several alike beside each other, and their tasks.
+
+    `build` runs once on every rank and returns the same tasks on each. With `copies` groups, all do
+    the same at the same time, so that cores are as busy as in a larger job; a sample is their mean.
+    """
+
+    def __init__(self, size: int, build: Callable[[], Sequence[Task]], copies: int = 1) -> None:
+        self._copies = copies
+        context = multiprocessing.get_context("fork")
+        self._lines: list[Connection] = []
+        self._ranks: list[Any] = []
+        for port in [_free_port() for _ in range(copies)]:
+            for rank in range(size):
+                line, far = context.Pipe()
+                process = context.Process(
+                    target=_enter, args=(rank, size, port, build, far, os.getpid()), daemon=True
+                )
+                process.start()
+                far.close()
+                self._lines.append(line)
+                self._ranks.append(process)
+        count = int(self._answers()[0][0])
+        self._repeats = [1] * count
+        self.samples: list[list[Sample]] = [[] for _ in range(count)]
+        for task in range(count):
+            self._time(task)  # connects and plans
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._ranks:
+            process.kill()
+            process.join()
+
+    def round(self) -> None:
+        """Take one more sample of every task."""
+        for task, samples in enumerate(self.samples):
+            samples.append(self._time(task))
+
+    @property
+    def cpu(self) -> list[float]:
+        """CPU seconds of each task: the median of its samples."""
+        return [median(sample.cpu for sample in samples) for samples in self.samples]
+
+    @property
+    def wall(self) -> list[float]:
+        """Seconds of each task: the median of its samples."""
+        return [median(sample.wall for sample in samples) for samples in self.samples]
+
+    def uncertainty(self) -> float:
+        """Return the largest relative standard error of a median of CPU seconds."""
+        return max(map(median_error, self.samples))
+
+    def _time(self, task: int) -> Sample:
+        repeats = self._repeats[task]
+        for line in self._lines:
+            line.send((task, repeats))
+        cpu, wall = (sum(each) / repeats for each in zip(*self._answers(), strict=True))
+        sample = Sample(cpu / self._copies, wall / len(self._lines))
+        self._repeats[task] = max(1, min(MOST_REPEATS, round(LEAST_SECONDS / sample.wall)))
+        return sample
+
+    def _answers(self) -> list[tuple[float, ...]]:
+        found = []
+        for line in self._lines:
+            if not line.poll(PATIENCE.total_seconds()):
+                raise RuntimeError("a rank does not answer")
+            answer = line.recv()
+            if isinstance(answer, str):
+                raise RuntimeError(f"a rank failed: {answer}")
+            found.append(answer)
+        return found
+
+
+def _enter(
+    rank: int,
+    size: int,
+    port: int,
+    build: Callable[[], Sequence[Task]],
+    line: Connection,
+    parent: int,
+) -> None:
+    """Run in a forked rank: join, build, then time what the parent asks for until it ends us."""
+    die_with_parent(parent)
+    renew_thread_pool()
+    try:
+        store = join(rank, size, LOOPBACK, (LOOPBACK, port), PATIENCE)  # noqa: F841 - rank 0 serves it
+        tasks = build()
+        line.send((len(tasks),))
+        while True:
+            task, repeats = line.recv()
+            line.send(_run(tasks[task], repeats))
+    except Exception:  # the border of the process: the parent raises it
+        line.send(traceback.format_exc())
+    os._exit(1)
+
+
+def _run(task: Task, repeats: int) -> tuple[float, float]:
+    """Return CPU and wall seconds of this rank."""
+    dist.barrier()
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(repeats):
+        task()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def median_error(samples: Sequence[Sample]) -> float:
+    """Return the relative standard error of a median, from the median deviation (normal errors)."""
+    middle = median(sample.cpu for sample in samples)
+    deviation = median(abs(sample.cpu - middle) for sample in samples)
+    return float(1.2533 * 1.4826 * deviation / middle / math.sqrt(len(samples)))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
