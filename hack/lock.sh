@@ -18,4 +18,4 @@ trap 'rm -f .lock.in' EXIT
 compile build .lock.in
 compile dev --extra dev pyproject.toml .lock.in
 compile operator --extra operator pyproject.toml
-compile trainer --extra trainer pyproject.toml
+compile trainer --extra trainer --extra cli pyproject.toml
