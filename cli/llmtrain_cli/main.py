@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llmtrain_cli import cluster, data, place, plan, topology
+from llmtrain_cli import cluster, data, local, place, plan, topology
 from llmtrain_cli.errors import EXIT_INPUT, CliError
 from llmtrain_cli.output import Output, OutputOption, show
 from llmtrain_cli.text import layout_text
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("plan")(plan.command)
 app.command("place")(place.command)
+app.command("run")(local.command)
 app.command("topology")(topology.command)
 app.add_typer(cluster.app, name="cluster", help="The development cluster: up, down, status.")
 app.add_typer(data.app, name="data")

@@ -1,0 +1,194 @@
+"""`llmtrain run -f JOB --nproc N`: the job on this computer, without a cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from llmtrain_cli.errors import EXIT_NO, CliError
+from llmtrain_cli.files import read_job
+from llmtrain_cli.local_job import localised
+from llmtrain_cli.local_run import LocalRun, Status
+from llmtrain_cli.output import Output, show
+from llmtrain_cli.plot import plot
+from llmtrain_core.api.check import Job
+
+EXIT_STOPPED = 130
+"""Ctrl-C (128 + SIGINT): started again, it goes on."""
+QUIET_LINES = 10
+"""Lines of progress where no terminal shows a bar."""
+
+
+def command(
+    file: Annotated[str, typer.Option("-f", "--file", help="the job")],
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="processes; default: the job's ranks")
+    ] = None,
+    tensor: Annotated[int | None, typer.Option(min=1, help="instead of the job's degree")] = None,
+    pipeline: Annotated[int | None, typer.Option(min=1, help="instead of the job's degree")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="folder of the run; default: runs/NAME")
+    ] = None,
+    form: Annotated[Output, typer.Option("-o", "--format", help="text or json")] = Output.TEXT,
+) -> None:
+    """Run a job on this computer. Started again, it goes on from its last checkpoint.
+
+    Ctrl-C asks it to stop; a second Ctrl-C ends it at once. Exit codes: 0
+    done, 1 the trainer is not installed, 2 wrong input, 130 stopped, else as in docs/contract.md.
+    """
+    job = read_job(file)
+    folder = output or Path("runs") / job.name
+    here = localised(job, nproc, tensor, pipeline, folder)
+    try:
+        from llmtrain_trainer.processes import die_with_parent
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with LocalRun(here, folder, die_with_parent) as run:
+            stopped = _watch(run, here, form)
+            code, message = run.result()
+    except ImportError as error:
+        raise CliError(
+            "running needs the trainer: pip install llmtrain[trainer]", EXIT_NO
+        ) from error
+    except OSError as error:
+        raise CliError(f"--output {folder}: {error}") from error
+    if "result" in message:
+        losses = _losses(folder, message["result"])
+        document = {"output": str(folder), "layout": str(here.layout), **message["result"]}
+        show(document, _text(document, losses), form)
+        return
+    if stopped:
+        raise CliError(_stopped(folder), EXIT_STOPPED)
+    raise CliError(_failure(message, folder), code or 1)
+
+
+def _watch(run: LocalRun, job: Job, form: Output) -> bool:
+    """Show the run and note its steps until it ends; return whether it was asked to stop."""
+    stops = 0
+    path = run.folder / "metrics.jsonl"
+    statuses = run.statuses()
+    with path.open("a") as metrics, _display(job, form) as display:
+        noted = 0
+        while True:
+            try:
+                status = next(statuses, None)
+                if status is None:
+                    return stops > 0
+                display(status)
+                noted = _note(status, noted, metrics)
+            except KeyboardInterrupt:
+                stops += 1
+                statuses = run.statuses()
+                if stops > 1:
+                    run.kill()
+                    continue
+                typer.echo("stopping; Ctrl-C again ends at once", err=True)
+                run.stop()
+
+
+def _note(status: Status, noted: int, metrics: TextIO) -> int:
+    """Write a line for a step that is new; return the last step written."""
+    step = int(status["step"])
+    if status["loss"] is None or step == noted:
+        return noted
+    keys = ("step", "loss", "gradNorm", "stepSeconds", "tokensPerSecond", "mfu")
+    metrics.write(json.dumps({key: status[key] for key in keys}) + "\n")
+    metrics.flush()
+    return step
+
+
+@contextmanager
+def _display(job: Job, form: Output) -> Iterator[Callable[[Status], None]]:
+    """Draw a bar on a terminal; else write a line now and then. Nothing where JSON is wanted."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    if form is Output.JSON:
+        yield lambda _: None
+        return
+    if not console.is_terminal:
+        yield _Lines(job.total_steps)
+        return
+    columns = (TextColumn("{task.fields[phase]:10}"), BarColumn(None), MofNCompleteColumn())
+    with Progress(*columns, TextColumn("{task.fields[facts]}"), console=console) as bars:
+        task = bars.add_task("", total=job.total_steps, phase="starting", facts="")
+
+        def update(status: Status) -> None:
+            facts = " · ".join(_facts(status))
+            bars.update(task, completed=status["step"], phase=status["phase"], facts=facts)
+
+        yield update
+
+
+class _Lines:
+    """Progress where nobody watches: every change of phase and some steps."""
+
+    def __init__(self, total: int) -> None:
+        self._every = max(1, total // QUIET_LINES)
+        self._shown: tuple[str, int] | None = None
+
+    def __call__(self, status: Status) -> None:
+        """Write a line if enough has happened."""
+        now = (status["phase"], int(status["step"]) // self._every)
+        if now != self._shown:
+            self._shown = now
+            facts = " · ".join([f"{status['step']}/{status['totalSteps']}", *_facts(status)])
+            typer.echo(f"{status['phase']:10} {facts}", err=True)
+
+
+def _facts(status: Status) -> Iterator[str]:
+    """Say what is known at this step."""
+    if status["loss"] is not None:
+        yield f"loss {status['loss']:.4g}"
+    for when in ("Before", "After"):
+        if (loss := status[f"heldOutLoss{when}"]) is not None:
+            yield f"held-out {when.lower()} {loss:.4g}"
+    if status["tokensPerSecond"]:
+        yield f"{status['tokensPerSecond']:,.0f} tok/s"
+        left = (status["totalSteps"] - status["step"]) * status["stepSeconds"]
+        yield f"ETA {timedelta(seconds=round(left))}"
+
+
+def _losses(folder: Path, result: Mapping[str, Any]) -> dict[int, float]:
+    """Return the loss by step over all runs in a folder, the last step included."""
+    losses: dict[int, float] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        losses = {step: loss for step, loss in losses.items() if step < entry["step"]}
+        losses[entry["step"]] = entry["loss"]
+    if result["loss"] is not None:
+        losses[result["step"]] = result["loss"]
+    return losses
+
+
+def _text(result: Mapping[str, Any], losses: Mapping[int, float]) -> str:
+    lines = [f"{result['step']} steps as {result['layout']}; written to {result['output']}"]
+    before, after = result["heldOutLossBefore"], result["heldOutLossAfter"]
+    if before is not None and after is not None:
+        lines.append(f"held-out loss {before:.4g} before, {after:.4g} after")
+    if losses:
+        lines += ["", "loss by step", plot(losses)]
+    return "\n".join(lines)
+
+
+def _stopped(folder: Path) -> str:
+    found = sorted(
+        int(path.parent.name.removeprefix("step-"))
+        for path in (folder / "checkpoints").glob("step-*/.metadata")
+    )
+    saved = f"step {found[-1]} is saved" if found else "no checkpoint was written yet"
+    return f"stopped; {saved}. Run the same command again to go on"
+
+
+def _failure(message: Mapping[str, Any], folder: Path) -> str:
+    error = message.get("error") or {}
+    parts = [error.get("reason") or "the launcher ended without a word"]
+    parts += [str(error[key]) for key in ("field", "message", "remedy") if error.get(key)]
+    return "\n  ".join([*parts, f"see {folder / 'log.txt'}"])

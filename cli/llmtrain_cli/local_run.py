@@ -1,0 +1,129 @@
+"""The trainer's own launcher as a child of the command line, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from llmtrain_core.api import env
+from llmtrain_core.api.check import Job
+
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.1
+MESSAGE = "LLMTRAIN_TERMINATION_LOG"
+
+Status = Mapping[str, Any]
+
+
+class LocalRun:
+    """One run of a job in a folder: `checkpoints/`, `metrics.jsonl`, `log.txt` and `work/`."""
+
+    def __init__(self, job: Job, folder: Path, die_with_parent: Callable[[int], None]) -> None:
+        self.folder = folder
+        self._message = folder / "work" / "result.json"
+        self._port, master = _free_ports(2)
+        self._message.parent.mkdir(parents=True, exist_ok=True)
+        self._message.unlink(missing_ok=True)
+        job_file = folder / "work" / "job.json"
+        document = {"metadata": {"name": job.name}, "spec": job.spec.to_wire()}
+        job_file.write_text(json.dumps(document))
+        world = job.layout.world_size
+        environment = {
+            env.JOB_FILE: str(job_file),
+            env.RANKS: ",".join(map(str, range(world))),
+            env.POD_IP: LOOPBACK,
+            env.NODE_NAME: "localhost",
+            env.PORT: str(self._port),
+            env.WORK_DIR: str(folder / "work"),
+            env.MASTER_ADDR: LOOPBACK,
+            env.MASTER_PORT: str(master),
+            env.WORLD_SIZE: str(world),
+            MESSAGE: str(self._message),
+        }
+        self._log = (folder / "log.txt").open("ab")
+        # a session of its own: Ctrl-C reaches this process alone, which passes it on
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "llmtrain_trainer.launch"],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+            preexec_fn=partial(die_with_parent, os.getpid()),
+        )
+        self._opener = build_opener(ProxyHandler({}))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self._process.wait()
+        self._log.close()
+
+    def stop(self) -> None:
+        """Ask for a checkpoint and the end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it now; ranks die with their launcher."""
+        self._process.kill()
+
+    def statuses(self) -> Iterator[Status]:
+        """Yield what the run says of itself until it has ended; quick steps may be missed."""
+        while True:
+            ended = self._ended(POLL_SECONDS)
+            if ended:
+                return
+            if (status := self._status()) is not None:
+                yield status
+
+    def result(self) -> tuple[int, Mapping[str, Any]]:
+        """Return the exit code and the message of a run that has ended."""
+        code = self._process.wait()
+        try:
+            message = json.loads(self._message.read_text())
+        except (OSError, ValueError):
+            message = {}
+        return (128 - code if code < 0 else code), message
+
+    def _ended(self, seconds: float) -> bool:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _status(self) -> Status | None:
+        try:
+            with self._opener.open(f"http://{LOOPBACK}:{self._port}/status", timeout=5) as answer:
+                found: Status = json.load(answer)
+                return found
+        except (URLError, OSError, ValueError):
+            return None  # not yet listening, or just gone
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,98 @@
+"""`llmtrain run` with real ranks: stopped with Ctrl-C, it goes on with the same command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(240)]
+
+COMMAND = [sys.executable, "-c", "from llmtrain_cli.main import run; run()", "run"]
+STEPS = 200
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """Tensor 2 x data 2, of which two processes run tensor 2."""
+    text = tmp_path / "text"
+    text.mkdir()
+    for number in range(8):
+        words = [f"word{(number * 31 + i * i) % 97} and" for i in range(300)]
+        (text / f"{number}.txt").write_text(" ".join(words))
+    spec: dict[str, Any] = {
+        "model": {"architecture": {
+            "layers": 2, "hiddenSize": 32, "heads": 4, "kvHeads": 2, "ffnSize": 48,
+            "vocabSize": 320, "sequenceLength": 16,
+        }},
+        "data": {"sources": [{"name": "text", "uri": text.as_uri()}], "heldOutFraction": 0.2},
+        "training": {
+            "steps": STEPS, "globalBatchSize": 4, "microBatchSize": 2, "precision": "float32",
+        },
+        "parallelism": {"tensor": 2, "data": 2},
+        "workers": {"gpusPerNode": 2, "image": "none"},
+        "checkpoint": {"uri": "file:///of/the/cluster", "everySteps": 10},
+    }  # fmt: skip
+    manifest = {
+        "apiVersion": "llmtrain.dev/v1alpha1", "kind": "LLMTrainingJob",
+        "metadata": {"name": "small"}, "spec": spec,
+    }  # fmt: skip
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(manifest))
+    return path
+
+
+def steps(folder: Path) -> list[int]:
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["step"] for line in lines]
+
+
+def saved(folder: Path) -> list[int]:
+    found = (folder / "checkpoints").glob("step-*/.metadata")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+
+
+def test_stopped_and_started_again(job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    command = [*COMMAND, "-f", str(job), "--nproc", "2", "--output", str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as first:
+        while first.poll() is None and not (len(steps(folder)) > 3 and saved(folder)):
+            time.sleep(0.05)
+        first.send_signal(signal.SIGINT)
+        _, said = first.communicate()
+    assert first.returncode == 130, said
+    at = saved(folder)[-1]
+    assert f"step {at} is saved. Run the same command again to go on" in said
+
+    second = subprocess.run([*command, "-o", "json"], capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    result = json.loads(second.stdout)
+    assert (result["step"], result["layout"]) == (STEPS, "tp2")
+    assert result["heldOutLossAfter"] < result["heldOutLossBefore"]
+    assert f"resumed at step {at}" in (folder / "log.txt").read_text()
+    assert saved(folder)[-1] == STEPS
+
+    # a third time there is nothing left to do but to say how it ended
+    third = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr
+    assert f"{STEPS} steps as tp2" in third.stdout
+    assert "loss by step" in third.stdout
+
+
+def test_wrong_data_ends_with_the_field(job: Path, tmp_path: Path) -> None:
+    manifest = yaml.safe_load(job.read_text())
+    manifest["spec"]["data"]["sources"][0]["uri"] = "file:///not/here"
+    job.write_text(yaml.safe_dump(manifest))
+    command = [*COMMAND, "-f", str(job), "--nproc", "1", "--tensor", "1", "--output", "out"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 2, found.stderr
+    assert "spec.data.sources[0].uri" in found.stderr
+    assert "/not/here" in found.stderr
