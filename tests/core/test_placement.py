@@ -142,7 +142,7 @@ def one(**changes: Any) -> Snapshot:
         (one(), gang(1, excluded=frozenset({"n"})), "excluded by the job"),
         (
             one(), gang(1, excluded=frozenset({"n"}), too_small=frozenset({"n"})),
-            "GPUs with too little memory for the job",
+            "GPU memory too small",
         ),
         (one(ready=False), gang(1), "not ready"),
         (

@@ -62,7 +62,7 @@ def _causes(
     if selector and any(node.labels.get(key) != value for key, value in selector.items()):
         yield "node selector does not match"
     if node.name in request.too_small:
-        yield "GPUs with too little memory for the job"
+        yield "GPU memory too small"
     elif node.name in request.excluded:
         yield "excluded by the job"
     if not node.ready:
