@@ -39,7 +39,7 @@ workers.volumes[].configMap.name workers.volumes[].emptyDir.sizeLimit
 workers.tolerations[].{key,operator,value,effect}
 topology.{fabric,require,prefer,tensorWithin,spares,excludeNodes}
 network.{nccl} network.rdma.{resource,count}
-checkpoint.{uri,everySteps,keep}
+checkpoint.{uri,everySteps,keep,async,exportHuggingFace}
 failurePolicy.{maxRestarts,startupTimeout}
 runPolicy.{ttlSecondsAfterFinished,activeDeadlineSeconds,cleanPodPolicy}
 """

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.checkpoint import folders
+from llmtrain_trainer.checkpoint import folders, retention
 from llmtrain_trainer.checkpoint.damage import shows_damage
 from llmtrain_trainer.errors import InputError
 
@@ -92,7 +92,8 @@ def test_a_damaged_checkpoint_names_its_field_and_a_good_one_remembers_the_first
     first = run_trainers(spec, shards, train)
     shutil.rmtree(tmp_path / "step-4")
     assert run_trainers(spec, shards, train) == first
-    (tmp_path / "step-4" / folders.MARKER).write_bytes(b"damaged")
+    for step in (3, 4):
+        (tmp_path / f"step-{step}" / folders.MARKER).write_bytes(b"damaged")
     assert run_trainers(spec, shards, _refusal) == [("CheckpointUnreadable", "spec.checkpoint.uri")]
 
 
@@ -123,9 +124,12 @@ def test_only_damage_is_called_damage(
         """A file system that does not answer, seen by one rank."""
         from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+        from llmtrain_trainer.checkpoint import patience
+
         def fail(*_: Any) -> Any:
             raise OSError(errno.EIO, "Input/output error")
 
+        patience.WAITS = (0.01, 0.01)
         if trainer.grid.coordinate("dp") == 1:
             FileSystemReader.read_data = fail  # type: ignore[method-assign]
         return _refusal(trainer)
@@ -159,17 +163,17 @@ def test_no_rank_writes_into_a_folder_before_it_was_emptied(
     spec = job_spec(data=2, checkpoint=_checkpoint(tmp_path))
 
     def save(trainer: Any) -> bool:
-        from llmtrain_trainer.checkpoint import state
+        from llmtrain_trainer.checkpoint import saver
 
-        untouched, write = True, state.write_facts
+        untouched, write = True, saver.write_facts
 
-        def late(root: Path, facts: folders.Facts) -> Path:
+        def late(root: Any, facts: folders.Facts, tokenizer: Any) -> Any:
             nonlocal untouched
             time.sleep(1)
             untouched = not folders.step_folder(root, facts.step).exists()
-            return write(root, facts)
+            return write(root, facts, tokenizer)
 
-        state.write_facts = late
+        saver.write_facts = late
         trainer.take_step()
         trainer.save()
         return untouched
@@ -283,16 +287,16 @@ def test_purge_keeps_the_newest_and_what_is_being_written(tmp_path: Path) -> Non
     folders.write_facts(tmp_path, facts)  # left behind incomplete
     (tmp_path / "step-5").mkdir()  # being written
     (tmp_path / "notes").mkdir()
-    folders.purge(tmp_path, keep=2)
+    retention.purge(tmp_path, keep=2, saved=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "notes", "step-3", "step-4", "step-5",
     ]  # fmt: skip
 
 
 @pytest.mark.unit
-def test_only_local_folders_are_accepted(tmp_path: Path) -> None:
+def test_only_folders_of_known_stores_are_accepted(tmp_path: Path) -> None:
     assert folders.folder_of("file:///a%20b") == Path("/a b")
-    for uri in ("s3://bucket/x", "file://host/x", "relative", "file://"):
+    for uri in ("nope://bucket/x", "file://host/x", "relative", "file://", "s3:///x"):
         with pytest.raises(InputError) as caught:
             folders.folder_of(uri)
         assert caught.value.field == "spec.checkpoint.uri"

@@ -72,6 +72,10 @@ class CheckpointConfig:
     uri: str
     every_steps: int
     keep: int
+    background: bool
+    """Write while training goes on."""
+    export: str | None
+    """Where to write Hugging Face safetensors after the last step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,4 +219,6 @@ def _checkpoint(spec: JobSpec) -> CheckpointConfig | None:
         uri=spec.checkpoint.uri,
         every_steps=spec.checkpoint.every_steps,
         keep=spec.checkpoint.keep,
+        background=spec.checkpoint.async_,
+        export=spec.checkpoint.export_hugging_face,
     )

@@ -16,6 +16,7 @@ from llmtrain_trainer.reports import (
     EvaluationReport,
     PhaseReport,
     Report,
+    SaveFailedReport,
     StepReport,
 )
 from llmtrain_trainer.status import Status
@@ -63,6 +64,8 @@ class Progress:
             self.status = self.status.beat(last_checkpoint_step=report.step)
             if self._lead == 0:
                 self.metrics.observe_checkpoint(report)
+        elif isinstance(report, SaveFailedReport) and self._lead == 0:
+            self.metrics.observe_failed_save()
 
     def see_devices(self, source: str, uses: list[DeviceUse]) -> None:
         """Take the state of the pod's devices."""

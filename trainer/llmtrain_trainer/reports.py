@@ -77,6 +77,13 @@ class CheckpointReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveFailedReport:
+    """A checkpoint that could not be written; training went on."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class FailureReport:
     """Why a rank ends."""
 
@@ -87,5 +94,12 @@ class FailureReport:
     exit_code: int
 
 
-Report = PhaseReport | StepReport | EvaluationReport | CheckpointReport | FailureReport
+Report = (
+    PhaseReport
+    | StepReport
+    | EvaluationReport
+    | CheckpointReport
+    | SaveFailedReport
+    | FailureReport
+)
 Send = Callable[[Report], None]

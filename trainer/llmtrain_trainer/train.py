@@ -9,17 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.stateful import Stateful
 
-from llmtrain_trainer.checkpoint import damage, folders, state
+from llmtrain_trainer.checkpoint import folders
+from llmtrain_trainer.checkpoint.resume import resume
+from llmtrain_trainer.checkpoint.saver import Outcome, Saver
+from llmtrain_trainer.checkpoint.state import TrainingState
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
 from llmtrain_trainer.data.mixture import open_mixture
 from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
+from llmtrain_trainer.data.prepared import tokenizer_of
 from llmtrain_trainer.errors import InputError, TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
 from llmtrain_trainer.optimize import build_optimizer, learning_rate, set_rate
@@ -32,9 +36,11 @@ from llmtrain_trainer.reports import (
     CheckpointReport,
     EvaluationReport,
     PhaseReport,
+    SaveFailedReport,
     Send,
     StepReport,
 )
+from llmtrain_trainer.weights.export import export_checkpoint
 
 SAMPLE_EVERY = 10
 """Steps between two in which collectives are measured; a sampled step takes up to half longer."""
@@ -80,8 +86,11 @@ class Trainer:
         vocab, share = run.architecture.vocab_size, self._share()
         self.batches = Batches(open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share)
         self.held_out = HeldOutBatches(open_mixture(data, HELD_OUT, vocab), run.sequence, share)
-        self.root: Path | None = folders.folder_of(run.checkpoint.uri) if run.checkpoint else None
+        self.extra: dict[str, Stateful] = {}
+        self.state = TrainingState(self.model, self.optimizer, self.extra)
+        self.saver = self._saver()
         self.step = self.saved = 0
+        self.unsaved: Exception | None = None
         self.held_out_before: float | None = None
 
     def train(self) -> None:
@@ -101,8 +110,12 @@ class Trainer:
                 self.grid.limit(timedelta(seconds=self.run.hang_timeout))
             if self.run.checkpoint and self.step % self.run.checkpoint.every_steps == 0:
                 self.save()
+            elif self.saver is not None:
+                self.saver.look(self._tell)
         self.save()
         self.send(EvaluationReport("after", self._evaluate()))
+        self.finish_saving()
+        self.export()
 
     def take_step(self, sampled: bool = False) -> StepReport:
         """Take one optimizer step."""
@@ -145,36 +158,72 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
-        if self.root is None:
+        if self.saver is None:
             return
-        # one rank looks: a shared file system may show different ranks different folders
-        found: list[folders.Facts | None] = [None]
-        if dist.get_rank() == 0:
-            found[0] = folders.newest(self.root, torch.__version__, self._architecture())
-        dist.broadcast_object_list(found)
-        facts = found[0]
+        facts = resume(
+            self.saver.root, self._architecture(), self._require_own, self.state, self.saver.group
+        )
         if facts is None:
             return
-        if facts.data != self.data.digest:
-            raise InputError(
-                "CheckpointMismatch",
-                f"{folders.step_folder(self.root, facts.step)} was saved with other data",
-                field=folders.FIELD,
-                remedy="use another folder, or the sources, heldOutFraction, vocabSize and seed "
-                "it was saved with",
-            )
-        self._load(self.root, facts.step)
         self.step = self.saved = facts.step
         self.held_out_before = facts.held_out_before
         log.info("resumed at step %d (saved as %s)", facts.step, facts.layout)
         self.send(CheckpointReport(facts.step, {}))
 
     def save(self) -> None:
-        """Write a checkpoint of the current step, unless it was written already."""
-        if self.run.checkpoint is None or self.root is None or self.saved == self.step:
+        """Write a checkpoint of the current step, or begin to, unless that was done already."""
+        if self.saver is None or self.saved == self.step:
             return
         self.send(PhaseReport("saving", self.step))
-        facts = folders.Facts(
+        self.saved = self.step
+        self.saver.save(self._facts(), self.state, self._tell)
+        self.send(PhaseReport("training", self.step))
+
+    def finish_saving(self) -> None:
+        """Wait for the last checkpoint. Raises TrainerError where it could not be written."""
+        if self.saver is None:
+            return
+        self.saver.finish(self._tell)
+        if self.unsaved is not None:
+            raise TrainerError(
+                "CheckpointNotWritten",
+                f"step {self.step}: {self.unsaved}",
+                field=folders.FIELD,
+                remedy="make room there; a new start goes on from the newest complete checkpoint",
+            )
+
+    def export(self) -> None:
+        """Write the model for others, from the checkpoint just written: any layout will do."""
+        if self.saver is None or self.run.checkpoint is None or self.run.checkpoint.export is None:
+            return
+        self.send(PhaseReport("saving", self.step))
+        if dist.get_rank() == 0:
+            to = folders.folder_of(self.run.checkpoint.export, "spec.checkpoint.exportHuggingFace")
+            export_checkpoint(folders.step_folder(self.saver.root, self.step), to)
+        dist.barrier(group=self.saver.group)
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Report a save. Training goes on after a failed one: the checkpoint before it is kept."""
+        self.unsaved = outcome.error
+        seconds = {"stage": outcome.stage, "upload": outcome.upload}
+        failed = outcome.error is not None
+        self.send(
+            SaveFailedReport(outcome.step) if failed else CheckpointReport(outcome.step, seconds)
+        )
+
+    def _saver(self) -> Saver | None:
+        checkpoint = self.run.checkpoint
+        if checkpoint is None:
+            return None
+        return Saver(
+            folders.folder_of(checkpoint.uri),
+            checkpoint.keep,
+            background=checkpoint.background,
+            tokenizer=tokenizer_of(self.data.folder),
+        )
+
+    def _facts(self) -> folders.Facts:
+        return folders.Facts(
             step=self.step,
             torch=torch.__version__,
             layout=str(self.run.layout),
@@ -183,18 +232,17 @@ class Trainer:
             sequences=self.step * self.run.global_batch,
             held_out_before=self.held_out_before,
         )
-        seconds = state.save(self.root, self.run.checkpoint.keep, facts, self.model, self.optimizer)
-        self.saved = self.step
-        self.send(CheckpointReport(self.step, seconds))
-        self.send(PhaseReport("training", self.step))
 
-    def _load(self, root: Path, step: int) -> None:
-        try:
-            state.load(root, step, self.model, self.optimizer)
-        except Exception as error:
-            if not damage.shows_damage(error):
-                raise
-            raise folders.damaged(folders.step_folder(root, step), error) from error
+    def _require_own(self, facts: folders.Facts) -> None:
+        """Raise InputError for a checkpoint that this job must not go on from."""
+        if facts.data != self.data.digest:
+            raise InputError(
+                "CheckpointMismatch",
+                f"the checkpoint of step {facts.step} was saved with other data",
+                field=folders.FIELD,
+                remedy="use another folder, or the sources, heldOutFraction, vocabSize and seed "
+                "it was saved with",
+            )
 
     def _require_same_data(self) -> None:
         """Compare what every pod prepared: with other text the same number is another token."""

@@ -191,9 +191,6 @@ def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
     yield "workers.podPatch", bool(spec.workers.pod_patch)
     if spec.network is not None:
         yield "network.profile", spec.network.profile not in {"auto", "tcp"}
-    if spec.checkpoint is not None:
-        yield "checkpoint.async", spec.checkpoint.async_
-        yield "checkpoint.exportHuggingFace", spec.checkpoint.export_hugging_face is not None
     if spec.failure_policy is not None:
         yield "failurePolicy.rules", bool(spec.failure_policy.rules)
         yield "failurePolicy.hangTimeout", spec.failure_policy.hang_timeout is not None
@@ -274,16 +271,29 @@ def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
                 f"{source.uri!r} is not a source this release can read",
                 "use file:///PATH or package://PACKAGE/FOLDER",
             )  # fmt: skip
-    if spec.checkpoint is not None and not _is_folder(spec.checkpoint.uri):
-        yield Problem(
-            Reason.INVALID_SPEC, "spec.checkpoint.uri",
-            f"{spec.checkpoint.uri!r} is not a folder this release can write",
-            "use file:///PATH on a volume that all pods share",
-        )  # fmt: skip
+    for field, uri in _written(spec):
+        if not _is_folder(uri) and not _is_bucket(uri):
+            yield Problem(
+                Reason.INVALID_SPEC, f"spec.checkpoint.{field}",
+                f"{uri!r} is not a folder this release can write",
+                "use file:///PATH on a volume that all pods share, or s3://BUCKET/PATH",
+            )  # fmt: skip
+
+
+def _written(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    if spec.checkpoint is None:
+        return
+    yield "uri", spec.checkpoint.uri
+    if spec.checkpoint.export_hugging_face is not None:
+        yield "exportHuggingFace", spec.checkpoint.export_hugging_face
 
 
 def _is_folder(uri: str) -> bool:
     return re.match(r"file:(//|//localhost)?/(?!/)", uri) is not None
+
+
+def _is_bucket(uri: str) -> bool:
+    return re.match(r"s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]/[^/]", uri) is not None
 
 
 def _is_package(uri: str) -> bool:

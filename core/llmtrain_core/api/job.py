@@ -153,15 +153,15 @@ class Checkpoint(ApiModel):
     """Where and when training state is saved."""
 
     uri: Uri
-    """Folder that all pods see, for example file:///checkpoints/run-1 on a shared volume."""
+    """Folder that all pods see: file:///PATH on a shared volume, or s3://BUCKET/PATH."""
     every_steps: Annotated[int, Field(ge=1, le=100_000_000)] = 1000
     """Steps between checkpoints; one more is written after the last step."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
     """Complete checkpoints that are kept."""
     async_: bool = Field(default=False, alias="async")
-    """Write in the background while training goes on."""
+    """Write in the background while training goes on; takes a copy of the state in main memory."""
     export_hugging_face: Uri | None = None
-    """Where to write Hugging Face safetensors after the last step."""
+    """Where to write the model as Hugging Face safetensors after the last step."""
 
 
 class FailureRule(ApiModel):

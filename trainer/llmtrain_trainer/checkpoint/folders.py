@@ -1,30 +1,42 @@
-"""Checkpoint folders on a shared file system: `step-<n>`, complete only with `.metadata`.
+"""Checkpoint folders on a shared volume or in an object store: `step-<n>`.
 
-torch's distributed checkpoint writes `.metadata` last, so a rank killed in the middle leaves a
-folder that does not count. Our own facts lie beside it as `llmtrain.json`, written before.
+A step is complete only with `.metadata`, which torch's distributed checkpoint writes last, under
+another name first: a rank killed in the middle leaves a folder that does not count. Our own facts
+lie beside it as `llmtrain.json`, written before.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import re
 import shutil
-import tempfile
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
+import fsspec
+from upath import UPath
+
+from llmtrain_trainer.checkpoint.patience import is_passing, patiently
 from llmtrain_trainer.errors import InputError
 
 FIELD = "spec.checkpoint.uri"
-FACTS, MARKER = "llmtrain.json", ".metadata"
+FACTS, MARKER, PURGING = "llmtrain.json", ".metadata", ".purging"
+TOKENIZER = "tokenizer.json"
 
-_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
-"""What a shared file system says when it is not there for a moment."""
+Folder = Path | UPath
+"""A path on a file system, or in a store that `fsspec` knows."""
 
 _STEP = re.compile(r"step-(\d{1,12})")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,111 +57,197 @@ class Facts:
     """Held-out loss before the very first step: a resumed run cannot measure it again."""
 
 
-def folder_of(uri: str) -> Path:
-    """Return the folder a checkpoint URI names. Raises InputError for other schemes."""
+def folder_of(uri: str, field: str = FIELD) -> Folder:
+    """Return the folder that a checkpoint URI names, on a volume or in an object store.
+
+    Raises InputError for a URI that is none, and for stores whose driver is not installed.
+    """
     parts = urlsplit(uri)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
-        raise InputError(
-            "InvalidSpec", f"{uri!r} is not a checkpoint folder this trainer can use",
-            field=FIELD, remedy="use file:///PATH on a volume that all pods share",
-        )  # fmt: skip
-    return Path(unquote(parts.path))
-
-
-def require_usable(root: Path) -> None:
-    """Raise InputError (`CheckpointUnreadable`) unless the folder can be read and written."""
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        return Path(unquote(parts.path))
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=root, prefix=".probe-"):
+        if parts.scheme in ("", "file") or not parts.netloc:
+            raise ValueError("it names no folder")
+        fsspec.get_filesystem_class(parts.scheme)
+    except (ValueError, ImportError) as error:
+        raise InputError(
+            "InvalidSpec", f"{uri!r} is not a checkpoint folder this trainer can use: {error}",
+            field=field, remedy="use file:///PATH on a volume that all pods share, or s3://BUCKET/"
+            "PATH; other stores need an image with their fsspec driver",
+        ) from error  # fmt: skip
+    # other processes write there as well: what a store's listing said once may be old
+    return UPath(uri, use_listings_cache=False)
+
+
+def require_usable(root: Folder) -> None:
+    """Raise InputError (`CheckpointUnreadable`) unless the folder can be read and written."""
+    probe = root / f".probe-{uuid4().hex}"
+    try:
+        make(root)
+        probe.write_bytes(b"")
+        try:
             list(root.iterdir())
-    except OSError as error:
-        if error.errno in _PASSING:
+        finally:
+            probe.unlink()
+    except Exception as error:  # drivers of stores raise what they like
+        if is_passing(error):
             raise
-        raise _unreadable(f"cannot use {root}: {error.strerror}") from error
+        raise _unreadable(f"cannot use {root}: {_reason(error)}") from error
 
 
-def complete_steps(root: Path) -> list[int]:
+def complete_steps(root: Folder) -> list[int]:
     """Return the steps of complete checkpoints, rising."""
-    if not root.is_dir():
-        return []
-    found = ((_STEP.fullmatch(path.name), path) for path in root.iterdir())
-    return sorted(int(match[1]) for match, path in found if match and (path / MARKER).is_file())
+    return sorted(step for step, folder in _steps(root) if is_complete(folder))
 
 
-def step_folder(root: Path, step: int) -> Path:
+def is_complete(folder: Folder) -> bool:
+    """Tell whether all of a checkpoint was written and nobody is deleting it."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return MARKER in names and PURGING not in names
+
+
+def step_folder(root: Folder, step: int) -> Folder:
     """Return the folder of one step."""
     return root / f"step-{step}"
 
 
-def newest(root: Path, running_torch: str, architecture: dict[str, Any]) -> Facts | None:
-    """Return the facts of the newest complete checkpoint, or None.
+def newest(
+    root: Folder,
+    running_torch: str,
+    architecture: dict[str, Any],
+    without: Collection[int] = (),
+    inspect: Callable[[Folder], None] = lambda _: None,
+) -> Facts | None:
+    """Return the facts of the newest complete checkpoint that is not damaged, or None.
 
-    Raises InputError where it was written by a newer torch or for another architecture: going on
-    with an older one would silently throw work away.
+    `inspect` raises InputError for a damaged one. Damage is told in the log, and the checkpoint
+    before it is taken; where all are damaged, that is raised. So is InputError where the newest was
+    written by a newer torch or for another architecture: going on with an older one would silently
+    throw work away.
     """
-    steps = complete_steps(root)
-    if not steps:
-        return None
-    path = step_folder(root, steps[-1]) / FACTS
+    damage: InputError | None = None
+    for step in reversed([step for step in complete_steps(root) if step not in without]):
+        folder = step_folder(root, step)
+        try:
+            facts = patiently(partial(read_facts, folder, running_torch))
+            inspect(folder)
+        except DamagedError as error:
+            log.warning("%s; looking for the checkpoint before it", error.message)
+            damage = damage or error
+            continue
+        require_same_model(folder, facts.architecture, architecture)
+        return facts
+    if damage is not None:
+        raise damage
+    return None
+
+
+def read_facts(folder: Folder, running_torch: str, field: str = FIELD) -> Facts:
+    """Return the facts of one checkpoint. Raises InputError where this torch is older than it."""
+    path = folder / FACTS
     try:
         facts = Facts(**json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError) as error:
-        raise damaged(path.parent, error) from error
+        raise damaged(folder, error, field) from error
     except PermissionError as error:
         raise _unreadable(f"cannot read {path}: {error}") from error
     if _version(facts.torch) > _version(running_torch):
         raise InputError(
             "CheckpointUnreadable",
-            f"{path.parent} was written by torch {facts.torch}; this is {running_torch}",
-            field=FIELD,
+            f"{folder} was written by torch {facts.torch}; this is {running_torch}",
+            field=field,
             remedy=f"use an image with torch {facts.torch} or newer",
-        )
-    if facts.architecture != architecture:
-        raise InputError(
-            "CheckpointMismatch",
-            f"{path.parent} holds a model of another architecture",
-            field=FIELD,
-            remedy="use another folder, or the architecture it was saved with",
         )
     return facts
 
 
-def write_facts(root: Path, facts: Facts) -> Path:
+def require_same_model(
+    folder: Folder, saved: dict[str, Any], wanted: dict[str, Any], field: str = FIELD
+) -> None:
+    """Raise InputError (`CheckpointMismatch`) that says in what two architectures differ."""
+    names = sorted(saved.keys() | wanted.keys())
+    found = [name for name in names if saved.get(name) != wanted.get(name)]
+    if found:
+        listed = ", ".join(
+            f"{name} is {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+            for name in found
+        )
+        raise InputError(
+            "CheckpointMismatch",
+            f"{folder} holds a model of another architecture: {listed}",
+            field=field,
+            remedy="use another folder, or the architecture it was saved with",
+        )
+
+
+def write_facts(root: Folder, facts: Facts, tokenizer: Path | None = None) -> Folder:
     """Make an empty folder for a step, with its facts; whatever was there before was incomplete.
 
     A network file system may keep names of files that a lost pod had open, so the folder may
     survive; then it is used as it is, but never with a marker from before.
     """
     folder = step_folder(root, facts.step)
-    (folder / MARKER).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    remove(folder)
+    make(folder)
+    (folder / PURGING).unlink(missing_ok=True)
     (folder / FACTS).write_text(json.dumps(asdict(facts)))
+    if tokenizer is not None:
+        (folder / TOKENIZER).write_bytes(tokenizer.read_bytes())
     return folder
 
 
-def purge(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` complete checkpoints, and incomplete ones before them."""
-    complete = complete_steps(root)
-    kept = set(complete[-keep:])
-    for path in root.iterdir():
-        match = _STEP.fullmatch(path.name)
-        if match and complete and int(match[1]) not in kept and int(match[1]) < complete[-1]:
-            # without its marker first: a half-deleted checkpoint must not look complete
-            (path / MARKER).unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
+def make(folder: Folder) -> None:
+    """Make a folder where it has to be made: object stores have none."""
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
-def damaged(folder: Path, error: BaseException) -> InputError:
+def remove(folder: Folder) -> None:
+    """Delete a checkpoint, its marker first: a half-deleted one must not look complete."""
+    (folder / MARKER).unlink(missing_ok=True)
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError):
+            folder.fs.rm(folder.path, recursive=True)
+
+
+def steps(root: Folder) -> list[int]:
+    """Return the steps of all checkpoints, whole or not, rising."""
+    return sorted(step for step, _ in _steps(root))
+
+
+class DamagedError(InputError):
+    """A checkpoint whose files are not what was written."""
+
+
+def damaged(folder: Folder, error: BaseException, field: str = FIELD) -> DamagedError:
     """Return the error for a checkpoint whose files are not what was written."""
-    return InputError(
-        "CheckpointUnreadable", f"{folder} is damaged: {error!r}", field=FIELD,
+    return DamagedError(
+        "CheckpointUnreadable", f"{folder} is damaged: {error!r}", field=field,
         remedy="move this folder aside to go on from the checkpoint before it",
     )  # fmt: skip
 
 
+def _steps(root: Folder) -> list[tuple[int, Folder]]:
+    if not root.is_dir():
+        return []
+    found: list[tuple[int, Folder]] = []
+    for path in root.iterdir():
+        match = _STEP.fullmatch(path.name)
+        if match:
+            found.append((int(match[1]), path))
+    return found
+
+
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])
+
+
+def _reason(error: Exception) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    known = isinstance(number, int) and number in errno.errorcode
+    return str(error.strerror) if known and isinstance(error, OSError) else f"{error}"
 
 
 def _unreadable(message: str) -> InputError:

@@ -1,4 +1,4 @@
-"""Saving and loading of model and optimizer by torch's distributed checkpoint.
+"""What a checkpoint holds, and its writing and reading by torch's distributed checkpoint.
 
 Each rank writes its shards; a checkpoint written in one layout loads in any other.
 """
@@ -6,7 +6,8 @@ Each rank writes its shards; a checkpoint written in one layout loads in any oth
 from __future__ import annotations
 
 import pickle
-import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -22,60 +27,127 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.stateful import Stateful
+from torch.futures import Future
 
-from llmtrain_trainer.checkpoint.folders import MARKER, Facts, purge, step_folder, write_facts
+from llmtrain_trainer.checkpoint.folders import MARKER, Folder, damaged
+from llmtrain_trainer.checkpoint.patience import patiently
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 """Optimizer state by parameter name: numbers would collide between pipeline stages."""
 
+MODEL, OPTIMIZER, EXTRA = "model", "optimizer", "extra"
 
-def save(
-    root: Path, keep: int, facts: Facts, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
-    """Write a checkpoint; collective over all ranks. Returns seconds by phase."""
-    start = time.perf_counter()
-    folder = step_folder(root, facts.step)
-    if dist.get_rank() == 0:
-        write_facts(root, facts)
-    state = _state(model, optimizer)
-    # nobody touches the folder before it has been emptied
-    dist.barrier()
-    staged = time.perf_counter()
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """Everything of one rank that a checkpoint remembers."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    extra: Mapping[str, Stateful] = field(default_factory=dict)
+    """What else has a state, by name, the same names on every rank.
+
+    DTensors are resharded like parameters. A plain tensor that differs between ranks needs the rank
+    in its key, else one rank's is kept for all; so is one that a checkpoint lacks: it keeps its
+    present value when the checkpoint is loaded, which should be the neutral one.
+    """
+
+    def take(self) -> dict[str, Any]:
+        """Return the state by name. Tensors are those that training changes, not copies."""
+        return {
+            MODEL: get_model_state_dict(self.model, options=_FLAT),
+            OPTIMIZER: get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT),
+            EXTRA: self._take_extra(),
+        }
+
+    def load(self, folder: Folder, group: dist.ProcessGroup | None) -> None:
+        """Read a checkpoint of any layout; collective over the ranks of `group`."""
+        state = self.take()
+        extra = {EXTRA: state.pop(EXTRA)}
+        with catchable_checkpoint_errors():
+            dcp.load(state, storage_reader=reader_of(folder), process_group=group)  # type: ignore[attr-defined]
+            if self.extra:
+                dcp.load(  # type: ignore[attr-defined]
+                    extra, storage_reader=reader_of(folder), process_group=group,
+                    planner=DefaultLoadPlanner(allow_partial_load=True),
+                )  # fmt: skip
+        set_model_state_dict(self.model, state[MODEL], options=_FLAT)
+        set_optimizer_state_dict(self.model, self.optimizer, state[OPTIMIZER], options=_FLAT)
+        for name, part in self.extra.items():
+            part.load_state_dict(extra[EXTRA][name])
+
+    def _take_extra(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.extra.items()}
+
+
+def write(folder: Folder, state: dict[str, Any], group: dist.ProcessGroup | None) -> None:
+    """Write a state into an empty folder; collective over the ranks of `group`."""
     with catchable_checkpoint_errors():
-        dcp.save(state, checkpoint_id=folder)  # type: ignore[attr-defined]
-    if dist.get_rank() == 0:
-        purge(root, keep)
-    return {"stage": staged - start, "upload": time.perf_counter() - staged}
+        dcp.save(state, storage_writer=_writer_of(folder), process_group=group)  # type: ignore[attr-defined]
 
 
-def load(root: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Read a checkpoint into model and optimizer; collective over all ranks."""
-    folder = step_folder(root, step)
-    _check_metadata(folder)
-    state = _state(model, optimizer)
-    with catchable_checkpoint_errors():
-        dcp.load(state, checkpoint_id=folder)  # type: ignore[attr-defined]
-    set_model_state_dict(model, state["model"], options=_FLAT)
-    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=_FLAT)
+def require_whole(folder: Folder) -> None:
+    """Raise InputError where a checkpoint lacks files, or bytes at their end.
 
-
-def _check_metadata(folder: Path) -> None:
-    """Read the metadata once before torch does.
-
-    torch turns whatever goes wrong there into an AssertionError; damage and a file system that
-    does not answer could not be told apart any more.
+    One rank asks, before any reads. Bytes that were overwritten show only when they are read.
     """
     try:
-        FileSystemReader(folder).read_metadata()
-    except (OSError, MemoryError, EOFError):
-        raise
-    except Exception as error:  # unpickling damaged bytes raises nearly anything
-        raise pickle.UnpicklingError(f"{folder / MARKER}: {error!r}") from error
+        metadata = reader_of(folder).read_metadata()
+    except (EOFError, pickle.UnpicklingError) as error:
+        raise damaged(folder, error) from error
+    ends: dict[str, int] = {}
+    for place in (metadata.storage_data or {}).values():
+        ends[place.relative_path] = max(
+            ends.get(place.relative_path, 0), place.offset + place.length
+        )
+    for name, end in sorted(ends.items()):
+        path = folder / name
+        try:
+            size = patiently(path.stat).st_size
+        except FileNotFoundError as error:
+            raise damaged(folder, error) from error
+        if size < end:
+            raise damaged(folder, EOFError(f"{name} has {size} of {end} bytes"))
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {
-        "model": get_model_state_dict(model, options=_FLAT),
-        "optimizer": get_optimizer_state_dict(model, optimizer, options=_FLAT),
-    }
+class _Patient(FileSystemReader):
+    """Reads again what failed for a moment. On its own rank: the others wait in the collective."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Read the marker. Raises UnpicklingError where its bytes are damaged.
+
+        torch turns whatever goes wrong there into an AssertionError; damage and a file system that
+        does not answer could not be told apart any more.
+        """
+        return patiently(lambda: self._read_metadata(*args, **kwargs))
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Read this rank's part."""
+        return patiently(lambda: super(_Patient, self).read_data(plan, planner))
+
+    def _read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        try:
+            return super().read_metadata(*args, **kwargs)
+        except (OSError, MemoryError, EOFError):
+            raise
+        except Exception as error:  # unpickling damaged bytes raises nearly anything
+            raise pickle.UnpicklingError(f"{MARKER}: {error!r}") from error
+
+
+class _PatientStore(_Patient, FsspecReader):
+    pass
+
+
+def reader_of(folder: Folder) -> FileSystemReader:
+    """Return torch's reader for a folder on a volume or in a store."""
+    if isinstance(folder, Path):
+        return _Patient(folder)
+    return _PatientStore(str(folder), **folder.storage_options)
+
+
+def _writer_of(folder: Folder) -> FileSystemWriter:
+    if isinstance(folder, Path):
+        return FileSystemWriter(folder)
+    return FsspecWriter(str(folder), **folder.storage_options)

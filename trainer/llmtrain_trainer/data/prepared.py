@@ -90,6 +90,14 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
     return data
 
 
+def tokenizer_of(folder: Path) -> Path | None:
+    """Return the tokenizer that prepared data was made with; None where only shards are there."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    path = folder / str(read_manifest(folder)["tokenizer"]["file"])
+    return path if path.is_file() else None
+
+
 def verify(folder: Path) -> int:
     """Compare all files with their hashes; return how many. Raises InputError where one differs."""
     manifest = read_manifest(folder)

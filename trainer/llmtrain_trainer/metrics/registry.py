@@ -63,6 +63,7 @@ class TrainingMetrics:
         self._checkpoint = histogram(
             "checkpoint_seconds", "Writing of a checkpoint.", ("phase",), _CHECKPOINT
         )
+        self._unsaved = counter("checkpoint_failures", "Checkpoints that could not be written.")
         self._saved = gauge("checkpoint_last_step", "Step of the newest complete checkpoint.")
 
     def observe_rank_step(self, report: StepReport) -> None:
@@ -86,6 +87,10 @@ class TrainingMetrics:
         self._saved.set(report.step)
         for phase, seconds in report.seconds.items():
             self._checkpoint.labels(phase).observe(seconds)
+
+    def observe_failed_save(self) -> None:
+        """Count a checkpoint that could not be written: rank 0 only."""
+        self._unsaved.inc()
 
     def observe_devices(self, source: str, uses: Iterable[DeviceUse]) -> None:
         """Set the state of the devices."""

@@ -2,8 +2,8 @@
 
 Checked against torch 2.15.0. Some defects are avoided by design and need no code here: DDP under
 pipeline schedules or tensor parallelism (FSDP2 is always used), norms that are not DTensors
-(sequence parallelism is always on), asynchronous checkpoints on the default group (saving is
-synchronous), and the 30 minutes of sub-groups (`Grid.limit` sets every group).
+(sequence parallelism is always on), asynchronous checkpoints on the default group (saving has a
+group of its own), and the 30 minutes of sub-groups (`Grid.limit` sets every group).
 """
 
 from __future__ import annotations

@@ -1,0 +1,26 @@
+"""From a checkpoint to a Hugging Face folder."""
+
+from __future__ import annotations
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_trainer.checkpoint.folders import TOKENIZER, Facts, Folder
+from llmtrain_trainer.checkpoint.retention import reading
+from llmtrain_trainer.weights.huggingface import Dtype, export
+from llmtrain_trainer.weights.reading import find_checkpoint, weights_of_checkpoint
+
+
+def export_checkpoint(
+    root: Folder, to: Folder, tokenizer: Folder | None = None, dtype: Dtype = "float32"
+) -> Facts:
+    """Write the newest complete checkpoint in `root`, or `root` itself; return its facts.
+
+    Without `tokenizer` the one that was saved with the weights goes along.
+    """
+    folder, facts = find_checkpoint(root)
+    saved = folder / TOKENIZER
+    if tokenizer is None and saved.is_file():
+        tokenizer = saved
+    architecture = Architecture.from_wire(facts.architecture)
+    with reading(folder):
+        export(weights_of_checkpoint(folder), architecture, to, tokenizer, dtype)
+    return facts

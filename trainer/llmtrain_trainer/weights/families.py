@@ -1,0 +1,219 @@
+"""What Hugging Face calls the families that the decoder covers: configurations and tensors.
+
+Names and meaning as in the models' own `config.json` and `model.safetensors`. Mistral without a
+sliding window is read as Llama, which it equals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_trainer.errors import InputError
+
+TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One tensor of a safetensors file and the decoder's weights in it."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    """Joined along the rows, which are outputs."""
+    turned: bool = False
+    """GPT-2 keeps matrices as (in, out)."""
+
+
+def family_of(shape: Architecture) -> str:
+    """Return the `model_type` that computes what the decoder does. Raises InputError for none."""
+    if shape.positions == "rotary" and shape.norm == "rms" and shape.activation == "swiglu":
+        if shape.qk_norm and shape.biases == "none":
+            return "qwen3"
+        if not shape.qk_norm:
+            return "qwen2" if shape.biases == "qkv" else "llama"
+    gpt = (shape.positions, shape.norm, shape.activation) == ("learned", "layer", "gelu")
+    plain = shape.key_value_heads == shape.heads and not shape.qk_norm and shape.biases == "all"
+    if gpt and plain and shape.head_width * shape.heads == shape.hidden_size:
+        return "gpt2"
+    raise InputError(
+        "ExportUnsupported",
+        "no Hugging Face family has this combination of positions, norm, activation, biases, "
+        "qkNorm and kvHeads",
+        field="spec.model.architecture",
+        remedy="use the shape of Llama, Qwen2, Qwen3 or GPT-2 (docs/trainer.md)",
+    )
+
+
+def config_of(shape: Architecture, dtype: str, end_token: int | None) -> dict[str, Any]:
+    """Return the `config.json` of a model."""
+    family = family_of(shape)
+    common = {
+        "architectures": [_CLASSES[family]],
+        "model_type": family,
+        "vocab_size": shape.vocab_size,
+        "tie_word_embeddings": shape.tied_embeddings,
+        "bos_token_id": end_token,
+        "eos_token_id": end_token,
+        "dtype": dtype,
+    }
+    if family == "gpt2":
+        return common | {
+            "n_embd": shape.hidden_size,
+            "n_layer": shape.layers,
+            "n_head": shape.heads,
+            "n_inner": shape.ffn_size,
+            "n_positions": shape.sequence_length,
+            "layer_norm_epsilon": shape.norm_epsilon,
+            "activation_function": TANH_GELU[0],
+            "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+        }  # fmt: skip
+    llama = {"attention_bias": shape.biases == "all", "mlp_bias": shape.biases == "all"}
+    return common | {
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.ffn_size,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_value_heads,
+        "head_dim": shape.head_width,
+        "max_position_embeddings": shape.sequence_length,
+        "rms_norm_eps": shape.norm_epsilon,
+        "rope_theta": shape.rope_theta,
+        "hidden_act": "silu",
+        **(llama if family == "llama" else {}),
+    }
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """Return the architecture of a `config.json`. Raises InputError where the decoder differs."""
+    family = config.get("model_type")
+    try:
+        if family == "gpt2":
+            return _gpt(config)
+        if family in ("llama", "mistral", "qwen2", "qwen3"):
+            return _llama(config, str(family))
+    except KeyError as error:
+        raise _unsupported(f"config.json has no {error}") from error
+    except ValidationError as error:
+        raise _unsupported(f"config.json is out of bounds: {error.errors()[0]['msg']}") from error
+    raise _unsupported(f"model_type {str(family)[:64]!r} is none of {', '.join(_CLASSES)}, mistral")
+
+
+def pieces(shape: Architecture) -> Iterator[Piece]:
+    """Yield every tensor of a model's safetensors, the layers in order."""
+    return (_gpt_pieces if family_of(shape) == "gpt2" else _llama_pieces)(shape)
+
+
+_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+}
+
+
+def _llama_pieces(shape: Architecture) -> Iterator[Piece]:
+    yield Piece("model.embed_tokens.weight", ("tok_embeddings.weight",))
+    biased = {"none": (), "qkv": ("wq", "wk", "wv"), "all": ("wq", "wk", "wv", "wo")}[shape.biases]
+    for layer in range(shape.layers):
+        ours, theirs = f"layers.{layer}.", f"model.layers.{layer}."
+        yield Piece(f"{theirs}input_layernorm.weight", (f"{ours}attention_norm.weight",))
+        for name in ("wq", "wk", "wv", "wo"):
+            for kind in ("weight", "bias") if name in biased else ("weight",):
+                yield Piece(
+                    f"{theirs}self_attn.{name[1]}_proj.{kind}", (f"{ours}attention.{name}.{kind}",)
+                )
+        for name in ("q_norm", "k_norm") if shape.qk_norm else ():
+            yield Piece(f"{theirs}self_attn.{name}.weight", (f"{ours}attention.{name}.weight",))
+        yield Piece(f"{theirs}post_attention_layernorm.weight", (f"{ours}ffn_norm.weight",))
+        for name in ("gate", "up", "down"):
+            for kind in ("weight", "bias") if shape.biases == "all" else ("weight",):
+                yield Piece(f"{theirs}mlp.{name}_proj.{kind}", (f"{ours}ffn.{name}.{kind}",))
+    yield Piece("model.norm.weight", ("norm.weight",))
+    if not shape.tied_embeddings:
+        yield Piece("lm_head.weight", ("output.weight",))
+
+
+def _gpt_pieces(shape: Architecture) -> Iterator[Piece]:
+    yield Piece("transformer.wte.weight", ("tok_embeddings.weight",))
+    yield Piece("transformer.wpe.weight", ("pos_embeddings.weight",))
+    for layer in range(shape.layers):
+        ours, theirs = f"layers.{layer}.", f"transformer.h.{layer}."
+        for kind in ("weight", "bias"):
+            yield Piece(f"{theirs}ln_1.{kind}", (f"{ours}attention_norm.{kind}",))
+            yield Piece(f"{theirs}ln_2.{kind}", (f"{ours}ffn_norm.{kind}",))
+            turned = kind == "weight"
+            joined = tuple(f"{ours}attention.{name}.{kind}" for name in ("wq", "wk", "wv"))
+            yield Piece(f"{theirs}attn.c_attn.{kind}", joined, turned)
+            yield Piece(f"{theirs}attn.c_proj.{kind}", (f"{ours}attention.wo.{kind}",), turned)
+            yield Piece(f"{theirs}mlp.c_fc.{kind}", (f"{ours}ffn.up.{kind}",), turned)
+            yield Piece(f"{theirs}mlp.c_proj.{kind}", (f"{ours}ffn.down.{kind}",), turned)
+    for kind in ("weight", "bias"):
+        yield Piece(f"transformer.ln_f.{kind}", (f"norm.{kind}",))
+    if not shape.tied_embeddings:
+        yield Piece("lm_head.weight", ("output.weight",))
+
+
+def _llama(config: Mapping[str, Any], family: str) -> Architecture:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    length = config["max_position_embeddings"]
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    _refuse(rope_scaling=(kind, kind not in (None, "default")))
+    _refuse(
+        hidden_act=(config.get("hidden_act", "silu"), config.get("hidden_act", "silu") != "silu")
+    )
+    _refuse(sliding_window=(window, isinstance(window, int) and window < length))
+    biases = _llama_biases(config, family)
+    return Architecture(
+        layers=config["num_hidden_layers"], hidden_size=config["hidden_size"],
+        heads=config["num_attention_heads"], kv_heads=config.get("num_key_value_heads"),
+        head_dim=config.get("head_dim"), ffn_size=config["intermediate_size"],
+        vocab_size=config["vocab_size"], sequence_length=length,
+        rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
+        norm_epsilon=config.get("rms_norm_eps", 1e-6),
+        tied_embeddings=config.get("tie_word_embeddings", False), biases=biases,
+        qk_norm=family == "qwen3",
+    )  # fmt: skip
+
+
+def _llama_biases(config: Mapping[str, Any], family: str) -> Any:
+    if family == "qwen2":
+        return "qkv"
+    attention, mlp = config.get("attention_bias", False), config.get("mlp_bias", False)
+    _refuse(attention_bias=(attention, attention != mlp or (attention and family != "llama")))
+    return "all" if attention else "none"
+
+
+def _gpt(config: Mapping[str, Any]) -> Architecture:
+    activation = config.get("activation_function", TANH_GELU[0])
+    _refuse(activation_function=(activation, activation not in TANH_GELU))
+    for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+        _refuse(**{name: (config.get(name, usual), config.get(name, usual) != usual)})
+    hidden = config["n_embd"]
+    return Architecture(
+        layers=config["n_layer"], hidden_size=hidden, heads=config["n_head"],
+        ffn_size=config.get("n_inner") or 4 * hidden, vocab_size=config["vocab_size"],
+        sequence_length=config["n_positions"], positions="learned", norm="layer",
+        activation="gelu", biases="all", norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
+        tied_embeddings=config.get("tie_word_embeddings", True),
+    )  # fmt: skip
+
+
+def _refuse(**settings: tuple[object, bool]) -> None:
+    for name, (value, differs) in settings.items():
+        if differs:
+            raise _unsupported(
+                f"{name} is {str(value)[:64]!r}, which this decoder does not compute"
+            )
+
+
+def _unsupported(problem: str) -> InputError:
+    return InputError(
+        "ImportUnsupported", problem,
+        remedy="use a model of the Llama, Mistral, Qwen2, Qwen3 or GPT-2 family",
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""Hugging Face folders: `config.json`, the tokenizer, and weights in safetensors.
+
+Written a shard at a time, `config.json` last: a folder without it is not complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_trainer.checkpoint.folders import TOKENIZER, Folder, make
+from llmtrain_trainer.data.tokens import end_token
+from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.weights.families import Piece, architecture_of, config_of, pieces
+from llmtrain_trainer.weights.reading import ReadWeights, weight_shapes
+
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+SHARD_BYTES = 4 << 30
+"""Of one file of weights: what writing one needs of memory, twice."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def export(
+    read: ReadWeights,
+    architecture: Architecture,
+    to: Folder,
+    tokenizer: Folder | None = None,
+    dtype: Dtype = "float32",
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a model that `transformers` and its like load. Raises InputError for other shapes."""
+    end = None if tokenizer is None else end_token(Tokenizer.from_str(tokenizer.read_text()))
+    config = config_of(architecture, dtype, end)
+    shards = _shards(architecture, getattr(torch, dtype).itemsize, shard_bytes)
+    make(to)
+    for old in [path for path in to.iterdir() if _is_ours(path.name)] if to.is_dir() else []:
+        old.unlink()
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = "model.safetensors"
+        if len(shards) > 1:
+            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {piece.theirs: _join(piece, read).to(getattr(torch, dtype)) for piece in shard}
+        (to / name).write_bytes(save(tensors, {"format": "pt"}))
+        index.update(dict.fromkeys(tensors, name))
+    if len(shards) > 1:
+        (to / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}, indent=1))
+    if tokenizer is not None:
+        _write_tokenizer(tokenizer, to, architecture.sequence_length)
+    (to / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
+    """Return the architecture of a folder and what reads its weights by the decoder's names.
+
+    Raises InputError where the folder lacks something or the decoder does not compute this model.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        architecture = architecture_of(config)
+        files = _files(folder)
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        raise _unreadable(folder, repr(error)) from error
+    sizes = weight_shapes(architecture)
+    holder = {name: piece for piece in pieces(architecture) for name in piece.ours}
+    for piece in pieces(architecture):
+        if _stored_name(piece.theirs, files) is None:
+            raise _unreadable(folder, f"no file has {piece.theirs}")
+
+    def read(names: Sequence[str]) -> Mapping[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            for name in names:
+                stored = _stored_name(holder[name].theirs, files) or ""
+                try:
+                    file = stack.enter_context(safe_open(files[stored], framework="pt"))
+                    found[name] = _part(holder[name], name, file.get_tensor(stored), sizes)
+                except (OSError, SafetensorError, ValueError) as error:
+                    raise _unreadable(folder, f"{stored}: {error}") from error
+        return found
+
+    return architecture, read
+
+
+def is_huggingface(folder: Folder) -> bool:
+    """Tell whether a folder holds an exported model."""
+    return (folder / CONFIG).is_file()
+
+
+def _shards(architecture: Architecture, width: int, limit: int) -> list[list[Piece]]:
+    """Deal the tensors out to files of at most `limit` bytes, in order."""
+    sizes = weight_shapes(architecture)
+    shards: list[list[Piece]] = [[]]
+    used = 0
+    for piece in pieces(architecture):
+        size = sum(sizes[name].numel() for name in piece.ours) * width
+        if shards[-1] and used + size > limit:
+            shards.append([])
+            used = 0
+        shards[-1].append(piece)
+        used += size
+    return shards
+
+
+def _join(piece: Piece, read: ReadWeights) -> Tensor:
+    found = read(piece.ours)
+    whole = torch.cat([found[name] for name in piece.ours])
+    return (whole.t() if piece.turned else whole).contiguous()
+
+
+def _part(piece: Piece, name: str, stored: Tensor, sizes: Mapping[str, torch.Size]) -> Tensor:
+    """Cut one weight out of a stored tensor. Raises ValueError where the shapes do not fit."""
+    whole = stored.t() if piece.turned else stored
+    rows = [sizes[each][0] for each in piece.ours]
+    wanted = torch.Size([sum(rows), *sizes[name][1:]])
+    if whole.shape != wanted:
+        raise ValueError(f"has shape {list(whole.shape)}, not {list(wanted)}")
+    return torch.split(whole, rows)[piece.ours.index(name)].contiguous()
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the file of every stored tensor."""
+    if (folder / INDEX).is_file():
+        named = json.loads((folder / INDEX).read_text())["weight_map"]
+        return {tensor: folder / Path(name).name for tensor, name in named.items()}
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        return dict.fromkeys(file.keys(), path)
+
+
+def _stored_name(theirs: str, files: Mapping[str, Path]) -> str | None:
+    """Return a tensor's name in the files; GPT-2 as it was published lacks the prefix."""
+    for name in (theirs, theirs.removeprefix("transformer.")):
+        if name in files:
+            return name
+    return None
+
+
+def _write_tokenizer(tokenizer: Folder, to: Folder, length: int) -> None:
+    (to / TOKENIZER).write_bytes(tokenizer.read_bytes())
+    loaded = Tokenizer.from_str(tokenizer.read_text())
+    end = loaded.id_to_token(end_token(loaded))
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
+        "model_max_length": length,
+    }  # fmt: skip
+    (to / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _is_ours(name: str) -> bool:
+    return name in (CONFIG, INDEX) or name.endswith(".safetensors")
+
+
+def _unreadable(folder: Path, problem: str) -> InputError:
+    return InputError(
+        "ModelUnreadable", f"{folder}: {problem}",
+        remedy="name a folder with config.json and the model's safetensors, all of them",
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""Where weights come from: a function that reads whole tensors by the decoder's names.
+
+A model may be larger than memory, so whoever writes or loads one asks for a few tensors at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_trainer.checkpoint import folders
+from llmtrain_trainer.checkpoint.folders import Facts, Folder
+from llmtrain_trainer.checkpoint.state import MODEL, reader_of, require_whole
+from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.model.decoder import Decoder
+from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
+
+ReadWeights = Callable[[Sequence[str]], Mapping[str, Tensor]]
+"""Returns whole tensors on the CPU. Raises InputError where one is missing."""
+
+
+def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
+    """Return the shape of every weight of a model; tied ones once, as the input embedding."""
+    with torch.device("meta"):
+        model = Decoder(architecture)
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
+def weights_of_checkpoint(folder: Folder) -> ReadWeights:
+    """Return what reads a complete checkpoint, whatever its layout was. No process group."""
+    require_whole(folder)
+    known = reader_of(folder).read_metadata().state_dict_metadata
+
+    def read(names: Sequence[str]) -> Mapping[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        for name in names:
+            found = known.get(f"{MODEL}.{name}")
+            if not isinstance(found, TensorStorageMetadata):
+                raise folders.damaged(folder, KeyError(name))
+            state[f"{MODEL}.{name}"] = torch.empty(found.size, dtype=found.properties.dtype)
+        with catchable_checkpoint_errors():
+            dcp.load(state, storage_reader=reader_of(folder), no_dist=True)  # type: ignore[attr-defined]
+        return {name: state[f"{MODEL}.{name}"] for name in names}
+
+    return read
+
+
+def find_checkpoint(root: Folder, field: str = folders.FIELD) -> tuple[Folder, Facts]:
+    """Return the checkpoint that a folder is, or the newest complete one in it, and its facts."""
+    folder = root
+    if not folders.is_complete(root):
+        found = folders.complete_steps(root)
+        if not found:
+            raise InputError(
+                "CheckpointUnreadable", f"{root} is no complete checkpoint and holds none",
+                field=field, remedy="name the checkpoint.uri of a job, or one of its step folders",
+            )  # fmt: skip
+        folder = folders.step_folder(root, found[-1])
+    return folder, folders.read_facts(folder, torch.__version__, field)
