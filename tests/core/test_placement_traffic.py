@@ -11,6 +11,7 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
 from llmtrain_core.placement.traffic import LEAST_EXPOSED, volumes_of
 from llmtrain_core.plan.communication import communication
+from llmtrain_core.plan.exchange import Exchange
 from llmtrain_core.plan.recipe import Recipe
 from llmtrain_core.plan.shapes import SHAPES
 
@@ -82,3 +83,25 @@ def test_a_job_with_a_model_brings_its_own_volumes() -> None:
     assert isinstance(own, Job)
     assert Request.of(own).volumes is None
     assert Request.of(own).traffic.nominal
+
+
+@pytest.mark.parametrize(
+    ("exchange", "share"),
+    [
+        (Exchange(compression="bf16"), 1 / 2),
+        (Exchange(compression="int8"), 1 / 3.938),
+        (Exchange(every=10), 1 / 10),
+        (Exchange(every=10, compression="int8"), 1 / 39.38),
+        (
+            Exchange(near=4),
+            6 / 7,
+        ),  # inside a rack of four 2 x 3 / 4, instead of 2 x 7 / 8 in one ring
+    ],
+)
+def test_remedies_of_the_replicate_ring_lessen_what_the_placement_weighs(
+    exchange: Exchange, share: float
+) -> None:
+    plain = replace(BASE, layout=Layout(tensor=4, replicate=8))
+    remedied = replace(plain, exchange=exchange)
+    before, after = (volumes_of(r).by_kind["replicate"].nbytes for r in (plain, remedied))
+    assert after == pytest.approx(before * share, rel=1e-3)

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.check import Job, check
-from llmtrain_core.api.job import Architecture, JobSpec, Optimizer, Schedule
+from llmtrain_core.api.job import Architecture, GradientSync, JobSpec, Optimizer, Schedule
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.bubble import Schedule as PipelineSchedule
+from llmtrain_core.plan.exchange import Exchange
 from llmtrain_trainer.errors import InputError
 
 Precision = Literal["float64", "float32", "bfloat16"]
@@ -66,6 +67,18 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OuterConfig:
+    """Outer updates of copies that train apart: SGD with Nesterov momentum."""
+
+    every: int
+    """Optimizer steps between two of them."""
+    delay: int
+    """Steps that training goes on before one arrives."""
+    learning_rate: float
+    momentum: float
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointConfig:
     """Where and when training state is saved."""
 
@@ -87,6 +100,10 @@ class RunConfig:
     layout: Layout
     data: DataConfig
     optimizer: OptimizerConfig
+    exchange: Exchange
+    """What crosses between copies of the model."""
+    outer: OuterConfig | None
+    """Absent: copies are alike after every step."""
     checkpoint: CheckpointConfig | None
     steps: int
     global_batch: int
@@ -183,6 +200,8 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
             tokenizer=data.tokenizer.uri if data.tokenizer else None,
         ),
         optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
+        exchange=Exchange.of(training.gradient_sync),
+        outer=_outer(training.gradient_sync),
         checkpoint=_checkpoint(job.spec),
         steps=job.total_steps,
         global_batch=training.global_batch_size,
@@ -209,6 +228,18 @@ def _optimizer(optimizer: Optimizer, schedule: Schedule) -> OptimizerConfig:
         warmup_steps=schedule.warmup_steps,
         decay=schedule.decay,
         min_ratio=schedule.min_learning_rate_ratio,
+    )
+
+
+def _outer(sync: GradientSync) -> OuterConfig | None:
+    outer = sync.outer
+    if outer is None:
+        return None
+    return OuterConfig(
+        every=outer.inner_steps,
+        delay=outer.delay_steps,
+        learning_rate=outer.outer_learning_rate,
+        momentum=outer.outer_momentum,
     )
 
 

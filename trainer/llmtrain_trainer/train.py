@@ -13,7 +13,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.stateful import Stateful
 
 from llmtrain_trainer.checkpoint import folders
 from llmtrain_trainer.checkpoint.resume import resume
@@ -32,6 +31,7 @@ from llmtrain_trainer.parallel.context import places
 from llmtrain_trainer.parallel.gradients import clip_gradients, sum_losses
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.passes import Passes, build_passes
+from llmtrain_trainer.parallel.replicate import Copies, keep_alike
 from llmtrain_trainer.reports import (
     CheckpointReport,
     EvaluationReport,
@@ -77,17 +77,17 @@ class Trainer:
         grid: Grid | None = None,
     ) -> None:
         self.run, self.data, self.device, self.send = run, data, device, send
-        self.grid = grid or Grid.build(run.layout, device.type)
+        self.grid = grid or Grid.build(run.layout, device.type, run.exchange)
         self.model = build_model(run, self.grid, device)
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.model, run.optimizer)
+        self.copies: Copies = keep_alike(self.model, run, self.grid)
         self.passes: Passes = build_passes(self.model, run, self.grid, device)
         self.places = places(run.sequence, self.grid.coordinate("cp"), self.grid.degree("cp"))
         vocab, share = run.architecture.vocab_size, self._share()
         self.batches = Batches(open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share)
         self.held_out = HeldOutBatches(open_mixture(data, HELD_OUT, vocab), run.sequence, share)
-        self.extra: dict[str, Stateful] = {}
-        self.state = TrainingState(self.model, self.optimizer, self.extra)
+        self.state = TrainingState(self.model, self.optimizer, self.copies)
         self.saver = self._saver()
         self.step = self.saved = 0
         self.unsaved: Exception | None = None
@@ -128,7 +128,10 @@ class Trainer:
                 loss = self.passes.train(tokens, targets)
             with timeline.part("clip"):
                 norm, mean = clip_gradients(
-                    self.parameters, self.run.optimizer.clip_norm, loss, self.grid
+                    self.parameters,
+                    self.run.optimizer.clip_norm,
+                    loss * self.copies.apart,
+                    self.copies.grid,
                 )
         self._require_finite(mean, norm)
         with timeline.part("optimizer"):
@@ -136,6 +139,8 @@ class Trainer:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        with timeline.part("copies"), meter or nullcontext():
+            self.copies.after_step(self.step, last=self.step == self.run.steps)
         report = StepReport(
             step=self.step,
             seconds=time.perf_counter() - start,

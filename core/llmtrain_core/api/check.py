@@ -184,10 +184,6 @@ def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
     yield "model.initFrom", spec.model is not None and spec.model.init_from is not None
     if spec.data is not None:
         yield "data.objective", spec.data.objective != "pretrain"
-    if spec.training is not None:
-        sync = spec.training.gradient_sync
-        yield "training.gradientSync.compression", bool(sync and sync.compression != "none")
-        yield "training.gradientSync.mode", bool(sync and sync.mode != "every-step")
     yield "workers.podPatch", bool(spec.workers.pod_patch)
     if spec.network is not None:
         yield "network.profile", spec.network.profile not in {"auto", "tcp"}

@@ -183,13 +183,56 @@ class Schedule(ApiModel):
     """Final learning rate as a share of the peak."""
 
 
+class DiLoCo(ApiModel):
+    """Outer updates of copies that train apart (DiLoCo, arXiv:2311.08105)."""
+
+    inner_steps: Annotated[int, Field(ge=1, le=100_000)] = 30
+    """Optimizer steps that every copy takes by itself between two outer updates."""
+    outer_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.7
+    """Rate of the outer update, which is SGD with Nesterov momentum."""
+    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of the outer update."""
+    delay_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Steps that training goes on while an outer update crosses the network; 0: it is waited for.
+    A late update is mixed in half and half (Streaming DiLoCo, arXiv:2501.18512)."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.delaySteps < self.innerSteps",
+            "delaySteps must be less than innerSteps",
+            ".delaySteps",
+            lambda self: self.delay_steps < self.inner_steps,
+        ),
+    )
+
+
 class GradientSync(ApiModel):
-    """How gradients cross the slow dimension."""
+    """How gradients cross the slow dimension, between the copies of parallelism.replicate."""
 
     compression: Literal["none", "bf16", "int8"] = "none"
-    """Compression of gradients on the replicate dimension."""
+    """Numbers that cross: as they are, in 16 bits, or in 8 bits with a scale for every 256 and the
+    rounding error added to the next ones (error feedback)."""
     mode: Literal["every-step", "diloco"] = "every-step"
     """Synchronise every step, or by outer updates (DiLoCo, arXiv:2311.08105)."""
+    diloco: DiLoCo | None = None
+    """Outer updates; the defaults when absent."""
+    copies_per_rack: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Neighbouring copies that sit close together. With more than one, gradients are summed inside
+    a rack first, so that each copy sends only its part to the other racks (hierarchical)."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.diloco) || self.mode == 'diloco'",
+            "diloco needs mode diloco",
+            ".diloco",
+            lambda self: self.diloco is None or self.mode == "diloco",
+        ),
+    )
+
+    @property
+    def outer(self) -> DiLoCo | None:
+        """The outer updates with defaults applied; None where copies are alike after every step."""
+        return (self.diloco or DiLoCo()) if self.mode == "diloco" else None
 
 
 class Training(ApiModel):

@@ -2,7 +2,9 @@
 
 A ring all-gather or reduce-scatter of a payload S sends (n - 1) / n S over every edge, an
 all-reduce twice that (Patarasuk and Yuan, 2009; nccl-tests, doc/PERFORMANCE.md). A pipeline sends
-its payload over the boundary. Payloads are those of the busiest pipeline rank.
+its payload over the boundary. Payloads are those of the busiest pipeline rank. Where copies are
+summed inside racks first, one ring stands for both levels: its edges carry what the larger needs,
+and what leaves a rack leaves it on as many interfaces as copies share the rack.
 
 What is exposed comes from the plan's model of a step: seconds that outlast the work they could hide
 behind, over all seconds of that kind. The model knows a network without tight uplinks; behind one,
@@ -17,9 +19,9 @@ from llmtrain_core.placement.volumes import Volume, Volumes, ring_size
 from llmtrain_core.plan.bubble import V_SHAPED
 from llmtrain_core.plan.communication import (
     Group,
-    Operation,
     communication,
     stage_communication,
+    wire_bytes,
 )
 from llmtrain_core.plan.communication import Volumes as Payloads
 from llmtrain_core.plan.constants import constants_of
@@ -27,14 +29,13 @@ from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.hardware import CATALOGUE, Accelerator
 from llmtrain_core.plan.network import Network
 from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.step import step_time
+from llmtrain_core.plan.step import exchange_seconds, step_time
 
 LEAST_EXPOSED = 0.25
 USUAL_GPU = CATALOGUE["H100"]
 """Whose speed decides what is hidden where the nodes' GPU is not known."""
 
 _RINGS: tuple[Dimension, ...] = ("tensor", "context", "data", "replicate")
-_TIMES: dict[Operation, int] = {"all_gather": 1, "reduce_scatter": 1, "all_reduce": 2}
 
 
 def volumes_of_job(job: Job, hardware: Accelerator | None = None) -> Volumes | None:
@@ -52,18 +53,25 @@ def volumes_of(recipe: Recipe, hardware: Accelerator = USUAL_GPU) -> Volumes:
     found: dict[Dimension, Volume] = {}
     for kind in _RINGS:
         ranks = ring_size(recipe.layout, kind)
-        moved = sum(
-            _TIMES[operation] * calls.nbytes
-            for (group, operation), calls in payloads.items()
-            if group == SHORT[kind] and operation in _TIMES
-        )
+        moved = _edge_bytes(recipe, payloads, kind)
         if ranks > 1 and moved:
             exposed = _exposed(recipe, payloads, hardware, kind)
-            found[kind] = Volume(moved * (ranks - 1) // ranks, exposed)
+            found[kind] = Volume(moved, exposed)
     boundary, wrap = _pipeline(recipe)
     if boundary:
         found["pipeline"] = Volume(boundary)
     return Volumes(found, wrap)
+
+
+def _edge_bytes(recipe: Recipe, payloads: Payloads, kind: Dimension) -> int:
+    """Return the bytes on one edge of a group's ring."""
+    group: Group = SHORT[kind]  # type: ignore[assignment]
+    moved = wire_bytes(recipe, payloads, group)
+    if group == "rep":
+        near = wire_bytes(recipe, payloads, "rep-near")
+        far = wire_bytes(recipe, payloads, "rep-far") * recipe.exchange.near
+        moved += max(near, far)
+    return int(moved)
 
 
 def _pipeline(recipe: Recipe) -> tuple[int, int]:
@@ -92,10 +100,16 @@ def _exposed(recipe: Recipe, payloads: Payloads, hardware: Accelerator, kind: Di
         shown = step_time(recipe, hardware, constants).exposed.get(group, 0.0)
     except PlanError:  # no matrix units of that precision: nothing is known of what hides
         return 1.0
-    network = Network(hardware, recipe.layout, constants.link_efficiency, constants.nic_efficiency)
-    whole = sum(
-        network.seconds(group, operation, calls.nbytes, calls.count)
-        for (name, operation), calls in payloads.items()
-        if name == group
-    )
+    network = Network(
+        hardware, recipe.layout, constants.link_efficiency, constants.nic_efficiency,
+        exchange=recipe.exchange,
+    )  # fmt: skip
+    if group == "rep":
+        whole = exchange_seconds(payloads, network)
+    else:
+        whole = sum(
+            network.seconds(group, operation, calls.nbytes, calls.count)
+            for (name, operation), calls in payloads.items()
+            if name == group
+        )
     return min(1.0, max(LEAST_EXPOSED, shown / whole)) if whole else 1.0

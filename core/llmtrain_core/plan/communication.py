@@ -2,8 +2,7 @@
 
 Bytes are payloads, as the trainer's meter counts them: the whole tensor of an all-gather, a
 reduce-scatter or an all-reduce, the sent tensor of a send. What travels is less or more by the
-algorithm: (n - 1) / n of it for a gather or scatter ring, twice that for an all-reduce (nccl-tests,
-doc/PERFORMANCE.md). The counts are the trainer's own; tests hold them against its meter.
+algorithm (`bus_factor`). The counts are the trainer's own; tests hold them against its meter.
 
 Full recomputation repeats the gathers of both regions and the sum after attention; the sum after
 the feed-forward block is not repeated, because recomputing stops at the last tensor that is needed.
@@ -17,12 +16,15 @@ from itertools import pairwise
 from typing import Literal
 
 from llmtrain_core.plan.bubble import stage_numbers
-from llmtrain_core.plan.parameters import Stage, sharded, stage_units
+from llmtrain_core.plan.exchange import ExchangeGroup, ExchangeOperation, exchange_calls
+from llmtrain_core.plan.parameters import Stage, end_tensors, sharded, stage_units
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Recipe
 
-Group = Literal["tp", "cp", "dp", "rep", "pp"]
-GROUPS: tuple[Group, ...] = ("tp", "cp", "dp", "rep", "pp")
-Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "send", "recv"]
+Group = Literal["tp", "cp", "dp", "rep", "rep-near", "rep-far", "pp"]
+GROUPS: tuple[Group, ...] = ("tp", "cp", "dp", "rep", "rep-near", "rep-far", "pp")
+COPIES: tuple[ExchangeGroup, ...] = ("rep", "rep-near", "rep-far")
+"""The groups of the replicate dimension: all copies, or inside racks and between them."""
+Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv"]
 
 LOSS_REDUCTIONS = 3
 """All-reduces of a loss over a sharded vocabulary: maximum, sum of exponentials, target's logit."""
@@ -56,7 +58,7 @@ def stage_communication(recipe: Recipe, rank: int) -> dict[tuple[Group, Operatio
     """Return the calls of one pipeline rank and step, for every group with more than one rank."""
     found: dict[tuple[Group, Operation], Calls] = {}
     for group, operation, calls in _all(recipe, recipe.stages[rank], rank):
-        if _size(recipe, group) > 1 and calls.count:
+        if group_size(recipe, group) > 1 and calls.count:
             key = (group, operation)
             found[key] = found.get(key, Calls(0, 0)) + calls
     return found
@@ -67,12 +69,33 @@ def bytes_per_step(volumes: Volumes, group: Group) -> int:
     return sum(c.nbytes for (g, op), c in volumes.items() if g == group and op != "recv")
 
 
-def _size(recipe: Recipe, group: Group) -> int:
-    if group == "dp":
-        return recipe.shard_ranks
-    layout = recipe.layout
-    sizes = {"tp": layout.tensor, "cp": layout.context, "rep": layout.replicate,
-             "pp": layout.pipeline}  # fmt: skip
+def wire_bytes(recipe: Recipe, volumes: Volumes, group: Group) -> float:
+    """Return the bytes that a rank sends in a group, all operations together."""
+    ranks = group_size(recipe, group)
+    return sum(
+        calls.nbytes * bus_factor(operation, ranks)
+        for (kind, operation), calls in volumes.items()
+        if kind == group and operation != "recv"
+    )
+
+
+def bus_factor(operation: str, ranks: int) -> float:
+    """Return bytes that a rank sends per byte of payload (nccl-tests, doc/PERFORMANCE.md)."""
+    if operation == "all_reduce":
+        return 2 * (ranks - 1) / ranks
+    if operation in {"all_gather", "reduce_scatter", "all_to_all"}:
+        return (ranks - 1) / ranks
+    return 1.0
+
+
+def group_size(recipe: Recipe, group: Group) -> int:
+    """Return the ranks of a group."""
+    layout, exchange = recipe.layout, recipe.exchange
+    sizes: dict[Group, int] = {
+        "tp": layout.tensor, "cp": layout.context, "dp": recipe.shard_ranks,
+        "rep": layout.replicate, "rep-near": exchange.near,
+        "rep-far": exchange.racks(layout.replicate), "pp": layout.pipeline,
+    }  # fmt: skip
     return sizes[group]
 
 
@@ -80,6 +103,8 @@ def _all(recipe: Recipe, stage: Stage, rank: int) -> Iterator[tuple[Group, Opera
     yield from _tensor(recipe, stage)
     yield from _context(recipe, stage)
     yield from _data(recipe, stage)
+    if recipe.sharding == "fsdp2":
+        yield from _copies(recipe, stage)
     yield from _pipeline(recipe, rank)
     yield from _norms(recipe, stage)
 
@@ -112,7 +137,7 @@ def _context(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, C
 
 
 def _data(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
-    """Weights gathered, gradients scattered, and summed over replicas.
+    """Weights gathered and gradients scattered; but for fsdp2, summed over copies as well.
 
     fsdp2: per unit (a layer, or the ends); without a pipeline, a layer is gathered again in every
     backward pass. zero1: all weights and all gradients once a step. ddp: one all-reduce.
@@ -129,10 +154,52 @@ def _data(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Call
     block = (shard - sharded(units.ends, ranks)) // max(1, units.layers)
     gathered = (shard + again * block) * ranks
     yield "dp", "all_gather", Calls(units.count + again, compute * gathered)
-    times = recipe.micro_batches if recipe.syncs_always else 1
+    times = _scatters(recipe)
     count = times * units.count
     yield "dp", "reduce_scatter", Calls(count, times * master * shard * ranks)
-    yield "rep", "all_reduce", Calls(count, times * master * shard)
+    if recipe.sharding == "zero1":
+        yield "rep", "all_reduce", Calls(count, times * master * shard)
+
+
+def _copies(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """What keeps copies alike: every unit's gradients, or now and then all weights at once.
+
+    Weights that cross every few steps are counted as a step's share, rounded up.
+    """
+    every, times = recipe.exchange.every, _scatters(recipe)
+    units = _unit_values(recipe, stage)
+    if every > 1:
+        units, times = [sum(units)], 1
+    for values in units:
+        for group, operation, payload in _exchanged(recipe, values):
+            calls = Calls(-(-times // every), -(-times * payload // every))
+            yield group, operation, calls
+
+
+def _exchanged(
+    recipe: Recipe, values: int
+) -> Iterator[tuple[ExchangeGroup, ExchangeOperation, int]]:
+    copies = recipe.layout.replicate
+    yield from exchange_calls(recipe.exchange, values, copies, MASTER_BYTES[recipe.precision])
+
+
+def _unit_values(recipe: Recipe, stage: Stage) -> list[int]:
+    """Return the values of a rank's shard of every FSDP unit."""
+    shape, tensor, ranks = recipe.shape, recipe.layout.tensor, recipe.shard_ranks
+    units = stage_units(shape, stage, tensor)
+    ends = [units.ends]
+    if stage.apart:
+        ends = [
+            end_tensors(shape, tensor, embeds=embeds, predicts=not embeds)
+            for embeds in (True, False)
+        ]
+    found = [sharded(units.block, ranks)] * units.layers
+    return found + [sharded(tensors, ranks) for tensors in ends if tensors]
+
+
+def _scatters(recipe: Recipe) -> int:
+    """Return how often a step's gradients leave a rank."""
+    return recipe.micro_batches if recipe.syncs_always else 1
 
 
 def _gathers(recipe: Recipe) -> int:
@@ -183,5 +250,6 @@ def _norms(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Cal
         yield "tp", "all_reduce", Calls(times * len(common), times * master * sum(common))
     yield "tp", "all_reduce", Calls(1, master)
     yield "dp", "all_reduce", Calls(1, 2 * master)
-    yield "rep", "all_reduce", Calls(1, master)
+    if recipe.exchange.every == 1:
+        yield "rep", "all_reduce", Calls(1, master)
     yield "pp", "all_reduce", Calls(1, 2 * master)

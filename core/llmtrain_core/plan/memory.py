@@ -1,6 +1,7 @@
 """GPU memory by part, in bytes, of the rank that needs the most.
 
-State: stored weights, gradients and the two Adam moments. For fsdp2 each is 32 bits and sharded
+State: stored weights, gradients and the two Adam moments (with what copies keep for their exchange:
+`llmtrain_core.plan.exchange`). For fsdp2 each is 32 bits and sharded
 over the data ranks: 16 bytes a parameter over d. For zero1, 16-bit weights and 32-bit gradients
 stay whole and the 32-bit master weights and moments are sharded: 6 + 12 / d (Rajbhandari et al.,
 arXiv:1910.02054; Megatron-LM's distributed optimizer). For ddp nothing is sharded.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from llmtrain_core.plan.activations import block_bytes_per_token, boundary_bytes_per_token
 from llmtrain_core.plan.bubble import peak_micro_batches
+from llmtrain_core.plan.exchange import state_values
 from llmtrain_core.plan.parameters import Stage, size, stage_units
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Recipe
 
@@ -83,8 +85,9 @@ def state_bytes(recipe: Recipe, stage: Stage) -> dict[str, int]:
     master, compute = MASTER_BYTES[recipe.precision], COMPUTE_BYTES[recipe.precision]
     if recipe.sharding == "fsdp2":
         shard = units.sharded(recipe.shard_ranks)
+        kept = state_values(recipe.exchange, shard, recipe.layout.replicate)
         return {"weights": master * shard, "gradients": master * shard,
-                "optimizer": 2 * master * shard}  # fmt: skip
+                "optimizer": master * (2 * shard + kept)}  # fmt: skip
     ranks = recipe.shard_ranks * recipe.layout.replicate if recipe.sharding == "zero1" else 1
     moments = 2 * master + (master if compute < master else 0)
     # one flat buffer, dealt out in equal parts

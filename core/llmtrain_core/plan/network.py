@@ -16,6 +16,7 @@ from math import ceil, log2
 
 from llmtrain_core.layout import DIMENSIONS, SHORT, Layout
 from llmtrain_core.plan.communication import Group, Operation
+from llmtrain_core.plan.exchange import EXACT, Exchange
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.topology.levels import Levels
 
@@ -48,10 +49,12 @@ class Network:
     nic_efficiency: float
     oversubscription: Mapping[Group, float] = field(default_factory=dict)
     """By what the rate of a group's interfaces is divided, where it crosses tight uplinks."""
+    exchange: Exchange = EXACT
+    """How copies are kept alike: which of them share a rack."""
 
     def span(self, group: Group) -> Span:
         """Return where a group's ranks sit when rank blocks fill domains in natural order."""
-        stride, size = _stride_and_size(self.layout, group)
+        stride, size = self._stride_and_size(group)
         room = max(1, int(self.hardware.domain.value) // stride)
         return Span(size, min(size, room))
 
@@ -61,7 +64,7 @@ class Network:
         if span.ranks == 1 or not payload:
             return 0.0
         fast = self.hardware.link.value * self.link_efficiency
-        slow = self.hardware.nic.value * self.nic_efficiency / self.oversubscription.get(group, 1.0)
+        slow = self.hardware.nic.value * self.nic_efficiency / self._slowed(group)
         if operation in {"send", "recv"}:
             rate, latency = (slow, NETWORK_LATENCY) if span.domains > 1 else (fast, LINK_LATENCY)
             return payload / rate + calls * latency
@@ -71,17 +74,28 @@ class Network:
         hops = LINK_LATENCY * (span.per_domain - 1) + NETWORK_LATENCY * log2(span.domains)
         return times * (max(inside, across) + calls * hops)
 
+    def _slowed(self, group: Group) -> float:
+        """Return by what uplinks divide the rate; copies of one rack do not meet them."""
+        if group == "rep-near":
+            return 1.0
+        return self.oversubscription.get("rep" if group == "rep-far" else group, 1.0)
 
-def _stride_and_size(layout: Layout, group: Group) -> tuple[int, int]:
-    """Return the rank distance of neighbours in a group, and its size (dp includes context)."""
-    stride = 1
-    for dimension in DIMENSIONS:
-        if group == "dp" and dimension == "context":
-            return stride, layout.context * layout.data
-        if SHORT[dimension] == group:
-            return stride, layout.degree(dimension)
-        stride *= layout.degree(dimension)
-    raise ValueError(group)
+    def _stride_and_size(self, group: Group) -> tuple[int, int]:
+        """Return the rank distance of neighbours in a group, and its size (dp includes context)."""
+        layout, near = self.layout, self.exchange.near
+        stride = 1
+        for dimension in DIMENSIONS:
+            degree = layout.degree(dimension)
+            if group == "dp" and dimension == "context":
+                return stride, layout.context * layout.data
+            if group == "rep-near" and dimension == "replicate":
+                return stride, near
+            if group == "rep-far" and dimension == "replicate":
+                return stride * near, self.exchange.racks(degree)
+            if SHORT[dimension] == group:
+                return stride, degree
+            stride *= degree
+        raise ValueError(group)
 
 
 def uplink_shares(crossings: Mapping[str, Mapping[str, int]], levels: Levels) -> dict[Group, float]:

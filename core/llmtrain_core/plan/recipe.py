@@ -11,6 +11,7 @@ from llmtrain_core.api.check import Job
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.bubble import Schedule, check_schedule
 from llmtrain_core.plan.errors import PlanError
+from llmtrain_core.plan.exchange import EXACT, Exchange
 from llmtrain_core.plan.parameters import Stage, stages
 from llmtrain_core.plan.shapes import Shape, shape_of
 
@@ -68,6 +69,8 @@ class Recipe:
     """Tensor-parallel collectives are cut up and run beside products (async TP, user buffers)."""
     overlaps_data: bool = True
     """Gradients and weights cross the data ranks while others are still computed."""
+    exchange: Exchange = EXACT
+    """What crosses between copies of the model (fsdp2)."""
 
     def __post_init__(self) -> None:
         """Raise PlanError for a recipe that no trainer could run."""
@@ -133,6 +136,7 @@ class Recipe:
             schedule=parallelism.pipeline_schedule,
             chunks=parallelism.virtual_stages,
             kernels="compiled" if training.compile else "eager",
+            exchange=Exchange.of(training.gradient_sync),
         )
 
     @property

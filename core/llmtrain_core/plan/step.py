@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import log2
 
 from llmtrain_core.plan.bubble import FORWARD_AND_BACKWARD, idle_units
-from llmtrain_core.plan.communication import Group, Volumes, stage_communication
+from llmtrain_core.plan.communication import COPIES, Group, Volumes, stage_communication
 from llmtrain_core.plan.constants import Constants
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.network import Network
@@ -67,7 +67,7 @@ def step_time(
     """Return the time of one step of a recipe."""
     network = Network(
         hardware, recipe.layout, constants.link_efficiency, constants.nic_efficiency,
-        oversubscription or {},
+        oversubscription or {}, recipe.exchange,
     )  # fmt: skip
     last = recipe.layout.pipeline - 1
     ranks = sorted({0, last})
@@ -220,7 +220,28 @@ def _data_exposed(
         )
 
     gather, scatter = time("dp", "all_gather"), time("dp", "reduce_scatter", "all_reduce")
-    replicas = time("rep", "all_reduce")
+    replicas = exchange_seconds(volumes, network)
+    exchange = recipe.exchange
+    if exchange.every == 1:
+        return _beside_passes(recipe, gather, scatter, replicas, work)
+    hidden = exchange.delay / exchange.every * recipe.micro_batches * work.total
+    exposed = _beside_passes(recipe, gather, scatter, 0.0, work)
+    return {**exposed, "rep": max(0.0, replicas - hidden)}
+
+
+def exchange_seconds(volumes: Volumes, network: Network) -> float:
+    """Return the seconds in which copies are kept alike, hidden or not."""
+    return sum(
+        network.seconds(group, operation, calls.nbytes, calls.count)
+        for (group, operation), calls in volumes.items()
+        if group in COPIES
+    )
+
+
+def _beside_passes(
+    recipe: Recipe, gather: float, scatter: float, replicas: float, work: Work
+) -> dict[Group, float]:
+    """Return what outlasts the passes beside which weights are gathered and gradients leave."""
     if not recipe.overlaps_data:
         return {"dp": gather + scatter, "rep": replicas}
     layers = max(1, work.layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtrain_core.plan.communication import GROUPS, Volumes, bytes_per_step
+from llmtrain_core.plan.communication import GROUPS, bytes_per_step, wire_bytes
 from llmtrain_core.plan.plan import Plan
 from llmtrain_core.plan.predict import Outline, Prediction
 from llmtrain_core.plan.search import Candidate
@@ -47,7 +47,7 @@ def plan_to_wire(plan: Plan) -> dict[str, Any]:
     stored, cost = plan.storage, plan.cost
     return {
         **prediction_to_wire(plan),
-        "communication": _volumes(plan.communication),
+        "communication": _volumes(plan),
         "storage": {
             "tokensBytes": stored.tokens,
             "checkpointBytes": stored.checkpoint,
@@ -67,7 +67,8 @@ def plan_to_wire(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _volumes(volumes: Volumes) -> dict[str, Any]:
+def _volumes(plan: Plan) -> dict[str, Any]:
+    volumes = plan.communication
     found: dict[str, Any] = {}
     for group in GROUPS:
         operations = {
@@ -78,6 +79,7 @@ def _volumes(volumes: Volumes) -> dict[str, Any]:
         if operations:
             found[group] = {
                 "bytesPerStep": bytes_per_step(volumes, group),
+                "wireBytesPerStep": wire_bytes(plan.recipe, volumes, group),
                 "operations": operations,
             }
     return found

@@ -64,6 +64,12 @@ CASES: list[dict[str, Any]] = [
     {"replicate": 2, "data": 2},
     {"replicate": 2, "tensor": 2},
     {"replicate": 2, "pipeline": 2},
+    {"replicate": 2, "data": 2, "training": {"gradientSync": {"compression": "int8"}}},
+    {"replicate": 2, "training": {"gradientSync": {"compression": "bf16"}}},
+    {"replicate": 4, "training": {"gradientSync": {"copiesPerRack": 2}}},
+    {"replicate": 4, "training": {"gradientSync": {"copiesPerRack": 2, "compression": "int8"}}},
+    {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "replicate": 2,
+     "training": {"microBatchSize": 1, "gradientSync": {"compression": "int8"}}},
     {"context": 2},
     {"context": 2, "training": _full()},
     {"context": 2, "tensor": 2},
@@ -133,12 +139,13 @@ class Metered:
         from llmtrain_trainer.parallel.mesh import Grid
         from llmtrain_trainer.train import Trainer
 
-        grids: dict[Layout, Grid] = {}
+        grids: dict[tuple[Layout, int], Grid] = {}
         labels: dict[str, str] = {}
         found = {}
         for key, job in jobs.items():
-            own = grids.get(job.layout) or Grid.build(job.layout, "cpu")
-            grids[job.layout] = own
+            exchange = Recipe.of(job).exchange
+            own = grids.get((job.layout, exchange.near)) or Grid.build(job.layout, "cpu", exchange)
+            grids[job.layout, exchange.near] = own
             # torch may use the group of an equal mesh that it saw before
             labels = {**labels, **own.labels}
             run = from_spec(job.name, job.spec.to_wire())

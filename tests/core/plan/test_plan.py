@@ -55,7 +55,7 @@ def test_json_has_exactly_these_keys(example: Plan) -> None:
     assert set(wire["step"]) == {"seconds", "computeSeconds", "exposed"}
     assert set(wire["flopsPerToken"]) == {"fullAttention", "causalAttention"}
     for group in wire["communication"].values():
-        assert set(group) == {"bytesPerStep", "operations"}
+        assert set(group) == {"bytesPerStep", "wireBytesPerStep", "operations"}
 
 
 def test_the_two_reference_formulas(example: Plan) -> None:

@@ -6,8 +6,7 @@ Each rank writes its shards; a checkpoint written in one layout loads in any oth
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader, FsspecWriter
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -27,17 +25,17 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.checkpoint.stateful import Stateful
 from torch.futures import Future
 
 from llmtrain_trainer.checkpoint.folders import MARKER, Folder, damaged
 from llmtrain_trainer.checkpoint.patience import patiently
+from llmtrain_trainer.parallel.replicate import Copies
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 """Optimizer state by parameter name: numbers would collide between pipeline stages."""
 
-MODEL, OPTIMIZER, EXTRA = "model", "optimizer", "extra"
+MODEL, OPTIMIZER = "model", "optimizer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +44,42 @@ class TrainingState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    extra: Mapping[str, Stateful] = field(default_factory=dict)
-    """What else has a state, by name, the same names on every rank.
-
-    DTensors are resharded like parameters. A plain tensor that differs between ranks needs the rank
-    in its key, else one rank's is kept for all; so is one that a checkpoint lacks: it keeps its
-    present value when the checkpoint is loaded, which should be the neutral one.
-    """
+    copies: Copies
 
     def take(self) -> dict[str, Any]:
         """Return the state by name. Tensors are those that training changes, not copies."""
-        return {
-            MODEL: get_model_state_dict(self.model, options=_FLAT),
-            OPTIMIZER: get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT),
-            EXTRA: self._take_extra(),
-        }
+        return {**self._weights(self.copies.place), **self.copies.tensors()}
 
     def load(self, folder: Folder, group: dist.ProcessGroup | None) -> None:
-        """Read a checkpoint of any layout; collective over the ranks of `group`."""
-        state = self.take()
-        extra = {EXTRA: state.pop(EXTRA)}
+        """Read a checkpoint of any layout; collective over the ranks of `group`.
+
+        Copies that trained apart have weights of their own; in another layout all take the first's.
+        """
+        saved = reader_of(folder).read_metadata().state_dict_metadata
+        place = self.copies.place
+        if not any(name.startswith(f"{place}{MODEL}.") for name in saved):
+            place = ""
+        device = next(self.model.parameters()).device
+        remembered = {
+            name: torch.empty(facts.size, dtype=facts.properties.dtype, device=device)
+            for name, facts in saved.items()
+            if isinstance(facts, TensorStorageMetadata) and name.startswith(self.copies.names)
+        }
+        state = {**self._weights(place), **remembered}
         with catchable_checkpoint_errors():
             dcp.load(state, storage_reader=reader_of(folder), process_group=group)  # type: ignore[attr-defined]
-            if self.extra:
-                dcp.load(  # type: ignore[attr-defined]
-                    extra, storage_reader=reader_of(folder), process_group=group,
-                    planner=DefaultLoadPlanner(allow_partial_load=True),
-                )  # fmt: skip
-        set_model_state_dict(self.model, state[MODEL], options=_FLAT)
-        set_optimizer_state_dict(self.model, self.optimizer, state[OPTIMIZER], options=_FLAT)
-        for name, part in self.extra.items():
-            part.load_state_dict(extra[EXTRA][name])
+        set_model_state_dict(self.model, state[place + MODEL], options=_FLAT)
+        set_optimizer_state_dict(
+            self.model, self.optimizer, state[place + OPTIMIZER], options=_FLAT
+        )
+        self.copies.restore({name: state[name] for name in remembered})
 
-    def _take_extra(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self.extra.items()}
+    def _weights(self, place: str) -> dict[str, Any]:
+        """Return weights and optimizer under names that begin with `place`."""
+        return {
+            place + MODEL: get_model_state_dict(self.model, options=_FLAT),
+            place + OPTIMIZER: get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT),
+        }
 
 
 def write(folder: Folder, state: dict[str, Any], group: dist.ProcessGroup | None) -> None:

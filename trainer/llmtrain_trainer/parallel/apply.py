@@ -16,7 +16,6 @@ from llmtrain_trainer.parallel.compiled import compile_blocks, prove_compiler
 from llmtrain_trainer.parallel.context import places, share_sequences
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.recompute import recompute
-from llmtrain_trainer.parallel.replicate import sum_over_copies
 from llmtrain_trainer.parallel.tensor import split_tensors
 from llmtrain_trainer.parallel.workarounds import sum_gradients
 
@@ -60,8 +59,6 @@ def _build_chunk(part: Slice, run: RunConfig, grid: Grid, device: torch.device) 
     recompute(chunk, run.recompute)
     _shard(chunk, run, grid)
     sum_gradients(chunk, device.type)
-    if "rep" in grid.groups:
-        sum_over_copies(chunk, grid.groups["rep"])
     chunk.to_empty(device=device)
     chunk.place(places(run.sequence, grid.coordinate("cp"), grid.degree("cp")))
     return chunk

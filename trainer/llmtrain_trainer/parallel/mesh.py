@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from llmtrain_core.layout import SHORT, Dimension, Layout
+from llmtrain_core.plan.exchange import EXACT, Exchange
 
 LONG: Mapping[str, Dimension] = {short: long for long, short in SHORT.items()}
 
@@ -29,12 +30,13 @@ class Grid:
     layout: Layout
     mesh: DeviceMesh
     groups: Mapping[str, dist.ProcessGroup]
-    """By short name, for every dimension with more than one rank; `dp`: data and context ranks."""
+    """By short name, for every dimension with more than one rank; `dp`: data and context ranks;
+    `rep-near` and `rep-far`: copies in the same rack, and with the same place in every rack."""
     labels: Mapping[str, str]
     """Name of a process group -> short name of its dimension, or `world`."""
 
     @classmethod
-    def build(cls, layout: Layout, device: str) -> Grid:
+    def build(cls, layout: Layout, device: str, exchange: Exchange = EXACT) -> Grid:
         """Create the mesh and one process group per dimension. Collective over all ranks."""
         sizes = (
             layout.pipeline,
@@ -47,7 +49,9 @@ class Grid:
             name: mesh.get_group(name) for name, size in zip(MESH, sizes, strict=True) if size > 1
         }
         if layout.context > 1:
-            groups["cp"] = _context_group(layout)
+            groups["cp"] = _own_group(layout.groups("context"))
+        if exchange.levels(layout.replicate):
+            groups |= _rack_groups(layout, exchange.near)
         # A dimension that spans the world reuses the default group: its own name is written last.
         labels: dict[str, str] = {}
         if dist.group.WORLD is not None:
@@ -78,8 +82,16 @@ class Grid:
             dist.set_timeout(timeout, group)
 
 
-def _context_group(layout: Layout) -> dist.ProcessGroup:
-    """Return the group of ranks that share this rank's sequences. Collective over all ranks."""
-    mine, _ = dist.new_subgroups_by_enumeration(layout.groups("context"))
+def _rack_groups(layout: Layout, near: int) -> dict[str, dist.ProcessGroup]:
+    """Return the copies in this rank's rack, and those in its place in every rack. Collective."""
+    copies = layout.groups("replicate")
+    racks = [ranks[at : at + near] for ranks in copies for at in range(0, len(ranks), near)]
+    across = [ranks[at::near] for ranks in copies for at in range(near)]
+    return {"rep-near": _own_group(racks), "rep-far": _own_group(across)}
+
+
+def _own_group(groups: list[list[int]]) -> dist.ProcessGroup:
+    """Return this rank's group of groups that cover the world. Collective over all ranks."""
+    mine, _ = dist.new_subgroups_by_enumeration(groups)
     assert isinstance(mine, dist.ProcessGroup)  # every rank is in one
     return mine

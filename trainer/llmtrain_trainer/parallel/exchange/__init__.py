@@ -1,0 +1,1 @@
+"""Ways to add tensors up over the copies of a model."""
