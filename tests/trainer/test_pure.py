@@ -6,18 +6,16 @@ import errno
 import json
 import math
 import os
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from llmtrain_core.plan.communication import bus_factor
 from llmtrain_trainer.cause import RankExit, first_cause
 from llmtrain_trainer.config import OptimizerConfig, from_spec
 from llmtrain_trainer.environment import PodEnvironment, interface_of
 from llmtrain_trainer.errors import InputError, PeerLostError
 from llmtrain_trainer.failures import describe
-from llmtrain_trainer.metrics.bandwidth import bus_factor
-from llmtrain_trainer.metrics.utilization import CpuProbe, DeviceUse, NvmlProbe
+from llmtrain_trainer.metrics.utilization import CpuProbe
 from llmtrain_trainer.ports import cannot_listen
 from llmtrain_trainer.progress import Progress
 from llmtrain_trainer.reports import (
@@ -182,24 +180,6 @@ def test_cpu_use_needs_an_interval() -> None:
     probe = CpuProbe()
     assert probe.read([os.getpid()]) == []
     assert [use.gpu for use in probe.read([os.getpid()])] == [0]
-
-
-def test_a_device_that_tells_nothing_does_not_hide_the_others() -> None:
-    class NotSupportedError(Exception):
-        pass
-
-    def rates(handle: int) -> Any:
-        if handle == 0:
-            raise NotSupportedError
-        return SimpleNamespace(gpu=50)
-
-    probe = object.__new__(NvmlProbe)
-    probe._handles = [0, 1]
-    probe._nvml = SimpleNamespace(
-        NVMLError=NotSupportedError, nvmlDeviceGetUtilizationRates=rates,
-        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(used=1, total=2),
-    )  # fmt: skip
-    assert probe.read([]) == [DeviceUse(1, 0.5, {"used": 1, "total": 2})]
 
 
 CONFIG = OptimizerConfig(1.0, 0.9, 0.95, 1e-8, 0.1, 1.0, 4, "cosine", 0.1)

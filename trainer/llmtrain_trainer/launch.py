@@ -86,7 +86,9 @@ class Launcher:
             probe = find_probe()
             from llmtrain_trainer.metrics.peak import peak_flops
 
-            self.progress.know_peak(peak_flops(probe.device_name()))
+            devices = probe.names()
+            self.progress.metrics.name_devices(devices)
+            self.progress.know_peak(peak_flops(devices[0].model if devices else None))
             cause = await self._train(run, data, probe)
         except Exception as error:  # the border of the pod: everything becomes a message
             failure = describe(error)

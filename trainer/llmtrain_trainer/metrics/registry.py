@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from llmtrain_trainer.metrics.bandwidth import bus_factor
-from llmtrain_trainer.metrics.utilization import DeviceUse
+from llmtrain_core.plan.communication import bus_factor
+from llmtrain_trainer.metrics.utilization import DeviceName, DeviceUse
 from llmtrain_trainer.reports import CheckpointReport, CollectiveSample, StepReport
 
 _STEP = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
@@ -55,6 +55,15 @@ class TrainingMetrics:
             "bus_bandwidth_bytes_per_second", "Bus bandwidth in the last sampled step.", pair
         )
         self._use = gauge("gpu_utilization_ratio", "Share of time at work.", ("gpu", "source"))
+        self._activity = gauge(
+            "gpu_activity_ratio", "Share of a unit's time or peak rate.", ("gpu", "unit")
+        )
+        self._energy = counter("gpu_energy_joules", "Energy of a GPU.", ("gpu",))
+        self._joules: dict[int, float] = {}
+        self._info = gauge(
+            "gpu_info", "1, with the labels that dcgm-exporter gives a GPU.",
+            ("gpu", "UUID", "modelName"),
+        )  # fmt: skip
         self._memory = gauge("gpu_memory_bytes", "Memory by kind.", ("gpu", "kind"))
         self._mfu = gauge("mfu_ratio", "Model FLOPs over peak FLOPs.", ("convention",))
         self._tokens = counter("tokens", "Tokens trained on, over all ranks.")
@@ -98,6 +107,17 @@ class TrainingMetrics:
             self._use.labels(str(use.gpu), source).set(use.ratio)
             for kind, nbytes in use.memory.items():
                 self._memory.labels(str(use.gpu), kind).set(nbytes)
+            for unit, ratio in use.activity.items():
+                self._activity.labels(str(use.gpu), unit).set(ratio)
+            if use.joules is not None:
+                before = self._joules.get(use.gpu, use.joules)
+                self._energy.labels(str(use.gpu)).inc(max(0.0, use.joules - before))
+                self._joules[use.gpu] = use.joules
+
+    def name_devices(self, names: Iterable[DeviceName]) -> None:
+        """Say which devices these are, for joins with what others measure."""
+        for index, name in enumerate(names):
+            self._info.labels(str(index), name.uuid, name.model).set(1)
 
     def exposition(self) -> bytes:
         """Return the Prometheus text format."""

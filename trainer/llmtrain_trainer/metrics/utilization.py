@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -22,6 +23,18 @@ class DeviceUse:
     """0 .. 1."""
     memory: dict[str, int]
     """Bytes by kind."""
+    activity: Mapping[str, float] = field(default_factory=dict)
+    """Share of a unit's time or peak rate since the last read, 0 .. 1, by unit."""
+    joules: float | None = None
+    """Energy since the driver was loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceName:
+    """What other exporters call a device."""
+
+    uuid: str
+    model: str
 
 
 class UtilizationProbe(Protocol):
@@ -29,49 +42,11 @@ class UtilizationProbe(Protocol):
 
     source: Literal["cpu", "nvml"]
 
-    def device_name(self) -> str | None:
-        """Return the product name of the devices, None without any."""
+    def names(self) -> list[DeviceName]:
+        """Return the devices in order of local number, none without any."""
 
     def read(self, pids: list[int]) -> list[DeviceUse]:
         """Return the state of all devices; `pids` are the ranks, in order of local rank."""
-
-
-class NvmlProbe:
-    """NVIDIA's management library.
-
-    Its ratio is the share of time in which any kernel ran: 1.0 also for a GPU that only waits in a
-    collective.
-    """
-
-    source: Literal["cpu", "nvml"] = "nvml"
-
-    def __init__(self) -> None:
-        import pynvml  # loads the driver's library: only where there may be one
-
-        nvml: Any = pynvml
-        self._nvml = nvml
-        nvml.nvmlInit()
-        count = nvml.nvmlDeviceGetCount()
-        self._handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        if not self._handles:
-            raise OSError("no NVIDIA device")
-
-    def device_name(self) -> str | None:
-        """See `UtilizationProbe`."""
-        return str(self._nvml.nvmlDeviceGetName(self._handles[0]))
-
-    def read(self, pids: list[int]) -> list[DeviceUse]:
-        """See `UtilizationProbe`."""
-        uses = []
-        for index, handle in enumerate(self._handles):
-            try:
-                rates = self._nvml.nvmlDeviceGetUtilizationRates(handle)
-                memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
-            except self._nvml.NVMLError:
-                continue  # not every device tells: one split into instances has no such rate
-            kinds = {"used": int(memory.used), "total": int(memory.total)}
-            uses.append(DeviceUse(index, rates.gpu / 100, kinds))
-        return uses
 
 
 class CpuProbe:
@@ -85,9 +60,9 @@ class CpuProbe:
     def __init__(self) -> None:
         self._last: dict[int, tuple[float, float]] = {}
 
-    def device_name(self) -> str | None:
+    def names(self) -> list[DeviceName]:
         """See `UtilizationProbe`."""
-        return None
+        return []
 
     def read(self, pids: list[int]) -> list[DeviceUse]:
         """See `UtilizationProbe`."""
@@ -116,6 +91,8 @@ class CpuProbe:
 
 def find_probe() -> UtilizationProbe:
     """Return NVML's probe where the library and a device are there, else the CPU's."""
+    from llmtrain_trainer.metrics.nvml import NvmlProbe
+
     try:
         return NvmlProbe()
     except Exception:  # NVML raises its own errors by code; whatever it is, there is no GPU to read

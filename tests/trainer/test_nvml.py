@@ -1,0 +1,121 @@
+"""NVML's probe against a library with the driver's name and calls, made here by the C compiler."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+LIBRARY = r"""
+/* Two devices. Device 0 tells all; device 1 is of before GPM, without an energy counter, and is
+   split into instances where INSTANCES is set: then it tells no utilisation either. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#define NOT_SUPPORTED 3
+typedef long Device;
+typedef struct { unsigned gpu, memory; } Rates;
+typedef struct { unsigned long long total, free, used; } Memory;
+typedef struct { unsigned version, supported; } Support;
+typedef struct { unsigned id; int result; double value; const char *words[3]; } Metric;
+typedef struct { unsigned version, count; long *before, *after; Metric metrics[1]; } Asked;
+static long clock_, alive, reads;
+int nvmlInitWithFlags(unsigned flags) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) {
+  *count = getenv("NO_DEVICE") ? 0 : 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device *d) { *d = index + 1; return 0; }
+int nvmlDeviceGetName(Device d, char *name, unsigned n) {
+  strncpy(name, d == 1 ? "NVIDIA H100 80GB HBM3" : "NVIDIA A100-SXM4-80GB", n); return 0; }
+int nvmlDeviceGetUUID(Device d, char *name, unsigned n) {
+  snprintf(name, n, "GPU-%ld", d - 1); return 0; }
+int nvmlDeviceGetUtilizationRates(Device d, Rates *r) {
+  if (d == 2 && getenv("INSTANCES")) return NOT_SUPPORTED;
+  r->gpu = d == 1 ? 100 : 50; r->memory = 7; return 0; }
+int nvmlDeviceGetMemoryInfo(Device d, Memory *m) {
+  m->total = 80000; m->used = 1000 * d; m->free = m->total - m->used; return 0; }
+int nvmlDeviceGetTotalEnergyConsumption(Device d, unsigned long long *millijoules) {
+  if (d == 2) return NOT_SUPPORTED;
+  *millijoules = 5000 + 1500 * reads++; return 0; }
+int nvmlGpmQueryDeviceSupport(Device d, Support *s) { s->supported = d == 1; return 0; }
+int nvmlGpmSampleAlloc(long **s) {
+  if (++alive > 2) return 20;  /* two at a time: one that is not given back is noticed */
+  *s = malloc(sizeof(long)); return 0; }
+int nvmlGpmSampleFree(long *s) { alive--; free(s); return 0; }
+int nvmlGpmSampleGet(Device d, long *s) { *s = ++clock_; return 0; }
+int nvmlGpmMetricsGet(Asked *a) {
+  if (*a->after - *a->before != 1) return 2;
+  for (unsigned i = 0; i < a->count; i++) {
+    Metric *m = &a->metrics[i];
+    m->result = m->id == 10 ? NOT_SUPPORTED : 0;
+    m->value = m->id == 2 ? 62.5 : m->id == 5 ? 40.0 + *a->after : -1; }
+  return 0; }
+const char *nvmlErrorString(int code) { return "stand-in"; }
+"""
+
+READ = """
+import json
+from dataclasses import asdict
+from llmtrain_trainer.metrics.utilization import find_probe
+probe = find_probe()
+reads = [[asdict(use) for use in probe.read([])] for _ in range(5)]
+print(json.dumps([probe.source, [asdict(name) for name in probe.names()], reads]))
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the stand-in; the folder it is in."""
+    folder = tmp_path_factory.mktemp("driver")
+    source = folder / "nvml.c"
+    source.write_text(LIBRARY)
+    target = folder / "libnvidia-ml.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", target, source], check=True)
+    return folder
+
+
+def _read(library: Path, **environment: str) -> Any:
+    pytest.importorskip("pynvml")
+    found = subprocess.run(
+        [sys.executable, "-c", READ],
+        env={**os.environ, "LD_LIBRARY_PATH": str(library), **environment},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return json.loads(found.stdout)
+
+
+def test_devices_tell_what_they_can(library: Path) -> None:
+    source, names, reads = _read(library)
+    assert source == "nvml"
+    assert names == [
+        {"uuid": "GPU-0", "model": "NVIDIA H100 80GB HBM3"},
+        {"uuid": "GPU-1", "model": "NVIDIA A100-SXM4-80GB"},
+    ]
+    for number, (first, second) in enumerate(reads):
+        # one sample when the probe was made, and one for every read
+        assert first == {
+            "gpu": 0, "ratio": 1.0, "memory": {"used": 1000, "total": 80000},
+            "activity": {"sm": 0.625, "tensor": pytest.approx((42 + number) / 100)},
+            "joules": 5 + 1.5 * number,
+        }  # fmt: skip
+        assert second == {
+            "gpu": 1, "ratio": 0.5, "memory": {"used": 2000, "total": 80000},
+            "activity": {}, "joules": None,
+        }  # fmt: skip
+
+
+def test_a_device_that_tells_nothing_does_not_hide_the_others(library: Path) -> None:
+    _, names, reads = _read(library, INSTANCES="1")
+    assert len(names) == 2
+    assert [[use["gpu"] for use in read] for read in reads] == [[0]] * 5
+
+
+def test_without_a_device_the_processor_is_read(library: Path, tmp_path: Path) -> None:
+    assert _read(library, NO_DEVICE="1")[:2] == ["cpu", []]
+    assert _read(tmp_path)[:2] == ["cpu", []]
