@@ -24,10 +24,11 @@ CORPUS = Path(__file__).resolve().parents[1] / "corpus"
 
 IMPLEMENTED = """
 suspend managedBy priorityClassName
-model.preset
+model.{preset,initFrom}
 model.architecture.{layers,hiddenSize,heads,kvHeads,headDim,ffnSize,vocabSize,sequenceLength}
 model.architecture.{ropeTheta,normEpsilon,tiedEmbeddings,positions,norm,activation,biases,qkNorm}
-data.sources[].{name,uri,weight,format,filter} data.heldOutFraction data.tokenizer.uri
+data.sources[].{name,uri,weight,format,filter} data.{heldOutFraction,objective} data.tokenizer.uri
+data.chat.{preset,template} training.lora.{rank,alpha,targets,merge}
 training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed,activationCheckpointing}
 training.optimizer.{name,learningRate,beta1,beta2,epsilon,weightDecay,gradientClipNorm}
 training.schedule.{warmupSteps,decay,minLearningRateRatio}

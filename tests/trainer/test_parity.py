@@ -197,13 +197,13 @@ def _few_steps(run: Any, data: Any, grids: dict[Any, Any]) -> Numbers:
     grid = grids.get(run.layout) or Grid.build(run.layout, "cpu")
     grids[run.layout] = grid
     trainer = Trainer(run, data, torch.device("cpu"), lambda report: None, grid)
-    before = trainer.evaluate()
+    before = trainer.evaluate().loss
     reports = [trainer.take_step() for _ in range(STEPS)]
     return Numbers(
         tuple(report.loss for report in reports),
         tuple(report.grad_norm for report in reports),
         before,
-        trainer.evaluate(),
+        trainer.evaluate().loss,
         time.process_time() - start,
     )
 

@@ -22,6 +22,7 @@ from llmtrain_trainer.reports import (
     CollectiveSample,
     EvaluationReport,
     FailureReport,
+    HeldOut,
     PhaseReport,
     StepReport,
 )
@@ -133,7 +134,7 @@ def _progress(rank: int = 0) -> Progress:
 
 def test_status_and_result_have_the_keys_of_the_contract() -> None:
     progress = _progress()
-    progress.hear(0, EvaluationReport("before", 7.0))
+    progress.hear(0, EvaluationReport("before", HeldOut(7.0)))
     sample = CollectiveSample("tp", "all_gather", 2, 4096, 2, (0.1, 0.3))
     step = StepReport(1, 0.5, {"data": 0.1}, 512, 6.5, math.inf, (sample,))
     progress.hear(0, step)
@@ -142,6 +143,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
     assert set(status) == {
         "phase", "attempt", "step", "totalSteps", "loss", "gradNorm", "stepSeconds",
         "tokensPerSecond", "mfu", "lastCheckpointStep", "heldOutLossBefore", "heldOutLossAfter",
+        "exactMatchBefore", "exactMatchAfter",
         "heartbeat", "utilization", "collectives",
     }  # fmt: skip
     assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)

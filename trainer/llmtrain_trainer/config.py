@@ -13,7 +13,16 @@ from typing import Any, Literal
 
 from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.check import Job, check
-from llmtrain_core.api.job import Architecture, GradientSync, JobSpec, Optimizer, Schedule
+from llmtrain_core.api.job import (
+    Architecture,
+    Data,
+    DataSource,
+    GradientSync,
+    JobSpec,
+    Optimizer,
+    Schedule,
+    Training,
+)
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.bubble import Schedule as PipelineSchedule
 from llmtrain_core.plan.exchange import Exchange
@@ -40,6 +49,31 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatConfig:
+    """How conversations become tokens."""
+
+    longest: int
+    """Tokens of a sequence: an example has to fit."""
+    preset: str | None = None
+    template: str | None = None
+    """Jinja; without either, the one beside the tokenizer, else `plain`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Adapters beside frozen weights."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    merge: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint of adapters depends on, as JSON has it."""
+        return {"rank": self.rank, "alpha": self.alpha, "targets": list(self.targets)}
+
+
+@dataclass(frozen=True, slots=True)
 class DataConfig:
     """What to learn from. Everything here changes the prepared data and so its content hash."""
 
@@ -49,6 +83,11 @@ class DataConfig:
     seed: int
     tokenizer: str | None = None
     """URI of a tokenizer.json to use instead of training one."""
+    chat: ChatConfig | None = None
+    """For fine-tuning on conversations; None: documents."""
+    base: str | None = None
+    """URI of the checkpoint that training starts from: without a tokenizer of the job's own, its is
+    used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +160,10 @@ class RunConfig:
     """Seconds after which a collective that does not end fails."""
     startup_timeout: int
     """Seconds ranks wait for each other at the start."""
+    init_from: str | None = None
+    """URI of the checkpoint whose weights to start from."""
+    lora: LoraConfig | None = None
+    """Train adapters only."""
 
     @property
     def sequence(self) -> int:
@@ -189,7 +232,7 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
                     source.uri,
                     f"spec.data.sources[{index}].uri",
                     source.weight,
-                    source.format,
+                    _format(data, source),
                     source.filter,
                 )
                 for index, source in enumerate(data.sources)
@@ -198,6 +241,8 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
             vocab_size=architecture.vocab_size,
             seed=training.seed,
             tokenizer=data.tokenizer.uri if data.tokenizer else None,
+            chat=_chat(data, architecture),
+            base=job.spec.model.init_from if job.spec.model else None,
         ),
         optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
         exchange=Exchange.of(training.gradient_sync),
@@ -214,7 +259,31 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         seed=training.seed,
         hang_timeout=duration_seconds(hang) if hang else DEFAULT_HANG_TIMEOUT,
         startup_timeout=duration_seconds(policy.startup_timeout) if policy else 600,
+        init_from=job.spec.model.init_from if job.spec.model else None,
+        lora=_lora(training),
     )
+
+
+def _format(data: Data, source: DataSource) -> str:
+    """Return a source's format; lines of JSON are conversations where answers are learnt."""
+    learns = data.objective == "sft" and source.format in ("auto", "jsonl")
+    return "chat" if learns else source.format
+
+
+def _chat(data: Data, architecture: Architecture) -> ChatConfig | None:
+    if data.objective != "sft":
+        return None
+    chat = data.chat
+    return ChatConfig(
+        architecture.sequence_length, chat.preset if chat else None, chat.template if chat else None
+    )
+
+
+def _lora(training: Training) -> LoraConfig | None:
+    lora = training.lora
+    if lora is None:
+        return None
+    return LoraConfig(lora.rank, lora.alpha, tuple(sorted(lora.targets)), lora.merge)
 
 
 def _optimizer(optimizer: Optimizer, schedule: Schedule) -> OptimizerConfig:

@@ -12,8 +12,9 @@ from llmtrain_trainer.config import OptimizerConfig
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """Return AdamW; norm scales do not decay. Fused: one call instead of ten per parameter."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    scales = [p for p in model.parameters() if p.dim() <= 1]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in learning if p.dim() > 1]
+    scales = [p for p in learning if p.dim() <= 1]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": scales, "weight_decay": 0.0},

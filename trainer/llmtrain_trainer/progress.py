@@ -59,7 +59,10 @@ class Progress:
         elif isinstance(report, PhaseReport):
             self.status = self.status.beat(phase=report.phase, step=report.step)
         elif isinstance(report, EvaluationReport):
-            self.status = self.status.beat(**{f"held_out_loss_{report.when}": report.loss})
+            found, when = report.held_out, report.when
+            self.status = self.status.beat(
+                **{f"held_out_loss_{when}": found.loss, f"exact_match_{when}": found.exact_match}
+            )
         elif isinstance(report, CheckpointReport):
             self.status = self.status.beat(last_checkpoint_step=report.step)
             if self._lead == 0:

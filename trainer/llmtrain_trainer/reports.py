@@ -60,11 +60,21 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What was measured on held-out data."""
+
+    loss: float
+    """Nats per counted token."""
+    exact_match: float | None = None
+    """Share of examples that greedy decoding answers to the letter; None for running text."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Held-out loss before the first or after the last step, nats per token."""
+    """Held-out data before the first or after the last step."""
 
     when: Literal["before", "after"]
-    loss: float
+    held_out: HeldOut
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class Status:
     last_checkpoint_step: int | None = None
     held_out_loss_before: float | None = None
     held_out_loss_after: float | None = None
+    exact_match_before: float | None = None
+    exact_match_after: float | None = None
     heartbeat: datetime | None = None
     utilization_source: str | None = None
     utilization_ratio: float | None = None
@@ -65,6 +67,8 @@ class Status:
             "lastCheckpointStep": self.last_checkpoint_step,
             "heldOutLossBefore": _finite(self.held_out_loss_before),
             "heldOutLossAfter": _finite(self.held_out_loss_after),
+            "exactMatchBefore": self.exact_match_before,
+            "exactMatchAfter": self.exact_match_after,
             "utilization": utilization,
             "collectives": [_collective(s) for s in self.collectives if s.group != UNKNOWN_GROUP],
         }

@@ -7,17 +7,18 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmtrain_trainer.checkpoint import folders
+from llmtrain_trainer.checkpoint import base, folders
+from llmtrain_trainer.checkpoint.damage import shows_damage
 from llmtrain_trainer.checkpoint.resume import resume
 from llmtrain_trainer.checkpoint.saver import Outcome, Saver
-from llmtrain_trainer.checkpoint.state import TrainingState
+from llmtrain_trainer.checkpoint.state import TrainingState, load_weights
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
 from llmtrain_trainer.data.mixture import open_mixture
@@ -26,15 +27,17 @@ from llmtrain_trainer.data.prepared import tokenizer_of
 from llmtrain_trainer.errors import InputError, TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
 from llmtrain_trainer.optimize import build_optimizer, learning_rate, set_rate
+from llmtrain_trainer.parallel.adapters import merge
 from llmtrain_trainer.parallel.apply import build_model
 from llmtrain_trainer.parallel.context import places
-from llmtrain_trainer.parallel.gradients import clip_gradients, sum_losses
+from llmtrain_trainer.parallel.gradients import clip_gradients, count_matches, sum_losses
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.passes import Passes, build_passes
 from llmtrain_trainer.parallel.replicate import Copies, keep_alike
 from llmtrain_trainer.reports import (
     CheckpointReport,
     EvaluationReport,
+    HeldOut,
     PhaseReport,
     SaveFailedReport,
     Send,
@@ -91,12 +94,13 @@ class Trainer:
         self.saver = self._saver()
         self.step = self.saved = 0
         self.unsaved: Exception | None = None
-        self.held_out_before: float | None = None
+        self.held_out_before: HeldOut | None = None
 
     def train(self) -> None:
         """Resume, evaluate, take every remaining step, save, evaluate."""
         self._require_same_data()
         self.resume()
+        self.start_from_base()
         if self.held_out_before is None:
             self.held_out_before = self._evaluate()
         self.send(EvaluationReport("before", self.held_out_before))
@@ -115,6 +119,7 @@ class Trainer:
         self.save()
         self.send(EvaluationReport("after", self._evaluate()))
         self.finish_saving()
+        self.save_merged()
         self.export()
 
     def take_step(self, sampled: bool = False) -> StepReport:
@@ -124,8 +129,9 @@ class Trainer:
         with meter or nullcontext():
             with timeline.part("data"):
                 tokens, targets = self._mine(self.batches.at(self.step))
+                counted = self._counted(self.batches, self.step)
             with timeline.part("forward_backward"):
-                loss = self.passes.train(tokens, targets)
+                loss = self.passes.train(tokens, targets, counted)
             with timeline.part("clip"):
                 norm, mean = clip_gradients(
                     self.parameters,
@@ -153,13 +159,20 @@ class Trainer:
         self.send(report)
         return report
 
-    def evaluate(self) -> float:
-        """Return the held-out loss, in nats per token."""
-        total = 0.0
+    def evaluate(self) -> HeldOut:
+        """Measure the held-out loss, and of examples how many are answered to the letter."""
+        total, matches, everything = 0.0, 0.0, 0
         for index in range(self.held_out.count):
             tokens, targets = self._mine(self.held_out.at(index))
-            total += sum_losses(self.passes.evaluate(tokens, targets), self.grid)
-        return total / self.held_out.count
+            counted = self._counted(self.held_out, index)
+            score = self.passes.evaluate(tokens, targets, counted)
+            total += counted * sum_losses(score.loss, self.grid)
+            everything += counted
+            if score.misses is not None:
+                matches += count_matches(score.misses, self.grid)
+        examples = self.held_out.count * self.run.global_batch
+        exact = matches / examples if self.data.examples else None
+        return HeldOut(total / everything, exact)
 
     def resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
@@ -171,9 +184,33 @@ class Trainer:
         if facts is None:
             return
         self.step = self.saved = facts.step
-        self.held_out_before = facts.held_out_before
+        if facts.held_out_before is not None:
+            self.held_out_before = HeldOut(facts.held_out_before, facts.exact_match_before)
         log.info("resumed at step %d (saved as %s)", facts.step, facts.layout)
         self.send(CheckpointReport(facts.step, {}))
+
+    def start_from_base(self) -> None:
+        """Take the weights of another job's checkpoint; those of a resumed step are newer."""
+        if self.run.init_from is None or (self.step and self.run.lora is None):
+            return
+        found: list[folders.Folder | InputError | None] = [None]
+        if dist.get_rank() == 0:
+            try:
+                found[0] = base.base_folder(
+                    self.run.init_from, torch.__version__, self._architecture()
+                )
+            except InputError as error:
+                found[0] = error
+        dist.broadcast_object_list(found)
+        if found[0] is None or isinstance(found[0], InputError):
+            raise found[0] or AssertionError("rank 0 said nothing")
+        try:
+            load_weights(found[0], self.model)
+        except Exception as error:
+            if not shows_damage(error):
+                raise
+            raise folders.damaged(found[0], error, base.FIELD) from error
+        log.info("started from %s", found[0])
 
     def save(self) -> None:
         """Write a checkpoint of the current step, or begin to, unless that was done already."""
@@ -197,6 +234,14 @@ class Trainer:
                 remedy="make room there; a new start goes on from the newest complete checkpoint",
             )
 
+    def save_merged(self) -> None:
+        """Write the base's weights with the adapters added in, where that is asked for."""
+        if self.saver is None or self.run.lora is None or not self.run.lora.merge:
+            return
+        self.send(PhaseReport("saving", self.step))
+        merge(self.model)
+        self.saver.save_merged(replace(self._facts(), lora=None), self.model)
+
     def export(self) -> None:
         """Write the model for others, from the checkpoint just written: any layout will do."""
         if self.saver is None or self.run.checkpoint is None or self.run.checkpoint.export is None:
@@ -204,7 +249,8 @@ class Trainer:
         self.send(PhaseReport("saving", self.step))
         if dist.get_rank() == 0:
             to = folders.folder_of(self.run.checkpoint.export, "spec.checkpoint.exportHuggingFace")
-            export_checkpoint(folders.step_folder(self.saver.root, self.step), to)
+            root = self.saver.root if self.run.lora is None else self.saver.root / "merged"
+            export_checkpoint(folders.step_folder(root, self.step), to)
         dist.barrier(group=self.saver.group)
 
     def _tell(self, outcome: Outcome) -> None:
@@ -228,6 +274,7 @@ class Trainer:
         )
 
     def _facts(self) -> folders.Facts:
+        before = self.held_out_before
         return folders.Facts(
             step=self.step,
             torch=torch.__version__,
@@ -235,7 +282,9 @@ class Trainer:
             architecture=self._architecture(),
             data=self.data.digest,
             sequences=self.step * self.run.global_batch,
-            held_out_before=self.held_out_before,
+            held_out_before=before.loss if before else None,
+            exact_match_before=before.exact_match if before else None,
+            lora=self.run.lora.facts() if self.run.lora else None,
         )
 
     def _require_own(self, facts: folders.Facts) -> None:
@@ -247,6 +296,14 @@ class Trainer:
                 field=folders.FIELD,
                 remedy="use another folder, or the sources, heldOutFraction, vocabSize and seed "
                 "it was saved with",
+            )
+
+        if facts.lora != (self.run.lora.facts() if self.run.lora else None):
+            raise InputError(
+                "CheckpointMismatch",
+                f"the checkpoint of step {facts.step} was saved with other adapters",
+                field=folders.FIELD,
+                remedy="use another folder, or the training.lora it was saved with",
             )
 
     def _require_same_data(self) -> None:
@@ -273,11 +330,15 @@ class Trainer:
                 "before this step",
             )
 
-    def _evaluate(self) -> float:
+    def _evaluate(self) -> HeldOut:
         self.send(PhaseReport("evaluating", self.step))
-        loss = self.evaluate()
-        log.info("held-out loss at step %d: %.4f", self.step, loss)
-        return loss
+        found = self.evaluate()
+        log.info("held out at step %d: %s", self.step, found)
+        return found
+
+    def _counted(self, batches: Batches | HeldOutBatches, index: int) -> int:
+        """Return the tokens of a whole batch that are in the loss: all, or those of responses."""
+        return batches.counted(index) if self.data.examples else self.run.tokens_per_step
 
     def _architecture(self) -> dict[str, object]:
         return self.run.architecture.to_wire()

@@ -181,9 +181,6 @@ def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
-    yield "model.initFrom", spec.model is not None and spec.model.init_from is not None
-    if spec.data is not None:
-        yield "data.objective", spec.data.objective != "pretrain"
     yield "workers.podPatch", bool(spec.workers.pod_patch)
     if spec.network is not None:
         yield "network.profile", spec.network.profile not in {"auto", "tcp"}
@@ -267,6 +264,13 @@ def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
                 f"{source.uri!r} is not a source this release can read",
                 "use file:///PATH or package://PACKAGE/FOLDER",
             )  # fmt: skip
+    base = spec.model.init_from if spec.model else None
+    if base is not None and not _is_folder(base):
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.model.initFrom",
+            f"{base!r} is not a folder this release can read",
+            "use file:///PATH on a volume that all pods share",
+        )  # fmt: skip
     for field, uri in _written(spec):
         if not _is_folder(uri) and not _is_bucket(uri):
             yield Problem(

@@ -27,9 +27,11 @@ from llmtrain_core.api.base import (
 )
 from llmtrain_core.api.learning import (
     Architecture,
+    Chat,
     Data,
     DataSource,
     GradientSync,
+    Lora,
     Model,
     Optimizer,
     Schedule,
@@ -50,6 +52,7 @@ from llmtrain_core.api.workers import (
 __all__ = [
     "MAX_NODES",
     "Architecture",
+    "Chat",
     "Checkpoint",
     "ClaimVolume",
     "ConfigMapVolume",
@@ -61,6 +64,7 @@ __all__ = [
     "FailureRule",
     "GradientSync",
     "JobSpec",
+    "Lora",
     "Model",
     "Network",
     "Optimizer",
@@ -339,6 +343,29 @@ class JobSpec(ApiModel):
                 self.parallelism.data is not None
                 or self.workers.nodes is None
                 or self.workers.nodes * _gpus(self) % _asked(self) == 0
+            ),
+        ),
+        Rule(
+            "!has(self.training) || !has(self.training.lora)"
+            " || (has(self.model) && has(self.model.initFrom))",
+            "adapters need weights to adapt: set model.initFrom",
+            ".training.lora",
+            lambda self: (
+                self.training is None
+                or self.training.lora is None
+                or (self.model is not None and self.model.init_from is not None)
+            ),
+        ),
+        Rule(
+            "!has(self.training) || !has(self.training.lora) || !self.training.lora.merge"
+            " || has(self.checkpoint)",
+            "merged weights are written into checkpoint.uri: set it",
+            ".training.lora.merge",
+            lambda self: (
+                self.training is None
+                or self.training.lora is None
+                or not self.training.lora.merge
+                or self.checkpoint is not None
             ),
         ),
         *(_immutable(field) for field in ("parallelism", "workers")),

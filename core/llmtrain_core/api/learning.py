@@ -12,6 +12,7 @@ from llmtrain_core.api.base import (
     Rule,
     Uri,
     list_map,
+    list_set,
 )
 
 
@@ -92,7 +93,8 @@ class Model(ApiModel):
     architecture: Architecture | None = None
     """The shape, spelled out."""
     init_from: Uri | None = None
-    """Weights to start from instead of random ones."""
+    """Weights to start from instead of random ones: file:///PATH of a checkpoint of this trainer,
+    or of a folder of them, whose newest complete one is taken."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -136,11 +138,32 @@ class Tokenizer(ApiModel):
     """A tokenizer.json to use as it is."""
 
 
+class Chat(ApiModel):
+    """How a conversation becomes text: exactly one of preset and template."""
+
+    preset: Literal["plain", "chatml", "llama3"] | None = None
+    """A template by name; plain puts messages on lines of their own and needs no special tokens."""
+    template: Annotated[str, Field(min_length=1, max_length=16384)] | None = None
+    """A Jinja template over `messages`, as tokenizers bring it along."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.preset) != has(self.template)",
+            "set exactly one of preset and template",
+            holds=lambda self: (self.preset is None) != (self.template is None),
+        ),
+    )
+
+
 class Data(ApiModel):
     """What to learn from."""
 
     objective: Literal["pretrain", "sft"] = "pretrain"
-    """Next-token pre-training, or supervised fine-tuning on answers."""
+    """Next-token pre-training, or supervised fine-tuning: sources are JSON lines of prompt and
+    response, or of messages with role and content, and only responses count in the loss."""
+    chat: Chat | None = None
+    """How a conversation becomes text, for sft. Absent: the template beside the tokenizer, else
+    plain."""
     sources: Annotated[
         list[DataSource],
         Field(min_length=1, max_length=64),
@@ -151,6 +174,15 @@ class Data(ApiModel):
     """How text becomes tokens."""
     held_out_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """Share of whole documents kept back to measure held-out loss."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.chat) || self.objective == 'sft'",
+            "only for objective sft",
+            ".chat",
+            lambda self: self.chat is None or self.objective == "sft",
+        ),
+    )
 
 
 class Optimizer(ApiModel):
@@ -235,6 +267,26 @@ class GradientSync(ApiModel):
         return (self.diloco or DiLoCo()) if self.mode == "diloco" else None
 
 
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""The products of a layer, by their usual names."""
+
+
+class Lora(ApiModel):
+    """Low-rank adapters beside frozen weights (Hu et al., arXiv:2106.09685)."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Width of an adapter."""
+    alpha: Annotated[float, Field(gt=0, le=65536)] = 16.0
+    """An adapter's output is scaled by alpha / rank."""
+    targets: Annotated[list[Projection], Field(min_length=1, max_length=7), list_set()] = Field(
+        default=["q_proj", "v_proj"]
+    )
+    """Products of every layer that get an adapter."""
+    merge: bool = False
+    """After the last step, also write the base's weights with the adapters added in, as a
+    checkpoint under merged/ in checkpoint.uri."""
+
+
 class Training(ApiModel):
     """How to train: exactly one of steps and tokens says how long."""
 
@@ -260,6 +312,8 @@ class Training(ApiModel):
     """Compile blocks with torch.compile."""
     gradient_sync: GradientSync = Field(default_factory=GradientSync)
     """How gradients cross the slow dimension."""
+    lora: Lora | None = None
+    """Train adapters instead of the weights of model.initFrom, which stay as they are."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

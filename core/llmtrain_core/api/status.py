@@ -134,6 +134,10 @@ class Progress(ApiModel):
     """Held-out loss before the first step, in nats per token."""
     held_out_loss_after: float | None = None
     """Held-out loss after the last step, in nats per token."""
+    exact_match_before: float | None = None
+    """Share of held-out examples answered to the letter before the first step (objective sft)."""
+    exact_match_after: float | None = None
+    """The same after the last step."""
     collectives: (
         Annotated[
             list[Collective],

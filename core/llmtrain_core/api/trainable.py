@@ -32,6 +32,7 @@ def training_problems(
     yield from _batch_problems(spec, spec.training, layout)
     yield from _compiler_problems(spec, spec.training, layout)
     yield from _copy_problems(spec.training, layout)
+    yield from _adapter_problems(spec.training, architecture)
 
 
 def _tensor_problems(layout: Layout, architecture: Architecture) -> Iterator[Problem]:
@@ -162,4 +163,19 @@ def _copy_problems(training: Training, layout: Layout) -> Iterator[Problem]:
             Reason.INVALID_SPEC, "spec.training.gradientSync.copiesPerRack",
             f"{copies} copies do not fill racks of {sync.copies_per_rack}",
             f"choose a divisor of {copies}",
+        )  # fmt: skip
+
+
+def _adapter_problems(training: Training, architecture: Architecture) -> Iterator[Problem]:
+    if training.lora is None:
+        return
+    if "gate_proj" in training.lora.targets and architecture.activation != "swiglu":
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.training.lora.targets",
+            f"a layer with {architecture.activation} has no gate_proj", "remove it from the list",
+        )  # fmt: skip
+    if training.compile:
+        yield Problem(
+            Reason.NOT_YET_SUPPORTED, "spec.training.compile",
+            "compiled layers do not go with adapters", "set it to false",
         )  # fmt: skip

@@ -16,7 +16,10 @@ from llmtrain_operator.lifecycle.planning import measure
 from llmtrain_operator.lifecycle.pods import current
 
 _COUNTS = ("step", "totalSteps", "lastCheckpointStep")
-_FIGURES = ("loss", "tokensPerSecond", "mfu", "heldOutLossBefore", "heldOutLossAfter")
+_FIGURES = (
+    "loss", "tokensPerSecond", "mfu", "heldOutLossBefore", "heldOutLossAfter",
+    "exactMatchBefore", "exactMatchAfter",
+)  # fmt: skip
 _PHASES = get_args(TrainerPhase)
 _LONGEST_ETA = 10 * 365 * 86400.0
 MOST_COLLECTIVES = 32

@@ -55,6 +55,10 @@ class Facts:
     """Sequences seen."""
     held_out_before: float | None
     """Held-out loss before the very first step: a resumed run cannot measure it again."""
+    exact_match_before: float | None = None
+    """Share of held-out examples answered to the letter, likewise."""
+    lora: dict[str, Any] | None = None
+    """Rank, alpha and targets where the checkpoint holds adapters only."""
 
 
 def folder_of(uri: str, field: str = FIELD) -> Folder:

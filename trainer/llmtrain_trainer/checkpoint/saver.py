@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from llmtrain_trainer.checkpoint.folders import Facts, Folder, remove, step_folder, write_facts
 from llmtrain_trainer.checkpoint.retention import purge
-from llmtrain_trainer.checkpoint.state import TrainingState, write
+from llmtrain_trainer.checkpoint.state import TrainingState, weights, write
 
 PATIENCE = timedelta(minutes=30)
 """How long ranks wait for the slowest one's part."""
@@ -83,6 +84,13 @@ class Saver:
         if pending is not None:
             tell(pending.result())
 
+    def save_merged(self, facts: Facts, model: nn.Module) -> None:
+        """Write weights alone into `merged/`, and keep no other there; collective, at once."""
+        root = self.root / "merged"
+        self._empty_folder(root, facts)
+        write(step_folder(root, facts.step), weights(model), self.group)
+        self._tidy(lambda: purge(root, 1, facts.step))
+
     def _write(self, facts: Facts, state: Any, waited: float) -> Outcome:
         """Write one checkpoint; an error becomes the outcome on all ranks.
 
@@ -90,7 +98,7 @@ class Saver:
         """
         start = time.perf_counter()
         try:
-            self._empty_folder(facts)
+            self._empty_folder(self.root, facts)
             write(step_folder(self.root, facts.step), state, self.group)
         except Exception as error:
             log.warning("no checkpoint of step %d: %r", facts.step, error)
@@ -99,12 +107,12 @@ class Saver:
         self._tidy(lambda: purge(self.root, self.keep, facts.step))
         return Outcome(facts.step, waited, time.perf_counter() - start)
 
-    def _empty_folder(self, facts: Facts) -> None:
+    def _empty_folder(self, root: Folder, facts: Facts) -> None:
         """Let rank 0 prepare the folder; nobody touches it before. Raises on all ranks or none."""
         problem: list[str | None] = [None]
         if dist.get_rank() == 0:
             try:
-                write_facts(self.root, facts, self.tokenizer)
+                write_facts(root, facts, self.tokenizer)
             except Exception as error:  # drivers of stores raise what they like
                 problem[0] = f"{type(error).__name__}: {error}"
         dist.broadcast_object_list(problem, src=0, group=self.group)

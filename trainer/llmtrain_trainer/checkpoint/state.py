@@ -29,11 +29,14 @@ from torch.futures import Future
 
 from llmtrain_trainer.checkpoint.folders import MARKER, Folder, damaged
 from llmtrain_trainer.checkpoint.patience import patiently
+from llmtrain_trainer.model.lora import is_adapter
 from llmtrain_trainer.parallel.replicate import Copies
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 
-_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
-"""Optimizer state by parameter name: numbers would collide between pipeline stages."""
+_FLAT = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
+"""Optimizer state by parameter name: numbers would collide between pipeline stages. What is frozen
+stays out: it is in the checkpoint that training started from. Names that are missing in a
+checkpoint are an error when it is read, before they could be when they are set."""
 
 MODEL, OPTIMIZER = "model", "optimizer"
 
@@ -86,6 +89,20 @@ def write(folder: Folder, state: dict[str, Any], group: dist.ProcessGroup | None
     """Write a state into an empty folder; collective over the ranks of `group`."""
     with catchable_checkpoint_errors():
         dcp.save(state, storage_writer=_writer_of(folder), process_group=group)  # type: ignore[attr-defined]
+
+
+def weights(model: nn.Module) -> dict[str, Any]:
+    """Return the state of the weights alone, adapters left out."""
+    named = get_model_state_dict(model, options=StateDictOptions())
+    return {MODEL: {name: each for name, each in named.items() if not is_adapter(name)}}
+
+
+def load_weights(folder: Folder, model: nn.Module) -> None:
+    """Read the weights of a checkpoint, adapters left out; collective over all ranks."""
+    state = weights(model)
+    with catchable_checkpoint_errors():
+        dcp.load(state, storage_reader=reader_of(folder))  # type: ignore[attr-defined]
+    set_model_state_dict(model, state[MODEL], options=StateDictOptions(strict=False))
 
 
 def require_whole(folder: Folder) -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from llmtrain_trainer.data.mixture import Mixture
-from llmtrain_trainer.data.shards import TokenStream
 from llmtrain_trainer.errors import InputError
 
 EVALUATION_BATCHES = 4
@@ -41,7 +40,7 @@ class Batches:
         _require_windows(mixture, length)
         self._mixture = mixture
         self._length, self._seed, self._share = length, seed, share
-        self._windows = [windows(stream, length) for stream in self._mixture.streams]
+        self._windows = [stream.windows(length) for stream in self._mixture.streams]
         self._orders: dict[int, tuple[int, npt.NDArray[np.int64]]] = {}
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
@@ -49,6 +48,17 @@ class Batches:
         first = step * self._share.global_batch
         places = [self._place(first + position) for position in self._share.range()]
         return gather(self._mixture, places, self._length)
+
+    def counted(self, step: int) -> int:
+        """Return how many tokens of a step's whole global batch the loss counts.
+
+        No rank has to ask the others: what a step sees follows from its number.
+        """
+        first = step * self._share.global_batch
+        places = (self._place(first + each) for each in range(self._share.global_batch))
+        return sum(
+            self._mixture.streams[source].counted(number, self._length) for source, number in places
+        )
 
     def _place(self, sample: int) -> tuple[int, int]:
         source, number = self._mixture.draw(sample)
@@ -66,35 +76,37 @@ class HeldOutBatches:
 
     def __init__(self, mixture: Mixture, length: int, share: Share) -> None:
         self._mixture, self._length, self._share = mixture, length, share
-        counts = [windows(stream, length) for stream in mixture.streams]
+        counts = [stream.windows(length) for stream in mixture.streams]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._windows = sum(counts)
         self.count = min(max(1, self._windows // share.global_batch), EVALUATION_BATCHES)
 
     def at(self, index: int) -> tuple[Tensor, Tensor]:
         """Return (tokens, targets) of one of `count` batches."""
+        places = [self._sample(index, position) for position in self._share.range()]
+        return gather(self._mixture, places, self._length)
+
+    def counted(self, index: int) -> int:
+        """Return how many tokens of a whole batch the loss counts."""
+        places = (self._sample(index, each) for each in range(self._share.global_batch))
+        return sum(
+            self._mixture.streams[source].counted(number, self._length) for source, number in places
+        )
+
+    def _sample(self, index: int, position: int) -> tuple[int, int]:
         wanted = self.count * self._share.global_batch
         first = index * self._share.global_batch
-        places = [
-            self._place((first + position) * self._windows // wanted)
-            for position in self._share.range()
-        ]
-        return gather(self._mixture, places, self._length)
+        return self._place((first + position) * self._windows // wanted)
 
     def _place(self, number: int) -> tuple[int, int]:
         source = int(np.searchsorted(self._ends, number, side="right"))
         return source, number - int(self._ends[source - 1] if source else 0)
 
 
-def windows(stream: TokenStream, length: int) -> int:
-    """Return how many sequences of `length` tokens, each with a next token, a stream holds."""
-    return max(0, (len(stream) - 1) // length)
-
-
 def _require_windows(mixture: Mixture, length: int) -> None:
     """Refuse a source that cannot fill one sequence: it would never have its share."""
     for stream in mixture.streams:
-        if not windows(stream, length):
+        if not stream.windows(length):
             raise InputError(
                 "CorpusTooSmall",
                 f"{stream.folder} has {len(stream)} tokens, less than one sequence of {length}",
@@ -104,10 +116,7 @@ def _require_windows(mixture: Mixture, length: int) -> None:
 
 
 def gather(mixture: Mixture, places: list[tuple[int, int]], length: int) -> tuple[Tensor, Tensor]:
-    """Return inputs and their next tokens for windows by stream and number."""
-    rows = torch.from_numpy(
-        np.stack(
-            [mixture.streams[source].read(number * length, length + 1) for source, number in places]
-        )
-    )
-    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    """Return inputs and targets for sequences by stream and number."""
+    rows = [mixture.streams[source].window(number, length) for source, number in places]
+    tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+    return tokens, targets

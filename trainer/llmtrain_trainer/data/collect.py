@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from llmtrain_trainer.config import Source
+from llmtrain_trainer.data.conversations import question
 from llmtrain_trainer.data.documents import Document
 from llmtrain_trainer.data.duplicates import BANDS, band_hashes
 from llmtrain_trainer.data.plan import Unit
@@ -41,20 +42,33 @@ def collect(work: Workspace, unit: Unit) -> None:
         for document in (document for each in unit.files for document in read(each)):
             counts["read"] += 1
             _fold(digest, document)
-            text = clean(document.text, unit.files[0].format)
-            broken = "empty" if not text else rule_broken(text, source, unit.files[0].format)
+            kind = unit.files[0].format
+            text = clean(document.text, kind)
+            broken = "empty" if not text else rule_broken(text, source, kind)
             if broken:
                 counts[broken] += 1
                 continue
             file.write(json.dumps([document.name, text], ensure_ascii=False) + "\n")
-            key = content_key(text, work.plan.config.seed)
-            halves = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
-            facts.append((*halves, len(text), band_hashes(text)))
+            facts.append(_facts(text, kind, work.plan.config.seed))
     with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as binary:
         np.save(binary, np.array(facts, FACTS))
     work.write_json(
         work.file(STAGE, unit.number, ".json"), {"counts": counts, "digest": digest.hexdigest()}
     )
+
+
+def _facts(text: str, kind: str, seed: int) -> tuple[int, int, int, Any]:
+    """Return what duplicates are found by, and who is held out.
+
+    Conversations ask alike without being alike: only equal ones are duplicates, and those that ask
+    the same are held out together.
+    """
+    key = content_key(text, seed)
+    held_out, choice = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+    if kind != "chat":
+        return held_out, choice, len(text), band_hashes(text)
+    asked = content_key(question(text), seed)
+    return int.from_bytes(asked[:8], "big"), choice, len(text), np.full(BANDS, choice, np.uint64)
 
 
 def _fold(digest: Any, document: Document) -> None:
@@ -63,7 +77,9 @@ def _fold(digest: Any, document: Document) -> None:
 
 
 def clean(text: str, kind: str) -> str:
-    """Normalise text as suits its format."""
+    """Normalise text as suits its format; the reader of conversations does it by turn."""
+    if kind == "chat":
+        return text
     return normalise_code(text) if kind == "code" else normalise(text)
 
 
@@ -73,8 +89,9 @@ def rule_broken(text: str, source: Source, kind: str) -> str | None:
     return gopher(text) if wanted else None
 
 
-def clean_texts(path: Path) -> Iterator[str]:
-    """Yield the texts that `collect` wrote."""
+def clean_documents(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield names and texts that `collect` wrote."""
     with path.open(encoding="utf-8") as file:
         for line in file:
-            yield json.loads(line)[1]
+            name, text = json.loads(line)
+            yield name, text

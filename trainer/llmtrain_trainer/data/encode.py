@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from llmtrain_trainer.data import collect, select
+from llmtrain_trainer.data.examples import ExampleEncoder
 from llmtrain_trainer.data.plan import Unit
-from llmtrain_trainer.data.shards import token_type
 from llmtrain_trainer.data.tokens import Encoder
 from llmtrain_trainer.data.workspace import Workspace
 
@@ -17,23 +18,34 @@ PARTS = {"train": select.TRAIN, "held-out": select.HELD_OUT}
 """Name of a part to the fate of its documents."""
 
 
-def load_encoder(work: Workspace) -> Encoder:
+def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
     """Return the encoder of the tokenizer that `select` wrote."""
     tokenizer = Tokenizer.from_file(str(work.tokenizer))
-    return Encoder(tokenizer, by_pieces=work.plan.tokenizer is None)
+    chat, template = work.plan.config.chat, work.plan.template
+    by_pieces = work.plan.tokenizer is None
+    if chat is None or template is None:
+        return Encoder(tokenizer, by_pieces)
+    return ExampleEncoder(tokenizer, template, chat.longest, by_pieces)
 
 
-def encode(work: Workspace, unit: Unit, encoder: Encoder) -> None:
+def encode(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) -> None:
     """Write a unit's tokens, one file per part, and how many there are."""
-    dtype = token_type(work.plan.config.vocab_size)
+    dtype = work.plan.token_type
     texts = work.file(collect.STAGE, unit.number, ".jsonl")
     fates = np.load(work.file(select.STAGE, unit.number, ".npy"))
     counts: dict[str, int] = {}
     for part, fate in PARTS.items():
         path = work.file(STAGE, unit.number, f".{part}.bin")
         with work.draft(path) as draft, draft.open("wb") as file:
-            for text, met in zip(collect.clean_texts(texts), fates, strict=True):
+            documents = collect.clean_documents(texts)
+            for (name, text), met in zip(documents, fates, strict=True):
                 if met == fate:
-                    file.write(encoder.encode(text).astype(dtype).tobytes())
+                    file.write(_ids(encoder, name, text).astype(dtype).tobytes())
             counts[part] = file.tell() // dtype.itemsize
     work.write_json(work.file(STAGE, unit.number, ".json"), counts)
+
+
+def _ids(encoder: Encoder | ExampleEncoder, name: str, text: str) -> npt.NDArray[np.uint32]:
+    if isinstance(encoder, ExampleEncoder):
+        return encoder.encode(name, text)
+    return encoder.encode(text)

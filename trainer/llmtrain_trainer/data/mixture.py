@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from llmtrain_trainer.data.examples import ExampleStream
 from llmtrain_trainer.data.prepared import PreparedData
 from llmtrain_trainer.data.shards import TokenStream
 
@@ -18,11 +21,31 @@ ROUND = 4096
 """Sequences after which the mix repeats; weights are kept to one part in as many."""
 
 
+class Stream(Protocol):
+    """One part of a source, as sequences."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its shards are."""
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+
+    def windows(self, length: int) -> int:
+        """Return how many sequences of `length` tokens, each with a next token, it holds."""
+
+    def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
+        """Return the inputs of a sequence and its targets, each (length,)."""
+
+    def counted(self, number: int, length: int) -> int:
+        """Return how many targets of a sequence the loss counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """Streams and the order in which they take turns."""
 
-    streams: tuple[TokenStream, ...]
+    streams: tuple[Stream, ...]
     turns: npt.NDArray[np.int64]
     """Source of every sequence of a round."""
     ranks: npt.NDArray[np.int64]
@@ -31,7 +54,7 @@ class Mixture:
     """Sequences of every source in a round."""
 
     @classmethod
-    def of(cls, streams: Sequence[TokenStream], weights: Sequence[float]) -> Mixture:
+    def of(cls, streams: Sequence[Stream], weights: Sequence[float]) -> Mixture:
         """Spread the turns of every source evenly over the round, as many as its weight asks."""
         quotas = _quotas(weights)
         places = [(np.arange(quota) + 0.5) / quota for quota in quotas.tolist()]
@@ -63,8 +86,9 @@ def _quotas(weights: Sequence[float]) -> npt.NDArray[np.int64]:
 def open_mixture(data: PreparedData, part: str, vocab_size: int) -> Mixture:
     """Open one part of the prepared data; sources without tokens in it are left out."""
     folders = [(data.folder / name, weight) for name, weight in data.sources]
+    kind: type[ExampleStream | TokenStream] = ExampleStream if data.examples else TokenStream
     opened = [
-        (TokenStream(folder, part, vocab_size), weight)
+        (kind(folder, part, vocab_size), weight)
         for folder, weight in folders or [(data.folder, 1.0)]
     ]
     filled = [(stream, weight) for stream, weight in opened if len(stream)]

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from llmtrain_trainer.data import collect, duplicates, encode, select
 from llmtrain_trainer.data.plan import FORMAT, Plan
-from llmtrain_trainer.data.shards import checks, shard_name, token_type
+from llmtrain_trainer.data.shards import checks, shard_name
 from llmtrain_trainer.data.tokens import largest_token
 from llmtrain_trainer.data.workspace import TOKENIZER, Workspace, read_json
 
@@ -58,7 +58,7 @@ def shard_facts(work: Workspace, piece: Piece) -> Path:
 
 def pack(work: Workspace, piece: Piece) -> None:
     """Write one shard, its checksums and its facts."""
-    width = token_type(work.plan.config.vocab_size).itemsize
+    width = work.plan.token_type.itemsize
     path = work.shards(piece.source) / shard_name(piece.part, piece.number)
     digest = hashlib.sha256()
     with work.draft(path) as draft:
@@ -108,7 +108,8 @@ def finish(work: Workspace) -> None:
         "digest": _digest(plan, [facts["digest"] for facts in units.values()]),
         "seed": plan.config.seed,
         "heldOutFraction": plan.config.held_out_fraction,
-        "bytesPerToken": token_type(plan.config.vocab_size).itemsize,
+        "bytesPerToken": plan.token_type.itemsize,
+        "objective": "sft" if plan.config.chat else "pretrain",
         "nearDuplicates": {
             "words": duplicates.RUN, "bands": duplicates.BANDS, "rows": duplicates.ROWS,
         },

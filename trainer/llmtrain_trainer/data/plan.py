@@ -9,13 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from llmtrain_trainer.checkpoint.base import base_tokenizer
 from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.documents import InputFile
-from llmtrain_trainer.data.shards import SHARD_TOKENS
+from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
 from llmtrain_trainer.data.sources import list_files, locate
+from llmtrain_trainer.data.template import Template, of_preset, of_tokenizer
 from llmtrain_trainer.data.tokens import FIELD
 from llmtrain_trainer.errors import InputError
 
@@ -50,6 +55,13 @@ class Plan:
     """What of the configuration shapes the tokens, as JSON."""
     shard_tokens: int
     tokenizer: Path | None
+    template: Template | None = None
+    """How conversations become tokens; None: the sources are documents."""
+
+    @property
+    def token_type(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+        """Type of a stored token; those of examples carry marks."""
+        return np.dtype("<u4") if self.template else token_type(self.config.vocab_size)
 
 
 def make_plan(config: DataConfig, shard_tokens: int = SHARD_TOKENS) -> Plan:
@@ -63,17 +75,29 @@ def make_plan(config: DataConfig, shard_tokens: int = SHARD_TOKENS) -> Plan:
         for run in _runs_of(found):
             units.append(Unit(len(units), index, run))
     tokenizer = _tokenizer_path(config)
-    shape = json.dumps(
-        [
-            FORMAT, config.vocab_size, config.held_out_fraction, config.seed, shard_tokens,
-            hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer else None,
-            [[source.name, source.format, source.filter] for source in sources],
-        ]
-    )  # fmt: skip
+    template = _template(config, tokenizer)
+    shaped: list[Any] = [
+        FORMAT, config.vocab_size, config.held_out_fraction, config.seed, shard_tokens,
+        hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer else None,
+        [[source.name, source.format, source.filter] for source in sources],
+    ]  # fmt: skip
+    if template is not None and config.chat is not None:
+        shaped.append([asdict(template), config.chat.longest])
+    shape = json.dumps(shaped)
     facts = [[str(file.path), file.format, file.size, file.modified] for file in files]
     weights = [source.weight for source in sources]
     key = hashlib.sha256((shape + json.dumps([weights, facts])).encode()).hexdigest()[:32]
-    return Plan(config, sources, tuple(units), key, shape, shard_tokens, tokenizer)
+    return Plan(config, sources, tuple(units), key, shape, shard_tokens, tokenizer, template)
+
+
+def _template(config: DataConfig, tokenizer: Path | None) -> Template | None:
+    chat = config.chat
+    if chat is None:
+        return None
+    if chat.template is not None:
+        return Template(chat.template)
+    beside = of_tokenizer(tokenizer) if tokenizer and chat.preset is None else None
+    return beside or of_preset(chat.preset or "plain")
 
 
 def _runs_of(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
@@ -91,7 +115,7 @@ def _runs_of(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
 
 def _tokenizer_path(config: DataConfig) -> Path | None:
     if config.tokenizer is None:
-        return None
+        return None if config.base is None else base_tokenizer(config.base)
     path = locate(Source("tokenizer", config.tokenizer, FIELD))
     if not path.is_file():
         raise InputError(

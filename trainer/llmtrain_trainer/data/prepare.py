@@ -32,16 +32,24 @@ def prepare(config: DataConfig, sequence: int, work_dir: Path) -> PreparedData:
         folder = root / plan.key
         with _locked(root / f"{plan.key}.lock"):
             do_share(Workspace(plan, folder))
-    return prepared.load(folder, config.vocab_size, sequence, field)
+    data = prepared.load(folder, config.vocab_size, sequence, field)
+    if data.examples != (config.chat is not None):
+        raise InputError(
+            "InvalidSpec",
+            f"{folder} was prepared for {'sft' if data.examples else 'pretrain'}",
+            field="spec.data.objective",
+            remedy="set the objective it was prepared for, or prepare it again",
+        )
+    return data
 
 
 def _prepared_source(config: DataConfig) -> Path | None:
     """Return the folder of a source that is prepared already: then it must be the only one."""
     for source in config.sources:
-        if source.format not in ("auto", "tokens"):
+        if source.format not in ("auto", "chat", "tokens"):
             continue
         folder = locate(source)
-        if not prepared.is_prepared(folder) and source.format == "auto":
+        if not prepared.is_prepared(folder) and source.format != "tokens":
             continue
         if len(config.sources) > 1:
             raise InputError(

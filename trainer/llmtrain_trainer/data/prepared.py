@@ -29,6 +29,8 @@ class PreparedData:
     """Hash of the sources' content, of everything that shaped the tokens, and of the weights."""
     sources: tuple[tuple[str, float], ...] = ()
     """Sub-folders of shards and their weights; none: the shards are in the folder itself."""
+    examples: bool = False
+    """Whether the tokens are marked: examples of fine-tuning, not running text."""
 
 
 def is_prepared(folder: Path) -> bool:
@@ -78,9 +80,11 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
         sum(source["tokens"][HELD_OUT] for source in manifest["sources"]),
         hashlib.sha256(shaped).hexdigest()[:32],
         tuple(weights),
+        manifest.get("objective") == "sft",
     )
     for name, count in ((TRAIN, data.train_tokens), (HELD_OUT, data.held_out_tokens)):
-        if count <= sequence:
+        # an example is a sequence by itself, however short
+        if count <= (0 if data.examples else sequence):
             raise InputError(
                 "CorpusTooSmall",
                 f"the {name} part has {count} tokens, less than one sequence of {sequence}",

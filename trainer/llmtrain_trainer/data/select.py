@@ -13,8 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from llmtrain_trainer.data import collect
+from llmtrain_trainer.data.conversations import contents
 from llmtrain_trainer.data.duplicates import clusters
-from llmtrain_trainer.data.tokens import load_tokenizer, sample_limit, sampled, train_bpe
+from llmtrain_trainer.data.tokens import (
+    add_special,
+    load_tokenizer,
+    sample_limit,
+    sampled,
+    train_bpe,
+)
 from llmtrain_trainer.data.workspace import Workspace
 
 STAGE = "fate"
@@ -37,13 +44,18 @@ def select(work: Workspace) -> None:
     for unit, part in zip(units, np.split(fates, np.cumsum(sizes)[:-1]), strict=True):
         with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as file:
             np.save(file, part)
+    size, template = work.plan.config.vocab_size, work.plan.template
+    special = template.special_tokens() if template else []
     with work.draft(work.tokenizer) as draft:
         if work.plan.tokenizer is not None:
-            load_tokenizer(work.plan.tokenizer, work.plan.config.vocab_size)
-            shutil.copyfile(work.plan.tokenizer, draft)
+            tokenizer = load_tokenizer(work.plan.tokenizer, size)
+            if add_special(tokenizer, special, size):
+                tokenizer.save(str(draft))
+            else:
+                shutil.copyfile(work.plan.tokenizer, draft)
         else:
             texts = _sample(work, fates, facts["length"])
-            train_bpe(texts, work.plan.config.vocab_size).save(str(draft))
+            train_bpe(texts, size, special).save(str(draft))
 
 
 def decide(facts: npt.NDArray[np.void], sources: npt.NDArray[np.int64], fraction: float) -> Fates:
@@ -65,7 +77,9 @@ def decide(facts: npt.NDArray[np.void], sources: npt.NDArray[np.int64], fraction
         mine = kept[sources[kept] == source]
         mine = mine[np.argsort(facts["held_out"][mine], kind="stable")]
         count = min(max(1, round(len(mine) * fraction)), len(mine) - 1)
-        fates[mine[:count]] = HELD_OUT
+        if count:  # conversations that ask the same stay together
+            keys = facts["held_out"][mine]
+            fates[mine[keys <= keys[count - 1]]] = HELD_OUT
     return fates
 
 
@@ -90,8 +104,10 @@ def _sample(work: Workspace, fates: Fates, lengths: npt.NDArray[np.int64]) -> It
 
 
 def _texts(work: Workspace) -> Iterator[str]:
+    said = contents if work.plan.template else str
     for unit in work.plan.units:
-        yield from collect.clean_texts(work.file(collect.STAGE, unit.number, ".jsonl"))
+        path = work.file(collect.STAGE, unit.number, ".jsonl")
+        yield from (said(text) for _, text in collect.clean_documents(path))
 
 
 def tally(fates: Sequence[Fates]) -> dict[str, int]:

@@ -139,6 +139,19 @@ class TokenStream:
             raise corrupt(shard.path, f"token {tokens.max()} of a vocabulary of {self._vocab_size}")
         return tokens
 
+    def windows(self, length: int) -> int:
+        """Return how many sequences of `length` tokens, each with a next token, there are."""
+        return max(0, (len(self) - 1) // length)
+
+    def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
+        """Return a sequence's tokens and the ones that follow them, each (length,)."""
+        tokens = self.read(number * length, length + 1)
+        return tokens[:-1], tokens[1:]
+
+    def counted(self, number: int, length: int) -> int:
+        """Return how many tokens of a sequence the loss counts: all."""
+        return length
+
 
 def corrupt(path: Path, problem: str) -> InputError:
     """Return the error for a shard that is not what was written."""

@@ -47,7 +47,7 @@ def list_files(source: Source) -> list[InputFile]:
     except OSError as error:
         raise _missing(source, f"cannot read {error.filename}: {error.strerror}") from error
     if not files:
-        wanted = source.format if source.format != "auto" else "text"
+        wanted = {"auto": "text", "chat": "jsonl"}.get(source.format, source.format)
         raise _missing(source, f"there is no file of a known format ({wanted}) in {root}")
     return files
 
@@ -71,6 +71,8 @@ def _file(source: Source, root: Path, path: Path) -> InputFile | None:
         wanted = found or ("text" if alone else "")
     elif wanted == "code":
         wanted = "code" if path.suffix.lower() in _CODE or alone else ""
+    elif wanted == "chat":
+        wanted = "chat" if found == "jsonl" or alone else ""
     elif found != wanted and not alone:
         # text has any name or none; arXiv's submissions are NUMBER.gz
         loose = found is None and (wanted == "text" or (wanted, path.suffix) == ("latex", ".gz"))

@@ -49,8 +49,11 @@ def sampled(lengths: Sequence[int], limit: int) -> Iterator[int]:
         yield 0
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a vocabulary of at most `vocab_size` tokens on all of the texts; deterministic."""
+def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) -> Tokenizer:
+    """Train a vocabulary of at most `vocab_size` tokens on all of the texts; deterministic.
+
+    `special` are tokens of their own beside END.
+    """
     if vocab_size < SMALLEST:
         raise InputError(
             "InvalidSpec",
@@ -63,7 +66,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END],
+        special_tokens=list(dict.fromkeys([END, *special])),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -92,6 +95,24 @@ def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
         )
     end_token(tokenizer)
     return tokenizer
+
+
+def add_special(tokenizer: Tokenizer, wanted: Sequence[str], vocab_size: int) -> int:
+    """Add the special tokens that a tokenizer lacks; return how many.
+
+    Raises InputError where the model's vocabulary has no room for them.
+    """
+    missing = [token for token in wanted if tokenizer.token_to_id(token) is None]
+    size = largest_token(tokenizer) + 1
+    if missing and size + len(missing) > vocab_size:
+        raise InputError(
+            "InvalidSpec",
+            f"the tokenizer lacks {', '.join(missing)[:200]} of the chat template, and the model's"
+            f" vocabulary of {vocab_size} has no room beside its {size} tokens",
+            field="spec.data.chat",
+            remedy="use preset plain, a tokenizer with these tokens, or a larger vocabSize",
+        )
+    return int(tokenizer.add_special_tokens(missing)) if missing else 0
 
 
 def largest_token(tokenizer: Tokenizer) -> int:

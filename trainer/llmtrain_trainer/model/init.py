@@ -16,6 +16,7 @@ from torch import Tensor, nn
 STANDARD_DEVIATION = 0.02
 """Of all matrices (GPT-2); those that write to the residual stream are scaled by the depth."""
 
+_ADAPTER_IN, _ADAPTER_OUT = ".lora.a", ".lora.b"
 _TO_RESIDUAL = ("attention.wo.weight", "ffn.down.weight")
 
 
@@ -23,13 +24,16 @@ def draw(name: str, shape: torch.Size, seed: int, layers: int) -> Tensor:
     """Return the initial value of one whole parameter, float32 on the CPU.
 
     Norm scales are ones and biases zeros; matrices are normal, with standard deviation
-    0.02 / sqrt(2 layers) where they write to the residual stream (Radford et al., 2019).
+    0.02 / sqrt(2 layers) where they write to the residual stream (Radford et al., 2019). Of an
+    adapter, B is zero and A keeps the scale of its input.
     """
     if len(shape) < 2:
         return torch.zeros(shape) if name.endswith(".bias") else torch.ones(shape)
+    if name.endswith(_ADAPTER_OUT):
+        return torch.zeros(shape)
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    deviation = STANDARD_DEVIATION
+    deviation = shape[-1] ** -0.5 if name.endswith(_ADAPTER_IN) else STANDARD_DEVIATION
     if name.endswith(_TO_RESIDUAL):
         deviation /= math.sqrt(2 * layers)
     return torch.randn(shape, generator=generator, dtype=torch.float32) * deviation

@@ -11,6 +11,7 @@ from llmtrain_core.plan.bubble import stage_numbers
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.model.decoder import Decoder, Slice
 from llmtrain_trainer.model.init import initialise
+from llmtrain_trainer.parallel.adapters import adapt
 from llmtrain_trainer.parallel.chunks import RankModel
 from llmtrain_trainer.parallel.compiled import compile_blocks, prove_compiler
 from llmtrain_trainer.parallel.context import places, share_sequences
@@ -38,7 +39,7 @@ def build_model(run: RunConfig, grid: Grid, device: torch.device) -> RankModel:
 
 
 def _build_chunk(part: Slice, run: RunConfig, grid: Grid, device: torch.device) -> Decoder:
-    """Build one slice: tensor and context parallelism, compiler, recomputation, FSDP, storage.
+    """Build one slice: parallelism, adapters, compiler, recomputation, FSDP, storage.
 
     The module is made on the meta device, so that no rank ever holds more than its shard and one
     whole parameter.
@@ -52,6 +53,8 @@ def _build_chunk(part: Slice, run: RunConfig, grid: Grid, device: torch.device) 
         torch.set_default_dtype(before)
     if "tp" in grid.groups:
         split_tensors(chunk, grid.mesh["tp"])
+    if run.lora is not None:
+        adapt(chunk, run.lora)
     if "cp" in grid.groups:
         share_sequences(chunk, grid.groups["cp"])
     if run.compile:

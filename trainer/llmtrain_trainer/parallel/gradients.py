@@ -46,6 +46,19 @@ def sum_losses(loss: Tensor, grid: Grid) -> float:
     return float(loss)
 
 
+def count_matches(misses: Tensor, grid: Grid) -> float:
+    """Return of how many sequences no rank saw a miss; `misses` (local batch,) are this rank's."""
+    misses = misses.clone()
+    for name in ("cp", "pp"):  # ranks that share sequences
+        if name in grid.groups:
+            dist.all_reduce(misses, group=grid.groups[name])
+    matches = (misses == 0).sum().double() / grid.degree("cp")
+    for name in ("dp", "rep"):
+        if name in grid.groups:
+            dist.all_reduce(matches, group=grid.groups[name])
+    return float(matches)
+
+
 def _local_square(parameters: Sequence[nn.Parameter], tensor_degree: int) -> Tensor:
     """Return this rank's share of the squared norm.
 

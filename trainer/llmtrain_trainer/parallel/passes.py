@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 
 from llmtrain_core.plan.bubble import ONE_STAGE, stage_numbers
 from llmtrain_trainer.config import RunConfig
+from llmtrain_trainer.data.examples import UNCOUNTED
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.parallel.chunks import RankModel
 from llmtrain_trainer.parallel.mesh import Grid
@@ -29,22 +31,36 @@ from llmtrain_trainer.parallel.mesh import Grid
 class Passes(Protocol):
     """Forward and backward over this rank's share of a batch, shapes (local batch, length)."""
 
-    def train(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Accumulate gradients; return this rank's share of the mean loss (0 off the end)."""
+    def train(self, tokens: Tensor, targets: Tensor, counted: int) -> Tensor:
+        """Accumulate gradients; return this rank's share of the mean loss (0 off the end).
 
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return this rank's share of the mean loss, without gradients."""
+        `counted`: targets of the whole step on all ranks that are in the loss.
+        """
+
+    def evaluate(self, tokens: Tensor, targets: Tensor, counted: int) -> Score:
+        """Return this rank's share of the mean loss and its misses, without gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What an evaluation gives."""
+
+    loss: Tensor
+    """This rank's share of the mean loss."""
+    misses: Tensor | None
+    """Counted targets, by sequence (local batch,), of which this rank saw that another token is the
+    likeliest; None where nobody asks."""
 
 
 class Loss:
-    """Cross entropy, divided by the tokens of the whole step on all ranks.
+    """Cross entropy, divided by the counted tokens of the whole step on all ranks.
 
     With that, gradients of micro-batches and of data ranks only have to be added up, and the result
-    does not depend on the layout.
+    does not depend on the layout, nor on how many tokens count in which part of the batch.
     """
 
-    def __init__(self, run: RunConfig) -> None:
-        self.scale = 1.0 / run.tokens_per_step
+    scale = 1.0
+    """One over the step's counted tokens; set before each step."""
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the share of one micro-batch; logits (batch, length, vocab), maybe sharded."""
@@ -58,11 +74,12 @@ class SequentialPasses:
     """Micro-batches one after the other on the whole model."""
 
     def __init__(self, model: Decoder, run: RunConfig, grid: Grid) -> None:
-        self.model, self.loss = model, Loss(run)
+        self.model, self.loss, self.examples = model, Loss(), run.data.chat is not None
         self.count, self.sharded = run.micro_batches, "tp" in grid.groups
 
-    def train(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def train(self, tokens: Tensor, targets: Tensor, counted: int) -> Tensor:
         """See `Passes`; gradients cross the data ranks once, with the last micro-batch."""
+        self.loss.scale = 1.0 / counted
         total = torch.zeros((), device=tokens.device, dtype=torch.float64)
         parts = list(zip(tokens.chunk(self.count), targets.chunk(self.count), strict=True))
         for index, (x, y) in enumerate(parts):
@@ -78,20 +95,26 @@ class SequentialPasses:
         return total
 
     @torch.no_grad()
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def evaluate(self, tokens: Tensor, targets: Tensor, counted: int) -> Score:
         """See `Passes`."""
+        self.loss.scale = 1.0 / counted
         total = torch.zeros((), device=tokens.device, dtype=torch.float64)
+        missed: list[Tensor] = []
         for x, y in zip(tokens.chunk(self.count), targets.chunk(self.count), strict=True):
             with vocabulary_split(self.sharded):
-                total += _plain(self.loss(self.model(x), y))
-        return total
+                logits = self.model(x)
+                total += _plain(self.loss(logits, y))
+            if self.examples:
+                missed.append(misses(logits, y))
+        return Score(total, torch.cat(missed) if missed else None)
 
 
 class PipelinedPasses:
     """Micro-batches through the stages by one of torch's schedules."""
 
     def __init__(self, model: RankModel, run: RunConfig, grid: Grid, device: torch.device) -> None:
-        self.chunks, self.loss, self.count = model.chunks, Loss(run), run.micro_batches
+        self.chunks, self.loss, self.count = model.chunks, Loss(), run.micro_batches
+        self.examples = run.data.chat is not None
         self.embeds = any(chunk.part.embeds for chunk in self.chunks)
         self.predicts = any(chunk.part.predicts for chunk in self.chunks)
         self.sharded, self.tensor = "tp" in grid.groups, grid.degree("tp")
@@ -125,8 +148,9 @@ class PipelinedPasses:
             **options,
         )
 
-    def train(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def train(self, tokens: Tensor, targets: Tensor, counted: int) -> Tensor:
         """See `Passes`."""
+        self.loss.scale = 1.0 / counted
         losses: list[Tensor] = []
         with vocabulary_split(self.sharded):
             self.schedule.step(
@@ -138,24 +162,31 @@ class PipelinedPasses:
         return self._total(losses, tokens.device)
 
     @torch.no_grad()
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def evaluate(self, tokens: Tensor, targets: Tensor, counted: int) -> Score:
         """See `Passes`.
 
         Stage after stage: torch's V schedules cannot run without a backward pass.
         """
+        self.loss.scale = 1.0 / counted
         losses: list[Tensor] = []
+        missed: list[Tensor] = []
         for x, y in zip(tokens.chunk(self.count), targets.chunk(self.count), strict=True):
             for number, chunk in zip(self.numbers, self.chunks, strict=True):
                 out = chunk(x if chunk.part.embeds else self._receive(number, x))
                 if chunk.part.predicts:
                     with vocabulary_split(self.sharded):
                         losses.append(self.loss(out, y))
+                    if self.examples:
+                        missed.append(misses(out, y))
                 else:
                     self._send(number, out)
         for module in (module for chunk in self.chunks for module in chunk.modules()):
             if isinstance(module, FSDPModule):
                 module.reshard()
-        return self._total(losses, tokens.device)
+        found = None
+        if self.examples:  # other stages have seen no miss
+            found = torch.cat(missed) if missed else tokens.new_zeros(tokens.size(0))
+        return Score(self._total(losses, tokens.device), found)
 
     def _receive(self, number: int, tokens: Tensor) -> Tensor:
         """Return the output of the stage before `number`: (micro-batch, part of length, hidden)."""
@@ -194,6 +225,16 @@ def vocabulary_split(active: bool) -> Iterator[None]:
     """Compute losses on logits sharded over the vocabulary, where tensor parallelism is on."""
     with loss_parallel() if active else nullcontext():
         yield
+
+
+def misses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return how many counted targets (batch, length) are not the likeliest token, by sequence.
+
+    A sequence without a miss is what greedy decoding writes: it takes the likeliest token after
+    what it has written, which is the reference as long as it has not left it.
+    """
+    likeliest = _plain(logits).argmax(-1)
+    return ((likeliest != targets) & (targets != UNCOUNTED)).sum(-1)
 
 
 def _plain(loss: Tensor) -> Tensor:

@@ -65,8 +65,9 @@ class SplitColumns(nn.Linear):
 
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
         super().__init__(whole.in_features, whole.out_features, bias=False, device="meta")
-        self.weight = _split(whole.weight, mesh, Shard(COLUMNS))
-        self.bias = None if whole.bias is None else _split(whole.bias, mesh, Shard(0))
+        self.mesh = mesh
+        self.weight = split(whole.weight, mesh, Shard(COLUMNS))
+        self.bias = None if whole.bias is None else split(whole.bias, mesh, Shard(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (.., in) to this rank's part of (.., out)."""
@@ -81,14 +82,19 @@ class SplitRows(nn.Linear):
 
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
         super().__init__(whole.in_features, whole.out_features, bias=False, device="meta")
-        self.weight = _split(whole.weight, mesh, Shard(ROWS))
-        self.bias = None if whole.bias is None else _split(whole.bias, mesh, Replicate())
+        self.mesh = mesh
+        self.weight = split(whole.weight, mesh, Shard(ROWS))
+        self.bias = None if whole.bias is None else split(whole.bias, mesh, Replicate())
         self._group = mesh.get_group()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, length, in / tensor) to (batch, length / tensor, out)."""
-        part = scatter_sum(F.linear(x, local(self.weight)), self._group)
+        part = scatter_sum(self.multiply(x), self._group)
         return part if self.bias is None else part + local(self.bias, Partial())
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Map this rank's part of (.., in) to its part of a sum (.., out)."""
+        return F.linear(x, local(self.weight))
 
 
 class SplitOutput(SplitColumns):
@@ -96,12 +102,11 @@ class SplitOutput(SplitColumns):
 
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
         super().__init__(whole, mesh)
-        self._mesh = mesh
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, length / tensor, hidden) to a DTensor (batch, length, vocab)."""
-        logits = super().forward(gather(x, self._mesh.get_group()))
-        return DTensor.from_local(logits, self._mesh, (Shard(-1),), run_check=False)
+        logits = super().forward(gather(x, self.mesh.get_group()))
+        return DTensor.from_local(logits, self.mesh, (Shard(-1),), run_check=False)
 
 
 class SplitRMSNorm(nn.RMSNorm):
@@ -109,7 +114,7 @@ class SplitRMSNorm(nn.RMSNorm):
 
     def __init__(self, whole: nn.RMSNorm, mesh: DeviceMesh) -> None:
         super().__init__(whole.normalized_shape, eps=whole.eps, device="meta")
-        self.weight = _split(whole.weight, mesh, Replicate())
+        self.weight = split(whole.weight, mesh, Replicate())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (.., hidden) to the same shape."""
@@ -121,8 +126,8 @@ class SplitLayerNorm(nn.LayerNorm):
 
     def __init__(self, whole: nn.LayerNorm, mesh: DeviceMesh) -> None:
         super().__init__(whole.normalized_shape, eps=whole.eps, device="meta")
-        self.weight = _split(whole.weight, mesh, Replicate())
-        self.bias = _split(whole.bias, mesh, Replicate())
+        self.weight = split(whole.weight, mesh, Replicate())
+        self.bias = split(whole.bias, mesh, Replicate())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (.., hidden) to the same shape."""
@@ -135,7 +140,7 @@ class SplitEmbedding(nn.Embedding):
 
     def __init__(self, whole: nn.Embedding, mesh: DeviceMesh) -> None:
         super().__init__(whole.num_embeddings, whole.embedding_dim, device="meta")
-        self.weight = _split(whole.weight, mesh, Shard(0))
+        self.weight = split(whole.weight, mesh, Shard(0))
         self._group = mesh.get_group()
         self._first = mesh.get_local_rank() * (whole.num_embeddings // mesh.size())
 
@@ -153,7 +158,7 @@ class SplitPositions(nn.Embedding):
 
     def __init__(self, whole: nn.Embedding, mesh: DeviceMesh) -> None:
         super().__init__(whole.num_embeddings, whole.embedding_dim, device="meta")
-        self.weight = _split(whole.weight, mesh, Replicate())
+        self.weight = split(whole.weight, mesh, Replicate())
         self._rank, self._size = mesh.get_local_rank(), mesh.size()
 
     def forward(self, places: Tensor) -> Tensor:
@@ -179,7 +184,8 @@ def _gather_before(region: nn.Module, group: dist.ProcessGroup) -> None:
     region.register_forward_pre_hook(before)
 
 
-def _split(whole: Tensor, mesh: DeviceMesh, placement: Placement) -> nn.Parameter:
+def split(whole: Tensor, mesh: DeviceMesh, placement: Placement) -> nn.Parameter:
+    """Return a parameter that is spread over `mesh`."""
     return nn.Parameter(distribute_tensor(whole.detach(), mesh, (placement,), src_data_rank=None))
 
 

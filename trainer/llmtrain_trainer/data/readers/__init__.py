@@ -26,6 +26,7 @@ _MODULES = {
     "mediawiki": "wiki",
     "stackexchange": "exchange",
     "latex": "latex",
+    "chat": "chat",
 }
 """Format to module; loaded when asked for, since the libraries behind some take a while."""
 

@@ -1,0 +1,230 @@
+"""Fine-tuning computes on every layout what it computes in one process.
+
+Responses count in the loss and prompts do not, so data ranks and micro-batches see different
+numbers of counted tokens; and adapters are split over ranks in two ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
+
+RunWorld = Callable[..., list[Any]]
+MakeSpec = Callable[..., dict[str, Any]]
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+STEPS = 3
+"""An adapter's A has a gradient from the second step on: its B starts at zero."""
+
+LONG = {"tp": "tensor", "cp": "context", "dp": "data", "rep": "replicate", "pp": "pipeline"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layout, trained whole or by adapters."""
+
+    layout: str
+    lora: bool = False
+    schedule: str = "1F1B"
+    recompute: str = "none"
+
+    @property
+    def degrees(self) -> dict[str, int]:
+        return {LONG[word[:-1]]: int(word[-1]) for word in self.layout.split()}
+
+    @property
+    def ranks(self) -> int:
+        product = 1
+        for degree in self.degrees.values():
+            product *= degree
+        return product
+
+    def __str__(self) -> str:
+        words = [self.layout or "one process", "lora" if self.lora else "sft", self.schedule]
+        return " ".join(words + ([self.recompute] if self.recompute != "none" else []))
+
+
+CASES = [
+    Case(""), Case("", lora=True),
+    *(Case(layout, lora) for layout in ("dp2", "tp2", "pp2") for lora in (False, True)),
+    *(Case("tp2", True, recompute=kind) for kind in ("full", "selective")),
+    Case("cp2 tp2"), Case("rep2 tp2", lora=True), Case("pp2 dp2", True, "ZBVZeroBubble"),
+    Case("pp2 dp2 tp2"), Case("pp2 dp2 tp2", lora=True),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a few steps of a case gave."""
+
+    losses: tuple[float, ...]
+    norms: tuple[float, ...]
+    held_out: tuple[float, float]
+    exact: float | None
+    """Share of held-out examples answered to the letter after the last step."""
+    merged: float
+    """Largest difference of a logit between adapters and merged weights, over the largest logit."""
+    frozen: bool
+    """Whether every weight but the adapters' is as it was."""
+    stateful: bool
+    """Whether all parameters that learn have optimizer state, and no other."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Examples of 4 to 17 random tokens, of which a few at the end count."""
+    import numpy as np
+
+    from llmtrain_trainer.data.examples import COUNTED, FIRST
+    from llmtrain_trainer.data.prepare import PreparedData
+    from llmtrain_trainer.data.shards import write_shards
+
+    folder = tmp_path_factory.mktemp("examples")
+    random = np.random.default_rng(0)
+
+    def example() -> Any:
+        length = int(random.integers(4, 18))
+        ids = random.integers(0, 320, length).astype(np.uint32)
+        start = int(random.integers(2, length))
+        ids[start:] = 7  # soon learnt, so that some examples are answered to the letter
+        ids[start : start + int(random.integers(0, 2))] = 8
+        ids[start:] |= np.uint32(COUNTED)
+        ids[0] |= np.uint32(FIRST)
+        return ids
+
+    write_shards(folder, "train", [example() for _ in range(50)], 1 << 32)
+    write_shards(folder, "held-out", [example() for _ in range(11)], 1 << 32)
+    return PreparedData(folder, 500, 100, "digest", examples=True)
+
+
+@pytest.fixture(scope="module")
+def seen(run_world: RunWorld, job_spec: MakeSpec, data: Any) -> dict[Case, Seen]:
+    """All cases; those with equally many ranks share a world."""
+    from llmtrain_trainer.config import from_spec
+
+    def spec(each: Case) -> Any:
+        made = job_spec(
+            **each.degrees,
+            pipelineSchedule=each.schedule,
+            virtualStages=1 if each.schedule in ("1F1B", "GPipe") else 2,
+            training={
+                "steps": STEPS, "globalBatchSize": 8, "activationCheckpointing": each.recompute,
+                "microBatchSize": 1 if each.schedule == "DualPipeV" else 2,
+            },
+        )  # fmt: skip
+        made["data"]["objective"] = "sft"
+        if each.lora:
+            made["model"]["initFrom"] = "file:///nowhere"
+            made["training"]["lora"] = {"rank": 3, "alpha": 6, "targets": ALL}
+        return from_spec("parity", made)
+
+    found: dict[Case, Seen] = {}
+    for ranks in sorted({each.ranks for each in CASES}):
+        cases = [each for each in CASES if each.ranks == ranks]
+        runs = [spec(each) for each in cases]
+
+        def body(_: int, runs: list[Any] = runs) -> list[Seen]:
+            return [_few_steps(run, data) for run in runs]
+
+        results = run_world(ranks, body, timeout=300)
+        for others in results[1:]:
+            assert [each.losses for each in others] == [each.losses for each in results[0]]
+        found |= {
+            each: replace(
+                of_ranks[0],
+                merged=max(rank.merged for rank in of_ranks),  # only the last stage has logits
+                frozen=all(rank.frozen for rank in of_ranks),
+                stateful=all(rank.stateful for rank in of_ranks),
+            )
+            for each, of_ranks in zip(cases, zip(*results, strict=True), strict=True)
+        }
+    return found
+
+
+def _few_steps(run: Any, data: Any) -> Seen:
+    import torch
+
+    from llmtrain_trainer.parallel.adapters import merge
+    from llmtrain_trainer.train import Trainer
+
+    trainer = Trainer(run, data, torch.device("cpu"), lambda report: None)
+    fixed = {
+        name: each.to_local().clone()
+        for name, each in trainer.model.named_parameters()
+        if not each.requires_grad
+    }
+    before = trainer.evaluate()
+    reports = [trainer.take_step() for _ in range(STEPS)]
+    after = trainer.evaluate()
+    named = dict(trainer.model.named_parameters())
+    frozen = all(torch.equal(named[name].to_local(), was) for name, was in fixed.items())
+    learning = {each for each in named.values() if each.requires_grad}
+    merged = 0.0
+    if run.lora is not None:
+        assert {name for name, each in named.items() if each in learning} == {
+            name for name in named if ".lora." in name
+        }
+        adapted = _logits(trainer)
+        merge(trainer.model)
+        merged = _difference(_logits(trainer), adapted)
+    return Seen(
+        tuple(report.loss for report in reports),
+        tuple(report.grad_norm for report in reports),
+        (before.loss, after.loss),
+        after.exact_match,
+        merged,
+        frozen,
+        learning == set(trainer.optimizer.state),
+    )
+
+
+def _logits(trainer: Any) -> Any:
+    """Return the logits of the held-out batches; None on a rank that predicts nothing."""
+    import torch
+
+    from llmtrain_trainer.parallel import passes
+
+    kept: list[Any] = []
+
+    class Keep(passes.Loss):
+        def __call__(self, logits: Any, targets: Any) -> Any:
+            kept.append(passes._plain(logits))
+            return super().__call__(logits, targets)
+
+    loss, trainer.passes.loss = trainer.passes.loss, Keep()
+    trainer.evaluate()
+    trainer.passes.loss = loss
+    return torch.cat([each.flatten() for each in kept]) if kept else None
+
+
+def _difference(some: Any, others: Any) -> float:
+    return 0.0 if some is None else float((some - others).abs().max() / others.abs().max())
+
+
+@pytest.mark.parametrize("each", CASES, ids=str)
+def test_a_layout_equals_one_process(each: Case, seen: dict[Case, Seen]) -> None:
+    found, alone = seen[each], seen[Case("", each.lora)]
+    pairs = zip((*found.losses, *found.held_out), (*alone.losses, *alone.held_out), strict=True)
+    loss = max(abs(a - b) / abs(b) for a, b in pairs)
+    norm = max(abs(a - b) / b for a, b in zip(found.norms, alone.norms, strict=True))
+    print(f"\n{each!s:<36} loss {loss:8.1e}  norm {norm:8.1e}  merged {found.merged:8.1e}", end="")
+    assert loss <= 1e-12
+    assert norm <= 1e-10
+    assert found.exact == alone.exact
+    assert found.merged <= 1e-12
+    assert found.frozen and found.stateful
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_some_examples_are_answered_to_the_letter_and_some_are_not(
+    lora: bool, seen: dict[Case, Seen]
+) -> None:
+    """An equality of zeros would prove nothing."""
+    alone = seen[Case("", lora)]
+    assert alone.exact is not None and 0 < alone.exact < 1
+    assert alone.held_out[1] < alone.held_out[0] - 0.01

@@ -1,0 +1,127 @@
+"""Examples of fine-tuning as tokens that know whether they count, one example a sequence.
+
+A shard holds 32-bit numbers: a token's id, and two bits above it, for the first token of an example
+and for a token that the loss counts. So examples are packed, checked and read like any other
+tokens, and need no index beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from llmtrain_trainer.data.conversations import LEARNT, loads
+from llmtrain_trainer.data.shards import TokenStream, corrupt
+from llmtrain_trainer.data.template import Template, broken
+from llmtrain_trainer.data.tokens import Encoder, end_token
+from llmtrain_trainer.errors import InputError
+
+FIRST, COUNTED = 1 << 31, 1 << 30
+ID = COUNTED - 1
+
+UNCOUNTED = -100
+"""Target of a token that the loss leaves out: what torch's cross entropy ignores."""
+
+_CHUNK = 1 << 20
+
+
+class ExampleEncoder:
+    """Conversations to marked tokens.
+
+    Counted are a response's tokens and the one after them, which ends the turn.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: Template, longest: int, by_pieces: bool = True
+    ) -> None:
+        self._template, self._longest = template, longest
+        self._special = Tokenizer.from_str(tokenizer.to_str())
+        self._special.encode_special_tokens = False
+        self._end = end_token(tokenizer)
+        self._end_name = str(tokenizer.id_to_token(self._end))
+        self._plain = Encoder(tokenizer, by_pieces)
+
+    def encode(self, name: str, text: str) -> npt.NDArray[np.uint32]:
+        """Return one conversation's marked tokens; `name` says where it stands.
+
+        Raises InputError where it does not fit a sequence, or nothing of it counts.
+        """
+        ids = np.fromiter(self._marked(text), np.uint32)
+        if not (ids[1:] & COUNTED).any():
+            raise broken(f"{name}: the template yields no token that counts in the loss")
+        if len(ids) > self._longest + 1:
+            raise InputError(
+                "InvalidSpec",
+                f"{name} has {len(ids)} tokens, and the model's sequences have {self._longest}"
+                " and the one that follows",
+                field="spec.model.architecture.sequenceLength",
+                remedy="shorten or remove the line, or use longer sequences",
+            )
+        ids[0] |= FIRST
+        return ids
+
+    def _marked(self, text: str) -> Iterator[int]:
+        messages = loads(text)
+        ends = False  # whether the next token ends a response
+        for piece in self._template.pieces(messages, self._end_name):
+            if piece.message is None:
+                tokens = self._special.encode(piece.text, add_special_tokens=False).ids
+                for token in tokens:
+                    yield token | COUNTED if ends else token
+                    ends = False
+            else:
+                counts = messages[piece.message][0] == LEARNT
+                for token in self._plain.encode(piece.text)[:-1].tolist():
+                    yield token | COUNTED if counts or ends else token
+                    ends = False
+                ends = counts
+        if ends:
+            yield self._end | COUNTED
+
+
+class ExampleStream:
+    """All examples of one part of a source."""
+
+    def __init__(self, folder: Path, part: str, vocab_size: int) -> None:
+        self.folder = folder
+        self._vocab_size = vocab_size
+        self._tokens = TokenStream(folder, part, 1 << 32)
+        starts, counted = [], []
+        total = len(self._tokens)
+        for begin in range(0, total, _CHUNK):
+            marks = self._tokens.read(begin, min(_CHUNK, total - begin))
+            starts.append(np.flatnonzero(marks & FIRST) + begin)
+            counted.append(np.flatnonzero(marks & COUNTED) + begin)
+        self._starts = np.concatenate([*starts, [total]]).astype(np.int64)
+        places = np.concatenate([np.zeros(0, np.int64), *counted])
+        # the first token of an example is nobody's target
+        places = np.setdiff1d(places, self._starts, assume_unique=True)
+        self._counted = np.diff(np.searchsorted(places, self._starts))
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def windows(self, length: int) -> int:
+        """Return the number of examples; each is a sequence, filled up to `length` tokens."""
+        return len(self._starts) - 1
+
+    def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
+        """Return an example's inputs and targets, each (length,)."""
+        start, end = self._starts[number : number + 2].tolist()
+        marked = self._tokens.read(start, end - start)
+        ids = marked & ID
+        if int(ids.max()) >= self._vocab_size or len(ids) > length + 1:
+            raise corrupt(self.folder, f"example {number} is not one of this model's")
+        tokens = np.zeros(length, np.int64)
+        targets = np.full(length, UNCOUNTED, np.int64)
+        tokens[: len(ids) - 1] = ids[:-1]
+        targets[: len(ids) - 1] = np.where(marked[1:] & COUNTED, ids[1:], UNCOUNTED)
+        return tokens, targets
+
+    def counted(self, number: int, length: int) -> int:
+        """Return how many tokens of an example the loss counts."""
+        return int(self._counted[number])

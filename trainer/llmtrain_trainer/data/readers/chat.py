@@ -1,0 +1,56 @@
+"""Conversations as JSON lines.
+
+A line is a pair, {"prompt": .., "response": ..}, or {"messages": [{"role": .., "content": ..}]}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from llmtrain_trainer.data.conversations import LEARNT, ROLES, Messages, dumps
+from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.readers.opening import open_bytes
+from llmtrain_trainer.data.text import normalise
+
+
+def read_chat(file: InputFile) -> Iterator[Document]:
+    """Yield a file's conversations, each under the number of its line."""
+    with open_bytes(file.path) as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                messages = _messages(json.loads(line))
+            except ValueError as error:
+                raise file.unreadable(f"line {number}: {error}") from error
+            yield Document(f"{file.name}:{number}", dumps(messages))
+
+
+def _messages(record: Any) -> Messages:
+    """Return a record's turns, normalised. Raises ValueError that says what is missing."""
+    if not isinstance(record, dict):
+        raise ValueError("it is not a JSON object")
+    if "messages" in record:
+        turns = record["messages"]
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise ValueError("messages is not a list of objects with role and content")
+        found = [_turn(turn.get("role"), turn.get("content")) for turn in turns]
+    elif "prompt" in record:
+        if "response" not in record:
+            raise ValueError("the pair has no response")
+        found = [_turn("user", record["prompt"]), _turn(LEARNT, record["response"])]
+    else:
+        raise ValueError("it has neither prompt and response nor messages")
+    if not any(role == LEARNT for role, _ in found):
+        raise ValueError(f"no message has the role {LEARNT}, so there is nothing to learn")
+    return found
+
+
+def _turn(role: Any, content: Any) -> tuple[str, str]:
+    if role not in ROLES:
+        raise ValueError(f"the role {str(role)[:32]!r} is none of " + ", ".join(ROLES))
+    if not isinstance(content, str) or not (text := normalise(content)):
+        raise ValueError("a response is empty" if role == LEARNT else f"a {role} turn is empty")
+    return role, text

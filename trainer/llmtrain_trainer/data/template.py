@@ -1,0 +1,139 @@
+"""Chat templates: a conversation as pieces of text, each with the message it came from.
+
+Templates are Jinja, as tokenizers bring them along, and run in its sandbox. What people wrote never
+passes through: a template sees a mark in place of each content, and the pieces are cut at the
+marks. So a text that spells a special token stays text, and what belongs to a response is known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llmtrain_trainer.data.conversations import Messages
+from llmtrain_trainer.errors import InputError
+
+FIELD = "spec.data.chat"
+
+PRESETS = {
+    "plain": "{% for message in messages %}{{ message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' else '\\n' }}{% endfor %}",
+    "chatml": "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}",
+    "llama3": "{{ bos_token }}{% for message in messages %}"
+    "<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+    "{{ message['content'] }}<|eot_id|>{% endfor %}",
+}
+"""After the published formats of ChatML and Llama 3."""
+
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+_SPECIAL = re.compile(r"<\|[^|<>\s]+\|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of text: of the template, or of message number `message`."""
+
+    text: str
+    message: int | None = None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template and the tokens that it may name as variables."""
+
+    source: str
+    bos_token: str = ""
+    eos_token: str | None = None
+    """None: the token that ends documents."""
+
+    @cached_property
+    def _compiled(self) -> Any:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _refuse
+        try:
+            return environment.from_string(self.source)
+        except TemplateError as error:
+            raise broken(f"the template cannot be read: {error}") from error
+
+    def special_tokens(self) -> list[str]:
+        """Return what looks like a special token in the template, in order."""
+        named = [token for token in (self.bos_token, self.eos_token) if token]
+        return list(dict.fromkeys([*_SPECIAL.findall(self.source), *named]))
+
+    def pieces(self, messages: Messages, end: str) -> Iterator[Piece]:
+        """Yield a conversation's pieces in order; `end` is the token that ends documents."""
+        turns = [
+            {"role": role, "content": f"{_OPEN}{number}{_CLOSE}"}
+            for number, (role, _) in enumerate(messages)
+        ]
+        try:
+            text: str = self._compiled.render(
+                messages=turns, bos_token=self.bos_token, eos_token=self.eos_token or end,
+                add_generation_prompt=False,
+            )  # fmt: skip
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise broken(f"the template fails: {error}") from error
+        for index, part in enumerate(_MARK.split(text)):
+            if index % 2:
+                yield Piece(messages[int(part)][1], int(part))
+            elif part:
+                yield Piece(part)
+
+
+def of_preset(name: str) -> Template:
+    """Return a template by name."""
+    return Template(PRESETS[name])
+
+
+def of_tokenizer(tokenizer: Path) -> Template | None:
+    """Return the template that lies beside a tokenizer.json, or None.
+
+    `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`, as published models have
+    it; of several templates the one named `default`.
+    """
+    config: dict[str, Any] = {}
+    beside, alone = (
+        tokenizer.with_name("tokenizer_config.json"),
+        tokenizer.with_name("chat_template.jinja"),
+    )
+    if beside.is_file():
+        try:
+            config = dict(json.loads(beside.read_text()))
+        except (ValueError, TypeError) as error:
+            raise broken(f"{beside} cannot be read: {error}") from error
+    source = alone.read_text() if alone.is_file() else config.get("chat_template")
+    if isinstance(source, list):
+        named = {each.get("name"): each.get("template") for each in source}
+        source = named.get("default")
+    if not isinstance(source, str):
+        return None
+    return Template(source, _token(config, "bos_token") or "", _token(config, "eos_token"))
+
+
+def _token(config: dict[str, Any], name: str) -> str | None:
+    value = config.get(name)
+    if isinstance(value, dict):  # an added token, written out
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def broken(problem: str) -> InputError:
+    """Return the error for a template that cannot be used."""
+    return InputError(
+        "InvalidSpec", problem[:500], field=FIELD,
+        remedy="mend the template, or choose a preset: " + ", ".join(PRESETS),
+    )  # fmt: skip
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
