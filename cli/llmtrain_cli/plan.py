@@ -206,6 +206,8 @@ def plan_text(plan: Plan) -> str:
 
 def _head(plan: Plan) -> Iterator[str]:
     recipe = plan.recipe
+    if plan.learning != plan.parameters:
+        yield f"{plan.learning:,} parameters of adapters learn beside frozen weights"
     yield (
         f"{plan.parameters:,} parameters on {plan.tokens:.3g} tokens: {plan.total_flops:.3g} FLOPs"
     )

@@ -20,7 +20,8 @@ from llmtrain_core.layout import Layout
 
 pytestmark = pytest.mark.unit
 
-CORPUS = Path(__file__).resolve().parents[1] / "corpus"
+ROOT = Path(__file__).resolve().parents[2]
+CORPUS = ROOT / "tests" / "corpus"
 
 IMPLEMENTED = """
 suspend managedBy priorityClassName
@@ -102,6 +103,15 @@ def job(raw: dict[str, Any], name: str = "job") -> Job:
     found = check(name, raw)
     assert isinstance(found, Job), found
     return found
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_example_is_accepted(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        if document["kind"] == "LLMTrainingJob":
+            job(document["spec"], document["metadata"]["name"])
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def job_spec(
     gpus_per_node: int | None = None,
     architecture: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
+    init_from: str | None = None,
 ) -> dict[str, Any]:
     """A job whose model is tiny in every dimension, all of them different."""
     spec: dict[str, Any] = {
@@ -74,6 +75,8 @@ def job_spec(
     }  # fmt: skip
     if checkpoint:
         spec["checkpoint"] = checkpoint
+    if init_from:
+        spec["model"]["initFrom"] = init_from
     return spec
 
 

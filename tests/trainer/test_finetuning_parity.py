@@ -71,6 +71,8 @@ class Seen:
     """Largest difference of a logit between adapters and merged weights, over the largest logit."""
     frozen: bool
     """Whether every weight but the adapters' is as it was."""
+    planned: bool
+    """Whether a rank has as many parameters that learn as the plan says."""
     stateful: bool
     """Whether all parameters that learn have optimizer state, and no other."""
 
@@ -140,6 +142,7 @@ def seen(run_world: RunWorld, job_spec: MakeSpec, data: Any) -> dict[Case, Seen]
                 merged=max(rank.merged for rank in of_ranks),  # only the last stage has logits
                 frozen=all(rank.frozen for rank in of_ranks),
                 stateful=all(rank.stateful for rank in of_ranks),
+                planned=all(rank.planned for rank in of_ranks),
             )
             for each, of_ranks in zip(cases, zip(*results, strict=True), strict=True)
         }
@@ -179,8 +182,22 @@ def _few_steps(run: Any, data: Any) -> Seen:
         after.exact_match,
         merged,
         frozen,
+        _as_planned(trainer, sum(each.to_local().numel() for each in learning)),
         learning == set(trainer.optimizer.state),
     )
+
+
+def _as_planned(trainer: Any, count: int) -> bool:
+    """Compare with the plan, which speaks of the first of the ranks that share out a stage."""
+    from llmtrain_core.plan.parameters import stage_units, stages
+
+    run, grid = trainer.run, trainer.grid
+    if grid.coordinate("dp") or grid.coordinate("cp"):
+        return True
+    ranks = run.layout.pipeline
+    stage = stages(run.architecture.layers, ranks, run.schedule, run.chunks)[grid.coordinate("pp")]
+    units = stage_units(run.shape, stage, run.layout.tensor)
+    return units.learnt.sharded(run.layout.data * run.layout.context) == count
 
 
 def _logits(trainer: Any) -> Any:
@@ -217,7 +234,7 @@ def test_a_layout_equals_one_process(each: Case, seen: dict[Case, Seen]) -> None
     assert norm <= 1e-10
     assert found.exact == alone.exact
     assert found.merged <= 1e-12
-    assert found.frozen and found.stateful
+    assert found.frozen and found.stateful and found.planned
 
 
 @pytest.mark.parametrize("lora", [False, True])

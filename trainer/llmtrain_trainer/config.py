@@ -26,6 +26,7 @@ from llmtrain_core.api.job import (
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.bubble import Schedule as PipelineSchedule
 from llmtrain_core.plan.exchange import Exchange
+from llmtrain_core.plan.shapes import Shape, shape_of
 from llmtrain_trainer.errors import InputError
 
 Precision = Literal["float64", "float32", "bfloat16"]
@@ -164,6 +165,12 @@ class RunConfig:
     """URI of the checkpoint whose weights to start from."""
     lora: LoraConfig | None = None
     """Train adapters only."""
+
+    @property
+    def shape(self) -> Shape:
+        """What the plan's formulas ask for: the architecture, and what learns in it."""
+        shape, lora = shape_of(self.architecture), self.lora
+        return shape if lora is None else shape.with_adapters(lora.rank, lora.targets)
 
     @property
     def sequence(self) -> int:

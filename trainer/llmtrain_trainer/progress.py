@@ -120,7 +120,7 @@ class Progress:
         if self._run is None or not self._peak:
             return {}
         peak = self._peak * self._run.layout.world_size
-        shape = self._run.architecture
+        shape = self._run.shape
         return {
             convention: training_flops_per_token(shape, convention) * tokens_per_second / peak
             for convention in CONVENTIONS

@@ -36,6 +36,8 @@ __all__ = [
 
 _MAPS = frozenset({"nodeSelector", "requests", "limits", "nccl", "podPatch"})
 
+_CONVERSATIONS = frozenset({"auto", "jsonl", "tokens"})
+
 NAME_LIMIT = 50
 """Room for `-<attempt>-<index>` inside the 63 characters of a pod's host name."""
 
@@ -263,6 +265,12 @@ def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
                 Reason.INVALID_SPEC, f"spec.data.sources[{index}].uri",
                 f"{source.uri!r} is not a source this release can read",
                 "use file:///PATH or package://PACKAGE/FOLDER",
+            )  # fmt: skip
+        if spec.data and spec.data.objective == "sft" and source.format not in _CONVERSATIONS:
+            yield Problem(
+                Reason.INVALID_SPEC, f"spec.data.sources[{index}].format",
+                f"{source.format} has no conversations, which objective sft learns from",
+                "use jsonl, or objective pretrain",
             )  # fmt: skip
     base = spec.model.init_from if spec.model else None
     if base is not None and not _is_folder(base):

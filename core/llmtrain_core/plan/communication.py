@@ -115,13 +115,31 @@ def _tensor(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Ca
     hidden_states = recipe.local_tokens * recipe.shape.hidden_size * compute
     ends = int(stage.embeds) + int(stage.predicts)
     again = 1 if recipe.checkpointing == "full" else 0
-    for operation, repeated in (("all_gather", 2), ("reduce_scatter", 1)):
-        count = recipe.micro_batches * ((4 + again * repeated) * stage.layers + ends)
+    gathers, scatters = _not_learnt(recipe, stage)
+    for operation, repeated, spared in (
+        ("all_gather", 2, gathers), ("reduce_scatter", 1, scatters),
+    ):  # fmt: skip
+        count = (4 + again * repeated) * stage.layers + ends - spared
+        count *= recipe.micro_batches
         yield "tp", operation, Calls(count, count * hidden_states)  # type: ignore[misc]
     if stage.predicts:
         count = LOSS_REDUCTIONS * recipe.micro_batches
         wide = MASTER_BYTES[recipe.precision]
         yield "tp", "all_reduce", Calls(count, count * recipe.local_tokens * wide)
+
+
+def _not_learnt(recipe: Recipe, stage: Stage) -> tuple[int, int]:
+    """Return gathers and scatters that a micro-batch's backward pass does without.
+
+    Where weights are frozen, nothing below the first adapter has a gradient: the embedding's sum
+    has none, the first layer's attention does not scatter its input's, and without an adapter in
+    attention, its sum and the input of the feed-forward block have none either.
+    """
+    adapters = recipe.shape.adapters
+    if adapters is None or not stage.embeds:
+        return 0, 0
+    attention = {"q_proj", "k_proj", "v_proj", "o_proj"} & set(adapters.targets)
+    return (1, 1) if attention else (2, 2)
 
 
 def _context(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
@@ -133,6 +151,9 @@ def _context(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, C
     count = 2 * recipe.micro_batches * stage.layers
     again = 2 if recipe.checkpointing == "full" else 1
     yield "cp", "all_gather", Calls(again * count, again * count * keys)
+    adapters = shape.adapters
+    if adapters is not None and stage.embeds:  # the first layer's, unless they are learnt
+        count -= recipe.micro_batches * len({"k_proj", "v_proj"} - set(adapters.targets))
     yield "cp", "reduce_scatter", Calls(count, count * keys)
 
 
@@ -155,10 +176,10 @@ def _data(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Call
     gathered = (shard + again * block) * ranks
     yield "dp", "all_gather", Calls(units.count + again, compute * gathered)
     times = _scatters(recipe)
-    count = times * units.count
-    yield "dp", "reduce_scatter", Calls(count, times * master * shard * ranks)
+    count, learnt = times * units.learnt.count, units.learnt.sharded(ranks)
+    yield "dp", "reduce_scatter", Calls(count, times * master * learnt * ranks)
     if recipe.sharding == "zero1":
-        yield "rep", "all_reduce", Calls(count, times * master * shard)
+        yield "rep", "all_reduce", Calls(count, times * master * learnt)
 
 
 def _copies(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
@@ -184,11 +205,11 @@ def _exchanged(
 
 
 def _unit_values(recipe: Recipe, stage: Stage) -> list[int]:
-    """Return the values of a rank's shard of every FSDP unit."""
+    """Return the values of a rank's shard of every FSDP unit that has gradients."""
     shape, tensor, ranks = recipe.shape, recipe.layout.tensor, recipe.shard_ranks
-    units = stage_units(shape, stage, tensor)
+    units = stage_units(shape, stage, tensor).learnt
     ends = [units.ends]
-    if stage.apart:
+    if stage.apart and shape.adapters is None:
         ends = [
             end_tensors(shape, tensor, embeds=embeds, predicts=not embeds)
             for embeds in (True, False)
@@ -245,7 +266,7 @@ def _norms(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Cal
     """What all ranks agree on: gradients of parameters held in common, gradient norm and loss."""
     shape, master = recipe.shape, MASTER_BYTES[recipe.precision]
     units = stage_units(shape, stage, recipe.layout.tensor)
-    for times, tensors in ((units.layers, units.block), (1, units.ends)):
+    for times, tensors in ((units.layers, units.learnt.block), (1, units.learnt.ends)):
         common = [tensor.size for tensor in tensors if tensor.replicated]
         yield "tp", "all_reduce", Calls(times * len(common), times * master * sum(common))
     yield "tp", "all_reduce", Calls(1, master)

@@ -24,12 +24,16 @@ def training_flops_per_token(architecture: Architecture | Shape, convention: Con
 
     6 N' for the weight products (2 forward, 4 backward) plus, per layer, 12 T Q for scores and
     weighted values, with T the sequence length and Q = heads x headDim; half of it when causal.
+    Frozen weights have no gradient of their own: 4 N', and 6 for each parameter of an adapter.
     """
     shape = shape_of(architecture)
+    count = count_parameters(shape)
     attention = 12 * shape.layers * shape.query_width * shape.sequence_length
     if convention == "causal-attention":
         attention //= 2
-    return 6 * count_parameters(shape).multiplied + attention
+    if count.adapters:
+        return 4 * count.multiplied + 6 * count.adapters + attention
+    return 6 * count.multiplied + attention
 
 
 def days_at(flops: float, gpus: int, peak: float, utilization: float) -> float:

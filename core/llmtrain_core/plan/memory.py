@@ -79,15 +79,19 @@ def stage_memory(recipe: Recipe, rank: int) -> dict[str, int]:
 
 
 def state_bytes(recipe: Recipe, stage: Stage) -> dict[str, int]:
-    """Return exact bytes of weights, gradients and optimizer state of the fullest data rank."""
+    """Return exact bytes of weights, gradients and optimizer state of the fullest data rank.
+
+    Frozen weights have neither gradients nor moments.
+    """
     units = stage_units(recipe.shape, stage, recipe.layout.tensor)
     whole = units.size
     master, compute = MASTER_BYTES[recipe.precision], COMPUTE_BYTES[recipe.precision]
     if recipe.sharding == "fsdp2":
         shard = units.sharded(recipe.shard_ranks)
-        kept = state_values(recipe.exchange, shard, recipe.layout.replicate)
-        return {"weights": master * shard, "gradients": master * shard,
-                "optimizer": master * (2 * shard + kept)}  # fmt: skip
+        learnt = units.learnt.sharded(recipe.shard_ranks)
+        kept = state_values(recipe.exchange, learnt, recipe.layout.replicate)
+        return {"weights": master * shard, "gradients": master * learnt,
+                "optimizer": master * (2 * learnt + kept)}  # fmt: skip
     ranks = recipe.shard_ranks * recipe.layout.replicate if recipe.sharding == "zero1" else 1
     moments = 2 * master + (master if compute < master else 0)
     # one flat buffer, dealt out in equal parts
@@ -112,9 +116,10 @@ def gathered_bytes(recipe: Recipe, stage: Stage) -> int:
     block, ends = size(units.block), size(units.ends)
     several = recipe.layout.pipeline > 1 or recipe.micro_batches > 1
     if several and not recipe.syncs_always:
-        return (compute + master) * units.size
+        return compute * units.size + master * units.learnt.size
     in_flight = min(2, units.layers) * block + ends
-    return compute * (in_flight + max(block, ends))
+    learnt = units.learnt
+    return compute * (in_flight + max(size(learnt.block), size(learnt.ends)))
 
 
 def activation_bytes(recipe: Recipe, stage: Stage, rank: int) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 
@@ -28,12 +28,19 @@ class ParameterCount:
     """Output projection; 0 when it is tied to the input embedding."""
     positions: int = 0
     """Learned positions."""
+    adapters: int = 0
+    """Low-rank adapters, which come on top of the model; 0: the model itself learns."""
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """All parameters of the model."""
         blocks = self.attention + self.feed_forward + self.norms
         return self.embedding + self.positions + blocks + self.output
+
+    @property
+    def learning(self) -> int:
+        """Parameters that have gradients and optimizer state."""
+        return self.adapters or self.total
 
     @property
     def multiplied(self) -> int:
@@ -53,6 +60,8 @@ class Tensor:
     shape: tuple[int, ...]
     replicated: bool = False
     """Every tensor-parallel rank holds the same values."""
+    frozen: bool = False
+    """It has no gradient."""
 
     @property
     def size(self) -> int:
@@ -112,6 +121,7 @@ def count_parameters(model: Architecture | Shape) -> ParameterCount:
         norms=shape.layers * of("norm.") + sum(n for key, n in ends.items() if "norm" in key),
         output=ends.get("output", 0),
         positions=ends.get("positions", 0),
+        adapters=shape.layers * of("lora."),
     )
 
 
@@ -142,7 +152,36 @@ def block_tensors(shape: Shape, tensor: int = 1) -> tuple[Tensor, ...]:
     if shape.qk_norm:
         for name in ("norm.query.scale", "norm.key.scale"):
             found.append(Tensor(name, (shape.head_width,), replicated=True))
-    return (*found, *_norm(shape, "norm.attention"), *_norm(shape, "norm.ffn"))
+    found += [*_norm(shape, "norm.attention"), *_norm(shape, "norm.ffn")]
+    return (*_frozen(shape, found), *adapter_tensors(shape, tensor))
+
+
+def adapter_tensors(shape: Shape, tensor: int = 1) -> Iterator[Tensor]:
+    """Yield the adapters of one layer on one of `tensor` ranks: A (rank, in) and B (out, rank).
+
+    Beside a product split by rows of its weight, B is split like it and A is common; beside one
+    split by columns, it is the other way round.
+    """
+    if shape.adapters is None:
+        return
+    hidden, rank = shape.hidden_size, shape.adapters.rank
+    columns = {
+        "q_proj": shape.query_width, "k_proj": shape.key_width, "v_proj": shape.key_width,
+        "gate_proj": shape.ffn_size, "up_proj": shape.ffn_size,
+    }  # fmt: skip
+    rows = {"o_proj": shape.query_width, "down_proj": shape.ffn_size}
+    for target in shape.adapters.targets:
+        if target in columns:
+            yield Tensor(f"lora.{target}.a", (rank, hidden), replicated=True)
+            yield Tensor(f"lora.{target}.b", (columns[target] // tensor, rank))
+        else:
+            yield Tensor(f"lora.{target}.a", (rank, rows[target] // tensor))
+            yield Tensor(f"lora.{target}.b", (hidden, rank), replicated=True)
+
+
+def _frozen(shape: Shape, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the model's own tensors; beside adapters they do not learn."""
+    return (replace(tensor, frozen=shape.adapters is not None) for tensor in tensors)
 
 
 @cache
@@ -164,7 +203,7 @@ def end_tensors(
         found += _norm(shape, "final.norm")
         if not shape.tied_embeddings or not embeds:
             found.append(Tensor("output", (rows, shape.hidden_size)))
-    return tuple(found)
+    return tuple(_frozen(shape, found))
 
 
 def _norm(shape: Shape, name: str) -> list[Tensor]:
@@ -187,10 +226,17 @@ class Units:
     """Parameters that one tensor-parallel rank of the stage works with."""
     count: int
     """Number of units."""
+    learning: Units | None = None
+    """What of it has gradients; None: all."""
 
     def sharded(self, ranks: int) -> int:
         """Parameters of which the first of `ranks` FSDP ranks holds a shard."""
         return _shard(self, ranks)
+
+    @property
+    def learnt(self) -> Units:
+        """What of the stage has gradients: units without any are not there."""
+        return self.learning or self
 
 
 @cache
@@ -199,7 +245,12 @@ def stage_units(shape: Shape, stage: Stage, tensor: int = 1) -> Units:
     block = block_tensors(shape, tensor)
     ends = end_tensors(shape, tensor, embeds=stage.embeds, predicts=stage.predicts)
     units = stage.layers + (2 if stage.apart else 1 if ends else 0)
-    return Units(block, stage.layers, ends, stage.layers * size(block) + size(ends), units)
+    learning = None
+    if shape.adapters is not None:
+        adapters = tuple(each for each in block if not each.frozen)
+        learning = Units(adapters, stage.layers, (), stage.layers * size(adapters), stage.layers)
+    whole = stage.layers * size(block) + size(ends)
+    return Units(block, stage.layers, ends, whole, units, learning)
 
 
 @cache

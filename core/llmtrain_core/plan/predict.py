@@ -38,6 +38,11 @@ class Outline:
         """Parameters of the model."""
         return count_parameters(self.recipe.shape).total
 
+    @property
+    def learning(self) -> int:
+        """Parameters that learn: all, or those of adapters."""
+        return count_parameters(self.recipe.shape).learning
+
     def flops_per_token(self, convention: Convention) -> int:
         """Return FLOPs of one token in a convention."""
         return training_flops_per_token(self.recipe.shape, convention)

@@ -169,14 +169,15 @@ def _compute(recipe: Recipe, stage: Stage) -> dict[str, float]:
     shape, tensor, micro_batches = recipe.shape, recipe.layout.tensor, recipe.micro_batches
     again = 1 + recipe.recomputed / 3
     runs, tokens = micro_batches * stage.layers, recipe.local_tokens
-    layer = 6 * tokens * sum(layer_weights(shape)) / tensor
+    each = 6 if shape.adapters is None else 4  # frozen weights have no gradient
+    layer = each * tokens * sum(layer_weights(shape)) / tensor
     logits = micro_batches * stage.predicts * tokens * shape.vocab_size / tensor
     scores = 6 * tokens * shape.sequence_length * shape.query_width / tensor
     moved = 3 * tokens * between_bytes(shape, COMPUTE_BYTES[recipe.precision]) / tensor
     return {
         "passes": micro_batches,
         "layers": again * runs,
-        "products": again * runs * layer + 6 * logits * shape.hidden_size,
+        "products": again * runs * layer + each * logits * shape.hidden_size,
         "attention": again * runs * scores,
         "between": again * runs * moved,
         "logits": logits,
@@ -187,12 +188,12 @@ def _shards(recipe: Recipe, stage: Stage) -> dict[str, float]:
     """What FSDP and the optimizer do, also with one data rank: there is one path for all."""
     units = stage_units(recipe.shape, stage, recipe.layout.tensor)
     again = recipe.micro_batches * units.layers if recipe.layout.pipeline == 1 else 0
-    gathers, scatters = units.count + again, units.count
+    gathers, scatters = units.count + again, units.learnt.count
     return {
         "steps": 1,
         "updates": units.layers,
-        "parameters": units.sharded(recipe.shard_ranks),
-        "accumulated": recipe.micro_batches * units.size,
+        "parameters": units.learnt.sharded(recipe.shard_ranks),
+        "accumulated": recipe.micro_batches * units.learnt.size,
         "scatters": scatters,
         "exchanges": gathers + scatters if recipe.shard_ranks > 1 else 0,
     }

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from llmtrain_core.api.check import Job
+from llmtrain_core.api.job import Training
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.bubble import Schedule, check_schedule
 from llmtrain_core.plan.errors import PlanError
@@ -127,7 +128,7 @@ class Recipe:
             )
         parallelism = job.spec.parallelism
         return cls(
-            shape=shape_of(job.architecture),
+            shape=_adapted(shape_of(job.architecture), training),
             layout=job.layout,
             global_batch=training.global_batch_size,
             micro_batch=training.micro_batch_size,
@@ -177,6 +178,14 @@ class Recipe:
         if self.recomputed_share is not None:
             return self.recomputed_share
         return 1.0 if self.checkpointing == "full" else 0.0
+
+
+def _adapted(shape: Shape, training: Training) -> Shape:
+    """Return the shape with the adapters that a job trains beside it."""
+    lora = training.lora
+    if lora is None:
+        return shape
+    return shape.with_adapters(lora.rank, lora.targets)
 
 
 def nearest_divisor(number: int, wanted: int) -> int:

@@ -6,7 +6,7 @@ plan can be checked against their published runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -15,6 +15,15 @@ from typing import Literal
 from llmtrain_core.api.job import Architecture
 from llmtrain_core.api.presets import PRESETS
 from llmtrain_core.plan.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """Low-rank adapters beside frozen weights (LoRA, arXiv:2106.09685)."""
+
+    rank: int
+    targets: tuple[str, ...]
+    """Products that have one, by their usual names: q_proj, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,8 @@ class Shape:
     """Every head's queries and keys are normalised (Qwen3)."""
     learned_positions: int = 0
     """Rows of the position embedding; 0 for rotary or relative positions."""
+    adapters: Adapters | None = None
+    """What learns in place of the weights."""
 
     @property
     def query_width(self) -> int:
@@ -52,6 +63,10 @@ class Shape:
     def key_width(self) -> int:
         """Width of all key heads together; values have the same."""
         return self.kv_heads * self.head_width
+
+    def with_adapters(self, rank: int, targets: Iterable[str]) -> Shape:
+        """Return the same model with adapters beside frozen weights."""
+        return replace(self, adapters=Adapters(rank, tuple(sorted(targets))))
 
     def with_length(self, sequence_length: int) -> Shape:
         """Return the same model trained on sequences of another length."""

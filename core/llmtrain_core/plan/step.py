@@ -120,7 +120,9 @@ def _work(recipe: Recipe, stage: Stage, hardware: Accelerator, constants: Consta
     products, between = forward
     attention = _attention(recipe, hardware, constants)
     once = products + attention + between
-    backward = 2 * products + 2.5 * attention + 2 * between + recipe.recomputed * products
+    # frozen weights have no gradient; adapters are small beside them
+    passed = 2 if recipe.shape.adapters is None else 1
+    backward = passed * products + 2.5 * attention + 2 * between + recipe.recomputed * products
     if recipe.checkpointing == "full":
         backward += attention + between
     elif recipe.checkpointing == "selective":
@@ -191,7 +193,7 @@ def _ends(recipe: Recipe, hardware: Accelerator, constants: Constants) -> float:
     shape, tensor = recipe.shape, recipe.layout.tensor
     precision = "bfloat16" if recipe.precision == "float8" else recipe.precision
     logits = recipe.local_tokens * shape.vocab_size / tensor
-    flops = 6 * logits * shape.hidden_size
+    flops = (6 if shape.adapters is None else 4) * logits * shape.hidden_size
     seconds = flops / (hardware.peak(precision) * constants.efficiency(precision))
     wide = MASTER_BYTES[recipe.precision]
     moved = logits * 5 * wide * (1 if recipe.kernels == "fused" else 1.5)
@@ -203,7 +205,7 @@ def _optimizer(recipe: Recipe, stage: Stage, hardware: Accelerator, constants: C
     ranks = 1 if recipe.sharding == "ddp" else recipe.shard_ranks
     if recipe.sharding == "zero1":
         ranks *= recipe.layout.replicate
-    moved = OPTIMIZER_BYTES * units.sharded(ranks)
+    moved = OPTIMIZER_BYTES * units.learnt.sharded(ranks)
     return moved / (hardware.memory_bandwidth.value * constants.memory_efficiency)
 
 

@@ -18,7 +18,7 @@ class Storage:
     tokens: int
     """The training tokens, each read once."""
     checkpoint: int
-    """One checkpoint: weights and both Adam moments of the whole model."""
+    """One checkpoint: weights and both Adam moments of all that learns."""
     checkpoints: int
     """All that are kept, and the one being written."""
     export: int
@@ -33,7 +33,7 @@ def token_bytes(vocabulary: int) -> int:
 def storage(recipe: Recipe, tokens: int, keep: int = 2) -> Storage:
     """Return what a run reads and writes; `keep` complete checkpoints are kept."""
     parameters = count_parameters(recipe.shape).total
-    one = 3 * MASTER_BYTES[recipe.precision] * parameters
+    one = 3 * MASTER_BYTES[recipe.precision] * count_parameters(recipe.shape).learning
     return Storage(
         tokens=tokens * token_bytes(recipe.shape.vocab_size),
         checkpoint=one,

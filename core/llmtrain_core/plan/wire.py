@@ -14,6 +14,7 @@ def outline_to_wire(outline: Outline) -> dict[str, Any]:
     """Return the JSON of what is known whatever the run runs on."""
     return {
         "parameters": outline.parameters,
+        "trainableParameters": outline.learning,
         "flopsPerToken": {
             "fullAttention": outline.flops_per_token("full-attention"),
             "causalAttention": outline.flops_per_token("causal-attention"),

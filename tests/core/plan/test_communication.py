@@ -42,6 +42,13 @@ def _full(**changes: Any) -> dict[str, Any]:
     return {"activationCheckpointing": "full", **changes}
 
 
+def _lora(*targets: str, **changes: Any) -> dict[str, Any]:
+    """A rank that the data ranks do not divide."""
+    lora = {"rank": 3, "targets": list(targets)}
+    return {"init_from": "file:///nowhere", "training": {"lora": lora, **changes}}
+
+
+EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TWO_CHUNKS = {"pipeline": 2, "virtualStages": 2, "training": {"microBatchSize": 1}}
 GPT = {"kvHeads": 4, "positions": "learned", "norm": "layer", "activation": "gelu", "biases": "all"}
 
@@ -86,6 +93,14 @@ CASES: list[dict[str, Any]] = [
     {**TWO_CHUNKS, "pipelineSchedule": "ZBVZeroBubble", "context": 2},
     {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "data": 2},
     {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "architecture": {"layers": 7}},
+    {"data": 2, **_lora("q_proj", "v_proj")},
+    {"tensor": 2, **_lora(*EVERY)},
+    {"tensor": 2, **_lora("o_proj", **_full())},
+    {"tensor": 2, **_lora("down_proj")},
+    {"context": 2, **_lora("v_proj", "up_proj")},
+    {"replicate": 2, **_lora("k_proj")},
+    {"pipeline": 2, **_lora("q_proj", "down_proj")},
+    {"pipeline": 2, "tensor": 2, **_lora("gate_proj")},
 ]  # fmt: skip
 PRECISIONS = ("bfloat16", "float64")
 

@@ -2,8 +2,9 @@ import pytest
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_core.api.presets import PRESETS
-from llmtrain_core.plan.flops import training_flops_per_token
+from llmtrain_core.plan.flops import CONVENTIONS, training_flops_per_token
 from llmtrain_core.plan.parameters import count_parameters
+from llmtrain_core.plan.shapes import SHAPES
 
 pytestmark = pytest.mark.unit
 
@@ -36,3 +37,14 @@ def test_a_tied_embedding_is_counted_once_and_multiplied_once() -> None:
     free = count_parameters(Architecture(**base))
     assert free.total - tied.total == 32 * 8
     assert free.multiplied == tied.multiplied == tied.total
+
+
+def test_frozen_weights_save_a_third_of_the_products() -> None:
+    shape = SHAPES["llama3-8b"]
+    adapted = shape.with_adapters(16, ("q_proj", "v_proj"))
+    count = count_parameters(adapted)
+    for convention in CONVENTIONS:
+        saved = training_flops_per_token(shape, convention) - training_flops_per_token(
+            adapted, convention
+        )
+        assert saved == 2 * count.multiplied - 6 * count.adapters

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from llmtrain_trainer.config import LoraConfig
@@ -70,6 +71,9 @@ def merge(model: nn.Module) -> None:
 
     Collective over the ranks of a pipeline stage; the peak is one whole matrix, as at the start.
     """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # what an evaluation has left gathered is a copy
     for product, adapter in adapted(model):
         change = adapter.scale * (_whole(adapter.b) @ _whole(adapter.a))
         weight = product.weight

@@ -1,0 +1,148 @@
+"""Adapters through a job's life: from a base, through a restart, to merged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrain_trainer.errors import InputError
+
+pytestmark = pytest.mark.torch
+
+RunTrainers = Callable[..., list[Any]]
+MakeSpec = Callable[..., dict[str, Any]]
+Hash = Callable[[Any], str]
+
+LORA = {"rank": 3, "alpha": 6, "targets": ["q_proj", "down_proj"], "merge": True}
+
+
+def folder(path: Path, every: int = 3) -> dict[str, Any]:
+    return {"uri": f"file://{path}", "everySteps": every}
+
+
+@pytest.fixture(scope="module")
+def base(
+    tmp_path_factory: pytest.TempPathFactory, run_trainers: RunTrainers, job_spec: MakeSpec,
+    shards: Any,
+) -> tuple[Path, float]:  # fmt: skip
+    """A base trained for a few steps, and its held-out loss."""
+    path = tmp_path_factory.mktemp("base")
+
+    def train(trainer: Any) -> float:
+        trainer.train()
+        return trainer.evaluate().loss  # type: ignore[no-any-return]
+
+    return path, run_trainers(job_spec(checkpoint=folder(path)), shards, train)[0]
+
+
+@pytest.fixture(scope="module")
+def lora(base: tuple[Path, float], job_spec: MakeSpec) -> MakeSpec:
+    """Make the spec of a job that trains adapters on the base."""
+
+    def make(path: Path, lora: dict[str, Any] = LORA, **layout: int) -> dict[str, Any]:
+        return job_spec(
+            **layout, init_from=f"file://{base[0]}", training={"lora": lora},
+            checkpoint=folder(path),
+        )  # fmt: skip
+
+    return make
+
+
+def names(step: Path) -> set[str]:
+    """Return what a checkpoint holds."""
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    return set(FileSystemReader(step).read_metadata().state_dict_metadata)
+
+
+def test_a_job_of_adapters_from_base_to_merged_weights(
+    base: tuple[Path, float], lora: MakeSpec, job_spec: MakeSpec, run_trainers: RunTrainers,
+    parameter_hash: Hash, shards: Any, tmp_path: Path,
+) -> None:  # fmt: skip
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+
+    def train(trainer: Any) -> tuple[float, float, str]:
+        trainer.train()
+        bits = parameter_hash(trainer)
+        return trainer.held_out_before.loss, trainer.evaluate().loss, bits
+
+    def half(trainer: Any) -> None:
+        trainer.resume()
+        trainer.start_from_base()
+        trainer.held_out_before = trainer.evaluate()
+        for _ in range(3):
+            trainer.take_step()
+        trainer.save()
+
+    straight = run_trainers(lora(whole, data=2), shards, train)
+    # it starts as the base, which it leaves
+    assert straight[0][0] == pytest.approx(base[1], rel=1e-12)
+    assert straight[0][1] < straight[0][0] - 1e-3
+    # a checkpoint holds adapters and their moments, nothing else
+    held = names(whole / "step-6")
+    assert len({name for name in held if name.startswith("model.")}) == 4 * 2 * 2
+    assert all(".lora." in name for name in held if ".param_groups." not in name), held
+    # stopped half way and gone on with in new processes, the bits are the same
+    run_trainers(lora(halves, data=2), shards, half)
+    assert run_trainers(lora(halves, data=2), shards, train) == straight
+    # merged weights are a base like any other, in any layout, and do what the adapters did
+    merged = whole / "merged" / "step-6"
+    assert {name for name in names(merged) if ".lora." in name} == set()
+    again = job_spec(tensor=2, init_from=f"file://{whole}/merged")
+
+    def evaluate(trainer: Any) -> float:
+        trainer.start_from_base()
+        return trainer.evaluate().loss  # type: ignore[no-any-return]
+
+    assert run_trainers(again, shards, evaluate)[0] == pytest.approx(straight[0][1], rel=1e-12)
+
+
+def refusal(run_trainers: RunTrainers, spec: dict[str, Any], data: Any) -> tuple[str, str | None]:
+    def train(trainer: Any) -> tuple[str, str | None, str]:
+        try:
+            trainer.train()
+        except InputError as error:
+            return error.reason, error.field, error.message
+        raise AssertionError("trained")
+
+    reason, field, message = run_trainers(spec, data, train)[0]
+    return f"{reason}: {message}", field
+
+
+def test_what_is_no_base_or_no_checkpoint_of_the_job_is_refused(
+    base: tuple[Path, float], lora: MakeSpec, job_spec: MakeSpec, run_trainers: RunTrainers,
+    shards: Any, tmp_path: Path,
+) -> None:  # fmt: skip
+    def save(trainer: Any) -> None:
+        trainer.take_step()
+        trainer.save()
+
+    run_trainers(lora(tmp_path), shards, save)
+    cases = [
+        (lora(tmp_path, {**LORA, "rank": 4}), "spec.checkpoint.uri", "with other adapters"),
+        (job_spec(checkpoint=folder(tmp_path)), "spec.checkpoint.uri", "with other adapters"),
+        (job_spec(init_from=f"file://{tmp_path}"), "spec.model.initFrom", "holds adapters only"),
+        (job_spec(init_from=f"file://{tmp_path}/none"), "spec.model.initFrom", "holds none"),
+        (job_spec(init_from=f"file://{base[0]}", architecture={"layers": 3}),
+         "spec.model.initFrom", "another architecture"),
+    ]  # fmt: skip
+    for spec, field, message in cases:
+        said, named = refusal(run_trainers, spec, shards)
+        assert (named, message in said) == (field, True), said
+
+
+def test_a_base_without_its_tokenizer_is_refused(tmp_path: Path, base: tuple[Path, float]) -> None:
+    """Other tokens would mean nothing to it; the one beside its weights is used."""
+    from llmtrain_trainer.checkpoint.base import base_tokenizer
+
+    with pytest.raises(InputError, match=r"has no tokenizer\.json") as caught:
+        base_tokenizer(f"file://{base[0]}")
+    assert caught.value.field == "spec.data.tokenizer.uri"
+    step = tmp_path / "step-1"
+    step.mkdir()
+    for name in (".metadata", "tokenizer.json"):
+        (step / name).write_text("")
+    assert base_tokenizer(f"file://{tmp_path}") == step / "tokenizer.json"
