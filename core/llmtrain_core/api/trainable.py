@@ -32,7 +32,7 @@ def training_problems(
     yield from _batch_problems(spec, spec.training, layout)
     yield from _compiler_problems(spec, spec.training, layout)
     yield from _copy_problems(spec.training, layout)
-    yield from _adapter_problems(spec.training, architecture)
+    yield from _adapter_problems(spec, spec.training, architecture)
 
 
 def _tensor_problems(layout: Layout, architecture: Architecture) -> Iterator[Problem]:
@@ -142,33 +142,18 @@ def _compiler_problems(spec: JobSpec, training: Training, layout: Layout) -> Ite
             )  # fmt: skip
 
 
-def _copy_problems(training: Training, layout: Layout) -> Iterator[Problem]:
-    """What crosses between copies needs copies; racks hold equally many of them."""
-    sync, copies = training.gradient_sync, layout.replicate
-    asked = {
-        "compression": sync.compression != "none",
-        "mode": sync.mode != "every-step",
-        "copiesPerRack": sync.copies_per_rack > 1,
-    }
-    if copies == 1:
-        for name, set_ in asked.items():
-            if set_:
-                yield Problem(
-                    Reason.INVALID_SPEC, f"spec.training.gradientSync.{name}",
-                    "nothing crosses between copies: there is one",
-                    "set parallelism.replicate to the number of copies, or remove the field",
-                )  # fmt: skip
-    elif copies % sync.copies_per_rack:
-        yield Problem(
-            Reason.INVALID_SPEC, "spec.training.gradientSync.copiesPerRack",
-            f"{copies} copies do not fill racks of {sync.copies_per_rack}",
-            f"choose a divisor of {copies}",
-        )  # fmt: skip
-
-
-def _adapter_problems(training: Training, architecture: Architecture) -> Iterator[Problem]:
+def _adapter_problems(
+    spec: JobSpec, training: Training, architecture: Architecture
+) -> Iterator[Problem]:
     if training.lora is None:
         return
+    exports = spec.checkpoint is not None and spec.checkpoint.export_hugging_face is not None
+    if exports and not training.lora.merge:
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.checkpoint.exportHuggingFace",
+            "adapters are exported as a part of the weights that they change",
+            "set training.lora.merge",
+        )  # fmt: skip
     if "gate_proj" in training.lora.targets and architecture.activation != "swiglu":
         yield Problem(
             Reason.INVALID_SPEC, "spec.training.lora.targets",
@@ -178,4 +163,11 @@ def _adapter_problems(training: Training, architecture: Architecture) -> Iterato
         yield Problem(
             Reason.NOT_YET_SUPPORTED, "spec.training.compile",
             "compiled layers do not go with adapters", "set it to false",
+        )  # fmt: skip
+    sync = training.gradient_sync
+    if sync.compression != "none" or sync.mode != "every-step":
+        yield Problem(
+            Reason.NOT_YET_SUPPORTED, "spec.training.gradientSync",
+            "adapters cross between copies whole and every step: they are small",
+            "remove it, or training.lora",
         )  # fmt: skip

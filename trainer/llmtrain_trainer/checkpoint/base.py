@@ -59,7 +59,7 @@ def _newest(uri: str) -> folders.Folder:
 
 
 def _weights(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Return what of an architecture its weights depend on: not the length, with rotary positions."""
+    """Return what weights depend on: with rotary positions, all but the length of sequences."""
     if architecture.get("positions", "rotary") != "rotary":
         return architecture
     return {name: value for name, value in architecture.items() if name != "sequenceLength"}
