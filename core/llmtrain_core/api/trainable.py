@@ -142,6 +142,30 @@ def _compiler_problems(spec: JobSpec, training: Training, layout: Layout) -> Ite
             )  # fmt: skip
 
 
+def _copy_problems(training: Training, layout: Layout) -> Iterator[Problem]:
+    """What crosses between copies needs copies; racks hold equally many of them."""
+    sync, copies = training.gradient_sync, layout.replicate
+    asked = {
+        "compression": sync.compression != "none",
+        "mode": sync.mode != "every-step",
+        "copiesPerRack": sync.copies_per_rack > 1,
+    }
+    if copies == 1:
+        for name, set_ in asked.items():
+            if set_:
+                yield Problem(
+                    Reason.INVALID_SPEC, f"spec.training.gradientSync.{name}",
+                    "nothing crosses between copies: there is one",
+                    "set parallelism.replicate to the number of copies, or remove the field",
+                )  # fmt: skip
+    elif copies % sync.copies_per_rack:
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.training.gradientSync.copiesPerRack",
+            f"{copies} copies do not fill racks of {sync.copies_per_rack}",
+            f"choose a divisor of {copies}",
+        )  # fmt: skip
+
+
 def _adapter_problems(
     spec: JobSpec, training: Training, architecture: Architecture
 ) -> Iterator[Problem]:
