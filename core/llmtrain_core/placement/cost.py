@@ -203,14 +203,28 @@ class Congestion:
     def promising(
         self, cell: int, other: int, choices: Iterable[Blocks], limit: float
     ) -> Iterator[Blocks]:
-        """Yield the exchanges between two cells whose own links alone do not exceed a cost."""
+        """Yield the exchanges between two cells that may lower the cost or the squares.
+
+        What the cells' own links take alone must not exceed `limit`; unless one of them is a
+        hottest link, the cost cannot fall, so the squares must.
+        """
         nvlink = self.ground.nvlink
         route = [(d, self.held[d]) for d in self.route(cell, other) if nvlink[d] in (NOWHERE, d)]
-        near = [held for domain, held in route if nvlink[domain] == domain]
+        near = [(self._near[d][0], held) for d, held in route if nvlink[d] == d]
+        tops = [max(times) for times in self.by_kind()]
+        links = [self.times[link] for link, _ in (*route, *near)]
+        hot = bool(near) or any(
+            t >= top > base
+            for times in links
+            for t, top, base in zip(times, tops, self.base, strict=True)
+        )
+        squares = sum(sum(map(mul, times, times)) for times in links)
         for blocks in choices:
             rows = [self._uplinks(domain, held ^ blocks) for domain, held in route]
             if near:
-                rows += [self._node_times(held ^ blocks)[0] for held in near]
+                rows += [self._node_times(held ^ blocks)[0] for _, held in near]
+            elif not hot and sum(sum(map(mul, row, row)) for row in rows) >= squares:
+                continue
             if sum(map(max, zip(self.base, *rows, strict=True))) <= limit:
                 yield blocks
 

@@ -116,7 +116,7 @@ def search(
         ranked = sorted(found.values(), key=lambda c: c.rank)
         if ranked[0].seconds <= least:
             return ranked
-    return sorted([*ranked, *_improve(judge, ranked)], key=lambda c: c.rank)
+    return sorted([*ranked, *_improve(judge, ranked, least)], key=lambda c: c.rank)
 
 
 def _fillings(
@@ -139,8 +139,11 @@ def _method(order: Order, style: str) -> str:
     return f"{order.name}, {style}"
 
 
-def _improve(judge: Judge, ranked: Sequence[Candidate]) -> list[Candidate]:
-    """Improve the best candidates. Tensor groups may not be spread over several cells for that."""
+def _improve(judge: Judge, ranked: Sequence[Candidate], least: float) -> list[Candidate]:
+    """Improve the best candidates, until one costs no more than `least`.
+
+    Tensor groups may not be spread over several cells for that.
+    """
     rooms = judge.rooms
     if rooms.group > 1 and rooms.depth < len(rooms.cells[0].path):
         return []
@@ -154,6 +157,8 @@ def _improve(judge: Judge, ranked: Sequence[Candidate]) -> list[Candidate]:
         descent.start(candidate.cells)
         _, cells = descent.search()
         found.append(judge.candidate(f"{candidate.method}, improved", cells))
+        if found[-1].seconds <= least:
+            break
     return found
 
 
