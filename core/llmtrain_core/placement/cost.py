@@ -178,6 +178,11 @@ class Congestion:
                 least = max(least, out / self.ground.tree.nic, into / self.ground.tree.nic)
         return weight * least
 
+    @property
+    def wide(self) -> bool:
+        """Whether NVLink domains span nodes."""
+        return bool(self._near)
+
     def put_all(self, cells: Sequence[int]) -> None:
         """Start anew with a whole assignment: the cell of every block."""
         self.held = [0] * len(self._rates)

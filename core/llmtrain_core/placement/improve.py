@@ -19,8 +19,8 @@ SMALL = 24
 """Items up to which all pairs are tried."""
 TIE = 1e-9
 """Relative difference below which two costs are the same."""
-KICKS_WITHOUT_GAIN = 30
-"""Kicks of a small job that may fail in a row."""
+BY_KICK = 500
+"""Moves of the budget of a small job for every kick that may fail in a row."""
 
 
 class Descent:
@@ -35,6 +35,7 @@ class Descent:
         self._item = (1 << rooms.group) - 1
         self._room = [room.fits for room in rooms.cells]
         self._items = congestion.traffic.blocks // rooms.group
+        self._kicks = budget // BY_KICK
         self._small = self._items <= SMALL
         self._least = sum(congestion.base)
         self._now = (0.0, 0.0)
@@ -50,7 +51,7 @@ class Descent:
         generator = random.Random(self._items)
         best, cells = self._descend(), list(self.cells)
         idle = 0
-        kicks = KICKS_WITHOUT_GAIN if self._small else 0
+        kicks = self._kicks if self._small else 0
         while idle < kicks and self.budget > 0 and best > self._least * (1 + TIE):
             self._kick(generator)
             cost = self._descend()

@@ -151,7 +151,7 @@ def _improve(judge: Judge, ranked: Sequence[Candidate], least: float) -> list[Ca
     heads = {candidate.order: candidate for candidate in reversed(ranked)}
     first = sorted(heads.values(), key=lambda c: c.rank)
     rest = [candidate for candidate in ranked if candidate not in first]
-    descent = Descent(judge.congestion, rooms, budget=budget(blocks))
+    descent = Descent(judge.congestion, rooms, budget=budget(blocks, judge.congestion.wide))
     found = []
     for candidate in [*first, *rest][:IMPROVED]:
         descent.start(candidate.cells)
@@ -162,6 +162,11 @@ def _improve(judge: Judge, ranked: Sequence[Candidate], least: float) -> list[Ca
     return found
 
 
-def budget(blocks: int) -> int:
-    """Return the moves that may be tried: many for small jobs, where all pairs are tried."""
-    return 16_000 if blocks <= SMALL else 2_000
+def budget(blocks: int, wide: bool) -> int:
+    """Return the moves that may be tried: many for small jobs, where all pairs are tried.
+
+    Where NVLink spans nodes (`wide`), most of the busiest links are nodes: harder to get right.
+    """
+    if blocks > SMALL:
+        return 2_000
+    return 16_000 if wide else 8_000
