@@ -147,11 +147,11 @@ def _facts(status: Status) -> Iterator[str]:
     """Say what is known at this step."""
     if status["loss"] is not None:
         yield f"loss {status['loss']:.4g}"
-    for when in ("Before", "After"):
-        if (loss := status[f"heldOutLoss{when}"]) is not None:
-            yield f"held-out {when.lower()} {loss:.4g}"
+    held_out = [status["heldOutLossBefore"], status["heldOutLossAfter"]]
+    if known := [f"{loss:.4g}" for loss in held_out if loss is not None]:
+        yield f"held-out {' → '.join(known)}"
     if status["tokensPerSecond"]:
-        yield f"{status['tokensPerSecond']:,.0f} tok/s"
+        yield f"{status['tokensPerSecond']:,.0f} tokens/s"
         left = (status["totalSteps"] - status["step"]) * status["stepSeconds"]
         yield f"ETA {timedelta(seconds=round(left))}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from typing import Any, Self
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+from llmtrain_cli.errors import CliError
 from llmtrain_core.api import env
 from llmtrain_core.api.check import Job
 
@@ -30,6 +32,13 @@ class LocalRun:
 
     def __init__(self, job: Job, folder: Path, die_with_parent: Callable[[int], None]) -> None:
         self.folder = folder
+        self._log = (folder / "log.txt").open("ab")
+        try:
+            fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CliError(
+                f"--output {folder}: another run uses it; wait for its end or name another folder"
+            ) from error
         self._message = folder / "work" / "result.json"
         self._port, master = _free_ports(2)
         self._message.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +59,6 @@ class LocalRun:
             env.WORLD_SIZE: str(world),
             MESSAGE: str(self._message),
         }
-        self._log = (folder / "log.txt").open("ab")
         # a session of its own: Ctrl-C reaches this process alone, which passes it on
         self._process = subprocess.Popen(
             [sys.executable, "-m", "llmtrain_trainer.launch"],

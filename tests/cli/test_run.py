@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import yaml
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(240)]
 
 COMMAND = [sys.executable, "-c", "from llmtrain_cli.main import run; run()", "run"]
-STEPS = 200
+STEPS = 120
 
 
 @pytest.fixture
@@ -85,6 +86,15 @@ def test_stopped_and_started_again(job: Path, tmp_path: Path) -> None:
     assert third.returncode == 0, third.stderr
     assert f"{STEPS} steps as tp2" in third.stdout
     assert "loss by step" in third.stdout
+
+
+def test_a_folder_serves_one_run_at_a_time(job: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, "-f", str(job), "--nproc", "2", "--output", str(tmp_path)]
+    with (tmp_path / "log.txt").open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert "another run uses it" in found.stderr
 
 
 def test_wrong_data_ends_with_the_field(job: Path, tmp_path: Path) -> None:

@@ -64,13 +64,13 @@ PAIRS = (
     Probe(2, 160, 1024, 96, TENSOR, 1, micro_batch=4),
     Probe(1, 32, 6144, 64, TENSOR, 2, micro_batch=4),
     *(_tiny(layers, PIPELINE, m) for layers in (2, 6) for m in (2, 4)),
-    Probe(2, 384, 2048, 64, PIPELINE, 2, micro_batch=2),
+    Probe(2, 256, 2048, 64, PIPELINE, 2, micro_batch=2),
 )
 """Every kind of parallelism by itself, in the sizes that tell its kinds of work apart."""
 
 OPERATIONS: tuple[Operation, ...] = ("all_gather", "reduce_scatter", "all_reduce")
 COLLECTIVES = tuple(
-    (operation, nbytes) for operation in OPERATIONS for nbytes in (1024, 64 * 1024, 1024 * 1024)
+    (operation, nbytes) for operation in OPERATIONS for nbytes in (1024, 512 * 1024)
 )
 GROUP_SIZES = (2, 4, 8)
 CALLS = 4
