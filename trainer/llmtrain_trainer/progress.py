@@ -32,7 +32,7 @@ class Progress:
     """Status and metrics of one pod; its lowest rank speaks for the job."""
 
     def __init__(self, ranks: tuple[int, ...], attempt: int) -> None:
-        self._lead = min(ranks)
+        self._ranks, self._lead = ranks, min(ranks)
         self._run: RunConfig | None = None
         self._peak = 0.0
         self._connected = self._measured = False
@@ -51,7 +51,7 @@ class Progress:
     def hear(self, rank: int, report: Report) -> None:
         """Take a rank's report."""
         if isinstance(report, StepReport):
-            self.metrics.observe_rank_step(report)
+            self.metrics.observe_rank_step(report, self._ranks.index(rank))
         if rank != self._lead:
             return
         if isinstance(report, StepReport):

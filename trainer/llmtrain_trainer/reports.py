@@ -39,6 +39,8 @@ class CollectiveSample:
     group_size: int
     seconds: tuple[float, ...]
     """One duration per call; empty for point-to-point, whose end is not waited for."""
+    waits: tuple[float, ...] = ()
+    """Seconds of each duration in which the last rank had not come yet, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class StepReport:
     grad_norm: float
     """Before clipping."""
     collectives: tuple[CollectiveSample, ...] = field(default=())
+    straggler_score: float | None = None
+    """Pace over that of the fastest rank with the same work, 1 at most; in sampled steps."""
 
 
 @dataclass(frozen=True, slots=True)

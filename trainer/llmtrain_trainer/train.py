@@ -26,6 +26,7 @@ from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
 from llmtrain_trainer.data.prepared import tokenizer_of
 from llmtrain_trainer.errors import InputError, TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
+from llmtrain_trainer.metrics.skew import measure_skew
 from llmtrain_trainer.optimize import build_optimizer, learning_rate, set_rate
 from llmtrain_trainer.parallel.adapters import merge
 from llmtrain_trainer.parallel.apply import build_model
@@ -147,14 +148,19 @@ class Trainer:
         self.step += 1
         with timeline.part("copies"), meter or nullcontext():
             self.copies.after_step(self.step, last=self.step == self.run.steps)
+        seconds = time.perf_counter() - start
+        skew = (
+            measure_skew(meter.samples(), seconds, self.copies.grid, self.device) if meter else None
+        )
         report = StepReport(
             step=self.step,
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
             phases=timeline.parts,
             tokens=self.run.tokens_per_step,
             loss=mean,
             grad_norm=norm,
-            collectives=meter.samples() if meter else (),
+            collectives=skew.collectives if skew else (),
+            straggler_score=skew.score if skew else None,
         )
         self.send(report)
         return report

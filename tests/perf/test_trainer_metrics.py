@@ -1,0 +1,118 @@
+"""What measuring costs: CPU time of a step that is not sampled, and of a scrape of a large pod."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+
+from llmtrain_trainer.metrics.utilization import DeviceName, DeviceUse
+from llmtrain_trainer.progress import Progress
+from llmtrain_trainer.reports import CollectiveSample, StepReport
+
+pytestmark = [pytest.mark.perf, pytest.mark.timeout(300)]
+
+GPUS = 8
+PHASES = ("data", "forward_backward", "clip", "optimizer", "copies")
+PAIRS = [
+    *(("tp", op) for op in ("all_gather", "reduce_scatter", "all_reduce")),
+    *(("cp", op) for op in ("all_gather", "reduce_scatter")),
+    *(("dp", op) for op in ("all_gather", "reduce_scatter", "all_reduce")),
+    *(("rep", op) for op in ("all_gather", "all_to_all", "all_reduce")),
+    *(("pp", op) for op in ("send", "recv", "all_reduce")),
+]
+SCRAPE_SECONDS, SHARE = 0.005, 0.01
+
+_path = Path(__file__).parents[1] / "trainer" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("trainer_conftest", _path)
+assert _spec is not None and _spec.loader is not None
+_ranks = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_ranks)
+
+
+def _report(step: int, sampled: bool) -> StepReport:
+    collectives = tuple(
+        CollectiveSample(group, op, 36, 10**9, 8, tuple(1e-4 * i for i in range(1, 37)))
+        for group, op in PAIRS
+    )
+    return StepReport(
+        step=step, seconds=0.8, phases=dict.fromkeys(PHASES, 0.2), tokens=4096, loss=3.0,
+        grad_norm=1.0, collectives=collectives if sampled else (),
+        straggler_score=0.97 if sampled else None,
+    )  # fmt: skip
+
+
+def _cpu(work: Callable[[], Any], rounds: int) -> float:
+    """CPU seconds of one call: the best of five series, which others can only lengthen."""
+    found = []
+    for _ in range(5):
+        start = time.process_time()
+        for _ in range(rounds):
+            work()
+        found.append((time.process_time() - start) / rounds)
+    return min(found)
+
+
+def _full_pod() -> Progress:
+    """Everything that a pod of eight GPUs can tell."""
+    progress = Progress(tuple(range(GPUS)), attempt=0)
+    progress.metrics.name_devices([DeviceName(f"GPU-{gpu}", 'a "model"\\') for gpu in range(GPUS)])
+    memory = {"used": 7 * 10**10, "total": 8 * 10**10}
+    activity = {"sm": 0.8, "tensor": 0.5, "dram": 0.3}
+    uses = [DeviceUse(gpu, 1.0, memory, activity, 1e6) for gpu in range(GPUS)]
+    progress.see_devices("nvml", uses)
+    for rank in range(GPUS):
+        progress.hear(rank, _report(1, sampled=True))
+    return progress
+
+
+def test_a_scrape_of_eight_gpus() -> None:
+    progress = _full_pod()
+    page = progress.metrics.exposition()
+    assert page == generate_latest(progress.metrics.registry)
+    seconds = _cpu(progress.metrics.exposition, 20)
+    series = sum(not line.startswith(b"#") for line in page.splitlines())
+    print(f"\n{series} series, {len(page) / 1e3:.0f} KB: {seconds * 1e3:.2f} ms of CPU")
+    assert seconds < SCRAPE_SECONDS
+
+
+def test_a_step_that_is_not_sampled(tmp_path: Path) -> None:
+    """The rank's timers and message and the launcher's counting, against the step itself."""
+    import numpy as np
+    import torch
+
+    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.data.prepare import PreparedData
+    from llmtrain_trainer.data.shards import write_shards
+    from llmtrain_trainer.train import Timeline, Trainer
+
+    tokens = np.random.default_rng(0).integers(0, 320, 4000).astype(np.uint32)
+    for split in ("train", "held-out"):
+        write_shards(tmp_path, split, [tokens], 320)
+    data = PreparedData(tmp_path, 4000, 4000, "digest")
+    run = from_spec("test", _ranks.job_spec(precision="float32"))
+
+    def steps(rank: int) -> float:
+        trainer = Trainer(run, data, torch.device("cpu"), lambda report: None)
+        trainer.take_step()
+        return _cpu(trainer.take_step, 3)
+
+    (step,) = _ranks.run_world(1, steps)
+    progress, report = _full_pod(), _report(2, sampled=False)
+
+    def measure() -> None:
+        timeline = Timeline("cpu")
+        for name in PHASES:
+            with timeline.part(name):
+                pass
+        progress.hear(0, pickle.loads(pickle.dumps(report)))
+
+    measured = _cpu(measure, 200)
+    print(f"\n{measured * 1e6:.0f} us of {step * 1e3:.1f} ms: {measured / step:.2%}")
+    assert measured < SHARE * step
