@@ -155,7 +155,7 @@ class TrainingMetrics:
                 head = self._heads.get(key)
                 if head is None:
                     head = self._heads[key] = _head(sample)
-                lines.append(f"{head} {floatToGoString(sample.value)}\n")
+                lines.append(f"{head} {floatToGoString(sample.value)}\n")  # type: ignore[no-untyped-call]
         return "".join(lines).encode()
 
     def _observe_collective(self, sample: CollectiveSample) -> None:

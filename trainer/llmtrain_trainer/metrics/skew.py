@@ -57,7 +57,7 @@ def _waits(
     own = torch.tensor(lasted, dtype=torch.float64, device=device)
     transfer = own.clone()
     dist.all_reduce(transfer, dist.ReduceOp.MIN, group=grid.groups[name])
-    waits = (own - transfer).split([len(sample.seconds) for sample in mine])
+    waits = torch.split(own - transfer, [len(sample.seconds) for sample in mine])
     return [
         replace(sample, waits=tuple(wait.tolist()))
         for sample, wait in zip(mine, waits, strict=True)
