@@ -126,6 +126,10 @@ def test_a_network_without_rdma() -> None:
     assert found("tcp")["NCCL_IB_DISABLE"] == "1"
     assert found("tcp", NCCL_IB_DISABLE="0")["NCCL_IB_DISABLE"] == "0"
     assert "NCCL_IB_DISABLE" not in found("auto")
+    assert not {"NCCL_NET", "FI_PROVIDER"} & found("auto").keys()
+    for profile, network in (("infiniband", "IB"), ("roce", "IB"), ("efa", "AWS Libfabric")):
+        assert found(profile)["NCCL_NET"] == network
+    assert found("roce", NCCL_NET="Socket")["NCCL_NET"] == "Socket"
 
 
 @pytest.mark.unit

@@ -275,3 +275,19 @@ def test_another_layout_goes_on_from_the_first_copy(
     first, second = run_trainers(spec(replicate=2), shards, half)
     assert first != second
     assert run_trainers(spec(), shards, rest) == [first]
+
+
+@pytest.mark.parametrize(("way", "steps"), [("exact", [2, 12]), ("diloco", [3, 15])])
+def test_a_step_is_measured_in_which_copies_meet(
+    way: str, steps: list[int], run_trainers: RunTrainers, job_spec: MakeSpec, shards: Any
+) -> None:
+    """One in ten, and for outer updates every third step the next one in which they meet."""
+
+    def body(trainer: Any) -> list[tuple[int, bool]]:
+        trainer.train()
+        reports = [report for report in trainer.sent if getattr(report, "collectives", ())]
+        return [(r.step, "rep" in {s.group for s in r.collectives}) for r in reports]
+
+    training = {"steps": 15, "gradientSync": SYNCS[way]}
+    spec = job_spec(replicate=2, training=training, architecture={"layers": 1})
+    assert run_trainers(spec, shards, body) == [[(step, True) for step in steps]] * 2

@@ -47,7 +47,7 @@ from llmtrain_trainer.reports import (
 from llmtrain_trainer.weights.export import export_checkpoint
 
 SAMPLE_EVERY = 10
-"""Steps between two in which collectives are measured; a sampled step takes up to half longer."""
+"""Least steps between two in which collectives are measured; such a step takes half longer."""
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +107,12 @@ class Trainer:
         self.send(EvaluationReport("before", self.held_out_before))
         self.send(PhaseReport("training", self.step))
         first = self.step
+        sample = first + 1  # the first step connects: never a sample
         while self.step < self.run.steps:
-            # the first step connects: never a sample
-            self.take_step(sampled=(self.step - first) % SAMPLE_EVERY == 1)
+            sampled = self.step >= sample and self.copies.meets(self.step + 1)
+            self.take_step(sampled)
+            if sampled:
+                sample = self.step - 1 + SAMPLE_EVERY
             if self.step == first + 1:
                 # the first step also plans and connects; from here on, silence is a hang
                 self.grid.limit(timedelta(seconds=self.run.hang_timeout))

@@ -185,7 +185,7 @@ def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
 def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
     yield "workers.podPatch", bool(spec.workers.pod_patch)
     if spec.network is not None:
-        yield "network.profile", spec.network.profile not in {"auto", "tcp"}
+        yield "network.profile", spec.network.profile == "tcpxo"
     if spec.failure_policy is not None:
         yield "failurePolicy.rules", bool(spec.failure_policy.rules)
         yield "failurePolicy.hangTimeout", spec.failure_policy.hang_timeout is not None

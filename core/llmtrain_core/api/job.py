@@ -142,7 +142,8 @@ class Network(ApiModel):
     """Network settings of the pods."""
 
     profile: Literal["auto", "infiniband", "roce", "efa", "tcpxo", "tcp"] = "auto"
-    """Family of the fabric; auto: NCCL chooses; tcp: no RDMA, even where the nodes have it."""
+    """Family of the fabric; auto: NCCL chooses; tcp: no RDMA, even where the nodes have it; any
+    other is demanded: without it the job ends instead of falling back to TCP."""
     rdma: Rdma | None = None
     """RDMA devices to request."""
     nccl: NcclVariables | None = None

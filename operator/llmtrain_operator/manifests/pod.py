@@ -20,8 +20,19 @@ USER = 65532
 CONTAINER = "trainer"
 DEFAULT_COMMAND = ("python", "-m", "llmtrain_trainer.launch")
 GRACE_SECONDS = 30
-PROFILES: Mapping[str, Mapping[str, str]] = {"tcp": {"NCCL_IB_DISABLE": "1"}}
-"""NCCL variables of a network profile; those of the job go before them."""
+PROFILES: Mapping[str, Mapping[str, str]] = {
+    "infiniband": {"NCCL_NET": "IB"},
+    "roce": {"NCCL_NET": "IB", "NCCL_IB_ROCE_VERSION_NUM": "2"},
+    "efa": {"NCCL_NET": "AWS Libfabric", "FI_PROVIDER": "efa"},
+    "tcp": {"NCCL_IB_DISABLE": "1"},
+}
+"""NCCL variables of a network profile; those of the job go before them.
+
+A named network is demanded: where it is missing, NCCL ends the job instead of falling back to TCP.
+What depends on the switches (traffic class, GID index, devices) is left to the job's
+`network.nccl`. Sources: NCCL's guide, "Environment Variables" (NCCL_NET, NCCL_IB_ROCE_VERSION_NUM:
+routable RoCE), aws-ofi-nccl (the name of its network), libfabric (FI_PROVIDER).
+"""
 
 
 def pod(job: Job, identity: JobIdentity, attempt: int, index: int, nodes: Sequence[str]) -> Object:

@@ -155,7 +155,8 @@ class TrainingMetrics:
                 head = self._heads.get(key)
                 if head is None:
                     head = self._heads[key] = _head(sample)
-                lines.append(f"{head} {floatToGoString(sample.value)}\n")  # type: ignore[no-untyped-call]
+                value: str = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
+                lines.append(f"{head} {value}\n")
         return "".join(lines).encode()
 
     def _observe_collective(self, sample: CollectiveSample) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -57,8 +58,5 @@ def _waits(
     own = torch.tensor(lasted, dtype=torch.float64, device=device)
     transfer = own.clone()
     dist.all_reduce(transfer, dist.ReduceOp.MIN, group=grid.groups[name])
-    waits = torch.split(own - transfer, [len(sample.seconds) for sample in mine])
-    return [
-        replace(sample, waits=tuple(wait.tolist()))
-        for sample, wait in zip(mine, waits, strict=True)
-    ]
+    waits = iter((own - transfer).tolist())
+    return [replace(sample, waits=tuple(islice(waits, len(sample.seconds)))) for sample in mine]

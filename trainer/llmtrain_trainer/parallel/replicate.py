@@ -37,6 +37,9 @@ class Copies(Protocol):
     names: tuple[str, str]
     """Starts of the names that this rank gives to what it remembers."""
 
+    def meets(self, step: int) -> bool:
+        """Tell whether copies exchange something in the step that makes `step` of them done."""
+
     def after_step(self, step: int, last: bool) -> None:
         """Do what is due when `step` optimizer steps are done. Collective over all copies."""
 
@@ -91,6 +94,10 @@ class Alike:
             for name, unit in _units(model):
                 unit.set_all_reduce_hook(partial(_add_up, total, name))
 
+    def meets(self, step: int) -> bool:
+        """See `Copies`."""
+        return True
+
     def after_step(self, step: int, last: bool) -> None:
         """See `Copies`."""
 
@@ -115,6 +122,10 @@ class Apart:
         self._total, self._outer, self._names = total, outer, names
         for _, unit in _units(model):
             unit.set_all_reduce_hook(partial(_enlarge, outer.copies))
+
+    def meets(self, step: int) -> bool:
+        """See `Copies`."""
+        return self._outer.meets(step)
 
     def after_step(self, step: int, last: bool) -> None:
         """See `Copies`."""

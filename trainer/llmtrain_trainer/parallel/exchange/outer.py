@@ -47,11 +47,15 @@ class OuterUpdates:
         self._momentum = torch.zeros_like(self._shared)
         self._late: _Late | None = None
 
+    def meets(self, step: int) -> bool:
+        """Tell whether an outer update begins after `step` steps."""
+        return step % self._config.every == 0
+
     def after_step(self, step: int, last: bool) -> None:
         """Meet where it is time to; after the last step all copies are the same."""
         if self._late and (last or step >= self._late.due):
             self._apply(self._late, LATE_SHARE)
-        if last or step % self._config.every == 0:
+        if last or self.meets(step):
             late = self._begin(step)
             if last or not self._config.delay:
                 self._apply(late, 0.0)
