@@ -39,7 +39,7 @@ GROUPS = (
         *(_probe(layout, 128, 4, 8, 2) for layout in FOUR),
         *(_probe(layout, 192, 6, 8, 2) for layout in LARGER),
     ),
-    tuple(_probe(layout, 128, 4, 8, 1) for layout in EIGHT),
+    tuple(_probe(layout, 128, 4, 16, 2) for layout in EIGHT),
 )
 """The model of `examples/sotu-3d.yaml`, and one of three times its size."""
 

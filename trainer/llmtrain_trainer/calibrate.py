@@ -34,7 +34,7 @@ from llmtrain_trainer.data.prepare import PreparedData
 from llmtrain_trainer.probe import Probe, random_tokens, step_watch
 from llmtrain_trainer.stopwatch import Stopwatch, Task
 
-LEAST_ROUNDS, MOST_ROUNDS = 5, 30
+LEAST_ROUNDS, MOST_ROUNDS = 7, 30
 """In a round every probe is sampled once."""
 SECONDS = 60
 """When to stop, agreed or not."""
