@@ -32,6 +32,7 @@ def training_problems(
     yield from _batch_problems(spec, spec.training, layout)
     yield from _compiler_problems(spec, spec.training, layout)
     yield from _copy_problems(spec.training, layout)
+    yield from _base_problems(spec, spec.training)
     yield from _adapter_problems(spec, spec.training, architecture)
 
 
@@ -163,6 +164,14 @@ def _copy_problems(training: Training, layout: Layout) -> Iterator[Problem]:
             Reason.INVALID_SPEC, "spec.training.gradientSync.copiesPerRack",
             f"{copies} copies do not fill racks of {sync.copies_per_rack}",
             f"choose a divisor of {copies}",
+        )  # fmt: skip
+
+
+def _base_problems(spec: JobSpec, training: Training) -> Iterator[Problem]:
+    if spec.model and spec.model.init_from and training.gradient_sync.mode != "every-step":
+        yield Problem(
+            Reason.NOT_YET_SUPPORTED, "spec.training.gradientSync.mode",
+            "outer updates start from random weights", "use every-step, or remove model.initFrom",
         )  # fmt: skip
 
 
