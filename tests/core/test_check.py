@@ -33,6 +33,8 @@ data.chat.{preset,template} training.lora.{rank,alpha,targets,merge}
 training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed,activationCheckpointing}
 training.optimizer.{name,learningRate,beta1,beta2,epsilon,weightDecay,gradientClipNorm}
 training.schedule.{warmupSteps,decay,minLearningRateRatio}
+training.gradientSync.{compression,mode,copiesPerRack}
+training.gradientSync.diloco.{innerSteps,delaySteps,outerLearningRate,outerMomentum}
 parallelism.{tensor,pipeline,data,context,replicate,pipelineSchedule,virtualStages}
 workers.{nodes,gpusPerNode,gpuResource,image,command,args,shmSize,nodeSelector}
 workers.env[].{name,value} workers.resources.{requests,limits}
@@ -137,8 +139,7 @@ def test_the_longest_name_passes() -> None:
 def test_all_problems_come_at_once() -> None:
     bad = spec(
         model={"preset": "nothing"},
-        workers={"nodes": 1, "image": "x", "env": [{"name": "RANK"}]},
-        checkpoint={"uri": "file:///c", "async": True},
+        workers={"nodes": 1, "image": "x", "env": [{"name": "RANK"}], "podPatch": {"spec": {}}},
     )
     assert {problem.reason for problem in problems("x" * 60, bad)} == {
         Reason.NAME_TOO_LONG, Reason.UNKNOWN_PRESET, Reason.FORBIDDEN, Reason.NOT_YET_SUPPORTED,
