@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from llmtrain_cli.errors import EXIT_NO, CliError
+from llmtrain_cli.errors import CliError
 from llmtrain_cli.files import read_job
 from llmtrain_cli.output import Output, OutputOption, rendered, show
+from llmtrain_cli.trainer import explained
 from llmtrain_core.api.check import problems_of
 from llmtrain_core.api.learning import Data
 
@@ -56,7 +57,7 @@ def prepare(
         raise CliError("give either a job (-f) or sources (--source)")
     if index is not None and index >= processes:
         raise CliError(f"--index {index}: must be less than --processes {processes}")
-    with _explained():
+    with explained("data"):
         from llmtrain_trainer.data.local import do_all
         from llmtrain_trainer.data.plan import make_plan
         from llmtrain_trainer.data.prepared import read_manifest
@@ -83,30 +84,11 @@ def verify(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Read every shard and compare it with the manifest."""
-    with _explained():
+    with explained("data"):
         from llmtrain_trainer.data.prepared import verify as compare
 
         count = compare(folder)
     show({"folder": str(folder), "shards": count}, f"{folder}: {count} shards are intact", output)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn the trainer's errors, and its absence, into those of the command line."""
-    try:
-        from llmtrain_trainer.errors import InputError
-    except ImportError as error:
-        raise CliError(
-            "preparing data needs the trainer: pip install llmtrain[data]", EXIT_NO
-        ) from error
-    try:
-        yield
-    except InputError as error:
-        place = f"{error.field}: " if error.field else ""
-        remedy = f"; {error.remedy}" if error.remedy else ""
-        raise CliError(f"{place}{error.message}{remedy}") from error
-    except ModuleNotFoundError as error:
-        raise CliError(f"{error}: pip install llmtrain[data]", EXIT_NO) from error
 
 
 def _of_job(path: str) -> DataConfig:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llmtrain_cli import cluster, data, local, place, plan, topology
+from llmtrain_cli import cluster, data, local, model, place, plan, topology
 from llmtrain_cli.errors import EXIT_INPUT, CliError
 from llmtrain_cli.output import Output, OutputOption, show
 from llmtrain_cli.text import layout_text
@@ -25,6 +25,9 @@ app.command("plan")(plan.command)
 app.command("place")(place.command)
 app.command("run")(local.command)
 app.command("topology")(topology.command)
+app.command("export")(model.export)
+app.command("import")(model.import_model)
+app.command("sample")(model.sample)
 app.add_typer(cluster.app, name="cluster", help="The development cluster: up, down, status.")
 app.add_typer(data.app, name="data")
 

@@ -110,8 +110,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Body = Callable[[Any, int], Any]
 
 
-def run_world(world: int, body: Callable[[int], Any], timeout: float = 120) -> list[Any]:
-    """Fork `world` ranks in one default process group; return what `body(rank)` returns in each."""
+def run_world(
+    world: int, body: Callable[[int], Any], timeout: float = 120, killed: bool = False
+) -> list[Any]:
+    """Fork `world` ranks in one default process group; return what `body(rank)` returns in each.
+
+    Where one is `killed`, their exit codes instead.
+    """
     from llmtrain_trainer.parallel.workarounds import renew_thread_pool
     from llmtrain_trainer.rendezvous import join, leave
 
@@ -136,6 +141,11 @@ def run_world(world: int, body: Callable[[int], Any], timeout: float = 120) -> l
     ranks = [FORK.Process(target=enter, args=(rank,)) for rank in range(world)]
     for process in ranks:
         process.start()
+    if killed:
+        for process in ranks:
+            process.join(timeout)
+            process.kill()
+        return [process.exitcode for process in ranks]
     try:
         results = sorted((queue.get(timeout=timeout) for _ in ranks), key=lambda result: result[0])
     finally:
@@ -148,8 +158,9 @@ def run_world(world: int, body: Callable[[int], Any], timeout: float = 120) -> l
 
 
 def run_trainers(
-    spec: dict[str, Any], data: Any, body: Callable[[Any], Any], timeout: float = 120
-) -> list[Any]:
+    spec: dict[str, Any], data: Any, body: Callable[[Any], Any], timeout: float = 120,
+    killed: bool = False,
+) -> list[Any]:  # fmt: skip
     """Build a `Trainer` on every rank of the job's layout and return what `body(trainer)` does.
 
     Everything a trainer sends is kept in its attribute `sent`.
@@ -167,7 +178,7 @@ def run_trainers(
         trainer.sent = sent  # type: ignore[attr-defined]
         return body(trainer)
 
-    return run_world(run.layout.world_size, on_rank, timeout)
+    return run_world(run.layout.world_size, on_rank, timeout, killed)
 
 
 def parameter_hash(trainer: Any) -> str:

@@ -86,9 +86,11 @@ class TrainingState:
 
 
 def write(folder: Folder, state: dict[str, Any], group: dist.ProcessGroup | None) -> None:
-    """Write a state into an empty folder; collective over the ranks of `group`."""
+    """Write a state into an empty folder; collective over the ranks of `group`, if any."""
     with catchable_checkpoint_errors():
-        dcp.save(state, storage_writer=_writer_of(folder), process_group=group)  # type: ignore[attr-defined]
+        dcp.save(  # type: ignore[attr-defined]
+            state, storage_writer=_writer_of(folder), process_group=group, no_dist=group is None
+        )
 
 
 def weights(model: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""`llmtrain export`, `import` and `sample`: trained models in and out of Hugging Face folders."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+
+from llmtrain_cli.output import Output, OutputOption, show
+from llmtrain_cli.trainer import explained
+
+if TYPE_CHECKING:
+    from llmtrain_trainer.checkpoint.folders import Folder
+
+
+class Dtype(StrEnum):
+    """Type of exported weights."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(help="folder or URI of a job's checkpoints, or of one of them")
+    ],
+    to: Annotated[str, typer.Option("--to", help="folder or URI for the model")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="a tokenizer.json; else the one in the checkpoint")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="type of the weights")] = Dtype.FLOAT32,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Write a checkpoint as config.json, tokenizer and safetensors, as `transformers` reads."""
+    with explained("trainer"):
+        from llmtrain_trainer.weights.export import export_checkpoint
+
+        facts = export_checkpoint(_folder(checkpoint), _folder(to), tokenizer, dtype.value)
+    text = f"step {facts.step} of {checkpoint} written to {to}"
+    show({"step": facts.step, "folder": to}, text, output)
+
+
+def import_model(
+    folder: Annotated[Path, typer.Argument(help="folder with config.json and safetensors")],
+    to: Annotated[str, typer.Option("--to", help="folder or URI for the checkpoint")],
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Write a Hugging Face model as a checkpoint; print the model section of a job for it."""
+    with explained("trainer"):
+        from llmtrain_trainer.weights.load import import_checkpoint
+
+        written, architecture = import_checkpoint(folder, _folder(to))
+    uri = written.resolve().as_uri() if isinstance(written, Path) else str(written)
+    section = {"model": {"architecture": architecture.to_wire(), "initFrom": uri}}
+    show(section, yaml.safe_dump(section, sort_keys=False).rstrip(), output)
+
+
+def sample(
+    model: Annotated[str, typer.Argument(help="checkpoint or exported folder")],
+    prompt: Annotated[str, typer.Option(help="text to go on from")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="most tokens to write")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0: the most likely token")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="choose among so many; 0: all")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the choices")] = 0,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Let a model write, on this computer's CPU."""
+    with explained("trainer"):
+        from llmtrain_trainer.weights import sample as sampling
+
+        loaded, tokenizer = sampling.load_model(_folder(model))
+        how = sampling.Drawing(temperature, top_k, seed)
+        text = sampling.sample(loaded, tokenizer, prompt, tokens, how)
+    show({"prompt": prompt, "text": text}, prompt + text, output)
+
+
+def _folder(text: str) -> Folder:
+    from llmtrain_trainer.checkpoint.folders import folder_of
+
+    return folder_of(text, text) if ":" in text else Path(text)

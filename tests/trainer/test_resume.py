@@ -1,0 +1,234 @@
+"""Going on changes nothing: to the bit in one layout, within rounding in all others."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrain_trainer.checkpoint import folders
+
+pytestmark = pytest.mark.torch
+
+RunTrainers = Callable[..., list[Any]]
+MakeSpec = Callable[..., dict[str, Any]]
+
+KINDS = [(p, a) for p in ("float64", "float32", "bfloat16") for a in (False, True)]
+
+
+def _another(trainer: Any, spec: dict[str, Any]) -> Any:
+    """Build a trainer of another job in the same ranks."""
+    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.train import Trainer
+
+    return Trainer(from_spec("test", spec), trainer.data, trainer.device, trainer.send)
+
+
+def test_every_precision_goes_on_with_the_same_bits_however_it_was_saved(
+    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec,
+    parameter_hash: Callable[[Any], str],
+) -> None:  # fmt: skip
+    """Training goes on while the background writes: what it writes is the state of the save."""
+
+    def spec(precision: str, background: bool) -> dict[str, Any]:
+        uri = f"file://{tmp_path}/{precision}-{background}"
+        checkpoint = {"uri": uri, "everySteps": 2, "keep": 3, "async": background}
+        return job_spec(tensor=2, precision=precision, checkpoint=checkpoint)
+
+    def train(first: Any) -> list[tuple[Any, ...]]:
+        import torch.distributed as dist
+
+        found = []
+        for precision, background in KINDS:
+            whole = _another(first, spec(precision, background))
+            while whole.step < 5:
+                whole.take_step()
+                if whole.step == 2:
+                    whole.save()
+            whole.finish_saving()
+            again = _another(first, spec(precision, background))
+            again.resume()
+            start = again.step
+            while again.step < 5:
+                again.take_step()
+            dist.barrier()
+            found.append(
+                (precision, background, start, parameter_hash(again) == parameter_hash(whole))
+            )
+        return found
+
+    found = run_trainers(spec("float64", False), shards, train)
+    assert found == [[(*kind, 2, True) for kind in KINDS]] * 2
+
+
+LAYOUTS: list[dict[str, Any]] = [
+    {"tensor": 2, "pipeline": 2},
+    {"data": 4},
+    {"pipeline": 4},
+    {"replicate": 2, "data": 2},
+    {"tensor": 2, "data": 2},
+    {"pipeline": 2, "tensor": 2, "pipelineSchedule": "ZBVZeroBubble", "virtualStages": 2},
+    {"context": 2, "tensor": 2},
+    {"pipeline": 2, "data": 2, "pipelineSchedule": "Interleaved1F1B", "virtualStages": 2},
+    {"context": 2, "data": 2},
+    {"replicate": 2, "tensor": 2},
+    {"pipeline": 2, "replicate": 2},
+]
+
+
+def test_a_run_goes_on_from_layout_to_layout(
+    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+) -> None:
+    """Twelve changes of layout; in each the second step needs the optimizer's state as well."""
+    steps = 2 * (len(LAYOUTS) + 2)
+    checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 100, "keep": 2}
+
+    def spec(layout: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return job_spec(**layout, training={"steps": steps}, **more)
+
+    def start(trainer: Any) -> list[float]:
+        losses = [trainer.take_step().loss for _ in range(2)]
+        trainer.save()
+        return losses + [trainer.take_step().loss for _ in range(steps - 2)]
+
+    def through(first: Any) -> list[float]:
+        losses: list[float] = []
+        for layout in LAYOUTS:
+            trainer = _another(first, spec(layout, checkpoint=checkpoint))
+            trainer.resume()
+            losses += [trainer.take_step().loss for _ in range(2)]
+            trainer.save()
+        return losses
+
+    def end(trainer: Any) -> list[float]:
+        trainer.resume()
+        return [trainer.take_step().loss for _ in range(2)]
+
+    expected = run_trainers(spec({}, checkpoint=checkpoint), shards, start)[0]
+    found = expected[:2]
+    found += run_trainers(spec(LAYOUTS[0], checkpoint=checkpoint), shards, through, 280)[0]
+    found += run_trainers(spec({}, checkpoint=checkpoint), shards, end)[0]
+    assert found == pytest.approx(expected, rel=0, abs=1e-12)
+
+
+def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
+    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 1, "keep": 3}
+    spec = job_spec(data=2, checkpoint=checkpoint)
+
+    def work(trainer: Any) -> list[Any]:
+        import logging
+
+        import torch.distributed as dist
+        from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+        from llmtrain_trainer.checkpoint import patience
+        from llmtrain_trainer.errors import InputError
+
+        lines: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("llmtrain_trainer").addHandler(handler)
+
+        for _ in range(3):
+            trainer.take_step()
+            trainer.save()
+
+        def resumed(spec: dict[str, Any] = spec) -> int | str:
+            again = _another(trainer, spec)
+            try:
+                again.resume()
+            except InputError as error:
+                return f"{error.reason} {error.message}"
+            return int(again.step)
+
+        patience.WAITS = (0.01, 0.01)
+        read, failures = FileSystemReader.read_data, [2]
+
+        def fail_twice(*args: Any) -> Any:
+            if dist.get_rank() == 1 and failures[0]:
+                failures[0] -= 1
+                raise OSError(errno.EIO, "Input/output error")
+            return read(*args)
+
+        FileSystemReader.read_data = fail_twice  # type: ignore[method-assign]
+        found: list[Any] = [resumed(), failures]
+
+        def damage(change: Callable[[Path], Any]) -> None:
+            dist.barrier()
+            if dist.get_rank() == 0:
+                change(tmp_path / f"step-{found[-1]}" / "__1_0.distcp")
+            dist.barrier()
+
+        found.append(resumed())
+        damage(lambda file: file.write_bytes(file.read_bytes()[:-100]))
+        found.append(resumed())
+        damage(lambda file: file.write_bytes(bytes(file.stat().st_size)))
+        found.append(resumed())
+        dist.barrier()
+        other = job_spec(data=2, checkpoint=checkpoint, architecture={"layers": 2, "ffnSize": 64})
+        found.append(resumed(other))
+        found.append([line for line in lines if "damaged" in line])
+        return found
+
+    first, second = run_trainers(spec, shards, work)
+    assert first[0] == second[0] == 3
+    assert second[1] == [0]
+    assert first[2:5] == second[2:5] == [3, 2, 1]
+    assert "CheckpointMismatch" in first[5]
+    assert "ffnSize is 48 there and 64 here, layers is 4 there and 2 here" in first[5]
+    assert "step-3 is damaged" in first[6][0] and "bytes" in first[6][0]
+    assert any("went on from step 1" in line for line in first[6])
+
+
+def test_what_else_has_a_state_is_saved_with_the_weights(
+    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+) -> None:
+    """Each rank's own buffer comes back to it; in another layout it keeps the neutral value."""
+    checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 1, "keep": 2, "async": True}
+
+    class Residual:
+        def __init__(self, key: str) -> None:
+            import torch
+
+            self.key, self.value = key, torch.zeros(3)
+
+        def state_dict(self) -> dict[str, Any]:
+            return {self.key: self.value}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.value = state[self.key]
+
+    def key(trainer: Any) -> str:
+        import torch.distributed as dist
+
+        return f"{trainer.run.layout}/{dist.get_rank()}"
+
+    def save(trainer: Any) -> None:
+        import torch.distributed as dist
+
+        trainer.extra["residual"] = residual = Residual(key(trainer))
+        residual.value += 1 + dist.get_rank()
+        trainer.take_step()
+        trainer.save()
+        residual.value += 10  # after it was staged
+        trainer.finish_saving()
+
+    def go_on(trainer: Any) -> list[float]:
+        trainer.extra["residual"] = Residual(key(trainer))
+        trainer.resume()
+        return trainer.extra["residual"].value.tolist()  # type: ignore[no-any-return]
+
+    spec = job_spec(data=2, checkpoint=checkpoint)
+    run_trainers(spec, shards, save)
+    assert run_trainers(spec, shards, go_on) == [[1.0] * 3, [2.0] * 3]
+    other = job_spec(tensor=2, checkpoint=checkpoint)
+    assert run_trainers(other, shards, go_on) == [[0.0] * 3] * 2
+    shutil.rmtree(tmp_path / "step-1")
+    assert folders.complete_steps(tmp_path) == []

@@ -1,0 +1,31 @@
+"""From a Hugging Face folder to a checkpoint of weights, which jobs can start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_trainer.checkpoint.folders import TOKENIZER, Facts, Folder, step_folder, write_facts
+from llmtrain_trainer.checkpoint.state import MODEL, write
+from llmtrain_trainer.weights.huggingface import weights_of_huggingface
+from llmtrain_trainer.weights.reading import weight_shapes
+
+
+def import_checkpoint(source: Path, to: Folder) -> tuple[Folder, Architecture]:
+    """Write the weights of a Hugging Face folder as the checkpoint of step 0 in `to`, in float32.
+
+    Takes main memory for the whole model. Returns the checkpoint and its architecture.
+    """
+    architecture, read = weights_of_huggingface(source)
+    weights = read(list(weight_shapes(architecture)))
+    tokenizer = source / TOKENIZER
+    facts = Facts(
+        step=0, torch=torch.__version__, layout="imported", architecture=architecture.to_wire(),
+        data="", sequences=0, held_out_before=None,
+    )  # fmt: skip
+    write_facts(to, facts, tokenizer if tokenizer.is_file() else None)
+    folder = step_folder(to, 0)
+    write(folder, {MODEL: {name: tensor.float() for name, tensor in weights.items()}}, None)
+    return folder, architecture

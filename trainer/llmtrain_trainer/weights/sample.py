@@ -1,0 +1,104 @@
+"""Text from a model, on the CPU: to see what it has learnt, not to serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_trainer.checkpoint.folders import TOKENIZER, Folder
+from llmtrain_trainer.checkpoint.retention import reading
+from llmtrain_trainer.data.tokens import end_token
+from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.model.decoder import Decoder
+from llmtrain_trainer.weights.huggingface import is_huggingface, weights_of_huggingface
+from llmtrain_trainer.weights.reading import ReadWeights, find_checkpoint, weights_of_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How the next token is chosen."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the most likely token."""
+    top_k: int = 0
+    """Choose among this many most likely tokens; 0: among all."""
+    seed: int = 0
+
+
+def load_model(folder: Folder) -> tuple[Decoder, Tokenizer]:
+    """Read a checkpoint, or an exported folder, with its tokenizer; in float32."""
+    if is_huggingface(folder):
+        if not isinstance(folder, Path):
+            raise InputError("ModelUnreadable", f"{folder} is in a store", remedy="copy it here")
+        architecture, read = weights_of_huggingface(folder)
+        return build(architecture, read), _tokenizer(folder)
+    step, facts = find_checkpoint(folder)
+    with reading(step):
+        architecture = Architecture.from_wire(facts.architecture)
+        return build(architecture, weights_of_checkpoint(step)), _tokenizer(step)
+
+
+def build(architecture: Architecture, read: ReadWeights) -> Decoder:
+    """Return a decoder with the weights that `read` gives, one at a time."""
+    with torch.device("meta"):
+        model = Decoder(architecture)
+    model.to_empty(device="cpu")
+    model.tie()
+    model.place(torch.arange(architecture.sequence_length))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(read([name])[name])
+    return model
+
+
+@torch.no_grad()
+def generate(model: Decoder, prompt: list[int], count: int, how: Drawing) -> Iterator[int]:
+    """Yield up to `count` tokens after a prompt that is not empty.
+
+    The model sees as many of the last tokens as it was trained on.
+    """
+    generator = torch.Generator().manual_seed(how.seed)
+    seen = list(prompt)
+    for _ in range(count):
+        tokens = torch.tensor([seen[-model.shape.sequence_length :]])
+        seen.append(_draw(model(tokens)[0, -1].float(), how, generator))
+        yield seen[-1]
+
+
+def sample(model: Decoder, tokenizer: Tokenizer, text: str, count: int, how: Drawing) -> str:
+    """Return what a model writes after a text, up to the end of the document."""
+    end = end_token(tokenizer)
+    prompt = tokenizer.encode(text, add_special_tokens=False).ids or [end]
+    written: list[int] = []
+    for token in generate(model, prompt, count, how):
+        if token == end:
+            break
+        written.append(token)
+    return str(tokenizer.decode(written))
+
+
+def _draw(logits: Tensor, how: Drawing, generator: torch.Generator) -> int:
+    """Choose a token by its logit (vocab,)."""
+    if how.temperature == 0:
+        return int(logits.argmax())
+    if 0 < how.top_k < logits.numel():
+        least = logits.topk(how.top_k).values[-1]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    chances = torch.softmax(logits / how.temperature, dim=-1)
+    return int(torch.multinomial(chances, 1, generator=generator))
+
+
+def _tokenizer(folder: Folder) -> Tokenizer:
+    try:
+        return Tokenizer.from_str((folder / TOKENIZER).read_text())
+    except Exception as error:  # the library raises nothing more precise
+        raise InputError(
+            "ModelUnreadable", f"{folder / TOKENIZER}: {error}",
+            remedy="put the tokenizer.json of the model there",
+        ) from error  # fmt: skip
