@@ -208,8 +208,11 @@ def _head(plan: Plan) -> Iterator[str]:
     recipe = plan.recipe
     if plan.learning != plan.parameters:
         yield f"{plan.learning:,} parameters of adapters learn beside frozen weights"
+    active = plan.active_parameters
+    some = f" ({active:,} for a token)" if active < plan.parameters else ""
     yield (
-        f"{plan.parameters:,} parameters on {plan.tokens:.3g} tokens: {plan.total_flops:.3g} FLOPs"
+        f"{plan.parameters:,} parameters{some} on {plan.tokens:.3g} tokens:"
+        f" {plan.total_flops:.3g} FLOPs"
     )
     yield f"{plan.gpus:,} x {plan.hardware.name} as {recipe.layout}"
     yield (

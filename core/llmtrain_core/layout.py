@@ -37,7 +37,8 @@ _KINDS: Mapping[GroupKind, frozenset[Dimension]] = MappingProxyType(
 class Layout:
     """Degrees of the five parallel dimensions; their product is the world size.
 
-    Raises ValueError for a degree below one.
+    Experts are no dimension of their own: `expert` neighbours among the data and context ranks
+    share them out. Raises ValueError for a degree below one.
     """
 
     tensor: int = 1
@@ -45,6 +46,7 @@ class Layout:
     data: int = 1
     replicate: int = 1
     pipeline: int = 1
+    expert: int = 1
 
     def __post_init__(self) -> None:
         for dimension in DIMENSIONS:
@@ -101,6 +103,15 @@ class Layout:
         ]
         return sorted(groups)
 
+    def expert_groups(self) -> list[list[int]]:
+        """Return the groups that deal the experts out, as `groups` does."""
+        width = self.expert * self.tensor
+        return [
+            list(range(start, first + width, self.tensor))
+            for first in range(0, self.world_size, width)
+            for start in range(first, first + self.tensor)
+        ]
+
     def _positions(self, dimensions: list[Dimension]) -> Iterator[dict[str, int]]:
         for values in product(*(range(self.degree(d)) for d in dimensions)):
             yield dict(zip(dimensions, values, strict=True))
@@ -109,4 +120,5 @@ class Layout:
         """Return the LAYOUT column: `tp8·pp4·dp16`, dimensions of size one left out."""
         order: tuple[Dimension, ...] = ("tensor", "context", "pipeline", "data", "replicate")
         parts = [f"{SHORT[d]}{self.degree(d)}" for d in order if self.degree(d) > 1]
+        parts += [f"ep{self.expert}"] if self.expert > 1 else []
         return "·".join(parts) or "dp1"

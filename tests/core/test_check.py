@@ -28,6 +28,7 @@ suspend managedBy priorityClassName
 model.{preset,initFrom}
 model.architecture.{layers,hiddenSize,heads,kvHeads,headDim,ffnSize,vocabSize,sequenceLength}
 model.architecture.{ropeTheta,normEpsilon,tiedEmbeddings,positions,norm,activation,biases,qkNorm}
+model.architecture.{experts,expertsPerToken,loadBalancingWeight}
 data.sources[].{name,uri,weight,format,filter} data.{heldOutFraction,objective} data.tokenizer.uri
 data.chat.{preset,template} training.lora.{rank,alpha,targets,merge}
 training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed,activationCheckpointing}
@@ -35,7 +36,7 @@ training.optimizer.{name,learningRate,beta1,beta2,epsilon,weightDecay,gradientCl
 training.schedule.{warmupSteps,decay,minLearningRateRatio}
 training.gradientSync.{compression,mode,copiesPerRack}
 training.gradientSync.diloco.{innerSteps,delaySteps,outerLearningRate,outerMomentum}
-parallelism.{tensor,pipeline,data,context,replicate,pipelineSchedule,virtualStages}
+parallelism.{tensor,pipeline,data,context,replicate,expert,pipelineSchedule,virtualStages}
 workers.{nodes,gpusPerNode,gpuResource,image,command,args,shmSize,nodeSelector}
 workers.env[].{name,value} workers.resources.{requests,limits}
 workers.volumes[].{name,mountPath} workers.volumes[].persistentVolumeClaim.{claimName,readOnly}

@@ -31,6 +31,25 @@ def test_a_ring_edge_carries_n_minus_one_nths_of_a_payload_and_an_all_reduce_twi
         assert volumes_of(BASE).by_kind[kind].nbytes == once * 3 // 4  # type: ignore[index]
 
 
+@pytest.mark.parametrize("expert", [2, 4, 8])
+def test_experts_add_what_crosses_the_average_edge_between_their_ranks(expert: int) -> None:
+    recipe = Recipe(SHAPES["mixtral-8x7b"], Layout(data=8, expert=expert), 8, kernels="fused")
+    payloads = communication(recipe)
+    each = payloads["ep", "all_to_all"].nbytes / expert  # to every member, itself included
+    same = 8 // expert
+    rings = sum(
+        payloads[group, operation].nbytes * times * share
+        for group, share in (("dp", 7 / 8), ("edp", expert * (same - 1) / same))
+        for operation, times in (("all_gather", 1), ("reduce_scatter", 1), ("all_reduce", 2))
+        if (group, operation) in payloads
+    )
+    cut = [sum(each for a in range(g) for _ in range(g, expert)) for g in range(1, expert)]
+    found = volumes_of(recipe).by_kind["data"]
+    assert found.nbytes == pytest.approx(rings + sum(cut) / expert, rel=1e-9)
+    alone = volumes_of(replace(recipe, layout=Layout(data=8))).by_kind["data"]
+    assert found.exposed > alone.exposed
+
+
 def test_a_boundary_carries_every_hidden_state_once_each_way() -> None:
     """64 / 4 micro-batches of 8,192 x 4,096 values of two bytes, cut over four tensor ranks."""
     hidden = 8192 * 4096 * 2 // 4

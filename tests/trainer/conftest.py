@@ -41,6 +41,7 @@ def job_spec(
     data: int = 1,
     context: int = 1,
     replicate: int = 1,
+    expert: int = 1,
     pipelineSchedule: str = "1F1B",  # noqa: N803 - as in the manifest
     virtualStages: int = 1,  # noqa: N803
     precision: str = "float64",
@@ -66,7 +67,8 @@ def job_spec(
             **(training or {}),
         },
         "parallelism": {"tensor": tensor, "pipeline": pipeline, "data": data, "context": context,
-                        "replicate": replicate, "pipelineSchedule": pipelineSchedule,
+                        "replicate": replicate, "expert": expert,
+                        "pipelineSchedule": pipelineSchedule,
                         "virtualStages": virtualStages},
         "workers": {
             "gpusPerNode": gpus_per_node or tensor * pipeline * data * context * replicate,

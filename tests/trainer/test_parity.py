@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import pytest
@@ -34,8 +35,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "deep": {"layers": 8},
     "gpt": {"kvHeads": 4, "positions": "learned", "norm": "layer", "activation": "gelu",
             "biases": "all"},
+    "gpt3": {"kvHeads": 4, "positions": "learned", "norm": "layer", "activation": "gelu",
+             "biases": "all", "tiedEmbeddings": True},
     "qwen2": {"biases": "qkv"},
     "qwen3": {"qkNorm": True, "headDim": 16},
+    "moe": {"experts": 4, "expertsPerToken": 2, "loadBalancingWeight": 0.05},
 }  # fmt: skip
 
 
@@ -54,10 +58,7 @@ class Case:
 
     @property
     def ranks(self) -> int:
-        product = 1
-        for _, degree in self.degrees:
-            product *= degree
-        return product
+        return prod(degree for name, degree in self.degrees if name != "ep")
 
     def __str__(self) -> str:
         words = ["·".join(f"{name}{degree}" for name, degree in self.degrees) or "one process"]
@@ -108,12 +109,39 @@ CASES: list[Case] = [
         for layout, schedule in (
             ("dp2", "1F1B"), ("tp2", "1F1B"), ("cp2", "1F1B"), ("rep2", "1F1B"),
             ("pp2 tp2", "1F1B"), ("pp2 tp2", "ZBVZeroBubble"), (GRID, "DualPipeV"),
+            ("rep2 tp2", "1F1B"), ("cp2 tp2", "1F1B"), ("pp2 cp2", "1F1B"),
+            *(("pp2 dp2", schedule) for schedule in SCHEDULES),
         )
     ),
     # other shapes
     *(case(layout, shape="gpt") for layout in ("dp2", "tp2", "cp2 tp2", "pp2 tp2")),
     case("pp2 dp2", "DualPipeV", shape="gpt"), case("tp2", shape="qwen2"),
     case("tp2", shape="qwen3"), case("cp2 tp2", shape="qwen3"),
+    # mixture of experts
+    *(case(layout, shape="moe") for layout in (
+        "dp2", "dp2 ep2", "tp2", "dp2 ep2 tp2", "dp4 ep2", "dp4 ep4", "dp4 ep2 tp2",
+        "rep2 dp2 ep2", "rep2 dp2 ep2 tp2", "cp2", "cp2 ep2", "dp2 cp2 ep4", "cp2 tp2 ep2",
+    )),
+    *(case("pp2 dp2 ep2", schedule, shape="moe") for schedule in SCHEDULES),
+    *(case("pp2 tp2", s, shape="moe") for s in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble")),
+    *(case(f"{GRID} ep2", s, shape="moe") for s in ("1F1B", "DualPipeV")),
+    *(
+        case(layout, schedule, recompute=kind, shape="moe")
+        for kind in ("selective", "full")
+        for layout, schedule in (("dp2 ep2", "1F1B"), ("pp2 dp2 ep2", "ZBVZeroBubble"),
+                                 ("tp2", "1F1B"))
+    ),
+    *(
+        case(layout, precision=precision, shape="moe")
+        for precision in ("float32", "bfloat16")
+        for layout in ("dp2 ep2", "tp2", "pp2 dp2 ep2")
+    ),
+    # the first and the last stage share a matrix
+    *(case("pp2 dp2", s, shape="tied") for s in SCHEDULES),
+    *(case("pp2 tp2", s, shape="tied") for s in ("1F1B", "DualPipeV")),
+    case("pp2 tp2", shape="gpt3"), case(GRID, "Interleaved1F1B", shape="gpt3"),
+    case("pp4", shape="tied"), case("pp2 rep2 tp2", shape="tied"),
+    case("pp2 dp2", shape="tied", precision="bfloat16"),
     # other precisions
     *(
         case(layout, schedule, precision=precision)
@@ -139,7 +167,8 @@ class Numbers:
 
 RunWorld = Callable[..., list[Any]]
 MakeSpec = Callable[..., dict[str, Any]]
-LONG = {"tp": "tensor", "cp": "context", "dp": "data", "rep": "replicate", "pp": "pipeline"}
+LONG = {"tp": "tensor", "cp": "context", "dp": "data", "rep": "replicate", "pp": "pipeline",
+        "ep": "expert"}  # fmt: skip
 
 
 class Table:
@@ -259,6 +288,14 @@ def test_no_combination_is_missing() -> None:
     wanted = [case(f"pp2 {other}", s) for s in SCHEDULES for other in ("dp2", "tp2")]
     wanted += [case(GRID, s) for s in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV")]
     wanted += [case("rep2 tp2"), case("cp2 tp2"), case("pp2 cp2"), case("tp2", shape="gpt")]
+    wanted += [case("pp2 dp2", schedule, shape="tied") for schedule in SCHEDULES]
+    wanted += [case(layout, shape="moe") for layout in ("dp2 ep2", "tp2", "pp2 tp2", "cp2")]
+    wanted += [case("pp2 dp2 ep2", schedule, shape="moe") for schedule in SCHEDULES]
+    wanted += [
+        case("pp2 dp2", schedule, recompute=kind)
+        for kind in ("selective", "full")
+        for schedule in SCHEDULES
+    ]
     assert {str(each) for each in wanted} <= have
     assert len(have) == len(CASES) >= 40
     assert {each.ranks for each in CASES} == {2, 4, 8}

@@ -76,7 +76,7 @@ def layout_of(spec: JobSpec) -> Layout:
     data = degrees.data or (spec.workers.nodes or 1) * spec.workers.gpus_per_node // other
     return Layout(
         tensor=degrees.tensor, context=degrees.context, data=data, replicate=degrees.replicate,
-        pipeline=degrees.pipeline,
+        pipeline=degrees.pipeline, expert=degrees.expert,
     )  # fmt: skip
 
 

@@ -99,6 +99,9 @@ class Parallelism(ApiModel):
     absent."""
     replicate: WideDegree = 1
     """Copies of the sharded model (HSDP)."""
+    expert: Degree = 1
+    """Neighbouring data and context ranks that share out the experts of every layer; divides data x
+    context, so it adds no ranks."""
     pipeline_schedule: Literal[
         "GPipe", "1F1B", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble",
         "ZBVZeroBubble", "DualPipeV",
@@ -106,6 +109,15 @@ class Parallelism(ApiModel):
     """Order of forward and backward passes over the stages."""
     virtual_stages: Annotated[int, Field(ge=1, le=64)] = 1
     """Model chunks per pipeline rank, for interleaved schedules."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.data) || self.data * self.context % self.expert == 0",
+            "expert must divide data x context",
+            ".expert",
+            lambda self: self.data is None or self.data * self.context % self.expert == 0,
+        ),
+    )
 
 
 class Topology(ApiModel):

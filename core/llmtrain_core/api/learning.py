@@ -30,7 +30,7 @@ class Architecture(ApiModel):
     head_dim: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Width of one head; hiddenSize / heads when absent."""
     ffn_size: Annotated[int, Field(ge=1, le=4194304)]
-    """Inner width of the feed-forward block."""
+    """Inner width of the feed-forward block; with experts, of each of them."""
     vocab_size: Annotated[int, Field(ge=1, le=16777216)]
     """Number of rows of the embedding; also the size of a tokenizer trained by the job."""
     sequence_length: Annotated[int, Field(ge=1, le=16777216)]
@@ -51,6 +51,13 @@ class Architecture(ApiModel):
     """Projections with a bias: none, query, key and value, or all but the output projection."""
     qk_norm: bool = False
     """Normalise every head's queries and keys (RMSNorm)."""
+    experts: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Feed-forward blocks per layer that a router chooses from (mixture of experts); 1: no router.
+    """
+    experts_per_token: Annotated[int, Field(ge=1, le=64)] = 1
+    """Experts that every token visits; their weights are a softmax over all, normalised."""
+    load_balancing_weight: Annotated[float, Field(ge=0, le=10)] = 0.01
+    """Weight of the loss that keeps experts evenly used, per layer and sequence; 0: none."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -71,6 +78,18 @@ class Architecture(ApiModel):
             "the width of a head must be even: rotary embeddings turn pairs of dimensions",
             ".headDim",
             lambda self: self.positions != "rotary" or self.head_width % 2 == 0,
+        ),
+        Rule(
+            "self.expertsPerToken <= self.experts",
+            "a token cannot visit more experts than there are",
+            ".expertsPerToken",
+            lambda self: self.experts_per_token <= self.experts,
+        ),
+        Rule(
+            "self.experts == 1 || self.biases != 'all'",
+            "experts have no biases: set biases to none or qkv",
+            ".biases",
+            lambda self: self.experts == 1 or self.biases != "all",
         ),
     )
 

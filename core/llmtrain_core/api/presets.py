@@ -30,6 +30,23 @@ def _gpt(layers: int, hidden: int, heads: int, length: int = 2048) -> Architectu
     )  # fmt: skip
 
 
+def _mixtral(layers: int, hidden: int, heads: int, ffn: int, weight: float,
+             length: int) -> Architecture:  # fmt: skip
+    """Return a Mixtral (arXiv:2401.04088): two of eight experts for every token."""
+    base = _llama(layers, hidden, heads, 8, ffn, 32000, length, 1e6)
+    return base.model_copy(
+        update={"experts": 8, "experts_per_token": 2, "load_balancing_weight": weight}
+    )
+
+
+def _qwen3_moe(layers: int, hidden: int, heads: int, ffn: int) -> Architecture:
+    """Return a Qwen3 with eight of 128 experts for every token (arXiv:2505.09388)."""
+    return _qwen(
+        _llama(layers, hidden, heads, 4, ffn, 151936, 32768, 1e6),
+        head_dim=128, qk_norm=True, experts=128, experts_per_token=8, load_balancing_weight=0.001,
+    )  # fmt: skip
+
+
 def _qwen(base: Architecture, **changes: Any) -> Architecture:
     return base.model_copy(update={"norm_epsilon": 1e-6, **changes})
 
@@ -52,6 +69,8 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "llama3.2-1b": _llama(16, 2048, 32, 8, 8192, 128256, 8192, tied=True),
         "llama3.2-3b": _llama(28, 3072, 24, 8, 8192, 128256, 8192, tied=True),
         "mistral-7b": _llama(32, 4096, 32, 8, 14336, 32000, 8192, 10000.0),
+        "mixtral-8x7b": _mixtral(32, 4096, 32, 14336, 0.02, 32768),
+        "mixtral-8x22b": _mixtral(56, 6144, 48, 16384, 0.001, 65536),
         "gpt2-124m": _gpt(12, 768, 12, 1024),
         "gpt2-1.5b": _gpt(48, 1600, 25, 1024),
         "gpt3-6.7b": _gpt(32, 4096, 32),
@@ -72,6 +91,8 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "qwen3-32b": _qwen(
             _llama(64, 5120, 64, 8, 25600, 151936, 32768, 1e6), head_dim=128, qk_norm=True
         ),
+        "qwen3-30b-a3b": _qwen3_moe(48, 2048, 32, 768),
+        "qwen3-235b-a22b": _qwen3_moe(94, 4096, 64, 1536),
         "tinyllama-1.1b": _llama(22, 2048, 32, 4, 5632, 32000, 2048, 10000.0),
     }
 )

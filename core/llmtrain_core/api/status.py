@@ -99,7 +99,7 @@ class Move(ApiModel):
 class Collective(ApiModel):
     """Measured cost of one kind of collective, per rank and sampled step."""
 
-    group: Literal["tp", "cp", "dp", "rep", "rep-near", "rep-far", "pp", "world"]
+    group: Literal["tp", "cp", "dp", "ep", "edp", "rep", "rep-near", "rep-far", "pp", "world"]
     """Kind of parallel group."""
     op: Annotated[str, Field(max_length=64, pattern=r"^[a-z_]{1,64}$")]
     """Operation."""

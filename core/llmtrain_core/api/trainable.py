@@ -28,9 +28,15 @@ def training_problems(
         return
     yield from _tensor_problems(layout, architecture)
     yield from _context_problems(layout, architecture)
+    yield from _expert_problems(layout, architecture)
+    if architecture.experts > 1 and spec.checkpoint and spec.checkpoint.export_hugging_face:
+        yield Problem(
+            Reason.NOT_YET_SUPPORTED, "spec.checkpoint.exportHuggingFace",
+            "models with experts are not exported", "remove it",
+        )  # fmt: skip
     yield from _stage_problems(spec, layout, architecture)
     yield from _batch_problems(spec, spec.training, layout)
-    yield from _compiler_problems(spec, spec.training, layout)
+    yield from _compiler_problems(spec, spec.training, layout, architecture)
     yield from _copy_problems(spec.training, layout)
     yield from _base_problems(spec, spec.training)
     yield from _adapter_problems(spec, spec.training, architecture)
@@ -66,6 +72,30 @@ def _context_problems(layout: Layout, architecture: Architecture) -> Iterator[Pr
         )  # fmt: skip
 
 
+def _expert_problems(layout: Layout, architecture: Architecture) -> Iterator[Problem]:
+    field = "spec.parallelism.expert"
+    experts, hidden = architecture.experts, architecture.hidden_size
+    ranks = layout.data * layout.context
+    if ranks % layout.expert:
+        yield Problem(
+            Reason.INVALID_SPEC, field,
+            f"{layout.expert} does not divide the {ranks} data and context ranks",
+            f"choose a divisor of {ranks}",
+        )  # fmt: skip
+    elif experts % layout.expert:
+        yield Problem(
+            Reason.INVALID_SPEC, field,
+            f"{layout.expert} does not divide the model's {experts} experts",
+            f"choose a divisor of {experts}" if experts > 1 else "remove it, or set experts",
+        )  # fmt: skip
+    elif experts > 1 and hidden % (ranks // layout.expert):
+        yield Problem(
+            Reason.INVALID_SPEC, field,
+            f"{ranks // layout.expert} ranks cannot shard the {hidden} columns of an expert evenly",
+            "choose degrees with which (data x context / expert) divides hiddenSize",
+        )  # fmt: skip
+
+
 def _stage_problems(spec: JobSpec, layout: Layout, architecture: Architecture) -> Iterator[Problem]:
     schedule, chunks = spec.parallelism.pipeline_schedule, spec.parallelism.virtual_stages
     if layout.pipeline == 1:
@@ -87,12 +117,6 @@ def _stage_problems(spec: JobSpec, layout: Layout, architecture: Architecture) -
             Reason.INVALID_SPEC, "spec.parallelism.pipeline",
             f"{layout.pipeline * chunks} stages for {architecture.layers} layers",
             f"use at most {architecture.layers} (pipeline x virtualStages)",
-        )  # fmt: skip
-    if architecture.tied_embeddings:
-        yield Problem(
-            Reason.NOT_YET_SUPPORTED, "spec.model.architecture.tiedEmbeddings",
-            "the first and the last stage would have to share a matrix",
-            "use parallelism.pipeline 1 or untie the embeddings",
         )  # fmt: skip
 
 
@@ -123,7 +147,9 @@ def _batch_problems(spec: JobSpec, training: Training, layout: Layout) -> Iterat
         )  # fmt: skip
 
 
-def _compiler_problems(spec: JobSpec, training: Training, layout: Layout) -> Iterator[Problem]:
+def _compiler_problems(
+    spec: JobSpec, training: Training, layout: Layout, architecture: Architecture
+) -> Iterator[Problem]:
     if not training.compile:
         return
     schedule = spec.parallelism.pipeline_schedule
@@ -131,6 +157,7 @@ def _compiler_problems(spec: JobSpec, training: Training, layout: Layout) -> Ite
     because = {
         "tensor and context parallelism": layout.tensor > 1 or layout.context > 1,
         f"the backward pass in two parts of {schedule}": splits,
+        "experts": architecture.experts > 1,
         "selective checkpointing, which the compiler does by itself": (
             training.activation_checkpointing == "selective"
         ),
@@ -186,6 +213,11 @@ def _adapter_problems(
             Reason.INVALID_SPEC, "spec.checkpoint.exportHuggingFace",
             "adapters are exported as a part of the weights that they change",
             "set training.lora.merge",
+        )  # fmt: skip
+    if architecture.experts > 1:
+        yield Problem(
+            Reason.NOT_YET_SUPPORTED, "spec.training.lora",
+            "adapters do not go with experts", "remove it, or choose a model without experts",
         )  # fmt: skip
     if "gate_proj" in training.lora.targets and architecture.activation != "swiglu":
         yield Problem(

@@ -6,6 +6,12 @@ its payload over the boundary. Payloads are those of the busiest pipeline rank. 
 summed inside racks first, one ring stands for both levels: its edges carry what the larger needs,
 and what leaves a rack leaves it on as many interfaces as copies share the rack.
 
+Experts are dealt out over neighbours in the ring of data ranks, so their traffic counts on its
+edges. An all-to-all of a payload S over e ranks in a row puts g (e - g) / e S on the edge behind
+the g-th of them: (e^2 - 1) / (6 e) S on the average edge of the ring, of which one in e joins two
+groups and carries nothing. Nothing hides it. Those with the same experts are e ranks apart: their e
+rings cross every edge.
+
 What is exposed comes from the plan's model of a step: seconds that outlast the work they could hide
 behind, over all seconds of that kind. The model knows a network without tight uplinks; behind one,
 more shows, so at least `LEAST_EXPOSED` of every kind counts.
@@ -21,6 +27,7 @@ from llmtrain_core.plan.communication import (
     Group,
     communication,
     stage_communication,
+    tied_bytes,
     wire_bytes,
 )
 from llmtrain_core.plan.communication import Volumes as Payloads
@@ -54,9 +61,12 @@ def volumes_of(recipe: Recipe, hardware: Accelerator = USUAL_GPU) -> Volumes:
     for kind in _RINGS:
         ranks = ring_size(recipe.layout, kind)
         moved = _edge_bytes(recipe, payloads, kind)
+        routed = _routed(recipe, payloads) if kind == "data" else 0
         if ranks > 1 and moved:
             exposed = _exposed(recipe, payloads, hardware, kind)
-            found[kind] = Volume(moved, exposed)
+            if routed:
+                exposed = (moved * exposed + routed) / (moved + routed)
+            found[kind] = Volume(moved + routed, exposed)
     boundary, wrap = _pipeline(recipe)
     if boundary:
         found["pipeline"] = Volume(boundary)
@@ -67,6 +77,8 @@ def _edge_bytes(recipe: Recipe, payloads: Payloads, kind: Dimension) -> int:
     """Return the bytes on one edge of a group's ring."""
     group: Group = SHORT[kind]  # type: ignore[assignment]
     moved = wire_bytes(recipe, payloads, group)
+    if group == "dp":
+        moved += wire_bytes(recipe, payloads, "edp") * recipe.layout.expert
     if group == "rep":
         near = wire_bytes(recipe, payloads, "rep-near")
         far = wire_bytes(recipe, payloads, "rep-far") * recipe.exchange.near
@@ -74,20 +86,28 @@ def _edge_bytes(recipe: Recipe, payloads: Payloads, kind: Dimension) -> int:
     return int(moved)
 
 
+def _routed(recipe: Recipe, payloads: Payloads) -> int:
+    """Return bytes between experts' ranks on the average edge of the ring of data ranks."""
+    sent, ranks = payloads.get(("ep", "all_to_all")), recipe.layout.expert
+    return sent.nbytes * (ranks**2 - 1) // (6 * ranks) if sent else 0
+
+
 def _pipeline(recipe: Recipe) -> tuple[int, int]:
     """Return bytes over a boundary, and between the last and the first rank.
 
     Looped, rank 0 holds v chunks: it sends v hidden states to rank 1, and v - 1 gradients back to
-    the last rank. In V shape or with one chunk, all that it sends goes to rank 1.
+    the last rank. In V shape or with one chunk, all that it sends goes to rank 1. A tied embedding
+    goes to the last rank.
     """
     sent = stage_communication(recipe, 0).get(("pp", "send"))
     if sent is None:
         return 0, 0
-    chunks = recipe.chunks
+    chunks, tied = recipe.chunks, tied_bytes(recipe)
+    hidden = sent.nbytes - tied
     if chunks == 1 or recipe.schedule in V_SHAPED:
-        return sent.nbytes, 0
-    each = sent.nbytes // (2 * chunks - 1)
-    return each * chunks, each * (chunks - 1)
+        return hidden, tied
+    each = hidden // (2 * chunks - 1)
+    return each * chunks, each * (chunks - 1) + tied
 
 
 def _exposed(recipe: Recipe, payloads: Payloads, hardware: Accelerator, kind: Dimension) -> float:

@@ -32,7 +32,7 @@ class Volumes:
     by_kind: Mapping[Dimension, Volume] = field(default_factory=dict)
     wrap_bytes: int = 0
     """Bytes of a pipeline between its last and its first rank, in each direction: looped schedules
-    with several chunks per rank; 0 for one chunk and for V shapes."""
+    with several chunks per rank, and an embedding that both share; else 0, as for V shapes."""
     nominal: bool = False
     """Whether these are round figures, because nothing is known of the model."""
 

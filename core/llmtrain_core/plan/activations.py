@@ -13,6 +13,7 @@ from llmtrain_core.plan.recipe import Checkpointing, Kernels
 from llmtrain_core.plan.shapes import Shape
 
 FLOAT32 = 4
+INDEX = 8
 
 
 def block_bytes_per_token(
@@ -29,16 +30,17 @@ def block_bytes_per_token(
     parts = attention_bytes(shape, compute) + compute * hidden
     heads = shape.query_width + shape.key_width if shape.qk_norm else 0
     inputs = compute * hidden  # of the feed-forward block; attention's is in `parts`
-    whole_inputs = 0.0 if kernels == "fused" else gathered_input_bytes(shape, tensor, compute)
+    whole = 0.0 if kernels == "fused" else gathered_input_bytes(shape, tensor, compute)
+    whole += routed_bytes(shape, compute)
     if checkpointing == "selective":
-        ffn = (2 if shape.gated else 1) * compute * shape.ffn_size
+        ffn = (2 if shape.gated else 1) * compute * shape.ffn_size * shape.experts_per_token
         kept = compute * (2 * hidden + heads)
-        return (kept + parts + inputs + ffn) / tensor + whole_inputs
+        return (kept + parts + inputs + ffn) / tensor + whole
     norms = 2 * norm_bytes(shape, compute, kernels)
     if heads:
         each = rms_norm_bytes(shape.head_width, compute, kernels)
         norms += heads // shape.head_width * each
-    return (norms + parts + inputs + ffn_bytes(shape, compute, kernels)) / tensor + whole_inputs
+    return (norms + parts + inputs + ffn_bytes(shape, compute, kernels)) / tensor + whole
 
 
 def attention_bytes(shape: Shape, compute: int) -> float:
@@ -51,12 +53,24 @@ def attention_bytes(shape: Shape, compute: int) -> float:
 
 
 def ffn_bytes(shape: Shape, compute: int, kernels: Kernels) -> float:
-    """Return the inner activations: gate, its activation, up and their product.
+    """Return the inner activations: gate, its activation, up and their product, of each expert.
 
     A fused or compiled gate does not keep the activation. Ungated: before and after it.
     """
     tensors = 2 if not shape.gated else 4 if kernels == "eager" else 3
-    return compute * shape.ffn_size * tensors
+    return compute * shape.ffn_size * tensors * shape.experts_per_token
+
+
+def routed_bytes(shape: Shape, compute: int) -> float:
+    """Return what a mixture of experts keeps beside them, on every rank of a tensor group.
+
+    For each visit the row as the expert gets it and its answer, and where it came from and went
+    (two indices, the choice, and three weights); and the softmax over all experts.
+    """
+    if shape.experts == 1:
+        return 0.0
+    visit = 2 * compute * shape.hidden_size + 3 * INDEX + 2 * FLOAT32 + compute
+    return shape.experts_per_token * visit + FLOAT32 * shape.experts
 
 
 def norm_bytes(shape: Shape, compute: int, kernels: Kernels) -> float:

@@ -6,6 +6,9 @@ algorithm (`bus_factor`). The counts are the trainer's own; tests hold them agai
 
 Full recomputation repeats the gathers of both regions and the sum after attention; the sum after
 the feed-forward block is not repeated, because recomputing stops at the last tensor that is needed.
+
+The payload of an all-to-all is what a rank receives. How many rows that are is the router's to
+decide; planned is an even use of the experts, which the ranks of a group match together.
 """
 
 from __future__ import annotations
@@ -17,15 +20,18 @@ from typing import Literal
 
 from llmtrain_core.plan.bubble import stage_numbers
 from llmtrain_core.plan.exchange import ExchangeGroup, ExchangeOperation, exchange_calls
-from llmtrain_core.plan.parameters import Stage, end_tensors, sharded, stage_units
+from llmtrain_core.plan.parameters import Stage, end_tensors, sharded
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Recipe
 
-Group = Literal["tp", "cp", "dp", "rep", "rep-near", "rep-far", "pp"]
-GROUPS: tuple[Group, ...] = ("tp", "cp", "dp", "rep", "rep-near", "rep-far", "pp")
+Group = Literal["tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp"]
+GROUPS: tuple[Group, ...] = ("tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp")
+"""`ep`: ranks that deal the experts out; `edp`: data and context ranks that hold the same ones."""
 COPIES: tuple[ExchangeGroup, ...] = ("rep", "rep-near", "rep-far")
 """The groups of the replicate dimension: all copies, or inside racks and between them."""
 Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv"]
 
+COUNT_BYTES = 8
+"""Of the number of rows that an expert is sent."""
 LOSS_REDUCTIONS = 3
 """All-reduces of a loss over a sharded vocabulary: maximum, sum of exponentials, target's logit."""
 
@@ -89,10 +95,11 @@ def bus_factor(operation: str, ranks: int) -> float:
 
 
 def group_size(recipe: Recipe, group: Group) -> int:
-    """Return the ranks of a group."""
-    layout, exchange = recipe.layout, recipe.exchange
+    """Return the ranks of a group; without expert parallelism there is no `edp` beside `dp`."""
+    layout, exchange, ranks = recipe.layout, recipe.exchange, recipe.shard_ranks
     sizes: dict[Group, int] = {
-        "tp": layout.tensor, "cp": layout.context, "dp": recipe.shard_ranks,
+        "tp": layout.tensor, "cp": layout.context, "ep": layout.expert, "dp": ranks,
+        "edp": ranks // layout.expert if layout.expert > 1 else 1,
         "rep": layout.replicate, "rep-near": exchange.near,
         "rep-far": exchange.racks(layout.replicate), "pp": layout.pipeline,
     }  # fmt: skip
@@ -102,6 +109,7 @@ def group_size(recipe: Recipe, group: Group) -> int:
 def _all(recipe: Recipe, stage: Stage, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
     yield from _tensor(recipe, stage)
     yield from _context(recipe, stage)
+    yield from _experts(recipe, stage)
     yield from _data(recipe, stage)
     if recipe.sharding == "fsdp2":
         yield from _copies(recipe, stage)
@@ -157,29 +165,57 @@ def _context(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, C
     yield "cp", "reduce_scatter", Calls(count, count * keys)
 
 
+def _experts(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Rows sent to their experts and answers sent back, both ways; who sends how many comes first.
+
+    Context ranks add up how often each expert was chosen in their common sequences.
+    """
+    shape, runs = recipe.shape, recipe.micro_batches * stage.layers
+    if shape.experts == 1:
+        return
+    again = 2 if recipe.checkpointing == "full" else 1
+    rows = recipe.local_tokens * shape.experts_per_token
+    nbytes = rows * shape.hidden_size * COMPUTE_BYTES[recipe.precision]
+    yield "ep", "all_to_all", Calls(again * runs, again * runs * shape.experts * COUNT_BYTES)
+    yield "ep", "all_to_all", Calls((2 * again + 2) * runs, (2 * again + 2) * runs * nbytes)
+    if shape.balanced:
+        chosen = recipe.micro_batch * shape.experts * MASTER_BYTES[recipe.precision]
+        yield "cp", "all_reduce", Calls(again * runs, again * runs * chosen)
+
+
 def _data(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
     """Weights gathered and gradients scattered; but for fsdp2, summed over copies as well.
 
-    fsdp2: per unit (a layer, or the ends); without a pipeline, a layer is gathered again in every
-    backward pass. zero1: all weights and all gradients once a step. ddp: one all-reduce.
+    fsdp2: per unit (a layer, its experts, or the ends); without a pipeline, a layer is gathered
+    again in every backward pass. zero1: all weights and all gradients once a step. ddp: one
+    all-reduce.
     """
-    units = stage_units(recipe.shape, stage, recipe.layout.tensor)
+    units = recipe.units(stage)
     compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
     ranks = recipe.shard_ranks
     if recipe.sharding == "ddp":
         yield "dp", "all_reduce", Calls(1, units.size * master)
         yield "rep", "all_reduce", Calls(1, units.size * master)
         return
-    shard = units.sharded(ranks)
-    again = (_gathers(recipe) - 1) * units.layers
-    block = (shard - sharded(units.ends, ranks)) // max(1, units.layers)
-    gathered = (shard + again * block) * ranks
-    yield "dp", "all_gather", Calls(units.count + again, compute * gathered)
+    layers, expert = units.layers, recipe.layout.expert
+    own, learnt = layers if units.experts else 0, units.learnt
     times = _scatters(recipe)
-    count, learnt = times * units.learnt.count, units.learnt.sharded(ranks)
-    yield "dp", "reduce_scatter", Calls(count, times * master * learnt * ranks)
+    for group, share, count, scattered, whole, grown in (
+        ("dp", ranks, units.count - own, learnt.count - own, (units.block, units.ends),
+         (learnt.block, learnt.ends)),
+        ("edp" if expert > 1 else "dp", ranks // expert, own, own, (units.experts, ()),
+         (units.experts, ())),
+    ):  # fmt: skip
+        each, rest = (sharded(tensors, share) for tensors in whole)
+        again = (_gathers(recipe) - 1) * (layers if each else 0)
+        gathered = ((layers + again) * each + rest) * share
+        yield group, "all_gather", Calls(count + again, compute * gathered)  # type: ignore[misc]
+        each, rest = (sharded(tensors, share) for tensors in grown)
+        sent = times * master * (layers * each + rest) * share
+        yield group, "reduce_scatter", Calls(times * scattered, sent)  # type: ignore[misc]
     if recipe.sharding == "zero1":
-        yield "rep", "all_reduce", Calls(count, times * master * learnt)
+        summed = times * master * learnt.sharded(ranks)
+        yield "rep", "all_reduce", Calls(times * learnt.count, summed)
 
 
 def _copies(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
@@ -188,11 +224,11 @@ def _copies(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Ca
     Weights that cross every few steps are counted as a step's share, rounded up.
     """
     every, times = recipe.exchange.every, _scatters(recipe)
-    units = _unit_values(recipe, stage)
+    values = _unit_values(recipe, stage)
     if every > 1:
-        units, times = [sum(units)], 1
-    for values in units:
-        for group, operation, payload in _exchanged(recipe, values):
+        values, times = [recipe.units(stage).learnt.updated(recipe.shard_ranks)], 1
+    for each in values:
+        for group, operation, payload in _exchanged(recipe, each):
             calls = Calls(-(-times // every), -(-times * payload // every))
             yield group, operation, calls
 
@@ -207,7 +243,7 @@ def _exchanged(
 def _unit_values(recipe: Recipe, stage: Stage) -> list[int]:
     """Return the values of a rank's shard of every FSDP unit that has gradients."""
     shape, tensor, ranks = recipe.shape, recipe.layout.tensor, recipe.shard_ranks
-    units = stage_units(shape, stage, tensor).learnt
+    units = recipe.units(stage).learnt
     ends = [units.ends]
     if stage.apart and shape.adapters is None:
         ends = [
@@ -215,6 +251,8 @@ def _unit_values(recipe: Recipe, stage: Stage) -> list[int]:
             for embeds in (True, False)
         ]
     found = [sharded(units.block, ranks)] * units.layers
+    if units.experts:
+        found += [sharded(units.experts, ranks // units.expert)] * units.layers
     return found + [sharded(tensors, ranks) for tensors in ends if tensors]
 
 
@@ -237,7 +275,10 @@ def _gathers(recipe: Recipe) -> int:
 
 
 def _pipeline(recipe: Recipe, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
-    """Hidden states forward and their gradients back, over every boundary between two ranks."""
+    """Hidden states forward and their gradients back, over every boundary between two ranks.
+
+    Between the ends of the model also the embedding, where they share it.
+    """
     shape, layout = recipe.shape, recipe.layout
     part = recipe.local_tokens * shape.hidden_size * COMPUTE_BYTES[recipe.precision]
     part //= layout.tensor
@@ -246,9 +287,26 @@ def _pipeline(recipe: Recipe, rank: int) -> Iterator[tuple[Group, Operation, Cal
     hops = [(a, b) for a, b in (*forward, *((b, a) for a, b in forward)) if a != b]
     sends = sum(here == rank for here, _ in hops)
     receives = sum(there == rank for _, there in hops)
+    tied = tied_bytes(recipe)
+    once = int(tied > 0 and rank in {where[0], where[-1]})
     for operation, count in (("send", sends), ("recv", receives)):
         times = count * recipe.micro_batches
-        yield "pp", operation, Calls(times, times * part)  # type: ignore[misc]
+        calls = Calls(times + once, times * part + once * tied)
+        yield "pp", operation, calls  # type: ignore[misc]
+
+
+def tied_bytes(recipe: Recipe) -> int:
+    """Return the bytes of a rank's shard of an embedding that the first and the last stage share.
+
+    Once a step its values travel from the first rank to the last, and its gradient back; in V shape
+    one rank has both ends.
+    """
+    where = _chunk_ranks(recipe)
+    if not recipe.shape.tied_embeddings or where[0] == where[-1]:
+        return 0
+    ends = recipe.units(recipe.stages[where[-1]]).ends
+    copy = sharded((tensor for tensor in ends if tensor.copy), recipe.shard_ranks)
+    return MASTER_BYTES[recipe.precision] * copy
 
 
 def _chunk_ranks(recipe: Recipe) -> list[int]:
@@ -264,8 +322,8 @@ def _chunk_ranks(recipe: Recipe) -> list[int]:
 
 def _norms(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
     """What all ranks agree on: gradients of parameters held in common, gradient norm and loss."""
-    shape, master = recipe.shape, MASTER_BYTES[recipe.precision]
-    units = stage_units(shape, stage, recipe.layout.tensor)
+    master = MASTER_BYTES[recipe.precision]
+    units = recipe.units(stage)
     for times, tensors in ((units.layers, units.learnt.block), (1, units.learnt.ends)):
         common = [tensor.size for tensor in tensors if tensor.replicated]
         yield "tp", "all_reduce", Calls(times * len(common), times * master * sum(common))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llmtrain_core.plan.activations import block_bytes_per_token, boundary_bytes_per_token
 from llmtrain_core.plan.bubble import peak_micro_batches
 from llmtrain_core.plan.exchange import state_values
-from llmtrain_core.plan.parameters import Stage, size, stage_units
+from llmtrain_core.plan.parameters import Stage, size
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Recipe
 
 FRAGMENTATION = 0.05
@@ -83,15 +83,16 @@ def state_bytes(recipe: Recipe, stage: Stage) -> dict[str, int]:
 
     Frozen weights have neither gradients nor moments.
     """
-    units = stage_units(recipe.shape, stage, recipe.layout.tensor)
+    units = recipe.units(stage)
     whole = units.size
     master, compute = MASTER_BYTES[recipe.precision], COMPUTE_BYTES[recipe.precision]
     if recipe.sharding == "fsdp2":
         shard = units.sharded(recipe.shard_ranks)
-        learnt = units.learnt.sharded(recipe.shard_ranks)
+        learnt, moved = (each(recipe.shard_ranks) for each in
+                         (units.learnt.sharded, units.learnt.updated))  # fmt: skip
         kept = state_values(recipe.exchange, learnt, recipe.layout.replicate)
         return {"weights": master * shard, "gradients": master * learnt,
-                "optimizer": master * (2 * learnt + kept)}  # fmt: skip
+                "optimizer": master * (2 * moved + kept)}  # fmt: skip
     ranks = recipe.shard_ranks * recipe.layout.replicate if recipe.sharding == "zero1" else 1
     moments = 2 * master + (master if compute < master else 0)
     # one flat buffer, dealt out in equal parts
@@ -109,11 +110,11 @@ def gathered_bytes(recipe: Recipe, stage: Stage) -> int:
     """
     if recipe.sharding != "fsdp2":
         return 0
-    units = stage_units(recipe.shape, stage, recipe.layout.tensor)
+    units = recipe.units(stage)
     compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
     if recipe.shard_ranks == 1 and compute == master:
         return 0
-    block, ends = size(units.block), size(units.ends)
+    block, ends = units.layer, size(units.ends)
     several = recipe.layout.pipeline > 1 or recipe.micro_batches > 1
     if several and not recipe.syncs_always:
         return compute * units.size + master * units.learnt.size

@@ -24,6 +24,9 @@ LINK_LATENCY = 3.4e-6
 NETWORK_LATENCY = 9.6e-6
 """Seconds per hop, protocol Simple (NCCL, src/graph/tuning.cc: NVLink and network)."""
 
+_PARTS: Mapping[Group, tuple[Group, ...]] = {"dp": ("ep", "edp")}
+"""Groups that lie inside another and leave a domain where it does, if they leave it at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -71,6 +74,8 @@ class Network:
         times = 2 if operation == "all_reduce" else 1
         inside = payload * (span.ranks - 1) / span.ranks / fast if span.per_domain > 1 else 0.0
         across = payload * (span.domains - 1) / span.domains / (slow * span.per_domain)
+        if group == "ep":  # every rank through its own interface
+            across *= span.per_domain
         hops = LINK_LATENCY * (span.per_domain - 1) + NETWORK_LATENCY * log2(span.domains)
         return times * (max(inside, across) + calls * hops)
 
@@ -83,6 +88,10 @@ class Network:
     def _stride_and_size(self, group: Group) -> tuple[int, int]:
         """Return the rank distance of neighbours in a group, and its size (dp includes context)."""
         layout, near = self.layout, self.exchange.near
+        if group == "ep":
+            return layout.tensor, layout.expert
+        if group == "edp":
+            return layout.tensor * layout.expert, layout.context * layout.data // layout.expert
         stride = 1
         for dimension in DIMENSIONS:
             degree = layout.degree(dimension)
@@ -110,6 +119,7 @@ def uplink_shares(crossings: Mapping[str, Mapping[str, int]], levels: Levels) ->
     for level in levels[:-1]:
         for kind, count in crossings.get(level.name, {}).items():
             if count and kind in SHORT:
-                group: Group = SHORT[kind]  # type: ignore[index,assignment]
-                slowed[group] = slowed.get(group, 1.0) * level.oversubscription
+                own: Group = SHORT[kind]  # type: ignore[index,assignment]
+                for group in (own, *_PARTS.get(own, ())):
+                    slowed[group] = slowed.get(group, 1.0) * level.oversubscription
     return slowed

@@ -28,14 +28,23 @@ class ParameterCount:
     """Output projection; 0 when it is tied to the input embedding."""
     positions: int = 0
     """Learned positions."""
+    router: int = 0
+    """Routers of all layers, experts x hiddenSize each."""
+    idle: int = 0
+    """Parameters of the experts that a token does not visit, over all layers."""
     adapters: int = 0
     """Low-rank adapters, which come on top of the model; 0: the model itself learns."""
 
     @property
     def total(self) -> int:
         """All parameters of the model."""
-        blocks = self.attention + self.feed_forward + self.norms
+        blocks = self.attention + self.feed_forward + self.router + self.norms
         return self.embedding + self.positions + blocks + self.output
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token meets; all of them without experts."""
+        return self.total - self.idle
 
     @property
     def learning(self) -> int:
@@ -49,7 +58,7 @@ class ParameterCount:
         This is the N' of the FLOP formulas: looking a row up in the input embedding costs nothing,
         but a tied embedding is multiplied as the output projection.
         """
-        return self.total - self.positions - (self.embedding if self.output else 0)
+        return self.active - self.positions - (self.embedding if self.output else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,8 @@ class Tensor:
     """Every tensor-parallel rank holds the same values."""
     frozen: bool = False
     """It has no gradient."""
+    copy: bool = False
+    """A copy of another stage's tensor, which updates it: no optimizer state."""
 
     @property
     def size(self) -> int:
@@ -108,26 +119,30 @@ def stages(
 def count_parameters(model: Architecture | Shape) -> ParameterCount:
     """Return the exact parameter count of a whole model."""
     shape = shape_of(model)
-    block = block_tensors(shape)
+    block = (*block_tensors(shape), *expert_tensors(shape))
     ends = {tensor.name: tensor.size for tensor in end_tensors(shape)}
 
     def of(*parts: str) -> int:
         return sum(tensor.size for tensor in block if tensor.name.startswith(parts))
 
+    feed_forward = shape.layers * of("ffn.")
+    visited = shape.experts_per_token
     return ParameterCount(
         embedding=ends["embedding"],
         attention=shape.layers * of("attention."),
-        feed_forward=shape.layers * of("ffn."),
+        feed_forward=feed_forward,
         norms=shape.layers * of("norm.") + sum(n for key, n in ends.items() if "norm" in key),
         output=ends.get("output", 0),
         positions=ends.get("positions", 0),
+        router=shape.layers * of("router"),
+        idle=feed_forward // shape.experts * (shape.experts - visited),
         adapters=shape.layers * of("lora."),
     )
 
 
 @cache
 def block_tensors(shape: Shape, tensor: int = 1) -> tuple[Tensor, ...]:
-    """Return the parameters of one layer on one of `tensor` ranks.
+    """Return the parameters of one layer on one of `tensor` ranks, experts left out.
 
     Query, key, value, gate and up are split by rows of (out, in); output and down by columns; their
     biases and the norms are held by every rank (Shoeybi et al., arXiv:1909.08053).
@@ -141,10 +156,12 @@ def block_tensors(shape: Shape, tensor: int = 1) -> tuple[Tensor, ...]:
         found += [Tensor(f"{name}.bias", (width // tensor,)) for name, width in columns]
     if shape.biases:
         found.append(Tensor("attention.output.bias", (hidden,), replicated=True))
-    if shape.gated:
-        found.append(Tensor("ffn.gate", (ffn, hidden)))
-    found += [Tensor("ffn.up", (ffn, hidden)), Tensor("ffn.down", (hidden, ffn))]
-    if shape.biases:
+    if shape.experts > 1:
+        found.append(Tensor("router", (shape.experts, hidden), replicated=True))
+    else:
+        found += [Tensor("ffn.gate", (ffn, hidden))] if shape.gated else []
+        found += [Tensor("ffn.up", (ffn, hidden)), Tensor("ffn.down", (hidden, ffn))]
+    if shape.biases and shape.experts == 1:
         found += [
             Tensor("ffn.up.bias", (ffn,)),
             Tensor("ffn.down.bias", (hidden,), replicated=True),
@@ -185,10 +202,30 @@ def _frozen(shape: Shape, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 @cache
+def expert_tensors(shape: Shape, tensor: int = 1, expert: int = 1) -> tuple[Tensor, ...]:
+    """Return the experts of one layer on one of `tensor` ranks and one of `expert` ranks.
+
+    Stacked; FSDP shards them along the hidden size, which therefore comes first.
+    """
+    if shape.experts == 1:
+        return ()
+    size = (shape.hidden_size, shape.experts // expert, shape.ffn_size // tensor)
+    names = ("ffn.gate", "ffn.up", "ffn.down") if shape.gated else ("ffn.up", "ffn.down")
+    return tuple(Tensor(name, size) for name in names)
+
+
+@cache
 def end_tensors(
-    shape: Shape, tensor: int = 1, *, embeds: bool = True, predicts: bool = True
+    shape: Shape,
+    tensor: int = 1,
+    *,
+    embeds: bool = True,
+    predicts: bool = True,
+    apart: bool = False,
 ) -> tuple[Tensor, ...]:
     """Return the parameters outside the layers: embeddings and the final norm and output.
+
+    A stage that predicts with an embedding which it does not hold in the same chunk has a copy.
 
     A vocabulary that `tensor` does not divide is padded (as Megatron-LM does; the trainer refuses).
     """
@@ -201,8 +238,9 @@ def end_tensors(
             found.append(Tensor("positions", positions, replicated=True))
     if predicts:
         found += _norm(shape, "final.norm")
-        if not shape.tied_embeddings or not embeds:
-            found.append(Tensor("output", (rows, shape.hidden_size)))
+        if not shape.tied_embeddings or not embeds or apart:
+            copied = shape.tied_embeddings
+            found.append(Tensor("output", (rows, shape.hidden_size), copy=copied))
     return tuple(_frozen(shape, found))
 
 
@@ -214,12 +252,16 @@ def _norm(shape: Shape, name: str) -> list[Tensor]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Units:
-    """A stage's parameters in the units that FSDP gathers: one a layer, then those of the ends.
+    """A stage's parameters in the units that FSDP gathers: layers, their experts, and the ends.
 
     Built once for every stage (`stage_units`), so it is told apart by identity.
     """
 
     block: tuple[Tensor, ...]
+    experts: tuple[Tensor, ...]
+    """Of one layer; a unit of their own, which fewer ranks share."""
+    expert: int
+    """Ranks that deal the experts out."""
     layers: int
     ends: tuple[Tensor, ...]
     size: int
@@ -230,8 +272,17 @@ class Units:
     """What of it has gradients; None: all."""
 
     def sharded(self, ranks: int) -> int:
-        """Parameters of which the first of `ranks` FSDP ranks holds a shard."""
+        """Parameters that the first of `ranks` FSDP ranks holds."""
         return _shard(self, ranks)
+
+    def updated(self, ranks: int) -> int:
+        """Those that it updates: copies are updated elsewhere."""
+        return self.sharded(ranks) - sharded((t for t in self.ends if t.copy), ranks)
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer."""
+        return size(self.block) + size(self.experts)
 
     @property
     def learnt(self) -> Units:
@@ -240,22 +291,26 @@ class Units:
 
 
 @cache
-def stage_units(shape: Shape, stage: Stage, tensor: int = 1) -> Units:
-    """Return what one tensor-parallel rank of a stage works with."""
-    block = block_tensors(shape, tensor)
-    ends = end_tensors(shape, tensor, embeds=stage.embeds, predicts=stage.predicts)
-    units = stage.layers + (2 if stage.apart else 1 if ends else 0)
+def stage_units(shape: Shape, stage: Stage, tensor: int = 1, expert: int = 1) -> Units:
+    """Return what one tensor- and expert-parallel rank of a stage works with."""
+    block, experts = block_tensors(shape, tensor), expert_tensors(shape, tensor, expert)
+    ends = end_tensors(
+        shape, tensor, embeds=stage.embeds, predicts=stage.predicts, apart=stage.apart
+    )
+    per_layer, layers = 2 if experts else 1, stage.layers
+    units = per_layer * layers + (2 if stage.apart else 1 if ends else 0)
     learning = None
     if shape.adapters is not None:
         adapters = tuple(each for each in block if not each.frozen)
-        learning = Units(adapters, stage.layers, (), stage.layers * size(adapters), stage.layers)
-    whole = stage.layers * size(block) + size(ends)
-    return Units(block, stage.layers, ends, whole, units, learning)
+        learning = Units(adapters, (), 1, layers, (), layers * size(adapters), layers)
+    whole = layers * (size(block) + size(experts)) + size(ends)
+    return Units(block, experts, expert, layers, ends, whole, units, learning)
 
 
 @cache
 def _shard(units: Units, ranks: int) -> int:
-    return units.layers * sharded(units.block, ranks) + sharded(units.ends, ranks)
+    experts = sharded(units.experts, ranks // units.expert)
+    return units.layers * (sharded(units.block, ranks) + experts) + sharded(units.ends, ranks)
 
 
 def size(tensors: Iterable[Tensor]) -> int:

@@ -43,6 +43,11 @@ class Outline:
         """Parameters that learn: all, or those of adapters."""
         return count_parameters(self.recipe.shape).learning
 
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token meets; fewer than all with experts."""
+        return count_parameters(self.recipe.shape).active
+
     def flops_per_token(self, convention: Convention) -> int:
         """Return FLOPs of one token in a convention."""
         return training_flops_per_token(self.recipe.shape, convention)

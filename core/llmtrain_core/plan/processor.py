@@ -15,7 +15,7 @@ from typing import Any
 from llmtrain_core.plan.bubble import FORWARD_AND_BACKWARD, ONE_STAGE, idle_units
 from llmtrain_core.plan.communication import Operation, Volumes, group_size, stage_communication
 from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.parameters import Stage, stage_units
+from llmtrain_core.plan.parameters import Stage
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, Recipe
 from llmtrain_core.plan.step import between_bytes, layer_weights
 
@@ -186,7 +186,7 @@ def _compute(recipe: Recipe, stage: Stage) -> dict[str, float]:
 
 def _shards(recipe: Recipe, stage: Stage) -> dict[str, float]:
     """What FSDP and the optimizer do, also with one data rank: there is one path for all."""
-    units = stage_units(recipe.shape, stage, recipe.layout.tensor)
+    units = recipe.units(stage)
     again = recipe.micro_batches * units.layers if recipe.layout.pipeline == 1 else 0
     gathers, scatters = units.count + again, units.learnt.count
     return {
@@ -220,6 +220,8 @@ def _require_measured(recipe: Recipe) -> None:
         )
     if recipe.layout.context > 1 or recipe.layout.replicate > 1:
         raise PlanError("context and replica ranks on a CPU are not calibrated", "use degree 1")
+    if recipe.shape.experts > 1:
+        raise PlanError("experts on a CPU are not calibrated", "plan for a GPU with --gpu")
     if recipe.schedule not in ONE_STAGE:
         raise PlanError(f"{recipe.schedule} on a CPU is not calibrated", "use 1F1B or GPipe")
     if recipe.checkpointing == "selective" or recipe.kernels != "eager":

@@ -13,7 +13,7 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.plan.bubble import Schedule, check_schedule
 from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.exchange import EXACT, Exchange
-from llmtrain_core.plan.parameters import Stage, stages
+from llmtrain_core.plan.parameters import Stage, Units, stage_units, stages
 from llmtrain_core.plan.shapes import Shape, shape_of
 
 Precision = Literal["float64", "float32", "bfloat16", "float8"]
@@ -100,11 +100,27 @@ class Recipe:
                 " equal halves",
                 f"use {nearest_divisor(shape.sequence_length // 2, self.layout.context)}",
             )
+        self._check_experts()
         slots = self.layout.pipeline * self.chunks
         if slots > shape.layers:
             raise PlanError(
                 f"{slots} pipeline chunks for {shape.layers} layers",
                 f"use at most {shape.layers} (pipeline x virtualStages)",
+            )
+
+    def _check_experts(self) -> None:
+        shape, expert, ranks = self.shape, self.layout.expert, self.shard_ranks
+        for what, size in (("experts", shape.experts), ("data x context ranks", ranks)):
+            if size % expert:
+                raise PlanError(
+                    f"expert {expert} does not divide the {size} {what}",
+                    f"use {nearest_divisor(size, expert)}",
+                )
+        if shape.experts > 1 and self.sharding == "fsdp2" and shape.hidden_size % (ranks // expert):
+            raise PlanError(
+                f"{ranks // expert} ranks cannot shard the {shape.hidden_size} columns of an expert"
+                " evenly",
+                "use degrees with which (data x context / expert) divides hiddenSize",
             )
 
     def _check_batch(self) -> None:
@@ -166,6 +182,10 @@ class Recipe:
         if self.layout.pipeline == 1:
             return stages(self.shape.layers, 1)
         return stages(self.shape.layers, self.layout.pipeline, self.schedule, self.chunks)
+
+    def units(self, stage: Stage) -> Units:
+        """Return the parameters that one rank of a stage works with."""
+        return stage_units(self.shape, stage, self.layout.tensor, self.layout.expert)
 
     @property
     def shard_ranks(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import gcd
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.bubble import ONE_STAGE, V_SHAPED, Schedule
@@ -19,6 +20,7 @@ from llmtrain_core.plan.flops import days_at, training_flops_per_token
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory import Memory, memory
 from llmtrain_core.plan.recipe import Checkpointing, Recipe
+from llmtrain_core.plan.shapes import Shape
 from llmtrain_core.plan.step import StepTime, step_time
 
 MAX_PIPELINE = 64
@@ -191,10 +193,16 @@ def _layouts(
             for context in _contexts(base, gpus // (tensor * pipeline), space):
                 rest = gpus // (tensor * pipeline * context)
                 for data in _shards(rest, tensor, domain, base, space):
-                    yield Layout(
-                        tensor=tensor, pipeline=pipeline, context=context, data=data,
-                        replicate=rest // data,
-                    )  # fmt: skip
+                    for expert in _experts(shape, data * context):
+                        yield Layout(
+                            tensor=tensor, pipeline=pipeline, context=context, data=data,
+                            replicate=rest // data, expert=expert,
+                        )  # fmt: skip
+
+
+def _experts(shape: Shape, ranks: int) -> list[int]:
+    """Return degrees over which experts may be dealt out: not at all, or as far as may be."""
+    return sorted({1, gcd(shape.experts, ranks)})
 
 
 def _contexts(base: Recipe, room: int, space: Space) -> list[int]:

@@ -53,6 +53,12 @@ class Shape:
     """Rows of the position embedding; 0 for rotary or relative positions."""
     adapters: Adapters | None = None
     """What learns in place of the weights."""
+    experts: int = 1
+    """Feed-forward blocks per layer that a router chooses from; 1: no router."""
+    experts_per_token: int = 1
+    """Experts that every token visits."""
+    balanced: bool = False
+    """A loss keeps the experts evenly used."""
 
     @property
     def query_width(self) -> int:
@@ -95,6 +101,9 @@ def shape_of(architecture: Architecture | Shape) -> Shape:
         learned_positions=(
             architecture.sequence_length if architecture.positions == "learned" else 0
         ),
+        experts=architecture.experts,
+        experts_per_token=architecture.experts_per_token,
+        balanced=architecture.experts > 1 and architecture.load_balancing_weight > 0,
     )
 
 

@@ -17,7 +17,7 @@ from llmtrain_core.plan.communication import COPIES, Group, Volumes, stage_commu
 from llmtrain_core.plan.constants import Constants
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.network import Network
-from llmtrain_core.plan.parameters import Stage, stage_units
+from llmtrain_core.plan.parameters import Stage
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Kernels, Recipe
 from llmtrain_core.plan.shapes import Shape
 
@@ -83,7 +83,7 @@ def _rank_time(
     volumes = stage_communication(recipe, rank)
     layout, micro_batches = recipe.layout, recipe.micro_batches
     inner: dict[Group, float] = {}
-    inner_groups: tuple[Group, ...] = ("tp", "cp", "pp")
+    inner_groups: tuple[Group, ...] = ("tp", "cp", "ep", "pp")
     for group in inner_groups:
         inner[group] = (
             sum(
@@ -98,7 +98,7 @@ def _rank_time(
         inner["cp"] = max(0.0, inner["cp"] - work.layers * work.forward)
     if recipe.chunks > 1:
         inner["pp"] = 0.0  # interleaving sends while another chunk computes
-    busy = work.total + inner["tp"] + inner["cp"] + inner["pp"]
+    busy = work.total + sum(inner.values())
     idle = idle_units(recipe.schedule, layout.pipeline, micro_batches, recipe.chunks)
     waits = busy * idle / (FORWARD_AND_BACKWARD * recipe.chunks)
     data = _data_exposed(recipe, volumes, work, network)
@@ -136,7 +136,7 @@ def layer_forward(
 ) -> tuple[float, float]:
     """Return seconds of one layer's products, and of the traffic between them."""
     tokens, tensor = recipe.local_tokens, recipe.layout.tensor
-    weights = layer_weights(recipe.shape)
+    weights = layer_weights(recipe.shape, recipe.layout.expert)
     peak = hardware.peak(recipe.precision) * constants.efficiency(recipe.precision)
     flops = 2 * tokens * sum(weights) / tensor
     products = flops / peak + len(weights) * constants.kernel_seconds
@@ -148,27 +148,40 @@ def layer_forward(
     return products, traffic / (hardware.memory_bandwidth.value * constants.memory_efficiency)
 
 
-def layer_weights(shape: Shape) -> list[int]:
-    """Return the sizes of a layer's products: one kernel each, query, key and value together."""
+def layer_weights(shape: Shape, expert: int = 1) -> list[float]:
+    """Return the sizes of a layer's products: one kernel each, query, key and value together.
+
+    Of experts, those of one of `expert` ranks, each weighed by the share of the tokens that visit
+    it if they are evenly used.
+    """
     hidden = shape.hidden_size
     first = (2 if shape.gated else 1) * hidden * shape.ffn_size
     qkv = hidden * (shape.query_width + 2 * shape.key_width)
-    return [qkv, hidden * shape.query_width, first, hidden * shape.ffn_size]
+    attention = [qkv, hidden * shape.query_width]
+    if shape.experts == 1:
+        return [*attention, first, hidden * shape.ffn_size]
+    here = shape.experts // expert
+    share = shape.experts_per_token / here
+    block = [share * first, share * hidden * shape.ffn_size]
+    return [*attention, hidden * shape.experts, *(here * block)]
 
 
 def between_bytes(shape: Shape, compute: int) -> int:
     """Return bytes read and written per token between the products of one forward pass.
 
     Two norms (2 h each), two residual sums (3 h each), rotation of queries and keys, and the
-    activation: gate and up in, product out.
+    activation: gate and up in, product out. For every expert that a token visits, its row is put
+    in order (2 h), the answer is put back (2 h) and weighed (2 h).
     """
     turned = 0 if shape.learned_positions else 2 * (shape.query_width + shape.key_width)
-    activation = (3 if shape.gated else 2) * shape.ffn_size
-    return compute * (10 * shape.hidden_size + turned + activation)
+    activation = (3 if shape.gated else 2) * shape.ffn_size * shape.experts_per_token
+    rows = 6 * shape.experts_per_token if shape.experts > 1 else 0
+    return compute * ((10 + rows) * shape.hidden_size + turned + activation)
 
 
 def _product_inputs(shape: Shape) -> int:
-    return 2 * shape.hidden_size + shape.query_width + shape.ffn_size
+    inner = shape.ffn_size * shape.experts_per_token
+    return 2 * shape.hidden_size + shape.query_width + inner
 
 
 def _attention(recipe: Recipe, hardware: Accelerator, constants: Constants) -> float:
@@ -201,7 +214,7 @@ def _ends(recipe: Recipe, hardware: Accelerator, constants: Constants) -> float:
 
 
 def _optimizer(recipe: Recipe, stage: Stage, hardware: Accelerator, constants: Constants) -> float:
-    units = stage_units(recipe.shape, stage, recipe.layout.tensor)
+    units = recipe.units(stage)
     ranks = 1 if recipe.sharding == "ddp" else recipe.shard_ranks
     if recipe.sharding == "zero1":
         ranks *= recipe.layout.replicate
@@ -221,7 +234,8 @@ def _data_exposed(
             if kind == group and op in operations
         )
 
-    gather, scatter = time("dp", "all_gather"), time("dp", "reduce_scatter", "all_reduce")
+    gather = time("dp", "all_gather") + time("edp", "all_gather")
+    scatter = time("dp", "reduce_scatter", "all_reduce") + time("edp", "reduce_scatter")
     replicas = exchange_seconds(volumes, network)
     exchange = recipe.exchange
     if exchange.every == 1:

@@ -45,7 +45,7 @@ def accepts(job: Job, recipe: Recipe) -> bool:
     spec, layout = job.spec.to_wire(), recipe.layout
     spec["parallelism"] = {
         "tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context,
-        "data": layout.data, "replicate": layout.replicate,
+        "data": layout.data, "replicate": layout.replicate, "expert": layout.expert,
         "pipelineSchedule": recipe.schedule, "virtualStages": recipe.chunks,
     }  # fmt: skip
     spec["workers"].pop("nodes", None)

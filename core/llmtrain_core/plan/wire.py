@@ -15,6 +15,7 @@ def outline_to_wire(outline: Outline) -> dict[str, Any]:
     return {
         "parameters": outline.parameters,
         "trainableParameters": outline.learning,
+        "activeParameters": outline.active_parameters,
         "flopsPerToken": {
             "fullAttention": outline.flops_per_token("full-attention"),
             "causalAttention": outline.flops_per_token("causal-attention"),
@@ -92,7 +93,7 @@ def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
     return {
         "parallelism": {
             "tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context,
-            "data": layout.data, "replicate": layout.replicate,
+            "data": layout.data, "replicate": layout.replicate, "expert": layout.expert,
             "pipelineSchedule": recipe.schedule, "virtualStages": recipe.chunks,
         },
         "globalBatchSize": recipe.global_batch,

@@ -51,6 +51,8 @@ def _lora(*targets: str, **changes: Any) -> dict[str, Any]:
 EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TWO_CHUNKS = {"pipeline": 2, "virtualStages": 2, "training": {"microBatchSize": 1}}
 GPT = {"kvHeads": 4, "positions": "learned", "norm": "layer", "activation": "gelu", "biases": "all"}
+TIED = {"tiedEmbeddings": True}
+MOE = {"experts": 4, "expertsPerToken": 2}
 
 CASES: list[dict[str, Any]] = [
     {"data": 2},
@@ -101,7 +103,21 @@ CASES: list[dict[str, Any]] = [
     {"replicate": 2, **_lora("k_proj")},
     {"pipeline": 2, **_lora("q_proj", "down_proj")},
     {"pipeline": 2, "tensor": 2, **_lora("gate_proj")},
+    {"pipeline": 2, "data": 2, "architecture": TIED},
+    {**TWO_CHUNKS, "pipelineSchedule": "Interleaved1F1B", "data": 2, "architecture": TIED},
+    {**TWO_CHUNKS, "pipelineSchedule": "ZBVZeroBubble", "data": 2, "architecture": TIED},
+    {"data": 2, "architecture": MOE},
+    {"data": 2, "expert": 2, "architecture": MOE},
+    {"data": 2, "expert": 2, "architecture": MOE, "training": _full(microBatchSize=1)},
+    {"data": 4, "expert": 2, "architecture": MOE},
+    {"data": 2, "expert": 2, "tensor": 2, "architecture": MOE, "training": _full()},
+    {"data": 2, "expert": 2, "replicate": 2, "architecture": MOE},
+    {"context": 2, "expert": 2, "architecture": MOE},
+    {"context": 2, "tensor": 2, "architecture": MOE, "training": _full()},
+    {"data": 2, "expert": 2, "pipeline": 2, "architecture": MOE},
+    {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "data": 2, "expert": 2, "architecture": MOE},
 ]  # fmt: skip
+ROUTED: tuple[Any, Any] = ("ep", "all_to_all")
 PRECISIONS = ("bfloat16", "float64")
 
 
@@ -187,12 +203,24 @@ def metered(shards: Any) -> Iterator[Metered]:
 def test_counts_and_bytes_equal_the_trainers_meter(
     case: dict[str, Any], precision: str, metered: Metered
 ) -> None:
-    """Every group and operation of every rank, in a step that is not the first."""
+    """Every group and operation of every rank, in a step that is not the first.
+
+    Which rank receives how many rows is the router's choice; all ranks together receive the plan's.
+    """
     job = metered.job(case, precision)
     recipe = Recipe.of(job)
+    routed_planned = routed_seen = 0
     for rank, seen in enumerate(metered.ranks(case, precision)):
         planned = stage_communication(recipe, job.layout.coordinates(rank)["pipeline"])
-        assert seen == {key: (c.count, c.nbytes) for key, c in planned.items()}
+        expected = {key: (c.count, c.nbytes) for key, c in planned.items()}
+        if ROUTED in expected:
+            count, nbytes = seen[ROUTED]
+            routed_planned, routed_seen = routed_planned + expected[ROUTED][1], routed_seen + nbytes
+            expected[ROUTED] = count, nbytes
+            assert count == planned[ROUTED].count
+        assert seen == expected
+    assert routed_seen == routed_planned
+    assert (routed_seen > 0) == (job.layout.expert > 1)
 
 
 @unit

@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from llmtrain_core.api.job import Architecture
@@ -6,9 +10,8 @@ from llmtrain_core.plan.flops import CONVENTIONS, training_flops_per_token
 from llmtrain_core.plan.parameters import count_parameters
 from llmtrain_core.plan.shapes import SHAPES
 
-pytestmark = pytest.mark.unit
 
-
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("preset", "total"),
     [("llama2-7b", 6_738_415_616), ("llama3-8b", 8_030_261_248), ("llama3-70b", 70_553_706_496)],
@@ -17,12 +20,14 @@ def test_published_models_have_their_published_parameter_counts(preset: str, tot
     assert count_parameters(PRESETS[preset]).total == total
 
 
+@pytest.mark.unit
 def test_published_throughput_tables_are_reproduced_by_the_causal_convention() -> None:
     """Megatron-Bridge publishes 744 TFLOP/s at 14451 tokens/s for Llama 3 8B at length 8192."""
     per_token = training_flops_per_token(PRESETS["llama3-8b"], "causal-attention")
     assert per_token == pytest.approx(744e12 / 14451, rel=1e-3)
 
 
+@pytest.mark.unit
 def test_full_attention_counts_the_attention_term_twice() -> None:
     shape = PRESETS["llama3-8b"]
     full = training_flops_per_token(shape, "full-attention")
@@ -30,6 +35,7 @@ def test_full_attention_counts_the_attention_term_twice() -> None:
     assert full - causal == 6 * 32 * 4096 * 8192
 
 
+@pytest.mark.unit
 def test_a_tied_embedding_is_counted_once_and_multiplied_once() -> None:
     base = {"layers": 2, "hidden_size": 8, "heads": 2, "ffn_size": 16, "vocab_size": 32,
             "sequence_length": 4}  # fmt: skip
@@ -39,6 +45,7 @@ def test_a_tied_embedding_is_counted_once_and_multiplied_once() -> None:
     assert free.multiplied == tied.multiplied == tied.total
 
 
+@pytest.mark.unit
 def test_frozen_weights_save_a_third_of_the_products() -> None:
     shape = SHAPES["llama3-8b"]
     adapted = shape.with_adapters(16, ("q_proj", "v_proj"))
@@ -48,3 +55,36 @@ def test_frozen_weights_save_a_third_of_the_products() -> None:
             adapted, convention
         )
         assert saved == 2 * count.multiplied - 6 * count.adapters
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"kv_heads": 2, "tied_embeddings": True, "head_dim": 16},
+        {"activation": "gelu", "positions": "learned", "norm": "layer", "biases": "all"},
+        {"experts": 4, "experts_per_token": 2},
+        {"experts": 8, "experts_per_token": 3, "activation": "gelu"},
+    ],
+    ids=str,
+)
+def test_flops_are_within_one_percent_of_what_torch_counts(changes: dict[str, Any]) -> None:
+    """Forward and backward of the trainer's model; plain attention, which torch can count."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from llmtrain_trainer.model.decoder import Decoder
+
+    sizes: dict[str, Any] = {"layers": 2, "hidden_size": 192, "heads": 4, "ffn_size": 320,
+                             "vocab_size": 192, "sequence_length": 48}  # fmt: skip
+    shape = Architecture(**{**sizes, **changes})
+    model = Decoder(shape)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    tokens = torch.randint(0, shape.vocab_size, (2, shape.sequence_length))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(tokens).sum().backward()
+    planned = training_flops_per_token(shape, "full-attention") * tokens.numel()
+    assert counter.get_total_flops() == pytest.approx(planned, rel=0.01)

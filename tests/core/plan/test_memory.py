@@ -76,6 +76,18 @@ def test_tensor_and_pipeline_ranks_hold_their_part_of_the_state() -> None:
 
 
 @unit
+@pytest.mark.parametrize(("schedule", "chunks"), [("1F1B", 1), ("ZBVZeroBubble", 2)])
+def test_a_copy_of_a_tied_embedding_has_no_optimizer_state(schedule: Any, chunks: int) -> None:
+    """GPT-3 over four stages: the last, or in V shape the first as well, holds the table again."""
+    shape = SHAPES["gpt3-175b"]
+    recipe = Recipe(shape, Layout(pipeline=4), 8, schedule=schedule, chunks=chunks)
+    parts = [state_bytes(recipe, stage) for stage in recipe.stages]
+    total, table = count_parameters(shape).total, 50257 * 12288
+    assert sum(p["weights"] for p in parts) == 4 * (total + table)
+    assert sum(p["optimizer"] for p in parts) == 8 * total
+
+
+@unit
 def test_float64_doubles_and_needs_no_second_copy() -> None:
     shape = SHAPES["tiny"]
     single, double = (
@@ -104,7 +116,7 @@ def elements(tensor, data, replicate, stage, count):
     names = ("rep", "dp", "tp")
     mesh = init_device_mesh("cpu", (replicate, data, tensor), mesh_dim_names=names)
     with torch.device("meta"):
-        model = Decoder(shape, Slice.stage(shape.layers, stage, count))
+        model = Decoder(shape, Slice.stage(shape, stage, count))
     if tensor > 1:
         split_tensors(model, mesh["tp"])
     shard = mesh["rep", "dp"] if replicate > 1 else mesh["dp"]
@@ -144,6 +156,10 @@ BLOCKS: list[dict[str, Any]] = [
      "activation": "gelu", "biases": "all", "positions": "learned"},
     {"hidden_size": 256, "heads": 8, "kv_heads": 2, "ffn_size": 896, "sequence_length": 64,
      "qk_norm": True},
+    {"hidden_size": 256, "heads": 8, "kv_heads": 2, "ffn_size": 448, "sequence_length": 64,
+     "experts": 8, "experts_per_token": 2},
+    {"hidden_size": 128, "heads": 4, "ffn_size": 256, "sequence_length": 64, "activation": "gelu",
+     "experts": 4, "experts_per_token": 3},
 ]  # fmt: skip
 
 

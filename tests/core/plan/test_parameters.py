@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,12 +44,25 @@ PUBLISHED = {
     "qwen3-0.6b": 596_049_920,
     "qwen3-8b": 8_190_735_360,
     "qwen3-32b": 32_762_123_264,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
 }
+
+ACTIVE = {"mixtral-8x7b": 12.9, "mixtral-8x22b": 39, "qwen3-30b-a3b": 3.3, "qwen3-235b-a22b": 22}
+"""Billions of parameters for every token, as the models' own descriptions round them."""
 
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_published_models_to_the_unit(name: str, count: int) -> None:
     assert count_parameters(SHAPES[name]).total == count
+
+
+@pytest.mark.parametrize(("name", "billions"), ACTIVE.items())
+def test_a_token_meets_the_experts_that_it_visits(name: str, billions: float) -> None:
+    found = count_parameters(SHAPES[name]).active / 1e9
+    assert found == pytest.approx(billions, rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["gpt3-175b", "gpt3-6.7b"])
@@ -79,7 +94,9 @@ shapes = st.builds(
 def test_stages_and_tensor_shards_add_up_to_the_model(
     shape: Shape, tensor: int, pipeline: int
 ) -> None:
-    """What tensor ranks hold in common counts once; a tied embedding on two stages twice."""
+    """What tensor ranks hold in common counts once; a tied embedding on two stages twice, and is
+    updated once.
+    """
     pipeline = min(pipeline, shape.layers)
     found = 0
     for stage in stages(shape.layers, pipeline):
@@ -101,6 +118,18 @@ def test_data_shards_cover_every_row_and_the_first_is_the_largest(
         units = stage_units(shape, stage)
         assert units.size <= units.sharded(ranks) * ranks
         assert units.sharded(1) == units.size
+
+
+@pytest.mark.parametrize(("tensor", "expert", "data"), [(1, 8, 8), (2, 4, 16), (8, 1, 4)])
+def test_expert_tensor_and_data_ranks_share_the_experts_out(
+    tensor: int, expert: int, data: int
+) -> None:
+    shape = SHAPES["mixtral-8x7b"]
+    [stage] = stages(shape.layers, 1)
+    with_experts = stage_units(shape, stage, tensor, expert).sharded(data)
+    without = stage_units(replace(shape, experts=1, ffn_size=0), stage, tensor).sharded(data)
+    router = 32 * -(-8 // data) * 4096
+    assert with_experts - without - router == 32 * 8 * 3 * 4096 * 14336 // (tensor * data)
 
 
 def test_stages_are_even_and_longer_ones_come_first() -> None:

@@ -24,9 +24,10 @@ pytestmark = pytest.mark.unit
 
 H100 = CATALOGUE["H100"]
 EXAMPLES = Path(__file__).parents[3] / "examples"
-KEYS = {"parameters", "flopsPerToken", "totalFlops", "memory", "communication", "bubble", "step",
-        "mfu", "tokensPerSecond", "days", "gpus", "storage", "cost", "alternatives",
-        "assumptions"}  # fmt: skip
+KEYS = {"parameters", "activeParameters", "trainableParameters", "flopsPerToken", "totalFlops",
+        "memory", "communication",
+        "bubble", "step", "mfu", "tokensPerSecond", "days", "gpus", "storage", "cost",
+        "alternatives", "assumptions"}  # fmt: skip
 
 
 def _spec(**changes: Any) -> dict[str, Any]:

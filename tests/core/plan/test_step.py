@@ -13,9 +13,10 @@ from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.flops import training_flops_per_token
 from llmtrain_core.plan.hardware import CATALOGUE, accelerator
 from llmtrain_core.plan.network import LINK_LATENCY, Network, uplink_shares
+from llmtrain_core.plan.parameters import count_parameters
 from llmtrain_core.plan.recipe import Recipe
 from llmtrain_core.plan.shapes import SHAPES
-from llmtrain_core.plan.step import step_time
+from llmtrain_core.plan.step import layer_weights, step_time
 from llmtrain_core.topology.levels import FabricLevel
 
 pytestmark = pytest.mark.unit
@@ -98,6 +99,24 @@ def test_a_ring_inside_a_server_and_across() -> None:
     )
 
 
+def test_rows_to_experts_leave_a_server_through_the_interface_of_their_own_rank() -> None:
+    network = Network(H100, Layout(data=32, expert=16), 1.0, 1.0)
+    assert (network.span("ep").per_domain, network.span("ep").domains) == (8, 2)
+    assert (network.span("edp").ranks, network.span("edp").per_domain) == (2, 1)
+    found = network.seconds("ep", "all_to_all", 1e9)
+    assert found == pytest.approx(1e9 * 0.5 / 50e9 + 7 * LINK_LATENCY + 9.6e-6)
+
+
+@pytest.mark.parametrize("name", ["llama3-8b", "mixtral-8x7b", "qwen3-30b-a3b"])
+@pytest.mark.parametrize("expert", [1, 2, 8])
+def test_a_layer_multiplies_what_a_token_meets(name: str, expert: int) -> None:
+    """Whatever the number of ranks that the experts are dealt out over, if they are evenly used."""
+    shape = SHAPES[name]
+    count = count_parameters(shape)
+    layers = shape.layers * sum(layer_weights(shape, expert))
+    assert layers == pytest.approx(count.multiplied - count.output - count.norms)
+
+
 def test_the_span_of_a_group_follows_its_stride() -> None:
     network = Network(H100, Layout(tensor=4, data=8, pipeline=2), 1.0, 1.0)
     assert (network.span("dp").per_domain, network.span("dp").domains) == (2, 4)
@@ -114,7 +133,12 @@ def test_uplinks_slow_only_the_groups_that_cross_them() -> None:
               FabricLevel("node", "n"))  # fmt: skip
     placement = Placement((), {}, {"spine": {"pipeline": 4}, "leaf": {"pipeline": 4, "data": 2},
                                    "node": {"data": 2}}, "")  # fmt: skip
-    assert uplink_shares(placement.crossings, levels) == {"pp": 14.0, "dp": 2.0}
+    assert uplink_shares(placement.crossings, levels) == {
+        "pp": 14.0,
+        "dp": 2.0,
+        "ep": 2.0,
+        "edp": 2.0,
+    }
     assert uplink_shares({}, levels) == {}
 
 

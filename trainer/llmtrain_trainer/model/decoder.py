@@ -1,9 +1,9 @@
 """A decoder: attention and feed-forward blocks between an embedding and an output projection.
 
 One class for the Llama, Mistral, Qwen and GPT families, which differ in the norm, the positions,
-the activation and the biases. Written after the papers (Vaswani et al., arXiv:1706.03762; Brown et
-al., arXiv:2005.14165; Touvron et al., arXiv:2302.13971; Su et al., arXiv:2104.09864; Ainslie et
-al., arXiv:2305.13245; Shazeer, arXiv:2002.05202).
+the activation, the biases and the number of experts. Written after the papers (Vaswani et al.,
+arXiv:1706.03762; Brown et al., arXiv:2005.14165; Touvron et al., arXiv:2302.13971; Su et al.,
+arXiv:2104.09864; Ainslie et al., arXiv:2305.13245; Shazeer, arXiv:2002.05202).
 
 No parallelism here: a pipeline stage is the same class with a slice of the layers, and tensor and
 context parallelism replace modules from the outside. So that this works, layers are keyed by their
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmtrain_core.api.job import Architecture
+from llmtrain_trainer.model.experts import Mixture
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,18 @@ class Slice:
     """Holds the input embedding."""
     predicts: bool
     """Holds the final norm and the output projection."""
+    copies_embedding: bool = False
+    """Holds the input embedding only because the output projection is tied to it."""
 
     @classmethod
-    def stage(cls, layers: int, index: int, count: int) -> Slice:
+    def stage(cls, shape: Architecture, index: int, count: int) -> Slice:
         """Return stage `index` of `count`: even runs of layers, longer runs first."""
-        share, extra = divmod(layers, count)
+        share, extra = divmod(shape.layers, count)
         first = index * share + min(index, extra)
         end = first + share + (1 if index < extra else 0)
-        return cls(first, end, embeds=index == 0, predicts=index == count - 1)
+        embeds, predicts = index == 0, index == count - 1
+        copies = shape.tied_embeddings and predicts and not embeds
+        return cls(first, end, embeds, predicts, copies)
 
 
 class Rotary(nn.Module):
@@ -144,7 +149,7 @@ class Block(nn.Module):
         self.attention_norm = norm(shape)
         self.attention = Attention(shape)
         self.ffn_norm = norm(shape)
-        self.ffn = FeedForward(shape)
+        self.ffn = FeedForward(shape) if shape.experts == 1 else Mixture(shape)
 
     def forward(self, x: Tensor, rotary: Rotary | None) -> Tensor:
         """Map (batch, length, hidden) to the same shape."""
@@ -165,7 +170,8 @@ class Decoder(nn.Module):
         length, hidden = shape.sequence_length, shape.hidden_size
         self.register_buffer("places", torch.arange(length), persistent=False)
         self.rotary = _rotary(shape) if shape.positions == "rotary" else None
-        self.tok_embeddings = nn.Embedding(shape.vocab_size, hidden) if part.embeds else None
+        embedding = part.embeds or part.copies_embedding
+        self.tok_embeddings = nn.Embedding(shape.vocab_size, hidden) if embedding else None
         learned = part.embeds and shape.positions == "learned"
         self.pos_embeddings = nn.Embedding(length, hidden) if learned else None
         self.layers = nn.ModuleDict(
@@ -196,7 +202,7 @@ class Decoder(nn.Module):
 
         Returns logits (batch, length, vocab) where the slice predicts, else hidden states.
         """
-        h = self.tok_embeddings(x) if self.tok_embeddings is not None else x
+        h = self.tok_embeddings(x) if self.tok_embeddings is not None and self.part.embeds else x
         if self.pos_embeddings is not None:
             h = h + self.pos_embeddings(self.places[: x.size(1)])
         for block in self.blocks():

@@ -17,7 +17,7 @@ STANDARD_DEVIATION = 0.02
 """Of all matrices (GPT-2); those that write to the residual stream are scaled by the depth."""
 
 _ADAPTER_IN, _ADAPTER_OUT = ".lora.a", ".lora.b"
-_TO_RESIDUAL = ("attention.wo.weight", "ffn.down.weight")
+_TO_RESIDUAL = ("attention.wo.weight", "ffn.down.weight", "ffn.experts.down")
 
 
 def draw(name: str, shape: torch.Size, seed: int, layers: int) -> Tensor:

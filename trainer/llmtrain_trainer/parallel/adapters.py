@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from llmtrain_trainer.config import LoraConfig
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.model.lora import Adapter, adapted, put_beside, targeted
-from llmtrain_trainer.parallel.tensor import SplitColumns, SplitRows, local, split
+from llmtrain_trainer.parallel.shards import local, split
+from llmtrain_trainer.parallel.tensor import SplitColumns, SplitRows
 
 
 class ColumnAdapter(Adapter):

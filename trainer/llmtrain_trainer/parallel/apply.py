@@ -15,6 +15,7 @@ from llmtrain_trainer.parallel.adapters import adapt
 from llmtrain_trainer.parallel.chunks import RankModel
 from llmtrain_trainer.parallel.compiled import compile_blocks, prove_compiler
 from llmtrain_trainer.parallel.context import places, share_sequences
+from llmtrain_trainer.parallel.experts import hidden_axis, mixtures, split_experts
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.recompute import recompute
 from llmtrain_trainer.parallel.tensor import split_tensors
@@ -30,7 +31,7 @@ def build_model(run: RunConfig, grid: Grid, device: torch.device) -> RankModel:
     count = ranks * len(numbers)
     model = RankModel(
         [
-            _build_chunk(Slice.stage(run.architecture.layers, number, count), run, grid, device)
+            _build_chunk(Slice.stage(run.architecture, number, count), run, grid, device)
             for number in numbers
         ]
     )
@@ -53,6 +54,7 @@ def _build_chunk(part: Slice, run: RunConfig, grid: Grid, device: torch.device) 
         torch.set_default_dtype(before)
     if "tp" in grid.groups:
         split_tensors(chunk, grid.mesh["tp"])
+    split_experts(chunk, run, grid)
     if run.lora is not None:
         adapt(chunk, run.lora)
     if "cp" in grid.groups:
@@ -68,7 +70,7 @@ def _build_chunk(part: Slice, run: RunConfig, grid: Grid, device: torch.device) 
 
 
 def _shard(chunk: Decoder, run: RunConfig, grid: Grid) -> None:
-    """Apply FSDP2 to every block and to the rest, also where the data degree is one.
+    """Apply FSDP2 to every block, its experts and the rest, also where the data degree is one.
 
     One path for every layout: parameters are always DTensors and the mixed-precision policy is
     always FSDP's. Under a pipeline, gathered parameters are kept between micro-batches.
@@ -80,6 +82,14 @@ def _shard(chunk: Decoder, run: RunConfig, grid: Grid) -> None:
     )
     mesh = grid.mesh["dp"]
     again = grid.degree("pp") == 1
+    for mixture in mixtures(chunk):
+        fully_shard(
+            mixture.experts,
+            mesh=mesh if grid.expert_mesh is None else grid.expert_mesh["edp"],
+            mp_policy=policy,
+            reshard_after_forward=again,
+            shard_placement_fn=hidden_axis(mixture.experts),
+        )
     for block in chunk.blocks():
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=again)
     fully_shard(chunk, mesh=mesh, mp_policy=policy, reshard_after_forward=False)

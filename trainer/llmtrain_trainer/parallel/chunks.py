@@ -13,7 +13,8 @@ class RankModel(nn.Module):
     """The chunks of one rank under the names that their parameters have in the whole model.
 
     Never called as a whole: a schedule runs the chunks one by one. It is what optimizer and
-    checkpoints see, for which the number of chunks must not matter.
+    checkpoints see, for which the number of chunks must not matter. A tied embedding has one
+    name, and the copy of it in the last stage none (`llmtrain_trainer.parallel.tied`).
     """
 
     def __init__(self, chunks: Sequence[Decoder]) -> None:
@@ -24,5 +25,7 @@ class RankModel(nn.Module):
         )
         for chunk in self.chunks:
             for name, end in chunk.named_children():
-                if name != "layers":
+                tied = chunk.shape.tied_embeddings and name == "output"
+                copied = chunk.part.copies_embedding and name == "tok_embeddings"
+                if name != "layers" and not tied and not copied:
                     self.add_module(name, end)

@@ -19,6 +19,10 @@ MESH = ("pp", "rep", "dp", "tp")
 ranks hold the same weights and so are data ranks to FSDP: `dp` has both; their own group, which
 only attention uses, stands beside the mesh."""
 
+EXPERT_MESH = ("pp", "rep", "edp", "ep", "tp")
+"""The same ranks with `dp` in two: neighbours that share out the experts, and those that hold the
+same ones. A mesh of its own, for the parameters of experts only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -30,8 +34,11 @@ class Grid:
     layout: Layout
     mesh: DeviceMesh
     groups: Mapping[str, dist.ProcessGroup]
-    """By short name, for every dimension with more than one rank; `dp`: data and context ranks;
-    `rep-near` and `rep-far`: copies in the same rack, and with the same place in every rack."""
+    """By short name, for every dimension with more than one rank; `dp`: data and context ranks,
+    `ep` and `edp`: its two parts where experts are dealt out; `rep-near` and `rep-far`: copies in
+    the same rack, and with the same place in every rack."""
+    expert_mesh: DeviceMesh | None
+    """Where experts are dealt out."""
     labels: Mapping[str, str]
     """Name of a process group -> short name of its dimension, or `world`."""
 
@@ -52,12 +59,19 @@ class Grid:
             groups["cp"] = _own_group(layout.groups("context"))
         if exchange.levels(layout.replicate):
             groups |= _rack_groups(layout, exchange.near)
+        expert_mesh = _expert_mesh(layout, device) if layout.expert > 1 else None
         # A dimension that spans the world reuses the default group: its own name is written last.
         labels: dict[str, str] = {}
         if dist.group.WORLD is not None:
             labels[dist.group.WORLD.group_name] = "world"
+        if expert_mesh is not None:
+            # the mesh's own may be the one of `dp`, which could not be told apart
+            groups["ep"] = _own_group(layout.expert_groups())
+            if layout.data * layout.context > layout.expert:
+                groups["edp"] = expert_mesh.get_group("edp")
+            labels[expert_mesh.get_group("tp").group_name] = "tp"
         labels.update((group.group_name, name) for name, group in groups.items())
-        return cls(layout, mesh, groups, labels)
+        return cls(layout, mesh, groups, expert_mesh, labels)
 
     def degree(self, name: str) -> int:
         """Return the size of a dimension of the layout by its short name."""
@@ -88,6 +102,14 @@ def _rack_groups(layout: Layout, near: int) -> dict[str, dist.ProcessGroup]:
     racks = [ranks[at : at + near] for ranks in copies for at in range(0, len(ranks), near)]
     across = [ranks[at::near] for ranks in copies for at in range(near)]
     return {"rep-near": _own_group(racks), "rep-far": _own_group(across)}
+
+
+def _expert_mesh(layout: Layout, device: str) -> DeviceMesh:
+    """Return the mesh of the experts' parameters. Collective over all ranks."""
+    ranks = layout.data * layout.context
+    sizes = (layout.pipeline, layout.replicate, ranks // layout.expert, layout.expert,
+             layout.tensor)  # fmt: skip
+    return init_device_mesh(device, sizes, mesh_dim_names=EXPERT_MESH)
 
 
 def _own_group(groups: list[list[int]]) -> dist.ProcessGroup:

@@ -26,6 +26,7 @@ from llmtrain_trainer.data.examples import UNCOUNTED
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.parallel.chunks import RankModel
 from llmtrain_trainer.parallel.mesh import Grid
+from llmtrain_trainer.parallel.tied import TiedEmbedding
 
 
 class Passes(Protocol):
@@ -128,6 +129,11 @@ class PipelinedPasses:
         }
         own = grid.coordinate("pp")
         self.numbers = [number for number, rank in sorted(self.rank_of.items()) if rank == own]
+        self.tied = (
+            TiedEmbedding(self.chunks, self.group, 0, self.rank_of[len(self.rank_of) - 1])
+            if run.architecture.tied_embeddings
+            else None
+        )
         self._held: dict[int, Tensor] = {}
         """Outputs of a stage for the next one on the same rank."""
         self.schedule = self._build_schedule(run, device)
@@ -152,6 +158,8 @@ class PipelinedPasses:
         """See `Passes`."""
         self.loss.scale = 1.0 / counted
         losses: list[Tensor] = []
+        if self.tied is not None:
+            self.tied.take_values()
         with vocabulary_split(self.sharded):
             self.schedule.step(
                 *self._first(tokens),
@@ -159,6 +167,8 @@ class PipelinedPasses:
                 losses=losses if self.predicts else None,
                 return_outputs=False,
             )
+        if self.tied is not None:
+            self.tied.add_gradients()
         return self._total(losses, tokens.device)
 
     @torch.no_grad()
@@ -170,6 +180,8 @@ class PipelinedPasses:
         self.loss.scale = 1.0 / counted
         losses: list[Tensor] = []
         missed: list[Tensor] = []
+        if self.tied is not None:
+            self.tied.take_values()
         for x, y in zip(tokens.chunk(self.count), targets.chunk(self.count), strict=True):
             for number, chunk in zip(self.numbers, self.chunks, strict=True):
                 out = chunk(x if chunk.part.embeds else self._receive(number, x))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from llmtrain_trainer.model.decoder import Decoder
+from llmtrain_trainer.model.experts import Mixture
 
 
 def recompute(model: Decoder, kind: Literal["none", "selective", "full"]) -> None:
@@ -31,7 +32,7 @@ def recompute(model: Decoder, kind: Literal["none", "selective", "full"]) -> Non
         elif kind == "selective":
             _again(block.attention_norm, "forward")
             _again(block.ffn_norm, "forward")
-            _again(block.ffn, "lower")
+            _again(block.ffn.experts if isinstance(block.ffn, Mixture) else block.ffn, "lower")
             for norm in (block.attention.q_norm, block.attention.k_norm):
                 if norm is not None:
                     _again(norm, "forward")

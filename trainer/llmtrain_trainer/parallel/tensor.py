@@ -16,17 +16,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import (
-    DTensor,
-    Partial,
-    Placement,
-    Replicate,
-    Shard,
-    distribute_tensor,
-)
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-from llmtrain_trainer.model.decoder import Decoder
+from llmtrain_trainer.model.decoder import Decoder, FeedForward
 from llmtrain_trainer.parallel.sequence import gather, scatter_sum
+from llmtrain_trainer.parallel.shards import local, split
 
 COLUMNS, ROWS = 0, 1
 """Axis of a weight (out, in) that is split: its outputs, or its inputs."""
@@ -39,10 +33,11 @@ def split_tensors(model: Decoder, mesh: DeviceMesh) -> None:
     """
     group = mesh.get_group()
     for block in model.blocks():
-        for region, columns, row in (
-            (block.attention, ("wq", "wk", "wv"), "wo"),
-            (block.ffn, ("gate", "up"), "down"),
-        ):
+        regions: list[tuple[nn.Module, tuple[str, ...], str]]
+        regions = [(block.attention, ("wq", "wk", "wv"), "wo")]
+        if isinstance(block.ffn, FeedForward):  # experts: llmtrain_trainer.parallel.experts
+            regions.append((block.ffn, ("gate", "up"), "down"))
+        for region, columns, row in regions:
             for name in columns:
                 if getattr(region, name) is not None:
                     setattr(region, name, SplitColumns(getattr(region, name), mesh))
@@ -182,18 +177,3 @@ def _gather_before(region: nn.Module, group: dist.ProcessGroup) -> None:
         return (gather(inputs[0], group), *inputs[1:])
 
     region.register_forward_pre_hook(before)
-
-
-def split(whole: Tensor, mesh: DeviceMesh, placement: Placement) -> nn.Parameter:
-    """Return a parameter that is spread over `mesh`."""
-    return nn.Parameter(distribute_tensor(whole.detach(), mesh, (placement,), src_data_rank=None))
-
-
-def local(weight: Tensor, gradient: Placement | None = None) -> Tensor:
-    """Return a rank's shard for computing; `gradient`: how its gradient relates to the whole's.
-
-    FSDP sums up gradients that are parts before it shards them.
-    """
-    if not isinstance(weight, DTensor):
-        return weight
-    return weight.to_local(grad_placements=(gradient,) if gradient else None)
