@@ -45,7 +45,7 @@ workers.tolerations[].{key,operator,value,effect}
 topology.{fabric,require,prefer,tensorWithin,spares,excludeNodes}
 network.{nccl} network.rdma.{resource,count}
 checkpoint.{uri,everySteps,keep,async,exportHuggingFace}
-failurePolicy.{maxRestarts,startupTimeout}
+failurePolicy.{maxRestarts,maxRestartsInPlace,startupTimeout}
 runPolicy.{ttlSecondsAfterFinished,activeDeadlineSeconds,cleanPodPolicy}
 """
 """Fields whose every value has its effect in this release. A field that is neither here nor refused

@@ -51,6 +51,7 @@ def job_spec(
     architecture: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     init_from: str | None = None,
+    restarts: int = 3,
 ) -> dict[str, Any]:
     """A job whose model is tiny in every dimension, all of them different."""
     spec: dict[str, Any] = {
@@ -74,6 +75,7 @@ def job_spec(
             "gpusPerNode": gpus_per_node or tensor * pipeline * data * context * replicate,
             "image": "test",
         },
+        "failurePolicy": {"maxRestartsInPlace": restarts},
     }  # fmt: skip
     if checkpoint:
         spec["checkpoint"] = checkpoint

@@ -63,7 +63,7 @@ STEPS = 100_000
 
 def _long(job_spec: MakeSpec, corpus: Path, **changes: Any) -> dict[str, Any]:
     """A job of two pods that would run for a long time."""
-    layout = {"pipeline": 2, "data": 2, **changes}
+    layout = {"pipeline": 2, "data": 2, "restarts": 0, **changes}
     return job_spec(
         **layout, precision="float32", uri=f"file://{corpus}", gpus_per_node=2,
         training={"steps": STEPS},
@@ -251,9 +251,10 @@ def test_how_a_rank_ends_is_how_its_pod_ends(
     pods: MakePods, job_spec: MakeSpec, corpus: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Rank 1 fails in a chosen way while rank 0 only ever sees the consequence."""
-    from llmtrain_trainer import launch, rank
+    from llmtrain_trainer import rank
+    from llmtrain_trainer.gang import agreement
 
-    def train(task: Any, send: Any) -> None:
+    def train(task: Any, send: Any, witness: Any) -> None:
         if task.rank == 1:
             time.sleep(0.3)
             exec(fake)
@@ -264,8 +265,8 @@ def test_how_a_rank_ends_is_how_its_pod_ends(
 
     monkeypatch.setattr(rank, "_train", train)
     if code != 200:  # the cause is there; only how soon depends on load
-        monkeypatch.setattr(launch, "CAUSE_SECONDS", HANG)
-    one = pods(job_spec(data=2, uri=f"file://{corpus}"))
+        monkeypatch.setattr(agreement, "CAUSE_SECONDS", HANG)
+    one = pods(job_spec(data=2, uri=f"file://{corpus}", restarts=0))
     assert _ends([one.fork(0)]) == [code], one.log(0)
     error = one.message(0)["error"]
     assert error["reason"] == reason and text in error["message"]

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from llmtrain_core.plan.communication import bus_factor
-from llmtrain_trainer.cause import RankExit, first_cause
+from llmtrain_trainer.cause import RankExit, cause_of, first_cause
 from llmtrain_trainer.config import OptimizerConfig, from_spec
 from llmtrain_trainer.environment import PodEnvironment, interface_of
 from llmtrain_trainer.errors import InputError, PeerLostError
@@ -37,19 +37,16 @@ BUG = FailureReport("Exception", "ValueError: x", None, None, 1)
 @pytest.mark.parametrize(
     ("exits", "rank", "code"),
     [
-        ([RankExit(0, 0, None)], None, None),
         ([RankExit(1, 200, LOST), RankExit(0, 1, BUG)], 0, 1),
         ([RankExit(1, 200, LOST), RankExit(0, -9, None)], 0, 137),
         ([RankExit(1, 200, LOST), RankExit(0, 200, LOST)], 1, 200),
-        ([RankExit(2, 0, None), RankExit(3, 5, None)], 3, 5),
+        ([RankExit(3, 5, None), RankExit(2, 1, BUG)], 3, 5),
         ([RankExit(3, 200, None)], 3, 200),
     ],
 )
-def test_the_first_cause_is_no_consequence(
-    exits: list[RankExit], rank: int | None, code: int | None
-) -> None:
-    cause = first_cause(exits)
-    assert (cause.rank if cause else None, cause.exit_code if cause else None) == (rank, code)
+def test_the_first_cause_is_no_consequence(exits: list[RankExit], rank: int, code: int) -> None:
+    cause = first_cause([cause_of(exit) for exit in exits])
+    assert (cause.rank, cause.exit_code) == (rank, code)
 
 
 def test_errors_are_described_by_the_most_telling_one_in_their_chain() -> None:
@@ -144,7 +141,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "phase", "attempt", "step", "totalSteps", "loss", "gradNorm", "stepSeconds",
         "tokensPerSecond", "mfu", "lastCheckpointStep", "heldOutLossBefore", "heldOutLossAfter",
         "exactMatchBefore", "exactMatchAfter",
-        "heartbeat", "utilization", "collectives",
+        "heartbeat", "utilization", "collectives", "restartsInPlace", "lastRestart",
     }  # fmt: skip
     assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)
     assert status["tokensPerSecond"] == 1024 and status["mfu"] > 0

@@ -1,4 +1,4 @@
-"""Which of a pod's failures is the cause, and the exit code it asks for. Pure functions."""
+"""What a rank's end means, which of several is the cause, and the exit code. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,41 +19,36 @@ class RankExit:
     """Exit code; negative: the number of the signal that killed it."""
     report: FailureReport | None
 
-    @property
-    def failed(self) -> bool:
-        """Anything but a clean end."""
-        return self.code != 0
-
-    @property
-    def only_lost_a_peer(self) -> bool:
-        """The failure is a consequence of another one."""
-        return self.code == EXIT_PEER_LOST and self.report is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why the pod ends."""
+    """Why a gang ends or starts again."""
 
-    rank: int
+    rank: int | None
+    """None: no single rank's doing."""
     exit_code: int
     report: FailureReport
+    consequence: bool = False
+    """The failure only tells of another one: a peer was lost."""
 
 
-def first_cause(exits: Sequence[RankExit]) -> Cause | None:
-    """Return the cause among exits in the order they were seen, None where nothing failed.
+def cause_of(exit: RankExit) -> Cause:
+    """Say why a rank failed that ended like this."""
+    code = _exit_code(exit)
+    consequence = exit.code == EXIT_PEER_LOST and exit.report is not None
+    return Cause(exit.rank, code, exit.report or _unspoken(exit, code), consequence)
+
+
+def first_cause(causes: Sequence[Cause]) -> Cause:
+    """Return the cause among failures in the order they were seen.
 
     A lost peer is a cause only where nothing else failed: the rank that killed the group may be
     noticed after those it took with it.
     """
-    failed = [exit for exit in exits if exit.failed]
-    if not failed:
-        return None
-    chosen = next((exit for exit in failed if not exit.only_lost_a_peer), failed[0])
-    code = exit_code(chosen)
-    return Cause(chosen.rank, code, chosen.report or _unspoken(chosen, code))
+    return next((cause for cause in causes if not cause.consequence), causes[0])
 
 
-def exit_code(exit: RankExit) -> int:
+def _exit_code(exit: RankExit) -> int:
     """Return the pod's exit code for a rank's: 128 + n for signal n, else the rank's own."""
     if exit.code < 0:
         return 128 - exit.code

@@ -17,6 +17,7 @@ from llmtrain_core.api.job import (
     Architecture,
     Data,
     DataSource,
+    FailurePolicy,
     GradientSync,
     JobSpec,
     Optimizer,
@@ -32,7 +33,7 @@ from llmtrain_trainer.errors import InputError
 Precision = Literal["float64", "float32", "bfloat16"]
 
 DEFAULT_HANG_TIMEOUT = 600
-"""Seconds a collective may take during training; a step of the largest models is a minute."""
+"""Seconds a step may take; a step of the largest models is a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +159,11 @@ class RunConfig:
     compile: bool
     seed: int
     hang_timeout: int
-    """Seconds after which a collective that does not end fails."""
+    """Seconds without progress after which a rank counts as hung."""
     startup_timeout: int
     """Seconds ranks wait for each other at the start."""
+    restarts_in_place: int
+    """Restarts of all ranks in the same pods, in a row without a newer checkpoint."""
     init_from: str | None = None
     """URI of the checkpoint whose weights to start from."""
     lora: LoraConfig | None = None
@@ -268,6 +271,7 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         startup_timeout=duration_seconds(policy.startup_timeout) if policy else 600,
         init_from=job.spec.model.init_from if job.spec.model else None,
         lora=_lora(training),
+        restarts_in_place=(policy or FailurePolicy()).max_restarts_in_place,
     )
 
 

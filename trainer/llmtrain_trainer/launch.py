@@ -12,13 +12,13 @@ import functools
 import importlib
 import os
 import signal
+import socket
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmtrain_core.api.env import PORT
-from llmtrain_trainer.cause import Cause, RankExit, first_cause
+from llmtrain_core.api.env import EXIT_PEER_LOST, MASTER_PORT, PORT
+from llmtrain_trainer.cause import Cause, RankExit, cause_of
 from llmtrain_trainer.checkpoint import folders
 from llmtrain_trainer.config import RunConfig, load_job
 from llmtrain_trainer.data.prepare import PreparedData, prepare
@@ -26,20 +26,26 @@ from llmtrain_trainer.endpoint import serve
 from llmtrain_trainer.environment import PodEnvironment, interface_of, termination_log
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.failures import describe
-from llmtrain_trainer.metrics.utilization import UtilizationProbe, find_probe
-from llmtrain_trainer.ports import cannot_listen
+from llmtrain_trainer.gang.agreement import EXIT_TERMINATED, Agreement, terminated
+from llmtrain_trainer.gang.messages import Asked, End, Joined
+from llmtrain_trainer.gang.wire import Host, Link
+from llmtrain_trainer.metrics.utilization import find_probe
+from llmtrain_trainer.ports import cannot_listen, listen
 from llmtrain_trainer.processes import Child
 from llmtrain_trainer.progress import Progress
-from llmtrain_trainer.reports import FailureReport, Report
+from llmtrain_trainer.reports import FailureReport
 from llmtrain_trainer.status import failure_message, result_message, write_message
+from llmtrain_trainer.threads import in_a_thread
+from llmtrain_trainer.witness import RECORDER_ENTRIES
 
-CAUSE_SECONDS = 2.0
-"""After a lost peer, how long to wait for the local failure that may have caused it."""
+if TYPE_CHECKING:
+    from llmtrain_trainer.crew import Crew  # imports torch, which takes seconds
 
 STOP_SECONDS = 3.0
 """Between SIGTERM and SIGKILL of a rank."""
 
-PROBE_SECONDS = 2.0
+SAVE_SECONDS = 24.0
+"""Between SIGTERM and the end of a pod that saves first; the operator gives it 30 in all."""
 
 
 class Launcher:
@@ -48,53 +54,71 @@ class Launcher:
     def __init__(self, pod: PodEnvironment) -> None:
         self.pod = pod
         self.progress = Progress(pod.ranks, pod.attempt)
-        self.children: list[Child] = []
-        self.listeners: list[int] = []
+        self.preparation: Child | None = None
+        self.host: Host | None = None
+        self.link: Link | None = None
+        self.crew: Crew | None = None
+        self.listener: socket.socket | None = None
+        self.asked = asyncio.Event()
+        """The pod was asked to stop."""
 
     async def run(self) -> int:
         """Run to the end; return the pod's exit code."""
-        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopped.set)
+            loop.add_signal_handler(number, self.asked.set)
         try:
             server = await serve(self.pod.pod_ip, self.pod.port, self.progress.pages())
         except OSError as error:
             failure = describe(cannot_listen(error, self.pod.pod_ip, self.pod.port, PORT))
             return self._fail(failure, None, failure.exit_code)
-        self.listeners = [listener.fileno() for listener in server.sockets]
         work = asyncio.create_task(self._work())
-        stop = asyncio.create_task(stopped.wait())
+        stop = asyncio.create_task(self.asked.wait())
         try:
             await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await self._ask_to_stop(work)
             if work.done():
                 return await work
             work.cancel()
-            return self._fail(
-                FailureReport("Terminated", "the pod was asked to stop", None, None, 143), None, 143
-            )
+            return self._ended(terminated("and ended in the middle of a step"))
         finally:
             stop.cancel()
-            await asyncio.gather(*(child.stop(STOP_SECONDS) for child in self.children))
+            await self._clean_up()
             server.close()
+
+    async def _ask_to_stop(self, work: asyncio.Task[int]) -> None:
+        """Let all launchers agree on a last step; ranks save after it."""
+        if self.crew is not None and self.link is not None:
+            self.link.say(Asked())
+            await asyncio.wait((work,), timeout=SAVE_SECONDS)
+
+    async def _clean_up(self) -> None:
+        if self.preparation is not None:
+            await self.preparation.stop(STOP_SECONDS)
+        if self.crew is not None:
+            await self.crew.stop(STOP_SECONDS)
+        if self.link is not None:
+            await self.link.close()
+        if self.host is not None:
+            await self.host.close()
 
     async def _work(self) -> int:
         try:
             run = load_job(self.pod.job_file)
             self.progress.know_job(run)
             self._set_environment()
-            data, _ = await asyncio.gather(self._prepare(run), _import_torch())
-            probe = find_probe()
-            from llmtrain_trainer.metrics.peak import peak_flops
-
-            devices = probe.names()
-            self.progress.metrics.name_devices(devices)
-            self.progress.know_peak(peak_flops(devices[0].model if devices else None))
-            cause = await self._train(run, data, probe)
+            await self._host(run)
+            data, _, link = await asyncio.gather(
+                self._prepare(run), import_torch(), self._meet(run)
+            )
+            self.link = link
+            end = await self._train(run, data, link)
         except Exception as error:  # the border of the pod: everything becomes a message
             failure = describe(error)
             return self._fail(failure, None, failure.exit_code)
-        if cause is not None:
-            return self._fail(cause.report, cause.rank, cause.exit_code)
+        if end.cause is not None:
+            return self._ended(end.cause)
         self.progress.status = self.progress.status.beat(phase="finished")
         if 0 in self.pod.ranks:
             write_message(self.pod.termination_log, result_message(self.progress.status))
@@ -109,52 +133,76 @@ class Launcher:
         os.environ["OMP_NUM_THREADS"] = "1"
         os.environ["WORLD_SIZE"] = str(self.pod.world_size)
         os.environ["LOCAL_WORLD_SIZE"] = str(len(self.pod.ranks))
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", str(RECORDER_ENTRIES))
+
+    async def _host(self, run: RunConfig) -> None:
+        """Hold the agreement, in the pod of rank 0."""
+        if 0 not in self.pod.ranks:
+            return
+        agreement = Agreement(
+            self.pod.world_size,
+            run.restarts_in_place,
+            run.startup_timeout,
+            saves=run.checkpoint is not None,
+        )
+        self.progress.on_checkpoint = agreement.saved
+        address, port = self.pod.pod_ip, self.pod.master_port
+        try:
+            self.host = await Host.serve(agreement, self._listen, address, port)
+        except OSError as error:
+            raise cannot_listen(error, address, port, MASTER_PORT) from error
+
+    def _listen(self) -> int:
+        self.listener = listen(self.pod.pod_ip)
+        return int(self.listener.getsockname()[1])
+
+    def _take_listener(self) -> socket.socket | None:
+        listener, self.listener = self.listener, None
+        return listener
+
+    async def _meet(self, run: RunConfig) -> Link:
+        # the pod of rank 0 knows its own address better than the cluster's names do
+        host = self.pod.pod_ip if 0 in self.pod.ranks else self.pod.master_addr
+        link = await Link.connect((host, self.pod.master_port), run.startup_timeout)
+        link.say(Joined(self.pod.ranks))
+        return link
 
     async def _prepare(self, run: RunConfig) -> PreparedData:
         """Run the data step in a child: it needs a core for seconds and much memory for a while."""
         values: list[PreparedData | FailureReport] = []
-        entry = functools.partial(_prepare, run, self.pod)
-        child = Child("prepare", entry, values.append, self.listeners)
-        self.children.append(child)
+        child = Child("prepare", functools.partial(_prepare, run, self.pod), values.append)
+        self.preparation = child
         code = await child.wait()
         if values and isinstance(values[0], PreparedData):
             return values[0]
         if values and isinstance(values[0], FailureReport):
             raise ReportedError(values[0])
-        cause = first_cause([RankExit(min(self.pod.ranks), code or 1, None)])
-        raise ReportedError(cause.report if cause else describe(RuntimeError("no data")))
+        raise ReportedError(cause_of(RankExit(min(self.pod.ranks), code or 1, None)).report)
 
-    async def _train(
-        self, run: RunConfig, data: PreparedData, probe: UtilizationProbe
-    ) -> Cause | None:
-        """Fork the ranks and watch them; return the cause of a failure, None when all are done."""
-        from llmtrain_trainer.rank import RankTask, run_rank
+    async def _train(self, run: RunConfig, data: PreparedData, link: Link) -> End:
+        """Run the ranks until the launchers agree that it is over."""
+        from llmtrain_trainer.crew import Crew
+        from llmtrain_trainer.metrics.peak import peak_flops
 
-        exits: asyncio.Queue[RankExit] = asyncio.Queue()
-        tasks: list[asyncio.Task[None]] = []
-        pids: list[int] = []
-        for local_rank, rank in enumerate(self.pod.ranks):
-            task = RankTask(rank, local_rank, self.pod, run, data)
-            watch = _Watch(rank, self.progress.hear)
-            entry = functools.partial(run_rank, task)
-            child = Child(f"rank-{rank}", entry, watch.hear, self.listeners)
-            self.children.append(child)
-            pids.append(child.pid)
-            tasks.append(asyncio.create_task(watch.until_exit(child, exits)))
-        tasks.append(asyncio.create_task(self._probe(probe, pids)))
-        try:
-            return await _collect(exits, len(pids))
-        finally:
-            for task_ in tasks:
-                task_.cancel()
+        probe = find_probe()
+        devices = probe.names()
+        self.progress.metrics.name_devices(devices)
+        self.progress.know_peak(peak_flops(devices[0].model if devices else None))
+        self.crew = Crew(self.pod, run, data, link, self.progress, probe, self._take_listener)
+        return await self.crew.work()
 
-    async def _probe(self, probe: UtilizationProbe, pids: list[int]) -> None:
-        while True:
-            try:
-                self.progress.see_devices(probe.source, probe.read(pids))
-            except Exception as error:  # no figure this time; the next read may work
-                print(f"cannot read {probe.source} utilisation: {error!r}", file=sys.stderr)
-            await asyncio.sleep(PROBE_SECONDS)
+    def _ended(self, cause: Cause) -> int:
+        """Leave the message and return the code of a gang that did not end well."""
+        report = cause.report
+        if cause.exit_code == EXIT_TERMINATED and self.asked.is_set():
+            return self._fail(report, None, EXIT_TERMINATED)
+        if cause.rank is None and cause.exit_code != EXIT_TERMINATED:
+            return self._fail(report, None, cause.exit_code)
+        if cause.rank in self.pod.ranks:
+            return self._fail(report, cause.rank, cause.exit_code)
+        text = f"{report.reason} elsewhere in the gang: {report.message}"
+        lost = FailureReport("PeerLost", text, None, None, EXIT_PEER_LOST)
+        return self._fail(lost, cause.rank, EXIT_PEER_LOST)
 
     def _fail(self, failure: FailureReport, rank: int | None, exit_code: int) -> int:
         self.progress.status = self.progress.status.beat(phase="failed")
@@ -171,42 +219,6 @@ class ReportedError(TrainerError):
         self.exit_code = report.exit_code  # type: ignore[misc]
 
 
-class _Watch:
-    """Listens to one rank; keeps the failure it reported until its process has ended."""
-
-    def __init__(self, rank: int, hear: Callable[[int, Report], None]) -> None:
-        self._rank, self._hear = rank, hear
-        self._failure: FailureReport | None = None
-
-    def hear(self, report: Any) -> None:
-        """Take a report from the pipe."""
-        if isinstance(report, FailureReport):
-            self._failure = report
-        else:
-            self._hear(self._rank, report)
-
-    async def until_exit(self, child: Child, exits: asyncio.Queue[RankExit]) -> None:
-        """Wait for the process and say how it ended."""
-        code = await child.wait()
-        await exits.put(RankExit(self._rank, code, self._failure))
-
-
-async def _collect(exits: asyncio.Queue[RankExit], count: int) -> Cause | None:
-    """Wait until all ranks ended, one failed, or nothing explains a lost peer in time."""
-    seen: list[RankExit] = []
-    patience: float | None = None
-    while len(seen) < count:
-        try:
-            seen.append(await asyncio.wait_for(exits.get(), patience))
-        except TimeoutError:
-            break
-        if seen[-1].only_lost_a_peer:
-            patience = CAUSE_SECONDS
-        elif seen[-1].failed:
-            break
-    return first_cause(seen)
-
-
 def _prepare(run: RunConfig, pod: PodEnvironment, send: Callable[[Any], None]) -> int:
     """Check what only this pod can see, and prepare the data; runs in the child."""
     try:
@@ -220,27 +232,14 @@ def _prepare(run: RunConfig, pod: PodEnvironment, send: Callable[[Any], None]) -
     return 0
 
 
-async def _import_torch() -> None:
-    """Import what ranks need on a thread, so that HTTP is answered meanwhile; it has ended after.
-
-    Ranks are forked later, when this process has one thread again.
-    """
-    failed: list[BaseException] = []
+async def import_torch() -> None:
+    """Import what ranks need, while HTTP is answered; ranks are forked after."""
 
     def load() -> None:
-        try:
-            importlib.import_module("llmtrain_trainer.rank")
-            importlib.import_module("torch").set_num_threads(1)
-        except BaseException as error:
-            failed.append(error)
+        importlib.import_module("llmtrain_trainer.rank")
+        importlib.import_module("torch").set_num_threads(1)
 
-    thread = threading.Thread(target=load, name="import-torch")
-    thread.start()
-    while thread.is_alive():
-        await asyncio.sleep(0.02)
-    thread.join()
-    if failed:
-        raise failed[0]
+    await in_a_thread(load, "import-torch")
 
 
 def main() -> int:

@@ -1,10 +1,11 @@
-"""What to say of a port that cannot be listened on."""
+"""Listening on the pod's own address, and what to say where that cannot be done."""
 
 from __future__ import annotations
 
 import errno
+import socket
 
-from llmtrain_core.api.env import POD_IP
+from llmtrain_core.api.env import MASTER_PORT, POD_IP
 from llmtrain_trainer.errors import InputError, TrainerError
 
 
@@ -21,3 +22,21 @@ def cannot_listen(error: OSError, address: str, port: int, variable: str) -> Tra
         f"cannot listen on {address}:{port}: {error.strerror}",
         remedy=f"set {POD_IP} to an address of this machine and {variable} to a port it may use",
     )
+
+
+def listen(address: str, port: int = 0) -> socket.socket:
+    """Listen where ranks meet; port 0: any that is free.
+
+    torch itself binds to the wildcard, which takes the port from every other pod that shares the
+    host's network; so the socket is made here and handed over.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+        listener.listen(4096)
+    except OSError as error:
+        listener.close()
+        raise cannot_listen(error, address, port, MASTER_PORT) from error
+    return listener

@@ -8,8 +8,11 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import stat
+import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 Entry = Callable[[Callable[[Any], None]], int]
@@ -28,17 +31,17 @@ class Child:
         name: str,
         entry: Entry,
         on_value: Callable[[Any], None],
-        not_inherited: Sequence[int] = (),
+        sockets: Sequence[int] = (),
     ) -> None:
-        """Fork; the child closes the file descriptors `not_inherited`.
+        """Fork; the child keeps no socket of the launcher's but `sockets`.
 
-        Listeners are such: a child may die a moment after its parent, and would keep the port.
+        A child may die a moment after its parent, and would keep ports and connections open.
         """
         self._on_value = on_value
         self._receive, send = _CONTEXT.Pipe(duplex=False)
         self._process = _CONTEXT.Process(
             target=_enter,
-            args=(entry, send, os.getpid(), tuple(not_inherited)),
+            args=(entry, send, os.getpid(), tuple(sockets)),
             name=name,
             daemon=True,
         )
@@ -70,20 +73,26 @@ class Child:
         self._process.join()
         return self._process.exitcode or 0
 
-    async def stop(self, grace: float) -> None:
-        """End the process: SIGTERM, then SIGKILL after `grace` seconds."""
-        deadline = asyncio.get_running_loop().time() + grace
-        self._signal(signal.SIGTERM)
-        while self._process.is_alive():
-            if asyncio.get_running_loop().time() > deadline:
-                self._signal(signal.SIGKILL)
-            await asyncio.sleep(0.02)
-        self._process.join()
+    @property
+    def stopped(self) -> bool:
+        """A signal suspended the process."""
+        return _state(self.pid) in ("T", "t")
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it is still there."""
         if self._process.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    async def stop(self, grace: float) -> None:
+        """End the process: SIGTERM, then SIGKILL after `grace` seconds."""
+        deadline = asyncio.get_running_loop().time() + grace
+        self.signal(signal.SIGTERM)
+        while self._process.is_alive():
+            if asyncio.get_running_loop().time() > deadline:
+                self.signal(signal.SIGKILL)
+            await asyncio.sleep(0.02)
+        self._process.join()
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -93,7 +102,7 @@ class Child:
             loop.remove_reader(self._receive.fileno())
 
 
-def _enter(entry: Entry, send: Connection, parent: int, close: Sequence[int]) -> None:
+def _enter(entry: Entry, send: Connection, parent: int, sockets: Sequence[int]) -> None:
     """Run in the child: drop what belongs to the launcher, then the entry."""
     signal.set_wakeup_fd(-1)
     for number in _SIGNALS:
@@ -101,17 +110,35 @@ def _enter(entry: Entry, send: Connection, parent: int, close: Sequence[int]) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     die_with_parent(parent)
-    for descriptor in close:
-        os.close(descriptor)
+    _close_sockets_but(sockets)
+    lock = threading.Lock()  # a rank reports from its loop and from its witness
 
     def up(value: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        with lock, contextlib.suppress(BrokenPipeError):
             send.send(value)
 
     code = entry(up)
     send.close()
     # no interpreter shutdown: torch's threads and the fork's copies of the launcher's objects
     os._exit(code)
+
+
+def _close_sockets_but(kept: Sequence[int]) -> None:
+    for path in list(Path("/proc/self/fd").iterdir()):
+        descriptor = int(path.name)
+        try:
+            if descriptor not in kept and stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+        except OSError:
+            continue  # the one that listed them
+
+
+def _state(pid: int) -> str:
+    """Return the kernel's letter for what a process does; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def die_with_parent(parent: int) -> None:

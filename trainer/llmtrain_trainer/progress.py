@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from llmtrain_core.plan.flops import CONVENTIONS, Convention, training_flops_per_token
+from llmtrain_trainer.cause import Cause
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.endpoint import Page
 from llmtrain_trainer.metrics.registry import TrainingMetrics
@@ -19,7 +21,7 @@ from llmtrain_trainer.reports import (
     SaveFailedReport,
     StepReport,
 )
-from llmtrain_trainer.status import Status
+from llmtrain_trainer.status import LastRestart, Status
 
 SHOWN: Convention = "causal-attention"
 """Convention of the one figure in `/status`."""
@@ -36,6 +38,8 @@ class Progress:
         self._run: RunConfig | None = None
         self._peak = 0.0
         self._connected = self._measured = False
+        self.on_checkpoint: Callable[[int], None] = lambda step: None
+        """Told of every complete checkpoint; in the pod of rank 0 only."""
         self.status = Status(attempt=attempt).beat()
         self.metrics = TrainingMetrics()
 
@@ -67,8 +71,20 @@ class Progress:
             self.status = self.status.beat(last_checkpoint_step=report.step)
             if self._lead == 0:
                 self.metrics.observe_checkpoint(report)
+                self.on_checkpoint(report.step)
         elif isinstance(report, SaveFailedReport) and self._lead == 0:
             self.metrics.observe_failed_save()
+
+    def restart(self, cause: Cause) -> None:
+        """All ranks start again in their pods."""
+        self._connected = self._measured = False
+        self.status = self.status.beat(
+            phase="starting",
+            restarts_in_place=self.status.restarts_in_place + 1,
+            last_restart=LastRestart(datetime.now(UTC), cause),
+        )
+        if self._lead == 0:
+            self.metrics.observe_restart()
 
     def see_devices(self, source: str, uses: list[DeviceUse]) -> None:
         """Take the state of the pod's devices."""

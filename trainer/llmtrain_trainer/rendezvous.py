@@ -10,19 +10,26 @@ import torch
 import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from llmtrain_core.api.env import MASTER_PORT
 from llmtrain_trainer.errors import PeerLostError
-from llmtrain_trainer.ports import cannot_listen
+from llmtrain_trainer.ports import listen
 
 RETRY_SECONDS = 0.5
 
 
 def join(
-    rank: int, world_size: int, own_ip: str, master: tuple[str, int], timeout: timedelta
+    rank: int,
+    world_size: int,
+    own_ip: str,
+    master: tuple[str, int],
+    timeout: timedelta,
+    listener: socket.socket | None = None,
 ) -> Store:
-    """Form the default process group; collective over all ranks. Returns its store."""
+    """Form the default process group; collective over all ranks. Returns its store.
+
+    Rank 0 serves the store on `listener`, or listens at `master` itself.
+    """
     store = (
-        _serve(own_ip, master[1], world_size, timeout)
+        _serve(listener or listen(own_ip, master[1]), world_size, timeout)
         if rank == 0
         else _connect(master, world_size, timeout)
     )
@@ -52,23 +59,10 @@ def leave(store: Store, rank: int, world_size: int, timeout: timedelta) -> None:
             time.sleep(0.01)
 
 
-def _serve(own_ip: str, port: int, world_size: int, timeout: timedelta) -> TCPStore:
-    """Serve the store on the pod's own address.
-
-    torch itself binds to the wildcard, which takes the port from every other pod that shares the
-    host's network; so the socket is made here and handed over.
-    """
-    family = socket.AF_INET6 if ":" in own_ip else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((own_ip, port))
-        listener.listen(4096)
-    except OSError as error:
-        listener.close()
-        raise cannot_listen(error, own_ip, port, MASTER_PORT) from error
+def _serve(listener: socket.socket, world_size: int, timeout: timedelta) -> TCPStore:
+    address, port = listener.getsockname()[:2]
     return TCPStore(
-        own_ip,
+        address,
         port,
         world_size,
         is_master=True,

@@ -108,6 +108,23 @@ class FailureReport:
     exit_code: int
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a rank was doing when it was asked."""
+
+    rank: int
+    state: Literal["answers", "mute", "stopped"]
+    """`mute`: it could not answer; `stopped`: by a signal."""
+    step: int
+    """The step it is in."""
+    waits: bool
+    """It waits for other ranks."""
+    operations: tuple[str, ...]
+    """Collectives that have not ended, by the flight recorder: `dp all_gather #51`."""
+    stack: tuple[str, ...]
+    """Functions of its main thread, innermost first: `decoder.py:120 forward`."""
+
+
 Report = (
     PhaseReport
     | StepReport
@@ -115,5 +132,6 @@ Report = (
     | CheckpointReport
     | SaveFailedReport
     | FailureReport
+    | Statement
 )
 Send = Callable[[Report], None]

@@ -12,10 +12,29 @@ from typing import Any
 
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.status import TrainerPhase
+from llmtrain_trainer.cause import Cause
 from llmtrain_trainer.reports import UNKNOWN_GROUP, CollectiveSample, FailureReport
 
 MESSAGE_BYTES = 4096
 """What a kubelet reads of a termination message."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastRestart:
+    """The newest restart of all ranks in their pods."""
+
+    time: datetime
+    """When it was agreed on."""
+    cause: Cause
+
+    def document(self) -> dict[str, Any]:
+        """Return the entry of the contract."""
+        return {
+            "time": self.time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "rank": self.cause.rank,
+            "reason": clean_text(self.cause.report.reason, 128),
+            "message": clean_text(self.cause.report.message, 512),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +59,8 @@ class Status:
     utilization_source: str | None = None
     utilization_ratio: float | None = None
     collectives: tuple[CollectiveSample, ...] = field(default=())
+    restarts_in_place: int = 0
+    last_restart: LastRestart | None = None
 
     def beat(self, **changes: Any) -> Status:
         """Return the status with changes, as of now: the heartbeat tells progress, not uptime."""
@@ -69,6 +90,8 @@ class Status:
             "heldOutLossAfter": _finite(self.held_out_loss_after),
             "exactMatchBefore": self.exact_match_before,
             "exactMatchAfter": self.exact_match_after,
+            "restartsInPlace": self.restarts_in_place,
+            "lastRestart": self.last_restart.document() if self.last_restart else None,
             "utilization": utilization,
             "collectives": [_collective(s) for s in self.collectives if s.group != UNKNOWN_GROUP],
         }

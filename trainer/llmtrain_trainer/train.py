@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llmtrain_trainer import finite
 from llmtrain_trainer.checkpoint import base, folders
 from llmtrain_trainer.checkpoint.damage import shows_damage
 from llmtrain_trainer.checkpoint.resume import resume
@@ -28,6 +29,7 @@ from llmtrain_trainer.errors import InputError, TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
 from llmtrain_trainer.metrics.skew import measure_skew
 from llmtrain_trainer.optimize import build_optimizer, learning_rate, set_rate
+from llmtrain_trainer.orders import Orders
 from llmtrain_trainer.parallel.adapters import merge
 from llmtrain_trainer.parallel.apply import build_model
 from llmtrain_trainer.parallel.context import places
@@ -97,8 +99,12 @@ class Trainer:
         self.unsaved: Exception | None = None
         self.held_out_before: HeldOut | None = None
 
-    def train(self) -> None:
-        """Resume, evaluate, take every remaining step, save, evaluate."""
+    def train(self, orders: Orders | None = None) -> None:
+        """Resume, evaluate, take every remaining step, save, evaluate.
+
+        Where the launcher asks for an early end: up to the step it names, and save.
+        """
+        orders = orders or Orders()
         self._require_same_data()
         self.resume()
         self.start_from_base()
@@ -108,19 +114,23 @@ class Trainer:
         self.send(PhaseReport("training", self.step))
         first = self.step
         sample = first + 1  # the first step connects: never a sample
-        while self.step < self.run.steps:
+        while self.step < self.run.steps and orders.allow(self.step + 1):
             sampled = self.step >= sample and self.copies.meets(self.step + 1)
             self.take_step(sampled)
             if sampled:
                 sample = self.step - 1 + SAMPLE_EVERY
             if self.step == first + 1:
-                # the first step also plans and connects; from here on, silence is a hang
-                self.grid.limit(timedelta(seconds=self.run.hang_timeout))
+                # the first step also plans and connects; from here on a collective that does not
+                # end is lost, unless the launcher's watch ends the rank before
+                self.grid.limit(timedelta(seconds=2 * self.run.hang_timeout))
             if self.run.checkpoint and self.step % self.run.checkpoint.every_steps == 0:
                 self.save()
             elif self.saver is not None:
                 self.saver.look(self._tell)
         self.save()
+        if self.step < self.run.steps:
+            self.finish_saving()
+            return
         self.send(EvaluationReport("after", self._evaluate()))
         self.finish_saving()
         self.save_merged()
@@ -143,7 +153,13 @@ class Trainer:
                     loss * self.copies.apart,
                     self.copies.grid,
                 )
-        self._require_finite(mean, norm)
+        if not math.isfinite(mean + norm):  # on all ranks: both are sums over all of them
+            finite.explain(
+                f"step {self.step + 1}: the loss is {mean}, the gradient norm {norm}",
+                self.model,
+                lambda: self.passes.train(tokens, targets, counted),
+                self.copies.grid,
+            )
         with timeline.part("optimizer"):
             set_rate(self.optimizer, learning_rate(self.run.optimizer, self.step, self.run.steps))
             self.optimizer.step()
@@ -225,6 +241,7 @@ class Trainer:
         """Write a checkpoint of the current step, or begin to, unless that was done already."""
         if self.saver is None or self.saved == self.step:
             return
+        finite.require_weights(f"after step {self.step}", self.model, self.copies.grid)
         self.send(PhaseReport("saving", self.step))
         self.saved = self.step
         self.saver.save(self._facts(), self.state, self._tell)
@@ -326,17 +343,6 @@ class Trainer:
                 f"ranks {others[:16]} prepared other data than rank 0",
                 field="spec.data.sources",
                 remedy="make every node see the same files: one image, or one shared volume",
-            )
-
-    def _require_finite(self, loss: float, norm: float) -> None:
-        """Stop before the weights are spoilt; all ranks agree, both are sums over all of them."""
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainerError(
-                "LossNotFinite",
-                f"step {self.step + 1}: the loss is {loss}, the gradient norm {norm}",
-                field="spec.training.optimizer.learningRate",
-                remedy="lower it or lengthen schedule.warmupSteps; the newest checkpoint is from "
-                "before this step",
             )
 
     def _evaluate(self) -> HeldOut:

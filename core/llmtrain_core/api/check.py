@@ -188,7 +188,8 @@ def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
         yield "network.profile", spec.network.profile == "tcpxo"
     if spec.failure_policy is not None:
         yield "failurePolicy.rules", bool(spec.failure_policy.rules)
-        yield "failurePolicy.hangTimeout", spec.failure_policy.hang_timeout is not None
+        foreign = spec.workers.command is not None  # another trainer tells nobody of its steps
+        yield "failurePolicy.hangTimeout", foreign and bool(spec.failure_policy.hang_timeout)
 
 
 def _security_problems(spec: JobSpec) -> Iterator[Problem]:

@@ -213,6 +213,9 @@ class FailurePolicy(ApiModel):
 
     max_restarts: Annotated[int, Field(ge=0, le=10000)] = 3
     """Restarts after which the job fails."""
+    max_restarts_in_place: Annotated[int, Field(ge=0, le=10000)] = 3
+    """Before that: restarts of all ranks inside their running pods, in a row without a newer
+    checkpoint. Zero turns them off."""
     rules: Annotated[list[FailureRule], Field(max_length=32), list_map("name")] | None = None
     """Rules; the first match decides."""
     hang_timeout: Duration | None = None

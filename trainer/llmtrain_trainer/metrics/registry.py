@@ -92,6 +92,7 @@ class TrainingMetrics:
             "checkpoint_seconds", "Writing of a checkpoint.", ("phase",), _CHECKPOINT
         )
         self._unsaved = counter("checkpoint_failures", "Checkpoints that could not be written.")
+        self._restarts = counter("restarts", "Restarts of all ranks in their pods.")
         self._saved = gauge("checkpoint_last_step", "Step of the newest complete checkpoint.")
 
     def observe_rank_step(self, report: StepReport, gpu: int) -> None:
@@ -121,6 +122,10 @@ class TrainingMetrics:
     def observe_failed_save(self) -> None:
         """Count a checkpoint that could not be written: rank 0 only."""
         self._unsaved.inc()
+
+    def observe_restart(self) -> None:
+        """Count a restart in place of the job: rank 0 only."""
+        self._restarts.inc()
 
     def observe_devices(self, source: str, uses: Iterable[DeviceUse]) -> None:
         """Set the state of the devices."""

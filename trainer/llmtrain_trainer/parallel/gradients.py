@@ -32,7 +32,9 @@ def clip_gradients(
         if name in grid.groups:
             dist.all_reduce(value, group=grid.groups[name])
     norm, mean = both[0].sqrt(), both[1]
-    torch._foreach_mul_(shards, (limit / (norm + 1e-6)).clamp(max=1.0))
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+    # a norm that is no number would make every gradient one, and hide where it came from
+    torch._foreach_mul_(shards, torch.where(torch.isfinite(norm), factor, 1.0))
     numbers: list[float] = torch.stack((norm, mean)).tolist()
     return numbers[0], numbers[1]
 

@@ -1,0 +1,197 @@
+"""What launchers agree on, word by word."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmtrain_trainer.cause import Cause
+from llmtrain_trainer.gang.agreement import CAUSE_SECONDS, Agreement
+from llmtrain_trainer.gang.hang import accuse
+from llmtrain_trainer.gang.messages import (
+    Asked,
+    Done,
+    End,
+    Explain,
+    Failed,
+    Finish,
+    Held,
+    Hold,
+    Joined,
+    Order,
+    Ready,
+    Restart,
+    Silent,
+    Start,
+    Stated,
+    Word,
+    encode,
+    read_order,
+    read_word,
+)
+from llmtrain_trainer.reports import FailureReport, Statement
+
+pytestmark = pytest.mark.unit
+
+KILLED = Cause(3, 137, FailureReport("Signal", "SIGKILL", None, None, 137))
+BUG = Cause(2, 1, FailureReport("Exception", "ValueError", None, None, 1))
+LOST = Cause(0, 200, FailureReport("PeerLost", "gloo", None, None, 200), consequence=True)
+
+
+def _gang(most: int = 2, saves: bool = True) -> Agreement:
+    """Two launchers with two ranks each, all started."""
+    gang = Agreement(4, most, startup=60.0, saves=saves)
+    gang.hear(0, Joined((0, 1)), 0.0)
+    gang.hear(1, Joined((2, 3)), 0.0)
+    assert _all_say(gang, Ready(0)) == (Start(0),)
+    return gang
+
+
+def _all_say(gang: Agreement, word: Word, now: float = 0.0) -> tuple[Order, ...]:
+    """Both launchers say a word; only the last of them settles anything."""
+    assert gang.hear(0, word, now) == ()
+    return gang.hear(1, word, now)
+
+
+def _stated(rank: int, **changes: object) -> Statement:
+    facts = {"state": "answers", "step": 7, "waits": True,
+             "operations": ("dp all_gather #51",), "stack": ("a.py:1 f",)}  # fmt: skip
+    return Statement(rank=rank, **{**facts, **changes})  # type: ignore[arg-type]
+
+
+def test_a_failure_that_may_pass_starts_everybody_again() -> None:
+    gang = _gang()
+    assert gang.hear(0, Failed(0, LOST), 1.0) == ()
+    assert gang.hear(1, Failed(0, KILLED), 1.1) == (Restart(1, KILLED),)
+    assert gang.hear(0, Failed(0, LOST), 1.2) == ()  # of ranks that are gone
+    assert gang.hear(0, Ready(0), 1.2) == ()
+    assert _all_say(gang, Ready(1)) == (Start(1),)
+    assert _all_say(gang, Done(1)) == (End(None),)
+
+
+def test_a_lost_peer_waits_for_its_cause() -> None:
+    gang = _gang()
+    gang.hear(0, Failed(0, LOST), 1.0)
+    assert gang.deadline == 1.0 + CAUSE_SECONDS
+    assert gang.expire(1.0 + CAUSE_SECONDS / 2) == ()
+    assert gang.expire(1.0 + CAUSE_SECONDS) == (Restart(1, LOST),)
+    assert _all_say(gang, Ready(1)) == (Start(1),)
+    gang.hear(0, Failed(1, LOST), 5.0)
+    assert gang.hear(1, Failed(1, BUG), 5.5) == (End(BUG),)
+
+
+def test_restarts_are_bounded_until_a_newer_checkpoint() -> None:
+    gang = _gang(most=2)
+    gang.saved(10)
+    for generation in range(2):
+        failed = gang.hear(1, Failed(generation, KILLED), 1.0)
+        assert failed == (Restart(generation + 1, KILLED),)
+        _all_say(gang, Ready(generation + 1))
+    gang.saved(10)  # found again, not newer
+    saved = _gang(most=0)
+    assert saved.hear(1, Failed(0, KILLED), 1.0) == (End(KILLED),)
+    gang.saved(12)
+    assert gang.hear(1, Failed(2, KILLED), 1.0) == (Restart(3, KILLED),)
+    _all_say(gang, Ready(3))
+    assert gang.hear(1, Failed(3, KILLED), 1.0) == (Restart(4, KILLED),)
+    _all_say(gang, Ready(4))
+    assert gang.hear(1, Failed(4, KILLED), 1.0) == (End(KILLED),)
+
+
+def test_a_launcher_that_is_gone_ends_the_gang() -> None:
+    gang = _gang()
+    (end,) = gang.lose(1)
+    assert isinstance(end, End) and end.cause is not None
+    assert end.cause.exit_code == 200 and "ranks 2, 3" in end.cause.report.message
+    assert gang.hear(0, Failed(0, LOST), 0.0) == () and gang.lose(0) == ()
+
+
+def test_who_does_not_get_ready_is_named() -> None:
+    gang = Agreement(4, 2, startup=60.0, saves=True)
+    gang.hear(0, Joined((0, 1)), 0.0)
+    gang.hear(0, Ready(0), 5.0)
+    assert gang.expire(64.0) == ()
+    (end,) = gang.expire(65.0)
+    assert isinstance(end, End) and end.cause is not None
+    assert end.cause.exit_code == 200 and "ranks 2, 3" in end.cause.report.message
+
+
+def test_all_save_after_the_latest_step_that_any_rank_has_started() -> None:
+    gang = _gang()
+    assert gang.hear(1, Asked(), 1.0) == (Hold(0),)
+    assert gang.hear(0, Asked(), 1.0) == ()
+    assert gang.hear(0, Held(0, 41), 1.0) == ()
+    assert gang.hear(1, Held(0, 42), 1.0) == (Finish(0, 42),)
+    (end,) = _all_say(gang, Done(0))
+    assert isinstance(end, End) and end.cause is not None
+    assert end.cause.exit_code == 143 and "step 42" in end.cause.report.message
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_nothing_is_waited_for_where_nothing_can_be_saved(saves: bool) -> None:
+    gang = _gang(saves=saves)
+    if saves:  # in the middle of a restart
+        gang.hear(1, Failed(0, KILLED), 1.0)
+    (end,) = gang.hear(1, Asked(), 1.0)
+    assert isinstance(end, End) and end.cause is not None and end.cause.exit_code == 143
+
+
+def test_a_rank_that_fails_while_all_save_ends_the_gang() -> None:
+    gang = _gang()
+    gang.hear(1, Asked(), 1.0)
+    assert gang.hear(1, Failed(0, KILLED), 1.0) == (End(KILLED),)
+
+
+def test_a_hang_is_explained_before_it_is_acted_on() -> None:
+    gang = _gang()
+    assert gang.hear(0, Silent(0, 0, 9.0), 10.0) == (Explain(0),)
+    assert gang.hear(1, Silent(0, 2, 9.0), 10.0) == ()
+    gang.hear(0, Stated(0, (_stated(0), _stated(1))), 10.5)
+    (order,) = gang.hear(1, Stated(0, (_stated(2), _stated(3, state="stopped", waits=False))), 11.0)
+    assert isinstance(order, Restart)
+    assert (order.cause.rank, order.cause.exit_code) == (3, 201)
+    assert "dp all_gather #51 (rank 0, 1, 2)" in order.cause.report.message
+
+
+def test_a_launcher_that_cannot_say_anything_does_not_hold_up_the_others() -> None:
+    gang = _gang()
+    gang.hear(0, Silent(0, 0, 9.0), 10.0)
+    gang.hear(0, Stated(0, (_stated(0), _stated(1))), 10.5)
+    assert gang.deadline is not None
+    (order,) = gang.expire(gang.deadline)
+    assert isinstance(order, Restart) and "rank 2 could not be asked" in order.cause.report.message
+
+
+@pytest.mark.parametrize(
+    ("statements", "rank", "text"),
+    [
+        ([_stated(0), _stated(1, state="mute", waits=False)], 1, "does not answer"),
+        ([_stated(0), _stated(1, waits=False, operations=())], 1, "in a.py:1 f"),
+        ([_stated(0, waits=False), _stated(1, waits=False, step=6), _stated(2)], 1, "past step 6"),
+        ([_stated(0), _stated(1)], None, "no single rank"),
+        ([_stated(0, waits=False), _stated(1, waits=False)], None, "no single rank"),
+    ],
+    ids=["mute", "busy", "the one behind", "all wait", "none waits"],
+)
+def test_who_holds_the_others_up(statements: list[Statement], rank: int | None, text: str) -> None:
+    cause = accuse(statements, [], 9.0)
+    assert cause.rank == rank and text in cause.report.message and len(cause.report.message) < 2000
+
+
+@pytest.mark.parametrize(
+    ("member", "word"),
+    [(2, Ready(0)), (2, Joined((3,))), (0, Joined((1,))), (2, Joined((4,)))],
+    ids=["a stranger", "ranks of another", "twice", "no such rank"],
+)
+def test_words_without_sense_are_refused(member: int, word: Word) -> None:
+    with pytest.raises(ValueError):
+        _gang().hear(member, word, 0.0)
+
+
+def test_messages_survive_the_wire() -> None:
+    for word in (Joined((0, 1)), Failed(1, KILLED), Stated(2, (_stated(0),)), Asked()):
+        assert read_word(encode(word)) == word
+    for order in (Start(1, 4000), Restart(2, LOST), Finish(0, 7), End(None), End(BUG)):
+        assert read_order(encode(order)) == order
+    for line in (b"{}\n", b'{"kind": "end"}\n', b"\xff\n", b"[" * 10_000):
+        with pytest.raises(ValueError):
+            read_word(line)

@@ -1,0 +1,112 @@
+"""Restarts of all ranks inside their running pods, agreed on by real launchers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import statistics
+import time
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+MakePods = Callable[[dict[str, Any]], Any]
+MakeSpec = Callable[..., dict[str, Any]]
+
+HANG = 120
+"""Seconds after which a wait is given up: a hang fails by it, load does not."""
+KILLS = 20
+
+
+@pytest.fixture(autouse=True)
+def _torch_is_imported() -> None:
+    """Forked launchers then start at once."""
+    import llmtrain_trainer.crew  # noqa: F401
+
+
+def _status(pods: Any, index: int = 0) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(f"http://{pods.address(index)}:9400/status", timeout=5) as page:
+            return json.loads(page.read())  # type: ignore[no-any-return]
+    except OSError:
+        return {}
+
+
+def _wait(pods: Any, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    deadline = time.monotonic() + HANG
+    while time.monotonic() < deadline and all(p.is_alive() for p in pods.processes):
+        status = _status(pods)
+        if status and wanted(status):
+            return status
+        time.sleep(0.02)
+    raise AssertionError(f"{_status(pods)}\n{pods.log(0)[-3000:]}\n{pods.log(1)[-3000:]}")
+
+
+def _ranks(pods: Any) -> list[int]:
+    """Process ids of all ranks: children of the launchers."""
+    found = []
+    for task in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = task.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) in {process.pid for process in pods.processes} and fields[0] != "Z":
+            found.append(int(task.parent.name))
+    return sorted(found)
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_twenty_kills_in_a_run_and_it_goes_on_each_time(
+    pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
+) -> None:
+    """Always from the newest complete checkpoint, in the same two pods, also out of a save."""
+    root = tmp_path / "saved"
+    spec = job_spec(
+        data=8, precision="float32", uri=f"file://{corpus}", gpus_per_node=4,
+        checkpoint={"uri": f"file://{root}", "everySteps": 2, "keep": 3},
+        training={"steps": 100_000, "microBatchSize": 1}, restarts=KILLS,
+    )  # fmt: skip
+    two = pods(spec)
+    processes = [two.fork(index) for index in range(2)]
+    chance = random.Random(4)
+    detections, recoveries, wanted = [], [], []
+    for kill in range(KILLS):
+        _wait(two, lambda s, kill=kill: s["restartsInPlace"] == kill and _goes_on(s))
+        if kill % 2:  # as often as not in the middle of a save
+            _wait(two, lambda s: s["phase"] == "saving")
+        wanted.append(max(int(path.parent.name[5:]) for path in root.glob("step-*/.metadata")))
+        before = time.time()
+        os.kill(chance.choice(_ranks(two)), signal.SIGKILL)
+        seen = _wait(two, lambda s, kill=kill: s["restartsInPlace"] == kill + 1)
+        detections.append(_seconds(seen["lastRestart"]["time"]) - before)
+        assert seen["lastRestart"]["reason"] == "Signal", seen
+        _wait(two, _goes_on)
+        recoveries.append(time.time() - before)
+    assert all(process.is_alive() for process in processes)
+    resumed = [int(step) for step in re.findall(r"rank 0 resumed at step (\d+)", two.log(0))]
+    assert len(resumed) == KILLS
+    # a save that was on its way when the rank was killed may have ended all the same
+    assert all(step - saved in {0, 2} for step, saved in zip(resumed, wanted, strict=True))
+    print(
+        f"\ndetection: median {statistics.median(detections):.3f} s, at most {max(detections):.3f}"
+    )
+    print(f"kill to next step: median {statistics.median(recoveries):.2f} s")
+    assert statistics.median(detections) < 2
+
+
+def _goes_on(status: dict[str, Any]) -> bool:
+    """A step was taken after the newest checkpoint."""
+    saved = status["lastCheckpointStep"]
+    return saved is not None and status["phase"] == "training" and status["step"] > saved

@@ -1,0 +1,1 @@
+"""How the launchers of one gang agree: who sends what, what follows, and over which wire."""
