@@ -65,56 +65,6 @@ def test_every_precision_goes_on_with_the_same_bits_however_it_was_saved(
     assert found == [[(*kind, 2, True) for kind in KINDS]] * 2
 
 
-LAYOUTS: list[dict[str, Any]] = [
-    {"tensor": 2, "pipeline": 2},
-    {"data": 4},
-    {"pipeline": 4},
-    {"replicate": 2, "data": 2},
-    {"tensor": 2, "data": 2},
-    {"pipeline": 2, "tensor": 2, "pipelineSchedule": "ZBVZeroBubble", "virtualStages": 2},
-    {"context": 2, "tensor": 2},
-    {"pipeline": 2, "data": 2, "pipelineSchedule": "Interleaved1F1B", "virtualStages": 2},
-    {"context": 2, "data": 2},
-    {"replicate": 2, "tensor": 2},
-    {"pipeline": 2, "replicate": 2},
-]
-
-
-def test_a_run_goes_on_from_layout_to_layout(
-    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
-) -> None:
-    """Twelve changes of layout; in each the second step needs the optimizer's state as well."""
-    steps = 2 * (len(LAYOUTS) + 2)
-    checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 100, "keep": 2}
-
-    def spec(layout: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return job_spec(**layout, training={"steps": steps}, **more)
-
-    def start(trainer: Any) -> list[float]:
-        losses = [trainer.take_step().loss for _ in range(2)]
-        trainer.save()
-        return losses + [trainer.take_step().loss for _ in range(steps - 2)]
-
-    def through(first: Any) -> list[float]:
-        losses: list[float] = []
-        for layout in LAYOUTS:
-            trainer = _another(first, spec(layout, checkpoint=checkpoint))
-            trainer.resume()
-            losses += [trainer.take_step().loss for _ in range(2)]
-            trainer.save()
-        return losses
-
-    def end(trainer: Any) -> list[float]:
-        trainer.resume()
-        return [trainer.take_step().loss for _ in range(2)]
-
-    expected = run_trainers(spec({}, checkpoint=checkpoint), shards, start)[0]
-    found = expected[:2]
-    found += run_trainers(spec(LAYOUTS[0], checkpoint=checkpoint), shards, through, 280)[0]
-    found += run_trainers(spec({}, checkpoint=checkpoint), shards, end)[0]
-    assert found == pytest.approx(expected, rel=0, abs=1e-12)
-
-
 def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
     tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec,
     caplog: pytest.LogCaptureFixture,
