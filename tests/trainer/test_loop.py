@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -49,16 +50,72 @@ def test_a_loss_that_is_no_number_stops_every_rank_before_the_weights_change(
             with torch.no_grad():
                 trainer.parameters[0].to_local().fill_(float("nan"))
         before = parameter_hash(trainer)
+        names: list[Any] = [None, None]
+        dist.all_gather_object(names, next(iter(trainer.model.named_parameters()))[0])
         try:
             trainer.train()
         except TrainerError as error:
             unchanged = parameter_hash(trainer) == before
-            return error.reason, "step 2" in error.message, unchanged
+            told = "step 2" in error.message and f"rank 1, weight {names[1]} (" in error.message
+            return error.reason, told, unchanged
         raise AssertionError("trained")
 
     spec = job_spec(**layout, checkpoint=checkpoint)
     assert run_trainers(spec, shards, train) == [("LossNotFinite", True, True)] * 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("layout", "first"), [({"data": 2}, 0), ({"pipeline": 2}, 2), ({"tensor": 2}, 0)], ids=str
+)
+def test_the_module_that_first_gave_no_number_is_named(
+    layout: dict[str, int], first: int, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+) -> None:
+    """Whatever the other ranks made of it later; and a fault that does not return is told apart."""
+
+    def train(trainer: Any) -> tuple[str, str]:
+        import torch.distributed as dist
+
+        name = f"layers.{first}.attention.wv"
+        messages = []
+        for passing in (False, True):
+            module = dict(trainer.model.named_modules())[name] if dist.get_rank() == 1 else None
+            if module is not None:
+                calls = iter([math.nan] + [1.0 if passing else math.nan] * 1000)
+                handle = module.register_forward_hook(lambda m, i, out, c=calls: out * next(c))
+            with pytest.raises(TrainerError) as raised:
+                trainer.take_step()
+            if module is not None:
+                handle.remove()
+            trainer.optimizer.zero_grad()
+            messages.append(raised.value.message)
+        return messages[0], messages[1]
+
+    for origin, passing in run_trainers(job_spec(**layout), shards, train):
+        assert f"first in rank 1, output of layers.{first}.attention.wv (" in origin
+        assert "a passing fault" in passing
+
+
+def test_weights_that_are_no_numbers_are_not_saved(
+    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+) -> None:
+    """A step can end well and leave them behind, by way of the optimizer's state."""
+
+    def train(trainer: Any) -> str:
+        import torch.distributed as dist
+
+        trainer.take_step()
+        if dist.get_rank() == 1:
+            weight = trainer.parameters[-1]
+            trainer.optimizer.state[weight]["exp_avg"].to_local().fill_(math.inf)
+        with pytest.raises(TrainerError) as raised:
+            trainer.train()
+        return f"{raised.value.reason}: {raised.value.message}"
+
+    checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 1}
+    for told in run_trainers(job_spec(data=2, checkpoint=checkpoint), shards, train):
+        assert told.startswith("WeightsNotFinite: after step 2, not saved: first in rank 1, weight")
+    assert not list(tmp_path.glob("*/.metadata"))
 
 
 def test_the_step_that_connects_is_no_sample(

@@ -110,3 +110,52 @@ def _goes_on(status: dict[str, Any]) -> bool:
     """A step was taken after the newest checkpoint."""
     saved = status["lastCheckpointStep"]
     return saved is not None and status["phase"] == "training" and status["step"] > saved
+
+
+def test_a_rank_that_is_stopped_is_named_and_all_start_again(
+    pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
+) -> None:
+    spec = job_spec(
+        data=2, precision="float32", uri=f"file://{corpus}", gpus_per_node=1,
+        checkpoint={"uri": f"file://{tmp_path}/saved", "everySteps": 2},
+        training={"steps": 100_000},
+    )  # fmt: skip
+    spec["failurePolicy"]["hangTimeout"] = "5s"
+    two = pods(spec)
+    processes = [two.fork(index) for index in range(2)]
+    _wait(two, _goes_on)
+    victim = next(pid for pid in _ranks(two) if _parent(pid) == processes[1].pid)
+    os.kill(victim, signal.SIGSTOP)
+    restart = _wait(two, lambda s: s["restartsInPlace"] == 1)["lastRestart"]
+    assert (restart["rank"], restart["reason"]) == (1, "RankHung"), restart
+    assert "stopped by a signal" in restart["message"] and "(rank 0)" in restart["message"]
+    _wait(two, _goes_on)
+    assert all(process.is_alive() for process in processes)
+
+
+def test_a_gang_that_is_asked_to_stop_saves_the_same_step_everywhere(
+    pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
+) -> None:
+    """One pod is asked; all of them finish the step, save it, and only then end."""
+    root = tmp_path / "saved"
+    spec = job_spec(
+        data=2, precision="float32", uri=f"file://{corpus}", gpus_per_node=1,
+        checkpoint={"uri": f"file://{root}", "everySteps": 100_000},
+        training={"steps": 100_000},
+    )  # fmt: skip
+    two = pods(spec)
+    processes = [two.fork(index) for index in range(2)]
+    done = _wait(two, lambda s: s["step"] >= 3)["step"]
+    os.kill(processes[1].pid, signal.SIGTERM)
+    for process in processes:
+        process.join(HANG)
+    assert [process.exitcode for process in processes] == [200, 143], two.log(0)[-2000:]
+    (saved,) = [int(path.parent.name[5:]) for path in root.glob("step-*/.metadata")]
+    assert saved >= done
+    messages = [two.message(index)["error"] for index in range(2)]
+    assert [message["reason"] for message in messages] == ["PeerLost", "Terminated"]
+    assert all(f"saved step {saved}" in message["message"] for message in messages)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -8,6 +8,7 @@ from here: they share the pages of the imported torch and start in milliseconds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import os
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 3.0
 """Between SIGTERM and SIGKILL of a rank."""
+
+ASKED_SECONDS = 1.0
+"""How far apart the pods of a gang are asked to stop, when all of them are."""
 
 SAVE_SECONDS = 24.0
 """Between SIGTERM and the end of a pod that saves first; the operator gives it 30 in all."""
@@ -118,11 +122,18 @@ class Launcher:
             failure = describe(error)
             return self._fail(failure, None, failure.exit_code)
         if end.cause is not None:
+            if end.cause.exit_code == EXIT_TERMINATED:
+                await self._wait_to_be_asked()
             return self._ended(end.cause)
         self.progress.status = self.progress.status.beat(phase="finished")
         if 0 in self.pod.ranks:
             write_message(self.pod.termination_log, result_message(self.progress.status))
         return 0
+
+    async def _wait_to_be_asked(self) -> None:
+        """Tell a gang that is stopped, pod after pod, from the loss of one of its pods."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.asked.wait(), ASKED_SECONDS)
 
     def _set_environment(self) -> None:
         """Set what torch and its libraries read; before torch is imported."""

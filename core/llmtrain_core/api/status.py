@@ -130,6 +130,9 @@ class Progress(ApiModel):
     """When the last step is expected to end."""
     last_checkpoint_step: Count | None = None
     """Step of the newest complete checkpoint."""
+    restarts_in_place: Count = 0
+    """Restarts of all ranks inside their running pods, in this attempt. They are no restarts of
+    the gang, and `status.restarts` does not count them."""
     held_out_loss_before: float | None = None
     """Held-out loss before the first step, in nats per token."""
     held_out_loss_after: float | None = None

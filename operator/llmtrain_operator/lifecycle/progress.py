@@ -15,7 +15,7 @@ from llmtrain_operator.lifecycle.observe import from_time
 from llmtrain_operator.lifecycle.planning import measure
 from llmtrain_operator.lifecycle.pods import current
 
-_COUNTS = ("step", "totalSteps", "lastCheckpointStep")
+_COUNTS = ("step", "totalSteps", "lastCheckpointStep", "restartsInPlace")
 _FIGURES = (
     "loss", "tokensPerSecond", "mfu", "heldOutLossBefore", "heldOutLossAfter",
     "exactMatchBefore", "exactMatchAfter",
