@@ -17,5 +17,6 @@ printf 'hatchling>=1.27\n' > .lock.in
 trap 'rm -f .lock.in' EXIT
 compile build .lock.in
 compile dev --extra dev pyproject.toml .lock.in
-compile operator --extra operator pyproject.toml
-compile trainer --extra trainer --extra cli pyproject.toml
+# Images carry the versions that the tests ran with.
+compile operator --constraint requirements/dev.txt --extra operator pyproject.toml
+compile trainer --constraint requirements/dev.txt --extra trainer --extra cli pyproject.toml

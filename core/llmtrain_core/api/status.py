@@ -209,6 +209,10 @@ class PlanStatus(ApiModel):
     """GPUs of the job."""
     parameters: Count
     """Parameters of the model."""
+    trainable_parameters: Count | None = None
+    """Those that training changes: adapters only, with `training.lora`."""
+    active_parameters: Count | None = None
+    """Those that one token meets: of the experts, the chosen ones."""
     tokens: Count
     """Tokens of the whole run."""
     flops_per_token: PlannedFlops
