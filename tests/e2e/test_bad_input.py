@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 EXAMPLE = yaml.safe_load((Path(__file__).parents[2] / "examples" / "sotu-3d.yaml").read_text())
 FINAL = {"Succeeded", "Failed", "Rejected"}
-
-
-@pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    stage = Stage.new()
-    with stage.cluster:
-        stage.start_nodes()
-        asyncio.run(install(stage))
-        yield stage
-
-
-async def install(stage: Stage) -> None:
-    async with stage.cluster.client() as api:
-        await stage.install(api)
 
 
 def job(name: str, **sections: dict) -> dict:

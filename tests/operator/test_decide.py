@@ -80,7 +80,7 @@ def test_pods_of_a_later_attempt_mean_that_the_status_is_old() -> None:
 
 def test_progress_is_taken_in() -> None:
     report = {"attempt": 0, "step": 25, "totalSteps": 100, "loss": 4.5, "stepSeconds": 2.0,
-              "tokensPerSecond": 1000, "mfu": 0.4, "phase": "training",
+              "tokensPerSecond": 1000, "mfu": 0.4, "phase": "training", "restartsInPlace": 2,
               "collectives": [{"group": "tp", "op": "x", "count": 1, "bytesPerStep": 2,
                                "meanSeconds": 0.5}, {"group": "evil"}, 7]}  # fmt: skip
     observed = seen(status(C.RUNNING), pods=(pod(0), pod(1)), report=report)
@@ -89,6 +89,7 @@ def test_progress_is_taken_in() -> None:
     assert found["step"] == 25 and found["tokensPerSecond"] == 1000.0
     assert found["eta"] == from_time(NOW + timedelta(seconds=150))
     assert len(found["collectives"]) == 1
+    assert (found["restartsInPlace"], plan.status["restarts"]) == (2, 0)
     assert plan.status["progressPercent"] == "25%"
     later = replace(after, now=NOW + timedelta(seconds=50))
     assert not decide(later).changed, "nothing moved: nothing is written"

@@ -240,7 +240,7 @@ def test_ranks_do_not_outlive_a_launcher_that_is_killed(
     [
         ("raise ValueError('a \\x1b[31mb\\n' + 'x' * 9000)", 1, "Exception", "ValueError: a"),
         ("import os; os._exit(7)", 7, "ExitCode", "exited with code 7"),
-        ("import os; os.kill(os.getpid(), 14)", 142, "Signal", "SIGALRM"),
+        ("import os; os.kill(os.getpid(), 24)", 152, "Signal", "SIGXCPU"),
         ("raise RuntimeError('[gloo/pair.cc] Connection closed by peer')", 200, "PeerLost", "gloo"),
         ("raise RuntimeError('[gloo] Unable to find address for: eth0')", 1, "Exception", "eth0"),
     ],

@@ -83,7 +83,7 @@ def test_groups_of_a_mesh_still_ignore_the_timeout_they_inherit(
 
 
 def test_torch_still_binds_its_store_to_the_wildcard() -> None:
-    """`rendezvous._serve` hands over a socket of its own."""
+    """`ports.listen` makes the socket that is handed over."""
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
@@ -98,12 +98,14 @@ def test_torch_still_binds_its_store_to_the_wildcard() -> None:
 
 
 def test_two_stores_share_a_port_on_different_addresses() -> None:
+    from llmtrain_trainer.ports import listen
     from llmtrain_trainer.rendezvous import _serve
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    stores = [_serve(f"127.0.0.{last}", port, 1, timedelta(seconds=5)) for last in (11, 12)]
+    listeners = [listen(f"127.0.0.{last}", port) for last in (11, 12)]
+    stores = [_serve(listener, 1, timedelta(seconds=5)) for listener in listeners]
     stores[0].set("who", "first")
     stores[1].set("who", "second")
     assert [store.get("who") for store in stores] == [b"first", b"second"]
