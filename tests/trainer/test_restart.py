@@ -76,7 +76,8 @@ def test_twenty_kills_in_a_run_and_it_goes_on_each_time(
     spec = job_spec(
         data=8, precision="float32", uri=f"file://{corpus}", gpus_per_node=4,
         checkpoint={"uri": f"file://{root}", "everySteps": 2, "keep": 3},
-        training={"steps": 100_000, "microBatchSize": 1}, restarts=KILLS,
+        training={"steps": 100_000, "microBatchSize": 1},
+        architecture={"layers": 1}, restarts=KILLS,
     )  # fmt: skip
     two = pods(spec)
     processes = [two.fork(index) for index in range(2)]
