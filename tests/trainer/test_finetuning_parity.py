@@ -156,15 +156,14 @@ def _few_steps(run: Any, data: Any) -> Seen:
     from llmtrain_trainer.train import Trainer
 
     trainer = Trainer(run, data, torch.device("cpu"), lambda report: None)
+    # an evaluation leaves some parameters gathered; these are the shards
+    named = dict(trainer.model.named_parameters())
     fixed = {
-        name: each.to_local().clone()
-        for name, each in trainer.model.named_parameters()
-        if not each.requires_grad
+        name: each.to_local().clone() for name, each in named.items() if not each.requires_grad
     }
     before = trainer.evaluate()
     reports = [trainer.take_step() for _ in range(STEPS)]
     after = trainer.evaluate()
-    named = dict(trainer.model.named_parameters())
     frozen = all(torch.equal(named[name].to_local(), was) for name, was in fixed.items())
     learning = {each for each in named.values() if each.requires_grad}
     merged = 0.0
