@@ -157,7 +157,7 @@ def _composed(run_world: RunWorld, specs: dict[str, Any], data: Any) -> list[dic
             found[name] = SimpleNamespace(
                 losses=[r.loss for r in reports],
                 norms=[r.grad_norm for r in reports],
-                held_out=trainer.evaluate(),
+                held_out=trainer.evaluate().loss,
                 weights=(place, whole.double().sum().item(), whole.double().norm().item()),
             )
         return found

@@ -82,13 +82,13 @@ def runs(
         found = {}
         for way, run in configs.items():
             trainer = Trainer(run, data, torch.device("cpu"), lambda report: None)
-            before, sent = trainer.evaluate(), dict[str, int]()
+            before, sent = trainer.evaluate().loss, dict[str, int]()
             for step in range(STEPS):
                 report = trainer.take_step(sampled=STEPS // 2 <= step < STEPS // 2 + INNER)
                 for sample in report.collectives:
                     assert sample.group == "rep"
                     sent[sample.op] = sent.get(sample.op, 0) + sample.nbytes
-            found[way] = Run(before, trainer.evaluate(), sent)
+            found[way] = Run(before, trainer.evaluate().loss, sent)
         return found
 
     ranks = run_world(2, body, timeout=550)

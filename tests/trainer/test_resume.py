@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from llmtrain_trainer.checkpoint import folders
 
 pytestmark = pytest.mark.torch
 
@@ -135,50 +132,3 @@ def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
     assert "ffnSize is 48 there and 64 here, layers is 4 there and 2 here" in first[5]
     assert "step-3 is damaged" in first[6][0] and "bytes" in first[6][0]
     assert any("went on from step 1" in line for line in first[6])
-
-
-def test_what_else_has_a_state_is_saved_with_the_weights(
-    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
-) -> None:
-    """Each rank's own buffer comes back to it; in another layout it keeps the neutral value."""
-    checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 1, "keep": 2, "async": True}
-
-    class Residual:
-        def __init__(self, key: str) -> None:
-            import torch
-
-            self.key, self.value = key, torch.zeros(3)
-
-        def state_dict(self) -> dict[str, Any]:
-            return {self.key: self.value}
-
-        def load_state_dict(self, state: dict[str, Any]) -> None:
-            self.value = state[self.key]
-
-    def key(trainer: Any) -> str:
-        import torch.distributed as dist
-
-        return f"{trainer.run.layout}/{dist.get_rank()}"
-
-    def save(trainer: Any) -> None:
-        import torch.distributed as dist
-
-        trainer.extra["residual"] = residual = Residual(key(trainer))
-        residual.value += 1 + dist.get_rank()
-        trainer.take_step()
-        trainer.save()
-        residual.value += 10  # after it was staged
-        trainer.finish_saving()
-
-    def go_on(trainer: Any) -> list[float]:
-        trainer.extra["residual"] = Residual(key(trainer))
-        trainer.resume()
-        return trainer.extra["residual"].value.tolist()  # type: ignore[no-any-return]
-
-    spec = job_spec(data=2, checkpoint=checkpoint)
-    run_trainers(spec, shards, save)
-    assert run_trainers(spec, shards, go_on) == [[1.0] * 3, [2.0] * 3]
-    other = job_spec(tensor=2, checkpoint=checkpoint)
-    assert run_trainers(other, shards, go_on) == [[0.0] * 3] * 2
-    shutil.rmtree(tmp_path / "step-1")
-    assert folders.complete_steps(tmp_path) == []
