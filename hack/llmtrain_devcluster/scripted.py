@@ -137,9 +137,9 @@ class ScriptedNodes:
     async def node_not_ready(self, name: str, status: str = "Unknown") -> None:
         """Let a node fall silent: Ready becomes `status` and its pods report no more."""
         self._silent.add(name)
-        for played in self._pods.values():
-            if played.node == name:
-                await played.stop()
+        # while one stops, others may come and go
+        for played in [pod for pod in self._pods.values() if pod.node == name]:
+            await played.stop()
         await report_ready(self._api, name, status)
 
     async def node_ready(self, name: str) -> None:
