@@ -36,8 +36,8 @@ bench-placement: setup ## peers' communication time over the placement's, by fab
 bench-plan: setup ## the planner's predictions against published runs
 	@python -m pytest tests/perf/bench_plan.py -s -q
 
-bench-cpu-plan: setup ## the planner's CPU time of a step against measurement
-	@python -m pytest tests/perf/test_cpu_plan.py -m perf -s -q
+bench-cpu-plan: setup ## the planner's CPU time of a step against measurement (an idle machine)
+	@python -m pytest tests/perf/bench_cpu_plan.py -s -q
 
 bench-queue: controlplane ## 300 jobs on 128 scripted nodes against an oracle (an idle machine)
 	@python -m pytest tests/operator/bench_queue_trace.py -s -q
