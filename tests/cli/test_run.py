@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
 COMMAND = [sys.executable, "-c", "from llmtrain_cli.main import run; run()", "run"]
 STEPS = 120
