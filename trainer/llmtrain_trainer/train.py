@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llmtrain_trainer import finite
 from llmtrain_trainer.checkpoint import base, folders
+from llmtrain_trainer.checkpoint.agree import first_rank_chooses
 from llmtrain_trainer.checkpoint.damage import shows_damage
 from llmtrain_trainer.checkpoint.resume import resume
 from llmtrain_trainer.checkpoint.saver import Outcome, Saver
@@ -218,24 +219,17 @@ class Trainer:
         """Take the weights of another job's checkpoint; those of a resumed step are newer."""
         if self.run.init_from is None or (self.step and self.run.lora is None):
             return
-        found: list[folders.Folder | InputError | None] = [None]
-        if dist.get_rank() == 0:
-            try:
-                found[0] = base.base_folder(
-                    self.run.init_from, torch.__version__, self._architecture()
-                )
-            except InputError as error:
-                found[0] = error
-        dist.broadcast_object_list(found)
-        if found[0] is None or isinstance(found[0], InputError):
-            raise found[0] or AssertionError("rank 0 said nothing")
+        uri = self.run.init_from
+        folder = first_rank_chooses(
+            lambda: base.base_folder(uri, torch.__version__, self._architecture())
+        )
         try:
-            load_weights(found[0], self.model)
+            load_weights(folder, self.model)
         except Exception as error:
             if not shows_damage(error):
                 raise
-            raise folders.damaged(found[0], error, base.FIELD) from error
-        log.info("started from %s", found[0])
+            raise folders.damaged(folder, error, base.FIELD) from error
+        log.info("started from %s", folder)
 
     def save(self) -> None:
         """Write a checkpoint of the current step, or begin to, unless that was done already."""

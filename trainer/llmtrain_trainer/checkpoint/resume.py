@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from llmtrain_trainer.checkpoint.agree import first_rank_chooses
 from llmtrain_trainer.checkpoint.damage import shows_damage
 from llmtrain_trainer.checkpoint.folders import Facts, Folder, damaged, newest, step_folder
 from llmtrain_trainer.checkpoint.retention import reading
@@ -34,7 +36,12 @@ def resume(
     bad: dict[int, InputError] = {}
     while True:
         with ExitStack() as lease:
-            facts = _agree(root, architecture, require, bad, lease, group)
+            try:
+                facts = first_rank_chooses(
+                    partial(_choose, root, architecture, require, bad, lease), group
+                )
+            except InputError as error:
+                raise next(iter(bad.values()), error) from None
             if facts is None and bad:
                 raise next(iter(bad.values()))
             if facts is None:
@@ -53,30 +60,6 @@ def resume(
         return facts
 
 
-def _agree(
-    root: Folder,
-    architecture: dict[str, Any],
-    require: Callable[[Facts], None],
-    bad: dict[int, InputError],
-    lease: ExitStack,
-    group: dist.ProcessGroup,
-) -> Facts | None:
-    """Let rank 0 choose: a shared file system may show different ranks different folders.
-
-    It also holds the lease for all of them.
-    """
-    found: list[Facts | InputError | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            found[0] = _choose(root, architecture, require, bad, lease)
-        except InputError as error:
-            found[0] = error
-    dist.broadcast_object_list(found, src=0, group=group)
-    if isinstance(found[0], InputError):
-        raise next(iter(bad.values()), found[0])
-    return found[0]
-
-
 def _choose(
     root: Folder,
     architecture: dict[str, Any],
@@ -84,6 +67,7 @@ def _choose(
     bad: dict[int, InputError],
     lease: ExitStack,
 ) -> Facts | None:
+    """Choose on rank 0, which holds the lease for all ranks."""
     while True:
         facts = newest(root, torch.__version__, architecture, bad, require_whole)
         if facts is None:
