@@ -130,7 +130,7 @@ class Progress(ApiModel):
     """When the last step is expected to end."""
     last_checkpoint_step: Count | None = None
     """Step of the newest complete checkpoint."""
-    restarts_in_place: Count = 0
+    restarts_in_place: Count | None = None
     """Restarts of all ranks inside their running pods, in this attempt. They are no restarts of
     the gang, and `status.restarts` does not count them."""
     held_out_loss_before: float | None = None
