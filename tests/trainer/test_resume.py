@@ -62,6 +62,61 @@ def test_every_precision_goes_on_with_the_same_bits_however_it_was_saved(
     assert found == [[(*kind, 2, True) for kind in KINDS]] * 2
 
 
+WORLDS: dict[int, list[dict[str, Any]]] = {
+    2: [
+        {"tensor": 2},
+        {"data": 2},
+        {"pipeline": 2, "pipelineSchedule": "Interleaved1F1B", "virtualStages": 2},
+        {"context": 2},
+        {"replicate": 2},
+    ],
+    4: [
+        {"pipeline": 2, "tensor": 2, "pipelineSchedule": "ZBVZeroBubble", "virtualStages": 2},
+        {"replicate": 2, "data": 2},
+        {"pipeline": 4},
+        {"context": 2, "tensor": 2},
+        {"pipeline": 2, "data": 2},
+    ],
+    1: [{}],
+}
+"""Layouts one after the other, by number of ranks."""
+
+
+def test_a_run_goes_on_from_layout_to_layout(
+    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+) -> None:
+    """Eleven changes of layout; in each the second step needs the optimizer's state as well."""
+    changes = sum(map(len, WORLDS.values()))
+    steps = 2 * (changes + 1)
+    checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 100, "keep": 2}
+
+    def spec(layout: dict[str, Any]) -> dict[str, Any]:
+        return job_spec(**layout, checkpoint=checkpoint, training={"steps": steps})
+
+    def two_steps(trainer: Any) -> list[float]:
+        losses = [trainer.take_step().loss for _ in range(2)]
+        trainer.save()
+        return losses
+
+    def straight(trainer: Any) -> list[float]:
+        return two_steps(trainer) + [trainer.take_step().loss for _ in range(steps - 2)]
+
+    def through(first: Any) -> list[float]:
+        losses: list[float] = []
+        for layout in WORLDS[first.run.layout.world_size]:
+            trainer = _another(first, spec(layout))
+            trainer.resume()
+            losses += two_steps(trainer)
+        return losses
+
+    expected = run_trainers(spec({}), shards, straight)[0]
+    found = expected[:2]
+    for layouts in WORLDS.values():
+        found += run_trainers(spec(layouts[0]), shards, through, 280)[0]
+    assert changes >= 10
+    assert found == pytest.approx(expected, rel=0, abs=1e-12)
+
+
 def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
     tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec,
     caplog: pytest.LogCaptureFixture,
