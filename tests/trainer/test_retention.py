@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -96,24 +99,45 @@ def test_readers_and_the_purge_do_not_harm_each_other(tmp_path: Path) -> None:
                     if there:
                         read[0] += 1
                         time.sleep(0.002)
-                        if {p.name for p in folder.iterdir()} < {folders.MARKER, folders.FACTS}:
+                        if not {folders.MARKER, folders.FACTS} <= {
+                            p.name for p in folder.iterdir()
+                        }:
                             harmed.append(step)
 
-    threads = [threading.Thread(target=readers) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        for step in range(150):
-            _complete(tmp_path, step)
-            time.sleep(0.001)
-            retention.purge(tmp_path, 1, 10_000)
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        reading = [pool.submit(readers) for _ in range(3)]
+        try:
+            for step in range(150):
+                _complete(tmp_path, step)
+                time.sleep(0.001)
+                retention.purge(tmp_path, 1, 10_000)
+        finally:
+            ended.set()
+        for each in reading:
+            each.result()
     assert read[0] > 50 and harmed == []
     retention.purge(tmp_path, 1, 10_000)
     assert folders.complete_steps(tmp_path) == [10_000]
+
+
+@pytest.mark.unit
+def test_a_folder_that_is_deleted_while_one_looks_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another process, before it is listed: for a reader, and for a purge."""
+    looked, purged = _complete(tmp_path, 1), _complete(tmp_path, 2)
+    listed = os.listdir
+
+    def after_deleting(path: Path) -> list[str]:
+        shutil.rmtree(path)
+        return listed(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", after_deleting)
+        assert not folders.is_complete(looked)
+        retention._delete(purged)
+    retention._delete(purged)
+    assert folders.complete_steps(tmp_path) == []
 
 
 @pytest.mark.torch

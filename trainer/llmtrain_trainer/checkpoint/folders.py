@@ -106,8 +106,16 @@ def complete_steps(root: Folder) -> list[int]:
 
 def is_complete(folder: Folder) -> bool:
     """Tell whether all of a checkpoint was written and nobody is deleting it."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = {path.name for path in inside(folder)}
     return MARKER in names and PURGING not in names
+
+
+def inside(folder: Folder) -> list[Folder]:
+    """Return what is in a folder: nothing where there is none, or somebody is deleting it."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def step_folder(root: Folder, step: int) -> Folder:
@@ -234,10 +242,8 @@ def damaged(folder: Folder, error: BaseException, field: str = FIELD) -> Damaged
 
 
 def _steps(root: Folder) -> list[tuple[int, Folder]]:
-    if not root.is_dir():
-        return []
     found: list[tuple[int, Folder]] = []
-    for path in root.iterdir():
+    for path in inside(root):
         match = _STEP.fullmatch(path.name)
         if match:
             found.append((int(match[1]), path))

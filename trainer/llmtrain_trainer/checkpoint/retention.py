@@ -18,6 +18,7 @@ from llmtrain_trainer.checkpoint.folders import (
     PURGING,
     Folder,
     complete_steps,
+    inside,
     is_complete,
     remove,
     step_folder,
@@ -62,7 +63,10 @@ def purge(root: Folder, keep: int, saved: int) -> None:
 
 def _delete(folder: Folder) -> None:
     note = folder / PURGING
-    note.write_text("")
+    try:
+        note.write_text("")
+    except FileNotFoundError:
+        return  # another purge was first
     if _is_read(folder):
         note.unlink(missing_ok=True)
         log.info("%s is being read: it is deleted after the next save", folder)
@@ -73,7 +77,7 @@ def _delete(folder: Folder) -> None:
 def _is_read(folder: Folder) -> bool:
     return any(
         path.name.startswith(LEASE) and time.time() - _written(path) < LEASE_SECONDS
-        for path in folder.iterdir()
+        for path in inside(folder)
     )
 
 
