@@ -126,6 +126,15 @@ def test_all_save_after_the_latest_step_that_any_rank_has_started() -> None:
     assert end.cause.exit_code == 143 and "step 42" in end.cause.report.message
 
 
+def test_no_rank_is_waited_for_before_its_first_step() -> None:
+    gang = _gang()
+    assert gang.hear(1, Asked(), 1.0) == (Hold(0),)
+    (end,) = _all_say(gang, Held(0, 0))
+    assert isinstance(end, End) and end.cause is not None
+    assert end.cause.exit_code == 143
+    assert "before it had anything to save" in end.cause.report.message
+
+
 @pytest.mark.parametrize("saves", [False, True])
 def test_nothing_is_waited_for_where_nothing_can_be_saved(saves: bool) -> None:
     gang = _gang(saves=saves)

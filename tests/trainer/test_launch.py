@@ -220,6 +220,34 @@ def test_a_pod_that_is_asked_to_stop_ends_with_143(
     assert not [pid for pid in ranks if Path(f"/proc/{pid}/cmdline").exists()]
 
 
+def test_a_pod_that_is_asked_to_stop_before_the_first_step_ends_at_once(
+    pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its ranks are measuring the held-out loss, which could take longer than the grace period."""
+    from llmtrain_trainer.train import Trainer
+
+    monkeypatch.setattr(Trainer, "evaluate", lambda _: time.sleep(10 * HANG))
+    root = tmp_path / "saved"
+    checkpoint = {"uri": f"file://{root}", "everySteps": 5}
+    one = pods(job_spec(uri=f"file://{corpus}", checkpoint=checkpoint))
+    process = one.fork(0)
+    deadline = time.monotonic() + HANG
+    while _phase(one) != "evaluating" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    assert _ends([process]) == [143], one.log(0)
+    assert "before it had anything to save" in one.message(0)["error"]["message"]
+    assert not list(root.glob("step-*"))
+
+
+def _phase(pods: Any) -> str | None:
+    try:
+        return str(json.loads(_get(pods, 0, "/status"))["phase"])
+    except OSError:
+        return None
+
+
 def test_ranks_do_not_outlive_a_launcher_that_is_killed(
     pods: MakePods, job_spec: MakeSpec, corpus: Path
 ) -> None:

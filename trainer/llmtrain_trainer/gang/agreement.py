@@ -45,6 +45,8 @@ FIRST_RETRYABLE = 128
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
+NOTHING_TO_SAVE = "before it had anything to save"
+
 Phase = Literal["gathering", "running", "explaining", "holding", "finishing", "ended"]
 
 
@@ -169,7 +171,7 @@ class Agreement:
         if self.phase in ("holding", "finishing", "ended"):
             return ()
         if self.phase != "running" or not self._saves:
-            return self._end(terminated("before it had anything to save"))
+            return self._end(terminated(NOTHING_TO_SAVE))
         self._enter("holding")
         self._started = 0
         return (Hold(self.generation),)
@@ -180,6 +182,8 @@ class Agreement:
         self._started = max(self._started, word.started)
         if not self._all_answered(member):
             return ()
+        if not self._started:  # ranks still load or evaluate
+            return self._end(terminated(NOTHING_TO_SAVE))
         self._enter("finishing")
         return (Finish(self.generation, self._started),)
 
