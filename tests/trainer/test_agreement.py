@@ -18,6 +18,7 @@ from llmtrain_trainer.gang.messages import (
     Hold,
     Joined,
     Order,
+    Patience,
     Ready,
     Restart,
     Silent,
@@ -126,6 +127,14 @@ def test_all_save_after_the_latest_step_that_any_rank_has_started() -> None:
     assert end.cause.exit_code == 143 and "step 42" in end.cause.report.message
 
 
+def test_a_gang_is_stopped_in_the_middle_of_a_question_as_well() -> None:
+    gang = _gang()
+    gang.hear(0, Silent(0, 0, 9.0, 8.0), 10.0)
+    assert gang.hear(1, Asked(), 10.1) == (Hold(0),)
+    gang.hear(0, Stated(0, (_stated(0), _stated(1)), 9.0), 10.2)
+    assert _all_say(gang, Held(0, 7), 10.3) == (Finish(0, 7),)
+
+
 def test_no_rank_is_waited_for_before_its_first_step() -> None:
     gang = _gang()
     assert gang.hear(1, Asked(), 1.0) == (Hold(0),)
@@ -152,19 +161,51 @@ def test_a_rank_that_fails_while_all_save_ends_the_gang() -> None:
 
 def test_a_hang_is_explained_before_it_is_acted_on() -> None:
     gang = _gang()
-    assert gang.hear(0, Silent(0, 0, 9.0), 10.0) == (Explain(0),)
-    assert gang.hear(1, Silent(0, 2, 9.0), 10.0) == ()
-    gang.hear(0, Stated(0, (_stated(0), _stated(1))), 10.5)
-    (order,) = gang.hear(1, Stated(0, (_stated(2), _stated(3, state="stopped", waits=False))), 11.0)
+    assert gang.hear(0, Silent(0, 0, 9.0, 8.0), 10.0) == (Explain(0),)
+    assert gang.hear(1, Silent(0, 2, 9.0, 8.0), 10.0) == ()
+    gang.hear(0, Stated(0, (_stated(0), _stated(1)), 9.0), 10.5)
+    mute = _stated(3, state="stopped", waits=False)
+    (order,) = gang.hear(1, Stated(0, (_stated(2), mute), 8.5), 11.0)
     assert isinstance(order, Restart)
     assert (order.cause.rank, order.cause.exit_code) == (3, 201)
     assert "dp all_gather #51 (rank 0, 1, 2)" in order.cause.report.message
 
 
+def test_a_rank_that_gets_on_is_waited_for() -> None:
+    """It writes what takes longer than a step; the ranks of another launcher have ended already."""
+    gang = _gang()
+    gang.hear(1, Done(0), 9.0)
+    assert gang.hear(0, Silent(0, 1, 9.0, 8.0), 10.0) == (Explain(0),)
+    gang.hear(0, Stated(0, (_stated(0), _stated(1)), 0.5), 10.5)
+    assert gang.hear(1, Stated(0, (), None), 10.6) == (Patience(0, 0.5),)
+    assert gang.deadline is None
+    assert gang.hear(0, Silent(0, 1, 8.1, 8.0), 18.0) == (Explain(0),)
+    gang.hear(0, Stated(0, (_stated(0), _stated(1)), 8.0), 18.5)
+    (order,) = gang.hear(1, Stated(0, (), None), 18.6)
+    assert isinstance(order, Restart)
+
+
+def test_a_peer_lost_in_the_middle_of_a_question_is_not_forgotten() -> None:
+    gang = _gang()
+    gang.hear(0, Silent(0, 0, 9.0, 8.0), 10.0)
+    gang.hear(0, Failed(0, LOST), 10.1)
+    gang.hear(0, Stated(0, (_stated(1),), 0.5), 10.5)
+    assert gang.hear(1, Stated(0, (_stated(2), _stated(3)), 0.5), 10.6) == (Restart(1, LOST),)
+
+
+def test_what_ended_before_a_question_stays_ended() -> None:
+    gang = _gang()
+    gang.hear(1, Done(0), 9.0)
+    gang.hear(0, Silent(0, 1, 9.0, 8.0), 10.0)
+    gang.hear(0, Stated(0, (_stated(0), _stated(1)), 0.5), 10.5)
+    gang.hear(1, Stated(0, (), None), 10.6)
+    assert gang.hear(0, Done(0), 12.0) == (End(None),)
+
+
 def test_a_launcher_that_cannot_say_anything_does_not_hold_up_the_others() -> None:
     gang = _gang()
-    gang.hear(0, Silent(0, 0, 9.0), 10.0)
-    gang.hear(0, Stated(0, (_stated(0), _stated(1))), 10.5)
+    gang.hear(0, Silent(0, 0, 9.0, 8.0), 10.0)
+    gang.hear(0, Stated(0, (_stated(0), _stated(1)), 9.0), 10.5)
     assert gang.deadline is not None
     (order,) = gang.expire(gang.deadline)
     assert isinstance(order, Restart) and "rank 2 could not be asked" in order.cause.report.message
@@ -197,9 +238,16 @@ def test_words_without_sense_are_refused(member: int, word: Word) -> None:
 
 
 def test_messages_survive_the_wire() -> None:
-    for word in (Joined((0, 1)), Failed(1, KILLED), Stated(2, (_stated(0),)), Asked()):
+    for word in (Joined((0, 1)), Failed(1, KILLED), Stated(2, (_stated(0),), None), Asked()):
         assert read_word(encode(word)) == word
-    for order in (Start(1, 4000), Restart(2, LOST), Finish(0, 7), End(None), End(BUG)):
+    for order in (
+        Start(1, 4000),
+        Restart(2, LOST),
+        Finish(0, 7),
+        Patience(0, 1.5),
+        End(None),
+        End(BUG),
+    ):
         assert read_order(encode(order)) == order
     for line in (b"{}\n", b'{"kind": "end"}\n', b"\xff\n", b"[" * 10_000):
         with pytest.raises(ValueError):

@@ -24,6 +24,7 @@ from llmtrain_trainer.gang.messages import (
     Finish,
     Held,
     Hold,
+    Patience,
     Ready,
     Restart,
     Silent,
@@ -93,6 +94,8 @@ class Crew:
                     await self._restart(order)
                 case Explain():
                     self._keep(self._explain())
+                case Patience():
+                    self._take_heart(order)
                 case Hold():
                     self._hold()
                 case Finish():
@@ -178,8 +181,15 @@ class Crew:
                 if not rank.stepped:
                     allowed = max(allowed, self.run.startup_timeout)
                 if rank.code is None and now - rank.heard > allowed:
-                    self.link.say(Silent(self.generation, rank.number, now - rank.heard))
+                    silent = now - rank.heard
+                    self.link.say(Silent(self.generation, rank.number, silent, allowed))
                     break
+
+    def _take_heart(self, order: Patience) -> None:
+        """Count another rank's progress as that of those here, which wait for it."""
+        moved = asyncio.get_running_loop().time() - order.seconds
+        for rank in self.ranks:
+            rank.heard = max(rank.heard, moved)
 
     async def _explain(self) -> None:
         """Ask every rank what it is doing, in words or, failing that, from its stack."""
@@ -196,7 +206,9 @@ class Crew:
         if mute:
             await asyncio.sleep(ANSWER_SECONDS / 4)
         statements = tuple(rank.statement or self._of_mute(rank) for rank in asked)
-        self.link.say(Stated(generation, statements))
+        now = asyncio.get_running_loop().time()
+        moved = min((now - rank.heard for rank in asked), default=None)
+        self.link.say(Stated(generation, statements, moved))
 
     async def _until_all_answered(self, asked: list[_Rank]) -> None:
         loop = asyncio.get_running_loop()

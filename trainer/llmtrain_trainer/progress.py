@@ -14,6 +14,7 @@ from llmtrain_trainer.endpoint import Page
 from llmtrain_trainer.metrics.registry import TrainingMetrics
 from llmtrain_trainer.metrics.utilization import DeviceUse
 from llmtrain_trainer.reports import (
+    AliveReport,
     CheckpointReport,
     EvaluationReport,
     PhaseReport,
@@ -60,6 +61,8 @@ class Progress:
             return
         if isinstance(report, StepReport):
             self._hear_step(report)
+        elif isinstance(report, AliveReport):
+            self.status = self.status.beat()
         elif isinstance(report, PhaseReport):
             self.status = self.status.beat(phase=report.phase, step=report.step)
         elif isinstance(report, EvaluationReport):

@@ -98,6 +98,11 @@ class SaveFailedReport:
 
 
 @dataclass(frozen=True, slots=True)
+class AliveReport:
+    """Something that may take longer than a step got on: a tensor, or part of a file, is there."""
+
+
+@dataclass(frozen=True, slots=True)
 class FailureReport:
     """Why a rank ends."""
 
@@ -131,6 +136,7 @@ Report = (
     | EvaluationReport
     | CheckpointReport
     | SaveFailedReport
+    | AliveReport
     | FailureReport
     | Statement
 )

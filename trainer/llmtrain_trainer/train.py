@@ -38,6 +38,7 @@ from llmtrain_trainer.parallel.gradients import clip_gradients, count_matches, s
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.passes import Passes, build_passes
 from llmtrain_trainer.parallel.replicate import Copies, keep_alike
+from llmtrain_trainer.pulse import pulse
 from llmtrain_trainer.reports import (
     CheckpointReport,
     EvaluationReport,
@@ -270,7 +271,7 @@ class Trainer:
         if dist.get_rank() == 0:
             to = folders.folder_of(self.run.checkpoint.export, "spec.checkpoint.exportHuggingFace")
             root = self.saver.root if self.run.lora is None else self.saver.root / "merged"
-            export_checkpoint(folders.step_folder(root, self.step), to)
+            export_checkpoint(folders.step_folder(root, self.step), to, beat=pulse(self.send))
         dist.barrier(group=self.saver.group)
 
     def _tell(self, outcome: Outcome) -> None:
@@ -291,6 +292,7 @@ class Trainer:
             checkpoint.keep,
             background=checkpoint.background,
             tokenizer=tokenizer_of(self.data.folder),
+            beat=pulse(self.send),
         )
 
     def _facts(self) -> folders.Facts:

@@ -219,7 +219,7 @@ class FailurePolicy(ApiModel):
     rules: Annotated[list[FailureRule], Field(max_length=32), list_map("name")] | None = None
     """Rules; the first match decides."""
     hang_timeout: Duration | None = None
-    """Without a step for this long the job counts as hung."""
+    """Without a step, or a tensor of a save or export, for this long the job counts as hung."""
     startup_timeout: Duration = "10m"
     """A gang whose pods are not all running after this long is released and placed anew."""
 

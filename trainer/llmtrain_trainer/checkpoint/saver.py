@@ -24,9 +24,11 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from llmtrain_trainer.checkpoint.folders import Facts, Folder, remove, step_folder, write_facts
 from llmtrain_trainer.checkpoint.retention import purge
 from llmtrain_trainer.checkpoint.state import TrainingState, weights, write
+from llmtrain_trainer.pulse import Pulse, no_pulse
 
-PATIENCE = timedelta(minutes=30)
-"""How long ranks wait for the slowest one's part."""
+PATIENCE = timedelta(days=1)
+"""How long ranks wait for the slowest one's part, which may be an export of hours; one that does
+not get on is found by the launchers' watch."""
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +50,23 @@ class Saver:
     """One rank's part in the checkpoints of a run. Made by all ranks at the same time."""
 
     def __init__(
-        self, root: Folder, keep: int, *, background: bool, tokenizer: Path | None = None
+        self,
+        root: Folder,
+        keep: int,
+        *,
+        background: bool,
+        tokenizer: Path | None = None,
+        beat: Pulse = no_pulse,
     ) -> None:
-        self.root, self.keep, self.tokenizer = root, keep, tokenizer
+        self.root, self.keep, self.tokenizer, self._beat = root, keep, tokenizer, beat
         group = dist.new_group(backend="gloo", timeout=PATIENCE, group_desc="checkpoint")
         assert isinstance(group, dist.ProcessGroup)  # every rank is in it
         self.group = group
         self._threads = ThreadPoolExecutor(1, "checkpoint") if background else None
         self._stager = _stager() if background else None
         self._pending: Future[Outcome] | None = None
+        self._waits = not background
+        """Training waits for what is written; else a write must not hide that training hangs."""
 
     def save(self, facts: Facts, state: TrainingState, tell: Callable[[Outcome], None]) -> None:
         """Save; collective over all ranks. `tell` gets the outcomes of this save or earlier ones.
@@ -82,13 +92,16 @@ class Saver:
         """Wait for a save in the background and tell its outcome."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            tell(pending.result())
+            self._waits = True
+            outcome = pending.result()
+            self._waits = False
+            tell(outcome)
 
     def save_merged(self, facts: Facts, model: nn.Module) -> None:
         """Write weights alone into `merged/`, and keep no other there; collective, at once."""
         root = self.root / "merged"
         self._empty_folder(root, facts)
-        write(step_folder(root, facts.step), weights(model), self.group)
+        write(step_folder(root, facts.step), weights(model), self.group, self._beat)
         self._tidy(lambda: purge(root, 1, facts.step))
 
     def _write(self, facts: Facts, state: Any, waited: float) -> Outcome:
@@ -99,13 +112,17 @@ class Saver:
         start = time.perf_counter()
         try:
             self._empty_folder(self.root, facts)
-            write(step_folder(self.root, facts.step), state, self.group)
+            write(step_folder(self.root, facts.step), state, self.group, self._beat_if_waiting)
         except Exception as error:
             log.warning("no checkpoint of step %d: %r", facts.step, error)
             self._tidy(lambda: remove(step_folder(self.root, facts.step)))
             return Outcome(facts.step, waited, time.perf_counter() - start, error)
         self._tidy(lambda: purge(self.root, self.keep, facts.step))
         return Outcome(facts.step, waited, time.perf_counter() - start)
+
+    def _beat_if_waiting(self) -> None:
+        if self._waits:
+            self._beat()
 
     def _empty_folder(self, root: Folder, facts: Facts) -> None:
         """Let rank 0 prepare the folder; nobody touches it before. Raises on all ranks or none."""

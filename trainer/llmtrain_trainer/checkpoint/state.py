@@ -5,6 +5,7 @@ Each rank writes its shards; a checkpoint written in one layout loads in any oth
 
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader, FsspecWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, WriteItem
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -32,6 +34,7 @@ from llmtrain_trainer.checkpoint.patience import patiently
 from llmtrain_trainer.model.lora import is_adapter
 from llmtrain_trainer.parallel.replicate import Copies
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
+from llmtrain_trainer.pulse import Pulse, no_pulse
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
 """Optimizer state by parameter name: numbers would collide between pipeline stages. What is frozen
@@ -85,12 +88,31 @@ class TrainingState:
         }
 
 
-def write(folder: Folder, state: dict[str, Any], group: dist.ProcessGroup | None) -> None:
+def write(
+    folder: Folder,
+    state: dict[str, Any],
+    group: dist.ProcessGroup | None,
+    beat: Pulse = no_pulse,
+) -> None:
     """Write a state into an empty folder; collective over the ranks of `group`, if any."""
     with catchable_checkpoint_errors():
         dcp.save(  # type: ignore[attr-defined]
-            state, storage_writer=_writer_of(folder), process_group=group, no_dist=group is None
-        )
+            state, storage_writer=_writer_of(folder), planner=_Telling(beat),
+            process_group=group, no_dist=group is None,
+        )  # fmt: skip
+
+
+class _Telling(DefaultSavePlanner):
+    """Shows a sign of life for every tensor that is about to be written."""
+
+    def __init__(self, beat: Pulse) -> None:
+        super().__init__()
+        self._beat = beat
+
+    def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
+        """Return what is to be written."""
+        self._beat()
+        return super().resolve_data(write_item)
 
 
 def weights(model: nn.Module) -> dict[str, Any]:

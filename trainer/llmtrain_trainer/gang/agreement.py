@@ -8,6 +8,7 @@ coming back, ends the gang, and the operator decides.
 
 from __future__ import annotations
 
+import math
 import signal
 from typing import Literal
 
@@ -25,6 +26,7 @@ from llmtrain_trainer.gang.messages import (
     Hold,
     Joined,
     Order,
+    Patience,
     Ready,
     Restart,
     Silent,
@@ -61,9 +63,13 @@ class Agreement:
         self._members: dict[int, tuple[int, ...]] = {}
         self._answered: set[int] = set()
         """Who has answered what the current phase asks of every launcher."""
+        self._ended: set[int] = set()
+        """Whose ranks of this generation all ended well, in whatever phase that was."""
         self._failures: list[Cause] = []
         self._statements: list[Statement] = []
         self._silent: Silent | None = None
+        self._moved = math.inf
+        """Seconds since a rank last showed progress, of all launchers that have stated."""
         self._started = self._saved = self._in_a_row = 0
         self._asked = False
         self.phase: Phase = "gathering"
@@ -121,9 +127,7 @@ class Agreement:
             missing = tuple(rank for rank in range(self._world) if rank not in there)
             text = f"{_named(missing)} did not get ready within {self._startup:.0f} s"
             return self._end(_lost_peer(text))
-        if self._failures:
-            return self._settle(first_cause(self._failures))
-        return self._settle(self._hung())
+        return self._judge()
 
     def _join(self, member: int, word: Joined) -> None:
         taken = {rank for ranks in self._members.values() for rank in ranks}
@@ -138,9 +142,10 @@ class Agreement:
             return ()
         if not self._answered:
             self.deadline = now + self._startup
-        if not self._all_answered(member):
+        if not self._all(self._answered, member):
             return ()
         self._enter("running")
+        self._ended = set()
         return (Start(self.generation),)
 
     def _failed(self, cause: Cause, now: float) -> tuple[Order, ...]:
@@ -164,13 +169,28 @@ class Agreement:
         if self.phase != "explaining":
             return ()
         self._statements += word.statements
-        return self._settle(self._hung()) if self._all_answered(member) else ()
+        if word.seconds is not None:
+            self._moved = min(self._moved, word.seconds)
+        return self._judge() if self._all(self._answered, member) else ()
+
+    def _judge(self) -> tuple[Order, ...]:
+        """Tell a gang that hangs from one that waits for a rank which is getting on.
+
+        Where rank 0 writes an export for an hour, all others are silent and nothing is wrong.
+        """
+        if self._failures:
+            return self._settle(first_cause(self._failures))
+        if self._silent is not None and self._moved < self._silent.allowed:
+            patience = Patience(self.generation, self._moved)
+            self._enter("running")
+            return (patience,)
+        return self._settle(self._hung())
 
     def _stop(self) -> tuple[Order, ...]:
         self._asked = True
         if self.phase in ("holding", "finishing", "ended"):
             return ()
-        if self.phase != "running" or not self._saves:
+        if self.phase not in ("running", "explaining") or not self._saves:
             return self._end(terminated(NOTHING_TO_SAVE))
         self._enter("holding")
         self._started = 0
@@ -180,7 +200,7 @@ class Agreement:
         if self.phase != "holding":
             return ()
         self._started = max(self._started, word.started)
-        if not self._all_answered(member):
+        if not self._all(self._answered, member):
             return ()
         if not self._started:  # ranks still load or evaluate
             return self._end(terminated(NOTHING_TO_SAVE))
@@ -188,7 +208,7 @@ class Agreement:
         return (Finish(self.generation, self._started),)
 
     def _done(self, member: int) -> tuple[Order, ...]:
-        if self.phase == "gathering" or not self._all_answered(member):
+        if self.phase == "gathering" or not self._all(self._ended, member):
             return ()
         if self.phase == "finishing":
             return self._end(terminated(f"after it had saved step {self._started}"))
@@ -215,12 +235,14 @@ class Agreement:
         return (End(cause),)
 
     def _enter(self, phase: Phase) -> None:
-        self.phase, self.deadline, self._silent = phase, None, None
+        self.phase, self.deadline = phase, None
+        self._silent, self._moved = None, math.inf
         self._answered, self._failures, self._statements = set(), [], []
 
-    def _all_answered(self, member: int) -> bool:
-        self._answered.add(member)
-        return sum(len(self._members.get(one, ())) for one in self._answered) == self._world
+    def _all(self, answered: set[int], member: int) -> bool:
+        """Add a launcher to those that answered; tell whether that makes all ranks."""
+        answered.add(member)
+        return sum(len(self._members.get(one, ())) for one in answered) == self._world
 
 
 def terminated(when: str) -> Cause:

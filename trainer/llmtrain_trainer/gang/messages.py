@@ -46,6 +46,7 @@ class Silent:
     generation: int
     rank: int
     seconds: float
+    allowed: float
     kind: Literal["silent"] = "silent"
 
 
@@ -55,6 +56,8 @@ class Stated:
 
     generation: int
     statements: tuple[Statement, ...]
+    seconds: float | None
+    """Since one of them last showed progress; None where all have ended."""
     kind: Literal["stated"] = "stated"
 
 
@@ -113,6 +116,15 @@ class Explain:
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """A rank somewhere showed progress so long ago: the silent ones wait for it."""
+
+    generation: int
+    seconds: float
+    kind: Literal["patience"] = "patience"
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """Let no rank start another step."""
 
@@ -137,7 +149,7 @@ class End:
     kind: Literal["end"] = "end"
 
 
-Order = Start | Restart | Explain | Hold | Finish | End
+Order = Start | Restart | Explain | Patience | Hold | Finish | End
 """From the agreement to all launchers."""
 
 _WORDS: TypeAdapter[Word] = TypeAdapter(Annotated[Word, Field(discriminator="kind")])

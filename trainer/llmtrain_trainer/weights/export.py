@@ -5,12 +5,17 @@ from __future__ import annotations
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.folders import TOKENIZER, Facts, Folder
 from llmtrain_trainer.checkpoint.retention import reading
+from llmtrain_trainer.pulse import Pulse, no_pulse
 from llmtrain_trainer.weights.huggingface import Dtype, export
 from llmtrain_trainer.weights.reading import find_checkpoint, weights_of_checkpoint
 
 
 def export_checkpoint(
-    root: Folder, to: Folder, tokenizer: Folder | None = None, dtype: Dtype = "float32"
+    root: Folder,
+    to: Folder,
+    tokenizer: Folder | None = None,
+    dtype: Dtype = "float32",
+    beat: Pulse = no_pulse,
 ) -> Facts:
     """Write the newest complete checkpoint in `root`, or `root` itself; return its facts.
 
@@ -22,5 +27,5 @@ def export_checkpoint(
         tokenizer = saved
     architecture = Architecture.from_wire(facts.architecture)
     with reading(folder):
-        export(weights_of_checkpoint(folder), architecture, to, tokenizer, dtype)
+        export(weights_of_checkpoint(folder), architecture, to, tokenizer, dtype, beat=beat)
     return facts

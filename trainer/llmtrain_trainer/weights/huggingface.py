@@ -21,12 +21,16 @@ from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.folders import TOKENIZER, Folder, make
 from llmtrain_trainer.data.tokens import end_token
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.pulse import Pulse, no_pulse
 from llmtrain_trainer.weights.families import Piece, architecture_of, config_of, pieces
 from llmtrain_trainer.weights.reading import ReadWeights, weight_shapes
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
 """Of one file of weights: what writing one needs of memory, twice."""
+
+PART_BYTES = 64 << 20
+"""Of a file, between two signs of life."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -38,8 +42,12 @@ def export(
     tokenizer: Folder | None = None,
     dtype: Dtype = "float32",
     shard_bytes: int = SHARD_BYTES,
+    beat: Pulse = no_pulse,
 ) -> None:
-    """Write a model that `transformers` and its like load. Raises InputError for other shapes."""
+    """Write a model that `transformers` and its like load. Raises InputError for other shapes.
+
+    `beat` is called for every tensor that was read and every part of a file that was written.
+    """
     end = None if tokenizer is None else end_token(Tokenizer.from_str(tokenizer.read_text()))
     config = config_of(architecture, dtype, end)
     shards = _shards(architecture, getattr(torch, dtype).itemsize, shard_bytes)
@@ -51,8 +59,11 @@ def export(
         name = "model.safetensors"
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {piece.theirs: _join(piece, read).to(getattr(torch, dtype)) for piece in shard}
-        (to / name).write_bytes(save(tensors, {"format": "pt"}))
+        tensors = {}
+        for piece in shard:
+            tensors[piece.theirs] = _join(piece, read).to(getattr(torch, dtype))
+            beat()
+        _write(to / name, save(tensors, {"format": "pt"}), beat)
         index.update(dict.fromkeys(tensors, name))
     if len(shards) > 1:
         (to / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}, indent=1))
@@ -111,6 +122,15 @@ def _shards(architecture: Architecture, width: int, limit: int) -> list[list[Pie
         shards[-1].append(piece)
         used += size
     return shards
+
+
+def _write(path: Folder, content: bytes, beat: Pulse) -> None:
+    """Write a file of some gigabytes: a slow store may take longer for it than a step may."""
+    whole = memoryview(content)
+    with path.open("wb") as file:
+        for start in range(0, len(whole), PART_BYTES):
+            file.write(whole[start : start + PART_BYTES])
+            beat()
 
 
 def _join(piece: Piece, read: ReadWeights) -> Tensor:
