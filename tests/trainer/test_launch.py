@@ -310,6 +310,8 @@ def test_how_a_rank_ends_is_how_its_pod_ends(
         ({"uri": "s3://bucket/x"}, "InvalidSpec", "spec.data.sources[0].uri"),
         ({"checkpoint": {"uri": "file:///dev/null/x"}}, "CheckpointUnreadable",
          "spec.checkpoint.uri"),
+        ({"checkpoint": {"uri": "file:///tmp", "exportHuggingFace": "file:///dev/null/x"}},
+         "ExportNotWritable", "spec.checkpoint.exportHuggingFace"),
         ({"architecture": {"vocabSize": 100}}, "InvalidSpec",
          "spec.model.architecture.vocabSize"),
         ({"architecture": {"sequenceLength": 99999}}, "CorpusTooSmall",

@@ -233,14 +233,23 @@ class ReportedError(TrainerError):
 def _prepare(run: RunConfig, pod: PodEnvironment, send: Callable[[Any], None]) -> int:
     """Check what only this pod can see, and prepare the data; runs in the child."""
     try:
-        if run.checkpoint is not None:
-            folders.require_usable(folders.folder_of(run.checkpoint.uri))
+        _require_folders(run, pod)
         send(prepare(run.data, run.sequence, pod.work_dir))
     except Exception as error:  # the border of the process
         failure = describe(error)
         send(failure)
         return failure.exit_code
     return 0
+
+
+def _require_folders(run: RunConfig, pod: PodEnvironment) -> None:
+    """Raise InputError unless what is saved and exported can be written: not days later."""
+    if run.checkpoint is None:
+        return
+    folders.require_usable(folders.folder_of(run.checkpoint.uri))
+    if run.checkpoint.export is not None and 0 in pod.ranks:  # rank 0 writes it
+        to = folders.folder_of(run.checkpoint.export, folders.EXPORT_FIELD)
+        folders.require_usable(to, folders.EXPORT_FIELD, "ExportNotWritable")
 
 
 async def import_torch() -> None:

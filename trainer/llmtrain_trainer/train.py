@@ -269,7 +269,7 @@ class Trainer:
             return
         self.send(PhaseReport("saving", self.step))
         if dist.get_rank() == 0:
-            to = folders.folder_of(self.run.checkpoint.export, "spec.checkpoint.exportHuggingFace")
+            to = folders.folder_of(self.run.checkpoint.export, folders.EXPORT_FIELD)
             root = self.saver.root if self.run.lora is None else self.saver.root / "merged"
             export_checkpoint(folders.step_folder(root, self.step), to, beat=pulse(self.send))
         dist.barrier(group=self.saver.group)

@@ -27,7 +27,7 @@ from upath import UPath
 from llmtrain_trainer.checkpoint.patience import is_passing, patiently
 from llmtrain_trainer.errors import InputError
 
-FIELD = "spec.checkpoint.uri"
+FIELD, EXPORT_FIELD = "spec.checkpoint.uri", "spec.checkpoint.exportHuggingFace"
 FACTS, MARKER, PURGING = "llmtrain.json", ".metadata", ".purging"
 TOKENIZER = "tokenizer.json"
 
@@ -83,8 +83,8 @@ def folder_of(uri: str, field: str = FIELD) -> Folder:
     return UPath(uri, use_listings_cache=False)
 
 
-def require_usable(root: Folder) -> None:
-    """Raise InputError (`CheckpointUnreadable`) unless the folder can be read and written."""
+def require_usable(root: Folder, field: str = FIELD, reason: str = "CheckpointUnreadable") -> None:
+    """Raise InputError unless the folder can be read and written."""
     probe = root / f".probe-{uuid4().hex}"
     try:
         make(root)
@@ -96,7 +96,7 @@ def require_usable(root: Folder) -> None:
     except Exception as error:  # drivers of stores raise what they like
         if is_passing(error):
             raise
-        raise _unreadable(f"cannot use {root}: {_reason(error)}") from error
+        raise _unusable(reason, f"cannot use {root}: {_reason(error)}", field) from error
 
 
 def complete_steps(root: Folder) -> list[int]:
@@ -162,7 +162,8 @@ def read_facts(folder: Folder, running_torch: str, field: str = FIELD) -> Facts:
     except (FileNotFoundError, ValueError, TypeError) as error:
         raise damaged(folder, error, field) from error
     except PermissionError as error:
-        raise _unreadable(f"cannot read {path}: {error}") from error
+        text = f"cannot read {path}: {error}"
+        raise _unusable("CheckpointUnreadable", text, field) from error
     if _version(facts.torch) > _version(running_torch):
         raise InputError(
             "CheckpointUnreadable",
@@ -260,8 +261,8 @@ def _reason(error: Exception) -> str:
     return str(error.strerror) if known and isinstance(error, OSError) else f"{error}"
 
 
-def _unreadable(message: str) -> InputError:
+def _unusable(reason: str, message: str, field: str) -> InputError:
     return InputError(
-        "CheckpointUnreadable", message, field=FIELD,
+        reason, message, field=field,
         remedy="mount a volume there that the pod may read and write, or correct the URI",
     )  # fmt: skip
