@@ -231,29 +231,12 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         )
     policy = job.spec.failure_policy
     hang = policy.hang_timeout if policy else None
+    base = job.spec.model.init_from if job.spec.model else None
     return RunConfig(
         name=name,
         architecture=architecture,
         layout=job.layout,
-        data=DataConfig(
-            sources=tuple(
-                Source(
-                    source.name,
-                    source.uri,
-                    f"spec.data.sources[{index}].uri",
-                    source.weight,
-                    _format(data, source),
-                    source.filter,
-                )
-                for index, source in enumerate(data.sources)
-            ),
-            held_out_fraction=data.held_out_fraction,
-            vocab_size=architecture.vocab_size,
-            seed=training.seed,
-            tokenizer=data.tokenizer.uri if data.tokenizer else None,
-            chat=_chat(data, architecture),
-            base=job.spec.model.init_from if job.spec.model else None,
-        ),
+        data=_data(data, architecture, training.seed, base),
         optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
         exchange=Exchange.of(training.gradient_sync),
         outer=_outer(training.gradient_sync),
@@ -269,9 +252,31 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         seed=training.seed,
         hang_timeout=duration_seconds(hang) if hang else DEFAULT_HANG_TIMEOUT,
         startup_timeout=duration_seconds(policy.startup_timeout) if policy else 600,
-        init_from=job.spec.model.init_from if job.spec.model else None,
+        init_from=base,
         lora=_lora(training),
         restarts_in_place=(policy or FailurePolicy()).max_restarts_in_place,
+    )
+
+
+def _data(data: Data, architecture: Architecture, seed: int, base: str | None) -> DataConfig:
+    return DataConfig(
+        sources=tuple(
+            Source(
+                source.name,
+                source.uri,
+                f"spec.data.sources[{index}].uri",
+                source.weight,
+                _format(data, source),
+                source.filter,
+            )
+            for index, source in enumerate(data.sources)
+        ),
+        held_out_fraction=data.held_out_fraction,
+        vocab_size=architecture.vocab_size,
+        seed=seed,
+        tokenizer=data.tokenizer.uri if data.tokenizer else None,
+        chat=_chat(data, architecture),
+        base=base,
     )
 
 

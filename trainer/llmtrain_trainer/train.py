@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmtrain_trainer import finite
+from llmtrain_trainer import finite, refusals
 from llmtrain_trainer.checkpoint import base, folders
 from llmtrain_trainer.checkpoint.agree import first_rank_chooses
 from llmtrain_trainer.checkpoint.damage import shows_damage
@@ -26,7 +27,7 @@ from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
 from llmtrain_trainer.data.mixture import open_mixture
 from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
 from llmtrain_trainer.data.prepared import tokenizer_of
-from llmtrain_trainer.errors import InputError, TrainerError
+from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
 from llmtrain_trainer.metrics.skew import measure_skew
 from llmtrain_trainer.optimize import build_optimizer, learning_rate, set_rate
@@ -107,7 +108,7 @@ class Trainer:
         Where the launcher asks for an early end: up to the step it names, and save.
         """
         orders = orders or Orders()
-        self._require_same_data()
+        refusals.require_same_data(self.data.digest)
         self.resume()
         self.start_from_base()
         if self.held_out_before is None:
@@ -205,9 +206,8 @@ class Trainer:
         """Go on from the newest complete checkpoint, if there is one."""
         if self.saver is None:
             return
-        facts = resume(
-            self.saver.root, self._architecture(), self._require_own, self.state, self.saver.group
-        )
+        require = partial(refusals.require_own, data=self.data.digest, lora=self._adapters())
+        facts = resume(self.saver.root, self._architecture(), require, self.state, self.saver.group)
         if facts is None:
             return
         self.step = self.saved = facts.step
@@ -306,40 +306,8 @@ class Trainer:
             sequences=self.step * self.run.global_batch,
             held_out_before=before.loss if before else None,
             exact_match_before=before.exact_match if before else None,
-            lora=self.run.lora.facts() if self.run.lora else None,
+            lora=self._adapters(),
         )
-
-    def _require_own(self, facts: folders.Facts) -> None:
-        """Raise InputError for a checkpoint that this job must not go on from."""
-        if facts.data != self.data.digest:
-            raise InputError(
-                "CheckpointMismatch",
-                f"the checkpoint of step {facts.step} was saved with other data",
-                field=folders.FIELD,
-                remedy="use another folder, or the sources, heldOutFraction, vocabSize and seed "
-                "it was saved with",
-            )
-
-        if facts.lora != (self.run.lora.facts() if self.run.lora else None):
-            raise InputError(
-                "CheckpointMismatch",
-                f"the checkpoint of step {facts.step} was saved with other adapters",
-                field=folders.FIELD,
-                remedy="use another folder, or the training.lora it was saved with",
-            )
-
-    def _require_same_data(self) -> None:
-        """Compare what every pod prepared: with other text the same number is another token."""
-        digests = [""] * dist.get_world_size()
-        dist.all_gather_object(digests, self.data.digest)
-        others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
-        if others:
-            raise InputError(
-                "CorpusMismatch",
-                f"ranks {others[:16]} prepared other data than rank 0",
-                field="spec.data.sources",
-                remedy="make every node see the same files: one image, or one shared volume",
-            )
 
     def _evaluate(self) -> HeldOut:
         self.send(PhaseReport("evaluating", self.step))
@@ -353,6 +321,9 @@ class Trainer:
 
     def _architecture(self) -> dict[str, object]:
         return self.run.architecture.to_wire()
+
+    def _adapters(self) -> dict[str, object] | None:
+        return self.run.lora.facts() if self.run.lora else None
 
     def _share(self) -> Share:
         return Share(self.run.global_batch, self.grid.replica, self.run.replicas)
