@@ -134,6 +134,31 @@ def test_what_is_no_base_or_no_checkpoint_of_the_job_is_refused(
         assert (named, message in said) == (field, True), said
 
 
+def test_a_sequence_longer_than_learned_positions_is_refused(
+    job_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """A base with rotary positions reads sequences of any length; learned ones end somewhere."""
+    from llmtrain_trainer.checkpoint import folders
+    from llmtrain_trainer.checkpoint.base import base_folder
+    from llmtrain_trainer.config import from_spec
+
+    for positions in ("rotary", "learned"):
+        short, long = (
+            from_spec("test", job_spec(architecture={"positions": positions, **length}))
+            for length in ({}, {"sequenceLength": 32})
+        )
+        root, wanted = tmp_path / positions, long.architecture.to_wire()
+        saved = folders.Facts(1, "2.15.0", "dp1", short.architecture.to_wire(), "d", 8, None)
+        step = folders.write_facts(root, saved)
+        (step / folders.MARKER).touch()
+        if positions == "rotary":
+            assert base_folder(root.as_uri(), "2.15.0", wanted) == step
+            continue
+        with pytest.raises(InputError, match="sequenceLength is 16 there and 32 here") as caught:
+            base_folder(root.as_uri(), "2.15.0", wanted)
+        assert caught.value.field == "spec.model.initFrom" and caught.value.remedy
+
+
 def test_a_base_without_its_tokenizer_is_refused(tmp_path: Path, base: tuple[Path, float]) -> None:
     """Other tokens would mean nothing to it; the one beside its weights is used."""
     from llmtrain_trainer.checkpoint.base import base_tokenizer

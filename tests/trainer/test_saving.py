@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ pytestmark = pytest.mark.torch
 
 RunTrainers = Callable[..., list[Any]]
 MakeSpec = Callable[..., dict[str, Any]]
+
+HANG = 60
+"""Seconds after which a wait is given up."""
 
 
 def _checkpoint(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -52,6 +57,40 @@ def test_a_run_that_saves_in_the_background_keeps_the_newest_and_exports(
     _, read = weights_of_huggingface(export)
     for name, tensor in read(list(weights)).items():
         assert np.array_equal(tensor.numpy(), weights[name].astype(np.float32)), name
+
+
+def test_training_goes_on_while_a_save_is_written(
+    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+) -> None:
+    """The volume takes nothing until three more steps are done on all ranks."""
+    spec = job_spec(data=2, checkpoint=_checkpoint(tmp_path), architecture={"layers": 1})
+
+    def train(trainer: Any) -> tuple[list[int], list[int], list[int]]:
+        from torch.distributed.checkpoint.filesystem import FileSystem
+
+        begun, ready, create_stream = threading.Event(), threading.Event(), FileSystem.create_stream
+
+        @contextmanager
+        def held(self: Any, path: Any, mode: str) -> Iterator[Any]:
+            begun.set()
+            assert ready.wait(HANG)
+            with create_stream(self, path, mode) as file:
+                yield file
+
+        FileSystem.create_stream = held  # type: ignore[method-assign]
+        trainer.take_step()
+        trainer.save()
+        assert begun.wait(HANG)
+        steps = [trainer.take_step().step for _ in range(3)]
+        trainer.saver.look(trainer._tell)
+        saved = folders.complete_steps(tmp_path)
+        ready.set()
+        trainer.finish_saving()
+        told = [report.step for report in trainer.sent if isinstance(report, CheckpointReport)]
+        return steps, saved, told
+
+    assert run_trainers(spec, shards, train) == [([2, 3, 4], [], [1])] * 2
+    assert folders.complete_steps(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["at once", "in the background"])
@@ -109,7 +148,6 @@ def _kill_on(kind: Any, method: str) -> None:
     """Kill this process in the middle of `method`: a stream has been written to by then."""
     import os
     import signal
-    from contextlib import contextmanager
 
     original = getattr(kind, method)
 
