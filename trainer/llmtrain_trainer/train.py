@@ -21,7 +21,7 @@ from llmtrain_trainer.checkpoint.agree import first_rank_chooses
 from llmtrain_trainer.checkpoint.damage import shows_damage
 from llmtrain_trainer.checkpoint.resume import resume
 from llmtrain_trainer.checkpoint.saver import Outcome, Saver
-from llmtrain_trainer.checkpoint.state import TrainingState, load_weights
+from llmtrain_trainer.checkpoint.state import TrainingState, load_weights, require_whole
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
 from llmtrain_trainer.data.mixture import open_mixture
@@ -221,9 +221,13 @@ class Trainer:
         if self.run.init_from is None or (self.step and self.run.lora is None):
             return
         uri = self.run.init_from
-        folder = first_rank_chooses(
-            lambda: base.base_folder(uri, torch.__version__, self._architecture())
-        )
+
+        def choose() -> folders.Folder:
+            found = base.base_folder(uri, torch.__version__, self._architecture())
+            require_whole(found, base.FIELD)
+            return found
+
+        folder = first_rank_chooses(choose)
         try:
             load_weights(folder, self.model)
         except Exception as error:

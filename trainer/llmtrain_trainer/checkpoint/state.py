@@ -8,16 +8,17 @@ from __future__ import annotations
 import io
 import pickle
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, WriteItem
 from torch.distributed.checkpoint.state_dict import (
@@ -29,7 +30,14 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.futures import Future
 
-from llmtrain_trainer.checkpoint.folders import MARKER, Folder, damaged
+from llmtrain_trainer.checkpoint.checksums import (
+    SummingStoreWriter,
+    SummingWriter,
+    checked_entry,
+    require_files,
+    require_marker,
+)
+from llmtrain_trainer.checkpoint.folders import FIELD, MARKER, Folder, damaged
 from llmtrain_trainer.checkpoint.patience import patiently
 from llmtrain_trainer.model.lora import is_adapter
 from llmtrain_trainer.parallel.replicate import Copies
@@ -129,15 +137,17 @@ def load_weights(folder: Folder, model: nn.Module) -> None:
     set_model_state_dict(model, state[MODEL], options=StateDictOptions(strict=False))
 
 
-def require_whole(folder: Folder) -> None:
+def require_whole(folder: Folder, field: str = FIELD) -> None:
     """Raise InputError where a checkpoint lacks files, or bytes at their end.
 
-    One rank asks, before any reads. Bytes that were overwritten show only when they are read.
+    One rank asks, before any reads. Weights that were overwritten show only when they are read:
+    every rank compares the checksums of what it needs.
     """
     try:
         metadata = reader_of(folder).read_metadata()
-    except (EOFError, pickle.UnpicklingError) as error:
-        raise damaged(folder, error) from error
+        patiently(partial(require_files, folder, metadata))
+    except (EOFError, FileNotFoundError, pickle.UnpicklingError) as error:
+        raise damaged(folder, error, field) from error
     ends: dict[str, int] = {}
     for place in (metadata.storage_data or {}).values():
         ends[place.relative_path] = max(
@@ -148,9 +158,9 @@ def require_whole(folder: Folder) -> None:
         try:
             size = patiently(path.stat).st_size
         except FileNotFoundError as error:
-            raise damaged(folder, error) from error
+            raise damaged(folder, error, field) from error
         if size < end:
-            raise damaged(folder, EOFError(f"{name} has {size} of {end} bytes"))
+            raise damaged(folder, EOFError(f"{name} has {size} of {end} bytes"), field)
 
 
 class _Patient(FileSystemReader):
@@ -168,13 +178,18 @@ class _Patient(FileSystemReader):
         """Read this rank's part."""
         return patiently(lambda: super(_Patient, self).read_data(plan, planner))
 
+    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
+        return checked_entry(super()._slice_file(file, sinfo), sinfo)
+
     def _read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         try:
-            return super().read_metadata(*args, **kwargs)
-        except (OSError, MemoryError, EOFError):
+            metadata = super().read_metadata(*args, **kwargs)
+            require_marker(metadata)
+        except (OSError, EOFError):
             raise
-        except Exception as error:  # unpickling damaged bytes raises nearly anything
+        except Exception as error:  # damaged bytes raise nearly anything, or ask for all memory
             raise pickle.UnpicklingError(f"{MARKER}: {error!r}") from error
+        return metadata
 
 
 class _PatientStore(_Patient, FsspecReader):
@@ -188,7 +203,10 @@ def reader_of(folder: Folder) -> FileSystemReader:
     return _PatientStore(str(folder), **folder.storage_options)
 
 
-def _writer_of(folder: Folder) -> FileSystemWriter:
+def _writer_of(folder: Folder) -> SummingWriter:
     if isinstance(folder, Path):
-        return FileSystemWriter(folder)
-    return FsspecWriter(str(folder), **folder.storage_options)
+        writer = SummingWriter(folder)
+    else:
+        writer = SummingStoreWriter(str(folder), **folder.storage_options)
+    writer.folder = folder
+    return writer

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint import folders
+from llmtrain_trainer.checkpoint.damage import shows_damage
 from llmtrain_trainer.checkpoint.folders import Facts, Folder
 from llmtrain_trainer.checkpoint.state import MODEL, reader_of, require_whole
 from llmtrain_trainer.errors import InputError
@@ -21,7 +22,7 @@ from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 
 ReadWeights = Callable[[Sequence[str]], Mapping[str, Tensor]]
-"""Returns whole tensors on the CPU. Raises InputError where one is missing."""
+"""Returns whole tensors on the CPU. Raises InputError where one is missing or damaged."""
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
@@ -43,8 +44,13 @@ def weights_of_checkpoint(folder: Folder) -> ReadWeights:
             if not isinstance(found, TensorStorageMetadata):
                 raise folders.damaged(folder, KeyError(name))
             state[f"{MODEL}.{name}"] = torch.empty(found.size, dtype=found.properties.dtype)
-        with catchable_checkpoint_errors():
-            dcp.load(state, storage_reader=reader_of(folder), no_dist=True)  # type: ignore[attr-defined]
+        try:
+            with catchable_checkpoint_errors():
+                dcp.load(state, storage_reader=reader_of(folder), no_dist=True)  # type: ignore[attr-defined]
+        except Exception as error:
+            if not shows_damage(error):
+                raise
+            raise folders.damaged(folder, error) from error
         return {name: state[f"{MODEL}.{name}"] for name in names}
 
     return read
