@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,42 @@ def test_warc_and_wet(tmp_path: Path) -> None:
     assert page.strip().count("\n") >= 4 and text == "ß"
 
 
+def warc(*pages: tuple[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    writer = WARCWriter(packed, gzip=True)
+    for kind, content in pages:
+        head = StatusAndHeaders("200 OK", [("Content-Type", kind)], protocol="HTTP/1.1")
+        writer.write_record(
+            writer.create_warc_record(
+                "http://x.test/", "response", io.BytesIO(content), http_headers=head
+            )
+        )
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "text"),
+    [
+        ("text/html", b"<p>a<![foo[bar]]>b</p>", "ab"),
+        ("text/html", b"<p>a<![if !IE]>b<![endif]></p>", "ab"),
+        ("text/html", b"<p>a<![foo", "a<![foo"),
+        ("text/html", b"<!DOCTYPE [ <!x ]> <p>a", "a"),
+        ("text/html; charset=idna", b"<p>a\xff", "a\ufffd"),
+        ("text/html; charset=undefined", b"<p>a\xc3\xbc", "aü"),
+        ("text/html; charset=base64", b"<p>a", "a"),
+        ("text/html; charset=no-such", b"<p>a", "a"),
+        ("text/html", b"<div>" * 5000 + b"a", "a"),
+    ],
+)
+def test_an_odd_page_does_not_end_a_crawl(
+    tmp_path: Path, kind: str, content: bytes, text: str
+) -> None:
+    (tmp_path / "crawl.warc.gz").write_bytes(
+        warc(("text/html", b"<p>before"), (kind, content), ("text/html", b"<p>after"))
+    )
+    assert [" ".join(each.split()) for each in texts(tmp_path)] == ["before", text, "after"]
+
+
 WIKI = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11">
 <siteinfo><sitename>X</sitename></siteinfo>
 <page><title>Ring</title><ns>0</ns><id>7</id><revision><id>1</id><text>A '''ring''' is a
@@ -116,6 +153,8 @@ def test_stack_exchange_dump(tmp_path: Path) -> None:
     question, answer = texts(tmp_path)
     assert question.split() == ["Why?", "I", "ask."]
     assert answer.strip() == "Because 1 < 2."
+    (tmp_path / "Posts.xml").write_text(POSTS.replace("Because", "&lt;![foo[bar]]&gt; Because"))
+    assert texts(tmp_path)[1].strip() == "Because 1 < 2."
 
 
 MAIN = r"""\documentclass{article} % no
@@ -158,16 +197,32 @@ def test_source_tree_keeps_programs_only(tmp_path: Path) -> None:
     assert texts(tmp_path, "code") == ["def f():\n\treturn 1\n"]
 
 
+def overwritten(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes(200) + content[middle + 200 :]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
         ("a.jsonl", b'{"body": "a"}\n', "line 1 has no string under text or content"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1 is not JSON"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-40], "end-of-stream"),
         ("a.jsonl.xz", lzma.compress(b'{"text": "a"}\n')[:-9] + b"\0" * 9, "."),
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfdno", "."),
         ("a.parquet", b"PAR1 no", "."),
         ("a.warc", b"no archive\r\n", "not a WARC record"),
+        (
+            "a.warc.gz",
+            overwritten(warc(("text/html", random.Random(0).randbytes(50_000)))),
+            "ends before",
+        ),
+        (
+            "a.warc.gz",
+            overwritten(warc(("image/png", random.Random(0).randbytes(50_000)))),
+            "ends before",
+        ),
         ("a.xml", WIKI[:-200].encode(), "line 8"),
         ("a.xml", POSTS[:-20].encode(), "."),
         ("a.tar", tar({"a.tex": b"x" * 9999})[:3000], "."),

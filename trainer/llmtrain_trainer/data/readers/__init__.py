@@ -6,11 +6,8 @@ holding one document at a time. What goes wrong inside becomes an InputError tha
 
 from __future__ import annotations
 
-import lzma
-import zlib
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from xml.etree.ElementTree import ParseError
 
 from llmtrain_trainer.data.documents import Document, InputFile
 from llmtrain_trainer.errors import InputError
@@ -39,7 +36,7 @@ def read(file: InputFile) -> Iterator[Document]:
     reader: Reader = getattr(module, f"read_{file.format}")
     try:
         yield from reader(file)
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, ParseError) as error:
+    except Exception as error:  # libraries raise what they like; the file must be known
         raise file.unreadable(str(error) or type(error).__name__) from error

@@ -23,7 +23,7 @@ def read_chat(file: InputFile) -> Iterator[Document]:
                 continue
             try:
                 messages = _messages(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise file.unreadable(f"line {number}: {error}") from error
             yield Document(f"{file.name}:{number}", dumps(messages))
 

@@ -58,7 +58,7 @@ def read_jsonl(file: InputFile) -> Iterator[Document]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise file.unreadable(f"line {number} is not JSON: {error}") from error
             if not isinstance(record, dict):
                 raise file.unreadable(f"line {number} is not a JSON object")

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
+from warcio.recordloader import ArcWarcRecord
 
 from llmtrain_trainer.data.documents import Document, InputFile
 from llmtrain_trainer.data.readers.opening import open_bytes
@@ -27,17 +28,27 @@ def read_warc(file: InputFile) -> Iterator[Document]:
     with file.path.open("rb") if file.path.suffix == ".gz" else open_bytes(file.path) as stream:
         try:
             for record in ArchiveIterator(stream):
-                name = f"{file.name}#{record.rec_headers.get_header('WARC-Record-ID')}"
-                if record.rec_type == "conversion":
-                    text = record.content_stream().read().decode("utf-8", errors="replace")
-                    yield Document(name, text)
-                elif record.rec_type == "response" and record.http_headers:
-                    kind = record.http_headers.get_header("Content-Type") or ""
-                    if "html" in kind.lower():
-                        content = record.content_stream().read()
-                        yield Document(name, html_text(decode_html(content, kind)))
+                name = record.rec_headers.get_header("WARC-Record-ID")
+                text = _text(record)
+                while record.raw_stream.read(1 << 20):
+                    pass
+                if record.raw_stream.limit:  # warcio takes damage for the end of the file
+                    raise file.unreadable(f"record {name} ends before its Content-Length")
+                if text is not None:
+                    yield Document(f"{file.name}#{name}", text)
         except ArchiveLoadFailed as error:
-            raise file.unreadable(f"not a WARC record: {error}") from error
+            raise file.unreadable(f"not a WARC record: {error!s:.200}") from error
+
+
+def _text(record: ArcWarcRecord) -> str | None:
+    """Return what a record has to read, None where it is of another kind."""
+    if record.rec_type == "conversion":
+        return str(record.content_stream().read().decode("utf-8", errors="replace"))
+    if record.rec_type == "response" and record.http_headers:
+        kind = record.http_headers.get_header("Content-Type") or ""
+        if "html" in kind.lower():
+            return html_text(decode_html(record.content_stream().read(), kind))
+    return None
 
 
 def decode_html(content: bytes, content_type: str) -> str:
@@ -45,7 +56,7 @@ def decode_html(content: bytes, content_type: str) -> str:
     found = _CHARSET.search(content_type.encode()) or _CHARSET.search(content[:2048])
     try:
         return content.decode(found[1].decode() if found else "utf-8", errors="replace")
-    except LookupError:
+    except (LookupError, UnicodeError):  # no encoding of text (idna), or none at all
         return content.decode("utf-8", errors="replace")
 
 
@@ -76,6 +87,10 @@ class _Text(HTMLParser):
             del self._hidden[self._hidden.index(tag) :]
         elif tag in _BLOCKS:
             self.parts.append("\n")
+
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        """Skip `<![..]>` as browsers do; the library raises an AssertionError for most of them."""
+        return self.parse_bogus_comment(i)
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:
