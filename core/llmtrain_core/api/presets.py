@@ -1,4 +1,4 @@
-"""Published architectures by name. Sources: the models' own `config.json`."""
+"""Published architectures by name, as the models' own configuration files have them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def _llama(layers: int, hidden: int, heads: int, kv: int, ffn: int, vocab: int, 
         layers=layers, hidden_size=hidden, heads=heads, kv_heads=kv, ffn_size=ffn, vocab_size=vocab,
         sequence_length=length, rope_theta=theta, tied_embeddings=tied,
     )  # fmt: skip
+
+
+def _llama1(layers: int, hidden: int, heads: int, ffn: int, epsilon: float = 1e-6) -> Architecture:
+    """Return a LLaMA of Touvron et al., arXiv:2302.13971; the largest has another epsilon."""
+    base = _llama(layers, hidden, heads, heads, ffn, 32000, 2048, 10000.0)
+    return base.model_copy(update={"norm_epsilon": epsilon})
 
 
 def _gpt(layers: int, hidden: int, heads: int, length: int = 2048) -> Architecture:
@@ -54,10 +60,10 @@ def _qwen(base: Architecture, **changes: Any) -> Architecture:
 PRESETS: Mapping[str, Architecture] = MappingProxyType(
     {
         "tiny": _llama(4, 128, 4, 2, 352, 2048, 128, 10000.0),
-        "llama-7b": _llama(32, 4096, 32, 32, 11008, 32000, 2048, 10000.0),
-        "llama-13b": _llama(40, 5120, 40, 40, 13824, 32000, 2048, 10000.0),
-        "llama-33b": _llama(60, 6656, 52, 52, 17920, 32000, 2048, 10000.0),
-        "llama-65b": _llama(80, 8192, 64, 64, 22016, 32000, 2048, 10000.0),
+        "llama-7b": _llama1(32, 4096, 32, 11008),
+        "llama-13b": _llama1(40, 5120, 40, 13824),
+        "llama-33b": _llama1(60, 6656, 52, 17920),
+        "llama-65b": _llama1(80, 8192, 64, 22016, 1e-5),
         "llama2-7b": _llama(32, 4096, 32, 32, 11008, 32000, 4096, 10000.0),
         "llama2-13b": _llama(40, 5120, 40, 40, 13824, 32000, 4096, 10000.0),
         "llama2-70b": _llama(80, 8192, 64, 8, 28672, 32000, 4096, 10000.0),
