@@ -34,7 +34,7 @@ data.chat.{preset,template} training.lora.{rank,alpha,targets,merge}
 training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed,activationCheckpointing}
 training.optimizer.{name,learningRate,beta1,beta2,epsilon,weightDecay,gradientClipNorm}
 training.schedule.{warmupSteps,decay,minLearningRateRatio}
-training.gradientSync.{compression,mode,copiesPerRack}
+training.gradientSync.{compression,mode,copiesPerRack} training.collectiveProbe.everySteps
 training.gradientSync.diloco.{innerSteps,delaySteps,outerLearningRate,outerMomentum}
 parallelism.{tensor,pipeline,data,context,replicate,expert,pipelineSchedule,virtualStages}
 workers.{nodes,gpusPerNode,gpuResource,image,command,args,shmSize,nodeSelector}

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
+from llmtrain_trainer.metrics.idle import SIZES
 from llmtrain_trainer.metrics.utilization import DeviceName, DeviceUse
 from llmtrain_trainer.progress import Progress
-from llmtrain_trainer.reports import CollectiveSample, StepReport
+from llmtrain_trainer.reports import CollectiveSample, ProbeReport, ProbeSample, StepReport
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(300)]
 
@@ -24,7 +25,11 @@ PAIRS = [
     *(("tp", op) for op in ("all_gather", "reduce_scatter", "all_reduce")),
     *(("cp", op) for op in ("all_gather", "reduce_scatter")),
     *(("dp", op) for op in ("all_gather", "reduce_scatter", "all_reduce")),
+    ("ep", "all_to_all"),
+    *(("edp", op) for op in ("all_gather", "reduce_scatter")),
     *(("rep", op) for op in ("all_gather", "all_to_all", "all_reduce")),
+    *(("rep-near", op) for op in ("all_gather", "reduce_scatter")),
+    *(("rep-far", op) for op in ("all_gather", "all_to_all", "all_reduce")),
     *(("pp", op) for op in ("send", "recv", "all_reduce")),
 ]
 SCRAPE_SECONDS, SHARE = 0.005, 0.01
@@ -67,8 +72,11 @@ def _full_pod() -> Progress:
     activity = {"sm": 0.8, "tensor": 0.5, "dram": 0.3}
     uses = [DeviceUse(gpu, 1.0, memory, activity, 1e6) for gpu in range(GPUS)]
     progress.see_devices("nvml", uses)
+    groups = sorted({group for group, _ in PAIRS})
+    probes = tuple(ProbeSample(group, size, 8, 1e-4) for group in groups for size in SIZES)
     for rank in range(GPUS):
         progress.hear(rank, _report(1, sampled=True))
+        progress.hear(rank, ProbeReport(1, probes))
     return progress
 
 

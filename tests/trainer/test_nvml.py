@@ -68,6 +68,16 @@ reads = [[asdict(use) for use in probe.read([])] for _ in range(5)]
 print(json.dumps([probe.source, [asdict(name) for name in probe.names()], reads]))
 """
 
+PAGE = """
+from llmtrain_trainer.metrics.utilization import find_probe
+from llmtrain_trainer.progress import Progress
+probe, progress = find_probe(), Progress((0, 1), attempt=0)
+progress.metrics.name_devices(probe.names())
+for _ in range(3):
+    progress.see_devices(probe.source, probe.read([]))
+print(progress.pages()["/metrics"]().body.decode())
+"""
+
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -80,14 +90,17 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _read(library: Path, **environment: str) -> Any:
+def _run(program: str, library: Path, **environment: str) -> str:
     pytest.importorskip("pynvml")
-    found = subprocess.run(
-        [sys.executable, "-c", READ],
+    return subprocess.run(
+        [sys.executable, "-c", program],
         env={**os.environ, "LD_LIBRARY_PATH": str(library), **environment},
         check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return json.loads(found.stdout)
+    ).stdout  # fmt: skip
+
+
+def _read(library: Path, **environment: str) -> Any:
+    return json.loads(_run(READ, library, **environment))
 
 
 def test_devices_tell_what_they_can(library: Path) -> None:
@@ -108,6 +121,25 @@ def test_devices_tell_what_they_can(library: Path) -> None:
             "gpu": 1, "ratio": 0.5, "memory": {"used": 2000, "total": 80000},
             "activity": {}, "joules": None,
         }  # fmt: skip
+
+
+def test_prometheus_sees_the_devices_under_the_labels_of_dcgm_exporter(library: Path) -> None:
+    page = _run(PAGE, library).splitlines()
+    found = {line for line in page if line.startswith("llmtrain_gpu_")}
+    assert found == {
+        'llmtrain_gpu_info{UUID="GPU-0",gpu="0",modelName="NVIDIA H100 80GB HBM3"} 1.0',
+        'llmtrain_gpu_info{UUID="GPU-1",gpu="1",modelName="NVIDIA A100-SXM4-80GB"} 1.0',
+        'llmtrain_gpu_utilization_ratio{gpu="0",source="nvml"} 1.0',
+        'llmtrain_gpu_utilization_ratio{gpu="1",source="nvml"} 0.5',
+        'llmtrain_gpu_memory_bytes{gpu="0",kind="used"} 1000.0',
+        'llmtrain_gpu_memory_bytes{gpu="0",kind="total"} 80000.0',
+        'llmtrain_gpu_memory_bytes{gpu="1",kind="used"} 2000.0',
+        'llmtrain_gpu_memory_bytes{gpu="1",kind="total"} 80000.0',
+        'llmtrain_gpu_activity_ratio{gpu="0",unit="sm"} 0.625',
+        'llmtrain_gpu_activity_ratio{gpu="0",unit="tensor"} 0.44',
+        # counted from the first reading on: two more of 1.5 J each
+        'llmtrain_gpu_energy_joules_total{gpu="0"} 3.0',
+    }
 
 
 def test_a_device_that_tells_nothing_does_not_hide_the_others(library: Path) -> None:

@@ -164,6 +164,8 @@ class RunConfig:
     """Seconds ranks wait for each other at the start."""
     restarts_in_place: int
     """Restarts of all ranks in the same pods, in a row without a newer checkpoint."""
+    probe_every: int | None = None
+    """Steps between two probes of the network; None: there are none."""
     init_from: str | None = None
     """URI of the checkpoint whose weights to start from."""
     lora: LoraConfig | None = None
@@ -254,6 +256,7 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         startup_timeout=duration_seconds(policy.startup_timeout) if policy else 600,
         init_from=base,
         lora=_lora(training),
+        probe_every=training.collective_probe.every_steps if training.collective_probe else None,
         restarts_in_place=(policy or FailurePolicy()).max_restarts_in_place,
     )
 

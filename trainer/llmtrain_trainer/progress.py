@@ -18,6 +18,7 @@ from llmtrain_trainer.reports import (
     CheckpointReport,
     EvaluationReport,
     PhaseReport,
+    ProbeReport,
     Report,
     SaveFailedReport,
     StepReport,
@@ -57,6 +58,8 @@ class Progress:
         """Take a rank's report."""
         if isinstance(report, StepReport):
             self.metrics.observe_rank_step(report, self._ranks.index(rank))
+        elif isinstance(report, ProbeReport):
+            self.metrics.observe_probe(report)
         if rank != self._lead:
             return
         if isinstance(report, StepReport):

@@ -64,6 +64,26 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeSample:
+    """One all-reduce of fixed size on one group."""
+
+    group: str
+    nbytes: int
+    group_size: int
+    seconds: float
+    """Without waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What all-reduces between two steps took."""
+
+    step: int
+    """The step before."""
+    samples: tuple[ProbeSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOut:
     """What was measured on held-out data."""
 
@@ -133,6 +153,7 @@ class Statement:
 Report = (
     PhaseReport
     | StepReport
+    | ProbeReport
     | EvaluationReport
     | CheckpointReport
     | SaveFailedReport

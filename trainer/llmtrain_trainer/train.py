@@ -29,6 +29,7 @@ from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
 from llmtrain_trainer.data.prepared import tokenizer_of
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
+from llmtrain_trainer.metrics.idle import probe_groups
 from llmtrain_trainer.metrics.skew import measure_skew
 from llmtrain_trainer.optimize import build_optimizer, learning_rate, set_rate
 from llmtrain_trainer.orders import Orders
@@ -45,6 +46,7 @@ from llmtrain_trainer.reports import (
     EvaluationReport,
     HeldOut,
     PhaseReport,
+    ProbeReport,
     SaveFailedReport,
     Send,
     StepReport,
@@ -122,6 +124,8 @@ class Trainer:
             self.take_step(sampled)
             if sampled:
                 sample = self.step - 1 + SAMPLE_EVERY
+            if self.run.probe_every and self.step % self.run.probe_every == 0:
+                self.send(ProbeReport(self.step, probe_groups(self.grid, self.device)))
             if self.step == first + 1:
                 # the first step also plans and connects; from here on a collective that does not
                 # end is lost, unless the launcher's watch ends the rank before

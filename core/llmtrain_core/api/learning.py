@@ -286,6 +286,13 @@ class GradientSync(ApiModel):
         return (self.diloco or DiLoCo()) if self.mode == "diloco" else None
 
 
+class CollectiveProbe(ApiModel):
+    """All-reduces of 4 KiB and 16 MiB in every parallel group, between two steps."""
+
+    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
+    """Steps from one to the next."""
+
+
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """The products of a layer, by their usual names."""
 
@@ -331,6 +338,8 @@ class Training(ApiModel):
     """Compile blocks with torch.compile."""
     gradient_sync: GradientSync = Field(default_factory=GradientSync)
     """How gradients cross the slow dimension."""
+    collective_probe: CollectiveProbe | None = None
+    """Measure the network between steps, without waiting for slow ranks; off when absent."""
     lora: Lora | None = None
     """Train adapters instead of the weights of model.initFrom, which stay as they are."""
 

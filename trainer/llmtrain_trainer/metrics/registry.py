@@ -21,7 +21,13 @@ from prometheus_client.utils import floatToGoString
 
 from llmtrain_core.plan.communication import bus_factor
 from llmtrain_trainer.metrics.utilization import DeviceName, DeviceUse
-from llmtrain_trainer.reports import CheckpointReport, CollectiveSample, StepReport
+from llmtrain_trainer.reports import (
+    CheckpointReport,
+    CollectiveSample,
+    ProbeReport,
+    ProbeSample,
+    StepReport,
+)
 
 _STEP = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
 _COLLECTIVE = tuple(20e-6 * 4**power for power in range(10))
@@ -73,6 +79,16 @@ class TrainingMetrics:
         self._bandwidth = gauge(
             "bus_bandwidth_bytes_per_second", "Bus bandwidth in the last sampled step.", pair
         )
+        self._probe = gauge(
+            "probe_seconds", "All-reduce of fixed size between steps, waiting left out.",
+            ("group", "size"),
+        )  # fmt: skip
+        self._probe_bandwidth = gauge(
+            "probe_bus_bandwidth_bytes_per_second", "Bus bandwidth of the largest of them.",
+            ("group",),
+        )  # fmt: skip
+        self._probed = 0
+        self._slowest: dict[tuple[str, int], ProbeSample] = {}
         self._use = gauge("gpu_utilization_ratio", "Share of time at work.", ("gpu", "source"))
         self._activity = gauge(
             "gpu_activity_ratio", "Share of a unit's time or peak rate.", ("gpu", "unit")
@@ -104,6 +120,19 @@ class TrainingMetrics:
             self._observe_collective(sample)
         if report.straggler_score is not None:
             self._straggler.labels(str(gpu)).set(report.straggler_score)
+
+    def observe_probe(self, report: ProbeReport) -> None:
+        """Take a probe of a local rank; of a pod's groups of one kind the slowest counts."""
+        if report.step != self._probed:
+            self._probed, self._slowest = report.step, {}
+        for sample in report.samples:
+            key = (sample.group, sample.nbytes)
+            found = max(sample, self._slowest.get(key, sample), key=lambda each: each.seconds)
+            self._slowest[key] = found
+            self._probe.labels(found.group, str(found.nbytes)).set(found.seconds)
+            if found.nbytes == max(each.nbytes for each in report.samples):
+                moved = found.nbytes * bus_factor("all_reduce", found.group_size)
+                self._probe_bandwidth.labels(found.group).set(moved / found.seconds)
 
     def observe_job_step(self, report: StepReport, mfu: Mapping[str, float]) -> None:
         """Count a step of the job: rank 0 only."""
@@ -160,8 +189,7 @@ class TrainingMetrics:
                 head = self._heads.get(key)
                 if head is None:
                     head = self._heads[key] = _head(sample)
-                value: str = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
-                lines.append(f"{head} {value}\n")
+                lines.append(f"{head} {_number(sample.value)}\n")
         return "".join(lines).encode()
 
     def _observe_collective(self, sample: CollectiveSample) -> None:
@@ -180,6 +208,13 @@ def _head(sample: Sample) -> str:
     """Return a sample's name with its labels."""
     labels = ",".join(f'{name}="{_escaped(text)}"' for name, text in sorted(sample.labels.items()))
     return f"{sample.name}{{{labels}}}" if labels else sample.name
+
+
+def _number(value: float) -> str:
+    """Return a number as Go writes it; below a million that is as Python does."""
+    if 0 <= value < 1e6:
+        return repr(float(value))
+    return floatToGoString(value)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _escaped(text: str) -> str:
