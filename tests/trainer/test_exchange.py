@@ -173,7 +173,7 @@ GRIDS: dict[str, dict[str, int]] = {
 WAYS = {
     "tp2 pp2 rep2": ("exact", "bf16", "int8", "diloco", "late int8"),
     "tp2 rep4": ("exact", "racks", "racks int8"),
-    "pp2 rep4": ("exact", "racks"),
+    "pp2 rep4": ("exact", "racks", "racks int8"),
 }
 
 
