@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from datetime import datetime
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+@pytest.mark.timeout(1200)  # a wait that hangs ends after HANG; only load makes twenty take longer
 def test_twenty_kills_in_a_run_and_it_goes_on_each_time(
     pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
 ) -> None:
@@ -88,8 +90,9 @@ def test_twenty_kills_in_a_run_and_it_goes_on_each_time(
         if kill % 2:  # as often as not in the middle of a save
             _wait(two, lambda s: s["phase"] == "saving")
         wanted.append(max(int(path.parent.name[5:]) for path in root.glob("step-*/.metadata")))
+        victim = chance.choice(_ranks(two))
         before = time.time()
-        os.kill(chance.choice(_ranks(two)), signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
         seen = _wait(two, lambda s, kill=kill: s["restartsInPlace"] == kill + 1)
         detections.append(_seconds(seen["lastRestart"]["time"]) - before)
         assert seen["lastRestart"]["reason"] == "Signal", seen
@@ -104,7 +107,9 @@ def test_twenty_kills_in_a_run_and_it_goes_on_each_time(
         f"\ndetection: median {statistics.median(detections):.3f} s, at most {max(detections):.3f}"
     )
     print(f"kill to next step: median {statistics.median(recoveries):.2f} s")
-    assert statistics.median(detections) < 2
+    # each one; from the kill to the time that the launchers' own report gives for their agreement,
+    # so nothing that this process does in between is in it
+    assert max(detections) < 2
 
 
 def _goes_on(status: dict[str, Any]) -> bool:
@@ -129,18 +134,22 @@ def test_a_rank_that_is_stopped_is_named_and_all_start_again(
     os.kill(victim, signal.SIGSTOP)
     restart = _wait(two, lambda s: s["restartsInPlace"] == 1)["lastRestart"]
     assert (restart["rank"], restart["reason"]) == (1, "RankHung"), restart
-    assert "stopped by a signal" in restart["message"] and "(rank 0)" in restart["message"]
+    assert "stopped by a signal" in restart["message"]
+    # the end of the flight recorder: what the others wait for, in which group
+    assert re.search(r"waiting: (dp|world) \w+ #\d+.* \(rank 0\)", restart["message"]), restart
     _wait(two, _goes_on)
     assert all(process.is_alive() for process in processes)
 
 
+@pytest.mark.parametrize("layout", [{"data": 2}, {"pipeline": 2, "tensor": 2}], ids=str)
 def test_a_gang_that_is_asked_to_stop_saves_the_same_step_everywhere(
-    pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
+    layout: dict[str, int], pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
 ) -> None:
     """One pod is asked; all of them finish the step, save it, and only then end."""
     root = tmp_path / "saved"
     spec = job_spec(
-        data=2, precision="float32", uri=f"file://{corpus}", gpus_per_node=1,
+        **layout, precision="float32", uri=f"file://{corpus}",
+        gpus_per_node=prod(layout.values()) // 2,
         checkpoint={"uri": f"file://{root}", "everySteps": 100_000},
         training={"steps": 100_000},
     )  # fmt: skip
