@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,43 @@ def test_compiled_layers_equal_plain_ones(
     [compiled] = run_trainers(job_spec(training={"compile": True}), shards, train, timeout=800)
     assert compiled[0] == pytest.approx(plain[0], rel=1e-12)
     assert compiled[1] == pytest.approx(plain[1], rel=1e-10)
+
+
+def test_compiled_layers_equal_plain_ones_in_every_layout_they_go_with(
+    shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+) -> None:
+    """Traced, differentiated and run operator by operator: what the layouts put around a layer does
+    not depend on the code that is made of it, and making that takes a minute per rank."""
+
+    def train(trainer: Any) -> tuple[list[float], list[float], int]:
+        from torch._dynamo.utils import counters
+
+        reports = [trainer.take_step() for _ in range(2)]
+        traced = int(counters["stats"]["unique_graphs"])
+        return [r.loss for r in reports], [r.grad_norm for r in reports], traced
+
+    def compiled(trainer: Any) -> list[Any]:
+        import torch
+
+        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.train import Trainer
+
+        torch.compile = partial(torch.compile, backend="aot_eager")
+        found = []
+        for layout in ({"data": 2}, {"replicate": 2}, {"pipeline": 2}):
+            torch._dynamo.reset()
+            spec = job_spec(**layout, training={"compile": True})
+            run = from_spec("test", spec)
+            found.append(train(Trainer(run, trainer.data, trainer.device, trainer.send)))
+        return found
+
+    [plain] = run_trainers(job_spec(), shards, train)
+    assert plain[2] == 0
+    for found in run_trainers(job_spec(data=2), shards, compiled, timeout=800):
+        for losses, norms, traced in found:
+            assert traced > 0
+            assert losses == pytest.approx(plain[0], rel=0, abs=1e-12)
+            assert norms == pytest.approx(plain[1], rel=1e-10)
 
 
 def test_without_a_compiler_the_job_is_told_so(

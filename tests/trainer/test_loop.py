@@ -132,3 +132,34 @@ def test_the_step_that_connects_is_no_sample(
 
     spec = job_spec(data=2, training={"steps": 14})
     assert run_trainers(spec, shards, train) == [[13], [13]]
+
+
+def test_bfloat16_computes_in_halves_and_learns_in_float32(
+    shards: Any, run_trainers: Callable[..., list[Any]], job_spec: Callable[..., dict[str, Any]]
+) -> None:
+    """Weights keep updates that are too small for bfloat16, and so does the optimizer's state."""
+
+    def body(trainer: Any) -> list[Any]:
+        import torch
+
+        computed: set[torch.dtype] = set()
+        for block in trainer.model.layers.values():
+            block.register_forward_hook(lambda *seen: computed.add(seen[-1].dtype))
+        before = {name: each.detach().clone() for name, each in trainer.model.named_parameters()}
+        trainer.take_step()
+        kept = {each.dtype for each in trainer.parameters}
+        kept |= {
+            value.dtype
+            for state in trainer.optimizer.state.values()
+            for value in state.values()
+            if value.dim()
+        }
+        lost = sum(
+            int(((now != old) & (now.bfloat16() == old.bfloat16())).to_local().sum())
+            for name, now in trainer.model.named_parameters()
+            for old in [before[name]]
+        )
+        return [computed == {torch.bfloat16}, kept == {torch.float32}, lost > 0]
+
+    spec = job_spec(data=2, precision="bfloat16", training={"optimizer": {"learningRate": 1e-6}})
+    assert run_trainers(spec, shards, body) == [[True, True, True]] * 2
