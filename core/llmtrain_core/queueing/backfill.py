@@ -43,6 +43,52 @@ class Reservation:
                     self.floor[node, resource] += amount
 
 
+class Promises:
+    """What is in use, and room that is kept: everybody sees the promises that are in its way."""
+
+    def __init__(self, used: Mapping[Slot, int]):
+        self.reservations: list[Reservation] = []
+        self.now = Room(used)
+        """What is in use, without what is promised for later."""
+        self._rooms: dict[tuple[str, ...], Room] = {}
+        """The same with the promises to these jobs."""
+
+    def in_the_way_of(self, end: float | None) -> list[Reservation]:
+        """Return the reservations that a job which would end then must leave alone."""
+        return [r for r in self.reservations if r.stands_in_the_way_of(end)]
+
+    def room(self, ahead: Iterable[Reservation]) -> Room:
+        """Return what is left beside these reservations."""
+        due = [r for r in ahead if r.at is not None]
+        if not due:
+            return self.now
+        key = tuple(r.job.uid for r in due)
+        if key not in self._rooms:
+            room = self._rooms[key] = self.now.copy()
+            for reservation in due:
+                room.promise(reservation.floor)
+        return self._rooms[key]
+
+    def keep(self, reservation: Reservation) -> None:
+        """Set room aside."""
+        self.reservations.append(reservation)
+        if reservation.at is None:
+            for room in (self.now, *self._rooms.values()):
+                room.block(reservation.kept)
+
+    def take(self, nodes: Sequence[str], takes: Mapping[str, int], end: float | None) -> None:
+        """Somebody sits down until then."""
+        for room in (self.now, *self._rooms.values()):
+            room.take(nodes, takes)
+        for reservation in self.in_the_way_of(end):
+            if reservation.at is None:
+                continue
+            reservation.outlasted_by(nodes, takes)
+            for key, room in self._rooms.items():
+                if reservation.job.uid in key:
+                    room.promise(reservation.floor)
+
+
 def reserve(
     job: Waiting,
     shape: Shape,

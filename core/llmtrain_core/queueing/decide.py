@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.placement import Placement, Request, Unplaceable, place, refusal
 from llmtrain_core.placement.tree import Path
-from llmtrain_core.queueing.backfill import Reservation, reserve
+from llmtrain_core.queueing.backfill import Promises, Reservation, reserve
 from llmtrain_core.queueing.forecast import forecast
 from llmtrain_core.queueing.order import in_order
 from llmtrain_core.queueing.preemption import Victims, victims
@@ -61,10 +61,12 @@ class _Held:
     """A job that does not start in this round."""
 
     job: Waiting
-    rivals: tuple[str, ...] = ()
-    """Keys of the jobs ahead that could use the same nodes."""
     behind: tuple[str, ...] = ()
-    """Those of them for which room is kept."""
+    """Keys of the jobs ahead for which room is kept."""
+    ahead: tuple[str, ...] = ()
+    """Keys of the other jobs ahead that could use the same nodes."""
+    place: int = 0
+    """How many of the line are ahead of it."""
 
 
 class _Round:
@@ -73,13 +75,12 @@ class _Round:
     def __init__(self, scene: Scene):
         self.scene = scene
         self.running: dict[int, Running] = dict(enumerate(scene.running))
-        self.now = Room(scene.used)
-        """Everything in use, promises left out: for jobs that end before those are due."""
-        self.later = self.now.copy()
-        """The same with what is promised."""
-        self.reservations: list[Reservation] = []
+        self.promises = Promises(scene.used)
         self.decisions: dict[str, Decision] = {}
         self._queue: list[tuple[Waiting, Shape]] = []
+        """Those who would fit once others leave."""
+        self._line: list[tuple[Waiting, Shape]] = []
+        """Those who would fit once others leave and no node is out any more."""
         self._waits: list[_Held] = []
         self._shapes: dict[Hashable, Shape] = {}
         self._fabrics: dict[int, Snapshot] = {}
@@ -91,17 +92,20 @@ class _Round:
     def decide(self, job: Waiting) -> None:
         """Start a job, or keep room for it if its turn has come."""
         end = None if job.duration is None else self.scene.now + job.duration
-        ahead = [r for r in self.reservations if r.stands_in_the_way_of(end)]
-        room = self.later if ahead else self.now
+        ahead = self.promises.in_the_way_of(end)
+        room = self.promises.room(ahead)
         answer = self._place(job, room, careful=True)
         if answer is not None:
             self._start(job, answer, end)
             return
-        shape = self._shape(job.request, job.fabric)
+        place, shape = len(self._line), self._shape(job.request, job.fabric)
+        whole = self._shape_in(job.request, job.fabric)
+        if whole.largest >= job.size:
+            self._line.append((job, whole))
         if shape.largest < job.size:
-            self._waits.append(_Held(job))
+            self._waits.append(_Held(job, place=place))
             return
-        rivals = self._rivals(shape)
+        rivals = _rivals(shape, self._queue)
         self._queue.append((job, shape))
         stopped, reservation = self._reserve(job, shape, room)
         uids = tuple(sorted(tenant.uid for tenant in stopped))
@@ -109,8 +113,9 @@ class _Round:
             text = preempting_message(len(uids))
             self.decisions[job.uid] = Wait(Reason.PREEMPTING, text, victims=uids)
             return
-        behind = {r.job.key for r in ahead if not r.kept.isdisjoint(shape.seats)}
-        self._waits.append(_Held(job, tuple(rivals), tuple(sorted(behind))))
+        behind = sorted(r.job.key for r in ahead if not r.kept.isdisjoint(shape.seats))
+        rest = tuple(key for key in rivals if key not in behind)
+        self._waits.append(_Held(job, tuple(behind), rest, place))
 
     def outcome(self) -> dict[str, Decision]:
         """Return the decisions; those who wait are told why, and when they start if all goes well.
@@ -120,8 +125,8 @@ class _Round:
         for held in self._waits:
             self.decisions[held.job.uid] = self._wait(held)
         starts = forecast(
-            self._queue, tuple(self.running.values()), self.now, self.scene.now
-        ) | {r.job.uid: r.at for r in self.reservations if r.at is not None}  # fmt: skip
+            self._queue, tuple(self.running.values()), self.promises.now, self.scene.now
+        ) | {r.job.uid: r.at for r in self.promises.reservations if r.at is not None}
         for uid, at in starts.items():
             decision = self.decisions[uid]
             if isinstance(decision, Wait):
@@ -132,27 +137,27 @@ class _Round:
         job = held.job
         why = self._alone(job)
         if why is None:
-            text = kept_message(job.namespace, held.behind)
-            return Wait(Reason.WAITING_BEHIND, text, behind=held.behind)
-        ahead, away = ahead_message(job.namespace, held.rivals), self.scene.quarantined
+            text = kept_message(job.namespace, held.behind, held.ahead)
+            return Wait(Reason.WAITING_BEHIND, text, behind=held.behind, ahead=held.ahead)
+        away = self.scene.quarantined
         if away:
-            whole = place(job.request, dataclasses.replace(job.fabric, used=self.now.used))
+            whole = place(job.request, dataclasses.replace(job.fabric, used=self.promises.now.used))
             if isinstance(whole, Placement):
                 names = [n.name for n in (*whole.nodes, *whole.spares) if n.name in away]
-                return Wait(Reason.NODES_QUARANTINED, quarantine_message(away, names) + ahead)
-        return Wait(why.reason, why.message + ahead)
+                shape = self._shape_in(job.request, job.fabric)
+                rivals = _rivals(shape, self._line[: held.place])
+                text = quarantine_message(away, names) + ahead_message(job.namespace, rivals)
+                return Wait(Reason.NODES_QUARANTINED, text, ahead=rivals)
+        rivals = (*held.behind, *held.ahead)
+        text = why.message + ahead_message(job.namespace, rivals)
+        return Wait(why.reason, text, ahead=rivals, blockers=why.blockers)
 
     def _start(self, job: Waiting, answer: Placement, end: float | None) -> None:
         names = tuple(node.name for node in (*answer.nodes, *answer.spares))
         shape = self._shape(job.request, job.fabric)
-        passed = any(not r.pool.isdisjoint(shape.seats) for r in self.reservations)
+        passed = any(not r.pool.isdisjoint(shape.seats) for r in self.promises.reservations)
         self.decisions[job.uid] = Start(answer, job.takes, backfilled=passed)
-        for room in (self.now, self.later):
-            room.take(names, job.takes)
-        for reservation in self.reservations:
-            if reservation.at is not None and reservation.stands_in_the_way_of(end):
-                reservation.outlasted_by(names, job.takes)
-                self.later.promise(reservation.floor)
+        self.promises.take(names, job.takes, end)
         self.running[len(self.running)] = Running(
             job.uid, job.namespace, job.priority, names, job.takes, end, preemptible=False
         )
@@ -168,7 +173,7 @@ class _Round:
         self, job: Waiting, shape: Shape, room: Room
     ) -> tuple[Victims, Reservation | None]:
         """Keep room for a job whose turn it is, or for which others stop: who, and what room."""
-        first = all(r.pool.isdisjoint(shape.seats) for r in self.reservations)
+        first = all(r.pool.isdisjoint(shape.seats) for r in self.promises.reservations)
         lower = [
             tenant for tenant in self.running.values()
             if job.preempts and tenant.preemptible and tenant.priority < job.priority
@@ -187,7 +192,7 @@ class _Round:
             self._queue.pop()
             return (), None
         if first or self._soon(found):
-            self._keep(found)
+            self.promises.keep(found)
         return stopped, found
 
     def _soon(self, reservation: Reservation | None) -> bool:
@@ -199,14 +204,6 @@ class _Round:
             return self._place(job, trial, careful=False)
 
         return reserve(job, shape, room, tuple(self.running.values()), there)
-
-    def _keep(self, reservation: Reservation) -> None:
-        self.reservations.append(reservation)
-        if reservation.at is None:
-            for room in (self.now, self.later):
-                room.block(reservation.kept)
-        else:
-            self.later.promise(reservation.floor)
 
     def _stop(self, job: Waiting, shape: Shape, room: Room, lower: Sequence[Running]) -> Victims:
         def accept(chosen: Victims) -> bool:
@@ -251,7 +248,7 @@ class _Round:
         """Why the job would not fit even if nothing were kept for anybody; asked once per kind."""
         key = self._kind(job)
         if key not in self._refusals:
-            self._refusals[key] = refusal(job.request, self._view(job, self.now.used))
+            self._refusals[key] = refusal(job.request, self._view(job, self.promises.now.used))
         return self._refusals[key]
 
     def _kind(self, job: Waiting) -> Hashable:
@@ -273,14 +270,6 @@ class _Round:
             self._fit_empty[key] = refusal(job.request, self._view(job, {})) is None
         return self._fit_empty[key]
 
-    def _rivals(self, shape: Shape) -> list[str]:
-        """Return the keys of the jobs ahead that could use the same nodes."""
-        meet: dict[Hashable, bool] = {}
-        for _, other in self._queue:
-            if other.key not in meet:
-                meet[other.key] = not shape.seats.keys().isdisjoint(other.seats)
-        return [job.key for job, other in self._queue if meet[other.key]]
-
     def _fabric(self, fabric: Snapshot) -> Snapshot:
         """The fabric without the nodes that are out."""
         if not self.scene.quarantined:
@@ -292,8 +281,22 @@ class _Round:
         return found
 
     def _shape(self, request: Request, fabric: Snapshot) -> Shape:
-        fabric = self._fabric(fabric)
+        return self._shape_in(request, self._fabric(fabric))
+
+    def _shape_in(self, request: Request, fabric: Snapshot) -> Shape:
         key = shape_key(request, fabric)
         if key not in self._shapes:
             self._shapes[key] = shape_of(request, fabric)
         return self._shapes[key]
+
+
+def _rivals(shape: Shape, ahead: Iterable[tuple[Waiting, Shape]]) -> tuple[str, ...]:
+    """Return the keys of the jobs ahead that could use the same nodes."""
+    meet: dict[Hashable, bool] = {}
+    found = []
+    for job, other in ahead:
+        if other.key not in meet:
+            meet[other.key] = not shape.seats.keys().isdisjoint(other.seats)
+        if meet[other.key]:
+            found.append(job.key)
+    return tuple(found)

@@ -124,6 +124,10 @@ class Wait:
     """UIDs of the jobs that stop for it, all of them."""
     behind: tuple[str, ...] = ()
     """Keys of the jobs ahead for which the room is kept."""
+    ahead: tuple[str, ...] = ()
+    """Keys of the other jobs ahead that could use the same nodes: what becomes free is theirs."""
+    blockers: tuple[str, ...] = ()
+    """The fewest nodes that would do if nothing held them back."""
 
 
 Decision = Start | Wait

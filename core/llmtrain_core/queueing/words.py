@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 SHOWN = 3
 
 
-def kept_message(namespace: str, keys: Sequence[str]) -> str:
+def kept_message(namespace: str, keys: Sequence[str], ahead: Sequence[str]) -> str:
     """Say for whom room is kept: jobs of the own namespace by name, others as a number."""
-    return f"there is room, but it is kept for jobs ahead: {_named(namespace, keys)}"
+    text = f"there is room, but it is kept for jobs ahead: {_named(namespace, keys)}"
+    return text + ahead_message(namespace, ahead)
 
 
 def ahead_message(namespace: str, keys: Sequence[str]) -> str:

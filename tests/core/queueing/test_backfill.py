@@ -76,6 +76,26 @@ def test_every_pool_has_a_head_of_its_own() -> None:
     assert wait(found["small"]).behind == ("ns/two",)
 
 
+def test_a_promise_binds_only_those_who_would_still_be_there() -> None:
+    """Two pools, two heads: at 20 and at 200. Who ends at 100 leaves alone what is due at 20."""
+    seen = fabric(4, gold=2)
+    running = [
+        Arrival("a", 2, 200, bound=200).running(["n000", "n002"], 0.0),
+        Arrival("b", 1, 20, bound=20).running(["n003"], 0.0),
+    ]
+    heads = [
+        Arrival("wide", 2, 9, at=1, pool="all"), Arrival("gold", 1, 9, at=2, pool="gold", bound=9),
+    ]  # fmt: skip
+    for pool in ("", "all"):
+        small = Arrival("small", 1, 100, at=3, pool=pool, bound=100)
+        found = decide([job.waiting(seen) for job in (*heads, small)], scene(0.0, running))
+        assert wait(found["wide"]).starts_at == 200 and wait(found["gold"]).starts_at == 20
+        assert [node.name for node in start(found["small"]).placement.nodes] == ["n001"]
+    late = Arrival("late", 1, 201, at=3, bound=201)
+    found = decide([job.waiting(seen) for job in (*heads, late)], scene(0.0, running))
+    assert wait(found["late"]).behind == ("ns/gold", "ns/wide")
+
+
 @st.composite
 def queues(draw: st.DrawFn) -> tuple[Snapshot, list[Arrival], list[Arrival]]:
     """A cluster, jobs that run, and jobs that wait; all ends are known and true."""
