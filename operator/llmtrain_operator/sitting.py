@@ -33,26 +33,39 @@ class Sitting:
     """Whether its user asked for a better place, and a checkpoint is there to go on from."""
 
 
+Shares = Mapping[Path, float]
+Ground = tuple[object, ...]
+"""A fabric as far as a job's share of its uplinks depends on it."""
+_Entry = tuple[Request, tuple[str, ...], float | None]
+
+
 class Ledger:
     """What jobs send over uplinks; worked out once for each attempt and fabric."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], Mapping[Path, float]] = {}
+        self._known: dict[str | None, tuple[Ground, dict[str, tuple[_Entry, Shares]]]] = {}
 
     def of(self, sitting: Iterable[Sitting], name: str | None, fabric: Snapshot) -> Snapshot:
         """Return the fabric with the shares of its uplinks that are busy."""
         if not oversubscribed(fabric):
             return fabric
+        # Every label counts: a node that joins a domain widens the uplink of those who sit there.
+        nodes = tuple((node.name, node.labels) for node in fabric.nodes)
+        ground: Ground = (fabric.levels, fabric.links, nodes)
+        before, entries = self._known.get(name, ((), {}))
+        old = entries if before == ground else {}
+        known: dict[str, tuple[_Entry, Shares]] = {}
         total: dict[Path, float] = {}
-        known: dict[tuple[object, ...], Mapping[Path, float]] = {}
         for job in sitting:
-            key = (job.candidate.uid, job.nodes, job.step_seconds, name, len(fabric.nodes))
-            shares = self._known.get(key)
-            if shares is None:
-                shares = uplink_shares(job.candidate.request, job.nodes, fabric, job.step_seconds)
-            known[key] = shares
-            add(total, shares)
-        self._known = {k: v for k, v in self._known.items() if k[3] != name} | known
+            uid, request = job.candidate.uid, job.candidate.request
+            entry = (request, job.nodes, job.step_seconds)
+            found = old.get(uid)
+            if found is None or found[0] != entry:
+                shares = uplink_shares(request, job.nodes, fabric, job.step_seconds)
+                found = entry, shares
+            known[uid] = found
+            add(total, found[1])
+        self._known[name] = ground, known
         return replace(fabric, uplinks=total)
 
 

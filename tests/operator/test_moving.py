@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from test_scheduler import GPU, LEAF, SPINE, fabric, record
 
 from llmtrain_core.api.check import check
 from llmtrain_core.placement import Request
-from llmtrain_core.topology.inventory import Node
+from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_operator.deciding import World, better
 from llmtrain_operator.lifecycle.draft import C
 from llmtrain_operator.records import JobRecord
@@ -86,10 +87,10 @@ def sitting(job: JobRecord) -> Sitting:
     return found
 
 
-def world(job: JobRecord) -> World:
+def world(job: JobRecord, spine: int = 8, leaf: int = 4) -> World:
     """Two spines of two leaves; the uplinks of spines and leaves are thin."""
-    levels = [{"name": "spine", "nodeLabel": SPINE, "oversubscription": 8},
-              {"name": "leaf", "nodeLabel": LEAF, "oversubscription": 4},
+    levels = [{"name": "spine", "nodeLabel": SPINE, "oversubscription": spine},
+              {"name": "leaf", "nodeLabel": LEAF, "oversubscription": leaf},
               {"name": "node", "nodeLabel": "kubernetes.io/hostname"}]  # fmt: skip
     nodes = tuple(
         Node(f"n{i}", {SPINE: f"s{i // 4}", LEAF: f"l{i // 2}"}, {GPU: 8}) for i in range(8)
@@ -122,3 +123,39 @@ async def test_the_scheduler_offers_the_place_only_when_asked() -> None:
         assert isinstance(scheduler.verdict("job"), kind) and woken.pop() == "job"
         await scheduler.cycle()
         assert isinstance(scheduler.verdict("job"), kind), "it has time to take it"
+
+
+def uplinks(seen: World) -> Mapping[tuple[str, ...], float]:
+    """What the next job would see as busy."""
+    found = seen.ledger.of(seen.sitting, "default", snapshot_of(seen))
+    return found.uplinks
+
+
+def snapshot_of(seen: World) -> Snapshot:
+    found = seen.fabrics["default"]
+    return Snapshot(found.levels, seen.nodes, links=found.links)
+
+
+def test_the_ledger_follows_labels_and_the_fabric() -> None:
+    """The job sits where it sat; what its bytes cross changes with the map."""
+    job = spread("n0", "n2")
+    seen = world(job)
+    first = uplinks(seen)
+    assert first.keys() == {("s0", "l0"), ("s0", "l1")}
+    assert uplinks(seen) == first
+
+    other = tuple(
+        replace(n, labels={**n.labels, LEAF: "l9"}) if n.name == "n2" else n for n in seen.nodes
+    )
+    relabelled = replace(seen, nodes=other)
+    assert uplinks(relabelled).keys() == {("s0", "l0"), ("s0", "l9")}
+
+    joined = tuple(
+        replace(n, labels={**n.labels, LEAF: "l0"}) if n.name == "n3" else n for n in seen.nodes
+    )
+    wider = uplinks(replace(seen, nodes=joined))
+    assert wider[("s0", "l0")] != first[("s0", "l0")], "a third node widens the uplink of l0"
+
+    thinner = world(job, spine=8, leaf=2)
+    edited = replace(seen, fabrics=thinner.fabrics)
+    assert uplinks(edited) == uplinks(thinner) != first
