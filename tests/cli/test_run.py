@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -86,6 +91,40 @@ def test_stopped_and_started_again(job: Path, tmp_path: Path) -> None:
     assert third.returncode == 0, third.stderr
     assert f"{STEPS} steps as tp2" in third.stdout
     assert "loss by step" in third.stdout
+
+
+def _on_a_terminal(command: list[str]) -> tuple[int, str]:
+    """Run a command as if someone watched; return its exit code and all that the terminal got."""
+    here, there = pty.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        command, stdin=there, stdout=there, stderr=there, env=environment
+    ) as process:
+        os.close(there)
+        seen = b""
+        while True:
+            try:
+                seen += os.read(here, 65536)
+            except OSError:  # Linux's way to say that nobody writes any more
+                break
+    os.close(here)
+    return process.returncode, seen.decode()
+
+
+def test_who_watches_sees_a_bar_that_moves_and_then_the_loss(job: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, "-f", str(job), "--nproc", "1", "--tensor", "1"]
+    code, seen = _on_a_terminal([*command, "--output", str(tmp_path / "out")])
+    assert code == 0, seen
+    shown = [int(step) for step in re.findall(rf"(?<!\d)(\d+)/{STEPS}(?!\d)", seen)]
+    assert shown == sorted(shown)
+    assert len(set(shown)) > 2 and shown[-1] == STEPS
+    strokes = {len(run) for run in re.findall("m(━+)(?:╸|\x1b)", seen)}
+    assert len(strokes) > 2, "the bar stood still"
+    assert "loss" in seen and "tokens/s" in seen
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+    plot = text[text.index("loss by step") :]
+    assert len(plot.splitlines()) > 5
 
 
 def test_a_folder_serves_one_run_at_a_time(job: Path, tmp_path: Path) -> None:
