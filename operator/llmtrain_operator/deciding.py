@@ -14,8 +14,8 @@ from llmtrain_core.queueing.relocation import relocation
 from llmtrain_core.queueing.words import preempted_message
 from llmtrain_core.topology.findings import Finding, bearing_on, findings, sentences
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
-from llmtrain_core.topology.levels import detect, fit
 from llmtrain_operator.candidates import Candidate
+from llmtrain_operator.maps import levels_on
 from llmtrain_operator.records import FabricRecord
 from llmtrain_operator.sitting import Ledger, Sitting
 from llmtrain_operator.stored import stored, summary
@@ -131,9 +131,8 @@ class _Fabrics:
     def _make(self, wanted: str | None) -> Snapshot | Refusal:
         name = wanted or "default"
         found = self._world.fabrics.get(name)
-        labels = [node.labels for node in self._nodes]
         if found is None and wanted is None:
-            return self._busy(wanted, Snapshot(detect(labels), self._nodes))
+            return self._busy(wanted, Snapshot(levels_on(None, self._nodes), self._nodes))
         if found is None:
             message = (
                 f"spec.topology.fabric: no Fabric is named {name!r}; create it, or create the job"
@@ -142,7 +141,7 @@ class _Fabrics:
             return Refusal(Reason.FABRIC_NOT_FOUND, message)
         if found.problem:
             return Refusal(Reason.INVALID_FABRIC, clean_text(f"Fabric {name}: {found.problem}"))
-        levels = fit(found.levels, labels)
+        levels = levels_on(found, self._nodes)
         return self._busy(wanted, Snapshot(levels, self._nodes, links=found.links))
 
     def _busy(self, name: str | None, fabric: Snapshot) -> Snapshot:

@@ -31,6 +31,7 @@ from llmtrain_operator.kube.resources import FABRICS, JOBS, NODES, PODS, PRIORIT
 from llmtrain_operator.lifecycle.apply import Hand
 from llmtrain_operator.lifecycle.loop import JobLoop, Surroundings
 from llmtrain_operator.manifests.native import Native
+from llmtrain_operator.maps import Maps
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.progress_reader import ProgressReader
 from llmtrain_operator.records import (
@@ -131,6 +132,7 @@ class Runtime:
         self._around = Surroundings(
             cluster=cluster, jobs=self.jobs, pods=self.pods, node=self._node,
             checked=self._check, assessor=self.assessor, scheduler=self.scheduler,
+            maps=Maps(lambda: (record.node for record in self.nodes.values()), self._fabric),
             reader=self._reader, hand=Hand(
                 cluster, WriteBudget(config.writes_per_second),
                 Native(config.pod_groups, config.kueue),
@@ -262,9 +264,11 @@ class Runtime:
 
     def _fabric_levels(self, name: str | None) -> Levels:
         """Levels of the Fabric in force; none without one, since labels tell no uplink's rate."""
-        wanted = name or "default"
-        found = next((fabric for fabric in self.fabrics.values() if fabric.name == wanted), None)
+        found = self._fabric(name or "default")
         return found.levels if found else ()
+
+    def _fabric(self, name: str) -> FabricRecord | None:
+        return next((fabric for fabric in self.fabrics.values() if fabric.name == name), None)
 
     def _check(self, record: JobRecord) -> Job | list[Problem]:
         """Check a job; once per generation, because everybody asks and the answer is the same."""

@@ -64,6 +64,9 @@ class Reason(StrEnum):
     STARTUP_TIMEOUT = "StartupTimeout"
     TRAINING = "Training"
 
+    TOPOLOGY_CHANGED = "TopologyChanged"
+    TOPOLOGY_AS_PLACED = "TopologyAsPlaced"
+
     GANG_RESTART = "GangRestart"
     NODE_REPLACED = "NodeReplaced"
     SUSPENDED = "Suspended"

@@ -12,6 +12,7 @@ from llmtrain_operator.lifecycle.draft import C, Draft, Plan
 from llmtrain_operator.lifecycle.failure import failure
 from llmtrain_operator.lifecycle.finish import deadline, deletion, finished
 from llmtrain_operator.lifecycle.moving import moving
+from llmtrain_operator.lifecycle.network import network
 from llmtrain_operator.lifecycle.observe import Observed
 from llmtrain_operator.lifecycle.placing import placing
 from llmtrain_operator.lifecycle.planning import planning
@@ -30,6 +31,7 @@ CHECKLIST: tuple[Policy, ...] = (
     finished,
     planning,
     validation,
+    network,
     completion,
     deadline,
     suspension,

@@ -10,7 +10,9 @@ from llmtrain_core.api.base import API_VERSION
 from llmtrain_core.api.conditions import ConditionType, clean_text
 from llmtrain_operator.manifests.names import JobIdentity
 
-_ALARMING = frozenset({ConditionType.FAILED, ConditionType.RESTARTING})
+_ALARMING = frozenset(
+    {ConditionType.FAILED, ConditionType.RESTARTING, ConditionType.NETWORK_DEGRADED}
+)
 _SILENT_WHEN_FALSE = frozenset(
     {ConditionType.RUNNING, ConditionType.RESTARTING, ConditionType.FAILED, ConditionType.SUCCEEDED}
 )
@@ -61,5 +63,14 @@ def event(
 
 
 _EXPECTED = frozenset(
-    {"Queued", "NotPlaced", "PodsStarting", "Suspended", "Resumed", "Completed", "AllPodsReady"}
+    {
+        "Queued",
+        "NotPlaced",
+        "PodsStarting",
+        "Suspended",
+        "Resumed",
+        "Completed",
+        "AllPodsReady",
+        "TopologyAsPlaced",
+    }
 )

@@ -28,6 +28,7 @@ from llmtrain_operator.lifecycle.draft import Plan
 from llmtrain_operator.lifecycle.expectations import Expectations
 from llmtrain_operator.lifecycle.observe import Observed, Trouble
 from llmtrain_operator.lifecycle.telling import tell
+from llmtrain_operator.maps import Maps
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.progress_reader import ProgressReader
 from llmtrain_operator.records import JobRecord, NodeRecord, PodRecord
@@ -53,6 +54,7 @@ class Surroundings:
     node: Callable[[str], NodeRecord | None]
     checked: Callable[[JobRecord], Job | list[Problem]]
     assessor: Assessor
+    maps: Maps
     scheduler: Scheduler
     reader: ProgressReader
     hand: Hand
@@ -196,12 +198,14 @@ class JobLoop:
         placement = (job.raw.get("status") or {}).get("placement") or {}
         names = {*held_nodes(placement), *(pod.node for pod in pods if pod.node)}
         nodes = {name: found for name in names if (found := self.around.node(name)) is not None}
+        topology = job.raw["spec"].get("topology") or {}
         return Observed(
             now=datetime.now(UTC),
             raw=job.raw,
             checked=self.around.checked(job),
             pods=tuple(pods),
             nodes=nodes,
+            levels=self.around.maps.levels(topology.get("fabric")) if placement else (),
             assessment=assessment,
             verdict=self.around.scheduler.verdict(self.uid),
             trouble=self.trouble,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmtrain_core.api.check import Job, Problem
+from llmtrain_core.topology.levels import Levels
 from llmtrain_operator.assessment import Assessment
 from llmtrain_operator.records import NodeRecord, PodRecord
 from llmtrain_operator.verdicts import Verdict
@@ -46,6 +47,8 @@ class Observed:
     """Pods that the job owns; others of the same name or label are not among them."""
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
     """The nodes that the job's placement (spares included) and pods name; a missing one is gone."""
+    levels: Levels = ()
+    """Those of the job's Fabric now; empty where there is none to compare a placement with."""
     assessment: Assessment | None = None
     """What the plan says; None where it has nothing to say now, and the old one stands."""
     verdict: Verdict | None = None
