@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Literal
 
-from llmtrain_core.plan.bubble import stage_numbers
+from llmtrain_core.plan.bubble import Schedule, stage_numbers
 from llmtrain_core.plan.exchange import ExchangeGroup, ExchangeOperation, exchange_calls
 from llmtrain_core.plan.parameters import Stage, end_tensors, sharded
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Recipe
@@ -52,9 +53,8 @@ Volumes = Mapping[tuple[Group, Operation], Calls]
 
 def communication(recipe: Recipe) -> Volumes:
     """Return the calls of the busiest pipeline rank for each kind of collective."""
-    last = recipe.layout.pipeline - 1
     worst: dict[tuple[Group, Operation], Calls] = {}
-    for rank in sorted({0, min(1, last), last}):
+    for rank in recipe.kinds:
         for key, calls in stage_communication(recipe, rank).items():
             worst[key] = max(worst.get(key, calls), calls, key=lambda c: c.nbytes)
     return worst
@@ -63,8 +63,9 @@ def communication(recipe: Recipe) -> Volumes:
 def stage_communication(recipe: Recipe, rank: int) -> dict[tuple[Group, Operation], Calls]:
     """Return the calls of one pipeline rank and step, for every group with more than one rank."""
     found: dict[tuple[Group, Operation], Calls] = {}
+    sizes = group_sizes(recipe)
     for group, operation, calls in _all(recipe, recipe.stages[rank], rank):
-        if group_size(recipe, group) > 1 and calls.count:
+        if sizes[group] > 1 and calls.count:
             key = (group, operation)
             found[key] = found.get(key, Calls(0, 0)) + calls
     return found
@@ -77,7 +78,7 @@ def bytes_per_step(volumes: Volumes, group: Group) -> int:
 
 def wire_bytes(recipe: Recipe, volumes: Volumes, group: Group) -> float:
     """Return the bytes that a rank sends in a group, all operations together."""
-    ranks = group_size(recipe, group)
+    ranks = group_sizes(recipe)[group]
     return sum(
         calls.nbytes * bus_factor(operation, ranks)
         for (kind, operation), calls in volumes.items()
@@ -94,26 +95,28 @@ def bus_factor(operation: str, ranks: int) -> float:
     return 1.0
 
 
-def group_size(recipe: Recipe, group: Group) -> int:
-    """Return the ranks of a group; without expert parallelism there is no `edp` beside `dp`."""
+def group_sizes(recipe: Recipe) -> dict[Group, int]:
+    """Return the ranks of each group; without expert parallelism there is no `edp` beside `dp`."""
     layout, exchange, ranks = recipe.layout, recipe.exchange, recipe.shard_ranks
-    sizes: dict[Group, int] = {
+    return {
         "tp": layout.tensor, "cp": layout.context, "ep": layout.expert, "dp": ranks,
         "edp": ranks // layout.expert if layout.expert > 1 else 1,
         "rep": layout.replicate, "rep-near": exchange.near,
         "rep-far": exchange.racks(layout.replicate), "pp": layout.pipeline,
     }  # fmt: skip
-    return sizes[group]
 
 
 def _all(recipe: Recipe, stage: Stage, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
-    yield from _tensor(recipe, stage)
+    layout = recipe.layout
+    if layout.tensor > 1:
+        yield from _tensor(recipe, stage)
     yield from _context(recipe, stage)
     yield from _experts(recipe, stage)
     yield from _data(recipe, stage)
-    if recipe.sharding == "fsdp2":
+    if recipe.sharding == "fsdp2" and layout.replicate > 1:
         yield from _copies(recipe, stage)
-    yield from _pipeline(recipe, rank)
+    if layout.pipeline > 1:
+        yield from _pipeline(recipe, rank)
     yield from _norms(recipe, stage)
 
 
@@ -282,7 +285,7 @@ def _pipeline(recipe: Recipe, rank: int) -> Iterator[tuple[Group, Operation, Cal
     shape, layout = recipe.shape, recipe.layout
     part = recipe.local_tokens * shape.hidden_size * COMPUTE_BYTES[recipe.precision]
     part //= layout.tensor
-    where = _chunk_ranks(recipe)
+    where = _chunk_ranks(recipe.schedule, layout.pipeline, recipe.chunks)
     forward = list(pairwise(where))
     hops = [(a, b) for a, b in (*forward, *((b, a) for a, b in forward)) if a != b]
     sends = sum(here == rank for here, _ in hops)
@@ -301,7 +304,7 @@ def tied_bytes(recipe: Recipe) -> int:
     Once a step its values travel from the first rank to the last, and its gradient back; in V shape
     one rank has both ends.
     """
-    where = _chunk_ranks(recipe)
+    where = _chunk_ranks(recipe.schedule, recipe.layout.pipeline, recipe.chunks)
     if not recipe.shape.tied_embeddings or where[0] == where[-1]:
         return 0
     ends = recipe.units(recipe.stages[where[-1]]).ends
@@ -309,15 +312,15 @@ def tied_bytes(recipe: Recipe) -> int:
     return MASTER_BYTES[recipe.precision] * copy
 
 
-def _chunk_ranks(recipe: Recipe) -> list[int]:
+@cache
+def _chunk_ranks(schedule: Schedule, ranks: int, chunks: int) -> tuple[int, ...]:
     """Return the rank of every chunk in order of the model."""
-    ranks = recipe.layout.pipeline
     where = {
         number: rank
         for rank in range(ranks)
-        for number in stage_numbers(recipe.schedule, rank, ranks, recipe.chunks)
+        for number in stage_numbers(schedule, rank, ranks, chunks)
     }
-    return [where[number] for number in range(len(where))]
+    return tuple(where[number] for number in range(len(where)))
 
 
 def _norms(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:

@@ -55,14 +55,8 @@ class Memory:
 
 def memory(recipe: Recipe, capacity: int = 0) -> Memory:
     """Return the memory of the rank that needs the most, on a GPU with `capacity` bytes."""
-    ranks = [stage_memory(recipe, index) for index in _ranks_to_ask(recipe)]
+    ranks = [stage_memory(recipe, index) for index in recipe.kinds]
     return Memory(max(ranks, key=lambda parts: sum(parts.values())), capacity)
-
-
-def _ranks_to_ask(recipe: Recipe) -> list[int]:
-    """Only the first two and the last stage can be the worst: what lies between needs less."""
-    last = recipe.layout.pipeline - 1
-    return sorted({0, min(1, last), last})
 
 
 def stage_memory(recipe: Recipe, rank: int) -> dict[str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrain_core.plan.bubble import FORWARD_AND_BACKWARD, ONE_STAGE, idle_units
-from llmtrain_core.plan.communication import Operation, Volumes, group_size, stage_communication
+from llmtrain_core.plan.communication import Operation, Volumes, group_sizes, stage_communication
 from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.parameters import Stage
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, Recipe
@@ -131,7 +131,7 @@ def rank_work(recipe: Recipe, rank: int) -> dict[str, float]:
     work = {**_compute(recipe, stage), **_shards(recipe, stage)}
     for (group, operation), calls in volumes.items():
         if operation in _HOPS:
-            ranks = group_size(recipe, group)
+            ranks = group_sizes(recipe)[group]
             moved = collective_work(operation, ranks, calls.count, calls.nbytes)
             work = added(work, moved)
         if group == "dp":

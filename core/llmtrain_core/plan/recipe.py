@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
@@ -183,6 +184,14 @@ class Recipe:
             return stages(self.shape.layers, 1)
         return stages(self.shape.layers, self.layout.pipeline, self.schedule, self.chunks)
 
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """The first pipeline rank of every kind of stage: of all that differ in what they do.
+
+        Only the ends have one neighbour. Of equal stages the first keeps the most micro-batches.
+        """
+        return _kinds(self.stages)
+
     def units(self, stage: Stage) -> Units:
         """Return the parameters that one rank of a stage works with."""
         return stage_units(self.shape, stage, self.layout.tensor, self.layout.expert)
@@ -198,6 +207,15 @@ class Recipe:
         if self.recomputed_share is not None:
             return self.recomputed_share
         return 1.0 if self.checkpointing == "full" else 0.0
+
+
+@cache
+def _kinds(stages: tuple[Stage, ...]) -> tuple[int, ...]:
+    last = len(stages) - 1
+    kinds: dict[tuple[Stage, bool, bool], int] = {}
+    for rank, stage in enumerate(stages):
+        kinds.setdefault((stage, rank == 0, rank == last), rank)
+    return tuple(kinds.values())
 
 
 def _adapted(shape: Shape, training: Training) -> Shape:

@@ -69,9 +69,7 @@ def step_time(
         hardware, recipe.layout, constants.link_efficiency, constants.nic_efficiency,
         oversubscription or {}, recipe.exchange,
     )  # fmt: skip
-    last = recipe.layout.pipeline - 1
-    ranks = sorted({0, last})
-    times = [_rank_time(recipe, rank, hardware, constants, network) for rank in ranks]
+    times = [_rank_time(recipe, rank, hardware, constants, network) for rank in recipe.kinds]
     return max(times, key=lambda time: time.seconds)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement
+from llmtrain_core.plan.bubble import Schedule
 from llmtrain_core.plan.constants import constants_of
 from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.flops import training_flops_per_token
@@ -34,6 +35,25 @@ def test_parts_add_up_to_the_step() -> None:
     time = step_time(BASE, H100, CONSTANTS)
     assert time.seconds == pytest.approx(time.compute + time.bubble + sum(time.exposed.values()))
     assert time.bubble > 0
+
+
+def test_a_stage_between_the_ends_can_be_the_slowest() -> None:
+    """It sends activations on and gradients back; of four equal stages two do, of two none."""
+    shape = replace(SHAPES["llama3-8b"], vocab_size=256)
+    sent = {}
+    for pipeline in (2, 4):
+        recipe = Recipe(shape, Layout(pipeline=pipeline), 8, kernels="fused")
+        sent[pipeline] = step_time(recipe, H100, CONSTANTS).exposed["pp"]
+    assert sent[4] == pytest.approx(2 * sent[2], rel=0.01)
+
+
+@pytest.mark.parametrize(("schedule", "chunks"), [("1F1B", 1), ("ZBVZeroBubble", 2)])
+def test_every_kind_of_stage_is_asked(schedule: Schedule, chunks: int) -> None:
+    """22 layers in 16 stages: the first six have two, and one of them lies between the ends."""
+    shape = replace(SHAPES["llama3-8b"], layers=22 * chunks)
+    recipe = Recipe(shape, Layout(pipeline=16), 32, schedule=schedule, chunks=chunks)
+    asked = {(recipe.stages[rank], rank in (0, 15)) for rank in recipe.kinds}
+    assert asked == {(stage, rank in (0, 15)) for rank, stage in enumerate(recipe.stages)}
 
 
 def test_utilisation_stays_below_the_efficiency_of_products() -> None:
