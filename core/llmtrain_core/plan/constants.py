@@ -58,12 +58,17 @@ CONSTANTS: Mapping[str, Constants] = MappingProxyType(
 
 INHERITS: Mapping[str, str] = MappingProxyType(
     {
-        "A100-80": "A100", "A100-40": "A100", "V100": "A100", "MI300X": "A100",
-        "H100-PCIe": "H100", "H100-500W": "H100", "H200": "H100", "GB200": "H100",
-        "B200": "GB200", "GB300": "GB200",
+        "A100-80": "A100", "A100-40": "A100", "A100-PCIe-80": "A100", "A100-PCIe-40": "A100",
+        "V100": "A100", "V100-16": "A100", "V100-PCIe-32": "A100", "V100-PCIe-16": "A100",
+        "MI300X": "A100", "H100-PCIe": "H100", "H100-NVL": "H100", "H100-500W": "H100",
+        "H200": "H100", "H200-NVL": "H200", "GB200": "H100", "B200": "GB200", "GB300": "GB200",
     }
 )  # fmt: skip
 """Whose constants a type takes where its own runs are none or too few."""
+
+
+SIZES = frozenset({"A100-80", "A100-40"})
+"""Rows that differ in their memory only, so that runs of one are runs of the other."""
 
 
 def constants_of(hardware: str) -> Constants:
@@ -80,4 +85,4 @@ def owner_of(hardware: str) -> str:
 
 def kind_of(hardware: str) -> str:
     """Return the type whose constants a row is fitted under: memory sizes share one."""
-    return INHERITS[hardware] if hardware.startswith("A100-") else hardware
+    return INHERITS[hardware] if hardware in SIZES else hardware

@@ -1,17 +1,20 @@
 """The accelerators a plan knows, each figure with its source; node labels choose the row.
 
-Peaks are dense, in FLOP/s, of matrix units where the chip has them for that type. Memory is what
-the driver shows, in bytes (a product's "80 GB" is 80 GiB less what the device keeps). NVLink and
-NIC rates are per GPU. Prices are list prices in USD per GPU hour and only a default: they differ by
-a factor of five between providers.
+The figures are data: `hardware.toml` beside this module, read once at import. There each has its
+unit, its source and how much that is worth; here all are FLOP/s, bytes, bytes per second, watts and
+USD per hour. Memory is what the driver shows (a product's "80 GB" is 80 GiB less what the device
+keeps).
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from importlib.resources import files
 from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.recipe import Precision
@@ -19,8 +22,18 @@ from llmtrain_core.plan.recipe import Precision
 PRODUCT_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
 """Node labels of GPU feature discovery and of AMD's node labeller."""
 
-MIB = 1024**2
-GB, TERA, GBIT = 10**9, 10**12, 10**9 / 8
+PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float8", "float32", "float64")
+
+Basis = Literal["datasheet", "derived", "shown", "usual", "price", "asked"]
+"""What a source is worth, from strong to weak; said in `hardware.toml`. asked: the job's own."""
+
+UNITS: Mapping[str, float] = MappingProxyType(
+    {
+        "TFLOP/s": 1e12, "TB/s": 1e12, "GB/s": 1e9, "Gbit/s": 1e9 / 8, "GB": 1e9, "MiB": 1024**2,
+        "W": 1, "GPUs": 1, "USD/h": 1,
+    }
+)  # fmt: skip
+"""What a figure of the data file is multiplied with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,7 @@ class Figure:
 
     value: float
     source: str
+    basis: Basis
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +51,7 @@ class Accelerator:
 
     name: str
     products: tuple[str, ...]
-    """Starts of the product label's value, lower case, that mean this row."""
+    """Values of the product label that mean this row, as `_product` simplifies them."""
     peaks: Mapping[Precision, Figure]
     memory: Figure
     memory_bandwidth: Figure
@@ -59,7 +73,7 @@ class Accelerator:
         """Return the same GPU in servers of another size; a domain of one server follows."""
         if gpus == self.node.value:
             return self
-        figure = Figure(gpus, "the job's workers.gpusPerNode")
+        figure = Figure(gpus, "the job's workers.gpusPerNode", "asked")
         spans = self.domain.value > self.node.value
         return replace(self, node=figure, domain=self.domain if spans else figure)
 
@@ -86,102 +100,46 @@ def accelerator(name: str) -> Accelerator:
 
 
 def accelerator_of(labels: Mapping[str, str]) -> Accelerator | None:
-    """Return the row that a node's labels name; None for a node without a known GPU."""
+    """Return the row that a node's labels name; None for a node without a known GPU.
+
+    Only whole names count: of two products with the same start one may have half the memory.
+    """
     for label in PRODUCT_LABELS:
-        product = labels.get(label, "").lower().replace("_", "-")
-        rows = [
-            (len(start), row)
-            for row in CATALOGUE.values()
-            for start in row.products
-            if product.startswith(start)
-        ]
-        if product and rows and "-mig-" not in product:
-            return max(rows, key=lambda found: found[0])[1]
+        row = _BY_PRODUCT.get(_product(labels.get(label, "")))
+        if row is not None:
+            return row
     return None
 
 
-def _peaks(
-    bf16: float, fp8: float | None, fp32: float, fp64: float, source: str
-) -> dict[Precision, Figure]:
-    """Return dense peaks from TFLOP/s; float32 without TF32, which the trainer does not use."""
-    found: dict[Precision, Figure] = {
-        "bfloat16": Figure(bf16 * TERA, source),
-        "float32": Figure(fp32 * TERA, source),
-        "float64": Figure(fp64 * TERA, source),
-    }
-    if fp8 is not None:
-        found["float8"] = Figure(fp8 * TERA, source)
-    return found
+def _product(value: str) -> str:
+    """Simplify a label's value: the vendor and time slicing do not change what a GPU is."""
+    name = value.lower().replace("_", "-").removesuffix("-shared")
+    return name.removeprefix("nvidia-").removeprefix("tesla-")
 
 
-_V100 = "NVIDIA V100 datasheet (2020); 16 bit is float16: the chip has no bfloat16"
-_A100 = "NVIDIA A100 datasheet (2021)"
-_H100 = "NVIDIA H100 datasheet (2023), dense"
-_TITAN = "pytorch/torchtitan benchmarks/llama3_h100_202412_torchtitan.md, hardware"
-_H200 = "NVIDIA H200 datasheet (2024), dense"
-_B200 = "NVIDIA HGX B200 datasheet (2025), dense"
-_GB200 = "NVIDIA GB200 NVL72 datasheet (2025), per GPU, dense"
-_GB300 = "NVIDIA GB300 NVL72 datasheet (2025), per GPU, dense"
-_MI300X = "AMD Instinct MI300X datasheet (2023), dense"
-_SMI = "memory as nvidia-smi shows it for the product"
-_PRICE = "typical on-demand list price of specialised clouds, 2026; pass --price for your own"
-_DGX1 = "NVIDIA DGX-1 datasheet: 4 x 100 Gb/s for 8 GPUs"
-_POWER = (
-    "dense peak of the H100 SXM times (500/700)^(1/3), the clock that dynamic power of frequency"
-    " cubed allows; the source says between SXM (989) and NVL (835). " + _TITAN
+def _row(name: str, fields: Mapping[str, Any]) -> Accelerator:
+    """Return a row of the data file. Raises KeyError or ValueError where it is not complete."""
+    figures = {key: _figure(f"{name}.{key}", raw) for key, raw in fields.items() if key != "labels"}
+    peaks = {precision: figures.pop(precision) for precision in PRECISIONS if precision in figures}
+    return Accelerator(name, tuple(fields["labels"]), MappingProxyType(peaks), **figures)
+
+
+def _figure(where: str, raw: Mapping[str, Any]) -> Figure:
+    if raw["basis"] not in get_args(Basis):
+        raise ValueError(f"hardware.toml: {where}.basis: {raw['basis']!r} is none of {Basis}")
+    return Figure(raw["value"] * UNITS[raw["unit"]], raw["source"], raw["basis"])
+
+
+def _catalogue() -> dict[str, Accelerator]:
+    text = files("llmtrain_core.plan").joinpath("hardware.toml").read_text("utf-8")
+    return {name: _row(name, fields) for name, fields in tomllib.loads(text).items()}
+
+
+CATALOGUE: Mapping[str, Accelerator] = MappingProxyType(_catalogue())
+_BY_PRODUCT: Mapping[str, Accelerator] = MappingProxyType(
+    {product: row for row in CATALOGUE.values() for product in row.products}
 )
-
-
-def _row(
-    name: str, source: str, products: tuple[str, ...], peaks: Mapping[Precision, Figure],
-    memory: Figure, bandwidth: float, link: float, nic: Figure, watts: float, price: float,
-    domain: int = 8, node: int = 8,
-) -> Accelerator:  # fmt: skip
-    return Accelerator(
-        name, products, MappingProxyType(dict(peaks)), memory,
-        memory_bandwidth=Figure(bandwidth * TERA, source), link=Figure(link * GB, source),
-        nic=nic, domain=Figure(domain, source), node=Figure(node, source),
-        watts=Figure(watts, source), price=Figure(price, _PRICE),
-    )  # fmt: skip
-
-
-def _nic(gbits: float, source: str) -> Figure:
-    return Figure(gbits * GBIT, source)
-
-
-_ROWS = (
-    _row("V100", _V100, ("tesla-v100-sxm", "nvidia-v100"), _peaks(125, None, 15.7, 7.8, _V100),
-         Figure(32510 * MIB, _SMI), 0.9, 150, _nic(50, _DGX1), 300, 0.6),
-    _row("A100-40", _A100, ("nvidia-a100-sxm4-40gb", "a100-sxm4-40gb"),
-         _peaks(312, None, 19.5, 19.5, _A100), Figure(40960 * MIB, _SMI), 1.555, 300,
-         _nic(200, "NVIDIA DGX A100 datasheet"), 400, 1.3),
-    _row("A100-80", _A100, ("nvidia-a100-sxm4-80gb", "a100-sxm4-80gb", "nvidia-a800-sxm4"),
-         _peaks(312, None, 19.5, 19.5, _A100), Figure(81920 * MIB, _SMI), 2.039, 300,
-         _nic(200, "NVIDIA DGX A100 datasheet"), 400, 1.8),
-    _row("H100", _H100, ("nvidia-h100-80gb-hbm3",), _peaks(989, 1979, 67, 67, _H100),
-         Figure(81559 * MIB, _SMI), 3.35, 450, _nic(400, "NVIDIA DGX H100 datasheet"), 700, 3.0),
-    _row("H100-500W", _TITAN, ("nvidia-h100-96gb",),
-         _peaks(989 * (500 / 700) ** (1 / 3), 1979 * (500 / 700) ** (1 / 3), 60, 60, _POWER),
-         Figure(97871 * MIB, _SMI), 2.4, 450, _nic(400, _TITAN), 500, 3.0),
-    _row("H100-PCIe", _H100, ("nvidia-h100-pcie",), _peaks(756, 1513, 51, 51, _H100),
-         Figure(81559 * MIB, _SMI), 2.0, 64, _nic(200, "usual server: one 400 Gb/s NIC per two"),
-         350, 2.4),
-    _row("H200", _H200, ("nvidia-h200",), _peaks(989, 1979, 67, 67, _H200),
-         Figure(143771 * MIB, _SMI), 4.8, 450, _nic(400, "NVIDIA DGX H200 datasheet"), 700, 3.8),
-    _row("B200", _B200, ("nvidia-b200",), _peaks(2250, 4500, 75, 37, _B200),
-         Figure(183359 * MIB, _SMI), 8.0, 900, _nic(400, "NVIDIA DGX B200 datasheet"), 1000, 5.5),
-    _row("GB200", _GB200, ("nvidia-gb200",), _peaks(2500, 5000, 80, 40, _GB200),
-         Figure(189471 * MIB, _SMI), 8.0, 900, _nic(400, "NVIDIA GB200 NVL72: ConnectX-7"), 1200,
-         6.5, domain=72, node=4),
-    _row("GB300", _GB300, ("nvidia-gb300",), _peaks(2500, 5000, 77, 1.3, _GB300),
-         Figure(279 * GB, _GB300), 8.0, 900, _nic(800, "NVIDIA GB300 NVL72: ConnectX-8"), 1400, 8.0,
-         domain=72, node=4),
-    _row("MI300X", _MI300X, ("amd-instinct-mi300x", "mi300x"),
-         _peaks(1307, 2615, 163, 163, _MI300X), Figure(192 * GB, _MI300X), 5.3, 448,
-         _nic(400, "usual server: one 400 Gb/s NIC per GPU"), 750, 2.5),
-)  # fmt: skip
-
-CATALOGUE: Mapping[str, Accelerator] = MappingProxyType({row.name: row for row in _ROWS})
 ALIASES: Mapping[str, str] = MappingProxyType(
-    {"a100": "a100-80", "h100-sxm": "h100", "h100-80": "h100", "h100 pcie": "h100-pcie"}
-)
+    {"v100-32": "v100", "a100": "a100-80", "a100-pcie": "a100-pcie-80", "v100-pcie": "v100-pcie-32",
+     "h100-sxm": "h100", "h100-80": "h100", "h100 pcie": "h100-pcie"}
+)  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmtrain_core.api.check import Job
 from llmtrain_core.plan.bubble import bubble_fraction
 from llmtrain_core.plan.communication import Group
-from llmtrain_core.plan.constants import constants_of, owner_of
+from llmtrain_core.plan.constants import constants_of, kind_of, owner_of
 from llmtrain_core.plan.flops import Convention, training_flops_per_token
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory import Memory, memory
@@ -133,13 +133,13 @@ def _assumptions(recipe: Recipe, hardware: Accelerator, *, placed: bool) -> tupl
     ]
     if not placed:
         notes.append("no placement: rank blocks fill servers in order, uplinks are not shared")
-    if hardware.name == "V100":
+    if hardware.name.startswith("V100"):
         notes.append("V100 has no bfloat16: float16 of the same speed is meant")
     return tuple(notes)
 
 
 def _basis(name: str) -> str:
     owner = owner_of(name)
-    if owner == name or name.startswith(owner):
+    if owner == kind_of(name):
         return f"speeds are calibrated on published runs of {owner}"
     return f"no published run of {name}: speeds are scaled from {owner} by the peaks"
