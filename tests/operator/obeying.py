@@ -25,6 +25,15 @@ def named(message: str) -> dict[str, list[str]]:
 class Stage(Bench):
     """The namespace and nodes of one case."""
 
+    async def add_nodes(self, *labels: dict[str, str], gpus: int = 2, start: int = 0) -> list[str]:
+        """Add nodes, and wait until the cluster has lifted the taint each starts with."""
+        names = await super().add_nodes(*labels, gpus=gpus, start=start)
+        for name in names:
+            await self.api.wait_for(
+                "nodes", name, lambda n: n is not None and not n["spec"].get("taints"), seconds=60
+            )
+        return names
+
     async def told(
         self, name: str, reason: str, *words: str, kind: str = "Placed", seconds: float = 60.0
     ) -> str:

@@ -19,7 +19,6 @@ from llmtrain_devcluster.controlplane import ControlPlane
 from llmtrain_devcluster.scripted import PodScript, ScriptedNodes
 
 pytestmark = pytest.mark.cluster
-RACK = {"label": "example.com/rack"}
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 H200 = {"nvidia.com/gpu.product": "NVIDIA-H200"}
 Case = Callable[[Stage], Awaitable[None]]
@@ -139,6 +138,59 @@ async def nodes_without_enough_gpus(stage: Stage) -> None:
 
 
 @case
+async def gpus_that_are_too_small(stage: Stage) -> None:
+    await stage.add_nodes(H100, H100)
+    await stage.submit("job", model={"preset": "llama3-8b"})
+    await stage.told("job", "WillNotFit", "H100 has", "GiB", kind="Accepted")
+    await stage.add_nodes(H200, start=2)
+    # Which reason stands there hangs on the nodes of the other cases: those that its selector
+    # does not match are counted too, and the nearest remedy may be one of them.
+    said = "2 GPU memory too small"
+    job = await stage.wait("job", lambda j: said in condition(j, "Placed").get("message", ""), 60)
+    assert condition(job, "Accepted")["status"] == "True"
+    assert "; 1 of " in condition(job, "Placed")["message"], "the H200 counts"
+    await stage.add_nodes(H200, start=3)
+    await stage.starts("job")
+
+
+def racks(stage: Stage, *names: str) -> tuple[str, list[dict[str, str]]]:
+    """A label of the stage's own, and what nodes in these racks carry: no other case is there."""
+    label = f"example.com/rack-{stage.tag}"
+    return label, [{label: name} for name in names]
+
+
+@case
+async def no_domain_with_enough_room(stage: Stage) -> None:
+    label, nodes = racks(stage, "a", "a", "b", "b")
+    await stage.add_nodes(*nodes)
+    await stage.fabric(rack=label)
+    for name, rack in (("one", "a"), ("two", "b")):
+        selector = {"bench": stage.tag, label: rack}
+        await stage.runs_small(name, workers={"nodeSelector": selector})
+    await stage.submit("job", topology={"fabric": stage.tag, "require": "rack"})
+    message = await stage.told("job", "DomainTooSmall", "in one rack", "it fits in rack ")
+    assert [len(found) for found in named(message).values()] == [1]
+    await stage.obey(message)
+    await stage.starts("job")
+
+
+@case
+async def no_domain_for_a_tensor_group(stage: Stage) -> None:
+    label, nodes = racks(stage, "a", "a", "b")
+    await stage.add_nodes(*nodes)
+    await stage.fabric(rack=label)
+    selector = {"bench": stage.tag, label: "a"}
+    await stage.runs_small("holder", workers={"nodeSelector": selector})
+    await stage.submit("job", topology={"fabric": stage.tag, "tensorWithin": "rack"},
+                       parallelism={"tensor": 4, "data": 1},
+                       workers={"command": ["train"]})  # fmt: skip
+    message = await stage.told("job", "DomainTooSmall", "2 at a time in one rack")
+    assert [len(found) for found in named(message).values()] == [1]
+    await stage.obey(message)
+    await stage.starts("job")
+
+
+@case
 async def labels_that_are_missing(stage: Stage) -> None:
     names = await stage.add_nodes({}, {})
     await stage.fabric(rack="example.com/row")
@@ -251,7 +303,7 @@ async def until_others_have_stopped_for_it(stage: Stage) -> None:
     )
     await stage.runs_small(f"low-{stage.tag}")
     await stage.small("job", priorityClassName=stage.tag)
-    await stage.told("job", "Preempting", "their pods")
+    await stage.told("job", "Preempting", "pods have ")
     pod = f"low-{stage.tag}-0-0"
     await stage.api.delete("pods", pod, stage.namespace, grace_seconds=0)
     await stage.starts("job")

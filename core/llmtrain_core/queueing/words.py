@@ -30,8 +30,8 @@ def preempting_message(count: int) -> str:
     """Say that others stop for the job."""
     if not count:
         return "jobs of lower priority have been stopped for it; their pods have still to end"
-    jobs = "1 job" if count == 1 else f"{count} jobs"
-    return f"{jobs} of lower priority stop for it; it starts when their pods have ended"
+    who = "1 job of lower priority stops" if count == 1 else f"{count} jobs of lower priority stop"
+    return f"{who} for it; it starts when the pods have ended"
 
 
 def preempted_message(namespace: str, key: str) -> str:
