@@ -50,6 +50,11 @@ def _parse(text: str, path: str) -> Any:
 
 def read_job(path: str) -> Job:
     """Read and check an LLMTrainingJob. Raises CliError that lists every problem."""
+    return read_manifest(path)[0]
+
+
+def read_manifest(path: str) -> tuple[Job, Mapping[str, str]]:
+    """Read and check an LLMTrainingJob; return its annotations with it."""
     document = read_document(path)
     if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, "LLMTrainingJob"):
         raise CliError(
@@ -62,20 +67,31 @@ def read_job(path: str) -> Job:
     answer = check(name, spec)
     if isinstance(answer, list):
         raise CliError("\n".join([f"{path}: the job is not valid:", *(f"  {p}" for p in answer)]))
-    return answer
+    annotations = document["metadata"].get("annotations")
+    return answer, annotations if isinstance(annotations, dict) else {}
 
 
 def read_items(path: str, kind: str) -> list[Mapping[str, Any]]:
     """Read a list as `kubectl get ... -o json` prints it, or a single object."""
     document = read_document(path)
-    items = document.get("items") if str(document.get("kind")).endswith("List") else [document]
+    listed = "items" in document or str(document.get("kind")).endswith("List")
+    items = document.get("items") if listed else [document]
     if not isinstance(items, list):
         raise CliError(f"{path}: the list has no items; print it with kubectl get -o json")
+    seen: dict[tuple[str, str], int] = {}
     for position, item in enumerate(items):
         if not isinstance(item, dict) or item.get("kind", kind) != kind:
             raise CliError(f"{path}: items[{position}] is not a {kind}")
-        if not (item.get("metadata") or {}).get("name"):
+        metadata = item.get("metadata") or {}
+        if not metadata.get("name"):
             raise CliError(f"{path}: items[{position}] has no metadata.name")
+        key = (str(metadata.get("namespace") or ""), str(metadata["name"]))
+        if key in seen:
+            raise CliError(
+                f"{path}: items[{seen[key]}] and items[{position}] are both the {kind} {key[1]!r};"
+                " keep one of them"
+            )
+        seen[key] = position
     return items
 
 

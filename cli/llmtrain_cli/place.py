@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from llmtrain_cli.errors import EXIT_NO
-from llmtrain_cli.files import read_job
+from llmtrain_cli.files import read_manifest
 from llmtrain_cli.output import (
     Output,
     OutputOption,
@@ -20,6 +21,8 @@ from llmtrain_cli.output import (
 )
 from llmtrain_cli.view import Sources, look
 from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
+from llmtrain_core.gpu_memory import too_small
 from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
 from llmtrain_core.plan.hardware import Accelerator, accelerator_of
 from llmtrain_core.topology.findings import bearing_on, findings, sentences
@@ -53,10 +56,12 @@ def command(
 
     With --nodes no cluster is needed; without, nodes and pods are read with kubectl.
     """
-    checked = read_job(job)
+    checked, annotations = read_manifest(job)
     named = checked.spec.topology.fabric if checked.spec.topology else None
     view = look(Sources(nodes, pods, fabric=fabric), named)
     request = Request.of(checked, _gpu_of(view.snapshot))
+    if annotations.get(ALLOW_OVER_MEMORY) != "true":
+        request = replace(request, too_small=too_small(checked, view.snapshot.nodes))
     answer = place(request, view.snapshot)
     wire = answer.to_wire()
     wire["reasons"] = [*wire["reasons"], *_about_labels(request, view.snapshot, answer)]

@@ -15,6 +15,7 @@ from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.api.status import PlanStatus
+from llmtrain_core.gpu_memory import WHOLE_GPUS, least_memory, product_of, sizes_of
 from llmtrain_core.placement import Request, eligible
 from llmtrain_core.plan.communication import Group
 from llmtrain_core.plan.errors import PlanError
@@ -28,10 +29,6 @@ from llmtrain_core.plan.wire import outline_to_wire, prediction_to_wire
 from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_core.topology.levels import NODE, Levels
 
-WHOLE_GPUS = frozenset({"nvidia.com/gpu", "amd.com/gpu"})
-"""Resources of which one is one GPU, as the product label names it; a slice has less of all."""
-Product = tuple[tuple[str, str], ...]
-"""The labels that name a node's GPU, with their values."""
 PASSING_TAINTS = "node.kubernetes.io/"
 """Taints by which the cluster shows a node's state: they come and go by themselves."""
 
@@ -61,31 +58,6 @@ class Seat:
         """Read a stored placement."""
         used = placement.get("levels") or ()
         return cls(nodes, {use["level"]: use.get("crossings") or {} for use in used}, levels)
-
-
-def least_memory(job: Job) -> int:
-    """Return the bytes without which no GPU can run a job; 0 where that is not for us to say."""
-    workers = job.spec.workers
-    if workers.command is not None or workers.gpu_resource not in WHOLE_GPUS:
-        return 0
-    try:
-        return memory(Recipe.of(job)).least
-    except PlanError:
-        return 0
-
-
-def sizes_of(nodes: Iterable[Node]) -> dict[int, frozenset[str]]:
-    """Return the names of nodes by the bytes of memory of their GPUs, where labels tell."""
-    found: dict[int, set[str]] = {}
-    rows: dict[Product, Accelerator | None] = {}
-    for node in nodes:
-        product = _product(node)
-        if product not in rows:
-            rows[product] = accelerator_of(node.labels)
-        row = rows[product]
-        if row is not None:
-            found.setdefault(int(row.memory.value), set()).add(node.name)
-    return {size: frozenset(names) for size, names in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +132,10 @@ def _placed(job: Job, recipe: Recipe, seat: Seat) -> Assessment:
     return Assessment(_predicted(job, recipe, slowest, slowed, notes))
 
 
-def _product(node: Node) -> Product:
-    return tuple((label, node.labels.get(label, "")) for label in PRODUCT_LABELS)
-
-
 def _kinds(job: Job, nodes: Iterable[Node]) -> _Kinds:
     if job.spec.workers.gpu_resource not in WHOLE_GPUS:
         return _Kinds((), len(list(nodes)))
-    products = Counter(_product(node) for node in nodes)
+    products = Counter(product_of(node) for node in nodes)
     known, strangers = {}, 0
     for product, count in products.items():
         row = accelerator_of(dict(product))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llmtrain_core.api.check import Job, Problem
+from llmtrain_core.gpu_memory import least_memory, sizes_of
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_operator.assessment import (
@@ -15,8 +16,6 @@ from llmtrain_operator.assessment import (
     Assessment,
     Seat,
     assess,
-    least_memory,
-    sizes_of,
 )
 from llmtrain_operator.lifecycle.planning import allows_over_memory
 from llmtrain_operator.records import JobRecord, NodeRecord

@@ -244,6 +244,9 @@ def test_labels_that_bear_on_the_job_are_among_the_reasons(
         ({"--nodes": "absent.json"}, ["absent.json", "cannot be read"]),
         ({"--nodes": {"kind": "NodeList"}}, ["the list has no items", "kubectl get -o json"]),
         ({"--nodes": listed("Node", {"kind": "Pod"})}, ["items[0] is not a Node"]),
+        ({"--nodes": listed("Node", node("a"), node("b"), node("a"))},
+         ["items[0] and items[2] are both the Node 'a'", "keep one"]),
+        ({"--nodes": {"items": [{}]}}, ["items[0] has no metadata.name"]),
         ({"--nodes": listed("Node", {"metadata": {"name": "n"}, "spec": {"taints": [{}]}})},
          ["--nodes", "is not as kubectl prints it"]),
         ({"--fabric": {"spec": {"levels": [{"name": "leaf", "nodeLabel": "x y"}]}}},
@@ -264,6 +267,52 @@ def test_bad_input_exits_with_two_and_names_field_and_remedy(
     code, out, err = llmtrain("place", *arguments)
     assert code == 2 and out == ""
     assert all(part in err for part in expected), err
+
+
+def test_a_list_needs_no_kind(llmtrain: Shell, file: Callable[..., str]) -> None:
+    code, out, _ = llmtrain(
+        "place",
+        "-f",
+        file("job", job(2)),
+        "--nodes",
+        file("n", {"items": tree(1, 2)}),
+        "-o",
+        "json",
+    )
+    assert code == 0 and [n["name"] for n in json.loads(out)["nodes"]] == ["n0", "n1"]
+
+
+def test_pods_of_one_name_in_two_namespaces_are_two(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    here, there = pod("p", "n0", 4), pod("p", "n0", 4)
+    there["metadata"]["namespace"] = "other"
+    files = ["-f", file("job", job(1, 4)), "--nodes", file("n", listed("Node", *tree(1, 1)))]
+    code, out, _ = llmtrain("place", *files, "--pods", file("p", listed("Pod", here, there)))
+    assert code == 1 and "InsufficientGpus" in out
+    code, _, err = llmtrain("place", *files, "--pods", file("p2", listed("Pod", here, here)))
+    assert code == 2 and "are both the Pod 'p'" in err
+
+
+def test_gpus_that_are_too_small_are_left_out_as_in_a_cluster(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    large = job(2)
+    del large["spec"]["workers"]["command"]
+    large["spec"] |= {
+        "model": {"preset": "gpt3-175b"},
+        "data": {"sources": [{"name": "text", "uri": "file:///data"}]},
+        "training": {"steps": 100, "globalBatchSize": 8, "microBatchSize": 1},
+    }
+    nodes = tree(1, 2)
+    for each in nodes:
+        each["metadata"]["labels"]["nvidia.com/gpu.product"] = "NVIDIA-H100-80GB-HBM3"
+    given = ["--nodes", file("n", listed("Node", *nodes))]
+    code, out, _ = llmtrain("place", "-f", file("large", large), *given)
+    assert code == 1 and "2 GPU memory too small" in out
+    large["metadata"]["annotations"] = {"llmtrain.dev/allow-over-memory": "true"}
+    assert llmtrain("place", "-f", file("allowed", large), *given)[0] == 0
+    assert llmtrain("place", "-f", file("small", job(2)), *given)[0] == 0
 
 
 def test_pods_alone_make_no_cluster(llmtrain: Shell, file: Callable[..., str]) -> None:

@@ -236,8 +236,23 @@ def test_a_node_without_a_label_never_joins_a_domain_that_is_called_like_it() ->
     assert state.path(state.nodes[0])[:2] != state.path(state.nodes[1])[:2]
 
 
+def test_no_label_of_a_file_names_the_domain_of_a_node_without_one() -> None:
+    """No cluster has such labels, but a file may, and they may look like what we made of others."""
+    odd = ["unlabelled:n0", "\\unlabelled:n0", "\\\\unlabelled:n0", "n0"]
+    state = cluster({"s": "1"}, *({"s": "1", "l": value} for value in odd))
+    assert len({state.path(node)[:2] for node in state.nodes}) == 1 + len(odd)
+
+
+def test_empty_labels_do_not_choose_the_preset_where_others_are() -> None:
+    leaf, zone = "fabric.topograph.run/tier-0", "topology.kubernetes.io/zone"
+    assert names(detect([{leaf: "", zone: "a"}, {leaf: "", zone: "b"}])) == ["zone", "node"]
+    assert names(detect([{leaf: "", zone: "a"}, {leaf: "x", zone: "b"}])) == ["leaf", "node"]
+    assert names(detect([{leaf: ""}])) == ["leaf", "node"], "it is there to be reported"
+
+
 label_values = st.one_of(
-    st.sampled_from(["", "a", "b", "n0"]), st.text("ab1n0 /:.-é機²٣\x00", max_size=70)
+    st.sampled_from(["", "a", "b", "n0", "unlabelled:n0", "\\unlabelled:n0"]),
+    st.text("ab1n0 /:.-é機²٣\x00", max_size=70),
 )
 
 

@@ -18,6 +18,7 @@ from llmtrain_core.topology.levels import NODE, Levels
 from llmtrain_core.topology.links import Links
 
 _COUNT = re.compile(r"[0-9]+(k|Ki|[MGTP]i?)?")
+_ALONE, _ESCAPE = "unlabelled:", "\\"
 _NOT_TOLERABLE_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 
 
@@ -86,8 +87,8 @@ class Snapshot:
 
     def path(self, node: Node) -> tuple[str, ...]:
         """Domains of a node from far to near, the node last."""
-        near = (level.domain(node.labels) or alone(node) for level in self.levels[:-1])
-        return (*near, node.name)
+        found = (level.domain(node.labels) for level in self.levels[:-1])
+        return (*(alone(node) if name is None else _named(name) for name in found), node.name)
 
     def missing_labels(self) -> dict[str, list[str]]:
         """Nodes without the label of a level, by label; empty when all is well.
@@ -106,7 +107,12 @@ class Snapshot:
 
 def alone(node: Node) -> str:
     """Name the domain of a node that lacks a level's label; no label value can be equal to it."""
-    return f"unlabelled:{node.name}"
+    return f"{_ALONE}{node.name}"
+
+
+def _named(value: str) -> str:
+    """Name the domain of a label's value, which in a file may be anything, also a name as above."""
+    return f"{_ESCAPE}{value}" if value.startswith((_ALONE, _ESCAPE)) else value
 
 
 def snapshot(levels: Levels, nodes: Iterable[Node], usage: Iterable[Usage]) -> Snapshot:

@@ -183,11 +183,13 @@ def _nvlink(nodes: Sequence[Mapping[str, str]], present: set[str]) -> FabricLeve
 def detect(labels: Iterable[Mapping[str, str]]) -> Levels:
     """Choose levels by what the nodes carry: the first preset with a label on any node.
 
-    Without any known label all nodes are one flat level.
+    Empty labels count only where no others are: they are reported, but show no network. Without any
+    known label all nodes are one flat level.
     """
     nodes = list(labels)
-    present = {key for keys in nodes for key in keys}
-    for preset in PRESETS.values():
-        if any(level.node_label in present for level in preset[:-1] if not level.nvlink):
-            return fit(preset, nodes)
+    filled = {key for keys in nodes for key, value in keys.items() if value}
+    for present in (filled, {key for keys in nodes for key in keys}):
+        for preset in PRESETS.values():
+            if any(level.node_label in present for level in preset[:-1] if not level.nvlink):
+                return fit(preset, nodes)
     return fit(PRESETS["nvlink"], nodes)
