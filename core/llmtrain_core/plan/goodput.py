@@ -9,7 +9,9 @@ arXiv:2410.21680), with w the seconds that a save stops training and u those tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
+
+from llmtrain_core.plan.errors import PlanError
 
 DAY = 86400.0
 
@@ -22,6 +24,32 @@ RESTART_SECONDS = 300.0
 SAVE_SECONDS = 30.0
 """Training stops this long for a synchronous save of a sharded checkpoint on a parallel file
 system."""
+LEAST_SAVE = 1e-3
+"""A save that took no time would be made without end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How often nodes fail and what it takes to go on. Raises PlanError for what cannot be."""
+
+    per_node_day: float = NODE_FAILURES_PER_DAY
+    """Failures per node and day that end all ranks."""
+    save_seconds: float = SAVE_SECONDS
+    """Seconds that a save stops training."""
+    restart_seconds: float = RESTART_SECONDS
+    """Seconds from a failure until training goes on."""
+
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("failures-per-node-day", self.per_node_day, 0.0),
+            ("save-seconds", self.save_seconds, LEAST_SAVE),
+            ("restart-seconds", self.restart_seconds, 0.0),
+        ):
+            if not least <= value < inf:
+                raise PlanError(f"--{option} {value:g} is no such number", f"use {least:g} or more")
+
+
+USUAL = Failures()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +62,21 @@ class Goodput:
     """Best time between two checkpoints."""
     ratio: float
     """Share of wall-clock time that moves training forward; 0 if nothing does."""
+    restart_within: float
+    """A run only moves forward if a restart takes less than so many seconds; none do if <= 0."""
 
 
 def goodput(
-    nodes: int, *, failures_per_node_day: float = NODE_FAILURES_PER_DAY,
-    save_seconds: float = SAVE_SECONDS, restart_seconds: float = RESTART_SECONDS,
-    interval_seconds: float | None = None,
-) -> Goodput:  # fmt: skip
+    nodes: int, failures: Failures = USUAL, interval_seconds: float | None = None
+) -> Goodput:
     """Return the goodput of a run on `nodes` nodes, at the best interval or at a given one."""
-    rate = nodes * failures_per_node_day / DAY
+    rate = nodes * failures.per_node_day / DAY
     if rate == 0:
-        return Goodput(0.0, float("inf"), float("inf"), 1.0)
-    interval = interval_seconds or young_daly(save_seconds, 1 / rate)
-    lost = rate * (restart_seconds + interval / 2)
-    ratio = max(0.0, 1 - lost) / (1 + save_seconds / interval)
-    return Goodput(rate * DAY, 1 / rate, interval, ratio)
+        return Goodput(0.0, inf, inf, 1.0, inf)
+    interval = interval_seconds or young_daly(failures.save_seconds, 1 / rate)
+    lost = rate * (failures.restart_seconds + interval / 2)
+    ratio = max(0.0, 1 - lost) / (1 + failures.save_seconds / interval)
+    return Goodput(rate * DAY, 1 / rate, interval, ratio, 1 / rate - interval / 2)
 
 
 def young_daly(save_seconds: float, mean_seconds_between_failures: float) -> float:

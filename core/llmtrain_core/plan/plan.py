@@ -13,21 +13,20 @@ from llmtrain_core.placement.types import Placement
 from llmtrain_core.plan.communication import Volumes, communication
 from llmtrain_core.plan.cost import Cost, cost
 from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.goodput import Goodput, goodput
+from llmtrain_core.plan.goodput import USUAL, Failures, Goodput, goodput
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory import binary
 from llmtrain_core.plan.network import uplink_shares
 from llmtrain_core.plan.predict import Prediction, predict, tokens_of
 from llmtrain_core.plan.recipe import Precision, Recipe
-from llmtrain_core.plan.search import (
-    Candidate,
-    Found,
-    Space,
+from llmtrain_core.plan.search import Candidate, Found, Space, search
+from llmtrain_core.plan.shapes import Shape
+from llmtrain_core.plan.sizing import (
     gpus_for_deadline,
     least_gpus,
-    search,
-)  # fmt: skip
-from llmtrain_core.plan.shapes import Shape
+    nearest_batch,
+    nearest_smaller,
+)
 from llmtrain_core.plan.storage import Storage, storage
 from llmtrain_core.plan.supported import accepts, space_of
 from llmtrain_core.topology.levels import Levels
@@ -36,6 +35,9 @@ MAX_TOKENS = 10**15
 """The API's own limit of training.tokens."""
 BATCH_TOKENS = 4 * 1024**2
 """Tokens of a step where none are given: between GPT-3's 3.2 million and Llama 3's 4 to 16."""
+
+REASONS = 4
+"""Reasons that are named, the most frequent first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,45 @@ class Question:
     days: float | None = None
     """Deadline; the plan then chooses the number of GPUs as well."""
 
+    def __post_init__(self) -> None:
+        """Raise PlanError for a run of no step, or of more tokens than a job may have."""
+        if not 1 <= self.tokens <= MAX_TOKENS:
+            raise PlanError(
+                f"{self.tokens:.3g} tokens are not between 1 and {MAX_TOKENS:.0e}",
+                f"use {1 if self.tokens < 1 else MAX_TOKENS:g}",
+            )
+        length = self.shape.sequence_length
+        if self.sequences < 1:
+            raise PlanError(
+                f"{self.tokens:,} tokens are less than one sequence of {length:,}",
+                f"use at least {length} tokens, or shorter sequences",
+            )
+        if self.global_batch is not None and self.global_batch > self.sequences:
+            raise PlanError(
+                f"a batch of {self.global_batch:,} sequences is larger than the run:"
+                f" {self.tokens:.3g} tokens are {self.sequences:,} sequences of {length:,}",
+                f"use a batch of at most {self.sequences}, or more tokens",
+            )
+
+    @property
+    def sequences(self) -> int:
+        """Whole sequences of the run: no step can have more."""
+        return self.tokens // self.shape.sequence_length
+
+    @property
+    def space(self) -> Space:
+        """What may be chosen: the batch as well where none is given."""
+        if self.global_batch is not None:
+            return Space()
+        return Space(any_batch=True, largest_batch=self.sequences)
+
+    @property
+    def base(self) -> Recipe:
+        """The recipe before its layout is chosen."""
+        usual = max(1, min(BATCH_TOKENS // self.shape.sequence_length, self.sequences))
+        batch = self.global_batch or usual
+        return Recipe(self.shape, Layout(), batch, precision=self.precision)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan(Prediction):
@@ -57,13 +98,20 @@ class Plan(Prediction):
     communication: Volumes
     goodput: Goodput
     storage: Storage
-    cost: Cost
+    cost: Cost | None
+    """None: at this rate of failures the run never finishes."""
     alternatives: tuple[Candidate, ...]
+
+    @property
+    def days_with_failures(self) -> float | None:
+        """Days until the run is done; None: never."""
+        return self.days / self.goodput.ratio if self.goodput.ratio else None
 
 
 def plan(
     subject: Job | Question, hardware: Accelerator, gpus: int | None = None,
     placement: Placement | None = None, levels: Levels = (), price: float | None = None,
+    failures: Failures = USUAL,
 ) -> Plan:  # fmt: skip
     """Return the plan of a job, or of the best way to train a model on so many GPUs.
 
@@ -82,18 +130,19 @@ def plan(
         tokens, keep = subject.tokens, 2
     slowed = uplink_shares(placement.crossings, levels) if placement else None
     predicted = predict(recipe, hardware, tokens, slowed)
-    lived = goodput(-(-predicted.gpus // int(hardware.node.value)))
+    lived = goodput(-(-predicted.gpus // int(hardware.node.value)), failures)
+    seconds = predicted.seconds / lived.ratio if lived.ratio else None
     return Plan(
         recipe=recipe,
         tokens=tokens,
         memory=predicted.memory,
         hardware=hardware,
         time=predicted.time,
-        assumptions=(*predicted.assumptions, *_assumptions(hardware, found, price)),
+        assumptions=(*predicted.assumptions, *_assumptions(hardware, found, price, failures)),
         communication=communication(recipe),
         goodput=lived,
         storage=storage(recipe, tokens, keep),
-        cost=cost(hardware, predicted.gpus, predicted.seconds / max(lived.ratio, 1e-9), price),
+        cost=None if seconds is None else cost(hardware, predicted.gpus, seconds, price),
         alternatives=_others(subject, recipe, found),
     )
 
@@ -130,37 +179,32 @@ def _of_question(
     question: Question, hardware: Accelerator, gpus: int | None
 ) -> tuple[Recipe, Found]:
     """Return the fastest recipe. Raises PlanError where nothing fits."""
-    if not 1 <= question.tokens <= MAX_TOKENS:
-        raise PlanError(
-            f"{question.tokens:.3g} tokens are not between 1 and {MAX_TOKENS:.0e}",
-            f"use {1 if question.tokens < 1 else MAX_TOKENS:g}",
-        )
-    base = _base(question)
+    base, space = question.base, question.space
     if question.days is not None and gpus is None:
-        gpus, found = gpus_for_deadline(base, hardware, question.tokens, question.days)
+        gpus, found = gpus_for_deadline(base, hardware, question.tokens, question.days, space)
     elif gpus is None:
         raise PlanError("neither GPUs nor a deadline are given", "use --gpus N or --days D")
     else:
-        space = Space(any_batch=question.global_batch is None)
         found = search(base, hardware, gpus, space)
     if found.best is None:
-        raise _nothing_fits(base, hardware, gpus, found)
+        raise _nothing_fits(question, hardware, gpus, found)
     return found.best.recipe, found
 
 
-def _base(question: Question) -> Recipe:
-    batch = question.global_batch or max(1, BATCH_TOKENS // question.shape.sequence_length)
-    return Recipe(question.shape, Layout(), batch, precision=question.precision)
-
-
-def _nothing_fits(base: Recipe, hardware: Accelerator, gpus: int, found: Found) -> PlanError:
+def _nothing_fits(question: Question, hardware: Accelerator, gpus: int, found: Found) -> PlanError:
     """Say what stands in the way, and what would help."""
+    base, space = question.base, question.space
     if found.nearest is None:
-        why = "; ".join(sorted(found.rejected)) or "no layout divides the model"
-        free = search(base, hardware, gpus, Space(any_batch=True)).best
-        remedy = f"use a batch of {free.recipe.global_batch}" if free else "use fewer GPUs"
-        return PlanError(f"no layout of {gpus} GPUs can run this: {why}", remedy)
-    enough = least_gpus(base, hardware, max(gpus, int(hardware.node.value)))
+        reasons = [*found.rejected][:REASONS] or ["no layout divides the model"]
+        batch = nearest_batch(base, hardware, gpus, question.sequences)
+        fewer = nearest_smaller(base, hardware, gpus, space)
+        remedies = [f"use a batch of {batch}"] if batch else []
+        remedies += [f"use {fewer} GPUs"] if fewer else []
+        return PlanError(
+            f"no layout of {gpus} GPUs can run this: " + "; ".join(reasons),
+            " or ".join(remedies) or "use a larger GPU",
+        )
+    enough = least_gpus(base, hardware, gpus, space)
     remedy = f"use at least {enough} {hardware.name}" if enough else "use a larger GPU"
     near = found.nearest
     return PlanError(
@@ -181,8 +225,14 @@ def _others(
     return tuple(islice(others, limit))
 
 
-def _assumptions(hardware: Accelerator, found: Found, price: float | None) -> Iterator[str]:
+def _assumptions(
+    hardware: Accelerator, found: Found, price: float | None, failures: Failures
+) -> Iterator[str]:
     if price is None:
         yield f"price: {hardware.price.value:g} USD per GPU hour, {hardware.price.source}"
-    for reason, count in sorted(found.rejected.items(), key=lambda item: -item[1])[:4]:
-        yield f"{count} of the layouts tried fell out: {reason}"
+    yield (
+        f"failures: {failures.per_node_day:g} per node and day; a save stops training for"
+        f" {failures.save_seconds:g} s, a restart takes {failures.restart_seconds:g} s"
+    )
+    for reason, count in [*found.rejected.items()][:REASONS]:
+        yield f"{count} choices fell out for this or a like reason: {reason}"

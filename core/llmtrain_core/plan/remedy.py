@@ -16,7 +16,9 @@ from llmtrain_core.plan.supported import accepts
 _STATE = frozenset({"weights", "gradients", "optimizer", "gathered"})
 """Parts that more ranks share; the others follow from the micro-batch."""
 _MARGINS = frozenset({"runtime", "fragmentation"})
-MOST_MORE = 64
+USUAL_NODE = 8
+"""GPUs of the servers that large models are trained on."""
+MOST_MORE = 4096
 """A remedy that takes more than so many times the GPUs is none."""
 
 
@@ -29,18 +31,28 @@ def too_large(job: Job, needed: Memory, gpu: str, capacity: int) -> str:
     """Say by how much a job outgrows a GPU, what takes the room, and what would help."""
     part = max(needed.parts.keys() - _MARGINS, key=lambda name: needed.parts[name])
     field = "spec.parallelism" if part in _STATE else "spec.training.microBatchSize"
-    recipe = Recipe.of(job)
-    found = nearest_fit(job, recipe, capacity)
-    remedy = (
-        "set " + ", ".join(_changes(recipe, found))
-        if found
-        else f"no layout of up to {MOST_MORE} times the GPUs would fit: use larger ones"
-    )
     return (
         f"{field}: {job.layout} needs at least {binary(needed.least)} of a GPU's memory, margins"
         f" not counted; {gpu} has {binary(capacity)}; the largest part is {part},"
-        f" {binary(needed.parts[part])}; {remedy}"
+        f" {binary(needed.parts[part])}; {remedy(job, Recipe.of(job), capacity)}"
     )
+
+
+def remedy(job: Job, recipe: Recipe, capacity: int) -> str:
+    """Name the fewest fields of a job to change so that `recipe` fits into `capacity` bytes."""
+    found = nearest_fit(job, recipe, capacity)
+    if found is not None:
+        return "set " + ", ".join(_changes(recipe, found))
+    if job.gpus_per_node < USUAL_NODE:  # a tensor group cannot leave its node
+        found = nearest_fit(_on_usual_nodes(job), recipe, capacity)
+    if found is None:
+        return f"no layout of up to {MOST_MORE} times the GPUs would fit: use larger ones"
+    return f"set workers.gpusPerNode to {USUAL_NODE}, " + ", ".join(_changes(recipe, found))
+
+
+def _on_usual_nodes(job: Job) -> Job:
+    workers = job.spec.workers.model_copy(update={"gpus_per_node": USUAL_NODE})
+    return replace(job, spec=job.spec.model_copy(update={"workers": workers}))
 
 
 def nearest_fit(job: Job, recipe: Recipe, capacity: int) -> Recipe | None:
@@ -71,7 +83,8 @@ def _options(job: Job, recipe: Recipe) -> Iterator[Recipe]:
 def _layouts(job: Job, layout: Layout) -> Iterator[Layout]:
     """Return layouts with more tensor, pipeline or data ranks, on whole nodes."""
     gpus, per_node = layout.world_size, job.gpus_per_node
-    for wider, deeper, more in product((1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8, 16, 32, MOST_MORE)):
+    times = [2**k for k in range(MOST_MORE.bit_length())]
+    for wider, deeper, more in product((1, 2, 4, 8), (1, 2, 4, 8), times):
         tensor, pipeline = layout.tensor * wider, layout.pipeline * deeper
         inner = tensor * pipeline * layout.context * layout.replicate
         if per_node % tensor == 0 and gpus * more % inner == 0:

@@ -7,16 +7,16 @@ not searched but chosen: the least that fits, since less is always faster.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import gcd
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.bubble import ONE_STAGE, V_SHAPED, Schedule
 from llmtrain_core.plan.constants import Constants, constants_of
 from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.flops import days_at, training_flops_per_token
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory import Memory, memory
 from llmtrain_core.plan.recipe import Checkpointing, Recipe
@@ -40,6 +40,8 @@ class Space:
     replicate: bool = True
     any_batch: bool = False
     """The global batch may be rounded to what a layout can split."""
+    largest_batch: int | None = None
+    """Sequences of the largest batch that rounding may lead to: a run is at least one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Found:
     pareto: tuple[Candidate, ...]
     """Fastest first; each next one needs less memory."""
     rejected: Mapping[str, int]
-    """Layouts that fell out, by reason."""
+    """How many fell out, by reason; of reasons that differ in their numbers, one is named."""
     nearest: Candidate | None
     """Where nothing fits: the layout that needs the least memory."""
     tried: int
@@ -83,7 +85,7 @@ def search(
     space, constants = space or Space(), constants or constants_of(hardware.name)
     capacity = capacity or int(hardware.memory.value)
     fitting: list[Candidate] = []
-    rejected: Counter[str] = Counter()
+    rejected = _Rejected()
     least: tuple[int, Recipe, Memory] | None = None
     tried = 0
     for recipe in _recipes(base, hardware, gpus, space, rejected):
@@ -100,47 +102,32 @@ def search(
             if least is None or needed.total < least[0]:
                 least = (needed.total, option, needed)
         if not fits:
-            rejected[f"needs more than {hardware.name}'s {capacity / 1024**3:.0f} GiB"] += 1
+            rejected.add(f"needs more than {hardware.name}'s {capacity / 1024**3:.0f} GiB")
     pareto = _pareto(fitting)
     nearest = None
     if not pareto and least is not None:
         nearest = Candidate(least[1], least[2], step_time(least[1], hardware, constants))
-    return Found(pareto[0] if pareto else None, pareto, dict(rejected), nearest, tried)
+    return Found(pareto[0] if pareto else None, pareto, rejected.by_reason(), nearest, tried)
 
 
-def gpus_for_deadline(
-    base: Recipe, hardware: Accelerator, tokens: int, days: float, limit: int = 65536
-) -> tuple[int, Found]:
-    """Return the least GPUs, in whole powers of two of servers, that finish in time.
+def fits(base: Recipe, hardware: Accelerator, gpus: int, space: Space) -> bool:
+    """Tell whether any layout of so many GPUs holds the base: the search without times."""
+    capacity = int(hardware.memory.value)
+    options = recipes(base, hardware, gpus, space)
+    return any(holds(option, capacity, space.checkpointings) for option in options)
 
-    Numbers that could not do it at their peak are not searched. Raises PlanError where none up to
-    `limit` does.
-    """
-    flops = training_flops_per_token(base.shape, "causal-attention") * tokens
-    alone = days_at(flops, 1, hardware.peak(base.precision), 1.0)
-    gpus, fastest = int(hardware.node.value), alone / limit
-    while gpus <= limit:
-        if alone / gpus <= days:
-            found = search(base, hardware, gpus, Space(any_batch=True))
-            if found.best is not None:
-                fastest = tokens / found.best.tokens_per_second / 86400
-                if fastest <= days:
-                    return gpus, found
-        gpus *= 2
-    raise PlanError(
-        f"no layout of up to {limit} {hardware.name} trains {tokens:.3g} tokens in {days:g} days",
-        f"the fastest takes at least {fastest:.3g} days; allow more time or fewer tokens",
+
+def holds(recipe: Recipe, capacity: int, checkpointings: tuple[Checkpointing, ...]) -> bool:
+    """Tell whether a recipe fits with any recomputation; the most helps the most often."""
+    return any(
+        memory(replace(recipe, checkpointing=kind), capacity).fits
+        for kind in reversed(checkpointings)
     )
 
 
-def least_gpus(base: Recipe, hardware: Accelerator, start: int, limit: int = 65536) -> int | None:
-    """Return the least power-of-two multiple of `start` on which the model fits, if any."""
-    gpus = start
-    while gpus <= limit:
-        if search(base, hardware, gpus, Space(any_batch=True)).best is not None:
-            return gpus
-        gpus *= 2
-    return None
+def recipes(base: Recipe, hardware: Accelerator, gpus: int, space: Space) -> Iterator[Recipe]:
+    """Return every way to run `base` on so many GPUs, recomputation left open."""
+    return _recipes(base, hardware, gpus, space, _Rejected())
 
 
 def _pareto(candidates: list[Candidate]) -> tuple[Candidate, ...]:
@@ -156,38 +143,57 @@ def _pareto(candidates: list[Candidate]) -> tuple[Candidate, ...]:
     return tuple(kept)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rejected:
+    """Reasons why layouts fall out, counted by kind: by what is said but for the numbers."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    said: dict[str, str] = field(default_factory=dict)
+    """The first of each kind, in full."""
+
+    def add(self, reason: str) -> None:
+        kind = _NUMBERS.sub("N", reason)
+        self.said.setdefault(kind, reason)
+        self.counts[kind] += 1
+
+    def by_reason(self) -> dict[str, int]:
+        return {self.said[kind]: count for kind, count in self.counts.most_common()}
+
+
+_NUMBERS = re.compile(r"[0-9]+")
+
+
 def _recipes(
-    base: Recipe, hardware: Accelerator, gpus: int, space: Space, rejected: Counter[str]
+    base: Recipe, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
 ) -> Iterator[Recipe]:
     for layout in _layouts(base, hardware, gpus, space, rejected):
         for schedule, chunks in _schedules(base, layout, space):
             for micro in _micro_batches(base, layout, space):
                 batch = _batch(base, layout, micro, space)
+                if space.largest_batch is not None and batch > space.largest_batch:
+                    rejected.add(
+                        f"needs a batch of {batch} sequences, the run has {space.largest_batch}"
+                    )
+                    continue
                 try:
                     yield replace(
                         base, layout=layout, schedule=schedule, chunks=chunks, micro_batch=micro,
                         global_batch=batch, recomputed_share=None,
                     )  # fmt: skip
                 except PlanError as error:
-                    rejected[_reason(error)] += 1
-
-
-def _reason(error: PlanError) -> str:
-    """Return the kind of refusal: the message without its numbers."""
-    words = [word for word in error.message.split() if not any(c.isdigit() for c in word)]
-    return " ".join(words)
+                    rejected.add(error.message)
 
 
 def _layouts(
-    base: Recipe, hardware: Accelerator, gpus: int, space: Space, rejected: Counter[str]
+    base: Recipe, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
 ) -> Iterator[Layout]:
     shape, domain = base.shape, int(hardware.domain.value)
     for tensor in _divisors(gpus, min(domain, 16)):
         if shape.kv_heads % tensor or shape.heads % tensor or shape.ffn_size % tensor:
-            rejected["tensor does not divide the model's heads or feed-forward width"] += 1
+            rejected.add(f"tensor {tensor} does not divide the model's heads or feed-forward width")
             continue
         if domain % tensor:
-            rejected["tensor does not divide the GPUs that NVLink joins"] += 1
+            rejected.add(f"tensor {tensor} does not divide the {domain} GPUs that NVLink joins")
             continue
         for pipeline in _divisors(gpus // tensor, min(MAX_PIPELINE, shape.layers)):
             for context in _contexts(base, gpus // (tensor * pipeline), space):

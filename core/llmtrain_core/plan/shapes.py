@@ -75,7 +75,16 @@ class Shape:
         return replace(self, adapters=Adapters(rank, tuple(sorted(targets))))
 
     def with_length(self, sequence_length: int) -> Shape:
-        """Return the same model trained on sequences of another length."""
+        """Return the same model trained on sequences of another length.
+
+        Raises PlanError for more than its position embedding has rows.
+        """
+        if 0 < self.learned_positions < sequence_length:
+            raise PlanError(
+                f"sequences of {sequence_length:,} tokens are longer than the model's"
+                f" {self.learned_positions:,} learned positions",
+                f"use at most {self.learned_positions}, or a model with rotary positions",
+            )
         return replace(self, sequence_length=sequence_length)
 
 

@@ -45,25 +45,28 @@ def prediction_to_wire(prediction: Prediction) -> dict[str, Any]:
 
 
 def plan_to_wire(plan: Plan) -> dict[str, Any]:
-    """Return the JSON that `llmtrain plan` prints."""
-    stored, cost = plan.storage, plan.cost
+    """Return the JSON that `llmtrain plan` prints; null: never, in `cost`, and of an interval."""
+    stored, cost, life = plan.storage, plan.cost, plan.goodput
+    endless = life.failures_per_day == 0
     return {
         **prediction_to_wire(plan),
+        "hardware": plan.hardware.name,
+        "recipe": candidate_to_wire(Candidate(plan.recipe, plan.memory, plan.time)),
         "communication": _volumes(plan),
         "storage": {
             "tokensBytes": stored.tokens,
             "checkpointBytes": stored.checkpoint,
             "checkpointsBytes": stored.checkpoints,
             "exportBytes": stored.export,
-            "checkpointIntervalSeconds": plan.goodput.checkpoint_seconds,
+            "checkpointIntervalSeconds": None if endless else life.checkpoint_seconds,
         },
         "cost": {
-            "gpuHours": cost.gpu_hours,
-            "energyKilowattHours": cost.kilowatt_hours,
-            "dollars": cost.dollars,
-            "goodput": plan.goodput.ratio,
-            "failuresPerDay": plan.goodput.failures_per_day,
-            "daysWithFailures": plan.days / plan.goodput.ratio if plan.goodput.ratio else None,
+            "gpuHours": cost and cost.gpu_hours,
+            "energyKilowattHours": cost and cost.kilowatt_hours,
+            "dollars": cost and cost.dollars,
+            "goodput": life.ratio,
+            "failuresPerDay": life.failures_per_day,
+            "daysWithFailures": plan.days_with_failures,
         },
         "alternatives": [candidate_to_wire(c) for c in plan.alternatives],
     }
@@ -88,7 +91,7 @@ def _volumes(plan: Plan) -> dict[str, Any]:
 
 
 def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
-    """Return the JSON of one alternative: the fields of a job that differ, and what it would do."""
+    """Return the JSON of a way to run: the fields of a job that may differ, and what it does."""
     recipe, layout = candidate.recipe, candidate.recipe.layout
     return {
         "parallelism": {
@@ -99,6 +102,7 @@ def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
         "globalBatchSize": recipe.global_batch,
         "microBatchSize": recipe.micro_batch,
         "activationCheckpointing": recipe.checkpointing,
+        "precision": recipe.precision,
         "perGpuBytes": candidate.memory.total,
         "stepSeconds": candidate.time.seconds,
         "tokensPerSecond": candidate.tokens_per_second,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.cost import cost
-from llmtrain_core.plan.goodput import NODE_FAILURES_PER_DAY, goodput, young_daly
+from llmtrain_core.plan.errors import PlanError
+from llmtrain_core.plan.goodput import NODE_FAILURES_PER_DAY, Failures, goodput, young_daly
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.parameters import count_parameters
 from llmtrain_core.plan.recipe import Recipe
@@ -36,14 +37,14 @@ def test_the_failure_rate_is_that_of_llama_3_405b() -> None:
 def test_published_goodputs(
     nodes: int, rate: float, save: float, restart: float, minutes: float, ratio: float
 ) -> None:
-    found = goodput(nodes, failures_per_node_day=rate, save_seconds=save, restart_seconds=restart)
+    found = goodput(nodes, Failures(rate, save, restart))
     assert found.checkpoint_seconds / 60 == pytest.approx(minutes, rel=0.01)
     assert found.ratio == pytest.approx(ratio, abs=0.002)
 
 
 def test_mean_time_to_failure_of_published_clusters() -> None:
     """RSC-1: 7.9 hours at 1,024 GPUs is what 128 nodes would have at 23.7 failures per 1,000."""
-    found = goodput(128, failures_per_node_day=6.50e-3)
+    found = goodput(128, Failures(6.50e-3))
     assert found.mean_seconds_between_failures / 3600 == pytest.approx(28.8, abs=0.1)
 
 
@@ -51,11 +52,12 @@ def test_mean_time_to_failure_of_published_clusters() -> None:
 def test_no_other_interval_is_better_by_more_than_the_approximation(
     nodes: int, save: float, factor: float
 ) -> None:
-    best = goodput(nodes, save_seconds=save, restart_seconds=0)
+    failures = Failures(save_seconds=save, restart_seconds=0)
+    best = goodput(nodes, failures)
     interval = best.checkpoint_seconds
     if save > interval / 10:
         return  # first order holds where a save is short against the interval
-    other = goodput(nodes, save_seconds=save, restart_seconds=0, interval_seconds=factor * interval)
+    other = goodput(nodes, failures, interval_seconds=factor * interval)
     assert other.ratio <= best.ratio + 0.01
 
 
@@ -65,6 +67,28 @@ def test_young_daly() -> None:
 
 def test_hopeless_runs_have_no_goodput() -> None:
     assert goodput(10**7).ratio == 0
+
+
+def test_a_hopeless_run_moves_once_restarts_are_as_quick_as_it_says() -> None:
+    found = goodput(65536)
+    assert found.ratio == 0
+    assert 0 < found.restart_within < 300
+    assert goodput(65536, Failures(restart_seconds=0.9 * found.restart_within)).ratio > 0
+    assert goodput(65536, Failures(restart_seconds=1.01 * found.restart_within)).ratio == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"per_node_day": float("nan")}, "--failures-per-node-day nan .*use 0 or more"),
+        ({"per_node_day": -1.0}, "--failures-per-node-day -1 "),
+        ({"save_seconds": 0.0}, "--save-seconds 0 .*use 0.001 or more"),
+        ({"restart_seconds": float("inf")}, "--restart-seconds inf "),
+    ],
+)
+def test_failures_that_cannot_be_are_refused(changes: dict[str, float], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        Failures(**changes)
 
 
 def test_tokens_take_two_bytes_below_65536_and_four_above() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 from llmtrain_core.api.check import Job, check
 from llmtrain_core.placement import Placement
 from llmtrain_core.plan.errors import PlanError
+from llmtrain_core.plan.goodput import Failures
 from llmtrain_core.plan.hardware import CATALOGUE, accelerator
 from llmtrain_core.plan.memory import binary, memory
 from llmtrain_core.plan.plan import Plan, Question, plan
@@ -27,7 +30,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 KEYS = {"parameters", "activeParameters", "trainableParameters", "flopsPerToken", "totalFlops",
         "memory", "communication",
         "bubble", "step", "mfu", "tokensPerSecond", "days", "gpus", "storage", "cost",
-        "alternatives", "assumptions"}  # fmt: skip
+        "alternatives", "assumptions", "hardware", "recipe"}  # fmt: skip
 
 
 def _spec(**changes: Any) -> dict[str, Any]:
@@ -146,6 +149,50 @@ def test_a_deadline_chooses_the_gpus() -> None:
     assert found.gpus % 8 == 0
 
 
+def test_json_has_the_plan_that_was_chosen() -> None:
+    found = plan(Question(shape_named("gpt3-175b"), 300 * 10**9), accelerator("V100"), 10000)
+    wire = plan_to_wire(found)
+    assert wire["hardware"] == "V100"
+    chosen, recipe = wire["recipe"], found.recipe
+    assert set(chosen) == set(wire["alternatives"][0])
+    assert chosen["parallelism"]["tensor"] == recipe.layout.tensor
+    assert chosen["parallelism"]["pipelineSchedule"] == recipe.schedule
+    assert chosen["globalBatchSize"] == recipe.global_batch
+    assert chosen["microBatchSize"] == recipe.micro_batch
+    assert chosen["activationCheckpointing"] == recipe.checkpointing
+    assert chosen["perGpuBytes"] == sum(wire["memory"]["perGpuBytes"].values())
+    assert chosen["tokensPerSecond"] == wire["tokensPerSecond"]
+    degrees = [n for key, n in chosen["parallelism"].items() if key not in
+               ("pipelineSchedule", "virtualStages", "expert")]  # fmt: skip
+    assert prod(degrees) == wire["gpus"] == 10000
+
+
+def test_a_run_that_never_finishes_has_no_cost() -> None:
+    question = Question(shape_named("llama3-8b"), 10**12)
+    never = plan(question, H100, 64, failures=Failures(per_node_day=1000.0))
+    assert never.cost is None
+    wire = plan_to_wire(never)
+    assert wire["cost"]["goodput"] == 0
+    nothing = ("gpuHours", "energyKilowattHours", "dollars", "daysWithFailures")
+    assert all(wire["cost"][key] is None for key in nothing)
+    json.dumps(wire, allow_nan=False)
+
+
+def test_a_run_without_failures_never_needs_to_save() -> None:
+    question = Question(shape_named("llama3-8b"), 10**12)
+    found = plan(question, H100, 64, failures=Failures(per_node_day=0.0))
+    wire = plan_to_wire(found)
+    assert wire["storage"]["checkpointIntervalSeconds"] is None
+    assert wire["cost"]["daysWithFailures"] == wire["days"]
+    assert any(note.startswith("failures: 0 per node and day") for note in found.assumptions)
+    json.dumps(wire, allow_nan=False)
+
+
+def test_a_short_run_takes_a_batch_that_it_has_tokens_for() -> None:
+    found = plan(Question(shape_named("llama3-8b"), 10**6), H100, 8)
+    assert found.recipe.tokens_per_step <= 10**6
+
+
 def test_servers_of_the_job_bound_the_fast_domain() -> None:
     job = _job(workers={"gpusPerNode": 4})
     assert plan(job, H100).hardware.domain.value == 4
@@ -159,14 +206,20 @@ NONSENSE = [
     (lambda: plan(SEVENTY, H100), "use --gpus N or --days D"),
     (lambda: plan(Question(shape_named("llama3-8b"), int(1e30)), H100, 8), r"1e\+15; use 1e\+15"),
     (lambda: plan(Question(shape_named("llama3-8b"), 0), H100, 8), "0 tokens are not between"),
-    (lambda: plan(SEVENTY, H100, 8), "nothing fits H100's 79.6 GiB.*use at least 32 H100"),
+    (lambda: plan(SEVENTY, H100, 8), "nothing fits H100's 79.6 GiB.*use at least 24 H100"),
     (lambda: plan(SEVENTY, accelerator("h1000"), 8), "no GPU is named 'h1000'; did you mean H100"),
     (lambda: shape_named("lama3-8b"), "did you mean llama3-8b"),
     (lambda: plan(_job(), H100, 100), "100 GPUs are not a multiple of the layout's 8.*use 96"),
     (lambda: plan(Question(shape_named("llama3-8b"), 10**12, days=1e-6), H100),
-     "the fastest takes"),
+     "use a deadline of [0-9.]+ days or more"),
     (lambda: plan(Question(shape_named("tiny"), 10**9, 3), H100, 1024),
-     "no layout of 1024 GPUs can run this: .*cannot be split.*; use a batch of [0-9]+"),
+     "no layout of 1024 GPUs can run this: a batch of 3 sequences cannot be split into"
+     " micro-batches of 1 over 1024 data ranks;.*; use a batch of 512 or use 6 GPUs"),
+    (lambda: Question(shape_named("llama3-8b"), 10**12, 10**12),
+     "larger than the run: .* 122,070,312 sequences of 8,192; use a batch of at most 122070312"),
+    (lambda: Question(shape_named("llama3-8b"), 8191), "8,191 tokens are less than one sequence"),
+    (lambda: shape_named("gpt3-175b").with_length(100_000),
+     "100,000 tokens are longer than the model's 2,048 learned positions; use at most 2048"),
 ]  # fmt: skip
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections import Counter
 
 import pytest
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.constants import constants_of
-from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.memory import memory
 from llmtrain_core.plan.published import PublishedRun, published_runs
 from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.search import Space, gpus_for_deadline, least_gpus, search
+from llmtrain_core.plan.search import Space, search
 from llmtrain_core.plan.shapes import SHAPES
 from llmtrain_core.plan.step import step_time
 
@@ -23,22 +22,38 @@ pytestmark = pytest.mark.unit
 H100 = CATALOGUE["H100"]
 
 
-def _distinct() -> list[PublishedRun]:
-    """The largest run of every model and GPU type; the benchmark does all."""
-    runs = sorted(published_runs(), key=lambda run: run.gpus)
-    return list({(r.name, r.hardware): r for r in runs}.values())
+MISSES = {
+    ("llama3-8b", "H100"): 2, ("llama3.1-405b", "H100"): 2, ("nemotron4-340b", "H100"): 2,
+    ("llama3 70b", "H100"): 1, ("llama3 405b", "H100"): 1, ("llama3 405b", "B200"): 1,
+    ("llama3 405b", "GB200"): 2, ("llama3 405b", "GB300"): 1, ("nemotron 340b", "H100"): 1,
+    ("llama3 8b", "H100-500W"): 1, ("llama3 8b compiled", "H100-500W"): 2,
+    ("llama3 8b tp", "H100-500W"): 1, ("llama3 8b tp async", "H100-500W"): 1,
+    ("mpt 3b", "A100-80"): 1,
+}  # fmt: skip
+"""Published runs of which our memory model says that they do not fit, though they ran: its misses,
+by name and GPU. They are searched with the memory that the published layout takes by our model."""
+
+RUNS = published_runs()
 
 
-def test_the_best_is_at_least_as_fast_as_every_published_layout() -> None:
-    """Within the memory that the published layout itself takes, by the same model."""
-    runs = _distinct()
-    assert len(runs) >= 25
+def _misses(run: PublishedRun) -> bool:
+    return memory(run.recipe).total > CATALOGUE[run.hardware].memory.value
+
+
+def test_the_misses_of_the_memory_model_are_known() -> None:
+    assert Counter((run.name, run.hardware) for run in RUNS if _misses(run)) == MISSES
+
+
+@pytest.mark.parametrize("source", sorted({run.source for run in RUNS}))
+def test_the_best_is_at_least_as_fast_as_every_published_layout(source: str) -> None:
+    """Of every run, by the same model: in the GPU's own memory, but for the misses."""
+    runs = [run for run in RUNS if run.source == source]
     slower = []
     for run in runs:
         hardware = CATALOGUE[run.hardware]
         own = step_time(run.recipe, hardware, constants_of(run.hardware)).seconds
-        needed = max(memory(run.recipe).total, int(hardware.memory.value))
-        best = search(run.recipe, hardware, run.gpus, capacity=needed).best
+        capacity = memory(run.recipe).total if _misses(run) else int(hardware.memory.value)
+        best = search(run.recipe, hardware, run.gpus, capacity=capacity).best
         if best is None or best.time.seconds > own * (1 + 1e-9):
             slower.append((run.name, run.gpus, own, best and best.time.seconds))
     assert not slower
@@ -110,7 +125,7 @@ def test_reasons_and_the_leanest_layout_where_nothing_fits() -> None:
 def test_reasons_name_what_does_not_divide() -> None:
     found = search(Recipe(SHAPES["llama3-8b"], Layout(), 63), H100, 63)
     reasons = " ".join(found.rejected)
-    assert "does not divide the model's heads" in reasons
+    assert "tensor 3 does not divide the model's heads" in reasons
     free = search(Recipe(SHAPES["llama3-8b"], Layout(), 64), H100, 63)
     assert any("cannot be split" in reason for reason in free.rejected)
 
@@ -123,26 +138,24 @@ def test_any_batch_rounds_to_what_the_layout_splits() -> None:
     assert abs(recipe.global_batch - 512) <= recipe.replicas * recipe.micro_batch
 
 
-def test_a_deadline_finds_the_least_gpus() -> None:
-    base = Recipe(SHAPES["llama3-8b"], Layout(), 512)
-    gpus, found = gpus_for_deadline(base, H100, 10**12, days=10)
-    assert found.best is not None
-    assert 10**12 / found.best.tokens_per_second <= 10 * 86400
-    half = search(base, H100, gpus // 2, Space(any_batch=True)).best
-    assert half is not None
-    assert 10**12 / half.tokens_per_second > 10 * 86400
+def test_reasons_are_whole_sentences_counted_by_kind() -> None:
+    """Of reasons that differ in their numbers, the first stands for all."""
+    found = search(Recipe(SHAPES["llama3-8b"], Layout(), 7), H100, 1024)
+    split = [reason for reason in found.rejected if "cannot be split" in reason]
+    assert split == [
+        "a batch of 7 sequences cannot be split into micro-batches of 1 over 1024 data ranks"
+    ]
+    assert found.rejected[split[0]] > 10
+    assert list(found.rejected.values()) == sorted(found.rejected.values(), reverse=True)
 
 
-def test_an_impossible_deadline_says_what_is_possible() -> None:
-    base = Recipe(SHAPES["llama3-8b"], Layout(), 512)
-    with pytest.raises(PlanError, match=r"in 0\.001 days.*the fastest takes at least .* days"):
-        gpus_for_deadline(base, H100, 10**12, days=0.001, limit=64)
-
-
-def test_the_least_gpus_that_hold_a_model() -> None:
-    base = Recipe(SHAPES["llama3-70b"], Layout(), 512)
-    least = least_gpus(base, H100, 8)
-    assert least is not None
-    assert search(base, H100, least, Space(any_batch=True)).best is not None
-    assert search(base, H100, least // 2, Space(any_batch=True)).best is None
-    assert least_gpus(replace(base, shape=SHAPES["llama3.1-405b"]), H100, 8, limit=16) is None
+def test_rounding_never_leads_to_a_batch_larger_than_the_run() -> None:
+    base = Recipe(SHAPES["llama3-8b"], Layout(), 64)
+    free, bound = (
+        search(base, H100, 512, Space(any_batch=True, largest_batch=most)) for most in (None, 100)
+    )
+    assert free.best is not None
+    assert free.best.recipe.global_batch > 100
+    assert bound.best is not None
+    assert all(candidate.recipe.global_batch <= 100 for candidate in bound.pareto)
+    assert any("the run has 100" in reason for reason in bound.rejected)

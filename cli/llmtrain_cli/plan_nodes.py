@@ -1,0 +1,109 @@
+"""Which nodes a plan is for: those that can take a job now and have the GPU that is planned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from llmtrain_cli.errors import CliError
+from llmtrain_cli.files import read_items
+from llmtrain_cli.seats import is_gpu
+from llmtrain_core.plan.hardware import (
+    CATALOGUE,
+    PRODUCT_LABELS,
+    Accelerator,
+    accelerator,
+    accelerator_of,
+)
+from llmtrain_core.topology.inventory import Node, node_from_raw
+
+DEFAULT_GPU = "H100"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The GPU of a plan, and the nodes that have it."""
+
+    hardware: Accelerator
+    nodes: tuple[Node, ...] = ()
+    """Empty where no list is given."""
+    notes: tuple[str, ...] = ()
+    """What was left out or taken for granted."""
+
+    @property
+    def gpus(self) -> int | None:
+        """GPUs of the nodes; None without a list."""
+        whole = ("nvidia.com/gpu", "amd.com/gpu")
+        return sum(n.allocatable.get(r, 0) for n in self.nodes for r in whole) or None
+
+
+def choose(path: str | None, gpu: str | None) -> Chosen:
+    """Return the GPU and its nodes. Raises CliError where the two options have no answer."""
+    if path is None:
+        return Chosen(accelerator(DEFAULT_GPU if gpu is None else gpu))
+    usable, away = _usable(path)
+    kinds = {node.name: accelerator_of(node.labels) for node in usable}
+    hardware = _only(kinds.values(), usable) if gpu is None else accelerator(gpu)
+    mine = [node for node in usable if kinds[node.name] == hardware]
+    notes = list(away)
+    if not mine:  # with --gpu only
+        mine = [node for node in usable if kinds[node.name] is None]
+        notes += [
+            f"nodes that name no known GPU, taken for {hardware.name} as --gpu says: {len(mine)}"
+        ]
+    if not mine:
+        have = ", ".join(sorted({row.name for row in kinds.values() if row}))
+        raise CliError(f"--gpu {gpu}: no usable node of --nodes has it; they have {have}")
+    others = Counter(_kind(kinds[node.name]) for node in usable if node not in mine)
+    notes += [f"nodes left out: {count} {kind}" for kind, count in sorted(others.items())]
+    return Chosen(hardware, tuple(mine), tuple(notes))
+
+
+def _usable(path: str) -> tuple[list[Node], list[str]]:
+    """Return the nodes with GPUs that take pods now, and what keeps the others from it."""
+    try:
+        found = [node_from_raw(raw) for raw in read_items(path, "Node")]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CliError(
+            f"--nodes {path}: an object is not as kubectl prints it: {error!r}"
+        ) from error
+    found = [node for node in found if _has_gpus(node)]
+    if not found:
+        raise CliError(f"--nodes {path}: no node has GPUs; list some, or drop --nodes")
+    usable = [node for node in found if node.ready and not node.cordoned]
+    unready = sum(not node.ready for node in found)
+    cordoned = len(found) - len(usable) - unready
+    counts = (("not ready", unready), ("cordoned", cordoned))
+    notes = [f"nodes left out: {count} {why}" for why, count in counts if count]
+    if not usable:
+        raise CliError(f"--nodes {path}: no usable node: " + ", ".join(notes))
+    return usable, notes
+
+
+def _has_gpus(node: Node) -> bool:
+    """Tell whether a node hands out GPUs or slices of them; others are no news."""
+    return any(
+        amount > 0 and (is_gpu(name) or "/mig-" in name)
+        for name, amount in node.allocatable.items()
+    )
+
+
+def _only(kinds: Iterable[Accelerator | None], nodes: Sequence[Node]) -> Accelerator:
+    """Return the one GPU type that labels name."""
+    found = {row.name: row for row in kinds if row}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise CliError("--nodes: several GPU types, " + ", ".join(sorted(found)) + "; pass --gpu")
+    said = sorted({node.labels[label] for node in nodes for label in PRODUCT_LABELS
+                   if label in node.labels})  # fmt: skip
+    raise CliError(
+        "--nodes: no node has a known " + " or ".join(PRODUCT_LABELS) + " label"
+        + (f" (they say {', '.join(said)})" if said else "")
+        + "; known are " + ", ".join(CATALOGUE) + "; pass --gpu"
+    )  # fmt: skip
+
+
+def _kind(row: Accelerator | None) -> str:
+    return "with no known GPU in the labels" if row is None else f"with {row.name}"
