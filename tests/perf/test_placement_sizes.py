@@ -58,6 +58,39 @@ def test_a_job_of_128_nodes_in_a_tenth_of_a_second(fabric: str, busy: float, rat
     assert measured(sized_case(MEDIUM, 1250, busy, ratio, fabric)) < 0.1
 
 
+LEAVES = [(1, False), (4, False), (18, True)]
+"""Nodes of a leaf, and whether NVLink joins them, besides the usual leaves of 16 nodes."""
+DEEP = (
+    Layout(tensor=8, context=2, data=16, pipeline=4),
+    Layout(tensor=8, data=16, replicate=2, pipeline=4),
+    Layout(tensor=4, data=32, pipeline=8),
+)
+"""Of 128 nodes in three dimensions, and with two data ranks in a node."""
+
+
+@pytest.mark.parametrize("busy", [0.0, 0.4])
+@pytest.mark.parametrize(("leaf", "nvlink"), LEAVES)
+@pytest.mark.parametrize("fabric", sorted(FABRICS))
+def test_a_thousand_nodes_in_a_second_whatever_the_leaves(
+    fabric: str, leaf: int, nvlink: bool, busy: float
+) -> None:
+    assert measured(sized_case(LARGE, 2000, busy, 0.5, fabric, leaf, nvlink)) < 1.0
+
+
+@pytest.mark.parametrize("busy", [0.0, 0.4, 0.7])
+@pytest.mark.parametrize(("leaf", "nvlink"), LEAVES)
+@pytest.mark.parametrize("fabric", sorted(FABRICS))
+def test_128_nodes_in_a_tenth_of_a_second_whatever_the_leaves(
+    fabric: str, leaf: int, nvlink: bool, busy: float
+) -> None:
+    assert measured(sized_case(MEDIUM, 1250, busy, 0.5, fabric, leaf, nvlink)) < 0.1
+
+
+@pytest.mark.parametrize("layout", DEEP, ids=str)
+def test_128_nodes_in_a_tenth_of_a_second_whatever_the_layout(layout: Layout) -> None:
+    assert measured(sized_case(layout, 1250, 0.4, 0.5, "narrow")) < 0.1
+
+
 def test_ten_thousand_real_nodes_are_loaded_and_indexed_in_two_seconds() -> None:
     """From the JSON text of nodes as large as real ones to the tree of domains."""
     texts = [node_json(index) for index in range(10_000)]

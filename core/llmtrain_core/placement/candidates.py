@@ -12,11 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llmtrain_core.placement.orders import Order
-from llmtrain_core.placement.rooms import NO_CELL, Room, Rooms
-
-Pick = Callable[[Sequence[int], Sequence[float], int], int]
-"""From the room and the uplinks of every sub-domain, and the blocks that are missing, to the next
-sub-domain to fill."""
+from llmtrain_core.placement.rooms import NO_CELL, Division, Room, Rooms
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,42 +20,28 @@ class Style:
     """In which sequence sub-domains are filled."""
 
     name: str
-    pick: Pick
+    key: Callable[[int, float], tuple[float, float]]
+    """From the room and the uplinks of a sub-domain to where it comes: its class, then inside."""
+    tight: bool = False
+    """Whether the end goes into the tightest of a class that holds all of it."""
     even: bool = False
     """Whether sub-domains get equal parts: the fewest that suffice, or all of them."""
     everywhere: bool = False
     """Whether all sub-domains get a part, since every one adds uplinks."""
 
 
-def _fewest(rooms: Sequence[int], uplinks: Sequence[float], missing: int) -> int:
-    """Pick the tightest that holds all that is missing, else the largest."""
-    enough = [room for room in rooms if room >= missing]
-    return rooms.index(min(enough) if enough else max(rooms))
+def _largest(room: int, uplink: float) -> tuple[float, float]:
+    return 0, -room
 
 
-def _smallest(rooms: Sequence[int], uplinks: Sequence[float], missing: int) -> int:
-    return rooms.index(min(room for room in rooms if room))
-
-
-def _first(rooms: Sequence[int], uplinks: Sequence[float], missing: int) -> int:
-    return next(index for index, room in enumerate(rooms) if room)
-
-
-def _widest(rooms: Sequence[int], uplinks: Sequence[float], missing: int) -> int:
-    """Pick the fastest uplinks; among equals as `_fewest`."""
-    best = max(uplink for uplink, room in zip(uplinks, rooms, strict=True) if room)
-    among = [room if up == best else 0 for up, room in zip(uplinks, rooms, strict=True)]
-    return _fewest(among, uplinks, missing)
-
-
-FEWEST = Style("fewest domains", _fewest)
+FEWEST = Style("fewest domains", _largest, tight=True)
 STYLES = (
     FEWEST,
-    Style("even parts", _fewest, even=True),
-    Style("spread over all", _fewest, even=True, everywhere=True),
-    Style("fastest uplinks first", _widest),
-    Style("smallest gaps first", _smallest),
-    Style("domains in order", _first),
+    Style("spread over all", _largest, tight=True, even=True, everywhere=True),
+    Style("even parts", _largest, tight=True, even=True),
+    Style("fastest uplinks first", lambda room, uplink: (-uplink, -room), tight=True),
+    Style("smallest gaps first", lambda room, uplink: (0, room)),
+    Style("domains in order", lambda room, uplink: (0, 0)),
 )
 
 
@@ -70,14 +52,18 @@ def fill(rooms: Rooms, start: Room, order: Order, style: Style, whole: bool) -> 
     """
     cells = [NO_CELL] * len(order.blocks)
     units = order.units if whole else order.units[:1]
-    _deal(rooms, start, list(order.blocks), units, style, cells)
+    _deal(rooms, start, order.blocks, units, style, cells)
     return cells
 
 
 def _deal(
-    rooms: Rooms, room: Room, blocks: Sequence[int], units: Sequence[int], style: Style,
+    rooms: Rooms,
+    room: Room,
+    blocks: Sequence[int],
+    units: Sequence[int],
+    style: Style,
     cells: list[int],
-) -> None:  # fmt: skip
+) -> None:
     if room.cell != NO_CELL:
         for block in blocks:
             cells[block] = room.cell
@@ -85,27 +71,50 @@ def _deal(
     if len(room.children) == 1:
         _deal(rooms, room.children[0], blocks, units, style, cells)
         return
+    for child, ranges in _division(rooms, room, len(blocks), units, style):
+        part = [block for start, end in ranges for block in blocks[start:end]]
+        if child.cell == NO_CELL:
+            _deal(rooms, child, part, units, style, cells)
+            continue
+        for block in part:
+            cells[block] = child.cell
+
+
+def _division(rooms: Rooms, room: Room, count: int, units: Sequence[int], style: Style) -> Division:
+    """Return which of `count` blocks every sub-domain takes: as whole as they fit, then the rest.
+
+    Many orders divide a room alike, so divisions are remembered.
+    """
     least = rooms.group if len(room.path) < rooms.depth else 1
     limits = [child.fits for child in room.children]
-    largest = min(max(limits), len(blocks))
-    unit = max((u for u in units if u <= largest and u % least == 0), default=least)
+    largest = min(max(limits), count)
+    sizes = {u for u in units if max(2, least) <= u <= largest and u % least == 0} or {least}
+    key = (room.path, count, frozenset(sizes), style.name)
+    known = rooms.divisions.get(key)
+    if known is not None:
+        return known
     uplinks = [child.uplink for child in room.children]
-    wholes = [limit - limit % unit for limit in limits]
-    counts = _shares(wholes, uplinks, len(blocks), unit, style)
-    rest = len(blocks) - sum(counts)
-    taken = 0
-    parts: list[list[int]] = []
-    for count in counts:
-        parts.append(list(blocks[taken : taken + count]))
-        taken += count
-    if rest:
-        left = [limit - count for limit, count in zip(limits, counts, strict=True)]
-        for part, count in zip(parts, _leftover(left, counts, rest), strict=True):
-            part += blocks[taken : taken + count]
+    ranges: list[list[tuple[int, int]]] = [[] for _ in limits]
+    left, taken = limits, 0
+    for unit in sorted(sizes, reverse=True):  # where no whole pipeline fits, a tile may
+        shares = _shares([n - n % unit for n in left], uplinks, count - taken, unit, style)
+        taken = _cut(taken, shares, ranges)
+        left = [n - share for n, share in zip(left, shares, strict=True)]
+    if taken < count:
+        used = [sum(end - start for start, end in one) for one in ranges]
+        _cut(taken, _leftover(left, used, count - taken), ranges)
+    taking = zip(room.children, ranges, strict=True)
+    found = rooms.divisions[key] = [(child, one) for child, one in taking if one]
+    return found
+
+
+def _cut(taken: int, counts: Sequence[int], ranges: list[list[tuple[int, int]]]) -> int:
+    """Give every sub-domain its count of blocks, from the first that is not taken yet."""
+    for one, count in zip(ranges, counts, strict=True):
+        if count:
+            one.append((taken, taken + count))
             taken += count
-    for child, part in zip(room.children, parts, strict=True):
-        if part:
-            _deal(rooms, child, part, units, style, cells)
+    return taken
 
 
 def _shares(
@@ -116,13 +125,16 @@ def _shares(
     missing = min(count - count % unit, sum(limits))
     if style.even:
         limits = _level(limits, missing, unit, style.everywhere)
-    left = list(limits)
-    while missing:
-        index = style.pick(left, uplinks, missing)
-        share = min(missing, left[index])
-        shares[index] += share
-        left[index] -= share
-        missing -= share
+    keys = [style.key(limit, uplink) for limit, uplink in zip(limits, uplinks, strict=True)]
+    ranked = sorted((i for i, limit in enumerate(limits) if limit), key=keys.__getitem__)
+    for place, index in enumerate(ranked):
+        if not missing:
+            break
+        if style.tight and limits[index] >= missing:  # what is left fits into one: the tightest
+            alike = [i for i in ranked[place:] if keys[i][0] == keys[index][0]]
+            index = min((i for i in alike if limits[i] >= missing), key=limits.__getitem__)
+        shares[index] = min(missing, limits[index])
+        missing -= shares[index]
     return shares
 
 

@@ -12,10 +12,8 @@ of a block together), as do the edges inside a block. The phases of the kinds fo
 tensor traffic of a layer is over before its gradients leave. The sum of maxima is a lower bound
 that real transports reach to 85 to 92 % (measured on shaped links).
 
-`Congestion` keeps the loads of one assignment. A set of blocks is a whole number with one bit for
-every block, so what leaves a domain is counted by shifts for the whole set at once, and only for
-the few domains that a change touches. Bytes are whole numbers: loads stay exact whatever the order
-of changes.
+`Congestion` keeps the loads of one assignment, and counts anew only for the few domains that a
+change touches. Bytes are whole numbers: loads stay exact whatever the order of changes.
 """
 
 from __future__ import annotations
@@ -24,17 +22,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
-from llmtrain_core.layout import Dimension
-from llmtrain_core.placement.graph import Edges, block_edges
+from llmtrain_core.placement.flows import Blocks, Traffic, blocks_far, crossing, traffic_of
 from llmtrain_core.placement.tree import Path, Tree, tree_of
 from llmtrain_core.placement.types import Cost, Request
 from llmtrain_core.topology.inventory import Snapshot
 
-Blocks = int
-"""A set of blocks: bit i stands for block i."""
+__all__ = [
+    "TIE", "Congestion", "Ground", "Pricing", "by_kind", "cost_of", "ground_of", "traffic_of",
+]  # fmt: skip
 
 NOWHERE = -1
 """The NVLink domain of a domain that lies in none."""
+Alike = dict[tuple[int, ...], Blocks]
+"""Blocks that send the same: bytes out and in, and out and in of these over their NICs."""
+TIE = 1e-9
+"""Relative difference below which two costs are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,76 +65,6 @@ def ground_of(tree: Tree, cells: Sequence[Path]) -> Ground:
         NOWHERE if depth is None or len(path) < depth else index[path[:depth]] for path in index
     )
     return Ground(tree, tuple(cells), tuple(index), tuple(chains), nvlink)
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """Edges of one kind that carry equally much, all between blocks at one distance."""
-
-    shift: int
-    """Receiving block less sending block."""
-    nbytes: int
-    senders: Blocks
-    receivers: Blocks
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """The edges of a job between its blocks, ready to be added up."""
-
-    kinds: tuple[Dimension, ...]
-    weights: tuple[float, ...]
-    """Exposed share by kind."""
-    adjacent: tuple[tuple[tuple[int, int, int, int], ...], ...]
-    """By block: (other block, kind, bytes to it, bytes from it)."""
-    flows: tuple[tuple[Flow, ...], ...]
-    """The same edges by kind, for whole sets of blocks at once."""
-    inside: tuple[tuple[int, ...], ...]
-    """Bytes that stay inside a block, by kind and block."""
-    gpus_per_node: int
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks."""
-        return len(self.adjacent)
-
-
-def traffic_of(request: Request) -> Traffic:
-    """Add up the traffic of a request by pairs of blocks."""
-    volumes = request.traffic
-    edges = block_edges(request.layout, request.gpus_per_node, volumes)
-    kinds = tuple(edges)
-    pairs: list[dict[tuple[int, int], list[int]]] = [{} for _ in range(request.nodes)]
-    inside = [[0] * request.nodes for _ in kinds]
-    for kind, name in enumerate(kinds):
-        for (a, b), nbytes in edges[name].items():
-            if a == b:
-                inside[kind][a] += nbytes
-                continue
-            pairs[a].setdefault((b, kind), [0, 0])[0] += nbytes
-            pairs[b].setdefault((a, kind), [0, 0])[1] += nbytes
-    return Traffic(
-        kinds,
-        tuple(volumes.by_kind[name].exposed for name in kinds),
-        tuple(
-            tuple((other, kind, out, into) for (other, kind), (out, into) in sorted(p.items()))
-            for p in pairs
-        ),
-        tuple(_flows(edges[name]) for name in kinds),
-        tuple(map(tuple, inside)),
-        request.gpus_per_node,
-    )
-
-
-def _flows(edges: Edges) -> tuple[Flow, ...]:
-    """Group edges between blocks by distance and bytes: a ring has two distances, a chain two."""
-    alike: dict[tuple[int, int], list[int]] = {}
-    for (a, b), nbytes in edges.items():
-        if a != b and nbytes:
-            ends = alike.setdefault((b - a, nbytes), [0, 0])
-            ends[0] |= 1 << a
-            ends[1] |= 1 << b
-    return tuple(Flow(*key, *ends) for key, ends in sorted(alike.items()))
 
 
 class Congestion:
@@ -166,6 +98,10 @@ class Congestion:
         self._cuts: dict[Blocks, list[int]] = {}
         self._nodes: dict[Blocks, tuple[tuple[float, ...], float]] = {}
         self._routes: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._tops: tuple[float, ...] | None = None
+        self._most = 2 * max(map(len, ground.chains), default=0) + 3
+        self._leaders: list[list[tuple[float, int]]] | None = None
+        """By kind: seconds and link of the busiest, rising; more than one exchange can touch."""
 
     def _least(self, kind: int) -> float:
         """Return the seconds of NVLink inside blocks, and of NICs where NVLink ends at the node."""
@@ -185,14 +121,16 @@ class Congestion:
 
     def put_all(self, cells: Sequence[int]) -> None:
         """Start anew with a whole assignment: the cell of every block."""
-        self.held = [0] * len(self._rates)
+        held = [0] * len(self._rates)
         sitting: dict[int, Blocks] = {}
         for block, cell in enumerate(cells):
             sitting[cell] = sitting.get(cell, 0) | 1 << block
         for cell, blocks in sitting.items():
             for domain in self.ground.chains[cell]:
-                self.held[domain] |= blocks
-        self._weigh(range(len(self._rates)))
+                held[domain] |= blocks
+        changed = [d for d, pair in enumerate(zip(held, self.held, strict=True)) if any(pair)]
+        self.held = held
+        self._weigh(changed)
 
     def sitting(self, cell: int) -> Blocks:
         """Return the blocks in a cell."""
@@ -208,30 +146,43 @@ class Congestion:
     def promising(
         self, cell: int, other: int, choices: Iterable[Blocks], limit: float
     ) -> Iterator[Blocks]:
-        """Yield the exchanges between two cells that may lower the cost or the squares.
+        """Yield the exchanges between two cells that cost less than `limit`.
 
-        What the cells' own links take alone must not exceed `limit`; unless one of them is a
-        hottest link, the cost cannot fall, so the squares must.
+        Those that cost as much count if the squares fall. What domains inside an NVLink domain add
+        is not seen: an exchange may still disappoint.
         """
         nvlink = self.ground.nvlink
         route = [(d, self.held[d]) for d in self.route(cell, other) if nvlink[d] in (NOWHERE, d)]
         near = [(self._near[d][0], held) for d, held in route if nvlink[d] == d]
-        tops = [max(times) for times in self.by_kind()]
-        links = [self.times[link] for link, _ in (*route, *near)]
-        hot = bool(near) or any(
-            t >= top > base
-            for times in links
-            for t, top, base in zip(times, tops, self.base, strict=True)
-        )
-        squares = sum(sum(map(mul, times, times)) for times in links)
+        links = [*(domain for domain, _ in route), *(link for link, _ in near)]
+        rest = self._without(links)
+        squares = sum(sum(map(mul, self.times[link], self.times[link])) for link in links)
+        squares += sum(self._node_times(held)[1] for _, held in near)
+        low, squares = limit * (1 - TIE), squares * (1 - TIE)
         for blocks in choices:
             rows = [self._uplinks(domain, held ^ blocks) for domain, held in route]
-            if near:
-                rows += [self._node_times(held ^ blocks)[0] for _, held in near]
-            elif not hot and sum(sum(map(mul, row, row)) for row in rows) >= squares:
-                continue
-            if sum(map(max, zip(self.base, *rows, strict=True))) <= limit:
+            rows += [self._node_times(held ^ blocks)[0] for _, held in near]
+            seconds = sum(map(max, zip(rest, *rows, strict=True)))
+            if seconds < low:
                 yield blocks
+            elif seconds <= limit * (1 + TIE):
+                now = sum(sum(map(mul, row, row)) for row in rows)
+                now += sum(self._node_times(held ^ blocks)[1] for _, held in near)
+                if now < squares:
+                    yield blocks
+
+    def _without(self, links: Sequence[int]) -> tuple[float, ...]:
+        """Return the seconds by kind of the busiest link but for some."""
+        if self._leaders is None:
+            everything, most = range(len(self.times)), -self._most
+            self._leaders = [
+                [(times[link], link) for link in sorted(everything, key=times.__getitem__)[most:]]
+                for times in self.by_kind()
+            ]
+        return tuple(
+            next(time for time, link in reversed(leaders) if link not in links)
+            for leaders in self._leaders
+        )
 
     def route(self, start: int, end: int) -> tuple[int, ...]:
         """Return the domains that hold one of two cells and not the other."""
@@ -243,7 +194,13 @@ class Congestion:
 
     def seconds(self) -> float:
         """Return the cost of the present assignment."""
-        return float(sum(map(max, zip(*self.times, strict=True))))
+        return float(sum(self.tops()))
+
+    def tops(self) -> tuple[float, ...]:
+        """Return the seconds of the busiest link of every kind."""
+        if self._tops is None:
+            self._tops = tuple(map(max, zip(*self.times, strict=True)))
+        return self._tops
 
     def by_kind(self) -> list[tuple[float, ...]]:
         """Return the seconds of all links, domains first, for every kind."""
@@ -275,6 +232,7 @@ class Congestion:
 
     def _weigh(self, domains: Sequence[int]) -> None:
         """Renew the times of domains whose blocks have changed."""
+        self._tops = self._leaders = None
         for domain in domains:
             self.times[domain] = self._uplinks(domain, self.held[domain])
         if self._near:
@@ -313,39 +271,46 @@ class Congestion:
 
         With it comes the sum of the squares of all of them.
         """
-        if around in self._nodes:
-            return self._nodes[around]
+        found = self._nodes.get(around)
+        if found is not None:
+            return found
         nic, nvlink = self.ground.tree.nic, self._nvlink
-        busiest, squares = [0.0] * len(self.traffic.kinds), 0.0
-        for block, edges in enumerate(self.traffic.adjacent):
-            if not around >> block & 1:
-                continue
-            far = [[0, 0] for _ in busiest]
-            near = [[inside[block]] * 2 for inside in self.traffic.inside]
-            for other, kind, out, into in edges:
-                loads = (near if around >> other & 1 else far)[kind]
-                loads[0] += out
-                loads[1] += into
-            for kind, weight in enumerate(self.traffic.weights):
-                seconds = weight * max(max(far[kind]) / nic, max(near[kind]) / nvlink)
-                busiest[kind] = max(busiest[kind], seconds)
-                squares += seconds * seconds
+        busiest, squares = [], 0.0
+        for kind, weight in enumerate(self.traffic.weights):
+            top = 0.0
+            for (whole_out, whole_in, out, into), blocks in self._alike(kind, around).items():
+                near = max(whole_out - out, whole_in - into)
+                seconds = weight * max(out / nic, into / nic, near / nvlink)
+                top = max(top, seconds)
+                squares += blocks.bit_count() * seconds * seconds
+            busiest.append(top)
         found = self._nodes[around] = tuple(busiest), squares
         return found
 
+    def _alike(self, kind: int, around: Blocks) -> Alike:
+        """Sort the blocks that NVLink joins by what they send: in all out and in, then far."""
+        groups: Alike = {
+            (*total, 0, 0): blocks & around
+            for total, blocks in self.traffic.totals[kind].items()
+            if blocks & around
+        }
+        for flow in self.traffic.flows[kind]:
+            sent, taken = blocks_far(flow, around)
+            for place, far in ((2, sent), (3, taken)):
+                if far:
+                    groups = _apart(groups, far, place, flow.nbytes)
+        return groups
 
-def crossing(flows: Sequence[Flow], blocks: Blocks, around: Blocks) -> tuple[int, int]:
-    """Return the bytes from some blocks to all others but those around them, and back."""
-    out = into = 0
-    for flow in flows:
-        sent, taken = blocks & flow.senders, blocks & flow.receivers
-        if flow.shift > 0:
-            to, since = sent << flow.shift, taken >> flow.shift
-        else:
-            to, since = sent >> -flow.shift, taken << -flow.shift
-        out += flow.nbytes * (to & ~around).bit_count()
-        into += flow.nbytes * (since & ~around).bit_count()
-    return out, into
+
+def _apart(groups: Alike, far: Blocks, place: int, nbytes: int) -> Alike:
+    """Add bytes to one figure of some blocks."""
+    found: Alike = {}
+    for loads, blocks in groups.items():
+        more = (*loads[:place], loads[place] + nbytes, *loads[place + 1 :])
+        for key, part in ((more, blocks & far), (loads, blocks & ~far)):
+            if part:
+                found[key] = found.get(key, 0) | part
+    return found
 
 
 def cost_of(request: Request, snapshot: Snapshot, paths: Sequence[Path]) -> Cost:
@@ -362,12 +327,16 @@ class Pricing:
 
     def cost(self, paths: Sequence[Path]) -> Cost:
         """Return the cost of node paths in order of rank block."""
+        by_group = by_kind(self.congestion(paths))
+        return Cost(sum(by_group.values()), self.ideal(), by_group)
+
+    def congestion(self, paths: Sequence[Path]) -> Congestion:
+        """Return the loads under node paths in order of rank block."""
         cells = list(dict.fromkeys(path[:-1] for path in paths))
         index = {cell: number for number, cell in enumerate(cells)}
         congestion = Congestion(self.traffic, ground_of(self.tree, cells))
         congestion.put_all([index[path[:-1]] for path in paths])
-        by_group = by_kind(congestion)
-        return Cost(sum(by_group.values()), self.ideal(), by_group)
+        return congestion
 
     def ideal(self) -> float:
         """Return the cost with all blocks in one nearest domain: only NICs and NVLink count.
@@ -392,4 +361,4 @@ class Pricing:
 
 def by_kind(congestion: Congestion) -> Mapping[str, float]:
     """Return the exposed seconds of every kind of group."""
-    return dict(zip(congestion.traffic.kinds, map(max, congestion.by_kind()), strict=True))
+    return dict(zip(congestion.traffic.kinds, congestion.tops(), strict=True))

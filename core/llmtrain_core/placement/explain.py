@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from llmtrain_core.layout import DIMENSIONS, Layout
-from llmtrain_core.placement.cost import Congestion, Pricing, ground_of
+from llmtrain_core.placement.cost import TIE, Pricing
 from llmtrain_core.placement.graph import groups_of_blocks
-from llmtrain_core.placement.improve import TIE
 from llmtrain_core.placement.rooms import Rooms
 from llmtrain_core.placement.search import Candidate
-from llmtrain_core.placement.tree import Path
+from llmtrain_core.placement.tree import Path, natural
 from llmtrain_core.placement.types import Alternative, Cost, Request
 
 
@@ -58,30 +57,36 @@ def count_of(count: int, level: str) -> str:
 
 
 def reasons_of(
-    request: Request, pricing: Pricing, rooms: Rooms, chosen: Candidate, cost: Cost, bound: int
+    request: Request,
+    pricing: Pricing,
+    rooms: Rooms,
+    method: str,
+    paths: Sequence[Path],
+    cost: Cost,
+    bound: int,
 ) -> tuple[str, ...]:
     """Say what decided, what the placement costs, and what holds it up."""
     names = [level.name for level in pricing.tree.levels]
+    spread = len({path[:-1] for path in paths}) > 1
     return (
-        *_extent(request, rooms, names, chosen),
-        *([f"order of ranks: {chosen.method}"] if len(set(chosen.cells)) > 1 else []),
+        *_extent(request, rooms, names, paths),
+        *([f"order of ranks: {method}"] if spread else []),
         f"communication: {seconds(cost.seconds)} of a step not hidden,"
         f" {cost.slowdown:.2f} times that of one nearest domain"
         + "".join(f"; {kind} {seconds(time)}" for kind, time in cost.by_group.items() if time),
-        *_hot_links(pricing, rooms, chosen, names),
+        *_hot_links(pricing, names, paths),
         *_notes(request, names, bound),
     )
 
 
 def _extent(
-    request: Request, rooms: Rooms, names: Sequence[str], chosen: Candidate
+    request: Request, rooms: Rooms, names: Sequence[str], paths: Sequence[Path]
 ) -> Iterator[str]:
     """Say which domain holds the job, and which nearer one was too small."""
-    paths = {rooms.cells[cell].path for cell in chosen.cells}
     shared = 0
     while shared < len(names) - 1 and len({path[: shared + 1] for path in paths}) == 1:
         shared += 1
-    where = "/".join(next(iter(paths))[:shared])
+    where = "/".join(paths[0][:shared])
     inside = f"inside {names[shared - 1]} {where}" if shared else "over the whole fabric"
     if shared == len(names) - 1:
         yield f"all nodes {inside}"
@@ -97,19 +102,16 @@ def _extent(
         yield f"{inside}: more uplinks carry less each than one {names[shared]} would"
 
 
-def _hot_links(
-    pricing: Pricing, rooms: Rooms, chosen: Candidate, names: Sequence[str]
-) -> Iterator[str]:
+def _hot_links(pricing: Pricing, names: Sequence[str], paths: Sequence[Path]) -> Iterator[str]:
     """Name the uplinks that set the pace of a kind of group."""
-    ground = ground_of(pricing.tree, [room.path for room in rooms.cells])
-    congestion = Congestion(pricing.traffic, ground)
-    congestion.put_all(chosen.cells)
+    congestion = pricing.congestion(paths)
+    domains = congestion.ground.domains
     for kind, times in enumerate(congestion.by_kind()):
         top = max(times)
-        link = times.index(top)
-        if link >= len(ground.domains) or top <= congestion.base[kind] * (1 + TIE):
+        hottest = [domains[link] for link, t in enumerate(times[: len(domains)]) if t == top]
+        if not hottest or top <= congestion.base[kind] * (1 + TIE):
             continue
-        path = ground.domains[link]
+        path = min(hottest, key=natural)
         yield (
             f"{pricing.traffic.kinds[kind]} traffic is held up by the uplinks of"
             f" {names[len(path) - 1]} {'/'.join(path)}"
@@ -133,7 +135,9 @@ def seconds(time: float) -> str:
 
 
 def alternative_to(
-    found: Sequence[Candidate], rooms: Rooms, names: Sequence[str]
+    found: Sequence[Candidate],
+    names: Sequence[str],
+    paths_of: Callable[[Candidate], Sequence[Path]],
 ) -> Alternative | None:
     """Return the best candidate that was found in another way than the chosen one."""
     chosen = found[0]
@@ -143,11 +147,8 @@ def alternative_to(
     other = next(iter(others or same or found[1:]), None)
     if other is None:
         return None
-    near = [name for name in names if name != "node"]
-    domains = {
-        name: len({rooms.cells[cell].path[: depth + 1] for cell in other.cells})
-        for depth, name in enumerate(near)
-    }
+    near, paths = [name for name in names if name != "node"], paths_of(other)
+    domains = {name: len({path[: depth + 1] for path in paths}) for depth, name in enumerate(near)}
     return Alternative(other.method, other.seconds, domains, _why(chosen, other, near))
 
 
@@ -162,6 +163,7 @@ def _why(chosen: Candidate, other: Candidate, names: Sequence[str]) -> str:
         return f"as fast, but sends {more / 1e9:.3g} GB more over its busiest uplinks"
     if rank.spares_outside != best.spares_outside:
         return "as fast, but the spares would sit farther away"
+    names = names[: len(best.domains)]  # those farther away than what folds into the node
     for name, mine, theirs in zip(names, best.domains, rank.domains, strict=True):
         if theirs != mine:
             return f"as fast, but on {count_of(theirs, name)} instead of {mine}"

@@ -12,13 +12,14 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from llmtrain_core.placement.cost import Blocks, Congestion
+from llmtrain_core.placement.cost import TIE, Congestion
+from llmtrain_core.placement.flows import Blocks
 from llmtrain_core.placement.rooms import Rooms
 
 SMALL = 24
 """Items up to which all pairs are tried."""
-TIE = 1e-9
-"""Relative difference below which two costs are the same."""
+MEDIUM = 64
+"""Blocks up to which all pairs are tried once the hottest links are as cool as they get."""
 BY_KICK = 500
 """Moves of the budget of a small job for every kick that may fail in a row."""
 
@@ -34,9 +35,13 @@ class Descent:
         self._group = rooms.group
         self._item = (1 << rooms.group) - 1
         self._room = [room.fits for room in rooms.cells]
+        self._kinds = [(room.path[:-1], room.uplink, room.fits) for room in rooms.cells]
+        """Cells of a kind are interchangeable."""
         self._items = congestion.traffic.blocks // rooms.group
         self._kicks = budget // BY_KICK
         self._small = self._items <= SMALL
+        self._medium = congestion.traffic.blocks <= MEDIUM
+        self._price = 6 if congestion.wide and not self._medium else 1
         self._least = sum(congestion.base)
         self._now = (0.0, 0.0)
 
@@ -51,7 +56,7 @@ class Descent:
         generator = random.Random(self._items)
         best, cells = self._descend(), list(self.cells)
         idle = 0
-        kicks = self._kicks if self._small else 0
+        kicks = self._kicks if self._medium else 0
         while idle < kicks and self.budget > 0 and best > self._least * (1 + TIE):
             self._kick(generator)
             cost = self._descend()
@@ -64,15 +69,19 @@ class Descent:
 
     def _descend(self) -> float:
         """Take improving changes until there are none or the budget is spent; return the cost."""
-        step = self._sweep if self._small else self._cool
-        while self.budget > 0 and self._now[0] > self._least * (1 + TIE) and step():
+        while self.budget > 0 and self._now[0] > self._least * (1 + TIE) and self._step():
             pass
         return self._now[0]
+
+    def _step(self) -> bool:
+        if self._small:
+            return self._sweep()
+        return self._cool() or (self._medium and self._sweep())
 
     def _sweep(self) -> bool:
         """Try all changes between all pairs of cells, keeping every one that helps."""
         helped = False
-        for cell, other in combinations(range(len(self._room)), 2):
+        for cell, other in combinations(self._distinct(), 2):
             while self._try(cell, other, self._changes(cell, other)):
                 helped = True
         return helped
@@ -85,9 +94,9 @@ class Descent:
         """Exchange the first set of blocks between two cells that helps."""
         if self.budget <= 0:
             return False
-        self.budget -= len(changes)
+        self.budget -= self._price * len(changes)
         cost, squares = self._now
-        for blocks in self.congestion.promising(cell, other, changes, cost * (1 + TIE)):
+        for blocks in self.congestion.promising(cell, other, changes, cost):
             self.congestion.exchange(cell, other, blocks)
             seconds = self.congestion.seconds()
             if seconds <= cost * (1 + TIE):
@@ -145,10 +154,23 @@ class Descent:
                     swaps = [item | other for other in self._split(self.congestion.sitting(there))]
                     swaps += [far | other for other in self._split(self.congestion.sitting(here))]
                     yield here, there, moves + swaps
+            cells = self._distinct()
             for cell in sorted({self._cell(item) for item in self._split(held)}):
-                for other in range(len(self._room)):
+                for other in cells:
                     if other != cell:
                         yield cell, other, self._whole(cell, other)
+
+    def _distinct(self) -> list[int]:
+        """Return the cells but those that are as empty as another one just like them."""
+        seen: set[object] = set()
+        found = []
+        for cell, kind in enumerate(self._kinds):
+            if not self.congestion.sitting(cell):
+                if kind in seen:
+                    continue
+                seen.add(kind)
+            found.append(cell)
+        return found
 
     def _cell(self, item: Blocks) -> int:
         return self.cells[item.bit_length() - 1]

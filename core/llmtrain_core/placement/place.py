@@ -13,7 +13,7 @@ from llmtrain_core.placement.refuse import refuse, unknown_level
 from llmtrain_core.placement.rooms import Rooms, enough, rooms_of, spots_of
 from llmtrain_core.placement.search import Candidate, search
 from llmtrain_core.placement.spares import spares_of
-from llmtrain_core.placement.tree import Path, Tree, depth_of, natural, tree_of
+from llmtrain_core.placement.tree import Path, Tree, depth_of, folded, natural, tree_of
 from llmtrain_core.placement.types import PlacedNode, Placement, Request, Unplaceable
 from llmtrain_core.topology.inventory import Snapshot
 
@@ -79,8 +79,11 @@ def describe(
 
 
 def _placed(request: Request, snapshot: Snapshot, scope: _Scope) -> Placement:
-    tree, rooms, bound = scope.tree, scope.rooms, scope.bound
-    pricing = Pricing(request, tree)
+    tree, bound = folded(scope.tree), scope.bound
+    rooms = scope.rooms
+    if tree is not scope.tree:
+        rooms = rooms_of([spot for spots in rooms.spots for spot in spots], tree, request)
+    pricing = Pricing(request, scope.tree)
     ground = ground_of(tree, [room.path for room in rooms.cells])
     found = search(request, pricing.traffic, ground, rooms, bound)
     paths = paths_of(rooms, found[0])
@@ -95,8 +98,8 @@ def _placed(request: Request, snapshot: Snapshot, scope: _Scope) -> Placement:
         answer,
         cost=cost,
         spares=spares,
-        reasons=reasons_of(request, pricing, rooms, found[0], cost, bound),
-        alternative=alternative_to(found, rooms, names),
+        reasons=reasons_of(request, pricing, scope.rooms, found[0].method, paths, cost, bound),
+        alternative=alternative_to(found, names, lambda other: paths_of(rooms, other)),
     )
 
 

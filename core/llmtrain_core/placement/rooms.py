@@ -42,6 +42,10 @@ class Room:
             yield from child.walk()
 
 
+Division = list[tuple[Room, list[tuple[int, int]]]]
+"""Sub-domains, each with the places in an order of blocks that it takes: start and end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """The tree of rooms, and the free nodes of every cell."""
@@ -54,6 +58,8 @@ class Rooms:
     """Blocks of one tensor group that must stay together; 1 where a node holds whole groups."""
     depth: int
     """Length of the path of the domains in which they stay."""
+    divisions: dict[object, Division] = field(default_factory=dict, compare=False, repr=False)
+    """How rooms were divided before."""
 
     def at(self, depth: int) -> list[Room]:
         """Return the rooms whose path has so many domains, in natural order."""
@@ -78,12 +84,12 @@ def tensor_group(request: Request, tree: Tree) -> tuple[int, int]:
 
 
 def rooms_of(spots: Sequence[Spot], tree: Tree, request: Request) -> Rooms:
-    """Build the tree of free nodes."""
+    """Build the tree of free nodes; paths may be longer than a folded tree is deep."""
     levels, uplinks = len(tree.levels), tree.uplinks
     group, depth = tensor_group(request, tree)
     by_cell: dict[Path, list[Spot]] = {}
     for spot in spots:
-        by_cell.setdefault(spot.path[:-1], []).append(spot)
+        by_cell.setdefault(spot.path[: levels - 1], []).append(spot)
     cells: list[Room] = []
     held: list[tuple[Spot, ...]] = []
     for path in sorted(by_cell, key=natural):

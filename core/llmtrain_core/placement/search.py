@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from llmtrain_core.placement.candidates import STYLES, Style, fill, starts
-from llmtrain_core.placement.cost import Congestion, Ground, Traffic
-from llmtrain_core.placement.improve import SMALL, TIE, Descent
+from llmtrain_core.placement.cost import TIE, Congestion, Ground
+from llmtrain_core.placement.flows import Traffic
+from llmtrain_core.placement.improve import MEDIUM, SMALL, Descent
 from llmtrain_core.placement.orders import Order, orders
 from llmtrain_core.placement.rooms import NO_CELL, Room, Rooms
 from llmtrain_core.placement.types import Request
 
-WORK = 60_000
-"""Blocks that are dealt out and weighed over all candidates; bounds the time of large jobs."""
-IMPROVED = 6
+WORK = 80_000
+"""Blocks dealt out, blocks weighed and links weighed; bounds the time of large jobs."""
+BY_LINK = 2
+"""Blocks whose weighing takes as long as that of one domain."""
+BY_NVLINK = 6
+"""Times that weighing takes longer where NVLink spans nodes: each of them is a link."""
+IMPROVED, IMPROVED_OF_LARGE = 6, 3
 """Candidates that are improved: the best one of every order of ranks comes first."""
 
 
@@ -70,27 +75,27 @@ class Judge:
         self.congestion = Congestion(traffic, ground)
         self.rooms = rooms
         self.spares = spares
-        self._depth = len(rooms.cells[0].path)
-        self._free = {room.path: room.free for room in rooms.root.walk()}
+        free = {room.path: room.free for room in rooms.root.walk()}
+        self._domains = [(len(path) - 1, free[path]) for path in ground.domains]
+        """Depth and free nodes of every domain."""
 
     def candidate(self, method: str, cells: Sequence[int]) -> Candidate:
         """Weigh an assignment."""
         self.congestion.put_all(cells)
         seconds = float(f"{self.congestion.seconds():.9g}")
         counts = Counter(cells)
-        used: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(self._depth)]
-        for cell, count in counts.items():
-            path = self.rooms.cells[cell].path
-            for depth in range(self._depth):
-                used[depth][path[: depth + 1]] += count
+        used, stranded = ([0] * len(self.rooms.cells[0].path) for _ in range(2))
+        for blocks, (depth, free) in zip(self.congestion.held, self._domains, strict=True):
+            if blocks:
+                used[depth] += 1
+                stranded[depth] += free - blocks.bit_count()
         over = sum(
             spot.left for cell, count in counts.items() for spot in self.rooms.spots[cell][:count]
         )
-        stranded = [sum(self._free[p] for p in level) - sum(level.values()) for level in used]
         near = tuple(max(0, self.spares - left) for left in reversed(stranded))
         stranded = [max(0, left - self.spares) for left in stranded]
         rank = Rank(
-            seconds, float(f"{self.congestion.uplink_bytes():.9g}"), near, tuple(map(len, used)),
+            seconds, float(f"{self.congestion.uplink_bytes():.9g}"), near, tuple(used),
             over, tuple(reversed(stranded)), tuple(cells),
         )  # fmt: skip
         return Candidate(method, tuple(cells), rank)
@@ -107,11 +112,15 @@ def search(
     judge = Judge(traffic, ground, rooms, request.spares)
     found: dict[tuple[int, ...], Candidate] = {}
     least = sum(judge.congestion.base) * (1 + TIE)
-    work = WORK
+    work, price = WORK, len(ground.domains) * BY_LINK + request.nodes
+    price *= BY_NVLINK if judge.congestion.wide else 1
     for style in STYLES:
         for method, cells in _fillings(request, rooms, where, style):
-            if cells not in found and work > 0:
-                work -= len(cells)
+            if work <= 0:
+                break
+            work -= len(cells)
+            if cells not in found:
+                work -= price
                 found[cells] = judge.candidate(method, cells)
         ranked = sorted(found.values(), key=lambda c: c.rank)
         if ranked[0].seconds <= least:
@@ -153,7 +162,8 @@ def _improve(judge: Judge, ranked: Sequence[Candidate], least: float) -> list[Ca
     rest = [candidate for candidate in ranked if candidate not in first]
     descent = Descent(judge.congestion, rooms, budget=budget(blocks, judge.congestion.wide))
     found = []
-    for candidate in [*first, *rest][:IMPROVED]:
+    most = IMPROVED if blocks <= MEDIUM else IMPROVED_OF_LARGE
+    for candidate in [*first, *rest][:most]:
         descent.start(candidate.cells)
         _, cells = descent.search()
         found.append(judge.candidate(f"{candidate.method}, improved", cells))
@@ -167,6 +177,8 @@ def budget(blocks: int, wide: bool) -> int:
 
     Where NVLink spans nodes (`wide`), most of the busiest links are nodes: harder to get right.
     """
+    if blocks > MEDIUM:
+        return 1_200
     if blocks > SMALL:
-        return 2_000
+        return 8_000
     return 16_000 if wide else 8_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
@@ -69,6 +69,25 @@ def tree_of(snapshot: Snapshot, paths: Iterable[Path] | None = None) -> Tree:
         for path, capacity in capacities.items()
     } if used else capacities  # fmt: skip
     return Tree(levels, snapshot.links, free, capacities, sizes)
+
+
+def folded(tree: Tree) -> Tree:
+    """Take off nearest levels whose every domain is a single node, as GKE's hosts.
+
+    The uplinks of such a domain are the node's way out: it gets the narrower of the two. Nodes that
+    differ only in their own domain become alike, so that there is far less to search. A level on
+    which others send stays.
+    """
+    levels, leaf = tree.levels, len(tree.levels) - 1
+    ends = [path for path in tree.sizes if len(path) == leaf]
+    if not ends or any(
+        tree.sizes[path] > 1 or tree.uplinks[path] < tree.capacities[path] for path in ends
+    ):
+        return tree
+    narrower = levels[-1].oversubscription * max(1.0, levels[-2].oversubscription)
+    node = replace(levels[-1], oversubscription=narrower)
+    sizes = {path: size for path, size in tree.sizes.items() if len(path) < leaf}
+    return folded(replace(tree, levels=(*levels[:-2], node), sizes=sizes))
 
 
 def depth_of(levels: Levels, name: str | None) -> int:

@@ -16,37 +16,52 @@ FABRICS = {"wide": (2, 2, 1), "narrow": (2, 4, 8)}
 """Oversubscription of core, spine and leaf: one that a good placement fills, and one that binds."""
 
 
-def levels(fabric: str) -> Levels:
+def levels(fabric: str, nvlink: bool = False) -> Levels:
     """Return the levels of a fabric of topograph's older labels."""
     label = "network.topology.nvidia.com/"
     core, spine, leaf = FABRICS[fabric]
     return (
         FabricLevel("core", f"{label}core", core),
         FabricLevel("spine", f"{label}spine", spine),
-        FabricLevel("leaf", f"{label}leaf", leaf),
+        FabricLevel("leaf", f"{label}leaf", leaf, nvlink),
         NODE,
     )
 
 
-def cluster(nodes: int, busy: float, fabric: str) -> Snapshot:
-    """Return a three-level fabric: leaves of 16 nodes, spines of 16 leaves, cores of 4 spines."""
-    above = levels(fabric)
+def cluster(nodes: int, busy: float, fabric: str, leaf: int = 16, nvlink: bool = False) -> Snapshot:
+    """Return a three-level fabric: spines of 256 nodes, cores of 4 spines, leaves as asked.
+
+    Leaves of one node are what GKE labels as hosts; with NVLink, those of 18 nodes an NVL72.
+    """
+    above = levels(fabric, nvlink)
+    spine = 256 // leaf * leaf
     found = []
     for index in range(nodes):
-        leaf = index // 16
-        path = (f"core-{leaf // 64}", f"spine-{leaf // 16}", f"leaf-{leaf}")
+        path = (f"core-{index // spine // 4}", f"spine-{index // spine}", f"leaf-{index // leaf}")
         labels = {level.node_label: name for level, name in zip(above, path, strict=False)}
         found.append(Node(f"node-{index}", labels, {GPU: 8}))
     return snapshot(above, found, occupancy(found, busy, random.Random(1), above))
 
 
-def sized_case(layout: Layout, nodes: int, busy: float, ratio: float, fabric: str) -> Case:
+def sized_case(
+    layout: Layout,
+    nodes: int,
+    busy: float,
+    ratio: float,
+    fabric: str,
+    leaf: int = 16,
+    nvlink: bool = False,
+) -> Case:
     """Return a job of 8-GPU nodes on a cluster of that many nodes."""
     request = Request(
         layout, layout.world_size // 8, 8, volumes=volumes(layout, random.Random(2), ratio)
     )
-    name = f"{request.nodes} on {nodes} nodes, {busy:.0%} busy, {fabric}, {layout}, Vp/Vd {ratio}"
-    return Case(name, request, cluster(nodes, busy, fabric))
+    joined = " joined by NVLink" if nvlink else ""
+    name = (
+        f"{request.nodes} on {nodes} nodes, leaves of {leaf}{joined}, {busy:.0%} busy, {fabric},"
+        f" {layout}, Vp/Vd {ratio}"
+    )
+    return Case(name, request, cluster(nodes, busy, fabric, leaf, nvlink))
 
 
 def node_json(index: int) -> str:
