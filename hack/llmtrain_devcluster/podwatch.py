@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 
@@ -12,10 +12,13 @@ from llmtrain_devcluster.api import Api, ApiError, Object
 RETRY_SECONDS = 0.3
 
 
-async def follow(api: Api, resource: str, fields: str = "") -> AsyncIterator[tuple[str, Object]]:
+async def follow(
+    api: Api, resource: str, fields: str = "", gap: Callable[[], None] = lambda: None
+) -> AsyncIterator[tuple[str, Object]]:
     """Yield (ADDED|MODIFIED|DELETED, object) for ever.
 
-    After a gap it lists again, and yields a deletion for every object that went meanwhile.
+    A connection that breaks is taken up where it ended. Where the server has forgotten that point,
+    `gap` is called, all is listed again, and what went meanwhile is yielded as deleted.
     """
     known: dict[str, Object] = {}
     version = ""
@@ -40,6 +43,10 @@ async def follow(api: Api, resource: str, fields: str = "") -> AsyncIterator[tup
                 else:
                     known[uid] = item
                 yield kind, item
-        except (ApiError, aiohttp.ClientError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError):
+            await asyncio.sleep(RETRY_SECONDS)
+        except ApiError:
+            if version:
+                gap()
             version = ""
             await asyncio.sleep(RETRY_SECONDS)

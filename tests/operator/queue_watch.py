@@ -76,6 +76,8 @@ class Witness:
         self.seen: list[Sight] = []
         self.phases: dict[str, str] = {}
         """Newest phase of each job, by name."""
+        self.gaps = 0
+        """How often the server had forgotten where a stream was: revisions are missing then."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -88,9 +90,12 @@ class Witness:
         for task in self._tasks:
             task.cancel()
 
+    def _gap(self) -> None:
+        self.gaps += 1
+
     async def _watch(self, kind: str, resource: str) -> None:
         where = f"metadata.namespace={self._namespace}"
-        async for change, raw in follow(self._api, resource, where):
+        async for change, raw in follow(self._api, resource, where, self._gap):
             revision = int(raw["metadata"]["resourceVersion"])
             raw["metadata"].pop("managedFields", None)
             if kind == "job":
