@@ -137,6 +137,10 @@ def test_the_answer_says_what_it_costs_what_decided_and_what_else_there_was() ->
     layout = Layout(tensor=8, data=2, pipeline=3)
     answer = placed(gang(6, layout=layout, volumes=volumes), state)
     wire = answer.to_wire()
+    refused = place(gang(60), state).to_wire()
+    assert wire.keys() <= refused.keys(), "readers find the same keys whether it fits or not"
+    assert refused["cost"] is None
+    assert refused["alternative"] is None
     assert set(wire["cost"]) == {"seconds", "idealSeconds", "byGroup"}
     assert answer.cost.slowdown >= 1.0
     text = " | ".join(answer.reasons)

@@ -196,6 +196,11 @@ class Congestion:
         """Return the cost of the present assignment."""
         return float(sum(self.tops()))
 
+    def unhindered(self) -> float:
+        """Return what the present assignment would cost on endless uplinks."""
+        nodes = self.times[len(self._rates) :]
+        return float(sum(map(max, zip(self.base, *nodes, strict=True))))
+
     def tops(self) -> tuple[float, ...]:
         """Return the seconds of the busiest link of every kind."""
         if self._tops is None:
@@ -327,8 +332,9 @@ class Pricing:
 
     def cost(self, paths: Sequence[Path]) -> Cost:
         """Return the cost of node paths in order of rank block."""
-        by_group = by_kind(self.congestion(paths))
-        return Cost(sum(by_group.values()), self.ideal(), by_group)
+        congestion = self.congestion(paths)
+        by_group = by_kind(congestion)
+        return Cost(sum(by_group.values()), min(self.ideal(), congestion.unhindered()), by_group)
 
     def congestion(self, paths: Sequence[Path]) -> Congestion:
         """Return the loads under node paths in order of rank block."""
@@ -341,21 +347,24 @@ class Pricing:
     def ideal(self) -> float:
         """Return the cost with all blocks in one nearest domain: only NICs and NVLink count.
 
-        Where NVLink domains span nodes, blocks fill domains of the largest size in order.
+        Where NVLink domains span nodes, blocks fill domains of the largest size in order, or each
+        has one of its own: NICs can be the faster way.
         """
         depth = self.tree.nvlink_depth
         if depth is None:
             return sum(Congestion(self.traffic, ground_of(self.tree, [])).base)
-        largest = max(
-            (size for path, size in self.tree.sizes.items() if len(path) == depth), default=1
-        )
-        count = -(-self.traffic.blocks // largest)
-        cells: list[Path] = [(f"domain {number}",) for number in range(count)]
+        sizes = (size for path, size in self.tree.sizes.items() if len(path) == depth)
+        return min(self._joined(depth, size) for size in {max(sizes, default=1), 1})
+
+    def _joined(self, depth: int, size: int) -> float:
+        """Return the cost in NVLink domains of a size, filled in order, on endless uplinks."""
+        blocks = range(self.traffic.blocks)
+        cells: list[Path] = [(f"domain {number}",) for number in range(-(-len(blocks) // size))]
         rates = dict.fromkeys(cells, float("inf"))
         levels = (self.tree.levels[depth - 1], self.tree.levels[-1])
-        tree = Tree(levels, self.tree.links, rates, rates, dict.fromkeys(cells, largest))
+        tree = Tree(levels, self.tree.links, rates, rates, dict.fromkeys(cells, size))
         congestion = Congestion(self.traffic, ground_of(tree, cells))
-        congestion.put_all([block // largest for block in range(self.traffic.blocks)])
+        congestion.put_all([block // size for block in blocks])
         return congestion.seconds()
 
 

@@ -67,12 +67,13 @@ def reasons_of(
 ) -> tuple[str, ...]:
     """Say what decided, what the placement costs, and what holds it up."""
     names = [level.name for level in pricing.tree.levels]
+    ideal = "one nearest domain" if pricing.tree.nvlink_depth is None else "endless uplinks"
     spread = len({path[:-1] for path in paths}) > 1
     return (
         *_extent(request, rooms, names, paths),
         *([f"order of ranks: {method}"] if spread else []),
         f"communication: {seconds(cost.seconds)} of a step not hidden,"
-        f" {cost.slowdown:.2f} times that of one nearest domain"
+        f" {cost.slowdown:.2f} times that of {ideal}"
         + "".join(f"; {kind} {seconds(time)}" for kind, time in cost.by_group.items() if time),
         *_hot_links(pricing, names, paths),
         *_notes(request, names, bound),

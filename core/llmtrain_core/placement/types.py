@@ -96,7 +96,8 @@ class Cost:
 
     seconds: float
     ideal_seconds: float
-    """The same with all nodes in one nearest domain."""
+    """The same with all nodes in one nearest domain; never more than `seconds`. Where NVLink spans
+    nodes: on endless uplinks, in the best of three ways to use it."""
     by_group: Mapping[str, float]
     """Seconds by kind of group."""
 
@@ -186,6 +187,10 @@ class Unplaceable:
             "fits": False,
             "nodes": [],
             "spares": [],
+            "cost": None,
+            "domains": {},
+            "crossings": {},
+            "alternative": None,
             "reason": str(self.reason),
             "reasons": [self.message],
             "blockers": list(self.blockers),

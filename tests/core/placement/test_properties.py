@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from judges.cases import GPU, LAYOUTS, SMALL, Shape, random_case, small_cases
+from judges.cases import GPU, LAYOUTS, SMALL, Shape, hardened, random_case, small_cases
 from judges.feasible import fits, tensor_blocks, tensor_depth
 from judges.trees import Growth, clusters, gangs, growths
 
 from llmtrain_core.placement import Placement, Request, Unplaceable, place
+from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.topology.inventory import Snapshot
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
@@ -48,6 +49,7 @@ def keeps_constraints(request: Request, state: Snapshot, answer: Placement) -> N
         assert not by_name[name].cordoned
         assert name not in request.excluded
     paths = [state.path(by_name[node.name]) for node in answer.nodes]
+    assert answer.cost.ideal_seconds <= answer.cost.seconds
     levels = [level.name for level in state.levels]
     for node, path in zip(answer.nodes, paths, strict=True):
         assert tuple(node.path[level] for level in levels) == path
@@ -77,6 +79,20 @@ def test_the_order_of_nodes_does_not_matter_where_there_is_much_to_search(seed: 
     random.Random(seed).shuffle(nodes)
     other = replace(case.snapshot, nodes=tuple(nodes))
     assert place(case.request, other) == place(case.request, case.snapshot)
+
+
+@pytest.mark.parametrize("seed", range(1, 60, 2))
+def test_no_placement_beats_the_ideal_where_nvlink_spans_nodes(seed: int) -> None:
+    """NICs beside NVLink can be faster than NVLink alone, so packing is not always the ideal."""
+    case = hardened(random_case(seed, SMALL[seed % 8], *LAYOUTS[seed % len(LAYOUTS)]), seed)
+    free = [case.snapshot.path(n) for n in case.snapshot.nodes if case.snapshot.free(n, GPU) == 8]
+    chosen = random.Random(seed).sample(free, case.request.nodes)
+    for cost in (
+        place(case.request, case.snapshot).cost,  # type: ignore[union-attr]
+        cost_of(case.request, case.snapshot, chosen),
+    ):
+        assert 0 < cost.ideal_seconds <= cost.seconds
+        assert cost.slowdown >= 1
 
 
 @given(growths(), gangs())
