@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import mean
@@ -21,6 +22,8 @@ from judges.cases import small_cases
 from judges.contest import contest, real_contests, synthetic_contests, table
 from judges.oracle import solve
 from judges.problem import problem_of
+from test_arnold import FULL, LARGE, MEDIUM, NARROW, RATIOS, SKEWS, best_fit, our_spread
+from test_arnold import SMALL as LEAST
 
 from llmtrain_core.placement import Placement, place
 
@@ -63,3 +66,20 @@ def test_ours_against_the_optimum() -> None:
           f"{mean(everything):>9.4f}{max(everything):>9.4f}")  # fmt: skip
     print(f"{SMALL} placements in {took:.1f} s, {SMALL} proofs in {solving:.1f} s of CPU")
     assert mean(everything) <= 1.02
+
+
+def test_spread_over_minipods_beside_arnold_and_best_fit() -> None:
+    """Most minipods of one DP and of one PP group. The large job also where uplinks are full."""
+    print(f"\n{'NODES':<7}{'UPLINKS':<9}{'MOSTLY':<10}{'SKEW':<6}{'Arnold':>9}{'ours':>9}"
+          f"{'best-fit':>10}   DP/PP")  # fmt: skip
+    for setting in (LEAST, MEDIUM, LARGE, replace(LARGE, oversubscription=FULL)):
+        uplinks = "7:1" if setting.oversubscription == NARROW else "1:1"
+        for mostly in sorted(RATIOS):
+            for skew in SKEWS:
+                arnold = setting.spread(setting.arnold(mostly, skew))
+                ours, greedy = our_spread(setting, mostly, skew), best_fit(setting, skew)
+                shown = ["{}/{}".format(*pair) for pair in (arnold, ours, greedy)]
+                print(f"{setting.nodes:<7}{uplinks:<9}{mostly:<10}{skew:<6}{shown[0]:>9}"
+                      f"{shown[1]:>9}{shown[2]:>10}")  # fmt: skip
+                kind = 0 if mostly == "data" else 1
+                assert ours[kind] <= greedy[kind]
