@@ -136,9 +136,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 OWNER = """
-    import json, sys, time
+    import json, signal, sys, time
     from llmtrain_devcluster.components import Options
     from llmtrain_devcluster.controlplane import ControlPlane
+    # Whatever started the tests may have told its children to ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cluster = ControlPlane(Options(controller_manager=False, scheduler=False)).start()
     print(json.dumps([str(cluster.folder), cluster.url, cluster.supervisor_pid]), flush=True)
     time.sleep(600)
