@@ -20,7 +20,7 @@ from llmtrain_devcluster.scripted import PodScript
 GPUS = 8
 PRIORITIES = {0: 70, 100: 24, 1000: 6}
 """Priorities, and how many of a hundred jobs have each."""
-PRIORITY_NAMES = {0: "low", 100: "middle", 1000: "high"}
+PRIORITY_NAMES = {0: "trace-low", 100: "trace-middle", 1000: "trace-high"}
 SLACK = {0: 900, 100: 900, 1000: 600}
 """Seconds between the work of a job and its deadline, by priority: who is stopped needs longer."""
 PATIENT = (
