@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.files import read_items
 from llmtrain_cli.seats import is_gpu
+from llmtrain_core.gpu_memory import WHOLE_GPUS
 from llmtrain_core.plan.hardware import (
     CATALOGUE,
     PRODUCT_LABELS,
@@ -34,8 +35,7 @@ class Chosen:
     @property
     def gpus(self) -> int | None:
         """GPUs of the nodes; None without a list."""
-        whole = ("nvidia.com/gpu", "amd.com/gpu")
-        return sum(n.allocatable.get(r, 0) for n in self.nodes for r in whole) or None
+        return sum(n.allocatable.get(r, 0) for n in self.nodes for r in WHOLE_GPUS) or None
 
 
 def choose(path: str | None, gpu: str | None) -> Chosen:

@@ -125,12 +125,13 @@ class TrainingMetrics:
         """Take a probe of a local rank; of a pod's groups of one kind the slowest counts."""
         if report.step != self._probed:
             self._probed, self._slowest = report.step, {}
+        largest = max((each.nbytes for each in report.samples), default=0)
         for sample in report.samples:
             key = (sample.group, sample.nbytes)
             found = max(sample, self._slowest.get(key, sample), key=lambda each: each.seconds)
             self._slowest[key] = found
             self._probe.labels(found.group, str(found.nbytes)).set(found.seconds)
-            if found.nbytes == max(each.nbytes for each in report.samples):
+            if found.nbytes == largest:
                 moved = found.nbytes * bus_factor("all_reduce", found.group_size)
                 self._probe_bandwidth.labels(found.group).set(moved / found.seconds)
 
