@@ -147,10 +147,20 @@ class Scheduler:
             if verdict != old:
                 self._wake(uid)
         self._told = {uid: at for uid, at in self._told.items() if uid in self._refusals}
+        self._evictions = self._still_due(decided)
         for uid, eviction in decided.evictions.items():
             self._evictions[uid] = eviction
             self._promised.add(eviction.by)
             self._wake(uid)
+
+    def _still_due(self, decided: Decided) -> dict[str, Eviction]:
+        """Return who has still to stop: nobody for a job whose room somebody else got meanwhile."""
+        due = {
+            uid
+            for uid, verdict in decided.verdicts.items()
+            if isinstance(verdict, Refusal) and verdict.reason == Reason.PREEMPTING
+        }
+        return {uid: each for uid, each in self._evictions.items() if each.by in due}
 
     async def _improve(self) -> None:
         """Look for a better place for one job that runs: who asked first, else each in its turn."""

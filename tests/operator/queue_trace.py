@@ -182,16 +182,20 @@ def _judge_preemption(
     nodes: int, winner: Entry, stopped: list[Attempt], its: list[Attempt],
     by_name: dict[str, Entry],
 ) -> None:  # fmt: skip
-    """The winner outranks all its victims, and once they have left the whole of it fits."""
-    names = {victim.job for victim in stopped}
-    assert all(by_name[name].priority < winner.priority for name in names)
+    """The winner outranks all its victims, and whenever some stop, all of it fits once they left.
+
+    Later victims are stopped where somebody of more importance took the room of the first ones.
+    """
+    assert all(by_name[victim.job].priority < winner.priority for victim in stopped)
     assert any(gang.placed >= stopped[0].placed for gang in its), "it started after that"
-    held: Counter[str] = Counter()
-    for job, (sits, gpus) in stopped[0].others.items():
-        if job not in names:
-            held.update(dict.fromkeys(sits, gpus))
-    room = nodes - sum(held[node] > GPUS - winner.gpus for node in held)
-    assert room >= winner.nodes, f"{winner.name} does not fit without {sorted(names)}"
+    gone = {(victim.job, victim.number) for victim in stopped}
+    for victim in stopped:
+        held: Counter[str] = Counter()
+        for other, (sits, gpus) in victim.others.items():
+            if other not in gone:
+                held.update(dict.fromkeys(sits, gpus))
+        room = nodes - sum(held[node] > GPUS - winner.gpus for node in held)
+        assert room >= winner.nodes, f"{winner.name} does not fit without {sorted(gone)}"
 
 
 def replica(trace: Trace, account: Account) -> History:

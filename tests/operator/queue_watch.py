@@ -50,8 +50,8 @@ class Attempt:
     first_bound: float = 0.0
     last_end: float = 0.0
     preempted_for: str = ""
-    others: dict[str, tuple[tuple[str, ...], int]] = field(default_factory=dict)
-    """Promises to other jobs at the moment it stopped: by job, nodes and GPUs on each."""
+    others: dict[tuple[str, int], tuple[tuple[str, ...], int]] = field(default_factory=dict)
+    """What others held at the moment it stopped: by job and attempt, nodes and GPUs on each."""
 
 
 @dataclass(slots=True)
@@ -134,11 +134,15 @@ class Playback:
         self.account.submitted.setdefault(name, sight.seconds)
         number, placement = int(status.get("attempt", 0)), status.get("placement")
         placed = condition(sight.raw, "Placed")
-        if placed.get("reason") == "Preempted" and (name, number - 1) in self._current:
+        gang = self._current.get((name, number - 1))
+        if gang and not gang.preempted_for and placed.get("reason") == "Preempted":
             found = _FOR.match(placed["message"])
-            gang = self._current[name, number - 1]
             gang.preempted_for = found.group(1) if found else "?"
-            gang.others = {j: p for j, p in self._promises.items() if j != name}
+            gang.others = {
+                (job, self._number[job]): promise
+                for job, promise in self._promises.items()
+                if job != name and not self._over(job)
+            }
         over = any(condition(sight.raw, k).get("status") == "True" for k in ("Succeeded", "Failed"))
         if not placement or over or sight.gone:
             self._promises.pop(name, None)

@@ -17,6 +17,7 @@ from situations import PLACEMENT, pod
 from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.status import PlacementStatus
 from llmtrain_core.placement import Request
+from llmtrain_core.queueing import Running
 from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_operator.candidates import Candidate, candidate_of
 from llmtrain_operator.deciding import World
@@ -30,7 +31,7 @@ from llmtrain_operator.records import (
 )
 from llmtrain_operator.scheduler import Scheduler
 from llmtrain_operator.usage import usage
-from llmtrain_operator.verdicts import Offer, Refusal, Verdict
+from llmtrain_operator.verdicts import Eviction, Offer, Refusal, Verdict
 
 pytestmark = pytest.mark.unit
 GPU = "nvidia.com/gpu"
@@ -280,6 +281,35 @@ async def test_an_offer_that_nobody_wants_is_dropped() -> None:
     scheduler.give_up("a")
     await scheduler.cycle()
     assert isinstance(scheduler.verdict("b"), Offer)
+
+
+async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:
+    """Two stop for a wide job; one has, when a job of more importance comes and takes its node."""
+    sitting = {"old-0": "n0", "old-1": "n1"}
+    queue = [waits("wide-2", 2, priority=100)]
+    attempts = {"old-0": 0, "old-1": 0}
+
+    def world(offers: Mapping[str, Offer]) -> World:
+        used = [Usage(node, GPU, 8, uid) for uid, node in sitting.items()]
+        used += [Usage(n, GPU, 8, uid) for uid, offer in offers.items() for n in offer.nodes]
+        tenants = tuple(Running(uid, "ns", 0, (n,), {GPU: 8}) for uid, n in sitting.items())
+        return World(nodes(2), tuple(used), tenants=tenants, attempts=attempts)
+
+    scheduler = Scheduler(
+        lambda: queue, world, lambda uid: {"attempt": attempts.get(uid, 0)}, lambda _: None
+    )
+    await scheduler.cycle()
+    assert all(isinstance(scheduler.verdict(uid), Eviction) for uid in sitting)
+    await scheduler.cycle()
+    assert refusal(scheduler.verdict("wide-2")).reason == "Preempting"
+    assert all(isinstance(scheduler.verdict(uid), Eviction) for uid in sitting), "it fits after it"
+    del sitting["old-0"]
+    attempts["old-0"] = 1
+    queue.append(waits("urgent-3", 1, priority=1000))
+    await scheduler.cycle()
+    assert isinstance(scheduler.verdict("urgent-3"), Offer)
+    assert refusal(scheduler.verdict("wide-2")).reason == "InsufficientGpus"
+    assert scheduler.verdict("old-1") is None, "its node alone is no room for the wide job"
 
 
 async def test_the_loop_survives_a_broken_cycle() -> None:
