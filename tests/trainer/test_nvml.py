@@ -151,3 +151,19 @@ def test_a_device_that_tells_nothing_does_not_hide_the_others(library: Path) -> 
 def test_without_a_device_the_processor_is_read(library: Path, tmp_path: Path) -> None:
     assert _read(library, NO_DEVICE="1")[:2] == ["cpu", []]
     assert _read(tmp_path)[:2] == ["cpu", []]
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("Tesla V100-SXM2-32GB", 125e12),
+        ("NVIDIA GeForce of another year", 0),
+    ],
+)
+def test_the_peak_is_the_plans(name: str, peak: float) -> None:
+    from llmtrain_trainer.metrics.peak import peak_flops
+
+    assert peak_flops(name) == pytest.approx(peak)

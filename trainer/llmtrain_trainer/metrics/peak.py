@@ -6,12 +6,7 @@ import time
 
 import torch
 
-_PEAKS: tuple[tuple[str, float], ...] = (
-    ("GB300", 2500e12), ("GB200", 2500e12), ("B300", 2250e12), ("B200", 2250e12),
-    ("H200", 989e12), ("H100 NVL", 835e12), ("H100 PCIE", 756e12), ("H100", 989e12),
-    ("A100", 312e12), ("L40S", 362e12),
-)  # fmt: skip
-"""Dense bfloat16 FLOP/s by part of the device's name (vendors' data sheets); first match."""
+from llmtrain_core.plan.hardware import PRODUCT_LABELS, accelerator_of
 
 _GEMM = 384
 _TRIALS = 8
@@ -20,15 +15,15 @@ _TRIALS = 8
 def peak_flops(device_name: str | None) -> float:
     """Return the peak FLOP/s of one rank's device.
 
-    A GPU's bfloat16 peak, also where training is in float32: utilisation then says what is left on
-    the table. 0 for an unknown GPU. Without a GPU (None): one core's measured rate of float32
-    matrix products, since a rank computes on one thread; where ranks share cores they share that
-    peak too, and the ratio cannot reach one.
+    A GPU's bfloat16 peak in the plan's catalogue, also where training is in float32: utilisation
+    then says what is left on the table. 0 for a GPU that is not there. Without one (None): one
+    core's measured rate of float32 matrix products, since a rank computes on one thread; where
+    ranks share cores they share that peak too, and the ratio cannot reach one.
     """
     if device_name is None:
         return _measured_gemm()
-    name = device_name.upper()
-    return next((peak for part, peak in _PEAKS if part in name), 0.0)
+    row = accelerator_of({PRODUCT_LABELS[0]: device_name.replace(" ", "-")})
+    return 0.0 if row is None else row.peak("bfloat16")
 
 
 def _measured_gemm() -> float:
