@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from statistics import stdev
 
 import pytest
 
-from llmtrain_trainer.stopwatch import Sample, Stopwatch, median_error
+from llmtrain_trainer.stopwatch import Stopwatch, relative_error, trimmed_mean
 
 pytestmark = pytest.mark.torch
 
@@ -32,13 +33,13 @@ def test_a_rank_that_fails_is_heard() -> None:
         Stopwatch(2, lambda: [lambda: 1 / 0])
 
 
-def test_samples_agree_by_their_own_spread() -> None:
-    def samples(*cpu: float) -> list[Sample]:
-        return [Sample(seconds, 1.0) for seconds in cpu]
+def test_means_agree_by_the_spread_of_their_own_samples() -> None:
+    assert relative_error([2, 2, 2]) == 0
+    wide = relative_error([1, 2, 3, 4, 5])
+    assert wide == pytest.approx(stdev([2, 2, 3, 4, 4]) * 5**0.5 / 3 / 3)
+    assert relative_error([1, 2, 3, 4, 5] * 9) < wide / 3
 
-    assert median_error(samples(2, 2, 2)) == 0
-    wide = median_error(samples(1, 2, 3))
-    assert wide == pytest.approx(1.2533 * 1.4826 * 0.5 / 3**0.5)
-    assert median_error(samples(*[1, 2, 3] * 4)) == pytest.approx(wide / 2)
-    # one sample that met a burst of other load does not count
-    assert median_error(samples(2, 2, 2, 2, 50)) == 0
+
+def test_a_burst_of_other_load_does_not_count() -> None:
+    assert trimmed_mean([2, 2, 2, 50, 2]) == 2
+    assert relative_error([2, 2, 2, 50, 2]) == 0

@@ -8,7 +8,7 @@ are kept busy while steps are measured, because cores share caches, clock and ex
 job with more ranks than cores keeps them busy too.
 
 How fast a machine is changes by the second (clock, neighbours on the host). So everything is built
-first and then sampled in turns, until the samples of each agree or a minute is over.
+first and then sampled in turns, until the samples of each agree or a minute of it is over.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -39,7 +39,7 @@ LEAST_ROUNDS, MOST_ROUNDS = 7, 30
 SECONDS = 60
 """When to stop, agreed or not."""
 AGREED = 0.03
-"""Standard error of a median, relative, with which samples count as agreed."""
+"""Standard error of a mean, relative, with which samples count as agreed."""
 
 
 def _tiny(layers: int, layout: Layout, micro_batches: int) -> Probe:
@@ -85,7 +85,7 @@ class Calibration:
         self._cores = len(os.sched_getaffinity(0))
         self._works: list[Sequence[Work]] = []
         self._watches: list[Stopwatch] = []
-        with ExitStack() as stack, self._clocked():
+        with ExitStack() as stack:
             for probes in (ALONE, PAIRS):
                 self._watches.append(stack.enter_context(step_watch(probes, data, self._cores)))
                 self._works.append([probe.work for probe in probes])
@@ -115,25 +115,20 @@ class Calibration:
 
     def round(self) -> None:
         """Sample everything once more."""
-        with self._clocked():
-            for watch in self._watches:
-                watch.round()
-            self.rounds += 1
+        start = time.perf_counter()
+        for watch in self._watches:
+            watch.round()
+        self.rounds += 1
+        self.seconds += time.perf_counter() - start
 
     def processor(self) -> Processor:
-        """Return the prices that explain the medians."""
+        """Return the prices that explain the means."""
         found = [
             Measurement(work, seconds)
             for watch, works in zip(self._watches, self._works, strict=True)
             for work, seconds in zip(works, watch.cpu, strict=True)
         ]
         return fit(found, self._cores)
-
-    @contextmanager
-    def _clocked(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - start
 
 
 def _collective_works(size: int) -> list[Work]:

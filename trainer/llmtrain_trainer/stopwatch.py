@@ -7,7 +7,6 @@ its turn sleeps.
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import socket
@@ -17,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from statistics import median
+from statistics import fmean, stdev
 from typing import Any, Self
 
 import torch.distributed as dist
@@ -56,7 +55,7 @@ class Stopwatch:
         context = multiprocessing.get_context("fork")
         self._lines: list[Connection] = []
         self._ranks: list[Any] = []
-        for port in [_free_port() for _ in range(copies)]:
+        for port in [free_port() for _ in range(copies)]:
             for rank in range(size):
                 line, far = context.Pipe()
                 process = context.Process(
@@ -87,17 +86,17 @@ class Stopwatch:
 
     @property
     def cpu(self) -> list[float]:
-        """CPU seconds of each task: the median of its samples."""
-        return [median(sample.cpu for sample in samples) for samples in self.samples]
+        """CPU seconds of each task: the trimmed mean of its samples."""
+        return [trimmed_mean([sample.cpu for sample in samples]) for samples in self.samples]
 
     @property
     def wall(self) -> list[float]:
-        """Seconds of each task: the median of its samples."""
-        return [median(sample.wall for sample in samples) for samples in self.samples]
+        """Seconds of each task: the trimmed mean of its samples."""
+        return [trimmed_mean([sample.wall for sample in samples]) for samples in self.samples]
 
     def uncertainty(self) -> float:
-        """Return the largest relative standard error of a median of CPU seconds."""
-        return max(map(median_error, self.samples))
+        """Return the largest relative standard error of the CPU seconds of a task."""
+        return max(relative_error([each.cpu for each in samples]) for samples in self.samples)
 
     def _time(self, task: int) -> Sample:
         repeats = self._repeats[task]
@@ -144,7 +143,12 @@ def _enter(
 
 
 def _run(task: Task, repeats: int) -> tuple[float, float]:
-    """Return CPU and wall seconds of this rank."""
+    """Return CPU and wall seconds of this rank.
+
+    The first call is not timed: after other tasks it finds cold caches, which costs a short task a
+    twentieth and a long one nothing.
+    """
+    task()
     dist.barrier()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(repeats):
@@ -152,14 +156,28 @@ def _run(task: Task, repeats: int) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def median_error(samples: Sequence[Sample]) -> float:
-    """Return the relative standard error of a median, from the median deviation (normal errors)."""
-    middle = median(sample.cpu for sample in samples)
-    deviation = median(abs(sample.cpu - middle) for sample in samples)
-    return float(1.2533 * 1.4826 * deviation / middle / math.sqrt(len(samples)))
+def trimmed_mean(values: Sequence[float]) -> float:
+    """Return the mean without the least and the greatest of at least three values.
+
+    One burst of other load does not count, and it is steadier than the median of as few.
+    """
+    kept = sorted(values)[1:-1] if len(values) > 2 else values
+    return fmean(kept)
 
 
-def _free_port() -> int:
+def relative_error(values: Sequence[float]) -> float:
+    """Return the relative standard error of a trimmed mean of at least three values.
+
+    From the spread of the values with the two that are left out moved to their neighbours (Tukey
+    and McLaughlin, Sankhya A 25, 1963).
+    """
+    kept, count = sorted(values)[1:-1], len(values)
+    spread = stdev([kept[0], *kept, kept[-1]])
+    return float(spread * count**0.5 / len(kept) / fmean(kept))
+
+
+def free_port() -> int:
+    """Return a port of loopback that nothing listens on."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
