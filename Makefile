@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup controlplane demo test lint parity bench bench-plan bench-cpu-plan bench-queue bench-placement crds lock clean
+.PHONY: help setup controlplane demo test lint parity bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-placement crds lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ bench-plan: setup ## the planner's predictions against published runs
 
 bench-cpu-plan: setup ## the planner's CPU time of a step against measurement (an idle machine)
 	@python -m pytest tests/perf/bench_cpu_plan.py -s -q
+
+bench-gpu: setup ## one real GPU: parity with the CPU, the plan's time and memory of a step
+	@python -m pytest tests/perf/bench_gpu.py -s -q
 
 bench-queue: controlplane ## 300 jobs on 128 scripted nodes against an oracle (an idle machine)
 	@python -m pytest tests/operator/bench_queue_trace.py -s -q

@@ -2,7 +2,7 @@
 
 Counted tensor by tensor for the trainer's block; a test holds the count against
 `torch.autograd.graph.saved_tensors_hooks`. With equal head counts and 16 bits it is the familiar
-s b h (28 + 8 f / h). Sequence parallelism divides what lies between the tensor-parallel regions
+s b h (16 + 8 f / h). Sequence parallelism divides what lies between the tensor-parallel regions
 (Korthikanti et al., arXiv:2205.05198): with it every term but none is over t.
 """
 
@@ -36,9 +36,9 @@ def block_bytes_per_token(
         ffn = (2 if shape.gated else 1) * compute * shape.ffn_size * shape.experts_per_token
         kept = compute * (2 * hidden + heads)
         return (kept + parts + inputs + ffn) / tensor + whole
-    norms = 2 * norm_bytes(shape, compute, kernels)
+    norms = 2 * norm_bytes(shape, compute)
     if heads:
-        each = rms_norm_bytes(shape.head_width, compute, kernels)
+        each = rms_norm_bytes(shape.head_width, compute)
         norms += heads // shape.head_width * each
     return (norms + parts + inputs + ffn_bytes(shape, compute, kernels)) / tensor + whole
 
@@ -73,23 +73,19 @@ def routed_bytes(shape: Shape, compute: int) -> float:
     return shape.experts_per_token * visit + FLOAT32 * shape.experts
 
 
-def norm_bytes(shape: Shape, compute: int, kernels: Kernels) -> float:
+def norm_bytes(shape: Shape, compute: int) -> float:
     """Return what a norm of the residual stream keeps; LayerNorm, its input, mean and scale."""
     if shape.norm == "layer":
         return compute * shape.hidden_size + 2 * FLOAT32
-    return rms_norm_bytes(shape.hidden_size, compute, kernels)
+    return rms_norm_bytes(shape.hidden_size, compute)
 
 
-def rms_norm_bytes(width: int, compute: int, kernels: Kernels) -> float:
-    """Return what an RMSNorm keeps of each vector.
+def rms_norm_bytes(width: int, compute: int) -> float:
+    """Return what an RMSNorm keeps of each vector: its input, and a scale in float32.
 
-    Eager, it computes in float32 and keeps the input, the normalised input and a scale per
-    vector; a fused one keeps its input as it is.
+    It is one kernel on a GPU (torch 2.9 and later). On a CPU it is several, in float32, and keeps
+    the input and the normalised input in that type.
     """
-    if kernels == "eager" and compute < FLOAT32:
-        return 2 * FLOAT32 * width + FLOAT32
-    if kernels == "eager":
-        return 2 * compute * width + compute
     return compute * width + FLOAT32
 
 
@@ -101,11 +97,9 @@ def gathered_input_bytes(shape: Shape, tensor: int, compute: int) -> float:
     return 2 * compute * shape.hidden_size * (tensor - 1) / tensor
 
 
-def boundary_bytes_per_token(
-    shape: Shape, tensor: int, compute: int, stage: Stage, kernels: Kernels
-) -> float:
+def boundary_bytes_per_token(shape: Shape, tensor: int, compute: int, stage: Stage) -> float:
     """Return what the ends of the model keep: the final norm and the input of the output."""
     if not stage.predicts:
         return 0.0
-    norm = norm_bytes(shape, compute, kernels) / tensor
+    norm = norm_bytes(shape, compute) / tensor
     return norm + compute * shape.hidden_size

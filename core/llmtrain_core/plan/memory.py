@@ -5,26 +5,29 @@ State: stored weights, gradients and the two Adam moments (with what copies keep
 over the data ranks: 16 bytes a parameter over d. For zero1, 16-bit weights and 32-bit gradients
 stay whole and the 32-bit master weights and moments are sharded: 6 + 12 / d (Rajbhandari et al.,
 arXiv:1910.02054; Megatron-LM's distributed optimizer). For ddp nothing is sharded.
+
+Not everything is there at once: gradients come into being as activations go. The parts are those of
+the fullest moment. `tests/perf/bench_gpu.py` holds their sum against a GPU's allocator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from llmtrain_core.plan.activations import block_bytes_per_token, boundary_bytes_per_token
 from llmtrain_core.plan.bubble import peak_micro_batches
 from llmtrain_core.plan.exchange import state_values
 from llmtrain_core.plan.parameters import Stage, size
-from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Recipe
+from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Checkpointing, Recipe
 
 FRAGMENTATION = 0.05
 """Share added for what the allocator cannot use (with expandable segments it stays within it)."""
 RUNTIME_BYTES = 2 * 1024**3
 """CUDA context, cuBLAS workspace and NCCL buffers: 1 to 2 GiB in practice."""
-LOGITS_BYTES = 10
-"""Bytes a logit takes at its peak: 16 bits from the product, float32 copy and log-softmax; in the
-backward pass the float32 gradient stands where the copy was."""
+LOGITS_BYTES = 12
+"""Bytes a logit takes at its peak, as the loss goes backward: 16 bits from the product, the float32
+log-softmax and its gradient, and the gradient in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All parts together."""
+        """The fullest moment, margins included: all parts together."""
         return sum(self.parts.values())
 
     @property
@@ -60,16 +63,70 @@ def memory(recipe: Recipe, capacity: int = 0) -> Memory:
 
 
 def stage_memory(recipe: Recipe, rank: int) -> dict[str, int]:
-    """Return bytes by part on one pipeline rank."""
-    stage = recipe.stages[rank]
-    parts = {
-        **state_bytes(recipe, stage),
-        "gathered": gathered_bytes(recipe, stage),
-        "activations": activation_bytes(recipe, stage, rank),
-        "logits": _logits_bytes(recipe, stage, rank),
-    }
+    """Return bytes by part on one pipeline rank, at the fullest moment of the last micro-batch."""
+    moments = _moments(recipe, recipe.stages[rank], rank)
+    parts = max(moments, key=lambda moment: sum(moment.values()))
     margin = int(FRAGMENTATION * sum(parts.values()))
     return {**parts, "runtime": RUNTIME_BYTES, "fragmentation": margin}
+
+
+def _moments(recipe: Recipe, stage: Stage, rank: int) -> Iterator[dict[str, int]]:
+    """Yield what is there at the loss, in a recomputed layer, and when all gradients are there."""
+    state, gathered = state_bytes(recipe, stage), _gathered(recipe, stage)
+    kept, layer = activation_bytes(recipe, stage, rank), _layer_bytes(recipe, "none")
+    yield {
+        **state, "gradients": gathered.gradients_before, "gathered": gathered.at_loss,
+        "activations": kept, "logits": _logits_bytes(recipe, stage),
+    }  # fmt: skip
+    if recipe.checkpointing != "none":
+        yield {
+            **state, "gradients": gathered.gradients_before, "gathered": gathered.in_layer,
+            "activations": kept + layer, "logits": 0,
+        }  # fmt: skip
+    yield {
+        **state, "gradients": gathered.gradients_after, "gathered": gathered.at_end,
+        "activations": layer, "logits": 0,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """Bytes of gradients, and of weights that FSDP has fetched, as the last micro-batch goes on."""
+
+    gradients_before: int
+    """Of the micro-batches before it."""
+    gradients_after: int
+    at_loss: int
+    in_layer: int
+    at_end: int
+    """The layer's new gradient included."""
+
+
+def _gathered(recipe: Recipe, stage: Stage) -> _Gathered:
+    """Return what FSDP holds whole; for other kinds of sharding nothing is fetched.
+
+    With one micro-batch and no pipeline: the ends of the model, which stay gathered, the block at
+    work and the one fetched ahead, and one block's gradient. With several, or a pipeline, gradients
+    are accumulated whole in the reduction's type and weights stay gathered after a backward pass,
+    because ranks synchronise once a step; without a pipeline layers are given back after the
+    forward pass all the same.
+    """
+    units, shards = recipe.units(stage), state_bytes(recipe, stage)["gradients"]
+    compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
+    several = recipe.layout.pipeline > 1 or recipe.micro_batches > 1
+    if recipe.sharding != "fsdp2":
+        return _Gathered(shards, shards, 0, 0, 0)
+    if recipe.shard_ranks == 1 and compute == master:  # nothing to fetch or to convert
+        return _Gathered(shards if several else 0, shards, 0, 0, 0)
+    ends, learnt = compute * size(units.ends), units.learnt
+    working = ends + compute * min(2, units.layers) * units.layer
+    made = compute * max(size(learnt.block), size(learnt.ends))
+    if not several or recipe.syncs_always:
+        return _Gathered(shards if several else 0, shards, ends, working, working + made)
+    whole, all_ = master * learnt.size, compute * units.size
+    if recipe.layout.pipeline > 1:
+        return _Gathered(whole, whole, all_, all_, all_ + made)
+    return _Gathered(whole, whole, ends, working, all_ + made)
 
 
 def state_bytes(recipe: Recipe, stage: Stage) -> dict[str, int]:
@@ -94,54 +151,29 @@ def state_bytes(recipe: Recipe, stage: Stage) -> dict[str, int]:
             "optimizer": moments * -(-whole // ranks)}  # fmt: skip
 
 
-def gathered_bytes(recipe: Recipe, stage: Stage) -> int:
-    """Return bytes of whole parameters and whole gradients that FSDP holds for computing.
-
-    With one micro-batch and no pipeline: the ends of the model, which stay gathered, the block at
-    work and the one fetched ahead, and one block's gradient. With several, or a pipeline, gradients
-    are accumulated whole in the reduction's type and weights stay gathered between passes, because
-    ranks synchronise once a step.
-    """
-    if recipe.sharding != "fsdp2":
-        return 0
-    units = recipe.units(stage)
-    compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
-    if recipe.shard_ranks == 1 and compute == master:
-        return 0
-    block, ends = units.layer, size(units.ends)
-    several = recipe.layout.pipeline > 1 or recipe.micro_batches > 1
-    if several and not recipe.syncs_always:
-        return compute * units.size + master * units.learnt.size
-    in_flight = min(2, units.layers) * block + ends
-    learnt = units.learnt
-    return compute * (in_flight + max(size(learnt.block), size(learnt.ends)))
-
-
 def activation_bytes(recipe: Recipe, stage: Stage, rank: int) -> int:
     """Return bytes kept for the backward pass, of all micro-batches in flight.
 
-    Under full recomputation a layer keeps its input only; one layer at a time is whole again.
+    Under full recomputation a layer keeps its input only.
     """
     tokens, tensor = recipe.local_tokens, recipe.layout.tensor
     compute = COMPUTE_BYTES[recipe.precision]
-    per_layer = tokens * block_bytes_per_token(
-        recipe.shape, tensor, compute, recipe.checkpointing, recipe.kernels
-    )
+    per_layer = _layer_bytes(recipe, recipe.checkpointing)
     in_flight = peak_micro_batches(
         recipe.schedule, recipe.layout.pipeline, recipe.micro_batches, recipe.chunks, rank
     )
-    kept = in_flight * (
-        stage.layers * per_layer
-        + tokens * boundary_bytes_per_token(recipe.shape, tensor, compute, stage, recipe.kernels)
-    )
-    if recipe.checkpointing != "none":
-        kept += tokens * block_bytes_per_token(
-            recipe.shape, tensor, compute, "none", recipe.kernels
-        )
-    return int(kept)
+    ends = boundary_bytes_per_token(recipe.shape, tensor, compute, stage)
+    return int(in_flight * (stage.layers * per_layer + tokens * ends))
 
 
-def _logits_bytes(recipe: Recipe, stage: Stage, rank: int) -> int:
+def _layer_bytes(recipe: Recipe, checkpointing: Checkpointing) -> int:
+    """Return bytes that one layer keeps of one micro-batch."""
+    compute, tensor = COMPUTE_BYTES[recipe.precision], recipe.layout.tensor
+    each = block_bytes_per_token(recipe.shape, tensor, compute, checkpointing, recipe.kernels)
+    return int(recipe.local_tokens * each)
+
+
+def _logits_bytes(recipe: Recipe, stage: Stage) -> int:
     """Return the peak around the loss; micro-batches in flight keep their log-softmax."""
     if not stage.predicts:
         return 0

@@ -30,7 +30,7 @@ EIGHT = Recipe(SHAPES["llama3-8b"], Layout(), 512)
 
 
 @pytest.mark.parametrize(
-    ("name", "more_than", "least"), [("llama3-70b", 8, 24), ("gpt3-175b", 7, 56)]
+    ("name", "more_than", "least"), [("llama3-70b", 8, 24), ("gpt3-175b", 7, 48)]
 )
 def test_the_least_gpus_that_hold_a_model(name: str, more_than: int, least: int) -> None:
     base = Recipe(SHAPES[name], Layout(), 512)
