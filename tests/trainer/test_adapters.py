@@ -62,6 +62,11 @@ def test_a_job_of_adapters_from_base_to_merged_weights(
     base: tuple[Path, float], lora: MakeSpec, job_spec: MakeSpec, run_trainers: RunTrainers,
     parameter_hash: Hash, shards: Any, tmp_path: Path,
 ) -> None:  # fmt: skip
+    import torch
+
+    from llmtrain_trainer.weights.huggingface import weights_of_huggingface
+    from llmtrain_trainer.weights.reading import weight_shapes, weights_of_checkpoint
+
     whole, halves = tmp_path / "whole", tmp_path / "halves"
 
     def train(trainer: Any) -> tuple[float, float, str]:
@@ -77,7 +82,9 @@ def test_a_job_of_adapters_from_base_to_merged_weights(
             trainer.take_step()
         trainer.save()
 
-    straight = run_trainers(lora(whole, data=2), shards, train)
+    spec, exported = lora(whole, data=2), tmp_path / "exported"
+    spec["checkpoint"]["exportHuggingFace"] = f"file://{exported}"
+    straight = run_trainers(spec, shards, train)
     # it starts as the base, which it leaves
     assert straight[0][0] == pytest.approx(base[1], rel=1e-12)
     assert abs(straight[0][1] - straight[0][0]) > 1e-5
@@ -98,6 +105,11 @@ def test_a_job_of_adapters_from_base_to_merged_weights(
         return trainer.evaluate().loss  # type: ignore[no-any-return]
 
     assert run_trainers(again, shards, evaluate)[0] == pytest.approx(straight[0][1], rel=1e-12)
+    # and they are what is exported
+    architecture, read = weights_of_huggingface(exported)
+    weights = list(weight_shapes(architecture))
+    stored = weights_of_checkpoint(merged)(weights)
+    assert all(torch.equal(w, stored[name].float()) for name, w in read(weights).items())
 
 
 def refusal(run_trainers: RunTrainers, spec: dict[str, Any], data: Any) -> tuple[str, str | None]:

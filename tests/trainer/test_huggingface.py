@@ -28,6 +28,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "qwen3": {"kv_heads": 2, "head_dim": 16, "qk_norm": True, "tied_embeddings": True},
     "gpt2": {**GPT, "tied_embeddings": True},
     "gpt2 untied": GPT,
+    "mixtral": {"kv_heads": 2, "experts": 4, "experts_per_token": 2, "load_balancing_weight": 0.02},
+    "qwen3 with experts": {
+        "kv_heads": 2, "head_dim": 16, "qk_norm": True, "experts": 5, "experts_per_token": 3,
+    },
 }  # fmt: skip
 
 
@@ -95,6 +99,44 @@ def test_exported_models_compute_the_same_in_transformers_and_come_back(
     weights = dict(ours.named_parameters())
     back = read(list(weights))
     assert all(torch.equal(back[name], weight) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_a_mixture_that_transformers_wrote_is_read(family: str, tmp_path: Path) -> None:
+    """All of its layers are mixtures, and the weights of the chosen experts sum to one."""
+    import torch
+    from transformers import AutoModelForCausalLM, MixtralConfig, Qwen3MoeConfig
+
+    from llmtrain_trainer.model.decoder import Decoder
+    from llmtrain_trainer.weights.huggingface import CONFIG, weights_of_huggingface
+
+    common = {
+        "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16,
+        "num_experts_per_tok": 2, "head_dim": 16,
+    }  # fmt: skip
+    config = {
+        "mixtral": lambda: MixtralConfig(**common, num_local_experts=4),
+        "qwen3_moe": lambda: Qwen3MoeConfig(
+            **common, num_experts=4, moe_intermediate_size=24, norm_topk_prob=True
+        ),
+    }[family]()
+    theirs = AutoModelForCausalLM.from_config(config)
+    theirs.save_pretrained(tmp_path)
+    shape, read = weights_of_huggingface(tmp_path)
+    ours = Decoder(shape)
+    ours.load_state_dict({name: read([name])[name] for name, _ in ours.named_parameters()})
+    tokens = torch.arange(16).reshape(1, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=2e-5, atol=2e-5)
+    if family == "mixtral":
+        return
+    written = json.loads((tmp_path / CONFIG).read_text())
+    for change in ({"norm_topk_prob": False}, {"mlp_only_layers": [0]}, {"decoder_sparse_step": 2}):
+        (tmp_path / CONFIG).write_text(json.dumps({**written, **change}))
+        with pytest.raises(InputError) as caught:
+            weights_of_huggingface(tmp_path)
+        assert caught.value.reason == "ImportUnsupported"
 
 
 def test_a_model_that_transformers_wrote_is_read(tmp_path: Path) -> None:

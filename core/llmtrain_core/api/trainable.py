@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmtrain_core.api.conditions import Reason
+from llmtrain_core.api.family import FAMILIES, NO_FAMILY, hugging_face_family
 from llmtrain_core.api.job import Architecture, JobSpec, Training
 from llmtrain_core.api.problem import Problem
 from llmtrain_core.layout import Layout
@@ -29,17 +30,13 @@ def training_problems(
     yield from _tensor_problems(layout, architecture)
     yield from _context_problems(layout, architecture)
     yield from _expert_problems(layout, architecture)
-    if architecture.experts > 1 and spec.checkpoint and spec.checkpoint.export_hugging_face:
-        yield Problem(
-            Reason.NOT_YET_SUPPORTED, "spec.checkpoint.exportHuggingFace",
-            "models with experts are not exported", "remove it",
-        )  # fmt: skip
     yield from _stage_problems(spec, layout, architecture)
     yield from _batch_problems(spec, spec.training, layout)
     yield from _compiler_problems(spec, spec.training, layout, architecture)
     yield from _copy_problems(spec.training, layout)
     yield from _base_problems(spec, spec.training)
-    yield from _adapter_problems(spec, spec.training, architecture)
+    yield from _adapter_problems(spec.training, architecture)
+    yield from _export_problems(spec, spec.training, architecture)
 
 
 def _tensor_problems(layout: Layout, architecture: Architecture) -> Iterator[Problem]:
@@ -202,18 +199,28 @@ def _base_problems(spec: JobSpec, training: Training) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _adapter_problems(
+def _export_problems(
     spec: JobSpec, training: Training, architecture: Architecture
 ) -> Iterator[Problem]:
-    if training.lora is None:
+    if spec.checkpoint is None or spec.checkpoint.export_hugging_face is None:
         return
-    exports = spec.checkpoint is not None and spec.checkpoint.export_hugging_face is not None
-    if exports and not training.lora.merge:
+    field = "spec.checkpoint.exportHuggingFace"
+    if hugging_face_family(architecture) is None:
         yield Problem(
-            Reason.INVALID_SPEC, "spec.checkpoint.exportHuggingFace",
+            Reason.NOT_YET_SUPPORTED, field, NO_FAMILY,
+            f"remove it, or use the shape of {FAMILIES}",
+        )  # fmt: skip
+    if training.lora is not None and not training.lora.merge:
+        yield Problem(
+            Reason.INVALID_SPEC, field,
             "adapters are exported as a part of the weights that they change",
             "set training.lora.merge",
         )  # fmt: skip
+
+
+def _adapter_problems(training: Training, architecture: Architecture) -> Iterator[Problem]:
+    if training.lora is None:
+        return
     if architecture.experts > 1:
         yield Problem(
             Reason.NOT_YET_SUPPORTED, "spec.training.lora",

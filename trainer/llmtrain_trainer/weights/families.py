@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llmtrain_core.api.family import FAMILIES, NO_FAMILY, hugging_face_family
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.errors import InputError
 
@@ -27,26 +28,19 @@ class Piece:
     """Joined along the rows, which are outputs."""
     turned: bool = False
     """GPT-2 keeps matrices as (in, out)."""
+    expert: int | None = None
+    """Which of the stacked experts it is; every one is a tensor of its own in the file."""
 
 
 def family_of(shape: Architecture) -> str:
     """Return the `model_type` that computes what the decoder does. Raises InputError for none."""
-    if shape.positions == "rotary" and shape.norm == "rms" and shape.activation == "swiglu":
-        if shape.qk_norm and shape.biases == "none":
-            return "qwen3"
-        if not shape.qk_norm:
-            return "qwen2" if shape.biases == "qkv" else "llama"
-    gpt = (shape.positions, shape.norm, shape.activation) == ("learned", "layer", "gelu")
-    plain = shape.key_value_heads == shape.heads and not shape.qk_norm and shape.biases == "all"
-    if gpt and plain and shape.head_width * shape.heads == shape.hidden_size:
-        return "gpt2"
-    raise InputError(
-        "ExportUnsupported",
-        "no Hugging Face family has this combination of positions, norm, activation, biases, "
-        "qkNorm and kvHeads",
-        field="spec.model.architecture",
-        remedy="use the shape of Llama, Qwen2, Qwen3 or GPT-2 (docs/trainer.md)",
-    )
+    family = hugging_face_family(shape)
+    if family is None:
+        raise InputError(
+            "ExportUnsupported", NO_FAMILY, field="spec.model.architecture",
+            remedy=f"use the shape of {FAMILIES} (docs/trainer.md)",
+        )  # fmt: skip
+    return family
 
 
 def config_of(shape: Architecture, dtype: str, end_token: int | None) -> dict[str, Any]:
@@ -72,7 +66,11 @@ def config_of(shape: Architecture, dtype: str, end_token: int | None) -> dict[st
             "activation_function": TANH_GELU[0],
             "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
         }  # fmt: skip
-    llama = {"attention_bias": shape.biases == "all", "mlp_bias": shape.biases == "all"}
+    own: dict[str, Any] = {}
+    if family == "llama":
+        own = {"attention_bias": shape.biases == "all", "mlp_bias": shape.biases == "all"}
+    elif shape.experts > 1:
+        own = _experts(shape, family)
     return common | {
         "hidden_size": shape.hidden_size,
         "intermediate_size": shape.ffn_size,
@@ -84,7 +82,7 @@ def config_of(shape: Architecture, dtype: str, end_token: int | None) -> dict[st
         "rms_norm_eps": shape.norm_epsilon,
         "rope_theta": shape.rope_theta,
         "hidden_act": "silu",
-        **(llama if family == "llama" else {}),
+        **own,
     }
 
 
@@ -94,7 +92,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     try:
         if family == "gpt2":
             return _gpt(config)
-        if family in ("llama", "mistral", "qwen2", "qwen3"):
+        if family in ("mistral", *_CLASSES):
             return _llama(config, str(family))
     except KeyError as error:
         raise _unsupported(f"config.json has no {error}") from error
@@ -112,8 +110,43 @@ _CLASSES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
     "gpt2": "GPT2LMHeadModel",
 }
+
+
+_EXPERTS = {
+    "mixtral": ("num_local_experts", "block_sparse_moe", ("w1", "w3", "w2")),
+    "qwen3_moe": ("num_experts", "mlp", ("gate_proj", "up_proj", "down_proj")),
+}
+"""Family -> the setting with their number, the module they are in, and gate, up and down there."""
+
+
+def _experts(shape: Architecture, family: str) -> dict[str, Any]:
+    """Return what the `config.json` of a mixture says of it; every layer is one."""
+    found = {
+        _EXPERTS[family][0]: shape.experts,
+        "num_experts_per_tok": shape.experts_per_token,
+        "router_aux_loss_coef": shape.load_balancing_weight,
+    }
+    if family == "mixtral":
+        return found | {"sliding_window": None}
+    return found | {
+        "moe_intermediate_size": shape.ffn_size, "norm_topk_prob": True,
+        "decoder_sparse_step": 1, "mlp_only_layers": [], "attention_bias": False,
+    }  # fmt: skip
+
+
+def _expert_pieces(shape: Architecture, ours: str, theirs: str) -> Iterator[Piece]:
+    _, module, names = _EXPERTS[family_of(shape)]
+    yield Piece(f"{theirs}{module}.gate.weight", (f"{ours}ffn.router.weight",))
+    for name, stored in zip(("gate", "up", "down"), names, strict=True):
+        for expert in range(shape.experts):
+            yield Piece(
+                f"{theirs}{module}.experts.{expert}.{stored}.weight",
+                (f"{ours}ffn.experts.{name}",), expert=expert,
+            )  # fmt: skip
 
 
 def _llama_pieces(shape: Architecture) -> Iterator[Piece]:
@@ -130,6 +163,9 @@ def _llama_pieces(shape: Architecture) -> Iterator[Piece]:
         for name in ("q_norm", "k_norm") if shape.qk_norm else ():
             yield Piece(f"{theirs}self_attn.{name}.weight", (f"{ours}attention.{name}.weight",))
         yield Piece(f"{theirs}post_attention_layernorm.weight", (f"{ours}ffn_norm.weight",))
+        if shape.experts > 1:
+            yield from _expert_pieces(shape, ours, theirs)
+            continue
         for name in ("gate", "up", "down"):
             for kind in ("weight", "bias") if shape.biases == "all" else ("weight",):
                 yield Piece(f"{theirs}mlp.{name}_proj.{kind}", (f"{ours}ffn.{name}.{kind}",))
@@ -169,16 +205,35 @@ def _llama(config: Mapping[str, Any], family: str) -> Architecture:
     )
     _refuse(sliding_window=(window, isinstance(window, int) and window < length))
     biases = _llama_biases(config, family)
+    experts = _mixture(config, family) if family in _EXPERTS else {}
     return Architecture(
         layers=config["num_hidden_layers"], hidden_size=config["hidden_size"],
         heads=config["num_attention_heads"], kv_heads=config.get("num_key_value_heads"),
-        head_dim=config.get("head_dim"), ffn_size=config["intermediate_size"],
+        head_dim=config.get("head_dim"),
+        ffn_size=config["moe_intermediate_size" if family == "qwen3_moe" else "intermediate_size"],
         vocab_size=config["vocab_size"], sequence_length=length,
         rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
         norm_epsilon=config.get("rms_norm_eps", 1e-6),
         tied_embeddings=config.get("tie_word_embeddings", False), biases=biases,
-        qk_norm=family == "qwen3",
+        qk_norm=family in ("qwen3", "qwen3_moe"), **experts,
     )  # fmt: skip
+
+
+def _mixture(config: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """Return the experts of a `config.json`; what the decoder lacks is refused."""
+    if family == "qwen3_moe":
+        normed, dense = config.get("norm_topk_prob", False), config.get("mlp_only_layers") or []
+        every = config.get("decoder_sparse_step", 1)
+        _refuse(
+            norm_topk_prob=(normed, not normed), mlp_only_layers=(dense, bool(dense)),
+            decoder_sparse_step=(every, every != 1),
+        )  # fmt: skip
+    return {
+        # transformers 5 writes Mixtral's name for all
+        "experts": config.get(_EXPERTS[family][0]) or config["num_local_experts"],
+        "experts_per_token": config["num_experts_per_tok"],
+        "load_balancing_weight": config.get("router_aux_loss_coef", 0.0),
+    }
 
 
 def _llama_biases(config: Mapping[str, Any], family: str) -> Any:
@@ -215,5 +270,5 @@ def _refuse(**settings: tuple[object, bool]) -> None:
 def _unsupported(problem: str) -> InputError:
     return InputError(
         "ImportUnsupported", problem,
-        remedy="use a model of the Llama, Mistral, Qwen2, Qwen3 or GPT-2 family",
+        remedy=f"use a model of {FAMILIES}",
     )  # fmt: skip

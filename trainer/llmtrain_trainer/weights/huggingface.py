@@ -55,6 +55,7 @@ def export(
     for old in [path for path in to.iterdir() if _is_ours(path.name)] if to.is_dir() else []:
         old.unlink()
     index: dict[str, str] = {}
+    read = _keeping_the_last(read)
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors"
         if len(shards) > 1:
@@ -84,8 +85,10 @@ def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise _unreadable(folder, repr(error)) from error
     sizes = weight_shapes(architecture)
-    holder = {name: piece for piece in pieces(architecture) for name in piece.ours}
+    holders: dict[str, list[Piece]] = {}
     for piece in pieces(architecture):
+        for name in piece.ours:
+            holders.setdefault(name, []).append(piece)
         if _stored_name(piece.theirs, files) is None:
             raise _unreadable(folder, f"no file has {piece.theirs}")
 
@@ -93,12 +96,15 @@ def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
         found: dict[str, Tensor] = {}
         with ExitStack() as stack:
             for name in names:
-                stored = _stored_name(holder[name].theirs, files) or ""
-                try:
-                    file = stack.enter_context(safe_open(files[stored], framework="pt"))
-                    found[name] = _part(holder[name], name, file.get_tensor(stored), sizes)
-                except (OSError, SafetensorError, ValueError) as error:
-                    raise _unreadable(folder, f"{stored}: {error}") from error
+                parts = []
+                for piece in holders[name]:
+                    stored = _stored_name(piece.theirs, files) or ""
+                    try:
+                        file = stack.enter_context(safe_open(files[stored], framework="pt"))
+                        parts.append(_part(piece, name, file.get_tensor(stored), sizes))
+                    except (OSError, SafetensorError, ValueError) as error:
+                        raise _unreadable(folder, f"{stored}: {error}") from error
+                found[name] = parts[0] if piece.expert is None else torch.stack(parts)
         return found
 
     return architecture, read
@@ -115,7 +121,7 @@ def _shards(architecture: Architecture, width: int, limit: int) -> list[list[Pie
     shards: list[list[Piece]] = [[]]
     used = 0
     for piece in pieces(architecture):
-        size = sum(sizes[name].numel() for name in piece.ours) * width
+        size = sum(_shape(piece, name, sizes).numel() for name in piece.ours) * width
         if shards[-1] and used + size > limit:
             shards.append([])
             used = 0
@@ -133,8 +139,28 @@ def _write(path: Folder, content: bytes, beat: Pulse) -> None:
             beat()
 
 
+def _shape(piece: Piece, name: str, sizes: Mapping[str, torch.Size]) -> torch.Size:
+    """Return the shape of one of a piece's weights; of stacked experts, of one."""
+    return sizes[name] if piece.expert is None else sizes[name][1:]
+
+
+def _keeping_the_last(read: ReadWeights) -> ReadWeights:
+    """Return what reads stacked experts once for all of them."""
+    last: tuple[Sequence[str], Mapping[str, Tensor]] = ((), {})
+
+    def again(names: Sequence[str]) -> Mapping[str, Tensor]:
+        nonlocal last
+        if names != last[0]:
+            last = names, read(names)
+        return last[1]
+
+    return again
+
+
 def _join(piece: Piece, read: ReadWeights) -> Tensor:
     found = read(piece.ours)
+    if piece.expert is not None:
+        return found[piece.ours[0]][piece.expert].clone()
     whole = torch.cat([found[name] for name in piece.ours])
     return (whole.t() if piece.turned else whole).contiguous()
 
@@ -142,8 +168,8 @@ def _join(piece: Piece, read: ReadWeights) -> Tensor:
 def _part(piece: Piece, name: str, stored: Tensor, sizes: Mapping[str, torch.Size]) -> Tensor:
     """Cut one weight out of a stored tensor. Raises ValueError where the shapes do not fit."""
     whole = stored.t() if piece.turned else stored
-    rows = [sizes[each][0] for each in piece.ours]
-    wanted = torch.Size([sum(rows), *sizes[name][1:]])
+    rows = [_shape(piece, each, sizes)[0] for each in piece.ours]
+    wanted = torch.Size([sum(rows), *_shape(piece, name, sizes)[1:]])
     if whole.shape != wanted:
         raise ValueError(f"has shape {list(whole.shape)}, not {list(wanted)}")
     return torch.split(whole, rows)[piece.ours.index(name)].contiguous()
