@@ -186,6 +186,17 @@ def test_a_gang_that_waits_says_what_is_short_and_where() -> None:
     assert no.to_wire()["fits"] is False
 
 
+def test_gpus_are_short_only_where_nothing_but_pods_is_in_the_way() -> None:
+    """On a node of another pool they are in use as well, but their end would not help."""
+    labels = {"s": "1", "l": "1"}
+    nodes = [Node(name, {**labels, "pool": name}, {GPU: 8}) for name in ("a", "b")]
+    state = snapshot(LEVELS, nodes, [Usage("b", GPU, 8)])
+    no = refused(gang(2, node_selector={"pool": "a"}), state)
+    assert no.reason == Reason.INSUFFICIENT_NODES
+    assert f"b (node selector does not match and {GPU} in use)" in no.message
+    assert refused(gang(2), state).reason == Reason.INSUFFICIENT_GPUS
+
+
 def test_a_gang_larger_than_the_cluster_never_fits() -> None:
     assert refused(gang(5), cluster({"s1": {"a": 4}})).reason == Reason.INSUFFICIENT_NODES
 

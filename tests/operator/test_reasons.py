@@ -140,7 +140,8 @@ async def nodes_without_enough_gpus(stage: Stage) -> None:
 @case
 async def gpus_that_are_too_small(stage: Stage) -> None:
     await stage.add_nodes(H100, H100)
-    await stage.submit("job", model={"preset": "llama3-8b"})
+    training = {"steps": 100, "globalBatchSize": 8, "microBatchSize": 2}
+    await stage.submit("job", model={"preset": "llama3-8b"}, training=training)
     await stage.told("job", "WillNotFit", "H100 has", "GiB", kind="Accepted")
     await stage.add_nodes(H200, start=2)
     # Which reason stands there hangs on the nodes of the other cases: those that its selector

@@ -33,6 +33,8 @@ class Blockers:
     nodes: tuple[tuple[str, str], ...]
     where: str
     """Level and path of the domain; empty for the whole fabric."""
+    busy: bool
+    """Whether nothing but pods of others holds them back."""
 
 
 def blockers_of(
@@ -53,7 +55,8 @@ def blockers_of(
         if chosen:
             worst = max(patience for _, _, patience in chosen)
             where = f"{request.require} {'/'.join(domain)}" if domain else ""
-            named = Blockers(tuple((path[-1], cause) for path, cause, _ in chosen), where)
+            nodes = tuple((path[-1], cause) for path, cause, _ in chosen)
+            named = Blockers(nodes, where, busy=worst == 0)
             found.append(((worst, len(chosen)), natural(domain), named))
     return min(found, key=lambda item: item[:2])[2] if found else None
 

@@ -91,8 +91,8 @@ def _short(
         return Reason.NO_MATCHING_NODES, (
             f"needs {nodes} with {block}; no node of the cluster qualifies"
         )
-    waits = blockers is not None and all(cause.endswith(IN_USE) for _, cause in blockers.nodes)
-    reason = Reason.INSUFFICIENT_GPUS if waits else Reason.INSUFFICIENT_NODES
+    busy_only = blockers is not None and blockers.busy
+    reason = Reason.INSUFFICIENT_GPUS if busy_only else Reason.INSUFFICIENT_NODES
     spares = _for_spares(request, have)
     return reason, f"needs {nodes} with {block} free; {have} of {total} have them{spares}"
 
