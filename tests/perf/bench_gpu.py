@@ -142,16 +142,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return PreparedData(folder, count, count, "random")
 
 
+@pytest.mark.parametrize("experts", [1, 4])
 @pytest.mark.parametrize("precision", AGREE)
-def test_a_gpu_learns_what_a_cpu_learns(precision: str, data: PreparedData) -> None:
-    found = {}
+def test_a_gpu_learns_what_a_cpu_learns(precision: str, experts: int, data: PreparedData) -> None:
+    found, model = {}, {**SMALL, "experts": experts, "expertsPerToken": min(2, experts)}
     for device in ("cpu", "cuda"):
-        run = Case("small", SMALL, 2, 2, precision=precision).run
+        run = Case("small", model, 2, 2, precision=precision).run
         trainer = Trainer(run, data, torch.device(device), lambda _: None)
         reports = [trainer.take_step() for _ in range(4)]
         found[device] = np.array([(report.loss, report.grad_norm) for report in reports])
     difference = np.abs(found["cuda"] / found["cpu"] - 1).max(axis=0)
-    print(f"\n{precision}: loss {difference[0]:.1e}, gradient norm {difference[1]:.1e}")
+    print(f"\n{precision}, {experts}: loss {difference[0]:.1e}, norm {difference[1]:.1e}")
     assert difference.max() <= AGREE[precision]
 
 

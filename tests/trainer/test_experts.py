@@ -64,6 +64,29 @@ def test_an_expert_that_nobody_asked_has_gradients_of_zero(mixture: Any) -> None
     assert {e for e, norm in enumerate(norms) if norm > 0} == asked
 
 
+@pytest.mark.parametrize("counts", [[5, 0, 7, 8], [0, 0, 20, 0], [0, 0, 0, 0]])
+def test_one_kernel_computes_what_each_expert_by_itself_does(counts: list[int]) -> None:
+    """In bfloat16, outputs and gradients alike; also of experts without rows, and without any."""
+    import torch
+    import torch.nn.functional as F
+
+    from llmtrain_trainer.model.experts import products
+
+    torch.manual_seed(3)
+    rows = torch.randn(sum(counts), 32, dtype=torch.bfloat16, requires_grad=True)
+    weights = torch.randn(4, 48, 32, dtype=torch.bfloat16, requires_grad=True)
+    found = products(rows, counts, weights)(rows, weights)
+    parts = zip(rows.split(counts), weights.unbind(), strict=True)
+    expected = torch.cat([F.linear(part, each) for part, each in parts])
+    assert "GroupedMm" in type(found.grad_fn).__name__
+    torch.testing.assert_close(found, expected)
+    ahead = torch.randn_like(found)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (rows, weights), ahead),
+        torch.autograd.grad(expected, (rows, weights), ahead),
+    )
+
+
 def test_even_use_has_the_least_loss_and_one_expert_for_all_the_most() -> None:
     import torch
 
