@@ -2,9 +2,10 @@
 
 A gang is a global decision, so it is made in one place. The scheduler writes nothing. An offer is
 kept free until the job's status shows it (then the stored placement counts) or the job turned it
-down. A job that has to stop for another is told so until its status shows that it did; its nodes go
-on counting until its pods have ended, and the job that it stops for is first among its equals until
-it has them. All of that is memory that may be lost: a new process decides anew on what it finds.
+down. A job that has to stop for another is told so until its status shows that it did, or somebody
+else gets the room; its nodes go on counting until its pods have ended, and the job that it stops
+for is first among its equals until it has them. All of that is memory that may be lost: a new
+process decides anew on what it finds.
 """
 
 from __future__ import annotations
@@ -154,13 +155,22 @@ class Scheduler:
             self._wake(uid)
 
     def _still_due(self, decided: Decided) -> dict[str, Eviction]:
-        """Return who has still to stop: nobody for a job whose room somebody else got meanwhile."""
+        """Return who has still to stop: nobody for a job whose room somebody else has just got.
+
+        Where nobody got any, who is first in the line may merely have changed: it needs that room.
+        """
+        verdicts = decided.verdicts
+        if not any(isinstance(verdict, Offer) for verdict in verdicts.values()):
+            return self._evictions
         due = {
             uid
-            for uid, verdict in decided.verdicts.items()
+            for uid, verdict in verdicts.items()
             if isinstance(verdict, Refusal) and verdict.reason == Reason.PREEMPTING
         }
-        return {uid: each for uid, each in self._evictions.items() if each.by in due}
+        found = {uid: each for uid, each in self._evictions.items() if each.by in due}
+        if len(found) < len(self._evictions):
+            self.poke()  # who counted on those nodes may want others stopped
+        return found
 
     async def _improve(self) -> None:
         """Look for a better place for one job that runs: who asked first, else each in its turn."""

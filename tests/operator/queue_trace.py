@@ -23,6 +23,8 @@ PRIORITIES = {0: 70, 100: 24, 1000: 6}
 PRIORITY_NAMES = {0: "trace-low", 100: "trace-middle", 1000: "trace-high"}
 SLACK = {0: 900, 100: 900, 1000: 600}
 """Seconds between the work of a job and its deadline, by priority: who is stopped needs longer."""
+TOGETHER_SECONDS = 3.0
+"""Victims of one decision stop within this time of each other, on a busy machine."""
 PATIENT = (
     "--writes-per-second=400",
     "--progress-seconds=60",
@@ -187,15 +189,19 @@ def _judge_preemption(
     Later victims are stopped where somebody of more importance took the room of the first ones.
     """
     assert all(by_name[victim.job].priority < winner.priority for victim in stopped)
-    assert any(gang.placed >= stopped[0].placed for gang in its), "it started after that"
-    gone = {(victim.job, victim.number) for victim in stopped}
+    assert any(gang.placed >= min(v.stopped for v in stopped) for gang in its), "it started then"
     for victim in stopped:
+        together = {
+            (other.job, other.number)
+            for other in stopped
+            if other.stopped <= victim.stopped + TOGETHER_SECONDS
+        }
         held: Counter[str] = Counter()
         for other, (sits, gpus) in victim.others.items():
-            if other not in gone:
+            if other not in together:
                 held.update(dict.fromkeys(sits, gpus))
         room = nodes - sum(held[node] > GPUS - winner.gpus for node in held)
-        assert room >= winner.nodes, f"{winner.name} does not fit without {sorted(gone)}"
+        assert room >= winner.nodes, f"{winner.name} does not fit without {sorted(together)}"
 
 
 def replica(trace: Trace, account: Account) -> History:

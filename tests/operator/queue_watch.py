@@ -20,6 +20,8 @@ from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.podwatch import follow
 
 GPU = "nvidia.com/gpu"
+AT_ONCE_SECONDS = 0.3
+"""What is seen so close together may have been decided in the other order."""
 _FOR = re.compile(r"stopped for [^/ ]+/([^, ]+), ")
 
 
@@ -50,6 +52,7 @@ class Attempt:
     first_bound: float = 0.0
     last_end: float = 0.0
     preempted_for: str = ""
+    stopped: float = 0.0
     others: dict[tuple[str, int], tuple[tuple[str, ...], int]] = field(default_factory=dict)
     """What others held at the moment it stopped: by job and attempt, nodes and GPUs on each."""
 
@@ -138,10 +141,11 @@ class Playback:
         if gang and not gang.preempted_for and placed.get("reason") == "Preempted":
             found = _FOR.match(placed["message"])
             gang.preempted_for = found.group(1) if found else "?"
+            gang.stopped = sight.seconds
             gang.others = {
                 (job, self._number[job]): promise
                 for job, promise in self._promises.items()
-                if job != name and not self._over(job)
+                if job != name and not self._over(job) and not self._just_placed(job, sight)
             }
         over = any(condition(sight.raw, k).get("status") == "True" for k in ("Succeeded", "Failed"))
         if not placement or over or sight.gone:
@@ -205,6 +209,11 @@ class Playback:
         """Whether every pod of a gang has ended: its place is free, written down or not."""
         gang = self._current[job, self._number[job]]
         return len(gang.ended) == len(gang.nodes)
+
+    def _just_placed(self, job: str, sight: Sight) -> bool:
+        """Whether a place is so new that a stop decided before it may be written after it."""
+        gang = self._current[job, self._number[job]]
+        return sight.seconds - gang.placed < AT_ONCE_SECONDS
 
     def _count(self, seconds: float) -> None:
         held = sum(gpus for _, _, gpus in self._pods.values())

@@ -312,6 +312,27 @@ async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:
     assert scheduler.verdict("old-1") is None, "its node alone is no room for the wide job"
 
 
+async def test_a_job_ahead_that_gets_no_place_spares_nobody() -> None:
+    """Who stops makes room for whoever is first in the line by then."""
+    sitting, attempts = {"old-0": "n0"}, {"old-0": 0}
+    queue = [waits("wants-2", 1, priority=100)]
+
+    def world(offers: Mapping[str, Offer]) -> World:
+        used = tuple(Usage(node, GPU, 8, uid) for uid, node in sitting.items())
+        tenants = tuple(
+            Running(uid, "ns", 0, (n,), {GPU: 8}, ends_at=1e6) for uid, n in sitting.items()
+        )
+        return World(nodes(1), used, tenants=tenants, attempts=attempts)
+
+    scheduler = Scheduler(lambda: queue, world, lambda uid: {"attempt": 0}, lambda _: None)
+    await scheduler.cycle()
+    assert isinstance(scheduler.verdict("old-0"), Eviction)
+    queue.append(replace(waits("polite-3", 1, priority=1000), preempts=False))
+    for _ in range(4):
+        await scheduler.cycle()
+        assert isinstance(scheduler.verdict("old-0"), Eviction)
+
+
 async def test_the_loop_survives_a_broken_cycle() -> None:
     calls = 0
 

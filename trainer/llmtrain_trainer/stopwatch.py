@@ -166,7 +166,7 @@ def trimmed_mean(values: Sequence[float]) -> float:
 
 
 def relative_error(values: Sequence[float]) -> float:
-    """Return the relative standard error of a trimmed mean of at least three values.
+    """Return the relative standard error of a trimmed mean of at least four values.
 
     From the spread of the values with the two that are left out moved to their neighbours (Tukey
     and McLaughlin, Sankhya A 25, 1963).

@@ -6,7 +6,7 @@ from llmtrain_core.api.learning import Architecture
 
 NO_FAMILY = (
     "no Hugging Face family has this combination of positions, norm, activation, biases, qkNorm,"
-    " kvHeads and experts"
+    " kvHeads, headDim and experts"
 )
 FAMILIES = "Llama, Mistral, Mixtral, Qwen2, Qwen3 (dense or with experts) or GPT-2"
 

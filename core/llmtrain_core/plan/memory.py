@@ -7,7 +7,7 @@ stay whole and the 32-bit master weights and moments are sharded: 6 + 12 / d (Ra
 arXiv:1910.02054; Megatron-LM's distributed optimizer). For ddp nothing is sharded.
 
 Not everything is there at once: gradients come into being as activations go. The parts are those of
-the fullest moment. `tests/perf/bench_gpu.py` holds their sum against a GPU's allocator.
+the fullest moment. `tests/perf/bench_gpu.py` shows their sum beside what a GPU's allocator gives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmtrain_core.plan.parameters import Stage, size
 from llmtrain_core.plan.recipe import COMPUTE_BYTES, MASTER_BYTES, Checkpointing, Recipe
 
 FRAGMENTATION = 0.05
-"""Share added for what the allocator cannot use (with expandable segments it stays within it)."""
+"""Share added for what the allocator cannot use once memory is short; before, it reserves more."""
 RUNTIME_BYTES = 2 * 1024**3
 """CUDA context, cuBLAS workspace and NCCL buffers: 1 to 2 GiB in practice."""
 LOGITS_BYTES = 12
@@ -71,17 +71,29 @@ def stage_memory(recipe: Recipe, rank: int) -> dict[str, int]:
 
 
 def _moments(recipe: Recipe, stage: Stage, rank: int) -> Iterator[dict[str, int]]:
-    """Yield what is there at the loss, in a recomputed layer, and when all gradients are there."""
+    """Yield what is there when a backward pass begins, in its first layer, and at the end.
+
+    Where all micro-batches are in flight before the first backward pass, there is no gradient yet;
+    there is one when a micro-batch fewer is in flight.
+    """
     state, gathered = state_bytes(recipe, stage), _gathered(recipe, stage)
-    kept, layer = activation_bytes(recipe, stage, rank), _layer_bytes(recipe, "none")
-    yield {
-        **state, "gradients": gathered.gradients_before, "gathered": gathered.at_loss,
-        "activations": kept, "logits": _logits_bytes(recipe, stage),
-    }  # fmt: skip
-    if recipe.checkpointing != "none":
+    layer, flying = _layer_bytes(recipe, "none"), _in_flight(recipe, rank)
+    again = layer if recipe.checkpointing != "none" else 0
+    begins = [(flying, gathered.gradients_before)]
+    if flying >= recipe.micro_batches and recipe.sharding == "fsdp2":
+        begins = [(flying, 0)]
+        if flying > 1:
+            begins.append((flying - 1, gathered.gradients_before))
+    for micro_batches, gradients in begins:
+        kept = activation_bytes(recipe, stage, micro_batches)
+        waiting = _waiting_bytes(recipe, stage, micro_batches)
         yield {
-            **state, "gradients": gathered.gradients_before, "gathered": gathered.in_layer,
-            "activations": kept + layer, "logits": 0,
+            **state, "gradients": gradients, "gathered": gathered.at_loss,
+            "activations": kept, "logits": _loss_bytes(recipe, stage) + waiting,
+        }  # fmt: skip
+        yield {
+            **state, "gradients": gradients, "gathered": gathered.in_layer,
+            "activations": kept + again, "logits": waiting,
         }  # fmt: skip
     yield {
         **state, "gradients": gathered.gradients_after, "gathered": gathered.at_end,
@@ -94,7 +106,7 @@ class _Gathered:
     """Bytes of gradients, and of weights that FSDP has fetched, as the last micro-batch goes on."""
 
     gradients_before: int
-    """Of the micro-batches before it."""
+    """Of the micro-batches before it, where there are any."""
     gradients_after: int
     at_loss: int
     in_layer: int
@@ -114,15 +126,13 @@ def _gathered(recipe: Recipe, stage: Stage) -> _Gathered:
     units, shards = recipe.units(stage), state_bytes(recipe, stage)["gradients"]
     compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
     several = recipe.layout.pipeline > 1 or recipe.micro_batches > 1
-    if recipe.sharding != "fsdp2":
-        return _Gathered(shards, shards, 0, 0, 0)
-    if recipe.shard_ranks == 1 and compute == master:  # nothing to fetch or to convert
-        return _Gathered(shards if several else 0, shards, 0, 0, 0)
+    if recipe.sharding != "fsdp2" or (recipe.shard_ranks == 1 and compute == master):
+        return _Gathered(shards, shards, 0, 0, 0)  # nothing to fetch or to convert
     ends, learnt = compute * size(units.ends), units.learnt
     working = ends + compute * min(2, units.layers) * units.layer
-    made = compute * max(size(learnt.block), size(learnt.ends))
+    made = compute * max(size(learnt.block), size(learnt.experts), size(learnt.ends))
     if not several or recipe.syncs_always:
-        return _Gathered(shards if several else 0, shards, ends, working, working + made)
+        return _Gathered(shards, shards, ends, working, working + made)
     whole, all_ = master * learnt.size, compute * units.size
     if recipe.layout.pipeline > 1:
         return _Gathered(whole, whole, all_, all_, all_ + made)
@@ -151,19 +161,23 @@ def state_bytes(recipe: Recipe, stage: Stage) -> dict[str, int]:
             "optimizer": moments * -(-whole // ranks)}  # fmt: skip
 
 
-def activation_bytes(recipe: Recipe, stage: Stage, rank: int) -> int:
-    """Return bytes kept for the backward pass, of all micro-batches in flight.
+def activation_bytes(recipe: Recipe, stage: Stage, micro_batches: float) -> int:
+    """Return bytes kept for the backward passes of so many micro-batches in flight.
 
     Under full recomputation a layer keeps its input only.
     """
     tokens, tensor = recipe.local_tokens, recipe.layout.tensor
     compute = COMPUTE_BYTES[recipe.precision]
     per_layer = _layer_bytes(recipe, recipe.checkpointing)
-    in_flight = peak_micro_batches(
+    ends = boundary_bytes_per_token(recipe.shape, tensor, compute, stage)
+    return int(micro_batches * (stage.layers * per_layer + tokens * ends))
+
+
+def _in_flight(recipe: Recipe, rank: int) -> float:
+    """Return the micro-batches of which a pipeline rank keeps activations at most."""
+    return peak_micro_batches(
         recipe.schedule, recipe.layout.pipeline, recipe.micro_batches, recipe.chunks, rank
     )
-    ends = boundary_bytes_per_token(recipe.shape, tensor, compute, stage)
-    return int(in_flight * (stage.layers * per_layer + tokens * ends))
 
 
 def _layer_bytes(recipe: Recipe, checkpointing: Checkpointing) -> int:
@@ -173,17 +187,23 @@ def _layer_bytes(recipe: Recipe, checkpointing: Checkpointing) -> int:
     return int(recipe.local_tokens * each)
 
 
-def _logits_bytes(recipe: Recipe, stage: Stage) -> int:
-    """Return the peak around the loss; micro-batches in flight keep their log-softmax."""
-    if not stage.predicts:
-        return 0
-    width = -(-recipe.shape.vocab_size // recipe.layout.tensor)
+def _loss_bytes(recipe: Recipe, stage: Stage) -> int:
+    """Return the peak around the loss of one micro-batch."""
     wide = MASTER_BYTES[recipe.precision]
-    waiting = recipe.micro_batches - 1 if recipe.schedule == "GPipe" else 0
-    if recipe.layout.pipeline == 1:
-        waiting = 0
     at_peak = LOGITS_BYTES if wide == 4 else 3 * wide
-    return recipe.local_tokens * width * (at_peak + wide * waiting)
+    return at_peak * _logits(recipe) if stage.predicts else 0
+
+
+def _waiting_bytes(recipe: Recipe, stage: Stage, micro_batches: float) -> int:
+    """Return the log-softmax that others of the micro-batches in flight keep: with GPipe."""
+    if not stage.predicts or recipe.layout.pipeline == 1 or recipe.schedule != "GPipe":
+        return 0
+    return int(MASTER_BYTES[recipe.precision] * (micro_batches - 1) * _logits(recipe))
+
+
+def _logits(recipe: Recipe) -> int:
+    """Return the logits of one micro-batch on one tensor rank."""
+    return recipe.local_tokens * -(-recipe.shape.vocab_size // recipe.layout.tensor)
 
 
 def binary(nbytes: float) -> str:

@@ -14,7 +14,7 @@ from llmtrain_core.plan.recipe import Checkpointing, Precision, Recipe
 from llmtrain_core.plan.supported import accepts
 
 _STATE = frozenset({"weights", "gradients", "optimizer", "gathered"})
-"""Parts that more ranks share; the others follow from the micro-batch."""
+"""Parts that another layout makes smaller; the others follow from the micro-batch."""
 _MARGINS = frozenset({"runtime", "fragmentation"})
 USUAL_NODE = 8
 """GPUs of the servers that large models are trained on."""
@@ -29,7 +29,8 @@ def never_fits(needed: Memory, capacity: int) -> bool:
 
 def too_large(job: Job, needed: Memory, gpu: str, capacity: int) -> str:
     """Say by how much a job outgrows a GPU, what takes the room, and what would help."""
-    part = max(needed.parts.keys() - _MARGINS, key=lambda name: needed.parts[name])
+    parts = [part for part in needed.parts if part not in _MARGINS]
+    part = max(parts, key=lambda name: needed.parts[name])
     field = "spec.parallelism" if part in _STATE else "spec.training.microBatchSize"
     return (
         f"{field}: {job.layout} needs at least {binary(needed.least)} of a GPU's memory, margins"

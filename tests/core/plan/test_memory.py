@@ -275,6 +275,17 @@ def test_accumulating_keeps_whole_gradients_unless_every_micro_batch_syncs() -> 
 
 
 @unit
+def test_a_pipeline_has_no_gradients_while_all_micro_batches_are_in_flight() -> None:
+    """GPipe's first backward pass begins with all activations and ends with whole gradients."""
+    base = Recipe(SHAPES["llama3-8b"], Layout(pipeline=2, data=4), 8)
+    whole = stage_memory(replace(base, schedule="GPipe"), 1)
+    assert whole["gradients"] == 0
+    one = stage_memory(base, 1)  # 1F1B: the last stage has one in flight, and gradients
+    assert whole["activations"] == pytest.approx(2 * one["activations"])
+    assert one["gradients"] == 4 * stage_units(base.shape, base.stages[1], 1).size
+
+
+@unit
 def test_gradients_count_where_they_outgrow_activations() -> None:
     """A rank that holds 8 billion parameters for itself is fullest when it has all gradients."""
     alone = Recipe(SHAPES["llama3-8b"], Layout(), 1, checkpointing="full")

@@ -94,14 +94,17 @@ def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
 
     def read(names: Sequence[str]) -> Mapping[str, Tensor]:
         found: dict[str, Tensor] = {}
+        opened: dict[Path, Any] = {}
         with ExitStack() as stack:
             for name in names:
                 parts = []
                 for piece in holders[name]:
                     stored = _stored_name(piece.theirs, files) or ""
                     try:
-                        file = stack.enter_context(safe_open(files[stored], framework="pt"))
-                        parts.append(_part(piece, name, file.get_tensor(stored), sizes))
+                        path = files[stored]
+                        if path not in opened:
+                            opened[path] = stack.enter_context(safe_open(path, framework="pt"))
+                        parts.append(_part(piece, name, opened[path].get_tensor(stored), sizes))
                     except (OSError, SafetensorError, ValueError) as error:
                         raise _unreadable(folder, f"{stored}: {error}") from error
                 found[name] = parts[0] if piece.expert is None else torch.stack(parts)
@@ -151,6 +154,7 @@ def _keeping_the_last(read: ReadWeights) -> ReadWeights:
     def again(names: Sequence[str]) -> Mapping[str, Tensor]:
         nonlocal last
         if names != last[0]:
+            last = (), {}  # never two of them
             last = names, read(names)
         return last[1]
 
