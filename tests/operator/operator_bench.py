@@ -125,6 +125,13 @@ class OperatorProcess:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+LARGE: dict[str, Any] = {
+    "model": {"preset": "llama3-8b"},
+    "training": {"steps": 100, "globalBatchSize": 8, "microBatchSize": 2},
+}
+"""Of `job_object`: 2 x 2 GPUs that need 95 GiB each without margins, more than an H100 has."""
+
+
 def job_object(name: str, namespace: str, **spec: Any) -> Object:
     """Return a job of two nodes with two GPUs each, changed by `spec`."""
     workers = {

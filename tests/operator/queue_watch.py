@@ -207,13 +207,15 @@ class Playback:
 
     def _over(self, job: str) -> bool:
         """Whether every pod of a gang has ended: its place is free, written down or not."""
-        gang = self._current[job, self._number[job]]
+        gang = self._gang(job)
         return len(gang.ended) == len(gang.nodes)
 
     def _just_placed(self, job: str, sight: Sight) -> bool:
         """Whether a place is so new that a stop decided before it may be written after it."""
-        gang = self._current[job, self._number[job]]
-        return sight.seconds - gang.placed < AT_ONCE_SECONDS
+        return sight.seconds - self._gang(job).placed < AT_ONCE_SECONDS
+
+    def _gang(self, job: str) -> Attempt:
+        return self._current[job, self._number[job]]
 
     def _count(self, seconds: float) -> None:
         held = sum(gpus for _, _, gpus in self._pods.values())

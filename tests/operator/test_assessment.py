@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from operator_bench import job_object
+from operator_bench import LARGE, job_object
 
 from llmtrain_core.api.check import Job, check
 from llmtrain_core.plan.hardware import CATALOGUE
@@ -22,11 +22,6 @@ from llmtrain_operator.records import JobRecord, NodeRecord
 pytestmark = pytest.mark.unit
 
 H100, H200, A100 = "NVIDIA-H100-80GB-HBM3", "NVIDIA-H200", "NVIDIA-A100-SXM4-40GB"
-LARGE: dict[str, Any] = {
-    "model": {"preset": "llama3-8b"},
-    "training": {"steps": 100, "globalBatchSize": 8, "microBatchSize": 2},
-}
-"""95 GiB on each of 2 x 2 GPUs, without margins."""
 
 
 def node(name: str, product: str | None, **changes: Any) -> Node:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from operator_bench import LARGE
 from situations import NOW, PLACEMENT, ago, pod, reason, seen, settle, status, text
 
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
@@ -23,10 +24,6 @@ from llmtrain_operator.verdicts import Offer, Refusal
 pytestmark = pytest.mark.unit
 
 H100 = Node("n0", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}, {"nvidia.com/gpu": 2})
-LARGE: dict[str, Any] = {
-    "model": {"preset": "llama3-8b"},
-    "training": {"steps": 100, "globalBatchSize": 8, "microBatchSize": 2},
-}
 OFFER = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
 FULL = Refusal("InsufficientGpus", "needs 2 nodes; 1 is free")
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from operator_bench import Bench, OperatorProcess, condition, job_object, reporting, status_of
+from operator_bench import (
+    LARGE,
+    Bench,
+    OperatorProcess,
+    condition,
+    job_object,
+    reporting,
+    status_of,
+)
 
 from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
@@ -19,11 +25,6 @@ pytestmark = pytest.mark.cluster
 
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 H200 = {"nvidia.com/gpu.product": "NVIDIA-H200"}
-LARGE: dict[str, Any] = {
-    "model": {"preset": "llama3-8b"},
-    "training": {"steps": 100, "globalBatchSize": 8, "microBatchSize": 2},
-}
-"""On 2 x 2 GPUs it needs 95 GiB of each without margins: too much for an H100."""
 
 
 def refused(job: Object | None) -> bool:

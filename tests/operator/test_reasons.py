@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from obeying import FABRICS, Stage, named
-from operator_bench import JOBS, OperatorProcess, condition, job_object
+from operator_bench import JOBS, LARGE, OperatorProcess, condition, job_object
 
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.controlplane import ControlPlane
@@ -140,8 +140,7 @@ async def nodes_without_enough_gpus(stage: Stage) -> None:
 @case
 async def gpus_that_are_too_small(stage: Stage) -> None:
     await stage.add_nodes(H100, H100)
-    training = {"steps": 100, "globalBatchSize": 8, "microBatchSize": 2}
-    await stage.submit("job", model={"preset": "llama3-8b"}, training=training)
+    await stage.submit("job", **LARGE)
     await stage.told("job", "WillNotFit", "H100 has", "GiB", kind="Accepted")
     await stage.add_nodes(H200, start=2)
     # Which reason stands there hangs on the nodes of the other cases: those that its selector

@@ -27,12 +27,13 @@ import torch
 
 from llmtrain_core.api import env
 from llmtrain_core.api.check import Job, check
-from llmtrain_core.plan.hardware import Accelerator, accelerator_of
+from llmtrain_core.plan.hardware import Accelerator, accelerator_called
 from llmtrain_core.plan.predict import predict
 from llmtrain_core.plan.recipe import Recipe
 from llmtrain_trainer.config import RunConfig, from_spec
-from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
-from llmtrain_trainer.data.shards import write_shards
+from llmtrain_trainer.data.prepare import PreparedData
+from llmtrain_trainer.environment import TERMINATION_LOG
+from llmtrain_trainer.probe import random_tokens
 from llmtrain_trainer.rendezvous import join
 from llmtrain_trainer.stopwatch import LOOPBACK, PATIENCE, free_port
 from llmtrain_trainer.train import Trainer
@@ -135,11 +136,7 @@ def group() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    folder, count = tmp_path_factory.mktemp("tokens"), 600_000
-    tokens = np.random.default_rng(0).integers(0, 256, count).astype(np.uint32)
-    for split in (TRAIN, HELD_OUT):
-        write_shards(folder, split, [tokens], 512)
-    return PreparedData(folder, count, count, "random")
+    return random_tokens(tmp_path_factory.mktemp("tokens"), 600_000)
 
 
 @pytest.mark.parametrize("experts", [1, 4])
@@ -172,9 +169,9 @@ def test_time_and_memory_of_a_step(data: PreparedData) -> None:
 
 
 def _hardware() -> Accelerator:
-    product = torch.cuda.get_device_name().removeprefix("NVIDIA ").replace(" ", "-")
-    hardware = accelerator_of({"nvidia.com/gpu.product": product})
-    assert hardware is not None, f"the catalogue has no {product}"
+    name = torch.cuda.get_device_name()
+    hardware = accelerator_called(name)
+    assert hardware is not None, f"the catalogue has no {name}"
     return hardware
 
 
@@ -222,7 +219,7 @@ def test_a_job_from_text_to_weights(tmp_path: Path) -> None:
         env.JOB_FILE: str(tmp_path / "job.json"), env.RANKS: "0", env.WORLD_SIZE: "1",
         env.POD_IP: LOOPBACK, env.PORT: str(port), env.NODE_NAME: "localhost",
         env.MASTER_ADDR: LOOPBACK, env.MASTER_PORT: str(free_port()),
-        env.WORK_DIR: str(tmp_path), "LLMTRAIN_TERMINATION_LOG": str(tmp_path / "end.json"),
+        env.WORK_DIR: str(tmp_path), TERMINATION_LOG: str(tmp_path / "end.json"),
     }  # fmt: skip
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -101,13 +101,27 @@ def test_exported_models_compute_the_same_in_transformers_and_come_back(
     assert all(torch.equal(back[name], weight) for name, weight in weights.items())
 
 
+def _compare_as_read(theirs: Any, folder: Path) -> None:
+    """Let `transformers` save a model, read it, and compare logits."""
+    import torch
+
+    from llmtrain_trainer.model.decoder import Decoder
+    from llmtrain_trainer.weights.huggingface import weights_of_huggingface
+
+    theirs.save_pretrained(folder)
+    shape, read = weights_of_huggingface(folder)
+    ours = Decoder(shape)
+    ours.load_state_dict({name: read([name])[name] for name, _ in ours.named_parameters()})
+    tokens = torch.arange(16).reshape(1, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_a_mixture_that_transformers_wrote_is_read(family: str, tmp_path: Path) -> None:
     """All of its layers are mixtures, and the weights of the chosen experts sum to one."""
-    import torch
     from transformers import AutoModelForCausalLM, MixtralConfig, Qwen3MoeConfig
 
-    from llmtrain_trainer.model.decoder import Decoder
     from llmtrain_trainer.weights.huggingface import CONFIG, weights_of_huggingface
 
     common = {
@@ -122,13 +136,7 @@ def test_a_mixture_that_transformers_wrote_is_read(family: str, tmp_path: Path) 
         ),
     }[family]()
     theirs = AutoModelForCausalLM.from_config(config)
-    theirs.save_pretrained(tmp_path)
-    shape, read = weights_of_huggingface(tmp_path)
-    ours = Decoder(shape)
-    ours.load_state_dict({name: read([name])[name] for name, _ in ours.named_parameters()})
-    tokens = torch.arange(16).reshape(1, 16)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=2e-5, atol=2e-5)
+    _compare_as_read(theirs, tmp_path)
     if family == "mixtral":
         return
     written = json.loads((tmp_path / CONFIG).read_text())
@@ -141,10 +149,8 @@ def test_a_mixture_that_transformers_wrote_is_read(family: str, tmp_path: Path) 
 
 def test_a_model_that_transformers_wrote_is_read(tmp_path: Path) -> None:
     """Mistral without a window is Llama; the window, scaled positions and others are refused."""
-    import torch
     from transformers import MistralConfig, MistralForCausalLM
 
-    from llmtrain_trainer.model.decoder import Decoder
     from llmtrain_trainer.weights.huggingface import CONFIG, weights_of_huggingface
 
     config = MistralConfig(
@@ -153,13 +159,7 @@ def test_a_model_that_transformers_wrote_is_read(tmp_path: Path) -> None:
         sliding_window=None,
     )  # fmt: skip
     theirs = MistralForCausalLM(config)
-    theirs.save_pretrained(tmp_path)
-    shape, read = weights_of_huggingface(tmp_path)
-    ours = Decoder(shape)
-    ours.load_state_dict({name: read([name])[name] for name, _ in ours.named_parameters()})
-    tokens = torch.arange(16).reshape(1, 16)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=2e-5, atol=2e-5)
+    _compare_as_read(theirs, tmp_path)
 
     written = json.loads((tmp_path / CONFIG).read_text())
     for change in (

@@ -90,10 +90,9 @@ def step_watch(probes: Sequence[Probe], data: PreparedData, copies: int = 1) -> 
     return Stopwatch(size, build, copies)
 
 
-def random_tokens(folder: Path) -> PreparedData:
+def random_tokens(folder: Path, count: int = 50_000) -> PreparedData:
     """Write the text that probes learn from: 256 tokens, which every vocabulary has."""
-    random, count = np.random.default_rng(0), 50_000
-    tokens = random.integers(0, 256, count).astype(np.uint32)
+    tokens = np.random.default_rng(0).integers(0, 256, count).astype(np.uint32)
     for split in (TRAIN, HELD_OUT):
         write_shards(folder, split, [tokens], 256)
     return PreparedData(folder, count, count, "random")

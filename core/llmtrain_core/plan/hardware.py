@@ -111,6 +111,11 @@ def accelerator_of(labels: Mapping[str, str]) -> Accelerator | None:
     return None
 
 
+def accelerator_called(device: str) -> Accelerator | None:
+    """Return the row of a device by its driver's name: feature discovery's label with spaces."""
+    return accelerator_of({PRODUCT_LABELS[0]: device.replace(" ", "-")})
+
+
 def _product(value: str) -> str:
     """Simplify a label's value: the vendor and time slicing do not change what a GPU is."""
     name = value.lower().replace("_", "-").removesuffix("-shared")

@@ -76,7 +76,8 @@ def _moments(recipe: Recipe, stage: Stage, rank: int) -> Iterator[dict[str, int]
     Where all micro-batches are in flight before the first backward pass, there is no gradient yet;
     there is one when a micro-batch fewer is in flight.
     """
-    state, gathered = state_bytes(recipe, stage), _gathered(recipe, stage)
+    state = state_bytes(recipe, stage)
+    gathered = _gathered(recipe, stage, state["gradients"])
     layer, flying = _layer_bytes(recipe, "none"), _in_flight(recipe, rank)
     again = layer if recipe.checkpointing != "none" else 0
     begins = [(flying, gathered.gradients_before)]
@@ -114,8 +115,8 @@ class _Gathered:
     """The layer's new gradient included."""
 
 
-def _gathered(recipe: Recipe, stage: Stage) -> _Gathered:
-    """Return what FSDP holds whole; for other kinds of sharding nothing is fetched.
+def _gathered(recipe: Recipe, stage: Stage, shards: int) -> _Gathered:
+    """Return what FSDP holds whole, `shards` bytes of gradients apart; others fetch nothing.
 
     With one micro-batch and no pipeline: the ends of the model, which stay gathered, the block at
     work and the one fetched ahead, and one block's gradient. With several, or a pipeline, gradients
@@ -123,7 +124,7 @@ def _gathered(recipe: Recipe, stage: Stage) -> _Gathered:
     because ranks synchronise once a step; without a pipeline layers are given back after the
     forward pass all the same.
     """
-    units, shards = recipe.units(stage), state_bytes(recipe, stage)["gradients"]
+    units = recipe.units(stage)
     compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
     several = recipe.layout.pipeline > 1 or recipe.micro_batches > 1
     if recipe.sharding != "fsdp2" or (recipe.shard_ranks == 1 and compute == master):

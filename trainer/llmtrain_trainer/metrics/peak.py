@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from llmtrain_core.plan.hardware import PRODUCT_LABELS, accelerator_of
+from llmtrain_core.plan.hardware import accelerator_called
 
 _GEMM = 384
 _TRIALS = 8
@@ -22,7 +22,7 @@ def peak_flops(device_name: str | None) -> float:
     """
     if device_name is None:
         return _measured_gemm()
-    row = accelerator_of({PRODUCT_LABELS[0]: device_name.replace(" ", "-")})
+    row = accelerator_called(device_name)
     return 0.0 if row is None else row.peak("bfloat16")
 
 
