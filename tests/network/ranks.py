@@ -16,6 +16,8 @@ from typing import Any
 from racks import NODES, Racks
 
 FORK = multiprocessing.get_context("fork")
+PATIENCE = timedelta(seconds=90)
+"""Of a process group; shorter than what the test waits, so that a rank can still say what hung."""
 WAIT = timedelta(seconds=120)
 Work = Callable[[], None]
 """What a rank sends in one go."""
@@ -96,11 +98,15 @@ def _enter(racks: Racks, slot: int, pipe: Any, folder: Path) -> None:
 
 
 def _one(case: str, rank: int, build: Callable[[], Work], pipe: Any, folder: Path) -> None:
-    """Run one case. The store is a file: the rendezvous sends nothing over the racks."""
+    """Run one case. The store is a file: the rendezvous sends nothing over the racks.
+
+    Of its own for every case, because the last rank to leave a store removes the file, and with it
+    what a faster one has written for the next.
+    """
     import torch.distributed as dist
 
-    store = dist.PrefixStore(case, dist.FileStore(str(folder / "store"), NODES))
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=NODES, timeout=WAIT)
+    store = dist.FileStore(str(folder / case), NODES)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=NODES, timeout=PATIENCE)
     work = build()
     work()
     pipe.send(("done", 0.0))
