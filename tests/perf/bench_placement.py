@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "placement"))
 
-from judges.cases import small_cases
+from judges.cases import (
+    LARGE as LARGE_SHAPES,
+)
+from judges.cases import (
+    LAYOUTS,
+    Case,
+    hardened,
+    random_case,
+    small_cases,
+    with_one_free_node_more,
+)
+from judges.cases import SMALL as SMALL_SHAPES
+from judges.contest import LAYOUTS as LARGE_LAYOUTS
 from judges.contest import contest, real_contests, synthetic_contests, table
 from judges.oracle import solve
 from judges.problem import problem_of
@@ -30,6 +43,8 @@ from llmtrain_core.placement import Placement, place
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(1800)]
 
 SYNTHETIC, REAL, SMALL = 176, 56, 160
+GROWN = 100
+"""Clusters of every kind that get one more free node."""
 
 
 def test_peers_against_ours() -> None:
@@ -66,6 +81,43 @@ def test_ours_against_the_optimum() -> None:
           f"{mean(everything):>9.4f}{max(everything):>9.4f}")  # fmt: skip
     print(f"{SMALL} placements in {took:.1f} s, {SMALL} proofs in {solving:.1f} s of CPU")
     assert mean(everything) <= 1.02
+
+
+def small(seed: int) -> Case:
+    shape = SMALL_SHAPES[seed % len(SMALL_SHAPES)]
+    return random_case(seed, shape, *LAYOUTS[seed % len(LAYOUTS)])
+
+
+def large(seed: int) -> Case:
+    shape = LARGE_SHAPES[seed % len(LARGE_SHAPES)]
+    return random_case(seed, shape, *LARGE_LAYOUTS[seed % len(LARGE_LAYOUTS)], share=0.5)
+
+
+KINDS: dict[str, tuple[Callable[[int], Case], float]] = {
+    "4 to 16 nodes": (small, 0.0),
+    "with NVLink and shared uplinks": (lambda seed: hardened(small(seed), seed), 0.01),
+    "8 to 64 nodes": (large, 0.1),
+}
+"""How cases are drawn, and the share of them in which one more free node may cost time."""
+
+
+def test_one_more_free_node() -> None:
+    """How often the search finds less with more room: it is no proof of the optimum."""
+    print(f"\n{'JOBS':<34}{'CASES':>6}{'SLOWER':>8}{'worst':>9}{'ms of CPU':>11}")
+    for kind, (draw, share) in KINDS.items():
+        ratios: list[float] = []
+        start = time.process_time()
+        for seed in range(31_000, 31_000 + GROWN):
+            case = draw(seed)
+            grown = with_one_free_node_more(case, seed)
+            before, after = (place(case.request, one.snapshot) for one in (case, grown))
+            assert isinstance(before, Placement)
+            assert isinstance(after, Placement)
+            ratios.append(after.cost.seconds / before.cost.seconds)
+        took = (time.process_time() - start) / 2 / len(ratios)
+        slower = sum(ratio > 1 + 1e-9 for ratio in ratios)
+        print(f"{kind:<34}{len(ratios):>6}{slower:>8}{max(ratios):>9.3f}{took * 1e3:>11.0f}")
+        assert slower <= share * len(ratios), kind
 
 
 def test_spread_over_minipods_beside_arnold_and_best_fit() -> None:

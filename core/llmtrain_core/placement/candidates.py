@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from llmtrain_core.placement.orders import Order
 from llmtrain_core.placement.rooms import NO_CELL, Division, Room, Rooms
@@ -45,14 +46,24 @@ STYLES = (
 )
 
 
-def fill(rooms: Rooms, start: Room, order: Order, style: Style, whole: bool) -> list[int]:
-    """Return the cell of every block; `start` must have room for all of them.
+class Keep(Enum):
+    """Which runs of an order stay together."""
 
-    `whole` keeps runs together; without it, blocks fill sub-domains to the brim.
-    """
+    ALL = "all"
+    """Every run, as long as a sub-domain has room for it, wherever inside that is."""
+    NONE = "none"
+    """Blocks fill sub-domains to the brim."""
+    NEAR = "near"
+    """Runs that a cell can hold, each in one cell: no other room counts until they are dealt."""
+
+
+def fill(rooms: Rooms, start: Room, order: Order, style: Style, keep: Keep) -> list[int]:
+    """Return the cell of every block; `start` must have room for all of them."""
     cells = [NO_CELL] * len(order.blocks)
-    units = order.units if whole else order.units[:1]
-    _deal(rooms, start, order.blocks, units, style, cells)
+    units = order.units if keep is not Keep.NONE else order.units[:1]
+    if keep is Keep.NEAR:
+        units = tuple(unit for unit in units if unit <= rooms.largest)
+    _deal(rooms, start, order.blocks, units, style, keep, cells)
     return cells
 
 
@@ -62,6 +73,7 @@ def _deal(
     blocks: Sequence[int],
     units: Sequence[int],
     style: Style,
+    keep: Keep,
     cells: list[int],
 ) -> None:
     if room.cell != NO_CELL:
@@ -69,18 +81,20 @@ def _deal(
             cells[block] = room.cell
         return
     if len(room.children) == 1:
-        _deal(rooms, room.children[0], blocks, units, style, cells)
+        _deal(rooms, room.children[0], blocks, units, style, keep, cells)
         return
-    for child, ranges in _division(rooms, room, len(blocks), units, style):
+    for child, ranges in _division(rooms, room, len(blocks), units, style, keep):
         part = [block for start, end in ranges for block in blocks[start:end]]
         if child.cell == NO_CELL:
-            _deal(rooms, child, part, units, style, cells)
+            _deal(rooms, child, part, units, style, keep, cells)
             continue
         for block in part:
             cells[block] = child.cell
 
 
-def _division(rooms: Rooms, room: Room, count: int, units: Sequence[int], style: Style) -> Division:
+def _division(
+    rooms: Rooms, room: Room, count: int, units: Sequence[int], style: Style, keep: Keep
+) -> Division:
     """Return which of `count` blocks every sub-domain takes: as whole as they fit, then the rest.
 
     Many orders divide a room alike, so divisions are remembered.
@@ -89,7 +103,8 @@ def _division(rooms: Rooms, room: Room, count: int, units: Sequence[int], style:
     limits = [child.fits for child in room.children]
     largest = min(max(limits), count)
     sizes = {u for u in units if max(2, least) <= u <= largest and u % least == 0} or {least}
-    key = (room.path, count, frozenset(sizes), style.name)
+    near = keep is Keep.NEAR
+    key = (room.path, count, frozenset(sizes), style.name, near)
     known = rooms.divisions.get(key)
     if known is not None:
         return known
@@ -97,7 +112,11 @@ def _division(rooms: Rooms, room: Room, count: int, units: Sequence[int], style:
     ranges: list[list[tuple[int, int]]] = [[] for _ in limits]
     left, taken = limits, 0
     for unit in sorted(sizes, reverse=True):  # where no whole pipeline fits, a tile may
-        shares = _shares([n - n % unit for n in left], uplinks, count - taken, unit, style)
+        limits = [n - n % unit for n in left]
+        if near:
+            within = [rooms.within_cells(child, unit) for child in room.children]
+            limits = [min(pair) for pair in zip(limits, within, strict=True)]
+        shares = _shares(limits, uplinks, count - taken, unit, style)
         taken = _cut(taken, shares, ranges)
         left = [n - share for n, share in zip(left, shares, strict=True)]
     if taken < count:

@@ -44,20 +44,31 @@ class Descent:
         self._price = 6 if congestion.wide and not self._medium else 1
         self._least = sum(congestion.base)
         self._now = (0.0, 0.0)
+        self._touched: set[int] = set()
+        """Cells whose pairs have not been tried since they last changed."""
 
     def start(self, cells: Sequence[int]) -> None:
         """Load an assignment."""
         self.congestion.put_all(cells)
         self.cells = list(cells)
         self._now = (self.congestion.seconds(), self.congestion.squares())
+        self._touched = set(range(len(self._room)))
 
-    def search(self) -> tuple[float, list[int]]:
-        """Descend, then kick and descend again; return the best cost and its assignment."""
+    def settle(self, cells: Sequence[int], budget: int) -> list[int]:
+        """Descend from an assignment within a part of the budget; return where that ends."""
+        rest, self.budget = self.budget - budget, budget
+        self.start(cells)
+        self._descend()
+        self.budget += rest
+        return list(self.cells)
+
+    def search(self, cells: Sequence[int]) -> list[int]:
+        """Descend, then kick and descend again as long as that helps; return the best."""
+        self.start(cells)
         generator = random.Random(self._items)
         best, cells = self._descend(), list(self.cells)
         idle = 0
-        kicks = self._kicks if self._medium else 0
-        while idle < kicks and self.budget > 0 and best > self._least * (1 + TIE):
+        while idle < self._kicks and self.budget > 0 and best > self._least * (1 + TIE):
             self._kick(generator)
             cost = self._descend()
             idle += 1
@@ -65,7 +76,8 @@ class Descent:
                 best, cells, idle = cost, list(self.cells), 0
             elif cost > best * (1 + TIE):
                 self.start(cells)
-        return best, cells
+                self._touched = set()
+        return list(cells)
 
     def _descend(self) -> float:
         """Take improving changes until there are none or the budget is spent; return the cost."""
@@ -81,7 +93,10 @@ class Descent:
     def _sweep(self) -> bool:
         """Try all changes between all pairs of cells, keeping every one that helps."""
         helped = False
+        touched, self._touched = self._touched, set()
         for cell, other in combinations(self._distinct(), 2):
+            if touched.isdisjoint((cell, other)):
+                continue
             while self._try(cell, other, self._changes(cell, other)):
                 helped = True
         return helped
@@ -110,6 +125,7 @@ class Descent:
 
     def _settle(self, cell: int, other: int, blocks: Blocks) -> None:
         """Write down where exchanged blocks are now."""
+        self._touched |= {cell, other}
         for item in self._split(blocks):
             first = item.bit_length() - self._group
             new = other if self.cells[first] == cell else cell

@@ -60,6 +60,23 @@ class Rooms:
     """Length of the path of the domains in which they stay."""
     divisions: dict[object, Division] = field(default_factory=dict, compare=False, repr=False)
     """How rooms were divided before."""
+    _within: dict[tuple[Path, int], int] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def largest(self) -> int:
+        """Blocks that the largest cell can take."""
+        return max(cell.fits for cell in self.cells)
+
+    def within_cells(self, room: Room, unit: int) -> int:
+        """Return the blocks that a domain can take as runs of `unit`, each within one cell."""
+        key = (room.path, unit)
+        known = self._within.get(key)
+        if known is None:
+            known = room.fits - room.fits % unit
+            if room.cell == NO_CELL:
+                known = sum(self.within_cells(child, unit) for child in room.children)
+            self._within[key] = known
+        return known
 
     def at(self, depth: int) -> list[Room]:
         """Return the rooms whose path has so many domains, in natural order."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from llmtrain_core.placement.candidates import STYLES, Style, fill, starts
+from llmtrain_core.placement.candidates import STYLES, Keep, Style, fill, starts
 from llmtrain_core.placement.cost import TIE, Congestion, Ground
 from llmtrain_core.placement.flows import Traffic
 from llmtrain_core.placement.improve import MEDIUM, SMALL, Descent
@@ -27,8 +27,12 @@ BY_LINK = 2
 """Blocks whose weighing takes as long as that of one domain."""
 BY_NVLINK = 6
 """Times that weighing takes longer where NVLink spans nodes: each of them is a link."""
-IMPROVED, IMPROVED_OF_LARGE = 6, 3
+IMPROVED, IMPROVED_OF_LARGE = 16, 3
 """Candidates that are improved: the best one of every order of ranks comes first."""
+KICKED = 3
+"""Of these, the best ones that are kicked on, with all that is left of the budget."""
+SHARE = 14
+"""Part of what is left of the budget, one in so many, that a candidate may take before."""
 
 
 class Rank(NamedTuple):
@@ -132,15 +136,15 @@ def _fillings(
     request: Request, rooms: Rooms, where: Sequence[Room], style: Style
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield (method, cells): ranks in order first, as a scheduler does that counts pods."""
-    room = max(cell.fits for cell in rooms.cells)
-    tried = orders(request.layout, request.gpus_per_node, room)
+    tried = orders(request.layout, request.gpus_per_node, rooms.largest)
+    keeps = [keep for keep in Keep if request.nodes <= MEDIUM or keep is not Keep.NEAR]
     for start in where:
-        yield _method(tried[0], style.name), tuple(fill(rooms, start, tried[0], style, whole=False))
+        yield _method(tried[0], style.name), tuple(fill(rooms, start, tried[0], style, Keep.NONE))
     for start in where:
         if start.cell == NO_CELL:
             for order in tried:
-                for whole in (True, False):
-                    cells = fill(rooms, start, order, style, whole)
+                for keep in keeps:
+                    cells = fill(rooms, start, order, style, keep)
                     yield _method(order, style.name), tuple(cells)
 
 
@@ -151,7 +155,8 @@ def _method(order: Order, style: str) -> str:
 def _improve(judge: Judge, ranked: Sequence[Candidate], least: float) -> list[Candidate]:
     """Improve the best candidates, until one costs no more than `least`.
 
-    Tensor groups may not be spread over several cells for that.
+    All settle before any is kicked: which one leads farthest shows only then. Tensor groups may
+    not be spread over several cells for that.
     """
     rooms = judge.rooms
     if rooms.group > 1 and rooms.depth < len(rooms.cells[0].path):
@@ -161,12 +166,17 @@ def _improve(judge: Judge, ranked: Sequence[Candidate], least: float) -> list[Ca
     first = sorted(heads.values(), key=lambda c: c.rank)
     rest = [candidate for candidate in ranked if candidate not in first]
     descent = Descent(judge.congestion, rooms, budget=budget(blocks, judge.congestion.wide))
-    found = []
     most = IMPROVED if blocks <= MEDIUM else IMPROVED_OF_LARGE
+    found = []
     for candidate in [*first, *rest][:most]:
-        descent.start(candidate.cells)
-        _, cells = descent.search()
+        part = descent.budget // (SHARE if blocks <= MEDIUM else 1)
+        cells = descent.settle(candidate.cells, part)
         found.append(judge.candidate(f"{candidate.method}, improved", cells))
+        if found[-1].seconds <= least:
+            return found
+    kicked = sorted(found, key=lambda c: c.rank)[:KICKED] if blocks <= MEDIUM else []
+    for candidate in kicked:
+        found.append(judge.candidate(candidate.method, descent.search(candidate.cells)))
         if found[-1].seconds <= least:
             break
     return found
@@ -179,6 +189,4 @@ def budget(blocks: int, wide: bool) -> int:
     """
     if blocks > MEDIUM:
         return 1_200
-    if blocks > SMALL:
-        return 8_000
-    return 16_000 if wide else 8_000
+    return 48_000 if wide and blocks <= SMALL else 36_000

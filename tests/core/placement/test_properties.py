@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from judges.cases import GPU, LAYOUTS, SMALL, Shape, hardened, random_case, small_cases
+from judges.cases import (
+    GPU,
+    LAYOUTS,
+    SMALL,
+    Shape,
+    hardened,
+    random_case,
+    small_cases,
+    with_one_free_node_more,
+)
 from judges.feasible import fits, tensor_blocks, tensor_depth
 from judges.trees import Growth, clusters, gangs, growths
 
@@ -115,15 +124,16 @@ TIGHT = (
 """Many small leaves: the best placement may use a node or two of all of them."""
 
 
-@pytest.mark.parametrize("seed", range(40, 110))
+@pytest.mark.parametrize("seed", [*range(40, 110), 9085, 9117, 9197])
 def test_one_more_free_node_never_makes_a_larger_job_slower(seed: int) -> None:
-    shape = TIGHT[seed % 3] if seed >= 70 else SMALL[seed % len(SMALL)]
+    """Up to 16 nodes; `make bench-placement` counts how often it does for larger ones.
+
+    In the last seeds the best placement leaves a node of every leaf alone.
+    """
+    shape = TIGHT[seed % 3] if 70 <= seed < 110 else SMALL[seed % len(SMALL)]
     case = random_case(seed, shape, *LAYOUTS[seed % len(LAYOUTS)])
-    busy = sorted({name for name, _ in case.snapshot.used})
-    before = place(case.request, case.snapshot)
+    grown = with_one_free_node_more(case, seed)
+    before, after = (place(case.request, one.snapshot) for one in (case, grown))
     assert isinstance(before, Placement)
-    for freed in random.Random(seed).sample(busy, min(len(busy), 1)):
-        used = {key: amount for key, amount in case.snapshot.used.items() if key[0] != freed}
-        after = place(case.request, replace(case.snapshot, used=used))
-        assert isinstance(after, Placement)
-        assert after.cost.seconds <= before.cost.seconds * (1 + 1e-9)
+    assert isinstance(after, Placement)
+    assert after.cost.seconds <= before.cost.seconds * (1 + 1e-9)

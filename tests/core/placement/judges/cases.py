@@ -170,3 +170,15 @@ def hardened(case: Case, seed: int) -> Case:
     some = rng.sample(state.nodes, 4)
     shares = {state.path(node)[: rng.randint(1, len(levels) - 1)]: rng.random() for node in some}
     return replace(case, snapshot=replace(state, uplinks=shares))
+
+
+def with_one_free_node_more(case: Case, seed: int) -> Case:
+    """Free one of the nodes that are in use, or add one beside another if none is."""
+    rng, state = random.Random(seed), case.snapshot
+    busy = sorted({name for name, _ in state.used})
+    if busy:
+        freed = rng.choice(busy)
+        used = {key: amount for key, amount in state.used.items() if key[0] != freed}
+        return replace(case, snapshot=replace(state, used=used))
+    new = replace(rng.choice(state.nodes), name="new")
+    return replace(case, snapshot=replace(state, nodes=(*state.nodes, new)))
