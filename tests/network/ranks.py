@@ -106,6 +106,7 @@ def _one(case: str, rank: int, build: Callable[[], Work], pipe: Any, folder: Pat
     import torch.distributed as dist
 
     store = dist.FileStore(str(folder / case), NODES)
+    store.set_timeout(PATIENCE)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=NODES, timeout=PATIENCE)
     work = build()
     work()

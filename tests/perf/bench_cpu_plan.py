@@ -2,9 +2,9 @@
 
 The calibration runs small models on one rank and on two; what is predicted here has four or eight
 ranks and models that it never saw. CPU seconds of all ranks are compared, not wall time, which any
-other load stretches. Rounds of both alternate, so that the same load and clock meet both. One step
-costs up to half more or less than the next, by which core each rank happens to be on: what is
-compared is the mean of two samples a round.
+other load stretches, and at one pace: a core does half as much in a CPU second while its neighbours
+on the host are busy, and a yardstick beside every sample tells. Rounds of both alternate, so that
+the same load and clock meet both.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def test_cpu_time_of_layouts_that_were_not_calibrated(
         processor = calibration.processor()
     print(
         f"\ncalibrated {processor.cores} cores in {calibration.seconds:.0f} s, "
-        f"{calibration.rounds} rounds, means known to {calibration.uncertainty:.1%}"
+        f"{calibration.rounds} rounds, means known to {calibration.uncertainty:.1%}, "
+        f"at {calibration.pace:.2f} times the CPU seconds of a quiet core"
     )
     print(f"{'':<24}{'CPU SECONDS':>18}{'':>8}{'WALL SECONDS':>18}")
     print(
@@ -72,7 +73,8 @@ def test_cpu_time_of_layouts_that_were_not_calibrated(
     )
     errors: dict[int, list[float]] = {}
     for probes, watch in zip(GROUPS, watches, strict=True):
-        for probe, cpu, wall in zip(probes, watch.cpu, watch.wall, strict=True):
+        at_pace = [cpu * calibration.pace for cpu in watch.cpu]
+        for probe, cpu, wall in zip(probes, at_pace, watch.wall, strict=True):
             planned = processor_step(probe.recipe, processor)
             error = planned.cpu_seconds / cpu - 1
             errors.setdefault(probe.layout.world_size, []).append(error)

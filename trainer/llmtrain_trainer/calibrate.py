@@ -3,12 +3,13 @@
 The trainer itself takes steps of small models on one rank and on two, with each kind of parallelism
 by itself, and gloo runs collectives among up to eight ranks. From their CPU times the plan's prices
 are fitted (`llmtrain_core.plan.processor`). No model or layout of more ranks is measured: those are
-what the prices predict. CPU time, not wall time: it depends little on what else runs. All cores
+what the prices predict. CPU time, not wall time, which others on the same cores stretch. All cores
 are kept busy while steps are measured, because cores share caches, clock and execution units, and a
 job with more ranks than cores keeps them busy too.
 
 How fast a machine is changes by the second (clock, neighbours on the host). So everything is built
-first and then sampled in turns, until the samples of each agree or a minute of it is over.
+first and then sampled in turns, until the samples of each agree or a minute of it is over; samples
+are compared at one pace, and the prices are those of the mean pace of that minute.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
 
 import torch
@@ -121,10 +123,15 @@ class Calibration:
         self.rounds += 1
         self.seconds += time.perf_counter() - start
 
+    @property
+    def pace(self) -> float:
+        """The mean pace of this machine while it was measured."""
+        return fmean(watch.pace for watch in self._watches)
+
     def processor(self) -> Processor:
-        """Return the prices that explain the means."""
+        """Return the prices that explain the means, at the mean pace."""
         found = [
-            Measurement(work, seconds)
+            Measurement(work, seconds * self.pace)
             for watch, works in zip(self._watches, self._works, strict=True)
             for work, seconds in zip(works, watch.cpu, strict=True)
         ]

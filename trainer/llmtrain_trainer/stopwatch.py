@@ -3,6 +3,10 @@
 Building a trainer takes longer than its steps. So everything is built once, and then samples of all
 tasks take turns: whatever the machine does meanwhile meets all of them alike. A rank that waits for
 its turn sleeps.
+
+A core shares its execution units and its clock with neighbours, some of them in other machines on
+the host, and does half as much in a CPU second while they are busy. So every rank also times a
+yardstick before and after: a sample tells at which pace its core went.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from multiprocessing.connection import Connection
 from statistics import fmean, stdev
 from typing import Any, Self
 
+import torch
 import torch.distributed as dist
 
 from llmtrain_trainer.parallel.workarounds import renew_thread_pool
@@ -29,6 +34,9 @@ LOOPBACK = "127.0.0.1"
 PATIENCE = timedelta(seconds=300)
 LEAST_SECONDS, MOST_REPEATS = 0.05, 8
 """A task is repeated until a sample takes about so long; so often at most."""
+
+YARDSTICK_SECONDS = 0.004
+"""What `yardstick` takes of a quiet core."""
 
 Task = Callable[[], object]
 
@@ -41,6 +49,13 @@ class Sample:
     """CPU seconds of all ranks together."""
     wall: float
     """Seconds, other load included."""
+    pace: float
+    """CPU seconds that the cores needed for what takes a quiet one a second."""
+
+    @property
+    def steady(self) -> float:
+        """CPU seconds that a quiet core would have needed."""
+        return self.cpu / self.pace
 
 
 class Stopwatch:
@@ -86,8 +101,13 @@ class Stopwatch:
 
     @property
     def cpu(self) -> list[float]:
-        """CPU seconds of each task: the trimmed mean of its samples."""
-        return [trimmed_mean([sample.cpu for sample in samples]) for samples in self.samples]
+        """CPU seconds of each task on a quiet core: the trimmed mean of its samples."""
+        return [trimmed_mean([sample.steady for sample in samples]) for samples in self.samples]
+
+    @property
+    def pace(self) -> float:
+        """The mean pace of all samples."""
+        return fmean(sample.pace for samples in self.samples for sample in samples)
 
     @property
     def wall(self) -> list[float]:
@@ -96,14 +116,15 @@ class Stopwatch:
 
     def uncertainty(self) -> float:
         """Return the largest relative standard error of the CPU seconds of a task."""
-        return max(relative_error([each.cpu for each in samples]) for samples in self.samples)
+        return max(relative_error([each.steady for each in samples]) for samples in self.samples)
 
     def _time(self, task: int) -> Sample:
         repeats = self._repeats[task]
         for line in self._lines:
             line.send((task, repeats))
-        cpu, wall = (sum(each) / repeats for each in zip(*self._answers(), strict=True))
-        sample = Sample(cpu / self._copies, wall / len(self._lines))
+        cpu, wall, pace = (sum(each) for each in zip(*self._answers(), strict=True))
+        ranks = len(self._lines)
+        sample = Sample(cpu / repeats / self._copies, wall / repeats / ranks, pace / ranks)
         self._repeats[task] = max(1, min(MOST_REPEATS, round(LEAST_SECONDS / sample.wall)))
         return sample
 
@@ -142,18 +163,35 @@ def _enter(
     os._exit(1)
 
 
-def _run(task: Task, repeats: int) -> tuple[float, float]:
-    """Return CPU and wall seconds of this rank.
+def _run(task: Task, repeats: int) -> tuple[float, float, float]:
+    """Return CPU and wall seconds of this rank, and its pace.
 
     The first call is not timed: after other tasks it finds cold caches, which costs a short task a
     twentieth and a long one nothing.
     """
     task()
+    before = yardstick()
     dist.barrier()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(repeats):
         task()
-    return time.process_time() - cpu, time.perf_counter() - wall
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return cpu, wall, (before + yardstick()) / 2 / YARDSTICK_SECONDS
+
+
+def yardstick() -> float:
+    """Return the CPU seconds of a fixed piece of what steps are made of: Python, small products."""
+    start = time.thread_time()
+    seen: dict[int, int] = {}
+    value = 1
+    for turn in range(12_000):
+        value = (value << 3 ^ turn) & (1 << 127) - 1
+        seen[value & 1023] = value.bit_count()
+    matrix = torch.ones(96, 96)
+    product = matrix
+    for _ in range(24):
+        product = matrix @ product * 0.01 + matrix
+    return time.thread_time() - start
 
 
 def trimmed_mean(values: Sequence[float]) -> float:

@@ -112,11 +112,12 @@ def _division(
     ranges: list[list[tuple[int, int]]] = [[] for _ in limits]
     left, taken = limits, 0
     for unit in sorted(sizes, reverse=True):  # where no whole pipeline fits, a tile may
-        limits = [n - n % unit for n in left]
-        if near:
-            within = [rooms.within_cells(child, unit) for child in room.children]
-            limits = [min(pair) for pair in zip(limits, within, strict=True)]
-        shares = _shares(limits, uplinks, count - taken, unit, style)
+        open_ = left
+        if near:  # in whole cells, less what larger runs took
+            runs = [rooms.within_cells(child, unit) for child in room.children]
+            open_ = [max(0, n - m + k) for n, m, k in zip(runs, limits, left, strict=True)]
+        whole = [n - n % unit for n in open_]
+        shares = _shares(whole, uplinks, count - taken, unit, style)
         taken = _cut(taken, shares, ranges)
         left = [n - share for n, share in zip(left, shares, strict=True)]
     if taken < count:

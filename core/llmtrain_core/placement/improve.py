@@ -62,22 +62,27 @@ class Descent:
         self.budget += rest
         return list(self.cells)
 
-    def search(self, cells: Sequence[int]) -> list[int]:
-        """Descend, then kick and descend again as long as that helps; return the best."""
+    def search(self, cells: Sequence[int], budget: int) -> list[int]:
+        """Descend, then kick and descend again as long as that helps; return the best.
+
+        Within a part of the budget. For jobs of up to `MEDIUM` blocks.
+        """
+        rest, self.budget = self.budget - budget, budget
         self.start(cells)
         generator = random.Random(self._items)
-        best, cells = self._descend(), list(self.cells)
+        best, found = self._descend(), list(self.cells)
         idle = 0
         while idle < self._kicks and self.budget > 0 and best > self._least * (1 + TIE):
             self._kick(generator)
             cost = self._descend()
             idle += 1
             if cost < best * (1 - TIE):
-                best, cells, idle = cost, list(self.cells), 0
+                best, found, idle = cost, list(self.cells), 0
             elif cost > best * (1 + TIE):
-                self.start(cells)
+                self.start(found)
                 self._touched = set()
-        return list(cells)
+        self.budget += rest
+        return found
 
     def _descend(self) -> float:
         """Take improving changes until there are none or the budget is spent; return the cost."""
@@ -91,7 +96,11 @@ class Descent:
         return self._cool() or (self._medium and self._sweep())
 
     def _sweep(self) -> bool:
-        """Try all changes between all pairs of cells, keeping every one that helps."""
+        """Try all changes between pairs of cells, keeping every one that helps.
+
+        Pairs of which neither has changed since it was tried are passed over: after a kick only its
+        surroundings are searched. A change there can make them worth a try again, rarely.
+        """
         helped = False
         touched, self._touched = self._touched, set()
         for cell, other in combinations(self._distinct(), 2):
@@ -117,13 +126,13 @@ class Descent:
             if seconds <= cost * (1 + TIE):
                 now = self.congestion.squares()
                 if seconds < cost * (1 - TIE) or now < squares * (1 - TIE):
-                    self._settle(cell, other, blocks)
+                    self._write(cell, other, blocks)
                     self._now = (seconds, now)
                     return True
             self.congestion.exchange(cell, other, blocks)
         return False
 
-    def _settle(self, cell: int, other: int, blocks: Blocks) -> None:
+    def _write(self, cell: int, other: int, blocks: Blocks) -> None:
         """Write down where exchanged blocks are now."""
         self._touched |= {cell, other}
         for item in self._split(blocks):
@@ -234,4 +243,4 @@ class Descent:
     def _force(self, cell: int, other: int, blocks: Blocks) -> None:
         if cell != other:
             self.congestion.exchange(cell, other, blocks)
-            self._settle(cell, other, blocks)
+            self._write(cell, other, blocks)

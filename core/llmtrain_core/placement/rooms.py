@@ -58,14 +58,11 @@ class Rooms:
     """Blocks of one tensor group that must stay together; 1 where a node holds whole groups."""
     depth: int
     """Length of the path of the domains in which they stay."""
+    largest: int
+    """Blocks that the largest cell can take."""
     divisions: dict[object, Division] = field(default_factory=dict, compare=False, repr=False)
     """How rooms were divided before."""
     _within: dict[tuple[Path, int], int] = field(default_factory=dict, compare=False, repr=False)
-
-    @property
-    def largest(self) -> int:
-        """Blocks that the largest cell can take."""
-        return max(cell.fits for cell in self.cells)
 
     def within_cells(self, room: Room, unit: int) -> int:
         """Return the blocks that a domain can take as runs of `unit`, each within one cell."""
@@ -132,7 +129,8 @@ def rooms_of(spots: Sequence[Spot], tree: Tree, request: Request) -> Rooms:
                 parent.fits -= parent.fits % group
         layer = list(above.values())
     root = layer[0] if layer else Room((), 0, 0)
-    return Rooms(root, tuple(cells), tuple(held), group, depth)
+    largest = max((cell.fits for cell in cells), default=0)
+    return Rooms(root, tuple(cells), tuple(held), group, depth, largest)
 
 
 def enough(rooms: Rooms, request: Request, bound: int) -> bool:

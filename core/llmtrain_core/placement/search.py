@@ -27,12 +27,15 @@ BY_LINK = 2
 """Blocks whose weighing takes as long as that of one domain."""
 BY_NVLINK = 6
 """Times that weighing takes longer where NVLink spans nodes: each of them is a link."""
+WIDELY = (Keep.ALL, Keep.NONE)
+"""How all jobs are dealt out; those of up to `MEDIUM` nodes then also with `Keep.NEAR`."""
 IMPROVED, IMPROVED_OF_LARGE = 16, 3
 """Candidates that are improved: the best one of every order of ranks comes first."""
 KICKED = 3
-"""Of these, the best ones that are kicked on, with all that is left of the budget."""
+"""Of these, the best ones that are kicked on, with equal parts of what is left of the budget."""
 SHARE = 14
-"""Part of what is left of the budget, one in so many, that a candidate may take before."""
+"""Part of what is left of the budget, one in so many, that a candidate may take before: at least
+three tenths are left for kicks."""
 
 
 class Rank(NamedTuple):
@@ -118,8 +121,11 @@ def search(
     least = sum(judge.congestion.base) * (1 + TIE)
     work, price = WORK, len(ground.domains) * BY_LINK + request.nodes
     price *= BY_NVLINK if judge.congestion.wide else 1
-    for style in STYLES:
-        for method, cells in _fillings(request, rooms, where, style):
+    passes: list[tuple[Style, tuple[Keep, ...]]] = [(style, WIDELY) for style in STYLES]
+    if request.nodes <= MEDIUM:
+        passes += [(style, (Keep.NEAR,)) for style in STYLES]
+    for style, keeps in passes:
+        for method, cells in _fillings(request, rooms, where, style, keeps):
             if work <= 0:
                 break
             work -= len(cells)
@@ -133,12 +139,11 @@ def search(
 
 
 def _fillings(
-    request: Request, rooms: Rooms, where: Sequence[Room], style: Style
+    request: Request, rooms: Rooms, where: Sequence[Room], style: Style, keeps: Sequence[Keep]
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield (method, cells): ranks in order first, as a scheduler does that counts pods."""
     tried = orders(request.layout, request.gpus_per_node, rooms.largest)
-    keeps = [keep for keep in Keep if request.nodes <= MEDIUM or keep is not Keep.NEAR]
-    for start in where:
+    for start in where if Keep.NONE in keeps else ():
         yield _method(tried[0], style.name), tuple(fill(rooms, start, tried[0], style, Keep.NONE))
     for start in where:
         if start.cell == NO_CELL:
@@ -174,11 +179,14 @@ def _improve(judge: Judge, ranked: Sequence[Candidate], least: float) -> list[Ca
         found.append(judge.candidate(f"{candidate.method}, improved", cells))
         if found[-1].seconds <= least:
             return found
-    kicked = sorted(found, key=lambda c: c.rank)[:KICKED] if blocks <= MEDIUM else []
-    for candidate in kicked:
-        found.append(judge.candidate(candidate.method, descent.search(candidate.cells)))
-        if found[-1].seconds <= least:
-            break
+    if blocks <= MEDIUM:
+        distinct = {candidate.cells: candidate for candidate in reversed(found)}
+        kicked = sorted(distinct.values(), key=lambda c: c.rank)[:KICKED]
+        for left, candidate in zip(range(len(kicked), 0, -1), kicked, strict=True):
+            cells = descent.search(candidate.cells, descent.budget // left)
+            found.append(judge.candidate(candidate.method, cells))
+            if found[-1].seconds <= least:
+                break
     return found
 
 
