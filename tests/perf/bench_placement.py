@@ -19,20 +19,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "placement"))
 
-from judges.cases import (
-    LARGE as LARGE_SHAPES,
-)
-from judges.cases import (
-    LAYOUTS,
-    Case,
-    hardened,
-    random_case,
-    small_cases,
-    with_one_free_node_more,
-)
-from judges.cases import SMALL as SMALL_SHAPES
-from judges.contest import LAYOUTS as LARGE_LAYOUTS
-from judges.contest import contest, real_contests, synthetic_contests, table
+from judges.cases import Case, hardened, small_case, small_cases, with_one_free_node_more
+from judges.contest import contest, large_case, real_contests, synthetic_contests, table
 from judges.oracle import solve
 from judges.problem import problem_of
 from test_arnold import FULL, LARGE, MEDIUM, NARROW, RATIOS, SKEWS, best_fit, our_spread
@@ -83,20 +71,10 @@ def test_ours_against_the_optimum() -> None:
     assert mean(everything) <= 1.02
 
 
-def small(seed: int) -> Case:
-    shape = SMALL_SHAPES[seed % len(SMALL_SHAPES)]
-    return random_case(seed, shape, *LAYOUTS[seed % len(LAYOUTS)])
-
-
-def large(seed: int) -> Case:
-    shape = LARGE_SHAPES[seed % len(LARGE_SHAPES)]
-    return random_case(seed, shape, *LARGE_LAYOUTS[seed % len(LARGE_LAYOUTS)], share=0.5)
-
-
 KINDS: dict[str, tuple[Callable[[int], Case], float]] = {
-    "4 to 16 nodes": (small, 0.0),
-    "with NVLink and shared uplinks": (lambda seed: hardened(small(seed), seed), 0.01),
-    "8 to 64 nodes": (large, 0.1),
+    "4 to 16 nodes": (small_case, 0.0),
+    "with NVLink and shared uplinks": (lambda seed: hardened(small_case(seed), seed), 0.01),
+    "8 to 64 nodes": (large_case, 0.1),
 }
 """How cases are drawn, and the share of them in which one more free node may cost time."""
 

@@ -130,8 +130,9 @@ class Calibration:
 
     def processor(self) -> Processor:
         """Return the prices that explain the means, at the mean pace."""
+        pace = self.pace
         found = [
-            Measurement(work, seconds * self.pace)
+            Measurement(work, seconds * pace)
             for watch, works in zip(self._watches, self._works, strict=True)
             for work, seconds in zip(works, watch.cpu, strict=True)
         ]

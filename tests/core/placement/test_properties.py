@@ -15,6 +15,7 @@ from judges.cases import (
     Shape,
     hardened,
     random_case,
+    small_case,
     small_cases,
     with_one_free_node_more,
 )
@@ -93,7 +94,7 @@ def test_the_order_of_nodes_does_not_matter_where_there_is_much_to_search(seed: 
 @pytest.mark.parametrize("seed", range(1, 60, 2))
 def test_no_placement_beats_the_ideal_where_nvlink_spans_nodes(seed: int) -> None:
     """NICs beside NVLink can be faster than NVLink alone, so packing is not always the ideal."""
-    case = hardened(random_case(seed, SMALL[seed % 8], *LAYOUTS[seed % len(LAYOUTS)]), seed)
+    case = hardened(small_case(seed), seed)
     free = [case.snapshot.path(n) for n in case.snapshot.nodes if case.snapshot.free(n, GPU) == 8]
     chosen = random.Random(seed).sample(free, case.request.nodes)
     for cost in (

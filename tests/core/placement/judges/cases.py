@@ -151,12 +151,13 @@ def random_case(
     return Case(f"seed {seed}, {shape.name}, {layout}, Vp/Vd {ratio}", request, state)
 
 
+def small_case(seed: int) -> Case:
+    """Return a job of 4 to 16 nodes, fabrics and layouts in turn."""
+    return random_case(seed, SMALL[seed % len(SMALL)], *LAYOUTS[seed % len(LAYOUTS)])
+
+
 def small_cases(count: int) -> list[Case]:
-    """Return jobs of 4 to 16 nodes, fabrics and layouts in turn."""
-    return [
-        random_case(seed, SMALL[seed % len(SMALL)], *LAYOUTS[seed % len(LAYOUTS)])
-        for seed in range(count)
-    ]
+    return [small_case(seed) for seed in range(count)]
 
 
 def hardened(case: Case, seed: int) -> Case:

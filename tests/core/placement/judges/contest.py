@@ -62,14 +62,19 @@ REAL_FABRICS = ((7, 1), (4, 2), (2, 2), (2, 4))
 """Oversubscription of spine and leaf."""
 
 
+def large_case(seed: int) -> Case:
+    """Return a job of 8 to 64 nodes on a half-full cluster, fabrics and layouts in turn."""
+    shape, layout = LARGE[seed % len(LARGE)], LAYOUTS[seed % len(LAYOUTS)]
+    return random_case(seed, shape, *layout, share=0.5)
+
+
 def synthetic_contests(count: int) -> Iterator[Case]:
     """Yield half-full clusters of some dozens to a few hundred nodes.
 
     Where one spine holds the job, every second one must stay in one.
     """
     for seed in range(count):
-        shape, layout = LARGE[seed % len(LARGE)], LAYOUTS[seed % len(LAYOUTS)]
-        case = random_case(seed, shape, *layout, share=0.5)
+        shape, case = LARGE[seed % len(LARGE)], large_case(seed)
         if seed // len(LARGE) % 2 and len(shape.oversubscription) > 1 and fits(case, "spine"):
             case = replace(case, request=replace(case.request, require="spine"))
         yield replace(case, name=shape.name)
