@@ -54,25 +54,18 @@ class Descent:
         self._now = (self.congestion.seconds(), self.congestion.squares())
         self._touched = set(range(len(self._room)))
 
-    def settle(self, cells: Sequence[int], budget: int) -> list[int]:
-        """Descend from an assignment within a part of the budget; return where that ends."""
-        rest, self.budget = self.budget - budget, budget
-        self.start(cells)
-        self._descend()
-        self.budget += rest
-        return list(self.cells)
+    def search(self, cells: Sequence[int], budget: int, kick: bool) -> list[int]:
+        """Descend within a part of the budget and return where that ends.
 
-    def search(self, cells: Sequence[int], budget: int) -> list[int]:
-        """Descend, then kick and descend again as long as that helps; return the best.
-
-        Within a part of the budget. For jobs of up to `MEDIUM` blocks.
+        With `kick`, for jobs of up to `MEDIUM` blocks, kick and descend again as long as that
+        helps, and return the best.
         """
         rest, self.budget = self.budget - budget, budget
         self.start(cells)
         generator = random.Random(self._items)
         best, found = self._descend(), list(self.cells)
         idle = 0
-        while idle < self._kicks and self.budget > 0 and best > self._least * (1 + TIE):
+        while kick and idle < self._kicks and self.budget > 0 and best > self._least * (1 + TIE):
             self._kick(generator)
             cost = self._descend()
             idle += 1

@@ -175,7 +175,7 @@ def _improve(judge: Judge, ranked: Sequence[Candidate], least: float) -> list[Ca
     found = []
     for candidate in [*first, *rest][:most]:
         part = descent.budget // (SHARE if blocks <= MEDIUM else 1)
-        cells = descent.settle(candidate.cells, part)
+        cells = descent.search(candidate.cells, part, kick=False)
         found.append(judge.candidate(f"{candidate.method}, improved", cells))
         if found[-1].seconds <= least:
             return found
@@ -183,7 +183,7 @@ def _improve(judge: Judge, ranked: Sequence[Candidate], least: float) -> list[Ca
         distinct = {candidate.cells: candidate for candidate in reversed(found)}
         kicked = sorted(distinct.values(), key=lambda c: c.rank)[:KICKED]
         for left, candidate in zip(range(len(kicked), 0, -1), kicked, strict=True):
-            cells = descent.search(candidate.cells, descent.budget // left)
+            cells = descent.search(candidate.cells, descent.budget // left, kick=True)
             found.append(judge.candidate(candidate.method, cells))
             if found[-1].seconds <= least:
                 break
