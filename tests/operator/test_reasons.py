@@ -248,12 +248,12 @@ async def no_such_priority_class(stage: Stage) -> None:
 async def behind_an_older_job(stage: Stage) -> None:
     await stage.add_nodes({}, {})
     await stage.runs_small("holder")
-    await stage.submit(f"wide-{stage.tag}")
-    await stage.told(f"wide-{stage.tag}", "InsufficientGpus")
+    # Within one second the name decides: it has to come before "job".
+    await stage.submit("ahead")
+    await stage.told("ahead", "InsufficientGpus")
     await stage.small("job")
-    key = f"{stage.namespace}/wide-{stage.tag}"
-    await stage.told("job", "WaitingBehindJob", f"kept for jobs ahead: {key}")
-    await stage.api.delete(JOBS, f"wide-{stage.tag}", stage.namespace)
+    await stage.told("job", "WaitingBehindJob", f"kept for jobs ahead: {stage.namespace}/ahead")
+    await stage.api.delete(JOBS, "ahead", stage.namespace)
     await stage.starts("job")
 
 
