@@ -96,6 +96,7 @@ def simulate(
     coming = sorted(arrivals, key=lambda arrival: (arrival.at, arrival.uid))
     holds, until = dict(running or {}), dict(ends or {})
     waiting: set[str] = set()
+    promised: set[str] = set()
     now = last = 0.0
     while coming or waiting or until:
         moments = [*until.values(), *(arrival.at for arrival in coming[:1])]
@@ -109,28 +110,31 @@ def simulate(
             history.ends[uid] = now
         while coming and coming[0].at <= now:
             waiting.add(coming.pop(0).uid)
-        while _round(now, jobs, seen, waiting, holds, until, history):
+        while _round(now, jobs, seen, waiting, promised, holds, until, history):
             pass
     return history
 
 
 def _round(
     now: float, jobs: Mapping[str, Arrival], seen: Snapshot, waiting: set[str],
-    holds: dict[str, Running], until: dict[str, float], history: History,
+    promised: set[str], holds: dict[str, Running], until: dict[str, float], history: History,
 ) -> bool:  # fmt: skip
     """Carry out what is decided; True while something was, and more may follow from it."""
-    decisions = decide([jobs[uid].waiting(seen) for uid in waiting], scene(now, [*holds.values()]))
+    world = scene(now, [*holds.values()], promised=frozenset(promised))
+    decisions = decide([jobs[uid].waiting(seen) for uid in waiting], world)
     changed = False
     for uid, decision in decisions.items():
         if isinstance(decision, Start):
             names = [node.name for node in decision.placement.nodes]
             holds[uid], until[uid] = jobs[uid].running(names, now), now + jobs[uid].length
             waiting.discard(uid)
+            promised.discard(uid)
             history.starts.setdefault(uid, []).append(now)
             history.backlog_until = now
             changed = True
-    for decision in decisions.values():
+    for uid, decision in decisions.items():
         for victim in decision.victims if isinstance(decision, Wait) else ():
+            promised.add(uid)
             del holds[victim], until[victim]
             waiting.add(victim)
             history.preempted[victim] = history.preempted.get(victim, 0) + 1
