@@ -16,6 +16,7 @@ from llmtrain_core.placement import Placement, Request, Unplaceable, place, refu
 from llmtrain_core.placement.tree import Path
 from llmtrain_core.queueing.backfill import Promises, Reservation, reserve
 from llmtrain_core.queueing.forecast import forecast
+from llmtrain_core.queueing.line import Line
 from llmtrain_core.queueing.order import in_order
 from llmtrain_core.queueing.preemption import Victims, victims
 from llmtrain_core.queueing.room import Room, Shape, shape_key, shape_of
@@ -77,9 +78,9 @@ class _Round:
         self.running: dict[int, Running] = dict(enumerate(scene.running))
         self.promises = Promises(scene.used)
         self.decisions: dict[str, Decision] = {}
-        self._queue: list[tuple[Waiting, Shape]] = []
+        self._queue = Line()
         """Those who would fit once others leave."""
-        self._line: list[tuple[Waiting, Shape]] = []
+        self._line = Line()
         """Those who would fit once others leave and no node is out any more."""
         self._waits: list[_Held] = []
         self._shapes: dict[Hashable, Shape] = {}
@@ -101,12 +102,11 @@ class _Round:
         place, shape = len(self._line), self._shape(job.request, job.fabric)
         whole = self._shape_in(job.request, job.fabric)
         if whole.largest >= job.size:
-            self._line.append((job, whole))
+            self._line.append(job, whole)
         if shape.largest < job.size:
             self._waits.append(_Held(job, place=place))
             return
-        rivals = _rivals(shape, self._queue)
-        self._queue.append((job, shape))
+        rivals = self._queue.rivals(shape)
         stopped, reservation = self._reserve(job, shape, room)
         uids = tuple(sorted(tenant.uid for tenant in stopped))
         if uids or (job.uid in self.scene.promised and self._soon(reservation)):
@@ -114,8 +114,9 @@ class _Round:
             self.decisions[job.uid] = Wait(Reason.PREEMPTING, text, victims=uids)
             return
         behind = sorted(r.job.key for r in ahead if not r.kept.isdisjoint(shape.seats))
-        rest = tuple(key for key in rivals if key not in behind)
-        self._waits.append(_Held(job, tuple(behind), rest, place))
+        for key in behind:
+            rivals.remove(key)
+        self._waits.append(_Held(job, tuple(behind), tuple(rivals), place))
 
     def outcome(self) -> dict[str, Decision]:
         """Return the decisions; those who wait are told why, and when they start if all goes well.
@@ -125,7 +126,7 @@ class _Round:
         for held in self._waits:
             self.decisions[held.job.uid] = self._wait(held)
         starts = forecast(
-            self._queue, tuple(self.running.values()), self.promises.now, self.scene.now
+            self._queue.jobs, tuple(self.running.values()), self.promises.now, self.scene.now
         ) | {r.job.uid: r.at for r in self.promises.reservations if r.at is not None}
         for uid, at in starts.items():
             decision = self.decisions[uid]
@@ -145,7 +146,7 @@ class _Round:
             if isinstance(whole, Placement):
                 names = [n.name for n in (*whole.nodes, *whole.spares) if n.name in away]
                 shape = self._shape_in(job.request, job.fabric)
-                rivals = _rivals(shape, self._line[: held.place])
+                rivals = tuple(self._line.rivals(shape, held.place))
                 text = quarantine_message(away, names) + ahead_message(job.namespace, rivals)
                 return Wait(Reason.NODES_QUARANTINED, text, ahead=rivals)
         rivals = (*held.behind, *held.ahead)
@@ -172,7 +173,10 @@ class _Round:
     def _reserve(
         self, job: Waiting, shape: Shape, room: Room
     ) -> tuple[Victims, Reservation | None]:
-        """Keep room for a job whose turn it is, or for which others stop: who, and what room."""
+        """Keep room for a job whose turn it is, or for which others stop: who, and what room.
+
+        It then stands in the queue, unless nobody who leaves could make room for it.
+        """
         first = all(r.pool.isdisjoint(shape.seats) for r in self.promises.reservations)
         lower = [
             tenant for tenant in self.running.values()
@@ -180,6 +184,7 @@ class _Round:
         ]  # fmt: skip
         claims = job.uid in self.scene.promised or (lower and self._preemptors > 0)
         if not first and not claims:
+            self._queue.append(job, shape)
             return (), None
         stopped: Victims = ()
         found = self._earliest(job, shape, room)
@@ -189,8 +194,8 @@ class _Round:
             if stopped:
                 found = self._earliest(job, shape, room)
         if found.at is None and not self._ever(job, shape):
-            self._queue.pop()
             return (), None
+        self._queue.append(job, shape)
         if first or self._soon(found):
             self.promises.keep(found)
         return stopped, found
@@ -288,15 +293,3 @@ class _Round:
         if key not in self._shapes:
             self._shapes[key] = shape_of(request, fabric)
         return self._shapes[key]
-
-
-def _rivals(shape: Shape, ahead: Iterable[tuple[Waiting, Shape]]) -> tuple[str, ...]:
-    """Return the keys of the jobs ahead that could use the same nodes."""
-    meet: dict[Hashable, bool] = {}
-    found = []
-    for job, other in ahead:
-        if other.key not in meet:
-            meet[other.key] = not shape.seats.keys().isdisjoint(other.seats)
-        if meet[other.key]:
-            found.append(job.key)
-    return tuple(found)

@@ -8,8 +8,9 @@ count is a necessary condition; `place` has the last word on whatever really sta
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Self
 
 from llmtrain_core.placement import Request, eligible
@@ -148,9 +149,10 @@ class Room:
         """Return nodes as a placement might choose them: the tightest domain, first come."""
         count = self._count(shape)
         domain = min(self.fitting(shape, nodes), key=lambda d: (count.by_domain[d], d))
-        names = (name for name in shape.seats if shape.domains[name] == domain)
-        fitting = [name for name in names if name in count.fitting]
-        return tuple(fitting[:nodes])
+        fitting = (
+            name for name in shape.seats if name in count.fitting and shape.domains[name] == domain
+        )
+        return tuple(islice(fitting, nodes))
 
     def _count(self, shape: Shape) -> _Count:
         found = self._counts.get(shape.key)
@@ -167,22 +169,23 @@ class Room:
                 self._used[slot] = self._used.get(slot, 0) + sign * amount
         self._refresh(names)
 
-    def _refresh(self, nodes: Iterable[str], only: _Count | None = None) -> None:
-        counts = (only,) if only is not None else tuple(self._counts.values())
-        for node in nodes:
-            for count in counts:
-                seat = count.shape.seats.get(node)
+    def _refresh(self, nodes: Collection[str], only: _Count | None = None) -> None:
+        for count in (only,) if only is not None else self._counts.values():
+            seats, fitting, wanted = count.shape.seats, count.fitting, count.shape.wanted
+            for node in nodes:
+                seat = seats.get(node)
                 if seat is None:
                     continue
-                fits = node not in self._blocked and self._has(node, count.shape.wanted, seat)
-                if fits == (node in count.fitting):
+                fits = node not in self._blocked and self._has(node, wanted, seat)
+                if fits == (node in fitting):
                     continue
                 domain = count.shape.domains[node]
-                (count.fitting.add if fits else count.fitting.discard)(node)
+                (fitting.add if fits else fitting.discard)(node)
                 count.by_domain[domain] = count.by_domain.get(domain, 0) + (1 if fits else -1)
 
     def _has(self, node: str, wanted: tuple[tuple[str, int], ...], seat: tuple[int, ...]) -> bool:
         for (resource, amount), total in zip(wanted, seat, strict=True):
-            if total - self.in_use((node, resource)) < amount:
+            slot, most = (node, resource), total - amount
+            if most < 0 or self._used.get(slot, 0) > most or self._floor.get(slot, 0) > most:
                 return False
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 
 SHOWN = 3
 
@@ -20,7 +21,8 @@ def ahead_message(namespace: str, keys: Sequence[str]) -> str:
 
 
 def _named(namespace: str, keys: Sequence[str]) -> str:
-    shown = [key for key in keys if key.startswith(f"{namespace}/")][:SHOWN]
+    own = f"{namespace}/"
+    shown = [*islice((key for key in keys if key.startswith(own)), SHOWN)]
     more = len(keys) - len(shown)
     parts = [*shown, *([f"{more} {'more' if shown else 'of other namespaces'}"] if more else [])]
     return ", ".join(parts)
