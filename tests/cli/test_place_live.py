@@ -16,7 +16,7 @@ import yaml
 
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.controlplane import ControlPlane
-from llmtrain_devcluster.scripted import NodeSpec, ScriptedNodes
+from llmtrain_devcluster.scripted import NodeSpec, PodScript, ScriptedNodes
 
 pytestmark = pytest.mark.cluster
 
@@ -68,6 +68,7 @@ async def test_the_current_context_is_read(
     await scripted_nodes.add(
         *(NodeSpec(f"live{i}", {LEAF: f"leaf-{i // 2}"}, gpus=8) for i in range(4))
     )
+    scripted_nodes.default = PodScript(exit_after=None)
     await api.create("pods", seat("live0"), namespace)
     bound: Callable[[Any], bool] = lambda pod: bool(pod and pod["status"]["phase"] == "Running")  # noqa: E731
     await api.wait_for("pods", "busy", bound, namespace)

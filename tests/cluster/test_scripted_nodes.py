@@ -31,7 +31,7 @@ def state(found: dict) -> dict:
 async def test_a_pod_runs_and_succeeds(
     api: Api, namespace: str, scripted_nodes: ScriptedNodes
 ) -> None:
-    scripted_nodes.script(named("slow"), PodScript(runs_after=0.5, exit_after=0.5))
+    scripted_nodes.script(named("slow"), PodScript(runs_after=0.5, exit_after=2.0))
     labels = {"network.topology.nvidia.com/leaf": "leaf-1"}
     await scripted_nodes.add(NodeSpec("n1", labels, gpus=8, rdma=4))
     node = await api.get("nodes", "n1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -33,6 +34,14 @@ class Stage(Bench):
                 "nodes", name, lambda n: n is not None and not n["spec"].get("taints"), seconds=60
             )
         return names
+
+    async def submit(self, name: str, **spec: Any) -> Object:
+        """Create a job once the operator has heard of nodes, pods and Fabrics changed before.
+
+        It follows each kind on its own, and may else hear of the job first.
+        """
+        await asyncio.sleep(0.5)
+        return await super().submit(name, **spec)
 
     async def told(
         self, name: str, reason: str, *words: str, kind: str = "Placed", seconds: float = 60.0

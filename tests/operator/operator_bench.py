@@ -115,6 +115,13 @@ class OperatorProcess:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return str(answer.read().decode())
 
+    async def shows(self, text: str, seconds: float = 10.0) -> None:
+        """Wait until the metrics contain a text: they follow the status within milliseconds."""
+        deadline = time.monotonic() + seconds
+        while text not in (found := self.metrics()):
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.1)
+
     def leads(self) -> bool:
         try:
             return "llmtrain_operator_leader 1.0" in self.metrics()

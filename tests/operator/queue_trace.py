@@ -12,7 +12,7 @@ from pathlib import Path
 
 from operator_bench import Bench, OperatorProcess
 from queue_bench import Arrival, History, fabric, simulate
-from queue_watch import Account, Attempt, Playback, Witness, dump
+from queue_watch import AT_ONCE_SECONDS, Account, Attempt, Playback, Witness, dump
 
 from llmtrain_core.queueing.decide import SOON_SECONDS
 from llmtrain_devcluster.scripted import PodScript
@@ -189,7 +189,8 @@ def _judge_preemption(
     Later victims are stopped where somebody of more importance took the room of the first ones.
     """
     assert all(by_name[victim.job].priority < winner.priority for victim in stopped)
-    assert any(gang.placed >= min(v.stopped for v in stopped) for gang in its), "it started then"
+    since = min(victim.stopped for victim in stopped) - AT_ONCE_SECONDS
+    assert any(gang.placed >= since for gang in its), "it started then"
     for victim in stopped:
         together = {
             (other.job, other.number)

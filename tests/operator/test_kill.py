@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from operator_bench import Bench, OperatorProcess, condition, status_of
 
-from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.api import Api, Object
 from llmtrain_devcluster.controlplane import ControlPlane
 from llmtrain_devcluster.podwatch import follow
 from llmtrain_devcluster.scripted import PodScript
@@ -73,10 +73,16 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
             with contextlib.suppress(LookupError):
                 bench.nodes.end(bench.namespace, f"hunted-{attempt}-{index}", code)
 
+    def goes_on(job: Object | None) -> bool:
+        """Whether the second attempt has begun, or come to its end."""
+        status = status_of(job)
+        return status.get("attempt") == 1 and status["phase"] in ("Running", "Succeeded")
+
     async def act(round_: int) -> None:
         if round_ == 0:
             await bench.submit("hunted", **spec)
         elif round_ == 5:
+            await bench.runs("hunted", 0, seconds=60)
             await end(0, 200, 137, 200)
         elif round_ == 8:
             attempt = int(status_of(await bench.job("hunted")).get("attempt", 0))
@@ -93,7 +99,7 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
             leader.kill()
             leader, heir = heir, leader
             await asyncio.to_thread(leader.await_lead)
-        job = await bench.phase("hunted", "Running", "Succeeded", seconds=30)
+        job = await bench.wait("hunted", goes_on, seconds=60)
         if status_of(job)["phase"] == "Running":
             attempt = int(status_of(job).get("attempt", 0))
             await end(attempt, 0, 0, 0)
@@ -112,7 +118,7 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
 async def test_a_polite_end_hands_the_lease_over(
     installed: ControlPlane, bench: Bench, tmp_path: Path
 ) -> None:
-    first = OperatorProcess(installed, tmp_path)
+    first = OperatorProcess(installed, tmp_path, "--lease-duration=60", "--renew-deadline=50")
     await asyncio.to_thread(first.start)
     assert await asyncio.to_thread(first.stop) == 0
     lease = await bench.api.get(
@@ -121,6 +127,6 @@ async def test_a_polite_end_hands_the_lease_over(
     assert lease["spec"]["holderIdentity"] == ""
     started = time.monotonic()
     await asyncio.to_thread(first.start)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50, "it did not wait for the lease to run out"
     assert first.ask(first.health_port, "/healthz") == 200
     await asyncio.to_thread(first.stop)

@@ -152,8 +152,10 @@ async def evict(bench: Bench, pods: list[Object]) -> None:
     """Take the quota back, as the queue does: its finalizer keeps what it says in sight."""
     evicted = {"type": "TerminationTarget", "status": "True", "reason": "WorkloadEvicted"}
     for each in pods:
+        kept = {"metadata": {"finalizers": ["kueue.x-k8s.io/managed"]}}
+        await bench.patch_pod(each["metadata"]["name"], kept)
+    for each in pods:
         name = each["metadata"]["name"]
-        await bench.patch_pod(name, {"metadata": {"finalizers": ["kueue.x-k8s.io/managed"]}})
         found = await bench.api.get("pods", name, bench.namespace)
         conditions = [*found["status"]["conditions"], evicted]
         await bench.patch_pod(f"{name}/status", {"status": {"conditions": conditions}})

@@ -119,4 +119,4 @@ async def test_the_plan_is_cores_and_is_held_against_the_measured_pace(
         measured = status_of(found)["plan"]["measured"]
         assert measured["errorRatio"] == pytest.approx(1.5, rel=1e-3)
         assert measured["atStep"] == 42 and measured["stepSeconds"] == pytest.approx(pace, rel=1e-4)
-        assert "llmtrain_operator_plan_error_ratio_count 1.0" in operator.metrics()
+        await operator.shows("llmtrain_operator_plan_error_ratio_count 1.0")

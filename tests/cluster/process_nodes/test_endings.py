@@ -85,7 +85,7 @@ async def _last_states(api: Api, namespace: str, version: str) -> dict[str, dict
 async def test_logs_through_kubectl(api: Api, namespace: str, cluster: ControlPlane) -> None:
     script = "for i in 1 2 3 4; do echo line $i; sleep 0.2; done"
     await api.create("pods", pod("talks", sh(script)), namespace)
-    await api.wait_for("pods", "talks", is_ready, namespace)
+    await api.wait_for("pods", "talks", lambda p: is_ready(p) or ended(p), namespace)
     base = [KUBECTL, "--kubeconfig", str(cluster.kubeconfig()), "-n", namespace, "logs", "talks"]
     followed = await _output([*base, "-f"])
     assert followed == "line 1\nline 2\nline 3\nline 4\n"

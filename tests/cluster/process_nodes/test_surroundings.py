@@ -111,7 +111,11 @@ NEIGHBOUR = """
         else:
             sys.exit(f"{name}: {last}")
     for name in (f"gang.{ns}.svc.cluster.local", "gang"):
-        found = {info[4][0] for info in socket.getaddrinfo(name, 1, socket.AF_INET)}
+        for _ in range(100):
+            found = {info[4][0] for info in socket.getaddrinfo(name, 1, socket.AF_INET)}
+            if len(found) == 2:
+                break
+            time.sleep(0.1)
         assert len(found) == 2, (name, found)
     assert socket.gethostbyname(socket.gethostname()) == os.environ["IP"]
     try:
