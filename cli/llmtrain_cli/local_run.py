@@ -93,13 +93,13 @@ class LocalRun:
         self._process.kill()
 
     def statuses(self) -> Iterator[Status]:
-        """Yield what the run says of itself until it has ended; quick steps may be missed."""
-        while True:
-            ended = self._ended(POLL_SECONDS)
-            if ended:
-                return
+        """Yield what the run says of itself, last of all its result; quick steps may be missed."""
+        while not self._ended(POLL_SECONDS):
             if (status := self._status()) is not None:
                 yield status
+        _, message = self.result()
+        if "result" in message:
+            yield message["result"]
 
     def result(self) -> tuple[int, Mapping[str, Any]]:
         """Return the exit code and the message of a run that has ended."""

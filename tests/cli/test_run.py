@@ -21,7 +21,11 @@ import yaml
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
-COMMAND = [sys.executable, "-c", "from llmtrain_cli.main import run; run()", "run"]
+HEEDS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+"""A test run in the background ignores SIGINT, and what it starts inherits that."""
+COMMAND = [
+    sys.executable, "-c", f"{HEEDS_CTRL_C}from llmtrain_cli.main import run; run()", "run",
+]  # fmt: skip
 STEPS = 120
 
 
@@ -118,7 +122,8 @@ def test_who_watches_sees_a_bar_that_moves_and_then_the_loss(job: Path, tmp_path
     assert code == 0, seen
     shown = [int(step) for step in re.findall(rf"(?<!\d)(\d+)/{STEPS}(?!\d)", seen)]
     assert shown == sorted(shown)
-    assert len(set(shown)) > 2 and shown[-1] == STEPS
+    assert len(set(shown)) > 2, "nobody was told in between"
+    assert shown[-1] == STEPS
     strokes = {len(run) for run in re.findall("m(━+)(?:╸|\x1b)", seen)}
     assert len(strokes) > 2, "the bar stood still"
     assert "loss" in seen and "tokens/s" in seen
