@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,12 @@ class Crew:
 
     async def _restart(self, order: Restart) -> None:
         """End the ranks at once: they only wait for one that is gone, or hangs itself."""
+        agreed = datetime.now(UTC)
         for rank in self.ranks:
             rank.child.signal(signal.SIGKILL)
         await self.stop(0.0)
         self.generation = order.generation
-        self.progress.restart(order.cause)
+        self.progress.restart(order.cause, agreed)
         self.link.say(Ready(self.generation))
 
     async def _until_exit(self, rank: _Rank) -> None:

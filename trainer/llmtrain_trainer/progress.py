@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from llmtrain_core.plan.flops import CONVENTIONS, Convention, training_flops_per_token
@@ -81,13 +81,13 @@ class Progress:
         elif isinstance(report, SaveFailedReport) and self._lead == 0:
             self.metrics.observe_failed_save()
 
-    def restart(self, cause: Cause) -> None:
-        """All ranks start again in their pods."""
+    def restart(self, cause: Cause, agreed: datetime) -> None:
+        """All ranks start again in their pods, as the launchers agreed then."""
         self._connected = self._measured = False
         self.status = self.status.beat(
             phase="starting",
             restarts_in_place=self.status.restarts_in_place + 1,
-            last_restart=LastRestart(datetime.now(UTC), cause),
+            last_restart=LastRestart(agreed, cause),
         )
         if self._lead == 0:
             self.metrics.observe_restart()
