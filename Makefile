@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup controlplane demo test lint parity bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-placement crds lock clean
+.PHONY: help setup controlplane demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-placement crds lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ lint: setup ## only the static tier
 
 parity: setup ## every layout and schedule against one process, with the differences
 	@python -m pytest tests/trainer/test_parity.py -m torch -s -q
+
+fuzz: setup ## properties on fresh random examples; make test has the same ones each time
+	@python -m pytest -q -n 2 -m "hypothesis and not (torch or cluster)" --hypothesis-profile=fresh
 
 bench: setup ## benchmarks, with their tables
 	@python -m pytest tests/perf -m perf -s

@@ -42,7 +42,7 @@ def test_the_formula_of_the_design() -> None:
 
 
 @given(LAYOUTS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_ranks_and_coordinates_are_a_bijection(layout: Layout) -> None:
     seen = set()
     for rank in range(layout.world_size):
@@ -54,7 +54,7 @@ def test_ranks_and_coordinates_are_a_bijection(layout: Layout) -> None:
 
 
 @given(LAYOUTS, st.sampled_from(KINDS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_groups_partition_the_world(layout: Layout, kind: GroupKind) -> None:
     own = {"tensor", "pipeline"} if kind == "model" else {kind}
     groups = layout.groups(kind)
@@ -70,7 +70,7 @@ def test_groups_partition_the_world(layout: Layout, kind: GroupKind) -> None:
 
 
 @given(LAYOUTS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_tensor_group_is_a_run_of_neighbours(layout: Layout) -> None:
     for group in layout.groups("tensor"):
         assert group == list(range(group[0], group[0] + layout.tensor))

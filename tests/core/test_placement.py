@@ -274,7 +274,7 @@ def fits_by_brute_force(request: Request, state: Snapshot) -> bool:
 
 
 @given(states(), requests)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_holds_for_every_answer(state: Snapshot, request: Request) -> None:
     answer = place(request, state)
     assert isinstance(answer, Placement) == fits_by_brute_force(request, state)
@@ -296,7 +296,7 @@ def test_what_holds_for_every_answer(state: Snapshot, request: Request) -> None:
 
 
 @given(states(), requests, st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_order_of_nodes_does_not_matter(
     state: Snapshot, request: Request, rng: random.Random
 ) -> None:

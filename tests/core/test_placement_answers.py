@@ -184,7 +184,7 @@ def asked(draw: st.DrawFn) -> Request:
 
 
 @given(crowded(), asked())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_without_the_named_blockers_a_waiting_job_fits(state: Snapshot, request: Request) -> None:
     answer = place(request, state)
     if isinstance(answer, Placement):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.api.fabric import FabricSpec
@@ -256,7 +256,6 @@ label_values = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.fixed_dictionaries({}, optional={"s": label_values, "l": label_values}), max_size=8)
 )

@@ -78,7 +78,7 @@ def refusal(verdict: object) -> Refusal:
 sizes = st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 4, 8]), st.integers(0, 2))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(0, 12),
     st.lists(sizes, max_size=8),

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from judges.cases import (
     GPU,
@@ -28,11 +28,9 @@ from llmtrain_core.topology.inventory import Snapshot
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
 
-usual = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 
 @given(clusters(), gangs())
-@settings(usual, max_examples=400)
+@settings(max_examples=400)
 def test_a_gang_is_placed_whole_exactly_when_it_fits(state: Snapshot, request: Request) -> None:
     answer = place(request, state)
     event(type(answer).__name__)
@@ -71,7 +69,7 @@ def keeps_constraints(request: Request, state: Snapshot, answer: Placement) -> N
 
 
 @given(clusters(), gangs(), st.randoms(use_true_random=False))
-@settings(usual, max_examples=200)
+@settings(max_examples=200)
 def test_the_order_of_nodes_does_not_matter(
     state: Snapshot, request: Request, rng: random.Random
 ) -> None:
@@ -106,7 +104,7 @@ def test_no_placement_beats_the_ideal_where_nvlink_spans_nodes(seed: int) -> Non
 
 
 @given(growths(), gangs())
-@settings(usual, max_examples=400)
+@settings(max_examples=400)
 def test_one_more_free_node_never_makes_a_job_slower(grown: Growth, request: Request) -> None:
     """Without a preferred level, which may pull a job into a domain that is slower for it."""
     request = replace(request, prefer=None)

@@ -121,7 +121,7 @@ def queues(draw: st.DrawFn) -> tuple[Snapshot, list[Arrival], list[Arrival]]:
     return fabric(count), running, waiting
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(queues())
 def test_the_head_starts_no_later_for_those_behind_it(
     case: tuple[Snapshot, list[Arrival], list[Arrival]],

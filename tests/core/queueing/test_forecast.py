@@ -50,7 +50,7 @@ def test_pools_do_not_wait_for_each_other() -> None:
 lengths = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 50)), min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths)
 def test_the_first_in_line_starts_when_foretold(
     wanted: list[tuple[int, int]],

@@ -72,7 +72,7 @@ jobs_of_teams = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(jobs_of_teams, st.dictionaries(st.sampled_from("abc"), st.integers(1, 4)))
 def test_no_turn_goes_to_the_richer_for_more_than_its_age(
     wanted: list[tuple[str, int, int]], held: dict[str, int]
@@ -124,7 +124,7 @@ traces = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(traces)
 def test_every_job_gets_its_turn(wanted: list[tuple[int, int, int, int, str, bool, int]]) -> None:
     arrivals = [
@@ -140,7 +140,7 @@ def test_every_job_gets_its_turn(wanted: list[tuple[int, int, int, int, str, boo
         assert history.ends[arrival.uid] == starts[-1] + arrival.length
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(traces, st.randoms(use_true_random=False))
 def test_nobody_sits_on_anothers_seat(wanted: list[tuple], shuffle: object) -> None:  # type: ignore[type-arg]
     arrivals = [

@@ -119,7 +119,7 @@ def crowds(draw: st.DrawFn) -> tuple[Snapshot, int, int, str | None, list[Runnin
     return fabric(count, per_leaf=3), nodes, gpus, level, running
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(crowds())
 def test_against_every_set_of_victims(
     case: tuple[Snapshot, int, int, str | None, list[Running]],

@@ -144,7 +144,7 @@ def without_what_is_named(crowd: Crowd, uid: str, told: Wait) -> Crowd | None:
             return replace(crowd, waiting=crowd.only(uid)).usable(told.blockers, uid)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(crowds())
 def test_without_what_is_named_it_starts(crowd: Crowd) -> None:
     for uid, told in crowd.decide().items():
@@ -154,7 +154,7 @@ def test_without_what_is_named_it_starts(crowd: Crowd) -> None:
             start(then.decide()[uid])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(crowds(namespaces=("ns", "ml")))
 def test_who_takes_the_turn_of_one_that_left_is_named_in_its_stead(crowd: Crowd) -> None:
     """A job that leaves changes its team's share, so another of its team may go before."""

@@ -18,22 +18,26 @@ from llmtrain_trainer.data.work import do_share
 from llmtrain_trainer.data.workspace import Workspace
 from llmtrain_trainer.errors import InputError
 
-pytestmark = pytest.mark.torch  # batches are tensors
+pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
 
 WEIGHTS = st.lists(st.floats(0.001, 1000), min_size=1, max_size=64)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(WEIGHTS, st.integers(0, 10**9))
 def test_every_source_has_its_share_of_any_stretch(weights: list[float], start: int) -> None:
-    """To within a few sequences, and every one of its sequences once, in order."""
+    """To within a few sequences, and every one of its sequences once, in order.
+
+    Of every other source one turn more or less may fall into the stretch, and another one where
+    many of them come at the same place; those turns are taken from all sources by weight.
+    """
     mixture = Mixture.of([], weights)
     drawn = [mixture.draw(start + offset) for offset in range(500)]
     for source, weight in enumerate(weights):
         mine = [number for owner, number in drawn if owner == source]
         assert mine == list(range(mine[0], mine[0] + len(mine))) if mine else True
-        share = 500 * weight / sum(weights)
-        assert abs(len(mine) - share) <= 2 + len(weights) * 500 / ROUND
+        part = weight / sum(weights)
+        assert abs(len(mine) - 500 * part) <= 2 + len(weights) * (500 / ROUND + part)
     assert Mixture.of([], weights).draw(start) == drawn[0]
 
 
