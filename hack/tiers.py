@@ -21,7 +21,10 @@ TIERS: dict[str, list[list[str]]] = {
     "unit": [[*PYTEST, "-n", "2", "-m", "not (torch or cluster or e2e or perf)"]],
     "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.build"]],
     "cluster": [[*PYTEST, "-m", "cluster and not e2e"]],
-    "torch": [[*PYTEST, "-m", "torch"]],
+    "torch": [
+        [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "torch and one_rank"],
+        [*PYTEST, "-m", "torch and not one_rank"],
+    ],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
     "e2e": [[*PYTEST, "-m", "e2e", "-s"]],
 }

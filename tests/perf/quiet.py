@@ -12,7 +12,7 @@ from statistics import median
 
 from llmtrain_trainer.stopwatch import YARDSTICK_SECONDS, yardstick
 
-SLOWEST = 2.0
+SLOWEST = 3.0
 """What is slower than that is slow for another reason."""
 
 

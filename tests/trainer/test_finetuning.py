@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.torch, pytest.mark.one_rank, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 RunWorld = Callable[..., list[Any]]

@@ -12,7 +12,7 @@ import pytest
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.errors import InputError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.one_rank]
 
 SIZES: dict[str, Any] = {
     "layers": 3, "hidden_size": 32, "heads": 4, "ffn_size": 48, "vocab_size": 320,

@@ -34,7 +34,9 @@ def test_every_precision_goes_on_with_the_same_bits_however_it_was_saved(
     def spec(precision: str, background: bool) -> dict[str, Any]:
         uri = f"file://{tmp_path}/{precision}-{background}"
         checkpoint = {"uri": uri, "everySteps": 2, "keep": 3, "async": background}
-        return job_spec(tensor=2, precision=precision, checkpoint=checkpoint)
+        return job_spec(
+            tensor=2, precision=precision, checkpoint=checkpoint, architecture={"layers": 2}
+        )
 
     def train(first: Any) -> list[tuple[Any, ...]]:
         import torch.distributed as dist
@@ -58,7 +60,7 @@ def test_every_precision_goes_on_with_the_same_bits_however_it_was_saved(
             )
         return found
 
-    found = run_trainers(spec("float64", False), shards, train)
+    found = run_trainers(spec("float64", False), shards, train, timeout=280)
     assert found == [[(*kind, 2, True) for kind in KINDS]] * 2
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 
 MakePods = Callable[[dict[str, Any]], Any]
 MakeSpec = Callable[..., dict[str, Any]]
 
-HANG = 120
+HANG = 240
 """Seconds after which a wait is given up."""
 
 

@@ -43,7 +43,7 @@ def test_a_rank_that_fails_is_heard() -> None:
 def test_samples_of_a_core_at_another_pace_are_compared_at_one() -> None:
     assert Sample(cpu=3.0, wall=9.0, pace=1.5).steady == Sample(cpu=2.0, wall=2.0, pace=1.0).steady
     with Stopwatch(1, lambda: [yardstick]) as watch:
-        for _ in range(6):
+        for _ in range(15):
             watch.round()
     (samples,) = watch.samples
     assert watch.pace == pytest.approx(fmean(sample.pace for sample in samples))

@@ -132,6 +132,7 @@ print(json.dumps([elements(*layout) for layout in json.loads(sys.argv[2])]))
 
 
 @pytest.mark.torch
+@pytest.mark.one_rank
 def test_shards_equal_those_that_torch_deals_out() -> None:
     """FSDP2, HSDP, tensor and pipeline parallel, with rows that do not divide."""
     done = subprocess.run(
@@ -164,6 +165,7 @@ BLOCKS: list[dict[str, Any]] = [
 
 
 @pytest.mark.torch
+@pytest.mark.one_rank
 @pytest.mark.parametrize("sizes", BLOCKS)
 @pytest.mark.parametrize("compute", [2, 4])
 @pytest.mark.parametrize("kind", get_args(Checkpointing))

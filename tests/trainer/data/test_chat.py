@@ -17,7 +17,7 @@ from llmtrain_trainer.data.template import PRESETS, Template, of_preset, of_toke
 from llmtrain_trainer.data.tokens import add_special, train_bpe
 from llmtrain_trainer.errors import InputError
 
-pytestmark = pytest.mark.torch  # batches are tensors
+pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
 
 TALK = [("system", "be brief"), ("user", "say <|im_end|> hi"), ("assistant", "hi there"),
         ("user", "again"), ("assistant", "hi again")]  # fmt: skip
