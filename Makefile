@@ -28,7 +28,7 @@ parity: setup ## every layout and schedule against one process, with the differe
 	@python -m pytest tests/trainer/test_parity.py -m torch -s -q
 
 fuzz: setup ## properties on fresh random examples; make test has the same ones each time
-	@python -m pytest -q -n 2 -m "hypothesis and not (torch or cluster)" --hypothesis-profile=fresh
+	@python -m pytest -q -n 2 -m hypothesis --hypothesis-profile=fresh
 
 bench: setup ## benchmarks, with their tables
 	@python -m pytest tests/perf -m perf -s

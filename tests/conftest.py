@@ -13,6 +13,10 @@ settings.register_profile(
     "same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile(
-    "fresh", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "fresh",
+    deadline=None,
+    derandomize=False,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
 )
 settings.load_profile("same")

@@ -36,9 +36,9 @@ class Stage(Bench):
         return names
 
     async def submit(self, name: str, **spec: Any) -> Object:
-        """Create a job once the operator has heard of nodes, pods and Fabrics changed before.
+        """Create a job; the operator has time to hear of what was changed before.
 
-        It follows each kind on its own, and may else hear of the job first.
+        It follows nodes, pods and Fabrics each on its own, and may else hear of the job first.
         """
         await asyncio.sleep(0.5)
         return await super().submit(name, **spec)

@@ -215,7 +215,10 @@ steps = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(steps)
 async def test_any_history_ends_in_the_truth(history: list[tuple[str, str, str]]) -> None:
     async with FakeApi() as server, following(server) as follower:

@@ -1,7 +1,8 @@
 """CPU time as a quiet core needs it.
 
-A core whose neighbours on the host are busy does half as much in a CPU second, for minutes. That is
-no regression of ours, so times are scaled by what the trainer's yardstick takes just then.
+A core whose neighbours on the host are busy does half or a third as much in a CPU second, for
+minutes. That is no regression of ours, so times are scaled by what the trainer's yardstick takes
+just then.
 """
 
 from __future__ import annotations

@@ -147,11 +147,6 @@ def test_two_pods_train_together_to_the_end(
     assert two.message(1) is None
 
 
-def _started(pid: int) -> int:
-    """Return when a process was started; its number may be lower than that of an older one."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-
-
 def _check_status(status: dict[str, Any]) -> None:
     assert status["phase"] == "training" and status["totalSteps"] == STEPS
     assert status["attempt"] == 0 and status["heartbeat"].endswith("Z")
@@ -202,7 +197,7 @@ def test_a_killed_rank_is_the_cause_in_its_pod_and_a_lost_peer_in_the_other(
     _wait_for_step(two, 1, 3)
     ranks = _descendants(processes[1].pid)
     assert len(ranks) == 2
-    os.kill(max(ranks, key=_started), signal.SIGKILL)
+    os.kill(ranks[-1], signal.SIGKILL)
     assert _ends(processes) == [200, 137]
     cause = two.message(1)["error"]
     assert cause["reason"] == "Signal" and "SIGKILL" in cause["message"]
@@ -381,7 +376,7 @@ def test_rendezvous_tries_again_until_its_time_is_up(monkeypatch: pytest.MonkeyP
 
 def _descendants(pid: int) -> list[int]:
     """Children of a launcher, oldest first: its ranks once they train."""
-    found = []
+    found: list[tuple[int, int]] = []
     for task in Path("/proc").iterdir():
         if task.name.isdigit():
             try:
@@ -389,8 +384,8 @@ def _descendants(pid: int) -> list[int]:
             except OSError:
                 continue
             if int(fields[1]) == pid and fields[0] != "Z":
-                found.append(int(task.name))
-    return sorted(found)
+                found.append((int(fields[19]), int(task.name)))  # when it started
+    return [number for _, number in sorted(found)]
 
 
 def _alive(pid: int) -> bool:

@@ -122,7 +122,8 @@ METERED = [
     # every group and operation also in a precision of other sizes
     *((case, "float64") for case in CASES
       if case.keys() <= {"data", "tensor", "pipeline", "context", "replicate", "expert"}),
-    *((case, "float64") for case in CASES if case.get("architecture") == MOE),
+    *((case, "float64") for case in CASES
+      if case.get("architecture") in (MOE, TIED) or "gradientSync" in case.get("training", {})),
 ]  # fmt: skip
 ROUTED: tuple[Any, Any] = ("ep", "all_to_all")
 
