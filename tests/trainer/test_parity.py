@@ -94,9 +94,8 @@ def case(layout: str, schedule: Schedule = "1F1B", **others: str) -> Case:
     It has two layers a pipeline rank; at least four where rounding shows.
     """
     degrees = tuple((word.rstrip("0123456789"), int(word[-1])) for word in layout.split())
-    layers = max(
-        2 * dict(degrees).get("pp", 1), 4 if others.get("precision", "float64") != "float64" else 2
-    )
+    rounds = others.get("precision", "float64") != "float64"
+    layers = max(2 * dict(degrees).get("pp", 1), 4 if rounds else 2)
     return Case(degrees, schedule, layers=layers, **others)
 
 
