@@ -10,13 +10,11 @@ from llmtrain_devcluster.fixtures import (  # noqa: F401
 # A busy machine must not fail a property, and what lands must not hang on luck: `make test` has the
 # same examples each time. `make fuzz` looks for new ones.
 settings.register_profile(
-    "same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.register_profile(
     "fresh",
     deadline=None,
     derandomize=False,
     suppress_health_check=[HealthCheck.too_slow],
     print_blob=True,
 )
+settings.register_profile("same", settings.get_profile("fresh"), derandomize=True, database=None)
 settings.load_profile("same")

@@ -59,7 +59,7 @@ def command(
     except OSError as error:
         raise CliError(f"--output {folder}: {error}") from error
     if "result" in message:
-        losses = _losses(folder, message["result"])
+        losses = _losses(folder)
         document = {"output": str(folder), "layout": str(here.layout), **message["result"]}
         show(document, _text(document, losses), form)
         return
@@ -156,15 +156,13 @@ def _facts(status: Status) -> Iterator[str]:
         yield f"ETA {timedelta(seconds=round(left))}"
 
 
-def _losses(folder: Path, result: Mapping[str, Any]) -> dict[int, float]:
-    """Return the loss by step over all runs in a folder, the last step included."""
+def _losses(folder: Path) -> dict[int, float]:
+    """Return the loss by step over all runs in a folder."""
     losses: dict[int, float] = {}
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
         losses = {step: loss for step, loss in losses.items() if step < entry["step"]}
         losses[entry["step"]] = entry["loss"]
-    if result["loss"] is not None:
-        losses[result["step"]] = result["loss"]
     return losses
 
 

@@ -167,6 +167,11 @@ def condition(job: Object | None, kind: str) -> Object:
     return next((c for c in conditions if c["type"] == kind), {})
 
 
+def is_renewal(event: Object) -> bool:
+    """Whether an audit event is a write of the operator's lease."""
+    return bool(event["objectRef"]["resource"] == "leases")
+
+
 def status_of(job: Object | None) -> Object:
     found: Object = (job or {}).get("status", {})
     return found

@@ -151,8 +151,8 @@ async def test_a_queue_lets_a_gang_start_and_takes_its_quota_back(native: Bench)
 async def evict(bench: Bench, pods: list[Object]) -> None:
     """Take the quota back, as the queue does: its finalizer keeps what it says in sight."""
     evicted = {"type": "TerminationTarget", "status": "True", "reason": "WorkloadEvicted"}
+    kept = {"metadata": {"finalizers": ["kueue.x-k8s.io/managed"]}}
     for each in pods:
-        kept = {"metadata": {"finalizers": ["kueue.x-k8s.io/managed"]}}
         await bench.patch_pod(each["metadata"]["name"], kept)
     for each in pods:
         name = each["metadata"]["name"]

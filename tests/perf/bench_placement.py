@@ -6,19 +6,14 @@ tests/core/placement, which has the cases and the peers.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from statistics import mean
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "placement"))
-
 from judges.cases import Case, hardened, small_case, small_cases, with_one_free_node_more
 from judges.contest import contest, large_case, real_contests, synthetic_contests, table
 from judges.oracle import solve

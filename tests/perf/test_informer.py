@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from kubernetes.aio.client.configuration import Configuration
+from quiet import Laps
 
 from llmtrain_operator.kube.client import KubeCluster
 from llmtrain_operator.kube.informer import Informer, Selection
@@ -20,10 +21,6 @@ from llmtrain_operator.kube.resources import PODS
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.records import PodRecord, pod_record
 from llmtrain_operator.runtime import calm_collector
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from quiet import Laps
 
 pytestmark = pytest.mark.perf
 

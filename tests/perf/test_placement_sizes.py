@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from judges.cases import GPU, Case
+from judges.sizes import FABRICS, node_json, sized_case
+from quiet import quiet_median, slowness
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, place
 from llmtrain_core.placement.tree import tree_of
 from llmtrain_core.topology.inventory import Node, node_from_raw, snapshot
 from llmtrain_core.topology.levels import detect
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "placement"))
-
-from judges.cases import GPU, Case
-from judges.sizes import FABRICS, node_json, sized_case
-from quiet import quiet_median, slowness
 
 pytestmark = pytest.mark.perf
 

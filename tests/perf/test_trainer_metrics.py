@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
+from quiet import Laps
 
 from llmtrain_trainer.metrics.idle import SIZES
 from llmtrain_trainer.metrics.utilization import DeviceName, DeviceUse
 from llmtrain_trainer.progress import Progress
 from llmtrain_trainer.reports import CollectiveSample, ProbeReport, ProbeSample, StepReport
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from quiet import Laps
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(300)]
 

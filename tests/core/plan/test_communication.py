@@ -121,9 +121,9 @@ METERED = [
     *((case, "bfloat16") for case in CASES),
     # every group and operation also in a precision of other sizes
     *((case, "float64") for case in CASES
-      if case.keys() <= {"data", "tensor", "pipeline", "context", "replicate", "expert"}),
-    *((case, "float64") for case in CASES
-      if case.get("architecture") in (MOE, TIED) or "gradientSync" in case.get("training", {})),
+      if case.keys() <= {"data", "tensor", "pipeline", "context", "replicate", "expert"}
+      or case.get("architecture") in (MOE, TIED)
+      or "gradientSync" in case.get("training", {})),
 ]  # fmt: skip
 ROUTED: tuple[Any, Any] = ("ep", "all_to_all")
 
