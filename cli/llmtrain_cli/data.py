@@ -15,8 +15,8 @@ from llmtrain_cli.errors import CliError
 from llmtrain_cli.files import read_job
 from llmtrain_cli.output import Output, OutputOption, rendered, show
 from llmtrain_cli.trainer import explained
-from llmtrain_core.api.check import problems_of
 from llmtrain_core.api.learning import Data
+from llmtrain_core.validation.check import problems_of
 
 if TYPE_CHECKING:
     from llmtrain_trainer.config import DataConfig

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from llmtrain_cli.errors import CliError
 from llmtrain_core.api.base import API_VERSION
-from llmtrain_core.api.check import Job, check, problems_of
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import PRESETS, detect, fit, levels_of
 from llmtrain_core.topology.links import links_of
+from llmtrain_core.validation.check import Job, check, problems_of
 
 # libyaml's loader is about ten times faster.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

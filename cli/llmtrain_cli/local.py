@@ -17,7 +17,7 @@ from llmtrain_cli.local_job import localised
 from llmtrain_cli.local_run import LocalRun, Status
 from llmtrain_cli.output import Output, show
 from llmtrain_cli.plot import plot
-from llmtrain_core.api.check import Job
+from llmtrain_core.validation.check import Job
 
 EXIT_STOPPED = 130
 """Ctrl-C (128 + SIGINT): started again, it goes on."""

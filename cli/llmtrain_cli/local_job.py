@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llmtrain_cli.errors import CliError
-from llmtrain_core.api.check import Job, check
-from llmtrain_core.api.problem import Problem
 from llmtrain_core.layout import Layout
+from llmtrain_core.validation.check import Job, check
+from llmtrain_core.validation.problem import Problem
 
 CLUSTER_ONLY = ("topology", "network", "failurePolicy", "runPolicy", "priorityClassName", "suspend")
 """Sections that say where and how a cluster runs a job."""

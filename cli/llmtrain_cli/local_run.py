@@ -18,7 +18,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from llmtrain_cli.errors import CliError
 from llmtrain_core.api import env
-from llmtrain_core.api.check import Job
+from llmtrain_core.validation.check import Job
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.1

@@ -22,9 +22,9 @@ from llmtrain_cli.output import (
 from llmtrain_cli.view import Sources, look
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
-from llmtrain_core.gpu_memory import too_small
 from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
 from llmtrain_core.plan.hardware import Accelerator, accelerator_of
+from llmtrain_core.plan.memory.gpu_memory import too_small
 from llmtrain_core.topology.findings import bearing_on, findings, sentences
 from llmtrain_core.topology.inventory import Snapshot
 

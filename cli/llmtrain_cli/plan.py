@@ -14,17 +14,17 @@ from llmtrain_cli.files import read_fabric, read_job, snapshot_for
 from llmtrain_cli.plan_nodes import Chosen, choose
 from llmtrain_cli.plan_text import plan_text
 from llmtrain_cli.processor import processor_plan
-from llmtrain_core.api.check import Job
+from llmtrain_core.errors import PlanError
+from llmtrain_core.forecast.document import plan_to_wire
+from llmtrain_core.forecast.plan import Plan, Question
+from llmtrain_core.forecast.plan import plan as make_plan
 from llmtrain_core.placement import Placement, Request, place
-from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.goodput import USUAL, Failures
-from llmtrain_core.plan.memory import binary
-from llmtrain_core.plan.plan import Plan, Question
-from llmtrain_core.plan.plan import plan as make_plan
-from llmtrain_core.plan.remedy import remedy
-from llmtrain_core.plan.shapes import shape_named
-from llmtrain_core.plan.wire import plan_to_wire
+from llmtrain_core.plan.memory.training_memory import binary
+from llmtrain_core.plan.model.model_shape import shape_named
+from llmtrain_core.plan.search.fix_hint import remedy
+from llmtrain_core.plan.time.goodput import USUAL, Failures
 from llmtrain_core.topology.levels import Levels
+from llmtrain_core.validation.check import Job
 
 JobOption = Annotated[str | None, typer.Option("-f", "--file", help="the job's manifest")]
 ModelOption = Annotated[str | None, typer.Option(help="a published model, instead of a job")]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.files import read_items
 from llmtrain_cli.seats import is_gpu
-from llmtrain_core.gpu_memory import WHOLE_GPUS
 from llmtrain_core.plan.hardware import (
     CATALOGUE,
     PRODUCT_LABELS,
@@ -17,6 +16,7 @@ from llmtrain_core.plan.hardware import (
     accelerator,
     accelerator_of,
 )
+from llmtrain_core.plan.memory.gpu_memory import WHOLE_GPUS
 from llmtrain_core.topology.inventory import Node, node_from_raw
 
 DEFAULT_GPU = "H100"

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from textwrap import wrap
 
 from llmtrain_cli.output import WIDTH, bullets
-from llmtrain_core.plan.memory import binary
-from llmtrain_core.plan.plan import Plan
-from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.forecast.plan import Plan
+from llmtrain_core.plan.memory.training_memory import binary
+from llmtrain_core.plan.training_setup import Recipe
 
 BAR = 30
 SMALL = 1024

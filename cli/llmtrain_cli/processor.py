@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmtrain_cli.files import read_document, read_job
-from llmtrain_core.plan.processor import Processor, ProcessorStep, processor_step
-from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.cpu.cost_model import Processor, ProcessorStep, processor_step
+from llmtrain_core.plan.training_setup import Recipe
 
 
 def processor_plan(job_path: str, calibration_path: str) -> tuple[dict[str, Any], str]:

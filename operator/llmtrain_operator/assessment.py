@@ -11,23 +11,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.api.status import PlanStatus
-from llmtrain_core.gpu_memory import WHOLE_GPUS, least_memory, product_of, sizes_of
+from llmtrain_core.errors import PlanError
+from llmtrain_core.forecast.document import outline_to_wire, prediction_to_wire
 from llmtrain_core.placement import Request, eligible
-from llmtrain_core.plan.communication import Group
-from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.hardware import PRODUCT_LABELS, Accelerator, accelerator_of
-from llmtrain_core.plan.memory import memory
-from llmtrain_core.plan.network import uplink_shares
-from llmtrain_core.plan.predict import outline, predict, tokens_of
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.remedy import too_large
-from llmtrain_core.plan.wire import outline_to_wire, prediction_to_wire
+from llmtrain_core.plan.memory.gpu_memory import WHOLE_GPUS, least_memory, product_of, sizes_of
+from llmtrain_core.plan.memory.training_memory import memory
+from llmtrain_core.plan.network.communication import Group
+from llmtrain_core.plan.network.link_speed import uplink_shares
+from llmtrain_core.plan.search.fix_hint import too_large
+from llmtrain_core.plan.time.predict import outline, predict, tokens_of
+from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_core.topology.levels import NODE, Levels
+from llmtrain_core.validation.check import Job
 
 PASSING_TAINTS = "node.kubernetes.io/"
 """Taints by which the cluster shows a node's state: they come and go by themselves."""

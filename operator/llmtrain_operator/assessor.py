@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from llmtrain_core.api.check import Job, Problem
-from llmtrain_core.gpu_memory import least_memory, sizes_of
+from llmtrain_core.plan.memory.gpu_memory import least_memory, sizes_of
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
+from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.assessment import (
     PASSING_TAINTS,
     Assessment,

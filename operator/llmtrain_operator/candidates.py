@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrain_core.api.check import Job, Problem
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Running
 from llmtrain_core.queueing.quarantine import Blame
+from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.lifecycle import estimate
 from llmtrain_operator.lifecycle.observe import to_time
 from llmtrain_operator.records import JobRecord, PriorityRecord

@@ -9,9 +9,9 @@ from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.placement import Placement, eligible
 from llmtrain_core.queueing import Running, Scene, Start, Waiting
 from llmtrain_core.queueing import decide as decide_queue
+from llmtrain_core.queueing.messages import preempted_message
 from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.queueing.relocation import relocation
-from llmtrain_core.queueing.words import preempted_message
 from llmtrain_core.topology.findings import Finding, bearing_on, findings, sentences
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_operator.candidates import Candidate

@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any
 
 from llmtrain_core.api import labels
-from llmtrain_core.api.check import Job, Problem, check
 from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_core.placement import Request
-from llmtrain_core.queueing.decide import SOON_SECONDS
+from llmtrain_core.queueing.cycle import SOON_SECONDS
 from llmtrain_core.queueing.quarantine import quarantine
 from llmtrain_core.topology.levels import Levels
+from llmtrain_core.validation.check import Job, Problem, check
 from llmtrain_operator.assessor import Assessor
 from llmtrain_operator.candidates import Candidate, blames, candidate_of, tenant_of
 from llmtrain_operator.config import Config

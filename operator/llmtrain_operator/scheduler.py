@@ -19,7 +19,7 @@ from typing import Any
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.queueing import Running
-from llmtrain_core.queueing.decide import SOON_SECONDS
+from llmtrain_core.queueing.cycle import SOON_SECONDS
 from llmtrain_operator.candidates import Candidate
 from llmtrain_operator.deciding import Decided, World, better, decide
 from llmtrain_operator.sitting import Sitting

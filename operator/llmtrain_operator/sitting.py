@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from llmtrain_core.api.check import Job, Problem
 from llmtrain_core.api.conditions import ConditionType, is_true
 from llmtrain_core.placement import Request
 from llmtrain_core.placement.tree import Path
-from llmtrain_core.queueing.uplinks import add, oversubscribed, uplink_shares
+from llmtrain_core.queueing.uplink_usage import add, oversubscribed, uplink_shares
 from llmtrain_core.topology.inventory import Snapshot
+from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.candidates import Candidate, Priorities, candidate
 from llmtrain_operator.lifecycle import estimate
 from llmtrain_operator.lifecycle.moving import asked, ready

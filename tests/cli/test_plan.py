@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from llmtrain_cli import plan
 from llmtrain_cli.errors import CliError
-from llmtrain_core.plan.shapes import SHAPES
+from llmtrain_core.plan.model.model_shape import SHAPES
 
 pytestmark = pytest.mark.unit
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.main import app
-from llmtrain_core.plan.processor import KINDS, Processor
+from llmtrain_core.plan.cpu.cost_model import KINDS, Processor
 
 pytestmark = pytest.mark.unit
 

@@ -13,7 +13,7 @@ from llmtrain_cli.errors import CliError
 from llmtrain_cli.files import read_job
 from llmtrain_cli.local_job import localised
 from llmtrain_cli.plot import plot
-from llmtrain_core.api.check import Job, check
+from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.unit
 

@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from llmtrain_core.api.base import duration_seconds, quantity_value
-from llmtrain_core.api.check import NAME_LIMIT, Job, Problem, check, layout_of
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.crd import structural_schema
 from llmtrain_core.api.job import JobSpec
-from llmtrain_core.api.presets import PRESETS
 from llmtrain_core.layout import Layout
+from llmtrain_core.validation.check import NAME_LIMIT, Job, Problem, check, layout_of
+from llmtrain_core.validation.presets import PRESETS
 
 pytestmark = pytest.mark.unit
 

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from llmtrain_core.api.check import Job, Problem, check, problems_of
 from llmtrain_core.api.job import JobSpec
+from llmtrain_core.validation.check import Job, Problem, check, problems_of
 from llmtrain_devcluster.api import Api, ApiError, resource_path
 
 FOLDER = Path(__file__).resolve().parents[1] / "corpus"

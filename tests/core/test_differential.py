@@ -19,9 +19,9 @@ import yaml
 from pydantic import ValidationError
 
 from llmtrain_core.api.base import ApiModel
-from llmtrain_core.api.check import check
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.api.job import JobSpec
+from llmtrain_core.validation.check import check
 from llmtrain_devcluster.api import Api, ApiError, resource_path
 
 CORPUS = Path(__file__).resolve().parents[1] / "corpus"

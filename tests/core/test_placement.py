@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, Request, Unplaceable, place
 from llmtrain_core.topology.inventory import Node, Snapshot, Taint, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.unit
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, Request, Unplaceable, place
-from llmtrain_core.placement.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
 

@@ -8,9 +8,9 @@ import pytest
 
 from llmtrain_core.layout import Dimension, Layout
 from llmtrain_core.placement import Placement, Request, cost_of, place
-from llmtrain_core.placement.graph import block_edges
+from llmtrain_core.placement.traffic.graph import block_edges
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes, nominal_volumes
 from llmtrain_core.placement.uplinks import ledger, uplink_rates
-from llmtrain_core.placement.volumes import Volume, Volumes, nominal_volumes
 from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from llmtrain_core.topology.links import Links

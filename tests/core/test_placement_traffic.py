@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.traffic import LEAST_EXPOSED, volumes_of
-from llmtrain_core.plan.communication import communication
-from llmtrain_core.plan.exchange import Exchange
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.shapes import SHAPES
+from llmtrain_core.placement.traffic.job_traffic import LEAST_EXPOSED, volumes_of
+from llmtrain_core.plan.gradient_sync import Exchange
+from llmtrain_core.plan.model.model_shape import SHAPES
+from llmtrain_core.plan.network.communication import communication
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.unit
 

@@ -14,7 +14,7 @@ from operator_bench import Bench, OperatorProcess
 from queue_bench import Arrival, History, fabric, simulate
 from queue_watch import AT_ONCE_SECONDS, Account, Attempt, Playback, Witness, dump
 
-from llmtrain_core.queueing.decide import SOON_SECONDS
+from llmtrain_core.queueing.cycle import SOON_SECONDS
 from llmtrain_devcluster.scripted import PodScript
 
 GPUS = 8

@@ -8,10 +8,10 @@ from typing import Any
 
 from operator_bench import job_object
 
-from llmtrain_core.api.check import check
 from llmtrain_core.api.conditions import get_condition, set_condition
 from llmtrain_core.api.status import JobStatus
 from llmtrain_core.topology.inventory import Node
+from llmtrain_core.validation.check import check
 from llmtrain_operator.lifecycle.decide import decide
 from llmtrain_operator.lifecycle.draft import C, Plan
 from llmtrain_operator.lifecycle.observe import Observed, from_time

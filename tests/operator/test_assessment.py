@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from operator_bench import LARGE, job_object
 
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.memory import memory
-from llmtrain_core.plan.predict import predict, tokens_of
-from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.memory.training_memory import memory
+from llmtrain_core.plan.time.predict import predict, tokens_of
+from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_core.topology.inventory import Node, Taint
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.assessment import Assessment, Seat, assess
 from llmtrain_operator.assessor import Assessor
 from llmtrain_operator.records import JobRecord, NodeRecord

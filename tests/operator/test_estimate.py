@@ -8,7 +8,7 @@ import pytest
 from operator_bench import job_object
 from situations import NOW, ago, status
 
-from llmtrain_core.api.check import Job, check
+from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.lifecycle.draft import C
 from llmtrain_operator.lifecycle.estimate import Estimate, duration, ends_at, step_seconds
 

@@ -9,7 +9,7 @@ import pytest
 from operator_bench import job_object
 
 from llmtrain_core.api import env
-from llmtrain_core.api.check import Job, check
+from llmtrain_core.validation.check import Job, check
 from llmtrain_devcluster.api import Api, ApiError
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import pod

@@ -10,9 +10,9 @@ import pytest
 from test_decide import PLACEMENT, node, pod, reason, seen, settle, status
 from test_scheduler import GPU, LEAF, SPINE, fabric, record
 
-from llmtrain_core.api.check import check
 from llmtrain_core.placement import Request
 from llmtrain_core.topology.inventory import Node, Snapshot
+from llmtrain_core.validation.check import check
 from llmtrain_operator.deciding import World, better
 from llmtrain_operator.lifecycle.draft import C
 from llmtrain_operator.records import JobRecord

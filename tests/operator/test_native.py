@@ -15,7 +15,7 @@ import pytest
 from installing import install
 from operator_bench import Bench, OperatorProcess, condition, job_object, status_of
 
-from llmtrain_core.api.check import Job, check
+from llmtrain_core.validation.check import Job, check
 from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.components import Options
 from llmtrain_devcluster.controlplane import ControlPlane

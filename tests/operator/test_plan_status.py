@@ -13,11 +13,11 @@ from operator_bench import (
     status_of,
 )
 
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.predict import predict, tokens_of
-from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.time.predict import predict, tokens_of
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job, check
 from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.scripted import PodScript
 

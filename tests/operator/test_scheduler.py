@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from operator_bench import job_object
 from situations import PLACEMENT, pod
 
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.status import PlacementStatus
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Running
 from llmtrain_core.topology.inventory import Node, Usage
+from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.candidates import Candidate, candidate_of
 from llmtrain_operator.deciding import World
 from llmtrain_operator.deciding import decide as decided

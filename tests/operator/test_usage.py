@@ -8,9 +8,9 @@ import pytest
 from situations import PLACEMENT, pod
 from test_scheduler import GPU, decide, nodes, record, refusal, total, waits
 
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.placement import Request
 from llmtrain_core.topology.inventory import Usage
+from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.deciding import World
 from llmtrain_operator.records import foreign_pod, is_followed
 from llmtrain_operator.usage import resources_of, usage

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.processor import processor_step
+from llmtrain_core.plan.cpu.cost_model import processor_step
 from llmtrain_trainer.calibrate import Calibration
 from llmtrain_trainer.probe import Probe, random_tokens, step_watch
 

@@ -26,10 +26,10 @@ import pytest
 import torch
 
 from llmtrain_core.api import env
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.plan.hardware import Accelerator, accelerator_called
-from llmtrain_core.plan.predict import predict
-from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.time.predict import predict
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job, check
 from llmtrain_trainer.config import RunConfig, from_spec
 from llmtrain_trainer.data.prepare import PreparedData
 from llmtrain_trainer.environment import TERMINATION_LOG

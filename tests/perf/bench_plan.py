@@ -10,13 +10,13 @@ from statistics import median
 
 import pytest
 
-from llmtrain_core.plan.calibration import BOUNDS, Judged, fit_all, judge, predict
 from llmtrain_core.plan.constants import CONSTANTS, constants_of
-from llmtrain_core.plan.flops import days_at
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.memory import memory
-from llmtrain_core.plan.published import published_runs
-from llmtrain_core.plan.search import search
+from llmtrain_core.plan.memory.training_memory import memory
+from llmtrain_core.plan.model.flops import days_at
+from llmtrain_core.plan.search.layouts import search
+from llmtrain_core.plan.time.calibration import BOUNDS, Judged, fit_all, judge, predict
+from llmtrain_core.plan.time.published_runs import published_runs
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(600)]
 

@@ -32,7 +32,7 @@ SYNCS: dict[str, dict[str, Any]] = {
 def test_eight_bits_are_wrong_by_half_a_step_at_most(values: int) -> None:
     import torch
 
-    from llmtrain_core.plan.exchange import message_bytes
+    from llmtrain_core.plan.gradient_sync import message_bytes
     from llmtrain_trainer.parallel.exchange.codecs import Int8
 
     rows = torch.randn(3, values, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -70,8 +70,8 @@ def _sums(rank: int) -> dict[str, Any]:
     import torch
 
     from llmtrain_core.layout import Layout
-    from llmtrain_core.plan.communication import bus_factor
-    from llmtrain_core.plan.exchange import Exchange
+    from llmtrain_core.plan.gradient_sync import Exchange
+    from llmtrain_core.plan.network.communication import bus_factor
     from llmtrain_trainer.metrics.collectives import CollectiveMeter
     from llmtrain_trainer.parallel.exchange.choose import choose_sum
     from llmtrain_trainer.parallel.mesh import Grid

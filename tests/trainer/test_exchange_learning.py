@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmtrain_core.api.check import Job, check
-from llmtrain_core.plan.communication import bus_factor, communication, wire_bytes
-from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.network.communication import bus_factor, communication, wire_bytes
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job, check
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 

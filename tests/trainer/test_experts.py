@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.job import Architecture
-from llmtrain_core.plan.memory import state_bytes
-from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.memory.training_memory import state_bytes
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.torch
 

@@ -188,7 +188,7 @@ def _few_steps(run: Any, data: Any) -> Seen:
 
 def _as_planned(trainer: Any, count: int) -> bool:
     """Compare with the plan, which speaks of the first of the ranks that share out a stage."""
-    from llmtrain_core.plan.parameters import stage_units, stages
+    from llmtrain_core.plan.model.parameters import stage_units, stages
 
     run, grid = trainer.run, trainer.grid
     if grid.coordinate("dp") or grid.coordinate("cp"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_core.plan.bubble import (
+from llmtrain_core.pipeline_schedules import (
     ONE_STAGE,
     SCHEDULES,
     Schedule,

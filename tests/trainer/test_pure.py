@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from llmtrain_core.plan.communication import bus_factor
+from llmtrain_core.plan.network.communication import bus_factor
 from llmtrain_trainer.cause import RankExit, cause_of, first_cause
 from llmtrain_trainer.config import OptimizerConfig, from_spec
 from llmtrain_trainer.environment import PodEnvironment, interface_of

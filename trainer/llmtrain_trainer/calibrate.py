@@ -2,8 +2,8 @@
 
 The trainer itself takes steps of small models on one rank and on two, with each kind of parallelism
 by itself, and gloo runs collectives among up to eight ranks. From their CPU times the plan's prices
-are fitted (`llmtrain_core.plan.processor`). No model or layout of more ranks is measured: those are
-what the prices predict. CPU time, not wall time, which others on the same cores stretch. All cores
+are fitted (`llmtrain_core.plan.cpu.cost_model`). No model or layout of more ranks is measured:
+those are what the prices predict. CPU time, not wall time, which others on the same cores stretch. All cores
 are kept busy while steps are measured, because cores share caches, clock and execution units, and a
 job with more ranks than cores keeps them busy too.
 
@@ -30,8 +30,8 @@ import torch
 import torch.distributed as dist
 
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.communication import Operation
-from llmtrain_core.plan.processor import Measurement, Processor, Work, collective_work, fit
+from llmtrain_core.plan.cpu.cost_model import Measurement, Processor, Work, collective_work, fit
+from llmtrain_core.plan.network.communication import Operation
 from llmtrain_trainer.data.prepare import PreparedData
 from llmtrain_trainer.probe import Probe, random_tokens, step_watch
 from llmtrain_trainer.stopwatch import Stopwatch, Task

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtrain_core.api.base import duration_seconds
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.api.job import (
     Architecture,
     Data,
@@ -25,9 +24,10 @@ from llmtrain_core.api.job import (
     Training,
 )
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.bubble import Schedule as PipelineSchedule
-from llmtrain_core.plan.exchange import Exchange
-from llmtrain_core.plan.shapes import Shape, shape_of
+from llmtrain_core.pipeline_schedules import Schedule as PipelineSchedule
+from llmtrain_core.plan.gradient_sync import Exchange
+from llmtrain_core.plan.model.model_shape import Shape, shape_of
+from llmtrain_core.validation.check import Job, check
 from llmtrain_trainer.errors import InputError
 
 Precision = Literal["float64", "float32", "bfloat16"]

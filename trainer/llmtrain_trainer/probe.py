@@ -11,9 +11,9 @@ import torch
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.processor import Work, added, rank_work
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.shapes import shape_of
+from llmtrain_core.plan.cpu.cost_model import Work, added, rank_work
+from llmtrain_core.plan.model.model_shape import shape_of
+from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_trainer.config import RunConfig, from_spec
 from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
 from llmtrain_trainer.data.shards import write_shards

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmtrain_core.plan.flops import CONVENTIONS, Convention, training_flops_per_token
+from llmtrain_core.plan.model.flops import CONVENTIONS, Convention, training_flops_per_token
 from llmtrain_trainer.cause import Cause
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.endpoint import Page

@@ -1,7 +1,7 @@
 """`LLMTrainingJob`: the spec a user writes.
 
 Structure and rules that need nothing but the manifest live here. What needs more knowledge (a
-preset's shape, what this release can do) is checked by `llmtrain_core.api.check`.
+preset's shape, what this release can do) is checked by `llmtrain_core.validation.check`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmtrain_core.placement.eligible import IN_USE, WITHHELD, Screening
-from llmtrain_core.placement.rooms import Spot, enough, rooms_of, tensor_group
+from llmtrain_core.placement.capacity import Spot, enough, rooms_of, tensor_group
+from llmtrain_core.placement.filter import IN_USE, WITHHELD, Screening
 from llmtrain_core.placement.tree import Path, Tree, depth_of, natural
 from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from llmtrain_core.layout import DIMENSIONS, Layout
+from llmtrain_core.placement.capacity import Rooms
 from llmtrain_core.placement.cost import TIE, Pricing
-from llmtrain_core.placement.graph import groups_of_blocks
-from llmtrain_core.placement.rooms import Rooms
 from llmtrain_core.placement.search import Candidate
+from llmtrain_core.placement.traffic.graph import groups_of_blocks
 from llmtrain_core.placement.tree import Path, natural
 from llmtrain_core.placement.types import Alternative, Cost, Request
 

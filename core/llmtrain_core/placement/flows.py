@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtrain_core.layout import Dimension
-from llmtrain_core.placement.graph import Edges, block_edges
+from llmtrain_core.placement.traffic.graph import Edges, block_edges
 from llmtrain_core.placement.types import Request
 
 Blocks = int

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.layout import Layout
+from llmtrain_core.placement.capacity import Rooms, enough, rooms_of, spots_of
 from llmtrain_core.placement.cost import Pricing, ground_of
-from llmtrain_core.placement.eligible import screen
 from llmtrain_core.placement.explain import alternative_to, crossings_of, reasons_of, sentence
-from llmtrain_core.placement.refuse import refuse, unknown_level
-from llmtrain_core.placement.rooms import Rooms, enough, rooms_of, spots_of
+from llmtrain_core.placement.filter import screen
+from llmtrain_core.placement.infeasible import refuse, unknown_level
 from llmtrain_core.placement.search import Candidate, search
 from llmtrain_core.placement.spares import spares_of
 from llmtrain_core.placement.tree import Path, Tree, depth_of, folded, natural, tree_of

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from llmtrain_core.placement.candidates import STYLES, Keep, Style, fill, starts
+from llmtrain_core.placement.capacity import NO_CELL, Room, Rooms
 from llmtrain_core.placement.cost import TIE, Congestion, Ground
 from llmtrain_core.placement.flows import Traffic
-from llmtrain_core.placement.improve import MEDIUM, SMALL, Descent
-from llmtrain_core.placement.orders import Order, orders
-from llmtrain_core.placement.rooms import NO_CELL, Room, Rooms
+from llmtrain_core.placement.local_search import MEDIUM, SMALL, Descent
+from llmtrain_core.placement.packing import STYLES, Keep, Style, fill, starts
+from llmtrain_core.placement.rank_orders import Order, orders
 from llmtrain_core.placement.types import Request
 
 WORK = 80_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from llmtrain_core.placement.rooms import Rooms
+from llmtrain_core.placement.capacity import Rooms
 from llmtrain_core.placement.tree import Path, natural
 
 

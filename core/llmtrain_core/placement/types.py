@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
-from llmtrain_core.placement.traffic import volumes_of_job
-from llmtrain_core.placement.volumes import Volumes, nominal_volumes
+from llmtrain_core.placement.traffic.job_traffic import volumes_of_job
+from llmtrain_core.placement.traffic.volumes import Volumes, nominal_volumes
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.topology.inventory import extended_amounts
+from llmtrain_core.validation.check import Job
 
 
 def extra_resources(resources: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict[str, int]:

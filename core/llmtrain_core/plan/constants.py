@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from llmtrain_core.plan.recipe import Precision
+from llmtrain_core.plan.training_setup import Precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.recipe import Precision
+from llmtrain_core.errors import PlanError
+from llmtrain_core.plan.training_setup import Precision
 
 PRODUCT_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
 """Node labels of GPU feature discovery and of AMD's node labeller."""

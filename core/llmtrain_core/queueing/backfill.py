@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from llmtrain_core.placement import Placement
-from llmtrain_core.queueing.room import Room, Shape
+from llmtrain_core.queueing.capacity import Room, Shape
 from llmtrain_core.queueing.types import Running, Slot, Waiting
 
 

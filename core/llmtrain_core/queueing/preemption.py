@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from llmtrain_core.queueing.room import Domain, Room, Shape
+from llmtrain_core.queueing.capacity import Domain, Room, Shape
 from llmtrain_core.queueing.types import Running
 
 SEARCH_BUDGET = 500

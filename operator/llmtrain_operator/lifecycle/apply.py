@@ -8,8 +8,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.validation.check import Job
 from llmtrain_operator.errors import (
     AlreadyExistsError,
     ApiError,

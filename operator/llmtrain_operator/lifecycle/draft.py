@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import ConditionType, get_condition, is_true, set_condition
+from llmtrain_core.validation.check import Job
 from llmtrain_operator.lifecycle.observe import Observed, from_time
 from llmtrain_operator.records import PodRecord
 from llmtrain_operator.usage import placed_nodes

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import ConditionType, is_true
+from llmtrain_core.validation.check import Job
 from llmtrain_operator.lifecycle.observe import to_time
 
 Status = Mapping[str, Any]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from llmtrain_core.api import labels
-from llmtrain_core.api.check import Job, Problem
+from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.assessment import Assessment
 from llmtrain_operator.assessor import Assessor
 from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError

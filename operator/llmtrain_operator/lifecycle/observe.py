@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from llmtrain_core.api.check import Job, Problem
 from llmtrain_core.topology.levels import Levels
+from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.assessment import Assessment
 from llmtrain_operator.records import NodeRecord, PodRecord
 from llmtrain_operator.verdicts import Verdict

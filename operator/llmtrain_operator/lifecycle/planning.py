@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmtrain_core.api.check import Job
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
+from llmtrain_core.validation.check import Job
 from llmtrain_operator.lifecycle.draft import Draft
 
 STEADY_STEPS = 10

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmtrain_core.api.check import Job
 from llmtrain_core.api.conditions import Reason
+from llmtrain_core.validation.check import Job
 from llmtrain_operator.lifecycle.draft import C, Draft
 from llmtrain_operator.lifecycle.expectation import forget
 from llmtrain_operator.lifecycle.planning import bad_annotation, over_memory

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrain_core.api.check import Job
+from llmtrain_core.validation.check import Job
 from llmtrain_operator.kube.resources import POD_GROUPS, Resource
 from llmtrain_operator.manifests.names import JobIdentity
 

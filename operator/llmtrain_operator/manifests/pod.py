@@ -10,8 +10,8 @@ from typing import Any
 
 from llmtrain_core.api import env, labels
 from llmtrain_core.api.base import Quantity
-from llmtrain_core.api.check import Job
 from llmtrain_core.api.job import Volume, Workers
+from llmtrain_core.validation.check import Job
 from llmtrain_operator.manifests.names import JobIdentity
 
 Object = dict[str, Any]

@@ -30,7 +30,7 @@ from judges.kueue import kueue
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, Request, place
 from llmtrain_core.placement.cost import cost_of
-from llmtrain_core.placement.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes
 from llmtrain_core.topology.inventory import Node, Snapshot, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 

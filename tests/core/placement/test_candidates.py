@@ -9,9 +9,9 @@ from judges.cases import GPU
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.candidates import STYLES, Keep, Style, fill
-from llmtrain_core.placement.orders import Order
-from llmtrain_core.placement.rooms import Rooms, rooms_of, spots_of
+from llmtrain_core.placement.capacity import Rooms, rooms_of, spots_of
+from llmtrain_core.placement.packing import STYLES, Keep, Style, fill
+from llmtrain_core.placement.rank_orders import Order
 from llmtrain_core.placement.tree import tree_of
 from llmtrain_core.topology.inventory import Node, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel

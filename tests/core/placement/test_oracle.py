@@ -13,7 +13,7 @@ from judges.problem import Problem, problem_of
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
 from llmtrain_core.placement.cost import cost_of
-from llmtrain_core.placement.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes
 from llmtrain_core.topology.inventory import Node, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from llmtrain_core.plan.bubble import (
+from llmtrain_core.errors import PlanError
+from llmtrain_core.pipeline_schedules import (
     SCHEDULES,
     Schedule,
     bubble_fraction,
     idle_units,
     peak_micro_batches,
 )
-from llmtrain_core.plan.errors import PlanError
 
 CASES: list[tuple[Schedule, int, int, int]] = [
     *((name, p, m, 1) for name in ("GPipe", "1F1B") for p, m in ((2, 2), (3, 7), (4, 8), (8, 32))),

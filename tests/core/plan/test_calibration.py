@@ -6,10 +6,10 @@ from statistics import median
 
 import pytest
 
-from llmtrain_core.plan.calibration import BOUNDS, fit, judge, split
 from llmtrain_core.plan.constants import CONSTANTS, INHERITS, START, constants_of, kind_of
-from llmtrain_core.plan.published import PublishedRun, published_runs
-from llmtrain_core.plan.recipe import Recipe
+from llmtrain_core.plan.time.calibration import BOUNDS, fit, judge, split
+from llmtrain_core.plan.time.published_runs import PublishedRun, published_runs
+from llmtrain_core.plan.training_setup import Recipe
 
 pytestmark = pytest.mark.unit
 
@@ -67,7 +67,7 @@ def test_fitting_finds_a_constant_that_was_hidden_in_the_data() -> None:
     """Runs made by the model itself with other constants lead back to them."""
     from dataclasses import replace
 
-    from llmtrain_core.plan.calibration import predict
+    from llmtrain_core.plan.time.calibration import predict
 
     hidden = replace(START, product_efficiency=0.61, attention_efficiency=0.5)
     runs: list[PublishedRun] = [r for r in RUNS if r.hardware == "H100" and "dgxc" in r.source]

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.communication import (
+from llmtrain_core.plan.model.model_shape import SHAPES
+from llmtrain_core.plan.model.parameters import count_parameters
+from llmtrain_core.plan.network.communication import (
     Calls,
     bytes_per_step,
     communication,
     stage_communication,
 )
-from llmtrain_core.plan.parameters import count_parameters
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.shapes import SHAPES
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job, check
 
 unit = pytest.mark.unit
 LLAMA = SHAPES["llama3-8b"]

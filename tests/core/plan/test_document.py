@@ -9,12 +9,12 @@ from __future__ import annotations
 import pytest
 
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.flops import days_at, training_flops_per_token
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.memory import state_bytes
-from llmtrain_core.plan.parameters import count_parameters
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.shapes import SHAPES
+from llmtrain_core.plan.memory.training_memory import state_bytes
+from llmtrain_core.plan.model.flops import days_at, training_flops_per_token
+from llmtrain_core.plan.model.model_shape import SHAPES
+from llmtrain_core.plan.model.parameters import count_parameters
+from llmtrain_core.plan.training_setup import Recipe
 
 pytestmark = pytest.mark.unit
 

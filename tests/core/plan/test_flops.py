@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_core.api.presets import PRESETS
-from llmtrain_core.plan.flops import CONVENTIONS, training_flops_per_token
-from llmtrain_core.plan.parameters import count_parameters
-from llmtrain_core.plan.shapes import SHAPES
+from llmtrain_core.plan.model.flops import CONVENTIONS, training_flops_per_token
+from llmtrain_core.plan.model.model_shape import SHAPES
+from llmtrain_core.plan.model.parameters import count_parameters
+from llmtrain_core.validation.presets import PRESETS
 
 
 @pytest.mark.unit

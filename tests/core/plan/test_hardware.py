@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llmtrain_core.errors import PlanError
 from llmtrain_core.plan.constants import constants_of, kind_of, owner_of
-from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.hardware import (
     ALIASES,
     CATALOGUE,

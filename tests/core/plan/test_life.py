@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.cost import cost
-from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.goodput import NODE_FAILURES_PER_DAY, Failures, goodput, young_daly
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.parameters import count_parameters
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.shapes import SHAPES
-from llmtrain_core.plan.storage import storage, token_bytes
+from llmtrain_core.plan.memory.checkpoint_size import storage, token_bytes
+from llmtrain_core.plan.model.model_shape import SHAPES
+from llmtrain_core.plan.model.parameters import count_parameters
+from llmtrain_core.plan.time.cost import cost
+from llmtrain_core.plan.time.goodput import NODE_FAILURES_PER_DAY, Failures, goodput, young_daly
+from llmtrain_core.plan.training_setup import Recipe
 
 pytestmark = pytest.mark.unit
 

@@ -13,11 +13,11 @@ import pytest
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.activations import block_bytes_per_token
-from llmtrain_core.plan.memory import memory, stage_memory, state_bytes
-from llmtrain_core.plan.parameters import count_parameters, stage_units
-from llmtrain_core.plan.recipe import Checkpointing, Recipe
-from llmtrain_core.plan.shapes import SHAPES, Shape, shape_of
+from llmtrain_core.plan.memory.activations import block_bytes_per_token
+from llmtrain_core.plan.memory.training_memory import memory, stage_memory, state_bytes
+from llmtrain_core.plan.model.model_shape import SHAPES, Shape, shape_of
+from llmtrain_core.plan.model.parameters import count_parameters, stage_units
+from llmtrain_core.plan.training_setup import Checkpointing, Recipe
 
 ROOT = Path(__file__).parents[3]
 SMALL = {"layers": 4, "hidden_size": 24, "heads": 4, "kv_heads": 2, "ffn_size": 40,

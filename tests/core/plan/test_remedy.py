@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmtrain_core.api.check import Job, check
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.memory import binary, memory
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.remedy import nearest_fit, never_fits, too_large
+from llmtrain_core.plan.memory.training_memory import binary, memory
+from llmtrain_core.plan.search.fix_hint import nearest_fit, never_fits, too_large
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.unit
 

@@ -10,12 +10,12 @@ import pytest
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.constants import constants_of
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.memory import memory
-from llmtrain_core.plan.published import PublishedRun, published_runs
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.search import Space, search
-from llmtrain_core.plan.shapes import SHAPES
-from llmtrain_core.plan.step import step_time
+from llmtrain_core.plan.memory.training_memory import memory
+from llmtrain_core.plan.model.model_shape import SHAPES
+from llmtrain_core.plan.search.layouts import Space, search
+from llmtrain_core.plan.time.published_runs import PublishedRun, published_runs
+from llmtrain_core.plan.time.step_time import step_time
+from llmtrain_core.plan.training_setup import Recipe
 
 pytestmark = pytest.mark.unit
 

@@ -7,20 +7,20 @@ from dataclasses import replace
 
 import pytest
 
+from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.errors import PlanError
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.memory import memory
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.search import Space, fits, search
-from llmtrain_core.plan.shapes import SHAPES
-from llmtrain_core.plan.sizing import (
+from llmtrain_core.plan.memory.training_memory import memory
+from llmtrain_core.plan.model.model_shape import SHAPES
+from llmtrain_core.plan.search.layouts import Space, fits, search
+from llmtrain_core.plan.search.sizing import (
     WINDOW,
     gpus_for_deadline,
     least_gpus,
     nearest_batch,
     nearest_smaller,
 )
+from llmtrain_core.plan.training_setup import Recipe
 
 pytestmark = pytest.mark.unit
 

@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
+from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
+from llmtrain_core.pipeline_schedules import Schedule
 from llmtrain_core.placement import Placement
-from llmtrain_core.plan.bubble import Schedule
 from llmtrain_core.plan.constants import constants_of
-from llmtrain_core.plan.errors import PlanError
-from llmtrain_core.plan.flops import training_flops_per_token
 from llmtrain_core.plan.hardware import CATALOGUE, accelerator
-from llmtrain_core.plan.network import LINK_LATENCY, Network, uplink_shares
-from llmtrain_core.plan.parameters import count_parameters
-from llmtrain_core.plan.recipe import Recipe
-from llmtrain_core.plan.shapes import SHAPES
-from llmtrain_core.plan.step import layer_weights, step_time
+from llmtrain_core.plan.model.flops import training_flops_per_token
+from llmtrain_core.plan.model.model_shape import SHAPES
+from llmtrain_core.plan.model.parameters import count_parameters
+from llmtrain_core.plan.network.link_speed import LINK_LATENCY, Network, uplink_shares
+from llmtrain_core.plan.time.step_time import layer_weights, step_time
+from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_core.topology.levels import FabricLevel
 
 pytestmark = pytest.mark.unit

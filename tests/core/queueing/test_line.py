@@ -6,8 +6,8 @@ import random
 
 from queue_bench import Arrival, fabric
 
-from llmtrain_core.queueing.line import Line
-from llmtrain_core.queueing.room import shape_of
+from llmtrain_core.queueing.capacity import shape_of
+from llmtrain_core.queueing.pending import Line
 
 
 def test_rivals_are_those_ahead_that_could_use_the_same_nodes() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from queue_bench import GPU, Arrival, fabric, request, scene, simulate, start, used_by, wait
 
 from llmtrain_core.queueing import Running, decide
+from llmtrain_core.queueing.capacity import Room, shape_of
 from llmtrain_core.queueing.preemption import victims
-from llmtrain_core.queueing.room import Room, shape_of
 from llmtrain_core.topology.inventory import Snapshot
 
 pytestmark = pytest.mark.unit

@@ -9,7 +9,7 @@ from queue_bench import GPU, LEAF, Arrival, fabric, request, scene, start
 
 from llmtrain_core.queueing import decide
 from llmtrain_core.queueing.relocation import relocation
-from llmtrain_core.queueing.uplinks import uplink_shares
+from llmtrain_core.queueing.uplink_usage import uplink_shares
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 

@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from llmtrain_core.plan.communication import bus_factor
+from llmtrain_core.plan.network.communication import bus_factor
 from llmtrain_trainer.metrics.utilization import DeviceName, DeviceUse
 from llmtrain_trainer.reports import (
     CheckpointReport,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from llmtrain_core.plan.bubble import stage_numbers
+from llmtrain_core.pipeline_schedules import stage_numbers
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.model.decoder import Decoder, Slice
 from llmtrain_trainer.model.init import initialise

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from llmtrain_core.layout import SHORT, Dimension, Layout
-from llmtrain_core.plan.exchange import EXACT, Exchange
+from llmtrain_core.plan.gradient_sync import EXACT, Exchange
 
 LONG: Mapping[str, Dimension] = {short: long for long, short in SHORT.items()}
 

@@ -20,7 +20,7 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import get_schedule_class
 from torch.distributed.tensor.parallel import loss_parallel
 
-from llmtrain_core.plan.bubble import ONE_STAGE, stage_numbers
+from llmtrain_core.pipeline_schedules import ONE_STAGE, stage_numbers
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.examples import UNCOUNTED
 from llmtrain_trainer.model.decoder import Decoder

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmtrain_core.api.family import FAMILIES, NO_FAMILY, hugging_face_family
 from llmtrain_core.api.job import Architecture
+from llmtrain_core.validation.family import FAMILIES, NO_FAMILY, hugging_face_family
 from llmtrain_trainer.errors import InputError
 
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")

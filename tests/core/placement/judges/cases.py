@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.volumes import Volume, Volumes, ring_size
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes, ring_size
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
 

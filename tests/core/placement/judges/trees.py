@@ -10,7 +10,7 @@ from judges.cases import GPU, MB
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.volumes import Volume, Volumes, ring_size
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes, ring_size
 from llmtrain_core.topology.inventory import Node, Snapshot, Taint, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch.distributed as dist
 
-from llmtrain_core.plan.exchange import Compression
+from llmtrain_core.plan.gradient_sync import Compression
 from llmtrain_trainer.parallel.exchange.codecs import Bfloat16, Int8
 from llmtrain_trainer.parallel.exchange.coded import CodedSum
 from llmtrain_trainer.parallel.exchange.hierarchical import HierarchicalSum

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmtrain_core.plan.exchange import BLOCK
+from llmtrain_core.plan.gradient_sync import BLOCK
 
 LARGEST = 127
 """Largest code; -128 is left out, so that codes are symmetric."""

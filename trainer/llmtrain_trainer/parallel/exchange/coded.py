@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmtrain_core.plan.exchange import part_values
+from llmtrain_core.plan.gradient_sync import part_values
 from llmtrain_trainer.parallel.exchange.codecs import Codec
 from llmtrain_trainer.parallel.exchange.sums import Finish
 

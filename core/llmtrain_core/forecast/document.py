@@ -1,0 +1,109 @@
+"""A plan as JSON: camelCase keys, plain numbers in seconds, bytes and ratios."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtrain_core.forecast.plan import Plan
+from llmtrain_core.plan.network.communication import GROUPS, bytes_per_step, wire_bytes
+from llmtrain_core.plan.search.layouts import Candidate
+from llmtrain_core.plan.time.predict import Outline, Prediction
+
+
+def outline_to_wire(outline: Outline) -> dict[str, Any]:
+    """Return the JSON of what is known whatever the run runs on."""
+    return {
+        "parameters": outline.parameters,
+        "trainableParameters": outline.learning,
+        "activeParameters": outline.active_parameters,
+        "flopsPerToken": {
+            "fullAttention": outline.flops_per_token("full-attention"),
+            "causalAttention": outline.flops_per_token("causal-attention"),
+        },
+        "totalFlops": outline.total_flops,
+        "memory": {"perGpuBytes": dict(outline.memory.parts), "fits": outline.memory.fits},
+        "bubble": outline.bubble,
+        "gpus": outline.gpus,
+    }
+
+
+def prediction_to_wire(prediction: Prediction) -> dict[str, Any]:
+    """Return the JSON of a prediction."""
+    time = prediction.time
+    return {
+        **outline_to_wire(prediction),
+        "step": {
+            "seconds": time.seconds,
+            "computeSeconds": time.compute,
+            "exposed": dict(time.exposed),
+        },
+        "mfu": prediction.mfu,
+        "tokensPerSecond": prediction.tokens_per_second,
+        "days": prediction.days,
+        "assumptions": list(prediction.assumptions),
+    }
+
+
+def plan_to_wire(plan: Plan) -> dict[str, Any]:
+    """Return the JSON that `llmtrain plan` prints; null: never, in `cost`, and of an interval."""
+    stored, cost, life = plan.storage, plan.cost, plan.goodput
+    endless = life.failures_per_day == 0
+    return {
+        **prediction_to_wire(plan),
+        "hardware": plan.hardware.name,
+        "recipe": candidate_to_wire(Candidate(plan.recipe, plan.memory, plan.time)),
+        "communication": _volumes(plan),
+        "storage": {
+            "tokensBytes": stored.tokens,
+            "checkpointBytes": stored.checkpoint,
+            "checkpointsBytes": stored.checkpoints,
+            "exportBytes": stored.export,
+            "checkpointIntervalSeconds": None if endless else life.checkpoint_seconds,
+        },
+        "cost": {
+            "gpuHours": cost and cost.gpu_hours,
+            "energyKilowattHours": cost and cost.kilowatt_hours,
+            "dollars": cost and cost.dollars,
+            "goodput": life.ratio,
+            "failuresPerDay": life.failures_per_day,
+            "daysWithFailures": plan.days_with_failures,
+        },
+        "alternatives": [candidate_to_wire(c) for c in plan.alternatives],
+    }
+
+
+def _volumes(plan: Plan) -> dict[str, Any]:
+    volumes = plan.communication
+    found: dict[str, Any] = {}
+    for group in GROUPS:
+        operations = {
+            operation: {"count": calls.count, "bytes": calls.nbytes}
+            for (kind, operation), calls in sorted(volumes.items())
+            if kind == group
+        }
+        if operations:
+            found[group] = {
+                "bytesPerStep": bytes_per_step(volumes, group),
+                "wireBytesPerStep": wire_bytes(plan.recipe, volumes, group),
+                "operations": operations,
+            }
+    return found
+
+
+def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
+    """Return the JSON of a way to run: the fields of a job that may differ, and what it does."""
+    recipe, layout = candidate.recipe, candidate.recipe.layout
+    return {
+        "parallelism": {
+            "tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context,
+            "data": layout.data, "replicate": layout.replicate, "expert": layout.expert,
+            "pipelineSchedule": recipe.schedule, "virtualStages": recipe.chunks,
+        },
+        "globalBatchSize": recipe.global_batch,
+        "microBatchSize": recipe.micro_batch,
+        "activationCheckpointing": recipe.checkpointing,
+        "precision": recipe.precision,
+        "perGpuBytes": candidate.memory.total,
+        "stepSeconds": candidate.time.seconds,
+        "tokensPerSecond": candidate.tokens_per_second,
+    }  # fmt: skip

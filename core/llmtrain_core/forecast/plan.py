@@ -1,0 +1,238 @@
+"""The whole plan: from a job, or a model and tokens, to everything known before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from llmtrain_core.api.job import MAX_NODES
+from llmtrain_core.errors import PlanError
+from llmtrain_core.layout import Layout
+from llmtrain_core.placement.types import Placement
+from llmtrain_core.plan.hardware import Accelerator
+from llmtrain_core.plan.memory.checkpoint_size import Storage, storage
+from llmtrain_core.plan.memory.training_memory import binary
+from llmtrain_core.plan.model.model_shape import Shape
+from llmtrain_core.plan.network.communication import Volumes, communication
+from llmtrain_core.plan.network.link_speed import uplink_shares
+from llmtrain_core.plan.search.layouts import Candidate, Found, Space, search
+from llmtrain_core.plan.search.sizing import (
+    gpus_for_deadline,
+    least_gpus,
+    nearest_batch,
+    nearest_smaller,
+)
+from llmtrain_core.plan.search.supported import accepts, space_of
+from llmtrain_core.plan.time.cost import Cost, cost
+from llmtrain_core.plan.time.goodput import USUAL, Failures, Goodput, goodput
+from llmtrain_core.plan.time.predict import Prediction, predict, tokens_of
+from llmtrain_core.plan.training_setup import Precision, Recipe
+from llmtrain_core.topology.levels import Levels
+from llmtrain_core.validation.check import Job
+
+MAX_TOKENS = 10**15
+"""The API's own limit of training.tokens."""
+BATCH_TOKENS = 4 * 1024**2
+"""Tokens of a step where none are given: between GPT-3's 3.2 million and Llama 3's 4 to 16."""
+
+REASONS = 4
+"""Reasons that are named, the most frequent first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A model and tokens, where layout and batch are left to the plan."""
+
+    shape: Shape
+    tokens: int
+    global_batch: int | None = None
+    precision: Precision = "bfloat16"
+    days: float | None = None
+    """Deadline; the plan then chooses the number of GPUs as well."""
+
+    def __post_init__(self) -> None:
+        """Raise PlanError for a run of no step, or of more tokens than a job may have."""
+        if not 1 <= self.tokens <= MAX_TOKENS:
+            raise PlanError(
+                f"{self.tokens:.3g} tokens are not between 1 and {MAX_TOKENS:.0e}",
+                f"use {1 if self.tokens < 1 else MAX_TOKENS:g}",
+            )
+        length = self.shape.sequence_length
+        if self.sequences < 1:
+            raise PlanError(
+                f"{self.tokens:,} tokens are less than one sequence of {length:,}",
+                f"use at least {length} tokens, or shorter sequences",
+            )
+        if self.global_batch is not None and self.global_batch > self.sequences:
+            raise PlanError(
+                f"a batch of {self.global_batch:,} sequences is larger than the run:"
+                f" {self.tokens:.3g} tokens are {self.sequences:,} sequences of {length:,}",
+                f"use a batch of at most {self.sequences}, or more tokens",
+            )
+
+    @property
+    def sequences(self) -> int:
+        """Whole sequences of the run: no step can have more."""
+        return self.tokens // self.shape.sequence_length
+
+    @property
+    def space(self) -> Space:
+        """What may be chosen: the batch as well where none is given."""
+        if self.global_batch is not None:
+            return Space()
+        return Space(any_batch=True, largest_batch=self.sequences)
+
+    @property
+    def base(self) -> Recipe:
+        """The recipe before its layout is chosen."""
+        usual = max(1, min(BATCH_TOKENS // self.shape.sequence_length, self.sequences))
+        batch = self.global_batch or usual
+        return Recipe(self.shape, Layout(), batch, precision=self.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Prediction):
+    """Everything known before a run starts."""
+
+    communication: Volumes
+    goodput: Goodput
+    storage: Storage
+    cost: Cost | None
+    """None: at this rate of failures the run never finishes."""
+    alternatives: tuple[Candidate, ...]
+
+    @property
+    def days_with_failures(self) -> float | None:
+        """Days until the run is done; None: never."""
+        return self.days / self.goodput.ratio if self.goodput.ratio else None
+
+
+def plan(
+    subject: Job | Question, hardware: Accelerator, gpus: int | None = None,
+    placement: Placement | None = None, levels: Levels = (), price: float | None = None,
+    failures: Failures = USUAL,
+) -> Plan:  # fmt: skip
+    """Return the plan of a job, or of the best way to train a model on so many GPUs.
+
+    Without a placement, rank blocks fill servers in natural order and no uplink is shared. Raises
+    PlanError for what cannot be, with the nearest choice that can.
+    """
+    _check_gpus(gpus, hardware)
+    if isinstance(subject, Job):
+        recipe, tokens = _of_job(subject, gpus)
+        hardware = hardware.in_nodes_of(subject.gpus_per_node)
+        keep = subject.spec.checkpoint.keep if subject.spec.checkpoint else 2
+        space = space_of(subject.spec)
+        found = search(recipe, hardware, recipe.layout.world_size, space)
+    else:
+        recipe, found = _of_question(subject, hardware, gpus)
+        tokens, keep = subject.tokens, 2
+    slowed = uplink_shares(placement.crossings, levels) if placement else None
+    predicted = predict(recipe, hardware, tokens, slowed)
+    lived = goodput(-(-predicted.gpus // int(hardware.node.value)), failures)
+    seconds = predicted.seconds / lived.ratio if lived.ratio else None
+    return Plan(
+        recipe=recipe,
+        tokens=tokens,
+        memory=predicted.memory,
+        hardware=hardware,
+        time=predicted.time,
+        assumptions=(*predicted.assumptions, *_assumptions(hardware, found, price, failures)),
+        communication=communication(recipe),
+        goodput=lived,
+        storage=storage(recipe, tokens, keep),
+        cost=None if seconds is None else cost(hardware, predicted.gpus, seconds, price),
+        alternatives=_others(subject, recipe, found),
+    )
+
+
+def _check_gpus(gpus: int | None, hardware: Accelerator) -> None:
+    most = MAX_NODES * int(hardware.node.value)
+    if gpus is not None and not 1 <= gpus <= most:
+        raise PlanError(
+            f"{gpus} GPUs are not between 1 and {most}", f"use {1 if gpus < 1 else most}"
+        )
+
+
+def _of_job(job: Job, gpus: int | None) -> tuple[Recipe, int]:
+    recipe = Recipe.of(job)
+    if gpus is not None and gpus != recipe.layout.world_size:
+        recipe = _resized(recipe, gpus)
+    return recipe, tokens_of(job, recipe)
+
+
+def _resized(recipe: Recipe, gpus: int) -> Recipe:
+    """Return the recipe on another number of GPUs, by its data degree."""
+    layout = recipe.layout
+    others = layout.world_size // layout.data
+    if gpus % others:
+        near = max(1, round(gpus / others)) * others
+        raise PlanError(
+            f"{gpus} GPUs are not a multiple of the layout's {others} (all degrees but data)",
+            f"use {near}, or change spec.parallelism",
+        )
+    return replace(recipe, layout=replace(layout, data=gpus // others))
+
+
+def _of_question(
+    question: Question, hardware: Accelerator, gpus: int | None
+) -> tuple[Recipe, Found]:
+    """Return the fastest recipe. Raises PlanError where nothing fits."""
+    base, space = question.base, question.space
+    if question.days is not None and gpus is None:
+        gpus, found = gpus_for_deadline(base, hardware, question.tokens, question.days, space)
+    elif gpus is None:
+        raise PlanError("neither GPUs nor a deadline are given", "use --gpus N or --days D")
+    else:
+        found = search(base, hardware, gpus, space)
+    if found.best is None:
+        raise _nothing_fits(question, hardware, gpus, found)
+    return found.best.recipe, found
+
+
+def _nothing_fits(question: Question, hardware: Accelerator, gpus: int, found: Found) -> PlanError:
+    """Say what stands in the way, and what would help."""
+    base, space = question.base, question.space
+    if found.nearest is None:
+        reasons = [*found.rejected][:REASONS] or ["no layout divides the model"]
+        batch = nearest_batch(base, hardware, gpus, question.sequences)
+        fewer = nearest_smaller(base, hardware, gpus, space)
+        remedies = [f"use a batch of {batch}"] if batch else []
+        remedies += [f"use {fewer} GPUs"] if fewer else []
+        return PlanError(
+            f"no layout of {gpus} GPUs can run this: " + "; ".join(reasons),
+            " or ".join(remedies) or "use a larger GPU",
+        )
+    enough = least_gpus(base, hardware, gpus, space)
+    remedy = f"use at least {enough} {hardware.name}" if enough else "use a larger GPU"
+    near = found.nearest
+    return PlanError(
+        f"nothing fits {hardware.name}'s {binary(near.memory.capacity)}: the leanest layout of"
+        f" {gpus} GPUs, {near.recipe.layout} with {near.recipe.checkpointing} recomputation, needs"
+        f" {binary(near.memory.total)}",
+        remedy,
+    )
+
+
+def _others(
+    subject: Job | Question, recipe: Recipe, found: Found, limit: int = 6
+) -> tuple[Candidate, ...]:
+    """Return the best other layouts; for a job, those that it would be accepted with."""
+    others = (c for c in found.pareto if c.recipe != recipe)
+    if isinstance(subject, Job):
+        others = (c for c in others if accepts(subject, c.recipe))
+    return tuple(islice(others, limit))
+
+
+def _assumptions(
+    hardware: Accelerator, found: Found, price: float | None, failures: Failures
+) -> Iterator[str]:
+    if price is None:
+        yield f"price: {hardware.price.value:g} USD per GPU hour, {hardware.price.source}"
+    yield (
+        f"failures: {failures.per_node_day:g} per node and day; a save stops training for"
+        f" {failures.save_seconds:g} s, a restart takes {failures.restart_seconds:g} s"
+    )
+    for reason, count in [*found.rejected.items()][:REASONS]:
+        yield f"{count} choices fell out for this or a like reason: {reason}"

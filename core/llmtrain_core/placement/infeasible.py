@@ -1,0 +1,127 @@
+"""Why a job does not fit, level by level, and what would let it in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmtrain_core.api.conditions import Reason
+from llmtrain_core.placement.blockers import Blockers, blockers_of
+from llmtrain_core.placement.capacity import Rooms
+from llmtrain_core.placement.filter import IN_USE, WITHHELD, Screening
+from llmtrain_core.placement.tree import Tree
+from llmtrain_core.placement.types import Request, Unplaceable
+from llmtrain_core.topology.inventory import Snapshot
+
+MOST_NAMES = 6
+MOST_DOMAINS = 4
+"""Names in a message: a cluster of thousands must not fill it."""
+
+
+def unknown_level(request: Request, snapshot: Snapshot) -> Unplaceable | None:
+    """Refuse a level that the fabric does not have."""
+    names = [level.name for level in snapshot.levels]
+    asked = {
+        "require": request.require,
+        "prefer": request.prefer,
+        "tensorWithin": request.tensor_within,
+    }
+    for field, level in asked.items():
+        if level is not None and level not in names:
+            message = (
+                f"spec.topology.{field}: the fabric has no level {level!r}; use one of "
+                + ", ".join(names)
+            )
+            return Unplaceable(Reason.UNKNOWN_LEVEL, message, {}, {})
+    return None
+
+
+def refuse(
+    request: Request, snapshot: Snapshot, tree: Tree, screening: Screening, rooms: Rooms
+) -> Unplaceable:
+    """Say what is short, and where, and which nodes would let the job in if they were free."""
+    names = [level.name for level in tree.levels]
+    free = {
+        name: {"/".join(room.path): room.free for room in rooms.at(depth + 1)}
+        for depth, name in enumerate(names[:-1])
+    }
+    refused = screening.counts()
+    blockers = blockers_of(request, snapshot, tree, screening)
+    reason, text = _short(request, names, screening, rooms, blockers)
+    counts = [f"{name}: {_top(domains)}" for name, domains in free.items() if domains]
+    left = [f"{count} {cause}" for cause, count in sorted(refused.items())]
+    helps = "" if blockers is None else _helps(blockers)
+    parts = [
+        text,
+        *([helps] if helps else []),
+        *(["free by " + ", by ".join(counts)] if counts else []),
+        *(["left out: " + ", ".join(left)] if left else []),
+    ]
+    named = () if blockers is None else tuple(node for node, _ in blockers.nodes)
+    return Unplaceable(reason, "; ".join(parts), free, refused, named)
+
+
+def _short(
+    request: Request, names: list[str], screening: Screening, rooms: Rooms,
+    blockers: Blockers | None,
+) -> tuple[Reason, str]:  # fmt: skip
+    """Say what is short: room in one domain, free GPUs, nodes, or all of them."""
+    want = request.nodes + request.spares
+    nodes = f"{request.nodes} nodes" + (f" and {request.spares} spares" if request.spares else "")
+    block = f"{request.gpus_per_node} {request.gpu_resource}"
+    have = rooms.root.free
+    total = have + len(screening.refused)
+    busy = sum(
+        causes[0].endswith(IN_USE) or causes[0] == WITHHELD for _, causes in screening.refused
+    )
+    if have >= want and request.require is not None:
+        depth = names.index(request.require) + 1
+        within = [room.fits for room in rooms.at(depth)] if depth < len(names) else [1]
+        largest = max(within, default=0)
+        return Reason.DOMAIN_TOO_SMALL, (
+            f"needs {nodes} with {block} free in one {request.require};"
+            f" the {request.require} with most room has {largest}, {have} are free in all"
+            + _for_spares(request, largest)
+        )
+    if have >= want:
+        return Reason.DOMAIN_TOO_SMALL, (
+            f"needs {nodes} with {block} free, {rooms.group} at a time in one"
+            f" {request.tensor_within} for each tensor group; there is room for {rooms.root.fits}"
+        )
+    if not have + busy:
+        return Reason.NO_MATCHING_NODES, (
+            f"needs {nodes} with {block}; no node of the cluster qualifies"
+        )
+    busy_only = blockers is not None and blockers.busy
+    reason = Reason.INSUFFICIENT_GPUS if busy_only else Reason.INSUFFICIENT_NODES
+    spares = _for_spares(request, have)
+    return reason, f"needs {nodes} with {block} free; {have} of {total} have them{spares}"
+
+
+def _for_spares(request: Request, have: int) -> str:
+    """Say so where the gang itself has the room and only its spares do not."""
+    short = request.nodes + request.spares - have
+    if not request.spares or have < request.nodes or short <= 0:
+        return ""
+    return f": enough for the job, {short} short for its spares (spec.topology.spares)"
+
+
+def _helps(blockers: Blockers) -> str:
+    """Say which nodes would let the job in, by cause."""
+    by_cause: dict[str, list[str]] = {}
+    for node, cause in blockers.nodes:
+        by_cause.setdefault(cause, []).append(node)
+    parts = []
+    for cause, nodes in by_cause.items():
+        more = len(nodes) - MOST_NAMES
+        shown = " ".join(nodes[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+        parts.append(f"{shown} ({cause})")
+    where = f" in {blockers.where}" if blockers.where else ""
+    return f"it fits{where} once these nodes can be used: " + ", ".join(parts)
+
+
+def _top(domains: Mapping[str, int]) -> str:
+    """Show the domains with most room."""
+    ranked = sorted(domains.items(), key=lambda item: (-item[1], item[0]))
+    shown = " ".join(f"{name.rsplit('/', 1)[-1]}={n}" for name, n in ranked[:MOST_DOMAINS])
+    more = len(ranked) - MOST_DOMAINS
+    return shown + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,1 @@
+"""Bytes that the groups of a job send, and between which nodes."""

@@ -1,0 +1,135 @@
+"""From a job to the volumes of its groups: payloads of the plan become bytes on a ring's edge.
+
+A ring all-gather or reduce-scatter of a payload S sends (n - 1) / n S over every edge, an
+all-reduce twice that (Patarasuk and Yuan, 2009; nccl-tests, doc/PERFORMANCE.md). A pipeline sends
+its payload over the boundary. Payloads are those of the busiest pipeline rank. Where copies are
+summed inside racks first, one ring stands for both levels: its edges carry what the larger needs,
+and what leaves a rack leaves it on as many interfaces as copies share the rack.
+
+Experts are dealt out over neighbours in the ring of data ranks, so their traffic counts on its
+edges. An all-to-all of a payload S over e ranks in a row puts g (e - g) / e S on the edge behind
+the g-th of them: (e^2 - 1) / (6 e) S on the average edge of the ring, of which one in e joins two
+groups and carries nothing. Nothing hides it. Those with the same experts are e ranks apart: their e
+rings cross every edge.
+
+What is exposed comes from the plan's model of a step: seconds that outlast the work they could hide
+behind, over all seconds of that kind. The model knows a network without tight uplinks; behind one,
+more shows, so at least `LEAST_EXPOSED` of every kind counts.
+"""
+
+from __future__ import annotations
+
+from llmtrain_core.errors import PlanError
+from llmtrain_core.layout import SHORT, Dimension
+from llmtrain_core.pipeline_schedules import V_SHAPED
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes, ring_size
+from llmtrain_core.plan.constants import constants_of
+from llmtrain_core.plan.hardware import CATALOGUE, Accelerator
+from llmtrain_core.plan.network.communication import (
+    Group,
+    communication,
+    stage_communication,
+    tied_bytes,
+    wire_bytes,
+)
+from llmtrain_core.plan.network.communication import Volumes as Payloads
+from llmtrain_core.plan.network.link_speed import Network
+from llmtrain_core.plan.time.step_time import exchange_seconds, step_time
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job
+
+LEAST_EXPOSED = 0.25
+USUAL_GPU = CATALOGUE["H100"]
+"""Whose speed decides what is hidden where the nodes' GPU is not known."""
+
+_RINGS: tuple[Dimension, ...] = ("tensor", "context", "data", "replicate")
+
+
+def volumes_of_job(job: Job, hardware: Accelerator | None = None) -> Volumes | None:
+    """Return the volumes of a job; None where nothing is known: a trainer of other make."""
+    try:
+        recipe = Recipe.of(job)
+    except PlanError:
+        return None
+    return volumes_of(recipe, hardware or USUAL_GPU)
+
+
+def volumes_of(recipe: Recipe, hardware: Accelerator = USUAL_GPU) -> Volumes:
+    """Return bytes per edge, direction and step of every kind with more than one rank."""
+    payloads = communication(recipe)
+    found: dict[Dimension, Volume] = {}
+    for kind in _RINGS:
+        ranks = ring_size(recipe.layout, kind)
+        moved = _edge_bytes(recipe, payloads, kind)
+        routed = _routed(recipe, payloads) if kind == "data" else 0
+        if ranks > 1 and moved:
+            exposed = _exposed(recipe, payloads, hardware, kind)
+            if routed:
+                exposed = (moved * exposed + routed) / (moved + routed)
+            found[kind] = Volume(moved + routed, exposed)
+    boundary, wrap = _pipeline(recipe)
+    if boundary:
+        found["pipeline"] = Volume(boundary)
+    return Volumes(found, wrap)
+
+
+def _edge_bytes(recipe: Recipe, payloads: Payloads, kind: Dimension) -> int:
+    """Return the bytes on one edge of a group's ring."""
+    group: Group = SHORT[kind]  # type: ignore[assignment]
+    moved = wire_bytes(recipe, payloads, group)
+    if group == "dp":
+        moved += wire_bytes(recipe, payloads, "edp") * recipe.layout.expert
+    if group == "rep":
+        near = wire_bytes(recipe, payloads, "rep-near")
+        far = wire_bytes(recipe, payloads, "rep-far") * recipe.exchange.near
+        moved += max(near, far)
+    return int(moved)
+
+
+def _routed(recipe: Recipe, payloads: Payloads) -> int:
+    """Return bytes between experts' ranks on the average edge of the ring of data ranks."""
+    sent, ranks = payloads.get(("ep", "all_to_all")), recipe.layout.expert
+    return sent.nbytes * (ranks**2 - 1) // (6 * ranks) if sent else 0
+
+
+def _pipeline(recipe: Recipe) -> tuple[int, int]:
+    """Return bytes over a boundary, and between the last and the first rank.
+
+    Looped, rank 0 holds v chunks: it sends v hidden states to rank 1, and v - 1 gradients back to
+    the last rank. In V shape or with one chunk, all that it sends goes to rank 1. A tied embedding
+    goes to the last rank.
+    """
+    sent = stage_communication(recipe, 0).get(("pp", "send"))
+    if sent is None:
+        return 0, 0
+    chunks, tied = recipe.chunks, tied_bytes(recipe)
+    hidden = sent.nbytes - tied
+    if chunks == 1 or recipe.schedule in V_SHAPED:
+        return hidden, tied
+    each = hidden // (2 * chunks - 1)
+    return each * chunks, each * (chunks - 1) + tied
+
+
+def _exposed(recipe: Recipe, payloads: Payloads, hardware: Accelerator, kind: Dimension) -> float:
+    """Return the exposed share of data and replicate traffic; the others stall the step in full."""
+    if kind not in {"data", "replicate"}:
+        return 1.0
+    group: Group = SHORT[kind]  # type: ignore[assignment]
+    constants = constants_of(hardware.name)
+    try:
+        shown = step_time(recipe, hardware, constants).exposed.get(group, 0.0)
+    except PlanError:  # no matrix units of that precision: nothing is known of what hides
+        return 1.0
+    network = Network(
+        hardware, recipe.layout, constants.link_efficiency, constants.nic_efficiency,
+        exchange=recipe.exchange,
+    )  # fmt: skip
+    if group == "rep":
+        whole = exchange_seconds(payloads, network)
+    else:
+        whole = sum(
+            network.seconds(group, operation, calls.nbytes, calls.count)
+            for (name, operation), calls in payloads.items()
+            if name == group
+        )
+    return min(1.0, max(LEAST_EXPOSED, shown / whole)) if whole else 1.0

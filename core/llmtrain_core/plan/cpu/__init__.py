@@ -1,0 +1,1 @@
+"""CPU time of a training step on nodes without GPUs."""

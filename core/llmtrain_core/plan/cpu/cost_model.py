@@ -1,0 +1,274 @@
+"""CPU time of one optimizer step where ranks are processes on CPU cores, and the wall time of it.
+
+What a rank does in a step is counted exactly (`rank_work`); each kind of work has one price in CPU
+seconds, the same in every layout and model, which a calibration measures (`fit`). The product of
+the two is linear, so it can be checked kind by kind. On a CPU the dispatch of operators and the
+messages of gloo cost more than the arithmetic of a small model; they are most of the kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmtrain_core.errors import PlanError
+from llmtrain_core.pipeline_schedules import FORWARD_AND_BACKWARD, ONE_STAGE, idle_units
+from llmtrain_core.plan.model.parameters import Stage
+from llmtrain_core.plan.network.communication import (
+    Operation,
+    Volumes,
+    group_sizes,
+    stage_communication,
+)
+from llmtrain_core.plan.time.step_time import between_bytes, layer_weights
+from llmtrain_core.plan.training_setup import COMPUTE_BYTES, Recipe
+
+PRECISION = "float32"
+"""The type that prices are measured in."""
+
+Work = Mapping[str, float]
+"""Amount of work by kind; what is absent is 0."""
+
+KINDS: Mapping[str, str] = {
+    "steps": "steps: batch, learning rate, clipping",
+    "updates": "layers updated: optimizer and clipping, by call",
+    "parameters": "parameters updated, of a rank's shard",
+    "passes": "micro-batches",
+    "layers": "layers run for a micro-batch, both passes",
+    "products": "FLOPs of products",
+    "attention": "FLOPs of attention, the masked half not counted",
+    "between": "bytes read and written between products, both passes",
+    "logits": "values of the loss",
+    "accumulated": "parameters whose gradient is added up, by micro-batch",
+    "scatters": "FSDP units whose gradient is reduced",
+    "exchanges": "FSDP units gathered or reduced among several ranks",
+    "exchanged": "bytes of them, put in order before or after",
+    "tensorLayers": "layers run for a micro-batch, with tensor parallelism",
+    "tensorLosses": "micro-batches through the loss, sharded over the vocabulary",
+    "tensorLogits": "values of the loss, sharded over the vocabulary",
+    "stages": "micro-batches through a stage of a pipeline, its transfers included",
+    "calls": "collectives, of any kind",
+    "gatherHops": "messages of a ring all-gather",
+    "scatterHops": "messages of a ring reduce-scatter",
+    "reduceHops": "messages of a ring all-reduce",
+    "bytes": "bytes that a rank sends",
+}
+"""Every kind of work, and its unit."""
+
+_HOPS: Mapping[Operation, tuple[str, int]] = {
+    "all_gather": ("gatherHops", 1), "reduce_scatter": ("scatterHops", 1),
+    "all_reduce": ("reduceHops", 2),
+}  # fmt: skip
+"""Collective -> its kind of message, and how often its ring goes round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """CPU seconds that some work took."""
+
+    work: Work
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """A machine without GPUs: its cores and what each kind of work costs there."""
+
+    cores: int
+    prices: Mapping[str, float]
+    """CPU seconds per unit of every kind in `KINDS`."""
+
+    def seconds(self, work: Work) -> float:
+        """Return the CPU seconds of some work."""
+        return sum(self.prices[kind] * amount for kind, amount in work.items())
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON of a calibration."""
+        return {"cores": self.cores, "cpuSeconds": dict(self.prices)}
+
+    @classmethod
+    def from_wire(cls, document: Any) -> Processor:
+        """Read the JSON of a calibration. Raises PlanError where it is none."""
+        try:
+            cores, prices = int(document["cores"]), document["cpuSeconds"]
+            found = {kind: float(prices[kind]) for kind in KINDS}
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(
+                f"not a calibration: {error!r}", "calibrate this machine anew"
+            ) from None
+        if cores < 1 or not all(0 <= price < float("inf") for price in found.values()):
+            raise PlanError("a calibration has a negative figure", "calibrate this machine anew")
+        return cls(cores, found)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorStep:
+    """Time of one step on a machine without GPUs."""
+
+    cpu: tuple[float, ...]
+    """CPU seconds of one rank of each pipeline stage."""
+    cpu_seconds: float
+    """CPU seconds of all ranks."""
+    wall_seconds: float
+    """Wall-clock time, nothing else running."""
+
+
+def processor_step(recipe: Recipe, processor: Processor) -> ProcessorStep:
+    """Return the time of one step. Raises PlanError for what calibrations do not measure.
+
+    With more ranks than cores, whatever rank is ready takes a core that waits, so the cores are
+    busy; with fewer, the slowest stage and the bubble set the pace.
+    """
+    layout = recipe.layout
+    cpu = tuple(processor.seconds(rank_work(recipe, rank)) for rank in range(layout.pipeline))
+    whole = sum(cpu) * (layout.world_size // layout.pipeline)
+    idle = idle_units(recipe.schedule, layout.pipeline, recipe.micro_batches)
+    stretch = 1 + idle / (FORWARD_AND_BACKWARD * recipe.micro_batches)
+    wall = max(max(cpu) * stretch, whole / min(processor.cores, layout.world_size))
+    return ProcessorStep(cpu, whole, wall)
+
+
+def rank_work(recipe: Recipe, rank: int) -> dict[str, float]:
+    """Return what one rank of pipeline stage `rank` does in a step."""
+    _require_measured(recipe)
+    stage, volumes = recipe.stages[rank], stage_communication(recipe, rank)
+    work = {**_compute(recipe, stage), **_shards(recipe, stage)}
+    for (group, operation), calls in volumes.items():
+        if operation in _HOPS:
+            ranks = group_sizes(recipe)[group]
+            moved = collective_work(operation, ranks, calls.count, calls.nbytes)
+            work = added(work, moved)
+        if group == "dp":
+            work = added(work, {"exchanged": calls.nbytes})
+    layout, micro_batches = recipe.layout, recipe.micro_batches
+    if layout.tensor > 1:
+        work["tensorLayers"] = micro_batches * stage.layers
+        work["tensorLosses"] = micro_batches * stage.predicts
+        work["tensorLogits"] = work.pop("logits")
+        work["between"] += _tensor_copies(volumes)
+    if layout.pipeline > 1:
+        work["stages"] = micro_batches
+        work = added(work, {"bytes": _sent(volumes)})
+    return work
+
+
+def collective_work(operation: Operation, ranks: int, calls: float, nbytes: float) -> Work:
+    """Return the messages of `calls` collectives that carry `nbytes` together, on each rank."""
+    kind, rounds = _HOPS[operation]
+    hops = rounds * (ranks - 1)
+    return {"calls": calls, kind: calls * hops, "bytes": nbytes * hops / ranks}
+
+
+def added(*works: Work) -> dict[str, float]:
+    """Return several works together."""
+    return {
+        kind: sum(work.get(kind, 0) for work in works)
+        for kind in KINDS
+        if any(kind in work for work in works)
+    }
+
+
+def _compute(recipe: Recipe, stage: Stage) -> dict[str, float]:
+    """Passes through layers and ends; recomputing repeats a forward pass, a third of both."""
+    shape, tensor, micro_batches = recipe.shape, recipe.layout.tensor, recipe.micro_batches
+    again = 1 + recipe.recomputed / 3
+    runs, tokens = micro_batches * stage.layers, recipe.local_tokens
+    each = 6 if shape.adapters is None else 4  # frozen weights have no gradient
+    layer = each * tokens * sum(layer_weights(shape)) / tensor
+    logits = micro_batches * stage.predicts * tokens * shape.vocab_size / tensor
+    scores = 6 * tokens * shape.sequence_length * shape.query_width / tensor
+    moved = 3 * tokens * between_bytes(shape, COMPUTE_BYTES[recipe.precision]) / tensor
+    return {
+        "passes": micro_batches,
+        "layers": again * runs,
+        "products": again * runs * layer + each * logits * shape.hidden_size,
+        "attention": again * runs * scores,
+        "between": again * runs * moved,
+        "logits": logits,
+    }
+
+
+def _shards(recipe: Recipe, stage: Stage) -> dict[str, float]:
+    """What FSDP and the optimizer do, also with one data rank: there is one path for all."""
+    units = recipe.units(stage)
+    again = recipe.micro_batches * units.layers if recipe.layout.pipeline == 1 else 0
+    gathers, scatters = units.count + again, units.learnt.count
+    return {
+        "steps": 1,
+        "updates": units.layers,
+        "parameters": units.learnt.sharded(recipe.shard_ranks),
+        "accumulated": recipe.micro_batches * units.learnt.size,
+        "scatters": scatters,
+        "exchanges": gathers + scatters if recipe.shard_ranks > 1 else 0,
+    }
+
+
+def _sent(volumes: Volumes) -> float:
+    """Bytes that a rank of a pipeline sends to its neighbours."""
+    return sum(calls.nbytes for (_, operation), calls in volumes.items() if operation == "send")
+
+
+def _tensor_copies(volumes: Volumes) -> float:
+    """Bytes read and written where hidden states are put in order before or after a collective."""
+    return 2 * sum(
+        calls.nbytes
+        for (group, operation), calls in volumes.items()
+        if group == "tp" and operation != "all_reduce"
+    )
+
+
+def _require_measured(recipe: Recipe) -> None:
+    if recipe.precision != PRECISION:
+        raise PlanError(
+            f"the time of {recipe.precision} on a CPU is not calibrated", f"use {PRECISION}"
+        )
+    if recipe.layout.context > 1 or recipe.layout.replicate > 1:
+        raise PlanError("context and replica ranks on a CPU are not calibrated", "use degree 1")
+    if recipe.shape.experts > 1:
+        raise PlanError("experts on a CPU are not calibrated", "plan for a GPU with --gpu")
+    if recipe.schedule not in ONE_STAGE:
+        raise PlanError(f"{recipe.schedule} on a CPU is not calibrated", "use 1F1B or GPipe")
+    if recipe.checkpointing == "selective" or recipe.kernels != "eager":
+        raise PlanError(
+            "selective recomputation and compilation on a CPU are not calibrated",
+            "use full recomputation or none, and do not compile",
+        )
+
+
+SWEEPS = 20_000
+"""Rounds of coordinate descent; far past the point where predictions stop to change."""
+
+
+def fit(measured: Sequence[Measurement], cores: int) -> Processor:
+    """Return the prices, none negative, with the least squared relative error.
+
+    Coordinate descent on the normal equations: each price in turn takes its best value given the
+    others (Lawson and Hanson's problem; convex, so every order of descent ends at the same error).
+    """
+    rows = [[m.work.get(kind, 0) / m.seconds for kind in KINDS] for m in measured if m.seconds > 0]
+    scale = [max((row[k] for row in rows), default=0.0) or 1.0 for k in range(len(KINDS))]
+    rows = [[value / s for value, s in zip(row, scale, strict=True)] for row in rows]
+    columns = list(zip(*rows, strict=True))
+    gram = [[sum(map(float.__mul__, a, b)) for b in columns] for a in columns]
+    target = [sum(column) for column in columns]
+    prices = [0.0] * len(KINDS)
+    for _ in range(SWEEPS):
+        if _sweep(gram, target, prices) < 1e-9:
+            break
+    return Processor(cores, {k: p / s for k, p, s in zip(KINDS, prices, scale, strict=True)})
+
+
+def _sweep(gram: list[list[float]], target: list[float], prices: list[float]) -> float:
+    """Improve every price once, in place; return the largest change."""
+    largest = 0.0
+    for k, row in _determined(gram):
+        better = prices[k] + (target[k] - sum(map(float.__mul__, row, prices))) / row[k]
+        largest = max(largest, abs(max(0.0, better) - prices[k]))
+        prices[k] = max(0.0, better)
+    return largest
+
+
+def _determined(gram: list[list[float]]) -> Iterator[tuple[int, list[float]]]:
+    """Yield the rows of kinds that some measurement contains."""
+    yield from ((k, row) for k, row in enumerate(gram) if row[k] > 0)

@@ -1,0 +1,1 @@
+"""GPU memory and checkpoint size of a training job."""

@@ -1,0 +1,1 @@
+"""Shape, parameters and FLOPs of a model."""

@@ -1,0 +1,41 @@
+"""Floating-point operations of training, in the two conventions that the field uses.
+
+They differ by up to a factor of two in the attention term, so a utilisation without the name of
+its convention means little. Norms, the softmax and recomputation of activations are not counted.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_core.plan.model.model_shape import Shape, shape_of
+from llmtrain_core.plan.model.parameters import count_parameters
+
+Convention = Literal["full-attention", "causal-attention"]
+"""`full-attention` ignores that the causal mask zeroes half of the scores (PaLM, arXiv:2204.02311,
+appendix B; nanoGPT, torchtitan). `causal-attention` counts the unmasked half only (Megatron-LM)."""
+
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+
+
+def training_flops_per_token(architecture: Architecture | Shape, convention: Convention) -> int:
+    """Return FLOPs (multiply and add are two) of one forward and backward pass per token.
+
+    6 N' for the weight products (2 forward, 4 backward) plus, per layer, 12 T Q for scores and
+    weighted values, with T the sequence length and Q = heads x headDim; half of it when causal.
+    Frozen weights have no gradient of their own: 4 N', and 6 for each parameter of an adapter.
+    """
+    shape = shape_of(architecture)
+    count = count_parameters(shape)
+    attention = 12 * shape.layers * shape.query_width * shape.sequence_length
+    if convention == "causal-attention":
+        attention //= 2
+    if count.adapters:
+        return 4 * count.multiplied + 6 * count.adapters + attention
+    return 6 * count.multiplied + attention
+
+
+def days_at(flops: float, gpus: int, peak: float, utilization: float) -> float:
+    """Return the days that `gpus` of a peak FLOP/s at a utilisation need for `flops`."""
+    return flops / (gpus * peak * utilization) / 86400

@@ -1,0 +1,162 @@
+"""The shape of a decoder, wide enough for the published models that a plan is asked about.
+
+Everything that the API's `Architecture` can say, and a few models that exist here only, so that a
+plan can be checked against their published runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Literal
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_core.errors import PlanError
+from llmtrain_core.validation.presets import PRESETS
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """Low-rank adapters beside frozen weights (LoRA, arXiv:2106.09685)."""
+
+    rank: int
+    targets: tuple[str, ...]
+    """Products that have one, by their usual names: q_proj, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a decoder. All are counts; a plan never needs the weights."""
+
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    ffn_size: int
+    vocab_size: int
+    sequence_length: int
+    tied_embeddings: bool = False
+    gated: bool = True
+    """SwiGLU (three matrices) or a plain feed-forward block (two)."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm has a scale; LayerNorm a scale and a shift."""
+    biases: bool = False
+    """Every projection but the output has a bias (GPT-2, GPT-3)."""
+    qkv_biases: bool = False
+    """Only query, key and value have one (Qwen2)."""
+    qk_norm: bool = False
+    """Every head's queries and keys are normalised (Qwen3)."""
+    learned_positions: int = 0
+    """Rows of the position embedding; 0 for rotary or relative positions."""
+    adapters: Adapters | None = None
+    """What learns in place of the weights."""
+    experts: int = 1
+    """Feed-forward blocks per layer that a router chooses from; 1: no router."""
+    experts_per_token: int = 1
+    """Experts that every token visits."""
+    balanced: bool = False
+    """A loss keeps the experts evenly used."""
+
+    @property
+    def query_width(self) -> int:
+        """Width of all query heads together."""
+        return self.heads * self.head_width
+
+    @property
+    def key_width(self) -> int:
+        """Width of all key heads together; values have the same."""
+        return self.kv_heads * self.head_width
+
+    def with_adapters(self, rank: int, targets: Iterable[str]) -> Shape:
+        """Return the same model with adapters beside frozen weights."""
+        return replace(self, adapters=Adapters(rank, tuple(sorted(targets))))
+
+    def with_length(self, sequence_length: int) -> Shape:
+        """Return the same model trained on sequences of another length.
+
+        Raises PlanError for more than its position embedding has rows.
+        """
+        if 0 < self.learned_positions < sequence_length:
+            raise PlanError(
+                f"sequences of {sequence_length:,} tokens are longer than the model's"
+                f" {self.learned_positions:,} learned positions",
+                f"use at most {self.learned_positions}, or a model with rotary positions",
+            )
+        return replace(self, sequence_length=sequence_length)
+
+
+def shape_of(architecture: Architecture | Shape) -> Shape:
+    """Return the shape of an architecture of the API; a shape is its own."""
+    if isinstance(architecture, Shape):
+        return architecture
+    return Shape(
+        layers=architecture.layers,
+        hidden_size=architecture.hidden_size,
+        heads=architecture.heads,
+        kv_heads=architecture.key_value_heads,
+        head_width=architecture.head_width,
+        ffn_size=architecture.ffn_size,
+        vocab_size=architecture.vocab_size,
+        sequence_length=architecture.sequence_length,
+        tied_embeddings=architecture.tied_embeddings,
+        gated=architecture.activation == "swiglu",
+        norm=architecture.norm,
+        biases=architecture.biases == "all",
+        qkv_biases=architecture.biases == "qkv",
+        qk_norm=architecture.qk_norm,
+        learned_positions=(
+            architecture.sequence_length if architecture.positions == "learned" else 0
+        ),
+        experts=architecture.experts,
+        experts_per_token=architecture.experts_per_token,
+        balanced=architecture.experts > 1 and architecture.load_balancing_weight > 0,
+    )
+
+
+def gpt(layers: int, hidden: int, heads: int, vocab: int = 50257, length: int = 2048) -> Shape:
+    """Return a GPT-2 or GPT-3 style shape (Brown et al., 2020, arXiv:2005.14165, table 2.1)."""
+    return Shape(
+        layers=layers, hidden_size=hidden, heads=heads, kv_heads=heads, head_width=hidden // heads,
+        ffn_size=4 * hidden, vocab_size=vocab, sequence_length=length, tied_embeddings=True,
+        gated=False, norm="layer", biases=True, learned_positions=length,
+    )  # fmt: skip
+
+
+def _nemotron4(layers: int, hidden: int, heads: int, kv_heads: int, ffn: int) -> Shape:
+    """Squared ReLU, rotary positions, LayerNorm, untied (arXiv:2402.16819, 2406.11704)."""
+    return Shape(
+        layers=layers, hidden_size=hidden, heads=heads, kv_heads=kv_heads,
+        head_width=hidden // heads, ffn_size=ffn, vocab_size=256000, sequence_length=4096,
+        gated=False, norm="layer",
+    )  # fmt: skip
+
+
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {
+        **{name: shape_of(architecture) for name, architecture in PRESETS.items()},
+        # With the published vocabularies, which the presets fill up.
+        # Radford et al., 2019: the published weights, whose positions number 1,024.
+        "gpt2-124m": gpt(12, 768, 12, length=1024),
+        "gpt2-1.5b": gpt(48, 1600, 25, length=1024),
+        # Brown et al., arXiv:2005.14165, table 2.1.
+        "gpt3-6.7b": gpt(32, 4096, 32),
+        "gpt3-175b": gpt(96, 12288, 96),
+        "nemotron4-15b": _nemotron4(32, 6144, 48, 8, 24576),
+        "nemotron4-340b": _nemotron4(96, 18432, 96, 8, 73728),
+    }
+)
+"""Every model that a plan knows by name: the presets of the API and plan-only shapes."""
+
+
+def shape_named(name: str) -> Shape:
+    """Return a model by name. Raises PlanError for an unknown one."""
+    if name in SHAPES:
+        return SHAPES[name]
+    near = get_close_matches(name, SHAPES, n=1)
+    raise PlanError(
+        f"no model is named {name!r}",
+        (f"did you mean {near[0]}? " if near else "") + "known are " + ", ".join(sorted(SHAPES)),
+    )

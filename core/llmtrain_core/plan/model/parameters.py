@@ -1,0 +1,323 @@
+"""Exact parameter counts: of a model, and of what one rank holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from math import prod
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_core.pipeline_schedules import Schedule, stage_numbers
+from llmtrain_core.plan.model.model_shape import Shape, shape_of
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCount:
+    """Numbers of parameters (not bytes) by the part of the model that holds them."""
+
+    embedding: int
+    """Input embedding, vocabSize x hiddenSize."""
+    attention: int
+    """Query, key, value and output projections of all layers, with their biases."""
+    feed_forward: int
+    """Projections of the feed-forward blocks of all layers, with their biases."""
+    norms: int
+    """Two norms per layer, those of queries and keys, and the final one."""
+    output: int
+    """Output projection; 0 when it is tied to the input embedding."""
+    positions: int = 0
+    """Learned positions."""
+    router: int = 0
+    """Routers of all layers, experts x hiddenSize each."""
+    idle: int = 0
+    """Parameters of the experts that a token does not visit, over all layers."""
+    adapters: int = 0
+    """Low-rank adapters, which come on top of the model; 0: the model itself learns."""
+
+    @property
+    def total(self) -> int:
+        """All parameters of the model."""
+        blocks = self.attention + self.feed_forward + self.router + self.norms
+        return self.embedding + self.positions + blocks + self.output
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token meets; all of them without experts."""
+        return self.total - self.idle
+
+    @property
+    def learning(self) -> int:
+        """Parameters that have gradients and optimizer state."""
+        return self.adapters or self.total
+
+    @property
+    def multiplied(self) -> int:
+        """Parameters that take part in a product for every token.
+
+        This is the N' of the FLOP formulas: looking a row up in the input embedding costs nothing,
+        but a tied embedding is multiplied as the output projection.
+        """
+        return self.active - self.positions - (self.embedding if self.output else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One parameter tensor as a tensor-parallel rank holds it; its first dimension is sharded."""
+
+    name: str
+    shape: tuple[int, ...]
+    replicated: bool = False
+    """Every tensor-parallel rank holds the same values."""
+    frozen: bool = False
+    """It has no gradient."""
+    copy: bool = False
+    """A copy of another stage's tensor, which updates it: no optimizer state."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    def sharded(self, ranks: int) -> int:
+        """Elements that the first of `ranks` FSDP ranks holds: rows are dealt out in equal chunks.
+
+        FSDP2 shards dimension 0 by chunks of ceil(rows / ranks), as `torch.chunk` does, so the
+        first rank always holds the most.
+        """
+        rows, *rest = self.shape
+        return -(-rows // ranks) * prod(rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one pipeline rank holds, all its chunks together."""
+
+    layers: int
+    embeds: bool
+    predicts: bool
+    apart: bool = False
+    """Its two ends of the model are in different chunks."""
+
+
+@cache
+def stages(
+    layers: int, ranks: int, schedule: Schedule = "1F1B", chunks: int = 1
+) -> tuple[Stage, ...]:
+    """Return what the ranks of a pipeline hold: even runs of layers, longer runs first."""
+    count = ranks * chunks
+    share, extra = divmod(layers, count)
+    found = []
+    for rank in range(ranks):
+        mine = stage_numbers(schedule, rank, ranks, chunks)
+        embeds, predicts = 0 in mine, count - 1 in mine
+        held = sum(share + (number < extra) for number in mine)
+        found.append(Stage(held, embeds, predicts, embeds and predicts and len(mine) > 1))
+    return tuple(found)
+
+
+def count_parameters(model: Architecture | Shape) -> ParameterCount:
+    """Return the exact parameter count of a whole model."""
+    shape = shape_of(model)
+    block = (*block_tensors(shape), *expert_tensors(shape))
+    ends = {tensor.name: tensor.size for tensor in end_tensors(shape)}
+
+    def of(*parts: str) -> int:
+        return sum(tensor.size for tensor in block if tensor.name.startswith(parts))
+
+    feed_forward = shape.layers * of("ffn.")
+    visited = shape.experts_per_token
+    return ParameterCount(
+        embedding=ends["embedding"],
+        attention=shape.layers * of("attention."),
+        feed_forward=feed_forward,
+        norms=shape.layers * of("norm.") + sum(n for key, n in ends.items() if "norm" in key),
+        output=ends.get("output", 0),
+        positions=ends.get("positions", 0),
+        router=shape.layers * of("router"),
+        idle=feed_forward // shape.experts * (shape.experts - visited),
+        adapters=shape.layers * of("lora."),
+    )
+
+
+@cache
+def block_tensors(shape: Shape, tensor: int = 1) -> tuple[Tensor, ...]:
+    """Return the parameters of one layer on one of `tensor` ranks, experts left out.
+
+    Query, key, value, gate and up are split by rows of (out, in); output and down by columns; their
+    biases and the norms are held by every rank (Shoeybi et al., arXiv:1909.08053).
+    """
+    hidden, queries, keys = shape.hidden_size, shape.query_width, shape.key_width
+    ffn = shape.ffn_size // tensor
+    columns = [("attention.query", queries), ("attention.key", keys), ("attention.value", keys)]
+    found = [Tensor(name, (width // tensor, hidden)) for name, width in columns]
+    found.append(Tensor("attention.output", (hidden, queries // tensor)))
+    if shape.biases or shape.qkv_biases:
+        found += [Tensor(f"{name}.bias", (width // tensor,)) for name, width in columns]
+    if shape.biases:
+        found.append(Tensor("attention.output.bias", (hidden,), replicated=True))
+    if shape.experts > 1:
+        found.append(Tensor("router", (shape.experts, hidden), replicated=True))
+    else:
+        found += [Tensor("ffn.gate", (ffn, hidden))] if shape.gated else []
+        found += [Tensor("ffn.up", (ffn, hidden)), Tensor("ffn.down", (hidden, ffn))]
+    if shape.biases and shape.experts == 1:
+        found += [
+            Tensor("ffn.up.bias", (ffn,)),
+            Tensor("ffn.down.bias", (hidden,), replicated=True),
+        ]
+    if shape.qk_norm:
+        for name in ("norm.query.scale", "norm.key.scale"):
+            found.append(Tensor(name, (shape.head_width,), replicated=True))
+    found += [*_norm(shape, "norm.attention"), *_norm(shape, "norm.ffn")]
+    return (*_frozen(shape, found), *adapter_tensors(shape, tensor))
+
+
+def adapter_tensors(shape: Shape, tensor: int = 1) -> Iterator[Tensor]:
+    """Yield the adapters of one layer on one of `tensor` ranks: A (rank, in) and B (out, rank).
+
+    Beside a product split by rows of its weight, B is split like it and A is common; beside one
+    split by columns, it is the other way round.
+    """
+    if shape.adapters is None:
+        return
+    hidden, rank = shape.hidden_size, shape.adapters.rank
+    columns = {
+        "q_proj": shape.query_width, "k_proj": shape.key_width, "v_proj": shape.key_width,
+        "gate_proj": shape.ffn_size, "up_proj": shape.ffn_size,
+    }  # fmt: skip
+    rows = {"o_proj": shape.query_width, "down_proj": shape.ffn_size}
+    for target in shape.adapters.targets:
+        if target in columns:
+            yield Tensor(f"lora.{target}.a", (rank, hidden), replicated=True)
+            yield Tensor(f"lora.{target}.b", (columns[target] // tensor, rank))
+        else:
+            yield Tensor(f"lora.{target}.a", (rank, rows[target] // tensor))
+            yield Tensor(f"lora.{target}.b", (hidden, rank), replicated=True)
+
+
+def _frozen(shape: Shape, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the model's own tensors; beside adapters they do not learn."""
+    return (replace(tensor, frozen=shape.adapters is not None) for tensor in tensors)
+
+
+@cache
+def expert_tensors(shape: Shape, tensor: int = 1, expert: int = 1) -> tuple[Tensor, ...]:
+    """Return the experts of one layer on one of `tensor` ranks and one of `expert` ranks.
+
+    Stacked; FSDP shards them along the hidden size, which therefore comes first.
+    """
+    if shape.experts == 1:
+        return ()
+    size = (shape.hidden_size, shape.experts // expert, shape.ffn_size // tensor)
+    names = ("ffn.gate", "ffn.up", "ffn.down") if shape.gated else ("ffn.up", "ffn.down")
+    return tuple(Tensor(name, size) for name in names)
+
+
+@cache
+def end_tensors(
+    shape: Shape,
+    tensor: int = 1,
+    *,
+    embeds: bool = True,
+    predicts: bool = True,
+    apart: bool = False,
+) -> tuple[Tensor, ...]:
+    """Return the parameters outside the layers: embeddings and the final norm and output.
+
+    A stage that predicts with an embedding which it does not hold in the same chunk has a copy.
+
+    A vocabulary that `tensor` does not divide is padded (as Megatron-LM does; the trainer refuses).
+    """
+    rows = -(-shape.vocab_size // tensor)
+    found: list[Tensor] = []
+    if embeds:
+        found.append(Tensor("embedding", (rows, shape.hidden_size)))
+        if shape.learned_positions:
+            positions = (shape.learned_positions, shape.hidden_size)
+            found.append(Tensor("positions", positions, replicated=True))
+    if predicts:
+        found += _norm(shape, "final.norm")
+        if not shape.tied_embeddings or not embeds or apart:
+            copied = shape.tied_embeddings
+            found.append(Tensor("output", (rows, shape.hidden_size), copy=copied))
+    return tuple(_frozen(shape, found))
+
+
+def _norm(shape: Shape, name: str) -> list[Tensor]:
+    scale = Tensor(f"{name}.scale", (shape.hidden_size,), replicated=True)
+    shift = Tensor(f"{name}.shift", (shape.hidden_size,), replicated=True)
+    return [scale] if shape.norm == "rms" else [scale, shift]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """A stage's parameters in the units that FSDP gathers: layers, their experts, and the ends.
+
+    Built once for every stage (`stage_units`), so it is told apart by identity.
+    """
+
+    block: tuple[Tensor, ...]
+    experts: tuple[Tensor, ...]
+    """Of one layer; a unit of their own, which fewer ranks share."""
+    expert: int
+    """Ranks that deal the experts out."""
+    layers: int
+    ends: tuple[Tensor, ...]
+    size: int
+    """Parameters that one tensor-parallel rank of the stage works with."""
+    count: int
+    """Number of units."""
+    learning: Units | None = None
+    """What of it has gradients; None: all."""
+
+    def sharded(self, ranks: int) -> int:
+        """Parameters that the first of `ranks` FSDP ranks holds."""
+        return _shard(self, ranks)
+
+    def updated(self, ranks: int) -> int:
+        """Those that it updates: copies are updated elsewhere."""
+        return self.sharded(ranks) - sharded((t for t in self.ends if t.copy), ranks)
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer."""
+        return size(self.block) + size(self.experts)
+
+    @property
+    def learnt(self) -> Units:
+        """What of the stage has gradients: units without any are not there."""
+        return self.learning or self
+
+
+@cache
+def stage_units(shape: Shape, stage: Stage, tensor: int = 1, expert: int = 1) -> Units:
+    """Return what one tensor- and expert-parallel rank of a stage works with."""
+    block, experts = block_tensors(shape, tensor), expert_tensors(shape, tensor, expert)
+    ends = end_tensors(
+        shape, tensor, embeds=stage.embeds, predicts=stage.predicts, apart=stage.apart
+    )
+    per_layer, layers = 2 if experts else 1, stage.layers
+    units = per_layer * layers + (2 if stage.apart else 1 if ends else 0)
+    learning = None
+    if shape.adapters is not None:
+        adapters = tuple(each for each in block if not each.frozen)
+        learning = Units(adapters, (), 1, layers, (), layers * size(adapters), layers)
+    whole = layers * (size(block) + size(experts)) + size(ends)
+    return Units(block, experts, expert, layers, ends, whole, units, learning)
+
+
+@cache
+def _shard(units: Units, ranks: int) -> int:
+    experts = sharded(units.experts, ranks // units.expert)
+    return units.layers * (sharded(units.block, ranks) + experts) + sharded(units.ends, ranks)
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """Return the elements of some tensors."""
+    return sum(tensor.size for tensor in tensors)
+
+
+def sharded(tensors: Iterable[Tensor], ranks: int) -> int:
+    """Return the elements of which the first of `ranks` FSDP ranks holds a shard."""
+    return sum(tensor.sharded(ranks) for tensor in tensors)

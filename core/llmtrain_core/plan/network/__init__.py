@@ -1,0 +1,1 @@
+"""Bytes that each parallel group sends, and the speed of the links it uses."""

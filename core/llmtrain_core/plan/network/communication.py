@@ -1,0 +1,337 @@
+"""Collectives of one step and rank: how many calls, and how many bytes are handed to them.
+
+Bytes are payloads, as the trainer's meter counts them: the whole tensor of an all-gather, a
+reduce-scatter or an all-reduce, the sent tensor of a send. What travels is less or more by the
+algorithm (`bus_factor`). The counts are the trainer's own; tests hold them against its meter.
+
+Full recomputation repeats the gathers of both regions and the sum after attention; the sum after
+the feed-forward block is not repeated, because recomputing stops at the last tensor that is needed.
+
+The payload of an all-to-all is what a rank receives. How many rows that are is the router's to
+decide; planned is an even use of the experts, which the ranks of a group match together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Literal
+
+from llmtrain_core.pipeline_schedules import Schedule, stage_numbers
+from llmtrain_core.plan.gradient_sync import ExchangeGroup, ExchangeOperation, exchange_calls
+from llmtrain_core.plan.model.parameters import Stage, end_tensors, sharded
+from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Recipe
+
+Group = Literal["tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp"]
+GROUPS: tuple[Group, ...] = ("tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp")
+"""`ep`: ranks that deal the experts out; `edp`: data and context ranks that hold the same ones."""
+COPIES: tuple[ExchangeGroup, ...] = ("rep", "rep-near", "rep-far")
+"""The groups of the replicate dimension: all copies, or inside racks and between them."""
+Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv"]
+
+COUNT_BYTES = 8
+"""Of the number of rows that an expert is sent."""
+LOSS_REDUCTIONS = 3
+"""All-reduces of a loss over a sharded vocabulary: maximum, sum of exponentials, target's logit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """One kind of collective in one step."""
+
+    count: int
+    nbytes: int
+
+    def __add__(self, other: Calls) -> Calls:
+        return Calls(self.count + other.count, self.nbytes + other.nbytes)
+
+
+Volumes = Mapping[tuple[Group, Operation], Calls]
+
+
+def communication(recipe: Recipe) -> Volumes:
+    """Return the calls of the busiest pipeline rank for each kind of collective."""
+    worst: dict[tuple[Group, Operation], Calls] = {}
+    for rank in recipe.kinds:
+        for key, calls in stage_communication(recipe, rank).items():
+            worst[key] = max(worst.get(key, calls), calls, key=lambda c: c.nbytes)
+    return worst
+
+
+def stage_communication(recipe: Recipe, rank: int) -> dict[tuple[Group, Operation], Calls]:
+    """Return the calls of one pipeline rank and step, for every group with more than one rank."""
+    found: dict[tuple[Group, Operation], Calls] = {}
+    sizes = group_sizes(recipe)
+    for group, operation, calls in _all(recipe, recipe.stages[rank], rank):
+        if sizes[group] > 1 and calls.count:
+            key = (group, operation)
+            found[key] = found.get(key, Calls(0, 0)) + calls
+    return found
+
+
+def bytes_per_step(volumes: Volumes, group: Group) -> int:
+    """Return the payload of one group, all operations together (a receive is another's send)."""
+    return sum(c.nbytes for (g, op), c in volumes.items() if g == group and op != "recv")
+
+
+def wire_bytes(recipe: Recipe, volumes: Volumes, group: Group) -> float:
+    """Return the bytes that a rank sends in a group, all operations together."""
+    ranks = group_sizes(recipe)[group]
+    return sum(
+        calls.nbytes * bus_factor(operation, ranks)
+        for (kind, operation), calls in volumes.items()
+        if kind == group and operation != "recv"
+    )
+
+
+def bus_factor(operation: str, ranks: int) -> float:
+    """Return bytes that a rank sends per byte of payload (nccl-tests, doc/PERFORMANCE.md)."""
+    if operation == "all_reduce":
+        return 2 * (ranks - 1) / ranks
+    if operation in {"all_gather", "reduce_scatter", "all_to_all"}:
+        return (ranks - 1) / ranks
+    return 1.0
+
+
+def group_sizes(recipe: Recipe) -> dict[Group, int]:
+    """Return the ranks of each group; without expert parallelism there is no `edp` beside `dp`."""
+    layout, exchange, ranks = recipe.layout, recipe.exchange, recipe.shard_ranks
+    return {
+        "tp": layout.tensor, "cp": layout.context, "ep": layout.expert, "dp": ranks,
+        "edp": ranks // layout.expert if layout.expert > 1 else 1,
+        "rep": layout.replicate, "rep-near": exchange.near,
+        "rep-far": exchange.racks(layout.replicate), "pp": layout.pipeline,
+    }  # fmt: skip
+
+
+def _all(recipe: Recipe, stage: Stage, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
+    layout = recipe.layout
+    if layout.tensor > 1:
+        yield from _tensor(recipe, stage)
+    yield from _context(recipe, stage)
+    yield from _experts(recipe, stage)
+    yield from _data(recipe, stage)
+    if recipe.sharding == "fsdp2" and layout.replicate > 1:
+        yield from _copies(recipe, stage)
+    if layout.pipeline > 1:
+        yield from _pipeline(recipe, rank)
+    yield from _norms(recipe, stage)
+
+
+def _tensor(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Regions gathered before and summed after, both ways; the two ends of the model; the loss."""
+    compute = COMPUTE_BYTES[recipe.precision]
+    hidden_states = recipe.local_tokens * recipe.shape.hidden_size * compute
+    ends = int(stage.embeds) + int(stage.predicts)
+    again = 1 if recipe.checkpointing == "full" else 0
+    gathers, scatters = _not_learnt(recipe, stage)
+    for operation, repeated, spared in (
+        ("all_gather", 2, gathers), ("reduce_scatter", 1, scatters),
+    ):  # fmt: skip
+        count = (4 + again * repeated) * stage.layers + ends - spared
+        count *= recipe.micro_batches
+        yield "tp", operation, Calls(count, count * hidden_states)  # type: ignore[misc]
+    if stage.predicts:
+        count = LOSS_REDUCTIONS * recipe.micro_batches
+        wide = MASTER_BYTES[recipe.precision]
+        yield "tp", "all_reduce", Calls(count, count * recipe.local_tokens * wide)
+
+
+def _not_learnt(recipe: Recipe, stage: Stage) -> tuple[int, int]:
+    """Return gathers and scatters that a micro-batch's backward pass does without.
+
+    Where weights are frozen, nothing below the first adapter has a gradient: the embedding's sum
+    has none, the first layer's attention does not scatter its input's, and without an adapter in
+    attention, its sum and the input of the feed-forward block have none either.
+    """
+    adapters = recipe.shape.adapters
+    if adapters is None or not stage.embeds:
+        return 0, 0
+    attention = {"q_proj", "k_proj", "v_proj", "o_proj"} & set(adapters.targets)
+    return (1, 1) if attention else (2, 2)
+
+
+def _context(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Keys and values of the whole sequence gathered in every layer, their gradients scattered."""
+    shape, layout = recipe.shape, recipe.layout
+    compute = COMPUTE_BYTES[recipe.precision]
+    tokens = recipe.micro_batch * shape.sequence_length
+    keys = tokens * shape.key_width // layout.tensor * compute
+    count = 2 * recipe.micro_batches * stage.layers
+    again = 2 if recipe.checkpointing == "full" else 1
+    yield "cp", "all_gather", Calls(again * count, again * count * keys)
+    adapters = shape.adapters
+    if adapters is not None and stage.embeds:  # the first layer's, unless they are learnt
+        count -= recipe.micro_batches * len({"k_proj", "v_proj"} - set(adapters.targets))
+    yield "cp", "reduce_scatter", Calls(count, count * keys)
+
+
+def _experts(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Rows sent to their experts and answers sent back, both ways; who sends how many comes first.
+
+    Context ranks add up how often each expert was chosen in their common sequences.
+    """
+    shape, runs = recipe.shape, recipe.micro_batches * stage.layers
+    if shape.experts == 1:
+        return
+    again = 2 if recipe.checkpointing == "full" else 1
+    rows = recipe.local_tokens * shape.experts_per_token
+    nbytes = rows * shape.hidden_size * COMPUTE_BYTES[recipe.precision]
+    yield "ep", "all_to_all", Calls(again * runs, again * runs * shape.experts * COUNT_BYTES)
+    yield "ep", "all_to_all", Calls((2 * again + 2) * runs, (2 * again + 2) * runs * nbytes)
+    if shape.balanced:
+        chosen = recipe.micro_batch * shape.experts * MASTER_BYTES[recipe.precision]
+        yield "cp", "all_reduce", Calls(again * runs, again * runs * chosen)
+
+
+def _data(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Weights gathered and gradients scattered; but for fsdp2, summed over copies as well.
+
+    fsdp2: per unit (a layer, its experts, or the ends); without a pipeline, a layer is gathered
+    again in every backward pass. zero1: all weights and all gradients once a step. ddp: one
+    all-reduce.
+    """
+    units = recipe.units(stage)
+    compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
+    ranks = recipe.shard_ranks
+    if recipe.sharding == "ddp":
+        yield "dp", "all_reduce", Calls(1, units.size * master)
+        yield "rep", "all_reduce", Calls(1, units.size * master)
+        return
+    layers, expert = units.layers, recipe.layout.expert
+    own, learnt = layers if units.experts else 0, units.learnt
+    times = _scatters(recipe)
+    for group, share, count, scattered, whole, grown in (
+        ("dp", ranks, units.count - own, learnt.count - own, (units.block, units.ends),
+         (learnt.block, learnt.ends)),
+        ("edp" if expert > 1 else "dp", ranks // expert, own, own, (units.experts, ()),
+         (units.experts, ())),
+    ):  # fmt: skip
+        each, rest = (sharded(tensors, share) for tensors in whole)
+        again = (_gathers(recipe) - 1) * (layers if each else 0)
+        gathered = ((layers + again) * each + rest) * share
+        yield group, "all_gather", Calls(count + again, compute * gathered)  # type: ignore[misc]
+        each, rest = (sharded(tensors, share) for tensors in grown)
+        sent = times * master * (layers * each + rest) * share
+        yield group, "reduce_scatter", Calls(times * scattered, sent)  # type: ignore[misc]
+    if recipe.sharding == "zero1":
+        summed = times * master * learnt.sharded(ranks)
+        yield "rep", "all_reduce", Calls(times * learnt.count, summed)
+
+
+def _copies(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """What keeps copies alike: every unit's gradients, or now and then all weights at once.
+
+    Weights that cross every few steps are counted as a step's share, rounded up.
+    """
+    every, times = recipe.exchange.every, _scatters(recipe)
+    values = _unit_values(recipe, stage)
+    if every > 1:
+        values, times = [recipe.units(stage).learnt.updated(recipe.shard_ranks)], 1
+    for each in values:
+        for group, operation, payload in _exchanged(recipe, each):
+            calls = Calls(-(-times // every), -(-times * payload // every))
+            yield group, operation, calls
+
+
+def _exchanged(
+    recipe: Recipe, values: int
+) -> Iterator[tuple[ExchangeGroup, ExchangeOperation, int]]:
+    copies = recipe.layout.replicate
+    yield from exchange_calls(recipe.exchange, values, copies, MASTER_BYTES[recipe.precision])
+
+
+def _unit_values(recipe: Recipe, stage: Stage) -> list[int]:
+    """Return the values of a rank's shard of every FSDP unit that has gradients."""
+    shape, tensor, ranks = recipe.shape, recipe.layout.tensor, recipe.shard_ranks
+    units = recipe.units(stage).learnt
+    ends = [units.ends]
+    if stage.apart and shape.adapters is None:
+        ends = [
+            end_tensors(shape, tensor, embeds=embeds, predicts=not embeds)
+            for embeds in (True, False)
+        ]
+    found = [sharded(units.block, ranks)] * units.layers
+    if units.experts:
+        found += [sharded(units.experts, ranks // units.expert)] * units.layers
+    return found + [sharded(tensors, ranks) for tensors in ends if tensors]
+
+
+def _scatters(recipe: Recipe) -> int:
+    """Return how often a step's gradients leave a rank."""
+    return recipe.micro_batches if recipe.syncs_always else 1
+
+
+def _gathers(recipe: Recipe) -> int:
+    """Return how often a layer's weights are gathered in one step.
+
+    They are given back after a forward pass and kept after a backward pass until the next forward
+    pass has used them; a pipeline keeps them all the step.
+    """
+    if recipe.syncs_always:
+        return 2 * recipe.micro_batches
+    if recipe.sharding != "fsdp2" or recipe.layout.pipeline > 1:
+        return 1
+    return 1 + recipe.micro_batches
+
+
+def _pipeline(recipe: Recipe, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
+    """Hidden states forward and their gradients back, over every boundary between two ranks.
+
+    Between the ends of the model also the embedding, where they share it.
+    """
+    shape, layout = recipe.shape, recipe.layout
+    part = recipe.local_tokens * shape.hidden_size * COMPUTE_BYTES[recipe.precision]
+    part //= layout.tensor
+    where = _chunk_ranks(recipe.schedule, layout.pipeline, recipe.chunks)
+    forward = list(pairwise(where))
+    hops = [(a, b) for a, b in (*forward, *((b, a) for a, b in forward)) if a != b]
+    sends = sum(here == rank for here, _ in hops)
+    receives = sum(there == rank for _, there in hops)
+    tied = tied_bytes(recipe)
+    once = int(tied > 0 and rank in {where[0], where[-1]})
+    for operation, count in (("send", sends), ("recv", receives)):
+        times = count * recipe.micro_batches
+        calls = Calls(times + once, times * part + once * tied)
+        yield "pp", operation, calls  # type: ignore[misc]
+
+
+def tied_bytes(recipe: Recipe) -> int:
+    """Return the bytes of a rank's shard of an embedding that the first and the last stage share.
+
+    Once a step its values travel from the first rank to the last, and its gradient back; in V shape
+    one rank has both ends.
+    """
+    where = _chunk_ranks(recipe.schedule, recipe.layout.pipeline, recipe.chunks)
+    if not recipe.shape.tied_embeddings or where[0] == where[-1]:
+        return 0
+    ends = recipe.units(recipe.stages[where[-1]]).ends
+    copy = sharded((tensor for tensor in ends if tensor.copy), recipe.shard_ranks)
+    return MASTER_BYTES[recipe.precision] * copy
+
+
+@cache
+def _chunk_ranks(schedule: Schedule, ranks: int, chunks: int) -> tuple[int, ...]:
+    """Return the rank of every chunk in order of the model."""
+    where = {
+        number: rank
+        for rank in range(ranks)
+        for number in stage_numbers(schedule, rank, ranks, chunks)
+    }
+    return tuple(where[number] for number in range(len(where)))
+
+
+def _norms(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+    """What all ranks agree on: gradients of parameters held in common, gradient norm and loss."""
+    master = MASTER_BYTES[recipe.precision]
+    units = recipe.units(stage)
+    for times, tensors in ((units.layers, units.learnt.block), (1, units.learnt.ends)):
+        common = [tensor.size for tensor in tensors if tensor.replicated]
+        yield "tp", "all_reduce", Calls(times * len(common), times * master * sum(common))
+    yield "tp", "all_reduce", Calls(1, master)
+    yield "dp", "all_reduce", Calls(1, 2 * master)
+    if recipe.exchange.every == 1:
+        yield "rep", "all_reduce", Calls(1, master)
+    yield "pp", "all_reduce", Calls(1, 2 * master)

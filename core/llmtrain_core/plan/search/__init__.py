@@ -1,0 +1,1 @@
+"""Search for layouts and cluster sizes that fit."""

@@ -1,0 +1,119 @@
+"""What is wrong with a job that no GPU can hold, and the nearest job that one can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+from llmtrain_core.errors import PlanError
+from llmtrain_core.layout import Layout
+from llmtrain_core.plan.memory.training_memory import Memory, binary, memory
+from llmtrain_core.plan.search.supported import accepts
+from llmtrain_core.plan.training_setup import Checkpointing, Precision, Recipe
+from llmtrain_core.validation.check import Job
+
+_STATE = frozenset({"weights", "gradients", "optimizer", "gathered"})
+"""Parts that another layout makes smaller; the others follow from the micro-batch."""
+_MARGINS = frozenset({"runtime", "fragmentation"})
+USUAL_NODE = 8
+"""GPUs of the servers that large models are trained on."""
+MOST_MORE = 4096
+"""A remedy that takes more than so many times the GPUs is none."""
+
+
+def never_fits(needed: Memory, capacity: int) -> bool:
+    """Whether a GPU is too small even without the margins."""
+    return needed.least > capacity
+
+
+def too_large(job: Job, needed: Memory, gpu: str, capacity: int) -> str:
+    """Say by how much a job outgrows a GPU, what takes the room, and what would help."""
+    parts = [part for part in needed.parts if part not in _MARGINS]
+    part = max(parts, key=lambda name: needed.parts[name])
+    field = "spec.parallelism" if part in _STATE else "spec.training.microBatchSize"
+    return (
+        f"{field}: {job.layout} needs at least {binary(needed.least)} of a GPU's memory, margins"
+        f" not counted; {gpu} has {binary(capacity)}; the largest part is {part},"
+        f" {binary(needed.parts[part])}; {remedy(job, Recipe.of(job), capacity)}"
+    )
+
+
+def remedy(job: Job, recipe: Recipe, capacity: int) -> str:
+    """Name the fewest fields of a job to change so that `recipe` fits into `capacity` bytes."""
+    found = nearest_fit(job, recipe, capacity)
+    if found is not None:
+        return "set " + ", ".join(_changes(recipe, found))
+    if job.gpus_per_node < USUAL_NODE:  # a tensor group cannot leave its node
+        found = nearest_fit(_on_usual_nodes(job), recipe, capacity)
+    if found is None:
+        return f"no layout of up to {MOST_MORE} times the GPUs would fit: use larger ones"
+    return f"set workers.gpusPerNode to {USUAL_NODE}, " + ", ".join(_changes(recipe, found))
+
+
+def _on_usual_nodes(job: Job) -> Job:
+    workers = job.spec.workers.model_copy(update={"gpus_per_node": USUAL_NODE})
+    return replace(job, spec=job.spec.model_copy(update={"workers": workers}))
+
+
+def nearest_fit(job: Job, recipe: Recipe, capacity: int) -> Recipe | None:
+    """Return the recipe that fits, margins included, and differs the least; None where none does.
+
+    On as few more GPUs as possible, then with the fewest changes. Only what the job would be
+    accepted with.
+    """
+    options = sorted(_options(job, recipe), key=lambda option: _distance(recipe, option))
+    return next((o for o in options if memory(o, capacity).fits and accepts(job, o)), None)
+
+
+def _options(job: Job, recipe: Recipe) -> Iterator[Recipe]:
+    checkpointings: list[Checkpointing] = [*dict.fromkeys((recipe.checkpointing, "full"))]
+    micro_batches = [recipe.micro_batch, *_halves(recipe.micro_batch)]
+    precisions: list[Precision] = [*dict.fromkeys((recipe.precision, "bfloat16"))]
+    for layout in _layouts(job, recipe.layout):
+        for checkpointing, micro, precision in product(checkpointings, micro_batches, precisions):
+            try:
+                yield replace(
+                    recipe, layout=layout, checkpointing=checkpointing, micro_batch=micro,
+                    precision=precision,
+                )  # fmt: skip
+            except PlanError:
+                continue
+
+
+def _layouts(job: Job, layout: Layout) -> Iterator[Layout]:
+    """Return layouts with more tensor, pipeline or data ranks, on whole nodes."""
+    gpus, per_node = layout.world_size, job.gpus_per_node
+    times = [2**k for k in range(MOST_MORE.bit_length())]
+    for wider, deeper, more in product((1, 2, 4, 8), (1, 2, 4, 8), times):
+        tensor, pipeline = layout.tensor * wider, layout.pipeline * deeper
+        inner = tensor * pipeline * layout.context * layout.replicate
+        if per_node % tensor == 0 and gpus * more % inner == 0:
+            yield replace(layout, tensor=tensor, pipeline=pipeline, data=gpus * more // inner)
+
+
+def _halves(number: int) -> Iterator[int]:
+    while number % 2 == 0:
+        number //= 2
+        yield number
+
+
+def _distance(before: Recipe, after: Recipe) -> tuple[int, int, int]:
+    return after.layout.world_size, len(_changes(before, after)), after.layout.pipeline
+
+
+def _changes(before: Recipe, after: Recipe) -> list[str]:
+    """Name the fields of the job in which two recipes differ, with the new values."""
+    old, new = before.layout, after.layout
+    pairs = (
+        ("training.activationCheckpointing", before.checkpointing, after.checkpointing),
+        ("training.microBatchSize", before.micro_batch, after.micro_batch),
+        ("training.precision", before.precision, after.precision),
+        ("parallelism.tensor", old.tensor, new.tensor),
+        ("parallelism.pipeline", old.pipeline, new.pipeline),
+        ("parallelism.data", old.data, new.data),
+    )
+    said = [f"{field} to {value}" for field, was, value in pairs if was != value]
+    if new.world_size != old.world_size:
+        said.append(f"workers.nodes for {new.world_size} GPUs")
+    return said

@@ -1,0 +1,264 @@
+"""Search of layouts: the fastest that fits, the trade-off with memory, and why others fall out.
+
+Exhaustive over what matters: tensor and context degrees that the model and the fast domain allow,
+pipeline depths, ways to shard the rest, micro-batches, schedules. Recomputation is
+not searched but chosen: the least that fits, since less is always faster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import gcd
+
+from llmtrain_core.errors import PlanError
+from llmtrain_core.layout import Layout
+from llmtrain_core.pipeline_schedules import ONE_STAGE, V_SHAPED, Schedule
+from llmtrain_core.plan.constants import Constants, constants_of
+from llmtrain_core.plan.hardware import Accelerator
+from llmtrain_core.plan.memory.training_memory import Memory, memory
+from llmtrain_core.plan.model.model_shape import Shape
+from llmtrain_core.plan.time.step_time import StepTime, step_time
+from llmtrain_core.plan.training_setup import Checkpointing, Recipe
+
+MAX_PIPELINE = 64
+MAX_MICRO_BATCH = 64
+MIN_CONTEXT_TOKENS = 1024
+"""A context rank with fewer tokens of a sequence computes too little to be worth its traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What may be chosen."""
+
+    checkpointings: tuple[Checkpointing, ...] = ("none", "selective", "full")
+    """From least to most recomputation."""
+    schedules: tuple[Schedule, ...] = ("1F1B", "Interleaved1F1B", "ZBVZeroBubble")
+    context: bool = True
+    replicate: bool = True
+    any_batch: bool = False
+    """The global batch may be rounded to what a layout can split."""
+    largest_batch: int | None = None
+    """Sequences of the largest batch that rounding may lead to: a run is at least one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One layout with what it costs."""
+
+    recipe: Recipe
+    memory: Memory
+    time: StepTime
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second of all ranks."""
+        return self.recipe.tokens_per_step / self.time.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer of a search."""
+
+    best: Candidate | None
+    """The fastest that fits; None where nothing does."""
+    pareto: tuple[Candidate, ...]
+    """Fastest first; each next one needs less memory."""
+    rejected: Mapping[str, int]
+    """How many fell out, by reason; of reasons that differ in their numbers, one is named."""
+    nearest: Candidate | None
+    """Where nothing fits: the layout that needs the least memory."""
+    tried: int
+
+
+def search(
+    base: Recipe, hardware: Accelerator, gpus: int, space: Space | None = None,
+    constants: Constants | None = None, capacity: int | None = None,
+) -> Found:  # fmt: skip
+    """Return the best ways to run `base` on a number of GPUs.
+
+    Shape, batch, precision, sharding and kernels are the base's; layout, micro-batch, schedule and
+    recomputation are chosen. `capacity` is the memory of a GPU, the hardware's own when absent.
+    """
+    space, constants = space or Space(), constants or constants_of(hardware.name)
+    capacity = capacity or int(hardware.memory.value)
+    fitting: list[Candidate] = []
+    rejected = _Rejected()
+    least: tuple[int, Recipe, Memory] | None = None
+    tried = 0
+    for recipe in _recipes(base, hardware, gpus, space, rejected):
+        tried += 1
+        fits = False
+        for checkpointing in space.checkpointings:
+            option = replace(recipe, checkpointing=checkpointing)
+            needed = memory(option, capacity)
+            if needed.fits:
+                time = step_time(option, hardware, constants)
+                fitting.append(Candidate(option, needed, time))
+                fits = True
+                break
+            if least is None or needed.total < least[0]:
+                least = (needed.total, option, needed)
+        if not fits:
+            rejected.add(f"needs more than {hardware.name}'s {capacity / 1024**3:.0f} GiB")
+    pareto = _pareto(fitting)
+    nearest = None
+    if not pareto and least is not None:
+        nearest = Candidate(least[1], least[2], step_time(least[1], hardware, constants))
+    return Found(pareto[0] if pareto else None, pareto, rejected.by_reason(), nearest, tried)
+
+
+def fits(base: Recipe, hardware: Accelerator, gpus: int, space: Space) -> bool:
+    """Tell whether any layout of so many GPUs holds the base: the search without times."""
+    capacity = int(hardware.memory.value)
+    options = recipes(base, hardware, gpus, space)
+    return any(holds(option, capacity, space.checkpointings) for option in options)
+
+
+def holds(recipe: Recipe, capacity: int, checkpointings: tuple[Checkpointing, ...]) -> bool:
+    """Tell whether a recipe fits with any recomputation; the most helps the most often."""
+    return any(
+        memory(replace(recipe, checkpointing=kind), capacity).fits
+        for kind in reversed(checkpointings)
+    )
+
+
+def recipes(base: Recipe, hardware: Accelerator, gpus: int, space: Space) -> Iterator[Recipe]:
+    """Return every way to run `base` on so many GPUs, recomputation left open."""
+    return _recipes(base, hardware, gpus, space, _Rejected())
+
+
+def _pareto(candidates: list[Candidate]) -> tuple[Candidate, ...]:
+    ordered = sorted(
+        candidates,
+        key=lambda c: (-c.tokens_per_second, c.memory.total, str(c.recipe.layout),
+                       c.recipe.micro_batch, c.recipe.schedule),
+    )  # fmt: skip
+    kept: list[Candidate] = []
+    for candidate in ordered:
+        if not kept or candidate.memory.total < 0.98 * kept[-1].memory.total:
+            kept.append(candidate)
+    return tuple(kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rejected:
+    """Reasons why layouts fall out, counted by kind: by what is said but for the numbers."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    said: dict[str, str] = field(default_factory=dict)
+    """The first of each kind, in full."""
+
+    def add(self, reason: str) -> None:
+        kind = _NUMBERS.sub("N", reason)
+        self.said.setdefault(kind, reason)
+        self.counts[kind] += 1
+
+    def by_reason(self) -> dict[str, int]:
+        return {self.said[kind]: count for kind, count in self.counts.most_common()}
+
+
+_NUMBERS = re.compile(r"[0-9]+")
+
+
+def _recipes(
+    base: Recipe, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
+) -> Iterator[Recipe]:
+    for layout in _layouts(base, hardware, gpus, space, rejected):
+        for schedule, chunks in _schedules(base, layout, space):
+            for micro in _micro_batches(base, layout, space):
+                batch = _batch(base, layout, micro, space)
+                if space.largest_batch is not None and batch > space.largest_batch:
+                    rejected.add(
+                        f"needs a batch of {batch} sequences, the run has {space.largest_batch}"
+                    )
+                    continue
+                try:
+                    yield replace(
+                        base, layout=layout, schedule=schedule, chunks=chunks, micro_batch=micro,
+                        global_batch=batch, recomputed_share=None,
+                    )  # fmt: skip
+                except PlanError as error:
+                    rejected.add(error.message)
+
+
+def _layouts(
+    base: Recipe, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
+) -> Iterator[Layout]:
+    shape, domain = base.shape, int(hardware.domain.value)
+    for tensor in _divisors(gpus, min(domain, 16)):
+        if shape.kv_heads % tensor or shape.heads % tensor or shape.ffn_size % tensor:
+            rejected.add(f"tensor {tensor} does not divide the model's heads or feed-forward width")
+            continue
+        if domain % tensor:
+            rejected.add(f"tensor {tensor} does not divide the {domain} GPUs that NVLink joins")
+            continue
+        for pipeline in _divisors(gpus // tensor, min(MAX_PIPELINE, shape.layers)):
+            for context in _contexts(base, gpus // (tensor * pipeline), space):
+                rest = gpus // (tensor * pipeline * context)
+                for data in _shards(rest, tensor, domain, base, space):
+                    for expert in _experts(shape, data * context):
+                        yield Layout(
+                            tensor=tensor, pipeline=pipeline, context=context, data=data,
+                            replicate=rest // data, expert=expert,
+                        )  # fmt: skip
+
+
+def _experts(shape: Shape, ranks: int) -> list[int]:
+    """Return degrees over which experts may be dealt out: not at all, or as far as may be."""
+    return sorted({1, gcd(shape.experts, ranks)})
+
+
+def _contexts(base: Recipe, room: int, space: Space) -> list[int]:
+    most = base.shape.sequence_length // MIN_CONTEXT_TOKENS if space.context else 1
+    found = [c for c in (1, 2, 4, 8, 16, 32) if c <= max(1, most) and room % c == 0]
+    return [c for c in found if c == 1 or base.shape.sequence_length % (2 * c) == 0]
+
+
+def _shards(rest: int, tensor: int, domain: int, base: Recipe, space: Space) -> list[int]:
+    """Return sizes of the shard group: all data ranks, one fast domain, or eight of them."""
+    if base.sharding != "fsdp2" or not space.replicate:
+        return [rest]
+    near = max(1, domain // tensor)
+    return [rest, *(size for size in (near, 8 * near) if size < rest and rest % size == 0)]
+
+
+def _schedules(base: Recipe, layout: Layout, space: Space) -> Iterator[tuple[Schedule, int]]:
+    """Return schedules with chunks: as few as may be, and as many as the layers allow evenly."""
+    per_rank = base.shape.layers // layout.pipeline
+    if layout.pipeline == 1:
+        yield "1F1B", 1
+        return
+    for schedule in space.schedules:
+        if schedule in ONE_STAGE:
+            yield schedule, 1
+        elif schedule in V_SHAPED:
+            if per_rank >= 2:
+                yield schedule, 2
+        else:
+            even = [v for v in range(2, per_rank + 1) if per_rank % v == 0]
+            yield from ((schedule, v) for v in dict.fromkeys((*even[:1], *even[-1:])))
+
+
+def _micro_batches(base: Recipe, layout: Layout, space: Space) -> list[int]:
+    """Return what divides a data rank's share and leaves a micro-batch for every stage."""
+    replicas = layout.data * layout.replicate
+    most = min(MAX_MICRO_BATCH, max(1, base.global_batch // (replicas * layout.pipeline)))
+    if space.any_batch or base.global_batch % replicas:
+        return [2**k for k in range(most.bit_length()) if 2**k <= most]
+    return _divisors(base.global_batch // replicas, most)
+
+
+def _batch(base: Recipe, layout: Layout, micro: int, space: Space) -> int:
+    """Return the batch: the base's, or the nearest that this layout can split evenly."""
+    if not space.any_batch:
+        return base.global_batch
+    share = layout.data * layout.replicate * micro
+    times = max(layout.pipeline, round(base.global_batch / share))
+    return share * times
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    return [d for d in range(1, min(number, most) + 1) if number % d == 0]

@@ -1,0 +1,146 @@
+"""How many GPUs, and which batch: the nearest numbers that answer a question.
+
+Numbers of GPUs are whole servers. What works does not grow steadily with them, since a number must
+also split into degrees that divide the model and the batch. So numbers of the grid (powers of two
+and what lies halfway between) are tried upward from what arithmetic alone demands. Below the first
+that works every number is tried where they are at most `WINDOW`; of more, halves are thrown away by
+their middle first. Promised is therefore: the answer works, and no smaller one does as long as it
+is within `WINDOW` servers of that bound, else none of the few just below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from math import ceil, floor, log10
+
+from llmtrain_core.errors import PlanError
+from llmtrain_core.plan.constants import constants_of
+from llmtrain_core.plan.hardware import Accelerator
+from llmtrain_core.plan.memory.training_memory import FRAGMENTATION, RUNTIME_BYTES
+from llmtrain_core.plan.model.flops import days_at, training_flops_per_token
+from llmtrain_core.plan.model.parameters import count_parameters
+from llmtrain_core.plan.search.layouts import Found, Space, fits, holds, recipes, search
+from llmtrain_core.plan.training_setup import MASTER_BYTES, Recipe
+
+MOST_GPUS = 65536
+WINDOW = 16
+"""Servers between the bound and the first number that works which are all tried."""
+STATES = 4
+"""Weight, gradient and two moments, which FSDP shards over all ranks at best."""
+
+
+def least_gpus(
+    base: Recipe, hardware: Accelerator, more_than: int, space: Space, limit: int = MOST_GPUS
+) -> int | None:
+    """Return the least GPUs, more than so many, that hold the model; None if `limit` do not."""
+    node = int(hardware.node.value)
+    low = max(more_than // node + 1, _servers_for_state(base, hardware))
+    found = _least(lambda n: fits(base, hardware, n * node, space), low, limit // node)
+    return None if found is None else found * node
+
+
+def _servers_for_state(base: Recipe, hardware: Accelerator) -> int:
+    """Return the servers below which the state alone does not fit."""
+    if base.sharding != "fsdp2" or base.shape.adapters is not None:
+        return 1
+    state = STATES * MASTER_BYTES[base.precision] * count_parameters(base.shape).total
+    room = hardware.memory.value - RUNTIME_BYTES
+    return max(1, ceil(state * (1 + FRAGMENTATION) / room / hardware.node.value))
+
+
+def gpus_for_deadline(
+    base: Recipe, hardware: Accelerator, tokens: int, days: float, space: Space,
+    limit: int = MOST_GPUS,
+) -> tuple[int, Found]:  # fmt: skip
+    """Return the least GPUs that finish in time. Raises PlanError where none up to `limit` do."""
+    node = int(hardware.node.value)
+    most = limit // node
+
+    @cache
+    def found(servers: int) -> Found:
+        return search(base, hardware, servers * node, space)
+
+    def taken(servers: int) -> float:
+        best = found(servers).best
+        return float("inf") if best is None else tokens / best.tokens_per_second / 86400
+
+    low = max(_servers_for_speed(base, hardware, tokens, days), _servers_for_state(base, hardware))
+    servers = None if low > most else _least(lambda n: taken(n) <= days, int(low), most)
+    if servers is not None:
+        return servers * node, found(servers)
+    fastest = _fastest(taken, most)
+    raise PlanError(
+        f"no layout of up to {limit} {hardware.name} trains {tokens:.3g} tokens in {days:g} days",
+        f"use a deadline of {_up(taken(fastest)):g} days or more, or fewer tokens"
+        if taken(fastest) < float("inf")
+        else "nothing fits however long it takes: use another batch or larger GPUs",
+    )
+
+
+def _servers_for_speed(base: Recipe, hardware: Accelerator, tokens: int, days: float) -> float:
+    """Return the servers below which products alone outlast the deadline."""
+    constants = constants_of(hardware.name)
+    efficiency = max(constants.efficiency(base.precision), constants.attention_efficiency)
+    flops = training_flops_per_token(base.shape, "causal-attention") * tokens
+    alone = days_at(flops, 1, hardware.peak(base.precision), efficiency)
+    needed = alone / days / hardware.node.value
+    return ceil(needed) if needed < MOST_GPUS else needed
+
+
+def _fastest(taken: Callable[[int], float], most: int) -> int:
+    """Return the fastest number of the grid, from above as far as fewer are faster.
+
+    Of the grid, so that who asks for its time is answered by trying the same number.
+    """
+    best = None
+    for servers in sorted(_grid(1, most), reverse=True):
+        if best is not None and taken(servers) > taken(best):
+            break
+        best = servers
+    return best or most
+
+
+def _least(works: Callable[[int], bool], low: int, most: int) -> int | None:
+    works = cache(works)
+    high = next((n for n in _grid(low, most) if works(n)), None)
+    if high is None:
+        return None
+    while high - low > WINDOW:
+        middle = (low + high) // 2
+        if works(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return next((n for n in range(low, high) if works(n)), high)
+
+
+def _grid(low: int, most: int) -> Iterator[int]:
+    """Return powers of two and three halves of them; they split into the most degrees."""
+    power = 1
+    while power <= most:
+        yield from (n for n in sorted({power, power * 3 // 2}) if low <= n <= most)
+        power *= 2
+
+
+def _up(days: float) -> float:
+    """Round up to three digits."""
+    scale = 10.0 ** (2 - floor(log10(days)))
+    return ceil(days * scale) / scale
+
+
+def nearest_batch(base: Recipe, hardware: Accelerator, gpus: int, largest: int) -> int | None:
+    """Return the batch nearest to the base's that so many GPUs can split and hold."""
+    wanted = base.global_batch
+    options = recipes(base, hardware, gpus, Space(any_batch=True, largest_batch=largest))
+    ordered = sorted(options, key=lambda option: abs(option.global_batch - wanted))
+    capacity = int(hardware.memory.value)
+    return next(
+        (o.global_batch for o in ordered if holds(o, capacity, Space().checkpointings)), None
+    )
+
+
+def nearest_smaller(base: Recipe, hardware: Accelerator, gpus: int, space: Space) -> int | None:
+    """Return the most GPUs of the grid, fewer than so many, that can run the base."""
+    numbers = sorted(_grid(1, gpus - 1), reverse=True)
+    return next((n for n in numbers if fits(base, hardware, n, space)), None)

@@ -1,0 +1,58 @@
+"""What of the search space this release's trainer runs: asked of the API's own check."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from llmtrain_core.api.job import JobSpec
+from llmtrain_core.pipeline_schedules import SCHEDULES, Schedule
+from llmtrain_core.plan.search.layouts import Space
+from llmtrain_core.plan.training_setup import Checkpointing, Recipe
+from llmtrain_core.validation.check import Job, check, not_yet_supported
+
+
+def space_of(spec: JobSpec) -> Space:
+    """Return what may be chosen for a job: everything that the release does not refuse."""
+    before = {problem.field for problem in not_yet_supported(spec)}
+
+    def runs(section: str, **changes: Any) -> bool:
+        part = getattr(spec, section)
+        if part is None:
+            return True
+        changed = spec.model_copy(update={section: part.model_copy(update=changes)})
+        return {problem.field for problem in not_yet_supported(changed)} <= before
+
+    checkpointings: tuple[Checkpointing, ...] = get_args(Checkpointing)
+    chunks = runs("parallelism", virtual_stages=2)
+    schedules: list[Schedule] = [
+        schedule
+        for schedule in SCHEDULES
+        if runs("parallelism", pipeline_schedule=schedule)
+        and (chunks or schedule in {"GPipe", "1F1B"})
+    ]
+    return Space(
+        checkpointings=tuple(
+            kind for kind in checkpointings if runs("training", activation_checkpointing=kind)
+        ),
+        schedules=tuple(schedules),
+        context=runs("parallelism", context=2),
+        replicate=runs("parallelism", replicate=2),
+    )
+
+
+def accepts(job: Job, recipe: Recipe) -> bool:
+    """Tell whether the job would be accepted with a recipe's layout, batch and recomputation."""
+    spec, layout = job.spec.to_wire(), recipe.layout
+    spec["parallelism"] = {
+        "tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context,
+        "data": layout.data, "replicate": layout.replicate, "expert": layout.expert,
+        "pipelineSchedule": recipe.schedule, "virtualStages": recipe.chunks,
+    }  # fmt: skip
+    spec["workers"].pop("nodes", None)
+    spec["training"] |= {
+        "globalBatchSize": recipe.global_batch,
+        "microBatchSize": recipe.micro_batch,
+        "activationCheckpointing": recipe.checkpointing,
+        "precision": recipe.precision,
+    }
+    return isinstance(check(job.name, spec), Job)

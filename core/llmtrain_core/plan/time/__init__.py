@@ -1,0 +1,1 @@
+"""Step time, goodput and cost, calibrated against published runs."""

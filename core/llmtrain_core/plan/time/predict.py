@@ -1,0 +1,145 @@
+"""What one run costs on its own layout: size, memory and time. No search, no money, under 1 ms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmtrain_core.pipeline_schedules import bubble_fraction
+from llmtrain_core.plan.constants import constants_of, kind_of, owner_of
+from llmtrain_core.plan.hardware import Accelerator
+from llmtrain_core.plan.memory.training_memory import Memory, memory
+from llmtrain_core.plan.model.flops import Convention, training_flops_per_token
+from llmtrain_core.plan.model.parameters import count_parameters
+from llmtrain_core.plan.network.communication import Group
+from llmtrain_core.plan.time.step_time import StepTime, step_time
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job
+
+SHOWN: Convention = "causal-attention"
+"""Convention of `mfu` and `total_flops`, the same as the trainer's status shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What is known of a run whatever it runs on."""
+
+    recipe: Recipe
+    tokens: int
+    memory: Memory
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the run."""
+        return self.recipe.layout.world_size
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the model."""
+        return count_parameters(self.recipe.shape).total
+
+    @property
+    def learning(self) -> int:
+        """Parameters that learn: all, or those of adapters."""
+        return count_parameters(self.recipe.shape).learning
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token meets; fewer than all with experts."""
+        return count_parameters(self.recipe.shape).active
+
+    def flops_per_token(self, convention: Convention) -> int:
+        """Return FLOPs of one token in a convention."""
+        return training_flops_per_token(self.recipe.shape, convention)
+
+    @property
+    def total_flops(self) -> int:
+        """FLOPs of the whole run."""
+        return self.flops_per_token(SHOWN) * self.tokens
+
+    @property
+    def bubble(self) -> float:
+        """Share of a step in which the pipeline has nothing to do, communication not counted."""
+        recipe = self.recipe
+        return bubble_fraction(
+            recipe.schedule, recipe.layout.pipeline, recipe.micro_batches, recipe.chunks
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction(Outline):
+    """What is known of a run on one kind of GPU."""
+
+    hardware: Accelerator
+    time: StepTime
+    assumptions: tuple[str, ...]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second of all ranks."""
+        return self.recipe.tokens_per_step / self.time.seconds
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation of the peak of the recipe's precision."""
+        peak = self.hardware.peak(self.recipe.precision) * self.gpus
+        return self.flops_per_token(SHOWN) * self.tokens_per_second / peak
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of computing, failures and saves not counted."""
+        return self.tokens / self.tokens_per_second
+
+    @property
+    def days(self) -> float:
+        """Days of computing, failures and saves not counted."""
+        return self.seconds / 86400
+
+
+def tokens_of(job: Job, recipe: Recipe) -> int:
+    """Return the tokens that a job trains on: whole steps."""
+    return max(1, job.total_steps) * recipe.tokens_per_step
+
+
+def outline(recipe: Recipe, tokens: int) -> Outline:
+    """Return what is known of a run before its GPU is: the memory has no capacity to fit into."""
+    return Outline(recipe, tokens, memory(recipe))
+
+
+def predict(
+    recipe: Recipe, hardware: Accelerator, tokens: int,
+    slowed: Mapping[Group, float] | None = None,
+) -> Prediction:  # fmt: skip
+    """Return memory and time of a recipe as it is.
+
+    `slowed` says by how much a placement's uplinks slow each group (`network.uplink_shares`); None:
+    no placement is known. Raises PlanError for a precision that the GPU lacks.
+    """
+    return Prediction(
+        recipe=recipe,
+        tokens=tokens,
+        memory=memory(recipe, int(hardware.memory.value)),
+        hardware=hardware,
+        time=step_time(recipe, hardware, constants_of(hardware.name), slowed),
+        assumptions=_assumptions(recipe, hardware, placed=slowed is not None),
+    )
+
+
+def _assumptions(recipe: Recipe, hardware: Accelerator, *, placed: bool) -> tuple[str, ...]:
+    notes = [
+        f"mfu and totalFlops count attention as {SHOWN}; recomputation is not counted",
+        _basis(hardware.name),
+        f"kernels: {recipe.kernels}; sharding: {recipe.sharding}",
+    ]
+    if not placed:
+        notes.append("no placement: rank blocks fill servers in order, uplinks are not shared")
+    if hardware.name.startswith("V100"):
+        notes.append("V100 has no bfloat16: float16 of the same speed is meant")
+    return tuple(notes)
+
+
+def _basis(name: str) -> str:
+    owner = owner_of(name)
+    if owner == kind_of(name):
+        return f"speeds are calibrated on published runs of {owner}"
+    return f"no published run of {name}: speeds are scaled from {owner} by the peaks"

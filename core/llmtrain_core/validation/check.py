@@ -1,0 +1,334 @@
+"""Checks that need more than the manifest: presets, the trainer's needs, what this release can do.
+
+The operator turns the first problem into `Accepted=False`, the command line prints them all. Every
+problem names the field and the remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmtrain_core.api.base import quantity_value
+from llmtrain_core.api.conditions import Reason
+from llmtrain_core.api.env import OWNED, OWNED_PATHS, VOLUME_PREFIX
+from llmtrain_core.api.job import Architecture, JobSpec
+from llmtrain_core.layout import Layout
+from llmtrain_core.validation.presets import PRESETS
+from llmtrain_core.validation.problem import Problem
+from llmtrain_core.validation.trainable import training_problems
+
+__all__ = [
+    "NAME_LIMIT",
+    "Job",
+    "Problem",
+    "check",
+    "layout_of",
+    "not_yet_supported",
+    "problems_of",
+]
+
+_MAPS = frozenset({"nodeSelector", "requests", "limits", "nccl", "podPatch"})
+
+_CONVERSATIONS = frozenset({"auto", "jsonl", "tokens"})
+
+NAME_LIMIT = 50
+"""Room for `-<attempt>-<index>` inside the 63 characters of a pod's host name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that passed all checks, with everything derived that others ask for."""
+
+    name: str
+    spec: JobSpec
+    architecture: Architecture | None
+    layout: Layout
+    nodes: int
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs, and so ranks, per node."""
+        return self.spec.workers.gpus_per_node
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps; 0 for a trainer of other make."""
+        training = self.spec.training
+        if training is None or self.architecture is None:
+            return 0
+        if training.steps is not None:
+            return training.steps
+        per_step = training.global_batch_size * self.architecture.sequence_length
+        return -(-(training.tokens or 0) // per_step)
+
+
+def layout_of(spec: JobSpec) -> Layout:
+    """Return the layout of a valid spec, with `data` derived from the nodes where absent."""
+    degrees = spec.parallelism
+    other = degrees.tensor * degrees.pipeline * degrees.context * degrees.replicate
+    data = degrees.data or (spec.workers.nodes or 1) * spec.workers.gpus_per_node // other
+    return Layout(
+        tensor=degrees.tensor, context=degrees.context, data=data, replicate=degrees.replicate,
+        pipeline=degrees.pipeline, expert=degrees.expert,
+    )  # fmt: skip
+
+
+def check(name: str, raw_spec: Mapping[str, Any]) -> Job | list[Problem]:
+    """Check a job as it came from the store: the job, or everything that is wrong with it."""
+    problems = list(_name_problems(name))
+    try:
+        spec = JobSpec.from_wire(raw_spec)
+    except ValidationError as error:
+        return [*problems, *problems_of(error)]
+    architecture = _architecture(spec)
+    layout = layout_of(spec)
+    problems += _preset_problems(spec)
+    problems += not_yet_supported(spec)
+    problems += _security_problems(spec)
+    problems += _placement_problems(spec, layout)
+    if spec.workers.command is None:
+        problems += _uri_problems(spec)
+    if architecture is not None and spec.workers.command is None:
+        problems += training_problems(spec, layout, architecture)
+    if problems:
+        return problems
+    return Job(
+        name=name, spec=spec, architecture=architecture, layout=layout,
+        nodes=layout.world_size // spec.workers.gpus_per_node,
+    )  # fmt: skip
+
+
+def _architecture(spec: JobSpec) -> Architecture | None:
+    if spec.model is None:
+        return None
+    return spec.model.architecture or PRESETS.get(spec.model.preset or "")
+
+
+def _name_problems(name: str) -> Iterator[Problem]:
+    if len(name) > NAME_LIMIT:
+        yield Problem(
+            Reason.NAME_TOO_LONG, "metadata.name",
+            f"{len(name)} characters; pods are named <job>-<attempt>-<index>, which leaves"
+            f" {NAME_LIMIT}",
+            f"use a name of at most {NAME_LIMIT} characters",
+        )  # fmt: skip
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
+        yield Problem(
+            Reason.INVALID_NAME, "metadata.name", f"{name[:64]!r} cannot name a Service",
+            "use lower-case letters, digits and '-', starting with a letter",
+        )  # fmt: skip
+
+
+def problems_of(error: ValidationError) -> list[Problem]:
+    """Say what pydantic found in the words of a manifest: paths from `spec` on, and a remedy."""
+    return [_from_pydantic(item) for item in error.errors(include_url=False)]
+
+
+def _from_pydantic(error: Any) -> Problem:
+    path = ["spec"]
+    for part in error["loc"]:
+        if isinstance(part, int):
+            path[-1] += f"[{part}]"
+        else:
+            path.append(str(part))
+    rule = error["ctx"] if error["type"] == "rule" else {"field": ""}
+    parent, field = ".".join(path[:-1]), ".".join(path) + rule["field"]
+    message = str(error["msg"])
+    remedy = f"see kubectl explain {_explained(field)}"
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(path[-1], _field_names(), n=1)
+        message = "unknown field"
+        remedy = f"did you mean {near[0]}?" if near else f"see kubectl explain {_explained(parent)}"
+    return Problem(Reason.INVALID_SPEC, field, message, remedy)
+
+
+def _explained(field: str) -> str:
+    """Return what `kubectl explain` calls a field: no list indices, no keys of maps."""
+    parts = re.sub(r"\[\d+\]", "", field).split(".")
+    ends = [index for index, part in enumerate(parts) if part in _MAPS]
+    return ".".join(["llmtrainingjob", *(parts[: ends[0] + 1] if ends else parts)])
+
+
+@cache
+def _field_names() -> list[str]:
+    schema = JobSpec.model_json_schema()
+    models = [schema, *schema["$defs"].values()]
+    return sorted({name for model in models for name in model.get("properties", {})})
+
+
+def _preset_problems(spec: JobSpec) -> Iterator[Problem]:
+    preset = spec.model.preset if spec.model else None
+    if preset is not None and preset not in PRESETS:
+        yield Problem(
+            Reason.UNKNOWN_PRESET, "spec.model.preset", f"no preset is named {preset!r}",
+            "use one of " + ", ".join(sorted(PRESETS)) + ", or spell out model.architecture",
+        )  # fmt: skip
+
+
+def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
+    """Fields of the contract whose behaviour this release does not have: refused, not ignored."""
+    for field, asked in _later(spec):
+        if asked:
+            yield Problem(
+                Reason.NOT_YET_SUPPORTED, f"spec.{field}", "not supported by this release",
+                "remove it, or set it to its default",
+            )  # fmt: skip
+
+
+def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
+    yield "workers.podPatch", bool(spec.workers.pod_patch)
+    if spec.network is not None:
+        yield "network.profile", spec.network.profile == "tcpxo"
+    if spec.failure_policy is not None:
+        yield "failurePolicy.rules", bool(spec.failure_policy.rules)
+        foreign = spec.workers.command is not None  # another trainer tells nobody of its steps
+        yield "failurePolicy.hangTimeout", foreign and bool(spec.failure_policy.hang_timeout)
+
+
+def _security_problems(spec: JobSpec) -> Iterator[Problem]:
+    for index, variable in enumerate(spec.workers.env or []):
+        if variable.name in OWNED or variable.name.startswith("LLMTRAIN_"):
+            yield Problem(
+                Reason.FORBIDDEN, f"spec.workers.env[{index}].name",
+                f"{variable.name} belongs to the pod contract", "remove the variable",
+            )  # fmt: skip
+    yield from _volume_problems(spec)
+    yield from _resource_problems(spec)
+
+
+def _volume_problems(spec: JobSpec) -> Iterator[Problem]:
+    for index, volume in enumerate(spec.workers.volumes or []):
+        path = volume.mount_path
+        owned = [o for o in OWNED_PATHS if path == o or path.startswith(o + "/")]
+        if owned:
+            yield Problem(
+                Reason.FORBIDDEN, f"spec.workers.volumes[{index}].mountPath",
+                f"{owned[0]} belongs to the pod contract", "mount the volume elsewhere",
+            )  # fmt: skip
+        if volume.name.startswith(VOLUME_PREFIX):
+            yield Problem(
+                Reason.FORBIDDEN, f"spec.workers.volumes[{index}].name",
+                f"names that start with {VOLUME_PREFIX} belong to the pod contract",
+                "rename the volume",
+            )  # fmt: skip
+
+
+def _resource_problems(spec: JobSpec) -> Iterator[Problem]:
+    resources = spec.workers.resources
+    requests, limits = (
+        (resources and resources.requests) or {},
+        (resources and resources.limits) or {},
+    )
+    devices = {spec.workers.gpu_resource: "workers.gpusPerNode"}
+    rdma = spec.network.rdma if spec.network else None
+    if rdma is not None and rdma.resource in devices:
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.network.rdma.resource",
+            f"{rdma.resource} is workers.gpuResource", "name the resource of the RDMA devices",
+        )  # fmt: skip
+    elif rdma is not None:
+        devices[rdma.resource] = "network.rdma.count"
+    for kind, amounts in (("requests", requests), ("limits", limits)):
+        for resource in devices.keys() & amounts.keys():
+            yield Problem(
+                Reason.FORBIDDEN, f"spec.workers.resources.{kind}.{resource}",
+                f"{resource} is set from {devices[resource]}", "remove the entry",
+            )  # fmt: skip
+    for resource in sorted(requests):
+        if "/" in resource and limits.get(resource) != requests[resource]:
+            yield Problem(
+                Reason.INVALID_SPEC, f"spec.workers.resources.requests.{resource}",
+                f"{resource} is handed out whole, so its request must be its limit",
+                "set the same amount under limits, or only there",
+            )  # fmt: skip
+        elif resource in limits and quantity_value(requests[resource]) > quantity_value(
+            limits[resource]
+        ):
+            yield Problem(
+                Reason.INVALID_SPEC, f"spec.workers.resources.requests.{resource}",
+                f"{requests[resource]} is more than the limit of {limits[resource]}",
+                "raise the limit or lower the request",
+            )  # fmt: skip
+
+
+def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
+    """Refuse what this release's trainer cannot open before any node is taken for it."""
+    for index, source in enumerate(spec.data.sources if spec.data else ()):
+        if not _is_folder(source.uri) and not _is_package(source.uri):
+            yield Problem(
+                Reason.INVALID_SPEC, f"spec.data.sources[{index}].uri",
+                f"{source.uri!r} is not a source this release can read",
+                "use file:///PATH or package://PACKAGE/FOLDER",
+            )  # fmt: skip
+        if spec.data and spec.data.objective == "sft" and source.format not in _CONVERSATIONS:
+            yield Problem(
+                Reason.INVALID_SPEC, f"spec.data.sources[{index}].format",
+                f"{source.format} has no conversations, which objective sft learns from",
+                "use jsonl, or objective pretrain",
+            )  # fmt: skip
+    base = spec.model.init_from if spec.model else None
+    if base is not None and not _is_folder(base):
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.model.initFrom",
+            f"{base!r} is not a folder this release can read",
+            "use file:///PATH on a volume that all pods share",
+        )  # fmt: skip
+    for field, uri in _written(spec):
+        if not _is_folder(uri) and not _is_bucket(uri):
+            yield Problem(
+                Reason.INVALID_SPEC, f"spec.checkpoint.{field}",
+                f"{uri!r} is not a folder this release can write",
+                "use file:///PATH on a volume that all pods share, or s3://BUCKET/PATH",
+            )  # fmt: skip
+
+
+def _written(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    if spec.checkpoint is None:
+        return
+    yield "uri", spec.checkpoint.uri
+    if spec.checkpoint.export_hugging_face is not None:
+        yield "exportHuggingFace", spec.checkpoint.export_hugging_face
+
+
+def _is_folder(uri: str) -> bool:
+    return re.match(r"file:(//|//localhost)?/(?!/)", uri) is not None
+
+
+def _is_bucket(uri: str) -> bool:
+    return re.match(r"s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]/[^/]", uri) is not None
+
+
+def _is_package(uri: str) -> bool:
+    return re.match(r"package://[^\W\d]\w*(/|$)", uri) is not None
+
+
+def _placement_problems(spec: JobSpec, layout: Layout) -> Iterator[Problem]:
+    """A tensor group fills a part of a node, or whole nodes of the domain that keeps it together.
+
+    Which levels there are is known where the job is placed.
+    """
+    within = spec.topology.tensor_within if spec.topology else None
+    gpus = spec.workers.gpus_per_node
+    if gpus % layout.tensor == 0:
+        return
+    if within in {None, "node"}:
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.parallelism.tensor",
+            f"tensor groups of {layout.tensor} do not divide the {gpus} ranks of a node",
+            "choose a divisor of workers.gpusPerNode, or name a wider level in"
+            " topology.tensorWithin",
+        )  # fmt: skip
+    elif layout.tensor % gpus:
+        yield Problem(
+            Reason.INVALID_SPEC, "spec.parallelism.tensor",
+            f"tensor groups of {layout.tensor} are neither a part of the {gpus} ranks of a node nor"
+            " a multiple of them",
+            "choose a divisor or a multiple of workers.gpusPerNode",
+        )  # fmt: skip
