@@ -9,13 +9,13 @@ import os
 import sys
 
 from llmtrain_operator.config import Config, parse
+from llmtrain_operator.controller import Runtime, calm_collector, guard
 from llmtrain_operator.errors import OperatorError
 from llmtrain_operator.handlers import operate
+from llmtrain_operator.health import serving
 from llmtrain_operator.kube.client import KubeCluster, load_configuration
-from llmtrain_operator.kube.lease import Lease
+from llmtrain_operator.kube.leader_election import Lease
 from llmtrain_operator.metrics import Metrics
-from llmtrain_operator.runtime import Runtime, calm_collector, guard
-from llmtrain_operator.web import serving
 
 EXIT_LOST = 3
 EXIT_BROKEN = 4

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llmtrain_operator.errors import ConfigError
-from llmtrain_operator.kube.lease import Timing
+from llmtrain_operator.kube.leader_election import Timing
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ import kopf
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.base import GROUP, VERSION
+from llmtrain_operator.controller import Runtime, is_ours
 from llmtrain_operator.errors import ConfigError
-from llmtrain_operator.runtime import Runtime, is_ours
 
 PLURAL = "llmtrainingjobs"
 TOKEN_MINUTES = 5

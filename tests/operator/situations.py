@@ -12,10 +12,10 @@ from llmtrain_core.api.conditions import get_condition, set_condition
 from llmtrain_core.api.status import JobStatus
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import check
-from llmtrain_operator.lifecycle.decide import decide
-from llmtrain_operator.lifecycle.draft import C, Plan
-from llmtrain_operator.lifecycle.observe import Observed, from_time
-from llmtrain_operator.records import NodeRecord, PodRecord
+from llmtrain_operator.cache.records import NodeRecord, PodRecord
+from llmtrain_operator.job_state.observation import Observed, from_time
+from llmtrain_operator.job_state.status_draft import C, Plan
+from llmtrain_operator.reconcile.checklist import decide
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 PLACEMENT = {

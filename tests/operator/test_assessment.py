@@ -15,9 +15,9 @@ from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_core.topology.inventory import Node, Taint
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from llmtrain_core.validation.check import Job, check
-from llmtrain_operator.assessment import Assessment, Seat, assess
-from llmtrain_operator.assessor import Assessor
-from llmtrain_operator.records import JobRecord, NodeRecord
+from llmtrain_operator.cache.records import JobRecord, NodeRecord
+from llmtrain_operator.planning.assess import Assessment, Seat, assess
+from llmtrain_operator.planning.assessments import Assessor
 
 pytestmark = pytest.mark.unit
 

@@ -8,11 +8,11 @@ from datetime import timedelta
 import pytest
 from situations import NOW, PLACEMENT, ago, node, pod, reason, seen, settle, status, text
 
-from llmtrain_operator.lifecycle.apply import status_patch
-from llmtrain_operator.lifecycle.decide import decide
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.lifecycle.observe import from_time
-from llmtrain_operator.verdicts import Offer, Refusal
+from llmtrain_operator.job_state.observation import from_time
+from llmtrain_operator.job_state.status_draft import C
+from llmtrain_operator.reconcile.checklist import decide
+from llmtrain_operator.reconcile.writer import status_patch
+from llmtrain_operator.scheduler.decisions import Offer, Refusal
 
 pytestmark = pytest.mark.unit
 

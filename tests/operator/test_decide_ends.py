@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from situations import NOW, ago, failed, pod, reason, seen, settle, status, text
 
-from llmtrain_operator.lifecycle.decide import decide
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.lifecycle.observe import from_time
+from llmtrain_operator.job_state.observation import from_time
+from llmtrain_operator.job_state.status_draft import C
+from llmtrain_operator.reconcile.checklist import decide
 
 pytestmark = pytest.mark.unit
 

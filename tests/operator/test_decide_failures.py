@@ -10,10 +10,10 @@ from operator_bench import message
 from situations import PLACEMENT, ago, failed, node, pod, reason, seen, settle, status, text
 
 from llmtrain_core.api.conditions import get_condition
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.lifecycle.observe import Trouble
-from llmtrain_operator.records import NodeRecord
-from llmtrain_operator.verdicts import Offer
+from llmtrain_operator.cache.records import NodeRecord
+from llmtrain_operator.job_state.observation import Trouble
+from llmtrain_operator.job_state.status_draft import C
+from llmtrain_operator.scheduler.decisions import Offer
 
 pytestmark = pytest.mark.unit
 

@@ -12,14 +12,14 @@ from situations import NOW, PLACEMENT, ago, pod, reason, seen, settle, status, t
 
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.topology.inventory import Node
-from llmtrain_operator.assessment import Assessment, assess
-from llmtrain_operator.lifecycle.apply import status_patch
-from llmtrain_operator.lifecycle.decide import decide
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.lifecycle.observe import Observed, from_time, to_time
-from llmtrain_operator.lifecycle.telling import tell
+from llmtrain_operator.job_state.observation import Observed, from_time, to_time
+from llmtrain_operator.job_state.status_draft import C
 from llmtrain_operator.metrics import Metrics
-from llmtrain_operator.verdicts import Offer, Refusal
+from llmtrain_operator.planning.assess import Assessment, assess
+from llmtrain_operator.reconcile.checklist import decide
+from llmtrain_operator.reconcile.transitions import tell
+from llmtrain_operator.reconcile.writer import status_patch
+from llmtrain_operator.scheduler.decisions import Offer, Refusal
 
 pytestmark = pytest.mark.unit
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from situations import failed, pod, seen, settle, status
 
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.reading import read_json
-from llmtrain_operator.records import PodRecord, pod_record
+from llmtrain_operator.cache.json_text import read_json
+from llmtrain_operator.cache.records import PodRecord, pod_record
+from llmtrain_operator.job_state.status_draft import C
 
 pytestmark = pytest.mark.unit
 DEEP = '{"error": ' + "[" * 100_000 + "]" * 100_000 + "}"

@@ -9,8 +9,8 @@ from operator_bench import job_object
 from situations import NOW, ago, status
 
 from llmtrain_core.validation.check import Job, check
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.lifecycle.estimate import Estimate, duration, ends_at, step_seconds
+from llmtrain_operator.job_state.status_draft import C
+from llmtrain_operator.planning.durations import Estimate, duration, ends_at, step_seconds
 
 pytestmark = pytest.mark.unit
 

@@ -15,8 +15,8 @@ from llmtrain_core.api.conditions import get_condition
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
 from llmtrain_devcluster.api import Api, Object
 from llmtrain_devcluster.scripted import PodScript, ScriptedNodes
-from llmtrain_operator.lifecycle.draft import C, Plan
-from llmtrain_operator.records import NodeRecord
+from llmtrain_operator.cache.records import NodeRecord
+from llmtrain_operator.job_state.status_draft import C, Plan
 
 LEAF = "network.topology.nvidia.com/leaf"
 LEVELS: Levels = (FabricLevel("leaf", LEAF), NODE)

@@ -17,7 +17,7 @@ from llmtrain_devcluster.fixtures import OPERATOR_USER
 from llmtrain_operator.config import parse
 from llmtrain_operator.errors import ConfigError, LeaseLostError
 from llmtrain_operator.kube.client import KubeCluster, load_configuration
-from llmtrain_operator.kube.lease import Lease, Timing
+from llmtrain_operator.kube.leader_election import Lease, Timing
 from llmtrain_operator.kube.resources import CONFIG_MAPS, LEASES
 from llmtrain_operator.metrics import Metrics
 

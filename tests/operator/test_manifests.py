@@ -11,9 +11,9 @@ from operator_bench import job_object
 from llmtrain_core.api import env
 from llmtrain_core.validation.check import Job, check
 from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_operator.manifests.job_resources import config_map, network_policy, service, support
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import pod
-from llmtrain_operator.manifests.support import config_map, network_policy, service, support
 
 IDENTITY = JobIdentity("team", "job", "11111111-2222-3333-4444-555555555555")
 NODES = ("node-a", "node-b")

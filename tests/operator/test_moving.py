@@ -13,13 +13,13 @@ from test_scheduler import GPU, LEAF, SPINE, fabric, record
 from llmtrain_core.placement import Request
 from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_core.validation.check import check
-from llmtrain_operator.deciding import World, better
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.records import JobRecord
-from llmtrain_operator.scheduler import Scheduler
-from llmtrain_operator.sitting import Sitting, sitting_of
-from llmtrain_operator.usage import usage
-from llmtrain_operator.verdicts import Hint, Offer
+from llmtrain_operator.cache.records import JobRecord
+from llmtrain_operator.job_state.status_draft import C
+from llmtrain_operator.scheduler.cycle import World, better
+from llmtrain_operator.scheduler.decisions import Hint, Offer
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.running_jobs import Sitting, sitting_of
+from llmtrain_operator.scheduler.usage import usage
 
 pytestmark = pytest.mark.unit
 ASKED = {"annotations": {"llmtrain.dev/replace": "0"}}

@@ -21,8 +21,8 @@ from llmtrain_devcluster.components import Options
 from llmtrain_devcluster.controlplane import ControlPlane
 from llmtrain_devcluster.fixtures import USERS
 from llmtrain_devcluster.scripted import ScriptedNodes
+from llmtrain_operator.manifests.gang_scheduling import GATE, QUEUE_NAME, Native
 from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.manifests.native import GATE, QUEUE_NAME, Native
 from llmtrain_operator.manifests.pod import pod
 
 GROUPS = "scheduling.k8s.io/v1beta1/podgroups"

@@ -9,11 +9,11 @@ import pytest
 from kubernetes.aio.client.configuration import Configuration
 
 from llmtrain_operator.config import parse
+from llmtrain_operator.controller import Runtime, guard
 from llmtrain_operator.errors import ConfigError, UnavailableError
 from llmtrain_operator.kube.client import KubeCluster
 from llmtrain_operator.kube.resources import NODES
 from llmtrain_operator.metrics import Metrics
-from llmtrain_operator.runtime import Runtime, guard
 
 pytestmark = pytest.mark.unit
 

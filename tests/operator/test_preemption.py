@@ -20,13 +20,13 @@ from llmtrain_core.api.conditions import get_condition
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.controlplane import ControlPlane
 from llmtrain_devcluster.scripted import PodScript
-from llmtrain_operator.candidates import Candidate, tenant_of
-from llmtrain_operator.deciding import World
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.records import PriorityRecord
-from llmtrain_operator.scheduler import Scheduler
-from llmtrain_operator.usage import leaving, usage
-from llmtrain_operator.verdicts import Eviction, Offer, Refusal
+from llmtrain_operator.cache.records import PriorityRecord
+from llmtrain_operator.job_state.status_draft import C
+from llmtrain_operator.scheduler.cycle import World
+from llmtrain_operator.scheduler.decisions import Eviction, Offer, Refusal
+from llmtrain_operator.scheduler.jobs import Candidate, tenant_of
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.usage import leaving, usage
 
 CLASSES = {"high": PriorityRecord("high", 9, False), "mid": PriorityRecord("mid", 5, False)}
 

@@ -19,19 +19,19 @@ from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Running
 from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_core.validation.check import Job, check
-from llmtrain_operator.candidates import Candidate, candidate_of
-from llmtrain_operator.deciding import World
-from llmtrain_operator.deciding import decide as decided
-from llmtrain_operator.records import (
+from llmtrain_operator.cache.records import (
     FabricRecord,
     ForeignPod,
     JobRecord,
     PriorityRecord,
     fabric_record,
 )
-from llmtrain_operator.scheduler import Scheduler
-from llmtrain_operator.usage import usage
-from llmtrain_operator.verdicts import Eviction, Offer, Refusal, Verdict
+from llmtrain_operator.scheduler.cycle import World
+from llmtrain_operator.scheduler.cycle import decide as decided
+from llmtrain_operator.scheduler.decisions import Eviction, Offer, Refusal, Verdict
+from llmtrain_operator.scheduler.jobs import Candidate, candidate_of
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.usage import usage
 
 pytestmark = pytest.mark.unit
 GPU = "nvidia.com/gpu"

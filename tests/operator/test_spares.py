@@ -11,8 +11,8 @@ from situations import failed, node, pod, reason, seen, settle, status, text
 
 from llmtrain_core.api import labels
 from llmtrain_devcluster.scripted import PodScript
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.lifecycle.observe import Observed
+from llmtrain_operator.job_state.observation import Observed
+from llmtrain_operator.job_state.status_draft import C
 
 LEAF = "network.topology.nvidia.com/leaf"
 SPARED = {

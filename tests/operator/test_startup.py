@@ -9,10 +9,10 @@ import pytest
 from situations import NOW, PLACEMENT, ago, pod, reason, seen, settle, status, text
 from test_scheduler import as_candidate, decide, nodes, record, refusal, waits
 
-from llmtrain_operator.deciding import World
-from llmtrain_operator.lifecycle.draft import C
-from llmtrain_operator.lifecycle.observe import Trouble
-from llmtrain_operator.verdicts import Offer
+from llmtrain_operator.job_state.observation import Trouble
+from llmtrain_operator.job_state.status_draft import C
+from llmtrain_operator.scheduler.cycle import World
+from llmtrain_operator.scheduler.decisions import Offer
 
 pytestmark = pytest.mark.unit
 LATE = ago(601)

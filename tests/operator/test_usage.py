@@ -11,10 +11,10 @@ from test_scheduler import GPU, decide, nodes, record, refusal, total, waits
 from llmtrain_core.placement import Request
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_core.validation.check import Job, check
-from llmtrain_operator.deciding import World
-from llmtrain_operator.records import foreign_pod, is_followed
-from llmtrain_operator.usage import resources_of, usage
-from llmtrain_operator.verdicts import Offer
+from llmtrain_operator.cache.records import foreign_pod, is_followed
+from llmtrain_operator.scheduler.cycle import World
+from llmtrain_operator.scheduler.decisions import Offer
+from llmtrain_operator.scheduler.usage import resources_of, usage
 
 pytestmark = pytest.mark.unit
 

@@ -15,12 +15,12 @@ import pytest
 from kubernetes.aio.client.configuration import Configuration
 from quiet import Laps
 
+from llmtrain_operator.cache.records import PodRecord, pod_record
+from llmtrain_operator.controller import calm_collector
 from llmtrain_operator.kube.client import KubeCluster
 from llmtrain_operator.kube.informer import Informer, Selection
 from llmtrain_operator.kube.resources import PODS
 from llmtrain_operator.metrics import Metrics
-from llmtrain_operator.records import PodRecord, pod_record
-from llmtrain_operator.runtime import calm_collector
 
 pytestmark = pytest.mark.perf
 

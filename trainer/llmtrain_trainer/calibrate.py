@@ -3,9 +3,9 @@
 The trainer itself takes steps of small models on one rank and on two, with each kind of parallelism
 by itself, and gloo runs collectives among up to eight ranks. From their CPU times the plan's prices
 are fitted (`llmtrain_core.plan.cpu.cost_model`). No model or layout of more ranks is measured:
-those are what the prices predict. CPU time, not wall time, which others on the same cores stretch. All cores
-are kept busy while steps are measured, because cores share caches, clock and execution units, and a
-job with more ranks than cores keeps them busy too.
+those are what the prices predict. CPU time, not wall time, which others on the same cores stretch.
+All cores are kept busy while steps are measured, because cores share caches, clock and execution
+units, and a job with more ranks than cores keeps them busy too.
 
 How fast a machine is changes by the second (clock, neighbours on the host). So everything is built
 first and then sampled in turns, until the samples of each agree or a minute of it is over; samples

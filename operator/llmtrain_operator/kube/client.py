@@ -24,7 +24,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 from prometheus_client import Counter
 
 from llmtrain_operator.errors import ApiError, ConfigError, UnavailableError, api_error
-from llmtrain_operator.kube.cluster import Object, PatchKind
+from llmtrain_operator.kube.api import Object, PatchKind
 from llmtrain_operator.kube.resources import PODS, Resource
 
 FIELD_MANAGER = "llmtrain-operator"

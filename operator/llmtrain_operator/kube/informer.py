@@ -20,7 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import orjson
 
 from llmtrain_operator.errors import ApiError, GoneError, api_error
-from llmtrain_operator.kube.cluster import Cluster
+from llmtrain_operator.kube.api import Cluster
 from llmtrain_operator.kube.resources import Resource
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Records of the objects that the informers follow."""

@@ -1,0 +1,1 @@
+"""What every policy reads and writes: the observation and the status draft."""

@@ -1,0 +1,34 @@
+"""Which of a job's pods belong to the current gang, and what becomes of the others."""
+
+from __future__ import annotations
+
+from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.job_state.status_draft import Draft
+
+
+def current(draft: Draft) -> list[PodRecord]:
+    """Pods of the current attempt, in order of rank block."""
+    pods = [pod for pod in draft.seen.pods if pod.attempt == draft.attempt]
+    return sorted(pods, key=lambda pod: pod.index)
+
+
+def remaining(draft: Draft, pods: list[PodRecord]) -> list[PodRecord]:
+    """Pods that may still run.
+
+    A deleted pod on a lost node stays in the API until its node is back or removed; waiting for it
+    would stop the job for good. It cannot disturb a newer gang: that one meets elsewhere.
+    """
+    return [pod for pod in pods if not (pod.deleting and draft.seen.lost(pod.node))]
+
+
+def clear_stale(draft: Draft) -> bool:
+    """Delete pods of earlier attempts; True while any may still run.
+
+    A pod of a later attempt means that the status in hand is older than the pods: do nothing.
+    """
+    others = [pod for pod in draft.seen.pods if pod.attempt != draft.attempt]
+    draft.delete(pod for pod in others if pod.attempt < draft.attempt)
+    for pod in others:
+        if pod.deleting and draft.seen.lost_in(pod.node) != float("inf"):
+            draft.wake_in(draft.seen.lost_in(pod.node))
+    return bool(remaining(draft, others))

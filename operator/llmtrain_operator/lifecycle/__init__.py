@@ -1,1 +1,0 @@
-"""The life of one job: observe, decide (pure, one policy per file), apply."""

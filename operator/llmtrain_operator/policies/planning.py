@@ -1,0 +1,91 @@
+"""Policy: the status shows the plan, and how far measurement bears it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
+from llmtrain_core.validation.check import Job
+from llmtrain_operator.job_state.status_draft import Draft
+
+STEADY_STEPS = 10
+"""So many steps of an attempt are seen before its pace counts: the first ones warm up."""
+MATERIAL = 0.02
+"""A ratio that moved by less than this is not worth a write."""
+
+
+def planning(draft: Draft) -> bool:
+    """Write the plan down; what was measured of the old one goes on with the new one."""
+    found = draft.seen.assessment
+    if found is None or not isinstance(draft.seen.checked, Job):
+        return False
+    plan = None if found.plan is None else dict(found.plan)
+    measured = (draft.status.get("plan") or {}).get("measured")
+    if plan is not None and measured is not None:
+        plan["measured"] = measured
+    draft.put("plan", plan)
+    return False
+
+
+def over_memory(draft: Draft) -> str | None:
+    """Return why the job cannot fit on any GPU that it could use; None where it may.
+
+    A job that has its place keeps it, and one that is suspended needs none yet.
+    """
+    found = draft.seen.assessment
+    if found is None or found.too_large is None or draft.placement is not None:
+        return None
+    if draft.seen.spec.get("suspend") or allows_over_memory(draft.seen.raw):
+        return None
+    return found.too_large
+
+
+def bad_annotation(draft: Draft) -> str | None:
+    """Return what is wrong with the annotation that overrides the verdict on memory.
+
+    A job that has its place is past that verdict: a slip of the pen must not stop its care.
+    """
+    value = _annotation(draft.seen.raw)
+    if value in (None, "true", "false") or draft.placement is not None:
+        return None
+    return (
+        f'metadata.annotations[{ALLOW_OVER_MEMORY}]: {value[:64]!r} is neither "true" nor "false";'
+        " set one of them or remove it"
+    )
+
+
+def allows_over_memory(raw: Mapping[str, Any]) -> bool:
+    """Whether a job's user wants it run whatever the plan says of its memory."""
+    return _annotation(raw) == "true"
+
+
+def _annotation(raw: Mapping[str, Any]) -> str | None:
+    found: str | None = (raw["metadata"].get("annotations") or {}).get(ALLOW_OVER_MEMORY)
+    return found
+
+
+def measure(draft: Draft, report: Mapping[str, Any], seconds: float | None) -> None:
+    """Hold the plan against a report of the trainer, whose pace is smoothed over its last steps.
+
+    Written once the first step of an attempt is seen, after STEADY_STEPS more, and whenever that
+    many have doubled and the figures moved: a few writes in the life of an attempt.
+    """
+    plan, step = draft.status.get("plan"), report.get("step")
+    if plan is None or not seconds or not isinstance(step, int) or step < 1:
+        return
+    measured = dict(plan.get("measured") or {})
+    if measured.get("attempt") != draft.attempt:
+        measured |= {"attempt": draft.attempt, "fromStep": step}
+        measured.pop("atStep", None)
+    else:
+        seen = step - measured["fromStep"]
+        enough = max(STEADY_STEPS, 2 * (measured.get("atStep", 0) - measured["fromStep"]))
+        moved = abs(seconds / (measured.get("stepSeconds") or 1e-9) - 1) > MATERIAL
+        if seen < enough or ("atStep" in measured and not moved):
+            return
+        measured |= {"atStep": step, "stepSeconds": seconds}
+        planned = (plan.get("step") or {}).get("seconds")
+        if planned:
+            measured["errorRatio"] = float(f"{seconds / planned:.4g}")
+    draft.put("plan", {**plan, "measured": measured})

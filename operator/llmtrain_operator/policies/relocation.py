@@ -1,0 +1,75 @@
+"""Policy: a job that would be better off elsewhere says so, and moves when its user asks.
+
+It moves only from a checkpoint that is newer than the request, so nothing is lost but the restart.
+Old and new place change hands in one write: no other job can get in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrain_core.api import labels
+from llmtrain_core.api.conditions import Reason
+from llmtrain_operator.job_state.status_draft import C, Draft
+from llmtrain_operator.policies.placement import take_up
+from llmtrain_operator.scheduler.decisions import Hint, Offer
+
+MATERIAL = 0.1
+"""A gain that changed by less than this share is not written anew."""
+
+
+def moving(draft: Draft) -> bool:
+    """Show the hint, note the request, and move once the scheduler has a place."""
+    if draft.placement is None:
+        draft.put("betterPlacement", None)
+        draft.put("move", None)
+        return False
+    _show(draft)
+    if not asked(draft.seen.raw, draft.attempt):
+        draft.put("move", None)
+        return False
+    if (draft.status.get("move") or {}).get("attempt") != draft.attempt:
+        newest = int((draft.status.get("progress") or {}).get("lastCheckpointStep") or 0)
+        draft.put("move", {"attempt": draft.attempt, "afterCheckpoint": newest})
+    verdict = draft.seen.verdict
+    if not isinstance(verdict, Offer) or verdict.attempt != draft.attempt + 1:
+        return False
+    if not ready(draft.status):
+        return False
+    draft.put("attempt", draft.attempt + 1)
+    for kind in (C.PODS_READY, C.RUNNING):
+        draft.unless_absent(kind, Reason.MOVED, "moves to a better place, as asked")
+    draft.put("betterPlacement", None)
+    draft.put("move", None)
+    take_up(draft, verdict)
+    return True
+
+
+def asked(raw: Mapping[str, Any], attempt: int) -> bool:
+    """Whether the user asked that this attempt moves."""
+    annotations = raw["metadata"].get("annotations") or {}
+    return bool(annotations.get(labels.REPLACE) == str(attempt))
+
+
+def ready(status: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is newer than the request."""
+    move = status.get("move")
+    newest = (status.get("progress") or {}).get("lastCheckpointStep")
+    if not move or newest is None or move["attempt"] != int(status.get("attempt") or 0):
+        return False
+    return int(newest) > int(move["afterCheckpoint"])
+
+
+def _show(draft: Draft) -> None:
+    shown, verdict = draft.status.get("betterPlacement"), draft.seen.verdict
+    if shown is not None and shown["attempt"] != draft.attempt:
+        draft.put("betterPlacement", None)
+        shown = None
+    if not isinstance(verdict, Hint) or verdict.attempt != draft.attempt:
+        return
+    if verdict.gain <= 1:
+        draft.put("betterPlacement", None)
+    elif shown is None or abs(verdict.gain - shown["gain"]) > MATERIAL * shown["gain"]:
+        found = {"attempt": draft.attempt, "gain": round(verdict.gain, 2)}
+        draft.put("betterPlacement", {**found, "summary": verdict.summary})

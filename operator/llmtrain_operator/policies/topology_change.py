@@ -1,0 +1,64 @@
+"""Policy: a job whose nodes' topology labels change under it keeps its place, and says so.
+
+The placement stays as it was written: ranks do not move because a label does. It counts as degraded
+only where nodes that shared a domain no longer do; another name for the same domain harms nobody.
+"""
+
+from __future__ import annotations
+
+from llmtrain_core.api.conditions import Reason
+from llmtrain_core.placement.tree import Path
+from llmtrain_core.topology.inventory import Snapshot
+from llmtrain_operator.cache.placement_status import paths_of
+from llmtrain_operator.job_state.status_draft import C, Draft
+
+SHOWN = 4
+"""Nodes that the message names."""
+
+
+def network(draft: Draft) -> bool:
+    """Compare the domains of the placement with what the nodes' labels say now."""
+    placement, levels = draft.placement, draft.seen.levels
+    if placement is None:
+        if draft.holds(C.NETWORK_DEGRADED):
+            draft.condition(C.NETWORK_DEGRADED, False, Reason.NOT_PLACED, "the job has no place")
+        return False
+    names = [use["level"] for use in placement["levels"]]
+    if names != [level.name for level in levels]:
+        return False  # another map: nothing on it can be compared
+    view, nodes = Snapshot(levels, ()), draft.seen.nodes
+    pairs = [
+        (path, view.path(nodes[path[-1]].node))
+        for path in paths_of(placement["blocks"])
+        if path[-1] in nodes
+    ]
+    parted = _parted(names, pairs)
+    if parted is not None:
+        draft.condition(C.NETWORK_DEGRADED, True, Reason.TOPOLOGY_CHANGED, parted)
+    elif draft.holds(C.NETWORK_DEGRADED):
+        why = "the nodes share the domains that the placement rests on"
+        draft.condition(C.NETWORK_DEGRADED, False, Reason.TOPOLOGY_AS_PLACED, why)
+    return False
+
+
+def _parted(names: list[str], pairs: list[tuple[Path, Path]]) -> str | None:
+    """Say which nodes left which domain of the placement, by the farthest level; None: none did."""
+    for depth, level in enumerate(names[:-1], 1):
+        homes: dict[Path, dict[Path, list[str]]] = {}
+        for old, new in pairs:
+            homes.setdefault(old[:depth], {}).setdefault(new[:depth], []).append(old[-1])
+        for old_domain, now in homes.items():
+            if len(now) > 1:
+                most = max(now.values(), key=len)
+                return _message(level, old_domain, {d: n for d, n in now.items() if n is not most})
+    return None
+
+
+def _message(level: str, old: Path, left: dict[Path, list[str]]) -> str:
+    moved = [f"{node} in {domain[-1]}" for domain, nodes in left.items() for node in nodes]
+    more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
+    return (
+        f"nodes that shared {level} {old[-1]} when the job was placed are apart by their labels:"
+        f" {', '.join(moved[:SHOWN])}{more}; the job stays where it is, and more of its traffic may"
+        " cross the network; mend the labels, or suspend and resume the job for another place"
+    )

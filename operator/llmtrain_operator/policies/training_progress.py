@@ -1,0 +1,105 @@
+"""Policy: what rank 0 reports goes into the status, cleaned and bounded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from llmtrain_core.api.status import Collective, Progress, TrainerPhase
+from llmtrain_operator.job_state.observation import from_time
+from llmtrain_operator.job_state.pods import current
+from llmtrain_operator.job_state.status_draft import C, Draft
+from llmtrain_operator.policies.planning import measure
+
+_COUNTS = ("step", "totalSteps", "lastCheckpointStep", "restartsInPlace")
+_FIGURES = (
+    "loss", "tokensPerSecond", "mfu", "heldOutLossBefore", "heldOutLossAfter",
+    "exactMatchBefore", "exactMatchAfter",
+)  # fmt: skip
+_PHASES = get_args(TrainerPhase)
+_LONGEST_ETA = 10 * 365 * 86400.0
+MOST_COLLECTIVES = 32
+
+
+def progress(draft: Draft) -> bool:
+    """Ask rank 0's pod for its status, and take in what it said last time."""
+    if not draft.holds(C.RUNNING):
+        return False
+    head = next((pod for pod in current(draft) if pod.index == 0), None)
+    if head is not None and head.phase == "Running" and head.address and not head.deleting:
+        draft.poll = head
+    report = draft.seen.report
+    if report is not None and report.get("attempt", draft.attempt) == draft.attempt:
+        take(draft, report)
+        measure(draft, report, _figure(report.get("stepSeconds")))
+    return False
+
+
+def take(draft: Draft, report: Mapping[str, Any], *, final: bool = False) -> None:
+    """Write a report of the trainer into the status, as far as it makes sense."""
+    found: dict[str, Any] = {}
+    if report.get("phase") in _PHASES:
+        found["phase"] = report["phase"]
+    for key in _COUNTS:
+        value = report.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+            found[key] = value
+    for key in _FIGURES:
+        value = _figure(report.get(key))
+        if value is not None:
+            found[key] = value
+    before = draft.status.get("progress") or {}
+    collectives = _collectives(report.get("collectives"))
+    if collectives:
+        found["collectives"] = collectives
+    if not final:
+        _eta(draft, found, before, _figure(report.get("stepSeconds")))
+    try:
+        merged = Progress.from_wire({**before, **found}).to_wire()
+    except ValidationError:
+        return
+    if final:
+        merged.pop("eta", None)
+    if merged != before:
+        draft.put("progress", merged)
+
+
+def _figure(value: Any) -> float | None:
+    """Return a figure with the digits that mean something; the rest only widens the columns."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _eta(
+    draft: Draft, found: dict[str, Any], before: Mapping[str, Any], seconds: float | None
+) -> None:
+    """Expect the end; only when the step moved, or every look would be a change."""
+    step, total = found.get("step"), found.get("totalSteps")
+    if step is None or total is None or not seconds or step == before.get("step"):
+        return
+    left = max(0, total - step) * seconds
+    if 0 <= left < _LONGEST_ETA:
+        found["eta"] = from_time(draft.seen.now + timedelta(seconds=left))
+
+
+def _collectives(entries: Any) -> list[dict[str, Any]]:
+    if not isinstance(entries, list):
+        return []
+    known: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in entries[:MOST_COLLECTIVES]:
+        try:
+            item = Collective.from_wire(
+                {key: entry[key] for key in ("group", "op", "count", "bytesPerStep", "meanSeconds")}
+            )
+        except (ValidationError, KeyError, TypeError):
+            continue
+        known[item.group, item.op] = item.to_wire()
+    return list(known.values())

@@ -1,0 +1,1 @@
+"""Training progress, polled from the pod of rank 0."""

@@ -1,0 +1,1 @@
+"""The reconcile loop of a job: observe, decide, apply."""

@@ -1,0 +1,265 @@
+"""The loop of one job: observe, decide, apply; serial, coalescing, level-triggered.
+
+Nothing that it keeps in memory matters: killed at any instant and started again, it observes the
+same world and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from llmtrain_core.api import labels
+from llmtrain_core.validation.check import Job, Problem
+from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
+from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError
+from llmtrain_operator.job_state.observation import Observed, Trouble
+from llmtrain_operator.job_state.status_draft import Plan
+from llmtrain_operator.kube.api import Cluster
+from llmtrain_operator.kube.informer import Informer
+from llmtrain_operator.kube.resources import JOBS
+from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.planning.assess import Assessment
+from llmtrain_operator.planning.assessments import Assessor
+from llmtrain_operator.progress.poller import ProgressReader
+from llmtrain_operator.reconcile.checklist import decide
+from llmtrain_operator.reconcile.expectations import Expectations
+from llmtrain_operator.reconcile.transitions import tell
+from llmtrain_operator.reconcile.writer import Hand
+from llmtrain_operator.scheduler.fabric_levels import Maps
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.usage import held_nodes
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 60.0
+RESYNC_SECONDS = 600.0
+COALESCE_SECONDS = 0.02
+FINALIZER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all loops share."""
+
+    cluster: Cluster
+    jobs: Informer[JobRecord]
+    pods: Informer[PodRecord]
+    node: Callable[[str], NodeRecord | None]
+    checked: Callable[[JobRecord], Job | list[Problem]]
+    assessor: Assessor
+    maps: Maps
+    scheduler: Scheduler
+    reader: ProgressReader
+    hand: Hand
+    metrics: Metrics
+    node_lost_seconds: float
+
+
+@dataclass(slots=True)
+class _Pause:
+    """Back-off of one job: doubles with every failure in a row, with jitter."""
+
+    length: float = 0.0
+    until: float = 0.0
+
+    def extend(self, at_least: float = 0.0) -> None:
+        self.length = min(LONGEST_PAUSE, max(FIRST_PAUSE, self.length * 2, at_least))
+        self.until = time.monotonic() + self.length * random.uniform(0.8, 1.2)
+
+    def reset(self) -> None:
+        self.length = self.until = 0.0
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self.until - time.monotonic())
+
+
+@dataclass(slots=True)
+class JobLoop:
+    """One job's loop and what it remembers between turns."""
+
+    uid: str
+    around: Surroundings
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: bool = False
+    expectations: Expectations = field(default_factory=Expectations)
+    trouble: Trouble | None = None
+    in_doubt: bool = False
+    """The last status write may or may not have happened."""
+    written: float = -1e9
+    started: float = field(default_factory=time.monotonic)
+    creation: _Pause = field(default_factory=_Pause)
+    errors: _Pause = field(default_factory=_Pause)
+
+    async def run(self, first_seen: int) -> None:
+        """Turn until the job is gone or `stopping` is set; `first_seen` is a version of the job."""
+        self.expectations.job(str(first_seen))
+        while not self.stopping:
+            self.wake.clear()
+            try:
+                again = await self._timed_turn()
+                self.errors.reset()
+            except LeaseLostError:
+                return
+            except ConflictError:
+                # Someone else wrote the job since; the copy is about to show it.
+                again = 0.1
+            except ApiError as error:
+                self.errors.extend(error.retry_after)
+                again = self.errors.left
+                log.warning("job=%s turn failed, next in %.1f s: %s", self.uid, again, error)
+            except Exception:
+                self.errors.extend(5.0)
+                again = self.errors.left
+                log.exception("job=%s turn failed", self.uid)
+            if again is None:
+                return
+            await self._sleep(again)
+
+    async def _sleep(self, seconds: float) -> None:
+        if self.errors.left > 0:
+            # Do not let a swarm of events cut the back-off short; only the end may.
+            deadline = time.monotonic() + self.errors.left
+            while not self.stopping and time.monotonic() < deadline:
+                await asyncio.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
+            return
+        try:
+            async with asyncio.timeout(min(seconds, RESYNC_SECONDS)):
+                await self.wake.wait()
+            await asyncio.sleep(COALESCE_SECONDS)
+        except TimeoutError:
+            pass
+
+    async def _timed_turn(self) -> float | None:
+        started = time.perf_counter()
+        try:
+            return await self._turn()
+        finally:
+            self.around.metrics.reconcile.observe(time.perf_counter() - started)
+
+    async def _turn(self) -> float | None:
+        """One turn. Return the seconds until the next one at the latest; None when all is done."""
+        job = self.around.jobs.get(self.uid)
+        if self.in_doubt and job is not None:
+            await self._reread(job)
+        if job is None:
+            known = self.around.jobs.last_version >= self.expectations.job_version
+            return None if known else 1.0
+        assessment = await self.around.assessor.assess(job, self.around.checked(job))
+        # That took a moment: go by what the copies show now, and all at one instant.
+        job = self.around.jobs.get(self.uid)
+        if job is None:
+            return 0.0
+        pods = [pod for pod in self.around.pods.by("job", self.uid) if pod.belongs_to(job)]
+        if not self._caught_up(job, pods):
+            return 0.5
+        if not self._held(job):
+            return 0.2
+        observed = self._observe(job, pods, assessment)
+        plan = decide(observed)
+        await self._apply(observed, plan)
+        if plan.done:
+            self.around.reader.forget(self.uid)
+            self.around.assessor.forget(self.uid)
+            return None
+        return self._next_look(plan)
+
+    def _caught_up(self, job: JobRecord, pods: list[PodRecord]) -> bool:
+        alive = {pod.uid for pod in pods if not pod.deleting}
+        if self.expectations.met(job.version, self.around.pods.last_version, alive):
+            return True
+        if self.expectations.overdue:
+            log.warning("job=%s the copies do not show the last writes; listing anew", self.uid)
+            self.around.jobs.relist()
+            self.around.pods.relist()
+            self.expectations.forget()
+        return False
+
+    def _held(self, job: JobRecord) -> bool:
+        """Whether the job has its finalizer, which is on its way when the loop starts.
+
+        With it, no job can vanish while its pods run; and our first write does not collide with it.
+        """
+        metadata = job.raw["metadata"]
+        there = labels.FINALIZER in (metadata.get("finalizers") or ())
+        late = time.monotonic() - self.started > FINALIZER_SECONDS
+        return there or late or "deletionTimestamp" in metadata
+
+    def _observe(
+        self, job: JobRecord, pods: list[PodRecord], assessment: Assessment | None
+    ) -> Observed:
+        placement = (job.raw.get("status") or {}).get("placement") or {}
+        names = {*held_nodes(placement), *(pod.node for pod in pods if pod.node)}
+        nodes = {name: found for name in names if (found := self.around.node(name)) is not None}
+        topology = job.raw["spec"].get("topology") or {}
+        return Observed(
+            now=datetime.now(UTC),
+            raw=job.raw,
+            checked=self.around.checked(job),
+            pods=tuple(pods),
+            nodes=nodes,
+            levels=self.around.maps.levels(topology.get("fabric")) if placement else (),
+            assessment=assessment,
+            verdict=self.around.scheduler.verdict(self.uid),
+            trouble=self.trouble,
+            report=self.around.reader.take(self.uid),
+            since_write=time.monotonic() - self.written,
+            node_lost_seconds=self.around.node_lost_seconds,
+        )
+
+    async def _apply(self, observed: Observed, plan: Plan) -> None:
+        if plan.changed:
+            await self._write(observed, plan)
+            return
+        if plan.delete:
+            await self.around.hand.delete_pods(plan.delete, self.expectations)
+        if plan.create and self.creation.left <= 0:
+            self.trouble = await self.around.hand.create_pods(observed, plan, self.expectations)
+            if self.trouble is None:
+                self.creation.reset()
+            else:
+                self.creation.extend()
+                self.wake.set()
+        if plan.delete_job:
+            await self.around.hand.delete_job(observed)
+
+    async def _write(self, observed: Observed, plan: Plan) -> None:
+        if plan.offer is not None:
+            self.around.scheduler.claim(self.uid)
+        try:
+            await self.around.hand.write_status(observed, plan, self.expectations)
+        except BaseException as error:
+            # Without a clear refusal the write may have happened: look before deciding again.
+            self.in_doubt = not (isinstance(error, ApiError) and error.settled)
+            if not self.in_doubt:
+                self.around.scheduler.give_up(self.uid)
+            raise
+        self.written = time.monotonic()
+        tell(observed, plan.status, self.around.metrics)
+
+    async def _reread(self, job: JobRecord) -> None:
+        """Learn what became of a write that got no answer, before anything else is decided."""
+        try:
+            found = await self.around.cluster.get(JOBS, job.name, job.namespace)
+            self.expectations.job(found["metadata"]["resourceVersion"])
+        except NotFoundError:
+            pass
+        self.in_doubt = False
+        self.around.scheduler.give_up(self.uid)
+
+    def _next_look(self, plan: Plan) -> float:
+        looks = [RESYNC_SECONDS * random.uniform(0.8, 1.0)]
+        if plan.wake_after is not None:
+            looks.append(plan.wake_after)
+        if plan.create and self.creation.left > 0:
+            looks.append(self.creation.left)
+        if plan.poll is not None:
+            looks.append(self.around.reader.ask(plan.poll))
+        return min(looks)

@@ -1,0 +1,52 @@
+"""What a written status adds to the metrics and the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrain_core.api.conditions import Reason, get_condition, is_true
+from llmtrain_operator.job_state.observation import Observed, to_time
+from llmtrain_operator.job_state.status_draft import C
+from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.reconcile.events import transitions
+
+log = logging.getLogger(__name__)
+
+RESTART = "RestartGang"
+_ACTIONS = {Reason.NODE_REPLACED: "ReplaceNode"}
+"""Values of the label `action`, by the reason of the condition Restarting."""
+
+
+def tell(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> None:
+    """Log the transitions; measure the way to the first gang and back from a failure."""
+    before = observed.raw.get("status") or {}
+    metadata = observed.raw["metadata"]
+    for condition in transitions(before, status):
+        log.info(
+            "job=%s/%s uid=%s attempt=%s condition=%s status=%s reason=%s",
+            metadata["namespace"], metadata["name"], metadata["uid"], status.get("attempt", 0),
+            condition["type"], condition["status"], condition["reason"],
+        )  # fmt: skip
+        if (condition["type"], condition["reason"]) == (C.PLACED, Reason.PREEMPTED):
+            metrics.preemptions.inc()
+    _tell_error(before, status, metrics)
+    was = is_true(before.get("conditions", ()), C.RUNNING)
+    if was or not is_true(status.get("conditions", ()), C.RUNNING):
+        return
+    failures = status.get("failures") or ()
+    again = get_condition(before.get("conditions", ()), C.RESTARTING)
+    if again is not None and again["status"] == "True" and failures:
+        seconds = (observed.now - to_time(failures[-1]["time"])).total_seconds()
+        metrics.recovery.labels(_ACTIONS.get(again["reason"], RESTART)).observe(seconds)
+    elif not status.get("attempt"):
+        created = to_time(metadata["creationTimestamp"])
+        metrics.time_to_running.observe((observed.now - created).total_seconds())
+
+
+def _tell_error(before: Mapping[str, Any], status: Mapping[str, Any], metrics: Metrics) -> None:
+    """Count how far the plan was off, each time that it was measured."""
+    old, new = ((s.get("plan") or {}).get("measured") or {} for s in (before, status))
+    if "atStep" in new and new.get("errorRatio") and new != old:
+        metrics.plan_error.observe(new["errorRatio"])

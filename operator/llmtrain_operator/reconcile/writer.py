@@ -1,0 +1,207 @@
+"""Carry out a plan: the only place where a job or what belongs to it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.validation.check import Job
+from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+)
+from llmtrain_operator.job_state.observation import Observed, Trouble, from_time
+from llmtrain_operator.job_state.status_draft import Plan
+from llmtrain_operator.kube.api import Cluster
+from llmtrain_operator.kube.rate_limit import WriteBudget
+from llmtrain_operator.kube.resources import EVENTS, JOBS, POD_GROUPS, PODS, Resource
+from llmtrain_operator.manifests.gang_scheduling import Native
+from llmtrain_operator.manifests.job_resources import support
+from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.manifests.pod import pod
+from llmtrain_operator.reconcile.events import event, transitions
+from llmtrain_operator.reconcile.expectations import Expectations
+from llmtrain_operator.scheduler.usage import placed_nodes
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 16
+NO_POD_GROUPS = (
+    "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; switch on"
+    " its feature gate GenericWorkload and this API, or run the operator without the flag"
+)
+
+Object = dict[str, Any]
+
+
+class _ChildRefusedError(Exception):
+    """The API server does not take a child of the job, and the user can do something about it."""
+
+    def __init__(self, trouble: Trouble):
+        super().__init__(trouble.message)
+        self.trouble = trouble
+
+
+def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
+    """Return the merge patch from the observed status to the new one, guarded by the version."""
+    before: Mapping[str, Any] = observed.raw.get("status") or {}
+    changes = _merge(before, status)
+    version = observed.raw["metadata"]["resourceVersion"]
+    return {"metadata": {"resourceVersion": version}, "status": changes}
+
+
+def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
+    """Return the merge patch (RFC 7386) from one object to another: keys that go are said."""
+    changes: Object = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        old = before.get(key)
+        if old == value:
+            continue
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            changes[key] = _merge(old, value)
+        else:
+            changes[key] = value
+    return changes
+
+
+class Hand:
+    """Writes for all jobs; it holds no state of any job."""
+
+    def __init__(self, cluster: Cluster, budget: WriteBudget, native: Native):
+        self._cluster = cluster
+        self._budget = budget
+        self._native = native
+
+    async def write_status(
+        self, observed: Observed, plan: Plan, expectations: Expectations
+    ) -> None:
+        """Write the status, then tell of its transitions."""
+        identity = JobIdentity.of(observed.raw)
+        await self._budget.take()
+        written = await self._cluster.patch_status(
+            JOBS, identity.name, status_patch(observed, plan.status), identity.namespace
+        )
+        expectations.job(written["metadata"]["resourceVersion"])
+        now, attempt = from_time(observed.now), int(plan.status.get("attempt") or 0)
+        told = transitions(observed.raw.get("status") or {}, plan.status)
+        await _bounded([self._tell(identity, event(identity, c, attempt, now)) for c in told])
+
+    async def _tell(self, identity: JobIdentity, body: Object) -> None:
+        try:
+            await self._budget.take()
+            await self._cluster.create(EVENTS, body, identity.namespace)
+        except ApiError as error:
+            if not isinstance(error, AlreadyExistsError):
+                log.warning("job=%s event not written: %s", identity.uid, error)
+
+    async def delete_pods(self, pods: Sequence[PodRecord], expectations: Expectations) -> None:
+        """Delete pods, each only if it is still that very one."""
+
+        async def one(victim: PodRecord) -> None:
+            await self._budget.take()
+            # Not found, or another one of that name: it is gone, as we wanted.
+            with contextlib.suppress(NotFoundError, ConflictError):
+                await self._cluster.delete(PODS, victim.name, victim.namespace, uid=victim.uid)
+            expectations.gone(victim.uid)
+
+        await _bounded([one(victim) for victim in pods])
+
+    async def delete_job(self, observed: Observed) -> None:
+        """Delete the job itself: its time to live is over."""
+        identity = JobIdentity.of(observed.raw)
+        await self._budget.take()
+        try:
+            await self._cluster.delete(JOBS, identity.name, identity.namespace, uid=identity.uid)
+        except (NotFoundError, ConflictError):
+            return
+
+    async def create_pods(
+        self, observed: Observed, plan: Plan, expectations: Expectations
+    ) -> Trouble | None:
+        """Create what pods need, then the pods; return what stands in the way."""
+        job, identity = observed.checked, JobIdentity.of(observed.raw)
+        assert isinstance(job, Job)
+        attempt = int(plan.status.get("attempt") or 0)
+        nodes = placed_nodes(plan.status["placement"])
+        try:
+            around = [*support(observed.raw, identity), *self._native.support(job, identity)]
+            for resource, body in around:
+                await self._ensure(resource, body, identity)
+            # The first pod tries the way: where it is refused, all of them would be.
+            first, *rest = (
+                self._native.join(
+                    pod(job, identity, attempt, index, nodes), observed.raw, attempt, len(nodes)
+                )
+                for index in plan.create
+            )
+            await self._create_pod(first, identity, expectations)
+            await _bounded([self._create_pod(body, identity, expectations) for body in rest])
+        except _ChildRefusedError as refused:
+            return refused.trouble
+        return None
+
+    async def _create_pod(
+        self, body: Object, identity: JobIdentity, expectations: Expectations
+    ) -> None:
+        made = await self._ensure(PODS, body, identity)
+        expectations.pod(made["metadata"]["resourceVersion"])
+
+    async def _ensure(self, resource: Resource, body: Object, identity: JobIdentity) -> Object:
+        """Create a child, or find that it is there and ours."""
+        name = body["metadata"]["name"]
+        try:
+            await self._budget.take()
+            return await self._cluster.create(resource, body, identity.namespace)
+        except AlreadyExistsError:
+            found = await self._cluster.get(resource, name, identity.namespace)
+        except NotFoundError as error:
+            if resource != POD_GROUPS:
+                raise
+            raise _ChildRefusedError(Trouble(Reason.FORBIDDEN, NO_POD_GROUPS)) from error
+        except ForbiddenError as error:
+            raise _ChildRefusedError(_forbidden(resource, name, error)) from error
+        except InvalidError as error:
+            text = f"{resource.plural} {name} is not valid: {error.message}"
+            raise _ChildRefusedError(Trouble(Reason.INVALID_SPEC, clean_text(text, 700))) from error
+        owners = found["metadata"].get("ownerReferences") or ()
+        if any(o.get("controller") and o["uid"] == identity.uid for o in owners):
+            return found
+        text = (
+            f"metadata.name: {resource.plural} {name} exists and is not this job's; delete it, or"
+            " create the job under another name"
+        )
+        raise _ChildRefusedError(Trouble(Reason.NAME_CONFLICT, clean_text(text)))
+
+
+def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> Trouble:
+    if error.quota:
+        text = (
+            f"spec.workers: {resource.plural} {name}: {error.message}; raise the quota of the"
+            " namespace or ask for less"
+        )
+        return Trouble(Reason.QUOTA_EXCEEDED, clean_text(text, 700))
+    text = f"the API server refuses {resource.plural} {name}: {error.message}"
+    return Trouble(Reason.FORBIDDEN, clean_text(text, 700))
+
+
+async def _bounded(work: Sequence[Any]) -> None:
+    """Run coroutines, a few at once; the first error comes out once all have ended."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: Any) -> None:
+        async with gate:
+            await item
+
+    results = await asyncio.gather(*(one(item) for item in work), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

@@ -1,0 +1,1 @@
+"""The scheduler: one decision for all waiting jobs of the cluster."""

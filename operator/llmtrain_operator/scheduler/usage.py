@@ -1,0 +1,135 @@
+"""What is in use on which node: pods that live, placements that are promised, nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmtrain_core.placement import extra_resources
+from llmtrain_core.queueing import Running
+from llmtrain_core.topology.inventory import Usage
+from llmtrain_operator.cache.records import ForeignPod, JobRecord, PodRecord
+from llmtrain_operator.scheduler.decisions import Offer
+
+DEFAULT_GPU = "nvidia.com/gpu"
+_Amounts = dict[tuple[str, str, str], int]
+"""By owner, node and resource."""
+
+
+def finished(raw: Mapping[str, Any]) -> bool:
+    """Whether a job has succeeded or failed."""
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    return any(c["type"] in ("Succeeded", "Failed") and c["status"] == "True" for c in conditions)
+
+
+def placed_nodes(placement: Mapping[str, Any]) -> list[str]:
+    """Nodes of a stored placement, in order of rank block."""
+    return [node for block in placement.get("blocks", ()) for node in block["nodes"]]
+
+
+def held_nodes(placement: Mapping[str, Any]) -> list[str]:
+    """Nodes that a stored placement takes: those with ranks, then the spare ones."""
+    spares = (node for block in placement.get("spares") or () for node in block["nodes"])
+    return [*placed_nodes(placement), *spares]
+
+
+def resources_of(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
+    """What a job takes on each of its nodes; read from the raw spec, which need not be valid."""
+    workers, network = spec.get("workers") or {}, spec.get("network") or {}
+    extra = extra_resources(workers.get("resources") or {}, network.get("rdma") or {})
+    return {**extra, str(workers.get("gpuResource") or DEFAULT_GPU): gpus}
+
+
+def usage(
+    jobs: Iterable[JobRecord],
+    pods: Iterable[PodRecord],
+    foreign: Iterable[ForeignPod],
+    offers: Mapping[str, Offer],
+) -> list[Usage]:
+    """Add up what is in use.
+
+    A job's pods and its placement (or the offer it has not taken up yet) are the same GPUs seen
+    twice: of each node the larger of the two counts. Pods that their job no longer claims (it was
+    suspended, or placed anew) count until they are gone. Labels are anybody's to write: a pod that
+    no job owns counts for itself, and only where it is bound. A gang that has succeeded holds
+    nothing any more, even while its status does not say so yet.
+    """
+    known, pods = {job.uid: job for job in jobs}, list(pods)
+    living, done = _living(known, pods), succeeded(known, pods)
+    promised: _Amounts = {}
+    for job in known.values():
+        placement = (job.raw.get("status") or {}).get("placement")
+        if placement and not finished(job.raw) and job.uid not in done:
+            taken = resources_of(job.raw["spec"], int(placement["gpusPerNode"]))
+            _promise(promised, job.uid, held_nodes(placement), taken)
+    for uid, offer in offers.items():
+        _promise(promised, uid, offer.nodes, offer.resources)
+    items = [
+        Usage(key[1], key[2], max(living.get(key, 0), promised.get(key, 0)), key[0])
+        for key in living.keys() | promised.keys()
+    ]
+    for stranger in foreign:
+        items += [Usage(stranger.node, resource, amount) for resource, amount in stranger.resources]
+    return items
+
+
+def succeeded(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> set[str]:
+    """Jobs whose whole current gang has succeeded: all that is left is to write it down."""
+    good: dict[str, set[int]] = {}
+    for pod in pods:
+        job = known.get(pod.owner)
+        if pod.phase == "Succeeded" and job is not None and pod.belongs_to(job):
+            status = job.raw.get("status") or {}
+            if pod.attempt == int(status.get("attempt") or 0):
+                good.setdefault(job.uid, set()).add(pod.index)
+    sizes = {
+        uid: len(placed_nodes((known[uid].raw.get("status") or {}).get("placement") or {}))
+        for uid in good
+    }
+    return {uid for uid, indexes in good.items() if len(indexes) == sizes[uid]}
+
+
+def leaving(jobs: Iterable[JobRecord], pods: Iterable[PodRecord], until: float) -> list[Running]:
+    """Return what pods hold that their job gave up: it is free when they have ended.
+
+    The job was suspended, stopped for another, deleted, or placed anew elsewhere.
+    """
+    known = {job.uid: job for job in jobs}
+    kept = {uid: _keeps(job.raw) for uid, job in known.items()}
+    gone: dict[tuple[str, str], dict[str, int]] = {}
+    for (owner, node, resource), amount in _living(known, pods).items():
+        if owner in kept and node not in kept[owner]:
+            gone.setdefault((owner, node), {})[resource] = amount
+    return [
+        Running("", known[owner].namespace, 0, (node,), takes, until, preemptible=False)
+        for (owner, node), takes in sorted(gone.items())
+    ]
+
+
+def _keeps(raw: Mapping[str, Any]) -> frozenset[str]:
+    """Nodes on which a job's pods may stay."""
+    policy = raw["spec"].get("runPolicy") or {}
+    if finished(raw) and policy.get("cleanPodPolicy") != "None":
+        return frozenset()
+    return frozenset(held_nodes((raw.get("status") or {}).get("placement") or {}))
+
+
+def _living(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> _Amounts:
+    """What pods hold that have not ended: for their job, or for themselves."""
+    living: _Amounts = {}
+    for pod in pods:
+        job = known.get(pod.owner)
+        owned = job is not None and pod.belongs_to(job)
+        if pod.ended or not pod.node or not (owned or pod.bound):
+            continue
+        for resource, amount in pod.resources:
+            key = (pod.owner if owned else pod.uid, pod.node, resource)
+            living[key] = living.get(key, 0) + amount
+    return living
+
+
+def _promise(promised: _Amounts, uid: str, nodes: Iterable[str], taken: Mapping[str, int]) -> None:
+    for node in nodes:
+        for resource, amount in taken.items():
+            key = (uid, node, resource)
+            promised[key] = max(promised.get(key, 0), amount)
