@@ -49,7 +49,8 @@ CLI = "sys.argv[:] = ['llmtrain', {}]\nfrom llmtrain_cli.main import run\nrun()"
 @pytest.mark.parametrize(
     "program",
     [
-        "import llmtrain_trainer.launch, llmtrain_trainer.rank, llmtrain_trainer.metrics.registry",
+        "import llmtrain_trainer.launch, llmtrain_trainer.worker.main,"
+        " llmtrain_trainer.metrics.registry",
         CLI.format("'data', 'prepare', '--help'"),
         CLI.format("'run', '--help'"),
         CLI.format("'layout', '--tensor', '2'"),

@@ -20,7 +20,7 @@ from llmtrain_core.validation.check import problems_of
 
 if TYPE_CHECKING:
     from llmtrain_trainer.config import DataConfig
-    from llmtrain_trainer.data.work import Progress
+    from llmtrain_trainer.data.preparation.run import Progress
 
 app = typer.Typer(
     help="Text to token shards: prepare, verify.", no_args_is_help=True, add_completion=False
@@ -58,11 +58,11 @@ def prepare(
     if index is not None and index >= processes:
         raise CliError(f"--index {index}: must be less than --processes {processes}")
     with explained("data"):
-        from llmtrain_trainer.data.local import do_all
-        from llmtrain_trainer.data.plan import make_plan
+        from llmtrain_trainer.data.preparation.manifest_plan import make_plan
+        from llmtrain_trainer.data.preparation.run import do_share
+        from llmtrain_trainer.data.preparation.run_local import do_all
+        from llmtrain_trainer.data.preparation.workspace import Workspace
         from llmtrain_trainer.data.prepared import read_manifest
-        from llmtrain_trainer.data.work import do_share
-        from llmtrain_trainer.data.workspace import Workspace
 
         config = _of_job(file) if file else None
         if config is None:

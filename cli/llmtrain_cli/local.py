@@ -46,7 +46,7 @@ def command(
     folder = output or Path("runs") / job.name
     here = localised(job, nproc, tensor, pipeline, folder)
     try:
-        from llmtrain_trainer.processes import die_with_parent
+        from llmtrain_trainer.runtime.child_process import die_with_parent
 
         folder.mkdir(parents=True, exist_ok=True)
         with LocalRun(here, folder, die_with_parent) as run:

@@ -13,7 +13,7 @@ from llmtrain_cli.output import Output, OutputOption, show
 from llmtrain_cli.trainer import explained
 
 if TYPE_CHECKING:
-    from llmtrain_trainer.checkpoint.folders import Folder
+    from llmtrain_trainer.checkpoint.paths import Folder
 
 
 class Dtype(StrEnum):
@@ -79,6 +79,6 @@ def sample(
 
 
 def _folder(text: str) -> Folder:
-    from llmtrain_trainer.checkpoint.folders import folder_of
+    from llmtrain_trainer.checkpoint.paths import folder_of
 
     return folder_of(text, text) if ":" in text else Path(text)

@@ -53,7 +53,7 @@ RestartOption = Annotated[
 ]
 CalibrationOption = Annotated[
     str | None,
-    typer.Option(help="what python -m llmtrain_trainer.calibrate wrote: plan for that CPU"),
+    typer.Option(help="what python -m llmtrain_trainer.calibration wrote: plan for that CPU"),
 ]
 FormatOption = Annotated[str, typer.Option("-o", "--output", help="text or json")]
 

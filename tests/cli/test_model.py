@@ -32,7 +32,7 @@ def _run(*arguments: object) -> str:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
-    from llmtrain_trainer.data.tokens import train_bpe
+    from llmtrain_trainer.data.tokenizer import train_bpe
     from llmtrain_trainer.model.decoder import Decoder
     from llmtrain_trainer.weights.huggingface import export
 

@@ -17,8 +17,8 @@ import torch
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.cpu.cost_model import processor_step
-from llmtrain_trainer.calibrate import Calibration
-from llmtrain_trainer.probe import Probe, random_tokens, step_watch
+from llmtrain_trainer.calibration.calibrate import Calibration
+from llmtrain_trainer.calibration.probe_model import Probe, random_tokens, step_watch
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(900)]
 

@@ -30,13 +30,13 @@ from llmtrain_core.plan.hardware import Accelerator, accelerator_called
 from llmtrain_core.plan.time.predict import predict
 from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_core.validation.check import Job, check
+from llmtrain_trainer.calibration.bench_group import LOOPBACK, PATIENCE, free_port
+from llmtrain_trainer.calibration.probe_model import random_tokens
 from llmtrain_trainer.config import RunConfig, from_spec
 from llmtrain_trainer.data.prepare import PreparedData
-from llmtrain_trainer.environment import TERMINATION_LOG
-from llmtrain_trainer.probe import random_tokens
-from llmtrain_trainer.rendezvous import join
-from llmtrain_trainer.stopwatch import LOOPBACK, PATIENCE, free_port
-from llmtrain_trainer.train import Trainer
+from llmtrain_trainer.runtime.pod_env import TERMINATION_LOG
+from llmtrain_trainer.training.trainer import Trainer
+from llmtrain_trainer.worker.rendezvous import join
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(900)]
 

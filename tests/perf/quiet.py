@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from llmtrain_trainer.stopwatch import YARDSTICK_SECONDS, yardstick
+from llmtrain_trainer.calibration.bench_group import YARDSTICK_SECONDS, yardstick
 
 SLOWEST = 3.0
 """What is slower than that is slow for another reason."""

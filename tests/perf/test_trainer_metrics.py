@@ -12,10 +12,10 @@ import pytest
 from prometheus_client import generate_latest
 from quiet import Laps
 
-from llmtrain_trainer.metrics.idle import SIZES
-from llmtrain_trainer.metrics.utilization import DeviceName, DeviceUse
-from llmtrain_trainer.progress import Progress
-from llmtrain_trainer.reports import CollectiveSample, ProbeReport, ProbeSample, StepReport
+from llmtrain_trainer.launcher.status_tracker import Progress
+from llmtrain_trainer.metrics.gpu_use import DeviceName, DeviceUse
+from llmtrain_trainer.metrics.network_probe import SIZES
+from llmtrain_trainer.runtime.reports import CollectiveSample, ProbeReport, ProbeSample, StepReport
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(300)]
 
@@ -98,7 +98,7 @@ def test_a_step_that_is_not_sampled(tmp_path: Path) -> None:
     from llmtrain_trainer.config import from_spec
     from llmtrain_trainer.data.prepare import PreparedData
     from llmtrain_trainer.data.shards import write_shards
-    from llmtrain_trainer.train import Timeline, Trainer
+    from llmtrain_trainer.training.trainer import Timeline, Trainer
 
     tokens = np.random.default_rng(0).integers(0, 320, 4000).astype(np.uint32)
     for split in ("train", "held-out"):

@@ -122,7 +122,7 @@ def run_world(
     Where one is `killed`, their exit codes instead.
     """
     from llmtrain_trainer.parallel.workarounds import renew_thread_pool
-    from llmtrain_trainer.rendezvous import join, leave
+    from llmtrain_trainer.worker.rendezvous import join, leave
 
     port, queue = free_port(), FORK.Queue()
 
@@ -172,7 +172,7 @@ def run_trainers(
     import torch
 
     from llmtrain_trainer.config import from_spec
-    from llmtrain_trainer.train import Trainer
+    from llmtrain_trainer.training.trainer import Trainer
 
     run = from_spec("test", spec)
 
@@ -238,7 +238,7 @@ class Pods:
         """Start a launcher that shares this process's imports."""
 
         def enter() -> None:
-            from llmtrain_trainer.launch import main
+            from llmtrain_trainer.launcher.launcher import main
 
             log = (self.folder / f"log-{index}").open("w")
             os.dup2(log.fileno(), 1)

@@ -150,8 +150,8 @@ def test_a_sequence_longer_than_learned_positions_is_refused(
     job_spec: MakeSpec, tmp_path: Path
 ) -> None:
     """A base with rotary positions reads sequences of any length; learned ones end somewhere."""
-    from llmtrain_trainer.checkpoint import folders
-    from llmtrain_trainer.checkpoint.base import base_folder
+    from llmtrain_trainer.checkpoint import paths
+    from llmtrain_trainer.checkpoint.init_from import base_folder
     from llmtrain_trainer.config import from_spec
 
     for positions in ("rotary", "learned"):
@@ -160,9 +160,9 @@ def test_a_sequence_longer_than_learned_positions_is_refused(
             for length in ({}, {"sequenceLength": 32})
         )
         root, wanted = tmp_path / positions, long.architecture.to_wire()
-        saved = folders.Facts(1, "2.15.0", "dp1", short.architecture.to_wire(), "d", 8, None)
-        step = folders.write_facts(root, saved)
-        (step / folders.MARKER).touch()
+        saved = paths.Facts(1, "2.15.0", "dp1", short.architecture.to_wire(), "d", 8, None)
+        step = paths.write_facts(root, saved)
+        (step / paths.MARKER).touch()
         if positions == "rotary":
             assert base_folder(root.as_uri(), "2.15.0", wanted) == step
             continue
@@ -173,7 +173,7 @@ def test_a_sequence_longer_than_learned_positions_is_refused(
 
 def test_a_base_without_its_tokenizer_is_refused(tmp_path: Path, base: tuple[Path, float]) -> None:
     """Other tokens would mean nothing to it; the one beside its weights is used."""
-    from llmtrain_trainer.checkpoint.base import base_tokenizer
+    from llmtrain_trainer.checkpoint.init_from import base_tokenizer
 
     with pytest.raises(InputError, match=r"has no tokenizer\.json") as caught:
         base_tokenizer(f"file://{base[0]}")

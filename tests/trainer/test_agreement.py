@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from llmtrain_trainer.cause import Cause
-from llmtrain_trainer.gang.agreement import CAUSE_SECONDS, Agreement
-from llmtrain_trainer.gang.hang import accuse
-from llmtrain_trainer.gang.messages import (
+from llmtrain_trainer.launcher.restart.coordinator import CAUSE_SECONDS, Agreement
+from llmtrain_trainer.launcher.restart.failure_cause import Cause
+from llmtrain_trainer.launcher.restart.hang_detection import accuse
+from llmtrain_trainer.launcher.restart.messages import (
     Asked,
     Done,
     End,
@@ -29,7 +29,7 @@ from llmtrain_trainer.gang.messages import (
     read_order,
     read_word,
 )
-from llmtrain_trainer.reports import FailureReport, Statement
+from llmtrain_trainer.runtime.reports import FailureReport, Statement
 
 pytestmark = pytest.mark.unit
 

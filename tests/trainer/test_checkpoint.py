@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.checkpoint import folders, retention
-from llmtrain_trainer.checkpoint.damage import shows_damage
+from llmtrain_trainer.checkpoint import paths, retention
+from llmtrain_trainer.checkpoint.corruption import shows_damage
 from llmtrain_trainer.errors import InputError
 
 
@@ -49,12 +49,12 @@ def test_resumed_run_ends_with_the_same_bits(
 
     whole = run_trainers(spec, shards, train)
     assert {first for _, first in whole} == {0}
-    assert folders.complete_steps(tmp_path) == [3, 6]
+    assert paths.complete_steps(tmp_path) == [3, 6]
     shutil.rmtree(tmp_path / "step-6")
     resumed = run_trainers(spec, shards, train)
     assert {first for _, first in resumed} == {3}
     assert [digest for digest, _ in resumed] == [digest for digest, _ in whole]
-    facts = json.loads((tmp_path / "step-3" / folders.FACTS).read_text())
+    facts = json.loads((tmp_path / "step-3" / paths.FACTS).read_text())
     assert facts["sequences"] == 3 * 8
     assert facts["torch"].startswith("2.")
 
@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_names_its_field_and_a_good_one_remembers_the_first
     shutil.rmtree(tmp_path / "step-4")
     assert run_trainers(spec, shards, train) == first
     for step in (3, 4):
-        (tmp_path / f"step-{step}" / folders.MARKER).write_bytes(b"damaged")
+        (tmp_path / f"step-{step}" / paths.MARKER).write_bytes(b"damaged")
     assert run_trainers(spec, shards, _refusal) == [("CheckpointUnreadable", "spec.checkpoint.uri")]
 
 
@@ -124,12 +124,12 @@ def test_only_damage_is_called_damage(
         """A file system that does not answer, seen by one rank."""
         from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-        from llmtrain_trainer.checkpoint import patience
+        from llmtrain_trainer.checkpoint import retry
 
         def fail(*_: Any) -> Any:
             raise OSError(errno.EIO, "Input/output error")
 
-        patience.WAITS = (0.01, 0.01)
+        retry.WAITS = (0.01, 0.01)
         if trainer.grid.coordinate("dp") == 1:
             FileSystemReader.read_data = fail  # type: ignore[method-assign]
         return _refusal(trainer)
@@ -167,10 +167,10 @@ def test_no_rank_writes_into_a_folder_before_it_was_emptied(
 
         untouched, write = True, saver.write_facts
 
-        def late(root: Any, facts: folders.Facts, tokenizer: Any) -> Any:
+        def late(root: Any, facts: paths.Facts, tokenizer: Any) -> Any:
             nonlocal untouched
             time.sleep(1)
-            untouched = not folders.step_folder(root, facts.step).exists()
+            untouched = not paths.step_folder(root, facts.step).exists()
             return write(root, facts, tokenizer)
 
         saver.write_facts = late
@@ -187,8 +187,8 @@ ARCHITECTURE = {"layers": 4}
 def _complete(root: Path, step: int, **changes: Any) -> None:
     facts = {"step": step, "torch": "2.15.0", "layout": "dp1", "architecture": ARCHITECTURE,
              "data": "d", "sequences": 8 * step, "held_out_before": 7.5, **changes}  # fmt: skip
-    folders.write_facts(root, folders.Facts(**facts))
-    (root / f"step-{step}" / folders.MARKER).touch()
+    paths.write_facts(root, paths.Facts(**facts))
+    (root / f"step-{step}" / paths.MARKER).touch()
 
 
 def _gathered(*failures: BaseException) -> BaseException:
@@ -225,9 +225,9 @@ def test_a_folder_that_cannot_be_emptied_loses_its_marker(
 ) -> None:
     _complete(tmp_path, 5)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-    facts = folders.Facts(5, "2.15.0", "dp2", ARCHITECTURE, "d", 40, None)
-    assert folders.write_facts(tmp_path, facts).is_dir()
-    assert folders.complete_steps(tmp_path) == []
+    facts = paths.Facts(5, "2.15.0", "dp2", ARCHITECTURE, "d", 40, None)
+    assert paths.write_facts(tmp_path, facts).is_dir()
+    assert paths.complete_steps(tmp_path) == []
 
 
 @pytest.mark.unit
@@ -235,9 +235,9 @@ def test_facts_that_are_damaged_or_only_out_of_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _complete(tmp_path, 5)
-    (tmp_path / "step-5" / folders.FACTS).write_text("{")
+    (tmp_path / "step-5" / paths.FACTS).write_text("{")
     with pytest.raises(InputError, match="damaged") as caught:
-        folders.newest(tmp_path, "2.15.0", ARCHITECTURE)
+        paths.newest(tmp_path, "2.15.0", ARCHITECTURE)
     assert "aside" in (caught.value.remedy or "")
 
     def fail(*_: Any) -> str:
@@ -245,19 +245,19 @@ def test_facts_that_are_damaged_or_only_out_of_reach(
 
     monkeypatch.setattr(Path, "read_text", fail)
     with pytest.raises(OSError, match="Stale"):
-        folders.newest(tmp_path, "2.15.0", ARCHITECTURE)
+        paths.newest(tmp_path, "2.15.0", ARCHITECTURE)
 
 
 @pytest.mark.unit
 def test_the_newest_complete_checkpoint_counts(tmp_path: Path) -> None:
-    assert folders.newest(tmp_path, "2.15.0", ARCHITECTURE) is None
+    assert paths.newest(tmp_path, "2.15.0", ARCHITECTURE) is None
     _complete(tmp_path, 9)
     _complete(tmp_path, 10)
-    folders.write_facts(
-        tmp_path, folders.Facts(11, "2.15.0", "dp1", ARCHITECTURE, "d", 88, None)
+    paths.write_facts(
+        tmp_path, paths.Facts(11, "2.15.0", "dp1", ARCHITECTURE, "d", 88, None)
     )  # no marker: its writer was killed
     (tmp_path / "step-12x").mkdir()
-    newest = folders.newest(tmp_path, "2.15.0+cu132", ARCHITECTURE)
+    newest = paths.newest(tmp_path, "2.15.0+cu132", ARCHITECTURE)
     assert newest is not None and newest.step == 10
 
 
@@ -274,7 +274,7 @@ def test_a_checkpoint_that_cannot_be_read_is_refused(
 ) -> None:
     _complete(tmp_path, 5, **changes)
     with pytest.raises(InputError, match=text) as caught:
-        folders.newest(tmp_path, "2.15.0", ARCHITECTURE)
+        paths.newest(tmp_path, "2.15.0", ARCHITECTURE)
     assert caught.value.reason == reason
     assert caught.value.field == "spec.checkpoint.uri"
 
@@ -283,8 +283,8 @@ def test_a_checkpoint_that_cannot_be_read_is_refused(
 def test_purge_keeps_the_newest_and_what_is_being_written(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         _complete(tmp_path, step)
-    facts = folders.Facts(0, "2.15.0", "dp1", ARCHITECTURE, "d", 0, 7.5)
-    folders.write_facts(tmp_path, facts)  # left behind incomplete
+    facts = paths.Facts(0, "2.15.0", "dp1", ARCHITECTURE, "d", 0, 7.5)
+    paths.write_facts(tmp_path, facts)  # left behind incomplete
     (tmp_path / "step-5").mkdir()  # being written
     (tmp_path / "notes").mkdir()
     retention.purge(tmp_path, keep=2, saved=4)
@@ -295,12 +295,12 @@ def test_purge_keeps_the_newest_and_what_is_being_written(tmp_path: Path) -> Non
 
 @pytest.mark.unit
 def test_only_folders_of_known_stores_are_accepted(tmp_path: Path) -> None:
-    assert folders.folder_of("file:///a%20b") == Path("/a b")
+    assert paths.folder_of("file:///a%20b") == Path("/a b")
     for uri in ("nope://bucket/x", "file://host/x", "relative", "file://", "s3:///x"):
         with pytest.raises(InputError) as caught:
-            folders.folder_of(uri)
+            paths.folder_of(uri)
         assert caught.value.field == "spec.checkpoint.uri"
     (tmp_path / "file").touch()
     with pytest.raises(InputError) as caught:
-        folders.require_usable(tmp_path / "file" / "below")
+        paths.require_usable(tmp_path / "file" / "below")
     assert caught.value.reason == "CheckpointUnreadable"

@@ -49,7 +49,7 @@ def test_compiled_layers_equal_plain_ones_in_every_layout_they_go_with(
         import torch
 
         from llmtrain_trainer.config import from_spec
-        from llmtrain_trainer.train import Trainer
+        from llmtrain_trainer.training.trainer import Trainer
 
         torch.compile = partial(torch.compile, backend="aot_eager")
         found = []

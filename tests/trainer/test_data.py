@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtrain_trainer.config import DataConfig, Source
+from llmtrain_trainer.data.preparation.sources import read_source
 from llmtrain_trainer.data.prepare import TRAIN, prepare
 from llmtrain_trainer.data.shards import TokenStream, token_type, write_shards
-from llmtrain_trainer.data.sources import read_source
 from llmtrain_trainer.data.text import normalise
-from llmtrain_trainer.data.tokens import END, Encoder, sampled, train_bpe
+from llmtrain_trainer.data.tokenizer import END, Encoder, sampled, train_bpe
 from llmtrain_trainer.errors import InputError
 
 pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
@@ -128,14 +128,14 @@ def _config(folder: Path, **changes: Any) -> DataConfig:
 def test_data_is_prepared_once_and_keyed_by_its_content(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmtrain_trainer.data import work
+    from llmtrain_trainer.data.preparation import run
 
     first = prepare(_config(corpus), 16, tmp_path)
     other = prepare(_config(corpus), 16, tmp_path / "other")
     assert other.digest == first.digest
     for name in ("text/train-00000.bin", "text/held-out-00000.bin", "tokenizer.json"):
         assert (first.folder / name).read_bytes() == (other.folder / name).read_bytes()
-    monkeypatch.setattr(work.collect, "collect", lambda *_: pytest.fail("prepared twice"))
+    monkeypatch.setattr(run.collect, "collect", lambda *_: pytest.fail("prepared twice"))
     assert prepare(_config(corpus), 16, tmp_path) == first
     monkeypatch.undo()
     assert prepare(_config(corpus, seed=2), 16, tmp_path).digest != first.digest

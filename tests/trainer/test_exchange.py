@@ -33,7 +33,7 @@ def test_eight_bits_are_wrong_by_half_a_step_at_most(values: int) -> None:
     import torch
 
     from llmtrain_core.plan.gradient_sync import message_bytes
-    from llmtrain_trainer.parallel.exchange.codecs import Int8
+    from llmtrain_trainer.parallel.replicate.codecs import Int8
 
     rows = torch.randn(3, values, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     rows[1] *= 1e-9
@@ -52,7 +52,7 @@ def test_eight_bits_are_wrong_by_half_a_step_at_most(values: int) -> None:
 def test_what_is_not_finite_is_seen_at_the_other_end(name: str, bad: float) -> None:
     import torch
 
-    from llmtrain_trainer.parallel.exchange import codecs
+    from llmtrain_trainer.parallel.replicate import codecs
 
     codec = getattr(codecs, name)()
     rows = torch.ones(1, 300)
@@ -73,8 +73,8 @@ def _sums(rank: int) -> dict[str, Any]:
     from llmtrain_core.plan.gradient_sync import Exchange
     from llmtrain_core.plan.network.communication import bus_factor
     from llmtrain_trainer.metrics.collectives import CollectiveMeter
-    from llmtrain_trainer.parallel.exchange.choose import choose_sum
     from llmtrain_trainer.parallel.mesh import Grid
+    from llmtrain_trainer.parallel.replicate.choose import choose_sum
 
     found = {}
     for near in (1, 2):
@@ -141,7 +141,7 @@ def _composed(run_world: RunWorld, specs: dict[str, Any], data: Any) -> list[dic
     import torch
 
     from llmtrain_trainer.config import from_spec
-    from llmtrain_trainer.train import Trainer
+    from llmtrain_trainer.training.trainer import Trainer
 
     runs = {name: from_spec("test", spec) for name, spec in specs.items()}
 

@@ -72,7 +72,7 @@ def runs(
 
     from llmtrain_trainer.config import from_spec
     from llmtrain_trainer.data.prepare import prepare
-    from llmtrain_trainer.train import Trainer
+    from llmtrain_trainer.training.trainer import Trainer
 
     configs = {way: from_spec("test", spec) for way, spec in specs.items()}
     one = configs["exact"]

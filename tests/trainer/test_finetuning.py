@@ -94,7 +94,7 @@ def _answer(trainer: Any, tokens: Any, targets: Any) -> tuple[list[int], list[in
     """Generate as many tokens as the response has, one after the other."""
     import torch
 
-    from llmtrain_trainer.parallel.passes import misses
+    from llmtrain_trainer.parallel.forward_backward import misses
 
     model = trainer.model.chunks[0]
     wanted = targets[targets >= 0].tolist()
@@ -134,7 +134,7 @@ def learnt(
 
         from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.data.prepare import prepare
-        from llmtrain_trainer.train import Trainer
+        from llmtrain_trainer.training.trainer import Trainer
 
         found = {}
         for name, spec in jobs.items():

@@ -153,7 +153,7 @@ def _few_steps(run: Any, data: Any) -> Seen:
     import torch
 
     from llmtrain_trainer.parallel.adapters import merge
-    from llmtrain_trainer.train import Trainer
+    from llmtrain_trainer.training.trainer import Trainer
 
     trainer = Trainer(run, data, torch.device("cpu"), lambda report: None)
     # an evaluation leaves some parameters gathered; these are the shards
@@ -203,13 +203,13 @@ def _logits(trainer: Any) -> Any:
     """Return the logits of the held-out batches; None on a rank that predicts nothing."""
     import torch
 
-    from llmtrain_trainer.parallel import passes
+    from llmtrain_trainer.parallel import forward_backward
 
     kept: list[Any] = []
 
-    class Keep(passes.Loss):
+    class Keep(forward_backward.Loss):
         def __call__(self, logits: Any, targets: Any) -> Any:
-            kept.append(passes._plain(logits))
+            kept.append(forward_backward._plain(logits))
             return super().__call__(logits, targets)
 
     loss, trainer.passes.loss = trainer.passes.loss, Keep()

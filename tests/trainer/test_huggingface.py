@@ -59,7 +59,7 @@ def _read(model: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from llmtrain_trainer.data.tokens import train_bpe
+    from llmtrain_trainer.data.tokenizer import train_bpe
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     train_bpe(["how much wood would a woodchuck chuck"] * 9, 320).save(str(path))

@@ -23,8 +23,8 @@ def test_groups_are_measured_between_steps_and_training_is_as_without(
 
     def work(plain: Any) -> Any:
         from llmtrain_trainer.config import from_spec
-        from llmtrain_trainer.reports import StepReport
-        from llmtrain_trainer.train import Trainer
+        from llmtrain_trainer.runtime.reports import StepReport
+        from llmtrain_trainer.training.trainer import Trainer
 
         probing = Trainer(
             from_spec("test", spec(collectiveProbe={"everySteps": 2})),
@@ -41,8 +41,8 @@ def test_groups_are_measured_between_steps_and_training_is_as_without(
             told.append((parameter_hash(trainer), losses, collectives))
         return told, plain.sent, sent
 
-    from llmtrain_trainer.progress import Progress
-    from llmtrain_trainer.reports import ProbeReport
+    from llmtrain_trainer.launcher.status_tracker import Progress
+    from llmtrain_trainer.runtime.reports import ProbeReport
 
     progress = Progress((0, 1), attempt=0)
     slowest: dict[int, float] = {}
@@ -76,7 +76,7 @@ def test_what_a_probe_sends(
 
     def work(trainer: Any) -> Any:
         from llmtrain_trainer.metrics.collectives import CollectiveMeter
-        from llmtrain_trainer.metrics.idle import probe_groups
+        from llmtrain_trainer.metrics.network_probe import probe_groups
 
         with CollectiveMeter(trainer.grid.labels, "cpu") as meter:
             probe_groups(trainer.grid, trainer.device)

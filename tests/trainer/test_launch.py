@@ -225,7 +225,7 @@ def test_a_pod_that_is_asked_to_stop_before_the_first_step_ends_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Its ranks are measuring the held-out loss, which could take longer than the grace period."""
-    from llmtrain_trainer.train import Trainer
+    from llmtrain_trainer.training.trainer import Trainer
 
     monkeypatch.setattr(Trainer, "evaluate", lambda _: time.sleep(10 * HANG))
     root = tmp_path / "saved"
@@ -279,8 +279,8 @@ def test_how_a_rank_ends_is_how_its_pod_ends(
     pods: MakePods, job_spec: MakeSpec, corpus: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Rank 1 fails in a chosen way while rank 0 only ever sees the consequence."""
-    from llmtrain_trainer import rank
-    from llmtrain_trainer.gang import agreement
+    from llmtrain_trainer.launcher.restart import coordinator
+    from llmtrain_trainer.worker import main
 
     def train(task: Any, send: Any, witness: Any) -> None:
         if task.rank == 1:
@@ -291,9 +291,9 @@ def test_how_a_rank_ends_is_how_its_pod_ends(
             raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
         time.sleep(30)
 
-    monkeypatch.setattr(rank, "_train", train)
+    monkeypatch.setattr(main, "_train", train)
     if code != 200:  # the cause is there; only how soon depends on load
-        monkeypatch.setattr(agreement, "CAUSE_SECONDS", HANG)
+        monkeypatch.setattr(coordinator, "CAUSE_SECONDS", HANG)
     one = pods(job_spec(data=2, uri=f"file://{corpus}", restarts=0))
     assert _ends([one.fork(0)]) == [code], one.log(0)
     error = one.message(0)["error"]
@@ -334,7 +334,7 @@ def test_wrong_input_ends_with_2_and_names_the_field(
 def test_a_pod_without_its_environment_says_which_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmtrain_trainer.launch import main
+    from llmtrain_trainer.launcher.launcher import main
 
     for name in names.OWNED:
         monkeypatch.delenv(name, raising=False)
@@ -360,7 +360,7 @@ def test_rendezvous_tries_again_until_its_time_is_up(monkeypatch: pytest.MonkeyP
     from datetime import timedelta
 
     from llmtrain_trainer.errors import PeerLostError
-    from llmtrain_trainer.rendezvous import _connect
+    from llmtrain_trainer.worker.rendezvous import _connect
 
     tried: list[str] = []
 
@@ -399,13 +399,13 @@ def _alive(pid: int) -> bool:
 @pytest.fixture(autouse=True)
 def _torch_is_imported() -> Iterator[None]:
     """Forked launchers then start at once."""
-    import llmtrain_trainer.rank  # noqa: F401
+    import llmtrain_trainer.worker.main  # noqa: F401
 
     yield
 
 
 def test_endpoint_answers_only_what_it_serves() -> None:
-    from llmtrain_trainer.endpoint import Page, answer, serve
+    from llmtrain_trainer.launcher.http_server import Page, answer, serve
 
     pages = {"/a": lambda: Page(b"body", "text/plain")}
     assert answer(b"GET /a?x=1 HTTP/1.1\r\n\r\n", pages).endswith(b"\r\n\r\nbody")

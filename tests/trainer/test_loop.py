@@ -122,7 +122,7 @@ def test_the_step_that_connects_is_no_sample(
     shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
 ) -> None:
     """Nor is it after a resume, at whatever step that starts."""
-    from llmtrain_trainer.reports import StepReport
+    from llmtrain_trainer.runtime.reports import StepReport
 
     def train(trainer: Any) -> list[int]:
         trainer.step = 11

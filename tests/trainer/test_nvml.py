@@ -62,15 +62,15 @@ const char *nvmlErrorString(int code) { return "stand-in"; }
 READ = """
 import json
 from dataclasses import asdict
-from llmtrain_trainer.metrics.utilization import find_probe
+from llmtrain_trainer.metrics.gpu_use import find_probe
 probe = find_probe()
 reads = [[asdict(use) for use in probe.read([])] for _ in range(5)]
 print(json.dumps([probe.source, [asdict(name) for name in probe.names()], reads]))
 """
 
 PAGE = """
-from llmtrain_trainer.metrics.utilization import find_probe
-from llmtrain_trainer.progress import Progress
+from llmtrain_trainer.metrics.gpu_use import find_probe
+from llmtrain_trainer.launcher.status_tracker import Progress
 probe, progress = find_probe(), Progress((0, 1), attempt=0)
 progress.metrics.name_devices(probe.names())
 for _ in range(3):
@@ -164,6 +164,6 @@ def test_without_a_device_the_processor_is_read(library: Path, tmp_path: Path) -
     ],
 )
 def test_the_peak_is_the_plans(name: str, peak: float) -> None:
-    from llmtrain_trainer.metrics.peak import peak_flops
+    from llmtrain_trainer.metrics.peak_flops import peak_flops
 
     assert peak_flops(name) == pytest.approx(peak)

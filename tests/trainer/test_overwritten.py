@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from llmtrain_trainer.checkpoint import folders
-from llmtrain_trainer.checkpoint.damage import shows_damage
+from llmtrain_trainer.checkpoint import paths
+from llmtrain_trainer.checkpoint.corruption import shows_damage
 from llmtrain_trainer.errors import InputError
 
 pytestmark = pytest.mark.torch
@@ -32,11 +32,11 @@ def test_every_byte_is_noticed_or_harmless(tmp_path: Path, store: bool) -> None:
     from llmtrain_trainer.checkpoint.state import reader_of, require_whole, write
     from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 
-    root = folders.folder_of(f"memory://{uuid4().hex}/run" if store else f"file://{tmp_path}")
-    facts = folders.Facts(1, torch.__version__, "", {}, "", 0, None)
+    root = paths.folder_of(f"memory://{uuid4().hex}/run" if store else f"file://{tmp_path}")
+    facts = paths.Facts(1, torch.__version__, "", {}, "", 0, None)
     tokenizer = tmp_path / "source.json"
     tokenizer.write_text('{"words": ["a", "b"]}')
-    folder = folders.write_facts(root, facts, tokenizer)
+    folder = paths.write_facts(root, facts, tokenizer)
     weight = torch.arange(60.0).reshape(6, 10)
     write(folder, {"weight": weight, "rate": 0.25}, None)
 
@@ -55,13 +55,13 @@ def test_every_byte_is_noticed_or_harmless(tmp_path: Path, store: bool) -> None:
         return False
 
     assert not read()
-    for name in (folders.FACTS, folders.TOKENIZER, folders.MARKER, "__0_0.distcp"):
+    for name in (paths.FACTS, paths.TOKENIZER, paths.MARKER, "__0_0.distcp"):
         file = folder / name
         whole = file.read_bytes()
         for place in range(0, len(whole), 37):
             _flip(file, place)
             # the marker also says where it lay and who wrote it, by which nobody goes
-            assert read() or name == folders.MARKER, (name, place)
+            assert read() or name == paths.MARKER, (name, place)
             file.write_bytes(whole)
     assert not read()
 
@@ -81,7 +81,7 @@ def test_the_checkpoint_before_it_is_taken_in_any_layout(
 
         from llmtrain_trainer.checkpoint.state import reader_of
         from llmtrain_trainer.config import from_spec
-        from llmtrain_trainer.train import Trainer
+        from llmtrain_trainer.training.trainer import Trainer
 
         lines: list[str] = []
         handler = logging.Handler()
@@ -135,8 +135,8 @@ def test_no_reader_of_weights_takes_them(tmp_path: Path) -> None:
     shape = Architecture(
         layers=1, hidden_size=32, heads=4, ffn_size=48, vocab_size=300, sequence_length=16
     )
-    facts = folders.Facts(1, torch.__version__, "", shape.to_wire(), "", 0, None)
-    folder = folders.write_facts(tmp_path / "run", facts)
+    facts = paths.Facts(1, torch.__version__, "", shape.to_wire(), "", 0, None)
+    folder = paths.write_facts(tmp_path / "run", facts)
     write(folder, {MODEL: dict(Decoder(shape).named_parameters())}, None)
     export_checkpoint(folder, tmp_path / "whole")
     file = folder / "__0_0.distcp"

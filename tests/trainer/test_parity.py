@@ -240,7 +240,7 @@ def _few_steps(run: Any, data: Any, grids: dict[Any, Any]) -> Numbers:
     import torch
 
     from llmtrain_trainer.parallel.mesh import Grid
-    from llmtrain_trainer.train import Trainer
+    from llmtrain_trainer.training.trainer import Trainer
 
     start = time.process_time()
     grid = grids.get(run.layout) or Grid.build(run.layout, "cpu")

@@ -10,15 +10,15 @@ import os
 import pytest
 
 from llmtrain_core.plan.network.communication import bus_factor
-from llmtrain_trainer.cause import RankExit, cause_of, first_cause
 from llmtrain_trainer.config import OptimizerConfig, from_spec
-from llmtrain_trainer.environment import PodEnvironment, interface_of
 from llmtrain_trainer.errors import InputError, PeerLostError
-from llmtrain_trainer.failures import describe
-from llmtrain_trainer.metrics.utilization import CpuProbe
-from llmtrain_trainer.ports import cannot_listen
-from llmtrain_trainer.progress import Progress
-from llmtrain_trainer.reports import (
+from llmtrain_trainer.launcher.restart.failure_cause import RankExit, cause_of, first_cause
+from llmtrain_trainer.launcher.status import MESSAGE_BYTES, failure_message, result_message
+from llmtrain_trainer.launcher.status_tracker import Progress
+from llmtrain_trainer.metrics.gpu_use import CpuProbe
+from llmtrain_trainer.runtime.failures import describe
+from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of
+from llmtrain_trainer.runtime.reports import (
     CollectiveSample,
     EvaluationReport,
     FailureReport,
@@ -26,7 +26,7 @@ from llmtrain_trainer.reports import (
     PhaseReport,
     StepReport,
 )
-from llmtrain_trainer.status import MESSAGE_BYTES, failure_message, result_message
+from llmtrain_trainer.runtime.sockets import cannot_listen
 
 pytestmark = pytest.mark.unit
 
@@ -188,7 +188,7 @@ def test_learning_rate_warms_up_and_decays_to_its_floor() -> None:
     pytest.importorskip("torch")
     from dataclasses import replace
 
-    from llmtrain_trainer.optimize import learning_rate
+    from llmtrain_trainer.training.optimizer import learning_rate
 
     rates = [learning_rate(CONFIG, step, 20) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]

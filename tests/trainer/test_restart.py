@@ -31,7 +31,7 @@ KILLS = 20
 @pytest.fixture(autouse=True)
 def _torch_is_imported() -> None:
     """Forked launchers then start at once."""
-    import llmtrain_trainer.crew  # noqa: F401
+    import llmtrain_trainer.launcher.worker_group  # noqa: F401
 
 
 def _status(pods: Any, index: int = 0) -> dict[str, Any]:

@@ -20,7 +20,7 @@ KINDS = [(p, a) for p in ("float64", "float32", "bfloat16") for a in (False, Tru
 def _another(trainer: Any, spec: dict[str, Any]) -> Any:
     """Build a trainer of another job in the same ranks."""
     from llmtrain_trainer.config import from_spec
-    from llmtrain_trainer.train import Trainer
+    from llmtrain_trainer.training.trainer import Trainer
 
     return Trainer(from_spec("test", spec), trainer.data, trainer.device, trainer.send)
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
         import torch.distributed as dist
         from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-        from llmtrain_trainer.checkpoint import patience
+        from llmtrain_trainer.checkpoint import retry
         from llmtrain_trainer.errors import InputError
 
         lines: list[str] = []
@@ -152,7 +152,7 @@ def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
                 return f"{error.reason} {error.message}"
             return int(again.step)
 
-        patience.WAITS = (0.01, 0.01)
+        retry.WAITS = (0.01, 0.01)
         read, failures = FileSystemReader.read_data, [2]
 
         def fail_twice(*args: Any) -> Any:

@@ -14,44 +14,44 @@ from uuid import uuid4
 
 import pytest
 
-from llmtrain_trainer.checkpoint import folders, retention
-from llmtrain_trainer.checkpoint.folders import Folder
+from llmtrain_trainer.checkpoint import paths, retention
+from llmtrain_trainer.checkpoint.paths import Folder
 from llmtrain_trainer.errors import InputError
 
 ARCHITECTURE = {"layers": 4}
 
 
 def _complete(root: Folder, step: int) -> Folder:
-    facts = folders.Facts(step, "2.15.0", "dp1", ARCHITECTURE, "d", 8 * step, 7.5)
-    folder = folders.write_facts(root, facts)
-    (folder / folders.MARKER).write_bytes(b"marker")
+    facts = paths.Facts(step, "2.15.0", "dp1", ARCHITECTURE, "d", 8 * step, 7.5)
+    folder = paths.write_facts(root, facts)
+    (folder / paths.MARKER).write_bytes(b"marker")
     return folder
 
 
 @pytest.fixture(params=["file", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     if request.param == "file":
-        return folders.folder_of(tmp_path.as_uri())
-    return folders.folder_of(f"memory://{uuid4().hex}/run")
+        return paths.folder_of(tmp_path.as_uri())
+    return paths.folder_of(f"memory://{uuid4().hex}/run")
 
 
 @pytest.mark.unit
 def test_a_store_keeps_checkpoints_as_a_volume_does(root: Folder) -> None:
-    folders.require_usable(root)
-    assert folders.newest(root, "2.15.0", ARCHITECTURE) is None
+    paths.require_usable(root)
+    assert paths.newest(root, "2.15.0", ARCHITECTURE) is None
     for step in (2, 9, 10):
         _complete(root, step)
-    folders.write_facts(root, folders.Facts(11, "2.15.0", "dp1", ARCHITECTURE, "d", 88, None))
-    found = folders.newest(root, "2.15.0", ARCHITECTURE)
+    paths.write_facts(root, paths.Facts(11, "2.15.0", "dp1", ARCHITECTURE, "d", 88, None))
+    found = paths.newest(root, "2.15.0", ARCHITECTURE)
     assert found is not None and found.step == 10
-    (folders.step_folder(root, 10) / folders.FACTS).write_text("{")
-    found = folders.newest(root, "2.15.0", ARCHITECTURE)
+    (paths.step_folder(root, 10) / paths.FACTS).write_text("{")
+    found = paths.newest(root, "2.15.0", ARCHITECTURE)
     assert found is not None and found.step == 9
     retention.purge(root, keep=1, saved=10)
-    assert folders.steps(root) == [10, 11]
+    assert paths.steps(root) == [10, 11]
     _complete(root, 10)
     with pytest.raises(InputError, match="layers is 4 there and 8 here"):
-        folders.newest(root, "2.15.0", {"layers": 8})
+        paths.newest(root, "2.15.0", {"layers": 8})
 
 
 @pytest.mark.unit
@@ -60,7 +60,7 @@ def test_what_was_just_saved_and_what_is_later_stays(root: Folder) -> None:
     for step in (4, 6, 20):
         _complete(root, step)
     retention.purge(root, keep=1, saved=6)
-    assert folders.complete_steps(root) == [6, 20]
+    assert paths.complete_steps(root) == [6, 20]
 
 
 @pytest.mark.unit
@@ -69,20 +69,20 @@ def test_what_is_read_is_deleted_after_the_reader_has_gone(
 ) -> None:
     for step in (1, 2, 3):
         _complete(root, step)
-    with retention.reading(folders.step_folder(root, 1)) as there:
+    with retention.reading(paths.step_folder(root, 1)) as there:
         assert there
         retention.purge(root, keep=1, saved=3)
-        assert folders.complete_steps(root) == [1, 3]
+        assert paths.complete_steps(root) == [1, 3]
     retention.purge(root, keep=1, saved=3)
-    assert folders.complete_steps(root) == [3]
+    assert paths.complete_steps(root) == [3]
 
     _complete(root, 1)
-    with retention.reading(folders.step_folder(root, 1)):
+    with retention.reading(paths.step_folder(root, 1)):
         # killed an hour ago: its lease is still there
         later = time.time() + 2 * retention.LEASE_SECONDS
         monkeypatch.setattr(time, "time", lambda: later)
         retention.purge(root, keep=1, saved=3)
-    assert folders.steps(root) == [3]
+    assert paths.steps(root) == [3]
 
 
 @pytest.mark.unit
@@ -93,15 +93,13 @@ def test_readers_and_the_purge_do_not_harm_each_other(tmp_path: Path) -> None:
 
     def readers() -> None:
         while not ended.is_set():
-            for step in folders.complete_steps(tmp_path)[:-1]:
-                folder = folders.step_folder(tmp_path, step)
+            for step in paths.complete_steps(tmp_path)[:-1]:
+                folder = paths.step_folder(tmp_path, step)
                 with retention.reading(folder) as there:
                     if there:
                         read[0] += 1
                         time.sleep(0.002)
-                        if not {folders.MARKER, folders.FACTS} <= {
-                            p.name for p in folder.iterdir()
-                        }:
+                        if not {paths.MARKER, paths.FACTS} <= {p.name for p in folder.iterdir()}:
                             harmed.append(step)
 
     with ThreadPoolExecutor(3) as pool:
@@ -119,7 +117,7 @@ def test_readers_and_the_purge_do_not_harm_each_other(tmp_path: Path) -> None:
             each.result()
     assert read[0] > 50 and harmed == []
     retention.purge(tmp_path, 1, 10_000)
-    assert folders.complete_steps(tmp_path) == [10_000]
+    assert paths.complete_steps(tmp_path) == [10_000]
 
 
 @pytest.mark.unit
@@ -136,10 +134,10 @@ def test_a_folder_that_is_deleted_while_one_looks_is_no_checkpoint(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "listdir", after_deleting)
-        assert not folders.is_complete(looked)
+        assert not paths.is_complete(looked)
         retention._delete(purged)
     retention._delete(purged)
-    assert folders.complete_steps(tmp_path) == []
+    assert paths.complete_steps(tmp_path) == []
 
 
 @pytest.mark.torch
@@ -152,7 +150,7 @@ def test_a_run_in_a_store_goes_on_from_there(
     import torch
 
     from llmtrain_trainer.config import from_spec
-    from llmtrain_trainer.train import Trainer
+    from llmtrain_trainer.training.trainer import Trainer
 
     checkpoint = {"uri": "file:///nowhere", "everySteps": 2, "keep": 2, "async": True}
     run = from_spec("test", job_spec(checkpoint=checkpoint))
@@ -165,15 +163,15 @@ def test_a_run_in_a_store_goes_on_from_there(
 
         whole = Trainer(there, shards, torch.device("cpu"), lambda _: None)
         whole.train()
-        root = folders.folder_of(uri)
-        saved = folders.complete_steps(root)
-        folders.remove(folders.step_folder(root, 6))
+        root = paths.folder_of(uri)
+        saved = paths.complete_steps(root)
+        paths.remove(paths.step_folder(root, 6))
         again = Trainer(there, shards, torch.device("cpu"), lambda _: None)
         again.resume()
         start = again.step
         while again.step < 6:
             again.take_step()
-        export_checkpoint(root, folders.folder_of(f"{uri}/again"))
+        export_checkpoint(root, paths.folder_of(f"{uri}/again"))
         exported = (root / "model" / "model.safetensors").is_file()
         return saved, start, exported, whole.evaluate(), again.evaluate()
 

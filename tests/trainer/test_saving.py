@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.checkpoint import folders
-from llmtrain_trainer.reports import CheckpointReport
+from llmtrain_trainer.checkpoint import paths
+from llmtrain_trainer.runtime.reports import CheckpointReport
 
 pytestmark = pytest.mark.torch
 
@@ -48,7 +48,7 @@ def test_a_run_that_saves_in_the_background_keeps_the_newest_and_exports(
 
     (told, weights), _ = run_trainers(spec, shards, train)
     assert told == [2, 4, 6]
-    assert folders.complete_steps(tmp_path) == [4, 6]
+    assert paths.complete_steps(tmp_path) == [4, 6]
 
     import numpy as np
 
@@ -83,14 +83,14 @@ def test_training_goes_on_while_a_save_is_written(
         assert begun.wait(HANG)
         steps = [trainer.take_step().step for _ in range(3)]
         trainer.saver.look(trainer._tell)
-        saved = folders.complete_steps(tmp_path)
+        saved = paths.complete_steps(tmp_path)
         ready.set()
         trainer.finish_saving()
         told = [report.step for report in trainer.sent if isinstance(report, CheckpointReport)]
         return steps, saved, told
 
     assert run_trainers(spec, shards, train) == [([2, 3, 4], [], [1])] * 2
-    assert folders.complete_steps(tmp_path) == [1]
+    assert paths.complete_steps(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["at once", "in the background"])
@@ -127,9 +127,9 @@ def test_a_rank_killed_while_saving_leaves_nothing_that_loads(
     for done, (victim, method) in enumerate(((1, "create_stream"), (0, "rename"))):
         codes = run_trainers(spec, shards, die(victim, method), killed=True)
         assert codes[victim] == -9
-        assert folders.complete_steps(tmp_path) == [*range(1, done + 2)]
+        assert paths.complete_steps(tmp_path) == [*range(1, done + 2)]
         torn = {path.name for path in tmp_path.glob(f"step-{done + 2}/*")}
-        assert folders.MARKER not in torn
+        assert paths.MARKER not in torn
         if victim == 0:  # nobody is left to delete what it had written
             assert any(".distcp" in name for name in torn)
 
@@ -141,7 +141,7 @@ def test_a_rank_killed_while_saving_leaves_nothing_that_loads(
         return int(trainer.step)
 
     assert run_trainers(spec, shards, resumed) == [3, 3]
-    assert folders.complete_steps(tmp_path) == [1, 2, 3]
+    assert paths.complete_steps(tmp_path) == [1, 2, 3]
 
 
 def _kill_on(kind: Any, method: str) -> None:
@@ -219,7 +219,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
         for full in (False, True, False, True):
             step(full)
             dist.barrier()
-            steps.append(folders.steps(disk))
+            steps.append(paths.steps(disk))
             dist.barrier()
         try:
             trainer.finish_saving()
@@ -233,4 +233,4 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
     for steps, error in run_trainers(spec, shards, train):
         assert steps == [[1], [1], [1, 3], [1, 3]]
         assert error.startswith("CheckpointNotWritten spec.checkpoint.uri step 4: ")
-    assert folders.complete_steps(disk) == [1, 3]
+    assert paths.complete_steps(disk) == [1, 3]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.progress import Progress
+from llmtrain_trainer.launcher.status_tracker import Progress
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 

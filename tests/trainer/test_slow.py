@@ -22,7 +22,7 @@ HANG = 240
 @pytest.fixture(autouse=True)
 def _torch_is_imported() -> None:
     """Forked launchers then start at once."""
-    import llmtrain_trainer.crew  # noqa: F401
+    import llmtrain_trainer.launcher.worker_group  # noqa: F401
 
 
 def _spec(job_spec: MakeSpec, corpus: Path, root: Path, **checkpoint: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from llmtrain_trainer.stopwatch import (
+from llmtrain_trainer.calibration.bench_group import (
     YARDSTICK_SECONDS,
     Sample,
     Stopwatch,

@@ -39,8 +39,8 @@ def test_checkpoint_errors_still_slip_through_except_exception() -> None:
     """`workarounds.catchable_checkpoint_errors`."""
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from llmtrain_trainer.failures import describe
     from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
+    from llmtrain_trainer.runtime.failures import describe
 
     assert not issubclass(CheckpointException, Exception)
     lost: Any = RuntimeError("[gloo/pair.cc] Connection closed by peer")
@@ -98,8 +98,8 @@ def test_torch_still_binds_its_store_to_the_wildcard() -> None:
 
 
 def test_two_stores_share_a_port_on_different_addresses() -> None:
-    from llmtrain_trainer.ports import listen
-    from llmtrain_trainer.rendezvous import _serve
+    from llmtrain_trainer.runtime.sockets import listen
+    from llmtrain_trainer.worker.rendezvous import _serve
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -176,7 +176,7 @@ class Metered:
 
         from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.parallel.mesh import Grid
-        from llmtrain_trainer.train import Trainer
+        from llmtrain_trainer.training.trainer import Trainer
 
         grids: dict[tuple[Layout, int], Grid] = {}
         labels: dict[str, str] = {}

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from llmtrain_trainer.config import ChatConfig, DataConfig, Source
+from llmtrain_trainer.data.chat_template import PRESETS, Template, of_preset, of_tokenizer
 from llmtrain_trainer.data.conversations import dumps
 from llmtrain_trainer.data.examples import UNCOUNTED, ExampleEncoder, ExampleStream
 from llmtrain_trainer.data.prepare import PreparedData, prepare
-from llmtrain_trainer.data.template import PRESETS, Template, of_preset, of_tokenizer
-from llmtrain_trainer.data.tokens import add_special, train_bpe
+from llmtrain_trainer.data.tokenizer import add_special, train_bpe
 from llmtrain_trainer.errors import InputError
 
 pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.mixture import ROUND, Mixture, open_mixture
-from llmtrain_trainer.data.plan import make_plan
+from llmtrain_trainer.data.preparation.manifest_plan import make_plan
+from llmtrain_trainer.data.preparation.run import do_share
+from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import PreparedData, load, verify
 from llmtrain_trainer.data.shards import BLOCK, TokenStream, write_shards
-from llmtrain_trainer.data.work import do_share
-from llmtrain_trainer.data.workspace import Workspace
 from llmtrain_trainer.errors import InputError
 
 pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from llmtrain_trainer.config import DataConfig, Source
-from llmtrain_trainer.data import plan as planning
-from llmtrain_trainer.data.local import do_all
-from llmtrain_trainer.data.plan import make_plan
+from llmtrain_trainer.data.preparation import manifest_plan as planning
+from llmtrain_trainer.data.preparation.manifest_plan import make_plan
+from llmtrain_trainer.data.preparation.run import do_share
+from llmtrain_trainer.data.preparation.run_local import do_all
+from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import load, read_manifest, shards, verify
 from llmtrain_trainer.data.shards import TokenStream
-from llmtrain_trainer.data.work import do_share
-from llmtrain_trainer.data.workspace import Workspace
 from llmtrain_trainer.errors import InputError
 
 SHARD = 20_000

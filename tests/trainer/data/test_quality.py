@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtrain_trainer.data.duplicates import band_hashes, clusters
-from llmtrain_trainer.data.quality import gopher
+from llmtrain_trainer.data.preparation.minhash import band_hashes, clusters
+from llmtrain_trainer.data.preparation.quality import gopher
+from llmtrain_trainer.data.preparation.words import bare_words, runs, word_hashes
 from llmtrain_trainer.data.text import normalise, normalise_code
-from llmtrain_trainer.data.words import bare_words, runs, word_hashes
 
 
 def prose(speeches: list[Path]) -> str:

@@ -20,7 +20,7 @@ from warcio.warcwriter import WARCWriter
 
 from llmtrain_trainer.config import Source
 from llmtrain_trainer.data.documents import Document
-from llmtrain_trainer.data.sources import read_source
+from llmtrain_trainer.data.preparation.sources import read_source
 from llmtrain_trainer.errors import InputError
 
 

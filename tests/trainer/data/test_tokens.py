@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.prepare import prepare
-from llmtrain_trainer.data.tokens import END, Encoder, load_tokenizer, train_bpe
+from llmtrain_trainer.data.tokenizer import END, Encoder, load_tokenizer, train_bpe
 from llmtrain_trainer.errors import InputError
 
 

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from llmtrain_trainer.checkpoint.folders import FACTS, MARKER, TOKENIZER, Folder
+from llmtrain_trainer.checkpoint.paths import FACTS, MARKER, TOKENIZER, Folder
 
 
 class SummingWriter(FileSystemWriter):

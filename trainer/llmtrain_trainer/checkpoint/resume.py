@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llmtrain_trainer.checkpoint.agree import first_rank_chooses
-from llmtrain_trainer.checkpoint.damage import shows_damage
-from llmtrain_trainer.checkpoint.folders import Facts, Folder, damaged, newest, step_folder
+from llmtrain_trainer.checkpoint.collective import first_rank_chooses
+from llmtrain_trainer.checkpoint.corruption import shows_damage
+from llmtrain_trainer.checkpoint.paths import Facts, Folder, damaged, newest, step_folder
 from llmtrain_trainer.checkpoint.retention import reading
 from llmtrain_trainer.checkpoint.state import TrainingState, require_whole
 from llmtrain_trainer.errors import InputError

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
-from llmtrain_trainer.checkpoint.folders import (
+from llmtrain_trainer.checkpoint.paths import (
     PURGING,
     Folder,
     complete_steps,

@@ -21,10 +21,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from llmtrain_trainer.checkpoint.folders import Facts, Folder, remove, step_folder, write_facts
+from llmtrain_trainer.checkpoint.paths import Facts, Folder, remove, step_folder, write_facts
 from llmtrain_trainer.checkpoint.retention import purge
 from llmtrain_trainer.checkpoint.state import TrainingState, weights, write
-from llmtrain_trainer.pulse import Pulse, no_pulse
+from llmtrain_trainer.runtime.heartbeat import Pulse, no_pulse
 
 PATIENCE = timedelta(days=1)
 """How long ranks wait for the slowest one's part, which may be an export of hours; one that does

@@ -37,12 +37,12 @@ from llmtrain_trainer.checkpoint.checksums import (
     require_files,
     require_marker,
 )
-from llmtrain_trainer.checkpoint.folders import FIELD, MARKER, Folder, damaged
-from llmtrain_trainer.checkpoint.patience import patiently
+from llmtrain_trainer.checkpoint.paths import FIELD, MARKER, Folder, damaged
+from llmtrain_trainer.checkpoint.retry import patiently
 from llmtrain_trainer.model.lora import is_adapter
-from llmtrain_trainer.parallel.replicate import Copies
+from llmtrain_trainer.parallel.replicate.sync import Copies
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
-from llmtrain_trainer.pulse import Pulse, no_pulse
+from llmtrain_trainer.runtime.heartbeat import Pulse, no_pulse
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
 """Optimizer state by parameter name: numbers would collide between pipeline stages. What is frozen

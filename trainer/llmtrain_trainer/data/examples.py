@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from llmtrain_trainer.data.chat_template import Template, broken
 from llmtrain_trainer.data.conversations import LEARNT, loads
 from llmtrain_trainer.data.shards import TokenStream, corrupt
-from llmtrain_trainer.data.template import Template, broken
-from llmtrain_trainer.data.tokens import Encoder, end_token
+from llmtrain_trainer.data.tokenizer import Encoder, end_token
 from llmtrain_trainer.errors import InputError
 
 FIRST, COUNTED = 1 << 31, 1 << 30

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from llmtrain_trainer.config import DataConfig
 from llmtrain_trainer.data import prepared
-from llmtrain_trainer.data.plan import make_plan
+from llmtrain_trainer.data.preparation.manifest_plan import make_plan
+from llmtrain_trainer.data.preparation.run import do_share
+from llmtrain_trainer.data.preparation.sources import locate
+from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import HELD_OUT, TRAIN, PreparedData
-from llmtrain_trainer.data.sources import locate
-from llmtrain_trainer.data.work import do_share
-from llmtrain_trainer.data.workspace import Workspace
 from llmtrain_trainer.errors import InputError
 
 __all__ = ["HELD_OUT", "TRAIN", "PreparedData", "prepare"]

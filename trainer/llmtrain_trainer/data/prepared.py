@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtrain_trainer.data.pack import KIND
-from llmtrain_trainer.data.plan import FORMAT
+from llmtrain_trainer.data.preparation.manifest_plan import FORMAT
+from llmtrain_trainer.data.preparation.pack import KIND
+from llmtrain_trainer.data.preparation.workspace import MANIFEST
 from llmtrain_trainer.data.shards import corrupt
-from llmtrain_trainer.data.workspace import MANIFEST
 from llmtrain_trainer.errors import InputError
 
 TRAIN, HELD_OUT = "train", "held-out"

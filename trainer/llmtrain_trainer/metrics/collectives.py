@@ -20,7 +20,7 @@ from torch.distributed.distributed_c10d import GroupName
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmtrain_trainer.reports import UNKNOWN_GROUP, CollectiveSample
+from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample
 
 _NAMESPACES = frozenset({"c10d", "_c10d_functional", "c10d_functional"})
 

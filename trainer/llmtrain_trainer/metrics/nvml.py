@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from llmtrain_trainer.metrics.utilization import DeviceName, DeviceUse
+from llmtrain_trainer.metrics.gpu_use import DeviceName, DeviceUse
 
 _UNITS = (
     ("sm", "NVML_GPM_METRIC_SM_UTIL"),

@@ -20,8 +20,8 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from llmtrain_core.plan.network.communication import bus_factor
-from llmtrain_trainer.metrics.utilization import DeviceName, DeviceUse
-from llmtrain_trainer.reports import (
+from llmtrain_trainer.metrics.gpu_use import DeviceName, DeviceUse
+from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
     CollectiveSample,
     ProbeReport,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint.folders import TOKENIZER, Facts, Folder
+from llmtrain_trainer.checkpoint.paths import TOKENIZER, Facts, Folder
 from llmtrain_trainer.checkpoint.retention import reading
-from llmtrain_trainer.pulse import Pulse, no_pulse
+from llmtrain_trainer.runtime.heartbeat import Pulse, no_pulse
 from llmtrain_trainer.weights.huggingface import Dtype, export
 from llmtrain_trainer.weights.reading import find_checkpoint, weights_of_checkpoint
 

@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint.folders import TOKENIZER, Folder, make
-from llmtrain_trainer.data.tokens import end_token
+from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder, make
+from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.errors import InputError
-from llmtrain_trainer.pulse import Pulse, no_pulse
+from llmtrain_trainer.runtime.heartbeat import Pulse, no_pulse
 from llmtrain_trainer.weights.families import Piece, architecture_of, config_of, pieces
 from llmtrain_trainer.weights.reading import ReadWeights, weight_shapes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint.folders import TOKENIZER, Facts, Folder, step_folder, write_facts
+from llmtrain_trainer.checkpoint.paths import TOKENIZER, Facts, Folder, step_folder, write_facts
 from llmtrain_trainer.checkpoint.state import MODEL, write
 from llmtrain_trainer.weights.huggingface import weights_of_huggingface
 from llmtrain_trainer.weights.reading import weight_shapes

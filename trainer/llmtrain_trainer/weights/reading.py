@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint import folders
-from llmtrain_trainer.checkpoint.damage import shows_damage
-from llmtrain_trainer.checkpoint.folders import Facts, Folder
+from llmtrain_trainer.checkpoint import paths
+from llmtrain_trainer.checkpoint.corruption import shows_damage
+from llmtrain_trainer.checkpoint.paths import Facts, Folder
 from llmtrain_trainer.checkpoint.state import MODEL, reader_of, require_whole
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.model.decoder import Decoder
@@ -42,7 +42,7 @@ def weights_of_checkpoint(folder: Folder) -> ReadWeights:
         for name in names:
             found = known.get(f"{MODEL}.{name}")
             if not isinstance(found, TensorStorageMetadata):
-                raise folders.damaged(folder, KeyError(name))
+                raise paths.damaged(folder, KeyError(name))
             state[f"{MODEL}.{name}"] = torch.empty(found.size, dtype=found.properties.dtype)
         try:
             with catchable_checkpoint_errors():
@@ -50,21 +50,21 @@ def weights_of_checkpoint(folder: Folder) -> ReadWeights:
         except Exception as error:
             if not shows_damage(error):
                 raise
-            raise folders.damaged(folder, error) from error
+            raise paths.damaged(folder, error) from error
         return {name: state[f"{MODEL}.{name}"] for name in names}
 
     return read
 
 
-def find_checkpoint(root: Folder, field: str = folders.FIELD) -> tuple[Folder, Facts]:
+def find_checkpoint(root: Folder, field: str = paths.FIELD) -> tuple[Folder, Facts]:
     """Return the checkpoint that a folder is, or the newest complete one in it, and its facts."""
     folder = root
-    if not folders.is_complete(root):
-        found = folders.complete_steps(root)
+    if not paths.is_complete(root):
+        found = paths.complete_steps(root)
         if not found:
             raise InputError(
                 "CheckpointUnreadable", f"{root} is no complete checkpoint and holds none",
                 field=field, remedy="name the checkpoint.uri of a job, or one of its step folders",
             )  # fmt: skip
-        folder = folders.step_folder(root, found[-1])
-    return folder, folders.read_facts(folder, torch.__version__, field)
+        folder = paths.step_folder(root, found[-1])
+    return folder, paths.read_facts(folder, torch.__version__, field)

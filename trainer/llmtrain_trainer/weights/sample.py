@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint.folders import TOKENIZER, Folder
+from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
 from llmtrain_trainer.checkpoint.retention import reading
-from llmtrain_trainer.data.tokens import end_token
+from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.weights.huggingface import is_huggingface, weights_of_huggingface

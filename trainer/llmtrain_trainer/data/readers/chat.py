@@ -11,7 +11,7 @@ from typing import Any
 
 from llmtrain_trainer.data.conversations import LEARNT, ROLES, Messages, dumps
 from llmtrain_trainer.data.documents import Document, InputFile
-from llmtrain_trainer.data.readers.opening import open_bytes
+from llmtrain_trainer.data.readers.compressed import open_bytes
 from llmtrain_trainer.data.text import normalise
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from llmtrain_trainer.data.documents import Document, InputFile
-from llmtrain_trainer.data.readers.opening import open_bytes
+from llmtrain_trainer.data.readers.compressed import open_bytes
 
 PAPER_LIMIT = 64 << 20
 """Bytes of one unpacked submission beyond which it is cut: nobody writes so much."""

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import IO, Any
 
 from llmtrain_trainer.data.documents import Document, InputFile
-from llmtrain_trainer.data.readers.opening import open_bytes, open_text
+from llmtrain_trainer.data.readers.compressed import open_bytes, open_text
 
 PARAGRAPHS = 8192
 """Least characters of a document cut from a single file."""

@@ -11,7 +11,7 @@ from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
 
 from llmtrain_trainer.data.documents import Document, InputFile
-from llmtrain_trainer.data.readers.opening import open_bytes
+from llmtrain_trainer.data.readers.compressed import open_bytes
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 _HIDDEN = {"head", "script", "style", "noscript", "template", "svg", "iframe", "nav", "footer"}

@@ -9,7 +9,7 @@ import mwparserfromhell
 from mwparserfromhell.parser import ParserError
 
 from llmtrain_trainer.data.documents import Document, InputFile
-from llmtrain_trainer.data.readers.opening import open_bytes
+from llmtrain_trainer.data.readers.compressed import open_bytes
 
 _NO_TEXT = ("file:", "image:", "category:")
 """Links that show a picture or file the page, and are not part of its sentences."""

@@ -1,0 +1,1 @@
+"""Measurement of the CPU cost model on this machine."""

@@ -1,0 +1,98 @@
+"""A small model in some layout, whose steps are timed: as the plan and as the trainer see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llmtrain_core.api.job import Architecture
+from llmtrain_core.layout import Layout
+from llmtrain_core.plan.cpu.cost_model import Work, added, rank_work
+from llmtrain_core.plan.model.model_shape import shape_of
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_trainer.calibration.bench_group import Stopwatch, Task
+from llmtrain_trainer.config import RunConfig, from_spec
+from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
+from llmtrain_trainer.data.shards import write_shards
+from llmtrain_trainer.training.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A model and layout whose steps are measured."""
+
+    layers: int
+    hidden: int
+    vocab: int
+    length: int
+    layout: Layout
+    micro_batches: int
+    micro_batch: int = 1
+
+    @property
+    def architecture(self) -> Architecture:
+        """A decoder of four heads to two keys and values, in the proportions of Llama."""
+        return Architecture(
+            layers=self.layers, hidden_size=self.hidden, heads=4, kv_heads=2,
+            ffn_size=self.hidden * 11 // 4, vocab_size=self.vocab, sequence_length=self.length,
+        )  # fmt: skip
+
+    @property
+    def recipe(self) -> Recipe:
+        """The probe as the plan sees it."""
+        batch = self.micro_batches * self.micro_batch * self.layout.data
+        return Recipe(
+            shape_of(self.architecture), self.layout, batch, self.micro_batch, precision="float32"
+        )
+
+    @property
+    def run(self) -> RunConfig:
+        """The probe as the trainer sees it."""
+        recipe, layout = self.recipe, self.layout
+        wire = self.architecture.model_dump(by_alias=True, exclude_none=True)
+        return from_spec(
+            "calibration",
+            {
+                "model": {"architecture": wire},
+                "data": {"sources": [{"name": "none", "uri": "file:///none"}]},
+                "training": {
+                    "steps": 1000, "globalBatchSize": recipe.global_batch,
+                    "microBatchSize": recipe.micro_batch, "precision": recipe.precision,
+                },
+                "parallelism": {
+                    "tensor": layout.tensor, "pipeline": layout.pipeline, "data": layout.data,
+                    "pipelineSchedule": "1F1B",
+                },
+                "workers": {"gpusPerNode": layout.world_size, "image": "none"},
+            },
+        )  # fmt: skip
+
+    @property
+    def work(self) -> Work:
+        """What all ranks do in a step."""
+        per_stage = self.layout.world_size // self.layout.pipeline
+        stages = [rank_work(self.recipe, rank) for rank in range(self.layout.pipeline)]
+        return {kind: per_stage * amount for kind, amount in added(*stages).items()}
+
+
+def step_watch(probes: Sequence[Probe], data: PreparedData, copies: int = 1) -> Stopwatch:
+    """Return the stopwatch whose tasks are steps of some probes; all need as many ranks."""
+    (size,) = {probe.layout.world_size for probe in probes}
+    device = torch.device("cpu")
+
+    def build() -> list[Task]:
+        return [Trainer(probe.run, data, device, lambda _: None).take_step for probe in probes]
+
+    return Stopwatch(size, build, copies)
+
+
+def random_tokens(folder: Path, count: int = 50_000) -> PreparedData:
+    """Write the text that probes learn from: 256 tokens, which every vocabulary has."""
+    tokens = np.random.default_rng(0).integers(0, 256, count).astype(np.uint32)
+    for split in (TRAIN, HELD_OUT):
+        write_shards(folder, split, [tokens], 256)
+    return PreparedData(folder, count, count, "random")

@@ -1,0 +1,65 @@
+"""The checkpoint that fine-tuning starts from: which folder it is, and whether it fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmtrain_trainer.checkpoint import paths
+from llmtrain_trainer.errors import InputError
+
+FIELD = "spec.model.initFrom"
+
+
+def base_folder(uri: str, running_torch: str, architecture: dict[str, Any]) -> paths.Folder:
+    """Return the folder of a base's checkpoint: the one named, or the newest complete one in it.
+
+    Raises InputError where there is none, or where its weights are not those of this architecture.
+    """
+    folder = _newest(uri)
+    facts = paths.read_facts(folder, running_torch, FIELD)
+    if facts.lora is not None:
+        raise InputError(
+            "CheckpointMismatch",
+            f"{folder} holds adapters only",
+            field=FIELD,
+            remedy="name its folder merged/, which training.lora.merge writes",
+        )
+    saved, wanted = _weights(facts.architecture), _weights(architecture)
+    paths.require_same_model(folder, saved, wanted, FIELD)
+    return folder
+
+
+def base_tokenizer(uri: str) -> Path:
+    """Return the tokenizer beside a base's weights. Raises InputError where there is none."""
+    path = Path(str(_newest(uri) / paths.TOKENIZER))
+    if not path.is_file():
+        raise InputError(
+            "InvalidSpec",
+            f"{path.parent} has no {paths.TOKENIZER}, and other tokens would mean nothing to it",
+            field="spec.data.tokenizer.uri",
+            remedy="name the tokenizer that the base was trained with",
+        )
+    return path
+
+
+def _newest(uri: str) -> paths.Folder:
+    named = paths.folder_of(uri, FIELD)
+    if (named / paths.MARKER).is_file():
+        return named
+    steps = paths.complete_steps(named)
+    if not steps:
+        raise InputError(
+            "CheckpointUnreadable",
+            f"{named} is no complete checkpoint and holds none",
+            field=FIELD,
+            remedy="name the checkpoint.uri of the job that trained the base",
+        )
+    return paths.step_folder(named, steps[-1])
+
+
+def _weights(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Return what weights depend on: with rotary positions, all but the length of sequences."""
+    if architecture.get("positions", "rotary") != "rotary":
+        return architecture
+    return {name: value for name, value in architecture.items() if name != "sequenceLength"}

@@ -1,0 +1,1 @@
+"""Preparation of a corpus: read, filter, deduplicate, tokenize, pack."""

@@ -1,0 +1,116 @@
+"""The second stage, by one process: which documents stay, which are held out, the tokenizer.
+
+It holds 136 bytes per document of the corpus in memory, and the sample that the tokenizer learns
+from, but never the corpus.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from llmtrain_trainer.data.conversations import contents
+from llmtrain_trainer.data.preparation import extract
+from llmtrain_trainer.data.preparation.minhash import clusters
+from llmtrain_trainer.data.preparation.workspace import Workspace
+from llmtrain_trainer.data.tokenizer import (
+    add_special,
+    load_tokenizer,
+    sample_limit,
+    sampled,
+    train_bpe,
+)
+
+STAGE = "fate"
+
+TRAIN, HELD_OUT, EXACT, NEAR = range(4)
+"""What becomes of a document."""
+FATES = ("train", "heldOut", "exactDuplicate", "nearDuplicate")
+
+Fates = npt.NDArray[np.uint8]
+
+
+def select(work: Workspace) -> None:
+    """Write every unit's fates, then the tokenizer."""
+    units = work.plan.units
+    parts = [np.load(work.file(extract.STAGE, unit.number, ".npy")) for unit in units]
+    sizes = [len(part) for part in parts]
+    facts = np.concatenate(parts)
+    sources = np.repeat([unit.source for unit in units], sizes)
+    fates = decide(facts, sources, work.plan.config.held_out_fraction)
+    for unit, part in zip(units, np.split(fates, np.cumsum(sizes)[:-1]), strict=True):
+        with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as file:
+            np.save(file, part)
+    size, template = work.plan.config.vocab_size, work.plan.template
+    special = template.special_tokens() if template else []
+    with work.draft(work.tokenizer) as draft:
+        if work.plan.tokenizer is not None:
+            tokenizer = load_tokenizer(work.plan.tokenizer, size)
+            if add_special(tokenizer, special, size):
+                tokenizer.save(str(draft))
+            else:
+                shutil.copyfile(work.plan.tokenizer, draft)
+        else:
+            texts = _sample(work, fates, facts["length"])
+            train_bpe(texts, size, special).save(str(draft))
+
+
+def decide(facts: npt.NDArray[np.void], sources: npt.NDArray[np.int64], fraction: float) -> Fates:
+    """Return every document's fate. Its text decides, and of equal texts the first one stays.
+
+    Duplicates go before any is held out, so that nothing held out has a near copy that is learnt.
+    """
+    fates = np.full(len(facts), EXACT, np.uint8)
+    first = _first_of_equal(facts)
+    cluster = clusters(facts["bands"][first])
+    # by cluster, then by the second half of the key: the first of each cluster stays
+    order = np.lexsort((facts["choice"][first], cluster))
+    stays = np.ones(len(order), bool)
+    stays[1:] = cluster[order][1:] != cluster[order][:-1]
+    fates[first] = NEAR
+    kept = first[order[stays]]
+    fates[kept] = TRAIN
+    for source in np.unique(sources[kept]):
+        mine = kept[sources[kept] == source]
+        mine = mine[np.argsort(facts["held_out"][mine], kind="stable")]
+        count = min(max(1, round(len(mine) * fraction)), len(mine) - 1)
+        if count:  # conversations that ask the same stay together
+            keys = facts["held_out"][mine]
+            fates[mine[keys <= keys[count - 1]]] = HELD_OUT
+    return fates
+
+
+def _first_of_equal(facts: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    """Return the first place of every distinct content key, in the order of the keys."""
+    order = np.lexsort((facts["choice"], facts["held_out"]))
+    new = np.ones(len(order), bool)
+    ordered = facts[["held_out", "choice"]][order]
+    new[1:] = (ordered["held_out"][1:] != ordered["held_out"][:-1]) | (
+        ordered["choice"][1:] != ordered["choice"][:-1]
+    )
+    return order[new]
+
+
+def _sample(work: Workspace, fates: Fates, lengths: npt.NDArray[np.int64]) -> Iterator[str]:
+    learnt = np.flatnonzero(fates == TRAIN)
+    limit = sample_limit(work.plan.config.vocab_size)
+    chosen = set(learnt[list(sampled(lengths[learnt].tolist(), limit))].tolist())
+    for number, text in enumerate(_texts(work)):
+        if number in chosen:
+            yield text[:limit]
+
+
+def _texts(work: Workspace) -> Iterator[str]:
+    said = contents if work.plan.template else str
+    for unit in work.plan.units:
+        path = work.file(extract.STAGE, unit.number, ".jsonl")
+        yield from (said(text) for _, text in extract.clean_documents(path))
+
+
+def tally(fates: Sequence[Fates]) -> dict[str, int]:
+    """Return how many documents met which fate."""
+    counts = np.bincount(np.concatenate(fates), minlength=len(FATES))
+    return dict(zip(FATES, counts.tolist(), strict=True))

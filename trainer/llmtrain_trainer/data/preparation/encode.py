@@ -1,0 +1,51 @@
+"""The third stage, by unit: the documents that stay become tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from llmtrain_trainer.data.examples import ExampleEncoder
+from llmtrain_trainer.data.preparation import dedup_split, extract
+from llmtrain_trainer.data.preparation.manifest_plan import Unit
+from llmtrain_trainer.data.preparation.workspace import Workspace
+from llmtrain_trainer.data.tokenizer import Encoder
+
+STAGE = "tokens"
+
+PARTS = {"train": dedup_split.TRAIN, "held-out": dedup_split.HELD_OUT}
+"""Name of a part to the fate of its documents."""
+
+
+def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
+    """Return the encoder of the tokenizer that `select` wrote."""
+    tokenizer = Tokenizer.from_file(str(work.tokenizer))
+    chat, template = work.plan.config.chat, work.plan.template
+    by_pieces = work.plan.tokenizer is None
+    if chat is None or template is None:
+        return Encoder(tokenizer, by_pieces)
+    return ExampleEncoder(tokenizer, template, chat.longest, by_pieces)
+
+
+def encode(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) -> None:
+    """Write a unit's tokens, one file per part, and how many there are."""
+    dtype = work.plan.token_type
+    texts = work.file(extract.STAGE, unit.number, ".jsonl")
+    fates = np.load(work.file(dedup_split.STAGE, unit.number, ".npy"))
+    counts: dict[str, int] = {}
+    for part, fate in PARTS.items():
+        path = work.file(STAGE, unit.number, f".{part}.bin")
+        with work.draft(path) as draft, draft.open("wb") as file:
+            documents = extract.clean_documents(texts)
+            for (name, text), met in zip(documents, fates, strict=True):
+                if met == fate:
+                    file.write(_ids(encoder, name, text).astype(dtype).tobytes())
+            counts[part] = file.tell() // dtype.itemsize
+    work.write_json(work.file(STAGE, unit.number, ".json"), counts)
+
+
+def _ids(encoder: Encoder | ExampleEncoder, name: str, text: str) -> npt.NDArray[np.uint32]:
+    if isinstance(encoder, ExampleEncoder):
+        return encoder.encode(name, text)
+    return encoder.encode(text)

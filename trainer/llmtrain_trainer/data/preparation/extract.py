@@ -1,0 +1,97 @@
+"""The first stage, by unit: read, normalise, filter, and note what duplicates are found by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmtrain_trainer.config import Source
+from llmtrain_trainer.data.conversations import question
+from llmtrain_trainer.data.documents import Document
+from llmtrain_trainer.data.preparation.manifest_plan import Unit
+from llmtrain_trainer.data.preparation.minhash import BANDS, band_hashes
+from llmtrain_trainer.data.preparation.quality import gopher
+from llmtrain_trainer.data.preparation.workspace import Workspace
+from llmtrain_trainer.data.readers import read
+from llmtrain_trainer.data.text import content_key, normalise, normalise_code
+
+STAGE = "clean"
+
+FACTS = np.dtype(
+    [("held_out", "<u8"), ("choice", "<u8"), ("length", "<i8"), ("bands", "<u8", (BANDS,))]
+)
+"""What is noted of a document: both halves of its content key, characters, band hashes."""
+
+
+def collect(work: Workspace, unit: Unit) -> None:
+    """Write a unit's clean documents, their facts and its counts, the counts last."""
+    source = work.plan.sources[unit.source]
+    counts: Counter[str] = Counter()
+    digest = hashlib.sha256()
+    facts: list[tuple[int, int, int, Any]] = []
+    with (
+        work.draft(work.file(STAGE, unit.number, ".jsonl")) as draft,
+        draft.open("w", encoding="utf-8") as file,
+    ):
+        for document in (document for each in unit.files for document in read(each)):
+            counts["read"] += 1
+            _fold(digest, document)
+            kind = unit.files[0].format
+            text = clean(document.text, kind)
+            broken = "empty" if not text else rule_broken(text, source, kind)
+            if broken:
+                counts[broken] += 1
+                continue
+            file.write(json.dumps([document.name, text], ensure_ascii=False) + "\n")
+            facts.append(_facts(text, kind, work.plan.config.seed))
+    with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as binary:
+        np.save(binary, np.array(facts, FACTS))
+    work.write_json(
+        work.file(STAGE, unit.number, ".json"), {"counts": counts, "digest": digest.hexdigest()}
+    )
+
+
+def _facts(text: str, kind: str, seed: int) -> tuple[int, int, int, Any]:
+    """Return what duplicates are found by, and who is held out.
+
+    Conversations ask alike without being alike: only equal ones are duplicates, and those that ask
+    the same are held out together.
+    """
+    key = content_key(text, seed)
+    held_out, choice = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+    if kind != "chat":
+        return held_out, choice, len(text), band_hashes(text)
+    asked = content_key(question(text), seed)
+    return int.from_bytes(asked[:8], "big"), choice, len(text), np.full(BANDS, choice, np.uint64)
+
+
+def _fold(digest: Any, document: Document) -> None:
+    for part in (document.name, document.text):
+        digest.update(hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest())
+
+
+def clean(text: str, kind: str) -> str:
+    """Normalise text as suits its format; the reader of conversations does it by turn."""
+    if kind == "chat":
+        return text
+    return normalise_code(text) if kind == "code" else normalise(text)
+
+
+def rule_broken(text: str, source: Source, kind: str) -> str | None:
+    """Return the rule by which a source's filter drops a document."""
+    wanted = source.filter == "gopher" or (source.filter == "auto" and kind == "warc")
+    return gopher(text) if wanted else None
+
+
+def clean_documents(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield names and texts that `collect` wrote."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            name, text = json.loads(line)
+            yield name, text

@@ -1,0 +1,124 @@
+"""What a preparation consists of: the files, cut into units of work, and its key.
+
+Every step of it writes whole files, each a pure function of the plan and of complete files. So any
+number of processes prepare the same bytes, interrupted or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmtrain_trainer.checkpoint.init_from import base_tokenizer
+from llmtrain_trainer.config import DataConfig, Source
+from llmtrain_trainer.data.chat_template import Template, of_preset, of_tokenizer
+from llmtrain_trainer.data.documents import InputFile
+from llmtrain_trainer.data.preparation.sources import list_files, locate
+from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
+from llmtrain_trainer.data.tokenizer import FIELD
+from llmtrain_trainer.errors import InputError
+
+FORMAT = 2
+"""Raised whenever the same input would be prepared differently."""
+
+UNIT_BYTES = 32 << 20
+UNIT_FILES = 1024
+"""A unit of work is a run of one source's files up to either limit; a larger file is one unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A run of files of one source, read by one process."""
+
+    number: int
+    source: int
+    files: tuple[InputFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that the prepared bytes follow from."""
+
+    config: DataConfig
+    sources: tuple[Source, ...]
+    """Ordered by name: the API treats sources as a map, so their order must not matter."""
+    units: tuple[Unit, ...]
+    key: str
+    """Hash of the configuration, the weights, and the files' paths, sizes and times of change."""
+    shape: str
+    """What of the configuration shapes the tokens, as JSON."""
+    shard_tokens: int
+    tokenizer: Path | None
+    template: Template | None = None
+    """How conversations become tokens; None: the sources are documents."""
+
+    @property
+    def token_type(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+        """Type of a stored token; those of examples carry marks."""
+        return np.dtype("<u4") if self.template else token_type(self.config.vocab_size)
+
+
+def make_plan(config: DataConfig, shard_tokens: int = SHARD_TOKENS) -> Plan:
+    """List the sources' files. Raises InputError where a source has nothing to read."""
+    sources = tuple(sorted(config.sources, key=lambda source: source.name))
+    units: list[Unit] = []
+    files: list[InputFile] = []
+    for index, source in enumerate(sources):
+        found = list_files(source)
+        files += found
+        for run in _runs_of(found):
+            units.append(Unit(len(units), index, run))
+    tokenizer = _tokenizer_path(config)
+    template = _template(config, tokenizer)
+    shaped: list[Any] = [
+        FORMAT, config.vocab_size, config.held_out_fraction, config.seed, shard_tokens,
+        hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer else None,
+        [[source.name, source.format, source.filter] for source in sources],
+    ]  # fmt: skip
+    if template is not None and config.chat is not None:
+        shaped.append([asdict(template), config.chat.longest])
+    shape = json.dumps(shaped)
+    facts = [[str(file.path), file.format, file.size, file.modified] for file in files]
+    weights = [source.weight for source in sources]
+    key = hashlib.sha256((shape + json.dumps([weights, facts])).encode()).hexdigest()[:32]
+    return Plan(config, sources, tuple(units), key, shape, shard_tokens, tokenizer, template)
+
+
+def _template(config: DataConfig, tokenizer: Path | None) -> Template | None:
+    chat = config.chat
+    if chat is None:
+        return None
+    if chat.template is not None:
+        return Template(chat.template)
+    beside = of_tokenizer(tokenizer) if tokenizer and chat.preset is None else None
+    return beside or of_preset(chat.preset or "plain")
+
+
+def _runs_of(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
+    held: list[InputFile] = []
+    size = 0
+    for file in files:
+        if held and (size + file.size > UNIT_BYTES or len(held) == UNIT_FILES):
+            yield tuple(held)
+            held, size = [], 0
+        held.append(file)
+        size += file.size
+    if held:
+        yield tuple(held)
+
+
+def _tokenizer_path(config: DataConfig) -> Path | None:
+    if config.tokenizer is None:
+        return None if config.base is None else base_tokenizer(config.base)
+    path = locate(Source("tokenizer", config.tokenizer, FIELD))
+    if not path.is_file():
+        raise InputError(
+            "InvalidSpec", f"{path} is not a file", field=FIELD, remedy="name a tokenizer.json"
+        )
+    return path

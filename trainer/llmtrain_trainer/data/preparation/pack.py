@@ -1,0 +1,160 @@
+"""The last stages: every shard from the runs of tokens it is made of, then the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from llmtrain_trainer.data.preparation import dedup_split, encode, extract, minhash
+from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, Plan
+from llmtrain_trainer.data.preparation.workspace import TOKENIZER, Workspace, read_json
+from llmtrain_trainer.data.shards import checks, shard_name
+from llmtrain_trainer.data.tokenizer import largest_token
+
+STAGE = "shards"
+
+KIND = "llmtrain-tokens"
+"""Marks a manifest of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One shard: tokens `start` .. `end` of a source's part."""
+
+    source: int
+    part: str
+    number: int
+    start: int
+    end: int
+
+
+def pieces(work: Workspace) -> list[Piece]:
+    """Return all shards, known once every unit is encoded."""
+    totals: Counter[tuple[int, str]] = Counter()
+    for unit in work.plan.units:
+        for part, count in read_json(work.file(encode.STAGE, unit.number, ".json")).items():
+            totals[unit.source, part] += count
+    size = work.plan.shard_tokens
+    return [
+        Piece(source, part, number, number * size, min(total, (number + 1) * size))
+        for (source, part), total in sorted(totals.items())
+        for number in range(-(-total // size))
+    ]
+
+
+def shard_facts(work: Workspace, piece: Piece) -> Path:
+    """Return the file that says a shard is complete."""
+    name = f"{work.plan.sources[piece.source].name}-{piece.part}-{piece.number:05d}.json"
+    return work.scratch / STAGE / name
+
+
+def pack(work: Workspace, piece: Piece) -> None:
+    """Write one shard, its checksums and its facts."""
+    width = work.plan.token_type.itemsize
+    path = work.shards(piece.source) / shard_name(piece.part, piece.number)
+    digest = hashlib.sha256()
+    with work.draft(path) as draft:
+        with draft.open("wb") as file:
+            for content in _contents(work, piece, width):
+                file.write(content)
+                digest.update(content)
+        with work.draft(path.with_suffix(".json")) as beside:
+            beside.write_text(checks(draft, width))
+    work.write_json(
+        shard_facts(work, piece),
+        {
+            "file": f"{path.parent.name}/{path.name}",
+            "tokens": piece.end - piece.start,
+            "sha256": digest.hexdigest(),
+        },
+    )
+
+
+def _contents(work: Workspace, piece: Piece, width: int) -> Iterator[bytes]:
+    """Yield the bytes of a shard out of the units it overlaps."""
+    first = 0
+    for unit in work.plan.units:
+        if unit.source != piece.source or first >= piece.end:
+            continue
+        count = read_json(work.file(encode.STAGE, unit.number, ".json"))[piece.part]
+        start, end = max(piece.start - first, 0), min(piece.end - first, count)
+        first += count
+        if start < end:
+            with work.file(encode.STAGE, unit.number, f".{piece.part}.bin").open("rb") as file:
+                file.seek(start * width)
+                left = (end - start) * width
+                while left and (content := file.read(min(left, 1 << 20))):
+                    left -= len(content)
+                    yield content
+
+
+def finish(work: Workspace) -> None:
+    """Write the manifest, the last file of all."""
+    plan = work.plan
+    units = {unit.number: _unit_facts(work, unit.number) for unit in plan.units}
+    tokenizer = Tokenizer.from_file(str(work.tokenizer))
+    manifest = {
+        "kind": KIND,
+        "format": FORMAT,
+        "key": plan.key,
+        "digest": _digest(plan, [facts["digest"] for facts in units.values()]),
+        "seed": plan.config.seed,
+        "heldOutFraction": plan.config.held_out_fraction,
+        "bytesPerToken": plan.token_type.itemsize,
+        "objective": "sft" if plan.config.chat else "pretrain",
+        "nearDuplicates": {
+            "words": minhash.RUN, "bands": minhash.BANDS, "rows": minhash.ROWS,
+        },
+        "tokenizer": {
+            "file": TOKENIZER,
+            "sha256": hashlib.sha256(work.tokenizer.read_bytes()).hexdigest(),
+            "vocabSize": largest_token(tokenizer) + 1,
+            "trained": plan.tokenizer is None,
+        },
+        "sources": [_source(work, index, units) for index in range(len(plan.sources))],
+    }  # fmt: skip
+    work.write_json(work.manifest, manifest)
+    shutil.rmtree(work.scratch, ignore_errors=True)
+
+
+def _digest(plan: Plan, units: list[str]) -> str:
+    """Return the hash of the sources' content and of everything that shaped the tokens."""
+    return hashlib.sha256("\n".join([plan.shape, *units]).encode()).hexdigest()[:32]
+
+
+def _unit_facts(work: Workspace, number: int) -> dict[str, Any]:
+    facts: dict[str, Any] = read_json(work.file(extract.STAGE, number, ".json"))
+    return facts
+
+
+def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    source = work.plan.sources[index]
+    mine = [unit.number for unit in work.plan.units if unit.source == index]
+    counts: Counter[str] = sum((Counter(units[number]["counts"]) for number in mine), Counter())
+    fates = dedup_split.tally(
+        [np.load(work.file(dedup_split.STAGE, number, ".npy")) for number in mine]
+    )
+    shards = [
+        read_json(shard_facts(work, piece)) for piece in pieces(work) if piece.source == index
+    ]
+    tokens = Counter(dict.fromkeys(encode.PARTS, 0))
+    for piece in pieces(work):
+        if piece.source == index:
+            tokens[piece.part] += piece.end - piece.start
+    read = counts.pop("read", 0)
+    return {
+        "name": source.name,
+        "uri": source.uri,
+        "weight": source.weight,
+        "documents": {"read": read, "dropped": dict(sorted(counts.items())), **fates},
+        "tokens": dict(tokens),
+        "shards": shards,
+    }

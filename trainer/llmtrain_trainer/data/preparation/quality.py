@@ -1,0 +1,88 @@
+"""Which documents are worth learning from: the rules of Gopher (arXiv:2112.11446, A.1.1).
+
+They were made for English prose from the web: the list of stop words is English. Every rule has a
+name, which the manifest counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from llmtrain_trainer.data.preparation.words import runs, word_hashes
+
+WORDS = (50, 100_000)
+MEAN_WORD_LENGTH = (3.0, 10.0)
+SYMBOLS_PER_WORD = 0.1
+BULLET_LINES = 0.9
+ELLIPSIS_LINES = 0.3
+ALPHABETIC_WORDS = 0.8
+STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
+LEAST_STOP_WORDS = 2
+
+DUPLICATE_LINES, DUPLICATE_LINE_CHARACTERS = 0.30, 0.20
+DUPLICATE_PARAGRAPHS, DUPLICATE_PARAGRAPH_CHARACTERS = 0.30, 0.20
+TOP_RUNS = {2: 0.20, 3: 0.18, 4: 0.16}
+"""Words in a run to the largest share of characters in its most frequent one."""
+REPEATED_RUNS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+"""Words in a run to the largest share of characters in runs that were there before."""
+
+
+def gopher(text: str) -> str | None:
+    """Return the name of the first rule that a normalised document breaks, None if it is good."""
+    words = text.split()
+    return next(_prose(text, words), None) or next(_repetition(text, words), None)
+
+
+def _prose(text: str, words: Sequence[str]) -> Iterator[str]:
+    if not WORDS[0] <= len(words) <= WORDS[1]:
+        yield "words"
+        return
+    if not MEAN_WORD_LENGTH[0] <= sum(map(len, words)) / len(words) <= MEAN_WORD_LENGTH[1]:
+        yield "word-length"
+    if max(text.count("#"), text.count("...") + text.count("…")) > SYMBOLS_PER_WORD * len(words):
+        yield "symbols"
+    lines = [line for line in text.split("\n") if line]
+    if sum(line.startswith(("-", "*", "•")) for line in lines) > BULLET_LINES * len(lines):
+        yield "bullets"
+    if sum(line.endswith(("...", "…")) for line in lines) > ELLIPSIS_LINES * len(lines):
+        yield "ellipses"
+    if sum(any(map(str.isalpha, word)) for word in words) < ALPHABETIC_WORDS * len(words):
+        yield "alphabetic"
+    if len(STOP_WORDS.intersection(map(str.lower, words))) < LEAST_STOP_WORDS:
+        yield "stop-words"
+
+
+def _repetition(text: str, words: Sequence[str]) -> Iterator[str]:
+    for parts, share, characters, name in (
+        (text.split("\n"), DUPLICATE_LINES, DUPLICATE_LINE_CHARACTERS, "lines"),
+        (text.split("\n\n"), DUPLICATE_PARAGRAPHS, DUPLICATE_PARAGRAPH_CHARACTERS, "paragraphs"),
+    ):
+        whole = [part for part in parts if part]
+        extra = len(whole) - len(set(whole))
+        lost = sum(map(len, whole)) - sum(map(len, set(whole)))
+        if extra > share * len(whole) or lost > characters * len(text):
+            yield f"duplicate-{name}"
+    yield from _repeated_runs(words)
+
+
+def _repeated_runs(words: Sequence[str]) -> Iterator[str]:
+    hashes = word_hashes(list(words))
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    total = int(lengths.sum())
+    for size, share in TOP_RUNS.items():
+        _, first, counts = np.unique(runs(hashes, size), return_index=True, return_counts=True)
+        top = int(counts.argmax())
+        start = int(first[top])
+        if counts[top] > 1 and counts[top] * lengths[start : start + size].sum() > share * total:
+            yield f"top-run-{size}"
+    for size, share in REPEATED_RUNS.items():
+        found = runs(hashes, size)
+        repeated = np.ones(len(found), bool)
+        repeated[np.unique(found, return_index=True)[1]] = False
+        covered = np.zeros(len(words) + 1, np.int64)
+        np.add.at(covered, np.flatnonzero(repeated), 1)
+        np.add.at(covered, np.flatnonzero(repeated) + size, -1)
+        if lengths[np.cumsum(covered[:-1]) > 0].sum() > share * total:
+            yield f"repeated-run-{size}"

@@ -1,0 +1,118 @@
+"""Doing a plan: any number of processes share its tasks by number and meet between the stages.
+
+Process `index` of `count` does every `count`-th task of a stage and waits until the files of all of
+them are there; the stages that join what the others did have one task. Nothing else is shared, so
+the processes may be children of one, or the pods of an Indexed Job over one volume.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from llmtrain_trainer.data.preparation import dedup_split, encode, extract, pack
+from llmtrain_trainer.data.preparation.workspace import Workspace, read_json
+from llmtrain_trainer.errors import InputError
+
+POLL = 0.2
+"""Seconds between two looks for the files of other processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A file to make, complete when it is there, and how."""
+
+    result: Path
+    make: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is, over all processes: they go through its tasks side by side."""
+
+    stage: str
+    done: int
+    total: int
+
+
+Report = Callable[[Progress], None]
+
+
+def stages(work: Workspace) -> Iterator[tuple[str, list[Task]]]:
+    """Yield every stage with its tasks; what a stage has to do may follow from the one before."""
+    units = work.plan.units
+    yield (
+        "read",
+        [
+            Task(
+                work.file(extract.STAGE, unit.number, ".json"), partial(extract.collect, work, unit)
+            )
+            for unit in units
+        ],
+    )
+    yield "select", [Task(work.tokenizer, partial(dedup_split.select, work))]
+    encoder = encode.load_encoder(work)
+    yield (
+        "encode",
+        [
+            Task(
+                work.file(encode.STAGE, unit.number, ".json"),
+                partial(encode.encode, work, unit, encoder),
+            )
+            for unit in units
+        ],
+    )
+    yield (
+        "pack",
+        [
+            Task(pack.shard_facts(work, piece), partial(pack.pack, work, piece))
+            for piece in pack.pieces(work)
+        ],
+    )
+    yield "manifest", [Task(work.manifest, partial(pack.finish, work))]
+
+
+def do_share(
+    work: Workspace, index: int = 0, count: int = 1, report: Report = lambda _: None
+) -> None:
+    """Do one process's share of a plan and return when all of it is done.
+
+    Complete files are kept, so a share that was interrupted is taken up where it was.
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"process {index} of {count}")
+    require_own(work)
+    if work.manifest.exists():
+        return
+    try:
+        for name, tasks in stages(work):
+            for number in range(index, len(tasks), count):
+                report(Progress(name, number, len(tasks)))
+                if not tasks[number].result.exists():
+                    tasks[number].make()
+            missing = tasks
+            while missing := [task for task in missing if not task.result.exists()]:
+                if work.manifest.exists():
+                    return
+                report(Progress(name, len(tasks) - len(missing), len(tasks)))
+                time.sleep(POLL)
+            report(Progress(name, len(tasks), len(tasks)))
+    except FileNotFoundError:
+        # The others need nothing of this share any more and have cleared the scratch files away.
+        if not work.manifest.exists():
+            raise
+
+
+def require_own(work: Workspace) -> None:
+    """Refuse a folder that holds other data, whole or begun. Raises InputError."""
+    begun = [path for path in work.folder.glob(".work-*") if path != work.scratch]
+    if begun or (work.manifest.exists() and read_json(work.manifest).get("key") != work.plan.key):
+        raise InputError(
+            "CorpusMismatch",
+            f"{work.folder} holds data of other sources or settings, or a source has changed",
+            field="spec.data",
+            remedy="choose another folder, or remove this one",
+        )

@@ -1,0 +1,65 @@
+"""A plan done by several processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing.connection import Connection, wait
+
+from llmtrain_trainer.data.preparation.run import Progress, Report, do_share, require_own
+from llmtrain_trainer.data.preparation.workspace import Workspace
+from llmtrain_trainer.errors import TrainerError
+
+
+def do_all(work: Workspace, processes: int, report: Report = lambda _: None) -> None:
+    """Do a plan with `processes` children. Raises the first error of any; the others then end."""
+    require_own(work)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if processes == 1:
+        do_share(work, report=report)
+        return
+    context = multiprocessing.get_context("spawn")
+    children, ends = [], []
+    for index in range(processes):
+        end, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=_enter, args=(work, index, processes, theirs), daemon=True)
+        child.start()
+        theirs.close()
+        children.append(child)
+        ends.append(end)
+    try:
+        _follow(ends, report)
+    finally:
+        for child in children:
+            child.terminate()
+            child.join()
+
+
+def _follow(ends: list[Connection], report: Report) -> None:
+    """Read what the children send until each has said that it is done."""
+    working = list(ends)
+    while working:
+        for end in wait(working):
+            assert isinstance(end, Connection)
+            try:
+                message = end.recv()
+            except EOFError:
+                raise RuntimeError("a process of the data step was killed") from None
+            if isinstance(message, BaseException):
+                raise message
+            if isinstance(message, Progress):
+                report(message)
+            else:
+                working.remove(end)
+
+
+def _enter(work: Workspace, index: int, count: int, end: Connection) -> None:
+    def send(progress: Progress) -> None:
+        if index == 0:  # the shares go side by side; one of them shows the way
+            end.send(progress)
+
+    try:
+        do_share(work, index, count, send)
+        end.send("done")
+    except (TrainerError, OSError) as error:
+        end.send(error)

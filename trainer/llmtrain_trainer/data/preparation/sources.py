@@ -1,0 +1,138 @@
+"""Where text comes from, `package://PACKAGE/FOLDER` or `file:///PATH`, and its files."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from llmtrain_trainer.config import Source
+from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.readers import read
+from llmtrain_trainer.data.readers.compressed import open_bytes, without_compression
+from llmtrain_trainer.errors import InputError
+
+_SUFFIXES = {
+    **dict.fromkeys((".txt", ".text", ".md", ".rst"), "text"),
+    **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
+    ".parquet": "parquet",
+    **dict.fromkeys((".warc", ".wet"), "warc"),
+    **dict.fromkeys((".tex", ".tar", ".tgz"), "latex"),
+}
+
+_CODE = {
+    ".c", ".cc", ".cpp", ".cs", ".css", ".cu", ".cxx", ".go", ".h", ".hpp", ".hs", ".html",
+    ".java", ".jl", ".js", ".json", ".kt", ".lua", ".m", ".md", ".ml", ".php", ".pl", ".proto",
+    ".py", ".pyi", ".r", ".rb", ".rs", ".rst", ".scala", ".sh", ".sql", ".swift", ".tex", ".toml",
+    ".ts", ".tsx", ".txt", ".vue", ".yaml", ".yml",
+}  # fmt: skip
+
+
+def read_source(source: Source) -> Iterator[Document]:
+    """Yield all documents of a source in the order of its files' names."""
+    for file in list_files(source):
+        yield from read(file)
+
+
+def list_files(source: Source) -> list[InputFile]:
+    """Return a source's files, ordered by name.
+
+    Raises InputError (`CorpusMissing`) with the source's field where there is nothing to read.
+    """
+    root = locate(source)
+    try:
+        paths = [root] if root.is_file() else sorted(_walk(root))
+        files = [file for path in paths if (file := _file(source, root, path))]
+    except OSError as error:
+        raise _missing(source, f"cannot read {error.filename}: {error.strerror}") from error
+    if not files:
+        wanted = {"auto": "text", "chat": "jsonl"}.get(source.format, source.format)
+        raise _missing(source, f"there is no file of a known format ({wanted}) in {root}")
+    return files
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield files below a folder, without hidden ones and hidden folders."""
+    for path in root.iterdir():
+        if path.name.startswith(".") or path.name == "__pycache__":
+            continue
+        if path.is_dir() and not path.is_symlink():  # a link may lead round in a circle
+            yield from _walk(path)
+        elif path.is_file():
+            yield path
+
+
+def _file(source: Source, root: Path, path: Path) -> InputFile | None:
+    alone = path == root
+    wanted = source.format
+    found = format_of(path)
+    if wanted == "auto":
+        wanted = found or ("text" if alone else "")
+    elif wanted == "code":
+        wanted = "code" if path.suffix.lower() in _CODE or alone else ""
+    elif wanted == "chat":
+        wanted = "chat" if found == "jsonl" or alone else ""
+    elif found != wanted and not alone:
+        # text has any name or none; arXiv's submissions are NUMBER.gz
+        loose = found is None and (wanted == "text" or (wanted, path.suffix) == ("latex", ".gz"))
+        wanted = wanted if loose else ""
+    if not wanted:
+        return None
+    facts = path.stat()
+    name = f"{source.name}/{path.name if alone else path.relative_to(root).as_posix()}"
+    return InputFile(source, path, name, wanted, facts.st_size, facts.st_mtime_ns, alone)
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format that a file's name, or the root element of its XML, shows."""
+    name = without_compression(path.name.lower())
+    suffix = Path(name).suffix
+    if suffix == ".xml":
+        with open_bytes(path) as stream:
+            start = stream.read(1024)
+        if b"<mediawiki" in start:
+            return "mediawiki"
+        return "stackexchange" if b"<posts" in start else None
+    return _SUFFIXES.get(suffix)
+
+
+def locate(source: Source) -> Path:
+    """Return the file or folder that a source's URI names."""
+    parts = urlsplit(source.uri)
+    path = unquote(parts.path)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        root = Path(path)
+    elif parts.scheme == "package" and parts.netloc:
+        root = _package(source, parts.netloc) / path.lstrip("/")
+    else:
+        raise InputError(
+            "InvalidSpec",
+            f"{source.uri!r} is not a source this trainer can read",
+            field=source.field,
+            remedy="use file:///PATH or package://PACKAGE/FOLDER",
+        )
+    if not root.exists():
+        raise _missing(source, f"{root} does not exist")
+    return root
+
+
+def _package(source: Source, name: str) -> Path:
+    """Find an installed package's folder without importing (and so running) the package."""
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        raise _missing(source, f"the Python package {name!r} is not installed in the image")
+    return Path(folders[0])
+
+
+def _missing(source: Source, problem: str) -> InputError:
+    return InputError(
+        "CorpusMissing",
+        f"source {source.name!r} ({source.uri}): {problem}",
+        field=source.field,
+        remedy="mount the text into the pod, add its package to the image, or correct the URI",
+    )

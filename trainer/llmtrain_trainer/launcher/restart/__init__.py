@@ -1,0 +1,1 @@
+"""Agreement of all launchers of a job on restarts, hangs and stops."""

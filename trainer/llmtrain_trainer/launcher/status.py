@@ -1,0 +1,157 @@
+"""The pod's `/status` document and its termination message, as the pod contract has them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.api.status import TrainerPhase
+from llmtrain_trainer.launcher.restart.failure_cause import Cause
+from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample, FailureReport
+
+MESSAGE_BYTES = 4096
+"""What a kubelet reads of a termination message."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastRestart:
+    """The newest restart of all ranks in their pods."""
+
+    time: datetime
+    """When it was agreed on."""
+    cause: Cause
+
+    def document(self) -> dict[str, Any]:
+        """Return the entry of the contract."""
+        return {
+            "time": self.time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "rank": self.cause.rank,
+            "reason": clean_text(self.cause.report.reason, 128),
+            "message": clean_text(self.cause.report.message, 512),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where the training is, as this pod's lowest rank sees it."""
+
+    attempt: int
+    phase: TrainerPhase = "preparing"
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    grad_norm: float | None = None
+    step_seconds: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    last_checkpoint_step: int | None = None
+    held_out_loss_before: float | None = None
+    held_out_loss_after: float | None = None
+    exact_match_before: float | None = None
+    exact_match_after: float | None = None
+    heartbeat: datetime | None = None
+    utilization_source: str | None = None
+    utilization_ratio: float | None = None
+    collectives: tuple[CollectiveSample, ...] = field(default=())
+    restarts_in_place: int = 0
+    last_restart: LastRestart | None = None
+
+    def beat(self, **changes: Any) -> Status:
+        """Return the status with changes, as of now: the heartbeat tells progress, not uptime."""
+        return replace(self, heartbeat=datetime.now(UTC), **changes)
+
+    def quietly(self, **changes: Any) -> Status:
+        """Return the status with changes that are no sign of progress."""
+        return replace(self, **changes)
+
+    def result(self) -> dict[str, Any]:
+        """Return the document without the heartbeat: what a finished job is remembered by."""
+        utilization = None
+        if self.utilization_source is not None:
+            utilization = {"source": self.utilization_source, "ratio": self.utilization_ratio}
+        return {
+            "phase": self.phase,
+            "attempt": self.attempt,
+            "step": self.step,
+            "totalSteps": self.total_steps,
+            "loss": _finite(self.loss),
+            "gradNorm": _finite(self.grad_norm),
+            "stepSeconds": self.step_seconds,
+            "tokensPerSecond": self.tokens_per_second,
+            "mfu": self.mfu,
+            "lastCheckpointStep": self.last_checkpoint_step,
+            "heldOutLossBefore": _finite(self.held_out_loss_before),
+            "heldOutLossAfter": _finite(self.held_out_loss_after),
+            "exactMatchBefore": self.exact_match_before,
+            "exactMatchAfter": self.exact_match_after,
+            "restartsInPlace": self.restarts_in_place,
+            "lastRestart": self.last_restart.document() if self.last_restart else None,
+            "utilization": utilization,
+            "collectives": [_collective(s) for s in self.collectives if s.group != UNKNOWN_GROUP],
+        }
+
+    def document(self) -> dict[str, Any]:
+        """Return what `/status` answers."""
+        beat = self.heartbeat.strftime("%Y-%m-%dT%H:%M:%SZ") if self.heartbeat else None
+        return {**self.result(), "heartbeat": beat}
+
+
+def failure_message(failure: FailureReport, rank: int | None, exit_code: int) -> bytes:
+    """Return the termination message of a failure, cut to what a kubelet reads."""
+    error: dict[str, Any] = {
+        "reason": clean_text(failure.reason, 128),
+        "message": clean_text(failure.message, 1024),
+        "field": clean_text(failure.field, 256) if failure.field else None,
+        "remedy": clean_text(failure.remedy, 512) if failure.remedy else None,
+        "rank": rank,
+        "exitCode": exit_code,
+    }
+    data = _encode({"error": error})
+    if len(data) > MESSAGE_BYTES:  # characters of up to four bytes each
+        error["message"] = clean_text(failure.message, 256)
+        data = _encode({"error": {**error, "remedy": None}})
+    return data
+
+
+def result_message(status: Status) -> bytes:
+    """Return the termination message of a finished job."""
+    result = status.result()
+    data = _encode({"result": result})
+    while len(data) > MESSAGE_BYTES and result["collectives"]:
+        result["collectives"].pop()
+        data = _encode({"result": result})
+    return data
+
+
+def write_message(path: Path, data: bytes) -> None:
+    """Write a termination message; a pod without the file still ends with its exit code."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        print(f"cannot write {path}: {error.strerror}", flush=True)
+
+
+def _collective(sample: CollectiveSample) -> Mapping[str, Any]:
+    """Return an entry of the contract; 0 seconds: point-to-point, which is not timed."""
+    seconds = sample.seconds
+    return {
+        "group": sample.group,
+        "op": sample.op,
+        "count": sample.count,
+        "bytesPerStep": sample.nbytes,
+        "meanSeconds": sum(seconds) / len(seconds) if seconds else 0.0,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()

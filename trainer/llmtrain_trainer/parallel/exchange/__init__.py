@@ -1,1 +1,0 @@
-"""Ways to add tensors up over the copies of a model."""

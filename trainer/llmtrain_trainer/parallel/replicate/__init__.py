@@ -1,0 +1,1 @@
+"""Gradient synchronization between replica groups."""

@@ -1,0 +1,1 @@
+"""Code that every other part of the trainer may use."""

@@ -1,0 +1,342 @@
+"""The training loop of one rank: the same for every layout."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from llmtrain_trainer.checkpoint import init_from, paths
+from llmtrain_trainer.checkpoint.collective import first_rank_chooses
+from llmtrain_trainer.checkpoint.corruption import shows_damage
+from llmtrain_trainer.checkpoint.resume import resume
+from llmtrain_trainer.checkpoint.saver import Outcome, Saver
+from llmtrain_trainer.checkpoint.state import TrainingState, load_weights, require_whole
+from llmtrain_trainer.config import RunConfig
+from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
+from llmtrain_trainer.data.mixture import open_mixture
+from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
+from llmtrain_trainer.data.prepared import tokenizer_of
+from llmtrain_trainer.errors import TrainerError
+from llmtrain_trainer.metrics.collectives import CollectiveMeter
+from llmtrain_trainer.metrics.network_probe import probe_groups
+from llmtrain_trainer.metrics.straggler import measure_skew
+from llmtrain_trainer.parallel.adapters import merge
+from llmtrain_trainer.parallel.build import build_model
+from llmtrain_trainer.parallel.context import places
+from llmtrain_trainer.parallel.forward_backward import Passes, build_passes
+from llmtrain_trainer.parallel.grad_norm import clip_gradients, count_matches, sum_losses
+from llmtrain_trainer.parallel.mesh import Grid
+from llmtrain_trainer.parallel.replicate.sync import Copies, keep_alike
+from llmtrain_trainer.runtime.heartbeat import pulse
+from llmtrain_trainer.runtime.reports import (
+    CheckpointReport,
+    EvaluationReport,
+    HeldOut,
+    PhaseReport,
+    ProbeReport,
+    SaveFailedReport,
+    Send,
+    StepReport,
+)
+from llmtrain_trainer.runtime.step_gate import Orders
+from llmtrain_trainer.training import nan_search, preflight
+from llmtrain_trainer.training.optimizer import build_optimizer, learning_rate, set_rate
+from llmtrain_trainer.weights.export import export_checkpoint
+
+SAMPLE_EVERY = 10
+"""Least steps between two in which collectives are measured; such a step takes half longer."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Seconds of one step by part."""
+
+    device: str
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a part of the step."""
+        start = time.perf_counter()
+        yield
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        self.parts[name] = self.parts.get(name, 0.0) + time.perf_counter() - start
+
+
+class Trainer:
+    """One rank's model, optimizer and data, and the steps over them."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        data: PreparedData,
+        device: torch.device,
+        send: Send,
+        grid: Grid | None = None,
+    ) -> None:
+        self.run, self.data, self.device, self.send = run, data, device, send
+        self.grid = grid or Grid.build(run.layout, device.type, run.exchange)
+        self.model = build_model(run, self.grid, device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = build_optimizer(self.model, run.optimizer)
+        self.copies: Copies = keep_alike(self.model, run, self.grid)
+        self.passes: Passes = build_passes(self.model, run, self.grid, device)
+        self.places = places(run.sequence, self.grid.coordinate("cp"), self.grid.degree("cp"))
+        vocab, share = run.architecture.vocab_size, self._share()
+        self.batches = Batches(open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share)
+        self.held_out = HeldOutBatches(open_mixture(data, HELD_OUT, vocab), run.sequence, share)
+        self.state = TrainingState(self.model, self.optimizer, self.copies)
+        self.saver = self._saver()
+        self.step = self.saved = 0
+        self.unsaved: Exception | None = None
+        self.held_out_before: HeldOut | None = None
+
+    def train(self, orders: Orders | None = None) -> None:
+        """Resume, evaluate, take every remaining step, save, evaluate.
+
+        Where the launcher asks for an early end: up to the step it names, and save.
+        """
+        orders = orders or Orders()
+        preflight.require_same_data(self.data.digest)
+        self.resume()
+        self.start_from_base()
+        if self.held_out_before is None:
+            self.held_out_before = self._evaluate()
+        self.send(EvaluationReport("before", self.held_out_before))
+        self.send(PhaseReport("training", self.step))
+        first = self.step
+        sample = first + 1  # the first step connects: never a sample
+        while self.step < self.run.steps and orders.allow(self.step + 1):
+            sampled = self.step >= sample and self.copies.meets(self.step + 1)
+            self.take_step(sampled)
+            if sampled:
+                sample = self.step - 1 + SAMPLE_EVERY
+            if self.run.probe_every and self.step % self.run.probe_every == 0:
+                self.send(ProbeReport(self.step, probe_groups(self.grid, self.device)))
+            if self.step == first + 1:
+                # the first step also plans and connects; from here on a collective that does not
+                # end is lost, unless the launcher's watch ends the rank before
+                self.grid.limit(timedelta(seconds=2 * self.run.hang_timeout))
+            if self.run.checkpoint and self.step % self.run.checkpoint.every_steps == 0:
+                self.save()
+            elif self.saver is not None:
+                self.saver.look(self._tell)
+        self.save()
+        if self.step < self.run.steps:
+            self.finish_saving()
+            return
+        self.send(EvaluationReport("after", self._evaluate()))
+        self.finish_saving()
+        self.save_merged()
+        self.export()
+
+    def take_step(self, sampled: bool = False) -> StepReport:
+        """Take one optimizer step."""
+        start, timeline = time.perf_counter(), Timeline(self.device.type)
+        meter = CollectiveMeter(self.grid.labels, self.device.type) if sampled else None
+        with meter or nullcontext():
+            with timeline.part("data"):
+                tokens, targets = self._mine(self.batches.at(self.step))
+                counted = self._counted(self.batches, self.step)
+            with timeline.part("forward_backward"):
+                loss = self.passes.train(tokens, targets, counted)
+            with timeline.part("clip"):
+                norm, mean = clip_gradients(
+                    self.parameters,
+                    self.run.optimizer.clip_norm,
+                    loss * self.copies.apart,
+                    self.copies.grid,
+                )
+        if not math.isfinite(mean + norm):  # on all ranks: both are sums over all of them
+            nan_search.explain(
+                f"step {self.step + 1}: the loss is {mean}, the gradient norm {norm}",
+                self.model,
+                lambda: self.passes.train(tokens, targets, counted),
+                self.copies.grid,
+            )
+        with timeline.part("optimizer"):
+            set_rate(self.optimizer, learning_rate(self.run.optimizer, self.step, self.run.steps))
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        with timeline.part("copies"), meter or nullcontext():
+            self.copies.after_step(self.step, last=self.step == self.run.steps)
+        seconds = time.perf_counter() - start
+        skew = (
+            measure_skew(meter.samples(), seconds, self.copies.grid, self.device) if meter else None
+        )
+        report = StepReport(
+            step=self.step,
+            seconds=seconds,
+            phases=timeline.parts,
+            tokens=self.run.tokens_per_step,
+            loss=mean,
+            grad_norm=norm,
+            collectives=skew.collectives if skew else (),
+            straggler_score=skew.score if skew else None,
+        )
+        self.send(report)
+        return report
+
+    def evaluate(self) -> HeldOut:
+        """Measure the held-out loss, and of examples how many are answered to the letter."""
+        total, matches, everything = 0.0, 0.0, 0
+        for index in range(self.held_out.count):
+            tokens, targets = self._mine(self.held_out.at(index))
+            counted = self._counted(self.held_out, index)
+            score = self.passes.evaluate(tokens, targets, counted)
+            total += counted * sum_losses(score.loss, self.grid)
+            everything += counted
+            if score.misses is not None:
+                matches += count_matches(score.misses, self.grid)
+        examples = self.held_out.count * self.run.global_batch
+        exact = matches / examples if self.data.examples else None
+        return HeldOut(total / everything, exact)
+
+    def resume(self) -> None:
+        """Go on from the newest complete checkpoint, if there is one."""
+        if self.saver is None:
+            return
+        require = partial(preflight.require_own, data=self.data.digest, lora=self._adapters())
+        facts = resume(self.saver.root, self._architecture(), require, self.state, self.saver.group)
+        if facts is None:
+            return
+        self.step = self.saved = facts.step
+        if facts.held_out_before is not None:
+            self.held_out_before = HeldOut(facts.held_out_before, facts.exact_match_before)
+        log.info("resumed at step %d (saved as %s)", facts.step, facts.layout)
+        self.send(CheckpointReport(facts.step, {}))
+
+    def start_from_base(self) -> None:
+        """Take the weights of another job's checkpoint; those of a resumed step are newer."""
+        if self.run.init_from is None or (self.step and self.run.lora is None):
+            return
+        uri = self.run.init_from
+
+        def choose() -> paths.Folder:
+            found = init_from.base_folder(uri, torch.__version__, self._architecture())
+            require_whole(found, init_from.FIELD)
+            return found
+
+        folder = first_rank_chooses(choose)
+        try:
+            load_weights(folder, self.model)
+        except Exception as error:
+            if not shows_damage(error):
+                raise
+            raise paths.damaged(folder, error, init_from.FIELD) from error
+        log.info("started from %s", folder)
+
+    def save(self) -> None:
+        """Write a checkpoint of the current step, or begin to, unless that was done already."""
+        if self.saver is None or self.saved == self.step:
+            return
+        nan_search.require_weights(f"after step {self.step}", self.model, self.copies.grid)
+        self.send(PhaseReport("saving", self.step))
+        self.saved = self.step
+        self.saver.save(self._facts(), self.state, self._tell)
+        self.send(PhaseReport("training", self.step))
+
+    def finish_saving(self) -> None:
+        """Wait for the last checkpoint. Raises TrainerError where it could not be written."""
+        if self.saver is None:
+            return
+        self.saver.finish(self._tell)
+        if self.unsaved is not None:
+            raise TrainerError(
+                "CheckpointNotWritten",
+                f"step {self.step}: {self.unsaved}",
+                field=paths.FIELD,
+                remedy="make room there; a new start goes on from the newest complete checkpoint",
+            )
+
+    def save_merged(self) -> None:
+        """Write the base's weights with the adapters added in, where that is asked for."""
+        if self.saver is None or self.run.lora is None or not self.run.lora.merge:
+            return
+        self.send(PhaseReport("saving", self.step))
+        merge(self.model)
+        self.saver.save_merged(replace(self._facts(), lora=None), self.model)
+
+    def export(self) -> None:
+        """Write the model for others, from the checkpoint just written: any layout will do."""
+        if self.saver is None or self.run.checkpoint is None or self.run.checkpoint.export is None:
+            return
+        self.send(PhaseReport("saving", self.step))
+        if dist.get_rank() == 0:
+            to = paths.folder_of(self.run.checkpoint.export, paths.EXPORT_FIELD)
+            root = self.saver.root if self.run.lora is None else self.saver.root / "merged"
+            export_checkpoint(paths.step_folder(root, self.step), to, beat=pulse(self.send))
+        dist.barrier(group=self.saver.group)
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Report a save. Training goes on after a failed one: the checkpoint before it is kept."""
+        self.unsaved = outcome.error
+        seconds = {"stage": outcome.stage, "upload": outcome.upload}
+        failed = outcome.error is not None
+        self.send(
+            SaveFailedReport(outcome.step) if failed else CheckpointReport(outcome.step, seconds)
+        )
+
+    def _saver(self) -> Saver | None:
+        checkpoint = self.run.checkpoint
+        if checkpoint is None:
+            return None
+        return Saver(
+            paths.folder_of(checkpoint.uri),
+            checkpoint.keep,
+            background=checkpoint.background,
+            tokenizer=tokenizer_of(self.data.folder),
+            beat=pulse(self.send),
+        )
+
+    def _facts(self) -> paths.Facts:
+        before = self.held_out_before
+        return paths.Facts(
+            step=self.step,
+            torch=torch.__version__,
+            layout=str(self.run.layout),
+            architecture=self._architecture(),
+            data=self.data.digest,
+            sequences=self.step * self.run.global_batch,
+            held_out_before=before.loss if before else None,
+            exact_match_before=before.exact_match if before else None,
+            lora=self._adapters(),
+        )
+
+    def _evaluate(self) -> HeldOut:
+        self.send(PhaseReport("evaluating", self.step))
+        found = self.evaluate()
+        log.info("held out at step %d: %s", self.step, found)
+        return found
+
+    def _counted(self, batches: Batches | HeldOutBatches, index: int) -> int:
+        """Return the tokens of a whole batch that are in the loss: all, or those of responses."""
+        return batches.counted(index) if self.data.examples else self.run.tokens_per_step
+
+    def _architecture(self) -> dict[str, object]:
+        return self.run.architecture.to_wire()
+
+    def _adapters(self) -> dict[str, object] | None:
+        return self.run.lora.facts() if self.run.lora else None
+
+    def _share(self) -> Share:
+        return Share(self.run.global_batch, self.grid.replica, self.run.replicas)
+
+    def _mine(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Cut this rank's part out of its sequences and move it to the device."""
+        tokens, targets = (part[:, self.places].to(self.device) for part in batch)
+        return tokens, targets

@@ -1,0 +1,104 @@
+"""A rank's account of what it is doing, given while its main thread hangs.
+
+SIGUSR2 wakes a thread that reads torch's flight recorder and the main thread's stack. Where no
+Python can run any more, SIGUSR1 makes faulthandler write the stacks of all threads to a file.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from llmtrain_trainer.runtime.reports import Send, Statement
+from llmtrain_trainer.runtime.step_gate import Orders
+
+RECORDER_ENTRIES = 512
+"""Collectives that the flight recorder of a rank keeps."""
+
+_STACK, _OPERATIONS = 12, 8
+_WAITING_FRAMES = 2
+"""So near the innermost frame code of torch.distributed has to be to count as waiting: pipeline
+schedules and hooks of FSDP are further out in nearly every stack."""
+
+
+class Witness:
+    """Answers the launcher's question for one rank."""
+
+    def __init__(self, rank: int, orders: Orders, send: Send, stack_file: Path) -> None:
+        """Start to listen. While the process has one thread: later ones inherit the mask."""
+        self._rank, self._orders, self._send = rank, orders, send
+        self._main = threading.get_ident()
+        self.labels: Mapping[str, str] = {}
+        """Name of a process group -> name of its dimension; known once there is a mesh."""
+        self._stack_file = stack_file.open("w")
+        faulthandler.register(signal.SIGUSR1, file=self._stack_file, all_threads=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        threading.Thread(target=self._listen, name="witness", daemon=True).start()
+
+    def state(self) -> Statement:
+        """Say what the rank is doing now."""
+        frames = _frames(sys._current_frames().get(self._main))
+        pending = pending_operations(self.labels)
+        near = [file for file, _, _ in frames[:_WAITING_FRAMES]]
+        waits = bool(pending) or any("torch/distributed/" in file for file in near)
+        return Statement(
+            rank=self._rank,
+            state="answers",
+            step=self._orders.started,
+            waits=waits,
+            operations=pending[-_OPERATIONS:],
+            stack=tuple(f"{Path(file).name}:{line} {name}" for file, line, name in frames),
+        )
+
+    def _listen(self) -> None:
+        while True:
+            signal.sigwait({signal.SIGUSR2})
+            self._send(self.state())
+
+
+def pending_operations(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the collectives that have not ended, oldest first. Empty without a recorder."""
+    from torch._C._distributed_c10d import _dump_fr_trace
+
+    try:
+        # our own process wrote it
+        dump = pickle.loads(_dump_fr_trace(True, False, True))
+    except RuntimeError:
+        return ()
+    found = []
+    for entry in dump.get("entries", ()):
+        if entry.get("retired"):
+            continue
+        name, description = entry["process_group"]
+        group = labels.get(name) or description
+        operation = str(entry["profiling_name"]).partition(":")[2]
+        found.append(f"{group} {operation} #{entry['collective_seq_id']}")
+    return tuple(found)
+
+
+def written_stack(path: Path) -> tuple[str, ...]:
+    """Read what faulthandler wrote last: the innermost functions of the main thread."""
+    try:
+        text = path.read_text()
+    except OSError:
+        return ()
+    main = text.rpartition("Current thread")[2] or text.rpartition("Thread")[2]
+    lines = [line.strip() for line in main.splitlines() if line.startswith("  File ")]
+    return tuple(
+        f"{Path(line.split(chr(34))[1]).name}:{line.rpartition('line ')[2].replace(' in ', ' ')}"
+        for line in lines[:_STACK]
+    )
+
+
+def _frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
+    found: list[tuple[str, int, str]] = []
+    while frame is not None and len(found) < _STACK:
+        found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return found
