@@ -13,7 +13,7 @@ setup: ## .venv with everything that the other commands need
 	@hack/setup.sh
 
 controlplane: setup ## the Kubernetes control plane of the development cluster (built once)
-	@python -m llmtrain_devcluster.build
+	@python -m llmtrain_devcluster.control_plane.build
 
 demo: controlplane ## the main example on an embedded cluster (DEMO_KEEP=1, DEMO_REPORT=FILE)
 	@python -m llmtrain_devcluster.demo

@@ -19,7 +19,7 @@ TIERS: dict[str, list[list[str]]] = {
         ["mypy"],
     ],
     "unit": [[*PYTEST, "-n", "2", "-m", "not (torch or cluster or e2e or perf)"]],
-    "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.build"]],
+    "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.control_plane.build"]],
     "cluster": [[*PYTEST, "-m", "cluster and not e2e"]],
     "torch": [
         [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "torch and one_rank"],

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from llmtrain_cli import cluster, data, local, model, place, plan, topology
+from llmtrain_cli.commands import cluster, data, model, place, plan, topology
+from llmtrain_cli.commands import run as local
 from llmtrain_cli.errors import EXIT_INPUT, CliError
-from llmtrain_cli.output import Output, OutputOption, show
-from llmtrain_cli.text import layout_text
+from llmtrain_cli.io.layout_text import layout_text
+from llmtrain_cli.io.output import Output, OutputOption, show
 from llmtrain_core.api import crd as crd_generator
 from llmtrain_core.layout import GroupKind, Layout
 

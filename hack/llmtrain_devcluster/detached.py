@@ -12,14 +12,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmtrain_devcluster.build import Progress
-from llmtrain_devcluster.controlplane import FOLDER_PREFIX, ClusterError, ControlPlane
-from llmtrain_devcluster.credentials import write_private
+from llmtrain_devcluster.control_plane.build import Progress
+from llmtrain_devcluster.control_plane.control_plane import (
+    FOLDER_PREFIX,
+    ClusterError,
+    ControlPlane,
+)
+from llmtrain_devcluster.control_plane.credentials import write_private
+from llmtrain_devcluster.control_plane.readiness import probe
+from llmtrain_devcluster.kubelet.statuses import NodeSpec
 from llmtrain_devcluster.paths import clusters_folder
 from llmtrain_devcluster.process_node.start import start_process_nodes
 from llmtrain_devcluster.processes import end_process, start_time
-from llmtrain_devcluster.readiness import probe
-from llmtrain_devcluster.statuses import NodeSpec
 from llmtrain_devcluster.supervisor import DEATHS
 
 DEFAULT_NAME = "default"

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.components import Options
-from llmtrain_devcluster.controlplane import ControlPlane
-from llmtrain_devcluster.scripted import ScriptedNodes
+from llmtrain_devcluster.control_plane.components import Options
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 
 OPERATOR_USER = "llmtrain-operator"
 USERS = {OPERATOR_USER: (), "researcher": ()}

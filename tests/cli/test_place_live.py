@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ControlPlane
-from llmtrain_devcluster.scripted import NodeSpec, PodScript, ScriptedNodes
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, ScriptedNodes
 
 pytestmark = pytest.mark.cluster
 

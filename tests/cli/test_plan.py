@@ -13,7 +13,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from llmtrain_cli import plan
+from llmtrain_cli.commands import plan
 from llmtrain_cli.errors import CliError
 from llmtrain_core.plan.model.model_shape import SHAPES
 

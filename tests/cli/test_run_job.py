@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from llmtrain_cli.errors import CliError
-from llmtrain_cli.files import read_job
-from llmtrain_cli.local_job import localised
-from llmtrain_cli.plot import plot
+from llmtrain_cli.io.files import read_job
+from llmtrain_cli.run.local_job import localised
+from llmtrain_cli.run.plot import plot
 from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.unit

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llmtrain_devcluster import build, golang
-from llmtrain_devcluster.build import Tool
-from llmtrain_devcluster.golang import GoMissingError
+from llmtrain_devcluster.control_plane import build, golang
+from llmtrain_devcluster.control_plane.build import Tool
+from llmtrain_devcluster.control_plane.golang import GoMissingError
 
 pytestmark = pytest.mark.cluster
 PROGRAM = 'package main\n\nfunc main() { println("built") }\n'

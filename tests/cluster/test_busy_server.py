@@ -7,10 +7,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from llmtrain_devcluster import podstatus
 from llmtrain_devcluster.api import Api, ApiError
-from llmtrain_devcluster.controlplane import ControlPlane
-from llmtrain_devcluster.podstatus import remove_pod, write_status
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.kubelet import pod_status
+from llmtrain_devcluster.kubelet.pod_status import remove_pod, write_status
 from llmtrain_devcluster.process_node import reporter
 from llmtrain_devcluster.process_node.reporter import Reporter
 
@@ -45,7 +45,7 @@ async def shaky_api(control_plane: ControlPlane) -> AsyncIterator[Api]:
 
 @pytest.fixture
 def shaky(shaky_api: Api, monkeypatch: pytest.MonkeyPatch) -> Shaky:
-    monkeypatch.setattr(podstatus, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(pod_status, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(reporter, "REMOVE_RETRY_SECONDS", 0.01)
     return Shaky(shaky_api, monkeypatch)
 
@@ -81,7 +81,7 @@ async def test_a_process_node_never_gives_a_removal_up(
 ) -> None:
     pod = await make_pod(api, namespace)
     writer = Reporter(shaky_api, pod)
-    shaky.errors = [TimeoutError() for _ in range(podstatus.ATTEMPTS + 1)]
+    shaky.errors = [TimeoutError() for _ in range(pod_status.ATTEMPTS + 1)]
     await writer.remove()
     await writer.close()
     assert not await api.list("pods", namespace)

@@ -15,9 +15,13 @@ from pathlib import Path
 import pytest
 
 from llmtrain_devcluster.api import Api, ApiError
-from llmtrain_devcluster.build import BuildError, find_binaries
-from llmtrain_devcluster.components import Options
-from llmtrain_devcluster.controlplane import ClusterError, ComponentDiedError, ControlPlane
+from llmtrain_devcluster.control_plane.build import BuildError, find_binaries
+from llmtrain_devcluster.control_plane.components import Options
+from llmtrain_devcluster.control_plane.control_plane import (
+    ClusterError,
+    ComponentDiedError,
+    ControlPlane,
+)
 
 pytestmark = pytest.mark.cluster
 API_ONLY = Options(controller_manager=False, scheduler=False)
@@ -137,8 +141,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 OWNER = """
     import json, signal, sys, time
-    from llmtrain_devcluster.components import Options
-    from llmtrain_devcluster.controlplane import ControlPlane
+    from llmtrain_devcluster.control_plane.components import Options
+    from llmtrain_devcluster.control_plane.control_plane import ControlPlane
     # Whatever started the tests may have told its children to ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cluster = ControlPlane(Options(controller_manager=False, scheduler=False)).start()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llmtrain_cli.cluster import app
+from llmtrain_cli.commands.cluster import app
 from llmtrain_devcluster import detached
 from llmtrain_devcluster.detached import DetachedCluster, state_file
 from llmtrain_devcluster.paths import clusters_folder
@@ -44,7 +44,7 @@ def wait_for(path: Path, seconds: float = 30.0) -> None:
 
 
 def test_up_status_and_down() -> None:
-    program = "from llmtrain_cli.cluster import app; app()"
+    program = "from llmtrain_cli.commands.cluster import app; app()"
     command = [sys.executable, "-c", program, "up", "--name", "mine", "--racks", "1", "-o", "json"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)

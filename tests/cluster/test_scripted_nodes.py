@@ -6,7 +6,13 @@ import time
 import pytest
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.scripted import NodeSpec, PodScript, ScriptedNodes, labelled, named
+from llmtrain_devcluster.scripted_node.node import (
+    NodeSpec,
+    PodScript,
+    ScriptedNodes,
+    labelled,
+    named,
+)
 
 pytestmark = pytest.mark.cluster
 

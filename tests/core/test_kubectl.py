@@ -14,7 +14,7 @@ import yaml
 
 from llmtrain_core.api.crd import crds as definitions
 from llmtrain_devcluster.api import Api, resource_path
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 
 pytestmark = pytest.mark.cluster
 

@@ -41,9 +41,9 @@ from queue_trace import (
 )
 from queue_watch import Account, integral
 
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import USERS
-from llmtrain_devcluster.scripted import ScriptedNodes
+from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 
 pytestmark = pytest.mark.cluster
 TRACE = Trace(

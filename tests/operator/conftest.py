@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ControlPlane
-from llmtrain_devcluster.scripted import ScriptedNodes
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 
 # A package here would be named `operator`, as the standard library's module is.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -10,7 +10,7 @@ from operator_bench import SYSTEM
 
 from llmtrain_core.api.crd import crds
 from llmtrain_devcluster.api import Api, ApiError
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

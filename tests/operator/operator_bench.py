@@ -19,10 +19,10 @@ from typing import Any
 from aiohttp import web
 
 from llmtrain_devcluster.api import Api, ApiError, Object
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
 from llmtrain_devcluster.processes import free_ports
-from llmtrain_devcluster.scripted import NodeSpec, ScriptedNodes
+from llmtrain_devcluster.scripted_node.node import NodeSpec, ScriptedNodes
 
 JOBS = "llmtrain.dev/v1alpha1/llmtrainingjobs"
 SYSTEM = "llmtrain-system"

@@ -15,7 +15,7 @@ from queue_bench import Arrival, History, fabric, simulate
 from queue_watch import AT_ONCE_SECONDS, Account, Attempt, Playback, Witness, dump
 
 from llmtrain_core.queueing.cycle import SOON_SECONDS
-from llmtrain_devcluster.scripted import PodScript
+from llmtrain_devcluster.scripted_node.node import PodScript
 
 GPUS = 8
 PRIORITIES = {0: 70, 100: 24, 1000: 6}

@@ -17,7 +17,7 @@ from typing import Any
 from operator_bench import JOBS, condition, status_of
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.podwatch import follow
+from llmtrain_devcluster.kubelet.pod_watch import follow
 
 GPU = "nvidia.com/gpu"
 AT_ONCE_SECONDS = 0.3

@@ -10,7 +10,7 @@ import pytest
 from operator_bench import Bench, OperatorProcess, condition, message, status_of
 
 from llmtrain_devcluster.api import ApiError
-from llmtrain_devcluster.scripted import PodScript, named
+from llmtrain_devcluster.scripted_node.node import PodScript, named
 
 pytestmark = pytest.mark.cluster
 

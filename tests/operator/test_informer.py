@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kubernetes.aio.client.configuration import Configuration
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_operator.kube import informer as module
 from llmtrain_operator.kube.client import KubeCluster, load_configuration
 from llmtrain_operator.kube.informer import Informer, Selection

@@ -13,9 +13,9 @@ import pytest
 from operator_bench import Bench, OperatorProcess, condition, status_of
 
 from llmtrain_devcluster.api import Api, Object
-from llmtrain_devcluster.controlplane import ControlPlane
-from llmtrain_devcluster.podwatch import follow
-from llmtrain_devcluster.scripted import PodScript
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.kubelet.pod_watch import follow
+from llmtrain_devcluster.scripted_node.node import PodScript
 
 pytestmark = pytest.mark.cluster
 QUICK_LEASE = ("--lease-duration=3", "--renew-deadline=2.5", "--retry-period=0.3")

@@ -14,7 +14,7 @@ from situations import PLACEMENT, node, pod, reason, seen, settle, status, text
 from llmtrain_core.api.conditions import get_condition
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
 from llmtrain_devcluster.api import Api, Object
-from llmtrain_devcluster.scripted import PodScript, ScriptedNodes
+from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from llmtrain_operator.cache.records import NodeRecord
 from llmtrain_operator.job_state.status_draft import C, Plan
 

@@ -12,7 +12,7 @@ import pytest
 from operator_bench import LOST, SHORT_LEASE, Bench, OperatorProcess, is_renewal
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
 from llmtrain_operator.config import parse
 from llmtrain_operator.errors import ConfigError, LeaseLostError

@@ -8,7 +8,7 @@ import json
 import pytest
 from operator_bench import JOBS, Bench, OperatorProcess, condition, reporting, status_of
 
-from llmtrain_devcluster.scripted import PodScript, named
+from llmtrain_devcluster.scripted_node.node import PodScript, named
 
 pytestmark = pytest.mark.cluster
 

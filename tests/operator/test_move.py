@@ -9,7 +9,7 @@ from obeying import FABRICS
 from operator_bench import JOBS, Bench, OperatorProcess, condition, reporting, status_of
 
 from llmtrain_devcluster.api import Object
-from llmtrain_devcluster.scripted import PodScript
+from llmtrain_devcluster.scripted_node.node import PodScript
 
 pytestmark = pytest.mark.cluster
 

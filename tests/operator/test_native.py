@@ -17,10 +17,10 @@ from operator_bench import Bench, OperatorProcess, condition, job_object, status
 
 from llmtrain_core.validation.check import Job, check
 from llmtrain_devcluster.api import Object
-from llmtrain_devcluster.components import Options
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.components import Options
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import USERS
-from llmtrain_devcluster.scripted import ScriptedNodes
+from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 from llmtrain_operator.manifests.gang_scheduling import GATE, QUEUE_NAME, Native
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import pod

@@ -19,7 +19,7 @@ from llmtrain_core.plan.time.predict import predict, tokens_of
 from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_core.validation.check import Job, check
 from llmtrain_devcluster.api import Object
-from llmtrain_devcluster.scripted import PodScript
+from llmtrain_devcluster.scripted_node.node import PodScript
 
 pytestmark = pytest.mark.cluster
 

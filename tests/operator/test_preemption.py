@@ -18,8 +18,8 @@ from test_scheduler import as_candidate, nodes, record
 
 from llmtrain_core.api.conditions import get_condition
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ControlPlane
-from llmtrain_devcluster.scripted import PodScript
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import PodScript
 from llmtrain_operator.cache.records import PriorityRecord
 from llmtrain_operator.job_state.status_draft import C
 from llmtrain_operator.scheduler.cycle import World

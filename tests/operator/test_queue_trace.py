@@ -16,8 +16,8 @@ from operator_bench import Bench, OperatorProcess
 from queue_trace import PATIENT, PRIORITY_NAMES, Trace, judge, play
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ControlPlane
-from llmtrain_devcluster.scripted import ScriptedNodes
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 
 pytestmark = pytest.mark.cluster
 CLASSES = "scheduling.k8s.io/v1/priorityclasses"

@@ -15,8 +15,8 @@ from obeying import FABRICS, Stage, named
 from operator_bench import JOBS, LARGE, OperatorProcess, condition, job_object
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ControlPlane
-from llmtrain_devcluster.scripted import PodScript, ScriptedNodes
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 
 pytestmark = pytest.mark.cluster
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}

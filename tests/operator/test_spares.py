@@ -10,7 +10,7 @@ from queue_watch import Playback, Witness
 from situations import failed, node, pod, reason, seen, settle, status, text
 
 from llmtrain_core.api import labels
-from llmtrain_devcluster.scripted import PodScript
+from llmtrain_devcluster.scripted_node.node import PodScript
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import C
 

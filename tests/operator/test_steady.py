@@ -9,9 +9,9 @@ import pytest
 from operator_bench import JOBS, Bench, OperatorProcess, is_renewal, status_of
 
 from llmtrain_devcluster.api import Object
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
-from llmtrain_devcluster.scripted import PodScript, named
+from llmtrain_devcluster.scripted_node.node import PodScript, named
 
 pytestmark = pytest.mark.cluster
 

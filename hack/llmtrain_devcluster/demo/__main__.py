@@ -23,7 +23,7 @@ from rich.live import Live
 
 from llmtrain_devcluster import detached
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ClusterError
+from llmtrain_devcluster.control_plane.control_plane import ClusterError
 from llmtrain_devcluster.demo import report, view
 from llmtrain_devcluster.demo.stage import JOBS, NAME, NAMESPACE, Stage
 

@@ -11,7 +11,7 @@ import yaml
 
 from llmtrain_devcluster import detached
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.process_node.start import rack_nodes, start_process_nodes
 
 ROOT = Path(__file__).parents[3]

@@ -16,7 +16,8 @@ import aiohttp
 
 from llmtrain_devcluster.addresses import NODE_PORT, AddressBlock
 from llmtrain_devcluster.api import Api, ApiError
-from llmtrain_devcluster.podwatch import follow
+from llmtrain_devcluster.kubelet.pod_watch import follow
+from llmtrain_devcluster.kubelet.registration import register_node, report_ready
 from llmtrain_devcluster.process_node import names
 from llmtrain_devcluster.process_node.container import Surroundings
 from llmtrain_devcluster.process_node.environment import PodFacts
@@ -27,7 +28,6 @@ from llmtrain_devcluster.process_node.sandbox import Mount
 from llmtrain_devcluster.process_node.settings import AgentSettings
 from llmtrain_devcluster.process_node.sources import PodSources
 from llmtrain_devcluster.process_node.volumes import Volumes
-from llmtrain_devcluster.registration import register_node, report_ready
 
 Object = dict[str, Any]
 

@@ -11,6 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmtrain_devcluster.kubelet.statuses import (
+    MESSAGE_BYTES,
+    ContainerView,
+    now,
+    running,
+    terminated,
+    waiting,
+)
 from llmtrain_devcluster.process_node.environment import (
     ConfigError,
     Lookup,
@@ -22,14 +30,6 @@ from llmtrain_devcluster.process_node.images import Image, is_valid
 from llmtrain_devcluster.process_node.probes import follow_readiness
 from llmtrain_devcluster.process_node.sandbox import START_FAILED, Mount, Sandbox
 from llmtrain_devcluster.process_node.volumes import Volumes
-from llmtrain_devcluster.statuses import (
-    MESSAGE_BYTES,
-    ContainerView,
-    now,
-    running,
-    terminated,
-    waiting,
-)
 
 Object = dict[str, Any]
 

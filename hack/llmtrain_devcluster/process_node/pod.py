@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmtrain_devcluster.kubelet.statuses import ContainerView, PodView, now, terminated, waiting
 from llmtrain_devcluster.process_node.container import Container, Surroundings
 from llmtrain_devcluster.process_node.environment import ConfigError
 from llmtrain_devcluster.process_node.reporter import Reporter
-from llmtrain_devcluster.statuses import ContainerView, PodView, now, terminated, waiting
 
 Object = dict[str, Any]
 

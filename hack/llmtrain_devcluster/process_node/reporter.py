@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from llmtrain_devcluster.api import Api, ApiError
-from llmtrain_devcluster.podstatus import UNREACHABLE, remove_pod, write_status
-from llmtrain_devcluster.statuses import PodView, now, without_times
+from llmtrain_devcluster.kubelet.pod_status import UNREACHABLE, remove_pod, write_status
+from llmtrain_devcluster.kubelet.statuses import PodView, now, without_times
 
 Object = dict[str, Any]
 

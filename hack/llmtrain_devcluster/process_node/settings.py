@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from llmtrain_devcluster.kubelet.statuses import NodeSpec
 from llmtrain_devcluster.process_node.images import Image
-from llmtrain_devcluster.statuses import NodeSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from llmtrain_devcluster.build import MODULES
-from llmtrain_devcluster.controlplane import ClusterError, ControlPlane
+from llmtrain_devcluster.control_plane.build import MODULES
+from llmtrain_devcluster.control_plane.control_plane import ClusterError, ControlPlane
+from llmtrain_devcluster.control_plane.readiness import fetch
+from llmtrain_devcluster.kubelet.statuses import NodeSpec
 from llmtrain_devcluster.process_node.images import Image, default_images, visible_paths
 from llmtrain_devcluster.process_node.settings import AgentSettings
-from llmtrain_devcluster.readiness import fetch
-from llmtrain_devcluster.statuses import NodeSpec
 
 COMPONENT = "process-nodes"
 TOPOLOGY = "network.topology.nvidia.com"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmtrain_devcluster.components import Options
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.components import Options
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.process_node.start import start_process_nodes
 
 sys.path.insert(0, str(Path(__file__).parent))

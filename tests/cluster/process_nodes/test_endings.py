@@ -24,7 +24,7 @@ from process_pods import (
 )
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.controlplane import ControlPlane
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.process_node.start import COMPONENT, start_process_nodes
 
 pytestmark = pytest.mark.cluster

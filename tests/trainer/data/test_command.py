@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from llmtrain_cli.data import app
+from llmtrain_cli.commands.data import app
 from llmtrain_cli.errors import CliError
 
 COMMAND = [sys.executable, "-c", "from llmtrain_cli.main import run; run()", "data", "prepare"]

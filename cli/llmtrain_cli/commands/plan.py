@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from llmtrain_cli.errors import EXIT_NO, CliError
-from llmtrain_cli.files import read_fabric, read_job, snapshot_for
-from llmtrain_cli.plan_nodes import Chosen, choose
-from llmtrain_cli.plan_text import plan_text
-from llmtrain_cli.processor import processor_plan
+from llmtrain_cli.io.files import read_fabric, read_job, snapshot_for
+from llmtrain_cli.plan.cpu import processor_plan
+from llmtrain_cli.plan.nodes import Chosen, choose
+from llmtrain_cli.plan.text import plan_text
 from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.document import plan_to_wire
 from llmtrain_core.forecast.plan import Plan, Question

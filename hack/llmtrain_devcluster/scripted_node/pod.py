@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.podstatus import remove_pod, write_status
-from llmtrain_devcluster.statuses import (
+from llmtrain_devcluster.kubelet.pod_status import remove_pod, write_status
+from llmtrain_devcluster.kubelet.statuses import (
     ContainerView,
     PodView,
     now,

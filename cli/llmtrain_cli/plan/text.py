@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from textwrap import wrap
 
-from llmtrain_cli.output import WIDTH, bullets
+from llmtrain_cli.io.output import WIDTH, bullets
 from llmtrain_core.forecast.plan import Plan
 from llmtrain_core.plan.memory.training_memory import binary
 from llmtrain_core.plan.training_setup import Recipe

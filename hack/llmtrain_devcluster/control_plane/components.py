@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtrain_devcluster.build import Binaries
+from llmtrain_devcluster.control_plane.build import Binaries
 
 API_ONLY_ADMISSION_OFF = "ServiceAccount,TaintNodesByCondition"
 

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.build import Binaries, Progress, find_binaries
-from llmtrain_devcluster.components import (
+from llmtrain_devcluster.control_plane.build import Binaries, Progress, find_binaries
+from llmtrain_devcluster.control_plane.components import (
     AUDIT_POLICY,
     Options,
     Ports,
@@ -23,16 +23,16 @@ from llmtrain_devcluster.components import (
     etcd_command,
     scheduler_command,
 )
-from llmtrain_devcluster.credentials import (
+from llmtrain_devcluster.control_plane.credentials import (
     User,
     kubeconfig,
     token_file,
     write_private,
 )
-from llmtrain_devcluster.ownership import Owned
+from llmtrain_devcluster.control_plane.ownership import Owned
+from llmtrain_devcluster.control_plane.readiness import probe
 from llmtrain_devcluster.paths import scratch_base
 from llmtrain_devcluster.processes import free_ports
-from llmtrain_devcluster.readiness import probe
 
 START_ATTEMPTS = 3
 READY_SECONDS = 60.0

@@ -13,7 +13,7 @@ from pathlib import Path
 from llmtrain_devcluster.paths import cache_root
 
 MINIMUM_GO = (1, 26)
-HACK = Path(__file__).resolve().parents[1]
+HACK = Path(__file__).resolve().parents[2]
 BOOTSTRAP = HACK / "bootstrap.sh"
 LOCK = HACK.parent / "requirements" / "go.txt"
 INSTALL_SECONDS = 900

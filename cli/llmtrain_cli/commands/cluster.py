@@ -31,9 +31,9 @@ Output = Annotated[str, typer.Option("--output", "-o", help="text or json.")]
 @contextmanager
 def _errors_told() -> Iterator[None]:
     """Turn errors that name their remedy into the one that the command line shows."""
-    from llmtrain_devcluster.build import BuildError
-    from llmtrain_devcluster.controlplane import ClusterError
-    from llmtrain_devcluster.golang import GoMissingError
+    from llmtrain_devcluster.control_plane.build import BuildError
+    from llmtrain_devcluster.control_plane.control_plane import ClusterError
+    from llmtrain_devcluster.control_plane.golang import GoMissingError
 
     try:
         yield

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrain_cli import kubectl
 from llmtrain_cli.errors import CliError
-from llmtrain_cli.files import fabric_of, read_fabric, read_items, snapshot_for
+from llmtrain_cli.io import kubectl
+from llmtrain_cli.io.files import fabric_of, read_fabric, read_items, snapshot_for
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Snapshot, node_from_raw, usage_from_pods
 

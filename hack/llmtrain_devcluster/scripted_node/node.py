@@ -19,10 +19,10 @@ from typing import Any, Self
 
 from llmtrain_devcluster.addresses import AddressBlock
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.podwatch import follow
-from llmtrain_devcluster.registration import register_node, report_ready
-from llmtrain_devcluster.scripted_pod import PodScript, ScriptedPod
-from llmtrain_devcluster.statuses import NodeSpec
+from llmtrain_devcluster.kubelet.pod_watch import follow
+from llmtrain_devcluster.kubelet.registration import register_node, report_ready
+from llmtrain_devcluster.kubelet.statuses import NodeSpec
+from llmtrain_devcluster.scripted_node.pod import PodScript, ScriptedPod
 
 Pod = dict[str, Any]
 Match = Callable[[Pod], bool]

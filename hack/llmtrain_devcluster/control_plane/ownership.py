@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmtrain_devcluster.build import MODULES
+from llmtrain_devcluster.control_plane.build import MODULES
 from llmtrain_devcluster.processes import start_time
 
 ANSWER_SECONDS = 10.0
@@ -30,7 +30,13 @@ class Owned:
         path = os.pathsep.join(filter(None, (str(MODULES), os.environ.get("PYTHONPATH"))))
         with (folder / "supervisor.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.supervisor", str(folder), str(os.getpid())],
+                [
+                    sys.executable,
+                    "-m",
+                    "llmtrain_devcluster.supervisor",
+                    str(folder),
+                    str(os.getpid()),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from llmtrain_devcluster.golang import GoMissingError, find_go
+from llmtrain_devcluster.control_plane.golang import GoMissingError, find_go
 from llmtrain_devcluster.paths import cache_root
 from llmtrain_devcluster.processes import die_with_parent
 
 KUBERNETES_VERSION = "1.37.2"
-MODULES = Path(__file__).resolve().parents[1]
+MODULES = Path(__file__).resolve().parents[2]
 BUILD_FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-v")
 REPORT_EVERY_SECONDS = 10.0
 LOCK_TIMEOUT_SECONDS = 3600.0

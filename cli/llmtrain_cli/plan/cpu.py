@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from llmtrain_cli.files import read_document, read_job
+from llmtrain_cli.io.files import read_document, read_job
 from llmtrain_core.plan.cpu.cost_model import Processor, ProcessorStep, processor_step
 from llmtrain_core.plan.training_setup import Recipe
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmtrain_cli.errors import CliError
-from llmtrain_cli.files import read_items
-from llmtrain_cli.seats import is_gpu
+from llmtrain_cli.io.assigned_nodes import is_gpu
+from llmtrain_cli.io.files import read_items
 from llmtrain_core.plan.hardware import (
     CATALOGUE,
     PRODUCT_LABELS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmtrain_devcluster.api import Api, ApiError
-from llmtrain_devcluster.statuses import NodeSpec, node_object, node_status, ready_condition
+from llmtrain_devcluster.kubelet.statuses import NodeSpec, node_object, node_status, ready_condition
 
 
 async def register_node(api: Api, spec: NodeSpec, address: str = "", port: int = 0) -> None:

@@ -12,11 +12,11 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from llmtrain_cli.errors import EXIT_NO, CliError
-from llmtrain_cli.files import read_job
-from llmtrain_cli.local_job import localised
-from llmtrain_cli.local_run import LocalRun, Status
-from llmtrain_cli.output import Output, show
-from llmtrain_cli.plot import plot
+from llmtrain_cli.io.files import read_job
+from llmtrain_cli.io.output import Output, show
+from llmtrain_cli.run.local_job import localised
+from llmtrain_cli.run.local_run import LocalRun, Status
+from llmtrain_cli.run.plot import plot
 from llmtrain_core.validation.check import Job
 
 EXIT_STOPPED = 130

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmtrain_cli.commands.place import FabricOption, NodesOption, PodsOption, ranks_text
 from llmtrain_cli.errors import CliError
-from llmtrain_cli.output import Output, OutputOption, bar, bullets, rendered, show
-from llmtrain_cli.place import FabricOption, NodesOption, PodsOption, ranks_text
-from llmtrain_cli.seats import Moved, Seat, is_gpu, moved, seats_of
-from llmtrain_cli.view import Sources, View, look
+from llmtrain_cli.io.assigned_nodes import Moved, Seat, is_gpu, moved, seats_of
+from llmtrain_cli.io.cluster_view import Sources, View, look
+from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, rendered, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.placement.tree import natural
 from llmtrain_core.topology.findings import Finding, findings, sentences

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from llmtrain_cli.output import Output, OutputOption, show
-from llmtrain_cli.trainer import explained
+from llmtrain_cli.io.output import Output, OutputOption, show
+from llmtrain_cli.io.trainer_errors import explained
 
 if TYPE_CHECKING:
     from llmtrain_trainer.checkpoint.paths import Folder

@@ -9,17 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from llmtrain_cli.errors import EXIT_NO
-from llmtrain_cli.files import read_manifest
-from llmtrain_cli.output import (
-    Output,
-    OutputOption,
-    bar,
-    bullets,
-    rendered,
-    seconds_text,
-    show,
-)
-from llmtrain_cli.view import Sources, look
+from llmtrain_cli.io.cluster_view import Sources, look
+from llmtrain_cli.io.files import read_manifest
+from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, rendered, seconds_text, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place

@@ -1,0 +1,1 @@
+"""Input files, cluster access and output shared by the commands."""

@@ -1,0 +1,1 @@
+"""`llmtrain run`: a job on this computer."""

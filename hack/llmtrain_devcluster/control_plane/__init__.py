@@ -1,0 +1,1 @@
+"""etcd and the Kubernetes control plane as local processes."""

@@ -1,0 +1,1 @@
+"""Kubelet behavior shared by scripted nodes and process nodes."""

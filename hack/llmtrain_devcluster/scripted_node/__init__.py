@@ -1,0 +1,1 @@
+"""Nodes whose pod statuses come from a script."""
