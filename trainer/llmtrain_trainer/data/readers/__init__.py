@@ -21,7 +21,7 @@ _MODULES = {
     "parquet": "columns",
     "warc": "web",
     "mediawiki": "wiki",
-    "stackexchange": "exchange",
+    "stackexchange": "stackexchange",
     "latex": "latex",
     "chat": "chat",
 }
