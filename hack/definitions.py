@@ -89,8 +89,14 @@ def _unpacked(draft: Path) -> Path:
     except subprocess.CalledProcessError:
         for part in ("state/lists/partial", "cache/archives/partial"):
             (draft / part).mkdir(parents=True)
-        own = ("-o", f"Dir::State={draft}/state", "-o", f"Dir::Cache={draft}/cache",
-               "-o", "Dir::State::status=/var/lib/dpkg/status")  # fmt: skip
+        own = (
+            "-o",
+            f"Dir::State={draft}/state",
+            "-o",
+            f"Dir::Cache={draft}/cache",
+            "-o",
+            "Dir::State::status=/var/lib/dpkg/status",
+        )
         _run(draft, "apt-get", *own, "-qq", "update")
         _run(draft, "apt-get", *own, "download", PACKAGE)
     package = next(draft.glob("*.deb"))

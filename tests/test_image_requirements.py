@@ -68,8 +68,18 @@ def test_the_trainer_image_prepares_data(tmp_path: Path) -> None:
     for number in range(30):
         text = " ".join(f"word{(number + i * i) % 89}" for i in range(200))
         (source / f"{number}.txt").write_text(text)
-    arguments = ["data", "prepare", "--to", str(tmp_path / "out"), "--vocab-size", "300",
-                 "--held-out", "0.2", "--source", f"one={source.as_uri()}"]  # fmt: skip
+    arguments = [
+        "data",
+        "prepare",
+        "--to",
+        str(tmp_path / "out"),
+        "--vocab-size",
+        "300",
+        "--held-out",
+        "0.2",
+        "--source",
+        f"one={source.as_uri()}",
+    ]
     found = run(CLI.format(", ".join(map(repr, arguments))), "trainer", "corpus")
     assert found.returncode == 0, found.stderr
 

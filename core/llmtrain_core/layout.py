@@ -65,11 +65,23 @@ class Layout:
         """Number of ranks."""
         return self.tensor * self.context * self.data * self.replicate * self.pipeline
 
-    def rank(self, *, tensor: int = 0, context: int = 0, data: int = 0, replicate: int = 0,
-             pipeline: int = 0) -> int:  # fmt: skip
+    def rank(
+        self,
+        *,
+        tensor: int = 0,
+        context: int = 0,
+        data: int = 0,
+        replicate: int = 0,
+        pipeline: int = 0,
+    ) -> int:
         """Return the global rank at a coordinate. Raises ValueError outside the grid."""
-        position = {"tensor": tensor, "context": context, "data": data, "replicate": replicate,
-                    "pipeline": pipeline}  # fmt: skip
+        position = {
+            "tensor": tensor,
+            "context": context,
+            "data": data,
+            "replicate": replicate,
+            "pipeline": pipeline,
+        }
         rank = 0
         for dimension in reversed(DIMENSIONS):
             if not 0 <= position[dimension] < self.degree(dimension):

@@ -14,9 +14,14 @@ from typing import Literal, get_args
 from llmtrain_core.errors import PlanError
 
 Schedule = Literal[
-    "GPipe", "1F1B", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble",
+    "GPipe",
+    "1F1B",
+    "Interleaved1F1B",
+    "LoopedBFS",
+    "InterleavedZeroBubble",
+    "ZBVZeroBubble",
     "DualPipeV",
-]  # fmt: skip
+]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 ONE_STAGE: frozenset[Schedule] = frozenset({"GPipe", "1F1B"})

@@ -94,11 +94,16 @@ def matters(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         held = status.get("placement") or {}
         saved = (status.get("progress") or {}).get("lastCheckpointStep")
         return (
-            metadata.get("generation"), metadata.get("annotations"),
-            metadata.get("deletionTimestamp"), status.get("attempt"), status.get("phase"),
-            status.get("failures"), status.get("move") and saved, held.get("attempt"),
+            metadata.get("generation"),
+            metadata.get("annotations"),
+            metadata.get("deletionTimestamp"),
+            status.get("attempt"),
+            status.get("phase"),
+            status.get("failures"),
+            status.get("move") and saved,
+            held.get("attempt"),
             held.get("blocks"),
-        )  # fmt: skip
+        )
 
     return essence(old) != essence(new)
 
@@ -121,61 +126,102 @@ class Runtime:
         self._ledger = Ledger()
         self._make_informers()
         self.scheduler = Scheduler(
-            self._candidates, self._world, self._stored, self.wake, metrics.placement.observe,
+            self._candidates,
+            self._world,
+            self._stored,
+            self.wake,
+            metrics.placement.observe,
             taken=lambda offer: metrics.backfilled.inc() if offer.backfilled else None,
-        )  # fmt: skip
+        )
         self.assessor = Assessor(
             lambda: (record.node for record in self.nodes.values()),
-            self._node, self._fabric_levels, self.wake,
-        )  # fmt: skip
+            self._node,
+            self._fabric_levels,
+            self.wake,
+        )
         self._reader = ProgressReader(cluster, config.progress_seconds, self.wake)
         self._around = Surroundings(
-            cluster=cluster, jobs=self.jobs, pods=self.pods, node=self._node,
-            checked=self._check, assessor=self.assessor, scheduler=self.scheduler,
+            cluster=cluster,
+            jobs=self.jobs,
+            pods=self.pods,
+            node=self._node,
+            checked=self._check,
+            assessor=self.assessor,
+            scheduler=self.scheduler,
             maps=Maps(lambda: (record.node for record in self.nodes.values()), self._fabric),
-            reader=self._reader, hand=Hand(
-                cluster, WriteBudget(config.writes_per_second),
+            reader=self._reader,
+            hand=Hand(
+                cluster,
+                WriteBudget(config.writes_per_second),
                 Native(config.pod_groups, config.kueue),
             ),
-            metrics=metrics, node_lost_seconds=config.node_lost_seconds,
-        )  # fmt: skip
+            metrics=metrics,
+            node_lost_seconds=config.node_lost_seconds,
+        )
         self._show_gauges()
 
     def _make_informers(self) -> None:
         cluster, metrics, namespace = self.cluster, self.metrics, self.config.namespace
         self.jobs = Informer[JobRecord](
-            "jobs", cluster, Selection(JOBS, namespace), job_record,
-            on_change=self._job_changed, observer=metrics,
-        )  # fmt: skip
+            "jobs",
+            cluster,
+            Selection(JOBS, namespace),
+            job_record,
+            on_change=self._job_changed,
+            observer=metrics,
+        )
         self.pods = Informer[PodRecord](
-            "pods", cluster, Selection(PODS, namespace, labels=labels.JOB_UID), pod_record,
+            "pods",
+            cluster,
+            Selection(PODS, namespace, labels=labels.JOB_UID),
+            pod_record,
             indexes={"job": lambda pod: pod.job, "node": lambda pod: pod.node or None},
-            on_change=self._pod_changed, observer=metrics,
-        )  # fmt: skip
+            on_change=self._pod_changed,
+            observer=metrics,
+        )
         self.nodes = Informer[NodeRecord](
-            "nodes", cluster, Selection(NODES), node_record,
+            "nodes",
+            cluster,
+            Selection(NODES),
+            node_record,
             indexes={"name": lambda record: record.node.name},
-            on_change=self._node_changed, observer=metrics,
-        )  # fmt: skip
+            on_change=self._node_changed,
+            observer=metrics,
+        )
         # With one namespace only, the pods that others of us look after are strangers as well.
         others = NOT_OURS if namespace is None else ""
         self.foreign = Informer[ForeignPod](
-            "foreign-pods", cluster, Selection(PODS, None, others, LIVE_AND_BOUND),
+            "foreign-pods",
+            cluster,
+            Selection(PODS, None, others, LIVE_AND_BOUND),
             lambda raw: None if is_followed(raw, namespace) else foreign_pod(raw),
-            on_change=self._poke, observer=metrics,
-        )  # fmt: skip
+            on_change=self._poke,
+            observer=metrics,
+        )
         self.fabrics = Informer[FabricRecord](
-            "fabrics", cluster, Selection(FABRICS), fabric_record,
-            on_change=self._poke, observer=metrics,
-        )  # fmt: skip
+            "fabrics",
+            cluster,
+            Selection(FABRICS),
+            fabric_record,
+            on_change=self._poke,
+            observer=metrics,
+        )
         self.priorities = Informer[PriorityRecord](
-            "priority-classes", cluster, Selection(PRIORITY_CLASSES), priority_record,
-            on_change=self._poke, observer=metrics,
-        )  # fmt: skip
+            "priority-classes",
+            cluster,
+            Selection(PRIORITY_CLASSES),
+            priority_record,
+            on_change=self._poke,
+            observer=metrics,
+        )
         self.informers: tuple[Informer[Any], ...] = (
-            self.jobs, self.pods, self.nodes, self.fabrics, self.priorities,
+            self.jobs,
+            self.pods,
+            self.nodes,
+            self.fabrics,
+            self.priorities,
             *((self.foreign,) if self.config.count_foreign_pods else ()),
-        )  # fmt: skip
+        )
 
     async def start(self) -> None:
         """Fill the copies, then let the scheduler decide: never on half a picture."""
@@ -358,19 +404,24 @@ class Runtime:
         shown: tuple[tuple[str, str, str, Callable[[], Mapping[str, float]]], ...] = (
             ("llmtrain_operator_jobs", "Jobs by phase.", "phase", phases),
             (
-                "llmtrain_operator_queue_depth", "Jobs that wait for their place.", "",
+                "llmtrain_operator_queue_depth",
+                "Jobs that wait for their place.",
+                "",
                 lambda: {"": float(self.scheduler.waiting)},
             ),
             (
                 "llmtrain_operator_quarantined_nodes",
-                "Nodes that are out after failures, for every job.", "",
+                "Nodes that are out after failures, for every job.",
+                "",
                 lambda: {"": float(len(quarantine(blames(self._ours()), time.time()).until))},
             ),
             (
                 "llmtrain_operator_informer_staleness_seconds",
-                "Seconds since an informer last heard from the server.", "informer", staleness,
+                "Seconds since an informer last heard from the server.",
+                "informer",
+                staleness,
             ),
-        )  # fmt: skip
+        )
         for name, text, label, values in shown:
             self.metrics.show(name, text, label, values)
 

@@ -21,42 +21,58 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "llmtrain_operator_api_requests", "Requests to the API server; code 0: no answer.",
-            ["verb", "resource", "code"], registry=registry,
-        )  # fmt: skip
+            "llmtrain_operator_api_requests",
+            "Requests to the API server; code 0: no answer.",
+            ["verb", "resource", "code"],
+            registry=registry,
+        )
         self.reconcile = Histogram(
-            "llmtrain_operator_reconcile_seconds", "One turn of a job's loop, requests included.",
-            buckets=_QUICK, registry=registry,
-        )  # fmt: skip
+            "llmtrain_operator_reconcile_seconds",
+            "One turn of a job's loop, requests included.",
+            buckets=_QUICK,
+            registry=registry,
+        )
         self.placement = Histogram(
-            "llmtrain_operator_placement_seconds", "One cycle of the scheduler.",
-            buckets=_QUICK, registry=registry,
-        )  # fmt: skip
+            "llmtrain_operator_placement_seconds",
+            "One cycle of the scheduler.",
+            buckets=_QUICK,
+            registry=registry,
+        )
         self.time_to_running = Histogram(
             "llmtrain_operator_time_to_running_seconds",
             "From the creation of a job to its first gang running.",
-            buckets=_SLOW, registry=registry,
-        )  # fmt: skip
-        self.recovery = Histogram(
-            "llmtrain_operator_recovery_seconds", "From a failure to the gang running again.",
-            ["action"], buckets=_SLOW, registry=registry,
-        )  # fmt: skip
-        self.plan_error = Histogram(
-            "llmtrain_operator_plan_error_ratio", "Measured over planned time of a step.",
-            buckets=_RATIOS, registry=registry,
-        )  # fmt: skip
-        self.preemptions = Counter(
-            "llmtrain_operator_preemptions", "Gangs stopped for one of higher priority.",
+            buckets=_SLOW,
             registry=registry,
-        )  # fmt: skip
+        )
+        self.recovery = Histogram(
+            "llmtrain_operator_recovery_seconds",
+            "From a failure to the gang running again.",
+            ["action"],
+            buckets=_SLOW,
+            registry=registry,
+        )
+        self.plan_error = Histogram(
+            "llmtrain_operator_plan_error_ratio",
+            "Measured over planned time of a step.",
+            buckets=_RATIOS,
+            registry=registry,
+        )
+        self.preemptions = Counter(
+            "llmtrain_operator_preemptions",
+            "Gangs stopped for one of higher priority.",
+            registry=registry,
+        )
         self.backfilled = Counter(
             "llmtrain_operator_backfilled",
-            "Gangs placed before a job ahead of them that could not start yet.", registry=registry,
-        )  # fmt: skip
+            "Gangs placed before a job ahead of them that could not start yet.",
+            registry=registry,
+        )
         self.events = Counter(
-            "llmtrain_operator_informer_events", "What informers took in.",
-            ["informer", "kind"], registry=registry,
-        )  # fmt: skip
+            "llmtrain_operator_informer_events",
+            "What informers took in.",
+            ["informer", "kind"],
+            registry=registry,
+        )
         # Looking a child up by its labels costs more than the count itself.
         self._event_children: dict[tuple[str, str], Counter] = {}
         self.leader = Gauge(

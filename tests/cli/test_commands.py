@@ -98,9 +98,14 @@ def test_layout_refuses_a_degree_below_one_and_names_the_option(degree: str):
 def test_place_prints_who_sits_where(write):
     inventory = [node(f"n{i}", f"leaf-{i % 2}") for i in range(6)]
     answer = llmtrain(
-        "place", "-f", write("job.yaml", job(tensor=2, data=3), as_yaml=True),
-        "--nodes", write("nodes.json", nodes(*inventory)), "-o", "json",
-    )  # fmt: skip
+        "place",
+        "-f",
+        write("job.yaml", job(tensor=2, data=3), as_yaml=True),
+        "--nodes",
+        write("nodes.json", nodes(*inventory)),
+        "-o",
+        "json",
+    )
     assert answer.returncode == 0, answer.stderr
     result = json.loads(answer.stdout)
     assert result["fits"] is True
@@ -113,10 +118,14 @@ def test_place_prints_who_sits_where(write):
 
 def test_place_says_what_is_short_and_exits_with_one(write):
     answer = llmtrain(
-        "place", "-f", write("job.json", job(tensor=2, data=2)),
-        "--nodes", write("nodes.yaml", nodes(node("a", "l"), node("b", "l")), as_yaml=True),
-        "--pods", write("pods.json", nodes(pod("p", "b", 1)) | {"kind": "PodList"}),
-    )  # fmt: skip
+        "place",
+        "-f",
+        write("job.json", job(tensor=2, data=2)),
+        "--nodes",
+        write("nodes.yaml", nodes(node("a", "l"), node("b", "l")), as_yaml=True),
+        "--pods",
+        write("pods.json", nodes(pod("p", "b", 1)) | {"kind": "PodList"}),
+    )
     assert answer.returncode == 1
     assert "does not fit: InsufficientGpus" in answer.stdout
     assert "1 nvidia.com/gpu in use" in answer.stdout

@@ -57,9 +57,11 @@ def job(nodes: int, gpus: int = 8, **topology: Any) -> dict[str, Any]:
     if topology:
         spec["topology"] = topology
     return {
-        "apiVersion": "llmtrain.dev/v1alpha1", "kind": "LLMTrainingJob",
-        "metadata": {"name": "train"}, "spec": spec,
-    }  # fmt: skip
+        "apiVersion": "llmtrain.dev/v1alpha1",
+        "kind": "LLMTrainingJob",
+        "metadata": {"name": "train"},
+        "spec": spec,
+    }
 
 
 def node(name: str, gpus: int = 8, **labels: str) -> dict[str, Any]:
@@ -123,9 +125,13 @@ def test_a_job_that_does_not_fit_exits_with_one_and_says_why(
     llmtrain: Shell, file: Callable[..., str]
 ) -> None:
     files = [
-        "-f", file("job", job(2)), "--nodes", file("n", listed("Node", *tree(1, 2))),
-        "--pods", file("p", listed("Pod", pod("p", "n1", 1))),
-    ]  # fmt: skip
+        "-f",
+        file("job", job(2)),
+        "--nodes",
+        file("n", listed("Node", *tree(1, 2))),
+        "--pods",
+        file("p", listed("Pod", pod("p", "n1", 1))),
+    ]
     code, out, _ = llmtrain("place", *files)
     assert code == 1
     assert out.startswith("does not fit: InsufficientGpus\n")
@@ -224,9 +230,12 @@ def test_labels_that_bear_on_the_job_are_among_the_reasons(
     llmtrain: Shell, file: Callable[..., str]
 ) -> None:
     nodes = [
-        *tree(2, 2), node("bare", spine="s0"), node("empty", spine="s0", leaf=""),
-        node("no-gpu", 0, spine="s0"), node("twin", spine="s9", leaf="l0"),
-    ]  # fmt: skip
+        *tree(2, 2),
+        node("bare", spine="s0"),
+        node("empty", spine="s0", leaf=""),
+        node("no-gpu", 0, spine="s0"),
+        node("twin", spine="s9", leaf="l0"),
+    ]
     files = ["-f", file("job", job(2)), "--nodes", file("n", listed("Node", *nodes)), "-o", "json"]
     reasons = json.loads(llmtrain("place", *files)[1])["reasons"]
     said = [reason for reason in reasons if "label" in reason or "under" in reason]
@@ -244,17 +253,23 @@ def test_labels_that_bear_on_the_job_are_among_the_reasons(
         ({"--nodes": "absent.json"}, ["absent.json", "cannot be read"]),
         ({"--nodes": {"kind": "NodeList"}}, ["the list has no items", "kubectl get -o json"]),
         ({"--nodes": listed("Node", {"kind": "Pod"})}, ["items[0] is not a Node"]),
-        ({"--nodes": listed("Node", node("a"), node("b"), node("a"))},
-         ["items[0] and items[2] are both the Node 'a'", "keep one"]),
+        (
+            {"--nodes": listed("Node", node("a"), node("b"), node("a"))},
+            ["items[0] and items[2] are both the Node 'a'", "keep one"],
+        ),
         ({"--nodes": {"items": [{}]}}, ["items[0] has no metadata.name"]),
-        ({"--nodes": listed("Node", {"metadata": {"name": "n"}, "spec": {"taints": [{}]}})},
-         ["--nodes", "is not as kubectl prints it"]),
-        ({"--fabric": {"spec": {"levels": [{"name": "leaf", "nodeLabel": "x y"}]}}},
-         ["the Fabric is not valid", "levels[0].nodeLabel"]),
+        (
+            {"--nodes": listed("Node", {"metadata": {"name": "n"}, "spec": {"taints": [{}]}})},
+            ["--nodes", "is not as kubectl prints it"],
+        ),
+        (
+            {"--fabric": {"spec": {"levels": [{"name": "leaf", "nodeLabel": "x y"}]}}},
+            ["the Fabric is not valid", "levels[0].nodeLabel"],
+        ),
         ({"--fabric": {"spec": {"preset": "no-such"}}}, ["spec.preset", "use one of aws"]),
         ({"-f": job(0)}, ["job is not valid", "spec."]),
     ],
-)  # fmt: skip
+)
 def test_bad_input_exits_with_two_and_names_field_and_remedy(
     llmtrain: Shell, file: Callable[..., str], change: dict[str, Any], expected: list[str]
 ) -> None:

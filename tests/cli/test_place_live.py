@@ -23,13 +23,14 @@ pytestmark = pytest.mark.cluster
 BIN = Path(sys.executable).parent
 LEAF = "network.topology.nvidia.com/leaf"
 JOB = {
-    "apiVersion": "llmtrain.dev/v1alpha1", "kind": "LLMTrainingJob",
+    "apiVersion": "llmtrain.dev/v1alpha1",
+    "kind": "LLMTrainingJob",
     "metadata": {"name": "train"},
     "spec": {
         "parallelism": {"tensor": 8, "data": 2},
         "workers": {"gpusPerNode": 8, "image": "example.com/trainer:1", "command": ["train"]},
     },
-}  # fmt: skip
+}
 
 
 def seat(node: str) -> dict[str, Any]:
@@ -51,9 +52,12 @@ async def llmtrain(kubeconfig: Path, *arguments: str) -> dict[str, Any]:
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             [str(BIN / "llmtrain"), *arguments, "-o", "json"],
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
             env={**os.environ, "PATH": path, "KUBECONFIG": str(kubeconfig)},
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found
@@ -62,9 +66,12 @@ async def llmtrain(kubeconfig: Path, *arguments: str) -> dict[str, Any]:
 
 
 async def test_the_current_context_is_read(
-    control_plane: ControlPlane, api: Api, namespace: str, scripted_nodes: ScriptedNodes,
+    control_plane: ControlPlane,
+    api: Api,
+    namespace: str,
+    scripted_nodes: ScriptedNodes,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     await scripted_nodes.add(
         *(NodeSpec(f"live{i}", {LEAF: f"leaf-{i // 2}"}, gpus=8) for i in range(4))
     )

@@ -33,14 +33,17 @@ def seat(index: int, on: str, gpus: int = 8, job: str = "train") -> dict[str, An
 def stored(paths: dict[str, list[str]]) -> dict[str, Any]:
     """A job's object whose status says that it was placed so."""
     placement = {
-        "attempt": 0, "gpusPerNode": 8,
+        "attempt": 0,
+        "gpusPerNode": 8,
         "blocks": [{"path": path, "nodes": nodes} for path, nodes in paths.items()],
         "levels": [{"level": name, "domains": 1} for name in ("spine", "leaf", "node")],
-    }  # fmt: skip
+    }
     return {
-        "kind": "LLMTrainingJob", "metadata": {"name": "train", "namespace": "team"},
-        "spec": {}, "status": {"placement": placement},
-    }  # fmt: skip
+        "kind": "LLMTrainingJob",
+        "metadata": {"name": "train", "namespace": "team"},
+        "spec": {},
+        "status": {"placement": placement},
+    }
 
 
 def test_the_tree_with_the_jobs_on_it(llmtrain: Shell, file: Any) -> None:  # noqa: F811
@@ -69,9 +72,11 @@ def test_the_json_names_every_node_and_seat(llmtrain: Shell, file: Any) -> None:
     ranked["spec"]["containers"][0]["env"] = [{"name": "LLMTRAIN_RANKS", "value": "8,9,10,11"}]
     ended = seat(1, "n0") | {"status": {"phase": "Succeeded"}}
     files = [
-        "--nodes", file("n", listed("Node", *tree(1, 3))),
-        "--pods", file("p", listed("Pod", ranked, ended, seat(2, "n2", 4, "other"))),
-    ]  # fmt: skip
+        "--nodes",
+        file("n", listed("Node", *tree(1, 3))),
+        "--pods",
+        file("p", listed("Pod", ranked, ended, seat(2, "n2", 4, "other"))),
+    ]
     found = json.loads(llmtrain("topology", *files, "-o", "json")[1])
     assert [level["name"] for level in found["levels"]] == ["spine", "leaf", "node"]
     assert [(n["name"], n["gpus"], n["seats"]) for n in found["nodes"]] == [
@@ -87,9 +92,11 @@ def test_the_json_names_every_node_and_seat(llmtrain: Shell, file: Any) -> None:
 def test_a_pod_with_odd_labels_has_no_ranks(llmtrain: Shell, file: Any, index: str) -> None:  # noqa: F811
     odd = pod("p", "n0", 8, **{JOB: "train", INDEX: index})
     files = [
-        "--nodes", file("n", listed("Node", *tree(1, 1))),
-        "--pods", file("p", listed("Pod", odd)),
-    ]  # fmt: skip
+        "--nodes",
+        file("n", listed("Node", *tree(1, 1))),
+        "--pods",
+        file("p", listed("Pod", odd)),
+    ]
     found = json.loads(llmtrain("topology", *files, "-o", "json")[1])
     assert found["nodes"][0]["seats"] == [{"job": "team/train", "ranks": []}]
     assert "team/train ?" in llmtrain("topology", *files)[1]
@@ -98,9 +105,11 @@ def test_a_pod_with_odd_labels_has_no_ranks(llmtrain: Shell, file: Any, index: s
 def test_a_label_changed_under_a_job_is_told(llmtrain: Shell, file: Any) -> None:  # noqa: F811
     nodes = tree(1, 2)
     files = [
-        "--pods", file("p", listed("Pod", seat(0, "n0"), seat(1, "n1"))),
-        "--jobs", file("j", listed("LLMTrainingJob", stored({"s0/l0": ["n0", "n1"]}))),
-    ]  # fmt: skip
+        "--pods",
+        file("p", listed("Pod", seat(0, "n0"), seat(1, "n1"))),
+        "--jobs",
+        file("j", listed("LLMTrainingJob", stored({"s0/l0": ["n0", "n1"]}))),
+    ]
     before = json.loads(
         llmtrain("topology", "--nodes", file("n", listed("Node", *nodes)), *files, "-o", "json")[1]
     )

@@ -71,9 +71,17 @@ def test_a_job_as_json() -> None:
 
 def test_the_model_of_the_source_document() -> None:
     result = llmtrain_plan(
-        "--model", "gpt3-175b", "--tokens", "300e9", "--gpu", "V100", "--gpus", "10000",
-        "-o", "json",
-    )  # fmt: skip
+        "--model",
+        "gpt3-175b",
+        "--tokens",
+        "300e9",
+        "--gpu",
+        "V100",
+        "--gpus",
+        "10000",
+        "-o",
+        "json",
+    )
     assert result.exit_code == 0, result.output
     wire = json.loads(result.stdout)
     assert wire["totalFlops"] == pytest.approx(3.15e23, rel=0.02)
@@ -85,21 +93,55 @@ def test_the_model_of_the_source_document() -> None:
     "arguments",
     [
         ("-f", EXAMPLE),
-        *(("--model", name, "--tokens", "15T", "--gpus", "2304", "--gpu", "GB300")
-          for name in sorted(SHAPES)),
+        *(
+            ("--model", name, "--tokens", "15T", "--gpus", "2304", "--gpu", "GB300")
+            for name in sorted(SHAPES)
+        ),
         ("--model", "gpt3-175b", "--tokens", "300e9", "--gpu", "V100", "--gpus", "10000"),
         ("--model", "tiny", "--tokens", "1e6", "--gpus", "1"),
         ("--model", "tiny", "--tokens", "256", "--gpus", "1"),
         ("--model", "llama3-8b", "--tokens", "1e15", "--gpus", "524287"),
-        ("--model", "llama3-8b", "--tokens", "1e15", "--gpus", "1", "--gpu", "GB300",
-         "--sequence", "1024"),
-        ("--model", "llama3.1-405b", "--tokens", "1e15", "--gpus", "524288",
-         "--restart-seconds", "1", "--save-seconds", "1"),
-        ("--model", "llama3-8b", "--tokens", "1e12", "--gpus", "64", "--sequence", "1048576",
-         "--failures-per-node-day", "0", "--price", "1e9"),
+        (
+            "--model",
+            "llama3-8b",
+            "--tokens",
+            "1e15",
+            "--gpus",
+            "1",
+            "--gpu",
+            "GB300",
+            "--sequence",
+            "1024",
+        ),
+        (
+            "--model",
+            "llama3.1-405b",
+            "--tokens",
+            "1e15",
+            "--gpus",
+            "524288",
+            "--restart-seconds",
+            "1",
+            "--save-seconds",
+            "1",
+        ),
+        (
+            "--model",
+            "llama3-8b",
+            "--tokens",
+            "1e12",
+            "--gpus",
+            "64",
+            "--sequence",
+            "1048576",
+            "--failures-per-node-day",
+            "0",
+            "--price",
+            "1e9",
+        ),
     ],
     ids=lambda arguments: " ".join(arguments).removeprefix("--model ")[-60:],
-)  # fmt: skip
+)
 def test_text_fits_in_80_columns_and_shows_every_part(arguments: tuple[str, ...]) -> None:
     result = llmtrain_plan(*arguments)
     assert result.exit_code == 0, result.output
@@ -142,9 +184,15 @@ def test_tight_uplinks_of_a_fabric_slow_the_plan(nodes: Callable[..., str], tmp_
 
 def test_nodes_count_the_gpus_of_a_model(nodes: Callable[..., str]) -> None:
     result = llmtrain_plan(
-        "--model", "llama3-8b", "--tokens", "1e12", "--nodes", nodes(_node("a"), _node("b")),
-        "-o", "json",
-    )  # fmt: skip
+        "--model",
+        "llama3-8b",
+        "--tokens",
+        "1e12",
+        "--nodes",
+        nodes(_node("a"), _node("b")),
+        "-o",
+        "json",
+    )
     assert json.loads(result.stdout)["gpus"] == 16
 
 

@@ -24,8 +24,11 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 HEEDS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 """A test run in the background ignores SIGINT, and what it starts inherits that."""
 COMMAND = [
-    sys.executable, "-c", f"{HEEDS_CTRL_C}from llmtrain_cli.main import run; run()", "run",
-]  # fmt: skip
+    sys.executable,
+    "-c",
+    f"{HEEDS_CTRL_C}from llmtrain_cli.main import run; run()",
+    "run",
+]
 STEPS = 120
 
 
@@ -38,22 +41,34 @@ def job(tmp_path: Path) -> Path:
         words = [f"word{(number * 31 + i * i) % 97} and" for i in range(300)]
         (text / f"{number}.txt").write_text(" ".join(words))
     spec: dict[str, Any] = {
-        "model": {"architecture": {
-            "layers": 2, "hiddenSize": 32, "heads": 4, "kvHeads": 2, "ffnSize": 48,
-            "vocabSize": 320, "sequenceLength": 16,
-        }},
+        "model": {
+            "architecture": {
+                "layers": 2,
+                "hiddenSize": 32,
+                "heads": 4,
+                "kvHeads": 2,
+                "ffnSize": 48,
+                "vocabSize": 320,
+                "sequenceLength": 16,
+            }
+        },
         "data": {"sources": [{"name": "text", "uri": text.as_uri()}], "heldOutFraction": 0.2},
         "training": {
-            "steps": STEPS, "globalBatchSize": 4, "microBatchSize": 2, "precision": "float32",
+            "steps": STEPS,
+            "globalBatchSize": 4,
+            "microBatchSize": 2,
+            "precision": "float32",
         },
         "parallelism": {"tensor": 2, "data": 2},
         "workers": {"gpusPerNode": 2, "image": "none"},
         "checkpoint": {"uri": "file:///of/the/cluster", "everySteps": 10},
-    }  # fmt: skip
+    }
     manifest = {
-        "apiVersion": "llmtrain.dev/v1alpha1", "kind": "LLMTrainingJob",
-        "metadata": {"name": "small"}, "spec": spec,
-    }  # fmt: skip
+        "apiVersion": "llmtrain.dev/v1alpha1",
+        "kind": "LLMTrainingJob",
+        "metadata": {"name": "small"},
+        "spec": spec,
+    }
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(manifest))
     return path

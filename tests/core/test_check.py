@@ -143,8 +143,11 @@ def test_all_problems_come_at_once() -> None:
         workers={"nodes": 1, "image": "x", "env": [{"name": "RANK"}], "podPatch": {"spec": {}}},
     )
     assert {problem.reason for problem in problems("x" * 60, bad)} == {
-        Reason.NAME_TOO_LONG, Reason.UNKNOWN_PRESET, Reason.FORBIDDEN, Reason.NOT_YET_SUPPORTED,
-    }  # fmt: skip
+        Reason.NAME_TOO_LONG,
+        Reason.UNKNOWN_PRESET,
+        Reason.FORBIDDEN,
+        Reason.NOT_YET_SUPPORTED,
+    }
 
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:
@@ -187,8 +190,9 @@ def test_nonsense_is_a_problem_and_not_an_exception(raw: dict[str, Any]) -> None
 
 def test_numbers_that_are_none_are_refused() -> None:
     for number in (float("nan"), float("inf")):
-        found = problems("job", spec(data={"sources": [{"name": "a", "uri": "b"}],
-                                           "heldOutFraction": number}))  # fmt: skip
+        found = problems(
+            "job", spec(data={"sources": [{"name": "a", "uri": "b"}], "heldOutFraction": number})
+        )
         assert [problem.field for problem in found] == ["spec.data.heldOutFraction"]
 
 

@@ -53,9 +53,13 @@ def test_a_condition_is_added() -> None:
 def test_the_time_moves_only_when_the_status_flips() -> None:
     conditions = put([], ConditionType.PLACED, False, reason=Reason.QUEUED)
     conditions = put(
-        conditions, ConditionType.PLACED, False, reason=Reason.INSUFFICIENT_GPUS, now=LATE,
+        conditions,
+        ConditionType.PLACED,
+        False,
+        reason=Reason.INSUFFICIENT_GPUS,
+        now=LATE,
         generation=2,
-    )  # fmt: skip
+    )
     assert conditions[0]["lastTransitionTime"] == EARLY
     assert conditions[0]["reason"] == "InsufficientGpus"
     assert conditions[0]["observedGeneration"] == 2

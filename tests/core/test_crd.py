@@ -23,9 +23,22 @@ pytestmark = pytest.mark.unit
 FOLDER = Path(__file__).resolve().parents[2] / "crds"
 
 FORBIDDEN = {
-    "$ref", "$defs", "definitions", "const", "title", "examples", "deprecated", "uniqueItems",
-    "patternProperties", "prefixItems", "oneOf", "allOf", "not", "dependencies", "nullable",
-}  # fmt: skip
+    "$ref",
+    "$defs",
+    "definitions",
+    "const",
+    "title",
+    "examples",
+    "deprecated",
+    "uniqueItems",
+    "patternProperties",
+    "prefixItems",
+    "oneOf",
+    "allOf",
+    "not",
+    "dependencies",
+    "nullable",
+}
 TYPED = {"object", "array", "string", "integer", "number", "boolean"}
 INT_OR_STRING = [{"type": "integer"}, {"type": "string"}]
 
@@ -186,9 +199,14 @@ def test_the_dialect() -> None:
     assert fields["inner"]["default"] == {"name": "a", "ratio": 0.5}
     assert fields["inner"]["required"] == ["name"]
     assert fields["inner"]["properties"]["ratio"] == {
-        "description": "Ratio.", "type": "number", "default": 0.5,
-        "minimum": 0, "exclusiveMinimum": True, "maximum": 1, "exclusiveMaximum": True,
-    }  # fmt: skip
+        "description": "Ratio.",
+        "type": "number",
+        "default": 0.5,
+        "minimum": 0,
+        "exclusiveMinimum": True,
+        "maximum": 1,
+        "exclusiveMaximum": True,
+    }
     assert "default" not in fields["maybe"]
     assert fields["maybe"]["description"] == "Perhaps."
     assert fields["many"]["x-kubernetes-list-type"] == "map"

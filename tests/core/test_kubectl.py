@@ -31,10 +31,14 @@ STATUS = {
     "placementSummary": "16 nodes · 2 leaf · 1 spine",
     "restarts": 1,
     "progress": {
-        "step": 420, "totalSteps": 1000, "loss": 2.345, "mfu": 0.41, "eta": "2099-01-01T00:00:00Z",
+        "step": 420,
+        "totalSteps": 1000,
+        "loss": 2.345,
+        "mfu": 0.41,
+        "eta": "2099-01-01T00:00:00Z",
     },
     "progressPercent": "42%",
-}  # fmt: skip
+}
 COLUMNS = {
     "NAME": "columns",
     "STATE": "Running",

@@ -102,10 +102,6 @@ def test_the_layout_column(layout: Layout, column: str) -> None:
 
 def test_experts_are_dealt_out_over_neighbours_among_data_and_context_ranks() -> None:
     grid = Layout(tensor=2, context=2, data=2, pipeline=2, expert=4)
-    assert grid.expert_groups() == [
-        [0, 2, 4, 6], [1, 3, 5, 7], [8, 10, 12, 14], [9, 11, 13, 15]
-    ]  # fmt: skip
+    assert grid.expert_groups() == [[0, 2, 4, 6], [1, 3, 5, 7], [8, 10, 12, 14], [9, 11, 13, 15]]
     assert str(grid) == "tp2·cp2·pp2·dp2·ep4"
-    assert Layout(data=4, replicate=2, expert=2).expert_groups() == [
-        [0, 1], [2, 3], [4, 5], [6, 7]
-    ]  # fmt: skip
+    assert Layout(data=4, replicate=2, expert=2).expert_groups() == [[0, 1], [2, 3], [4, 5], [6, 7]]

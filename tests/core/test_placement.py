@@ -141,7 +141,8 @@ def one(**changes: Any) -> Snapshot:
         (one(), gang(1, node_selector={"pool": "b"}), "node selector does not match"),
         (one(), gang(1, excluded=frozenset({"n"})), "excluded by the job"),
         (
-            one(), gang(1, excluded=frozenset({"n"}), too_small=frozenset({"n"})),
+            one(),
+            gang(1, excluded=frozenset({"n"}), too_small=frozenset({"n"})),
             "GPU memory too small",
         ),
         (one(ready=False), gang(1), "not ready"),
@@ -159,7 +160,7 @@ def one(**changes: Any) -> Snapshot:
         (one(allocatable={GPU: 4}), gang(1), f"has fewer than 8 {GPU}"),
         (one(), gang(1, extra={"rdma/hca": 1}), "has fewer than 1 rdma/hca"),
     ],
-)  # fmt: skip
+)
 def test_why_a_node_is_left_out(state: Snapshot, request_: Request, why: str) -> None:
     no = refused(request_, state)
     assert no.reason == Reason.NO_MATCHING_NODES
@@ -210,8 +211,12 @@ def test_the_request_of_a_job() -> None:
         "job",
         {
             "workers": {
-                "nodes": 2, "gpusPerNode": 4, "image": "x", "command": ["x"],
-                "gpuResource": "amd.com/gpu", "nodeSelector": {"pool": "a"},
+                "nodes": 2,
+                "gpusPerNode": 4,
+                "image": "x",
+                "command": ["x"],
+                "gpuResource": "amd.com/gpu",
+                "nodeSelector": {"pool": "a"},
                 "tolerations": [{"operator": "Exists"}],
                 "resources": {"limits": {"example.com/nic": 2, "cpu": 4}},
             },
@@ -219,14 +224,19 @@ def test_the_request_of_a_job() -> None:
             "topology": {"require": "leaf", "excludeNodes": ["bad"]},
             "network": {"rdma": {"resource": "rdma/hca", "count": 3}},
         },
-    )  # fmt: skip
+    )
     assert isinstance(checked, Job), checked
     assert Request.of(checked) == Request(
-        Layout(tensor=4, data=2), 2, 4, "amd.com/gpu",
-        extra={"example.com/nic": 2, "rdma/hca": 3}, require="leaf",
-        node_selector={"pool": "a"}, tolerations=(Toleration(operator="Exists"),),
+        Layout(tensor=4, data=2),
+        2,
+        4,
+        "amd.com/gpu",
+        extra={"example.com/nic": 2, "rdma/hca": 3},
+        require="leaf",
+        node_selector={"pool": "a"},
+        tolerations=(Toleration(operator="Exists"),),
         excluded=frozenset({"bad"}),
-    )  # fmt: skip
+    )
 
 
 @st.composite
@@ -243,8 +253,14 @@ def states(draw: st.DrawFn) -> Snapshot:
             )
             if value
         }
-        nodes.append(Node(name, labels, {GPU: draw(st.sampled_from([2, 4]))},
-                          ready=draw(st.integers(0, 9)) > 0))  # fmt: skip
+        nodes.append(
+            Node(
+                name,
+                labels,
+                {GPU: draw(st.sampled_from([2, 4]))},
+                ready=draw(st.integers(0, 9)) > 0,
+            )
+        )
         usage.append(Usage(name, GPU, draw(st.integers(0, 4))))
     return snapshot(LEVELS, nodes, usage)
 

@@ -152,6 +152,7 @@ def pod(phase: str = "Running", node_name: str | None = "n", uid: str = "u1") ->
 def test_only_bound_and_unfinished_pods_hold_anything() -> None:
     pods = [pod(), pod("Pending", uid="u2"), pod("Succeeded"), pod("Failed"), pod(node_name=None)]
     assert usage_from_pods(pods, "example.com/owner") == [
-        Usage("n", GPU, 8, "u1"), Usage("n", GPU, 8, "u2"),
-    ]  # fmt: skip
+        Usage("n", GPU, 8, "u1"),
+        Usage("n", GPU, 8, "u2"),
+    ]
     assert usage_from_pods([{**pod(), "metadata": {"name": "p"}}]) == [Usage("n", GPU, 8, "")]

@@ -161,11 +161,15 @@ def test_a_fabric_names_its_nvlink_label() -> None:
         return levels_of(FabricSpec.from_wire({"levels": [*given], "nvlink": {"nodeLabel": label}}))
 
     assert [(lv.name, lv.nvlink) for lv in levels(leaf, node)] == [
-        ("leaf", False), ("nvlink", True), ("node", False),
-    ]  # fmt: skip
+        ("leaf", False),
+        ("nvlink", True),
+        ("node", False),
+    ]
     assert [(lv.name, lv.nvlink) for lv in levels(leaf, rack, node)] == [
-        ("leaf", False), ("rack", True), ("node", False),
-    ]  # fmt: skip
+        ("leaf", False),
+        ("rack", True),
+        ("node", False),
+    ]
     assert fit(levels(leaf, node), [{}]) == levels(leaf, node), "what is spelled out stays"
     with pytest.raises(ValueError, match=r"spec\.levels: the name 'nvlink' .* rename the level"):
         levels({"name": "nvlink", "nodeLabel": "example.com/other"}, node)
@@ -201,8 +205,10 @@ def test_missing_and_empty_labels_are_reported_by_node_and_level() -> None:
     assert state.missing_labels() == {"s": ["n3"], "l": ["n1", "n2"]}
     gaps = findings(state)
     assert [(f.kind, f.level, f.nodes) for f in gaps] == [
-        ("missing", "spine", ("n3",)), ("missing", "leaf", ("n1",)), ("empty", "leaf", ("n2",)),
-    ]  # fmt: skip
+        ("missing", "spine", ("n3",)),
+        ("missing", "leaf", ("n1",)),
+        ("empty", "leaf", ("n2",)),
+    ]
     assert gaps[1].sentence() == ("1 node with no label l (n1): each counts as a leaf of its own")
     assert gaps[1].to_wire()["message"] == gaps[1].sentence()
 

@@ -29,10 +29,12 @@ def job(name: str, **sections: dict) -> dict:
 
 async def ended(api: Api, name: str) -> dict:
     return await api.wait_for(
-        JOBS, name,
+        JOBS,
+        name,
         lambda found: ((found or {}).get("status") or {}).get("phase") in FINAL,
-        namespace=NAMESPACE, seconds=120,
-    )  # fmt: skip
+        namespace=NAMESPACE,
+        seconds=120,
+    )
 
 
 async def test_each_mistake_names_reason_field_and_remedy(stage: Stage, tmp_path: Path):

@@ -56,11 +56,16 @@ async def test_a_rank_killed_in_a_running_pod(stage: Stage):
         assert [len(children) for children in ranks.values()] == [2, 2]
         os.kill(min(ranks.values())[0], signal.SIGKILL)
         job = await api.wait_for(
-            JOBS, NAME,
-            lambda job: progress(job).get("restartsInPlace") == 1 and progress(job)["step"] >= 2
-            and progress(job)["phase"] == "training",
-            NAMESPACE, seconds=120,
-        )  # fmt: skip
+            JOBS,
+            NAME,
+            lambda job: (
+                progress(job).get("restartsInPlace") == 1
+                and progress(job)["step"] >= 2
+                and progress(job)["phase"] == "training"
+            ),
+            NAMESPACE,
+            seconds=120,
+        )
         status = job["status"]
         assert (status["restarts"], status.get("attempt", 0), status["phase"]) == (0, 0, "Running")
         assert await _pods(api) == before

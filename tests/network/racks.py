@@ -106,8 +106,24 @@ def _wire(made: Racks) -> None:
 
 def _link(here: str, name: str, there: str, peer: str, mbit: int) -> None:
     """Connect two namespaces; each end lets out `mbit` megabits per second."""
-    _ip("link", "add", name, "mtu", "9000", "netns", here, "type", "veth",
-        "peer", "name", peer, "mtu", "9000", "netns", there)  # fmt: skip
+    _ip(
+        "link",
+        "add",
+        name,
+        "mtu",
+        "9000",
+        "netns",
+        here,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        peer,
+        "mtu",
+        "9000",
+        "netns",
+        there,
+    )
     for namespace, interface in ((here, name), (there, peer)):
         shape = ["tbf", "rate", f"{mbit}mbit", "burst", "98304", "latency", "40ms"]
         _run("tc", "-n", namespace, "qdisc", "replace", "dev", interface, "root", *shape)

@@ -47,9 +47,14 @@ from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 
 pytestmark = pytest.mark.cluster
 TRACE = Trace(
-    seed=20261124, jobs=300, nodes=128, per_leaf=16, lengths=(12, 30), span=45,
+    seed=20261124,
+    jobs=300,
+    nodes=128,
+    per_leaf=16,
+    lengths=(12, 30),
+    span=45,
     sizes={1: 50, 2: 25, 4: 14, 8: 7, 16: 3, 32: 1},
-)  # fmt: skip
+)
 BAR = 0.95
 
 
@@ -89,9 +94,14 @@ async def test_three_hundred_jobs(own_cluster: ControlPlane, bench: Bench, tmp_p
         f" {TRACE.jobs / played.seconds:.2f} jobs/s, {pods / played.seconds:.1f} pods/s"
     )
     for line in played.figures.splitlines():
-        if line.startswith(("llmtrain_operator_preemptions_total", "llmtrain_operator_backfilled_t",
-                            "llmtrain_operator_placement_seconds_s",
-                            "llmtrain_operator_placement_seconds_c")):  # fmt: skip
+        if line.startswith(
+            (
+                "llmtrain_operator_preemptions_total",
+                "llmtrain_operator_backfilled_t",
+                "llmtrain_operator_placement_seconds_s",
+                "llmtrain_operator_placement_seconds_c",
+            )
+        ):
             print(line)
     judge(TRACE, account)
     judge_use(account)
@@ -107,16 +117,20 @@ def judge_use(account: Account) -> None:
     )
     lost = sum(
         (a.last_end - a.placed) * len(a.nodes) * a.gpus
-        for a in account.attempts if a.preempted_for and a.bound
-    )  # fmt: skip
+        for a in account.attempts
+        if a.preempted_for and a.bound
+    )
     ideal = replica(TRACE, account)
     same = ideal.gpu_seconds / ideal.backlog_until
     until, best = oracle(measured(TRACE, account))
     total = TRACE.nodes * GPUS
     for name, value, span in (
-        ("in use", used, backlog - begin), ("under bound pods", bound, backlog - begin),
-        ("replica", same, ideal.backlog_until), ("oracle", best, until), ("all", total, 0.0),
-    ):  # fmt: skip
+        ("in use", used, backlog - begin),
+        ("under bound pods", bound, backlog - begin),
+        ("replica", same, ideal.backlog_until),
+        ("oracle", best, until),
+        ("all", total, 0.0),
+    ):
         print(f"GPUs, {name}: {value:.0f} ({value / total:.1%}), for {span:.0f} s")
     stopped = sum(bool(a.preempted_for) for a in account.attempts)
     print(f"stopped {stopped} ({lost / (total * (backlog - begin)):.1%} of all GPU-seconds),")

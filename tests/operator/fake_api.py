@@ -51,9 +51,13 @@ class FakeApi:
         self.version += 1
         kind = "MODIFIED" if name in self.objects else "ADDED"
         self.objects[name] = {
-            "metadata": {"name": name, "uid": f"uid-{name}", "labels": labels,
-                         "resourceVersion": str(self.version)}
-        }  # fmt: skip
+            "metadata": {
+                "name": name,
+                "uid": f"uid-{name}",
+                "labels": labels,
+                "resourceVersion": str(self.version),
+            }
+        }
         if not silently:
             self.tell(kind, self.objects[name])
 
@@ -121,28 +125,44 @@ def big_pod(index: int, version: int) -> Object:
     job = f"{index // 8:08d}-0000-0000-0000-000000000000"
     return {
         "metadata": {
-            "name": f"job-0-{index}", "namespace": "team", "uid": f"uid-{index}",
-            "resourceVersion": str(version), "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": {"llmtrain.dev/job-uid": job, "llmtrain.dev/job-name": "job",
-                       "llmtrain.dev/attempt": "0", "llmtrain.dev/node-index": str(index % 8)},
+            "name": f"job-0-{index}",
+            "namespace": "team",
+            "uid": f"uid-{index}",
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {
+                "llmtrain.dev/job-uid": job,
+                "llmtrain.dev/job-name": "job",
+                "llmtrain.dev/attempt": "0",
+                "llmtrain.dev/node-index": str(index % 8),
+            },
             "ownerReferences": [{"kind": "LLMTrainingJob", "uid": job, "controller": True}],
-            "managedFields": [{"manager": "kubelet", "fieldsV1": fields},
-                              {"manager": "llmtrain-operator", "fieldsV1": fields}],
+            "managedFields": [
+                {"manager": "kubelet", "fieldsV1": fields},
+                {"manager": "llmtrain-operator", "fieldsV1": fields},
+            ],
         },
         "spec": {
             "nodeName": f"node-{index}",
-            "containers": [{
-                "name": "trainer", "image": "example.com/trainer:1", "env": env,
-                "resources": {"limits": {"nvidia.com/gpu": "8", "cpu": "64"},
-                              "requests": {"nvidia.com/gpu": "8", "cpu": "64"}},
-            }],
+            "containers": [
+                {
+                    "name": "trainer",
+                    "image": "example.com/trainer:1",
+                    "env": env,
+                    "resources": {
+                        "limits": {"nvidia.com/gpu": "8", "cpu": "64"},
+                        "requests": {"nvidia.com/gpu": "8", "cpu": "64"},
+                    },
+                }
+            ],
         },
         "status": {
-            "phase": "Running" if version % 2 else "Pending", "podIP": "10.0.0.1",
+            "phase": "Running" if version % 2 else "Pending",
+            "podIP": "10.0.0.1",
             "conditions": [{"type": "Ready", "status": "True" if version % 3 else "False"}],
             "containerStatuses": [{"name": "trainer", "state": {"running": {}}}],
         },
-    }  # fmt: skip
+    }
 
 
 _NO_VERSION = 999_999_990

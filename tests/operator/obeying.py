@@ -105,8 +105,12 @@ class Stage(Bench):
         """Create a Fabric of the stage's own, from far to near, by label; the node is added."""
         found = [{"name": name, "nodeLabel": label} for name, label in levels.items()]
         near = {"name": "node", "nodeLabel": "kubernetes.io/hostname"}
-        body = {"apiVersion": "llmtrain.dev/v1alpha1", "kind": "Fabric",
-                "metadata": {"name": self.tag}, "spec": {"levels": [*found, near]}}  # fmt: skip
+        body = {
+            "apiVersion": "llmtrain.dev/v1alpha1",
+            "kind": "Fabric",
+            "metadata": {"name": self.tag},
+            "spec": {"levels": [*found, near]},
+        }
         return await self.api.create(FABRICS, body)
 
     async def priority_class(self, **more: str) -> None:

@@ -41,10 +41,15 @@ class OperatorProcess:
         self.metrics_port, self.health_port = free_ports(2)
         self.kubeconfig = cluster.kubeconfig(user, folder / "kubeconfig")
         self._arguments = [
-            f"--kubeconfig={self.kubeconfig}", "--bind=127.0.0.1",
-            f"--metrics-port={self.metrics_port}", f"--health-port={self.health_port}",
-            "--progress-seconds=1", "--node-lost-seconds=1", *LEASE, *extra,
-        ]  # fmt: skip
+            f"--kubeconfig={self.kubeconfig}",
+            "--bind=127.0.0.1",
+            f"--metrics-port={self.metrics_port}",
+            f"--health-port={self.health_port}",
+            "--progress-seconds=1",
+            "--node-lost-seconds=1",
+            *LEASE,
+            *extra,
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -58,9 +63,11 @@ class OperatorProcess:
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "llmtrain_operator", *self._arguments],
-                stdout=out, stderr=out, stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-            )  # fmt: skip
+            )
 
     def start(self, seconds: float = 60.0) -> None:
         """Start it and wait until it leads and is ready."""
@@ -142,9 +149,11 @@ LARGE: dict[str, Any] = {
 def job_object(name: str, namespace: str, **spec: Any) -> Object:
     """Return a job of two nodes with two GPUs each, changed by `spec`."""
     workers = {
-        "gpusPerNode": 2, "nodes": 2, "image": "example.com/trainer:1",
+        "gpusPerNode": 2,
+        "nodes": 2,
+        "image": "example.com/trainer:1",
         **spec.pop("workers", {}),
-    }  # fmt: skip
+    }
     whole = {
         "model": {"preset": "tiny"},
         "data": {"sources": [{"name": "text", "uri": "file:///data"}]},
@@ -251,8 +260,11 @@ class Bench:
         """Names of all that jobs of the namespace left there."""
         found = []
         for resource in (
-            "pods", "services", "configmaps", "networking.k8s.io/v1/networkpolicies",
-        ):  # fmt: skip
+            "pods",
+            "services",
+            "configmaps",
+            "networking.k8s.io/v1/networkpolicies",
+        ):
             found += [
                 f"{resource}/{item['metadata']['name']}"
                 for item in await self.api.list(
@@ -299,6 +311,12 @@ async def reporting(pod: Object, report: Object) -> AsyncIterator[None]:
 
 def message(reason: str, text: str, field: str, remedy: str, code: int) -> str:
     """Return a termination message as the contract describes it."""
-    error = {"reason": reason, "message": text, "field": field, "remedy": remedy,
-             "rank": 0, "exitCode": code}  # fmt: skip
+    error = {
+        "reason": reason,
+        "message": text,
+        "field": field,
+        "remedy": remedy,
+        "rank": 0,
+        "exitCode": code,
+    }
     return json.dumps({"error": error})

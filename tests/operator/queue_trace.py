@@ -97,10 +97,12 @@ async def play(
     """
     entries = trace.entries()
     zones = [
-        {"network.topology.nvidia.com/spine": f"s{i // (4 * trace.per_leaf)}",
-         "network.topology.nvidia.com/leaf": f"l{i // trace.per_leaf}"}
+        {
+            "network.topology.nvidia.com/spine": f"s{i // (4 * trace.per_leaf)}",
+            "network.topology.nvidia.com/leaf": f"l{i // trace.per_leaf}",
+        }
         for i in range(trace.nodes)
-    ]  # fmt: skip
+    ]
     await bench.add_nodes(*zones, gpus=GPUS)
     lengths = {entry.name: entry.length for entry in entries}
     bench.nodes.script(
@@ -136,12 +138,16 @@ async def _submit_all(bench: Bench, entries: list[Entry]) -> None:
         async with gate:
             await bench.submit(
                 entry.name,
-                workers={"nodes": entry.nodes, "gpusPerNode": entry.gpus, "command": ["train"],
-                         "nodeSelector": {"bench": bench.tag}},
+                workers={
+                    "nodes": entry.nodes,
+                    "gpusPerNode": entry.gpus,
+                    "command": ["train"],
+                    "nodeSelector": {"bench": bench.tag},
+                },
                 parallelism={"tensor": entry.gpus, "data": entry.nodes},
                 priorityClassName=PRIORITY_NAMES[entry.priority],
                 runPolicy={"activeDeadlineSeconds": entry.bound},
-            )  # fmt: skip
+            )
 
     await asyncio.gather(*(one(entry) for entry in entries))
 
@@ -181,9 +187,12 @@ def judge(trace: Trace, account: Account) -> None:
 
 
 def _judge_preemption(
-    nodes: int, winner: Entry, stopped: list[Attempt], its: list[Attempt],
+    nodes: int,
+    winner: Entry,
+    stopped: list[Attempt],
+    its: list[Attempt],
     by_name: dict[str, Entry],
-) -> None:  # fmt: skip
+) -> None:
     """The winner outranks all its victims, and whenever some stop, all of it fits once they left.
 
     Later victims are stopped where somebody of more importance took the room of the first ones.

@@ -240,7 +240,15 @@ def integral(steps: list[tuple[float, int]], begin: float, end: float) -> float:
 def dump(seen: list[Sight]) -> str:
     """Sights as lines of JSON, to look into a failure."""
     return "\n".join(
-        json.dumps([s.revision, round(s.seconds, 3), s.kind, s.gone, s.raw["metadata"]["name"],
-                    s.raw.get("status", {})])
+        json.dumps(
+            [
+                s.revision,
+                round(s.seconds, 3),
+                s.kind,
+                s.gone,
+                s.raw["metadata"]["name"],
+                s.raw.get("status", {}),
+            ]
+        )
         for s in sorted(seen, key=lambda s: s.revision)
-    )  # fmt: skip
+    )

@@ -19,9 +19,12 @@ from llmtrain_operator.reconcile.checklist import decide
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 PLACEMENT = {
-    "attempt": 0, "gpusPerNode": 2, "blocks": [{"path": "leaf-1", "nodes": ["n0", "n1"]}],
-    "levels": [{"level": "node", "domains": 2}], "explanation": "4 ranks on 2 nodes",
-}  # fmt: skip
+    "attempt": 0,
+    "gpusPerNode": 2,
+    "blocks": [{"path": "leaf-1", "nodes": ["n0", "n1"]}],
+    "levels": [{"level": "node", "domains": 2}],
+    "explanation": "4 ranks on 2 nodes",
+}
 
 
 def ago(seconds: float) -> str:
@@ -36,11 +39,26 @@ def node(name: str, ready: bool = True, since: float = 3600, cordoned: bool = Fa
 
 def pod(index: int, phase: str = "Running", attempt: int = 0, **changes: Any) -> PodRecord:
     record = PodRecord(
-        uid=f"pod-{attempt}-{index}", name=f"job-{attempt}-{index}", namespace="ns", job="uid",
-        owner="uid", attempt=attempt, index=index, node=f"n{index}", bound=True, phase=phase,
-        ready=phase == "Running", deleting=False, reason="", disruption="", message="",
-        exit_code=None, finished="", address="10.0.0.1", resources=(("nvidia.com/gpu", 2),),
-    )  # fmt: skip
+        uid=f"pod-{attempt}-{index}",
+        name=f"job-{attempt}-{index}",
+        namespace="ns",
+        job="uid",
+        owner="uid",
+        attempt=attempt,
+        index=index,
+        node=f"n{index}",
+        bound=True,
+        phase=phase,
+        ready=phase == "Running",
+        deleting=False,
+        reason="",
+        disruption="",
+        message="",
+        exit_code=None,
+        finished="",
+        address="10.0.0.1",
+        resources=(("nvidia.com/gpu", 2),),
+    )
     return replace(record, **changes)
 
 
@@ -49,8 +67,13 @@ def failed(index: int, code: int, text: str = "", at: float = 5, **changes: Any)
     return pod(index, "Failed", **{**end, **changes})
 
 
-def seen(status: dict[str, Any] | None = None, *, spec: dict[str, Any] | None = None,
-         metadata: dict[str, Any] | None = None, **rest: Any) -> Observed:  # fmt: skip
+def seen(
+    status: dict[str, Any] | None = None,
+    *,
+    spec: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
+    **rest: Any,
+) -> Observed:
     raw = job_object("job", "ns", **(spec or {}))
     raw["metadata"] |= {"uid": "uid", "generation": 1, "resourceVersion": "7"} | (metadata or {})
     if status is not None:

@@ -56,9 +56,11 @@ def test_the_figures_are_the_plans_own() -> None:
     assert found["tokens"] == 100 * 8 * 8192
     assert found["totalFlops"] == pytest.approx(expected.total_flops, rel=1e-5)
     assert found["memory"] == {
-        "perGpuBytes": expected.memory.parts, "totalBytes": expected.memory.total,
-        "capacityBytes": expected.memory.capacity, "fits": False,
-    }  # fmt: skip
+        "perGpuBytes": expected.memory.parts,
+        "totalBytes": expected.memory.total,
+        "capacityBytes": expected.memory.capacity,
+        "fits": False,
+    }
     assert found["step"]["seconds"] == pytest.approx(expected.time.seconds, rel=1e-5)
     assert found["step"]["exposed"] == pytest.approx(dict(expected.time.exposed), rel=1e-5)
     assert found["mfu"] == pytest.approx(expected.mfu, rel=1e-5)
@@ -71,9 +73,14 @@ def test_what_cannot_fit_is_refused_with_figures_and_remedies() -> None:
     found = waiting(node("a", H100), node("b", H100), **LARGE)
     assert found.too_large is not None and not found.settled
     needed = memory(Recipe.of(job(**LARGE)))
-    for said in ("spec.training.microBatchSize", f"{needed.least / 2**30:.1f} GiB", "79.6 GiB",
-                 "the largest part is activations", "set training.microBatchSize to 1",
-                 'llmtrain.dev/allow-over-memory="true"'):  # fmt: skip
+    for said in (
+        "spec.training.microBatchSize",
+        f"{needed.least / 2**30:.1f} GiB",
+        "79.6 GiB",
+        "the largest part is activations",
+        "set training.microBatchSize to 1",
+        'llmtrain.dev/allow-over-memory="true"',
+    ):
         assert said in found.too_large
 
 
@@ -84,22 +91,31 @@ VERDICTS = {
     "too small": ((node("a", A100), node("b", H100)), {}, True),
     "selected": (
         (node("a", H100), node("b", H200)),
-        {"nodeSelector": {"nvidia.com/gpu.product": H100}}, True),
+        {"nodeSelector": {"nvidia.com/gpu.product": H100}},
+        True,
+    ),
     "tainted": ((node("a", H100), node("b", H200, taints=(UNTOLERATED,))), {}, True),
     "tolerated": (
         (node("a", H100), node("b", H200, taints=(UNTOLERATED,))),
-        {"tolerations": [{"key": "team", "operator": "Exists"}]}, False),
+        {"tolerations": [{"key": "team", "operator": "Exists"}]},
+        False,
+    ),
     "down for now": (
         (node("a", H100), node("b", H200, ready=False, cordoned=True, taints=(PASSING,))),
-        {}, False),
+        {},
+        False,
+    ),
     "too few GPUs": (
-        (node("a", H100), node("b", H200, allocatable={"nvidia.com/gpu": 1})), {}, True),
+        (node("a", H100), node("b", H200, allocatable={"nvidia.com/gpu": 1})),
+        {},
+        True,
+    ),
     "one does not say": ((node("a", H100), node("b", None)), {}, False),
     "none says": ((node("a", None),), {}, False),
     "a slice says": ((node("a", "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb"),), {}, False),
     "no node": ((), {}, False),
     "a trainer of other make": ((node("a", H100),), {"command": ["train"]}, False),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", VERDICTS)
@@ -113,9 +129,10 @@ def test_only_what_is_certain_is_refused(case: str) -> None:
 def test_slices_of_a_gpu_are_not_whole_ones() -> None:
     slices = {"nvidia.com/mig-1g.10gb": 2}
     found = waiting(
-        node("a", H100, allocatable=slices), workers={"gpuResource": "nvidia.com/mig-1g.10gb"},
+        node("a", H100, allocatable=slices),
+        workers={"gpuResource": "nvidia.com/mig-1g.10gb"},
         **LARGE,
-    )  # fmt: skip
+    )
     assert found.too_large is None and "hardware" not in (found.plan or {})
     assert "is not a whole GPU" in note(found)
 
@@ -152,8 +169,12 @@ def test_a_job_without_a_model_has_no_plan() -> None:
 
 
 def seat(*nodes: Node, over: float = 1.0, crossings: dict[str, int] | None = None) -> Seat:
-    placement = {"levels": [{"level": "spine", "domains": 2, "crossings": crossings or {}},
-                            {"level": "node", "domains": 2}]}  # fmt: skip
+    placement = {
+        "levels": [
+            {"level": "spine", "domains": 2, "crossings": crossings or {}},
+            {"level": "node", "domains": 2},
+        ]
+    }
     return Seat.of(placement, nodes, (FabricLevel("spine", "spine", over), NODE))
 
 
@@ -179,8 +200,10 @@ class Cluster:
         self.woken: list[str] = []
         self.assessor = Assessor(
             lambda: [record.node for record in self.nodes.values()],
-            self.nodes.get, lambda _: (), self.woken.append,
-        )  # fmt: skip
+            self.nodes.get,
+            lambda _: (),
+            self.woken.append,
+        )
 
     def put(self, changed: Node) -> None:
         old = self.nodes.get(changed.name)

@@ -14,8 +14,14 @@ from llmtrain_devcluster.scripted_node.node import PodScript, named
 
 pytestmark = pytest.mark.cluster
 
-TINY = {"layers": 2, "hiddenSize": 12, "heads": 3, "ffnSize": 12, "vocabSize": 256,
-        "sequenceLength": 32}  # fmt: skip
+TINY = {
+    "layers": 2,
+    "hiddenSize": 12,
+    "heads": 3,
+    "ffnSize": 12,
+    "vocabSize": 256,
+    "sequenceLength": 32,
+}
 BATCH = {"steps": 10, "globalBatchSize": 8, "microBatchSize": 1}
 
 
@@ -33,57 +39,105 @@ class Case:
 LONG = "n" * 51
 CASES = {
     "unknown-preset": Case(
-        {"model": {"preset": "gpt-9000"}}, "UnknownPreset",
-        ("spec.model.preset", "gpt-9000", "use one of", "llama3-8b")),
+        {"model": {"preset": "gpt-9000"}},
+        "UnknownPreset",
+        ("spec.model.preset", "gpt-9000", "use one of", "llama3-8b"),
+    ),
     "heads": Case(
-        {"model": {"architecture": TINY}}, "InvalidSpec",
-        ("spec.parallelism.tensor", "heads", "choose a divisor")),
+        {"model": {"architecture": TINY}},
+        "InvalidSpec",
+        ("spec.parallelism.tensor", "heads", "choose a divisor"),
+    ),
     "kv-heads": Case(
         {"model": {"architecture": {**TINY, "hiddenSize": 16, "heads": 4, "kvHeads": 1}}},
-        "InvalidSpec", ("spec.parallelism.tensor", "kvHeads", "choose a divisor")),
+        "InvalidSpec",
+        ("spec.parallelism.tensor", "kvHeads", "choose a divisor"),
+    ),
     "batch-not-a-multiple": Case(
-        {"training": {**BATCH, "globalBatchSize": 9}}, "WorldSizeMismatch",
-        ("spec.training.globalBatchSize", "use a multiple of")),
+        {"training": {**BATCH, "globalBatchSize": 9}},
+        "WorldSizeMismatch",
+        ("spec.training.globalBatchSize", "use a multiple of"),
+    ),
     "later-field": Case(
-        {"workers": {"podPatch": {"spec": {}}}}, "NotYetSupported",
-        ("spec.workers.podPatch", "remove it")),
+        {"workers": {"podPatch": {"spec": {}}}},
+        "NotYetSupported",
+        ("spec.workers.podPatch", "remove it"),
+    ),
     "our-variable": Case(
-        {"workers": {"env": [{"name": "MASTER_ADDR", "value": "evil"}]}}, "Forbidden",
-        ("spec.workers.env[0].name", "remove the variable")),
+        {"workers": {"env": [{"name": "MASTER_ADDR", "value": "evil"}]}},
+        "Forbidden",
+        ("spec.workers.env[0].name", "remove the variable"),
+    ),
     LONG: Case({}, "NameTooLong", ("metadata.name", "at most 50 characters")),
     "no-such-level": Case(
-        {"topology": {"require": "galaxy"}}, "UnknownLevel",
-        ("spec.topology.require", "galaxy", "use one of"), "Placed"),
+        {"topology": {"require": "galaxy"}},
+        "UnknownLevel",
+        ("spec.topology.require", "galaxy", "use one of"),
+        "Placed",
+    ),
     "no-such-fabric": Case(
-        {"topology": {"fabric": "nope"}}, "FabricNotFound",
-        ("spec.topology.fabric", "nope", "create it"), "Placed"),
+        {"topology": {"fabric": "nope"}},
+        "FabricNotFound",
+        ("spec.topology.fabric", "nope", "create it"),
+        "Placed",
+    ),
     "no-corpus": Case(
-        {}, "CorpusMissing", ("spec.data.sources[0].uri", "no such folder", "mount"), "Failed",
-        PodScript(exit_after=0.2, exit_code=2, termination_message=message(
-            "CorpusMissing", "no such folder /data", "spec.data.sources[0].uri",
-            "mount a volume there", 2))),
+        {},
+        "CorpusMissing",
+        ("spec.data.sources[0].uri", "no such folder", "mount"),
+        "Failed",
+        PodScript(
+            exit_after=0.2,
+            exit_code=2,
+            termination_message=message(
+                "CorpusMissing",
+                "no such folder /data",
+                "spec.data.sources[0].uri",
+                "mount a volume there",
+                2,
+            ),
+        ),
+    ),
     "bad-checkpoint": Case(
-        {"checkpoint": {"uri": "file:///checkpoints"}}, "CheckpointUnreadable",
-        ("spec.checkpoint.uri", "permission denied", "chown"), "Failed",
-        PodScript(exit_after=0.2, exit_code=2, termination_message=message(
-            "CheckpointUnreadable", "permission denied", "spec.checkpoint.uri",
-            "chown it to user 65532", 2))),
+        {"checkpoint": {"uri": "file:///checkpoints"}},
+        "CheckpointUnreadable",
+        ("spec.checkpoint.uri", "permission denied", "chown"),
+        "Failed",
+        PodScript(
+            exit_after=0.2,
+            exit_code=2,
+            termination_message=message(
+                "CheckpointUnreadable",
+                "permission denied",
+                "spec.checkpoint.uri",
+                "chown it to user 65532",
+                2,
+            ),
+        ),
+    ),
     "no-image": Case(
-        {"failurePolicy": {"startupTimeout": "3s"}}, "ImagePullFailed",
-        ("spec.workers.image", "example.com/trainer:1", "cannot be pulled"), "Failed",
-        PodScript(reason="ImagePullBackOff")),
-}  # fmt: skip
+        {"failurePolicy": {"startupTimeout": "3s"}},
+        "ImagePullFailed",
+        ("spec.workers.image", "example.com/trainer:1", "cannot be pulled"),
+        "Failed",
+        PodScript(reason="ImagePullBackOff"),
+    ),
+}
 
 REFUSED = {
     # Refused by the API server itself: the object never exists.
-    "world-size": ({"workers": {"nodes": 2, "gpusPerNode": 2},
-                    "parallelism": {"tensor": 2, "data": 3}}, "spec.parallelism"),
+    "world-size": (
+        {"workers": {"nodes": 2, "gpusPerNode": 2}, "parallelism": {"tensor": 2, "data": 3}},
+        "spec.parallelism",
+    ),
     "zero": ({"training": {**BATCH, "globalBatchSize": 0}}, "spec.training.globalBatchSize"),
     "negative": ({"parallelism": {"tensor": -2, "data": 2}}, "spec.parallelism.tensor"),
     "two-shapes": ({"model": {"preset": "tiny", "architecture": TINY}}, "spec.model"),
-    "kv-heads-of-heads": ({"model": {"architecture": {**TINY, "kvHeads": 2}}},
-                          "spec.model.architecture.kvHeads"),
-}  # fmt: skip
+    "kv-heads-of-heads": (
+        {"model": {"architecture": {**TINY, "kvHeads": 2}}},
+        "spec.model.architecture.kvHeads",
+    ),
+}
 
 
 async def test_every_mistake_is_explained(operator: OperatorProcess, bench: Bench) -> None:

@@ -79,10 +79,22 @@ def test_pods_of_a_later_attempt_mean_that_the_status_is_old() -> None:
 
 
 def test_progress_is_taken_in() -> None:
-    report = {"attempt": 0, "step": 25, "totalSteps": 100, "loss": 4.5, "stepSeconds": 2.0,
-              "tokensPerSecond": 1000, "mfu": 0.4, "phase": "training", "restartsInPlace": 2,
-              "collectives": [{"group": "tp", "op": "x", "count": 1, "bytesPerStep": 2,
-                               "meanSeconds": 0.5}, {"group": "evil"}, 7]}  # fmt: skip
+    report = {
+        "attempt": 0,
+        "step": 25,
+        "totalSteps": 100,
+        "loss": 4.5,
+        "stepSeconds": 2.0,
+        "tokensPerSecond": 1000,
+        "mfu": 0.4,
+        "phase": "training",
+        "restartsInPlace": 2,
+        "collectives": [
+            {"group": "tp", "op": "x", "count": 1, "bytesPerStep": 2, "meanSeconds": 0.5},
+            {"group": "evil"},
+            7,
+        ],
+    }
     observed = seen(status(C.RUNNING), pods=(pod(0), pod(1)), report=report)
     plan, after = settle(observed)
     found = plan.status["progress"]

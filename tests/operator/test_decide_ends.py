@@ -16,8 +16,9 @@ pytestmark = pytest.mark.unit
 
 
 def test_all_succeeded() -> None:
-    result = json.dumps({"result": {"step": 10, "totalSteps": 10, "heldOutLossAfter": 3.0,
-                                    "evil": "x" * 10}})  # fmt: skip
+    result = json.dumps(
+        {"result": {"step": 10, "totalSteps": 10, "heldOutLossAfter": 3.0, "evil": "x" * 10}}
+    )
     pods = (pod(0, "Succeeded", message=result), pod(1, "Succeeded"))
     plan, _ = settle(seen(status(C.RUNNING), pods=pods))
     assert plan.status["phase"] == "Succeeded"
@@ -27,8 +28,18 @@ def test_all_succeeded() -> None:
     assert not plan.delete, "finished pods stay for their logs"
 
 
-@pytest.mark.parametrize("garbage", ["", "{", "[]", '{"result": 3}', '{"result": {"step": "x"}}',
-                                     '{"result": {"step": -1, "loss": NaN}}', '"x"'])  # fmt: skip
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"result": 3}',
+        '{"result": {"step": "x"}}',
+        '{"result": {"step": -1, "loss": NaN}}',
+        '"x"',
+    ],
+)
 def test_a_result_that_makes_no_sense_is_left_out(garbage: str) -> None:
     pods = (pod(0, "Succeeded", message=garbage), pod(1, "Succeeded"))
     plan, _ = settle(seen(status(C.RUNNING), pods=pods))
@@ -68,8 +79,11 @@ def test_deadline() -> None:
 
 @pytest.mark.parametrize(("policy", "deleted"), [("All", [0, 1]), ("Running", [1]), ("None", [])])
 def test_clean_pod_policy(policy: str, deleted: list[int]) -> None:
-    observed = seen(status(C.FAILED, completionTime=ago(5)), pods=(failed(0, 1), pod(1)),
-                    spec={"runPolicy": {"cleanPodPolicy": policy}})  # fmt: skip
+    observed = seen(
+        status(C.FAILED, completionTime=ago(5)),
+        pods=(failed(0, 1), pod(1)),
+        spec={"runPolicy": {"cleanPodPolicy": policy}},
+    )
     plan, _ = settle(observed)
     assert [victim.index for victim in plan.delete] == deleted
 
@@ -83,8 +97,11 @@ def test_time_to_live(lifetime: int | None, deleted: bool) -> None:
 
 
 def test_deletion_waits_for_the_pods() -> None:
-    observed = seen(status(C.RUNNING), pods=(pod(0), pod(1, deleting=True)),
-                    metadata={"deletionTimestamp": ago(1)})  # fmt: skip
+    observed = seen(
+        status(C.RUNNING),
+        pods=(pod(0), pod(1, deleting=True)),
+        metadata={"deletionTimestamp": ago(1)},
+    )
     plan = decide(observed)
     assert not plan.changed and not plan.done
     assert [victim.index for victim in plan.delete] == [0]

@@ -75,34 +75,47 @@ def test_a_lost_peer_waits_for_the_cause() -> None:
 
 
 def test_restarts_are_bounded() -> None:
-    observed = seen(status(C.RUNNING, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3}),
-                    pods=(failed(0, 137, attempt=3), pod(1, attempt=3)))  # fmt: skip
+    observed = seen(
+        status(C.RUNNING, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3}),
+        pods=(failed(0, 137, attempt=3), pod(1, attempt=3)),
+    )
     plan, _ = settle(observed)
     assert reason(plan, C.FAILED) == ("True", "TooManyRestarts")
     assert "spec.failurePolicy.maxRestarts" in text(plan, C.FAILED)
 
 
 def test_without_restarts_the_cause_is_the_reason() -> None:
-    observed = seen(status(C.RUNNING), spec={"failurePolicy": {"maxRestarts": 0}},
-                    pods=(failed(0, 137, reason="OOMKilled"), pod(1)))  # fmt: skip
+    observed = seen(
+        status(C.RUNNING),
+        spec={"failurePolicy": {"maxRestarts": 0}},
+        pods=(failed(0, 137, reason="OOMKilled"), pod(1)),
+    )
     plan, _ = settle(replace(observed, pods=observed.pods))
     assert reason(plan, C.FAILED)[0] == "True"
 
 
 def test_only_ten_failures_are_kept() -> None:
-    old = [{"time": ago(9000 - i), "attempt": i, "reason": "ExitCode", "message": ""}
-           for i in range(10)]  # fmt: skip
-    observed = seen(status(C.RUNNING, failures=old, restarts=1), pods=(failed(0, 137), pod(1)),
-                    spec={"failurePolicy": {"maxRestarts": 100}})  # fmt: skip
+    old = [
+        {"time": ago(9000 - i), "attempt": i, "reason": "ExitCode", "message": ""}
+        for i in range(10)
+    ]
+    observed = seen(
+        status(C.RUNNING, failures=old, restarts=1),
+        pods=(failed(0, 137), pod(1)),
+        spec={"failurePolicy": {"maxRestarts": 100}},
+    )
     plan, _ = settle(observed)
     assert len(plan.status["failures"]) == 10
 
 
-@pytest.mark.parametrize(("nodes", "lost"), [
-    ({"n0": node("n0")}, True),
-    ({"n0": node("n0"), "n1": node("n1", ready=False, since=100)}, True),
-    ({"n0": node("n0"), "n1": node("n1", ready=False, since=3)}, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("nodes", "lost"),
+    [
+        ({"n0": node("n0")}, True),
+        ({"n0": node("n0"), "n1": node("n1", ready=False, since=100)}, True),
+        ({"n0": node("n0"), "n1": node("n1", ready=False, since=3)}, False),
+    ],
+)
 def test_a_lost_node_means_a_new_placement(nodes: dict[str, NodeRecord], lost: bool) -> None:
     plan, observed = settle(seen(status(C.RUNNING), pods=(pod(0), pod(1)), nodes=nodes))
     if not lost:
@@ -112,28 +125,43 @@ def test_a_lost_node_means_a_new_placement(nodes: dict[str, NodeRecord], lost: b
     assert "placement" not in plan.status
     assert reason(plan, C.PLACED) == ("False", "NotPlaced")
     # The pod on the lost node stays Terminating for ever: it must not hold the new gang up.
-    offer = Offer(1, {**PLACEMENT, "attempt": 1, "blocks": [{"path": "", "nodes": ["n2", "n3"]}]},
-                  "2 nodes", ("n2", "n3"), {})  # fmt: skip
+    offer = Offer(
+        1,
+        {**PLACEMENT, "attempt": 1, "blocks": [{"path": "", "nodes": ["n2", "n3"]}]},
+        "2 nodes",
+        ("n2", "n3"),
+        {},
+    )
     later = replace(
-        observed, verdict=offer, pods=(pod(1, deleting=True),),
+        observed,
+        verdict=offer,
+        pods=(pod(1, deleting=True),),
         nodes={**nodes, "n2": node("n2"), "n3": node("n3")},
-    )  # fmt: skip
+    )
     plan, _ = settle(later)
     assert plan.create == (0, 1)
 
 
 def test_a_cordoned_node_is_not_used_again() -> None:
-    observed = seen(status(C.RUNNING), pods=(failed(0, 137), pod(1)),
-                    nodes={"n0": node("n0"), "n1": node("n1", cordoned=True)})  # fmt: skip
+    observed = seen(
+        status(C.RUNNING),
+        pods=(failed(0, 137), pod(1)),
+        nodes={"n0": node("n0"), "n1": node("n1", cordoned=True)},
+    )
     plan, _ = settle(observed)
     assert "placement" not in plan.status
 
 
 def test_repeated_failures_hold_back() -> None:
-    failures = [{"time": ago(seconds), "attempt": 0, "reason": "ExitCode", "message": ""}
-                for seconds in (30, 20, 1)]  # fmt: skip
-    plan, _ = settle(seen(status(failures=failures, restarts=3, attempt=3,
-                                 placement={**PLACEMENT, "attempt": 3})))  # fmt: skip
+    failures = [
+        {"time": ago(seconds), "attempt": 0, "reason": "ExitCode", "message": ""}
+        for seconds in (30, 20, 1)
+    ]
+    plan, _ = settle(
+        seen(
+            status(failures=failures, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3})
+        )
+    )
     assert not plan.create
     assert plan.wake_after == pytest.approx(1.0)
 

@@ -69,10 +69,14 @@ def test_a_job_that_cannot_fit_gets_no_pods_and_no_place() -> None:
     assert plan.create == (0, 1), "a larger GPU has come, and with it an offer"
 
 
-@pytest.mark.parametrize(("value", "verdict"), [
-    ("true", ("True", "Valid")), ("false", ("False", "WillNotFit")),
-    ("yes", ("False", "InvalidSpec")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [
+        ("true", ("True", "Valid")),
+        ("false", ("False", "WillNotFit")),
+        ("yes", ("False", "InvalidSpec")),
+    ],
+)
 def test_the_annotation_overrides(value: str, verdict: tuple[str, str]) -> None:
     plan, _ = settle(assessed(seen(spec=LARGE, metadata=annotated(value), verdict=OFFER)))
     assert reason(plan, C.ACCEPTED) == verdict
@@ -104,9 +108,15 @@ def test_pods_of_an_attempt_that_was_are_cleared_away() -> None:
 
 
 def test_without_an_assessment_the_old_plan_stands() -> None:
-    old = {"gpus": 4, "parameters": 1, "tokens": 1, "totalFlops": 1.0, "bubble": 0.0,
-           "flopsPerToken": {"fullAttention": 1, "causalAttention": 1},
-           "memory": {"perGpuBytes": {}, "totalBytes": 1}}  # fmt: skip
+    old = {
+        "gpus": 4,
+        "parameters": 1,
+        "tokens": 1,
+        "totalFlops": 1.0,
+        "bubble": 0.0,
+        "flopsPerToken": {"fullAttention": 1, "causalAttention": 1},
+        "memory": {"perGpuBytes": {}, "totalBytes": 1},
+    }
     observed = seen(status(C.RUNNING, plan=old), pods=(pod(0), pod(1)))
     assert settle(observed)[0].status["plan"] == old
     gone = replace(observed, assessment=Assessment())
@@ -159,15 +169,24 @@ def test_a_placed_job_expects_its_end_from_the_plan() -> None:
 
 
 def test_suspension_expects_nothing() -> None:
-    observed = assessed(seen(status(C.RUNNING, progress={"step": 5, "totalSteps": 100,
-                        "eta": ago(-60)}), spec={"suspend": True}))  # fmt: skip
+    observed = assessed(
+        seen(
+            status(C.RUNNING, progress={"step": 5, "totalSteps": 100, "eta": ago(-60)}),
+            spec={"suspend": True},
+        )
+    )
     plan, _ = settle(observed)
     assert "eta" not in plan.status["progress"]
 
 
 def report(step: int, seconds: float, attempt: int = 0) -> dict[str, Any]:
-    return {"attempt": attempt, "step": step, "totalSteps": 10**6, "stepSeconds": seconds,
-            "phase": "training"}  # fmt: skip
+    return {
+        "attempt": attempt,
+        "step": step,
+        "totalSteps": 10**6,
+        "stepSeconds": seconds,
+        "phase": "training",
+    }
 
 
 def test_the_plan_is_held_against_what_is_measured() -> None:
@@ -197,14 +216,22 @@ def test_a_new_attempt_is_measured_anew() -> None:
     old = {"attempt": 0, "fromStep": 1, "atStep": 500, "stepSeconds": 2.0, "errorRatio": 1.1}
     known = planned(assessed(seen()))
     first = seen(
-        status(C.RUNNING, plan={**known, "measured": old}, attempt=1,
-               placement={**PLACEMENT, "attempt": 1}),
-        pods=(pod(0, attempt=1), pod(1, attempt=1)), report=report(501, 30.0, attempt=1),
-    )  # fmt: skip
+        status(
+            C.RUNNING,
+            plan={**known, "measured": old},
+            attempt=1,
+            placement={**PLACEMENT, "attempt": 1},
+        ),
+        pods=(pod(0, attempt=1), pod(1, attempt=1)),
+        report=report(501, 30.0, attempt=1),
+    )
     plan, observed = settle(assessed(first))
     assert plan.status["plan"]["measured"] == {
-        "attempt": 1, "fromStep": 501, "stepSeconds": 2.0, "errorRatio": 1.1,
-    }, "its first steps are no measure: the old correction holds until a new one"  # fmt: skip
+        "attempt": 1,
+        "fromStep": 501,
+        "stepSeconds": 2.0,
+        "errorRatio": 1.1,
+    }, "its first steps are no measure: the old correction holds until a new one"
     plan, _ = settle(replace(observed, report=report(511, 3.0, attempt=1)))
     assert plan.status["plan"]["measured"]["stepSeconds"] == 3.0
 

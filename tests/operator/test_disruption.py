@@ -23,9 +23,11 @@ def raw_pod(exit_code: int, **more: Any) -> dict[str, Any]:
         "metadata": {"uid": "p", "name": "job-0-0", "namespace": "ns"},
         "spec": {"nodeName": "n0", "containers": []},
         "status": {
-            "phase": "Failed", "containerStatuses": [{"state": {"terminated": ended}}], **more,
+            "phase": "Failed",
+            "containerStatuses": [{"state": {"terminated": ended}}],
+            **more,
         },
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -55,10 +57,13 @@ def test_a_disruption_goes_before_the_exit_code(code: int) -> None:
     assert plan.status["restarts"] == 1 and "placement" not in plan.status
 
 
-@pytest.mark.parametrize("gone", [
-    pod(0, deleting=True, disruption="EvictionByEvictionAPI"),
-    failed(0, 143, deleting=True, disruption="EvictionByEvictionAPI"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "gone",
+    [
+        pod(0, deleting=True, disruption="EvictionByEvictionAPI"),
+        failed(0, 143, deleting=True, disruption="EvictionByEvictionAPI"),
+    ],
+)
 def test_a_pod_that_was_drained_is_not_put_back_there(gone: PodRecord) -> None:
     plan, _ = settle(seen(status(C.RUNNING), pods=(gone, pod(1))))
     assert plan.status["failures"][0]["reason"] == "EvictionByEvictionAPI"
@@ -67,9 +72,16 @@ def test_a_pod_that_was_drained_is_not_put_back_there(gone: PodRecord) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [DEEP, '{"error": []}', '{"error": {"reason": "A", "message": [1]}}',
-     '{"error": {"reason": 1}}', '{"error": {"message": "no reason"}}', "[" * 4096, "9" * 4096],
-)  # fmt: skip
+    [
+        DEEP,
+        '{"error": []}',
+        '{"error": {"reason": "A", "message": [1]}}',
+        '{"error": {"reason": 1}}',
+        '{"error": {"message": "no reason"}}',
+        "[" * 4096,
+        "9" * 4096,
+    ],
+)
 def test_a_message_that_makes_no_sense_is_only_shown(text: str) -> None:
     plan, _ = settle(seen(status(C.RUNNING), pods=(failed(0, 2, text), pod(1))))
     assert plan.status["failures"][0]["reason"] == "ExitCode"

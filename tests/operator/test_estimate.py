@@ -43,14 +43,17 @@ def test_the_time_of_a_step(plan: dict[str, Any], expected: Estimate | None) -> 
 WAITING: list[tuple[int | None, dict[str, Any], Estimate | None]] = [
     (None, {}, None),
     (None, {"plan": STEP}, Estimate(200.0, "planned")),
-    (None, {"plan": STEP, "progress": {"step": 70, "lastCheckpointStep": 60}},
-     Estimate(80.0, "planned")),
+    (
+        None,
+        {"plan": STEP, "progress": {"step": 70, "lastCheckpointStep": 60}},
+        Estimate(80.0, "planned"),
+    ),
     (150, {}, Estimate(150.0, "deadline")),
     (150, {"plan": STEP}, Estimate(150.0, "deadline")),
     (900, {"plan": STEP}, Estimate(200.0, "planned")),
     (900, {"plan": STEP, "startTime": ago(800)}, Estimate(100.0, "deadline")),
     (900, {"plan": STEP, "startTime": ago(1000)}, Estimate(0.0, "deadline")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("deadline", "found", "expected"), WAITING)

@@ -39,10 +39,15 @@ class Follower:
         self.changes: list[tuple[Record | None, Record | None]] = []
         self.metrics = Metrics()
         self.informer = Informer[Record](
-            "test", cluster, selection, decode, indexes={"job": lambda record: record[1] or None},
-            on_change=lambda old, new: self.changes.append((old, new)), observer=self.metrics,
+            "test",
+            cluster,
+            selection,
+            decode,
+            indexes={"job": lambda record: record[1] or None},
+            on_change=lambda old, new: self.changes.append((old, new)),
+            observer=self.metrics,
             page=page,
-        )  # fmt: skip
+        )
 
     def replayed(self) -> set[Record]:
         """What somebody knows who only listened."""
@@ -206,13 +211,14 @@ async def test_what_is_of_no_interest_is_not_kept() -> None:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["put", "remove", "put silently", "remove silently", "expire", "hang up",
-                         "bookmark"]),
+        st.sampled_from(
+            ["put", "remove", "put silently", "remove silently", "expire", "hang up", "bookmark"]
+        ),
         st.sampled_from("abcd"),
         st.sampled_from(["j1", "j2"]),
     ),
     max_size=12,
-)  # fmt: skip
+)
 
 
 @settings(

@@ -64,8 +64,11 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
         (tmp_path / name).mkdir()
         operators.append(OperatorProcess(installed, tmp_path / name, *QUICK_LEASE))
     leader, heir = operators
-    spec = {"workers": {"nodes": 3}, "parallelism": {"tensor": 2, "data": 3},
-            "training": {"steps": 9, "globalBatchSize": 6, "microBatchSize": 1}}  # fmt: skip
+    spec = {
+        "workers": {"nodes": 3},
+        "parallelism": {"tensor": 2, "data": 3},
+        "training": {"steps": 9, "globalBatchSize": 6, "microBatchSize": 1},
+    }
 
     async def end(attempt: int, *codes: int) -> None:
         """End pods of an attempt; those that are not there yet or any more are left out."""

@@ -21,8 +21,9 @@ from llmtrain_operator.job_state.status_draft import C, Plan
 LEAF = "network.topology.nvidia.com/leaf"
 LEVELS: Levels = (FabricLevel("leaf", LEAF), NODE)
 HELD = {
-    **PLACEMENT, "levels": [{"level": "leaf", "domains": 1}, {"level": "node", "domains": 2}],
-}  # fmt: skip
+    **PLACEMENT,
+    "levels": [{"level": "leaf", "domains": 1}, {"level": "node", "domains": 2}],
+}
 
 
 def in_leaf(name: str, leaf: str | None) -> NodeRecord:
@@ -38,14 +39,20 @@ def now_in(before: dict[str, Any], levels: Levels = LEVELS, **leaves: str | None
 
 
 def running() -> dict[str, Any]:
-    return dict(now_in(status(C.PODS_READY, C.RUNNING, placement=HELD), n0="leaf-1", n1="leaf-1")
-                .status)  # fmt: skip
+    return dict(
+        now_in(status(C.PODS_READY, C.RUNNING, placement=HELD), n0="leaf-1", n1="leaf-1").status
+    )
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize(("leaf", "said"), [
-    ("leaf-9", "n1 in leaf-9"), (None, "n1 in unlabelled:n1"), ("n1", "n1 in n1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("leaf", "said"),
+    [
+        ("leaf-9", "n1 in leaf-9"),
+        (None, "n1 in unlabelled:n1"),
+        ("n1", "n1 in n1"),
+    ],
+)
 def test_a_running_job_stays_and_says_that_its_nodes_are_apart(leaf: str | None, said: str) -> None:
     before = running()
     assert get_condition(before["conditions"], C.NETWORK_DEGRADED) is None
@@ -67,10 +74,13 @@ def test_it_is_taken_back_when_the_labels_return_or_the_job_loses_its_place() ->
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("leaves", [
-    {"n0": "other", "n1": "other"},
-    {"n0": "leaf-1"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        {"n0": "other", "n1": "other"},
+        {"n0": "leaf-1"},
+    ],
+)
 def test_what_parts_no_nodes_is_no_degradation(leaves: dict[str, str]) -> None:
     before = running()
     found = now_in(before, **leaves).status["conditions"]

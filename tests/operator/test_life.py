@@ -15,10 +15,22 @@ pytestmark = pytest.mark.cluster
 
 async def test_from_apply_to_succeeded(operator: OperatorProcess, bench: Bench) -> None:
     await bench.add_nodes({}, {})
-    result = {"step": 100, "totalSteps": 100, "loss": 2.5, "heldOutLossBefore": 7.5,
-              "heldOutLossAfter": 3.25,
-              "collectives": [{"group": "tp", "op": "all_gather", "count": 36,
-                               "bytesPerStep": 1179648, "meanSeconds": 0.004}]}  # fmt: skip
+    result = {
+        "step": 100,
+        "totalSteps": 100,
+        "loss": 2.5,
+        "heldOutLossBefore": 7.5,
+        "heldOutLossAfter": 3.25,
+        "collectives": [
+            {
+                "group": "tp",
+                "op": "all_gather",
+                "count": 36,
+                "bytesPerStep": 1179648,
+                "meanSeconds": 0.004,
+            }
+        ],
+    }
     bench.nodes.default = PodScript(
         exit_after=1.5, termination_message=json.dumps({"result": result})
     )
@@ -32,8 +44,10 @@ async def test_from_apply_to_succeeded(operator: OperatorProcess, bench: Bench) 
     assert status["progressPercent"] == "100%"
     assert status["progress"]["collectives"][0]["group"] == "tp"
     assert [c["type"] for c in status["conditions"] if c["status"] == "True"] == [
-        "Accepted", "Placed", "Succeeded",
-    ]  # fmt: skip
+        "Accepted",
+        "Placed",
+        "Succeeded",
+    ]
 
 
 async def test_a_gang_that_does_not_fit_waits_and_says_why(
@@ -215,8 +229,16 @@ async def test_progress_is_read_from_rank_zero(operator: OperatorProcess, bench:
     await bench.submit("told")
     await bench.phase("told", "Running")
     head = await bench.api.get("pods", "told-0-0", bench.namespace)
-    report = {"phase": "training", "attempt": 0, "step": 42, "totalSteps": 100, "loss": 5.125,
-              "stepSeconds": 0.5, "tokensPerSecond": 2500.0, "mfu": 0.01}  # fmt: skip
+    report = {
+        "phase": "training",
+        "attempt": 0,
+        "step": 42,
+        "totalSteps": 100,
+        "loss": 5.125,
+        "stepSeconds": 0.5,
+        "tokensPerSecond": 2500.0,
+        "mfu": 0.01,
+    }
 
     async with reporting(head, report):
         found = await bench.wait("told", lambda j: "step" in status_of(j).get("progress", {}))

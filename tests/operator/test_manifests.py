@@ -22,20 +22,24 @@ EVERYTHING: dict[str, Any] = {
     "priorityClassName": "high",
     "network": {"rdma": {"resource": "rdma/hca", "count": 2}, "nccl": {"NCCL_DEBUG": "INFO"}},
     "workers": {
-        "command": ["torchrun"], "args": ["-m", "x"],
+        "command": ["torchrun"],
+        "args": ["-m", "x"],
         "env": [{"name": "HELLO", "value": "$(WORLD)"}],
         "resources": {"requests": {"cpu": 4, "memory": "8Gi"}, "limits": {"memory": "16Gi"}},
         "shmSize": "2Gi",
         "volumes": [
-            {"name": "data", "mountPath": "/data",
-             "persistentVolumeClaim": {"claimName": "corpus", "readOnly": True}},
+            {
+                "name": "data",
+                "mountPath": "/data",
+                "persistentVolumeClaim": {"claimName": "corpus", "readOnly": True},
+            },
             {"name": "conf", "mountPath": "/conf", "configMap": {"name": "conf"}},
             {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"sizeLimit": "1Gi"}},
         ],
         "nodeSelector": {"pool": "gpu"},
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
     },
-}  # fmt: skip
+}
 
 
 def checked(**spec: Any) -> Job:
@@ -81,9 +85,11 @@ def test_a_pod_is_owned_labelled_and_unprivileged() -> None:
     assert owner["uid"] == IDENTITY.uid and owner["controller"] and owner["blockOwnerDeletion"]
     assert body["metadata"]["labels"] == {
         "app.kubernetes.io/managed-by": "llmtrain",
-        "llmtrain.dev/job-name": "job", "llmtrain.dev/job-uid": IDENTITY.uid,
-        "llmtrain.dev/attempt": "0", "llmtrain.dev/node-index": "0",
-    }  # fmt: skip
+        "llmtrain.dev/job-name": "job",
+        "llmtrain.dev/job-uid": IDENTITY.uid,
+        "llmtrain.dev/attempt": "0",
+        "llmtrain.dev/node-index": "0",
+    }
     spec = body["spec"]
     assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False
     assert spec["restartPolicy"] == "Never"
@@ -157,8 +163,12 @@ async def test_a_restricted_namespace_takes_them(
     raw["metadata"]["uid"] = IDENTITY.uid
     identity = JobIdentity.of(raw)
     if spec:
-        high = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
-                "metadata": {"name": "high"}, "value": 7}  # fmt: skip
+        high = {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "high"},
+            "value": 7,
+        }
         await api.apply(high)
     for resource, body in support(raw, identity):
         await api.request("POST", resource.path(namespace), body=body)

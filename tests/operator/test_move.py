@@ -18,10 +18,16 @@ pytestmark = pytest.mark.cluster
 async def racks(bench: Bench) -> AsyncIterator[tuple[str, str]]:
     """A Fabric whose racks have thin uplinks: its name, and the label of a rack."""
     label = f"example.com/rack-{bench.tag}"
-    levels = [{"name": "rack", "nodeLabel": label, "oversubscription": 8},
-              {"name": "node", "nodeLabel": "kubernetes.io/hostname"}]  # fmt: skip
-    body = {"apiVersion": "llmtrain.dev/v1alpha1", "kind": "Fabric",
-            "metadata": {"name": bench.tag}, "spec": {"levels": levels}}  # fmt: skip
+    levels = [
+        {"name": "rack", "nodeLabel": label, "oversubscription": 8},
+        {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
+    ]
+    body = {
+        "apiVersion": "llmtrain.dev/v1alpha1",
+        "kind": "Fabric",
+        "metadata": {"name": bench.tag},
+        "spec": {"levels": levels},
+    }
     await bench.api.create(FABRICS, body)
     yield bench.tag, label
     await bench.api.delete(FABRICS, bench.tag, missing_ok=True)
@@ -50,8 +56,14 @@ async def test_a_job_moves_when_asked_and_from_a_newer_checkpoint(
     assert hint["attempt"] == 0 and hint["gain"] > 1.1 and hint["summary"] == "2 nodes · 1 rack"
 
     head = await bench.api.get("pods", "job-0-0", bench.namespace)
-    report = {"phase": "training", "attempt": 0, "step": 20, "totalSteps": 100, "stepSeconds": 0.5,
-              "lastCheckpointStep": 20}  # fmt: skip
+    report = {
+        "phase": "training",
+        "attempt": 0,
+        "step": 20,
+        "totalSteps": 100,
+        "stepSeconds": 0.5,
+        "lastCheckpointStep": 20,
+    }
 
     def saved(step: int):  # type: ignore[no-untyped-def]
         return lambda j: status_of(j).get("progress", {}).get("lastCheckpointStep") == step

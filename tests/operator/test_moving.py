@@ -46,8 +46,13 @@ def test_the_hint_is_shown_and_written_anew_only_when_it_changed() -> None:
 
 def test_a_request_waits_for_a_newer_checkpoint() -> None:
     progress = {"step": 30, "totalSteps": 100, "lastCheckpointStep": 20}
-    offer = Offer(1, {**PLACEMENT, "attempt": 1, "blocks": [{"path": "", "nodes": ["n2", "n3"]}]},
-                  "2 nodes", ("n2", "n3"), {GPU: 2})  # fmt: skip
+    offer = Offer(
+        1,
+        {**PLACEMENT, "attempt": 1, "blocks": [{"path": "", "nodes": ["n2", "n3"]}]},
+        "2 nodes",
+        ("n2", "n3"),
+        {GPU: 2},
+    )
     plan, _ = settle(seen(running(progress=progress), metadata=ASKED, pods=PODS, verdict=offer))
     assert plan.status["move"] == {"attempt": 0, "afterCheckpoint": 20}
     assert plan.status["placement"]["attempt"] == 0, "the last checkpoint is older than the request"
@@ -71,11 +76,16 @@ def test_nobody_moves_unasked(metadata: dict[str, Any]) -> None:
 
 def spread(*names: str, asked: bool = False) -> JobRecord:
     """A job on these nodes, with a checkpoint that is newer than its request."""
-    found = record("job", running(
-        placement={**PLACEMENT, "gpusPerNode": 8, "blocks": [{"path": "", "nodes": [*names]}]},
-        progress={"step": 41, "totalSteps": 100, "lastCheckpointStep": 40},
-        move={"attempt": 0, "afterCheckpoint": 20},
-    ), workers=WORKERS, parallelism={"tensor": 8, "data": 2})  # fmt: skip
+    found = record(
+        "job",
+        running(
+            placement={**PLACEMENT, "gpusPerNode": 8, "blocks": [{"path": "", "nodes": [*names]}]},
+            progress={"step": 41, "totalSteps": 100, "lastCheckpointStep": 40},
+            move={"attempt": 0, "afterCheckpoint": 20},
+        ),
+        workers=WORKERS,
+        parallelism={"tensor": 8, "data": 2},
+    )
     if asked:
         found.raw["metadata"]["annotations"] = ASKED["annotations"]
     return found
@@ -89,9 +99,11 @@ def sitting(job: JobRecord) -> Sitting:
 
 def world(job: JobRecord, spine: int = 8, leaf: int = 4) -> World:
     """Two spines of two leaves; the uplinks of spines and leaves are thin."""
-    levels = [{"name": "spine", "nodeLabel": SPINE, "oversubscription": spine},
-              {"name": "leaf", "nodeLabel": LEAF, "oversubscription": leaf},
-              {"name": "node", "nodeLabel": "kubernetes.io/hostname"}]  # fmt: skip
+    levels = [
+        {"name": "spine", "nodeLabel": SPINE, "oversubscription": spine},
+        {"name": "leaf", "nodeLabel": LEAF, "oversubscription": leaf},
+        {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
+    ]
     nodes = tuple(
         Node(f"n{i}", {SPINE: f"s{i // 4}", LEAF: f"l{i // 2}"}, {GPU: 8}) for i in range(8)
     )

@@ -49,9 +49,12 @@ def native_operator(
 ) -> Iterator[OperatorProcess]:
     """It does not count pods of others, so that kube-scheduler has something to refuse."""
     process = OperatorProcess(
-        served, tmp_path_factory.mktemp("operator"), "--pod-groups=yes", "--kueue=yes",
+        served,
+        tmp_path_factory.mktemp("operator"),
+        "--pod-groups=yes",
+        "--kueue=yes",
         "--count-foreign-pods=no",
-    )  # fmt: skip
+    )
     process.start()
     yield process
     process.stop()
@@ -72,9 +75,10 @@ def intruder(node: str) -> Object:
     """A pod of somebody else that holds all GPUs of a node."""
     amount = {"nvidia.com/gpu": "2"}
     container = {
-        "name": "main", "image": "example.com/x:1",
+        "name": "main",
+        "image": "example.com/x:1",
         "resources": {"requests": amount, "limits": amount},
-    }  # fmt: skip
+    }
     spec = {"nodeName": node, "containers": [container]}
     return {"metadata": {"name": "intruder"}, "spec": spec}
 

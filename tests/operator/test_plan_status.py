@@ -40,8 +40,13 @@ async def test_what_cannot_fit_is_refused_until_larger_gpus_come(
     found = await bench.wait("large", refused)
     accepted = condition(found, "Accepted")
     assert accepted["status"] == "False"
-    for said in ("spec.training.microBatchSize", "H100 has 79.6 GiB", "activations",
-                 "set training.microBatchSize to 1", ALLOW_OVER_MEMORY):  # fmt: skip
+    for said in (
+        "spec.training.microBatchSize",
+        "H100 has 79.6 GiB",
+        "activations",
+        "set training.microBatchSize to 1",
+        ALLOW_OVER_MEMORY,
+    ):
         assert said in accepted["message"]
     status = status_of(found)
     assert (status["phase"], status["reason"]) == ("Rejected", "WillNotFit")

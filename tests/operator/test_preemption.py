@@ -70,9 +70,12 @@ class Memory:
         tenants = [tenant_of(r, [], CLASSES, 0.0) for r in records]
         going = leaving(records, self.pods, 30.0)
         return World(
-            nodes(2, gpus=2), tuple(usage(records, self.pods, [], offers)), {},
-            (*(t for t in tenants if t), *going), {},
-        )  # fmt: skip
+            nodes(2, gpus=2),
+            tuple(usage(records, self.pods, [], offers)),
+            {},
+            (*(t for t in tenants if t), *going),
+            {},
+        )
 
     def candidates(self) -> list[Candidate]:
         found = (as_candidate(r, **CLASSES) for r in self.records.values())
@@ -85,8 +88,11 @@ class Memory:
         return Scheduler(self.candidates, self.world, stored, self.woken.append)
 
     def place(self, name: str, attempt: int = 0, **spec: Any) -> None:
-        placement = {"attempt": attempt, "gpusPerNode": 2,
-                     "blocks": [{"path": "", "nodes": ["n0", "n1"]}]}  # fmt: skip
+        placement = {
+            "attempt": attempt,
+            "gpusPerNode": 2,
+            "blocks": [{"path": "", "nodes": ["n0", "n1"]}],
+        }
         self.records[name] = record(name, {"placement": placement, "attempt": attempt}, **spec)
 
 

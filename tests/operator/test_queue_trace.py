@@ -22,9 +22,14 @@ from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 pytestmark = pytest.mark.cluster
 CLASSES = "scheduling.k8s.io/v1/priorityclasses"
 TRACE = Trace(
-    seed=20261126, jobs=60, nodes=32, per_leaf=8, lengths=(3, 8), span=12,
+    seed=20261126,
+    jobs=60,
+    nodes=32,
+    per_leaf=8,
+    lengths=(3, 8),
+    span=12,
     sizes={1: 45, 2: 25, 4: 18, 8: 9, 16: 3},
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -38,9 +43,13 @@ async def classes(api: Api) -> AsyncIterator[None]:
 
 @pytest.mark.timeout(300)
 async def test_sixty_jobs(
-    installed: ControlPlane, api: Api, namespace: str, scripted_nodes: ScriptedNodes,
-    classes: None, tmp_path: Path,
-) -> None:  # fmt: skip
+    installed: ControlPlane,
+    api: Api,
+    namespace: str,
+    scripted_nodes: ScriptedNodes,
+    classes: None,
+    tmp_path: Path,
+) -> None:
     bench = Bench(api, namespace, scripted_nodes, secrets.token_hex(3))
     operator = OperatorProcess(installed, tmp_path, *PATIENT)
     try:

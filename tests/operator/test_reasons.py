@@ -46,8 +46,11 @@ async def gpus_of_another_job(stage: Stage) -> None:
 async def gpus_of_a_foreign_pod(stage: Stage) -> None:
     [node] = await stage.add_nodes({})
     amount = {"nvidia.com/gpu": "1"}
-    container = {"name": "main", "image": "example.com/x:1",
-                 "resources": {"requests": amount, "limits": amount}}  # fmt: skip
+    container = {
+        "name": "main",
+        "image": "example.com/x:1",
+        "resources": {"requests": amount, "limits": amount},
+    }
     body = {"metadata": {"name": stage.tag}, "spec": {"nodeName": node, "containers": [container]}}
     await stage.api.create("pods", body, stage.namespace)
     await stage.small("job")
@@ -181,9 +184,12 @@ async def no_domain_for_a_tensor_group(stage: Stage) -> None:
     await stage.fabric(rack=label)
     selector = {"bench": stage.tag, label: "a"}
     await stage.runs_small("holder", workers={"nodeSelector": selector})
-    await stage.submit("job", topology={"fabric": stage.tag, "tensorWithin": "rack"},
-                       parallelism={"tensor": 4, "data": 1},
-                       workers={"command": ["train"]})  # fmt: skip
+    await stage.submit(
+        "job",
+        topology={"fabric": stage.tag, "tensorWithin": "rack"},
+        parallelism={"tensor": 4, "data": 1},
+        workers={"command": ["train"]},
+    )
     message = await stage.told("job", "DomainTooSmall", "2 at a time in one rack")
     assert [len(found) for found in named(message).values()] == [1]
     await stage.obey(message)

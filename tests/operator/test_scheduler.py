@@ -58,8 +58,15 @@ def job(name: str, count: int, gpus: int = 8, **spec: Any) -> Job:
     return found
 
 
-def waits(name: str, count: int, gpus: int = 8, *, priority: int = 0,
-          fabric: str | None = None, **spec: Any) -> Candidate:  # fmt: skip
+def waits(
+    name: str,
+    count: int,
+    gpus: int = 8,
+    *,
+    priority: int = 0,
+    fabric: str | None = None,
+    **spec: Any,
+) -> Candidate:
     """A job that came in the second that its name ends with."""
     found = job(name, count, gpus, **spec)
     request = Request.of(found)
@@ -86,9 +93,11 @@ sizes = st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 4, 8]), st.integers(
     st.randoms(use_true_random=False),
 )
 def test_never_overcommits_and_never_splits_a_gang(
-    count: int, wanted: list[tuple[int, int, int]], taken: list[tuple[int, int]],
+    count: int,
+    wanted: list[tuple[int, int, int]],
+    taken: list[tuple[int, int]],
     shuffle: random.Random,
-) -> None:  # fmt: skip
+) -> None:
     cluster = nodes(count)
     in_use = tuple(Usage(f"n{index}", GPU, amount) for index, amount in taken)
     queue = [
@@ -134,10 +143,12 @@ def test_jobs_on_other_nodes_are_not_held_back() -> None:
     other = Node("x0", {"pool": "other"}, {GPU: 8})
     in_use = (Usage("n0", GPU, 8),)
     verdicts = decide(
-        [waits("large-0", 4, workers={"nodeSelector": {"pool": "all"}}),
-         waits("small-1", 1, workers={"nodeSelector": {"pool": "other"}})],
+        [
+            waits("large-0", 4, workers={"nodeSelector": {"pool": "all"}}),
+            waits("small-1", 1, workers={"nodeSelector": {"pool": "other"}}),
+        ],
         World((*nodes(4), other), in_use),
-    )  # fmt: skip
+    )
     assert isinstance(verdicts["small-1"], Offer)
 
 

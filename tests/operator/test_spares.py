@@ -16,13 +16,21 @@ from llmtrain_operator.job_state.status_draft import C
 
 LEAF = "network.topology.nvidia.com/leaf"
 SPARED = {
-    "attempt": 0, "gpusPerNode": 2, "explanation": "4 ranks on 2 nodes",
+    "attempt": 0,
+    "gpusPerNode": 2,
+    "explanation": "4 ranks on 2 nodes",
     "blocks": [{"path": "s0/l0", "nodes": ["n0"]}, {"path": "s0/l1", "nodes": ["n1"]}],
-    "levels": [{"level": "spine", "domains": 1}, {"level": "leaf", "domains": 2},
-               {"level": "node", "domains": 2}],
-    "spares": [{"path": "s0/l0", "nodes": ["n2"]}, {"path": "s0/l1", "nodes": ["n3"]},
-               {"path": "s1/l9", "nodes": ["n4"]}],
-}  # fmt: skip
+    "levels": [
+        {"level": "spine", "domains": 1},
+        {"level": "leaf", "domains": 2},
+        {"level": "node", "domains": 2},
+    ],
+    "spares": [
+        {"path": "s0/l0", "nodes": ["n2"]},
+        {"path": "s0/l1", "nodes": ["n3"]},
+        {"path": "s1/l9", "nodes": ["n4"]},
+    ],
+}
 
 
 def lost(*names: str, **more: Any) -> Observed:
@@ -38,8 +46,9 @@ def test_the_nearest_spare_takes_the_place_and_the_ranks() -> None:
     placement = plan.status["placement"]
     assert placement["attempt"] == plan.status["attempt"] == 1 and plan.status["restarts"] == 1
     assert placement["blocks"] == [
-        {"path": "s0/l0", "nodes": ["n0"]}, {"path": "s0/l1", "nodes": ["n3"]},
-    ], "the one in the same leaf, in the same place of the order"  # fmt: skip
+        {"path": "s0/l0", "nodes": ["n0"]},
+        {"path": "s0/l1", "nodes": ["n3"]},
+    ], "the one in the same leaf, in the same place of the order"
     assert [use["domains"] for use in placement["levels"]] == [1, 2, 2]
     assert [block["nodes"] for block in placement["spares"]] == [["n2"], ["n4"]]
     assert plan.status["placementSummary"] == "2 nodes · 2 leaf · 1 spine · 2 spare"
@@ -105,8 +114,10 @@ async def test_a_spare_is_held_used_and_given_back(operator: OperatorProcess, be
     placement = status_of(again)["placement"]
     assert placement["blocks"] == [{"path": "near", "nodes": [n0, n2]}]
     assert "spares" not in placement and status_of(again)["restarts"] == 1
-    where = {p["metadata"]["labels"][labels.NODE_INDEX]: p["spec"]["nodeName"]
-             for p in await bench.pods(f"{labels.ATTEMPT}=1")}  # fmt: skip
+    where = {
+        p["metadata"]["labels"][labels.NODE_INDEX]: p["spec"]["nodeName"]
+        for p in await bench.pods(f"{labels.ATTEMPT}=1")
+    }
     assert where == {"0": n0, "1": n2}
     assert status_of(await bench.job("other"))["phase"] == "Queued"
     await operator.shows('llmtrain_operator_recovery_seconds_count{action="ReplaceNode"} 1.0')

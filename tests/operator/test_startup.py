@@ -28,8 +28,10 @@ def test_the_node_of_the_first_pod_that_did_not_start_is_remembered() -> None:
 
 
 def test_only_failures_that_blame_a_node_make_the_job_avoid_it() -> None:
-    failures = [{"time": ago(9), "attempt": 0, "reason": why, "message": "", "node": node}
-                for why, node in (("ExitCode", "n0"), ("NodeLost", "n2"))]  # fmt: skip
+    failures = [
+        {"time": ago(9), "attempt": 0, "reason": why, "message": "", "node": node}
+        for why, node in (("ExitCode", "n0"), ("NodeLost", "n2"))
+    ]
     candidate = as_candidate(record("a", {"failures": failures}))
     assert candidate is not None and candidate.avoided == {"n2"}
 
@@ -71,10 +73,17 @@ def test_old_trouble_does_not_explain_pods_that_are_there() -> None:
 
 
 def test_the_time_to_start_begins_after_the_pause() -> None:
-    failures = [{"time": ago(seconds), "attempt": 0, "reason": "ExitCode", "message": ""}
-                for seconds in (8, 7, 6, 5)]  # fmt: skip
-    before = status(failures=failures, restarts=4, attempt=4, attemptStartTime=ago(5),
-                    placement={**PLACEMENT, "attempt": 4})  # fmt: skip
+    failures = [
+        {"time": ago(seconds), "attempt": 0, "reason": "ExitCode", "message": ""}
+        for seconds in (8, 7, 6, 5)
+    ]
+    before = status(
+        failures=failures,
+        restarts=4,
+        attempt=4,
+        attemptStartTime=ago(5),
+        placement={**PLACEMENT, "attempt": 4},
+    )
     spec = {"failurePolicy": {"startupTimeout": "4s", "maxRestarts": 9}}
     plan, observed = settle(seen(before, spec=spec))
     assert plan.create == (0, 1), "the pause of 4 s ended 1 s ago"

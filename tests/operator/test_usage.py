@@ -68,8 +68,11 @@ def test_a_team_with_an_operator_of_its_own_counts_the_pods_of_the_others() -> N
 
     ours = {"llmtrain.dev/job-uid": "uid"}
     for namespace, labels, followed in (
-        ("team", ours, True), ("team", {}, False), ("other", ours, False), ("other", {}, False),
-    ):  # fmt: skip
+        ("team", ours, True),
+        ("team", {}, False),
+        ("other", ours, False),
+        ("other", {}, False),
+    ):
         assert is_followed(raw(namespace, **labels), "team") is followed
     assert is_followed(raw("other", **ours), None)
     found = foreign_pod(raw("other", **ours))

@@ -31,9 +31,12 @@ def _probe(layout: Layout, hidden: int, layers: int, batch: int, micro_batch: in
 
 
 FOUR = (
-    Layout(tensor=2, data=2), Layout(tensor=2, pipeline=2), Layout(pipeline=2, data=2),
-    Layout(data=4), Layout(pipeline=4),
-)  # fmt: skip
+    Layout(tensor=2, data=2),
+    Layout(tensor=2, pipeline=2),
+    Layout(pipeline=2, data=2),
+    Layout(data=4),
+    Layout(pipeline=4),
+)
 EIGHT = (Layout(tensor=2, pipeline=2, data=2), Layout(pipeline=2, data=4))
 LARGER = (Layout(tensor=2, pipeline=2), Layout(pipeline=2, data=2))
 GROUPS = (

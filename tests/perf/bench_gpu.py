@@ -48,26 +48,55 @@ AGREE = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 5e-3}
 """Relative difference of losses and gradient norms, as between layouts."""
 
 SMALL = {
-    "layers": 2, "hiddenSize": 128, "heads": 4, "kvHeads": 2, "ffnSize": 352, "vocabSize": 512,
+    "layers": 2,
+    "hiddenSize": 128,
+    "heads": 4,
+    "kvHeads": 2,
+    "ffnSize": 352,
+    "vocabSize": 512,
     "sequenceLength": 128,
-}  # fmt: skip
+}
 BILLION = {
-    "layers": 16, "hiddenSize": 2048, "heads": 32, "kvHeads": 8, "ffnSize": 8192,
-    "vocabSize": 128256, "sequenceLength": 4096,
-}  # fmt: skip
+    "layers": 16,
+    "hiddenSize": 2048,
+    "heads": 32,
+    "kvHeads": 8,
+    "ffnSize": 8192,
+    "vocabSize": 128256,
+    "sequenceLength": 4096,
+}
 WIDE = {
-    "layers": 6, "hiddenSize": 4096, "heads": 32, "kvHeads": 8, "ffnSize": 14336,
-    "vocabSize": 32768, "sequenceLength": 8192,
-}  # fmt: skip
+    "layers": 6,
+    "hiddenSize": 4096,
+    "heads": 32,
+    "kvHeads": 8,
+    "ffnSize": 14336,
+    "vocabSize": 32768,
+    "sequenceLength": 8192,
+}
 GPT = {
-    "layers": 24, "hiddenSize": 2048, "heads": 16, "ffnSize": 8192, "vocabSize": 50304,
-    "sequenceLength": 2048, "norm": "layer", "activation": "gelu", "biases": "all",
+    "layers": 24,
+    "hiddenSize": 2048,
+    "heads": 16,
+    "ffnSize": 8192,
+    "vocabSize": 50304,
+    "sequenceLength": 2048,
+    "norm": "layer",
+    "activation": "gelu",
+    "biases": "all",
     "positions": "learned",
-}  # fmt: skip
+}
 EXPERTS = {
-    "layers": 12, "hiddenSize": 1024, "heads": 16, "kvHeads": 8, "ffnSize": 2816,
-    "vocabSize": 32000, "sequenceLength": 4096, "experts": 8, "expertsPerToken": 2,
-}  # fmt: skip
+    "layers": 12,
+    "hiddenSize": 1024,
+    "heads": 16,
+    "kvHeads": 8,
+    "ffnSize": 2816,
+    "vocabSize": 32000,
+    "sequenceLength": 4096,
+    "experts": 8,
+    "expertsPerToken": 2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +117,16 @@ class Case:
             "model": {"architecture": self.architecture},
             "data": {"sources": [{"name": "none", "uri": "file:///none"}]},
             "training": {
-                "steps": 1000, "globalBatchSize": self.micro_batch * self.micro_batches,
-                "microBatchSize": self.micro_batch, "precision": self.precision,
-                "activationCheckpointing": self.checkpointing, "compile": self.compiled,
+                "steps": 1000,
+                "globalBatchSize": self.micro_batch * self.micro_batches,
+                "microBatchSize": self.micro_batch,
+                "precision": self.precision,
+                "activationCheckpointing": self.checkpointing,
+                "compile": self.compiled,
             },
             "parallelism": {"data": 1},
             "workers": {"gpusPerNode": 1, "image": "none"},
-        }  # fmt: skip
+        }
 
     @property
     def run(self) -> RunConfig:
@@ -216,16 +248,24 @@ def test_a_job_from_text_to_weights(tmp_path: Path) -> None:
         json.dumps({"metadata": {"name": "gpu"}, "spec": _whole(tmp_path)})
     )
     environment = {
-        env.JOB_FILE: str(tmp_path / "job.json"), env.RANKS: "0", env.WORLD_SIZE: "1",
-        env.POD_IP: LOOPBACK, env.PORT: str(port), env.NODE_NAME: "localhost",
-        env.MASTER_ADDR: LOOPBACK, env.MASTER_PORT: str(free_port()),
-        env.WORK_DIR: str(tmp_path), TERMINATION_LOG: str(tmp_path / "end.json"),
-    }  # fmt: skip
+        env.JOB_FILE: str(tmp_path / "job.json"),
+        env.RANKS: "0",
+        env.WORLD_SIZE: "1",
+        env.POD_IP: LOOPBACK,
+        env.PORT: str(port),
+        env.NODE_NAME: "localhost",
+        env.MASTER_ADDR: LOOPBACK,
+        env.MASTER_PORT: str(free_port()),
+        env.WORK_DIR: str(tmp_path),
+        TERMINATION_LOG: str(tmp_path / "end.json"),
+    }
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "llmtrain_trainer.launch"],
-            env={**os.environ, **environment}, stdout=log, stderr=log,
-        )  # fmt: skip
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+        )
         while process.poll() is None:
             time.sleep(0.5)
             with contextlib.suppress(OSError):
@@ -249,13 +289,29 @@ def _whole(folder: Path) -> dict[str, Any]:
     for number, path in enumerate(sorted((ROOT / "docs").rglob("*.md"))):
         (text / f"{number}.txt").write_text(re.sub(r"\W+", " ", path.read_text()))
     return {
-        "model": {"architecture": {**SMALL, "layers": 8, "hiddenSize": 512, "heads": 8,
-                                   "ffnSize": 1408, "vocabSize": 2048}},
+        "model": {
+            "architecture": {
+                **SMALL,
+                "layers": 8,
+                "hiddenSize": 512,
+                "heads": 8,
+                "ffnSize": 1408,
+                "vocabSize": 2048,
+            }
+        },
         "data": {"sources": [{"name": "docs", "uri": text.as_uri()}], "heldOutFraction": 0.1},
-        "training": {"steps": 400, "globalBatchSize": 32, "microBatchSize": 32,
-                     "precision": "bfloat16"},
+        "training": {
+            "steps": 400,
+            "globalBatchSize": 32,
+            "microBatchSize": 32,
+            "precision": "bfloat16",
+        },
         "parallelism": {"data": 1},
         "workers": {"gpusPerNode": 1, "image": "none"},
-        "checkpoint": {"uri": (folder / "checkpoints").as_uri(), "everySteps": 100, "async": True,
-                       "exportHuggingFace": (folder / "export").as_uri()},
-    }  # fmt: skip
+        "checkpoint": {
+            "uri": (folder / "checkpoints").as_uri(),
+            "everySteps": 100,
+            "async": True,
+            "exportHuggingFace": (folder / "export").as_uri(),
+        },
+    }

@@ -57,11 +57,13 @@ def test_ours_against_the_optimum() -> None:
             ratios[fabric].append(ours.cost.seconds / best.seconds)
     print(f"\n{'FABRIC':<34}{'CASES':>6}{'PROVEN':>8}{'mean':>9}{'worst':>9}")
     for fabric, values in sorted(ratios.items()):
-        print(f"{fabric:<34}{asked[fabric]:>6}{len(values):>8}"
-              f"{mean(values):>9.4f}{max(values):>9.4f}")  # fmt: skip
+        print(
+            f"{fabric:<34}{asked[fabric]:>6}{len(values):>8}{mean(values):>9.4f}{max(values):>9.4f}"
+        )
     everything = list(chain.from_iterable(ratios.values()))
-    print(f"{'all':<34}{SMALL:>6}{len(everything):>8}"
-          f"{mean(everything):>9.4f}{max(everything):>9.4f}")  # fmt: skip
+    print(
+        f"{'all':<34}{SMALL:>6}{len(everything):>8}{mean(everything):>9.4f}{max(everything):>9.4f}"
+    )
     print(f"{SMALL} placements in {took:.1f} s, {SMALL} proofs in {solving:.1f} s of CPU")
     assert mean(everything) <= 1.02
 
@@ -95,8 +97,10 @@ def test_one_more_free_node() -> None:
 
 def test_spread_over_minipods_beside_arnold_and_best_fit() -> None:
     """Most minipods of one DP and of one PP group. The large job also where uplinks are full."""
-    print(f"\n{'NODES':<7}{'UPLINKS':<9}{'MOSTLY':<10}{'SKEW':<6}{'Arnold':>9}{'ours':>9}"
-          f"{'best-fit':>10}   DP/PP")  # fmt: skip
+    print(
+        f"\n{'NODES':<7}{'UPLINKS':<9}{'MOSTLY':<10}{'SKEW':<6}{'Arnold':>9}{'ours':>9}"
+        f"{'best-fit':>10}   DP/PP"
+    )
     for setting in (LEAST, MEDIUM, LARGE, replace(LARGE, oversubscription=FULL)):
         uplinks = "7:1" if setting.oversubscription == NARROW else "1:1"
         for mostly in sorted(RATIOS):
@@ -104,7 +108,9 @@ def test_spread_over_minipods_beside_arnold_and_best_fit() -> None:
                 arnold = setting.spread(setting.arnold(mostly, skew))
                 ours, greedy = our_spread(setting, mostly, skew), best_fit(setting, skew)
                 shown = ["{}/{}".format(*pair) for pair in (arnold, ours, greedy)]
-                print(f"{setting.nodes:<7}{uplinks:<9}{mostly:<10}{skew:<6}{shown[0]:>9}"
-                      f"{shown[1]:>9}{shown[2]:>10}")  # fmt: skip
+                print(
+                    f"{setting.nodes:<7}{uplinks:<9}{mostly:<10}{skew:<6}{shown[0]:>9}"
+                    f"{shown[1]:>9}{shown[2]:>10}"
+                )
                 kind = 0 if mostly == "data" else 1
                 assert ours[kind] <= greedy[kind]

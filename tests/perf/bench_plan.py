@@ -34,8 +34,10 @@ def _summary(name: str, found: list[Judged]) -> str:
 
 def test_predicted_against_published_step_times() -> None:
     found = judge(RUNS, constants_of)
-    print(f"\n{'':2}{'RUN':<20}{'GPU':<10}{'GPUS':>5}  {'LAYOUT':<22}{'TYPE':<6}"
-          f"{'MEASURED':>9}{'PLANNED':>9}{'ERROR':>8}")  # fmt: skip
+    print(
+        f"\n{'':2}{'RUN':<20}{'GPU':<10}{'GPUS':>5}  {'LAYOUT':<22}{'TYPE':<6}"
+        f"{'MEASURED':>9}{'PLANNED':>9}{'ERROR':>8}"
+    )
     for one in sorted(found, key=lambda j: (j.run.source, j.run.name, j.run.gpus, not j.fitted)):
         run = one.run
         kind = {"float8": "fp8", "bfloat16": "bf16"}[run.recipe.precision]
@@ -62,8 +64,10 @@ def test_runs_that_do_not_count() -> None:
     for run in RUNS:
         if not run.counted:
             planned = predict(run, constants_of(run.hardware))
-            print(f"{run.name:<20}{run.gpus:>5}  {run.recipe.layout!s:<22}{run.seconds:>9.3f}"
-                  f"{planned:>9.3f}{planned / run.seconds - 1:>+8.1%}")  # fmt: skip
+            print(
+                f"{run.name:<20}{run.gpus:>5}  {run.recipe.layout!s:<22}{run.seconds:>9.3f}"
+                f"{planned:>9.3f}{planned / run.seconds - 1:>+8.1%}"
+            )
     assert any(not run.counted for run in RUNS)
 
 
@@ -128,6 +132,8 @@ def test_the_documents_claims() -> None:
     )
     for name, days in rows:
         print(f"  {name:<42}{days:>7.1f} days")
-    print("  1e12 tokens x 4 B = 4.00 TB = 3.64 TiB = 50 x 80 GB = 46.6 x 80 GiB;"
-          " 51.2 is 4 TiB / 80 GiB")  # fmt: skip
+    print(
+        "  1e12 tokens x 4 B = 4.00 TB = 3.64 TiB = 50 x 80 GB = 46.6 x 80 GiB;"
+        " 51.2 is 4 TiB / 80 GiB"
+    )
     assert rows[2][1] == pytest.approx(30.2, abs=0.1)

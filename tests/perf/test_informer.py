@@ -54,10 +54,14 @@ async def _measure(url: str) -> None:
     metrics = Metrics()
     woken: set[str] = set()
     informer = Informer[PodRecord](
-        "pods", cluster, Selection(PODS), pod_record,
+        "pods",
+        cluster,
+        Selection(PODS),
+        pod_record,
         indexes={"job": lambda pod: pod.job, "node": lambda pod: pod.node or None},
-        on_change=lambda _, new: woken.add(new.job) if new else None, observer=metrics,
-    )  # fmt: skip
+        on_change=lambda _, new: woken.add(new.job) if new else None,
+        observer=metrics,
+    )
     calm_collector()
     laps, start = Laps(), time.perf_counter()
     task = asyncio.create_task(informer.run())

@@ -47,10 +47,15 @@ def _report(step: int, sampled: bool) -> StepReport:
         for group, op in PAIRS
     )
     return StepReport(
-        step=step, seconds=0.8, phases=dict.fromkeys(PHASES, 0.2), tokens=4096, loss=3.0,
-        grad_norm=1.0, collectives=collectives if sampled else (),
+        step=step,
+        seconds=0.8,
+        phases=dict.fromkeys(PHASES, 0.2),
+        tokens=4096,
+        loss=3.0,
+        grad_norm=1.0,
+        collectives=collectives if sampled else (),
         straggler_score=0.97 if sampled else None,
-    )  # fmt: skip
+    )
 
 
 def _cpu(work: Callable[[], Any], rounds: int) -> float:

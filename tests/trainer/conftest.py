@@ -57,26 +57,43 @@ def job_spec(
     spec: dict[str, Any] = {
         "model": {
             "architecture": {
-                "layers": 4, "hiddenSize": 32, "heads": 4, "kvHeads": 2, "ffnSize": 48,
-                "vocabSize": 320, "sequenceLength": 16, **(architecture or {}),
+                "layers": 4,
+                "hiddenSize": 32,
+                "heads": 4,
+                "kvHeads": 2,
+                "ffnSize": 48,
+                "vocabSize": 320,
+                "sequenceLength": 16,
+                **(architecture or {}),
             }
         },
         "data": {"sources": [{"name": "text", "uri": uri}], "heldOutFraction": 0.2},
         "training": {
-            "steps": 6, "globalBatchSize": 8, "microBatchSize": 2, "precision": precision,
-            "optimizer": {"learningRate": 0.01}, "schedule": {"warmupSteps": 2}, "seed": 7,
+            "steps": 6,
+            "globalBatchSize": 8,
+            "microBatchSize": 2,
+            "precision": precision,
+            "optimizer": {"learningRate": 0.01},
+            "schedule": {"warmupSteps": 2},
+            "seed": 7,
             **(training or {}),
         },
-        "parallelism": {"tensor": tensor, "pipeline": pipeline, "data": data, "context": context,
-                        "replicate": replicate, "expert": expert,
-                        "pipelineSchedule": pipelineSchedule,
-                        "virtualStages": virtualStages},
+        "parallelism": {
+            "tensor": tensor,
+            "pipeline": pipeline,
+            "data": data,
+            "context": context,
+            "replicate": replicate,
+            "expert": expert,
+            "pipelineSchedule": pipelineSchedule,
+            "virtualStages": virtualStages,
+        },
         "workers": {
             "gpusPerNode": gpus_per_node or tensor * pipeline * data * context * replicate,
             "image": "test",
         },
         "failurePolicy": {"maxRestartsInPlace": restarts},
-    }  # fmt: skip
+    }
     if checkpoint:
         spec["checkpoint"] = checkpoint
     if init_from:
@@ -162,9 +179,12 @@ def run_world(
 
 
 def run_trainers(
-    spec: dict[str, Any], data: Any, body: Callable[[Any], Any], timeout: float = 120,
+    spec: dict[str, Any],
+    data: Any,
+    body: Callable[[Any], Any],
+    timeout: float = 120,
     killed: bool = False,
-) -> list[Any]:  # fmt: skip
+) -> list[Any]:
     """Build a `Trainer` on every rank of the job's layout and return what `body(trainer)` does.
 
     Everything a trainer sends is kept in its attribute `sent`.

@@ -25,9 +25,11 @@ def folder(path: Path, every: int = 3) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def base(
-    tmp_path_factory: pytest.TempPathFactory, run_trainers: RunTrainers, job_spec: MakeSpec,
+    tmp_path_factory: pytest.TempPathFactory,
+    run_trainers: RunTrainers,
+    job_spec: MakeSpec,
     shards: Any,
-) -> tuple[Path, float]:  # fmt: skip
+) -> tuple[Path, float]:
     """A base trained for a few steps, and its held-out loss."""
     path = tmp_path_factory.mktemp("base")
 
@@ -44,9 +46,11 @@ def lora(base: tuple[Path, float], job_spec: MakeSpec) -> MakeSpec:
 
     def make(path: Path, lora: dict[str, Any] = LORA, **layout: int) -> dict[str, Any]:
         return job_spec(
-            **layout, init_from=f"file://{base[0]}", training={"lora": lora},
+            **layout,
+            init_from=f"file://{base[0]}",
+            training={"lora": lora},
             checkpoint=folder(path),
-        )  # fmt: skip
+        )
 
     return make
 
@@ -59,9 +63,14 @@ def names(step: Path) -> set[str]:
 
 
 def test_a_job_of_adapters_from_base_to_merged_weights(
-    base: tuple[Path, float], lora: MakeSpec, job_spec: MakeSpec, run_trainers: RunTrainers,
-    parameter_hash: Hash, shards: Any, tmp_path: Path,
-) -> None:  # fmt: skip
+    base: tuple[Path, float],
+    lora: MakeSpec,
+    job_spec: MakeSpec,
+    run_trainers: RunTrainers,
+    parameter_hash: Hash,
+    shards: Any,
+    tmp_path: Path,
+) -> None:
     import torch
 
     from llmtrain_trainer.weights.huggingface import weights_of_huggingface
@@ -125,9 +134,13 @@ def refusal(run_trainers: RunTrainers, spec: dict[str, Any], data: Any) -> tuple
 
 
 def test_what_is_no_base_or_no_checkpoint_of_the_job_is_refused(
-    base: tuple[Path, float], lora: MakeSpec, job_spec: MakeSpec, run_trainers: RunTrainers,
-    shards: Any, tmp_path: Path,
-) -> None:  # fmt: skip
+    base: tuple[Path, float],
+    lora: MakeSpec,
+    job_spec: MakeSpec,
+    run_trainers: RunTrainers,
+    shards: Any,
+    tmp_path: Path,
+) -> None:
     def save(trainer: Any) -> None:
         trainer.take_step()
         trainer.save()
@@ -138,9 +151,12 @@ def test_what_is_no_base_or_no_checkpoint_of_the_job_is_refused(
         (job_spec(checkpoint=folder(tmp_path)), "spec.checkpoint.uri", "with other adapters"),
         (job_spec(init_from=f"file://{tmp_path}"), "spec.model.initFrom", "holds adapters only"),
         (job_spec(init_from=f"file://{tmp_path}/none"), "spec.model.initFrom", "holds none"),
-        (job_spec(init_from=f"file://{base[0]}", architecture={"layers": 3}),
-         "spec.model.initFrom", "another architecture"),
-    ]  # fmt: skip
+        (
+            job_spec(init_from=f"file://{base[0]}", architecture={"layers": 3}),
+            "spec.model.initFrom",
+            "another architecture",
+        ),
+    ]
     for spec, field, message in cases:
         said, named = refusal(run_trainers, spec, shards)
         assert (named, message in said) == (field, True), said

@@ -54,8 +54,13 @@ def _all_say(gang: Agreement, word: Word, now: float = 0.0) -> tuple[Order, ...]
 
 
 def _stated(rank: int, **changes: object) -> Statement:
-    facts = {"state": "answers", "step": 7, "waits": True,
-             "operations": ("dp all_gather #51",), "stack": ("a.py:1 f",)}  # fmt: skip
+    facts = {
+        "state": "answers",
+        "step": 7,
+        "waits": True,
+        "operations": ("dp all_gather #51",),
+        "stack": ("a.py:1 f",),
+    }
     return Statement(rank=rank, **{**facts, **changes})  # type: ignore[arg-type]
 
 

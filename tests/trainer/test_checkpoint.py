@@ -32,10 +32,14 @@ def _checkpoint(folder: Path) -> dict[str, Any]:
     ids=["3D float32", "tensor bfloat16"],
 )
 def test_resumed_run_ends_with_the_same_bits(
-    layout: dict[str, int], precision: str, tmp_path: Path, shards: Any,
-    run_trainers: Callable[..., Any], job_spec: Callable[..., Any],
+    layout: dict[str, int],
+    precision: str,
+    tmp_path: Path,
+    shards: Any,
+    run_trainers: Callable[..., Any],
+    job_spec: Callable[..., Any],
     parameter_hash: Callable[[Any], str],
-) -> None:  # fmt: skip
+) -> None:
     spec = job_spec(**layout, precision=precision, checkpoint=_checkpoint(tmp_path))
 
     def train(trainer: Any) -> tuple[str, int]:
@@ -185,8 +189,16 @@ ARCHITECTURE = {"layers": 4}
 
 
 def _complete(root: Path, step: int, **changes: Any) -> None:
-    facts = {"step": step, "torch": "2.15.0", "layout": "dp1", "architecture": ARCHITECTURE,
-             "data": "d", "sequences": 8 * step, "held_out_before": 7.5, **changes}  # fmt: skip
+    facts = {
+        "step": step,
+        "torch": "2.15.0",
+        "layout": "dp1",
+        "architecture": ARCHITECTURE,
+        "data": "d",
+        "sequences": 8 * step,
+        "held_out_before": 7.5,
+        **changes,
+    }
     paths.write_facts(root, paths.Facts(**facts))
     (root / f"step-{step}" / paths.MARKER).touch()
 
@@ -289,8 +301,11 @@ def test_purge_keeps_the_newest_and_what_is_being_written(tmp_path: Path) -> Non
     (tmp_path / "notes").mkdir()
     retention.purge(tmp_path, keep=2, saved=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "notes", "step-3", "step-4", "step-5",
-    ]  # fmt: skip
+        "notes",
+        "step-3",
+        "step-4",
+        "step-5",
+    ]
 
 
 @pytest.mark.unit

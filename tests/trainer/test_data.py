@@ -64,8 +64,11 @@ def test_encoding_by_pieces_equals_encoding_whole(encoder: Encoder, text: str) -
 )
 def test_packed_tokens_read_back_across_shards(
     tmp_path_factory: pytest.TempPathFactory,
-    documents: list[list[int]], limit: int, vocab: int, data: st.DataObject,
-) -> None:  # fmt: skip
+    documents: list[list[int]],
+    limit: int,
+    vocab: int,
+    data: st.DataObject,
+) -> None:
     folder = tmp_path_factory.mktemp("packed")
     arrays = [np.asarray(ids, dtype=np.uint32) for ids in documents]
     total = write_shards(folder, "x", arrays, vocab, limit)

@@ -225,9 +225,13 @@ def test_approximate_ways_stay_near_with_tensor_and_pipeline_ranks(
 
 @pytest.mark.parametrize("way", ["int8", "late int8"])
 def test_a_resumed_run_ends_with_the_same_bits(
-    way: str, run_trainers: RunTrainers, job_spec: MakeSpec, shards: Any,
-    parameter_hash: Callable[[Any], str], tmp_path: Path,
-) -> None:  # fmt: skip
+    way: str,
+    run_trainers: RunTrainers,
+    job_spec: MakeSpec,
+    shards: Any,
+    parameter_hash: Callable[[Any], str],
+    tmp_path: Path,
+) -> None:
     """Saved after step 4: eight-bit errors are kept, and an outer update is on its way."""
     training = {"steps": 8, "gradientSync": SYNCS[way]}
     spec = job_spec(replicate=2, precision="float32", training=training)

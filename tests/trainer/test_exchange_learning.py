@@ -39,13 +39,26 @@ class Run:
 
 def _spec(job_spec: Callable[..., dict[str, Any]], texts: Path, way: str) -> dict[str, Any]:
     return job_spec(
-        replicate=2, precision="float32", uri=f"file://{texts}",
-        architecture={"layers": 2, "hiddenSize": 64, "kvHeads": 4, "ffnSize": 128,
-                      "vocabSize": 512, "sequenceLength": 64},
-        training={"steps": STEPS, "globalBatchSize": 16, "microBatchSize": 8,
-                  "optimizer": {"learningRate": 0.002}, "schedule": {"warmupSteps": 20},
-                  "gradientSync": WAYS[way]},
-    )  # fmt: skip
+        replicate=2,
+        precision="float32",
+        uri=f"file://{texts}",
+        architecture={
+            "layers": 2,
+            "hiddenSize": 64,
+            "kvHeads": 4,
+            "ffnSize": 128,
+            "vocabSize": 512,
+            "sequenceLength": 64,
+        },
+        training={
+            "steps": STEPS,
+            "globalBatchSize": 16,
+            "microBatchSize": 8,
+            "optimizer": {"learningRate": 0.002},
+            "schedule": {"warmupSteps": 20},
+            "gradientSync": WAYS[way],
+        },
+    )
 
 
 @pytest.fixture(scope="module")

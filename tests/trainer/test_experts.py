@@ -17,9 +17,15 @@ pytestmark = pytest.mark.torch
 
 MOE = {"experts": 4, "expertsPerToken": 2, "loadBalancingWeight": 0.05}
 SHAPE = Architecture(
-    layers=1, hidden_size=16, heads=2, ffn_size=24, vocab_size=32, sequence_length=8, experts=5,
+    layers=1,
+    hidden_size=16,
+    heads=2,
+    ffn_size=24,
+    vocab_size=32,
+    sequence_length=8,
+    experts=5,
     experts_per_token=2,
-)  # fmt: skip
+)
 
 
 @pytest.fixture

@@ -23,8 +23,14 @@ pytestmark = [pytest.mark.torch, pytest.mark.one_rank, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 RunWorld = Callable[..., list[Any]]
 
-ARCHITECTURE = {"layers": 2, "hiddenSize": 64, "heads": 4, "ffnSize": 192, "vocabSize": 1024,
-                "sequenceLength": 40}  # fmt: skip
+ARCHITECTURE = {
+    "layers": 2,
+    "hiddenSize": 64,
+    "heads": 4,
+    "ffnSize": 192,
+    "vocabSize": 1024,
+    "sequenceLength": 40,
+}
 LONGEST = 48
 """Characters of a definition; a sample of the shorter ones learns quicker."""
 
@@ -37,11 +43,15 @@ def definitions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.returncode == 0, made.stderr
     whole, sample = Path(made.stdout.strip()), tmp_path_factory.mktemp("definitions")
     chance = random.Random(0)
-    glosses = [text for text in (whole / "glosses.txt").read_text().split("\n\n")
-               if len(text) <= LONGEST]  # fmt: skip
+    glosses = [
+        text for text in (whole / "glosses.txt").read_text().split("\n\n") if len(text) <= LONGEST
+    ]
     (sample / "glosses.txt").write_text("\n\n".join(chance.sample(glosses, 10_000)))
-    pairs = [line for line in (whole / "pairs.jsonl").read_text().splitlines()
-             if len(json.loads(line)["prompt"]) <= LONGEST]  # fmt: skip
+    pairs = [
+        line
+        for line in (whole / "pairs.jsonl").read_text().splitlines()
+        if len(json.loads(line)["prompt"]) <= LONGEST
+    ]
     (sample / "pairs.jsonl").write_text("\n".join(chance.sample(pairs, 8000)))
     return sample
 
@@ -51,13 +61,17 @@ def spec_of(source: Path, steps: int, rate: float, **sections: Any) -> dict[str,
         "model": {"architecture": ARCHITECTURE},
         "data": {"sources": [{"name": "words", "uri": f"file://{source}"}]},
         "training": {
-            "steps": steps, "globalBatchSize": 64, "microBatchSize": 64, "precision": "float32",
+            "steps": steps,
+            "globalBatchSize": 64,
+            "microBatchSize": 64,
+            "precision": "float32",
             "optimizer": {"learningRate": rate, "weightDecay": 0.01},
-            "schedule": {"warmupSteps": 10}, "seed": 1,
+            "schedule": {"warmupSteps": 10},
+            "seed": 1,
         },
         "parallelism": {"data": 1},
         "workers": {"gpusPerNode": 1, "image": "test"},
-    }  # fmt: skip
+    }
     for name, section in sections.items():
         made[name] = {**made.get(name, {}), **section}
     return made
@@ -82,8 +96,10 @@ def _learn(trainer: Any) -> Learnt:
     if not trainer.data.examples:
         return Learnt(trainer.held_out_before, after, [], 0.0)
     batches = [trainer.held_out.at(index) for index in range(trainer.held_out.count)]
-    answers = [_answer(trainer, tokens, targets) for tokens, targets in zip(
-        batches[0][0][:24], batches[0][1][:24], strict=True)]  # fmt: skip
+    answers = [
+        _answer(trainer, tokens, targets)
+        for tokens, targets in zip(batches[0][0][:24], batches[0][1][:24], strict=True)
+    ]
     responses = Counter(tuple(row[row >= 0].tolist()) for _, targets in batches for row in targets)
     return Learnt(
         trainer.held_out_before, after, answers, responses.most_common(1)[0][1] / responses.total()
@@ -119,9 +135,10 @@ def learnt(
         "data": {"objective": "sft", "chat": {"preset": "plain"}},
     }
     adapters = {
-        "rank": 16, "alpha": 32,
+        "rank": 16,
+        "alpha": 32,
         "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    }  # fmt: skip
+    }
     glosses, pairs = definitions / "glosses.txt", definitions / "pairs.jsonl"
     jobs = {
         "base": spec_of(glosses, 50, 0.01, checkpoint={"uri": f"file://{base}"}),

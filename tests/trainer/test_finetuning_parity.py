@@ -50,12 +50,16 @@ class Case:
 
 
 CASES = [
-    Case(""), Case("", lora=True),
+    Case(""),
+    Case("", lora=True),
     *(Case(layout, lora) for layout in ("dp2", "tp2", "pp2") for lora in (False, True)),
     *(Case("tp2", True, recompute=kind) for kind in ("full", "selective")),
-    Case("cp2 tp2"), Case("rep2 tp2", lora=True), Case("pp2 dp2", True, "ZBVZeroBubble"),
-    Case("pp2 dp2 tp2"), Case("pp2 dp2 tp2", lora=True),
-]  # fmt: skip
+    Case("cp2 tp2"),
+    Case("rep2 tp2", lora=True),
+    Case("pp2 dp2", True, "ZBVZeroBubble"),
+    Case("pp2 dp2 tp2"),
+    Case("pp2 dp2 tp2", lora=True),
+]
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,12 @@ def seen(run_world: RunWorld, job_spec: MakeSpec, data: Any) -> dict[Case, Seen]
             pipelineSchedule=each.schedule,
             virtualStages=1 if each.schedule in ("1F1B", "GPipe") else 2,
             training={
-                "steps": STEPS, "globalBatchSize": 8, "activationCheckpointing": each.recompute,
+                "steps": STEPS,
+                "globalBatchSize": 8,
+                "activationCheckpointing": each.recompute,
                 "microBatchSize": 1 if each.schedule == "DualPipeV" else 2,
             },
-        )  # fmt: skip
+        )
         made["data"]["objective"] = "sft"
         if each.lora:
             made["model"]["initFrom"] = "file:///nowhere"

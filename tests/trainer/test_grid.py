@@ -63,9 +63,14 @@ def test_weights_start_the_same_in_every_layout(
     [("ZBVZeroBubble", [0, 3], [1, 2]), ("Interleaved1F1B", [0, 2], [1, 3])],
 )
 def test_two_chunks_keep_the_names_of_the_whole_model(
-    schedule: str, of_rank_0: list[int], of_rank_1: list[int], alone: dict[str, Any],
-    run_trainers: RunTrainers, job_spec: MakeSpec, shards: Any,
-) -> None:  # fmt: skip
+    schedule: str,
+    of_rank_0: list[int],
+    of_rank_1: list[int],
+    alone: dict[str, Any],
+    run_trainers: RunTrainers,
+    job_spec: MakeSpec,
+    shards: Any,
+) -> None:
     """In V shape rank 0 has both ends; looped, every second layer."""
     spec = job_spec(pipeline=2, pipelineSchedule=schedule, virtualStages=2)
     first, second = run_trainers(spec, shards, _observe)

@@ -15,14 +15,20 @@ from llmtrain_trainer.errors import InputError
 pytestmark = [pytest.mark.torch, pytest.mark.one_rank]
 
 SIZES: dict[str, Any] = {
-    "layers": 3, "hidden_size": 32, "heads": 4, "ffn_size": 48, "vocab_size": 320,
+    "layers": 3,
+    "hidden_size": 32,
+    "heads": 4,
+    "ffn_size": 48,
+    "vocab_size": 320,
     "sequence_length": 16,
-}  # fmt: skip
+}
 GPT = {"positions": "learned", "norm": "layer", "activation": "gelu", "biases": "all"}
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"kv_heads": 2, "rope_theta": 5e5},
     "llama with wide heads, biases and tied": {
-        "head_dim": 16, "biases": "all", "tied_embeddings": True,
+        "head_dim": 16,
+        "biases": "all",
+        "tied_embeddings": True,
     },
     "qwen2": {"kv_heads": 2, "biases": "qkv", "norm_epsilon": 1e-6},
     "qwen3": {"kv_heads": 2, "head_dim": 16, "qk_norm": True, "tied_embeddings": True},
@@ -30,9 +36,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt2 untied": GPT,
     "mixtral": {"kv_heads": 2, "experts": 4, "experts_per_token": 2, "load_balancing_weight": 0.02},
     "qwen3 with experts": {
-        "kv_heads": 2, "head_dim": 16, "qk_norm": True, "experts": 5, "experts_per_token": 3,
+        "kv_heads": 2,
+        "head_dim": 16,
+        "qk_norm": True,
+        "experts": 5,
+        "experts_per_token": 3,
     },
-}  # fmt: skip
+}
 
 
 def _model(shape: Architecture) -> Any:
@@ -125,10 +135,16 @@ def test_a_mixture_that_transformers_wrote_is_read(family: str, tmp_path: Path) 
     from llmtrain_trainer.weights.huggingface import CONFIG, weights_of_huggingface
 
     common = {
-        "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16,
-        "num_experts_per_tok": 2, "head_dim": 16,
-    }  # fmt: skip
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 16,
+        "num_experts_per_tok": 2,
+        "head_dim": 16,
+    }
     config = {
         "mixtral": lambda: MixtralConfig(**common, num_local_experts=4),
         "qwen3_moe": lambda: Qwen3MoeConfig(
@@ -154,10 +170,15 @@ def test_a_model_that_transformers_wrote_is_read(tmp_path: Path) -> None:
     from llmtrain_trainer.weights.huggingface import CONFIG, weights_of_huggingface
 
     config = MistralConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16,
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=16,
         sliding_window=None,
-    )  # fmt: skip
+    )
     theirs = MistralForCausalLM(config)
     _compare_as_read(theirs, tmp_path)
 

@@ -15,9 +15,11 @@ SMALL, LARGE = 4096, 16 * 2**20
 
 
 def test_groups_are_measured_between_steps_and_training_is_as_without(
-    shards: Any, run_trainers: Callable[..., list[Any]], job_spec: Callable[..., dict[str, Any]],
+    shards: Any,
+    run_trainers: Callable[..., list[Any]],
+    job_spec: Callable[..., dict[str, Any]],
     parameter_hash: Callable[[Any], str],
-) -> None:  # fmt: skip
+) -> None:
     def spec(**training: Any) -> dict[str, Any]:
         return job_spec(tensor=2, training={"steps": 4, **training})
 
@@ -28,8 +30,10 @@ def test_groups_are_measured_between_steps_and_training_is_as_without(
 
         probing = Trainer(
             from_spec("test", spec(collectiveProbe={"everySteps": 2})),
-            plain.data, plain.device, (sent := []).append,
-        )  # fmt: skip
+            plain.data,
+            plain.device,
+            (sent := []).append,
+        )
         told = []
         for trainer, reports in ((plain, plain.sent), (probing, sent)):
             trainer.train()

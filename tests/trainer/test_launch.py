@@ -65,9 +65,12 @@ def _long(job_spec: MakeSpec, corpus: Path, **changes: Any) -> dict[str, Any]:
     """A job of two pods that would run for a long time."""
     layout = {"pipeline": 2, "data": 2, "restarts": 0, **changes}
     return job_spec(
-        **layout, precision="float32", uri=f"file://{corpus}", gpus_per_node=2,
+        **layout,
+        precision="float32",
+        uri=f"file://{corpus}",
+        gpus_per_node=2,
         training={"steps": STEPS},
-    )  # fmt: skip
+    )
 
 
 def _listeners(port: int) -> set[str]:
@@ -134,10 +137,15 @@ def test_two_pods_train_together_to_the_end(
     checkpoint = {"uri": f"file://{tmp_path}/saved", "everySteps": 30}
     two = pods(
         job_spec(
-            tensor=2, data=2, precision="float32", uri=f"file://{corpus}", gpus_per_node=2,
-            checkpoint=checkpoint, training={"steps": 40},
+            tensor=2,
+            data=2,
+            precision="float32",
+            uri=f"file://{corpus}",
+            gpus_per_node=2,
+            checkpoint=checkpoint,
+            training={"steps": 40},
         )
-    )  # fmt: skip
+    )
     assert _ends([two.fork(index) for index in range(2)]) == [0, 0], two.log(0)[-2000:]
     result = two.message(0)["result"]
     assert result["phase"] == "finished" and result["step"] == 40
@@ -221,9 +229,12 @@ def test_a_pod_that_is_asked_to_stop_ends_with_143(
 
 
 def test_a_pod_that_is_asked_to_stop_before_the_first_step_ends_at_once(
-    pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path,
+    pods: MakePods,
+    job_spec: MakeSpec,
+    corpus: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Its ranks are measuring the held-out loss, which could take longer than the grace period."""
     from llmtrain_trainer.training.trainer import Trainer
 
@@ -273,11 +284,17 @@ def test_ranks_do_not_outlive_a_launcher_that_is_killed(
         ("raise RuntimeError('[gloo] Unable to find address for: eth0')", 1, "Exception", "eth0"),
     ],
     ids=["exception", "exit code", "signal", "peer", "own interface"],
-)  # fmt: skip
+)
 def test_how_a_rank_ends_is_how_its_pod_ends(
-    fake: str, code: int, reason: str, text: str,
-    pods: MakePods, job_spec: MakeSpec, corpus: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    fake: str,
+    code: int,
+    reason: str,
+    text: str,
+    pods: MakePods,
+    job_spec: MakeSpec,
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Rank 1 fails in a chosen way while rank 0 only ever sees the consequence."""
     from llmtrain_trainer.launcher.restart import coordinator
     from llmtrain_trainer.worker import main
@@ -308,22 +325,29 @@ def test_how_a_rank_ends_is_how_its_pod_ends(
         ({"uri": "package://no_such_corpus/texts"}, "CorpusMissing", "spec.data.sources[0].uri"),
         ({"uri": "file:///no/such/folder"}, "CorpusMissing", "spec.data.sources[0].uri"),
         ({"uri": "s3://bucket/x"}, "InvalidSpec", "spec.data.sources[0].uri"),
-        ({"checkpoint": {"uri": "file:///dev/null/x"}}, "CheckpointUnreadable",
-         "spec.checkpoint.uri"),
-        ({"checkpoint": {"uri": "file:///tmp", "exportHuggingFace": "file:///dev/null/x"}},
-         "ExportNotWritable", "spec.checkpoint.exportHuggingFace"),
-        ({"architecture": {"vocabSize": 100}}, "InvalidSpec",
-         "spec.model.architecture.vocabSize"),
-        ({"architecture": {"sequenceLength": 99999}}, "CorpusTooSmall",
-         "spec.data.sources[0].uri"),
-        ({"training": {"globalBatchSize": 7}}, "InvalidSpec",
-         "spec.training.globalBatchSize"),
+        (
+            {"checkpoint": {"uri": "file:///dev/null/x"}},
+            "CheckpointUnreadable",
+            "spec.checkpoint.uri",
+        ),
+        (
+            {"checkpoint": {"uri": "file:///tmp", "exportHuggingFace": "file:///dev/null/x"}},
+            "ExportNotWritable",
+            "spec.checkpoint.exportHuggingFace",
+        ),
+        ({"architecture": {"vocabSize": 100}}, "InvalidSpec", "spec.model.architecture.vocabSize"),
+        ({"architecture": {"sequenceLength": 99999}}, "CorpusTooSmall", "spec.data.sources[0].uri"),
+        ({"training": {"globalBatchSize": 7}}, "InvalidSpec", "spec.training.globalBatchSize"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_ends_with_2_and_names_the_field(
-    change: dict[str, Any], reason: str, field: str,
-    pods: MakePods, job_spec: MakeSpec, corpus: Path,
-) -> None:  # fmt: skip
+    change: dict[str, Any],
+    reason: str,
+    field: str,
+    pods: MakePods,
+    job_spec: MakeSpec,
+    corpus: Path,
+) -> None:
     one = pods(job_spec(**{"uri": f"file://{corpus}", **change}))
     assert _ends([one.fork(0)]) == [2], one.log(0)
     error = one.message(0)["error"]

@@ -36,9 +36,13 @@ def test_pods_that_prepared_other_data_do_not_train(
 
 @pytest.mark.parametrize("layout", [{"data": 2}, {"pipeline": 2}, {"tensor": 2}], ids=str)
 def test_a_loss_that_is_no_number_stops_every_rank_before_the_weights_change(
-    layout: dict[str, int], tmp_path: Path, shards: Any,
-    run_trainers: RunTrainers, job_spec: MakeSpec, parameter_hash: Callable[[Any], str],
-) -> None:  # fmt: skip
+    layout: dict[str, int],
+    tmp_path: Path,
+    shards: Any,
+    run_trainers: RunTrainers,
+    job_spec: MakeSpec,
+    parameter_hash: Callable[[Any], str],
+) -> None:
     checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 1}
 
     def train(trainer: Any) -> tuple[str, bool, bool]:

@@ -95,8 +95,10 @@ def _run(program: str, library: Path, **environment: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "LD_LIBRARY_PATH": str(library), **environment},
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 def _read(library: Path, **environment: str) -> Any:
@@ -113,14 +115,19 @@ def test_devices_tell_what_they_can(library: Path) -> None:
     for number, (first, second) in enumerate(reads):
         # one sample when the probe was made, and one for every read
         assert first == {
-            "gpu": 0, "ratio": 1.0, "memory": {"used": 1000, "total": 80000},
+            "gpu": 0,
+            "ratio": 1.0,
+            "memory": {"used": 1000, "total": 80000},
             "activity": {"sm": 0.625, "tensor": pytest.approx((42 + number) / 100)},
             "joules": 5 + 1.5 * number,
-        }  # fmt: skip
+        }
         assert second == {
-            "gpu": 1, "ratio": 0.5, "memory": {"used": 2000, "total": 80000},
-            "activity": {}, "joules": None,
-        }  # fmt: skip
+            "gpu": 1,
+            "ratio": 0.5,
+            "memory": {"used": 2000, "total": 80000},
+            "activity": {},
+            "joules": None,
+        }
 
 
 def test_prometheus_sees_the_devices_under_the_labels_of_dcgm_exporter(library: Path) -> None:

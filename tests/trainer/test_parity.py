@@ -35,14 +35,25 @@ HEADER = ("ranks", "layout", "schedule", "recompute", "shape", "precision", "los
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {},
     "tied": {"tiedEmbeddings": True},
-    "gpt": {"kvHeads": 4, "positions": "learned", "norm": "layer", "activation": "gelu",
-            "biases": "all"},
-    "gpt3": {"kvHeads": 4, "positions": "learned", "norm": "layer", "activation": "gelu",
-             "biases": "all", "tiedEmbeddings": True},
+    "gpt": {
+        "kvHeads": 4,
+        "positions": "learned",
+        "norm": "layer",
+        "activation": "gelu",
+        "biases": "all",
+    },
+    "gpt3": {
+        "kvHeads": 4,
+        "positions": "learned",
+        "norm": "layer",
+        "activation": "gelu",
+        "biases": "all",
+        "tiedEmbeddings": True,
+    },
     "qwen2": {"biases": "qkv"},
     "qwen3": {"qkNorm": True, "headDim": 16},
     "moe": {"experts": 4, "expertsPerToken": 2, "loadBalancingWeight": 0.05},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,10 @@ GRID = "pp2 dp2 tp2"
 CASES: list[Case] = [
     *(case(f"pp2 {other}", schedule) for schedule in SCHEDULES for other in ("dp2", "tp2")),
     *(case(GRID, s) for s in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV")),
-    case("dp2"), case("tp2"), case("dp4 tp2"), case("tp2", shape="tied"),
+    case("dp2"),
+    case("tp2"),
+    case("dp4 tp2"),
+    case("tp2", shape="tied"),
     *(case("pp4", schedule) for schedule in SCHEDULES),
     # copies of the sharded model
     *(case(layout) for layout in ("rep2", "rep2 dp2", "rep2 tp2", "rep2 dp2 tp2", "pp2 rep2 tp2")),
@@ -116,9 +130,19 @@ CASES: list[Case] = [
         case(layout, schedule, recompute=kind)
         for kind in ("selective", "full")
         for layout, schedule in (
-            *((layout, "1F1B") for layout in (
-                "", "dp2", "tp2", "cp2", "rep2", "rep2 tp2", "cp2 tp2", "pp2 rep2",
-            )),
+            *(
+                (layout, "1F1B")
+                for layout in (
+                    "",
+                    "dp2",
+                    "tp2",
+                    "cp2",
+                    "rep2",
+                    "rep2 tp2",
+                    "cp2 tp2",
+                    "pp2 rep2",
+                )
+            ),
             *((f"pp2 {other}", schedule) for schedule in SCHEDULES for other in ("dp2", "tp2")),
             *(("pp2 cp2", s) for s in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble")),
             *((GRID, s) for s in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV")),
@@ -129,27 +153,47 @@ CASES: list[Case] = [
         for kind in ("selective", "full")
         for other in (
             *({"shape": shape} for shape in ("gpt", "gpt3", "qwen2", "qwen3", "tied")),
-            {"precision": "float32"}, {"precision": "bfloat16"},
+            {"precision": "float32"},
+            {"precision": "bfloat16"},
         )
     ),
     # other shapes
     *(case(layout, shape="gpt") for layout in ("dp2", "tp2", "cp2 tp2", "pp2 tp2")),
-    case("pp2 dp2", "DualPipeV", shape="gpt"), case("tp2", shape="qwen2"),
-    case("tp2", shape="qwen3"), case("cp2 tp2", shape="qwen3"),
+    case("pp2 dp2", "DualPipeV", shape="gpt"),
+    case("tp2", shape="qwen2"),
+    case("tp2", shape="qwen3"),
+    case("cp2 tp2", shape="qwen3"),
     *(case("tp2", shape="gpt3", precision=p) for p in ("float64", "float32", "bfloat16")),
     # mixture of experts
-    *(case(layout, shape="moe") for layout in (
-        "dp2", "dp2 ep2", "tp2", "dp2 ep2 tp2", "dp4 ep2", "dp4 ep4", "dp4 ep2 tp2",
-        "rep2 dp2 ep2", "rep2 dp2 ep2 tp2", "cp2", "cp2 ep2", "dp2 cp2 ep4", "cp2 tp2 ep2",
-    )),
+    *(
+        case(layout, shape="moe")
+        for layout in (
+            "dp2",
+            "dp2 ep2",
+            "tp2",
+            "dp2 ep2 tp2",
+            "dp4 ep2",
+            "dp4 ep4",
+            "dp4 ep2 tp2",
+            "rep2 dp2 ep2",
+            "rep2 dp2 ep2 tp2",
+            "cp2",
+            "cp2 ep2",
+            "dp2 cp2 ep4",
+            "cp2 tp2 ep2",
+        )
+    ),
     *(case("pp2 dp2 ep2", schedule, shape="moe") for schedule in SCHEDULES),
     *(case("pp2 tp2", s, shape="moe") for s in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble")),
     *(case(f"{GRID} ep2", s, shape="moe") for s in ("1F1B", "DualPipeV")),
     *(
         case(layout, schedule, recompute=kind, shape="moe")
         for kind in ("selective", "full")
-        for layout, schedule in (("dp2 ep2", "1F1B"), ("pp2 dp2 ep2", "ZBVZeroBubble"),
-                                 ("tp2", "1F1B"))
+        for layout, schedule in (
+            ("dp2 ep2", "1F1B"),
+            ("pp2 dp2 ep2", "ZBVZeroBubble"),
+            ("tp2", "1F1B"),
+        )
     ),
     *(
         case(layout, precision=precision, shape="moe")
@@ -159,18 +203,23 @@ CASES: list[Case] = [
     # the first and the last stage share a matrix
     *(case("pp2 dp2", s, shape="tied") for s in SCHEDULES),
     *(case("pp2 tp2", s, shape="tied") for s in ("1F1B", "DualPipeV")),
-    case("pp2 tp2", shape="gpt3"), case(GRID, "Interleaved1F1B", shape="gpt3"),
-    case("pp4", shape="tied"), case("pp2 rep2 tp2", shape="tied"),
+    case("pp2 tp2", shape="gpt3"),
+    case(GRID, "Interleaved1F1B", shape="gpt3"),
+    case("pp4", shape="tied"),
+    case("pp2 rep2 tp2", shape="tied"),
     case("pp2 dp2", shape="tied", precision="bfloat16"),
     # other precisions
     *(
         case(layout, schedule, precision=precision)
         for precision in ("float32", "bfloat16")
         for layout, schedule in (
-            (GRID, "1F1B"), ("pp2 dp2", "ZBVZeroBubble"), ("cp2 tp2", "1F1B"), ("rep2 tp2", "1F1B"),
+            (GRID, "1F1B"),
+            ("pp2 dp2", "ZBVZeroBubble"),
+            ("cp2 tp2", "1F1B"),
+            ("rep2 tp2", "1F1B"),
         )
     ),
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)
@@ -187,8 +236,14 @@ class Numbers:
 
 RunWorld = Callable[..., list[Any]]
 MakeSpec = Callable[..., dict[str, Any]]
-LONG = {"tp": "tensor", "cp": "context", "dp": "data", "rep": "replicate", "pp": "pipeline",
-        "ep": "expert"}  # fmt: skip
+LONG = {
+    "tp": "tensor",
+    "cp": "context",
+    "dp": "data",
+    "rep": "replicate",
+    "pp": "pipeline",
+    "ep": "expert",
+}
 
 
 class Table:
@@ -230,10 +285,12 @@ class Table:
             precision=each.precision,
             architecture={"layers": each.layers, **SHAPES[each.shape]},
             training={
-                "steps": STEPS, "globalBatchSize": BATCH, "microBatchSize": each.micro_batch(),
+                "steps": STEPS,
+                "globalBatchSize": BATCH,
+                "microBatchSize": each.micro_batch(),
                 "activationCheckpointing": each.recompute,
             },
-        )  # fmt: skip
+        )
 
 
 def _few_steps(run: Any, data: Any, grids: dict[Any, Any]) -> Numbers:

@@ -113,17 +113,20 @@ def test_messages_fit_and_are_printable(text: str) -> None:
     assert len(data) <= MESSAGE_BYTES
     error = json.loads(data)["error"]
     assert set(error) == {"reason", "message", "field", "remedy", "rank", "exitCode"}
-    assert all(value is None or value == 1 or value == 3 or value.isprintable()
-               for value in error.values())  # fmt: skip
+    assert all(
+        value is None or value == 1 or value == 3 or value.isprintable() for value in error.values()
+    )
 
 
 def _progress(rank: int = 0) -> Progress:
     progress = Progress((rank, rank + 1), attempt=2)
     spec = {
-        "model": {"preset": "tiny"}, "data": {"sources": [{"name": "a", "uri": "file:///a"}]},
+        "model": {"preset": "tiny"},
+        "data": {"sources": [{"name": "a", "uri": "file:///a"}]},
         "training": {"steps": 9, "globalBatchSize": 4, "precision": "float32"},
-        "parallelism": {"data": 2}, "workers": {"image": "x", "gpusPerNode": 2},
-    }  # fmt: skip
+        "parallelism": {"data": 2},
+        "workers": {"image": "x", "gpusPerNode": 2},
+    }
     progress.know_job(from_spec("job", spec))
     progress.know_peak(1e9)
     return progress
@@ -138,11 +141,26 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
     progress.hear(1, step)
     status = progress.status.document()
     assert set(status) == {
-        "phase", "attempt", "step", "totalSteps", "loss", "gradNorm", "stepSeconds",
-        "tokensPerSecond", "mfu", "lastCheckpointStep", "heldOutLossBefore", "heldOutLossAfter",
-        "exactMatchBefore", "exactMatchAfter",
-        "heartbeat", "utilization", "collectives", "restartsInPlace", "lastRestart",
-    }  # fmt: skip
+        "phase",
+        "attempt",
+        "step",
+        "totalSteps",
+        "loss",
+        "gradNorm",
+        "stepSeconds",
+        "tokensPerSecond",
+        "mfu",
+        "lastCheckpointStep",
+        "heldOutLossBefore",
+        "heldOutLossAfter",
+        "exactMatchBefore",
+        "exactMatchAfter",
+        "heartbeat",
+        "utilization",
+        "collectives",
+        "restartsInPlace",
+        "lastRestart",
+    }
     assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)
     assert status["tokensPerSecond"] == 1024 and status["mfu"] > 0
     assert status["collectives"] == [
@@ -216,8 +234,12 @@ def test_bus_bandwidth_follows_the_usual_convention() -> None:
     ],
 )
 def test_a_broken_environment_names_the_variable(name: str, value: str, text: str) -> None:
-    good = {"LLMTRAIN_RANKS": "2,3", "WORLD_SIZE": "8", "LLMTRAIN_POD_IP": "127.0.0.1",
-            "MASTER_ADDR": "a"}  # fmt: skip
+    good = {
+        "LLMTRAIN_RANKS": "2,3",
+        "WORLD_SIZE": "8",
+        "LLMTRAIN_POD_IP": "127.0.0.1",
+        "MASTER_ADDR": "a",
+    }
     assert PodEnvironment.read(good).ranks == (2, 3)
     with pytest.raises(InputError, match=text) as caught:
         PodEnvironment.read({**good, name: value})

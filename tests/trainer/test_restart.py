@@ -76,11 +76,15 @@ def test_twenty_kills_in_a_run_and_it_goes_on_each_time(
     """Always from the newest complete checkpoint, in the same two pods, also out of a save."""
     root = tmp_path / "saved"
     spec = job_spec(
-        data=8, precision="float32", uri=f"file://{corpus}", gpus_per_node=4,
+        data=8,
+        precision="float32",
+        uri=f"file://{corpus}",
+        gpus_per_node=4,
         checkpoint={"uri": f"file://{root}", "everySteps": 2, "keep": 3},
         training={"steps": 100_000, "microBatchSize": 1},
-        architecture={"layers": 1}, restarts=KILLS,
-    )  # fmt: skip
+        architecture={"layers": 1},
+        restarts=KILLS,
+    )
     two = pods(spec)
     processes = [two.fork(index) for index in range(2)]
     chance = random.Random(4)
@@ -122,10 +126,13 @@ def test_a_rank_that_is_stopped_is_named_and_all_start_again(
     pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
 ) -> None:
     spec = job_spec(
-        data=2, precision="float32", uri=f"file://{corpus}", gpus_per_node=1,
+        data=2,
+        precision="float32",
+        uri=f"file://{corpus}",
+        gpus_per_node=1,
         checkpoint={"uri": f"file://{tmp_path}/saved", "everySteps": 100_000},
         training={"steps": 100_000},
-    )  # fmt: skip
+    )
     spec["failurePolicy"]["hangTimeout"] = "5s"
     two = pods(spec)
     processes = [two.fork(index) for index in range(2)]
@@ -148,11 +155,13 @@ def test_a_gang_that_is_asked_to_stop_saves_the_same_step_everywhere(
     """One pod is asked; all of them finish the step, save it, and only then end."""
     root = tmp_path / "saved"
     spec = job_spec(
-        **layout, precision="float32", uri=f"file://{corpus}",
+        **layout,
+        precision="float32",
+        uri=f"file://{corpus}",
         gpus_per_node=prod(layout.values()) // 2,
         checkpoint={"uri": f"file://{root}", "everySteps": 100_000},
         training={"steps": 100_000},
-    )  # fmt: skip
+    )
     two = pods(spec)
     processes = [two.fork(index) for index in range(2)]
     done = _wait(two, lambda s: s["step"] >= 3)["step"]

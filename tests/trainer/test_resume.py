@@ -26,9 +26,12 @@ def _another(trainer: Any, spec: dict[str, Any]) -> Any:
 
 
 def test_every_precision_goes_on_with_the_same_bits_however_it_was_saved(
-    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec,
+    tmp_path: Path,
+    shards: Any,
+    run_trainers: RunTrainers,
+    job_spec: MakeSpec,
     parameter_hash: Callable[[Any], str],
-) -> None:  # fmt: skip
+) -> None:
     """Training goes on while the background writes: what it writes is the state of the save."""
 
     def spec(precision: str, background: bool) -> dict[str, Any]:
@@ -120,9 +123,12 @@ def test_a_run_goes_on_from_layout_to_layout(
 
 
 def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
-    tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec,
+    tmp_path: Path,
+    shards: Any,
+    run_trainers: RunTrainers,
+    job_spec: MakeSpec,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 1, "keep": 3}
     spec = job_spec(data=2, checkpoint=checkpoint)
 

@@ -102,9 +102,10 @@ def test_a_rank_killed_while_saving_leaves_nothing_that_loads(
     Training goes on from the newest complete checkpoint each time.
     """
     spec = job_spec(
-        data=2, checkpoint=_checkpoint(tmp_path, keep=9, **{"async": background}),
+        data=2,
+        checkpoint=_checkpoint(tmp_path, keep=9, **{"async": background}),
         architecture={"layers": 1},
-    )  # fmt: skip
+    )
 
     def die(victim: int, method: str) -> Callable[[Any], None]:
         def body(trainer: Any) -> None:
@@ -178,14 +179,19 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[Path, bool]]:
 
 @pytest.mark.parametrize("background", [False, True], ids=["at once", "in the background"])
 def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
-    background: bool, small_disk: tuple[Path, bool], shards: Any,
-    run_trainers: RunTrainers, job_spec: MakeSpec,
-) -> None:  # fmt: skip
+    background: bool,
+    small_disk: tuple[Path, bool],
+    shards: Any,
+    run_trainers: RunTrainers,
+    job_spec: MakeSpec,
+) -> None:
     disk, mounted = small_disk
     spec = job_spec(
-        data=2, checkpoint=_checkpoint(disk, everySteps=1, **{"async": background}),
-        training={"steps": 4}, architecture={"layers": 1},
-    )  # fmt: skip
+        data=2,
+        checkpoint=_checkpoint(disk, everySteps=1, **{"async": background}),
+        training={"steps": 4},
+        architecture={"layers": 1},
+    )
     filler = disk / "filler"
 
     def fill(full: bool) -> None:

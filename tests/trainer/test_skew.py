@@ -17,9 +17,11 @@ SLOW, LATE = 1, 1.0
 
 
 def test_a_slow_rank_is_waited_for(
-    run_trainers: Callable[..., list[Any]], job_spec: Callable[..., dict[str, Any]], shards: Any,
+    run_trainers: Callable[..., list[Any]],
+    job_spec: Callable[..., dict[str, Any]],
+    shards: Any,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     import torch.distributed as dist
 
     ready = tmp_path / "ready"

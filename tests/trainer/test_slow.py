@@ -27,10 +27,15 @@ def _torch_is_imported() -> None:
 
 def _spec(job_spec: MakeSpec, corpus: Path, root: Path, **checkpoint: Any) -> dict[str, Any]:
     spec = job_spec(
-        data=2, precision="float32", uri=f"file://{corpus}", gpus_per_node=1, restarts=0,
+        data=2,
+        precision="float32",
+        uri=f"file://{corpus}",
+        gpus_per_node=1,
+        restarts=0,
         checkpoint={"uri": f"file://{root}", "everySteps": 2, **checkpoint},
-        training={"steps": 2}, architecture={"layers": 1},
-    )  # fmt: skip
+        training={"steps": 2},
+        architecture={"layers": 1},
+    )
     spec["failurePolicy"]["hangTimeout"] = "5s"
     return spec
 
@@ -55,9 +60,13 @@ def _ends(two: Any) -> list[int | None]:
 
 @pytest.mark.parametrize("background", [False, True], ids=["at once", "in the background"])
 def test_a_save_and_an_export_may_take_longer_than_a_step(
-    background: bool, pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path,
+    background: bool,
+    pods: MakePods,
+    job_spec: MakeSpec,
+    corpus: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Seven seconds of tensors each, one on either pod: while one works, the other waits."""
     from torch.distributed.checkpoint import filesystem
 
@@ -67,9 +76,12 @@ def test_a_save_and_an_export_may_take_longer_than_a_step(
     monkeypatch.setattr(filesystem.FileSystemReader, "read_data", reader)
     export = tmp_path / "model"
     spec = _spec(
-        job_spec, corpus, tmp_path / "saved",
-        exportHuggingFace=f"file://{export}", **{"async": background},
-    )  # fmt: skip
+        job_spec,
+        corpus,
+        tmp_path / "saved",
+        exportHuggingFace=f"file://{export}",
+        **{"async": background},
+    )
     two = pods(spec)
     assert _ends(two) == [0, 0], two.log(0)[-3000:]
     assert two.message(0)["result"]["lastCheckpointStep"] == 2
@@ -77,9 +89,12 @@ def test_a_save_and_an_export_may_take_longer_than_a_step(
 
 
 def test_a_save_that_hangs_is_found_and_named(
-    pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path,
+    pods: MakePods,
+    job_spec: MakeSpec,
+    corpus: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     from torch.distributed.checkpoint import filesystem
 
     waits = iter([0.0, 0.0, 10.0 * HANG])

@@ -20,9 +20,11 @@ def test_a_checkpoint_of_a_pipeline_has_it_once_and_goes_on_anywhere(
 
     def spec(**layout: Any) -> dict[str, Any]:
         return job_spec(  # type: ignore[no-any-return]
-            **layout, checkpoint=checkpoint, architecture={"tiedEmbeddings": True},
+            **layout,
+            checkpoint=checkpoint,
+            architecture={"tiedEmbeddings": True},
             training={"microBatchSize": 1},
-        )  # fmt: skip
+        )
 
     def save(trainer: Any) -> tuple[list[str], list[float]]:
         for _ in range(3):

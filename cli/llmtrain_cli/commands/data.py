@@ -104,8 +104,9 @@ def _of_options(
     from llmtrain_trainer.config import DataConfig, Source
 
     wire: dict[str, Any] = {
-        "sources": [_parse(text) for text in sources], "heldOutFraction": held_out,
-    }  # fmt: skip
+        "sources": [_parse(text) for text in sources],
+        "heldOutFraction": held_out,
+    }
     if tokenizer:
         wire["tokenizer"] = {"uri": tokenizer}
     try:
@@ -115,12 +116,16 @@ def _of_options(
         raise CliError(f"the sources are not valid:\n{found}") from error
     return DataConfig(
         tuple(
-            Source(each.name, each.uri, f"--source {each.name}", each.weight, each.format,
-                   each.filter)
+            Source(
+                each.name, each.uri, f"--source {each.name}", each.weight, each.format, each.filter
+            )
             for each in data.sources
         ),
-        held_out, vocab_size, seed, tokenizer,
-    )  # fmt: skip
+        held_out,
+        vocab_size,
+        seed,
+        tokenizer,
+    )
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -171,10 +176,15 @@ def _text(folder: Path, manifest: Mapping[str, Any]) -> str:
     for source in manifest["sources"]:
         documents, tokens = source["documents"], source["tokens"]
         table.add_row(
-            source["name"], f"{source['weight']:g}", str(documents["read"]),
-            str(sum(documents["dropped"].values())), str(documents["exactDuplicate"]),
-            str(documents["nearDuplicate"]), str(documents["train"]), str(documents["heldOut"]),
-        )  # fmt: skip
+            source["name"],
+            f"{source['weight']:g}",
+            str(documents["read"]),
+            str(sum(documents["dropped"].values())),
+            str(documents["exactDuplicate"]),
+            str(documents["nearDuplicate"]),
+            str(documents["train"]),
+            str(documents["heldOut"]),
+        )
         table.add_row("  tokens", *[""] * 5, str(tokens["train"]), str(tokens["held-out"]))
     size = manifest["tokenizer"]["vocabSize"]
     return f"{rendered(table)}\n\nvocabulary of {size} tokens; written to {folder}"

@@ -127,9 +127,21 @@ def command(
     if output not in ("text", "json"):
         raise CliError(f"-o {output}: neither text nor json")
     asked = Asked(
-        job, model, tokens, gpu, gpus, days, sequence, batch, nodes, fabric, price,
-        failures_per_node_day, save_seconds, restart_seconds,
-    )  # fmt: skip
+        job,
+        model,
+        tokens,
+        gpu,
+        gpus,
+        days,
+        sequence,
+        batch,
+        nodes,
+        fabric,
+        price,
+        failures_per_node_day,
+        save_seconds,
+        restart_seconds,
+    )
     try:
         if calibration is not None:
             _plan_for_processor(asked, calibration, output)

@@ -96,13 +96,18 @@ def _only(kinds: Iterable[Accelerator | None], nodes: Sequence[Node]) -> Acceler
         return next(iter(found.values()))
     if found:
         raise CliError("--nodes: several GPU types, " + ", ".join(sorted(found)) + "; pass --gpu")
-    said = sorted({node.labels[label] for node in nodes for label in PRODUCT_LABELS
-                   if label in node.labels})  # fmt: skip
+    said = sorted(
+        {node.labels[label] for node in nodes for label in PRODUCT_LABELS if label in node.labels}
+    )
     raise CliError(
-        "--nodes: no node has a known " + " or ".join(PRODUCT_LABELS) + " label"
+        "--nodes: no node has a known "
+        + " or ".join(PRODUCT_LABELS)
+        + " label"
         + (f" (they say {', '.join(said)})" if said else "")
-        + "; known are " + ", ".join(CATALOGUE) + "; pass --gpu"
-    )  # fmt: skip
+        + "; known are "
+        + ", ".join(CATALOGUE)
+        + "; pass --gpu"
+    )
 
 
 def _kind(row: Accelerator | None) -> str:

@@ -37,8 +37,10 @@ def _head(plan: Plan) -> Iterator[str]:
     some = f" ({active:,} for a token)" if active < plan.parameters else ""
     yield from wrap(
         f"{plan.parameters:,} parameters{some} on {plan.tokens:.3g} tokens:"
-        f" {plan.total_flops:.3g} FLOPs", WIDTH, subsequent_indent="  ",
-    )  # fmt: skip
+        f" {plan.total_flops:.3g} FLOPs",
+        WIDTH,
+        subsequent_indent="  ",
+    )
     yield f"{plan.gpus:,} x {plan.hardware.name} as {recipe.layout}"
     yield (
         f"batch {recipe.global_batch:,} sequences in {recipe.micro_batches} micro-batches of"

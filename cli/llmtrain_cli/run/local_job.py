@@ -63,13 +63,17 @@ def _checked(job: Job, layout: Layout, folder: Path) -> Job | list[Problem]:
     for section in CLUSTER_ONLY:
         wire.pop(section, None)
     wire["parallelism"] |= {
-        "tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context,
-        "data": layout.data, "replicate": layout.replicate,
-    }  # fmt: skip
+        "tensor": layout.tensor,
+        "pipeline": layout.pipeline,
+        "context": layout.context,
+        "data": layout.data,
+        "replicate": layout.replicate,
+    }
     wire["workers"] = {"gpusPerNode": layout.world_size, "image": "none"}
     wire["checkpoint"] = {
-        **wire.get("checkpoint", {}), "uri": (folder / "checkpoints").absolute().as_uri(),
-    }  # fmt: skip
+        **wire.get("checkpoint", {}),
+        "uri": (folder / "checkpoints").absolute().as_uri(),
+    }
     return check(job.name, wire)
 
 

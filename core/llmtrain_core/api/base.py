@@ -263,10 +263,11 @@ def duration_seconds(text: str) -> int:
 
 
 _UNITS = {
-    "": Fraction(1), "m": Fraction(1, 1000),
+    "": Fraction(1),
+    "m": Fraction(1, 1000),
     **{unit: Fraction(1000**power) for power, unit in enumerate("kMGTP", 1)},
     **{f"{unit}i": Fraction(1024**power) for power, unit in enumerate("KMGTP", 1)},
-}  # fmt: skip
+}
 
 
 def quantity_value(quantity: int | str) -> Fraction:

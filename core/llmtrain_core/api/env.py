@@ -20,11 +20,28 @@ PET_MASTER_PORT = "PET_MASTER_PORT"
 
 OWNED = frozenset(
     {
-        JOB_FILE, RANKS, ATTEMPT, POD_IP, NODE_NAME, PORT, WORK_DIR, MASTER_ADDR, MASTER_PORT,
-        WORLD_SIZE, NODE_RANK, LOCAL_WORLD_SIZE, PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK,
-        PET_MASTER_ADDR, PET_MASTER_PORT, "RANK", "LOCAL_RANK", "LD_PRELOAD",
+        JOB_FILE,
+        RANKS,
+        ATTEMPT,
+        POD_IP,
+        NODE_NAME,
+        PORT,
+        WORK_DIR,
+        MASTER_ADDR,
+        MASTER_PORT,
+        WORLD_SIZE,
+        NODE_RANK,
+        LOCAL_WORLD_SIZE,
+        PET_NNODES,
+        PET_NPROC_PER_NODE,
+        PET_NODE_RANK,
+        PET_MASTER_ADDR,
+        PET_MASTER_PORT,
+        "RANK",
+        "LOCAL_RANK",
+        "LD_PRELOAD",
     }
-)  # fmt: skip
+)
 """Variables that a job may not set: the operator sets them, or they would change who runs."""
 
 JOB_FILE_PATH = "/etc/llmtrain/job.json"

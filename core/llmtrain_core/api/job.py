@@ -103,9 +103,14 @@ class Parallelism(ApiModel):
     """Neighbouring data and context ranks that share out the experts of every layer; divides data x
     context, so it adds no ranks."""
     pipeline_schedule: Literal[
-        "GPipe", "1F1B", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble",
-        "ZBVZeroBubble", "DualPipeV",
-    ] = "1F1B"  # fmt: skip
+        "GPipe",
+        "1F1B",
+        "Interleaved1F1B",
+        "LoopedBFS",
+        "InterleavedZeroBubble",
+        "ZBVZeroBubble",
+        "DualPipeV",
+    ] = "1F1B"
     """Order of forward and backward passes over the stages."""
     virtual_stages: Annotated[int, Field(ge=1, le=64)] = 1
     """Model chunks per pipeline rank, for interleaved schedules."""
@@ -388,7 +393,13 @@ class JobSpec(ApiModel):
         *(
             _immutable(field, optional=True)
             for field in (
-                "managedBy", "model", "data", "training", "topology", "network", "checkpoint",
+                "managedBy",
+                "model",
+                "data",
+                "training",
+                "topology",
+                "network",
+                "checkpoint",
             )
         ),
-    )  # fmt: skip
+    )

@@ -263,10 +263,20 @@ class JobStatus(ApiModel):
 
     observed_generation: Count = 0
     """Generation of the spec that the status speaks of."""
-    phase: Literal[
-        "Pending", "Queued", "Starting", "Running", "Restarting", "Suspended", "Succeeded",
-        "Failed", "Rejected",
-    ] | None = None  # fmt: skip
+    phase: (
+        Literal[
+            "Pending",
+            "Queued",
+            "Starting",
+            "Running",
+            "Restarting",
+            "Suspended",
+            "Succeeded",
+            "Failed",
+            "Rejected",
+        ]
+        | None
+    ) = None
     """One word for the STATE column; derived from the conditions, never read back."""
     reason: Word | None = None
     """Reason of the condition that explains the phase; for the REASON column."""

@@ -95,9 +95,14 @@ def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
     recipe, layout = candidate.recipe, candidate.recipe.layout
     return {
         "parallelism": {
-            "tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context,
-            "data": layout.data, "replicate": layout.replicate, "expert": layout.expert,
-            "pipelineSchedule": recipe.schedule, "virtualStages": recipe.chunks,
+            "tensor": layout.tensor,
+            "pipeline": layout.pipeline,
+            "context": layout.context,
+            "data": layout.data,
+            "replicate": layout.replicate,
+            "expert": layout.expert,
+            "pipelineSchedule": recipe.schedule,
+            "virtualStages": recipe.chunks,
         },
         "globalBatchSize": recipe.global_batch,
         "microBatchSize": recipe.micro_batch,
@@ -106,4 +111,4 @@ def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
         "perGpuBytes": candidate.memory.total,
         "stepSeconds": candidate.time.seconds,
         "tokensPerSecond": candidate.tokens_per_second,
-    }  # fmt: skip
+    }

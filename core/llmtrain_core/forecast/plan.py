@@ -109,10 +109,14 @@ class Plan(Prediction):
 
 
 def plan(
-    subject: Job | Question, hardware: Accelerator, gpus: int | None = None,
-    placement: Placement | None = None, levels: Levels = (), price: float | None = None,
+    subject: Job | Question,
+    hardware: Accelerator,
+    gpus: int | None = None,
+    placement: Placement | None = None,
+    levels: Levels = (),
+    price: float | None = None,
     failures: Failures = USUAL,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Return the plan of a job, or of the best way to train a model on so many GPUs.
 
     Without a placement, rank blocks fill servers in natural order and no uplink is shared. Raises

@@ -14,6 +14,15 @@ from llmtrain_core.placement.types import (
 )
 
 __all__ = [
-    "Alternative", "Cost", "PlacedNode", "Placement", "Request", "Unplaceable", "cost_of",
-    "eligible", "extra_resources", "place", "refusal",
-]  # fmt: skip
+    "Alternative",
+    "Cost",
+    "PlacedNode",
+    "Placement",
+    "Request",
+    "Unplaceable",
+    "cost_of",
+    "eligible",
+    "extra_resources",
+    "place",
+    "refusal",
+]

@@ -16,9 +16,13 @@ from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot
 
 _CAUSES = (
-    WITHHELD, "cordoned", "not ready", "excluded by the job", "taint not tolerated",
+    WITHHELD,
+    "cordoned",
+    "not ready",
+    "excluded by the job",
+    "taint not tolerated",
     "node selector does not match",
-)  # fmt: skip
+)
 """What can change, after GPUs in use: the likelier to pass by itself, the earlier."""
 
 

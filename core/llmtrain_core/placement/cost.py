@@ -28,8 +28,15 @@ from llmtrain_core.placement.types import Cost, Request
 from llmtrain_core.topology.inventory import Snapshot
 
 __all__ = [
-    "TIE", "Congestion", "Ground", "Pricing", "by_kind", "cost_of", "ground_of", "traffic_of",
-]  # fmt: skip
+    "TIE",
+    "Congestion",
+    "Ground",
+    "Pricing",
+    "by_kind",
+    "cost_of",
+    "ground_of",
+    "traffic_of",
+]
 
 NOWHERE = -1
 """The NVLink domain of a domain that lies in none."""

@@ -61,9 +61,12 @@ def refuse(
 
 
 def _short(
-    request: Request, names: list[str], screening: Screening, rooms: Rooms,
+    request: Request,
+    names: list[str],
+    screening: Screening,
+    rooms: Rooms,
     blockers: Blockers | None,
-) -> tuple[Reason, str]:  # fmt: skip
+) -> tuple[Reason, str]:
     """Say what is short: room in one domain, free GPUs, nodes, or all of them."""
     want = request.nodes + request.spares
     nodes = f"{request.nodes} nodes" + (f" and {request.spares} spares" if request.spares else "")

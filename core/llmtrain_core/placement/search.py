@@ -102,9 +102,14 @@ class Judge:
         near = tuple(max(0, self.spares - left) for left in reversed(stranded))
         stranded = [max(0, left - self.spares) for left in stranded]
         rank = Rank(
-            seconds, float(f"{self.congestion.uplink_bytes():.9g}"), near, tuple(used),
-            over, tuple(reversed(stranded)), tuple(cells),
-        )  # fmt: skip
+            seconds,
+            float(f"{self.congestion.uplink_bytes():.9g}"),
+            near,
+            tuple(used),
+            over,
+            tuple(reversed(stranded)),
+            tuple(cells),
+        )
         return Candidate(method, tuple(cells), rank)
 
 

@@ -64,10 +64,14 @@ def tree_of(snapshot: Snapshot, paths: Iterable[Path] | None = None) -> Tree:
     nic = snapshot.links.nic / (levels[-1].oversubscription if levels else 1.0)
     capacities = {path: size * nic / thinner[len(path) - 1] for path, size in sizes.items()}
     used = snapshot.uplinks
-    free = {
-        path: capacity * (1 - min(MOST_USED, max(0.0, used.get(path, 0.0))))
-        for path, capacity in capacities.items()
-    } if used else capacities  # fmt: skip
+    free = (
+        {
+            path: capacity * (1 - min(MOST_USED, max(0.0, used.get(path, 0.0))))
+            for path, capacity in capacities.items()
+        }
+        if used
+        else capacities
+    )
     return Tree(levels, snapshot.links, free, capacities, sizes)
 
 

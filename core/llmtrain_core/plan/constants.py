@@ -38,9 +38,13 @@ class Constants:
 
 
 START = Constants(
-    product_efficiency=0.72, float8_efficiency=0.55, kernel_seconds=15e-6,
-    attention_efficiency=0.45, tensor_exposed=0.4, jitter=0.003,
-)  # fmt: skip
+    product_efficiency=0.72,
+    float8_efficiency=0.55,
+    kernel_seconds=15e-6,
+    attention_efficiency=0.45,
+    tensor_exposed=0.4,
+    jitter=0.003,
+)
 """Where fitting starts: round figures of large products and of flash attention on H100."""
 
 CONSTANTS: Mapping[str, Constants] = MappingProxyType(
@@ -53,17 +57,30 @@ CONSTANTS: Mapping[str, Constants] = MappingProxyType(
         "GB200": Constants(0.5402, 0.5609, 5.672e-05, 0.5484, 0.4625, 0.0105),
         "GB300": Constants(0.5402, 0.7031, 5.672e-05, 0.5484, 0.4625, 0.0105),
     }
-)  # fmt: skip
+)
 """Fitted by `calibration.fit_all` to half of `published.published_runs`; a test fits them again."""
 
 INHERITS: Mapping[str, str] = MappingProxyType(
     {
-        "A100-80": "A100", "A100-40": "A100", "A100-PCIe-80": "A100", "A100-PCIe-40": "A100",
-        "V100": "A100", "V100-16": "A100", "V100-PCIe-32": "A100", "V100-PCIe-16": "A100",
-        "MI300X": "A100", "H100-PCIe": "H100", "H100-NVL": "H100", "H100-500W": "H100",
-        "H200": "H100", "H200-NVL": "H200", "GB200": "H100", "B200": "GB200", "GB300": "GB200",
+        "A100-80": "A100",
+        "A100-40": "A100",
+        "A100-PCIe-80": "A100",
+        "A100-PCIe-40": "A100",
+        "V100": "A100",
+        "V100-16": "A100",
+        "V100-PCIe-32": "A100",
+        "V100-PCIe-16": "A100",
+        "MI300X": "A100",
+        "H100-PCIe": "H100",
+        "H100-NVL": "H100",
+        "H100-500W": "H100",
+        "H200": "H100",
+        "H200-NVL": "H200",
+        "GB200": "H100",
+        "B200": "GB200",
+        "GB300": "GB200",
     }
-)  # fmt: skip
+)
 """Whose constants a type takes where its own runs are none or too few."""
 
 

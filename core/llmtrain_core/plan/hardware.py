@@ -29,10 +29,17 @@ Basis = Literal["datasheet", "derived", "shown", "usual", "price", "asked"]
 
 UNITS: Mapping[str, float] = MappingProxyType(
     {
-        "TFLOP/s": 1e12, "TB/s": 1e12, "GB/s": 1e9, "Gbit/s": 1e9 / 8, "GB": 1e9, "MiB": 1024**2,
-        "W": 1, "GPUs": 1, "USD/h": 1,
+        "TFLOP/s": 1e12,
+        "TB/s": 1e12,
+        "GB/s": 1e9,
+        "Gbit/s": 1e9 / 8,
+        "GB": 1e9,
+        "MiB": 1024**2,
+        "W": 1,
+        "GPUs": 1,
+        "USD/h": 1,
     }
-)  # fmt: skip
+)
 """What a figure of the data file is multiplied with."""
 
 
@@ -145,6 +152,13 @@ _BY_PRODUCT: Mapping[str, Accelerator] = MappingProxyType(
     {product: row for row in CATALOGUE.values() for product in row.products}
 )
 ALIASES: Mapping[str, str] = MappingProxyType(
-    {"v100-32": "v100", "a100": "a100-80", "a100-pcie": "a100-pcie-80", "v100-pcie": "v100-pcie-32",
-     "h100-sxm": "h100", "h100-80": "h100", "h100 pcie": "h100-pcie"}
-)  # fmt: skip
+    {
+        "v100-32": "v100",
+        "a100": "a100-80",
+        "a100-pcie": "a100-pcie-80",
+        "v100-pcie": "v100-pcie-32",
+        "h100-sxm": "h100",
+        "h100-80": "h100",
+        "h100 pcie": "h100-pcie",
+    }
+)

@@ -37,10 +37,18 @@ class Shape:
 def shape_key(request: Request, fabric: Snapshot) -> Hashable:
     """Return what makes two requests the same shape."""
     return (
-        id(fabric), request.gpu_resource, request.gpus_per_node, *sorted(request.extra.items()),
-        "|", *sorted(request.node_selector.items()), "|", *map(repr, request.tolerations),
-        request.excluded, request.too_small, request.require,
-    )  # fmt: skip
+        id(fabric),
+        request.gpu_resource,
+        request.gpus_per_node,
+        *sorted(request.extra.items()),
+        "|",
+        *sorted(request.node_selector.items()),
+        "|",
+        *map(repr, request.tolerations),
+        request.excluded,
+        request.too_small,
+        request.require,
+    )
 
 
 def shape_of(request: Request, fabric: Snapshot) -> Shape:

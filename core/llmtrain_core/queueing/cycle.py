@@ -179,9 +179,10 @@ class _Round:
         """
         first = all(r.pool.isdisjoint(shape.seats) for r in self.promises.reservations)
         lower = [
-            tenant for tenant in self.running.values()
+            tenant
+            for tenant in self.running.values()
             if job.preempts and tenant.preemptible and tenant.priority < job.priority
-        ]  # fmt: skip
+        ]
         claims = job.uid in self.scene.promised or (lower and self._preemptors > 0)
         if not first and not claims:
             self._queue.append(job, shape)
@@ -260,9 +261,13 @@ class _Round:
         """Return what makes two jobs fit, or not fit, on the same nodes."""
         request = job.request
         return (
-            shape_key(request, job.fabric), request.nodes, request.spares, request.layout,
-            request.prefer, request.tensor_within,
-        )  # fmt: skip
+            shape_key(request, job.fabric),
+            request.nodes,
+            request.spares,
+            request.layout,
+            request.prefer,
+            request.tensor_within,
+        )
 
     def _view(self, job: Waiting, used: Mapping[Slot, int]) -> Snapshot:
         """The nodes that are not out, as somebody sees them who may have all that is not in use."""

@@ -68,9 +68,12 @@ def _fields(shape: Shape, nodes: int, room: Room, lower: Sequence[Running]) -> I
             key=lambda pair: (-pair[0], pair[1].lost_work, pair[1].priority, pair[1].uid),
         )
         yield _Field(
-            domain, free, tuple(job for _, job in useful), tuple(gain for gain, _ in useful),
+            domain,
+            free,
+            tuple(job for _, job in useful),
+            tuple(gain for gain, _ in useful),
             _least([gain for gain, _ in useful], nodes - free),
-        )  # fmt: skip
+        )
 
 
 def _gain(shape: Shape, domain: Domain, room: Room, job: Running) -> int:

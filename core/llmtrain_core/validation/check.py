@@ -75,9 +75,13 @@ def layout_of(spec: JobSpec) -> Layout:
     other = degrees.tensor * degrees.pipeline * degrees.context * degrees.replicate
     data = degrees.data or (spec.workers.nodes or 1) * spec.workers.gpus_per_node // other
     return Layout(
-        tensor=degrees.tensor, context=degrees.context, data=data, replicate=degrees.replicate,
-        pipeline=degrees.pipeline, expert=degrees.expert,
-    )  # fmt: skip
+        tensor=degrees.tensor,
+        context=degrees.context,
+        data=data,
+        replicate=degrees.replicate,
+        pipeline=degrees.pipeline,
+        expert=degrees.expert,
+    )
 
 
 def check(name: str, raw_spec: Mapping[str, Any]) -> Job | list[Problem]:
@@ -100,9 +104,12 @@ def check(name: str, raw_spec: Mapping[str, Any]) -> Job | list[Problem]:
     if problems:
         return problems
     return Job(
-        name=name, spec=spec, architecture=architecture, layout=layout,
+        name=name,
+        spec=spec,
+        architecture=architecture,
+        layout=layout,
         nodes=layout.world_size // spec.workers.gpus_per_node,
-    )  # fmt: skip
+    )
 
 
 def _architecture(spec: JobSpec) -> Architecture | None:
@@ -114,16 +121,19 @@ def _architecture(spec: JobSpec) -> Architecture | None:
 def _name_problems(name: str) -> Iterator[Problem]:
     if len(name) > NAME_LIMIT:
         yield Problem(
-            Reason.NAME_TOO_LONG, "metadata.name",
+            Reason.NAME_TOO_LONG,
+            "metadata.name",
             f"{len(name)} characters; pods are named <job>-<attempt>-<index>, which leaves"
             f" {NAME_LIMIT}",
             f"use a name of at most {NAME_LIMIT} characters",
-        )  # fmt: skip
+        )
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
         yield Problem(
-            Reason.INVALID_NAME, "metadata.name", f"{name[:64]!r} cannot name a Service",
+            Reason.INVALID_NAME,
+            "metadata.name",
+            f"{name[:64]!r} cannot name a Service",
             "use lower-case letters, digits and '-', starting with a letter",
-        )  # fmt: skip
+        )
 
 
 def problems_of(error: ValidationError) -> list[Problem]:
@@ -167,9 +177,11 @@ def _preset_problems(spec: JobSpec) -> Iterator[Problem]:
     preset = spec.model.preset if spec.model else None
     if preset is not None and preset not in PRESETS:
         yield Problem(
-            Reason.UNKNOWN_PRESET, "spec.model.preset", f"no preset is named {preset!r}",
+            Reason.UNKNOWN_PRESET,
+            "spec.model.preset",
+            f"no preset is named {preset!r}",
             "use one of " + ", ".join(sorted(PRESETS)) + ", or spell out model.architecture",
-        )  # fmt: skip
+        )
 
 
 def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
@@ -177,9 +189,11 @@ def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
     for field, asked in _later(spec):
         if asked:
             yield Problem(
-                Reason.NOT_YET_SUPPORTED, f"spec.{field}", "not supported by this release",
+                Reason.NOT_YET_SUPPORTED,
+                f"spec.{field}",
+                "not supported by this release",
                 "remove it, or set it to its default",
-            )  # fmt: skip
+            )
 
 
 def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
@@ -196,9 +210,11 @@ def _security_problems(spec: JobSpec) -> Iterator[Problem]:
     for index, variable in enumerate(spec.workers.env or []):
         if variable.name in OWNED or variable.name.startswith("LLMTRAIN_"):
             yield Problem(
-                Reason.FORBIDDEN, f"spec.workers.env[{index}].name",
-                f"{variable.name} belongs to the pod contract", "remove the variable",
-            )  # fmt: skip
+                Reason.FORBIDDEN,
+                f"spec.workers.env[{index}].name",
+                f"{variable.name} belongs to the pod contract",
+                "remove the variable",
+            )
     yield from _volume_problems(spec)
     yield from _resource_problems(spec)
 
@@ -209,15 +225,18 @@ def _volume_problems(spec: JobSpec) -> Iterator[Problem]:
         owned = [o for o in OWNED_PATHS if path == o or path.startswith(o + "/")]
         if owned:
             yield Problem(
-                Reason.FORBIDDEN, f"spec.workers.volumes[{index}].mountPath",
-                f"{owned[0]} belongs to the pod contract", "mount the volume elsewhere",
-            )  # fmt: skip
+                Reason.FORBIDDEN,
+                f"spec.workers.volumes[{index}].mountPath",
+                f"{owned[0]} belongs to the pod contract",
+                "mount the volume elsewhere",
+            )
         if volume.name.startswith(VOLUME_PREFIX):
             yield Problem(
-                Reason.FORBIDDEN, f"spec.workers.volumes[{index}].name",
+                Reason.FORBIDDEN,
+                f"spec.workers.volumes[{index}].name",
                 f"names that start with {VOLUME_PREFIX} belong to the pod contract",
                 "rename the volume",
-            )  # fmt: skip
+            )
 
 
 def _resource_problems(spec: JobSpec) -> Iterator[Problem]:
@@ -230,32 +249,38 @@ def _resource_problems(spec: JobSpec) -> Iterator[Problem]:
     rdma = spec.network.rdma if spec.network else None
     if rdma is not None and rdma.resource in devices:
         yield Problem(
-            Reason.INVALID_SPEC, "spec.network.rdma.resource",
-            f"{rdma.resource} is workers.gpuResource", "name the resource of the RDMA devices",
-        )  # fmt: skip
+            Reason.INVALID_SPEC,
+            "spec.network.rdma.resource",
+            f"{rdma.resource} is workers.gpuResource",
+            "name the resource of the RDMA devices",
+        )
     elif rdma is not None:
         devices[rdma.resource] = "network.rdma.count"
     for kind, amounts in (("requests", requests), ("limits", limits)):
         for resource in devices.keys() & amounts.keys():
             yield Problem(
-                Reason.FORBIDDEN, f"spec.workers.resources.{kind}.{resource}",
-                f"{resource} is set from {devices[resource]}", "remove the entry",
-            )  # fmt: skip
+                Reason.FORBIDDEN,
+                f"spec.workers.resources.{kind}.{resource}",
+                f"{resource} is set from {devices[resource]}",
+                "remove the entry",
+            )
     for resource in sorted(requests):
         if "/" in resource and limits.get(resource) != requests[resource]:
             yield Problem(
-                Reason.INVALID_SPEC, f"spec.workers.resources.requests.{resource}",
+                Reason.INVALID_SPEC,
+                f"spec.workers.resources.requests.{resource}",
                 f"{resource} is handed out whole, so its request must be its limit",
                 "set the same amount under limits, or only there",
-            )  # fmt: skip
+            )
         elif resource in limits and quantity_value(requests[resource]) > quantity_value(
             limits[resource]
         ):
             yield Problem(
-                Reason.INVALID_SPEC, f"spec.workers.resources.requests.{resource}",
+                Reason.INVALID_SPEC,
+                f"spec.workers.resources.requests.{resource}",
                 f"{requests[resource]} is more than the limit of {limits[resource]}",
                 "raise the limit or lower the request",
-            )  # fmt: skip
+            )
 
 
 def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
@@ -263,30 +288,34 @@ def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
     for index, source in enumerate(spec.data.sources if spec.data else ()):
         if not _is_folder(source.uri) and not _is_package(source.uri):
             yield Problem(
-                Reason.INVALID_SPEC, f"spec.data.sources[{index}].uri",
+                Reason.INVALID_SPEC,
+                f"spec.data.sources[{index}].uri",
                 f"{source.uri!r} is not a source this release can read",
                 "use file:///PATH or package://PACKAGE/FOLDER",
-            )  # fmt: skip
+            )
         if spec.data and spec.data.objective == "sft" and source.format not in _CONVERSATIONS:
             yield Problem(
-                Reason.INVALID_SPEC, f"spec.data.sources[{index}].format",
+                Reason.INVALID_SPEC,
+                f"spec.data.sources[{index}].format",
                 f"{source.format} has no conversations, which objective sft learns from",
                 "use jsonl, or objective pretrain",
-            )  # fmt: skip
+            )
     base = spec.model.init_from if spec.model else None
     if base is not None and not _is_folder(base):
         yield Problem(
-            Reason.INVALID_SPEC, "spec.model.initFrom",
+            Reason.INVALID_SPEC,
+            "spec.model.initFrom",
             f"{base!r} is not a folder this release can read",
             "use file:///PATH on a volume that all pods share",
-        )  # fmt: skip
+        )
     for field, uri in _written(spec):
         if not _is_folder(uri) and not _is_bucket(uri):
             yield Problem(
-                Reason.INVALID_SPEC, f"spec.checkpoint.{field}",
+                Reason.INVALID_SPEC,
+                f"spec.checkpoint.{field}",
                 f"{uri!r} is not a folder this release can write",
                 "use file:///PATH on a volume that all pods share, or s3://BUCKET/PATH",
-            )  # fmt: skip
+            )
 
 
 def _written(spec: JobSpec) -> Iterator[tuple[str, str]]:
@@ -320,15 +349,17 @@ def _placement_problems(spec: JobSpec, layout: Layout) -> Iterator[Problem]:
         return
     if within in {None, "node"}:
         yield Problem(
-            Reason.INVALID_SPEC, "spec.parallelism.tensor",
+            Reason.INVALID_SPEC,
+            "spec.parallelism.tensor",
             f"tensor groups of {layout.tensor} do not divide the {gpus} ranks of a node",
             "choose a divisor of workers.gpusPerNode, or name a wider level in"
             " topology.tensorWithin",
-        )  # fmt: skip
+        )
     elif layout.tensor % gpus:
         yield Problem(
-            Reason.INVALID_SPEC, "spec.parallelism.tensor",
+            Reason.INVALID_SPEC,
+            "spec.parallelism.tensor",
             f"tensor groups of {layout.tensor} are neither a part of the {gpus} ranks of a node nor"
             " a multiple of them",
             "choose a divisor or a multiple of workers.gpusPerNode",
-        )  # fmt: skip
+        )

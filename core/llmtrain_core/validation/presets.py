@@ -9,12 +9,28 @@ from typing import Any
 from llmtrain_core.api.job import Architecture
 
 
-def _llama(layers: int, hidden: int, heads: int, kv: int, ffn: int, vocab: int, length: int,
-           theta: float = 500000.0, tied: bool = False) -> Architecture:  # fmt: skip
+def _llama(
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv: int,
+    ffn: int,
+    vocab: int,
+    length: int,
+    theta: float = 500000.0,
+    tied: bool = False,
+) -> Architecture:
     return Architecture(
-        layers=layers, hidden_size=hidden, heads=heads, kv_heads=kv, ffn_size=ffn, vocab_size=vocab,
-        sequence_length=length, rope_theta=theta, tied_embeddings=tied,
-    )  # fmt: skip
+        layers=layers,
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=kv,
+        ffn_size=ffn,
+        vocab_size=vocab,
+        sequence_length=length,
+        rope_theta=theta,
+        tied_embeddings=tied,
+    )
 
 
 def _llama1(layers: int, hidden: int, heads: int, ffn: int, epsilon: float = 1e-6) -> Architecture:
@@ -30,14 +46,23 @@ def _gpt(layers: int, hidden: int, heads: int, length: int = 2048) -> Architectu
     because tensor ranks share its rows evenly.
     """
     return Architecture(
-        layers=layers, hidden_size=hidden, heads=heads, ffn_size=4 * hidden, vocab_size=50304,
-        sequence_length=length, tied_embeddings=True, positions="learned", norm="layer",
-        activation="gelu", biases="all",
-    )  # fmt: skip
+        layers=layers,
+        hidden_size=hidden,
+        heads=heads,
+        ffn_size=4 * hidden,
+        vocab_size=50304,
+        sequence_length=length,
+        tied_embeddings=True,
+        positions="learned",
+        norm="layer",
+        activation="gelu",
+        biases="all",
+    )
 
 
-def _mixtral(layers: int, hidden: int, heads: int, ffn: int, weight: float,
-             length: int) -> Architecture:  # fmt: skip
+def _mixtral(
+    layers: int, hidden: int, heads: int, ffn: int, weight: float, length: int
+) -> Architecture:
     """Return a Mixtral (arXiv:2401.04088): two of eight experts for every token."""
     base = _llama(layers, hidden, heads, 8, ffn, 32000, length, 1e6)
     return base.model_copy(
@@ -49,8 +74,12 @@ def _qwen3_moe(layers: int, hidden: int, heads: int, ffn: int) -> Architecture:
     """Return a Qwen3 with eight of 128 experts for every token (arXiv:2505.09388)."""
     return _qwen(
         _llama(layers, hidden, heads, 4, ffn, 151936, 32768, 1e6),
-        head_dim=128, qk_norm=True, experts=128, experts_per_token=8, load_balancing_weight=0.001,
-    )  # fmt: skip
+        head_dim=128,
+        qk_norm=True,
+        experts=128,
+        experts_per_token=8,
+        load_balancing_weight=0.001,
+    )
 
 
 def _qwen(base: Architecture, **changes: Any) -> Architecture:

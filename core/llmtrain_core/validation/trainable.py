@@ -49,10 +49,11 @@ def _tensor_problems(layout: Layout, architecture: Architecture) -> Iterator[Pro
     ):
         if value % layout.tensor:
             yield Problem(
-                Reason.INVALID_SPEC, "spec.parallelism.tensor",
+                Reason.INVALID_SPEC,
+                "spec.parallelism.tensor",
                 f"{layout.tensor} does not divide the model's {value} {what}",
                 f"choose a divisor of {value}",
-            )  # fmt: skip
+            )
 
 
 def _context_problems(layout: Layout, architecture: Architecture) -> Iterator[Problem]:
@@ -62,11 +63,12 @@ def _context_problems(layout: Layout, architecture: Architecture) -> Iterator[Pr
     if length % pieces or length // layout.context % layout.tensor:
         least = pieces if layout.context * layout.tensor <= pieces else pieces * layout.tensor
         yield Problem(
-            Reason.INVALID_SPEC, "spec.parallelism.context",
+            Reason.INVALID_SPEC,
+            "spec.parallelism.context",
             f"{length} tokens cannot be cut into {pieces} equal chunks, a first and a last one for"
             f" each of {layout.context} ranks, and dealt out to {layout.tensor} tensor ranks",
             f"choose a sequenceLength that is a multiple of {least}",
-        )  # fmt: skip
+        )
 
 
 def _expert_problems(layout: Layout, architecture: Architecture) -> Iterator[Problem]:
@@ -75,22 +77,25 @@ def _expert_problems(layout: Layout, architecture: Architecture) -> Iterator[Pro
     ranks = layout.data * layout.context
     if ranks % layout.expert:
         yield Problem(
-            Reason.INVALID_SPEC, field,
+            Reason.INVALID_SPEC,
+            field,
             f"{layout.expert} does not divide the {ranks} data and context ranks",
             f"choose a divisor of {ranks}",
-        )  # fmt: skip
+        )
     elif experts % layout.expert:
         yield Problem(
-            Reason.INVALID_SPEC, field,
+            Reason.INVALID_SPEC,
+            field,
             f"{layout.expert} does not divide the model's {experts} experts",
             f"choose a divisor of {experts}" if experts > 1 else "remove it, or set experts",
-        )  # fmt: skip
+        )
     elif experts > 1 and hidden % (ranks // layout.expert):
         yield Problem(
-            Reason.INVALID_SPEC, field,
+            Reason.INVALID_SPEC,
+            field,
             f"{ranks // layout.expert} ranks cannot shard the {hidden} columns of an expert evenly",
             "choose degrees with which (data x context / expert) divides hiddenSize",
-        )  # fmt: skip
+        )
 
 
 def _stage_problems(spec: JobSpec, layout: Layout, architecture: Architecture) -> Iterator[Problem]:
@@ -98,10 +103,11 @@ def _stage_problems(spec: JobSpec, layout: Layout, architecture: Architecture) -
     if layout.pipeline == 1:
         if chunks > 1:
             yield Problem(
-                Reason.INVALID_SPEC, "spec.parallelism.virtualStages",
+                Reason.INVALID_SPEC,
+                "spec.parallelism.virtualStages",
                 f"{chunks} virtual stages without a pipeline",
                 "set parallelism.pipeline, or remove the field",
-            )  # fmt: skip
+            )
         return
     try:
         check_chunks(schedule, chunks)
@@ -111,10 +117,11 @@ def _stage_problems(spec: JobSpec, layout: Layout, architecture: Architecture) -
         )
     if layout.pipeline * chunks > architecture.layers:
         yield Problem(
-            Reason.INVALID_SPEC, "spec.parallelism.pipeline",
+            Reason.INVALID_SPEC,
+            "spec.parallelism.pipeline",
             f"{layout.pipeline * chunks} stages for {architecture.layers} layers",
             f"use at most {architecture.layers} (pipeline x virtualStages)",
-        )  # fmt: skip
+        )
 
 
 def _batch_problems(spec: JobSpec, training: Training, layout: Layout) -> Iterator[Problem]:
@@ -124,24 +131,27 @@ def _batch_problems(spec: JobSpec, training: Training, layout: Layout) -> Iterat
     micro_batches, rest = divmod(training.global_batch_size, share)
     if rest:
         yield Problem(
-            Reason.WORLD_SIZE_MISMATCH, "spec.training.globalBatchSize",
+            Reason.WORLD_SIZE_MISMATCH,
+            "spec.training.globalBatchSize",
             f"{training.global_batch_size} sequences cannot be split into micro-batches of"
             f" {training.micro_batch_size} over {replicas} data ranks",
             f"use a multiple of {share}",
-        )  # fmt: skip
+        )
     elif micro_batches < least_micro_batches(schedule, stages):
         yield Problem(
-            Reason.INVALID_SPEC, "spec.training.globalBatchSize",
+            Reason.INVALID_SPEC,
+            "spec.training.globalBatchSize",
             f"{micro_batches} micro-batches cannot fill {stages} pipeline stages of {schedule}",
             f"use at least {share * least_micro_batches(schedule, stages)}",
-        )  # fmt: skip
+        )
     elif not equal_rounds(schedule, stages, micro_batches):
         yield Problem(
-            Reason.INVALID_SPEC, "spec.training.globalBatchSize",
+            Reason.INVALID_SPEC,
+            "spec.training.globalBatchSize",
             f"{schedule} deals {micro_batches} micro-batches out to {stages} stages in equal rounds"
             " only",
             f"use {micro_batches // stages * stages * share}",
-        )  # fmt: skip
+        )
 
 
 def _compiler_problems(
@@ -162,9 +172,11 @@ def _compiler_problems(
     for what, asked in because.items():
         if asked:
             yield Problem(
-                Reason.NOT_YET_SUPPORTED, "spec.training.compile",
-                f"compiled layers do not go with {what}", "set it to false",
-            )  # fmt: skip
+                Reason.NOT_YET_SUPPORTED,
+                "spec.training.compile",
+                f"compiled layers do not go with {what}",
+                "set it to false",
+            )
 
 
 def _copy_problems(training: Training, layout: Layout) -> Iterator[Problem]:
@@ -179,24 +191,28 @@ def _copy_problems(training: Training, layout: Layout) -> Iterator[Problem]:
         for name, set_ in asked.items():
             if set_:
                 yield Problem(
-                    Reason.INVALID_SPEC, f"spec.training.gradientSync.{name}",
+                    Reason.INVALID_SPEC,
+                    f"spec.training.gradientSync.{name}",
                     "nothing crosses between copies: there is one",
                     "set parallelism.replicate to the number of copies, or remove the field",
-                )  # fmt: skip
+                )
     elif copies % sync.copies_per_rack:
         yield Problem(
-            Reason.INVALID_SPEC, "spec.training.gradientSync.copiesPerRack",
+            Reason.INVALID_SPEC,
+            "spec.training.gradientSync.copiesPerRack",
             f"{copies} copies do not fill racks of {sync.copies_per_rack}",
             f"choose a divisor of {copies}",
-        )  # fmt: skip
+        )
 
 
 def _base_problems(spec: JobSpec, training: Training) -> Iterator[Problem]:
     if spec.model and spec.model.init_from and training.gradient_sync.mode != "every-step":
         yield Problem(
-            Reason.NOT_YET_SUPPORTED, "spec.training.gradientSync.mode",
-            "outer updates start from random weights", "use every-step, or remove model.initFrom",
-        )  # fmt: skip
+            Reason.NOT_YET_SUPPORTED,
+            "spec.training.gradientSync.mode",
+            "outer updates start from random weights",
+            "use every-step, or remove model.initFrom",
+        )
 
 
 def _export_problems(
@@ -207,15 +223,18 @@ def _export_problems(
     field = "spec.checkpoint.exportHuggingFace"
     if hugging_face_family(architecture) is None:
         yield Problem(
-            Reason.NOT_YET_SUPPORTED, field, NO_FAMILY,
+            Reason.NOT_YET_SUPPORTED,
+            field,
+            NO_FAMILY,
             f"remove it, or use the shape of {FAMILIES}",
-        )  # fmt: skip
+        )
     if training.lora is not None and not training.lora.merge:
         yield Problem(
-            Reason.INVALID_SPEC, field,
+            Reason.INVALID_SPEC,
+            field,
             "adapters are exported as a part of the weights that they change",
             "set training.lora.merge",
-        )  # fmt: skip
+        )
 
 
 def _adapter_problems(training: Training, architecture: Architecture) -> Iterator[Problem]:
@@ -223,23 +242,30 @@ def _adapter_problems(training: Training, architecture: Architecture) -> Iterato
         return
     if architecture.experts > 1:
         yield Problem(
-            Reason.NOT_YET_SUPPORTED, "spec.training.lora",
-            "adapters do not go with experts", "remove it, or choose a model without experts",
-        )  # fmt: skip
+            Reason.NOT_YET_SUPPORTED,
+            "spec.training.lora",
+            "adapters do not go with experts",
+            "remove it, or choose a model without experts",
+        )
     if "gate_proj" in training.lora.targets and architecture.activation != "swiglu":
         yield Problem(
-            Reason.INVALID_SPEC, "spec.training.lora.targets",
-            f"a layer with {architecture.activation} has no gate_proj", "remove it from the list",
-        )  # fmt: skip
+            Reason.INVALID_SPEC,
+            "spec.training.lora.targets",
+            f"a layer with {architecture.activation} has no gate_proj",
+            "remove it from the list",
+        )
     if training.compile:
         yield Problem(
-            Reason.NOT_YET_SUPPORTED, "spec.training.compile",
-            "compiled layers do not go with adapters", "set it to false",
-        )  # fmt: skip
+            Reason.NOT_YET_SUPPORTED,
+            "spec.training.compile",
+            "compiled layers do not go with adapters",
+            "set it to false",
+        )
     sync = training.gradient_sync
     if sync.compression != "none" or sync.mode != "every-step":
         yield Problem(
-            Reason.NOT_YET_SUPPORTED, "spec.training.gradientSync",
+            Reason.NOT_YET_SUPPORTED,
+            "spec.training.gradientSync",
             "adapters cross between copies whole and every step: they are small",
             "remove it, or training.lora",
-        )  # fmt: skip
+        )

@@ -92,9 +92,12 @@ def collectives(rows: Sequence[Object]) -> Table:
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(
-            row["group"], row["op"], str(row.get("count", 0)), f"{row.get('bytesPerStep', 0):,}",
+            row["group"],
+            row["op"],
+            str(row.get("count", 0)),
+            f"{row.get('bytesPerStep', 0):,}",
             latency(row.get("meanSeconds", 0)),
-        )  # fmt: skip
+        )
     return table
 
 

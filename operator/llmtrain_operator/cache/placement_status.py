@@ -67,8 +67,10 @@ def with_stand_ins(
 ) -> PlacementStatus:
     """Return a stored placement in which spare nodes have the places of others, by name."""
     near = {path[-1]: path for path in paths_of(placement.get("spares") or ())}
-    paths = [near[stand_ins.get(p[-1], "")] if p[-1] in stand_ins else p
-             for p in paths_of(placement["blocks"])]  # fmt: skip
+    paths = [
+        near[stand_ins.get(p[-1], "")] if p[-1] in stand_ins else p
+        for p in paths_of(placement["blocks"])
+    ]
     levels = tuple(FabricLevel(use["level"], "") for use in placement["levels"])
     gpus = int(placement["gpusPerNode"])
     answer = describe(layout, gpus, Snapshot(levels, ()), paths)

@@ -171,9 +171,11 @@ def _end(status: Raw) -> tuple[str, str, int | None, str]:
         if "terminated" in state:
             ended = state["terminated"]
             return (
-                reason or ended.get("reason", ""), own or ended.get("message", "") or message,
-                ended.get("exitCode"), ended.get("finishedAt") or "",
-            )  # fmt: skip
+                reason or ended.get("reason", ""),
+                own or ended.get("message", "") or message,
+                ended.get("exitCode"),
+                ended.get("finishedAt") or "",
+            )
         if "waiting" in state and not reason:
             reason = state["waiting"].get("reason", "")
             message = state["waiting"].get("message", "")
@@ -250,6 +252,8 @@ def fabric_record(raw: Raw) -> FabricRecord:
 def priority_record(raw: Raw) -> PriorityRecord:
     """Read a PriorityClass."""
     return PriorityRecord(
-        raw["metadata"]["name"], int(raw.get("value") or 0), bool(raw.get("globalDefault")),
+        raw["metadata"]["name"],
+        int(raw.get("value") or 0),
+        bool(raw.get("globalDefault")),
         raw.get("preemptionPolicy") != "Never",
-    )  # fmt: skip
+    )

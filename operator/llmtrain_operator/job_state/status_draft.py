@@ -98,9 +98,14 @@ class Draft:
     def condition(self, kind: ConditionType, status: bool, reason: str, message: str) -> None:
         """Set a condition."""
         self.status["conditions"] = set_condition(
-            self.status.get("conditions", ()), kind, status, str(reason), message,
-            generation=self.seen.generation, now=self.now,
-        )  # fmt: skip
+            self.status.get("conditions", ()),
+            kind,
+            status,
+            str(reason),
+            message,
+            generation=self.seen.generation,
+            now=self.now,
+        )
 
     def unless_absent(self, kind: ConditionType, reason: str, message: str) -> None:
         """Set a condition to False if it was ever set; one that never held need not be denied."""

@@ -22,16 +22,28 @@ class Cluster(Protocol):
     """
 
     async def list_page(
-        self, resource: Resource, namespace: str | None = None, *, labels: str = "",
-        fields: str = "", limit: int = 500, continue_: str = "",
-    ) -> Object:  # fmt: skip
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        limit: int = 500,
+        continue_: str = "",
+    ) -> Object:
         """Read one page of a list, with the list's metadata."""
         ...
 
     def watch(
-        self, resource: Resource, namespace: str | None = None, *, version: str, labels: str = "",
-        fields: str = "", seconds: int = 300,
-    ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:  # fmt: skip
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        version: str,
+        labels: str = "",
+        fields: str = "",
+        seconds: int = 300,
+    ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:
         """Open a watch; it yields batches of raw lines, each a JSON event."""
         ...
 
@@ -52,9 +64,15 @@ class Cluster(Protocol):
         ...
 
     async def patch(
-        self, resource: Resource, name: str, body: Any, namespace: str | None = None, *,
-        kind: PatchKind = "merge", sub: str = "",
-    ) -> Object:  # fmt: skip
+        self,
+        resource: Resource,
+        name: str,
+        body: Any,
+        namespace: str | None = None,
+        *,
+        kind: PatchKind = "merge",
+        sub: str = "",
+    ) -> Object:
         """Patch an object, or a subresource of it."""
         ...
 
@@ -65,9 +83,14 @@ class Cluster(Protocol):
         ...
 
     async def delete(
-        self, resource: Resource, name: str, namespace: str | None = None, *, uid: str = "",
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str = "",
         propagation: str = "Background",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Delete an object; with `uid`, only if it is still that very one."""
         ...
 

@@ -62,9 +62,10 @@ async def load_configuration(kubeconfig: str | None) -> Configuration:
     try:
         if path or (not in_cluster and home.exists()):
             await load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=str(path or home), client_configuration=configuration,
+                config_file=str(path or home),
+                client_configuration=configuration,
                 persist_config=False,
-            )  # fmt: skip
+            )
         else:
             load_incluster_config(  # type: ignore[no-untyped-call]
                 client_configuration=configuration
@@ -111,9 +112,15 @@ class KubeCluster:
         )
 
     async def list_page(
-        self, resource: Resource, namespace: str | None = None, *, labels: str = "",
-        fields: str = "", limit: int = 500, continue_: str = "",
-    ) -> Object:  # fmt: skip
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        limit: int = 500,
+        continue_: str = "",
+    ) -> Object:
         """Read one page of a list, with the list's metadata."""
         query = _query(labelSelector=labels, fieldSelector=fields, limit=str(limit))
         if continue_:
@@ -121,14 +128,24 @@ class KubeCluster:
         return await self._json("list", resource, "GET", resource.path(namespace), query)
 
     def watch(
-        self, resource: Resource, namespace: str | None = None, *, version: str, labels: str = "",
-        fields: str = "", seconds: int = 300,
-    ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:  # fmt: skip
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        version: str,
+        labels: str = "",
+        fields: str = "",
+        seconds: int = 300,
+    ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:
         """Open a watch; it yields batches of raw lines, each a JSON event."""
         query = _query(
-            watch="true", allowWatchBookmarks="true", timeoutSeconds=str(seconds),
-            resourceVersion=version, labelSelector=labels, fieldSelector=fields,
-        )  # fmt: skip
+            watch="true",
+            allowWatchBookmarks="true",
+            timeoutSeconds=str(seconds),
+            resourceVersion=version,
+            labelSelector=labels,
+            fieldSelector=fields,
+        )
         return self._watch(resource, resource.path(namespace), query)
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
@@ -152,9 +169,15 @@ class KubeCluster:
         return await self._json("update", resource, "PUT", path, query, body)
 
     async def patch(
-        self, resource: Resource, name: str, body: Any, namespace: str | None = None, *,
-        kind: PatchKind = "merge", sub: str = "",
-    ) -> Object:  # fmt: skip
+        self,
+        resource: Resource,
+        name: str,
+        body: Any,
+        namespace: str | None = None,
+        *,
+        kind: PatchKind = "merge",
+        sub: str = "",
+    ) -> Object:
         """Patch an object, or a subresource of it."""
         path = resource.path(namespace, name, sub)
         query = _query(fieldManager=FIELD_MANAGER)
@@ -169,9 +192,14 @@ class KubeCluster:
         return await self.patch(resource, name, body, namespace, sub="status")
 
     async def delete(
-        self, resource: Resource, name: str, namespace: str | None = None, *, uid: str = "",
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str = "",
         propagation: str = "Background",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Delete an object; with `uid`, only if it is still that very one."""
         options: Object = {"propagationPolicy": propagation}
         if uid:
@@ -201,10 +229,15 @@ class KubeCluster:
         }
 
     async def _json(
-        self, verb: str, resource: Resource, method: str, path: str,
-        query: Mapping[str, str] | None = None, body: Any = None,
+        self,
+        verb: str,
+        resource: Resource,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
         content_type: str = "application/json",
-    ) -> Object:  # fmt: skip
+    ) -> Object:
         if method != "GET":
             self.fence()
         data = await self._request(verb, resource, method, path, query, body, content_type)
@@ -212,18 +245,27 @@ class KubeCluster:
         return answer
 
     async def _request(
-        self, verb: str, resource: Resource, method: str, path: str,
-        query: Mapping[str, str] | None = None, body: Any = None,
-        content_type: str = "application/json", timeout: float = REQUEST_SECONDS,
-    ) -> bytes:  # fmt: skip
+        self,
+        verb: str,
+        resource: Resource,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout: float = REQUEST_SECONDS,
+    ) -> bytes:
         url = self._url(path, query)
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
         code = "0"
         try:
             answer = await self._rest.request(  # type: ignore[no-untyped-call]
-                method, url, headers=await self._headers(content_type), body=body,
+                method,
+                url,
+                headers=await self._headers(content_type),
+                body=body,
                 _request_timeout=limits,
-            )  # fmt: skip
+            )
             code = str(answer.status)
             data: bytes = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -243,9 +285,11 @@ class KubeCluster:
         )
         try:
             answer = await self._rest.request(  # type: ignore[no-untyped-call]
-                "GET", self._url(path, query), headers=await self._headers(),
+                "GET",
+                self._url(path, query),
+                headers=await self._headers(),
                 _request_timeout=limits,
-            )  # fmt: skip
+            )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._requests.labels("watch", resource.plural, "0").inc()
             raise _no_answer(error) from error

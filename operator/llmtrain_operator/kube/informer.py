@@ -154,9 +154,13 @@ class Informer(Generic[R]):
         wanted = self._selection
         while True:
             page = await self._cluster.list_page(
-                wanted.resource, wanted.namespace, labels=wanted.labels, fields=wanted.fields,
-                limit=self._page, continue_=continue_,
-            )  # fmt: skip
+                wanted.resource,
+                wanted.namespace,
+                labels=wanted.labels,
+                fields=wanted.fields,
+                limit=self._page,
+                continue_=continue_,
+            )
             self.last_contact = time.monotonic()
             for item in page.get("items") or ():
                 seen.add(item["metadata"]["uid"])
@@ -179,9 +183,13 @@ class Informer(Generic[R]):
         try:
             async with asyncio.timeout(0 if self._in_doubt else None) as self._watching:
                 async with self._cluster.watch(
-                    wanted.resource, wanted.namespace, version=self._resume,
-                    labels=wanted.labels, fields=wanted.fields, seconds=random.randint(240, 360),
-                ) as batches:  # fmt: skip
+                    wanted.resource,
+                    wanted.namespace,
+                    version=self._resume,
+                    labels=wanted.labels,
+                    fields=wanted.fields,
+                    seconds=random.randint(240, 360),
+                ) as batches:
                     async for lines in batches:
                         for line in lines:
                             self._take(orjson.loads(line))

@@ -79,8 +79,10 @@ def _queued(body: Object, queue: str, group: str, count: int) -> Object:
     metadata, spec = body["metadata"], body["spec"]
     annotations = {
         **metadata.get("annotations", {}),
-        _GROUP_COUNT: str(count), _RETRIABLE: "false", _ROLE: "worker",
-    }  # fmt: skip
+        _GROUP_COUNT: str(count),
+        _RETRIABLE: "false",
+        _ROLE: "worker",
+    }
     labels = {**metadata["labels"], QUEUE_NAME: queue, _GROUP_NAME: group}
     return {
         **body,

@@ -85,11 +85,13 @@ def usable(job: Job, nodes: Iterable[Node]) -> list[Node]:
     """Return the nodes that the job could ever use: what passes by itself is overlooked."""
     well = {
         node.name: replace(
-            node, ready=True, cordoned=False,
+            node,
+            ready=True,
+            cordoned=False,
             taints=tuple(t for t in node.taints if not t.key.startswith(PASSING_TAINTS)),
         )
         for node in nodes
-    }  # fmt: skip
+    }
     names = eligible(Request.of(job), Snapshot((NODE,), tuple(well.values())))
     return [well[name] for name in sorted(names)]
 

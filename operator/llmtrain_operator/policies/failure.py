@@ -88,10 +88,11 @@ def act_on(draft: Draft, evidence: Evidence) -> None:
         fail(draft, evidence.reason, evidence.message)
     elif restarts >= allowed:
         fail(
-            draft, Reason.TOO_MANY_RESTARTS,
+            draft,
+            Reason.TOO_MANY_RESTARTS,
             f"spec.failurePolicy.maxRestarts: failed after {restarts} restarts, the last time with"
             f" {evidence.reason}: {evidence.message}",
-        )  # fmt: skip
+        )
     else:
         _restart(draft, evidence, restarts + 1)
 

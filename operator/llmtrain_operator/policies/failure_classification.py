@@ -16,9 +16,15 @@ FIRST_RETRYABLE = 128
 STOPPED = frozenset({128 + 9, 128 + 15})
 """How containers of a deleted pod end: killed, or asked to end."""
 IMAGE_REASONS = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
-     "RegistryUnavailable", "ImageInspectError"}
-)  # fmt: skip
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "RegistryUnavailable",
+        "ImageInspectError",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

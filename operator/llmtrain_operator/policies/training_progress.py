@@ -17,9 +17,14 @@ from llmtrain_operator.policies.planning import measure
 
 _COUNTS = ("step", "totalSteps", "lastCheckpointStep", "restartsInPlace")
 _FIGURES = (
-    "loss", "tokensPerSecond", "mfu", "heldOutLossBefore", "heldOutLossAfter",
-    "exactMatchBefore", "exactMatchAfter",
-)  # fmt: skip
+    "loss",
+    "tokensPerSecond",
+    "mfu",
+    "heldOutLossBefore",
+    "heldOutLossAfter",
+    "exactMatchBefore",
+    "exactMatchAfter",
+)
 _PHASES = get_args(TrainerPhase)
 _LONGEST_ETA = 10 * 365 * 86400.0
 MOST_COLLECTIVES = 32

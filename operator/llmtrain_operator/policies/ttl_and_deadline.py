@@ -70,8 +70,9 @@ def deadline(draft: Draft) -> bool:
         draft.wake_in(left)
         return False
     fail(
-        draft, Reason.DEADLINE_EXCEEDED,
+        draft,
+        Reason.DEADLINE_EXCEEDED,
         f"spec.runPolicy.activeDeadlineSeconds: not finished {seconds} s after the first start;"
         " raise it, or ask for fewer steps",
-    )  # fmt: skip
+    )
     return True

@@ -33,9 +33,14 @@ def event(
 ) -> dict[str, Any]:
     """Return the Event of a transition. Its name is made of its content: it exists only once."""
     key = "/".join(
-        (condition["type"], condition["status"], condition["reason"], str(attempt),
-         condition["lastTransitionTime"])
-    )  # fmt: skip
+        (
+            condition["type"],
+            condition["status"],
+            condition["reason"],
+            str(attempt),
+            condition["lastTransitionTime"],
+        )
+    )
     digest = hashlib.sha256(f"{identity.uid}/{key}".encode()).hexdigest()[:16]
     bad = condition["type"] in _ALARMING or (
         condition["status"] == "False" and condition["reason"] not in _EXPECTED

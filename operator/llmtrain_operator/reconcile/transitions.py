@@ -26,9 +26,14 @@ def tell(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> Non
     for condition in transitions(before, status):
         log.info(
             "job=%s/%s uid=%s attempt=%s condition=%s status=%s reason=%s",
-            metadata["namespace"], metadata["name"], metadata["uid"], status.get("attempt", 0),
-            condition["type"], condition["status"], condition["reason"],
-        )  # fmt: skip
+            metadata["namespace"],
+            metadata["name"],
+            metadata["uid"],
+            status.get("attempt", 0),
+            condition["type"],
+            condition["status"],
+            condition["reason"],
+        )
         if (condition["type"], condition["reason"]) == (C.PLACED, Reason.PREEMPTED):
             metrics.preemptions.inc()
     _tell_error(before, status, metrics)

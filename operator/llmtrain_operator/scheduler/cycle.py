@@ -150,11 +150,18 @@ class _Fabrics:
 
 def _waiting(candidate: Candidate, fabric: Snapshot) -> Waiting:
     return Waiting(
-        uid=candidate.uid, namespace=candidate.namespace, name=candidate.name,
-        priority=candidate.priority, since=candidate.since, request=candidate.request,
-        fabric=fabric, duration=candidate.duration, expected=candidate.expected,
-        preempts=candidate.preempts, avoided=candidate.avoided,
-    )  # fmt: skip
+        uid=candidate.uid,
+        namespace=candidate.namespace,
+        name=candidate.name,
+        priority=candidate.priority,
+        since=candidate.since,
+        request=candidate.request,
+        fabric=fabric,
+        duration=candidate.duration,
+        expected=candidate.expected,
+        preempts=candidate.preempts,
+        avoided=candidate.avoided,
+    )
 
 
 def better(job: Sitting, world: World) -> tuple[Hint, Offer | None]:
@@ -179,14 +186,20 @@ def better(job: Sitting, world: World) -> tuple[Hint, Offer | None]:
 
 
 def _offer(
-    candidate: Candidate, answer: Placement, takes: Mapping[str, int], note: str,
+    candidate: Candidate,
+    answer: Placement,
+    takes: Mapping[str, int],
+    note: str,
     backfilled: bool = False,
-) -> Offer:  # fmt: skip
+) -> Offer:
     request = candidate.request
     found = stored(
-        answer, [tuple(node.path.values()) for node in answer.spares], candidate.attempt,
-        request.gpus_per_node, note,
-    )  # fmt: skip
+        answer,
+        [tuple(node.path.values()) for node in answer.spares],
+        candidate.attempt,
+        request.gpus_per_node,
+        note,
+    )
     return Offer(
         attempt=candidate.attempt,
         placement=found.to_wire(),

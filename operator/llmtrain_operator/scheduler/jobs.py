@@ -73,26 +73,33 @@ def candidate_of(
 
 
 def candidate(
-    record: JobRecord, checked: Job, priorities: Priorities, now: float,
+    record: JobRecord,
+    checked: Job,
+    priorities: Priorities,
+    now: float,
     request: Callable[[Job], Request],
-) -> Candidate:  # fmt: skip
+) -> Candidate:
     """Return a job as it waits, or would wait, for a place."""
     raw, status = record.raw, record.raw.get("status") or {}
     name, topology = checked.spec.priority_class_name, checked.spec.topology
     found = priority_of(name, priorities)
     expected = durations.duration(checked, status, now)
     return Candidate(
-        uid=record.uid, namespace=record.namespace, name=record.name,
+        uid=record.uid,
+        namespace=record.namespace,
+        name=record.name,
         priority=found.value if found else 0,
         since=to_time(raw["metadata"]["creationTimestamp"]).timestamp(),
-        job=checked, request=request(checked), attempt=int(status.get("attempt") or 0),
+        job=checked,
+        request=request(checked),
+        attempt=int(status.get("attempt") or 0),
         fabric=topology.fabric if topology else None,
         avoided=frozenset(blame.node for blame in _blames(status)),
         refusal=None if name is None or name in priorities else _no_priority_class(name),
         duration=_bound(checked, status, now),
         expected=expected.value if expected else None,
         preempts=found is None or found.preempts,
-    )  # fmt: skip
+    )
 
 
 def _bound(job: Job, status: Mapping[str, Any], now: float) -> float | None:
@@ -117,13 +124,15 @@ def tenant_of(
     found = priority_of(raw["spec"].get("priorityClassName"), priorities)
     end = None if isinstance(checked, list) else durations.ends_at(checked, status, now)
     return Running(
-        uid=record.uid, namespace=record.namespace, priority=found.value if found else 0,
+        uid=record.uid,
+        namespace=record.namespace,
+        priority=found.value if found else 0,
         nodes=tuple(held_nodes(placement)),
         takes=resources_of(raw["spec"], int(placement["gpusPerNode"])),
         ends_at=end.value if end else None,
         lost_seconds=lost_seconds(status, now),
         preemptible=not leaving,
-    )  # fmt: skip
+    )
 
 
 def lost_seconds(status: Mapping[str, Any], now: float) -> float:

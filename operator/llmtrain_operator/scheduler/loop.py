@@ -212,9 +212,14 @@ class Scheduler:
                 job = queue[uid]
                 end = None if job.duration is None else world.now + job.duration
                 held = Running(
-                    uid, job.namespace, job.priority, offer.nodes, offer.resources, end,
+                    uid,
+                    job.namespace,
+                    job.priority,
+                    offer.nodes,
+                    offer.resources,
+                    end,
                     preemptible=False,
-                )  # fmt: skip
+                )
                 tenants.append(held)
         return replace(world, tenants=tuple(tenants))
 

@@ -70,9 +70,12 @@ class Ledger:
 
 
 def sitting_of(
-    record: JobRecord, checked: Job | list[Problem], priorities: Priorities, now: float,
+    record: JobRecord,
+    checked: Job | list[Problem],
+    priorities: Priorities,
+    now: float,
     request: Callable[[Job], Request],
-) -> Sitting | None:  # fmt: skip
+) -> Sitting | None:
     """Return a job that runs where its status says; None for any other."""
     raw, status = record.raw, record.raw.get("status") or {}
     attempt, placement = int(status.get("attempt") or 0), status.get("placement")

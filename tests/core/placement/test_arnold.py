@@ -107,12 +107,14 @@ def settings() -> list[Any]:
     return [
         pytest.param(
             full if setting is LARGE and mostly == "data" else setting,
-            mostly, skew, id=f"{setting.nodes}-{mostly}-{skew}",
+            mostly,
+            skew,
+            id=f"{setting.nodes}-{mostly}-{skew}",
         )
         for setting in (SMALL, MEDIUM, LARGE)
         for mostly in sorted(RATIOS)
         for skew in SKEWS
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(("setting", "mostly", "skew"), settings())

@@ -61,8 +61,11 @@ def test_kueue_fails_where_the_required_level_is_too_small() -> None:
     state = racks(TWO_BLOCKS)
     assert kueue(gang(7, require="rack"), state, "rack") is None
     assert used(kueue(gang(11, require="block"), state, "rack")) == [
-        "A/r1", "A/r2", "A/r3", "A/r4",
-    ]  # fmt: skip
+        "A/r1",
+        "A/r2",
+        "A/r3",
+        "A/r4",
+    ]
     assert kueue(gang(24), state, "rack") is None
 
 

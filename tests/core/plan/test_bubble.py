@@ -18,14 +18,19 @@ from llmtrain_core.pipeline_schedules import (
 
 CASES: list[tuple[Schedule, int, int, int]] = [
     *((name, p, m, 1) for name in ("GPipe", "1F1B") for p, m in ((2, 2), (3, 7), (4, 8), (8, 32))),
-    *(("Interleaved1F1B", p, m, v) for p, m in ((2, 3), (4, 4), (4, 5), (4, 8), (8, 32))
-      for v in (2, 3, 4)),
+    *(
+        ("Interleaved1F1B", p, m, v)
+        for p, m in ((2, 3), (4, 4), (4, 5), (4, 8), (8, 32))
+        for v in (2, 3, 4)
+    ),
     *(("LoopedBFS", p, m, v) for p, m in ((2, 3), (4, 8)) for v in (2, 3)),
     *(("InterleavedZeroBubble", p, m, v) for p, m in ((2, 2), (4, 8), (8, 16)) for v in (2, 3)),
-    *(("ZBVZeroBubble", p, m, 2) for p, m in ((2, 2), (3, 4), (4, 4), (4, 5), (6, 8), (8, 11),
-                                              (8, 32))),
+    *(
+        ("ZBVZeroBubble", p, m, 2)
+        for p, m in ((2, 2), (3, 4), (4, 4), (4, 5), (6, 8), (8, 11), (8, 32))
+    ),
     *(("DualPipeV", p, m, 2) for p, m in ((2, 4), (4, 8), (4, 11), (8, 32))),
-]  # fmt: skip
+]
 
 
 @pytest.mark.torch
@@ -104,9 +109,16 @@ def _computations(
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("schedule", "chunks", "percent"),
-    [("GPipe", 1, 27.3), ("1F1B", 1, 27.3), ("Interleaved1F1B", 2, 15.8), ("LoopedBFS", 2, 15.8),
-     ("InterleavedZeroBubble", 2, 5.9), ("ZBVZeroBubble", 2, 5.9), ("DualPipeV", 2, 11.1)],
-)  # fmt: skip
+    [
+        ("GPipe", 1, 27.3),
+        ("1F1B", 1, 27.3),
+        ("Interleaved1F1B", 2, 15.8),
+        ("LoopedBFS", 2, 15.8),
+        ("InterleavedZeroBubble", 2, 5.9),
+        ("ZBVZeroBubble", 2, 5.9),
+        ("DualPipeV", 2, 11.1),
+    ],
+)
 def test_four_stages_and_eight_micro_batches(
     schedule: Schedule, chunks: int, percent: float
 ) -> None:
@@ -130,12 +142,14 @@ def test_one_stage_has_no_bubble() -> None:
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        (("1F1B", 4, 3, 1), "at least 4"), (("DualPipeV", 4, 7, 2), "at least 8"),
-        (("1F1B", 4, 8, 2), "virtualStages 1"), (("ZBVZeroBubble", 4, 8, 3), "virtualStages 2"),
+        (("1F1B", 4, 3, 1), "at least 4"),
+        (("DualPipeV", 4, 7, 2), "at least 8"),
+        (("1F1B", 4, 8, 2), "virtualStages 1"),
+        (("ZBVZeroBubble", 4, 8, 3), "virtualStages 2"),
         (("Interleaved1F1B", 4, 8, 1), "virtualStages 2"),
         (("Interleaved1F1B", 4, 9, 2), "use 8"),
     ],
-)  # fmt: skip
+)
 def test_what_torch_refuses_is_refused_with_the_nearest_choice(
     case: tuple[Schedule, int, int, int], words: str
 ) -> None:

@@ -14,8 +14,13 @@ from llmtrain_core.plan.training_setup import Recipe
 pytestmark = pytest.mark.unit
 
 RUNS = published_runs()
-SOURCES = {"pytorch/torchtitan", "Korthikanti", "NVIDIA-NeMo/Megatron-Bridge",
-           "huggingface/nanotron", "NVIDIA/dgxc-benchmarking"}  # fmt: skip
+SOURCES = {
+    "pytorch/torchtitan",
+    "Korthikanti",
+    "NVIDIA-NeMo/Megatron-Bridge",
+    "huggingface/nanotron",
+    "NVIDIA/dgxc-benchmarking",
+}
 
 
 def test_there_are_enough_runs_of_every_source_and_each_names_it() -> None:

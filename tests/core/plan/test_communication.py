@@ -77,8 +77,12 @@ CASES: list[dict[str, Any]] = [
     {"replicate": 2, "training": {"gradientSync": {"compression": "bf16"}}},
     {"replicate": 4, "training": {"gradientSync": {"copiesPerRack": 2}}},
     {"replicate": 4, "training": {"gradientSync": {"copiesPerRack": 2, "compression": "int8"}}},
-    {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "replicate": 2,
-     "training": {"microBatchSize": 1, "gradientSync": {"compression": "int8"}}},
+    {
+        **TWO_CHUNKS,
+        "pipelineSchedule": "DualPipeV",
+        "replicate": 2,
+        "training": {"microBatchSize": 1, "gradientSync": {"compression": "int8"}},
+    },
     {"context": 2},
     {"context": 2, "training": _full()},
     {"context": 2, "tensor": 2},
@@ -86,12 +90,20 @@ CASES: list[dict[str, Any]] = [
     {"context": 2, "pipeline": 2},
     {**TWO_CHUNKS, "pipelineSchedule": "Interleaved1F1B", "data": 2},
     {**TWO_CHUNKS, "pipelineSchedule": "Interleaved1F1B", "architecture": {"layers": 5}},
-    {"pipeline": 2, "virtualStages": 4, "pipelineSchedule": "LoopedBFS",
-     "architecture": {"layers": 8}},
+    {
+        "pipeline": 2,
+        "virtualStages": 4,
+        "pipelineSchedule": "LoopedBFS",
+        "architecture": {"layers": 8},
+    },
     {**TWO_CHUNKS, "pipelineSchedule": "InterleavedZeroBubble", "tensor": 2},
     {**TWO_CHUNKS, "pipelineSchedule": "ZBVZeroBubble", "tensor": 2},
-    {**TWO_CHUNKS, "pipelineSchedule": "ZBVZeroBubble", "tensor": 2,
-     "training": _full(microBatchSize=1)},
+    {
+        **TWO_CHUNKS,
+        "pipelineSchedule": "ZBVZeroBubble",
+        "tensor": 2,
+        "training": _full(microBatchSize=1),
+    },
     {**TWO_CHUNKS, "pipelineSchedule": "ZBVZeroBubble", "context": 2},
     {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "data": 2},
     {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "architecture": {"layers": 7}},
@@ -116,15 +128,18 @@ CASES: list[dict[str, Any]] = [
     {"context": 2, "tensor": 2, "architecture": MOE, "training": _full()},
     {"data": 2, "expert": 2, "pipeline": 2, "architecture": MOE},
     {**TWO_CHUNKS, "pipelineSchedule": "DualPipeV", "data": 2, "expert": 2, "architecture": MOE},
-]  # fmt: skip
+]
 METERED = [
     *((case, "bfloat16") for case in CASES),
     # every group and operation also in a precision of other sizes
-    *((case, "float64") for case in CASES
-      if case.keys() <= {"data", "tensor", "pipeline", "context", "replicate", "expert"}
-      or case.get("architecture") in (MOE, TIED)
-      or "gradientSync" in case.get("training", {})),
-]  # fmt: skip
+    *(
+        (case, "float64")
+        for case in CASES
+        if case.keys() <= {"data", "tensor", "pipeline", "context", "replicate", "expert"}
+        or case.get("architecture") in (MOE, TIED)
+        or "gradientSync" in case.get("training", {})
+    ),
+]
 ROUTED: tuple[Any, Any] = ("ep", "all_to_all")
 
 

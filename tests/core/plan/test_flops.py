@@ -37,8 +37,14 @@ def test_full_attention_counts_the_attention_term_twice() -> None:
 
 @pytest.mark.unit
 def test_a_tied_embedding_is_counted_once_and_multiplied_once() -> None:
-    base = {"layers": 2, "hidden_size": 8, "heads": 2, "ffn_size": 16, "vocab_size": 32,
-            "sequence_length": 4}  # fmt: skip
+    base = {
+        "layers": 2,
+        "hidden_size": 8,
+        "heads": 2,
+        "ffn_size": 16,
+        "vocab_size": 32,
+        "sequence_length": 4,
+    }
     tied = count_parameters(Architecture(**base, tied_embeddings=True))
     free = count_parameters(Architecture(**base))
     assert free.total - tied.total == 32 * 8
@@ -78,8 +84,14 @@ def test_flops_are_within_one_percent_of_what_torch_counts(changes: dict[str, An
 
     from llmtrain_trainer.model.decoder import Decoder
 
-    sizes: dict[str, Any] = {"layers": 2, "hidden_size": 192, "heads": 4, "ffn_size": 320,
-                             "vocab_size": 192, "sequence_length": 48}  # fmt: skip
+    sizes: dict[str, Any] = {
+        "layers": 2,
+        "hidden_size": 192,
+        "heads": 4,
+        "ffn_size": 320,
+        "vocab_size": 192,
+        "sequence_length": 48,
+    }
     shape = Architecture(**{**sizes, **changes})
     model = Decoder(shape)
     for parameter in model.parameters():

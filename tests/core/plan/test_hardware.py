@@ -23,8 +23,18 @@ from llmtrain_core.plan.hardware import (
 pytestmark = pytest.mark.unit
 
 DATA = Path(__file__).parents[3] / "core/llmtrain_core/plan/hardware.toml"
-WANTED = {"V100", "A100-40", "A100-80", "H100", "H100-PCIe", "H200", "B200", "GB200", "GB300",
-          "MI300X"}  # fmt: skip
+WANTED = {
+    "V100",
+    "A100-40",
+    "A100-80",
+    "H100",
+    "H100-PCIe",
+    "H200",
+    "B200",
+    "GB200",
+    "GB300",
+    "MI300X",
+}
 
 
 def test_all_wanted_gpus_are_there_and_can_be_planned() -> None:
@@ -72,18 +82,25 @@ def test_a_basis_that_is_none_is_refused() -> None:
 @pytest.mark.parametrize(
     ("label", "row", "gib"),
     [
-        ("Tesla-V100-SXM2-32GB", "V100", 32), ("Tesla-V100-SXM2-16GB", "V100-16", 16),
-        ("Tesla-V100-PCIE-32GB", "V100-PCIe-32", 32), ("Tesla-V100-PCIE-16GB", "V100-PCIe-16", 16),
-        ("NVIDIA-A100-SXM4-80GB", "A100-80", 80), ("A100-SXM4-40GB", "A100-40", 40),
+        ("Tesla-V100-SXM2-32GB", "V100", 32),
+        ("Tesla-V100-SXM2-16GB", "V100-16", 16),
+        ("Tesla-V100-PCIE-32GB", "V100-PCIe-32", 32),
+        ("Tesla-V100-PCIE-16GB", "V100-PCIe-16", 16),
+        ("NVIDIA-A100-SXM4-80GB", "A100-80", 80),
+        ("A100-SXM4-40GB", "A100-40", 40),
         ("NVIDIA-A100-80GB-PCIe", "A100-PCIe-80", 80),
         ("NVIDIA-A100-PCIE-40GB", "A100-PCIe-40", 40),
-        ("NVIDIA-H100-80GB-HBM3", "H100", 80), ("NVIDIA-H100-PCIe", "H100-PCIe", 80),
-        ("NVIDIA-H100-NVL", "H100-NVL", 94), ("NVIDIA-H200", "H200", 141),
-        ("NVIDIA-H200-NVL", "H200-NVL", 141), ("NVIDIA-B200", "B200", 180),
-        ("NVIDIA-GB200", "GB200", 186), ("NVIDIA-GB300", "GB300", 260),
+        ("NVIDIA-H100-80GB-HBM3", "H100", 80),
+        ("NVIDIA-H100-PCIe", "H100-PCIe", 80),
+        ("NVIDIA-H100-NVL", "H100-NVL", 94),
+        ("NVIDIA-H200", "H200", 141),
+        ("NVIDIA-H200-NVL", "H200-NVL", 141),
+        ("NVIDIA-B200", "B200", 180),
+        ("NVIDIA-GB200", "GB200", 186),
+        ("NVIDIA-GB300", "GB300", 260),
         ("NVIDIA-H100-80GB-HBM3-SHARED", "H100", 80),
     ],
-)  # fmt: skip
+)
 def test_product_labels_choose_the_row(label: str, row: str, gib: int) -> None:
     found = accelerator_of({"nvidia.com/gpu.product": label})
     assert found is CATALOGUE[row]
@@ -103,13 +120,18 @@ def test_amd_labels_as_well() -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    [{}, {"nvidia.com/gpu.product": ""}, {"nvidia.com/gpu.product": "NVIDIA-GeForce-RTX-4090"},
-     {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb"},
-     {"nvidia.com/gpu.product": "NVIDIA-A800-SXM4-40GB"},
-     {"nvidia.com/gpu.product": "NVIDIA-A100-SXM-64GB"},
-     {"nvidia.com/gpu.product": "NVIDIA-H800"}, {"nvidia.com/gpu.product": "NVIDIA-B200X"},
-     {"gpu": "NVIDIA-H100"}],
-)  # fmt: skip
+    [
+        {},
+        {"nvidia.com/gpu.product": ""},
+        {"nvidia.com/gpu.product": "NVIDIA-GeForce-RTX-4090"},
+        {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb"},
+        {"nvidia.com/gpu.product": "NVIDIA-A800-SXM4-40GB"},
+        {"nvidia.com/gpu.product": "NVIDIA-A100-SXM-64GB"},
+        {"nvidia.com/gpu.product": "NVIDIA-H800"},
+        {"nvidia.com/gpu.product": "NVIDIA-B200X"},
+        {"gpu": "NVIDIA-H100"},
+    ],
+)
 def test_other_labels_choose_none(labels: dict[str, str]) -> None:
     assert accelerator_of(labels) is None
 

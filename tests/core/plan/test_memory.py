@@ -20,8 +20,15 @@ from llmtrain_core.plan.model.parameters import count_parameters, stage_units
 from llmtrain_core.plan.training_setup import Checkpointing, Recipe
 
 ROOT = Path(__file__).parents[3]
-SMALL = {"layers": 4, "hidden_size": 24, "heads": 4, "kv_heads": 2, "ffn_size": 40,
-         "vocab_size": 100, "sequence_length": 16}  # fmt: skip
+SMALL = {
+    "layers": 4,
+    "hidden_size": 24,
+    "heads": 4,
+    "kv_heads": 2,
+    "ffn_size": 40,
+    "vocab_size": 100,
+    "sequence_length": 16,
+}
 
 unit = pytest.mark.unit
 
@@ -96,8 +103,15 @@ def test_float64_doubles_and_needs_no_second_copy() -> None:
     assert double == 2 * single == 32 * count_parameters(shape).total
 
 
-LAYOUTS = [(1, 8, 1, 0, 1), (1, 7, 1, 0, 1), (2, 4, 1, 0, 1), (2, 3, 1, 1, 2), (1, 4, 2, 0, 1),
-           (2, 2, 2, 1, 3), (1, 1, 1, 0, 1)]  # fmt: skip
+LAYOUTS = [
+    (1, 8, 1, 0, 1),
+    (1, 7, 1, 0, 1),
+    (2, 4, 1, 0, 1),
+    (2, 3, 1, 1, 2),
+    (1, 4, 2, 0, 1),
+    (2, 2, 2, 1, 3),
+    (1, 1, 1, 0, 1),
+]
 """tensor, data, replicate, stage, stages."""
 
 SHARDS = """
@@ -137,9 +151,12 @@ def test_shards_equal_those_that_torch_deals_out() -> None:
     """FSDP2, HSDP, tensor and pipeline parallel, with rows that do not divide."""
     done = subprocess.run(
         [sys.executable, "-c", SHARDS, json.dumps(SMALL), json.dumps(LAYOUTS)],
-        capture_output=True, text=True, check=False, cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
         env={"PYTHONPATH": f"{ROOT}/core:{ROOT}/trainer", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
     shape = shape_of(Architecture(**SMALL))
@@ -153,15 +170,43 @@ BLOCKS: list[dict[str, Any]] = [
     {"hidden_size": 256, "heads": 4, "kv_heads": 4, "ffn_size": 704, "sequence_length": 128},
     {"hidden_size": 256, "heads": 8, "kv_heads": 2, "ffn_size": 896, "sequence_length": 64},
     {"hidden_size": 192, "heads": 6, "kv_heads": 1, "ffn_size": 512, "sequence_length": 256},
-    {"hidden_size": 256, "heads": 4, "ffn_size": 1024, "sequence_length": 64, "norm": "layer",
-     "activation": "gelu", "biases": "all", "positions": "learned"},
-    {"hidden_size": 256, "heads": 8, "kv_heads": 2, "ffn_size": 896, "sequence_length": 64,
-     "qk_norm": True},
-    {"hidden_size": 256, "heads": 8, "kv_heads": 2, "ffn_size": 448, "sequence_length": 64,
-     "experts": 8, "experts_per_token": 2},
-    {"hidden_size": 128, "heads": 4, "ffn_size": 256, "sequence_length": 64, "activation": "gelu",
-     "experts": 4, "experts_per_token": 3},
-]  # fmt: skip
+    {
+        "hidden_size": 256,
+        "heads": 4,
+        "ffn_size": 1024,
+        "sequence_length": 64,
+        "norm": "layer",
+        "activation": "gelu",
+        "biases": "all",
+        "positions": "learned",
+    },
+    {
+        "hidden_size": 256,
+        "heads": 8,
+        "kv_heads": 2,
+        "ffn_size": 896,
+        "sequence_length": 64,
+        "qk_norm": True,
+    },
+    {
+        "hidden_size": 256,
+        "heads": 8,
+        "kv_heads": 2,
+        "ffn_size": 448,
+        "sequence_length": 64,
+        "experts": 8,
+        "experts_per_token": 2,
+    },
+    {
+        "hidden_size": 128,
+        "heads": 4,
+        "ffn_size": 256,
+        "sequence_length": 64,
+        "activation": "gelu",
+        "experts": 4,
+        "experts_per_token": 3,
+    },
+]
 
 
 @pytest.mark.torch
@@ -222,10 +267,24 @@ def _saved_bytes(shape: Architecture, batch: int, compute: int, kind: Checkpoint
     return sum(seen.values())
 
 
-BILLION = Architecture(layers=16, hidden_size=2048, heads=32, kv_heads=8, ffn_size=8192,
-                       vocab_size=128256, sequence_length=4096)  # fmt: skip
-WIDE = Architecture(layers=6, hidden_size=4096, heads=32, kv_heads=8, ffn_size=14336,
-                    vocab_size=32768, sequence_length=8192)  # fmt: skip
+BILLION = Architecture(
+    layers=16,
+    hidden_size=2048,
+    heads=32,
+    kv_heads=8,
+    ffn_size=8192,
+    vocab_size=128256,
+    sequence_length=4096,
+)
+WIDE = Architecture(
+    layers=6,
+    hidden_size=4096,
+    heads=32,
+    kv_heads=8,
+    ffn_size=14336,
+    vocab_size=32768,
+    sequence_length=8192,
+)
 
 
 @unit
@@ -301,11 +360,16 @@ def test_gradients_count_where_they_outgrow_activations() -> None:
 @unit
 @pytest.mark.parametrize(
     ("checkpointing", "batch", "kernels", "layers", "gib"),
-    [("none", (4, 1), "eager", 16, 34.91), ("selective", (4, 2), "eager", 16, 42.44),
-     ("full", (4, 4), "eager", 16, 42.40), ("none", (4, 1), "compiled", 16, 34.13),
-     ("none", (4, 1), "eager", 6, 34.89), ("full", (4, 1), "eager", 6, 28.87),
-     ("none", (4, 1), "compiled", 6, 33.58)],
-)  # fmt: skip
+    [
+        ("none", (4, 1), "eager", 16, 34.91),
+        ("selective", (4, 2), "eager", 16, 42.44),
+        ("full", (4, 4), "eager", 16, 42.40),
+        ("none", (4, 1), "compiled", 16, 34.13),
+        ("none", (4, 1), "eager", 6, 34.89),
+        ("full", (4, 1), "eager", 6, 28.87),
+        ("none", (4, 1), "compiled", 6, 33.58),
+    ],
+)
 def test_measured_peaks_of_one_gpu(
     checkpointing: Any, batch: tuple[int, int], kernels: Any, layers: int, gib: float
 ) -> None:
@@ -352,9 +416,10 @@ def test_only_adapters_have_gradients_and_moments() -> None:
     assert count.total == count_parameters(SHAPES["llama3-8b"]).total
     parts = state_bytes(Recipe(shape, Layout(data=8), 8), Recipe(shape, Layout(), 1).stages[0])
     assert parts == {
-        "weights": 4 * (count.total + adapters) // 8, "gradients": 4 * adapters // 8,
+        "weights": 4 * (count.total + adapters) // 8,
+        "gradients": 4 * adapters // 8,
         "optimizer": 8 * adapters // 8,
-    }  # fmt: skip
+    }
 
 
 @unit

@@ -81,13 +81,32 @@ def test_gpt3_is_the_175_billion_of_its_name() -> None:
 
 shapes = st.builds(
     lambda layers, heads, group, width, ffn, vocab, tied, gated, norm, biases: Shape(
-        layers, 8 * width, 8 * heads, 8 * heads // group, width, 8 * ffn, 8 * vocab, 64, tied,
-        gated, norm, biases, biases, 64 if biases else 0,
+        layers,
+        8 * width,
+        8 * heads,
+        8 * heads // group,
+        width,
+        8 * ffn,
+        8 * vocab,
+        64,
+        tied,
+        gated,
+        norm,
+        biases,
+        biases,
+        64 if biases else 0,
     ),
-    st.integers(1, 9), st.integers(1, 3), st.sampled_from([1, 2]), st.sampled_from([2, 4, 6]),
-    st.integers(1, 9), st.integers(1, 9), st.booleans(), st.booleans(),
-    st.sampled_from(["rms", "layer"]), st.booleans(),
-)  # fmt: skip
+    st.integers(1, 9),
+    st.integers(1, 3),
+    st.sampled_from([1, 2]),
+    st.sampled_from([2, 4, 6]),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["rms", "layer"]),
+    st.booleans(),
+)
 
 
 @given(shapes, st.sampled_from([1, 2, 4]), st.integers(1, 9))
@@ -147,6 +166,10 @@ def test_a_vocabulary_that_tensor_does_not_divide_is_padded() -> None:
 def test_biases_and_norms_are_held_by_every_tensor_rank() -> None:
     common = {t.name for t in block_tensors(SHAPES["gpt3-175b"], 8) if t.replicated}
     assert common == {
-        "attention.output.bias", "ffn.down.bias", "norm.attention.scale", "norm.attention.shift",
-        "norm.ffn.scale", "norm.ffn.shift",
-    }  # fmt: skip
+        "attention.output.bias",
+        "ffn.down.bias",
+        "norm.attention.scale",
+        "norm.attention.shift",
+        "norm.ffn.scale",
+        "norm.ffn.shift",
+    }

@@ -27,10 +27,27 @@ pytestmark = pytest.mark.unit
 
 H100 = CATALOGUE["H100"]
 EXAMPLES = Path(__file__).parents[3] / "examples"
-KEYS = {"parameters", "activeParameters", "trainableParameters", "flopsPerToken", "totalFlops",
-        "memory", "communication",
-        "bubble", "step", "mfu", "tokensPerSecond", "days", "gpus", "storage", "cost",
-        "alternatives", "assumptions", "hardware", "recipe"}  # fmt: skip
+KEYS = {
+    "parameters",
+    "activeParameters",
+    "trainableParameters",
+    "flopsPerToken",
+    "totalFlops",
+    "memory",
+    "communication",
+    "bubble",
+    "step",
+    "mfu",
+    "tokensPerSecond",
+    "days",
+    "gpus",
+    "storage",
+    "cost",
+    "alternatives",
+    "assumptions",
+    "hardware",
+    "recipe",
+}
 
 
 def _spec(**changes: Any) -> dict[str, Any]:
@@ -162,8 +179,11 @@ def test_json_has_the_plan_that_was_chosen() -> None:
     assert chosen["activationCheckpointing"] == recipe.checkpointing
     assert chosen["perGpuBytes"] == sum(wire["memory"]["perGpuBytes"].values())
     assert chosen["tokensPerSecond"] == wire["tokensPerSecond"]
-    degrees = [n for key, n in chosen["parallelism"].items() if key not in
-               ("pipelineSchedule", "virtualStages", "expert")]  # fmt: skip
+    degrees = [
+        n
+        for key, n in chosen["parallelism"].items()
+        if key not in ("pipelineSchedule", "virtualStages", "expert")
+    ]
     assert prod(degrees) == wire["gpus"] == 10000
 
 
@@ -210,17 +230,25 @@ NONSENSE = [
     (lambda: plan(SEVENTY, accelerator("h1000"), 8), "no GPU is named 'h1000'; did you mean H100"),
     (lambda: shape_named("lama3-8b"), "did you mean llama3-8b"),
     (lambda: plan(_job(), H100, 100), "100 GPUs are not a multiple of the layout's 8.*use 96"),
-    (lambda: plan(Question(shape_named("llama3-8b"), 10**12, days=1e-6), H100),
-     "use a deadline of [0-9.]+ days or more"),
-    (lambda: plan(Question(shape_named("tiny"), 10**9, 3), H100, 1024),
-     "no layout of 1024 GPUs can run this: a batch of 3 sequences cannot be split into"
-     " micro-batches of 1 over 1024 data ranks;.*; use a batch of 512 or use 6 GPUs"),
-    (lambda: Question(shape_named("llama3-8b"), 10**12, 10**12),
-     "larger than the run: .* 122,070,312 sequences of 8,192; use a batch of at most 122070312"),
+    (
+        lambda: plan(Question(shape_named("llama3-8b"), 10**12, days=1e-6), H100),
+        "use a deadline of [0-9.]+ days or more",
+    ),
+    (
+        lambda: plan(Question(shape_named("tiny"), 10**9, 3), H100, 1024),
+        "no layout of 1024 GPUs can run this: a batch of 3 sequences cannot be split into"
+        " micro-batches of 1 over 1024 data ranks;.*; use a batch of 512 or use 6 GPUs",
+    ),
+    (
+        lambda: Question(shape_named("llama3-8b"), 10**12, 10**12),
+        "larger than the run: .* 122,070,312 sequences of 8,192; use a batch of at most 122070312",
+    ),
     (lambda: Question(shape_named("llama3-8b"), 8191), "8,191 tokens are less than one sequence"),
-    (lambda: shape_named("gpt3-175b").with_length(100_000),
-     "100,000 tokens are longer than the model's 2,048 learned positions; use at most 2048"),
-]  # fmt: skip
+    (
+        lambda: shape_named("gpt3-175b").with_length(100_000),
+        "100,000 tokens are longer than the model's 2,048 learned positions; use at most 2048",
+    ),
+]
 
 
 @pytest.mark.parametrize(("ask", "words"), NONSENSE)
@@ -240,5 +268,8 @@ def test_a_trainer_of_other_make_cannot_be_planned() -> None:
 
 def test_sizes_as_text() -> None:
     assert [binary(n) for n in (12, 3 * 2**10, 5 * 2**20, 80 * 2**30)] == [
-        "12.0 B", "3.0 KiB", "5.0 MiB", "80.0 GiB",
-    ]  # fmt: skip
+        "12.0 B",
+        "3.0 KiB",
+        "5.0 MiB",
+        "80.0 GiB",
+    ]

@@ -25,17 +25,27 @@ from llmtrain_core.plan.training_setup import Recipe
 pytestmark = pytest.mark.unit
 
 SHAPE = Shape(
-    layers=4, hidden_size=64, heads=4, kv_heads=2, head_width=16, ffn_size=176, vocab_size=512,
+    layers=4,
+    hidden_size=64,
+    heads=4,
+    kv_heads=2,
+    head_width=16,
+    ffn_size=176,
+    vocab_size=512,
     sequence_length=32,
-)  # fmt: skip
+)
 LAYOUTS = tuple(
     Layout(tensor=tensor, pipeline=pipeline, data=data)
-    for tensor in (1, 2) for pipeline in (1, 2) for data in (1, 2)
-)  # fmt: skip
+    for tensor in (1, 2)
+    for pipeline in (1, 2)
+    for data in (1, 2)
+)
 RECIPES = tuple(
     Recipe(replace(SHAPE, layers=layers), layout, batch, precision="float32")
-    for layout in LAYOUTS for layers in (2, 6) for batch in (4, 16)
-)  # fmt: skip
+    for layout in LAYOUTS
+    for layers in (2, 6)
+    for batch in (4, 16)
+)
 EVEN = Processor(2, dict.fromkeys(KINDS, 1e-3))
 
 

@@ -30,19 +30,43 @@ def _job(preset: str, parallelism: dict[str, int], per_node: int = 8, **training
 
 CASES = [
     # job, GPU, where, what is asked for
-    (_job("llama3.1-405b", {"tensor": 8, "pipeline": 16, "data": 4}), "H100",
-     "spec.training.microBatchSize", "set training.activationCheckpointing to full"),
-    (_job("llama-7b", {"data": 8}, microBatchSize=16), "H100",
-     "spec.training.microBatchSize", "set training.microBatchSize to 2"),
-    (_job("llama3-70b", {"tensor": 2, "data": 2}, 2, activationCheckpointing="full"), "H100",
-     "spec.parallelism", "parallelism.pipeline to 8, workers.nodes for 32 GPUs"),
-    (_job("llama3-8b", {"data": 8}, precision="float32", activationCheckpointing="full"), "A100-40",
-     "spec.parallelism", "set parallelism.tensor to "),
-    (_job("llama3.1-405b", {"data": 1}, 1, globalBatchSize=64), "H100", "spec.parallelism",
-     "set workers.gpusPerNode to 8, "),
-    (_job("llama3.1-405b", {"data": 8}, 8, globalBatchSize=8), "V100-16",
-     "spec.training.microBatchSize", "use larger ones"),
-]  # fmt: skip
+    (
+        _job("llama3.1-405b", {"tensor": 8, "pipeline": 16, "data": 4}),
+        "H100",
+        "spec.training.microBatchSize",
+        "set training.activationCheckpointing to full",
+    ),
+    (
+        _job("llama-7b", {"data": 8}, microBatchSize=16),
+        "H100",
+        "spec.training.microBatchSize",
+        "set training.microBatchSize to 2",
+    ),
+    (
+        _job("llama3-70b", {"tensor": 2, "data": 2}, 2, activationCheckpointing="full"),
+        "H100",
+        "spec.parallelism",
+        "parallelism.pipeline to 8, workers.nodes for 32 GPUs",
+    ),
+    (
+        _job("llama3-8b", {"data": 8}, precision="float32", activationCheckpointing="full"),
+        "A100-40",
+        "spec.parallelism",
+        "set parallelism.tensor to ",
+    ),
+    (
+        _job("llama3.1-405b", {"data": 1}, 1, globalBatchSize=64),
+        "H100",
+        "spec.parallelism",
+        "set workers.gpusPerNode to 8, ",
+    ),
+    (
+        _job("llama3.1-405b", {"data": 8}, 8, globalBatchSize=8),
+        "V100-16",
+        "spec.training.microBatchSize",
+        "use larger ones",
+    ),
+]
 
 
 @pytest.mark.parametrize(("job", "gpu", "field", "remedy"), CASES)

@@ -75,14 +75,32 @@ def test_utilisation_stays_below_the_efficiency_of_products() -> None:
         (replace(BASE, overlaps_data=False), BASE),
         (BASE, replace(BASE, schedule="ZBVZeroBubble", chunks=2)),
         (replace(BASE, layout=Layout(tensor=8, data=8)), replace(BASE, layout=Layout(data=64))),
-        (replace(BASE, layout=Layout(tensor=16, data=4),
-                 shape=replace(BASE.shape, kv_heads=16, heads=32)),
-         replace(BASE, layout=Layout(tensor=8, data=8),
-                 shape=replace(BASE.shape, kv_heads=16, heads=32))),
+        (
+            replace(
+                BASE,
+                layout=Layout(tensor=16, data=4),
+                shape=replace(BASE.shape, kv_heads=16, heads=32),
+            ),
+            replace(
+                BASE,
+                layout=Layout(tensor=8, data=8),
+                shape=replace(BASE.shape, kv_heads=16, heads=32),
+            ),
+        ),
     ],
-    ids=["eager", "full", "selective", "float8", "async tensor", "scores in memory",
-         "data not overlapped", "zero bubble", "tensor", "tensor across servers"],
-)  # fmt: skip
+    ids=[
+        "eager",
+        "full",
+        "selective",
+        "float8",
+        "async tensor",
+        "scores in memory",
+        "data not overlapped",
+        "zero bubble",
+        "tensor",
+        "tensor across servers",
+    ],
+)
 def test_each_lever_moves_the_step_the_right_way(slower: Recipe, faster: Recipe) -> None:
     assert _seconds(slower) > _seconds(faster)
 
@@ -149,10 +167,17 @@ def test_a_rack_of_nvlink_is_one_domain() -> None:
 
 
 def test_uplinks_slow_only_the_groups_that_cross_them() -> None:
-    levels = (FabricLevel("spine", "s", 7.0), FabricLevel("leaf", "l", 2.0),
-              FabricLevel("node", "n"))  # fmt: skip
-    placement = Placement((), {}, {"spine": {"pipeline": 4}, "leaf": {"pipeline": 4, "data": 2},
-                                   "node": {"data": 2}}, "")  # fmt: skip
+    levels = (
+        FabricLevel("spine", "s", 7.0),
+        FabricLevel("leaf", "l", 2.0),
+        FabricLevel("node", "n"),
+    )
+    placement = Placement(
+        (),
+        {},
+        {"spine": {"pipeline": 4}, "leaf": {"pipeline": 4, "data": 2}, "node": {"data": 2}},
+        "",
+    )
     assert uplink_shares(placement.crossings, levels) == {
         "pp": 14.0,
         "dp": 2.0,

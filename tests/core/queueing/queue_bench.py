@@ -20,10 +20,11 @@ def fabric(count: int, gpus: int = 8, per_leaf: int = 4, **pools: int) -> Snapsh
     label = ["all"] * (count - sum(pools.values()))
     label += [name for name, number in pools.items() for _ in range(number)]
     nodes = (
-        Node(f"n{index:03}", {"leaf": f"l{index // per_leaf:02}", "pool": label[index]},
-             {GPU: gpus})
+        Node(
+            f"n{index:03}", {"leaf": f"l{index // per_leaf:02}", "pool": label[index]}, {GPU: gpus}
+        )
         for index in range(count)
-    )  # fmt: skip
+    )
     return Snapshot((LEAF, NODE), tuple(nodes))
 
 
@@ -87,9 +88,11 @@ def scene(now: float, running: Sequence[Running], **more: object) -> Scene:
 
 
 def simulate(
-    arrivals: Sequence[Arrival], seen: Snapshot, running: Mapping[str, Running] | None = None,
+    arrivals: Sequence[Arrival],
+    seen: Snapshot,
+    running: Mapping[str, Running] | None = None,
     ends: Mapping[str, float] | None = None,
-) -> History:  # fmt: skip
+) -> History:
     """Play a trace. `running` are there from the start, and end at `ends`."""
     history = History()
     jobs = {arrival.uid: arrival for arrival in arrivals}
@@ -116,9 +119,15 @@ def simulate(
 
 
 def _round(
-    now: float, jobs: Mapping[str, Arrival], seen: Snapshot, waiting: set[str],
-    promised: set[str], holds: dict[str, Running], until: dict[str, float], history: History,
-) -> bool:  # fmt: skip
+    now: float,
+    jobs: Mapping[str, Arrival],
+    seen: Snapshot,
+    waiting: set[str],
+    promised: set[str],
+    holds: dict[str, Running],
+    until: dict[str, float],
+    history: History,
+) -> bool:
     """Carry out what is decided; True while something was, and more may follow from it."""
     world = scene(now, [*holds.values()], promised=frozenset(promised))
     decisions = decide([jobs[uid].waiting(seen) for uid in waiting], world)

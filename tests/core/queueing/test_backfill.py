@@ -53,12 +53,20 @@ def test_part_of_a_node_is_enough() -> None:
 
 def test_an_unknown_end_keeps_what_the_head_could_use() -> None:
     busy = [Arrival("busy", 3, 100)]
-    found = decided(fabric(4, other=0), busy, Arrival("head", 4, 50, at=1),
-                    Arrival("short", 1, 1, at=2, bound=1))  # fmt: skip
+    found = decided(
+        fabric(4, other=0),
+        busy,
+        Arrival("head", 4, 50, at=1),
+        Arrival("short", 1, 1, at=2, bound=1),
+    )
     assert wait(found["head"]).starts_at is None
     assert wait(found["short"]).behind == ("ns/head",)
-    found = decided(fabric(5, other=1), busy, Arrival("head", 4, 50, at=1, pool="all"),
-                    Arrival("free", 1, 1, at=2, pool="other"))  # fmt: skip
+    found = decided(
+        fabric(5, other=1),
+        busy,
+        Arrival("head", 4, 50, at=1, pool="all"),
+        Arrival("free", 1, 1, at=2, pool="other"),
+    )
     assert not start(found["free"]).backfilled, "another pool: nobody is passed"
 
 
@@ -69,9 +77,10 @@ def test_every_pool_has_a_head_of_its_own() -> None:
         Arrival("b", 2, 9, pool="gold").running(["n004", "n005"], 0.0),
     ]
     jobs = [
-        Arrival("one", 4, 9, at=1, pool="all"), Arrival("two", 4, 9, at=2, pool="gold"),
+        Arrival("one", 4, 9, at=1, pool="all"),
+        Arrival("two", 4, 9, at=2, pool="gold"),
         Arrival("small", 1, 9, at=3, pool="gold", bound=1),
-    ]  # fmt: skip
+    ]
     found = decide([job.waiting(seen) for job in jobs], scene(0, running))
     assert wait(found["small"]).behind == ("ns/two",)
 
@@ -84,8 +93,9 @@ def test_a_promise_binds_only_those_who_would_still_be_there() -> None:
         Arrival("b", 1, 20, bound=20).running(["n003"], 0.0),
     ]
     heads = [
-        Arrival("wide", 2, 9, at=1, pool="all"), Arrival("gold", 1, 9, at=2, pool="gold", bound=9),
-    ]  # fmt: skip
+        Arrival("wide", 2, 9, at=1, pool="all"),
+        Arrival("gold", 1, 9, at=2, pool="gold", bound=9),
+    ]
     for pool in ("", "all"):
         small = Arrival("small", 1, 100, at=3, pool=pool, bound=100)
         found = decide([job.waiting(seen) for job in (*heads, small)], scene(0.0, running))
@@ -137,8 +147,11 @@ def test_the_head_starts_no_later_for_those_behind_it(
     ends = {job.uid: job.length for job in running}
     first = decide([job.waiting(seen) for job in waiting], scene(0.0, list(holds.values())))
     order = sorted(waiting, key=lambda job: job.uid)
-    heads = [job for job in order if isinstance(first[job.uid], Wait) and
-             wait(first[job.uid]).starts_at is not None]  # fmt: skip
+    heads = [
+        job
+        for job in order
+        if isinstance(first[job.uid], Wait) and wait(first[job.uid]).starts_at is not None
+    ]
     if not heads:
         return
     head = heads[0]

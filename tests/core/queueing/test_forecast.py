@@ -40,8 +40,10 @@ def test_nobody_foretells_what_hangs_on_an_unknown_end() -> None:
 
 def test_pools_do_not_wait_for_each_other() -> None:
     seen = fabric(4, gold=2)
-    running = [Arrival("a", 2, 90, bound=90).running(["n000", "n001"], 0.0),
-               Arrival("b", 2, 20, bound=20).running(["n002", "n003"], 0.0)]  # fmt: skip
+    running = [
+        Arrival("a", 2, 90, bound=90).running(["n000", "n001"], 0.0),
+        Arrival("b", 2, 20, bound=20).running(["n002", "n003"], 0.0),
+    ]
     jobs = [Arrival("x", 2, 9, at=1, pool="all"), Arrival("y", 1, 9, at=2, pool="gold")]
     found = decide([job.waiting(seen) for job in jobs], scene(0.0, running))
     assert {uid: wait(d).starts_at for uid, d in found.items()} == {"x": 90, "y": 20}
@@ -69,16 +71,19 @@ def test_the_first_in_line_starts_when_foretold(
 HOUR = 3600.0
 
 
-@pytest.mark.parametrize(("ago", "out", "suspect"), [
-    ([], None, False),
-    ([10], None, True),
-    ([10, 100], 590, False),
-    ([10, 100, 200], 1190, False),
-    ([10, HOUR + 20], None, True),
-    ([700, 800], None, True),
-    ([HOUR + 1], None, False),
-    ([10 + n for n in range(30)], 4 * HOUR - 10, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ago", "out", "suspect"),
+    [
+        ([], None, False),
+        ([10], None, True),
+        ([10, 100], 590, False),
+        ([10, 100, 200], 1190, False),
+        ([10, HOUR + 20], None, True),
+        ([700, 800], None, True),
+        ([HOUR + 1], None, False),
+        ([10 + n for n in range(30)], 4 * HOUR - 10, False),
+    ],
+)
 def test_quarantine(ago: list[float], out: float | None, suspect: bool) -> None:
     now = 1e6
     found = quarantine([Blame("n", now - seconds) for seconds in ago], now)

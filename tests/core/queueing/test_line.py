@@ -18,8 +18,11 @@ def test_rivals_are_those_ahead_that_could_use_the_same_nodes() -> None:
         pool, gpus = chance.choice(["", "all", "a", "b"]), chance.choice([4, 8])
         job = Arrival(f"j{index:02}", 1, 1.0, gpus=gpus, pool=pool).waiting(seen)
         shape = shape_of(job.request, seen)
-        met = [(place, key) for place, (key, other) in enumerate(ahead) if not pool or not other
-               or other == pool]  # fmt: skip
+        met = [
+            (place, key)
+            for place, (key, other) in enumerate(ahead)
+            if not pool or not other or other == pool
+        ]
         line.rivals(shape).clear()  # whoever gets it may change it
         assert line.rivals(shape) == [key for _, key in met]
         cut = chance.randint(0, len(ahead))

@@ -68,8 +68,9 @@ def test_the_dominant_share_is_the_largest_of_any_resource() -> None:
 
 jobs_of_teams = st.lists(
     st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.integers(0, 3600)),
-    min_size=1, max_size=24,
-)  # fmt: skip
+    min_size=1,
+    max_size=24,
+)
 
 
 @settings(max_examples=200)
@@ -117,21 +118,35 @@ def test_a_stream_from_a_poorer_team_does_not_starve_a_richer_one() -> None:
 
 traces = st.lists(
     st.tuples(
-        st.integers(1, 6), st.integers(1, 40), st.integers(0, 60), st.integers(0, 2),
-        st.sampled_from("ab"), st.booleans(), st.sampled_from([4, 8]),
+        st.integers(1, 6),
+        st.integers(1, 40),
+        st.integers(0, 60),
+        st.integers(0, 2),
+        st.sampled_from("ab"),
+        st.booleans(),
+        st.sampled_from([4, 8]),
     ),
-    min_size=1, max_size=14,
-)  # fmt: skip
+    min_size=1,
+    max_size=14,
+)
 
 
 @settings(max_examples=50)
 @given(traces)
 def test_every_job_gets_its_turn(wanted: list[tuple[int, int, int, int, str, bool, int]]) -> None:
     arrivals = [
-        Arrival(f"j{index:02}", nodes, length, float(at), gpus, priority, team,
-                float(length) if known else None)
+        Arrival(
+            f"j{index:02}",
+            nodes,
+            length,
+            float(at),
+            gpus,
+            priority,
+            team,
+            float(length) if known else None,
+        )
         for index, (nodes, length, at, priority, team, known, gpus) in enumerate(wanted)
-    ]  # fmt: skip
+    ]
     history = simulate(arrivals, fabric(6))
     assert history.ends.keys() == {arrival.uid for arrival in arrivals}
     for arrival in arrivals:

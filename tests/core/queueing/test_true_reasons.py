@@ -109,15 +109,19 @@ def crowds(draw: st.DrawFn, namespaces: Sequence[str] = ("ns",)) -> Crowd:
         running.append(tenant)
     waiting = [
         Arrival(
-            f"j{index}", draw(st.integers(1, count // 2 + 1)), 10.0, at=float(index),
-            gpus=draw(st.sampled_from([4, 8])), priority=draw(st.sampled_from([0, 0, 1])),
+            f"j{index}",
+            draw(st.integers(1, count // 2 + 1)),
+            10.0,
+            at=float(index),
+            gpus=draw(st.sampled_from([4, 8])),
+            priority=draw(st.sampled_from([0, 0, 1])),
             namespace=draw(teams),
             bound=draw(st.sampled_from([None, 10.0, 30.0, 100.0, 500.0])),
             require=draw(st.sampled_from([None, None, "leaf"])),
             pool=draw(st.sampled_from(["", "", "", "all", "gold"])),
         )
         for index in range(draw(st.integers(1, 7)))
-    ]  # fmt: skip
+    ]
     out = draw(st.sets(st.sampled_from(sorted(free)), max_size=2))
     return Crowd(seen, tuple(running), tuple(waiting), frozenset(out)).settled()
 

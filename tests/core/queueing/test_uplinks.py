@@ -44,8 +44,9 @@ def spanning(*taken: int, uplinks: dict[tuple[str, ...], float]) -> set[str]:
     """Place a job that must leave its leaf; return the spine that it chose."""
     seen = replace(two_tiers(), uplinks=uplinks)
     used = {(f"n{index:03}", GPU): 8 for index in taken}
-    answer = start(decide([Arrival("job", 2, 9).waiting(seen)], replace(scene(0.0, []), used=used))
-                   ["job"]).placement  # fmt: skip
+    answer = start(
+        decide([Arrival("job", 2, 9).waiting(seen)], replace(scene(0.0, []), used=used))["job"]
+    ).placement
     return {node.path["spine"] for node in answer.nodes}
 
 

@@ -56,8 +56,11 @@ def config(real: Path) -> Callable[..., DataConfig]:
             *others,
         )
         values: dict[str, Any] = {
-            "held_out_fraction": 0.1, "vocab_size": 1024, "seed": 3, **changes,
-        }  # fmt: skip
+            "held_out_fraction": 0.1,
+            "vocab_size": 1024,
+            "seed": 3,
+            **changes,
+        }
         return DataConfig(sources, **values)
 
     return make

@@ -19,8 +19,13 @@ from llmtrain_trainer.errors import InputError
 
 pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
 
-TALK = [("system", "be brief"), ("user", "say <|im_end|> hi"), ("assistant", "hi there"),
-        ("user", "again"), ("assistant", "hi again")]  # fmt: skip
+TALK = [
+    ("system", "be brief"),
+    ("user", "say <|im_end|> hi"),
+    ("assistant", "hi there"),
+    ("user", "again"),
+    ("assistant", "hi again"),
+]
 
 TEXTS = [" ".join(content for _, content in TALK)] * 9
 
@@ -44,10 +49,16 @@ def counted(template: Template) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize(
     ("preset", "end", "start"),
-    [("plain", "<|endoftext|>", "be brief\nsay"),
-     ("chatml", "<|im_end|>", "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nsay"),
-     ("llama3", "<|eot_id|>", "<|start_header_id|>system<|end_header_id|>\n\nbe brief<|eot_id|>")],
-)  # fmt: skip
+    [
+        ("plain", "<|endoftext|>", "be brief\nsay"),
+        ("chatml", "<|im_end|>", "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nsay"),
+        (
+            "llama3",
+            "<|eot_id|>",
+            "<|start_header_id|>system<|end_header_id|>\n\nbe brief<|eot_id|>",
+        ),
+    ],
+)
 def test_responses_count_and_the_token_that_ends_them(preset: str, end: str, start: str) -> None:
     whole, runs = counted(of_preset(preset))
     assert whole.startswith(start)
@@ -63,11 +74,17 @@ def test_a_text_that_spells_a_special_token_stays_text() -> None:
 
 
 def test_the_template_beside_the_tokenizer_is_used(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({
-        "chat_template": "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content|trim }}"
-        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}",
-        "bos_token": {"content": "<|begin|>"}, "eos_token": "<|finish|>",
-    }))  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "chat_template": "{{ bos_token }}{% for m in messages %}"
+                "[{{ m.role }}] {{ m.content|trim }}"
+                "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}",
+                "bos_token": {"content": "<|begin|>"},
+                "eos_token": "<|finish|>",
+            }
+        )
+    )
     template = of_tokenizer(tmp_path / "tokenizer.json")
     assert template is not None
     whole, runs = counted(template)
@@ -82,8 +99,9 @@ def config(path: Path, longest: int = 64, **changes: Any) -> DataConfig:
 
 
 def write(path: Path, *records: Any) -> Path:
-    path.write_text("\n".join(each if isinstance(each, str) else json.dumps(each)
-                              for each in records))  # fmt: skip
+    path.write_text(
+        "\n".join(each if isinstance(each, str) else json.dumps(each) for each in records)
+    )
     return path
 
 
@@ -139,20 +157,30 @@ def test_a_bad_line_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         prepare(config(path), 64, tmp_path / "work")
     assert (caught.value.reason, caught.value.field) == (
-        "CorpusUnreadable", "spec.data.sources[0].uri",
-    )  # fmt: skip
+        "CorpusUnreadable",
+        "spec.data.sources[0].uri",
+    )
     assert f"{path}: {message}" in caught.value.message
 
 
 @pytest.mark.parametrize(
     ("changes", "field", "message"),
-    [({"template": "{{ messages[0]['content'] }}"}, "spec.data.chat",
-      ":1: the template yields no token that counts"),
-     ({"template": "{% for"}, "spec.data.chat", "the template cannot be read"),
-     ({"template": "{{ messages.nothing.there }}"}, "spec.data.chat", "the template fails"),
-     ({"template": "{{ raise_exception('no system turn') }}"}, "spec.data.chat", "no system turn"),
-     ({"longest": 4}, "spec.model.architecture.sequenceLength", "pairs/pairs.jsonl:1 has ")],
-)  # fmt: skip
+    [
+        (
+            {"template": "{{ messages[0]['content'] }}"},
+            "spec.data.chat",
+            ":1: the template yields no token that counts",
+        ),
+        ({"template": "{% for"}, "spec.data.chat", "the template cannot be read"),
+        ({"template": "{{ messages.nothing.there }}"}, "spec.data.chat", "the template fails"),
+        (
+            {"template": "{{ raise_exception('no system turn') }}"},
+            "spec.data.chat",
+            "no system turn",
+        ),
+        ({"longest": 4}, "spec.model.architecture.sequenceLength", "pairs/pairs.jsonl:1 has "),
+    ],
+)
 def test_what_cannot_be_an_example_is_refused(
     changes: dict[str, Any], field: str, message: str, tmp_path: Path
 ) -> None:

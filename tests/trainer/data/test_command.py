@@ -30,11 +30,19 @@ def refused(*arguments: object) -> str:
 
 def options(real: Path, to: Path) -> list[str]:
     return [
-        "--source", f"speeches=file://{real}/speeches,weight=2",
-        "--source", "programs=package://email,format=code",
-        "--source", f"licences=file://{real}/licences.jsonl.gz,filter=gopher",
-        "--vocab-size", "1024", "--to", str(to), "-o", "json",
-    ]  # fmt: skip
+        "--source",
+        f"speeches=file://{real}/speeches,weight=2",
+        "--source",
+        "programs=package://email,format=code",
+        "--source",
+        f"licences=file://{real}/licences.jsonl.gz,filter=gopher",
+        "--vocab-size",
+        "1024",
+        "--to",
+        str(to),
+        "-o",
+        "json",
+    ]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -53,12 +61,16 @@ def test_the_pods_of_an_indexed_job_write_what_one_machine_writes(
     pods = [
         subprocess.Popen(
             [*COMMAND, *options(real, tmp_path / "pods")],
-            stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "JOB_COMPLETION_INDEX": str(index),
-                 "LLMTRAIN_DATA_PROCESSES": str(count)},
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "JOB_COMPLETION_INDEX": str(index),
+                "LLMTRAIN_DATA_PROCESSES": str(count),
+            },
         )
         for index in reversed(range(count))
-    ]  # fmt: skip
+    ]
     outputs = [pod.communicate(timeout=200)[0] for pod in pods]
     assert [pod.returncode for pod in pods] == [0] * count
     one = data("prepare", *options(real, tmp_path / "one"))
@@ -67,8 +79,10 @@ def test_the_pods_of_an_indexed_job_write_what_one_machine_writes(
     manifest = json.loads(one.stdout)
     assert [json.loads(output) for output in outputs] == [manifest] * count
     assert {each["name"]: each["weight"] for each in manifest["sources"]} == {
-        "speeches": 2.0, "programs": 1.0, "licences": 1.0,
-    }  # fmt: skip
+        "speeches": 2.0,
+        "programs": 1.0,
+        "licences": 1.0,
+    }
     assert sum(manifest["sources"][0]["documents"]["dropped"].values()) > 0
     assert data("verify", tmp_path / "one").exit_code == 0
 
@@ -88,9 +102,14 @@ def test_a_damaged_source_ends_every_process(tmp_path: Path, processes: int) -> 
     for number in range(4):
         (tmp_path / f"{number}.jsonl").write_text('{"text": "a"}\n' * 9 + "{")
     said = refused(
-        "prepare", "--source", f"x=file://{tmp_path}", "--to", tmp_path / "out",
-        "--processes", processes,
-    )  # fmt: skip
+        "prepare",
+        "--source",
+        f"x=file://{tmp_path}",
+        "--to",
+        tmp_path / "out",
+        "--processes",
+        processes,
+    )
     assert "--source x" in said and "line 10 is not JSON" in said
 
 

@@ -67,8 +67,9 @@ def test_batches_follow_the_weights_and_resume_on_other_ranks(tmp_path: Path) ->
     for count in (2, 4, 8):
         fresh = [Batches(mixture, 10, 5, Share(8, rank, count)) for rank in range(count)]
         assert torch.equal(torch.cat([each.at(63)[0] for each in fresh]), rows[63 * 8 : 64 * 8])
-    held = HeldOutBatches(open_mixture(three_held := three_again(tmp_path), "held-out", 40_000),
-                          10, Share(8, 0, 1))  # fmt: skip
+    held = HeldOutBatches(
+        open_mixture(three_held := three_again(tmp_path), "held-out", 40_000), 10, Share(8, 0, 1)
+    )
     seen = torch.cat([held.at(index)[0] for index in range(held.count)])
     assert set((seen[:, 0] // 10_000).tolist()) == {0, 1, 2} and three_held.held_out_tokens == 600
 

@@ -61,8 +61,10 @@ def documents(folder: Path, kept: bool = False) -> int:
 def test_counts_add_up(whole: Path) -> None:
     manifest = read_manifest(whole)
     assert [source["name"] for source in manifest["sources"]] == [
-        "licences", "programs", "speeches",
-    ]  # fmt: skip
+        "licences",
+        "programs",
+        "speeches",
+    ]
     for source in manifest["sources"]:
         count = source["documents"]
         fates = sum(count[fate] for fate in ("train", "heldOut", "exactDuplicate", "nearDuplicate"))

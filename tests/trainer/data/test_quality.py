@@ -30,16 +30,18 @@ def test_real_speeches_are_good(speeches: list[Path]) -> None:
         (lambda text: text[:200], "words"),
         (lambda text: " ".join(w[:2] for w in text.split()), "word-length"),
         (lambda text: text.replace(" ", " # "), "symbols"),
-        (lambda text: "\n".join("- " + line for line in text.replace(". ", ".\n").split("\n")),
-         "bullets"),
+        (
+            lambda text: "\n".join("- " + line for line in text.replace(". ", ".\n").split("\n")),
+            "bullets",
+        ),
         (lambda text: text.replace(".\n", ".\n...\n").replace("\n\n", "…\n"), "ellipses"),
         (lambda text: text.replace(" a", " 12 34 56 78 90 "), "alphabetic"),
         (lambda text: " ".join(w for w in text.split() if len(w) > 4), "stop-words"),
         (lambda text: text + ("\nsee also the page" * 80), "duplicate-lines"),
         (lambda text: text + "".join(f" most certainly word{n}" for n in range(400)), "top-run-2"),
-        (lambda text: (text + " " + text[:len(text) // 2]).replace("\n", " "), "repeated-run-5"),
+        (lambda text: (text + " " + text[: len(text) // 2]).replace("\n", " "), "repeated-run-5"),
     ],
-)  # fmt: skip
+)
 def test_each_rule(change: object, rule: str, speeches: list[Path]) -> None:
     assert callable(change)
     assert gopher(change(prose(speeches))) == rule

@@ -37,8 +37,12 @@ def zstd(content: bytes) -> bytes:
 
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd,
-}  # fmt: skip
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstd,
+}
 
 
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
@@ -68,8 +72,10 @@ def test_warc_and_wet(tmp_path: Path) -> None:
     path = tmp_path / "crawl.warc.gz"
     with path.open("wb") as file:
         writer = WARCWriter(file, gzip=True)
-        for kind, content in (("text/html; charset=latin-1", PAGE.encode("latin-1")),
-                              ("image/png", b"\x89PNG no")):  # fmt: skip
+        for kind, content in (
+            ("text/html; charset=latin-1", PAGE.encode("latin-1")),
+            ("image/png", b"\x89PNG no"),
+        ):
             head = StatusAndHeaders("200 OK", [("Content-Type", kind)], protocol="HTTP/1.1")
             writer.write_record(
                 writer.create_warc_record(

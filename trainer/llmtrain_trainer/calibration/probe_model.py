@@ -37,9 +37,14 @@ class Probe:
     def architecture(self) -> Architecture:
         """A decoder of four heads to two keys and values, in the proportions of Llama."""
         return Architecture(
-            layers=self.layers, hidden_size=self.hidden, heads=4, kv_heads=2,
-            ffn_size=self.hidden * 11 // 4, vocab_size=self.vocab, sequence_length=self.length,
-        )  # fmt: skip
+            layers=self.layers,
+            hidden_size=self.hidden,
+            heads=4,
+            kv_heads=2,
+            ffn_size=self.hidden * 11 // 4,
+            vocab_size=self.vocab,
+            sequence_length=self.length,
+        )
 
     @property
     def recipe(self) -> Recipe:
@@ -60,16 +65,20 @@ class Probe:
                 "model": {"architecture": wire},
                 "data": {"sources": [{"name": "none", "uri": "file:///none"}]},
                 "training": {
-                    "steps": 1000, "globalBatchSize": recipe.global_batch,
-                    "microBatchSize": recipe.micro_batch, "precision": recipe.precision,
+                    "steps": 1000,
+                    "globalBatchSize": recipe.global_batch,
+                    "microBatchSize": recipe.micro_batch,
+                    "precision": recipe.precision,
                 },
                 "parallelism": {
-                    "tensor": layout.tensor, "pipeline": layout.pipeline, "data": layout.data,
+                    "tensor": layout.tensor,
+                    "pipeline": layout.pipeline,
+                    "data": layout.data,
                     "pipelineSchedule": "1F1B",
                 },
                 "workers": {"gpusPerNode": layout.world_size, "image": "none"},
             },
-        )  # fmt: skip
+        )
 
     @property
     def work(self) -> Work:

@@ -75,10 +75,12 @@ def folder_of(uri: str, field: str = FIELD) -> Folder:
         fsspec.get_filesystem_class(parts.scheme)
     except (ValueError, ImportError) as error:
         raise InputError(
-            "InvalidSpec", f"{uri!r} is not a checkpoint folder this trainer can use: {error}",
-            field=field, remedy="use file:///PATH on a volume that all pods share, or s3://BUCKET/"
+            "InvalidSpec",
+            f"{uri!r} is not a checkpoint folder this trainer can use: {error}",
+            field=field,
+            remedy="use file:///PATH on a volume that all pods share, or s3://BUCKET/"
             "PATH; other stores need an image with their fsspec driver",
-        ) from error  # fmt: skip
+        ) from error
     # other processes write there as well: what a store's listing said once may be old
     return UPath(uri, use_listings_cache=False)
 
@@ -237,9 +239,11 @@ class DamagedError(InputError):
 def damaged(folder: Folder, error: BaseException, field: str = FIELD) -> DamagedError:
     """Return the error for a checkpoint whose files are not what was written."""
     return DamagedError(
-        "CheckpointUnreadable", f"{folder} is damaged: {error!r}", field=field,
+        "CheckpointUnreadable",
+        f"{folder} is damaged: {error!r}",
+        field=field,
         remedy="move this folder aside to go on from the checkpoint before it",
-    )  # fmt: skip
+    )
 
 
 def _steps(root: Folder) -> list[tuple[int, Folder]]:
@@ -263,6 +267,8 @@ def _reason(error: Exception) -> str:
 
 def _unusable(reason: str, message: str, field: str) -> InputError:
     return InputError(
-        reason, message, field=field,
+        reason,
+        message,
+        field=field,
         remedy="mount a volume there that the pod may read and write, or correct the URI",
-    )  # fmt: skip
+    )

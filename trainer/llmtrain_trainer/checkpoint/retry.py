@@ -15,10 +15,17 @@ WAITS = (0.5, 1.0, 2.0, 4.0)
 
 _PASSING = frozenset(
     {
-        errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY,
-        errno.EREMOTEIO, errno.ENETUNREACH, errno.EHOSTUNREACH,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EAGAIN,
+        errno.EINTR,
+        errno.EBUSY,
+        errno.EREMOTEIO,
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
     }
-)  # fmt: skip
+)
 """What a shared file system, or the driver of a store, says when it is not there for a moment."""
 
 _CLIENT = "HTTPClientError"

@@ -105,9 +105,12 @@ def write(
     """Write a state into an empty folder; collective over the ranks of `group`, if any."""
     with catchable_checkpoint_errors():
         dcp.save(  # type: ignore[attr-defined]
-            state, storage_writer=_writer_of(folder), planner=_Telling(beat),
-            process_group=group, no_dist=group is None,
-        )  # fmt: skip
+            state,
+            storage_writer=_writer_of(folder),
+            planner=_Telling(beat),
+            process_group=group,
+            no_dist=group is None,
+        )
 
 
 class _Telling(DefaultSavePlanner):

@@ -78,9 +78,11 @@ class Template:
         ]
         try:
             text: str = self._compiled.render(
-                messages=turns, bos_token=self.bos_token, eos_token=self.eos_token or end,
+                messages=turns,
+                bos_token=self.bos_token,
+                eos_token=self.eos_token or end,
                 add_generation_prompt=False,
-            )  # fmt: skip
+            )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise broken(f"the template fails: {error}") from error
         for index, part in enumerate(_MARK.split(text)):
@@ -130,9 +132,11 @@ def _token(config: dict[str, Any], name: str) -> str | None:
 def broken(problem: str) -> InputError:
     """Return the error for a template that cannot be used."""
     return InputError(
-        "InvalidSpec", problem[:500], field=FIELD,
+        "InvalidSpec",
+        problem[:500],
+        field=FIELD,
         remedy="mend the template, or choose a preset: " + ", ".join(PRESETS),
-    )  # fmt: skip
+    )
 
 
 def _refuse(message: str) -> NoReturn:

@@ -44,8 +44,9 @@ class TrainingMetrics:
         self.registry = registry = CollectorRegistry()
         self._heads: dict[tuple[str, ...], str] = {}
 
-        def histogram(name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...]
-                      ) -> Histogram:  # fmt: skip
+        def histogram(
+            name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...]
+        ) -> Histogram:
             return Histogram(
                 f"llmtrain_{name}", text, list(labels), buckets=buckets, registry=registry
             )
@@ -62,17 +63,22 @@ class TrainingMetrics:
             "step_phase_seconds", "Part of an optimizer step of a rank.", ("phase",), _STEP
         )
         self._collective = histogram(
-            "collective_seconds", "One collective of a sampled step, waiting included.", pair,
+            "collective_seconds",
+            "One collective of a sampled step, waiting included.",
+            pair,
             _COLLECTIVE,
-        )  # fmt: skip
+        )
         self._wait = histogram(
-            "collective_wait_seconds", "Part of a collective before the last rank came.",
-            ("group",), _COLLECTIVE,
-        )  # fmt: skip
+            "collective_wait_seconds",
+            "Part of a collective before the last rank came.",
+            ("group",),
+            _COLLECTIVE,
+        )
         self._straggler = gauge(
-            "straggler_score", "Pace of a rank over that of the fastest with the same work.",
+            "straggler_score",
+            "Pace of a rank over that of the fastest with the same work.",
             ("gpu",),
-        )  # fmt: skip
+        )
         self._bytes = counter(
             "collective_bytes", "Payload of collectives in sampled steps, per rank.", pair
         )
@@ -80,13 +86,15 @@ class TrainingMetrics:
             "bus_bandwidth_bytes_per_second", "Bus bandwidth in the last sampled step.", pair
         )
         self._probe = gauge(
-            "probe_seconds", "All-reduce of fixed size between steps, waiting left out.",
+            "probe_seconds",
+            "All-reduce of fixed size between steps, waiting left out.",
             ("group", "size"),
-        )  # fmt: skip
+        )
         self._probe_bandwidth = gauge(
-            "probe_bus_bandwidth_bytes_per_second", "Bus bandwidth of the largest of them.",
+            "probe_bus_bandwidth_bytes_per_second",
+            "Bus bandwidth of the largest of them.",
             ("group",),
-        )  # fmt: skip
+        )
         self._probed = 0
         self._slowest: dict[tuple[str, int], ProbeSample] = {}
         self._use = gauge("gpu_utilization_ratio", "Share of time at work.", ("gpu", "source"))
@@ -96,9 +104,10 @@ class TrainingMetrics:
         self._energy = counter("gpu_energy_joules", "Energy of a GPU.", ("gpu",))
         self._joules: dict[int, float] = {}
         self._info = gauge(
-            "gpu_info", "1, with the labels that dcgm-exporter gives a GPU.",
+            "gpu_info",
+            "1, with the labels that dcgm-exporter gives a GPU.",
             ("gpu", "UUID", "modelName"),
-        )  # fmt: skip
+        )
         self._memory = gauge("gpu_memory_bytes", "Memory by kind.", ("gpu", "kind"))
         self._mfu = gauge("mfu_ratio", "Model FLOPs over peak FLOPs.", ("convention",))
         self._tokens = counter("tokens", "Tokens trained on, over all ranks.")

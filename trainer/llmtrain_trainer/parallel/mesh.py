@@ -107,8 +107,13 @@ def _rack_groups(layout: Layout, near: int) -> dict[str, dist.ProcessGroup]:
 def _expert_mesh(layout: Layout, device: str) -> DeviceMesh:
     """Return the mesh of the experts' parameters. Collective over all ranks."""
     ranks = layout.data * layout.context
-    sizes = (layout.pipeline, layout.replicate, ranks // layout.expert, layout.expert,
-             layout.tensor)  # fmt: skip
+    sizes = (
+        layout.pipeline,
+        layout.replicate,
+        ranks // layout.expert,
+        layout.expert,
+        layout.tensor,
+    )
     return init_device_mesh(device, sizes, mesh_dim_names=EXPERT_MESH)
 
 

@@ -37,9 +37,11 @@ def family_of(shape: Architecture) -> str:
     family = hugging_face_family(shape)
     if family is None:
         raise InputError(
-            "ExportUnsupported", NO_FAMILY, field="spec.model.architecture",
+            "ExportUnsupported",
+            NO_FAMILY,
+            field="spec.model.architecture",
             remedy=f"use the shape of {FAMILIES} (docs/trainer.md)",
-        )  # fmt: skip
+        )
     return family
 
 
@@ -64,8 +66,10 @@ def config_of(shape: Architecture, dtype: str, end_token: int | None) -> dict[st
             "n_positions": shape.sequence_length,
             "layer_norm_epsilon": shape.norm_epsilon,
             "activation_function": TANH_GELU[0],
-            "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
-        }  # fmt: skip
+            "attn_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "resid_pdrop": 0.0,
+        }
     own: dict[str, Any] = {}
     if family == "llama":
         own = {"attention_bias": shape.biases == "all", "mlp_bias": shape.biases == "all"}
@@ -133,9 +137,12 @@ def _experts(shape: Architecture, family: str) -> dict[str, Any]:
     if family == "mixtral":
         return found | {"sliding_window": None}
     return found | {
-        "moe_intermediate_size": shape.ffn_size, "norm_topk_prob": True,
-        "decoder_sparse_step": 1, "mlp_only_layers": [], "attention_bias": False,
-    }  # fmt: skip
+        "moe_intermediate_size": shape.ffn_size,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "attention_bias": False,
+    }
 
 
 def _expert_pieces(shape: Architecture, ours: str, theirs: str) -> Iterator[Piece]:
@@ -145,8 +152,9 @@ def _expert_pieces(shape: Architecture, ours: str, theirs: str) -> Iterator[Piec
         for expert in range(shape.experts):
             yield Piece(
                 f"{theirs}{module}.experts.{expert}.{stored}.weight",
-                (f"{ours}ffn.experts.{name}",), expert=expert,
-            )  # fmt: skip
+                (f"{ours}ffn.experts.{name}",),
+                expert=expert,
+            )
 
 
 def _llama_pieces(shape: Architecture) -> Iterator[Piece]:
@@ -207,16 +215,21 @@ def _llama(config: Mapping[str, Any], family: str) -> Architecture:
     biases = _llama_biases(config, family)
     experts = _mixture(config, family) if family in _EXPERTS else {}
     return Architecture(
-        layers=config["num_hidden_layers"], hidden_size=config["hidden_size"],
-        heads=config["num_attention_heads"], kv_heads=config.get("num_key_value_heads"),
+        layers=config["num_hidden_layers"],
+        hidden_size=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        kv_heads=config.get("num_key_value_heads"),
         head_dim=config.get("head_dim"),
         ffn_size=config["moe_intermediate_size" if family == "qwen3_moe" else "intermediate_size"],
-        vocab_size=config["vocab_size"], sequence_length=length,
+        vocab_size=config["vocab_size"],
+        sequence_length=length,
         rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
         norm_epsilon=config.get("rms_norm_eps", 1e-6),
-        tied_embeddings=config.get("tie_word_embeddings", False), biases=biases,
-        qk_norm=family in ("qwen3", "qwen3_moe"), **experts,
-    )  # fmt: skip
+        tied_embeddings=config.get("tie_word_embeddings", False),
+        biases=biases,
+        qk_norm=family in ("qwen3", "qwen3_moe"),
+        **experts,
+    )
 
 
 def _mixture(config: Mapping[str, Any], family: str) -> dict[str, Any]:
@@ -225,9 +238,10 @@ def _mixture(config: Mapping[str, Any], family: str) -> dict[str, Any]:
         normed, dense = config.get("norm_topk_prob", False), config.get("mlp_only_layers") or []
         every = config.get("decoder_sparse_step", 1)
         _refuse(
-            norm_topk_prob=(normed, not normed), mlp_only_layers=(dense, bool(dense)),
+            norm_topk_prob=(normed, not normed),
+            mlp_only_layers=(dense, bool(dense)),
             decoder_sparse_step=(every, every != 1),
-        )  # fmt: skip
+        )
     return {
         # transformers 5 writes Mixtral's name for all
         "experts": config.get(_EXPERTS[family][0]) or config["num_local_experts"],
@@ -251,12 +265,19 @@ def _gpt(config: Mapping[str, Any]) -> Architecture:
         _refuse(**{name: (config.get(name, usual), config.get(name, usual) != usual)})
     hidden = config["n_embd"]
     return Architecture(
-        layers=config["n_layer"], hidden_size=hidden, heads=config["n_head"],
-        ffn_size=config.get("n_inner") or 4 * hidden, vocab_size=config["vocab_size"],
-        sequence_length=config["n_positions"], positions="learned", norm="layer",
-        activation="gelu", biases="all", norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
+        layers=config["n_layer"],
+        hidden_size=hidden,
+        heads=config["n_head"],
+        ffn_size=config.get("n_inner") or 4 * hidden,
+        vocab_size=config["vocab_size"],
+        sequence_length=config["n_positions"],
+        positions="learned",
+        norm="layer",
+        activation="gelu",
+        biases="all",
+        norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
         tied_embeddings=config.get("tie_word_embeddings", True),
-    )  # fmt: skip
+    )
 
 
 def _refuse(**settings: tuple[object, bool]) -> None:
@@ -269,6 +290,7 @@ def _refuse(**settings: tuple[object, bool]) -> None:
 
 def _unsupported(problem: str) -> InputError:
     return InputError(
-        "ImportUnsupported", problem,
+        "ImportUnsupported",
+        problem,
         remedy=f"use a model of {FAMILIES}",
-    )  # fmt: skip
+    )

@@ -202,9 +202,11 @@ def _write_tokenizer(tokenizer: Folder, to: Folder, length: int) -> None:
     loaded = Tokenizer.from_str(tokenizer.read_text())
     end = loaded.id_to_token(end_token(loaded))
     config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": end,
+        "eos_token": end,
         "model_max_length": length,
-    }  # fmt: skip
+    }
     (to / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -214,6 +216,7 @@ def _is_ours(name: str) -> bool:
 
 def _unreadable(folder: Path, problem: str) -> InputError:
     return InputError(
-        "ModelUnreadable", f"{folder}: {problem}",
+        "ModelUnreadable",
+        f"{folder}: {problem}",
         remedy="name a folder with config.json and the model's safetensors, all of them",
-    )  # fmt: skip
+    )

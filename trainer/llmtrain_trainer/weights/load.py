@@ -22,9 +22,14 @@ def import_checkpoint(source: Path, to: Folder) -> tuple[Folder, Architecture]:
     weights = read(list(weight_shapes(architecture)))
     tokenizer = source / TOKENIZER
     facts = Facts(
-        step=0, torch=torch.__version__, layout="imported", architecture=architecture.to_wire(),
-        data="", sequences=0, held_out_before=None,
-    )  # fmt: skip
+        step=0,
+        torch=torch.__version__,
+        layout="imported",
+        architecture=architecture.to_wire(),
+        data="",
+        sequences=0,
+        held_out_before=None,
+    )
     write_facts(to, facts, tokenizer if tokenizer.is_file() else None)
     folder = step_folder(to, 0)
     write(folder, {MODEL: {name: tensor.float() for name, tensor in weights.items()}}, None)

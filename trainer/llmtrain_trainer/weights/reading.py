@@ -63,8 +63,10 @@ def find_checkpoint(root: Folder, field: str = paths.FIELD) -> tuple[Folder, Fac
         found = paths.complete_steps(root)
         if not found:
             raise InputError(
-                "CheckpointUnreadable", f"{root} is no complete checkpoint and holds none",
-                field=field, remedy="name the checkpoint.uri of a job, or one of its step folders",
-            )  # fmt: skip
+                "CheckpointUnreadable",
+                f"{root} is no complete checkpoint and holds none",
+                field=field,
+                remedy="name the checkpoint.uri of a job, or one of its step folders",
+            )
         folder = paths.step_folder(root, found[-1])
     return folder, paths.read_facts(folder, torch.__version__, field)

@@ -99,6 +99,7 @@ def _tokenizer(folder: Folder) -> Tokenizer:
         return Tokenizer.from_str((folder / TOKENIZER).read_text())
     except Exception as error:  # the library raises nothing more precise
         raise InputError(
-            "ModelUnreadable", f"{folder / TOKENIZER}: {error}",
+            "ModelUnreadable",
+            f"{folder / TOKENIZER}: {error}",
             remedy="put the tokenizer.json of the model there",
-        ) from error  # fmt: skip
+        ) from error

@@ -121,9 +121,12 @@ def _exposed(recipe: Recipe, payloads: Payloads, hardware: Accelerator, kind: Di
     except PlanError:  # no matrix units of that precision: nothing is known of what hides
         return 1.0
     network = Network(
-        hardware, recipe.layout, constants.link_efficiency, constants.nic_efficiency,
+        hardware,
+        recipe.layout,
+        constants.link_efficiency,
+        constants.nic_efficiency,
         exchange=recipe.exchange,
-    )  # fmt: skip
+    )
     if group == "rep":
         whole = exchange_seconds(payloads, network)
     else:

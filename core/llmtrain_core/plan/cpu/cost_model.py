@@ -57,9 +57,10 @@ KINDS: Mapping[str, str] = {
 """Every kind of work, and its unit."""
 
 _HOPS: Mapping[Operation, tuple[str, int]] = {
-    "all_gather": ("gatherHops", 1), "reduce_scatter": ("scatterHops", 1),
+    "all_gather": ("gatherHops", 1),
+    "reduce_scatter": ("scatterHops", 1),
     "all_reduce": ("reduceHops", 2),
-}  # fmt: skip
+}
 """Collective -> its kind of message, and how often its ring goes round."""
 
 

@@ -89,17 +89,26 @@ def _moments(recipe: Recipe, stage: Stage, rank: int) -> Iterator[dict[str, int]
         kept = activation_bytes(recipe, stage, micro_batches)
         waiting = _waiting_bytes(recipe, stage, micro_batches)
         yield {
-            **state, "gradients": gradients, "gathered": gathered.at_loss,
-            "activations": kept, "logits": _loss_bytes(recipe, stage) + waiting,
-        }  # fmt: skip
+            **state,
+            "gradients": gradients,
+            "gathered": gathered.at_loss,
+            "activations": kept,
+            "logits": _loss_bytes(recipe, stage) + waiting,
+        }
         yield {
-            **state, "gradients": gradients, "gathered": gathered.in_layer,
-            "activations": kept + again, "logits": waiting,
-        }  # fmt: skip
+            **state,
+            "gradients": gradients,
+            "gathered": gathered.in_layer,
+            "activations": kept + again,
+            "logits": waiting,
+        }
     yield {
-        **state, "gradients": gathered.gradients_after, "gathered": gathered.at_end,
-        "activations": layer, "logits": 0,
-    }  # fmt: skip
+        **state,
+        "gradients": gathered.gradients_after,
+        "gathered": gathered.at_end,
+        "activations": layer,
+        "logits": 0,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +159,23 @@ def state_bytes(recipe: Recipe, stage: Stage) -> dict[str, int]:
     master, compute = MASTER_BYTES[recipe.precision], COMPUTE_BYTES[recipe.precision]
     if recipe.sharding == "fsdp2":
         shard = units.sharded(recipe.shard_ranks)
-        learnt, moved = (each(recipe.shard_ranks) for each in
-                         (units.learnt.sharded, units.learnt.updated))  # fmt: skip
+        learnt, moved = (
+            each(recipe.shard_ranks) for each in (units.learnt.sharded, units.learnt.updated)
+        )
         kept = state_values(recipe.exchange, learnt, recipe.layout.replicate)
-        return {"weights": master * shard, "gradients": master * learnt,
-                "optimizer": master * (2 * moved + kept)}  # fmt: skip
+        return {
+            "weights": master * shard,
+            "gradients": master * learnt,
+            "optimizer": master * (2 * moved + kept),
+        }
     ranks = recipe.shard_ranks * recipe.layout.replicate if recipe.sharding == "zero1" else 1
     moments = 2 * master + (master if compute < master else 0)
     # one flat buffer, dealt out in equal parts
-    return {"weights": compute * whole, "gradients": master * whole,
-            "optimizer": moments * -(-whole // ranks)}  # fmt: skip
+    return {
+        "weights": compute * whole,
+        "gradients": master * whole,
+        "optimizer": moments * -(-whole // ranks),
+    }
 
 
 def activation_bytes(recipe: Recipe, stage: Stage, micro_batches: float) -> int:

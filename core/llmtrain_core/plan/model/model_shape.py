@@ -119,19 +119,36 @@ def shape_of(architecture: Architecture | Shape) -> Shape:
 def gpt(layers: int, hidden: int, heads: int, vocab: int = 50257, length: int = 2048) -> Shape:
     """Return a GPT-2 or GPT-3 style shape (Brown et al., 2020, arXiv:2005.14165, table 2.1)."""
     return Shape(
-        layers=layers, hidden_size=hidden, heads=heads, kv_heads=heads, head_width=hidden // heads,
-        ffn_size=4 * hidden, vocab_size=vocab, sequence_length=length, tied_embeddings=True,
-        gated=False, norm="layer", biases=True, learned_positions=length,
-    )  # fmt: skip
+        layers=layers,
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=heads,
+        head_width=hidden // heads,
+        ffn_size=4 * hidden,
+        vocab_size=vocab,
+        sequence_length=length,
+        tied_embeddings=True,
+        gated=False,
+        norm="layer",
+        biases=True,
+        learned_positions=length,
+    )
 
 
 def _nemotron4(layers: int, hidden: int, heads: int, kv_heads: int, ffn: int) -> Shape:
     """Squared ReLU, rotary positions, LayerNorm, untied (arXiv:2402.16819, 2406.11704)."""
     return Shape(
-        layers=layers, hidden_size=hidden, heads=heads, kv_heads=kv_heads,
-        head_width=hidden // heads, ffn_size=ffn, vocab_size=256000, sequence_length=4096,
-        gated=False, norm="layer",
-    )  # fmt: skip
+        layers=layers,
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_width=hidden // heads,
+        ffn_size=ffn,
+        vocab_size=256000,
+        sequence_length=4096,
+        gated=False,
+        norm="layer",
+    )
 
 
 SHAPES: Mapping[str, Shape] = MappingProxyType(

@@ -183,9 +183,12 @@ def adapter_tensors(shape: Shape, tensor: int = 1) -> Iterator[Tensor]:
         return
     hidden, rank = shape.hidden_size, shape.adapters.rank
     columns = {
-        "q_proj": shape.query_width, "k_proj": shape.key_width, "v_proj": shape.key_width,
-        "gate_proj": shape.ffn_size, "up_proj": shape.ffn_size,
-    }  # fmt: skip
+        "q_proj": shape.query_width,
+        "k_proj": shape.key_width,
+        "v_proj": shape.key_width,
+        "gate_proj": shape.ffn_size,
+        "up_proj": shape.ffn_size,
+    }
     rows = {"o_proj": shape.query_width, "down_proj": shape.ffn_size}
     for target in shape.adapters.targets:
         if target in columns:

@@ -99,11 +99,16 @@ def group_sizes(recipe: Recipe) -> dict[Group, int]:
     """Return the ranks of each group; without expert parallelism there is no `edp` beside `dp`."""
     layout, exchange, ranks = recipe.layout, recipe.exchange, recipe.shard_ranks
     return {
-        "tp": layout.tensor, "cp": layout.context, "ep": layout.expert, "dp": ranks,
+        "tp": layout.tensor,
+        "cp": layout.context,
+        "ep": layout.expert,
+        "dp": ranks,
         "edp": ranks // layout.expert if layout.expert > 1 else 1,
-        "rep": layout.replicate, "rep-near": exchange.near,
-        "rep-far": exchange.racks(layout.replicate), "pp": layout.pipeline,
-    }  # fmt: skip
+        "rep": layout.replicate,
+        "rep-near": exchange.near,
+        "rep-far": exchange.racks(layout.replicate),
+        "pp": layout.pipeline,
+    }
 
 
 def _all(recipe: Recipe, stage: Stage, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
@@ -128,8 +133,9 @@ def _tensor(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Ca
     again = 1 if recipe.checkpointing == "full" else 0
     gathers, scatters = _not_learnt(recipe, stage)
     for operation, repeated, spared in (
-        ("all_gather", 2, gathers), ("reduce_scatter", 1, scatters),
-    ):  # fmt: skip
+        ("all_gather", 2, gathers),
+        ("reduce_scatter", 1, scatters),
+    ):
         count = (4 + again * repeated) * stage.layers + ends - spared
         count *= recipe.micro_batches
         yield "tp", operation, Calls(count, count * hidden_states)  # type: ignore[misc]
@@ -204,11 +210,23 @@ def _data(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Call
     own, learnt = layers if units.experts else 0, units.learnt
     times = _scatters(recipe)
     for group, share, count, scattered, whole, grown in (
-        ("dp", ranks, units.count - own, learnt.count - own, (units.block, units.ends),
-         (learnt.block, learnt.ends)),
-        ("edp" if expert > 1 else "dp", ranks // expert, own, own, (units.experts, ()),
-         (units.experts, ())),
-    ):  # fmt: skip
+        (
+            "dp",
+            ranks,
+            units.count - own,
+            learnt.count - own,
+            (units.block, units.ends),
+            (learnt.block, learnt.ends),
+        ),
+        (
+            "edp" if expert > 1 else "dp",
+            ranks // expert,
+            own,
+            own,
+            (units.experts, ()),
+            (units.experts, ()),
+        ),
+    ):
         each, rest = (sharded(tensors, share) for tensors in whole)
         again = (_gathers(recipe) - 1) * (layers if each else 0)
         gathered = ((layers + again) * each + rest) * share

@@ -74,9 +74,12 @@ def _options(job: Job, recipe: Recipe) -> Iterator[Recipe]:
         for checkpointing, micro, precision in product(checkpointings, micro_batches, precisions):
             try:
                 yield replace(
-                    recipe, layout=layout, checkpointing=checkpointing, micro_batch=micro,
+                    recipe,
+                    layout=layout,
+                    checkpointing=checkpointing,
+                    micro_batch=micro,
                     precision=precision,
-                )  # fmt: skip
+                )
             except PlanError:
                 continue
 

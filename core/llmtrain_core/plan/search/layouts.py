@@ -74,9 +74,13 @@ class Found:
 
 
 def search(
-    base: Recipe, hardware: Accelerator, gpus: int, space: Space | None = None,
-    constants: Constants | None = None, capacity: int | None = None,
-) -> Found:  # fmt: skip
+    base: Recipe,
+    hardware: Accelerator,
+    gpus: int,
+    space: Space | None = None,
+    constants: Constants | None = None,
+    capacity: int | None = None,
+) -> Found:
     """Return the best ways to run `base` on a number of GPUs.
 
     Shape, batch, precision, sharding and kernels are the base's; layout, micro-batch, schedule and
@@ -133,9 +137,14 @@ def recipes(base: Recipe, hardware: Accelerator, gpus: int, space: Space) -> Ite
 def _pareto(candidates: list[Candidate]) -> tuple[Candidate, ...]:
     ordered = sorted(
         candidates,
-        key=lambda c: (-c.tokens_per_second, c.memory.total, str(c.recipe.layout),
-                       c.recipe.micro_batch, c.recipe.schedule),
-    )  # fmt: skip
+        key=lambda c: (
+            -c.tokens_per_second,
+            c.memory.total,
+            str(c.recipe.layout),
+            c.recipe.micro_batch,
+            c.recipe.schedule,
+        ),
+    )
     kept: list[Candidate] = []
     for candidate in ordered:
         if not kept or candidate.memory.total < 0.98 * kept[-1].memory.total:
@@ -177,9 +186,14 @@ def _recipes(
                     continue
                 try:
                     yield replace(
-                        base, layout=layout, schedule=schedule, chunks=chunks, micro_batch=micro,
-                        global_batch=batch, recomputed_share=None,
-                    )  # fmt: skip
+                        base,
+                        layout=layout,
+                        schedule=schedule,
+                        chunks=chunks,
+                        micro_batch=micro,
+                        global_batch=batch,
+                        recomputed_share=None,
+                    )
                 except PlanError as error:
                     rejected.add(error.message)
 
@@ -201,9 +215,13 @@ def _layouts(
                 for data in _shards(rest, tensor, domain, base, space):
                     for expert in _experts(shape, data * context):
                         yield Layout(
-                            tensor=tensor, pipeline=pipeline, context=context, data=data,
-                            replicate=rest // data, expert=expert,
-                        )  # fmt: skip
+                            tensor=tensor,
+                            pipeline=pipeline,
+                            context=context,
+                            data=data,
+                            replicate=rest // data,
+                            expert=expert,
+                        )
 
 
 def _experts(shape: Shape, ranks: int) -> list[int]:

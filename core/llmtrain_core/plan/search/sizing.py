@@ -50,9 +50,13 @@ def _servers_for_state(base: Recipe, hardware: Accelerator) -> int:
 
 
 def gpus_for_deadline(
-    base: Recipe, hardware: Accelerator, tokens: int, days: float, space: Space,
+    base: Recipe,
+    hardware: Accelerator,
+    tokens: int,
+    days: float,
+    space: Space,
     limit: int = MOST_GPUS,
-) -> tuple[int, Found]:  # fmt: skip
+) -> tuple[int, Found]:
     """Return the least GPUs that finish in time. Raises PlanError where none up to `limit` do."""
     node = int(hardware.node.value)
     most = limit // node

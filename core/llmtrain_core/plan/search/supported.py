@@ -44,10 +44,15 @@ def accepts(job: Job, recipe: Recipe) -> bool:
     """Tell whether the job would be accepted with a recipe's layout, batch and recomputation."""
     spec, layout = job.spec.to_wire(), recipe.layout
     spec["parallelism"] = {
-        "tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context,
-        "data": layout.data, "replicate": layout.replicate, "expert": layout.expert,
-        "pipelineSchedule": recipe.schedule, "virtualStages": recipe.chunks,
-    }  # fmt: skip
+        "tensor": layout.tensor,
+        "pipeline": layout.pipeline,
+        "context": layout.context,
+        "data": layout.data,
+        "replicate": layout.replicate,
+        "expert": layout.expert,
+        "pipelineSchedule": recipe.schedule,
+        "virtualStages": recipe.chunks,
+    }
     spec["workers"].pop("nodes", None)
     spec["training"] |= {
         "globalBatchSize": recipe.global_batch,

@@ -107,9 +107,11 @@ def outline(recipe: Recipe, tokens: int) -> Outline:
 
 
 def predict(
-    recipe: Recipe, hardware: Accelerator, tokens: int,
+    recipe: Recipe,
+    hardware: Accelerator,
+    tokens: int,
     slowed: Mapping[Group, float] | None = None,
-) -> Prediction:  # fmt: skip
+) -> Prediction:
     """Return memory and time of a recipe as it is.
 
     `slowed` says by how much a placement's uplinks slow each group (`network.uplink_shares`); None:

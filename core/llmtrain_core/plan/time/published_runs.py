@@ -71,15 +71,32 @@ def _from_mfu(
 
 
 def _megatron(
-    shape: Shape, gpus: int, batch: int, *, precision: Precision = "bfloat16", tp: int = 1,
-    pp: int = 1, cp: int = 1, chunks: int = 1, micro: int = 1,
-) -> Recipe:  # fmt: skip
+    shape: Shape,
+    gpus: int,
+    batch: int,
+    *,
+    precision: Precision = "bfloat16",
+    tp: int = 1,
+    pp: int = 1,
+    cp: int = 1,
+    chunks: int = 1,
+    micro: int = 1,
+) -> Recipe:
     """Return a recipe of Megatron Core with Transformer Engine."""
     interleaved: Schedule = "Interleaved1F1B" if chunks > 1 else "1F1B"
     return Recipe(
-        shape, Layout(tensor=tp, context=cp, data=gpus // (tp * pp * cp), pipeline=pp), batch,
-        micro, precision, "none", "zero1", interleaved, chunks, "fused", overlaps_tensor=True,
-    )  # fmt: skip
+        shape,
+        Layout(tensor=tp, context=cp, data=gpus // (tp * pp * cp), pipeline=pp),
+        batch,
+        micro,
+        precision,
+        "none",
+        "zero1",
+        interleaved,
+        chunks,
+        "fused",
+        overlaps_tensor=True,
+    )
 
 
 def _dgxc() -> Iterator[PublishedRun]:
@@ -98,19 +115,43 @@ def _dgxc() -> Iterator[PublishedRun]:
 
 _BOTH: tuple[Precision, ...] = ("bfloat16", "float8")
 _DGXC_RUNS: tuple[tuple[str, str, Mapping[str, int], tuple[tuple[float, ...], ...]], ...] = (
-    ("llama3.1/README_8b.md", "llama3-8b", {"cp": 2},
-     ((8, 128, 12.91, 9.67), (32, 512, 13.05, 9.75), (128, 2048, 13.10, 9.82))),
-    ("llama3.1/README_70b.md", "llama3-70b", {"tp": 4, "pp": 4, "cp": 2, "chunks": 5},
-     ((64, 128, 14.72, 11.01), (512, 1024, 14.89, 11.18), (2048, 4096, 14.98, 11.39))),
-    ("llama3.1/README_405b.md", "llama3.1-405b", {"tp": 8, "pp": 9, "cp": 2, "chunks": 7},
-     ((576, 252, 17.20, 11.24), (1152, 504, 17.52, 11.31), (2304, 1008, 17.62, 12.35))),
-    ("nemotron/README_15b.md", "nemotron4-15b", {"tp": 4, "micro": 4},
-     ((16, 64, 2.812, 2.039), (256, 1024, 2.852, 2.075), (2048, 8192, 2.887, 2.12))),
-    ("nemotron/README_340b.md", "nemotron4-340b", {"tp": 8, "pp": 8, "chunks": 12},
-     ((128, 32, 4.61, 3.16), (512, 128, 4.70, 3.26), (2048, 512, 4.84, 3.49))),
-    ("nemo_megatron/README_175b.md", "gpt3-175b", {"tp": 4, "pp": 8, "chunks": 12},
-     ((128, 256, 8.309, 5.626), (512, 1024, 8.42, 5.774), (2048, 4096, 8.49, 5.96))),
-)  # fmt: skip
+    (
+        "llama3.1/README_8b.md",
+        "llama3-8b",
+        {"cp": 2},
+        ((8, 128, 12.91, 9.67), (32, 512, 13.05, 9.75), (128, 2048, 13.10, 9.82)),
+    ),
+    (
+        "llama3.1/README_70b.md",
+        "llama3-70b",
+        {"tp": 4, "pp": 4, "cp": 2, "chunks": 5},
+        ((64, 128, 14.72, 11.01), (512, 1024, 14.89, 11.18), (2048, 4096, 14.98, 11.39)),
+    ),
+    (
+        "llama3.1/README_405b.md",
+        "llama3.1-405b",
+        {"tp": 8, "pp": 9, "cp": 2, "chunks": 7},
+        ((576, 252, 17.20, 11.24), (1152, 504, 17.52, 11.31), (2304, 1008, 17.62, 12.35)),
+    ),
+    (
+        "nemotron/README_15b.md",
+        "nemotron4-15b",
+        {"tp": 4, "micro": 4},
+        ((16, 64, 2.812, 2.039), (256, 1024, 2.852, 2.075), (2048, 8192, 2.887, 2.12)),
+    ),
+    (
+        "nemotron/README_340b.md",
+        "nemotron4-340b",
+        {"tp": 8, "pp": 8, "chunks": 12},
+        ((128, 32, 4.61, 3.16), (512, 128, 4.70, 3.26), (2048, 512, 4.84, 3.49)),
+    ),
+    (
+        "nemo_megatron/README_175b.md",
+        "gpt3-175b",
+        {"tp": 4, "pp": 8, "chunks": 12},
+        ((128, 256, 8.309, 5.626), (512, 1024, 8.42, 5.774), (2048, 4096, 8.49, 5.96)),
+    ),
+)
 
 
 def _bridge() -> Iterator[PublishedRun]:
@@ -159,9 +200,14 @@ def _torchtitan() -> Iterator[PublishedRun]:
     compiled = replace(titan, kernels="compiled")
     tensor = replace(compiled, layout=Layout(data=8, tensor=8), global_batch=96, micro_batch=12)
     whole = replace(
-        tensor, shape=middle, layout=Layout(data=32, tensor=8), global_batch=512, micro_batch=16,
-        checkpointing="full", recomputed_share=None,
-    )  # fmt: skip
+        tensor,
+        shape=middle,
+        layout=Layout(data=32, tensor=8),
+        global_batch=512,
+        micro_batch=16,
+        checkpointing="full",
+        recomputed_share=None,
+    )
     for recipe, name, source, plain, hidden in (
         (tensor, "llama3 8b tp", _ASYNC, 4378, 4809),
         (whole, "llama3 70b", _ASYNC, 597, 652),
@@ -180,10 +226,14 @@ def _torchtitan() -> Iterator[PublishedRun]:
 def _nanotron() -> Iterator[PublishedRun]:
     for columns, (layers, hidden, ffn, name) in zip(
         zip(*_NANOTRON_BEST, strict=True),
-        ((16, 2048, 8192, "1.34b"), (28, 3072, 8192, "3.57b"), (32, 4096, 14336, "8.86b"),
-         (80, 8192, 28672, "80b")),
+        (
+            (16, 2048, 8192, "1.34b"),
+            (28, 3072, 8192, "3.57b"),
+            (32, 4096, 14336, "8.86b"),
+            (80, 8192, 28672, "80b"),
+        ),
         strict=True,
-    ):  # fmt: skip
+    ):
         heads = 64 if hidden == 8192 else 32
         shape = Shape(layers, hidden, heads, heads, hidden // heads, ffn, 131072, 4096, ffn < 10000)
         for cell in columns:
@@ -191,10 +241,13 @@ def _nanotron() -> Iterator[PublishedRun]:
                 continue
             data, tensor, pipeline, accumulated, micro, zero, mfu = cell
             recipe = Recipe(
-                shape, Layout(tensor=tensor, data=data, pipeline=pipeline),
-                data * accumulated * micro, micro, sharding="zero1" if zero else "ddp",
+                shape,
+                Layout(tensor=tensor, data=data, pipeline=pipeline),
+                data * accumulated * micro,
+                micro,
+                sharding="zero1" if zero else "ddp",
                 overlaps_tensor=True,
-            )  # fmt: skip
+            )
             run = _from_mfu(f"nanotron {name}", _NANOTRON, "H100", recipe, mfu)
             yield replace(run, counted=run.gpus <= 8)
 
@@ -203,19 +256,34 @@ _Cell = tuple[int, int, int, int, int, int, float] | None
 _NANOTRON_BEST: tuple[tuple[_Cell, ...], ...] = (
     # data, tensor, pipeline, accumulated, micro-batch, ZeRO stage, MFU; 64 nodes down to 1.
     # The first cell (one micro-batch on two stages, 5.25 %) is a layout that torch refuses.
-    (None, (128, 4, 1, 1, 2, 1, 10.49), (128, 4, 1, 1, 2, 0, 18.69),
-     (32, 16, 1, 4, 2, 1, 17.79)),
-    ((64, 4, 1, 1, 4, 0, 23.20), (64, 4, 1, 1, 4, 0, 26.77), (32, 8, 1, 1, 8, 0, 32.71),
-     (4, 4, 16, 64, 1, 1, 30.75)),
-    ((64, 2, 1, 1, 4, 0, 29.46), (32, 4, 1, 1, 8, 0, 34.59), (16, 8, 1, 2, 8, 0, 36.33),
-     (1, 4, 32, 256, 1, 0, 34.29)),
-    ((32, 1, 2, 8, 1, 1, 32.47), (32, 1, 2, 8, 1, 1, 35.53), (32, 1, 2, 8, 1, 1, 39.50),
-     (1, 4, 16, 256, 1, 0, 30.65)),
-    ((16, 1, 2, 16, 1, 1, 38.38), (16, 1, 2, 8, 2, 1, 40.39), (16, 1, 2, 16, 1, 1, 43.31),
-     (1, 8, 4, 256, 1, 0, 14.76)),
+    (None, (128, 4, 1, 1, 2, 1, 10.49), (128, 4, 1, 1, 2, 0, 18.69), (32, 16, 1, 4, 2, 1, 17.79)),
+    (
+        (64, 4, 1, 1, 4, 0, 23.20),
+        (64, 4, 1, 1, 4, 0, 26.77),
+        (32, 8, 1, 1, 8, 0, 32.71),
+        (4, 4, 16, 64, 1, 1, 30.75),
+    ),
+    (
+        (64, 2, 1, 1, 4, 0, 29.46),
+        (32, 4, 1, 1, 8, 0, 34.59),
+        (16, 8, 1, 2, 8, 0, 36.33),
+        (1, 4, 32, 256, 1, 0, 34.29),
+    ),
+    (
+        (32, 1, 2, 8, 1, 1, 32.47),
+        (32, 1, 2, 8, 1, 1, 35.53),
+        (32, 1, 2, 8, 1, 1, 39.50),
+        (1, 4, 16, 256, 1, 0, 30.65),
+    ),
+    (
+        (16, 1, 2, 16, 1, 1, 38.38),
+        (16, 1, 2, 8, 2, 1, 40.39),
+        (16, 1, 2, 16, 1, 1, 43.31),
+        (1, 8, 4, 256, 1, 0, 14.76),
+    ),
     ((8, 1, 2, 32, 1, 1, 41.59), (8, 1, 2, 16, 2, 1, 43.77), (4, 4, 1, 16, 4, 1, 43.94), None),
     ((4, 1, 2, 16, 4, 1, 44.32), (4, 1, 2, 32, 2, 1, 46.68), (2, 1, 4, 128, 1, 1, 45.22), None),
-)  # fmt: skip
+)
 
 
 def _megatron_lm() -> Iterator[PublishedRun]:
@@ -228,11 +296,18 @@ def _megatron_lm() -> Iterator[PublishedRun]:
     ):
         recipe = replace(
             _megatron(
-                gpt(layers, hidden, heads, vocab=51200), 8 * pipeline, batch, tp=8, pp=pipeline,
-                chunks=chunks, micro=micro,
+                gpt(layers, hidden, heads, vocab=51200),
+                8 * pipeline,
+                batch,
+                tp=8,
+                pp=pipeline,
+                chunks=chunks,
+                micro=micro,
             ),
-            checkpointing="selective", flash_attention=False, overlaps_tensor=False,
-        )  # fmt: skip
+            checkpointing="selective",
+            flash_attention=False,
+            overlaps_tensor=False,
+        )
         yield _from_mfu(f"gpt {name}", _KORTHIKANTI, "A100-80", recipe, mfu)
 
 
@@ -246,20 +321,32 @@ def _foundry() -> Iterator[PublishedRun]:
         "3b": gpt(32, 2560, 20, vocab=50368),
     }
     for name, length, gpus, micro, accumulated, full, rate in (
-        ("70b", 2048, 64, 8, 4, True, 410), ("70b", 2048, 32, 2, 16, True, 373),
-        ("30b", 8192, 8, 1, 21, True, 574), ("30b", 4096, 8, 1, 21, True, 814),
-        ("30b", 2048, 8, 3, 21, True, 916), ("13b", 8192, 8, 5, 3, True, 1795),
-        ("13b", 4096, 8, 10, 3, True, 2060), ("13b", 2048, 8, 2, 3, False, 2262),
-        ("13b", 1024, 8, 40, 3, True, 2330), ("7b", 8192, 8, 8, 2, True, 3206),
-        ("7b", 4096, 8, 16, 2, True, 3684), ("7b", 2048, 8, 6, 2, False, 4641),
-        ("7b", 1024, 8, 64, 2, True, 4357), ("3b", 4096, 8, 5, 6, False, 9457),
-        ("3b", 2048, 8, 10, 2, False, 10811), ("3b", 8192, 8, 3, 6, False, 7695),
-    ):  # fmt: skip
+        ("70b", 2048, 64, 8, 4, True, 410),
+        ("70b", 2048, 32, 2, 16, True, 373),
+        ("30b", 8192, 8, 1, 21, True, 574),
+        ("30b", 4096, 8, 1, 21, True, 814),
+        ("30b", 2048, 8, 3, 21, True, 916),
+        ("13b", 8192, 8, 5, 3, True, 1795),
+        ("13b", 4096, 8, 10, 3, True, 2060),
+        ("13b", 2048, 8, 2, 3, False, 2262),
+        ("13b", 1024, 8, 40, 3, True, 2330),
+        ("7b", 8192, 8, 8, 2, True, 3206),
+        ("7b", 4096, 8, 16, 2, True, 3684),
+        ("7b", 2048, 8, 6, 2, False, 4641),
+        ("7b", 1024, 8, 64, 2, True, 4357),
+        ("3b", 4096, 8, 5, 6, False, 9457),
+        ("3b", 2048, 8, 10, 2, False, 10811),
+        ("3b", 8192, 8, 3, 6, False, 7695),
+    ):
         shape = replace(
             shapes[name], biases=False, sequence_length=length, learned_positions=length
         )
         recipe = Recipe(
-            shape, Layout(data=gpus), gpus * micro * accumulated, micro,
-            checkpointing="full" if full else "none", syncs_always=True,
-        )  # fmt: skip
+            shape,
+            Layout(data=gpus),
+            gpus * micro * accumulated,
+            micro,
+            checkpointing="full" if full else "none",
+            syncs_always=True,
+        )
         yield _from_rate(f"mpt {name}", _FOUNDRY, "A100-80", recipe, rate)

@@ -61,14 +61,20 @@ class Work:
 
 
 def step_time(
-    recipe: Recipe, hardware: Accelerator, constants: Constants,
+    recipe: Recipe,
+    hardware: Accelerator,
+    constants: Constants,
     oversubscription: Mapping[Group, float] | None = None,
-) -> StepTime:  # fmt: skip
+) -> StepTime:
     """Return the time of one step of a recipe."""
     network = Network(
-        hardware, recipe.layout, constants.link_efficiency, constants.nic_efficiency,
-        oversubscription or {}, recipe.exchange,
-    )  # fmt: skip
+        hardware,
+        recipe.layout,
+        constants.link_efficiency,
+        constants.nic_efficiency,
+        oversubscription or {},
+        recipe.exchange,
+    )
     times = [_rank_time(recipe, rank, hardware, constants, network) for rank in recipe.kinds]
     return max(times, key=lambda time: time.seconds)
 
@@ -107,9 +113,11 @@ def _rank_time(
     nodes = layout.world_size / hardware.node.value
     slack = 1 + constants.jitter * max(0.0, log2(nodes))
     return StepTime(
-        seconds * slack, compute * slack, waits * slack,
+        seconds * slack,
+        compute * slack,
+        waits * slack,
         {group: time * slack for group, time in exposed.items() if time > 0},
-    )  # fmt: skip
+    )
 
 
 def _work(recipe: Recipe, stage: Stage, hardware: Accelerator, constants: Constants) -> Work:

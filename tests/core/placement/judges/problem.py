@@ -75,10 +75,12 @@ def problem_of(request: Request, snapshot: Snapshot) -> Problem:
     wide = [depth for depth, level in enumerate(levels, 1) if level.nvlink]
     nic = snapshot.links.nic / levels[-1].oversubscription
     uplink = {
-        domain: count * nic / prod(each.oversubscription for each in levels[len(domain) - 1 : -1])
+        domain: count
+        * nic
+        / prod(each.oversubscription for each in levels[len(domain) - 1 : -1])
         * (1 - min(0.9, snapshot.uplinks.get(domain, 0.0)))
         for domain, count in _sizes(snapshot).items()
-    }  # fmt: skip
+    }
     flows = {kind: _flows(request, kind) for kind in traffic.by_kind}
     return Problem(
         blocks=request.nodes,

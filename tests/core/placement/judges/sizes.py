@@ -76,30 +76,51 @@ def node_json(index: int) -> str:
         "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
     }
     resources = {
-        "cpu": "192", "memory": "2113546200Ki", "ephemeral-storage": "1770585791219",
-        "hugepages-2Mi": "0", "pods": "110", GPU: "8", "rdma/hca_shared_devices_a": "1k",
-    }  # fmt: skip
+        "cpu": "192",
+        "memory": "2113546200Ki",
+        "ephemeral-storage": "1770585791219",
+        "hugepages-2Mi": "0",
+        "pods": "110",
+        GPU: "8",
+        "rdma/hca_shared_devices_a": "1k",
+    }
     conditions = [
-        {"type": kind, "status": "True" if kind == "Ready" else "False",
-         "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z",
-         "reason": "KubeletIsFine", "message": "kubelet reports that all is well"}
+        {
+            "type": kind,
+            "status": "True" if kind == "Ready" else "False",
+            "lastHeartbeatTime": "2026-01-01T00:00:00Z",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "reason": "KubeletIsFine",
+            "message": "kubelet reports that all is well",
+        }
         for kind in ("MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable", "Ready")
-    ]  # fmt: skip
+    ]
     images = [
-        {"names": [f"registry.example/team/image-{n}@sha256:{n:064x}", f"image-{n}:v1"],
-         "sizeBytes": 10**9 + n} for n in range(40)
-    ]  # fmt: skip
+        {
+            "names": [f"registry.example/team/image-{n}@sha256:{n:064x}", f"image-{n}:v1"],
+            "sizeBytes": 10**9 + n,
+        }
+        for n in range(40)
+    ]
     managed: dict[str, Any] = {f"f:{key}": {} for key in labels}
     return json.dumps(
         {
-            "apiVersion": "v1", "kind": "Node",
+            "apiVersion": "v1",
+            "kind": "Node",
             "metadata": {
-                "name": f"node-{index}", "uid": f"{index:032x}", "labels": labels,
+                "name": f"node-{index}",
+                "uid": f"{index:032x}",
+                "labels": labels,
                 "annotations": {f"example.com/annotation-{n}": "x" * 60 for n in range(10)},
                 "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:labels": managed}}],
             },
             "spec": {"providerID": f"example:///zone/{index}", "podCIDR": "10.0.0.0/24"},
-            "status": {"allocatable": resources, "capacity": resources, "conditions": conditions,
-                       "images": images, "nodeInfo": {"kubeletVersion": "v1.37.0"}},
+            "status": {
+                "allocatable": resources,
+                "capacity": resources,
+                "conditions": conditions,
+                "images": images,
+                "nodeInfo": {"kubeletVersion": "v1.37.0"},
+            },
         }
-    )  # fmt: skip
+    )

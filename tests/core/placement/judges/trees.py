@@ -35,11 +35,14 @@ def clusters(draw: st.DrawFn, most: int = 9) -> Snapshot:
         odd = draw(st.integers(0, 11))
         nodes.append(
             Node(
-                f"n{index}", {k: v for k, v in labels.items() if v},
+                f"n{index}",
+                {k: v for k, v in labels.items() if v},
                 {GPU: 8 if odd != 0 else 4, "rdma/hca": 1 if odd != 1 else 0},
-                ready=odd != 2, cordoned=odd == 3, taints=(TAINT,) if odd in (4, 5) else (),
+                ready=odd != 2,
+                cordoned=odd == 3,
+                taints=(TAINT,) if odd in (4, 5) else (),
             )
-        )  # fmt: skip
+        )
         if draw(st.integers(0, 3)) == 0:
             usage.append(Usage(f"n{index}", GPU, draw(st.sampled_from([1, 4, 5, 8]))))
     return snapshot(levels, nodes, usage)
@@ -53,7 +56,9 @@ def gangs(draw: st.DrawFn, most: int = 5) -> Request:
     wide = layout.tensor > gpus
     level = st.sampled_from([None, "spine", "leaf", "node"])
     return Request(
-        layout, nodes, gpus,
+        layout,
+        nodes,
+        gpus,
         extra=draw(st.sampled_from([{}, {}, {"rdma/hca": 1}])),
         require=draw(st.sampled_from([None, None, "spine", "leaf", "node"])),
         prefer=draw(level),
@@ -63,7 +68,7 @@ def gangs(draw: st.DrawFn, most: int = 5) -> Request:
         tolerations=draw(st.sampled_from([(), (TOLERATION,)])),
         excluded=draw(st.sampled_from([frozenset(), frozenset({"n0", "n3"})])),
         volumes=draw(volumes(layout)),
-    )  # fmt: skip
+    )
 
 
 @st.composite

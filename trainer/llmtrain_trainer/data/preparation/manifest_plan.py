@@ -77,10 +77,14 @@ def make_plan(config: DataConfig, shard_tokens: int = SHARD_TOKENS) -> Plan:
     tokenizer = _tokenizer_path(config)
     template = _template(config, tokenizer)
     shaped: list[Any] = [
-        FORMAT, config.vocab_size, config.held_out_fraction, config.seed, shard_tokens,
+        FORMAT,
+        config.vocab_size,
+        config.held_out_fraction,
+        config.seed,
+        shard_tokens,
         hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer else None,
         [[source.name, source.format, source.filter] for source in sources],
-    ]  # fmt: skip
+    ]
     if template is not None and config.chat is not None:
         shaped.append([asdict(template), config.chat.longest])
     shape = json.dumps(shaped)

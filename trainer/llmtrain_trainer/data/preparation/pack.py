@@ -111,7 +111,9 @@ def finish(work: Workspace) -> None:
         "bytesPerToken": plan.token_type.itemsize,
         "objective": "sft" if plan.config.chat else "pretrain",
         "nearDuplicates": {
-            "words": minhash.RUN, "bands": minhash.BANDS, "rows": minhash.ROWS,
+            "words": minhash.RUN,
+            "bands": minhash.BANDS,
+            "rows": minhash.ROWS,
         },
         "tokenizer": {
             "file": TOKENIZER,
@@ -120,7 +122,7 @@ def finish(work: Workspace) -> None:
             "trained": plan.tokenizer is None,
         },
         "sources": [_source(work, index, units) for index in range(len(plan.sources))],
-    }  # fmt: skip
+    }
     work.write_json(work.manifest, manifest)
     shutil.rmtree(work.scratch, ignore_errors=True)
 

@@ -58,8 +58,11 @@ class Agreement:
     def __init__(self, world_size: int, most_restarts: int, startup: float, saves: bool) -> None:
         """`most_restarts`: in a row, without a newer checkpoint. `startup`: seconds to gather."""
         self._world, self._most, self._startup, self._saves = (
-            world_size, most_restarts, startup, saves,
-        )  # fmt: skip
+            world_size,
+            most_restarts,
+            startup,
+            saves,
+        )
         self._members: dict[int, tuple[int, ...]] = {}
         self._answered: set[int] = set()
         """Who has answered what the current phase asks of every launcher."""
