@@ -13,8 +13,8 @@ from llmtrain_operator.controller import Runtime, calm_collector, guard
 from llmtrain_operator.errors import OperatorError
 from llmtrain_operator.handlers import operate
 from llmtrain_operator.health import serving
-from llmtrain_operator.kube.client import KubeCluster, load_configuration
-from llmtrain_operator.kube.leader_election import Lease
+from llmtrain_operator.kube.client import KubeClient, load_configuration
+from llmtrain_operator.kube.leader_election import LeaderElector
 from llmtrain_operator.metrics import Metrics
 
 EXIT_LOST = 3
@@ -45,9 +45,9 @@ async def run(config: Config) -> None:
     metrics = Metrics()
     configuration = await load_configuration(config.kubeconfig)
     # The lease has a client of its own: the fence of the other one asks the lease.
-    own = KubeCluster(configuration, metrics.requests)
-    lease = Lease(own, config.lease_namespace, config.lease, config.identity, config.timing)
-    cluster = KubeCluster(configuration, metrics.requests, fence=lease.fence)
+    own = KubeClient(configuration, metrics.requests)
+    lease = LeaderElector(own, config.lease_namespace, config.lease, config.identity, config.timing)
+    cluster = KubeClient(configuration, metrics.requests, fence=lease.fence)
     runtime = Runtime(config, cluster, metrics, _broken)
     leading = False
 

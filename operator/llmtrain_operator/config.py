@@ -13,7 +13,18 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llmtrain_operator.errors import ConfigError
-from llmtrain_operator.kube.leader_election import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTiming:
+    """Seconds of leader election, with the meaning of client-go's LeaderElectionConfig."""
+
+    duration: float = 15.0
+    """A contender takes over a lease that was not renewed for this long."""
+    renew_deadline: float = 10.0
+    """The leader stops writing this long after it sent its last successful renewal."""
+    retry_period: float = 2.0
+    """Interval between renewals, and between attempts to acquire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +75,9 @@ class Config:
         return self.lease_name or f"llmtrain-operator{suffix}"
 
     @property
-    def timing(self) -> Timing:
+    def timing(self) -> LeaseTiming:
         """Timing of the lease."""
-        return Timing(self.lease_duration, self.renew_deadline, self.retry_period)
+        return LeaseTiming(self.lease_duration, self.renew_deadline, self.retry_period)
 
     def __post_init__(self) -> None:
         if not self.retry_period < self.renew_deadline < self.lease_duration:

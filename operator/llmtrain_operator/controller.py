@@ -36,16 +36,16 @@ from llmtrain_operator.cache.records import (
     priority_record,
 )
 from llmtrain_operator.config import Config
-from llmtrain_operator.kube.client import KubeCluster
+from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.informer import Informer, Selection
-from llmtrain_operator.kube.rate_limit import WriteBudget
+from llmtrain_operator.kube.rate_limit import WriteRateLimiter
 from llmtrain_operator.kube.resources import FABRICS, JOBS, NODES, PODS, PRIORITY_CLASSES
-from llmtrain_operator.manifests.gang_scheduling import Native
+from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.planning.assessments import Assessor
 from llmtrain_operator.progress.poller import ProgressReader
-from llmtrain_operator.reconcile.reconciler import JobLoop, Surroundings
-from llmtrain_operator.reconcile.writer import Hand
+from llmtrain_operator.reconcile.reconciler import Reconciler, ReconcilerDeps
+from llmtrain_operator.reconcile.writer import JobWriter
 from llmtrain_operator.scheduler.cycle import World
 from llmtrain_operator.scheduler.decisions import Offer
 from llmtrain_operator.scheduler.fabric_levels import Maps
@@ -112,14 +112,14 @@ class Runtime:
     """Everything that lives as long as this process leads."""
 
     def __init__(
-        self, config: Config, cluster: KubeCluster, metrics: Metrics, broken: Callable[[str], None]
+        self, config: Config, cluster: KubeClient, metrics: Metrics, broken: Callable[[str], None]
     ):
         """`broken` is told of a part that ended unasked; it should end the process."""
         self._broken = broken
         self.config = config
         self.cluster = cluster
         self.metrics = metrics
-        self._loops: dict[str, JobLoop] = {}
+        self._loops: dict[str, Reconciler] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._checked: dict[str, tuple[int, Job | list[Problem]]] = {}
         self._requests: dict[str, tuple[Job, Request]] = {}
@@ -140,7 +140,7 @@ class Runtime:
             self.wake,
         )
         self._reader = ProgressReader(cluster, config.progress_seconds, self.wake)
-        self._around = Surroundings(
+        self._around = ReconcilerDeps(
             cluster=cluster,
             jobs=self.jobs,
             pods=self.pods,
@@ -150,10 +150,10 @@ class Runtime:
             scheduler=self.scheduler,
             maps=Maps(lambda: (record.node for record in self.nodes.values()), self._fabric),
             reader=self._reader,
-            hand=Hand(
+            hand=JobWriter(
                 cluster,
-                WriteBudget(config.writes_per_second),
-                Native(config.pod_groups, config.kueue),
+                WriteRateLimiter(config.writes_per_second),
+                GangScheduling(config.pod_groups, config.kueue),
             ),
             metrics=metrics,
             node_lost_seconds=config.node_lost_seconds,
@@ -262,7 +262,7 @@ class Runtime:
     @contextlib.contextmanager
     def loop(self, uid: str) -> Any:
         """Give a job its loop, as long as the context lasts."""
-        loop = self._loops[uid] = JobLoop(uid, self._around)
+        loop = self._loops[uid] = Reconciler(uid, self._around)
         try:
             yield loop
         finally:

@@ -59,23 +59,23 @@ class FakeApi:
             }
         }
         if not silently:
-            self.tell(kind, self.objects[name])
+            self.record_transitions(kind, self.objects[name])
 
     def remove(self, name: str, silently: bool = False) -> None:
         self.version += 1
         gone = self.objects.pop(name)
         gone["metadata"]["resourceVersion"] = str(self.version)
         if not silently:
-            self.tell("DELETED", gone)
+            self.record_transitions("DELETED", gone)
 
     def bookmark(self) -> None:
         self.version += 10
-        self.tell("BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}})
+        self.record_transitions("BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}})
 
     def expire(self) -> None:
-        self.tell("ERROR", {"code": 410, "reason": "Expired", "message": "too old"})
+        self.record_transitions("ERROR", {"code": 410, "reason": "Expired", "message": "too old"})
 
-    def tell(self, kind: str, item: Object) -> None:
+    def record_transitions(self, kind: str, item: Object) -> None:
         self.send(json.dumps({"type": kind, "object": item}).encode() + b"\n")
 
     def send(self, data: bytes) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from operator_bench import job_object
 
-from llmtrain_core.api.conditions import get_condition, set_condition
+from llmtrain_core.api.conditions import ConditionType, get_condition, set_condition
 from llmtrain_core.api.status import JobStatus
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import check
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.job_state.observation import Observed, from_time
-from llmtrain_operator.job_state.status_draft import C, Plan
+from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.reconcile.checklist import decide
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -82,10 +82,10 @@ def seen(
     return Observed(now=NOW, raw=raw, checked=check("job", raw["spec"]), **rest)
 
 
-def status(*true: C, placed: bool = True, **more: Any) -> dict[str, Any]:
+def status(*true: ConditionType, placed: bool = True, **more: Any) -> dict[str, Any]:
     """A status in which these conditions hold."""
     conditions: list[dict[str, Any]] = []
-    for kind in (C.ACCEPTED, *((C.PLACED,) if placed else ()), *true):
+    for kind in (ConditionType.ACCEPTED, *((ConditionType.PLACED,) if placed else ()), *true):
         conditions = set_condition(
             conditions, kind, True, "Because", "text", generation=1, now=ago(60)
         )
@@ -99,19 +99,19 @@ def status(*true: C, placed: bool = True, **more: Any) -> dict[str, Any]:
     return found | more
 
 
-def reason(plan: Plan, kind: C) -> tuple[str, str]:
+def reason(plan: Actions, kind: ConditionType) -> tuple[str, str]:
     found = get_condition(plan.status["conditions"], kind)
     assert found is not None, plan.status["conditions"]
     return found["status"], found["reason"]
 
 
-def text(plan: Plan, kind: C) -> str:
+def text(plan: Actions, kind: ConditionType) -> str:
     found = get_condition(plan.status["conditions"], kind)
     assert found is not None
     return str(found["message"])
 
 
-def settle(observed: Observed) -> tuple[Plan, Observed]:
+def settle(observed: Observed) -> tuple[Actions, Observed]:
     """Decide until the status no longer changes, as the turns of a loop do."""
     for _ in range(10):
         plan = decide(observed)

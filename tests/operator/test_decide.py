@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 from situations import NOW, PLACEMENT, ago, node, pod, reason, seen, settle, status, text
 
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_operator.job_state.observation import from_time
-from llmtrain_operator.job_state.status_draft import C
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.writer import status_patch
 from llmtrain_operator.scheduler.decisions import Offer, Refusal
@@ -20,19 +20,19 @@ pytestmark = pytest.mark.unit
 def test_a_new_job_is_accepted_and_waits() -> None:
     plan, _ = settle(seen())
     assert plan.status["phase"] == "Queued"
-    assert reason(plan, C.ACCEPTED) == ("True", "Valid")
-    assert reason(plan, C.PLACED) == ("False", "Queued")
-    assert not plan.create and not plan.delete
+    assert reason(plan, ConditionType.ACCEPTED) == ("True", "Valid")
+    assert reason(plan, ConditionType.PLACED) == ("False", "Queued")
+    assert not plan.create_pods and not plan.delete_pods
 
 
 def test_the_placement_is_written_before_any_pod() -> None:
     offer = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
     first = decide(seen(verdict=offer))
-    assert first.changed and first.offer is offer
+    assert first.changed and first.assignment is offer
     assert first.status["placement"]["blocks"] == PLACEMENT["blocks"]
-    assert not first.create
+    assert not first.create_pods
     plan, _ = settle(seen(verdict=offer))
-    assert plan.create == (0, 1)
+    assert plan.create_pods == (0, 1)
     assert plan.status["phase"] == "Starting"
     assert plan.status["startTime"] == plan.status["attemptStartTime"] == from_time(NOW)
 
@@ -45,37 +45,37 @@ def test_an_offer_for_another_attempt_is_not_taken() -> None:
 
 def test_a_refusal_is_shown() -> None:
     plan, _ = settle(seen(verdict=Refusal("InsufficientGpus", "needs 2 nodes; 1 is free")))
-    assert reason(plan, C.PLACED) == ("False", "InsufficientGpus")
+    assert reason(plan, ConditionType.PLACED) == ("False", "InsufficientGpus")
     assert plan.status["reason"] == "InsufficientGpus"
     assert plan.status["nodes"] == "0/2"
 
 
 def test_an_invalid_job_gets_no_children() -> None:
     plan, _ = settle(seen(spec={"model": {"preset": "gpt-9000"}}))
-    assert reason(plan, C.ACCEPTED) == ("False", "UnknownPreset")
-    assert text(plan, C.ACCEPTED).startswith("spec.model.preset: ")
-    assert "use one of" in text(plan, C.ACCEPTED)
+    assert reason(plan, ConditionType.ACCEPTED) == ("False", "UnknownPreset")
+    assert text(plan, ConditionType.ACCEPTED).startswith("spec.model.preset: ")
+    assert "use one of" in text(plan, ConditionType.ACCEPTED)
     assert plan.status["phase"] == "Rejected"
-    assert not plan.create and not plan.delete and plan.offer is None
+    assert not plan.create_pods and not plan.delete_pods and plan.assignment is None
 
 
 def test_a_gang_that_runs() -> None:
     plan, _ = settle(seen(status(), pods=(pod(0), pod(1))))
-    assert reason(plan, C.RUNNING) == ("True", "Training")
-    assert reason(plan, C.PODS_READY) == ("True", "AllPodsReady")
+    assert reason(plan, ConditionType.RUNNING) == ("True", "Training")
+    assert reason(plan, ConditionType.PODS_READY) == ("True", "AllPodsReady")
     assert plan.status["phase"] == "Running"
     assert plan.status["nodes"] == "2/2"
-    assert plan.poll is not None and plan.poll.index == 0
+    assert plan.poll_pod is not None and plan.poll_pod.index == 0
 
 
 def test_missing_pods_are_created_until_the_gang_runs() -> None:
     plan, _ = settle(seen(status(), pods=(pod(1),)))
-    assert plan.create == (0,)
+    assert plan.create_pods == (0,)
 
 
 def test_pods_of_a_later_attempt_mean_that_the_status_is_old() -> None:
     plan, _ = settle(seen(status(), pods=(pod(0, attempt=1), pod(1, attempt=1))))
-    assert not plan.delete and not plan.create
+    assert not plan.delete_pods and not plan.create_pods
 
 
 def test_progress_is_taken_in() -> None:
@@ -95,7 +95,7 @@ def test_progress_is_taken_in() -> None:
             7,
         ],
     }
-    observed = seen(status(C.RUNNING), pods=(pod(0), pod(1)), report=report)
+    observed = seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1)), report=report)
     plan, after = settle(observed)
     found = plan.status["progress"]
     assert found["step"] == 25 and found["tokensPerSecond"] == 1000.0
@@ -113,12 +113,12 @@ def test_figures_alone_are_not_written_at_once() -> None:
     _, after = settle(seen(status(), pods=(pod(0), pod(1, "Pending", ready=False))))
     fresh = replace(after, pods=(pod(0, ready=False), pod(1, "Pending")), since_write=0.5)
     plan = decide(fresh)
-    assert not plan.changed and plan.wake_after is not None and plan.wake_after <= 1.5
+    assert not plan.changed and plan.reconcile_after is not None and plan.reconcile_after <= 1.5
     assert decide(replace(fresh, since_write=5)).changed
 
 
 def test_status_patch_takes_away_what_is_gone() -> None:
-    observed = seen(status(C.RUNNING), pods=(pod(0),), nodes={"n0": node("n0")})
+    observed = seen(status(ConditionType.RUNNING), pods=(pod(0),), nodes={"n0": node("n0")})
     plan = decide(observed)
     body = status_patch(observed, plan.status)
     assert body["metadata"]["resourceVersion"] == "7"
@@ -128,12 +128,12 @@ def test_status_patch_takes_away_what_is_gone() -> None:
 
 def test_no_write_in_a_steady_state() -> None:
     for observed in (
-        seen(status(C.RUNNING), pods=(pod(0), pod(1))),
-        seen(status(C.SUCCEEDED, completionTime=ago(5))),
+        seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1))),
+        seen(status(ConditionType.SUCCEEDED, completionTime=ago(5))),
         seen(verdict=Refusal("InsufficientGpus", "no")),
         seen(spec={"suspend": True}),
     ):
         _, settled = settle(observed)
         later = replace(settled, now=NOW + timedelta(seconds=60))
         again = decide(later)
-        assert not again.changed and not again.create and not again.delete
+        assert not again.changed and not again.create_pods and not again.delete_pods

@@ -9,22 +9,21 @@ import pytest
 from operator_bench import message
 from situations import PLACEMENT, ago, failed, node, pod, reason, seen, settle, status, text
 
-from llmtrain_core.api.conditions import get_condition
+from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_operator.cache.records import NodeRecord
-from llmtrain_operator.job_state.observation import Trouble
-from llmtrain_operator.job_state.status_draft import C
+from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.scheduler.decisions import Offer
 
 pytestmark = pytest.mark.unit
 
 
 def test_a_deleted_pod_of_a_running_gang_restarts_it() -> None:
-    plan, _ = settle(seen(status(C.RUNNING), pods=(pod(0),)))
+    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=(pod(0),)))
     assert plan.status["attempt"] == 1 and plan.status["restarts"] == 1
     assert plan.status["failures"][0]["reason"] == "PodDeleted"
     assert plan.status["placement"]["attempt"] == 1
-    assert [victim.index for victim in plan.delete] == [0]
-    assert not plan.create, "the old gang must be gone first"
+    assert [victim.index for victim in plan.delete_pods] == [0]
+    assert not plan.create_pods, "the old gang must be gone first"
 
 
 CORPUS = message("CorpusMissing", "no folder /data", "spec.data.sources[0].uri", "mount it", 2)
@@ -50,48 +49,48 @@ FAILURES = [
 
 @pytest.mark.parametrize(("pods", "restarted", "why", "said"), FAILURES)
 def test_failures(pods: Any, restarted: bool, why: str, said: str) -> None:
-    plan, _ = settle(seen(status(C.RUNNING), pods=pods))
+    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=pods))
     entry = plan.status["failures"][-1]
     assert entry["reason"] == why
     assert said in entry["message"]
     if restarted:
         assert plan.status["attempt"] == 1
-        assert reason(plan, C.RESTARTING) == ("True", "GangRestart")
-        assert get_condition(plan.status["conditions"], C.FAILED) is None
-        assert {victim.attempt for victim in plan.delete} == {0}
-        assert not plan.create
+        assert reason(plan, ConditionType.RESTARTING) == ("True", "GangRestart")
+        assert get_condition(plan.status["conditions"], ConditionType.FAILED) is None
+        assert {victim.attempt for victim in plan.delete_pods} == {0}
+        assert not plan.create_pods
     else:
         assert plan.status["phase"] == "Failed"
-        assert reason(plan, C.FAILED) == ("True", why)
-        assert said in text(plan, C.FAILED)
+        assert reason(plan, ConditionType.FAILED) == ("True", why)
+        assert said in text(plan, ConditionType.FAILED)
         assert "attempt" not in plan.status
-        assert {victim.phase for victim in plan.delete} <= {"Running"}
+        assert {victim.phase for victim in plan.delete_pods} <= {"Running"}
 
 
 def test_a_lost_peer_waits_for_the_cause() -> None:
-    plan, _ = settle(seen(status(C.RUNNING), pods=(failed(0, 200, PEER, at=2), pod(1))))
+    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=(failed(0, 200, PEER, at=2), pod(1))))
     assert "failures" not in plan.status
-    assert plan.wake_after == pytest.approx(8.0)
+    assert plan.reconcile_after == pytest.approx(8.0)
 
 
 def test_restarts_are_bounded() -> None:
     observed = seen(
-        status(C.RUNNING, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3}),
+        status(ConditionType.RUNNING, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3}),
         pods=(failed(0, 137, attempt=3), pod(1, attempt=3)),
     )
     plan, _ = settle(observed)
-    assert reason(plan, C.FAILED) == ("True", "TooManyRestarts")
-    assert "spec.failurePolicy.maxRestarts" in text(plan, C.FAILED)
+    assert reason(plan, ConditionType.FAILED) == ("True", "TooManyRestarts")
+    assert "spec.failurePolicy.maxRestarts" in text(plan, ConditionType.FAILED)
 
 
 def test_without_restarts_the_cause_is_the_reason() -> None:
     observed = seen(
-        status(C.RUNNING),
+        status(ConditionType.RUNNING),
         spec={"failurePolicy": {"maxRestarts": 0}},
         pods=(failed(0, 137, reason="OOMKilled"), pod(1)),
     )
     plan, _ = settle(replace(observed, pods=observed.pods))
-    assert reason(plan, C.FAILED)[0] == "True"
+    assert reason(plan, ConditionType.FAILED)[0] == "True"
 
 
 def test_only_ten_failures_are_kept() -> None:
@@ -100,7 +99,7 @@ def test_only_ten_failures_are_kept() -> None:
         for i in range(10)
     ]
     observed = seen(
-        status(C.RUNNING, failures=old, restarts=1),
+        status(ConditionType.RUNNING, failures=old, restarts=1),
         pods=(failed(0, 137), pod(1)),
         spec={"failurePolicy": {"maxRestarts": 100}},
     )
@@ -117,13 +116,13 @@ def test_only_ten_failures_are_kept() -> None:
     ],
 )
 def test_a_lost_node_means_a_new_placement(nodes: dict[str, NodeRecord], lost: bool) -> None:
-    plan, observed = settle(seen(status(C.RUNNING), pods=(pod(0), pod(1)), nodes=nodes))
+    plan, observed = settle(seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1)), nodes=nodes))
     if not lost:
-        assert plan.wake_after is not None and plan.wake_after <= 27
+        assert plan.reconcile_after is not None and plan.reconcile_after <= 27
         return
     assert plan.status["failures"][0]["reason"] == "NodeLost"
     assert "placement" not in plan.status
-    assert reason(plan, C.PLACED) == ("False", "NotPlaced")
+    assert reason(plan, ConditionType.PLACED) == ("False", "NotPlaced")
     # The pod on the lost node stays Terminating for ever: it must not hold the new gang up.
     offer = Offer(
         1,
@@ -139,12 +138,12 @@ def test_a_lost_node_means_a_new_placement(nodes: dict[str, NodeRecord], lost: b
         nodes={**nodes, "n2": node("n2"), "n3": node("n3")},
     )
     plan, _ = settle(later)
-    assert plan.create == (0, 1)
+    assert plan.create_pods == (0, 1)
 
 
 def test_a_cordoned_node_is_not_used_again() -> None:
     observed = seen(
-        status(C.RUNNING),
+        status(ConditionType.RUNNING),
         pods=(failed(0, 137), pod(1)),
         nodes={"n0": node("n0"), "n1": node("n1", cordoned=True)},
     )
@@ -162,8 +161,8 @@ def test_repeated_failures_hold_back() -> None:
             status(failures=failures, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3})
         )
     )
-    assert not plan.create
-    assert plan.wake_after == pytest.approx(1.0)
+    assert not plan.create_pods
+    assert plan.reconcile_after == pytest.approx(1.0)
 
 
 def test_a_gang_that_does_not_start_in_time_is_released() -> None:
@@ -171,21 +170,23 @@ def test_a_gang_that_does_not_start_in_time_is_released() -> None:
     plan, _ = settle(seen(late, pods=(pod(0), pod(1, "Pending", reason="Unschedulable"))))
     assert plan.status["failures"][0]["reason"] == "StartupTimeout"
     assert "placement" not in plan.status and plan.status["attempt"] == 1
-    assert len(plan.delete) == 2
+    assert len(plan.delete_pods) == 2
 
 
 def test_an_image_that_cannot_be_pulled() -> None:
     bad = (pod(0, "Pending", reason="ErrImagePull"), pod(1, "Pending", reason="ImagePullBackOff"))
     plan, _ = settle(seen(status(), pods=bad))
-    assert reason(plan, C.PODS_READY) == ("False", "ImagePullFailed")
-    assert text(plan, C.PODS_READY).find("spec.workers.image: example.com/trainer:1") > 0
+    assert reason(plan, ConditionType.PODS_READY) == ("False", "ImagePullFailed")
+    assert (
+        text(plan, ConditionType.PODS_READY).find("spec.workers.image: example.com/trainer:1") > 0
+    )
     plan, _ = settle(seen(status(attemptStartTime=ago(601)), pods=bad))
-    assert reason(plan, C.FAILED) == ("True", "ImagePullFailed")
-    assert len(plan.delete) == 2
+    assert reason(plan, ConditionType.FAILED) == ("True", "ImagePullFailed")
+    assert len(plan.delete_pods) == 2
 
 
 def test_trouble_is_shown() -> None:
-    trouble = Trouble("QuotaExceeded", "spec.workers: quota; raise it")
+    trouble = CreateError("QuotaExceeded", "spec.workers: quota; raise it")
     plan, _ = settle(seen(status(), trouble=trouble))
-    assert reason(plan, C.PODS_READY) == ("False", "QuotaExceeded")
+    assert reason(plan, ConditionType.PODS_READY) == ("False", "QuotaExceeded")
     assert plan.status["reason"] == "QuotaExceeded"

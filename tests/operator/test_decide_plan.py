@@ -10,14 +10,14 @@ import pytest
 from operator_bench import LARGE
 from situations import NOW, PLACEMENT, ago, pod, reason, seen, settle, status, text
 
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.topology.inventory import Node
 from llmtrain_operator.job_state.observation import Observed, from_time, to_time
-from llmtrain_operator.job_state.status_draft import C
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.planning.assess import Assessment, assess
 from llmtrain_operator.reconcile.checklist import decide
-from llmtrain_operator.reconcile.transitions import tell
+from llmtrain_operator.reconcile.transitions import record_transitions
 from llmtrain_operator.reconcile.writer import status_patch
 from llmtrain_operator.scheduler.decisions import Offer, Refusal
 
@@ -50,23 +50,23 @@ def test_the_plan_is_written_with_the_acceptance() -> None:
     observed = assessed(seen(verdict=FULL))
     plan = decide(observed)
     assert plan.status["plan"] == planned(observed)
-    assert reason(plan, C.ACCEPTED) == ("True", "Valid")
+    assert reason(plan, ConditionType.ACCEPTED) == ("True", "Valid")
 
 
 def test_a_job_that_cannot_fit_gets_no_pods_and_no_place() -> None:
     observed = assessed(seen(spec=LARGE, verdict=OFFER))
     plan, settled = settle(observed)
-    assert reason(plan, C.ACCEPTED) == ("False", "WillNotFit")
-    assert "H100 has 79.6 GiB" in text(plan, C.ACCEPTED)
+    assert reason(plan, ConditionType.ACCEPTED) == ("False", "WillNotFit")
+    assert "H100 has 79.6 GiB" in text(plan, ConditionType.ACCEPTED)
     assert (plan.status["phase"], plan.status["reason"]) == ("Rejected", "WillNotFit")
-    assert plan.offer is None and "placement" not in plan.status and not plan.create
+    assert plan.assignment is None and "placement" not in plan.status and not plan.create_pods
     assert plan.status["plan"]["memory"]["fits"] is False, "the figures stay for its user"
     later = replace(settled, now=NOW + timedelta(seconds=60))
     assert not decide(later).changed
     large = replace(H100, labels={"nvidia.com/gpu.product": "NVIDIA-H200"})
     plan, _ = settle(assessed(settled, H100, large))
-    assert reason(plan, C.ACCEPTED) == ("True", "Valid")
-    assert plan.create == (0, 1), "a larger GPU has come, and with it an offer"
+    assert reason(plan, ConditionType.ACCEPTED) == ("True", "Valid")
+    assert plan.create_pods == (0, 1), "a larger GPU has come, and with it an offer"
 
 
 @pytest.mark.parametrize(
@@ -79,17 +79,21 @@ def test_a_job_that_cannot_fit_gets_no_pods_and_no_place() -> None:
 )
 def test_the_annotation_overrides(value: str, verdict: tuple[str, str]) -> None:
     plan, _ = settle(assessed(seen(spec=LARGE, metadata=annotated(value), verdict=OFFER)))
-    assert reason(plan, C.ACCEPTED) == verdict
+    assert reason(plan, ConditionType.ACCEPTED) == verdict
     assert ("placement" in plan.status) is (value == "true")
     if value == "yes":
-        assert f"metadata.annotations[{ALLOW_OVER_MEMORY}]: 'yes'" in text(plan, C.ACCEPTED)
+        assert f"metadata.annotations[{ALLOW_OVER_MEMORY}]: 'yes'" in text(
+            plan, ConditionType.ACCEPTED
+        )
 
 
 def test_a_job_that_has_its_place_keeps_it() -> None:
     for metadata in ({}, annotated("a slip")):
-        observed = seen(status(C.RUNNING), spec=LARGE, metadata=metadata, pods=(pod(0), pod(1)))
+        observed = seen(
+            status(ConditionType.RUNNING), spec=LARGE, metadata=metadata, pods=(pod(0), pod(1))
+        )
         plan, _ = settle(assessed(observed))
-        assert plan.status["phase"] == "Running" and not plan.delete
+        assert plan.status["phase"] == "Running" and not plan.delete_pods
 
 
 def test_a_suspended_job_is_judged_when_it_is_resumed() -> None:
@@ -97,14 +101,14 @@ def test_a_suspended_job_is_judged_when_it_is_resumed() -> None:
     assert plan.status["phase"] == "Suspended"
     raw = {**observed.raw, "spec": {**observed.raw["spec"], "suspend": False}}
     plan, _ = settle(replace(observed, raw=raw))
-    assert reason(plan, C.ACCEPTED) == ("False", "WillNotFit")
+    assert reason(plan, ConditionType.ACCEPTED) == ("False", "WillNotFit")
 
 
 def test_pods_of_an_attempt_that_was_are_cleared_away() -> None:
     displaced = status(placed=False, attempt=1)
     plan, _ = settle(assessed(seen(displaced, spec=LARGE, pods=(pod(0), pod(1)))))
-    assert reason(plan, C.ACCEPTED) == ("False", "WillNotFit")
-    assert [victim.index for victim in plan.delete] == [0, 1]
+    assert reason(plan, ConditionType.ACCEPTED) == ("False", "WillNotFit")
+    assert [victim.index for victim in plan.delete_pods] == [0, 1]
 
 
 def test_without_an_assessment_the_old_plan_stands() -> None:
@@ -117,7 +121,7 @@ def test_without_an_assessment_the_old_plan_stands() -> None:
         "flopsPerToken": {"fullAttention": 1, "causalAttention": 1},
         "memory": {"perGpuBytes": {}, "totalBytes": 1},
     }
-    observed = seen(status(C.RUNNING, plan=old), pods=(pod(0), pod(1)))
+    observed = seen(status(ConditionType.RUNNING, plan=old), pods=(pod(0), pod(1)))
     assert settle(observed)[0].status["plan"] == old
     gone = replace(observed, assessment=Assessment())
     assert "plan" not in settle(gone)[0].status, "no model, no plan"
@@ -171,7 +175,7 @@ def test_a_placed_job_expects_its_end_from_the_plan() -> None:
 def test_suspension_expects_nothing() -> None:
     observed = assessed(
         seen(
-            status(C.RUNNING, progress={"step": 5, "totalSteps": 100, "eta": ago(-60)}),
+            status(ConditionType.RUNNING, progress={"step": 5, "totalSteps": 100, "eta": ago(-60)}),
             spec={"suspend": True},
         )
     )
@@ -190,7 +194,7 @@ def report(step: int, seconds: float, attempt: int = 0) -> dict[str, Any]:
 
 
 def test_the_plan_is_held_against_what_is_measured() -> None:
-    observed = assessed(seen(status(C.RUNNING), pods=(pod(0), pod(1))))
+    observed = assessed(seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1))))
     seconds = planned(observed)["step"]["seconds"]
     metrics = Metrics()
     writes: list[dict[str, Any]] = []
@@ -198,7 +202,7 @@ def test_the_plan_is_held_against_what_is_measured() -> None:
         pace = 9.0 * seconds if step < 8 else seconds * (1.25 + 0.25 * (step > 700))
         observed = replace(observed, report=report(step, pace))
         plan = decide(observed)
-        tell(observed, plan.status, metrics)
+        record_transitions(observed, plan.status, metrics)
         measured = plan.status["plan"].get("measured")
         if measured != (observed.raw["status"].get("plan") or {}).get("measured"):
             writes.append(measured)
@@ -217,7 +221,7 @@ def test_a_new_attempt_is_measured_anew() -> None:
     known = planned(assessed(seen()))
     first = seen(
         status(
-            C.RUNNING,
+            ConditionType.RUNNING,
             plan={**known, "measured": old},
             attempt=1,
             placement={**PLACEMENT, "attempt": 1},
@@ -237,7 +241,9 @@ def test_a_new_attempt_is_measured_anew() -> None:
 
 
 def test_a_pace_is_measured_where_no_time_was_planned() -> None:
-    observed = assessed(seen(status(C.RUNNING), pods=(pod(0), pod(1))), replace(H100, labels={}))
+    observed = assessed(
+        seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1))), replace(H100, labels={})
+    )
     for step in (1, 20):
         _, observed = settle(replace(observed, report=report(step, 0.5)))
     measured = observed.raw["status"]["plan"]["measured"]

@@ -8,8 +8,8 @@ import pytest
 from operator_bench import job_object
 from situations import NOW, ago, status
 
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.validation.check import Job, check
-from llmtrain_operator.job_state.status_draft import C
 from llmtrain_operator.planning.durations import Estimate, duration, ends_at, step_seconds
 
 pytestmark = pytest.mark.unit
@@ -68,19 +68,19 @@ def at(seconds: float) -> float:
 
 
 RUNNING: list[tuple[int | None, dict[str, Any], Estimate | None]] = [
-    (None, status(C.RUNNING), None),
+    (None, status(ConditionType.RUNNING), None),
     (None, status(plan=STEP), Estimate(at(140), "planned")),
     (
         None,
-        status(C.RUNNING, plan=STEP, progress={"eta": ago(-500)}),
+        status(ConditionType.RUNNING, plan=STEP, progress={"eta": ago(-500)}),
         Estimate(at(500), "measured"),
     ),
     (None, status(plan=STEP, progress={"eta": ago(-500)}), Estimate(at(140), "planned")),
-    (None, status(C.RUNNING, progress={"eta": ago(5)}), None),
-    (90, status(C.RUNNING, progress={"eta": ago(5)}), Estimate(at(30), "deadline")),
-    (90, status(C.RUNNING, progress={"eta": ago(-10)}), Estimate(at(10), "measured")),
-    (90, status(C.RUNNING, plan=STEP), Estimate(at(30), "deadline")),
-    (30, status(C.RUNNING), Estimate(at(0), "deadline")),
+    (None, status(ConditionType.RUNNING, progress={"eta": ago(5)}), None),
+    (90, status(ConditionType.RUNNING, progress={"eta": ago(5)}), Estimate(at(30), "deadline")),
+    (90, status(ConditionType.RUNNING, progress={"eta": ago(-10)}), Estimate(at(10), "measured")),
+    (90, status(ConditionType.RUNNING, plan=STEP), Estimate(at(30), "deadline")),
+    (30, status(ConditionType.RUNNING), Estimate(at(0), "deadline")),
 ]
 
 

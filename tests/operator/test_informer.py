@@ -17,7 +17,7 @@ from kubernetes.aio.client.configuration import Configuration
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_operator.kube import informer as module
-from llmtrain_operator.kube.client import KubeCluster, load_configuration
+from llmtrain_operator.kube.client import KubeClient, load_configuration
 from llmtrain_operator.kube.informer import Informer, Selection
 from llmtrain_operator.kube.resources import CONFIG_MAPS, PODS
 from llmtrain_operator.metrics import Metrics
@@ -35,7 +35,7 @@ def decode(raw: Mapping[str, Any]) -> Record | None:
 class Follower:
     """An informer and all that it reported."""
 
-    def __init__(self, cluster: KubeCluster, selection: Selection, page: int = 2):
+    def __init__(self, cluster: KubeClient, selection: Selection, page: int = 2):
         self.changes: list[tuple[Record | None, Record | None]] = []
         self.metrics = Metrics()
         self.informer = Informer[Record](
@@ -70,10 +70,10 @@ class Follower:
                 await asyncio.sleep(0.01)
 
 
-def connect(url: str) -> KubeCluster:
+def connect(url: str) -> KubeClient:
     configuration = Configuration(host=url)
     configuration.client_session_kwargs = {"trust_env": False}
-    return KubeCluster(configuration, Metrics().requests)
+    return KubeClient(configuration, Metrics().requests)
 
 
 @contextlib.asynccontextmanager
@@ -266,7 +266,7 @@ async def test_against_a_real_server(
     for name in "abc":
         await api.create("configmaps", config_map(name, "j1"), namespace)
     path = control_plane.kubeconfig("admin", tmp_path / "kubeconfig")
-    cluster = KubeCluster(await load_configuration(str(path)), Metrics().requests)
+    cluster = KubeClient(await load_configuration(str(path)), Metrics().requests)
     follower = Follower(cluster, Selection(CONFIG_MAPS, namespace, labels="job"))
     task = asyncio.create_task(follower.informer.run())
     try:

@@ -11,12 +11,12 @@ from obeying import Stage
 from operator_bench import JOBS, OperatorProcess, condition
 from situations import PLACEMENT, node, pod, reason, seen, settle, status, text
 
-from llmtrain_core.api.conditions import get_condition
+from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
 from llmtrain_devcluster.api import Api, Object
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from llmtrain_operator.cache.records import NodeRecord
-from llmtrain_operator.job_state.status_draft import C, Plan
+from llmtrain_operator.job_state.status_draft import Actions
 
 LEAF = "network.topology.nvidia.com/leaf"
 LEVELS: Levels = (FabricLevel("leaf", LEAF), NODE)
@@ -31,7 +31,7 @@ def in_leaf(name: str, leaf: str | None) -> NodeRecord:
     return replace(record, node=replace(record.node, labels={LEAF: leaf} if leaf else {}))
 
 
-def now_in(before: dict[str, Any], levels: Levels = LEVELS, **leaves: str | None) -> Plan:
+def now_in(before: dict[str, Any], levels: Levels = LEVELS, **leaves: str | None) -> Actions:
     """What becomes of a job with this status when its nodes' labels name these leaves."""
     nodes = {name: in_leaf(name, leaf) for name, leaf in leaves.items()}
     plan, _ = settle(seen(before, pods=(pod(0), pod(1)), nodes=nodes, levels=levels))
@@ -40,7 +40,11 @@ def now_in(before: dict[str, Any], levels: Levels = LEVELS, **leaves: str | None
 
 def running() -> dict[str, Any]:
     return dict(
-        now_in(status(C.PODS_READY, C.RUNNING, placement=HELD), n0="leaf-1", n1="leaf-1").status
+        now_in(
+            status(ConditionType.PODS_READY, ConditionType.RUNNING, placement=HELD),
+            n0="leaf-1",
+            n1="leaf-1",
+        ).status
     )
 
 
@@ -55,22 +59,22 @@ def running() -> dict[str, Any]:
 )
 def test_a_running_job_stays_and_says_that_its_nodes_are_apart(leaf: str | None, said: str) -> None:
     before = running()
-    assert get_condition(before["conditions"], C.NETWORK_DEGRADED) is None
+    assert get_condition(before["conditions"], ConditionType.NETWORK_DEGRADED) is None
     plan = now_in(before, n0="leaf-1", n1=leaf)
-    assert reason(plan, C.NETWORK_DEGRADED) == ("True", "TopologyChanged")
-    assert "leaf leaf-1" in text(plan, C.NETWORK_DEGRADED)
-    assert said in text(plan, C.NETWORK_DEGRADED)
+    assert reason(plan, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged")
+    assert "leaf leaf-1" in text(plan, ConditionType.NETWORK_DEGRADED)
+    assert said in text(plan, ConditionType.NETWORK_DEGRADED)
     assert plan.status["placement"] == HELD and plan.status["phase"] == "Running"
-    assert not plan.create and not plan.delete
+    assert not plan.create_pods and not plan.delete_pods
 
 
 @pytest.mark.unit
 def test_it_is_taken_back_when_the_labels_return_or_the_job_loses_its_place() -> None:
     apart = dict(now_in(running(), n0="leaf-1", n1="leaf-9").status)
     back = now_in(apart, n0="leaf-1", n1="leaf-1")
-    assert reason(back, C.NETWORK_DEGRADED) == ("False", "TopologyAsPlaced")
+    assert reason(back, ConditionType.NETWORK_DEGRADED) == ("False", "TopologyAsPlaced")
     unplaced = {key: value for key, value in apart.items() if key != "placement"}
-    assert reason(now_in(unplaced), C.NETWORK_DEGRADED) == ("False", "NotPlaced")
+    assert reason(now_in(unplaced), ConditionType.NETWORK_DEGRADED) == ("False", "NotPlaced")
 
 
 @pytest.mark.unit
@@ -84,7 +88,7 @@ def test_it_is_taken_back_when_the_labels_return_or_the_job_loses_its_place() ->
 def test_what_parts_no_nodes_is_no_degradation(leaves: dict[str, str]) -> None:
     before = running()
     found = now_in(before, **leaves).status["conditions"]
-    assert get_condition(found, C.NETWORK_DEGRADED) is None
+    assert get_condition(found, ConditionType.NETWORK_DEGRADED) is None
 
 
 @pytest.mark.unit
@@ -93,7 +97,9 @@ def test_another_map_says_nothing() -> None:
     rack = (FabricLevel("rack", "rack"), NODE)
     for levels in ((), rack):
         plan = now_in(apart, levels, n0="leaf-1", n1="leaf-1")
-        assert reason(plan, C.NETWORK_DEGRADED) == ("True", "TopologyChanged"), "as it was told"
+        assert reason(plan, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged"), (
+            "as it was told"
+        )
 
 
 @pytest.mark.cluster

@@ -14,32 +14,32 @@ from operator_bench import LOST, SHORT_LEASE, Bench, OperatorProcess, is_renewal
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
-from llmtrain_operator.config import parse
+from llmtrain_operator.config import LeaseTiming, parse
 from llmtrain_operator.errors import ConfigError, LeaseLostError
-from llmtrain_operator.kube.client import KubeCluster, load_configuration
-from llmtrain_operator.kube.leader_election import Lease, Timing
+from llmtrain_operator.kube.client import KubeClient, load_configuration
+from llmtrain_operator.kube.leader_election import LeaderElector
 from llmtrain_operator.kube.resources import CONFIG_MAPS, LEASES
 from llmtrain_operator.metrics import Metrics
 
 pytestmark = pytest.mark.cluster
-TIMING = Timing(duration=4.5, renew_deadline=3.5, retry_period=0.4)
+TIMING = LeaseTiming(duration=4.5, renew_deadline=3.5, retry_period=0.4)
 
 
 @pytest.fixture
-async def cluster(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[KubeCluster]:
+async def cluster(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[KubeClient]:
     configuration = await load_configuration(
         str(control_plane.kubeconfig("admin", tmp_path / "kubeconfig"))
     )
-    found = KubeCluster(configuration, Metrics().requests)
+    found = KubeClient(configuration, Metrics().requests)
     yield found
     await found.close()
 
 
-def contender(cluster: KubeCluster, namespace: str, name: str) -> Lease:
-    return Lease(cluster, namespace, "only-one", name, TIMING)
+def contender(cluster: KubeClient, namespace: str, name: str) -> LeaderElector:
+    return LeaderElector(cluster, namespace, "only-one", name, TIMING)
 
 
-async def test_two_contenders(cluster: KubeCluster, namespace: str) -> None:
+async def test_two_contenders(cluster: KubeClient, namespace: str) -> None:
     first, second = (contender(cluster, namespace, name) for name in ("first", "second"))
     await first.acquire()
     lost = asyncio.Event()
@@ -63,7 +63,7 @@ async def test_two_contenders(cluster: KubeCluster, namespace: str) -> None:
 
 
 async def test_a_dead_leader_is_replaced_only_after_its_time(
-    cluster: KubeCluster, namespace: str
+    cluster: KubeClient, namespace: str
 ) -> None:
     first, second = (contender(cluster, namespace, name) for name in ("first", "second"))
     await first.acquire()
@@ -77,11 +77,11 @@ async def test_a_dead_leader_is_replaced_only_after_its_time(
 
 
 async def test_a_lease_that_is_taken_away_is_lost(
-    cluster: KubeCluster, api: Api, namespace: str
+    cluster: KubeClient, api: Api, namespace: str
 ) -> None:
     lease = contender(cluster, namespace, "first")
     await lease.acquire()
-    fenced = KubeCluster(cluster._configuration, Metrics().requests, fence=lease.fence)
+    fenced = KubeClient(cluster._configuration, Metrics().requests, fence=lease.fence)
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "written"}}
     await fenced.create(CONFIG_MAPS, body, namespace)
     lost = asyncio.Event()
@@ -144,7 +144,7 @@ async def test_a_stopped_leader_writes_nothing_when_it_goes_on(
 
 @pytest.mark.unit
 def test_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parse([]).timing == Timing(15.0, 10.0, 2.0)
+    assert parse([]).timing == LeaseTiming(15.0, 10.0, 2.0)
     monkeypatch.setenv("LLMTRAIN_OPERATOR_METRICS_PORT", "1234")
     monkeypatch.setenv("LLMTRAIN_OPERATOR_COUNT_FOREIGN_PODS", "false")
     found = parse(["--namespace", "team", "--health-port=7"])

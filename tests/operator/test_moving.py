@@ -10,11 +10,11 @@ import pytest
 from test_decide import PLACEMENT, node, pod, reason, seen, settle, status
 from test_scheduler import GPU, LEAF, SPINE, fabric, record
 
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.placement import Request
 from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_core.validation.check import check
 from llmtrain_operator.cache.records import JobRecord
-from llmtrain_operator.job_state.status_draft import C
 from llmtrain_operator.scheduler.cycle import World, better
 from llmtrain_operator.scheduler.decisions import Hint, Offer
 from llmtrain_operator.scheduler.loop import Scheduler
@@ -29,7 +29,7 @@ HINT = Hint(0, 2.0, "2 nodes · 1 leaf")
 
 
 def running(**more: Any) -> dict[str, Any]:
-    return status(C.RUNNING, **more)
+    return status(ConditionType.RUNNING, **more)
 
 
 def test_the_hint_is_shown_and_written_anew_only_when_it_changed() -> None:
@@ -61,8 +61,11 @@ def test_a_request_waits_for_a_newer_checkpoint() -> None:
     plan, _ = settle(seen(newer, metadata=ASKED, pods=PODS, verdict=offer, nodes=nodes))
     assert (plan.status["attempt"], plan.status["restarts"]) == (1, 0)
     assert plan.status["placement"]["blocks"][0]["nodes"] == ["n2", "n3"]
-    assert reason(plan, C.RUNNING) == ("False", "Moved") and reason(plan, C.PLACED)[0] == "True"
-    assert "move" not in plan.status and [victim.attempt for victim in plan.delete] == [0, 0]
+    assert (
+        reason(plan, ConditionType.RUNNING) == ("False", "Moved")
+        and reason(plan, ConditionType.PLACED)[0] == "True"
+    )
+    assert "move" not in plan.status and [victim.attempt for victim in plan.delete_pods] == [0, 0]
 
 
 @pytest.mark.parametrize("metadata", [{}, {"annotations": {"llmtrain.dev/replace": "3"}}])

@@ -21,7 +21,7 @@ from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import USERS
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
-from llmtrain_operator.manifests.gang_scheduling import GATE, QUEUE_NAME, Native
+from llmtrain_operator.manifests.gang_scheduling import GATE, QUEUE_NAME, GangScheduling
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import pod
 
@@ -185,7 +185,7 @@ async def admit(bench: Bench, pods: list[Object]) -> None:
         await bench.patch_pod(name, {"spec": {"schedulingGates": None}})
 
 
-def joined(native: Native, labels: dict[str, str] | None = None) -> list[dict[str, Any]]:
+def joined(native: GangScheduling, labels: dict[str, str] | None = None) -> list[dict[str, Any]]:
     raw = job_object("job", "team")
     raw["metadata"] |= {"uid": "u", "labels": labels or {}}
     job = check("job", raw["spec"])
@@ -199,16 +199,16 @@ def joined(native: Native, labels: dict[str, str] | None = None) -> list[dict[st
 
 @pytest.mark.unit
 def test_nothing_is_added_unless_it_is_switched_on() -> None:
-    for body in joined(Native(), QUEUED):
+    for body in joined(GangScheduling(), QUEUED):
         assert "schedulingGates" not in body["spec"]
         assert "schedulingGroup" not in body["spec"]
         assert not any("kueue" in key for key in body["metadata"]["labels"])
-    assert joined(Native(kueue=True)) == joined(Native())
+    assert joined(GangScheduling(kueue=True)) == joined(GangScheduling())
 
 
 @pytest.mark.unit
 def test_a_gang_is_one_group_with_one_role() -> None:
-    bodies = joined(Native(kueue=True), QUEUED)
+    bodies = joined(GangScheduling(kueue=True), QUEUED)
     for body in bodies:
         assert body["spec"]["schedulingGates"] == [{"name": GATE}]
         assert body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] == "job-3"

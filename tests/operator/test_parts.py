@@ -11,19 +11,19 @@ from kubernetes.aio.client.configuration import Configuration
 from llmtrain_operator.config import parse
 from llmtrain_operator.controller import Runtime, guard
 from llmtrain_operator.errors import ConfigError, UnavailableError
-from llmtrain_operator.kube.client import KubeCluster
+from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.resources import NODES
 from llmtrain_operator.metrics import Metrics
 
 pytestmark = pytest.mark.unit
 
 
-async def _cluster(hook: Any = None) -> KubeCluster:
+async def _cluster(hook: Any = None) -> KubeClient:
     configuration: Configuration = type.__call__(Configuration)
     configuration.host = "http://127.0.0.1:9"
     configuration.api_key = {"BearerToken": "old"}
     configuration.refresh_api_key_hook = hook
-    return KubeCluster(configuration, Metrics().requests)
+    return KubeClient(configuration, Metrics().requests)
 
 
 @pytest.mark.parametrize("broken", [True, False])

@@ -16,12 +16,11 @@ from test_decide import pod, reason, seen, settle, status, text
 from test_kill import QUICK_LEASE
 from test_scheduler import as_candidate, nodes, record
 
-from llmtrain_core.api.conditions import get_condition
+from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript
 from llmtrain_operator.cache.records import PriorityRecord
-from llmtrain_operator.job_state.status_draft import C
 from llmtrain_operator.scheduler.cycle import World
 from llmtrain_operator.scheduler.decisions import Eviction, Offer, Refusal
 from llmtrain_operator.scheduler.jobs import Candidate, tenant_of
@@ -34,25 +33,32 @@ CLASSES = {"high": PriorityRecord("high", 9, False), "mid": PriorityRecord("mid"
 @pytest.mark.unit
 def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
     told = Eviction(0, "vip", "stopped for ns/vip, which has a higher priority")
-    running = status(C.RUNNING, restarts=2)
+    running = status(ConditionType.RUNNING, restarts=2)
     plan, observed = settle(seen(running, pods=(pod(0), pod(1)), verdict=told))
-    assert reason(plan, C.PLACED) == ("False", "Preempted") and text(plan, C.PLACED) == told.message
-    assert reason(plan, C.RUNNING) == ("False", "Preempted")
+    assert (
+        reason(plan, ConditionType.PLACED) == ("False", "Preempted")
+        and text(plan, ConditionType.PLACED) == told.message
+    )
+    assert reason(plan, ConditionType.RUNNING) == ("False", "Preempted")
     assert "placement" not in plan.status and plan.status["phase"] == "Queued"
     assert (plan.status["attempt"], plan.status["restarts"]) == (1, 2), "this is no restart"
     assert plan.status["preemptions"] == 1 and "failures" not in plan.status
-    assert [victim.index for victim in plan.delete] == [0, 1], "what was written down is done"
+    assert [victim.index for victim in plan.delete_pods] == [0, 1], "what was written down is done"
     later = replace(observed, pods=(), verdict=Refusal("InsufficientGpus", "no room"))
     plan, _ = settle(later)
-    assert reason(plan, C.PLACED) == ("False", "InsufficientGpus")
-    assert reason(plan, C.RUNNING) == ("False", "Preempted"), "why it does not run is still told"
+    assert reason(plan, ConditionType.PLACED) == ("False", "InsufficientGpus")
+    assert reason(plan, ConditionType.RUNNING) == ("False", "Preempted"), (
+        "why it does not run is still told"
+    )
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("before", [status(C.RUNNING, attempt=0), status(placed=False, attempt=1)])
+@pytest.mark.parametrize(
+    "before", [status(ConditionType.RUNNING, attempt=0), status(placed=False, attempt=1)]
+)
 def test_a_word_about_another_attempt_is_not_heeded(before: dict[str, Any]) -> None:
     plan, _ = settle(seen(before, pods=(), verdict=Eviction(7, "vip", "")))
-    placed = get_condition(plan.status["conditions"], C.PLACED)
+    placed = get_condition(plan.status["conditions"], ConditionType.PLACED)
     assert placed is not None and placed["reason"] != "Preempted"
     assert "preemptions" not in plan.status
 

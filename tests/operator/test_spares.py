@@ -10,9 +10,9 @@ from queue_watch import Playback, Witness
 from situations import failed, node, pod, reason, seen, settle, status, text
 
 from llmtrain_core.api import labels
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_devcluster.scripted_node.node import PodScript
 from llmtrain_operator.job_state.observation import Observed
-from llmtrain_operator.job_state.status_draft import C
 
 LEAF = "network.topology.nvidia.com/leaf"
 SPARED = {
@@ -36,7 +36,8 @@ SPARED = {
 def lost(*names: str, **more: Any) -> Observed:
     nodes = {f"n{i}": node(f"n{i}", ready=f"n{i}" not in names) for i in range(5)}
     return seen(
-        status(C.RUNNING, placement=SPARED), **{"pods": (pod(0), pod(1)), "nodes": nodes} | more
+        status(ConditionType.RUNNING, placement=SPARED),
+        **{"pods": (pod(0), pod(1)), "nodes": nodes} | more,
     )
 
 
@@ -52,9 +53,9 @@ def test_the_nearest_spare_takes_the_place_and_the_ranks() -> None:
     assert [use["domains"] for use in placement["levels"]] == [1, 2, 2]
     assert [block["nodes"] for block in placement["spares"]] == [["n2"], ["n4"]]
     assert plan.status["placementSummary"] == "2 nodes · 2 leaf · 1 spine · 2 spare"
-    assert reason(plan, C.RESTARTING) == ("True", "NodeReplaced")
-    assert text(plan, C.RESTARTING).endswith("; n3 takes the place of n1")
-    assert reason(plan, C.PLACED)[0] == "True", "it never waits in the queue"
+    assert reason(plan, ConditionType.RESTARTING) == ("True", "NodeReplaced")
+    assert text(plan, ConditionType.RESTARTING).endswith("; n3 takes the place of n1")
+    assert reason(plan, ConditionType.PLACED)[0] == "True", "it never waits in the queue"
 
 
 @pytest.mark.unit
@@ -76,7 +77,7 @@ def test_two_failed_nodes_get_one_each_or_the_gang_is_placed_anew() -> None:
     assert [b["nodes"] for b in plan.status["placement"]["blocks"]] == [["n2"], ["n3"]]
     plan, _ = settle(lost("n0", "n1", "n2", "n4"))
     assert "placement" not in plan.status, "one spare is not enough for two"
-    assert reason(plan, C.RESTARTING) == ("True", "GangRestart")
+    assert reason(plan, ConditionType.RESTARTING) == ("True", "GangRestart")
 
 
 @pytest.mark.unit

@@ -9,8 +9,8 @@ import pytest
 from situations import NOW, PLACEMENT, ago, pod, reason, seen, settle, status, text
 from test_scheduler import as_candidate, decide, nodes, record, refusal, waits
 
-from llmtrain_operator.job_state.observation import Trouble
-from llmtrain_operator.job_state.status_draft import C
+from llmtrain_core.api.conditions import ConditionType
+from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.scheduler.cycle import World
 from llmtrain_operator.scheduler.decisions import Offer
 
@@ -48,25 +48,25 @@ def test_avoided_nodes_are_used_only_where_nothing_else_fits() -> None:
 
 @pytest.mark.parametrize("why", ["QuotaExceeded", "Forbidden", "NameConflict"])
 def test_trouble_gives_the_nodes_back_for_a_while_and_counts_no_restart(why: str) -> None:
-    trouble = Trouble(why, "spec.workers: pods job-0-1: no")
+    trouble = CreateError(why, "spec.workers: pods job-0-1: no")
     observed = seen(status(attemptStartTime=LATE), trouble=trouble, pods=(pod(0),))
     plan, observed = settle(observed)
     assert "placement" not in plan.status and "failures" not in plan.status
     assert (plan.status["attempt"], plan.status["restarts"]) == (1, 0)
-    assert reason(plan, C.PLACED) == ("False", why)
-    assert text(plan, C.PLACED) == trouble.message
+    assert reason(plan, ConditionType.PLACED) == ("False", why)
+    assert text(plan, ConditionType.PLACED) == trouble.message
     assert (plan.status["phase"], plan.status["reason"]) == ("Queued", why)
-    assert [victim.index for victim in plan.delete] == [0]
-    assert plan.wake_after == pytest.approx(60)
+    assert [victim.index for victim in plan.delete_pods] == [0]
+    assert plan.reconcile_after == pytest.approx(60)
     assert as_candidate(record("a", dict(plan.status))) is None, "others get the nodes meanwhile"
     later = replace(observed, now=NOW + timedelta(seconds=61), pods=())
     plan, _ = settle(later)
-    assert reason(plan, C.PLACED) == ("False", "Queued")
+    assert reason(plan, ConditionType.PLACED) == ("False", "Queued")
     assert as_candidate(record("a", dict(plan.status))) is not None
 
 
 def test_old_trouble_does_not_explain_pods_that_are_there() -> None:
-    trouble = Trouble("QuotaExceeded", "spec.workers: no")
+    trouble = CreateError("QuotaExceeded", "spec.workers: no")
     pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
     plan, _ = settle(seen(status(attemptStartTime=LATE), trouble=trouble, pods=pods))
     assert plan.status["failures"][0]["reason"] == "StartupTimeout"
@@ -86,7 +86,7 @@ def test_the_time_to_start_begins_after_the_pause() -> None:
     )
     spec = {"failurePolicy": {"startupTimeout": "4s", "maxRestarts": 9}}
     plan, observed = settle(seen(before, spec=spec))
-    assert plan.create == (0, 1), "the pause of 4 s ended 1 s ago"
+    assert plan.create_pods == (0, 1), "the pause of 4 s ended 1 s ago"
     plan, _ = settle(replace(observed, now=NOW + timedelta(seconds=3.5)))
     assert plan.status["failures"][-1]["reason"] == "StartupTimeout"
 

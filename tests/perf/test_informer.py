@@ -17,7 +17,7 @@ from quiet import Laps
 
 from llmtrain_operator.cache.records import PodRecord, pod_record
 from llmtrain_operator.controller import calm_collector
-from llmtrain_operator.kube.client import KubeCluster
+from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.informer import Informer, Selection
 from llmtrain_operator.kube.resources import PODS
 from llmtrain_operator.metrics import Metrics
@@ -50,7 +50,7 @@ async def test_events_per_cpu_second() -> None:
 async def _measure(url: str) -> None:
     configuration = Configuration(host=url)
     configuration.client_session_kwargs = {"trust_env": False}
-    cluster = KubeCluster(configuration, Metrics().requests)
+    cluster = KubeClient(configuration, Metrics().requests)
     metrics = Metrics()
     woken: set[str] = set()
     informer = Informer[PodRecord](

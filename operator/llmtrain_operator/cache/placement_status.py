@@ -63,18 +63,18 @@ def paths_of(blocks: Iterable[Mapping[str, Any]]) -> list[Path]:
 
 
 def with_stand_ins(
-    placement: Mapping[str, Any], stand_ins: Mapping[str, str], layout: Layout, attempt: int
+    placement: Mapping[str, Any], find_replacements: Mapping[str, str], layout: Layout, attempt: int
 ) -> PlacementStatus:
     """Return a stored placement in which spare nodes have the places of others, by name."""
     near = {path[-1]: path for path in paths_of(placement.get("spares") or ())}
     paths = [
-        near[stand_ins.get(p[-1], "")] if p[-1] in stand_ins else p
+        near[find_replacements.get(p[-1], "")] if p[-1] in find_replacements else p
         for p in paths_of(placement["blocks"])
     ]
     levels = tuple(FabricLevel(use["level"], "") for use in placement["levels"])
     gpus = int(placement["gpusPerNode"])
     answer = describe(layout, gpus, Snapshot(levels, ()), paths)
-    left = [path for name, path in near.items() if name not in stand_ins.values()]
+    left = [path for name, path in near.items() if name not in find_replacements.values()]
     return stored(answer, left, attempt, gpus)
 
 

@@ -29,7 +29,7 @@ def from_time(moment: datetime) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class CreateError:
     """Why the API server refused a child of the job."""
 
     reason: str
@@ -52,7 +52,7 @@ class Observed:
     assessment: Assessment | None = None
     """What the plan says; None where it has nothing to say now, and the old one stands."""
     verdict: Verdict | None = None
-    trouble: Trouble | None = None
+    trouble: CreateError | None = None
     """What the last attempt to create a child ran into, until one succeeds."""
     report: Mapping[str, Any] | None = None
     """The newest answer of rank 0's /status that was not looked at yet."""

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from llmtrain_operator.cache.records import PodRecord
-from llmtrain_operator.job_state.status_draft import Draft
+from llmtrain_operator.job_state.status_draft import StatusDraft
 
 
-def current(draft: Draft) -> list[PodRecord]:
+def current(draft: StatusDraft) -> list[PodRecord]:
     """Pods of the current attempt, in order of rank block."""
-    pods = [pod for pod in draft.seen.pods if pod.attempt == draft.attempt]
+    pods = [pod for pod in draft.observed.pods if pod.attempt == draft.attempt]
     return sorted(pods, key=lambda pod: pod.index)
 
 
-def remaining(draft: Draft, pods: list[PodRecord]) -> list[PodRecord]:
+def remaining(draft: StatusDraft, pods: list[PodRecord]) -> list[PodRecord]:
     """Pods that may still run.
 
     A deleted pod on a lost node stays in the API until its node is back or removed; waiting for it
     would stop the job for good. It cannot disturb a newer gang: that one meets elsewhere.
     """
-    return [pod for pod in pods if not (pod.deleting and draft.seen.lost(pod.node))]
+    return [pod for pod in pods if not (pod.deleting and draft.observed.lost(pod.node))]
 
 
-def clear_stale(draft: Draft) -> bool:
+def delete_stale_pods(draft: StatusDraft) -> bool:
     """Delete pods of earlier attempts; True while any may still run.
 
     A pod of a later attempt means that the status in hand is older than the pods: do nothing.
     """
-    others = [pod for pod in draft.seen.pods if pod.attempt != draft.attempt]
-    draft.delete(pod for pod in others if pod.attempt < draft.attempt)
+    others = [pod for pod in draft.observed.pods if pod.attempt != draft.attempt]
+    draft.delete_pods(pod for pod in others if pod.attempt < draft.attempt)
     for pod in others:
-        if pod.deleting and draft.seen.lost_in(pod.node) != float("inf"):
-            draft.wake_in(draft.seen.lost_in(pod.node))
+        if pod.deleting and draft.observed.lost_in(pod.node) != float("inf"):
+            draft.reconcile_after(draft.observed.lost_in(pod.node))
     return bool(remaining(draft, others))

@@ -14,11 +14,9 @@ from llmtrain_operator.job_state.observation import Observed, from_time
 from llmtrain_operator.scheduler.decisions import Offer
 from llmtrain_operator.scheduler.usage import placed_nodes
 
-C = ConditionType
-
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Actions:
     """What to do about one job now: write the status first, touch children only when it is right.
 
     A turn that changes the status does nothing else: whatever it does to pods has then been
@@ -27,39 +25,39 @@ class Plan:
 
     status: Mapping[str, Any]
     changed: bool
-    delete: tuple[PodRecord, ...] = ()
-    create: tuple[int, ...] = ()
+    delete_pods: tuple[PodRecord, ...] = ()
+    create_pods: tuple[int, ...] = ()
     """Rank blocks whose pod is to be created."""
-    poll: PodRecord | None = None
+    poll_pod: PodRecord | None = None
     """The pod to ask for progress."""
-    offer: Offer | None = None
+    assignment: Offer | None = None
     """The offer that the new status takes up."""
     delete_job: bool = False
-    done: bool = False
+    remove_finalizer: bool = False
     """Nothing is left of the job: its finalizer may go."""
-    wake_after: float | None = None
+    reconcile_after: float | None = None
     """Look again after so many seconds, even if nothing happens."""
 
 
-class Draft:
+class StatusDraft:
     """The observation, the new status, and what the policies want done."""
 
     def __init__(self, observed: Observed):
-        self.seen = observed
-        self.before: Mapping[str, Any] = observed.raw.get("status") or {}
-        self.status: dict[str, Any] = copy.deepcopy(dict(self.before))
-        self.poll: PodRecord | None = None
-        self.offer: Offer | None = None
+        self.observed = observed
+        self.stored_status: Mapping[str, Any] = observed.raw.get("status") or {}
+        self.status: dict[str, Any] = copy.deepcopy(dict(self.stored_status))
+        self.poll_pod: PodRecord | None = None
+        self.assignment: Offer | None = None
         self.delete_job = False
-        self.done = False
-        self.creations: tuple[int, ...] = ()
+        self.remove_finalizer = False
+        self.create_pods: tuple[int, ...] = ()
         self._deletions: dict[str, PodRecord] = {}
-        self._wake: float | None = None
+        self._reconcile_after: float | None = None
 
     @property
     def job(self) -> Job:
         """The checked job; only policies after validation may ask."""
-        checked = self.seen.checked
+        checked = self.observed.checked
         assert isinstance(checked, Job)
         return checked
 
@@ -71,7 +69,7 @@ class Draft:
     @property
     def now(self) -> str:
         """The time, as the API writes it."""
-        return from_time(self.seen.now)
+        return from_time(self.observed.now)
 
     @property
     def placement(self) -> Mapping[str, Any] | None:
@@ -83,19 +81,19 @@ class Draft:
         """Nodes in order of rank block."""
         return placed_nodes(self.placement or {})
 
-    def well(self, node: str) -> bool:
+    def is_schedulable(self, node: str) -> bool:
         """Whether a pod may start on a node."""
-        found = self.seen.nodes.get(node)
+        found = self.observed.nodes.get(node)
         return found is not None and found.node.ready and not found.node.cordoned
 
-    def put(self, key: str, value: Any) -> None:
+    def set_field(self, key: str, value: Any) -> None:
         """Set a field of the status; None takes it away."""
         if value is None:
             self.status.pop(key, None)
         else:
             self.status[key] = value
 
-    def condition(self, kind: ConditionType, status: bool, reason: str, message: str) -> None:
+    def set_condition(self, kind: ConditionType, status: bool, reason: str, message: str) -> None:
         """Set a condition."""
         self.status["conditions"] = set_condition(
             self.status.get("conditions", ()),
@@ -103,38 +101,40 @@ class Draft:
             status,
             str(reason),
             message,
-            generation=self.seen.generation,
+            generation=self.observed.generation,
             now=self.now,
         )
 
-    def unless_absent(self, kind: ConditionType, reason: str, message: str) -> None:
+    def clear_condition_if_present(self, kind: ConditionType, reason: str, message: str) -> None:
         """Set a condition to False if it was ever set; one that never held need not be denied."""
         if get_condition(self.status.get("conditions", ()), kind) is not None:
-            self.condition(kind, False, reason, message)
+            self.set_condition(kind, False, reason, message)
 
-    def holds(self, kind: ConditionType) -> bool:
+    def is_true(self, kind: ConditionType) -> bool:
         """Whether a condition is true."""
         return is_true(self.status.get("conditions", ()), kind)
 
-    def delete(self, pods: Iterable[PodRecord]) -> None:
+    def delete_pods(self, pods: Iterable[PodRecord]) -> None:
         """Have pods deleted, but for those that are being deleted already."""
         self._deletions |= {pod.uid: pod for pod in pods if not pod.deleting}
 
-    def wake_in(self, seconds: float) -> None:
+    def reconcile_after(self, seconds: float) -> None:
         """Ask for another look after so many seconds."""
         seconds = max(0.05, seconds)
-        self._wake = seconds if self._wake is None else min(self._wake, seconds)
+        self._reconcile_after = (
+            seconds if self._reconcile_after is None else min(self._reconcile_after, seconds)
+        )
 
-    def plan(self) -> Plan:
+    def actions(self) -> Actions:
         """Return the finished plan."""
-        return Plan(
+        return Actions(
             status=self.status,
-            changed=self.status != self.before,
-            delete=tuple(self._deletions.values()),
-            create=self.creations,
-            poll=self.poll,
-            offer=self.offer,
+            changed=self.status != self.stored_status,
+            delete_pods=tuple(self._deletions.values()),
+            create_pods=self.create_pods,
+            poll_pod=self.poll_pod,
+            assignment=self.assignment,
             delete_job=self.delete_job,
-            done=self.done,
-            wake_after=self._wake,
+            remove_finalizer=self.remove_finalizer,
+            reconcile_after=self._reconcile_after,
         )

@@ -15,7 +15,7 @@ Object = dict[str, Any]
 PatchKind = Literal["merge", "json"]
 
 
-class Cluster(Protocol):
+class KubeApi(Protocol):
     """What the operator asks of a cluster. All methods raise `ApiError`s.
 
     Writes are fenced: they raise `LeaseLostError` when this process is not the leader.

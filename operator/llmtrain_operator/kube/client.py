@@ -79,7 +79,7 @@ async def load_configuration(kubeconfig: str | None) -> Configuration:
     return configuration
 
 
-class KubeCluster:
+class KubeClient:
     """One API server, as one user. Use it inside one event loop."""
 
     def __init__(

@@ -20,7 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import orjson
 
 from llmtrain_operator.errors import ApiError, GoneError, api_error
-from llmtrain_operator.kube.api import Cluster
+from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.resources import Resource
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Informer(Generic[R]):
     def __init__(
         self,
         name: str,
-        cluster: Cluster,
+        cluster: KubeApi,
         selection: Selection,
         decode: Callable[[Mapping[str, Any]], R | None],
         *,

@@ -12,9 +12,9 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from llmtrain_operator.config import LeaseTiming
 from llmtrain_operator.errors import (
     AlreadyExistsError,
     ApiError,
@@ -22,7 +22,7 @@ from llmtrain_operator.errors import (
     LeaseLostError,
     NotFoundError,
 )
-from llmtrain_operator.kube.api import Cluster, Object
+from llmtrain_operator.kube.api import KubeApi, Object
 from llmtrain_operator.kube.resources import LEASES
 
 log = logging.getLogger(__name__)
@@ -33,19 +33,12 @@ def clock() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long a lease holds, how long its holder may rely on it, how often it is renewed."""
-
-    duration: float = 15.0
-    renew_deadline: float = 10.0
-    retry_period: float = 2.0
-
-
-class Lease:
+class LeaderElector:
     """One contender for one Lease object."""
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str, timing: Timing):
+    def __init__(
+        self, cluster: KubeApi, namespace: str, name: str, identity: str, timing: LeaseTiming
+    ):
         self._cluster = cluster
         self._namespace = namespace
         self._name = name

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 
-class WriteBudget:
+class WriteRateLimiter:
     """A token bucket: `rate` writes a second, and twice as many at once."""
 
     def __init__(self, rate: float):

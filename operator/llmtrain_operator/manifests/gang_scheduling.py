@@ -28,7 +28,7 @@ _ROLE = "kueue.x-k8s.io/role-hash"
 
 
 @dataclass(frozen=True, slots=True)
-class Native:
+class GangScheduling:
     """Which of them are used."""
 
     pod_groups: bool = False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from llmtrain_operator.cache.json_text import read_json
 from llmtrain_operator.job_state.pods import current
-from llmtrain_operator.job_state.status_draft import Draft
+from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.training_progress import take
 from llmtrain_operator.policies.ttl_and_deadline import succeed
 
 
-def completion(draft: Draft) -> bool:
+def completion(draft: StatusDraft) -> bool:
     """Look whether all pods are done, and keep the result that rank 0 left."""
     pods = current(draft)
     if draft.placement is None or len(pods) != draft.job.nodes:

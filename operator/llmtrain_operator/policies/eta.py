@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from llmtrain_operator.job_state.observation import from_time, to_time
-from llmtrain_operator.job_state.status_draft import Draft
+from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.planning.durations import work_left
 
 SMALLEST_MOVE = 60.0
@@ -15,7 +15,7 @@ RELATIVE_MOVE = 0.1
 _LONGEST = 10 * 365 * 86400.0
 
 
-def expect_start(draft: Draft, starts_at: float | None) -> None:
+def set_estimated_start(draft: StatusDraft, starts_at: float | None) -> None:
     """Show when a waiting job is expected to start, in seconds since the epoch, and to end."""
     if starts_at is None:
         forget(draft)
@@ -24,12 +24,12 @@ def expect_start(draft: Draft, starts_at: float | None) -> None:
     if shown is not None and not _moved(draft, shown, starts_at):
         starts_at = to_time(shown).timestamp()
     start = _text(draft, starts_at)
-    draft.put("estimatedStart", start)
+    draft.set_field("estimatedStart", start)
     if start is not None:
-        expect_end(draft, starts_at)
+        set_eta(draft, starts_at)
 
 
-def expect_end(draft: Draft, starts_at: float) -> None:
+def set_eta(draft: StatusDraft, starts_at: float) -> None:
     """Show when a job that starts then is expected to end."""
     work = work_left(draft.job, draft.status)
     end = None if work is None else starts_at + work.value
@@ -39,13 +39,13 @@ def expect_end(draft: Draft, starts_at: float) -> None:
     _put_eta(draft, None if end is None else _text(draft, end))
 
 
-def forget(draft: Draft) -> None:
+def forget(draft: StatusDraft) -> None:
     """Show no expectation any more: nobody knows."""
-    draft.put("estimatedStart", None)
+    draft.set_field("estimatedStart", None)
     _put_eta(draft, None)
 
 
-def _put_eta(draft: Draft, eta: str | None) -> None:
+def _put_eta(draft: StatusDraft, eta: str | None) -> None:
     progress = dict(draft.status.get("progress") or {})
     if progress.get("eta") == eta:
         return
@@ -54,17 +54,17 @@ def _put_eta(draft: Draft, eta: str | None) -> None:
     else:
         # the columns want numbers beside it
         progress = {"step": 0, "totalSteps": draft.job.total_steps} | progress | {"eta": eta}
-    draft.put("progress", progress)
+    draft.set_field("progress", progress)
 
 
-def _moved(draft: Draft, shown: str, moment: float) -> bool:
+def _moved(draft: StatusDraft, shown: str, moment: float) -> bool:
     """Whether a moment is so far from the one that is shown that it is worth a write."""
-    ahead = max(0.0, moment - draft.seen.now.timestamp())
+    ahead = max(0.0, moment - draft.observed.now.timestamp())
     off = abs(to_time(shown).timestamp() - moment)
     return off > max(SMALLEST_MOVE, RELATIVE_MOVE * ahead)
 
 
-def _text(draft: Draft, moment: float) -> str | None:
-    if moment - draft.seen.now.timestamp() > _LONGEST:
+def _text(draft: StatusDraft, moment: float) -> str | None:
+    if moment - draft.observed.now.timestamp() > _LONGEST:
         return None
     return from_time(datetime.fromtimestamp(moment, UTC))

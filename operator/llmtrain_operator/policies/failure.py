@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_operator.job_state.observation import to_time
 from llmtrain_operator.job_state.pods import current
-from llmtrain_operator.job_state.status_draft import C, Draft
+from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure_classification import (
-    Evidence,
+    FailureInfo,
     classify,
     deleted,
     first_cause,
     is_consequence,
 )
-from llmtrain_operator.policies.node_replacement import replace_nodes, stand_ins
+from llmtrain_operator.policies.node_replacement import find_replacements, replace_nodes
 from llmtrain_operator.policies.ttl_and_deadline import fail
 
 CAUSE_SECONDS = 10.0
@@ -27,19 +27,19 @@ QUICK_SECONDS = 600.0
 LONGEST_PAUSE = 60.0
 
 
-def failure(draft: Draft) -> bool:
+def failure(draft: StatusDraft) -> bool:
     """Look for a failure of the current gang and act on it."""
     if draft.placement is None:
         return False
     evidence = _pod_failure(draft) or _loss(draft)
     if evidence is None:
         return False
-    if isinstance(evidence, Evidence):
-        act_on(draft, evidence)
+    if isinstance(evidence, FailureInfo):
+        handle_failure(draft, evidence)
     return True
 
 
-def _pod_failure(draft: Draft) -> Evidence | float | None:
+def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
     """Evidence, or the seconds to wait for the cause to show itself."""
     pods = current(draft)
     failed = [pod for pod in pods if pod.phase == "Failed"]
@@ -47,26 +47,26 @@ def _pod_failure(draft: Draft) -> Evidence | float | None:
         return None
     if all(is_consequence(pod) for pod in failed) and not all(pod.ended for pod in pods):
         first = min(to_time(pod.finished) for pod in failed)
-        left = CAUSE_SECONDS - (draft.seen.now - first).total_seconds()
+        left = CAUSE_SECONDS - (draft.observed.now - first).total_seconds()
         if left > 0:
-            draft.wake_in(left)
+            draft.reconcile_after(left)
             return left
     return classify(first_cause(failed))
 
 
-def _loss(draft: Draft) -> Evidence | None:
+def _loss(draft: StatusDraft) -> FailureInfo | None:
     """A node that is lost under the gang, or a pod that somebody deleted."""
     pods = current(draft)
     ended = {pod.index for pod in pods if pod.ended}
     for index, node in enumerate(draft.placed_nodes()):
-        left = draft.seen.lost_in(node)
+        left = draft.observed.lost_in(node)
         if index in ended or left == float("inf"):
             continue
         if left <= 0:
             message = f"node {node} is gone or has not been ready for too long"
-            return Evidence(Reason.NODE_LOST, message, True, node, keeps_nodes=False)
-        draft.wake_in(left)
-    if not draft.holds(C.RUNNING):
+            return FailureInfo(Reason.NODE_LOST, message, True, node, keeps_nodes=False)
+        draft.reconcile_after(left)
+    if not draft.is_true(ConditionType.RUNNING):
         return None
     there = {pod.index for pod in pods if not pod.deleting or pod.ended}
     for index, node in enumerate(draft.placed_nodes()):
@@ -78,7 +78,7 @@ def _loss(draft: Draft) -> Evidence | None:
     return None
 
 
-def act_on(draft: Draft, evidence: Evidence) -> None:
+def handle_failure(draft: StatusDraft, evidence: FailureInfo) -> None:
     """Restart the gang while that may help and is allowed; else fail the job."""
     policy = draft.job.spec.failure_policy
     allowed = policy.max_restarts if policy else 3
@@ -97,45 +97,45 @@ def act_on(draft: Draft, evidence: Evidence) -> None:
         _restart(draft, evidence, restarts + 1)
 
 
-def _restart(draft: Draft, evidence: Evidence, restarts: int) -> None:
+def _restart(draft: StatusDraft, evidence: FailureInfo, restarts: int) -> None:
     placement = draft.placement
     why = f"{evidence.reason}: {evidence.message}"
-    failed = {node for node in draft.placed_nodes() if not draft.well(node)}
+    failed = {node for node in draft.placed_nodes() if not draft.is_schedulable(node)}
     if not evidence.keeps_nodes:
         failed.add(evidence.node)
-    chosen = stand_ins(draft, failed)
+    chosen = find_replacements(draft, failed)
     reason = Reason.NODE_REPLACED if chosen else Reason.GANG_RESTART
     swaps = "".join(f"; {new} takes the place of {old}" for old, new in chosen.items())
-    draft.put("restarts", restarts)
-    draft.condition(C.RESTARTING, True, reason, why + swaps)
-    for kind in (C.PODS_READY, C.RUNNING):
-        draft.unless_absent(kind, reason, "the gang is restarted")
+    draft.set_field("restarts", restarts)
+    draft.set_condition(ConditionType.RESTARTING, True, reason, why + swaps)
+    for kind in (ConditionType.PODS_READY, ConditionType.RUNNING):
+        draft.clear_condition_if_present(kind, reason, "the gang is restarted")
     if chosen:
         replace_nodes(draft, chosen)
     elif placement is not None and not failed:
-        draft.put("attempt", draft.attempt + 1)
-        draft.put("placement", {**placement, "attempt": draft.attempt})
-        draft.put("attemptStartTime", draft.now)
+        draft.set_field("attempt", draft.attempt + 1)
+        draft.set_field("placement", {**placement, "attempt": draft.attempt})
+        draft.set_field("attemptStartTime", draft.now)
     else:
-        displace(draft, Reason.NOT_PLACED, "to be placed anew after a failure")
+        unplace(draft, Reason.NOT_PLACED, "to be placed anew after a failure")
 
 
-def displace(draft: Draft, reason: str, message: str) -> None:
+def unplace(draft: StatusDraft, reason: str, message: str) -> None:
     """Give the nodes back; the next attempt gets others, or the same ones again."""
-    draft.put("attempt", draft.attempt + 1)
+    draft.set_field("attempt", draft.attempt + 1)
     for key in ("placement", "placementSummary", "attemptStartTime"):
-        draft.put(key, None)
-    draft.condition(C.PLACED, False, reason, message)
+        draft.set_field(key, None)
+    draft.set_condition(ConditionType.PLACED, False, reason, message)
 
 
-def queue_again(draft: Draft, reason: str, message: str) -> None:
+def requeue(draft: StatusDraft, reason: str, message: str) -> None:
     """Stop a healthy gang, which waits for its next place: no failure, and no restart."""
-    displace(draft, reason, message)
-    for kind in (C.PODS_READY, C.RUNNING, C.RESTARTING):
-        draft.unless_absent(kind, reason, message)
+    unplace(draft, reason, message)
+    for kind in (ConditionType.PODS_READY, ConditionType.RUNNING, ConditionType.RESTARTING):
+        draft.clear_condition_if_present(kind, reason, message)
 
 
-def _remember(draft: Draft, evidence: Evidence) -> None:
+def _remember(draft: StatusDraft, evidence: FailureInfo) -> None:
     entry: dict[str, Any] = {
         "time": draft.now,
         "attempt": draft.attempt,
@@ -146,10 +146,10 @@ def _remember(draft: Draft, evidence: Evidence) -> None:
         entry["node"] = evidence.node
     if evidence.exit_code is not None:
         entry["exitCode"] = evidence.exit_code
-    draft.put("failures", [*draft.status.get("failures", ()), entry][-KEPT_FAILURES:])
+    draft.set_field("failures", [*draft.status.get("failures", ()), entry][-KEPT_FAILURES:])
 
 
-def resumes_at(draft: Draft) -> datetime:
+def earliest_start(draft: StatusDraft) -> datetime:
     """When the next gang may start: at once after a first failure, then in 1, 2, 4, ... seconds.
 
     Failures that are more than ten minutes apart do not add up.

@@ -28,7 +28,7 @@ IMAGE_REASONS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class FailureInfo:
     """One failure, classified."""
 
     reason: str
@@ -50,7 +50,7 @@ def is_consequence(pod: PodRecord) -> bool:
     return pod.exit_code == env.EXIT_PEER_LOST and not pod.disruption
 
 
-def classify(pod: PodRecord) -> Evidence:
+def classify(pod: PodRecord) -> FailureInfo:
     """Say why a failed pod failed, and whether trying again may help."""
     where = f"pod {pod.name} on {pod.node}"
     stopped = pod.exit_code is None or pod.exit_code in STOPPED
@@ -61,7 +61,7 @@ def classify(pod: PodRecord) -> Evidence:
         reason = pod.disruption or pod.reason
         reason = reason if _REASON.fullmatch(reason) else Reason.POD_FAILED
         message = f"{where}: {pod.message or reason}"
-        return Evidence(
+        return FailureInfo(
             reason, clean_text(message), True, pod.node, pod.exit_code, keeps_nodes=False
         )
     if pod.reason == "OOMKilled":
@@ -69,19 +69,19 @@ def classify(pod: PodRecord) -> Evidence:
             f"spec.workers.resources: {where} ran out of memory; raise the memory limit, or lower"
             " training.microBatchSize"
         )
-        return Evidence(Reason.OUT_OF_MEMORY, clean_text(message), True, pod.node, pod.exit_code)
+        return FailureInfo(Reason.OUT_OF_MEMORY, clean_text(message), True, pod.node, pod.exit_code)
     reason, message = _told(pod)
     if is_consequence(pod):
         reason = Reason.PEER_LOST
     text = clean_text(f"{message} ({where}, exit code {pod.exit_code})")
     retryable = pod.exit_code >= FIRST_RETRYABLE
-    return Evidence(reason, text, retryable, pod.node, pod.exit_code)
+    return FailureInfo(reason, text, retryable, pod.node, pod.exit_code)
 
 
-def deleted(name: str, node: str) -> Evidence:
+def deleted(name: str, node: str) -> FailureInfo:
     """Return the evidence of a pod that is going or gone, and not by our hand."""
     message = f"pod {name} on {node} was deleted by someone else"
-    return Evidence(Reason.POD_DELETED, message, True, node)
+    return FailureInfo(Reason.POD_DELETED, message, True, node)
 
 
 def _told(pod: PodRecord) -> tuple[str, str]:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmtrain_core.api.conditions import Reason, clean_text, get_condition
+from llmtrain_core.api.conditions import ConditionType, Reason, clean_text, get_condition
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.pods import current
-from llmtrain_operator.job_state.status_draft import C, Draft
-from llmtrain_operator.policies.failure import queue_again
+from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.policies.failure import requeue
 
 
-def eviction(draft: Draft) -> bool:
+def eviction(draft: StatusDraft) -> bool:
     """Queue a gang again that lost its quota: this is no failure and no restart."""
     taken = [pod for pod in current(draft) if pod.evicted_by_queue]
     if draft.placement is None or not taken:
         return False
     text = clean_text(f"the queue took the quota back: {taken[0].disruption}; queued again")
-    queue_again(draft, Reason.EVICTED_BY_QUEUE, text)
+    requeue(draft, Reason.EVICTED_BY_QUEUE, text)
     return True
 
 
@@ -30,11 +30,11 @@ def gated(pods: Sequence[PodRecord]) -> list[PodRecord]:
     return [pod for pod in pods if pod.gated and not pod.deleting]
 
 
-def admitted(draft: Draft, pods: Sequence[PodRecord]) -> bool:
+def admitted(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
     """Whether the gang may start; the time for it begins when the last gate falls."""
     if gated(pods):
         return False
-    before = get_condition(draft.status.get("conditions", ()), C.PODS_READY)
+    before = get_condition(draft.status.get("conditions", ()), ConditionType.PODS_READY)
     if before is not None and before["reason"] == Reason.WAITING_FOR_QUOTA:
-        draft.put("attemptStartTime", draft.now)
+        draft.set_field("attemptStartTime", draft.now)
     return True

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from llmtrain_operator.cache.placement_status import paths_of, summary, with_stand_ins
-from llmtrain_operator.job_state.status_draft import Draft
+from llmtrain_operator.job_state.status_draft import StatusDraft
 
 
-def stand_ins(draft: Draft, failed: Collection[str]) -> dict[str, str]:
+def find_replacements(draft: StatusDraft, failed: Collection[str]) -> dict[str, str]:
     """Return a spare for each failed node, by name; empty where there are too few good ones."""
     placement = draft.placement or {}
-    spares = [path for path in paths_of(placement.get("spares") or ()) if draft.well(path[-1])]
+    spares = [
+        path for path in paths_of(placement.get("spares") or ()) if draft.is_schedulable(path[-1])
+    ]
     chosen: dict[str, str] = {}
     for path in paths_of(placement.get("blocks", ())):
         if path[-1] not in failed:
@@ -29,15 +31,15 @@ def stand_ins(draft: Draft, failed: Collection[str]) -> dict[str, str]:
     return chosen
 
 
-def replace_nodes(draft: Draft, chosen: dict[str, str]) -> None:
+def replace_nodes(draft: StatusDraft, chosen: dict[str, str]) -> None:
     """Start the next attempt with the spares in the places of the failed nodes."""
     placement = draft.placement
     assert placement is not None
-    draft.put("attempt", draft.attempt + 1)
+    draft.set_field("attempt", draft.attempt + 1)
     found = with_stand_ins(placement, chosen, draft.job.layout, draft.attempt)
-    draft.put("placement", found.to_wire())
-    draft.put("placementSummary", summary(found))
-    draft.put("attemptStartTime", draft.now)
+    draft.set_field("placement", found.to_wire())
+    draft.set_field("placementSummary", summary(found))
+    draft.set_field("attemptStartTime", draft.now)
 
 
 def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:

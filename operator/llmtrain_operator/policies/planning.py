@@ -7,7 +7,7 @@ from typing import Any
 
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.validation.check import Job
-from llmtrain_operator.job_state.status_draft import Draft
+from llmtrain_operator.job_state.status_draft import StatusDraft
 
 STEADY_STEPS = 10
 """So many steps of an attempt are seen before its pace counts: the first ones warm up."""
@@ -15,38 +15,38 @@ MATERIAL = 0.02
 """A ratio that moved by less than this is not worth a write."""
 
 
-def planning(draft: Draft) -> bool:
+def planning(draft: StatusDraft) -> bool:
     """Write the plan down; what was measured of the old one goes on with the new one."""
-    found = draft.seen.assessment
-    if found is None or not isinstance(draft.seen.checked, Job):
+    found = draft.observed.assessment
+    if found is None or not isinstance(draft.observed.checked, Job):
         return False
     plan = None if found.plan is None else dict(found.plan)
     measured = (draft.status.get("plan") or {}).get("measured")
     if plan is not None and measured is not None:
         plan["measured"] = measured
-    draft.put("plan", plan)
+    draft.set_field("plan", plan)
     return False
 
 
-def over_memory(draft: Draft) -> str | None:
+def memory_error(draft: StatusDraft) -> str | None:
     """Return why the job cannot fit on any GPU that it could use; None where it may.
 
     A job that has its place keeps it, and one that is suspended needs none yet.
     """
-    found = draft.seen.assessment
+    found = draft.observed.assessment
     if found is None or found.too_large is None or draft.placement is not None:
         return None
-    if draft.seen.spec.get("suspend") or allows_over_memory(draft.seen.raw):
+    if draft.observed.spec.get("suspend") or allows_over_memory(draft.observed.raw):
         return None
     return found.too_large
 
 
-def bad_annotation(draft: Draft) -> str | None:
+def annotation_error(draft: StatusDraft) -> str | None:
     """Return what is wrong with the annotation that overrides the verdict on memory.
 
     A job that has its place is past that verdict: a slip of the pen must not stop its care.
     """
-    value = _annotation(draft.seen.raw)
+    value = _annotation(draft.observed.raw)
     if value in (None, "true", "false") or draft.placement is not None:
         return None
     return (
@@ -65,7 +65,7 @@ def _annotation(raw: Mapping[str, Any]) -> str | None:
     return found
 
 
-def measure(draft: Draft, report: Mapping[str, Any], seconds: float | None) -> None:
+def measure(draft: StatusDraft, report: Mapping[str, Any], seconds: float | None) -> None:
     """Hold the plan against a report of the trainer, whose pace is smoothed over its last steps.
 
     Written once the first step of an attempt is seen, after STEADY_STEPS more, and whenever that
@@ -88,4 +88,4 @@ def measure(draft: Draft, report: Mapping[str, Any], seconds: float | None) -> N
         planned = (plan.get("step") or {}).get("seconds")
         if planned:
             measured["errorRatio"] = float(f"{seconds / planned:.4g}")
-    draft.put("plan", {**plan, "measured": measured})
+    draft.set_field("plan", {**plan, "measured": measured})

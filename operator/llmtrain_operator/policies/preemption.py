@@ -9,18 +9,18 @@ attempt goes on from the newest checkpoint. This is no restart: `restarts` does 
 from __future__ import annotations
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_operator.job_state.status_draft import Draft
-from llmtrain_operator.policies.failure import queue_again
+from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.policies.failure import requeue
 from llmtrain_operator.scheduler.decisions import Eviction
 
 
-def preemption(draft: Draft) -> bool:
+def preemption(draft: StatusDraft) -> bool:
     """Stop, if the scheduler says so about this very attempt."""
-    verdict = draft.seen.verdict
+    verdict = draft.observed.verdict
     if not isinstance(verdict, Eviction) or draft.placement is None:
         return False
     if verdict.attempt != draft.attempt:
         return False
-    queue_again(draft, Reason.PREEMPTED, verdict.message)
-    draft.put("preemptions", int(draft.status.get("preemptions") or 0) + 1)
+    requeue(draft, Reason.PREEMPTED, verdict.message)
+    draft.set_field("preemptions", int(draft.status.get("preemptions") or 0) + 1)
     return True

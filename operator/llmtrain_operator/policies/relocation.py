@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmtrain_core.api import labels
-from llmtrain_core.api.conditions import Reason
-from llmtrain_operator.job_state.status_draft import C, Draft
+from llmtrain_core.api.conditions import ConditionType, Reason
+from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.placement import take_up
 from llmtrain_operator.scheduler.decisions import Hint, Offer
 
@@ -19,29 +19,29 @@ MATERIAL = 0.1
 """A gain that changed by less than this share is not written anew."""
 
 
-def moving(draft: Draft) -> bool:
+def moving(draft: StatusDraft) -> bool:
     """Show the hint, note the request, and move once the scheduler has a place."""
     if draft.placement is None:
-        draft.put("betterPlacement", None)
-        draft.put("move", None)
+        draft.set_field("betterPlacement", None)
+        draft.set_field("move", None)
         return False
     _show(draft)
-    if not asked(draft.seen.raw, draft.attempt):
-        draft.put("move", None)
+    if not asked(draft.observed.raw, draft.attempt):
+        draft.set_field("move", None)
         return False
     if (draft.status.get("move") or {}).get("attempt") != draft.attempt:
         newest = int((draft.status.get("progress") or {}).get("lastCheckpointStep") or 0)
-        draft.put("move", {"attempt": draft.attempt, "afterCheckpoint": newest})
-    verdict = draft.seen.verdict
+        draft.set_field("move", {"attempt": draft.attempt, "afterCheckpoint": newest})
+    verdict = draft.observed.verdict
     if not isinstance(verdict, Offer) or verdict.attempt != draft.attempt + 1:
         return False
     if not ready(draft.status):
         return False
-    draft.put("attempt", draft.attempt + 1)
-    for kind in (C.PODS_READY, C.RUNNING):
-        draft.unless_absent(kind, Reason.MOVED, "moves to a better place, as asked")
-    draft.put("betterPlacement", None)
-    draft.put("move", None)
+    draft.set_field("attempt", draft.attempt + 1)
+    for kind in (ConditionType.PODS_READY, ConditionType.RUNNING):
+        draft.clear_condition_if_present(kind, Reason.MOVED, "moves to a better place, as asked")
+    draft.set_field("betterPlacement", None)
+    draft.set_field("move", None)
     take_up(draft, verdict)
     return True
 
@@ -61,15 +61,15 @@ def ready(status: Mapping[str, Any]) -> bool:
     return int(newest) > int(move["afterCheckpoint"])
 
 
-def _show(draft: Draft) -> None:
-    shown, verdict = draft.status.get("betterPlacement"), draft.seen.verdict
+def _show(draft: StatusDraft) -> None:
+    shown, verdict = draft.status.get("betterPlacement"), draft.observed.verdict
     if shown is not None and shown["attempt"] != draft.attempt:
-        draft.put("betterPlacement", None)
+        draft.set_field("betterPlacement", None)
         shown = None
     if not isinstance(verdict, Hint) or verdict.attempt != draft.attempt:
         return
     if verdict.gain <= 1:
-        draft.put("betterPlacement", None)
+        draft.set_field("betterPlacement", None)
     elif shown is None or abs(verdict.gain - shown["gain"]) > MATERIAL * shown["gain"]:
         found = {"attempt": draft.attempt, "gain": round(verdict.gain, 2)}
-        draft.put("betterPlacement", {**found, "summary": verdict.summary})
+        draft.set_field("betterPlacement", {**found, "summary": verdict.summary})

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from llmtrain_core.api.base import duration_seconds
-from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_operator.cache.records import PodRecord
-from llmtrain_operator.job_state.observation import Trouble, to_time
-from llmtrain_operator.job_state.pods import clear_stale, current
-from llmtrain_operator.job_state.status_draft import C, Draft
-from llmtrain_operator.policies.failure import act_on, displace, resumes_at
-from llmtrain_operator.policies.failure_classification import IMAGE_REASONS, Evidence
+from llmtrain_operator.job_state.observation import CreateError, to_time
+from llmtrain_operator.job_state.pods import current, delete_stale_pods
+from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.policies.failure import earliest_start, handle_failure, unplace
+from llmtrain_operator.policies.failure_classification import IMAGE_REASONS, FailureInfo
 from llmtrain_operator.policies.kueue import admitted, gated
 from llmtrain_operator.policies.ttl_and_deadline import fail
 from llmtrain_operator.scheduler.decisions import TROUBLES
@@ -20,45 +20,51 @@ from llmtrain_operator.scheduler.decisions import TROUBLES
 _ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
-def startup(draft: Draft) -> bool:
+def startup(draft: StatusDraft) -> bool:
     """Create what is missing, and follow the gang until all of it runs."""
     pods = current(draft)
-    if draft.holds(C.RUNNING):
+    if draft.is_true(ConditionType.RUNNING):
         _readiness(draft, pods)
         return False
     wanted = draft.job.nodes
     if len(pods) == wanted and all(pod.started and not pod.deleting for pod in pods):
         _readiness(draft, pods)
-        draft.condition(C.RUNNING, True, Reason.TRAINING, f"all {wanted} pods have started")
-        draft.unless_absent(C.RESTARTING, Reason.ALL_PODS_READY, "the gang runs again")
+        draft.set_condition(
+            ConditionType.RUNNING, True, Reason.TRAINING, f"all {wanted} pods have started"
+        )
+        draft.clear_condition_if_present(
+            ConditionType.RESTARTING, Reason.ALL_PODS_READY, "the gang runs again"
+        )
         return True
     may_start = admitted(draft, pods)
     _readiness(draft, pods)
     if may_start and _overdue(draft):
         _release(draft, pods)
         return True
-    if not clear_stale(draft):
-        held = (resumes_at(draft) - draft.seen.now).total_seconds()
+    if not delete_stale_pods(draft):
+        held = (earliest_start(draft) - draft.observed.now).total_seconds()
         if held > 0:
-            draft.wake_in(held)
+            draft.reconcile_after(held)
         else:
             there = {pod.index for pod in pods}
-            draft.creations = tuple(index for index in range(wanted) if index not in there)
+            draft.create_pods = tuple(index for index in range(wanted) if index not in there)
     return True
 
 
-def _readiness(draft: Draft, pods: Sequence[PodRecord]) -> None:
+def _readiness(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
     wanted = draft.job.nodes
     good = sum(pod.ready or pod.phase == "Succeeded" for pod in pods)
     if good == wanted:
-        draft.condition(C.PODS_READY, True, Reason.ALL_PODS_READY, f"{good} pods are ready")
+        draft.set_condition(
+            ConditionType.PODS_READY, True, Reason.ALL_PODS_READY, f"{good} pods are ready"
+        )
         return
     reason, why = _hindrance(draft, pods)
     text = f"{good} of {wanted} pods are ready" + (f"; {why}" if why else "")
-    draft.condition(C.PODS_READY, False, reason, text)
+    draft.set_condition(ConditionType.PODS_READY, False, reason, text)
 
 
-def _hindrance(draft: Draft, pods: Sequence[PodRecord]) -> tuple[str, str]:
+def _hindrance(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[str, str]:
     """What holds the gang up, worst first: reason and sentence."""
     trouble = _trouble(draft, pods)
     if trouble is not None:
@@ -77,12 +83,12 @@ def _hindrance(draft: Draft, pods: Sequence[PodRecord]) -> tuple[str, str]:
     return Reason.PODS_STARTING, ""
 
 
-def _trouble(draft: Draft, pods: Sequence[PodRecord]) -> Trouble | None:
+def _trouble(draft: StatusDraft, pods: Sequence[PodRecord]) -> CreateError | None:
     """What stands in the way of the pods that are not there."""
-    return draft.seen.trouble if len(pods) < draft.job.nodes else None
+    return draft.observed.trouble if len(pods) < draft.job.nodes else None
 
 
-def _image_message(draft: Draft, count: int) -> str:
+def _image_message(draft: StatusDraft, count: int) -> str:
     image = clean_text(draft.job.spec.workers.image, 200)
     return (
         f"spec.workers.image: {image} cannot be pulled for {count} pods; create the job anew with"
@@ -90,24 +96,24 @@ def _image_message(draft: Draft, count: int) -> str:
     )
 
 
-def _overdue(draft: Draft) -> bool:
+def _overdue(draft: StatusDraft) -> bool:
     policy = draft.job.spec.failure_policy
     limit = duration_seconds(policy.startup_timeout if policy else "10m")
-    start = max(to_time(draft.status.get("attemptStartTime") or draft.now), resumes_at(draft))
-    left = (start + timedelta(seconds=limit) - draft.seen.now).total_seconds()
+    start = max(to_time(draft.status.get("attemptStartTime") or draft.now), earliest_start(draft))
+    left = (start + timedelta(seconds=limit) - draft.observed.now).total_seconds()
     if left > 0:
-        draft.wake_in(left)
+        draft.reconcile_after(left)
     return left <= 0
 
 
-def _release(draft: Draft, pods: Sequence[PodRecord]) -> None:
+def _release(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
     """Give the nodes of a gang back that did not start in time."""
     reason, why = _hindrance(draft, pods)
     if reason == Reason.IMAGE_PULL_FAILED:
         fail(draft, reason, why)
         return
     if reason in TROUBLES:
-        displace(draft, reason, why)
+        unplace(draft, reason, why)
         return
     if reason == Reason.PODS_STARTING:
         reason = Reason.STARTUP_TIMEOUT
@@ -117,4 +123,4 @@ def _release(draft: Draft, pods: Sequence[PodRecord]) -> None:
         " the time was up" + (f"; {why}" if why else "")
     )
     late = next((pod.node for pod in pods if not pod.started), "")
-    act_on(draft, Evidence(reason, clean_text(text), True, late, keeps_nodes=False))
+    handle_failure(draft, FailureInfo(reason, clean_text(text), True, late, keeps_nodes=False))

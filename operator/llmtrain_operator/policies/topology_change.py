@@ -6,27 +6,29 @@ only where nodes that shared a domain no longer do; another name for the same do
 
 from __future__ import annotations
 
-from llmtrain_core.api.conditions import Reason
+from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.placement.tree import Path
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_operator.cache.placement_status import paths_of
-from llmtrain_operator.job_state.status_draft import C, Draft
+from llmtrain_operator.job_state.status_draft import StatusDraft
 
 SHOWN = 4
 """Nodes that the message names."""
 
 
-def network(draft: Draft) -> bool:
+def network(draft: StatusDraft) -> bool:
     """Compare the domains of the placement with what the nodes' labels say now."""
-    placement, levels = draft.placement, draft.seen.levels
+    placement, levels = draft.placement, draft.observed.levels
     if placement is None:
-        if draft.holds(C.NETWORK_DEGRADED):
-            draft.condition(C.NETWORK_DEGRADED, False, Reason.NOT_PLACED, "the job has no place")
+        if draft.is_true(ConditionType.NETWORK_DEGRADED):
+            draft.set_condition(
+                ConditionType.NETWORK_DEGRADED, False, Reason.NOT_PLACED, "the job has no place"
+            )
         return False
     names = [use["level"] for use in placement["levels"]]
     if names != [level.name for level in levels]:
         return False  # another map: nothing on it can be compared
-    view, nodes = Snapshot(levels, ()), draft.seen.nodes
+    view, nodes = Snapshot(levels, ()), draft.observed.nodes
     pairs = [
         (path, view.path(nodes[path[-1]].node))
         for path in paths_of(placement["blocks"])
@@ -34,10 +36,10 @@ def network(draft: Draft) -> bool:
     ]
     parted = _parted(names, pairs)
     if parted is not None:
-        draft.condition(C.NETWORK_DEGRADED, True, Reason.TOPOLOGY_CHANGED, parted)
-    elif draft.holds(C.NETWORK_DEGRADED):
+        draft.set_condition(ConditionType.NETWORK_DEGRADED, True, Reason.TOPOLOGY_CHANGED, parted)
+    elif draft.is_true(ConditionType.NETWORK_DEGRADED):
         why = "the nodes share the domains that the placement rests on"
-        draft.condition(C.NETWORK_DEGRADED, False, Reason.TOPOLOGY_AS_PLACED, why)
+        draft.set_condition(ConditionType.NETWORK_DEGRADED, False, Reason.TOPOLOGY_AS_PLACED, why)
     return False
 
 

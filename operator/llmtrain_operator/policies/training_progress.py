@@ -9,10 +9,11 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.api.status import Collective, Progress, TrainerPhase
 from llmtrain_operator.job_state.observation import from_time
 from llmtrain_operator.job_state.pods import current
-from llmtrain_operator.job_state.status_draft import C, Draft
+from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.planning import measure
 
 _COUNTS = ("step", "totalSteps", "lastCheckpointStep", "restartsInPlace")
@@ -30,21 +31,21 @@ _LONGEST_ETA = 10 * 365 * 86400.0
 MOST_COLLECTIVES = 32
 
 
-def progress(draft: Draft) -> bool:
+def progress(draft: StatusDraft) -> bool:
     """Ask rank 0's pod for its status, and take in what it said last time."""
-    if not draft.holds(C.RUNNING):
+    if not draft.is_true(ConditionType.RUNNING):
         return False
     head = next((pod for pod in current(draft) if pod.index == 0), None)
     if head is not None and head.phase == "Running" and head.address and not head.deleting:
-        draft.poll = head
-    report = draft.seen.report
+        draft.poll_pod = head
+    report = draft.observed.report
     if report is not None and report.get("attempt", draft.attempt) == draft.attempt:
         take(draft, report)
         measure(draft, report, _figure(report.get("stepSeconds")))
     return False
 
 
-def take(draft: Draft, report: Mapping[str, Any], *, final: bool = False) -> None:
+def take(draft: StatusDraft, report: Mapping[str, Any], *, final: bool = False) -> None:
     """Write a report of the trainer into the status, as far as it makes sense."""
     found: dict[str, Any] = {}
     if report.get("phase") in _PHASES:
@@ -70,7 +71,7 @@ def take(draft: Draft, report: Mapping[str, Any], *, final: bool = False) -> Non
     if final:
         merged.pop("eta", None)
     if merged != before:
-        draft.put("progress", merged)
+        draft.set_field("progress", merged)
 
 
 def _figure(value: Any) -> float | None:
@@ -84,7 +85,7 @@ def _figure(value: Any) -> float | None:
 
 
 def _eta(
-    draft: Draft, found: dict[str, Any], before: Mapping[str, Any], seconds: float | None
+    draft: StatusDraft, found: dict[str, Any], before: Mapping[str, Any], seconds: float | None
 ) -> None:
     """Expect the end; only when the step moved, or every look would be a change."""
     step, total = found.get("step"), found.get("totalSteps")
@@ -92,7 +93,7 @@ def _eta(
         return
     left = max(0, total - step) * seconds
     if 0 <= left < _LONGEST_ETA:
-        found["eta"] = from_time(draft.seen.now + timedelta(seconds=left))
+        found["eta"] = from_time(draft.observed.now + timedelta(seconds=left))
 
 
 def _collectives(entries: Any) -> list[dict[str, Any]]:

@@ -4,70 +4,75 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from llmtrain_core.api.conditions import Reason
+from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.job_state.observation import to_time
 from llmtrain_operator.job_state.pods import remaining
-from llmtrain_operator.job_state.status_draft import C, Draft
+from llmtrain_operator.job_state.status_draft import StatusDraft
 
 
-def succeed(draft: Draft, message: str) -> None:
+def succeed(draft: StatusDraft, message: str) -> None:
     """End the job well."""
-    draft.condition(C.SUCCEEDED, True, Reason.COMPLETED, message)
+    draft.set_condition(ConditionType.SUCCEEDED, True, Reason.COMPLETED, message)
     _close(draft, Reason.COMPLETED, "the job has succeeded")
 
 
-def fail(draft: Draft, reason: str, message: str) -> None:
+def fail(draft: StatusDraft, reason: str, message: str) -> None:
     """End the job badly."""
-    draft.condition(C.FAILED, True, reason, message)
+    draft.set_condition(ConditionType.FAILED, True, reason, message)
     _close(draft, reason, "the job has failed")
 
 
-def _close(draft: Draft, reason: str, message: str) -> None:
-    for kind in (C.PODS_READY, C.RUNNING, C.RESTARTING, C.SUSPENDED):
-        draft.unless_absent(kind, reason, message)
-    draft.put("completionTime", draft.now)
+def _close(draft: StatusDraft, reason: str, message: str) -> None:
+    for kind in (
+        ConditionType.PODS_READY,
+        ConditionType.RUNNING,
+        ConditionType.RESTARTING,
+        ConditionType.SUSPENDED,
+    ):
+        draft.clear_condition_if_present(kind, reason, message)
+    draft.set_field("completionTime", draft.now)
 
 
-def deletion(draft: Draft) -> bool:
+def deletion(draft: StatusDraft) -> bool:
     """Policy: a job that is being deleted lets go of its name only when its pods are gone."""
-    if not draft.seen.deleting:
+    if not draft.observed.deleting:
         return False
-    draft.delete(draft.seen.pods)
-    draft.done = not remaining(draft, list(draft.seen.pods))
-    if not draft.done:
-        draft.wake_in(5.0)
+    draft.delete_pods(draft.observed.pods)
+    draft.remove_finalizer = not remaining(draft, list(draft.observed.pods))
+    if not draft.remove_finalizer:
+        draft.reconcile_after(5.0)
     return True
 
 
-def finished(draft: Draft) -> bool:
+def finished(draft: StatusDraft) -> bool:
     """Policy: a finished job is only cleaned up after, by cleanPodPolicy and time to live."""
-    if not (draft.holds(C.SUCCEEDED) or draft.holds(C.FAILED)):
+    if not (draft.is_true(ConditionType.SUCCEEDED) or draft.is_true(ConditionType.FAILED)):
         return False
-    policy = draft.seen.spec.get("runPolicy") or {}
+    policy = draft.observed.spec.get("runPolicy") or {}
     clean = policy.get("cleanPodPolicy", "Running")
     if clean == "All":
-        draft.delete(draft.seen.pods)
+        draft.delete_pods(draft.observed.pods)
     elif clean == "Running":
-        draft.delete(pod for pod in draft.seen.pods if not pod.ended)
+        draft.delete_pods(pod for pod in draft.observed.pods if not pod.ended)
     lifetime = policy.get("ttlSecondsAfterFinished")
     if lifetime is not None:
         end = to_time(draft.status.get("completionTime", "")) + timedelta(seconds=int(lifetime))
-        left = (end - draft.seen.now).total_seconds()
+        left = (end - draft.observed.now).total_seconds()
         draft.delete_job = left <= 0
-        draft.wake_in(left if left > 0 else 5.0)
+        draft.reconcile_after(left if left > 0 else 5.0)
     return True
 
 
-def deadline(draft: Draft) -> bool:
+def deadline(draft: StatusDraft) -> bool:
     """Policy: the clock of activeDeadlineSeconds starts with the first placement."""
-    seconds = (draft.seen.spec.get("runPolicy") or {}).get("activeDeadlineSeconds")
+    seconds = (draft.observed.spec.get("runPolicy") or {}).get("activeDeadlineSeconds")
     start = draft.status.get("startTime")
     if seconds is None or start is None:
         return False
     end = to_time(start) + timedelta(seconds=int(seconds))
-    left = (end - draft.seen.now).total_seconds()
+    left = (end - draft.observed.now).total_seconds()
     if left > 0:
-        draft.wake_in(left)
+        draft.reconcile_after(left)
         return False
     fail(
         draft,

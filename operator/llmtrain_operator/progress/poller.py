@@ -14,7 +14,7 @@ from llmtrain_core.api import env
 from llmtrain_operator.cache.json_text import read_json
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.errors import ApiError
-from llmtrain_operator.kube.api import Cluster
+from llmtrain_operator.kube.api import KubeApi
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ LONGEST_PAUSE = 60.0
 class ProgressReader:
     """At most one question per job and interval; the answer waits until the job's loop takes it."""
 
-    def __init__(self, cluster: Cluster, interval: float, wake: Callable[[str], None]):
+    def __init__(self, cluster: KubeApi, interval: float, wake: Callable[[str], None]):
         self.interval = interval
         self._cluster = cluster
         self._wake = wake

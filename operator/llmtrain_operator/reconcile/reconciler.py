@@ -18,9 +18,9 @@ from llmtrain_core.api import labels
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError
-from llmtrain_operator.job_state.observation import Observed, Trouble
-from llmtrain_operator.job_state.status_draft import Plan
-from llmtrain_operator.kube.api import Cluster
+from llmtrain_operator.job_state.observation import CreateError, Observed
+from llmtrain_operator.job_state.status_draft import Actions
+from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import Informer
 from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics import Metrics
@@ -29,8 +29,8 @@ from llmtrain_operator.planning.assessments import Assessor
 from llmtrain_operator.progress.poller import ProgressReader
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.expectations import Expectations
-from llmtrain_operator.reconcile.transitions import tell
-from llmtrain_operator.reconcile.writer import Hand
+from llmtrain_operator.reconcile.transitions import record_transitions
+from llmtrain_operator.reconcile.writer import JobWriter
 from llmtrain_operator.scheduler.fabric_levels import Maps
 from llmtrain_operator.scheduler.loop import Scheduler
 from llmtrain_operator.scheduler.usage import held_nodes
@@ -45,10 +45,10 @@ FINALIZER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ReconcilerDeps:
     """What all loops share."""
 
-    cluster: Cluster
+    cluster: KubeApi
     jobs: Informer[JobRecord]
     pods: Informer[PodRecord]
     node: Callable[[str], NodeRecord | None]
@@ -57,7 +57,7 @@ class Surroundings:
     maps: Maps
     scheduler: Scheduler
     reader: ProgressReader
-    hand: Hand
+    hand: JobWriter
     metrics: Metrics
     node_lost_seconds: float
 
@@ -82,15 +82,15 @@ class _Pause:
 
 
 @dataclass(slots=True)
-class JobLoop:
+class Reconciler:
     """One job's loop and what it remembers between turns."""
 
     uid: str
-    around: Surroundings
+    around: ReconcilerDeps
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
     expectations: Expectations = field(default_factory=Expectations)
-    trouble: Trouble | None = None
+    trouble: CreateError | None = None
     in_doubt: bool = False
     """The last status write may or may not have happened."""
     written: float = -1e9
@@ -163,13 +163,13 @@ class JobLoop:
         if not self._held(job):
             return 0.2
         observed = self._observe(job, pods, assessment)
-        plan = decide(observed)
-        await self._apply(observed, plan)
-        if plan.done:
+        actions = decide(observed)
+        await self._apply(observed, actions)
+        if actions.remove_finalizer:
             self.around.reader.forget(self.uid)
             self.around.assessor.forget(self.uid)
             return None
-        return self._next_look(plan)
+        return self._next_look(actions)
 
     def _caught_up(self, job: JobRecord, pods: list[PodRecord]) -> bool:
         alive = {pod.uid for pod in pods if not pod.deleting}
@@ -214,27 +214,27 @@ class JobLoop:
             node_lost_seconds=self.around.node_lost_seconds,
         )
 
-    async def _apply(self, observed: Observed, plan: Plan) -> None:
-        if plan.changed:
-            await self._write(observed, plan)
+    async def _apply(self, observed: Observed, actions: Actions) -> None:
+        if actions.changed:
+            await self._write(observed, actions)
             return
-        if plan.delete:
-            await self.around.hand.delete_pods(plan.delete, self.expectations)
-        if plan.create and self.creation.left <= 0:
-            self.trouble = await self.around.hand.create_pods(observed, plan, self.expectations)
+        if actions.delete_pods:
+            await self.around.hand.delete_pods(actions.delete_pods, self.expectations)
+        if actions.create_pods and self.creation.left <= 0:
+            self.trouble = await self.around.hand.create_pods(observed, actions, self.expectations)
             if self.trouble is None:
                 self.creation.reset()
             else:
                 self.creation.extend()
                 self.wake.set()
-        if plan.delete_job:
+        if actions.delete_job:
             await self.around.hand.delete_job(observed)
 
-    async def _write(self, observed: Observed, plan: Plan) -> None:
-        if plan.offer is not None:
+    async def _write(self, observed: Observed, actions: Actions) -> None:
+        if actions.assignment is not None:
             self.around.scheduler.claim(self.uid)
         try:
-            await self.around.hand.write_status(observed, plan, self.expectations)
+            await self.around.hand.write_status(observed, actions, self.expectations)
         except BaseException as error:
             # Without a clear refusal the write may have happened: look before deciding again.
             self.in_doubt = not (isinstance(error, ApiError) and error.settled)
@@ -242,7 +242,7 @@ class JobLoop:
                 self.around.scheduler.give_up(self.uid)
             raise
         self.written = time.monotonic()
-        tell(observed, plan.status, self.around.metrics)
+        record_transitions(observed, actions.status, self.around.metrics)
 
     async def _reread(self, job: JobRecord) -> None:
         """Learn what became of a write that got no answer, before anything else is decided."""
@@ -254,12 +254,12 @@ class JobLoop:
         self.in_doubt = False
         self.around.scheduler.give_up(self.uid)
 
-    def _next_look(self, plan: Plan) -> float:
+    def _next_look(self, actions: Actions) -> float:
         looks = [RESYNC_SECONDS * random.uniform(0.8, 1.0)]
-        if plan.wake_after is not None:
-            looks.append(plan.wake_after)
-        if plan.create and self.creation.left > 0:
+        if actions.reconcile_after is not None:
+            looks.append(actions.reconcile_after)
+        if actions.create_pods and self.creation.left > 0:
             looks.append(self.creation.left)
-        if plan.poll is not None:
-            looks.append(self.around.reader.ask(plan.poll))
+        if actions.poll_pod is not None:
+            looks.append(self.around.reader.ask(actions.poll_pod))
         return min(looks)

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from llmtrain_core.api.conditions import Reason, get_condition, is_true
+from llmtrain_core.api.conditions import ConditionType, Reason, get_condition, is_true
 from llmtrain_operator.job_state.observation import Observed, to_time
-from llmtrain_operator.job_state.status_draft import C
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.reconcile.events import transitions
 
@@ -19,7 +18,7 @@ _ACTIONS = {Reason.NODE_REPLACED: "ReplaceNode"}
 """Values of the label `action`, by the reason of the condition Restarting."""
 
 
-def tell(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> None:
+def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> None:
     """Log the transitions; measure the way to the first gang and back from a failure."""
     before = observed.raw.get("status") or {}
     metadata = observed.raw["metadata"]
@@ -34,14 +33,14 @@ def tell(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> Non
             condition["status"],
             condition["reason"],
         )
-        if (condition["type"], condition["reason"]) == (C.PLACED, Reason.PREEMPTED):
+        if (condition["type"], condition["reason"]) == (ConditionType.PLACED, Reason.PREEMPTED):
             metrics.preemptions.inc()
     _tell_error(before, status, metrics)
-    was = is_true(before.get("conditions", ()), C.RUNNING)
-    if was or not is_true(status.get("conditions", ()), C.RUNNING):
+    was = is_true(before.get("conditions", ()), ConditionType.RUNNING)
+    if was or not is_true(status.get("conditions", ()), ConditionType.RUNNING):
         return
     failures = status.get("failures") or ()
-    again = get_condition(before.get("conditions", ()), C.RESTARTING)
+    again = get_condition(before.get("conditions", ()), ConditionType.RESTARTING)
     if again is not None and again["status"] == "True" and failures:
         seconds = (observed.now - to_time(failures[-1]["time"])).total_seconds()
         metrics.recovery.labels(_ACTIONS.get(again["reason"], RESTART)).observe(seconds)

@@ -19,12 +19,12 @@ from llmtrain_operator.errors import (
     InvalidError,
     NotFoundError,
 )
-from llmtrain_operator.job_state.observation import Observed, Trouble, from_time
-from llmtrain_operator.job_state.status_draft import Plan
-from llmtrain_operator.kube.api import Cluster
-from llmtrain_operator.kube.rate_limit import WriteBudget
+from llmtrain_operator.job_state.observation import CreateError, Observed, from_time
+from llmtrain_operator.job_state.status_draft import Actions
+from llmtrain_operator.kube.api import KubeApi
+from llmtrain_operator.kube.rate_limit import WriteRateLimiter
 from llmtrain_operator.kube.resources import EVENTS, JOBS, POD_GROUPS, PODS, Resource
-from llmtrain_operator.manifests.gang_scheduling import Native
+from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.manifests.job_resources import support
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import pod
@@ -46,7 +46,7 @@ Object = dict[str, Any]
 class _ChildRefusedError(Exception):
     """The API server does not take a child of the job, and the user can do something about it."""
 
-    def __init__(self, trouble: Trouble):
+    def __init__(self, trouble: CreateError):
         super().__init__(trouble.message)
         self.trouble = trouble
 
@@ -73,26 +73,26 @@ def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
     return changes
 
 
-class Hand:
+class JobWriter:
     """Writes for all jobs; it holds no state of any job."""
 
-    def __init__(self, cluster: Cluster, budget: WriteBudget, native: Native):
+    def __init__(self, cluster: KubeApi, budget: WriteRateLimiter, native: GangScheduling):
         self._cluster = cluster
         self._budget = budget
         self._native = native
 
     async def write_status(
-        self, observed: Observed, plan: Plan, expectations: Expectations
+        self, observed: Observed, actions: Actions, expectations: Expectations
     ) -> None:
         """Write the status, then tell of its transitions."""
         identity = JobIdentity.of(observed.raw)
         await self._budget.take()
         written = await self._cluster.patch_status(
-            JOBS, identity.name, status_patch(observed, plan.status), identity.namespace
+            JOBS, identity.name, status_patch(observed, actions.status), identity.namespace
         )
         expectations.job(written["metadata"]["resourceVersion"])
-        now, attempt = from_time(observed.now), int(plan.status.get("attempt") or 0)
-        told = transitions(observed.raw.get("status") or {}, plan.status)
+        now, attempt = from_time(observed.now), int(actions.status.get("attempt") or 0)
+        told = transitions(observed.raw.get("status") or {}, actions.status)
         await _bounded([self._tell(identity, event(identity, c, attempt, now)) for c in told])
 
     async def _tell(self, identity: JobIdentity, body: Object) -> None:
@@ -125,13 +125,13 @@ class Hand:
             return
 
     async def create_pods(
-        self, observed: Observed, plan: Plan, expectations: Expectations
-    ) -> Trouble | None:
+        self, observed: Observed, actions: Actions, expectations: Expectations
+    ) -> CreateError | None:
         """Create what pods need, then the pods; return what stands in the way."""
         job, identity = observed.checked, JobIdentity.of(observed.raw)
         assert isinstance(job, Job)
-        attempt = int(plan.status.get("attempt") or 0)
-        nodes = placed_nodes(plan.status["placement"])
+        attempt = int(actions.status.get("attempt") or 0)
+        nodes = placed_nodes(actions.status["placement"])
         try:
             around = [*support(observed.raw, identity), *self._native.support(job, identity)]
             for resource, body in around:
@@ -141,7 +141,7 @@ class Hand:
                 self._native.join(
                     pod(job, identity, attempt, index, nodes), observed.raw, attempt, len(nodes)
                 )
-                for index in plan.create
+                for index in actions.create_pods
             )
             await self._create_pod(first, identity, expectations)
             await _bounded([self._create_pod(body, identity, expectations) for body in rest])
@@ -166,12 +166,14 @@ class Hand:
         except NotFoundError as error:
             if resource != POD_GROUPS:
                 raise
-            raise _ChildRefusedError(Trouble(Reason.FORBIDDEN, NO_POD_GROUPS)) from error
+            raise _ChildRefusedError(CreateError(Reason.FORBIDDEN, NO_POD_GROUPS)) from error
         except ForbiddenError as error:
             raise _ChildRefusedError(_forbidden(resource, name, error)) from error
         except InvalidError as error:
             text = f"{resource.plural} {name} is not valid: {error.message}"
-            raise _ChildRefusedError(Trouble(Reason.INVALID_SPEC, clean_text(text, 700))) from error
+            raise _ChildRefusedError(
+                CreateError(Reason.INVALID_SPEC, clean_text(text, 700))
+            ) from error
         owners = found["metadata"].get("ownerReferences") or ()
         if any(o.get("controller") and o["uid"] == identity.uid for o in owners):
             return found
@@ -179,18 +181,18 @@ class Hand:
             f"metadata.name: {resource.plural} {name} exists and is not this job's; delete it, or"
             " create the job under another name"
         )
-        raise _ChildRefusedError(Trouble(Reason.NAME_CONFLICT, clean_text(text)))
+        raise _ChildRefusedError(CreateError(Reason.NAME_CONFLICT, clean_text(text)))
 
 
-def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> Trouble:
+def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> CreateError:
     if error.quota:
         text = (
             f"spec.workers: {resource.plural} {name}: {error.message}; raise the quota of the"
             " namespace or ask for less"
         )
-        return Trouble(Reason.QUOTA_EXCEEDED, clean_text(text, 700))
+        return CreateError(Reason.QUOTA_EXCEEDED, clean_text(text, 700))
     text = f"the API server refuses {resource.plural} {name}: {error.message}"
-    return Trouble(Reason.FORBIDDEN, clean_text(text, 700))
+    return CreateError(Reason.FORBIDDEN, clean_text(text, 700))
 
 
 async def _bounded(work: Sequence[Any]) -> None:
