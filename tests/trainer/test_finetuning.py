@@ -149,6 +149,7 @@ def learnt(
     def body(_: int) -> dict[str, Learnt]:
         import torch
 
+        from llmtrain_trainer.checkpoint.init_from import base_tokenizer
         from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.data.prepare import prepare
         from llmtrain_trainer.training.trainer import Trainer
@@ -156,7 +157,7 @@ def learnt(
         found = {}
         for name, spec in jobs.items():
             run = from_spec(name, spec)
-            data = prepare(run.data, run.sequence, work)
+            data = prepare(run.data, run.sequence, work, base_tokenizer)
             found[name] = _learn(Trainer(run, data, torch.device("cpu"), lambda report: None))
         return found
 

@@ -67,7 +67,7 @@ def prepare(
         config = _of_job(file) if file else None
         if config is None:
             config = _of_options(source or [], vocab_size, tokenizer, held_out, seed)
-        work = Workspace(make_plan(config), to)
+        work = Workspace(make_plan(config, base_tokenizer=_base_tokenizer(config)), to)
         with _progress(output) as report:
             if index is None:
                 do_all(work, processes, report)
@@ -89,6 +89,14 @@ def verify(
 
         count = compare(folder)
     show({"folder": str(folder), "shards": count}, f"{folder}: {count} shards are intact", output)
+
+
+def _base_tokenizer(config: DataConfig) -> Path | None:
+    if config.base is None:
+        return None
+    from llmtrain_trainer.checkpoint.init_from import base_tokenizer
+
+    return base_tokenizer(config)
 
 
 def _of_job(path: str) -> DataConfig:

@@ -12,10 +12,11 @@ import pytest
 from llmtrain_trainer.config import ChatConfig, DataConfig, Source
 from llmtrain_trainer.data.chat_template import PRESETS, Template, of_preset, of_tokenizer
 from llmtrain_trainer.data.conversations import dumps
-from llmtrain_trainer.data.examples import UNCOUNTED, ExampleEncoder, ExampleStream
+from llmtrain_trainer.data.examples import ExampleEncoder, ExampleStream
 from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.data.tokenizer import add_special, train_bpe
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
 
 pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
 
@@ -120,7 +121,7 @@ def test_every_example_is_a_sequence_of_its_own(tmp_path: Path) -> None:
     for stream in streams:
         for number in range(stream.windows(64)):
             tokens, targets = stream.window(number, 64)
-            places = (targets != UNCOUNTED).nonzero()[0]
+            places = (targets != IGNORE_INDEX).nonzero()[0]
             assert len(places) == stream.counted(number, 64) >= 2
             assert (targets[places[:-1]] == tokens[places[:-1] + 1]).all()
             assert targets[places[-1]] == 0  # the token that ends documents
@@ -134,7 +135,9 @@ def test_equal_questions_are_held_out_together(tmp_path: Path) -> None:
     for part in ("train", "held-out"):
         stream = ExampleStream(data.folder / "pairs", part, 400)
         rows = [stream.window(number, 64) for number in range(stream.windows(64))]
-        asked.append([tuple(tokens[: (targets != UNCOUNTED).argmax()]) for tokens, targets in rows])
+        asked.append(
+            [tuple(tokens[: (targets != IGNORE_INDEX).argmax()]) for tokens, targets in rows]
+        )
     assert [len(each) for each in asked] == [45, 15]  # and equal pairs are there once
     assert not set(asked[0]) & set(asked[1])
 

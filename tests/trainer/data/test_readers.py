@@ -20,12 +20,14 @@ from warcio.warcwriter import WARCWriter
 
 from llmtrain_trainer.config import Source
 from llmtrain_trainer.data.documents import Document
-from llmtrain_trainer.data.preparation.sources import read_source
+from llmtrain_trainer.data.preparation.sources import list_files
+from llmtrain_trainer.data.readers import read
 from llmtrain_trainer.errors import InputError
 
 
 def documents(path: Path, form: str = "auto") -> list[Document]:
-    return list(read_source(Source("s", f"file://{path}", "spec.data.sources[2].uri", format=form)))
+    source = Source("s", f"file://{path}", "spec.data.sources[2].uri", format=form)
+    return [document for file in list_files(source) for document in read(file)]
 
 
 def texts(path: Path, form: str = "auto") -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtrain_trainer.checkpoint import paths
+from llmtrain_trainer.config import DataConfig
 from llmtrain_trainer.errors import InputError
 
 FIELD = "spec.model.initFrom"
@@ -30,7 +31,17 @@ def base_folder(uri: str, running_torch: str, architecture: dict[str, Any]) -> p
     return folder
 
 
-def base_tokenizer(uri: str) -> Path:
+def base_tokenizer(config: DataConfig) -> Path | None:
+    """Return the tokenizer of the base checkpoint; None if there is no base or it is not needed.
+
+    A job that names a tokenizer does not need it.
+    """
+    if config.base is None or config.tokenizer is not None:
+        return None
+    return checkpoint_tokenizer(config.base)
+
+
+def checkpoint_tokenizer(uri: str) -> Path:
     """Return the tokenizer beside a base's weights. Raises InputError where there is none."""
     path = Path(str(_newest(uri) / paths.TOKENIZER))
     if not path.is_file():

@@ -19,12 +19,10 @@ from llmtrain_trainer.data.conversations import LEARNT, loads
 from llmtrain_trainer.data.shards import TokenStream, corrupt
 from llmtrain_trainer.data.tokenizer import Encoder, end_token
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
 
 FIRST, COUNTED = 1 << 31, 1 << 30
 ID = COUNTED - 1
-
-UNCOUNTED = -100
-"""Target of a token that the loss leaves out: what torch's cross entropy ignores."""
 
 _CHUNK = 1 << 20
 
@@ -117,9 +115,9 @@ class ExampleStream:
         if int(ids.max()) >= self._vocab_size or len(ids) > length + 1:
             raise corrupt(self.folder, f"example {number} is not one of this model's")
         tokens = np.zeros(length, np.int64)
-        targets = np.full(length, UNCOUNTED, np.int64)
+        targets = np.full(length, IGNORE_INDEX, np.int64)
         tokens[: len(ids) - 1] = ids[:-1]
-        targets[: len(ids) - 1] = np.where(marked[1:] & COUNTED, ids[1:], UNCOUNTED)
+        targets[: len(ids) - 1] = np.where(marked[1:] & COUNTED, ids[1:], IGNORE_INDEX)
         return tokens, targets
 
     def counted(self, number: int, length: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,13 +20,22 @@ from llmtrain_trainer.errors import InputError
 __all__ = ["HELD_OUT", "TRAIN", "PreparedData", "prepare"]
 
 
-def prepare(config: DataConfig, sequence: int, work_dir: Path) -> PreparedData:
-    """Prepare the data, or find it prepared. Raises InputError where a source cannot be used."""
+def prepare(
+    config: DataConfig,
+    sequence: int,
+    work_dir: Path,
+    find_base_tokenizer: Callable[[DataConfig], Path | None] = lambda _: None,
+) -> PreparedData:
+    """Prepare the data, or open it if it is prepared. Raises InputError for an unusable source.
+
+    `find_base_tokenizer` returns the tokenizer of `config.base`. It is called only if there is
+    something to prepare.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     field = config.sources[0].field
     folder = _prepared_source(config)
     if folder is None:
-        plan = make_plan(config)
+        plan = make_plan(config, base_tokenizer=find_base_tokenizer(config))
         root = work_dir / "data"
         root.mkdir(parents=True, exist_ok=True)
         folder = root / plan.key

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtrain_core.api.env import EXIT_PEER_LOST, MASTER_PORT, PORT
 from llmtrain_trainer.checkpoint import paths
+from llmtrain_trainer.checkpoint.init_from import base_tokenizer
 from llmtrain_trainer.config import RunConfig, load_job
 from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.errors import TrainerError
@@ -234,7 +235,7 @@ def _prepare(run: RunConfig, pod: PodEnvironment, send: Callable[[Any], None]) -
     """Check what only this pod can see, and prepare the data; runs in the child."""
     try:
         _require_folders(run, pod)
-        send(prepare(run.data, run.sequence, pod.work_dir))
+        send(prepare(run.data, run.sequence, pod.work_dir, base_tokenizer))
     except Exception as error:  # the border of the process
         failure = describe(error)
         send(failure)

@@ -22,11 +22,11 @@ from torch.distributed.tensor.parallel import loss_parallel
 
 from llmtrain_core.pipeline_schedules import ONE_STAGE, stage_numbers
 from llmtrain_trainer.config import RunConfig
-from llmtrain_trainer.data.examples import UNCOUNTED
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.model_parts import RankModel
 from llmtrain_trainer.parallel.tied import TiedEmbedding
+from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
 
 
 class Passes(Protocol):
@@ -246,7 +246,7 @@ def misses(logits: Tensor, targets: Tensor) -> Tensor:
     what it has written, which is the reference as long as it has not left it.
     """
     likeliest = _plain(logits).argmax(-1)
-    return ((likeliest != targets) & (targets != UNCOUNTED)).sum(-1)
+    return ((likeliest != targets) & (targets != IGNORE_INDEX)).sum(-1)
 
 
 def _plain(loss: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from llmtrain_trainer.checkpoint.init_from import base_tokenizer
 from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.chat_template import Template, of_preset, of_tokenizer
 from llmtrain_trainer.data.documents import InputFile
@@ -64,8 +63,13 @@ class Plan:
         return np.dtype("<u4") if self.template else token_type(self.config.vocab_size)
 
 
-def make_plan(config: DataConfig, shard_tokens: int = SHARD_TOKENS) -> Plan:
-    """List the sources' files. Raises InputError where a source has nothing to read."""
+def make_plan(
+    config: DataConfig, shard_tokens: int = SHARD_TOKENS, base_tokenizer: Path | None = None
+) -> Plan:
+    """List the files of all sources. Raises InputError if a source has nothing to read.
+
+    `base_tokenizer` is the tokenizer of `config.base`. It is used if the job names no tokenizer.
+    """
     sources = tuple(sorted(config.sources, key=lambda source: source.name))
     units: list[Unit] = []
     files: list[InputFile] = []
@@ -74,7 +78,7 @@ def make_plan(config: DataConfig, shard_tokens: int = SHARD_TOKENS) -> Plan:
         files += found
         for run in _runs_of(found):
             units.append(Unit(len(units), index, run))
-    tokenizer = _tokenizer_path(config)
+    tokenizer = _tokenizer_path(config, base_tokenizer)
     template = _template(config, tokenizer)
     shaped: list[Any] = [
         FORMAT,
@@ -117,9 +121,11 @@ def _runs_of(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
         yield tuple(held)
 
 
-def _tokenizer_path(config: DataConfig) -> Path | None:
+def _tokenizer_path(config: DataConfig, base_tokenizer: Path | None) -> Path | None:
     if config.tokenizer is None:
-        return None if config.base is None else base_tokenizer(config.base)
+        if config.base is not None and base_tokenizer is None:
+            raise ValueError("the tokenizer of the base checkpoint is missing")
+        return base_tokenizer
     path = locate(Source("tokenizer", config.tokenizer, FIELD))
     if not path.is_file():
         raise InputError(

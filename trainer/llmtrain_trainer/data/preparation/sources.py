@@ -8,8 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from llmtrain_trainer.config import Source
-from llmtrain_trainer.data.documents import Document, InputFile
-from llmtrain_trainer.data.readers import read
+from llmtrain_trainer.data.documents import InputFile
 from llmtrain_trainer.data.readers.compressed import open_bytes, without_compression
 from llmtrain_trainer.errors import InputError
 
@@ -65,12 +64,6 @@ _CODE = {
     ".yaml",
     ".yml",
 }
-
-
-def read_source(source: Source) -> Iterator[Document]:
-    """Yield all documents of a source in the order of its files' names."""
-    for file in list_files(source):
-        yield from read(file)
 
 
 def list_files(source: Source) -> list[InputFile]:
