@@ -150,7 +150,7 @@ class Runtime:
             scheduler=self.scheduler,
             maps=Maps(lambda: (record.node for record in self.nodes.values()), self._fabric),
             reader=self._reader,
-            hand=JobWriter(
+            writer=JobWriter(
                 cluster,
                 WriteRateLimiter(config.writes_per_second),
                 GangScheduling(config.pod_groups, config.kueue),
@@ -296,7 +296,7 @@ class Runtime:
     def _node_changed(self, old: NodeRecord | None, new: NodeRecord | None) -> None:
         record = new or old
         assert record is not None
-        for pod in self.pods.by("node", record.node.name):
+        for pod in self.pods.by_index("node", record.node.name):
             self.wake(pod.job)
         self.assessor.node_changed(old, new)
         if old is None or new is None or old.node != new.node:
@@ -306,7 +306,7 @@ class Runtime:
         self.scheduler.poke()
 
     def _node(self, name: str) -> NodeRecord | None:
-        return next(iter(self.nodes.by("name", name)), None)
+        return next(iter(self.nodes.by_index("name", name)), None)
 
     def _fabric_levels(self, name: str | None) -> Levels:
         """Levels of the Fabric in force; none without one, since labels tell no uplink's rate."""

@@ -12,7 +12,7 @@ from llmtrain_operator.config import Config
 
 
 @asynccontextmanager
-async def serving(
+async def serve(
     config: Config,
     registry: CollectorRegistry,
     healthy: Callable[[], bool],
@@ -24,17 +24,17 @@ async def serving(
         body = generate_latest(registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    def answer(question: Callable[[], bool]) -> Callable[[web.Request], object]:
+    def probe(check: Callable[[], bool]) -> Callable[[web.Request], object]:
         async def handler(_request: web.Request) -> web.Response:
-            good = question()
-            return web.Response(text="ok" if good else "no", status=200 if good else 503)
+            ok = check()
+            return web.Response(text="ok" if ok else "no", status=200 if ok else 503)
 
         return handler
 
     apps = []
     probes, exported = web.Application(), web.Application()
-    probes.router.add_get("/healthz", answer(healthy))  # type: ignore[arg-type]
-    probes.router.add_get("/readyz", answer(ready))  # type: ignore[arg-type]
+    probes.router.add_get("/healthz", probe(healthy))  # type: ignore[arg-type]
+    probes.router.add_get("/readyz", probe(ready))  # type: ignore[arg-type]
     exported.router.add_get("/metrics", metrics)
     try:
         for app, port in ((probes, config.health_port), (exported, config.metrics_port)):

@@ -111,10 +111,10 @@ def test_progress_is_taken_in() -> None:
 
 def test_figures_alone_are_not_written_at_once() -> None:
     _, after = settle(seen(status(), pods=(pod(0), pod(1, "Pending", ready=False))))
-    fresh = replace(after, pods=(pod(0, ready=False), pod(1, "Pending")), since_write=0.5)
+    fresh = replace(after, pods=(pod(0, ready=False), pod(1, "Pending")), seconds_since_write=0.5)
     plan = decide(fresh)
     assert not plan.changed and plan.reconcile_after is not None and plan.reconcile_after <= 1.5
-    assert decide(replace(fresh, since_write=5)).changed
+    assert decide(replace(fresh, seconds_since_write=5)).changed
 
 
 def test_status_patch_takes_away_what_is_gone() -> None:

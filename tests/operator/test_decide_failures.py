@@ -187,6 +187,6 @@ def test_an_image_that_cannot_be_pulled() -> None:
 
 def test_trouble_is_shown() -> None:
     trouble = CreateError("QuotaExceeded", "spec.workers: quota; raise it")
-    plan, _ = settle(seen(status(), trouble=trouble))
+    plan, _ = settle(seen(status(), create_error=trouble))
     assert reason(plan, ConditionType.PODS_READY) == ("False", "QuotaExceeded")
     assert plan.status["reason"] == "QuotaExceeded"

@@ -94,7 +94,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(module, "MIN_DELAY", 0.01)
 
 
 async def test_pages_then_events() -> None:
@@ -111,9 +111,9 @@ async def test_pages_then_events() -> None:
             server.remove("b")
             await follower.until(lambda: follower.informer.last_version == server.version)
             assert follower.names() == set("acdef")
-            assert {r[0] for r in follower.informer.by("job", "j2")} == {"a", "f"}
-            assert {r[0] for r in follower.informer.by("job", "j1")} == {"c", "d", "e"}
-            assert follower.informer.by("job", "none") == []
+            assert {r[0] for r in follower.informer.by_index("job", "j2")} == {"a", "f"}
+            assert {r[0] for r in follower.informer.by_index("job", "j1")} == {"c", "d", "e"}
+            assert follower.informer.by_index("job", "none") == []
 
 
 async def test_a_watch_goes_on_where_it_was() -> None:
@@ -155,7 +155,7 @@ async def test_an_object_made_anew_under_its_name_is_another_one() -> None:
             server.put("a", silently=True, job="new")
             server.objects["a"]["metadata"]["uid"] = "another"
             server.expire()
-            await follower.until(lambda: bool(follower.informer.by("job", "new")))
+            await follower.until(lambda: bool(follower.informer.by_index("job", "new")))
             assert follower.informer.get("uid-a") is None
             assert follower.replayed() == {("a", "new")}
 
@@ -253,7 +253,7 @@ async def test_any_history_ends_in_the_truth(history: list[tuple[str, str, str]]
         await follower.until(true_again)
         assert follower.replayed() == truth
         for job in ("j1", "j2"):
-            assert set(follower.informer.by("job", job)) == {r for r in truth if r[1] == job}
+            assert set(follower.informer.by_index("job", job)) == {r for r in truth if r[1] == job}
 
 
 @pytest.mark.cluster
@@ -276,7 +276,7 @@ async def test_against_a_real_server(
         await api.delete("configmaps", "a", namespace)
         await follower.until(lambda: follower.names() == set("bcd"))
         assert follower.informer.last_version >= int(made["metadata"]["resourceVersion"])
-        assert follower.informer.by("job", "j2") == [("d", "j2")]
+        assert follower.informer.by_index("job", "j2") == [("d", "j2")]
         # A version that the server cannot serve any more, or never had: it lists again.
         follower.informer._resume = "1"
         task.cancel()

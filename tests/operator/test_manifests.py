@@ -11,9 +11,14 @@ from operator_bench import job_object
 from llmtrain_core.api import env
 from llmtrain_core.validation.check import Job, check
 from llmtrain_devcluster.api import Api, ApiError
-from llmtrain_operator.manifests.job_resources import config_map, network_policy, service, support
+from llmtrain_operator.manifests.job_resources import (
+    job_resources,
+    make_config_map,
+    make_network_policy,
+    make_service,
+)
 from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.manifests.pod import pod
+from llmtrain_operator.manifests.pod import make_pod
 
 IDENTITY = JobIdentity("team", "job", "11111111-2222-3333-4444-555555555555")
 NODES = ("node-a", "node-b")
@@ -59,7 +64,7 @@ def _only(body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.unit
 def test_a_pod_holds_its_block_of_ranks() -> None:
-    body = pod(checked(), IDENTITY, attempt=3, index=1, nodes=NODES)
+    body = make_pod(checked(), IDENTITY, attempt=3, index=1, nodes=NODES)
     assert body["metadata"]["name"] == body["spec"]["hostname"] == "job-3-1"
     assert body["spec"]["subdomain"] == "job"
     found = variables(body)
@@ -80,7 +85,7 @@ def test_a_pod_holds_its_block_of_ranks() -> None:
 
 @pytest.mark.unit
 def test_a_pod_is_owned_labelled_and_unprivileged() -> None:
-    body = pod(checked(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
+    body = make_pod(checked(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
     [owner] = body["metadata"]["ownerReferences"]
     assert owner["uid"] == IDENTITY.uid and owner["controller"] and owner["blockOwnerDeletion"]
     assert body["metadata"]["labels"] == {
@@ -103,7 +108,7 @@ def test_a_pod_is_owned_labelled_and_unprivileged() -> None:
 
 @pytest.mark.unit
 def test_what_the_user_asks_for_is_there() -> None:
-    body = pod(checked(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
+    body = make_pod(checked(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
     container, spec = _only(body), body["spec"]
     assert container["command"] == ["torchrun"] and container["args"] == ["-m", "x"]
     assert container["resources"] == {
@@ -119,7 +124,7 @@ def test_what_the_user_asks_for_is_there() -> None:
     assert volumes["scratch"]["emptyDir"] == {"sizeLimit": "1Gi"}
     mounts = {m["name"]: m for m in container["volumeMounts"]}
     assert mounts["data"]["readOnly"] and mounts["llmtrain-shm"]["mountPath"] == "/dev/shm"
-    default = pod(checked(), IDENTITY, attempt=0, index=0, nodes=NODES)
+    default = make_pod(checked(), IDENTITY, attempt=0, index=0, nodes=NODES)
     assert _only(default)["command"] == ["python", "-m", "llmtrain_trainer.launch"]
 
 
@@ -127,7 +132,7 @@ def test_what_the_user_asks_for_is_there() -> None:
 def test_a_network_without_rdma() -> None:
     def found(profile: str, **nccl: str) -> dict[str, Any]:
         job = checked(network={"profile": profile, "nccl": nccl})
-        return variables(pod(job, IDENTITY, attempt=0, index=0, nodes=NODES))
+        return variables(make_pod(job, IDENTITY, attempt=0, index=0, nodes=NODES))
 
     assert found("tcp")["NCCL_IB_DISABLE"] == "1"
     assert found("tcp", NCCL_IB_DISABLE="0")["NCCL_IB_DISABLE"] == "0"
@@ -140,14 +145,14 @@ def test_a_network_without_rdma() -> None:
 
 @pytest.mark.unit
 def test_the_wall_and_the_name() -> None:
-    policy = network_policy(IDENTITY)["spec"]
+    policy = make_network_policy(IDENTITY)["spec"]
     assert policy["policyTypes"] == ["Ingress"]
     assert policy["ingress"][1]["ports"] == [{"protocol": "TCP", "port": env.HTTP_PORT}]
-    headless = service(IDENTITY)["spec"]
+    headless = make_service(IDENTITY)["spec"]
     assert headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"]
     assert headless["selector"] == policy["podSelector"]["matchLabels"]
     raw = job_object("job", "team")
-    told = json.loads(config_map(raw, IDENTITY)["data"]["job.json"])
+    told = json.loads(make_config_map(raw, IDENTITY)["data"]["job.json"])
     assert told["metadata"] == {"name": "job", "namespace": "team", "uid": IDENTITY.uid}
     assert told["spec"] == raw["spec"]
 
@@ -170,9 +175,9 @@ async def test_a_restricted_namespace_takes_them(
             "value": 7,
         }
         await api.apply(high)
-    for resource, body in support(raw, identity):
+    for resource, body in job_resources(raw, identity):
         await api.request("POST", resource.path(namespace), body=body)
-    body = pod(checked(**json.loads(json.dumps(spec))), identity, 0, 0, NODES)
+    body = make_pod(checked(**json.loads(json.dumps(spec))), identity, 0, 0, NODES)
     made = await api.create("pods", body, namespace)
     assert made["spec"]["securityContext"]["runAsNonRoot"] is True
     await api.delete("pods", "job-0-0", namespace, grace_seconds=0, missing_ok=True)

@@ -21,9 +21,9 @@ from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import USERS
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
-from llmtrain_operator.manifests.gang_scheduling import GATE, QUEUE_NAME, GangScheduling
+from llmtrain_operator.manifests.gang_scheduling import KUEUE_GATE, KUEUE_QUEUE_NAME, GangScheduling
 from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.manifests.pod import pod
+from llmtrain_operator.manifests.pod import make_pod
 
 GROUPS = "scheduling.k8s.io/v1beta1/podgroups"
 GATES = "--feature-gates=GenericWorkload=true"
@@ -32,7 +32,7 @@ OPTIONS = Options(
     controller_manager_args=(GATES,),
     scheduler_args=(GATES,),
 )
-QUEUED = {QUEUE_NAME: "team-queue"}
+QUEUED = {KUEUE_QUEUE_NAME: "team-queue"}
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,8 @@ def joined(native: GangScheduling, labels: dict[str, str] | None = None) -> list
     identity = JobIdentity.of(raw)
     nodes = ("a", "b")
     return [
-        native.join(pod(job, identity, 3, index, nodes), raw, 3, len(nodes)) for index in range(2)
+        native.add_to_pod(make_pod(job, identity, 3, index, nodes), raw, 3, len(nodes))
+        for index in range(2)
     ]
 
 
@@ -210,7 +211,7 @@ def test_nothing_is_added_unless_it_is_switched_on() -> None:
 def test_a_gang_is_one_group_with_one_role() -> None:
     bodies = joined(GangScheduling(kueue=True), QUEUED)
     for body in bodies:
-        assert body["spec"]["schedulingGates"] == [{"name": GATE}]
+        assert body["spec"]["schedulingGates"] == [{"name": KUEUE_GATE}]
         assert body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] == "job-3"
         assert body["metadata"]["labels"]["llmtrain.dev/attempt"] == "3"
         assert body["metadata"]["annotations"]["kueue.x-k8s.io/pod-group-total-count"] == "2"

@@ -49,7 +49,7 @@ def test_avoided_nodes_are_used_only_where_nothing_else_fits() -> None:
 @pytest.mark.parametrize("why", ["QuotaExceeded", "Forbidden", "NameConflict"])
 def test_trouble_gives_the_nodes_back_for_a_while_and_counts_no_restart(why: str) -> None:
     trouble = CreateError(why, "spec.workers: pods job-0-1: no")
-    observed = seen(status(attemptStartTime=LATE), trouble=trouble, pods=(pod(0),))
+    observed = seen(status(attemptStartTime=LATE), create_error=trouble, pods=(pod(0),))
     plan, observed = settle(observed)
     assert "placement" not in plan.status and "failures" not in plan.status
     assert (plan.status["attempt"], plan.status["restarts"]) == (1, 0)
@@ -68,7 +68,7 @@ def test_trouble_gives_the_nodes_back_for_a_while_and_counts_no_restart(why: str
 def test_old_trouble_does_not_explain_pods_that_are_there() -> None:
     trouble = CreateError("QuotaExceeded", "spec.workers: no")
     pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
-    plan, _ = settle(seen(status(attemptStartTime=LATE), trouble=trouble, pods=pods))
+    plan, _ = settle(seen(status(attemptStartTime=LATE), create_error=trouble, pods=pods))
     assert plan.status["failures"][0]["reason"] == "StartupTimeout"
 
 

@@ -52,11 +52,11 @@ class Observed:
     assessment: Assessment | None = None
     """What the plan says; None where it has nothing to say now, and the old one stands."""
     verdict: Verdict | None = None
-    trouble: CreateError | None = None
+    create_error: CreateError | None = None
     """What the last attempt to create a child ran into, until one succeeds."""
     report: Mapping[str, Any] | None = None
     """The newest answer of rank 0's /status that was not looked at yet."""
-    since_write: float = 1e9
+    seconds_since_write: float = 1e9
     """Seconds since the last write of the status."""
     node_lost_seconds: float = 30.0
 
@@ -67,7 +67,7 @@ class Observed:
         return spec
 
     @property
-    def deleting(self) -> bool:
+    def is_deleting(self) -> bool:
         """Whether the job is being deleted."""
         return "deletionTimestamp" in self.raw["metadata"]
 
@@ -76,11 +76,11 @@ class Observed:
         """Generation of the spec."""
         return int(self.raw["metadata"].get("generation") or 0)
 
-    def lost(self, node: str) -> bool:
+    def is_lost(self, node: str) -> bool:
         """Whether a node is gone, or has not been ready for too long to wait any more."""
-        return self.lost_in(node) <= 0
+        return self.seconds_until_lost(node) <= 0
 
-    def lost_in(self, node: str) -> float:
+    def seconds_until_lost(self, node: str) -> float:
         """Seconds until a node counts as lost; infinite for one that is ready."""
         found = self.nodes.get(node)
         if found is None:

@@ -28,9 +28,9 @@ from llmtrain_operator.kube.api import Object, PatchKind
 from llmtrain_operator.kube.resources import PODS, Resource
 
 FIELD_MANAGER = "llmtrain-operator"
-REQUEST_SECONDS = 30.0
-CONNECT_SECONDS = 5.0
-SILENCE_SECONDS = 120.0
+REQUEST_TIMEOUT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+WATCH_TIMEOUT_SECONDS = 120.0
 """A watch that says nothing for so long (bookmarks come once a minute) is taken for dead."""
 
 _PATCH_TYPES: Mapping[PatchKind, str] = {
@@ -253,10 +253,10 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
-        timeout: float = REQUEST_SECONDS,
+        timeout: float = REQUEST_TIMEOUT_SECONDS,
     ) -> bytes:
         url = self._url(path, query)
-        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT_SECONDS)
         code = "0"
         try:
             answer = await self._rest.request(  # type: ignore[no-untyped-call]
@@ -269,11 +269,11 @@ class KubeClient:
             code = str(answer.status)
             data: bytes = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _no_answer(error) from error
+            raise _connection_error(error) from error
         finally:
             self._requests.labels(verb, resource.plural, code).inc()
         if answer.status >= 400:
-            raise _refusal(answer.status, data, answer.headers)
+            raise _response_error(answer.status, data, answer.headers)
         return data
 
     @asynccontextmanager
@@ -281,7 +281,7 @@ class KubeClient:
         self, resource: Resource, path: str, query: Mapping[str, str]
     ) -> AsyncIterator[AsyncIterator[list[bytes]]]:
         limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
+            total=None, sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=WATCH_TIMEOUT_SECONDS
         )
         try:
             answer = await self._rest.request(  # type: ignore[no-untyped-call]
@@ -292,15 +292,15 @@ class KubeClient:
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._requests.labels("watch", resource.plural, "0").inc()
-            raise _no_answer(error) from error
+            raise _connection_error(error) from error
         self._requests.labels("watch", resource.plural, str(answer.status)).inc()
         response = answer.response
         try:
             if answer.status >= 400:
-                raise _refusal(answer.status, await answer.read(), answer.headers)
+                raise _response_error(answer.status, await answer.read(), answer.headers)
             yield _lines(response.content)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _no_answer(error) from error
+            raise _connection_error(error) from error
         finally:
             response.close()
 
@@ -330,11 +330,11 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
         await asyncio.sleep(0)
 
 
-def _no_answer(error: BaseException) -> ApiError:
+def _connection_error(error: BaseException) -> ApiError:
     return UnavailableError(0, "NoAnswer", f"{type(error).__name__}: {error}"[:300])
 
 
-def _refusal(status: int, data: bytes, headers: Mapping[str, str]) -> ApiError:
+def _response_error(status: int, data: bytes, headers: Mapping[str, str]) -> ApiError:
     try:
         parsed = json.loads(data)
         reason, message = parsed.get("reason", ""), parsed.get("message", "")

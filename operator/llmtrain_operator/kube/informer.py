@@ -25,15 +25,15 @@ from llmtrain_operator.kube.resources import Resource
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY = 0.1
-LAST_DELAY = 30.0
+MIN_DELAY = 0.1
+MAX_DELAY = 30.0
 HEALTHY_SECONDS = 10.0
 """A watch that lived so long was a good one: the next reconnect does not wait."""
 
 R = TypeVar("R")
 
 
-class Observer(Protocol):
+class EventCounter(Protocol):
     """Who counts what an informer does."""
 
     def event(self, informer: str, kind: str) -> None:
@@ -69,7 +69,7 @@ class Informer(Generic[R]):
         *,
         indexes: Mapping[str, Callable[[R], str | None]] | None = None,
         on_change: Callable[[R | None, R | None], None] = lambda _old, _new: None,
-        observer: Observer | None = None,
+        observer: EventCounter | None = None,
         page: int = 500,
     ):
         self.name = name
@@ -86,7 +86,7 @@ class Informer(Generic[R]):
         self._versions: dict[str, int] = {}
         self._indexes = {key: _Index(of) for key, of in (indexes or {}).items()}
         self._resume = ""
-        self._in_doubt = True
+        self._needs_list = True
         self._watching: asyncio.Timeout | None = None
 
     def get(self, uid: str) -> R | None:
@@ -97,7 +97,7 @@ class Informer(Generic[R]):
         """Return all records."""
         return self._records.values()
 
-    def by(self, index: str, value: str) -> list[R]:
+    def by_index(self, index: str, value: str) -> list[R]:
         """Return the records that an index files under a value."""
         return list(self._indexes[index].entries.get(value, {}).values())
 
@@ -111,7 +111,7 @@ class Informer(Generic[R]):
 
     def relist(self) -> None:
         """Ask for a new list now: the copy is in doubt."""
-        self._in_doubt = True
+        self._needs_list = True
         if self._watching is not None and not self._watching.expired():
             self._watching.reschedule(asyncio.get_running_loop().time())
 
@@ -121,30 +121,30 @@ class Informer(Generic[R]):
         while True:
             started = time.monotonic()
             try:
-                if self._in_doubt:
+                if self._needs_list:
                     await self._relist()
                 await self._watch()
-                delay = _next(delay, started)
+                delay = _next_delay(delay, started)
             except GoneError:
-                self._in_doubt = True
-                delay = _next(delay, started)
+                self._needs_list = True
+                delay = _next_delay(delay, started)
             except ApiError as error:
-                delay = max(_next(delay, started), error.retry_after)
+                delay = max(_next_delay(delay, started), error.retry_after)
                 log.warning("informer=%s cannot follow: %s", self.name, error)
             except (ValueError, KeyError, TypeError):
                 # A broken answer must not end the copy; a new list starts from sound ground.
-                self._in_doubt = True
-                delay = _next(delay, started)
+                self._needs_list = True
+                delay = _next_delay(delay, started)
                 log.exception("informer=%s got an answer that makes no sense", self.name)
             self._count("reconnect")
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
 
     async def _relist(self) -> None:
-        self._in_doubt = False
+        self._needs_list = False
         try:
             await self._list()
         except BaseException:
-            self._in_doubt = True
+            self._needs_list = True
             raise
 
     async def _list(self) -> None:
@@ -181,7 +181,7 @@ class Informer(Generic[R]):
         """Follow until the server ends the watch, or `relist` does."""
         wanted = self._selection
         try:
-            async with asyncio.timeout(0 if self._in_doubt else None) as self._watching:
+            async with asyncio.timeout(0 if self._needs_list else None) as self._watching:
                 async with self._cluster.watch(
                     wanted.resource,
                     wanted.namespace,
@@ -192,7 +192,7 @@ class Informer(Generic[R]):
                 ) as batches:
                     async for lines in batches:
                         for line in lines:
-                            self._take(orjson.loads(line))
+                            self._handle_event(orjson.loads(line))
                         self.last_contact = time.monotonic()
         except TimeoutError:
             if not self._watching or not self._watching.expired():
@@ -200,7 +200,7 @@ class Informer(Generic[R]):
         finally:
             self._watching = None
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _handle_event(self, event: Mapping[str, Any]) -> None:
         kind, item = event["type"], event["object"]
         if kind == "ERROR":
             raise api_error(
@@ -225,7 +225,7 @@ class Informer(Generic[R]):
         self._count("added" if known is None else "modified")
         if old == new:
             return
-        self._put(uid, old, new)
+        self._store(uid, old, new)
 
     def _remove(self, uid: str) -> None:
         if self._versions.pop(uid, None) is None:
@@ -233,9 +233,9 @@ class Informer(Generic[R]):
         self._count("deleted")
         old = self._records.get(uid)
         if old is not None:
-            self._put(uid, old, None)
+            self._store(uid, old, None)
 
-    def _put(self, uid: str, old: R | None, new: R | None) -> None:
+    def _store(self, uid: str, old: R | None, new: R | None) -> None:
         if new is None:
             self._records.pop(uid, None)
         else:
@@ -257,7 +257,7 @@ class Informer(Generic[R]):
             self._observer.event(self.name, kind)
 
 
-def _next(delay: float, started: float) -> float:
+def _next_delay(delay: float, started: float) -> float:
     if time.monotonic() - started > HEALTHY_SECONDS:
-        return FIRST_DELAY
-    return min(LAST_DELAY, max(FIRST_DELAY, delay * 2))
+        return MIN_DELAY
+    return min(MAX_DELAY, max(MIN_DELAY, delay * 2))

@@ -28,7 +28,7 @@ from llmtrain_operator.kube.resources import LEASES
 log = logging.getLogger(__name__)
 
 
-def clock() -> float:
+def boot_clock() -> float:
     """Seconds that go on while the machine sleeps, where the system has such a clock."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
@@ -45,13 +45,13 @@ class LeaderElector:
         self._identity = identity
         self._timing = timing
         self._valid_until = 0.0
-        self._seen: tuple[str, str] = ("", "")
-        self._seen_at = 0.0
+        self._observed_record: tuple[str, str] = ("", "")
+        self._observed_at = 0.0
 
     @property
     def valid(self) -> bool:
         """Whether this process may write now."""
-        return clock() < self._valid_until
+        return boot_clock() < self._valid_until
 
     def fence(self) -> None:
         """Raise LeaseLostError unless this process may write now."""
@@ -60,16 +60,16 @@ class LeaderElector:
 
     async def acquire(self) -> None:
         """Wait until this process is the leader."""
-        while not await self._try():
+        while not await self._try_acquire_or_renew():
             await asyncio.sleep(self._timing.retry_period * random.uniform(1.0, 1.2))
         log.info("lease=%s/%s held by=%s", self._namespace, self._name, self._identity)
 
-    async def keep(self, on_lost: Callable[[], None]) -> None:
+    async def renew_until_lost(self, on_lost: Callable[[], None]) -> None:
         """Renew until the lease is lost; then call `on_lost`, which should end the process."""
         while True:
             await asyncio.sleep(self._timing.retry_period * random.uniform(0.8, 1.0))
             if self.valid:
-                await self._try()
+                await self._try_acquire_or_renew()
             if not self.valid:
                 log.error("lease=%s/%s lost by=%s", self._namespace, self._name, self._identity)
                 on_lost()
@@ -89,12 +89,12 @@ class LeaderElector:
         except ApiError as error:
             log.warning("lease=%s/%s not released: %s", self._namespace, self._name, error)
 
-    async def _try(self) -> bool:
+    async def _try_acquire_or_renew(self) -> bool:
         """Take or renew the lease; False when another one holds it or the server is away."""
-        sent = clock()
+        sent = boot_clock()
         try:
             async with asyncio.timeout(self._timing.renew_deadline / 2):
-                taken = await self._take()
+                taken = await self._write_lease()
         except (ConflictError, AlreadyExistsError):
             taken = False
         except (ApiError, TimeoutError) as error:
@@ -103,7 +103,7 @@ class LeaderElector:
         self._valid_until = sent + self._timing.renew_deadline if taken else 0.0
         return taken
 
-    async def _take(self) -> bool:
+    async def _write_lease(self) -> bool:
         try:
             found = await self._cluster.get(LEASES, self._name, self._namespace)
         except NotFoundError:
@@ -118,10 +118,10 @@ class LeaderElector:
         spec = found.get("spec") or {}
         if spec.get("holderIdentity") not in ("", None, self._identity):
             record = (str(spec.get("holderIdentity")), str(spec.get("renewTime")))
-            if record != self._seen:
-                self._seen, self._seen_at = record, clock()
+            if record != self._observed_record:
+                self._observed_record, self._observed_at = record, boot_clock()
             held_for = max(float(spec.get("leaseDurationSeconds") or 0), self._timing.duration)
-            if clock() < self._seen_at + held_for:
+            if boot_clock() < self._observed_at + held_for:
                 return False
         found["spec"] = self._spec(spec)
         await self._cluster.replace(LEASES, self._name, found, self._namespace)

@@ -15,7 +15,7 @@ class WriteRateLimiter:
         self._tokens = self._burst
         self._at = time.monotonic()
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         """Wait until one more write is allowed."""
         now = time.monotonic()
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1

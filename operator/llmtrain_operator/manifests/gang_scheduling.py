@@ -17,10 +17,10 @@ from llmtrain_operator.manifests.names import JobIdentity
 
 Object = dict[str, Any]
 
-QUEUE_NAME = "kueue.x-k8s.io/queue-name"
+KUEUE_QUEUE_NAME = "kueue.x-k8s.io/queue-name"
 """Label of the job: the LocalQueue whose quota it needs. The other keys are those of Kueue's plain
 pod groups (kueue.sigs.k8s.io, "Run plain pods")."""
-GATE = "kueue.x-k8s.io/admission"
+KUEUE_GATE = "kueue.x-k8s.io/admission"
 _GROUP_NAME = "kueue.x-k8s.io/pod-group-name"
 _GROUP_COUNT = "kueue.x-k8s.io/pod-group-total-count"
 _RETRIABLE = "kueue.x-k8s.io/retriable-in-group"
@@ -36,23 +36,23 @@ class GangScheduling:
     kueue: bool = False
     """Pod groups of Kueue, for jobs that name a queue."""
 
-    def support(self, job: Job, identity: JobIdentity) -> list[tuple[Resource, Object]]:
+    def resources(self, job: Job, identity: JobIdentity) -> list[tuple[Resource, Object]]:
         """Return the objects that must be there before the first pod."""
-        return [(POD_GROUPS, pod_group(job, identity))] if self.pod_groups else []
+        return [(POD_GROUPS, make_pod_group(job, identity))] if self.pod_groups else []
 
-    def join(self, body: Object, raw: Mapping[str, Any], attempt: int, count: int) -> Object:
+    def add_to_pod(self, body: Object, raw: Mapping[str, Any], attempt: int, count: int) -> Object:
         """Return the pod as a member of its gang of `count` pods."""
         identity = JobIdentity.of(raw)
         if self.pod_groups:
             group = {"podGroupName": identity.name}
             body = {**body, "spec": {**body["spec"], "schedulingGroup": group}}
-        queue = (raw["metadata"].get("labels") or {}).get(QUEUE_NAME)
+        queue = (raw["metadata"].get("labels") or {}).get(KUEUE_QUEUE_NAME)
         if self.kueue and queue:
-            body = _queued(body, queue, f"{identity.name}-{attempt}", count)
+            body = _with_kueue_gate(body, queue, f"{identity.name}-{attempt}", count)
         return body
 
 
-def pod_group(job: Job, identity: JobIdentity) -> Object:
+def make_pod_group(job: Job, identity: JobIdentity) -> Object:
     """Return the PodGroup: all pods of an attempt are bound, or none; they end together."""
     spec: Object = {
         "schedulingPolicy": {"gang": {"minCount": job.nodes}},
@@ -68,7 +68,7 @@ def pod_group(job: Job, identity: JobIdentity) -> Object:
     }
 
 
-def _queued(body: Object, queue: str, group: str, count: int) -> Object:
+def _with_kueue_gate(body: Object, queue: str, group: str, count: int) -> Object:
     """Return the pod behind the gate of a queue.
 
     Kueue's webhook would add the gate itself; with it already there, no pod slips through while the
@@ -83,9 +83,9 @@ def _queued(body: Object, queue: str, group: str, count: int) -> Object:
         _RETRIABLE: "false",
         _ROLE: "worker",
     }
-    labels = {**metadata["labels"], QUEUE_NAME: queue, _GROUP_NAME: group}
+    labels = {**metadata["labels"], KUEUE_QUEUE_NAME: queue, _GROUP_NAME: group}
     return {
         **body,
         "metadata": {**metadata, "labels": labels, "annotations": annotations},
-        "spec": {**spec, "schedulingGates": [{"name": GATE}]},
+        "spec": {**spec, "schedulingGates": [{"name": KUEUE_GATE}]},
     }

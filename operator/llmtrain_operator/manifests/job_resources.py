@@ -14,16 +14,16 @@ from llmtrain_operator.manifests.names import JobIdentity
 Object = dict[str, Any]
 
 
-def support(raw: Mapping[str, Any], identity: JobIdentity) -> list[tuple[Resource, Object]]:
+def job_resources(raw: Mapping[str, Any], identity: JobIdentity) -> list[tuple[Resource, Object]]:
     """Return the objects that must be there before the first pod, in order of creation."""
     return [
-        (CONFIG_MAPS, config_map(raw, identity)),
-        (SERVICES, service(identity)),
-        (NETWORK_POLICIES, network_policy(identity)),
+        (CONFIG_MAPS, make_config_map(raw, identity)),
+        (SERVICES, make_service(identity)),
+        (NETWORK_POLICIES, make_network_policy(identity)),
     ]
 
 
-def service(identity: JobIdentity) -> Object:
+def make_service(identity: JobIdentity) -> Object:
     """Return the headless Service: pods find each other by name before they are ready."""
     return {
         "apiVersion": "v1",
@@ -41,7 +41,7 @@ def service(identity: JobIdentity) -> Object:
     }
 
 
-def network_policy(identity: JobIdentity) -> Object:
+def make_network_policy(identity: JobIdentity) -> Object:
     """Return the wall: pods of the same job talk freely, others only reach the metrics port."""
     same_job = {"podSelector": {"matchLabels": identity.selector()}}
     return {
@@ -59,7 +59,7 @@ def network_policy(identity: JobIdentity) -> Object:
     }
 
 
-def config_map(raw: Mapping[str, Any], identity: JobIdentity) -> Object:
+def make_config_map(raw: Mapping[str, Any], identity: JobIdentity) -> Object:
     """Return the ConfigMap with the job file, as docs/contract.md describes it."""
     metadata = {"name": identity.name, "namespace": identity.namespace, "uid": identity.uid}
     job = {

@@ -35,7 +35,9 @@ routable RoCE), aws-ofi-nccl (the name of its network), libfabric (FI_PROVIDER).
 """
 
 
-def pod(job: Job, identity: JobIdentity, attempt: int, index: int, nodes: Sequence[str]) -> Object:
+def make_pod(
+    job: Job, identity: JobIdentity, attempt: int, index: int, nodes: Sequence[str]
+) -> Object:
     """Return the pod that holds rank block `index` on its node, `nodes` being the whole gang."""
     workers = job.spec.workers
     name = identity.pod(attempt, index)
@@ -54,7 +56,7 @@ def pod(job: Job, identity: JobIdentity, attempt: int, index: int, nodes: Sequen
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "affinity": _pinned_to(nodes[index]),
+        "affinity": _node_affinity(nodes[index]),
         "containers": [_container(job, identity, attempt, index)],
         "volumes": _volumes(workers, identity),
     }
@@ -181,7 +183,7 @@ def _mount(volume: Volume) -> Object:
     return {"name": volume.name, "mountPath": volume.mount_path, **read_only}
 
 
-def _pinned_to(node: str) -> Object:
+def _node_affinity(node: str) -> Object:
     """Leave only one node to kube-scheduler, which keeps its say on resources and taints."""
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
     required = {"nodeSelectorTerms": [term]}

@@ -8,22 +8,22 @@ from llmtrain_operator.job_state.observation import from_time, to_time
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.planning.durations import work_left
 
-SMALLEST_MOVE = 60.0
+MIN_CHANGE_SECONDS = 60.0
 """Seconds by which a shown moment has to be wrong before it is written anew ..."""
-RELATIVE_MOVE = 0.1
+MIN_RELATIVE_CHANGE = 0.1
 """... and the share of the time until then."""
-_LONGEST = 10 * 365 * 86400.0
+_MAX_HORIZON_SECONDS = 10 * 365 * 86400.0
 
 
 def set_estimated_start(draft: StatusDraft, starts_at: float | None) -> None:
     """Show when a waiting job is expected to start, in seconds since the epoch, and to end."""
     if starts_at is None:
-        forget(draft)
+        clear_estimates(draft)
         return
     shown = draft.status.get("estimatedStart")
-    if shown is not None and not _moved(draft, shown, starts_at):
+    if shown is not None and not _changed_enough(draft, shown, starts_at):
         starts_at = to_time(shown).timestamp()
-    start = _text(draft, starts_at)
+    start = _format_time(draft, starts_at)
     draft.set_field("estimatedStart", start)
     if start is not None:
         set_eta(draft, starts_at)
@@ -34,18 +34,18 @@ def set_eta(draft: StatusDraft, starts_at: float) -> None:
     work = work_left(draft.job, draft.status)
     end = None if work is None else starts_at + work.value
     shown = (draft.status.get("progress") or {}).get("eta")
-    if end is not None and shown is not None and not _moved(draft, shown, end):
+    if end is not None and shown is not None and not _changed_enough(draft, shown, end):
         return
-    _put_eta(draft, None if end is None else _text(draft, end))
+    _set_progress_eta(draft, None if end is None else _format_time(draft, end))
 
 
-def forget(draft: StatusDraft) -> None:
+def clear_estimates(draft: StatusDraft) -> None:
     """Show no expectation any more: nobody knows."""
     draft.set_field("estimatedStart", None)
-    _put_eta(draft, None)
+    _set_progress_eta(draft, None)
 
 
-def _put_eta(draft: StatusDraft, eta: str | None) -> None:
+def _set_progress_eta(draft: StatusDraft, eta: str | None) -> None:
     progress = dict(draft.status.get("progress") or {})
     if progress.get("eta") == eta:
         return
@@ -57,14 +57,14 @@ def _put_eta(draft: StatusDraft, eta: str | None) -> None:
     draft.set_field("progress", progress)
 
 
-def _moved(draft: StatusDraft, shown: str, moment: float) -> bool:
+def _changed_enough(draft: StatusDraft, shown: str, moment: float) -> bool:
     """Whether a moment is so far from the one that is shown that it is worth a write."""
     ahead = max(0.0, moment - draft.observed.now.timestamp())
     off = abs(to_time(shown).timestamp() - moment)
-    return off > max(SMALLEST_MOVE, RELATIVE_MOVE * ahead)
+    return off > max(MIN_CHANGE_SECONDS, MIN_RELATIVE_CHANGE * ahead)
 
 
-def _text(draft: StatusDraft, moment: float) -> str | None:
-    if moment - draft.observed.now.timestamp() > _LONGEST:
+def _format_time(draft: StatusDraft, moment: float) -> str | None:
+    if moment - draft.observed.now.timestamp() > _MAX_HORIZON_SECONDS:
         return None
     return from_time(datetime.fromtimestamp(moment, UTC))

@@ -8,58 +8,58 @@ from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_operator.job_state.observation import to_time
-from llmtrain_operator.job_state.pods import current
+from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure_classification import (
     FailureInfo,
     classify,
-    deleted,
     first_cause,
     is_consequence,
+    pod_deleted_failure,
 )
 from llmtrain_operator.policies.node_replacement import find_replacements, replace_nodes
-from llmtrain_operator.policies.ttl_and_deadline import fail
+from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 
-CAUSE_SECONDS = 10.0
+FIRST_CAUSE_WAIT_SECONDS = 10.0
 """Pods that lost a peer report at once; the one that was the cause may need so long."""
-KEPT_FAILURES = 10
-QUICK_SECONDS = 600.0
-LONGEST_PAUSE = 60.0
+MAX_FAILURES_KEPT = 10
+BACKOFF_RESET_SECONDS = 600.0
+MAX_BACKOFF_SECONDS = 60.0
 
 
-def failure(draft: StatusDraft) -> bool:
+def detect_failure(draft: StatusDraft) -> bool:
     """Look for a failure of the current gang and act on it."""
     if draft.placement is None:
         return False
-    evidence = _pod_failure(draft) or _loss(draft)
-    if evidence is None:
+    failure = _pod_failure(draft) or _lost_node_or_pod(draft)
+    if failure is None:
         return False
-    if isinstance(evidence, FailureInfo):
-        handle_failure(draft, evidence)
+    if isinstance(failure, FailureInfo):
+        handle_failure(draft, failure)
     return True
 
 
 def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
     """Evidence, or the seconds to wait for the cause to show itself."""
-    pods = current(draft)
+    pods = current_pods(draft)
     failed = [pod for pod in pods if pod.phase == "Failed"]
     if not failed:
         return None
     if all(is_consequence(pod) for pod in failed) and not all(pod.ended for pod in pods):
         first = min(to_time(pod.finished) for pod in failed)
-        left = CAUSE_SECONDS - (draft.observed.now - first).total_seconds()
+        left = FIRST_CAUSE_WAIT_SECONDS - (draft.observed.now - first).total_seconds()
         if left > 0:
             draft.reconcile_after(left)
             return left
     return classify(first_cause(failed))
 
 
-def _loss(draft: StatusDraft) -> FailureInfo | None:
+def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
     """A node that is lost under the gang, or a pod that somebody deleted."""
-    pods = current(draft)
+    pods = current_pods(draft)
     ended = {pod.index for pod in pods if pod.ended}
     for index, node in enumerate(draft.placed_nodes()):
-        left = draft.observed.lost_in(node)
+        left = draft.observed.seconds_until_lost(node)
         if index in ended or left == float("inf"):
             continue
         if left <= 0:
@@ -74,35 +74,35 @@ def _loss(draft: StatusDraft) -> FailureInfo | None:
             going = next((pod for pod in pods if pod.index == index), None)
             if going is not None and going.disruption:
                 return classify(going)
-            return deleted(f"{draft.job.name}-{draft.attempt}-{index}", node)
+            return pod_deleted_failure(f"{draft.job.name}-{draft.attempt}-{index}", node)
     return None
 
 
-def handle_failure(draft: StatusDraft, evidence: FailureInfo) -> None:
+def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
     """Restart the gang while that may help and is allowed; else fail the job."""
     policy = draft.job.spec.failure_policy
     allowed = policy.max_restarts if policy else 3
     restarts = int(draft.status.get("restarts") or 0)
-    _remember(draft, evidence)
-    if not evidence.retryable or allowed == 0:
-        fail(draft, evidence.reason, evidence.message)
+    _append_failure(draft, failure)
+    if not failure.retryable or allowed == 0:
+        mark_failed(draft, failure.reason, failure.message)
     elif restarts >= allowed:
-        fail(
+        mark_failed(
             draft,
             Reason.TOO_MANY_RESTARTS,
             f"spec.failurePolicy.maxRestarts: failed after {restarts} restarts, the last time with"
-            f" {evidence.reason}: {evidence.message}",
+            f" {failure.reason}: {failure.message}",
         )
     else:
-        _restart(draft, evidence, restarts + 1)
+        _restart_gang(draft, failure, restarts + 1)
 
 
-def _restart(draft: StatusDraft, evidence: FailureInfo, restarts: int) -> None:
+def _restart_gang(draft: StatusDraft, failure: FailureInfo, restarts: int) -> None:
     placement = draft.placement
-    why = f"{evidence.reason}: {evidence.message}"
+    why = f"{failure.reason}: {failure.message}"
     failed = {node for node in draft.placed_nodes() if not draft.is_schedulable(node)}
-    if not evidence.keeps_nodes:
-        failed.add(evidence.node)
+    if not failure.keeps_nodes:
+        failed.add(failure.node)
     chosen = find_replacements(draft, failed)
     reason = Reason.NODE_REPLACED if chosen else Reason.GANG_RESTART
     swaps = "".join(f"; {new} takes the place of {old}" for old, new in chosen.items())
@@ -135,18 +135,18 @@ def requeue(draft: StatusDraft, reason: str, message: str) -> None:
         draft.clear_condition_if_present(kind, reason, message)
 
 
-def _remember(draft: StatusDraft, evidence: FailureInfo) -> None:
+def _append_failure(draft: StatusDraft, failure: FailureInfo) -> None:
     entry: dict[str, Any] = {
         "time": draft.now,
         "attempt": draft.attempt,
-        "reason": clean_text(evidence.reason, 128),
-        "message": evidence.message,
+        "reason": clean_text(failure.reason, 128),
+        "message": failure.message,
     }
-    if evidence.node:
-        entry["node"] = evidence.node
-    if evidence.exit_code is not None:
-        entry["exitCode"] = evidence.exit_code
-    draft.set_field("failures", [*draft.status.get("failures", ()), entry][-KEPT_FAILURES:])
+    if failure.node:
+        entry["node"] = failure.node
+    if failure.exit_code is not None:
+        entry["exitCode"] = failure.exit_code
+    draft.set_field("failures", [*draft.status.get("failures", ()), entry][-MAX_FAILURES_KEPT:])
 
 
 def earliest_start(draft: StatusDraft) -> datetime:
@@ -160,8 +160,8 @@ def earliest_start(draft: StatusDraft) -> datetime:
     quick = 1
     for earlier, later in zip(failures[-2::-1], failures[:0:-1], strict=True):
         gap = to_time(later["time"]) - to_time(earlier["time"])
-        if gap.total_seconds() > QUICK_SECONDS:
+        if gap.total_seconds() > BACKOFF_RESET_SECONDS:
             break
         quick += 1
-    length = min(LONGEST_PAUSE, 2.0 ** (quick - 2)) if quick > 1 else 0.0
+    length = min(MAX_BACKOFF_SECONDS, 2.0 ** (quick - 2)) if quick > 1 else 0.0
     return to_time(failures[-1]["time"]) + timedelta(seconds=length)

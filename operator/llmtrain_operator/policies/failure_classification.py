@@ -12,8 +12,8 @@ from llmtrain_operator.cache.json_text import read_json
 from llmtrain_operator.cache.records import PodRecord
 
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?")
-FIRST_RETRYABLE = 128
-STOPPED = frozenset({128 + 9, 128 + 15})
+FIRST_RETRYABLE_EXIT_CODE = 128
+SIGNAL_EXIT_CODES = frozenset({128 + 9, 128 + 15})
 """How containers of a deleted pod end: killed, or asked to end."""
 IMAGE_REASONS = frozenset(
     {
@@ -53,9 +53,9 @@ def is_consequence(pod: PodRecord) -> bool:
 def classify(pod: PodRecord) -> FailureInfo:
     """Say why a failed pod failed, and whether trying again may help."""
     where = f"pod {pod.name} on {pod.node}"
-    stopped = pod.exit_code is None or pod.exit_code in STOPPED
-    if pod.deleting and stopped and not pod.disruption:
-        return deleted(pod.name, pod.node)
+    ended_by_signal = pod.exit_code is None or pod.exit_code in SIGNAL_EXIT_CODES
+    if pod.deleting and ended_by_signal and not pod.disruption:
+        return pod_deleted_failure(pod.name, pod.node)
     if pod.disruption or pod.exit_code is None:
         # Whatever its container made of it: the pod was ended from outside.
         reason = pod.disruption or pod.reason
@@ -70,30 +70,30 @@ def classify(pod: PodRecord) -> FailureInfo:
             " training.microBatchSize"
         )
         return FailureInfo(Reason.OUT_OF_MEMORY, clean_text(message), True, pod.node, pod.exit_code)
-    reason, message = _told(pod)
+    reason, message = _read_termination_message(pod)
     if is_consequence(pod):
         reason = Reason.PEER_LOST
     text = clean_text(f"{message} ({where}, exit code {pod.exit_code})")
-    retryable = pod.exit_code >= FIRST_RETRYABLE
+    retryable = pod.exit_code >= FIRST_RETRYABLE_EXIT_CODE
     return FailureInfo(reason, text, retryable, pod.node, pod.exit_code)
 
 
-def deleted(name: str, node: str) -> FailureInfo:
+def pod_deleted_failure(name: str, node: str) -> FailureInfo:
     """Return the evidence of a pod that is going or gone, and not by our hand."""
     message = f"pod {name} on {node} was deleted by someone else"
     return FailureInfo(Reason.POD_DELETED, message, True, node)
 
 
-def _told(pod: PodRecord) -> tuple[str, str]:
+def _read_termination_message(pod: PodRecord) -> tuple[str, str]:
     """Read the termination message: ours is JSON, others write what they like."""
-    told = read_json(pod.message)
-    error = told.get("error") if isinstance(told, dict) else None
+    parsed = read_json(pod.message)
+    error = parsed.get("error") if isinstance(parsed, dict) else None
     words = (
         {k: v for k, v in error.items() if isinstance(v, str)} if isinstance(error, dict) else {}
     )
     if not {"reason", "message"} <= words.keys():
-        said = clean_text(pod.message, 400)
-        return Reason.EXIT_CODE, said or "the container ended without a message"
+        text = clean_text(pod.message, 400)
+        return Reason.EXIT_CODE, text or "the container ended without a message"
     reason, field, remedy = words["reason"], words.get("field"), words.get("remedy")
     text = (f"{field}: " if field else "") + words["message"] + (f"; {remedy}" if remedy else "")
     return (reason if _REASON.fullmatch(reason) else Reason.EXIT_CODE), clean_text(text, 900)

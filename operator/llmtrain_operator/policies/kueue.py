@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text, get_condition
 from llmtrain_operator.cache.records import PodRecord
-from llmtrain_operator.job_state.pods import current
+from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure import requeue
 
 
-def eviction(draft: StatusDraft) -> bool:
+def requeue_if_evicted(draft: StatusDraft) -> bool:
     """Queue a gang again that lost its quota: this is no failure and no restart."""
-    taken = [pod for pod in current(draft) if pod.evicted_by_queue]
+    taken = [pod for pod in current_pods(draft) if pod.evicted_by_queue]
     if draft.placement is None or not taken:
         return False
     text = clean_text(f"the queue took the quota back: {taken[0].disruption}; queued again")
@@ -25,14 +25,14 @@ def eviction(draft: StatusDraft) -> bool:
     return True
 
 
-def gated(pods: Sequence[PodRecord]) -> list[PodRecord]:
+def gated_pods(pods: Sequence[PodRecord]) -> list[PodRecord]:
     """Return the pods that nobody may schedule yet."""
     return [pod for pod in pods if pod.gated and not pod.deleting]
 
 
-def admitted(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
+def is_admitted(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
     """Whether the gang may start; the time for it begins when the last gate falls."""
-    if gated(pods):
+    if gated_pods(pods):
         return False
     before = get_condition(draft.status.get("conditions", ()), ConditionType.PODS_READY)
     if before is not None and before["reason"] == Reason.WAITING_FOR_QUOTA:

@@ -25,7 +25,7 @@ def find_replacements(draft: StatusDraft, failed: Collection[str]) -> dict[str, 
             continue
         if not spares:
             return {}
-        near = max(spares, key=lambda spare: _shared(spare, path))  # the first of equals
+        near = max(spares, key=lambda spare: _shared_domains(spare, path))  # the first of equals
         spares.remove(near)
         chosen[path[-1]] = near[-1]
     return chosen
@@ -42,7 +42,7 @@ def replace_nodes(draft: StatusDraft, chosen: dict[str, str]) -> None:
     draft.set_field("attemptStartTime", draft.now)
 
 
-def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+def _shared_domains(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     """Count the domains that two nodes share, from far to near."""
     count = 0
     for mine, its in zip(one, other, strict=True):

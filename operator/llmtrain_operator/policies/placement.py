@@ -8,14 +8,14 @@ from llmtrain_core.api.conditions import ConditionType, Reason, get_condition
 from llmtrain_operator.job_state.observation import to_time
 from llmtrain_operator.job_state.pods import delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
-from llmtrain_operator.policies.eta import forget, set_estimated_start, set_eta
+from llmtrain_operator.policies.eta import clear_estimates, set_estimated_start, set_eta
 from llmtrain_operator.scheduler.decisions import Offer, Refusal, standing_back
 
-STAND_BACK_SECONDS = 60.0
+CREATE_ERROR_BACKOFF_SECONDS = 60.0
 """So long a job leaves its nodes to others when its pods could not be created."""
 
 
-def placing(draft: StatusDraft) -> bool:
+def place(draft: StatusDraft) -> bool:
     """Take up the scheduler's offer, or say why the job waits."""
     delete_stale_pods(draft)
     if draft.placement is not None:
@@ -24,11 +24,11 @@ def placing(draft: StatusDraft) -> bool:
         )
         return False
     if standing_back(draft.status):
-        _stand_back(draft)
+        _wait_after_create_error(draft)
         return True
     verdict = draft.observed.verdict
     if isinstance(verdict, Offer) and verdict.attempt == draft.attempt:
-        take_up(draft, verdict)
+        accept_assignment(draft, verdict)
     elif isinstance(verdict, Refusal):
         draft.set_condition(ConditionType.PLACED, False, verdict.reason, verdict.message)
         set_estimated_start(draft, verdict.starts_at)
@@ -37,12 +37,14 @@ def placing(draft: StatusDraft) -> bool:
     return True
 
 
-def _stand_back(draft: StatusDraft) -> None:
+def _wait_after_create_error(draft: StatusDraft) -> None:
     """Queue again when the time is up; the condition says until then what the trouble was."""
     placed = get_condition(draft.status["conditions"], ConditionType.PLACED)
     since = to_time(placed["lastTransitionTime"] if placed else "")
-    left = (since + timedelta(seconds=STAND_BACK_SECONDS) - draft.observed.now).total_seconds()
-    forget(draft)
+    left = (
+        since + timedelta(seconds=CREATE_ERROR_BACKOFF_SECONDS) - draft.observed.now
+    ).total_seconds()
+    clear_estimates(draft)
     if left > 0:
         draft.reconcile_after(left)
     else:
@@ -51,7 +53,7 @@ def _stand_back(draft: StatusDraft) -> None:
         )
 
 
-def take_up(draft: StatusDraft, offer: Offer) -> None:
+def accept_assignment(draft: StatusDraft, offer: Offer) -> None:
     """Write the offer down: from then on the place is the job's."""
     draft.assignment = offer
     draft.set_field("estimatedStart", None)

@@ -9,13 +9,13 @@ from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
-STEADY_STEPS = 10
+WARMUP_STEPS = 10
 """So many steps of an attempt are seen before its pace counts: the first ones warm up."""
-MATERIAL = 0.02
+MIN_RELATIVE_CHANGE = 0.02
 """A ratio that moved by less than this is not worth a write."""
 
 
-def planning(draft: StatusDraft) -> bool:
+def record_plan(draft: StatusDraft) -> bool:
     """Write the plan down; what was measured of the old one goes on with the new one."""
     found = draft.observed.assessment
     if found is None or not isinstance(draft.observed.checked, Job):
@@ -65,7 +65,9 @@ def _annotation(raw: Mapping[str, Any]) -> str | None:
     return found
 
 
-def measure(draft: StatusDraft, report: Mapping[str, Any], seconds: float | None) -> None:
+def record_measurement(
+    draft: StatusDraft, report: Mapping[str, Any], seconds: float | None
+) -> None:
     """Hold the plan against a report of the trainer, whose pace is smoothed over its last steps.
 
     Written once the first step of an attempt is seen, after STEADY_STEPS more, and whenever that
@@ -80,8 +82,8 @@ def measure(draft: StatusDraft, report: Mapping[str, Any], seconds: float | None
         measured.pop("atStep", None)
     else:
         seen = step - measured["fromStep"]
-        enough = max(STEADY_STEPS, 2 * (measured.get("atStep", 0) - measured["fromStep"]))
-        moved = abs(seconds / (measured.get("stepSeconds") or 1e-9) - 1) > MATERIAL
+        enough = max(WARMUP_STEPS, 2 * (measured.get("atStep", 0) - measured["fromStep"]))
+        moved = abs(seconds / (measured.get("stepSeconds") or 1e-9) - 1) > MIN_RELATIVE_CHANGE
         if seen < enough or ("atStep" in measured and not moved):
             return
         measured |= {"atStep": step, "stepSeconds": seconds}

@@ -14,7 +14,7 @@ from llmtrain_operator.policies.failure import requeue
 from llmtrain_operator.scheduler.decisions import Eviction
 
 
-def preemption(draft: StatusDraft) -> bool:
+def preempt(draft: StatusDraft) -> bool:
     """Stop, if the scheduler says so about this very attempt."""
     verdict = draft.observed.verdict
     if not isinstance(verdict, Eviction) or draft.placement is None:

@@ -12,20 +12,20 @@ from typing import Any
 from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.job_state.status_draft import StatusDraft
-from llmtrain_operator.policies.placement import take_up
+from llmtrain_operator.policies.placement import accept_assignment
 from llmtrain_operator.scheduler.decisions import Hint, Offer
 
-MATERIAL = 0.1
+MIN_RELATIVE_CHANGE = 0.1
 """A gain that changed by less than this share is not written anew."""
 
 
-def moving(draft: StatusDraft) -> bool:
+def relocate(draft: StatusDraft) -> bool:
     """Show the hint, note the request, and move once the scheduler has a place."""
     if draft.placement is None:
         draft.set_field("betterPlacement", None)
         draft.set_field("move", None)
         return False
-    _show(draft)
+    _record_better_placement(draft)
     if not asked(draft.observed.raw, draft.attempt):
         draft.set_field("move", None)
         return False
@@ -42,7 +42,7 @@ def moving(draft: StatusDraft) -> bool:
         draft.clear_condition_if_present(kind, Reason.MOVED, "moves to a better place, as asked")
     draft.set_field("betterPlacement", None)
     draft.set_field("move", None)
-    take_up(draft, verdict)
+    accept_assignment(draft, verdict)
     return True
 
 
@@ -61,7 +61,7 @@ def ready(status: Mapping[str, Any]) -> bool:
     return int(newest) > int(move["afterCheckpoint"])
 
 
-def _show(draft: StatusDraft) -> None:
+def _record_better_placement(draft: StatusDraft) -> None:
     shown, verdict = draft.status.get("betterPlacement"), draft.observed.verdict
     if shown is not None and shown["attempt"] != draft.attempt:
         draft.set_field("betterPlacement", None)
@@ -70,6 +70,6 @@ def _show(draft: StatusDraft) -> None:
         return
     if verdict.gain <= 1:
         draft.set_field("betterPlacement", None)
-    elif shown is None or abs(verdict.gain - shown["gain"]) > MATERIAL * shown["gain"]:
+    elif shown is None or abs(verdict.gain - shown["gain"]) > MIN_RELATIVE_CHANGE * shown["gain"]:
         found = {"attempt": draft.attempt, "gain": round(verdict.gain, 2)}
         draft.set_field("betterPlacement", {**found, "summary": verdict.summary})

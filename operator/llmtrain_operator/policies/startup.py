@@ -9,37 +9,37 @@ from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import CreateError, to_time
-from llmtrain_operator.job_state.pods import current, delete_stale_pods
+from llmtrain_operator.job_state.pods import current_pods, delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure import earliest_start, handle_failure, unplace
 from llmtrain_operator.policies.failure_classification import IMAGE_REASONS, FailureInfo
-from llmtrain_operator.policies.kueue import admitted, gated
-from llmtrain_operator.policies.ttl_and_deadline import fail
+from llmtrain_operator.policies.kueue import gated_pods, is_admitted
+from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 from llmtrain_operator.scheduler.decisions import TROUBLES
 
-_ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
+_NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
-def startup(draft: StatusDraft) -> bool:
+def start_gang(draft: StatusDraft) -> bool:
     """Create what is missing, and follow the gang until all of it runs."""
-    pods = current(draft)
+    pods = current_pods(draft)
     if draft.is_true(ConditionType.RUNNING):
-        _readiness(draft, pods)
+        _record_readiness(draft, pods)
         return False
-    wanted = draft.job.nodes
-    if len(pods) == wanted and all(pod.started and not pod.deleting for pod in pods):
-        _readiness(draft, pods)
+    expected = draft.job.nodes
+    if len(pods) == expected and all(pod.started and not pod.deleting for pod in pods):
+        _record_readiness(draft, pods)
         draft.set_condition(
-            ConditionType.RUNNING, True, Reason.TRAINING, f"all {wanted} pods have started"
+            ConditionType.RUNNING, True, Reason.TRAINING, f"all {expected} pods have started"
         )
         draft.clear_condition_if_present(
             ConditionType.RESTARTING, Reason.ALL_PODS_READY, "the gang runs again"
         )
         return True
-    may_start = admitted(draft, pods)
-    _readiness(draft, pods)
-    if may_start and _overdue(draft):
-        _release(draft, pods)
+    may_start = is_admitted(draft, pods)
+    _record_readiness(draft, pods)
+    if may_start and _startup_timed_out(draft):
+        _handle_startup_timeout(draft, pods)
         return True
     if not delete_stale_pods(draft):
         held = (earliest_start(draft) - draft.observed.now).total_seconds()
@@ -47,29 +47,29 @@ def startup(draft: StatusDraft) -> bool:
             draft.reconcile_after(held)
         else:
             there = {pod.index for pod in pods}
-            draft.create_pods = tuple(index for index in range(wanted) if index not in there)
+            draft.create_pods = tuple(index for index in range(expected) if index not in there)
     return True
 
 
-def _readiness(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
-    wanted = draft.job.nodes
+def _record_readiness(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
+    expected = draft.job.nodes
     good = sum(pod.ready or pod.phase == "Succeeded" for pod in pods)
-    if good == wanted:
+    if good == expected:
         draft.set_condition(
             ConditionType.PODS_READY, True, Reason.ALL_PODS_READY, f"{good} pods are ready"
         )
         return
-    reason, why = _hindrance(draft, pods)
-    text = f"{good} of {wanted} pods are ready" + (f"; {why}" if why else "")
+    reason, why = _not_ready_reason(draft, pods)
+    text = f"{good} of {expected} pods are ready" + (f"; {why}" if why else "")
     draft.set_condition(ConditionType.PODS_READY, False, reason, text)
 
 
-def _hindrance(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[str, str]:
+def _not_ready_reason(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[str, str]:
     """What holds the gang up, worst first: reason and sentence."""
-    trouble = _trouble(draft, pods)
-    if trouble is not None:
-        return trouble.reason, trouble.message
-    held = gated(pods)
+    create_error = _create_error(draft, pods)
+    if create_error is not None:
+        return create_error.reason, create_error.message
+    held = gated_pods(pods)
     if held:
         text = f"{len(held)} pods wait behind a scheduling gate for the quota of their queue"
         return Reason.WAITING_FOR_QUOTA, text
@@ -77,15 +77,15 @@ def _hindrance(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[str, str]
     if no_image:
         return Reason.IMAGE_PULL_FAILED, _image_message(draft, len(no_image))
     for pod in pods:
-        if not pod.started and pod.reason not in _ORDINARY:
+        if not pod.started and pod.reason not in _NORMAL_WAITING_REASONS:
             text = f"pod {pod.name}: {pod.reason}: {pod.message}"
             return Reason.PODS_STARTING, clean_text(text, 600)
     return Reason.PODS_STARTING, ""
 
 
-def _trouble(draft: StatusDraft, pods: Sequence[PodRecord]) -> CreateError | None:
+def _create_error(draft: StatusDraft, pods: Sequence[PodRecord]) -> CreateError | None:
     """What stands in the way of the pods that are not there."""
-    return draft.observed.trouble if len(pods) < draft.job.nodes else None
+    return draft.observed.create_error if len(pods) < draft.job.nodes else None
 
 
 def _image_message(draft: StatusDraft, count: int) -> str:
@@ -96,7 +96,7 @@ def _image_message(draft: StatusDraft, count: int) -> str:
     )
 
 
-def _overdue(draft: StatusDraft) -> bool:
+def _startup_timed_out(draft: StatusDraft) -> bool:
     policy = draft.job.spec.failure_policy
     limit = duration_seconds(policy.startup_timeout if policy else "10m")
     start = max(to_time(draft.status.get("attemptStartTime") or draft.now), earliest_start(draft))
@@ -106,11 +106,11 @@ def _overdue(draft: StatusDraft) -> bool:
     return left <= 0
 
 
-def _release(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
+def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
     """Give the nodes of a gang back that did not start in time."""
-    reason, why = _hindrance(draft, pods)
+    reason, why = _not_ready_reason(draft, pods)
     if reason == Reason.IMAGE_PULL_FAILED:
-        fail(draft, reason, why)
+        mark_failed(draft, reason, why)
         return
     if reason in TROUBLES:
         unplace(draft, reason, why)

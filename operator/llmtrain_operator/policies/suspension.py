@@ -5,10 +5,10 @@ from __future__ import annotations
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.job_state.pods import delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
-from llmtrain_operator.policies.eta import forget
+from llmtrain_operator.policies.eta import clear_estimates
 
 
-def suspension(draft: StatusDraft) -> bool:
+def suspend_or_resume(draft: StatusDraft) -> bool:
     """Suspend, or resume.
 
     The placement goes at once (the pods that still run go on counting against their nodes), and
@@ -26,7 +26,7 @@ def suspension(draft: StatusDraft) -> bool:
         draft.set_field("attempt", draft.attempt + 1)
         for key in ("placement", "placementSummary", "attemptStartTime"):
             draft.set_field(key, None)
-    forget(draft)
+    clear_estimates(draft)
     draft.set_condition(ConditionType.PLACED, False, Reason.SUSPENDED, why)
     for kind in (ConditionType.PODS_READY, ConditionType.RUNNING, ConditionType.RESTARTING):
         draft.clear_condition_if_present(kind, Reason.SUSPENDED, why)

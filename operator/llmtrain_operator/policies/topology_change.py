@@ -12,11 +12,11 @@ from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_operator.cache.placement_status import paths_of
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
-SHOWN = 4
+MAX_NODES_SHOWN = 4
 """Nodes that the message names."""
 
 
-def network(draft: StatusDraft) -> bool:
+def detect_topology_change(draft: StatusDraft) -> bool:
     """Compare the domains of the placement with what the nodes' labels say now."""
     placement, levels = draft.placement, draft.observed.levels
     if placement is None:
@@ -34,16 +34,16 @@ def network(draft: StatusDraft) -> bool:
         for path in paths_of(placement["blocks"])
         if path[-1] in nodes
     ]
-    parted = _parted(names, pairs)
-    if parted is not None:
-        draft.set_condition(ConditionType.NETWORK_DEGRADED, True, Reason.TOPOLOGY_CHANGED, parted)
+    split = _split_domain(names, pairs)
+    if split is not None:
+        draft.set_condition(ConditionType.NETWORK_DEGRADED, True, Reason.TOPOLOGY_CHANGED, split)
     elif draft.is_true(ConditionType.NETWORK_DEGRADED):
         why = "the nodes share the domains that the placement rests on"
         draft.set_condition(ConditionType.NETWORK_DEGRADED, False, Reason.TOPOLOGY_AS_PLACED, why)
     return False
 
 
-def _parted(names: list[str], pairs: list[tuple[Path, Path]]) -> str | None:
+def _split_domain(names: list[str], pairs: list[tuple[Path, Path]]) -> str | None:
     """Say which nodes left which domain of the placement, by the farthest level; None: none did."""
     for depth, level in enumerate(names[:-1], 1):
         homes: dict[Path, dict[Path, list[str]]] = {}
@@ -58,9 +58,10 @@ def _parted(names: list[str], pairs: list[tuple[Path, Path]]) -> str | None:
 
 def _message(level: str, old: Path, left: dict[Path, list[str]]) -> str:
     moved = [f"{node} in {domain[-1]}" for domain, nodes in left.items() for node in nodes]
-    more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
+    more = f" and {len(moved) - MAX_NODES_SHOWN} more" if len(moved) > MAX_NODES_SHOWN else ""
     return (
-        f"nodes that shared {level} {old[-1]} when the job was placed are apart by their labels:"
-        f" {', '.join(moved[:SHOWN])}{more}; the job stays where it is, and more of its traffic may"
-        " cross the network; mend the labels, or suspend and resume the job for another place"
+        f"nodes that shared {level} {old[-1]} when the job was placed no longer share it by their"
+        f" labels: {', '.join(moved[:MAX_NODES_SHOWN])}{more}; the job keeps its nodes, and more of"
+        " its traffic may cross the network; correct the labels, or suspend and resume the job to"
+        " place it again"
     )

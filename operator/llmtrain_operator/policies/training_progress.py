@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.api.status import Collective, Progress, TrainerPhase
 from llmtrain_operator.job_state.observation import from_time
-from llmtrain_operator.job_state.pods import current
+from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
-from llmtrain_operator.policies.planning import measure
+from llmtrain_operator.policies.planning import record_measurement
 
-_COUNTS = ("step", "totalSteps", "lastCheckpointStep", "restartsInPlace")
-_FIGURES = (
+_INTEGER_FIELDS = ("step", "totalSteps", "lastCheckpointStep", "restartsInPlace")
+_FLOAT_FIELDS = (
     "loss",
     "tokensPerSecond",
     "mfu",
@@ -27,43 +27,43 @@ _FIGURES = (
     "exactMatchAfter",
 )
 _PHASES = get_args(TrainerPhase)
-_LONGEST_ETA = 10 * 365 * 86400.0
-MOST_COLLECTIVES = 32
+_MAX_ETA_SECONDS = 10 * 365 * 86400.0
+MAX_COLLECTIVES = 32
 
 
-def progress(draft: StatusDraft) -> bool:
+def record_progress(draft: StatusDraft) -> bool:
     """Ask rank 0's pod for its status, and take in what it said last time."""
     if not draft.is_true(ConditionType.RUNNING):
         return False
-    head = next((pod for pod in current(draft) if pod.index == 0), None)
+    head = next((pod for pod in current_pods(draft) if pod.index == 0), None)
     if head is not None and head.phase == "Running" and head.address and not head.deleting:
         draft.poll_pod = head
     report = draft.observed.report
     if report is not None and report.get("attempt", draft.attempt) == draft.attempt:
-        take(draft, report)
-        measure(draft, report, _figure(report.get("stepSeconds")))
+        apply_report(draft, report)
+        record_measurement(draft, report, _parse_float(report.get("stepSeconds")))
     return False
 
 
-def take(draft: StatusDraft, report: Mapping[str, Any], *, final: bool = False) -> None:
+def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool = False) -> None:
     """Write a report of the trainer into the status, as far as it makes sense."""
     found: dict[str, Any] = {}
     if report.get("phase") in _PHASES:
         found["phase"] = report["phase"]
-    for key in _COUNTS:
+    for key in _INTEGER_FIELDS:
         value = report.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
             found[key] = value
-    for key in _FIGURES:
-        value = _figure(report.get(key))
+    for key in _FLOAT_FIELDS:
+        value = _parse_float(report.get(key))
         if value is not None:
             found[key] = value
     before = draft.status.get("progress") or {}
-    collectives = _collectives(report.get("collectives"))
+    collectives = _parse_collectives(report.get("collectives"))
     if collectives:
         found["collectives"] = collectives
     if not final:
-        _eta(draft, found, before, _figure(report.get("stepSeconds")))
+        _set_eta_field(draft, found, before, _parse_float(report.get("stepSeconds")))
     try:
         merged = Progress.from_wire({**before, **found}).to_wire()
     except ValidationError:
@@ -74,7 +74,7 @@ def take(draft: StatusDraft, report: Mapping[str, Any], *, final: bool = False) 
         draft.set_field("progress", merged)
 
 
-def _figure(value: Any) -> float | None:
+def _parse_float(value: Any) -> float | None:
     """Return a figure with the digits that mean something; the rest only widens the columns."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
@@ -84,7 +84,7 @@ def _figure(value: Any) -> float | None:
         return None
 
 
-def _eta(
+def _set_eta_field(
     draft: StatusDraft, found: dict[str, Any], before: Mapping[str, Any], seconds: float | None
 ) -> None:
     """Expect the end; only when the step moved, or every look would be a change."""
@@ -92,15 +92,15 @@ def _eta(
     if step is None or total is None or not seconds or step == before.get("step"):
         return
     left = max(0, total - step) * seconds
-    if 0 <= left < _LONGEST_ETA:
+    if 0 <= left < _MAX_ETA_SECONDS:
         found["eta"] = from_time(draft.observed.now + timedelta(seconds=left))
 
 
-def _collectives(entries: Any) -> list[dict[str, Any]]:
+def _parse_collectives(entries: Any) -> list[dict[str, Any]]:
     if not isinstance(entries, list):
         return []
     known: dict[tuple[str, str], dict[str, Any]] = {}
-    for entry in entries[:MOST_COLLECTIVES]:
+    for entry in entries[:MAX_COLLECTIVES]:
         try:
             item = Collective.from_wire(
                 {key: entry[key] for key in ("group", "op", "count", "bytesPerStep", "meanSeconds")}

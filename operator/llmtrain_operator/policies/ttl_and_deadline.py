@@ -1,4 +1,4 @@
-"""The two ends of a job, and what happens after: cleaning up and time to live."""
+"""Policies: how a job ends (success, failure, deadline), pod cleanup and TTL after that."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from datetime import timedelta
 
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.job_state.observation import to_time
-from llmtrain_operator.job_state.pods import remaining
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
 
-def succeed(draft: StatusDraft, message: str) -> None:
-    """End the job well."""
+def mark_succeeded(draft: StatusDraft, message: str) -> None:
+    """Set Succeeded and the completion time."""
     draft.set_condition(ConditionType.SUCCEEDED, True, Reason.COMPLETED, message)
     _close(draft, Reason.COMPLETED, "the job has succeeded")
 
 
-def fail(draft: StatusDraft, reason: str, message: str) -> None:
-    """End the job badly."""
+def mark_failed(draft: StatusDraft, reason: str, message: str) -> None:
+    """Set Failed and the completion time."""
     draft.set_condition(ConditionType.FAILED, True, reason, message)
     _close(draft, reason, "the job has failed")
 
@@ -33,19 +32,8 @@ def _close(draft: StatusDraft, reason: str, message: str) -> None:
     draft.set_field("completionTime", draft.now)
 
 
-def deletion(draft: StatusDraft) -> bool:
-    """Policy: a job that is being deleted lets go of its name only when its pods are gone."""
-    if not draft.observed.deleting:
-        return False
-    draft.delete_pods(draft.observed.pods)
-    draft.remove_finalizer = not remaining(draft, list(draft.observed.pods))
-    if not draft.remove_finalizer:
-        draft.reconcile_after(5.0)
-    return True
-
-
-def finished(draft: StatusDraft) -> bool:
-    """Policy: a finished job is only cleaned up after, by cleanPodPolicy and time to live."""
+def clean_up_finished_job(draft: StatusDraft) -> bool:
+    """Apply cleanPodPolicy and ttlSecondsAfterFinished to a finished job."""
     if not (draft.is_true(ConditionType.SUCCEEDED) or draft.is_true(ConditionType.FAILED)):
         return False
     policy = draft.observed.spec.get("runPolicy") or {}
@@ -63,8 +51,8 @@ def finished(draft: StatusDraft) -> bool:
     return True
 
 
-def deadline(draft: StatusDraft) -> bool:
-    """Policy: the clock of activeDeadlineSeconds starts with the first placement."""
+def enforce_deadline(draft: StatusDraft) -> bool:
+    """Fail the job when activeDeadlineSeconds have passed since its first placement."""
     seconds = (draft.observed.spec.get("runPolicy") or {}).get("activeDeadlineSeconds")
     start = draft.status.get("startTime")
     if seconds is None or start is None:
@@ -74,10 +62,10 @@ def deadline(draft: StatusDraft) -> bool:
     if left > 0:
         draft.reconcile_after(left)
         return False
-    fail(
+    mark_failed(
         draft,
         Reason.DEADLINE_EXCEEDED,
         f"spec.runPolicy.activeDeadlineSeconds: not finished {seconds} s after the first start;"
-        " raise it, or ask for fewer steps",
+        " raise the deadline or train fewer steps",
     )
     return True

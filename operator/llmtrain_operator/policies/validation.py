@@ -6,11 +6,11 @@ from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.job_state.pods import delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
-from llmtrain_operator.policies.eta import forget
+from llmtrain_operator.policies.eta import clear_estimates
 from llmtrain_operator.policies.planning import annotation_error, memory_error
 
 
-def validation(draft: StatusDraft) -> bool:
+def accept_or_reject(draft: StatusDraft) -> bool:
     """Accept the job, or stop here.
 
     A running job whose spec was edited into something invalid keeps its pods: they run by the
@@ -34,7 +34,7 @@ def _accepted(draft: StatusDraft, job: Job) -> bool:
         return True
     if too_large is not None:
         draft.set_condition(ConditionType.ACCEPTED, False, Reason.WILL_NOT_FIT, too_large)
-        forget(draft)
+        clear_estimates(draft)
         delete_stale_pods(draft)
         return True
     draft.set_condition(ConditionType.ACCEPTED, True, Reason.VALID, "the spec is valid")

@@ -7,41 +7,42 @@ from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_operator.job_state.observation import Observed
-from llmtrain_operator.job_state.pods import current
+from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import Actions, StatusDraft
-from llmtrain_operator.policies.completion import completion
-from llmtrain_operator.policies.failure import failure
-from llmtrain_operator.policies.kueue import eviction
-from llmtrain_operator.policies.placement import placing
-from llmtrain_operator.policies.planning import planning
-from llmtrain_operator.policies.preemption import preemption
-from llmtrain_operator.policies.relocation import moving
-from llmtrain_operator.policies.startup import startup
-from llmtrain_operator.policies.suspension import suspension
-from llmtrain_operator.policies.topology_change import network
-from llmtrain_operator.policies.training_progress import progress
-from llmtrain_operator.policies.ttl_and_deadline import deadline, deletion, finished
-from llmtrain_operator.policies.validation import validation
+from llmtrain_operator.policies.completion import complete_if_succeeded
+from llmtrain_operator.policies.deletion import finalize_deleted_job
+from llmtrain_operator.policies.failure import detect_failure
+from llmtrain_operator.policies.kueue import requeue_if_evicted
+from llmtrain_operator.policies.placement import place
+from llmtrain_operator.policies.planning import record_plan
+from llmtrain_operator.policies.preemption import preempt
+from llmtrain_operator.policies.relocation import relocate
+from llmtrain_operator.policies.startup import start_gang
+from llmtrain_operator.policies.suspension import suspend_or_resume
+from llmtrain_operator.policies.topology_change import detect_topology_change
+from llmtrain_operator.policies.training_progress import record_progress
+from llmtrain_operator.policies.ttl_and_deadline import clean_up_finished_job, enforce_deadline
+from llmtrain_operator.policies.validation import accept_or_reject
 
 Policy = Callable[[StatusDraft], bool]
 """Writes on the draft; True when the policies after it have nothing to say this time."""
 
 CHECKLIST: tuple[Policy, ...] = (
-    deletion,
-    finished,
-    planning,
-    validation,
-    network,
-    completion,
-    deadline,
-    suspension,
-    preemption,
-    moving,
-    eviction,
-    failure,
-    placing,
-    startup,
-    progress,
+    finalize_deleted_job,
+    clean_up_finished_job,
+    record_plan,
+    accept_or_reject,
+    detect_topology_change,
+    complete_if_succeeded,
+    enforce_deadline,
+    suspend_or_resume,
+    preempt,
+    relocate,
+    requeue_if_evicted,
+    detect_failure,
+    place,
+    start_gang,
+    record_progress,
 )
 
 COSMETIC_SECONDS = 2.0
@@ -54,13 +55,13 @@ def decide(observed: Observed) -> Actions:
     for policy in CHECKLIST:
         if policy(draft):
             break
-    if not observed.deleting:
-        _summarise(draft)
-        _hold_back(draft)
+    if not observed.is_deleting:
+        _set_summary_fields(draft)
+        _defer_cosmetic_write(draft)
     return draft.actions()
 
 
-def _summarise(draft: StatusDraft) -> None:
+def _set_summary_fields(draft: StatusDraft) -> None:
     """Derive the columns from the rest; nothing is ever read back from them."""
     phase, kind = _phase(draft)
     draft.set_field("phase", phase)
@@ -71,7 +72,8 @@ def _summarise(draft: StatusDraft) -> None:
     if not isinstance(draft.observed.checked, list) and phase not in ("Succeeded", "Failed"):
         # A pod that is done needs no readiness any more: the figure must not fall at a good end.
         ready = sum(
-            pod.phase == "Succeeded" or (pod.ready and not pod.deleting) for pod in current(draft)
+            pod.phase == "Succeeded" or (pod.ready and not pod.deleting)
+            for pod in current_pods(draft)
         )
         draft.set_field("nodes", f"{ready}/{draft.job.nodes}")
     done: Mapping[str, Any] = draft.status.get("progress") or {}
@@ -99,16 +101,19 @@ def _phase(draft: StatusDraft) -> tuple[str, ConditionType]:
     return "Starting", ConditionType.PODS_READY
 
 
-def _hold_back(draft: StatusDraft) -> None:
+def _defer_cosmetic_write(draft: StatusDraft) -> None:
     """Put off a write that would only freshen a figure."""
-    if draft.observed.since_write >= COSMETIC_SECONDS or draft.status == draft.stored_status:
+    if (
+        draft.observed.seconds_since_write >= COSMETIC_SECONDS
+        or draft.status == draft.stored_status
+    ):
         return
-    if _essence(draft.status) == _essence(draft.stored_status):
+    if _significant_fields(draft.status) == _significant_fields(draft.stored_status):
         draft.status = dict(draft.stored_status)
-        draft.reconcile_after(COSMETIC_SECONDS - draft.observed.since_write)
+        draft.reconcile_after(COSMETIC_SECONDS - draft.observed.seconds_since_write)
 
 
-def _essence(status: Mapping[str, Any]) -> dict[str, Any]:
+def _significant_fields(status: Mapping[str, Any]) -> dict[str, Any]:
     left_out = ("nodes", "progress", "progressPercent", "plan", "estimatedStart", "conditions")
     rest = {key: value for key, value in status.items() if key not in left_out}
     conditions = status.get("conditions", ())

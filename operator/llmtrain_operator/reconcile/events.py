@@ -10,25 +10,27 @@ from llmtrain_core.api.base import API_VERSION
 from llmtrain_core.api.conditions import ConditionType, clean_text
 from llmtrain_operator.manifests.names import JobIdentity
 
-_ALARMING = frozenset(
+_WARNING_CONDITIONS = frozenset(
     {ConditionType.FAILED, ConditionType.RESTARTING, ConditionType.NETWORK_DEGRADED}
 )
-_SILENT_WHEN_FALSE = frozenset(
+_NO_EVENT_WHEN_FALSE = frozenset(
     {ConditionType.RUNNING, ConditionType.RESTARTING, ConditionType.FAILED, ConditionType.SUCCEEDED}
 )
 
 
-def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def changed_conditions(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Iterator[Mapping[str, Any]]:
     """Yield the conditions whose status or reason is new."""
     known = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", ())}
     for condition in after.get("conditions", ()):
         was, now = known.get(condition["type"]), (condition["status"], condition["reason"])
-        silent = condition["status"] == "False" and condition["type"] in _SILENT_WHEN_FALSE
+        silent = condition["status"] == "False" and condition["type"] in _NO_EVENT_WHEN_FALSE
         if was != now and not silent:
             yield condition
 
 
-def event(
+def make_event(
     identity: JobIdentity, condition: Mapping[str, Any], attempt: int, now: str
 ) -> dict[str, Any]:
     """Return the Event of a transition. Its name is made of its content: it exists only once."""
@@ -42,8 +44,8 @@ def event(
         )
     )
     digest = hashlib.sha256(f"{identity.uid}/{key}".encode()).hexdigest()[:16]
-    bad = condition["type"] in _ALARMING or (
-        condition["status"] == "False" and condition["reason"] not in _EXPECTED
+    bad = condition["type"] in _WARNING_CONDITIONS or (
+        condition["status"] == "False" and condition["reason"] not in _NORMAL_REASONS
     )
     return {
         "apiVersion": "v1",
@@ -67,7 +69,7 @@ def event(
     }
 
 
-_EXPECTED = frozenset(
+_NORMAL_REASONS = frozenset(
     {
         "Queued",
         "NotPlaced",

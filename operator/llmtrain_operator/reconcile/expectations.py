@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-PATIENCE_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -18,22 +18,22 @@ class Expectations:
     deleted: set[str] = field(default_factory=set)
     since: float = field(default_factory=time.monotonic)
 
-    def job(self, version: str) -> None:
+    def expect_job_version(self, version: str) -> None:
         """Expect the copy of the job to be at least so new."""
         self.job_version = max(self.job_version, int(version))
         self.since = time.monotonic()
 
-    def pod(self, version: str) -> None:
+    def expect_pod_version(self, version: str) -> None:
         """Expect the copy of the pods to be at least so new."""
         self.pods_version = max(self.pods_version, int(version))
         self.since = time.monotonic()
 
-    def gone(self, uid: str) -> None:
+    def expect_deleted(self, uid: str) -> None:
         """Expect a pod to be gone, or to be on its way."""
         self.deleted.add(uid)
         self.since = time.monotonic()
 
-    def met(self, job_version: int, pods_version: int, alive: Collection[str]) -> bool:
+    def satisfied(self, job_version: int, pods_version: int, alive: Collection[str]) -> bool:
         """Whether the copies show all of it; `alive` are the pods that nobody deleted yet."""
         self.deleted &= set(alive)
         return (
@@ -43,11 +43,11 @@ class Expectations:
         )
 
     @property
-    def overdue(self) -> bool:
+    def timed_out(self) -> bool:
         """Whether the copies had long enough: then they, or the expectations, are wrong."""
-        return time.monotonic() - self.since > PATIENCE_SECONDS
+        return time.monotonic() - self.since > TIMEOUT_SECONDS
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Expect nothing any more."""
         self.job_version = self.pods_version = 0
         self.deleted.clear()

@@ -37,8 +37,8 @@ from llmtrain_operator.scheduler.usage import held_nodes
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 60.0
+MIN_BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 60.0
 RESYNC_SECONDS = 600.0
 COALESCE_SECONDS = 0.02
 FINALIZER_SECONDS = 10.0
@@ -57,20 +57,20 @@ class ReconcilerDeps:
     maps: Maps
     scheduler: Scheduler
     reader: ProgressReader
-    hand: JobWriter
+    writer: JobWriter
     metrics: Metrics
     node_lost_seconds: float
 
 
 @dataclass(slots=True)
-class _Pause:
+class _Backoff:
     """Back-off of one job: doubles with every failure in a row, with jitter."""
 
     length: float = 0.0
     until: float = 0.0
 
     def extend(self, at_least: float = 0.0) -> None:
-        self.length = min(LONGEST_PAUSE, max(FIRST_PAUSE, self.length * 2, at_least))
+        self.length = min(MAX_BACKOFF_SECONDS, max(MIN_BACKOFF_SECONDS, self.length * 2, at_least))
         self.until = time.monotonic() + self.length * random.uniform(0.8, 1.2)
 
     def reset(self) -> None:
@@ -86,47 +86,47 @@ class Reconciler:
     """One job's loop and what it remembers between turns."""
 
     uid: str
-    around: ReconcilerDeps
+    deps: ReconcilerDeps
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
     expectations: Expectations = field(default_factory=Expectations)
-    trouble: CreateError | None = None
-    in_doubt: bool = False
+    create_error: CreateError | None = None
+    write_outcome_unknown: bool = False
     """The last status write may or may not have happened."""
-    written: float = -1e9
+    last_write: float = -1e9
     started: float = field(default_factory=time.monotonic)
-    creation: _Pause = field(default_factory=_Pause)
-    errors: _Pause = field(default_factory=_Pause)
+    create_backoff: _Backoff = field(default_factory=_Backoff)
+    error_backoff: _Backoff = field(default_factory=_Backoff)
 
     async def run(self, first_seen: int) -> None:
         """Turn until the job is gone or `stopping` is set; `first_seen` is a version of the job."""
-        self.expectations.job(str(first_seen))
+        self.expectations.expect_job_version(str(first_seen))
         while not self.stopping:
             self.wake.clear()
             try:
-                again = await self._timed_turn()
-                self.errors.reset()
+                delay = await self._timed_reconcile()
+                self.error_backoff.reset()
             except LeaseLostError:
                 return
             except ConflictError:
                 # Someone else wrote the job since; the copy is about to show it.
-                again = 0.1
+                delay = 0.1
             except ApiError as error:
-                self.errors.extend(error.retry_after)
-                again = self.errors.left
-                log.warning("job=%s turn failed, next in %.1f s: %s", self.uid, again, error)
+                self.error_backoff.extend(error.retry_after)
+                delay = self.error_backoff.left
+                log.warning("job=%s turn failed, next in %.1f s: %s", self.uid, delay, error)
             except Exception:
-                self.errors.extend(5.0)
-                again = self.errors.left
+                self.error_backoff.extend(5.0)
+                delay = self.error_backoff.left
                 log.exception("job=%s turn failed", self.uid)
-            if again is None:
+            if delay is None:
                 return
-            await self._sleep(again)
+            await self._sleep(delay)
 
     async def _sleep(self, seconds: float) -> None:
-        if self.errors.left > 0:
+        if self.error_backoff.left > 0:
             # Do not let a swarm of events cut the back-off short; only the end may.
-            deadline = time.monotonic() + self.errors.left
+            deadline = time.monotonic() + self.error_backoff.left
             while not self.stopping and time.monotonic() < deadline:
                 await asyncio.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
             return
@@ -137,52 +137,52 @@ class Reconciler:
         except TimeoutError:
             pass
 
-    async def _timed_turn(self) -> float | None:
+    async def _timed_reconcile(self) -> float | None:
         started = time.perf_counter()
         try:
-            return await self._turn()
+            return await self._reconcile()
         finally:
-            self.around.metrics.reconcile.observe(time.perf_counter() - started)
+            self.deps.metrics.reconcile.observe(time.perf_counter() - started)
 
-    async def _turn(self) -> float | None:
+    async def _reconcile(self) -> float | None:
         """One turn. Return the seconds until the next one at the latest; None when all is done."""
-        job = self.around.jobs.get(self.uid)
-        if self.in_doubt and job is not None:
-            await self._reread(job)
+        job = self.deps.jobs.get(self.uid)
+        if self.write_outcome_unknown and job is not None:
+            await self._resolve_unknown_write(job)
         if job is None:
-            known = self.around.jobs.last_version >= self.expectations.job_version
+            known = self.deps.jobs.last_version >= self.expectations.job_version
             return None if known else 1.0
-        assessment = await self.around.assessor.assess(job, self.around.checked(job))
+        assessment = await self.deps.assessor.assess(job, self.deps.checked(job))
         # That took a moment: go by what the copies show now, and all at one instant.
-        job = self.around.jobs.get(self.uid)
+        job = self.deps.jobs.get(self.uid)
         if job is None:
             return 0.0
-        pods = [pod for pod in self.around.pods.by("job", self.uid) if pod.belongs_to(job)]
-        if not self._caught_up(job, pods):
+        pods = [pod for pod in self.deps.pods.by_index("job", self.uid) if pod.belongs_to(job)]
+        if not self._cache_is_current(job, pods):
             return 0.5
-        if not self._held(job):
+        if not self._has_finalizer(job):
             return 0.2
         observed = self._observe(job, pods, assessment)
         actions = decide(observed)
         await self._apply(observed, actions)
         if actions.remove_finalizer:
-            self.around.reader.forget(self.uid)
-            self.around.assessor.forget(self.uid)
+            self.deps.reader.forget(self.uid)
+            self.deps.assessor.forget(self.uid)
             return None
-        return self._next_look(actions)
+        return self._seconds_to_next(actions)
 
-    def _caught_up(self, job: JobRecord, pods: list[PodRecord]) -> bool:
+    def _cache_is_current(self, job: JobRecord, pods: list[PodRecord]) -> bool:
         alive = {pod.uid for pod in pods if not pod.deleting}
-        if self.expectations.met(job.version, self.around.pods.last_version, alive):
+        if self.expectations.satisfied(job.version, self.deps.pods.last_version, alive):
             return True
-        if self.expectations.overdue:
+        if self.expectations.timed_out:
             log.warning("job=%s the copies do not show the last writes; listing anew", self.uid)
-            self.around.jobs.relist()
-            self.around.pods.relist()
-            self.expectations.forget()
+            self.deps.jobs.relist()
+            self.deps.pods.relist()
+            self.expectations.clear()
         return False
 
-    def _held(self, job: JobRecord) -> bool:
+    def _has_finalizer(self, job: JobRecord) -> bool:
         """Whether the job has its finalizer, which is on its way when the loop starts.
 
         With it, no job can vanish while its pods run; and our first write does not collide with it.
@@ -197,21 +197,21 @@ class Reconciler:
     ) -> Observed:
         placement = (job.raw.get("status") or {}).get("placement") or {}
         names = {*held_nodes(placement), *(pod.node for pod in pods if pod.node)}
-        nodes = {name: found for name in names if (found := self.around.node(name)) is not None}
+        nodes = {name: found for name in names if (found := self.deps.node(name)) is not None}
         topology = job.raw["spec"].get("topology") or {}
         return Observed(
             now=datetime.now(UTC),
             raw=job.raw,
-            checked=self.around.checked(job),
+            checked=self.deps.checked(job),
             pods=tuple(pods),
             nodes=nodes,
-            levels=self.around.maps.levels(topology.get("fabric")) if placement else (),
+            levels=self.deps.maps.levels(topology.get("fabric")) if placement else (),
             assessment=assessment,
-            verdict=self.around.scheduler.verdict(self.uid),
-            trouble=self.trouble,
-            report=self.around.reader.take(self.uid),
-            since_write=time.monotonic() - self.written,
-            node_lost_seconds=self.around.node_lost_seconds,
+            verdict=self.deps.scheduler.verdict(self.uid),
+            create_error=self.create_error,
+            report=self.deps.reader.take(self.uid),
+            seconds_since_write=time.monotonic() - self.last_write,
+            node_lost_seconds=self.deps.node_lost_seconds,
         )
 
     async def _apply(self, observed: Observed, actions: Actions) -> None:
@@ -219,47 +219,49 @@ class Reconciler:
             await self._write(observed, actions)
             return
         if actions.delete_pods:
-            await self.around.hand.delete_pods(actions.delete_pods, self.expectations)
-        if actions.create_pods and self.creation.left <= 0:
-            self.trouble = await self.around.hand.create_pods(observed, actions, self.expectations)
-            if self.trouble is None:
-                self.creation.reset()
+            await self.deps.writer.delete_pods(actions.delete_pods, self.expectations)
+        if actions.create_pods and self.create_backoff.left <= 0:
+            self.create_error = await self.deps.writer.create_pods(
+                observed, actions, self.expectations
+            )
+            if self.create_error is None:
+                self.create_backoff.reset()
             else:
-                self.creation.extend()
+                self.create_backoff.extend()
                 self.wake.set()
         if actions.delete_job:
-            await self.around.hand.delete_job(observed)
+            await self.deps.writer.delete_job(observed)
 
     async def _write(self, observed: Observed, actions: Actions) -> None:
         if actions.assignment is not None:
-            self.around.scheduler.claim(self.uid)
+            self.deps.scheduler.claim(self.uid)
         try:
-            await self.around.hand.write_status(observed, actions, self.expectations)
+            await self.deps.writer.write_status(observed, actions, self.expectations)
         except BaseException as error:
             # Without a clear refusal the write may have happened: look before deciding again.
-            self.in_doubt = not (isinstance(error, ApiError) and error.settled)
-            if not self.in_doubt:
-                self.around.scheduler.give_up(self.uid)
+            self.write_outcome_unknown = not (isinstance(error, ApiError) and error.settled)
+            if not self.write_outcome_unknown:
+                self.deps.scheduler.give_up(self.uid)
             raise
-        self.written = time.monotonic()
-        record_transitions(observed, actions.status, self.around.metrics)
+        self.last_write = time.monotonic()
+        record_transitions(observed, actions.status, self.deps.metrics)
 
-    async def _reread(self, job: JobRecord) -> None:
+    async def _resolve_unknown_write(self, job: JobRecord) -> None:
         """Learn what became of a write that got no answer, before anything else is decided."""
         try:
-            found = await self.around.cluster.get(JOBS, job.name, job.namespace)
-            self.expectations.job(found["metadata"]["resourceVersion"])
+            found = await self.deps.cluster.get(JOBS, job.name, job.namespace)
+            self.expectations.expect_job_version(found["metadata"]["resourceVersion"])
         except NotFoundError:
             pass
-        self.in_doubt = False
-        self.around.scheduler.give_up(self.uid)
+        self.write_outcome_unknown = False
+        self.deps.scheduler.give_up(self.uid)
 
-    def _next_look(self, actions: Actions) -> float:
-        looks = [RESYNC_SECONDS * random.uniform(0.8, 1.0)]
+    def _seconds_to_next(self, actions: Actions) -> float:
+        delays = [RESYNC_SECONDS * random.uniform(0.8, 1.0)]
         if actions.reconcile_after is not None:
-            looks.append(actions.reconcile_after)
-        if actions.create_pods and self.creation.left > 0:
-            looks.append(self.creation.left)
+            delays.append(actions.reconcile_after)
+        if actions.create_pods and self.create_backoff.left > 0:
+            delays.append(self.create_backoff.left)
         if actions.poll_pod is not None:
-            looks.append(self.around.reader.ask(actions.poll_pod))
-        return min(looks)
+            delays.append(self.deps.reader.ask(actions.poll_pod))
+        return min(delays)

@@ -9,12 +9,12 @@ from typing import Any
 from llmtrain_core.api.conditions import ConditionType, Reason, get_condition, is_true
 from llmtrain_operator.job_state.observation import Observed, to_time
 from llmtrain_operator.metrics import Metrics
-from llmtrain_operator.reconcile.events import transitions
+from llmtrain_operator.reconcile.events import changed_conditions
 
 log = logging.getLogger(__name__)
 
-RESTART = "RestartGang"
-_ACTIONS = {Reason.NODE_REPLACED: "ReplaceNode"}
+RESTART_GANG = "RestartGang"
+_ACTION_LABELS = {Reason.NODE_REPLACED: "ReplaceNode"}
 """Values of the label `action`, by the reason of the condition Restarting."""
 
 
@@ -22,7 +22,7 @@ def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: M
     """Log the transitions; measure the way to the first gang and back from a failure."""
     before = observed.raw.get("status") or {}
     metadata = observed.raw["metadata"]
-    for condition in transitions(before, status):
+    for condition in changed_conditions(before, status):
         log.info(
             "job=%s/%s uid=%s attempt=%s condition=%s status=%s reason=%s",
             metadata["namespace"],
@@ -35,7 +35,7 @@ def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: M
         )
         if (condition["type"], condition["reason"]) == (ConditionType.PLACED, Reason.PREEMPTED):
             metrics.preemptions.inc()
-    _tell_error(before, status, metrics)
+    _record_plan_error(before, status, metrics)
     was = is_true(before.get("conditions", ()), ConditionType.RUNNING)
     if was or not is_true(status.get("conditions", ()), ConditionType.RUNNING):
         return
@@ -43,13 +43,15 @@ def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: M
     again = get_condition(before.get("conditions", ()), ConditionType.RESTARTING)
     if again is not None and again["status"] == "True" and failures:
         seconds = (observed.now - to_time(failures[-1]["time"])).total_seconds()
-        metrics.recovery.labels(_ACTIONS.get(again["reason"], RESTART)).observe(seconds)
+        metrics.recovery.labels(_ACTION_LABELS.get(again["reason"], RESTART_GANG)).observe(seconds)
     elif not status.get("attempt"):
         created = to_time(metadata["creationTimestamp"])
         metrics.time_to_running.observe((observed.now - created).total_seconds())
 
 
-def _tell_error(before: Mapping[str, Any], status: Mapping[str, Any], metrics: Metrics) -> None:
+def _record_plan_error(
+    before: Mapping[str, Any], status: Mapping[str, Any], metrics: Metrics
+) -> None:
     """Count how far the plan was off, each time that it was measured."""
     old, new = ((s.get("plan") or {}).get("measured") or {} for s in (before, status))
     if "atStep" in new and new.get("errorRatio") and new != old:

@@ -25,16 +25,16 @@ from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.rate_limit import WriteRateLimiter
 from llmtrain_operator.kube.resources import EVENTS, JOBS, POD_GROUPS, PODS, Resource
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
-from llmtrain_operator.manifests.job_resources import support
+from llmtrain_operator.manifests.job_resources import job_resources
 from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.manifests.pod import pod
-from llmtrain_operator.reconcile.events import event, transitions
+from llmtrain_operator.manifests.pod import make_pod
+from llmtrain_operator.reconcile.events import changed_conditions, make_event
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.scheduler.usage import placed_nodes
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16
+MAX_CONCURRENT_REQUESTS = 16
 NO_POD_GROUPS = (
     "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; switch on"
     " its feature gate GenericWorkload and this API, or run the operator without the flag"
@@ -43,23 +43,23 @@ NO_POD_GROUPS = (
 Object = dict[str, Any]
 
 
-class _ChildRefusedError(Exception):
+class _CreateRefusedError(Exception):
     """The API server does not take a child of the job, and the user can do something about it."""
 
-    def __init__(self, trouble: CreateError):
-        super().__init__(trouble.message)
-        self.trouble = trouble
+    def __init__(self, create_error: CreateError):
+        super().__init__(create_error.message)
+        self.create_error = create_error
 
 
 def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
     """Return the merge patch from the observed status to the new one, guarded by the version."""
     before: Mapping[str, Any] = observed.raw.get("status") or {}
-    changes = _merge(before, status)
+    changes = _merge_patch(before, status)
     version = observed.raw["metadata"]["resourceVersion"]
     return {"metadata": {"resourceVersion": version}, "status": changes}
 
 
-def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
+def _merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
     """Return the merge patch (RFC 7386) from one object to another: keys that go are said."""
     changes: Object = {key: None for key in before if key not in after}
     for key, value in after.items():
@@ -67,7 +67,7 @@ def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
         if old == value:
             continue
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            changes[key] = _merge(old, value)
+            changes[key] = _merge_patch(old, value)
         else:
             changes[key] = value
     return changes
@@ -76,28 +76,32 @@ def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
 class JobWriter:
     """Writes for all jobs; it holds no state of any job."""
 
-    def __init__(self, cluster: KubeApi, budget: WriteRateLimiter, native: GangScheduling):
+    def __init__(
+        self, cluster: KubeApi, rate_limiter: WriteRateLimiter, gang_scheduling: GangScheduling
+    ):
         self._cluster = cluster
-        self._budget = budget
-        self._native = native
+        self._rate_limiter = rate_limiter
+        self._gang_scheduling = gang_scheduling
 
     async def write_status(
         self, observed: Observed, actions: Actions, expectations: Expectations
     ) -> None:
         """Write the status, then tell of its transitions."""
         identity = JobIdentity.of(observed.raw)
-        await self._budget.take()
+        await self._rate_limiter.acquire()
         written = await self._cluster.patch_status(
             JOBS, identity.name, status_patch(observed, actions.status), identity.namespace
         )
-        expectations.job(written["metadata"]["resourceVersion"])
+        expectations.expect_job_version(written["metadata"]["resourceVersion"])
         now, attempt = from_time(observed.now), int(actions.status.get("attempt") or 0)
-        told = transitions(observed.raw.get("status") or {}, actions.status)
-        await _bounded([self._tell(identity, event(identity, c, attempt, now)) for c in told])
+        changed = changed_conditions(observed.raw.get("status") or {}, actions.status)
+        await _run_bounded(
+            [self._create_event(identity, make_event(identity, c, attempt, now)) for c in changed]
+        )
 
-    async def _tell(self, identity: JobIdentity, body: Object) -> None:
+    async def _create_event(self, identity: JobIdentity, body: Object) -> None:
         try:
-            await self._budget.take()
+            await self._rate_limiter.acquire()
             await self._cluster.create(EVENTS, body, identity.namespace)
         except ApiError as error:
             if not isinstance(error, AlreadyExistsError):
@@ -107,18 +111,18 @@ class JobWriter:
         """Delete pods, each only if it is still that very one."""
 
         async def one(victim: PodRecord) -> None:
-            await self._budget.take()
+            await self._rate_limiter.acquire()
             # Not found, or another one of that name: it is gone, as we wanted.
             with contextlib.suppress(NotFoundError, ConflictError):
                 await self._cluster.delete(PODS, victim.name, victim.namespace, uid=victim.uid)
-            expectations.gone(victim.uid)
+            expectations.expect_deleted(victim.uid)
 
-        await _bounded([one(victim) for victim in pods])
+        await _run_bounded([one(victim) for victim in pods])
 
     async def delete_job(self, observed: Observed) -> None:
         """Delete the job itself: its time to live is over."""
         identity = JobIdentity.of(observed.raw)
-        await self._budget.take()
+        await self._rate_limiter.acquire()
         try:
             await self._cluster.delete(JOBS, identity.name, identity.namespace, uid=identity.uid)
         except (NotFoundError, ConflictError):
@@ -133,45 +137,53 @@ class JobWriter:
         attempt = int(actions.status.get("attempt") or 0)
         nodes = placed_nodes(actions.status["placement"])
         try:
-            around = [*support(observed.raw, identity), *self._native.support(job, identity)]
+            around = [
+                *job_resources(observed.raw, identity),
+                *self._gang_scheduling.resources(job, identity),
+            ]
             for resource, body in around:
-                await self._ensure(resource, body, identity)
+                await self._create_or_adopt(resource, body, identity)
             # The first pod tries the way: where it is refused, all of them would be.
             first, *rest = (
-                self._native.join(
-                    pod(job, identity, attempt, index, nodes), observed.raw, attempt, len(nodes)
+                self._gang_scheduling.add_to_pod(
+                    make_pod(job, identity, attempt, index, nodes),
+                    observed.raw,
+                    attempt,
+                    len(nodes),
                 )
                 for index in actions.create_pods
             )
             await self._create_pod(first, identity, expectations)
-            await _bounded([self._create_pod(body, identity, expectations) for body in rest])
-        except _ChildRefusedError as refused:
-            return refused.trouble
+            await _run_bounded([self._create_pod(body, identity, expectations) for body in rest])
+        except _CreateRefusedError as refused:
+            return refused.create_error
         return None
 
     async def _create_pod(
         self, body: Object, identity: JobIdentity, expectations: Expectations
     ) -> None:
-        made = await self._ensure(PODS, body, identity)
-        expectations.pod(made["metadata"]["resourceVersion"])
+        made = await self._create_or_adopt(PODS, body, identity)
+        expectations.expect_pod_version(made["metadata"]["resourceVersion"])
 
-    async def _ensure(self, resource: Resource, body: Object, identity: JobIdentity) -> Object:
+    async def _create_or_adopt(
+        self, resource: Resource, body: Object, identity: JobIdentity
+    ) -> Object:
         """Create a child, or find that it is there and ours."""
         name = body["metadata"]["name"]
         try:
-            await self._budget.take()
+            await self._rate_limiter.acquire()
             return await self._cluster.create(resource, body, identity.namespace)
         except AlreadyExistsError:
             found = await self._cluster.get(resource, name, identity.namespace)
         except NotFoundError as error:
             if resource != POD_GROUPS:
                 raise
-            raise _ChildRefusedError(CreateError(Reason.FORBIDDEN, NO_POD_GROUPS)) from error
+            raise _CreateRefusedError(CreateError(Reason.FORBIDDEN, NO_POD_GROUPS)) from error
         except ForbiddenError as error:
-            raise _ChildRefusedError(_forbidden(resource, name, error)) from error
+            raise _CreateRefusedError(_forbidden(resource, name, error)) from error
         except InvalidError as error:
             text = f"{resource.plural} {name} is not valid: {error.message}"
-            raise _ChildRefusedError(
+            raise _CreateRefusedError(
                 CreateError(Reason.INVALID_SPEC, clean_text(text, 700))
             ) from error
         owners = found["metadata"].get("ownerReferences") or ()
@@ -181,7 +193,7 @@ class JobWriter:
             f"metadata.name: {resource.plural} {name} exists and is not this job's; delete it, or"
             " create the job under another name"
         )
-        raise _ChildRefusedError(CreateError(Reason.NAME_CONFLICT, clean_text(text)))
+        raise _CreateRefusedError(CreateError(Reason.NAME_CONFLICT, clean_text(text)))
 
 
 def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> CreateError:
@@ -195,9 +207,9 @@ def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> CreateEr
     return CreateError(Reason.FORBIDDEN, clean_text(text, 700))
 
 
-async def _bounded(work: Sequence[Any]) -> None:
+async def _run_bounded(work: Sequence[Any]) -> None:
     """Run coroutines, a few at once; the first error comes out once all have ended."""
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
 
     async def one(item: Any) -> None:
         async with gate:
