@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_trainer.launcher.restart.coordinator import CAUSE_SECONDS, Agreement
-from llmtrain_trainer.launcher.restart.failure_cause import Cause
 from llmtrain_trainer.launcher.restart.hang_detection import accuse
 from llmtrain_trainer.launcher.restart.messages import (
     Asked,
@@ -29,13 +29,13 @@ from llmtrain_trainer.launcher.restart.messages import (
     read_order,
     read_word,
 )
-from llmtrain_trainer.runtime.reports import FailureReport, Statement
+from llmtrain_trainer.runtime.reports import Statement
 
 pytestmark = pytest.mark.unit
 
-KILLED = Cause(3, 137, FailureReport("Signal", "SIGKILL", None, None, 137))
-BUG = Cause(2, 1, FailureReport("Exception", "ValueError", None, None, 1))
-LOST = Cause(0, 200, FailureReport("PeerLost", "gloo", None, None, 200), consequence=True)
+KILLED = FailureInfo("Signal", "SIGKILL", exit_code=137, rank=3)
+BUG = FailureInfo("Exception", "ValueError", exit_code=1, rank=2)
+LOST = FailureInfo("PeerLost", "gloo", exit_code=200, rank=0)
 
 
 def _gang(most: int = 2, saves: bool = True) -> Agreement:
@@ -107,7 +107,7 @@ def test_a_launcher_that_is_gone_ends_the_gang() -> None:
     gang = _gang()
     (end,) = gang.lose(1)
     assert isinstance(end, End) and end.cause is not None
-    assert end.cause.exit_code == 200 and "ranks 2, 3" in end.cause.report.message
+    assert end.cause.exit_code == 200 and "ranks 2, 3" in end.cause.message
     assert gang.hear(0, Failed(0, LOST), 0.0) == () and gang.lose(0) == ()
 
 
@@ -118,7 +118,7 @@ def test_who_does_not_get_ready_is_named() -> None:
     assert gang.expire(64.0) == ()
     (end,) = gang.expire(65.0)
     assert isinstance(end, End) and end.cause is not None
-    assert end.cause.exit_code == 200 and "ranks 2, 3" in end.cause.report.message
+    assert end.cause.exit_code == 200 and "ranks 2, 3" in end.cause.message
 
 
 def test_all_save_after_the_latest_step_that_any_rank_has_started() -> None:
@@ -129,7 +129,7 @@ def test_all_save_after_the_latest_step_that_any_rank_has_started() -> None:
     assert gang.hear(1, Held(0, 42), 1.0) == (Finish(0, 42),)
     (end,) = _all_say(gang, Done(0))
     assert isinstance(end, End) and end.cause is not None
-    assert end.cause.exit_code == 143 and "step 42" in end.cause.report.message
+    assert end.cause.exit_code == 143 and "step 42" in end.cause.message
 
 
 def test_a_gang_is_stopped_in_the_middle_of_a_question_as_well() -> None:
@@ -146,7 +146,7 @@ def test_no_rank_is_waited_for_before_its_first_step() -> None:
     (end,) = _all_say(gang, Held(0, 0))
     assert isinstance(end, End) and end.cause is not None
     assert end.cause.exit_code == 143
-    assert "before it had anything to save" in end.cause.report.message
+    assert "before it had anything to save" in end.cause.message
 
 
 @pytest.mark.parametrize("saves", [False, True])
@@ -173,7 +173,7 @@ def test_a_hang_is_explained_before_it_is_acted_on() -> None:
     (order,) = gang.hear(1, Stated(0, (_stated(2), mute), 8.5), 11.0)
     assert isinstance(order, Restart)
     assert (order.cause.rank, order.cause.exit_code) == (3, 201)
-    assert "dp all_gather #51 (rank 0, 1, 2)" in order.cause.report.message
+    assert "dp all_gather #51 (rank 0, 1, 2)" in order.cause.message
 
 
 def test_a_rank_that_gets_on_is_waited_for() -> None:
@@ -213,7 +213,7 @@ def test_a_launcher_that_cannot_say_anything_does_not_hold_up_the_others() -> No
     gang.hear(0, Stated(0, (_stated(0), _stated(1)), 9.0), 10.5)
     assert gang.deadline is not None
     (order,) = gang.expire(gang.deadline)
-    assert isinstance(order, Restart) and "rank 2 could not be asked" in order.cause.report.message
+    assert isinstance(order, Restart) and "rank 2 could not be asked" in order.cause.message
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_launcher_that_cannot_say_anything_does_not_hold_up_the_others() -> No
 )
 def test_who_holds_the_others_up(statements: list[Statement], rank: int | None, text: str) -> None:
     cause = accuse(statements, [], 9.0)
-    assert cause.rank == rank and text in cause.report.message and len(cause.report.message) < 2000
+    assert cause.rank == rank and text in cause.message and len(cause.message) < 2000
 
 
 @pytest.mark.parametrize(

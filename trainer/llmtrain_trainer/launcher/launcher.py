@@ -16,9 +16,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llmtrain_core.api.env import EXIT_PEER_LOST, MASTER_PORT, PORT
+from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_PEER_LOST, MASTER_PORT, PORT
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_trainer.checkpoint import paths
 from llmtrain_trainer.checkpoint.init_from import base_tokenizer
 from llmtrain_trainer.config import RunConfig, load_job
@@ -26,17 +28,16 @@ from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.launcher.http_server import serve
 from llmtrain_trainer.launcher.restart.coordinator import EXIT_TERMINATED, Agreement, terminated
-from llmtrain_trainer.launcher.restart.failure_cause import Cause, RankExit, cause_of
+from llmtrain_trainer.launcher.restart.failure_cause import rank_failure
 from llmtrain_trainer.launcher.restart.messages import Asked, End, Joined
 from llmtrain_trainer.launcher.restart.transport import Host, Link
-from llmtrain_trainer.launcher.status import failure_message, result_message, write_message
 from llmtrain_trainer.launcher.status_tracker import Progress
+from llmtrain_trainer.launcher.termination import result_message, write_message
 from llmtrain_trainer.metrics.gpu_use import find_probe
 from llmtrain_trainer.runtime.blocking import in_a_thread
 from llmtrain_trainer.runtime.child_process import Child
 from llmtrain_trainer.runtime.failures import describe
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of, termination_log
-from llmtrain_trainer.runtime.reports import FailureReport
 from llmtrain_trainer.runtime.sockets import cannot_listen, listen
 from llmtrain_trainer.worker.stack_dump import RECORDER_ENTRIES
 
@@ -75,8 +76,7 @@ class Launcher:
         try:
             server = await serve(self.pod.pod_ip, self.pod.port, self.progress.pages())
         except OSError as error:
-            failure = describe(cannot_listen(error, self.pod.pod_ip, self.pod.port, PORT))
-            return self._fail(failure, None, failure.exit_code)
+            return self._fail(describe(cannot_listen(error, self.pod.pod_ip, self.pod.port, PORT)))
         work = asyncio.create_task(self._work())
         stop = asyncio.create_task(self.asked.wait())
         try:
@@ -120,8 +120,7 @@ class Launcher:
             self.link = link
             end = await self._train(run, data, link)
         except Exception as error:  # the border of the pod: everything becomes a message
-            failure = describe(error)
-            return self._fail(failure, None, failure.exit_code)
+            return self._fail(describe(error))
         if end.cause is not None:
             if end.cause.exit_code == EXIT_TERMINATED:
                 await self._wait_to_be_asked()
@@ -181,15 +180,15 @@ class Launcher:
 
     async def _prepare(self, run: RunConfig) -> PreparedData:
         """Run the data step in a child: it needs a core for seconds and much memory for a while."""
-        values: list[PreparedData | FailureReport] = []
+        values: list[PreparedData | FailureInfo] = []
         child = Child("prepare", functools.partial(_prepare, run, self.pod), values.append)
         self.preparation = child
         code = await child.wait()
         if values and isinstance(values[0], PreparedData):
             return values[0]
-        if values and isinstance(values[0], FailureReport):
+        if values and isinstance(values[0], FailureInfo):
             raise ReportedError(values[0])
-        raise ReportedError(cause_of(RankExit(min(self.pod.ranks), code or 1, None)).report)
+        raise ReportedError(rank_failure(min(self.pod.ranks), code or 1, None))
 
     async def _train(self, run: RunConfig, data: PreparedData, link: Link) -> End:
         """Run the ranks until the launchers agree that it is over."""
@@ -203,32 +202,33 @@ class Launcher:
         self.crew = Crew(self.pod, run, data, link, self.progress, probe, self._take_listener)
         return await self.crew.work()
 
-    def _ended(self, cause: Cause) -> int:
+    def _ended(self, cause: FailureInfo) -> int:
         """Leave the message and return the code of a gang that did not end well."""
-        report = cause.report
         if cause.exit_code == EXIT_TERMINATED and self.asked.is_set():
-            return self._fail(report, None, EXIT_TERMINATED)
+            return self._fail(replace(cause, rank=None))
         if cause.rank is None and cause.exit_code != EXIT_TERMINATED:
-            return self._fail(report, None, cause.exit_code)
+            return self._fail(cause)
         if cause.rank in self.pod.ranks:
-            return self._fail(report, cause.rank, cause.exit_code)
-        text = f"{report.reason} elsewhere in the gang: {report.message}"
-        lost = FailureReport("PeerLost", text, None, None, EXIT_PEER_LOST)
-        return self._fail(lost, cause.rank, EXIT_PEER_LOST)
+            return self._fail(cause)
+        text = f"{cause.reason} elsewhere in the gang: {cause.message}"
+        lost = FailureInfo("PeerLost", text, exit_code=EXIT_PEER_LOST, rank=cause.rank)
+        return self._fail(lost)
 
-    def _fail(self, failure: FailureReport, rank: int | None, exit_code: int) -> int:
+    def _fail(self, failure: FailureInfo) -> int:
         self.progress.status = self.progress.status.beat(phase="failed")
         print(f"{failure.reason}: {failure.message[:2000]}", file=sys.stderr, flush=True)
-        write_message(self.pod.termination_log, failure_message(failure, rank, exit_code))
-        return exit_code
+        write_message(self.pod.termination_log, failure.to_termination_message())
+        return failure.exit_code or EXIT_EXCEPTION
 
 
 class ReportedError(TrainerError):
     """A failure that a child already described."""
 
-    def __init__(self, report: FailureReport) -> None:
-        super().__init__(report.reason, report.message, field=report.field, remedy=report.remedy)
-        self.exit_code = report.exit_code  # type: ignore[misc]
+    def __init__(self, failure: FailureInfo) -> None:
+        super().__init__(
+            failure.reason, failure.message, field=failure.field, remedy=failure.remedy
+        )
+        self.exit_code = failure.exit_code or EXIT_EXCEPTION  # type: ignore[misc]
 
 
 def _prepare(run: RunConfig, pod: PodEnvironment, send: Callable[[Any], None]) -> int:
@@ -239,7 +239,7 @@ def _prepare(run: RunConfig, pod: PodEnvironment, send: Callable[[Any], None]) -
     except Exception as error:  # the border of the process
         failure = describe(error)
         send(failure)
-        return failure.exit_code
+        return failure.exit_code or EXIT_EXCEPTION
     return 0
 
 
@@ -269,9 +269,7 @@ def main() -> int:
         pod = PodEnvironment.read(os.environ)
     except TrainerError as error:
         failure = describe(error)
-        write_message(
-            termination_log(os.environ), failure_message(failure, None, failure.exit_code)
-        )
+        write_message(termination_log(os.environ), failure.to_termination_message())
         print(failure.message, file=sys.stderr, flush=True)
-        return failure.exit_code
+        return failure.exit_code or EXIT_EXCEPTION
     return asyncio.run(Launcher(pod).run())

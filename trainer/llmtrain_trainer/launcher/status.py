@@ -1,22 +1,17 @@
-"""The pod's `/status` document and its termination message, as the pod contract has them."""
+"""The pod's `/status` document, as the pod contract has it."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_core.api.status import TrainerPhase
-from llmtrain_trainer.launcher.restart.failure_cause import Cause
-from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample, FailureReport
-
-MESSAGE_BYTES = 4096
-"""What a kubelet reads of a termination message."""
+from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +20,15 @@ class LastRestart:
 
     time: datetime
     """When it was agreed on."""
-    cause: Cause
+    cause: FailureInfo
 
     def document(self) -> dict[str, Any]:
         """Return the entry of the contract."""
         return {
             "time": self.time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "rank": self.cause.rank,
-            "reason": clean_text(self.cause.report.reason, 128),
-            "message": clean_text(self.cause.report.message, 512),
+            "reason": clean_text(self.cause.reason, 128),
+            "message": clean_text(self.cause.message, 512),
         }
 
 
@@ -102,41 +97,6 @@ class Status:
         return {**self.result(), "heartbeat": beat}
 
 
-def failure_message(failure: FailureReport, rank: int | None, exit_code: int) -> bytes:
-    """Return the termination message of a failure, cut to what a kubelet reads."""
-    error: dict[str, Any] = {
-        "reason": clean_text(failure.reason, 128),
-        "message": clean_text(failure.message, 1024),
-        "field": clean_text(failure.field, 256) if failure.field else None,
-        "remedy": clean_text(failure.remedy, 512) if failure.remedy else None,
-        "rank": rank,
-        "exitCode": exit_code,
-    }
-    data = _encode({"error": error})
-    if len(data) > MESSAGE_BYTES:  # characters of up to four bytes each
-        error["message"] = clean_text(failure.message, 256)
-        data = _encode({"error": {**error, "remedy": None}})
-    return data
-
-
-def result_message(status: Status) -> bytes:
-    """Return the termination message of a finished job."""
-    result = status.result()
-    data = _encode({"result": result})
-    while len(data) > MESSAGE_BYTES and result["collectives"]:
-        result["collectives"].pop()
-        data = _encode({"result": result})
-    return data
-
-
-def write_message(path: Path, data: bytes) -> None:
-    """Write a termination message; a pod without the file still ends with its exit code."""
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        print(f"cannot write {path}: {error.strerror}", flush=True)
-
-
 def _collective(sample: CollectiveSample) -> Mapping[str, Any]:
     """Return an entry of the contract; 0 seconds: point-to-point, which is not timed."""
     seconds = sample.seconds
@@ -151,7 +111,3 @@ def _collective(sample: CollectiveSample) -> Mapping[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _encode(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()

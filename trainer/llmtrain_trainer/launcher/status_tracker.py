@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_core.plan.model.flops import CONVENTIONS, Convention, training_flops_per_token
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.launcher.http_server import Page
-from llmtrain_trainer.launcher.restart.failure_cause import Cause
 from llmtrain_trainer.launcher.status import LastRestart, Status
 from llmtrain_trainer.metrics.gpu_use import DeviceUse
 from llmtrain_trainer.metrics.registry import TrainingMetrics
@@ -81,7 +81,7 @@ class Progress:
         elif isinstance(report, SaveFailedReport) and self._lead == 0:
             self.metrics.observe_failed_save()
 
-    def restart(self, cause: Cause, agreed: datetime) -> None:
+    def restart(self, cause: FailureInfo, agreed: datetime) -> None:
         """All ranks start again in their pods, as the launchers agreed then."""
         self._connected = self._measured = False
         self.status = self.status.beat(

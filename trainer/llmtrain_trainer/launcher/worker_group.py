@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.prepare import PreparedData
-from llmtrain_trainer.launcher.restart.failure_cause import RankExit, cause_of
+from llmtrain_trainer.launcher.restart.failure_cause import rank_failure
 from llmtrain_trainer.launcher.restart.messages import (
     Done,
     End,
@@ -36,7 +37,7 @@ from llmtrain_trainer.launcher.status_tracker import Progress
 from llmtrain_trainer.metrics.gpu_use import UtilizationProbe
 from llmtrain_trainer.runtime.child_process import Child
 from llmtrain_trainer.runtime.pod_env import PodEnvironment
-from llmtrain_trainer.runtime.reports import FailureReport, Statement, StepReport
+from llmtrain_trainer.runtime.reports import Statement, StepReport
 from llmtrain_trainer.runtime.step_gate import Orders
 from llmtrain_trainer.worker.main import RankTask, run_rank
 from llmtrain_trainer.worker.stack_dump import written_stack
@@ -60,7 +61,7 @@ class _Rank:
     heard: float
     """When it last showed progress, on the event loop's clock."""
     stepped: bool = False
-    failure: FailureReport | None = None
+    failure: FailureInfo | None = None
     statement: Statement | None = None
     code: int | None = None
     """How it ended."""
@@ -156,15 +157,15 @@ class Crew:
         code = await rank.child.wait()
         rank.code = code
         if code:
-            failed = cause_of(RankExit(rank.number, code, rank.failure))
-            print(f"{failed.report.reason}: {failed.report.message:.2000}", file=sys.stderr)
-            self.link.say(Failed(self.generation, failed))
+            failure = rank_failure(rank.number, code, rank.failure)
+            print(f"{failure.reason}: {failure.message:.2000}", file=sys.stderr)
+            self.link.say(Failed(self.generation, failure))
         elif all(one.code == 0 for one in self.ranks):
             self.link.say(Done(self.generation))
 
     def _hear(self, local: int, report: Any) -> None:
         rank = self.ranks[local]
-        if isinstance(report, FailureReport):
+        if isinstance(report, FailureInfo):
             rank.failure = report
         elif isinstance(report, Statement):
             rank.statement = report

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_trainer.errors import PeerLostError, TrainerError
-from llmtrain_trainer.runtime.reports import FailureReport
 
 _STORE_TYPES = frozenset({"DistNetworkError", "DistStoreError"})
 """torch's, of its store; by name, so that describing a failure of the data step does not import
@@ -28,19 +28,19 @@ _LOST = re.compile(
 of a library is no such text: they also complain about their own settings."""
 
 
-def describe(error: BaseException) -> FailureReport:
+def describe(error: BaseException) -> FailureInfo:
     """Describe an exception by the most telling error in its chain."""
     for cause in chain(error):
         if isinstance(cause, TrainerError):
-            return FailureReport(
+            return FailureInfo(
                 cause.reason, cause.message, cause.field, cause.remedy, cause.exit_code
             )
     for cause in chain(error):
         if is_peer_loss(cause):
             text = f"{type(cause).__name__}: {cause}"
-            return FailureReport("PeerLost", text, None, None, PeerLostError.exit_code)
+            return FailureInfo("PeerLost", text, exit_code=PeerLostError.exit_code)
     text = f"{type(error).__name__}: {error}"
-    return FailureReport("Exception", text, None, None, TrainerError.exit_code)
+    return FailureInfo("Exception", text, exit_code=TrainerError.exit_code)
 
 
 def is_peer_loss(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_core.api.status import TrainerPhase
 
 
@@ -123,17 +124,6 @@ class AliveReport:
 
 
 @dataclass(frozen=True, slots=True)
-class FailureReport:
-    """Why a rank ends."""
-
-    reason: str
-    message: str
-    field: str | None
-    remedy: str | None
-    exit_code: int
-
-
-@dataclass(frozen=True, slots=True)
 class Statement:
     """What a rank was doing when it was asked."""
 
@@ -158,7 +148,7 @@ Report = (
     | CheckpointReport
     | SaveFailedReport
     | AliveReport
-    | FailureReport
+    | FailureInfo
     | Statement
 )
 Send = Callable[[Report], None]

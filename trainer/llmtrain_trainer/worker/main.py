@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
-from llmtrain_core.api.env import EXIT_PEER_LOST
+from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_PEER_LOST
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.prepare import PreparedData
 from llmtrain_trainer.parallel.workarounds import renew_thread_pool
 from llmtrain_trainer.runtime.failures import describe
 from llmtrain_trainer.runtime.pod_env import PodEnvironment
-from llmtrain_trainer.runtime.reports import FailureReport, PhaseReport, Send
+from llmtrain_trainer.runtime.reports import PhaseReport, Send
 from llmtrain_trainer.runtime.step_gate import Orders
 from llmtrain_trainer.training.trainer import Trainer
 from llmtrain_trainer.worker.rendezvous import join, leave
@@ -63,11 +64,11 @@ def run_rank(task: RankTask, send: Send) -> int:
         failure = _with_operations(describe(error), witness, task.orders.started)
         log.error("%s", "".join(traceback.format_exception(error)))
         send(failure)
-        return failure.exit_code
+        return failure.exit_code or EXIT_EXCEPTION
     return 0
 
 
-def _with_operations(failure: FailureReport, witness: Witness, step: int) -> FailureReport:
+def _with_operations(failure: FailureInfo, witness: Witness, step: int) -> FailureInfo:
     """Say of a lost peer what was going on: the end of the flight recorder."""
     if failure.exit_code != EXIT_PEER_LOST:
         return failure

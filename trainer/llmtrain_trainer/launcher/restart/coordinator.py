@@ -13,7 +13,8 @@ import signal
 from typing import Literal
 
 from llmtrain_core.api.env import EXIT_PEER_LOST
-from llmtrain_trainer.launcher.restart.failure_cause import Cause, first_cause
+from llmtrain_core.api.failure import FailureInfo
+from llmtrain_trainer.launcher.restart.failure_cause import first_cause
 from llmtrain_trainer.launcher.restart.hang_detection import accuse
 from llmtrain_trainer.launcher.restart.messages import (
     Asked,
@@ -34,16 +35,13 @@ from llmtrain_trainer.launcher.restart.messages import (
     Stated,
     Word,
 )
-from llmtrain_trainer.runtime.reports import FailureReport, Statement
+from llmtrain_trainer.runtime.reports import Statement
 
 CAUSE_SECONDS = 2.0
 """After a lost peer, how long to wait for the failure that may have caused it."""
 
 STATEMENT_SECONDS = 5.0
 """How long launchers may take to say what silent ranks do."""
-
-FIRST_RETRYABLE = 128
-"""Exit codes from here on may pass by themselves."""
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -68,7 +66,7 @@ class Agreement:
         """Who has answered what the current phase asks of every launcher."""
         self._ended: set[int] = set()
         """Whose ranks of this generation all ended well, in whatever phase that was."""
-        self._failures: list[Cause] = []
+        self._failures: list[FailureInfo] = []
         self._statements: list[Statement] = []
         self._silent: Silent | None = None
         self._moved = math.inf
@@ -151,11 +149,11 @@ class Agreement:
         self._ended = set()
         return (Start(self.generation),)
 
-    def _failed(self, cause: Cause, now: float) -> tuple[Order, ...]:
+    def _failed(self, cause: FailureInfo, now: float) -> tuple[Order, ...]:
         if self.phase == "gathering":
             return ()
         self._failures.append(cause)
-        if not cause.consequence:
+        if not cause.is_consequence:
             return self._settle(cause)
         if len(self._failures) == 1:
             self.deadline = now + CAUSE_SECONDS
@@ -217,23 +215,22 @@ class Agreement:
             return self._end(terminated(f"after it had saved step {self._started}"))
         return self._end(None)
 
-    def _settle(self, cause: Cause) -> tuple[Order, ...]:
+    def _settle(self, cause: FailureInfo) -> tuple[Order, ...]:
         """Restart in place where that may help and is allowed; else end."""
-        passes = cause.exit_code >= FIRST_RETRYABLE
-        if self._asked or not passes or self._in_a_row >= self._most:
+        if self._asked or not cause.retryable or self._in_a_row >= self._most:
             return self._end(cause)
         self._in_a_row += 1
         self.generation += 1
         self._enter("gathering")
         return (Restart(self.generation, cause),)
 
-    def _hung(self) -> Cause:
+    def _hung(self) -> FailureInfo:
         seconds = self._silent.seconds if self._silent else 0.0
         stated = {statement.rank for statement in self._statements}
         absent = [rank for rank in range(self._world) if rank not in stated]
         return accuse(self._statements, absent, seconds)
 
-    def _end(self, cause: Cause | None) -> tuple[Order, ...]:
+    def _end(self, cause: FailureInfo | None) -> tuple[Order, ...]:
         self._enter("ended")
         return (End(cause),)
 
@@ -248,16 +245,14 @@ class Agreement:
         return sum(len(self._members.get(one, ())) for one in answered) == self._world
 
 
-def terminated(when: str) -> Cause:
+def terminated(when: str) -> FailureInfo:
     """Return the cause of a gang that was asked to stop."""
     text = f"the pod was asked to stop, {when}"
-    report = FailureReport("Terminated", text, None, None, EXIT_TERMINATED)
-    return Cause(None, EXIT_TERMINATED, report)
+    return FailureInfo("Terminated", text, exit_code=EXIT_TERMINATED)
 
 
-def _lost_peer(text: str) -> Cause:
-    report = FailureReport("PeerLost", text, None, None, EXIT_PEER_LOST)
-    return Cause(None, EXIT_PEER_LOST, report, consequence=True)
+def _lost_peer(text: str) -> FailureInfo:
+    return FailureInfo("PeerLost", text, exit_code=EXIT_PEER_LOST)
 
 
 def _named(ranks: tuple[int, ...]) -> str:

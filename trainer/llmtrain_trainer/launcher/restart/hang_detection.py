@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from llmtrain_core.api.env import EXIT_HUNG
-from llmtrain_trainer.launcher.restart.failure_cause import Cause
-from llmtrain_trainer.runtime.reports import FailureReport, Statement
+from llmtrain_core.api.failure import FailureInfo
+from llmtrain_trainer.runtime.reports import Statement
 
 _SHOWN = 4
 
 
-def accuse(statements: Sequence[Statement], absent: Sequence[int], seconds: float) -> Cause:
+def accuse(statements: Sequence[Statement], absent: Sequence[int], seconds: float) -> FailureInfo:
     """Return the cause of a hang, with the rank that holds the others up where one stands out.
 
     That is one that cannot answer (stopped, or deep in a call that never returns), else one that
@@ -38,8 +38,8 @@ def accuse(statements: Sequence[Statement], absent: Sequence[int], seconds: floa
         text = f"no step for {seconds:.0f} s, and rank {absent[0]} could not be asked; {others}"
     else:
         text = f"no step for {seconds:.0f} s, and no single rank holds up the others; {others}"
-    report = FailureReport("RankHung", text, None, None, EXIT_HUNG)
-    return Cause(accused.rank if accused else None, EXIT_HUNG, report)
+    rank = accused.rank if accused else None
+    return FailureInfo("RankHung", text, exit_code=EXIT_HUNG, rank=rank)
 
 
 def _condition(statement: Statement) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from llmtrain_trainer.launcher.restart.failure_cause import Cause
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_trainer.runtime.reports import Statement
 
 LONGEST_LINE = 1 << 20
@@ -35,7 +35,7 @@ class Failed:
     """A rank ended in another way than it should."""
 
     generation: int
-    cause: Cause
+    cause: FailureInfo
     kind: Literal["failed"] = "failed"
 
 
@@ -103,7 +103,7 @@ class Restart:
     """End all ranks at once and be ready for the next generation."""
 
     generation: int
-    cause: Cause
+    cause: FailureInfo
     kind: Literal["restart"] = "restart"
 
 
@@ -145,7 +145,7 @@ class Finish:
 class End:
     """It is over: well without a cause."""
 
-    cause: Cause | None = None
+    cause: FailureInfo | None = None
     kind: Literal["end"] = "end"
 
 

@@ -1,0 +1,33 @@
+"""The pod's termination message, as the pod contract has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmtrain_core.api.failure import TERMINATION_MESSAGE_BYTES
+from llmtrain_trainer.launcher.status import Status
+
+
+def result_message(status: Status) -> bytes:
+    """Return the termination message of a finished job, cut to what a kubelet reads."""
+    result = status.result()
+    data = _encode(result)
+    while len(data) > TERMINATION_MESSAGE_BYTES and result["collectives"]:
+        result["collectives"].pop()
+        data = _encode(result)
+    return data
+
+
+def write_message(path: Path, data: bytes) -> None:
+    """Write a termination message; without the file a pod still has its exit code."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        print(f"cannot write {path}: {error.strerror}", flush=True)
+
+
+def _encode(result: Mapping[str, Any]) -> bytes:
+    return json.dumps({"result": result}, ensure_ascii=False, allow_nan=False).encode()
