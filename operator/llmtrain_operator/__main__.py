@@ -20,13 +20,13 @@ from llmtrain_operator.metrics import Metrics
 EXIT_LEASE_LOST = 3
 EXIT_TASK_ENDED = 4
 SWITCH_INTERVAL_SECONDS = 0.0005
-"""The queue is decided in a thread. With Python's usual 5 ms, each word to the API server would
-wait so long for its turn while that thread computes."""
+"""The scheduler computes in a thread. With the default of 5 ms, each API request would wait up to
+5 ms for the interpreter lock while that thread computes."""
 log = logging.getLogger("llmtrain_operator")
 
 
 def main() -> None:
-    """Run as a program."""
+    """Entry point of the program."""
     try:
         config = parse(sys.argv[1:])
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
@@ -40,11 +40,11 @@ def main() -> None:
 
 
 async def run(config: Config) -> None:
-    """Wait for the lease, then lead until a signal ends it."""
+    """Acquire the lease, then run the operator until a signal."""
     calm_collector()
     metrics = Metrics()
     configuration = await load_configuration(config.kubeconfig)
-    # The lease has a client of its own: the fence of the other one asks the lease.
+    # The lease needs its own client: the writes of the other client are fenced by the lease.
     lease_client = KubeClient(configuration, metrics.requests)
     elector = LeaderElector(
         lease_client, config.lease_namespace, config.lease, config.identity, config.timing
@@ -65,7 +65,7 @@ async def run(config: Config) -> None:
             leading = True
             metrics.leader.set(1)
             renewing = asyncio.create_task(
-                elector.renew_until_lost(_on_lease_lost), name="lease keeper"
+                elector.renew_until_lost(_on_lease_lost), name="lease renewal"
             )
             guard(renewing, _on_task_ended)
             try:
@@ -79,15 +79,15 @@ async def run(config: Config) -> None:
 
 
 def _on_lease_lost() -> None:
-    """End without any more await: another process may be writing already."""
-    log.error("the lease is lost: ending")
+    """Exit at once without another await: another process may already be the leader."""
+    log.error("lease lost, exiting")
     logging.shutdown()
     os._exit(EXIT_LEASE_LOST)
 
 
-def _on_task_ended(part: str) -> None:
-    """End: without one of its parts a leader leads nobody, and only a new process has them all."""
-    log.error("the %s has ended: ending with it", part)
+def _on_task_ended(task: str) -> None:
+    """Exit: a leader without one of its tasks does not work, and a restart recreates all tasks."""
+    log.error("task %s ended, exiting", task)
     logging.shutdown()
     os._exit(EXIT_TASK_ENDED)
 

@@ -1,4 +1,4 @@
-"""How the operator is set up: command line flags, each with an environment variable."""
+"""Configuration of the operator: command line flags, each with an environment variable."""
 
 from __future__ import annotations
 
@@ -29,48 +29,48 @@ class LeaseTiming:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings, with the defaults that ship."""
+    """All settings and their defaults; each field is a flag."""
 
     namespace: str | None = None
-    """Watch only this namespace; all when absent."""
+    """Namespace to watch; all namespaces if not set."""
     kubeconfig: str | None = None
-    """File with the way to the API server."""
+    """Path of the kubeconfig; default $KUBECONFIG, else the pod's service account."""
     bind: str = "0.0.0.0"
-    """Address of the health and metrics ports."""
+    """Address that the health and metrics ports listen on."""
     metrics_port: int = 9090
-    """Port of /metrics; 0 takes a free one."""
+    """Port of /metrics; 0 selects a free port."""
     health_port: int = 8080
-    """Port of /healthz and /readyz; 0 takes a free one."""
+    """Port of /healthz and /readyz; 0 selects a free port."""
     lease_namespace: str = "llmtrain-system"
     """Namespace of the Lease."""
     lease_name: str | None = None
-    """Name of the Lease; absent: llmtrain-operator[-NAMESPACE]."""
+    """Name of the Lease; default llmtrain-operator[-NAMESPACE]."""
     lease_duration: float = 15.0
-    """Seconds after which another one may take the lease."""
+    """Seconds without renewal after which another candidate may acquire the lease."""
     renew_deadline: float = 10.0
-    """Seconds that the leader relies on its last renewal."""
+    """Seconds after its last renewal until the leader stops writing."""
     retry_period: float = 2.0
     """Seconds between renewals."""
     progress_seconds: float = 5.0
-    """Seconds between two looks at a job's progress, and so between two writes of it."""
+    """Seconds between two requests for the progress of a job, which also limits its writes."""
     node_lost_seconds: float = 30.0
-    """A node that is not ready for so long has lost its pods."""
+    """Seconds after which the pods of a node that is not ready count as lost."""
     writes_per_second: float = 100.0
-    """Bound on the writes to the API server, over all jobs."""
+    """Limit of writes to the API server per second, over all jobs."""
     count_foreign_pods: bool = True
-    """Count GPUs that pods of others hold (costs a watch of all bound pods)."""
+    """Count the resources of pods that are not of a job (needs a watch of all bound pods)."""
     pod_groups: bool = False
-    """Let kube-scheduler bind gangs by PodGroup (Kubernetes 1.37, feature gate GenericWorkload)."""
+    """Create a PodGroup per job (Kubernetes 1.37 with the feature gate GenericWorkload)."""
     kueue: bool = False
-    """Jobs with the label kueue.x-k8s.io/queue-name wait for the quota of that LocalQueue."""
+    """Let jobs with the label kueue.x-k8s.io/queue-name wait for admission by Kueue."""
     log_level: str = "INFO"
-    """DEBUG, INFO, WARNING or ERROR."""
+    """Log level: DEBUG, INFO, WARNING or ERROR."""
     identity: str = field(default_factory=lambda: f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}")
-    """Name of this contender for the lease."""
+    """Identity of this candidate in the lease."""
 
     @property
     def lease(self) -> str:
-        """Name of the Lease: operators of different namespaces do not wait for each other."""
+        """Name of the Lease, one per watched namespace so that several operators can lead."""
         suffix = f"-{self.namespace}" if self.namespace else ""
         return self.lease_name or f"llmtrain-operator{suffix}"
 
@@ -82,35 +82,35 @@ class Config:
     def __post_init__(self) -> None:
         if not self.retry_period < self.renew_deadline < self.lease_duration:
             raise ConfigError(
-                "lease: --retry-period < --renew-deadline < --lease-duration must hold"
+                "lease: --retry-period < --renew-deadline < --lease-duration is required"
             )
 
 
-_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
-def _flag(text: str) -> bool:
+def _parse_bool(text: str) -> bool:
     word = text.strip().lower()
-    if word not in _YES + _NO:
-        raise ArgumentTypeError(f"{text!r} is not one of {', '.join(_YES + _NO)}")
-    return word in _YES
+    if word not in _TRUE + _FALSE:
+        raise ArgumentTypeError(f"{text!r} is not one of {', '.join(_TRUE + _FALSE)}")
+    return word in _TRUE
 
 
-def _log_level(text: str) -> str:
+def _parse_log_level(text: str) -> str:
     if text.upper() not in _LOG_LEVELS:
         raise ArgumentTypeError(f"{text!r} is not one of {', '.join(_LOG_LEVELS)}")
     return text.upper()
 
 
-def _whole(text: str) -> int:
+def _parse_int(text: str) -> int:
     try:
         return int(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
-def _positive(text: str) -> float:
+def _parse_positive_float(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
@@ -120,29 +120,35 @@ def _positive(text: str) -> float:
     return number
 
 
-def _from_environment(variable: str, kind: Callable[[str], Any]) -> Any:
+def _from_environment(variable: str, parse_value: Callable[[str], Any]) -> Any:
     if variable not in os.environ:
         return argparse.SUPPRESS
     try:
-        return kind(os.environ[variable])
+        return parse_value(os.environ[variable])
     except ArgumentTypeError as error:
         raise ConfigError(f"{variable}: {error}") from None
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """Read the command line; LLMTRAIN_OPERATOR_<NAME> stands in for a flag that is not given."""
+    """Parse the command line; LLMTRAIN_OPERATOR_<NAME> sets the default of a flag."""
     parser = argparse.ArgumentParser(
-        prog="llmtrain-operator", description="Runs LLMTrainingJobs in a Kubernetes cluster."
+        prog="llmtrain-operator", description="Run LLMTrainingJobs in a Kubernetes cluster."
     )
-    kinds: dict[str, Callable[[str], Any]] = {"bool": _flag, "int": _whole, "float": _positive}
+    parsers: dict[str, Callable[[str], Any]] = {
+        "bool": _parse_bool,
+        "int": _parse_int,
+        "float": _parse_positive_float,
+    }
     for item in fields(Config):
         default: Any = None if callable(item.default_factory) else item.default
-        kind = _log_level if item.name == "log_level" else kinds.get(str(item.type), str)
+        parse_value = (
+            _parse_log_level if item.name == "log_level" else parsers.get(str(item.type), str)
+        )
         variable = f"LLMTRAIN_OPERATOR_{item.name.upper()}"
         parser.add_argument(
             f"--{item.name.replace('_', '-')}",
-            type=kind,
-            default=_from_environment(variable, kind),
+            type=parse_value,
+            default=_from_environment(variable, parse_value),
             help=f"default {default}; also {variable}",
         )
     return Config(**vars(parser.parse_args(arguments)))

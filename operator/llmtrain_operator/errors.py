@@ -1,4 +1,4 @@
-"""The errors of the operator: one hierarchy, and each error knows whether trying again may help."""
+"""Errors of the operator: one hierarchy; `retryable` tells whether a retry may succeed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 
 class OperatorError(Exception):
-    """Base of all errors of the operator."""
+    """Base class of all errors of the operator."""
 
     retryable = False
 
 
 class ConfigError(OperatorError):
-    """The operator cannot start as it is configured."""
+    """The configuration of the operator is invalid."""
 
 
 class LeaseLostError(OperatorError):
-    """This process is not the leader (any more): it must not write."""
+    """This process is not the leader and must not write."""
 
 
 class ApiError(OperatorError):
-    """The API server refused a request; `status` and `reason` are the server's own."""
+    """The API server rejected a request; `status` and `reason` are from its response."""
 
     def __init__(
         self, status: int, reason: str, message: str, details: Mapping[str, Any] | None = None
@@ -34,63 +34,63 @@ class ApiError(OperatorError):
 
     @property
     def settled(self) -> bool:
-        """Whether it is certain that the request changed nothing."""
+        """Whether it is certain that the request had no effect."""
         return True
 
     @property
     def retry_after(self) -> float:
-        """Seconds that the server asks to wait; 0 where it says nothing."""
+        """Seconds to wait before a retry, from the response; 0 if it has none."""
         return float(self.details.get("retryAfterSeconds") or 0)
 
 
 class ConflictError(ApiError):
-    """The object changed since it was read: read it again."""
+    """The object has changed since it was read; read it again."""
 
     retryable = True
 
 
 class AlreadyExistsError(ApiError):
-    """An object of that name is there."""
+    """An object of that name exists."""
 
 
 class NotFoundError(ApiError):
-    """There is no such object, or no such resource."""
+    """The object or the resource does not exist."""
 
 
 class GoneError(ApiError):
-    """The resourceVersion is too old for a watch: list again."""
+    """The resourceVersion is too old for a watch; list again."""
 
     retryable = True
 
 
 class ForbiddenError(ApiError):
-    """The server does not allow it: RBAC, quota or admission."""
+    """RBAC, a quota or an admission plugin rejected the request."""
 
     @property
     def quota(self) -> bool:
-        """Whether a ResourceQuota is the cause."""
+        """Whether a ResourceQuota rejected the request."""
         return "exceeded quota" in self.message or "failed quota" in self.message
 
 
 class InvalidError(ApiError):
-    """The object is not valid."""
+    """The object is invalid."""
 
 
 class UnavailableError(ApiError):
-    """The server did not answer, or could not: the request may have had its effect."""
+    """The server did not respond or failed; the request may have had its effect."""
 
     retryable = True
 
     @property
     def settled(self) -> bool:
-        """Only a refusal for overload is certain to have changed nothing."""
+        """Only a rejection for overload (429) is certain to have had no effect."""
         return self.status == 429
 
 
 def api_error(
     status: int, reason: str, message: str, details: Mapping[str, Any] | None = None
 ) -> ApiError:
-    """Return the error that fits an answer of the API server."""
+    """Return the error for a response of the API server."""
     kind: type[ApiError] = ApiError
     if status == 409:
         kind = AlreadyExistsError if reason == "AlreadyExists" else ConflictError

@@ -1,8 +1,9 @@
-"""The only place that knows kopf: it takes in jobs, keeps their finalizer, and runs their loops.
+"""The kopf handlers: they watch jobs, manage the finalizer and run one reconciler per job.
 
-A daemon per job is the serial loop of that job. `on.event` only wakes it. There are no
-`on.create/update/resume` handlers (they react to edges, and store a second copy of the spec) and no
-indexes (slow, and blind to what vanished while nobody watched).
+A kopf daemon per job is the serial reconcile loop of that job, and `on.event` only triggers it.
+`on.create/update/resume` handlers are not used, because they are edge-triggered and store a second
+copy of the spec. Indexes are not used, because they are slow and miss deletions between two
+watches.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from llmtrain_operator.errors import ConfigError
 
 PLURAL = "llmtrainingjobs"
 TOKEN_MINUTES = 5
-"""A mounted token is replaced while it is still valid: reading it so often is enough."""
+"""Lifetime of kopf's credentials. The kubelet rotates a mounted token long before it expires."""
 
 
 async def operate(runtime: Runtime) -> None:
-    """Run until a signal comes or something breaks that must not break."""
+    """Run the operator until a signal or a fatal error."""
     namespace = runtime.config.namespace
     await kopf.operator(
         registry=registry(),
@@ -38,25 +39,25 @@ async def operate(runtime: Runtime) -> None:
 
 
 def registry() -> kopf.OperatorRegistry:
-    """Return the handlers, in a registry of their own."""
+    """Return a registry with all handlers."""
     handlers = kopf.OperatorRegistry()
     on: dict[str, Any] = {"registry": handlers}
     kopf.on.startup(**on)(configure)
     kopf.on.startup(**on)(start)
     kopf.on.cleanup(**on)(stop)
     kopf.on.login(**on)(login)
-    kopf.on.event(GROUP, VERSION, PLURAL, when=in_charge, **on)(wake)
-    kopf.daemon(GROUP, VERSION, PLURAL, when=in_charge, **on)(reconcile)
+    kopf.on.event(GROUP, VERSION, PLURAL, when=is_managed, **on)(wake)
+    kopf.daemon(GROUP, VERSION, PLURAL, when=is_managed, **on)(reconcile)
     return handlers
 
 
-def in_charge(spec: Mapping[str, Any], **_: Any) -> bool:
-    """Leave jobs of other controllers alone: not even the finalizer is theirs to carry."""
+def is_managed(spec: Mapping[str, Any], **_: Any) -> bool:
+    """Return False for jobs of other controllers, so that they do not even get the finalizer."""
     return is_ours(spec)
 
 
 async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-    """Pin every setting whose default does not fit."""
+    """Set every kopf setting whose default does not fit."""
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.posting.loggers = False
@@ -69,63 +70,63 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.networking.connect_timeout = 5
     settings.watching.chunk_size = 500
     settings.execution.max_workers = 4
-    # A deleted job is looked at again so often until its pods are gone; each look is a write.
+    # Interval at which kopf checks a deleted job until its daemon ends; each check is a write.
     settings.background.cancellation_polling = 2.0
     settings.background.instant_exit_timeout = 0.5
     settings.process.ultimate_exiting_timeout = 20
-    # One line a turn and job says nothing that the operator's own log does not say better.
+    # kopf logs one line per event; the log of the operator has the same information.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
 
 
 async def start(memo: kopf.Memo, **_: Any) -> None:
-    """Fill the copies before the first job is looked at."""
+    """Fill the informer caches before the first reconcile."""
     await memo.runtime.start()
 
 
 async def stop(memo: kopf.Memo, **_: Any) -> None:
-    """End what `start` began."""
+    """Stop all tasks."""
     await memo.runtime.stop()
 
 
 async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
-    """Let kopf reach the API server the way the rest of the operator does."""
-    found = await memo.runtime.cluster.credentials()
-    if not found.server:
-        raise ConfigError("the kubeconfig names no server")
+    """Return the operator's own credentials for kopf."""
+    credentials = await memo.runtime.cluster.credentials()
+    if not credentials.server:
+        raise ConfigError("the kubeconfig has no server")
     lifetime = timedelta(minutes=TOKEN_MINUTES)
     return kopf.ConnectionInfo(
-        server=found.server,
-        ca_path=found.ca_path,
-        insecure=found.insecure,
-        token=found.token,
-        certificate_path=found.certificate_path,
-        private_key_path=found.private_key_path,
-        expiration=datetime.now(UTC) + lifetime if found.rotates else None,
+        server=credentials.server,
+        ca_path=credentials.ca_path,
+        insecure=credentials.insecure,
+        token=credentials.token,
+        certificate_path=credentials.certificate_path,
+        private_key_path=credentials.private_key_path,
+        expiration=datetime.now(UTC) + lifetime if credentials.rotates else None,
     )
 
 
 async def wake(memo: kopf.Memo, uid: str, **_: Any) -> None:
-    """Let the loop of the job take a turn."""
+    """Trigger the reconciler of a job."""
     memo.runtime.wake(uid)
 
 
 async def reconcile(
     memo: kopf.Memo, uid: str, meta: Mapping[str, Any], stopped: kopf.DaemonStopped, **_: Any
 ) -> None:
-    """Run the loop of one job, from the day it is seen until it is gone or this process ends.
+    """Run the reconciler of one job until the job is gone or this process exits.
 
-    A job that is being deleted keeps its loop: it ends by itself once the pods are gone, and only
-    then does kopf take the finalizer away.
+    A job that is being deleted keeps its reconciler, which returns when the pods are gone. Then
+    kopf removes the finalizer.
     """
     with memo.runtime.loop(uid) as loop:
-        ending = asyncio.create_task(_end_with_the_process(stopped, loop))
+        stopper = asyncio.create_task(_stop_on_exit(stopped, loop))
         try:
             await loop.run(int(meta["resourceVersion"]))
         finally:
-            ending.cancel()
+            stopper.cancel()
 
 
-async def _end_with_the_process(stopped: kopf.DaemonStopped, loop: Any) -> None:
+async def _stop_on_exit(stopped: kopf.DaemonStopped, loop: Any) -> None:
     await stopped.wait()
     loop.wake.set()
     deleted = kopf.DaemonStoppingReason.RESOURCE_DELETED

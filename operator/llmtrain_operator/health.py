@@ -1,4 +1,4 @@
-"""The operator's own HTTP: `/healthz` and `/readyz` on one port, `/metrics` on another."""
+"""HTTP endpoints of the operator: `/healthz` and `/readyz` on one port, `/metrics` on another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def serve(
     healthy: Callable[[], bool],
     ready: Callable[[], bool],
 ) -> AsyncIterator[None]:
-    """Serve as long as the context lasts. The probes say yes or no, and nothing else."""
+    """Serve the endpoints while the context is open. A failed probe returns 503."""
 
     async def metrics(_request: web.Request) -> web.Response:
         body = generate_latest(registry)

@@ -1,1 +1,1 @@
-"""The way to the API server; the only importer of the Kubernetes client."""
+"""Access to the API server. The only package that imports the Kubernetes client library."""

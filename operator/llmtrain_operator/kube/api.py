@@ -1,6 +1,6 @@
-"""The seam between the operator and the API server: plain dicts in, plain dicts out.
+"""The interface between the operator and the API server: plain dictionaries in and out.
 
-Everything else in the operator talks to this protocol, so that a test can put a fault in between.
+All other code of the operator depends on this protocol only, so tests can inject faults.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PatchKind = Literal["merge", "json"]
 
 
 class KubeApi(Protocol):
-    """What the operator asks of a cluster. All methods raise `ApiError`s.
+    """The requests that the operator sends. All methods raise `ApiError`.
 
     Writes are fenced: they raise `LeaseLostError` when this process is not the leader.
     """
@@ -31,7 +31,7 @@ class KubeApi(Protocol):
         limit: int = 500,
         continue_: str = "",
     ) -> Object:
-        """Read one page of a list, with the list's metadata."""
+        """Return one page of a list, including the metadata of the list."""
         ...
 
     def watch(
@@ -44,11 +44,11 @@ class KubeApi(Protocol):
         fields: str = "",
         seconds: int = 300,
     ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:
-        """Open a watch; it yields batches of raw lines, each a JSON event."""
+        """Open a watch that yields batches of raw lines; each line is a JSON event."""
         ...
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
-        """Read one object."""
+        """Return one object."""
         ...
 
     async def create(
@@ -60,7 +60,7 @@ class KubeApi(Protocol):
     async def replace(
         self, resource: Resource, name: str, body: Object, namespace: str | None = None
     ) -> Object:
-        """Replace an object; its resourceVersion guards against a lost update."""
+        """Replace an object. Its resourceVersion prevents a lost update."""
         ...
 
     async def patch(
@@ -73,7 +73,7 @@ class KubeApi(Protocol):
         kind: PatchKind = "merge",
         sub: str = "",
     ) -> Object:
-        """Patch an object, or a subresource of it."""
+        """Patch an object or one of its subresources."""
         ...
 
     async def patch_status(
@@ -91,9 +91,9 @@ class KubeApi(Protocol):
         uid: str = "",
         propagation: str = "Background",
     ) -> None:
-        """Delete an object; with `uid`, only if it is still that very one."""
+        """Delete an object. With `uid`, delete it only if it still has this UID."""
         ...
 
     async def proxy(self, name: str, namespace: str, port: int, path: str) -> bytes:
-        """Read a path from a pod's port, through the API server."""
+        """Return the body of an HTTP GET to a pod port, proxied by the API server."""
         ...

@@ -1,7 +1,7 @@
-"""The `Cluster` over `kubernetes.aio`: its configuration, authentication and transport, our JSON.
+"""The `KubeApi` implementation: configuration, authentication and transport of `kubernetes.aio`.
 
-The typed models of that library are not used: they cost half a millisecond an event, and refuse
-fields that they do not know.
+The typed models of that library are not used. They take half a millisecond per event and reject
+unknown fields.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FIELD_MANAGER = "llmtrain-operator"
 REQUEST_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 WATCH_TIMEOUT_SECONDS = 120.0
-"""A watch that says nothing for so long (bookmarks come once a minute) is taken for dead."""
+"""A watch without any event for this long is closed (bookmarks arrive once a minute)."""
 
 _PATCH_TYPES: Mapping[PatchKind, str] = {
     "merge": "application/merge-patch+json",
@@ -41,7 +41,7 @@ _PATCH_TYPES: Mapping[PatchKind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How to reach the API server, for whoever needs a connection of its own."""
+    """Address and credentials of the API server, for libraries that open their own connection."""
 
     server: str
     ca_path: str | None
@@ -50,11 +50,11 @@ class Credentials:
     private_key_path: str | None
     insecure: bool
     rotates: bool
-    """The token is a mounted one that is replaced now and then."""
+    """Whether the token is a mounted file that the kubelet rotates."""
 
 
 async def load_configuration(kubeconfig: str | None) -> Configuration:
-    """Find the API server: the given file, else $KUBECONFIG, else the pod's service account."""
+    """Load the configuration from the given file, $KUBECONFIG or the pod's service account."""
     configuration: Configuration = type.__call__(Configuration)
     path = kubeconfig or os.environ.get("KUBECONFIG")
     home = Path("~/.kube/config").expanduser()
@@ -72,15 +72,15 @@ async def load_configuration(kubeconfig: str | None) -> Configuration:
             )
     except (ConfigException, OSError) as error:
         raise ConfigError(
-            f"no way to the API server ({error}); set KUBECONFIG or --kubeconfig"
+            f"no API server is configured ({error}); set KUBECONFIG or --kubeconfig"
         ) from error
-    # Proxies of the environment are for the world outside, not for the API server.
+    # The proxy variables of the environment do not apply to the API server.
     configuration.client_session_kwargs = {"trust_env": False}
     return configuration
 
 
 class KubeClient:
-    """One API server, as one user. Use it inside one event loop."""
+    """Client of one API server as one user. Use it inside one event loop."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class KubeClient:
         await self._rest.close()
 
     async def credentials(self) -> Credentials:
-        """Return the credentials as they are now."""
+        """Return the current credentials."""
         headers = await self._headers()
         scheme, _, token = headers.get("authorization", "").partition(" ")
         return Credentials(
@@ -121,7 +121,7 @@ class KubeClient:
         limit: int = 500,
         continue_: str = "",
     ) -> Object:
-        """Read one page of a list, with the list's metadata."""
+        """Return one page of a list, including the metadata of the list."""
         query = _query(labelSelector=labels, fieldSelector=fields, limit=str(limit))
         if continue_:
             query["continue"] = continue_
@@ -137,7 +137,7 @@ class KubeClient:
         fields: str = "",
         seconds: int = 300,
     ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:
-        """Open a watch; it yields batches of raw lines, each a JSON event."""
+        """Open a watch that yields batches of raw lines; each line is a JSON event."""
         query = _query(
             watch="true",
             allowWatchBookmarks="true",
@@ -149,7 +149,7 @@ class KubeClient:
         return self._watch(resource, resource.path(namespace), query)
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
-        """Read one object."""
+        """Return one object."""
         return await self._json("get", resource, "GET", resource.path(namespace, name))
 
     async def create(
@@ -163,7 +163,7 @@ class KubeClient:
     async def replace(
         self, resource: Resource, name: str, body: Object, namespace: str | None = None
     ) -> Object:
-        """Replace an object; its resourceVersion guards against a lost update."""
+        """Replace an object. Its resourceVersion prevents a lost update."""
         path = resource.path(namespace, name)
         query = _query(fieldManager=FIELD_MANAGER)
         return await self._json("update", resource, "PUT", path, query, body)
@@ -178,7 +178,7 @@ class KubeClient:
         kind: PatchKind = "merge",
         sub: str = "",
     ) -> Object:
-        """Patch an object, or a subresource of it."""
+        """Patch an object or one of its subresources."""
         path = resource.path(namespace, name, sub)
         query = _query(fieldManager=FIELD_MANAGER)
         return await self._json(
@@ -200,14 +200,14 @@ class KubeClient:
         uid: str = "",
         propagation: str = "Background",
     ) -> None:
-        """Delete an object; with `uid`, only if it is still that very one."""
+        """Delete an object. With `uid`, delete it only if it still has this UID."""
         options: Object = {"propagationPolicy": propagation}
         if uid:
             options["preconditions"] = {"uid": uid}
         await self._json("delete", resource, "DELETE", resource.path(namespace, name), body=options)
 
     async def proxy(self, name: str, namespace: str, port: int, path: str) -> bytes:
-        """Read a path from a pod's port, through the API server."""
+        """Return the body of an HTTP GET to a pod port, proxied by the API server."""
         target = PODS.path(namespace, f"{name}:{port}", "proxy") + path
         target = target.replace("%3A", ":")
         return await self._request("proxy", PODS, "GET", target, timeout=5.0)
@@ -216,7 +216,7 @@ class KubeClient:
         try:
             settings = (await self._configuration.auth_settings()).get("BearerToken")
         except Exception as error:
-            # A hook of the library reads the token anew; a file that is away comes back.
+            # A hook of the library reads the token file again; a missing file is temporary.
             raise UnavailableError(
                 0, "NoCredentials", f"{type(error).__name__}: {error}"[:300]
             ) from error
@@ -314,9 +314,9 @@ def _query(**pairs: str) -> dict[str, str]:
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
-    """Split a stream into batches of whole lines, whatever their length.
+    """Split a stream into batches of complete lines of any length.
 
-    It gives way after every batch: a stream that is never dry must not starve the rest.
+    Yield to the event loop after every batch, so that a busy stream does not starve other tasks.
     """
     rest: list[bytes] = []
     async for chunk in stream.iter_any():

@@ -1,10 +1,10 @@
-"""A local copy of one resource, kept fresh by list and watch.
+"""A local cache of one resource, kept current by list and watch.
 
-Invariants that the rest leans on:
-- the copy is complete before `synced` is set, and `on_change` has been told of every object;
-- an object that vanished while nobody watched is reported as deleted after the next list;
-- `last_version` never goes back, and everything up to it is in the copy;
-- a record holds only what the operator asks about: an object of 6 KB becomes some 500 bytes.
+Callers rely on these invariants:
+- before `synced` is set, the cache is complete and `on_change` was called for every object;
+- an object that was deleted between two watches is reported as deleted by the next list;
+- `last_version` never decreases, and the cache includes every change up to it;
+- a record holds only the fields that the operator uses: an object of 6 KB becomes about 500 bytes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 MIN_DELAY = 0.1
 MAX_DELAY = 30.0
 HEALTHY_SECONDS = 10.0
-"""A watch that lived so long was a good one: the next reconnect does not wait."""
+"""After a watch that lasted this long, the reconnect delay starts again at its minimum."""
 
 R = TypeVar("R")
 
 
 class EventCounter(Protocol):
-    """Who counts what an informer does."""
+    """Counts the events of an informer."""
 
     def event(self, informer: str, kind: str) -> None:
         """Count one event: added, modified, deleted, relist or reconnect."""
@@ -43,7 +43,7 @@ class EventCounter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which objects: everything, or what a namespace and selectors leave."""
+    """The objects to follow: all, or those that a namespace and selectors match."""
 
     resource: Resource
     namespace: str | None = None
@@ -58,7 +58,7 @@ class _Index(Generic[R]):
 
 
 class Informer(Generic[R]):
-    """The copy. `decode` turns an object into a record, or None for one that is not of interest."""
+    """The cache. `decode` converts an object to a record, or to None to leave it out."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Informer(Generic[R]):
         return self._records.values()
 
     def by_index(self, index: str, value: str) -> list[R]:
-        """Return the records that an index files under a value."""
+        """Return the records whose index key has this value."""
         return list(self._indexes[index].entries.get(value, {}).values())
 
     def __len__(self) -> int:
@@ -106,17 +106,17 @@ class Informer(Generic[R]):
 
     @property
     def staleness(self) -> float:
-        """Seconds since the server last said anything (bookmarks come once a minute)."""
+        """Seconds since the last event from the server (bookmarks arrive once a minute)."""
         return time.monotonic() - self.last_contact
 
     def relist(self) -> None:
-        """Ask for a new list now: the copy is in doubt."""
+        """Request a new list now, because the cache may be wrong."""
         self._needs_list = True
         if self._watching is not None and not self._watching.expired():
             self._watching.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
-        """Keep the copy fresh for ever."""
+        """Keep the cache current until the task is cancelled."""
         delay = 0.0
         while True:
             started = time.monotonic()
@@ -130,12 +130,12 @@ class Informer(Generic[R]):
                 delay = _next_delay(delay, started)
             except ApiError as error:
                 delay = max(_next_delay(delay, started), error.retry_after)
-                log.warning("informer=%s cannot follow: %s", self.name, error)
+                log.warning("informer=%s list or watch failed: %s", self.name, error)
             except (ValueError, KeyError, TypeError):
-                # A broken answer must not end the copy; a new list starts from sound ground.
+                # A malformed response must not end the informer; a new list replaces the cache.
                 self._needs_list = True
                 delay = _next_delay(delay, started)
-                log.exception("informer=%s got an answer that makes no sense", self.name)
+                log.exception("informer=%s received a malformed response", self.name)
             self._count("reconnect")
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
 
@@ -148,7 +148,7 @@ class Informer(Generic[R]):
             raise
 
     async def _list(self) -> None:
-        """Replace the copy by what the server has; what is gone from there is deleted here."""
+        """Replace the cache by the list of the server; remove objects that are not in it."""
         seen: set[str] = set()
         version, continue_ = 0, ""
         wanted = self._selection
@@ -178,7 +178,7 @@ class Informer(Generic[R]):
         self.synced.set()
 
     async def _watch(self) -> None:
-        """Follow until the server ends the watch, or `relist` does."""
+        """Watch until the server or `relist` ends the watch."""
         wanted = self._selection
         try:
             async with asyncio.timeout(0 if self._needs_list else None) as self._watching:

@@ -1,8 +1,8 @@
 """Leader election by a Lease: at most one operator writes.
 
-The leader may write until `renew_deadline` after it *sent* its last successful renewal; a contender
-takes over no sooner than `duration` after it *saw* the last one. Both measure with their own
-monotonic clock, which also runs while the process is stopped, so clocks that disagree do no harm.
+The leader may write until `renew_deadline` after it *sent* its last successful renewal. A contender
+takes over no sooner than `duration` after it *observed* the last one. Both use their own monotonic
+clock, which also runs while the process is stopped, so clock skew between machines has no effect.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 
 def boot_clock() -> float:
-    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    """Return monotonic seconds, including time in suspend where the system supports it."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class LeaderElector:
-    """One contender for one Lease object."""
+    """One candidate for one Lease object."""
 
     def __init__(
         self, cluster: KubeApi, namespace: str, name: str, identity: str, timing: LeaseTiming
@@ -62,10 +62,10 @@ class LeaderElector:
         """Wait until this process is the leader."""
         while not await self._try_acquire_or_renew():
             await asyncio.sleep(self._timing.retry_period * random.uniform(1.0, 1.2))
-        log.info("lease=%s/%s held by=%s", self._namespace, self._name, self._identity)
+        log.info("lease=%s/%s acquired by=%s", self._namespace, self._name, self._identity)
 
     async def renew_until_lost(self, on_lost: Callable[[], None]) -> None:
-        """Renew until the lease is lost; then call `on_lost`, which should end the process."""
+        """Renew until the lease is lost, then call `on_lost`, which should end the process."""
         while True:
             await asyncio.sleep(self._timing.retry_period * random.uniform(0.8, 1.0))
             if self.valid:
@@ -76,7 +76,7 @@ class LeaderElector:
                 return
 
     async def release(self) -> None:
-        """Give the lease away on a clean exit, so that the next one need not wait."""
+        """Release the lease on a clean exit, so that the next leader need not wait."""
         if not self.valid:
             return
         self._valid_until = 0.0
@@ -90,7 +90,7 @@ class LeaderElector:
             log.warning("lease=%s/%s not released: %s", self._namespace, self._name, error)
 
     async def _try_acquire_or_renew(self) -> bool:
-        """Take or renew the lease; False when another one holds it or the server is away."""
+        """Acquire or renew the lease. Return False if it is held or the server fails."""
         sent = boot_clock()
         try:
             async with asyncio.timeout(self._timing.renew_deadline / 2):

@@ -1,4 +1,4 @@
-"""A bound on the writes to the API server, shared by all jobs."""
+"""A limit on writes to the API server, shared by all jobs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class WriteRateLimiter:
-    """A token bucket: `rate` writes a second, and twice as many at once."""
+    """A token bucket of `rate` writes per second with a burst of twice as many."""
 
     def __init__(self, rate: float):
         self._rate = rate
@@ -16,10 +16,10 @@ class WriteRateLimiter:
         self._at = time.monotonic()
 
     async def acquire(self) -> None:
-        """Wait until one more write is allowed."""
+        """Wait until the next write is allowed."""
         now = time.monotonic()
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1
         self._at = now
         if self._tokens < 0:
-            # Who comes later finds a larger debt and so waits longer: first come, first served.
+            # Later callers find a larger deficit and wait longer: first in, first out.
             await asyncio.sleep(-self._tokens / self._rate)

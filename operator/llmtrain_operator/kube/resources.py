@@ -1,4 +1,4 @@
-"""The resources that the operator reads and writes, and their paths."""
+"""The API resources that the operator reads and writes, and their URL paths."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from llmtrain_core.api.base import API_VERSION
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource of the API: `v1` pods, `llmtrain.dev/v1alpha1` llmtrainingjobs."""
+    """One API resource, such as `v1` pods or `llmtrain.dev/v1alpha1` llmtrainingjobs."""
 
     api_version: str
     plural: str
 
     def path(self, namespace: str | None = None, name: str | None = None, sub: str = "") -> str:
-        """Return the URL path of the collection, of a namespace's part of it, or of one object."""
+        """Return the URL path of the collection, of a namespace in it, or of one object."""
         parts = ["", "apis" if "/" in self.api_version else "api", self.api_version]
         if namespace:
             parts += ["namespaces", quote(namespace, safe="")]

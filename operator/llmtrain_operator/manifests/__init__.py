@@ -1,1 +1,1 @@
-"""What is created for a job, as plain dictionaries: pure."""
+"""The Kubernetes objects of a job as plain dictionaries. Pure functions."""

@@ -1,8 +1,9 @@
-"""How the schedulers of others are told that pods belong together. Pure; each is switched on apart.
+"""Gang scheduling by kube-scheduler (PodGroup) and Kueue. Pure; each is enabled by its own flag.
 
-The placement does not need them: pods are pinned to nodes that are free for the whole gang. They
-matter where others schedule on the same nodes (then kube-scheduler itself binds all or none), or
-where quota is kept in queues of Kueue (then its gate holds the pods until the quota is there).
+The placement does not need them, because pods are pinned to nodes that are free for the whole gang.
+Use PodGroups where other pods compete for the same nodes: kube-scheduler then binds all pods or
+none. Use Kueue where it manages the quota: its scheduling gate holds the pods until the job is
+admitted.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from llmtrain_operator.manifests.names import JobIdentity
 Object = dict[str, Any]
 
 KUEUE_QUEUE_NAME = "kueue.x-k8s.io/queue-name"
-"""Label of the job: the LocalQueue whose quota it needs. The other keys are those of Kueue's plain
-pod groups (kueue.sigs.k8s.io, "Run plain pods")."""
+"""Label of the job that names its LocalQueue. The other keys are those of Kueue's plain pod groups
+(kueue.sigs.k8s.io, "Run plain pods")."""
 KUEUE_GATE = "kueue.x-k8s.io/admission"
 _GROUP_NAME = "kueue.x-k8s.io/pod-group-name"
 _GROUP_COUNT = "kueue.x-k8s.io/pod-group-total-count"
@@ -29,19 +30,19 @@ _ROLE = "kueue.x-k8s.io/role-hash"
 
 @dataclass(frozen=True, slots=True)
 class GangScheduling:
-    """Which of them are used."""
+    """The enabled gang scheduling features."""
 
     pod_groups: bool = False
-    """`PodGroup` of scheduling.k8s.io/v1beta1; needs the feature gate GenericWorkload."""
+    """Create a `PodGroup` (scheduling.k8s.io/v1beta1); needs the feature gate GenericWorkload."""
     kueue: bool = False
-    """Pod groups of Kueue, for jobs that name a queue."""
+    """Make the pods of a job that names a queue a Kueue pod group."""
 
     def resources(self, job: Job, identity: JobIdentity) -> list[tuple[Resource, Object]]:
-        """Return the objects that must be there before the first pod."""
+        """Return the objects to create before the first pod."""
         return [(POD_GROUPS, make_pod_group(job, identity))] if self.pod_groups else []
 
     def add_to_pod(self, body: Object, raw: Mapping[str, Any], attempt: int, count: int) -> Object:
-        """Return the pod as a member of its gang of `count` pods."""
+        """Return the pod as a member of its group of `count` pods."""
         identity = JobIdentity.of(raw)
         if self.pod_groups:
             group = {"podGroupName": identity.name}
@@ -53,7 +54,7 @@ class GangScheduling:
 
 
 def make_pod_group(job: Job, identity: JobIdentity) -> Object:
-    """Return the PodGroup: all pods of an attempt are bound, or none; they end together."""
+    """Return the PodGroup: the pods of an attempt are bound together and evicted together."""
     spec: Object = {
         "schedulingPolicy": {"gang": {"minCount": job.nodes}},
         "disruptionMode": {"all": {}},
@@ -69,12 +70,12 @@ def make_pod_group(job: Job, identity: JobIdentity) -> Object:
 
 
 def _with_kueue_gate(body: Object, queue: str, group: str, count: int) -> Object:
-    """Return the pod behind the gate of a queue.
+    """Return the pod with the scheduling gate, labels and annotations of a Kueue pod group.
 
-    Kueue's webhook would add the gate itself; with it already there, no pod slips through while the
-    webhook is away. All pods have one role, though each is pinned to another node: Kueue tells
-    roles apart by affinity and takes no more than eight in a group. A gang is never mended pod by
-    pod, so the group ends with its pods and the next attempt is a group of its own.
+    Kueue's webhook would add the gate itself. Setting it here prevents that pods are scheduled
+    while the webhook is unavailable. All pods get the same role hash, although each is pinned to
+    another node: Kueue derives roles from the affinity and allows at most eight per group. Single
+    pods of a gang are never replaced, so each attempt is a new group.
     """
     metadata, spec = body["metadata"], body["spec"]
     annotations = {

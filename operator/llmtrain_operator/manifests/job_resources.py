@@ -1,4 +1,4 @@
-"""What a gang needs beside its pods: names in DNS, a wall around it, and the job in a file."""
+"""The objects of a job besides its pods: ConfigMap (job file), Service (DNS), NetworkPolicy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Object = dict[str, Any]
 
 
 def job_resources(raw: Mapping[str, Any], identity: JobIdentity) -> list[tuple[Resource, Object]]:
-    """Return the objects that must be there before the first pod, in order of creation."""
+    """Return the objects to create before the first pod, in order of creation."""
     return [
         (CONFIG_MAPS, make_config_map(raw, identity)),
         (SERVICES, make_service(identity)),
@@ -24,7 +24,7 @@ def job_resources(raw: Mapping[str, Any], identity: JobIdentity) -> list[tuple[R
 
 
 def make_service(identity: JobIdentity) -> Object:
-    """Return the headless Service: pods find each other by name before they are ready."""
+    """Return the headless Service. It publishes the addresses of pods that are not ready."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -42,7 +42,7 @@ def make_service(identity: JobIdentity) -> Object:
 
 
 def make_network_policy(identity: JobIdentity) -> Object:
-    """Return the wall: pods of the same job talk freely, others only reach the metrics port."""
+    """Return the NetworkPolicy: pods of the job reach all ports, others only the metrics port."""
     same_job = {"podSelector": {"matchLabels": identity.selector()}}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -60,7 +60,7 @@ def make_network_policy(identity: JobIdentity) -> Object:
 
 
 def make_config_map(raw: Mapping[str, Any], identity: JobIdentity) -> Object:
-    """Return the ConfigMap with the job file, as docs/contract.md describes it."""
+    """Return the ConfigMap with the job file (see docs/contract.md)."""
     metadata = {"name": identity.name, "namespace": identity.namespace, "uid": identity.uid}
     job = {
         "apiVersion": API_VERSION,

@@ -1,4 +1,4 @@
-"""Names, labels and owner of what a job consists of: a function of the job and nothing else."""
+"""Names, labels and owner references of the objects of a job, derived from the job alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmtrain_core.api.base import API_VERSION
 
 @dataclass(frozen=True, slots=True)
 class JobIdentity:
-    """Which job: the part of its metadata that its children carry."""
+    """The metadata of a job that its child objects carry."""
 
     namespace: str
     name: str
@@ -20,7 +20,7 @@ class JobIdentity:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> JobIdentity:
-        """Read it from the job."""
+        """Return the identity of a job object."""
         metadata = raw["metadata"]
         return cls(metadata["namespace"], metadata["name"], metadata["uid"])
 
@@ -30,11 +30,11 @@ class JobIdentity:
         return f"{self.name}-job"
 
     def pod(self, attempt: int, index: int) -> str:
-        """Name, and host name, of a pod."""
+        """Return the name of a pod, which is also its host name."""
         return f"{self.name}-{attempt}-{index}"
 
     def owner(self) -> dict[str, Any]:
-        """Owner reference: the garbage collector removes what the job leaves behind."""
+        """Return the owner reference, by which the garbage collector deletes the children."""
         return {
             "apiVersion": API_VERSION,
             "kind": "LLMTrainingJob",
@@ -45,11 +45,11 @@ class JobIdentity:
         }
 
     def selector(self) -> dict[str, str]:
-        """Labels that find the job's pods, and those of no other job."""
+        """Return labels that match the pods of this job only."""
         return {labels.JOB_UID: self.uid}
 
     def metadata(self, name: str, **extra: str) -> dict[str, Any]:
-        """Metadata of a child."""
+        """Return the metadata of a child object with extra labels."""
         return {
             "name": name,
             "namespace": self.namespace,

@@ -1,6 +1,7 @@
-"""The pod of one node of a gang: (job, placement) in, a dict out.
+"""The pod of one node of a gang, as a dictionary.
 
-It passes Pod Security *restricted*, mounts no service account token and never touches the host.
+It satisfies the Pod Security level *restricted* and mounts neither a service account token nor a
+host path.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     "efa": {"NCCL_NET": "AWS Libfabric", "FI_PROVIDER": "efa"},
     "tcp": {"NCCL_IB_DISABLE": "1"},
 }
-"""NCCL variables of a network profile; those of the job go before them.
+"""NCCL variables of each network profile. The variables of the job take precedence.
 
-A named network is demanded: where it is missing, NCCL ends the job instead of falling back to TCP.
-What depends on the switches (traffic class, GID index, devices) is left to the job's
-`network.nccl`. Sources: NCCL's guide, "Environment Variables" (NCCL_NET, NCCL_IB_ROCE_VERSION_NUM:
-routable RoCE), aws-ofi-nccl (the name of its network), libfabric (FI_PROVIDER).
+`NCCL_NET` requires the network: without it NCCL fails instead of falling back to TCP. Settings that
+depend on the switches (traffic class, GID index, devices) are left to `network.nccl`. Sources: the
+NCCL guide, "Environment Variables" (NCCL_NET, NCCL_IB_ROCE_VERSION_NUM: routable RoCE),
+aws-ofi-nccl (name of its network), libfabric (FI_PROVIDER).
 """
 
 
 def make_pod(
     job: Job, identity: JobIdentity, attempt: int, index: int, nodes: Sequence[str]
 ) -> Object:
-    """Return the pod that holds rank block `index` on its node, `nodes` being the whole gang."""
+    """Return the pod of rank block `index`; `nodes` are the nodes of the gang by rank block."""
     workers = job.spec.workers
     name = identity.pod(attempt, index)
     spec: Object = {
@@ -141,16 +142,16 @@ def _from_field(name: str, path: str) -> Object:
 
 def _resources(job: Job) -> Object:
     workers = job.spec.workers
-    asked = workers.resources
+    given = workers.resources
     devices: dict[str, Quantity] = {workers.gpu_resource: job.gpus_per_node}
     rdma = job.spec.network.rdma if job.spec.network else None
     if rdma is not None:
         devices[rdma.resource] = rdma.count
     return {
-        kind: {key: str(amount) for key, amount in {**(given or {}), **devices}.items()}
-        for kind, given in (
-            ("requests", asked.requests if asked else None),
-            ("limits", asked.limits if asked else None),
+        kind: {key: str(amount) for key, amount in {**(amounts or {}), **devices}.items()}
+        for kind, amounts in (
+            ("requests", given.requests if given else None),
+            ("limits", given.limits if given else None),
         )
     }
 
@@ -184,7 +185,7 @@ def _mount(volume: Volume) -> Object:
 
 
 def _node_affinity(node: str) -> Object:
-    """Leave only one node to kube-scheduler, which keeps its say on resources and taints."""
+    """Restrict kube-scheduler to one node; it still checks resources and taints."""
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
     required = {"nodeSelectorTerms": [term]}
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
