@@ -14,12 +14,13 @@ from functools import partial
 from typing import Any
 
 from llmtrain_core.api import labels
-from llmtrain_core.api.conditions import ConditionType, get_condition
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing.cycle import SOON_SECONDS
 from llmtrain_core.queueing.quarantine import quarantine
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem, check
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import (
     FabricRecord,
     ForeignPod,
@@ -81,28 +82,21 @@ def guard(task: asyncio.Task[Any], broken: Callable[[str], None]) -> None:
     task.add_done_callback(ended)
 
 
-def is_ours(spec: Mapping[str, Any]) -> bool:
-    """Whether this operator is in charge of a job; it writes nothing about any other."""
-    return spec.get("managedBy") in (None, labels.CONTROLLER_NAME)
-
-
-def matters(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def matters(old: JobView, new: JobView) -> bool:
     """Whether a change of a job can change what the queue decides; figures and words cannot."""
 
-    def essence(raw: Mapping[str, Any]) -> tuple[object, ...]:
-        metadata, status = raw["metadata"], raw.get("status") or {}
-        held = status.get("placement") or {}
-        saved = (status.get("progress") or {}).get("lastCheckpointStep")
+    def essence(job: JobView) -> tuple[object, ...]:
+        placement = job.stored_placement or {}
         return (
-            metadata.get("generation"),
-            metadata.get("annotations"),
-            metadata.get("deletionTimestamp"),
-            status.get("attempt"),
-            status.get("phase"),
-            status.get("failures"),
-            status.get("move") and saved,
-            held.get("attempt"),
-            held.get("blocks"),
+            job.generation,
+            job.annotations,
+            job.is_deleting,
+            job.attempt,
+            job.phase,
+            job.failures,
+            job.move and job.last_checkpoint,
+            placement.get("attempt"),
+            placement.get("blocks"),
         )
 
     return essence(old) != essence(new)
@@ -283,7 +277,7 @@ class Runtime:
             self._requests.pop(record.uid, None)
             self.assessor.forget(record.uid)
         self.wake(record.uid)
-        if old is None or new is None or matters(old.raw, new.raw):
+        if old is None or new is None or matters(old.view, new.view):
             self.scheduler.poke()
 
     def _pod_changed(self, old: PodRecord | None, new: PodRecord | None) -> None:
@@ -318,10 +312,10 @@ class Runtime:
 
     def _check(self, record: JobRecord) -> Job | list[Problem]:
         """Check a job; once per generation, because everybody asks and the answer is the same."""
-        generation = int(record.raw["metadata"].get("generation") or 0)
+        generation = record.view.generation
         known = self._checked.get(record.uid)
         if known is None or known[0] != generation:
-            known = (generation, check(record.name, record.raw.get("spec") or {}))
+            known = (generation, check(record.name, record.view.spec))
             self._checked[record.uid] = known
         return known[1]
 
@@ -347,7 +341,7 @@ class Runtime:
         return replace(candidate, request=replace(request, too_small=small))
 
     def _ours(self) -> Iterator[JobRecord]:
-        return (job for job in self.jobs.values() if is_ours(job.raw.get("spec") or {}))
+        return (job for job in self.jobs.values() if job.view.is_ours)
 
     def _request(self, uid: str, job: Job) -> Request:
         """Build a job's request once: it asks the plan what its groups send."""
@@ -370,10 +364,7 @@ class Runtime:
             usage=tuple(taken),
             fabrics={record.name: record for record in self.fabrics.values()},
             tenants=(*(tenant for _, tenant in tenants), *going),
-            attempts={
-                tenant.uid: int((job.raw.get("status") or {}).get("attempt") or 0)
-                for job, tenant in tenants
-            },
+            attempts={tenant.uid: job.view.attempt for job, tenant in tenants},
             quarantine=quarantine(blames(self._ours()), now),
             now=now,
             sitting=tuple(self._sitting(priorities, now)),
@@ -387,16 +378,13 @@ class Runtime:
             if found is not None:
                 yield found
 
-    def _stored(self, uid: str) -> Mapping[str, Any] | None:
+    def _stored(self, uid: str) -> JobView | None:
         record = self.jobs.get(uid)
-        return None if record is None else record.raw.get("status") or {}
+        return None if record is None else record.view
 
     def _show_gauges(self) -> None:
         def phases() -> Mapping[str, float]:
-            return Tally(
-                (record.raw.get("status") or {}).get("phase") or "Pending"
-                for record in self.jobs.values()
-            )
+            return Tally(record.view.phase for record in self.jobs.values())
 
         def staleness() -> Mapping[str, float]:
             return {informer.name: informer.staleness for informer in self.informers}
@@ -428,6 +416,5 @@ class Runtime:
 
 def _turned_down(record: JobRecord) -> bool:
     """Whether the job's loop does not accept it: then it wants no place until it is."""
-    conditions = (record.raw.get("status") or {}).get("conditions") or ()
-    accepted = get_condition(conditions, ConditionType.ACCEPTED)
+    accepted = record.view.condition(ConditionType.ACCEPTED)
     return accepted is not None and accepted["status"] == "False"

@@ -18,7 +18,8 @@ import kopf
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.base import GROUP, VERSION
-from llmtrain_operator.controller import Runtime, is_ours
+from llmtrain_operator.cache.job import is_ours
+from llmtrain_operator.controller import Runtime
 from llmtrain_operator.errors import ConfigError
 
 PLURAL = "llmtrainingjobs"

@@ -12,8 +12,9 @@ from llmtrain_core.api.conditions import ConditionType, get_condition, set_condi
 from llmtrain_core.api.status import JobStatus
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import check
+from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
-from llmtrain_operator.job_state.observation import Observed, from_time
+from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.reconcile.checklist import decide
 
@@ -28,7 +29,7 @@ PLACEMENT = {
 
 
 def ago(seconds: float) -> str:
-    return from_time(NOW - timedelta(seconds=seconds))
+    return format_time(NOW - timedelta(seconds=seconds))
 
 
 def node(name: str, ready: bool = True, since: float = 3600, cordoned: bool = False) -> NodeRecord:

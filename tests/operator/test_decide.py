@@ -9,7 +9,7 @@ import pytest
 from situations import NOW, PLACEMENT, ago, node, pod, reason, seen, settle, status, text
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_operator.job_state.observation import from_time
+from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.writer import status_patch
 from llmtrain_operator.scheduler.decisions import Offer, Refusal
@@ -34,7 +34,7 @@ def test_the_placement_is_written_before_any_pod() -> None:
     plan, _ = settle(seen(verdict=offer))
     assert plan.create_pods == (0, 1)
     assert plan.status["phase"] == "Starting"
-    assert plan.status["startTime"] == plan.status["attemptStartTime"] == from_time(NOW)
+    assert plan.status["startTime"] == plan.status["attemptStartTime"] == format_time(NOW)
 
 
 def test_an_offer_for_another_attempt_is_not_taken() -> None:
@@ -99,7 +99,7 @@ def test_progress_is_taken_in() -> None:
     plan, after = settle(observed)
     found = plan.status["progress"]
     assert found["step"] == 25 and found["tokensPerSecond"] == 1000.0
-    assert found["eta"] == from_time(NOW + timedelta(seconds=150))
+    assert found["eta"] == format_time(NOW + timedelta(seconds=150))
     assert len(found["collectives"]) == 1
     assert (found["restartsInPlace"], plan.status["restarts"]) == (2, 0)
     assert plan.status["progressPercent"] == "25%"

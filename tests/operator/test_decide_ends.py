@@ -9,7 +9,7 @@ import pytest
 from situations import NOW, ago, failed, pod, reason, seen, settle, status, text
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_operator.job_state.observation import from_time
+from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.reconcile.checklist import decide
 
 pytestmark = pytest.mark.unit
@@ -23,7 +23,7 @@ def test_all_succeeded() -> None:
     plan, _ = settle(seen(status(ConditionType.RUNNING), pods=pods))
     assert plan.status["phase"] == "Succeeded"
     assert plan.status["progress"] == {"step": 10, "totalSteps": 10, "heldOutLossAfter": 3.0}
-    assert plan.status["completionTime"] == from_time(NOW)
+    assert plan.status["completionTime"] == format_time(NOW)
     assert reason(plan, ConditionType.RUNNING)[0] == "False"
     assert not plan.delete_pods, "finished pods stay for their logs"
 

@@ -13,7 +13,8 @@ from situations import NOW, PLACEMENT, ago, pod, reason, seen, settle, status, t
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.topology.inventory import Node
-from llmtrain_operator.job_state.observation import Observed, from_time, to_time
+from llmtrain_operator.cache.job import format_time, parse_time
+from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.planning.assess import Assessment, assess
 from llmtrain_operator.reconcile.checklist import decide
@@ -139,9 +140,9 @@ def test_a_waiting_job_says_when_it_will_start_and_end() -> None:
     starts = at(3600)
     observed = assessed(seen(verdict=replace(FULL, starts_at=starts)))
     plan, _ = settle(observed)
-    assert plan.status["estimatedStart"] == from_time(NOW + timedelta(hours=1))
+    assert plan.status["estimatedStart"] == format_time(NOW + timedelta(hours=1))
     seconds = 100 * planned(observed)["step"]["seconds"]
-    expected = from_time(NOW + timedelta(seconds=3600 + seconds))
+    expected = format_time(NOW + timedelta(seconds=3600 + seconds))
     assert plan.status["progress"]["eta"] == expected
     assert plan.status["progressPercent"] == "0%"
 
@@ -158,7 +159,7 @@ def test_an_expectation_that_hardly_moves_is_not_written() -> None:
         moved = replace(settled, verdict=replace(FULL, starts_at=at(seconds)))
         assert not decide(moved).changed
     far = decide(replace(settled, verdict=replace(FULL, starts_at=at(5000))))
-    assert far.status["estimatedStart"] == from_time(NOW + timedelta(seconds=5000))
+    assert far.status["estimatedStart"] == format_time(NOW + timedelta(seconds=5000))
     unknown = decide(replace(settled, verdict=FULL))
     assert "estimatedStart" not in unknown.status and "eta" not in unknown.status["progress"]
 
@@ -169,7 +170,7 @@ def test_a_placed_job_expects_its_end_from_the_plan() -> None:
     plan, _ = settle(replace(settled, verdict=OFFER))
     assert "estimatedStart" not in plan.status
     work = 100 * planned(waiting)["step"]["seconds"]
-    assert plan.status["progress"]["eta"] == from_time(NOW + timedelta(seconds=work))
+    assert plan.status["progress"]["eta"] == format_time(NOW + timedelta(seconds=work))
 
 
 def test_suspension_expects_nothing() -> None:
@@ -210,7 +211,7 @@ def test_the_plan_is_held_against_what_is_measured() -> None:
     assert writes[0] == {"attempt": 0, "fromStep": 1}
     assert [w["atStep"] for w in writes[1:]] == [11, 701]
     assert [w["errorRatio"] for w in writes[1:]] == [pytest.approx(1.25), pytest.approx(1.5)]
-    assert to_time(plan.status["progress"]["eta"]) > NOW
+    assert parse_time(plan.status["progress"]["eta"]) > NOW
     count = metrics.registry.get_sample_value("llmtrain_operator_plan_error_ratio_count")
     total = metrics.registry.get_sample_value("llmtrain_operator_plan_error_ratio_sum")
     assert (count, total) == (2, pytest.approx(2.75))

@@ -9,8 +9,7 @@ import pytest
 from situations import failed, pod, seen, settle, status
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_operator.cache.json_text import read_json
-from llmtrain_operator.cache.records import PodRecord, pod_record
+from llmtrain_operator.cache.records import PodRecord, pod_record, read_json
 
 pytestmark = pytest.mark.unit
 DEEP = '{"error": ' + "[" * 100_000 + "]" * 100_000 + "}"

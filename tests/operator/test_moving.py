@@ -14,6 +14,7 @@ from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.placement import Request
 from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_core.validation.check import check
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.scheduler.cycle import World, better
 from llmtrain_operator.scheduler.decisions import Hint, Offer
@@ -127,8 +128,8 @@ def test_a_better_place_counts_what_the_job_itself_would_leave() -> None:
 async def test_the_scheduler_offers_the_place_only_when_asked() -> None:
     jobs = {"job": spread("n0", "n4")}
 
-    def stored(uid: str) -> Mapping[str, Any] | None:
-        return jobs[uid].raw["status"]
+    def stored(uid: str) -> JobView | None:
+        return jobs[uid].view
 
     woken: list[str] = []
     for asked, kind in ((False, Hint), (True, Offer)):

@@ -20,6 +20,7 @@ from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import PriorityRecord
 from llmtrain_operator.scheduler.cycle import World
 from llmtrain_operator.scheduler.decisions import Eviction, Offer, Refusal
@@ -88,8 +89,8 @@ class Memory:
         return [candidate for candidate in found if candidate is not None]
 
     def scheduler(self) -> Scheduler:
-        def stored(uid: str) -> Mapping[str, Any] | None:
-            return self.records[uid].raw.get("status") or {} if uid in self.records else None
+        def stored(uid: str) -> JobView | None:
+            return self.records[uid].view if uid in self.records else None
 
         return Scheduler(self.candidates, self.world, stored, self.woken.append)
 

@@ -19,6 +19,7 @@ from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Running
 from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_core.validation.check import Job, check
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import (
     FabricRecord,
     ForeignPod,
@@ -253,8 +254,8 @@ class Copies:
             taken = usage(self.records.values(), [], [], offers)
             return World(nodes(count, gpus=2), tuple(taken))
 
-        def stored(uid: str) -> Mapping[str, Any] | None:
-            return self.records[uid].raw.get("status") or {} if uid in self.records else None
+        def stored(uid: str) -> JobView | None:
+            return self.records[uid].view if uid in self.records else None
 
         def candidates() -> list[Candidate]:
             return [c for r in self.records.values() if (c := as_candidate(r)) is not None]
@@ -294,6 +295,10 @@ async def test_an_offer_that_nobody_wants_is_dropped() -> None:
     assert isinstance(scheduler.verdict("b"), Offer)
 
 
+def stored(attempt: int) -> JobView:
+    return JobView({}, {}, {"attempt": attempt})
+
+
 async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:
     """Two stop for a wide job; one has, when a job of more importance comes and takes its node."""
     sitting = {"old-0": "n0", "old-1": "n1"}
@@ -307,7 +312,7 @@ async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:
         return World(nodes(2), tuple(used), tenants=tenants, attempts=attempts)
 
     scheduler = Scheduler(
-        lambda: queue, world, lambda uid: {"attempt": attempts.get(uid, 0)}, lambda _: None
+        lambda: queue, world, lambda uid: stored(attempts.get(uid, 0)), lambda _: None
     )
     await scheduler.cycle()
     assert all(isinstance(scheduler.verdict(uid), Eviction) for uid in sitting)
@@ -335,7 +340,7 @@ async def test_a_job_ahead_that_gets_no_place_spares_nobody() -> None:
         )
         return World(nodes(1), used, tenants=tenants, attempts=attempts)
 
-    scheduler = Scheduler(lambda: queue, world, lambda uid: {"attempt": 0}, lambda _: None)
+    scheduler = Scheduler(lambda: queue, world, lambda uid: stored(0), lambda _: None)
     await scheduler.cycle()
     assert isinstance(scheduler.verdict("old-0"), Eviction)
     queue.append(replace(waits("polite-3", 1, priority=1000), preempts=False))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,7 @@ from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Node, extended_requests, node_from_raw
 from llmtrain_core.topology.levels import Levels, levels_of
 from llmtrain_core.topology.links import Links, links_of
-
-Raw = Mapping[str, Any]
+from llmtrain_operator.cache.job import JobView, Raw
 
 TEXT_LIMIT = 4096
 """The kubelet's own bound on a termination message."""
@@ -90,13 +89,17 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job: the whole object, because the spec and the status are what it is about."""
+    """A job: the whole object, and the view through which it is read."""
 
     uid: str
     namespace: str
     name: str
     version: int
     raw: Raw
+    view: JobView = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "view", JobView.of(self.raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,14 @@ class PriorityRecord:
     is_default: bool
     preempts: bool = True
     """Whether jobs of the class may stop others."""
+
+
+def read_json(text: str | bytes) -> Any:
+    """Parse JSON written by a user's program. Return None if it is invalid or too deeply nested."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def pod_record(raw: Raw) -> PodRecord:

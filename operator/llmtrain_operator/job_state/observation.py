@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
+from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.planning.assess import Assessment
 from llmtrain_operator.scheduler.decisions import Verdict
-
-TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-
-
-def to_time(text: str) -> datetime:
-    """Read a time of the API; one that is missing is long ago."""
-    if not text:
-        return datetime.fromtimestamp(0, UTC)
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
-def from_time(moment: datetime) -> str:
-    """Write a time as the API does."""
-    return moment.astimezone(UTC).strftime(TIME_FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +48,24 @@ class Observed:
     node_lost_seconds: float = 30.0
 
     @property
+    def view(self) -> JobView:
+        """The job as it is stored."""
+        return JobView.of(self.raw)
+
+    @property
     def spec(self) -> Mapping[str, Any]:
         """The spec as it is stored."""
-        spec: Mapping[str, Any] = self.raw["spec"]
-        return spec
+        return self.view.spec
 
     @property
     def is_deleting(self) -> bool:
         """Whether the job is being deleted."""
-        return "deletionTimestamp" in self.raw["metadata"]
+        return self.view.is_deleting
 
     @property
     def generation(self) -> int:
         """Generation of the spec."""
-        return int(self.raw["metadata"].get("generation") or 0)
+        return self.view.generation
 
     def is_lost(self, node: str) -> bool:
         """Whether a node is gone, or has not been ready for too long to wait any more."""
@@ -87,5 +78,5 @@ class Observed:
             return 0.0
         if found.node.ready:
             return float("inf")
-        deadline = to_time(found.since) + timedelta(seconds=self.node_lost_seconds)
+        deadline = parse_time(found.since) + timedelta(seconds=self.node_lost_seconds)
         return max(0.0, (deadline - self.now).total_seconds())

@@ -9,10 +9,10 @@ from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, get_condition, is_true, set_condition
 from llmtrain_core.validation.check import Job
+from llmtrain_operator.cache.job import JobView, format_time
 from llmtrain_operator.cache.records import PodRecord
-from llmtrain_operator.job_state.observation import Observed, from_time
+from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.scheduler.decisions import Offer
-from llmtrain_operator.scheduler.usage import placed_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +62,29 @@ class StatusDraft:
         return checked
 
     @property
+    def view(self) -> JobView:
+        """The job with the new status."""
+        stored = self.observed.view
+        return JobView(stored.metadata, stored.spec, self.status)
+
+    @property
     def attempt(self) -> int:
         """Number of the current gang."""
-        return int(self.status.get("attempt") or 0)
+        return self.view.attempt
 
     @property
     def now(self) -> str:
         """The time, as the API writes it."""
-        return from_time(self.observed.now)
+        return format_time(self.observed.now)
 
     @property
     def placement(self) -> Mapping[str, Any] | None:
         """The placement of the current attempt, once it is decided."""
-        found: Mapping[str, Any] | None = self.status.get("placement")
-        return found if found and found.get("attempt", 0) == self.attempt else None
+        return self.view.placement
 
     def placed_nodes(self) -> list[str]:
         """Nodes in order of rank block."""
-        return placed_nodes(self.placement or {})
+        return self.view.placed_nodes if self.placement else []
 
     def is_schedulable(self, node: str) -> bool:
         """Whether a pod may start on a node."""

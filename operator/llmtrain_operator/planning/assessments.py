@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from llmtrain_core.plan.memory.gpu_memory import least_memory, sizes_of
 from llmtrain_core.topology.inventory import Node
@@ -13,8 +12,6 @@ from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.records import JobRecord, NodeRecord
 from llmtrain_operator.planning.assess import PASSING_TAINTS, Assessment, Seat, assess
-from llmtrain_operator.policies.planning import allows_over_memory
-from llmtrain_operator.scheduler.usage import finished, placed_nodes
 
 log = logging.getLogger(__name__)
 
@@ -54,19 +51,18 @@ class Assessor:
         That is so for an invalid or finished job, and for one whose nodes are all gone. A defect
         of the plan is logged and stops no job.
         """
-        if isinstance(checked, list) or finished(record.raw):
+        if isinstance(checked, list) or record.view.is_finished:
             return None
-        placement = (record.raw.get("status") or {}).get("placement")
+        placement = record.view.stored_placement
         topology = checked.spec.topology
         levels = self._levels(topology.fabric if topology else None) if placement else ()
-        generation = record.raw["metadata"].get("generation")
         seat_key = (placement.get("attempt", 0), levels) if placement else (self._era,)
-        key: Key = (generation, bool(placement), *seat_key)
+        key: Key = (record.view.generation, bool(placement), *seat_key)
         known = self._known.get(record.uid)
         if known is not None and known[0] == key:
             return known[1]
         era = self._era
-        found = await self._make(record.uid, checked, placement, levels)
+        found = await self._make(record, checked, levels)
         self._known[record.uid] = (key, found)
         self._unsettled.discard(record.uid)
         if found is not None and not found.settled:
@@ -76,28 +72,25 @@ class Assessor:
                 self._wake(record.uid)
         return found
 
-    async def _make(
-        self, uid: str, job: Job, placement: Mapping[str, Any] | None, levels: Levels
-    ) -> Assessment | None:
+    async def _make(self, record: JobRecord, job: Job, levels: Levels) -> Assessment | None:
+        placement = record.view.stored_placement
         seat, nodes = None, tuple[Node, ...]()
         if placement is None:
             nodes = tuple(self._nodes())
         else:
-            found = [
-                record.node for name in placed_nodes(placement) if (record := self._node(name))
-            ]
+            found = [known.node for name in record.view.placed_nodes if (known := self._node(name))]
             if not found:
                 return None
             seat = Seat.of(placement, found, levels)
         try:
             return await asyncio.to_thread(assess, job, nodes, seat)
         except Exception:
-            log.exception("job=%s cannot be planned", uid)
+            log.exception("job=%s cannot be planned", record.uid)
             return None
 
     def too_small(self, record: JobRecord, job: Job) -> frozenset[str]:
         """Return the nodes on whose GPUs a job provably cannot run, whatever else it could use."""
-        if allows_over_memory(record.raw):
+        if record.view.allows_over_memory:
             return frozenset()
         known = self._needs.get(record.uid)
         if known is None or known[0] is not job:

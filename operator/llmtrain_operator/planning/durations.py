@@ -7,15 +7,13 @@ bound, because the operator enforces it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from llmtrain_core.api.conditions import ConditionType, is_true
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.validation.check import Job
-from llmtrain_operator.job_state.observation import to_time
+from llmtrain_operator.cache.job import JobView, parse_time
 
-Status = Mapping[str, Any]
 Basis = Literal["deadline", "measured", "planned"]
 
 
@@ -33,13 +31,12 @@ class Estimate:
         return self.basis == "deadline"
 
 
-def step_seconds(status: Status) -> Estimate | None:
+def step_seconds(view: JobView) -> Estimate | None:
     """Return the time of one step; None where it is neither planned nor measured.
 
     A plan that was made anew, for other nodes, keeps the correction of the old one.
     """
-    plan = status.get("plan") or {}
-    planned, measured = (plan.get("step") or {}).get("seconds"), plan.get("measured") or {}
+    planned, measured = (view.plan.get("step") or {}).get("seconds"), view.measured
     if planned and measured.get("errorRatio"):
         return Estimate(planned * measured["errorRatio"], "measured")
     if measured.get("stepSeconds"):
@@ -47,21 +44,21 @@ def step_seconds(status: Status) -> Estimate | None:
     return Estimate(float(planned), "planned") if planned else None
 
 
-def work_left(job: Job, status: Status) -> Estimate | None:
+def work_left(job: Job, view: JobView) -> Estimate | None:
     """Return the seconds of training from the newest checkpoint on, as if it began now."""
-    step = step_seconds(status)
+    step = step_seconds(view)
     if step is None or not job.total_steps:
         return None
-    done = int((status.get("progress") or {}).get("lastCheckpointStep") or 0)
+    done = view.last_checkpoint or 0
     return Estimate(max(0, job.total_steps - done) * step.value, step.basis)
 
 
-def duration(job: Job, status: Status, now: float) -> Estimate | None:
+def duration(job: Job, view: JobView, now: float) -> Estimate | None:
     """Return for how many seconds a job that waits will hold its nodes; None: nobody knows.
 
     The earlier of its deadline and the end of its work. `now` is in seconds since the epoch.
     """
-    work, limit = work_left(job, status), deadline(job, status)
+    work, limit = work_left(job, view), deadline(job, view)
     if limit is None:
         policy = job.spec.run_policy
         if policy is not None and policy.active_deadline_seconds is not None:
@@ -73,13 +70,13 @@ def duration(job: Job, status: Status, now: float) -> Estimate | None:
     return bound if work is None or bound.value < work.value else work
 
 
-def ends_at(job: Job, status: Status, now: float) -> Estimate | None:
+def ends_at(job: Job, view: JobView, now: float) -> Estimate | None:
     """Return when a job that holds nodes will be done, in seconds since the epoch.
 
     The earlier of its deadline and its ETA (measured while it runs, planned until then). An ETA
     that has passed was wrong: then only the deadline is left, or nothing.
     """
-    expected, limit = _expected_end(job, status), deadline(job, status)
+    expected, limit = _expected_end(job, view), deadline(job, view)
     if expected is not None and expected.value <= now:
         expected = None
     if limit is None:
@@ -88,19 +85,19 @@ def ends_at(job: Job, status: Status, now: float) -> Estimate | None:
     return bound if expected is None or bound.value < expected.value else expected
 
 
-def deadline(job: Job, status: Status) -> float | None:
+def deadline(job: Job, view: JobView) -> float | None:
     """Return when activeDeadlineSeconds ends the job; None before it was placed or without one."""
-    policy, start = job.spec.run_policy, status.get("startTime")
+    policy, start = job.spec.run_policy, view.start_time
     if policy is None or policy.active_deadline_seconds is None or not start:
         return None
-    return to_time(start).timestamp() + policy.active_deadline_seconds
+    return parse_time(start).timestamp() + policy.active_deadline_seconds
 
 
-def _expected_end(job: Job, status: Status) -> Estimate | None:
-    eta = (status.get("progress") or {}).get("eta")
-    if eta and is_true(status.get("conditions") or (), ConditionType.RUNNING):
-        return Estimate(to_time(eta).timestamp(), "measured")
-    work, start = work_left(job, status), status.get("attemptStartTime")
+def _expected_end(job: Job, view: JobView) -> Estimate | None:
+    eta = view.progress.get("eta")
+    if eta and view.is_true(ConditionType.RUNNING):
+        return Estimate(parse_time(eta).timestamp(), "measured")
+    work, start = work_left(job, view), view.attempt_start_time
     if work is None or not start:
         return None
-    return Estimate(to_time(start).timestamp() + work.value, work.basis)
+    return Estimate(parse_time(start).timestamp() + work.value, work.basis)

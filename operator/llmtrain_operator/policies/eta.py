@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from llmtrain_operator.job_state.observation import from_time, to_time
+from llmtrain_operator.cache.job import format_time, parse_time
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.planning.durations import work_left
 
@@ -22,7 +22,7 @@ def set_estimated_start(draft: StatusDraft, starts_at: float | None) -> None:
         return
     shown = draft.status.get("estimatedStart")
     if shown is not None and not _changed_enough(draft, shown, starts_at):
-        starts_at = to_time(shown).timestamp()
+        starts_at = parse_time(shown).timestamp()
     start = _format_time(draft, starts_at)
     draft.set_field("estimatedStart", start)
     if start is not None:
@@ -31,7 +31,7 @@ def set_estimated_start(draft: StatusDraft, starts_at: float | None) -> None:
 
 def set_eta(draft: StatusDraft, starts_at: float) -> None:
     """Show when a job that starts then is expected to end."""
-    work = work_left(draft.job, draft.status)
+    work = work_left(draft.job, draft.view)
     end = None if work is None else starts_at + work.value
     shown = (draft.status.get("progress") or {}).get("eta")
     if end is not None and shown is not None and not _changed_enough(draft, shown, end):
@@ -60,11 +60,11 @@ def _set_progress_eta(draft: StatusDraft, eta: str | None) -> None:
 def _changed_enough(draft: StatusDraft, shown: str, moment: float) -> bool:
     """Whether a moment is so far from the one that is shown that it is worth a write."""
     ahead = max(0.0, moment - draft.observed.now.timestamp())
-    off = abs(to_time(shown).timestamp() - moment)
+    off = abs(parse_time(shown).timestamp() - moment)
     return off > max(MIN_CHANGE_SECONDS, MIN_RELATIVE_CHANGE * ahead)
 
 
 def _format_time(draft: StatusDraft, moment: float) -> str | None:
     if moment - draft.observed.now.timestamp() > _MAX_HORIZON_SECONDS:
         return None
-    return from_time(datetime.fromtimestamp(moment, UTC))
+    return format_time(datetime.fromtimestamp(moment, UTC))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
-from llmtrain_operator.job_state.observation import to_time
+from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure_classification import (
@@ -46,7 +46,7 @@ def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
     if not failed:
         return None
     if all(is_consequence(pod) for pod in failed) and not all(pod.ended for pod in pods):
-        first = min(to_time(pod.finished) for pod in failed)
+        first = min(parse_time(pod.finished) for pod in failed)
         left = FIRST_CAUSE_WAIT_SECONDS - (draft.observed.now - first).total_seconds()
         if left > 0:
             draft.reconcile_after(left)
@@ -156,12 +156,12 @@ def earliest_start(draft: StatusDraft) -> datetime:
     """
     failures: list[Mapping[str, Any]] = list(draft.status.get("failures", ()))
     if not failures or int(draft.status.get("restarts") or 0) == 0:
-        return to_time("")
+        return parse_time("")
     quick = 1
     for earlier, later in zip(failures[-2::-1], failures[:0:-1], strict=True):
-        gap = to_time(later["time"]) - to_time(earlier["time"])
+        gap = parse_time(later["time"]) - parse_time(earlier["time"])
         if gap.total_seconds() > BACKOFF_RESET_SECONDS:
             break
         quick += 1
     length = min(MAX_BACKOFF_SECONDS, 2.0 ** (quick - 2)) if quick > 1 else 0.0
-    return to_time(failures[-1]["time"]) + timedelta(seconds=length)
+    return parse_time(failures[-1]["time"]) + timedelta(seconds=length)

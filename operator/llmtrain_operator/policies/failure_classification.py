@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason, clean_text
-from llmtrain_operator.cache.json_text import read_json
-from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.cache.records import PodRecord, read_json
 
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?")
 FIRST_RETRYABLE_EXIT_CODE = 128

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from llmtrain_core.api.conditions import ConditionType, Reason, get_condition
-from llmtrain_operator.job_state.observation import to_time
+from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.pods import delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.eta import clear_estimates, set_estimated_start, set_eta
@@ -23,7 +23,7 @@ def place(draft: StatusDraft) -> bool:
             ConditionType.PLACED, True, Reason.PLACED, str(draft.placement.get("explanation", ""))
         )
         return False
-    if standing_back(draft.status):
+    if standing_back(draft.view):
         _wait_after_create_error(draft)
         return True
     verdict = draft.observed.verdict
@@ -40,7 +40,7 @@ def place(draft: StatusDraft) -> bool:
 def _wait_after_create_error(draft: StatusDraft) -> None:
     """Queue again when the time is up; the condition says until then what the trouble was."""
     placed = get_condition(draft.status["conditions"], ConditionType.PLACED)
-    since = to_time(placed["lastTransitionTime"] if placed else "")
+    since = parse_time(placed["lastTransitionTime"] if placed else "")
     left = (
         since + timedelta(seconds=CREATE_ERROR_BACKOFF_SECONDS) - draft.observed.now
     ).total_seconds()

@@ -36,7 +36,7 @@ def memory_error(draft: StatusDraft) -> str | None:
     found = draft.observed.assessment
     if found is None or found.too_large is None or draft.placement is not None:
         return None
-    if draft.observed.spec.get("suspend") or allows_over_memory(draft.observed.raw):
+    if draft.observed.spec.get("suspend") or draft.view.allows_over_memory:
         return None
     return found.too_large
 
@@ -46,23 +46,13 @@ def annotation_error(draft: StatusDraft) -> str | None:
 
     A job that has its place is past that verdict: a slip of the pen must not stop its care.
     """
-    value = _annotation(draft.observed.raw)
+    value = draft.view.over_memory_annotation
     if value in (None, "true", "false") or draft.placement is not None:
         return None
     return (
         f'metadata.annotations[{ALLOW_OVER_MEMORY}]: {value[:64]!r} is neither "true" nor "false";'
         " set one of them or remove it"
     )
-
-
-def allows_over_memory(raw: Mapping[str, Any]) -> bool:
-    """Whether a job's user wants it run whatever the plan says of its memory."""
-    return _annotation(raw) == "true"
-
-
-def _annotation(raw: Mapping[str, Any]) -> str | None:
-    found: str | None = (raw["metadata"].get("annotations") or {}).get(ALLOW_OVER_MEMORY)
-    return found
 
 
 def record_measurement(

@@ -6,10 +6,6 @@ Old and new place change hands in one write: no other job can get in between.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.placement import accept_assignment
@@ -26,16 +22,16 @@ def relocate(draft: StatusDraft) -> bool:
         draft.set_field("move", None)
         return False
     _record_better_placement(draft)
-    if not asked(draft.observed.raw, draft.attempt):
+    if not draft.view.relocation_requested:
         draft.set_field("move", None)
         return False
     if (draft.status.get("move") or {}).get("attempt") != draft.attempt:
-        newest = int((draft.status.get("progress") or {}).get("lastCheckpointStep") or 0)
+        newest = draft.view.last_checkpoint or 0
         draft.set_field("move", {"attempt": draft.attempt, "afterCheckpoint": newest})
     verdict = draft.observed.verdict
     if not isinstance(verdict, Offer) or verdict.attempt != draft.attempt + 1:
         return False
-    if not ready(draft.status):
+    if not draft.view.relocation_ready:
         return False
     draft.set_field("attempt", draft.attempt + 1)
     for kind in (ConditionType.PODS_READY, ConditionType.RUNNING):
@@ -44,21 +40,6 @@ def relocate(draft: StatusDraft) -> bool:
     draft.set_field("move", None)
     accept_assignment(draft, verdict)
     return True
-
-
-def asked(raw: Mapping[str, Any], attempt: int) -> bool:
-    """Whether the user asked that this attempt moves."""
-    annotations = raw["metadata"].get("annotations") or {}
-    return bool(annotations.get(labels.REPLACE) == str(attempt))
-
-
-def ready(status: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is newer than the request."""
-    move = status.get("move")
-    newest = (status.get("progress") or {}).get("lastCheckpointStep")
-    if not move or newest is None or move["attempt"] != int(status.get("attempt") or 0):
-        return False
-    return int(newest) > int(move["afterCheckpoint"])
 
 
 def _record_better_placement(draft: StatusDraft) -> None:

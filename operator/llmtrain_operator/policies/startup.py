@@ -7,8 +7,9 @@ from datetime import timedelta
 
 from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
+from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import PodRecord
-from llmtrain_operator.job_state.observation import CreateError, to_time
+from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.job_state.pods import current_pods, delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure import earliest_start, handle_failure, unplace
@@ -99,7 +100,9 @@ def _image_message(draft: StatusDraft, count: int) -> str:
 def _startup_timed_out(draft: StatusDraft) -> bool:
     policy = draft.job.spec.failure_policy
     limit = duration_seconds(policy.startup_timeout if policy else "10m")
-    start = max(to_time(draft.status.get("attemptStartTime") or draft.now), earliest_start(draft))
+    start = max(
+        parse_time(draft.status.get("attemptStartTime") or draft.now), earliest_start(draft)
+    )
     left = (start + timedelta(seconds=limit) - draft.observed.now).total_seconds()
     if left > 0:
         draft.reconcile_after(left)

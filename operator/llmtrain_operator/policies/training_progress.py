@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.api.status import Collective, Progress, TrainerPhase
-from llmtrain_operator.job_state.observation import from_time
+from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.planning import record_measurement
@@ -93,7 +93,7 @@ def _set_eta_field(
         return
     left = max(0, total - step) * seconds
     if 0 <= left < _MAX_ETA_SECONDS:
-        found["eta"] = from_time(draft.observed.now + timedelta(seconds=left))
+        found["eta"] = format_time(draft.observed.now + timedelta(seconds=left))
 
 
 def _parse_collectives(entries: Any) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from llmtrain_core.api.conditions import ConditionType, Reason
-from llmtrain_operator.job_state.observation import to_time
+from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
 
@@ -44,7 +44,7 @@ def clean_up_finished_job(draft: StatusDraft) -> bool:
         draft.delete_pods(pod for pod in draft.observed.pods if not pod.ended)
     lifetime = policy.get("ttlSecondsAfterFinished")
     if lifetime is not None:
-        end = to_time(draft.status.get("completionTime", "")) + timedelta(seconds=int(lifetime))
+        end = parse_time(draft.status.get("completionTime", "")) + timedelta(seconds=int(lifetime))
         left = (end - draft.observed.now).total_seconds()
         draft.delete_job = left <= 0
         draft.reconcile_after(left if left > 0 else 5.0)
@@ -57,7 +57,7 @@ def enforce_deadline(draft: StatusDraft) -> bool:
     start = draft.status.get("startTime")
     if seconds is None or start is None:
         return False
-    end = to_time(start) + timedelta(seconds=int(seconds))
+    end = parse_time(start) + timedelta(seconds=int(seconds))
     left = (end - draft.observed.now).total_seconds()
     if left > 0:
         draft.reconcile_after(left)

@@ -11,8 +11,7 @@ from typing import Any
 import aiohttp
 
 from llmtrain_core.api import env
-from llmtrain_operator.cache.json_text import read_json
-from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.cache.records import PodRecord, read_json
 from llmtrain_operator.errors import ApiError
 from llmtrain_operator.kube.api import KubeApi
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from llmtrain_core.api import labels
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError
@@ -33,7 +32,6 @@ from llmtrain_operator.reconcile.transitions import record_transitions
 from llmtrain_operator.reconcile.writer import JobWriter
 from llmtrain_operator.scheduler.fabric_levels import Maps
 from llmtrain_operator.scheduler.loop import Scheduler
-from llmtrain_operator.scheduler.usage import held_nodes
 
 log = logging.getLogger(__name__)
 
@@ -187,25 +185,22 @@ class Reconciler:
 
         With it, no job can vanish while its pods run; and our first write does not collide with it.
         """
-        metadata = job.raw["metadata"]
-        there = labels.FINALIZER in (metadata.get("finalizers") or ())
         late = time.monotonic() - self.started > FINALIZER_SECONDS
-        return there or late or "deletionTimestamp" in metadata
+        return job.view.has_finalizer or late or job.view.is_deleting
 
     def _observe(
         self, job: JobRecord, pods: list[PodRecord], assessment: Assessment | None
     ) -> Observed:
-        placement = (job.raw.get("status") or {}).get("placement") or {}
-        names = {*held_nodes(placement), *(pod.node for pod in pods if pod.node)}
+        view = job.view
+        names = {*view.held_nodes, *(pod.node for pod in pods if pod.node)}
         nodes = {name: found for name in names if (found := self.deps.node(name)) is not None}
-        topology = job.raw["spec"].get("topology") or {}
         return Observed(
             now=datetime.now(UTC),
             raw=job.raw,
             checked=self.deps.checked(job),
             pods=tuple(pods),
             nodes=nodes,
-            levels=self.deps.maps.levels(topology.get("fabric")) if placement else (),
+            levels=self.deps.maps.levels(view.fabric) if view.stored_placement else (),
             assessment=assessment,
             verdict=self.deps.scheduler.verdict(self.uid),
             create_error=self.create_error,

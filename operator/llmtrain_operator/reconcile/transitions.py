@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason, get_condition, is_true
-from llmtrain_operator.job_state.observation import Observed, to_time
+from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.reconcile.events import changed_conditions
 
@@ -42,10 +43,10 @@ def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: M
     failures = status.get("failures") or ()
     again = get_condition(before.get("conditions", ()), ConditionType.RESTARTING)
     if again is not None and again["status"] == "True" and failures:
-        seconds = (observed.now - to_time(failures[-1]["time"])).total_seconds()
+        seconds = (observed.now - parse_time(failures[-1]["time"])).total_seconds()
         metrics.recovery.labels(_ACTION_LABELS.get(again["reason"], RESTART_GANG)).observe(seconds)
     elif not status.get("attempt"):
-        created = to_time(metadata["creationTimestamp"])
+        created = parse_time(metadata["creationTimestamp"])
         metrics.time_to_running.observe((observed.now - created).total_seconds())
 
 

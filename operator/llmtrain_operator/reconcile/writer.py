@@ -10,6 +10,7 @@ from typing import Any
 
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.validation.check import Job
+from llmtrain_operator.cache.job import JobView, format_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.errors import (
     AlreadyExistsError,
@@ -19,7 +20,7 @@ from llmtrain_operator.errors import (
     InvalidError,
     NotFoundError,
 )
-from llmtrain_operator.job_state.observation import CreateError, Observed, from_time
+from llmtrain_operator.job_state.observation import CreateError, Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.rate_limit import WriteRateLimiter
@@ -30,7 +31,6 @@ from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import make_pod
 from llmtrain_operator.reconcile.events import changed_conditions, make_event
 from llmtrain_operator.reconcile.expectations import Expectations
-from llmtrain_operator.scheduler.usage import placed_nodes
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class JobWriter:
             JOBS, identity.name, status_patch(observed, actions.status), identity.namespace
         )
         expectations.expect_job_version(written["metadata"]["resourceVersion"])
-        now, attempt = from_time(observed.now), int(actions.status.get("attempt") or 0)
+        now, attempt = format_time(observed.now), int(actions.status.get("attempt") or 0)
         changed = changed_conditions(observed.raw.get("status") or {}, actions.status)
         await _run_bounded(
             [self._create_event(identity, make_event(identity, c, attempt, now)) for c in changed]
@@ -135,7 +135,7 @@ class JobWriter:
         job, identity = observed.checked, JobIdentity.of(observed.raw)
         assert isinstance(job, Job)
         attempt = int(actions.status.get("attempt") or 0)
-        nodes = placed_nodes(actions.status["placement"])
+        nodes = JobView(observed.view.metadata, observed.spec, actions.status).placed_nodes
         try:
             around = [
                 *job_resources(observed.raw, identity),

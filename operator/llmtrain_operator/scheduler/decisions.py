@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrain_core.api.conditions import ConditionType, Reason, get_condition
+from llmtrain_core.api.conditions import ConditionType, Reason
+from llmtrain_operator.cache.job import JobView
 
 TROUBLES = frozenset({Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN, Reason.NAME_CONFLICT})
 """What keeps pods from being created and may pass: the job lets its nodes go and waits."""
 
 
-def standing_back(status: Mapping[str, Any]) -> bool:
+def standing_back(view: JobView) -> bool:
     """Whether a job let its nodes go for such a trouble and does not queue for others yet."""
-    placed = get_condition(status.get("conditions") or (), ConditionType.PLACED)
+    placed = view.condition(ConditionType.PLACED)
     return placed is not None and placed["status"] == "False" and placed["reason"] in TROUBLES
 
 

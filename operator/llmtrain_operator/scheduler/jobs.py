@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Running
 from llmtrain_core.queueing.quarantine import Blame
 from llmtrain_core.validation.check import Job, Problem
+from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.cache.records import JobRecord, PriorityRecord
-from llmtrain_operator.job_state.observation import to_time
 from llmtrain_operator.planning import durations
 from llmtrain_operator.scheduler.decisions import Refusal, standing_back
-from llmtrain_operator.scheduler.usage import finished, held_nodes, resources_of
+from llmtrain_operator.scheduler.usage import resources_of
 
 _BLAMES_NODE = frozenset({Reason.STARTUP_TIMEOUT, Reason.NODE_LOST})
 
@@ -60,14 +59,10 @@ def candidate_of(
     request: Callable[[Job], Request] = Request.of,
 ) -> Candidate | None:
     """Return the job as a candidate, or None if it does not wait for a place."""
-    raw, status = record.raw, record.raw.get("status") or {}
-    if isinstance(checked, list) or checked.spec.suspend or finished(raw):
+    view = record.view
+    if isinstance(checked, list) or checked.spec.suspend:
         return None
-    if "deletionTimestamp" in raw["metadata"]:
-        return None
-    attempt = int(status.get("attempt") or 0)
-    placement = status.get("placement")
-    if (placement and placement.get("attempt", 0) == attempt) or standing_back(status):
+    if view.is_finished or view.is_deleting or view.placement or standing_back(view):
         return None
     return candidate(record, checked, priorities, now, request)
 
@@ -80,31 +75,31 @@ def candidate(
     request: Callable[[Job], Request],
 ) -> Candidate:
     """Return a job as it waits, or would wait, for a place."""
-    raw, status = record.raw, record.raw.get("status") or {}
+    view = record.view
     name, topology = checked.spec.priority_class_name, checked.spec.topology
     found = priority_of(name, priorities)
-    expected = durations.duration(checked, status, now)
+    expected = durations.duration(checked, view, now)
     return Candidate(
         uid=record.uid,
         namespace=record.namespace,
         name=record.name,
         priority=found.value if found else 0,
-        since=to_time(raw["metadata"]["creationTimestamp"]).timestamp(),
+        since=parse_time(view.creation_time).timestamp(),
         job=checked,
         request=request(checked),
-        attempt=int(status.get("attempt") or 0),
+        attempt=view.attempt,
         fabric=topology.fabric if topology else None,
-        avoided=frozenset(blame.node for blame in _blames(status)),
+        avoided=frozenset(blame.node for blame in _blames(view)),
         refusal=None if name is None or name in priorities else _no_priority_class(name),
-        duration=_bound(checked, status, now),
+        duration=_bound(checked, view, now),
         expected=expected.value if expected else None,
         preempts=found is None or found.preempts,
     )
 
 
-def _bound(job: Job, status: Mapping[str, Any], now: float) -> float | None:
+def _bound(job: Job, view: JobView, now: float) -> float | None:
     """Seconds that are left until activeDeadlineSeconds; its clock starts with the first place."""
-    limit = durations.deadline(job, status)
+    limit = durations.deadline(job, view)
     if limit is not None:
         return max(0.0, limit - now)
     policy = job.spec.run_policy
@@ -116,45 +111,43 @@ def tenant_of(
     record: JobRecord, checked: Job | list[Problem], priorities: Priorities, now: float
 ) -> Running | None:
     """Return a job that holds nodes as the queue sees it; None for one that holds none."""
-    raw, status = record.raw, record.raw.get("status") or {}
-    placement = status.get("placement")
-    if not placement or finished(raw):
+    view = record.view
+    placement = view.stored_placement
+    if not placement or view.is_finished:
         return None
-    leaving = "deletionTimestamp" in raw["metadata"] or bool(raw["spec"].get("suspend"))
-    found = priority_of(raw["spec"].get("priorityClassName"), priorities)
-    end = None if isinstance(checked, list) else durations.ends_at(checked, status, now)
+    found = priority_of(view.priority_class, priorities)
+    end = None if isinstance(checked, list) else durations.ends_at(checked, view, now)
     return Running(
         uid=record.uid,
         namespace=record.namespace,
         priority=found.value if found else 0,
-        nodes=tuple(held_nodes(placement)),
-        takes=resources_of(raw["spec"], int(placement["gpusPerNode"])),
+        nodes=tuple(view.held_nodes),
+        takes=resources_of(view.spec, int(placement["gpusPerNode"])),
         ends_at=end.value if end else None,
-        lost_seconds=lost_seconds(status, now),
-        preemptible=not leaving,
+        lost_seconds=lost_seconds(view, now),
+        preemptible=not (view.is_deleting or view.is_suspended),
     )
 
 
-def lost_seconds(status: Mapping[str, Any], now: float) -> float:
+def lost_seconds(view: JobView, now: float) -> float:
     """Seconds of training since the last checkpoint; all of the attempt where none is known."""
-    progress = status.get("progress") or {}
-    step = durations.step_seconds(status)
-    if step is not None and progress.get("lastCheckpointStep") is not None:
-        steps = int(progress.get("step", 0)) - int(progress["lastCheckpointStep"])
+    step, saved = durations.step_seconds(view), view.last_checkpoint
+    if step is not None and saved is not None:
+        steps = int(view.progress.get("step", 0)) - saved
         return max(0.0, steps * step.value)
-    return max(0.0, now - to_time(status.get("attemptStartTime") or "").timestamp())
+    return max(0.0, now - parse_time(view.attempt_start_time).timestamp())
 
 
 def blames(records: Iterable[JobRecord]) -> Iterator[Blame]:
     """Yield the failures of all jobs that name a node."""
     for record in records:
-        yield from _blames(record.raw.get("status") or {})
+        yield from _blames(record.view)
 
 
-def _blames(status: Mapping[str, Any]) -> Iterator[Blame]:
-    for failure in status.get("failures") or ():
+def _blames(view: JobView) -> Iterator[Blame]:
+    for failure in view.failures:
         if failure["reason"] in _BLAMES_NODE and failure.get("node"):
-            yield Blame(failure["node"], to_time(failure["time"]).timestamp())
+            yield Blame(failure["node"], parse_time(failure["time"]).timestamp())
 
 
 def priority_of(name: str | None, priorities: Priorities) -> PriorityRecord | None:

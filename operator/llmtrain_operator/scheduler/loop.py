@@ -15,11 +15,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.queueing import Running
 from llmtrain_core.queueing.cycle import SOON_SECONDS
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.scheduler.cycle import Decided, World, better, decide
 from llmtrain_operator.scheduler.decisions import Eviction, Hint, Offer, Refusal, Verdict
 from llmtrain_operator.scheduler.jobs import Candidate
@@ -49,7 +49,7 @@ class Scheduler:
         self,
         candidates: Callable[[], Sequence[Candidate]],
         world: Callable[[Mapping[str, Offer]], World],
-        stored: Callable[[str], Mapping[str, Any] | None],
+        stored: Callable[[str], JobView | None],
         wake: Callable[[str], None],
         seconds: Callable[[float], None] = lambda _seconds: None,
         taken: Callable[[Offer], None] = lambda _offer: None,
@@ -226,24 +226,22 @@ class Scheduler:
     def _settle(self, queue: Mapping[str, Candidate]) -> None:
         """Drop offers that the copies show as taken up, and those nobody waits for any more."""
         for uid, offer in list(self._offers.items()):
-            status = self._stored(uid)
-            gone = status is None
-            attempt = int((status or {}).get("attempt") or 0)
-            placement = (status or {}).get("placement") or {}
+            job = self._stored(uid)
+            placement = (job.stored_placement if job else None) or {}
             visible = bool(placement) and placement.get("attempt", 0) >= offer.attempt
-            moved_on = attempt > offer.attempt
+            moved_on = job is not None and job.attempt > offer.attempt
             moving = time.monotonic() < self._moving.get(uid, 0.0)
             idle = uid not in queue and uid not in self._claimed and not moving
             stale = uid in queue and queue[uid].attempt != offer.attempt
             if visible:
                 self._taken(offer)
-            if gone or visible or moved_on or idle or (stale and uid not in self._claimed):
+            if job is None or visible or moved_on or idle or (stale and uid not in self._claimed):
                 del self._offers[uid]
                 self._moving.pop(uid, None)
                 self._claimed.discard(uid)
         self._promised = {uid for uid in self._promised if uid in queue and uid not in self._offers}
         for uid, eviction in list(self._evictions.items()):
-            status = self._stored(uid)
-            stopped = status is None or int(status.get("attempt") or 0) > eviction.attempt
+            job = self._stored(uid)
+            stopped = job is None or job.attempt > eviction.attempt
             if stopped or eviction.by not in self._promised:
                 del self._evictions[uid]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from llmtrain_core.api.conditions import ConditionType, is_true
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.placement import Request
 from llmtrain_core.placement.tree import Path
 from llmtrain_core.queueing.uplink_usage import add, oversubscribed, uplink_shares
@@ -13,9 +13,7 @@ from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.planning import durations
-from llmtrain_operator.policies.relocation import asked, ready
 from llmtrain_operator.scheduler.jobs import Candidate, Priorities, candidate
-from llmtrain_operator.scheduler.usage import finished, placed_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +75,15 @@ def sitting_of(
     request: Callable[[Job], Request],
 ) -> Sitting | None:
     """Return a job that runs where its status says; None for any other."""
-    raw, status = record.raw, record.raw.get("status") or {}
-    attempt, placement = int(status.get("attempt") or 0), status.get("placement")
-    if isinstance(checked, list) or finished(raw) or not placement:
+    view = record.view
+    if isinstance(checked, list) or view.is_finished or view.is_deleting or not view.placement:
         return None
-    if placement.get("attempt", 0) != attempt or "deletionTimestamp" in raw["metadata"]:
-        return None
-    step = durations.step_seconds(status)
-    running = is_true(status.get("conditions") or (), ConditionType.RUNNING)
+    step = durations.step_seconds(view)
+    running = view.is_true(ConditionType.RUNNING)
     return Sitting(
-        replace(candidate(record, checked, priorities, now, request), attempt=attempt + 1),
-        tuple(placed_nodes(placement)),
+        replace(candidate(record, checked, priorities, now, request), attempt=view.attempt + 1),
+        tuple(view.placed_nodes),
         step.value if step else None,
         settled=running and not checked.spec.suspend,
-        moves=running and asked(raw, attempt) and ready(status),
+        moves=running and view.relocation_requested and view.relocation_ready,
     )

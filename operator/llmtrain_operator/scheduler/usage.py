@@ -8,29 +8,13 @@ from typing import Any
 from llmtrain_core.placement import extra_resources
 from llmtrain_core.queueing import Running
 from llmtrain_core.topology.inventory import Usage
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import ForeignPod, JobRecord, PodRecord
 from llmtrain_operator.scheduler.decisions import Offer
 
 DEFAULT_GPU = "nvidia.com/gpu"
 _Amounts = dict[tuple[str, str, str], int]
 """By owner, node and resource."""
-
-
-def finished(raw: Mapping[str, Any]) -> bool:
-    """Whether a job has succeeded or failed."""
-    conditions = (raw.get("status") or {}).get("conditions") or ()
-    return any(c["type"] in ("Succeeded", "Failed") and c["status"] == "True" for c in conditions)
-
-
-def placed_nodes(placement: Mapping[str, Any]) -> list[str]:
-    """Nodes of a stored placement, in order of rank block."""
-    return [node for block in placement.get("blocks", ()) for node in block["nodes"]]
-
-
-def held_nodes(placement: Mapping[str, Any]) -> list[str]:
-    """Nodes that a stored placement takes: those with ranks, then the spare ones."""
-    spares = (node for block in placement.get("spares") or () for node in block["nodes"])
-    return [*placed_nodes(placement), *spares]
 
 
 def resources_of(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
@@ -58,10 +42,10 @@ def usage(
     living, done = _living(known, pods), succeeded(known, pods)
     promised: _Amounts = {}
     for job in known.values():
-        placement = (job.raw.get("status") or {}).get("placement")
-        if placement and not finished(job.raw) and job.uid not in done:
-            taken = resources_of(job.raw["spec"], int(placement["gpusPerNode"]))
-            _promise(promised, job.uid, held_nodes(placement), taken)
+        placement = job.view.stored_placement
+        if placement and not job.view.is_finished and job.uid not in done:
+            taken = resources_of(job.view.spec, int(placement["gpusPerNode"]))
+            _promise(promised, job.uid, job.view.held_nodes, taken)
     for uid, offer in offers.items():
         _promise(promised, uid, offer.nodes, offer.resources)
     items = [
@@ -78,15 +62,13 @@ def succeeded(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> set[
     good: dict[str, set[int]] = {}
     for pod in pods:
         job = known.get(pod.owner)
-        if pod.phase == "Succeeded" and job is not None and pod.belongs_to(job):
-            status = job.raw.get("status") or {}
-            if pod.attempt == int(status.get("attempt") or 0):
-                good.setdefault(job.uid, set()).add(pod.index)
-    sizes = {
-        uid: len(placed_nodes((known[uid].raw.get("status") or {}).get("placement") or {}))
-        for uid in good
+        if job is None or pod.phase != "Succeeded" or not pod.belongs_to(job):
+            continue
+        if pod.attempt == job.view.attempt:
+            good.setdefault(job.uid, set()).add(pod.index)
+    return {
+        uid for uid, indexes in good.items() if len(indexes) == len(known[uid].view.placed_nodes)
     }
-    return {uid for uid, indexes in good.items() if len(indexes) == sizes[uid]}
 
 
 def leaving(jobs: Iterable[JobRecord], pods: Iterable[PodRecord], until: float) -> list[Running]:
@@ -95,7 +77,7 @@ def leaving(jobs: Iterable[JobRecord], pods: Iterable[PodRecord], until: float) 
     The job was suspended, stopped for another, deleted, or placed anew elsewhere.
     """
     known = {job.uid: job for job in jobs}
-    kept = {uid: _keeps(job.raw) for uid, job in known.items()}
+    kept = {uid: _keeps(job.view) for uid, job in known.items()}
     gone: dict[tuple[str, str], dict[str, int]] = {}
     for (owner, node, resource), amount in _living(known, pods).items():
         if owner in kept and node not in kept[owner]:
@@ -106,12 +88,11 @@ def leaving(jobs: Iterable[JobRecord], pods: Iterable[PodRecord], until: float) 
     ]
 
 
-def _keeps(raw: Mapping[str, Any]) -> frozenset[str]:
+def _keeps(view: JobView) -> frozenset[str]:
     """Nodes on which a job's pods may stay."""
-    policy = raw["spec"].get("runPolicy") or {}
-    if finished(raw) and policy.get("cleanPodPolicy") != "None":
+    if view.is_finished and view.run_policy.get("cleanPodPolicy") != "None":
         return frozenset()
-    return frozenset(held_nodes((raw.get("status") or {}).get("placement") or {}))
+    return frozenset(view.held_nodes)
 
 
 def _living(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> _Amounts:

@@ -1,0 +1,238 @@
+"""A typed, read-only view of a stored job. Code outside `cache/` reads jobs through it.
+
+The operator reads the metadata and spec of jobs that may be invalid, so every property tolerates a
+missing field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from llmtrain_core.api import labels
+from llmtrain_core.api.conditions import ConditionType, get_condition, is_true
+
+Raw = Mapping[str, Any]
+
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def parse_time(text: str) -> datetime:
+    """Parse an API timestamp. Return the epoch if it is empty."""
+    if not text:
+        return datetime.fromtimestamp(0, UTC)
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def format_time(moment: datetime) -> str:
+    """Format a time as an API timestamp."""
+    return moment.astimezone(UTC).strftime(TIME_FORMAT)
+
+
+def is_ours(spec: Raw) -> bool:
+    """Return True if this operator manages a job with this spec; it writes to no other."""
+    return spec.get("managedBy") in (None, labels.CONTROLLER_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """Named access to the metadata, spec and status of a job.
+
+    The view copies nothing: it also reads a status that is being edited.
+    """
+
+    metadata: Raw
+    spec: Raw
+    status: Raw
+
+    @classmethod
+    def of(cls, raw: Raw) -> JobView:
+        """Return the view of a job object."""
+        return cls(raw["metadata"], raw.get("spec") or {}, raw.get("status") or {})
+
+    # Metadata.
+
+    @property
+    def generation(self) -> int:
+        """Generation of the spec."""
+        return int(self.metadata.get("generation") or 0)
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """Annotations."""
+        return self.metadata.get("annotations") or {}
+
+    @property
+    def creation_time(self) -> str:
+        """API timestamp of the creation."""
+        return str(self.metadata["creationTimestamp"])
+
+    @property
+    def is_deleting(self) -> bool:
+        """Whether the job has a deletion timestamp."""
+        return "deletionTimestamp" in self.metadata
+
+    @property
+    def has_finalizer(self) -> bool:
+        """Whether the operator's finalizer is set."""
+        return labels.FINALIZER in (self.metadata.get("finalizers") or ())
+
+    @property
+    def over_memory_annotation(self) -> str | None:
+        """Value of the annotation that allows a job whose plan exceeds the GPU memory."""
+        return self.annotations.get(labels.ALLOW_OVER_MEMORY)
+
+    @property
+    def allows_over_memory(self) -> bool:
+        """Whether the user allows a job whose plan exceeds the GPU memory."""
+        return self.over_memory_annotation == "true"
+
+    # Spec.
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this operator manages the job."""
+        return is_ours(self.spec)
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether `spec.suspend` is set."""
+        return bool(self.spec.get("suspend"))
+
+    @property
+    def priority_class(self) -> str | None:
+        """Name of the PriorityClass."""
+        return self.spec.get("priorityClassName")
+
+    @property
+    def fabric(self) -> str | None:
+        """Name of the Fabric."""
+        return (self.spec.get("topology") or {}).get("fabric")
+
+    @property
+    def run_policy(self) -> Raw:
+        """`spec.runPolicy`."""
+        return self.spec.get("runPolicy") or {}
+
+    # Status.
+
+    @property
+    def attempt(self) -> int:
+        """Number of the current attempt."""
+        return int(self.status.get("attempt") or 0)
+
+    @property
+    def phase(self) -> str:
+        """Phase shown in the STATE column."""
+        return self.status.get("phase") or "Pending"
+
+    @property
+    def conditions(self) -> Sequence[Raw]:
+        """Conditions."""
+        return self.status.get("conditions") or ()
+
+    def condition(self, kind: ConditionType) -> Raw | None:
+        """Return one condition, or None."""
+        return get_condition(self.conditions, kind)
+
+    def is_true(self, kind: ConditionType) -> bool:
+        """Return True if the condition exists and is true."""
+        return is_true(self.conditions, kind)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the job has succeeded or failed."""
+        return self.is_true(ConditionType.SUCCEEDED) or self.is_true(ConditionType.FAILED)
+
+    @property
+    def stored_placement(self) -> Raw | None:
+        """`status.placement`, of whichever attempt."""
+        return self.status.get("placement") or None
+
+    @property
+    def placement(self) -> Raw | None:
+        """The placement of the current attempt."""
+        found = self.stored_placement
+        return found if found and found.get("attempt", 0) == self.attempt else None
+
+    @property
+    def placed_nodes(self) -> list[str]:
+        """Nodes of the stored placement, in order of rank block."""
+        return _nodes_of((self.stored_placement or {}).get("blocks"))
+
+    @property
+    def held_nodes(self) -> list[str]:
+        """Nodes that the stored placement reserves: those with ranks, then the spare ones."""
+        return [*self.placed_nodes, *_nodes_of((self.stored_placement or {}).get("spares"))]
+
+    @property
+    def start_time(self) -> str:
+        """API timestamp of the first placement; empty before it."""
+        return self.status.get("startTime") or ""
+
+    @property
+    def attempt_start_time(self) -> str:
+        """API timestamp of the start of the current attempt; empty without a placement."""
+        return self.status.get("attemptStartTime") or ""
+
+    @property
+    def completion_time(self) -> str:
+        """API timestamp of the end of the job; empty before it."""
+        return self.status.get("completionTime") or ""
+
+    @property
+    def restarts(self) -> int:
+        """Restarts of the gang after failures."""
+        return int(self.status.get("restarts") or 0)
+
+    @property
+    def failures(self) -> Sequence[Raw]:
+        """The most recent failures, oldest first."""
+        return self.status.get("failures") or ()
+
+    @property
+    def progress(self) -> Raw:
+        """The last progress report."""
+        return self.status.get("progress") or {}
+
+    @property
+    def last_checkpoint(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        step = self.progress.get("lastCheckpointStep")
+        return None if step is None else int(step)
+
+    @property
+    def plan(self) -> Raw:
+        """The plan and its measurements."""
+        return self.status.get("plan") or {}
+
+    @property
+    def measured(self) -> Raw:
+        """What the running job has measured of its plan."""
+        return self.plan.get("measured") or {}
+
+    # Relocation.
+
+    @property
+    def move(self) -> Raw:
+        """The relocation that the user requested, and the checkpoint it must be newer than."""
+        return self.status.get("move") or {}
+
+    @property
+    def relocation_requested(self) -> bool:
+        """Whether the user requested a relocation of the current attempt."""
+        return self.annotations.get(labels.REPLACE) == str(self.attempt)
+
+    @property
+    def relocation_ready(self) -> bool:
+        """Whether a checkpoint is newer than the relocation request."""
+        move, newest = self.move, self.last_checkpoint
+        if not move or newest is None or move["attempt"] != self.attempt:
+            return False
+        return newest > int(move["afterCheckpoint"])
+
+
+def _nodes_of(blocks: Sequence[Raw] | None) -> list[str]:
+    return [node for block in blocks or () for node in block["nodes"]]
