@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from llmtrain_trainer.checkpoint.paths import Facts, Folder, remove, step_folder, write_facts
 from llmtrain_trainer.checkpoint.retention import purge
 from llmtrain_trainer.checkpoint.state import TrainingState, weights, write
-from llmtrain_trainer.runtime.heartbeat import Pulse, no_pulse
+from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 
 PATIENCE = timedelta(days=1)
 """How long ranks wait for the slowest one's part, which may be an export of hours; one that does
@@ -56,9 +56,9 @@ class Saver:
         *,
         background: bool,
         tokenizer: Path | None = None,
-        beat: Pulse = no_pulse,
+        heartbeat: Heartbeat = no_heartbeat,
     ) -> None:
-        self.root, self.keep, self.tokenizer, self._beat = root, keep, tokenizer, beat
+        self.root, self.keep, self.tokenizer, self._heartbeat = root, keep, tokenizer, heartbeat
         group = dist.new_group(backend="gloo", timeout=PATIENCE, group_desc="checkpoint")
         assert isinstance(group, dist.ProcessGroup)  # every rank is in it
         self.group = group
@@ -101,7 +101,7 @@ class Saver:
         """Write weights alone into `merged/`, and keep no other there; collective, at once."""
         root = self.root / "merged"
         self._empty_folder(root, facts)
-        write(step_folder(root, facts.step), weights(model), self.group, self._beat)
+        write(step_folder(root, facts.step), weights(model), self.group, self._heartbeat)
         self._tidy(lambda: purge(root, 1, facts.step))
 
     def _write(self, facts: Facts, state: Any, waited: float) -> Outcome:
@@ -112,7 +112,7 @@ class Saver:
         start = time.perf_counter()
         try:
             self._empty_folder(self.root, facts)
-            write(step_folder(self.root, facts.step), state, self.group, self._beat_if_waiting)
+            write(step_folder(self.root, facts.step), state, self.group, self._heartbeat_if_waiting)
         except Exception as error:
             log.warning("no checkpoint of step %d: %r", facts.step, error)
             self._tidy(lambda: remove(step_folder(self.root, facts.step)))
@@ -120,9 +120,9 @@ class Saver:
         self._tidy(lambda: purge(self.root, self.keep, facts.step))
         return Outcome(facts.step, waited, time.perf_counter() - start)
 
-    def _beat_if_waiting(self) -> None:
+    def _heartbeat_if_waiting(self) -> None:
         if self._waits:
-            self._beat()
+            self._heartbeat()
 
     def _empty_folder(self, root: Folder, facts: Facts) -> None:
         """Let rank 0 prepare the folder; nobody touches it before. Raises on all ranks or none."""

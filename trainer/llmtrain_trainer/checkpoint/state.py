@@ -42,7 +42,7 @@ from llmtrain_trainer.checkpoint.retry import patiently
 from llmtrain_trainer.model.lora import is_adapter
 from llmtrain_trainer.parallel.replicate.sync import Copies
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
-from llmtrain_trainer.runtime.heartbeat import Pulse, no_pulse
+from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
 """Optimizer state by parameter name: numbers would collide between pipeline stages. What is frozen
@@ -100,14 +100,14 @@ def write(
     folder: Folder,
     state: dict[str, Any],
     group: dist.ProcessGroup | None,
-    beat: Pulse = no_pulse,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> None:
     """Write a state into an empty folder; collective over the ranks of `group`, if any."""
     with catchable_checkpoint_errors():
         dcp.save(  # type: ignore[attr-defined]
             state,
             storage_writer=_writer_of(folder),
-            planner=_Telling(beat),
+            planner=_Telling(heartbeat),
             process_group=group,
             no_dist=group is None,
         )
@@ -116,13 +116,13 @@ def write(
 class _Telling(DefaultSavePlanner):
     """Shows a sign of life for every tensor that is about to be written."""
 
-    def __init__(self, beat: Pulse) -> None:
+    def __init__(self, heartbeat: Heartbeat) -> None:
         super().__init__()
-        self._beat = beat
+        self._heartbeat = heartbeat
 
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
         """Return what is to be written."""
-        self._beat()
+        self._heartbeat()
         return super().resolve_data(write_item)
 
 

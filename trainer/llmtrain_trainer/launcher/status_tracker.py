@@ -15,9 +15,9 @@ from llmtrain_trainer.launcher.status import LastRestart, Status
 from llmtrain_trainer.metrics.gpu_use import DeviceUse
 from llmtrain_trainer.metrics.registry import TrainingMetrics
 from llmtrain_trainer.runtime.reports import (
-    AliveReport,
     CheckpointReport,
     EvaluationReport,
+    HeartbeatReport,
     PhaseReport,
     ProbeReport,
     Report,
@@ -64,7 +64,7 @@ class Progress:
             return
         if isinstance(report, StepReport):
             self._hear_step(report)
-        elif isinstance(report, AliveReport):
+        elif isinstance(report, HeartbeatReport):
             self.status = self.status.beat()
         elif isinstance(report, PhaseReport):
             self.status = self.status.beat(phase=report.phase, step=report.step)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from llmtrain_trainer.runtime.reports import AliveReport, Send
+from llmtrain_trainer.runtime.reports import HeartbeatReport, Send
 
-BEAT_SECONDS = 0.2
+HEARTBEAT_SECONDS = 0.2
 """Between two signs: less than the launcher's watch sleeps."""
 
-Pulse = Callable[[], None]
+Heartbeat = Callable[[], None]
 """Called whenever a piece of the work is done, as often as one likes."""
 
 
-def no_pulse() -> None:
+def no_heartbeat() -> None:
     """Tell nobody."""
 
 
-def pulse(send: Send) -> Pulse:
+def heartbeat_to(send: Send) -> Heartbeat:
     """Return what tells the launcher of pieces that are done, a few times a second at most."""
     last = 0.0
 
-    def beat() -> None:
+    def heartbeat() -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= BEAT_SECONDS:
+        if now - last >= HEARTBEAT_SECONDS:
             last = now
-            send(AliveReport())
+            send(HeartbeatReport())
 
-    return beat
+    return heartbeat

@@ -119,7 +119,7 @@ class SaveFailedReport:
 
 
 @dataclass(frozen=True, slots=True)
-class AliveReport:
+class HeartbeatReport:
     """Something that may take longer than a step got on: a tensor, or part of a file, is there."""
 
 
@@ -147,7 +147,7 @@ Report = (
     | EvaluationReport
     | CheckpointReport
     | SaveFailedReport
-    | AliveReport
+    | HeartbeatReport
     | FailureInfo
     | Statement
 )

@@ -37,7 +37,7 @@ from llmtrain_trainer.parallel.forward_backward import Passes, build_passes
 from llmtrain_trainer.parallel.grad_norm import clip_gradients, count_matches, sum_losses
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.replicate.sync import Copies, keep_alike
-from llmtrain_trainer.runtime.heartbeat import pulse
+from llmtrain_trainer.runtime.heartbeat import heartbeat_to
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
     EvaluationReport,
@@ -279,7 +279,9 @@ class Trainer:
         if dist.get_rank() == 0:
             to = paths.folder_of(self.run.checkpoint.export, paths.EXPORT_FIELD)
             root = self.saver.root if self.run.lora is None else self.saver.root / "merged"
-            export_checkpoint(paths.step_folder(root, self.step), to, beat=pulse(self.send))
+            export_checkpoint(
+                paths.step_folder(root, self.step), to, heartbeat=heartbeat_to(self.send)
+            )
         dist.barrier(group=self.saver.group)
 
     def _tell(self, outcome: Outcome) -> None:
@@ -300,7 +302,7 @@ class Trainer:
             checkpoint.keep,
             background=checkpoint.background,
             tokenizer=tokenizer_of(self.data.folder),
-            beat=pulse(self.send),
+            heartbeat=heartbeat_to(self.send),
         )
 
     def _facts(self) -> paths.Facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.paths import TOKENIZER, Facts, Folder
 from llmtrain_trainer.checkpoint.retention import reading
-from llmtrain_trainer.runtime.heartbeat import Pulse, no_pulse
+from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 from llmtrain_trainer.weights.huggingface import Dtype, export
 from llmtrain_trainer.weights.reading import find_checkpoint, weights_of_checkpoint
 
@@ -15,7 +15,7 @@ def export_checkpoint(
     to: Folder,
     tokenizer: Folder | None = None,
     dtype: Dtype = "float32",
-    beat: Pulse = no_pulse,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> Facts:
     """Write the newest complete checkpoint in `root`, or `root` itself; return its facts.
 
@@ -27,5 +27,7 @@ def export_checkpoint(
         tokenizer = saved
     architecture = Architecture.from_wire(facts.architecture)
     with reading(folder):
-        export(weights_of_checkpoint(folder), architecture, to, tokenizer, dtype, beat=beat)
+        export(
+            weights_of_checkpoint(folder), architecture, to, tokenizer, dtype, heartbeat=heartbeat
+        )
     return facts

@@ -21,7 +21,7 @@ from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder, make
 from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.errors import InputError
-from llmtrain_trainer.runtime.heartbeat import Pulse, no_pulse
+from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 from llmtrain_trainer.weights.families import Piece, architecture_of, config_of, pieces
 from llmtrain_trainer.weights.reading import ReadWeights, weight_shapes
 
@@ -42,11 +42,11 @@ def export(
     tokenizer: Folder | None = None,
     dtype: Dtype = "float32",
     shard_bytes: int = SHARD_BYTES,
-    beat: Pulse = no_pulse,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> None:
     """Write a model that `transformers` and its like load. Raises InputError for other shapes.
 
-    `beat` is called for every tensor that was read and every part of a file that was written.
+    `heartbeat` is called for every tensor that was read and every part of a file that was written.
     """
     end = None if tokenizer is None else end_token(Tokenizer.from_str(tokenizer.read_text()))
     config = config_of(architecture, dtype, end)
@@ -63,8 +63,8 @@ def export(
         tensors = {}
         for piece in shard:
             tensors[piece.theirs] = _join(piece, read).to(getattr(torch, dtype))
-            beat()
-        _write(to / name, save(tensors, {"format": "pt"}), beat)
+            heartbeat()
+        _write(to / name, save(tensors, {"format": "pt"}), heartbeat)
         index.update(dict.fromkeys(tensors, name))
     if len(shards) > 1:
         (to / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}, indent=1))
@@ -133,13 +133,13 @@ def _shards(architecture: Architecture, width: int, limit: int) -> list[list[Pie
     return shards
 
 
-def _write(path: Folder, content: bytes, beat: Pulse) -> None:
+def _write(path: Folder, content: bytes, heartbeat: Heartbeat) -> None:
     """Write a file of some gigabytes: a slow store may take longer for it than a step may."""
     whole = memoryview(content)
     with path.open("wb") as file:
         for start in range(0, len(whole), PART_BYTES):
             file.write(whole[start : start + PART_BYTES])
-            beat()
+            heartbeat()
 
 
 def _shape(piece: Piece, name: str, sizes: Mapping[str, torch.Size]) -> torch.Size:
