@@ -10,6 +10,7 @@ from situations import NOW, ago, status
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.validation.check import Job, check
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.planning.durations import Estimate, duration, ends_at, step_seconds
 
 pytestmark = pytest.mark.unit
@@ -37,7 +38,7 @@ PACES: list[tuple[dict[str, Any], Estimate | None]] = [
 
 @pytest.mark.parametrize(("plan", "expected"), PACES)
 def test_the_time_of_a_step(plan: dict[str, Any], expected: Estimate | None) -> None:
-    assert step_seconds({"plan": plan}) == expected
+    assert step_seconds(JobView({}, {}, {"plan": plan})) == expected
 
 
 WAITING: list[tuple[int | None, dict[str, Any], Estimate | None]] = [
@@ -60,7 +61,7 @@ WAITING: list[tuple[int | None, dict[str, Any], Estimate | None]] = [
 def test_a_waiting_job(
     deadline: int | None, found: dict[str, Any], expected: Estimate | None
 ) -> None:
-    assert duration(job(deadline), found, NOW_SECONDS) == expected
+    assert duration(job(deadline), JobView({}, {}, found), NOW_SECONDS) == expected
 
 
 def at(seconds: float) -> float:
@@ -88,7 +89,7 @@ RUNNING: list[tuple[int | None, dict[str, Any], Estimate | None]] = [
 def test_a_job_that_holds_nodes(
     deadline: int | None, found: dict[str, Any], expected: Estimate | None
 ) -> None:
-    assert ends_at(job(deadline), found, NOW_SECONDS) == expected
+    assert ends_at(job(deadline), JobView({}, {}, found), NOW_SECONDS) == expected
 
 
 def test_only_a_deadline_is_certain() -> None:
