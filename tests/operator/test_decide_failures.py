@@ -36,7 +36,7 @@ FAILURES = [
     ((failed(0, 127, "garbage \x00\n"), pod(1)), False, "ExitCode", "garbage"),
     ((failed(0, 137), pod(1)), True, "ExitCode", "exit code 137"),
     ((failed(0, 143), pod(1)), True, "ExitCode", "exit code 143"),
-    ((failed(0, 143, deleting=True), pod(1)), True, "PodDeleted", "deleted by someone else"),
+    ((failed(0, 143, deleting=True), pod(1)), True, "PodDeleted", "deleted by another client"),
     ((failed(0, 137, reason="OOMKilled"), pod(1)), True, "OutOfMemory", "raise the memory limit"),
     ((failed(0, 200, PEER, at=20), pod(1)), True, "PeerLost", "a peer was lost"),
     ((failed(0, 200, PEER, at=1), failed(1, 2, CORPUS, at=0)), False, "CorpusMissing", "no folder"),

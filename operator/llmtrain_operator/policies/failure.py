@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure_classification import (
-    FailureInfo,
     classify,
     first_cause,
     is_consequence,
@@ -64,7 +64,7 @@ def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
             continue
         if left <= 0:
             message = f"node {node} is gone or has not been ready for too long"
-            return FailureInfo(Reason.NODE_LOST, message, True, node, keeps_nodes=False)
+            return FailureInfo(Reason.NODE_LOST, message, node=node, keeps_nodes=False)
         draft.reconcile_after(left)
     if not draft.is_true(ConditionType.RUNNING):
         return None

@@ -7,13 +7,14 @@ from datetime import timedelta
 
 from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.job_state.pods import current_pods, delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure import earliest_start, handle_failure, unplace
-from llmtrain_operator.policies.failure_classification import IMAGE_REASONS, FailureInfo
+from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
 from llmtrain_operator.policies.kueue import gated_pods, is_admitted
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 from llmtrain_operator.scheduler.decisions import TROUBLES
@@ -126,4 +127,4 @@ def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> No
         " the time was up" + (f"; {why}" if why else "")
     )
     late = next((pod.node for pod in pods if not pod.started), "")
-    handle_failure(draft, FailureInfo(reason, clean_text(text), True, late, keeps_nodes=False))
+    handle_failure(draft, FailureInfo(reason, clean_text(text), node=late, keeps_nodes=False))

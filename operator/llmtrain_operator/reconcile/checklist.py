@@ -1,4 +1,4 @@
-"""What to do about a job: a checklist, read from the top. Pure."""
+"""Decide what to do about a job: a checklist of policies, in order. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llmtrain_operator.policies.ttl_and_deadline import clean_up_finished_job, e
 from llmtrain_operator.policies.validation import accept_or_reject
 
 Policy = Callable[[StatusDraft], bool]
-"""Writes on the draft; True when the policies after it have nothing to say this time."""
+"""Edits the draft. Returns True if the remaining policies must not run."""
 
 CHECKLIST: tuple[Policy, ...] = (
     finalize_deleted_job,
@@ -46,11 +46,11 @@ CHECKLIST: tuple[Policy, ...] = (
 )
 
 COSMETIC_SECONDS = 2.0
-"""Changes that only keep figures fresh are not written more often than this."""
+"""Minimum interval between writes that change only figures and texts."""
 
 
 def decide(observed: Observed) -> Actions:
-    """Return the plan for a job."""
+    """Return the actions for a job."""
     draft = StatusDraft(observed)
     for policy in CHECKLIST:
         if policy(draft):
@@ -62,7 +62,7 @@ def decide(observed: Observed) -> Actions:
 
 
 def _set_summary_fields(draft: StatusDraft) -> None:
-    """Derive the columns from the rest; nothing is ever read back from them."""
+    """Set the fields shown as kubectl columns. The operator never reads them back."""
     phase, kind = _phase(draft)
     draft.set_field("phase", phase)
     condition = get_condition(draft.status.get("conditions", ()), kind)
@@ -70,7 +70,7 @@ def _set_summary_fields(draft: StatusDraft) -> None:
     draft.set_field("observedGeneration", draft.observed.generation)
     draft.set_field("restarts", draft.status.get("restarts", 0))
     if not isinstance(draft.observed.checked, list) and phase not in ("Succeeded", "Failed"):
-        # A pod that is done needs no readiness any more: the figure must not fall at a good end.
+        # A pod that has succeeded is not ready but counts, so the column does not drop at the end.
         ready = sum(
             pod.phase == "Succeeded" or (pod.ready and not pod.deleting)
             for pod in current_pods(draft)
@@ -83,7 +83,7 @@ def _set_summary_fields(draft: StatusDraft) -> None:
 
 
 def _phase(draft: StatusDraft) -> tuple[str, ConditionType]:
-    """The one word for the STATE column, and the condition that explains it."""
+    """Return the value of the STATE column and the condition that explains it."""
     if draft.is_true(ConditionType.FAILED):
         return "Failed", ConditionType.FAILED
     if draft.is_true(ConditionType.SUCCEEDED):
@@ -102,7 +102,7 @@ def _phase(draft: StatusDraft) -> tuple[str, ConditionType]:
 
 
 def _defer_cosmetic_write(draft: StatusDraft) -> None:
-    """Put off a write that would only freshen a figure."""
+    """Postpone a write that changes only figures and texts."""
     if (
         draft.observed.seconds_since_write >= COSMETIC_SECONDS
         or draft.status == draft.stored_status

@@ -1,4 +1,4 @@
-"""Events: one for each condition that changed its mind, after the status says so."""
+"""Events of a job: one for each condition whose status or reason changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_EVENT_WHEN_FALSE = frozenset(
 def changed_conditions(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield the conditions whose status or reason is new."""
+    """Yield the conditions whose status or reason changed."""
     known = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", ())}
     for condition in after.get("conditions", ()):
         was, now = known.get(condition["type"]), (condition["status"], condition["reason"])
@@ -33,7 +33,7 @@ def changed_conditions(
 def make_event(
     identity: JobIdentity, condition: Mapping[str, Any], attempt: int, now: str
 ) -> dict[str, Any]:
-    """Return the Event of a transition. Its name is made of its content: it exists only once."""
+    """Return the Event for a changed condition; its name is a hash, so it is created only once."""
     key = "/".join(
         (
             condition["type"],
@@ -44,7 +44,7 @@ def make_event(
         )
     )
     digest = hashlib.sha256(f"{identity.uid}/{key}".encode()).hexdigest()[:16]
-    bad = condition["type"] in _WARNING_CONDITIONS or (
+    warning = condition["type"] in _WARNING_CONDITIONS or (
         condition["status"] == "False" and condition["reason"] not in _NORMAL_REASONS
     )
     return {
@@ -58,7 +58,7 @@ def make_event(
             "name": identity.name,
             "uid": identity.uid,
         },
-        "type": "Warning" if bad else "Normal",
+        "type": "Warning" if warning else "Normal",
         "reason": condition["reason"],
         "message": clean_text(condition["message"]),
         "source": {"component": "llmtrain-operator"},

@@ -1,4 +1,4 @@
-"""Do not act on a copy that has not seen your last writes yet."""
+"""Delays decisions until the informer caches include the operator's own writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TIMEOUT_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Expectations:
-    """What the copies must show before the next decision about one job."""
+    """What the caches must contain before the next decision about one job."""
 
     job_version: int = 0
     pods_version: int = 0
@@ -19,22 +19,22 @@ class Expectations:
     since: float = field(default_factory=time.monotonic)
 
     def expect_job_version(self, version: str) -> None:
-        """Expect the copy of the job to be at least so new."""
+        """Expect at least this resourceVersion of the job."""
         self.job_version = max(self.job_version, int(version))
         self.since = time.monotonic()
 
     def expect_pod_version(self, version: str) -> None:
-        """Expect the copy of the pods to be at least so new."""
+        """Expect the pod cache to be at least at this resourceVersion."""
         self.pods_version = max(self.pods_version, int(version))
         self.since = time.monotonic()
 
     def expect_deleted(self, uid: str) -> None:
-        """Expect a pod to be gone, or to be on its way."""
+        """Expect a pod to be deleted or to have a deletion timestamp."""
         self.deleted.add(uid)
         self.since = time.monotonic()
 
     def satisfied(self, job_version: int, pods_version: int, alive: Collection[str]) -> bool:
-        """Whether the copies show all of it; `alive` are the pods that nobody deleted yet."""
+        """Return True if the caches include all writes; `alive` are the pods not being deleted."""
         self.deleted &= set(alive)
         return (
             job_version >= self.job_version
@@ -44,10 +44,10 @@ class Expectations:
 
     @property
     def timed_out(self) -> bool:
-        """Whether the copies had long enough: then they, or the expectations, are wrong."""
+        """Whether the caches took too long: then they or the expectations are wrong."""
         return time.monotonic() - self.since > TIMEOUT_SECONDS
 
     def clear(self) -> None:
-        """Expect nothing any more."""
+        """Remove all expectations."""
         self.job_version = self.pods_version = 0
         self.deleted.clear()

@@ -1,7 +1,7 @@
-"""The loop of one job: observe, decide, apply; serial, coalescing, level-triggered.
+"""The reconcile loop of one job: observe, decide, apply. Serial, coalescing and level-triggered.
 
-Nothing that it keeps in memory matters: killed at any instant and started again, it observes the
-same world and goes on.
+No decision depends on state that only this process holds: after a kill at any instant, a new
+process observes the same cluster and continues.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FINALIZER_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ReconcilerDeps:
-    """What all loops share."""
+    """Dependencies shared by the reconcilers of all jobs."""
 
     cluster: KubeApi
     jobs: Informer[JobRecord]
@@ -62,7 +62,7 @@ class ReconcilerDeps:
 
 @dataclass(slots=True)
 class _Backoff:
-    """Back-off of one job: doubles with every failure in a row, with jitter."""
+    """Exponential back-off with jitter: the delay doubles with each consecutive failure."""
 
     length: float = 0.0
     until: float = 0.0
@@ -81,7 +81,7 @@ class _Backoff:
 
 @dataclass(slots=True)
 class Reconciler:
-    """One job's loop and what it remembers between turns."""
+    """The reconcile loop of one job and its state between iterations."""
 
     uid: str
     deps: ReconcilerDeps
@@ -90,15 +90,18 @@ class Reconciler:
     expectations: Expectations = field(default_factory=Expectations)
     create_error: CreateError | None = None
     write_outcome_unknown: bool = False
-    """The last status write may or may not have happened."""
+    """The last status write got no response and may or may not have been applied."""
     last_write: float = -1e9
     started: float = field(default_factory=time.monotonic)
     create_backoff: _Backoff = field(default_factory=_Backoff)
     error_backoff: _Backoff = field(default_factory=_Backoff)
 
-    async def run(self, first_seen: int) -> None:
-        """Turn until the job is gone or `stopping` is set; `first_seen` is a version of the job."""
-        self.expectations.expect_job_version(str(first_seen))
+    async def run(self, first_version: int) -> None:
+        """Reconcile until the job is gone or `stopping` is set.
+
+        `first_version` is the lowest resourceVersion of the job to act on.
+        """
+        self.expectations.expect_job_version(str(first_version))
         while not self.stopping:
             self.wake.clear()
             try:
@@ -107,23 +110,25 @@ class Reconciler:
             except LeaseLostError:
                 return
             except ConflictError:
-                # Someone else wrote the job since; the copy is about to show it.
+                # Another client has written the job; the cache will receive the change soon.
                 delay = 0.1
             except ApiError as error:
                 self.error_backoff.extend(error.retry_after)
                 delay = self.error_backoff.left
-                log.warning("job=%s turn failed, next in %.1f s: %s", self.uid, delay, error)
+                log.warning(
+                    "job=%s reconcile failed, next attempt in %.1f s: %s", self.uid, delay, error
+                )
             except Exception:
                 self.error_backoff.extend(5.0)
                 delay = self.error_backoff.left
-                log.exception("job=%s turn failed", self.uid)
+                log.exception("job=%s reconcile failed", self.uid)
             if delay is None:
                 return
             await self._sleep(delay)
 
     async def _sleep(self, seconds: float) -> None:
         if self.error_backoff.left > 0:
-            # Do not let a swarm of events cut the back-off short; only the end may.
+            # Events must not shorten the back-off; only stopping may.
             deadline = time.monotonic() + self.error_backoff.left
             while not self.stopping and time.monotonic() < deadline:
                 await asyncio.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
@@ -143,7 +148,7 @@ class Reconciler:
             self.deps.metrics.reconcile.observe(time.perf_counter() - started)
 
     async def _reconcile(self) -> float | None:
-        """One turn. Return the seconds until the next one at the latest; None when all is done."""
+        """Reconcile once. Return the seconds until the next time, or None if the job is gone."""
         job = self.deps.jobs.get(self.uid)
         if self.write_outcome_unknown and job is not None:
             await self._resolve_unknown_write(job)
@@ -151,7 +156,7 @@ class Reconciler:
             known = self.deps.jobs.last_version >= self.expectations.job_version
             return None if known else 1.0
         assessment = await self.deps.assessor.assess(job, self.deps.checked(job))
-        # That took a moment: go by what the copies show now, and all at one instant.
+        # The assessment may have taken a while: observe the current caches, all at one instant.
         job = self.deps.jobs.get(self.uid)
         if job is None:
             return 0.0
@@ -174,16 +179,17 @@ class Reconciler:
         if self.expectations.satisfied(job.version, self.deps.pods.last_version, alive):
             return True
         if self.expectations.timed_out:
-            log.warning("job=%s the copies do not show the last writes; listing anew", self.uid)
+            log.warning("job=%s caches do not show the last writes, listing again", self.uid)
             self.deps.jobs.relist()
             self.deps.pods.relist()
             self.expectations.clear()
         return False
 
     def _has_finalizer(self, job: JobRecord) -> bool:
-        """Whether the job has its finalizer, which is on its way when the loop starts.
+        """Return True if the job has its finalizer, which kopf adds when the loop starts.
 
-        With it, no job can vanish while its pods run; and our first write does not collide with it.
+        The finalizer keeps the job until its pods are gone. Waiting for it also avoids a conflict
+        between kopf's patch and the first status write.
         """
         late = time.monotonic() - self.started > FINALIZER_SECONDS
         return job.view.has_finalizer or late or job.view.is_deleting
@@ -233,7 +239,7 @@ class Reconciler:
         try:
             await self.deps.writer.write_status(observed, actions, self.expectations)
         except BaseException as error:
-            # Without a clear refusal the write may have happened: look before deciding again.
+            # Without a definite rejection the write may have been applied: read the job first.
             self.write_outcome_unknown = not (isinstance(error, ApiError) and error.settled)
             if not self.write_outcome_unknown:
                 self.deps.scheduler.give_up(self.uid)
@@ -242,7 +248,7 @@ class Reconciler:
         record_transitions(observed, actions.status, self.deps.metrics)
 
     async def _resolve_unknown_write(self, job: JobRecord) -> None:
-        """Learn what became of a write that got no answer, before anything else is decided."""
+        """Read the job after a write without response, before the next decision."""
         try:
             found = await self.deps.cluster.get(JOBS, job.name, job.namespace)
             self.expectations.expect_job_version(found["metadata"]["resourceVersion"])

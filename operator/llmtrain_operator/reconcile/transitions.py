@@ -1,4 +1,4 @@
-"""What a written status adds to the metrics and the log."""
+"""Logs and metrics for changed conditions, recorded after the status is written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 RESTART_GANG = "RestartGang"
 _ACTION_LABELS = {Reason.NODE_REPLACED: "ReplaceNode"}
-"""Values of the label `action`, by the reason of the condition Restarting."""
+"""Values of the metric label `action`, by the reason of the condition Restarting."""
 
 
 def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> None:
-    """Log the transitions; measure the way to the first gang and back from a failure."""
+    """Log changed conditions; observe the time to the first start and the recovery time."""
     before = observed.raw.get("status") or {}
     metadata = observed.raw["metadata"]
     for condition in changed_conditions(before, status):
@@ -41,10 +41,12 @@ def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: M
     if was or not is_true(status.get("conditions", ()), ConditionType.RUNNING):
         return
     failures = status.get("failures") or ()
-    again = get_condition(before.get("conditions", ()), ConditionType.RESTARTING)
-    if again is not None and again["status"] == "True" and failures:
+    restarting = get_condition(before.get("conditions", ()), ConditionType.RESTARTING)
+    if restarting is not None and restarting["status"] == "True" and failures:
         seconds = (observed.now - parse_time(failures[-1]["time"])).total_seconds()
-        metrics.recovery.labels(_ACTION_LABELS.get(again["reason"], RESTART_GANG)).observe(seconds)
+        metrics.recovery.labels(_ACTION_LABELS.get(restarting["reason"], RESTART_GANG)).observe(
+            seconds
+        )
     elif not status.get("attempt"):
         created = parse_time(metadata["creationTimestamp"])
         metrics.time_to_running.observe((observed.now - created).total_seconds())
@@ -53,7 +55,7 @@ def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: M
 def _record_plan_error(
     before: Mapping[str, Any], status: Mapping[str, Any], metrics: Metrics
 ) -> None:
-    """Count how far the plan was off, each time that it was measured."""
+    """Observe the ratio of measured to planned step time after each new measurement."""
     old, new = ((s.get("plan") or {}).get("measured") or {} for s in (before, status))
     if "atStep" in new and new.get("errorRatio") and new != old:
         metrics.plan_error.observe(new["errorRatio"])

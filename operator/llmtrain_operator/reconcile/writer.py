@@ -1,4 +1,4 @@
-"""Carry out a plan: the only place where a job or what belongs to it is written."""
+"""Applies actions: the only code that writes a job and its child objects."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_REQUESTS = 16
 NO_POD_GROUPS = (
-    "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; switch on"
+    "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; enable"
     " its feature gate GenericWorkload and this API, or run the operator without the flag"
 )
 
@@ -44,7 +44,7 @@ Object = dict[str, Any]
 
 
 class _CreateRefusedError(Exception):
-    """The API server does not take a child of the job, and the user can do something about it."""
+    """The API server rejected a child object for a reason that the user can fix."""
 
     def __init__(self, create_error: CreateError):
         super().__init__(create_error.message)
@@ -52,7 +52,7 @@ class _CreateRefusedError(Exception):
 
 
 def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
-    """Return the merge patch from the observed status to the new one, guarded by the version."""
+    """Return the merge patch to the new status, with the resourceVersion it is based on."""
     before: Mapping[str, Any] = observed.raw.get("status") or {}
     changes = _merge_patch(before, status)
     version = observed.raw["metadata"]["resourceVersion"]
@@ -60,7 +60,7 @@ def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
 
 
 def _merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
-    """Return the merge patch (RFC 7386) from one object to another: keys that go are said."""
+    """Return the JSON merge patch (RFC 7386) between two objects; removed keys become None."""
     changes: Object = {key: None for key in before if key not in after}
     for key, value in after.items():
         old = before.get(key)
@@ -74,7 +74,7 @@ def _merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
 
 
 class JobWriter:
-    """Writes for all jobs; it holds no state of any job."""
+    """Writes the objects of all jobs. It keeps no state about a job."""
 
     def __init__(
         self, cluster: KubeApi, rate_limiter: WriteRateLimiter, gang_scheduling: GangScheduling
@@ -86,7 +86,7 @@ class JobWriter:
     async def write_status(
         self, observed: Observed, actions: Actions, expectations: Expectations
     ) -> None:
-        """Write the status, then tell of its transitions."""
+        """Write the status, then create an Event for each changed condition."""
         identity = JobIdentity.of(observed.raw)
         await self._rate_limiter.acquire()
         written = await self._cluster.patch_status(
@@ -105,14 +105,14 @@ class JobWriter:
             await self._cluster.create(EVENTS, body, identity.namespace)
         except ApiError as error:
             if not isinstance(error, AlreadyExistsError):
-                log.warning("job=%s event not written: %s", identity.uid, error)
+                log.warning("job=%s event not created: %s", identity.uid, error)
 
     async def delete_pods(self, pods: Sequence[PodRecord], expectations: Expectations) -> None:
-        """Delete pods, each only if it is still that very one."""
+        """Delete pods, with their UIDs as precondition."""
 
         async def one(victim: PodRecord) -> None:
             await self._rate_limiter.acquire()
-            # Not found, or another one of that name: it is gone, as we wanted.
+            # Not found, or another pod has the name: this pod is already deleted.
             with contextlib.suppress(NotFoundError, ConflictError):
                 await self._cluster.delete(PODS, victim.name, victim.namespace, uid=victim.uid)
             expectations.expect_deleted(victim.uid)
@@ -120,7 +120,7 @@ class JobWriter:
         await _run_bounded([one(victim) for victim in pods])
 
     async def delete_job(self, observed: Observed) -> None:
-        """Delete the job itself: its time to live is over."""
+        """Delete the job after its TTL."""
         identity = JobIdentity.of(observed.raw)
         await self._rate_limiter.acquire()
         try:
@@ -131,19 +131,19 @@ class JobWriter:
     async def create_pods(
         self, observed: Observed, actions: Actions, expectations: Expectations
     ) -> CreateError | None:
-        """Create what pods need, then the pods; return what stands in the way."""
+        """Create the resources of the job, then its pods. Return the error that prevents it."""
         job, identity = observed.checked, JobIdentity.of(observed.raw)
         assert isinstance(job, Job)
         attempt = int(actions.status.get("attempt") or 0)
         nodes = JobView(observed.view.metadata, observed.spec, actions.status).placed_nodes
         try:
-            around = [
+            resources = [
                 *job_resources(observed.raw, identity),
                 *self._gang_scheduling.resources(job, identity),
             ]
-            for resource, body in around:
+            for resource, body in resources:
                 await self._create_or_adopt(resource, body, identity)
-            # The first pod tries the way: where it is refused, all of them would be.
+            # Create the first pod alone: if it is rejected, all others would be, too.
             first, *rest = (
                 self._gang_scheduling.add_to_pod(
                     make_pod(job, identity, attempt, index, nodes),
@@ -168,7 +168,7 @@ class JobWriter:
     async def _create_or_adopt(
         self, resource: Resource, body: Object, identity: JobIdentity
     ) -> Object:
-        """Create a child, or find that it is there and ours."""
+        """Create a child object, or return the existing one if the job owns it."""
         name = body["metadata"]["name"]
         try:
             await self._rate_limiter.acquire()
@@ -182,7 +182,7 @@ class JobWriter:
         except ForbiddenError as error:
             raise _CreateRefusedError(_forbidden(resource, name, error)) from error
         except InvalidError as error:
-            text = f"{resource.plural} {name} is not valid: {error.message}"
+            text = f"{resource.plural} {name} is invalid: {error.message}"
             raise _CreateRefusedError(
                 CreateError(Reason.INVALID_SPEC, clean_text(text, 700))
             ) from error
@@ -190,8 +190,8 @@ class JobWriter:
         if any(o.get("controller") and o["uid"] == identity.uid for o in owners):
             return found
         text = (
-            f"metadata.name: {resource.plural} {name} exists and is not this job's; delete it, or"
-            " create the job under another name"
+            f"metadata.name: {resource.plural} {name} exists and is not owned by this job;"
+            " delete it, or create the job with another name"
         )
         raise _CreateRefusedError(CreateError(Reason.NAME_CONFLICT, clean_text(text)))
 
@@ -200,15 +200,15 @@ def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> CreateEr
     if error.quota:
         text = (
             f"spec.workers: {resource.plural} {name}: {error.message}; raise the quota of the"
-            " namespace or ask for less"
+            " namespace or request less"
         )
         return CreateError(Reason.QUOTA_EXCEEDED, clean_text(text, 700))
-    text = f"the API server refuses {resource.plural} {name}: {error.message}"
+    text = f"the API server rejects {resource.plural} {name}: {error.message}"
     return CreateError(Reason.FORBIDDEN, clean_text(text, 700))
 
 
 async def _run_bounded(work: Sequence[Any]) -> None:
-    """Run coroutines, a few at once; the first error comes out once all have ended."""
+    """Run coroutines with bounded concurrency. Raise the first error after all have ended."""
     gate = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
 
     async def one(item: Any) -> None:
