@@ -27,6 +27,9 @@ class LeaseTiming:
     """Interval between renewals, and between attempts to acquire."""
 
 
+NODE_LOST_SECONDS = 30.0
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """All settings and their defaults; each field is a flag."""
@@ -53,7 +56,7 @@ class Config:
     """Seconds between renewals."""
     progress_seconds: float = 5.0
     """Seconds between two requests for the progress of a job, which also limits its writes."""
-    node_lost_seconds: float = 30.0
+    node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which the pods of a node that is not ready count as lost."""
     writes_per_second: float = 100.0
     """Limit of writes to the API server per second, over all jobs."""

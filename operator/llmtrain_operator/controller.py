@@ -15,6 +15,7 @@ from typing import Any
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing.cycle import SOON_SECONDS
 from llmtrain_core.queueing.quarantine import quarantine
@@ -304,7 +305,7 @@ class Runtime:
 
     def _fabric_levels(self, name: str | None) -> Levels:
         """Levels of the Fabric in force; none without one, since labels tell no uplink's rate."""
-        found = self._fabric(name or "default")
+        found = self._fabric(name or FABRIC_NAME)
         return found.levels if found else ()
 
     def _fabric(self, name: str) -> FabricRecord | None:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.api.conditions import (
-    MESSAGE_LIMIT,
     ConditionType,
     Reason,
     clean_text,
@@ -15,6 +14,7 @@ from llmtrain_core.api.conditions import (
     is_true,
     set_condition,
 )
+from llmtrain_core.api.defaults import MESSAGE_LENGTH
 from llmtrain_core.api.status import Condition
 
 pytestmark = pytest.mark.unit
@@ -113,7 +113,7 @@ def test_text_of_others_is_safe_to_show(text: str) -> None:
 
 def test_a_long_message_is_cut_visibly() -> None:
     conditions = put([], ConditionType.FAILED, True, message="x" * 5000)
-    assert len(conditions[0]["message"]) == MESSAGE_LIMIT
+    assert len(conditions[0]["message"]) == MESSAGE_LENGTH
     assert conditions[0]["message"].endswith("…")
 
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from llmtrain_core.api.failure import TERMINATION_MESSAGE_BYTES, FailureInfo
+from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
+from llmtrain_core.api.failure import FailureInfo
 
 pytestmark = pytest.mark.unit
 

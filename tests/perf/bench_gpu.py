@@ -26,6 +26,7 @@ import pytest
 import torch
 
 from llmtrain_core.api import env
+from llmtrain_core.api.env import TERMINATION_LOG
 from llmtrain_core.plan.hardware import Accelerator, accelerator_called
 from llmtrain_core.plan.time.predict import predict
 from llmtrain_core.plan.training_setup import Recipe
@@ -34,7 +35,6 @@ from llmtrain_trainer.calibration.bench_group import LOOPBACK, PATIENCE, free_po
 from llmtrain_trainer.calibration.probe_model import random_tokens
 from llmtrain_trainer.config import RunConfig, from_spec
 from llmtrain_trainer.data.prepare import PreparedData
-from llmtrain_trainer.runtime.pod_env import TERMINATION_LOG
 from llmtrain_trainer.training.trainer import Trainer
 from llmtrain_trainer.worker.rendezvous import join
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtrain_core.api.base import duration_seconds
+from llmtrain_core.api.defaults import HANG_TIMEOUT
 from llmtrain_core.api.job import (
     Architecture,
     Data,
@@ -31,9 +32,6 @@ from llmtrain_core.validation.check import Job, check
 from llmtrain_trainer.errors import InputError
 
 Precision = Literal["float64", "float32", "bfloat16"]
-
-DEFAULT_HANG_TIMEOUT = 600
-"""Seconds a step may take; a step of the largest models is a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +229,7 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
             field="spec.training",
             remedy="fill them in, or set workers.command to run a trainer of your own",
         )
-    policy = job.spec.failure_policy
-    hang = policy.hang_timeout if policy else None
+    policy = job.spec.failure_policy or FailurePolicy()
     base = job.spec.model.init_from if job.spec.model else None
     return RunConfig(
         name=name,
@@ -252,12 +249,12 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         recompute=training.activation_checkpointing,
         compile=training.compile,
         seed=training.seed,
-        hang_timeout=duration_seconds(hang) if hang else DEFAULT_HANG_TIMEOUT,
-        startup_timeout=duration_seconds(policy.startup_timeout) if policy else 600,
+        hang_timeout=duration_seconds(policy.hang_timeout or HANG_TIMEOUT),
+        startup_timeout=duration_seconds(policy.startup_timeout),
         init_from=base,
         lora=_lora(training),
         probe_every=training.collective_probe.every_steps if training.collective_probe else None,
-        restarts_in_place=(policy or FailurePolicy()).max_restarts_in_place,
+        restarts_in_place=policy.max_restarts_in_place,
     )
 
 

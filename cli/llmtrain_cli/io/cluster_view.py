@@ -9,11 +9,11 @@ from typing import Any
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io import kubectl
 from llmtrain_cli.io.files import fabric_of, read_fabric, read_items, snapshot_for
+from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Snapshot, node_from_raw, usage_from_pods
 
 Raw = Mapping[str, Any]
-DEFAULT_FABRIC = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _listed(path: str | None, kind: str) -> list[Raw]:
 
 def _fabric_of_cluster(name: str | None) -> FabricSpec | None:
     """Return the named Fabric of the cluster, else its default one, else None."""
-    wanted = name or DEFAULT_FABRIC
+    wanted = name or FABRIC_NAME
     for raw in kubectl.get("fabrics.llmtrain.dev", optional=True):
         if raw["metadata"]["name"] == wanted:
             return fabric_of(raw, f"Fabric {wanted}")

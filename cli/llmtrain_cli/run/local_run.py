@@ -22,7 +22,6 @@ from llmtrain_core.validation.check import Job
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.1
-MESSAGE = "LLMTRAIN_TERMINATION_LOG"
 
 Status = Mapping[str, Any]
 
@@ -57,7 +56,7 @@ class LocalRun:
             env.MASTER_ADDR: LOOPBACK,
             env.MASTER_PORT: str(master),
             env.WORLD_SIZE: str(world),
-            MESSAGE: str(self._message),
+            env.TERMINATION_LOG: str(self._message),
         }
         # a session of its own: Ctrl-C reaches this process alone, which passes it on
         self._process = subprocess.Popen(

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
+from llmtrain_core.api.defaults import MESSAGE_LENGTH
+
 
 class ConditionType(StrEnum):
     """What a condition is about. All have positive polarity but for the last four."""
@@ -83,11 +85,7 @@ class Reason(StrEnum):
     TOO_MANY_RESTARTS = "TooManyRestarts"
 
 
-MESSAGE_LIMIT = 1024
-"""Conditions and Events carry no more text than this; metav1 would allow 32,768."""
-
-
-def clean_text(text: str, limit: int = MESSAGE_LIMIT) -> str:
+def clean_text(text: str, limit: int = MESSAGE_LENGTH) -> str:
     """Make text of a user or a program safe to show: no control characters, bounded length."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     squeezed = " ".join(printable.split())

@@ -7,6 +7,8 @@ POD_IP = "LLMTRAIN_POD_IP"
 NODE_NAME = "LLMTRAIN_NODE_NAME"
 PORT = "LLMTRAIN_PORT"
 WORK_DIR = "LLMTRAIN_WORK_DIR"
+TERMINATION_LOG = "LLMTRAIN_TERMINATION_LOG"
+"""Overrides the path of the termination message, for pods that cannot write below /dev."""
 MASTER_ADDR = "MASTER_ADDR"
 MASTER_PORT = "MASTER_PORT"
 WORLD_SIZE = "WORLD_SIZE"
@@ -44,14 +46,18 @@ OWNED = frozenset(
 )
 """Variables that a job may not set: the operator sets them, or they would change who runs."""
 
-JOB_FILE_PATH = "/etc/llmtrain/job.json"
+JOB_FILE_NAME = "job.json"
+JOB_FOLDER_PATH = "/etc/llmtrain"
+JOB_FILE_PATH = f"{JOB_FOLDER_PATH}/{JOB_FILE_NAME}"
 WORK_DIR_PATH = "/var/lib/llmtrain"
 TERMINATION_LOG_PATH = "/dev/termination-log"
-OWNED_PATHS = ("/etc/llmtrain", WORK_DIR_PATH, "/tmp", "/dev", "/proc", "/sys")
+OWNED_PATHS = (JOB_FOLDER_PATH, WORK_DIR_PATH, "/tmp", "/dev", "/proc", "/sys")
 """Folders at or under which a job may mount nothing."""
 VOLUME_PREFIX = "llmtrain-"
 """Names of the operator's own volumes start with this; those of a job may not."""
 HTTP_PORT = 9400
+STATUS_PATH = "/status"
+METRICS_PATH = "/metrics"
 RENDEZVOUS_PORT = 29500
 
 EXIT_EXCEPTION = 1

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.api.defaults import (
+    FIRST_RETRYABLE_EXIT_CODE,
+    REASON_LENGTH,
+    TERMINATION_MESSAGE_BYTES,
+)
 from llmtrain_core.api.env import EXIT_PEER_LOST
-
-TERMINATION_MESSAGE_BYTES = 4096
-"""Largest termination message that a kubelet reads."""
-
-FIRST_RETRYABLE_EXIT_CODE = 128
-"""From here on an exit code is a signal, a lost peer or a hang: the next try may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,8 @@ class FailureInfo:
     def to_termination_message(self) -> bytes:
         """Return the termination message, with bounded texts, as the pod contract has it."""
         error: dict[str, Any] = {
-            "reason": clean_text(self.reason, 128),
-            "message": clean_text(self.message, 1024),
+            "reason": clean_text(self.reason, REASON_LENGTH),
+            "message": clean_text(self.message),
             "field": clean_text(self.field, 256) if self.field else None,
             "remedy": clean_text(self.remedy, 512) if self.remedy else None,
             "rank": self.rank,

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from llmtrain_core.api import defaults
 from llmtrain_core.api.base import (
     ApiModel,
     Duration,
@@ -25,6 +26,7 @@ from llmtrain_core.api.base import (
     list_set,
     without_nulls,
 )
+from llmtrain_core.api.defaults import MAX_NODES
 from llmtrain_core.api.learning import (
     Architecture,
     Chat,
@@ -50,7 +52,6 @@ from llmtrain_core.api.workers import (
 )
 
 __all__ = [
-    "MAX_NODES",
     "Architecture",
     "Chat",
     "Checkpoint",
@@ -216,16 +217,16 @@ class FailureRule(ApiModel):
 class FailurePolicy(ApiModel):
     """What happens when something breaks."""
 
-    max_restarts: Annotated[int, Field(ge=0, le=10000)] = 3
+    max_restarts: Annotated[int, Field(ge=0, le=10000)] = defaults.MAX_RESTARTS
     """Restarts after which the job fails."""
-    max_restarts_in_place: Annotated[int, Field(ge=0, le=10000)] = 3
+    max_restarts_in_place: Annotated[int, Field(ge=0, le=10000)] = defaults.MAX_RESTARTS_IN_PLACE
     """Before that: restarts of all ranks inside their running pods, in a row without a newer
     checkpoint. Zero turns them off."""
     rules: Annotated[list[FailureRule], Field(max_length=32), list_map("name")] | None = None
     """Rules; the first match decides."""
     hang_timeout: Duration | None = None
     """Without a step, or a tensor of a save or export, for this long the job counts as hung."""
-    startup_timeout: Duration = "10m"
+    startup_timeout: Duration = defaults.STARTUP_TIMEOUT
     """A gang whose pods are not all running after this long is released and placed anew."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
@@ -255,9 +256,7 @@ class RunPolicy(ApiModel):
     """Which pods are deleted when the job has finished."""
 
 
-MAX_NODES = 65536
-"""Most nodes of a job. Degrees are bounded so that their product fits 64 bits: CEL has no more."""
-
+# Degrees are bounded so that their product fits into 64 bits, which is all that CEL has.
 _WITHOUT_DATA = (
     "self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.context"
     " * self.parallelism.replicate"

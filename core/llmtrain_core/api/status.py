@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmtrain_core.api.base import ApiModel, list_map
+from llmtrain_core.api.defaults import MAX_FAILURES, MAX_NODES, MESSAGE_LENGTH, REASON_LENGTH
 
 Time = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
-Word = Annotated[str, Field(max_length=128)]
-Sentence = Annotated[str, Field(max_length=1024)]
+Word = Annotated[str, Field(max_length=REASON_LENGTH)]
+Sentence = Annotated[str, Field(max_length=MESSAGE_LENGTH)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """What JSON numbers carry exactly."""
 Amount = Annotated[float, Field(ge=0)]
@@ -32,7 +33,11 @@ class Condition(ApiModel):
     """When the status last changed."""
     reason: Annotated[
         str,
-        Field(min_length=1, max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"),
+        Field(
+            min_length=1,
+            max_length=REASON_LENGTH,
+            pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        ),
     ]
     """Why, in one word."""
     message: Annotated[str, Field(max_length=4096)]
@@ -44,7 +49,7 @@ class PlacedBlock(ApiModel):
 
     path: Annotated[str, Field(max_length=1024)]
     """Domains from far to near, without the node: spine-1/leaf-3."""
-    nodes: Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=65536)]
+    nodes: Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=MAX_NODES)]
     """Node names in order of rank block."""
 
 
@@ -66,7 +71,7 @@ class PlacementStatus(ApiModel):
     """The attempt it belongs to."""
     gpus_per_node: Annotated[int, Field(ge=1)]
     """Ranks per node."""
-    blocks: Annotated[list[PlacedBlock], Field(max_length=65536)]
+    blocks: Annotated[list[PlacedBlock], Field(max_length=MAX_NODES)]
     """Nodes in order of rank."""
     levels: Annotated[list[LevelUse], Field(max_length=16), list_map("level")]
     """Use of each level, far to near."""
@@ -304,7 +309,7 @@ class JobStatus(ApiModel):
     """Gang restarts after failures (suspend and resume do not count)."""
     preemptions: Count = 0
     """Times that the job was stopped for one of higher priority."""
-    failures: Annotated[list[Failure], Field(max_length=10)] | None = None
+    failures: Annotated[list[Failure], Field(max_length=MAX_FAILURES)] | None = None
     """The last failures, newest last."""
     start_time: Time | None = None
     """When the job was first placed."""

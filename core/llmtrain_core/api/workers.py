@@ -21,10 +21,11 @@ from llmtrain_core.api.base import (
     keys_match,
     list_map,
 )
+from llmtrain_core.api.defaults import GPU_RESOURCE, MAX_NODES
 
 _MOUNT_PATH = r"^(/([^/.:\x00-\x1f]|\.[^/.:\x00-\x1f]|\.\.[^/:\x00-\x1f])[^/:\x00-\x1f]*)+$"
 """No part is empty, `.` or `..`: a path has one spelling, which the checks can compare."""
-Nodes = Annotated[int, Field(ge=1, le=65536)]
+Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
 
 
 class EnvVar(ApiModel):
@@ -134,7 +135,7 @@ class Workers(ApiModel):
     """Number of nodes; derived from the parallel degrees when absent."""
     gpus_per_node: Annotated[int, Field(ge=1, le=64)] = 8
     """GPUs, and so ranks, on each node."""
-    gpu_resource: ExtendedResource = "nvidia.com/gpu"
+    gpu_resource: ExtendedResource = GPU_RESOURCE
     """The extended resource that stands for a GPU."""
     image: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[!-~]+$")]
     """Container image."""

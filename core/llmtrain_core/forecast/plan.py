@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from llmtrain_core.api.job import MAX_NODES
+from llmtrain_core.api.defaults import MAX_NODES
 from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement.types import Placement

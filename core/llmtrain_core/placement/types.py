@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrain_core.api.conditions import Reason
+from llmtrain_core.api.defaults import GPU_RESOURCE
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement.traffic.job_traffic import volumes_of_job
@@ -32,7 +33,7 @@ class Request:
     layout: Layout
     nodes: int
     gpus_per_node: int
-    gpu_resource: str = "nvidia.com/gpu"
+    gpu_resource: str = GPU_RESOURCE
     extra: Mapping[str, int] = field(default_factory=dict)
     """Other extended resources that each node must have free, for example RDMA devices."""
     require: str | None = None

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
+
 Object = dict[str, Any]
 
-MESSAGE_BYTES = 4096
 # In a strategic merge patch: do not merge this list with what is there.
 REPLACE = {"$patch": "replace"}
 
@@ -117,7 +118,7 @@ def terminated(
         "finishedAt": now(),
     }
     if message:
-        state["message"] = message.encode()[-MESSAGE_BYTES:].decode(errors="ignore")
+        state["message"] = message.encode()[-TERMINATION_MESSAGE_BYTES:].decode(errors="ignore")
     if container_id:
         state["containerID"] = container_id
     return {"terminated": state}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
 from llmtrain_devcluster.kubelet.statuses import (
-    MESSAGE_BYTES,
     ContainerView,
     now,
     running,
@@ -218,7 +218,7 @@ class Container:
         return asyncio.create_task(follow_readiness(probe, self.spec, address, report))
 
     def _termination_message(self, code: int, message_file: Path, log: Path) -> str:
-        message = message_file.read_bytes()[:MESSAGE_BYTES].decode(errors="replace")
+        message = message_file.read_bytes()[:TERMINATION_MESSAGE_BYTES].decode(errors="replace")
         policy = self.spec.get("terminationMessagePolicy", "File")
         if not message and code == START_FAILED:
             return _tail(log)

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.api.defaults import REASON_LENGTH
 from llmtrain_core.api.status import LevelUse, PlacedBlock, PlacementStatus
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement
@@ -15,7 +16,6 @@ from llmtrain_core.placement.tree import Path
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import FabricLevel
 
-SUMMARY_LIMIT = 128
 _SPARES_SHOWN = 4
 
 
@@ -50,7 +50,7 @@ def summary(found: PlacementStatus) -> str:
     parts += [f"{use.domains} {use.level}" for use in reversed(found.levels[:-1])]
     spare = sum(len(block.nodes) for block in found.spares or ())
     parts += [f"{spare} spare"] if spare else []
-    return clean_text(" · ".join(parts), SUMMARY_LIMIT)
+    return clean_text(" · ".join(parts), REASON_LENGTH)
 
 
 def paths_of(blocks: Iterable[Mapping[str, Any]]) -> list[Path]:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrain_core.api import labels
+from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Node, extended_requests, node_from_raw
 from llmtrain_core.topology.levels import Levels, levels_of
 from llmtrain_core.topology.links import Links, links_of
 from llmtrain_operator.cache.job import JobView, Raw
 
-TEXT_LIMIT = 4096
-"""The kubelet's own bound on a termination message."""
 _QUEUE_ENDED = "TerminationTarget"
 """Condition of a pod whose quota Kueue takes back."""
 _ENDED_FROM_OUTSIDE = frozenset({"DisruptionTarget", _QUEUE_ENDED})
@@ -163,7 +162,7 @@ def pod_record(raw: Raw) -> PodRecord:
         deleting="deletionTimestamp" in metadata,
         reason=reason,
         disruption=disruption,
-        message=message[:TEXT_LIMIT],
+        message=message[:TERMINATION_MESSAGE_BYTES],
         exit_code=exit_code,
         finished=finished,
         address=status.get("podIP", ""),

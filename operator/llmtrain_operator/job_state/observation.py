@@ -11,6 +11,7 @@ from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
+from llmtrain_operator.config import NODE_LOST_SECONDS
 from llmtrain_operator.planning.assess import Assessment
 from llmtrain_operator.scheduler.decisions import Verdict
 
@@ -45,7 +46,7 @@ class Observed:
     """The newest answer of rank 0's /status that was not looked at yet."""
     seconds_since_write: float = 1e9
     """Seconds since the last write of the status."""
-    node_lost_seconds: float = 30.0
+    node_lost_seconds: float = NODE_LOST_SECONDS
 
     @property
     def view(self) -> JobView:

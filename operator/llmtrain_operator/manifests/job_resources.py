@@ -73,5 +73,5 @@ def make_config_map(raw: Mapping[str, Any], identity: JobIdentity) -> Object:
         "kind": "ConfigMap",
         "metadata": identity.metadata(identity.config_map),
         "immutable": True,
-        "data": {"job.json": json.dumps(job, indent=1, sort_keys=True)},
+        "data": {env.JOB_FILE_NAME: json.dumps(job, indent=1, sort_keys=True)},
     }

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmtrain_core.api import env, labels
 from llmtrain_core.api.base import Quantity
+from llmtrain_core.api.defaults import TERMINATION_GRACE_SECONDS
 from llmtrain_core.api.job import Volume, Workers
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.manifests.names import JobIdentity
@@ -19,8 +20,10 @@ Object = dict[str, Any]
 
 USER = 65532
 CONTAINER = "trainer"
+JOB_VOLUME, WORK_VOLUME, TMP_VOLUME, SHM_VOLUME = (
+    f"{env.VOLUME_PREFIX}{name}" for name in ("job", "work", "tmp", "shm")
+)
 DEFAULT_COMMAND = ("python", "-m", "llmtrain_trainer.launch")
-GRACE_SECONDS = 30
 PROFILES: Mapping[str, Mapping[str, str]] = {
     "infiniband": {"NCCL_NET": "IB"},
     "roce": {"NCCL_NET": "IB", "NCCL_IB_ROCE_VERSION_NUM": "2"},
@@ -48,7 +51,7 @@ def make_pod(
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -91,10 +94,10 @@ def _container(job: Job, identity: JobIdentity, attempt: int, index: int) -> Obj
         "terminationMessagePath": env.TERMINATION_LOG_PATH,
         "terminationMessagePolicy": "File",
         "volumeMounts": [
-            {"name": "llmtrain-job", "mountPath": "/etc/llmtrain", "readOnly": True},
-            {"name": "llmtrain-work", "mountPath": env.WORK_DIR_PATH},
-            {"name": "llmtrain-tmp", "mountPath": "/tmp"},
-            {"name": "llmtrain-shm", "mountPath": "/dev/shm"},
+            {"name": JOB_VOLUME, "mountPath": env.JOB_FOLDER_PATH, "readOnly": True},
+            {"name": WORK_VOLUME, "mountPath": env.WORK_DIR_PATH},
+            {"name": TMP_VOLUME, "mountPath": "/tmp"},
+            {"name": SHM_VOLUME, "mountPath": "/dev/shm"},
             *(_mount(volume) for volume in workers.volumes or ()),
         ],
     }
@@ -159,10 +162,10 @@ def _resources(job: Job) -> Object:
 def _volumes(workers: Workers, identity: JobIdentity) -> list[Object]:
     shm = {"medium": "Memory", "sizeLimit": str(workers.shm_size)}
     return [
-        {"name": "llmtrain-job", "configMap": {"name": identity.config_map}},
-        {"name": "llmtrain-work", "emptyDir": {}},
-        {"name": "llmtrain-tmp", "emptyDir": {}},
-        {"name": "llmtrain-shm", "emptyDir": shm},
+        {"name": JOB_VOLUME, "configMap": {"name": identity.config_map}},
+        {"name": WORK_VOLUME, "emptyDir": {}},
+        {"name": TMP_VOLUME, "emptyDir": {}},
+        {"name": SHM_VOLUME, "emptyDir": shm},
         *(_volume(volume) for volume in workers.volumes or ()),
     ]
 

@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
+from llmtrain_core.api.defaults import MAX_FAILURES, REASON_LENGTH
 from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
@@ -22,7 +24,6 @@ from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 
 FIRST_CAUSE_WAIT_SECONDS = 10.0
 """Pods that lost a peer report at once; the one that was the cause may need so long."""
-MAX_FAILURES_KEPT = 10
 BACKOFF_RESET_SECONDS = 600.0
 MAX_BACKOFF_SECONDS = 60.0
 
@@ -80,8 +81,8 @@ def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
 
 def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
     """Restart the gang while that may help and is allowed; else fail the job."""
-    policy = draft.job.spec.failure_policy
-    allowed = policy.max_restarts if policy else 3
+    policy = draft.job.spec.failure_policy or FailurePolicy()
+    allowed = policy.max_restarts
     restarts = int(draft.status.get("restarts") or 0)
     _append_failure(draft, failure)
     if not failure.retryable or allowed == 0:
@@ -139,14 +140,14 @@ def _append_failure(draft: StatusDraft, failure: FailureInfo) -> None:
     entry: dict[str, Any] = {
         "time": draft.now,
         "attempt": draft.attempt,
-        "reason": clean_text(failure.reason, 128),
+        "reason": clean_text(failure.reason, REASON_LENGTH),
         "message": failure.message,
     }
     if failure.node:
         entry["node"] = failure.node
     if failure.exit_code is not None:
         entry["exitCode"] = failure.exit_code
-    draft.set_field("failures", [*draft.status.get("failures", ()), entry][-MAX_FAILURES_KEPT:])
+    draft.set_field("failures", [*draft.status.get("failures", ()), entry][-MAX_FAILURES:])
 
 
 def earliest_start(draft: StatusDraft) -> datetime:

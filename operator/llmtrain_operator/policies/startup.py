@@ -8,6 +8,7 @@ from datetime import timedelta
 from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import CreateError
@@ -99,8 +100,8 @@ def _image_message(draft: StatusDraft, count: int) -> str:
 
 
 def _startup_timed_out(draft: StatusDraft) -> bool:
-    policy = draft.job.spec.failure_policy
-    limit = duration_seconds(policy.startup_timeout if policy else "10m")
+    policy = draft.job.spec.failure_policy or FailurePolicy()
+    limit = duration_seconds(policy.startup_timeout)
     start = max(
         parse_time(draft.status.get("attemptStartTime") or draft.now), earliest_start(draft)
     )

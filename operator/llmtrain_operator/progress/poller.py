@@ -84,7 +84,7 @@ class ProgressReader:
             limits = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
             self._session = aiohttp.ClientSession(timeout=limits, trust_env=False)
         try:
-            url = f"http://{host}:{env.HTTP_PORT}/status"
+            url = f"http://{host}:{env.HTTP_PORT}{env.STATUS_PATH}"
             async with self._session.get(url, allow_redirects=False) as answer:
                 if answer.status != 200:
                     return None
@@ -99,7 +99,9 @@ class ProgressReader:
 
     async def _through_the_server(self, pod: PodRecord) -> bytes | None:
         try:
-            data = await self._cluster.proxy(pod.name, pod.namespace, env.HTTP_PORT, "/status")
+            data = await self._cluster.proxy(
+                pod.name, pod.namespace, env.HTTP_PORT, env.STATUS_PATH
+            )
         except ApiError as error:
             log.debug("job=%s progress is out of reach: %s", pod.job, error)
             return None

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llmtrain_core.api import labels
 from llmtrain_core.api.base import API_VERSION
 from llmtrain_core.api.conditions import ConditionType, clean_text
 from llmtrain_operator.manifests.names import JobIdentity
@@ -62,7 +63,7 @@ def make_event(
         "reason": condition["reason"],
         "message": clean_text(condition["message"]),
         "source": {"component": "llmtrain-operator"},
-        "reportingComponent": "llmtrain.dev/operator",
+        "reportingComponent": labels.CONTROLLER_NAME,
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.placement import Placement, eligible
 from llmtrain_core.queueing import Running, Scene, Start, Waiting
 from llmtrain_core.queueing import decide as decide_queue
@@ -129,7 +130,7 @@ class _Fabrics:
         return "".join(f"; {text}" for text in sentences(bearing, MOST_FINDINGS))
 
     def _make(self, wanted: str | None) -> Snapshot | Refusal:
-        name = wanted or "default"
+        name = wanted or FABRIC_NAME
         found = self._world.fabrics.get(name)
         if found is None and wanted is None:
             return self._busy(wanted, Snapshot(levels_on(None, self._nodes), self._nodes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
+from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels, detect, fit
 from llmtrain_operator.cache.records import FabricRecord
@@ -34,7 +35,7 @@ class Maps:
 
     def levels(self, wanted: str | None) -> Levels:
         """Return the levels of the Fabric that a job names; none where it is missing or wrong."""
-        found = self._fabric(wanted or "default")
+        found = self._fabric(wanted or FABRIC_NAME)
         if (found is None and wanted is not None) or (found is not None and found.problem):
             return ()
         known = self._known.get(wanted)

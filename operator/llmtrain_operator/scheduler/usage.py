@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llmtrain_core.api.defaults import GPU_RESOURCE
 from llmtrain_core.placement import extra_resources
 from llmtrain_core.queueing import Running
 from llmtrain_core.topology.inventory import Usage
@@ -12,7 +13,6 @@ from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import ForeignPod, JobRecord, PodRecord
 from llmtrain_operator.scheduler.decisions import Offer
 
-DEFAULT_GPU = "nvidia.com/gpu"
 _Amounts = dict[tuple[str, str, str], int]
 """By owner, node and resource."""
 
@@ -21,7 +21,7 @@ def resources_of(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
     """What a job takes on each of its nodes; read from the raw spec, which need not be valid."""
     workers, network = spec.get("workers") or {}, spec.get("network") or {}
     extra = extra_resources(workers.get("resources") or {}, network.get("rdma") or {})
-    return {**extra, str(workers.get("gpuResource") or DEFAULT_GPU): gpus}
+    return {**extra, str(workers.get("gpuResource") or GPU_RESOURCE): gpus}
 
 
 def usage(

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from llmtrain_core.api.defaults import TERMINATION_GRACE_SECONDS
 from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_PEER_LOST, MASTER_PORT, PORT
 from llmtrain_core.api.failure import FailureInfo
 from llmtrain_trainer.checkpoint import paths
@@ -50,8 +51,8 @@ STOP_SECONDS = 3.0
 ASKED_SECONDS = 1.0
 """How far apart the pods of a gang are asked to stop, when all of them are."""
 
-SAVE_SECONDS = 24.0
-"""Between SIGTERM and the end of a pod that saves first; the operator gives it 30 in all."""
+SAVE_SECONDS = TERMINATION_GRACE_SECONDS - 6.0
+"""Seconds between SIGTERM and the end of a pod that saves a checkpoint first."""
 
 
 class Launcher:

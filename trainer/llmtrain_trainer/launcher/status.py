@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.api.defaults import REASON_LENGTH
 from llmtrain_core.api.failure import FailureInfo
 from llmtrain_core.api.status import TrainerPhase
 from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample
@@ -27,7 +28,7 @@ class LastRestart:
         return {
             "time": self.time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "rank": self.cause.rank,
-            "reason": clean_text(self.cause.reason, 128),
+            "reason": clean_text(self.cause.reason, REASON_LENGTH),
             "message": clean_text(self.cause.message, 512),
         }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from llmtrain_core.api import env
 from llmtrain_core.api.failure import FailureInfo
 from llmtrain_core.plan.model.flops import CONVENTIONS, Convention, training_flops_per_token
 from llmtrain_trainer.config import RunConfig
@@ -105,10 +106,10 @@ class Progress:
     def pages(self) -> Mapping[str, Any]:
         """Return the HTTP pages."""
         return {
-            "/metrics": lambda: Page(
+            env.METRICS_PATH: lambda: Page(
                 self.metrics.exposition(), "text/plain; version=0.0.4; charset=utf-8"
             ),
-            "/status": lambda: Page(
+            env.STATUS_PATH: lambda: Page(
                 json.dumps(self.status.document(), allow_nan=False).encode(), "application/json"
             ),
             "/healthz": lambda: Page(b"ok\n", "text/plain"),

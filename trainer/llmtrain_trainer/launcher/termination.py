@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmtrain_core.api.failure import TERMINATION_MESSAGE_BYTES
+from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
 from llmtrain_trainer.launcher.status import Status
 
 

@@ -10,9 +10,6 @@ from pathlib import Path
 from llmtrain_core.api import env as names
 from llmtrain_trainer.errors import InputError
 
-TERMINATION_LOG = "LLMTRAIN_TERMINATION_LOG"
-"""Overrides the path of the termination message, for pods that cannot write below /dev."""
-
 
 @dataclass(frozen=True, slots=True)
 class PodEnvironment:
@@ -66,7 +63,7 @@ class PodEnvironment:
 
 def termination_log(environ: Mapping[str, str]) -> Path:
     """Return the path of the termination message; needed even when the rest cannot be read."""
-    return Path(environ.get(TERMINATION_LOG) or names.TERMINATION_LOG_PATH)
+    return Path(environ.get(names.TERMINATION_LOG) or names.TERMINATION_LOG_PATH)
 
 
 def interface_of(address: str, fallback: str = "eth0") -> str:

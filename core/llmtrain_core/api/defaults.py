@@ -1,0 +1,35 @@
+"""Values of the API and of the pod contract that more than one component uses.
+
+`tests/core/test_defaults.py` compares the defaults and bounds with the generated CRDs.
+"""
+
+GPU_RESOURCE = "nvidia.com/gpu"
+"""Default of `spec.workers.gpuResource`."""
+FABRIC_NAME = "default"
+"""Name of the Fabric of a job that names none."""
+
+MAX_RESTARTS = 3
+"""Default of `spec.failurePolicy.maxRestarts`."""
+MAX_RESTARTS_IN_PLACE = 3
+"""Default of `spec.failurePolicy.maxRestartsInPlace`."""
+STARTUP_TIMEOUT = "10m"
+"""Default of `spec.failurePolicy.startupTimeout`."""
+HANG_TIMEOUT = "10m"
+"""The trainer's value of `spec.failurePolicy.hangTimeout` when absent. The schema has no default,
+because the field is refused for third-party trainers. A step of the largest models is a minute."""
+
+MAX_NODES = 65536
+"""Maximum number of nodes of a job."""
+MAX_FAILURES = 10
+"""Maximum number of entries in `status.failures`."""
+REASON_LENGTH = 128
+"""Maximum length of a reason in conditions, failures and termination messages."""
+MESSAGE_LENGTH = 1024
+"""Maximum length of a message in conditions, failures and Events; metav1 would allow 32,768."""
+
+FIRST_RETRYABLE_EXIT_CODE = 128
+"""Exit codes from here on are signals, lost peers and hangs: the next attempt may succeed."""
+TERMINATION_GRACE_SECONDS = 30
+"""Seconds between SIGTERM and SIGKILL of a pod."""
+TERMINATION_MESSAGE_BYTES = 4096
+"""Maximum size of a termination message; the kubelet drops the rest."""
