@@ -80,11 +80,11 @@ def test_without_a_compiler_the_job_is_told_so(
         config.cpp.cxx = (str(tmp_path / "missing"),)  # the environment's CXX is read at import
         from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.errors import InputError
-        from llmtrain_trainer.parallel.compiled import prove_compiler
+        from llmtrain_trainer.parallel.compiled import check_compiler
 
         run = from_spec("job", job_spec(training={"compile": True}))
         try:
-            prove_compiler(run, torch.device("cpu"))
+            check_compiler(run, torch.device("cpu"))
         except InputError as error:
             return error.reason, error.field, error.remedy
         raise AssertionError("compiled")
@@ -106,7 +106,7 @@ def test_a_layer_that_the_compiler_gets_wrong_is_refused(
 
         from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.errors import TrainerError
-        from llmtrain_trainer.parallel.compiled import prove_compiler
+        from llmtrain_trainer.parallel.compiled import check_compiler
 
         def miscompile(forward: Any) -> Any:
             def run(x: Any, *others: Any) -> Any:
@@ -117,7 +117,7 @@ def test_a_layer_that_the_compiler_gets_wrong_is_refused(
         torch.compile = miscompile
         run = replace(from_spec("job", job_spec()), compile=True)
         try:
-            prove_compiler(run, torch.device("cpu"))
+            check_compiler(run, torch.device("cpu"))
         except TrainerError as error:
             return error.reason
         return "passed"

@@ -32,10 +32,10 @@ SHAPE = Architecture(
 def mixture() -> Any:
     import torch
 
-    from llmtrain_trainer.model.experts import Mixture
+    from llmtrain_trainer.model.experts import MixtureOfExperts
 
     torch.manual_seed(0)
-    made = Mixture(SHAPE).double()
+    made = MixtureOfExperts(SHAPE).double()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return made
@@ -76,12 +76,12 @@ def test_one_kernel_computes_what_each_expert_by_itself_does(counts: list[int]) 
     import torch
     import torch.nn.functional as F
 
-    from llmtrain_trainer.model.experts import products
+    from llmtrain_trainer.model.experts import grouped_linear
 
     torch.manual_seed(3)
     rows = torch.randn(sum(counts), 32, dtype=torch.bfloat16, requires_grad=True)
     weights = torch.randn(4, 48, 32, dtype=torch.bfloat16, requires_grad=True)
-    found = products(rows, counts, weights)(rows, weights)
+    found = grouped_linear(rows, counts, weights)(rows, weights)
     parts = zip(rows.split(counts), weights.unbind(), strict=True)
     expected = torch.cat([F.linear(part, each) for part, each in parts])
     assert "GroupedMm" in type(found.grad_fn).__name__
@@ -96,16 +96,16 @@ def test_one_kernel_computes_what_each_expert_by_itself_does(counts: list[int]) 
 def test_even_use_has_the_least_loss_and_one_expert_for_all_the_most() -> None:
     import torch
 
-    from llmtrain_trainer.model.experts import Balance, Routes
+    from llmtrain_trainer.model.experts import LoadBalancingLoss, Routes
 
     even = torch.eye(4).repeat(2, 1).unsqueeze(0)
     chosen = even.argmax(dim=-1, keepdim=True)
     weights = torch.ones_like(chosen)
-    assert float(Balance()(Routes(chosen, weights, even))) == pytest.approx(1.0)
+    assert float(LoadBalancingLoss()(Routes(chosen, weights, even))) == pytest.approx(1.0)
     same = torch.zeros_like(chosen)
     always = torch.zeros_like(even)
     always[..., 0] = 1
-    assert float(Balance()(Routes(same, weights, always))) == pytest.approx(4.0)
+    assert float(LoadBalancingLoss()(Routes(same, weights, always))) == pytest.approx(4.0)
 
 
 def test_the_loss_of_an_inner_layer_reaches_its_router_through_the_output(mixture: Any) -> None:
@@ -116,7 +116,8 @@ def test_the_loss_of_an_inner_layer_reaches_its_router_through_the_output(mixtur
     out = mixture(x)
     out.square().sum().backward()
     attached = mixture.router.weight.grad.clone()
-    balance, mixture.balance, mixture.router.weight.grad = mixture.balance, None, None
+    balance, mixture.load_balancing_loss = mixture.load_balancing_loss, None
+    mixture.router.weight.grad = None
     plain = mixture(x)
     assert torch.equal(out, plain)
     plain.square().sum().backward()
@@ -140,7 +141,7 @@ def test_the_loss_evens_the_use_of_experts_out(mixture: Any) -> None:
     before = busiest()
     for _ in range(100):
         mixture.router.weight.grad = None
-        mixture.balance(mixture.router(x)).backward()
+        mixture.load_balancing_loss(mixture.router(x)).backward()
         with torch.no_grad():
             mixture.router.weight -= 0.02 * mixture.router.weight.grad
     assert before > 0.4

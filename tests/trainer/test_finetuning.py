@@ -110,7 +110,7 @@ def _answer(trainer: Any, tokens: Any, targets: Any) -> tuple[list[int], list[in
     """Generate as many tokens as the response has, one after the other."""
     import torch
 
-    from llmtrain_trainer.parallel.forward_backward import misses
+    from llmtrain_trainer.parallel.forward_backward import count_mismatches
 
     model = trainer.model.chunks[0]
     wanted = targets[targets >= 0].tolist()
@@ -120,7 +120,7 @@ def _answer(trainer: Any, tokens: Any, targets: Any) -> tuple[list[int], list[in
     with torch.no_grad():
         for place in range(start, start + len(wanted)):
             written[place + 1] = model(written[None])[0, place].argmax()
-        exact = bool(misses(model(tokens[None]), targets[None]) == 0)
+        exact = bool(count_mismatches(model(tokens[None]), targets[None]) == 0)
     return wanted, written[start + 1 : start + 1 + len(wanted)].tolist(), exact
 
 

@@ -213,14 +213,14 @@ def _logits(trainer: Any) -> Any:
 
     kept: list[Any] = []
 
-    class Keep(forward_backward.Loss):
+    class Keep(forward_backward.NextTokenLoss):
         def __call__(self, logits: Any, targets: Any) -> Any:
-            kept.append(forward_backward._plain(logits))
+            kept.append(forward_backward.full_value(logits))
             return super().__call__(logits, targets)
 
-    loss, trainer.passes.loss = trainer.passes.loss, Keep()
+    loss, trainer.forward_backward.loss = trainer.forward_backward.loss, Keep()
     trainer.evaluate()
-    trainer.passes.loss = loss
+    trainer.forward_backward.loss = loss
     return torch.cat([each.flatten() for each in kept]) if kept else None
 
 

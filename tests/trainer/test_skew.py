@@ -28,7 +28,7 @@ def test_a_slow_rank_is_waited_for(
 
     def body(trainer: Any) -> Any:
         trainer.take_step()
-        passes = trainer.passes.train
+        passes = trainer.forward_backward.train
 
         def train(*batch: Any) -> Any:
             if dist.get_rank() != SLOW:
@@ -39,7 +39,7 @@ def test_a_slow_rank_is_waited_for(
                 time.sleep(LATE)
             return passes(*batch)
 
-        trainer.passes.train = train
+        trainer.forward_backward.train = train
         return trainer.take_step(sampled=True)
 
     reports = run_trainers(job_spec(tensor=2), shards, body)

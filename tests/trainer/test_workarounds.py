@@ -17,7 +17,7 @@ pytestmark = pytest.mark.torch
 def test_gloo_still_lacks_the_premultiplied_sum_of_a_divide_factor(
     run_world: Callable[..., Any],
 ) -> None:
-    """`workarounds.sum_gradients`: set_force_sum_reduction_for_comms."""
+    """`workarounds.disable_gradient_averaging`: set_force_sum_reduction_for_comms."""
 
     def body(rank: int) -> str:
         import torch

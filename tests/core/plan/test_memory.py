@@ -121,8 +121,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.model.decoder import Decoder, Slice
-from llmtrain_trainer.parallel.tensor import split_tensors
+from llmtrain_trainer.model.decoder import Decoder, StageSpec
+from llmtrain_trainer.parallel.tensor import apply_tensor_parallel
 
 def elements(tensor, data, replicate, stage, count):
     world = tensor * data * replicate
@@ -130,9 +130,9 @@ def elements(tensor, data, replicate, stage, count):
     names = ("rep", "dp", "tp")
     mesh = init_device_mesh("cpu", (replicate, data, tensor), mesh_dim_names=names)
     with torch.device("meta"):
-        model = Decoder(shape, Slice.stage(shape, stage, count))
+        model = Decoder(shape, StageSpec.of_stage(shape, stage, count))
     if tensor > 1:
-        split_tensors(model, mesh["tp"])
+        apply_tensor_parallel(model, mesh["tp"])
     shard = mesh["rep", "dp"] if replicate > 1 else mesh["dp"]
     for block in model.blocks():
         fully_shard(block, mesh=shard)
@@ -241,12 +241,12 @@ def _saved_bytes(shape: Architecture, batch: int, compute: int, kind: Checkpoint
     import torch
 
     from llmtrain_trainer.model.decoder import Decoder
-    from llmtrain_trainer.parallel.recompute import recompute
+    from llmtrain_trainer.parallel.recompute import apply_activation_checkpointing
 
     dtype = torch.bfloat16 if compute == 2 else torch.float32
     model = Decoder(shape)
     rotary = model.rotary
-    recompute(model, kind)
+    apply_activation_checkpointing(model, kind)
     [block] = model.blocks()
     block.to(dtype)
     tables = () if rotary is None else (rotary.cos, rotary.sin)

@@ -1,1 +1,1 @@
-"""The decoder, free of parallelism."""
+"""The decoder, without parallelism."""

@@ -1,11 +1,11 @@
-"""A mixture of experts in place of a feed-forward block: every token visits a few of many.
+"""A mixture of experts in place of a feed-forward block: each token uses a few of many experts.
 
-Routing as in Mixtral (arXiv:2401.04088, section 2.1): a softmax over the logits of all experts, of
-which the largest few are kept and normalised to a sum of one. No expert drops a token, however many
-chose it. What keeps the experts evenly used is a loss (`Balance`).
+Routing as in Mixtral (arXiv:2401.04088, section 2.1): a softmax over the logits of all experts. The
+largest k are kept and normalized to a sum of one. No token is dropped, regardless of how many
+tokens an expert gets. `LoadBalancingLoss` balances the experts.
 
-No parallelism here: whose experts run where is the `exchange`, and over which ranks the tokens of a
-sequence are counted is the `Balance`; both are replaced from the outside.
+There is no parallelism here. `dispatch` decides where an expert runs, and `LoadBalancingLoss`
+decides over which ranks the tokens of a sequence are counted. Both are replaced from outside.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch import Tensor, nn
 
 from llmtrain_core.api.job import Architecture
 
-Product = Callable[[Tensor, Tensor], Tensor]
+GroupedLinear = Callable[[Tensor, Tensor], Tensor]
 """Maps rows (rows, in), ordered by expert, and weights (experts, out, in) to (rows, out)."""
-ALIGNED = 8
-"""Values of a row that a grouped product reads at once."""
+GROUPED_MM_ALIGNMENT = 8
+"""The grouped matrix product reads this many values of a row at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Where the tokens of (batch, length) go, `experts_per_token` (k) ways each."""
+    """The experts of the tokens (batch, length), k = `experts_per_token` for each token."""
 
     experts: Tensor
-    """Numbers of the experts, (batch, length, k)."""
+    """Expert indices, (batch, length, k)."""
     weights: Tensor
-    """How much each one's answer counts, (batch, length, k); sums to one."""
+    """Weights of the experts' outputs, (batch, length, k). They sum to one per token."""
     probabilities: Tensor
     """The softmax over all experts, (batch, length, experts)."""
 
@@ -44,23 +44,23 @@ class Router(nn.Module):
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
-        self.chosen = shape.experts_per_token
+        self.experts_per_token = shape.experts_per_token
         self.weight = nn.Parameter(torch.empty(shape.experts, shape.hidden_size))
 
     def forward(self, x: Tensor) -> Routes:
-        """Route (batch, length, hidden); the softmax is computed in float32 at least."""
-        return self.choose(F.linear(x, self.weight))
+        """Route (batch, length, hidden). The softmax is computed in float32 or wider."""
+        return self.route(F.linear(x, self.weight))
 
-    def choose(self, logits: Tensor) -> Routes:
+    def route(self, logits: Tensor) -> Routes:
         """Return the routes for logits of shape (batch, length, experts)."""
         wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         probabilities = wide.softmax(dim=-1)
-        largest, experts = probabilities.topk(self.chosen, dim=-1)
+        largest, experts = probabilities.topk(self.experts_per_token, dim=-1)
         return Routes(experts, largest / largest.sum(dim=-1, keepdim=True), probabilities)
 
 
 class Experts(nn.Module):
-    """The feed-forward blocks of one layer, stacked: an expert without tokens has gradients too."""
+    """The stacked feed-forward blocks of one layer. An expert without tokens also has gradients."""
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
@@ -71,29 +71,33 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(count, hidden, inner))
 
     def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """Map rows (rows, hidden), the first `counts[0]` of which are expert 0's, and so on."""
+        """Map rows (rows, hidden). The first `counts[0]` rows go to expert 0, and so on."""
         return self.run(rows, counts, self.up, self.gate, self.down)
 
     def run(
         self, rows: Tensor, counts: list[int], up: Tensor, gate: Tensor | None, down: Tensor
     ) -> Tensor:
-        """The same with the weights given: those of the whole experts, or of a part of each."""
-        product = products(rows, counts, up)
-        gates = None if gate is None else product(rows, gate)
-        return self.lower(product(rows, up), gates, down, product)
+        """Map rows with the given weights: whole experts, or a shard of each."""
+        linear = grouped_linear(rows, counts, up)
+        gates = None if gate is None else linear(rows, gate)
+        return self.down_project(linear(rows, up), gates, down, linear)
 
-    def lower(self, up: Tensor, gate: Tensor | None, down: Tensor, product: Product) -> Tensor:
-        """Map inner activations (rows, inner) to (rows, hidden)."""
+    def down_project(
+        self, up: Tensor, gate: Tensor | None, down: Tensor, linear: GroupedLinear
+    ) -> Tensor:
+        """Map the inner activations (rows, inner) to (rows, hidden)."""
         inner = F.gelu(up, approximate="tanh") if gate is None else F.silu(gate) * up
-        return product(inner, down)
+        return linear(inner, down)
 
 
-def products(rows: Tensor, counts: list[int], weights: Tensor) -> Product:
-    """Return what multiplies rows with the weights of their experts.
+def grouped_linear(rows: Tensor, counts: list[int], weights: Tensor) -> GroupedLinear:
+    """Return the function that multiplies rows with the weights of their experts.
 
-    One kernel for all experts where there is one: in bfloat16, with rows of whole 16 bytes.
+    In bfloat16, with rows of a multiple of 16 bytes, one kernel serves all experts.
     """
-    if rows.dtype == torch.bfloat16 and not any(size % ALIGNED for size in weights.shape[1:]):
+    if rows.dtype == torch.bfloat16 and not any(
+        size % GROUPED_MM_ALIGNMENT for size in weights.shape[1:]
+    ):
         ends = torch.tensor(list(accumulate(counts)), dtype=torch.int32, device=rows.device)
         return lambda x, w: F.grouped_mm(x, w.transpose(-2, -1), offs=ends)
 
@@ -104,56 +108,59 @@ def products(rows: Tensor, counts: list[int], weights: Tensor) -> Product:
     return one_by_one
 
 
-class Exchange(nn.Module):
-    """Brings rows to their experts and the answers back; here, all experts are at home."""
+class ExpertDispatch(nn.Module):
+    """Sends rows to their experts and returns the outputs. Here, all experts are on this rank."""
 
     def forward(
         self, rows: Tensor, counts: Tensor, run: Callable[[Tensor, list[int]], Tensor]
     ) -> Tensor:
-        """Map rows (rows, hidden) in order of their experts; `counts`: rows by expert."""
+        """Map rows (rows, hidden), ordered by expert. `counts` is the number of rows per expert."""
         return run(rows, counts.tolist())
 
 
-class Balance(nn.Module):
-    """The load-balancing loss, for every sequence by itself.
+class LoadBalancingLoss(nn.Module):
+    """The load-balancing loss, computed per sequence.
 
-    experts * sum_i f_i P_i, with f_i the share of the choices that fell on expert i and P_i its
-    mean probability (Fedus et al., arXiv:2101.03961, equations 4 to 6; by sequence and for several
-    choices as in DeepSeek-V3, arXiv:2412.19437, equations 17 to 20). Even use gives 1, the least.
+    experts * sum_i f_i P_i. f_i is the fraction of the choices that fell on expert i, and P_i is
+    its mean probability (Fedus et al., arXiv:2101.03961, equations 4 to 6; per sequence and for
+    several choices as in DeepSeek-V3, arXiv:2412.19437, equations 17 to 20). The minimum, 1, is a
+    uniform load.
 
-    By sequence, because the product of two means over a batch would depend on how the batch is cut
-    into micro-batches and over ranks.
+    The loss is per sequence because the product of two means over a batch would depend on how the
+    batch is split into micro-batches and over ranks.
     """
 
     scale: float = 1.0
-    """Share of one sequence's loss in the loss of the step, times the loss's weight."""
+    """Weight of the loss, divided by the number of sequences in the step."""
 
     def forward(self, routes: Routes) -> Tensor:
-        """Return the scaled sum over the sequences; this rank's tokens of it."""
-        chosen, probabilities = routes.experts, routes.probabilities
+        """Return the scaled sum over the sequences, for the tokens of this rank."""
+        choices, probabilities = routes.experts, routes.probabilities
         batch, length, experts = probabilities.shape
         counts = probabilities.new_zeros(batch, experts)
-        ones = torch.ones_like(chosen.flatten(1), dtype=counts.dtype)
-        counts.scatter_add_(1, chosen.flatten(1), ones)
-        counts, length = self.whole(counts, length)
-        shares = counts / (length * chosen.size(-1))
+        ones = torch.ones_like(choices.flatten(1), dtype=counts.dtype)
+        counts.scatter_add_(1, choices.flatten(1), ones)
+        counts, length = self.whole_sequences(counts, length)
+        shares = counts / (length * choices.size(-1))
         means = probabilities.sum(dim=1) / length
         return self.scale * experts * (shares * means).sum()
 
-    def whole(self, counts: Tensor, length: int) -> tuple[Tensor, int]:
-        """Return choices by expert of the whole sequences, and their length."""
+    def whole_sequences(self, counts: Tensor, length: int) -> tuple[Tensor, int]:
+        """Return the choices per expert over whole sequences, and the length of a sequence."""
         return counts, length
 
 
-class Mixture(nn.Module):
-    """A layer's router and experts."""
+class MixtureOfExperts(nn.Module):
+    """The router and the experts of a layer."""
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
         self.router = Router(shape)
         self.experts = Experts(shape)
-        self.exchange: nn.Module = Exchange()
-        self.balance: Balance | None = Balance() if shape.load_balancing_weight else None
+        self.dispatch: nn.Module = ExpertDispatch()
+        self.load_balancing_loss: LoadBalancingLoss | None = (
+            LoadBalancingLoss() if shape.load_balancing_weight else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, length, hidden) to the same shape."""
@@ -162,19 +169,19 @@ class Mixture(nn.Module):
         order = numbers.argsort(stable=True)
         counts = numbers.bincount(minlength=routes.probabilities.size(-1))
         rows = x.flatten(0, 1)[order // routes.experts.size(-1)]
-        answers = self.exchange(rows, counts, self.experts)
-        # put back in order and added up: scattering would add in an order that a GPU does not fix
+        answers = self.dispatch(rows, counts, self.experts)
+        # reorder and sum: a scatter would add in an order that a GPU does not fix
         back = answers[order.argsort()].view(*routes.experts.shape, -1)
         out = (back * routes.weights.to(back.dtype).unsqueeze(-1)).sum(dim=-2)
-        if self.balance is None or not torch.is_grad_enabled():
+        if self.load_balancing_loss is None or not torch.is_grad_enabled():
             return out  # type: ignore[no-any-return]
-        return _Attach.apply(out, self.balance(routes))  # type: ignore[no-any-return]
+        return _Attach.apply(out, self.load_balancing_loss(routes))  # type: ignore[no-any-return]
 
 
 class _Attach(torch.autograd.Function):
-    """Lets a loss of an inner layer take part in whatever backward pass reaches the layer.
+    """Adds a loss of an inner layer to the backward pass that goes through the layer.
 
-    So a pipeline stage without the final loss trains its routers as well.
+    A pipeline stage without the final loss therefore trains its routers, too.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Initial weights that depend on nothing but the seed and a parameter's name.
+"""Initial weights that depend only on the seed and on the name of a parameter.
 
-Every layout, and every number of ranks, starts from identical weights without a seed checkpoint: a
-rank draws the whole parameter and keeps its shard. The peak is one parameter, not one model.
+Every layout, and every number of ranks, starts from identical weights without a seed checkpoint. A
+rank draws the whole parameter and keeps its shard. The peak memory is one parameter, not one model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 STANDARD_DEVIATION = 0.02
-"""Of all matrices (GPT-2); those that write to the residual stream are scaled by the depth."""
+"""Standard deviation of all matrices (GPT-2). Matrices that write to the residual stream are scaled
+by the depth."""
 
 _ADAPTER_IN, _ADAPTER_OUT = ".lora.a", ".lora.b"
 _TO_RESIDUAL = ("attention.wo.weight", "ffn.down.weight", "ffn.experts.down")
@@ -23,8 +24,8 @@ _TO_RESIDUAL = ("attention.wo.weight", "ffn.down.weight", "ffn.experts.down")
 def draw(name: str, shape: torch.Size, seed: int, layers: int) -> Tensor:
     """Return the initial value of one whole parameter, float32 on the CPU.
 
-    Norm scales are ones and biases zeros; matrices are normal, with standard deviation
-    0.02 / sqrt(2 layers) where they write to the residual stream (Radford et al., 2019). Of an
+    Norm scales are ones and biases are zeros. Matrices are normal, with standard deviation 0.02, or
+    0.02 / sqrt(2 layers) if they write to the residual stream (Radford et al., 2019). Of an
     adapter, B is zero and A keeps the scale of its input.
     """
     if len(shape) < 2:
@@ -40,9 +41,9 @@ def draw(name: str, shape: torch.Size, seed: int, layers: int) -> Tensor:
 
 
 @torch.no_grad()
-def initialise(
+def initialize(
     model: nn.Module, seed: int, layers: int, keep: Callable[[nn.Parameter, Tensor], None]
 ) -> None:
-    """Give every parameter its initial value; `keep` stores a rank's shard of a whole tensor."""
+    """Set every parameter to its initial value. `keep` stores the local shard of a whole tensor."""
     for name, parameter in model.named_parameters():
         keep(parameter, draw(name, parameter.shape, seed, layers))

@@ -1,8 +1,8 @@
-"""Low-rank adapters beside frozen products (LoRA: Hu et al., arXiv:2106.09685).
+"""Low-rank adapters for frozen linear layers (LoRA: Hu et al., arXiv:2106.09685).
 
-A product W x of a layer becomes W x + alpha / rank * B (A x), where only A (rank, in) and B (out,
-rank) learn. B starts at zero, so the model starts as it was. No parallelism here: where products
-are split over ranks, `llmtrain_trainer.parallel.adapters` splits the adapters alike.
+A linear layer W x becomes W x + alpha / rank * B (A x). Only A (rank, in) and B (out, rank) are
+trained. B starts at zero, so the initial output does not change. There is no parallelism here:
+`llmtrain_trainer.parallel.adapters` shards adapters like their linear layers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llmtrain_trainer.model.decoder import Decoder
 
 ATTRIBUTE = "lora"
-"""Name of an adapter in its product's module, and so in the names of its parameters."""
+"""Attribute of an adapter in its linear layer. It is part of the adapter's parameter names."""
 
 TARGETS: Mapping[str, tuple[str, str]] = {
     "q_proj": ("attention", "wq"),
@@ -27,7 +27,7 @@ TARGETS: Mapping[str, tuple[str, str]] = {
     "up_proj": ("ffn", "up"),
     "down_proj": ("ffn", "down"),
 }
-"""Usual name of a product to its place in a layer."""
+"""Common name of a linear layer -> its module and attribute in a block."""
 
 
 class Adapter(nn.Module):
@@ -41,15 +41,15 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (.., in) to (.., out)."""
-        return self.product(x, self.a, self.b)
+        return self.project(x, self.a, self.b)
 
-    def product(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """The same with the matrices given: the whole ones, or a part of each."""
+    def project(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Apply the given matrices: the whole ones, or a shard of each."""
         return F.linear(F.linear(x, a), b) * self.scale
 
 
-def targeted(model: Decoder, targets: Iterable[str]) -> Iterator[nn.Linear]:
-    """Yield the products of a slice's layers that the targets name."""
+def target_layers(model: Decoder, targets: Iterable[str]) -> Iterator[nn.Linear]:
+    """Yield the linear layers of a stage that the targets select."""
     for block in model.blocks():
         for target in targets:
             region, name = TARGETS[target]
@@ -58,21 +58,22 @@ def targeted(model: Decoder, targets: Iterable[str]) -> Iterator[nn.Linear]:
                 yield module
 
 
-def put_beside(product: nn.Linear, adapter: Adapter, method: str = "forward") -> None:
-    """Add an adapter's output to what a product's method returns; names of the product stay."""
-    setattr(product, ATTRIBUTE, adapter)
-    run: Callable[[Tensor], Tensor] = getattr(product, method)
+def attach_adapter(linear: nn.Linear, adapter: Adapter, method: str = "forward") -> None:
+    """Add the adapter's output to the output of a method. Parameter names of the layer stay."""
+    setattr(linear, ATTRIBUTE, adapter)
+    run: Callable[[Tensor], Tensor] = getattr(linear, method)
 
     def both(x: Tensor) -> Tensor:
-        # the adapter first: recomputing ends before the last product, which is the large one
+        # the adapter first: recomputation ends before the last matrix product, which is the large
+        # one
         out: Tensor = adapter(x) + run(x)
         return out
 
-    setattr(product, method, both)
+    setattr(linear, method, both)
 
 
-def adapted(model: nn.Module) -> Iterator[tuple[nn.Linear, Adapter]]:
-    """Yield every product that has an adapter."""
+def layers_with_adapters(model: nn.Module) -> Iterator[tuple[nn.Linear, Adapter]]:
+    """Yield every linear layer that has an adapter."""
     for module in model.modules():
         adapter = getattr(module, ATTRIBUTE, None)
         if isinstance(module, nn.Linear) and isinstance(adapter, Adapter):
@@ -80,5 +81,5 @@ def adapted(model: nn.Module) -> Iterator[tuple[nn.Linear, Adapter]]:
 
 
 def is_adapter(name: str) -> bool:
-    """Tell whether a parameter's name is one of an adapter's."""
+    """Return True if a parameter belongs to an adapter, by its name."""
     return f".{ATTRIBUTE}." in name

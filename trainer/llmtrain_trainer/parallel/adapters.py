@@ -1,10 +1,10 @@
-"""Low-rank adapters on any layout, and what they come to when they are merged.
+"""Low-rank adapters for any layout, and merging them into the weights.
 
-Beside a product split by columns, A is whole on every tensor rank and B split by rows, like the
-weight; beside one split by rows, A is split by columns, like the weight, and B is whole: the
-adapter's output is then a part of the sum that the ranks form anyway. So adapters cost no
-collective in a forward pass. FSDP shards them with the layer they are in, frozen weights beside
-them; gradients, and so optimizer state and their traffic, exist for adapters only.
+For a column-parallel linear layer, every tensor rank has the whole A, and B is split by rows like
+the weight. For a row-parallel linear layer, A is split by columns like the weight, and every rank
+has the whole B. The adapter's output is then a term of the sum that the ranks compute anyway. So
+adapters add no collective to the forward pass. FSDP shards them with their layer, next to the
+frozen weights. Only adapters have gradients and optimizer state, so only these are communicated.
 """
 
 from __future__ import annotations
@@ -17,67 +17,68 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 from llmtrain_trainer.config import LoraConfig
 from llmtrain_trainer.model.decoder import Decoder
-from llmtrain_trainer.model.lora import Adapter, adapted, put_beside, targeted
-from llmtrain_trainer.parallel.shards import local, split
-from llmtrain_trainer.parallel.tensor import SplitColumns, SplitRows
+from llmtrain_trainer.model.lora import Adapter, attach_adapter, layers_with_adapters, target_layers
+from llmtrain_trainer.parallel.dtensors import distribute, local_shard
+from llmtrain_trainer.parallel.tensor import ColumnParallelLinear, RowParallelLinear
 
 
 class ColumnAdapter(Adapter):
-    """Beside a product of the whole input: A common, its gradient a part; B this rank's rows."""
+    """Adapter of a column-parallel layer: A is replicated with partial gradients, B is sharded."""
 
     def __init__(self, whole: Adapter, mesh: DeviceMesh) -> None:
         nn.Module.__init__(self)
         self.scale = whole.scale
-        self.a = split(whole.a, mesh, Replicate())
-        self.b = split(whole.b, mesh, Shard(0))
+        self.a = distribute(whole.a, mesh, Replicate())
+        self.b = distribute(whole.b, mesh, Shard(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (.., in) to this rank's part of (.., out)."""
-        return self.product(x, local(self.a, Partial()), local(self.b))
+        return self.project(x, local_shard(self.a, Partial()), local_shard(self.b))
 
 
 class RowAdapter(Adapter):
-    """Beside a product of a part of the input: A this rank's columns; B common, in parts."""
+    """Adapter of a row-parallel layer: A is sharded, B is replicated with partial gradients."""
 
     def __init__(self, whole: Adapter, mesh: DeviceMesh) -> None:
         nn.Module.__init__(self)
         self.scale = whole.scale
-        self.a = split(whole.a, mesh, Shard(1))
-        self.b = split(whole.b, mesh, Replicate())
+        self.a = distribute(whole.a, mesh, Shard(1))
+        self.b = distribute(whole.b, mesh, Replicate())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map this rank's part of (.., in) to its part of a sum (.., out)."""
-        return self.product(x, local(self.a), local(self.b, Partial()))
+        """Map this rank's part of (.., in) to a partial sum (.., out)."""
+        return self.project(x, local_shard(self.a), local_shard(self.b, Partial()))
 
 
-def adapt(model: Decoder, lora: LoraConfig) -> None:
-    """Freeze a slice of the model, split or whole, and put adapters beside its products."""
+def apply_lora(model: Decoder, lora: LoraConfig) -> None:
+    """Freeze the weights of a model chunk and attach adapters to its linear layers."""
     model.requires_grad_(False)
-    for product in list(targeted(model, lora.targets)):
+    for linear in list(target_layers(model, lora.targets)):
         with torch.device("meta"):
-            inputs, outputs = product.in_features, product.out_features
+            inputs, outputs = linear.in_features, linear.out_features
             adapter = Adapter(inputs, outputs, lora.rank, lora.alpha / lora.rank)
-            adapter.to(product.weight.dtype)
-        if isinstance(product, SplitRows):
-            put_beside(product, RowAdapter(adapter, product.mesh), "multiply")
-        elif isinstance(product, SplitColumns):
-            put_beside(product, ColumnAdapter(adapter, product.mesh))
+            adapter.to(linear.weight.dtype)
+        if isinstance(linear, RowParallelLinear):
+            attach_adapter(linear, RowAdapter(adapter, linear.mesh), "partial_product")
+        elif isinstance(linear, ColumnParallelLinear):
+            attach_adapter(linear, ColumnAdapter(adapter, linear.mesh))
         else:
-            put_beside(product, adapter)
+            attach_adapter(linear, adapter)
 
 
 @torch.no_grad()
 def merge(model: nn.Module) -> None:
-    """Add every adapter into its product's weight, W + scale * B A, and set it to zero.
+    """Add every adapter to its weight, W + scale * B A, and set B to zero.
 
-    Collective over the ranks of a pipeline stage; the peak is one whole matrix, as at the start.
+    Collective over the ranks of a pipeline stage. The peak memory is one whole matrix, as at
+    initialization.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.reshard()  # what an evaluation has left gathered is a copy
-    for product, adapter in adapted(model):
+            module.reshard()  # an evaluation may leave gathered copies
+    for linear, adapter in layers_with_adapters(model):
         change = adapter.scale * (_whole(adapter.b) @ _whole(adapter.a))
-        weight = product.weight
+        weight = linear.weight
         if isinstance(weight, DTensor):
             mine = distribute_tensor(
                 change, weight.device_mesh, weight.placements, src_data_rank=None

@@ -1,8 +1,9 @@
-"""torch.compile, block by block, behind a gate.
+"""torch.compile per block, after a check of its results.
 
-Blocks are compiled one by one: they are alike, so one compilation serves all of them, and what FSDP
-does around a block stays outside. Compilers have been wrong without a word (with tensor-parallel
-modules gradients were off by a tenth), so a block must first prove itself against the plain one.
+Blocks are compiled one by one. They have the same code, so one compilation serves all of them, and
+FSDP's hooks around a block are not compiled. Compilers have been silently wrong (gradients of
+tensor-parallel modules were off by a tenth). So one compiled block is compared with an eager one
+first.
 """
 
 from __future__ import annotations
@@ -15,38 +16,38 @@ from torch import Tensor, nn
 
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.errors import InputError, TrainerError
-from llmtrain_trainer.model.decoder import Block, Decoder, Slice
-from llmtrain_trainer.model.init import initialise
+from llmtrain_trainer.model.decoder import Block, Decoder, StageSpec
+from llmtrain_trainer.model.init import initialize
 
 FIELD = "spec.training.compile"
 
-LARGEST_DIFFERENCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
-"""Relative difference, in norm, of a compiled block's output or gradient from the plain one's.
-Fused operations round less often, which shows in bfloat16."""
+MAX_RELATIVE_DIFFERENCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
+"""Relative difference, in norm, between the output or a gradient of a compiled block and of an
+eager one. Fused operations round less often, which is visible in bfloat16."""
 
 
 def compile_blocks(model: Decoder) -> None:
-    """Compile the layers of a slice, in place; each when it first runs."""
+    """Compile the layers of a model chunk, in place. A layer is compiled when it first runs."""
     for block in model.blocks():
         block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
 
 
-def prove_compiler(run: RunConfig, device: torch.device) -> None:
-    """Compare one compiled layer with a plain one, forward and backward, before training starts.
+def check_compiler(run: RunConfig, device: torch.device) -> None:
+    """Compare a compiled layer with an eager one, forward and backward, before training starts.
 
-    Raises InputError where nothing can be compiled, and TrainerError where the results differ.
+    Raises InputError if nothing can be compiled, and TrainerError if the results differ.
     """
-    # a pool of compiling processes per rank would import torch many times over
+    # a pool of compiler processes per rank would import torch many times
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    # never the cache of an earlier rank: one that was killed leaves half a library behind (torch
-    # has put its default into the environment by now)
+    # never use the cache of an earlier rank: a killed rank leaves incomplete libraries (torch has
+    # already set its default in the environment)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="llmtrain-compiled-")
     plain, compiled = _one_layer(run, device), _one_layer(run, device)
     compile_blocks(compiled)
     expected = _results(plain, run)
     try:
         found = _results(compiled, run)
-    except Exception as error:  # the compiler raises whatever its parts do
+    except Exception as error:  # the compiler raises any kind of error
         raise InputError(
             "CompileFailed",
             f"torch.compile cannot compile a layer: {str(error).strip().splitlines()[0]}",
@@ -57,7 +58,7 @@ def prove_compiler(run: RunConfig, device: torch.device) -> None:
         float((a - b).norm() / b.norm().clamp(min=torch.finfo(b.dtype).tiny))
         for a, b in zip(found, expected, strict=True)
     )
-    if not worst <= LARGEST_DIFFERENCE[run.precision]:
+    if not worst <= MAX_RELATIVE_DIFFERENCE[run.precision]:
         raise TrainerError(
             "CompileMismatch",
             f"a compiled layer differs from the plain one by {worst:.1e} of its norm",
@@ -67,14 +68,14 @@ def prove_compiler(run: RunConfig, device: torch.device) -> None:
 
 
 def _one_layer(run: RunConfig, device: torch.device) -> Decoder:
-    """Return a whole first layer in the type of the products, with its initial weights."""
+    """Return a whole first layer in the dtype of the run, with its initial weights."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64 if run.precision == "float64" else torch.float32)
     try:
-        model = Decoder(run.architecture, Slice(0, 1, embeds=False, predicts=False))
+        model = Decoder(run.architecture, StageSpec(0, 1, has_embedding=False, has_output=False))
     finally:
         torch.set_default_dtype(before)
-    initialise(model, run.seed, run.architecture.layers, _copy)
+    initialize(model, run.seed, run.architecture.layers, _copy)
     for block in model.blocks():
         block.to(getattr(torch, run.precision))
     return model.to(device)

@@ -1,10 +1,10 @@
-"""Context parallelism: ranks that share one sequence, each with a part of its tokens.
+"""Context parallelism: ranks share a sequence, and each rank has some of its tokens.
 
-Every token attends to those before it, so an even cut would leave the first rank idle most of the
-time. The sequence is cut into twice as many chunks as there are ranks, and a rank has one from the
-head and its mirror from the tail: all ranks compute equally many scores (as in Llama 3,
-arXiv:2407.21783, section 3.3.2). Keys and values, which are few under grouped-query attention, are
-gathered whole.
+Every token attends to all earlier tokens, so with contiguous parts the first rank would be idle
+most of the time. The sequence is split into twice as many chunks as ranks. A rank has one chunk
+from the head and the mirrored one from the tail, so all ranks compute the same number of scores (as
+in Llama 3, arXiv:2407.21783, section 3.3.2). Keys and values, which are small with grouped-query
+attention, are all-gathered.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.parallel.sequence import gather
 
 
-def places(length: int, rank: int, count: int) -> Tensor:
-    """Return the positions of the tokens that one of `count` context ranks has: head, then tail.
+def token_positions(length: int, rank: int, count: int) -> Tensor:
+    """Return the positions of the tokens of context rank `rank` of `count`: head, then tail.
 
-    `length` must be a multiple of 2 `count`.
+    `length` must be a multiple of 2 * `count`.
     """
     if count == 1:
         return torch.arange(length)
@@ -30,10 +30,10 @@ def places(length: int, rank: int, count: int) -> Tensor:
     return torch.cat((chunks[rank], chunks[2 * count - 1 - rank]))
 
 
-def share_sequences(model: Decoder, group: dist.ProcessGroup) -> None:
-    """Make every attention of the slice see the whole sequence, in place."""
+def apply_context_parallel(model: Decoder, group: dist.ProcessGroup) -> None:
+    """Replace the core attention of every layer by `ContextAttention`, in place."""
     for block in model.blocks():
-        block.attention.mix = ContextAttention(group, model.shape.sequence_length)
+        block.attention.core_attention = ContextAttention(group, model.shape.sequence_length)
 
 
 class ContextAttention(nn.Module):
@@ -45,7 +45,7 @@ class ContextAttention(nn.Module):
         chunk = length // (2 * self._count)
         numbers = group.rank(), 2 * self._count - 1 - group.rank()
         self._seen = tuple((number + 1) * chunk for number in numbers)
-        # made once: torch cannot make one while collectives are metered
+        # created once: torch cannot create one while collectives are measured
         self._masks = tuple(causal_lower_right(chunk, seen) for seen in self._seen)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class ContextAttention(nn.Module):
         return torch.cat(parts, dim=-2)
 
     def _whole(self, part: Tensor) -> Tensor:
-        """Gather and put in order: (batch, heads, length / context, width) -> (.., length, ..)."""
+        """Gather and reorder: (batch, heads, length / context, width) -> (.., length, ..)."""
         mixed = gather(part.transpose(1, 2).flatten(2), self._group)
         chunks = mixed.chunk(2 * self._count, dim=1)  # head and tail of rank 0, of rank 1, ...
         whole = torch.cat((*chunks[0::2], *reversed(chunks[1::2])), dim=1)

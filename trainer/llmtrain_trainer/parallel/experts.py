@@ -1,9 +1,10 @@
-"""Expert parallelism: neighbouring data ranks share out the experts of every layer.
+"""Expert parallelism: neighboring data ranks share the experts of every layer.
 
-A token's hidden state travels to the ranks of its experts and the answers travel back, two
-all-to-alls each way (Lepikhin et al., arXiv:2006.16668); nothing is padded and no token is dropped.
-Tensor ranks hold a part of every expert's inner width. The rest of the data ranks shard what an
-expert rank holds by FSDP, along the hidden size: the other two axes are taken.
+The hidden state of a token is sent to the ranks of its experts, and their outputs are sent back,
+with two all-to-alls each way (Lepikhin et al., arXiv:2006.16668). Nothing is padded and no token is
+dropped. Tensor ranks hold a shard of the inner width of every expert. FSDP shards the experts of an
+expert rank over the remaining data ranks, along the hidden size, because the other two axes are
+taken.
 """
 
 from __future__ import annotations
@@ -20,39 +21,46 @@ from torch.distributed.tensor import Partial, Replicate, Shard
 
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.model.decoder import Decoder
-from llmtrain_trainer.model.experts import Balance, Exchange, Experts, Mixture, Router, Routes
+from llmtrain_trainer.model.experts import (
+    ExpertDispatch,
+    Experts,
+    LoadBalancingLoss,
+    MixtureOfExperts,
+    Router,
+    Routes,
+)
+from llmtrain_trainer.parallel.dtensors import distribute, local_shard
 from llmtrain_trainer.parallel.mesh import Grid
-from llmtrain_trainer.parallel.sequence import gather, scatter_sum
-from llmtrain_trainer.parallel.shards import local, split
+from llmtrain_trainer.parallel.sequence import gather, reduce_scatter
 
 
-def mixtures(model: Decoder) -> list[Mixture]:
-    """Return the mixtures of experts of a slice, in order."""
-    return [block.ffn for block in model.blocks() if isinstance(block.ffn, Mixture)]
+def moe_layers(model: Decoder) -> list[MixtureOfExperts]:
+    """Return the mixture-of-experts layers of a model chunk, in order."""
+    return [block.ffn for block in model.blocks() if isinstance(block.ffn, MixtureOfExperts)]
 
 
-def split_experts(model: Decoder, run: RunConfig, grid: Grid) -> None:
-    """Deal the experts of a slice out over expert and tensor ranks, in place."""
-    for mixture in mixtures(model):
+def apply_expert_parallel(model: Decoder, run: RunConfig, grid: Grid) -> None:
+    """Distribute the experts of a model chunk over expert and tensor ranks, in place."""
+    for moe in moe_layers(model):
         if grid.expert_mesh is not None:
-            mixture.experts = SplitExperts(mixture.experts, grid.expert_mesh["ep", "tp"])
-            mixture.exchange = ExpertExchange(grid.groups["ep"])
+            moe.experts = ParallelExperts(moe.experts, grid.expert_mesh["ep", "tp"])
+            moe.dispatch = AllToAllDispatch(grid.groups["ep"])
         elif "tp" in grid.groups:
-            mixture.experts = SplitExperts(mixture.experts, grid.mesh["tp"])
+            moe.experts = ParallelExperts(moe.experts, grid.mesh["tp"])
         if "tp" in grid.groups:
-            mixture.router = SplitRouter(mixture.router, grid.mesh["tp"])
-            _gather_and_sum(mixture, grid.groups["tp"])
-        if mixture.balance is not None:
-            mixture.balance = GridBalance(run, grid)
+            moe.router = ParallelRouter(moe.router, grid.mesh["tp"])
+            _add_sequence_collectives(moe, grid.groups["tp"])
+        if moe.load_balancing_loss is not None:
+            moe.load_balancing_loss = ParallelLoadBalancingLoss(run, grid)
 
 
-def hidden_axis(experts: Experts) -> Callable[[nn.Parameter], Shard]:
-    """Return along which axis FSDP shards a parameter of the experts: the hidden size."""
+def expert_shard_placement(experts: Experts) -> Callable[[nn.Parameter], Shard]:
+    """Return the FSDP placement of the experts' parameters: sharded along the hidden size."""
     return lambda parameter: Shard(1 if parameter is experts.down else 2)
 
 
-class SplitExperts(Experts):
-    """This rank's experts, and its part of their inner width."""
+class ParallelExperts(Experts):
+    """The experts of this rank, and this rank's shard of their inner width."""
 
     def __init__(self, whole: Experts, mesh: DeviceMesh) -> None:
         nn.Module.__init__(self)
@@ -60,34 +68,35 @@ class SplitExperts(Experts):
         inner_last = {"ep": Shard(0), "tp": Shard(2)}
         names = mesh.mesh_dim_names or ()
         first, last = ([axes[name] for name in names] for axes in (inner_first, inner_last))
-        self.gate = None if whole.gate is None else split(whole.gate, mesh, *first)
-        self.up = split(whole.up, mesh, *first)
-        self.down = split(whole.down, mesh, *last)
+        self.gate = None if whole.gate is None else distribute(whole.gate, mesh, *first)
+        self.up = distribute(whole.up, mesh, *first)
+        self.down = distribute(whole.down, mesh, *last)
 
     def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """See `Experts`; with tensor ranks, a part of the answers' sum."""
-        gate = None if self.gate is None else local(self.gate)
-        return self.run(rows, counts, local(self.up), gate, local(self.down))
+        """See `Experts`. With tensor ranks, the output is a partial sum."""
+        gate = None if self.gate is None else local_shard(self.gate)
+        return self.run(rows, counts, local_shard(self.up), gate, local_shard(self.down))
 
 
-class SplitRouter(Router):
-    """The whole router, on all tokens of a tensor group; its gradient is a part.
+class ParallelRouter(Router):
+    """The whole router, on all tokens of a tensor group. Its gradient is partial.
 
-    Each tensor rank sees its part of the answers, and so how much a part of them counts.
+    A tensor rank computes partial outputs of the experts, and therefore partial gradients of the
+    routing weights.
     """
 
     def __init__(self, whole: Router, mesh: DeviceMesh) -> None:
         nn.Module.__init__(self)
-        self.chosen = whole.chosen
-        self.weight = split(whole.weight, mesh, Replicate())
+        self.experts_per_token = whole.experts_per_token
+        self.weight = distribute(whole.weight, mesh, Replicate())
 
     def forward(self, x: Tensor) -> Routes:
         """See `Router`."""
-        return self.choose(F.linear(x, local(self.weight, Partial())))
+        return self.route(F.linear(x, local_shard(self.weight, Partial())))
 
 
-class ExpertExchange(Exchange):
-    """Sends every row to the rank of its expert, and the answers back."""
+class AllToAllDispatch(ExpertDispatch):
+    """Sends every row to the rank of its expert with an all-to-all, and the outputs back."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__()
@@ -96,7 +105,7 @@ class ExpertExchange(Exchange):
     def forward(
         self, rows: Tensor, counts: Tensor, run: Callable[[Tensor, list[int]], Tensor]
     ) -> Tensor:
-        """See `Exchange`; `counts` are of all experts, `run` is given this rank's."""
+        """See `ExpertDispatch`. `counts` covers all experts, `run` gets the counts of this rank."""
         arriving = torch.empty_like(counts)
         dist.all_to_all_single(arriving, counts, group=self._group)
         sent = counts.view(self._size, -1).sum(dim=1).tolist()
@@ -110,33 +119,33 @@ class ExpertExchange(Exchange):
         return _AllToAll.apply(answers, received, sent, self._group)  # type: ignore[no-any-return]
 
 
-class GridBalance(Balance):
-    """The loss of sequences that context ranks share; tensor ranks each count for a part."""
+class ParallelLoadBalancingLoss(LoadBalancingLoss):
+    """The loss over sequences split over context ranks. Each tensor rank adds its share."""
 
     def __init__(self, run: RunConfig, grid: Grid) -> None:
         super().__init__()
         self.scale = run.architecture.load_balancing_weight / run.global_batch / grid.degree("tp")
         self._group = grid.groups.get("cp")
 
-    def whole(self, counts: Tensor, length: int) -> tuple[Tensor, int]:
-        """See `Balance`."""
+    def whole_sequences(self, counts: Tensor, length: int) -> tuple[Tensor, int]:
+        """See `LoadBalancingLoss`."""
         if self._group is None:
             return counts, length
         dist.all_reduce(counts, group=self._group)
         return counts, length * self._group.size()
 
 
-def _gather_and_sum(mixture: Mixture, group: dist.ProcessGroup) -> None:
-    """Gather the sequence before the mixture, and sum the parts of the answers into parts of it."""
+def _add_sequence_collectives(moe: MixtureOfExperts, group: dist.ProcessGroup) -> None:
+    """All-gather the sequence before the layer, and reduce-scatter the output after it."""
 
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (gather(inputs[0], group),)
 
     def after(_: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
-        return scatter_sum(out, group)
+        return reduce_scatter(out, group)
 
-    mixture.register_forward_pre_hook(before)
-    mixture.register_forward_hook(after)
+    moe.register_forward_pre_hook(before)
+    moe.register_forward_hook(after)
 
 
 class _AllToAll(torch.autograd.Function):

@@ -1,7 +1,7 @@
-"""The global gradient norm and clipping, over every dimension of the grid.
+"""The global gradient norm and gradient clipping, over every dimension of the grid.
 
-Works on local shards: torch's own norm of DTensors dispatches every parameter through Python and
-all-reduces one mesh dimension after the other as well.
+This works on local shards. torch's own norm of DTensors dispatches every parameter through Python
+and also all-reduces one mesh dimension after the other.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from llmtrain_trainer.parallel.mesh import Grid
 def clip_gradients(
     parameters: Sequence[nn.Parameter], limit: float, loss: Tensor, grid: Grid
 ) -> tuple[float, float]:
-    """Scale gradients down to a global norm of `limit`; return (norm before, loss of the step).
+    """Scale gradients to a global norm of at most `limit`; return (norm before, loss of the step).
 
-    `loss` is this rank's share, already normalised by the step's tokens; it travels with the
-    squared norm through the same all-reduces, which saves their latency.
+    `loss` is this rank's share, already divided by the tokens of the step. It is reduced in the
+    same all-reduces as the squared norm, which saves their latency.
     """
     shards = [_local(p.grad) for p in parameters if p.grad is not None]
     square = _local_square(parameters, grid.degree("tp"))
@@ -33,14 +33,14 @@ def clip_gradients(
             dist.all_reduce(value, group=grid.groups[name])
     norm, mean = both[0].sqrt(), both[1]
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-    # a norm that is no number would make every gradient one, and hide where it came from
+    # a NaN norm would turn every gradient into NaN and hide the origin
     torch._foreach_mul_(shards, torch.where(torch.isfinite(norm), factor, 1.0))
     numbers: list[float] = torch.stack((norm, mean)).tolist()
     return numbers[0], numbers[1]
 
 
 def sum_losses(loss: Tensor, grid: Grid) -> float:
-    """Add up the ranks' shares of a loss over data, context and pipeline ranks."""
+    """Sum the shares of a loss over data, context and pipeline ranks."""
     loss = loss.detach().clone()
     for name in ("dp", "rep", "pp"):
         if name in grid.groups:
@@ -48,13 +48,16 @@ def sum_losses(loss: Tensor, grid: Grid) -> float:
     return float(loss)
 
 
-def count_matches(misses: Tensor, grid: Grid) -> float:
-    """Return of how many sequences no rank saw a miss; `misses` (local batch,) are this rank's."""
-    misses = misses.clone()
+def count_matches(mismatches: Tensor, grid: Grid) -> float:
+    """Return the number of sequences without a mismatch on any rank.
+
+    `mismatches` (local batch,) are the ones of this rank.
+    """
+    mismatches = mismatches.clone()
     for name in ("cp", "pp"):  # ranks that share sequences
         if name in grid.groups:
-            dist.all_reduce(misses, group=grid.groups[name])
-    matches = (misses == 0).sum().double() / grid.degree("cp")
+            dist.all_reduce(mismatches, group=grid.groups[name])
+    matches = (mismatches == 0).sum().double() / grid.degree("cp")
     for name in ("dp", "rep"):
         if name in grid.groups:
             dist.all_reduce(matches, group=grid.groups[name])
@@ -64,7 +67,7 @@ def count_matches(misses: Tensor, grid: Grid) -> float:
 def _local_square(parameters: Sequence[nn.Parameter], tensor_degree: int) -> Tensor:
     """Return this rank's share of the squared norm.
 
-    What tensor ranks hold in common (norm scales) is counted by each of them for its part.
+    Each tensor rank counts its share of the replicated parameters (norm scales).
     """
     split: list[Tensor] = []
     common: list[Tensor] = []
@@ -78,7 +81,7 @@ def _local_square(parameters: Sequence[nn.Parameter], tensor_degree: int) -> Ten
 
 
 def _replicated(parameter: nn.Parameter) -> bool:
-    """Tell whether all tensor ranks hold the same shard; without tensor parallelism it is moot."""
+    """Return True if all tensor ranks hold the same shard, or if there are none."""
     if not isinstance(parameter, DTensor):
         return True
     names = parameter.device_mesh.mesh_dim_names or ()

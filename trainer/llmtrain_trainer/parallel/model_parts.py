@@ -9,7 +9,7 @@ from torch import nn
 from llmtrain_trainer.model.decoder import Decoder
 
 
-class RankModel(nn.Module):
+class ModelParts(nn.Module):
     """The chunks of one rank under the names that their parameters have in the whole model.
 
     Never called as a whole: a schedule runs the chunks one by one. It is what optimizer and
@@ -26,6 +26,6 @@ class RankModel(nn.Module):
         for chunk in self.chunks:
             for name, end in chunk.named_children():
                 tied = chunk.shape.tied_embeddings and name == "output"
-                copied = chunk.part.copies_embedding and name == "tok_embeddings"
+                copied = chunk.stage.has_embedding_copy and name == "tok_embeddings"
                 if name != "layers" and not tied and not copied:
                     self.add_module(name, end)

@@ -21,37 +21,42 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from llmtrain_trainer.model.decoder import Decoder
-from llmtrain_trainer.model.experts import Mixture
+from llmtrain_trainer.model.experts import MixtureOfExperts
 
 
-def recompute(model: Decoder, kind: Literal["none", "selective", "full"]) -> None:
+def apply_activation_checkpointing(
+    model: Decoder, kind: Literal["none", "selective", "full"]
+) -> None:
     """Arrange for the slice's layers to compute activations anew, in place."""
     for block in model.blocks():
         if kind == "full":
-            _again(block, "forward")
+            _recompute(block, "forward")
         elif kind == "selective":
-            _again(block.attention_norm, "forward")
-            _again(block.ffn_norm, "forward")
-            _again(block.ffn.experts if isinstance(block.ffn, Mixture) else block.ffn, "lower")
+            _recompute(block.attention_norm, "forward")
+            _recompute(block.ffn_norm, "forward")
+            _recompute(
+                block.ffn.experts if isinstance(block.ffn, MixtureOfExperts) else block.ffn,
+                "down_project",
+            )
             for norm in (block.attention.q_norm, block.attention.k_norm):
                 if norm is not None:
-                    _again(norm, "forward")
+                    _recompute(norm, "forward")
 
 
-def _again(module: nn.Module, method: str) -> None:
+def _recompute(module: nn.Module, method: str) -> None:
     run = getattr(module, method)
 
     def forward(*inputs: Any) -> Any:
         if not torch.is_grad_enabled():
             return run(*inputs)
-        region = _Region(run, inputs)
+        region = _RecomputedCall(run, inputs)
         with saved_tensors_hooks(region.pack, region.unpack):
             return run(*inputs)
 
     setattr(module, method, forward)
 
 
-class _Region:
+class _RecomputedCall:
     """One call of a forward method: the tensors that autograd would keep, made when asked for.
 
     They live until autograd lets go of the call, so they are made once however often it asks.
@@ -60,7 +65,7 @@ class _Region:
     def __init__(self, run: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
         self._run, self._count = run, 0
         tensors = [each for each in inputs if isinstance(each, Tensor)]
-        self._kept = _Keep.apply(torch.empty(0, requires_grad=True), *tensors).grad_fn
+        self._kept = _SaveForBackward.apply(torch.empty(0, requires_grad=True), *tensors).grad_fn
         self._others = [None if isinstance(each, Tensor) else each for each in inputs]
         self._is_tensor = [isinstance(each, Tensor) for each in inputs]
         self._values: list[Tensor] = []
@@ -89,7 +94,11 @@ class _Region:
             next(tensors) if is_tensor else other
             for is_tensor, other in zip(self._is_tensor, self._others, strict=True)
         ]
-        with suppress(_Complete), torch.enable_grad(), saved_tensors_hooks(collect, _never):
+        with (
+            suppress(_Complete),
+            torch.enable_grad(),
+            saved_tensors_hooks(collect, _unreachable),
+        ):
             self._run(*inputs)
 
 
@@ -97,11 +106,11 @@ class _Complete(Exception):  # noqa: N818 - no error: it ends a run early
     """Everything that is needed has been computed."""
 
 
-def _never(_: None) -> NoReturn:
+def _unreachable(_: None) -> NoReturn:
     raise AssertionError("nobody goes backward through a recomputation")
 
 
-class _Keep(torch.autograd.Function):
+class _SaveForBackward(torch.autograd.Function):
     """Keep tensors as autograd keeps them, so that hooks around a model see them."""
 
     @staticmethod

@@ -24,7 +24,7 @@ def gather(part: Tensor, group: dist.ProcessGroup) -> Tensor:
     return _Gather.apply(part, group)  # type: ignore[no-any-return]
 
 
-def scatter_sum(partial: Tensor, group: dist.ProcessGroup) -> Tensor:
+def reduce_scatter(partial: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Return this rank's part of the sum over ranks: (b, l, h) -> (b, l / n, h).
 
     The gradient is the whole sequence's.

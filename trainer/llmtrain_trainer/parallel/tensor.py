@@ -19,14 +19,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from llmtrain_trainer.model.decoder import Decoder, FeedForward
-from llmtrain_trainer.parallel.sequence import gather, scatter_sum
-from llmtrain_trainer.parallel.shards import local, split
+from llmtrain_trainer.parallel.dtensors import distribute, local_shard
+from llmtrain_trainer.parallel.sequence import gather, reduce_scatter
 
 COLUMNS, ROWS = 0, 1
 """Axis of a weight (out, in) that is split: its outputs, or its inputs."""
 
 
-def split_tensors(model: Decoder, mesh: DeviceMesh) -> None:
+def apply_tensor_parallel(model: Decoder, mesh: DeviceMesh) -> None:
     """Shard every matrix of the slice over `mesh`, in place; module and parameter names stay.
 
     Hidden states outside the products have shape (batch, length / tensor, hidden).
@@ -40,36 +40,38 @@ def split_tensors(model: Decoder, mesh: DeviceMesh) -> None:
         for region, columns, row in regions:
             for name in columns:
                 if getattr(region, name) is not None:
-                    setattr(region, name, SplitColumns(getattr(region, name), mesh))
-            setattr(region, row, SplitRows(getattr(region, row), mesh))
+                    setattr(region, name, ColumnParallelLinear(getattr(region, name), mesh))
+            setattr(region, row, RowParallelLinear(getattr(region, row), mesh))
             _gather_before(region, group)
         _split_norms(block, ("attention_norm", "ffn_norm"), mesh)
         _split_norms(block.attention, ("q_norm", "k_norm"), mesh)
     if model.tok_embeddings is not None:
-        model.tok_embeddings = SplitEmbedding(model.tok_embeddings, mesh)
+        model.tok_embeddings = VocabParallelEmbedding(model.tok_embeddings, mesh)
     if model.pos_embeddings is not None:
-        model.pos_embeddings = SplitPositions(model.pos_embeddings, mesh)
+        model.pos_embeddings = SequenceParallelEmbedding(model.pos_embeddings, mesh)
     if model.norm is not None and model.output is not None:
         _split_norms(model, ("norm",), mesh)
-        model.output = SplitOutput(model.output, mesh)
+        model.output = VocabParallelOutput(model.output, mesh)
     model.tie()  # sharding replaced both parameters
 
 
-class SplitColumns(nn.Linear):
+class ColumnParallelLinear(nn.Linear):
     """A product with this rank's rows of the weight (out, in): a part of the outputs."""
 
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
         super().__init__(whole.in_features, whole.out_features, bias=False, device="meta")
         self.mesh = mesh
-        self.weight = split(whole.weight, mesh, Shard(COLUMNS))
-        self.bias = None if whole.bias is None else split(whole.bias, mesh, Shard(0))
+        self.weight = distribute(whole.weight, mesh, Shard(COLUMNS))
+        self.bias = None if whole.bias is None else distribute(whole.bias, mesh, Shard(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (.., in) to this rank's part of (.., out)."""
-        return F.linear(x, local(self.weight), None if self.bias is None else local(self.bias))
+        return F.linear(
+            x, local_shard(self.weight), None if self.bias is None else local_shard(self.bias)
+        )
 
 
-class SplitRows(nn.Linear):
+class RowParallelLinear(nn.Linear):
     """A product with this rank's columns of the weight (out, in), summed over ranks.
 
     The bias is added once, to this rank's part of the sequence, so its gradient is a part.
@@ -78,21 +80,21 @@ class SplitRows(nn.Linear):
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
         super().__init__(whole.in_features, whole.out_features, bias=False, device="meta")
         self.mesh = mesh
-        self.weight = split(whole.weight, mesh, Shard(ROWS))
-        self.bias = None if whole.bias is None else split(whole.bias, mesh, Replicate())
+        self.weight = distribute(whole.weight, mesh, Shard(ROWS))
+        self.bias = None if whole.bias is None else distribute(whole.bias, mesh, Replicate())
         self._group = mesh.get_group()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, length, in / tensor) to (batch, length / tensor, out)."""
-        part = scatter_sum(self.multiply(x), self._group)
-        return part if self.bias is None else part + local(self.bias, Partial())
+        part = reduce_scatter(self.partial_product(x), self._group)
+        return part if self.bias is None else part + local_shard(self.bias, Partial())
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def partial_product(self, x: Tensor) -> Tensor:
         """Map this rank's part of (.., in) to its part of a sum (.., out)."""
-        return F.linear(x, local(self.weight))
+        return F.linear(x, local_shard(self.weight))
 
 
-class SplitOutput(SplitColumns):
+class VocabParallelOutput(ColumnParallelLinear):
     """The output projection: whole sequence in, logits sharded over the vocabulary out."""
 
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
@@ -104,70 +106,72 @@ class SplitOutput(SplitColumns):
         return DTensor.from_local(logits, self.mesh, (Shard(-1),), run_check=False)
 
 
-class SplitRMSNorm(nn.RMSNorm):
+class SequenceParallelRMSNorm(nn.RMSNorm):
     """A norm of this rank's part of sequence or heads; its scale is common, its gradient a part."""
 
     def __init__(self, whole: nn.RMSNorm, mesh: DeviceMesh) -> None:
         super().__init__(whole.normalized_shape, eps=whole.eps, device="meta")
-        self.weight = split(whole.weight, mesh, Replicate())
+        self.weight = distribute(whole.weight, mesh, Replicate())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (.., hidden) to the same shape."""
-        return F.rms_norm(x, self.normalized_shape, local(self.weight, Partial()), self.eps)
+        return F.rms_norm(x, self.normalized_shape, local_shard(self.weight, Partial()), self.eps)
 
 
-class SplitLayerNorm(nn.LayerNorm):
+class SequenceParallelLayerNorm(nn.LayerNorm):
     """The same for a norm with a shift."""
 
     def __init__(self, whole: nn.LayerNorm, mesh: DeviceMesh) -> None:
         super().__init__(whole.normalized_shape, eps=whole.eps, device="meta")
-        self.weight = split(whole.weight, mesh, Replicate())
-        self.bias = split(whole.bias, mesh, Replicate())
+        self.weight = distribute(whole.weight, mesh, Replicate())
+        self.bias = distribute(whole.bias, mesh, Replicate())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (.., hidden) to the same shape."""
-        scale, shift = local(self.weight, Partial()), local(self.bias, Partial())
+        scale, shift = local_shard(self.weight, Partial()), local_shard(self.bias, Partial())
         return F.layer_norm(x, self.normalized_shape, scale, shift, self.eps)
 
 
-class SplitEmbedding(nn.Embedding):
+class VocabParallelEmbedding(nn.Embedding):
     """This rank's rows of the embedding; tokens of other ranks add zero."""
 
     def __init__(self, whole: nn.Embedding, mesh: DeviceMesh) -> None:
         super().__init__(whole.num_embeddings, whole.embedding_dim, device="meta")
-        self.weight = split(whole.weight, mesh, Shard(0))
+        self.weight = distribute(whole.weight, mesh, Shard(0))
         self._group = mesh.get_group()
         self._first = mesh.get_local_rank() * (whole.num_embeddings // mesh.size())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids (batch, length) to (batch, length / tensor, hidden)."""
-        rows = local(self.weight)
-        place = tokens - self._first
-        foreign = (place < 0) | (place >= rows.size(0))
-        found = F.embedding(place.masked_fill(foreign, 0), rows)
-        return scatter_sum(found.masked_fill(foreign.unsqueeze(-1), 0.0), self._group)
+        rows = local_shard(self.weight)
+        index = tokens - self._first
+        foreign = (index < 0) | (index >= rows.size(0))
+        found = F.embedding(index.masked_fill(foreign, 0), rows)
+        return reduce_scatter(found.masked_fill(foreign.unsqueeze(-1), 0.0), self._group)
 
 
-class SplitPositions(nn.Embedding):
+class SequenceParallelEmbedding(nn.Embedding):
     """Learned positions of this rank's part of the sequence; every rank has all of them."""
 
     def __init__(self, whole: nn.Embedding, mesh: DeviceMesh) -> None:
         super().__init__(whole.num_embeddings, whole.embedding_dim, device="meta")
-        self.weight = split(whole.weight, mesh, Replicate())
+        self.weight = distribute(whole.weight, mesh, Replicate())
         self._rank, self._size = mesh.get_local_rank(), mesh.size()
 
-    def forward(self, places: Tensor) -> Tensor:
+    def forward(self, token_positions: Tensor) -> Tensor:
         """Map positions (length,) to (length / tensor, hidden)."""
-        return F.embedding(places.chunk(self._size)[self._rank], local(self.weight, Partial()))
+        return F.embedding(
+            token_positions.chunk(self._size)[self._rank], local_shard(self.weight, Partial())
+        )
 
 
 def _split_norms(parent: nn.Module, names: tuple[str, ...], mesh: DeviceMesh) -> None:
     for name in names:
         whole = getattr(parent, name)
         if isinstance(whole, nn.RMSNorm):
-            setattr(parent, name, SplitRMSNorm(whole, mesh))
+            setattr(parent, name, SequenceParallelRMSNorm(whole, mesh))
         elif whole is not None:
-            setattr(parent, name, SplitLayerNorm(cast(nn.LayerNorm, whole), mesh))
+            setattr(parent, name, SequenceParallelLayerNorm(cast(nn.LayerNorm, whole), mesh))
 
 
 def _gather_before(region: nn.Module, group: dist.ProcessGroup) -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from llmtrain_trainer.model.decoder import Decoder
-from llmtrain_trainer.parallel.shards import local
+from llmtrain_trainer.parallel.dtensors import local_shard
 
 
 class TiedEmbedding:
@@ -25,27 +25,27 @@ class TiedEmbedding:
         self, chunks: Sequence[Decoder], group: dist.ProcessGroup, owner: int, copy: int
     ) -> None:
         """`owner` and `copy` are the pipeline ranks of the first and the last stage."""
-        self._owner = _weight([chunk for chunk in chunks if chunk.part.embeds])
-        self._copy = _weight([chunk for chunk in chunks if chunk.part.copies_embedding])
+        self._owner = _weight([chunk for chunk in chunks if chunk.stage.has_embedding])
+        self._copy = _weight([chunk for chunk in chunks if chunk.stage.has_embedding_copy])
         self._group, self._owner_rank, self._copy_rank = group, owner, copy
 
     @torch.no_grad()
-    def take_values(self) -> None:
+    def update_copy(self) -> None:
         """Make the copy equal to the owner."""
         if self._owner is not None and self._copy is not None:
-            local(self._copy).copy_(local(self._owner))
+            local_shard(self._copy).copy_(local_shard(self._owner))
         elif self._owner is not None:
-            dist.send(local(self._owner), group=self._group, group_dst=self._copy_rank)
+            dist.send(local_shard(self._owner), group=self._group, group_dst=self._copy_rank)
         elif self._copy is not None:
-            dist.recv(local(self._copy), group=self._group, group_src=self._owner_rank)
+            dist.recv(local_shard(self._copy), group=self._group, group_src=self._owner_rank)
 
     @torch.no_grad()
-    def add_gradients(self) -> None:
+    def reduce_gradients(self) -> None:
         """Add the copy's gradient to the owner's, and forget it."""
         if self._owner is not None and self._copy is not None:
             _gradient(self._owner).add_(_gradient(self._copy))
         elif self._owner is not None:
-            received = torch.empty_like(local(self._owner))
+            received = torch.empty_like(local_shard(self._owner))
             dist.recv(received, group=self._group, group_src=self._copy_rank)
             _gradient(self._owner).add_(received)
         elif self._copy is not None:
@@ -65,5 +65,5 @@ def _weight(chunks: Sequence[Decoder]) -> nn.Parameter | None:
 def _gradient(parameter: nn.Parameter) -> Tensor:
     """Return a rank's shard of the gradient; a frozen embedding has none, which counts for zero."""
     if parameter.grad is None:
-        return torch.zeros_like(local(parameter))
-    return local(parameter.grad)
+        return torch.zeros_like(local_shard(parameter))
+    return local_shard(parameter.grad)

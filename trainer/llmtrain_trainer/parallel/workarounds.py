@@ -41,7 +41,7 @@ def catchable_checkpoint_errors() -> Iterator[None]:
         raise RuntimeError("; ".join(texts)) from error
 
 
-def sum_gradients(model: nn.Module, device: str) -> None:
+def disable_gradient_averaging(model: nn.Module, device: str) -> None:
     """Make FSDP add gradients up instead of averaging them: the loss is already normalised.
 
     A divide factor of 1 is turned into a pre-multiplied sum, which gloo lacks (`Cannot use

@@ -31,9 +31,9 @@ from llmtrain_trainer.metrics.collectives import CollectiveMeter
 from llmtrain_trainer.metrics.network_probe import probe_groups
 from llmtrain_trainer.metrics.straggler import measure_skew
 from llmtrain_trainer.parallel.adapters import merge
-from llmtrain_trainer.parallel.build import build_model
-from llmtrain_trainer.parallel.context import places
-from llmtrain_trainer.parallel.forward_backward import Passes, build_passes
+from llmtrain_trainer.parallel.build import build_forward_backward, build_model
+from llmtrain_trainer.parallel.context import token_positions
+from llmtrain_trainer.parallel.forward_backward import ForwardBackward
 from llmtrain_trainer.parallel.grad_norm import clip_gradients, count_matches, sum_losses
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.replicate.sync import Copies, keep_alike
@@ -93,8 +93,12 @@ class Trainer:
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.model, run.optimizer)
         self.copies: Copies = keep_alike(self.model, run, self.grid)
-        self.passes: Passes = build_passes(self.model, run, self.grid, device)
-        self.places = places(run.sequence, self.grid.coordinate("cp"), self.grid.degree("cp"))
+        self.forward_backward: ForwardBackward = build_forward_backward(
+            self.model, run, self.grid, device
+        )
+        self.token_positions = token_positions(
+            run.sequence, self.grid.coordinate("cp"), self.grid.degree("cp")
+        )
         vocab, share = run.architecture.vocab_size, self._share()
         self.batches = Batches(open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share)
         self.held_out = HeldOutBatches(open_mixture(data, HELD_OUT, vocab), run.sequence, share)
@@ -152,7 +156,7 @@ class Trainer:
                 tokens, targets = self._mine(self.batches.at(self.step))
                 counted = self._counted(self.batches, self.step)
             with timeline.part("forward_backward"):
-                loss = self.passes.train(tokens, targets, counted)
+                loss = self.forward_backward.train(tokens, targets, counted)
             with timeline.part("clip"):
                 norm, mean = clip_gradients(
                     self.parameters,
@@ -164,7 +168,7 @@ class Trainer:
             nan_search.explain(
                 f"step {self.step + 1}: the loss is {mean}, the gradient norm {norm}",
                 self.model,
-                lambda: self.passes.train(tokens, targets, counted),
+                lambda: self.forward_backward.train(tokens, targets, counted),
                 self.copies.grid,
             )
         with timeline.part("optimizer"):
@@ -197,11 +201,11 @@ class Trainer:
         for index in range(self.held_out.count):
             tokens, targets = self._mine(self.held_out.at(index))
             counted = self._counted(self.held_out, index)
-            score = self.passes.evaluate(tokens, targets, counted)
+            score = self.forward_backward.evaluate(tokens, targets, counted)
             total += counted * sum_losses(score.loss, self.grid)
             everything += counted
-            if score.misses is not None:
-                matches += count_matches(score.misses, self.grid)
+            if score.mismatches is not None:
+                matches += count_matches(score.mismatches, self.grid)
         examples = self.held_out.count * self.run.global_batch
         exact = matches / examples if self.data.examples else None
         return HeldOut(total / everything, exact)
@@ -340,5 +344,5 @@ class Trainer:
 
     def _mine(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Cut this rank's part out of its sequences and move it to the device."""
-        tokens, targets = (part[:, self.places].to(self.device) for part in batch)
+        tokens, targets = (part[:, self.token_positions].to(self.device) for part in batch)
         return tokens, targets

@@ -50,7 +50,7 @@ def build(architecture: Architecture, read: ReadWeights) -> Decoder:
         model = Decoder(architecture)
     model.to_empty(device="cpu")
     model.tie()
-    model.place(torch.arange(architecture.sequence_length))
+    model.set_token_positions(torch.arange(architecture.sequence_length))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(read([name])[name])

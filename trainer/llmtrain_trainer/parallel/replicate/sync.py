@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.parallel.mesh import Grid
-from llmtrain_trainer.parallel.model_parts import RankModel
+from llmtrain_trainer.parallel.model_parts import ModelParts
 from llmtrain_trainer.parallel.replicate.all_reduce import Sum
 from llmtrain_trainer.parallel.replicate.choose import choose_sum
 from llmtrain_trainer.parallel.replicate.diloco import OuterUpdates
@@ -50,7 +50,7 @@ class Copies(Protocol):
         """Go on from what was remembered; nothing: from the weights as they are."""
 
 
-def keep_alike(model: RankModel, run: RunConfig, grid: Grid) -> Copies:
+def keep_alike(model: ModelParts, run: RunConfig, grid: Grid) -> Copies:
     """Install the job's way of keeping copies alike."""
     names = _Names(run)
     total = choose_sum(run.exchange.compression, grid.groups) if "rep" in grid.groups else None
@@ -87,7 +87,7 @@ class Alike:
 
     apart, place = 1, ""
 
-    def __init__(self, model: RankModel, total: Sum | None, grid: Grid, names: _Names) -> None:
+    def __init__(self, model: ModelParts, total: Sum | None, grid: Grid, names: _Names) -> None:
         self.grid, self.names = grid, names.both
         self._total, self._names = total, names
         if total is not None:
@@ -115,7 +115,7 @@ class Apart:
     """Every copy updates itself; now and then they meet."""
 
     def __init__(
-        self, model: RankModel, total: Sum, outer: OuterUpdates, grid: Grid, names: _Names
+        self, model: ModelParts, total: Sum, outer: OuterUpdates, grid: Grid, names: _Names
     ) -> None:
         self.apart, self.grid, self.place = outer.copies, grid, names.weights
         self.names = names.both
@@ -142,7 +142,7 @@ class Apart:
         self._outer.restore(_under(self._names.shared, tensors))
 
 
-def _units(model: RankModel) -> list[tuple[str, FSDPModule]]:
+def _units(model: ModelParts) -> list[tuple[str, FSDPModule]]:
     return [
         (f"{index}.{name}", module)
         for index, chunk in enumerate(model.chunks)

@@ -1,0 +1,38 @@
+"""FSDP2: shard parameters, gradients and optimizer state over the data ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from llmtrain_trainer.config import RunConfig
+from llmtrain_trainer.model.decoder import Decoder
+from llmtrain_trainer.parallel.experts import expert_shard_placement, moe_layers
+from llmtrain_trainer.parallel.mesh import Grid
+
+
+def apply_fsdp(chunk: Decoder, run: RunConfig, grid: Grid) -> None:
+    """Shard every block, its experts and the rest of a model chunk, in place.
+
+    FSDP is applied even if the data degree is one. Parameters are then always DTensors, and the
+    mixed-precision policy is always FSDP's. With a pipeline, gathered parameters are kept between
+    micro-batches.
+    """
+    policy = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if run.precision == "bfloat16"
+        else MixedPrecisionPolicy()
+    )
+    mesh = grid.mesh["dp"]
+    reshard = grid.degree("pp") == 1
+    for moe in moe_layers(chunk):
+        fully_shard(
+            moe.experts,
+            mesh=mesh if grid.expert_mesh is None else grid.expert_mesh["edp"],
+            mp_policy=policy,
+            reshard_after_forward=reshard,
+            shard_placement_fn=expert_shard_placement(moe.experts),
+        )
+    for block in chunk.blocks():
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+    fully_shard(chunk, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
