@@ -54,7 +54,7 @@ def test_the_nearest_spare_takes_the_place_and_the_ranks() -> None:
     assert [block["nodes"] for block in placement["spares"]] == [["n2"], ["n4"]]
     assert plan.status["placementSummary"] == "2 nodes · 2 leaf · 1 spine · 2 spare"
     assert reason(plan, ConditionType.RESTARTING) == ("True", "NodeReplaced")
-    assert text(plan, ConditionType.RESTARTING).endswith("; n3 takes the place of n1")
+    assert text(plan, ConditionType.RESTARTING).endswith("; n3 replaces n1")
     assert reason(plan, ConditionType.PLACED)[0] == "True", "it never waits in the queue"
 
 

@@ -7,7 +7,7 @@ missing field.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,6 +51,10 @@ class JobView:
     def of(cls, raw: Raw) -> JobView:
         """Return the view of a job object."""
         return cls(raw["metadata"], raw.get("spec") or {}, raw.get("status") or {})
+
+    def with_status(self, status: Raw) -> JobView:
+        """Return a view of the job with another status."""
+        return replace(self, status=status)
 
     # Metadata.
 

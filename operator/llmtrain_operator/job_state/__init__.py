@@ -1,1 +1,1 @@
-"""What every policy reads and writes: the observation and the status draft."""
+"""What every policy reads and writes: the observation of a job and the draft of its status."""

@@ -1,4 +1,4 @@
-"""Everything that a decision about one job may look at, gathered at one instant."""
+"""The input of a decision about one job, read at one instant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmtrain_operator.scheduler.decisions import Verdict
 
 @dataclass(frozen=True, slots=True)
 class CreateError:
-    """Why the API server refused a child of the job."""
+    """Why the API server rejected a child object of the job."""
 
     reason: str
     message: str
@@ -26,54 +26,40 @@ class CreateError:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One job and its surroundings. The same observation always leads to the same plan."""
+    """One job with its pods and nodes. The same observation always leads to the same actions."""
 
     now: datetime
     raw: Mapping[str, Any]
     checked: Job | list[Problem]
     pods: tuple[PodRecord, ...] = ()
-    """Pods that the job owns; others of the same name or label are not among them."""
+    """Pods that the job owns. Other pods with its labels are not included."""
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
-    """The nodes that the job's placement (spares included) and pods name; a missing one is gone."""
+    """Nodes of the placement (spares included) and of the pods. Deleted nodes are missing."""
     levels: Levels = ()
-    """Those of the job's Fabric now; empty where there is none to compare a placement with."""
+    """Current levels of the job's Fabric; empty if the job has no placement or no Fabric."""
     assessment: Assessment | None = None
-    """What the plan says; None where it has nothing to say now, and the old one stands."""
+    """Current plan of the job; None if it cannot be computed now, so that the old plan stays."""
     verdict: Verdict | None = None
     create_error: CreateError | None = None
-    """What the last attempt to create a child ran into, until one succeeds."""
+    """Error of the last attempt to create child objects; None after a success."""
     report: Mapping[str, Any] | None = None
-    """The newest answer of rank 0's /status that was not looked at yet."""
+    """Newest response of /status of rank 0's pod; each response is observed once."""
     seconds_since_write: float = 1e9
     """Seconds since the last write of the status."""
     node_lost_seconds: float = NODE_LOST_SECONDS
+    """Seconds after which a node that is not ready counts as lost."""
 
     @property
     def view(self) -> JobView:
-        """The job as it is stored."""
+        """The stored job."""
         return JobView.of(self.raw)
 
-    @property
-    def spec(self) -> Mapping[str, Any]:
-        """The spec as it is stored."""
-        return self.view.spec
-
-    @property
-    def is_deleting(self) -> bool:
-        """Whether the job is being deleted."""
-        return self.view.is_deleting
-
-    @property
-    def generation(self) -> int:
-        """Generation of the spec."""
-        return self.view.generation
-
     def is_lost(self, node: str) -> bool:
-        """Whether a node is gone, or has not been ready for too long to wait any more."""
+        """Return True if a node is deleted or has not been ready for `node_lost_seconds`."""
         return self.seconds_until_lost(node) <= 0
 
     def seconds_until_lost(self, node: str) -> float:
-        """Seconds until a node counts as lost; infinite for one that is ready."""
+        """Return the seconds until a node counts as lost; infinity if it is ready."""
         found = self.nodes.get(node)
         if found is None:
             return 0.0

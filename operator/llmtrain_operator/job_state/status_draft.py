@@ -1,4 +1,4 @@
-"""A plan in the making: the policies write on it, one after the other."""
+"""The new status of a job and the actions to take, edited by one policy after another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrain_core.api.conditions import ConditionType, get_condition, is_true, set_condition
+from llmtrain_core.api.conditions import ConditionType, set_condition
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.job import JobView, format_time
 from llmtrain_operator.cache.records import PodRecord
@@ -17,34 +17,34 @@ from llmtrain_operator.scheduler.decisions import Offer
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What to do about one job now: write the status first, touch children only when it is right.
+    """What to do about one job. The other actions wait until the status needs no change.
 
-    A turn that changes the status does nothing else: whatever it does to pods has then been
-    written down before, and survives a crash.
+    An iteration that changes the status does nothing else. So the reason for every change of pods
+    is stored before the change, and survives a crash.
     """
 
     status: Mapping[str, Any]
     changed: bool
     delete_pods: tuple[PodRecord, ...] = ()
     create_pods: tuple[int, ...] = ()
-    """Rank blocks whose pod is to be created."""
+    """Rank blocks whose pods to create."""
     poll_pod: PodRecord | None = None
-    """The pod to ask for progress."""
+    """The pod to request the progress from."""
     assignment: Offer | None = None
-    """The offer that the new status takes up."""
+    """The assignment of the scheduler that the new status contains."""
     delete_job: bool = False
     remove_finalizer: bool = False
-    """Nothing is left of the job: its finalizer may go."""
+    """No pod of the deleted job is left."""
     reconcile_after: float | None = None
-    """Look again after so many seconds, even if nothing happens."""
+    """Seconds until the next reconcile, even if nothing changes."""
 
 
 class StatusDraft:
-    """The observation, the new status, and what the policies want done."""
+    """The observation, the new status and the other actions of one reconcile."""
 
     def __init__(self, observed: Observed):
         self.observed = observed
-        self.stored_status: Mapping[str, Any] = observed.raw.get("status") or {}
+        self.stored_status: Mapping[str, Any] = observed.view.status
         self.status: dict[str, Any] = copy.deepcopy(dict(self.stored_status))
         self.poll_pod: PodRecord | None = None
         self.assignment: Offer | None = None
@@ -56,7 +56,7 @@ class StatusDraft:
 
     @property
     def job(self) -> Job:
-        """The checked job; only policies after validation may ask."""
+        """The validated job. Only policies after validation may use it."""
         checked = self.observed.checked
         assert isinstance(checked, Job)
         return checked
@@ -64,35 +64,35 @@ class StatusDraft:
     @property
     def view(self) -> JobView:
         """The job with the new status."""
-        stored = self.observed.view
-        return JobView(stored.metadata, stored.spec, self.status)
+        return self.observed.view.with_status(self.status)
 
     @property
     def attempt(self) -> int:
-        """Number of the current gang."""
+        """Number of the current attempt."""
         return self.view.attempt
 
     @property
     def now(self) -> str:
-        """The time, as the API writes it."""
+        """The time of the observation as an API timestamp."""
         return format_time(self.observed.now)
 
     @property
     def placement(self) -> Mapping[str, Any] | None:
-        """The placement of the current attempt, once it is decided."""
+        """The placement of the current attempt, or None."""
         return self.view.placement
 
+    @property
     def placed_nodes(self) -> list[str]:
-        """Nodes in order of rank block."""
+        """Nodes of the current attempt, in order of rank block."""
         return self.view.placed_nodes if self.placement else []
 
     def is_schedulable(self, node: str) -> bool:
-        """Whether a pod may start on a node."""
+        """Return True if a node exists, is ready and is not cordoned."""
         found = self.observed.nodes.get(node)
         return found is not None and found.node.ready and not found.node.cordoned
 
     def set_field(self, key: str, value: Any) -> None:
-        """Set a field of the status; None takes it away."""
+        """Set a field of the status; None removes it."""
         if value is None:
             self.status.pop(key, None)
         else:
@@ -101,37 +101,37 @@ class StatusDraft:
     def set_condition(self, kind: ConditionType, status: bool, reason: str, message: str) -> None:
         """Set a condition."""
         self.status["conditions"] = set_condition(
-            self.status.get("conditions", ()),
+            self.view.conditions,
             kind,
             status,
             str(reason),
             message,
-            generation=self.observed.generation,
+            generation=self.view.generation,
             now=self.now,
         )
 
     def clear_condition_if_present(self, kind: ConditionType, reason: str, message: str) -> None:
-        """Set a condition to False if it was ever set; one that never held need not be denied."""
-        if get_condition(self.status.get("conditions", ()), kind) is not None:
+        """Set a condition to False if it exists."""
+        if self.view.condition(kind) is not None:
             self.set_condition(kind, False, reason, message)
 
     def is_true(self, kind: ConditionType) -> bool:
-        """Whether a condition is true."""
-        return is_true(self.status.get("conditions", ()), kind)
+        """Return True if a condition exists and is true."""
+        return self.view.is_true(kind)
 
     def delete_pods(self, pods: Iterable[PodRecord]) -> None:
-        """Have pods deleted, but for those that are being deleted already."""
+        """Delete pods that have no deletion timestamp yet."""
         self._deletions |= {pod.uid: pod for pod in pods if not pod.deleting}
 
     def reconcile_after(self, seconds: float) -> None:
-        """Ask for another look after so many seconds."""
+        """Request the next reconcile after at most these seconds."""
         seconds = max(0.05, seconds)
         self._reconcile_after = (
             seconds if self._reconcile_after is None else min(self._reconcile_after, seconds)
         )
 
     def actions(self) -> Actions:
-        """Return the finished plan."""
+        """Return the new status and all actions."""
         return Actions(
             status=self.status,
             changed=self.status != self.stored_status,

@@ -1,1 +1,1 @@
-"""One file for each rule of the job lifecycle."""
+"""The policies of the job lifecycle, one file each."""

@@ -1,4 +1,4 @@
-"""Policy: the job has succeeded when every pod of its gang has."""
+"""Policy: a job succeeds when every pod of its gang has succeeded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmtrain_operator.policies.ttl_and_deadline import mark_succeeded
 
 
 def complete_if_succeeded(draft: StatusDraft) -> bool:
-    """Look whether all pods are done, and keep the result that rank 0 left."""
+    """Mark the job succeeded and keep the result in the termination message of rank 0's pod."""
     pods = current_pods(draft)
     if draft.placement is None or len(pods) != draft.job.nodes:
         return False

@@ -8,7 +8,7 @@ from llmtrain_operator.job_state.status_draft import StatusDraft
 
 def finalize_deleted_job(draft: StatusDraft) -> bool:
     """Delete all pods of a job that is being deleted, then remove its finalizer."""
-    if not draft.observed.is_deleting:
+    if not draft.view.is_deleting:
         return False
     draft.delete_pods(draft.observed.pods)
     draft.remove_finalizer = not possibly_running_pods(draft, list(draft.observed.pods))

@@ -1,4 +1,4 @@
-"""When a job that does not run yet is expected to start and to end, as far as anybody knows."""
+"""The estimated start and end of a job that is not running yet."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.planning.durations import work_left
 
 MIN_CHANGE_SECONDS = 60.0
-"""Seconds by which a shown moment has to be wrong before it is written anew ..."""
+"""A shown time is rewritten only if it is wrong by more than this many seconds ..."""
 MIN_RELATIVE_CHANGE = 0.1
-"""... and the share of the time until then."""
+"""... and by more than this share of the time until then."""
 _MAX_HORIZON_SECONDS = 10 * 365 * 86400.0
 
 
 def set_estimated_start(draft: StatusDraft, starts_at: float | None) -> None:
-    """Show when a waiting job is expected to start, in seconds since the epoch, and to end."""
+    """Set the estimated start of a waiting job (seconds since the epoch) and its ETA."""
     if starts_at is None:
         clear_estimates(draft)
         return
@@ -30,35 +30,35 @@ def set_estimated_start(draft: StatusDraft, starts_at: float | None) -> None:
 
 
 def set_eta(draft: StatusDraft, starts_at: float) -> None:
-    """Show when a job that starts then is expected to end."""
+    """Set the ETA of a job that starts at this time."""
     work = work_left(draft.job, draft.view)
     end = None if work is None else starts_at + work.value
-    shown = (draft.status.get("progress") or {}).get("eta")
+    shown = draft.view.progress.get("eta")
     if end is not None and shown is not None and not _changed_enough(draft, shown, end):
         return
     _set_progress_eta(draft, None if end is None else _format_time(draft, end))
 
 
 def clear_estimates(draft: StatusDraft) -> None:
-    """Show no expectation any more: nobody knows."""
+    """Remove the estimated start and the ETA, because they are unknown."""
     draft.set_field("estimatedStart", None)
     _set_progress_eta(draft, None)
 
 
 def _set_progress_eta(draft: StatusDraft, eta: str | None) -> None:
-    progress = dict(draft.status.get("progress") or {})
+    progress = dict(draft.view.progress)
     if progress.get("eta") == eta:
         return
     if eta is None:
         del progress["eta"]
     else:
-        # the columns want numbers beside it
+        # The kubectl columns also show step and totalSteps.
         progress = {"step": 0, "totalSteps": draft.job.total_steps} | progress | {"eta": eta}
     draft.set_field("progress", progress)
 
 
 def _changed_enough(draft: StatusDraft, shown: str, moment: float) -> bool:
-    """Whether a moment is so far from the one that is shown that it is worth a write."""
+    """Return True if a time differs enough from the shown one to be written."""
     ahead = max(0.0, moment - draft.observed.now.timestamp())
     off = abs(parse_time(shown).timestamp() - moment)
     return off > max(MIN_CHANGE_SECONDS, MIN_RELATIVE_CHANGE * ahead)

@@ -1,8 +1,7 @@
-"""Policy: something broke. Restart the gang, or fail the job."""
+"""Policy: after a failure of a pod or node, restart the gang or fail the job."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,13 +22,13 @@ from llmtrain_operator.policies.node_replacement import find_replacements, repla
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 
 FIRST_CAUSE_WAIT_SECONDS = 10.0
-"""Pods that lost a peer report at once; the one that was the cause may need so long."""
+"""Wait this long for the pod that caused a failure: pods that lost a peer fail before it."""
 BACKOFF_RESET_SECONDS = 600.0
 MAX_BACKOFF_SECONDS = 60.0
 
 
 def detect_failure(draft: StatusDraft) -> bool:
-    """Look for a failure of the current gang and act on it."""
+    """Detect and handle a failure of the current attempt."""
     if draft.placement is None:
         return False
     failure = _pod_failure(draft) or _lost_node_or_pod(draft)
@@ -41,7 +40,7 @@ def detect_failure(draft: StatusDraft) -> bool:
 
 
 def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
-    """Evidence, or the seconds to wait for the cause to show itself."""
+    """Return the failure, or the seconds to wait until its cause is known."""
     pods = current_pods(draft)
     failed = [pod for pod in pods if pod.phase == "Failed"]
     if not failed:
@@ -56,10 +55,10 @@ def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
 
 
 def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
-    """A node that is lost under the gang, or a pod that somebody deleted."""
+    """Return the failure of a lost node, or of a pod that another client deleted."""
     pods = current_pods(draft)
     ended = {pod.index for pod in pods if pod.ended}
-    for index, node in enumerate(draft.placed_nodes()):
+    for index, node in enumerate(draft.placed_nodes):
         left = draft.observed.seconds_until_lost(node)
         if index in ended or left == float("inf"):
             continue
@@ -69,21 +68,20 @@ def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
         draft.reconcile_after(left)
     if not draft.is_true(ConditionType.RUNNING):
         return None
-    there = {pod.index for pod in pods if not pod.deleting or pod.ended}
-    for index, node in enumerate(draft.placed_nodes()):
-        if index not in there:
-            going = next((pod for pod in pods if pod.index == index), None)
-            if going is not None and going.disruption:
-                return classify(going)
+    existing = {pod.index for pod in pods if not pod.deleting or pod.ended}
+    for index, node in enumerate(draft.placed_nodes):
+        if index not in existing:
+            deleting = next((pod for pod in pods if pod.index == index), None)
+            if deleting is not None and deleting.disruption:
+                return classify(deleting)
             return pod_deleted_failure(f"{draft.job.name}-{draft.attempt}-{index}", node)
     return None
 
 
 def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
-    """Restart the gang while that may help and is allowed; else fail the job."""
-    policy = draft.job.spec.failure_policy or FailurePolicy()
-    allowed = policy.max_restarts
-    restarts = int(draft.status.get("restarts") or 0)
+    """Restart the gang if the failure is retryable and maxRestarts allows it; else fail the job."""
+    allowed = (draft.job.spec.failure_policy or FailurePolicy()).max_restarts
+    restarts = draft.view.restarts
     _append_failure(draft, failure)
     if not failure.retryable or allowed == 0:
         mark_failed(draft, failure.reason, failure.message)
@@ -100,29 +98,30 @@ def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
 
 def _restart_gang(draft: StatusDraft, failure: FailureInfo, restarts: int) -> None:
     placement = draft.placement
-    why = f"{failure.reason}: {failure.message}"
-    failed = {node for node in draft.placed_nodes() if not draft.is_schedulable(node)}
+    failed = {node for node in draft.placed_nodes if not draft.is_schedulable(node)}
     if not failure.keeps_nodes:
         failed.add(failure.node)
-    chosen = find_replacements(draft, failed)
-    reason = Reason.NODE_REPLACED if chosen else Reason.GANG_RESTART
-    swaps = "".join(f"; {new} takes the place of {old}" for old, new in chosen.items())
+    replacements = find_replacements(draft, failed)
+    reason = Reason.NODE_REPLACED if replacements else Reason.GANG_RESTART
+    swaps = "".join(f"; {new} replaces {old}" for old, new in replacements.items())
     draft.set_field("restarts", restarts)
-    draft.set_condition(ConditionType.RESTARTING, True, reason, why + swaps)
+    draft.set_condition(
+        ConditionType.RESTARTING, True, reason, f"{failure.reason}: {failure.message}{swaps}"
+    )
     for kind in (ConditionType.PODS_READY, ConditionType.RUNNING):
-        draft.clear_condition_if_present(kind, reason, "the gang is restarted")
-    if chosen:
-        replace_nodes(draft, chosen)
+        draft.clear_condition_if_present(kind, reason, "the gang is restarting")
+    if replacements:
+        replace_nodes(draft, replacements)
     elif placement is not None and not failed:
         draft.set_field("attempt", draft.attempt + 1)
         draft.set_field("placement", {**placement, "attempt": draft.attempt})
         draft.set_field("attemptStartTime", draft.now)
     else:
-        unplace(draft, Reason.NOT_PLACED, "to be placed anew after a failure")
+        unplace(draft, Reason.NOT_PLACED, "waiting for a new placement after a failure")
 
 
 def unplace(draft: StatusDraft, reason: str, message: str) -> None:
-    """Give the nodes back; the next attempt gets others, or the same ones again."""
+    """Release the nodes and start the next attempt without a placement."""
     draft.set_field("attempt", draft.attempt + 1)
     for key in ("placement", "placementSummary", "attemptStartTime"):
         draft.set_field(key, None)
@@ -130,7 +129,7 @@ def unplace(draft: StatusDraft, reason: str, message: str) -> None:
 
 
 def requeue(draft: StatusDraft, reason: str, message: str) -> None:
-    """Stop a healthy gang, which waits for its next place: no failure, and no restart."""
+    """Stop a healthy gang and queue the job again. This is neither a failure nor a restart."""
     unplace(draft, reason, message)
     for kind in (ConditionType.PODS_READY, ConditionType.RUNNING, ConditionType.RESTARTING):
         draft.clear_condition_if_present(kind, reason, message)
@@ -147,22 +146,22 @@ def _append_failure(draft: StatusDraft, failure: FailureInfo) -> None:
         entry["node"] = failure.node
     if failure.exit_code is not None:
         entry["exitCode"] = failure.exit_code
-    draft.set_field("failures", [*draft.status.get("failures", ()), entry][-MAX_FAILURES:])
+    draft.set_field("failures", [*draft.view.failures, entry][-MAX_FAILURES:])
 
 
 def earliest_start(draft: StatusDraft) -> datetime:
-    """When the next gang may start: at once after a first failure, then in 1, 2, 4, ... seconds.
+    """Return when the next attempt may start: 0, 1, 2, 4, ... seconds after consecutive failures.
 
-    Failures that are more than ten minutes apart do not add up.
+    A failure more than BACKOFF_RESET_SECONDS after the previous one starts again at 0.
     """
-    failures: list[Mapping[str, Any]] = list(draft.status.get("failures", ()))
-    if not failures or int(draft.status.get("restarts") or 0) == 0:
+    failures = draft.view.failures
+    if not failures or draft.view.restarts == 0:
         return parse_time("")
-    quick = 1
+    consecutive = 1
     for earlier, later in zip(failures[-2::-1], failures[:0:-1], strict=True):
         gap = parse_time(later["time"]) - parse_time(earlier["time"])
         if gap.total_seconds() > BACKOFF_RESET_SECONDS:
             break
-        quick += 1
-    length = min(MAX_BACKOFF_SECONDS, 2.0 ** (quick - 2)) if quick > 1 else 0.0
-    return parse_time(failures[-1]["time"]) + timedelta(seconds=length)
+        consecutive += 1
+    delay = min(MAX_BACKOFF_SECONDS, 2.0 ** (consecutive - 2)) if consecutive > 1 else 0.0
+    return parse_time(failures[-1]["time"]) + timedelta(seconds=delay)

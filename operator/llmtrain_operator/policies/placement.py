@@ -1,10 +1,12 @@
-"""Policy: no pod before the placement is in the status."""
+"""Policy: the placement is in the status before any pod is created."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
-from llmtrain_core.api.conditions import ConditionType, Reason, get_condition
+from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.pods import delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
@@ -12,16 +14,14 @@ from llmtrain_operator.policies.eta import clear_estimates, set_estimated_start,
 from llmtrain_operator.scheduler.decisions import Offer, Refusal, standing_back
 
 CREATE_ERROR_BACKOFF_SECONDS = 60.0
-"""So long a job leaves its nodes to others when its pods could not be created."""
+"""A job whose pods could not be created does not queue again before this time."""
 
 
 def place(draft: StatusDraft) -> bool:
-    """Take up the scheduler's offer, or say why the job waits."""
+    """Accept the assignment of the scheduler, or set the reason why the job waits."""
     delete_stale_pods(draft)
     if draft.placement is not None:
-        draft.set_condition(
-            ConditionType.PLACED, True, Reason.PLACED, str(draft.placement.get("explanation", ""))
-        )
+        _set_placed(draft, draft.placement)
         return False
     if standing_back(draft.view):
         _wait_after_create_error(draft)
@@ -32,37 +32,38 @@ def place(draft: StatusDraft) -> bool:
     elif isinstance(verdict, Refusal):
         draft.set_condition(ConditionType.PLACED, False, verdict.reason, verdict.message)
         set_estimated_start(draft, verdict.starts_at)
-    elif get_condition(draft.status["conditions"], ConditionType.PLACED) is None:
-        draft.set_condition(ConditionType.PLACED, False, Reason.QUEUED, "waits for its turn")
+    elif draft.view.condition(ConditionType.PLACED) is None:
+        draft.set_condition(ConditionType.PLACED, False, Reason.QUEUED, "waiting in the queue")
     return True
 
 
 def _wait_after_create_error(draft: StatusDraft) -> None:
-    """Queue again when the time is up; the condition says until then what the trouble was."""
-    placed = get_condition(draft.status["conditions"], ConditionType.PLACED)
+    """Queue the job again after the back-off. Until then the condition shows the error."""
+    placed = draft.view.condition(ConditionType.PLACED)
     since = parse_time(placed["lastTransitionTime"] if placed else "")
-    left = (
-        since + timedelta(seconds=CREATE_ERROR_BACKOFF_SECONDS) - draft.observed.now
-    ).total_seconds()
+    end = since + timedelta(seconds=CREATE_ERROR_BACKOFF_SECONDS)
+    left = (end - draft.observed.now).total_seconds()
     clear_estimates(draft)
     if left > 0:
         draft.reconcile_after(left)
     else:
-        draft.set_condition(
-            ConditionType.PLACED, False, Reason.QUEUED, "waits for its turn to try again"
-        )
+        message = "waiting in the queue to create the pods again"
+        draft.set_condition(ConditionType.PLACED, False, Reason.QUEUED, message)
 
 
-def accept_assignment(draft: StatusDraft, offer: Offer) -> None:
-    """Write the offer down: from then on the place is the job's."""
-    draft.assignment = offer
+def accept_assignment(draft: StatusDraft, assignment: Offer) -> None:
+    """Write an assignment of the scheduler to the status."""
+    draft.assignment = assignment
     draft.set_field("estimatedStart", None)
     set_eta(draft, draft.observed.now.timestamp())
-    draft.set_field("placement", dict(offer.placement))
-    draft.set_field("placementSummary", offer.summary)
+    draft.set_field("placement", dict(assignment.placement))
+    draft.set_field("placementSummary", assignment.summary)
     draft.set_field("attemptStartTime", draft.now)
-    if "startTime" not in draft.status:
+    if not draft.view.start_time:
         draft.set_field("startTime", draft.now)
-    draft.set_condition(
-        ConditionType.PLACED, True, Reason.PLACED, str(offer.placement.get("explanation", ""))
-    )
+    _set_placed(draft, assignment.placement)
+
+
+def _set_placed(draft: StatusDraft, placement: Mapping[str, Any]) -> None:
+    explanation = str(placement.get("explanation", ""))
+    draft.set_condition(ConditionType.PLACED, True, Reason.PLACED, explanation)

@@ -1,9 +1,9 @@
-"""Policy: a gang that has to stop for one of higher priority gives its nodes back and queues again.
+"""Policy: a gang that is preempted by a job of higher priority releases its nodes and queues again.
 
-The decision is the scheduler's, which names the attempt that it is about; it becomes real with the
-write of this status. From then on the pods of the old attempt are strays, whatever happens to this
-process: the next turn deletes them, the trainer saves what its grace period allows, and the next
-attempt goes on from the newest checkpoint. This is no restart: `restarts` does not count it.
+The scheduler decides, and names the attempt to preempt. The decision takes effect when this status
+is written. After that the pods of the old attempt are stale, whatever happens to this process: the
+next reconcile deletes them, the trainer saves a checkpoint if its grace period allows it, and the
+next attempt continues from the newest checkpoint. `restarts` does not count a preemption.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llmtrain_operator.scheduler.decisions import Eviction
 
 
 def preempt(draft: StatusDraft) -> bool:
-    """Stop, if the scheduler says so about this very attempt."""
+    """Stop the gang if the scheduler preempts the current attempt."""
     verdict = draft.observed.verdict
     if not isinstance(verdict, Eviction) or draft.placement is None:
         return False

@@ -1,7 +1,7 @@
-"""Policy: a job that would be better off elsewhere says so, and moves when its user asks.
+"""Policy: a running job shows a better placement, and moves there on request of its user.
 
-It moves only from a checkpoint that is newer than the request, so nothing is lost but the restart.
-Old and new place change hands in one write: no other job can get in between.
+It moves only after a checkpoint newer than the request, so that only the restart takes time. Old
+and new placement are exchanged in one write, so no other job can take the nodes in between.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from llmtrain_operator.policies.placement import accept_assignment
 from llmtrain_operator.scheduler.decisions import Hint, Offer
 
 MIN_RELATIVE_CHANGE = 0.1
-"""A gain that changed by less than this share is not written anew."""
+"""A gain that changed by less than this share is not written."""
 
 
 def relocate(draft: StatusDraft) -> bool:
-    """Show the hint, note the request, and move once the scheduler has a place."""
+    """Show a better placement, record a relocation request, and move to the new assignment."""
     if draft.placement is None:
         draft.set_field("betterPlacement", None)
         draft.set_field("move", None)
@@ -25,7 +25,7 @@ def relocate(draft: StatusDraft) -> bool:
     if not draft.view.relocation_requested:
         draft.set_field("move", None)
         return False
-    if (draft.status.get("move") or {}).get("attempt") != draft.attempt:
+    if draft.view.move.get("attempt") != draft.attempt:
         newest = draft.view.last_checkpoint or 0
         draft.set_field("move", {"attempt": draft.attempt, "afterCheckpoint": newest})
     verdict = draft.observed.verdict
@@ -35,7 +35,9 @@ def relocate(draft: StatusDraft) -> bool:
         return False
     draft.set_field("attempt", draft.attempt + 1)
     for kind in (ConditionType.PODS_READY, ConditionType.RUNNING):
-        draft.clear_condition_if_present(kind, Reason.MOVED, "moves to a better place, as asked")
+        draft.clear_condition_if_present(
+            kind, Reason.MOVED, "moving to a better placement, as requested"
+        )
     draft.set_field("betterPlacement", None)
     draft.set_field("move", None)
     accept_assignment(draft, verdict)

@@ -1,4 +1,4 @@
-"""Policy: the gang starts as a whole, or its nodes are given back."""
+"""Policy: the gang starts as a whole within startupTimeout, or releases its nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"}
 
 
 def start_gang(draft: StatusDraft) -> bool:
-    """Create what is missing, and follow the gang until all of it runs."""
+    """Create missing pods and follow the gang until all pods run."""
     pods = current_pods(draft)
     if draft.is_true(ConditionType.RUNNING):
         _record_readiness(draft, pods)
@@ -32,11 +32,10 @@ def start_gang(draft: StatusDraft) -> bool:
     expected = draft.job.nodes
     if len(pods) == expected and all(pod.started and not pod.deleting for pod in pods):
         _record_readiness(draft, pods)
-        draft.set_condition(
-            ConditionType.RUNNING, True, Reason.TRAINING, f"all {expected} pods have started"
-        )
+        text = f"all {expected} pods have started"
+        draft.set_condition(ConditionType.RUNNING, True, Reason.TRAINING, text)
         draft.clear_condition_if_present(
-            ConditionType.RESTARTING, Reason.ALL_PODS_READY, "the gang runs again"
+            ConditionType.RESTARTING, Reason.ALL_PODS_READY, "the gang is running again"
         )
         return True
     may_start = is_admitted(draft, pods)
@@ -45,36 +44,35 @@ def start_gang(draft: StatusDraft) -> bool:
         _handle_startup_timeout(draft, pods)
         return True
     if not delete_stale_pods(draft):
-        held = (earliest_start(draft) - draft.observed.now).total_seconds()
-        if held > 0:
-            draft.reconcile_after(held)
+        backoff = (earliest_start(draft) - draft.observed.now).total_seconds()
+        if backoff > 0:
+            draft.reconcile_after(backoff)
         else:
-            there = {pod.index for pod in pods}
-            draft.create_pods = tuple(index for index in range(expected) if index not in there)
+            existing = {pod.index for pod in pods}
+            draft.create_pods = tuple(index for index in range(expected) if index not in existing)
     return True
 
 
 def _record_readiness(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
     expected = draft.job.nodes
-    good = sum(pod.ready or pod.phase == "Succeeded" for pod in pods)
-    if good == expected:
-        draft.set_condition(
-            ConditionType.PODS_READY, True, Reason.ALL_PODS_READY, f"{good} pods are ready"
-        )
+    ready = sum(pod.ready or pod.phase == "Succeeded" for pod in pods)
+    if ready == expected:
+        text = f"{ready} pods are ready"
+        draft.set_condition(ConditionType.PODS_READY, True, Reason.ALL_PODS_READY, text)
         return
     reason, why = _not_ready_reason(draft, pods)
-    text = f"{good} of {expected} pods are ready" + (f"; {why}" if why else "")
+    text = f"{ready} of {expected} pods are ready" + (f"; {why}" if why else "")
     draft.set_condition(ConditionType.PODS_READY, False, reason, text)
 
 
 def _not_ready_reason(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[str, str]:
-    """What holds the gang up, worst first: reason and sentence."""
+    """Return reason and message of the most severe problem of the gang."""
     create_error = _create_error(draft, pods)
     if create_error is not None:
         return create_error.reason, create_error.message
-    held = gated_pods(pods)
-    if held:
-        text = f"{len(held)} pods wait behind a scheduling gate for the quota of their queue"
+    gated = gated_pods(pods)
+    if gated:
+        text = f"{len(gated)} pods have a scheduling gate until Kueue admits the job"
         return Reason.WAITING_FOR_QUOTA, text
     no_image = [pod for pod in pods if pod.reason in IMAGE_REASONS]
     if no_image:
@@ -87,14 +85,14 @@ def _not_ready_reason(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[st
 
 
 def _create_error(draft: StatusDraft, pods: Sequence[PodRecord]) -> CreateError | None:
-    """What stands in the way of the pods that are not there."""
+    """Return the error that prevents the creation of the missing pods, if pods are missing."""
     return draft.observed.create_error if len(pods) < draft.job.nodes else None
 
 
 def _image_message(draft: StatusDraft, count: int) -> str:
     image = clean_text(draft.job.spec.workers.image, 200)
     return (
-        f"spec.workers.image: {image} cannot be pulled for {count} pods; create the job anew with"
+        f"spec.workers.image: {image} cannot be pulled for {count} pods; create the job again with"
         " an image that the nodes can pull"
     )
 
@@ -102,9 +100,7 @@ def _image_message(draft: StatusDraft, count: int) -> str:
 def _startup_timed_out(draft: StatusDraft) -> bool:
     policy = draft.job.spec.failure_policy or FailurePolicy()
     limit = duration_seconds(policy.startup_timeout)
-    start = max(
-        parse_time(draft.status.get("attemptStartTime") or draft.now), earliest_start(draft)
-    )
+    start = max(parse_time(draft.view.attempt_start_time or draft.now), earliest_start(draft))
     left = (start + timedelta(seconds=limit) - draft.observed.now).total_seconds()
     if left > 0:
         draft.reconcile_after(left)
@@ -112,7 +108,7 @@ def _startup_timed_out(draft: StatusDraft) -> bool:
 
 
 def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
-    """Give the nodes of a gang back that did not start in time."""
+    """Fail, requeue or restart a gang that did not start in time, depending on the reason."""
     reason, why = _not_ready_reason(draft, pods)
     if reason == Reason.IMAGE_PULL_FAILED:
         mark_failed(draft, reason, why)
@@ -122,10 +118,10 @@ def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> No
         return
     if reason == Reason.PODS_STARTING:
         reason = Reason.STARTUP_TIMEOUT
-    ready = sum(pod.started for pod in pods)
+    started = sum(pod.started for pod in pods)
     text = (
-        f"spec.failurePolicy.startupTimeout: {ready} of {draft.job.nodes} pods had started when"
-        " the time was up" + (f"; {why}" if why else "")
+        f"spec.failurePolicy.startupTimeout: {started} of {draft.job.nodes} pods had started when"
+        " the timeout expired" + (f"; {why}" if why else "")
     )
     late = next((pod.node for pod in pods if not pod.started), "")
     handle_failure(draft, FailureInfo(reason, clean_text(text), node=late, keeps_nodes=False))

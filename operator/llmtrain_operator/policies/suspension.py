@@ -1,4 +1,4 @@
-"""Policy: a suspended job gives its nodes back and starts a new attempt when it is resumed."""
+"""Policy: a suspended job releases its nodes and starts a new attempt when it is resumed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from llmtrain_operator.policies.eta import clear_estimates
 
 
 def suspend_or_resume(draft: StatusDraft) -> bool:
-    """Suspend, or resume.
+    """Suspend or resume the job.
 
-    The placement goes at once (the pods that still run go on counting against their nodes), and
-    with it the attempt: whenever the job is resumed, its new gang has new names. This is no
-    restart: `restarts` does not count it.
+    The placement is removed at once, although pods that still run count as usage of their nodes.
+    The attempt ends with it, so that the pods of a resumed job get new names. `restarts` does not
+    count a suspension.
     """
-    if not draft.observed.spec.get("suspend"):
+    if not draft.view.is_suspended:
         if draft.is_true(ConditionType.SUSPENDED):
             draft.set_condition(
                 ConditionType.SUSPENDED, False, Reason.RESUMED, "the job is resumed"
             )
         return False
     why = "spec.suspend is set"
-    if draft.status.get("placement") is not None:
+    if draft.view.stored_placement is not None:
         draft.set_field("attempt", draft.attempt + 1)
         for key in ("placement", "placementSummary", "attemptStartTime"):
             draft.set_field(key, None)
@@ -30,12 +30,7 @@ def suspend_or_resume(draft: StatusDraft) -> bool:
     draft.set_condition(ConditionType.PLACED, False, Reason.SUSPENDED, why)
     for kind in (ConditionType.PODS_READY, ConditionType.RUNNING, ConditionType.RESTARTING):
         draft.clear_condition_if_present(kind, Reason.SUSPENDED, why)
-    if delete_stale_pods(draft):
-        draft.set_condition(
-            ConditionType.SUSPENDED, False, Reason.SUSPENDED, "suspending: pods have still to end"
-        )
-    else:
-        draft.set_condition(
-            ConditionType.SUSPENDED, True, Reason.SUSPENDED, "suspended: no pods, no nodes held"
-        )
+    stopping = delete_stale_pods(draft)
+    message = "suspending: pods are stopping" if stopping else "suspended: no pods, no nodes held"
+    draft.set_condition(ConditionType.SUSPENDED, not stopping, Reason.SUSPENDED, message)
     return True

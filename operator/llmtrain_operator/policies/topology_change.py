@@ -1,7 +1,7 @@
-"""Policy: a job whose nodes' topology labels change under it keeps its place, and says so.
+"""Policy: report a change of the topology labels of nodes under a running job.
 
-The placement stays as it was written: ranks do not move because a label does. It counts as degraded
-only where nodes that shared a domain no longer do; another name for the same domain harms nobody.
+The job keeps its placement: a changed label does not move ranks. NetworkDegraded is set only if
+nodes that shared a domain no longer do. A renamed domain has no effect.
 """
 
 from __future__ import annotations
@@ -13,43 +13,47 @@ from llmtrain_operator.cache.placement_status import paths_of
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
 MAX_NODES_SHOWN = 4
-"""Nodes that the message names."""
+"""Number of nodes that the message names."""
 
 
 def detect_topology_change(draft: StatusDraft) -> bool:
-    """Compare the domains of the placement with what the nodes' labels say now."""
+    """Compare the domains of the placement with the current labels of its nodes."""
     placement, levels = draft.placement, draft.observed.levels
     if placement is None:
         if draft.is_true(ConditionType.NETWORK_DEGRADED):
             draft.set_condition(
-                ConditionType.NETWORK_DEGRADED, False, Reason.NOT_PLACED, "the job has no place"
+                ConditionType.NETWORK_DEGRADED, False, Reason.NOT_PLACED, "the job is not placed"
             )
         return False
     names = [use["level"] for use in placement["levels"]]
     if names != [level.name for level in levels]:
-        return False  # another map: nothing on it can be compared
-    view, nodes = Snapshot(levels, ()), draft.observed.nodes
+        return False  # The Fabric has other levels now, so the paths cannot be compared.
+    snapshot, nodes = Snapshot(levels, ()), draft.observed.nodes
     pairs = [
-        (path, view.path(nodes[path[-1]].node))
+        (path, snapshot.path(nodes[path[-1]].node))
         for path in paths_of(placement["blocks"])
         if path[-1] in nodes
     ]
-    split = _split_domain(names, pairs)
-    if split is not None:
-        draft.set_condition(ConditionType.NETWORK_DEGRADED, True, Reason.TOPOLOGY_CHANGED, split)
+    message = _split_domain_message(names, pairs)
+    if message is not None:
+        draft.set_condition(ConditionType.NETWORK_DEGRADED, True, Reason.TOPOLOGY_CHANGED, message)
     elif draft.is_true(ConditionType.NETWORK_DEGRADED):
-        why = "the nodes share the domains that the placement rests on"
-        draft.set_condition(ConditionType.NETWORK_DEGRADED, False, Reason.TOPOLOGY_AS_PLACED, why)
+        draft.set_condition(
+            ConditionType.NETWORK_DEGRADED,
+            False,
+            Reason.TOPOLOGY_AS_PLACED,
+            "the nodes share the same domains as when the job was placed",
+        )
     return False
 
 
-def _split_domain(names: list[str], pairs: list[tuple[Path, Path]]) -> str | None:
-    """Say which nodes left which domain of the placement, by the farthest level; None: none did."""
+def _split_domain_message(names: list[str], pairs: list[tuple[Path, Path]]) -> str | None:
+    """Return which nodes left a domain of the placement, at the farthest level; None if none."""
     for depth, level in enumerate(names[:-1], 1):
-        homes: dict[Path, dict[Path, list[str]]] = {}
+        by_domain: dict[Path, dict[Path, list[str]]] = {}
         for old, new in pairs:
-            homes.setdefault(old[:depth], {}).setdefault(new[:depth], []).append(old[-1])
-        for old_domain, now in homes.items():
+            by_domain.setdefault(old[:depth], {}).setdefault(new[:depth], []).append(old[-1])
+        for old_domain, now in by_domain.items():
             if len(now) > 1:
                 most = max(now.values(), key=len)
                 return _message(level, old_domain, {d: n for d, n in now.items() if n is not most})

@@ -1,4 +1,4 @@
-"""Policy: what rank 0 reports goes into the status, cleaned and bounded."""
+"""Policy: write the reports of rank 0 to the status, validated and bounded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_COLLECTIVES = 32
 
 
 def record_progress(draft: StatusDraft) -> bool:
-    """Ask rank 0's pod for its status, and take in what it said last time."""
+    """Poll rank 0's pod for its status, and apply its last response."""
     if not draft.is_true(ConditionType.RUNNING):
         return False
     head = next((pod for pod in current_pods(draft) if pod.index == 0), None)
@@ -46,7 +46,7 @@ def record_progress(draft: StatusDraft) -> bool:
 
 
 def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool = False) -> None:
-    """Write a report of the trainer into the status, as far as it makes sense."""
+    """Write the valid fields of a trainer report to the status."""
     found: dict[str, Any] = {}
     if report.get("phase") in _PHASES:
         found["phase"] = report["phase"]
@@ -58,7 +58,7 @@ def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool =
         value = _parse_float(report.get(key))
         if value is not None:
             found[key] = value
-    before = draft.status.get("progress") or {}
+    before = draft.view.progress
     collectives = _parse_collectives(report.get("collectives"))
     if collectives:
         found["collectives"] = collectives
@@ -75,7 +75,7 @@ def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool =
 
 
 def _parse_float(value: Any) -> float | None:
-    """Return a figure with the digits that mean something; the rest only widens the columns."""
+    """Return a finite float rounded to 6 digits (more only widen the columns), or None."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
@@ -87,7 +87,7 @@ def _parse_float(value: Any) -> float | None:
 def _set_eta_field(
     draft: StatusDraft, found: dict[str, Any], before: Mapping[str, Any], seconds: float | None
 ) -> None:
-    """Expect the end; only when the step moved, or every look would be a change."""
+    """Set the ETA if the step has changed; otherwise every poll would change the status."""
     step, total = found.get("step"), found.get("totalSteps")
     if step is None or total is None or not seconds or step == before.get("step"):
         return

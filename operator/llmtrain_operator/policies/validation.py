@@ -1,4 +1,4 @@
-"""Policy: a job that is not valid gets a condition that says where and how to mend it, no pods."""
+"""Policy: an invalid job gets a condition that names the field and the remedy, and no pods."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from llmtrain_operator.policies.planning import annotation_error, memory_error
 
 
 def accept_or_reject(draft: StatusDraft) -> bool:
-    """Accept the job, or stop here.
+    """Set the condition Accepted. Return True if the job is rejected.
 
-    A running job whose spec was edited into something invalid keeps its pods: they run by the
-    spec they were made from. It goes on being looked after once the spec is mended.
+    A running job whose spec was changed to an invalid one keeps its pods, which were created from
+    the old spec. The other policies apply to it again after the spec is corrected.
     """
     checked = draft.observed.checked
     if isinstance(checked, Job):
-        return _accepted(draft, checked)
+        return _accept_or_reject_valid(draft, checked)
     first, others = checked[0], len(checked) - 1
     message = str(first) + (f" (and {others} more)" if others else "")
     draft.set_condition(ConditionType.ACCEPTED, False, first.reason, message)
     return True
 
 
-def _accepted(draft: StatusDraft, job: Job) -> bool:
-    """Accept a valid job, unless no GPU could hold it; that is looked at anew every time."""
+def _accept_or_reject_valid(draft: StatusDraft, job: Job) -> bool:
+    """Accept a valid job unless no GPU has enough memory for it, which is checked every time."""
     draft.set_field("layout", str(job.layout))
-    slip, too_large = annotation_error(draft), memory_error(draft)
-    if slip is not None:
-        draft.set_condition(ConditionType.ACCEPTED, False, Reason.INVALID_SPEC, slip)
+    invalid, too_large = annotation_error(draft), memory_error(draft)
+    if invalid is not None:
+        draft.set_condition(ConditionType.ACCEPTED, False, Reason.INVALID_SPEC, invalid)
         return True
     if too_large is not None:
         draft.set_condition(ConditionType.ACCEPTED, False, Reason.WILL_NOT_FIT, too_large)

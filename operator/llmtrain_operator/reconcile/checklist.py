@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmtrain_core.api.conditions import ConditionType, get_condition
+from llmtrain_core.api.conditions import ConditionType
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import Actions, StatusDraft
@@ -55,7 +55,7 @@ def decide(observed: Observed) -> Actions:
     for policy in CHECKLIST:
         if policy(draft):
             break
-    if not observed.is_deleting:
+    if not observed.view.is_deleting:
         _set_summary_fields(draft)
         _defer_cosmetic_write(draft)
     return draft.actions()
@@ -65,10 +65,10 @@ def _set_summary_fields(draft: StatusDraft) -> None:
     """Set the fields shown as kubectl columns. The operator never reads them back."""
     phase, kind = _phase(draft)
     draft.set_field("phase", phase)
-    condition = get_condition(draft.status.get("conditions", ()), kind)
+    condition = draft.view.condition(kind)
     draft.set_field("reason", condition["reason"] if condition else None)
-    draft.set_field("observedGeneration", draft.observed.generation)
-    draft.set_field("restarts", draft.status.get("restarts", 0))
+    draft.set_field("observedGeneration", draft.view.generation)
+    draft.set_field("restarts", draft.view.restarts)
     if not isinstance(draft.observed.checked, list) and phase not in ("Succeeded", "Failed"):
         # A pod that has succeeded is not ready but counts, so the column does not drop at the end.
         ready = sum(
@@ -76,9 +76,9 @@ def _set_summary_fields(draft: StatusDraft) -> None:
             for pod in current_pods(draft)
         )
         draft.set_field("nodes", f"{ready}/{draft.job.nodes}")
-    done: Mapping[str, Any] = draft.status.get("progress") or {}
-    if done.get("totalSteps"):
-        percent = min(100, 100 * int(done.get("step", 0)) // int(done["totalSteps"]))
+    progress = draft.view.progress
+    if progress.get("totalSteps"):
+        percent = min(100, 100 * int(progress.get("step", 0)) // int(progress["totalSteps"]))
         draft.set_field("progressPercent", f"{percent}%")
 
 
@@ -92,7 +92,7 @@ def _phase(draft: StatusDraft) -> tuple[str, ConditionType]:
         return "Running", ConditionType.RUNNING
     if not draft.is_true(ConditionType.ACCEPTED) and not draft.is_true(ConditionType.PLACED):
         return "Rejected", ConditionType.ACCEPTED
-    if draft.observed.spec.get("suspend"):
+    if draft.view.is_suspended:
         return "Suspended", ConditionType.SUSPENDED
     if not draft.is_true(ConditionType.PLACED):
         return "Queued", ConditionType.PLACED

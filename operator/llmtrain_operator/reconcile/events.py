@@ -9,6 +9,7 @@ from typing import Any
 from llmtrain_core.api import labels
 from llmtrain_core.api.base import API_VERSION
 from llmtrain_core.api.conditions import ConditionType, clean_text
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.manifests.names import JobIdentity
 
 _WARNING_CONDITIONS = frozenset(
@@ -19,12 +20,10 @@ _NO_EVENT_WHEN_FALSE = frozenset(
 )
 
 
-def changed_conditions(
-    before: Mapping[str, Any], after: Mapping[str, Any]
-) -> Iterator[Mapping[str, Any]]:
+def changed_conditions(before: JobView, after: JobView) -> Iterator[Mapping[str, Any]]:
     """Yield the conditions whose status or reason changed."""
-    known = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", ())}
-    for condition in after.get("conditions", ()):
+    known = {c["type"]: (c["status"], c["reason"]) for c in before.conditions}
+    for condition in after.conditions:
         was, now = known.get(condition["type"]), (condition["status"], condition["reason"])
         silent = condition["status"] == "False" and condition["type"] in _NO_EVENT_WHEN_FALSE
         if was != now and not silent:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.validation.check import Job
-from llmtrain_operator.cache.job import JobView, format_time
+from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.errors import (
     AlreadyExistsError,
@@ -53,9 +53,8 @@ class _CreateRefusedError(Exception):
 
 def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
     """Return the merge patch to the new status, with the resourceVersion it is based on."""
-    before: Mapping[str, Any] = observed.raw.get("status") or {}
+    before, version = observed.view.status, observed.view.metadata["resourceVersion"]
     changes = _merge_patch(before, status)
-    version = observed.raw["metadata"]["resourceVersion"]
     return {"metadata": {"resourceVersion": version}, "status": changes}
 
 
@@ -93,8 +92,9 @@ class JobWriter:
             JOBS, identity.name, status_patch(observed, actions.status), identity.namespace
         )
         expectations.expect_job_version(written["metadata"]["resourceVersion"])
-        now, attempt = format_time(observed.now), int(actions.status.get("attempt") or 0)
-        changed = changed_conditions(observed.raw.get("status") or {}, actions.status)
+        before, after = observed.view, observed.view.with_status(actions.status)
+        now, attempt = format_time(observed.now), after.attempt
+        changed = changed_conditions(before, after)
         await _run_bounded(
             [self._create_event(identity, make_event(identity, c, attempt, now)) for c in changed]
         )
@@ -134,8 +134,8 @@ class JobWriter:
         """Create the resources of the job, then its pods. Return the error that prevents it."""
         job, identity = observed.checked, JobIdentity.of(observed.raw)
         assert isinstance(job, Job)
-        attempt = int(actions.status.get("attempt") or 0)
-        nodes = JobView(observed.view.metadata, observed.spec, actions.status).placed_nodes
+        view = observed.view.with_status(actions.status)
+        attempt, nodes = view.attempt, view.placed_nodes
         try:
             resources = [
                 *job_resources(observed.raw, identity),
