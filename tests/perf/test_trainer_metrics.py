@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import generate_latest
 from quiet import Laps
 
-from llmtrain_trainer.launcher.status_tracker import Progress
-from llmtrain_trainer.metrics.gpu_use import DeviceName, DeviceUse
+from llmtrain_trainer.launcher.status_tracker import StatusTracker
+from llmtrain_trainer.metrics.devices import DeviceName, DeviceUse
 from llmtrain_trainer.metrics.network_probe import SIZES
 from llmtrain_trainer.runtime.reports import CollectiveSample, ProbeReport, ProbeSample, StepReport
 
@@ -69,27 +69,29 @@ def _cpu(work: Callable[[], Any], rounds: int) -> float:
     return min(found)
 
 
-def _full_pod() -> Progress:
+def _full_pod() -> StatusTracker:
     """Everything that a pod of eight GPUs can tell."""
-    progress = Progress(tuple(range(GPUS)), attempt=0)
-    progress.metrics.name_devices([DeviceName(f"GPU-{gpu}", 'a "model"\\') for gpu in range(GPUS)])
+    tracker = StatusTracker(tuple(range(GPUS)), attempt=0)
+    tracker.metrics.set_device_names(
+        [DeviceName(f"GPU-{gpu}", 'a "model"\\') for gpu in range(GPUS)]
+    )
     memory = {"used": 7 * 10**10, "total": 8 * 10**10}
     activity = {"sm": 0.8, "tensor": 0.5, "dram": 0.3}
     uses = [DeviceUse(gpu, 1.0, memory, activity, 1e6) for gpu in range(GPUS)]
-    progress.see_devices("nvml", uses)
+    tracker.see_devices("nvml", uses)
     groups = sorted({group for group, _ in PAIRS})
     probes = tuple(ProbeSample(group, size, 8, 1e-4) for group in groups for size in SIZES)
     for rank in range(GPUS):
-        progress.hear(rank, _report(1, sampled=True))
-        progress.hear(rank, ProbeReport(1, probes))
-    return progress
+        tracker.on_report(rank, _report(1, sampled=True))
+        tracker.on_report(rank, ProbeReport(1, probes))
+    return tracker
 
 
 def test_a_scrape_of_eight_gpus() -> None:
-    progress = _full_pod()
-    page = progress.metrics.exposition()
-    assert page == generate_latest(progress.metrics.registry)
-    seconds = _cpu(progress.metrics.exposition, 20)
+    tracker = _full_pod()
+    page = tracker.metrics.exposition()
+    assert page == generate_latest(tracker.metrics.registry)
+    seconds = _cpu(tracker.metrics.exposition, 20)
     series = sum(not line.startswith(b"#") for line in page.splitlines())
     print(f"\n{series} series, {len(page) / 1e3:.0f} KB: {seconds * 1e3:.2f} ms of CPU")
     assert seconds < SCRAPE_SECONDS
@@ -103,7 +105,7 @@ def test_a_step_that_is_not_sampled(tmp_path: Path) -> None:
     from llmtrain_trainer.config import from_spec
     from llmtrain_trainer.data.prepare import PreparedData
     from llmtrain_trainer.data.shards import write_shards
-    from llmtrain_trainer.training.trainer import Timeline, Trainer
+    from llmtrain_trainer.training.trainer import StepTimer, Trainer
 
     tokens = np.random.default_rng(0).integers(0, 320, 4000).astype(np.uint32)
     for split in ("train", "held-out"):
@@ -117,14 +119,14 @@ def test_a_step_that_is_not_sampled(tmp_path: Path) -> None:
         return _cpu(trainer.take_step, 3)
 
     (step,) = _ranks.run_world(1, steps)
-    progress, report = _full_pod(), _report(2, sampled=False)
+    tracker, report = _full_pod(), _report(2, sampled=False)
 
     def measure() -> None:
-        timeline = Timeline("cpu")
+        timer = StepTimer("cpu")
         for name in PHASES:
-            with timeline.part(name):
+            with timer.part(name):
                 pass
-        progress.hear(0, pickle.loads(pickle.dumps(report)))
+        tracker.on_report(0, pickle.loads(pickle.dumps(report)))
 
     measured = _cpu(measure, 200)
     print(f"\n{measured * 1e6:.0f} us of {step * 1e3:.1f} ms: {measured / step:.2%}")

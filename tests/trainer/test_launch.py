@@ -429,17 +429,17 @@ def _torch_is_imported() -> Iterator[None]:
 
 
 def test_endpoint_answers_only_what_it_serves() -> None:
-    from llmtrain_trainer.launcher.http_server import Page, answer, serve
+    from llmtrain_trainer.launcher.http_server import Response, respond, serve
 
-    pages = {"/a": lambda: Page(b"body", "text/plain")}
-    assert answer(b"GET /a?x=1 HTTP/1.1\r\n\r\n", pages).endswith(b"\r\n\r\nbody")
-    assert answer(b"HEAD /a HTTP/1.1\r\n\r\n", pages).endswith(b"\r\n\r\n")
-    assert b" 404 " in answer(b"GET /b HTTP/1.1\r\n\r\n", pages)
-    assert b" 405 " in answer(b"POST /a HTTP/1.1\r\n\r\n", pages)
-    assert b" 400 " in answer(b"\x00\xff\r\n\r\n", pages)
+    routes = {"/a": lambda: Response(b"body", "text/plain")}
+    assert respond(b"GET /a?x=1 HTTP/1.1\r\n\r\n", routes).endswith(b"\r\n\r\nbody")
+    assert respond(b"HEAD /a HTTP/1.1\r\n\r\n", routes).endswith(b"\r\n\r\n")
+    assert b" 404 " in respond(b"GET /b HTTP/1.1\r\n\r\n", routes)
+    assert b" 405 " in respond(b"POST /a HTTP/1.1\r\n\r\n", routes)
+    assert b" 400 " in respond(b"\x00\xff\r\n\r\n", routes)
 
     async def too_long() -> bytes:
-        server = await serve("127.0.0.1", 0, pages)
+        server = await serve("127.0.0.1", 0, routes)
         host, port = server.sockets[0].getsockname()
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(b"GET /" + b"a" * 20000)

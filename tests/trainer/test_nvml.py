@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.unit
 
 LIBRARY = r"""
-/* Two devices. Device 0 tells all; device 1 is of before GPM, without an energy counter, and is
+/* Two devices. Device 0 has all figures; device 1 has neither GPM nor an energy counter, and is
    split into instances where INSTANCES is set: then it tells no utilisation either. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +25,7 @@ typedef struct { unsigned gpu, memory; } Rates;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned version, supported; } Support;
 typedef struct { unsigned id; int result; double value; const char *words[3]; } Metric;
-typedef struct { unsigned version, count; long *before, *after; Metric metrics[1]; } Asked;
+typedef struct { unsigned version, count; long *before, *after; Metric metrics[1]; } Request;
 static long clock_, alive, reads;
 int nvmlInitWithFlags(unsigned flags) { return 0; }
 int nvmlDeviceGetCount_v2(unsigned *count) {
@@ -45,11 +45,11 @@ int nvmlDeviceGetTotalEnergyConsumption(Device d, unsigned long long *millijoule
   *millijoules = 5000 + 1500 * reads++; return 0; }
 int nvmlGpmQueryDeviceSupport(Device d, Support *s) { s->supported = d == 1; return 0; }
 int nvmlGpmSampleAlloc(long **s) {
-  if (++alive > 2) return 20;  /* two at a time: one that is not given back is noticed */
+  if (++alive > 2) return 20;  /* two at a time: a sample that is not freed is noticed */
   *s = malloc(sizeof(long)); return 0; }
 int nvmlGpmSampleFree(long *s) { alive--; free(s); return 0; }
 int nvmlGpmSampleGet(Device d, long *s) { *s = ++clock_; return 0; }
-int nvmlGpmMetricsGet(Asked *a) {
+int nvmlGpmMetricsGet(Request *a) {
   if (*a->after - *a->before != 1) return 2;
   for (unsigned i = 0; i < a->count; i++) {
     Metric *m = &a->metrics[i];
@@ -62,20 +62,20 @@ const char *nvmlErrorString(int code) { return "stand-in"; }
 READ = """
 import json
 from dataclasses import asdict
-from llmtrain_trainer.metrics.gpu_use import find_probe
-probe = find_probe()
-reads = [[asdict(use) for use in probe.read([])] for _ in range(5)]
-print(json.dumps([probe.source, [asdict(name) for name in probe.names()], reads]))
+from llmtrain_trainer.metrics.gpu_use import open_monitor
+monitor = open_monitor()
+reads = [[asdict(use) for use in monitor.read([])] for _ in range(5)]
+print(json.dumps([monitor.source, [asdict(name) for name in monitor.names()], reads]))
 """
 
 PAGE = """
-from llmtrain_trainer.metrics.gpu_use import find_probe
-from llmtrain_trainer.launcher.status_tracker import Progress
-probe, progress = find_probe(), Progress((0, 1), attempt=0)
-progress.metrics.name_devices(probe.names())
+from llmtrain_trainer.metrics.gpu_use import open_monitor
+from llmtrain_trainer.launcher.status_tracker import StatusTracker
+monitor, tracker = open_monitor(), StatusTracker((0, 1), attempt=0)
+tracker.metrics.set_device_names(monitor.names())
 for _ in range(3):
-    progress.see_devices(probe.source, probe.read([]))
-print(progress.pages()["/metrics"]().body.decode())
+    tracker.on_devices(monitor.source, monitor.read([]))
+print(tracker.routes()["/metrics"]().body.decode())
 """
 
 
@@ -105,7 +105,7 @@ def _read(library: Path, **environment: str) -> Any:
     return json.loads(_run(READ, library, **environment))
 
 
-def test_devices_tell_what_they_can(library: Path) -> None:
+def test_each_device_has_the_figures_that_it_supports(library: Path) -> None:
     source, names, reads = _read(library)
     assert source == "nvml"
     assert names == [
@@ -113,7 +113,7 @@ def test_devices_tell_what_they_can(library: Path) -> None:
         {"uuid": "GPU-1", "model": "NVIDIA A100-SXM4-80GB"},
     ]
     for number, (first, second) in enumerate(reads):
-        # one sample when the probe was made, and one for every read
+        # one sample when the monitor was created, and one for every read
         assert first == {
             "gpu": 0,
             "ratio": 1.0,
@@ -130,7 +130,7 @@ def test_devices_tell_what_they_can(library: Path) -> None:
         }
 
 
-def test_prometheus_sees_the_devices_under_the_labels_of_dcgm_exporter(library: Path) -> None:
+def test_devices_are_exported_with_the_labels_of_dcgm_exporter(library: Path) -> None:
     page = _run(PAGE, library).splitlines()
     found = {line for line in page if line.startswith("llmtrain_gpu_")}
     assert found == {
@@ -149,13 +149,13 @@ def test_prometheus_sees_the_devices_under_the_labels_of_dcgm_exporter(library: 
     }
 
 
-def test_a_device_that_tells_nothing_does_not_hide_the_others(library: Path) -> None:
+def test_a_device_without_figures_does_not_hide_the_others(library: Path) -> None:
     _, names, reads = _read(library, INSTANCES="1")
     assert len(names) == 2
     assert [[use["gpu"] for use in read] for read in reads] == [[0]] * 5
 
 
-def test_without_a_device_the_processor_is_read(library: Path, tmp_path: Path) -> None:
+def test_the_cpu_is_read_without_a_device(library: Path, tmp_path: Path) -> None:
     assert _read(library, NO_DEVICE="1")[:2] == ["cpu", []]
     assert _read(tmp_path)[:2] == ["cpu", []]
 

@@ -14,15 +14,15 @@ from llmtrain_core.plan.network.communication import bus_factor
 from llmtrain_trainer.config import OptimizerConfig, from_spec
 from llmtrain_trainer.errors import InputError, PeerLostError
 from llmtrain_trainer.launcher.restart.failure_cause import first_cause, rank_failure
-from llmtrain_trainer.launcher.status_tracker import Progress
+from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message
-from llmtrain_trainer.metrics.gpu_use import CpuProbe
-from llmtrain_trainer.runtime.failures import describe
+from llmtrain_trainer.metrics.gpu_use import CpuMonitor
+from llmtrain_trainer.runtime.failures import failure_of
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of
 from llmtrain_trainer.runtime.reports import (
     CollectiveSample,
     EvaluationReport,
-    HeldOut,
+    HeldOutScore,
     PhaseReport,
     StepReport,
 )
@@ -58,14 +58,14 @@ def test_errors_are_described_by_the_most_telling_one_in_their_chain() -> None:
         except OSError as error:
             raise ValueError("while handling") from error
     except ValueError as error:
-        assert describe(error).exit_code == 200
+        assert failure_of(error).exit_code == 200
     wrong = InputError("CorpusMissing", "m", field="f", remedy="r")
-    assert describe(wrong) == FailureInfo("CorpusMissing", "m", "f", "r", 2)
-    assert describe(RuntimeError("shapes differ")).exit_code == 1
-    assert describe(PeerLostError("x")).exit_code == 200
+    assert failure_of(wrong) == FailureInfo("CorpusMissing", "m", "f", "r", 2)
+    assert failure_of(RuntimeError("shapes differ")).exit_code == 1
+    assert failure_of(PeerLostError("x")).exit_code == 200
     gathered = RuntimeError("checkpoint")
     gathered.failures = {3: (wrong, None)}  # type: ignore[attr-defined]
-    assert describe(gathered).field == "f"
+    assert failure_of(gathered).field == "f"
 
 
 @pytest.mark.parametrize(
@@ -89,16 +89,16 @@ def test_errors_are_described_by_the_most_telling_one_in_their_chain() -> None:
     ],
 )
 def test_a_peer_is_lost_where_a_connection_is(text: str, code: int) -> None:
-    assert describe(RuntimeError(text)).exit_code == code
-    assert describe(type("DistBackendError", (RuntimeError,), {})(text)).exit_code == code
-    assert describe(ValueError(text)).exit_code == 1
+    assert failure_of(RuntimeError(text)).exit_code == code
+    assert failure_of(type("DistBackendError", (RuntimeError,), {})(text)).exit_code == code
+    assert failure_of(ValueError(text)).exit_code == 1
 
 
 def test_a_store_that_cannot_listen_lost_nobody() -> None:
     store_error = type("DistNetworkError", (RuntimeError,), {})
-    assert describe(store_error("recvValue failed")).exit_code == 200
+    assert failure_of(store_error("recvValue failed")).exit_code == 200
     own = "The server socket has failed to listen on any local network address."
-    assert describe(store_error(own)).exit_code == 1
+    assert failure_of(store_error(own)).exit_code == 1
 
 
 def test_a_port_that_cannot_be_used_names_its_variable() -> None:
@@ -109,8 +109,8 @@ def test_a_port_that_cannot_be_used_names_its_variable() -> None:
     assert (wrong.reason, wrong.exit_code) == ("InvalidEnvironment", 2)
 
 
-def _progress(rank: int = 0) -> Progress:
-    progress = Progress((rank, rank + 1), attempt=2)
+def _tracker(rank: int = 0) -> StatusTracker:
+    tracker = StatusTracker((rank, rank + 1), attempt=2)
     spec = {
         "model": {"preset": "tiny"},
         "data": {"sources": [{"name": "a", "uri": "file:///a"}]},
@@ -118,19 +118,19 @@ def _progress(rank: int = 0) -> Progress:
         "parallelism": {"data": 2},
         "workers": {"image": "x", "gpusPerNode": 2},
     }
-    progress.know_job(from_spec("job", spec))
-    progress.know_peak(1e9)
-    return progress
+    tracker.set_job(from_spec("job", spec))
+    tracker.set_peak_flops(1e9)
+    return tracker
 
 
 def test_status_and_result_have_the_keys_of_the_contract() -> None:
-    progress = _progress()
-    progress.hear(0, EvaluationReport("before", HeldOut(7.0)))
+    tracker = _tracker()
+    tracker.on_report(0, EvaluationReport("before", HeldOutScore(7.0)))
     sample = CollectiveSample("tp", "all_gather", 2, 4096, 2, (0.1, 0.3))
     step = StepReport(1, 0.5, {"data": 0.1}, 512, 6.5, math.inf, (sample,))
-    progress.hear(0, step)
-    progress.hear(1, step)
-    status = progress.status.document()
+    tracker.on_report(0, step)
+    tracker.on_report(1, step)
+    status = tracker.status.document()
     assert set(status) == {
         "phase",
         "attempt",
@@ -157,37 +157,37 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
     assert status["collectives"] == [
         {"group": "tp", "op": "all_gather", "count": 2, "bytesPerStep": 4096, "meanSeconds": 0.2}
     ]
-    text = progress.metrics.exposition().decode()
+    text = tracker.metrics.exposition().decode()
     assert "llmtrain_tokens_total 512.0" in text  # once, though two ranks reported
     assert "llmtrain_step_seconds_count 2.0" in text
-    assert json.loads(result_message(progress.status))["result"].keys() == status.keys() - {
+    assert json.loads(result_message(tracker.status))["result"].keys() == status.keys() - {
         "heartbeat"
     }
 
 
 def test_job_metrics_come_from_the_pod_of_rank_0_only() -> None:
-    progress = _progress(rank=2)
-    progress.hear(2, StepReport(1, 0.5, {}, 512, 6.5, 1.0))
-    progress.hear(3, PhaseReport("saving", 1))  # not the lowest rank
-    assert progress.status.phase == "training"
-    assert "llmtrain_tokens_total 0.0" in progress.metrics.exposition().decode()
+    tracker = _tracker(rank=2)
+    tracker.on_report(2, StepReport(1, 0.5, {}, 512, 6.5, 1.0))
+    tracker.on_report(3, PhaseReport("saving", 1))  # not the lowest rank
+    assert tracker.status.phase == "training"
+    assert "llmtrain_tokens_total 0.0" in tracker.metrics.exposition().decode()
 
 
 def test_the_shown_rate_leaves_out_the_first_step_after_any_start() -> None:
-    progress = _progress()
+    tracker = _tracker()
     sample = CollectiveSample("tp", "all_gather", 2, 4096, 2, (0.1, 0.3))
-    progress.hear(0, StepReport(41, 30.0, {}, 512, 6.5, 1.0))  # resumed at 40: it connects
-    progress.hear(0, StepReport(42, 3.0, {}, 512, 6.5, 1.0, (sample,)))
-    progress.hear(0, StepReport(43, 2.0, {}, 512, 6.5, 1.0))
-    assert progress.status.step_seconds == 2.0
-    progress.hear(0, StepReport(44, 1.0, {}, 512, 6.5, 1.0))
-    assert progress.status.step_seconds == pytest.approx(1.8)
+    tracker.on_report(0, StepReport(41, 30.0, {}, 512, 6.5, 1.0))  # resumed at 40: it connects
+    tracker.on_report(0, StepReport(42, 3.0, {}, 512, 6.5, 1.0, (sample,)))
+    tracker.on_report(0, StepReport(43, 2.0, {}, 512, 6.5, 1.0))
+    assert tracker.status.step_seconds == 2.0
+    tracker.on_report(0, StepReport(44, 1.0, {}, 512, 6.5, 1.0))
+    assert tracker.status.step_seconds == pytest.approx(1.8)
 
 
 def test_cpu_use_needs_an_interval() -> None:
-    probe = CpuProbe()
-    assert probe.read([os.getpid()]) == []
-    assert [use.gpu for use in probe.read([os.getpid()])] == [0]
+    monitor = CpuMonitor()
+    assert monitor.read([os.getpid()]) == []
+    assert [use.gpu for use in monitor.read([os.getpid()])] == [0]
 
 
 CONFIG = OptimizerConfig(1.0, 0.9, 0.95, 1e-8, 0.1, 1.0, 4, "cosine", 0.1)

@@ -40,13 +40,13 @@ def test_checkpoint_errors_still_slip_through_except_exception() -> None:
     from torch.distributed.checkpoint.api import CheckpointException
 
     from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
-    from llmtrain_trainer.runtime.failures import describe
+    from llmtrain_trainer.runtime.failures import failure_of
 
     assert not issubclass(CheckpointException, Exception)
     lost: Any = RuntimeError("[gloo/pair.cc] Connection closed by peer")
     with pytest.raises(RuntimeError, match="rank 2") as caught, catchable_checkpoint_errors():
         raise CheckpointException("m", {2: (lost, None)})  # type: ignore[dict-item]
-    assert describe(caught.value).reason == "PeerLost"
+    assert failure_of(caught.value).reason == "PeerLost"
 
 
 def test_groups_of_a_mesh_still_ignore_the_timeout_they_inherit(

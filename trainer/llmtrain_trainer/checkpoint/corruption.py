@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from llmtrain_trainer.runtime.failures import chain, is_peer_loss
+from llmtrain_trainer.runtime.failures import exception_chain, is_peer_loss
 
 _DAMAGE = (
     pickle.UnpicklingError,
@@ -29,7 +29,7 @@ def shows_damage(error: BaseException) -> bool:
     Where any rank ran out of memory, lost a peer or was refused by the file system, nothing is
     known of the files: the same checkpoint may load next time.
     """
-    causes = list(chain(error))
+    causes = list(exception_chain(error))
     return any(map(_damaged, causes)) and not any(map(_passing, causes))
 
 

@@ -1,7 +1,7 @@
-"""The pod's HTTP endpoint, on the launcher's own event loop.
+"""The pod's HTTP server, on the launcher's own event loop.
 
-No thread and no framework: the launcher forks ranks, and forking beside threads may copy a held
-lock into the child.
+It uses no thread and no framework: the launcher forks ranks, and a fork while other threads run can
+copy a held lock into the child.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ READ_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """An answer."""
+class Response:
+    """The body of a response."""
 
     body: bytes
     content_type: str
 
 
-Pages = Mapping[str, Callable[[], Page]]
+Routes = Mapping[str, Callable[[], Response]]
 
 
-async def serve(address: str, port: int, pages: Pages) -> asyncio.Server:
-    """Serve GET requests for `pages` on one address."""
+async def serve(address: str, port: int, routes: Routes) -> asyncio.Server:
+    """Serve GET requests for `routes` on one address."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = reader.readuntil(b"\r\n\r\n")
             head = await asyncio.wait_for(request, READ_SECONDS)
-            writer.write(answer(head, pages))
+            writer.write(respond(head, routes))
             await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a client that went away or never asked
+            pass  # the client disconnected or sent no valid request
         finally:
             writer.close()
 
@@ -46,25 +46,25 @@ async def serve(address: str, port: int, pages: Pages) -> asyncio.Server:
     )
 
 
-def answer(head: bytes, pages: Pages) -> bytes:
-    """Return the whole response to a request's head; every connection serves one request."""
+def respond(head: bytes, routes: Routes) -> bytes:
+    """Return the whole response to the head of a request; a connection serves one request."""
     words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
     if len(words) != 3:
-        return _response(HTTPStatus.BAD_REQUEST, Page(b"", "text/plain"))
+        return _encode(HTTPStatus.BAD_REQUEST, Response(b"", "text/plain"))
     method, target, _ = words
-    page = pages.get(target.split("?", 1)[0])
-    if page is None:
-        return _response(HTTPStatus.NOT_FOUND, Page(b"not found\n", "text/plain"))
+    route = routes.get(target.split("?", 1)[0])
+    if route is None:
+        return _encode(HTTPStatus.NOT_FOUND, Response(b"not found\n", "text/plain"))
     if method not in ("GET", "HEAD"):
-        return _response(HTTPStatus.METHOD_NOT_ALLOWED, Page(b"", "text/plain"))
-    return _response(HTTPStatus.OK, page(), bodyless=method == "HEAD")
+        return _encode(HTTPStatus.METHOD_NOT_ALLOWED, Response(b"", "text/plain"))
+    return _encode(HTTPStatus.OK, route(), head_only=method == "HEAD")
 
 
-def _response(status: HTTPStatus, page: Page, bodyless: bool = False) -> bytes:
+def _encode(status: HTTPStatus, response: Response, head_only: bool = False) -> bytes:
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-        f"Content-Type: {page.content_type}\r\n"
-        f"Content-Length: {len(page.body)}\r\n"
+        f"Content-Type: {response.content_type}\r\n"
+        f"Content-Length: {len(response.body)}\r\n"
         "Connection: close\r\n\r\n"
     )
-    return head.encode() + (b"" if bodyless else page.body)
+    return head.encode() + (b"" if head_only else response.body)

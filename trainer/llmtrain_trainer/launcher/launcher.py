@@ -1,8 +1,9 @@
-"""The pod's main process: `python -m llmtrain_trainer.launch`.
+"""The main process of a pod: `python -m llmtrain_trainer.launch`.
 
-Prepares the data once, forks one rank per GPU, watches them, answers HTTP, and leaves behind the
-first cause of a failure. Everything runs on one event loop in one thread, because ranks are forked
-from here: they share the pages of the imported torch and start in milliseconds.
+It prepares the data once, forks one rank per GPU, monitors the ranks, serves HTTP, and writes the
+first cause of a failure to the termination message. Everything runs on one event loop in one thread
+because ranks are forked from here: they share the memory pages of the imported torch and start in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -28,143 +29,152 @@ from llmtrain_trainer.config import RunConfig, load_job
 from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.launcher.http_server import serve
-from llmtrain_trainer.launcher.restart.coordinator import EXIT_TERMINATED, Agreement, terminated
+from llmtrain_trainer.launcher.restart.coordinator import (
+    EXIT_TERMINATED,
+    RestartCoordinator,
+    terminated,
+)
 from llmtrain_trainer.launcher.restart.failure_cause import rank_failure
-from llmtrain_trainer.launcher.restart.messages import Asked, End, Joined
-from llmtrain_trainer.launcher.restart.transport import Host, Link
-from llmtrain_trainer.launcher.status_tracker import Progress
+from llmtrain_trainer.launcher.restart.messages import End, Registered, StopRequested
+from llmtrain_trainer.launcher.restart.transport import CoordinatorClient, CoordinatorServer
+from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message, write_message
-from llmtrain_trainer.metrics.gpu_use import find_probe
-from llmtrain_trainer.runtime.blocking import in_a_thread
-from llmtrain_trainer.runtime.child_process import Child
-from llmtrain_trainer.runtime.failures import describe
+from llmtrain_trainer.metrics.gpu_use import open_monitor
+from llmtrain_trainer.runtime.blocking import run_in_thread
+from llmtrain_trainer.runtime.child_process import ChildProcess
+from llmtrain_trainer.runtime.failures import failure_of
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of, termination_log
 from llmtrain_trainer.runtime.sockets import cannot_listen, listen
-from llmtrain_trainer.worker.stack_dump import RECORDER_ENTRIES
+from llmtrain_trainer.worker.stack_dump import FLIGHT_RECORDER_ENTRIES
 
 if TYPE_CHECKING:
-    from llmtrain_trainer.launcher.worker_group import Crew  # imports torch, which takes seconds
+    from llmtrain_trainer.launcher.worker_group import WorkerGroup  # imports torch
 
 STOP_SECONDS = 3.0
-"""Between SIGTERM and SIGKILL of a rank."""
+"""Time between SIGTERM and SIGKILL of a rank."""
 
-ASKED_SECONDS = 1.0
-"""How far apart the pods of a gang are asked to stop, when all of them are."""
+SIGTERM_SPREAD_SECONDS = 1.0
+"""Longest time between the SIGTERMs of two pods, when all pods of a gang are stopped."""
 
 SAVE_SECONDS = TERMINATION_GRACE_SECONDS - 6.0
 """Seconds between SIGTERM and the end of a pod that saves a checkpoint first."""
 
 
 class Launcher:
-    """One pod's run."""
+    """Runs one pod."""
 
     def __init__(self, pod: PodEnvironment) -> None:
         self.pod = pod
-        self.progress = Progress(pod.ranks, pod.attempt)
-        self.preparation: Child | None = None
-        self.host: Host | None = None
-        self.link: Link | None = None
-        self.crew: Crew | None = None
+        self.tracker = StatusTracker(pod.ranks, pod.attempt)
+        self.data_process: ChildProcess | None = None
+        self.coordinator_server: CoordinatorServer | None = None
+        self.client: CoordinatorClient | None = None
+        self.workers: WorkerGroup | None = None
         self.listener: socket.socket | None = None
-        self.asked = asyncio.Event()
-        """The pod was asked to stop."""
+        """For the rendezvous of the next generation; in the pod of rank 0 only."""
+        self.stop_requested = asyncio.Event()
+        """Set by SIGTERM and SIGINT."""
 
     async def run(self) -> int:
         """Run to the end; return the pod's exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.asked.set)
+            loop.add_signal_handler(number, self.stop_requested.set)
         try:
-            server = await serve(self.pod.pod_ip, self.pod.port, self.progress.pages())
+            server = await serve(self.pod.pod_ip, self.pod.port, self.tracker.routes())
         except OSError as error:
-            return self._fail(describe(cannot_listen(error, self.pod.pod_ip, self.pod.port, PORT)))
-        work = asyncio.create_task(self._work())
-        stop = asyncio.create_task(self.asked.wait())
+            return self._fail(
+                failure_of(cannot_listen(error, self.pod.pod_ip, self.pod.port, PORT))
+            )
+        job = asyncio.create_task(self._run_job())
+        stop = asyncio.create_task(self.stop_requested.wait())
         try:
-            await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                await self._ask_to_stop(work)
-            if work.done():
-                return await work
-            work.cancel()
-            return self._ended(terminated("and ended in the middle of a step"))
+            await asyncio.wait((job, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not job.done():
+                await self._save_and_stop(job)
+            if job.done():
+                return await job
+            job.cancel()
+            return self._end(terminated("and ended in the middle of a step"))
         finally:
             stop.cancel()
             await self._clean_up()
             server.close()
 
-    async def _ask_to_stop(self, work: asyncio.Task[int]) -> None:
-        """Let all launchers agree on a last step; ranks save after it."""
-        if self.crew is not None and self.link is not None:
-            self.link.say(Asked())
-            await asyncio.wait((work,), timeout=SAVE_SECONDS)
+    async def _save_and_stop(self, job: asyncio.Task[int]) -> None:
+        """Request a common last step from the coordinator; the ranks save after it."""
+        if self.workers is not None and self.client is not None:
+            self.client.send(StopRequested())
+            await asyncio.wait((job,), timeout=SAVE_SECONDS)
 
     async def _clean_up(self) -> None:
-        if self.preparation is not None:
-            await self.preparation.stop(STOP_SECONDS)
-        if self.crew is not None:
-            await self.crew.stop(STOP_SECONDS)
-        if self.link is not None:
-            await self.link.close()
-        if self.host is not None:
-            await self.host.close()
+        if self.data_process is not None:
+            await self.data_process.stop(STOP_SECONDS)
+        if self.workers is not None:
+            await self.workers.stop(STOP_SECONDS)
+        if self.client is not None:
+            await self.client.close()
+        if self.coordinator_server is not None:
+            await self.coordinator_server.close()
 
-    async def _work(self) -> int:
+    async def _run_job(self) -> int:
         try:
             run = load_job(self.pod.job_file)
-            self.progress.know_job(run)
+            self.tracker.set_job(run)
             self._set_environment()
-            await self._host(run)
-            data, _, link = await asyncio.gather(
-                self._prepare(run), import_torch(), self._meet(run)
+            await self._start_coordinator(run)
+            data, _, client = await asyncio.gather(
+                self._prepare(run), import_torch(), self._register(run)
             )
-            self.link = link
-            end = await self._train(run, data, link)
-        except Exception as error:  # the border of the pod: everything becomes a message
-            return self._fail(describe(error))
+            self.client = client
+            end = await self._train(run, data, client)
+        except Exception as error:  # whatever it is, it belongs in the termination message
+            return self._fail(failure_of(error))
         if end.cause is not None:
             if end.cause.exit_code == EXIT_TERMINATED:
-                await self._wait_to_be_asked()
-            return self._ended(end.cause)
-        self.progress.status = self.progress.status.beat(phase="finished")
+                await self._wait_for_sigterm()
+            return self._end(end.cause)
+        self.tracker.status = self.tracker.status.with_progress(phase="finished")
         if 0 in self.pod.ranks:
-            write_message(self.pod.termination_log, result_message(self.progress.status))
+            write_message(self.pod.termination_log, result_message(self.tracker.status))
         return 0
 
-    async def _wait_to_be_asked(self) -> None:
-        """Tell a gang that is stopped, pod after pod, from the loss of one of its pods."""
+    async def _wait_for_sigterm(self) -> None:
+        """Wait for this pod's own SIGTERM, which may follow shortly after that of another pod."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.asked.wait(), ASKED_SECONDS)
+            await asyncio.wait_for(self.stop_requested.wait(), SIGTERM_SPREAD_SECONDS)
 
     def _set_environment(self) -> None:
-        """Set what torch and its libraries read; before torch is imported."""
+        """Set the variables that torch and its libraries read. Call before the import of torch."""
         interface = interface_of(self.pod.pod_ip)
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(name, interface)
-        # ranks are the parallelism: more threads per rank only spin against each other
+        # one thread per rank: ranks share the cores, and more threads would only contend for them
         os.environ["OMP_NUM_THREADS"] = "1"
         os.environ["WORLD_SIZE"] = str(self.pod.world_size)
         os.environ["LOCAL_WORLD_SIZE"] = str(len(self.pod.ranks))
-        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", str(RECORDER_ENTRIES))
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", str(FLIGHT_RECORDER_ENTRIES))
 
-    async def _host(self, run: RunConfig) -> None:
-        """Hold the agreement, in the pod of rank 0."""
+    async def _start_coordinator(self, run: RunConfig) -> None:
+        """Start the coordinator in the pod of rank 0; in other pods do nothing."""
         if 0 not in self.pod.ranks:
             return
-        agreement = Agreement(
+        coordinator = RestartCoordinator(
             self.pod.world_size,
             run.restarts_in_place,
             run.startup_timeout,
             saves=run.checkpoint is not None,
         )
-        self.progress.on_checkpoint = agreement.saved
+        self.tracker.on_checkpoint = coordinator.on_checkpoint
         address, port = self.pod.pod_ip, self.pod.master_port
         try:
-            self.host = await Host.serve(agreement, self._listen, address, port)
+            self.coordinator_server = await CoordinatorServer.serve(
+                coordinator, self._open_port, address, port
+            )
         except OSError as error:
             raise cannot_listen(error, address, port, MASTER_PORT) from error
 
-    def _listen(self) -> int:
+    def _open_port(self) -> int:
         self.listener = listen(self.pod.pod_ip)
         return int(self.listener.getsockname()[1])
 
@@ -172,18 +182,20 @@ class Launcher:
         listener, self.listener = self.listener, None
         return listener
 
-    async def _meet(self, run: RunConfig) -> Link:
-        # the pod of rank 0 knows its own address better than the cluster's names do
+    async def _register(self, run: RunConfig) -> CoordinatorClient:
+        """Connect to the coordinator and register this pod's ranks."""
+        # the pod of rank 0 does not depend on the cluster's DNS for its own address
         host = self.pod.pod_ip if 0 in self.pod.ranks else self.pod.master_addr
-        link = await Link.connect((host, self.pod.master_port), run.startup_timeout)
-        link.say(Joined(self.pod.ranks))
-        return link
+        master = (host, self.pod.master_port)
+        client = await CoordinatorClient.connect(master, run.startup_timeout)
+        client.send(Registered(self.pod.ranks))
+        return client
 
     async def _prepare(self, run: RunConfig) -> PreparedData:
-        """Run the data step in a child: it needs a core for seconds and much memory for a while."""
+        """Run the data step in a child process: it takes seconds of CPU time and much memory."""
         values: list[PreparedData | FailureInfo] = []
-        child = Child("prepare", functools.partial(_prepare, run, self.pod), values.append)
-        self.preparation = child
+        child = ChildProcess("prepare", functools.partial(_prepare, run, self.pod), values.append)
+        self.data_process = child
         code = await child.wait()
         if values and isinstance(values[0], PreparedData):
             return values[0]
@@ -191,21 +203,23 @@ class Launcher:
             raise ReportedError(values[0])
         raise ReportedError(rank_failure(min(self.pod.ranks), code or 1, None))
 
-    async def _train(self, run: RunConfig, data: PreparedData, link: Link) -> End:
-        """Run the ranks until the launchers agree that it is over."""
-        from llmtrain_trainer.launcher.worker_group import Crew
+    async def _train(self, run: RunConfig, data: PreparedData, client: CoordinatorClient) -> End:
+        """Run the ranks until the coordinator ends the gang."""
+        from llmtrain_trainer.launcher.worker_group import WorkerGroup
         from llmtrain_trainer.metrics.peak_flops import peak_flops
 
-        probe = find_probe()
-        devices = probe.names()
-        self.progress.metrics.name_devices(devices)
-        self.progress.know_peak(peak_flops(devices[0].model if devices else None))
-        self.crew = Crew(self.pod, run, data, link, self.progress, probe, self._take_listener)
-        return await self.crew.work()
+        monitor = open_monitor()
+        devices = monitor.names()
+        self.tracker.metrics.set_device_names(devices)
+        self.tracker.set_peak_flops(peak_flops(devices[0].model if devices else None))
+        self.workers = WorkerGroup(
+            self.pod, run, data, client, self.tracker, monitor, self._take_listener
+        )
+        return await self.workers.follow_commands()
 
-    def _ended(self, cause: FailureInfo) -> int:
-        """Leave the message and return the code of a gang that did not end well."""
-        if cause.exit_code == EXIT_TERMINATED and self.asked.is_set():
+    def _end(self, cause: FailureInfo) -> int:
+        """Write the message of a gang that failed, as seen from this pod; return the exit code."""
+        if cause.exit_code == EXIT_TERMINATED and self.stop_requested.is_set():
             return self._fail(replace(cause, rank=None))
         if cause.rank is None and cause.exit_code != EXIT_TERMINATED:
             return self._fail(cause)
@@ -216,14 +230,14 @@ class Launcher:
         return self._fail(lost)
 
     def _fail(self, failure: FailureInfo) -> int:
-        self.progress.status = self.progress.status.beat(phase="failed")
+        self.tracker.status = self.tracker.status.with_progress(phase="failed")
         print(f"{failure.reason}: {failure.message[:2000]}", file=sys.stderr, flush=True)
         write_message(self.pod.termination_log, failure.to_termination_message())
         return failure.exit_code or EXIT_EXCEPTION
 
 
 class ReportedError(TrainerError):
-    """A failure that a child already described."""
+    """A failure that a child process has reported."""
 
     def __init__(self, failure: FailureInfo) -> None:
         super().__init__(
@@ -233,19 +247,19 @@ class ReportedError(TrainerError):
 
 
 def _prepare(run: RunConfig, pod: PodEnvironment, send: Callable[[Any], None]) -> int:
-    """Check what only this pod can see, and prepare the data; runs in the child."""
+    """Check the folders that the job writes to, and prepare the data. Runs in the child."""
     try:
         _require_folders(run, pod)
         send(prepare(run.data, run.sequence, pod.work_dir, base_tokenizer))
-    except Exception as error:  # the border of the process
-        failure = describe(error)
+    except Exception as error:  # whatever it is, the parent reports it
+        failure = failure_of(error)
         send(failure)
         return failure.exit_code or EXIT_EXCEPTION
     return 0
 
 
 def _require_folders(run: RunConfig, pod: PodEnvironment) -> None:
-    """Raise InputError unless what is saved and exported can be written: not days later."""
+    """Raise InputError if checkpoints or the export cannot be written: now, not days later."""
     if run.checkpoint is None:
         return
     paths.require_usable(paths.folder_of(run.checkpoint.uri))
@@ -255,13 +269,13 @@ def _require_folders(run: RunConfig, pod: PodEnvironment) -> None:
 
 
 async def import_torch() -> None:
-    """Import what ranks need, while HTTP is answered; ranks are forked after."""
+    """Import what ranks need, while HTTP is served. Ranks are forked afterwards."""
 
     def load() -> None:
         importlib.import_module("llmtrain_trainer.worker.main")
         importlib.import_module("torch").set_num_threads(1)
 
-    await in_a_thread(load, "import-torch")
+    await run_in_thread(load, "import-torch")
 
 
 def main() -> int:
@@ -269,7 +283,7 @@ def main() -> int:
     try:
         pod = PodEnvironment.read(os.environ)
     except TrainerError as error:
-        failure = describe(error)
+        failure = failure_of(error)
         write_message(termination_log(os.environ), failure.to_termination_message())
         print(failure.message, file=sys.stderr, flush=True)
         return failure.exit_code or EXIT_EXCEPTION

@@ -17,14 +17,14 @@ from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample
 
 @dataclass(frozen=True, slots=True)
 class LastRestart:
-    """The newest restart of all ranks in their pods."""
+    """The last restart in place."""
 
     time: datetime
-    """When it was agreed on."""
+    """When the coordinator decided on it."""
     cause: FailureInfo
 
     def document(self) -> dict[str, Any]:
-        """Return the entry of the contract."""
+        """Return the entry of the pod contract."""
         return {
             "time": self.time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "rank": self.cause.rank,
@@ -35,7 +35,7 @@ class LastRestart:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where the training is, as this pod's lowest rank sees it."""
+    """State of the training, as reported by the lowest rank of this pod."""
 
     attempt: int
     phase: TrainerPhase = "preparing"
@@ -58,16 +58,12 @@ class Status:
     restarts_in_place: int = 0
     last_restart: LastRestart | None = None
 
-    def beat(self, **changes: Any) -> Status:
-        """Return the status with changes, as of now: the heartbeat tells progress, not uptime."""
+    def with_progress(self, **changes: Any) -> Status:
+        """Return the status with changes and a new heartbeat, which marks progress, not uptime."""
         return replace(self, heartbeat=datetime.now(UTC), **changes)
 
-    def quietly(self, **changes: Any) -> Status:
-        """Return the status with changes that are no sign of progress."""
-        return replace(self, **changes)
-
     def result(self) -> dict[str, Any]:
-        """Return the document without the heartbeat: what a finished job is remembered by."""
+        """Return the document without the heartbeat: the result of a finished job."""
         utilization = None
         if self.utilization_source is not None:
             utilization = {"source": self.utilization_source, "ratio": self.utilization_ratio}
@@ -93,13 +89,13 @@ class Status:
         }
 
     def document(self) -> dict[str, Any]:
-        """Return what `/status` answers."""
-        beat = self.heartbeat.strftime("%Y-%m-%dT%H:%M:%SZ") if self.heartbeat else None
-        return {**self.result(), "heartbeat": beat}
+        """Return the document of `/status`."""
+        heartbeat = self.heartbeat.strftime("%Y-%m-%dT%H:%M:%SZ") if self.heartbeat else None
+        return {**self.result(), "heartbeat": heartbeat}
 
 
 def _collective(sample: CollectiveSample) -> Mapping[str, Any]:
-    """Return an entry of the contract; 0 seconds: point-to-point, which is not timed."""
+    """Return the entry of the pod contract; 0 seconds for point-to-point, which is not timed."""
     seconds = sample.seconds
     return {
         "group": sample.group,

@@ -1,19 +1,19 @@
-"""What the launcher makes of the ranks' reports: the pod's status and its metrics."""
+"""Keep the pod's status and metrics up to date from the reports of its ranks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from llmtrain_core.api import env
 from llmtrain_core.api.failure import FailureInfo
 from llmtrain_core.plan.model.flops import CONVENTIONS, Convention, training_flops_per_token
 from llmtrain_trainer.config import RunConfig
-from llmtrain_trainer.launcher.http_server import Page
+from llmtrain_trainer.launcher.http_server import Response, Routes
 from llmtrain_trainer.launcher.status import LastRestart, Status
-from llmtrain_trainer.metrics.gpu_use import DeviceUse
+from llmtrain_trainer.metrics.devices import DeviceUse
 from llmtrain_trainer.metrics.registry import TrainingMetrics
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
@@ -27,106 +27,106 @@ from llmtrain_trainer.runtime.reports import (
 )
 
 SHOWN: Convention = "causal-attention"
-"""Convention of the one figure in `/status`."""
+"""Convention of the MFU in `/status`."""
 
 SMOOTHING = 0.2
-"""Weight of the newest step in the shown rate; single steps jump with sampling and saving."""
+"""Weight of the last step in the shown rate; single steps vary with sampling and saving."""
 
 
-class Progress:
-    """Status and metrics of one pod; its lowest rank speaks for the job."""
+class StatusTracker:
+    """Status and metrics of one pod; its lowest rank reports the state of the job."""
 
     def __init__(self, ranks: tuple[int, ...], attempt: int) -> None:
-        self._ranks, self._lead = ranks, min(ranks)
+        self._ranks, self._lowest_rank = ranks, min(ranks)
         self._run: RunConfig | None = None
-        self._peak = 0.0
-        self._connected = self._measured = False
+        self._peak_flops = 0.0
+        self._has_first_step = self._has_usual_step = False
         self.on_checkpoint: Callable[[int], None] = lambda step: None
-        """Told of every complete checkpoint; in the pod of rank 0 only."""
-        self.status = Status(attempt=attempt).beat()
+        """Called for every complete checkpoint; in the pod of rank 0 only."""
+        self.status = Status(attempt=attempt).with_progress()
         self.metrics = TrainingMetrics()
 
-    def know_job(self, run: RunConfig) -> None:
-        """Take the job as soon as it has been read."""
+    def set_job(self, run: RunConfig) -> None:
+        """Set the job, which is read after the server has started."""
         self._run = run
-        self.status = self.status.beat(total_steps=run.steps)
+        self.status = self.status.with_progress(total_steps=run.steps)
 
-    def know_peak(self, peak: float) -> None:
-        """Take the peak FLOP/s of one rank's device; 0 when unknown."""
-        self._peak = peak
+    def set_peak_flops(self, peak_flops: float) -> None:
+        """Set the peak FLOP/s of one rank's device; 0 if unknown."""
+        self._peak_flops = peak_flops
 
-    def hear(self, rank: int, report: Report) -> None:
-        """Take a rank's report."""
+    def on_report(self, rank: int, report: Report) -> None:
+        """Record a report of a rank."""
         if isinstance(report, StepReport):
             self.metrics.observe_rank_step(report, self._ranks.index(rank))
         elif isinstance(report, ProbeReport):
-            self.metrics.observe_probe(report)
-        if rank != self._lead:
+            self.metrics.observe_network_probe(report)
+        if rank != self._lowest_rank:
             return
         if isinstance(report, StepReport):
-            self._hear_step(report)
+            self._on_step(report)
         elif isinstance(report, HeartbeatReport):
-            self.status = self.status.beat()
+            self.status = self.status.with_progress()
         elif isinstance(report, PhaseReport):
-            self.status = self.status.beat(phase=report.phase, step=report.step)
+            self.status = self.status.with_progress(phase=report.phase, step=report.step)
         elif isinstance(report, EvaluationReport):
-            found, when = report.held_out, report.when
-            self.status = self.status.beat(
-                **{f"held_out_loss_{when}": found.loss, f"exact_match_{when}": found.exact_match}
+            score, when = report.score, report.when
+            self.status = self.status.with_progress(
+                **{f"held_out_loss_{when}": score.loss, f"exact_match_{when}": score.exact_match}
             )
         elif isinstance(report, CheckpointReport):
-            self.status = self.status.beat(last_checkpoint_step=report.step)
-            if self._lead == 0:
+            self.status = self.status.with_progress(last_checkpoint_step=report.step)
+            if self._lowest_rank == 0:
                 self.metrics.observe_checkpoint(report)
                 self.on_checkpoint(report.step)
-        elif isinstance(report, SaveFailedReport) and self._lead == 0:
+        elif isinstance(report, SaveFailedReport) and self._lowest_rank == 0:
             self.metrics.observe_failed_save()
 
-    def restart(self, cause: FailureInfo, agreed: datetime) -> None:
-        """All ranks start again in their pods, as the launchers agreed then."""
-        self._connected = self._measured = False
-        self.status = self.status.beat(
+    def on_restart(self, cause: FailureInfo, time: datetime) -> None:
+        """Record a restart in place and the time of the decision."""
+        self._has_first_step = self._has_usual_step = False
+        self.status = self.status.with_progress(
             phase="starting",
             restarts_in_place=self.status.restarts_in_place + 1,
-            last_restart=LastRestart(agreed, cause),
+            last_restart=LastRestart(time, cause),
         )
-        if self._lead == 0:
+        if self._lowest_rank == 0:
             self.metrics.observe_restart()
 
-    def see_devices(self, source: str, uses: list[DeviceUse]) -> None:
-        """Take the state of the pod's devices."""
+    def on_devices(self, source: str, uses: list[DeviceUse]) -> None:
+        """Record the state of the pod's devices."""
         self.metrics.observe_devices(source, uses)
         if not uses:
             return
         now = sum(use.ratio for use in uses) / len(uses)
         ratio = _smooth(self.status.utilization_ratio, now)
-        # no heartbeat: a hung rank is busy too
-        self.status = self.status.quietly(utilization_source=source, utilization_ratio=ratio)
+        # without a heartbeat: a hung rank is busy too
+        self.status = replace(self.status, utilization_source=source, utilization_ratio=ratio)
 
-    def pages(self) -> Mapping[str, Any]:
-        """Return the HTTP pages."""
+    def routes(self) -> Routes:
+        """Return the routes of the HTTP server."""
         return {
-            env.METRICS_PATH: lambda: Page(
+            env.METRICS_PATH: lambda: Response(
                 self.metrics.exposition(), "text/plain; version=0.0.4; charset=utf-8"
             ),
-            env.STATUS_PATH: lambda: Page(
+            env.STATUS_PATH: lambda: Response(
                 json.dumps(self.status.document(), allow_nan=False).encode(), "application/json"
             ),
-            "/healthz": lambda: Page(b"ok\n", "text/plain"),
+            "/healthz": lambda: Response(b"ok\n", "text/plain"),
         }
 
-    def _hear_step(self, report: StepReport) -> None:
+    def _on_step(self, report: StepReport) -> None:
         before = self.status
-        # the first step after a start also plans and connects, a sampled one also measures
-        usual = self._connected and not report.collectives
-        self._connected = True
+        # the first step after a start also connects the groups; a sampled one waits for collectives
+        usual = self._has_first_step and not report.collectives
+        self._has_first_step = True
         seconds = before.step_seconds
         if usual or seconds is None:
-            seconds = _smooth(seconds if self._measured else None, report.seconds)
-        self._measured = self._measured or usual
+            seconds = _smooth(seconds if self._has_usual_step else None, report.seconds)
+        self._has_usual_step = self._has_usual_step or usual
         rate = report.tokens / seconds
-        mfu = self._utilization(rate)
-        self.status = before.beat(
+        mfu = self._mfu(rate)
+        self.status = before.with_progress(
             phase="training",
             step=report.step,
             loss=report.loss,
@@ -136,13 +136,13 @@ class Progress:
             mfu=mfu.get(SHOWN),
             collectives=report.collectives or before.collectives,
         )
-        if self._lead == 0:
+        if self._lowest_rank == 0:
             self.metrics.observe_job_step(report, mfu)
 
-    def _utilization(self, tokens_per_second: float) -> dict[str, float]:
-        if self._run is None or not self._peak:
+    def _mfu(self, tokens_per_second: float) -> dict[str, float]:
+        if self._run is None or not self._peak_flops:
             return {}
-        peak = self._peak * self._run.layout.world_size
+        peak = self._peak_flops * self._run.layout.world_size
         shape = self._run.shape
         return {
             convention: training_flops_per_token(shape, convention) * tokens_per_second / peak

@@ -1,4 +1,4 @@
-"""This pod's ranks, generation after generation, as the gang's launchers agree on them."""
+"""The ranks of this pod, generation after generation, as the coordinator commands."""
 
 from __future__ import annotations
 
@@ -19,233 +19,237 @@ from llmtrain_trainer.data.prepare import PreparedData
 from llmtrain_trainer.launcher.restart.failure_cause import rank_failure
 from llmtrain_trainer.launcher.restart.messages import (
     Done,
+    DumpStacks,
     End,
-    Explain,
     Failed,
-    Finish,
-    Held,
-    Hold,
-    Patience,
+    HangCleared,
+    HangSuspected,
+    PauseSteps,
     Ready,
     Restart,
-    Silent,
-    Start,
-    Stated,
+    StacksReported,
+    StartRanks,
+    StepsPaused,
+    StopAfterStep,
 )
-from llmtrain_trainer.launcher.restart.transport import Link
-from llmtrain_trainer.launcher.status_tracker import Progress
-from llmtrain_trainer.metrics.gpu_use import UtilizationProbe
-from llmtrain_trainer.runtime.child_process import Child
+from llmtrain_trainer.launcher.restart.transport import CoordinatorClient
+from llmtrain_trainer.launcher.status_tracker import StatusTracker
+from llmtrain_trainer.metrics.devices import DeviceMonitor
+from llmtrain_trainer.runtime.child_process import ChildProcess
 from llmtrain_trainer.runtime.pod_env import PodEnvironment
-from llmtrain_trainer.runtime.reports import Statement, StepReport
-from llmtrain_trainer.runtime.step_gate import Orders
+from llmtrain_trainer.runtime.reports import RankDump, StepReport
+from llmtrain_trainer.runtime.step_gate import StepGate
 from llmtrain_trainer.worker.main import RankTask, run_rank
-from llmtrain_trainer.worker.stack_dump import written_stack
+from llmtrain_trainer.worker.stack_dump import read_written_stack
 
-PROBE_SECONDS = 2.0
-WATCH_SECONDS = 0.25
-ANSWER_SECONDS = 1.0
-"""For a rank to say what it is doing; then for faulthandler to write it."""
+DEVICE_READ_SECONDS = 2.0
+HANG_CHECK_SECONDS = 0.25
+DUMP_SECONDS = 1.0
+"""How long to wait for the dump of a rank. faulthandler then has a quarter of it for the stack."""
 
 TakeListener = Callable[[], socket.socket | None]
-"""Hands over the socket on which rank 0 serves the store of its generation; None elsewhere."""
+"""Returns the socket on which rank 0 serves the store of its generation; None in other pods."""
 
 
 @dataclass(slots=True)
-class _Rank:
-    """One rank's process in one generation."""
+class _RankProcess:
+    """The process of one rank in one generation."""
 
-    number: int
-    child: Child
-    orders: Orders
-    heard: float
-    """When it last showed progress, on the event loop's clock."""
-    stepped: bool = False
+    rank: int
+    child: ChildProcess
+    gate: StepGate
+    last_progress: float
+    """On the clock of the event loop."""
+    has_stepped: bool = False
     failure: FailureInfo | None = None
-    statement: Statement | None = None
-    code: int | None = None
-    """How it ended."""
+    dump: RankDump | None = None
+    exit_code: int | None = None
+    """None while the process runs."""
 
 
 @dataclass(slots=True)
-class Crew:
+class WorkerGroup:
     """The ranks of this pod."""
 
     pod: PodEnvironment
     run: RunConfig
     data: PreparedData
-    link: Link
-    progress: Progress
-    probe: UtilizationProbe
+    client: CoordinatorClient
+    tracker: StatusTracker
+    monitor: DeviceMonitor
     take_listener: TakeListener
     generation: int = 0
-    ranks: list[_Rank] = field(default_factory=list)
+    processes: list[_RankProcess] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def work(self) -> End:
-        """Do what the launchers agree on; return how it ended.
+    async def follow_commands(self) -> End:
+        """Execute the commands of the coordinator until the gang has ended.
 
         Raises PeerLostError when the pod of rank 0 is gone.
         """
-        self.link.say(Ready(self.generation))
-        async for order in self.link.orders():
-            match order:
-                case Start():
-                    self._start(order)
+        self.client.send(Ready(self.generation))
+        async for command in self.client.commands():
+            match command:
+                case StartRanks():
+                    self._start(command)
                 case Restart():
-                    await self._restart(order)
-                case Explain():
-                    self._keep(self._explain())
-                case Patience():
-                    self._take_heart(order)
-                case Hold():
-                    self._hold()
-                case Finish():
-                    for rank in self.ranks:
-                        rank.orders.finish(order.step)
+                    await self._restart(command)
+                case DumpStacks():
+                    self._run_in_background(self._report_stacks())
+                case HangCleared():
+                    self._reset_progress(command)
+                case PauseSteps():
+                    self._pause()
+                case StopAfterStep():
+                    for process in self.processes:
+                        process.gate.stop_after(command.step)
                 case End():
-                    return order
-        raise AssertionError("orders end with an error")
+                    return command
+        raise AssertionError("the stream of commands ends with an error")
 
     async def stop(self, grace: float) -> None:
-        """End what is left of the ranks."""
+        """End the ranks that still run."""
         for task in self._tasks:
             task.cancel()
         self._tasks = []
-        await asyncio.gather(*(rank.child.stop(grace) for rank in self.ranks if rank.code is None))
+        running = (process for process in self.processes if process.exit_code is None)
+        await asyncio.gather(*(process.child.stop(grace) for process in running))
 
-    def _start(self, order: Start) -> None:
+    def _start(self, command: StartRanks) -> None:
         """Fork the ranks of a generation."""
         listener = self.take_listener()
         now = asyncio.get_running_loop().time()
-        self.ranks = []
-        for local, number in enumerate(self.pod.ranks):
-            orders = Orders()
+        self.processes = []
+        for local_rank, rank in enumerate(self.pod.ranks):
+            gate = StepGate()
             task = RankTask(
-                rank=number,
-                local_rank=local,
+                rank=rank,
+                local_rank=local_rank,
                 pod=self.pod,
                 run=self.run,
                 data=self.data,
-                orders=orders,
-                master=(self.link.host, order.port),
-                listener=listener if number == 0 else None,
-                stack_file=self._stack_file(number),
+                gate=gate,
+                master=(self.client.address, command.port),
+                listener=listener if rank == 0 else None,
+                stack_file=self._stack_file(rank),
             )
-            sockets = [listener.fileno()] if listener and number == 0 else []
-            hear = functools.partial(self._hear, local)
-            child = Child(f"rank-{number}", functools.partial(run_rank, task), hear, sockets)
-            self.ranks.append(_Rank(number, child, orders, now))
+            sockets = [listener.fileno()] if listener and rank == 0 else []
+            on_report = functools.partial(self._on_report, local_rank)
+            entry = functools.partial(run_rank, task)
+            child = ChildProcess(f"rank-{rank}", entry, on_report, sockets)
+            self.processes.append(_RankProcess(rank, child, gate, now))
         if listener is not None:
             listener.close()
-        for rank in self.ranks:
-            self._keep(self._until_exit(rank))
-        self._keep(self._watch())
-        self._keep(self._measure())
+        for process in self.processes:
+            self._run_in_background(self._wait_for_exit(process))
+        self._run_in_background(self._check_for_hangs())
+        self._run_in_background(self._read_devices())
 
-    async def _restart(self, order: Restart) -> None:
-        """End the ranks at once: they only wait for one that is gone, or hangs itself."""
-        agreed = datetime.now(UTC)
-        for rank in self.ranks:
-            rank.child.signal(signal.SIGKILL)
+    async def _restart(self, command: Restart) -> None:
+        """Kill the ranks: they wait for a rank that is gone, or hang themselves."""
+        decided = datetime.now(UTC)
+        for process in self.processes:
+            process.child.signal(signal.SIGKILL)
         await self.stop(0.0)
-        self.generation = order.generation
-        self.progress.restart(order.cause, agreed)
-        self.link.say(Ready(self.generation))
+        self.generation = command.generation
+        self.tracker.on_restart(command.cause, decided)
+        self.client.send(Ready(self.generation))
 
-    async def _until_exit(self, rank: _Rank) -> None:
-        code = await rank.child.wait()
-        rank.code = code
+    async def _wait_for_exit(self, process: _RankProcess) -> None:
+        code = await process.child.wait()
+        process.exit_code = code
         if code:
-            failure = rank_failure(rank.number, code, rank.failure)
+            failure = rank_failure(process.rank, code, process.failure)
             print(f"{failure.reason}: {failure.message:.2000}", file=sys.stderr)
-            self.link.say(Failed(self.generation, failure))
-        elif all(one.code == 0 for one in self.ranks):
-            self.link.say(Done(self.generation))
+            self.client.send(Failed(self.generation, failure))
+        elif all(one.exit_code == 0 for one in self.processes):
+            self.client.send(Done(self.generation))
 
-    def _hear(self, local: int, report: Any) -> None:
-        rank = self.ranks[local]
+    def _on_report(self, local_rank: int, report: Any) -> None:
+        process = self.processes[local_rank]
         if isinstance(report, FailureInfo):
-            rank.failure = report
-        elif isinstance(report, Statement):
-            rank.statement = report
+            process.failure = report
+        elif isinstance(report, RankDump):
+            process.dump = report
         else:
-            rank.heard = asyncio.get_running_loop().time()
-            rank.stepped = rank.stepped or isinstance(report, StepReport)
-            self.progress.hear(rank.number, report)
+            process.last_progress = asyncio.get_running_loop().time()
+            process.has_stepped = process.has_stepped or isinstance(report, StepReport)
+            self.tracker.on_report(process.rank, report)
 
-    async def _watch(self) -> None:
-        """Notice a rank that shows no progress. The first step also plans, compiles, connects."""
+    async def _check_for_hangs(self) -> None:
+        """Report a rank without progress. The first step also compiles and connects the groups."""
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(HANG_CHECK_SECONDS)
             now = asyncio.get_running_loop().time()
-            for rank in self.ranks:
+            for process in self.processes:
                 allowed = self.run.hang_timeout
-                if not rank.stepped:
+                if not process.has_stepped:
                     allowed = max(allowed, self.run.startup_timeout)
-                if rank.code is None and now - rank.heard > allowed:
-                    silent = now - rank.heard
-                    self.link.say(Silent(self.generation, rank.number, silent, allowed))
+                seconds = now - process.last_progress
+                if process.exit_code is None and seconds > allowed:
+                    suspicion = HangSuspected(self.generation, process.rank, seconds, allowed)
+                    self.client.send(suspicion)
                     break
 
-    def _take_heart(self, order: Patience) -> None:
-        """Count another rank's progress as that of those here, which wait for it."""
-        moved = asyncio.get_running_loop().time() - order.seconds
-        for rank in self.ranks:
-            rank.heard = max(rank.heard, moved)
+    def _reset_progress(self, command: HangCleared) -> None:
+        """Count the progress of another rank as that of the ranks here, which wait for it."""
+        progress = asyncio.get_running_loop().time() - command.seconds
+        for process in self.processes:
+            process.last_progress = max(process.last_progress, progress)
 
-    async def _explain(self) -> None:
-        """Ask every rank what it is doing, in words or, failing that, from its stack."""
-        asked = [rank for rank in self.ranks if rank.code is None]
+    async def _report_stacks(self) -> None:
+        """Request a dump from every rank; from one that does not respond, only its stack."""
+        running = [process for process in self.processes if process.exit_code is None]
         generation = self.generation
-        for rank in asked:
-            rank.statement = None
-            rank.child.signal(signal.SIGUSR2)
-        await self._until_all_answered(asked)
-        mute = [rank for rank in asked if rank.statement is None]
-        for rank in mute:
-            if not rank.child.stopped:
-                rank.child.signal(signal.SIGUSR1)
-        if mute:
-            await asyncio.sleep(ANSWER_SECONDS / 4)
-        statements = tuple(rank.statement or self._of_mute(rank) for rank in asked)
+        for process in running:
+            process.dump = None
+            process.child.signal(signal.SIGUSR2)
+        await self._wait_for_dumps(running)
+        unresponsive = [process for process in running if process.dump is None]
+        for process in unresponsive:
+            if not process.child.stopped:
+                process.child.signal(signal.SIGUSR1)
+        if unresponsive:
+            await asyncio.sleep(DUMP_SECONDS / 4)
+        dumps = tuple(process.dump or self._dump_of_unresponsive(process) for process in running)
         now = asyncio.get_running_loop().time()
-        moved = min((now - rank.heard for rank in asked), default=None)
-        self.link.say(Stated(generation, statements, moved))
+        seconds = min((now - process.last_progress for process in running), default=None)
+        self.client.send(StacksReported(generation, dumps, seconds))
 
-    async def _until_all_answered(self, asked: list[_Rank]) -> None:
+    async def _wait_for_dumps(self, processes: list[_RankProcess]) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + ANSWER_SECONDS
-        while loop.time() < deadline and any(rank.statement is None for rank in asked):
+        deadline = loop.time() + DUMP_SECONDS
+        while loop.time() < deadline and any(process.dump is None for process in processes):
             await asyncio.sleep(0.02)
 
-    def _of_mute(self, rank: _Rank) -> Statement:
-        return Statement(
-            rank=rank.number,
-            state="stopped" if rank.child.stopped else "mute",
-            step=rank.orders.started,
-            waits=False,
+    def _dump_of_unresponsive(self, process: _RankProcess) -> RankDump:
+        return RankDump(
+            rank=process.rank,
+            state="stopped" if process.child.stopped else "unresponsive",
+            step=process.gate.started,
+            waiting=False,
             operations=(),
-            stack=written_stack(self._stack_file(rank.number)),
+            stack=read_written_stack(self._stack_file(process.rank)),
         )
 
-    def _hold(self) -> None:
-        for rank in self.ranks:
-            rank.orders.hold()
-        started = max((rank.orders.started for rank in self.ranks), default=0)
-        self.link.say(Held(self.generation, started))
+    def _pause(self) -> None:
+        for process in self.processes:
+            process.gate.pause()
+        started = max((process.gate.started for process in self.processes), default=0)
+        self.client.send(StepsPaused(self.generation, started))
 
-    async def _measure(self) -> None:
-        pids = [rank.child.pid for rank in self.ranks]
+    async def _read_devices(self) -> None:
+        pids = [process.child.pid for process in self.processes]
+        source = self.monitor.source
         while True:
             try:
-                self.progress.see_devices(self.probe.source, self.probe.read(pids))
-            except Exception as error:  # no figure this time; the next read may work
-                print(f"cannot read {self.probe.source} utilisation: {error!r}", file=sys.stderr)
-            await asyncio.sleep(PROBE_SECONDS)
+                self.tracker.on_devices(source, self.monitor.read(pids))
+            except Exception as error:  # no reading this time; the next one may work
+                print(f"cannot read {source} utilisation: {error!r}", file=sys.stderr)
+            await asyncio.sleep(DEVICE_READ_SECONDS)
 
     def _stack_file(self, rank: int) -> Path:
         return self.pod.work_dir / f"stack-{rank}.txt"
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

@@ -1,9 +1,9 @@
-"""Timing and counting collectives of a sampled step, without touching a backend.
+"""Time and count the collectives of a sampled step, independent of the backend.
 
-A dispatch mode sees every collective of FSDP, tensor and pipeline parallelism with its process
-group, on any backend. It waits for each one, so what overlaps with compute normally is serialised
-here: a sampled step is slower, the others pay nothing. Durations include waiting for the slowest
-rank of the group.
+A dispatch mode intercepts every collective of FSDP, tensor and pipeline parallelism with its
+process group. It waits for each one, which serialises what normally overlaps with compute: a
+sampled step is slower, other steps are not. Durations include waiting for the slowest rank of the
+group.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _OPERATIONS: tuple[tuple[str, str], ...] = (
     ("send", "send"),
     ("recv", "recv"),
 )
-"""Start of an operator's name (leading underscores removed) -> our name; others are not counted."""
+"""Prefix of an operator's name (without leading underscores) -> label; others are not counted."""
 
 POINT_TO_POINT = frozenset({"send", "recv"})
 
 
 class CollectiveMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts and times what is communicated while it is entered."""
+    """Counts and times collectives while the mode is active."""
 
     def __init__(self, labels: Mapping[str, str], device: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -56,21 +56,21 @@ class CollectiveMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run one operator; observe it where it communicates."""
+        """Run one operator; record it if it is a collective."""
         if DTensor in types:
-            return NotImplemented  # let it unfold: its inner operators come back here one by one
+            return NotImplemented  # DTensor dispatches its inner operators, which come back here
         keywords = kwargs or {}
         op = _operation(func) if func.namespace in _NAMESPACES else None
         if op is None:
             return func(*args, **keywords)
         group = _group([*args, *keywords.values()])
-        self._synchronise()
+        self._synchronize()
         start = time.perf_counter()
         result = func(*args, **keywords)
         seconds = None
         if op not in POINT_TO_POINT:
             _wait(result)
-            self._synchronise()
+            self._synchronize()
             seconds = time.perf_counter() - start
         if group is not None:
             label = self._labels.get(group.group_name, UNKNOWN_GROUP)
@@ -79,7 +79,7 @@ class CollectiveMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def samples(self) -> tuple[CollectiveSample, ...]:
-        """Return what was seen, ordered by group and operation."""
+        """Return what was recorded, ordered by group and operation."""
         return tuple(
             CollectiveSample(
                 group=group,
@@ -92,7 +92,7 @@ class CollectiveMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for (group, op), calls in sorted(self._calls.items())
         )
 
-    def _synchronise(self) -> None:
+    def _synchronize(self) -> None:
         if self._device == "cuda":
             torch.cuda.synchronize()
 
@@ -114,17 +114,17 @@ class _Calls:
 
 def _operation(func: Any) -> str | None:
     name = func._schema.name.split("::")[1].lstrip("_")
-    return next((ours for start, ours in _OPERATIONS if name.startswith(start)), None)
+    return next((label for prefix, label in _OPERATIONS if name.startswith(prefix)), None)
 
 
 def _group(values: Sequence[Any]) -> dist.ProcessGroup | None:
-    """Find the group among an operator's arguments: boxed (c10d) or by name (functional)."""
+    """Return the group among an operator's arguments: boxed (c10d) or by name (functional)."""
     for value in reversed(values):
         if isinstance(value, str):
             try:
                 return _resolve_process_group(GroupName(value))
             except (RuntimeError, ValueError):
-                continue  # the name of a reduction
+                continue  # the name of a reduction operation
         if isinstance(value, torch.ScriptObject) and "ProcessGroup" in str(value._type()):
             return dist.ProcessGroup.unbox(value)
     return None
@@ -142,7 +142,7 @@ def _wait(result: Any) -> None:
 
 
 def _payload(op: str, namespace: str, args: Sequence[Any], size: int) -> int:
-    """Return the bytes of the whole tensor: an all-gather's result, a reduce-scatter's input."""
+    """Return the size of the whole tensor: an all-gather's result, a reduce-scatter's input."""
     functional = namespace != "c10d"
     if op == "all_gather":
         return _nbytes(args[0]) * (size if functional else 1)

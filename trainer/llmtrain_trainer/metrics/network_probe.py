@@ -1,8 +1,8 @@
-"""All-reduces of fixed size between two steps: what the network takes when nobody is waited for.
+"""Network probe: time all-reduces of fixed size between two steps, without waiting for ranks.
 
-The collectives of a step are as many and as large as the job makes them, they overlap with compute
-and they wait for the slowest rank. These are the same in every job. All ranks of a group meet
-first, and of what they measured the least counts: that rank came last and saw the transfer alone.
+The collectives of a step depend on the job, overlap with compute and wait for the slowest rank. The
+probe is the same in every job. All ranks of a group synchronise first, and the shortest of their
+durations counts: that rank arrived last and measured only the transfer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.runtime.reports import ProbeSample
 
 SIZES = (4 << 10, 16 << 20)
-"""Bytes: one for latency, one for bandwidth."""
+"""Payloads in bytes: one for latency, one for bandwidth."""
 
 
 def probe_groups(grid: Grid, device: torch.device) -> tuple[ProbeSample, ...]:
@@ -32,16 +32,16 @@ def probe_groups(grid: Grid, device: torch.device) -> tuple[ProbeSample, ...]:
 
 def _seconds(group: dist.ProcessGroup, nbytes: int, device: torch.device) -> float:
     payload = torch.zeros(nbytes // 4, dtype=torch.float32, device=device)
-    _timed(group, torch.zeros(1, device=device))  # all are here
-    lasted = torch.tensor(_timed(group, payload), dtype=torch.float64, device=device)
-    dist.all_reduce(lasted, dist.ReduceOp.MIN, group=group)
-    return float(lasted)
+    _timed(group, torch.zeros(1, device=device))  # a barrier
+    seconds = torch.tensor(_timed(group, payload), dtype=torch.float64, device=device)
+    dist.all_reduce(seconds, dist.ReduceOp.MIN, group=group)
+    return float(seconds)
 
 
 def _timed(group: dist.ProcessGroup, payload: Tensor) -> float:
-    settle: Callable[[], None] = torch.cuda.synchronize if payload.is_cuda else lambda: None
-    settle()
+    synchronize: Callable[[], None] = torch.cuda.synchronize if payload.is_cuda else lambda: None
+    synchronize()
     start = time.perf_counter()
     dist.all_reduce(payload, group=group)
-    settle()
+    synchronize()
     return time.perf_counter() - start

@@ -1,8 +1,8 @@
-"""NVIDIA's management library: the only file that knows its calls.
+"""Read devices through NVIDIA's management library (NVML); no other file calls it.
 
-`utilization.gpu` is the share of time in which any kernel ran: 1.0 also for a GPU that only waits
-in a collective. Hopper and later tell more (GPM, the figures of DCGM's profiling fields): how many
-multiprocessors had work, how busy the matrix units and the memory were between two reads.
+`utilization.gpu` is the share of time in which any kernel ran: it is 1.0 also for a GPU that only
+waits in a collective. Hopper and later have finer counters (GPM, the source of DCGM's profiling
+fields): the use of multiprocessors, matrix units and memory between two reads.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from llmtrain_trainer.metrics.gpu_use import DeviceName, DeviceUse
+from llmtrain_trainer.metrics.devices import DeviceName, DeviceUse
 
 _UNITS = (
     ("sm", "NVML_GPM_METRIC_SM_UTIL"),
     ("tensor", "NVML_GPM_METRIC_ANY_TENSOR_UTIL"),
     ("dram", "NVML_GPM_METRIC_DRAM_BW_UTIL"),
 )
-"""Our names of units (DCGM_FI_PROF_SM_ACTIVE, PIPE_TENSOR_ACTIVE, DRAM_ACTIVE), all in percent."""
+"""Label of a unit and its metric, in percent. DCGM_FI_PROF_SM_ACTIVE, PIPE_TENSOR_ACTIVE and
+DRAM_ACTIVE are the same figures."""
 
 
-class NvmlProbe:
-    """All devices that the driver shows to this pod. Raises where there is no library or device."""
+class NvmlMonitor:
+    """Monitors all devices visible to this pod. Raises if there is no library or no device."""
 
     source: Literal["cpu", "nvml"] = "nvml"
 
     def __init__(self) -> None:
-        import pynvml  # loads the driver's library: only where there may be one
+        import pynvml  # here, because it loads the driver's library
 
         nvml: Any = pynvml
         self._nvml = nvml
@@ -38,7 +39,7 @@ class NvmlProbe:
         self._samples = [self._first_sample(handle) for handle in self._handles]
 
     def names(self) -> list[DeviceName]:
-        """See `UtilizationProbe`."""
+        """See `DeviceMonitor`."""
         nvml = self._nvml
         return [
             DeviceName(str(nvml.nvmlDeviceGetUUID(handle)), str(nvml.nvmlDeviceGetName(handle)))
@@ -46,14 +47,14 @@ class NvmlProbe:
         ]
 
     def read(self, pids: list[int]) -> list[DeviceUse]:
-        """See `UtilizationProbe`; a device split into instances (MIG) tells nothing."""
+        """See `DeviceMonitor`. A device that is split into instances (MIG) has no figures."""
         uses = []
         for index, handle in enumerate(self._handles):
-            rates = self._told(self._nvml.nvmlDeviceGetUtilizationRates, handle)
-            memory = self._told(self._nvml.nvmlDeviceGetMemoryInfo, handle)
+            rates = self._query(self._nvml.nvmlDeviceGetUtilizationRates, handle)
+            memory = self._query(self._nvml.nvmlDeviceGetMemoryInfo, handle)
             if rates is None or memory is None:
                 continue
-            millijoules = self._told(self._nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+            millijoules = self._query(self._nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
             uses.append(
                 DeviceUse(
                     gpu=index,
@@ -65,44 +66,44 @@ class NvmlProbe:
             )
         return uses
 
-    def _told(self, question: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the answer, None where this device or driver has none."""
+    def _query(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the result of a call; None if this device or driver does not support it."""
         try:
-            return question(*arguments)
+            return call(*arguments)
         except self._nvml.NVMLError:
             return None
 
     def _first_sample(self, handle: Any) -> Any:
-        """Return a sample of the device's counters, None where it has none (before Hopper)."""
-        support = self._told(self._nvml.nvmlGpmQueryDeviceSupport, handle)
+        """Return a sample of the device's counters; None if it has none (before Hopper)."""
+        support = self._query(self._nvml.nvmlGpmQueryDeviceSupport, handle)
         if support is None or not support.isSupportedDevice:
             return None
-        return self._told(lambda: self._sample(handle))
+        return self._query(lambda: self._sample(handle))
 
     def _sample(self, handle: Any) -> Any:
         return self._nvml.nvmlGpmSampleGet(handle, self._nvml.nvmlGpmSampleAlloc())
 
     def _activity(self, index: int) -> dict[str, float]:
-        """Return what the counters moved by since the last read."""
+        """Return the activity of each unit since the last read."""
         before = self._samples[index]
         if before is None:
             return {}
-        now = self._told(lambda: self._sample(self._handles[index]))
+        now = self._query(lambda: self._sample(self._handles[index]))
         if now is None:
             return {}
         self._samples[index] = now
         nvml = self._nvml
-        asked = nvml.c_nvmlGpmMetricsGet_t()
-        asked.version, asked.numMetrics = nvml.NVML_GPM_METRICS_GET_VERSION, len(_UNITS)
-        asked.sample1, asked.sample2 = before, now
-        for place, (_, metric) in enumerate(_UNITS):
-            asked.metrics[place].metricId = getattr(nvml, metric)
-        found = self._told(nvml.nvmlGpmMetricsGet, asked)
+        request = nvml.c_nvmlGpmMetricsGet_t()
+        request.version, request.numMetrics = nvml.NVML_GPM_METRICS_GET_VERSION, len(_UNITS)
+        request.sample1, request.sample2 = before, now
+        for position, (_, metric) in enumerate(_UNITS):
+            request.metrics[position].metricId = getattr(nvml, metric)
+        result = self._query(nvml.nvmlGpmMetricsGet, request)
         nvml.nvmlGpmSampleFree(before)
-        if found is None:
+        if result is None:
             return {}
         return {
-            unit: found.metrics[place].value / 100
-            for place, (unit, _) in enumerate(_UNITS)
-            if found.metrics[place].nvmlReturn == nvml.NVML_SUCCESS
+            unit: result.metrics[position].value / 100
+            for position, (unit, _) in enumerate(_UNITS)
+            if result.metrics[position].nvmlReturn == nvml.NVML_SUCCESS
         }

@@ -1,4 +1,4 @@
-"""Peak floating-point rate of the device, the denominator of model FLOPs utilisation."""
+"""Peak FLOP/s of a device: the denominator of the model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TRIALS = 8
 def peak_flops(device_name: str | None) -> float:
     """Return the peak FLOP/s of one rank's device.
 
-    A GPU's bfloat16 peak in the plan's catalogue, also where training is in float32: utilisation
-    then says what is left on the table. 0 for a GPU that is not there. Without one (None): one
-    core's measured rate of float32 matrix products, since a rank computes on one thread; where
-    ranks share cores they share that peak too, and the ratio cannot reach one.
+    For a GPU this is its bfloat16 peak in the plan's catalogue, even if training uses float32; 0
+    for a GPU that the catalogue does not have. Without a GPU (None) it is the measured rate of
+    float32 matrix products on one core, because a rank computes on one thread. Ranks that share
+    cores share that peak too, so their ratio cannot reach one.
     """
     if device_name is None:
         return _measured_gemm()
@@ -27,7 +27,7 @@ def peak_flops(device_name: str | None) -> float:
 
 
 def _measured_gemm() -> float:
-    """Time a product of squares, best of a few: other processes can only make it slower."""
+    """Return the best rate of a few square products: other load can only make them slower."""
     a = torch.rand(_GEMM, _GEMM)
     best = float("inf")
     for _ in range(_TRIALS):

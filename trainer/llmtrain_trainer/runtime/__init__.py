@@ -1,1 +1,1 @@
-"""Code that every other part of the trainer may use."""
+"""Code that all other parts of the trainer use."""

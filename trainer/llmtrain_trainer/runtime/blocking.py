@@ -1,7 +1,8 @@
-"""Work that blocks, done on a thread that is gone afterwards.
+"""Run a blocking call without blocking the event loop, on a thread that ends with the call.
 
-The launcher forks ranks, and forking beside threads can copy a held lock into the child; so it
-keeps no pool of threads, and asyncio's helpers that do (`getaddrinfo`, `to_thread`) are not used.
+The launcher forks ranks, and a fork while other threads run can copy a held lock into the child. So
+the launcher has no thread pool, and uses no asyncio function that needs one (`getaddrinfo`,
+`to_thread`).
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ POLL_SECONDS = 0.02
 T = TypeVar("T")
 
 
-async def in_a_thread(work: Callable[[], T], name: str) -> T:
-    """Return what `work` returns, or raise what it raises; its thread has ended then."""
+async def run_in_thread(call: Callable[[], T], name: str) -> T:
+    """Return the result of `call`, or raise its exception, after its thread has ended."""
     results: list[T] = []
-    failed: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            results.append(work())
+            results.append(call())
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=run, name=name)
     thread.start()
     while thread.is_alive():
         await asyncio.sleep(POLL_SECONDS)
     thread.join()
-    if failed:
-        raise failed[0]
+    if errors:
+        raise errors[0]
     return results[0]

@@ -1,4 +1,4 @@
-"""Child processes of the launcher: forked, heard through a pipe, never outliving it."""
+"""Child processes of the launcher: forked, with a pipe for results, killed with the launcher."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 Entry = Callable[[Callable[[Any], None]], int]
-"""What a child runs: it gets a function that sends a value up, and returns its exit code."""
+"""Runs in the child: takes a function that sends a value to the parent, returns the exit code."""
 
 _CONTEXT = multiprocessing.get_context("fork")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 
 
-class Child:
-    """One forked process. Made on the event loop's thread, while it is the only thread."""
+class ChildProcess:
+    """One forked process. Create it on the thread of the event loop, with no other thread."""
 
     def __init__(
         self,
@@ -33,9 +33,9 @@ class Child:
         on_value: Callable[[Any], None],
         sockets: Sequence[int] = (),
     ) -> None:
-        """Fork; the child keeps no socket of the launcher's but `sockets`.
+        """Fork; the child closes all sockets of the launcher but `sockets`.
 
-        A child may die a moment after its parent, and would keep ports and connections open.
+        A child may end a moment after its parent and would keep ports and connections open.
         """
         self._on_value = on_value
         self._receive, send = _CONTEXT.Pipe(duplex=False)
@@ -45,7 +45,7 @@ class Child:
             name=name,
             daemon=True,
         )
-        # a signal between fork and reset would be written into the parent's wake-up pipe
+        # until the child resets its handlers, a signal to it would go to the parent's wake-up pipe
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             self._process.start()
@@ -62,24 +62,24 @@ class Child:
         """Deliver values until the process has ended; return its exit code, or minus its signal."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
-        loop.add_reader(self._receive.fileno(), self._pump, loop)
+        loop.add_reader(self._receive.fileno(), self._deliver, loop)
         loop.add_reader(self._process.sentinel, ended.set)
         try:
             await ended.wait()
         finally:
             loop.remove_reader(self._process.sentinel)
             loop.remove_reader(self._receive.fileno())
-        self._pump(loop)
+        self._deliver(loop)
         self._process.join()
         return self._process.exitcode or 0
 
     @property
     def stopped(self) -> bool:
-        """A signal suspended the process."""
+        """Whether a signal has suspended the process."""
         return _state(self.pid) in ("T", "t")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if it is still there."""
+        """Send a signal to the process if it still runs."""
         if self._process.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -94,7 +94,7 @@ class Child:
             await asyncio.sleep(0.02)
         self._process.join()
 
-    def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             while self._receive.poll():
                 self._on_value(self._receive.recv())
@@ -103,38 +103,38 @@ class Child:
 
 
 def _enter(entry: Entry, send: Connection, parent: int, sockets: Sequence[int]) -> None:
-    """Run in the child: drop what belongs to the launcher, then the entry."""
+    """Run in the child: reset what was inherited from the launcher, then run the entry."""
     signal.set_wakeup_fd(-1)
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole process group
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     die_with_parent(parent)
-    _close_sockets_but(sockets)
-    lock = threading.Lock()  # a rank reports from its loop and from its witness
+    _close_other_sockets(sockets)
+    lock = threading.Lock()  # a rank sends from its training loop and from its stack reporter
 
-    def up(value: Any) -> None:
+    def send_value(value: Any) -> None:
         with lock, contextlib.suppress(BrokenPipeError):
             send.send(value)
 
-    code = entry(up)
+    code = entry(send_value)
     send.close()
-    # no interpreter shutdown: torch's threads and the fork's copies of the launcher's objects
+    # skip interpreter shutdown: torch's threads, and copies of the launcher's objects, still exist
     os._exit(code)
 
 
-def _close_sockets_but(kept: Sequence[int]) -> None:
+def _close_other_sockets(kept: Sequence[int]) -> None:
     for path in list(Path("/proc/self/fd").iterdir()):
         descriptor = int(path.name)
         try:
             if descriptor not in kept and stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
         except OSError:
-            continue  # the one that listed them
+            continue  # the descriptor of the listing itself
 
 
 def _state(pid: int) -> str:
-    """Return the kernel's letter for what a process does; empty when it is gone."""
+    """Return the state of a process as a letter, as in proc(5); empty if it does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -142,7 +142,7 @@ def _state(pid: int) -> str:
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process with the launcher, however that ends."""
+    """Make the kernel kill this process when its parent ends for any reason."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(128 + signal.SIGKILL)

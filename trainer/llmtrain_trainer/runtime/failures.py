@@ -1,4 +1,4 @@
-"""From an exception to a report: the trainer's own error, a lost peer, or a plain exception."""
+"""Turn an exception into a FailureInfo: a trainer error, a lost peer, or any other exception."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from llmtrain_core.api.failure import FailureInfo
 from llmtrain_trainer.errors import PeerLostError, TrainerError
 
 _STORE_TYPES = frozenset({"DistNetworkError", "DistStoreError"})
-"""torch's, of its store; by name, so that describing a failure of the data step does not import
-torch. What NCCL raises (`DistBackendError`) is judged by its text."""
+"""Errors of torch's store. Compared by name, so that a failed data step does not import torch. An
+error of NCCL (`DistBackendError`) is classified by its text."""
 
 _OWN_SOCKET = re.compile(r"failed to (bind|listen)", re.IGNORECASE)
-"""What the store says when this process cannot listen: nobody else is to blame."""
+"""Text of a store error when this process itself cannot listen."""
 
 _LOST = re.compile(
     r"connection (closed by|was likely closed|reset|refused|aborted|timed out)"
@@ -24,18 +24,18 @@ _LOST = re.compile(
     r"|remote process (exit|or network|terminated)|ncclRemoteError|communicator was aborted",
     re.IGNORECASE,
 )
-"""What gloo, NCCL and torch's store say of a connection that went away or stays silent. The name
-of a library is no such text: they also complain about their own settings."""
+"""Error texts of gloo, NCCL and torch's store for a connection that was lost or timed out. The name
+of a library is not enough: they also report errors in their own settings."""
 
 
-def describe(error: BaseException) -> FailureInfo:
-    """Describe an exception by the most telling error in its chain."""
-    for cause in chain(error):
+def failure_of(error: BaseException) -> FailureInfo:
+    """Return the failure for an exception, by the most specific error in its chain."""
+    for cause in exception_chain(error):
         if isinstance(cause, TrainerError):
             return FailureInfo(
                 cause.reason, cause.message, cause.field, cause.remedy, cause.exit_code
             )
-    for cause in chain(error):
+    for cause in exception_chain(error):
         if is_peer_loss(cause):
             text = f"{type(cause).__name__}: {cause}"
             return FailureInfo("PeerLost", text, exit_code=PeerLostError.exit_code)
@@ -44,7 +44,7 @@ def describe(error: BaseException) -> FailureInfo:
 
 
 def is_peer_loss(error: BaseException) -> bool:
-    """Tell whether a collective or the store failed because another process went away.
+    """Return True if a collective or the store failed because another process is gone.
 
     gloo raises plain RuntimeErrors.
     """
@@ -56,8 +56,8 @@ def is_peer_loss(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _LOST.search(text) is not None
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception, those it was raised from, and those a checkpoint gathered from ranks."""
+def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, its causes, and those that a checkpoint gathered from other ranks."""
     seen: set[int] = set()
     todo = [error]
     while todo:

@@ -1,4 +1,4 @@
-"""Signs of life from within something that may take longer than a step."""
+"""Heartbeats of operations that may take longer than a training step."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable
 from llmtrain_trainer.runtime.reports import HeartbeatReport, Send
 
 HEARTBEAT_SECONDS = 0.2
-"""Between two signs: less than the launcher's watch sleeps."""
+"""Least time between two reports; shorter than the interval of the launcher's hang check."""
 
 Heartbeat = Callable[[], None]
-"""Called whenever a piece of the work is done, as often as one likes."""
+"""Called whenever a part of the work is done, at any rate."""
 
 
 def no_heartbeat() -> None:
-    """Tell nobody."""
+    """Do nothing: the default where no launcher is watching."""
 
 
 def heartbeat_to(send: Send) -> Heartbeat:
-    """Return what tells the launcher of pieces that are done, a few times a second at most."""
+    """Return a heartbeat that reports to the launcher a few times a second at most."""
     last = 0.0
 
     def heartbeat() -> None:

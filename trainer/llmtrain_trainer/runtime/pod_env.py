@@ -1,4 +1,4 @@
-"""The pod contract's environment, read once at the start."""
+"""The environment variables of the pod contract, read once at the start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmtrain_trainer.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class PodEnvironment:
-    """What the operator told this pod."""
+    """What the operator sets for this pod."""
 
     job_file: Path
     ranks: tuple[int, ...]
@@ -30,18 +30,18 @@ class PodEnvironment:
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> PodEnvironment:
-        """Read the environment. Raises InputError where a variable is missing or malformed."""
+        """Read the environment. Raises InputError if a variable is missing or malformed."""
 
         def value(name: str, default: str | None = None) -> str:
             found = environ.get(name) or default
             if found is None:
-                raise _broken(name, "it is not set")
+                raise _invalid(name, "it is not set")
             return found
 
         def number(name: str, default: str | None = None) -> int:
             text = value(name, default)
             if not text.isascii() or not text.isdigit():
-                raise _broken(name, f"{text[:64]!r} is not a number")
+                raise _invalid(name, f"{text[:64]!r} is not a number")
             return int(text)
 
         world = number(names.WORLD_SIZE)
@@ -62,15 +62,15 @@ class PodEnvironment:
 
 
 def termination_log(environ: Mapping[str, str]) -> Path:
-    """Return the path of the termination message; needed even when the rest cannot be read."""
+    """Return the path of the termination message, which is needed even if the rest is invalid."""
     return Path(environ.get(names.TERMINATION_LOG) or names.TERMINATION_LOG_PATH)
 
 
 def interface_of(address: str, fallback: str = "eth0") -> str:
     """Return the name of the network interface that carries an IPv4 address.
 
-    gloo and NCCL otherwise pick the interface of the host's name, which in a pod may resolve to
-    nothing or to the wrong network.
+    gloo and NCCL otherwise use the interface of the host name, which in a pod may not resolve or
+    may resolve to the wrong network.
     """
     if address.startswith("127."):
         return "lo"
@@ -85,9 +85,9 @@ def _addresses(interface: str) -> list[str]:
     import struct
 
     request = struct.pack("256s", interface.encode()[:15])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         try:
-            answer = fcntl.ioctl(probe.fileno(), 0x8915, request)  # SIOCGIFADDR
+            answer = fcntl.ioctl(query.fileno(), 0x8915, request)  # SIOCGIFADDR
         except OSError:
             return []
     return [socket.inet_ntoa(answer[20:24])]
@@ -97,13 +97,13 @@ def _ranks(text: str, world: int) -> tuple[int, ...]:
     try:
         ranks = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise _broken(names.RANKS, f"{text[:64]!r} is not a list of numbers") from None
+        raise _invalid(names.RANKS, f"{text[:64]!r} is not a list of numbers") from None
     if len(set(ranks)) != len(ranks) or not all(0 <= rank < world for rank in ranks):
-        raise _broken(names.RANKS, f"{text[:64]!r} are not distinct ranks below {world}")
+        raise _invalid(names.RANKS, f"{text[:64]!r} are not distinct ranks below {world}")
     return ranks
 
 
-def _broken(name: str, problem: str) -> InputError:
+def _invalid(name: str, problem: str) -> InputError:
     return InputError(
         "InvalidEnvironment",
         f"environment variable {name}: {problem}",

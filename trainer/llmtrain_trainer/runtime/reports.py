@@ -1,9 +1,9 @@
-"""What a rank tells its launcher, as values on a pipe.
+"""The values that a rank sends to its launcher through a pipe.
 
-A pipe per rank and one registry in the launcher, instead of prometheus-client's multiprocess mode:
-that one leaves a memory-mapped file per process behind, has no exemplary meaning for gauges of dead
-processes, and cannot carry the status and the cause of a failure. One small message a step costs
-some tens of microseconds; the launcher always drains, so a rank never blocks on it.
+The launcher has one metrics registry, fed by a pipe per rank. The multiprocess mode of
+prometheus-client does not fit: it leaves a memory-mapped file per process behind, does not define
+gauges of dead processes, and cannot carry the status or the cause of a failure. A message per step
+costs some tens of microseconds. The launcher always reads the pipe, so a rank never blocks on it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ class PhaseReport:
 
 
 UNKNOWN_GROUP = "other"
-"""Label of a process group that is no dimension of the grid."""
+"""Label of a process group that is not a dimension of the grid."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectiveSample:
-    """All calls of one operation on one group in a sampled step of one rank."""
+    """All calls of one collective on one group in a sampled step of one rank."""
 
     group: str
     op: str
     count: int
     nbytes: int
-    """Payload of all calls: the whole tensor, whatever the algorithm moves."""
+    """Payload of all calls: the size of the whole tensor, not of what the algorithm transfers."""
     group_size: int
     seconds: tuple[float, ...]
-    """One duration per call; empty for point-to-point, whose end is not waited for."""
+    """One duration per call; empty for point-to-point operations, which are not timed."""
     waits: tuple[float, ...] = ()
-    """Seconds of each duration in which the last rank had not come yet, where that is known."""
+    """Seconds of each duration before the last rank arrived, if known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class StepReport:
     """One optimizer step."""
 
     step: int
-    """Steps done, this one included."""
+    """Number of steps done, including this one."""
     seconds: float
     phases: Mapping[str, float]
     """Seconds by part of the step."""
@@ -61,7 +61,7 @@ class StepReport:
     """Before clipping."""
     collectives: tuple[CollectiveSample, ...] = field(default=())
     straggler_score: float | None = None
-    """Pace over that of the fastest rank with the same work, 1 at most; in sampled steps."""
+    """Speed relative to the fastest rank with the same work, 1 at most; in sampled steps only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +72,34 @@ class ProbeSample:
     nbytes: int
     group_size: int
     seconds: float
-    """Without waiting."""
+    """Without waiting for other ranks."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """What all-reduces between two steps took."""
+    """Durations of the network probe between two steps."""
 
     step: int
-    """The step before."""
+    """The step before the probe."""
     samples: tuple[ProbeSample, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
-    """What was measured on held-out data."""
+class HeldOutScore:
+    """Result of an evaluation on held-out data."""
 
     loss: float
     """Nats per counted token."""
     exact_match: float | None = None
-    """Share of examples that greedy decoding answers to the letter; None for running text."""
+    """Share of examples for which greedy decoding gives the exact response; None for plain text."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Held-out data before the first or after the last step."""
+    """Evaluation before the first or after the last step."""
 
     when: Literal["before", "after"]
-    held_out: HeldOut
+    score: HeldOutScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,36 +108,36 @@ class CheckpointReport:
 
     step: int
     seconds: Mapping[str, float]
-    """By phase; empty when it was found and not written."""
+    """By phase; empty if the checkpoint was found, not written."""
 
 
 @dataclass(frozen=True, slots=True)
 class SaveFailedReport:
-    """A checkpoint that could not be written; training went on."""
+    """A checkpoint that could not be written; training continues."""
 
     step: int
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReport:
-    """Something that may take longer than a step got on: a tensor, or part of a file, is there."""
+    """Progress inside a long operation: a tensor, or a part of a file, was read or written."""
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
-    """What a rank was doing when it was asked."""
+class RankDump:
+    """What a rank was doing when its launcher requested a dump."""
 
     rank: int
-    state: Literal["answers", "mute", "stopped"]
-    """`mute`: it could not answer; `stopped`: by a signal."""
+    state: Literal["responsive", "unresponsive", "stopped"]
+    """`unresponsive`: the rank sent no dump in time; `stopped`: by a signal."""
     step: int
-    """The step it is in."""
-    waits: bool
-    """It waits for other ranks."""
+    """The current step."""
+    waiting: bool
+    """The rank waits for other ranks."""
     operations: tuple[str, ...]
-    """Collectives that have not ended, by the flight recorder: `dp all_gather #51`."""
+    """Unfinished collectives in the flight recorder, such as `dp all_gather #51`."""
     stack: tuple[str, ...]
-    """Functions of its main thread, innermost first: `decoder.py:120 forward`."""
+    """Frames of the main thread, innermost first, such as `decoder.py:120 forward`."""
 
 
 Report = (
@@ -149,6 +149,6 @@ Report = (
     | SaveFailedReport
     | HeartbeatReport
     | FailureInfo
-    | Statement
+    | RankDump
 )
 Send = Callable[[Report], None]

@@ -1,4 +1,4 @@
-"""Listening on the pod's own address, and what to say where that cannot be done."""
+"""Listen on the pod's own address, and describe why that fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmtrain_trainer.errors import InputError, TrainerError
 
 
 def cannot_listen(error: OSError, address: str, port: int, variable: str) -> TrainerError:
-    """Return the error for a failed bind; `variable` of the environment holds the port."""
+    """Return the error for a failed bind; `variable` is the environment variable of the port."""
     if error.errno == errno.EADDRINUSE:
         return TrainerError(
             "PortInUse",
@@ -25,10 +25,10 @@ def cannot_listen(error: OSError, address: str, port: int, variable: str) -> Tra
 
 
 def listen(address: str, port: int = 0) -> socket.socket:
-    """Listen where ranks meet; port 0: any that is free.
+    """Listen for the rendezvous of the ranks; port 0 selects any free port.
 
-    torch itself binds to the wildcard, which takes the port from every other pod that shares the
-    host's network; so the socket is made here and handed over.
+    torch would bind to the wildcard address, which takes the port from all other pods on the host's
+    network. So the socket is created here and passed to torch.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -1,8 +1,8 @@
-"""What a launcher asks of a running rank: a few numbers in memory that both see.
+"""Pause and stop a running rank between steps, through memory shared with its launcher.
 
-Ranks must save after the same step, and a rank in a collective can only be asked between steps. So
-they are held first: from then on none starts another step, and the launcher can read which step
-each has started. The latest of them, over all pods, is the step that all can and must finish.
+All ranks have to save after the same step, but a rank inside a collective cannot react. So first
+every launcher pauses its ranks: none starts another step, and the launcher reads the last step that
+each rank has started. The highest of these, over all pods, is the step after which all ranks stop.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ import mmap
 import time
 
 _NO_LIMIT = 2**62
-_STARTED, _HELD, _LAST = range(3)
+_STARTED, _PAUSED, _LAST = range(3)
 POLL_SECONDS = 0.002
 
 
-class Orders:
-    """Shared by one rank and its launcher; made before the fork."""
+class StepGate:
+    """Shared by one rank and its launcher; created before the fork."""
 
     def __init__(self) -> None:
         self._cells = memoryview(mmap.mmap(-1, 3 * 8)).cast("q")
         self._cells[_LAST] = _NO_LIMIT
 
-    # the launcher's side
+    # called by the launcher
 
     @property
     def started(self) -> int:
-        """The step that the rank has started last, counted from 1; 0: none yet."""
+        """The last step that the rank has started, counted from 1; 0 if none."""
         return self._cells[_STARTED]
 
-    def hold(self) -> None:
-        """Let the rank start no further step until it is told which one is the last."""
-        self._cells[_HELD] = 1
+    def pause(self) -> None:
+        """Let the rank start no further step until `stop_after`."""
+        self._cells[_PAUSED] = 1
 
-    def finish(self, step: int) -> None:
-        """Let the rank go on up to this step."""
+    def stop_after(self, step: int) -> None:
+        """Let the rank continue up to and including this step."""
         self._cells[_LAST] = step
-        self._cells[_HELD] = 0
+        self._cells[_PAUSED] = 0
 
-    # the rank's side
+    # called by the rank
 
-    def allow(self, step: int) -> bool:
-        """Tell whether the rank is to take this step; waits while it is held.
+    def start(self, step: int) -> bool:
+        """Wait while paused; return True if the rank has to take this step.
 
-        Writes before it reads: a launcher that has set the hold and then reads knows the latest
-        step that this rank may take.
+        Writes before it reads: a launcher that has paused the rank and then reads `started` gets
+        the last step that the rank may take.
         """
         self._cells[_STARTED] = step
-        while self._cells[_HELD]:
+        while self._cells[_PAUSED]:
             time.sleep(POLL_SECONDS)
         return step <= self._cells[_LAST]

@@ -41,14 +41,14 @@ from llmtrain_trainer.runtime.heartbeat import heartbeat_to
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
     EvaluationReport,
-    HeldOut,
+    HeldOutScore,
     PhaseReport,
     ProbeReport,
     SaveFailedReport,
     Send,
     StepReport,
 )
-from llmtrain_trainer.runtime.step_gate import Orders
+from llmtrain_trainer.runtime.step_gate import StepGate
 from llmtrain_trainer.training import nan_search, preflight
 from llmtrain_trainer.training.optimizer import build_optimizer, learning_rate, set_rate
 from llmtrain_trainer.weights.export import export_checkpoint
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Timeline:
+class StepTimer:
     """Seconds of one step by part."""
 
     device: str
@@ -106,14 +106,14 @@ class Trainer:
         self.saver = self._saver()
         self.step = self.saved = 0
         self.unsaved: Exception | None = None
-        self.held_out_before: HeldOut | None = None
+        self.held_out_before: HeldOutScore | None = None
 
-    def train(self, orders: Orders | None = None) -> None:
+    def train(self, gate: StepGate | None = None) -> None:
         """Resume, evaluate, take every remaining step, save, evaluate.
 
         Where the launcher asks for an early end: up to the step it names, and save.
         """
-        orders = orders or Orders()
+        gate = gate or StepGate()
         preflight.require_same_data(self.data.digest)
         self.resume()
         self.start_from_base()
@@ -123,7 +123,7 @@ class Trainer:
         self.send(PhaseReport("training", self.step))
         first = self.step
         sample = first + 1  # the first step connects: never a sample
-        while self.step < self.run.steps and orders.allow(self.step + 1):
+        while self.step < self.run.steps and gate.start(self.step + 1):
             sampled = self.step >= sample and self.copies.meets(self.step + 1)
             self.take_step(sampled)
             if sampled:
@@ -149,15 +149,15 @@ class Trainer:
 
     def take_step(self, sampled: bool = False) -> StepReport:
         """Take one optimizer step."""
-        start, timeline = time.perf_counter(), Timeline(self.device.type)
+        start, timer = time.perf_counter(), StepTimer(self.device.type)
         meter = CollectiveMeter(self.grid.labels, self.device.type) if sampled else None
         with meter or nullcontext():
-            with timeline.part("data"):
+            with timer.part("data"):
                 tokens, targets = self._mine(self.batches.at(self.step))
                 counted = self._counted(self.batches, self.step)
-            with timeline.part("forward_backward"):
+            with timer.part("forward_backward"):
                 loss = self.forward_backward.train(tokens, targets, counted)
-            with timeline.part("clip"):
+            with timer.part("clip"):
                 norm, mean = clip_gradients(
                     self.parameters,
                     self.run.optimizer.clip_norm,
@@ -171,12 +171,12 @@ class Trainer:
                 lambda: self.forward_backward.train(tokens, targets, counted),
                 self.copies.grid,
             )
-        with timeline.part("optimizer"):
+        with timer.part("optimizer"):
             set_rate(self.optimizer, learning_rate(self.run.optimizer, self.step, self.run.steps))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        with timeline.part("copies"), meter or nullcontext():
+        with timer.part("copies"), meter or nullcontext():
             self.copies.after_step(self.step, last=self.step == self.run.steps)
         seconds = time.perf_counter() - start
         skew = (
@@ -185,7 +185,7 @@ class Trainer:
         report = StepReport(
             step=self.step,
             seconds=seconds,
-            phases=timeline.parts,
+            phases=timer.parts,
             tokens=self.run.tokens_per_step,
             loss=mean,
             grad_norm=norm,
@@ -195,7 +195,7 @@ class Trainer:
         self.send(report)
         return report
 
-    def evaluate(self) -> HeldOut:
+    def evaluate(self) -> HeldOutScore:
         """Measure the held-out loss, and of examples how many are answered to the letter."""
         total, matches, everything = 0.0, 0.0, 0
         for index in range(self.held_out.count):
@@ -208,7 +208,7 @@ class Trainer:
                 matches += count_matches(score.mismatches, self.grid)
         examples = self.held_out.count * self.run.global_batch
         exact = matches / examples if self.data.examples else None
-        return HeldOut(total / everything, exact)
+        return HeldOutScore(total / everything, exact)
 
     def resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
@@ -220,7 +220,7 @@ class Trainer:
             return
         self.step = self.saved = facts.step
         if facts.held_out_before is not None:
-            self.held_out_before = HeldOut(facts.held_out_before, facts.exact_match_before)
+            self.held_out_before = HeldOutScore(facts.held_out_before, facts.exact_match_before)
         log.info("resumed at step %d (saved as %s)", facts.step, facts.layout)
         self.send(CheckpointReport(facts.step, {}))
 
@@ -323,7 +323,7 @@ class Trainer:
             lora=self._adapters(),
         )
 
-    def _evaluate(self) -> HeldOut:
+    def _evaluate(self) -> HeldOutScore:
         self.send(PhaseReport("evaluating", self.step))
         found = self.evaluate()
         log.info("held out at step %d: %s", self.step, found)

@@ -1,4 +1,4 @@
-"""How ranks find each other: a store on the pod of rank 0, bound to that pod's own address."""
+"""Rendezvous of the ranks: a TCPStore in the pod of rank 0, bound to that pod's own address."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def join(
     timeout: timedelta,
     listener: socket.socket | None = None,
 ) -> Store:
-    """Form the default process group; collective over all ranks. Returns its store.
+    """Create the default process group and return its store; collective over all ranks.
 
-    Rank 0 serves the store on `listener`, or listens at `master` itself.
+    Rank 0 serves the store on `listener`, or opens the port of `master` itself.
     """
     store = (
         _serve(listener or listen(own_ip, master[1]), world_size, timeout)
@@ -39,10 +39,10 @@ def join(
 
 
 def leave(store: Store, rank: int, world_size: int, timeout: timedelta) -> None:
-    """Wait until every rank is done, then tear the group down.
+    """Wait until every rank is done.
 
-    Without it the first rank to exit, above all rank 0 with the store, looks like a lost peer to
-    those that still read their last messages.
+    Without it the first rank to exit, in particular rank 0 with the store, is a lost peer to those
+    that still read their last messages.
     """
     store.set_timeout(timeout)
     if store.add("llmtrain/done", 1) == world_size:
@@ -52,7 +52,7 @@ def leave(store: Store, rank: int, world_size: int, timeout: timedelta) -> None:
         try:
             store.add("llmtrain/left", 1)
         except dist.DistError:
-            return  # rank 0 counted us and left before its answer arrived
+            return  # rank 0 counted this rank and exited before its reply arrived
     else:
         deadline = time.monotonic() + timeout.total_seconds()
         while store.add("llmtrain/left", 0) < world_size - 1 and time.monotonic() < deadline:

@@ -1,7 +1,7 @@
-"""A rank's account of what it is doing, given while its main thread hangs.
+"""Report what a rank is doing while its main thread hangs.
 
-SIGUSR2 wakes a thread that reads torch's flight recorder and the main thread's stack. Where no
-Python can run any more, SIGUSR1 makes faulthandler write the stacks of all threads to a file.
+SIGUSR2 wakes a thread that reads torch's flight recorder and the stack of the main thread. If no
+Python code can run any more, SIGUSR1 makes faulthandler write the stacks of all threads to a file.
 """
 
 from __future__ import annotations
@@ -15,59 +15,59 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from llmtrain_trainer.runtime.reports import Send, Statement
-from llmtrain_trainer.runtime.step_gate import Orders
+from llmtrain_trainer.runtime.reports import RankDump, Send
+from llmtrain_trainer.runtime.step_gate import StepGate
 
-RECORDER_ENTRIES = 512
-"""Collectives that the flight recorder of a rank keeps."""
+FLIGHT_RECORDER_ENTRIES = 512
+"""Number of collectives that the flight recorder of a rank keeps."""
 
 _STACK, _OPERATIONS = 12, 8
 _WAITING_FRAMES = 2
-"""So near the innermost frame code of torch.distributed has to be to count as waiting: pipeline
-schedules and hooks of FSDP are further out in nearly every stack."""
+"""A rank counts as waiting if code of torch.distributed is in so many of its innermost frames.
+Further out, pipeline schedules and FSDP hooks are in nearly every stack."""
 
 
-class Witness:
-    """Answers the launcher's question for one rank."""
+class StackReporter:
+    """Sends a dump of one rank when the launcher requests it."""
 
-    def __init__(self, rank: int, orders: Orders, send: Send, stack_file: Path) -> None:
-        """Start to listen. While the process has one thread: later ones inherit the mask."""
-        self._rank, self._orders, self._send = rank, orders, send
+    def __init__(self, rank: int, gate: StepGate, send: Send, stack_file: Path) -> None:
+        """Start the thread. Call it before there are others: these inherit the signal mask."""
+        self._rank, self._gate, self._send = rank, gate, send
         self._main = threading.get_ident()
         self.labels: Mapping[str, str] = {}
-        """Name of a process group -> name of its dimension; known once there is a mesh."""
+        """Name of a process group -> name of its dimension; empty until there is a mesh."""
         self._stack_file = stack_file.open("w")
         faulthandler.register(signal.SIGUSR1, file=self._stack_file, all_threads=True)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-        threading.Thread(target=self._listen, name="witness", daemon=True).start()
+        threading.Thread(target=self._serve, name="stack-reporter", daemon=True).start()
 
-    def state(self) -> Statement:
-        """Say what the rank is doing now."""
+    def dump(self) -> RankDump:
+        """Return what the rank is doing now."""
         frames = _frames(sys._current_frames().get(self._main))
         pending = pending_operations(self.labels)
         near = [file for file, _, _ in frames[:_WAITING_FRAMES]]
-        waits = bool(pending) or any("torch/distributed/" in file for file in near)
-        return Statement(
+        waiting = bool(pending) or any("torch/distributed/" in file for file in near)
+        return RankDump(
             rank=self._rank,
-            state="answers",
-            step=self._orders.started,
-            waits=waits,
+            state="responsive",
+            step=self._gate.started,
+            waiting=waiting,
             operations=pending[-_OPERATIONS:],
             stack=tuple(f"{Path(file).name}:{line} {name}" for file, line, name in frames),
         )
 
-    def _listen(self) -> None:
+    def _serve(self) -> None:
         while True:
             signal.sigwait({signal.SIGUSR2})
-            self._send(self.state())
+            self._send(self.dump())
 
 
 def pending_operations(labels: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the collectives that have not ended, oldest first. Empty without a recorder."""
+    """Return the unfinished collectives, oldest first; empty without a flight recorder."""
     from torch._C._distributed_c10d import _dump_fr_trace
 
     try:
-        # our own process wrote it
+        # safe to unpickle: this process wrote it
         dump = pickle.loads(_dump_fr_trace(True, False, True))
     except RuntimeError:
         return ()
@@ -82,8 +82,8 @@ def pending_operations(labels: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def written_stack(path: Path) -> tuple[str, ...]:
-    """Read what faulthandler wrote last: the innermost functions of the main thread."""
+def read_written_stack(path: Path) -> tuple[str, ...]:
+    """Return the innermost frames of the main thread, as faulthandler wrote them last."""
     try:
         text = path.read_text()
     except OSError:

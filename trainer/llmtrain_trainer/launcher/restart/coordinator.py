@@ -1,9 +1,9 @@
-"""What the launchers of a gang agree on: when all ranks start, start again, save, or end.
+"""Decide when all ranks of a gang start, restart, save or end.
 
-Held by the launcher of rank 0's pod and pure: words and the time go in, orders for all launchers
-come out. Ranks live in generations. A failure that may pass ends a generation everywhere and starts
-the next one in the same pods, from the newest complete checkpoint; what does not pass, or keeps
-coming back, ends the gang, and the operator decides.
+The launcher of rank 0's pod runs the coordinator. It is pure: events and the time go in, commands
+for all launchers come out. Ranks run in generations. After a retryable failure all ranks are killed
+and the next generation starts in the same pods, from the newest complete checkpoint. Any other
+failure, or one that recurs too often, ends the gang; what happens then is up to the operator.
 """
 
 from __future__ import annotations
@@ -15,238 +15,244 @@ from typing import Literal
 from llmtrain_core.api.env import EXIT_PEER_LOST
 from llmtrain_core.api.failure import FailureInfo
 from llmtrain_trainer.launcher.restart.failure_cause import first_cause
-from llmtrain_trainer.launcher.restart.hang_detection import accuse
+from llmtrain_trainer.launcher.restart.hang_detection import find_culprit
 from llmtrain_trainer.launcher.restart.messages import (
-    Asked,
+    Command,
     Done,
+    DumpStacks,
     End,
-    Explain,
     Failed,
-    Finish,
-    Held,
-    Hold,
-    Joined,
-    Order,
-    Patience,
+    HangCleared,
+    HangSuspected,
+    LauncherEvent,
+    PauseSteps,
     Ready,
+    Registered,
     Restart,
-    Silent,
-    Start,
-    Stated,
-    Word,
+    StacksReported,
+    StartRanks,
+    StepsPaused,
+    StopAfterStep,
+    StopRequested,
 )
-from llmtrain_trainer.runtime.reports import Statement
+from llmtrain_trainer.runtime.reports import RankDump
 
 CAUSE_SECONDS = 2.0
-"""After a lost peer, how long to wait for the failure that may have caused it."""
+"""How long to wait, after a lost peer, for the failure that may have caused it."""
 
-STATEMENT_SECONDS = 5.0
-"""How long launchers may take to say what silent ranks do."""
+STACKS_SECONDS = 5.0
+"""How long launchers may take to report the stacks of their ranks."""
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 NOTHING_TO_SAVE = "before it had anything to save"
 
-Phase = Literal["gathering", "running", "explaining", "holding", "finishing", "ended"]
+Phase = Literal["waiting", "running", "dumping", "pausing", "stopping", "ended"]
+"""`waiting`: for all launchers to be ready; `stopping`: after a last step."""
 
 
-class Agreement:
-    """The gang's state. Launchers are numbered by whoever carries their words."""
+class RestartCoordinator:
+    """The state of a gang. The transport numbers the launchers."""
 
-    def __init__(self, world_size: int, most_restarts: int, startup: float, saves: bool) -> None:
-        """`most_restarts`: in a row, without a newer checkpoint. `startup`: seconds to gather."""
-        self._world, self._most, self._startup, self._saves = (
-            world_size,
-            most_restarts,
-            startup,
-            saves,
-        )
-        self._members: dict[int, tuple[int, ...]] = {}
-        self._answered: set[int] = set()
-        """Who has answered what the current phase asks of every launcher."""
-        self._ended: set[int] = set()
-        """Whose ranks of this generation all ended well, in whatever phase that was."""
+    def __init__(
+        self, world_size: int, max_restarts: int, startup_timeout: float, saves: bool
+    ) -> None:
+        """`max_restarts` counts restarts in a row, without a newer checkpoint.
+
+        All launchers have to be ready `startup_timeout` seconds after the first one. `saves`: the
+        job has checkpoints.
+        """
+        self._world_size, self._saves = world_size, saves
+        self._max_restarts, self._startup_timeout = max_restarts, startup_timeout
+        self._launchers: dict[int, tuple[int, ...]] = {}
+        """Ranks of every connected launcher."""
+        self._replied: set[int] = set()
+        """Launchers that have sent the event that the current phase waits for."""
+        self._done: set[int] = set()
+        """Launchers whose ranks of this generation all exited with code 0, in any phase."""
         self._failures: list[FailureInfo] = []
-        self._statements: list[Statement] = []
-        self._silent: Silent | None = None
-        self._moved = math.inf
-        """Seconds since a rank last showed progress, of all launchers that have stated."""
-        self._started = self._saved = self._in_a_row = 0
-        self._asked = False
-        self.phase: Phase = "gathering"
+        self._dumps: list[RankDump] = []
+        self._suspicion: HangSuspected | None = None
+        self._last_progress = math.inf
+        """Seconds since any rank made progress, over all launchers that have reported stacks."""
+        self._last_started = self._last_saved = self._restarts_in_a_row = 0
+        self._stop_requested = False
+        self.phase: Phase = "waiting"
         self.generation = 0
         self.deadline: float | None = None
-        """When `expire` is due."""
+        """When `on_deadline` is due."""
 
-    def hear(self, member: int, word: Word, now: float) -> tuple[Order, ...]:
-        """Take a launcher's word; return what all launchers are told.
+    def on_event(self, launcher: int, event: LauncherEvent, now: float) -> tuple[Command, ...]:
+        """Handle an event of a launcher and return the commands for all launchers.
 
-        Raises ValueError for a word that makes no sense.
+        Raises ValueError for an event that is not valid in this state.
         """
-        if isinstance(word, Joined):
-            self._join(member, word)
+        if isinstance(event, Registered):
+            self._register(launcher, event)
             return ()
-        if member not in self._members:
-            raise ValueError(f"a launcher must join before it says {word.kind}")
-        if isinstance(word, Asked):
-            return self._stop()
-        if word.generation != self.generation or self.phase == "ended":
-            return ()  # of ranks that are gone
-        match word:
+        if launcher not in self._launchers:
+            raise ValueError(f"a launcher must register before it sends {event.kind}")
+        if isinstance(event, StopRequested):
+            return self._on_stop_requested()
+        if event.generation != self.generation or self.phase == "ended":
+            return ()  # of ranks that have exited
+        match event:
             case Ready():
-                return self._ready(member, now)
+                return self._on_ready(launcher, now)
             case Failed():
-                return self._failed(word.cause, now)
-            case Silent():
-                return self._explain(word, now)
-            case Stated():
-                return self._state(member, word)
-            case Held():
-                return self._held(member, word)
+                return self._on_failed(event.cause, now)
+            case HangSuspected():
+                return self._on_hang_suspected(event, now)
+            case StacksReported():
+                return self._on_stacks_reported(launcher, event)
+            case StepsPaused():
+                return self._on_steps_paused(launcher, event)
             case Done():
-                return self._done(member)
+                return self._on_done(launcher)
 
-    def lose(self, member: int) -> tuple[Order, ...]:
-        """A launcher is gone: its pod is the operator's business, and so is the gang."""
-        ranks = self._members.pop(member, None)
+    def on_disconnect(self, launcher: int) -> tuple[Command, ...]:
+        """End the gang: the operator has to replace the pod of this launcher."""
+        ranks = self._launchers.pop(launcher, None)
         if ranks is None or self.phase == "ended":
             return ()
         return self._end(_lost_peer(f"the pod of {_named(ranks)} is gone"))
 
-    def saved(self, step: int) -> None:
-        """There is a complete checkpoint of this step: restarts before it were not in vain."""
-        if step > self._saved:
-            self._saved, self._in_a_row = step, 0
+    def on_checkpoint(self, step: int) -> None:
+        """Reset the count of restarts in a row: there is a complete checkpoint of this step."""
+        if step > self._last_saved:
+            self._last_saved, self._restarts_in_a_row = step, 0
 
-    def expire(self, now: float) -> tuple[Order, ...]:
-        """Go on where something was waited for in vain."""
+    def on_deadline(self, now: float) -> tuple[Command, ...]:
+        """Continue without the events that did not arrive in time."""
         if self.deadline is None or now < self.deadline:
             return ()
         self.deadline = None
-        if self.phase == "gathering":
-            there = {rank for member in self._answered for rank in self._members[member]}
-            missing = tuple(rank for rank in range(self._world) if rank not in there)
-            text = f"{_named(missing)} did not get ready within {self._startup:.0f} s"
+        if self.phase == "waiting":
+            ready = {rank for launcher in self._replied for rank in self._launchers[launcher]}
+            missing = tuple(rank for rank in range(self._world_size) if rank not in ready)
+            text = f"{_named(missing)} did not get ready within {self._startup_timeout:.0f} s"
             return self._end(_lost_peer(text))
-        return self._judge()
+        return self._resolve()
 
-    def _join(self, member: int, word: Joined) -> None:
-        taken = {rank for ranks in self._members.values() for rank in ranks}
-        if member in self._members or taken & set(word.ranks):
-            raise ValueError(f"{_named(word.ranks)} joined twice")
-        if not word.ranks or not set(word.ranks) <= set(range(self._world)):
-            raise ValueError(f"{word.ranks[:8]} are no ranks below {self._world}")
-        self._members[member] = word.ranks
+    def _register(self, launcher: int, event: Registered) -> None:
+        taken = {rank for ranks in self._launchers.values() for rank in ranks}
+        if launcher in self._launchers or taken & set(event.ranks):
+            raise ValueError(f"{_named(event.ranks)} registered twice")
+        if not event.ranks or not set(event.ranks) <= set(range(self._world_size)):
+            raise ValueError(f"{event.ranks[:8]} are not ranks below {self._world_size}")
+        self._launchers[launcher] = event.ranks
 
-    def _ready(self, member: int, now: float) -> tuple[Order, ...]:
-        if self.phase != "gathering":
+    def _on_ready(self, launcher: int, now: float) -> tuple[Command, ...]:
+        if self.phase != "waiting":
             return ()
-        if not self._answered:
-            self.deadline = now + self._startup
-        if not self._all(self._answered, member):
+        if not self._replied:
+            self.deadline = now + self._startup_timeout
+        if not self._all_in(self._replied, launcher):
             return ()
         self._enter("running")
-        self._ended = set()
-        return (Start(self.generation),)
+        self._done = set()
+        return (StartRanks(self.generation),)
 
-    def _failed(self, cause: FailureInfo, now: float) -> tuple[Order, ...]:
-        if self.phase == "gathering":
+    def _on_failed(self, cause: FailureInfo, now: float) -> tuple[Command, ...]:
+        if self.phase == "waiting":
             return ()
         self._failures.append(cause)
         if not cause.is_consequence:
-            return self._settle(cause)
+            return self._restart_or_end(cause)
         if len(self._failures) == 1:
             self.deadline = now + CAUSE_SECONDS
         return ()
 
-    def _explain(self, word: Silent, now: float) -> tuple[Order, ...]:
+    def _on_hang_suspected(self, event: HangSuspected, now: float) -> tuple[Command, ...]:
         if self.phase != "running" or self._failures:
             return ()
-        self._enter("explaining")
-        self._silent, self.deadline = word, now + STATEMENT_SECONDS
-        return (Explain(self.generation),)
+        self._enter("dumping")
+        self._suspicion, self.deadline = event, now + STACKS_SECONDS
+        return (DumpStacks(self.generation),)
 
-    def _state(self, member: int, word: Stated) -> tuple[Order, ...]:
-        if self.phase != "explaining":
+    def _on_stacks_reported(self, launcher: int, event: StacksReported) -> tuple[Command, ...]:
+        if self.phase != "dumping":
             return ()
-        self._statements += word.statements
-        if word.seconds is not None:
-            self._moved = min(self._moved, word.seconds)
-        return self._judge() if self._all(self._answered, member) else ()
+        self._dumps += event.dumps
+        if event.seconds is not None:
+            self._last_progress = min(self._last_progress, event.seconds)
+        return self._resolve() if self._all_in(self._replied, launcher) else ()
 
-    def _judge(self) -> tuple[Order, ...]:
-        """Tell a gang that hangs from one that waits for a rank which is getting on.
+    def _resolve(self) -> tuple[Command, ...]:
+        """Act on the failures or the suspected hang.
 
-        Where rank 0 writes an export for an hour, all others are silent and nothing is wrong.
+        It is no hang if any rank still makes progress: while rank 0 writes an export for an hour,
+        all others wait for it.
         """
         if self._failures:
-            return self._settle(first_cause(self._failures))
-        if self._silent is not None and self._moved < self._silent.allowed:
-            patience = Patience(self.generation, self._moved)
+            return self._restart_or_end(first_cause(self._failures))
+        if self._suspicion is not None and self._last_progress < self._suspicion.allowed:
+            cleared = HangCleared(self.generation, self._last_progress)
             self._enter("running")
-            return (patience,)
-        return self._settle(self._hung())
+            return (cleared,)
+        return self._restart_or_end(self._hang())
 
-    def _stop(self) -> tuple[Order, ...]:
-        self._asked = True
-        if self.phase in ("holding", "finishing", "ended"):
+    def _on_stop_requested(self) -> tuple[Command, ...]:
+        self._stop_requested = True
+        if self.phase in ("pausing", "stopping", "ended"):
             return ()
-        if self.phase not in ("running", "explaining") or not self._saves:
+        if self.phase not in ("running", "dumping") or not self._saves:
             return self._end(terminated(NOTHING_TO_SAVE))
-        self._enter("holding")
-        self._started = 0
-        return (Hold(self.generation),)
+        self._enter("pausing")
+        self._last_started = 0
+        return (PauseSteps(self.generation),)
 
-    def _held(self, member: int, word: Held) -> tuple[Order, ...]:
-        if self.phase != "holding":
+    def _on_steps_paused(self, launcher: int, event: StepsPaused) -> tuple[Command, ...]:
+        if self.phase != "pausing":
             return ()
-        self._started = max(self._started, word.started)
-        if not self._all(self._answered, member):
+        self._last_started = max(self._last_started, event.started)
+        if not self._all_in(self._replied, launcher):
             return ()
-        if not self._started:  # ranks still load or evaluate
+        if not self._last_started:  # ranks still load or evaluate
             return self._end(terminated(NOTHING_TO_SAVE))
-        self._enter("finishing")
-        return (Finish(self.generation, self._started),)
+        self._enter("stopping")
+        return (StopAfterStep(self.generation, self._last_started),)
 
-    def _done(self, member: int) -> tuple[Order, ...]:
-        if self.phase == "gathering" or not self._all(self._ended, member):
+    def _on_done(self, launcher: int) -> tuple[Command, ...]:
+        if self.phase == "waiting" or not self._all_in(self._done, launcher):
             return ()
-        if self.phase == "finishing":
-            return self._end(terminated(f"after it had saved step {self._started}"))
+        if self.phase == "stopping":
+            return self._end(terminated(f"after it had saved step {self._last_started}"))
         return self._end(None)
 
-    def _settle(self, cause: FailureInfo) -> tuple[Order, ...]:
-        """Restart in place where that may help and is allowed; else end."""
-        if self._asked or not cause.retryable or self._in_a_row >= self._most:
+    def _restart_or_end(self, cause: FailureInfo) -> tuple[Command, ...]:
+        """Restart in place if the cause is retryable and the limit allows it; else end."""
+        exhausted = self._restarts_in_a_row >= self._max_restarts
+        if self._stop_requested or not cause.retryable or exhausted:
             return self._end(cause)
-        self._in_a_row += 1
+        self._restarts_in_a_row += 1
         self.generation += 1
-        self._enter("gathering")
+        self._enter("waiting")
         return (Restart(self.generation, cause),)
 
-    def _hung(self) -> FailureInfo:
-        seconds = self._silent.seconds if self._silent else 0.0
-        stated = {statement.rank for statement in self._statements}
-        absent = [rank for rank in range(self._world) if rank not in stated]
-        return accuse(self._statements, absent, seconds)
+    def _hang(self) -> FailureInfo:
+        seconds = self._suspicion.seconds if self._suspicion else 0.0
+        dumped = {dump.rank for dump in self._dumps}
+        missing = [rank for rank in range(self._world_size) if rank not in dumped]
+        return find_culprit(self._dumps, missing, seconds)
 
-    def _end(self, cause: FailureInfo | None) -> tuple[Order, ...]:
+    def _end(self, cause: FailureInfo | None) -> tuple[Command, ...]:
         self._enter("ended")
         return (End(cause),)
 
     def _enter(self, phase: Phase) -> None:
         self.phase, self.deadline = phase, None
-        self._silent, self._moved = None, math.inf
-        self._answered, self._failures, self._statements = set(), [], []
+        self._suspicion, self._last_progress = None, math.inf
+        self._replied, self._failures, self._dumps = set(), [], []
 
-    def _all(self, answered: set[int], member: int) -> bool:
-        """Add a launcher to those that answered; tell whether that makes all ranks."""
-        answered.add(member)
-        return sum(len(self._members.get(one, ())) for one in answered) == self._world
+    def _all_in(self, launchers: set[int], launcher: int) -> bool:
+        """Add a launcher to a set; return True if the set then has the launchers of all ranks."""
+        launchers.add(launcher)
+        return sum(len(self._launchers.get(one, ())) for one in launchers) == self._world_size
 
 
 def terminated(when: str) -> FailureInfo:
-    """Return the cause of a gang that was asked to stop."""
+    """Return the cause of the end of a gang whose pods received SIGTERM."""
     text = f"the pod was asked to stop, {when}"
     return FailureInfo("Terminated", text, exit_code=EXIT_TERMINATED)
 
@@ -256,7 +262,7 @@ def _lost_peer(text: str) -> FailureInfo:
 
 
 def _named(ranks: tuple[int, ...]) -> str:
-    """Name ranks in a bounded text."""
+    """Return the ranks as text of bounded length."""
     some = ", ".join(map(str, ranks[:16]))
     rest = f" and {len(ranks) - 16} more" if len(ranks) > 16 else ""
     return f"rank {some}" if len(ranks) == 1 else f"ranks {some}{rest}"

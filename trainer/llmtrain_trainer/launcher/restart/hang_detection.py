@@ -1,4 +1,4 @@
-"""Who holds all others up, from what ranks say they are doing. Pure functions."""
+"""Find the rank that blocks all others, from what each rank is doing. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,63 +7,60 @@ from collections.abc import Sequence
 
 from llmtrain_core.api.env import EXIT_HUNG
 from llmtrain_core.api.failure import FailureInfo
-from llmtrain_trainer.runtime.reports import Statement
+from llmtrain_trainer.runtime.reports import RankDump
 
-_SHOWN = 4
+_MOST_SHOWN = 4
+"""Stack frames, and kinds of collectives."""
 
 
-def accuse(statements: Sequence[Statement], absent: Sequence[int], seconds: float) -> FailureInfo:
-    """Return the cause of a hang, with the rank that holds the others up where one stands out.
+def find_culprit(dumps: Sequence[RankDump], missing: Sequence[int], seconds: float) -> FailureInfo:
+    """Return the cause of a hang, with the rank that blocks the others if one stands out.
 
-    That is one that cannot answer (stopped, or deep in a call that never returns), else one that
-    does something else while others wait in a collective. Where all wait for each other, nobody is
-    named: the network lost something, or ranks disagree on what comes next.
+    That is a rank that cannot respond (stopped, or in a call that does not return), else one that
+    does something else while the others wait in a collective. If all ranks wait for each other, no
+    rank is named: either the network lost a message, or the ranks disagree on the next collective.
+    `missing` are the ranks without a dump.
     """
-    ordered = sorted(statements, key=lambda statement: statement.rank)
-    mute = [one for one in ordered if one.state != "answers"]
-    busy = [one for one in ordered if one.state == "answers" and not one.waits]
-    waiting = [one for one in ordered if one.waits]
-    accused: Statement | None = None
-    if mute:
-        accused = mute[0]
+    ordered = sorted(dumps, key=lambda dump: dump.rank)
+    unresponsive = [dump for dump in ordered if dump.state != "responsive"]
+    busy = [dump for dump in ordered if dump.state == "responsive" and not dump.waiting]
+    waiting = [dump for dump in ordered if dump.waiting]
+    culprit: RankDump | None = None
+    if unresponsive:
+        culprit = unresponsive[0]
     elif busy and waiting:
-        accused = min(busy, key=lambda statement: (statement.step, statement.rank))
+        culprit = min(busy, key=lambda dump: (dump.step, dump.rank))
     others = _summary(waiting)
-    if accused is not None:
-        text = f"rank {accused.rank} {_condition(accused)} for {seconds:.0f} s"
-        where = _where(accused)
-        text += f", in {where}" if where else ""
+    if culprit is not None:
+        text = f"rank {culprit.rank} {_condition(culprit)} for {seconds:.0f} s"
+        frames = " < ".join(culprit.stack[:_MOST_SHOWN])
+        text += f", in {frames}" if frames else ""
         text += f"; {others}" if others else ""
-    elif absent:
-        text = f"no step for {seconds:.0f} s, and rank {absent[0]} could not be asked; {others}"
+    elif missing:
+        text = f"no step for {seconds:.0f} s, and rank {missing[0]} sent no stack; {others}"
     else:
-        text = f"no step for {seconds:.0f} s, and no single rank holds up the others; {others}"
-    rank = accused.rank if accused else None
+        text = f"no step for {seconds:.0f} s, and no single rank blocks the others; {others}"
+    rank = culprit.rank if culprit else None
     return FailureInfo("RankHung", text, exit_code=EXIT_HUNG, rank=rank)
 
 
-def _condition(statement: Statement) -> str:
-    if statement.state == "stopped":
-        return f"is stopped by a signal and has not moved past step {statement.step}"
-    if statement.state == "mute":
-        return f"does not answer and has not moved past step {statement.step}"
-    return f"has not moved past step {statement.step} and waits for nobody"
+def _condition(dump: RankDump) -> str:
+    if dump.state == "stopped":
+        return f"is stopped by a signal and has not moved past step {dump.step}"
+    if dump.state == "unresponsive":
+        return f"does not respond and has not moved past step {dump.step}"
+    return f"has not moved past step {dump.step} and waits for no other rank"
 
 
-def _where(statement: Statement) -> str:
-    return " < ".join(statement.stack[:_SHOWN])
-
-
-def _summary(waiting: Sequence[Statement]) -> str:
-    """Say what the waiting ranks wait for, most frequent first: their flight recorders' end."""
+def _summary(waiting: Sequence[RankDump]) -> str:
+    """List what the waiting ranks wait for, most frequent first, from their flight recorders."""
     kinds: dict[str, list[int]] = {}
-    for statement in waiting:
-        kinds.setdefault(", ".join(statement.operations[:2]) or "a transfer", []).append(
-            statement.rank
-        )
+    for dump in waiting:
+        operations = ", ".join(dump.operations[:2]) or "a transfer"
+        kinds.setdefault(operations, []).append(dump.rank)
     counted = Counter({operation: len(ranks) for operation, ranks in kinds.items()})
     parts = []
-    for operation, count in counted.most_common(_SHOWN):
+    for operation, count in counted.most_common(_MOST_SHOWN):
         ranks = ", ".join(map(str, kinds[operation][:8])) + (" ..." if count > 8 else "")
         parts.append(f"{operation} (rank {ranks})")
     return "waiting: " + "; ".join(parts) if parts else ""

@@ -1,4 +1,4 @@
-"""What launchers say to each other: one JSON line per message, checked where it comes in."""
+"""Messages between the launchers of a gang: one JSON line each, validated by the receiver."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from llmtrain_core.api.failure import FailureInfo
-from llmtrain_trainer.runtime.reports import Statement
+from llmtrain_trainer.runtime.reports import RankDump
 
-LONGEST_LINE = 1 << 20
-"""Bytes; the statements of a pod's ranks are some kilobytes each."""
+MAX_LINE_BYTES = 1 << 20
+"""Largest message; the dumps of a pod's ranks take some kilobytes each."""
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """A launcher is there, with these ranks."""
+class Registered:
+    """A launcher has connected. It runs these ranks."""
 
     ranks: tuple[int, ...]
-    kind: Literal["joined"] = "joined"
+    kind: Literal["registered"] = "registered"
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """None of the launcher's ranks is left; those of this generation may start."""
+    """All local ranks of the previous generation have exited; the launcher can start this one."""
 
     generation: int
     kind: Literal["ready"] = "ready"
@@ -32,7 +32,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A rank ended in another way than it should."""
+    """A rank ended with an error."""
 
     generation: int
     cause: FailureInfo
@@ -40,67 +40,77 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
-    """A rank has shown no progress for longer than the job allows."""
+class HangSuspected:
+    """A rank has made no progress for longer than the job allows."""
 
     generation: int
     rank: int
     seconds: float
+    """Since the rank last made progress."""
     allowed: float
-    kind: Literal["silent"] = "silent"
+    kind: Literal["hang-suspected"] = "hang-suspected"
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
-    """What the launcher's ranks are doing."""
+class StacksReported:
+    """The dumps of the launcher's ranks."""
 
     generation: int
-    statements: tuple[Statement, ...]
+    dumps: tuple[RankDump, ...]
     seconds: float | None
-    """Since one of them last showed progress; None where all have ended."""
-    kind: Literal["stated"] = "stated"
+    """Since any of them last made progress; None if all have exited."""
+    kind: Literal["stacks-reported"] = "stacks-reported"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """No rank of the launcher will start a later step than `started` until it is told to."""
+class StepsPaused:
+    """No rank of the launcher starts a step after `started` until `StopAfterStep`."""
 
     generation: int
     started: int
-    kind: Literal["held"] = "held"
+    kind: Literal["steps-paused"] = "steps-paused"
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """All ranks of the launcher ended well."""
+    """All ranks of the launcher exited with code 0."""
 
     generation: int
     kind: Literal["done"] = "done"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The launcher's pod was asked to stop."""
+class StopRequested:
+    """The launcher's pod received SIGTERM."""
 
-    kind: Literal["asked"] = "asked"
+    kind: Literal["stop-requested"] = "stop-requested"
 
 
-Word = Joined | Ready | Failed | Silent | Stated | Held | Done | Asked
-"""From a launcher to the agreement."""
+LauncherEvent = (
+    Registered
+    | Ready
+    | Failed
+    | HangSuspected
+    | StacksReported
+    | StepsPaused
+    | Done
+    | StopRequested
+)
+"""From a launcher to the coordinator."""
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Fork the ranks; they meet at this port of rank 0's pod."""
+class StartRanks:
+    """Fork the ranks. They rendezvous at this port of rank 0's pod."""
 
     generation: int
     port: int = 0
-    kind: Literal["start"] = "start"
+    kind: Literal["start-ranks"] = "start-ranks"
 
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """End all ranks at once and be ready for the next generation."""
+    """Kill all ranks and prepare to start the next generation."""
 
     generation: int
     cause: FailureInfo
@@ -108,67 +118,69 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
-class Explain:
-    """Say what the ranks are doing."""
+class DumpStacks:
+    """Report what each rank is doing."""
 
     generation: int
-    kind: Literal["explain"] = "explain"
+    kind: Literal["dump-stacks"] = "dump-stacks"
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """A rank somewhere showed progress so long ago: the silent ones wait for it."""
+class HangCleared:
+    """Some rank made progress this many seconds ago; the suspected ranks only wait for it."""
 
     generation: int
     seconds: float
-    kind: Literal["patience"] = "patience"
+    kind: Literal["hang-cleared"] = "hang-cleared"
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class PauseSteps:
     """Let no rank start another step."""
 
     generation: int
-    kind: Literal["hold"] = "hold"
+    kind: Literal["pause-steps"] = "pause-steps"
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
-    """Let all ranks take the steps up to this one, save, and end."""
+class StopAfterStep:
+    """Let all ranks take the steps up to and including this one, save and exit."""
 
     generation: int
     step: int
-    kind: Literal["finish"] = "finish"
+    kind: Literal["stop-after-step"] = "stop-after-step"
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """It is over: well without a cause."""
+    """The gang has ended; without a cause, successfully."""
 
     cause: FailureInfo | None = None
     kind: Literal["end"] = "end"
 
 
-Order = Start | Restart | Explain | Patience | Hold | Finish | End
-"""From the agreement to all launchers."""
+Command = StartRanks | Restart | DumpStacks | HangCleared | PauseSteps | StopAfterStep | End
+"""From the coordinator to all launchers."""
 
-_WORDS: TypeAdapter[Word] = TypeAdapter(Annotated[Word, Field(discriminator="kind")])
-_ORDERS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])
+_EVENTS: TypeAdapter[LauncherEvent] = TypeAdapter(
+    Annotated[LauncherEvent, Field(discriminator="kind")]
+)
+_COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 
 
-def encode(message: Word | Order) -> bytes:
-    """Return a message as a line."""
-    adapter: TypeAdapter[Word] | TypeAdapter[Order] = (
-        _WORDS if isinstance(message, Word) else _ORDERS
+def encode(message: LauncherEvent | Command) -> bytes:
+    """Return a message as one line."""
+    adapter: TypeAdapter[LauncherEvent] | TypeAdapter[Command] = (
+        _EVENTS if isinstance(message, LauncherEvent) else _COMMANDS
     )
     return adapter.dump_json(message) + b"\n"  # type: ignore[arg-type]
 
 
-def read_word(line: bytes) -> Word:
-    """Read what a launcher says. Raises ValueError."""
-    return _WORDS.validate_json(line)
+def decode_event(line: bytes) -> LauncherEvent:
+    """Parse a message of a launcher. Raises ValueError."""
+    return _EVENTS.validate_json(line)
 
 
-def read_order(line: bytes) -> Order:
-    """Read what was agreed. Raises ValueError."""
-    return _ORDERS.validate_json(line)
+def decode_command(line: bytes) -> Command:
+    """Parse a message of the coordinator. Raises ValueError."""
+    return _COMMANDS.validate_json(line)

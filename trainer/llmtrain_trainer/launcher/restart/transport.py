@@ -1,6 +1,6 @@
-"""The launchers' wire: one connection per launcher to the pod of rank 0, on `MASTER_PORT`.
+"""TCP transport of launcher messages: every launcher connects to rank 0's pod, at `MASTER_PORT`.
 
-Not torch's store: its server and clients run threads, and a launcher forks ranks.
+torch's store does not fit here: its server and clients run threads, and a launcher forks ranks.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from llmtrain_trainer.errors import PeerLostError
-from llmtrain_trainer.launcher.restart.coordinator import Agreement
+from llmtrain_trainer.launcher.restart.coordinator import RestartCoordinator
 from llmtrain_trainer.launcher.restart.messages import (
-    LONGEST_LINE,
-    Order,
-    Start,
-    Word,
+    MAX_LINE_BYTES,
+    Command,
+    LauncherEvent,
+    StartRanks,
+    decode_command,
+    decode_event,
     encode,
-    read_order,
-    read_word,
 )
-from llmtrain_trainer.runtime.blocking import in_a_thread
+from llmtrain_trainer.runtime.blocking import run_in_thread
 
 RETRY_SECONDS = 0.5
 
-HANG_UP_SECONDS = 5.0
-"""For other launchers to end their ranks, leave their message and hang up."""
+CLOSE_SECONDS = 5.0
+"""How long the other launchers have to end their ranks, write their message and disconnect."""
 
 _KEEPALIVE = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
@@ -38,15 +38,15 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", 4),
     (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 30_000),
 )
-"""A node that loses its power sends nothing: it is noticed after half a minute."""
+"""A node that loses power sends nothing; with these the connection fails after half a minute."""
 
 
-class Host:
-    """Carries the words of all launchers to the agreement, and its orders to all of them."""
+class CoordinatorServer:
+    """Passes the events of all launchers to the coordinator, and its commands to all launchers."""
 
-    def __init__(self, agreement: Agreement, open_port: Callable[[], int]) -> None:
-        """`open_port` listens where the ranks of the next generation meet; returns the port."""
-        self.agreement = agreement
+    def __init__(self, coordinator: RestartCoordinator, open_port: Callable[[], int]) -> None:
+        """`open_port` opens the rendezvous port of the next generation and returns it."""
+        self.coordinator = coordinator
         self._open_port = open_port
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._numbers = itertools.count()
@@ -55,67 +55,75 @@ class Host:
 
     @classmethod
     async def serve(
-        cls, agreement: Agreement, open_port: Callable[[], int], address: str, port: int
-    ) -> Host:
+        cls, coordinator: RestartCoordinator, open_port: Callable[[], int], address: str, port: int
+    ) -> CoordinatorServer:
         """Listen for launchers on the pod's own address."""
-        host = cls(agreement, open_port)
-        host._server = await asyncio.start_server(
-            host._attend, address, port, limit=LONGEST_LINE, reuse_address=True, backlog=4096
+        server = cls(coordinator, open_port)
+        server._server = await asyncio.start_server(
+            server._serve_launcher,
+            address,
+            port,
+            limit=MAX_LINE_BYTES,
+            reuse_address=True,
+            backlog=4096,
         )
-        return host
+        return server
 
     async def close(self) -> None:
-        """Wait until all launchers have read the last order and hung up."""
+        """Wait until all launchers have received the last command and disconnected."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + HANG_UP_SECONDS
+        deadline = loop.time() + CLOSE_SECONDS
         while self._writers and loop.time() < deadline:
             await asyncio.sleep(0.02)
         if self._server is not None:
             self._server.close()
 
-    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Listen to one launcher until it is gone."""
-        loop, member = asyncio.get_running_loop(), next(self._numbers)
-        _keep_alive(writer)
-        self._writers[member] = writer
+    async def _serve_launcher(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Receive events of one launcher until it disconnects."""
+        loop, launcher = asyncio.get_running_loop(), next(self._numbers)
+        _set_keepalive(writer)
+        self._writers[launcher] = writer
         try:
             while line := await reader.readline():
-                self._tell(self.agreement.hear(member, read_word(line), loop.time()))
+                event = decode_event(line)
+                self._broadcast(self.coordinator.on_event(launcher, event, loop.time()))
         except (OSError, ValueError) as error:
-            print(f"a launcher is not heard any more: {error!r:.500}", file=sys.stderr)
+            print(f"closing the connection of a launcher: {error!r:.500}", file=sys.stderr)
         finally:
-            del self._writers[member]
+            del self._writers[launcher]
             writer.close()
-            self._tell(self.agreement.lose(member))
+            self._broadcast(self.coordinator.on_disconnect(launcher))
 
-    def _tell(self, orders: tuple[Order, ...]) -> None:
-        for order in orders:
-            if isinstance(order, Start):
-                order = replace(order, port=self._open_port())
+    def _broadcast(self, commands: tuple[Command, ...]) -> None:
+        for command in commands:
+            if isinstance(command, StartRanks):
+                command = replace(command, port=self._open_port())
             for writer in self._writers.values():
-                writer.write(encode(order))
+                writer.write(encode(command))
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.agreement.deadline is not None:
-            self._timer = loop.call_at(self.agreement.deadline, self._expire)
+        if self.coordinator.deadline is not None:
+            self._timer = loop.call_at(self.coordinator.deadline, self._on_timer)
 
-    def _expire(self) -> None:
-        self._tell(self.agreement.expire(asyncio.get_running_loop().time()))
+    def _on_timer(self) -> None:
+        self._broadcast(self.coordinator.on_deadline(asyncio.get_running_loop().time()))
 
 
-class Link:
-    """A launcher's end of the wire."""
+class CoordinatorClient:
+    """The connection of one launcher to the coordinator."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        _keep_alive(writer)
-        self.host: str = writer.get_extra_info("peername")[0]
+        _set_keepalive(writer)
+        self.address: str = writer.get_extra_info("peername")[0]
         """Address of rank 0's pod."""
 
     @classmethod
-    async def connect(cls, master: tuple[str, int], timeout: float) -> Link:
+    async def connect(cls, master: tuple[str, int], timeout: float) -> CoordinatorClient:
         """Connect to the pod of rank 0; its name may not resolve and it may not listen yet.
 
         Raises PeerLostError after `timeout` seconds.
@@ -124,8 +132,8 @@ class Link:
         deadline = loop.time() + timeout
         while True:
             try:
-                address = await in_a_thread(lambda: _resolve(master), "resolve")
-                opening = asyncio.open_connection(address, master[1], limit=LONGEST_LINE)
+                address = await run_in_thread(lambda: _resolve(master), "resolve")
+                opening = asyncio.open_connection(address, master[1], limit=MAX_LINE_BYTES)
                 return cls(*await asyncio.wait_for(opening, 5.0))
             except OSError as error:
                 if loop.time() > deadline:
@@ -134,22 +142,22 @@ class Link:
                     ) from error
             await asyncio.sleep(RETRY_SECONDS)
 
-    def say(self, word: Word) -> None:
-        """Send a word; whether it arrives shows in the orders."""
+    def send(self, event: LauncherEvent) -> None:
+        """Send an event. A lost connection shows in `commands`."""
         if not self._writer.is_closing():
-            self._writer.write(encode(word))
+            self._writer.write(encode(event))
 
-    async def orders(self) -> AsyncIterator[Order]:
-        """Yield orders. Raises PeerLostError when the pod of rank 0 is gone."""
+    async def commands(self) -> AsyncIterator[Command]:
+        """Yield commands. Raises PeerLostError when the pod of rank 0 is gone."""
         try:
             while line := await self._reader.readline():
-                yield read_order(line)
+                yield decode_command(line)
         except (OSError, ValueError) as error:
             raise PeerLostError(f"lost the pod of rank 0: {error!r:.500}") from error
         raise PeerLostError("the pod of rank 0 is gone")
 
     async def close(self) -> None:
-        """Hang up, after what was said has been sent."""
+        """Send what is buffered and disconnect."""
         self._writer.close()
         with contextlib.suppress(OSError):  # the other end was first
             await asyncio.wait_for(self._writer.wait_closed(), 1.0)
@@ -159,7 +167,7 @@ def _resolve(master: tuple[str, int]) -> str:
     return str(socket.getaddrinfo(*master, type=socket.SOCK_STREAM)[0][4][0])
 
 
-def _keep_alive(writer: asyncio.StreamWriter) -> None:
+def _set_keepalive(writer: asyncio.StreamWriter) -> None:
     connection = writer.get_extra_info("socket")
     for level, name, value in _KEEPALIVE:
         if hasattr(socket, name):  # Linux has them all

@@ -45,10 +45,10 @@ def test_groups_are_measured_between_steps_and_training_is_as_without(
             told.append((parameter_hash(trainer), losses, collectives))
         return told, plain.sent, sent
 
-    from llmtrain_trainer.launcher.status_tracker import Progress
+    from llmtrain_trainer.launcher.status_tracker import StatusTracker
     from llmtrain_trainer.runtime.reports import ProbeReport
 
-    progress = Progress((0, 1), attempt=0)
+    tracker = StatusTracker((0, 1), attempt=0)
     slowest: dict[int, float] = {}
     for rank, ((without, probed), quiet, sent) in enumerate(run_trainers(spec(), shards, work)):
         assert without == probed
@@ -59,11 +59,11 @@ def test_groups_are_measured_between_steps_and_training_is_as_without(
         for report in probes:
             found = [(each.group, each.nbytes, each.group_size) for each in report.samples]
             assert found == [("tp", SMALL, 2), ("tp", LARGE, 2)]
-            progress.hear(rank, report)
+            tracker.on_report(rank, report)
         for each in probes[-1].samples:
             slowest[each.nbytes] = max(slowest.get(each.nbytes, 0.0), each.seconds)
 
-    page = progress.metrics.exposition().decode()
+    page = tracker.metrics.exposition().decode()
     for nbytes, seconds in slowest.items():
         assert f'llmtrain_probe_seconds{{group="tp",size="{nbytes}"}} {seconds!r}\n' in page
     (bandwidth,) = re.findall(

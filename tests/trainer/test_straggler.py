@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.launcher.status_tracker import Progress
+from llmtrain_trainer.launcher.status_tracker import StatusTracker
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 
@@ -54,10 +54,10 @@ def test_a_slow_rank_is_waited_for(
     assert max(scores) == 1.0
     assert min(scores) == scores[SLOW]
 
-    progress = Progress((0, 1), attempt=0)
+    tracker = StatusTracker((0, 1), attempt=0)
     for rank in (0, 1):
-        progress.hear(rank, reports[rank])
-    page = progress.metrics.exposition().decode()
+        tracker.on_report(rank, reports[rank])
+    page = tracker.metrics.exposition().decode()
     assert f'llmtrain_straggler_score{{gpu="1"}} {scores[SLOW]}' in page
     assert 'llmtrain_collective_wait_seconds_count{group="tp"}' in page
     spent = {
