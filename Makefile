@@ -25,7 +25,7 @@ lint: setup ## only the static tier
 	@python hack/tiers.py lint
 
 parity: setup ## every layout and schedule against one process, with the differences
-	@python -m pytest tests/trainer/test_parity.py -m torch -s -q
+	@python -m pytest tests/trainer/parallel/test_parity.py -m torch -s -q
 
 fuzz: setup ## properties on fresh random examples; make test has the same ones each time
 	@python -m pytest -q -n 2 -m hypothesis --hypothesis-profile=fresh
@@ -46,7 +46,7 @@ bench-gpu: setup ## one real GPU: parity with the CPU, the plan's time and memor
 	@python -m pytest tests/perf/bench_gpu.py -s -q
 
 bench-queue: controlplane ## 300 jobs on 128 scripted nodes against an oracle (an idle machine)
-	@python -m pytest tests/operator/bench_queue_trace.py -s -q
+	@python -m pytest tests/operator/integration/bench_queue_trace.py -s -q
 
 crds: setup ## write crds/ from the models
 	@llmtrain crd --write crds

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[1]
 BLOCK = """
 import sys
 from importlib.machinery import PathFinder

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.paths import ROOT
+
 LLMTRAIN = str(Path(sys.executable).parent / "llmtrain")
 LEAF = "network.topology.nvidia.com/leaf"
 SPINE = "network.topology.nvidia.com/spine"
@@ -170,7 +172,7 @@ def test_place_names_a_broken_file(tmp_path: Path, text: str, expected: str):
 
 
 def test_crd_prints_and_writes_what_is_committed(tmp_path: Path):
-    committed = Path(__file__).parents[2] / "crds"
+    committed = ROOT / "crds"
     assert llmtrain("crd", "--write", str(tmp_path)).returncode == 0
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert written == {path.name: path.read_text() for path in committed.iterdir()}

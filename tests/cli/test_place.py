@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from llmtrain_cli.main import run
+from tests.support.cluster_files import LEAF, SPINE, Shell, listed, node, pod, tree
+from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.unit
 
-LEAF = "network.topology.nvidia.com/leaf"
-SPINE = "network.topology.nvidia.com/spine"
-GPU = "nvidia.com/gpu"
 KEYS = {"fits", "nodes", "spares", "cost", "domains", "crossings", "reasons", "alternative"}
-
-Shell = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def llmtrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    """Run the command line in this process; return exit code, stdout and stderr."""
-
-    def shell(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["llmtrain", *arguments])
-        with pytest.raises(SystemExit) as end:
-            run()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(end.value.code or 0), out, err
-
-    return shell
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[..., str]:
-    def write(name: str, document: Any, as_yaml: bool = False) -> str:
-        path = tmp_path / name
-        path.write_text(yaml.safe_dump(document) if as_yaml else json.dumps(document))
-        return str(path)
-
-    return write
 
 
 def job(nodes: int, gpus: int = 8, **topology: Any) -> dict[str, Any]:
@@ -62,41 +31,6 @@ def job(nodes: int, gpus: int = 8, **topology: Any) -> dict[str, Any]:
         "metadata": {"name": "train"},
         "spec": spec,
     }
-
-
-def node(name: str, gpus: int = 8, **labels: str) -> dict[str, Any]:
-    keys = {"spine": SPINE, "leaf": LEAF}
-    return {
-        "kind": "Node",
-        "metadata": {"name": name, "labels": {keys[key]: v for key, v in labels.items()}},
-        "spec": {},
-        "status": {
-            "allocatable": {"cpu": "96", GPU: str(gpus)},
-            "conditions": [{"type": "Ready", "status": "True"}],
-        },
-    }
-
-
-def pod(name: str, on: str, gpus: int, **labels: str) -> dict[str, Any]:
-    limits = {"limits": {GPU: str(gpus)}}
-    return {
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": "team", "labels": labels},
-        "spec": {"nodeName": on, "containers": [{"name": "c", "resources": limits}]},
-        "status": {"phase": "Running"},
-    }
-
-
-def listed(kind: str, *items: dict[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": f"{kind}List", "items": list(items)}
-
-
-def tree(leaves: int = 4, nodes: int = 4) -> list[dict[str, Any]]:
-    return [
-        node(f"n{leaf * nodes + index}", spine=f"s{leaf // 2}", leaf=f"l{leaf}")
-        for leaf in range(leaves)
-        for index in range(nodes)
-    ]
 
 
 def test_the_json_has_exactly_the_promised_keys(llmtrain: Shell, file: Callable[..., str]) -> None:
@@ -190,7 +124,7 @@ def test_a_preset_a_file_and_no_fabric(llmtrain: Shell, file: Callable[..., str]
         },
     }
     assert levels("--fabric", file("fabric.yaml", own, True)) == ["room", "node"]
-    example = Path(__file__).parents[2] / "examples" / "fabric.yaml"
+    example = EXAMPLES / "fabric.yaml"
     assert levels("--fabric", str(example)) == ["spine", "leaf", "node"]
 
 

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_place import (  # noqa: F401 - the fixtures are used by name
-    LEAF,
-    Shell,
-    file,
-    listed,
-    llmtrain,
-    node,
-    pod,
-    tree,
-)
+from tests.support.cluster_files import LEAF, Shell, listed, node, pod, tree
 
 pytestmark = pytest.mark.unit
 
@@ -46,7 +34,7 @@ def stored(paths: dict[str, list[str]]) -> dict[str, Any]:
     }
 
 
-def test_the_tree_with_the_jobs_on_it(llmtrain: Shell, file: Any) -> None:  # noqa: F811
+def test_the_tree_with_the_jobs_on_it(llmtrain: Shell, file: Any) -> None:
     pods = [seat(0, "n2"), seat(1, "n10"), pod("other", "n0", 2), seat(2, "gone")]
     files = [
         "--nodes",
@@ -67,7 +55,7 @@ def test_the_tree_with_the_jobs_on_it(llmtrain: Shell, file: Any) -> None:  # no
     assert "pods sit on nodes that the list lacks: gone" in out
 
 
-def test_the_json_names_every_node_and_seat(llmtrain: Shell, file: Any) -> None:  # noqa: F811
+def test_the_json_names_every_node_and_seat(llmtrain: Shell, file: Any) -> None:
     ranked = seat(0, "n1")
     ranked["spec"]["containers"][0]["env"] = [{"name": "LLMTRAIN_RANKS", "value": "8,9,10,11"}]
     ended = seat(1, "n0") | {"status": {"phase": "Succeeded"}}
@@ -89,7 +77,7 @@ def test_the_json_names_every_node_and_seat(llmtrain: Shell, file: Any) -> None:
 
 
 @pytest.mark.parametrize("index", ["", "-1", "x", "9" * 30, "²"])
-def test_a_pod_with_odd_labels_has_no_ranks(llmtrain: Shell, file: Any, index: str) -> None:  # noqa: F811
+def test_a_pod_with_odd_labels_has_no_ranks(llmtrain: Shell, file: Any, index: str) -> None:
     odd = pod("p", "n0", 8, **{JOB: "train", INDEX: index})
     files = [
         "--nodes",
@@ -102,7 +90,7 @@ def test_a_pod_with_odd_labels_has_no_ranks(llmtrain: Shell, file: Any, index: s
     assert "team/train ?" in llmtrain("topology", *files)[1]
 
 
-def test_a_label_changed_under_a_job_is_told(llmtrain: Shell, file: Any) -> None:  # noqa: F811
+def test_a_label_changed_under_a_job_is_told(llmtrain: Shell, file: Any) -> None:
     nodes = tree(1, 2)
     files = [
         "--pods",
@@ -123,7 +111,7 @@ def test_a_label_changed_under_a_job_is_told(llmtrain: Shell, file: Any) -> None
     )
 
 
-def test_a_large_cluster_is_drawn_down_to_its_leaves(llmtrain: Shell, file: Any) -> None:  # noqa: F811
+def test_a_large_cluster_is_drawn_down_to_its_leaves(llmtrain: Shell, file: Any) -> None:
     files = ["--nodes", file("n", listed("Node", *tree(10, 30)))]
     out = llmtrain("topology", *files)[1]
     assert "leaf l9" in out and "node n" not in out
@@ -133,7 +121,7 @@ def test_a_large_cluster_is_drawn_down_to_its_leaves(llmtrain: Shell, file: Any)
     assert code == 2 and "--depth row: no such level; use one of spine, leaf, node" in err
 
 
-def test_300_leaves_in_natural_order(llmtrain: Shell, file: Any) -> None:  # noqa: F811
+def test_300_leaves_in_natural_order(llmtrain: Shell, file: Any) -> None:
     nodes = [node(f"h{i}", spine="s", leaf=f"leaf-{i}") for i in reversed(range(300))]
     files = ["--nodes", file("n", listed("Node", *nodes)), "--depth", "leaf"]
     drawn = [
@@ -144,7 +132,7 @@ def test_300_leaves_in_natural_order(llmtrain: Shell, file: Any) -> None:  # noq
     assert drawn == [str(index) for index in range(300)]
 
 
-def test_a_host_called_like_its_rack_and_no_nodes_at_all(llmtrain: Shell, file: Any) -> None:  # noqa: F811
+def test_a_host_called_like_its_rack_and_no_nodes_at_all(llmtrain: Shell, file: Any) -> None:
     nodes = [node("r1", spine="r1", leaf="r1"), node("r2", spine="r1", leaf="r1")]
     out = llmtrain("topology", "--nodes", file("n", listed("Node", *nodes)))[1]
     assert out.splitlines()[:4] == [
@@ -164,7 +152,7 @@ def test_a_host_called_like_its_rack_and_no_nodes_at_all(llmtrain: Shell, file: 
         ("--pods", [seat(0, "n0") | {"spec": {"nodeName": "n0", "containers": [1]}}]),
     ],
 )
-def test_a_broken_list_is_named(llmtrain: Shell, file: Any, option: str, items: Any) -> None:  # noqa: F811
+def test_a_broken_list_is_named(llmtrain: Shell, file: Any, option: str, items: Any) -> None:
     kind = "Pod" if option == "--pods" else "LLMTrainingJob"
     files = [
         "--nodes",

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 from llmtrain_cli.commands import plan
 from llmtrain_cli.errors import CliError
 from llmtrain_core.plan.model.model_shape import SHAPES
+from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.unit
 
-EXAMPLE = str(Path(__file__).parents[2] / "examples" / "llama3-8b.yaml")
+EXAMPLE = str(EXAMPLES / "llama3-8b.yaml")
 LEAF = "network.topology.nvidia.com/leaf"
 
 MODEL = ("--model", "llama3-8b", "--tokens", "1e12")

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.main import app
 from llmtrain_core.plan.cpu.cost_model import KINDS, Processor
+from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.unit
 
-EXAMPLE = str(Path(__file__).parents[2] / "examples" / "sotu-3d.yaml")
+EXAMPLE = str(EXAMPLES / "sotu-3d.yaml")
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from llmtrain_cli.io.files import read_job
 from llmtrain_cli.run.local_job import localised
 from llmtrain_cli.run.plot import plot
 from llmtrain_core.validation.check import Job, check
+from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.unit
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDER = Path("/somewhere/run 1")
 
 

@@ -9,10 +9,11 @@ import yaml
 
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.demo.stage import JOBS, NAMESPACE, Stage
+from tests.support.paths import EXAMPLES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-EXAMPLE = yaml.safe_load((Path(__file__).parents[2] / "examples" / "sotu-3d.yaml").read_text())
+EXAMPLE = yaml.safe_load((EXAMPLES / "sotu-3d.yaml").read_text())
 FINAL = {"Succeeded", "Failed", "Rejected"}
 
 

@@ -14,8 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from racks import NODES, NODES_PER_RACK, racks
-from ranks import Measured, Ranks, Work, launched
 
 from llmtrain_core.layout import Dimension, Layout
 from llmtrain_core.placement import Placement, Request, place
@@ -23,6 +21,8 @@ from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.placement.traffic.volumes import Volume, Volumes
 from llmtrain_core.topology.inventory import Node, Snapshot, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from tests.support.network.racks import NODES, NODES_PER_RACK, racks
+from tests.support.network.ranks import Measured, Ranks, Work, launched
 
 pytestmark = pytest.mark.torch
 

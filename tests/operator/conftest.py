@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
-
-# A package here would be named `operator`, as the standard library's module is.
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "queueing"))
-from installing import install
-from operator_bench import Bench, OperatorProcess
+from tests.support.operator_harness.harness import Bench, OperatorProcess
+from tests.support.operator_harness.install import install
 
 
 @pytest.fixture(scope="session")

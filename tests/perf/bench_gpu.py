@@ -37,10 +37,10 @@ from llmtrain_trainer.config import RunConfig, from_spec
 from llmtrain_trainer.data.prepare import PreparedData
 from llmtrain_trainer.training.trainer import Trainer
 from llmtrain_trainer.worker.rendezvous import join
+from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 GIB = 1024**3
 WARM, STEPS = 2, 6
 """Steps before measuring, and measured."""

@@ -14,14 +14,35 @@ from itertools import chain
 from statistics import mean
 
 import pytest
-from judges.cases import Case, hardened, small_case, small_cases, with_one_free_node_more
-from judges.contest import contest, large_case, real_contests, synthetic_contests, table
-from judges.oracle import solve
-from judges.problem import problem_of
-from test_arnold import FULL, LARGE, MEDIUM, NARROW, RATIOS, SKEWS, best_fit, our_spread
-from test_arnold import SMALL as LEAST
 
 from llmtrain_core.placement import Placement, place
+from tests.support.placement.arnold_settings import (
+    FULL,
+    LARGE,
+    MEDIUM,
+    NARROW,
+    RATIOS,
+    SKEWS,
+    best_fit,
+    our_spread,
+)
+from tests.support.placement.arnold_settings import SMALL as LEAST
+from tests.support.placement.cases import (
+    Case,
+    hardened,
+    small_case,
+    small_cases,
+    with_one_free_node_more,
+)
+from tests.support.placement.comparison import (
+    contest,
+    large_case,
+    real_contests,
+    synthetic_contests,
+    table,
+)
+from tests.support.placement.oracle import solve
+from tests.support.placement.problem import problem_of
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(1800)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from kubernetes.aio.client.configuration import Configuration
-from quiet import Laps
 
 from llmtrain_operator.cache.records import PodRecord, pod_record
 from llmtrain_operator.controller import calm_collector
@@ -21,17 +19,15 @@ from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.informer import Informer, Selection
 from llmtrain_operator.kube.resources import PODS
 from llmtrain_operator.metrics import Metrics
+from tests.support.cpu_time import Laps
+from tests.support.operator_harness import fake_api
 
 pytestmark = pytest.mark.perf
 
-FAKE = Path(__file__).parents[1] / "operator" / "fake_api.py"
+FAKE = Path(fake_api.__file__)
 PODS_COUNT, EVENTS, WATCHES = 2_000, 20_000, 3
 THOUSAND, BOUND = 1_000, 10_000
 
-_spec = importlib.util.spec_from_file_location("fake_api", FAKE)
-assert _spec is not None and _spec.loader is not None
-fake_api = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fake_api)
 SIZE = len(json.dumps(fake_api.big_pod(1, 1)))
 
 

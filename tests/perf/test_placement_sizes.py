@@ -6,15 +6,15 @@ import json
 import time
 
 import pytest
-from judges.cases import GPU, Case
-from judges.sizes import FABRICS, node_json, sized_case
-from quiet import quiet_median, slowness
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, place
 from llmtrain_core.placement.tree import tree_of
 from llmtrain_core.topology.inventory import Node, node_from_raw, snapshot
 from llmtrain_core.topology.levels import detect
+from tests.support.cpu_time import quiet_median, slowness
+from tests.support.placement.cases import GPU, Case
+from tests.support.placement.sizes import FABRICS, node_json, sized_case
 
 pytestmark = pytest.mark.perf
 

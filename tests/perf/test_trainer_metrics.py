@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
-from quiet import Laps
 
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.metrics.devices import DeviceName, DeviceUse
 from llmtrain_trainer.metrics.network_probe import SIZES
 from llmtrain_trainer.runtime.reports import CollectiveSample, ProbeReport, ProbeSample, StepReport
+from tests.support.cpu_time import Laps
+from tests.support.trainer.jobs import job_spec
+from tests.support.trainer.ranks import run_world
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(300)]
 
@@ -33,12 +34,6 @@ PAIRS = [
     *(("pp", op) for op in ("send", "recv", "all_reduce")),
 ]
 SCRAPE_SECONDS, SHARE = 0.005, 0.01
-
-_path = Path(__file__).parents[1] / "trainer" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("trainer_conftest", _path)
-assert _spec is not None and _spec.loader is not None
-_ranks = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_ranks)
 
 
 def _report(step: int, sampled: bool) -> StepReport:
@@ -111,14 +106,14 @@ def test_a_step_that_is_not_sampled(tmp_path: Path) -> None:
     for split in ("train", "held-out"):
         write_shards(tmp_path, split, [tokens], 320)
     data = PreparedData(tmp_path, 4000, 4000, "digest")
-    run = from_spec("test", _ranks.job_spec(precision="float32"))
+    run = from_spec("test", job_spec(precision="float32"))
 
     def steps(rank: int) -> float:
         trainer = Trainer(run, data, torch.device("cpu"), lambda report: None)
         trainer.take_step()
         return _cpu(trainer.take_step, 3)
 
-    (step,) = _ranks.run_world(1, steps)
+    (step,) = run_world(1, steps)
     tracker, report = _full_pod(), _report(2, sampled=False)
 
     def measure() -> None:

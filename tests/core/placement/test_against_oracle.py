@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from statistics import mean
 
 import pytest
-from judges.cases import Case, hardened, small_cases
-from judges.oracle import solve
-from judges.problem import Problem, problem_of
-from judges.room import Path
 
 from llmtrain_core.placement import Placement, place
 from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.topology.inventory import Snapshot
+from tests.support.placement.cases import Case, hardened, small_cases
+from tests.support.placement.free_nodes import Path
+from tests.support.placement.oracle import solve
+from tests.support.placement.problem import Problem, problem_of
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
 

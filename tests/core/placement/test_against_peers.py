@@ -6,14 +6,14 @@ from collections import defaultdict
 from itertools import chain
 
 import pytest
-from judges.cases import Case
-from judges.contest import PEERS, contest, real_contests, synthetic_contests
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, Request, place
 from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.topology.inventory import Node, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from tests.support.placement.cases import Case
+from tests.support.placement.comparison import PEERS, contest, real_contests, synthetic_contests
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from judges.cases import GPU
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
@@ -15,6 +14,7 @@ from llmtrain_core.placement.rank_orders import Order
 from llmtrain_core.placement.tree import tree_of
 from llmtrain_core.topology.inventory import Node, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from tests.support.placement.cases import GPU
 
 LEVELS = (FabricLevel("spine", "spine"), FabricLevel("leaf", "leaf", oversubscription=4), NODE)
 

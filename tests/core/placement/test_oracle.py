@@ -6,9 +6,6 @@ import random
 from dataclasses import replace
 
 import pytest
-from judges.cases import GPU, MB, SMALL, Case, hardened, random_case, small_cases
-from judges.oracle import brute_force, solve
-from judges.problem import Problem, problem_of
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
@@ -16,6 +13,9 @@ from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.placement.traffic.volumes import Volume, Volumes
 from llmtrain_core.topology.inventory import Node, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from tests.support.placement.cases import GPU, MB, SMALL, Case, hardened, random_case, small_cases
+from tests.support.placement.oracle import brute_force, solve
+from tests.support.placement.problem import Problem, problem_of
 
 pytestmark = pytest.mark.unit
 

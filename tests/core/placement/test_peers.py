@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from judges.kai import kai
-from judges.kueue import kueue
-from judges.volcano import volcano
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from tests.support.placement.baselines.kai import kai
+from tests.support.placement.baselines.kueue import kueue
+from tests.support.placement.baselines.volcano import volcano
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from judges.cases import (
+
+from llmtrain_core.placement import Placement, Request, Unplaceable, place
+from llmtrain_core.placement.cost import cost_of
+from llmtrain_core.topology.inventory import Snapshot
+from tests.support.placement.cases import (
     GPU,
     LAYOUTS,
     SMALL,
@@ -19,12 +23,8 @@ from judges.cases import (
     small_cases,
     with_one_free_node_more,
 )
-from judges.feasible import fits, tensor_blocks, tensor_depth
-from judges.trees import Growth, clusters, gangs, growths
-
-from llmtrain_core.placement import Placement, Request, Unplaceable, place
-from llmtrain_core.placement.cost import cost_of
-from llmtrain_core.topology.inventory import Snapshot
+from tests.support.placement.feasibility import fits, tensor_blocks, tensor_depth
+from tests.support.placement.strategies import Growth, clusters, gangs, growths
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
 

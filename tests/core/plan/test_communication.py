@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,20 +19,11 @@ from llmtrain_core.plan.network.communication import (
 )
 from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_core.validation.check import Job, check
+from tests.support.trainer.jobs import job_spec
+from tests.support.trainer.ranks import run_world
 
 unit = pytest.mark.unit
 LLAMA = SHAPES["llama3-8b"]
-
-
-def _trainer_tests() -> ModuleType:
-    """The trainer's own way to run real ranks in a test."""
-    path = Path(__file__).parents[2] / "trainer" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("trainer_conftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _full(**changes: Any) -> dict[str, Any]:
@@ -167,11 +155,11 @@ class Metered:
     """What the meter counts on every rank; all cases of one world size share its processes."""
 
     def __init__(self, data: Any) -> None:
-        self._data, self._tests = data, _trainer_tests()
+        self._data = data
         self._seen: dict[tuple[str, str], list[Any]] = {}
 
     def job(self, case: dict[str, Any], precision: str) -> Job:
-        raw = self._tests.job_spec(precision=precision, uri="file:///nowhere", **case)
+        raw = job_spec(precision=precision, uri="file:///nowhere", **case)
         job = check("test", raw)
         assert isinstance(job, Job), job
         return job
@@ -181,7 +169,7 @@ class Metered:
             world = self.job(case, precision).layout.world_size
             jobs = {(_name(each), p): self.job(each, p) for each, p in METERED}
             mine = {key: job for key, job in jobs.items() if job.layout.world_size == world}
-            results = self._tests.run_world(world, lambda rank: self._observe(mine), timeout=600)
+            results = run_world(world, lambda rank: self._observe(mine), timeout=600)
             for key in mine:
                 self._seen[key] = [found[key] for found in results]
         return self._seen[_name(case), precision]

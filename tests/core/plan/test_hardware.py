@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
@@ -19,10 +18,11 @@ from llmtrain_core.plan.hardware import (
     accelerator,
     accelerator_of,
 )
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.unit
 
-DATA = Path(__file__).parents[3] / "core/llmtrain_core/plan/hardware.toml"
+DATA = ROOT / "core/llmtrain_core/plan/hardware.toml"
 WANTED = {
     "V100",
     "A100-40",

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -18,8 +17,8 @@ from llmtrain_core.plan.memory.training_memory import memory, stage_memory, stat
 from llmtrain_core.plan.model.model_shape import SHAPES, Shape, shape_of
 from llmtrain_core.plan.model.parameters import count_parameters, stage_units
 from llmtrain_core.plan.training_setup import Checkpointing, Recipe
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 SMALL = {
     "layers": 4,
     "hidden_size": 24,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +21,11 @@ from llmtrain_core.plan.search.supported import space_of
 from llmtrain_core.plan.time.goodput import Failures
 from llmtrain_core.topology.levels import FabricLevel
 from llmtrain_core.validation.check import Job, check
+from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.unit
 
 H100 = CATALOGUE["H100"]
-EXAMPLES = Path(__file__).parents[3] / "examples"
 KEYS = {
     "parameters",
     "activeParameters",

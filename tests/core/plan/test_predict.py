@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,11 +17,12 @@ from llmtrain_core.plan.time.predict import outline, predict, tokens_of
 from llmtrain_core.plan.training_setup import Recipe
 from llmtrain_core.topology.levels import FabricLevel
 from llmtrain_core.validation.check import Job, check
+from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.unit
 
 H100 = CATALOGUE["H100"]
-EXAMPLE = Path(__file__).parents[3] / "examples" / "llama3-8b.yaml"
+EXAMPLE = EXAMPLES / "llama3-8b.yaml"
 
 
 def _job() -> Job:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from queue_bench import Arrival, fabric, scene, simulate, start, wait
 
 from llmtrain_core.queueing import Decision, Start, Wait, decide
 from llmtrain_core.topology.inventory import Snapshot
+from tests.support.queue_sim import Arrival, fabric, scene, simulate, start, wait
 
 pytestmark = pytest.mark.unit
 

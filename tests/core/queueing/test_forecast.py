@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from queue_bench import Arrival, fabric, scene, simulate, wait
 
 from llmtrain_core.queueing import Wait, decide
 from llmtrain_core.queueing.quarantine import Blame, quarantine
+from tests.support.queue_sim import Arrival, fabric, scene, simulate, wait
 
 pytestmark = pytest.mark.unit
 

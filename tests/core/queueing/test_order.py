@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from queue_bench import GPU, Arrival, fabric, scene, simulate
 
 from llmtrain_core.queueing import Running, Start, Waiting, decide
 from llmtrain_core.queueing.order import PATIENCE_SECONDS, dominant_share, in_order
+from tests.support.queue_sim import GPU, Arrival, fabric, scene, simulate
 
 pytestmark = pytest.mark.unit
 SEEN = fabric(8)

@@ -8,12 +8,22 @@ from itertools import combinations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from queue_bench import GPU, Arrival, fabric, request, scene, simulate, start, used_by, wait
 
 from llmtrain_core.queueing import Running, decide
 from llmtrain_core.queueing.capacity import Room, shape_of
 from llmtrain_core.queueing.preemption import victims
 from llmtrain_core.topology.inventory import Snapshot
+from tests.support.queue_sim import (
+    GPU,
+    Arrival,
+    fabric,
+    request,
+    scene,
+    simulate,
+    start,
+    used_by,
+    wait,
+)
 
 pytestmark = pytest.mark.unit
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
-from queue_bench import GPU, LEAF, Arrival, fabric, scene, start, wait
 
 from llmtrain_core.queueing import Running, Scene, decide
 from llmtrain_core.topology.inventory import Node, Snapshot
+from tests.support.queue_sim import GPU, LEAF, Arrival, fabric, scene, start, wait
 
 pytestmark = pytest.mark.unit
 

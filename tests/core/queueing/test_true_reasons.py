@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from queue_bench import GPU, Arrival, fabric, scene, start, wait
 
 from llmtrain_core.queueing import Decision, Running, Scene, Start, Wait, decide
 from llmtrain_core.topology.inventory import Snapshot
+from tests.support.queue_sim import GPU, Arrival, fabric, scene, start, wait
 
 pytestmark = pytest.mark.unit
 OUT_UNTIL = 50.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from queue_bench import GPU, LEAF, Arrival, fabric, request, scene, start
 
 from llmtrain_core.queueing import decide
 from llmtrain_core.queueing.relocation import relocation
 from llmtrain_core.queueing.uplink_usage import uplink_shares
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from tests.support.queue_sim import GPU, LEAF, Arrival, fabric, request, scene, start
 
 pytestmark = pytest.mark.unit
 SPINE = FabricLevel("spine", "spine", oversubscription=8)

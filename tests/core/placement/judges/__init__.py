@@ -1,4 +1,0 @@
-"""What the placement is held against: peers restated, an exact solver, and a second cost model.
-
-Nothing here is product code, and nothing here calls the product's search.
-"""

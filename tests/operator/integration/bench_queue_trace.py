@@ -1,0 +1,175 @@
+"""300 jobs of mixed size and priority on 128 nodes: watched by somebody else, revision by revision.
+
+GPUs in use, while jobs wait, are compared with two others on the same trace:
+
+- the *replica*: the product's own decisions, with control that takes no time. What is missing to it
+  is lost to delays.
+- the *oracle*: a list schedule of this file, which shares no code with the product and knows how
+  long each job lasts. It starts whoever fits, in order of priority and age, keeps room for nobody
+  and stops nobody, so it leaves fewer GPUs idle than rules that must not starve large jobs. It is
+  the bar of 95 %.
+
+The whole cluster is printed as well: no scheduler can use more. "In use" counts the GPUs that are
+promised to a gang, from its placement to the end of its last pod, and those of pods that have still
+to end. Those under bound pods are fewer, by the time in which pods are made and bound on this
+machine: they are printed and have no bar. Work of gangs that were stopped counts as use: its share
+is printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.fixtures import USERS
+from llmtrain_devcluster.scripted_node.node import ScriptedNodes
+from tests.support.operator_harness.harness import Bench, OperatorProcess
+from tests.support.operator_harness.install import install
+from tests.support.operator_harness.queue_trace import (
+    GPUS,
+    PATIENT,
+    PRIORITY_NAMES,
+    Entry,
+    Trace,
+    judge,
+    judge_waits,
+    measured,
+    play,
+    replica,
+    waits,
+)
+from tests.support.operator_harness.queue_watch import Account, integral
+
+pytestmark = pytest.mark.cluster
+TRACE = Trace(
+    seed=20261124,
+    jobs=300,
+    nodes=128,
+    per_leaf=16,
+    lengths=(12, 30),
+    span=45,
+    sizes={1: 50, 2: 25, 4: 14, 8: 7, 16: 3, 32: 1},
+)
+BAR = 0.95
+
+
+@pytest.fixture(scope="module")
+def own_cluster() -> Iterator[ControlPlane]:
+    """A cluster of its own, thrown away as a whole: to delete all that is in it takes minutes."""
+    with ControlPlane(users=USERS) as cluster:
+        asyncio.run(install(cluster))
+        yield cluster
+
+
+@pytest.fixture
+async def bench(own_cluster: ControlPlane) -> AsyncIterator[Bench]:
+    async with own_cluster.client("admin") as api:
+        nodes, namespace = ScriptedNodes(api), "trace"
+        await api.create("namespaces", {"metadata": {"name": namespace}})
+        for value, name in PRIORITY_NAMES.items():
+            body = {"metadata": {"name": name}, "value": value}
+            await api.create("scheduling.k8s.io/v1/priorityclasses", body)
+        await api.wait_for("serviceaccounts", "default", lambda found: found is not None, namespace)
+        nodes.start()
+        yield Bench(api, namespace, nodes, "trace")
+        await nodes.stop()
+
+
+@pytest.mark.timeout(900)
+async def test_three_hundred_jobs(own_cluster: ControlPlane, bench: Bench, tmp_path: Path) -> None:
+    operator = OperatorProcess(own_cluster, tmp_path, *PATIENT)
+    try:
+        played = await play(TRACE, bench, operator, tmp_path, 480)
+    finally:
+        operator.kill()
+    account = played.account
+    pods = sum(len(attempt.nodes) for attempt in account.attempts)
+    print(
+        f"\n{TRACE.jobs} jobs, {pods} pods in {played.seconds:.0f} s:"
+        f" {TRACE.jobs / played.seconds:.2f} jobs/s, {pods / played.seconds:.1f} pods/s"
+    )
+    for line in played.figures.splitlines():
+        if line.startswith(
+            (
+                "llmtrain_operator_preemptions_total",
+                "llmtrain_operator_backfilled_t",
+                "llmtrain_operator_placement_seconds_s",
+                "llmtrain_operator_placement_seconds_c",
+            )
+        ):
+            print(line)
+    judge(TRACE, account)
+    judge_use(account)
+
+
+def judge_use(account: Account) -> None:
+    """Compare GPUs in use and waits with those of the replica and the oracle; print all."""
+    begin = min(account.submitted.values())
+    backlog = max(attempt.placed for attempt in account.attempts)
+    used, bound = (
+        integral(steps, begin, backlog) / (backlog - begin)
+        for steps in (account.promised, account.busy)
+    )
+    lost = sum(
+        (a.last_end - a.placed) * len(a.nodes) * a.gpus
+        for a in account.attempts
+        if a.preempted_for and a.bound
+    )
+    ideal = replica(TRACE, account)
+    same = ideal.gpu_seconds / ideal.backlog_until
+    until, best = oracle(measured(TRACE, account))
+    total = TRACE.nodes * GPUS
+    for name, value, span in (
+        ("in use", used, backlog - begin),
+        ("under bound pods", bound, backlog - begin),
+        ("replica", same, ideal.backlog_until),
+        ("oracle", best, until),
+        ("all", total, 0.0),
+    ):
+        print(f"GPUs, {name}: {value:.0f} ({value / total:.1%}), for {span:.0f} s")
+    stopped = sum(bool(a.preempted_for) for a in account.attempts)
+    print(f"stopped {stopped} ({lost / (total * (backlog - begin)):.1%} of all GPU-seconds),")
+    print(f"in the replica {sum(ideal.preempted.values())}")
+    found = waits(TRACE, account, ideal)
+    for name, (seconds, longest) in found.items():
+        mean = sum(seconds) / len(seconds)
+        print(f"{name}: waited {mean:.0f} s, {max(seconds):.0f} s at most; replica {longest:.0f} s")
+    print(f"ratios: replica {used / same:.3f}, oracle {used / best:.3f}, bound {bound / best:.3f}")
+    judge_waits(found)
+    assert used >= BAR * same, "too much is lost to delays"
+    assert used >= BAR * best, "the rules leave too much idle"
+
+
+def oracle(jobs: list[tuple[Entry, float, float]]) -> tuple[float, float]:
+    """Return when the last job has started, and the mean number of GPUs in use until then."""
+    free, coming = [GPUS] * TRACE.nodes, sorted(jobs, key=lambda job: job[2])
+    waiting: list[tuple[Entry, float, float]] = []
+    ends: list[tuple[float, str, int, list[int]]] = []
+    now = used = 0.0
+    while coming or waiting:
+        then = min([job[2] for job in coming[:1]] + [end[0] for end in ends[:1]])
+        used += (GPUS * TRACE.nodes - sum(free)) * (then - now)
+        now = then
+        while ends and ends[0][0] <= now:
+            _, _, gpus, nodes = heapq.heappop(ends)
+            for node in nodes:
+                free[node] += gpus
+        while coming and coming[0][2] <= now:
+            waiting.append(coming.pop(0))
+        for job in sorted(waiting, key=lambda job: (-job[0].priority, job[2])):
+            entry, length, _ = job
+            room = sorted(
+                (n for n in range(TRACE.nodes) if free[n] >= entry.gpus), key=free.__getitem__
+            )
+            if len(room) >= entry.nodes:
+                nodes = room[: entry.nodes]
+                for node in nodes:
+                    free[node] -= entry.gpus
+                heapq.heappush(ends, (now + length, entry.name, entry.gpus, nodes))
+                waiting.remove(job)
+    return now, used / now

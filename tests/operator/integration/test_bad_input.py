@@ -1,0 +1,196 @@
+"""Whatever is wrong with a job ends in a reason, a field and a remedy; nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from llmtrain_devcluster.api import ApiError
+from llmtrain_devcluster.scripted_node.node import PodScript, named
+from tests.support.operator_harness.harness import (
+    Bench,
+    OperatorProcess,
+    condition,
+    message,
+    status_of,
+)
+
+pytestmark = pytest.mark.cluster
+
+TINY = {
+    "layers": 2,
+    "hiddenSize": 12,
+    "heads": 3,
+    "ffnSize": 12,
+    "vocabSize": 256,
+    "sequenceLength": 32,
+}
+BATCH = {"steps": 10, "globalBatchSize": 8, "microBatchSize": 1}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job, and what must be said about it."""
+
+    spec: dict[str, Any]
+    reason: str
+    said: tuple[str, ...]
+    kind: str = "Accepted"
+    script: PodScript | None = None
+
+
+LONG = "n" * 51
+CASES = {
+    "unknown-preset": Case(
+        {"model": {"preset": "gpt-9000"}},
+        "UnknownPreset",
+        ("spec.model.preset", "gpt-9000", "use one of", "llama3-8b"),
+    ),
+    "heads": Case(
+        {"model": {"architecture": TINY}},
+        "InvalidSpec",
+        ("spec.parallelism.tensor", "heads", "choose a divisor"),
+    ),
+    "kv-heads": Case(
+        {"model": {"architecture": {**TINY, "hiddenSize": 16, "heads": 4, "kvHeads": 1}}},
+        "InvalidSpec",
+        ("spec.parallelism.tensor", "kvHeads", "choose a divisor"),
+    ),
+    "batch-not-a-multiple": Case(
+        {"training": {**BATCH, "globalBatchSize": 9}},
+        "WorldSizeMismatch",
+        ("spec.training.globalBatchSize", "use a multiple of"),
+    ),
+    "later-field": Case(
+        {"workers": {"podPatch": {"spec": {}}}},
+        "NotYetSupported",
+        ("spec.workers.podPatch", "remove it"),
+    ),
+    "our-variable": Case(
+        {"workers": {"env": [{"name": "MASTER_ADDR", "value": "evil"}]}},
+        "Forbidden",
+        ("spec.workers.env[0].name", "remove the variable"),
+    ),
+    LONG: Case({}, "NameTooLong", ("metadata.name", "at most 50 characters")),
+    "no-such-level": Case(
+        {"topology": {"require": "galaxy"}},
+        "UnknownLevel",
+        ("spec.topology.require", "galaxy", "use one of"),
+        "Placed",
+    ),
+    "no-such-fabric": Case(
+        {"topology": {"fabric": "nope"}},
+        "FabricNotFound",
+        ("spec.topology.fabric", "nope", "create it"),
+        "Placed",
+    ),
+    "no-corpus": Case(
+        {},
+        "CorpusMissing",
+        ("spec.data.sources[0].uri", "no such folder", "mount"),
+        "Failed",
+        PodScript(
+            exit_after=0.2,
+            exit_code=2,
+            termination_message=message(
+                "CorpusMissing",
+                "no such folder /data",
+                "spec.data.sources[0].uri",
+                "mount a volume there",
+                2,
+            ),
+        ),
+    ),
+    "bad-checkpoint": Case(
+        {"checkpoint": {"uri": "file:///checkpoints"}},
+        "CheckpointUnreadable",
+        ("spec.checkpoint.uri", "permission denied", "chown"),
+        "Failed",
+        PodScript(
+            exit_after=0.2,
+            exit_code=2,
+            termination_message=message(
+                "CheckpointUnreadable",
+                "permission denied",
+                "spec.checkpoint.uri",
+                "chown it to user 65532",
+                2,
+            ),
+        ),
+    ),
+    "no-image": Case(
+        {"failurePolicy": {"startupTimeout": "3s"}},
+        "ImagePullFailed",
+        ("spec.workers.image", "example.com/trainer:1", "cannot be pulled"),
+        "Failed",
+        PodScript(reason="ImagePullBackOff"),
+    ),
+}
+
+REFUSED = {
+    # Refused by the API server itself: the object never exists.
+    "world-size": (
+        {"workers": {"nodes": 2, "gpusPerNode": 2}, "parallelism": {"tensor": 2, "data": 3}},
+        "spec.parallelism",
+    ),
+    "zero": ({"training": {**BATCH, "globalBatchSize": 0}}, "spec.training.globalBatchSize"),
+    "negative": ({"parallelism": {"tensor": -2, "data": 2}}, "spec.parallelism.tensor"),
+    "two-shapes": ({"model": {"preset": "tiny", "architecture": TINY}}, "spec.model"),
+    "kv-heads-of-heads": (
+        {"model": {"architecture": {**TINY, "kvHeads": 2}}},
+        "spec.model.architecture.kvHeads",
+    ),
+}
+
+
+async def test_every_mistake_is_explained(operator: OperatorProcess, bench: Bench) -> None:
+    await bench.add_nodes(*[{} for _ in range(6)])
+    for name, case in CASES.items():
+        if case.script is not None:
+            bench.nodes.script(named(f"{name}-.*"), case.script)
+        await bench.submit(name, **case.spec)
+
+    async def one(name: str, case: Case) -> None:
+        job = await bench.wait(
+            name, lambda job: condition(job, case.kind).get("reason") == case.reason, 30
+        )
+        found = condition(job, case.kind)
+        assert found["status"] == ("True" if case.kind == "Failed" else "False")
+        for text in case.said:
+            assert text in found["message"], (name, found)
+        assert status_of(job)["reason"] == case.reason
+        expected = {"Accepted": "Rejected", "Placed": "Queued", "Failed": "Failed"}[case.kind]
+        assert status_of(job)["phase"] == expected
+        assert found["observedGeneration"] == 1
+
+    await asyncio.gather(*(one(name, case) for name, case in CASES.items()))
+    started = {name for name, case in CASES.items() if case.script}
+    # What never started has no children; what failed keeps only what explains it.
+    left = [child for child in await bench.children() if child.startswith("pods/")]
+    assert {child.removeprefix("pods/").rsplit("-", 2)[0] for child in left} <= started
+    # The status comes first; what may still run is deleted in the turn after it.
+    for _ in range(100):
+        running = [
+            pod["metadata"]["name"]
+            for pod in await bench.pods()
+            if pod["status"]["phase"] != "Failed" and "deletionTimestamp" not in pod["metadata"]
+        ]
+        if not running:
+            break
+        await asyncio.sleep(0.1)
+    assert not running
+    for child in await bench.children():
+        owner = child.split("/")[-1]
+        assert any(owner.startswith(name) for name in started), child
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_the_api_server_refuses(bench: Bench, name: str) -> None:
+    spec, field = REFUSED[name]
+    with pytest.raises(ApiError) as refused:
+        await bench.submit(name, **spec)
+    assert refused.value.status == 422
+    assert field in refused.value.message

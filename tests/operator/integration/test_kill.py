@@ -1,0 +1,139 @@
+"""SIGKILL at any instant is harmless: no pod is made twice, no rank lives twice, the job ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrain_devcluster.api import Api, Object
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.kubelet.pod_watch import follow
+from llmtrain_devcluster.scripted_node.node import PodScript
+from tests.support.operator_harness.harness import (
+    QUICK_LEASE,
+    Bench,
+    OperatorProcess,
+    condition,
+    status_of,
+)
+
+pytestmark = pytest.mark.cluster
+
+
+class Watcher:
+    """Watches the pods of a namespace and remembers every breach."""
+
+    def __init__(self, api: Api, namespace: str):
+        self._api = api
+        self._namespace = namespace
+        self._alive: dict[str, dict[str, str]] = {}
+        self.made: dict[str, set[str]] = {}
+        self.breaches: list[str] = []
+
+    async def run(self) -> None:
+        async for kind, pod in follow(self._api, "pods", f"metadata.namespace={self._namespace}"):
+            self._take(kind, pod)
+
+    def _take(self, kind: str, pod: dict[str, Any]) -> None:
+        metadata = pod["metadata"]
+        labels = metadata["labels"]
+        rank = f"{labels['llmtrain.dev/job-name']}/{labels['llmtrain.dev/node-index']}"
+        self.made.setdefault(metadata["name"], set()).add(metadata["uid"])
+        if len(self.made[metadata["name"]]) > 1:
+            self.breaches.append(f"{metadata['name']} was made twice")
+        alive = self._alive.setdefault(rank, {})
+        if kind == "DELETED" or pod["status"]["phase"] in ("Succeeded", "Failed"):
+            alive.pop(metadata["uid"], None)
+        else:
+            alive[metadata["uid"]] = metadata["name"]
+        if len(alive) > 1:
+            self.breaches.append(f"{rank} lives in {sorted(alive.values())}")
+
+
+async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    nodes = await bench.add_nodes({}, {}, {})
+    bench.nodes.default = PodScript(exit_after=None, runs_after=0.5)
+    watcher = Watcher(api, bench.namespace)
+    watching = asyncio.create_task(watcher.run())
+    operators = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        operators.append(OperatorProcess(installed, tmp_path / name, *QUICK_LEASE))
+    leader, heir = operators
+    spec = {
+        "workers": {"nodes": 3},
+        "parallelism": {"tensor": 2, "data": 3},
+        "training": {"steps": 9, "globalBatchSize": 6, "microBatchSize": 1},
+    }
+
+    async def end(attempt: int, *codes: int) -> None:
+        """End pods of an attempt; those that are not there yet or any more are left out."""
+        for index, code in enumerate(codes):
+            with contextlib.suppress(LookupError):
+                bench.nodes.end(bench.namespace, f"hunted-{attempt}-{index}", code)
+
+    def goes_on(job: Object | None) -> bool:
+        """Whether the second attempt has begun, or come to its end."""
+        status = status_of(job)
+        return status.get("attempt") == 1 and status["phase"] in ("Running", "Succeeded")
+
+    async def act(round_: int) -> None:
+        if round_ == 0:
+            await bench.submit("hunted", **spec)
+        elif round_ == 5:
+            await bench.runs("hunted", 0, seconds=60)
+            await end(0, 200, 137, 200)
+        elif round_ == 8:
+            attempt = int(status_of(await bench.job("hunted")).get("attempt", 0))
+            if status_of(await bench.job("hunted"))["phase"] == "Running":
+                await end(attempt, 0, 0, 0)
+
+    try:
+        await asyncio.to_thread(leader.start)
+        for round_ in range(10):
+            # The next one starts up while this one leads, so that the test need not wait for it.
+            heir.spawn()
+            await act(round_)
+            await asyncio.sleep(chance.uniform(0.0, 0.8))
+            leader.kill()
+            leader, heir = heir, leader
+            await asyncio.to_thread(leader.await_lead)
+        job = await bench.wait("hunted", goes_on, seconds=60)
+        if status_of(job)["phase"] == "Running":
+            await end(1, 0, 0, 0)
+        job = await bench.phase("hunted", "Succeeded", seconds=30)
+    finally:
+        leader.stop()
+        watching.cancel()
+    assert watcher.breaches == []
+    attempts = int(status_of(job)["attempt"]) + 1
+    assert attempts == 2 and status_of(job)["restarts"] == 1, status_of(job)
+    assert sorted(watcher.made) == [f"hunted-{a}-{i}" for a in range(attempts) for i in range(3)]
+    assert condition(job, "Succeeded")["status"] == "True"
+    assert len(nodes) == 3
+
+
+async def test_a_polite_end_hands_the_lease_over(
+    installed: ControlPlane, bench: Bench, tmp_path: Path
+) -> None:
+    first = OperatorProcess(installed, tmp_path, "--lease-duration=60", "--renew-deadline=50")
+    await asyncio.to_thread(first.start)
+    assert await asyncio.to_thread(first.stop) == 0
+    lease = await bench.api.get(
+        "coordination.k8s.io/v1/leases", "llmtrain-operator", "llmtrain-system"
+    )
+    assert lease["spec"]["holderIdentity"] == ""
+    started = time.monotonic()
+    await asyncio.to_thread(first.start)
+    assert time.monotonic() - started < 50, "it did not wait for the lease to run out"
+    assert first.ask(first.health_port, "/healthz") == 200
+    await asyncio.to_thread(first.stop)

@@ -1,0 +1,160 @@
+"""At most one leader, and a leader that was stopped notices before it writes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.fixtures import OPERATOR_USER
+from llmtrain_operator.config import LeaseTiming, parse
+from llmtrain_operator.errors import ConfigError, LeaseLostError
+from llmtrain_operator.kube.client import KubeClient, load_configuration
+from llmtrain_operator.kube.leader_election import LeaderElector
+from llmtrain_operator.kube.resources import CONFIG_MAPS, LEASES
+from llmtrain_operator.metrics import Metrics
+from tests.support.operator_harness.harness import (
+    LOST,
+    SHORT_LEASE,
+    Bench,
+    OperatorProcess,
+    is_renewal,
+)
+
+pytestmark = pytest.mark.cluster
+TIMING = LeaseTiming(duration=4.5, renew_deadline=3.5, retry_period=0.4)
+
+
+@pytest.fixture
+async def cluster(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[KubeClient]:
+    configuration = await load_configuration(
+        str(control_plane.kubeconfig("admin", tmp_path / "kubeconfig"))
+    )
+    found = KubeClient(configuration, Metrics().requests)
+    yield found
+    await found.close()
+
+
+def contender(cluster: KubeClient, namespace: str, name: str) -> LeaderElector:
+    return LeaderElector(cluster, namespace, "only-one", name, TIMING)
+
+
+async def test_two_contenders(cluster: KubeClient, namespace: str) -> None:
+    first, second = (contender(cluster, namespace, name) for name in ("first", "second"))
+    await first.acquire()
+    lost = asyncio.Event()
+    keeping = asyncio.create_task(first.keep(lost.set))
+    waiting = asyncio.create_task(second.acquire())
+    await asyncio.sleep(2 * TIMING.duration)
+    assert first.valid and not second.valid and not waiting.done()
+    second_clashes = [second.fence, first.fence]
+    with pytest.raises(LeaseLostError):
+        second_clashes[0]()
+    second_clashes[1]()
+    keeping.cancel()
+    await first.release()
+    assert not first.valid
+    async with asyncio.timeout(20):
+        await waiting
+    assert second.valid
+    found = await cluster.get(LEASES, "only-one", namespace)
+    assert found["spec"]["holderIdentity"] == "second"
+    assert found["spec"]["leaseTransitions"] == 2
+
+
+async def test_a_dead_leader_is_replaced_only_after_its_time(
+    cluster: KubeClient, namespace: str
+) -> None:
+    first, second = (contender(cluster, namespace, name) for name in ("first", "second"))
+    await first.acquire()
+    waiting = asyncio.create_task(second.acquire())
+    overlap = False
+    while not second.valid:
+        await asyncio.sleep(0.02)
+        overlap = overlap or (first.valid and second.valid)
+    await waiting
+    assert not overlap and not first.valid
+
+
+async def test_a_lease_that_is_taken_away_is_lost(
+    cluster: KubeClient, api: Api, namespace: str
+) -> None:
+    lease = contender(cluster, namespace, "first")
+    await lease.acquire()
+    fenced = KubeClient(cluster._configuration, Metrics().requests, fence=lease.fence)
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "written"}}
+    await fenced.create(CONFIG_MAPS, body, namespace)
+    lost = asyncio.Event()
+    keeping = asyncio.create_task(lease.keep(lost.set))
+    body = {"spec": {"holderIdentity": "thief", "renewTime": "2030-01-01T00:00:00.000000Z"}}
+    await api.patch("coordination.k8s.io/v1/leases", "only-one", body, namespace)
+    async with asyncio.timeout(20):
+        await lost.wait()
+    with pytest.raises(LeaseLostError):
+        await fenced.delete(CONFIG_MAPS, "written", namespace)
+    assert (await fenced.get(CONFIG_MAPS, "written", namespace))["metadata"]["name"] == "written"
+    await keeping
+    await fenced.close()
+
+
+def written(cluster: ControlPlane) -> int:
+    """Count all writes but refused renewals: one may have been on its way when it stopped."""
+    return sum(
+        e["responseStatus"]["code"] < 400 or not is_renewal(e) for e in cluster.writes("researcher")
+    )
+
+
+async def test_a_stopped_leader_writes_nothing_when_it_goes_on(
+    installed: ControlPlane, bench: Bench, tmp_path: Path
+) -> None:
+    for kind, name, where in (
+        ("ClusterRole", "llmtrain-operator", None),
+        ("Role", "llmtrain-operator-lease", "llmtrain-system"),
+    ):
+        user = {"kind": "User", "name": "researcher", "apiGroup": "rbac.authorization.k8s.io"}
+        binding = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding" if where is None else "RoleBinding",
+            "metadata": {"name": "second-operator", **({"namespace": where} if where else {})},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
+            "subjects": [user],
+        }
+        await bench.api.apply(binding, where)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    stopped = OperatorProcess(installed, tmp_path / "a", *SHORT_LEASE, user="researcher")
+    heir = OperatorProcess(installed, tmp_path / "b", *SHORT_LEASE, user=OPERATOR_USER)
+    try:
+        await asyncio.to_thread(stopped.start)
+        os.kill(stopped.pid, signal.SIGSTOP)
+        await asyncio.to_thread(heir.start)
+        await bench.add_nodes({}, {})
+        await bench.submit("handed")
+        await bench.phase("handed", "Running", "Succeeded")
+        before = written(installed)
+        os.kill(stopped.pid, signal.SIGCONT)
+        assert await asyncio.to_thread(stopped.wait, 10) == LOST
+        assert written(installed) == before
+        assert heir.alive() and heir.leads()
+    finally:
+        for process in (stopped, heir):
+            if process.alive():
+                process.kill()
+
+
+@pytest.mark.unit
+def test_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse([]).timing == LeaseTiming(15.0, 10.0, 2.0)
+    monkeypatch.setenv("LLMTRAIN_OPERATOR_METRICS_PORT", "1234")
+    monkeypatch.setenv("LLMTRAIN_OPERATOR_COUNT_FOREIGN_PODS", "false")
+    found = parse(["--namespace", "team", "--health-port=7"])
+    assert (found.namespace, found.metrics_port, found.health_port) == ("team", 1234, 7)
+    assert found.count_foreign_pods is False
+    with pytest.raises(ConfigError, match="renew-deadline"):
+        parse(["--renew-deadline=20"])

@@ -1,0 +1,127 @@
+"""The plan in a real cluster: its figures, the verdict on memory, and what measurement adds."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
+from llmtrain_core.plan.hardware import CATALOGUE
+from llmtrain_core.plan.time.predict import predict, tokens_of
+from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.validation.check import Job, check
+from llmtrain_devcluster.api import Object
+from llmtrain_devcluster.scripted_node.node import PodScript
+from tests.support.operator_harness.harness import (
+    LARGE,
+    Bench,
+    OperatorProcess,
+    condition,
+    job_object,
+    reporting,
+    status_of,
+)
+
+pytestmark = pytest.mark.cluster
+
+H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+H200 = {"nvidia.com/gpu.product": "NVIDIA-H200"}
+
+
+def refused(job: Object | None) -> bool:
+    return condition(job, "Accepted").get("reason") == "WillNotFit"
+
+
+async def test_what_cannot_fit_is_refused_until_larger_gpus_come(
+    operator: OperatorProcess, bench: Bench
+) -> None:
+    await bench.add_nodes(H100, H100)
+    bench.nodes.default = PodScript(exit_after=None)
+    await bench.submit("large", **LARGE)
+    found = await bench.wait("large", refused)
+    accepted = condition(found, "Accepted")
+    assert accepted["status"] == "False"
+    for said in (
+        "spec.training.microBatchSize",
+        "H100 has 79.6 GiB",
+        "activations",
+        "set training.microBatchSize to 1",
+        ALLOW_OVER_MEMORY,
+    ):
+        assert said in accepted["message"]
+    status = status_of(found)
+    assert (status["phase"], status["reason"]) == ("Rejected", "WillNotFit")
+    assert status["plan"]["memory"]["fits"] is False
+    assert await bench.children() == []
+    # One that is too large waits for nobody, and nobody waits for it.
+    await bench.submit("small")
+    await bench.phase("small", "Running")
+    larger = await bench.add_nodes(H200, H200, start=2)
+    running = await bench.phase("large", "Running")
+    status = status_of(running)
+    assert [n for b in status["placement"]["blocks"] for n in b["nodes"]] == larger
+    assert status["plan"]["hardware"] == "H200" and status["plan"]["memory"]["fits"] is True
+
+
+async def test_the_annotation_overrides_the_verdict(
+    operator: OperatorProcess, bench: Bench
+) -> None:
+    await bench.add_nodes(H100, H100)
+    bench.nodes.default = PodScript(exit_after=None)
+    await bench.submit("daring", **LARGE)
+    await bench.wait("daring", refused)
+    await bench.patch("daring", {"metadata": {"annotations": {ALLOW_OVER_MEMORY: "perhaps"}}})
+    slip = await bench.wait(
+        "daring", lambda job: condition(job, "Accepted").get("reason") == "InvalidSpec"
+    )
+    assert "neither" in condition(slip, "Accepted")["message"]
+    await bench.patch("daring", {"metadata": {"annotations": {ALLOW_OVER_MEMORY: "true"}}})
+    running = await bench.phase("daring", "Running")
+    assert status_of(running)["plan"]["memory"]["fits"] is False
+    assert len(await bench.pods()) == 2
+
+
+async def test_without_labels_nobody_is_refused(operator: OperatorProcess, bench: Bench) -> None:
+    await bench.add_nodes({}, {})
+    bench.nodes.default = PodScript(exit_after=None)
+    await bench.submit("unknown", **LARGE)
+    running = await bench.phase("unknown", "Running")
+    plan = status_of(running)["plan"]
+    assert "hardware" not in plan and "step" not in plan and "fits" not in plan["memory"]
+    assert "nvidia.com/gpu.product" in plan["note"]
+
+
+async def test_the_plan_is_cores_and_is_held_against_the_measured_pace(
+    operator: OperatorProcess, bench: Bench
+) -> None:
+    await bench.add_nodes(H100, H100)
+    bench.nodes.default = PodScript(exit_after=None)
+    await bench.submit("told")
+    running = await bench.phase("told", "Running")
+    subject = check("told", job_object("told", "ns")["spec"])
+    assert isinstance(subject, Job)
+    recipe = Recipe.of(subject)
+    expected = predict(
+        recipe, CATALOGUE["H100"].in_nodes_of(2), tokens_of(subject, recipe), slowed={}
+    )
+    plan = status_of(running)["plan"]
+    assert plan["memory"]["perGpuBytes"] == expected.memory.parts
+    assert plan["parameters"] == expected.parameters and plan["tokens"] == expected.tokens
+    assert plan["totalFlops"] == pytest.approx(expected.total_flops, rel=1e-5)
+    assert plan["step"]["seconds"] == pytest.approx(expected.time.seconds, rel=1e-5)
+    assert plan["mfu"] == pytest.approx(expected.mfu, rel=1e-5)
+    assert plan["assumptions"] == list(expected.assumptions)
+    assert "eta" in status_of(running)["progress"], "planned before it is measured"
+    pace = 1.5 * plan["step"]["seconds"]
+    report = {"phase": "training", "attempt": 0, "step": 1, "totalSteps": 100, "stepSeconds": pace}
+    head = await bench.api.get("pods", "told-0-0", bench.namespace)
+
+    async with reporting(head, report):
+        await bench.wait("told", lambda job: "measured" in status_of(job).get("plan", {}))
+        report["step"] = 42
+        found = await bench.wait(
+            "told", lambda job: "errorRatio" in status_of(job)["plan"].get("measured", {})
+        )
+        measured = status_of(found)["plan"]["measured"]
+        assert measured["errorRatio"] == pytest.approx(1.5, rel=1e-3)
+        assert measured["atStep"] == 42 and measured["stepSeconds"] == pytest.approx(pace, rel=1e-4)
+        await operator.shows("llmtrain_operator_plan_error_ratio_count 1.0")

@@ -1,0 +1,63 @@
+"""60 jobs of mixed size and priority on 32 nodes; every revision of job and pod is looked at.
+
+The small sister of bench_queue_trace.py, for every run of the tests: it judges what holds at each
+revision, and no figure that hangs on how busy the machine is. How long somebody may wait is judged
+there, and by core/queueing/test_order.py where time is not measured but played.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import ScriptedNodes
+from tests.support.operator_harness.harness import Bench, OperatorProcess
+from tests.support.operator_harness.queue_trace import PATIENT, PRIORITY_NAMES, Trace, judge, play
+
+pytestmark = pytest.mark.cluster
+CLASSES = "scheduling.k8s.io/v1/priorityclasses"
+TRACE = Trace(
+    seed=20261126,
+    jobs=60,
+    nodes=32,
+    per_leaf=8,
+    lengths=(3, 8),
+    span=12,
+    sizes={1: 45, 2: 25, 4: 18, 8: 9, 16: 3},
+)
+
+
+@pytest.fixture
+async def classes(api: Api) -> AsyncIterator[None]:
+    for value, name in PRIORITY_NAMES.items():
+        await api.create(CLASSES, {"metadata": {"name": name}, "value": value})
+    yield
+    for name in PRIORITY_NAMES.values():
+        await api.delete(CLASSES, name, missing_ok=True)
+
+
+@pytest.mark.timeout(300)
+async def test_sixty_jobs(
+    installed: ControlPlane,
+    api: Api,
+    namespace: str,
+    scripted_nodes: ScriptedNodes,
+    classes: None,
+    tmp_path: Path,
+) -> None:
+    bench = Bench(api, namespace, scripted_nodes, secrets.token_hex(3))
+    operator = OperatorProcess(installed, tmp_path, *PATIENT)
+    try:
+        played = await play(TRACE, bench, operator, tmp_path, 240)
+        await bench.clear()
+    finally:
+        operator.stop()
+    judge(TRACE, played.account)
+    assert {attempt.job for attempt in played.account.attempts} == {
+        entry.name for entry in TRACE.entries()
+    }, "everybody had a place in the end"

@@ -1,0 +1,290 @@
+"""The copy stays true through disconnects, expired versions, broken answers and lost deletions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kubernetes.aio.client.configuration import Configuration
+
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_operator.kube import informer as module
+from llmtrain_operator.kube.client import KubeClient, load_configuration
+from llmtrain_operator.kube.informer import Informer, Selection
+from llmtrain_operator.kube.resources import CONFIG_MAPS, PODS
+from llmtrain_operator.metrics import Metrics
+from tests.support.operator_harness.fake_api import FakeApi
+
+Record = tuple[str, str]
+
+
+def decode(raw: Mapping[str, Any]) -> Record | None:
+    labels = raw["metadata"].get("labels") or {}
+    if labels.get("ignored"):
+        return None
+    return raw["metadata"]["name"], labels.get("job", "")
+
+
+class Follower:
+    """An informer and all that it reported."""
+
+    def __init__(self, cluster: KubeClient, selection: Selection, page: int = 2):
+        self.changes: list[tuple[Record | None, Record | None]] = []
+        self.metrics = Metrics()
+        self.informer = Informer[Record](
+            "test",
+            cluster,
+            selection,
+            decode,
+            indexes={"job": lambda record: record[1] or None},
+            on_change=lambda old, new: self.changes.append((old, new)),
+            observer=self.metrics,
+            page=page,
+        )
+
+    def replayed(self) -> set[Record]:
+        """What somebody knows who only listened."""
+        known: set[Record] = set()
+        for old, new in self.changes:
+            if old is not None:
+                known.remove(old)
+            if new is not None:
+                assert new not in known
+                known.add(new)
+        return known
+
+    def names(self) -> set[str]:
+        assert self.replayed() == set(self.informer.values())
+        return {record[0] for record in self.informer.values()}
+
+    async def until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not holds():
+                await asyncio.sleep(0.01)
+
+
+def connect(url: str) -> KubeClient:
+    configuration = Configuration(host=url)
+    configuration.client_session_kwargs = {"trust_env": False}
+    return KubeClient(configuration, Metrics().requests)
+
+
+@contextlib.asynccontextmanager
+async def following(server: FakeApi) -> AsyncIterator[Follower]:
+    cluster = connect(server.url)
+    follower = Follower(cluster, Selection(PODS))
+    task = asyncio.create_task(follower.informer.run())
+    try:
+        yield follower
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await cluster.close()
+
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MIN_DELAY", 0.01)
+
+
+async def test_pages_then_events() -> None:
+    async with FakeApi() as server:
+        for name in "abcde":
+            server.put(name, job="j1")
+        async with following(server) as follower:
+            await follower.informer.synced.wait()
+            assert follower.names() == set("abcde")
+            assert server.lists == 3, "five objects, two a page"
+            await follower.until(lambda: len(server.watches) == 1)
+            server.put("f", job="j2")
+            server.put("a", job="j2")
+            server.remove("b")
+            await follower.until(lambda: follower.informer.last_version == server.version)
+            assert follower.names() == set("acdef")
+            assert {r[0] for r in follower.informer.by_index("job", "j2")} == {"a", "f"}
+            assert {r[0] for r in follower.informer.by_index("job", "j1")} == {"c", "d", "e"}
+            assert follower.informer.by_index("job", "none") == []
+
+
+async def test_a_watch_goes_on_where_it_was() -> None:
+    async with FakeApi() as server:
+        server.put("a")
+        async with following(server) as follower:
+            await follower.until(lambda: len(server.watches) == 1)
+            server.bookmark()
+            await follower.until(lambda: follower.informer.last_version == server.version)
+            server.hang_up()
+            await follower.until(lambda: len(server.watches) == 2)
+            assert server.watches[1] == str(server.version)
+            assert server.lists == 1
+            server.put("b")
+            await follower.until(lambda: follower.names() == {"a", "b"})
+
+
+async def test_what_vanished_unseen_is_reported_as_deleted() -> None:
+    async with FakeApi() as server:
+        for name in "abc":
+            server.put(name)
+        async with following(server) as follower:
+            await follower.until(lambda: len(server.watches) == 1)
+            server.remove("a", silently=True)
+            server.remove("b", silently=True)
+            server.put("d", silently=True)
+            server.expire()
+            await follower.until(lambda: follower.names() == {"c", "d"})
+            assert (("a", ""), None) in follower.changes
+            assert follower.informer.staleness < 5
+
+
+async def test_an_object_made_anew_under_its_name_is_another_one() -> None:
+    async with FakeApi() as server:
+        server.put("a", job="old")
+        async with following(server) as follower:
+            await follower.until(lambda: len(server.watches) == 1)
+            server.remove("a", silently=True)
+            server.put("a", silently=True, job="new")
+            server.objects["a"]["metadata"]["uid"] = "another"
+            server.expire()
+            await follower.until(lambda: bool(follower.informer.by_index("job", "new")))
+            assert follower.informer.get("uid-a") is None
+            assert follower.replayed() == {("a", "new")}
+
+
+GARBAGE = (b"not json\n", b'{"type": "ADDED"}\n', b'{"type":"ADDED","object":{"metadata":{}}}\n')
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+async def test_a_broken_answer_does_not_end_it(garbage: bytes) -> None:
+    async with FakeApi() as server:
+        server.put("a")
+        async with following(server) as follower:
+            await follower.until(lambda: len(server.watches) == 1)
+            server.put("b", silently=True)
+            server.send(garbage)
+            await follower.until(lambda: follower.names() == {"a", "b"})
+
+
+async def test_a_server_that_is_down_is_asked_again() -> None:
+    async with FakeApi() as server:
+        server.failures = [500, 429, 410, 503]
+        server.put("a")
+        async with following(server) as follower:
+            await follower.until(lambda: follower.informer.synced.is_set())
+            assert follower.names() == {"a"}
+
+
+async def test_events_in_pieces_and_many_at_once() -> None:
+    async with FakeApi() as server, following(server) as follower:
+        await follower.until(lambda: len(server.watches) == 1)
+        line = (
+            b'{"type":"ADDED","object":{"metadata":'
+            b'{"uid":"u","name":"whole","resourceVersion":"50"}}}\n'
+        )
+        for start in range(0, len(line), 7):
+            server.send(line[start : start + 7])
+            await asyncio.sleep(0)
+        server.send(b"".join(line.replace(b'"u"', b'"u%d"' % i) for i in range(100)))
+        await follower.until(lambda: len(follower.informer) == 101)
+
+
+async def test_what_is_of_no_interest_is_not_kept() -> None:
+    async with FakeApi() as server:
+        server.put("a", ignored="yes")
+        async with following(server) as follower:
+            await follower.until(lambda: len(server.watches) == 1)
+            assert len(follower.informer) == 0 and follower.changes == []
+            server.put("a")
+            await follower.until(lambda: follower.names() == {"a"})
+            server.put("a", ignored="yes")
+            await follower.until(lambda: follower.names() == set())
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["put", "remove", "put silently", "remove silently", "expire", "hang up", "bookmark"]
+        ),
+        st.sampled_from("abcd"),
+        st.sampled_from(["j1", "j2"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps)
+async def test_any_history_ends_in_the_truth(history: list[tuple[str, str, str]]) -> None:
+    async with FakeApi() as server, following(server) as follower:
+        await follower.until(lambda: len(server.watches) == 1)
+        for action, name, job in history:
+            silently = action.endswith("silently")
+            if action.startswith("put"):
+                server.put(name, silently=silently, job=job)
+            elif action.startswith("remove") and name in server.objects:
+                server.remove(name, silently=silently)
+            elif action == "expire":
+                server.expire()
+            elif action == "hang up":
+                server.hang_up()
+            elif action == "bookmark" and not any("silently" in h[0] for h in history):
+                server.bookmark()
+            await asyncio.sleep(0)
+        server.hang_up()
+        follower.informer.relist()
+        truth = {(n, o["metadata"]["labels"].get("job", "")) for n, o in server.objects.items()}
+        lists = server.lists
+
+        def true_again() -> bool:
+            return server.lists > lists and set(follower.informer.values()) == truth
+
+        await follower.until(true_again)
+        assert follower.replayed() == truth
+        for job in ("j1", "j2"):
+            assert set(follower.informer.by_index("job", job)) == {r for r in truth if r[1] == job}
+
+
+@pytest.mark.cluster
+async def test_against_a_real_server(
+    control_plane: ControlPlane, api: Api, namespace: str, tmp_path: Path
+) -> None:
+    def config_map(name: str, job: str) -> dict[str, Any]:
+        return {"metadata": {"name": name, "labels": {"job": job}}, "data": {}}
+
+    for name in "abc":
+        await api.create("configmaps", config_map(name, "j1"), namespace)
+    path = control_plane.kubeconfig("admin", tmp_path / "kubeconfig")
+    cluster = KubeClient(await load_configuration(str(path)), Metrics().requests)
+    follower = Follower(cluster, Selection(CONFIG_MAPS, namespace, labels="job"))
+    task = asyncio.create_task(follower.informer.run())
+    try:
+        await follower.informer.synced.wait()
+        assert follower.names() == set("abc")
+        made = await api.create("configmaps", config_map("d", "j2"), namespace)
+        await api.delete("configmaps", "a", namespace)
+        await follower.until(lambda: follower.names() == set("bcd"))
+        assert follower.informer.last_version >= int(made["metadata"]["resourceVersion"])
+        assert follower.informer.by_index("job", "j2") == [("d", "j2")]
+        # A version that the server cannot serve any more, or never had: it lists again.
+        follower.informer._resume = "1"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await api.delete("configmaps", "b", namespace)
+        task = asyncio.create_task(follower.informer.run())
+        await follower.until(lambda: follower.names() == set("cd"))
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await cluster.close()

@@ -1,0 +1,186 @@
+"""Pods and what surrounds them: what they must say, and that a strict namespace takes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmtrain_core.api import env
+from llmtrain_core.validation.check import Job, check
+from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_operator.manifests.job_resources import (
+    job_resources,
+    make_config_map,
+    make_network_policy,
+    make_service,
+)
+from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.manifests.pod import make_pod
+from tests.support.operator_harness.harness import job_object
+
+IDENTITY = JobIdentity("team", "job", "11111111-2222-3333-4444-555555555555")
+NODES = ("node-a", "node-b")
+
+EVERYTHING: dict[str, Any] = {
+    "priorityClassName": "high",
+    "network": {"rdma": {"resource": "rdma/hca", "count": 2}, "nccl": {"NCCL_DEBUG": "INFO"}},
+    "workers": {
+        "command": ["torchrun"],
+        "args": ["-m", "x"],
+        "env": [{"name": "HELLO", "value": "$(WORLD)"}],
+        "resources": {"requests": {"cpu": 4, "memory": "8Gi"}, "limits": {"memory": "16Gi"}},
+        "shmSize": "2Gi",
+        "volumes": [
+            {
+                "name": "data",
+                "mountPath": "/data",
+                "persistentVolumeClaim": {"claimName": "corpus", "readOnly": True},
+            },
+            {"name": "conf", "mountPath": "/conf", "configMap": {"name": "conf"}},
+            {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"sizeLimit": "1Gi"}},
+        ],
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    },
+}
+
+
+def checked(**spec: Any) -> Job:
+    found = check("job", job_object("job", "team", **spec)["spec"])
+    assert isinstance(found, Job), found
+    return found
+
+
+def variables(body: dict[str, Any]) -> dict[str, Any]:
+    return {e["name"]: e.get("value", e.get("valueFrom")) for e in _only(body)["env"]}
+
+
+def _only(body: dict[str, Any]) -> dict[str, Any]:
+    [container] = body["spec"]["containers"]
+    return container
+
+
+@pytest.mark.unit
+def test_a_pod_holds_its_block_of_ranks() -> None:
+    body = make_pod(checked(), IDENTITY, attempt=3, index=1, nodes=NODES)
+    assert body["metadata"]["name"] == body["spec"]["hostname"] == "job-3-1"
+    assert body["spec"]["subdomain"] == "job"
+    found = variables(body)
+    assert found[env.RANKS] == "2,3"
+    assert found[env.MASTER_ADDR] == "job-3-0.job.team.svc"
+    assert found[env.WORLD_SIZE] == "4" and found[env.LOCAL_WORLD_SIZE] == "2"
+    assert found[env.NODE_RANK] == found[env.PET_NODE_RANK] == "1"
+    assert found[env.PET_NNODES] == "2" and found[env.ATTEMPT] == "3"
+    assert found[env.POD_IP]["fieldRef"]["fieldPath"] == "status.podIP"
+    assert found[env.NODE_NAME]["fieldRef"]["fieldPath"] == "spec.nodeName"
+    # Only names for what the job itself cannot set are missing from the contract.
+    contract = {v for k, v in vars(env).items() if k.isupper() and v in env.OWNED}
+    assert contract <= found.keys()
+    affinity = body["spec"]["affinity"]["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert terms[0]["matchFields"][0]["values"] == ["node-b"]
+
+
+@pytest.mark.unit
+def test_a_pod_is_owned_labelled_and_unprivileged() -> None:
+    body = make_pod(checked(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
+    [owner] = body["metadata"]["ownerReferences"]
+    assert owner["uid"] == IDENTITY.uid and owner["controller"] and owner["blockOwnerDeletion"]
+    assert body["metadata"]["labels"] == {
+        "app.kubernetes.io/managed-by": "llmtrain",
+        "llmtrain.dev/job-name": "job",
+        "llmtrain.dev/job-uid": IDENTITY.uid,
+        "llmtrain.dev/attempt": "0",
+        "llmtrain.dev/node-index": "0",
+    }
+    spec = body["spec"]
+    assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False
+    assert spec["restartPolicy"] == "Never"
+    assert spec["securityContext"]["runAsUser"] == 65532
+    security = _only(body)["securityContext"]
+    assert security == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    told = json.dumps(body)
+    for word in ("hostNetwork", "hostPath", "hostPID", "privileged", "serviceAccountName"):
+        assert word not in told
+
+
+@pytest.mark.unit
+def test_what_the_user_asks_for_is_there() -> None:
+    body = make_pod(checked(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
+    container, spec = _only(body), body["spec"]
+    assert container["command"] == ["torchrun"] and container["args"] == ["-m", "x"]
+    assert container["resources"] == {
+        "requests": {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "2", "rdma/hca": "2"},
+        "limits": {"memory": "16Gi", "nvidia.com/gpu": "2", "rdma/hca": "2"},
+    }
+    assert variables(body)["NCCL_DEBUG"] == "INFO" and variables(body)["HELLO"] == "$(WORLD)"
+    assert spec["nodeSelector"] == {"pool": "gpu"} and spec["priorityClassName"] == "high"
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    volumes = {v["name"]: v for v in spec["volumes"]}
+    assert volumes["llmtrain-shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+    assert volumes["data"]["persistentVolumeClaim"] == {"claimName": "corpus", "readOnly": True}
+    assert volumes["scratch"]["emptyDir"] == {"sizeLimit": "1Gi"}
+    mounts = {m["name"]: m for m in container["volumeMounts"]}
+    assert mounts["data"]["readOnly"] and mounts["llmtrain-shm"]["mountPath"] == "/dev/shm"
+    default = make_pod(checked(), IDENTITY, attempt=0, index=0, nodes=NODES)
+    assert _only(default)["command"] == ["python", "-m", "llmtrain_trainer.launch"]
+
+
+@pytest.mark.unit
+def test_a_network_without_rdma() -> None:
+    def found(profile: str, **nccl: str) -> dict[str, Any]:
+        job = checked(network={"profile": profile, "nccl": nccl})
+        return variables(make_pod(job, IDENTITY, attempt=0, index=0, nodes=NODES))
+
+    assert found("tcp")["NCCL_IB_DISABLE"] == "1"
+    assert found("tcp", NCCL_IB_DISABLE="0")["NCCL_IB_DISABLE"] == "0"
+    assert "NCCL_IB_DISABLE" not in found("auto")
+    assert not {"NCCL_NET", "FI_PROVIDER"} & found("auto").keys()
+    for profile, network in (("infiniband", "IB"), ("roce", "IB"), ("efa", "AWS Libfabric")):
+        assert found(profile)["NCCL_NET"] == network
+    assert found("roce", NCCL_NET="Socket")["NCCL_NET"] == "Socket"
+
+
+@pytest.mark.unit
+def test_the_wall_and_the_name() -> None:
+    policy = make_network_policy(IDENTITY)["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"][1]["ports"] == [{"protocol": "TCP", "port": env.HTTP_PORT}]
+    headless = make_service(IDENTITY)["spec"]
+    assert headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"]
+    assert headless["selector"] == policy["podSelector"]["matchLabels"]
+    raw = job_object("job", "team")
+    told = json.loads(make_config_map(raw, IDENTITY)["data"]["job.json"])
+    assert told["metadata"] == {"name": "job", "namespace": "team", "uid": IDENTITY.uid}
+    assert told["spec"] == raw["spec"]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("spec", [{}, EVERYTHING], ids=["plain", "everything"])
+async def test_a_restricted_namespace_takes_them(
+    api: Api, namespace: str, spec: dict[str, Any]
+) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    await api.patch("namespaces", namespace, {"metadata": {"labels": labels}})
+    raw = job_object("job", namespace, **json.loads(json.dumps(spec)))
+    raw["metadata"]["uid"] = IDENTITY.uid
+    identity = JobIdentity.of(raw)
+    if spec:
+        high = {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "high"},
+            "value": 7,
+        }
+        await api.apply(high)
+    for resource, body in job_resources(raw, identity):
+        await api.request("POST", resource.path(namespace), body=body)
+    body = make_pod(checked(**json.loads(json.dumps(spec))), identity, 0, 0, NODES)
+    made = await api.create("pods", body, namespace)
+    assert made["spec"]["securityContext"]["runAsNonRoot"] is True
+    await api.delete("pods", "job-0-0", namespace, grace_seconds=0, missing_ok=True)
+    body["spec"]["containers"][0]["securityContext"] = {}
+    with pytest.raises(ApiError, match="violates PodSecurity"):
+        await api.create("pods", body, namespace)

@@ -1,0 +1,261 @@
+"""The checklist: the plan in the status, the verdict on memory, and what is expected when. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
+from llmtrain_core.topology.inventory import Node
+from llmtrain_operator.cache.job import format_time, parse_time
+from llmtrain_operator.job_state.observation import Observed
+from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.planning.assess import Assessment, assess
+from llmtrain_operator.reconcile.checklist import decide
+from llmtrain_operator.reconcile.transitions import record_transitions
+from llmtrain_operator.reconcile.writer import status_patch
+from llmtrain_operator.scheduler.decisions import Offer, Refusal
+from tests.support.operator_harness.harness import LARGE
+from tests.support.operator_harness.observed import (
+    NOW,
+    PLACEMENT,
+    ago,
+    pod,
+    reason,
+    seen,
+    settle,
+    status,
+    text,
+)
+
+pytestmark = pytest.mark.unit
+
+H100 = Node("n0", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}, {"nvidia.com/gpu": 2})
+OFFER = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
+FULL = Refusal("InsufficientGpus", "needs 2 nodes; 1 is free")
+
+
+def assessed(observed: Observed, *nodes: Node) -> Observed:
+    assert not isinstance(observed.checked, list)
+    return replace(observed, assessment=assess(observed.checked, nodes or (H100,), None))
+
+
+def annotated(value: str) -> dict[str, Any]:
+    return {"annotations": {ALLOW_OVER_MEMORY: value}}
+
+
+def at(seconds: float) -> float:
+    return (NOW + timedelta(seconds=seconds)).timestamp()
+
+
+def planned(observed: Observed) -> dict[str, Any]:
+    assert observed.assessment is not None and observed.assessment.plan is not None
+    return dict(observed.assessment.plan)
+
+
+def test_the_plan_is_written_with_the_acceptance() -> None:
+    observed = assessed(seen(verdict=FULL))
+    plan = decide(observed)
+    assert plan.status["plan"] == planned(observed)
+    assert reason(plan, ConditionType.ACCEPTED) == ("True", "Valid")
+
+
+def test_a_job_that_cannot_fit_gets_no_pods_and_no_place() -> None:
+    observed = assessed(seen(spec=LARGE, verdict=OFFER))
+    plan, settled = settle(observed)
+    assert reason(plan, ConditionType.ACCEPTED) == ("False", "WillNotFit")
+    assert "H100 has 79.6 GiB" in text(plan, ConditionType.ACCEPTED)
+    assert (plan.status["phase"], plan.status["reason"]) == ("Rejected", "WillNotFit")
+    assert plan.assignment is None and "placement" not in plan.status and not plan.create_pods
+    assert plan.status["plan"]["memory"]["fits"] is False, "the figures stay for its user"
+    later = replace(settled, now=NOW + timedelta(seconds=60))
+    assert not decide(later).changed
+    large = replace(H100, labels={"nvidia.com/gpu.product": "NVIDIA-H200"})
+    plan, _ = settle(assessed(settled, H100, large))
+    assert reason(plan, ConditionType.ACCEPTED) == ("True", "Valid")
+    assert plan.create_pods == (0, 1), "a larger GPU has come, and with it an offer"
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [
+        ("true", ("True", "Valid")),
+        ("false", ("False", "WillNotFit")),
+        ("yes", ("False", "InvalidSpec")),
+    ],
+)
+def test_the_annotation_overrides(value: str, verdict: tuple[str, str]) -> None:
+    plan, _ = settle(assessed(seen(spec=LARGE, metadata=annotated(value), verdict=OFFER)))
+    assert reason(plan, ConditionType.ACCEPTED) == verdict
+    assert ("placement" in plan.status) is (value == "true")
+    if value == "yes":
+        assert f"metadata.annotations[{ALLOW_OVER_MEMORY}]: 'yes'" in text(
+            plan, ConditionType.ACCEPTED
+        )
+
+
+def test_a_job_that_has_its_place_keeps_it() -> None:
+    for metadata in ({}, annotated("a slip")):
+        observed = seen(
+            status(ConditionType.RUNNING), spec=LARGE, metadata=metadata, pods=(pod(0), pod(1))
+        )
+        plan, _ = settle(assessed(observed))
+        assert plan.status["phase"] == "Running" and not plan.delete_pods
+
+
+def test_a_suspended_job_is_judged_when_it_is_resumed() -> None:
+    plan, observed = settle(assessed(seen(spec={**LARGE, "suspend": True})))
+    assert plan.status["phase"] == "Suspended"
+    raw = {**observed.raw, "spec": {**observed.raw["spec"], "suspend": False}}
+    plan, _ = settle(replace(observed, raw=raw))
+    assert reason(plan, ConditionType.ACCEPTED) == ("False", "WillNotFit")
+
+
+def test_pods_of_an_attempt_that_was_are_cleared_away() -> None:
+    displaced = status(placed=False, attempt=1)
+    plan, _ = settle(assessed(seen(displaced, spec=LARGE, pods=(pod(0), pod(1)))))
+    assert reason(plan, ConditionType.ACCEPTED) == ("False", "WillNotFit")
+    assert [victim.index for victim in plan.delete_pods] == [0, 1]
+
+
+def test_without_an_assessment_the_old_plan_stands() -> None:
+    old = {
+        "gpus": 4,
+        "parameters": 1,
+        "tokens": 1,
+        "totalFlops": 1.0,
+        "bubble": 0.0,
+        "flopsPerToken": {"fullAttention": 1, "causalAttention": 1},
+        "memory": {"perGpuBytes": {}, "totalBytes": 1},
+    }
+    observed = seen(status(ConditionType.RUNNING, plan=old), pods=(pod(0), pod(1)))
+    assert settle(observed)[0].status["plan"] == old
+    gone = replace(observed, assessment=Assessment())
+    assert "plan" not in settle(gone)[0].status, "no model, no plan"
+
+
+def test_a_patch_takes_away_what_is_gone_inside_the_plan() -> None:
+    observed = seen(status(plan={"step": {"exposed": {"dp": 1.0, "tp": 2.0}}, "mfu": 0.4}))
+    body = status_patch(
+        observed, {**observed.raw["status"], "plan": {"step": {"exposed": {"dp": 3.0}}}}
+    )
+    assert body["status"] == {"plan": {"step": {"exposed": {"dp": 3.0, "tp": None}}, "mfu": None}}
+
+
+def test_a_waiting_job_says_when_it_will_start_and_end() -> None:
+    starts = at(3600)
+    observed = assessed(seen(verdict=replace(FULL, starts_at=starts)))
+    plan, _ = settle(observed)
+    assert plan.status["estimatedStart"] == format_time(NOW + timedelta(hours=1))
+    seconds = 100 * planned(observed)["step"]["seconds"]
+    expected = format_time(NOW + timedelta(seconds=3600 + seconds))
+    assert plan.status["progress"]["eta"] == expected
+    assert plan.status["progressPercent"] == "0%"
+
+
+def test_without_a_duration_only_the_start_is_shown() -> None:
+    plan, _ = settle(seen(verdict=replace(FULL, starts_at=at(3600))))
+    assert "estimatedStart" in plan.status and "eta" not in plan.status.get("progress", {})
+
+
+def test_an_expectation_that_hardly_moves_is_not_written() -> None:
+    observed = assessed(seen(verdict=replace(FULL, starts_at=at(3600))))
+    _, settled = settle(observed)
+    for seconds in (3590, 3640, 3900, 3300):
+        moved = replace(settled, verdict=replace(FULL, starts_at=at(seconds)))
+        assert not decide(moved).changed
+    far = decide(replace(settled, verdict=replace(FULL, starts_at=at(5000))))
+    assert far.status["estimatedStart"] == format_time(NOW + timedelta(seconds=5000))
+    unknown = decide(replace(settled, verdict=FULL))
+    assert "estimatedStart" not in unknown.status and "eta" not in unknown.status["progress"]
+
+
+def test_a_placed_job_expects_its_end_from_the_plan() -> None:
+    waiting = assessed(seen(verdict=replace(FULL, starts_at=at(3600))))
+    _, settled = settle(waiting)
+    plan, _ = settle(replace(settled, verdict=OFFER))
+    assert "estimatedStart" not in plan.status
+    work = 100 * planned(waiting)["step"]["seconds"]
+    assert plan.status["progress"]["eta"] == format_time(NOW + timedelta(seconds=work))
+
+
+def test_suspension_expects_nothing() -> None:
+    observed = assessed(
+        seen(
+            status(ConditionType.RUNNING, progress={"step": 5, "totalSteps": 100, "eta": ago(-60)}),
+            spec={"suspend": True},
+        )
+    )
+    plan, _ = settle(observed)
+    assert "eta" not in plan.status["progress"]
+
+
+def report(step: int, seconds: float, attempt: int = 0) -> dict[str, Any]:
+    return {
+        "attempt": attempt,
+        "step": step,
+        "totalSteps": 10**6,
+        "stepSeconds": seconds,
+        "phase": "training",
+    }
+
+
+def test_the_plan_is_held_against_what_is_measured() -> None:
+    observed = assessed(seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1))))
+    seconds = planned(observed)["step"]["seconds"]
+    metrics = Metrics()
+    writes: list[dict[str, Any]] = []
+    for step in range(1, 2000):
+        pace = 9.0 * seconds if step < 8 else seconds * (1.25 + 0.25 * (step > 700))
+        observed = replace(observed, report=report(step, pace))
+        plan = decide(observed)
+        record_transitions(observed, plan.status, metrics)
+        measured = plan.status["plan"].get("measured")
+        if measured != (observed.raw["status"].get("plan") or {}).get("measured"):
+            writes.append(measured)
+        observed = replace(observed, raw={**observed.raw, "status": plan.status})
+    assert writes[0] == {"attempt": 0, "fromStep": 1}
+    assert [w["atStep"] for w in writes[1:]] == [11, 701]
+    assert [w["errorRatio"] for w in writes[1:]] == [pytest.approx(1.25), pytest.approx(1.5)]
+    assert parse_time(plan.status["progress"]["eta"]) > NOW
+    count = metrics.registry.get_sample_value("llmtrain_operator_plan_error_ratio_count")
+    total = metrics.registry.get_sample_value("llmtrain_operator_plan_error_ratio_sum")
+    assert (count, total) == (2, pytest.approx(2.75))
+
+
+def test_a_new_attempt_is_measured_anew() -> None:
+    old = {"attempt": 0, "fromStep": 1, "atStep": 500, "stepSeconds": 2.0, "errorRatio": 1.1}
+    known = planned(assessed(seen()))
+    first = seen(
+        status(
+            ConditionType.RUNNING,
+            plan={**known, "measured": old},
+            attempt=1,
+            placement={**PLACEMENT, "attempt": 1},
+        ),
+        pods=(pod(0, attempt=1), pod(1, attempt=1)),
+        report=report(501, 30.0, attempt=1),
+    )
+    plan, observed = settle(assessed(first))
+    assert plan.status["plan"]["measured"] == {
+        "attempt": 1,
+        "fromStep": 501,
+        "stepSeconds": 2.0,
+        "errorRatio": 1.1,
+    }, "its first steps are no measure: the old correction holds until a new one"
+    plan, _ = settle(replace(observed, report=report(511, 3.0, attempt=1)))
+    assert plan.status["plan"]["measured"]["stepSeconds"] == 3.0
+
+
+def test_a_pace_is_measured_where_no_time_was_planned() -> None:
+    observed = assessed(
+        seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1))), replace(H100, labels={})
+    )
+    for step in (1, 20):
+        _, observed = settle(replace(observed, report=report(step, 0.5)))
+    measured = observed.raw["status"]["plan"]["measured"]
+    assert measured["stepSeconds"] == 0.5 and "errorRatio" not in measured

@@ -1,0 +1,142 @@
+"""A node's topology label changes under a running job: it keeps its place, and the user is told."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmtrain_core.api.conditions import ConditionType, get_condition
+from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
+from llmtrain_devcluster.api import Api, Object
+from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
+from llmtrain_operator.cache.records import NodeRecord
+from llmtrain_operator.job_state.status_draft import Actions
+from tests.support.operator_harness.advice import Stage
+from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition
+from tests.support.operator_harness.observed import (
+    PLACEMENT,
+    node,
+    pod,
+    reason,
+    seen,
+    settle,
+    status,
+    text,
+)
+
+LEAF = "network.topology.nvidia.com/leaf"
+LEVELS: Levels = (FabricLevel("leaf", LEAF), NODE)
+HELD = {
+    **PLACEMENT,
+    "levels": [{"level": "leaf", "domains": 1}, {"level": "node", "domains": 2}],
+}
+
+
+def in_leaf(name: str, leaf: str | None) -> NodeRecord:
+    record = node(name)
+    return replace(record, node=replace(record.node, labels={LEAF: leaf} if leaf else {}))
+
+
+def now_in(before: dict[str, Any], levels: Levels = LEVELS, **leaves: str | None) -> Actions:
+    """What becomes of a job with this status when its nodes' labels name these leaves."""
+    nodes = {name: in_leaf(name, leaf) for name, leaf in leaves.items()}
+    plan, _ = settle(seen(before, pods=(pod(0), pod(1)), nodes=nodes, levels=levels))
+    return plan
+
+
+def running() -> dict[str, Any]:
+    return dict(
+        now_in(
+            status(ConditionType.PODS_READY, ConditionType.RUNNING, placement=HELD),
+            n0="leaf-1",
+            n1="leaf-1",
+        ).status
+    )
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("leaf", "said"),
+    [
+        ("leaf-9", "n1 in leaf-9"),
+        (None, "n1 in unlabelled:n1"),
+        ("n1", "n1 in n1"),
+    ],
+)
+def test_a_running_job_stays_and_says_that_its_nodes_are_apart(leaf: str | None, said: str) -> None:
+    before = running()
+    assert get_condition(before["conditions"], ConditionType.NETWORK_DEGRADED) is None
+    plan = now_in(before, n0="leaf-1", n1=leaf)
+    assert reason(plan, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged")
+    assert "leaf leaf-1" in text(plan, ConditionType.NETWORK_DEGRADED)
+    assert said in text(plan, ConditionType.NETWORK_DEGRADED)
+    assert plan.status["placement"] == HELD and plan.status["phase"] == "Running"
+    assert not plan.create_pods and not plan.delete_pods
+
+
+@pytest.mark.unit
+def test_it_is_taken_back_when_the_labels_return_or_the_job_loses_its_place() -> None:
+    apart = dict(now_in(running(), n0="leaf-1", n1="leaf-9").status)
+    back = now_in(apart, n0="leaf-1", n1="leaf-1")
+    assert reason(back, ConditionType.NETWORK_DEGRADED) == ("False", "TopologyAsPlaced")
+    unplaced = {key: value for key, value in apart.items() if key != "placement"}
+    assert reason(now_in(unplaced), ConditionType.NETWORK_DEGRADED) == ("False", "NotPlaced")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        {"n0": "other", "n1": "other"},
+        {"n0": "leaf-1"},
+    ],
+)
+def test_what_parts_no_nodes_is_no_degradation(leaves: dict[str, str]) -> None:
+    before = running()
+    found = now_in(before, **leaves).status["conditions"]
+    assert get_condition(found, ConditionType.NETWORK_DEGRADED) is None
+
+
+@pytest.mark.unit
+def test_another_map_says_nothing() -> None:
+    apart = dict(now_in(running(), n0="leaf-1", n1="leaf-9").status)
+    rack = (FabricLevel("rack", "rack"), NODE)
+    for levels in ((), rack):
+        plan = now_in(apart, levels, n0="leaf-1", n1="leaf-1")
+        assert reason(plan, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged"), (
+            "as it was told"
+        )
+
+
+@pytest.mark.cluster
+async def test_a_real_node_is_relabelled(
+    operator: OperatorProcess, api: Api, scripted_nodes: ScriptedNodes
+) -> None:
+    scripted_nodes.default = PodScript(exit_after=None)
+    tag = secrets.token_hex(3)
+    stage = Stage(api, f"relabel-{tag}", scripted_nodes, tag)
+    label = f"example.com/{tag}"
+    await stage.enter()
+    try:
+        names = await stage.add_nodes({label: "a"}, {label: "a"})
+        await stage.fabric(rack=label)
+        await stage.submit("job", topology={"fabric": stage.tag})
+        before = await stage.phase("job", "Running", seconds=60)
+        await stage.node(names[1], {"metadata": {"labels": {label: "b"}}})
+        told = await stage.holds("job", "NetworkDegraded", seconds=60)
+        found = condition(told, "NetworkDegraded")
+        assert found["reason"] == "TopologyChanged" and f"{names[1]} in b" in found["message"]
+        assert told["status"]["placement"] == before["status"]["placement"]
+        assert told["status"]["phase"] == "Running"
+        await stage.node(names[1], {"metadata": {"labels": {label: "a"}}})
+
+        def well(job: Object | None) -> bool:
+            return condition(job, "NetworkDegraded").get("reason") == "TopologyAsPlaced"
+
+        after = await api.wait_for(JOBS, "job", well, stage.namespace, seconds=60)
+        assert after["status"].get("attempt", 0) == 0 and after["status"]["restarts"] == 0
+    finally:
+        await stage.leave()

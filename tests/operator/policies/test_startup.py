@@ -1,0 +1,116 @@
+"""A gang that does not start: whose fault it is, and what is tried next. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from llmtrain_core.api.conditions import ConditionType
+from llmtrain_operator.job_state.observation import CreateError
+from llmtrain_operator.scheduler.cycle import World
+from llmtrain_operator.scheduler.decisions import Offer
+from tests.support.operator_harness.observed import (
+    NOW,
+    PLACEMENT,
+    ago,
+    pod,
+    reason,
+    seen,
+    settle,
+    status,
+    text,
+)
+from tests.support.operator_harness.scheduling import (
+    as_candidate,
+    decide,
+    nodes,
+    record,
+    refusal,
+    waits,
+)
+
+pytestmark = pytest.mark.unit
+LATE = ago(601)
+
+
+def test_the_node_of_the_first_pod_that_did_not_start_is_remembered() -> None:
+    pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
+    plan, _ = settle(seen(status(attemptStartTime=LATE), pods=pods))
+    [failure] = plan.status["failures"]
+    assert (failure["reason"], failure["node"]) == ("StartupTimeout", "n1")
+    candidate = as_candidate(record("a", dict(plan.status)))
+    assert candidate is not None and candidate.avoided == {"n1"}
+
+
+def test_only_failures_that_blame_a_node_make_the_job_avoid_it() -> None:
+    failures = [
+        {"time": ago(9), "attempt": 0, "reason": why, "message": "", "node": node}
+        for why, node in (("ExitCode", "n0"), ("NodeLost", "n2"))
+    ]
+    candidate = as_candidate(record("a", {"failures": failures}))
+    assert candidate is not None and candidate.avoided == {"n2"}
+
+
+def test_avoided_nodes_are_used_only_where_nothing_else_fits() -> None:
+    for count, used in ((1, {"n0"}), (3, {"n0", "n1", "n2"})):
+        job = replace(waits("job-0", count), avoided=frozenset({"n1"}))
+        [verdict] = decide([job], World(nodes(3), ())).values()
+        assert isinstance(verdict, Offer) and set(verdict.nodes) == used
+    job = replace(waits("job-0", 2), avoided=frozenset({"n1"}))
+    [verdict] = decide([job], World(nodes(3), ())).values()
+    assert isinstance(verdict, Offer) and set(verdict.nodes) == {"n0", "n2"}
+
+
+@pytest.mark.parametrize("why", ["QuotaExceeded", "Forbidden", "NameConflict"])
+def test_trouble_gives_the_nodes_back_for_a_while_and_counts_no_restart(why: str) -> None:
+    trouble = CreateError(why, "spec.workers: pods job-0-1: no")
+    observed = seen(status(attemptStartTime=LATE), create_error=trouble, pods=(pod(0),))
+    plan, observed = settle(observed)
+    assert "placement" not in plan.status and "failures" not in plan.status
+    assert (plan.status["attempt"], plan.status["restarts"]) == (1, 0)
+    assert reason(plan, ConditionType.PLACED) == ("False", why)
+    assert text(plan, ConditionType.PLACED) == trouble.message
+    assert (plan.status["phase"], plan.status["reason"]) == ("Queued", why)
+    assert [victim.index for victim in plan.delete_pods] == [0]
+    assert plan.reconcile_after == pytest.approx(60)
+    assert as_candidate(record("a", dict(plan.status))) is None, "others get the nodes meanwhile"
+    later = replace(observed, now=NOW + timedelta(seconds=61), pods=())
+    plan, _ = settle(later)
+    assert reason(plan, ConditionType.PLACED) == ("False", "Queued")
+    assert as_candidate(record("a", dict(plan.status))) is not None
+
+
+def test_old_trouble_does_not_explain_pods_that_are_there() -> None:
+    trouble = CreateError("QuotaExceeded", "spec.workers: no")
+    pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
+    plan, _ = settle(seen(status(attemptStartTime=LATE), create_error=trouble, pods=pods))
+    assert plan.status["failures"][0]["reason"] == "StartupTimeout"
+
+
+def test_the_time_to_start_begins_after_the_pause() -> None:
+    failures = [
+        {"time": ago(seconds), "attempt": 0, "reason": "ExitCode", "message": ""}
+        for seconds in (8, 7, 6, 5)
+    ]
+    before = status(
+        failures=failures,
+        restarts=4,
+        attempt=4,
+        attemptStartTime=ago(5),
+        placement={**PLACEMENT, "attempt": 4},
+    )
+    spec = {"failurePolicy": {"startupTimeout": "4s", "maxRestarts": 9}}
+    plan, observed = settle(seen(before, spec=spec))
+    assert plan.create_pods == (0, 1), "the pause of 4 s ended 1 s ago"
+    plan, _ = settle(replace(observed, now=NOW + timedelta(seconds=3.5)))
+    assert plan.status["failures"][-1]["reason"] == "StartupTimeout"
+
+
+def test_an_unknown_priority_class_is_refused_before_placement() -> None:
+    found = as_candidate(record("a", priorityClassName="no-such-class"))
+    assert found is not None
+    [verdict] = decide([found], World(nodes(4), ())).values()
+    assert refusal(verdict).reason == "PriorityClassNotFound"
+    assert refusal(verdict).message.startswith("spec.priorityClassName: ")

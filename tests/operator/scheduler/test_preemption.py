@@ -1,0 +1,201 @@
+"""A gang stops for another: the policy, the scheduler's memory, and SIGKILL in between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrain_core.api.conditions import ConditionType, get_condition
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import PodScript
+from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.cache.records import PriorityRecord
+from llmtrain_operator.scheduler.cycle import World
+from llmtrain_operator.scheduler.decisions import Eviction, Offer, Refusal
+from llmtrain_operator.scheduler.jobs import Candidate, tenant_of
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.usage import leaving, usage
+from tests.support.operator_harness.harness import (
+    JOBS,
+    QUICK_LEASE,
+    Bench,
+    OperatorProcess,
+    condition,
+    status_of,
+)
+from tests.support.operator_harness.observed import pod, reason, seen, settle, status, text
+from tests.support.operator_harness.queue_watch import Playback, Witness
+from tests.support.operator_harness.scheduling import as_candidate, nodes, record
+
+CLASSES = {"high": PriorityRecord("high", 9, False), "mid": PriorityRecord("mid", 5, False)}
+
+
+@pytest.mark.unit
+def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
+    told = Eviction(0, "vip", "stopped for ns/vip, which has a higher priority")
+    running = status(ConditionType.RUNNING, restarts=2)
+    plan, observed = settle(seen(running, pods=(pod(0), pod(1)), verdict=told))
+    assert (
+        reason(plan, ConditionType.PLACED) == ("False", "Preempted")
+        and text(plan, ConditionType.PLACED) == told.message
+    )
+    assert reason(plan, ConditionType.RUNNING) == ("False", "Preempted")
+    assert "placement" not in plan.status and plan.status["phase"] == "Queued"
+    assert (plan.status["attempt"], plan.status["restarts"]) == (1, 2), "this is no restart"
+    assert plan.status["preemptions"] == 1 and "failures" not in plan.status
+    assert [victim.index for victim in plan.delete_pods] == [0, 1], "what was written down is done"
+    later = replace(observed, pods=(), verdict=Refusal("InsufficientGpus", "no room"))
+    plan, _ = settle(later)
+    assert reason(plan, ConditionType.PLACED) == ("False", "InsufficientGpus")
+    assert reason(plan, ConditionType.RUNNING) == ("False", "Preempted"), (
+        "why it does not run is still told"
+    )
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "before", [status(ConditionType.RUNNING, attempt=0), status(placed=False, attempt=1)]
+)
+def test_a_word_about_another_attempt_is_not_heeded(before: dict[str, Any]) -> None:
+    plan, _ = settle(seen(before, pods=(), verdict=Eviction(7, "vip", "")))
+    placed = get_condition(plan.status["conditions"], ConditionType.PLACED)
+    assert placed is not None and placed["reason"] != "Preempted"
+    assert "preemptions" not in plan.status
+
+
+class Memory:
+    """Copies of a cluster of two nodes with two GPUs, changed by hand."""
+
+    def __init__(self) -> None:
+        self.records = {name: record(name) for name in ("low", "other")}
+        self.pods: list[Any] = []
+        self.woken: list[str] = []
+
+    def world(self, offers: Mapping[str, Offer]) -> World:
+        records = list(self.records.values())
+        tenants = [tenant_of(r, [], CLASSES, 0.0) for r in records]
+        going = leaving(records, self.pods, 30.0)
+        return World(
+            nodes(2, gpus=2),
+            tuple(usage(records, self.pods, [], offers)),
+            {},
+            (*(t for t in tenants if t), *going),
+            {},
+        )
+
+    def candidates(self) -> list[Candidate]:
+        found = (as_candidate(r, **CLASSES) for r in self.records.values())
+        return [candidate for candidate in found if candidate is not None]
+
+    def scheduler(self) -> Scheduler:
+        def stored(uid: str) -> JobView | None:
+            return self.records[uid].view if uid in self.records else None
+
+        return Scheduler(self.candidates, self.world, stored, self.woken.append)
+
+    def place(self, name: str, attempt: int = 0, **spec: Any) -> None:
+        placement = {
+            "attempt": attempt,
+            "gpusPerNode": 2,
+            "blocks": [{"path": "", "nodes": ["n0", "n1"]}],
+        }
+        self.records[name] = record(name, {"placement": placement, "attempt": attempt}, **spec)
+
+
+@pytest.mark.unit
+async def test_what_is_decided_is_remembered_until_it_is_done() -> None:
+    memory = Memory()
+    del memory.records["other"]
+    memory.place("low")
+    memory.records["vip"] = record("vip", priorityClassName="high")
+    scheduler = memory.scheduler()
+    await scheduler.cycle()
+    told = scheduler.verdict("low")
+    assert isinstance(told, Eviction) and told.by == "vip" and "low" in memory.woken
+    waits = scheduler.verdict("vip")
+    assert isinstance(waits, Refusal) and waits.reason == "Preempting"
+    await scheduler.cycle()
+    assert scheduler.verdict("low") is told, "the copy does not show it yet: nobody else is asked"
+    memory.records["low"] = record("low", {"attempt": 1})
+    memory.pods = [pod(i, owner="low", node=f"n{i}", job="low") for i in range(2)]
+    memory.records["rival"] = record("rival", priorityClassName="high")
+    memory.records["rival"].raw["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    await scheduler.cycle()
+    assert not isinstance(scheduler.verdict("low"), Eviction)
+    memory.pods = []
+    await scheduler.cycle()
+    assert isinstance(scheduler.verdict("vip"), Offer), "the room was made for it"
+    assert isinstance(scheduler.verdict("rival"), Refusal), "older, but the room is not its"
+
+
+@pytest.mark.unit
+async def test_nobody_stops_for_a_job_that_went_away() -> None:
+    memory = Memory()
+    del memory.records["other"]
+    memory.place("low")
+    memory.records["vip"] = record("vip", priorityClassName="high")
+    scheduler = memory.scheduler()
+    await scheduler.cycle()
+    assert isinstance(scheduler.verdict("low"), Eviction)
+    del memory.records["vip"]
+    await scheduler.cycle()
+    assert scheduler.verdict("low") is None
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(420)
+async def test_killed_while_gangs_stop_for_another(
+    installed: ControlPlane, bench: Bench, api: Api, tmp_path: Path
+) -> None:
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    resource, name = "scheduling.k8s.io/v1/priorityclasses", f"vip-{bench.namespace}"
+    await api.create(resource, {"metadata": {"name": name}, "value": 1000})
+    await bench.add_nodes(*({} for _ in range(4)))
+    bench.nodes.default = PodScript(exit_after=None, delete_after=0.3)
+    witness = Witness(api, bench.namespace)
+    witness.start()
+    operators = []
+    for letter in "ab":
+        (tmp_path / letter).mkdir()
+        operators.append(OperatorProcess(installed, tmp_path / letter, *QUICK_LEASE))
+    leader, heir = operators
+    try:
+        await asyncio.to_thread(leader.start)
+        for low in ("one", "two"):
+            await bench.submit(low)
+            await bench.phase(low, "Running", seconds=60)
+        four = {"workers": {"nodes": 4}, "parallelism": {"tensor": 2, "data": 4}}
+        await bench.submit("vip", priorityClassName=name, **four)
+        for _ in range(4):
+            heir.spawn()
+            await asyncio.sleep(chance.uniform(0.0, 1.2))
+            leader.kill()
+            leader, heir = heir, leader
+            await asyncio.to_thread(leader.await_lead)
+        vip = await bench.phase("vip", "Running", seconds=60)
+        assert (status_of(vip).get("attempt", 0), status_of(vip).get("preemptions", 0)) == (0, 0)
+        for low in ("one", "two"):
+            job = await bench.phase(low, "Queued", seconds=30)
+            assert status_of(job)["preemptions"] == 1 and status_of(job)["restarts"] == 0
+            assert condition(job, "Running")["reason"] == "Preempted"
+            assert f"stopped for {bench.namespace}/vip" in condition(job, "Running")["message"]
+        await api.delete(JOBS, "vip", bench.namespace)
+        for low in ("one", "two"):
+            await bench.runs(low, attempt=1, seconds=60)
+    finally:
+        witness.stop()
+        await bench.clear()
+        leader.stop()
+        await api.delete(resource, name)
+    account = Playback(2).play(witness.seen)
+    assert account.breaches == []
+    assert {a.preempted_for for a in account.attempts if a.job != "vip"} == {"vip", ""}

@@ -1,0 +1,185 @@
+"""A job that would be better off elsewhere: it says so, and moves when asked, from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.placement import Request
+from llmtrain_core.topology.inventory import Node, Snapshot
+from llmtrain_core.validation.check import check
+from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.cache.records import JobRecord
+from llmtrain_operator.scheduler.cycle import World, better
+from llmtrain_operator.scheduler.decisions import Hint, Offer
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.running_jobs import Sitting, sitting_of
+from llmtrain_operator.scheduler.usage import usage
+from tests.support.operator_harness.observed import (
+    PLACEMENT,
+    node,
+    pod,
+    reason,
+    seen,
+    settle,
+    status,
+)
+from tests.support.operator_harness.scheduling import GPU, LEAF, SPINE, fabric, record
+
+pytestmark = pytest.mark.unit
+ASKED = {"annotations": {"llmtrain.dev/replace": "0"}}
+PODS = (pod(0), pod(1))
+WORKERS = {"gpusPerNode": 8, "command": ["x"]}
+HINT = Hint(0, 2.0, "2 nodes · 1 leaf")
+
+
+def running(**more: Any) -> dict[str, Any]:
+    return status(ConditionType.RUNNING, **more)
+
+
+def test_the_hint_is_shown_and_written_anew_only_when_it_changed() -> None:
+    plan, _ = settle(seen(running(), pods=PODS, verdict=HINT))
+    found = plan.status["betterPlacement"]
+    assert found == {"attempt": 0, "gain": 2.0, "summary": "2 nodes · 1 leaf"}
+    again = seen(dict(plan.status), pods=PODS, verdict=Hint(0, 2.1, "other"))
+    assert settle(again)[0].status["betterPlacement"] == found
+    gone = seen(dict(plan.status), pods=PODS, verdict=Hint(0, 1.0, ""))
+    assert "betterPlacement" not in settle(gone)[0].status
+    kept = seen(dict(plan.status), pods=PODS)
+    assert settle(kept)[0].status["betterPlacement"] == found, "no news: nothing is written"
+
+
+def test_a_request_waits_for_a_newer_checkpoint() -> None:
+    progress = {"step": 30, "totalSteps": 100, "lastCheckpointStep": 20}
+    offer = Offer(
+        1,
+        {**PLACEMENT, "attempt": 1, "blocks": [{"path": "", "nodes": ["n2", "n3"]}]},
+        "2 nodes",
+        ("n2", "n3"),
+        {GPU: 2},
+    )
+    plan, _ = settle(seen(running(progress=progress), metadata=ASKED, pods=PODS, verdict=offer))
+    assert plan.status["move"] == {"attempt": 0, "afterCheckpoint": 20}
+    assert plan.status["placement"]["attempt"] == 0, "the last checkpoint is older than the request"
+    newer = {**dict(plan.status), "progress": {**progress, "step": 41, "lastCheckpointStep": 40}}
+    nodes = {name: node(name) for name in ("n0", "n1", "n2", "n3")}
+    plan, _ = settle(seen(newer, metadata=ASKED, pods=PODS, verdict=offer, nodes=nodes))
+    assert (plan.status["attempt"], plan.status["restarts"]) == (1, 0)
+    assert plan.status["placement"]["blocks"][0]["nodes"] == ["n2", "n3"]
+    assert (
+        reason(plan, ConditionType.RUNNING) == ("False", "Moved")
+        and reason(plan, ConditionType.PLACED)[0] == "True"
+    )
+    assert "move" not in plan.status and [victim.attempt for victim in plan.delete_pods] == [0, 0]
+
+
+@pytest.mark.parametrize("metadata", [{}, {"annotations": {"llmtrain.dev/replace": "3"}}])
+def test_nobody_moves_unasked(metadata: dict[str, Any]) -> None:
+    progress = {"step": 41, "totalSteps": 100, "lastCheckpointStep": 40}
+    before = running(progress=progress, move={"attempt": 0, "afterCheckpoint": 20})
+    offer = Offer(1, {**PLACEMENT, "attempt": 1}, "2 nodes", ("n0", "n1"), {GPU: 2})
+    plan, _ = settle(seen(before, metadata=metadata, pods=PODS, verdict=offer))
+    assert "move" not in plan.status and plan.status["placement"]["attempt"] == 0
+
+
+def spread(*names: str, asked: bool = False) -> JobRecord:
+    """A job on these nodes, with a checkpoint that is newer than its request."""
+    found = record(
+        "job",
+        running(
+            placement={**PLACEMENT, "gpusPerNode": 8, "blocks": [{"path": "", "nodes": [*names]}]},
+            progress={"step": 41, "totalSteps": 100, "lastCheckpointStep": 40},
+            move={"attempt": 0, "afterCheckpoint": 20},
+        ),
+        workers=WORKERS,
+        parallelism={"tensor": 8, "data": 2},
+    )
+    if asked:
+        found.raw["metadata"]["annotations"] = ASKED["annotations"]
+    return found
+
+
+def sitting(job: JobRecord) -> Sitting:
+    found = sitting_of(job, check(job.name, job.raw["spec"]), {}, 0.0, Request.of)
+    assert found is not None
+    return found
+
+
+def world(job: JobRecord, spine: int = 8, leaf: int = 4) -> World:
+    """Two spines of two leaves; the uplinks of spines and leaves are thin."""
+    levels = [
+        {"name": "spine", "nodeLabel": SPINE, "oversubscription": spine},
+        {"name": "leaf", "nodeLabel": LEAF, "oversubscription": leaf},
+        {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
+    ]
+    nodes = tuple(
+        Node(f"n{i}", {SPINE: f"s{i // 4}", LEAF: f"l{i // 2}"}, {GPU: 8}) for i in range(8)
+    )
+    taken = tuple(usage([job], [], [], {}))
+    return World(nodes, taken, fabric({"levels": levels}), sitting=(sitting(job),))
+
+
+def test_a_better_place_counts_what_the_job_itself_would_leave() -> None:
+    job = spread("n0", "n4")
+    hint, offer = better(sitting(job), world(job))
+    assert hint.attempt == 0 and hint.gain > 1.1 and hint.summary == "2 nodes · 1 leaf · 1 spine"
+    assert offer is not None and offer.attempt == offer.placement["attempt"] == 1
+    assert {"n0", "n4"} & set(offer.nodes) or len(offer.nodes) == 2
+    near = spread("n0", "n1")
+    assert better(sitting(near), world(near)) == (Hint(0, 1.0, ""), None)
+
+
+async def test_the_scheduler_offers_the_place_only_when_asked() -> None:
+    jobs = {"job": spread("n0", "n4")}
+
+    def stored(uid: str) -> JobView | None:
+        return jobs[uid].view
+
+    woken: list[str] = []
+    for asked, kind in ((False, Hint), (True, Offer)):
+        jobs["job"] = spread("n0", "n4", asked=asked)
+        scheduler = Scheduler(list, lambda _: world(jobs["job"]), stored, woken.append)
+        await scheduler.cycle()
+        assert isinstance(scheduler.verdict("job"), kind) and woken.pop() == "job"
+        await scheduler.cycle()
+        assert isinstance(scheduler.verdict("job"), kind), "it has time to take it"
+
+
+def uplinks(seen: World) -> Mapping[tuple[str, ...], float]:
+    """What the next job would see as busy."""
+    found = seen.ledger.of(seen.sitting, "default", snapshot_of(seen))
+    return found.uplinks
+
+
+def snapshot_of(seen: World) -> Snapshot:
+    found = seen.fabrics["default"]
+    return Snapshot(found.levels, seen.nodes, links=found.links)
+
+
+def test_the_ledger_follows_labels_and_the_fabric() -> None:
+    """The job sits where it sat; what its bytes cross changes with the map."""
+    job = spread("n0", "n2")
+    seen = world(job)
+    first = uplinks(seen)
+    assert first.keys() == {("s0", "l0"), ("s0", "l1")}
+    assert uplinks(seen) == first
+
+    other = tuple(
+        replace(n, labels={**n.labels, LEAF: "l9"}) if n.name == "n2" else n for n in seen.nodes
+    )
+    relabelled = replace(seen, nodes=other)
+    assert uplinks(relabelled).keys() == {("s0", "l0"), ("s0", "l9")}
+
+    joined = tuple(
+        replace(n, labels={**n.labels, LEAF: "l0"}) if n.name == "n3" else n for n in seen.nodes
+    )
+    wider = uplinks(replace(seen, nodes=joined))
+    assert wider[("s0", "l0")] != first[("s0", "l0")], "a third node widens the uplink of l0"
+
+    thinner = world(job, spine=8, leaf=2)
+    edited = replace(seen, fabrics=thinner.fabrics)
+    assert uplinks(edited) == uplinks(thinner) != first

@@ -1,0 +1,303 @@
+"""Who gets a place: properties that hold for every queue and every cluster. Pure."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmtrain_core.api.status import PlacementStatus
+from llmtrain_core.queueing import Running
+from llmtrain_core.topology.inventory import Node, Usage
+from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.cache.records import (
+    ForeignPod,
+    PriorityRecord,
+)
+from llmtrain_operator.scheduler.cycle import World
+from llmtrain_operator.scheduler.decisions import Eviction, Offer, Refusal
+from llmtrain_operator.scheduler.jobs import Candidate
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.usage import usage
+from tests.support.operator_harness.observed import PLACEMENT, pod
+from tests.support.operator_harness.scheduling import (
+    GPU,
+    LEAF,
+    as_candidate,
+    decide,
+    fabric,
+    nodes,
+    record,
+    refusal,
+    total,
+    waits,
+)
+
+pytestmark = pytest.mark.unit
+
+
+sizes = st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 4, 8]), st.integers(0, 2))
+
+
+@settings(max_examples=150)
+@given(
+    st.integers(0, 12),
+    st.lists(sizes, max_size=8),
+    st.lists(st.tuples(st.integers(0, 11), st.integers(1, 8)), max_size=6),
+    st.randoms(use_true_random=False),
+)
+def test_never_overcommits_and_never_splits_a_gang(
+    count: int,
+    wanted: list[tuple[int, int, int]],
+    taken: list[tuple[int, int]],
+    shuffle: random.Random,
+) -> None:
+    cluster = nodes(count)
+    in_use = tuple(Usage(f"n{index}", GPU, amount) for index, amount in taken)
+    queue = [
+        waits(f"job-{i}", size, gpus, priority=priority)
+        for i, (size, gpus, priority) in enumerate(wanted)
+    ]
+    world = World(cluster, in_use)
+    verdicts = decide(queue, world)
+    assert verdicts.keys() == {candidate.uid for candidate in queue}
+    held = {node.name: sum(u.amount for u in in_use if u.node == node.name) for node in cluster}
+    before = dict(held)
+    for candidate in queue:
+        verdict = verdicts[candidate.uid]
+        if isinstance(verdict, Refusal):
+            assert verdict.reason and 0 < len(verdict.message) <= 1024
+            continue
+        assert len(verdict.nodes) == len(set(verdict.nodes)) == candidate.job.nodes
+        PlacementStatus.from_wire(dict(verdict.placement))
+        for name in verdict.nodes:
+            held[name] += candidate.job.gpus_per_node
+    assert all(amount <= max(8, before[name]) for name, amount in held.items())
+    shuffled, mixed = list(queue), list(cluster)
+    shuffle.shuffle(shuffled)
+    shuffle.shuffle(mixed)
+    assert decide(shuffled, replace(world, nodes=tuple(mixed))) == verdicts
+
+
+def test_a_large_job_is_not_starved_by_small_ones() -> None:
+    in_use = (Usage("n0", GPU, 8),)
+    verdicts = decide([waits("large-0", 4), waits("small-1", 1)], World(nodes(4), in_use))
+    assert refusal(verdicts["large-0"]).reason == "InsufficientGpus"
+    behind = refusal(verdicts["small-1"])
+    assert behind.reason == "WaitingBehindJob" and "ns/large-0" in behind.message
+
+
+def test_a_job_that_never_fits_blocks_nobody() -> None:
+    verdicts = decide([waits("huge-0", 99), waits("small-1", 1)], World(nodes(4), ()))
+    assert refusal(verdicts["huge-0"]).reason == "InsufficientNodes"
+    assert isinstance(verdicts["small-1"], Offer)
+
+
+def test_jobs_on_other_nodes_are_not_held_back() -> None:
+    other = Node("x0", {"pool": "other"}, {GPU: 8})
+    in_use = (Usage("n0", GPU, 8),)
+    verdicts = decide(
+        [
+            waits("large-0", 4, workers={"nodeSelector": {"pool": "all"}}),
+            waits("small-1", 1, workers={"nodeSelector": {"pool": "other"}}),
+        ],
+        World((*nodes(4), other), in_use),
+    )
+    assert isinstance(verdicts["small-1"], Offer)
+
+
+def test_priority_goes_first() -> None:
+    verdicts = decide([waits("old-0", 1), waits("vip-1", 1, priority=5)], World(nodes(1), ()))
+    assert isinstance(verdicts["vip-1"], Offer)
+    assert isinstance(verdicts["old-0"], Refusal)
+
+
+def test_the_placement_is_told_by_level() -> None:
+    [verdict] = decide([waits("job-0", 6)], World(nodes(8), ())).values()
+    assert isinstance(verdict, Offer)
+    assert verdict.summary == "6 nodes · 2 leaf · 1 spine"
+    assert [block["path"] for block in verdict.placement["blocks"]] == ["s0/l0", "s0/l1"]
+
+
+def test_fabrics() -> None:
+    near = {"name": "node", "nodeLabel": "kubernetes.io/hostname"}
+    flat = fabric({"levels": [{"name": "rack", "nodeLabel": LEAF}, near]})
+    [verdict] = decide([waits("job-0", 2)], World(nodes(8), (), flat)).values()
+    assert isinstance(verdict, Offer) and "rack" in verdict.summary
+    [verdict] = decide([waits("job-0", 2, fabric="nope")], World(nodes(8), (), flat)).values()
+    assert refusal(verdict).reason == "FabricNotFound"
+    assert "spec.topology.fabric" in refusal(verdict).message
+    bad = fabric({"preset": "no-such-preset"})
+    [verdict] = decide([waits("job-0", 2)], World(nodes(8), (), bad)).values()
+    assert refusal(verdict).reason == "InvalidFabric"
+
+
+def test_who_waits() -> None:
+    over = [{"type": "Succeeded", "status": "True", "reason": "Completed"}]
+    assert as_candidate(record("a")) is not None
+    assert as_candidate(record("a", suspend=True)) is None
+    assert as_candidate(record("a", {"conditions": over})) is None
+    assert as_candidate(record("a", {"placement": PLACEMENT})) is None
+    moved = as_candidate(record("a", {"placement": PLACEMENT, "attempt": 1}))
+    assert moved is not None and moved.attempt == 1
+    gone = record("a")
+    gone.raw["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert as_candidate(gone) is None
+    assert as_candidate(record("a", model={"preset": "nope"})) is None
+    classes = {"high": PriorityRecord("high", 9, False), "usual": PriorityRecord("usual", 3, True)}
+    vip = as_candidate(record("a", priorityClassName="high"), **classes)
+    assert vip is not None and vip.priority == 9
+    usual = as_candidate(record("a"), **classes)
+    assert usual is not None and usual.priority == 3
+
+
+def test_nothing_counts_twice() -> None:
+    placed = record("uid", {"placement": PLACEMENT})
+    pods = [pod(0), pod(1, "Pending")]
+    once = {("n0", "uid"): 2, ("n1", "uid"): 2}
+    assert total(usage([placed], [], [], {})) == once
+    assert total(usage([placed], pods, [], {})) == once
+    offer = Offer(0, PLACEMENT, "", ("n0", "n1"), {GPU: 2})
+    assert total(usage([record("uid")], [], [], {"uid": offer})) == once
+    assert total(usage([placed], pods, [], {"uid": offer})) == once
+    # Pods that nobody claims any more count until they have ended.
+    assert total(usage([record("uid")], pods, [], {})) == once
+    assert total(usage([record("uid")], [replace(p, phase="Failed") for p in pods], [], {})) == {}
+    over = [{"type": "Failed", "status": "True", "reason": "x"}]
+    assert (
+        total(usage([record("uid", {"placement": PLACEMENT, "conditions": over})], [], [], {}))
+        == {}
+    )
+    stranger = ForeignPod("x", "n0", ((GPU, 1),))
+    assert total(usage([placed], pods, [stranger], {})) == {**once, ("n0", ""): 1}
+
+
+class Copies:
+    """Copies that lag behind what is written, as real ones do."""
+
+    def __init__(self) -> None:
+        self.records = {"a": record("a"), "b": record("b")}
+        self.woken: list[str] = []
+
+    def scheduler(self, count: int) -> Scheduler:
+        def world(offers: Mapping[str, Offer]) -> World:
+            taken = usage(self.records.values(), [], [], offers)
+            return World(nodes(count, gpus=2), tuple(taken))
+
+        def stored(uid: str) -> JobView | None:
+            return self.records[uid].view if uid in self.records else None
+
+        def candidates() -> list[Candidate]:
+            return [c for r in self.records.values() if (c := as_candidate(r)) is not None]
+
+        return Scheduler(candidates, world, stored, self.woken.append)
+
+
+async def test_an_offer_is_kept_until_the_copy_shows_it() -> None:
+    copies = Copies()
+    scheduler = copies.scheduler(2)
+    await scheduler.cycle()
+    first = scheduler.verdict("a")
+    assert isinstance(first, Offer) and isinstance(scheduler.verdict("b"), Refusal)
+    assert sorted(copies.woken) == ["a", "b"]
+    scheduler.claim("a")
+    await scheduler.cycle()
+    assert scheduler.verdict("a") is first, "the copy does not show it yet"
+    copies.records["a"] = record("a", {"placement": dict(first.placement)})
+    await scheduler.cycle()
+    assert scheduler.verdict("a") is None
+    assert isinstance(scheduler.verdict("b"), Refusal), "the stored placement counts now"
+    del copies.records["a"]
+    await scheduler.cycle()
+    assert isinstance(scheduler.verdict("b"), Offer)
+
+
+async def test_an_offer_that_nobody_wants_is_dropped() -> None:
+    copies = Copies()
+    scheduler = copies.scheduler(2)
+    await scheduler.cycle()
+    copies.records["a"] = record("a", suspend=True)
+    scheduler.claim("a")
+    await scheduler.cycle()
+    assert isinstance(scheduler.verdict("b"), Refusal), "it may be written at this very moment"
+    scheduler.give_up("a")
+    await scheduler.cycle()
+    assert isinstance(scheduler.verdict("b"), Offer)
+
+
+def stored(attempt: int) -> JobView:
+    return JobView({}, {}, {"attempt": attempt})
+
+
+async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:
+    """Two stop for a wide job; one has, when a job of more importance comes and takes its node."""
+    sitting = {"old-0": "n0", "old-1": "n1"}
+    queue = [waits("wide-2", 2, priority=100)]
+    attempts = {"old-0": 0, "old-1": 0}
+
+    def world(offers: Mapping[str, Offer]) -> World:
+        used = [Usage(node, GPU, 8, uid) for uid, node in sitting.items()]
+        used += [Usage(n, GPU, 8, uid) for uid, offer in offers.items() for n in offer.nodes]
+        tenants = tuple(Running(uid, "ns", 0, (n,), {GPU: 8}) for uid, n in sitting.items())
+        return World(nodes(2), tuple(used), tenants=tenants, attempts=attempts)
+
+    scheduler = Scheduler(
+        lambda: queue, world, lambda uid: stored(attempts.get(uid, 0)), lambda _: None
+    )
+    await scheduler.cycle()
+    assert all(isinstance(scheduler.verdict(uid), Eviction) for uid in sitting)
+    await scheduler.cycle()
+    assert refusal(scheduler.verdict("wide-2")).reason == "Preempting"
+    assert all(isinstance(scheduler.verdict(uid), Eviction) for uid in sitting), "it fits after it"
+    del sitting["old-0"]
+    attempts["old-0"] = 1
+    queue.append(waits("urgent-3", 1, priority=1000))
+    await scheduler.cycle()
+    assert isinstance(scheduler.verdict("urgent-3"), Offer)
+    assert refusal(scheduler.verdict("wide-2")).reason == "InsufficientGpus"
+    assert scheduler.verdict("old-1") is None, "its node alone is no room for the wide job"
+
+
+async def test_a_job_ahead_that_gets_no_place_spares_nobody() -> None:
+    """Who stops makes room for whoever is first in the line by then."""
+    sitting, attempts = {"old-0": "n0"}, {"old-0": 0}
+    queue = [waits("wants-2", 1, priority=100)]
+
+    def world(offers: Mapping[str, Offer]) -> World:
+        used = tuple(Usage(node, GPU, 8, uid) for uid, node in sitting.items())
+        tenants = tuple(
+            Running(uid, "ns", 0, (n,), {GPU: 8}, ends_at=1e6) for uid, n in sitting.items()
+        )
+        return World(nodes(1), used, tenants=tenants, attempts=attempts)
+
+    scheduler = Scheduler(lambda: queue, world, lambda uid: stored(0), lambda _: None)
+    await scheduler.cycle()
+    assert isinstance(scheduler.verdict("old-0"), Eviction)
+    queue.append(replace(waits("polite-3", 1, priority=1000), preempts=False))
+    for _ in range(4):
+        await scheduler.cycle()
+        assert isinstance(scheduler.verdict("old-0"), Eviction)
+
+
+async def test_the_loop_survives_a_broken_cycle() -> None:
+    calls = 0
+
+    def candidates() -> list[Candidate]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise KeyError("broken object")
+        return []
+
+    scheduler = Scheduler(candidates, lambda _: World((), ()), lambda _: None, lambda _: None)
+    task = asyncio.create_task(scheduler.run())
+    scheduler.poke()
+    async with asyncio.timeout(5):
+        while calls < 2:
+            await asyncio.sleep(0.05)
+    task.cancel()

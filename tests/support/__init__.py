@@ -1,0 +1,1 @@
+"""What tests share: builders, harnesses, simulators, baselines and an oracle."""

@@ -1,0 +1,1 @@
+"""Racks of network namespaces, and ranks in them."""

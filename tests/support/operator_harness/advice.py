@@ -1,0 +1,130 @@
+"""Does what a waiting job's message says, to the letter: each node that it names is set free."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from llmtrain_devcluster.api import Object
+from tests.support.operator_harness.harness import JOBS, Bench, condition
+
+FABRICS = "llmtrain.dev/v1alpha1/fabrics"
+PRIORITY_CLASSES = "scheduling.k8s.io/v1/priorityclasses"
+_HELPS = re.compile(r"it fits(?: in [^;]*?)? once these nodes can be used: ([^;]*)")
+_NODES = re.compile(r"([\w -]+) \(([^)]*)\)")
+
+
+def named(message: str) -> dict[str, list[str]]:
+    """Return the nodes that the message names, by what holds them back."""
+    found = _HELPS.search(message)
+    assert found, message
+    return {cause: nodes.split() for nodes, cause in _NODES.findall(found[1])}
+
+
+class Stage(Bench):
+    """The namespace and nodes of one case."""
+
+    async def add_nodes(self, *labels: dict[str, str], gpus: int = 2, start: int = 0) -> list[str]:
+        """Add nodes, and wait until the cluster has lifted the taint each starts with."""
+        names = await super().add_nodes(*labels, gpus=gpus, start=start)
+        for name in names:
+            await self.api.wait_for(
+                "nodes", name, lambda n: n is not None and not n["spec"].get("taints"), seconds=60
+            )
+        return names
+
+    async def submit(self, name: str, **spec: Any) -> Object:
+        """Create a job; the operator has time to hear of what was changed before.
+
+        It follows nodes, pods and Fabrics each on its own, and may else hear of the job first.
+        """
+        await asyncio.sleep(0.5)
+        return await super().submit(name, **spec)
+
+    async def told(
+        self, name: str, reason: str, *words: str, kind: str = "Placed", seconds: float = 60.0
+    ) -> str:
+        """Wait until a job says that it waits for this reason; return the message."""
+        job = await self.wait(name, lambda j: condition(j, kind).get("reason") == reason, seconds)
+        found = condition(job, kind)
+        assert found["status"] == "False"
+        for word in words:
+            assert word in found["message"], (word, found["message"])
+        return str(found["message"])
+
+    async def starts(self, name: str) -> None:
+        await self.phase(name, "Running", seconds=60)
+
+    async def obey(self, message: str) -> None:
+        """Set free what the message names, and nothing else."""
+        for causes, nodes in named(message).items():
+            for cause in causes.split(" and "):
+                for node in nodes:
+                    await self._free(node, cause)
+
+    async def _free(self, node: str, cause: str) -> None:
+        if cause == "cordoned":
+            await self.node(node, {"spec": {"unschedulable": None}})
+        elif cause == "not ready":
+            await self.nodes.node_ready(node)
+        elif cause == "taint not tolerated":
+            await self.node(node, {"spec": {"taints": None}})
+        elif cause == "node selector does not match":
+            await self.node(node, {"metadata": {"labels": {"bench": self.tag}}})
+        else:
+            assert cause.endswith(" in use"), cause
+            await self._empty(node)
+
+    async def _empty(self, node: str) -> None:
+        """End whoever sits on a node: the whole job, or the pod of somebody else."""
+        for pod in await self.pods():
+            if pod["spec"].get("nodeName") != node:
+                continue
+            job = pod["metadata"].get("labels", {}).get("llmtrain.dev/job-name")
+            if job is not None:
+                await self.api.delete(JOBS, job, self.namespace, missing_ok=True)
+            else:
+                await self.api.delete(
+                    "pods", pod["metadata"]["name"], self.namespace, grace_seconds=0
+                )
+
+    async def node(self, name: str, body: Object) -> None:
+        await self.api.patch("nodes", name, body)
+
+    async def small(self, name: str, **spec: Any) -> None:
+        """Submit a job of one node."""
+        await self.submit(name, workers={"nodes": 1, **spec.pop("workers", {})}, **spec)
+
+    async def runs_small(self, name: str, **spec: Any) -> None:
+        await self.small(name, **spec)
+        await self.starts(name)
+
+    async def fabric(self, **levels: str) -> Object:
+        """Create a Fabric of the stage's own, from far to near, by label; the node is added."""
+        found = [{"name": name, "nodeLabel": label} for name, label in levels.items()]
+        near = {"name": "node", "nodeLabel": "kubernetes.io/hostname"}
+        body = {
+            "apiVersion": "llmtrain.dev/v1alpha1",
+            "kind": "Fabric",
+            "metadata": {"name": self.tag},
+            "spec": {"levels": [*found, near]},
+        }
+        return await self.api.create(FABRICS, body)
+
+    async def priority_class(self, **more: str) -> None:
+        """Create a PriorityClass of the stage's own."""
+        body = {"metadata": {"name": self.tag}, "value": 9, **more}
+        await self.api.create(PRIORITY_CLASSES, body)
+
+    async def enter(self) -> None:
+        await self.api.create("namespaces", {"metadata": {"name": self.namespace}})
+        await self.api.wait_for(
+            "serviceaccounts", "default", lambda found: found is not None, self.namespace
+        )
+
+    async def leave(self) -> None:
+        await self.clear()
+        await self.api.delete(FABRICS, self.tag, missing_ok=True)
+        await self.api.delete(PRIORITY_CLASSES, self.tag, missing_ok=True)
+        await self.api.delete("namespaces", self.namespace)

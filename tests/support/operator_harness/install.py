@@ -1,0 +1,50 @@
+"""Install llmtrain in a control plane, all but the operator's process."""
+
+from __future__ import annotations
+
+import asyncio
+
+import yaml
+
+from llmtrain_core.api.crd import crds
+from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.fixtures import OPERATOR_USER
+from tests.support.operator_harness.harness import SYSTEM
+from tests.support.paths import ROOT
+
+DEPLOY = ROOT / "deploy"
+
+
+async def install(control_plane: ControlPlane, *more: str) -> None:
+    """Install the CRDs and the shipped roles, and bind them to the operator's user."""
+    async with control_plane.client("admin") as api:
+        await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
+        for crd in crds():
+            await api.apply(crd)
+            await api.wait_for(
+                "apiextensions.k8s.io/v1/customresourcedefinitions",
+                crd["metadata"]["name"],
+                lambda found: any(
+                    c["type"] == "Established" and c["status"] == "True"
+                    for c in (found or {}).get("status", {}).get("conditions") or ()
+                ),
+            )
+        user = {"kind": "User", "name": OPERATOR_USER, "apiGroup": "rbac.authorization.k8s.io"}
+        files = [DEPLOY / name for name in ("rbac.yaml", *more)]
+        for document in (d for file in files for d in yaml.safe_load_all(file.read_text())):
+            if document["kind"].endswith("Binding"):
+                document["subjects"] = [user]
+            await api.apply(document, document["metadata"].get("namespace"))
+        # The garbage collector learns of new kinds only now and then; see that it knows ours.
+        await _wait_served(api)
+
+
+async def _wait_served(api: Api) -> None:
+    for _ in range(100):
+        try:
+            await api.list("llmtrain.dev/v1alpha1/llmtrainingjobs")
+            await api.list("llmtrain.dev/v1alpha1/fabrics")
+            return
+        except ApiError:
+            await asyncio.sleep(0.1)

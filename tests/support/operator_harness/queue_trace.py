@@ -1,0 +1,277 @@
+"""Traces of jobs, played on scripted nodes before a witness; and what must hold of every one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtrain_core.queueing.cycle import SOON_SECONDS
+from llmtrain_devcluster.scripted_node.node import PodScript
+from tests.support.operator_harness.harness import Bench, OperatorProcess
+from tests.support.operator_harness.queue_watch import (
+    AT_ONCE_SECONDS,
+    Account,
+    Attempt,
+    Playback,
+    Witness,
+    dump,
+)
+from tests.support.queue_sim import Arrival, History, fabric, simulate
+
+GPUS = 8
+PRIORITIES = {0: 70, 100: 24, 1000: 6}
+"""Priorities, and how many of a hundred jobs have each."""
+PRIORITY_NAMES = {0: "trace-low", 100: "trace-middle", 1000: "trace-high"}
+SLACK = {0: 900, 100: 900, 1000: 600}
+"""Seconds between the work of a job and its deadline, by priority: who is stopped needs longer."""
+TOGETHER_SECONDS = 3.0
+"""Victims of one decision stop within this time of each other, on a busy machine."""
+PATIENT = (
+    "--writes-per-second=400",
+    "--progress-seconds=60",
+    "--lease-duration=90",
+    "--renew-deadline=80",
+)
+"""A machine that is busy with the cluster itself must not cost the operator its lease, and scripted
+pods have no progress to ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    name: str
+    nodes: int
+    gpus: int
+    priority: int
+    length: float
+    at: float
+
+    @property
+    def bound(self) -> int:
+        return math.ceil(self.length) + SLACK[self.priority]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Jobs of mixed size and priority, always the same for the same figures."""
+
+    seed: int
+    jobs: int
+    nodes: int
+    """Of the cluster."""
+    per_leaf: int
+    sizes: dict[int, int]
+    """Nodes of a job, and how many of a hundred jobs have so many."""
+    lengths: tuple[float, float]
+    span: float
+    """A third of the jobs come at once, the others in so many seconds, important ones with them."""
+
+    def entries(self) -> list[Entry]:
+        chance = random.Random(self.seed)
+        entries = []
+        for index in range(self.jobs):
+            [nodes] = chance.choices([*self.sizes], [*self.sizes.values()])
+            [priority] = chance.choices([*PRIORITIES], [*PRIORITIES.values()])
+            gpus = 4 if nodes == 1 and chance.random() < 0.4 else GPUS
+            early = index < self.jobs // 3 and priority == 0
+            at = 0.0 if early else chance.uniform(0, self.span)
+            length = chance.uniform(*self.lengths)
+            entries.append(Entry(f"j{index:03}", nodes, gpus, priority, length, at))
+        return sorted(entries, key=lambda entry: (entry.at, entry.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of a trace."""
+
+    account: Account
+    seconds: float
+    figures: str
+    """The operator's metrics at the end."""
+
+
+async def play(
+    trace: Trace, bench: Bench, operator: OperatorProcess, folder: Path, seconds: float
+) -> Played:
+    """Submit everything, wait for the end, and play back what the witness saw.
+
+    The operator goes on: who started it ends it.
+    """
+    entries = trace.entries()
+    zones = [
+        {
+            "network.topology.nvidia.com/spine": f"s{i // (4 * trace.per_leaf)}",
+            "network.topology.nvidia.com/leaf": f"l{i // trace.per_leaf}",
+        }
+        for i in range(trace.nodes)
+    ]
+    await bench.add_nodes(*zones, gpus=GPUS)
+    lengths = {entry.name: entry.length for entry in entries}
+    bench.nodes.script(
+        lambda pod: pod["metadata"]["namespace"] == bench.namespace,
+        lambda pod: PodScript(
+            exit_after=lengths[pod["metadata"]["labels"]["llmtrain.dev/job-name"]]
+        ),
+    )
+    await asyncio.to_thread(operator.start)
+    witness = Witness(bench.api, bench.namespace)
+    witness.start()
+    started = time.monotonic()
+    try:
+        submitting = asyncio.create_task(_submit_all(bench, entries))
+        phases = await _all_done(witness, operator, len(entries), seconds)
+        await submitting
+        took = time.monotonic() - started
+        await asyncio.sleep(1.0)
+        figures = operator.metrics()
+    finally:
+        witness.stop()
+        (folder / "seen.jsonl").write_text(dump(witness.seen))
+    assert witness.gaps == 0, "revisions are missing: what was not seen is not proven"
+    assert phases == {"Succeeded": len(entries)}
+    return Played(Playback(GPUS).play(witness.seen), took, figures)
+
+
+async def _submit_all(bench: Bench, entries: list[Entry]) -> None:
+    gate, start = asyncio.Semaphore(8), time.monotonic()
+
+    async def one(entry: Entry) -> None:
+        await asyncio.sleep(max(0.0, start + entry.at - time.monotonic()))
+        async with gate:
+            await bench.submit(
+                entry.name,
+                workers={
+                    "nodes": entry.nodes,
+                    "gpusPerNode": entry.gpus,
+                    "command": ["train"],
+                    "nodeSelector": {"bench": bench.tag},
+                },
+                parallelism={"tensor": entry.gpus, "data": entry.nodes},
+                priorityClassName=PRIORITY_NAMES[entry.priority],
+                runPolicy={"activeDeadlineSeconds": entry.bound},
+            )
+
+    await asyncio.gather(*(one(entry) for entry in entries))
+
+
+async def _all_done(
+    witness: Witness, operator: OperatorProcess, count: int, seconds: float
+) -> Counter[str]:
+    deadline = time.monotonic() + seconds
+    while True:
+        phases = Counter(witness.phases.values())
+        if phases["Succeeded"] + phases["Failed"] == count:
+            return phases
+        assert operator.alive(), operator.tail()
+        assert time.monotonic() < deadline, f"not done in time: {phases}"
+        await asyncio.sleep(0.5)
+
+
+def judge(trace: Trace, account: Account) -> None:
+    """No partial gang at any revision, whole gangs stop, and only where the other then fits."""
+    assert account.breaches == []
+    by_name = {entry.name: entry for entry in trace.entries()}
+    by_job: dict[str, list[Attempt]] = {}
+    for attempt in account.attempts:
+        assert len(attempt.nodes) == by_name[attempt.job].nodes
+        if not attempt.preempted_for:
+            assert attempt.bound == set(range(len(attempt.nodes))), "the whole gang was bound"
+        by_job.setdefault(attempt.job, []).append(attempt)
+    for attempts in by_job.values():
+        assert [a.number for a in attempts] == list(range(len(attempts)))
+        assert all(a.preempted_for for a in attempts[:-1]), "only preemption ends an attempt"
+        assert not attempts[-1].preempted_for
+    stopped = [attempt for attempt in account.attempts if attempt.preempted_for]
+    assert stopped, "the trace is meant to need preemption"
+    for winner in {victim.preempted_for for victim in stopped}:
+        mine = [victim for victim in stopped if victim.preempted_for == winner]
+        _judge_preemption(trace.nodes, by_name[winner], mine, by_job[winner], by_name)
+
+
+def _judge_preemption(
+    nodes: int,
+    winner: Entry,
+    stopped: list[Attempt],
+    its: list[Attempt],
+    by_name: dict[str, Entry],
+) -> None:
+    """The winner outranks all its victims, and whenever some stop, all of it fits once they left.
+
+    Later victims are stopped where somebody of more importance took the room of the first ones.
+    """
+    assert all(by_name[victim.job].priority < winner.priority for victim in stopped)
+    since = min(victim.stopped for victim in stopped) - AT_ONCE_SECONDS
+    assert any(gang.placed >= since for gang in its), "it started then"
+    for victim in stopped:
+        together = {
+            (other.job, other.number)
+            for other in stopped
+            if other.stopped <= victim.stopped + TOGETHER_SECONDS
+        }
+        held: Counter[str] = Counter()
+        for other, (sits, gpus) in victim.others.items():
+            if other not in together:
+                held.update(dict.fromkeys(sits, gpus))
+        room = nodes - sum(held[node] > GPUS - winner.gpus for node in held)
+        assert room >= winner.nodes, f"{winner.name} does not fit without {sorted(together)}"
+
+
+def replica(trace: Trace, account: Account) -> History:
+    """The product's own rules on the same trace, with control that takes no time at all.
+
+    Jobs last as long as was measured, from the place to the end of the last pod, so that starting
+    pods costs both the same; who is stopped leaves at once. It knows deadlines, not lengths.
+    """
+    return simulate(
+        [
+            Arrival(e.name, e.nodes, length, at, e.gpus, e.priority, bound=e.bound)
+            for e, length, at in measured(trace, account)
+        ],
+        fabric(trace.nodes, GPUS, per_leaf=trace.per_leaf),
+    )
+
+
+def measured(trace: Trace, account: Account) -> list[tuple[Entry, float, float]]:
+    """Return the jobs with the length and the time of submission that were seen."""
+    begin = min(account.submitted.values())
+    final = {attempt.job: attempt for attempt in account.attempts}
+    return [
+        (e, final[e.name].last_end - final[e.name].placed, account.submitted[e.name] - begin)
+        for e in trace.entries()
+    ]
+
+
+def waits(trace: Trace, account: Account, ideal: History) -> dict[str, tuple[list[float], float]]:
+    """Return by class the waits for the first place, and the longest in the replica.
+
+    Classes are the priorities, and the widest jobs: those are the ones that a stream of smaller
+    jobs could starve.
+    """
+    first = {a.job: a.placed - account.submitted[a.job] for a in reversed(account.attempts)}
+    arrived = {entry.name: at for entry, _, at in measured(trace, account)}
+    wide = sorted(trace.sizes)[-2:]
+    classes = {f"priority {p}": [e for e in trace.entries() if e.priority == p] for p in PRIORITIES}
+    classes[f"{wide[0]} nodes and more"] = [e for e in trace.entries() if e.nodes in wide]
+    return {
+        name: (
+            [first[e.name] for e in members],
+            max(ideal.starts[e.name][0] - arrived[e.name] for e in members),
+        )
+        for name, members in classes.items()
+    }
+
+
+def judge_waits(found: dict[str, tuple[list[float], float]]) -> None:
+    """Nobody starves: no class waits much longer than under the same rules without delays.
+
+    Half as long again, since one late end shifts the whole queue, and the time for which nobody is
+    stopped for a job that starts soon anyway.
+    """
+    for name, (seconds, ideal) in found.items():
+        assert max(seconds) <= 1.5 * ideal + SOON_SECONDS, f"{name} starves"
+    mean = {name: sum(seconds) / len(seconds) for name, (seconds, _) in found.items()}
+    assert mean["priority 1000"] < mean["priority 100"] < mean["priority 0"]

@@ -1,0 +1,1 @@
+"""Placement algorithms of other schedulers, restated from their documents."""

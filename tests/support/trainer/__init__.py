@@ -1,0 +1,1 @@
+"""The trainer in tests: job specifications, forked ranks and launchers."""

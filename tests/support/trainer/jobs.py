@@ -1,0 +1,72 @@
+"""Specifications of tiny jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def job_spec(
+    *,
+    tensor: int = 1,
+    pipeline: int = 1,
+    data: int = 1,
+    context: int = 1,
+    replicate: int = 1,
+    expert: int = 1,
+    pipelineSchedule: str = "1F1B",  # noqa: N803 - as in the manifest
+    virtualStages: int = 1,  # noqa: N803
+    precision: str = "float64",
+    uri: str = "file:///nowhere",
+    checkpoint: dict[str, Any] | None = None,
+    gpus_per_node: int | None = None,
+    architecture: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    init_from: str | None = None,
+    restarts: int = 3,
+) -> dict[str, Any]:
+    """A job whose model is tiny in every dimension, all of them different."""
+    spec: dict[str, Any] = {
+        "model": {
+            "architecture": {
+                "layers": 4,
+                "hiddenSize": 32,
+                "heads": 4,
+                "kvHeads": 2,
+                "ffnSize": 48,
+                "vocabSize": 320,
+                "sequenceLength": 16,
+                **(architecture or {}),
+            }
+        },
+        "data": {"sources": [{"name": "text", "uri": uri}], "heldOutFraction": 0.2},
+        "training": {
+            "steps": 6,
+            "globalBatchSize": 8,
+            "microBatchSize": 2,
+            "precision": precision,
+            "optimizer": {"learningRate": 0.01},
+            "schedule": {"warmupSteps": 2},
+            "seed": 7,
+            **(training or {}),
+        },
+        "parallelism": {
+            "tensor": tensor,
+            "pipeline": pipeline,
+            "data": data,
+            "context": context,
+            "replicate": replicate,
+            "expert": expert,
+            "pipelineSchedule": pipelineSchedule,
+            "virtualStages": virtualStages,
+        },
+        "workers": {
+            "gpusPerNode": gpus_per_node or tensor * pipeline * data * context * replicate,
+            "image": "test",
+        },
+        "failurePolicy": {"maxRestartsInPlace": restarts},
+    }
+    if checkpoint:
+        spec["checkpoint"] = checkpoint
+    if init_from:
+        spec["model"]["initFrom"] = init_from
+    return spec

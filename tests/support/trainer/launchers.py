@@ -1,0 +1,84 @@
+"""Launchers of a job, forked from this process, one per loopback address."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tests.support.trainer.ranks import FORK
+
+
+class Pods:
+    """Launchers of one job, one per loopback address, forked from this process."""
+
+    def __init__(self, folder: Path, spec: dict[str, Any], third: int) -> None:
+        degrees = spec["parallelism"]
+        self.world = degrees["tensor"] * degrees["pipeline"] * degrees["data"]
+        self.size = spec["workers"]["gpusPerNode"]
+        self.folder, self.third, self.port = folder, third, 29500
+        self.job = folder / "job.json"
+        self.job.write_text(json.dumps({"metadata": {"name": "test"}, "spec": spec}))
+        self.processes: list[Any] = []
+
+    def address(self, index: int) -> str:
+        return f"127.84.{self.third}.{index + 1}"
+
+    def environment(self, index: int) -> dict[str, str]:
+        first = index * self.size
+        work = self.folder / f"work-{index}"
+        work.mkdir(exist_ok=True)
+        return {
+            "LLMTRAIN_JOB_FILE": str(self.job),
+            "LLMTRAIN_RANKS": ",".join(map(str, range(first, first + self.size))),
+            "LLMTRAIN_ATTEMPT": "0",
+            "LLMTRAIN_POD_IP": self.address(index),
+            "LLMTRAIN_NODE_NAME": f"node-{index}",
+            "LLMTRAIN_PORT": "9400",
+            "LLMTRAIN_WORK_DIR": str(work),
+            "LLMTRAIN_TERMINATION_LOG": str(self.folder / f"termination-{index}"),
+            "MASTER_ADDR": self.address(0),
+            "MASTER_PORT": str(self.port),
+            "WORLD_SIZE": str(self.world),
+            "NODE_RANK": str(index),
+            "LOCAL_WORLD_SIZE": str(self.size),
+        }
+
+    def fork(self, index: int) -> Any:
+        """Start a launcher that shares this process's imports."""
+
+        def enter() -> None:
+            from llmtrain_trainer.launcher.launcher import main
+
+            log = (self.folder / f"log-{index}").open("w")
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            sys.stdout, sys.stderr = log, log
+            os.environ.update(self.environment(index))
+            code = 99
+            try:
+                code = main()
+            except BaseException:
+                traceback.print_exc()
+            log.flush()
+            os._exit(code)
+
+        process = FORK.Process(target=enter)
+        process.start()
+        self.processes.append(process)
+        return process
+
+    def message(self, index: int) -> Any:
+        path = self.folder / f"termination-{index}"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def log(self, index: int) -> str:
+        return (self.folder / f"log-{index}").read_text()
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join(5)

@@ -1,0 +1,110 @@
+"""Real ranks: forked from a parent that has imported torch, talking over loopback."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+FORK = multiprocessing.get_context("fork")
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+Body = Callable[[Any, int], Any]
+
+
+def run_world(
+    world: int, body: Callable[[int], Any], timeout: float = 120, killed: bool = False
+) -> list[Any]:
+    """Fork `world` ranks in one default process group; return what `body(rank)` returns in each.
+
+    Where one is `killed`, their exit codes instead.
+    """
+    from llmtrain_trainer.parallel.workarounds import renew_thread_pool
+    from llmtrain_trainer.worker.rendezvous import join, leave
+
+    port, queue = free_port(), FORK.Queue()
+
+    def enter(rank: int) -> None:
+        renew_thread_pool()
+        code = 1
+        try:
+            wait = timedelta(seconds=60)
+            store = join(rank, world, "127.0.0.1", ("127.0.0.1", port), wait)
+            result = body(rank)
+            queue.put((rank, result, None))
+            leave(store, rank, world, wait)
+            code = 0
+        except BaseException:
+            queue.put((rank, None, traceback.format_exc()))
+        queue.close()
+        queue.join_thread()
+        os._exit(code)
+
+    ranks = [FORK.Process(target=enter, args=(rank,)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    if killed:
+        for process in ranks:
+            process.join(timeout)
+            process.kill()
+        return [process.exitcode for process in ranks]
+    try:
+        results = sorted((queue.get(timeout=timeout) for _ in ranks), key=lambda result: result[0])
+    finally:
+        for process in ranks:
+            process.join(20)
+            process.kill()
+    failures = [error for _, _, error in results if error]
+    assert not failures, failures[0]
+    return [result for _, result, _ in results]
+
+
+def run_trainers(
+    spec: dict[str, Any],
+    data: Any,
+    body: Callable[[Any], Any],
+    timeout: float = 120,
+    killed: bool = False,
+) -> list[Any]:
+    """Build a `Trainer` on every rank of the job's layout and return what `body(trainer)` does.
+
+    Everything a trainer sends is kept in its attribute `sent`.
+    """
+    import torch
+
+    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.training.trainer import Trainer
+
+    run = from_spec("test", spec)
+
+    def on_rank(rank: int) -> Any:
+        sent: list[Any] = []
+        trainer = Trainer(run, data, torch.device("cpu"), sent.append)
+        trainer.sent = sent  # type: ignore[attr-defined]
+        return body(trainer)
+
+    return run_world(run.layout.world_size, on_rank, timeout, killed)
+
+
+def parameter_hash(trainer: Any) -> str:
+    """Hash of this rank's shards, bit for bit."""
+    import hashlib
+
+    import torch
+
+    digest = hashlib.sha256()
+    for name, parameter in sorted(trainer.model.named_parameters()):
+        digest.update(name.encode())
+        local = parameter.detach().to_local().contiguous()
+        digest.update(local.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
