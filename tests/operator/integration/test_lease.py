@@ -49,7 +49,7 @@ async def test_two_contenders(cluster: KubeClient, namespace: str) -> None:
     first, second = (contender(cluster, namespace, name) for name in ("first", "second"))
     await first.acquire()
     lost = asyncio.Event()
-    keeping = asyncio.create_task(first.keep(lost.set))
+    keeping = asyncio.create_task(first.renew_until_lost(lost.set))
     waiting = asyncio.create_task(second.acquire())
     await asyncio.sleep(2 * TIMING.duration)
     assert first.valid and not second.valid and not waiting.done()
@@ -91,7 +91,7 @@ async def test_a_lease_that_is_taken_away_is_lost(
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "written"}}
     await fenced.create(CONFIG_MAPS, body, namespace)
     lost = asyncio.Event()
-    keeping = asyncio.create_task(lease.keep(lost.set))
+    keeping = asyncio.create_task(lease.renew_until_lost(lost.set))
     body = {"spec": {"holderIdentity": "thief", "renewTime": "2030-01-01T00:00:00.000000Z"}}
     await api.patch("coordination.k8s.io/v1/leases", "only-one", body, namespace)
     async with asyncio.timeout(20):
