@@ -78,7 +78,7 @@ def test_cpu_time_of_layouts_that_were_not_calibrated(
     for probes, watch in zip(GROUPS, watches, strict=True):
         at_pace = [cpu * calibration.pace for cpu in watch.cpu]
         for probe, cpu, wall in zip(probes, at_pace, watch.wall, strict=True):
-            planned = processor_step(probe.recipe, processor)
+            planned = processor_step(probe.setup, processor)
             error = planned.cpu_seconds / cpu - 1
             errors.setdefault(probe.layout.world_size, []).append(error)
             print(

@@ -29,7 +29,7 @@ from llmtrain_core.api import env
 from llmtrain_core.api.env import TERMINATION_LOG
 from llmtrain_core.plan.hardware import Accelerator, accelerator_called
 from llmtrain_core.plan.time.predict import predict
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
 from llmtrain_trainer.calibration.bench_group import LOOPBACK, PATIENCE, free_port
 from llmtrain_trainer.calibration.probe_model import random_tokens
@@ -133,10 +133,10 @@ class Case:
         return from_spec("gpu", self.spec)
 
     @property
-    def recipe(self) -> Recipe:
+    def setup(self) -> TrainingSetup:
         job = check("gpu", self.spec)
         assert isinstance(job, Job), job
-        return Recipe.of(job)
+        return TrainingSetup.of(job)
 
 
 CASES = (
@@ -208,18 +208,18 @@ def _hardware() -> Accelerator:
 
 
 def _line(case: Case, hardware: Accelerator, data: PreparedData) -> str:
-    recipe = case.recipe
-    planned = predict(recipe, hardware, recipe.tokens_per_step)
+    setup = case.setup
+    planned = predict(setup, hardware, setup.tokens_per_step)
     head = (
         f"{case.name:<13}{case.micro_batches}x{case.micro_batch:<4}{case.checkpointing:<12}"
-        f"{recipe.kernels:<9}"
+        f"{setup.kernels:<9}"
     )
     try:
         seconds, allocated, reserved = _measure(case, data)
     except Exception as error:  # one case that fails does not hide the others
         return f"{head}{str(error).splitlines()[0]:.70}"
     least, whole = planned.memory.least / GIB, planned.memory.total / GIB
-    rate = recipe.tokens_per_step / seconds
+    rate = setup.tokens_per_step / seconds
     mfu = planned.mfu * planned.time.seconds / seconds
     return (
         f"{head}{planned.time.seconds:>7.3f}{seconds:>9.3f}"

@@ -40,10 +40,10 @@ def test_predicted_against_published_step_times() -> None:
     )
     for one in sorted(found, key=lambda j: (j.run.source, j.run.name, j.run.gpus, not j.fitted)):
         run = one.run
-        kind = {"float8": "fp8", "bfloat16": "bf16"}[run.recipe.precision]
+        kind = {"float8": "fp8", "bfloat16": "bf16"}[run.setup.precision]
         print(
             f"{'f' if one.fitted else 't':<2}{run.name:<20.20}{run.hardware:<10}{run.gpus:>5}"
-            f"  {run.recipe.layout!s:<22}{kind:<6}{run.seconds:>9.3f}{one.predicted:>9.3f}"
+            f"  {run.setup.layout!s:<22}{kind:<6}{run.seconds:>9.3f}{one.predicted:>9.3f}"
             f"{one.error:>+8.1%}"
         )
     print("f: fitted to, t: tested on\n")
@@ -65,7 +65,7 @@ def test_runs_that_do_not_count() -> None:
         if not run.counted:
             planned = predict(run, constants_of(run.hardware))
             print(
-                f"{run.name:<20}{run.gpus:>5}  {run.recipe.layout!s:<22}{run.seconds:>9.3f}"
+                f"{run.name:<20}{run.gpus:>5}  {run.setup.layout!s:<22}{run.seconds:>9.3f}"
                 f"{planned:>9.3f}{planned / run.seconds - 1:>+8.1%}"
             )
     assert any(not run.counted for run in RUNS)
@@ -103,14 +103,14 @@ def test_search_is_as_good_as_every_published_layout() -> None:
     for run in RUNS:
         hardware = CATALOGUE[run.hardware]
         own = predict(run, constants_of(run.hardware))
-        needed = max(memory(run.recipe).total, int(hardware.memory.value))
+        needed = max(memory(run.setup).total, int(hardware.memory.value))
         start = time.process_time()
-        best = search(run.recipe, hardware, run.gpus, capacity=needed).best
+        best = search(run.setup, hardware, run.gpus, capacity=needed).best
         took = time.process_time() - start
         assert best is not None
         print(
-            f"{run.name:<20.20}{run.gpus:>5}  {run.recipe.layout!s:<22}{own:>8.3f}"
-            f"  {best.recipe.layout!s:<24}{best.time.seconds:>8.3f}{took:>7.2f}"
+            f"{run.name:<20.20}{run.gpus:>5}  {run.setup.layout!s:<22}{own:>8.3f}"
+            f"  {best.setup.layout!s:<24}{best.time.seconds:>8.3f}{took:>7.2f}"
         )
         assert best.time.seconds <= own * (1 + 1e-9)
         assert took < 10

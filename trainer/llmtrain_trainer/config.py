@@ -26,8 +26,8 @@ from llmtrain_core.api.job import (
 )
 from llmtrain_core.layout import Layout
 from llmtrain_core.pipeline_schedules import Schedule as PipelineSchedule
-from llmtrain_core.plan.gradient_sync import Exchange
-from llmtrain_core.plan.model.model_shape import Shape, shape_of
+from llmtrain_core.plan.gradient_sync import SyncScheme
+from llmtrain_core.plan.model.model_shape import ModelShape, shape_of
 from llmtrain_core.validation.check import Job, check
 from llmtrain_trainer.errors import InputError
 
@@ -139,7 +139,7 @@ class RunConfig:
     layout: Layout
     data: DataConfig
     optimizer: OptimizerConfig
-    exchange: Exchange
+    sync: SyncScheme
     """What crosses between copies of the model."""
     outer: OuterConfig | None
     """Absent: copies are alike after every step."""
@@ -170,7 +170,7 @@ class RunConfig:
     """Train adapters only."""
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> ModelShape:
         """What the plan's formulas ask for: the architecture, and what learns in it."""
         shape, lora = shape_of(self.architecture), self.lora
         return shape if lora is None else shape.with_adapters(lora.rank, lora.targets)
@@ -237,7 +237,7 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         layout=job.layout,
         data=_data(data, architecture, training.seed, base),
         optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
-        exchange=Exchange.of(training.gradient_sync),
+        sync=SyncScheme.of(training.gradient_sync),
         outer=_outer(training.gradient_sync),
         checkpoint=_checkpoint(job.spec),
         steps=job.total_steps,

@@ -191,9 +191,9 @@ def _answer(asked: Asked, output: str) -> None:
     if not found.memory.fits:
         memory = found.memory
         typer.echo(
-            f"llmtrain: {found.recipe.layout} needs {binary(memory.total)} of"
+            f"llmtrain: {found.setup.layout} needs {binary(memory.total)} of"
             f" {found.hardware.name}'s {binary(memory.capacity)};"
-            f" {remedy(job, found.recipe, memory.capacity)}",
+            f" {remedy(job, found.setup, memory.capacity)}",
             err=True,
         )
         raise typer.Exit(EXIT_NO)

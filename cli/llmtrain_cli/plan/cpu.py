@@ -7,38 +7,40 @@ from typing import Any
 
 from llmtrain_cli.io.files import read_document, read_job
 from llmtrain_core.plan.cpu.cost_model import Processor, ProcessorStep, processor_step
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 
 
 def processor_plan(job_path: str, calibration_path: str) -> tuple[dict[str, Any], str]:
     """Return the plan as JSON and as text. Raises PlanError for what is not calibrated."""
     processor = Processor.from_wire(read_document(calibration_path))
     job = read_job(job_path)
-    recipe = Recipe.of(job)
-    step = processor_step(recipe, processor)
-    wire = _wire(recipe, processor, step, job.total_steps)
-    return wire, "\n".join(_lines(wire, recipe))
+    setup = TrainingSetup.of(job)
+    step = processor_step(setup, processor)
+    wire = _wire(setup, processor, step, job.total_steps)
+    return wire, "\n".join(_lines(wire, setup))
 
 
-def _wire(recipe: Recipe, processor: Processor, step: ProcessorStep, steps: int) -> dict[str, Any]:
+def _wire(
+    setup: TrainingSetup, processor: Processor, step: ProcessorStep, steps: int
+) -> dict[str, Any]:
     return {
         "cores": processor.cores,
-        "ranks": recipe.layout.world_size,
+        "ranks": setup.layout.world_size,
         "step": {
             "seconds": step.wall_seconds,
             "cpuSeconds": step.cpu_seconds,
             "cpuSecondsPerRank": list(step.cpu),
         },
-        "tokensPerSecond": recipe.tokens_per_step / step.wall_seconds,
+        "tokensPerSecond": setup.tokens_per_step / step.wall_seconds,
         "steps": steps,
         "seconds": steps * step.wall_seconds,
     }
 
 
-def _lines(wire: dict[str, Any], recipe: Recipe) -> Iterator[str]:
+def _lines(wire: dict[str, Any], setup: TrainingSetup) -> Iterator[str]:
     step = wire["step"]
     each = ", ".join(f"{seconds:.3f}" for seconds in step["cpuSecondsPerRank"])
-    yield f"{wire['ranks']} ranks as {recipe.layout} on {wire['cores']} cores, nothing else running"
+    yield f"{wire['ranks']} ranks as {setup.layout} on {wire['cores']} cores, nothing else running"
     yield f"STEP  {step['seconds']:.3f} s, {wire['tokensPerSecond']:,.0f} tokens/s"
     yield f"      {step['cpuSeconds']:.3f} CPU seconds; a rank of each stage: {each}"
     yield f"TIME  {wire['seconds']:,.0f} s for {wire['steps']:,} steps"

@@ -8,7 +8,7 @@ from textwrap import wrap
 from llmtrain_cli.io.output import WIDTH, bullets
 from llmtrain_core.forecast.plan import Plan
 from llmtrain_core.plan.memory.training_memory import binary
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 
 BAR = 30
 SMALL = 1024
@@ -30,7 +30,7 @@ def _wrapped(label: str, text: str) -> Iterator[str]:
 
 
 def _head(plan: Plan) -> Iterator[str]:
-    recipe = plan.recipe
+    setup = plan.setup
     if plan.learning != plan.parameters:
         yield f"{plan.learning:,} parameters of adapters learn beside frozen weights"
     active = plan.active_parameters
@@ -41,16 +41,16 @@ def _head(plan: Plan) -> Iterator[str]:
         WIDTH,
         subsequent_indent="  ",
     )
-    yield f"{plan.gpus:,} x {plan.hardware.name} as {recipe.layout}"
+    yield f"{plan.gpus:,} x {plan.hardware.name} as {setup.layout}"
     yield (
-        f"batch {recipe.global_batch:,} sequences in {recipe.micro_batches} micro-batches of"
-        f" {recipe.micro_batch}, {recipe.precision}"
+        f"batch {setup.global_batch:,} sequences in {setup.micro_batches} micro-batches of"
+        f" {setup.micro_batch}, {setup.precision}"
     )
-    yield f"activation checkpointing {recipe.checkpointing}{_schedule(recipe)}"
+    yield f"activation checkpointing {setup.checkpointing}{_schedule(setup)}"
 
 
-def _schedule(recipe: Recipe) -> str:
-    return f", {recipe.schedule} x{recipe.chunks}" if recipe.layout.pipeline > 1 else ""
+def _schedule(setup: TrainingSetup) -> str:
+    return f", {setup.schedule} x{setup.chunks}" if setup.layout.pipeline > 1 else ""
 
 
 def _memory_lines(plan: Plan) -> Iterator[str]:
@@ -131,14 +131,14 @@ def _other_lines(plan: Plan) -> Iterator[str]:
     if plan.alternatives:
         yield f"{'OTHER LAYOUTS':<38}{'micro':>6}{'recompute':>11}{'memory':>11}{'tokens/s':>14}"
     for other in plan.alternatives:
-        recipe = other.recipe
+        setup = other.setup
         yield (
-            f"  {recipe.layout!s:<36}{recipe.micro_batch:>6}{recipe.checkpointing:>11}"
+            f"  {setup.layout!s:<36}{setup.micro_batch:>6}{setup.checkpointing:>11}"
             f"{binary(other.memory.total):>11}{other.tokens_per_second:>14,.0f}"
         )
-        batch = recipe.global_batch
-        apart = _schedule(recipe) + (
-            f", batch {batch:,}" if batch != plan.recipe.global_batch else ""
+        batch = setup.global_batch
+        apart = _schedule(setup) + (
+            f", batch {batch:,}" if batch != plan.setup.global_batch else ""
         )
         if apart:  # what tells rows of the same layout apart
             yield f"    {apart.removeprefix(', ')}"

@@ -51,7 +51,7 @@ def plan_to_wire(plan: Plan) -> dict[str, Any]:
     return {
         **prediction_to_wire(plan),
         "hardware": plan.hardware.name,
-        "recipe": candidate_to_wire(Candidate(plan.recipe, plan.memory, plan.time)),
+        "recipe": candidate_to_wire(Candidate(plan.setup, plan.memory, plan.time)),
         "communication": _volumes(plan),
         "storage": {
             "tokensBytes": stored.tokens,
@@ -84,7 +84,7 @@ def _volumes(plan: Plan) -> dict[str, Any]:
         if operations:
             found[group] = {
                 "bytesPerStep": bytes_per_step(volumes, group),
-                "wireBytesPerStep": wire_bytes(plan.recipe, volumes, group),
+                "wireBytesPerStep": wire_bytes(plan.setup, volumes, group),
                 "operations": operations,
             }
     return found
@@ -92,7 +92,7 @@ def _volumes(plan: Plan) -> dict[str, Any]:
 
 def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
     """Return the JSON of a way to run: the fields of a job that may differ, and what it does."""
-    recipe, layout = candidate.recipe, candidate.recipe.layout
+    setup, layout = candidate.setup, candidate.setup.layout
     return {
         "parallelism": {
             "tensor": layout.tensor,
@@ -101,13 +101,13 @@ def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
             "data": layout.data,
             "replicate": layout.replicate,
             "expert": layout.expert,
-            "pipelineSchedule": recipe.schedule,
-            "virtualStages": recipe.chunks,
+            "pipelineSchedule": setup.schedule,
+            "virtualStages": setup.chunks,
         },
-        "globalBatchSize": recipe.global_batch,
-        "microBatchSize": recipe.micro_batch,
-        "activationCheckpointing": recipe.checkpointing,
-        "precision": recipe.precision,
+        "globalBatchSize": setup.global_batch,
+        "microBatchSize": setup.micro_batch,
+        "activationCheckpointing": setup.checkpointing,
+        "precision": setup.precision,
         "perGpuBytes": candidate.memory.total,
         "stepSeconds": candidate.time.seconds,
         "tokensPerSecond": candidate.tokens_per_second,

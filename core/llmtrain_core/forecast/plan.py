@@ -13,7 +13,7 @@ from llmtrain_core.placement.types import Placement
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory.checkpoint_size import Storage, storage
 from llmtrain_core.plan.memory.training_memory import binary
-from llmtrain_core.plan.model.model_shape import Shape
+from llmtrain_core.plan.model.model_shape import ModelShape
 from llmtrain_core.plan.network.communication import Volumes, communication
 from llmtrain_core.plan.network.link_speed import uplink_shares
 from llmtrain_core.plan.search.layouts import Candidate, Found, Space, search
@@ -27,7 +27,7 @@ from llmtrain_core.plan.search.supported import accepts, space_of
 from llmtrain_core.plan.time.cost import Cost, cost
 from llmtrain_core.plan.time.goodput import USUAL, Failures, Goodput, goodput
 from llmtrain_core.plan.time.predict import Prediction, predict, tokens_of
-from llmtrain_core.plan.training_setup import Precision, Recipe
+from llmtrain_core.plan.training_setup import Precision, TrainingSetup
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job
 
@@ -44,7 +44,7 @@ REASONS = 4
 class Question:
     """A model and tokens, where layout and batch are left to the plan."""
 
-    shape: Shape
+    shape: ModelShape
     tokens: int
     global_batch: int | None = None
     precision: Precision = "bfloat16"
@@ -84,11 +84,11 @@ class Question:
         return Space(any_batch=True, largest_batch=self.sequences)
 
     @property
-    def base(self) -> Recipe:
-        """The recipe before its layout is chosen."""
+    def base(self) -> TrainingSetup:
+        """The setup before its layout is chosen."""
         usual = max(1, min(BATCH_TOKENS // self.shape.sequence_length, self.sequences))
         batch = self.global_batch or usual
-        return Recipe(self.shape, Layout(), batch, precision=self.precision)
+        return TrainingSetup(self.shape, Layout(), batch, precision=self.precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,30 +124,30 @@ def plan(
     """
     _check_gpus(gpus, hardware)
     if isinstance(subject, Job):
-        recipe, tokens = _of_job(subject, gpus)
+        setup, tokens = _of_job(subject, gpus)
         hardware = hardware.in_nodes_of(subject.gpus_per_node)
         keep = subject.spec.checkpoint.keep if subject.spec.checkpoint else 2
         space = space_of(subject.spec)
-        found = search(recipe, hardware, recipe.layout.world_size, space)
+        found = search(setup, hardware, setup.layout.world_size, space)
     else:
-        recipe, found = _of_question(subject, hardware, gpus)
+        setup, found = _of_question(subject, hardware, gpus)
         tokens, keep = subject.tokens, 2
     slowed = uplink_shares(placement.crossings, levels) if placement else None
-    predicted = predict(recipe, hardware, tokens, slowed)
+    predicted = predict(setup, hardware, tokens, slowed)
     lived = goodput(-(-predicted.gpus // int(hardware.node.value)), failures)
     seconds = predicted.seconds / lived.ratio if lived.ratio else None
     return Plan(
-        recipe=recipe,
+        setup=setup,
         tokens=tokens,
         memory=predicted.memory,
         hardware=hardware,
         time=predicted.time,
         assumptions=(*predicted.assumptions, *_assumptions(hardware, found, price, failures)),
-        communication=communication(recipe),
+        communication=communication(setup),
         goodput=lived,
-        storage=storage(recipe, tokens, keep),
+        storage=storage(setup, tokens, keep),
         cost=None if seconds is None else cost(hardware, predicted.gpus, seconds, price),
-        alternatives=_others(subject, recipe, found),
+        alternatives=_others(subject, setup, found),
     )
 
 
@@ -159,16 +159,16 @@ def _check_gpus(gpus: int | None, hardware: Accelerator) -> None:
         )
 
 
-def _of_job(job: Job, gpus: int | None) -> tuple[Recipe, int]:
-    recipe = Recipe.of(job)
-    if gpus is not None and gpus != recipe.layout.world_size:
-        recipe = _resized(recipe, gpus)
-    return recipe, tokens_of(job, recipe)
+def _of_job(job: Job, gpus: int | None) -> tuple[TrainingSetup, int]:
+    setup = TrainingSetup.of(job)
+    if gpus is not None and gpus != setup.layout.world_size:
+        setup = _resized(setup, gpus)
+    return setup, tokens_of(job, setup)
 
 
-def _resized(recipe: Recipe, gpus: int) -> Recipe:
-    """Return the recipe on another number of GPUs, by its data degree."""
-    layout = recipe.layout
+def _resized(setup: TrainingSetup, gpus: int) -> TrainingSetup:
+    """Return the setup on another number of GPUs, by its data degree."""
+    layout = setup.layout
     others = layout.world_size // layout.data
     if gpus % others:
         near = max(1, round(gpus / others)) * others
@@ -176,13 +176,13 @@ def _resized(recipe: Recipe, gpus: int) -> Recipe:
             f"{gpus} GPUs are not a multiple of the layout's {others} (all degrees but data)",
             f"use {near}, or change spec.parallelism",
         )
-    return replace(recipe, layout=replace(layout, data=gpus // others))
+    return replace(setup, layout=replace(layout, data=gpus // others))
 
 
 def _of_question(
     question: Question, hardware: Accelerator, gpus: int | None
-) -> tuple[Recipe, Found]:
-    """Return the fastest recipe. Raises PlanError where nothing fits."""
+) -> tuple[TrainingSetup, Found]:
+    """Return the fastest setup. Raises PlanError where nothing fits."""
     base, space = question.base, question.space
     if question.days is not None and gpus is None:
         gpus, found = gpus_for_deadline(base, hardware, question.tokens, question.days, space)
@@ -192,7 +192,7 @@ def _of_question(
         found = search(base, hardware, gpus, space)
     if found.best is None:
         raise _nothing_fits(question, hardware, gpus, found)
-    return found.best.recipe, found
+    return found.best.setup, found
 
 
 def _nothing_fits(question: Question, hardware: Accelerator, gpus: int, found: Found) -> PlanError:
@@ -213,19 +213,19 @@ def _nothing_fits(question: Question, hardware: Accelerator, gpus: int, found: F
     near = found.nearest
     return PlanError(
         f"nothing fits {hardware.name}'s {binary(near.memory.capacity)}: the leanest layout of"
-        f" {gpus} GPUs, {near.recipe.layout} with {near.recipe.checkpointing} recomputation, needs"
+        f" {gpus} GPUs, {near.setup.layout} with {near.setup.checkpointing} recomputation, needs"
         f" {binary(near.memory.total)}",
         remedy,
     )
 
 
 def _others(
-    subject: Job | Question, recipe: Recipe, found: Found, limit: int = 6
+    subject: Job | Question, setup: TrainingSetup, found: Found, limit: int = 6
 ) -> tuple[Candidate, ...]:
     """Return the best other layouts; for a job, those that it would be accepted with."""
-    others = (c for c in found.pareto if c.recipe != recipe)
+    others = (c for c in found.pareto if c.setup != setup)
     if isinstance(subject, Job):
-        others = (c for c in others if accepts(subject, c.recipe))
+        others = (c for c in others if accepts(subject, c.setup))
     return tuple(islice(others, limit))
 
 

@@ -12,8 +12,8 @@ from llmtrain_core.api.job import Training
 from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
 from llmtrain_core.pipeline_schedules import Schedule, check_schedule
-from llmtrain_core.plan.gradient_sync import EXACT, Exchange
-from llmtrain_core.plan.model.model_shape import Shape, shape_of
+from llmtrain_core.plan.gradient_sync import EXACT_SYNC, SyncScheme
+from llmtrain_core.plan.model.model_shape import ModelShape, shape_of
 from llmtrain_core.plan.model.parameters import Stage, Units, stage_units, stages
 from llmtrain_core.validation.check import Job
 
@@ -43,10 +43,10 @@ Kernels = Literal["fused", "compiled", "eager"]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TrainingSetup:
     """Everything that decides what a step costs, apart from the hardware."""
 
-    shape: Shape
+    shape: ModelShape
     layout: Layout
     global_batch: int
     """Sequences of one optimizer step over all ranks."""
@@ -71,11 +71,11 @@ class Recipe:
     """Tensor-parallel collectives are cut up and run beside products (async TP, user buffers)."""
     overlaps_data: bool = True
     """Gradients and weights cross the data ranks while others are still computed."""
-    exchange: Exchange = EXACT
+    sync: SyncScheme = EXACT_SYNC
     """What crosses between copies of the model (fsdp2)."""
 
     def __post_init__(self) -> None:
-        """Raise PlanError for a recipe that no trainer could run."""
+        """Raise PlanError for a setup that no trainer could run."""
         self._check_sizes()
         self._check_batch()
         pipeline = self.layout.pipeline
@@ -135,8 +135,8 @@ class Recipe:
             )
 
     @classmethod
-    def of(cls, job: Job) -> Recipe:
-        """Return the recipe of a checked job. Raises PlanError for a trainer of other make."""
+    def of(cls, job: Job) -> TrainingSetup:
+        """Return the setup of a checked job. Raises PlanError for a trainer of other make."""
         training = job.spec.training
         if job.architecture is None or training is None:
             raise PlanError(
@@ -154,7 +154,7 @@ class Recipe:
             schedule=parallelism.pipeline_schedule,
             chunks=parallelism.virtual_stages,
             kernels="compiled" if training.compile else "eager",
-            exchange=Exchange.of(training.gradient_sync),
+            sync=SyncScheme.of(training.gradient_sync),
         )
 
     @property
@@ -218,7 +218,7 @@ def _kinds(stages: tuple[Stage, ...]) -> tuple[int, ...]:
     return tuple(kinds.values())
 
 
-def _adapted(shape: Shape, training: Training) -> Shape:
+def _adapted(shape: ModelShape, training: Training) -> ModelShape:
     """Return the shape with the adapters that a job trains beside it."""
     lora = training.lora
     if lora is None:

@@ -24,7 +24,7 @@ from llmtrain_core.plan.network.communication import Group
 from llmtrain_core.plan.network.link_speed import uplink_shares
 from llmtrain_core.plan.search.fix_hint import too_large
 from llmtrain_core.plan.time.predict import outline, predict, tokens_of
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_core.topology.levels import NODE, Levels
 from llmtrain_core.validation.check import Job
@@ -73,10 +73,10 @@ class _Kinds:
 def assess(job: Job, nodes: Iterable[Node], seat: Seat | None) -> Assessment:
     """Return what the plan says; `nodes` are the cluster's, which count until the job sits."""
     try:
-        recipe = Recipe.of(job)
+        setup = TrainingSetup.of(job)
         if seat is not None:
-            return _placed(job, recipe, seat)
-        return _waiting(job, recipe, usable(job, nodes))
+            return _placed(job, setup, seat)
+        return _waiting(job, setup, usable(job, nodes))
     except PlanError:
         return Assessment()
 
@@ -96,13 +96,13 @@ def usable(job: Job, nodes: Iterable[Node]) -> list[Node]:
     return [well[name] for name in sorted(names)]
 
 
-def _waiting(job: Job, recipe: Recipe, nodes: Sequence[Node]) -> Assessment:
+def _waiting(job: Job, setup: TrainingSetup, nodes: Sequence[Node]) -> Assessment:
     kinds = _kinds(job, nodes)
     if not kinds.known:
-        return Assessment(_outlined(job, recipe, _unknown(job)), settled=False)
+        return Assessment(_outlined(job, setup, _unknown(job)), settled=False)
     largest = kinds.known[-1]
     capacity = int(largest.memory.value)
-    needed = memory(recipe, capacity)
+    needed = memory(setup, capacity)
     notes = [_several("the job could use", kinds.known, f"{largest.name}, the largest")]
     if kinds.strangers:
         notes.append(f"{kinds.strangers} of the nodes that the job could use name no known GPU")
@@ -110,8 +110,8 @@ def _waiting(job: Job, recipe: Recipe, nodes: Sequence[Node]) -> Assessment:
     if kinds.strangers or capacity >= least:
         small = sum(len(names) for size, names in sizes.items() if size < least)
         notes.append(f"{small} of them have too little memory: left out" if small else "")
-        return Assessment(_predicted(job, recipe, largest, None, notes))
-    plan = _predicted(job, recipe, largest, None, notes)
+        return Assessment(_predicted(job, setup, largest, None, notes))
+    plan = _predicted(job, setup, largest, None, notes)
     several = len(kinds.known) > 1
     gpu = f"the largest that it could use, {largest.name}," if several else largest.name
     text = too_large(job, needed, gpu, capacity)
@@ -119,10 +119,10 @@ def _waiting(job: Job, recipe: Recipe, nodes: Sequence[Node]) -> Assessment:
     return Assessment(plan, clean_text(text + advice), settled=False)
 
 
-def _placed(job: Job, recipe: Recipe, seat: Seat) -> Assessment:
+def _placed(job: Job, setup: TrainingSetup, seat: Seat) -> Assessment:
     kinds = _kinds(job, seat.nodes)
     if not kinds.known:
-        return Assessment(_outlined(job, recipe, _unknown(job)))
+        return Assessment(_outlined(job, setup, _unknown(job)))
     slowest = min(kinds.known, key=lambda row: (row.peak("bfloat16"), row.memory.value))
     notes = [_several("the job sits on", kinds.known, f"{slowest.name}, the slowest")]
     if kinds.strangers:
@@ -131,7 +131,7 @@ def _placed(job: Job, recipe: Recipe, seat: Seat) -> Assessment:
     tightest = kinds.known[0]
     if tightest.memory.value < least_memory(job):
         notes.append(f"it needs more memory than its {tightest.name} have")
-    return Assessment(_predicted(job, recipe, slowest, slowed, notes))
+    return Assessment(_predicted(job, setup, slowest, slowed, notes))
 
 
 def _kinds(job: Job, nodes: Iterable[Node]) -> _Kinds:
@@ -166,8 +166,8 @@ def _unknown(job: Job) -> str:
     )
 
 
-def _outlined(job: Job, recipe: Recipe, note: str) -> dict[str, Any]:
-    known = outline(recipe, tokens_of(job, recipe))
+def _outlined(job: Job, setup: TrainingSetup, note: str) -> dict[str, Any]:
+    known = outline(setup, tokens_of(job, setup))
     wire = outline_to_wire(known)
     wire["memory"] |= {"totalBytes": known.memory.total}
     del wire["memory"]["fits"]
@@ -176,13 +176,13 @@ def _outlined(job: Job, recipe: Recipe, note: str) -> dict[str, Any]:
 
 def _predicted(
     job: Job,
-    recipe: Recipe,
+    setup: TrainingSetup,
     hardware: Accelerator,
     slowed: Mapping[Group, float] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
     hardware = hardware.in_nodes_of(job.gpus_per_node)
-    found = predict(recipe, hardware, tokens_of(job, recipe), slowed)
+    found = predict(setup, hardware, tokens_of(job, setup), slowed)
     wire = prediction_to_wire(found)
     wire["memory"] |= {"totalBytes": found.memory.total, "capacityBytes": found.memory.capacity}
     wire |= {"hardware": hardware.name, "totalSeconds": found.seconds}

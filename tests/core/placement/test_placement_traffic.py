@@ -9,15 +9,15 @@ import pytest
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
 from llmtrain_core.placement.traffic.job_traffic import LEAST_EXPOSED, volumes_of
-from llmtrain_core.plan.gradient_sync import Exchange
+from llmtrain_core.plan.gradient_sync import SyncScheme
 from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.network.communication import communication
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.unit
 
-BASE = Recipe(SHAPES["llama3-8b"], Layout(tensor=4, data=4, pipeline=2), 64, kernels="fused")
+BASE = TrainingSetup(SHAPES["llama3-8b"], Layout(tensor=4, data=4, pipeline=2), 64, kernels="fused")
 
 
 def test_a_ring_edge_carries_n_minus_one_nths_of_a_payload_and_an_all_reduce_twice_that() -> None:
@@ -33,8 +33,8 @@ def test_a_ring_edge_carries_n_minus_one_nths_of_a_payload_and_an_all_reduce_twi
 
 @pytest.mark.parametrize("expert", [2, 4, 8])
 def test_experts_add_what_crosses_the_average_edge_between_their_ranks(expert: int) -> None:
-    recipe = Recipe(SHAPES["mixtral-8x7b"], Layout(data=8, expert=expert), 8, kernels="fused")
-    payloads = communication(recipe)
+    setup = TrainingSetup(SHAPES["mixtral-8x7b"], Layout(data=8, expert=expert), 8, kernels="fused")
+    payloads = communication(setup)
     each = payloads["ep", "all_to_all"].nbytes / expert  # to every member, itself included
     same = 8 // expert
     rings = sum(
@@ -44,9 +44,9 @@ def test_experts_add_what_crosses_the_average_edge_between_their_ranks(expert: i
         if (group, operation) in payloads
     )
     cut = [sum(each for a in range(g) for _ in range(g, expert)) for g in range(1, expert)]
-    found = volumes_of(recipe).by_kind["data"]
+    found = volumes_of(setup).by_kind["data"]
     assert found.nbytes == pytest.approx(rings + sum(cut) / expert, rel=1e-9)
-    alone = volumes_of(replace(recipe, layout=Layout(data=8))).by_kind["data"]
+    alone = volumes_of(replace(setup, layout=Layout(data=8))).by_kind["data"]
     assert found.exposed > alone.exposed
 
 
@@ -97,7 +97,7 @@ def test_a_job_with_a_model_brings_its_own_volumes() -> None:
     assert isinstance(job, Job), job
     request = Request.of(job)
     assert request.volumes is not None
-    assert request.volumes == volumes_of(Recipe.of(job))
+    assert request.volumes == volumes_of(TrainingSetup.of(job))
     own = check("job", {"workers": {**workers, "command": ["x"]}})
     assert isinstance(own, Job)
     assert Request.of(own).volumes is None
@@ -105,22 +105,22 @@ def test_a_job_with_a_model_brings_its_own_volumes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exchange", "share"),
+    ("sync", "share"),
     [
-        (Exchange(compression="bf16"), 1 / 2),
-        (Exchange(compression="int8"), 1 / 3.938),
-        (Exchange(every=10), 1 / 10),
-        (Exchange(every=10, compression="int8"), 1 / 39.38),
+        (SyncScheme(compression="bf16"), 1 / 2),
+        (SyncScheme(compression="int8"), 1 / 3.938),
+        (SyncScheme(interval_steps=10), 1 / 10),
+        (SyncScheme(interval_steps=10, compression="int8"), 1 / 39.38),
         (
-            Exchange(near=4),
+            SyncScheme(replicas_per_rack=4),
             6 / 7,
         ),  # inside a rack of four 2 x 3 / 4, instead of 2 x 7 / 8 in one ring
     ],
 )
 def test_remedies_of_the_replicate_ring_lessen_what_the_placement_weighs(
-    exchange: Exchange, share: float
+    sync: SyncScheme, share: float
 ) -> None:
     plain = replace(BASE, layout=Layout(tensor=4, replicate=8))
-    remedied = replace(plain, exchange=exchange)
+    remedied = replace(plain, sync=sync)
     before, after = (volumes_of(r).by_kind["replicate"].nbytes for r in (plain, remedied))
     assert after == pytest.approx(before * share, rel=1e-3)

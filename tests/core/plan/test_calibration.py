@@ -9,7 +9,7 @@ import pytest
 from llmtrain_core.plan.constants import CONSTANTS, INHERITS, START, constants_of, kind_of
 from llmtrain_core.plan.time.calibration import BOUNDS, fit, judge, split
 from llmtrain_core.plan.time.published_runs import PublishedRun, published_runs
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +27,7 @@ def test_there_are_enough_runs_of_every_source_and_each_names_it() -> None:
     counted = [run for run in RUNS if run.counted]
     assert len(counted) >= 50
     assert {run.source.split()[0] for run in counted} >= SOURCES
-    assert all(isinstance(run.recipe, Recipe) and run.seconds > 0 for run in RUNS)
+    assert all(isinstance(run.setup, TrainingSetup) and run.seconds > 0 for run in RUNS)
 
 
 def test_halves_are_disjoint_and_complete_and_mix_every_large_type() -> None:
@@ -76,7 +76,7 @@ def test_fitting_finds_a_constant_that_was_hidden_in_the_data() -> None:
 
     hidden = replace(START, product_efficiency=0.61, attention_efficiency=0.5)
     runs: list[PublishedRun] = [r for r in RUNS if r.hardware == "H100" and "dgxc" in r.source]
-    runs = [run for run in runs if run.recipe.precision == "bfloat16"]
+    runs = [run for run in runs if run.setup.precision == "bfloat16"]
     made = [replace(run, seconds=predict(run, hidden)) for run in runs]
     found = fit(made, START)
     assert max(abs(predict(r, found) / r.seconds - 1) for r in made) < 0.03

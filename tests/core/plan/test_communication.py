@@ -17,7 +17,7 @@ from llmtrain_core.plan.network.communication import (
     communication,
     stage_communication,
 )
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
 from tests.support.trainer.jobs import job_spec
 from tests.support.trainer.ranks import run_world
@@ -185,9 +185,11 @@ class Metered:
         labels: dict[str, str] = {}
         found = {}
         for key, job in jobs.items():
-            exchange = Recipe.of(job).exchange
-            own = grids.get((job.layout, exchange.near)) or Grid.build(job.layout, "cpu", exchange)
-            grids[job.layout, exchange.near] = own
+            sync = TrainingSetup.of(job).sync
+            own = grids.get((job.layout, sync.replicas_per_rack)) or Grid.build(
+                job.layout, "cpu", sync
+            )
+            grids[job.layout, sync.replicas_per_rack] = own
             # torch may use the group of an equal mesh that it saw before
             labels = {**labels, **own.labels}
             run = from_spec(job.name, job.spec.to_wire())
@@ -218,10 +220,10 @@ def test_counts_and_bytes_equal_the_trainers_meter(
     Which rank receives how many rows is the router's choice; all ranks together receive the plan's.
     """
     job = metered.job(case, precision)
-    recipe = Recipe.of(job)
+    setup = TrainingSetup.of(job)
     routed_planned = routed_seen = 0
     for rank, seen in enumerate(metered.ranks(case, precision)):
-        planned = stage_communication(recipe, job.layout.coordinates(rank)["pipeline"])
+        planned = stage_communication(setup, job.layout.coordinates(rank)["pipeline"])
         expected = {key: (c.count, c.nbytes) for key, c in planned.items()}
         if ROUTED in expected:
             count, nbytes = seen[ROUTED]
@@ -235,18 +237,18 @@ def test_counts_and_bytes_equal_the_trainers_meter(
 
 @unit
 def test_tensor_parallel_moves_four_gathers_and_four_scatters_a_layer() -> None:
-    recipe = Recipe(LLAMA, Layout(tensor=8, data=2), 32, 2)
-    found = communication(recipe)
+    setup = TrainingSetup(LLAMA, Layout(tensor=8, data=2), 32, 2)
+    found = communication(setup)
     hidden_states = 2 * 8192 * 4096 * 2
-    calls = recipe.micro_batches * (4 * 32 + 2)
+    calls = setup.micro_batches * (4 * 32 + 2)
     assert found["tp", "all_gather"] == Calls(calls, calls * hidden_states)
     assert found["tp", "reduce_scatter"] == found["tp", "all_gather"]
 
 
 @unit
 def test_fsdp_gathers_twice_and_scatters_once() -> None:
-    recipe = Recipe(LLAMA, Layout(data=8), 8)
-    found = communication(recipe)
+    setup = TrainingSetup(LLAMA, Layout(data=8), 8)
+    found = communication(setup)
     total = count_parameters(LLAMA).total
     ends = 2 * 128256 * 4096 + 4096
     assert found["dp", "all_gather"].nbytes == 2 * (2 * total - ends)
@@ -255,16 +257,16 @@ def test_fsdp_gathers_twice_and_scatters_once() -> None:
 
 @unit
 def test_replicas_sum_shards_of_gradients() -> None:
-    recipe = Recipe(LLAMA, Layout(data=8, replicate=4), 32)
+    setup = TrainingSetup(LLAMA, Layout(data=8, replicate=4), 32)
     shard = count_parameters(LLAMA).total // 8
-    assert communication(recipe)["rep", "all_reduce"] == Calls(33 + 1, 4 * shard + 4)
+    assert communication(setup)["rep", "all_reduce"] == Calls(33 + 1, 4 * shard + 4)
 
 
 @unit
 def test_zero1_moves_weights_and_gradients_once_however_many_micro_batches() -> None:
     total = count_parameters(LLAMA).total
     for batch in (8, 64):
-        found = communication(Recipe(LLAMA, Layout(data=8), batch, sharding="zero1"))
+        found = communication(TrainingSetup(LLAMA, Layout(data=8), batch, sharding="zero1"))
         assert found["dp", "all_gather"].nbytes == 2 * total
         assert found["dp", "reduce_scatter"].nbytes == 4 * total
 
@@ -277,46 +279,46 @@ def test_zero1_moves_weights_and_gradients_once_however_many_micro_batches() -> 
 def test_a_middle_rank_sends_over_every_boundary_both_ways(
     schedule: Any, chunks: int, boundaries: int
 ) -> None:
-    recipe = Recipe(LLAMA, Layout(tensor=2, pipeline=4), 16, schedule=schedule, chunks=chunks)
+    setup = TrainingSetup(LLAMA, Layout(tensor=2, pipeline=4), 16, schedule=schedule, chunks=chunks)
     part = 8192 * 4096 * 2 // 2
-    found = stage_communication(recipe, 1)
+    found = stage_communication(setup, 1)
     assert found["pp", "send"] == Calls(16 * boundaries, 16 * boundaries * part)
     assert found["pp", "recv"] == found["pp", "send"]
 
 
 @unit
 def test_a_v_shape_turns_on_the_last_rank_without_a_message() -> None:
-    recipe = Recipe(LLAMA, Layout(pipeline=4), 16, schedule="ZBVZeroBubble", chunks=2)
-    assert stage_communication(recipe, 3)["pp", "send"].count == 2 * 16
-    assert stage_communication(recipe, 0)["pp", "send"].count == 2 * 16
+    setup = TrainingSetup(LLAMA, Layout(pipeline=4), 16, schedule="ZBVZeroBubble", chunks=2)
+    assert stage_communication(setup, 3)["pp", "send"].count == 2 * 16
+    assert stage_communication(setup, 0)["pp", "send"].count == 2 * 16
 
 
 @unit
 def test_one_rank_communicates_nothing() -> None:
-    assert communication(Recipe(LLAMA, Layout(), 4)) == {}
+    assert communication(TrainingSetup(LLAMA, Layout(), 4)) == {}
 
 
 @unit
 def test_context_ranks_gather_keys_and_values_and_count_as_data_ranks() -> None:
-    recipe = Recipe(LLAMA, Layout(context=2, data=4), 4)
-    found = communication(recipe)
+    setup = TrainingSetup(LLAMA, Layout(context=2, data=4), 4)
+    found = communication(setup)
     keys = 8192 * 1024 * 2
     assert found["cp", "all_gather"] == Calls(2 * 32, 2 * 32 * keys)
     assert found["cp", "reduce_scatter"] == found["cp", "all_gather"]
-    plain = communication(Recipe(LLAMA, Layout(data=8), 8))
+    plain = communication(TrainingSetup(LLAMA, Layout(data=8), 8))
     assert found["dp", "all_gather"] == plain["dp", "all_gather"]
 
 
 @unit
 def test_a_receive_is_not_counted_twice() -> None:
-    recipe = Recipe(LLAMA, Layout(pipeline=2), 4)
-    found = communication(recipe)
+    setup = TrainingSetup(LLAMA, Layout(pipeline=2), 4)
+    found = communication(setup)
     assert bytes_per_step(found, "pp") == found["pp", "send"].nbytes + 2 * 4
 
 
 @unit
 def test_syncing_every_micro_batch_costs_traffic() -> None:
-    once = Recipe(LLAMA, Layout(data=8), 64)
+    once = TrainingSetup(LLAMA, Layout(data=8), 64)
     always = replace(once, syncs_always=True)
     times = communication(always)["dp", "reduce_scatter"].nbytes
     assert times == 8 * communication(once)["dp", "reduce_scatter"].nbytes

@@ -14,7 +14,7 @@ from llmtrain_core.plan.memory.training_memory import state_bytes
 from llmtrain_core.plan.model.flops import days_at, training_flops_per_token
 from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.model.parameters import count_parameters
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 
 pytestmark = pytest.mark.unit
 
@@ -86,8 +86,8 @@ def test_the_table_of_llama_65b() -> None:
 
 
 def test_more_than_a_terabyte_of_state_for_175b() -> None:
-    recipe = Recipe(GPT3, Layout(), 1)
-    state = sum(state_bytes(recipe, recipe.stages[0]).values())
+    setup = TrainingSetup(GPT3, Layout(), 1)
+    state = sum(state_bytes(setup, setup.stages[0]).values())
     assert state == 16 * count_parameters(GPT3).total
     assert state > 1e12
     assert state == pytest.approx(2.79e12, rel=0.002)

@@ -14,7 +14,7 @@ from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.model.parameters import count_parameters
 from llmtrain_core.plan.time.cost import cost
 from llmtrain_core.plan.time.goodput import NODE_FAILURES_PER_DAY, Failures, goodput, young_daly
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 
 pytestmark = pytest.mark.unit
 
@@ -96,9 +96,9 @@ def test_tokens_take_two_bytes_below_65536_and_four_above() -> None:
 
 
 def test_a_checkpoint_is_weights_and_two_moments() -> None:
-    recipe = Recipe(SHAPES["llama3-8b"], Layout(data=8), 8)
-    found = storage(recipe, 10**12, keep=2)
-    count = count_parameters(recipe.shape).total
+    setup = TrainingSetup(SHAPES["llama3-8b"], Layout(data=8), 8)
+    found = storage(setup, 10**12, keep=2)
+    count = count_parameters(setup.shape).total
     assert found.tokens == 4 * 10**12
     assert found.checkpoint == 12 * count
     assert found.checkpoints == 3 * found.checkpoint

@@ -14,9 +14,9 @@ from llmtrain_core.api.job import Architecture
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.memory.activations import block_bytes_per_token
 from llmtrain_core.plan.memory.training_memory import memory, stage_memory, state_bytes
-from llmtrain_core.plan.model.model_shape import SHAPES, Shape, shape_of
+from llmtrain_core.plan.model.model_shape import SHAPES, ModelShape, shape_of
 from llmtrain_core.plan.model.parameters import count_parameters, stage_units
-from llmtrain_core.plan.training_setup import Checkpointing, Recipe
+from llmtrain_core.plan.training_setup import Checkpointing, TrainingSetup
 from tests.support.paths import ROOT
 
 SMALL = {
@@ -32,8 +32,8 @@ SMALL = {
 unit = pytest.mark.unit
 
 
-def _total(recipe: Recipe, rank: int = 0) -> int:
-    return sum(state_bytes(recipe, recipe.stages[rank]).values())
+def _total(setup: TrainingSetup, rank: int = 0) -> int:
+    return sum(state_bytes(setup, setup.stages[rank]).values())
 
 
 @unit
@@ -41,22 +41,22 @@ def test_fsdp2_is_sixteen_bytes_over_the_data_ranks() -> None:
     shape = SHAPES["llama3-8b"]
     total = count_parameters(shape).total
     for data in (1, 8, 64):
-        assert _total(Recipe(shape, Layout(data=data), data)) == 16 * total // data
+        assert _total(TrainingSetup(shape, Layout(data=data), data)) == 16 * total // data
 
 
 @unit
 def test_hsdp_shards_over_the_data_ranks_only() -> None:
     shape = SHAPES["llama3-8b"]
-    hybrid = Recipe(shape, Layout(data=8, replicate=16), 128)
-    assert _total(hybrid) == _total(Recipe(shape, Layout(data=8), 8))
+    hybrid = TrainingSetup(shape, Layout(data=8, replicate=16), 128)
+    assert _total(hybrid) == _total(TrainingSetup(shape, Layout(data=8), 8))
 
 
 @unit
 @pytest.mark.parametrize("data", [1, 2, 48])
 def test_zero1_is_six_bytes_and_twelve_over_the_data_ranks(data: int) -> None:
     shape = SHAPES["gpt3-175b"]
-    recipe = Recipe(shape, Layout(data=data), data, sharding="zero1")
-    parts = state_bytes(recipe, recipe.stages[0])
+    setup = TrainingSetup(shape, Layout(data=data), data, sharding="zero1")
+    parts = state_bytes(setup, setup.stages[0])
     count = count_parameters(shape).total
     assert (parts["weights"], parts["gradients"]) == (2 * count, 4 * count)
     assert parts["optimizer"] == 12 * -(-count // data)
@@ -65,20 +65,20 @@ def test_zero1_is_six_bytes_and_twelve_over_the_data_ranks(data: int) -> None:
 @unit
 def test_ddp_keeps_eighteen_bytes_whole() -> None:
     shape = SHAPES["llama3-8b"]
-    recipe = Recipe(shape, Layout(data=8), 8, sharding="ddp")
-    assert _total(recipe) == 18 * count_parameters(shape).total
+    setup = TrainingSetup(shape, Layout(data=8), 8, sharding="ddp")
+    assert _total(setup) == 18 * count_parameters(shape).total
 
 
 @unit
 def test_tensor_and_pipeline_ranks_hold_their_part_of_the_state() -> None:
     shape = SHAPES["llama3-70b"]
-    recipe = Recipe(shape, Layout(tensor=8, pipeline=4), 4)
-    for rank, stage in enumerate(recipe.stages):
+    setup = TrainingSetup(shape, Layout(tensor=8, pipeline=4), 4)
+    for rank, stage in enumerate(setup.stages):
         matrices = 80 // 4 * (2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 28672) // 8
         norms = 80 // 4 * 2 * 8192
         ends = {0: 128256 * 8192 // 8, 3: 128256 * 8192 // 8 + 8192}.get(rank, 0)
         assert stage_units(shape, stage, 8).size == matrices + norms + ends
-        assert _total(recipe, rank) == 16 * (matrices + norms + ends)
+        assert _total(setup, rank) == 16 * (matrices + norms + ends)
 
 
 @unit
@@ -86,8 +86,8 @@ def test_tensor_and_pipeline_ranks_hold_their_part_of_the_state() -> None:
 def test_a_copy_of_a_tied_embedding_has_no_optimizer_state(schedule: Any, chunks: int) -> None:
     """GPT-3 over four stages: the last, or in V shape the first as well, holds the table again."""
     shape = SHAPES["gpt3-175b"]
-    recipe = Recipe(shape, Layout(pipeline=4), 8, schedule=schedule, chunks=chunks)
-    parts = [state_bytes(recipe, stage) for stage in recipe.stages]
+    setup = TrainingSetup(shape, Layout(pipeline=4), 8, schedule=schedule, chunks=chunks)
+    parts = [state_bytes(setup, stage) for stage in setup.stages]
     total, table = count_parameters(shape).total, 50257 * 12288
     assert sum(p["weights"] for p in parts) == 4 * (total + table)
     assert sum(p["optimizer"] for p in parts) == 8 * total
@@ -97,7 +97,7 @@ def test_a_copy_of_a_tied_embedding_has_no_optimizer_state(schedule: Any, chunks
 def test_float64_doubles_and_needs_no_second_copy() -> None:
     shape = SHAPES["tiny"]
     single, double = (
-        _total(Recipe(shape, Layout(), 1, precision=p)) for p in ("float32", "float64")
+        _total(TrainingSetup(shape, Layout(), 1, precision=p)) for p in ("float32", "float64")
     )
     assert double == 2 * single == 32 * count_parameters(shape).total
 
@@ -161,8 +161,8 @@ def test_shards_equal_those_that_torch_deals_out() -> None:
     shape = shape_of(Architecture(**SMALL))
     for (tensor, data, replicate, stage, count), elements in zip(LAYOUTS, seen, strict=True):
         layout = Layout(tensor=tensor, data=data, replicate=replicate, pipeline=count)
-        recipe = Recipe(shape, layout, data * replicate * count)
-        assert state_bytes(recipe, recipe.stages[stage])["weights"] == 4 * elements
+        setup = TrainingSetup(shape, layout, data * replicate * count)
+        assert state_bytes(setup, setup.stages[stage])["weights"] == 4 * elements
 
 
 BLOCKS: list[dict[str, Any]] = [
@@ -224,7 +224,7 @@ def test_activations_are_within_five_percent_of_what_autograd_saves(
     assert 3 * shape.sequence_length * per_token == pytest.approx(saved, rel=0.05)
 
 
-def _of_norms_in_parts(shape: Shape, compute: int) -> int:
+def _of_norms_in_parts(shape: ModelShape, compute: int) -> int:
     """Bytes per token that RMSNorm keeps where it is not one kernel, as on a CPU: its input and the
     normalised input in float32, in place of its input."""
     if shape.norm == "layer":
@@ -303,7 +303,7 @@ def test_full_recomputation_keeps_the_input_over_the_tensor_ranks() -> None:
 
 @unit
 def test_less_is_kept_with_more_recomputation_more_ranks_and_fused_kernels() -> None:
-    base = Recipe(SHAPES["llama3-70b"], Layout(tensor=4, data=16), 16)
+    base = TrainingSetup(SHAPES["llama3-70b"], Layout(tensor=4, data=16), 16)
     kept = [
         memory(replace(base, checkpointing=kind)).parts["activations"]
         for kind in ("none", "selective", "full")
@@ -316,15 +316,15 @@ def test_less_is_kept_with_more_recomputation_more_ranks_and_fused_kernels() -> 
 
 @unit
 def test_1f1b_holds_one_micro_batch_less_on_every_later_stage() -> None:
-    recipe = Recipe(SHAPES["llama3-70b"], Layout(pipeline=4), 16, checkpointing="full")
-    extra = stage_memory(recipe, 1)["activations"] - stage_memory(recipe, 2)["activations"]
+    setup = TrainingSetup(SHAPES["llama3-70b"], Layout(pipeline=4), 16, checkpointing="full")
+    extra = stage_memory(setup, 1)["activations"] - stage_memory(setup, 2)["activations"]
     layer_inputs = 20 * 8192 * 8192 * 2
     assert extra == layer_inputs
 
 
 @unit
 def test_accumulating_keeps_whole_gradients_unless_every_micro_batch_syncs() -> None:
-    one = Recipe(SHAPES["llama3-8b"], Layout(data=8), 8)
+    one = TrainingSetup(SHAPES["llama3-8b"], Layout(data=8), 8)
     two = replace(one, global_batch=16)
     total, ends = count_parameters(one.shape).total, 2 * 128256 * 4096 + 4096
     assert memory(one).parts["gradients"] == 0, "at the loss there are none yet"
@@ -337,7 +337,7 @@ def test_accumulating_keeps_whole_gradients_unless_every_micro_batch_syncs() -> 
 @unit
 def test_a_pipeline_has_no_gradients_while_all_micro_batches_are_in_flight() -> None:
     """GPipe's first backward pass begins with all activations and ends with whole gradients."""
-    base = Recipe(SHAPES["llama3-8b"], Layout(pipeline=2, data=4), 8)
+    base = TrainingSetup(SHAPES["llama3-8b"], Layout(pipeline=2, data=4), 8)
     whole = stage_memory(replace(base, schedule="GPipe"), 1)
     assert whole["gradients"] == 0
     one = stage_memory(base, 1)  # 1F1B: the last stage has one in flight, and gradients
@@ -348,7 +348,7 @@ def test_a_pipeline_has_no_gradients_while_all_micro_batches_are_in_flight() -> 
 @unit
 def test_gradients_count_where_they_outgrow_activations() -> None:
     """A rank that holds 8 billion parameters for itself is fullest when it has all gradients."""
-    alone = Recipe(SHAPES["llama3-8b"], Layout(), 1, checkpointing="full")
+    alone = TrainingSetup(SHAPES["llama3-8b"], Layout(), 1, checkpointing="full")
     spread = replace(alone, layout=Layout(data=8), global_batch=8)
     total = count_parameters(alone.shape).total
     assert memory(spread).parts["logits"] > 0 == memory(spread).parts["gradients"]
@@ -374,18 +374,20 @@ def test_measured_peaks_of_one_gpu(
 ) -> None:
     """What `tests/perf/bench_gpu.py` saw an H100's allocator give out at most."""
     shape = {16: BILLION, 6: WIDE}[layers]
-    recipe = Recipe(shape_of(shape), Layout(), *batch, checkpointing=checkpointing, kernels=kernels)
-    assert memory(recipe).least / 1024**3 == pytest.approx(gib, rel=0.025)
+    setup = TrainingSetup(
+        shape_of(shape), Layout(), *batch, checkpointing=checkpointing, kernels=kernels
+    )
+    assert memory(setup).least / 1024**3 == pytest.approx(gib, rel=0.025)
 
 
 @unit
 def test_the_worst_rank_is_reported_and_the_margin_counts() -> None:
-    recipe = Recipe(SHAPES["llama3-70b"], Layout(tensor=8, pipeline=4), 16)
-    worst = max(sum(stage_memory(recipe, rank).values()) for rank in range(4))
-    found = memory(recipe, worst)
+    setup = TrainingSetup(SHAPES["llama3-70b"], Layout(tensor=8, pipeline=4), 16)
+    worst = max(sum(stage_memory(setup, rank).values()) for rank in range(4))
+    found = memory(setup, worst)
     assert found.total == worst
     assert found.fits
-    assert not memory(recipe, worst - 1).fits
+    assert not memory(setup, worst - 1).fits
     assert found.least == worst - found.parts["runtime"] - found.parts["fragmentation"]
 
 
@@ -395,8 +397,8 @@ def test_published_memory_of_llama3_8b(gpus: int, gib: float) -> None:
     """torchtitan's table 1 and 3, FSDP without compile: its own selective policy keeps every second
     product's output, so that part is counted here by its list."""
     shape = SHAPES["llama3-8b"]
-    recipe = Recipe(shape, Layout(data=gpus), 2 * gpus, 2, checkpointing="selective")
-    parts = dict(memory(recipe).parts)
+    setup = TrainingSetup(shape, Layout(data=gpus), 2 * gpus, 2, checkpointing="selective")
+    parts = dict(memory(setup).parts)
     query, value, mixed, gate, down, layer_input = 4096, 1024, 4096, 14336, 4096, 4096
     kept = 2 * (query + value + mixed + gate + down + layer_input) + 4 * 32
     whole_block = block_bytes_per_token(shape, 1, 2, "none", "eager")
@@ -413,7 +415,9 @@ def test_only_adapters_have_gradients_and_moments() -> None:
     adapters = 32 * 16 * (4096 + 4096 + 4096 + 1024)
     assert (count.adapters, count.learning) == (adapters, adapters)
     assert count.total == count_parameters(SHAPES["llama3-8b"]).total
-    parts = state_bytes(Recipe(shape, Layout(data=8), 8), Recipe(shape, Layout(), 1).stages[0])
+    parts = state_bytes(
+        TrainingSetup(shape, Layout(data=8), 8), TrainingSetup(shape, Layout(), 1).stages[0]
+    )
     assert parts == {
         "weights": 4 * (count.total + adapters) // 8,
         "gradients": 4 * adapters // 8,
@@ -426,7 +430,9 @@ def test_only_adapters_have_gradients_and_moments() -> None:
 def test_tensor_ranks_share_adapters_out_like_their_weights(tensor: int) -> None:
     """Beside a product split by rows B is shared out and A is not; by columns, the other way."""
     whole = SHAPES["llama3-8b"].with_adapters(16, ("q_proj", "o_proj"))
-    units = [stage_units(whole, Recipe(whole, Layout(), 1).stages[0], t) for t in (1, tensor)]
+    units = [
+        stage_units(whole, TrainingSetup(whole, Layout(), 1).stages[0], t) for t in (1, tensor)
+    ]
     split, common = 4096 * 16, 4096 * 16
     assert units[0].learnt.size == 32 * 2 * (split + common)
     assert units[1].learnt.size == 32 * 2 * (split // tensor + common)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtrain_core.plan.model.model_shape import SHAPES, Shape
+from llmtrain_core.plan.model.model_shape import SHAPES, ModelShape
 from llmtrain_core.plan.model.parameters import (
     block_tensors,
     count_parameters,
@@ -80,7 +80,7 @@ def test_gpt3_is_the_175_billion_of_its_name() -> None:
 
 
 shapes = st.builds(
-    lambda layers, heads, group, width, ffn, vocab, tied, gated, norm, biases: Shape(
+    lambda layers, heads, group, width, ffn, vocab, tied, gated, norm, biases: ModelShape(
         layers,
         8 * width,
         8 * heads,
@@ -111,7 +111,7 @@ shapes = st.builds(
 
 @given(shapes, st.sampled_from([1, 2, 4]), st.integers(1, 9))
 def test_stages_and_tensor_shards_add_up_to_the_model(
-    shape: Shape, tensor: int, pipeline: int
+    shape: ModelShape, tensor: int, pipeline: int
 ) -> None:
     """What tensor ranks hold in common counts once; a tied embedding on two stages twice, and is
     updated once.
@@ -130,7 +130,7 @@ def test_stages_and_tensor_shards_add_up_to_the_model(
 
 @given(shapes, st.integers(1, 9), st.integers(1, 40))
 def test_data_shards_cover_every_row_and_the_first_is_the_largest(
-    shape: Shape, pipeline: int, ranks: int
+    shape: ModelShape, pipeline: int, ranks: int
 ) -> None:
     pipeline = min(pipeline, shape.layers)
     for stage in stages(shape.layers, pipeline):

@@ -101,7 +101,7 @@ def test_figures_agree_with_each_other(example: Plan) -> None:
     assert wire["cost"]["gpuHours"] == pytest.approx(
         64 * 24 * wire["cost"]["daysWithFailures"], rel=1e-6
     )
-    assert sum(wire["memory"]["perGpuBytes"].values()) == memory(example.recipe).total
+    assert sum(wire["memory"]["perGpuBytes"].values()) == memory(example.setup).total
 
 
 def test_alternatives_of_a_job_are_what_this_release_runs(example: Plan) -> None:
@@ -125,7 +125,7 @@ def test_the_space_follows_what_the_release_supports() -> None:
 
 def test_another_number_of_gpus_changes_the_data_degree(example: Plan) -> None:
     double = plan(_job(), H100, 128)
-    assert (double.gpus, double.recipe.layout.data) == (128, 16)
+    assert (double.gpus, double.setup.layout.data) == (128, 16)
     assert double.days < example.days
 
 
@@ -154,7 +154,7 @@ def test_a_model_and_tokens_choose_layout_and_batch() -> None:
     found = plan(Question(shape_named("llama3-70b"), 15 * 10**12), H100, 1024)
     assert found.memory.fits
     assert found.gpus == 1024
-    assert 2**21 < found.recipe.tokens_per_step < 2**23
+    assert 2**21 < found.setup.tokens_per_step < 2**23
     assert 0.2 < found.mfu < 0.7
     assert found.alternatives
 
@@ -169,13 +169,13 @@ def test_json_has_the_plan_that_was_chosen() -> None:
     found = plan(Question(shape_named("gpt3-175b"), 300 * 10**9), accelerator("V100"), 10000)
     wire = plan_to_wire(found)
     assert wire["hardware"] == "V100"
-    chosen, recipe = wire["recipe"], found.recipe
+    chosen, setup = wire["recipe"], found.setup
     assert set(chosen) == set(wire["alternatives"][0])
-    assert chosen["parallelism"]["tensor"] == recipe.layout.tensor
-    assert chosen["parallelism"]["pipelineSchedule"] == recipe.schedule
-    assert chosen["globalBatchSize"] == recipe.global_batch
-    assert chosen["microBatchSize"] == recipe.micro_batch
-    assert chosen["activationCheckpointing"] == recipe.checkpointing
+    assert chosen["parallelism"]["tensor"] == setup.layout.tensor
+    assert chosen["parallelism"]["pipelineSchedule"] == setup.schedule
+    assert chosen["globalBatchSize"] == setup.global_batch
+    assert chosen["microBatchSize"] == setup.micro_batch
+    assert chosen["activationCheckpointing"] == setup.checkpointing
     assert chosen["perGpuBytes"] == sum(wire["memory"]["perGpuBytes"].values())
     assert chosen["tokensPerSecond"] == wire["tokensPerSecond"]
     degrees = [
@@ -209,7 +209,7 @@ def test_a_run_without_failures_never_needs_to_save() -> None:
 
 def test_a_short_run_takes_a_batch_that_it_has_tokens_for() -> None:
     found = plan(Question(shape_named("llama3-8b"), 10**6), H100, 8)
-    assert found.recipe.tokens_per_step <= 10**6
+    assert found.setup.tokens_per_step <= 10**6
 
 
 def test_servers_of_the_job_bound_the_fast_domain() -> None:

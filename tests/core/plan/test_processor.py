@@ -19,12 +19,12 @@ from llmtrain_core.plan.cpu.cost_model import (
     rank_work,
 )
 from llmtrain_core.plan.model.flops import training_flops_per_token
-from llmtrain_core.plan.model.model_shape import Shape
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.model.model_shape import ModelShape
+from llmtrain_core.plan.training_setup import TrainingSetup
 
 pytestmark = pytest.mark.unit
 
-SHAPE = Shape(
+SHAPE = ModelShape(
     layers=4,
     hidden_size=64,
     heads=4,
@@ -40,8 +40,8 @@ LAYOUTS = tuple(
     for pipeline in (1, 2)
     for data in (1, 2)
 )
-RECIPES = tuple(
-    Recipe(replace(SHAPE, layers=layers), layout, batch, precision="float32")
+SETUPS = tuple(
+    TrainingSetup(replace(SHAPE, layers=layers), layout, batch, precision="float32")
     for layout in LAYOUTS
     for layers in (2, 6)
     for batch in (4, 16)
@@ -49,23 +49,23 @@ RECIPES = tuple(
 EVEN = Processor(2, dict.fromkeys(KINDS, 1e-3))
 
 
-def whole(recipe: Recipe) -> dict[str, float]:
-    pipeline = recipe.layout.pipeline
-    each = recipe.layout.world_size // pipeline
-    stages = added(*(rank_work(recipe, rank) for rank in range(pipeline)))
+def whole(setup: TrainingSetup) -> dict[str, float]:
+    pipeline = setup.layout.pipeline
+    each = setup.layout.world_size // pipeline
+    stages = added(*(rank_work(setup, rank) for rank in range(pipeline)))
     return {kind: each * amount for kind, amount in stages.items()}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_arithmetic_is_the_same_in_every_layout(layout: Layout) -> None:
-    work = whole(Recipe(SHAPE, layout, 8, precision="float32"))
+    work = whole(TrainingSetup(SHAPE, layout, 8, precision="float32"))
     flops = training_flops_per_token(SHAPE, "causal-attention") * 8 * SHAPE.sequence_length
     norms = 6 * 8 * SHAPE.sequence_length * (2 * SHAPE.layers + 1) * SHAPE.hidden_size
     assert work["products"] + work["attention"] == pytest.approx(flops - norms)
 
 
 def test_recomputing_repeats_a_forward_pass() -> None:
-    once = Recipe(SHAPE, Layout(), 8, precision="float32")
+    once = TrainingSetup(SHAPE, Layout(), 8, precision="float32")
     twice = rank_work(replace(once, checkpointing="full"), 0)
     assert twice["layers"] == pytest.approx(4 / 3 * rank_work(once, 0)["layers"])
 
@@ -85,7 +85,7 @@ def test_messages_of_rings() -> None:
 
 def test_fitted_prices_predict_what_was_not_measured() -> None:
     true = Processor(2, {kind: (i + 1) * 1e-4 for i, kind in enumerate(KINDS)})
-    measured = [Measurement(whole(r), true.seconds(whole(r))) for r in RECIPES]
+    measured = [Measurement(whole(r), true.seconds(whole(r))) for r in SETUPS]
     for hidden in (0, 9, 31):
         seen = [m for index, m in enumerate(measured) if index != hidden]
         found = fit(seen, 2).seconds(measured[hidden].work)
@@ -98,8 +98,8 @@ def test_a_price_is_never_negative() -> None:
 
 
 def test_wall_time_is_bound_by_cores_or_by_the_pipeline() -> None:
-    recipe = Recipe(SHAPE, Layout(pipeline=2), 4, precision="float32")
-    few, many = processor_step(recipe, replace(EVEN, cores=1)), processor_step(recipe, EVEN)
+    setup = TrainingSetup(SHAPE, Layout(pipeline=2), 4, precision="float32")
+    few, many = processor_step(setup, replace(EVEN, cores=1)), processor_step(setup, EVEN)
     assert few.wall_seconds == pytest.approx(few.cpu_seconds)
     # two stages, four micro-batches: a fifth of the step is the bubble
     assert many.wall_seconds == pytest.approx(max(many.cpu) * 1.25)
@@ -119,7 +119,7 @@ def test_a_calibration_survives_its_file_and_nothing_else_is_one() -> None:
 
 
 def test_what_is_not_calibrated_is_refused() -> None:
-    good = Recipe(SHAPE, Layout(), 8, precision="float32")
+    good = TrainingSetup(SHAPE, Layout(), 8, precision="float32")
     for bad in (
         replace(good, precision="bfloat16"),
         replace(good, layout=Layout(context=2)),

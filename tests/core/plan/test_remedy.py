@@ -9,7 +9,7 @@ import pytest
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.memory.training_memory import binary, memory
 from llmtrain_core.plan.search.fix_hint import nearest_fit, never_fits, too_large
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.unit
@@ -72,7 +72,7 @@ CASES = [
 @pytest.mark.parametrize(("job", "gpu", "field", "remedy"), CASES)
 def test_what_is_said(job: Job, gpu: str, field: str, remedy: str) -> None:
     capacity = int(CATALOGUE[gpu].memory.value)
-    needed = memory(Recipe.of(job), capacity)
+    needed = memory(TrainingSetup.of(job), capacity)
     assert never_fits(needed, capacity)
     said = too_large(job, needed, gpu, capacity)
     assert said.startswith(f"{field}: {job.layout} needs at least {binary(needed.least)}")
@@ -89,24 +89,24 @@ def test_what_is_said(job: Job, gpu: str, field: str, remedy: str) -> None:
 @pytest.mark.parametrize(("job", "gpu", "field", "remedy"), CASES[:-2])
 def test_the_remedy_fits(job: Job, gpu: str, field: str, remedy: str) -> None:
     capacity = int(CATALOGUE[gpu].memory.value)
-    recipe = Recipe.of(job)
-    found = nearest_fit(job, recipe, capacity)
+    setup = TrainingSetup.of(job)
+    found = nearest_fit(job, setup, capacity)
     assert found is not None
     assert memory(found, capacity).fits
-    assert found.layout.world_size >= recipe.layout.world_size
-    assert found.global_batch == recipe.global_batch, "another batch would be another run"
+    assert found.layout.world_size >= setup.layout.world_size
+    assert found.global_batch == setup.global_batch, "another batch would be another run"
 
 
 def test_a_job_that_fits_is_its_own_remedy() -> None:
     job = _job("tiny", {"data": 8})
-    recipe = Recipe.of(job)
-    assert nearest_fit(job, recipe, 80 * 1024**3) == recipe
-    assert not never_fits(memory(recipe), 80 * 1024**3)
+    setup = TrainingSetup.of(job)
+    assert nearest_fit(job, setup, 80 * 1024**3) == setup
+    assert not never_fits(memory(setup), 80 * 1024**3)
 
 
 def test_margins_alone_are_no_proof() -> None:
     """Between what is needed and what is needed with margins, nobody is refused."""
-    needed = memory(Recipe.of(_job("llama3-8b", {"data": 8})))
+    needed = memory(TrainingSetup.of(_job("llama3-8b", {"data": 8})))
     assert not never_fits(needed, needed.least)
     assert never_fits(needed, needed.least - 1)
     assert needed.least < needed.total

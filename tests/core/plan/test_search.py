@@ -15,7 +15,7 @@ from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.search.layouts import Space, search
 from llmtrain_core.plan.time.published_runs import PublishedRun, published_runs
 from llmtrain_core.plan.time.step_time import step_time
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 
 pytestmark = pytest.mark.unit
 
@@ -45,7 +45,7 @@ RUNS = published_runs()
 
 
 def _misses(run: PublishedRun) -> bool:
-    return memory(run.recipe).total > CATALOGUE[run.hardware].memory.value
+    return memory(run.setup).total > CATALOGUE[run.hardware].memory.value
 
 
 def test_the_misses_of_the_memory_model_are_known() -> None:
@@ -59,9 +59,9 @@ def test_the_best_is_at_least_as_fast_as_every_published_layout(source: str) -> 
     slower = []
     for run in runs:
         hardware = CATALOGUE[run.hardware]
-        own = step_time(run.recipe, hardware, constants_of(run.hardware)).seconds
-        capacity = memory(run.recipe).total if _misses(run) else int(hardware.memory.value)
-        best = search(run.recipe, hardware, run.gpus, capacity=capacity).best
+        own = step_time(run.setup, hardware, constants_of(run.hardware)).seconds
+        capacity = memory(run.setup).total if _misses(run) else int(hardware.memory.value)
+        best = search(run.setup, hardware, run.gpus, capacity=capacity).best
         if best is None or best.time.seconds > own * (1 + 1e-9):
             slower.append((run.name, run.gpus, own, best and best.time.seconds))
     assert not slower
@@ -69,7 +69,7 @@ def test_the_best_is_at_least_as_fast_as_every_published_layout(source: str) -> 
 
 @pytest.mark.parametrize("name", ["llama3-8b", "llama3-70b", "llama3.1-405b"])
 def test_a_thousand_gpus_take_less_than_ten_seconds(name: str) -> None:
-    base = Recipe(SHAPES[name], Layout(), 2048)
+    base = TrainingSetup(SHAPES[name], Layout(), 2048)
     start = time.process_time()
     found = search(base, H100, 1024)
     assert time.process_time() - start < 10
@@ -78,16 +78,16 @@ def test_a_thousand_gpus_take_less_than_ten_seconds(name: str) -> None:
 
 
 def test_what_is_found_fits_and_uses_all_gpus() -> None:
-    found = search(Recipe(SHAPES["llama3-70b"], Layout(), 1024), H100, 256)
+    found = search(TrainingSetup(SHAPES["llama3-70b"], Layout(), 1024), H100, 256)
     assert found.pareto
     for candidate in found.pareto:
         assert candidate.memory.fits
-        assert candidate.recipe.layout.world_size == 256
-        assert candidate.recipe.global_batch == 1024
+        assert candidate.setup.layout.world_size == 256
+        assert candidate.setup.global_batch == 1024
 
 
 def test_the_pareto_list_trades_speed_for_memory() -> None:
-    pareto = search(Recipe(SHAPES["llama3-70b"], Layout(), 1024), H100, 256).pareto
+    pareto = search(TrainingSetup(SHAPES["llama3-70b"], Layout(), 1024), H100, 256).pareto
     assert len(pareto) >= 3
     speeds = [c.tokens_per_second for c in pareto]
     needs = [c.memory.total for c in pareto]
@@ -96,32 +96,32 @@ def test_the_pareto_list_trades_speed_for_memory() -> None:
 
 
 def test_the_answer_is_the_same_every_time() -> None:
-    base = Recipe(SHAPES["llama3-8b"], Layout(), 512)
+    base = TrainingSetup(SHAPES["llama3-8b"], Layout(), 512)
     assert search(base, H100, 64) == search(base, H100, 64)
 
 
 def test_less_recomputation_is_chosen_where_memory_allows() -> None:
-    base = Recipe(SHAPES["llama3-8b"], Layout(), 64)
+    base = TrainingSetup(SHAPES["llama3-8b"], Layout(), 64)
     large, small = (search(base, H100, 64, capacity=gib * 1024**3).best for gib in (80, 16))
     assert large is not None
     assert small is not None
-    assert large.recipe.checkpointing == "none"
-    assert small.recipe.checkpointing != "none" or small.recipe.layout != large.recipe.layout
+    assert large.setup.checkpointing == "none"
+    assert small.setup.checkpointing != "none" or small.setup.layout != large.setup.layout
     assert small.memory.total <= 16 * 1024**3 < large.memory.total
     assert small.time.seconds > large.time.seconds
 
 
 def test_the_space_is_kept() -> None:
     space = Space(checkpointings=("full",), schedules=("1F1B",), context=False, replicate=False)
-    found = search(Recipe(SHAPES["llama3-8b"], Layout(), 512), H100, 64, space)
+    found = search(TrainingSetup(SHAPES["llama3-8b"], Layout(), 512), H100, 64, space)
     for candidate in found.pareto:
-        recipe = candidate.recipe
-        assert (recipe.checkpointing, recipe.schedule, recipe.chunks) == ("full", "1F1B", 1)
-        assert (recipe.layout.context, recipe.layout.replicate) == (1, 1)
+        setup = candidate.setup
+        assert (setup.checkpointing, setup.schedule, setup.chunks) == ("full", "1F1B", 1)
+        assert (setup.layout.context, setup.layout.replicate) == (1, 1)
 
 
 def test_reasons_and_the_leanest_layout_where_nothing_fits() -> None:
-    found = search(Recipe(SHAPES["llama3.1-405b"], Layout(), 64), H100, 8)
+    found = search(TrainingSetup(SHAPES["llama3.1-405b"], Layout(), 64), H100, 8)
     assert found.best is None
     assert found.pareto == ()
     assert found.nearest is not None
@@ -131,24 +131,26 @@ def test_reasons_and_the_leanest_layout_where_nothing_fits() -> None:
 
 
 def test_reasons_name_what_does_not_divide() -> None:
-    found = search(Recipe(SHAPES["llama3-8b"], Layout(), 63), H100, 63)
+    found = search(TrainingSetup(SHAPES["llama3-8b"], Layout(), 63), H100, 63)
     reasons = " ".join(found.rejected)
     assert "tensor 3 does not divide the model's heads" in reasons
-    free = search(Recipe(SHAPES["llama3-8b"], Layout(), 64), H100, 63)
+    free = search(TrainingSetup(SHAPES["llama3-8b"], Layout(), 64), H100, 63)
     assert any("cannot be split" in reason for reason in free.rejected)
 
 
 def test_any_batch_rounds_to_what_the_layout_splits() -> None:
-    found = search(Recipe(SHAPES["llama3-8b"], Layout(), 512), H100, 24, Space(any_batch=True))
+    found = search(
+        TrainingSetup(SHAPES["llama3-8b"], Layout(), 512), H100, 24, Space(any_batch=True)
+    )
     assert found.best is not None
-    recipe = found.best.recipe
-    assert recipe.global_batch % (recipe.replicas * recipe.micro_batch) == 0
-    assert abs(recipe.global_batch - 512) <= recipe.replicas * recipe.micro_batch
+    setup = found.best.setup
+    assert setup.global_batch % (setup.replicas * setup.micro_batch) == 0
+    assert abs(setup.global_batch - 512) <= setup.replicas * setup.micro_batch
 
 
 def test_reasons_are_whole_sentences_counted_by_kind() -> None:
     """Of reasons that differ in their numbers, the first stands for all."""
-    found = search(Recipe(SHAPES["llama3-8b"], Layout(), 7), H100, 1024)
+    found = search(TrainingSetup(SHAPES["llama3-8b"], Layout(), 7), H100, 1024)
     split = [reason for reason in found.rejected if "cannot be split" in reason]
     assert split == [
         "a batch of 7 sequences cannot be split into micro-batches of 1 over 1024 data ranks"
@@ -158,12 +160,12 @@ def test_reasons_are_whole_sentences_counted_by_kind() -> None:
 
 
 def test_rounding_never_leads_to_a_batch_larger_than_the_run() -> None:
-    base = Recipe(SHAPES["llama3-8b"], Layout(), 64)
+    base = TrainingSetup(SHAPES["llama3-8b"], Layout(), 64)
     free, bound = (
         search(base, H100, 512, Space(any_batch=True, largest_batch=most)) for most in (None, 100)
     )
     assert free.best is not None
-    assert free.best.recipe.global_batch > 100
+    assert free.best.setup.global_batch > 100
     assert bound.best is not None
-    assert all(candidate.recipe.global_batch <= 100 for candidate in bound.pareto)
+    assert all(candidate.setup.global_batch <= 100 for candidate in bound.pareto)
     assert any("the run has 100" in reason for reason in bound.rejected)

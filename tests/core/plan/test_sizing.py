@@ -20,20 +20,20 @@ from llmtrain_core.plan.search.sizing import (
     nearest_batch,
     nearest_smaller,
 )
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 
 pytestmark = pytest.mark.unit
 
 H100 = CATALOGUE["H100"]
 ANY = Space(any_batch=True)
-EIGHT = Recipe(SHAPES["llama3-8b"], Layout(), 512)
+EIGHT = TrainingSetup(SHAPES["llama3-8b"], Layout(), 512)
 
 
 @pytest.mark.parametrize(
     ("name", "more_than", "least"), [("llama3-70b", 8, 24), ("gpt3-175b", 7, 48)]
 )
 def test_the_least_gpus_that_hold_a_model(name: str, more_than: int, least: int) -> None:
-    base = Recipe(SHAPES[name], Layout(), 512)
+    base = TrainingSetup(SHAPES[name], Layout(), 512)
     assert least_gpus(base, H100, more_than, ANY) == least
     assert search(base, H100, least, ANY).best is not None
     for fewer in range(8, least, 8):
@@ -46,12 +46,12 @@ def test_more_than_so_many_are_looked_for() -> None:
 
 
 def test_too_few_allowed_are_none() -> None:
-    base = Recipe(SHAPES["llama3.1-405b"], Layout(), 512)
+    base = TrainingSetup(SHAPES["llama3.1-405b"], Layout(), 512)
     assert least_gpus(base, H100, 8, ANY, limit=96) is None
 
 
 def test_what_fits_is_what_the_search_finds() -> None:
-    base = Recipe(SHAPES["llama3-70b"], Layout(), 512)
+    base = TrainingSetup(SHAPES["llama3-70b"], Layout(), 512)
     for gpus in (8, 16, 24, 30, 32):
         assert fits(base, H100, gpus, ANY) == (search(base, H100, gpus, ANY).best is not None)
 
@@ -71,7 +71,7 @@ def test_a_deadline_finds_the_least_gpus(days: float, least: int) -> None:
 def test_a_batch_that_is_given_is_kept() -> None:
     _, found = gpus_for_deadline(EIGHT, H100, 10**12, 30, Space())
     assert found.best is not None
-    assert found.best.recipe.global_batch == 512
+    assert found.best.setup.global_batch == 512
 
 
 @pytest.mark.parametrize("space", [ANY, Space()], ids=["any batch", "this batch"])
@@ -87,7 +87,7 @@ def test_the_deadline_that_is_named_works_when_asked_for(space: Space, days: flo
 
 
 def test_no_deadline_is_named_where_nothing_fits() -> None:
-    base = Recipe(SHAPES["llama3.1-405b"], Layout(), 512)
+    base = TrainingSetup(SHAPES["llama3.1-405b"], Layout(), 512)
     with pytest.raises(PlanError, match="nothing fits however long it takes"):
         gpus_for_deadline(base, H100, 10**12, 1.0, ANY, limit=16)
 
@@ -102,7 +102,7 @@ def test_the_nearest_batch_fits_and_none_nearer_does() -> None:
         assert found.best is None or found.best.memory.total > capacity
     best = search(replace(base, global_batch=batch), H100, 1024).best
     assert best is not None
-    assert memory(best.recipe, capacity).fits
+    assert memory(best.setup, capacity).fits
 
 
 def test_no_batch_is_named_that_is_larger_than_the_run() -> None:

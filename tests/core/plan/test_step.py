@@ -17,18 +17,20 @@ from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.model.parameters import count_parameters
 from llmtrain_core.plan.network.link_speed import LINK_LATENCY, Network, uplink_shares
 from llmtrain_core.plan.time.step_time import layer_weights, step_time
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.levels import FabricLevel
 
 pytestmark = pytest.mark.unit
 
 H100 = CATALOGUE["H100"]
 CONSTANTS = constants_of("H100")
-BASE = Recipe(SHAPES["llama3-8b"], Layout(tensor=2, pipeline=2, data=16), 512, kernels="fused")
+BASE = TrainingSetup(
+    SHAPES["llama3-8b"], Layout(tensor=2, pipeline=2, data=16), 512, kernels="fused"
+)
 
 
-def _seconds(recipe: Recipe, hardware: str = "H100") -> float:
-    return step_time(recipe, CATALOGUE[hardware], constants_of(hardware)).seconds
+def _seconds(setup: TrainingSetup, hardware: str = "H100") -> float:
+    return step_time(setup, CATALOGUE[hardware], constants_of(hardware)).seconds
 
 
 def test_parts_add_up_to_the_step() -> None:
@@ -42,8 +44,8 @@ def test_a_stage_between_the_ends_can_be_the_slowest() -> None:
     shape = replace(SHAPES["llama3-8b"], vocab_size=256)
     sent = {}
     for pipeline in (2, 4):
-        recipe = Recipe(shape, Layout(pipeline=pipeline), 8, kernels="fused")
-        sent[pipeline] = step_time(recipe, H100, CONSTANTS).exposed["pp"]
+        setup = TrainingSetup(shape, Layout(pipeline=pipeline), 8, kernels="fused")
+        sent[pipeline] = step_time(setup, H100, CONSTANTS).exposed["pp"]
     assert sent[4] == pytest.approx(2 * sent[2], rel=0.01)
 
 
@@ -51,16 +53,16 @@ def test_a_stage_between_the_ends_can_be_the_slowest() -> None:
 def test_every_kind_of_stage_is_asked(schedule: Schedule, chunks: int) -> None:
     """22 layers in 16 stages: the first six have two, and one of them lies between the ends."""
     shape = replace(SHAPES["llama3-8b"], layers=22 * chunks)
-    recipe = Recipe(shape, Layout(pipeline=16), 32, schedule=schedule, chunks=chunks)
-    asked = {(recipe.stages[rank], rank in (0, 15)) for rank in recipe.kinds}
-    assert asked == {(stage, rank in (0, 15)) for rank, stage in enumerate(recipe.stages)}
+    setup = TrainingSetup(shape, Layout(pipeline=16), 32, schedule=schedule, chunks=chunks)
+    asked = {(setup.stages[rank], rank in (0, 15)) for rank in setup.kinds}
+    assert asked == {(stage, rank in (0, 15)) for rank, stage in enumerate(setup.stages)}
 
 
 def test_utilisation_stays_below_the_efficiency_of_products() -> None:
     for name in ("llama3-8b", "llama3-70b", "llama3.1-405b"):
-        recipe = replace(BASE, shape=SHAPES[name])
-        flops = training_flops_per_token(recipe.shape, "causal-attention") * recipe.tokens_per_step
-        assert flops / (_seconds(recipe) * H100.peak("bfloat16") * 64) < 0.6875
+        setup = replace(BASE, shape=SHAPES[name])
+        flops = training_flops_per_token(setup.shape, "causal-attention") * setup.tokens_per_step
+        assert flops / (_seconds(setup) * H100.peak("bfloat16") * 64) < 0.6875
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,9 @@ def test_utilisation_stays_below_the_efficiency_of_products() -> None:
         "tensor across servers",
     ],
 )
-def test_each_lever_moves_the_step_the_right_way(slower: Recipe, faster: Recipe) -> None:
+def test_each_lever_moves_the_step_the_right_way(
+    slower: TrainingSetup, faster: TrainingSetup
+) -> None:
     assert _seconds(slower) > _seconds(faster)
 
 
@@ -189,10 +193,12 @@ def test_uplinks_slow_only_the_groups_that_cross_them() -> None:
 
 def test_the_wrong_dimension_across_slow_uplinks_costs_the_most() -> None:
     """Pipeline across is best, tensor across is worst: the order that was measured."""
-    recipe = Recipe(SHAPES["llama3-70b"], Layout(tensor=8, pipeline=4, data=4), 64, kernels="fused")
+    setup = TrainingSetup(
+        SHAPES["llama3-70b"], Layout(tensor=8, pipeline=4, data=4), 64, kernels="fused"
+    )
     small = replace(H100, domain=replace(H100.domain, value=1))
     times = {
-        group: step_time(recipe, small, CONSTANTS, {group: 4.0}).seconds  # type: ignore[dict-item]
+        group: step_time(setup, small, CONSTANTS, {group: 4.0}).seconds  # type: ignore[dict-item]
         for group in ("pp", "dp", "tp")
     }
     assert times["pp"] < times["dp"] < times["tp"]

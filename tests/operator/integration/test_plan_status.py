@@ -7,7 +7,7 @@ import pytest
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.time.predict import predict, tokens_of
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
 from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.scripted_node.node import PodScript
@@ -99,9 +99,9 @@ async def test_the_plan_is_cores_and_is_held_against_the_measured_pace(
     running = await bench.phase("told", "Running")
     subject = check("told", job_object("told", "ns")["spec"])
     assert isinstance(subject, Job)
-    recipe = Recipe.of(subject)
+    setup = TrainingSetup.of(subject)
     expected = predict(
-        recipe, CATALOGUE["H100"].in_nodes_of(2), tokens_of(subject, recipe), slowed={}
+        setup, CATALOGUE["H100"].in_nodes_of(2), tokens_of(subject, setup), slowed={}
     )
     plan = status_of(running)["plan"]
     assert plan["memory"]["perGpuBytes"] == expected.memory.parts

@@ -10,7 +10,7 @@ import pytest
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.memory.training_memory import memory
 from llmtrain_core.plan.time.predict import predict, tokens_of
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Node, Taint
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from llmtrain_core.validation.check import Job, check
@@ -47,9 +47,9 @@ def note(found: Assessment) -> str:
 def test_the_figures_are_the_plans_own() -> None:
     subject = job(**LARGE)
     found = assess(subject, [node("a", H100)], None).plan
-    recipe = Recipe.of(subject)
+    setup = TrainingSetup.of(subject)
     hardware = CATALOGUE["H100"].in_nodes_of(2)
-    expected = predict(recipe, hardware, tokens_of(subject, recipe))
+    expected = predict(setup, hardware, tokens_of(subject, setup))
     assert found is not None
     assert (found["hardware"], found["gpus"]) == ("H100", 4)
     assert found["parameters"] == expected.parameters == 8_030_261_248
@@ -72,7 +72,7 @@ def test_the_figures_are_the_plans_own() -> None:
 def test_what_cannot_fit_is_refused_with_figures_and_remedies() -> None:
     found = waiting(node("a", H100), node("b", H100), **LARGE)
     assert found.too_large is not None and not found.settled
-    needed = memory(Recipe.of(job(**LARGE)))
+    needed = memory(TrainingSetup.of(job(**LARGE)))
     for said in (
         "spec.training.microBatchSize",
         f"{needed.least / 2**30:.1f} GiB",

@@ -10,7 +10,7 @@ import pytest
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_core.plan.memory.training_memory import state_bytes
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
 
 pytestmark = pytest.mark.torch
@@ -156,8 +156,8 @@ def _stored(trainer: Any) -> int:
 def _planned(spec: dict[str, Any]) -> int:
     job = check("test", spec)
     assert isinstance(job, Job)
-    recipe = Recipe.of(job)
-    return state_bytes(recipe, recipe.stages[0])["weights"]
+    setup = TrainingSetup.of(job)
+    return state_bytes(setup, setup.stages[0])["weights"]
 
 
 def test_a_checkpoint_goes_on_with_another_expert_degree(

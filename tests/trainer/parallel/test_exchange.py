@@ -70,7 +70,7 @@ def _sums(rank: int) -> dict[str, Any]:
     import torch
 
     from llmtrain_core.layout import Layout
-    from llmtrain_core.plan.gradient_sync import Exchange
+    from llmtrain_core.plan.gradient_sync import SyncScheme
     from llmtrain_core.plan.network.communication import bus_factor
     from llmtrain_trainer.metrics.collectives import CollectiveMeter
     from llmtrain_trainer.parallel.mesh import Grid
@@ -78,7 +78,7 @@ def _sums(rank: int) -> dict[str, Any]:
 
     found = {}
     for near in (1, 2):
-        grid = Grid.build(Layout(replicate=4), "cpu", Exchange(near=near))
+        grid = Grid.build(Layout(replicate=4), "cpu", SyncScheme(replicas_per_rack=near))
         for compression in ("none", "bf16", "int8"):
             total = choose_sum(compression, grid.groups)
             random = torch.Generator().manual_seed(5)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmtrain_core.plan.network.communication import bus_factor, communication, wire_bytes
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
@@ -141,8 +141,8 @@ def test_the_plan_knows_the_bytes(
     """What is exchanged every tenth step is planned as a tenth, rounded up."""
     job = check("test", specs[way])
     assert isinstance(job, Job)
-    recipe = Recipe.of(job)
-    planned = communication(recipe)
+    setup = TrainingSetup.of(job)
+    planned = communication(setup)
     sent = {op: -(-nbytes // INNER) for op, nbytes in runs[way].sent.items()}
     assert sent == {op: calls.nbytes for (group, op), calls in planned.items() if group == "rep"}
-    assert wire_bytes(recipe, planned, "rep") == pytest.approx(_wire(runs[way]) / INNER, rel=1e-4)
+    assert wire_bytes(setup, planned, "rep") == pytest.approx(_wire(runs[way]) / INNER, rel=1e-4)

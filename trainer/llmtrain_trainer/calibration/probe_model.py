@@ -13,7 +13,7 @@ from llmtrain_core.api.job import Architecture
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.cpu.cost_model import Work, added, rank_work
 from llmtrain_core.plan.model.model_shape import shape_of
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_trainer.calibration.bench_group import Stopwatch, Task
 from llmtrain_trainer.config import RunConfig, from_spec
 from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
@@ -47,17 +47,17 @@ class Probe:
         )
 
     @property
-    def recipe(self) -> Recipe:
+    def setup(self) -> TrainingSetup:
         """The probe as the plan sees it."""
         batch = self.micro_batches * self.micro_batch * self.layout.data
-        return Recipe(
+        return TrainingSetup(
             shape_of(self.architecture), self.layout, batch, self.micro_batch, precision="float32"
         )
 
     @property
     def run(self) -> RunConfig:
         """The probe as the trainer sees it."""
-        recipe, layout = self.recipe, self.layout
+        setup, layout = self.setup, self.layout
         wire = self.architecture.model_dump(by_alias=True, exclude_none=True)
         return from_spec(
             "calibration",
@@ -66,9 +66,9 @@ class Probe:
                 "data": {"sources": [{"name": "none", "uri": "file:///none"}]},
                 "training": {
                     "steps": 1000,
-                    "globalBatchSize": recipe.global_batch,
-                    "microBatchSize": recipe.micro_batch,
-                    "precision": recipe.precision,
+                    "globalBatchSize": setup.global_batch,
+                    "microBatchSize": setup.micro_batch,
+                    "precision": setup.precision,
                 },
                 "parallelism": {
                     "tensor": layout.tensor,
@@ -84,7 +84,7 @@ class Probe:
     def work(self) -> Work:
         """What all ranks do in a step."""
         per_stage = self.layout.world_size // self.layout.pipeline
-        stages = [rank_work(self.recipe, rank) for rank in range(self.layout.pipeline)]
+        stages = [rank_work(self.setup, rank) for rank in range(self.layout.pipeline)]
         return {kind: per_stage * amount for kind, amount in added(*stages).items()}
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from llmtrain_core.layout import SHORT, Dimension, Layout
-from llmtrain_core.plan.gradient_sync import EXACT, Exchange
+from llmtrain_core.plan.gradient_sync import EXACT_SYNC, SyncScheme
 
 LONG: Mapping[str, Dimension] = {short: long for long, short in SHORT.items()}
 
@@ -43,7 +43,7 @@ class Grid:
     """Name of a process group -> short name of its dimension, or `world`."""
 
     @classmethod
-    def build(cls, layout: Layout, device: str, exchange: Exchange = EXACT) -> Grid:
+    def build(cls, layout: Layout, device: str, sync: SyncScheme = EXACT_SYNC) -> Grid:
         """Create the mesh and one process group per dimension. Collective over all ranks."""
         sizes = (
             layout.pipeline,
@@ -57,8 +57,8 @@ class Grid:
         }
         if layout.context > 1:
             groups["cp"] = _own_group(layout.groups("context"))
-        if exchange.levels(layout.replicate):
-            groups |= _rack_groups(layout, exchange.near)
+        if sync.is_hierarchical(layout.replicate):
+            groups |= _rack_groups(layout, sync.replicas_per_rack)
         expert_mesh = _expert_mesh(layout, device) if layout.expert > 1 else None
         # A dimension that spans the world reuses the default group: its own name is written last.
         labels: dict[str, str] = {}

@@ -88,7 +88,7 @@ class Trainer:
         grid: Grid | None = None,
     ) -> None:
         self.run, self.data, self.device, self.send = run, data, device, send
-        self.grid = grid or Grid.build(run.layout, device.type, run.exchange)
+        self.grid = grid or Grid.build(run.layout, device.type, run.sync)
         self.model = build_model(run, self.grid, device)
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.model, run.optimizer)

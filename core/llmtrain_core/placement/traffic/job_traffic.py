@@ -34,8 +34,8 @@ from llmtrain_core.plan.network.communication import (
 )
 from llmtrain_core.plan.network.communication import Volumes as Payloads
 from llmtrain_core.plan.network.link_speed import Network
-from llmtrain_core.plan.time.step_time import exchange_seconds, step_time
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.time.step_time import replica_sync_seconds, step_time
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job
 
 LEAST_EXPOSED = 0.25
@@ -48,87 +48,89 @@ _RINGS: tuple[Dimension, ...] = ("tensor", "context", "data", "replicate")
 def volumes_of_job(job: Job, hardware: Accelerator | None = None) -> Volumes | None:
     """Return the volumes of a job; None where nothing is known: a trainer of other make."""
     try:
-        recipe = Recipe.of(job)
+        setup = TrainingSetup.of(job)
     except PlanError:
         return None
-    return volumes_of(recipe, hardware or USUAL_GPU)
+    return volumes_of(setup, hardware or USUAL_GPU)
 
 
-def volumes_of(recipe: Recipe, hardware: Accelerator = USUAL_GPU) -> Volumes:
+def volumes_of(setup: TrainingSetup, hardware: Accelerator = USUAL_GPU) -> Volumes:
     """Return bytes per edge, direction and step of every kind with more than one rank."""
-    payloads = communication(recipe)
+    payloads = communication(setup)
     found: dict[Dimension, Volume] = {}
     for kind in _RINGS:
-        ranks = ring_size(recipe.layout, kind)
-        moved = _edge_bytes(recipe, payloads, kind)
-        routed = _routed(recipe, payloads) if kind == "data" else 0
+        ranks = ring_size(setup.layout, kind)
+        moved = _edge_bytes(setup, payloads, kind)
+        routed = _routed(setup, payloads) if kind == "data" else 0
         if ranks > 1 and moved:
-            exposed = _exposed(recipe, payloads, hardware, kind)
+            exposed = _exposed(setup, payloads, hardware, kind)
             if routed:
                 exposed = (moved * exposed + routed) / (moved + routed)
             found[kind] = Volume(moved + routed, exposed)
-    boundary, wrap = _pipeline(recipe)
+    boundary, wrap = _pipeline(setup)
     if boundary:
         found["pipeline"] = Volume(boundary)
     return Volumes(found, wrap)
 
 
-def _edge_bytes(recipe: Recipe, payloads: Payloads, kind: Dimension) -> int:
+def _edge_bytes(setup: TrainingSetup, payloads: Payloads, kind: Dimension) -> int:
     """Return the bytes on one edge of a group's ring."""
     group: Group = SHORT[kind]  # type: ignore[assignment]
-    moved = wire_bytes(recipe, payloads, group)
+    moved = wire_bytes(setup, payloads, group)
     if group == "dp":
-        moved += wire_bytes(recipe, payloads, "edp") * recipe.layout.expert
+        moved += wire_bytes(setup, payloads, "edp") * setup.layout.expert
     if group == "rep":
-        near = wire_bytes(recipe, payloads, "rep-near")
-        far = wire_bytes(recipe, payloads, "rep-far") * recipe.exchange.near
+        near = wire_bytes(setup, payloads, "rep-near")
+        far = wire_bytes(setup, payloads, "rep-far") * setup.sync.replicas_per_rack
         moved += max(near, far)
     return int(moved)
 
 
-def _routed(recipe: Recipe, payloads: Payloads) -> int:
+def _routed(setup: TrainingSetup, payloads: Payloads) -> int:
     """Return bytes between experts' ranks on the average edge of the ring of data ranks."""
-    sent, ranks = payloads.get(("ep", "all_to_all")), recipe.layout.expert
+    sent, ranks = payloads.get(("ep", "all_to_all")), setup.layout.expert
     return sent.nbytes * (ranks**2 - 1) // (6 * ranks) if sent else 0
 
 
-def _pipeline(recipe: Recipe) -> tuple[int, int]:
+def _pipeline(setup: TrainingSetup) -> tuple[int, int]:
     """Return bytes over a boundary, and between the last and the first rank.
 
     Looped, rank 0 holds v chunks: it sends v hidden states to rank 1, and v - 1 gradients back to
     the last rank. In V shape or with one chunk, all that it sends goes to rank 1. A tied embedding
     goes to the last rank.
     """
-    sent = stage_communication(recipe, 0).get(("pp", "send"))
+    sent = stage_communication(setup, 0).get(("pp", "send"))
     if sent is None:
         return 0, 0
-    chunks, tied = recipe.chunks, tied_bytes(recipe)
+    chunks, tied = setup.chunks, tied_bytes(setup)
     hidden = sent.nbytes - tied
-    if chunks == 1 or recipe.schedule in V_SHAPED:
+    if chunks == 1 or setup.schedule in V_SHAPED:
         return hidden, tied
     each = hidden // (2 * chunks - 1)
     return each * chunks, each * (chunks - 1) + tied
 
 
-def _exposed(recipe: Recipe, payloads: Payloads, hardware: Accelerator, kind: Dimension) -> float:
+def _exposed(
+    setup: TrainingSetup, payloads: Payloads, hardware: Accelerator, kind: Dimension
+) -> float:
     """Return the exposed share of data and replicate traffic; the others stall the step in full."""
     if kind not in {"data", "replicate"}:
         return 1.0
     group: Group = SHORT[kind]  # type: ignore[assignment]
     constants = constants_of(hardware.name)
     try:
-        shown = step_time(recipe, hardware, constants).exposed.get(group, 0.0)
+        shown = step_time(setup, hardware, constants).exposed.get(group, 0.0)
     except PlanError:  # no matrix units of that precision: nothing is known of what hides
         return 1.0
     network = Network(
         hardware,
-        recipe.layout,
+        setup.layout,
         constants.link_efficiency,
         constants.nic_efficiency,
-        exchange=recipe.exchange,
+        sync=setup.sync,
     )
     if group == "rep":
-        whole = exchange_seconds(payloads, network)
+        whole = replica_sync_seconds(payloads, network)
     else:
         whole = sum(
             network.seconds(group, operation, calls.nbytes, calls.count)

@@ -22,7 +22,7 @@ from llmtrain_core.plan.network.communication import (
     stage_communication,
 )
 from llmtrain_core.plan.time.step_time import between_bytes, layer_weights
-from llmtrain_core.plan.training_setup import COMPUTE_BYTES, Recipe
+from llmtrain_core.plan.training_setup import COMPUTE_BYTES, TrainingSetup
 
 PRECISION = "float32"
 """The type that prices are measured in."""
@@ -115,34 +115,34 @@ class ProcessorStep:
     """Wall-clock time, nothing else running."""
 
 
-def processor_step(recipe: Recipe, processor: Processor) -> ProcessorStep:
+def processor_step(setup: TrainingSetup, processor: Processor) -> ProcessorStep:
     """Return the time of one step. Raises PlanError for what calibrations do not measure.
 
     With more ranks than cores, whatever rank is ready takes a core that waits, so the cores are
     busy; with fewer, the slowest stage and the bubble set the pace.
     """
-    layout = recipe.layout
-    cpu = tuple(processor.seconds(rank_work(recipe, rank)) for rank in range(layout.pipeline))
+    layout = setup.layout
+    cpu = tuple(processor.seconds(rank_work(setup, rank)) for rank in range(layout.pipeline))
     whole = sum(cpu) * (layout.world_size // layout.pipeline)
-    idle = idle_units(recipe.schedule, layout.pipeline, recipe.micro_batches)
-    stretch = 1 + idle / (FORWARD_AND_BACKWARD * recipe.micro_batches)
+    idle = idle_units(setup.schedule, layout.pipeline, setup.micro_batches)
+    stretch = 1 + idle / (FORWARD_AND_BACKWARD * setup.micro_batches)
     wall = max(max(cpu) * stretch, whole / min(processor.cores, layout.world_size))
     return ProcessorStep(cpu, whole, wall)
 
 
-def rank_work(recipe: Recipe, rank: int) -> dict[str, float]:
+def rank_work(setup: TrainingSetup, rank: int) -> dict[str, float]:
     """Return what one rank of pipeline stage `rank` does in a step."""
-    _require_measured(recipe)
-    stage, volumes = recipe.stages[rank], stage_communication(recipe, rank)
-    work = {**_compute(recipe, stage), **_shards(recipe, stage)}
+    _require_measured(setup)
+    stage, volumes = setup.stages[rank], stage_communication(setup, rank)
+    work = {**_compute(setup, stage), **_shards(setup, stage)}
     for (group, operation), calls in volumes.items():
         if operation in _HOPS:
-            ranks = group_sizes(recipe)[group]
+            ranks = group_sizes(setup)[group]
             moved = collective_work(operation, ranks, calls.count, calls.nbytes)
             work = added(work, moved)
         if group == "dp":
             work = added(work, {"exchanged": calls.nbytes})
-    layout, micro_batches = recipe.layout, recipe.micro_batches
+    layout, micro_batches = setup.layout, setup.micro_batches
     if layout.tensor > 1:
         work["tensorLayers"] = micro_batches * stage.layers
         work["tensorLosses"] = micro_batches * stage.predicts
@@ -170,16 +170,16 @@ def added(*works: Work) -> dict[str, float]:
     }
 
 
-def _compute(recipe: Recipe, stage: Stage) -> dict[str, float]:
+def _compute(setup: TrainingSetup, stage: Stage) -> dict[str, float]:
     """Passes through layers and ends; recomputing repeats a forward pass, a third of both."""
-    shape, tensor, micro_batches = recipe.shape, recipe.layout.tensor, recipe.micro_batches
-    again = 1 + recipe.recomputed / 3
-    runs, tokens = micro_batches * stage.layers, recipe.local_tokens
+    shape, tensor, micro_batches = setup.shape, setup.layout.tensor, setup.micro_batches
+    again = 1 + setup.recomputed / 3
+    runs, tokens = micro_batches * stage.layers, setup.local_tokens
     each = 6 if shape.adapters is None else 4  # frozen weights have no gradient
     layer = each * tokens * sum(layer_weights(shape)) / tensor
     logits = micro_batches * stage.predicts * tokens * shape.vocab_size / tensor
     scores = 6 * tokens * shape.sequence_length * shape.query_width / tensor
-    moved = 3 * tokens * between_bytes(shape, COMPUTE_BYTES[recipe.precision]) / tensor
+    moved = 3 * tokens * between_bytes(shape, COMPUTE_BYTES[setup.precision]) / tensor
     return {
         "passes": micro_batches,
         "layers": again * runs,
@@ -190,18 +190,18 @@ def _compute(recipe: Recipe, stage: Stage) -> dict[str, float]:
     }
 
 
-def _shards(recipe: Recipe, stage: Stage) -> dict[str, float]:
+def _shards(setup: TrainingSetup, stage: Stage) -> dict[str, float]:
     """What FSDP and the optimizer do, also with one data rank: there is one path for all."""
-    units = recipe.units(stage)
-    again = recipe.micro_batches * units.layers if recipe.layout.pipeline == 1 else 0
+    units = setup.units(stage)
+    again = setup.micro_batches * units.layers if setup.layout.pipeline == 1 else 0
     gathers, scatters = units.count + again, units.learnt.count
     return {
         "steps": 1,
         "updates": units.layers,
-        "parameters": units.learnt.sharded(recipe.shard_ranks),
-        "accumulated": recipe.micro_batches * units.learnt.size,
+        "parameters": units.learnt.sharded(setup.shard_ranks),
+        "accumulated": setup.micro_batches * units.learnt.size,
         "scatters": scatters,
-        "exchanges": gathers + scatters if recipe.shard_ranks > 1 else 0,
+        "exchanges": gathers + scatters if setup.shard_ranks > 1 else 0,
     }
 
 
@@ -219,18 +219,18 @@ def _tensor_copies(volumes: Volumes) -> float:
     )
 
 
-def _require_measured(recipe: Recipe) -> None:
-    if recipe.precision != PRECISION:
+def _require_measured(setup: TrainingSetup) -> None:
+    if setup.precision != PRECISION:
         raise PlanError(
-            f"the time of {recipe.precision} on a CPU is not calibrated", f"use {PRECISION}"
+            f"the time of {setup.precision} on a CPU is not calibrated", f"use {PRECISION}"
         )
-    if recipe.layout.context > 1 or recipe.layout.replicate > 1:
+    if setup.layout.context > 1 or setup.layout.replicate > 1:
         raise PlanError("context and replica ranks on a CPU are not calibrated", "use degree 1")
-    if recipe.shape.experts > 1:
+    if setup.shape.experts > 1:
         raise PlanError("experts on a CPU are not calibrated", "plan for a GPU with --gpu")
-    if recipe.schedule not in ONE_STAGE:
-        raise PlanError(f"{recipe.schedule} on a CPU is not calibrated", "use 1F1B or GPipe")
-    if recipe.checkpointing == "selective" or recipe.kernels != "eager":
+    if setup.schedule not in ONE_STAGE:
+        raise PlanError(f"{setup.schedule} on a CPU is not calibrated", "use 1F1B or GPipe")
+    if setup.checkpointing == "selective" or setup.kernels != "eager":
         raise PlanError(
             "selective recomputation and compilation on a CPU are not calibrated",
             "use full recomputation or none, and do not compile",

@@ -8,7 +8,7 @@ s b h (16 + 8 f / h). Sequence parallelism divides what lies between the tensor-
 
 from __future__ import annotations
 
-from llmtrain_core.plan.model.model_shape import Shape
+from llmtrain_core.plan.model.model_shape import ModelShape
 from llmtrain_core.plan.model.parameters import Stage
 from llmtrain_core.plan.training_setup import Checkpointing, Kernels
 
@@ -17,7 +17,7 @@ INDEX = 8
 
 
 def block_bytes_per_token(
-    shape: Shape, tensor: int, compute: int, checkpointing: Checkpointing, kernels: Kernels
+    shape: ModelShape, tensor: int, compute: int, checkpointing: Checkpointing, kernels: Kernels
 ) -> float:
     """Return what one layer keeps per token of its tensor group, on each rank of it.
 
@@ -43,7 +43,7 @@ def block_bytes_per_token(
     return (norms + parts + inputs + ffn_bytes(shape, compute, kernels)) / tensor + whole
 
 
-def attention_bytes(shape: Shape, compute: int) -> float:
+def attention_bytes(shape: ModelShape, compute: int) -> float:
     """Return query, key, value, mixed values and the log-sum-exp of flash attention.
 
     Without flash attention the scores would add 5 a s / h (Korthikanti et al., table 2).
@@ -52,7 +52,7 @@ def attention_bytes(shape: Shape, compute: int) -> float:
     return compute * projections + FLOAT32 * shape.heads
 
 
-def ffn_bytes(shape: Shape, compute: int, kernels: Kernels) -> float:
+def ffn_bytes(shape: ModelShape, compute: int, kernels: Kernels) -> float:
     """Return the inner activations: gate, its activation, up and their product, of each expert.
 
     A fused or compiled gate does not keep the activation. Ungated: before and after it.
@@ -61,7 +61,7 @@ def ffn_bytes(shape: Shape, compute: int, kernels: Kernels) -> float:
     return compute * shape.ffn_size * tensors * shape.experts_per_token
 
 
-def routed_bytes(shape: Shape, compute: int) -> float:
+def routed_bytes(shape: ModelShape, compute: int) -> float:
     """Return what a mixture of experts keeps beside them, on every rank of a tensor group.
 
     For each visit the row as the expert gets it and its answer, and where it came from and went
@@ -73,7 +73,7 @@ def routed_bytes(shape: Shape, compute: int) -> float:
     return shape.experts_per_token * visit + FLOAT32 * shape.experts
 
 
-def norm_bytes(shape: Shape, compute: int) -> float:
+def norm_bytes(shape: ModelShape, compute: int) -> float:
     """Return what a norm of the residual stream keeps; LayerNorm, its input, mean and scale."""
     if shape.norm == "layer":
         return compute * shape.hidden_size + 2 * FLOAT32
@@ -89,7 +89,7 @@ def rms_norm_bytes(width: int, compute: int) -> float:
     return compute * width + FLOAT32
 
 
-def gathered_input_bytes(shape: Shape, tensor: int, compute: int) -> float:
+def gathered_input_bytes(shape: ModelShape, tensor: int, compute: int) -> float:
     """Return the extra of inputs that are kept gathered: products hold the whole sequence.
 
     Two regions, each with the share of the other t - 1 ranks; Megatron-LM gathers again instead.
@@ -97,7 +97,7 @@ def gathered_input_bytes(shape: Shape, tensor: int, compute: int) -> float:
     return 2 * compute * shape.hidden_size * (tensor - 1) / tensor
 
 
-def boundary_bytes_per_token(shape: Shape, tensor: int, compute: int, stage: Stage) -> float:
+def boundary_bytes_per_token(shape: ModelShape, tensor: int, compute: int, stage: Stage) -> float:
     """Return what the ends of the model keep: the final norm and the input of the output."""
     if not stage.predicts:
         return 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmtrain_core.plan.model.parameters import count_parameters
-from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Recipe
+from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, TrainingSetup
 
 SMALL_VOCABULARY = 2**16
 """Token numbers below this are stored in two bytes, above in four."""
@@ -30,13 +30,13 @@ def token_bytes(vocabulary: int) -> int:
     return 2 if vocabulary <= SMALL_VOCABULARY else 4
 
 
-def storage(recipe: Recipe, tokens: int, keep: int = 2) -> Storage:
+def storage(setup: TrainingSetup, tokens: int, keep: int = 2) -> Storage:
     """Return what a run reads and writes; `keep` complete checkpoints are kept."""
-    parameters = count_parameters(recipe.shape).total
-    one = 3 * MASTER_BYTES[recipe.precision] * count_parameters(recipe.shape).learning
+    parameters = count_parameters(setup.shape).total
+    one = 3 * MASTER_BYTES[setup.precision] * count_parameters(setup.shape).learning
     return Storage(
-        tokens=tokens * token_bytes(recipe.shape.vocab_size),
+        tokens=tokens * token_bytes(setup.shape.vocab_size),
         checkpoint=one,
         checkpoints=one * (keep + 1),
-        export=COMPUTE_BYTES[recipe.precision] * parameters,
+        export=COMPUTE_BYTES[setup.precision] * parameters,
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from llmtrain_core.errors import PlanError
 from llmtrain_core.plan.hardware import PRODUCT_LABELS, Accelerator, accelerator_of
 from llmtrain_core.plan.memory.training_memory import memory
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job
 
@@ -26,7 +26,7 @@ def least_memory(job: Job) -> int:
     if workers.command is not None or workers.gpu_resource not in WHOLE_GPUS:
         return 0
     try:
-        return memory(Recipe.of(job)).least
+        return memory(TrainingSetup.of(job)).least
     except PlanError:
         return 0
 

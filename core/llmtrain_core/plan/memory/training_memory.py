@@ -1,6 +1,6 @@
 """GPU memory by part, in bytes, of the rank that needs the most.
 
-State: stored weights, gradients and the two Adam moments (with what copies keep for their exchange:
+State: stored weights, gradients and the two Adam moments (with what copies keep for their sync:
 `llmtrain_core.plan.gradient_sync`). For fsdp2 each is 32 bits and sharded
 over the data ranks: 16 bytes a parameter over d. For zero1, 16-bit weights and 32-bit gradients
 stay whole and the 32-bit master weights and moments are sharded: 6 + 12 / d (Rajbhandari et al.,
@@ -19,7 +19,12 @@ from llmtrain_core.pipeline_schedules import peak_micro_batches
 from llmtrain_core.plan.gradient_sync import state_values
 from llmtrain_core.plan.memory.activations import block_bytes_per_token, boundary_bytes_per_token
 from llmtrain_core.plan.model.parameters import Stage, size
-from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Checkpointing, Recipe
+from llmtrain_core.plan.training_setup import (
+    COMPUTE_BYTES,
+    MASTER_BYTES,
+    Checkpointing,
+    TrainingSetup,
+)
 
 FRAGMENTATION = 0.05
 """Share added for what the allocator cannot use once memory is short; before, it reserves more."""
@@ -56,44 +61,44 @@ class Memory:
         return self.total - margins
 
 
-def memory(recipe: Recipe, capacity: int = 0) -> Memory:
+def memory(setup: TrainingSetup, capacity: int = 0) -> Memory:
     """Return the memory of the rank that needs the most, on a GPU with `capacity` bytes."""
-    ranks = [stage_memory(recipe, index) for index in recipe.kinds]
+    ranks = [stage_memory(setup, index) for index in setup.kinds]
     return Memory(max(ranks, key=lambda parts: sum(parts.values())), capacity)
 
 
-def stage_memory(recipe: Recipe, rank: int) -> dict[str, int]:
+def stage_memory(setup: TrainingSetup, rank: int) -> dict[str, int]:
     """Return bytes by part on one pipeline rank, at the fullest moment of the last micro-batch."""
-    moments = _moments(recipe, recipe.stages[rank], rank)
+    moments = _moments(setup, setup.stages[rank], rank)
     parts = max(moments, key=lambda moment: sum(moment.values()))
     margin = int(FRAGMENTATION * sum(parts.values()))
     return {**parts, "runtime": RUNTIME_BYTES, "fragmentation": margin}
 
 
-def _moments(recipe: Recipe, stage: Stage, rank: int) -> Iterator[dict[str, int]]:
+def _moments(setup: TrainingSetup, stage: Stage, rank: int) -> Iterator[dict[str, int]]:
     """Yield what is there when a backward pass begins, in its first layer, and at the end.
 
     Where all micro-batches are in flight before the first backward pass, there is no gradient yet;
     there is one when a micro-batch fewer is in flight.
     """
-    state = state_bytes(recipe, stage)
-    gathered = _gathered(recipe, stage, state["gradients"])
-    layer, flying = _layer_bytes(recipe, "none"), _in_flight(recipe, rank)
-    again = layer if recipe.checkpointing != "none" else 0
+    state = state_bytes(setup, stage)
+    gathered = _gathered(setup, stage, state["gradients"])
+    layer, flying = _layer_bytes(setup, "none"), _in_flight(setup, rank)
+    again = layer if setup.checkpointing != "none" else 0
     begins = [(flying, gathered.gradients_before)]
-    if flying >= recipe.micro_batches and recipe.sharding == "fsdp2":
+    if flying >= setup.micro_batches and setup.sharding == "fsdp2":
         begins = [(flying, 0)]
         if flying > 1:
             begins.append((flying - 1, gathered.gradients_before))
     for micro_batches, gradients in begins:
-        kept = activation_bytes(recipe, stage, micro_batches)
-        waiting = _waiting_bytes(recipe, stage, micro_batches)
+        kept = activation_bytes(setup, stage, micro_batches)
+        waiting = _waiting_bytes(setup, stage, micro_batches)
         yield {
             **state,
             "gradients": gradients,
             "gathered": gathered.at_loss,
             "activations": kept,
-            "logits": _loss_bytes(recipe, stage) + waiting,
+            "logits": _loss_bytes(setup, stage) + waiting,
         }
         yield {
             **state,
@@ -124,7 +129,7 @@ class _Gathered:
     """The layer's new gradient included."""
 
 
-def _gathered(recipe: Recipe, stage: Stage, shards: int) -> _Gathered:
+def _gathered(setup: TrainingSetup, stage: Stage, shards: int) -> _Gathered:
     """Return what FSDP holds whole, `shards` bytes of gradients apart; others fetch nothing.
 
     With one micro-batch and no pipeline: the ends of the model, which stay gathered, the block at
@@ -133,42 +138,42 @@ def _gathered(recipe: Recipe, stage: Stage, shards: int) -> _Gathered:
     because ranks synchronise once a step; without a pipeline layers are given back after the
     forward pass all the same.
     """
-    units = recipe.units(stage)
-    compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
-    several = recipe.layout.pipeline > 1 or recipe.micro_batches > 1
-    if recipe.sharding != "fsdp2" or (recipe.shard_ranks == 1 and compute == master):
+    units = setup.units(stage)
+    compute, master = COMPUTE_BYTES[setup.precision], MASTER_BYTES[setup.precision]
+    several = setup.layout.pipeline > 1 or setup.micro_batches > 1
+    if setup.sharding != "fsdp2" or (setup.shard_ranks == 1 and compute == master):
         return _Gathered(shards, shards, 0, 0, 0)  # nothing to fetch or to convert
     ends, learnt = compute * size(units.ends), units.learnt
     working = ends + compute * min(2, units.layers) * units.layer
     made = compute * max(size(learnt.block), size(learnt.experts), size(learnt.ends))
-    if not several or recipe.syncs_always:
+    if not several or setup.syncs_always:
         return _Gathered(shards, shards, ends, working, working + made)
     whole, all_ = master * learnt.size, compute * units.size
-    if recipe.layout.pipeline > 1:
+    if setup.layout.pipeline > 1:
         return _Gathered(whole, whole, all_, all_, all_ + made)
     return _Gathered(whole, whole, ends, working, all_ + made)
 
 
-def state_bytes(recipe: Recipe, stage: Stage) -> dict[str, int]:
+def state_bytes(setup: TrainingSetup, stage: Stage) -> dict[str, int]:
     """Return exact bytes of weights, gradients and optimizer state of the fullest data rank.
 
     Frozen weights have neither gradients nor moments.
     """
-    units = recipe.units(stage)
+    units = setup.units(stage)
     whole = units.size
-    master, compute = MASTER_BYTES[recipe.precision], COMPUTE_BYTES[recipe.precision]
-    if recipe.sharding == "fsdp2":
-        shard = units.sharded(recipe.shard_ranks)
+    master, compute = MASTER_BYTES[setup.precision], COMPUTE_BYTES[setup.precision]
+    if setup.sharding == "fsdp2":
+        shard = units.sharded(setup.shard_ranks)
         learnt, moved = (
-            each(recipe.shard_ranks) for each in (units.learnt.sharded, units.learnt.updated)
+            each(setup.shard_ranks) for each in (units.learnt.sharded, units.learnt.updated)
         )
-        kept = state_values(recipe.exchange, learnt, recipe.layout.replicate)
+        kept = state_values(setup.sync, learnt, setup.layout.replicate)
         return {
             "weights": master * shard,
             "gradients": master * learnt,
             "optimizer": master * (2 * moved + kept),
         }
-    ranks = recipe.shard_ranks * recipe.layout.replicate if recipe.sharding == "zero1" else 1
+    ranks = setup.shard_ranks * setup.layout.replicate if setup.sharding == "zero1" else 1
     moments = 2 * master + (master if compute < master else 0)
     # one flat buffer, dealt out in equal parts
     return {
@@ -178,49 +183,49 @@ def state_bytes(recipe: Recipe, stage: Stage) -> dict[str, int]:
     }
 
 
-def activation_bytes(recipe: Recipe, stage: Stage, micro_batches: float) -> int:
+def activation_bytes(setup: TrainingSetup, stage: Stage, micro_batches: float) -> int:
     """Return bytes kept for the backward passes of so many micro-batches in flight.
 
     Under full recomputation a layer keeps its input only.
     """
-    tokens, tensor = recipe.local_tokens, recipe.layout.tensor
-    compute = COMPUTE_BYTES[recipe.precision]
-    per_layer = _layer_bytes(recipe, recipe.checkpointing)
-    ends = boundary_bytes_per_token(recipe.shape, tensor, compute, stage)
+    tokens, tensor = setup.local_tokens, setup.layout.tensor
+    compute = COMPUTE_BYTES[setup.precision]
+    per_layer = _layer_bytes(setup, setup.checkpointing)
+    ends = boundary_bytes_per_token(setup.shape, tensor, compute, stage)
     return int(micro_batches * (stage.layers * per_layer + tokens * ends))
 
 
-def _in_flight(recipe: Recipe, rank: int) -> float:
+def _in_flight(setup: TrainingSetup, rank: int) -> float:
     """Return the micro-batches of which a pipeline rank keeps activations at most."""
     return peak_micro_batches(
-        recipe.schedule, recipe.layout.pipeline, recipe.micro_batches, recipe.chunks, rank
+        setup.schedule, setup.layout.pipeline, setup.micro_batches, setup.chunks, rank
     )
 
 
-def _layer_bytes(recipe: Recipe, checkpointing: Checkpointing) -> int:
+def _layer_bytes(setup: TrainingSetup, checkpointing: Checkpointing) -> int:
     """Return bytes that one layer keeps of one micro-batch."""
-    compute, tensor = COMPUTE_BYTES[recipe.precision], recipe.layout.tensor
-    each = block_bytes_per_token(recipe.shape, tensor, compute, checkpointing, recipe.kernels)
-    return int(recipe.local_tokens * each)
+    compute, tensor = COMPUTE_BYTES[setup.precision], setup.layout.tensor
+    each = block_bytes_per_token(setup.shape, tensor, compute, checkpointing, setup.kernels)
+    return int(setup.local_tokens * each)
 
 
-def _loss_bytes(recipe: Recipe, stage: Stage) -> int:
+def _loss_bytes(setup: TrainingSetup, stage: Stage) -> int:
     """Return the peak around the loss of one micro-batch."""
-    wide = MASTER_BYTES[recipe.precision]
+    wide = MASTER_BYTES[setup.precision]
     at_peak = LOGITS_BYTES if wide == 4 else 3 * wide
-    return at_peak * _logits(recipe) if stage.predicts else 0
+    return at_peak * _logits(setup) if stage.predicts else 0
 
 
-def _waiting_bytes(recipe: Recipe, stage: Stage, micro_batches: float) -> int:
+def _waiting_bytes(setup: TrainingSetup, stage: Stage, micro_batches: float) -> int:
     """Return the log-softmax that others of the micro-batches in flight keep: with GPipe."""
-    if not stage.predicts or recipe.layout.pipeline == 1 or recipe.schedule != "GPipe":
+    if not stage.predicts or setup.layout.pipeline == 1 or setup.schedule != "GPipe":
         return 0
-    return int(MASTER_BYTES[recipe.precision] * (micro_batches - 1) * _logits(recipe))
+    return int(MASTER_BYTES[setup.precision] * (micro_batches - 1) * _logits(setup))
 
 
-def _logits(recipe: Recipe) -> int:
+def _logits(setup: TrainingSetup) -> int:
     """Return the logits of one micro-batch on one tensor rank."""
-    return recipe.local_tokens * -(-recipe.shape.vocab_size // recipe.layout.tensor)
+    return setup.local_tokens * -(-setup.shape.vocab_size // setup.layout.tensor)
 
 
 def binary(nbytes: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_core.plan.model.model_shape import Shape, shape_of
+from llmtrain_core.plan.model.model_shape import ModelShape, shape_of
 from llmtrain_core.plan.model.parameters import count_parameters
 
 Convention = Literal["full-attention", "causal-attention"]
@@ -19,7 +19,9 @@ appendix B; nanoGPT, torchtitan). `causal-attention` counts the unmasked half on
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
-def training_flops_per_token(architecture: Architecture | Shape, convention: Convention) -> int:
+def training_flops_per_token(
+    architecture: Architecture | ModelShape, convention: Convention
+) -> int:
     """Return FLOPs (multiply and add are two) of one forward and backward pass per token.
 
     6 N' for the weight products (2 forward, 4 backward) plus, per layer, 12 T Q for scores and

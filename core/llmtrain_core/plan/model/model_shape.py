@@ -27,7 +27,7 @@ class Adapters:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """Sizes of a decoder. All are counts; a plan never needs the weights."""
 
     layers: int
@@ -70,11 +70,11 @@ class Shape:
         """Width of all key heads together; values have the same."""
         return self.kv_heads * self.head_width
 
-    def with_adapters(self, rank: int, targets: Iterable[str]) -> Shape:
+    def with_adapters(self, rank: int, targets: Iterable[str]) -> ModelShape:
         """Return the same model with adapters beside frozen weights."""
         return replace(self, adapters=Adapters(rank, tuple(sorted(targets))))
 
-    def with_length(self, sequence_length: int) -> Shape:
+    def with_length(self, sequence_length: int) -> ModelShape:
         """Return the same model trained on sequences of another length.
 
         Raises PlanError for more than its position embedding has rows.
@@ -88,11 +88,11 @@ class Shape:
         return replace(self, sequence_length=sequence_length)
 
 
-def shape_of(architecture: Architecture | Shape) -> Shape:
+def shape_of(architecture: Architecture | ModelShape) -> ModelShape:
     """Return the shape of an architecture of the API; a shape is its own."""
-    if isinstance(architecture, Shape):
+    if isinstance(architecture, ModelShape):
         return architecture
-    return Shape(
+    return ModelShape(
         layers=architecture.layers,
         hidden_size=architecture.hidden_size,
         heads=architecture.heads,
@@ -116,9 +116,9 @@ def shape_of(architecture: Architecture | Shape) -> Shape:
     )
 
 
-def gpt(layers: int, hidden: int, heads: int, vocab: int = 50257, length: int = 2048) -> Shape:
+def gpt(layers: int, hidden: int, heads: int, vocab: int = 50257, length: int = 2048) -> ModelShape:
     """Return a GPT-2 or GPT-3 style shape (Brown et al., 2020, arXiv:2005.14165, table 2.1)."""
-    return Shape(
+    return ModelShape(
         layers=layers,
         hidden_size=hidden,
         heads=heads,
@@ -135,9 +135,9 @@ def gpt(layers: int, hidden: int, heads: int, vocab: int = 50257, length: int = 
     )
 
 
-def _nemotron4(layers: int, hidden: int, heads: int, kv_heads: int, ffn: int) -> Shape:
+def _nemotron4(layers: int, hidden: int, heads: int, kv_heads: int, ffn: int) -> ModelShape:
     """Squared ReLU, rotary positions, LayerNorm, untied (arXiv:2402.16819, 2406.11704)."""
-    return Shape(
+    return ModelShape(
         layers=layers,
         hidden_size=hidden,
         heads=heads,
@@ -151,7 +151,7 @@ def _nemotron4(layers: int, hidden: int, heads: int, kv_heads: int, ffn: int) ->
     )
 
 
-SHAPES: Mapping[str, Shape] = MappingProxyType(
+SHAPES: Mapping[str, ModelShape] = MappingProxyType(
     {
         **{name: shape_of(architecture) for name, architecture in PRESETS.items()},
         # With the published vocabularies, which the presets fill up.
@@ -168,7 +168,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 """Every model that a plan knows by name: the presets of the API and plan-only shapes."""
 
 
-def shape_named(name: str) -> Shape:
+def shape_named(name: str) -> ModelShape:
     """Return a model by name. Raises PlanError for an unknown one."""
     if name in SHAPES:
         return SHAPES[name]

@@ -9,7 +9,7 @@ from math import prod
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_core.pipeline_schedules import Schedule, stage_numbers
-from llmtrain_core.plan.model.model_shape import Shape, shape_of
+from llmtrain_core.plan.model.model_shape import ModelShape, shape_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def stages(
     return tuple(found)
 
 
-def count_parameters(model: Architecture | Shape) -> ParameterCount:
+def count_parameters(model: Architecture | ModelShape) -> ParameterCount:
     """Return the exact parameter count of a whole model."""
     shape = shape_of(model)
     block = (*block_tensors(shape), *expert_tensors(shape))
@@ -141,7 +141,7 @@ def count_parameters(model: Architecture | Shape) -> ParameterCount:
 
 
 @cache
-def block_tensors(shape: Shape, tensor: int = 1) -> tuple[Tensor, ...]:
+def block_tensors(shape: ModelShape, tensor: int = 1) -> tuple[Tensor, ...]:
     """Return the parameters of one layer on one of `tensor` ranks, experts left out.
 
     Query, key, value, gate and up are split by rows of (out, in); output and down by columns; their
@@ -173,7 +173,7 @@ def block_tensors(shape: Shape, tensor: int = 1) -> tuple[Tensor, ...]:
     return (*_frozen(shape, found), *adapter_tensors(shape, tensor))
 
 
-def adapter_tensors(shape: Shape, tensor: int = 1) -> Iterator[Tensor]:
+def adapter_tensors(shape: ModelShape, tensor: int = 1) -> Iterator[Tensor]:
     """Yield the adapters of one layer on one of `tensor` ranks: A (rank, in) and B (out, rank).
 
     Beside a product split by rows of its weight, B is split like it and A is common; beside one
@@ -199,13 +199,13 @@ def adapter_tensors(shape: Shape, tensor: int = 1) -> Iterator[Tensor]:
             yield Tensor(f"lora.{target}.b", (hidden, rank), replicated=True)
 
 
-def _frozen(shape: Shape, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+def _frozen(shape: ModelShape, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield the model's own tensors; beside adapters they do not learn."""
     return (replace(tensor, frozen=shape.adapters is not None) for tensor in tensors)
 
 
 @cache
-def expert_tensors(shape: Shape, tensor: int = 1, expert: int = 1) -> tuple[Tensor, ...]:
+def expert_tensors(shape: ModelShape, tensor: int = 1, expert: int = 1) -> tuple[Tensor, ...]:
     """Return the experts of one layer on one of `tensor` ranks and one of `expert` ranks.
 
     Stacked; FSDP shards them along the hidden size, which therefore comes first.
@@ -219,7 +219,7 @@ def expert_tensors(shape: Shape, tensor: int = 1, expert: int = 1) -> tuple[Tens
 
 @cache
 def end_tensors(
-    shape: Shape,
+    shape: ModelShape,
     tensor: int = 1,
     *,
     embeds: bool = True,
@@ -247,7 +247,7 @@ def end_tensors(
     return tuple(_frozen(shape, found))
 
 
-def _norm(shape: Shape, name: str) -> list[Tensor]:
+def _norm(shape: ModelShape, name: str) -> list[Tensor]:
     scale = Tensor(f"{name}.scale", (shape.hidden_size,), replicated=True)
     shift = Tensor(f"{name}.shift", (shape.hidden_size,), replicated=True)
     return [scale] if shape.norm == "rms" else [scale, shift]
@@ -294,7 +294,7 @@ class Units:
 
 
 @cache
-def stage_units(shape: Shape, stage: Stage, tensor: int = 1, expert: int = 1) -> Units:
+def stage_units(shape: ModelShape, stage: Stage, tensor: int = 1, expert: int = 1) -> Units:
     """Return what one tensor- and expert-parallel rank of a stage works with."""
     block, experts = block_tensors(shape, tensor), expert_tensors(shape, tensor, expert)
     ends = end_tensors(

@@ -20,14 +20,14 @@ from itertools import pairwise
 from typing import Literal
 
 from llmtrain_core.pipeline_schedules import Schedule, stage_numbers
-from llmtrain_core.plan.gradient_sync import ExchangeGroup, ExchangeOperation, exchange_calls
+from llmtrain_core.plan.gradient_sync import ReplicaGroup, ReplicaOperation, sync_calls
 from llmtrain_core.plan.model.parameters import Stage, end_tensors, sharded
-from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Recipe
+from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, TrainingSetup
 
 Group = Literal["tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp"]
 GROUPS: tuple[Group, ...] = ("tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp")
 """`ep`: ranks that deal the experts out; `edp`: data and context ranks that hold the same ones."""
-COPIES: tuple[ExchangeGroup, ...] = ("rep", "rep-near", "rep-far")
+REPLICA_GROUPS: tuple[ReplicaGroup, ...] = ("rep", "rep-near", "rep-far")
 """The groups of the replicate dimension: all copies, or inside racks and between them."""
 Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv"]
 
@@ -51,20 +51,20 @@ class Calls:
 Volumes = Mapping[tuple[Group, Operation], Calls]
 
 
-def communication(recipe: Recipe) -> Volumes:
+def communication(setup: TrainingSetup) -> Volumes:
     """Return the calls of the busiest pipeline rank for each kind of collective."""
     worst: dict[tuple[Group, Operation], Calls] = {}
-    for rank in recipe.kinds:
-        for key, calls in stage_communication(recipe, rank).items():
+    for rank in setup.kinds:
+        for key, calls in stage_communication(setup, rank).items():
             worst[key] = max(worst.get(key, calls), calls, key=lambda c: c.nbytes)
     return worst
 
 
-def stage_communication(recipe: Recipe, rank: int) -> dict[tuple[Group, Operation], Calls]:
+def stage_communication(setup: TrainingSetup, rank: int) -> dict[tuple[Group, Operation], Calls]:
     """Return the calls of one pipeline rank and step, for every group with more than one rank."""
     found: dict[tuple[Group, Operation], Calls] = {}
-    sizes = group_sizes(recipe)
-    for group, operation, calls in _all(recipe, recipe.stages[rank], rank):
+    sizes = group_sizes(setup)
+    for group, operation, calls in _all(setup, setup.stages[rank], rank):
         if sizes[group] > 1 and calls.count:
             key = (group, operation)
             found[key] = found.get(key, Calls(0, 0)) + calls
@@ -76,9 +76,9 @@ def bytes_per_step(volumes: Volumes, group: Group) -> int:
     return sum(c.nbytes for (g, op), c in volumes.items() if g == group and op != "recv")
 
 
-def wire_bytes(recipe: Recipe, volumes: Volumes, group: Group) -> float:
+def wire_bytes(setup: TrainingSetup, volumes: Volumes, group: Group) -> float:
     """Return the bytes that a rank sends in a group, all operations together."""
-    ranks = group_sizes(recipe)[group]
+    ranks = group_sizes(setup)[group]
     return sum(
         calls.nbytes * bus_factor(operation, ranks)
         for (kind, operation), calls in volumes.items()
@@ -95,9 +95,9 @@ def bus_factor(operation: str, ranks: int) -> float:
     return 1.0
 
 
-def group_sizes(recipe: Recipe) -> dict[Group, int]:
+def group_sizes(setup: TrainingSetup) -> dict[Group, int]:
     """Return the ranks of each group; without expert parallelism there is no `edp` beside `dp`."""
-    layout, exchange, ranks = recipe.layout, recipe.exchange, recipe.shard_ranks
+    layout, sync, ranks = setup.layout, setup.sync, setup.shard_ranks
     return {
         "tp": layout.tensor,
         "cp": layout.context,
@@ -105,110 +105,110 @@ def group_sizes(recipe: Recipe) -> dict[Group, int]:
         "dp": ranks,
         "edp": ranks // layout.expert if layout.expert > 1 else 1,
         "rep": layout.replicate,
-        "rep-near": exchange.near,
-        "rep-far": exchange.racks(layout.replicate),
+        "rep-near": sync.replicas_per_rack,
+        "rep-far": sync.racks(layout.replicate),
         "pp": layout.pipeline,
     }
 
 
-def _all(recipe: Recipe, stage: Stage, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
-    layout = recipe.layout
+def _all(setup: TrainingSetup, stage: Stage, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
+    layout = setup.layout
     if layout.tensor > 1:
-        yield from _tensor(recipe, stage)
-    yield from _context(recipe, stage)
-    yield from _experts(recipe, stage)
-    yield from _data(recipe, stage)
-    if recipe.sharding == "fsdp2" and layout.replicate > 1:
-        yield from _copies(recipe, stage)
+        yield from _tensor(setup, stage)
+    yield from _context(setup, stage)
+    yield from _experts(setup, stage)
+    yield from _data(setup, stage)
+    if setup.sharding == "fsdp2" and layout.replicate > 1:
+        yield from _copies(setup, stage)
     if layout.pipeline > 1:
-        yield from _pipeline(recipe, rank)
-    yield from _norms(recipe, stage)
+        yield from _pipeline(setup, rank)
+    yield from _norms(setup, stage)
 
 
-def _tensor(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _tensor(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
     """Regions gathered before and summed after, both ways; the two ends of the model; the loss."""
-    compute = COMPUTE_BYTES[recipe.precision]
-    hidden_states = recipe.local_tokens * recipe.shape.hidden_size * compute
+    compute = COMPUTE_BYTES[setup.precision]
+    hidden_states = setup.local_tokens * setup.shape.hidden_size * compute
     ends = int(stage.embeds) + int(stage.predicts)
-    again = 1 if recipe.checkpointing == "full" else 0
-    gathers, scatters = _not_learnt(recipe, stage)
+    again = 1 if setup.checkpointing == "full" else 0
+    gathers, scatters = _not_learnt(setup, stage)
     for operation, repeated, spared in (
         ("all_gather", 2, gathers),
         ("reduce_scatter", 1, scatters),
     ):
         count = (4 + again * repeated) * stage.layers + ends - spared
-        count *= recipe.micro_batches
+        count *= setup.micro_batches
         yield "tp", operation, Calls(count, count * hidden_states)  # type: ignore[misc]
     if stage.predicts:
-        count = LOSS_REDUCTIONS * recipe.micro_batches
-        wide = MASTER_BYTES[recipe.precision]
-        yield "tp", "all_reduce", Calls(count, count * recipe.local_tokens * wide)
+        count = LOSS_REDUCTIONS * setup.micro_batches
+        wide = MASTER_BYTES[setup.precision]
+        yield "tp", "all_reduce", Calls(count, count * setup.local_tokens * wide)
 
 
-def _not_learnt(recipe: Recipe, stage: Stage) -> tuple[int, int]:
+def _not_learnt(setup: TrainingSetup, stage: Stage) -> tuple[int, int]:
     """Return gathers and scatters that a micro-batch's backward pass does without.
 
     Where weights are frozen, nothing below the first adapter has a gradient: the embedding's sum
     has none, the first layer's attention does not scatter its input's, and without an adapter in
     attention, its sum and the input of the feed-forward block have none either.
     """
-    adapters = recipe.shape.adapters
+    adapters = setup.shape.adapters
     if adapters is None or not stage.embeds:
         return 0, 0
     attention = {"q_proj", "k_proj", "v_proj", "o_proj"} & set(adapters.targets)
     return (1, 1) if attention else (2, 2)
 
 
-def _context(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _context(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
     """Keys and values of the whole sequence gathered in every layer, their gradients scattered."""
-    shape, layout = recipe.shape, recipe.layout
-    compute = COMPUTE_BYTES[recipe.precision]
-    tokens = recipe.micro_batch * shape.sequence_length
+    shape, layout = setup.shape, setup.layout
+    compute = COMPUTE_BYTES[setup.precision]
+    tokens = setup.micro_batch * shape.sequence_length
     keys = tokens * shape.key_width // layout.tensor * compute
-    count = 2 * recipe.micro_batches * stage.layers
-    again = 2 if recipe.checkpointing == "full" else 1
+    count = 2 * setup.micro_batches * stage.layers
+    again = 2 if setup.checkpointing == "full" else 1
     yield "cp", "all_gather", Calls(again * count, again * count * keys)
     adapters = shape.adapters
     if adapters is not None and stage.embeds:  # the first layer's, unless they are learnt
-        count -= recipe.micro_batches * len({"k_proj", "v_proj"} - set(adapters.targets))
+        count -= setup.micro_batches * len({"k_proj", "v_proj"} - set(adapters.targets))
     yield "cp", "reduce_scatter", Calls(count, count * keys)
 
 
-def _experts(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _experts(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
     """Rows sent to their experts and answers sent back, both ways; who sends how many comes first.
 
     Context ranks add up how often each expert was chosen in their common sequences.
     """
-    shape, runs = recipe.shape, recipe.micro_batches * stage.layers
+    shape, runs = setup.shape, setup.micro_batches * stage.layers
     if shape.experts == 1:
         return
-    again = 2 if recipe.checkpointing == "full" else 1
-    rows = recipe.local_tokens * shape.experts_per_token
-    nbytes = rows * shape.hidden_size * COMPUTE_BYTES[recipe.precision]
+    again = 2 if setup.checkpointing == "full" else 1
+    rows = setup.local_tokens * shape.experts_per_token
+    nbytes = rows * shape.hidden_size * COMPUTE_BYTES[setup.precision]
     yield "ep", "all_to_all", Calls(again * runs, again * runs * shape.experts * COUNT_BYTES)
     yield "ep", "all_to_all", Calls((2 * again + 2) * runs, (2 * again + 2) * runs * nbytes)
     if shape.balanced:
-        chosen = recipe.micro_batch * shape.experts * MASTER_BYTES[recipe.precision]
+        chosen = setup.micro_batch * shape.experts * MASTER_BYTES[setup.precision]
         yield "cp", "all_reduce", Calls(again * runs, again * runs * chosen)
 
 
-def _data(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _data(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
     """Weights gathered and gradients scattered; but for fsdp2, summed over copies as well.
 
     fsdp2: per unit (a layer, its experts, or the ends); without a pipeline, a layer is gathered
     again in every backward pass. zero1: all weights and all gradients once a step. ddp: one
     all-reduce.
     """
-    units = recipe.units(stage)
-    compute, master = COMPUTE_BYTES[recipe.precision], MASTER_BYTES[recipe.precision]
-    ranks = recipe.shard_ranks
-    if recipe.sharding == "ddp":
+    units = setup.units(stage)
+    compute, master = COMPUTE_BYTES[setup.precision], MASTER_BYTES[setup.precision]
+    ranks = setup.shard_ranks
+    if setup.sharding == "ddp":
         yield "dp", "all_reduce", Calls(1, units.size * master)
         yield "rep", "all_reduce", Calls(1, units.size * master)
         return
-    layers, expert = units.layers, recipe.layout.expert
+    layers, expert = units.layers, setup.layout.expert
     own, learnt = layers if units.experts else 0, units.learnt
-    times = _scatters(recipe)
+    times = _scatters(setup)
     for group, share, count, scattered, whole, grown in (
         (
             "dp",
@@ -228,43 +228,43 @@ def _data(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Call
         ),
     ):
         each, rest = (sharded(tensors, share) for tensors in whole)
-        again = (_gathers(recipe) - 1) * (layers if each else 0)
+        again = (_gathers(setup) - 1) * (layers if each else 0)
         gathered = ((layers + again) * each + rest) * share
         yield group, "all_gather", Calls(count + again, compute * gathered)  # type: ignore[misc]
         each, rest = (sharded(tensors, share) for tensors in grown)
         sent = times * master * (layers * each + rest) * share
         yield group, "reduce_scatter", Calls(times * scattered, sent)  # type: ignore[misc]
-    if recipe.sharding == "zero1":
+    if setup.sharding == "zero1":
         summed = times * master * learnt.sharded(ranks)
         yield "rep", "all_reduce", Calls(times * learnt.count, summed)
 
 
-def _copies(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _copies(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
     """What keeps copies alike: every unit's gradients, or now and then all weights at once.
 
     Weights that cross every few steps are counted as a step's share, rounded up.
     """
-    every, times = recipe.exchange.every, _scatters(recipe)
-    values = _unit_values(recipe, stage)
+    every, times = setup.sync.interval_steps, _scatters(setup)
+    values = _unit_values(setup, stage)
     if every > 1:
-        values, times = [recipe.units(stage).learnt.updated(recipe.shard_ranks)], 1
+        values, times = [setup.units(stage).learnt.updated(setup.shard_ranks)], 1
     for each in values:
-        for group, operation, payload in _exchanged(recipe, each):
+        for group, operation, payload in _sync_calls(setup, each):
             calls = Calls(-(-times // every), -(-times * payload // every))
             yield group, operation, calls
 
 
-def _exchanged(
-    recipe: Recipe, values: int
-) -> Iterator[tuple[ExchangeGroup, ExchangeOperation, int]]:
-    copies = recipe.layout.replicate
-    yield from exchange_calls(recipe.exchange, values, copies, MASTER_BYTES[recipe.precision])
+def _sync_calls(
+    setup: TrainingSetup, values: int
+) -> Iterator[tuple[ReplicaGroup, ReplicaOperation, int]]:
+    copies = setup.layout.replicate
+    yield from sync_calls(setup.sync, values, copies, MASTER_BYTES[setup.precision])
 
 
-def _unit_values(recipe: Recipe, stage: Stage) -> list[int]:
+def _unit_values(setup: TrainingSetup, stage: Stage) -> list[int]:
     """Return the values of a rank's shard of every FSDP unit that has gradients."""
-    shape, tensor, ranks = recipe.shape, recipe.layout.tensor, recipe.shard_ranks
-    units = recipe.units(stage).learnt
+    shape, tensor, ranks = setup.shape, setup.layout.tensor, setup.shard_ranks
+    units = setup.units(stage).learnt
     ends = [units.ends]
     if stage.apart and shape.adapters is None:
         ends = [
@@ -277,57 +277,57 @@ def _unit_values(recipe: Recipe, stage: Stage) -> list[int]:
     return found + [sharded(tensors, ranks) for tensors in ends if tensors]
 
 
-def _scatters(recipe: Recipe) -> int:
+def _scatters(setup: TrainingSetup) -> int:
     """Return how often a step's gradients leave a rank."""
-    return recipe.micro_batches if recipe.syncs_always else 1
+    return setup.micro_batches if setup.syncs_always else 1
 
 
-def _gathers(recipe: Recipe) -> int:
+def _gathers(setup: TrainingSetup) -> int:
     """Return how often a layer's weights are gathered in one step.
 
     They are given back after a forward pass and kept after a backward pass until the next forward
     pass has used them; a pipeline keeps them all the step.
     """
-    if recipe.syncs_always:
-        return 2 * recipe.micro_batches
-    if recipe.sharding != "fsdp2" or recipe.layout.pipeline > 1:
+    if setup.syncs_always:
+        return 2 * setup.micro_batches
+    if setup.sharding != "fsdp2" or setup.layout.pipeline > 1:
         return 1
-    return 1 + recipe.micro_batches
+    return 1 + setup.micro_batches
 
 
-def _pipeline(recipe: Recipe, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
+def _pipeline(setup: TrainingSetup, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
     """Hidden states forward and their gradients back, over every boundary between two ranks.
 
     Between the ends of the model also the embedding, where they share it.
     """
-    shape, layout = recipe.shape, recipe.layout
-    part = recipe.local_tokens * shape.hidden_size * COMPUTE_BYTES[recipe.precision]
+    shape, layout = setup.shape, setup.layout
+    part = setup.local_tokens * shape.hidden_size * COMPUTE_BYTES[setup.precision]
     part //= layout.tensor
-    where = _chunk_ranks(recipe.schedule, layout.pipeline, recipe.chunks)
+    where = _chunk_ranks(setup.schedule, layout.pipeline, setup.chunks)
     forward = list(pairwise(where))
     hops = [(a, b) for a, b in (*forward, *((b, a) for a, b in forward)) if a != b]
     sends = sum(here == rank for here, _ in hops)
     receives = sum(there == rank for _, there in hops)
-    tied = tied_bytes(recipe)
+    tied = tied_bytes(setup)
     once = int(tied > 0 and rank in {where[0], where[-1]})
     for operation, count in (("send", sends), ("recv", receives)):
-        times = count * recipe.micro_batches
+        times = count * setup.micro_batches
         calls = Calls(times + once, times * part + once * tied)
         yield "pp", operation, calls  # type: ignore[misc]
 
 
-def tied_bytes(recipe: Recipe) -> int:
+def tied_bytes(setup: TrainingSetup) -> int:
     """Return the bytes of a rank's shard of an embedding that the first and the last stage share.
 
     Once a step its values travel from the first rank to the last, and its gradient back; in V shape
     one rank has both ends.
     """
-    where = _chunk_ranks(recipe.schedule, recipe.layout.pipeline, recipe.chunks)
-    if not recipe.shape.tied_embeddings or where[0] == where[-1]:
+    where = _chunk_ranks(setup.schedule, setup.layout.pipeline, setup.chunks)
+    if not setup.shape.tied_embeddings or where[0] == where[-1]:
         return 0
-    ends = recipe.units(recipe.stages[where[-1]]).ends
-    copy = sharded((tensor for tensor in ends if tensor.copy), recipe.shard_ranks)
-    return MASTER_BYTES[recipe.precision] * copy
+    ends = setup.units(setup.stages[where[-1]]).ends
+    copy = sharded((tensor for tensor in ends if tensor.copy), setup.shard_ranks)
+    return MASTER_BYTES[setup.precision] * copy
 
 
 @cache
@@ -341,15 +341,15 @@ def _chunk_ranks(schedule: Schedule, ranks: int, chunks: int) -> tuple[int, ...]
     return tuple(where[number] for number in range(len(where)))
 
 
-def _norms(recipe: Recipe, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _norms(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
     """What all ranks agree on: gradients of parameters held in common, gradient norm and loss."""
-    master = MASTER_BYTES[recipe.precision]
-    units = recipe.units(stage)
+    master = MASTER_BYTES[setup.precision]
+    units = setup.units(stage)
     for times, tensors in ((units.layers, units.learnt.block), (1, units.learnt.ends)):
         common = [tensor.size for tensor in tensors if tensor.replicated]
         yield "tp", "all_reduce", Calls(times * len(common), times * master * sum(common))
     yield "tp", "all_reduce", Calls(1, master)
     yield "dp", "all_reduce", Calls(1, 2 * master)
-    if recipe.exchange.every == 1:
+    if setup.sync.interval_steps == 1:
         yield "rep", "all_reduce", Calls(1, master)
     yield "pp", "all_reduce", Calls(1, 2 * master)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import ceil, log2
 
 from llmtrain_core.layout import DIMENSIONS, SHORT, Layout
-from llmtrain_core.plan.gradient_sync import EXACT, Exchange
+from llmtrain_core.plan.gradient_sync import EXACT_SYNC, SyncScheme
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.network.communication import Group, Operation
 from llmtrain_core.topology.levels import Levels
@@ -52,7 +52,7 @@ class Network:
     nic_efficiency: float
     oversubscription: Mapping[Group, float] = field(default_factory=dict)
     """By what the rate of a group's interfaces is divided, where it crosses tight uplinks."""
-    exchange: Exchange = EXACT
+    sync: SyncScheme = EXACT_SYNC
     """How copies are kept alike: which of them share a rack."""
 
     def span(self, group: Group) -> Span:
@@ -87,7 +87,7 @@ class Network:
 
     def _stride_and_size(self, group: Group) -> tuple[int, int]:
         """Return the rank distance of neighbours in a group, and its size (dp includes context)."""
-        layout, near = self.layout, self.exchange.near
+        layout, near = self.layout, self.sync.replicas_per_rack
         if group == "ep":
             return layout.tensor, layout.expert
         if group == "edp":
@@ -100,7 +100,7 @@ class Network:
             if group == "rep-near" and dimension == "replicate":
                 return stride, near
             if group == "rep-far" and dimension == "replicate":
-                return stride * near, self.exchange.racks(degree)
+                return stride * near, self.sync.racks(degree)
             if SHORT[dimension] == group:
                 return stride, degree
             stride *= degree

@@ -10,7 +10,7 @@ from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.memory.training_memory import Memory, binary, memory
 from llmtrain_core.plan.search.supported import accepts
-from llmtrain_core.plan.training_setup import Checkpointing, Precision, Recipe
+from llmtrain_core.plan.training_setup import Checkpointing, Precision, TrainingSetup
 from llmtrain_core.validation.check import Job
 
 _STATE = frozenset({"weights", "gradients", "optimizer", "gathered"})
@@ -35,20 +35,20 @@ def too_large(job: Job, needed: Memory, gpu: str, capacity: int) -> str:
     return (
         f"{field}: {job.layout} needs at least {binary(needed.least)} of a GPU's memory, margins"
         f" not counted; {gpu} has {binary(capacity)}; the largest part is {part},"
-        f" {binary(needed.parts[part])}; {remedy(job, Recipe.of(job), capacity)}"
+        f" {binary(needed.parts[part])}; {remedy(job, TrainingSetup.of(job), capacity)}"
     )
 
 
-def remedy(job: Job, recipe: Recipe, capacity: int) -> str:
-    """Name the fewest fields of a job to change so that `recipe` fits into `capacity` bytes."""
-    found = nearest_fit(job, recipe, capacity)
+def remedy(job: Job, setup: TrainingSetup, capacity: int) -> str:
+    """Name the fewest fields of a job to change so that `setup` fits into `capacity` bytes."""
+    found = nearest_fit(job, setup, capacity)
     if found is not None:
-        return "set " + ", ".join(_changes(recipe, found))
+        return "set " + ", ".join(_changes(setup, found))
     if job.gpus_per_node < USUAL_NODE:  # a tensor group cannot leave its node
-        found = nearest_fit(_on_usual_nodes(job), recipe, capacity)
+        found = nearest_fit(_on_usual_nodes(job), setup, capacity)
     if found is None:
         return f"no layout of up to {MOST_MORE} times the GPUs would fit: use larger ones"
-    return f"set workers.gpusPerNode to {USUAL_NODE}, " + ", ".join(_changes(recipe, found))
+    return f"set workers.gpusPerNode to {USUAL_NODE}, " + ", ".join(_changes(setup, found))
 
 
 def _on_usual_nodes(job: Job) -> Job:
@@ -56,25 +56,25 @@ def _on_usual_nodes(job: Job) -> Job:
     return replace(job, spec=job.spec.model_copy(update={"workers": workers}))
 
 
-def nearest_fit(job: Job, recipe: Recipe, capacity: int) -> Recipe | None:
-    """Return the recipe that fits, margins included, and differs the least; None where none does.
+def nearest_fit(job: Job, setup: TrainingSetup, capacity: int) -> TrainingSetup | None:
+    """Return the setup that fits, margins included, and differs the least; None where none does.
 
     On as few more GPUs as possible, then with the fewest changes. Only what the job would be
     accepted with.
     """
-    options = sorted(_options(job, recipe), key=lambda option: _distance(recipe, option))
+    options = sorted(_options(job, setup), key=lambda option: _distance(setup, option))
     return next((o for o in options if memory(o, capacity).fits and accepts(job, o)), None)
 
 
-def _options(job: Job, recipe: Recipe) -> Iterator[Recipe]:
-    checkpointings: list[Checkpointing] = [*dict.fromkeys((recipe.checkpointing, "full"))]
-    micro_batches = [recipe.micro_batch, *_halves(recipe.micro_batch)]
-    precisions: list[Precision] = [*dict.fromkeys((recipe.precision, "bfloat16"))]
-    for layout in _layouts(job, recipe.layout):
+def _options(job: Job, setup: TrainingSetup) -> Iterator[TrainingSetup]:
+    checkpointings: list[Checkpointing] = [*dict.fromkeys((setup.checkpointing, "full"))]
+    micro_batches = [setup.micro_batch, *_halves(setup.micro_batch)]
+    precisions: list[Precision] = [*dict.fromkeys((setup.precision, "bfloat16"))]
+    for layout in _layouts(job, setup.layout):
         for checkpointing, micro, precision in product(checkpointings, micro_batches, precisions):
             try:
                 yield replace(
-                    recipe,
+                    setup,
                     layout=layout,
                     checkpointing=checkpointing,
                     micro_batch=micro,
@@ -101,12 +101,12 @@ def _halves(number: int) -> Iterator[int]:
         yield number
 
 
-def _distance(before: Recipe, after: Recipe) -> tuple[int, int, int]:
+def _distance(before: TrainingSetup, after: TrainingSetup) -> tuple[int, int, int]:
     return after.layout.world_size, len(_changes(before, after)), after.layout.pipeline
 
 
-def _changes(before: Recipe, after: Recipe) -> list[str]:
-    """Name the fields of the job in which two recipes differ, with the new values."""
+def _changes(before: TrainingSetup, after: TrainingSetup) -> list[str]:
+    """Name the fields of the job in which two setups differ, with the new values."""
     old, new = before.layout, after.layout
     pairs = (
         ("training.activationCheckpointing", before.checkpointing, after.checkpointing),

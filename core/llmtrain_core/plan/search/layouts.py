@@ -19,9 +19,9 @@ from llmtrain_core.pipeline_schedules import ONE_STAGE, V_SHAPED, Schedule
 from llmtrain_core.plan.constants import Constants, constants_of
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory.training_memory import Memory, memory
-from llmtrain_core.plan.model.model_shape import Shape
+from llmtrain_core.plan.model.model_shape import ModelShape
 from llmtrain_core.plan.time.step_time import StepTime, step_time
-from llmtrain_core.plan.training_setup import Checkpointing, Recipe
+from llmtrain_core.plan.training_setup import Checkpointing, TrainingSetup
 
 MAX_PIPELINE = 64
 MAX_MICRO_BATCH = 64
@@ -48,14 +48,14 @@ class Space:
 class Candidate:
     """One layout with what it costs."""
 
-    recipe: Recipe
+    setup: TrainingSetup
     memory: Memory
     time: StepTime
 
     @property
     def tokens_per_second(self) -> float:
         """Tokens per second of all ranks."""
-        return self.recipe.tokens_per_step / self.time.seconds
+        return self.setup.tokens_per_step / self.time.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Found:
 
 
 def search(
-    base: Recipe,
+    base: TrainingSetup,
     hardware: Accelerator,
     gpus: int,
     space: Space | None = None,
@@ -83,20 +83,20 @@ def search(
 ) -> Found:
     """Return the best ways to run `base` on a number of GPUs.
 
-    Shape, batch, precision, sharding and kernels are the base's; layout, micro-batch, schedule and
-    recomputation are chosen. `capacity` is the memory of a GPU, the hardware's own when absent.
+    Layout, micro-batch, schedule and recomputation are chosen; everything else is taken from
+    `base`. `capacity` is the memory of a GPU in bytes; default: that of `hardware`.
     """
     space, constants = space or Space(), constants or constants_of(hardware.name)
     capacity = capacity or int(hardware.memory.value)
     fitting: list[Candidate] = []
     rejected = _Rejected()
-    least: tuple[int, Recipe, Memory] | None = None
+    least: tuple[int, TrainingSetup, Memory] | None = None
     tried = 0
-    for recipe in _recipes(base, hardware, gpus, space, rejected):
+    for setup in _setups(base, hardware, gpus, space, rejected):
         tried += 1
         fits = False
         for checkpointing in space.checkpointings:
-            option = replace(recipe, checkpointing=checkpointing)
+            option = replace(setup, checkpointing=checkpointing)
             needed = memory(option, capacity)
             if needed.fits:
                 time = step_time(option, hardware, constants)
@@ -114,24 +114,26 @@ def search(
     return Found(pareto[0] if pareto else None, pareto, rejected.by_reason(), nearest, tried)
 
 
-def fits(base: Recipe, hardware: Accelerator, gpus: int, space: Space) -> bool:
+def fits(base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space) -> bool:
     """Tell whether any layout of so many GPUs holds the base: the search without times."""
     capacity = int(hardware.memory.value)
-    options = recipes(base, hardware, gpus, space)
+    options = setups(base, hardware, gpus, space)
     return any(holds(option, capacity, space.checkpointings) for option in options)
 
 
-def holds(recipe: Recipe, capacity: int, checkpointings: tuple[Checkpointing, ...]) -> bool:
-    """Tell whether a recipe fits with any recomputation; the most helps the most often."""
+def holds(setup: TrainingSetup, capacity: int, checkpointings: tuple[Checkpointing, ...]) -> bool:
+    """Tell whether a setup fits with any recomputation; the most helps the most often."""
     return any(
-        memory(replace(recipe, checkpointing=kind), capacity).fits
+        memory(replace(setup, checkpointing=kind), capacity).fits
         for kind in reversed(checkpointings)
     )
 
 
-def recipes(base: Recipe, hardware: Accelerator, gpus: int, space: Space) -> Iterator[Recipe]:
+def setups(
+    base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space
+) -> Iterator[TrainingSetup]:
     """Return every way to run `base` on so many GPUs, recomputation left open."""
-    return _recipes(base, hardware, gpus, space, _Rejected())
+    return _setups(base, hardware, gpus, space, _Rejected())
 
 
 def _pareto(candidates: list[Candidate]) -> tuple[Candidate, ...]:
@@ -140,9 +142,9 @@ def _pareto(candidates: list[Candidate]) -> tuple[Candidate, ...]:
         key=lambda c: (
             -c.tokens_per_second,
             c.memory.total,
-            str(c.recipe.layout),
-            c.recipe.micro_batch,
-            c.recipe.schedule,
+            str(c.setup.layout),
+            c.setup.micro_batch,
+            c.setup.schedule,
         ),
     )
     kept: list[Candidate] = []
@@ -172,9 +174,9 @@ class _Rejected:
 _NUMBERS = re.compile(r"[0-9]+")
 
 
-def _recipes(
-    base: Recipe, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
-) -> Iterator[Recipe]:
+def _setups(
+    base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
+) -> Iterator[TrainingSetup]:
     for layout in _layouts(base, hardware, gpus, space, rejected):
         for schedule, chunks in _schedules(base, layout, space):
             for micro in _micro_batches(base, layout, space):
@@ -199,7 +201,7 @@ def _recipes(
 
 
 def _layouts(
-    base: Recipe, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
+    base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
 ) -> Iterator[Layout]:
     shape, domain = base.shape, int(hardware.domain.value)
     for tensor in _divisors(gpus, min(domain, 16)):
@@ -224,18 +226,18 @@ def _layouts(
                         )
 
 
-def _experts(shape: Shape, ranks: int) -> list[int]:
+def _experts(shape: ModelShape, ranks: int) -> list[int]:
     """Return degrees over which experts may be dealt out: not at all, or as far as may be."""
     return sorted({1, gcd(shape.experts, ranks)})
 
 
-def _contexts(base: Recipe, room: int, space: Space) -> list[int]:
+def _contexts(base: TrainingSetup, room: int, space: Space) -> list[int]:
     most = base.shape.sequence_length // MIN_CONTEXT_TOKENS if space.context else 1
     found = [c for c in (1, 2, 4, 8, 16, 32) if c <= max(1, most) and room % c == 0]
     return [c for c in found if c == 1 or base.shape.sequence_length % (2 * c) == 0]
 
 
-def _shards(rest: int, tensor: int, domain: int, base: Recipe, space: Space) -> list[int]:
+def _shards(rest: int, tensor: int, domain: int, base: TrainingSetup, space: Space) -> list[int]:
     """Return sizes of the shard group: all data ranks, one fast domain, or eight of them."""
     if base.sharding != "fsdp2" or not space.replicate:
         return [rest]
@@ -243,7 +245,7 @@ def _shards(rest: int, tensor: int, domain: int, base: Recipe, space: Space) -> 
     return [rest, *(size for size in (near, 8 * near) if size < rest and rest % size == 0)]
 
 
-def _schedules(base: Recipe, layout: Layout, space: Space) -> Iterator[tuple[Schedule, int]]:
+def _schedules(base: TrainingSetup, layout: Layout, space: Space) -> Iterator[tuple[Schedule, int]]:
     """Return schedules with chunks: as few as may be, and as many as the layers allow evenly."""
     per_rank = base.shape.layers // layout.pipeline
     if layout.pipeline == 1:
@@ -260,7 +262,7 @@ def _schedules(base: Recipe, layout: Layout, space: Space) -> Iterator[tuple[Sch
             yield from ((schedule, v) for v in dict.fromkeys((*even[:1], *even[-1:])))
 
 
-def _micro_batches(base: Recipe, layout: Layout, space: Space) -> list[int]:
+def _micro_batches(base: TrainingSetup, layout: Layout, space: Space) -> list[int]:
     """Return what divides a data rank's share and leaves a micro-batch for every stage."""
     replicas = layout.data * layout.replicate
     most = min(MAX_MICRO_BATCH, max(1, base.global_batch // (replicas * layout.pipeline)))
@@ -269,7 +271,7 @@ def _micro_batches(base: Recipe, layout: Layout, space: Space) -> list[int]:
     return _divisors(base.global_batch // replicas, most)
 
 
-def _batch(base: Recipe, layout: Layout, micro: int, space: Space) -> int:
+def _batch(base: TrainingSetup, layout: Layout, micro: int, space: Space) -> int:
     """Return the batch: the base's, or the nearest that this layout can split evenly."""
     if not space.any_batch:
         return base.global_batch

@@ -20,8 +20,8 @@ from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory.training_memory import FRAGMENTATION, RUNTIME_BYTES
 from llmtrain_core.plan.model.flops import days_at, training_flops_per_token
 from llmtrain_core.plan.model.parameters import count_parameters
-from llmtrain_core.plan.search.layouts import Found, Space, fits, holds, recipes, search
-from llmtrain_core.plan.training_setup import MASTER_BYTES, Recipe
+from llmtrain_core.plan.search.layouts import Found, Space, fits, holds, search, setups
+from llmtrain_core.plan.training_setup import MASTER_BYTES, TrainingSetup
 
 MOST_GPUS = 65536
 WINDOW = 16
@@ -31,7 +31,7 @@ STATES = 4
 
 
 def least_gpus(
-    base: Recipe, hardware: Accelerator, more_than: int, space: Space, limit: int = MOST_GPUS
+    base: TrainingSetup, hardware: Accelerator, more_than: int, space: Space, limit: int = MOST_GPUS
 ) -> int | None:
     """Return the least GPUs, more than so many, that hold the model; None if `limit` do not."""
     node = int(hardware.node.value)
@@ -40,7 +40,7 @@ def least_gpus(
     return None if found is None else found * node
 
 
-def _servers_for_state(base: Recipe, hardware: Accelerator) -> int:
+def _servers_for_state(base: TrainingSetup, hardware: Accelerator) -> int:
     """Return the servers below which the state alone does not fit."""
     if base.sharding != "fsdp2" or base.shape.adapters is not None:
         return 1
@@ -50,7 +50,7 @@ def _servers_for_state(base: Recipe, hardware: Accelerator) -> int:
 
 
 def gpus_for_deadline(
-    base: Recipe,
+    base: TrainingSetup,
     hardware: Accelerator,
     tokens: int,
     days: float,
@@ -82,7 +82,9 @@ def gpus_for_deadline(
     )
 
 
-def _servers_for_speed(base: Recipe, hardware: Accelerator, tokens: int, days: float) -> float:
+def _servers_for_speed(
+    base: TrainingSetup, hardware: Accelerator, tokens: int, days: float
+) -> float:
     """Return the servers below which products alone outlast the deadline."""
     constants = constants_of(hardware.name)
     efficiency = max(constants.efficiency(base.precision), constants.attention_efficiency)
@@ -133,10 +135,12 @@ def _up(days: float) -> float:
     return ceil(days * scale) / scale
 
 
-def nearest_batch(base: Recipe, hardware: Accelerator, gpus: int, largest: int) -> int | None:
+def nearest_batch(
+    base: TrainingSetup, hardware: Accelerator, gpus: int, largest: int
+) -> int | None:
     """Return the batch nearest to the base's that so many GPUs can split and hold."""
     wanted = base.global_batch
-    options = recipes(base, hardware, gpus, Space(any_batch=True, largest_batch=largest))
+    options = setups(base, hardware, gpus, Space(any_batch=True, largest_batch=largest))
     ordered = sorted(options, key=lambda option: abs(option.global_batch - wanted))
     capacity = int(hardware.memory.value)
     return next(
@@ -144,7 +148,9 @@ def nearest_batch(base: Recipe, hardware: Accelerator, gpus: int, largest: int) 
     )
 
 
-def nearest_smaller(base: Recipe, hardware: Accelerator, gpus: int, space: Space) -> int | None:
+def nearest_smaller(
+    base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space
+) -> int | None:
     """Return the most GPUs of the grid, fewer than so many, that can run the base."""
     numbers = sorted(_grid(1, gpus - 1), reverse=True)
     return next((n for n in numbers if fits(base, hardware, n, space)), None)

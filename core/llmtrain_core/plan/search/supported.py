@@ -7,7 +7,7 @@ from typing import Any, get_args
 from llmtrain_core.api.job import JobSpec
 from llmtrain_core.pipeline_schedules import SCHEDULES, Schedule
 from llmtrain_core.plan.search.layouts import Space
-from llmtrain_core.plan.training_setup import Checkpointing, Recipe
+from llmtrain_core.plan.training_setup import Checkpointing, TrainingSetup
 from llmtrain_core.validation.check import Job, check, not_yet_supported
 
 
@@ -40,9 +40,9 @@ def space_of(spec: JobSpec) -> Space:
     )
 
 
-def accepts(job: Job, recipe: Recipe) -> bool:
-    """Tell whether the job would be accepted with a recipe's layout, batch and recomputation."""
-    spec, layout = job.spec.to_wire(), recipe.layout
+def accepts(job: Job, setup: TrainingSetup) -> bool:
+    """Tell whether the job would be accepted with a setup's layout, batch and recomputation."""
+    spec, layout = job.spec.to_wire(), setup.layout
     spec["parallelism"] = {
         "tensor": layout.tensor,
         "pipeline": layout.pipeline,
@@ -50,14 +50,14 @@ def accepts(job: Job, recipe: Recipe) -> bool:
         "data": layout.data,
         "replicate": layout.replicate,
         "expert": layout.expert,
-        "pipelineSchedule": recipe.schedule,
-        "virtualStages": recipe.chunks,
+        "pipelineSchedule": setup.schedule,
+        "virtualStages": setup.chunks,
     }
     spec["workers"].pop("nodes", None)
     spec["training"] |= {
-        "globalBatchSize": recipe.global_batch,
-        "microBatchSize": recipe.micro_batch,
-        "activationCheckpointing": recipe.checkpointing,
-        "precision": recipe.precision,
+        "globalBatchSize": setup.global_batch,
+        "microBatchSize": setup.micro_batch,
+        "activationCheckpointing": setup.checkpointing,
+        "precision": setup.precision,
     }
     return isinstance(check(job.name, spec), Job)

@@ -59,7 +59,7 @@ def split(runs: Sequence[PublishedRun]) -> tuple[list[PublishedRun], list[Publis
 
 
 def _order(run: PublishedRun) -> tuple[object, ...]:
-    return (run.hardware, run.recipe.precision, run.source, run.name, run.gpus, run.seconds)
+    return (run.hardware, run.setup.precision, run.source, run.name, run.gpus, run.seconds)
 
 
 def fit(runs: Sequence[PublishedRun], start: Constants) -> Constants:
@@ -79,7 +79,7 @@ def fit(runs: Sequence[PublishedRun], start: Constants) -> Constants:
 
 def _names(runs: Sequence[PublishedRun]) -> list[str]:
     """Return what these runs can tell: the efficiencies of their precisions, and the rest."""
-    ran = {run.recipe.precision for run in runs}
+    ran = {run.setup.precision for run in runs}
     names = {"bfloat16": "product_efficiency", "float8": "float8_efficiency"}
     efficiencies = [name for precision, name in names.items() if precision in ran]
     rest = [name for name in BOUNDS if name not in names.values()]
@@ -105,7 +105,7 @@ def _search(runs: Sequence[PublishedRun], best: Constants, names: Sequence[str])
 
 def predict(run: PublishedRun, constants: Constants) -> float:
     """Return the predicted seconds of a step."""
-    return step_time(run.recipe, CATALOGUE[run.hardware], constants).seconds
+    return step_time(run.setup, CATALOGUE[run.hardware], constants).seconds
 
 
 def _cost(runs: Sequence[PublishedRun], constants: Constants) -> float:

@@ -13,7 +13,7 @@ from llmtrain_core.plan.model.flops import Convention, training_flops_per_token
 from llmtrain_core.plan.model.parameters import count_parameters
 from llmtrain_core.plan.network.communication import Group
 from llmtrain_core.plan.time.step_time import StepTime, step_time
-from llmtrain_core.plan.training_setup import Recipe
+from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job
 
 SHOWN: Convention = "causal-attention"
@@ -24,33 +24,33 @@ SHOWN: Convention = "causal-attention"
 class Outline:
     """What is known of a run whatever it runs on."""
 
-    recipe: Recipe
+    setup: TrainingSetup
     tokens: int
     memory: Memory
 
     @property
     def gpus(self) -> int:
         """GPUs of the run."""
-        return self.recipe.layout.world_size
+        return self.setup.layout.world_size
 
     @property
     def parameters(self) -> int:
         """Parameters of the model."""
-        return count_parameters(self.recipe.shape).total
+        return count_parameters(self.setup.shape).total
 
     @property
     def learning(self) -> int:
         """Parameters that learn: all, or those of adapters."""
-        return count_parameters(self.recipe.shape).learning
+        return count_parameters(self.setup.shape).learning
 
     @property
     def active_parameters(self) -> int:
         """Parameters that one token meets; fewer than all with experts."""
-        return count_parameters(self.recipe.shape).active
+        return count_parameters(self.setup.shape).active
 
     def flops_per_token(self, convention: Convention) -> int:
         """Return FLOPs of one token in a convention."""
-        return training_flops_per_token(self.recipe.shape, convention)
+        return training_flops_per_token(self.setup.shape, convention)
 
     @property
     def total_flops(self) -> int:
@@ -60,9 +60,9 @@ class Outline:
     @property
     def bubble(self) -> float:
         """Share of a step in which the pipeline has nothing to do, communication not counted."""
-        recipe = self.recipe
+        setup = self.setup
         return bubble_fraction(
-            recipe.schedule, recipe.layout.pipeline, recipe.micro_batches, recipe.chunks
+            setup.schedule, setup.layout.pipeline, setup.micro_batches, setup.chunks
         )
 
 
@@ -77,12 +77,12 @@ class Prediction(Outline):
     @property
     def tokens_per_second(self) -> float:
         """Tokens per second of all ranks."""
-        return self.recipe.tokens_per_step / self.time.seconds
+        return self.setup.tokens_per_step / self.time.seconds
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilisation of the peak of the recipe's precision."""
-        peak = self.hardware.peak(self.recipe.precision) * self.gpus
+        """Model FLOPs utilisation of the peak of the setup's precision."""
+        peak = self.hardware.peak(self.setup.precision) * self.gpus
         return self.flops_per_token(SHOWN) * self.tokens_per_second / peak
 
     @property
@@ -96,42 +96,42 @@ class Prediction(Outline):
         return self.seconds / 86400
 
 
-def tokens_of(job: Job, recipe: Recipe) -> int:
+def tokens_of(job: Job, setup: TrainingSetup) -> int:
     """Return the tokens that a job trains on: whole steps."""
-    return max(1, job.total_steps) * recipe.tokens_per_step
+    return max(1, job.total_steps) * setup.tokens_per_step
 
 
-def outline(recipe: Recipe, tokens: int) -> Outline:
+def outline(setup: TrainingSetup, tokens: int) -> Outline:
     """Return what is known of a run before its GPU is: the memory has no capacity to fit into."""
-    return Outline(recipe, tokens, memory(recipe))
+    return Outline(setup, tokens, memory(setup))
 
 
 def predict(
-    recipe: Recipe,
+    setup: TrainingSetup,
     hardware: Accelerator,
     tokens: int,
     slowed: Mapping[Group, float] | None = None,
 ) -> Prediction:
-    """Return memory and time of a recipe as it is.
+    """Return memory and time of a setup as it is.
 
     `slowed` says by how much a placement's uplinks slow each group (`network.uplink_shares`); None:
     no placement is known. Raises PlanError for a precision that the GPU lacks.
     """
     return Prediction(
-        recipe=recipe,
+        setup=setup,
         tokens=tokens,
-        memory=memory(recipe, int(hardware.memory.value)),
+        memory=memory(setup, int(hardware.memory.value)),
         hardware=hardware,
-        time=step_time(recipe, hardware, constants_of(hardware.name), slowed),
-        assumptions=_assumptions(recipe, hardware, placed=slowed is not None),
+        time=step_time(setup, hardware, constants_of(hardware.name), slowed),
+        assumptions=_assumptions(setup, hardware, placed=slowed is not None),
     )
 
 
-def _assumptions(recipe: Recipe, hardware: Accelerator, *, placed: bool) -> tuple[str, ...]:
+def _assumptions(setup: TrainingSetup, hardware: Accelerator, *, placed: bool) -> tuple[str, ...]:
     notes = [
         f"mfu and totalFlops count attention as {SHOWN}; recomputation is not counted",
         _basis(hardware.name),
-        f"kernels: {recipe.kernels}; sharding: {recipe.sharding}",
+        f"kernels: {setup.kernels}; sharding: {setup.sharding}",
     ]
     if not placed:
         notes.append("no placement: rank blocks fill servers in order, uplinks are not shared")

@@ -16,8 +16,8 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.pipeline_schedules import Schedule
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.model.flops import training_flops_per_token
-from llmtrain_core.plan.model.model_shape import SHAPES, Shape, gpt
-from llmtrain_core.plan.training_setup import Precision, Recipe
+from llmtrain_core.plan.model.model_shape import SHAPES, ModelShape, gpt
+from llmtrain_core.plan.training_setup import Precision, TrainingSetup
 
 _DGXC = "NVIDIA/dgxc-benchmarking {} (24.09-24.12)"
 _BRIDGE = "NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md, 25.11"
@@ -37,7 +37,7 @@ class PublishedRun:
     source: str
     hardware: str
     """Row of the catalogue."""
-    recipe: Recipe
+    setup: TrainingSetup
     seconds: float
     """Measured time of a step."""
     counted: bool = True
@@ -46,7 +46,7 @@ class PublishedRun:
     @property
     def gpus(self) -> int:
         """GPUs of the run."""
-        return self.recipe.layout.world_size
+        return self.setup.layout.world_size
 
 
 def published_runs() -> list[PublishedRun]:
@@ -55,23 +55,23 @@ def published_runs() -> list[PublishedRun]:
 
 
 def _from_rate(
-    name: str, source: str, hardware: str, recipe: Recipe, tokens_per_gpu: float
+    name: str, source: str, hardware: str, setup: TrainingSetup, tokens_per_gpu: float
 ) -> PublishedRun:
-    seconds = recipe.tokens_per_step / (tokens_per_gpu * recipe.layout.world_size)
-    return PublishedRun(name, source, hardware, recipe, seconds)
+    seconds = setup.tokens_per_step / (tokens_per_gpu * setup.layout.world_size)
+    return PublishedRun(name, source, hardware, setup, seconds)
 
 
 def _from_mfu(
-    name: str, source: str, hardware: str, recipe: Recipe, percent: float
+    name: str, source: str, hardware: str, setup: TrainingSetup, percent: float
 ) -> PublishedRun:
     """Utilisation of the 16-bit peak, attention counted whole."""
-    flops = training_flops_per_token(recipe.shape, "full-attention") * recipe.tokens_per_step
-    peak = CATALOGUE[hardware].peak("bfloat16") * recipe.layout.world_size
-    return PublishedRun(name, source, hardware, recipe, flops / (peak * percent / 100))
+    flops = training_flops_per_token(setup.shape, "full-attention") * setup.tokens_per_step
+    peak = CATALOGUE[hardware].peak("bfloat16") * setup.layout.world_size
+    return PublishedRun(name, source, hardware, setup, flops / (peak * percent / 100))
 
 
 def _megatron(
-    shape: Shape,
+    shape: ModelShape,
     gpus: int,
     batch: int,
     *,
@@ -81,10 +81,10 @@ def _megatron(
     cp: int = 1,
     chunks: int = 1,
     micro: int = 1,
-) -> Recipe:
-    """Return a recipe of Megatron Core with Transformer Engine."""
+) -> TrainingSetup:
+    """Return a setup of Megatron Core with Transformer Engine."""
     interleaved: Schedule = "Interleaved1F1B" if chunks > 1 else "1F1B"
-    return Recipe(
+    return TrainingSetup(
         shape,
         Layout(tensor=tp, context=cp, data=gpus // (tp * pp * cp), pipeline=pp),
         batch,
@@ -107,10 +107,8 @@ def _dgxc() -> Iterator[PublishedRun]:
             shape = replace(shape, vocab_size=51200)
         for gpus, batch, *seconds in runs:
             for precision, measured in zip(_BOTH, seconds, strict=True):
-                recipe = _megatron(
-                    shape, int(gpus), int(batch), precision=precision, **dict(layout)
-                )
-                yield PublishedRun(model, _DGXC.format(file), "H100", recipe, measured)
+                setup = _megatron(shape, int(gpus), int(batch), precision=precision, **dict(layout))
+                yield PublishedRun(model, _DGXC.format(file), "H100", setup, measured)
 
 
 _BOTH: tuple[Precision, ...] = ("bfloat16", "float8")
@@ -170,33 +168,33 @@ def _bridge() -> Iterator[PublishedRun]:
         ("GB300", small, 8, 128, {"micro": 2}, 37556),
         ("GB300", large, 256, 1536, {"tp": 2, "pp": 8, "cp": 2, "chunks": 4}, 999),
     ):
-        recipe = _megatron(shape, gpus, batch, precision="float8", **layout)
+        setup = _megatron(shape, gpus, batch, precision="float8", **layout)
         name = {small: "llama3 8b", middle: "llama3 70b", large: "llama3 405b"}[shape]
-        yield _from_rate(name, _BRIDGE, hardware, recipe, rate)
+        yield _from_rate(name, _BRIDGE, hardware, setup, rate)
     source = _DGXC.format("llama3.1/README.md").replace("24.09-24.12", "25.10")
     for gpus, batch, seconds in ((128, 64, 9.347), (256, 128, 9.479)):
-        recipe = _megatron(large, gpus, batch, tp=4, pp=8, cp=2, chunks=8)
-        yield PublishedRun("llama3 405b", source, "GB200", recipe, seconds)
+        setup = _megatron(large, gpus, batch, tp=4, pp=8, cp=2, chunks=8)
+        yield PublishedRun("llama3 405b", source, "GB200", setup, seconds)
     source = _DGXC.format("nemotron4-340b/README.md").replace("24.09-24.12", "25.10")
     nemotron = SHAPES["nemotron4-340b"]
-    recipe = _megatron(nemotron, 128, 512, tp=8, pp=4, chunks=12, precision="float8")
-    yield PublishedRun("nemotron 340b", source, "B200", recipe, 21.542)
-    recipe = _megatron(nemotron, 256, 64, tp=8, pp=8, chunks=12)
-    yield PublishedRun("nemotron 340b", source, "H100", recipe, 4.31)
+    setup = _megatron(nemotron, 128, 512, tp=8, pp=4, chunks=12, precision="float8")
+    yield PublishedRun("nemotron 340b", source, "B200", setup, 21.542)
+    setup = _megatron(nemotron, 256, 64, tp=8, pp=8, chunks=12)
+    yield PublishedRun("nemotron 340b", source, "H100", setup, 4.31)
 
 
 def _torchtitan() -> Iterator[PublishedRun]:
     small, middle = SHAPES["llama3-8b"], SHAPES["llama3-70b"]
     # its selective policy repeats every second product: key, attention output and up, 4.75 of 13
-    titan = Recipe(
+    titan = TrainingSetup(
         small, Layout(data=8), 16, 2, checkpointing="selective", recomputed_share=4.75 / 13
     )
     for gpus, rates in ((8, (5762, 6667, 8532)), (128, (5605, 6514, 8380))):
         base = replace(titan, layout=Layout(data=gpus), global_batch=2 * gpus)
         compiled = replace(base, kernels="compiled")
-        recipes = (base, compiled, replace(compiled, precision="float8"))
-        for recipe, rate, how in zip(recipes, rates, ("", " compiled", " compiled"), strict=True):
-            yield _from_rate(f"llama3 8b{how}", _TITAN, "H100-500W", recipe, rate)
+        setups = (base, compiled, replace(compiled, precision="float8"))
+        for setup, rate, how in zip(setups, rates, ("", " compiled", " compiled"), strict=True):
+            yield _from_rate(f"llama3 8b{how}", _TITAN, "H100-500W", setup, rate)
     compiled = replace(titan, kernels="compiled")
     tensor = replace(compiled, layout=Layout(data=8, tensor=8), global_batch=96, micro_batch=12)
     whole = replace(
@@ -208,19 +206,19 @@ def _torchtitan() -> Iterator[PublishedRun]:
         checkpointing="full",
         recomputed_share=None,
     )
-    for recipe, name, source, plain, hidden in (
+    for setup, name, source, plain, hidden in (
         (tensor, "llama3 8b tp", _ASYNC, 4378, 4809),
         (whole, "llama3 70b", _ASYNC, 597, 652),
         (replace(whole, precision="float8"), "llama3 70b", _TITAN, 829, 876),
     ):
-        yield _from_rate(name, source, "H100-500W", recipe, plain)
-        overlapped = replace(recipe, overlaps_tensor=True)
+        yield _from_rate(name, source, "H100-500W", setup, plain)
+        overlapped = replace(setup, overlaps_tensor=True)
         yield _from_rate(f"{name} async", source, "H100-500W", overlapped, hidden)
     for gpus, rate in ((32, 10938), (64, 10753)):
-        recipe = replace(
+        setup = replace(
             compiled, layout=Layout(data=gpus), global_batch=2 * gpus, precision="float8"
         )
-        yield _from_rate("llama3 8b compiled", _H200, "H200", recipe, rate)
+        yield _from_rate("llama3 8b compiled", _H200, "H200", setup, rate)
 
 
 def _nanotron() -> Iterator[PublishedRun]:
@@ -235,12 +233,14 @@ def _nanotron() -> Iterator[PublishedRun]:
         strict=True,
     ):
         heads = 64 if hidden == 8192 else 32
-        shape = Shape(layers, hidden, heads, heads, hidden // heads, ffn, 131072, 4096, ffn < 10000)
+        shape = ModelShape(
+            layers, hidden, heads, heads, hidden // heads, ffn, 131072, 4096, ffn < 10000
+        )
         for cell in columns:
             if cell is None:
                 continue
             data, tensor, pipeline, accumulated, micro, zero, mfu = cell
-            recipe = Recipe(
+            setup = TrainingSetup(
                 shape,
                 Layout(tensor=tensor, data=data, pipeline=pipeline),
                 data * accumulated * micro,
@@ -248,7 +248,7 @@ def _nanotron() -> Iterator[PublishedRun]:
                 sharding="zero1" if zero else "ddp",
                 overlaps_tensor=True,
             )
-            run = _from_mfu(f"nanotron {name}", _NANOTRON, "H100", recipe, mfu)
+            run = _from_mfu(f"nanotron {name}", _NANOTRON, "H100", setup, mfu)
             yield replace(run, counted=run.gpus <= 8)
 
 
@@ -294,7 +294,7 @@ def _megatron_lm() -> Iterator[PublishedRun]:
         ("530b", 105, 20480, 128, 35, 3, 280, 1, 56.0),
         ("1t", 128, 25600, 160, 64, 1, 512, 1, 56.3),
     ):
-        recipe = replace(
+        setup = replace(
             _megatron(
                 gpt(layers, hidden, heads, vocab=51200),
                 8 * pipeline,
@@ -308,7 +308,7 @@ def _megatron_lm() -> Iterator[PublishedRun]:
             flash_attention=False,
             overlaps_tensor=False,
         )
-        yield _from_mfu(f"gpt {name}", _KORTHIKANTI, "A100-80", recipe, mfu)
+        yield _from_mfu(f"gpt {name}", _KORTHIKANTI, "A100-80", setup, mfu)
 
 
 def _foundry() -> Iterator[PublishedRun]:
@@ -341,7 +341,7 @@ def _foundry() -> Iterator[PublishedRun]:
         shape = replace(
             shapes[name], biases=False, sequence_length=length, learned_positions=length
         )
-        recipe = Recipe(
+        setup = TrainingSetup(
             shape,
             Layout(data=gpus),
             gpus * micro * accumulated,
@@ -349,4 +349,4 @@ def _foundry() -> Iterator[PublishedRun]:
             checkpointing="full" if full else "none",
             syncs_always=True,
         )
-        yield _from_rate(f"mpt {name}", _FOUNDRY, "A100-80", recipe, rate)
+        yield _from_rate(f"mpt {name}", _FOUNDRY, "A100-80", setup, rate)

@@ -15,11 +15,16 @@ from math import log2
 from llmtrain_core.pipeline_schedules import FORWARD_AND_BACKWARD, idle_units
 from llmtrain_core.plan.constants import Constants
 from llmtrain_core.plan.hardware import Accelerator
-from llmtrain_core.plan.model.model_shape import Shape
+from llmtrain_core.plan.model.model_shape import ModelShape
 from llmtrain_core.plan.model.parameters import Stage
-from llmtrain_core.plan.network.communication import COPIES, Group, Volumes, stage_communication
+from llmtrain_core.plan.network.communication import (
+    REPLICA_GROUPS,
+    Group,
+    Volumes,
+    stage_communication,
+)
 from llmtrain_core.plan.network.link_speed import Network
-from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Kernels, Recipe
+from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Kernels, TrainingSetup
 
 TRAFFIC: Mapping[Kernels, float] = {"fused": 1.0, "compiled": 1.2, "eager": 3.0}
 """Memory traffic between products, relative to kernels that read and write every tensor once."""
@@ -61,31 +66,31 @@ class Work:
 
 
 def step_time(
-    recipe: Recipe,
+    setup: TrainingSetup,
     hardware: Accelerator,
     constants: Constants,
     oversubscription: Mapping[Group, float] | None = None,
 ) -> StepTime:
-    """Return the time of one step of a recipe."""
+    """Return the time of one step of a setup."""
     network = Network(
         hardware,
-        recipe.layout,
+        setup.layout,
         constants.link_efficiency,
         constants.nic_efficiency,
         oversubscription or {},
-        recipe.exchange,
+        setup.sync,
     )
-    times = [_rank_time(recipe, rank, hardware, constants, network) for rank in recipe.kinds]
+    times = [_rank_time(setup, rank, hardware, constants, network) for rank in setup.kinds]
     return max(times, key=lambda time: time.seconds)
 
 
 def _rank_time(
-    recipe: Recipe, rank: int, hardware: Accelerator, constants: Constants, network: Network
+    setup: TrainingSetup, rank: int, hardware: Accelerator, constants: Constants, network: Network
 ) -> StepTime:
-    stage = recipe.stages[rank]
-    work = _work(recipe, stage, hardware, constants)
-    volumes = stage_communication(recipe, rank)
-    layout, micro_batches = recipe.layout, recipe.micro_batches
+    stage = setup.stages[rank]
+    work = _work(setup, stage, hardware, constants)
+    volumes = stage_communication(setup, rank)
+    layout, micro_batches = setup.layout, setup.micro_batches
     inner: dict[Group, float] = {}
     inner_groups: tuple[Group, ...] = ("tp", "cp", "ep", "pp")
     for group in inner_groups:
@@ -97,16 +102,16 @@ def _rank_time(
             )
             / micro_batches
         )
-    inner["tp"] *= constants.tensor_exposed if recipe.overlaps_tensor else 1.0
-    if recipe.kernels == "fused":  # a ring of sends beside attention (Transformer Engine)
+    inner["tp"] *= constants.tensor_exposed if setup.overlaps_tensor else 1.0
+    if setup.kernels == "fused":  # a ring of sends beside attention (Transformer Engine)
         inner["cp"] = max(0.0, inner["cp"] - work.layers * work.forward)
-    if recipe.chunks > 1:
+    if setup.chunks > 1:
         inner["pp"] = 0.0  # interleaving sends while another chunk computes
     busy = work.total + sum(inner.values())
-    idle = idle_units(recipe.schedule, layout.pipeline, micro_batches, recipe.chunks)
-    waits = busy * idle / (FORWARD_AND_BACKWARD * recipe.chunks)
-    data = _data_exposed(recipe, volumes, work, network)
-    update = _optimizer(recipe, stage, hardware, constants)
+    idle = idle_units(setup.schedule, layout.pipeline, micro_batches, setup.chunks)
+    waits = busy * idle / (FORWARD_AND_BACKWARD * setup.chunks)
+    data = _data_exposed(setup, volumes, work, network)
+    update = _optimizer(setup, stage, hardware, constants)
     compute = micro_batches * work.total + update
     exposed = {**{g: t * micro_batches for g, t in inner.items()}, **data}
     seconds = compute + waits + sum(exposed.values())
@@ -120,41 +125,41 @@ def _rank_time(
     )
 
 
-def _work(recipe: Recipe, stage: Stage, hardware: Accelerator, constants: Constants) -> Work:
+def _work(setup: TrainingSetup, stage: Stage, hardware: Accelerator, constants: Constants) -> Work:
     """Return the seconds of one micro-batch. The backward pass does every product twice."""
-    forward = layer_forward(recipe, hardware, constants)
+    forward = layer_forward(setup, hardware, constants)
     products, between = forward
-    attention = _attention(recipe, hardware, constants)
+    attention = _attention(setup, hardware, constants)
     once = products + attention + between
     # frozen weights have no gradient; adapters are small beside them
-    passed = 2 if recipe.shape.adapters is None else 1
-    backward = passed * products + 2.5 * attention + 2 * between + recipe.recomputed * products
-    if recipe.checkpointing == "full":
+    passed = 2 if setup.shape.adapters is None else 1
+    backward = passed * products + 2.5 * attention + 2 * between + setup.recomputed * products
+    if setup.checkpointing == "full":
         backward += attention + between
-    elif recipe.checkpointing == "selective":
-        backward += between if recipe.flash_attention else attention
-    ends = _ends(recipe, hardware, constants) if stage.predicts else 0.0
+    elif setup.checkpointing == "selective":
+        backward += between if setup.flash_attention else attention
+    ends = _ends(setup, hardware, constants) if stage.predicts else 0.0
     return Work(once, backward, stage.layers, ends)
 
 
 def layer_forward(
-    recipe: Recipe, hardware: Accelerator, constants: Constants
+    setup: TrainingSetup, hardware: Accelerator, constants: Constants
 ) -> tuple[float, float]:
     """Return seconds of one layer's products, and of the traffic between them."""
-    tokens, tensor = recipe.local_tokens, recipe.layout.tensor
-    weights = layer_weights(recipe.shape, recipe.layout.expert)
-    peak = hardware.peak(recipe.precision) * constants.efficiency(recipe.precision)
+    tokens, tensor = setup.local_tokens, setup.layout.tensor
+    weights = layer_weights(setup.shape, setup.layout.expert)
+    peak = hardware.peak(setup.precision) * constants.efficiency(setup.precision)
     flops = 2 * tokens * sum(weights) / tensor
     products = flops / peak + len(weights) * constants.kernel_seconds
-    moved = tokens * between_bytes(recipe.shape, COMPUTE_BYTES[recipe.precision]) / tensor
-    traffic = moved * TRAFFIC[recipe.kernels]
-    if recipe.precision == "float8":
+    moved = tokens * between_bytes(setup.shape, COMPUTE_BYTES[setup.precision]) / tensor
+    traffic = moved * TRAFFIC[setup.kernels]
+    if setup.precision == "float8":
         # inputs once, gradients once in two layouts
-        traffic += CAST_BYTES * tokens * _product_inputs(recipe.shape) / tensor
+        traffic += CAST_BYTES * tokens * _product_inputs(setup.shape) / tensor
     return products, traffic / (hardware.memory_bandwidth.value * constants.memory_efficiency)
 
 
-def layer_weights(shape: Shape, expert: int = 1) -> list[float]:
+def layer_weights(shape: ModelShape, expert: int = 1) -> list[float]:
     """Return the sizes of a layer's products: one kernel each, query, key and value together.
 
     Of experts, those of one of `expert` ranks, each weighed by the share of the tokens that visit
@@ -172,7 +177,7 @@ def layer_weights(shape: Shape, expert: int = 1) -> list[float]:
     return [*attention, hidden * shape.experts, *(here * block)]
 
 
-def between_bytes(shape: Shape, compute: int) -> int:
+def between_bytes(shape: ModelShape, compute: int) -> int:
     """Return bytes read and written per token between the products of one forward pass.
 
     Two norms (2 h each), two residual sums (3 h each), rotation of queries and keys, and the
@@ -185,51 +190,53 @@ def between_bytes(shape: Shape, compute: int) -> int:
     return compute * ((10 + rows) * shape.hidden_size + turned + activation)
 
 
-def _product_inputs(shape: Shape) -> int:
+def _product_inputs(shape: ModelShape) -> int:
     inner = shape.ffn_size * shape.experts_per_token
     return 2 * shape.hidden_size + shape.query_width + inner
 
 
-def _attention(recipe: Recipe, hardware: Accelerator, constants: Constants) -> float:
+def _attention(setup: TrainingSetup, hardware: Accelerator, constants: Constants) -> float:
     """Return seconds of one layer's attention forward: 2 b s^2 Q FLOPs causal, twice that whole.
 
     float8 runs keep attention in 16 bits. Context ranks share it evenly (head and tail of the
     sequence to each rank).
     """
-    shape, layout = recipe.shape, recipe.layout
-    precision = "bfloat16" if recipe.precision == "float8" else recipe.precision
+    shape, layout = setup.shape, setup.layout
+    precision = "bfloat16" if setup.precision == "float8" else setup.precision
     peak = hardware.peak(precision)
-    pairs = recipe.local_tokens * shape.sequence_length / layout.tensor
-    if recipe.flash_attention:
+    pairs = setup.local_tokens * shape.sequence_length / layout.tensor
+    if setup.flash_attention:
         return 2 * pairs * shape.query_width / (peak * constants.attention_efficiency)
     flops = 4 * pairs * shape.query_width / (peak * constants.efficiency(precision))
     rate = hardware.memory_bandwidth.value * constants.memory_efficiency
     return flops + SCORE_BYTES * pairs * shape.heads / rate
 
 
-def _ends(recipe: Recipe, hardware: Accelerator, constants: Constants) -> float:
+def _ends(setup: TrainingSetup, hardware: Accelerator, constants: Constants) -> float:
     """Return seconds of output projection and loss of one micro-batch, both passes, in 16 bits."""
-    shape, tensor = recipe.shape, recipe.layout.tensor
-    precision = "bfloat16" if recipe.precision == "float8" else recipe.precision
-    logits = recipe.local_tokens * shape.vocab_size / tensor
+    shape, tensor = setup.shape, setup.layout.tensor
+    precision = "bfloat16" if setup.precision == "float8" else setup.precision
+    logits = setup.local_tokens * shape.vocab_size / tensor
     flops = (6 if shape.adapters is None else 4) * logits * shape.hidden_size
     seconds = flops / (hardware.peak(precision) * constants.efficiency(precision))
-    wide = MASTER_BYTES[recipe.precision]
-    moved = logits * 5 * wide * (1 if recipe.kernels == "fused" else 1.5)
+    wide = MASTER_BYTES[setup.precision]
+    moved = logits * 5 * wide * (1 if setup.kernels == "fused" else 1.5)
     return seconds + moved / (hardware.memory_bandwidth.value * constants.memory_efficiency)
 
 
-def _optimizer(recipe: Recipe, stage: Stage, hardware: Accelerator, constants: Constants) -> float:
-    units = recipe.units(stage)
-    ranks = 1 if recipe.sharding == "ddp" else recipe.shard_ranks
-    if recipe.sharding == "zero1":
-        ranks *= recipe.layout.replicate
+def _optimizer(
+    setup: TrainingSetup, stage: Stage, hardware: Accelerator, constants: Constants
+) -> float:
+    units = setup.units(stage)
+    ranks = 1 if setup.sharding == "ddp" else setup.shard_ranks
+    if setup.sharding == "zero1":
+        ranks *= setup.layout.replicate
     moved = OPTIMIZER_BYTES * units.learnt.sharded(ranks)
     return moved / (hardware.memory_bandwidth.value * constants.memory_efficiency)
 
 
 def _data_exposed(
-    recipe: Recipe, volumes: Volumes, work: Work, network: Network
+    setup: TrainingSetup, volumes: Volumes, work: Work, network: Network
 ) -> dict[Group, float]:
     """Return seconds of gradient and weight traffic that no computation hides."""
 
@@ -242,38 +249,38 @@ def _data_exposed(
 
     gather = time("dp", "all_gather") + time("edp", "all_gather")
     scatter = time("dp", "reduce_scatter", "all_reduce") + time("edp", "reduce_scatter")
-    replicas = exchange_seconds(volumes, network)
-    exchange = recipe.exchange
-    if exchange.every == 1:
-        return _beside_passes(recipe, gather, scatter, replicas, work)
-    hidden = exchange.delay / exchange.every * recipe.micro_batches * work.total
-    exposed = _beside_passes(recipe, gather, scatter, 0.0, work)
+    replicas = replica_sync_seconds(volumes, network)
+    sync = setup.sync
+    if sync.interval_steps == 1:
+        return _beside_passes(setup, gather, scatter, replicas, work)
+    hidden = sync.delay_steps / sync.interval_steps * setup.micro_batches * work.total
+    exposed = _beside_passes(setup, gather, scatter, 0.0, work)
     return {**exposed, "rep": max(0.0, replicas - hidden)}
 
 
-def exchange_seconds(volumes: Volumes, network: Network) -> float:
+def replica_sync_seconds(volumes: Volumes, network: Network) -> float:
     """Return the seconds in which copies are kept alike, hidden or not."""
     return sum(
         network.seconds(group, operation, calls.nbytes, calls.count)
         for (group, operation), calls in volumes.items()
-        if group in COPIES
+        if group in REPLICA_GROUPS
     )
 
 
 def _beside_passes(
-    recipe: Recipe, gather: float, scatter: float, replicas: float, work: Work
+    setup: TrainingSetup, gather: float, scatter: float, replicas: float, work: Work
 ) -> dict[Group, float]:
     """Return what outlasts the passes beside which weights are gathered and gradients leave."""
-    if not recipe.overlaps_data:
+    if not setup.overlaps_data:
         return {"dp": gather + scatter, "rep": replicas}
     layers = max(1, work.layers)
     # interleaved, chunks finish one after the other while the last p micro-batches drain
-    window = 1 if recipe.chunks == 1 else min(recipe.layout.pipeline, recipe.micro_batches)
+    window = 1 if setup.chunks == 1 else min(setup.layout.pipeline, setup.micro_batches)
     forward, backward = window * layers * work.forward, window * layers * work.backward
-    if recipe.syncs_always:
-        forward, backward = recipe.micro_batches * forward, recipe.micro_batches * backward
-    elif recipe.sharding == "fsdp2" and recipe.layout.pipeline == 1:
-        forward += (recipe.micro_batches - 1) * (forward + backward) + backward / 2
+    if setup.syncs_always:
+        forward, backward = setup.micro_batches * forward, setup.micro_batches * backward
+    elif setup.sharding == "fsdp2" and setup.layout.pipeline == 1:
+        forward += (setup.micro_batches - 1) * (forward + backward) + backward / 2
         backward /= 2
     first = gather / layers  # nothing runs yet while the first weights come
     last = (scatter + replicas) / layers  # nothing is left to run when the last gradients go

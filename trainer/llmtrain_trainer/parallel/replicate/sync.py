@@ -53,7 +53,7 @@ class Copies(Protocol):
 def keep_alike(model: ModelParts, run: RunConfig, grid: Grid) -> Copies:
     """Install the job's way of keeping copies alike."""
     names = _Names(run)
-    total = choose_sum(run.exchange.compression, grid.groups) if "rep" in grid.groups else None
+    total = choose_sum(run.sync.compression, grid.groups) if "rep" in grid.groups else None
     if total is None or run.outer is None:
         return Alike(model, total, grid, names)
     own = {name: group for name, group in grid.groups.items() if not name.startswith("rep")}
@@ -65,8 +65,8 @@ class _Names:
     """Names of remembered tensors: they fit the same layout and the same way of exchange only."""
 
     def __init__(self, run: RunConfig) -> None:
-        exchange, layout = run.exchange, run.layout
-        kind = f"{layout}.{run.schedule}.{run.chunks}.{exchange.compression}.{exchange.near}"
+        sync, layout = run.sync, run.layout
+        kind = f"{layout}.{run.schedule}.{run.chunks}.{sync.compression}.{sync.replicas_per_rack}"
         place = layout.coordinates(dist.get_rank())
         self.own = f"copies.{kind}.rank-{dist.get_rank()}."
         self.shared = f"copies.{kind}.place-{layout.rank(**{**place, 'replicate': 0})}."
