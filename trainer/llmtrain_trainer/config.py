@@ -68,8 +68,8 @@ class LoraConfig:
     targets: tuple[str, ...]
     merge: bool
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint of adapters depends on, as JSON has it."""
+    def to_metadata(self) -> dict[str, Any]:
+        """Return the settings that a checkpoint of adapters depends on, as in `llmtrain.json`."""
         return {"rank": self.rank, "alpha": self.alpha, "targets": list(self.targets)}
 
 

@@ -121,7 +121,7 @@ def test_only_damage_is_called_damage(
     shard = tmp_path / "step-0" / "__1_0.distcp"
 
     def save(trainer: Any) -> None:
-        trainer.saved = -1
+        trainer.saved_step = -1
         trainer.save()
 
     def with_failing_reads(trainer: Any) -> tuple[str, str | None]:

@@ -90,7 +90,7 @@ def test_the_checkpoint_before_it_is_taken_in_any_layout(
         for _ in range(2):
             trainer.take_step()
             trainer.save()
-        trainer.finish_saving()
+        trainer.wait_for_save()
         if dist.get_rank() == 0:
             folder = tmp_path / "step-2"
             places = reader_of(folder).read_metadata().storage_data
@@ -109,7 +109,7 @@ def test_the_checkpoint_before_it_is_taken_in_any_layout(
             steps.append(again.step)
         run = from_spec("test", job_spec(data=2, init_from=f"file://{tmp_path}/step-2"))
         try:
-            Trainer(run, trainer.data, trainer.device, trainer.send).start_from_base()
+            Trainer(run, trainer.data, trainer.device, trainer.send).load_initial_weights()
         except InputError as error:
             return [steps, lines, (error.reason, error.field)]
         return [steps, lines, None]

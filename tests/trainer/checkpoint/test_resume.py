@@ -51,7 +51,7 @@ def test_every_precision_goes_on_with_the_same_bits_however_it_was_saved(
                 whole.take_step()
                 if whole.step == 2:
                     whole.save()
-            whole.finish_saving()
+            whole.wait_for_save()
             again = _another(first, spec(precision, background))
             again.resume()
             start = again.step

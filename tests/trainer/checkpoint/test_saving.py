@@ -82,10 +82,10 @@ def test_training_goes_on_while_a_save_is_written(
         trainer.save()
         assert begun.wait(HANG)
         steps = [trainer.take_step().step for _ in range(3)]
-        trainer.saver.look(trainer._tell)
+        trainer.saver.look(trainer._report_save)
         saved = paths.complete_steps(tmp_path)
         ready.set()
-        trainer.finish_saving()
+        trainer.wait_for_save()
         told = [report.step for report in trainer.sent if isinstance(report, CheckpointReport)]
         return steps, saved, told
 
@@ -115,13 +115,13 @@ def test_a_rank_killed_while_saving_leaves_nothing_that_loads(
             trainer.resume()
             trainer.take_step()
             trainer.save()
-            trainer.finish_saving()
+            trainer.wait_for_save()
             if dist.get_rank() == victim:
                 _kill_on(FileSystem, method)
             trainer.take_step()
             trainer.save()
             trainer.take_step()
-            trainer.finish_saving()
+            trainer.wait_for_save()
 
         return body
 
@@ -138,7 +138,7 @@ def test_a_rank_killed_while_saving_leaves_nothing_that_loads(
         trainer.resume()
         trainer.take_step()
         trainer.save()
-        trainer.finish_saving()
+        trainer.wait_for_save()
         return int(trainer.step)
 
     assert run_trainers(spec, shards, resumed) == [3, 3]
@@ -219,7 +219,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
             dist.barrier()
             trainer.take_step()
             trainer.save()
-            trainer.saver.finish(trainer._tell)
+            trainer.saver.finish(trainer._report_save)
 
         steps = []
         for full in (False, True, False, True):
@@ -228,7 +228,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
             steps.append(paths.steps(disk))
             dist.barrier()
         try:
-            trainer.finish_saving()
+            trainer.wait_for_save()
         except TrainerError as error:
             return steps, f"{error.reason} {error.field} {error.message}"
         finally:

@@ -85,7 +85,7 @@ def test_a_job_of_adapters_from_base_to_merged_weights(
 
     def half(trainer: Any) -> None:
         trainer.resume()
-        trainer.start_from_base()
+        trainer.load_initial_weights()
         trainer.held_out_before = trainer.evaluate()
         for _ in range(3):
             trainer.take_step()
@@ -110,7 +110,7 @@ def test_a_job_of_adapters_from_base_to_merged_weights(
     again = job_spec(tensor=2, init_from=f"file://{whole}/merged")
 
     def evaluate(trainer: Any) -> float:
-        trainer.start_from_base()
+        trainer.load_initial_weights()
         return trainer.evaluate().loss  # type: ignore[no-any-return]
 
     assert run_trainers(again, shards, evaluate)[0] == pytest.approx(straight[0][1], rel=1e-12)

@@ -97,7 +97,7 @@ def test_the_module_that_first_gave_no_number_is_named(
 
     for origin, passing in run_trainers(job_spec(**layout), shards, train):
         assert f"first in rank 1, output of layers.{first}.attention.wv (" in origin
-        assert "a passing fault" in passing
+        assert "a transient fault" in passing
 
 
 def test_weights_that_are_no_numbers_are_not_saved(

@@ -1,8 +1,8 @@
-"""Where the first number came from that is none: searched once a step's loss or norm shows one.
+"""Find the first non-finite tensor after a step's loss or gradient norm is NaN or infinite.
 
-The check of every step costs nothing: a NaN anywhere reaches the loss or the gradient norm, which
-are sums over all ranks. Both are known before the weights change, so the step can be repeated, this
-time with a look at the output of every module and at the gradient that comes back to it.
+The check in every step is free: a NaN anywhere reaches the loss or the gradient norm, which are
+sums over all ranks. Both are known before the weights change. So the step can be repeated with
+hooks that check the output of every module and the gradient of that output.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Kind = Literal["weight", "output", "gradient"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """The first tensor of a rank that has a number that is none."""
+class NonFiniteTensor:
+    """The first tensor of a rank that contains NaN or infinity."""
 
     kind: Kind
     order: int
-    """Among what the rank computed in this step."""
+    """Position in the order of computation of this rank."""
     rank: int
     name: str
     count: int
-    """Elements of the rank's part that are no number, or infinite."""
+    """Number of elements of the rank's shard that are NaN or infinite."""
     size: int
-    """Elements of its part."""
+    """Number of elements of the rank's shard."""
 
     def __str__(self) -> str:
         place = "" if self.kind == "weight" else " of"
@@ -45,14 +45,16 @@ class Finding:
         )
 
 
-def explain(problem: str, model: nn.Module, repeat: Callable[[], object], grid: Grid) -> NoReturn:
-    """Raise TrainerError with the first tensor that is not finite; collective over the grid.
+def raise_with_origin(
+    problem: str, model: nn.Module, repeat: Callable[[], object], grid: Grid
+) -> NoReturn:
+    """Raise TrainerError with the first non-finite tensor; collective over the grid.
 
-    Weights come first: what is wrong with them is only spread by the pass. `repeat` takes the
-    forward and backward pass of the step once more.
+    Weights are checked first, because the forward pass spreads their errors. `repeat` runs the
+    forward and backward pass of the step again.
     """
-    found = _first(_bad_weight(model), grid) or _first(_bad_value(model, repeat), grid)
-    origin = f"first in {found}" if found else "not so when repeated, so a passing fault"
+    found = _earliest(_bad_weight(model), grid) or _earliest(_bad_activation(model, repeat), grid)
+    origin = f"first in {found}" if found else "finite when repeated, so a transient fault"
     raise TrainerError(
         "LossNotFinite",
         f"{problem}; {origin}",
@@ -63,11 +65,11 @@ def explain(problem: str, model: nn.Module, repeat: Callable[[], object], grid: 
 
 
 def require_weights(when: str, model: nn.Module, grid: Grid) -> None:
-    """Raise TrainerError for weights that the next step would stumble over: they are never saved.
+    """Raise TrainerError if a weight is not finite, so that it is never saved.
 
     Collective over the grid.
     """
-    found = _first(None if _all_finite(model) else _bad_weight(model), grid)
+    found = _earliest(None if _all_finite(model) else _bad_weight(model), grid)
     if found is not None:
         raise TrainerError(
             "WeightsNotFinite",
@@ -77,57 +79,57 @@ def require_weights(when: str, model: nn.Module, grid: Grid) -> None:
         )
 
 
-def _bad_weight(model: nn.Module) -> Finding | None:
+def _bad_weight(model: nn.Module) -> NonFiniteTensor | None:
     for order, (name, parameter) in enumerate(model.named_parameters()):
-        finding = _look("weight", order, name, parameter)
-        if finding is not None:
-            return finding
+        found = _check("weight", order, name, parameter)
+        if found is not None:
+            return found
     return None
 
 
 def _all_finite(model: nn.Module) -> bool:
-    """Tell whether all weights of this rank are finite, in one pass over them."""
+    """Return True if all weights of this rank are finite, in one pass over them."""
     shards = [_local(parameter.detach()) for parameter in model.parameters()]
     norms = torch._foreach_norm([shard for shard in shards if shard.numel()], float("inf"))
     return not norms or bool(torch.isfinite(torch.stack([n.double() for n in norms])).all())
 
 
-def _first(finding: Finding | None, grid: Grid) -> Finding | None:
-    """Return the earliest finding of all ranks that make updates together.
+def _earliest(finding: NonFiniteTensor | None, grid: Grid) -> NonFiniteTensor | None:
+    """Return the earliest non-finite tensor of all ranks that make updates together.
 
-    Ranks that got a bad number from another one have it later in their own order.
+    A rank that received a non-finite value from another rank has it later in its own order.
     """
     for name in ("tp", "dp", "rep", "pp"):
         if name in grid.groups:
             group = grid.groups[name]
-            found: list[Finding | None] = [None] * group.size()
+            found: list[NonFiniteTensor | None] = [None] * group.size()
             dist.all_gather_object(found, finding, group=group)
-            there = [one for one in found if one is not None]
-            finding = min(there, key=_order, default=None)
+            tensors = [tensor for tensor in found if tensor is not None]
+            finding = min(tensors, key=_order, default=None)
     return finding
 
 
-def _order(finding: Finding) -> tuple[bool, int, int]:
+def _order(finding: NonFiniteTensor) -> tuple[bool, int, int]:
     return finding.kind == "gradient", finding.order, finding.rank
 
 
-def _bad_value(model: nn.Module, repeat: Callable[[], object]) -> Finding | None:
-    search = _Search()
-    with search.watching(model), torch.compiler.set_stance("force_eager"):
+def _bad_activation(model: nn.Module, repeat: Callable[[], object]) -> NonFiniteTensor | None:
+    check = _OutputCheck()
+    with check.active(model), torch.compiler.set_stance("force_eager"):
         repeat()
-    return search.found
+    return check.found
 
 
-class _Search:
-    """Looks at every module's output and at its gradient, in the order of the computation."""
+class _OutputCheck:
+    """Checks the output of every module and its gradient, in the order of computation."""
 
     def __init__(self) -> None:
-        self.found: Finding | None = None
-        self._looked = 0
+        self.found: NonFiniteTensor | None = None
+        self._checked = 0
 
     @contextlib.contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
-        """Watch the modules of a model."""
+    def active(self, model: nn.Module) -> Iterator[None]:
+        """Hook into all modules of a model."""
         handles = [
             module.register_forward_hook(self._hook(name))
             for name, module in model.named_modules()
@@ -140,29 +142,29 @@ class _Search:
                 handle.remove()
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        def check_output(module: nn.Module, inputs: Any, output: Any) -> None:
             for tensor in output if isinstance(output, tuple) else (output,):
                 if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                    self._take("output", name, tensor.detach())
+                    self._check("output", name, tensor.detach())
                     if tensor.requires_grad:
-                        _on_gradient(tensor, lambda grad: self._take("gradient", name, grad))
+                        _on_gradient(tensor, lambda grad: self._check("gradient", name, grad))
 
-        return look
+        return check_output
 
-    def _take(self, kind: Kind, name: str, tensor: Tensor) -> None:
-        self._looked += 1
+    def _check(self, kind: Kind, name: str, tensor: Tensor) -> None:
+        self._checked += 1
         if self.found is None:
-            self.found = _look(kind, self._looked, name, tensor)
+            self.found = _check(kind, self._checked, name, tensor)
 
 
 def _on_gradient(tensor: Tensor, take: Callable[[Tensor], None]) -> None:
     tensor.register_hook(take)  # type: ignore[no-untyped-call]
 
 
-def _look(kind: Kind, order: int, name: str, tensor: Tensor) -> Finding | None:
+def _check(kind: Kind, order: int, name: str, tensor: Tensor) -> NonFiniteTensor | None:
     local = _local(tensor.detach())
     bad = int(local.numel() - torch.isfinite(local).sum())
-    return Finding(kind, order, dist.get_rank(), name, bad, local.numel()) if bad else None
+    return NonFiniteTensor(kind, order, dist.get_rank(), name, bad, local.numel()) if bad else None
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""AdamW and its learning rate."""
+"""AdamW and its learning rate schedule."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from llmtrain_trainer.config import OptimizerConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW; norm scales do not decay. Fused: one call instead of ten per parameter."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in learning if p.dim() > 1]
-    scales = [p for p in learning if p.dim() <= 1]
+    """Return fused AdamW: one call instead of ten per parameter. Norm scales have no decay."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trainable if p.dim() > 1]
+    scales = [p for p in trainable if p.dim() <= 1]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": scales, "weight_decay": 0.0},
@@ -29,9 +29,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Return the rate of one step (counted from 0): linear warm-up, then cosine or constant.
+    """Return the learning rate of a step (counted from 0): linear warm-up, then cosine or constant.
 
-    The first step is not wasted on a rate of zero; the last one has the lowest rate.
+    The first step has a rate above zero; the last step has the lowest rate.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -43,7 +43,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.learning_rate * (config.min_ratio + (1.0 - config.min_ratio) * share)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use `rate` for the next step."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate

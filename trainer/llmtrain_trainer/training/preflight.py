@@ -1,4 +1,4 @@
-"""What ranks refuse before they train."""
+"""Checks before training starts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from llmtrain_trainer.errors import InputError
 
 
 def require_same_data(digest: str) -> None:
-    """Compare what every pod prepared: with other text the same number is another token.
+    """Raise InputError (`CorpusMismatch`) on all ranks unless all pods have prepared the same data.
 
-    Collective over all ranks. Raises InputError (`CorpusMismatch`) on all of them.
+    With different data the same token id can mean different text. Collective over all ranks.
     """
     digests = [""] * dist.get_world_size()
     dist.all_gather_object(digests, digest)
@@ -21,26 +21,26 @@ def require_same_data(digest: str) -> None:
     if others:
         raise InputError(
             "CorpusMismatch",
-            f"ranks {others[:16]} prepared other data than rank 0",
+            f"ranks {others[:16]} prepared different data than rank 0",
             field="spec.data.sources",
             remedy="make every node see the same files: one image, or one shared volume",
         )
 
 
-def require_own(facts: Facts, data: str, lora: dict[str, Any] | None) -> None:
-    """Raise InputError for a checkpoint that was saved with other data or other adapters."""
+def require_matching_run(facts: Facts, data: str, lora: dict[str, Any] | None) -> None:
+    """Raise InputError if a checkpoint was saved with different data or adapters."""
     if facts.data != data:
-        raise _other(
+        raise _mismatch(
             facts, "data", "the sources, heldOutFraction, vocabSize and seed it was saved with"
         )
     if facts.lora != lora:
-        raise _other(facts, "adapters", "the training.lora it was saved with")
+        raise _mismatch(facts, "adapters", "the training.lora it was saved with")
 
 
-def _other(facts: Facts, what: str, own: str) -> InputError:
+def _mismatch(facts: Facts, what: str, own: str) -> InputError:
     return InputError(
         "CheckpointMismatch",
-        f"the checkpoint of step {facts.step} was saved with other {what}",
+        f"the checkpoint of step {facts.step} was saved with different {what}",
         field=FIELD,
         remedy=f"use another folder, or {own}",
     )

@@ -1,4 +1,4 @@
-"""The training loop of one rank: the same for every layout."""
+"""The training loop of one rank, the same for every layout."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ from llmtrain_trainer.runtime.reports import (
 )
 from llmtrain_trainer.runtime.step_gate import StepGate
 from llmtrain_trainer.training import nan_search, preflight
-from llmtrain_trainer.training.optimizer import build_optimizer, learning_rate, set_rate
+from llmtrain_trainer.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from llmtrain_trainer.weights.export import export_checkpoint
 
 SAMPLE_EVERY = 10
-"""Least steps between two in which collectives are measured; such a step takes half longer."""
+"""Steps between two samples of the collectives, at least; a sampled step takes half longer."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class StepTimer:
-    """Seconds of one step by part."""
+    """Durations of the parts of one step, in seconds."""
 
     device: str
     parts: dict[str, float] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class StepTimer:
 
 
 class Trainer:
-    """One rank's model, optimizer and data, and the steps over them."""
+    """Trains the model of one rank."""
 
     def __init__(
         self,
@@ -99,30 +99,30 @@ class Trainer:
         self.token_positions = token_positions(
             run.sequence, self.grid.coordinate("cp"), self.grid.degree("cp")
         )
-        vocab, share = run.architecture.vocab_size, self._share()
+        vocab, share = run.architecture.vocab_size, self._batch_share()
         self.batches = Batches(open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share)
         self.held_out = HeldOutBatches(open_mixture(data, HELD_OUT, vocab), run.sequence, share)
         self.state = TrainingState(self.model, self.optimizer, self.copies)
-        self.saver = self._saver()
-        self.step = self.saved = 0
-        self.unsaved: Exception | None = None
+        self.saver = self._build_saver()
+        self.step = self.saved_step = 0
+        self.save_error: Exception | None = None
         self.held_out_before: HeldOutScore | None = None
 
     def train(self, gate: StepGate | None = None) -> None:
-        """Resume, evaluate, take every remaining step, save, evaluate.
+        """Resume, evaluate, take all remaining steps, save, evaluate.
 
-        Where the launcher asks for an early end: up to the step it names, and save.
+        If the launcher stops the job early, take the steps up to its last step, and save.
         """
         gate = gate or StepGate()
         preflight.require_same_data(self.data.digest)
         self.resume()
-        self.start_from_base()
+        self.load_initial_weights()
         if self.held_out_before is None:
-            self.held_out_before = self._evaluate()
+            self.held_out_before = self._report_evaluation()
         self.send(EvaluationReport("before", self.held_out_before))
         self.send(PhaseReport("training", self.step))
         first = self.step
-        sample = first + 1  # the first step connects: never a sample
+        sample = first + 1  # never the first step, which also connects the groups
         while self.step < self.run.steps and gate.start(self.step + 1):
             sampled = self.step >= sample and self.copies.meets(self.step + 1)
             self.take_step(sampled)
@@ -131,19 +131,19 @@ class Trainer:
             if self.run.probe_every and self.step % self.run.probe_every == 0:
                 self.send(ProbeReport(self.step, probe_groups(self.grid, self.device)))
             if self.step == first + 1:
-                # the first step also plans and connects; from here on a collective that does not
-                # end is lost, unless the launcher's watch ends the rank before
+                # the first step also compiles and connects; from now on a collective that does not
+                # end in time fails, unless the launcher's hang check ends the rank first
                 self.grid.limit(timedelta(seconds=2 * self.run.hang_timeout))
             if self.run.checkpoint and self.step % self.run.checkpoint.every_steps == 0:
                 self.save()
             elif self.saver is not None:
-                self.saver.look(self._tell)
+                self.saver.look(self._report_save)
         self.save()
         if self.step < self.run.steps:
-            self.finish_saving()
+            self.wait_for_save()
             return
-        self.send(EvaluationReport("after", self._evaluate()))
-        self.finish_saving()
+        self.send(EvaluationReport("after", self._report_evaluation()))
+        self.wait_for_save()
         self.save_merged()
         self.export()
 
@@ -153,8 +153,8 @@ class Trainer:
         meter = CollectiveMeter(self.grid.labels, self.device.type) if sampled else None
         with meter or nullcontext():
             with timer.part("data"):
-                tokens, targets = self._mine(self.batches.at(self.step))
-                counted = self._counted(self.batches, self.step)
+                tokens, targets = self._local_part(self.batches.at(self.step))
+                counted = self._counted_tokens(self.batches, self.step)
             with timer.part("forward_backward"):
                 loss = self.forward_backward.train(tokens, targets, counted)
             with timer.part("clip"):
@@ -164,15 +164,17 @@ class Trainer:
                     loss * self.copies.apart,
                     self.copies.grid,
                 )
-        if not math.isfinite(mean + norm):  # on all ranks: both are sums over all of them
-            nan_search.explain(
+        if not math.isfinite(mean + norm):  # on all ranks alike: both are sums over all ranks
+            nan_search.raise_with_origin(
                 f"step {self.step + 1}: the loss is {mean}, the gradient norm {norm}",
                 self.model,
                 lambda: self.forward_backward.train(tokens, targets, counted),
                 self.copies.grid,
             )
         with timer.part("optimizer"):
-            set_rate(self.optimizer, learning_rate(self.run.optimizer, self.step, self.run.steps))
+            set_learning_rate(
+                self.optimizer, learning_rate(self.run.optimizer, self.step, self.run.steps)
+            )
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -196,36 +198,38 @@ class Trainer:
         return report
 
     def evaluate(self) -> HeldOutScore:
-        """Measure the held-out loss, and of examples how many are answered to the letter."""
-        total, matches, everything = 0.0, 0.0, 0
+        """Return the loss on held-out data and, for examples, the share of exact matches."""
+        total_loss, matches, total_counted = 0.0, 0.0, 0
         for index in range(self.held_out.count):
-            tokens, targets = self._mine(self.held_out.at(index))
-            counted = self._counted(self.held_out, index)
+            tokens, targets = self._local_part(self.held_out.at(index))
+            counted = self._counted_tokens(self.held_out, index)
             score = self.forward_backward.evaluate(tokens, targets, counted)
-            total += counted * sum_losses(score.loss, self.grid)
-            everything += counted
+            total_loss += counted * sum_losses(score.loss, self.grid)
+            total_counted += counted
             if score.mismatches is not None:
                 matches += count_matches(score.mismatches, self.grid)
         examples = self.held_out.count * self.run.global_batch
-        exact = matches / examples if self.data.examples else None
-        return HeldOutScore(total / everything, exact)
+        exact_match = matches / examples if self.data.examples else None
+        return HeldOutScore(total_loss / total_counted, exact_match)
 
     def resume(self) -> None:
-        """Go on from the newest complete checkpoint, if there is one."""
+        """Resume from the newest complete checkpoint, if there is one."""
         if self.saver is None:
             return
-        require = partial(preflight.require_own, data=self.data.digest, lora=self._adapters())
+        require = partial(
+            preflight.require_matching_run, data=self.data.digest, lora=self._lora_metadata()
+        )
         facts = resume(self.saver.root, self._architecture(), require, self.state, self.saver.group)
         if facts is None:
             return
-        self.step = self.saved = facts.step
+        self.step = self.saved_step = facts.step
         if facts.held_out_before is not None:
             self.held_out_before = HeldOutScore(facts.held_out_before, facts.exact_match_before)
         log.info("resumed at step %d (saved as %s)", facts.step, facts.layout)
         self.send(CheckpointReport(facts.step, {}))
 
-    def start_from_base(self) -> None:
-        """Take the weights of another job's checkpoint; those of a resumed step are newer."""
+    def load_initial_weights(self) -> None:
+        """Load the weights of `model.initFrom`, unless the resumed checkpoint has all weights."""
         if self.run.init_from is None or (self.step and self.run.lora is None):
             return
         uri = self.run.init_from
@@ -245,38 +249,38 @@ class Trainer:
         log.info("started from %s", folder)
 
     def save(self) -> None:
-        """Write a checkpoint of the current step, or begin to, unless that was done already."""
-        if self.saver is None or self.saved == self.step:
+        """Write a checkpoint of the current step, or start to, unless it is saved already."""
+        if self.saver is None or self.saved_step == self.step:
             return
         nan_search.require_weights(f"after step {self.step}", self.model, self.copies.grid)
         self.send(PhaseReport("saving", self.step))
-        self.saved = self.step
-        self.saver.save(self._facts(), self.state, self._tell)
+        self.saved_step = self.step
+        self.saver.save(self._metadata(), self.state, self._report_save)
         self.send(PhaseReport("training", self.step))
 
-    def finish_saving(self) -> None:
-        """Wait for the last checkpoint. Raises TrainerError where it could not be written."""
+    def wait_for_save(self) -> None:
+        """Wait for the last checkpoint. Raises TrainerError if it could not be written."""
         if self.saver is None:
             return
-        self.saver.finish(self._tell)
-        if self.unsaved is not None:
+        self.saver.finish(self._report_save)
+        if self.save_error is not None:
             raise TrainerError(
                 "CheckpointNotWritten",
-                f"step {self.step}: {self.unsaved}",
+                f"step {self.step}: {self.save_error}",
                 field=paths.FIELD,
-                remedy="make room there; a new start goes on from the newest complete checkpoint",
+                remedy="free space there; a restart resumes from the newest complete checkpoint",
             )
 
     def save_merged(self) -> None:
-        """Write the base's weights with the adapters added in, where that is asked for."""
+        """Write the base weights with the adapters merged into them, if the job requests it."""
         if self.saver is None or self.run.lora is None or not self.run.lora.merge:
             return
         self.send(PhaseReport("saving", self.step))
         merge(self.model)
-        self.saver.save_merged(replace(self._facts(), lora=None), self.model)
+        self.saver.save_merged(replace(self._metadata(), lora=None), self.model)
 
     def export(self) -> None:
-        """Write the model for others, from the checkpoint just written: any layout will do."""
+        """Write the model as a Hugging Face folder, from the checkpoint that was just saved."""
         if self.saver is None or self.run.checkpoint is None or self.run.checkpoint.export is None:
             return
         self.send(PhaseReport("saving", self.step))
@@ -288,16 +292,16 @@ class Trainer:
             )
         dist.barrier(group=self.saver.group)
 
-    def _tell(self, outcome: Outcome) -> None:
-        """Report a save. Training goes on after a failed one: the checkpoint before it is kept."""
-        self.unsaved = outcome.error
+    def _report_save(self, outcome: Outcome) -> None:
+        """Report a save. After a failed one training continues: the previous checkpoint is kept."""
+        self.save_error = outcome.error
         seconds = {"stage": outcome.stage, "upload": outcome.upload}
         failed = outcome.error is not None
         self.send(
             SaveFailedReport(outcome.step) if failed else CheckpointReport(outcome.step, seconds)
         )
 
-    def _saver(self) -> Saver | None:
+    def _build_saver(self) -> Saver | None:
         checkpoint = self.run.checkpoint
         if checkpoint is None:
             return None
@@ -309,7 +313,7 @@ class Trainer:
             heartbeat=heartbeat_to(self.send),
         )
 
-    def _facts(self) -> paths.Facts:
+    def _metadata(self) -> paths.Facts:
         before = self.held_out_before
         return paths.Facts(
             step=self.step,
@@ -320,29 +324,29 @@ class Trainer:
             sequences=self.step * self.run.global_batch,
             held_out_before=before.loss if before else None,
             exact_match_before=before.exact_match if before else None,
-            lora=self._adapters(),
+            lora=self._lora_metadata(),
         )
 
-    def _evaluate(self) -> HeldOutScore:
+    def _report_evaluation(self) -> HeldOutScore:
         self.send(PhaseReport("evaluating", self.step))
-        found = self.evaluate()
-        log.info("held out at step %d: %s", self.step, found)
-        return found
+        score = self.evaluate()
+        log.info("held out at step %d: %s", self.step, score)
+        return score
 
-    def _counted(self, batches: Batches | HeldOutBatches, index: int) -> int:
-        """Return the tokens of a whole batch that are in the loss: all, or those of responses."""
+    def _counted_tokens(self, batches: Batches | HeldOutBatches, index: int) -> int:
+        """Return the tokens of a global batch that count in the loss: all, or responses only."""
         return batches.counted(index) if self.data.examples else self.run.tokens_per_step
 
     def _architecture(self) -> dict[str, object]:
         return self.run.architecture.to_wire()
 
-    def _adapters(self) -> dict[str, object] | None:
-        return self.run.lora.facts() if self.run.lora else None
+    def _lora_metadata(self) -> dict[str, object] | None:
+        return self.run.lora.to_metadata() if self.run.lora else None
 
-    def _share(self) -> Share:
+    def _batch_share(self) -> Share:
         return Share(self.run.global_batch, self.grid.replica, self.run.replicas)
 
-    def _mine(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Cut this rank's part out of its sequences and move it to the device."""
+    def _local_part(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Select the token positions of this rank and move them to the device."""
         tokens, targets = (part[:, self.token_positions].to(self.device) for part in batch)
         return tokens, targets
