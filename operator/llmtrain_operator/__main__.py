@@ -54,7 +54,7 @@ async def run(config: Config) -> None:
     leading = False
 
     def healthy() -> bool:
-        return not leading or (elector.valid and runtime.alive)
+        return not leading or (elector.is_leader and runtime.alive)
 
     def ready() -> bool:
         return runtime.ready if leading else True

@@ -33,7 +33,7 @@ class ApiError(OperatorError):
         self.details = dict(details or {})
 
     @property
-    def settled(self) -> bool:
+    def not_applied(self) -> bool:
         """Whether it is certain that the request had no effect."""
         return True
 
@@ -82,7 +82,7 @@ class UnavailableError(ApiError):
     retryable = True
 
     @property
-    def settled(self) -> bool:
+    def not_applied(self) -> bool:
         """Only a rejection for overload (429) is certain to have had no effect."""
         return self.status == 429
 

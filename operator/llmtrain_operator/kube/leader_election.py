@@ -49,13 +49,13 @@ class LeaderElector:
         self._observed_at = 0.0
 
     @property
-    def valid(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process may write now."""
         return boot_clock() < self._valid_until
 
     def fence(self) -> None:
         """Raise LeaseLostError unless this process may write now."""
-        if not self.valid:
+        if not self.is_leader:
             raise LeaseLostError("this process does not hold the lease")
 
     async def acquire(self) -> None:
@@ -68,16 +68,16 @@ class LeaderElector:
         """Renew until the lease is lost, then call `on_lost`, which should end the process."""
         while True:
             await asyncio.sleep(self._timing.retry_period * random.uniform(0.8, 1.0))
-            if self.valid:
+            if self.is_leader:
                 await self._try_acquire_or_renew()
-            if not self.valid:
+            if not self.is_leader:
                 log.error("lease=%s/%s lost by=%s", self._namespace, self._name, self._identity)
                 on_lost()
                 return
 
     async def release(self) -> None:
         """Release the lease on a clean exit, so that the next leader need not wait."""
-        if not self.valid:
+        if not self.is_leader:
             return
         self._valid_until = 0.0
         try:

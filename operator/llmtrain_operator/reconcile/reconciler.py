@@ -240,7 +240,7 @@ class Reconciler:
             await self.deps.writer.write_status(observed, actions, self.expectations)
         except BaseException as error:
             # Without a definite rejection the write may have been applied: read the job first.
-            self.write_outcome_unknown = not (isinstance(error, ApiError) and error.settled)
+            self.write_outcome_unknown = not (isinstance(error, ApiError) and error.not_applied)
             if not self.write_outcome_unknown:
                 self.deps.scheduler.give_up(self.uid)
             raise

@@ -52,17 +52,17 @@ async def test_two_contenders(cluster: KubeClient, namespace: str) -> None:
     keeping = asyncio.create_task(first.renew_until_lost(lost.set))
     waiting = asyncio.create_task(second.acquire())
     await asyncio.sleep(2 * TIMING.duration)
-    assert first.valid and not second.valid and not waiting.done()
+    assert first.is_leader and not second.is_leader and not waiting.done()
     second_clashes = [second.fence, first.fence]
     with pytest.raises(LeaseLostError):
         second_clashes[0]()
     second_clashes[1]()
     keeping.cancel()
     await first.release()
-    assert not first.valid
+    assert not first.is_leader
     async with asyncio.timeout(20):
         await waiting
-    assert second.valid
+    assert second.is_leader
     found = await cluster.get(LEASES, "only-one", namespace)
     assert found["spec"]["holderIdentity"] == "second"
     assert found["spec"]["leaseTransitions"] == 2
@@ -75,11 +75,11 @@ async def test_a_dead_leader_is_replaced_only_after_its_time(
     await first.acquire()
     waiting = asyncio.create_task(second.acquire())
     overlap = False
-    while not second.valid:
+    while not second.is_leader:
         await asyncio.sleep(0.02)
-        overlap = overlap or (first.valid and second.valid)
+        overlap = overlap or (first.is_leader and second.is_leader)
     await waiting
-    assert not overlap and not first.valid
+    assert not overlap and not first.is_leader
 
 
 async def test_a_lease_that_is_taken_away_is_lost(

@@ -16,10 +16,10 @@ from tests.support.operator_harness.observed import (
     NOW,
     PLACEMENT,
     ago,
+    make_observed,
     node,
     pod,
     reason,
-    seen,
     settle,
     status,
     text,
@@ -29,64 +29,66 @@ pytestmark = pytest.mark.unit
 
 
 def test_a_new_job_is_accepted_and_waits() -> None:
-    plan, _ = settle(seen())
-    assert plan.status["phase"] == "Queued"
-    assert reason(plan, ConditionType.ACCEPTED) == ("True", "Valid")
-    assert reason(plan, ConditionType.PLACED) == ("False", "Queued")
-    assert not plan.create_pods and not plan.delete_pods
+    actions, _ = settle(make_observed())
+    assert actions.status["phase"] == "Queued"
+    assert reason(actions, ConditionType.ACCEPTED) == ("True", "Valid")
+    assert reason(actions, ConditionType.PLACED) == ("False", "Queued")
+    assert not actions.create_pods and not actions.delete_pods
 
 
 def test_the_placement_is_written_before_any_pod() -> None:
     offer = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
-    first = decide(seen(verdict=offer))
+    first = decide(make_observed(verdict=offer))
     assert first.changed and first.assignment is offer
     assert first.status["placement"]["blocks"] == PLACEMENT["blocks"]
     assert not first.create_pods
-    plan, _ = settle(seen(verdict=offer))
-    assert plan.create_pods == (0, 1)
-    assert plan.status["phase"] == "Starting"
-    assert plan.status["startTime"] == plan.status["attemptStartTime"] == format_time(NOW)
+    actions, _ = settle(make_observed(verdict=offer))
+    assert actions.create_pods == (0, 1)
+    assert actions.status["phase"] == "Starting"
+    assert actions.status["startTime"] == actions.status["attemptStartTime"] == format_time(NOW)
 
 
 def test_an_offer_for_another_attempt_is_not_taken() -> None:
     offer = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
-    plan, _ = settle(seen(status(placed=False, attempt=1), verdict=offer))
-    assert "placement" not in plan.status
+    actions, _ = settle(make_observed(status(placed=False, attempt=1), verdict=offer))
+    assert "placement" not in actions.status
 
 
 def test_a_refusal_is_shown() -> None:
-    plan, _ = settle(seen(verdict=Refusal("InsufficientGpus", "needs 2 nodes; 1 is free")))
-    assert reason(plan, ConditionType.PLACED) == ("False", "InsufficientGpus")
-    assert plan.status["reason"] == "InsufficientGpus"
-    assert plan.status["nodes"] == "0/2"
+    actions, _ = settle(
+        make_observed(verdict=Refusal("InsufficientGpus", "needs 2 nodes; 1 is free"))
+    )
+    assert reason(actions, ConditionType.PLACED) == ("False", "InsufficientGpus")
+    assert actions.status["reason"] == "InsufficientGpus"
+    assert actions.status["nodes"] == "0/2"
 
 
 def test_an_invalid_job_gets_no_children() -> None:
-    plan, _ = settle(seen(spec={"model": {"preset": "gpt-9000"}}))
-    assert reason(plan, ConditionType.ACCEPTED) == ("False", "UnknownPreset")
-    assert text(plan, ConditionType.ACCEPTED).startswith("spec.model.preset: ")
-    assert "use one of" in text(plan, ConditionType.ACCEPTED)
-    assert plan.status["phase"] == "Rejected"
-    assert not plan.create_pods and not plan.delete_pods and plan.assignment is None
+    actions, _ = settle(make_observed(spec={"model": {"preset": "gpt-9000"}}))
+    assert reason(actions, ConditionType.ACCEPTED) == ("False", "UnknownPreset")
+    assert text(actions, ConditionType.ACCEPTED).startswith("spec.model.preset: ")
+    assert "use one of" in text(actions, ConditionType.ACCEPTED)
+    assert actions.status["phase"] == "Rejected"
+    assert not actions.create_pods and not actions.delete_pods and actions.assignment is None
 
 
 def test_a_gang_that_runs() -> None:
-    plan, _ = settle(seen(status(), pods=(pod(0), pod(1))))
-    assert reason(plan, ConditionType.RUNNING) == ("True", "Training")
-    assert reason(plan, ConditionType.PODS_READY) == ("True", "AllPodsReady")
-    assert plan.status["phase"] == "Running"
-    assert plan.status["nodes"] == "2/2"
-    assert plan.poll_pod is not None and plan.poll_pod.index == 0
+    actions, _ = settle(make_observed(status(), pods=(pod(0), pod(1))))
+    assert reason(actions, ConditionType.RUNNING) == ("True", "Training")
+    assert reason(actions, ConditionType.PODS_READY) == ("True", "AllPodsReady")
+    assert actions.status["phase"] == "Running"
+    assert actions.status["nodes"] == "2/2"
+    assert actions.poll_pod is not None and actions.poll_pod.index == 0
 
 
 def test_missing_pods_are_created_until_the_gang_runs() -> None:
-    plan, _ = settle(seen(status(), pods=(pod(1),)))
-    assert plan.create_pods == (0,)
+    actions, _ = settle(make_observed(status(), pods=(pod(1),)))
+    assert actions.create_pods == (0,)
 
 
 def test_pods_of_a_later_attempt_mean_that_the_status_is_old() -> None:
-    plan, _ = settle(seen(status(), pods=(pod(0, attempt=1), pod(1, attempt=1))))
-    assert not plan.delete_pods and not plan.create_pods
+    actions, _ = settle(make_observed(status(), pods=(pod(0, attempt=1), pod(1, attempt=1))))
+    assert not actions.delete_pods and not actions.create_pods
 
 
 def test_progress_is_taken_in() -> None:
@@ -106,14 +108,14 @@ def test_progress_is_taken_in() -> None:
             7,
         ],
     }
-    observed = seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1)), report=report)
-    plan, after = settle(observed)
-    found = plan.status["progress"]
+    observed = make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1)), report=report)
+    actions, after = settle(observed)
+    found = actions.status["progress"]
     assert found["step"] == 25 and found["tokensPerSecond"] == 1000.0
     assert found["eta"] == format_time(NOW + timedelta(seconds=150))
     assert len(found["collectives"]) == 1
-    assert (found["restartsInPlace"], plan.status["restarts"]) == (2, 0)
-    assert plan.status["progressPercent"] == "25%"
+    assert (found["restartsInPlace"], actions.status["restarts"]) == (2, 0)
+    assert actions.status["progressPercent"] == "25%"
     later = replace(after, now=NOW + timedelta(seconds=50))
     assert not decide(later).changed, "nothing moved: nothing is written"
     old = replace(observed, report={**report, "attempt": 3})
@@ -121,17 +123,23 @@ def test_progress_is_taken_in() -> None:
 
 
 def test_figures_alone_are_not_written_at_once() -> None:
-    _, after = settle(seen(status(), pods=(pod(0), pod(1, "Pending", ready=False))))
+    _, after = settle(make_observed(status(), pods=(pod(0), pod(1, "Pending", ready=False))))
     fresh = replace(after, pods=(pod(0, ready=False), pod(1, "Pending")), seconds_since_write=0.5)
-    plan = decide(fresh)
-    assert not plan.changed and plan.reconcile_after is not None and plan.reconcile_after <= 1.5
+    actions = decide(fresh)
+    assert (
+        not actions.changed
+        and actions.reconcile_after is not None
+        and actions.reconcile_after <= 1.5
+    )
     assert decide(replace(fresh, seconds_since_write=5)).changed
 
 
 def test_status_patch_takes_away_what_is_gone() -> None:
-    observed = seen(status(ConditionType.RUNNING), pods=(pod(0),), nodes={"n0": node("n0")})
-    plan = decide(observed)
-    body = status_patch(observed, plan.status)
+    observed = make_observed(
+        status(ConditionType.RUNNING), pods=(pod(0),), nodes={"n0": node("n0")}
+    )
+    actions = decide(observed)
+    body = status_patch(observed, actions.status)
     assert body["metadata"]["resourceVersion"] == "7"
     assert body["status"]["placement"] is None
     assert "startTime" not in body["status"], "what is the same is not sent"
@@ -139,10 +147,10 @@ def test_status_patch_takes_away_what_is_gone() -> None:
 
 def test_no_write_in_a_steady_state() -> None:
     for observed in (
-        seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1))),
-        seen(status(ConditionType.SUCCEEDED, completionTime=ago(5))),
-        seen(verdict=Refusal("InsufficientGpus", "no")),
-        seen(spec={"suspend": True}),
+        make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1))),
+        make_observed(status(ConditionType.SUCCEEDED, completionTime=ago(5))),
+        make_observed(verdict=Refusal("InsufficientGpus", "no")),
+        make_observed(spec={"suspend": True}),
     ):
         _, settled = settle(observed)
         later = replace(settled, now=NOW + timedelta(seconds=60))

@@ -16,10 +16,10 @@ from tests.support.operator_harness.observed import (
     PLACEMENT,
     ago,
     failed,
+    make_observed,
     node,
     pod,
     reason,
-    seen,
     settle,
     status,
     text,
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.unit
 
 
 def test_a_deleted_pod_of_a_running_gang_restarts_it() -> None:
-    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=(pod(0),)))
-    assert plan.status["attempt"] == 1 and plan.status["restarts"] == 1
-    assert plan.status["failures"][0]["reason"] == "PodDeleted"
-    assert plan.status["placement"]["attempt"] == 1
-    assert [victim.index for victim in plan.delete_pods] == [0]
-    assert not plan.create_pods, "the old gang must be gone first"
+    actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=(pod(0),)))
+    assert actions.status["attempt"] == 1 and actions.status["restarts"] == 1
+    assert actions.status["failures"][0]["reason"] == "PodDeleted"
+    assert actions.status["placement"]["attempt"] == 1
+    assert [victim.index for victim in actions.delete_pods] == [0]
+    assert not actions.create_pods, "the old gang must be gone first"
 
 
 CORPUS = message("CorpusMissing", "no folder /data", "spec.data.sources[0].uri", "mount it", 2)
@@ -60,48 +60,50 @@ FAILURES = [
 
 @pytest.mark.parametrize(("pods", "restarted", "why", "said"), FAILURES)
 def test_failures(pods: Any, restarted: bool, why: str, said: str) -> None:
-    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=pods))
-    entry = plan.status["failures"][-1]
+    actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=pods))
+    entry = actions.status["failures"][-1]
     assert entry["reason"] == why
     assert said in entry["message"]
     if restarted:
-        assert plan.status["attempt"] == 1
-        assert reason(plan, ConditionType.RESTARTING) == ("True", "GangRestart")
-        assert get_condition(plan.status["conditions"], ConditionType.FAILED) is None
-        assert {victim.attempt for victim in plan.delete_pods} == {0}
-        assert not plan.create_pods
+        assert actions.status["attempt"] == 1
+        assert reason(actions, ConditionType.RESTARTING) == ("True", "GangRestart")
+        assert get_condition(actions.status["conditions"], ConditionType.FAILED) is None
+        assert {victim.attempt for victim in actions.delete_pods} == {0}
+        assert not actions.create_pods
     else:
-        assert plan.status["phase"] == "Failed"
-        assert reason(plan, ConditionType.FAILED) == ("True", why)
-        assert said in text(plan, ConditionType.FAILED)
-        assert "attempt" not in plan.status
-        assert {victim.phase for victim in plan.delete_pods} <= {"Running"}
+        assert actions.status["phase"] == "Failed"
+        assert reason(actions, ConditionType.FAILED) == ("True", why)
+        assert said in text(actions, ConditionType.FAILED)
+        assert "attempt" not in actions.status
+        assert {victim.phase for victim in actions.delete_pods} <= {"Running"}
 
 
 def test_a_lost_peer_waits_for_the_cause() -> None:
-    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=(failed(0, 200, PEER, at=2), pod(1))))
-    assert "failures" not in plan.status
-    assert plan.reconcile_after == pytest.approx(8.0)
+    actions, _ = settle(
+        make_observed(status(ConditionType.RUNNING), pods=(failed(0, 200, PEER, at=2), pod(1)))
+    )
+    assert "failures" not in actions.status
+    assert actions.reconcile_after == pytest.approx(8.0)
 
 
 def test_restarts_are_bounded() -> None:
-    observed = seen(
+    observed = make_observed(
         status(ConditionType.RUNNING, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3}),
         pods=(failed(0, 137, attempt=3), pod(1, attempt=3)),
     )
-    plan, _ = settle(observed)
-    assert reason(plan, ConditionType.FAILED) == ("True", "TooManyRestarts")
-    assert "spec.failurePolicy.maxRestarts" in text(plan, ConditionType.FAILED)
+    actions, _ = settle(observed)
+    assert reason(actions, ConditionType.FAILED) == ("True", "TooManyRestarts")
+    assert "spec.failurePolicy.maxRestarts" in text(actions, ConditionType.FAILED)
 
 
 def test_without_restarts_the_cause_is_the_reason() -> None:
-    observed = seen(
+    observed = make_observed(
         status(ConditionType.RUNNING),
         spec={"failurePolicy": {"maxRestarts": 0}},
         pods=(failed(0, 137, reason="OOMKilled"), pod(1)),
     )
-    plan, _ = settle(replace(observed, pods=observed.pods))
-    assert reason(plan, ConditionType.FAILED)[0] == "True"
+    actions, _ = settle(replace(observed, pods=observed.pods))
+    assert reason(actions, ConditionType.FAILED)[0] == "True"
 
 
 def test_only_ten_failures_are_kept() -> None:
@@ -109,13 +111,13 @@ def test_only_ten_failures_are_kept() -> None:
         {"time": ago(9000 - i), "attempt": i, "reason": "ExitCode", "message": ""}
         for i in range(10)
     ]
-    observed = seen(
+    observed = make_observed(
         status(ConditionType.RUNNING, failures=old, restarts=1),
         pods=(failed(0, 137), pod(1)),
         spec={"failurePolicy": {"maxRestarts": 100}},
     )
-    plan, _ = settle(observed)
-    assert len(plan.status["failures"]) == 10
+    actions, _ = settle(observed)
+    assert len(actions.status["failures"]) == 10
 
 
 @pytest.mark.parametrize(
@@ -127,13 +129,15 @@ def test_only_ten_failures_are_kept() -> None:
     ],
 )
 def test_a_lost_node_means_a_new_placement(nodes: dict[str, NodeRecord], lost: bool) -> None:
-    plan, observed = settle(seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1)), nodes=nodes))
+    actions, observed = settle(
+        make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1)), nodes=nodes)
+    )
     if not lost:
-        assert plan.reconcile_after is not None and plan.reconcile_after <= 27
+        assert actions.reconcile_after is not None and actions.reconcile_after <= 27
         return
-    assert plan.status["failures"][0]["reason"] == "NodeLost"
-    assert "placement" not in plan.status
-    assert reason(plan, ConditionType.PLACED) == ("False", "NotPlaced")
+    assert actions.status["failures"][0]["reason"] == "NodeLost"
+    assert "placement" not in actions.status
+    assert reason(actions, ConditionType.PLACED) == ("False", "NotPlaced")
     # The pod on the lost node stays Terminating for ever: it must not hold the new gang up.
     offer = Offer(
         1,
@@ -148,18 +152,18 @@ def test_a_lost_node_means_a_new_placement(nodes: dict[str, NodeRecord], lost: b
         pods=(pod(1, deleting=True),),
         nodes={**nodes, "n2": node("n2"), "n3": node("n3")},
     )
-    plan, _ = settle(later)
-    assert plan.create_pods == (0, 1)
+    actions, _ = settle(later)
+    assert actions.create_pods == (0, 1)
 
 
 def test_a_cordoned_node_is_not_used_again() -> None:
-    observed = seen(
+    observed = make_observed(
         status(ConditionType.RUNNING),
         pods=(failed(0, 137), pod(1)),
         nodes={"n0": node("n0"), "n1": node("n1", cordoned=True)},
     )
-    plan, _ = settle(observed)
-    assert "placement" not in plan.status
+    actions, _ = settle(observed)
+    assert "placement" not in actions.status
 
 
 def test_repeated_failures_hold_back() -> None:
@@ -167,37 +171,40 @@ def test_repeated_failures_hold_back() -> None:
         {"time": ago(seconds), "attempt": 0, "reason": "ExitCode", "message": ""}
         for seconds in (30, 20, 1)
     ]
-    plan, _ = settle(
-        seen(
+    actions, _ = settle(
+        make_observed(
             status(failures=failures, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3})
         )
     )
-    assert not plan.create_pods
-    assert plan.reconcile_after == pytest.approx(1.0)
+    assert not actions.create_pods
+    assert actions.reconcile_after == pytest.approx(1.0)
 
 
 def test_a_gang_that_does_not_start_in_time_is_released() -> None:
     late = status(attemptStartTime=ago(601))
-    plan, _ = settle(seen(late, pods=(pod(0), pod(1, "Pending", reason="Unschedulable"))))
-    assert plan.status["failures"][0]["reason"] == "StartupTimeout"
-    assert "placement" not in plan.status and plan.status["attempt"] == 1
-    assert len(plan.delete_pods) == 2
+    actions, _ = settle(
+        make_observed(late, pods=(pod(0), pod(1, "Pending", reason="Unschedulable")))
+    )
+    assert actions.status["failures"][0]["reason"] == "StartupTimeout"
+    assert "placement" not in actions.status and actions.status["attempt"] == 1
+    assert len(actions.delete_pods) == 2
 
 
 def test_an_image_that_cannot_be_pulled() -> None:
     bad = (pod(0, "Pending", reason="ErrImagePull"), pod(1, "Pending", reason="ImagePullBackOff"))
-    plan, _ = settle(seen(status(), pods=bad))
-    assert reason(plan, ConditionType.PODS_READY) == ("False", "ImagePullFailed")
+    actions, _ = settle(make_observed(status(), pods=bad))
+    assert reason(actions, ConditionType.PODS_READY) == ("False", "ImagePullFailed")
     assert (
-        text(plan, ConditionType.PODS_READY).find("spec.workers.image: example.com/trainer:1") > 0
+        text(actions, ConditionType.PODS_READY).find("spec.workers.image: example.com/trainer:1")
+        > 0
     )
-    plan, _ = settle(seen(status(attemptStartTime=ago(601)), pods=bad))
-    assert reason(plan, ConditionType.FAILED) == ("True", "ImagePullFailed")
-    assert len(plan.delete_pods) == 2
+    actions, _ = settle(make_observed(status(attemptStartTime=ago(601)), pods=bad))
+    assert reason(actions, ConditionType.FAILED) == ("True", "ImagePullFailed")
+    assert len(actions.delete_pods) == 2
 
 
 def test_trouble_is_shown() -> None:
     trouble = CreateError("QuotaExceeded", "spec.workers: quota; raise it")
-    plan, _ = settle(seen(status(), create_error=trouble))
-    assert reason(plan, ConditionType.PODS_READY) == ("False", "QuotaExceeded")
-    assert plan.status["reason"] == "QuotaExceeded"
+    actions, _ = settle(make_observed(status(), create_error=trouble))
+    assert reason(actions, ConditionType.PODS_READY) == ("False", "QuotaExceeded")
+    assert actions.status["reason"] == "QuotaExceeded"

@@ -24,9 +24,9 @@ from tests.support.operator_harness.observed import (
     NOW,
     PLACEMENT,
     ago,
+    make_observed,
     pod,
     reason,
-    seen,
     settle,
     status,
     text,
@@ -58,26 +58,28 @@ def planned(observed: Observed) -> dict[str, Any]:
 
 
 def test_the_plan_is_written_with_the_acceptance() -> None:
-    observed = assessed(seen(verdict=FULL))
-    plan = decide(observed)
-    assert plan.status["plan"] == planned(observed)
-    assert reason(plan, ConditionType.ACCEPTED) == ("True", "Valid")
+    observed = assessed(make_observed(verdict=FULL))
+    actions = decide(observed)
+    assert actions.status["plan"] == planned(observed)
+    assert reason(actions, ConditionType.ACCEPTED) == ("True", "Valid")
 
 
 def test_a_job_that_cannot_fit_gets_no_pods_and_no_place() -> None:
-    observed = assessed(seen(spec=LARGE, verdict=OFFER))
-    plan, settled = settle(observed)
-    assert reason(plan, ConditionType.ACCEPTED) == ("False", "WillNotFit")
-    assert "H100 has 79.6 GiB" in text(plan, ConditionType.ACCEPTED)
-    assert (plan.status["phase"], plan.status["reason"]) == ("Rejected", "WillNotFit")
-    assert plan.assignment is None and "placement" not in plan.status and not plan.create_pods
-    assert plan.status["plan"]["memory"]["fits"] is False, "the figures stay for its user"
+    observed = assessed(make_observed(spec=LARGE, verdict=OFFER))
+    actions, settled = settle(observed)
+    assert reason(actions, ConditionType.ACCEPTED) == ("False", "WillNotFit")
+    assert "H100 has 79.6 GiB" in text(actions, ConditionType.ACCEPTED)
+    assert (actions.status["phase"], actions.status["reason"]) == ("Rejected", "WillNotFit")
+    assert (
+        actions.assignment is None and "placement" not in actions.status and not actions.create_pods
+    )
+    assert actions.status["plan"]["memory"]["fits"] is False, "the figures stay for its user"
     later = replace(settled, now=NOW + timedelta(seconds=60))
     assert not decide(later).changed
     large = replace(H100, labels={"nvidia.com/gpu.product": "NVIDIA-H200"})
-    plan, _ = settle(assessed(settled, H100, large))
-    assert reason(plan, ConditionType.ACCEPTED) == ("True", "Valid")
-    assert plan.create_pods == (0, 1), "a larger GPU has come, and with it an offer"
+    actions, _ = settle(assessed(settled, H100, large))
+    assert reason(actions, ConditionType.ACCEPTED) == ("True", "Valid")
+    assert actions.create_pods == (0, 1), "a larger GPU has come, and with it an offer"
 
 
 @pytest.mark.parametrize(
@@ -89,37 +91,39 @@ def test_a_job_that_cannot_fit_gets_no_pods_and_no_place() -> None:
     ],
 )
 def test_the_annotation_overrides(value: str, verdict: tuple[str, str]) -> None:
-    plan, _ = settle(assessed(seen(spec=LARGE, metadata=annotated(value), verdict=OFFER)))
-    assert reason(plan, ConditionType.ACCEPTED) == verdict
-    assert ("placement" in plan.status) is (value == "true")
+    actions, _ = settle(
+        assessed(make_observed(spec=LARGE, metadata=annotated(value), verdict=OFFER))
+    )
+    assert reason(actions, ConditionType.ACCEPTED) == verdict
+    assert ("placement" in actions.status) is (value == "true")
     if value == "yes":
         assert f"metadata.annotations[{ALLOW_OVER_MEMORY}]: 'yes'" in text(
-            plan, ConditionType.ACCEPTED
+            actions, ConditionType.ACCEPTED
         )
 
 
 def test_a_job_that_has_its_place_keeps_it() -> None:
     for metadata in ({}, annotated("a slip")):
-        observed = seen(
+        observed = make_observed(
             status(ConditionType.RUNNING), spec=LARGE, metadata=metadata, pods=(pod(0), pod(1))
         )
-        plan, _ = settle(assessed(observed))
-        assert plan.status["phase"] == "Running" and not plan.delete_pods
+        actions, _ = settle(assessed(observed))
+        assert actions.status["phase"] == "Running" and not actions.delete_pods
 
 
 def test_a_suspended_job_is_judged_when_it_is_resumed() -> None:
-    plan, observed = settle(assessed(seen(spec={**LARGE, "suspend": True})))
-    assert plan.status["phase"] == "Suspended"
+    actions, observed = settle(assessed(make_observed(spec={**LARGE, "suspend": True})))
+    assert actions.status["phase"] == "Suspended"
     raw = {**observed.raw, "spec": {**observed.raw["spec"], "suspend": False}}
-    plan, _ = settle(replace(observed, raw=raw))
-    assert reason(plan, ConditionType.ACCEPTED) == ("False", "WillNotFit")
+    actions, _ = settle(replace(observed, raw=raw))
+    assert reason(actions, ConditionType.ACCEPTED) == ("False", "WillNotFit")
 
 
 def test_pods_of_an_attempt_that_was_are_cleared_away() -> None:
     displaced = status(placed=False, attempt=1)
-    plan, _ = settle(assessed(seen(displaced, spec=LARGE, pods=(pod(0), pod(1)))))
-    assert reason(plan, ConditionType.ACCEPTED) == ("False", "WillNotFit")
-    assert [victim.index for victim in plan.delete_pods] == [0, 1]
+    actions, _ = settle(assessed(make_observed(displaced, spec=LARGE, pods=(pod(0), pod(1)))))
+    assert reason(actions, ConditionType.ACCEPTED) == ("False", "WillNotFit")
+    assert [victim.index for victim in actions.delete_pods] == [0, 1]
 
 
 def test_without_an_assessment_the_old_plan_stands() -> None:
@@ -132,14 +136,14 @@ def test_without_an_assessment_the_old_plan_stands() -> None:
         "flopsPerToken": {"fullAttention": 1, "causalAttention": 1},
         "memory": {"perGpuBytes": {}, "totalBytes": 1},
     }
-    observed = seen(status(ConditionType.RUNNING, plan=old), pods=(pod(0), pod(1)))
+    observed = make_observed(status(ConditionType.RUNNING, plan=old), pods=(pod(0), pod(1)))
     assert settle(observed)[0].status["plan"] == old
     gone = replace(observed, assessment=Assessment())
     assert "plan" not in settle(gone)[0].status, "no model, no plan"
 
 
 def test_a_patch_takes_away_what_is_gone_inside_the_plan() -> None:
-    observed = seen(status(plan={"step": {"exposed": {"dp": 1.0, "tp": 2.0}}, "mfu": 0.4}))
+    observed = make_observed(status(plan={"step": {"exposed": {"dp": 1.0, "tp": 2.0}}, "mfu": 0.4}))
     body = status_patch(
         observed, {**observed.raw["status"], "plan": {"step": {"exposed": {"dp": 3.0}}}}
     )
@@ -148,22 +152,22 @@ def test_a_patch_takes_away_what_is_gone_inside_the_plan() -> None:
 
 def test_a_waiting_job_says_when_it_will_start_and_end() -> None:
     starts = at(3600)
-    observed = assessed(seen(verdict=replace(FULL, starts_at=starts)))
-    plan, _ = settle(observed)
-    assert plan.status["estimatedStart"] == format_time(NOW + timedelta(hours=1))
+    observed = assessed(make_observed(verdict=replace(FULL, starts_at=starts)))
+    actions, _ = settle(observed)
+    assert actions.status["estimatedStart"] == format_time(NOW + timedelta(hours=1))
     seconds = 100 * planned(observed)["step"]["seconds"]
     expected = format_time(NOW + timedelta(seconds=3600 + seconds))
-    assert plan.status["progress"]["eta"] == expected
-    assert plan.status["progressPercent"] == "0%"
+    assert actions.status["progress"]["eta"] == expected
+    assert actions.status["progressPercent"] == "0%"
 
 
 def test_without_a_duration_only_the_start_is_shown() -> None:
-    plan, _ = settle(seen(verdict=replace(FULL, starts_at=at(3600))))
-    assert "estimatedStart" in plan.status and "eta" not in plan.status.get("progress", {})
+    actions, _ = settle(make_observed(verdict=replace(FULL, starts_at=at(3600))))
+    assert "estimatedStart" in actions.status and "eta" not in actions.status.get("progress", {})
 
 
 def test_an_expectation_that_hardly_moves_is_not_written() -> None:
-    observed = assessed(seen(verdict=replace(FULL, starts_at=at(3600))))
+    observed = assessed(make_observed(verdict=replace(FULL, starts_at=at(3600))))
     _, settled = settle(observed)
     for seconds in (3590, 3640, 3900, 3300):
         moved = replace(settled, verdict=replace(FULL, starts_at=at(seconds)))
@@ -175,23 +179,23 @@ def test_an_expectation_that_hardly_moves_is_not_written() -> None:
 
 
 def test_a_placed_job_expects_its_end_from_the_plan() -> None:
-    waiting = assessed(seen(verdict=replace(FULL, starts_at=at(3600))))
+    waiting = assessed(make_observed(verdict=replace(FULL, starts_at=at(3600))))
     _, settled = settle(waiting)
-    plan, _ = settle(replace(settled, verdict=OFFER))
-    assert "estimatedStart" not in plan.status
+    actions, _ = settle(replace(settled, verdict=OFFER))
+    assert "estimatedStart" not in actions.status
     work = 100 * planned(waiting)["step"]["seconds"]
-    assert plan.status["progress"]["eta"] == format_time(NOW + timedelta(seconds=work))
+    assert actions.status["progress"]["eta"] == format_time(NOW + timedelta(seconds=work))
 
 
 def test_suspension_expects_nothing() -> None:
     observed = assessed(
-        seen(
+        make_observed(
             status(ConditionType.RUNNING, progress={"step": 5, "totalSteps": 100, "eta": ago(-60)}),
             spec={"suspend": True},
         )
     )
-    plan, _ = settle(observed)
-    assert "eta" not in plan.status["progress"]
+    actions, _ = settle(observed)
+    assert "eta" not in actions.status["progress"]
 
 
 def report(step: int, seconds: float, attempt: int = 0) -> dict[str, Any]:
@@ -205,23 +209,23 @@ def report(step: int, seconds: float, attempt: int = 0) -> dict[str, Any]:
 
 
 def test_the_plan_is_held_against_what_is_measured() -> None:
-    observed = assessed(seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1))))
+    observed = assessed(make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1))))
     seconds = planned(observed)["step"]["seconds"]
     metrics = Metrics()
     writes: list[dict[str, Any]] = []
     for step in range(1, 2000):
         pace = 9.0 * seconds if step < 8 else seconds * (1.25 + 0.25 * (step > 700))
         observed = replace(observed, report=report(step, pace))
-        plan = decide(observed)
-        record_transitions(observed, plan.status, metrics)
-        measured = plan.status["plan"].get("measured")
+        actions = decide(observed)
+        record_transitions(observed, actions.status, metrics)
+        measured = actions.status["plan"].get("measured")
         if measured != (observed.raw["status"].get("plan") or {}).get("measured"):
             writes.append(measured)
-        observed = replace(observed, raw={**observed.raw, "status": plan.status})
+        observed = replace(observed, raw={**observed.raw, "status": actions.status})
     assert writes[0] == {"attempt": 0, "fromStep": 1}
     assert [w["atStep"] for w in writes[1:]] == [11, 701]
     assert [w["errorRatio"] for w in writes[1:]] == [pytest.approx(1.25), pytest.approx(1.5)]
-    assert parse_time(plan.status["progress"]["eta"]) > NOW
+    assert parse_time(actions.status["progress"]["eta"]) > NOW
     count = metrics.registry.get_sample_value("llmtrain_operator_plan_error_ratio_count")
     total = metrics.registry.get_sample_value("llmtrain_operator_plan_error_ratio_sum")
     assert (count, total) == (2, pytest.approx(2.75))
@@ -229,8 +233,8 @@ def test_the_plan_is_held_against_what_is_measured() -> None:
 
 def test_a_new_attempt_is_measured_anew() -> None:
     old = {"attempt": 0, "fromStep": 1, "atStep": 500, "stepSeconds": 2.0, "errorRatio": 1.1}
-    known = planned(assessed(seen()))
-    first = seen(
+    known = planned(assessed(make_observed()))
+    first = make_observed(
         status(
             ConditionType.RUNNING,
             plan={**known, "measured": old},
@@ -240,20 +244,21 @@ def test_a_new_attempt_is_measured_anew() -> None:
         pods=(pod(0, attempt=1), pod(1, attempt=1)),
         report=report(501, 30.0, attempt=1),
     )
-    plan, observed = settle(assessed(first))
-    assert plan.status["plan"]["measured"] == {
+    actions, observed = settle(assessed(first))
+    assert actions.status["plan"]["measured"] == {
         "attempt": 1,
         "fromStep": 501,
         "stepSeconds": 2.0,
         "errorRatio": 1.1,
     }, "its first steps are no measure: the old correction holds until a new one"
-    plan, _ = settle(replace(observed, report=report(511, 3.0, attempt=1)))
-    assert plan.status["plan"]["measured"]["stepSeconds"] == 3.0
+    actions, _ = settle(replace(observed, report=report(511, 3.0, attempt=1)))
+    assert actions.status["plan"]["measured"]["stepSeconds"] == 3.0
 
 
 def test_a_pace_is_measured_where_no_time_was_planned() -> None:
     observed = assessed(
-        seen(status(ConditionType.RUNNING), pods=(pod(0), pod(1))), replace(H100, labels={})
+        make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1))),
+        replace(H100, labels={}),
     )
     for step in (1, 20):
         _, observed = settle(replace(observed, report=report(step, 0.5)))

@@ -9,7 +9,7 @@ import pytest
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_operator.cache.records import PodRecord, pod_record, read_json
-from tests.support.operator_harness.observed import failed, pod, seen, settle, status
+from tests.support.operator_harness.observed import failed, make_observed, pod, settle, status
 
 pytestmark = pytest.mark.unit
 DEEP = '{"error": ' + "[" * 100_000 + "]" * 100_000 + "}"
@@ -50,10 +50,10 @@ def test_who_ended_a_pod(more: dict[str, Any], disruption: str) -> None:
 @pytest.mark.parametrize("code", [0, 1, 2, 137, 143, 200])
 def test_a_disruption_goes_before_the_exit_code(code: int) -> None:
     gone = failed(0, code, "shut down", reason="Terminated", disruption="NodeShutdown")
-    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=(gone, pod(1))))
-    [entry] = plan.status["failures"]
+    actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=(gone, pod(1))))
+    [entry] = actions.status["failures"]
     assert (entry["reason"], entry["exitCode"], entry["node"]) == ("NodeShutdown", code, "n0")
-    assert plan.status["restarts"] == 1 and "placement" not in plan.status
+    assert actions.status["restarts"] == 1 and "placement" not in actions.status
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_disruption_goes_before_the_exit_code(code: int) -> None:
     ],
 )
 def test_a_pod_that_was_drained_is_not_put_back_there(gone: PodRecord) -> None:
-    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=(gone, pod(1))))
-    assert plan.status["failures"][0]["reason"] == "EvictionByEvictionAPI"
-    assert "placement" not in plan.status
+    actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=(gone, pod(1))))
+    assert actions.status["failures"][0]["reason"] == "EvictionByEvictionAPI"
+    assert "placement" not in actions.status
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,18 @@ def test_a_pod_that_was_drained_is_not_put_back_there(gone: PodRecord) -> None:
     ],
 )
 def test_a_message_that_makes_no_sense_is_only_shown(text: str) -> None:
-    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=(failed(0, 2, text), pod(1))))
-    assert plan.status["failures"][0]["reason"] == "ExitCode"
-    assert plan.status["phase"] == "Failed"
+    actions, _ = settle(
+        make_observed(status(ConditionType.RUNNING), pods=(failed(0, 2, text), pod(1)))
+    )
+    assert actions.status["failures"][0]["reason"] == "ExitCode"
+    assert actions.status["phase"] == "Failed"
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"result": {"loss": 1' + "0" * 400 + "}}"])
 def test_a_result_that_makes_no_sense_does_not_stop_the_end(text: str) -> None:
     pods = (pod(0, "Succeeded", message=text), pod(1, "Succeeded"))
-    plan, _ = settle(seen(status(ConditionType.RUNNING), pods=pods))
-    assert plan.status["phase"] == "Succeeded"
+    actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=pods))
+    assert actions.status["phase"] == "Succeeded"
 
 
 def test_reading() -> None:
@@ -107,11 +109,11 @@ def test_collectives_are_cleaned() -> None:
         {**good, "group": "dp", "count": 2**53 + 1},
     ]
     report = {"collectives": [good, *bad]}
-    plan, _ = settle(
-        seen(
+    actions, _ = settle(
+        make_observed(
             status(ConditionType.RUNNING),
             pods=(pod(0), pod(1)),
             report=json.loads(json.dumps(report)),
         )
     )
-    assert [item["op"] for item in plan.status["progress"]["collectives"]] == ["all_gather"]
+    assert [item["op"] for item in actions.status["progress"]["collectives"]] == ["all_gather"]

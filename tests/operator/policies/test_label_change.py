@@ -18,10 +18,10 @@ from tests.support.operator_harness.advice import Stage
 from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition
 from tests.support.operator_harness.observed import (
     PLACEMENT,
+    make_observed,
     node,
     pod,
     reason,
-    seen,
     settle,
     status,
     text,
@@ -43,8 +43,8 @@ def in_leaf(name: str, leaf: str | None) -> NodeRecord:
 def now_in(before: dict[str, Any], levels: Levels = LEVELS, **leaves: str | None) -> Actions:
     """What becomes of a job with this status when its nodes' labels name these leaves."""
     nodes = {name: in_leaf(name, leaf) for name, leaf in leaves.items()}
-    plan, _ = settle(seen(before, pods=(pod(0), pod(1)), nodes=nodes, levels=levels))
-    return plan
+    actions, _ = settle(make_observed(before, pods=(pod(0), pod(1)), nodes=nodes, levels=levels))
+    return actions
 
 
 def running() -> dict[str, Any]:
@@ -69,12 +69,12 @@ def running() -> dict[str, Any]:
 def test_a_running_job_stays_and_says_that_its_nodes_are_apart(leaf: str | None, said: str) -> None:
     before = running()
     assert get_condition(before["conditions"], ConditionType.NETWORK_DEGRADED) is None
-    plan = now_in(before, n0="leaf-1", n1=leaf)
-    assert reason(plan, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged")
-    assert "leaf leaf-1" in text(plan, ConditionType.NETWORK_DEGRADED)
-    assert said in text(plan, ConditionType.NETWORK_DEGRADED)
-    assert plan.status["placement"] == HELD and plan.status["phase"] == "Running"
-    assert not plan.create_pods and not plan.delete_pods
+    actions = now_in(before, n0="leaf-1", n1=leaf)
+    assert reason(actions, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged")
+    assert "leaf leaf-1" in text(actions, ConditionType.NETWORK_DEGRADED)
+    assert said in text(actions, ConditionType.NETWORK_DEGRADED)
+    assert actions.status["placement"] == HELD and actions.status["phase"] == "Running"
+    assert not actions.create_pods and not actions.delete_pods
 
 
 @pytest.mark.unit
@@ -105,8 +105,8 @@ def test_another_map_says_nothing() -> None:
     apart = dict(now_in(running(), n0="leaf-1", n1="leaf-9").status)
     rack = (FabricLevel("rack", "rack"), NODE)
     for levels in ((), rack):
-        plan = now_in(apart, levels, n0="leaf-1", n1="leaf-1")
-        assert reason(plan, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged"), (
+        actions = now_in(apart, levels, n0="leaf-1", n1="leaf-1")
+        assert reason(actions, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged"), (
             "as it was told"
         )
 

@@ -13,10 +13,10 @@ from llmtrain_operator.job_state.observation import Observed
 from tests.support.operator_harness.harness import Bench, OperatorProcess, condition, status_of
 from tests.support.operator_harness.observed import (
     failed,
+    make_observed,
     node,
     pod,
     reason,
-    seen,
     settle,
     status,
     text,
@@ -44,7 +44,7 @@ SPARED = {
 
 def lost(*names: str, **more: Any) -> Observed:
     nodes = {f"n{i}": node(f"n{i}", ready=f"n{i}" not in names) for i in range(5)}
-    return seen(
+    return make_observed(
         status(ConditionType.RUNNING, placement=SPARED),
         **{"pods": (pod(0), pod(1)), "nodes": nodes} | more,
     )
@@ -52,25 +52,27 @@ def lost(*names: str, **more: Any) -> Observed:
 
 @pytest.mark.unit
 def test_the_nearest_spare_takes_the_place_and_the_ranks() -> None:
-    plan, _ = settle(lost("n1"))
-    placement = plan.status["placement"]
-    assert placement["attempt"] == plan.status["attempt"] == 1 and plan.status["restarts"] == 1
+    actions, _ = settle(lost("n1"))
+    placement = actions.status["placement"]
+    assert (
+        placement["attempt"] == actions.status["attempt"] == 1 and actions.status["restarts"] == 1
+    )
     assert placement["blocks"] == [
         {"path": "s0/l0", "nodes": ["n0"]},
         {"path": "s0/l1", "nodes": ["n3"]},
     ], "the one in the same leaf, in the same place of the order"
     assert [use["domains"] for use in placement["levels"]] == [1, 2, 2]
     assert [block["nodes"] for block in placement["spares"]] == [["n2"], ["n4"]]
-    assert plan.status["placementSummary"] == "2 nodes · 2 leaf · 1 spine · 2 spare"
-    assert reason(plan, ConditionType.RESTARTING) == ("True", "NodeReplaced")
-    assert text(plan, ConditionType.RESTARTING).endswith("; n3 replaces n1")
-    assert reason(plan, ConditionType.PLACED)[0] == "True", "it never waits in the queue"
+    assert actions.status["placementSummary"] == "2 nodes · 2 leaf · 1 spine · 2 spare"
+    assert reason(actions, ConditionType.RESTARTING) == ("True", "NodeReplaced")
+    assert text(actions, ConditionType.RESTARTING).endswith("; n3 replaces n1")
+    assert reason(actions, ConditionType.PLACED)[0] == "True", "it never waits in the queue"
 
 
 @pytest.mark.unit
 def test_a_farther_spare_changes_what_is_told_of_the_levels() -> None:
-    plan, _ = settle(lost("n1", "n2", "n3"))
-    placement = plan.status["placement"]
+    actions, _ = settle(lost("n1", "n2", "n3"))
+    placement = actions.status["placement"]
     assert [block["nodes"] for block in placement["blocks"]] == [["n0"], ["n4"]]
     assert placement["levels"][0] == {
         "level": "spine",
@@ -82,21 +84,21 @@ def test_a_farther_spare_changes_what_is_told_of_the_levels() -> None:
 
 @pytest.mark.unit
 def test_two_failed_nodes_get_one_each_or_the_gang_is_placed_anew() -> None:
-    plan, _ = settle(lost("n0", "n1"))
-    assert [b["nodes"] for b in plan.status["placement"]["blocks"]] == [["n2"], ["n3"]]
-    plan, _ = settle(lost("n0", "n1", "n2", "n4"))
-    assert "placement" not in plan.status, "one spare is not enough for two"
-    assert reason(plan, ConditionType.RESTARTING) == ("True", "GangRestart")
+    actions, _ = settle(lost("n0", "n1"))
+    assert [b["nodes"] for b in actions.status["placement"]["blocks"]] == [["n2"], ["n3"]]
+    actions, _ = settle(lost("n0", "n1", "n2", "n4"))
+    assert "placement" not in actions.status, "one spare is not enough for two"
+    assert reason(actions, ConditionType.RESTARTING) == ("True", "GangRestart")
 
 
 @pytest.mark.unit
 def test_a_pod_that_was_drained_goes_to_the_spare_and_a_crash_stays() -> None:
     drained = failed(1, 143, reason="Terminated", disruption="EvictionByEvictionAPI")
-    plan, _ = settle(lost(pods=(pod(0), drained)))
-    assert [b["nodes"] for b in plan.status["placement"]["blocks"]] == [["n0"], ["n3"]]
-    plan, _ = settle(lost(pods=(pod(0), failed(1, 137))))
-    assert plan.status["placement"]["blocks"] == SPARED["blocks"]
-    assert plan.status["placement"]["spares"] == SPARED["spares"]
+    actions, _ = settle(lost(pods=(pod(0), drained)))
+    assert [b["nodes"] for b in actions.status["placement"]["blocks"]] == [["n0"], ["n3"]]
+    actions, _ = settle(lost(pods=(pod(0), failed(1, 137))))
+    assert actions.status["placement"]["blocks"] == SPARED["blocks"]
+    assert actions.status["placement"]["spares"] == SPARED["spares"]
 
 
 @pytest.mark.cluster

@@ -15,9 +15,9 @@ from tests.support.operator_harness.observed import (
     NOW,
     PLACEMENT,
     ago,
+    make_observed,
     pod,
     reason,
-    seen,
     settle,
     status,
     text,
@@ -37,10 +37,10 @@ LATE = ago(601)
 
 def test_the_node_of_the_first_pod_that_did_not_start_is_remembered() -> None:
     pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
-    plan, _ = settle(seen(status(attemptStartTime=LATE), pods=pods))
-    [failure] = plan.status["failures"]
+    actions, _ = settle(make_observed(status(attemptStartTime=LATE), pods=pods))
+    [failure] = actions.status["failures"]
     assert (failure["reason"], failure["node"]) == ("StartupTimeout", "n1")
-    candidate = as_candidate(record("a", dict(plan.status)))
+    candidate = as_candidate(record("a", dict(actions.status)))
     assert candidate is not None and candidate.avoided == {"n1"}
 
 
@@ -66,27 +66,29 @@ def test_avoided_nodes_are_used_only_where_nothing_else_fits() -> None:
 @pytest.mark.parametrize("why", ["QuotaExceeded", "Forbidden", "NameConflict"])
 def test_trouble_gives_the_nodes_back_for_a_while_and_counts_no_restart(why: str) -> None:
     trouble = CreateError(why, "spec.workers: pods job-0-1: no")
-    observed = seen(status(attemptStartTime=LATE), create_error=trouble, pods=(pod(0),))
-    plan, observed = settle(observed)
-    assert "placement" not in plan.status and "failures" not in plan.status
-    assert (plan.status["attempt"], plan.status["restarts"]) == (1, 0)
-    assert reason(plan, ConditionType.PLACED) == ("False", why)
-    assert text(plan, ConditionType.PLACED) == trouble.message
-    assert (plan.status["phase"], plan.status["reason"]) == ("Queued", why)
-    assert [victim.index for victim in plan.delete_pods] == [0]
-    assert plan.reconcile_after == pytest.approx(60)
-    assert as_candidate(record("a", dict(plan.status))) is None, "others get the nodes meanwhile"
+    observed = make_observed(status(attemptStartTime=LATE), create_error=trouble, pods=(pod(0),))
+    actions, observed = settle(observed)
+    assert "placement" not in actions.status and "failures" not in actions.status
+    assert (actions.status["attempt"], actions.status["restarts"]) == (1, 0)
+    assert reason(actions, ConditionType.PLACED) == ("False", why)
+    assert text(actions, ConditionType.PLACED) == trouble.message
+    assert (actions.status["phase"], actions.status["reason"]) == ("Queued", why)
+    assert [victim.index for victim in actions.delete_pods] == [0]
+    assert actions.reconcile_after == pytest.approx(60)
+    assert as_candidate(record("a", dict(actions.status))) is None, "others get the nodes meanwhile"
     later = replace(observed, now=NOW + timedelta(seconds=61), pods=())
-    plan, _ = settle(later)
-    assert reason(plan, ConditionType.PLACED) == ("False", "Queued")
-    assert as_candidate(record("a", dict(plan.status))) is not None
+    actions, _ = settle(later)
+    assert reason(actions, ConditionType.PLACED) == ("False", "Queued")
+    assert as_candidate(record("a", dict(actions.status))) is not None
 
 
 def test_old_trouble_does_not_explain_pods_that_are_there() -> None:
     trouble = CreateError("QuotaExceeded", "spec.workers: no")
     pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
-    plan, _ = settle(seen(status(attemptStartTime=LATE), create_error=trouble, pods=pods))
-    assert plan.status["failures"][0]["reason"] == "StartupTimeout"
+    actions, _ = settle(
+        make_observed(status(attemptStartTime=LATE), create_error=trouble, pods=pods)
+    )
+    assert actions.status["failures"][0]["reason"] == "StartupTimeout"
 
 
 def test_the_time_to_start_begins_after_the_pause() -> None:
@@ -102,10 +104,10 @@ def test_the_time_to_start_begins_after_the_pause() -> None:
         placement={**PLACEMENT, "attempt": 4},
     )
     spec = {"failurePolicy": {"startupTimeout": "4s", "maxRestarts": 9}}
-    plan, observed = settle(seen(before, spec=spec))
-    assert plan.create_pods == (0, 1), "the pause of 4 s ended 1 s ago"
-    plan, _ = settle(replace(observed, now=NOW + timedelta(seconds=3.5)))
-    assert plan.status["failures"][-1]["reason"] == "StartupTimeout"
+    actions, observed = settle(make_observed(before, spec=spec))
+    assert actions.create_pods == (0, 1), "the pause of 4 s ended 1 s ago"
+    actions, _ = settle(replace(observed, now=NOW + timedelta(seconds=3.5)))
+    assert actions.status["failures"][-1]["reason"] == "StartupTimeout"
 
 
 def test_an_unknown_priority_class_is_refused_before_placement() -> None:

@@ -30,7 +30,7 @@ from tests.support.operator_harness.harness import (
     condition,
     status_of,
 )
-from tests.support.operator_harness.observed import pod, reason, seen, settle, status, text
+from tests.support.operator_harness.observed import make_observed, pod, reason, settle, status, text
 from tests.support.operator_harness.queue_watch import Playback, Witness
 from tests.support.operator_harness.scheduling import as_candidate, nodes, record
 
@@ -41,20 +41,22 @@ CLASSES = {"high": PriorityRecord("high", 9, False), "mid": PriorityRecord("mid"
 def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
     told = Eviction(0, "vip", "stopped for ns/vip, which has a higher priority")
     running = status(ConditionType.RUNNING, restarts=2)
-    plan, observed = settle(seen(running, pods=(pod(0), pod(1)), verdict=told))
+    actions, observed = settle(make_observed(running, pods=(pod(0), pod(1)), verdict=told))
     assert (
-        reason(plan, ConditionType.PLACED) == ("False", "Preempted")
-        and text(plan, ConditionType.PLACED) == told.message
+        reason(actions, ConditionType.PLACED) == ("False", "Preempted")
+        and text(actions, ConditionType.PLACED) == told.message
     )
-    assert reason(plan, ConditionType.RUNNING) == ("False", "Preempted")
-    assert "placement" not in plan.status and plan.status["phase"] == "Queued"
-    assert (plan.status["attempt"], plan.status["restarts"]) == (1, 2), "this is no restart"
-    assert plan.status["preemptions"] == 1 and "failures" not in plan.status
-    assert [victim.index for victim in plan.delete_pods] == [0, 1], "what was written down is done"
+    assert reason(actions, ConditionType.RUNNING) == ("False", "Preempted")
+    assert "placement" not in actions.status and actions.status["phase"] == "Queued"
+    assert (actions.status["attempt"], actions.status["restarts"]) == (1, 2), "this is no restart"
+    assert actions.status["preemptions"] == 1 and "failures" not in actions.status
+    assert [victim.index for victim in actions.delete_pods] == [0, 1], (
+        "what was written down is done"
+    )
     later = replace(observed, pods=(), verdict=Refusal("InsufficientGpus", "no room"))
-    plan, _ = settle(later)
-    assert reason(plan, ConditionType.PLACED) == ("False", "InsufficientGpus")
-    assert reason(plan, ConditionType.RUNNING) == ("False", "Preempted"), (
+    actions, _ = settle(later)
+    assert reason(actions, ConditionType.PLACED) == ("False", "InsufficientGpus")
+    assert reason(actions, ConditionType.RUNNING) == ("False", "Preempted"), (
         "why it does not run is still told"
     )
 
@@ -64,10 +66,10 @@ def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
     "before", [status(ConditionType.RUNNING, attempt=0), status(placed=False, attempt=1)]
 )
 def test_a_word_about_another_attempt_is_not_heeded(before: dict[str, Any]) -> None:
-    plan, _ = settle(seen(before, pods=(), verdict=Eviction(7, "vip", "")))
-    placed = get_condition(plan.status["conditions"], ConditionType.PLACED)
+    actions, _ = settle(make_observed(before, pods=(), verdict=Eviction(7, "vip", "")))
+    placed = get_condition(actions.status["conditions"], ConditionType.PLACED)
     assert placed is not None and placed["reason"] != "Preempted"
-    assert "preemptions" not in plan.status
+    assert "preemptions" not in actions.status
 
 
 class Memory:

@@ -21,10 +21,10 @@ from llmtrain_operator.scheduler.running_jobs import Sitting, sitting_of
 from llmtrain_operator.scheduler.usage import usage
 from tests.support.operator_harness.observed import (
     PLACEMENT,
+    make_observed,
     node,
     pod,
     reason,
-    seen,
     settle,
     status,
 )
@@ -42,14 +42,14 @@ def running(**more: Any) -> dict[str, Any]:
 
 
 def test_the_hint_is_shown_and_written_anew_only_when_it_changed() -> None:
-    plan, _ = settle(seen(running(), pods=PODS, verdict=HINT))
-    found = plan.status["betterPlacement"]
+    actions, _ = settle(make_observed(running(), pods=PODS, verdict=HINT))
+    found = actions.status["betterPlacement"]
     assert found == {"attempt": 0, "gain": 2.0, "summary": "2 nodes · 1 leaf"}
-    again = seen(dict(plan.status), pods=PODS, verdict=Hint(0, 2.1, "other"))
+    again = make_observed(dict(actions.status), pods=PODS, verdict=Hint(0, 2.1, "other"))
     assert settle(again)[0].status["betterPlacement"] == found
-    gone = seen(dict(plan.status), pods=PODS, verdict=Hint(0, 1.0, ""))
+    gone = make_observed(dict(actions.status), pods=PODS, verdict=Hint(0, 1.0, ""))
     assert "betterPlacement" not in settle(gone)[0].status
-    kept = seen(dict(plan.status), pods=PODS)
+    kept = make_observed(dict(actions.status), pods=PODS)
     assert settle(kept)[0].status["betterPlacement"] == found, "no news: nothing is written"
 
 
@@ -62,19 +62,26 @@ def test_a_request_waits_for_a_newer_checkpoint() -> None:
         ("n2", "n3"),
         {GPU: 2},
     )
-    plan, _ = settle(seen(running(progress=progress), metadata=ASKED, pods=PODS, verdict=offer))
-    assert plan.status["move"] == {"attempt": 0, "afterCheckpoint": 20}
-    assert plan.status["placement"]["attempt"] == 0, "the last checkpoint is older than the request"
-    newer = {**dict(plan.status), "progress": {**progress, "step": 41, "lastCheckpointStep": 40}}
-    nodes = {name: node(name) for name in ("n0", "n1", "n2", "n3")}
-    plan, _ = settle(seen(newer, metadata=ASKED, pods=PODS, verdict=offer, nodes=nodes))
-    assert (plan.status["attempt"], plan.status["restarts"]) == (1, 0)
-    assert plan.status["placement"]["blocks"][0]["nodes"] == ["n2", "n3"]
-    assert (
-        reason(plan, ConditionType.RUNNING) == ("False", "Moved")
-        and reason(plan, ConditionType.PLACED)[0] == "True"
+    actions, _ = settle(
+        make_observed(running(progress=progress), metadata=ASKED, pods=PODS, verdict=offer)
     )
-    assert "move" not in plan.status and [victim.attempt for victim in plan.delete_pods] == [0, 0]
+    assert actions.status["move"] == {"attempt": 0, "afterCheckpoint": 20}
+    assert actions.status["placement"]["attempt"] == 0, (
+        "the last checkpoint is older than the request"
+    )
+    newer = {**dict(actions.status), "progress": {**progress, "step": 41, "lastCheckpointStep": 40}}
+    nodes = {name: node(name) for name in ("n0", "n1", "n2", "n3")}
+    actions, _ = settle(make_observed(newer, metadata=ASKED, pods=PODS, verdict=offer, nodes=nodes))
+    assert (actions.status["attempt"], actions.status["restarts"]) == (1, 0)
+    assert actions.status["placement"]["blocks"][0]["nodes"] == ["n2", "n3"]
+    assert (
+        reason(actions, ConditionType.RUNNING) == ("False", "Moved")
+        and reason(actions, ConditionType.PLACED)[0] == "True"
+    )
+    assert "move" not in actions.status and [victim.attempt for victim in actions.delete_pods] == [
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("metadata", [{}, {"annotations": {"llmtrain.dev/replace": "3"}}])
@@ -82,8 +89,8 @@ def test_nobody_moves_unasked(metadata: dict[str, Any]) -> None:
     progress = {"step": 41, "totalSteps": 100, "lastCheckpointStep": 40}
     before = running(progress=progress, move={"attempt": 0, "afterCheckpoint": 20})
     offer = Offer(1, {**PLACEMENT, "attempt": 1}, "2 nodes", ("n0", "n1"), {GPU: 2})
-    plan, _ = settle(seen(before, metadata=metadata, pods=PODS, verdict=offer))
-    assert "move" not in plan.status and plan.status["placement"]["attempt"] == 0
+    actions, _ = settle(make_observed(before, metadata=metadata, pods=PODS, verdict=offer))
+    assert "move" not in actions.status and actions.status["placement"]["attempt"] == 0
 
 
 def spread(*names: str, asked: bool = False) -> JobRecord:
@@ -149,37 +156,37 @@ async def test_the_scheduler_offers_the_place_only_when_asked() -> None:
         assert isinstance(scheduler.verdict("job"), kind), "it has time to take it"
 
 
-def uplinks(seen: World) -> Mapping[tuple[str, ...], float]:
+def uplinks(cluster: World) -> Mapping[tuple[str, ...], float]:
     """What the next job would see as busy."""
-    found = seen.ledger.of(seen.sitting, "default", snapshot_of(seen))
+    found = cluster.ledger.of(cluster.sitting, "default", snapshot_of(cluster))
     return found.uplinks
 
 
-def snapshot_of(seen: World) -> Snapshot:
-    found = seen.fabrics["default"]
-    return Snapshot(found.levels, seen.nodes, links=found.links)
+def snapshot_of(cluster: World) -> Snapshot:
+    found = cluster.fabrics["default"]
+    return Snapshot(found.levels, cluster.nodes, links=found.links)
 
 
 def test_the_ledger_follows_labels_and_the_fabric() -> None:
     """The job sits where it sat; what its bytes cross changes with the map."""
     job = spread("n0", "n2")
-    seen = world(job)
-    first = uplinks(seen)
+    cluster = world(job)
+    first = uplinks(cluster)
     assert first.keys() == {("s0", "l0"), ("s0", "l1")}
-    assert uplinks(seen) == first
+    assert uplinks(cluster) == first
 
     other = tuple(
-        replace(n, labels={**n.labels, LEAF: "l9"}) if n.name == "n2" else n for n in seen.nodes
+        replace(n, labels={**n.labels, LEAF: "l9"}) if n.name == "n2" else n for n in cluster.nodes
     )
-    relabelled = replace(seen, nodes=other)
+    relabelled = replace(cluster, nodes=other)
     assert uplinks(relabelled).keys() == {("s0", "l0"), ("s0", "l9")}
 
     joined = tuple(
-        replace(n, labels={**n.labels, LEAF: "l0"}) if n.name == "n3" else n for n in seen.nodes
+        replace(n, labels={**n.labels, LEAF: "l0"}) if n.name == "n3" else n for n in cluster.nodes
     )
-    wider = uplinks(replace(seen, nodes=joined))
+    wider = uplinks(replace(cluster, nodes=joined))
     assert wider[("s0", "l0")] != first[("s0", "l0")], "a third node widens the uplink of l0"
 
     thinner = world(job, spine=8, leaf=2)
-    edited = replace(seen, fabrics=thinner.fabrics)
+    edited = replace(cluster, fabrics=thinner.fabrics)
     assert uplinks(edited) == uplinks(thinner) != first

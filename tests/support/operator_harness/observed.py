@@ -67,7 +67,7 @@ def failed(index: int, code: int, text: str = "", at: float = 5, **changes: Any)
     return pod(index, "Failed", **{**end, **changes})
 
 
-def seen(
+def make_observed(
     status: dict[str, Any] | None = None,
     *,
     spec: dict[str, Any] | None = None,
@@ -99,14 +99,14 @@ def status(*true: ConditionType, placed: bool = True, **more: Any) -> dict[str, 
     return found | more
 
 
-def reason(plan: Actions, kind: ConditionType) -> tuple[str, str]:
-    found = get_condition(plan.status["conditions"], kind)
-    assert found is not None, plan.status["conditions"]
+def reason(actions: Actions, kind: ConditionType) -> tuple[str, str]:
+    found = get_condition(actions.status["conditions"], kind)
+    assert found is not None, actions.status["conditions"]
     return found["status"], found["reason"]
 
 
-def text(plan: Actions, kind: ConditionType) -> str:
-    found = get_condition(plan.status["conditions"], kind)
+def text(actions: Actions, kind: ConditionType) -> str:
+    found = get_condition(actions.status["conditions"], kind)
     assert found is not None
     return str(found["message"])
 
@@ -114,9 +114,9 @@ def text(plan: Actions, kind: ConditionType) -> str:
 def settle(observed: Observed) -> tuple[Actions, Observed]:
     """Decide until the status no longer changes, as the turns of a loop do."""
     for _ in range(10):
-        plan = decide(observed)
-        JobStatus.from_wire(plan.status)
-        if not plan.changed:
-            return plan, observed
-        observed = replace(observed, raw={**observed.raw, "status": plan.status})
+        actions = decide(observed)
+        JobStatus.from_wire(actions.status)
+        if not actions.changed:
+            return actions, observed
+        observed = replace(observed, raw={**observed.raw, "status": actions.status})
     raise AssertionError("the status does not settle")
