@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.main import app
-from llmtrain_core.plan.cpu.cost_model import KINDS, Processor
+from llmtrain_core.plan.cpu.cost_model import WORK_KINDS, CpuCostModel
 from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.unit
@@ -21,7 +21,7 @@ EXAMPLE = str(EXAMPLES / "sotu-3d.yaml")
 @pytest.fixture
 def calibration(tmp_path: Path) -> str:
     path = tmp_path / "calibration.json"
-    path.write_text(json.dumps(Processor(2, dict.fromkeys(KINDS, 1e-9)).to_wire()))
+    path.write_text(json.dumps(CpuCostModel(2, dict.fromkeys(WORK_KINDS, 1e-9)).to_wire()))
     return str(path)
 
 

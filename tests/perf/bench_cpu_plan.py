@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.cpu.cost_model import processor_step
+from llmtrain_core.plan.cpu.cost_model import cpu_step_time
 from llmtrain_trainer.calibration.calibrate import Calibration
 from llmtrain_trainer.calibration.probe_model import Probe, random_tokens, step_watch
 
@@ -63,9 +63,9 @@ def test_cpu_time_of_layouts_that_were_not_calibrated(
             calibration.round()
             for watch in watches:
                 watch.round()
-        processor = calibration.processor()
+        cost_model = calibration.cost_model()
     print(
-        f"\ncalibrated {processor.cores} cores in {calibration.seconds:.0f} s, "
+        f"\ncalibrated {cost_model.cores} cores in {calibration.seconds:.0f} s, "
         f"{calibration.rounds} rounds, means known to {calibration.uncertainty:.1%}, "
         f"at {calibration.pace:.2f} times the CPU seconds of a quiet core"
     )
@@ -78,7 +78,7 @@ def test_cpu_time_of_layouts_that_were_not_calibrated(
     for probes, watch in zip(GROUPS, watches, strict=True):
         at_pace = [cpu * calibration.pace for cpu in watch.cpu]
         for probe, cpu, wall in zip(probes, at_pace, watch.wall, strict=True):
-            planned = processor_step(probe.setup, processor)
+            planned = cpu_step_time(probe.setup, cost_model)
             error = planned.cpu_seconds / cpu - 1
             errors.setdefault(probe.layout.world_size, []).append(error)
             print(

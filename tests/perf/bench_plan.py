@@ -15,7 +15,13 @@ from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.memory.training_memory import memory
 from llmtrain_core.plan.model.flops import days_at
 from llmtrain_core.plan.search.layouts import search
-from llmtrain_core.plan.time.calibration import BOUNDS, Judged, fit_all, judge, predict
+from llmtrain_core.plan.time.calibration import (
+    BOUNDS,
+    ComparedRun,
+    compare_with_published,
+    fit_all,
+    predict,
+)
 from llmtrain_core.plan.time.published_runs import published_runs
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(600)]
@@ -23,7 +29,7 @@ pytestmark = [pytest.mark.perf, pytest.mark.timeout(600)]
 RUNS = published_runs()
 
 
-def _summary(name: str, found: list[Judged]) -> str:
+def _summary(name: str, found: list[ComparedRun]) -> str:
     errors = sorted(abs(one.error) for one in found)
     near = sum(error <= 0.20 for error in errors) / len(errors)
     return (
@@ -33,7 +39,7 @@ def _summary(name: str, found: list[Judged]) -> str:
 
 
 def test_predicted_against_published_step_times() -> None:
-    found = judge(RUNS, constants_of)
+    found = compare_with_published(RUNS, constants_of)
     print(
         f"\n{'':2}{'RUN':<20}{'GPU':<10}{'GPUS':>5}  {'LAYOUT':<22}{'TYPE':<6}"
         f"{'MEASURED':>9}{'PLANNED':>9}{'ERROR':>8}"
@@ -82,7 +88,8 @@ def test_constants_predict_sources_that_they_never_saw() -> None:
         known = [r for r in hidden if r.hardware.split("-")[0] in constants]
         if known:
             judged = [
-                Judged(r, predict(r, constants[r.hardware.split("-")[0]]), False) for r in known
+                ComparedRun(r, predict(r, constants[r.hardware.split("-")[0]]), False)
+                for r in known
             ]
             print(_summary(f"without {source}"[:28], judged))
 

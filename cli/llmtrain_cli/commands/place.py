@@ -16,7 +16,7 @@ from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
 from llmtrain_core.plan.hardware import Accelerator, accelerator_of
-from llmtrain_core.plan.memory.gpu_memory import too_small
+from llmtrain_core.plan.memory.gpu_memory import nodes_with_too_little_memory
 from llmtrain_core.topology.findings import bearing_on, findings, sentences
 from llmtrain_core.topology.inventory import Snapshot
 
@@ -53,7 +53,10 @@ def command(
     view = look(Sources(nodes, pods, fabric=fabric), named)
     request = Request.of(checked, _gpu_of(view.snapshot))
     if annotations.get(ALLOW_OVER_MEMORY) != "true":
-        request = replace(request, too_small=too_small(checked, view.snapshot.nodes))
+        request = replace(
+            request,
+            too_small=nodes_with_too_little_memory(checked, view.snapshot.nodes),
+        )
     answer = place(request, view.snapshot)
     wire = answer.to_wire()
     wire["reasons"] = [*wire["reasons"], *_about_labels(request, view.snapshot, answer)]

@@ -16,13 +16,13 @@ from llmtrain_cli.plan.nodes import Chosen, choose
 from llmtrain_cli.plan.text import plan_text
 from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.document import plan_to_wire
-from llmtrain_core.forecast.plan import Plan, Question
+from llmtrain_core.forecast.plan import Plan, PlanRequest
 from llmtrain_core.forecast.plan import plan as make_plan
 from llmtrain_core.placement import Placement, Request, place
-from llmtrain_core.plan.memory.training_memory import binary
+from llmtrain_core.plan.memory.training_memory import format_bytes
 from llmtrain_core.plan.model.model_shape import shape_named
-from llmtrain_core.plan.search.fix_hint import remedy
-from llmtrain_core.plan.time.goodput import USUAL, Failures
+from llmtrain_core.plan.search.fix_hint import fix_hint
+from llmtrain_core.plan.time.goodput import DEFAULT_FAILURES, Failures
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job
 
@@ -42,14 +42,16 @@ FabricOption = Annotated[
 ]
 PriceOption = Annotated[float | None, typer.Option(help="USD per GPU hour")]
 RateOption = Annotated[
-    float | None, typer.Option(help=f"failures of a node a day; default {USUAL.per_node_day:g}")
+    float | None,
+    typer.Option(help=f"failures of a node a day; default {DEFAULT_FAILURES.per_node_day:g}"),
 ]
 SaveOption = Annotated[
-    float | None, typer.Option(help=f"that a save stops training; default {USUAL.save_seconds:g}")
+    float | None,
+    typer.Option(help=f"that a save stops training; default {DEFAULT_FAILURES.save_seconds:g}"),
 ]
 RestartOption = Annotated[
     float | None,
-    typer.Option(help=f"from failure to training; default {USUAL.restart_seconds:g}"),
+    typer.Option(help=f"from failure to training; default {DEFAULT_FAILURES.restart_seconds:g}"),
 ]
 CalibrationOption = Annotated[
     str | None,
@@ -90,7 +92,9 @@ class Asked:
             "save_seconds": self.save_seconds,
             "restart_seconds": self.restart_seconds,
         }
-        return replace(USUAL, **{name: value for name, value in said.items() if value is not None})
+        return replace(
+            DEFAULT_FAILURES, **{name: value for name, value in said.items() if value is not None}
+        )
 
 
 CLASHES = (
@@ -191,9 +195,9 @@ def _answer(asked: Asked, output: str) -> None:
     if not found.memory.fits:
         memory = found.memory
         typer.echo(
-            f"llmtrain: {found.setup.layout} needs {binary(memory.total)} of"
-            f" {found.hardware.name}'s {binary(memory.capacity)};"
-            f" {remedy(job, found.setup, memory.capacity)}",
+            f"llmtrain: {found.setup.layout} needs {format_bytes(memory.total)} of"
+            f" {found.hardware.name}'s {format_bytes(memory.capacity)};"
+            f" {fix_hint(job, found.setup, memory.capacity)}",
             err=True,
         )
         raise typer.Exit(EXIT_NO)
@@ -226,9 +230,9 @@ def _of_model(asked: Asked, chosen: Chosen) -> Plan:
     shape = shape_named(asked.model or "")
     if asked.sequence is not None:
         shape = shape.with_length(asked.sequence)
-    question = Question(shape, _number(asked.tokens), asked.batch, days=asked.days)
+    request = PlanRequest(shape, _number(asked.tokens), asked.batch, days=asked.days)
     gpus = chosen.gpus if asked.gpus is None else asked.gpus
-    return make_plan(question, chosen.hardware, gpus, price=asked.price, failures=asked.failures)
+    return make_plan(request, chosen.hardware, gpus, price=asked.price, failures=asked.failures)
 
 
 def _number(text: str) -> int:

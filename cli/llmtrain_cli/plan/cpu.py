@@ -6,25 +6,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmtrain_cli.io.files import read_document, read_job
-from llmtrain_core.plan.cpu.cost_model import Processor, ProcessorStep, processor_step
+from llmtrain_core.plan.cpu.cost_model import CpuCostModel, CpuStepTime, cpu_step_time
 from llmtrain_core.plan.training_setup import TrainingSetup
 
 
 def processor_plan(job_path: str, calibration_path: str) -> tuple[dict[str, Any], str]:
     """Return the plan as JSON and as text. Raises PlanError for what is not calibrated."""
-    processor = Processor.from_wire(read_document(calibration_path))
+    cost_model = CpuCostModel.from_wire(read_document(calibration_path))
     job = read_job(job_path)
     setup = TrainingSetup.of(job)
-    step = processor_step(setup, processor)
-    wire = _wire(setup, processor, step, job.total_steps)
+    step = cpu_step_time(setup, cost_model)
+    wire = _wire(setup, cost_model, step, job.total_steps)
     return wire, "\n".join(_lines(wire, setup))
 
 
 def _wire(
-    setup: TrainingSetup, processor: Processor, step: ProcessorStep, steps: int
+    setup: TrainingSetup, cost_model: CpuCostModel, step: CpuStepTime, steps: int
 ) -> dict[str, Any]:
     return {
-        "cores": processor.cores,
+        "cores": cost_model.cores,
         "ranks": setup.layout.world_size,
         "step": {
             "seconds": step.wall_seconds,

@@ -7,7 +7,7 @@ from textwrap import wrap
 
 from llmtrain_cli.io.output import WIDTH, bullets
 from llmtrain_core.forecast.plan import Plan
-from llmtrain_core.plan.memory.training_memory import binary
+from llmtrain_core.plan.memory.training_memory import format_bytes
 from llmtrain_core.plan.training_setup import TrainingSetup
 
 BAR = 30
@@ -56,8 +56,9 @@ def _schedule(setup: TrainingSetup) -> str:
 def _memory_lines(plan: Plan) -> Iterator[str]:
     memory = plan.memory
     verdict = "fits" if memory.fits else "DOES NOT FIT"
-    yield f"MEMORY PER GPU  {binary(memory.total)} of {binary(memory.capacity)}: {verdict}"
-    yield from _bars(memory.parts, max(memory.capacity, memory.total), binary)
+    needed, capacity = format_bytes(memory.total), format_bytes(memory.capacity)
+    yield f"MEMORY PER GPU  {needed} of {capacity}: {verdict}"
+    yield from _bars(memory.parts, max(memory.capacity, memory.total), format_bytes)
 
 
 def _step_lines(plan: Plan) -> Iterator[str]:
@@ -134,7 +135,7 @@ def _other_lines(plan: Plan) -> Iterator[str]:
         setup = other.setup
         yield (
             f"  {setup.layout!s:<36}{setup.micro_batch:>6}{setup.checkpointing:>11}"
-            f"{binary(other.memory.total):>11}{other.tokens_per_second:>14,.0f}"
+            f"{format_bytes(other.memory.total):>11}{other.tokens_per_second:>14,.0f}"
         )
         batch = setup.global_batch
         apart = _schedule(setup) + (

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmtrain_core.forecast.plan import Plan
 from llmtrain_core.plan.network.communication import GROUPS, bytes_per_step, wire_bytes
-from llmtrain_core.plan.search.layouts import Candidate
+from llmtrain_core.plan.search.layouts import PlanOption
 from llmtrain_core.plan.time.predict import Outline, Prediction
 
 
@@ -51,7 +51,7 @@ def plan_to_wire(plan: Plan) -> dict[str, Any]:
     return {
         **prediction_to_wire(plan),
         "hardware": plan.hardware.name,
-        "recipe": candidate_to_wire(Candidate(plan.setup, plan.memory, plan.time)),
+        "recipe": option_to_wire(PlanOption(plan.setup, plan.memory, plan.time)),
         "communication": _volumes(plan),
         "storage": {
             "tokensBytes": stored.tokens,
@@ -68,7 +68,7 @@ def plan_to_wire(plan: Plan) -> dict[str, Any]:
             "failuresPerDay": life.failures_per_day,
             "daysWithFailures": plan.days_with_failures,
         },
-        "alternatives": [candidate_to_wire(c) for c in plan.alternatives],
+        "alternatives": [option_to_wire(c) for c in plan.alternatives],
     }
 
 
@@ -90,9 +90,9 @@ def _volumes(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
+def option_to_wire(option: PlanOption) -> dict[str, Any]:
     """Return the JSON of a way to run: the fields of a job that may differ, and what it does."""
-    setup, layout = candidate.setup, candidate.setup.layout
+    setup, layout = option.setup, option.setup.layout
     return {
         "parallelism": {
             "tensor": layout.tensor,
@@ -108,7 +108,7 @@ def candidate_to_wire(candidate: Candidate) -> dict[str, Any]:
         "microBatchSize": setup.micro_batch,
         "activationCheckpointing": setup.checkpointing,
         "precision": setup.precision,
-        "perGpuBytes": candidate.memory.total,
-        "stepSeconds": candidate.time.seconds,
-        "tokensPerSecond": candidate.tokens_per_second,
+        "perGpuBytes": option.memory.total,
+        "stepSeconds": option.time.seconds,
+        "tokensPerSecond": option.tokens_per_second,
     }

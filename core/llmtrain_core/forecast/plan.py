@@ -12,11 +12,11 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.placement.types import Placement
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory.checkpoint_size import Storage, storage
-from llmtrain_core.plan.memory.training_memory import binary
+from llmtrain_core.plan.memory.training_memory import format_bytes
 from llmtrain_core.plan.model.model_shape import ModelShape
-from llmtrain_core.plan.network.communication import Volumes, communication
+from llmtrain_core.plan.network.communication import CommunicationVolumes, communication
 from llmtrain_core.plan.network.link_speed import uplink_shares
-from llmtrain_core.plan.search.layouts import Candidate, Found, Space, search
+from llmtrain_core.plan.search.layouts import PlanOption, SearchResult, SearchSpace, search
 from llmtrain_core.plan.search.sizing import (
     gpus_for_deadline,
     least_gpus,
@@ -24,8 +24,8 @@ from llmtrain_core.plan.search.sizing import (
     nearest_smaller,
 )
 from llmtrain_core.plan.search.supported import accepts, space_of
-from llmtrain_core.plan.time.cost import Cost, cost
-from llmtrain_core.plan.time.goodput import USUAL, Failures, Goodput, goodput
+from llmtrain_core.plan.time.cost import RunCost, run_cost
+from llmtrain_core.plan.time.goodput import DEFAULT_FAILURES, Failures, Goodput, goodput
 from llmtrain_core.plan.time.predict import Prediction, predict, tokens_of
 from llmtrain_core.plan.training_setup import Precision, TrainingSetup
 from llmtrain_core.topology.levels import Levels
@@ -41,7 +41,7 @@ REASONS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PlanRequest:
     """A model and tokens, where layout and batch are left to the plan."""
 
     shape: ModelShape
@@ -77,11 +77,11 @@ class Question:
         return self.tokens // self.shape.sequence_length
 
     @property
-    def space(self) -> Space:
+    def space(self) -> SearchSpace:
         """What may be chosen: the batch as well where none is given."""
         if self.global_batch is not None:
-            return Space()
-        return Space(any_batch=True, largest_batch=self.sequences)
+            return SearchSpace()
+        return SearchSpace(any_batch=True, largest_batch=self.sequences)
 
     @property
     def base(self) -> TrainingSetup:
@@ -95,12 +95,12 @@ class Question:
 class Plan(Prediction):
     """Everything known before a run starts."""
 
-    communication: Volumes
+    communication: CommunicationVolumes
     goodput: Goodput
     storage: Storage
-    cost: Cost | None
+    cost: RunCost | None
     """None: at this rate of failures the run never finishes."""
-    alternatives: tuple[Candidate, ...]
+    alternatives: tuple[PlanOption, ...]
 
     @property
     def days_with_failures(self) -> float | None:
@@ -109,13 +109,13 @@ class Plan(Prediction):
 
 
 def plan(
-    subject: Job | Question,
+    subject: Job | PlanRequest,
     hardware: Accelerator,
     gpus: int | None = None,
     placement: Placement | None = None,
     levels: Levels = (),
     price: float | None = None,
-    failures: Failures = USUAL,
+    failures: Failures = DEFAULT_FAILURES,
 ) -> Plan:
     """Return the plan of a job, or of the best way to train a model on so many GPUs.
 
@@ -130,7 +130,7 @@ def plan(
         space = space_of(subject.spec)
         found = search(setup, hardware, setup.layout.world_size, space)
     else:
-        setup, found = _of_question(subject, hardware, gpus)
+        setup, found = _for_request(subject, hardware, gpus)
         tokens, keep = subject.tokens, 2
     slowed = uplink_shares(placement.crossings, levels) if placement else None
     predicted = predict(setup, hardware, tokens, slowed)
@@ -146,7 +146,7 @@ def plan(
         communication=communication(setup),
         goodput=lived,
         storage=storage(setup, tokens, keep),
-        cost=None if seconds is None else cost(hardware, predicted.gpus, seconds, price),
+        cost=None if seconds is None else run_cost(hardware, predicted.gpus, seconds, price),
         alternatives=_others(subject, setup, found),
     )
 
@@ -179,28 +179,30 @@ def _resized(setup: TrainingSetup, gpus: int) -> TrainingSetup:
     return replace(setup, layout=replace(layout, data=gpus // others))
 
 
-def _of_question(
-    question: Question, hardware: Accelerator, gpus: int | None
-) -> tuple[TrainingSetup, Found]:
+def _for_request(
+    request: PlanRequest, hardware: Accelerator, gpus: int | None
+) -> tuple[TrainingSetup, SearchResult]:
     """Return the fastest setup. Raises PlanError where nothing fits."""
-    base, space = question.base, question.space
-    if question.days is not None and gpus is None:
-        gpus, found = gpus_for_deadline(base, hardware, question.tokens, question.days, space)
+    base, space = request.base, request.space
+    if request.days is not None and gpus is None:
+        gpus, found = gpus_for_deadline(base, hardware, request.tokens, request.days, space)
     elif gpus is None:
         raise PlanError("neither GPUs nor a deadline are given", "use --gpus N or --days D")
     else:
         found = search(base, hardware, gpus, space)
     if found.best is None:
-        raise _nothing_fits(question, hardware, gpus, found)
+        raise _nothing_fits(request, hardware, gpus, found)
     return found.best.setup, found
 
 
-def _nothing_fits(question: Question, hardware: Accelerator, gpus: int, found: Found) -> PlanError:
+def _nothing_fits(
+    request: PlanRequest, hardware: Accelerator, gpus: int, found: SearchResult
+) -> PlanError:
     """Say what stands in the way, and what would help."""
-    base, space = question.base, question.space
+    base, space = request.base, request.space
     if found.nearest is None:
         reasons = [*found.rejected][:REASONS] or ["no layout divides the model"]
-        batch = nearest_batch(base, hardware, gpus, question.sequences)
+        batch = nearest_batch(base, hardware, gpus, request.sequences)
         fewer = nearest_smaller(base, hardware, gpus, space)
         remedies = [f"use a batch of {batch}"] if batch else []
         remedies += [f"use {fewer} GPUs"] if fewer else []
@@ -212,16 +214,16 @@ def _nothing_fits(question: Question, hardware: Accelerator, gpus: int, found: F
     remedy = f"use at least {enough} {hardware.name}" if enough else "use a larger GPU"
     near = found.nearest
     return PlanError(
-        f"nothing fits {hardware.name}'s {binary(near.memory.capacity)}: the leanest layout of"
-        f" {gpus} GPUs, {near.setup.layout} with {near.setup.checkpointing} recomputation, needs"
-        f" {binary(near.memory.total)}",
+        f"nothing fits {hardware.name}'s {format_bytes(near.memory.capacity)}: the leanest layout"
+        f" of {gpus} GPUs, {near.setup.layout} with {near.setup.checkpointing} recomputation, needs"
+        f" {format_bytes(near.memory.total)}",
         remedy,
     )
 
 
 def _others(
-    subject: Job | Question, setup: TrainingSetup, found: Found, limit: int = 6
-) -> tuple[Candidate, ...]:
+    subject: Job | PlanRequest, setup: TrainingSetup, found: SearchResult, limit: int = 6
+) -> tuple[PlanOption, ...]:
     """Return the best other layouts; for a job, those that it would be accepted with."""
     others = (c for c in found.pareto if c.setup != setup)
     if isinstance(subject, Job):
@@ -230,7 +232,7 @@ def _others(
 
 
 def _assumptions(
-    hardware: Accelerator, found: Found, price: float | None, failures: Failures
+    hardware: Accelerator, found: SearchResult, price: float | None, failures: Failures
 ) -> Iterator[str]:
     if price is None:
         yield f"price: {hardware.price.value:g} USD per GPU hour, {hardware.price.source}"

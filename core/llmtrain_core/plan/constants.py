@@ -37,7 +37,7 @@ class Constants:
         return self.float8_efficiency if precision == "float8" else self.product_efficiency
 
 
-START = Constants(
+INITIAL = Constants(
     product_efficiency=0.72,
     float8_efficiency=0.55,
     kernel_seconds=15e-6,
@@ -58,9 +58,9 @@ CONSTANTS: Mapping[str, Constants] = MappingProxyType(
         "GB300": Constants(0.5402, 0.7031, 5.672e-05, 0.5484, 0.4625, 0.0105),
     }
 )
-"""Fitted by `calibration.fit_all` to half of `published.published_runs`; a test fits them again."""
+"""Fitted by `calibration.fit_all` to half of `published_runs()`; a test repeats the fit."""
 
-INHERITS: Mapping[str, str] = MappingProxyType(
+FALLBACK_TYPES: Mapping[str, str] = MappingProxyType(
     {
         "A100-80": "A100",
         "A100-40": "A100",
@@ -84,22 +84,22 @@ INHERITS: Mapping[str, str] = MappingProxyType(
 """Whose constants a type takes where its own runs are none or too few."""
 
 
-SIZES = frozenset({"A100-80", "A100-40"})
+MEMORY_VARIANTS = frozenset({"A100-80", "A100-40"})
 """Rows that differ in their memory only, so that runs of one are runs of the other."""
 
 
 def constants_of(hardware: str) -> Constants:
     """Return the constants for a row of the catalogue."""
-    return CONSTANTS[owner_of(hardware)]
+    return CONSTANTS[calibrated_type_of(hardware)]
 
 
-def owner_of(hardware: str) -> str:
+def calibrated_type_of(hardware: str) -> str:
     """Return the type whose published runs the constants of a row were fitted to."""
     while hardware not in CONSTANTS:
-        hardware = INHERITS[hardware]
+        hardware = FALLBACK_TYPES[hardware]
     return hardware
 
 
-def kind_of(hardware: str) -> str:
+def fitted_type_of(hardware: str) -> str:
     """Return the type whose constants a row is fitted under: memory sizes share one."""
-    return INHERITS[hardware] if hardware in SIZES else hardware
+    return FALLBACK_TYPES[hardware] if hardware in MEMORY_VARIANTS else hardware

@@ -14,7 +14,7 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.pipeline_schedules import Schedule, check_schedule
 from llmtrain_core.plan.gradient_sync import EXACT_SYNC, SyncScheme
 from llmtrain_core.plan.model.model_shape import ModelShape, shape_of
-from llmtrain_core.plan.model.parameters import Stage, Units, stage_units, stages
+from llmtrain_core.plan.model.parameters import FsdpUnits, PipelineStage, stage_units, stages
 from llmtrain_core.validation.check import Job
 
 Precision = Literal["float64", "float32", "bfloat16", "float8"]
@@ -178,7 +178,7 @@ class TrainingSetup:
         return self.micro_batch * self.shape.sequence_length // self.layout.context
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[PipelineStage, ...]:
         """What each pipeline rank holds, all its chunks together."""
         if self.layout.pipeline == 1:
             return stages(self.shape.layers, 1)
@@ -192,7 +192,7 @@ class TrainingSetup:
         """
         return _kinds(self.stages)
 
-    def units(self, stage: Stage) -> Units:
+    def units(self, stage: PipelineStage) -> FsdpUnits:
         """Return the parameters that one rank of a stage works with."""
         return stage_units(self.shape, stage, self.layout.tensor, self.layout.expert)
 
@@ -210,9 +210,9 @@ class TrainingSetup:
 
 
 @cache
-def _kinds(stages: tuple[Stage, ...]) -> tuple[int, ...]:
+def _kinds(stages: tuple[PipelineStage, ...]) -> tuple[int, ...]:
     last = len(stages) - 1
-    kinds: dict[tuple[Stage, bool, bool], int] = {}
+    kinds: dict[tuple[PipelineStage, bool, bool], int] = {}
     for rank, stage in enumerate(stages):
         kinds.setdefault((stage, rank == 0, rank == last), rank)
     return tuple(kinds.values())

@@ -18,11 +18,16 @@ from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.document import outline_to_wire, prediction_to_wire
 from llmtrain_core.placement import Request, eligible
 from llmtrain_core.plan.hardware import PRODUCT_LABELS, Accelerator, accelerator_of
-from llmtrain_core.plan.memory.gpu_memory import WHOLE_GPUS, least_memory, product_of, sizes_of
+from llmtrain_core.plan.memory.gpu_memory import (
+    WHOLE_GPUS,
+    gpu_product_labels,
+    min_gpu_memory,
+    nodes_by_gpu_memory,
+)
 from llmtrain_core.plan.memory.training_memory import memory
 from llmtrain_core.plan.network.communication import Group
 from llmtrain_core.plan.network.link_speed import uplink_shares
-from llmtrain_core.plan.search.fix_hint import too_large
+from llmtrain_core.plan.search.fix_hint import too_large_message
 from llmtrain_core.plan.time.predict import outline, predict, tokens_of
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Node, Snapshot
@@ -106,7 +111,7 @@ def _waiting(job: Job, setup: TrainingSetup, nodes: Sequence[Node]) -> Assessmen
     notes = [_several("the job could use", kinds.known, f"{largest.name}, the largest")]
     if kinds.strangers:
         notes.append(f"{kinds.strangers} of the nodes that the job could use name no known GPU")
-    sizes, least = sizes_of(nodes), least_memory(job)
+    sizes, least = nodes_by_gpu_memory(nodes), min_gpu_memory(job)
     if kinds.strangers or capacity >= least:
         small = sum(len(names) for size, names in sizes.items() if size < least)
         notes.append(f"{small} of them have too little memory: left out" if small else "")
@@ -114,7 +119,7 @@ def _waiting(job: Job, setup: TrainingSetup, nodes: Sequence[Node]) -> Assessmen
     plan = _predicted(job, setup, largest, None, notes)
     several = len(kinds.known) > 1
     gpu = f"the largest that it could use, {largest.name}," if several else largest.name
-    text = too_large(job, needed, gpu, capacity)
+    text = too_large_message(job, needed, gpu, capacity)
     advice = f'; annotate the job with {ALLOW_OVER_MEMORY}="true" to run it all the same'
     return Assessment(plan, clean_text(text + advice), settled=False)
 
@@ -129,7 +134,7 @@ def _placed(job: Job, setup: TrainingSetup, seat: Seat) -> Assessment:
         notes.append(f"{kinds.strangers} of its nodes name no known GPU")
     slowed = uplink_shares(seat.crossings, seat.levels)
     tightest = kinds.known[0]
-    if tightest.memory.value < least_memory(job):
+    if tightest.memory.value < min_gpu_memory(job):
         notes.append(f"it needs more memory than its {tightest.name} have")
     return Assessment(_predicted(job, setup, slowest, slowed, notes))
 
@@ -137,7 +142,7 @@ def _placed(job: Job, setup: TrainingSetup, seat: Seat) -> Assessment:
 def _kinds(job: Job, nodes: Iterable[Node]) -> _Kinds:
     if job.spec.workers.gpu_resource not in WHOLE_GPUS:
         return _Kinds((), len(list(nodes)))
-    products = Counter(product_of(node) for node in nodes)
+    products = Counter(gpu_product_labels(node) for node in nodes)
     known, strangers = {}, 0
     for product, count in products.items():
         row = accelerator_of(dict(product))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from llmtrain_core.plan.memory.gpu_memory import least_memory, sizes_of
+from llmtrain_core.plan.memory.gpu_memory import min_gpu_memory, nodes_by_gpu_memory
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
@@ -94,7 +94,7 @@ class Assessor:
             return frozenset()
         known = self._needs.get(record.uid)
         if known is None or known[0] is not job:
-            known = self._needs[record.uid] = (job, least_memory(job))
+            known = self._needs[record.uid] = (job, min_gpu_memory(job))
         found = frozenset[str]()
         for size, names in self._by_size():
             if size >= known[1]:
@@ -105,7 +105,7 @@ class Assessor:
     def _by_size(self) -> list[tuple[int, frozenset[str]]]:
         if self._smaller[0] != self._era:
             so_far, steps = frozenset[str](), []
-            for size, names in sorted(sizes_of(self._nodes()).items()):
+            for size, names in sorted(nodes_by_gpu_memory(self._nodes()).items()):
                 so_far |= names
                 steps.append((size, so_far))
             self._smaller = (self._era, steps)

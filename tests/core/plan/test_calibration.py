@@ -6,8 +6,14 @@ from statistics import median
 
 import pytest
 
-from llmtrain_core.plan.constants import CONSTANTS, INHERITS, START, constants_of, kind_of
-from llmtrain_core.plan.time.calibration import BOUNDS, fit, judge, split
+from llmtrain_core.plan.constants import (
+    CONSTANTS,
+    FALLBACK_TYPES,
+    INITIAL,
+    constants_of,
+    fitted_type_of,
+)
+from llmtrain_core.plan.time.calibration import BOUNDS, compare_with_published, fit, split
 from llmtrain_core.plan.time.published_runs import PublishedRun, published_runs
 from llmtrain_core.plan.training_setup import TrainingSetup
 
@@ -36,7 +42,7 @@ def test_halves_are_disjoint_and_complete_and_mix_every_large_type() -> None:
     assert not {id(run) for run in fitted} & {id(run) for run in tested}
     assert abs(len(fitted) - len(tested)) <= len(CONSTANTS)
     assert len(tested) >= 25
-    assert {kind_of(run.hardware) for run in tested} == set(CONSTANTS)
+    assert {fitted_type_of(run.hardware) for run in tested} == set(CONSTANTS)
 
 
 def test_published_figures_of_which_the_source_gives_the_utilisation() -> None:
@@ -47,7 +53,7 @@ def test_published_figures_of_which_the_source_gives_the_utilisation() -> None:
 
 def test_error_on_the_half_that_was_not_fitted() -> None:
     """The bars: median error at most 10 %, nine of ten within 20 %."""
-    errors = [abs(j.error) for j in judge(RUNS, constants_of) if not j.fitted]
+    errors = [abs(j.error) for j in compare_with_published(RUNS, constants_of) if not j.fitted]
     assert median(errors) <= 0.10
     assert sum(error <= 0.20 for error in errors) >= 0.9 * len(errors)
 
@@ -61,8 +67,8 @@ def test_constants_are_inside_the_bounds_that_are_believable() -> None:
 @pytest.mark.parametrize("kind", ["A100", "H200", "GB200"])
 def test_committed_constants_are_what_fitting_gives(kind: str) -> None:
     """All types are fitted again by the benchmark; these three are quick."""
-    mine = [run for run in split(RUNS)[0] if kind_of(run.hardware) == kind]
-    start = CONSTANTS[INHERITS[kind]] if kind in INHERITS else START
+    mine = [run for run in split(RUNS)[0] if fitted_type_of(run.hardware) == kind]
+    start = CONSTANTS[FALLBACK_TYPES[kind]] if kind in FALLBACK_TYPES else INITIAL
     found = fit(mine, start)
     for name in BOUNDS:
         assert getattr(found, name) == pytest.approx(getattr(CONSTANTS[kind], name), rel=1e-3)
@@ -74,9 +80,9 @@ def test_fitting_finds_a_constant_that_was_hidden_in_the_data() -> None:
 
     from llmtrain_core.plan.time.calibration import predict
 
-    hidden = replace(START, product_efficiency=0.61, attention_efficiency=0.5)
+    hidden = replace(INITIAL, product_efficiency=0.61, attention_efficiency=0.5)
     runs: list[PublishedRun] = [r for r in RUNS if r.hardware == "H100" and "dgxc" in r.source]
     runs = [run for run in runs if run.setup.precision == "bfloat16"]
     made = [replace(run, seconds=predict(run, hidden)) for run in runs]
-    found = fit(made, START)
+    found = fit(made, INITIAL)
     assert max(abs(predict(r, found) / r.seconds - 1) for r in made) < 0.03

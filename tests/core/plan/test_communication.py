@@ -12,7 +12,7 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.model.parameters import count_parameters
 from llmtrain_core.plan.network.communication import (
-    Calls,
+    CollectiveCalls,
     bytes_per_step,
     communication,
     stage_communication,
@@ -241,7 +241,7 @@ def test_tensor_parallel_moves_four_gathers_and_four_scatters_a_layer() -> None:
     found = communication(setup)
     hidden_states = 2 * 8192 * 4096 * 2
     calls = setup.micro_batches * (4 * 32 + 2)
-    assert found["tp", "all_gather"] == Calls(calls, calls * hidden_states)
+    assert found["tp", "all_gather"] == CollectiveCalls(calls, calls * hidden_states)
     assert found["tp", "reduce_scatter"] == found["tp", "all_gather"]
 
 
@@ -252,14 +252,14 @@ def test_fsdp_gathers_twice_and_scatters_once() -> None:
     total = count_parameters(LLAMA).total
     ends = 2 * 128256 * 4096 + 4096
     assert found["dp", "all_gather"].nbytes == 2 * (2 * total - ends)
-    assert found["dp", "reduce_scatter"] == Calls(33, 4 * total)
+    assert found["dp", "reduce_scatter"] == CollectiveCalls(33, 4 * total)
 
 
 @unit
 def test_replicas_sum_shards_of_gradients() -> None:
     setup = TrainingSetup(LLAMA, Layout(data=8, replicate=4), 32)
     shard = count_parameters(LLAMA).total // 8
-    assert communication(setup)["rep", "all_reduce"] == Calls(33 + 1, 4 * shard + 4)
+    assert communication(setup)["rep", "all_reduce"] == CollectiveCalls(33 + 1, 4 * shard + 4)
 
 
 @unit
@@ -282,7 +282,7 @@ def test_a_middle_rank_sends_over_every_boundary_both_ways(
     setup = TrainingSetup(LLAMA, Layout(tensor=2, pipeline=4), 16, schedule=schedule, chunks=chunks)
     part = 8192 * 4096 * 2 // 2
     found = stage_communication(setup, 1)
-    assert found["pp", "send"] == Calls(16 * boundaries, 16 * boundaries * part)
+    assert found["pp", "send"] == CollectiveCalls(16 * boundaries, 16 * boundaries * part)
     assert found["pp", "recv"] == found["pp", "send"]
 
 
@@ -303,7 +303,7 @@ def test_context_ranks_gather_keys_and_values_and_count_as_data_ranks() -> None:
     setup = TrainingSetup(LLAMA, Layout(context=2, data=4), 4)
     found = communication(setup)
     keys = 8192 * 1024 * 2
-    assert found["cp", "all_gather"] == Calls(2 * 32, 2 * 32 * keys)
+    assert found["cp", "all_gather"] == CollectiveCalls(2 * 32, 2 * 32 * keys)
     assert found["cp", "reduce_scatter"] == found["cp", "all_gather"]
     plain = communication(TrainingSetup(LLAMA, Layout(data=8), 8))
     assert found["dp", "all_gather"] == plain["dp", "all_gather"]

@@ -9,7 +9,7 @@ from dataclasses import fields
 import pytest
 
 from llmtrain_core.errors import PlanError
-from llmtrain_core.plan.constants import constants_of, kind_of, owner_of
+from llmtrain_core.plan.constants import calibrated_type_of, constants_of, fitted_type_of
 from llmtrain_core.plan.hardware import (
     ALIASES,
     CATALOGUE,
@@ -149,12 +149,12 @@ def test_an_unknown_name_lists_what_is_known(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "owner"), [("A100-40", "A100"), ("H100", "H100")])
 def test_what_is_measured_is_called_calibrated(name: str, owner: str) -> None:
-    assert kind_of(name) == owner_of(name) == owner
+    assert fitted_type_of(name) == calibrated_type_of(name) == owner
 
 
 @pytest.mark.parametrize("name", ["H100-PCIe", "H100-NVL", "A100-PCIe-80", "V100", "V100-16"])
 def test_what_has_no_runs_of_its_own_is_not(name: str) -> None:
-    assert kind_of(name) != owner_of(name)
+    assert fitted_type_of(name) != calibrated_type_of(name)
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:

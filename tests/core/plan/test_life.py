@@ -12,7 +12,7 @@ from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.memory.checkpoint_size import storage, token_bytes
 from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.model.parameters import count_parameters
-from llmtrain_core.plan.time.cost import cost
+from llmtrain_core.plan.time.cost import run_cost
 from llmtrain_core.plan.time.goodput import NODE_FAILURES_PER_DAY, Failures, goodput, young_daly
 from llmtrain_core.plan.training_setup import TrainingSetup
 
@@ -106,8 +106,8 @@ def test_a_checkpoint_is_weights_and_two_moments() -> None:
 
 
 def test_money_and_energy() -> None:
-    found = cost(CATALOGUE["H100"], 8, 3600 * 10, price_per_gpu_hour=2.0)
+    found = run_cost(CATALOGUE["H100"], 8, 3600 * 10, price_per_gpu_hour=2.0)
     assert found.gpu_hours == 80
     assert found.dollars == 160
     assert found.kilowatt_hours == pytest.approx(80 * 0.7 * 1.45 * 1.25)
-    assert cost(CATALOGUE["H100"], 8, 3600).dollars == 8 * CATALOGUE["H100"].price.value
+    assert run_cost(CATALOGUE["H100"], 8, 3600).dollars == 8 * CATALOGUE["H100"].price.value

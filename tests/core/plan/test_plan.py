@@ -12,10 +12,10 @@ import yaml
 
 from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.document import plan_to_wire
-from llmtrain_core.forecast.plan import Plan, Question, plan
+from llmtrain_core.forecast.plan import Plan, PlanRequest, plan
 from llmtrain_core.placement import Placement
 from llmtrain_core.plan.hardware import CATALOGUE, accelerator
-from llmtrain_core.plan.memory.training_memory import binary, memory
+from llmtrain_core.plan.memory.training_memory import format_bytes, memory
 from llmtrain_core.plan.model.model_shape import shape_named
 from llmtrain_core.plan.search.supported import space_of
 from llmtrain_core.plan.time.goodput import Failures
@@ -151,7 +151,7 @@ def test_a_job_over_memory_is_planned_but_does_not_fit() -> None:
 
 
 def test_a_model_and_tokens_choose_layout_and_batch() -> None:
-    found = plan(Question(shape_named("llama3-70b"), 15 * 10**12), H100, 1024)
+    found = plan(PlanRequest(shape_named("llama3-70b"), 15 * 10**12), H100, 1024)
     assert found.memory.fits
     assert found.gpus == 1024
     assert 2**21 < found.setup.tokens_per_step < 2**23
@@ -160,13 +160,13 @@ def test_a_model_and_tokens_choose_layout_and_batch() -> None:
 
 
 def test_a_deadline_chooses_the_gpus() -> None:
-    found = plan(Question(shape_named("llama3-8b"), 10**12, days=30), H100)
+    found = plan(PlanRequest(shape_named("llama3-8b"), 10**12, days=30), H100)
     assert found.days <= 30
     assert found.gpus % 8 == 0
 
 
 def test_json_has_the_plan_that_was_chosen() -> None:
-    found = plan(Question(shape_named("gpt3-175b"), 300 * 10**9), accelerator("V100"), 10000)
+    found = plan(PlanRequest(shape_named("gpt3-175b"), 300 * 10**9), accelerator("V100"), 10000)
     wire = plan_to_wire(found)
     assert wire["hardware"] == "V100"
     chosen, setup = wire["recipe"], found.setup
@@ -187,8 +187,8 @@ def test_json_has_the_plan_that_was_chosen() -> None:
 
 
 def test_a_run_that_never_finishes_has_no_cost() -> None:
-    question = Question(shape_named("llama3-8b"), 10**12)
-    never = plan(question, H100, 64, failures=Failures(per_node_day=1000.0))
+    request = PlanRequest(shape_named("llama3-8b"), 10**12)
+    never = plan(request, H100, 64, failures=Failures(per_node_day=1000.0))
     assert never.cost is None
     wire = plan_to_wire(never)
     assert wire["cost"]["goodput"] == 0
@@ -198,8 +198,8 @@ def test_a_run_that_never_finishes_has_no_cost() -> None:
 
 
 def test_a_run_without_failures_never_needs_to_save() -> None:
-    question = Question(shape_named("llama3-8b"), 10**12)
-    found = plan(question, H100, 64, failures=Failures(per_node_day=0.0))
+    request = PlanRequest(shape_named("llama3-8b"), 10**12)
+    found = plan(request, H100, 64, failures=Failures(per_node_day=0.0))
     wire = plan_to_wire(found)
     assert wire["storage"]["checkpointIntervalSeconds"] is None
     assert wire["cost"]["daysWithFailures"] == wire["days"]
@@ -208,7 +208,7 @@ def test_a_run_without_failures_never_needs_to_save() -> None:
 
 
 def test_a_short_run_takes_a_batch_that_it_has_tokens_for() -> None:
-    found = plan(Question(shape_named("llama3-8b"), 10**6), H100, 8)
+    found = plan(PlanRequest(shape_named("llama3-8b"), 10**6), H100, 8)
     assert found.setup.tokens_per_step <= 10**6
 
 
@@ -217,32 +217,38 @@ def test_servers_of_the_job_bound_the_fast_domain() -> None:
     assert plan(job, H100).hardware.domain.value == 4
 
 
-SEVENTY = Question(shape_named("llama3-70b"), 10**12)
+SEVENTY = PlanRequest(shape_named("llama3-70b"), 10**12)
 NONSENSE = [
     (lambda: plan(SEVENTY, H100, 0), "0 GPUs are not between 1 and 524288; use 1"),
     (lambda: plan(SEVENTY, H100, -3), "-3 GPUs are not between 1"),
     (lambda: plan(SEVENTY, H100, 10**9), "use 524288"),
     (lambda: plan(SEVENTY, H100), "use --gpus N or --days D"),
-    (lambda: plan(Question(shape_named("llama3-8b"), int(1e30)), H100, 8), r"1e\+15; use 1e\+15"),
-    (lambda: plan(Question(shape_named("llama3-8b"), 0), H100, 8), "0 tokens are not between"),
+    (
+        lambda: plan(PlanRequest(shape_named("llama3-8b"), int(1e30)), H100, 8),
+        r"1e\+15; use 1e\+15",
+    ),
+    (lambda: plan(PlanRequest(shape_named("llama3-8b"), 0), H100, 8), "0 tokens are not between"),
     (lambda: plan(SEVENTY, H100, 8), "nothing fits H100's 79.6 GiB.*use at least 24 H100"),
     (lambda: plan(SEVENTY, accelerator("h1000"), 8), "no GPU is named 'h1000'; did you mean H100"),
     (lambda: shape_named("lama3-8b"), "did you mean llama3-8b"),
     (lambda: plan(_job(), H100, 100), "100 GPUs are not a multiple of the layout's 8.*use 96"),
     (
-        lambda: plan(Question(shape_named("llama3-8b"), 10**12, days=1e-6), H100),
+        lambda: plan(PlanRequest(shape_named("llama3-8b"), 10**12, days=1e-6), H100),
         "use a deadline of [0-9.]+ days or more",
     ),
     (
-        lambda: plan(Question(shape_named("tiny"), 10**9, 3), H100, 1024),
+        lambda: plan(PlanRequest(shape_named("tiny"), 10**9, 3), H100, 1024),
         "no layout of 1024 GPUs can run this: a batch of 3 sequences cannot be split into"
         " micro-batches of 1 over 1024 data ranks;.*; use a batch of 512 or use 6 GPUs",
     ),
     (
-        lambda: Question(shape_named("llama3-8b"), 10**12, 10**12),
+        lambda: PlanRequest(shape_named("llama3-8b"), 10**12, 10**12),
         "larger than the run: .* 122,070,312 sequences of 8,192; use a batch of at most 122070312",
     ),
-    (lambda: Question(shape_named("llama3-8b"), 8191), "8,191 tokens are less than one sequence"),
+    (
+        lambda: PlanRequest(shape_named("llama3-8b"), 8191),
+        "8,191 tokens are less than one sequence",
+    ),
     (
         lambda: shape_named("gpt3-175b").with_length(100_000),
         "100,000 tokens are longer than the model's 2,048 learned positions; use at most 2048",
@@ -266,7 +272,7 @@ def test_a_trainer_of_other_make_cannot_be_planned() -> None:
 
 
 def test_sizes_as_text() -> None:
-    assert [binary(n) for n in (12, 3 * 2**10, 5 * 2**20, 80 * 2**30)] == [
+    assert [format_bytes(n) for n in (12, 3 * 2**10, 5 * 2**20, 80 * 2**30)] == [
         "12.0 B",
         "3.0 KiB",
         "5.0 MiB",

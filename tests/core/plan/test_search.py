@@ -12,7 +12,7 @@ from llmtrain_core.plan.constants import constants_of
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.memory.training_memory import memory
 from llmtrain_core.plan.model.model_shape import SHAPES
-from llmtrain_core.plan.search.layouts import Space, search
+from llmtrain_core.plan.search.layouts import SearchSpace, search
 from llmtrain_core.plan.time.published_runs import PublishedRun, published_runs
 from llmtrain_core.plan.time.step_time import step_time
 from llmtrain_core.plan.training_setup import TrainingSetup
@@ -112,7 +112,9 @@ def test_less_recomputation_is_chosen_where_memory_allows() -> None:
 
 
 def test_the_space_is_kept() -> None:
-    space = Space(checkpointings=("full",), schedules=("1F1B",), context=False, replicate=False)
+    space = SearchSpace(
+        checkpointings=("full",), schedules=("1F1B",), context=False, replicate=False
+    )
     found = search(TrainingSetup(SHAPES["llama3-8b"], Layout(), 512), H100, 64, space)
     for candidate in found.pareto:
         setup = candidate.setup
@@ -140,7 +142,7 @@ def test_reasons_name_what_does_not_divide() -> None:
 
 def test_any_batch_rounds_to_what_the_layout_splits() -> None:
     found = search(
-        TrainingSetup(SHAPES["llama3-8b"], Layout(), 512), H100, 24, Space(any_batch=True)
+        TrainingSetup(SHAPES["llama3-8b"], Layout(), 512), H100, 24, SearchSpace(any_batch=True)
     )
     assert found.best is not None
     setup = found.best.setup
@@ -162,7 +164,8 @@ def test_reasons_are_whole_sentences_counted_by_kind() -> None:
 def test_rounding_never_leads_to_a_batch_larger_than_the_run() -> None:
     base = TrainingSetup(SHAPES["llama3-8b"], Layout(), 64)
     free, bound = (
-        search(base, H100, 512, Space(any_batch=True, largest_batch=most)) for most in (None, 100)
+        search(base, H100, 512, SearchSpace(any_batch=True, largest_batch=most))
+        for most in (None, 100)
     )
     assert free.best is not None
     assert free.best.setup.global_batch > 100

@@ -12,7 +12,7 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.memory.training_memory import memory
 from llmtrain_core.plan.model.model_shape import SHAPES
-from llmtrain_core.plan.search.layouts import Space, fits, search
+from llmtrain_core.plan.search.layouts import SearchSpace, any_layout_fits, search
 from llmtrain_core.plan.search.sizing import (
     WINDOW,
     gpus_for_deadline,
@@ -25,7 +25,7 @@ from llmtrain_core.plan.training_setup import TrainingSetup
 pytestmark = pytest.mark.unit
 
 H100 = CATALOGUE["H100"]
-ANY = Space(any_batch=True)
+ANY = SearchSpace(any_batch=True)
 EIGHT = TrainingSetup(SHAPES["llama3-8b"], Layout(), 512)
 
 
@@ -53,7 +53,9 @@ def test_too_few_allowed_are_none() -> None:
 def test_what_fits_is_what_the_search_finds() -> None:
     base = TrainingSetup(SHAPES["llama3-70b"], Layout(), 512)
     for gpus in (8, 16, 24, 30, 32):
-        assert fits(base, H100, gpus, ANY) == (search(base, H100, gpus, ANY).best is not None)
+        assert any_layout_fits(base, H100, gpus, ANY) == (
+            search(base, H100, gpus, ANY).best is not None
+        )
 
 
 @pytest.mark.parametrize(("days", "least"), [(30, 48), (20, 72)])
@@ -69,14 +71,14 @@ def test_a_deadline_finds_the_least_gpus(days: float, least: int) -> None:
 
 
 def test_a_batch_that_is_given_is_kept() -> None:
-    _, found = gpus_for_deadline(EIGHT, H100, 10**12, 30, Space())
+    _, found = gpus_for_deadline(EIGHT, H100, 10**12, 30, SearchSpace())
     assert found.best is not None
     assert found.best.setup.global_batch == 512
 
 
-@pytest.mark.parametrize("space", [ANY, Space()], ids=["any batch", "this batch"])
+@pytest.mark.parametrize("space", [ANY, SearchSpace()], ids=["any batch", "this batch"])
 @pytest.mark.parametrize("days", [1e-300, 0.001])
-def test_the_deadline_that_is_named_works_when_asked_for(space: Space, days: float) -> None:
+def test_the_deadline_that_is_named_works_when_asked_for(space: SearchSpace, days: float) -> None:
     with pytest.raises(PlanError, match=f"in {days:g} days") as refused:
         gpus_for_deadline(EIGHT, H100, 10**12, days, space, limit=256)
     named = re.search(r"a deadline of ([0-9.e+-]+) days", refused.value.remedy)
@@ -111,7 +113,7 @@ def test_no_batch_is_named_that_is_larger_than_the_run() -> None:
 
 def test_the_most_gpus_that_can_split_a_batch() -> None:
     base = replace(EIGHT, global_batch=7)
-    fewer = nearest_smaller(base, H100, 1024, Space())
+    fewer = nearest_smaller(base, H100, 1024, SearchSpace())
     assert fewer is not None
     assert fewer < 1024
     assert search(base, H100, fewer).best is not None

@@ -30,7 +30,13 @@ import torch
 import torch.distributed as dist
 
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.cpu.cost_model import Measurement, Processor, Work, collective_work, fit
+from llmtrain_core.plan.cpu.cost_model import (
+    CpuCostModel,
+    Measurement,
+    WorkAmounts,
+    collective_work,
+    fit,
+)
 from llmtrain_core.plan.network.communication import Operation
 from llmtrain_trainer.calibration.bench_group import Stopwatch, Task
 from llmtrain_trainer.calibration.probe_model import Probe, random_tokens, step_watch
@@ -85,7 +91,7 @@ class Calibration:
     def __init__(self, data: PreparedData) -> None:
         self.rounds, self.seconds = 0, 0.0
         self._cores = len(os.sched_getaffinity(0))
-        self._works: list[Sequence[Work]] = []
+        self._works: list[Sequence[WorkAmounts]] = []
         self._watches: list[Stopwatch] = []
         with ExitStack() as stack:
             for probes in (ALONE, PAIRS):
@@ -128,7 +134,7 @@ class Calibration:
         """The mean pace of this machine while it was measured."""
         return fmean(watch.pace for watch in self._watches)
 
-    def processor(self) -> Processor:
+    def cost_model(self) -> CpuCostModel:
         """Return the prices that explain the means, at the mean pace."""
         pace = self.pace
         found = [
@@ -139,7 +145,7 @@ class Calibration:
         return fit(found, self._cores)
 
 
-def _collective_works(size: int) -> list[Work]:
+def _collective_works(size: int) -> list[WorkAmounts]:
     """Return the work of all ranks in each task of `_collectives`."""
     calls = CALLS * size
     return [
@@ -178,5 +184,5 @@ def main() -> None:
     ):
         while not calibration.settled:
             calibration.round()
-        processor = calibration.processor()
-    output.write_text(json.dumps(processor.to_wire(), indent=2) + "\n")
+        cost_model = calibration.cost_model()
+    output.write_text(json.dumps(cost_model.to_wire(), indent=2) + "\n")

@@ -11,7 +11,7 @@ import torch
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.cpu.cost_model import Work, added, rank_work
+from llmtrain_core.plan.cpu.cost_model import WorkAmounts, add_work, rank_work
 from llmtrain_core.plan.model.model_shape import shape_of
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_trainer.calibration.bench_group import Stopwatch, Task
@@ -81,11 +81,11 @@ class Probe:
         )
 
     @property
-    def work(self) -> Work:
+    def work(self) -> WorkAmounts:
         """What all ranks do in a step."""
         per_stage = self.layout.world_size // self.layout.pipeline
         stages = [rank_work(self.setup, rank) for rank in range(self.layout.pipeline)]
-        return {kind: per_stage * amount for kind, amount in added(*stages).items()}
+        return {kind: per_stage * amount for kind, amount in add_work(*stages).items()}
 
 
 def step_watch(probes: Sequence[Probe], data: PreparedData, copies: int = 1) -> Stopwatch:

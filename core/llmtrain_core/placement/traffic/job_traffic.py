@@ -2,7 +2,7 @@
 
 A ring all-gather or reduce-scatter of a payload S sends (n - 1) / n S over every edge, an
 all-reduce twice that (Patarasuk and Yuan, 2009; nccl-tests, doc/PERFORMANCE.md). A pipeline sends
-its payload over the boundary. Payloads are those of the busiest pipeline rank. Where copies are
+its payload over the boundary. Volumes are those of the busiest pipeline rank. Where copies are
 summed inside racks first, one ring stands for both levels: its edges carry what the larger needs,
 and what leaves a rack leaves it on as many interfaces as copies share the rack.
 
@@ -26,13 +26,13 @@ from llmtrain_core.placement.traffic.volumes import Volume, Volumes, ring_size
 from llmtrain_core.plan.constants import constants_of
 from llmtrain_core.plan.hardware import CATALOGUE, Accelerator
 from llmtrain_core.plan.network.communication import (
+    CommunicationVolumes,
     Group,
     communication,
     stage_communication,
     tied_bytes,
     wire_bytes,
 )
-from llmtrain_core.plan.network.communication import Volumes as Payloads
 from llmtrain_core.plan.network.link_speed import Network
 from llmtrain_core.plan.time.step_time import replica_sync_seconds, step_time
 from llmtrain_core.plan.training_setup import TrainingSetup
@@ -73,7 +73,7 @@ def volumes_of(setup: TrainingSetup, hardware: Accelerator = USUAL_GPU) -> Volum
     return Volumes(found, wrap)
 
 
-def _edge_bytes(setup: TrainingSetup, payloads: Payloads, kind: Dimension) -> int:
+def _edge_bytes(setup: TrainingSetup, payloads: CommunicationVolumes, kind: Dimension) -> int:
     """Return the bytes on one edge of a group's ring."""
     group: Group = SHORT[kind]  # type: ignore[assignment]
     moved = wire_bytes(setup, payloads, group)
@@ -86,7 +86,7 @@ def _edge_bytes(setup: TrainingSetup, payloads: Payloads, kind: Dimension) -> in
     return int(moved)
 
 
-def _routed(setup: TrainingSetup, payloads: Payloads) -> int:
+def _routed(setup: TrainingSetup, payloads: CommunicationVolumes) -> int:
     """Return bytes between experts' ranks on the average edge of the ring of data ranks."""
     sent, ranks = payloads.get(("ep", "all_to_all")), setup.layout.expert
     return sent.nbytes * (ranks**2 - 1) // (6 * ranks) if sent else 0
@@ -111,7 +111,7 @@ def _pipeline(setup: TrainingSetup) -> tuple[int, int]:
 
 
 def _exposed(
-    setup: TrainingSetup, payloads: Payloads, hardware: Accelerator, kind: Dimension
+    setup: TrainingSetup, payloads: CommunicationVolumes, hardware: Accelerator, kind: Dimension
 ) -> float:
     """Return the exposed share of data and replicate traffic; the others stall the step in full."""
     if kind not in {"data", "replicate"}:

@@ -14,23 +14,23 @@ from typing import Any
 
 from llmtrain_core.errors import PlanError
 from llmtrain_core.pipeline_schedules import FORWARD_AND_BACKWARD, ONE_STAGE, idle_units
-from llmtrain_core.plan.model.parameters import Stage
+from llmtrain_core.plan.model.parameters import PipelineStage
 from llmtrain_core.plan.network.communication import (
+    CommunicationVolumes,
     Operation,
-    Volumes,
     group_sizes,
     stage_communication,
 )
 from llmtrain_core.plan.time.step_time import between_bytes, layer_weights
 from llmtrain_core.plan.training_setup import COMPUTE_BYTES, TrainingSetup
 
-PRECISION = "float32"
+CALIBRATED_PRECISION = "float32"
 """The type that prices are measured in."""
 
-Work = Mapping[str, float]
+WorkAmounts = Mapping[str, float]
 """Amount of work by kind; what is absent is 0."""
 
-KINDS: Mapping[str, str] = {
+WORK_KINDS: Mapping[str, str] = {
     "steps": "steps: batch, learning rate, clipping",
     "updates": "layers updated: optimizer and clipping, by call",
     "parameters": "parameters updated, of a rank's shard",
@@ -68,19 +68,19 @@ _HOPS: Mapping[Operation, tuple[str, int]] = {
 class Measurement:
     """CPU seconds that some work took."""
 
-    work: Work
+    work: WorkAmounts
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Processor:
+class CpuCostModel:
     """A machine without GPUs: its cores and what each kind of work costs there."""
 
     cores: int
     prices: Mapping[str, float]
-    """CPU seconds per unit of every kind in `KINDS`."""
+    """CPU seconds per unit of every kind in `WORK_KINDS`."""
 
-    def seconds(self, work: Work) -> float:
+    def seconds(self, work: WorkAmounts) -> float:
         """Return the CPU seconds of some work."""
         return sum(self.prices[kind] * amount for kind, amount in work.items())
 
@@ -89,11 +89,11 @@ class Processor:
         return {"cores": self.cores, "cpuSeconds": dict(self.prices)}
 
     @classmethod
-    def from_wire(cls, document: Any) -> Processor:
+    def from_wire(cls, document: Any) -> CpuCostModel:
         """Read the JSON of a calibration. Raises PlanError where it is none."""
         try:
             cores, prices = int(document["cores"]), document["cpuSeconds"]
-            found = {kind: float(prices[kind]) for kind in KINDS}
+            found = {kind: float(prices[kind]) for kind in WORK_KINDS}
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(
                 f"not a calibration: {error!r}", "calibrate this machine anew"
@@ -104,7 +104,7 @@ class Processor:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessorStep:
+class CpuStepTime:
     """Time of one step on a machine without GPUs."""
 
     cpu: tuple[float, ...]
@@ -115,19 +115,19 @@ class ProcessorStep:
     """Wall-clock time, nothing else running."""
 
 
-def processor_step(setup: TrainingSetup, processor: Processor) -> ProcessorStep:
+def cpu_step_time(setup: TrainingSetup, cost_model: CpuCostModel) -> CpuStepTime:
     """Return the time of one step. Raises PlanError for what calibrations do not measure.
 
     With more ranks than cores, whatever rank is ready takes a core that waits, so the cores are
     busy; with fewer, the slowest stage and the bubble set the pace.
     """
     layout = setup.layout
-    cpu = tuple(processor.seconds(rank_work(setup, rank)) for rank in range(layout.pipeline))
+    cpu = tuple(cost_model.seconds(rank_work(setup, rank)) for rank in range(layout.pipeline))
     whole = sum(cpu) * (layout.world_size // layout.pipeline)
     idle = idle_units(setup.schedule, layout.pipeline, setup.micro_batches)
     stretch = 1 + idle / (FORWARD_AND_BACKWARD * setup.micro_batches)
-    wall = max(max(cpu) * stretch, whole / min(processor.cores, layout.world_size))
-    return ProcessorStep(cpu, whole, wall)
+    wall = max(max(cpu) * stretch, whole / min(cost_model.cores, layout.world_size))
+    return CpuStepTime(cpu, whole, wall)
 
 
 def rank_work(setup: TrainingSetup, rank: int) -> dict[str, float]:
@@ -139,9 +139,9 @@ def rank_work(setup: TrainingSetup, rank: int) -> dict[str, float]:
         if operation in _HOPS:
             ranks = group_sizes(setup)[group]
             moved = collective_work(operation, ranks, calls.count, calls.nbytes)
-            work = added(work, moved)
+            work = add_work(work, moved)
         if group == "dp":
-            work = added(work, {"exchanged": calls.nbytes})
+            work = add_work(work, {"exchanged": calls.nbytes})
     layout, micro_batches = setup.layout, setup.micro_batches
     if layout.tensor > 1:
         work["tensorLayers"] = micro_batches * stage.layers
@@ -150,27 +150,27 @@ def rank_work(setup: TrainingSetup, rank: int) -> dict[str, float]:
         work["between"] += _tensor_copies(volumes)
     if layout.pipeline > 1:
         work["stages"] = micro_batches
-        work = added(work, {"bytes": _sent(volumes)})
+        work = add_work(work, {"bytes": _sent(volumes)})
     return work
 
 
-def collective_work(operation: Operation, ranks: int, calls: float, nbytes: float) -> Work:
+def collective_work(operation: Operation, ranks: int, calls: float, nbytes: float) -> WorkAmounts:
     """Return the messages of `calls` collectives that carry `nbytes` together, on each rank."""
     kind, rounds = _HOPS[operation]
     hops = rounds * (ranks - 1)
     return {"calls": calls, kind: calls * hops, "bytes": nbytes * hops / ranks}
 
 
-def added(*works: Work) -> dict[str, float]:
+def add_work(*works: WorkAmounts) -> dict[str, float]:
     """Return several works together."""
     return {
         kind: sum(work.get(kind, 0) for work in works)
-        for kind in KINDS
+        for kind in WORK_KINDS
         if any(kind in work for work in works)
     }
 
 
-def _compute(setup: TrainingSetup, stage: Stage) -> dict[str, float]:
+def _compute(setup: TrainingSetup, stage: PipelineStage) -> dict[str, float]:
     """Passes through layers and ends; recomputing repeats a forward pass, a third of both."""
     shape, tensor, micro_batches = setup.shape, setup.layout.tensor, setup.micro_batches
     again = 1 + setup.recomputed / 3
@@ -190,7 +190,7 @@ def _compute(setup: TrainingSetup, stage: Stage) -> dict[str, float]:
     }
 
 
-def _shards(setup: TrainingSetup, stage: Stage) -> dict[str, float]:
+def _shards(setup: TrainingSetup, stage: PipelineStage) -> dict[str, float]:
     """What FSDP and the optimizer do, also with one data rank: there is one path for all."""
     units = setup.units(stage)
     again = setup.micro_batches * units.layers if setup.layout.pipeline == 1 else 0
@@ -205,12 +205,12 @@ def _shards(setup: TrainingSetup, stage: Stage) -> dict[str, float]:
     }
 
 
-def _sent(volumes: Volumes) -> float:
+def _sent(volumes: CommunicationVolumes) -> float:
     """Bytes that a rank of a pipeline sends to its neighbours."""
     return sum(calls.nbytes for (_, operation), calls in volumes.items() if operation == "send")
 
 
-def _tensor_copies(volumes: Volumes) -> float:
+def _tensor_copies(volumes: CommunicationVolumes) -> float:
     """Bytes read and written where hidden states are put in order before or after a collective."""
     return 2 * sum(
         calls.nbytes
@@ -220,9 +220,10 @@ def _tensor_copies(volumes: Volumes) -> float:
 
 
 def _require_measured(setup: TrainingSetup) -> None:
-    if setup.precision != PRECISION:
+    if setup.precision != CALIBRATED_PRECISION:
         raise PlanError(
-            f"the time of {setup.precision} on a CPU is not calibrated", f"use {PRECISION}"
+            f"the time of {setup.precision} on a CPU is not calibrated",
+            f"use {CALIBRATED_PRECISION}",
         )
     if setup.layout.context > 1 or setup.layout.replicate > 1:
         raise PlanError("context and replica ranks on a CPU are not calibrated", "use degree 1")
@@ -241,23 +242,27 @@ SWEEPS = 20_000
 """Rounds of coordinate descent; far past the point where predictions stop to change."""
 
 
-def fit(measured: Sequence[Measurement], cores: int) -> Processor:
+def fit(measured: Sequence[Measurement], cores: int) -> CpuCostModel:
     """Return the prices, none negative, with the least squared relative error.
 
     Coordinate descent on the normal equations: each price in turn takes its best value given the
     others (Lawson and Hanson's problem; convex, so every order of descent ends at the same error).
     """
-    rows = [[m.work.get(kind, 0) / m.seconds for kind in KINDS] for m in measured if m.seconds > 0]
-    scale = [max((row[k] for row in rows), default=0.0) or 1.0 for k in range(len(KINDS))]
+    rows = [
+        [m.work.get(kind, 0) / m.seconds for kind in WORK_KINDS] for m in measured if m.seconds > 0
+    ]
+    scale = [max((row[k] for row in rows), default=0.0) or 1.0 for k in range(len(WORK_KINDS))]
     rows = [[value / s for value, s in zip(row, scale, strict=True)] for row in rows]
     columns = list(zip(*rows, strict=True))
     gram = [[sum(map(float.__mul__, a, b)) for b in columns] for a in columns]
     target = [sum(column) for column in columns]
-    prices = [0.0] * len(KINDS)
+    prices = [0.0] * len(WORK_KINDS)
     for _ in range(SWEEPS):
         if _sweep(gram, target, prices) < 1e-9:
             break
-    return Processor(cores, {k: p / s for k, p, s in zip(KINDS, prices, scale, strict=True)})
+    return CpuCostModel(
+        cores, {k: p / s for k, p, s in zip(WORK_KINDS, prices, scale, strict=True)}
+    )
 
 
 def _sweep(gram: list[list[float]], target: list[float], prices: list[float]) -> float:

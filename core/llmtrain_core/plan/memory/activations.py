@@ -9,7 +9,7 @@ s b h (16 + 8 f / h). Sequence parallelism divides what lies between the tensor-
 from __future__ import annotations
 
 from llmtrain_core.plan.model.model_shape import ModelShape
-from llmtrain_core.plan.model.parameters import Stage
+from llmtrain_core.plan.model.parameters import PipelineStage
 from llmtrain_core.plan.training_setup import Checkpointing, Kernels
 
 FLOAT32 = 4
@@ -97,7 +97,9 @@ def gathered_input_bytes(shape: ModelShape, tensor: int, compute: int) -> float:
     return 2 * compute * shape.hidden_size * (tensor - 1) / tensor
 
 
-def boundary_bytes_per_token(shape: ModelShape, tensor: int, compute: int, stage: Stage) -> float:
+def boundary_bytes_per_token(
+    shape: ModelShape, tensor: int, compute: int, stage: PipelineStage
+) -> float:
     """Return what the ends of the model keep: the final norm and the input of the output."""
     if not stage.predicts:
         return 0.0

@@ -20,7 +20,7 @@ Product = tuple[tuple[str, str], ...]
 """The labels that name a node's GPU, with their values."""
 
 
-def least_memory(job: Job) -> int:
+def min_gpu_memory(job: Job) -> int:
     """Return the bytes without which no GPU can run a job; 0 where that is not for us to say."""
     workers = job.spec.workers
     if workers.command is not None or workers.gpu_resource not in WHOLE_GPUS:
@@ -31,12 +31,12 @@ def least_memory(job: Job) -> int:
         return 0
 
 
-def sizes_of(nodes: Iterable[Node]) -> dict[int, frozenset[str]]:
+def nodes_by_gpu_memory(nodes: Iterable[Node]) -> dict[int, frozenset[str]]:
     """Return the names of nodes by the bytes of memory of their GPUs, where labels tell."""
     found: dict[int, set[str]] = {}
     rows: dict[Product, Accelerator | None] = {}
     for node in nodes:
-        product = product_of(node)
+        product = gpu_product_labels(node)
         if product not in rows:
             rows[product] = accelerator_of(node.labels)
         row = rows[product]
@@ -45,13 +45,13 @@ def sizes_of(nodes: Iterable[Node]) -> dict[int, frozenset[str]]:
     return {size: frozenset(names) for size, names in found.items()}
 
 
-def too_small(job: Job, nodes: Iterable[Node]) -> frozenset[str]:
+def nodes_with_too_little_memory(job: Job, nodes: Iterable[Node]) -> frozenset[str]:
     """Return the nodes on whose GPUs a job provably cannot run."""
-    least = least_memory(job)
-    small = (names for size, names in sizes_of(nodes).items() if size < least)
+    least = min_gpu_memory(job)
+    small = (names for size, names in nodes_by_gpu_memory(nodes).items() if size < least)
     return frozenset[str]().union(*small)
 
 
-def product_of(node: Node) -> Product:
+def gpu_product_labels(node: Node) -> Product:
     """Return what a node's labels say of its GPUs."""
     return tuple((label, node.labels.get(label, "")) for label in PRODUCT_LABELS)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from llmtrain_core.pipeline_schedules import peak_micro_batches
 from llmtrain_core.plan.gradient_sync import state_values
 from llmtrain_core.plan.memory.activations import block_bytes_per_token, boundary_bytes_per_token
-from llmtrain_core.plan.model.parameters import Stage, size
+from llmtrain_core.plan.model.parameters import PipelineStage, size
 from llmtrain_core.plan.training_setup import (
     COMPUTE_BYTES,
     MASTER_BYTES,
@@ -75,7 +75,7 @@ def stage_memory(setup: TrainingSetup, rank: int) -> dict[str, int]:
     return {**parts, "runtime": RUNTIME_BYTES, "fragmentation": margin}
 
 
-def _moments(setup: TrainingSetup, stage: Stage, rank: int) -> Iterator[dict[str, int]]:
+def _moments(setup: TrainingSetup, stage: PipelineStage, rank: int) -> Iterator[dict[str, int]]:
     """Yield what is there when a backward pass begins, in its first layer, and at the end.
 
     Where all micro-batches are in flight before the first backward pass, there is no gradient yet;
@@ -129,7 +129,7 @@ class _Gathered:
     """The layer's new gradient included."""
 
 
-def _gathered(setup: TrainingSetup, stage: Stage, shards: int) -> _Gathered:
+def _gathered(setup: TrainingSetup, stage: PipelineStage, shards: int) -> _Gathered:
     """Return what FSDP holds whole, `shards` bytes of gradients apart; others fetch nothing.
 
     With one micro-batch and no pipeline: the ends of the model, which stay gathered, the block at
@@ -154,7 +154,7 @@ def _gathered(setup: TrainingSetup, stage: Stage, shards: int) -> _Gathered:
     return _Gathered(whole, whole, ends, working, all_ + made)
 
 
-def state_bytes(setup: TrainingSetup, stage: Stage) -> dict[str, int]:
+def state_bytes(setup: TrainingSetup, stage: PipelineStage) -> dict[str, int]:
     """Return exact bytes of weights, gradients and optimizer state of the fullest data rank.
 
     Frozen weights have neither gradients nor moments.
@@ -183,7 +183,7 @@ def state_bytes(setup: TrainingSetup, stage: Stage) -> dict[str, int]:
     }
 
 
-def activation_bytes(setup: TrainingSetup, stage: Stage, micro_batches: float) -> int:
+def activation_bytes(setup: TrainingSetup, stage: PipelineStage, micro_batches: float) -> int:
     """Return bytes kept for the backward passes of so many micro-batches in flight.
 
     Under full recomputation a layer keeps its input only.
@@ -209,14 +209,14 @@ def _layer_bytes(setup: TrainingSetup, checkpointing: Checkpointing) -> int:
     return int(setup.local_tokens * each)
 
 
-def _loss_bytes(setup: TrainingSetup, stage: Stage) -> int:
+def _loss_bytes(setup: TrainingSetup, stage: PipelineStage) -> int:
     """Return the peak around the loss of one micro-batch."""
     wide = MASTER_BYTES[setup.precision]
     at_peak = LOGITS_BYTES if wide == 4 else 3 * wide
     return at_peak * _logits(setup) if stage.predicts else 0
 
 
-def _waiting_bytes(setup: TrainingSetup, stage: Stage, micro_batches: float) -> int:
+def _waiting_bytes(setup: TrainingSetup, stage: PipelineStage, micro_batches: float) -> int:
     """Return the log-softmax that others of the micro-batches in flight keep: with GPipe."""
     if not stage.predicts or setup.layout.pipeline == 1 or setup.schedule != "GPipe":
         return 0
@@ -228,8 +228,8 @@ def _logits(setup: TrainingSetup) -> int:
     return setup.local_tokens * -(-setup.shape.vocab_size // setup.layout.tensor)
 
 
-def binary(nbytes: float) -> str:
-    """Return bytes as text with a binary prefix, as memory is sold."""
+def format_bytes(nbytes: float) -> str:
+    """Return bytes as text with a binary prefix."""
     for unit in ("B", "KiB", "MiB"):
         if nbytes < 1024:
             return f"{nbytes:.1f} {unit}"

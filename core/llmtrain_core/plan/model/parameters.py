@@ -62,7 +62,7 @@ class ParameterCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class ParameterTensor:
     """One parameter tensor as a tensor-parallel rank holds it; its first dimension is sharded."""
 
     name: str
@@ -90,7 +90,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class PipelineStage:
     """What one pipeline rank holds, all its chunks together."""
 
     layers: int
@@ -103,7 +103,7 @@ class Stage:
 @cache
 def stages(
     layers: int, ranks: int, schedule: Schedule = "1F1B", chunks: int = 1
-) -> tuple[Stage, ...]:
+) -> tuple[PipelineStage, ...]:
     """Return what the ranks of a pipeline hold: even runs of layers, longer runs first."""
     count = ranks * chunks
     share, extra = divmod(layers, count)
@@ -112,7 +112,7 @@ def stages(
         mine = stage_numbers(schedule, rank, ranks, chunks)
         embeds, predicts = 0 in mine, count - 1 in mine
         held = sum(share + (number < extra) for number in mine)
-        found.append(Stage(held, embeds, predicts, embeds and predicts and len(mine) > 1))
+        found.append(PipelineStage(held, embeds, predicts, embeds and predicts and len(mine) > 1))
     return tuple(found)
 
 
@@ -141,7 +141,7 @@ def count_parameters(model: Architecture | ModelShape) -> ParameterCount:
 
 
 @cache
-def block_tensors(shape: ModelShape, tensor: int = 1) -> tuple[Tensor, ...]:
+def block_tensors(shape: ModelShape, tensor: int = 1) -> tuple[ParameterTensor, ...]:
     """Return the parameters of one layer on one of `tensor` ranks, experts left out.
 
     Query, key, value, gate and up are split by rows of (out, in); output and down by columns; their
@@ -150,30 +150,33 @@ def block_tensors(shape: ModelShape, tensor: int = 1) -> tuple[Tensor, ...]:
     hidden, queries, keys = shape.hidden_size, shape.query_width, shape.key_width
     ffn = shape.ffn_size // tensor
     columns = [("attention.query", queries), ("attention.key", keys), ("attention.value", keys)]
-    found = [Tensor(name, (width // tensor, hidden)) for name, width in columns]
-    found.append(Tensor("attention.output", (hidden, queries // tensor)))
+    found = [ParameterTensor(name, (width // tensor, hidden)) for name, width in columns]
+    found.append(ParameterTensor("attention.output", (hidden, queries // tensor)))
     if shape.biases or shape.qkv_biases:
-        found += [Tensor(f"{name}.bias", (width // tensor,)) for name, width in columns]
+        found += [ParameterTensor(f"{name}.bias", (width // tensor,)) for name, width in columns]
     if shape.biases:
-        found.append(Tensor("attention.output.bias", (hidden,), replicated=True))
+        found.append(ParameterTensor("attention.output.bias", (hidden,), replicated=True))
     if shape.experts > 1:
-        found.append(Tensor("router", (shape.experts, hidden), replicated=True))
+        found.append(ParameterTensor("router", (shape.experts, hidden), replicated=True))
     else:
-        found += [Tensor("ffn.gate", (ffn, hidden))] if shape.gated else []
-        found += [Tensor("ffn.up", (ffn, hidden)), Tensor("ffn.down", (hidden, ffn))]
+        found += [ParameterTensor("ffn.gate", (ffn, hidden))] if shape.gated else []
+        found += [
+            ParameterTensor("ffn.up", (ffn, hidden)),
+            ParameterTensor("ffn.down", (hidden, ffn)),
+        ]
     if shape.biases and shape.experts == 1:
         found += [
-            Tensor("ffn.up.bias", (ffn,)),
-            Tensor("ffn.down.bias", (hidden,), replicated=True),
+            ParameterTensor("ffn.up.bias", (ffn,)),
+            ParameterTensor("ffn.down.bias", (hidden,), replicated=True),
         ]
     if shape.qk_norm:
         for name in ("norm.query.scale", "norm.key.scale"):
-            found.append(Tensor(name, (shape.head_width,), replicated=True))
+            found.append(ParameterTensor(name, (shape.head_width,), replicated=True))
     found += [*_norm(shape, "norm.attention"), *_norm(shape, "norm.ffn")]
     return (*_frozen(shape, found), *adapter_tensors(shape, tensor))
 
 
-def adapter_tensors(shape: ModelShape, tensor: int = 1) -> Iterator[Tensor]:
+def adapter_tensors(shape: ModelShape, tensor: int = 1) -> Iterator[ParameterTensor]:
     """Yield the adapters of one layer on one of `tensor` ranks: A (rank, in) and B (out, rank).
 
     Beside a product split by rows of its weight, B is split like it and A is common; beside one
@@ -192,20 +195,22 @@ def adapter_tensors(shape: ModelShape, tensor: int = 1) -> Iterator[Tensor]:
     rows = {"o_proj": shape.query_width, "down_proj": shape.ffn_size}
     for target in shape.adapters.targets:
         if target in columns:
-            yield Tensor(f"lora.{target}.a", (rank, hidden), replicated=True)
-            yield Tensor(f"lora.{target}.b", (columns[target] // tensor, rank))
+            yield ParameterTensor(f"lora.{target}.a", (rank, hidden), replicated=True)
+            yield ParameterTensor(f"lora.{target}.b", (columns[target] // tensor, rank))
         else:
-            yield Tensor(f"lora.{target}.a", (rank, rows[target] // tensor))
-            yield Tensor(f"lora.{target}.b", (hidden, rank), replicated=True)
+            yield ParameterTensor(f"lora.{target}.a", (rank, rows[target] // tensor))
+            yield ParameterTensor(f"lora.{target}.b", (hidden, rank), replicated=True)
 
 
-def _frozen(shape: ModelShape, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+def _frozen(shape: ModelShape, tensors: Iterable[ParameterTensor]) -> Iterator[ParameterTensor]:
     """Yield the model's own tensors; beside adapters they do not learn."""
     return (replace(tensor, frozen=shape.adapters is not None) for tensor in tensors)
 
 
 @cache
-def expert_tensors(shape: ModelShape, tensor: int = 1, expert: int = 1) -> tuple[Tensor, ...]:
+def expert_tensors(
+    shape: ModelShape, tensor: int = 1, expert: int = 1
+) -> tuple[ParameterTensor, ...]:
     """Return the experts of one layer on one of `tensor` ranks and one of `expert` ranks.
 
     Stacked; FSDP shards them along the hidden size, which therefore comes first.
@@ -214,7 +219,7 @@ def expert_tensors(shape: ModelShape, tensor: int = 1, expert: int = 1) -> tuple
         return ()
     size = (shape.hidden_size, shape.experts // expert, shape.ffn_size // tensor)
     names = ("ffn.gate", "ffn.up", "ffn.down") if shape.gated else ("ffn.up", "ffn.down")
-    return tuple(Tensor(name, size) for name in names)
+    return tuple(ParameterTensor(name, size) for name in names)
 
 
 @cache
@@ -225,7 +230,7 @@ def end_tensors(
     embeds: bool = True,
     predicts: bool = True,
     apart: bool = False,
-) -> tuple[Tensor, ...]:
+) -> tuple[ParameterTensor, ...]:
     """Return the parameters outside the layers: embeddings and the final norm and output.
 
     A stage that predicts with an embedding which it does not hold in the same chunk has a copy.
@@ -233,45 +238,45 @@ def end_tensors(
     A vocabulary that `tensor` does not divide is padded (as Megatron-LM does; the trainer refuses).
     """
     rows = -(-shape.vocab_size // tensor)
-    found: list[Tensor] = []
+    found: list[ParameterTensor] = []
     if embeds:
-        found.append(Tensor("embedding", (rows, shape.hidden_size)))
+        found.append(ParameterTensor("embedding", (rows, shape.hidden_size)))
         if shape.learned_positions:
             positions = (shape.learned_positions, shape.hidden_size)
-            found.append(Tensor("positions", positions, replicated=True))
+            found.append(ParameterTensor("positions", positions, replicated=True))
     if predicts:
         found += _norm(shape, "final.norm")
         if not shape.tied_embeddings or not embeds or apart:
             copied = shape.tied_embeddings
-            found.append(Tensor("output", (rows, shape.hidden_size), copy=copied))
+            found.append(ParameterTensor("output", (rows, shape.hidden_size), copy=copied))
     return tuple(_frozen(shape, found))
 
 
-def _norm(shape: ModelShape, name: str) -> list[Tensor]:
-    scale = Tensor(f"{name}.scale", (shape.hidden_size,), replicated=True)
-    shift = Tensor(f"{name}.shift", (shape.hidden_size,), replicated=True)
+def _norm(shape: ModelShape, name: str) -> list[ParameterTensor]:
+    scale = ParameterTensor(f"{name}.scale", (shape.hidden_size,), replicated=True)
+    shift = ParameterTensor(f"{name}.shift", (shape.hidden_size,), replicated=True)
     return [scale] if shape.norm == "rms" else [scale, shift]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Units:
+class FsdpUnits:
     """A stage's parameters in the units that FSDP gathers: layers, their experts, and the ends.
 
     Built once for every stage (`stage_units`), so it is told apart by identity.
     """
 
-    block: tuple[Tensor, ...]
-    experts: tuple[Tensor, ...]
+    block: tuple[ParameterTensor, ...]
+    experts: tuple[ParameterTensor, ...]
     """Of one layer; a unit of their own, which fewer ranks share."""
     expert: int
     """Ranks that deal the experts out."""
     layers: int
-    ends: tuple[Tensor, ...]
+    ends: tuple[ParameterTensor, ...]
     size: int
     """Parameters that one tensor-parallel rank of the stage works with."""
     count: int
     """Number of units."""
-    learning: Units | None = None
+    learning: FsdpUnits | None = None
     """What of it has gradients; None: all."""
 
     def sharded(self, ranks: int) -> int:
@@ -288,13 +293,15 @@ class Units:
         return size(self.block) + size(self.experts)
 
     @property
-    def learnt(self) -> Units:
+    def learnt(self) -> FsdpUnits:
         """What of the stage has gradients: units without any are not there."""
         return self.learning or self
 
 
 @cache
-def stage_units(shape: ModelShape, stage: Stage, tensor: int = 1, expert: int = 1) -> Units:
+def stage_units(
+    shape: ModelShape, stage: PipelineStage, tensor: int = 1, expert: int = 1
+) -> FsdpUnits:
     """Return what one tensor- and expert-parallel rank of a stage works with."""
     block, experts = block_tensors(shape, tensor), expert_tensors(shape, tensor, expert)
     ends = end_tensors(
@@ -305,22 +312,22 @@ def stage_units(shape: ModelShape, stage: Stage, tensor: int = 1, expert: int = 
     learning = None
     if shape.adapters is not None:
         adapters = tuple(each for each in block if not each.frozen)
-        learning = Units(adapters, (), 1, layers, (), layers * size(adapters), layers)
+        learning = FsdpUnits(adapters, (), 1, layers, (), layers * size(adapters), layers)
     whole = layers * (size(block) + size(experts)) + size(ends)
-    return Units(block, experts, expert, layers, ends, whole, units, learning)
+    return FsdpUnits(block, experts, expert, layers, ends, whole, units, learning)
 
 
 @cache
-def _shard(units: Units, ranks: int) -> int:
+def _shard(units: FsdpUnits, ranks: int) -> int:
     experts = sharded(units.experts, ranks // units.expert)
     return units.layers * (sharded(units.block, ranks) + experts) + sharded(units.ends, ranks)
 
 
-def size(tensors: Iterable[Tensor]) -> int:
+def size(tensors: Iterable[ParameterTensor]) -> int:
     """Return the elements of some tensors."""
     return sum(tensor.size for tensor in tensors)
 
 
-def sharded(tensors: Iterable[Tensor], ranks: int) -> int:
+def sharded(tensors: Iterable[ParameterTensor], ranks: int) -> int:
     """Return the elements of which the first of `ranks` FSDP ranks holds a shard."""
     return sum(tensor.sharded(ranks) for tensor in tensors)

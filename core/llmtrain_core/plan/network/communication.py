@@ -21,7 +21,7 @@ from typing import Literal
 
 from llmtrain_core.pipeline_schedules import Schedule, stage_numbers
 from llmtrain_core.plan.gradient_sync import ReplicaGroup, ReplicaOperation, sync_calls
-from llmtrain_core.plan.model.parameters import Stage, end_tensors, sharded
+from llmtrain_core.plan.model.parameters import PipelineStage, end_tensors, sharded
 from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, TrainingSetup
 
 Group = Literal["tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp"]
@@ -38,45 +38,47 @@ LOSS_REDUCTIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class CollectiveCalls:
     """One kind of collective in one step."""
 
     count: int
     nbytes: int
 
-    def __add__(self, other: Calls) -> Calls:
-        return Calls(self.count + other.count, self.nbytes + other.nbytes)
+    def __add__(self, other: CollectiveCalls) -> CollectiveCalls:
+        return CollectiveCalls(self.count + other.count, self.nbytes + other.nbytes)
 
 
-Volumes = Mapping[tuple[Group, Operation], Calls]
+CommunicationVolumes = Mapping[tuple[Group, Operation], CollectiveCalls]
 
 
-def communication(setup: TrainingSetup) -> Volumes:
+def communication(setup: TrainingSetup) -> CommunicationVolumes:
     """Return the calls of the busiest pipeline rank for each kind of collective."""
-    worst: dict[tuple[Group, Operation], Calls] = {}
+    worst: dict[tuple[Group, Operation], CollectiveCalls] = {}
     for rank in setup.kinds:
         for key, calls in stage_communication(setup, rank).items():
             worst[key] = max(worst.get(key, calls), calls, key=lambda c: c.nbytes)
     return worst
 
 
-def stage_communication(setup: TrainingSetup, rank: int) -> dict[tuple[Group, Operation], Calls]:
+def stage_communication(
+    setup: TrainingSetup, rank: int
+) -> dict[tuple[Group, Operation], CollectiveCalls]:
     """Return the calls of one pipeline rank and step, for every group with more than one rank."""
-    found: dict[tuple[Group, Operation], Calls] = {}
+    found: dict[tuple[Group, Operation], CollectiveCalls] = {}
     sizes = group_sizes(setup)
     for group, operation, calls in _all(setup, setup.stages[rank], rank):
         if sizes[group] > 1 and calls.count:
             key = (group, operation)
-            found[key] = found.get(key, Calls(0, 0)) + calls
+            found[key] = found.get(key, CollectiveCalls(0, 0)) + calls
     return found
 
 
-def bytes_per_step(volumes: Volumes, group: Group) -> int:
+def bytes_per_step(volumes: CommunicationVolumes, group: Group) -> int:
     """Return the payload of one group, all operations together (a receive is another's send)."""
     return sum(c.nbytes for (g, op), c in volumes.items() if g == group and op != "recv")
 
 
-def wire_bytes(setup: TrainingSetup, volumes: Volumes, group: Group) -> float:
+def wire_bytes(setup: TrainingSetup, volumes: CommunicationVolumes, group: Group) -> float:
     """Return the bytes that a rank sends in a group, all operations together."""
     ranks = group_sizes(setup)[group]
     return sum(
@@ -111,7 +113,9 @@ def group_sizes(setup: TrainingSetup) -> dict[Group, int]:
     }
 
 
-def _all(setup: TrainingSetup, stage: Stage, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
+def _all(
+    setup: TrainingSetup, stage: PipelineStage, rank: int
+) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
     layout = setup.layout
     if layout.tensor > 1:
         yield from _tensor(setup, stage)
@@ -125,7 +129,9 @@ def _all(setup: TrainingSetup, stage: Stage, rank: int) -> Iterator[tuple[Group,
     yield from _norms(setup, stage)
 
 
-def _tensor(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _tensor(
+    setup: TrainingSetup, stage: PipelineStage
+) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
     """Regions gathered before and summed after, both ways; the two ends of the model; the loss."""
     compute = COMPUTE_BYTES[setup.precision]
     hidden_states = setup.local_tokens * setup.shape.hidden_size * compute
@@ -138,14 +144,14 @@ def _tensor(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operati
     ):
         count = (4 + again * repeated) * stage.layers + ends - spared
         count *= setup.micro_batches
-        yield "tp", operation, Calls(count, count * hidden_states)  # type: ignore[misc]
+        yield "tp", operation, CollectiveCalls(count, count * hidden_states)  # type: ignore[misc]
     if stage.predicts:
         count = LOSS_REDUCTIONS * setup.micro_batches
         wide = MASTER_BYTES[setup.precision]
-        yield "tp", "all_reduce", Calls(count, count * setup.local_tokens * wide)
+        yield "tp", "all_reduce", CollectiveCalls(count, count * setup.local_tokens * wide)
 
 
-def _not_learnt(setup: TrainingSetup, stage: Stage) -> tuple[int, int]:
+def _not_learnt(setup: TrainingSetup, stage: PipelineStage) -> tuple[int, int]:
     """Return gathers and scatters that a micro-batch's backward pass does without.
 
     Where weights are frozen, nothing below the first adapter has a gradient: the embedding's sum
@@ -159,7 +165,9 @@ def _not_learnt(setup: TrainingSetup, stage: Stage) -> tuple[int, int]:
     return (1, 1) if attention else (2, 2)
 
 
-def _context(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _context(
+    setup: TrainingSetup, stage: PipelineStage
+) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
     """Keys and values of the whole sequence gathered in every layer, their gradients scattered."""
     shape, layout = setup.shape, setup.layout
     compute = COMPUTE_BYTES[setup.precision]
@@ -167,14 +175,16 @@ def _context(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operat
     keys = tokens * shape.key_width // layout.tensor * compute
     count = 2 * setup.micro_batches * stage.layers
     again = 2 if setup.checkpointing == "full" else 1
-    yield "cp", "all_gather", Calls(again * count, again * count * keys)
+    yield "cp", "all_gather", CollectiveCalls(again * count, again * count * keys)
     adapters = shape.adapters
     if adapters is not None and stage.embeds:  # the first layer's, unless they are learnt
         count -= setup.micro_batches * len({"k_proj", "v_proj"} - set(adapters.targets))
-    yield "cp", "reduce_scatter", Calls(count, count * keys)
+    yield "cp", "reduce_scatter", CollectiveCalls(count, count * keys)
 
 
-def _experts(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _experts(
+    setup: TrainingSetup, stage: PipelineStage
+) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
     """Rows sent to their experts and answers sent back, both ways; who sends how many comes first.
 
     Context ranks add up how often each expert was chosen in their common sequences.
@@ -185,14 +195,24 @@ def _experts(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operat
     again = 2 if setup.checkpointing == "full" else 1
     rows = setup.local_tokens * shape.experts_per_token
     nbytes = rows * shape.hidden_size * COMPUTE_BYTES[setup.precision]
-    yield "ep", "all_to_all", Calls(again * runs, again * runs * shape.experts * COUNT_BYTES)
-    yield "ep", "all_to_all", Calls((2 * again + 2) * runs, (2 * again + 2) * runs * nbytes)
+    yield (
+        "ep",
+        "all_to_all",
+        CollectiveCalls(again * runs, again * runs * shape.experts * COUNT_BYTES),
+    )
+    yield (
+        "ep",
+        "all_to_all",
+        CollectiveCalls((2 * again + 2) * runs, (2 * again + 2) * runs * nbytes),
+    )
     if shape.balanced:
         chosen = setup.micro_batch * shape.experts * MASTER_BYTES[setup.precision]
-        yield "cp", "all_reduce", Calls(again * runs, again * runs * chosen)
+        yield "cp", "all_reduce", CollectiveCalls(again * runs, again * runs * chosen)
 
 
-def _data(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _data(
+    setup: TrainingSetup, stage: PipelineStage
+) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
     """Weights gathered and gradients scattered; but for fsdp2, summed over copies as well.
 
     fsdp2: per unit (a layer, its experts, or the ends); without a pipeline, a layer is gathered
@@ -203,8 +223,8 @@ def _data(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation
     compute, master = COMPUTE_BYTES[setup.precision], MASTER_BYTES[setup.precision]
     ranks = setup.shard_ranks
     if setup.sharding == "ddp":
-        yield "dp", "all_reduce", Calls(1, units.size * master)
-        yield "rep", "all_reduce", Calls(1, units.size * master)
+        yield "dp", "all_reduce", CollectiveCalls(1, units.size * master)
+        yield "rep", "all_reduce", CollectiveCalls(1, units.size * master)
         return
     layers, expert = units.layers, setup.layout.expert
     own, learnt = layers if units.experts else 0, units.learnt
@@ -230,16 +250,18 @@ def _data(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation
         each, rest = (sharded(tensors, share) for tensors in whole)
         again = (_gathers(setup) - 1) * (layers if each else 0)
         gathered = ((layers + again) * each + rest) * share
-        yield group, "all_gather", Calls(count + again, compute * gathered)  # type: ignore[misc]
+        yield group, "all_gather", CollectiveCalls(count + again, compute * gathered)  # type: ignore[misc]
         each, rest = (sharded(tensors, share) for tensors in grown)
         sent = times * master * (layers * each + rest) * share
-        yield group, "reduce_scatter", Calls(times * scattered, sent)  # type: ignore[misc]
+        yield group, "reduce_scatter", CollectiveCalls(times * scattered, sent)  # type: ignore[misc]
     if setup.sharding == "zero1":
         summed = times * master * learnt.sharded(ranks)
-        yield "rep", "all_reduce", Calls(times * learnt.count, summed)
+        yield "rep", "all_reduce", CollectiveCalls(times * learnt.count, summed)
 
 
-def _copies(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _copies(
+    setup: TrainingSetup, stage: PipelineStage
+) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
     """What keeps copies alike: every unit's gradients, or now and then all weights at once.
 
     Weights that cross every few steps are counted as a step's share, rounded up.
@@ -250,7 +272,7 @@ def _copies(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operati
         values, times = [setup.units(stage).learnt.updated(setup.shard_ranks)], 1
     for each in values:
         for group, operation, payload in _sync_calls(setup, each):
-            calls = Calls(-(-times // every), -(-times * payload // every))
+            calls = CollectiveCalls(-(-times // every), -(-times * payload // every))
             yield group, operation, calls
 
 
@@ -261,7 +283,7 @@ def _sync_calls(
     yield from sync_calls(setup.sync, values, copies, MASTER_BYTES[setup.precision])
 
 
-def _unit_values(setup: TrainingSetup, stage: Stage) -> list[int]:
+def _unit_values(setup: TrainingSetup, stage: PipelineStage) -> list[int]:
     """Return the values of a rank's shard of every FSDP unit that has gradients."""
     shape, tensor, ranks = setup.shape, setup.layout.tensor, setup.shard_ranks
     units = setup.units(stage).learnt
@@ -295,7 +317,9 @@ def _gathers(setup: TrainingSetup) -> int:
     return 1 + setup.micro_batches
 
 
-def _pipeline(setup: TrainingSetup, rank: int) -> Iterator[tuple[Group, Operation, Calls]]:
+def _pipeline(
+    setup: TrainingSetup, rank: int
+) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
     """Hidden states forward and their gradients back, over every boundary between two ranks.
 
     Between the ends of the model also the embedding, where they share it.
@@ -312,7 +336,7 @@ def _pipeline(setup: TrainingSetup, rank: int) -> Iterator[tuple[Group, Operatio
     once = int(tied > 0 and rank in {where[0], where[-1]})
     for operation, count in (("send", sends), ("recv", receives)):
         times = count * setup.micro_batches
-        calls = Calls(times + once, times * part + once * tied)
+        calls = CollectiveCalls(times + once, times * part + once * tied)
         yield "pp", operation, calls  # type: ignore[misc]
 
 
@@ -341,15 +365,17 @@ def _chunk_ranks(schedule: Schedule, ranks: int, chunks: int) -> tuple[int, ...]
     return tuple(where[number] for number in range(len(where)))
 
 
-def _norms(setup: TrainingSetup, stage: Stage) -> Iterator[tuple[Group, Operation, Calls]]:
+def _norms(
+    setup: TrainingSetup, stage: PipelineStage
+) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
     """What all ranks agree on: gradients of parameters held in common, gradient norm and loss."""
     master = MASTER_BYTES[setup.precision]
     units = setup.units(stage)
     for times, tensors in ((units.layers, units.learnt.block), (1, units.learnt.ends)):
         common = [tensor.size for tensor in tensors if tensor.replicated]
-        yield "tp", "all_reduce", Calls(times * len(common), times * master * sum(common))
-    yield "tp", "all_reduce", Calls(1, master)
-    yield "dp", "all_reduce", Calls(1, 2 * master)
+        yield "tp", "all_reduce", CollectiveCalls(times * len(common), times * master * sum(common))
+    yield "tp", "all_reduce", CollectiveCalls(1, master)
+    yield "dp", "all_reduce", CollectiveCalls(1, 2 * master)
     if setup.sync.interval_steps == 1:
-        yield "rep", "all_reduce", Calls(1, master)
-    yield "pp", "all_reduce", Calls(1, 2 * master)
+        yield "rep", "all_reduce", CollectiveCalls(1, master)
+    yield "pp", "all_reduce", CollectiveCalls(1, 2 * master)

@@ -8,51 +8,46 @@ from itertools import product
 
 from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
-from llmtrain_core.plan.memory.training_memory import Memory, binary, memory
+from llmtrain_core.plan.memory.training_memory import Memory, format_bytes, memory
 from llmtrain_core.plan.search.supported import accepts
 from llmtrain_core.plan.training_setup import Checkpointing, Precision, TrainingSetup
 from llmtrain_core.validation.check import Job
 
-_STATE = frozenset({"weights", "gradients", "optimizer", "gathered"})
+_SHARDED_PARTS = frozenset({"weights", "gradients", "optimizer", "gathered"})
 """Parts that another layout makes smaller; the others follow from the micro-batch."""
 _MARGINS = frozenset({"runtime", "fragmentation"})
-USUAL_NODE = 8
+GPUS_PER_SERVER = 8
 """GPUs of the servers that large models are trained on."""
-MOST_MORE = 4096
-"""A remedy that takes more than so many times the GPUs is none."""
+MAX_GPU_FACTOR = 4096
+"""Maximum factor by which a hint may increase the number of GPUs."""
 
 
-def never_fits(needed: Memory, capacity: int) -> bool:
-    """Whether a GPU is too small even without the margins."""
-    return needed.least > capacity
-
-
-def too_large(job: Job, needed: Memory, gpu: str, capacity: int) -> str:
+def too_large_message(job: Job, needed: Memory, gpu: str, capacity: int) -> str:
     """Say by how much a job outgrows a GPU, what takes the room, and what would help."""
     parts = [part for part in needed.parts if part not in _MARGINS]
     part = max(parts, key=lambda name: needed.parts[name])
-    field = "spec.parallelism" if part in _STATE else "spec.training.microBatchSize"
+    field = "spec.parallelism" if part in _SHARDED_PARTS else "spec.training.microBatchSize"
     return (
-        f"{field}: {job.layout} needs at least {binary(needed.least)} of a GPU's memory, margins"
-        f" not counted; {gpu} has {binary(capacity)}; the largest part is {part},"
-        f" {binary(needed.parts[part])}; {remedy(job, TrainingSetup.of(job), capacity)}"
+        f"{field}: {job.layout} needs at least {format_bytes(needed.least)} of a GPU's memory,"
+        f" margins not counted; {gpu} has {format_bytes(capacity)}; the largest part is {part},"
+        f" {format_bytes(needed.parts[part])}; {fix_hint(job, TrainingSetup.of(job), capacity)}"
     )
 
 
-def remedy(job: Job, setup: TrainingSetup, capacity: int) -> str:
+def fix_hint(job: Job, setup: TrainingSetup, capacity: int) -> str:
     """Name the fewest fields of a job to change so that `setup` fits into `capacity` bytes."""
     found = nearest_fit(job, setup, capacity)
     if found is not None:
         return "set " + ", ".join(_changes(setup, found))
-    if job.gpus_per_node < USUAL_NODE:  # a tensor group cannot leave its node
-        found = nearest_fit(_on_usual_nodes(job), setup, capacity)
+    if job.gpus_per_node < GPUS_PER_SERVER:  # a tensor group cannot leave its node
+        found = nearest_fit(_on_full_servers(job), setup, capacity)
     if found is None:
-        return f"no layout of up to {MOST_MORE} times the GPUs would fit: use larger ones"
-    return f"set workers.gpusPerNode to {USUAL_NODE}, " + ", ".join(_changes(setup, found))
+        return f"no layout of up to {MAX_GPU_FACTOR} times the GPUs would fit: use larger ones"
+    return f"set workers.gpusPerNode to {GPUS_PER_SERVER}, " + ", ".join(_changes(setup, found))
 
 
-def _on_usual_nodes(job: Job) -> Job:
-    workers = job.spec.workers.model_copy(update={"gpus_per_node": USUAL_NODE})
+def _on_full_servers(job: Job) -> Job:
+    workers = job.spec.workers.model_copy(update={"gpus_per_node": GPUS_PER_SERVER})
     return replace(job, spec=job.spec.model_copy(update={"workers": workers}))
 
 
@@ -87,7 +82,7 @@ def _options(job: Job, setup: TrainingSetup) -> Iterator[TrainingSetup]:
 def _layouts(job: Job, layout: Layout) -> Iterator[Layout]:
     """Return layouts with more tensor, pipeline or data ranks, on whole nodes."""
     gpus, per_node = layout.world_size, job.gpus_per_node
-    times = [2**k for k in range(MOST_MORE.bit_length())]
+    times = [2**k for k in range(MAX_GPU_FACTOR.bit_length())]
     for wider, deeper, more in product((1, 2, 4, 8), (1, 2, 4, 8), times):
         tensor, pipeline = layout.tensor * wider, layout.pipeline * deeper
         inner = tensor * pipeline * layout.context * layout.replicate

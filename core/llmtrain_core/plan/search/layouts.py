@@ -1,4 +1,4 @@
-"""Search of layouts: the fastest that fits, the trade-off with memory, and why others fall out.
+"""Search of layouts: the fastest that fits, the trade-off with memory, and why others are rejected.
 
 Exhaustive over what matters: tensor and context degrees that the model and the fast domain allow,
 pipeline depths, ways to shard the rest, micro-batches, schedules. Recomputation is
@@ -30,7 +30,7 @@ MIN_CONTEXT_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class SearchSpace:
     """What may be chosen."""
 
     checkpointings: tuple[Checkpointing, ...] = ("none", "selective", "full")
@@ -45,7 +45,7 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PlanOption:
     """One layout with what it costs."""
 
     setup: TrainingSetup
@@ -59,16 +59,16 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """The answer of a search."""
 
-    best: Candidate | None
+    best: PlanOption | None
     """The fastest that fits; None where nothing does."""
-    pareto: tuple[Candidate, ...]
+    pareto: tuple[PlanOption, ...]
     """Fastest first; each next one needs less memory."""
     rejected: Mapping[str, int]
     """How many fell out, by reason; of reasons that differ in their numbers, one is named."""
-    nearest: Candidate | None
+    nearest: PlanOption | None
     """Where nothing fits: the layout that needs the least memory."""
     tried: int
 
@@ -77,18 +77,18 @@ def search(
     base: TrainingSetup,
     hardware: Accelerator,
     gpus: int,
-    space: Space | None = None,
+    space: SearchSpace | None = None,
     constants: Constants | None = None,
     capacity: int | None = None,
-) -> Found:
+) -> SearchResult:
     """Return the best ways to run `base` on a number of GPUs.
 
     Layout, micro-batch, schedule and recomputation are chosen; everything else is taken from
     `base`. `capacity` is the memory of a GPU in bytes; default: that of `hardware`.
     """
-    space, constants = space or Space(), constants or constants_of(hardware.name)
+    space, constants = space or SearchSpace(), constants or constants_of(hardware.name)
     capacity = capacity or int(hardware.memory.value)
-    fitting: list[Candidate] = []
+    fitting: list[PlanOption] = []
     rejected = _Rejected()
     least: tuple[int, TrainingSetup, Memory] | None = None
     tried = 0
@@ -100,7 +100,7 @@ def search(
             needed = memory(option, capacity)
             if needed.fits:
                 time = step_time(option, hardware, constants)
-                fitting.append(Candidate(option, needed, time))
+                fitting.append(PlanOption(option, needed, time))
                 fits = True
                 break
             if least is None or needed.total < least[0]:
@@ -110,18 +110,24 @@ def search(
     pareto = _pareto(fitting)
     nearest = None
     if not pareto and least is not None:
-        nearest = Candidate(least[1], least[2], step_time(least[1], hardware, constants))
-    return Found(pareto[0] if pareto else None, pareto, rejected.by_reason(), nearest, tried)
+        nearest = PlanOption(least[1], least[2], step_time(least[1], hardware, constants))
+    return SearchResult(pareto[0] if pareto else None, pareto, rejected.by_reason(), nearest, tried)
 
 
-def fits(base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space) -> bool:
+def any_layout_fits(
+    base: TrainingSetup, hardware: Accelerator, gpus: int, space: SearchSpace
+) -> bool:
     """Tell whether any layout of so many GPUs holds the base: the search without times."""
     capacity = int(hardware.memory.value)
     options = setups(base, hardware, gpus, space)
-    return any(holds(option, capacity, space.checkpointings) for option in options)
+    return any(
+        fits_with_recomputation(option, capacity, space.checkpointings) for option in options
+    )
 
 
-def holds(setup: TrainingSetup, capacity: int, checkpointings: tuple[Checkpointing, ...]) -> bool:
+def fits_with_recomputation(
+    setup: TrainingSetup, capacity: int, checkpointings: tuple[Checkpointing, ...]
+) -> bool:
     """Tell whether a setup fits with any recomputation; the most helps the most often."""
     return any(
         memory(replace(setup, checkpointing=kind), capacity).fits
@@ -130,15 +136,15 @@ def holds(setup: TrainingSetup, capacity: int, checkpointings: tuple[Checkpointi
 
 
 def setups(
-    base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space
+    base: TrainingSetup, hardware: Accelerator, gpus: int, space: SearchSpace
 ) -> Iterator[TrainingSetup]:
     """Return every way to run `base` on so many GPUs, recomputation left open."""
     return _setups(base, hardware, gpus, space, _Rejected())
 
 
-def _pareto(candidates: list[Candidate]) -> tuple[Candidate, ...]:
+def _pareto(options: list[PlanOption]) -> tuple[PlanOption, ...]:
     ordered = sorted(
-        candidates,
+        options,
         key=lambda c: (
             -c.tokens_per_second,
             c.memory.total,
@@ -147,10 +153,10 @@ def _pareto(candidates: list[Candidate]) -> tuple[Candidate, ...]:
             c.setup.schedule,
         ),
     )
-    kept: list[Candidate] = []
-    for candidate in ordered:
-        if not kept or candidate.memory.total < 0.98 * kept[-1].memory.total:
-            kept.append(candidate)
+    kept: list[PlanOption] = []
+    for option in ordered:
+        if not kept or option.memory.total < 0.98 * kept[-1].memory.total:
+            kept.append(option)
     return tuple(kept)
 
 
@@ -175,7 +181,7 @@ _NUMBERS = re.compile(r"[0-9]+")
 
 
 def _setups(
-    base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
+    base: TrainingSetup, hardware: Accelerator, gpus: int, space: SearchSpace, rejected: _Rejected
 ) -> Iterator[TrainingSetup]:
     for layout in _layouts(base, hardware, gpus, space, rejected):
         for schedule, chunks in _schedules(base, layout, space):
@@ -201,7 +207,7 @@ def _setups(
 
 
 def _layouts(
-    base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space, rejected: _Rejected
+    base: TrainingSetup, hardware: Accelerator, gpus: int, space: SearchSpace, rejected: _Rejected
 ) -> Iterator[Layout]:
     shape, domain = base.shape, int(hardware.domain.value)
     for tensor in _divisors(gpus, min(domain, 16)):
@@ -231,13 +237,15 @@ def _experts(shape: ModelShape, ranks: int) -> list[int]:
     return sorted({1, gcd(shape.experts, ranks)})
 
 
-def _contexts(base: TrainingSetup, room: int, space: Space) -> list[int]:
+def _contexts(base: TrainingSetup, room: int, space: SearchSpace) -> list[int]:
     most = base.shape.sequence_length // MIN_CONTEXT_TOKENS if space.context else 1
     found = [c for c in (1, 2, 4, 8, 16, 32) if c <= max(1, most) and room % c == 0]
     return [c for c in found if c == 1 or base.shape.sequence_length % (2 * c) == 0]
 
 
-def _shards(rest: int, tensor: int, domain: int, base: TrainingSetup, space: Space) -> list[int]:
+def _shards(
+    rest: int, tensor: int, domain: int, base: TrainingSetup, space: SearchSpace
+) -> list[int]:
     """Return sizes of the shard group: all data ranks, one fast domain, or eight of them."""
     if base.sharding != "fsdp2" or not space.replicate:
         return [rest]
@@ -245,7 +253,9 @@ def _shards(rest: int, tensor: int, domain: int, base: TrainingSetup, space: Spa
     return [rest, *(size for size in (near, 8 * near) if size < rest and rest % size == 0)]
 
 
-def _schedules(base: TrainingSetup, layout: Layout, space: Space) -> Iterator[tuple[Schedule, int]]:
+def _schedules(
+    base: TrainingSetup, layout: Layout, space: SearchSpace
+) -> Iterator[tuple[Schedule, int]]:
     """Return schedules with chunks: as few as may be, and as many as the layers allow evenly."""
     per_rank = base.shape.layers // layout.pipeline
     if layout.pipeline == 1:
@@ -262,7 +272,7 @@ def _schedules(base: TrainingSetup, layout: Layout, space: Space) -> Iterator[tu
             yield from ((schedule, v) for v in dict.fromkeys((*even[:1], *even[-1:])))
 
 
-def _micro_batches(base: TrainingSetup, layout: Layout, space: Space) -> list[int]:
+def _micro_batches(base: TrainingSetup, layout: Layout, space: SearchSpace) -> list[int]:
     """Return what divides a data rank's share and leaves a micro-batch for every stage."""
     replicas = layout.data * layout.replicate
     most = min(MAX_MICRO_BATCH, max(1, base.global_batch // (replicas * layout.pipeline)))
@@ -271,7 +281,7 @@ def _micro_batches(base: TrainingSetup, layout: Layout, space: Space) -> list[in
     return _divisors(base.global_batch // replicas, most)
 
 
-def _batch(base: TrainingSetup, layout: Layout, micro: int, space: Space) -> int:
+def _batch(base: TrainingSetup, layout: Layout, micro: int, space: SearchSpace) -> int:
     """Return the batch: the base's, or the nearest that this layout can split evenly."""
     if not space.any_batch:
         return base.global_batch

@@ -20,7 +20,14 @@ from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory.training_memory import FRAGMENTATION, RUNTIME_BYTES
 from llmtrain_core.plan.model.flops import days_at, training_flops_per_token
 from llmtrain_core.plan.model.parameters import count_parameters
-from llmtrain_core.plan.search.layouts import Found, Space, fits, holds, search, setups
+from llmtrain_core.plan.search.layouts import (
+    SearchResult,
+    SearchSpace,
+    any_layout_fits,
+    fits_with_recomputation,
+    search,
+    setups,
+)
 from llmtrain_core.plan.training_setup import MASTER_BYTES, TrainingSetup
 
 MOST_GPUS = 65536
@@ -31,12 +38,16 @@ STATES = 4
 
 
 def least_gpus(
-    base: TrainingSetup, hardware: Accelerator, more_than: int, space: Space, limit: int = MOST_GPUS
+    base: TrainingSetup,
+    hardware: Accelerator,
+    more_than: int,
+    space: SearchSpace,
+    limit: int = MOST_GPUS,
 ) -> int | None:
     """Return the least GPUs, more than so many, that hold the model; None if `limit` do not."""
     node = int(hardware.node.value)
     low = max(more_than // node + 1, _servers_for_state(base, hardware))
-    found = _least(lambda n: fits(base, hardware, n * node, space), low, limit // node)
+    found = _least(lambda n: any_layout_fits(base, hardware, n * node, space), low, limit // node)
     return None if found is None else found * node
 
 
@@ -54,15 +65,15 @@ def gpus_for_deadline(
     hardware: Accelerator,
     tokens: int,
     days: float,
-    space: Space,
+    space: SearchSpace,
     limit: int = MOST_GPUS,
-) -> tuple[int, Found]:
+) -> tuple[int, SearchResult]:
     """Return the least GPUs that finish in time. Raises PlanError where none up to `limit` do."""
     node = int(hardware.node.value)
     most = limit // node
 
     @cache
-    def found(servers: int) -> Found:
+    def found(servers: int) -> SearchResult:
         return search(base, hardware, servers * node, space)
 
     def taken(servers: int) -> float:
@@ -140,17 +151,22 @@ def nearest_batch(
 ) -> int | None:
     """Return the batch nearest to the base's that so many GPUs can split and hold."""
     wanted = base.global_batch
-    options = setups(base, hardware, gpus, Space(any_batch=True, largest_batch=largest))
+    options = setups(base, hardware, gpus, SearchSpace(any_batch=True, largest_batch=largest))
     ordered = sorted(options, key=lambda option: abs(option.global_batch - wanted))
     capacity = int(hardware.memory.value)
     return next(
-        (o.global_batch for o in ordered if holds(o, capacity, Space().checkpointings)), None
+        (
+            o.global_batch
+            for o in ordered
+            if fits_with_recomputation(o, capacity, SearchSpace().checkpointings)
+        ),
+        None,
     )
 
 
 def nearest_smaller(
-    base: TrainingSetup, hardware: Accelerator, gpus: int, space: Space
+    base: TrainingSetup, hardware: Accelerator, gpus: int, space: SearchSpace
 ) -> int | None:
     """Return the most GPUs of the grid, fewer than so many, that can run the base."""
     numbers = sorted(_grid(1, gpus - 1), reverse=True)
-    return next((n for n in numbers if fits(base, hardware, n, space)), None)
+    return next((n for n in numbers if any_layout_fits(base, hardware, n, space)), None)

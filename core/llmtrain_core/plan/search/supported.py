@@ -6,12 +6,12 @@ from typing import Any, get_args
 
 from llmtrain_core.api.job import JobSpec
 from llmtrain_core.pipeline_schedules import SCHEDULES, Schedule
-from llmtrain_core.plan.search.layouts import Space
+from llmtrain_core.plan.search.layouts import SearchSpace
 from llmtrain_core.plan.training_setup import Checkpointing, TrainingSetup
 from llmtrain_core.validation.check import Job, check, not_yet_supported
 
 
-def space_of(spec: JobSpec) -> Space:
+def space_of(spec: JobSpec) -> SearchSpace:
     """Return what may be chosen for a job: everything that the release does not refuse."""
     before = {problem.field for problem in not_yet_supported(spec)}
 
@@ -30,7 +30,7 @@ def space_of(spec: JobSpec) -> Space:
         if runs("parallelism", pipeline_schedule=schedule)
         and (chunks or schedule in {"GPipe", "1F1B"})
     ]
-    return Space(
+    return SearchSpace(
         checkpointings=tuple(
             kind for kind in checkpointings if runs("training", activation_checkpointing=kind)
         ),

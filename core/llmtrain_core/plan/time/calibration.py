@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
-from llmtrain_core.plan.constants import INHERITS, START, Constants, kind_of
+from llmtrain_core.plan.constants import FALLBACK_TYPES, INITIAL, Constants, fitted_type_of
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.time.published_runs import PublishedRun
 from llmtrain_core.plan.time.step_time import step_time
@@ -28,11 +28,11 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 
 FEW = 8
 """Fewer runs than this fit only the efficiency of the precisions they ran in; the rest is that of
-the type that `constants.INHERITS` names."""
+the type that `constants.FALLBACK_TYPES` names."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ComparedRun:
     """A published run and what the model says of it."""
 
     run: PublishedRun
@@ -52,7 +52,7 @@ def split(runs: Sequence[PublishedRun]) -> tuple[list[PublishedRun], list[Publis
     ordered = sorted((run for run in runs if run.counted), key=_order)
     kinds: dict[str, list[PublishedRun]] = {}
     for run in ordered:
-        kinds.setdefault(kind_of(run.hardware), []).append(run)
+        kinds.setdefault(fitted_type_of(run.hardware), []).append(run)
     fit = [run for group in kinds.values() for run in group[::2]]
     test = [run for group in kinds.values() for run in group[1::2]]
     return fit, test
@@ -117,21 +117,23 @@ def fit_all(runs: Sequence[PublishedRun]) -> dict[str, Constants]:
     halves = split(runs)[0]
     kinds: dict[str, list[PublishedRun]] = {}
     for run in halves:
-        kinds.setdefault(kind_of(run.hardware), []).append(run)
+        kinds.setdefault(fitted_type_of(run.hardware), []).append(run)
     found: dict[str, Constants] = {}
     while len(found) < len(kinds):
         for kind, mine in kinds.items():
-            parent = INHERITS.get(kind)
+            parent = FALLBACK_TYPES.get(kind)
             if kind not in found and (parent is None or parent in found):
-                found[kind] = fit(mine, found[parent] if parent else START)
+                found[kind] = fit(mine, found[parent] if parent else INITIAL)
     return found
 
 
-def judge(runs: Sequence[PublishedRun], constants_of: Callable[[str], Constants]) -> list[Judged]:
+def compare_with_published(
+    runs: Sequence[PublishedRun], constants_of: Callable[[str], Constants]
+) -> list[ComparedRun]:
     """Return every counted run with its prediction."""
     halves = split(runs)
     return [
-        Judged(run, predict(run, constants_of(run.hardware)), half is halves[0])
+        ComparedRun(run, predict(run, constants_of(run.hardware)), half is halves[0])
         for half in halves
         for run in half
     ]

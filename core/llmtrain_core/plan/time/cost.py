@@ -15,7 +15,7 @@ JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class RunCost:
     """What a run costs."""
 
     gpu_hours: float
@@ -23,11 +23,11 @@ class Cost:
     dollars: float
 
 
-def cost(
+def run_cost(
     hardware: Accelerator, gpus: int, seconds: float, price_per_gpu_hour: float | None = None
-) -> Cost:
+) -> RunCost:
     """Return the cost of `seconds` on `gpus`; the price is the catalogue's unless one is given."""
     hours = gpus * seconds / 3600
     joules = gpus * seconds * hardware.watts.value * SERVER_SHARE * FACILITY_SHARE
     price = hardware.price.value if price_per_gpu_hour is None else price_per_gpu_hour
-    return Cost(hours, joules / JOULES_PER_KWH, hours * price)
+    return RunCost(hours, joules / JOULES_PER_KWH, hours * price)

@@ -49,7 +49,7 @@ class Failures:
                 raise PlanError(f"--{option} {value:g} is no such number", f"use {least:g} or more")
 
 
-USUAL = Failures()
+DEFAULT_FAILURES = Failures()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Goodput:
 
 
 def goodput(
-    nodes: int, failures: Failures = USUAL, interval_seconds: float | None = None
+    nodes: int, failures: Failures = DEFAULT_FAILURES, interval_seconds: float | None = None
 ) -> Goodput:
     """Return the goodput of a run on `nodes` nodes, at the best interval or at a given one."""
     rate = nodes * failures.per_node_day / DAY

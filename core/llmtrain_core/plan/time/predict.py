@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmtrain_core.pipeline_schedules import bubble_fraction
-from llmtrain_core.plan.constants import constants_of, kind_of, owner_of
+from llmtrain_core.plan.constants import calibrated_type_of, constants_of, fitted_type_of
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.memory.training_memory import Memory, memory
 from llmtrain_core.plan.model.flops import Convention, training_flops_per_token
@@ -141,7 +141,7 @@ def _assumptions(setup: TrainingSetup, hardware: Accelerator, *, placed: bool) -
 
 
 def _basis(name: str) -> str:
-    owner = owner_of(name)
-    if owner == kind_of(name):
+    owner = calibrated_type_of(name)
+    if owner == fitted_type_of(name):
         return f"speeds are calibrated on published runs of {owner}"
     return f"no published run of {name}: speeds are scaled from {owner} by the peaks"

@@ -16,11 +16,11 @@ from llmtrain_core.pipeline_schedules import FORWARD_AND_BACKWARD, idle_units
 from llmtrain_core.plan.constants import Constants
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.model.model_shape import ModelShape
-from llmtrain_core.plan.model.parameters import Stage
+from llmtrain_core.plan.model.parameters import PipelineStage
 from llmtrain_core.plan.network.communication import (
     REPLICA_GROUPS,
+    CommunicationVolumes,
     Group,
-    Volumes,
     stage_communication,
 )
 from llmtrain_core.plan.network.link_speed import Network
@@ -42,7 +42,7 @@ class StepTime:
 
     seconds: float
     compute: float
-    """Work of the slowest rank, bubble not counted."""
+    """Compute time of the slowest rank, without the pipeline bubble."""
     bubble: float
     """Seconds in which that rank waits for the pipeline to fill and drain."""
     exposed: Mapping[Group, float]
@@ -50,7 +50,7 @@ class StepTime:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class MicroBatchTime:
     """Seconds of one micro-batch on one rank: its layers forward and backward, and its ends."""
 
     forward: float
@@ -125,7 +125,9 @@ def _rank_time(
     )
 
 
-def _work(setup: TrainingSetup, stage: Stage, hardware: Accelerator, constants: Constants) -> Work:
+def _work(
+    setup: TrainingSetup, stage: PipelineStage, hardware: Accelerator, constants: Constants
+) -> MicroBatchTime:
     """Return the seconds of one micro-batch. The backward pass does every product twice."""
     forward = layer_forward(setup, hardware, constants)
     products, between = forward
@@ -139,7 +141,7 @@ def _work(setup: TrainingSetup, stage: Stage, hardware: Accelerator, constants: 
     elif setup.checkpointing == "selective":
         backward += between if setup.flash_attention else attention
     ends = _ends(setup, hardware, constants) if stage.predicts else 0.0
-    return Work(once, backward, stage.layers, ends)
+    return MicroBatchTime(once, backward, stage.layers, ends)
 
 
 def layer_forward(
@@ -225,7 +227,7 @@ def _ends(setup: TrainingSetup, hardware: Accelerator, constants: Constants) -> 
 
 
 def _optimizer(
-    setup: TrainingSetup, stage: Stage, hardware: Accelerator, constants: Constants
+    setup: TrainingSetup, stage: PipelineStage, hardware: Accelerator, constants: Constants
 ) -> float:
     units = setup.units(stage)
     ranks = 1 if setup.sharding == "ddp" else setup.shard_ranks
@@ -236,7 +238,7 @@ def _optimizer(
 
 
 def _data_exposed(
-    setup: TrainingSetup, volumes: Volumes, work: Work, network: Network
+    setup: TrainingSetup, volumes: CommunicationVolumes, work: MicroBatchTime, network: Network
 ) -> dict[Group, float]:
     """Return seconds of gradient and weight traffic that no computation hides."""
 
@@ -258,7 +260,7 @@ def _data_exposed(
     return {**exposed, "rep": max(0.0, replicas - hidden)}
 
 
-def replica_sync_seconds(volumes: Volumes, network: Network) -> float:
+def replica_sync_seconds(volumes: CommunicationVolumes, network: Network) -> float:
     """Return the seconds in which copies are kept alike, hidden or not."""
     return sum(
         network.seconds(group, operation, calls.nbytes, calls.count)
@@ -268,7 +270,7 @@ def replica_sync_seconds(volumes: Volumes, network: Network) -> float:
 
 
 def _beside_passes(
-    setup: TrainingSetup, gather: float, scatter: float, replicas: float, work: Work
+    setup: TrainingSetup, gather: float, scatter: float, replicas: float, work: MicroBatchTime
 ) -> dict[Group, float]:
     """Return what outlasts the passes beside which weights are gathered and gradients leave."""
     if not setup.overlaps_data:

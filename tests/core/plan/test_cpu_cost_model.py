@@ -9,13 +9,13 @@ import pytest
 from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.cpu.cost_model import (
-    KINDS,
+    WORK_KINDS,
+    CpuCostModel,
     Measurement,
-    Processor,
-    added,
+    add_work,
     collective_work,
+    cpu_step_time,
     fit,
-    processor_step,
     rank_work,
 )
 from llmtrain_core.plan.model.flops import training_flops_per_token
@@ -46,13 +46,13 @@ SETUPS = tuple(
     for layers in (2, 6)
     for batch in (4, 16)
 )
-EVEN = Processor(2, dict.fromkeys(KINDS, 1e-3))
+EVEN = CpuCostModel(2, dict.fromkeys(WORK_KINDS, 1e-3))
 
 
 def whole(setup: TrainingSetup) -> dict[str, float]:
     pipeline = setup.layout.pipeline
     each = setup.layout.world_size // pipeline
-    stages = added(*(rank_work(setup, rank) for rank in range(pipeline)))
+    stages = add_work(*(rank_work(setup, rank) for rank in range(pipeline)))
     return {kind: each * amount for kind, amount in stages.items()}
 
 
@@ -84,7 +84,7 @@ def test_messages_of_rings() -> None:
 
 
 def test_fitted_prices_predict_what_was_not_measured() -> None:
-    true = Processor(2, {kind: (i + 1) * 1e-4 for i, kind in enumerate(KINDS)})
+    true = CpuCostModel(2, {kind: (i + 1) * 1e-4 for i, kind in enumerate(WORK_KINDS)})
     measured = [Measurement(whole(r), true.seconds(whole(r))) for r in SETUPS]
     for hidden in (0, 9, 31):
         seen = [m for index, m in enumerate(measured) if index != hidden]
@@ -99,14 +99,14 @@ def test_a_price_is_never_negative() -> None:
 
 def test_wall_time_is_bound_by_cores_or_by_the_pipeline() -> None:
     setup = TrainingSetup(SHAPE, Layout(pipeline=2), 4, precision="float32")
-    few, many = processor_step(setup, replace(EVEN, cores=1)), processor_step(setup, EVEN)
+    few, many = cpu_step_time(setup, replace(EVEN, cores=1)), cpu_step_time(setup, EVEN)
     assert few.wall_seconds == pytest.approx(few.cpu_seconds)
     # two stages, four micro-batches: a fifth of the step is the bubble
     assert many.wall_seconds == pytest.approx(max(many.cpu) * 1.25)
 
 
 def test_a_calibration_survives_its_file_and_nothing_else_is_one() -> None:
-    assert Processor.from_wire(EVEN.to_wire()) == EVEN
+    assert CpuCostModel.from_wire(EVEN.to_wire()) == EVEN
     broken: tuple[object, ...] = (
         {},
         None,
@@ -115,7 +115,7 @@ def test_a_calibration_survives_its_file_and_nothing_else_is_one() -> None:
     )
     for document in broken:
         with pytest.raises(PlanError, match="calibrate this machine anew"):
-            Processor.from_wire(document)
+            CpuCostModel.from_wire(document)
 
 
 def test_what_is_not_calibrated_is_refused() -> None:
@@ -128,4 +128,4 @@ def test_what_is_not_calibrated_is_refused() -> None:
         replace(good, layout=Layout(pipeline=2), schedule="Interleaved1F1B", chunks=2),
     ):
         with pytest.raises(PlanError, match="not calibrated"):
-            processor_step(bad, EVEN)
+            cpu_step_time(bad, EVEN)
