@@ -33,14 +33,14 @@ def test_eight_bits_are_wrong_by_half_a_step_at_most(values: int) -> None:
     import torch
 
     from llmtrain_core.plan.gradient_sync import message_bytes
-    from llmtrain_trainer.parallel.replicate.codecs import Int8
+    from llmtrain_trainer.parallel.replicate.codecs import Int8Codec
 
     rows = torch.randn(3, values, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     rows[1] *= 1e-9
     rows[2] = 0
-    message = Int8().encode(rows)
+    message = Int8Codec().encode(rows)
     assert message.shape == (3, message_bytes("int8", values))
-    back = Int8().decode(message, values, rows.dtype)
+    back = Int8Codec().decode(message, values, rows.dtype)
     for row, found in zip(rows.split(256, 1), back.split(256, 1), strict=True):
         largest = row.abs().amax(1, keepdim=True)
         assert bool(((row - found).abs() <= largest * (0.5 / 127 + 1e-6)).all())
@@ -48,7 +48,7 @@ def test_eight_bits_are_wrong_by_half_a_step_at_most(values: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-@pytest.mark.parametrize("name", ["Int8", "Bfloat16"])
+@pytest.mark.parametrize("name", ["Int8Codec", "Bfloat16Codec"])
 def test_what_is_not_finite_is_seen_at_the_other_end(name: str, bad: float) -> None:
     import torch
 
@@ -74,13 +74,13 @@ def _sums(rank: int) -> dict[str, Any]:
     from llmtrain_core.plan.network.communication import bus_factor
     from llmtrain_trainer.metrics.collectives import CollectiveMeter
     from llmtrain_trainer.parallel.mesh import Grid
-    from llmtrain_trainer.parallel.replicate.choose import choose_sum
+    from llmtrain_trainer.parallel.replicate.choose import choose_all_reduce
 
     found = {}
     for near in (1, 2):
         grid = Grid.build(Layout(replicate=4), "cpu", SyncScheme(replicas_per_rack=near))
         for compression in ("none", "bf16", "int8"):
-            total = choose_sum(compression, grid.groups)
+            all_reduce = choose_all_reduce(compression, grid.groups)
             random = torch.Generator().manual_seed(5)
             wanted = got = torch.zeros(LENGTH, dtype=torch.float64)
             worst = 0.0
@@ -88,7 +88,7 @@ def _sums(rank: int) -> dict[str, Any]:
                 vectors = torch.randn(4, LENGTH, generator=random, dtype=torch.float64)
                 mine = vectors[rank].clone()
                 with CollectiveMeter(grid.labels, "cpu") as meter:
-                    total.begin("v", mine)()
+                    all_reduce.start("v", mine)()
                 worst = max(worst, float((mine - vectors.sum(0)).abs().max()))
                 wanted, got = wanted + vectors.sum(0), got + mine
             sent = {

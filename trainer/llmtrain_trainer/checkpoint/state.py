@@ -40,7 +40,7 @@ from llmtrain_trainer.checkpoint.checksums import (
 from llmtrain_trainer.checkpoint.paths import FIELD, MARKER, Folder, damaged
 from llmtrain_trainer.checkpoint.retry import patiently
 from llmtrain_trainer.model.lora import is_adapter
-from llmtrain_trainer.parallel.replicate.sync import Copies
+from llmtrain_trainer.parallel.replicate.sync import ReplicaSync
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 
@@ -58,11 +58,11 @@ class TrainingState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    copies: Copies
+    replica_sync: ReplicaSync
 
     def take(self) -> dict[str, Any]:
         """Return the state by name. Tensors are those that training changes, not copies."""
-        return {**self._weights(self.copies.place), **self.copies.tensors()}
+        return {**self._weights(self.replica_sync.weights_prefix), **self.replica_sync.state_dict()}
 
     def load(self, folder: Folder, group: dist.ProcessGroup | None) -> None:
         """Read a checkpoint of any layout; collective over the ranks of `group`.
@@ -70,29 +70,30 @@ class TrainingState:
         Copies that trained apart have weights of their own; in another layout all take the first's.
         """
         saved = reader_of(folder).read_metadata().state_dict_metadata
-        place = self.copies.place
-        if not any(name.startswith(f"{place}{MODEL}.") for name in saved):
-            place = ""
+        prefix = self.replica_sync.weights_prefix
+        if not any(name.startswith(f"{prefix}{MODEL}.") for name in saved):
+            prefix = ""
         device = next(self.model.parameters()).device
-        remembered = {
-            name: torch.empty(facts.size, dtype=facts.properties.dtype, device=device)
-            for name, facts in saved.items()
-            if isinstance(facts, TensorStorageMetadata) and name.startswith(self.copies.names)
+        replica_state = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype, device=device)
+            for name, entry in saved.items()
+            if isinstance(entry, TensorStorageMetadata)
+            and name.startswith(self.replica_sync.state_prefixes)
         }
-        state = {**self._weights(place), **remembered}
+        state = {**self._weights(prefix), **replica_state}
         with catchable_checkpoint_errors():
             dcp.load(state, storage_reader=reader_of(folder), process_group=group)  # type: ignore[attr-defined]
-        set_model_state_dict(self.model, state[place + MODEL], options=_FLAT)
+        set_model_state_dict(self.model, state[prefix + MODEL], options=_FLAT)
         set_optimizer_state_dict(
-            self.model, self.optimizer, state[place + OPTIMIZER], options=_FLAT
+            self.model, self.optimizer, state[prefix + OPTIMIZER], options=_FLAT
         )
-        self.copies.restore({name: state[name] for name in remembered})
+        self.replica_sync.load_state_dict({name: state[name] for name in replica_state})
 
-    def _weights(self, place: str) -> dict[str, Any]:
-        """Return weights and optimizer under names that begin with `place`."""
+    def _weights(self, prefix: str) -> dict[str, Any]:
+        """Return weights and optimizer under names that begin with `prefix`."""
         return {
-            place + MODEL: get_model_state_dict(self.model, options=_FLAT),
-            place + OPTIMIZER: get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT),
+            prefix + MODEL: get_model_state_dict(self.model, options=_FLAT),
+            prefix + OPTIMIZER: get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT),
         }
 
 
@@ -152,9 +153,9 @@ def require_whole(folder: Folder, field: str = FIELD) -> None:
     except (EOFError, FileNotFoundError, pickle.UnpicklingError) as error:
         raise damaged(folder, error, field) from error
     ends: dict[str, int] = {}
-    for place in (metadata.storage_data or {}).values():
-        ends[place.relative_path] = max(
-            ends.get(place.relative_path, 0), place.offset + place.length
+    for entry in (metadata.storage_data or {}).values():
+        ends[entry.relative_path] = max(
+            ends.get(entry.relative_path, 0), entry.offset + entry.length
         )
     for name, end in sorted(ends.items()):
         path = folder / name

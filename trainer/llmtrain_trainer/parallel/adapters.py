@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from llmtrain_trainer.config import LoraConfig
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.model.lora import Adapter, attach_adapter, layers_with_adapters, target_layers
-from llmtrain_trainer.parallel.dtensors import distribute, local_shard
+from llmtrain_trainer.parallel.dtensors import distribute, local_shard, shard_like
 from llmtrain_trainer.parallel.tensor import ColumnParallelLinear, RowParallelLinear
 
 
@@ -80,13 +80,10 @@ def merge(model: nn.Module) -> None:
         change = adapter.scale * (_whole(adapter.b) @ _whole(adapter.a))
         weight = linear.weight
         if isinstance(weight, DTensor):
-            mine = distribute_tensor(
-                change, weight.device_mesh, weight.placements, src_data_rank=None
-            )
-            weight.to_local().add_(mine.to_local())
+            weight.to_local().add_(shard_like(change, weight))
         else:
             weight.add_(change)
-        (adapter.b.to_local() if isinstance(adapter.b, DTensor) else adapter.b).zero_()
+        local_shard(adapter.b).zero_()
 
 
 def _whole(parameter: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
 from llmtrain_trainer.model.decoder import Decoder
-from llmtrain_trainer.parallel.sequence import gather
+from llmtrain_trainer.parallel.sequence import all_gather
 
 
 def token_positions(length: int, rank: int, count: int) -> Tensor:
@@ -65,7 +65,7 @@ class ContextAttention(nn.Module):
 
     def _whole(self, part: Tensor) -> Tensor:
         """Gather and reorder: (batch, heads, length / context, width) -> (.., length, ..)."""
-        mixed = gather(part.transpose(1, 2).flatten(2), self._group)
+        mixed = all_gather(part.transpose(1, 2).flatten(2), self._group)
         chunks = mixed.chunk(2 * self._count, dim=1)  # head and tail of rank 0, of rank 1, ...
         whole = torch.cat((*chunks[0::2], *reversed(chunks[1::2])), dim=1)
         return whole.view(*whole.shape[:2], -1, part.size(-1)).transpose(1, 2)

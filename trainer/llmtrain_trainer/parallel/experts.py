@@ -31,7 +31,7 @@ from llmtrain_trainer.model.experts import (
 )
 from llmtrain_trainer.parallel.dtensors import distribute, local_shard
 from llmtrain_trainer.parallel.mesh import Grid
-from llmtrain_trainer.parallel.sequence import gather, reduce_scatter
+from llmtrain_trainer.parallel.sequence import all_gather, reduce_scatter
 
 
 def moe_layers(model: Decoder) -> list[MixtureOfExperts]:
@@ -139,7 +139,7 @@ def _add_sequence_collectives(moe: MixtureOfExperts, group: dist.ProcessGroup) -
     """All-gather the sequence before the layer, and reduce-scatter the output after it."""
 
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (gather(inputs[0], group),)
+        return (all_gather(inputs[0], group),)
 
     def after(_: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
         return reduce_scatter(out, group)

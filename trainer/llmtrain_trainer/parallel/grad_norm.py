@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from llmtrain_trainer.parallel.dtensors import local_shard
 from llmtrain_trainer.parallel.mesh import Grid
 
 
@@ -24,7 +25,7 @@ def clip_gradients(
     `loss` is this rank's share, already divided by the tokens of the step. It is reduced in the
     same all-reduces as the squared norm, which saves their latency.
     """
-    shards = [_local(p.grad) for p in parameters if p.grad is not None]
+    shards = [local_shard(p.grad) for p in parameters if p.grad is not None]
     square = _local_square(parameters, grid.degree("tp"))
     both = torch.stack((square, loss.to(square.dtype)))
     norm_only, loss_only = both[:1], both[1:]
@@ -73,7 +74,7 @@ def _local_square(parameters: Sequence[nn.Parameter], tensor_degree: int) -> Ten
     common: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None:
-            (common if _replicated(parameter) else split).append(_local(parameter.grad))
+            (common if _replicated(parameter) else split).append(local_shard(parameter.grad))
     squares = [torch.nn.utils.get_total_norm(group).square() for group in (split, common) if group]
     if split and common:
         return squares[0] + squares[1] / tensor_degree
@@ -86,7 +87,3 @@ def _replicated(parameter: nn.Parameter) -> bool:
         return True
     names = parameter.device_mesh.mesh_dim_names or ()
     return "tp" not in names or isinstance(parameter.placements[names.index("tp")], Replicate)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

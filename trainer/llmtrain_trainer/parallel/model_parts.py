@@ -1,4 +1,4 @@
-"""All that a pipeline rank holds of the model as one module."""
+"""The part of the model that a pipeline rank holds, as one module."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from llmtrain_trainer.model.decoder import Decoder
 
 
 class ModelParts(nn.Module):
-    """The chunks of one rank under the names that their parameters have in the whole model.
+    """The model chunks of one rank, with the parameter names of the whole model.
 
-    Never called as a whole: a schedule runs the chunks one by one. It is what optimizer and
-    checkpoints see, for which the number of chunks must not matter. A tied embedding has one
-    name, and the copy of it in the last stage none (`llmtrain_trainer.parallel.tied`).
+    It is never called: a schedule runs the chunks one by one. The optimizer and checkpoints use it,
+    and must not depend on the number of chunks. A tied embedding has one name. Its copy in the last
+    stage has none (`llmtrain_trainer.parallel.tied`).
     """
 
     def __init__(self, chunks: Sequence[Decoder]) -> None:
         super().__init__()
-        self.chunks = tuple(chunks)  # a tuple, so that no name gets a prefix
+        self.chunks = tuple(chunks)  # a tuple, so that the names get no prefix
         self.layers = nn.ModuleDict(
             {name: block for chunk in self.chunks for name, block in chunk.layers.items()}
         )

@@ -1,13 +1,14 @@
-"""Activation checkpointing (Chen et al., arXiv:1604.06174): memory against arithmetic.
+"""Activation checkpointing (Chen et al., arXiv:1604.06174): recompute activations to save memory.
 
-full: a layer keeps its input and runs again in the backward pass. selective: what costs no product
-runs again, the norms and the activation function of the feed-forward block; inputs and outputs of
-products and of attention are kept, so no product and no collective is repeated.
+full: a layer keeps only its input and runs again in the backward pass. selective: only operations
+without a matrix product run again, which are the norms and the activation function of the
+feed-forward block. Inputs and outputs of matrix products and of attention are kept, so no product
+and no collective is repeated.
 
-Forward methods are replaced instead of wrapping modules, so names of parameters do not depend on
-it. Why not torch's own: schedules that split the backward pass ask for a layer's activations once
-for its input and once for each of its weights, and torch would compute them anew every time. The
-model has no dropout, so there is no state of a random generator to restore.
+Forward methods are replaced instead of wrapping modules, so parameter names do not change. torch's
+own checkpointing is not used: schedules that split the backward pass need the activations of a
+layer once for its input and once for each of its weights, and torch would recompute them every
+time. The model has no dropout, so there is no random state to restore.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from llmtrain_trainer.model.experts import MixtureOfExperts
 def apply_activation_checkpointing(
     model: Decoder, kind: Literal["none", "selective", "full"]
 ) -> None:
-    """Arrange for the slice's layers to compute activations anew, in place."""
+    """Recompute the activations of the chunk's layers in the backward pass, in place."""
     for block in model.blocks():
         if kind == "full":
             _recompute(block, "forward")
@@ -57,9 +58,9 @@ def _recompute(module: nn.Module, method: str) -> None:
 
 
 class _RecomputedCall:
-    """One call of a forward method: the tensors that autograd would keep, made when asked for.
+    """One call of a forward method. Its saved tensors are recomputed when they are needed.
 
-    They live until autograd lets go of the call, so they are made once however often it asks.
+    They live until autograd releases the call, so they are recomputed once.
     """
 
     def __init__(self, run: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
@@ -71,18 +72,18 @@ class _RecomputedCall:
         self._values: list[Tensor] = []
 
     def pack(self, tensor: Tensor) -> int:
-        """Keep a number in place of a tensor."""
+        """Save an index instead of a tensor."""
         self._count += 1
         return self._count - 1
 
     def unpack(self, number: int) -> Tensor:
-        """Return the tensor behind a number."""
+        """Return the tensor at an index."""
         if not self._values:
             self._fill()
         return self._values[number]
 
     def _fill(self) -> None:
-        """Run again, up to the last tensor that is needed: what comes after is not repeated."""
+        """Run the method again, up to the last tensor that is needed."""
 
         def collect(tensor: Tensor) -> None:
             self._values.append(tensor.detach())
@@ -102,8 +103,8 @@ class _RecomputedCall:
             self._run(*inputs)
 
 
-class _Complete(Exception):  # noqa: N818 - no error: it ends a run early
-    """Everything that is needed has been computed."""
+class _Complete(Exception):  # noqa: N818 - not an error: it ends a run early
+    """All needed tensors have been recomputed."""
 
 
 def _unreachable(_: None) -> NoReturn:
@@ -111,7 +112,7 @@ def _unreachable(_: None) -> NoReturn:
 
 
 class _SaveForBackward(torch.autograd.Function):
-    """Keep tensors as autograd keeps them, so that hooks around a model see them."""
+    """Save tensors as autograd does, so that outer saved-tensor hooks see them."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, *tensors: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Collectives along the sequence, with their gradients: the two ends of a tensor-parallel region.
+"""Collectives along the sequence with their gradients, at both ends of a tensor-parallel region.
 
-Plain tensors and one call of the backend each. The same through DTensor activations costs several
-times more host time than the products of a small model, which only a GPU far behind its host hides.
+They use plain tensors and one backend call each. With DTensor activations they would cost several
+times the host time of a small model's matrix products, which only a GPU that is far behind its host
+can hide.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ SEQUENCE = 1
 """Axis of the sequence in (batch, length, hidden)."""
 
 
-def gather(part: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Return the whole sequence from every rank's part: (b, l / n, h) -> (b, l, h).
+def all_gather(part: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Return the whole sequence from the parts of all ranks: (b, l / n, h) -> (b, l, h).
 
-    The gradient is summed over ranks and cut: each computed with a share of the weights.
+    The gradient is reduce-scattered: each rank computed it with its shard of the weights.
     """
-    return _Gather.apply(part, group)  # type: ignore[no-any-return]
+    return _AllGather.apply(part, group)  # type: ignore[no-any-return]
 
 
 def reduce_scatter(partial: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Return this rank's part of the sum over ranks: (b, l, h) -> (b, l / n, h).
 
-    The gradient is the whole sequence's.
+    The gradient is all-gathered.
     """
-    return _ScatterSum.apply(partial, group)  # type: ignore[no-any-return]
+    return _ReduceScatter.apply(partial, group)  # type: ignore[no-any-return]
 
 
-def _all_gather(part: Tensor, group: dist.ProcessGroup) -> Tensor:
+def _all_gather_tensor(part: Tensor, group: dist.ProcessGroup) -> Tensor:
     size = group.size()
     batch, length, hidden = part.shape
     parts = part.new_empty(size * batch, length, hidden)
@@ -40,7 +41,7 @@ def _all_gather(part: Tensor, group: dist.ProcessGroup) -> Tensor:
     return parts.view(size, batch, length, hidden).transpose(0, 1).reshape(batch, -1, hidden)
 
 
-def _reduce_scatter(partial: Tensor, group: dist.ProcessGroup) -> Tensor:
+def _reduce_scatter_tensor(partial: Tensor, group: dist.ProcessGroup) -> Tensor:
     size = group.size()
     batch, length, hidden = partial.shape
     by_rank = partial.view(batch, size, length // size, hidden).transpose(0, 1).contiguous()
@@ -49,23 +50,23 @@ def _reduce_scatter(partial: Tensor, group: dist.ProcessGroup) -> Tensor:
     return part
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        return _all_gather(part, group)
+        return _all_gather_tensor(part, group)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _reduce_scatter(gradients[0].contiguous(), ctx.group), None
+        return _reduce_scatter_tensor(gradients[0].contiguous(), ctx.group), None
 
 
-class _ScatterSum(torch.autograd.Function):
+class _ReduceScatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, partial: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        return _reduce_scatter(partial.contiguous(), group)
+        return _reduce_scatter_tensor(partial.contiguous(), group)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _all_gather(gradients[0], ctx.group), None
+        return _all_gather_tensor(gradients[0], ctx.group), None

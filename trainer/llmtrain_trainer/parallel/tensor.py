@@ -1,11 +1,11 @@
-"""Tensor and sequence parallelism of one model slice.
+"""Tensor and sequence parallelism of a model chunk.
 
-Column-wise then row-wise products (Shoeybi et al., arXiv:1909.08053); between them, norms and
-residuals live on a shard of the sequence (Korthikanti et al., arXiv:2205.05198). Logits stay
-sharded over the vocabulary: the loss is computed under `loss_parallel`.
+Column-parallel and then row-parallel linear layers (Shoeybi et al., arXiv:1909.08053). Between
+them, norms and residuals work on a part of the sequence (Korthikanti et al., arXiv:2205.05198).
+Logits stay sharded over the vocabulary: the loss is computed under `loss_parallel`.
 
-Parameters are DTensors, so that FSDP, checkpoints and resharding know what a rank holds;
-activations are plain tensors (why: `llmtrain_trainer.parallel.sequence`).
+Parameters are DTensors, for FSDP, checkpoints and resharding. Activations are plain tensors (see
+`llmtrain_trainer.parallel.sequence`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from llmtrain_trainer.model.decoder import Decoder, FeedForward
 from llmtrain_trainer.parallel.dtensors import distribute, local_shard
-from llmtrain_trainer.parallel.sequence import gather, reduce_scatter
+from llmtrain_trainer.parallel.sequence import all_gather, reduce_scatter
 
 COLUMNS, ROWS = 0, 1
-"""Axis of a weight (out, in) that is split: its outputs, or its inputs."""
+"""The sharded axis of a weight (out, in): its outputs, or its inputs."""
 
 
 def apply_tensor_parallel(model: Decoder, mesh: DeviceMesh) -> None:
-    """Shard every matrix of the slice over `mesh`, in place; module and parameter names stay.
+    """Shard every matrix over `mesh`, in place. Module and parameter names do not change.
 
-    Hidden states outside the products have shape (batch, length / tensor, hidden).
+    Hidden states outside the linear layers have shape (batch, length / tensor, hidden).
     """
     group = mesh.get_group()
     for block in model.blocks():
@@ -56,7 +56,7 @@ def apply_tensor_parallel(model: Decoder, mesh: DeviceMesh) -> None:
 
 
 class ColumnParallelLinear(nn.Linear):
-    """A product with this rank's rows of the weight (out, in): a part of the outputs."""
+    """A linear layer with this rank's rows of the weight (out, in): a part of the outputs."""
 
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
         super().__init__(whole.in_features, whole.out_features, bias=False, device="meta")
@@ -72,9 +72,9 @@ class ColumnParallelLinear(nn.Linear):
 
 
 class RowParallelLinear(nn.Linear):
-    """A product with this rank's columns of the weight (out, in), summed over ranks.
+    """A linear layer with this rank's columns of the weight (out, in), summed over ranks.
 
-    The bias is added once, to this rank's part of the sequence, so its gradient is a part.
+    The bias is added once, to this rank's part of the sequence, so its gradient is partial.
     """
 
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
@@ -90,24 +90,24 @@ class RowParallelLinear(nn.Linear):
         return part if self.bias is None else part + local_shard(self.bias, Partial())
 
     def partial_product(self, x: Tensor) -> Tensor:
-        """Map this rank's part of (.., in) to its part of a sum (.., out)."""
+        """Map this rank's part of (.., in) to a partial sum (.., out)."""
         return F.linear(x, local_shard(self.weight))
 
 
 class VocabParallelOutput(ColumnParallelLinear):
-    """The output projection: whole sequence in, logits sharded over the vocabulary out."""
+    """The output projection. The logits are sharded over the vocabulary."""
 
     def __init__(self, whole: nn.Linear, mesh: DeviceMesh) -> None:
         super().__init__(whole, mesh)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, length / tensor, hidden) to a DTensor (batch, length, vocab)."""
-        logits = super().forward(gather(x, self.mesh.get_group()))
+        logits = super().forward(all_gather(x, self.mesh.get_group()))
         return DTensor.from_local(logits, self.mesh, (Shard(-1),), run_check=False)
 
 
 class SequenceParallelRMSNorm(nn.RMSNorm):
-    """A norm of this rank's part of sequence or heads; its scale is common, its gradient a part."""
+    """A norm of this rank's part of the sequence or heads, with partial gradients of its scale."""
 
     def __init__(self, whole: nn.RMSNorm, mesh: DeviceMesh) -> None:
         super().__init__(whole.normalized_shape, eps=whole.eps, device="meta")
@@ -119,7 +119,7 @@ class SequenceParallelRMSNorm(nn.RMSNorm):
 
 
 class SequenceParallelLayerNorm(nn.LayerNorm):
-    """The same for a norm with a shift."""
+    """A norm with a shift, otherwise like `SequenceParallelRMSNorm`."""
 
     def __init__(self, whole: nn.LayerNorm, mesh: DeviceMesh) -> None:
         super().__init__(whole.normalized_shape, eps=whole.eps, device="meta")
@@ -133,7 +133,7 @@ class SequenceParallelLayerNorm(nn.LayerNorm):
 
 
 class VocabParallelEmbedding(nn.Embedding):
-    """This rank's rows of the embedding; tokens of other ranks add zero."""
+    """This rank's rows of the embedding. Tokens of other ranks add zero."""
 
     def __init__(self, whole: nn.Embedding, mesh: DeviceMesh) -> None:
         super().__init__(whole.num_embeddings, whole.embedding_dim, device="meta")
@@ -151,7 +151,7 @@ class VocabParallelEmbedding(nn.Embedding):
 
 
 class SequenceParallelEmbedding(nn.Embedding):
-    """Learned positions of this rank's part of the sequence; every rank has all of them."""
+    """Learned positions of this rank's part of the sequence. The weight is replicated."""
 
     def __init__(self, whole: nn.Embedding, mesh: DeviceMesh) -> None:
         super().__init__(whole.num_embeddings, whole.embedding_dim, device="meta")
@@ -175,9 +175,9 @@ def _split_norms(parent: nn.Module, names: tuple[str, ...], mesh: DeviceMesh) ->
 
 
 def _gather_before(region: nn.Module, group: dist.ProcessGroup) -> None:
-    """Gather the sequence before a region, whose last product sums it into parts again."""
+    """All-gather the sequence before a region. The last linear layer reduce-scatters it."""
 
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (gather(inputs[0], group), *inputs[1:])
+        return (all_gather(inputs[0], group), *inputs[1:])
 
     region.register_forward_pre_hook(before)

@@ -1,8 +1,9 @@
-"""An embedding that the first stage of a pipeline looks up and the last one multiplies with.
+"""An input embedding that is tied to the output projection, across pipeline stages.
 
-The first stage owns it. The last stage has a copy, which takes the owner's values before every pass
-and hands its gradient over after a backward pass; so optimizer, gradient norm and checkpoints know
-one parameter, whatever the number of stages. Both hold equal shards, so shards are what travels.
+The first stage owns the embedding. The last stage has a copy. The copy gets the owner's values
+before every pass, and its gradient is added to the owner's after a backward pass. Optimizer,
+gradient norm and checkpoints therefore see one parameter for any number of stages. Both stages hold
+equal shards, so only shards are sent.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from llmtrain_trainer.parallel.dtensors import local_shard
 
 
 class TiedEmbedding:
-    """This rank's part in it: owner, copy, both (in V shape) or neither."""
+    """This rank's role: owner, copy, both (V schedules) or neither."""
 
     def __init__(
         self, chunks: Sequence[Decoder], group: dist.ProcessGroup, owner: int, copy: int
@@ -31,7 +32,7 @@ class TiedEmbedding:
 
     @torch.no_grad()
     def update_copy(self) -> None:
-        """Make the copy equal to the owner."""
+        """Copy the owner's values to the copy."""
         if self._owner is not None and self._copy is not None:
             local_shard(self._copy).copy_(local_shard(self._owner))
         elif self._owner is not None:
@@ -41,7 +42,7 @@ class TiedEmbedding:
 
     @torch.no_grad()
     def reduce_gradients(self) -> None:
-        """Add the copy's gradient to the owner's, and forget it."""
+        """Add the copy's gradient to the owner's gradient and clear it."""
         if self._owner is not None and self._copy is not None:
             _gradient(self._owner).add_(_gradient(self._copy))
         elif self._owner is not None:
@@ -55,7 +56,7 @@ class TiedEmbedding:
 
 
 def _weight(chunks: Sequence[Decoder]) -> nn.Parameter | None:
-    """Return the sharded parameter: FSDP puts another in its place while a pass runs."""
+    """Return the sharded parameter. FSDP replaces it by another one during a pass."""
     for chunk in chunks:
         if chunk.tok_embeddings is not None:
             return cast(nn.Parameter, chunk.tok_embeddings.weight)
@@ -63,7 +64,7 @@ def _weight(chunks: Sequence[Decoder]) -> nn.Parameter | None:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Return a rank's shard of the gradient; a frozen embedding has none, which counts for zero."""
+    """Return this rank's shard of the gradient, or zeros if the embedding is frozen."""
     if parameter.grad is None:
         return torch.zeros_like(local_shard(parameter))
     return local_shard(parameter.grad)

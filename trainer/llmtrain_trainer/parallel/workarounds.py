@@ -1,9 +1,9 @@
-"""Every way around a defect of torch, in one place; each has a test that fails once it is mended.
+"""All workarounds for defects of torch. Each has a test that fails when torch fixes the defect.
 
-Checked against torch 2.15.0. Some defects are avoided by design and need no code here: DDP under
+Checked against torch 2.15.0. Some defects are avoided by design and need no code here: DDP with
 pipeline schedules or tensor parallelism (FSDP2 is always used), norms that are not DTensors
-(sequence parallelism is always on), asynchronous checkpoints on the default group (saving has a
-group of its own), and the 30 minutes of sub-groups (`Grid.limit` sets every group).
+(sequence parallelism is always on), asynchronous checkpoints on the default group (saving has its
+own group), and the 30-minute timeout of sub-groups (`Grid.limit` sets every group).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch.distributed.fsdp import FSDPModule
 def renew_thread_pool() -> None:
     """Make torch replace the thread pool that a fork broke, while this process has one thread.
 
-    torch replaces it on the first use in a child, without a lock: autograd's threads, which all use
-    it when they start, otherwise race for it and one may find none (`Invalid thread pool!`, an
-    abort of the whole rank, once in some dozen starts). A race has no cheap test.
+    torch replaces it on first use in a child, without a lock. Autograd's threads all use it when
+    they start. They would race for it, and one of them might find none (`Invalid thread pool!`,
+    which aborts the rank, about once in a dozen starts). There is no cheap test for this race.
     """
     torch.set_num_threads(1)
 
@@ -31,8 +31,8 @@ def renew_thread_pool() -> None:
 def catchable_checkpoint_errors() -> Iterator[None]:
     """Turn torch's CheckpointException into an Exception.
 
-    It derives from BaseException, so every `except Exception` lets it through and a rank would die
-    without a word. It is kept as the cause, with what each rank raised.
+    It derives from BaseException, so no `except Exception` catches it and a rank would die without
+    a message. It is kept as the cause, and the message has the error of each rank.
     """
     try:
         yield
@@ -42,10 +42,10 @@ def catchable_checkpoint_errors() -> Iterator[None]:
 
 
 def disable_gradient_averaging(model: nn.Module, device: str) -> None:
-    """Make FSDP add gradients up instead of averaging them: the loss is already normalised.
+    """Make FSDP sum gradients instead of averaging them: the loss is already normalized.
 
-    A divide factor of 1 is turned into a pre-multiplied sum, which gloo lacks (`Cannot use
-    ReduceOp.PREMUL_SUM with Gloo`) for every type but float64. Forcing a plain sum avoids it.
+    FSDP turns a divide factor of 1 into a pre-multiplied sum, which gloo supports only for float64
+    (`Cannot use ReduceOp.PREMUL_SUM with Gloo`). Forcing a plain sum avoids it.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -36,7 +36,7 @@ from llmtrain_trainer.parallel.context import token_positions
 from llmtrain_trainer.parallel.forward_backward import ForwardBackward
 from llmtrain_trainer.parallel.grad_norm import clip_gradients, count_matches, sum_losses
 from llmtrain_trainer.parallel.mesh import Grid
-from llmtrain_trainer.parallel.replicate.sync import Copies, keep_alike
+from llmtrain_trainer.parallel.replicate.sync import ReplicaSync, build_replica_sync
 from llmtrain_trainer.runtime.heartbeat import heartbeat_to
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
@@ -92,7 +92,7 @@ class Trainer:
         self.model = build_model(run, self.grid, device)
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.model, run.optimizer)
-        self.copies: Copies = keep_alike(self.model, run, self.grid)
+        self.replica_sync: ReplicaSync = build_replica_sync(self.model, run, self.grid)
         self.forward_backward: ForwardBackward = build_forward_backward(
             self.model, run, self.grid, device
         )
@@ -102,7 +102,7 @@ class Trainer:
         vocab, share = run.architecture.vocab_size, self._batch_share()
         self.batches = Batches(open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share)
         self.held_out = HeldOutBatches(open_mixture(data, HELD_OUT, vocab), run.sequence, share)
-        self.state = TrainingState(self.model, self.optimizer, self.copies)
+        self.state = TrainingState(self.model, self.optimizer, self.replica_sync)
         self.saver = self._build_saver()
         self.step = self.saved_step = 0
         self.save_error: Exception | None = None
@@ -124,7 +124,7 @@ class Trainer:
         first = self.step
         sample = first + 1  # never the first step, which also connects the groups
         while self.step < self.run.steps and gate.start(self.step + 1):
-            sampled = self.step >= sample and self.copies.meets(self.step + 1)
+            sampled = self.step >= sample and self.replica_sync.syncs_at(self.step + 1)
             self.take_step(sampled)
             if sampled:
                 sample = self.step - 1 + SAMPLE_EVERY
@@ -161,15 +161,15 @@ class Trainer:
                 norm, mean = clip_gradients(
                     self.parameters,
                     self.run.optimizer.clip_norm,
-                    loss * self.copies.apart,
-                    self.copies.grid,
+                    loss * self.replica_sync.independent_replicas,
+                    self.replica_sync.grid,
                 )
         if not math.isfinite(mean + norm):  # on all ranks alike: both are sums over all ranks
             nan_search.raise_with_origin(
                 f"step {self.step + 1}: the loss is {mean}, the gradient norm {norm}",
                 self.model,
                 lambda: self.forward_backward.train(tokens, targets, counted),
-                self.copies.grid,
+                self.replica_sync.grid,
             )
         with timer.part("optimizer"):
             set_learning_rate(
@@ -179,10 +179,12 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         with timer.part("copies"), meter or nullcontext():
-            self.copies.after_step(self.step, last=self.step == self.run.steps)
+            self.replica_sync.after_step(self.step, last=self.step == self.run.steps)
         seconds = time.perf_counter() - start
         skew = (
-            measure_skew(meter.samples(), seconds, self.copies.grid, self.device) if meter else None
+            measure_skew(meter.samples(), seconds, self.replica_sync.grid, self.device)
+            if meter
+            else None
         )
         report = StepReport(
             step=self.step,
@@ -252,7 +254,7 @@ class Trainer:
         """Write a checkpoint of the current step, or start to, unless it is saved already."""
         if self.saver is None or self.saved_step == self.step:
             return
-        nan_search.require_weights(f"after step {self.step}", self.model, self.copies.grid)
+        nan_search.require_weights(f"after step {self.step}", self.model, self.replica_sync.grid)
         self.send(PhaseReport("saving", self.step))
         self.saved_step = self.step
         self.saver.save(self._metadata(), self.state, self._report_save)

@@ -1,4 +1,4 @@
-"""Adding a vector up over a group of copies: the seam for every remedy, and the plain way."""
+"""All-reduce over the replicas: the interface and the plain implementation."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from typing import Protocol
 import torch.distributed as dist
 from torch import Tensor
 
-Finish = Callable[[], None]
-"""Waits until a sum that was begun is complete."""
+Completion = Callable[[], None]
+"""Waits until a started all-reduce is complete."""
 
 
-class Sum(Protocol):
-    """Adds equally long vectors up over all ranks of a group."""
+class AllReduce(Protocol):
+    """Sums vectors of equal length over all ranks of a group."""
 
-    def begin(self, name: str, values: Tensor) -> Finish:
-        """Start to replace `values` by the sum; nobody may touch them until it is finished.
+    def start(self, name: str, values: Tensor) -> Completion:
+        """Start to replace `values` by the sum. Do not use `values` before completion.
 
-        `name` tells one vector of a step from the others, for what is remembered about it.
+        `name` identifies the vector within a step. State is kept per name.
         """
 
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Return what this rank has to remember from one step to the next."""
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return this rank's state, which the next step needs."""
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what a rank of the same place remembered."""
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Continue with the state of a rank at the same coordinates."""
 
 
-class PlainSum:
+class PlainAllReduce:
     """One all-reduce."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group = group
 
-    def begin(self, name: str, values: Tensor) -> Finish:
-        """See `Sum`."""
+    def start(self, name: str, values: Tensor) -> Completion:
+        """See `AllReduce`."""
         work = dist.all_reduce(values, group=self._group, async_op=True)
         return lambda: _wait(work)
 
-    def tensors(self) -> Mapping[str, Tensor]:
-        """See `Sum`."""
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """See `AllReduce`."""
         return {}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Sum`."""
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """See `AllReduce`."""
 
 
 def _wait(work: dist.Work | None) -> None:

@@ -1,4 +1,4 @@
-"""From the job's choice to a way of adding up."""
+"""Choose the all-reduce of a job."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Mapping
 import torch.distributed as dist
 
 from llmtrain_core.plan.gradient_sync import Compression
-from llmtrain_trainer.parallel.replicate.all_reduce import PlainSum, Sum
-from llmtrain_trainer.parallel.replicate.codecs import Bfloat16, Int8
-from llmtrain_trainer.parallel.replicate.compression import CodedSum
-from llmtrain_trainer.parallel.replicate.hierarchical import HierarchicalSum
+from llmtrain_trainer.parallel.replicate.all_reduce import AllReduce, PlainAllReduce
+from llmtrain_trainer.parallel.replicate.codecs import Bfloat16Codec, Int8Codec
+from llmtrain_trainer.parallel.replicate.compression import CompressedAllReduce
+from llmtrain_trainer.parallel.replicate.hierarchical import HierarchicalAllReduce
 
 
-def choose_sum(compression: Compression, groups: Mapping[str, dist.ProcessGroup]) -> Sum:
+def choose_all_reduce(
+    compression: Compression, groups: Mapping[str, dist.ProcessGroup]
+) -> AllReduce:
     """Return the sum over all copies; where racks hold several, only what leaves one is coded."""
     if "rep-near" in groups:
-        return HierarchicalSum(groups["rep-near"], _flat(compression, groups["rep-far"]))
+        return HierarchicalAllReduce(groups["rep-near"], _flat(compression, groups["rep-far"]))
     return _flat(compression, groups["rep"])
 
 
-def _flat(compression: Compression, group: dist.ProcessGroup) -> Sum:
+def _flat(compression: Compression, group: dist.ProcessGroup) -> AllReduce:
     if compression == "bf16":
-        return CodedSum(group, Bfloat16())
+        return CompressedAllReduce(group, Bfloat16Codec())
     if compression == "int8":
-        return CodedSum(group, Int8())
-    return PlainSum(group)
+        return CompressedAllReduce(group, Int8Codec())
+    return PlainAllReduce(group)

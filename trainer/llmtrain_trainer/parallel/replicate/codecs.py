@@ -1,4 +1,4 @@
-"""Numbers in fewer bytes: rows of values to rows of bytes and back."""
+"""Encode rows of values as fewer bytes, and decode them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 from llmtrain_core.plan.gradient_sync import BLOCK
 
 LARGEST = 127
-"""Largest code; -128 is left out, so that codes are symmetric."""
+"""Largest code. -128 is not used, so that codes are symmetric."""
 
 
 class Codec(Protocol):
-    """A way to write numbers."""
+    """An encoding of floating-point values."""
 
     feedback: bool
-    """Whether rounding is coarse enough that its error has to be carried to the next step."""
+    """Carry the rounding error to the next step, because rounding is coarse."""
 
     def encode(self, rows: Tensor) -> Tensor:
-        """Return (parts, bytes) of unsigned bytes for (parts, values); every row alone."""
+        """Return (parts, bytes) as uint8 for (parts, values). Rows are encoded independently."""
 
     def decode(self, message: Tensor, values: int, dtype: torch.dtype) -> Tensor:
-        """Return the (parts, values) that a message says."""
+        """Return the (parts, values) of a message."""
 
 
-class Bfloat16:
+class Bfloat16Codec:
     """The upper half of a float32: eight bits of exponent, seven of fraction."""
 
     feedback = False
@@ -41,11 +41,11 @@ class Bfloat16:
         return message.view(torch.bfloat16).to(dtype)
 
 
-class Int8:
-    """Eight bits a value, and a 32-bit scale for every `BLOCK` of them: largest magnitude / 127.
+class Int8Codec:
+    """Eight bits per value, and a 32-bit scale per `BLOCK` values: largest magnitude / 127.
 
-    A row is its scales, then its codes. What is not finite spoils its whole block, so that it is
-    seen at the other end.
+    A row consists of its scales and then its codes. A value that is not finite makes its whole
+    block non-finite, so that the receiver detects it.
     """
 
     feedback = True
@@ -67,5 +67,5 @@ class Int8:
 
 
 def _in_blocks(rows: Tensor) -> Tensor:
-    """Return (parts, blocks, BLOCK), the last block filled up with zeros."""
+    """Return (parts, blocks, BLOCK), the last block padded with zeros."""
     return F.pad(rows, (0, -rows.size(1) % BLOCK)).view(rows.size(0), -1, BLOCK)

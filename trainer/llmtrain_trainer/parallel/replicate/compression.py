@@ -1,13 +1,13 @@
-"""A sum in fewer bytes, with what rounding loses made good in the next step.
+"""A compressed all-reduce with error feedback.
 
-Codes cannot be added up on the way, so every rank gets one part of the vector from all others,
-decodes, adds, and hands its part of the sum to all: all-to-all, then all-gather, as many bytes on
-the wire as a ring all-reduce of the code. All ranks decode the same bytes, so copies stay equal to
-the last bit, and the sum itself is made in full precision.
+Codes cannot be summed. Every rank gets one part of the vector from all other ranks, decodes and
+sums it, and sends the encoded sum to all: an all-to-all and then an all-gather. That sends as many
+bytes as a ring all-reduce of the codes. All ranks decode the same bytes, so replicas stay bitwise
+equal. The sum is computed in full precision.
 
-What coarse rounding loses is kept and added to the next vector of the same name (error feedback:
-Seide et al., 2014, "1-bit SGD"; Karimireddy et al., arXiv:1901.09847). Both roundings are corrected
-so, the sender's and that of the sum (Tang et al., arXiv:1905.05957).
+The error of coarse rounding is added to the next vector of the same name (error feedback: Seide et
+al., 2014, "1-bit SGD"; Karimireddy et al., arXiv:1901.09847). This is done for both roundings, of
+the sent values and of the sum (Tang et al., arXiv:1905.05957).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmtrain_core.plan.gradient_sync import part_values
-from llmtrain_trainer.parallel.replicate.all_reduce import Finish
+from llmtrain_trainer.parallel.replicate.all_reduce import Completion
 from llmtrain_trainer.parallel.replicate.codecs import Codec
 
 SENT, SUMMED = "sent", "summed"
-"""The two roundings, of a rank's own vector and of the part that it adds up."""
+"""The two roundings: of a rank's own vector, and of the part that it sums."""
 
 
-class CodedSum:
-    """The sum of a group, in the words of a codec."""
+class CompressedAllReduce:
+    """The sum over a group, with values encoded by a codec."""
 
     def __init__(self, group: dist.ProcessGroup, codec: Codec) -> None:
         self._group, self._codec = group, codec
         self._errors: dict[str, Tensor] = {}
 
-    def begin(self, name: str, values: Tensor) -> Finish:
-        """See `Sum`; the all-to-all is on its way when this returns."""
+    def start(self, name: str, values: Tensor) -> Completion:
+        """See `AllReduce`. The all-to-all has been started when this returns."""
         ranks = self._group.size()
         length = part_values(values.numel(), ranks)
         rows = F.pad(values.flatten(), (0, ranks * length - values.numel())).view(ranks, length)
@@ -54,13 +54,13 @@ class CodedSum:
 
         return finish
 
-    def tensors(self) -> Mapping[str, Tensor]:
-        """See `Sum`."""
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """See `AllReduce`."""
         return self._errors
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Sum`."""
-        self._errors = dict(tensors)
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """See `AllReduce`."""
+        self._errors = dict(state_dict)
 
     def _encode(self, key: str, rows: Tensor) -> Tensor:
         if not self._codec.feedback:
@@ -69,6 +69,6 @@ class CodedSum:
         wanted = rows if before is None else rows + before
         message = self._codec.encode(wanted)
         said = self._codec.decode(message, rows.size(1), rows.dtype)
-        # a step that is thrown away because it overflowed must not spoil the ones after it
+        # an overflowed step that is discarded must not affect later steps
         self._errors[key] = (wanted - said).nan_to_num_(0.0, 0.0, 0.0)
         return message

@@ -1,9 +1,10 @@
-"""Sums in two levels: inside racks first, so that each copy sends only its part to other racks.
+"""A two-level all-reduce: within racks first, so that a replica sends only its part to other racks.
 
-Reduce-scatter among the copies of a rack, a sum of the parts between racks (by any other way), and
-all-gather in the rack. Of a vector S, each copy sends 2 (k - 1) / k S / m out of a rack of m copies
-in k racks, over as many network interfaces as there are copies, where a flat ring sends 2 (n - 1) /
-n S through one of them (Mikami et al., arXiv:1811.05233, "2D-torus all-reduce").
+It is a reduce-scatter among the replicas of a rack, an all-reduce of the parts between racks (of
+any kind), and an all-gather in the rack. With k racks of m replicas and a vector of size S, each
+replica sends 2 (k - 1) / k S / m out of its rack, over as many network interfaces as there are
+replicas. A flat ring of n replicas sends 2 (n - 1) / n S through one interface (Mikami et al.,
+arXiv:1811.05233, "2D-torus all-reduce").
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmtrain_trainer.parallel.replicate.all_reduce import Finish, Sum
+from llmtrain_trainer.parallel.replicate.all_reduce import AllReduce, Completion
 
 
-class HierarchicalSum:
-    """The sum over the copies of a rack, `near`, and over the racks, `far`."""
+class HierarchicalAllReduce:
+    """The sum over the replicas of a rank's rack, `near`, and over the racks, `far`."""
 
-    def __init__(self, near: dist.ProcessGroup, far: Sum) -> None:
+    def __init__(self, near: dist.ProcessGroup, far: AllReduce) -> None:
         self._near, self._far = near, far
 
-    def begin(self, name: str, values: Tensor) -> Finish:
-        """See `Sum`; parts are on their way to other racks when this returns."""
+    def start(self, name: str, values: Tensor) -> Completion:
+        """See `AllReduce`. The transfer to other racks has been started when this returns."""
         ranks = self._near.size()
         whole = F.pad(values.flatten(), (0, -values.numel() % ranks))
         part = whole.new_empty(whole.numel() // ranks)
         dist.reduce_scatter_tensor(part, whole, group=self._near)
-        far = self._far.begin(name, part)
+        far = self._far.start(name, part)
 
         def finish() -> None:
             far()
@@ -38,10 +39,10 @@ class HierarchicalSum:
 
         return finish
 
-    def tensors(self) -> Mapping[str, Tensor]:
-        """See `Sum`."""
-        return self._far.tensors()
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """See `AllReduce`."""
+        return self._far.state_dict()
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Sum`."""
-        self._far.restore(tensors)
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """See `AllReduce`."""
+        self._far.load_state_dict(state_dict)

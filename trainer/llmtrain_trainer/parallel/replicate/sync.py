@@ -1,9 +1,10 @@
-"""Copies of a sharded model: HSDP with the slow dimension in our hands.
+"""Synchronization of replicas of a sharded model: HSDP whose replica dimension is not FSDP's.
 
-FSDP shards over the data ranks only and calls a hook with every flat, reduce-scattered shard of
-gradients, once per unit and optimizer step. Summing it over the copies there gives the same result
-as FSDP on two dimensions, composes with tensor and pipeline parallelism, and is the one place where
-the traffic between copies can be changed. Or copies train apart and meet every few steps.
+FSDP shards over the data ranks only. Once per unit and optimizer step it calls a hook with every
+flat, reduce-scattered gradient shard. An all-reduce over the replicas in this hook gives the same
+result as FSDP on two dimensions, and works with tensor and pipeline parallelism. Here the traffic
+between replicas can be changed. With DiLoCo, replicas train independently and synchronize every few
+steps.
 """
 
 from __future__ import annotations
@@ -20,126 +21,138 @@ from torch.distributed.fsdp import FSDPModule
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.model_parts import ModelParts
-from llmtrain_trainer.parallel.replicate.all_reduce import Sum
-from llmtrain_trainer.parallel.replicate.choose import choose_sum
-from llmtrain_trainer.parallel.replicate.diloco import OuterUpdates
+from llmtrain_trainer.parallel.replicate.all_reduce import AllReduce
+from llmtrain_trainer.parallel.replicate.choose import choose_all_reduce
+from llmtrain_trainer.parallel.replicate.diloco import OuterOptimizer
 
 
-class Copies(Protocol):
-    """What keeps the copies of a model alike."""
+class ReplicaSync(Protocol):
+    """Keeps the replicas of a model synchronized."""
 
-    apart: int
-    """Copies that make updates of their own; 1: all make the same."""
+    independent_replicas: int
+    """Number of replicas that update their weights independently. 1: all make the same update."""
     grid: Grid
     """The grid of ranks that make one update together."""
-    place: str
-    """Start of the names of this copy's weights; empty: those of all copies, or the first."""
-    names: tuple[str, str]
-    """Starts of the names that this rank gives to what it remembers."""
+    weights_prefix: str
+    """Name prefix of this replica's weights in checkpoints. Empty if all replicas have equal
+    weights, and for the first replica."""
+    state_prefixes: tuple[str, str]
+    """Name prefixes of this rank's state in checkpoints."""
 
-    def meets(self, step: int) -> bool:
-        """Tell whether copies exchange something in the step that makes `step` of them done."""
+    def syncs_at(self, step: int) -> bool:
+        """Return True if replicas communicate in the step that completes step number `step`."""
 
     def after_step(self, step: int, last: bool) -> None:
-        """Do what is due when `step` optimizer steps are done. Collective over all copies."""
+        """Do what is due after `step` optimizer steps. Collective over all replicas."""
 
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Return what has to be remembered besides weights and optimizer, by a name of its own."""
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the state besides weights and optimizer, by unique names."""
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what was remembered; nothing: from the weights as they are."""
-
-
-def keep_alike(model: ModelParts, run: RunConfig, grid: Grid) -> Copies:
-    """Install the job's way of keeping copies alike."""
-    names = _Names(run)
-    total = choose_sum(run.sync.compression, grid.groups) if "rep" in grid.groups else None
-    if total is None or run.outer is None:
-        return Alike(model, total, grid, names)
-    own = {name: group for name, group in grid.groups.items() if not name.startswith("rep")}
-    outer = OuterUpdates(list(model.parameters()), total, grid.degree("rep"), run.outer)
-    return Apart(model, total, outer, replace(grid, groups=own), names)
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Restore the state. Without any, start from the current weights."""
 
 
-class _Names:
-    """Names of remembered tensors: they fit the same layout and the same way of exchange only."""
+def build_replica_sync(model: ModelParts, run: RunConfig, grid: Grid) -> ReplicaSync:
+    """Install the replica synchronization of the job."""
+    names = _StateNames(run)
+    all_reduce = (
+        choose_all_reduce(run.sync.compression, grid.groups) if "rep" in grid.groups else None
+    )
+    if all_reduce is None or run.outer is None:
+        return EveryStepSync(model, all_reduce, grid, names)
+    inner = {name: group for name, group in grid.groups.items() if not name.startswith("rep")}
+    outer = OuterOptimizer(list(model.parameters()), all_reduce, grid.degree("rep"), run.outer)
+    return DiLoCoSync(model, all_reduce, outer, replace(grid, groups=inner), names)
+
+
+class _StateNames:
+    """Names of state tensors in checkpoints. They match one layout and one kind of sync only."""
 
     def __init__(self, run: RunConfig) -> None:
         sync, layout = run.sync, run.layout
         kind = f"{layout}.{run.schedule}.{run.chunks}.{sync.compression}.{sync.replicas_per_rack}"
-        place = layout.coordinates(dist.get_rank())
+        coordinates = layout.coordinates(dist.get_rank())
         self.own = f"copies.{kind}.rank-{dist.get_rank()}."
-        self.shared = f"copies.{kind}.place-{layout.rank(**{**place, 'replicate': 0})}."
+        self.shared = f"copies.{kind}.place-{layout.rank(**{**coordinates, 'replicate': 0})}."
         self.both = (self.own, self.shared)
-        copy = place["replicate"]
+        copy = coordinates["replicate"]
         self.weights = f"copies.{kind}.copy-{copy}." if copy else ""
 
-    def tensors(self, total: Sum | None, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = total.tensors() if total else {}
+    def state_dict(
+        self, all_reduce: AllReduce | None, shared: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        found = all_reduce.state_dict() if all_reduce else {}
         return {
             **{self.own + name: tensor for name, tensor in found.items()},
             **{self.shared + name: tensor for name, tensor in shared.items()},
         }
 
 
-class Alike:
-    """Gradients are added up in every step."""
+class EveryStepSync:
+    """Sums gradients over the replicas in every step."""
 
-    apart, place = 1, ""
+    independent_replicas, weights_prefix = 1, ""
 
-    def __init__(self, model: ModelParts, total: Sum | None, grid: Grid, names: _Names) -> None:
-        self.grid, self.names = grid, names.both
-        self._total, self._names = total, names
-        if total is not None:
+    def __init__(
+        self, model: ModelParts, all_reduce: AllReduce | None, grid: Grid, names: _StateNames
+    ) -> None:
+        self.grid, self.state_prefixes = grid, names.both
+        self._all_reduce, self._names = all_reduce, names
+        if all_reduce is not None:
             for name, unit in _units(model):
-                unit.set_all_reduce_hook(partial(_add_up, total, name))
+                unit.set_all_reduce_hook(partial(_all_reduce_hook, all_reduce, name))
 
-    def meets(self, step: int) -> bool:
-        """See `Copies`."""
+    def syncs_at(self, step: int) -> bool:
+        """See `ReplicaSync`."""
         return True
 
     def after_step(self, step: int, last: bool) -> None:
-        """See `Copies`."""
+        """See `ReplicaSync`."""
 
-    def tensors(self) -> Mapping[str, Tensor]:
-        """See `Copies`."""
-        return self._names.tensors(self._total, {})
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """See `ReplicaSync`."""
+        return self._names.state_dict(self._all_reduce, {})
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Copies`."""
-        if self._total is not None:
-            self._total.restore(_under(self._names.own, tensors))
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """See `ReplicaSync`."""
+        if self._all_reduce is not None:
+            self._all_reduce.load_state_dict(_strip_prefix(self._names.own, state_dict))
 
 
-class Apart:
-    """Every copy updates itself; now and then they meet."""
+class DiLoCoSync:
+    """Replicas train independently and synchronize every few steps."""
 
     def __init__(
-        self, model: ModelParts, total: Sum, outer: OuterUpdates, grid: Grid, names: _Names
+        self,
+        model: ModelParts,
+        all_reduce: AllReduce,
+        outer: OuterOptimizer,
+        grid: Grid,
+        names: _StateNames,
     ) -> None:
-        self.apart, self.grid, self.place = outer.copies, grid, names.weights
-        self.names = names.both
-        self._total, self._outer, self._names = total, outer, names
+        self.independent_replicas, self.grid = outer.replicas, grid
+        self.weights_prefix, self.state_prefixes = names.weights, names.both
+        self._all_reduce, self._outer, self._names = all_reduce, outer, names
         for _, unit in _units(model):
-            unit.set_all_reduce_hook(partial(_enlarge, outer.copies))
+            unit.set_all_reduce_hook(partial(_rescale_hook, outer.replicas))
 
-    def meets(self, step: int) -> bool:
-        """See `Copies`."""
-        return self._outer.meets(step)
+    def syncs_at(self, step: int) -> bool:
+        """See `ReplicaSync`."""
+        return self._outer.syncs_at(step)
 
     def after_step(self, step: int, last: bool) -> None:
-        """See `Copies`."""
+        """See `ReplicaSync`."""
         self._outer.after_step(step, last)
 
-    def tensors(self) -> Mapping[str, Tensor]:
-        """See `Copies`."""
-        shared = self._outer.tensors()
-        return self._names.tensors(self._total, shared)
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """See `ReplicaSync`."""
+        shared = self._outer.state_dict()
+        return self._names.state_dict(self._all_reduce, shared)
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Copies`."""
-        self._total.restore(_under(self._names.own, tensors))
-        self._outer.restore(_under(self._names.shared, tensors))
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """See `ReplicaSync`."""
+        self._all_reduce.load_state_dict(_strip_prefix(self._names.own, state_dict))
+        self._outer.load_state_dict(_strip_prefix(self._names.shared, state_dict))
 
 
 def _units(model: ModelParts) -> list[tuple[str, FSDPModule]]:
@@ -151,18 +164,18 @@ def _units(model: ModelParts) -> list[tuple[str, FSDPModule]]:
     ]
 
 
-def _add_up(total: Sum, name: str, shard: Tensor) -> None:
-    total.begin(name, shard)()
+def _all_reduce_hook(all_reduce: AllReduce, name: str, shard: Tensor) -> None:
+    all_reduce.start(name, shard)()
 
 
-def _enlarge(copies: int, shard: Tensor) -> None:
-    """Divide by the tokens of one copy what was divided by those of all."""
-    shard.mul_(copies)
+def _rescale_hook(replicas: int, shard: Tensor) -> None:
+    """Normalize by the tokens of one replica instead of the tokens of all."""
+    shard.mul_(replicas)
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
+        for name, tensor in state_dict.items()
         if name.startswith(prefix)
     }
