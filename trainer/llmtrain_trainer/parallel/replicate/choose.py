@@ -16,7 +16,7 @@ from llmtrain_trainer.parallel.replicate.hierarchical import HierarchicalAllRedu
 def choose_all_reduce(
     compression: Compression, groups: Mapping[str, dist.ProcessGroup]
 ) -> AllReduce:
-    """Return the sum over all copies; where racks hold several, only what leaves one is coded."""
+    """Return the all-reduce over all replicas. Compression is for traffic between racks, if any."""
     if "rep-near" in groups:
         return HierarchicalAllReduce(groups["rep-near"], _flat(compression, groups["rep-far"]))
     return _flat(compression, groups["rep"])
