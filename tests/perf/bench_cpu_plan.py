@@ -2,9 +2,9 @@
 
 The calibration runs small models on one rank and on two; what is predicted here has four or eight
 ranks and models that it never saw. CPU seconds of all ranks are compared, not wall time, which any
-other load stretches, and at one pace: a core does half as much in a CPU second while its neighbours
-on the host are busy, and a yardstick beside every sample tells. Rounds of both alternate, so that
-the same load and clock meet both.
+other load stretches. They are scaled to a quiet core, because a core does half as much in a CPU
+second while others on the host are busy; a reference workload beside every sample measures that.
+Rounds of both alternate, so that both run under the same load and clock.
 """
 
 from __future__ import annotations
@@ -17,17 +17,23 @@ import torch
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.cpu.cost_model import cpu_step_time
+from llmtrain_trainer.calibration.benchmark_model import (
+    BenchmarkModel,
+    benchmark_steps,
+    random_tokens,
+)
 from llmtrain_trainer.calibration.calibrate import Calibration
-from llmtrain_trainer.calibration.probe_model import Probe, random_tokens, step_watch
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(900)]
 
 BOUND = 0.20
 
 
-def _probe(layout: Layout, hidden: int, layers: int, batch: int, micro_batch: int) -> Probe:
+def _model(
+    layout: Layout, hidden: int, layers: int, batch: int, micro_batch: int
+) -> BenchmarkModel:
     micro_batches = batch // (layout.data * micro_batch)
-    return Probe(layers, hidden, 2048, 128, layout, micro_batches, micro_batch)
+    return BenchmarkModel(layers, hidden, 2048, 128, layout, micro_batches, micro_batch)
 
 
 FOUR = (
@@ -39,12 +45,12 @@ FOUR = (
 )
 EIGHT = (Layout(tensor=2, pipeline=2, data=2), Layout(pipeline=2, data=4))
 LARGER = (Layout(tensor=2, pipeline=2), Layout(pipeline=2, data=2))
-GROUPS = (
+MODELS = (
     (
-        *(_probe(layout, 128, 4, 8, 2) for layout in FOUR),
-        *(_probe(layout, 192, 6, 8, 2) for layout in LARGER),
+        *(_model(layout, 128, 4, 8, 2) for layout in FOUR),
+        *(_model(layout, 192, 6, 8, 2) for layout in LARGER),
     ),
-    tuple(_probe(layout, 128, 4, 16, 2) for layout in EIGHT),
+    tuple(_model(layout, 128, 4, 16, 2) for layout in EIGHT),
 )
 """The model of `examples/sotu-3d.yaml`, and one of three times its size. The first group is held to
 the bound; eight ranks on two cores are shown."""
@@ -58,16 +64,16 @@ def test_cpu_time_of_layouts_that_were_not_calibrated(
     data = random_tokens(tmp_path)
     with ExitStack() as stack:
         calibration = stack.enter_context(Calibration(data))
-        watches = [stack.enter_context(step_watch(probes, data)) for probes in GROUPS]
-        while not calibration.settled:
-            calibration.round()
-            for watch in watches:
-                watch.round()
+        groups = [stack.enter_context(benchmark_steps(models, data)) for models in MODELS]
+        while not calibration.is_done:
+            calibration.sample_all()
+            for group in groups:
+                group.sample_all()
         cost_model = calibration.cost_model()
     print(
         f"\ncalibrated {cost_model.cores} cores in {calibration.seconds:.0f} s, "
         f"{calibration.rounds} rounds, means known to {calibration.uncertainty:.1%}, "
-        f"at {calibration.pace:.2f} times the CPU seconds of a quiet core"
+        f"at {calibration.cpu_slowdown:.2f} times the CPU seconds of a quiet core"
     )
     print(f"{'':<24}{'CPU SECONDS':>18}{'':>8}{'WALL SECONDS':>18}")
     print(
@@ -75,14 +81,14 @@ def test_cpu_time_of_layouts_that_were_not_calibrated(
         f"{'PLANNED':>9}{'MEASURED':>9}{'ERROR':>8}"
     )
     errors: dict[int, list[float]] = {}
-    for probes, watch in zip(GROUPS, watches, strict=True):
-        at_pace = [cpu * calibration.pace for cpu in watch.cpu]
-        for probe, cpu, wall in zip(probes, at_pace, watch.wall, strict=True):
-            planned = cpu_step_time(probe.setup, cost_model)
+    for models, group in zip(MODELS, groups, strict=True):
+        slowed = [cpu * calibration.cpu_slowdown for cpu in group.cpu]
+        for model, cpu, wall in zip(models, slowed, group.wall, strict=True):
+            planned = cpu_step_time(model.setup, cost_model)
             error = planned.cpu_seconds / cpu - 1
-            errors.setdefault(probe.layout.world_size, []).append(error)
+            errors.setdefault(model.layout.world_size, []).append(error)
             print(
-                f"{probe.layers} x {probe.hidden:<4}{probe.layout!s:<16}"
+                f"{model.layers} x {model.hidden:<4}{model.layout!s:<16}"
                 f"{planned.cpu_seconds:>9.3f}{cpu:>9.3f}{error:>+8.1%}"
                 f"{planned.wall_seconds:>9.3f}{wall:>9.3f}{planned.wall_seconds / wall - 1:>+8.1%}"
             )

@@ -31,8 +31,8 @@ from llmtrain_core.plan.hardware import Accelerator, accelerator_called
 from llmtrain_core.plan.time.predict import predict
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
-from llmtrain_trainer.calibration.bench_group import LOOPBACK, PATIENCE, free_port
-from llmtrain_trainer.calibration.probe_model import random_tokens
+from llmtrain_trainer.calibration.bench_group import LOOPBACK, TIMEOUT, free_port
+from llmtrain_trainer.calibration.benchmark_model import random_tokens
 from llmtrain_trainer.config import RunConfig, from_spec
 from llmtrain_trainer.data.prepare import PreparedData
 from llmtrain_trainer.training.trainer import Trainer
@@ -160,7 +160,7 @@ def group() -> Iterator[None]:
         pytest.fail("this bench measures a GPU, and there is none")
     torch.cuda.set_device(0)
     address = (LOOPBACK, free_port())
-    store = join(0, 1, LOOPBACK, address, PATIENCE)
+    store = join(0, 1, LOOPBACK, address, TIMEOUT)
     yield
     torch.distributed.destroy_process_group()
     del store

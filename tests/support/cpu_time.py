@@ -1,8 +1,8 @@
 """CPU time as a quiet core needs it.
 
 A core whose neighbours on the host are busy does half or a third as much in a CPU second, for
-minutes. That is no regression of ours, so times are scaled by what the trainer's yardstick takes
-just then.
+minutes. That is no regression of ours, so times are scaled by what the trainer's reference workload
+takes just then.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from llmtrain_trainer.calibration.bench_group import YARDSTICK_SECONDS, yardstick
+from llmtrain_trainer.calibration.bench_group import REFERENCE_SECONDS, reference_workload
 
 SLOWEST = 3.0
 """What is slower than that is slow for another reason."""
@@ -19,8 +19,8 @@ SLOWEST = 3.0
 
 def slowness() -> float:
     """Return how many times slower than a quiet core this one is now: from 1 to `SLOWEST`."""
-    took = median(yardstick() for _ in range(3))
-    return min(max(1.0, took / YARDSTICK_SECONDS), SLOWEST)
+    took = median(reference_workload() for _ in range(3))
+    return min(max(1.0, took / REFERENCE_SECONDS), SLOWEST)
 
 
 class Laps:

@@ -1,4 +1,4 @@
-"""Ranks that time tasks on demand, and when a calibration has seen enough."""
+"""Ranks that time tasks on demand, and the statistics of their samples."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from statistics import fmean, stdev
 import pytest
 
 from llmtrain_trainer.calibration.bench_group import (
-    YARDSTICK_SECONDS,
+    REFERENCE_SECONDS,
+    BenchmarkGroup,
     Sample,
-    Stopwatch,
+    reference_workload,
     relative_error,
     trimmed_mean,
-    yardstick,
 )
 
 pytestmark = pytest.mark.torch
@@ -26,29 +26,33 @@ def burn(seconds: float) -> None:
 
 
 def test_samples_are_cpu_seconds_of_all_ranks_of_a_copy() -> None:
-    with Stopwatch(2, lambda: [lambda: burn(0.01), lambda: time.sleep(0.05)], copies=2) as watch:
+    tasks = [lambda: burn(0.01), lambda: time.sleep(0.05)]
+    with BenchmarkGroup(2, lambda: tasks, copies=2) as group:
         for _ in range(3):
-            watch.round()
-    burning, sleeping = ([sample.cpu for sample in samples] for samples in watch.samples)
+            group.sample_all()
+    burning, sleeping = ([sample.cpu for sample in samples] for samples in group.samples)
     assert trimmed_mean(burning) == pytest.approx(0.02, rel=0.3)
     assert max(sleeping) < 0.2 * min(burning)
-    assert watch.wall[1] >= 0.05
+    assert group.wall[1] >= 0.05
 
 
-def test_a_rank_that_fails_is_heard() -> None:
+def test_the_error_of_a_rank_is_raised() -> None:
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        Stopwatch(2, lambda: [lambda: 1 / 0])
+        BenchmarkGroup(2, lambda: [lambda: 1 / 0])
 
 
-def test_samples_of_a_core_at_another_pace_are_compared_at_one() -> None:
-    assert Sample(cpu=3.0, wall=9.0, pace=1.5).steady == Sample(cpu=2.0, wall=2.0, pace=1.0).steady
-    with Stopwatch(1, lambda: [yardstick]) as watch:
+def test_samples_are_scaled_to_a_quiet_core() -> None:
+    assert (
+        Sample(cpu=3.0, wall=9.0, cpu_slowdown=1.5).quiet_cpu
+        == Sample(cpu=2.0, wall=2.0, cpu_slowdown=1.0).quiet_cpu
+    )
+    with BenchmarkGroup(1, lambda: [reference_workload]) as group:
         for _ in range(15):
-            watch.round()
-    (samples,) = watch.samples
-    assert watch.pace == pytest.approx(fmean(sample.pace for sample in samples))
-    # The task is the yardstick itself, so it costs the same at any pace.
-    assert watch.cpu[0] == pytest.approx(YARDSTICK_SECONDS, rel=0.3)
+            group.sample_all()
+    (samples,) = group.samples
+    assert group.cpu_slowdown == pytest.approx(fmean(sample.cpu_slowdown for sample in samples))
+    # The task is the reference workload itself, so it costs the same at any slowdown.
+    assert group.cpu[0] == pytest.approx(REFERENCE_SECONDS, rel=0.3)
 
 
 def test_means_agree_by_the_spread_of_their_own_samples() -> None:

@@ -1,12 +1,12 @@
-"""Forked ranks that stand ready and time what they are told to, one task at a time.
+"""Forked ranks that time benchmark tasks on demand, one task at a time.
 
-Building a trainer takes longer than its steps. So everything is built once, and then samples of all
-tasks take turns: whatever the machine does meanwhile meets all of them alike. A rank that waits for
-its turn sleeps.
+Building a trainer takes longer than its steps. So everything is built once, and then the tasks are
+sampled in turns, so that other load on the machine affects all of them alike. A rank sleeps while
+it waits for its turn.
 
-A core shares its execution units and its clock with neighbours, some of them in other machines on
-the host, and does half as much in a CPU second while they are busy. So every rank also times a
-yardstick before and after: a sample tells at which pace its core went.
+A core shares its execution units and its clock with other cores, some of them in other virtual
+machines on the host. It does half as much in a CPU second while those are busy. So every rank also
+times a reference workload before and after a task, and a sample includes the slowdown of the core.
 """
 
 from __future__ import annotations
@@ -31,60 +31,63 @@ from llmtrain_trainer.runtime.child_process import die_with_parent
 from llmtrain_trainer.worker.rendezvous import join
 
 LOOPBACK = "127.0.0.1"
-PATIENCE = timedelta(seconds=300)
-LEAST_SECONDS, MOST_REPEATS = 0.05, 8
-"""A task is repeated until a sample takes about so long; so often at most."""
+TIMEOUT = timedelta(seconds=300)
+SAMPLE_SECONDS, MAX_REPEATS = 0.05, 8
+"""A task is repeated until a sample takes about this long, and at most this often."""
 
-YARDSTICK_SECONDS = 0.004
-"""What `yardstick` takes of a quiet core."""
+REFERENCE_SECONDS = 0.004
+"""CPU seconds of `reference_workload` on a quiet core."""
 
 Task = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a task took once."""
+    """One measurement of a task."""
 
     cpu: float
     """CPU seconds of all ranks together."""
     wall: float
-    """Seconds, other load included."""
-    pace: float
-    """CPU seconds that the cores needed for what takes a quiet one a second."""
+    """Elapsed seconds, including the effect of other load."""
+    cpu_slowdown: float
+    """CPU seconds that the cores need for what takes one CPU second on a quiet core."""
 
     @property
-    def steady(self) -> float:
-        """CPU seconds that a quiet core would have needed."""
-        return self.cpu / self.pace
+    def quiet_cpu(self) -> float:
+        """CPU seconds on a quiet core."""
+        return self.cpu / self.cpu_slowdown
 
 
-class Stopwatch:
-    """Ranks of one process group, or of several alike beside each other, and their tasks.
+class BenchmarkGroup:
+    """The ranks of one process group, or of several equal ones, and their tasks.
 
-    `build` runs once on every rank and returns the same tasks on each. With `copies` groups, all do
-    the same at the same time, so that cores are as busy as in a larger job; a sample is their mean.
+    `build` runs once on every rank and returns the same tasks on each. With `copies` process
+    groups, all run the same task at the same time, so that cores are as busy as in a larger job; a
+    sample is their mean.
     """
 
     def __init__(self, size: int, build: Callable[[], Sequence[Task]], copies: int = 1) -> None:
         self._copies = copies
         context = multiprocessing.get_context("fork")
-        self._lines: list[Connection] = []
+        self._pipes: list[Connection] = []
         self._ranks: list[Any] = []
         for port in [free_port() for _ in range(copies)]:
             for rank in range(size):
-                line, far = context.Pipe()
+                pipe, child_end = context.Pipe()
                 process = context.Process(
-                    target=_enter, args=(rank, size, port, build, far, os.getpid()), daemon=True
+                    target=_enter,
+                    args=(rank, size, port, build, child_end, os.getpid()),
+                    daemon=True,
                 )
                 process.start()
-                far.close()
-                self._lines.append(line)
+                child_end.close()
+                self._pipes.append(pipe)
                 self._ranks.append(process)
-        count = int(self._answers()[0][0])
+        count = int(self._replies()[0][0])
         self._repeats = [1] * count
         self.samples: list[list[Sample]] = [[] for _ in range(count)]
         for task in range(count):
-            self._time(task)  # connects and plans
+            self._take_sample(task)  # connects the groups and warms up
 
     def __enter__(self) -> Self:
         return self
@@ -94,20 +97,20 @@ class Stopwatch:
             process.kill()
             process.join()
 
-    def round(self) -> None:
+    def sample_all(self) -> None:
         """Take one more sample of every task."""
         for task, samples in enumerate(self.samples):
-            samples.append(self._time(task))
+            samples.append(self._take_sample(task))
 
     @property
     def cpu(self) -> list[float]:
         """CPU seconds of each task on a quiet core: the trimmed mean of its samples."""
-        return [trimmed_mean([sample.steady for sample in samples]) for samples in self.samples]
+        return [trimmed_mean([sample.quiet_cpu for sample in samples]) for samples in self.samples]
 
     @property
-    def pace(self) -> float:
-        """The mean pace of all samples."""
-        return fmean(sample.pace for samples in self.samples for sample in samples)
+    def cpu_slowdown(self) -> float:
+        """The mean slowdown of all samples."""
+        return fmean(sample.cpu_slowdown for samples in self.samples for sample in samples)
 
     @property
     def wall(self) -> list[float]:
@@ -116,28 +119,28 @@ class Stopwatch:
 
     def uncertainty(self) -> float:
         """Return the largest relative standard error of the CPU seconds of a task."""
-        return max(relative_error([each.steady for each in samples]) for samples in self.samples)
+        return max(relative_error([each.quiet_cpu for each in samples]) for samples in self.samples)
 
-    def _time(self, task: int) -> Sample:
+    def _take_sample(self, task: int) -> Sample:
         repeats = self._repeats[task]
-        for line in self._lines:
-            line.send((task, repeats))
-        cpu, wall, pace = (sum(each) for each in zip(*self._answers(), strict=True))
-        ranks = len(self._lines)
-        sample = Sample(cpu / repeats / self._copies, wall / repeats / ranks, pace / ranks)
-        self._repeats[task] = max(1, min(MOST_REPEATS, round(LEAST_SECONDS / sample.wall)))
+        for pipe in self._pipes:
+            pipe.send((task, repeats))
+        cpu, wall, slowdown = (sum(each) for each in zip(*self._replies(), strict=True))
+        ranks = len(self._pipes)
+        sample = Sample(cpu / repeats / self._copies, wall / repeats / ranks, slowdown / ranks)
+        self._repeats[task] = max(1, min(MAX_REPEATS, round(SAMPLE_SECONDS / sample.wall)))
         return sample
 
-    def _answers(self) -> list[tuple[float, ...]]:
-        found = []
-        for line in self._lines:
-            if not line.poll(PATIENCE.total_seconds()):
-                raise RuntimeError("a rank does not answer")
-            answer = line.recv()
-            if isinstance(answer, str):
-                raise RuntimeError(f"a rank failed: {answer}")
-            found.append(answer)
-        return found
+    def _replies(self) -> list[tuple[float, ...]]:
+        replies = []
+        for pipe in self._pipes:
+            if not pipe.poll(TIMEOUT.total_seconds()):
+                raise RuntimeError("a rank does not respond")
+            reply = pipe.recv()
+            if isinstance(reply, str):
+                raise RuntimeError(f"a rank failed: {reply}")
+            replies.append(reply)
+        return replies
 
 
 def _enter(
@@ -145,42 +148,42 @@ def _enter(
     size: int,
     port: int,
     build: Callable[[], Sequence[Task]],
-    line: Connection,
+    pipe: Connection,
     parent: int,
 ) -> None:
-    """Run in a forked rank: join, build, then time what the parent asks for until it ends us."""
+    """Run in a forked rank: join, build, then time tasks until the parent kills the process."""
     die_with_parent(parent)
     renew_thread_pool()
     try:
-        store = join(rank, size, LOOPBACK, (LOOPBACK, port), PATIENCE)  # noqa: F841 - rank 0 serves it
+        store = join(rank, size, LOOPBACK, (LOOPBACK, port), TIMEOUT)  # noqa: F841 - rank 0 serves it
         tasks = build()
-        line.send((len(tasks),))
+        pipe.send((len(tasks),))
         while True:
-            task, repeats = line.recv()
-            line.send(_run(tasks[task], repeats))
-    except Exception:  # the border of the process: the parent raises it
-        line.send(traceback.format_exc())
+            task, repeats = pipe.recv()
+            pipe.send(_run(tasks[task], repeats))
+    except Exception:  # whatever it is, the parent raises it
+        pipe.send(traceback.format_exc())
     os._exit(1)
 
 
 def _run(task: Task, repeats: int) -> tuple[float, float, float]:
-    """Return CPU and wall seconds of this rank, and its pace.
+    """Return CPU seconds, wall seconds and CPU slowdown of this rank.
 
-    The first call is not timed: after other tasks it finds cold caches, which costs a short task a
+    The first call is not timed: after other tasks the caches are cold, which costs a short task a
     twentieth and a long one nothing.
     """
     task()
-    before = yardstick()
+    before = reference_workload()
     dist.barrier()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(repeats):
         task()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return cpu, wall, (before + yardstick()) / 2 / YARDSTICK_SECONDS
+    return cpu, wall, (before + reference_workload()) / 2 / REFERENCE_SECONDS
 
 
-def yardstick() -> float:
-    """Return the CPU seconds of a fixed piece of what steps are made of: Python, small products."""
+def reference_workload() -> float:
+    """Return the CPU seconds of a fixed workload like that of a step: Python, small products."""
     start = time.thread_time()
     seen: dict[int, int] = {}
     value = 1
@@ -195,9 +198,9 @@ def yardstick() -> float:
 
 
 def trimmed_mean(values: Sequence[float]) -> float:
-    """Return the mean without the least and the greatest of at least three values.
+    """Return the mean without the smallest and the largest of at least three values.
 
-    One burst of other load does not count, and it is steadier than the median of as few.
+    It ignores one burst of other load, and varies less than the median of so few values.
     """
     kept = sorted(values)[1:-1] if len(values) > 2 else values
     return fmean(kept)
@@ -206,8 +209,8 @@ def trimmed_mean(values: Sequence[float]) -> float:
 def relative_error(values: Sequence[float]) -> float:
     """Return the relative standard error of a trimmed mean of at least four values.
 
-    From the spread of the values with the two that are left out moved to their neighbours (Tukey
-    and McLaughlin, Sankhya A 25, 1963).
+    It is computed from the values with the two extremes replaced by their neighbours (Tukey and
+    McLaughlin, Sankhya A 25, 1963).
     """
     kept, count = sorted(values)[1:-1], len(values)
     spread = stdev([kept[0], *kept, kept[-1]])
@@ -215,7 +218,7 @@ def relative_error(values: Sequence[float]) -> float:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Return a free port of the loopback address."""
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        return int(listener.getsockname()[1])

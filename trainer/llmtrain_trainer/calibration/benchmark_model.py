@@ -1,4 +1,4 @@
-"""A small model in some layout, whose steps are timed: as the plan and as the trainer see it."""
+"""Small models whose steps are timed, as input for the plan and for the trainer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.plan.cpu.cost_model import WorkAmounts, add_work, rank_work
 from llmtrain_core.plan.model.model_shape import shape_of
 from llmtrain_core.plan.training_setup import TrainingSetup
-from llmtrain_trainer.calibration.bench_group import Stopwatch, Task
+from llmtrain_trainer.calibration.bench_group import BenchmarkGroup, Task
 from llmtrain_trainer.config import RunConfig, from_spec
 from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
 from llmtrain_trainer.data.shards import write_shards
@@ -22,8 +22,8 @@ from llmtrain_trainer.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """A model and layout whose steps are measured."""
+class BenchmarkModel:
+    """A model and a layout whose steps are timed."""
 
     layers: int
     hidden: int
@@ -35,7 +35,7 @@ class Probe:
 
     @property
     def architecture(self) -> Architecture:
-        """A decoder of four heads to two keys and values, in the proportions of Llama."""
+        """A decoder with four heads and two KV heads, in the proportions of Llama."""
         return Architecture(
             layers=self.layers,
             hidden_size=self.hidden,
@@ -48,7 +48,7 @@ class Probe:
 
     @property
     def setup(self) -> TrainingSetup:
-        """The probe as the plan sees it."""
+        """Input of the plan's formulas."""
         batch = self.micro_batches * self.micro_batch * self.layout.data
         return TrainingSetup(
             shape_of(self.architecture), self.layout, batch, self.micro_batch, precision="float32"
@@ -56,7 +56,7 @@ class Probe:
 
     @property
     def run(self) -> RunConfig:
-        """The probe as the trainer sees it."""
+        """Configuration of the trainer."""
         setup, layout = self.setup, self.layout
         wire = self.architecture.model_dump(by_alias=True, exclude_none=True)
         return from_spec(
@@ -82,25 +82,27 @@ class Probe:
 
     @property
     def work(self) -> WorkAmounts:
-        """What all ranks do in a step."""
+        """The work of all ranks in a step."""
         per_stage = self.layout.world_size // self.layout.pipeline
         stages = [rank_work(self.setup, rank) for rank in range(self.layout.pipeline)]
         return {kind: per_stage * amount for kind, amount in add_work(*stages).items()}
 
 
-def step_watch(probes: Sequence[Probe], data: PreparedData, copies: int = 1) -> Stopwatch:
-    """Return the stopwatch whose tasks are steps of some probes; all need as many ranks."""
-    (size,) = {probe.layout.world_size for probe in probes}
+def benchmark_steps(
+    models: Sequence[BenchmarkModel], data: PreparedData, copies: int = 1
+) -> BenchmarkGroup:
+    """Return a group whose tasks are steps of the models, which all need as many ranks."""
+    (size,) = {model.layout.world_size for model in models}
     device = torch.device("cpu")
 
     def build() -> list[Task]:
-        return [Trainer(probe.run, data, device, lambda _: None).take_step for probe in probes]
+        return [Trainer(model.run, data, device, lambda _: None).take_step for model in models]
 
-    return Stopwatch(size, build, copies)
+    return BenchmarkGroup(size, build, copies)
 
 
 def random_tokens(folder: Path, count: int = 50_000) -> PreparedData:
-    """Write the text that probes learn from: 256 tokens, which every vocabulary has."""
+    """Write random training data with 256 different tokens, which every vocabulary has."""
     tokens = np.random.default_rng(0).integers(0, 256, count).astype(np.uint32)
     for split in (TRAIN, HELD_OUT):
         write_shards(folder, split, [tokens], 256)
