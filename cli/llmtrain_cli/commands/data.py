@@ -15,7 +15,7 @@ from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.files import read_job
 from llmtrain_cli.io.output import Output, OutputOption, rendered, show
 from llmtrain_cli.io.trainer_errors import explained
-from llmtrain_core.api.learning import Data
+from llmtrain_core.api.data import Data
 from llmtrain_core.validation.check import problems_of
 
 if TYPE_CHECKING:

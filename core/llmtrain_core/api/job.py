@@ -10,36 +10,23 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from llmtrain_core.api import defaults
 from llmtrain_core.api.base import (
     ApiModel,
-    Duration,
     ExtendedResource,
     Name,
     ObjectName,
     Rule,
     Text,
     Uri,
-    duration_seconds,
     keys_match,
-    list_map,
     list_set,
     without_nulls,
 )
+from llmtrain_core.api.data import Chat, Data, DataSource, Tokenizer
 from llmtrain_core.api.defaults import MAX_NODES
-from llmtrain_core.api.learning import (
-    Architecture,
-    Chat,
-    Data,
-    DataSource,
-    GradientSync,
-    Lora,
-    Model,
-    Optimizer,
-    Schedule,
-    Tokenizer,
-    Training,
-)
+from llmtrain_core.api.model import Architecture, Model
+from llmtrain_core.api.policies import FailurePolicy, FailureRule, RunPolicy
+from llmtrain_core.api.training import GradientSync, Lora, Optimizer, Schedule, Training
 from llmtrain_core.api.workers import (
     ClaimVolume,
     ConfigMapVolume,
@@ -185,75 +172,6 @@ class Checkpoint(ApiModel):
     """Write in the background while training goes on; takes a copy of the state in main memory."""
     export_hugging_face: Uri | None = None
     """Where to write the model as Hugging Face safetensors after the last step."""
-
-
-class FailureRule(ApiModel):
-    """What to do about one kind of failure; the first rule that matches decides."""
-
-    name: Name
-    """Name of the rule, unique in the job."""
-    action: Literal["RestartInPlace", "ReplaceNode", "RestartGang", "FailJob"]
-    """What happens."""
-    on_exit_codes: (
-        Annotated[
-            list[Annotated[int, Field(ge=1, le=255)]],
-            Field(max_length=255),
-            list_set(),
-        ]
-        | None
-    ) = None
-    """Exit codes that match."""
-    on_reasons: (
-        Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=128)]],
-            Field(max_length=32),
-            list_set(),
-        ]
-        | None
-    ) = None
-    """Failure reasons that match."""
-
-
-class FailurePolicy(ApiModel):
-    """What happens when something breaks."""
-
-    max_restarts: Annotated[int, Field(ge=0, le=10000)] = defaults.MAX_RESTARTS
-    """Restarts after which the job fails."""
-    max_restarts_in_place: Annotated[int, Field(ge=0, le=10000)] = defaults.MAX_RESTARTS_IN_PLACE
-    """Before that: restarts of all ranks inside their running pods, in a row without a newer
-    checkpoint. Zero turns them off."""
-    rules: Annotated[list[FailureRule], Field(max_length=32), list_map("name")] | None = None
-    """Rules; the first match decides."""
-    hang_timeout: Duration | None = None
-    """Without a step, or a tensor of a save or export, for this long the job counts as hung."""
-    startup_timeout: Duration = defaults.STARTUP_TIMEOUT
-    """A gang whose pods are not all running after this long is released and placed anew."""
-
-    cel_rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!has(self.hangTimeout) || !self.hangTimeout.matches('^[0hms]+$')",
-            "must be longer than zero",
-            ".hangTimeout",
-            lambda self: self.hang_timeout is None or duration_seconds(self.hang_timeout) > 0,
-        ),
-        Rule(
-            "!self.startupTimeout.matches('^[0hms]+$')",
-            "must be longer than zero",
-            ".startupTimeout",
-            lambda self: duration_seconds(self.startup_timeout) > 0,
-        ),
-    )
-
-
-class RunPolicy(ApiModel):
-    """Life of the job and of its leftovers (names and meaning of Kubeflow)."""
-
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=315_360_000)] | None = None
-    """The job is deleted this long after it finished."""
-    active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
-    """The job fails if it has not finished this long after it first started."""
-    clean_pod_policy: Literal["All", "Running", "None"] = "Running"
-    """Which pods are deleted when the job has finished."""
 
 
 # Degrees are bounded so that their product fits into 64 bits, which is all that CEL has.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from llmtrain_core.api.learning import GradientSync
+from llmtrain_core.api.training import GradientSync
 
 Compression = Literal["none", "bf16", "int8"]
 ReplicaGroup = Literal["rep", "rep-near", "rep-far"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtrain_core.api.learning import Architecture
+from llmtrain_core.api.model import Architecture
 
 NO_FAMILY = (
     "no Hugging Face family has this combination of positions, norm, activation, biases, qkNorm,"
