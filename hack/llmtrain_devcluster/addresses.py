@@ -34,7 +34,7 @@ class AddressBlock:
         high, low = divmod(index, 250)
         return f"127.{self._block}.{255 - high}.{low + 1}"
 
-    def take(self) -> str:
+    def allocate(self) -> str:
         """Return a pod address that is not in use; the least recently used one first."""
         for _ in range(LAST_POD):
             self._last_pod = self._last_pod % LAST_POD + 1
@@ -45,7 +45,7 @@ class AddressBlock:
                 return address
         raise NoAddressError(f"all {LAST_POD} pod addresses of 127.{self._block} are in use")
 
-    def give_back(self, address: str) -> None:
+    def release(self, address: str) -> None:
         """Let an address be used again."""
         self._taken.discard(address)
 

@@ -28,7 +28,7 @@ PATCH_TYPES = {
 FIELD_MANAGER = "llmtrain-devcluster"
 
 
-class ApiError(RuntimeError):
+class ApiStatusError(RuntimeError):
     """The API server refused a request; `status`, `reason` and `details` say how."""
 
     def __init__(self, status: int, reason: str, message: str, details: Object | None = None):
@@ -207,7 +207,7 @@ class Api:
             options["preconditions"] = {"uid": uid}
         try:
             await self.request("DELETE", resource_path(resource, namespace, name), body=options)
-        except ApiError as error:
+        except ApiStatusError as error:
             if not (missing_ok and error.status in (404, 409)):
                 raise
 
@@ -231,7 +231,7 @@ class Api:
                     known = (entry["name"], entry["namespaced"])
                     self._plurals[(group_version, entry["kind"])] = known
         if key not in self._plurals:
-            raise ApiError(404, "NotFound", f"the server knows no {kind} in {group_version}")
+            raise ApiStatusError(404, "NotFound", f"the server knows no {kind} in {group_version}")
         return self._plurals[key]
 
     async def watch(
@@ -291,7 +291,7 @@ class Api:
         while True:
             try:
                 found: Object | None = await self.get(resource, name, namespace)
-            except ApiError as error:
+            except ApiStatusError as error:
                 if error.status != 404:
                     raise
                 found = None
@@ -324,10 +324,10 @@ def _with_subresource(path: str, subresource: str) -> str:
     return f"{path}/{subresource}" if subresource else path
 
 
-def _error(status: int, text: str) -> ApiError:
+def _error(status: int, text: str) -> ApiStatusError:
     try:
         parsed = json.loads(text)
         reason, message = parsed.get("reason", ""), parsed.get("message", text)
-        return ApiError(status, reason, message, parsed.get("details"))
+        return ApiStatusError(status, reason, message, parsed.get("details"))
     except (ValueError, AttributeError):
-        return ApiError(status, "", text[:500])
+        return ApiStatusError(status, "", text[:500])

@@ -74,7 +74,7 @@ def find(name: str) -> DetachedCluster | None:
         return None
 
 
-def everyone() -> list[DetachedCluster]:
+def list_clusters() -> list[DetachedCluster]:
     """Return all clusters that have a state file, by name."""
     names = sorted(path.stem for path in clusters_folder().glob("*.json"))
     return [found for found in map(find, names) if found is not None]

@@ -79,15 +79,15 @@ class Supervisor:
             return
         *lines, self._input = (self._input + chunk).split(b"\n")
         for line in lines:
-            self._obey(json.loads(line))
+            self._handle_command(json.loads(line))
 
-    def _obey(self, command: dict[str, Any]) -> None:
+    def _handle_command(self, command: dict[str, Any]) -> None:
         if "start" in command:
             self._start(command["start"])
         elif "detach" in command:
             self._extra_files = [Path(path) for path in command["detach"]]
             self._detached = True
-            self._say(event="detached")
+            self._emit(event="detached")
 
     def _start(self, component: dict[str, Any]) -> None:
         name = component["name"]
@@ -104,21 +104,21 @@ class Supervisor:
                 )
             except OSError as error:
                 log.write(f"cannot start {component['argv'][0]}: {error}\n".encode())
-                self._say(event="died", name=name, code=127)
+                self._emit(event="died", name=name, code=127)
                 return
         self._components[name] = process
-        self._say(event="started", name=name, pid=process.pid)
+        self._emit(event="started", name=name, pid=process.pid)
 
     def _reap(self) -> None:
         for name, process in list(self._components.items()):
             code = process.poll()
             if code is not None:
                 del self._components[name]
-                self._say(event="died", name=name, code=code)
+                self._emit(event="died", name=name, code=code)
                 with (self._folder / DEATHS).open("a") as deaths:
                     deaths.write(f"{name} ended with code {code}\n")
 
-    def _say(self, **event: Any) -> None:
+    def _emit(self, **event: Any) -> None:
         with suppress(OSError):  # nobody listens once the owner is gone or has detached us
             os.write(1, (json.dumps(event) + "\n").encode())
 

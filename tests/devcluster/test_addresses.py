@@ -14,10 +14,10 @@ def test_two_blocks_share_nothing() -> None:
     one, two = AddressBlock(), AddressBlock()
     try:
         assert one.node_address(0) != two.node_address(0)
-        first, second = one.take(), one.take()
-        assert len({first, second, two.take()}) == 3
-        one.give_back(first)
-        assert one.take() not in (first, second)
+        first, second = one.allocate(), one.allocate()
+        assert len({first, second, two.allocate()}) == 3
+        one.release(first)
+        assert one.allocate() not in (first, second)
     finally:
         one.close()
         two.close()

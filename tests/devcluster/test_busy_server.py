@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.kubelet import pod_status
 from llmtrain_devcluster.kubelet.pod_status import remove_pod, write_status
@@ -16,7 +16,7 @@ from llmtrain_devcluster.process_node.reporter import Reporter
 
 pytestmark = pytest.mark.cluster
 TROUBLE = (
-    ApiError(429, "TooManyRequests", "please try again later"),
+    ApiStatusError(429, "TooManyRequests", "please try again later"),
     TimeoutError(),
     aiohttp.ServerDisconnectedError(),
     ConnectionResetError(),
@@ -69,7 +69,7 @@ async def test_status_and_removal(
     assert (await api.get("pods", "p", namespace))["metadata"]["uid"] == meta["uid"]
     shaky.errors = list(TROUBLE)
     assert await remove_pod(shaky_api, meta)
-    with pytest.raises(ApiError, match="not found"):
+    with pytest.raises(ApiStatusError, match="not found"):
         await api.get("pods", "p", namespace)
     assert await remove_pod(shaky_api, meta)
     assert not await write_status(shaky_api, meta, {"message": "late"})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.control_plane.build import BuildError, find_binaries
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import (
@@ -61,7 +61,7 @@ def port_of(url: str) -> int:
 async def test_users_have_only_their_rights(control_plane: ControlPlane, api: Api) -> None:
     assert (await api.request("GET", "/version"))["gitVersion"] == "v1.37.2"
     async with control_plane.client("llmtrain-operator") as operator:
-        with pytest.raises(ApiError) as refused:
+        with pytest.raises(ApiStatusError) as refused:
             await operator.list("nodes")
     assert refused.value.status == 403
     assert "llmtrain-operator" in refused.value.message

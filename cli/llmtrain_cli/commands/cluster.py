@@ -29,7 +29,7 @@ Output = Annotated[str, typer.Option("--output", "-o", help="text or json.")]
 
 
 @contextmanager
-def _errors_told() -> Iterator[None]:
+def _cli_errors() -> Iterator[None]:
     """Turn errors that name their remedy into the one that the command line shows."""
     from llmtrain_devcluster.control_plane.build import BuildError
     from llmtrain_devcluster.control_plane.control_plane import ClusterError
@@ -69,7 +69,7 @@ def up(
     def progress(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    with _errors_told():
+    with _cli_errors():
         found = detached.up(name, rack_nodes(racks, nodes_per_rack, gpus=gpus), progress)
     if output == "json":
         typer.echo(json.dumps(_describe(found)))
@@ -85,8 +85,8 @@ def status(output: Output = "text") -> None:
     from llmtrain_devcluster import detached
 
     _check_output(output)
-    with _errors_told():
-        described = [_describe(one) for one in detached.everyone()]
+    with _cli_errors():
+        described = [_describe(one) for one in detached.list_clusters()]
     if output == "json":
         typer.echo(json.dumps(described))
     elif not described:
@@ -106,6 +106,6 @@ def down(name: Name = "default") -> None:
     """End a cluster and remove everything it had; no error if there is none."""
     from llmtrain_devcluster import detached
 
-    with _errors_told():
+    with _cli_errors():
         ended = detached.down(name)
     typer.echo(f"cluster {name!r} ended" if ended else f"there is no cluster {name!r}")

@@ -29,8 +29,8 @@ from llmtrain_devcluster.control_plane.credentials import (
     token_file,
     write_private,
 )
-from llmtrain_devcluster.control_plane.ownership import Owned
 from llmtrain_devcluster.control_plane.readiness import probe
+from llmtrain_devcluster.control_plane.supervisor_client import SupervisorClient
 from llmtrain_devcluster.paths import scratch_base
 from llmtrain_devcluster.processes import free_ports
 
@@ -67,7 +67,7 @@ class ControlPlane:
         self.options = options or Options()
         self.folder = Path()
         self._progress = progress
-        self._owned: Owned | None = None
+        self._supervisor: SupervisorClient | None = None
         self._ports: Ports | None = None
         self._users: dict[str, User] = {}
         self.add_user("admin", ["system:masters"])
@@ -78,7 +78,7 @@ class ControlPlane:
 
     def add_user(self, name: str, groups: Sequence[str] = ()) -> None:
         """Let somebody in, with a token and with no rights but those RBAC gives to them."""
-        if self._owned is not None:
+        if self._supervisor is not None:
             raise ClusterError(f"add the user {name} before the control plane starts")
         self._users[name] = User.new(name, groups)
 
@@ -104,8 +104,8 @@ class ControlPlane:
         self.folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=scratch_base()))
         self._ports = ports = Ports(*free_ports(5))
         self._write_files()
-        self._owned = Owned(self.folder)
-        start = self._owned.start
+        self._supervisor = SupervisorClient(self.folder)
+        start = self._supervisor.start
         start("etcd", etcd_command(binaries, self.folder, ports))
         start("kube-apiserver", apiserver_command(binaries, self.folder, ports, self.options))
         self._await_ready("kube-apiserver", f"{self.url}/readyz", self.token("admin"))
@@ -144,9 +144,9 @@ class ControlPlane:
 
     def check(self) -> None:
         """Raise ComponentDiedError if a component has ended by itself."""
-        if self._owned is None:
+        if self._supervisor is None:
             raise ClusterError("the control plane is not running: call start() first")
-        for name, code in self._owned.deaths():
+        for name, code in self._supervisor.deaths():
             raise ComponentDiedError(name, code, self.log_tail(name))
 
     def log_tail(self, component: str, lines: int = LOG_LINES) -> str:
@@ -158,10 +158,10 @@ class ControlPlane:
 
     def run_component(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> int:
         """Run one more process that lives and ends with the cluster; return its pid."""
-        if self._owned is None:
+        if self._supervisor is None:
             raise ClusterError("the control plane is not running: call start() first")
-        self._owned.start(name, argv, env)
-        pid = self._owned.pid(name)
+        self._supervisor.start(name, argv, env)
+        pid = self._supervisor.pid(name)
         if pid is None:
             self.check()
             raise ClusterError(f"{name} did not start; see {self.folder / (name + '.log')}")
@@ -169,13 +169,13 @@ class ControlPlane:
 
     def end_component(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         """End one component with a signal and wait for it; it can be run again afterwards."""
-        if self._owned is None:
+        if self._supervisor is None:
             raise ClusterError("the control plane is not running: call start() first")
-        self._owned.end(name, number)
+        self._supervisor.end(name, number)
 
     def stop(self) -> None:
         """End all components and remove every file; safe to call twice."""
-        owned, self._owned = self._owned, None
+        owned, self._supervisor = self._supervisor, None
         if owned is not None:
             owned.stop()
         if self.folder != Path():
@@ -184,10 +184,10 @@ class ControlPlane:
 
     def detach(self, remove_at_end: Sequence[Path] = ()) -> tuple[int, int]:
         """Let the cluster outlive this process; return pid and start time of its supervisor."""
-        if self._owned is None:
+        if self._supervisor is None:
             raise ClusterError("the control plane is not running: call start() first")
-        identity = self._owned.detach(remove_at_end)
-        self._owned, self.folder = None, Path()
+        identity = self._supervisor.detach(remove_at_end)
+        self._supervisor, self.folder = None, Path()
         return identity
 
     def __enter__(self) -> Self:
@@ -216,13 +216,13 @@ class ControlPlane:
     @property
     def supervisor_pid(self) -> int:
         """The process that owns all components."""
-        if self._owned is None:
+        if self._supervisor is None:
             raise ClusterError("the control plane is not running: call start() first")
-        return self._owned.supervisor_pid
+        return self._supervisor.supervisor_pid
 
     def component_pid(self, name: str) -> int | None:
         """Return a component's process id, or None if it does not run."""
-        return self._owned.pid(name) if self._owned is not None else None
+        return self._supervisor.pid(name) if self._supervisor is not None else None
 
     def _user(self, name: str) -> User:
         if name not in self._users:

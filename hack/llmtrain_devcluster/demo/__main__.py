@@ -25,7 +25,7 @@ from llmtrain_devcluster import detached
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ClusterError
 from llmtrain_devcluster.demo import report, view
-from llmtrain_devcluster.demo.stage import JOBS, NAME, NAMESPACE, Stage
+from llmtrain_devcluster.demo.demo_cluster import JOBS, NAME, NAMESPACE, DemoCluster
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "sotu-3d.yaml"
@@ -57,10 +57,12 @@ async def watch(api: Api, name: str, console: Console, start: float) -> Object:
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def run_job(stage: Stage, manifest: Object, console: Console, start: float) -> Object:
+async def run_job(
+    demo_cluster: DemoCluster, manifest: Object, console: Console, start: float
+) -> Object:
     """Install, apply, watch, show and report; return the finished job."""
-    async with stage.cluster.client() as api:
-        await stage.install(api)
+    async with demo_cluster.cluster.client() as api:
+        await demo_cluster.install(api)
         console.print(f"operator up after {time.monotonic() - start:.0f} s")
         await api.create(JOBS, manifest, NAMESPACE)
         console.print(f"applied {manifest['metadata']['name']}")
@@ -74,10 +76,10 @@ async def run_job(stage: Stage, manifest: Object, console: Console, start: float
     return job
 
 
-def explain_failure(console: Console, job: Object, stage: Stage) -> None:
+def explain_failure(console: Console, job: Object, demo_cluster: DemoCluster) -> None:
     """Show why the job did not succeed, and the end of the operator's log."""
     console.print(f"[bold red]{view.explanation(job['status'])}[/]")
-    console.print(stage.cluster.log_tail("operator", 20), markup=False)
+    console.print(demo_cluster.cluster.log_tail("operator", 20), markup=False)
 
 
 def next_steps(console: Console, kubeconfig: str, manifest: Mapping[str, Any]) -> None:
@@ -102,24 +104,26 @@ def main() -> int:
     keep = os.environ.get("DEMO_KEEP") == "1"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
-    stage = Stage.new()
+    demo_cluster = DemoCluster.new()
     try:
         if keep:
             detached.check_free(NAME)
-        with stage.cluster:
+        with demo_cluster.cluster:
             seconds = time.monotonic() - start
             console.print(
-                f"control plane up at {stage.cluster.url} after {seconds:.0f} s,"
-                f" files in {stage.cluster.folder}"
+                f"control plane up at {demo_cluster.cluster.url} after {seconds:.0f} s,"
+                f" files in {demo_cluster.cluster.folder}"
             )
-            stage.start_nodes()
-            console.print(f"{stage.describe_nodes()} up after {time.monotonic() - start:.0f} s")
-            job = asyncio.run(run_job(stage, manifest, console, start))
+            demo_cluster.start_nodes()
+            console.print(
+                f"{demo_cluster.describe_nodes()} up after {time.monotonic() - start:.0f} s"
+            )
+            job = asyncio.run(run_job(demo_cluster, manifest, console, start))
             succeeded = job["status"]["phase"] == "Succeeded"
             if not succeeded:
-                explain_failure(console, job, stage)
+                explain_failure(console, job, demo_cluster)
             if keep:
-                next_steps(console, stage.keep(), manifest)
+                next_steps(console, demo_cluster.keep(), manifest)
     except ClusterError as error:
         console.print(f"demo: {error}", markup=False)
         return 1

@@ -25,7 +25,7 @@ def show(console: Console, job: Object, seconds: float) -> None:
     if status.get("placement"):
         console.print("\n[bold]Placement[/]")
         console.print(status["placement"].get("explanation", ""))
-        console.print(view.seats(job, []))
+        console.print(view.assigned_nodes(job, []))
     if progress.get("collectives"):
         console.print("\n[bold]Collectives[/], per rank and step")
         console.print(view.collectives(progress["collectives"]))

@@ -37,7 +37,7 @@ def live(job: Object, pods: Sequence[Object], seconds: float) -> RenderableType:
         # A bar ends without a line break of its own; the padding brings one.
         parts.append(Padding(ProgressBar(total=total, completed=step, width=72), (0, 0, 1, 0)))
     if status.get("placement"):
-        parts.append(seats(job, pods))
+        parts.append(assigned_nodes(job, pods))
     waiting = explanation(status)
     if waiting:
         parts.append(Text(waiting, style="yellow"))
@@ -67,7 +67,7 @@ def explanation(status: Object) -> str:
     return ""
 
 
-def seats(job: Object, pods: Sequence[Object]) -> Table:
+def assigned_nodes(job: Object, pods: Sequence[Object]) -> Table:
     """Render who sits where: node, domains, ranks, and the pod's phase."""
     placement = job["status"]["placement"]
     phases = {pod["spec"].get("nodeName"): pod["status"].get("phase", "-") for pod in pods}

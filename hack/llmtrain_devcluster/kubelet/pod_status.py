@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from llmtrain_devcluster.api import Api, ApiError, Object
+from llmtrain_devcluster.api import Api, ApiStatusError, Object
 
 RETRY_SECONDS = 0.5
 ATTEMPTS = 20
@@ -26,7 +26,9 @@ async def write_status(api: Api, meta: Object, status: Object) -> bool:
     async def write() -> None:
         await api.patch("pods", name, body, namespace, subresource="status", kind="strategic")
 
-    return await _insist(write, f"write the status of pod {namespace}/{name}", when_gone=False)
+    return await _retry_request(
+        write, f"write the status of pod {namespace}/{name}", when_gone=False
+    )
 
 
 async def remove_pod(api: Api, meta: Object) -> bool:
@@ -39,24 +41,26 @@ async def remove_pod(api: Api, meta: Object) -> bool:
     async def remove() -> None:
         await api.delete("pods", name, namespace, grace_seconds=0, uid=meta["uid"])
 
-    return await _insist(remove, f"remove pod {namespace}/{name}", when_gone=True)
+    return await _retry_request(remove, f"remove pod {namespace}/{name}", when_gone=True)
 
 
-async def _insist(request: Callable[[], Awaitable[None]], what: str, *, when_gone: bool) -> bool:
+async def _retry_request(
+    request: Callable[[], Awaitable[None]], what: str, *, when_gone: bool
+) -> bool:
     """Send a request until it is answered; the last complaint is printed."""
-    complaint = ""
+    last_error = ""
     for _ in range(ATTEMPTS):
         try:
             await request()
             return True
-        except ApiError as error:
+        except ApiStatusError as error:
             if error.status in GONE:
                 return when_gone
-            complaint = str(error)
+            last_error = str(error)
             if error.status in REFUSED:
                 break
         except UNREACHABLE as error:
-            complaint = repr(error)
+            last_error = repr(error)
         await asyncio.sleep(RETRY_SECONDS)
-    print(f"cannot {what}: {complaint}", file=sys.stderr, flush=True)
+    print(f"cannot {what}: {last_error}", file=sys.stderr, flush=True)
     return False

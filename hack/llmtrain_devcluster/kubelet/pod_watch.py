@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 
-from llmtrain_devcluster.api import Api, ApiError, Object
+from llmtrain_devcluster.api import Api, ApiStatusError, Object
 
 RETRY_SECONDS = 0.3
 
@@ -45,7 +45,7 @@ async def follow(
                 yield kind, item
         except (aiohttp.ClientError, TimeoutError):
             await asyncio.sleep(RETRY_SECONDS)
-        except ApiError:
+        except ApiStatusError:
             if version:
                 gap()
             version = ""

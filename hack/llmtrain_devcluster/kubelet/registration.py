@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.kubelet.statuses import NodeSpec, node_object, node_status, ready_condition
 
 
@@ -13,7 +13,7 @@ async def register_node(api: Api, spec: NodeSpec, address: str = "", port: int =
     """
     try:
         await api.create("nodes", node_object(spec))
-    except ApiError as error:
+    except ApiStatusError as error:
         if error.status != 409:
             raise
         await api.patch("nodes", spec.name, {"metadata": node_object(spec)["metadata"]})

@@ -15,19 +15,19 @@ from typing import Any
 import aiohttp
 
 from llmtrain_devcluster.addresses import NODE_PORT, AddressBlock
-from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.kubelet.pod_watch import follow
 from llmtrain_devcluster.kubelet.registration import register_node, report_ready
 from llmtrain_devcluster.process_node import names
-from llmtrain_devcluster.process_node.container import Surroundings
-from llmtrain_devcluster.process_node.environment import PodFacts
+from llmtrain_devcluster.process_node.container import ContainerContext
+from llmtrain_devcluster.process_node.environment import PodInfo
 from llmtrain_devcluster.process_node.logs import LogServer
 from llmtrain_devcluster.process_node.pod import ProcessPod, pod_folder
 from llmtrain_devcluster.process_node.reporter import Reporter
 from llmtrain_devcluster.process_node.sandbox import Mount
 from llmtrain_devcluster.process_node.settings import AgentSettings
 from llmtrain_devcluster.process_node.sources import PodSources
-from llmtrain_devcluster.process_node.volumes import Volumes
+from llmtrain_devcluster.process_node.volumes import PodVolumes
 
 Object = dict[str, Any]
 
@@ -106,24 +106,26 @@ class Agent:
             self._names_changed.set()
 
     def _start(self, pod: Object) -> None:
-        address = self._block.take()
-        facts = PodFacts(pod, address, self._hosts[pod["spec"]["nodeName"]])
+        address = self._block.allocate()
+        info = PodInfo(pod, address, self._hosts[pod["spec"]["nodeName"]])
         folder = pod_folder(self._folder, pod)
         folder.mkdir(parents=True, exist_ok=True)
         sources = PodSources(self._api, pod)
-        own = names.own_lines(
+        own = names.pod_lines(
             address,
-            facts.hostname,
+            info.hostname,
             pod["spec"].get("subdomain", ""),
             pod["metadata"]["namespace"],
         )
         hosts = folder / "hosts"
         self._hosts_files[pod["metadata"]["uid"]] = (hosts, own, pod["metadata"]["namespace"])
         self._write_hosts(self._current_names())
-        around = Surroundings(
-            facts=facts,
+        context = ContainerContext(
+            info=info,
             folder=folder,
-            volumes=Volumes(facts, folder / "volumes", sources.data, sources.token, sources.claim),
+            volumes=PodVolumes(
+                info, folder / "volumes", sources.data, sources.token, sources.claim
+            ),
             lookup=sources.data,
             images=self._settings.images,
             mounts=[
@@ -133,16 +135,16 @@ class Agent:
             visible=self._settings.visible,
             backoff_seconds=self._settings.backoff_seconds,
         )
-        played = ProcessPod(pod, around, Reporter(self._api, pod))
-        self._pods[pod["metadata"]["uid"]] = played
-        played.start()
+        process_pod = ProcessPod(pod, context, Reporter(self._api, pod))
+        self._pods[pod["metadata"]["uid"]] = process_pod
+        process_pod.start()
 
     async def _forget(self, uid: str) -> None:
         self._hosts_files.pop(uid, None)
         pod = self._pods.pop(uid, None)
         if pod is not None:
             await pod.stop()
-            self._block.give_back(pod.address)
+            self._block.release(pod.address)
 
     async def _write_names(self) -> None:
         while True:
@@ -164,5 +166,5 @@ class Agent:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             for name in self._hosts:
-                with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
+                with contextlib.suppress(ApiStatusError, aiohttp.ClientError, TimeoutError):
                     await report_ready(self._api, name, "True")

@@ -20,16 +20,16 @@ from llmtrain_devcluster.kubelet.statuses import (
     waiting,
 )
 from llmtrain_devcluster.process_node.environment import (
-    ConfigError,
+    ContainerConfigError,
     Lookup,
-    PodFacts,
+    PodInfo,
     resolve_command,
     resolve_env,
 )
 from llmtrain_devcluster.process_node.images import Image, is_valid
 from llmtrain_devcluster.process_node.probes import follow_readiness
 from llmtrain_devcluster.process_node.sandbox import START_FAILED, Mount, Sandbox
-from llmtrain_devcluster.process_node.volumes import Volumes
+from llmtrain_devcluster.process_node.volumes import PodVolumes
 
 Object = dict[str, Any]
 
@@ -42,12 +42,12 @@ SANDBOX_MODULE = "llmtrain_devcluster.process_node.sandbox"
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ContainerContext:
     """What the containers of one pod have in common."""
 
-    facts: PodFacts
+    info: PodInfo
     folder: Path
-    volumes: Volumes
+    volumes: PodVolumes
     lookup: Lookup
     images: Mapping[str, Image]
     mounts: Sequence[Mount]
@@ -58,13 +58,13 @@ class Surroundings:
 class Container:
     """Follows one container from its image to its last exit code."""
 
-    def __init__(self, spec: Object, around: Surroundings, changed: Callable[[], None]):
+    def __init__(self, spec: Object, context: ContainerContext, changed: Callable[[], None]):
         self.spec = spec
         self.name: str = spec["name"]
-        self._around = around
+        self._context = context
         self._changed = changed
-        self._folder = around.folder / self.name
-        main_waits = bool(around.facts.pod["spec"].get("initContainers"))
+        self._folder = context.folder / self.name
+        main_waits = bool(context.info.pod["spec"].get("initContainers"))
         self._state: Object = waiting("PodInitializing" if main_waits else "ContainerCreating")
         self._last_state: Object = {}
         self._ready = False
@@ -106,7 +106,7 @@ class Container:
                 message = f"back-off {delay:g}s restarting failed container={self.name}"
                 self._set(waiting("CrashLoopBackOff", message))
                 await asyncio.sleep(delay)
-            delay = min(max(2 * delay, self._around.backoff_seconds), BACKOFF_LIMIT_SECONDS)
+            delay = min(max(2 * delay, self._context.backoff_seconds), BACKOFF_LIMIT_SECONDS)
             self._restarts += 1
 
     async def _run_once(self, *, is_init: bool) -> int:
@@ -158,31 +158,31 @@ class Container:
             message = f'Failed to apply default image tag "{reference}": invalid reference format'
             self._set(waiting("InvalidImageName", message))
             await asyncio.Event().wait()
-        if reference not in self._around.images:
-            known = ", ".join(sorted(self._around.images))
+        if reference not in self._context.images:
+            known = ", ".join(sorted(self._context.images))
             why = f'failed to pull image "{reference}": not found (process nodes have: {known})'
             self._set(waiting("ErrImagePull", why))
             await asyncio.sleep(1.0)
             self._set(waiting("ImagePullBackOff", f'Back-off pulling image "{reference}": {why}'))
             await asyncio.Event().wait()
-        return self._around.images[reference]
+        return self._context.images[reference]
 
     async def _prepare(self, image: Image) -> Sandbox:
         """Resolve everything that the container refers to; wait for what is missing."""
         while True:
             try:
                 return await self._sandbox(image)
-            except ConfigError as error:
+            except ContainerConfigError as error:
                 self._set(waiting("CreateContainerConfigError", str(error)))
                 await asyncio.sleep(CONFIG_RETRY_SECONDS)
 
     async def _sandbox(self, image: Image) -> Sandbox:
-        around = self._around
+        context = self._context
         home = "/root" if os.geteuid() == 0 else "/tmp"
-        base = {"HOME": home, "HOSTNAME": around.facts.hostname, **image.env}
+        base = {"HOME": home, "HOSTNAME": context.info.hostname, **image.env}
         # The GPUs of a process node are fiction: nothing may find a real one.
         base["NVIDIA_VISIBLE_DEVICES"] = "void"
-        env = await resolve_env(self.spec, around.facts, base, around.lookup)
+        env = await resolve_env(self.spec, context.info, base, context.lookup)
         command = resolve_command(self.spec, env, tuple(image.command))
         self._folder.mkdir(parents=True, exist_ok=True)
         message_file = self._folder / f"{self._restarts}.termination"
@@ -195,14 +195,14 @@ class Container:
             command=command,
             env=env,
             work_dir=self.spec.get("workingDir") or "/",
-            hostname=around.facts.hostname,
+            hostname=context.info.hostname,
             scratch=str(scratch),
             mounts=[
-                *around.mounts,
-                *around.volumes.mounts(self.spec),
+                *context.mounts,
+                *context.volumes.mounts(self.spec),
                 Mount(str(message_file), path),
             ],
-            visible=around.visible,
+            visible=context.visible,
         )
 
     def _start_probe(self, *, is_init: bool) -> asyncio.Task[None] | None:
@@ -214,7 +214,7 @@ class Container:
             self._ready = ready
             self._changed()
 
-        address = self._around.facts.pod_ip
+        address = self._context.info.pod_ip
         return asyncio.create_task(follow_readiness(probe, self.spec, address, report))
 
     def _termination_message(self, code: int, message_file: Path, log: Path) -> str:
@@ -226,7 +226,7 @@ class Container:
             return _tail(log)
         return message
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """Send SIGTERM to the container's first process, and start none again."""
         self._ending = True
         self._signal(signal.SIGTERM)
@@ -236,7 +236,7 @@ class Container:
         self._signal(signal.SIGUSR1)
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         """Whether there is a process."""
         return self._process is not None and self._process.returncode is None
 
@@ -255,7 +255,7 @@ class Container:
         self._changed()
 
     def _container_id(self) -> str:
-        uid = self._around.facts.pod["metadata"]["uid"]
+        uid = self._context.info.pod["metadata"]["uid"]
         return f"process://{uid}/{self.name}/{self._restarts}"
 
 

@@ -16,12 +16,12 @@ _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 
-class ConfigError(RuntimeError):
+class ContainerConfigError(RuntimeError):
     """A container refers to something that is missing or that process nodes do not have."""
 
 
 @dataclass(frozen=True, slots=True)
-class PodFacts:
+class PodInfo:
     """What a pod learns about itself only when it starts."""
 
     pod: Object
@@ -55,7 +55,7 @@ class PodFacts:
             "status.hostIPs": self.host_ip,
         }
         if path not in known:
-            raise ConfigError(f"process nodes have no fieldRef {path!r}")
+            raise ContainerConfigError(f"process nodes have no fieldRef {path!r}")
         return str(known[path])
 
 
@@ -69,7 +69,7 @@ def expand(text: str, env: Mapping[str, str]) -> str:
 
 
 async def resolve_env(
-    container: Object, facts: PodFacts, base: Mapping[str, str], lookup: Lookup
+    container: Object, info: PodInfo, base: Mapping[str, str], lookup: Lookup
 ) -> dict[str, str]:
     """Return a container's environment; later entries see earlier ones."""
     env = dict(base)
@@ -81,7 +81,7 @@ async def resolve_env(
                 env |= {prefix + name: value.decode() for name, value in data.items()}
     for entry in container.get("env") or ():
         if "valueFrom" in entry:
-            value = await _value_from(entry["valueFrom"], facts, lookup)
+            value = await _value_from(entry["valueFrom"], info, lookup)
             if value is not None:
                 env[entry["name"]] = value
         else:
@@ -89,9 +89,9 @@ async def resolve_env(
     return env
 
 
-async def _value_from(source: Object, facts: PodFacts, lookup: Lookup) -> str | None:
+async def _value_from(source: Object, info: PodInfo, lookup: Lookup) -> str | None:
     if "fieldRef" in source:
-        return facts.field(source["fieldRef"]["fieldPath"])
+        return info.field(source["fieldRef"]["fieldPath"])
     for kind, key in (("configmaps", "configMapKeyRef"), ("secrets", "secretKeyRef")):
         if key in source:
             reference = source[key]
@@ -100,8 +100,10 @@ async def _value_from(source: Object, facts: PodFacts, lookup: Lookup) -> str | 
                 return data[reference["key"]].decode()
             if reference.get("optional"):
                 return None
-            raise ConfigError(f"couldn't find key {reference['key']} in {kind} {reference['name']}")
-    raise ConfigError(f"process nodes do not support valueFrom {', '.join(source)}")
+            raise ContainerConfigError(
+                f"couldn't find key {reference['key']} in {kind} {reference['name']}"
+            )
+    raise ContainerConfigError(f"process nodes do not support valueFrom {', '.join(source)}")
 
 
 async def _data(lookup: Lookup, kind: str, reference: Object) -> Mapping[str, bytes]:
@@ -109,7 +111,7 @@ async def _data(lookup: Lookup, kind: str, reference: Object) -> Mapping[str, by
     if data is None:
         if reference.get("optional"):
             return {}
-        raise ConfigError(f'{kind[:-1]} "{reference["name"]}" not found')
+        raise ContainerConfigError(f'{kind[:-1]} "{reference["name"]}" not found')
     return data
 
 
@@ -120,5 +122,7 @@ def resolve_command(
     command = container.get("command") or list(image_command)
     line = [expand(word, env) for word in (*command, *(container.get("args") or ()))]
     if not line:
-        raise ConfigError("no command specified: the image has none, so the container must")
+        raise ContainerConfigError(
+            "no command specified: the image has none, so the container must"
+        )
     return line

@@ -17,7 +17,7 @@ HEADER = "127.0.0.1 localhost\n::1 localhost\n"
 NSSWITCH = "passwd: files\ngroup: files\nhosts: files\nprotocols: files\nservices: files\n"
 
 
-def own_lines(address: str, hostname: str, subdomain: str, namespace: str) -> str:
+def pod_lines(address: str, hostname: str, subdomain: str, namespace: str) -> str:
     """Return the part of /etc/hosts that names the pod itself."""
     full = f" {hostname}.{subdomain}.{namespace}.svc.{DOMAIN}" if subdomain else ""
     return f"{HEADER}{address}{full} {hostname}\n"

@@ -1,4 +1,4 @@
-"""One pod on a process node: its volumes, its containers in order, its status, its end."""
+"""Run one pod on a process node: volumes, init containers, containers, status, deletion."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llmtrain_devcluster.kubelet.statuses import ContainerView, PodView, now, terminated, waiting
-from llmtrain_devcluster.process_node.container import Container, Surroundings
-from llmtrain_devcluster.process_node.environment import ConfigError
+from llmtrain_devcluster.process_node.container import Container, ContainerContext
+from llmtrain_devcluster.process_node.environment import ContainerConfigError
 from llmtrain_devcluster.process_node.reporter import Reporter
 
 Object = dict[str, Any]
@@ -32,10 +32,10 @@ class _Outcome:
 class ProcessPod:
     """Runs one pod until it has ended and, when it is deleted, until it is gone."""
 
-    def __init__(self, pod: Object, around: Surroundings, reporter: Reporter):
+    def __init__(self, pod: Object, context: ContainerContext, reporter: Reporter):
         self.pod = pod
-        self.address = around.facts.pod_ip
-        self._around = around
+        self.address = context.info.pod_ip
+        self._context = context
         self._reporter = reporter
         self._first_phase = (pod.get("status") or {}).get("phase")
         self._start_time = (pod.get("status") or {}).get("startTime") or now()
@@ -47,7 +47,7 @@ class ProcessPod:
         self._main = [self._container(one) for one in spec["containers"]]
 
     def _container(self, spec: Object) -> Container:
-        return Container(spec, self._around, self._changed)
+        return Container(spec, self._context, self._changed)
 
     def start(self) -> None:
         """Begin."""
@@ -66,33 +66,33 @@ class ProcessPod:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._reporter.close()
-        shutil.rmtree(self._around.folder, ignore_errors=True)
+        shutil.rmtree(self._context.folder, ignore_errors=True)
 
     def log(self, name: str, *, previous: bool) -> tuple[Path, Callable[[], bool]] | None:
         """Return a container's log file, and a function that says whether it may still grow."""
         for container in (*self._main, *self._init):
             path = container.log_file(previous=previous) if container.name == name else None
             if path is not None:
-                return path, lambda: container.runs and not previous  # noqa: B023 - we return
+                return path, lambda: container.is_running and not previous  # noqa: B023 - we return
         return None
 
     async def _run(self) -> None:
-        life = asyncio.create_task(self._live())
+        run = asyncio.create_task(self._run_to_end())
         deletion = asyncio.create_task(self._deletion.wait())
         try:
-            await asyncio.wait({life, deletion}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({run, deletion}, return_when=asyncio.FIRST_COMPLETED)
             await self._deletion.wait()
-            await self._terminate(life)
+            await self._terminate(run)
             if not self._ended_before():
                 self._changed()
                 await self._reporter.flush()
             await self._reporter.remove()
         finally:
-            for task in (life, deletion):
+            for task in (run, deletion):
                 task.cancel()
-            await asyncio.gather(life, deletion, return_exceptions=True)
+            await asyncio.gather(run, deletion, return_exceptions=True)
 
-    async def _live(self) -> None:
+    async def _run_to_end(self) -> None:
         if self._ended_before() or self._was_orphaned():
             return
         self._changed()
@@ -138,18 +138,18 @@ class ProcessPod:
     async def _make_volumes(self) -> None:
         while True:
             try:
-                await self._around.volumes.make()
+                await self._context.volumes.make()
                 return
-            except ConfigError as error:
+            except ContainerConfigError as error:
                 self._reporter.event("FailedMount", str(error))
                 await asyncio.sleep(VOLUME_RETRY_SECONDS)
 
-    async def _terminate(self, life: asyncio.Task[None]) -> None:
+    async def _terminate(self, run: asyncio.Task[None]) -> None:
         """End as a deleted pod must: SIGTERM, its grace period, SIGKILL."""
-        everyone = [*self._init, *self._main]
-        running = [one for one in everyone if one.runs]
-        for container in everyone:
-            container.ask_to_end()
+        containers = [*self._init, *self._main]
+        running = [one for one in containers if one.is_running]
+        for container in containers:
+            container.terminate()
         if not running:
             return
         meta, spec = self.pod["metadata"], self.pod["spec"]
@@ -159,7 +159,7 @@ class ProcessPod:
             container.kill()
         await _all_ended(running, KILL_SECONDS)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(life), 1.0)
+            await asyncio.wait_for(asyncio.shield(run), 1.0)
 
     def _changed(self) -> None:
         self._reporter.report(self._view())
@@ -174,7 +174,7 @@ class ProcessPod:
             containers=main,
             init_containers=init,
             pod_ip=self.address if has_address else "",
-            host_ip=self._around.facts.host_ip,
+            host_ip=self._context.info.host_ip,
             start_time=self._start_time,
             reason=outcome.reason,
             message=outcome.message,
@@ -201,7 +201,7 @@ class ProcessPod:
 
 async def _all_ended(containers: Sequence[Container], seconds: float) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
-    while any(one.runs for one in containers):
+    while any(one.is_running for one in containers):
         if asyncio.get_running_loop().time() >= deadline:
             return
         await asyncio.sleep(0.05)

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.kubelet.pod_status import UNREACHABLE, remove_pod, write_status
 from llmtrain_devcluster.kubelet.statuses import PodView, now, without_times
 
@@ -95,7 +95,7 @@ class Reporter:
         }
         try:
             await self._api.create("events", body, self._meta["namespace"])
-        except (ApiError, *UNREACHABLE) as error:
+        except (ApiStatusError, *UNREACHABLE) as error:
             self._said.discard(message)
             pod = f"{self._meta['namespace']}/{self._meta['name']}"
             print(f"cannot write an event of pod {pod}: {error!r}", file=sys.stderr, flush=True)

@@ -120,7 +120,7 @@ def _place(root: Path, target: str, source: str) -> str:
 
 
 @dataclass(slots=True)
-class _Copy:
+class _RootBuilder:
     """Makes the new root look like the host's, without a way to write to the host.
 
     A folder without mounts inside becomes one overlay. Any other one becomes a plain folder
@@ -177,7 +177,7 @@ def _make_root(sandbox: Sandbox) -> Path:
     mounts = _host_mounts()
     root = scratch / "root"
     root.mkdir()
-    _Copy(scratch, root, mounts).add("/")
+    _RootBuilder(scratch, root, mounts).add("/")
     for place, mode in (("/tmp", "1777"), ("/var/tmp", "1777"), ("/run", "755")):
         _mount("tmpfs", _place(root, place, "/"), "tmpfs", 0, f"mode={mode}")
     _bind("/sys", _place(root, "/sys", "/"))

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmtrain_devcluster.api import Api, ApiError, resource_path
-from llmtrain_devcluster.process_node.environment import ConfigError
+from llmtrain_devcluster.api import Api, ApiStatusError, resource_path
+from llmtrain_devcluster.process_node.environment import ContainerConfigError
 
 Object = dict[str, Any]
 
@@ -25,10 +25,10 @@ class PodSources:
         """Return the content of a ConfigMap or Secret, or None if there is none."""
         try:
             found = await self._api.get(kind, name, self._namespace)
-        except ApiError as error:
+        except ApiStatusError as error:
             if error.status == 404:
                 return None
-            raise ConfigError(f"cannot read {kind} {name}: {error}") from error
+            raise ContainerConfigError(f"cannot read {kind} {name}: {error}") from error
         plain = found.get("data") or {}
         binary = found.get("binaryData") or {}
         if kind == "secrets":
@@ -51,8 +51,8 @@ class PodSources:
         }
         try:
             answer = await self._api.request("POST", path, body=body)
-        except ApiError as error:
-            raise ConfigError(f"no token for ServiceAccount {account}: {error}") from error
+        except ApiStatusError as error:
+            raise ContainerConfigError(f"no token for ServiceAccount {account}: {error}") from error
         return str(answer["status"]["token"])
 
     async def claim(self, name: str) -> Path:
@@ -61,12 +61,14 @@ class PodSources:
             claim = await self._api.get("persistentvolumeclaims", name, self._namespace)
             volume = claim["spec"].get("volumeName")
             if not volume:
-                raise ConfigError(f'persistentvolumeclaim "{name}" is not bound')
+                raise ContainerConfigError(f'persistentvolumeclaim "{name}" is not bound')
             found = await self._api.get("persistentvolumes", volume)
-        except ApiError as error:
-            raise ConfigError(f'persistentvolumeclaim "{name}": {error}') from error
+        except ApiStatusError as error:
+            raise ContainerConfigError(f'persistentvolumeclaim "{name}": {error}') from error
         if "hostPath" not in found["spec"]:
-            raise ConfigError(f"process nodes only have hostPath volumes: {volume} is none")
+            raise ContainerConfigError(
+                f"process nodes only have hostPath volumes: {volume} is none"
+            )
         path = Path(found["spec"]["hostPath"]["path"])
         path.mkdir(parents=True, exist_ok=True)
         return path

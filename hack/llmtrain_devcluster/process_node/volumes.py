@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmtrain_devcluster.process_node.environment import ConfigError, Lookup, PodFacts
+from llmtrain_devcluster.process_node.environment import ContainerConfigError, Lookup, PodInfo
 from llmtrain_devcluster.process_node.sandbox import Mount
 
 Object = dict[str, Any]
@@ -20,18 +20,18 @@ ClaimSource = Callable[[str], Awaitable[Path]]
 WRITABLE_KINDS = ("emptyDir", "persistentVolumeClaim", "hostPath")
 
 
-class Volumes:
+class PodVolumes:
     """Makes the volumes of one pod."""
 
     def __init__(
         self,
-        facts: PodFacts,
+        info: PodInfo,
         folder: Path,
         lookup: Lookup,
         token: TokenSource,
         claim: ClaimSource,
     ):
-        self._facts = facts
+        self._info = info
         self._folder = folder
         self._lookup = lookup
         self._token = token
@@ -40,7 +40,7 @@ class Volumes:
 
     async def make(self) -> None:
         """Write every volume; ConfigError if something that it needs is missing."""
-        for volume in self._facts.pod["spec"].get("volumes") or ():
+        for volume in self._info.pod["spec"].get("volumes") or ():
             name = volume["name"]
             if name not in self._places:
                 kind = next(key for key in volume if key != "name")
@@ -85,24 +85,24 @@ class Volumes:
                 for inner in part:
                     files |= await self._files(inner, part[inner])
             return files
-        raise ConfigError(f"process nodes do not support volumes of kind {kind}")
+        raise ContainerConfigError(f"process nodes do not support volumes of kind {kind}")
 
     def _downward(self, item: Object) -> bytes:
         if "fieldRef" not in item:
-            raise ConfigError("process nodes do not support resourceFieldRef in a volume")
-        return self._facts.field(item["fieldRef"]["fieldPath"]).encode()
+            raise ContainerConfigError("process nodes do not support resourceFieldRef in a volume")
+        return self._info.field(item["fieldRef"]["fieldPath"]).encode()
 
     async def _keys(self, kind: str, name: str, source: Object) -> Mapping[str, bytes]:
         data = await self._lookup(kind, name)
         if data is None:
             if source.get("optional"):
                 return {}
-            raise ConfigError(f'{kind[:-1]} "{name}" not found')
+            raise ContainerConfigError(f'{kind[:-1]} "{name}" not found')
         if not source.get("items"):
             return data
         missing = [item["key"] for item in source["items"] if item["key"] not in data]
         if missing and not source.get("optional"):
-            raise ConfigError(f'{kind[:-1]} "{name}" has no key {", ".join(missing)}')
+            raise ContainerConfigError(f'{kind[:-1]} "{name}" has no key {", ".join(missing)}')
         chosen = (item for item in source["items"] if item["key"] in data)
         return {item["path"]: data[item["key"]] for item in chosen}
 
@@ -111,7 +111,7 @@ class Volumes:
         found = []
         for entry in container.get("volumeMounts") or ():
             if entry["name"] not in self._places:
-                raise ConfigError(f"no volume {entry['name']!r} in the pod")
+                raise ContainerConfigError(f"no volume {entry['name']!r} in the pod")
             place, read_only = self._places[entry["name"]]
             if entry.get("subPath"):
                 place = place / entry["subPath"]

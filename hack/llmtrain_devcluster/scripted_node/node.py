@@ -123,9 +123,9 @@ class ScriptedNodes:
 
     def pod(self, namespace: str, name: str) -> ScriptedPod:
         """Return the newest pod of that name that a node plays now."""
-        for played in reversed(self._pods.values()):
-            if (played.namespace, played.name) == (namespace, name):
-                return played
+        for scripted_pod in reversed(self._pods.values()):
+            if (scripted_pod.namespace, scripted_pod.name) == (namespace, name):
+                return scripted_pod
         raise LookupError(f"no scripted node plays the pod {namespace}/{name}")
 
     def end(
@@ -138,33 +138,33 @@ class ScriptedNodes:
         """Let a node fall silent: Ready becomes `status` and its pods report no more."""
         self._silent.add(name)
         # while one stops, others may come and go
-        for played in [pod for pod in self._pods.values() if pod.node == name]:
-            await played.stop()
+        for scripted_pod in [pod for pod in self._pods.values() if pod.node == name]:
+            await scripted_pod.stop()
         await report_ready(self._api, name, status)
 
     async def node_ready(self, name: str) -> None:
         """Let a silent node speak again; its pods go on where they were."""
         self._silent.discard(name)
         await report_ready(self._api, name, "True")
-        for played in self._pods.values():
-            if played.node == name:
-                played.play()
+        for scripted_pod in self._pods.values():
+            if scripted_pod.node == name:
+                scripted_pod.start()
 
     async def _follow(self) -> None:
         async for kind, pod in follow(self._api, "pods", "spec.nodeName!="):
             node, uid = pod["spec"].get("nodeName", ""), pod["metadata"]["uid"]
             if node not in self._nodes:
                 continue
-            played = self._pods.get(uid)
+            scripted_pod = self._pods.get(uid)
             if kind == "DELETED":
-                if played is not None:
+                if scripted_pod is not None:
                     del self._pods[uid]
-                    await played.stop()
-                    self._addresses.give_back(played.address)
-            elif played is None:
+                    await scripted_pod.stop()
+                    self._addresses.release(scripted_pod.address)
+            elif scripted_pod is None:
                 self._start(pod, node)
             else:
-                played.update(pod)
+                scripted_pod.update(pod)
 
     def _start(self, pod: Pod, node: str) -> None:
         script = self.default
@@ -172,8 +172,8 @@ class ScriptedNodes:
             if rule.match(pod):
                 script = rule.script if isinstance(rule.script, PodScript) else rule.script(pod)
                 break
-        address = self._addresses.take()
-        played = ScriptedPod(self._api, pod, script, address, self._nodes[node])
-        self._pods[pod["metadata"]["uid"]] = played
+        address = self._addresses.allocate()
+        scripted_pod = ScriptedPod(self._api, pod, script, address, self._nodes[node])
+        self._pods[pod["metadata"]["uid"]] = scripted_pod
         if node not in self._silent:
-            played.play()
+            scripted_pod.start()

@@ -72,10 +72,10 @@ class ScriptedPod:
         self._deleted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def play(self) -> None:
+    def start(self) -> None:
         """Start or go on."""
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._play())
+            self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         """Fall silent."""
@@ -98,22 +98,22 @@ class ScriptedPod:
         """Remove the pod from the API server, as a kubelet does at the very end."""
         await remove_pod(self._api, self._pod["metadata"])
 
-    async def _play(self) -> None:
+    async def _run(self) -> None:
         self.update(self._pod)
-        life = asyncio.create_task(self._live())
+        script = asyncio.create_task(self._run_script())
         deletion = asyncio.create_task(self._deleted.wait())
         try:
-            await asyncio.wait({life, deletion}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({script, deletion}, return_when=asyncio.FIRST_COMPLETED)
             if not self._deleted.is_set():
-                life.result()
+                script.result()
                 await deletion
-            await _cancelled(life)
-            await self._die()
+            await _cancelled(script)
+            await self._terminate()
         finally:
-            await _cancelled(life)
+            await _cancelled(script)
             await _cancelled(deletion)
 
-    async def _live(self) -> None:
+    async def _run_script(self) -> None:
         phase = (self._pod.get("status") or {}).get("phase")
         if self._finished or phase in ("Succeeded", "Failed"):
             return
@@ -156,7 +156,7 @@ class ScriptedPod:
         state = terminated(end.code, self._started, reason=end.reason, message=end.message)
         await self._report(phase, state)
 
-    async def _die(self) -> None:
+    async def _terminate(self) -> None:
         """End as a deleted pod does: the status says terminated before the object goes."""
         if self.script.hang_on_delete:
             await asyncio.Event().wait()

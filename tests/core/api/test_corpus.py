@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from llmtrain_core.api.job import JobSpec
 from llmtrain_core.validation.check import Job, Problem, check, problems_of
-from llmtrain_devcluster.api import Api, ApiError, resource_path
+from llmtrain_devcluster.api import Api, ApiStatusError, resource_path
 from tests.support.paths import CORPUS
 
 JOBS = "llmtrain.dev/v1alpha1/llmtrainingjobs"
@@ -108,7 +108,9 @@ async def _agree(judgements: Iterable[Coroutine[Any, Any, str]]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-async def _create(api: Api, namespace: str, spec: Any, name: str, **query: str) -> ApiError | None:
+async def _create(
+    api: Api, namespace: str, spec: Any, name: str, **query: str
+) -> ApiStatusError | None:
     body = {
         "apiVersion": "llmtrain.dev/v1alpha1",
         "kind": "LLMTrainingJob",
@@ -117,12 +119,12 @@ async def _create(api: Api, namespace: str, spec: Any, name: str, **query: str) 
     }
     try:
         await api.request("POST", resource_path(JOBS, namespace), query=query, body=body)
-    except ApiError as error:
+    except ApiStatusError as error:
         return error
     return None
 
 
-def _blames(error: ApiError, field: str) -> bool:
+def _blames(error: ApiStatusError, field: str) -> bool:
     causes = [cause.get("field") for cause in error.details.get("causes", [])]
     # An unknown field is refused before validation, in a message without causes.
     return field in causes or f'unknown field "{field}"' in error.message
@@ -180,7 +182,7 @@ async def test_transitions(api: Api, namespace: str, crds: None) -> None:
         body = {**stored, "spec": after["spec"]}
         try:
             await api.request("PUT", resource_path(JOBS, namespace, name), body=body)
-        except ApiError as error:
+        except ApiStatusError as error:
             if allowed:
                 return f"{path.name} was refused: {error}"
             field = note(path, "field")

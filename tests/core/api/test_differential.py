@@ -21,7 +21,7 @@ from llmtrain_core.api.base import ApiModel
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.api.job import JobSpec
 from llmtrain_core.validation.check import check
-from llmtrain_devcluster.api import Api, ApiError, resource_path
+from llmtrain_devcluster.api import Api, ApiStatusError, resource_path
 from tests.support.paths import CORPUS
 
 SEED = 20260101
@@ -157,7 +157,7 @@ async def _differences(
             stored = await api.request(
                 "POST", path, query=query, body={**body, "metadata": {"name": "mutant"}}
             )
-        except ApiError as error:
+        except ApiStatusError as error:
             refused = error.message if accepts(model, spec) else ""
             return f"only the server refuses {json.dumps(spec)}: {refused}" if refused else ""
         if not accepts(model, spec):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_devcluster.api import ApiError
+from llmtrain_devcluster.api import ApiStatusError
 from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
     Bench,
@@ -190,7 +190,7 @@ async def test_every_mistake_is_explained(operator: OperatorProcess, bench: Benc
 @pytest.mark.parametrize("name", REFUSED)
 async def test_the_api_server_refuses(bench: Bench, name: str) -> None:
     spec, field = REFUSED[name]
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(ApiStatusError) as refused:
         await bench.submit(name, **spec)
     assert refused.value.status == 422
     assert field in refused.value.message

@@ -9,7 +9,7 @@ import pytest
 
 from llmtrain_core.api import env
 from llmtrain_core.validation.check import Job, check
-from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_operator.manifests.job_resources import (
     job_resources,
     make_config_map,
@@ -182,5 +182,5 @@ async def test_a_restricted_namespace_takes_them(
     assert made["spec"]["securityContext"]["runAsNonRoot"] is True
     await api.delete("pods", "job-0-0", namespace, grace_seconds=0, missing_ok=True)
     body["spec"]["containers"][0]["securityContext"] = {}
-    with pytest.raises(ApiError, match="violates PodSecurity"):
+    with pytest.raises(ApiStatusError, match="violates PodSecurity"):
         await api.create("pods", body, namespace)

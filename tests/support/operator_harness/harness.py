@@ -18,7 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
-from llmtrain_devcluster.api import Api, ApiError, Object
+from llmtrain_devcluster.api import Api, ApiStatusError, Object
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
 from llmtrain_devcluster.processes import free_ports
@@ -289,7 +289,7 @@ class Bench:
             try:
                 await self.gone(name, seconds=3)
             except TimeoutError:
-                with contextlib.suppress(ApiError):
+                with contextlib.suppress(ApiStatusError):
                     await self.patch(name, {"metadata": {"finalizers": None}})
 
 

@@ -7,7 +7,7 @@ import asyncio
 import yaml
 
 from llmtrain_core.api.crd import crds
-from llmtrain_devcluster.api import Api, ApiError
+from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
 from tests.support.operator_harness.harness import SYSTEM
@@ -46,5 +46,5 @@ async def _wait_served(api: Api) -> None:
             await api.list("llmtrain.dev/v1alpha1/llmtrainingjobs")
             await api.list("llmtrain.dev/v1alpha1/fabrics")
             return
-        except ApiError:
+        except ApiStatusError:
             await asyncio.sleep(0.1)

@@ -32,13 +32,13 @@ NAME = "demo"
 
 
 @dataclass(slots=True)
-class Stage:
+class DemoCluster:
     """A control plane and what the demo puts on it."""
 
     cluster: ControlPlane
 
     @classmethod
-    def new(cls) -> Stage:
+    def new(cls) -> DemoCluster:
         """Make a cluster, not yet started, that knows the operator's user."""
         return cls(ControlPlane(users={OPERATOR: []}))
 

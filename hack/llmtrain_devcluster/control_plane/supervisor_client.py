@@ -20,7 +20,7 @@ ANSWER_SECONDS = 10.0
 STOP_SECONDS = 15.0
 
 
-class Owned:
+class SupervisorClient:
     """The components in a folder; they end when this process ends, however that comes about."""
 
     def __init__(self, folder: Path):
