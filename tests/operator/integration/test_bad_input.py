@@ -1,4 +1,4 @@
-"""Whatever is wrong with a job ends in a reason, a field and a remedy; nothing is left behind."""
+"""Every invalid job gets a reason, a field and a remedy, and leaves no objects behind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BATCH = {"steps": 10, "globalBatchSize": 8, "microBatchSize": 1}
 
 @dataclass(frozen=True)
 class Case:
-    """A job, and what must be said about it."""
+    """A job, and the parts of its expected message."""
 
     spec: dict[str, Any]
     reason: str
@@ -146,7 +146,7 @@ REFUSED = {
 }
 
 
-async def test_every_mistake_is_explained(operator: OperatorProcess, bench: Bench) -> None:
+async def test_every_mistake_has_a_message(operator: OperatorProcess, bench: Bench) -> None:
     await bench.add_nodes(*[{} for _ in range(6)])
     for name, case in CASES.items():
         if case.script is not None:
@@ -188,7 +188,7 @@ async def test_every_mistake_is_explained(operator: OperatorProcess, bench: Benc
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_the_api_server_refuses(bench: Bench, name: str) -> None:
+async def test_the_api_server_rejects(bench: Bench, name: str) -> None:
     spec, field = REFUSED[name]
     with pytest.raises(ApiStatusError) as refused:
         await bench.submit(name, **spec)

@@ -1,7 +1,7 @@
-"""Gangs as other schedulers see them: PodGroups with the real kube-scheduler, gates of a queue.
+"""Gang scheduling by PodGroups (real kube-scheduler) and by Kueue (simulated).
 
-No Kueue runs here: the tests do with its gates and conditions what it does, so they do not prove
-that its own controller takes these pod groups.
+No Kueue runs here. The tests set its gates and conditions, so they do not prove that its controller
+accepts these pod groups.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ QUEUED = {KUEUE_QUEUE_NAME: "team-queue"}
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[ControlPlane]:
+def control_plane_with_pod_groups() -> Iterator[ControlPlane]:
     """A control plane that serves PodGroups, with the operator's extra role."""
     with ControlPlane(OPTIONS, users=USERS) as cluster:
         asyncio.run(install(cluster, "podgroups.yaml"))
@@ -50,12 +50,12 @@ def served() -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="module")
-def native_operator(
-    served: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+def pod_groups_operator(
+    control_plane_with_pod_groups: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
-    """It does not count pods of others, so that kube-scheduler has something to refuse."""
+    """An operator that does not count foreign pods, so that kube-scheduler must reject pods."""
     process = OperatorProcess(
-        served,
+        control_plane_with_pod_groups,
         tmp_path_factory.mktemp("operator"),
         "--pod-groups=yes",
         "--kueue=yes",
@@ -67,8 +67,10 @@ def native_operator(
 
 
 @pytest.fixture
-async def native(served: ControlPlane, native_operator: OperatorProcess) -> AsyncIterator[Bench]:
-    async with served.client("admin") as api, ScriptedNodes(api) as nodes:
+async def pod_groups_bench(
+    control_plane_with_pod_groups: ControlPlane, pod_groups_operator: OperatorProcess
+) -> AsyncIterator[Bench]:
+    async with control_plane_with_pod_groups.client("admin") as api, ScriptedNodes(api) as nodes:
         namespace = f"test-{secrets.token_hex(4)}"
         await api.create("namespaces", {"metadata": {"name": namespace}})
         bench = Bench(api, namespace, nodes, secrets.token_hex(3))
@@ -77,8 +79,8 @@ async def native(served: ControlPlane, native_operator: OperatorProcess) -> Asyn
         await bench.clear()
 
 
-def intruder(node: str) -> Object:
-    """A pod of somebody else that holds all GPUs of a node."""
+def foreign_pod(node: str) -> Object:
+    """Return a foreign pod that requests all GPUs of a node."""
     amount = {"nvidia.com/gpu": "2"}
     container = {
         "name": "main",
@@ -101,8 +103,8 @@ async def until_bound(bench: Bench, count: int) -> None:
     raise AssertionError(await bench.pods("llmtrain.dev/job-uid"))
 
 
-def refused(pods: list[Object]) -> bool:
-    """Whether kube-scheduler has looked at all of them and bound none."""
+def is_rejected_by_kube_scheduler(pods: list[Object]) -> bool:
+    """Return True if kube-scheduler has tried all pods and bound none."""
     reasons = {
         c.get("reason")
         for p in pods
@@ -113,53 +115,61 @@ def refused(pods: list[Object]) -> bool:
 
 
 @pytest.mark.cluster
-async def test_kube_scheduler_binds_the_whole_group_or_nothing(native: Bench) -> None:
-    names = [n["metadata"]["name"] for n in await native.api.list("nodes")]
-    mine = sorted(name for name in names if native.tag in name)
-    await native.api.create("pods", intruder(mine[1]), native.namespace)
-    await native.submit("gang")
+async def test_kube_scheduler_binds_the_whole_group_or_nothing(pod_groups_bench: Bench) -> None:
+    names = [n["metadata"]["name"] for n in await pod_groups_bench.api.list("nodes")]
+    mine = sorted(name for name in names if pod_groups_bench.tag in name)
+    await pod_groups_bench.api.create("pods", foreign_pod(mine[1]), pod_groups_bench.namespace)
+    await pod_groups_bench.submit("gang")
     for _ in range(200):
-        if refused(await native.pods("llmtrain.dev/job-uid")):
+        if is_rejected_by_kube_scheduler(await pod_groups_bench.pods("llmtrain.dev/job-uid")):
             break
         await asyncio.sleep(0.1)
-    pods = await native.pods("llmtrain.dev/job-uid")
-    assert refused(pods), pods
-    group = await native.api.get(GROUPS, "gang", native.namespace)
+    pods = await pod_groups_bench.pods("llmtrain.dev/job-uid")
+    assert is_rejected_by_kube_scheduler(pods), pods
+    group = await pod_groups_bench.api.get(GROUPS, "gang", pod_groups_bench.namespace)
     assert group["spec"]["schedulingPolicy"] == {"gang": {"minCount": 2}}
     assert {p["spec"]["schedulingGroup"]["podGroupName"] for p in pods} == {"gang"}
 
-    await native.api.delete("pods", "intruder", native.namespace, grace_seconds=0)
-    await until_bound(native, 2)
-    await native.runs("gang", 0)
+    await pod_groups_bench.api.delete(
+        "pods", "intruder", pod_groups_bench.namespace, grace_seconds=0
+    )
+    await until_bound(pod_groups_bench, 2)
+    await pod_groups_bench.runs("gang", 0)
 
 
 @pytest.mark.cluster
-async def test_a_queue_lets_a_gang_start_and_takes_its_quota_back(native: Bench) -> None:
-    body = job_object("queued", native.namespace, workers={"nodeSelector": {"bench": native.tag}})
+async def test_kueue_admits_and_evicts_a_gang(pod_groups_bench: Bench) -> None:
+    body = job_object(
+        "queued",
+        pod_groups_bench.namespace,
+        workers={"nodeSelector": {"bench": pod_groups_bench.tag}},
+    )
     body["metadata"]["labels"] = QUEUED
-    await native.api.create("llmtrain.dev/v1alpha1/llmtrainingjobs", body, native.namespace)
-    pods = await native.pod_count(2)
-    held = await native.wait(
+    await pod_groups_bench.api.create(
+        "llmtrain.dev/v1alpha1/llmtrainingjobs", body, pod_groups_bench.namespace
+    )
+    pods = await pod_groups_bench.pod_count(2)
+    held = await pod_groups_bench.wait(
         "queued", lambda job: condition(job, "PodsReady").get("reason") == "WaitingForQuota"
     )
     assert status_of(held)["phase"] == "Starting"
-    assert bound(await native.pods()) == []
+    assert bound(await pod_groups_bench.pods()) == []
     assert {p["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] for p in pods} == {"queued-0"}
 
-    await admit(native, pods)
-    await native.runs("queued", 0)
+    await remove_gates(pod_groups_bench, pods)
+    await pod_groups_bench.runs("queued", 0)
 
-    await evict(native, pods)
-    again = await native.wait("queued", lambda job: status_of(job).get("attempt") == 1)
+    await evict(pod_groups_bench, pods)
+    again = await pod_groups_bench.wait("queued", lambda job: status_of(job).get("attempt") == 1)
     assert status_of(again)["restarts"] == 0
-    pods = await fresh(native)
+    pods = await unscheduled_pods(pod_groups_bench)
     assert bound(pods) == []
-    await admit(native, pods)
-    await native.runs("queued", 1)
+    await remove_gates(pod_groups_bench, pods)
+    await pod_groups_bench.runs("queued", 1)
 
 
 async def evict(bench: Bench, pods: list[Object]) -> None:
-    """Take the quota back, as the queue does: its finalizer keeps what it says in sight."""
+    """Evict the pods as Kueue does, with a finalizer that keeps their conditions visible."""
     evicted = {"type": "TerminationTarget", "status": "True", "reason": "WorkloadEvicted"}
     kept = {"metadata": {"finalizers": ["kueue.x-k8s.io/managed"]}}
     for each in pods:
@@ -175,7 +185,7 @@ async def evict(bench: Bench, pods: list[Object]) -> None:
         await bench.patch_pod(each["metadata"]["name"], {"metadata": {"finalizers": None}})
 
 
-async def fresh(bench: Bench) -> list[Object]:
+async def unscheduled_pods(bench: Bench) -> list[Object]:
     for _ in range(200):
         pods = await bench.pods("llmtrain.dev/attempt=1")
         if len(pods) == 2:
@@ -184,14 +194,16 @@ async def fresh(bench: Bench) -> list[Object]:
     raise AssertionError(await bench.job("queued"))
 
 
-async def admit(bench: Bench, pods: list[Object]) -> None:
-    """Let the pods go, as the queue does."""
+async def remove_gates(bench: Bench, pods: list[Object]) -> None:
+    """Remove the scheduling gates as Kueue does."""
     for each in pods:
         name = each["metadata"]["name"]
         await bench.patch_pod(name, {"spec": {"schedulingGates": None}})
 
 
-def joined(native: GangScheduling, labels: dict[str, str] | None = None) -> list[dict[str, Any]]:
+def gang_pods(
+    scheduling: GangScheduling, labels: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
     raw = job_object("job", "team")
     raw["metadata"] |= {"uid": "u", "labels": labels or {}}
     job = check("job", raw["spec"])
@@ -199,23 +211,23 @@ def joined(native: GangScheduling, labels: dict[str, str] | None = None) -> list
     identity = JobIdentity.of(raw)
     nodes = ("a", "b")
     return [
-        native.add_to_pod(make_pod(job, identity, 3, index, nodes), raw, 3, len(nodes))
+        scheduling.add_to_pod(make_pod(job, identity, 3, index, nodes), raw, 3, len(nodes))
         for index in range(2)
     ]
 
 
 @pytest.mark.unit
-def test_nothing_is_added_unless_it_is_switched_on() -> None:
-    for body in joined(GangScheduling(), QUEUED):
+def test_nothing_is_added_by_default() -> None:
+    for body in gang_pods(GangScheduling(), QUEUED):
         assert "schedulingGates" not in body["spec"]
         assert "schedulingGroup" not in body["spec"]
         assert not any("kueue" in key for key in body["metadata"]["labels"])
-    assert joined(GangScheduling(kueue=True)) == joined(GangScheduling())
+    assert gang_pods(GangScheduling(kueue=True)) == gang_pods(GangScheduling())
 
 
 @pytest.mark.unit
-def test_a_gang_is_one_group_with_one_role() -> None:
-    bodies = joined(GangScheduling(kueue=True), QUEUED)
+def test_a_gang_is_one_pod_group_with_one_role() -> None:
+    bodies = gang_pods(GangScheduling(kueue=True), QUEUED)
     for body in bodies:
         assert body["spec"]["schedulingGates"] == [{"name": KUEUE_GATE}]
         assert body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] == "job-3"

@@ -1,4 +1,4 @@
-"""SIGKILL at any instant is harmless: no pod is made twice, no rank lives twice, the job ends."""
+"""SIGKILL at any instant is harmless: no pod is created twice, no rank runs twice, the job ends."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.support.operator_harness.harness import (
 pytestmark = pytest.mark.cluster
 
 
-class Watcher:
-    """Watches the pods of a namespace and remembers every breach."""
+class PodWatcher:
+    """Watches the pods of a namespace and records every violation."""
 
     def __init__(self, api: Api, namespace: str):
         self._api = api
@@ -62,7 +62,7 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
     print(f"seed {seed}")
     nodes = await bench.add_nodes({}, {}, {})
     bench.nodes.default = PodScript(exit_after=None, runs_after=0.5)
-    watcher = Watcher(api, bench.namespace)
+    watcher = PodWatcher(api, bench.namespace)
     watching = asyncio.create_task(watcher.run())
     operators = []
     for name in "ab":
@@ -75,41 +75,41 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
         "training": {"steps": 9, "globalBatchSize": 6, "microBatchSize": 1},
     }
 
-    async def end(attempt: int, *codes: int) -> None:
-        """End pods of an attempt; those that are not there yet or any more are left out."""
+    async def end_pods(attempt: int, *codes: int) -> None:
+        """End the existing pods of an attempt."""
         for index, code in enumerate(codes):
             with contextlib.suppress(LookupError):
                 bench.nodes.end(bench.namespace, f"hunted-{attempt}-{index}", code)
 
-    def goes_on(job: Object | None) -> bool:
-        """Whether the second attempt has begun, or come to its end."""
+    def second_attempt_started(job: Object | None) -> bool:
+        """Return True if the second attempt has started or ended."""
         status = status_of(job)
         return status.get("attempt") == 1 and status["phase"] in ("Running", "Succeeded")
 
-    async def act(round_: int) -> None:
+    async def run_script(round_: int) -> None:
         if round_ == 0:
             await bench.submit("hunted", **spec)
         elif round_ == 5:
             await bench.runs("hunted", 0, seconds=60)
-            await end(0, 200, 137, 200)
+            await end_pods(0, 200, 137, 200)
         elif round_ == 8:
             attempt = int(status_of(await bench.job("hunted")).get("attempt", 0))
             if status_of(await bench.job("hunted"))["phase"] == "Running":
-                await end(attempt, 0, 0, 0)
+                await end_pods(attempt, 0, 0, 0)
 
     try:
         await asyncio.to_thread(leader.start)
         for round_ in range(10):
             # The next one starts up while this one leads, so that the test need not wait for it.
             heir.spawn()
-            await act(round_)
+            await run_script(round_)
             await asyncio.sleep(chance.uniform(0.0, 0.8))
             leader.kill()
             leader, heir = heir, leader
             await asyncio.to_thread(leader.await_lead)
-        job = await bench.wait("hunted", goes_on, seconds=60)
+        job = await bench.wait("hunted", second_attempt_started, seconds=60)
         if status_of(job)["phase"] == "Running":
-            await end(1, 0, 0, 0)
+            await end_pods(1, 0, 0, 0)
         job = await bench.phase("hunted", "Succeeded", seconds=30)
     finally:
         leader.stop()
@@ -122,7 +122,7 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
     assert len(nodes) == 3
 
 
-async def test_a_polite_end_hands_the_lease_over(
+async def test_a_clean_exit_releases_the_lease(
     installed: ControlPlane, bench: Bench, tmp_path: Path
 ) -> None:
     first = OperatorProcess(installed, tmp_path, "--lease-duration=60", "--renew-deadline=50")

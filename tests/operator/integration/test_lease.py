@@ -1,4 +1,4 @@
-"""At most one leader, and a leader that was stopped notices before it writes."""
+"""There is at most one leader, and a leader that was paused checks its lease before it writes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_two_contenders(cluster: KubeClient, namespace: str) -> None:
     first, second = (contender(cluster, namespace, name) for name in ("first", "second"))
     await first.acquire()
     lost = asyncio.Event()
-    keeping = asyncio.create_task(first.renew_until_lost(lost.set))
+    renewing = asyncio.create_task(first.renew_until_lost(lost.set))
     waiting = asyncio.create_task(second.acquire())
     await asyncio.sleep(2 * TIMING.duration)
     assert first.is_leader and not second.is_leader and not waiting.done()
@@ -57,7 +57,7 @@ async def test_two_contenders(cluster: KubeClient, namespace: str) -> None:
     with pytest.raises(LeaseLostError):
         second_clashes[0]()
     second_clashes[1]()
-    keeping.cancel()
+    renewing.cancel()
     await first.release()
     assert not first.is_leader
     async with asyncio.timeout(20):
@@ -68,7 +68,7 @@ async def test_two_contenders(cluster: KubeClient, namespace: str) -> None:
     assert found["spec"]["leaseTransitions"] == 2
 
 
-async def test_a_dead_leader_is_replaced_only_after_its_time(
+async def test_a_dead_leader_is_replaced_after_the_lease_duration(
     cluster: KubeClient, namespace: str
 ) -> None:
     first, second = (contender(cluster, namespace, name) for name in ("first", "second"))
@@ -82,7 +82,7 @@ async def test_a_dead_leader_is_replaced_only_after_its_time(
     assert not overlap and not first.is_leader
 
 
-async def test_a_lease_that_is_taken_away_is_lost(
+async def test_a_lease_held_by_another_is_lost(
     cluster: KubeClient, api: Api, namespace: str
 ) -> None:
     lease = contender(cluster, namespace, "first")
@@ -91,7 +91,7 @@ async def test_a_lease_that_is_taken_away_is_lost(
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "written"}}
     await fenced.create(CONFIG_MAPS, body, namespace)
     lost = asyncio.Event()
-    keeping = asyncio.create_task(lease.renew_until_lost(lost.set))
+    renewing = asyncio.create_task(lease.renew_until_lost(lost.set))
     body = {"spec": {"holderIdentity": "thief", "renewTime": "2030-01-01T00:00:00.000000Z"}}
     await api.patch("coordination.k8s.io/v1/leases", "only-one", body, namespace)
     async with asyncio.timeout(20):
@@ -99,18 +99,18 @@ async def test_a_lease_that_is_taken_away_is_lost(
     with pytest.raises(LeaseLostError):
         await fenced.delete(CONFIG_MAPS, "written", namespace)
     assert (await fenced.get(CONFIG_MAPS, "written", namespace))["metadata"]["name"] == "written"
-    await keeping
+    await renewing
     await fenced.close()
 
 
 def written(cluster: ControlPlane) -> int:
-    """Count all writes but refused renewals: one may have been on its way when it stopped."""
+    """Return all writes except rejected renewals: one may have been in flight at the pause."""
     return sum(
         e["responseStatus"]["code"] < 400 or not is_renewal(e) for e in cluster.writes("researcher")
     )
 
 
-async def test_a_stopped_leader_writes_nothing_when_it_goes_on(
+async def test_a_paused_leader_writes_nothing_when_it_resumes(
     installed: ControlPlane, bench: Bench, tmp_path: Path
 ) -> None:
     for kind, name, where in (
@@ -129,11 +129,11 @@ async def test_a_stopped_leader_writes_nothing_when_it_goes_on(
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     stopped = OperatorProcess(installed, tmp_path / "a", *SHORT_LEASE, user="researcher")
-    heir = OperatorProcess(installed, tmp_path / "b", *SHORT_LEASE, user=OPERATOR_USER)
+    successor = OperatorProcess(installed, tmp_path / "b", *SHORT_LEASE, user=OPERATOR_USER)
     try:
         await asyncio.to_thread(stopped.start)
         os.kill(stopped.pid, signal.SIGSTOP)
-        await asyncio.to_thread(heir.start)
+        await asyncio.to_thread(successor.start)
         await bench.add_nodes({}, {})
         await bench.submit("handed")
         await bench.phase("handed", "Running", "Succeeded")
@@ -141,9 +141,9 @@ async def test_a_stopped_leader_writes_nothing_when_it_goes_on(
         os.kill(stopped.pid, signal.SIGCONT)
         assert await asyncio.to_thread(stopped.wait, 10) == LOST
         assert written(installed) == before
-        assert heir.alive() and heir.leads()
+        assert successor.alive() and successor.leads()
     finally:
-        for process in (stopped, heir):
+        for process in (stopped, successor):
             if process.alive():
                 process.kill()
 

@@ -1,4 +1,4 @@
-"""The life of a job, with a real operator process, a real API server and scripted nodes."""
+"""The lifecycle of a job, with a real operator process, a real API server and scripted nodes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_from_apply_to_succeeded(operator: OperatorProcess, bench: Bench) 
     ]
 
 
-async def test_a_gang_that_does_not_fit_waits_and_says_why(
+async def test_wait_reason_of_a_gang_that_does_not_fit(
     operator: OperatorProcess, bench: Bench
 ) -> None:
     await bench.add_nodes({"topology.kubernetes.io/zone": "east"})
@@ -79,7 +79,7 @@ async def test_a_gang_that_does_not_fit_waits_and_says_why(
     assert len(await bench.pods()) == 2
 
 
-async def test_suspend_gives_the_nodes_back(operator: OperatorProcess, bench: Bench) -> None:
+async def test_suspend_releases_the_nodes(operator: OperatorProcess, bench: Bench) -> None:
     await bench.add_nodes({}, {})
     bench.nodes.default = PodScript(exit_after=None)
     await bench.submit("first")
@@ -102,7 +102,7 @@ async def test_suspend_gives_the_nodes_back(operator: OperatorProcess, bench: Be
     assert names == ["first-1-0", "first-1-1"]
 
 
-async def test_deletion_leaves_nothing(operator: OperatorProcess, bench: Bench) -> None:
+async def test_deletion_removes_all_child_objects(operator: OperatorProcess, bench: Bench) -> None:
     await bench.add_nodes({}, {})
     bench.nodes.default = PodScript(exit_after=None, delete_after=1.0)
     await bench.submit("doomed")
@@ -139,7 +139,7 @@ async def test_deadline_and_clean_pod_policy(operator: OperatorProcess, bench: B
     await bench.pod_count(0)
 
 
-async def test_a_job_of_another_controller_is_left_alone(
+async def test_a_job_of_another_controller_is_not_written(
     operator: OperatorProcess, bench: Bench
 ) -> None:
     await bench.add_nodes({}, {})
@@ -151,7 +151,7 @@ async def test_a_job_of_another_controller_is_left_alone(
     assert "finalizers" not in found["metadata"] and "status" not in found
 
 
-async def test_names_that_are_taken(operator: OperatorProcess, bench: Bench) -> None:
+async def test_name_conflict(operator: OperatorProcess, bench: Bench) -> None:
     await bench.add_nodes({}, {})
     bench.nodes.default = PodScript(exit_after=None)
     taken = {"metadata": {"name": "mine"}, "spec": {"ports": [{"port": 80}]}}
@@ -185,7 +185,7 @@ async def test_quota(operator: OperatorProcess, bench: Bench) -> None:
     assert status_of(running).get("restarts", 0) == 0
 
 
-async def test_a_signal_restarts_the_gang_on_its_nodes(
+async def test_a_signal_restarts_the_gang_on_the_same_nodes(
     operator: OperatorProcess, bench: Bench
 ) -> None:
     await bench.add_nodes({}, {})
@@ -207,7 +207,9 @@ async def test_a_signal_restarts_the_gang_on_its_nodes(
     assert "llmtrain_operator_recovery_seconds_count" in operator.metrics()
 
 
-async def test_a_lost_node_moves_the_gang(operator: OperatorProcess, bench: Bench) -> None:
+async def test_a_lost_node_leads_to_a_new_placement(
+    operator: OperatorProcess, bench: Bench
+) -> None:
     nodes = await bench.add_nodes({}, {}, {})
     bench.nodes.default = PodScript(exit_after=None)
     await bench.submit("moving")
@@ -219,9 +221,7 @@ async def test_a_lost_node_moves_the_gang(operator: OperatorProcess, bench: Benc
     assert status_of(moved)["failures"][0]["reason"] == "NodeLost"
 
 
-async def test_a_gang_that_does_not_start_is_released(
-    operator: OperatorProcess, bench: Bench
-) -> None:
+async def test_startup_timeout_releases_the_nodes(operator: OperatorProcess, bench: Bench) -> None:
     await bench.add_nodes({}, {})
     bench.nodes.default = PodScript(exit_after=None)
     bench.nodes.script(named("slow-0-1"), PodScript(runs_after=3600))

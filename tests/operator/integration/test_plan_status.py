@@ -1,4 +1,4 @@
-"""The plan in a real cluster: its figures, the verdict on memory, and what measurement adds."""
+"""The plan in a real cluster: its figures, the memory check and the measurement."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 H200 = {"nvidia.com/gpu.product": "NVIDIA-H200"}
 
 
-def refused(job: Object | None) -> bool:
+def is_rejected(job: Object | None) -> bool:
     return condition(job, "Accepted").get("reason") == "WillNotFit"
 
 
-async def test_what_cannot_fit_is_refused_until_larger_gpus_come(
+async def test_a_job_that_does_not_fit_is_rejected_until_larger_gpus_exist(
     operator: OperatorProcess, bench: Bench
 ) -> None:
     await bench.add_nodes(H100, H100)
     bench.nodes.default = PodScript(exit_after=None)
     await bench.submit("large", **LARGE)
-    found = await bench.wait("large", refused)
+    found = await bench.wait("large", is_rejected)
     accepted = condition(found, "Accepted")
     assert accepted["status"] == "False"
     for said in (
@@ -62,13 +62,13 @@ async def test_what_cannot_fit_is_refused_until_larger_gpus_come(
     assert status["plan"]["hardware"] == "H200" and status["plan"]["memory"]["fits"] is True
 
 
-async def test_the_annotation_overrides_the_verdict(
+async def test_the_annotation_overrides_the_memory_check(
     operator: OperatorProcess, bench: Bench
 ) -> None:
     await bench.add_nodes(H100, H100)
     bench.nodes.default = PodScript(exit_after=None)
     await bench.submit("daring", **LARGE)
-    await bench.wait("daring", refused)
+    await bench.wait("daring", is_rejected)
     await bench.patch("daring", {"metadata": {"annotations": {ALLOW_OVER_MEMORY: "perhaps"}}})
     slip = await bench.wait(
         "daring", lambda job: condition(job, "Accepted").get("reason") == "InvalidSpec"
@@ -80,7 +80,9 @@ async def test_the_annotation_overrides_the_verdict(
     assert len(await bench.pods()) == 2
 
 
-async def test_without_labels_nobody_is_refused(operator: OperatorProcess, bench: Bench) -> None:
+async def test_without_gpu_labels_no_job_is_rejected(
+    operator: OperatorProcess, bench: Bench
+) -> None:
     await bench.add_nodes({}, {})
     bench.nodes.default = PodScript(exit_after=None)
     await bench.submit("unknown", **LARGE)
@@ -90,9 +92,7 @@ async def test_without_labels_nobody_is_refused(operator: OperatorProcess, bench
     assert "nvidia.com/gpu.product" in plan["note"]
 
 
-async def test_the_plan_is_cores_and_is_held_against_the_measured_pace(
-    operator: OperatorProcess, bench: Bench
-) -> None:
+async def test_the_plan_and_its_measurement(operator: OperatorProcess, bench: Bench) -> None:
     await bench.add_nodes(H100, H100)
     bench.nodes.default = PodScript(exit_after=None)
     await bench.submit("told")

@@ -1,4 +1,4 @@
-"""A job sits across two racks, a rack becomes free: hint, request, checkpoint, move."""
+"""A job spans two racks until one becomes free: better placement, request, checkpoint, move."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture
 async def racks(bench: Bench) -> AsyncIterator[tuple[str, str]]:
-    """A Fabric whose racks have thin uplinks: its name, and the label of a rack."""
+    """Yield a Fabric with oversubscribed racks: its name and the label of a rack."""
     label = f"example.com/rack-{bench.tag}"
     levels = [
         {"name": "rack", "nodeLabel": label, "oversubscription": 8},
@@ -44,7 +44,7 @@ def nodes_of(job: Object) -> list[str]:
     return [n for block in status_of(job)["placement"]["blocks"] for n in block["nodes"]]
 
 
-async def test_a_job_moves_when_asked_and_from_a_newer_checkpoint(
+async def test_a_job_moves_on_request_after_a_newer_checkpoint(
     operator: OperatorProcess, bench: Bench, racks: tuple[str, str]
 ) -> None:
     fabric, label = racks

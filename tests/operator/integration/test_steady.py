@@ -1,4 +1,4 @@
-"""A cluster in which nothing happens is not written to."""
+"""The operator writes nothing in a steady state."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ async def settled(bench: Bench, **wanted: int) -> None:
         await asyncio.sleep(0.5)
 
 
-async def quiet(cluster: ControlPlane) -> list[Object]:
-    """Return all writes once the Events of the last changes are written as well."""
+async def writes_after_events(cluster: ControlPlane) -> list[Object]:
+    """Return the writes after the Events of the last changes are created."""
     before = cluster.writes(OPERATOR_USER)
     for _ in range(20):
         await asyncio.sleep(3)
@@ -65,7 +65,7 @@ async def test_no_write_in_a_minute(
     for start in range(0, len(names), 10):
         await asyncio.gather(*(bench.submit(n, **dict(SMALL)) for n in names[start : start + 10]))
     await settled(bench, Succeeded=FINISHED, Running=RUNNING)
-    before = await quiet(installed)
+    before = await writes_after_events(installed)
     await asyncio.sleep(SECONDS)
     new = installed.writes(OPERATOR_USER)[len(before) :]
     leases = [e for e in new if is_renewal(e)]

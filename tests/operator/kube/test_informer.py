@@ -1,4 +1,4 @@
-"""The copy stays true through disconnects, expired versions, broken answers and lost deletions."""
+"""The cache stays correct after disconnects, expired versions, bad responses and lost deletions."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def decode(raw: Mapping[str, Any]) -> Record | None:
     return raw["metadata"]["name"], labels.get("job", "")
 
 
-class Follower:
-    """An informer and all that it reported."""
+class RecordedInformer:
+    """An informer and the changes that it reported."""
 
     def __init__(self, cluster: KubeClient, selection: Selection, page: int = 2):
         self.changes: list[tuple[Record | None, Record | None]] = []
@@ -49,8 +49,8 @@ class Follower:
             page=page,
         )
 
-    def replayed(self) -> set[Record]:
-        """What somebody knows who only listened."""
+    def replay(self) -> set[Record]:
+        """Return the objects according to the reported changes alone."""
         known: set[Record] = set()
         for old, new in self.changes:
             if old is not None:
@@ -61,7 +61,7 @@ class Follower:
         return known
 
     def names(self) -> set[str]:
-        assert self.replayed() == set(self.informer.values())
+        assert self.replay() == set(self.informer.values())
         return {record[0] for record in self.informer.values()}
 
     async def until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -77,9 +77,9 @@ def connect(url: str) -> KubeClient:
 
 
 @contextlib.asynccontextmanager
-async def following(server: FakeApi) -> AsyncIterator[Follower]:
+async def followed(server: FakeApi) -> AsyncIterator[RecordedInformer]:
     cluster = connect(server.url)
-    follower = Follower(cluster, Selection(PODS))
+    follower = RecordedInformer(cluster, Selection(PODS))
     task = asyncio.create_task(follower.informer.run())
     try:
         yield follower
@@ -93,7 +93,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MIN_DELAY", 0.01)
 
 
@@ -101,7 +101,7 @@ async def test_pages_then_events() -> None:
     async with FakeApi() as server:
         for name in "abcde":
             server.put(name, job="j1")
-        async with following(server) as follower:
+        async with followed(server) as follower:
             await follower.informer.synced.wait()
             assert follower.names() == set("abcde")
             assert server.lists == 3, "five objects, two a page"
@@ -116,10 +116,10 @@ async def test_pages_then_events() -> None:
             assert follower.informer.by_index("job", "none") == []
 
 
-async def test_a_watch_goes_on_where_it_was() -> None:
+async def test_a_watch_continues_at_the_last_version() -> None:
     async with FakeApi() as server:
         server.put("a")
-        async with following(server) as follower:
+        async with followed(server) as follower:
             await follower.until(lambda: len(server.watches) == 1)
             server.bookmark()
             await follower.until(lambda: follower.informer.last_version == server.version)
@@ -131,11 +131,11 @@ async def test_a_watch_goes_on_where_it_was() -> None:
             await follower.until(lambda: follower.names() == {"a", "b"})
 
 
-async def test_what_vanished_unseen_is_reported_as_deleted() -> None:
+async def test_a_deletion_between_two_watches_is_reported() -> None:
     async with FakeApi() as server:
         for name in "abc":
             server.put(name)
-        async with following(server) as follower:
+        async with followed(server) as follower:
             await follower.until(lambda: len(server.watches) == 1)
             server.remove("a", silently=True)
             server.remove("b", silently=True)
@@ -146,10 +146,10 @@ async def test_what_vanished_unseen_is_reported_as_deleted() -> None:
             assert follower.informer.staleness < 5
 
 
-async def test_an_object_made_anew_under_its_name_is_another_one() -> None:
+async def test_a_recreated_object_is_another_one() -> None:
     async with FakeApi() as server:
         server.put("a", job="old")
-        async with following(server) as follower:
+        async with followed(server) as follower:
             await follower.until(lambda: len(server.watches) == 1)
             server.remove("a", silently=True)
             server.put("a", silently=True, job="new")
@@ -164,27 +164,27 @@ GARBAGE = (b"not json\n", b'{"type": "ADDED"}\n', b'{"type":"ADDED","object":{"m
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-async def test_a_broken_answer_does_not_end_it(garbage: bytes) -> None:
+async def test_a_malformed_response_does_not_end_the_informer(garbage: bytes) -> None:
     async with FakeApi() as server:
         server.put("a")
-        async with following(server) as follower:
+        async with followed(server) as follower:
             await follower.until(lambda: len(server.watches) == 1)
             server.put("b", silently=True)
             server.send(garbage)
             await follower.until(lambda: follower.names() == {"a", "b"})
 
 
-async def test_a_server_that_is_down_is_asked_again() -> None:
+async def test_requests_are_retried_while_the_server_is_down() -> None:
     async with FakeApi() as server:
         server.failures = [500, 429, 410, 503]
         server.put("a")
-        async with following(server) as follower:
+        async with followed(server) as follower:
             await follower.until(lambda: follower.informer.synced.is_set())
             assert follower.names() == {"a"}
 
 
-async def test_events_in_pieces_and_many_at_once() -> None:
-    async with FakeApi() as server, following(server) as follower:
+async def test_split_and_batched_events() -> None:
+    async with FakeApi() as server, followed(server) as follower:
         await follower.until(lambda: len(server.watches) == 1)
         line = (
             b'{"type":"ADDED","object":{"metadata":'
@@ -197,10 +197,10 @@ async def test_events_in_pieces_and_many_at_once() -> None:
         await follower.until(lambda: len(follower.informer) == 101)
 
 
-async def test_what_is_of_no_interest_is_not_kept() -> None:
+async def test_objects_that_decode_to_none_are_not_cached() -> None:
     async with FakeApi() as server:
         server.put("a", ignored="yes")
-        async with following(server) as follower:
+        async with followed(server) as follower:
             await follower.until(lambda: len(server.watches) == 1)
             assert len(follower.informer) == 0 and follower.changes == []
             server.put("a")
@@ -226,8 +226,8 @@ steps = st.lists(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps)
-async def test_any_history_ends_in_the_truth(history: list[tuple[str, str, str]]) -> None:
-    async with FakeApi() as server, following(server) as follower:
+async def test_any_history_converges(history: list[tuple[str, str, str]]) -> None:
+    async with FakeApi() as server, followed(server) as follower:
         await follower.until(lambda: len(server.watches) == 1)
         for action, name, job in history:
             silently = action.endswith("silently")
@@ -247,10 +247,10 @@ async def test_any_history_ends_in_the_truth(history: list[tuple[str, str, str]]
         truth = {(n, o["metadata"]["labels"].get("job", "")) for n, o in server.objects.items()}
         lists = server.lists
 
-        def true_again() -> bool:
+        def converged() -> bool:
             return server.lists > lists and set(follower.informer.values()) == truth
 
-        await follower.until(true_again)
+        await follower.until(converged)
         assert follower.replayed() == truth
         for job in ("j1", "j2"):
             assert set(follower.informer.by_index("job", job)) == {r for r in truth if r[1] == job}
@@ -267,7 +267,7 @@ async def test_against_a_real_server(
         await api.create("configmaps", config_map(name, "j1"), namespace)
     path = control_plane.kubeconfig("admin", tmp_path / "kubeconfig")
     cluster = KubeClient(await load_configuration(str(path)), Metrics().requests)
-    follower = Follower(cluster, Selection(CONFIG_MAPS, namespace, labels="job"))
+    follower = RecordedInformer(cluster, Selection(CONFIG_MAPS, namespace, labels="job"))
     task = asyncio.create_task(follower.informer.run())
     try:
         await follower.informer.synced.wait()

@@ -1,4 +1,4 @@
-"""Pods and what surrounds them: what they must say, and that a strict namespace takes them."""
+"""Pods and the other objects of a job, also in a namespace with restricted Pod Security."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def checked(**spec: Any) -> Job:
+def checked_job(**spec: Any) -> Job:
     found = check("job", job_object("job", "team", **spec)["spec"])
     assert isinstance(found, Job), found
     return found
@@ -64,7 +64,7 @@ def _only(body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.unit
 def test_a_pod_holds_its_block_of_ranks() -> None:
-    body = make_pod(checked(), IDENTITY, attempt=3, index=1, nodes=NODES)
+    body = make_pod(checked_job(), IDENTITY, attempt=3, index=1, nodes=NODES)
     assert body["metadata"]["name"] == body["spec"]["hostname"] == "job-3-1"
     assert body["spec"]["subdomain"] == "job"
     found = variables(body)
@@ -85,7 +85,7 @@ def test_a_pod_holds_its_block_of_ranks() -> None:
 
 @pytest.mark.unit
 def test_a_pod_is_owned_labelled_and_unprivileged() -> None:
-    body = make_pod(checked(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
+    body = make_pod(checked_job(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
     [owner] = body["metadata"]["ownerReferences"]
     assert owner["uid"] == IDENTITY.uid and owner["controller"] and owner["blockOwnerDeletion"]
     assert body["metadata"]["labels"] == {
@@ -107,8 +107,8 @@ def test_a_pod_is_owned_labelled_and_unprivileged() -> None:
 
 
 @pytest.mark.unit
-def test_what_the_user_asks_for_is_there() -> None:
-    body = make_pod(checked(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
+def test_fields_of_the_spec() -> None:
+    body = make_pod(checked_job(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
     container, spec = _only(body), body["spec"]
     assert container["command"] == ["torchrun"] and container["args"] == ["-m", "x"]
     assert container["resources"] == {
@@ -124,14 +124,14 @@ def test_what_the_user_asks_for_is_there() -> None:
     assert volumes["scratch"]["emptyDir"] == {"sizeLimit": "1Gi"}
     mounts = {m["name"]: m for m in container["volumeMounts"]}
     assert mounts["data"]["readOnly"] and mounts["llmtrain-shm"]["mountPath"] == "/dev/shm"
-    default = make_pod(checked(), IDENTITY, attempt=0, index=0, nodes=NODES)
+    default = make_pod(checked_job(), IDENTITY, attempt=0, index=0, nodes=NODES)
     assert _only(default)["command"] == ["python", "-m", "llmtrain_trainer.launch"]
 
 
 @pytest.mark.unit
 def test_a_network_without_rdma() -> None:
     def found(profile: str, **nccl: str) -> dict[str, Any]:
-        job = checked(network={"profile": profile, "nccl": nccl})
+        job = checked_job(network={"profile": profile, "nccl": nccl})
         return variables(make_pod(job, IDENTITY, attempt=0, index=0, nodes=NODES))
 
     assert found("tcp")["NCCL_IB_DISABLE"] == "1"
@@ -144,7 +144,7 @@ def test_a_network_without_rdma() -> None:
 
 
 @pytest.mark.unit
-def test_the_wall_and_the_name() -> None:
+def test_network_policy_and_service() -> None:
     policy = make_network_policy(IDENTITY)["spec"]
     assert policy["policyTypes"] == ["Ingress"]
     assert policy["ingress"][1]["ports"] == [{"protocol": "TCP", "port": env.HTTP_PORT}]
@@ -159,7 +159,7 @@ def test_the_wall_and_the_name() -> None:
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("spec", [{}, EVERYTHING], ids=["plain", "everything"])
-async def test_a_restricted_namespace_takes_them(
+async def test_a_restricted_namespace_accepts_the_objects(
     api: Api, namespace: str, spec: dict[str, Any]
 ) -> None:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -177,7 +177,7 @@ async def test_a_restricted_namespace_takes_them(
         await api.apply(high)
     for resource, body in job_resources(raw, identity):
         await api.request("POST", resource.path(namespace), body=body)
-    body = make_pod(checked(**json.loads(json.dumps(spec))), identity, 0, 0, NODES)
+    body = make_pod(checked_job(**json.loads(json.dumps(spec))), identity, 0, 0, NODES)
     made = await api.create("pods", body, namespace)
     assert made["spec"]["securityContext"]["runAsNonRoot"] is True
     await api.delete("pods", "job-0-0", namespace, grace_seconds=0, missing_ok=True)

@@ -1,4 +1,4 @@
-"""The checklist: one table of situations for each policy. Pure."""
+"""The checklist of policies, case by case. Pure."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_the_placement_is_written_before_any_pod() -> None:
     assert actions.status["startTime"] == actions.status["attemptStartTime"] == format_time(NOW)
 
 
-def test_an_offer_for_another_attempt_is_not_taken() -> None:
+def test_an_assignment_for_another_attempt_is_ignored() -> None:
     offer = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
     actions, _ = settle(make_observed(status(placed=False, attempt=1), verdict=offer))
     assert "placement" not in actions.status
 
 
-def test_a_refusal_is_shown() -> None:
+def test_the_wait_reason_is_shown() -> None:
     actions, _ = settle(
         make_observed(verdict=Refusal("InsufficientGpus", "needs 2 nodes; 1 is free"))
     )
@@ -63,7 +63,7 @@ def test_a_refusal_is_shown() -> None:
     assert actions.status["nodes"] == "0/2"
 
 
-def test_an_invalid_job_gets_no_children() -> None:
+def test_an_invalid_job_gets_no_child_objects() -> None:
     actions, _ = settle(make_observed(spec={"model": {"preset": "gpt-9000"}}))
     assert reason(actions, ConditionType.ACCEPTED) == ("False", "UnknownPreset")
     assert text(actions, ConditionType.ACCEPTED).startswith("spec.model.preset: ")
@@ -72,7 +72,7 @@ def test_an_invalid_job_gets_no_children() -> None:
     assert not actions.create_pods and not actions.delete_pods and actions.assignment is None
 
 
-def test_a_gang_that_runs() -> None:
+def test_a_running_gang() -> None:
     actions, _ = settle(make_observed(status(), pods=(pod(0), pod(1))))
     assert reason(actions, ConditionType.RUNNING) == ("True", "Training")
     assert reason(actions, ConditionType.PODS_READY) == ("True", "AllPodsReady")
@@ -86,12 +86,12 @@ def test_missing_pods_are_created_until_the_gang_runs() -> None:
     assert actions.create_pods == (0,)
 
 
-def test_pods_of_a_later_attempt_mean_that_the_status_is_old() -> None:
+def test_pods_of_a_later_attempt_are_kept() -> None:
     actions, _ = settle(make_observed(status(), pods=(pod(0, attempt=1), pod(1, attempt=1))))
     assert not actions.delete_pods and not actions.create_pods
 
 
-def test_progress_is_taken_in() -> None:
+def test_a_progress_report_is_written() -> None:
     report = {
         "attempt": 0,
         "step": 25,
@@ -122,7 +122,7 @@ def test_progress_is_taken_in() -> None:
     assert "progress" not in settle(old)[0].status
 
 
-def test_figures_alone_are_not_written_at_once() -> None:
+def test_cosmetic_changes_are_delayed() -> None:
     _, after = settle(make_observed(status(), pods=(pod(0), pod(1, "Pending", ready=False))))
     fresh = replace(after, pods=(pod(0, ready=False), pod(1, "Pending")), seconds_since_write=0.5)
     actions = decide(fresh)
@@ -134,7 +134,7 @@ def test_figures_alone_are_not_written_at_once() -> None:
     assert decide(replace(fresh, seconds_since_write=5)).changed
 
 
-def test_status_patch_takes_away_what_is_gone() -> None:
+def test_status_patch_removes_absent_fields() -> None:
     observed = make_observed(
         status(ConditionType.RUNNING), pods=(pod(0),), nodes={"n0": node("n0")}
     )

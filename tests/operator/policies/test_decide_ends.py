@@ -1,4 +1,4 @@
-"""The checklist: how a job ends or is stopped, and what is left of it. Pure."""
+"""Success, suspension, deadline, cleanup and deletion of a job. Pure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_all_succeeded() -> None:
         '"x"',
     ],
 )
-def test_a_result_that_makes_no_sense_is_left_out(garbage: str) -> None:
+def test_an_invalid_result_is_ignored(garbage: str) -> None:
     pods = (pod(0, "Succeeded", message=garbage), pod(1, "Succeeded"))
     actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=pods))
     assert actions.status["phase"] == "Succeeded"

@@ -1,4 +1,4 @@
-"""The checklist: what goes wrong, and what follows. Pure."""
+"""Failures of pods and nodes, and the resulting actions. Pure."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_lost_peer_waits_for_the_cause() -> None:
     assert actions.reconcile_after == pytest.approx(8.0)
 
 
-def test_restarts_are_bounded() -> None:
+def test_max_restarts() -> None:
     observed = make_observed(
         status(ConditionType.RUNNING, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3}),
         pods=(failed(0, 137, attempt=3), pod(1, attempt=3)),
@@ -96,7 +96,7 @@ def test_restarts_are_bounded() -> None:
     assert "spec.failurePolicy.maxRestarts" in text(actions, ConditionType.FAILED)
 
 
-def test_without_restarts_the_cause_is_the_reason() -> None:
+def test_without_restarts_the_reason_is_the_cause() -> None:
     observed = make_observed(
         status(ConditionType.RUNNING),
         spec={"failurePolicy": {"maxRestarts": 0}},
@@ -166,7 +166,7 @@ def test_a_cordoned_node_is_not_used_again() -> None:
     assert "placement" not in actions.status
 
 
-def test_repeated_failures_hold_back() -> None:
+def test_consecutive_failures_delay_the_next_attempt() -> None:
     failures = [
         {"time": ago(seconds), "attempt": 0, "reason": "ExitCode", "message": ""}
         for seconds in (30, 20, 1)
@@ -180,7 +180,7 @@ def test_repeated_failures_hold_back() -> None:
     assert actions.reconcile_after == pytest.approx(1.0)
 
 
-def test_a_gang_that_does_not_start_in_time_is_released() -> None:
+def test_startup_timeout_releases_the_nodes() -> None:
     late = status(attemptStartTime=ago(601))
     actions, _ = settle(
         make_observed(late, pods=(pod(0), pod(1, "Pending", reason="Unschedulable")))
@@ -190,7 +190,7 @@ def test_a_gang_that_does_not_start_in_time_is_released() -> None:
     assert len(actions.delete_pods) == 2
 
 
-def test_an_image_that_cannot_be_pulled() -> None:
+def test_image_pull_failure() -> None:
     bad = (pod(0, "Pending", reason="ErrImagePull"), pod(1, "Pending", reason="ImagePullBackOff"))
     actions, _ = settle(make_observed(status(), pods=bad))
     assert reason(actions, ConditionType.PODS_READY) == ("False", "ImagePullFailed")
@@ -203,7 +203,7 @@ def test_an_image_that_cannot_be_pulled() -> None:
     assert len(actions.delete_pods) == 2
 
 
-def test_trouble_is_shown() -> None:
+def test_a_create_error_is_shown() -> None:
     trouble = CreateError("QuotaExceeded", "spec.workers: quota; raise it")
     actions, _ = settle(make_observed(status(), create_error=trouble))
     assert reason(actions, ConditionType.PODS_READY) == ("False", "QuotaExceeded")

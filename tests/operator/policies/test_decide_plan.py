@@ -1,4 +1,4 @@
-"""The checklist: the plan in the status, the verdict on memory, and what is expected when. Pure."""
+"""The plan in the status, the memory check, and the estimated start and end. Pure."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ OFFER = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
 FULL = Refusal("InsufficientGpus", "needs 2 nodes; 1 is free")
 
 
-def assessed(observed: Observed, *nodes: Node) -> Observed:
+def with_assessment(observed: Observed, *nodes: Node) -> Observed:
     assert not isinstance(observed.checked, list)
     return replace(observed, assessment=assess(observed.checked, nodes or (H100,), None))
 
 
-def annotated(value: str) -> dict[str, Any]:
+def with_annotation(value: str) -> dict[str, Any]:
     return {"annotations": {ALLOW_OVER_MEMORY: value}}
 
 
@@ -52,20 +52,20 @@ def at(seconds: float) -> float:
     return (NOW + timedelta(seconds=seconds)).timestamp()
 
 
-def planned(observed: Observed) -> dict[str, Any]:
+def plan_of(observed: Observed) -> dict[str, Any]:
     assert observed.assessment is not None and observed.assessment.plan is not None
     return dict(observed.assessment.plan)
 
 
 def test_the_plan_is_written_with_the_acceptance() -> None:
-    observed = assessed(make_observed(verdict=FULL))
+    observed = with_assessment(make_observed(verdict=FULL))
     actions = decide(observed)
-    assert actions.status["plan"] == planned(observed)
+    assert actions.status["plan"] == plan_of(observed)
     assert reason(actions, ConditionType.ACCEPTED) == ("True", "Valid")
 
 
-def test_a_job_that_cannot_fit_gets_no_pods_and_no_place() -> None:
-    observed = assessed(make_observed(spec=LARGE, verdict=OFFER))
+def test_a_job_that_does_not_fit_is_rejected() -> None:
+    observed = with_assessment(make_observed(spec=LARGE, verdict=OFFER))
     actions, settled = settle(observed)
     assert reason(actions, ConditionType.ACCEPTED) == ("False", "WillNotFit")
     assert "H100 has 79.6 GiB" in text(actions, ConditionType.ACCEPTED)
@@ -77,7 +77,7 @@ def test_a_job_that_cannot_fit_gets_no_pods_and_no_place() -> None:
     later = replace(settled, now=NOW + timedelta(seconds=60))
     assert not decide(later).changed
     large = replace(H100, labels={"nvidia.com/gpu.product": "NVIDIA-H200"})
-    actions, _ = settle(assessed(settled, H100, large))
+    actions, _ = settle(with_assessment(settled, H100, large))
     assert reason(actions, ConditionType.ACCEPTED) == ("True", "Valid")
     assert actions.create_pods == (0, 1), "a larger GPU has come, and with it an offer"
 
@@ -92,7 +92,7 @@ def test_a_job_that_cannot_fit_gets_no_pods_and_no_place() -> None:
 )
 def test_the_annotation_overrides(value: str, verdict: tuple[str, str]) -> None:
     actions, _ = settle(
-        assessed(make_observed(spec=LARGE, metadata=annotated(value), verdict=OFFER))
+        with_assessment(make_observed(spec=LARGE, metadata=with_annotation(value), verdict=OFFER))
     )
     assert reason(actions, ConditionType.ACCEPTED) == verdict
     assert ("placement" in actions.status) is (value == "true")
@@ -102,31 +102,33 @@ def test_the_annotation_overrides(value: str, verdict: tuple[str, str]) -> None:
         )
 
 
-def test_a_job_that_has_its_place_keeps_it() -> None:
-    for metadata in ({}, annotated("a slip")):
+def test_a_placed_job_keeps_its_nodes() -> None:
+    for metadata in ({}, with_annotation("a slip")):
         observed = make_observed(
             status(ConditionType.RUNNING), spec=LARGE, metadata=metadata, pods=(pod(0), pod(1))
         )
-        actions, _ = settle(assessed(observed))
+        actions, _ = settle(with_assessment(observed))
         assert actions.status["phase"] == "Running" and not actions.delete_pods
 
 
-def test_a_suspended_job_is_judged_when_it_is_resumed() -> None:
-    actions, observed = settle(assessed(make_observed(spec={**LARGE, "suspend": True})))
+def test_the_memory_of_a_suspended_job_is_checked_when_it_is_resumed() -> None:
+    actions, observed = settle(with_assessment(make_observed(spec={**LARGE, "suspend": True})))
     assert actions.status["phase"] == "Suspended"
     raw = {**observed.raw, "spec": {**observed.raw["spec"], "suspend": False}}
     actions, _ = settle(replace(observed, raw=raw))
     assert reason(actions, ConditionType.ACCEPTED) == ("False", "WillNotFit")
 
 
-def test_pods_of_an_attempt_that_was_are_cleared_away() -> None:
+def test_pods_of_an_earlier_attempt_are_deleted() -> None:
     displaced = status(placed=False, attempt=1)
-    actions, _ = settle(assessed(make_observed(displaced, spec=LARGE, pods=(pod(0), pod(1)))))
+    actions, _ = settle(
+        with_assessment(make_observed(displaced, spec=LARGE, pods=(pod(0), pod(1))))
+    )
     assert reason(actions, ConditionType.ACCEPTED) == ("False", "WillNotFit")
     assert [victim.index for victim in actions.delete_pods] == [0, 1]
 
 
-def test_without_an_assessment_the_old_plan_stands() -> None:
+def test_without_an_assessment_the_old_plan_stays() -> None:
     old = {
         "gpus": 4,
         "parameters": 1,
@@ -142,7 +144,7 @@ def test_without_an_assessment_the_old_plan_stands() -> None:
     assert "plan" not in settle(gone)[0].status, "no model, no plan"
 
 
-def test_a_patch_takes_away_what_is_gone_inside_the_plan() -> None:
+def test_status_patch_removes_absent_fields_of_the_plan() -> None:
     observed = make_observed(status(plan={"step": {"exposed": {"dp": 1.0, "tp": 2.0}}, "mfu": 0.4}))
     body = status_patch(
         observed, {**observed.raw["status"], "plan": {"step": {"exposed": {"dp": 3.0}}}}
@@ -150,12 +152,12 @@ def test_a_patch_takes_away_what_is_gone_inside_the_plan() -> None:
     assert body["status"] == {"plan": {"step": {"exposed": {"dp": 3.0, "tp": None}}, "mfu": None}}
 
 
-def test_a_waiting_job_says_when_it_will_start_and_end() -> None:
+def test_estimated_start_and_end_of_a_waiting_job() -> None:
     starts = at(3600)
-    observed = assessed(make_observed(verdict=replace(FULL, starts_at=starts)))
+    observed = with_assessment(make_observed(verdict=replace(FULL, starts_at=starts)))
     actions, _ = settle(observed)
     assert actions.status["estimatedStart"] == format_time(NOW + timedelta(hours=1))
-    seconds = 100 * planned(observed)["step"]["seconds"]
+    seconds = 100 * plan_of(observed)["step"]["seconds"]
     expected = format_time(NOW + timedelta(seconds=3600 + seconds))
     assert actions.status["progress"]["eta"] == expected
     assert actions.status["progressPercent"] == "0%"
@@ -166,8 +168,8 @@ def test_without_a_duration_only_the_start_is_shown() -> None:
     assert "estimatedStart" in actions.status and "eta" not in actions.status.get("progress", {})
 
 
-def test_an_expectation_that_hardly_moves_is_not_written() -> None:
-    observed = assessed(make_observed(verdict=replace(FULL, starts_at=at(3600))))
+def test_a_small_change_of_an_estimate_is_not_written() -> None:
+    observed = with_assessment(make_observed(verdict=replace(FULL, starts_at=at(3600))))
     _, settled = settle(observed)
     for seconds in (3590, 3640, 3900, 3300):
         moved = replace(settled, verdict=replace(FULL, starts_at=at(seconds)))
@@ -178,17 +180,17 @@ def test_an_expectation_that_hardly_moves_is_not_written() -> None:
     assert "estimatedStart" not in unknown.status and "eta" not in unknown.status["progress"]
 
 
-def test_a_placed_job_expects_its_end_from_the_plan() -> None:
-    waiting = assessed(make_observed(verdict=replace(FULL, starts_at=at(3600))))
+def test_eta_of_a_placed_job_comes_from_the_plan() -> None:
+    waiting = with_assessment(make_observed(verdict=replace(FULL, starts_at=at(3600))))
     _, settled = settle(waiting)
     actions, _ = settle(replace(settled, verdict=OFFER))
     assert "estimatedStart" not in actions.status
-    work = 100 * planned(waiting)["step"]["seconds"]
+    work = 100 * plan_of(waiting)["step"]["seconds"]
     assert actions.status["progress"]["eta"] == format_time(NOW + timedelta(seconds=work))
 
 
-def test_suspension_expects_nothing() -> None:
-    observed = assessed(
+def test_suspension_clears_the_estimates() -> None:
+    observed = with_assessment(
         make_observed(
             status(ConditionType.RUNNING, progress={"step": 5, "totalSteps": 100, "eta": ago(-60)}),
             spec={"suspend": True},
@@ -208,9 +210,9 @@ def report(step: int, seconds: float, attempt: int = 0) -> dict[str, Any]:
     }
 
 
-def test_the_plan_is_held_against_what_is_measured() -> None:
-    observed = assessed(make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1))))
-    seconds = planned(observed)["step"]["seconds"]
+def test_measured_and_planned_step_time() -> None:
+    observed = with_assessment(make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1))))
+    seconds = plan_of(observed)["step"]["seconds"]
     metrics = Metrics()
     writes: list[dict[str, Any]] = []
     for step in range(1, 2000):
@@ -231,9 +233,9 @@ def test_the_plan_is_held_against_what_is_measured() -> None:
     assert (count, total) == (2, pytest.approx(2.75))
 
 
-def test_a_new_attempt_is_measured_anew() -> None:
+def test_a_new_attempt_starts_a_new_measurement() -> None:
     old = {"attempt": 0, "fromStep": 1, "atStep": 500, "stepSeconds": 2.0, "errorRatio": 1.1}
-    known = planned(assessed(make_observed()))
+    known = plan_of(with_assessment(make_observed()))
     first = make_observed(
         status(
             ConditionType.RUNNING,
@@ -244,7 +246,7 @@ def test_a_new_attempt_is_measured_anew() -> None:
         pods=(pod(0, attempt=1), pod(1, attempt=1)),
         report=report(501, 30.0, attempt=1),
     )
-    actions, observed = settle(assessed(first))
+    actions, observed = settle(with_assessment(first))
     assert actions.status["plan"]["measured"] == {
         "attempt": 1,
         "fromStep": 501,
@@ -255,8 +257,8 @@ def test_a_new_attempt_is_measured_anew() -> None:
     assert actions.status["plan"]["measured"]["stepSeconds"] == 3.0
 
 
-def test_a_pace_is_measured_where_no_time_was_planned() -> None:
-    observed = assessed(
+def test_step_time_is_measured_without_a_planned_time() -> None:
+    observed = with_assessment(
         make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1))),
         replace(H100, labels={}),
     )

@@ -1,4 +1,4 @@
-"""Pods that the cluster ended, and texts of the user that make no sense. Pure."""
+"""Disrupted pods, and invalid texts of a trainer. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def raw_pod(exit_code: int, **more: Any) -> dict[str, Any]:
         ({"reason": "DeadlineExceeded", "message": "too long"}, ""),
     ],
 )
-def test_who_ended_a_pod(more: dict[str, Any], disruption: str) -> None:
+def test_disruption_reason_of_a_pod(more: dict[str, Any], disruption: str) -> None:
     record = pod_record(raw_pod(137, **more))
     assert record.disruption == disruption
     assert record.exit_code == 137
@@ -48,7 +48,7 @@ def test_who_ended_a_pod(more: dict[str, Any], disruption: str) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 137, 143, 200])
-def test_a_disruption_goes_before_the_exit_code(code: int) -> None:
+def test_a_disruption_takes_precedence_over_the_exit_code(code: int) -> None:
     gone = failed(0, code, "shut down", reason="Terminated", disruption="NodeShutdown")
     actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=(gone, pod(1))))
     [entry] = actions.status["failures"]
@@ -63,7 +63,7 @@ def test_a_disruption_goes_before_the_exit_code(code: int) -> None:
         failed(0, 143, deleting=True, disruption="EvictionByEvictionAPI"),
     ],
 )
-def test_a_pod_that_was_drained_is_not_put_back_there(gone: PodRecord) -> None:
+def test_a_drained_node_is_not_used_again(gone: PodRecord) -> None:
     actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=(gone, pod(1))))
     assert actions.status["failures"][0]["reason"] == "EvictionByEvictionAPI"
     assert "placement" not in actions.status
@@ -81,7 +81,7 @@ def test_a_pod_that_was_drained_is_not_put_back_there(gone: PodRecord) -> None:
         "9" * 4096,
     ],
 )
-def test_a_message_that_makes_no_sense_is_only_shown(text: str) -> None:
+def test_an_invalid_termination_message_is_shown_as_text(text: str) -> None:
     actions, _ = settle(
         make_observed(status(ConditionType.RUNNING), pods=(failed(0, 2, text), pod(1)))
     )
@@ -90,13 +90,13 @@ def test_a_message_that_makes_no_sense_is_only_shown(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"result": {"loss": 1' + "0" * 400 + "}}"])
-def test_a_result_that_makes_no_sense_does_not_stop_the_end(text: str) -> None:
+def test_an_invalid_result_does_not_prevent_success(text: str) -> None:
     pods = (pod(0, "Succeeded", message=text), pod(1, "Succeeded"))
     actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=pods))
     assert actions.status["phase"] == "Succeeded"
 
 
-def test_reading() -> None:
+def test_read_json() -> None:
     assert read_json(b'{"a": 1}') == {"a": 1}
     assert read_json(DEEP) is None and read_json(b"\xff") is None and read_json("") is None
 

@@ -1,4 +1,4 @@
-"""A node's topology label changes under a running job: it keeps its place, and the user is told."""
+"""A topology label of a node changes under a running job: NetworkDegraded is set."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def in_leaf(name: str, leaf: str | None) -> NodeRecord:
     return replace(record, node=replace(record.node, labels={LEAF: leaf} if leaf else {}))
 
 
-def now_in(before: dict[str, Any], levels: Levels = LEVELS, **leaves: str | None) -> Actions:
-    """What becomes of a job with this status when its nodes' labels name these leaves."""
+def decide_with_leaves(
+    before: dict[str, Any], levels: Levels = LEVELS, **leaves: str | None
+) -> Actions:
+    """Return the actions for a job with this status when its nodes have these leaf labels."""
     nodes = {name: in_leaf(name, leaf) for name, leaf in leaves.items()}
     actions, _ = settle(make_observed(before, pods=(pod(0), pod(1)), nodes=nodes, levels=levels))
     return actions
@@ -49,7 +51,7 @@ def now_in(before: dict[str, Any], levels: Levels = LEVELS, **leaves: str | None
 
 def running() -> dict[str, Any]:
     return dict(
-        now_in(
+        decide_with_leaves(
             status(ConditionType.PODS_READY, ConditionType.RUNNING, placement=HELD),
             n0="leaf-1",
             n1="leaf-1",
@@ -66,10 +68,10 @@ def running() -> dict[str, Any]:
         ("n1", "n1 in n1"),
     ],
 )
-def test_a_running_job_stays_and_says_that_its_nodes_are_apart(leaf: str | None, said: str) -> None:
+def test_a_split_domain_sets_network_degraded(leaf: str | None, said: str) -> None:
     before = running()
     assert get_condition(before["conditions"], ConditionType.NETWORK_DEGRADED) is None
-    actions = now_in(before, n0="leaf-1", n1=leaf)
+    actions = decide_with_leaves(before, n0="leaf-1", n1=leaf)
     assert reason(actions, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged")
     assert "leaf leaf-1" in text(actions, ConditionType.NETWORK_DEGRADED)
     assert said in text(actions, ConditionType.NETWORK_DEGRADED)
@@ -78,12 +80,15 @@ def test_a_running_job_stays_and_says_that_its_nodes_are_apart(leaf: str | None,
 
 
 @pytest.mark.unit
-def test_it_is_taken_back_when_the_labels_return_or_the_job_loses_its_place() -> None:
-    apart = dict(now_in(running(), n0="leaf-1", n1="leaf-9").status)
-    back = now_in(apart, n0="leaf-1", n1="leaf-1")
+def test_network_degraded_is_cleared() -> None:
+    apart = dict(decide_with_leaves(running(), n0="leaf-1", n1="leaf-9").status)
+    back = decide_with_leaves(apart, n0="leaf-1", n1="leaf-1")
     assert reason(back, ConditionType.NETWORK_DEGRADED) == ("False", "TopologyAsPlaced")
     unplaced = {key: value for key, value in apart.items() if key != "placement"}
-    assert reason(now_in(unplaced), ConditionType.NETWORK_DEGRADED) == ("False", "NotPlaced")
+    assert reason(decide_with_leaves(unplaced), ConditionType.NETWORK_DEGRADED) == (
+        "False",
+        "NotPlaced",
+    )
 
 
 @pytest.mark.unit
@@ -94,18 +99,18 @@ def test_it_is_taken_back_when_the_labels_return_or_the_job_loses_its_place() ->
         {"n0": "leaf-1"},
     ],
 )
-def test_what_parts_no_nodes_is_no_degradation(leaves: dict[str, str]) -> None:
+def test_a_renamed_domain_has_no_effect(leaves: dict[str, str]) -> None:
     before = running()
-    found = now_in(before, **leaves).status["conditions"]
+    found = decide_with_leaves(before, **leaves).status["conditions"]
     assert get_condition(found, ConditionType.NETWORK_DEGRADED) is None
 
 
 @pytest.mark.unit
-def test_another_map_says_nothing() -> None:
-    apart = dict(now_in(running(), n0="leaf-1", n1="leaf-9").status)
+def test_other_levels_are_not_compared() -> None:
+    apart = dict(decide_with_leaves(running(), n0="leaf-1", n1="leaf-9").status)
     rack = (FabricLevel("rack", "rack"), NODE)
     for levels in ((), rack):
-        actions = now_in(apart, levels, n0="leaf-1", n1="leaf-1")
+        actions = decide_with_leaves(apart, levels, n0="leaf-1", n1="leaf-1")
         assert reason(actions, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged"), (
             "as it was told"
         )
@@ -133,10 +138,10 @@ async def test_a_real_node_is_relabelled(
         assert told["status"]["phase"] == "Running"
         await stage.node(names[1], {"metadata": {"labels": {label: "a"}}})
 
-        def well(job: Object | None) -> bool:
+        def is_as_placed(job: Object | None) -> bool:
             return condition(job, "NetworkDegraded").get("reason") == "TopologyAsPlaced"
 
-        after = await api.wait_for(JOBS, "job", well, stage.namespace, seconds=60)
+        after = await api.wait_for(JOBS, "job", is_as_placed, stage.namespace, seconds=60)
         assert after["status"].get("attempt", 0) == 0 and after["status"]["restarts"] == 0
     finally:
         await stage.leave()

@@ -1,4 +1,4 @@
-"""Spare nodes: nobody else gets them, one takes the place of a failed node, the end frees them."""
+"""Spare nodes are reserved for the job, replace failed nodes, and are released at the end."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def lost(*names: str, **more: Any) -> Observed:
 
 
 @pytest.mark.unit
-def test_the_nearest_spare_takes_the_place_and_the_ranks() -> None:
+def test_the_nearest_spare_gets_the_ranks_of_a_failed_node() -> None:
     actions, _ = settle(lost("n1"))
     placement = actions.status["placement"]
     assert (
@@ -70,7 +70,7 @@ def test_the_nearest_spare_takes_the_place_and_the_ranks() -> None:
 
 
 @pytest.mark.unit
-def test_a_farther_spare_changes_what_is_told_of_the_levels() -> None:
+def test_a_farther_spare_changes_the_domains_of_the_placement() -> None:
     actions, _ = settle(lost("n1", "n2", "n3"))
     placement = actions.status["placement"]
     assert [block["nodes"] for block in placement["blocks"]] == [["n0"], ["n4"]]
@@ -83,7 +83,7 @@ def test_a_farther_spare_changes_what_is_told_of_the_levels() -> None:
 
 
 @pytest.mark.unit
-def test_two_failed_nodes_get_one_each_or_the_gang_is_placed_anew() -> None:
+def test_two_failed_nodes_need_two_spares() -> None:
     actions, _ = settle(lost("n0", "n1"))
     assert [b["nodes"] for b in actions.status["placement"]["blocks"]] == [["n2"], ["n3"]]
     actions, _ = settle(lost("n0", "n1", "n2", "n4"))
@@ -92,7 +92,7 @@ def test_two_failed_nodes_get_one_each_or_the_gang_is_placed_anew() -> None:
 
 
 @pytest.mark.unit
-def test_a_pod_that_was_drained_goes_to_the_spare_and_a_crash_stays() -> None:
+def test_a_drained_node_is_replaced_and_a_crash_is_not() -> None:
     drained = failed(1, 143, reason="Terminated", disruption="EvictionByEvictionAPI")
     actions, _ = settle(lost(pods=(pod(0), drained)))
     assert [b["nodes"] for b in actions.status["placement"]["blocks"]] == [["n0"], ["n3"]]
@@ -102,7 +102,9 @@ def test_a_pod_that_was_drained_goes_to_the_spare_and_a_crash_stays() -> None:
 
 
 @pytest.mark.cluster
-async def test_a_spare_is_held_used_and_given_back(operator: OperatorProcess, bench: Bench) -> None:
+async def test_a_spare_is_reserved_used_and_released(
+    operator: OperatorProcess, bench: Bench
+) -> None:
     here, there = {LEAF: "near"}, {LEAF: "far"}
     n0, n1, n2, _ = await bench.add_nodes(here, here, here, there)
     bench.nodes.default = PodScript(exit_after=None)

@@ -1,4 +1,4 @@
-"""A gang that does not start: whose fault it is, and what is tried next. Pure."""
+"""A gang that does not start: the cause and the next attempt. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.unit
 LATE = ago(601)
 
 
-def test_the_node_of_the_first_pod_that_did_not_start_is_remembered() -> None:
+def test_the_failure_names_the_node_of_the_first_late_pod() -> None:
     pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
     actions, _ = settle(make_observed(status(attemptStartTime=LATE), pods=pods))
     [failure] = actions.status["failures"]
@@ -44,7 +44,7 @@ def test_the_node_of_the_first_pod_that_did_not_start_is_remembered() -> None:
     assert candidate is not None and candidate.avoided == {"n1"}
 
 
-def test_only_failures_that_blame_a_node_make_the_job_avoid_it() -> None:
+def test_only_failures_of_a_node_make_the_job_avoid_it() -> None:
     failures = [
         {"time": ago(9), "attempt": 0, "reason": why, "message": "", "node": node}
         for why, node in (("ExitCode", "n0"), ("NodeLost", "n2"))
@@ -53,7 +53,7 @@ def test_only_failures_that_blame_a_node_make_the_job_avoid_it() -> None:
     assert candidate is not None and candidate.avoided == {"n2"}
 
 
-def test_avoided_nodes_are_used_only_where_nothing_else_fits() -> None:
+def test_avoided_nodes_are_used_only_if_nothing_else_fits() -> None:
     for count, used in ((1, {"n0"}), (3, {"n0", "n1", "n2"})):
         job = replace(waits("job-0", count), avoided=frozenset({"n1"}))
         [verdict] = decide([job], World(nodes(3), ())).values()
@@ -64,7 +64,7 @@ def test_avoided_nodes_are_used_only_where_nothing_else_fits() -> None:
 
 
 @pytest.mark.parametrize("why", ["QuotaExceeded", "Forbidden", "NameConflict"])
-def test_trouble_gives_the_nodes_back_for_a_while_and_counts_no_restart(why: str) -> None:
+def test_a_create_error_releases_the_nodes_without_a_restart(why: str) -> None:
     trouble = CreateError(why, "spec.workers: pods job-0-1: no")
     observed = make_observed(status(attemptStartTime=LATE), create_error=trouble, pods=(pod(0),))
     actions, observed = settle(observed)
@@ -82,7 +82,7 @@ def test_trouble_gives_the_nodes_back_for_a_while_and_counts_no_restart(why: str
     assert as_candidate(record("a", dict(actions.status))) is not None
 
 
-def test_old_trouble_does_not_explain_pods_that_are_there() -> None:
+def test_an_old_create_error_is_not_shown_when_all_pods_exist() -> None:
     trouble = CreateError("QuotaExceeded", "spec.workers: no")
     pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
     actions, _ = settle(
@@ -91,7 +91,7 @@ def test_old_trouble_does_not_explain_pods_that_are_there() -> None:
     assert actions.status["failures"][0]["reason"] == "StartupTimeout"
 
 
-def test_the_time_to_start_begins_after_the_pause() -> None:
+def test_startup_timeout_counts_from_the_end_of_the_backoff() -> None:
     failures = [
         {"time": ago(seconds), "attempt": 0, "reason": "ExitCode", "message": ""}
         for seconds in (8, 7, 6, 5)
@@ -110,7 +110,7 @@ def test_the_time_to_start_begins_after_the_pause() -> None:
     assert actions.status["failures"][-1]["reason"] == "StartupTimeout"
 
 
-def test_an_unknown_priority_class_is_refused_before_placement() -> None:
+def test_a_job_with_an_unknown_priority_class_is_not_placed() -> None:
     found = as_candidate(record("a", priorityClassName="no-such-class"))
     assert found is not None
     [verdict] = decide([found], World(nodes(4), ())).values()
