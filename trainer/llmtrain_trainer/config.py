@@ -1,6 +1,6 @@
-"""The trainer's own view of a job: small frozen values, every default applied.
+"""The job as the trainer uses it: small frozen values with all defaults applied.
 
-The border between the API's models and the trainer: what follows knows no optional fields.
+Only this module reads the API's models. Code that uses these values needs no defaults of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Precision = Literal["float64", "float32", "bfloat16"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One body of text."""
+    """One data source."""
 
     name: str
     uri: str
@@ -50,18 +50,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class ChatConfig:
-    """How conversations become tokens."""
+    """How conversations are encoded."""
 
-    longest: int
-    """Tokens of a sequence: an example has to fit."""
+    max_length: int
+    """Tokens per sequence; every example has to fit."""
     preset: str | None = None
     template: str | None = None
-    """Jinja; without either, the one beside the tokenizer, else `plain`."""
+    """In Jinja. Without preset and template: the one next to the tokenizer, else `plain`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Adapters beside frozen weights."""
+    """Low-rank adapters on frozen weights."""
 
     rank: int
     alpha: float
@@ -75,24 +75,24 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """What to learn from. Everything here changes the prepared data and so its content hash."""
+    """Training data. Every field changes the prepared data and therefore its content hash."""
 
     sources: tuple[Source, ...]
     held_out_fraction: float
     vocab_size: int
     seed: int
     tokenizer: str | None = None
-    """URI of a tokenizer.json to use instead of training one."""
+    """URI of a tokenizer.json to use instead of training a tokenizer."""
     chat: ChatConfig | None = None
-    """For fine-tuning on conversations; None: documents."""
-    base: str | None = None
-    """URI of the checkpoint that training starts from: without a tokenizer of the job's own, its is
-    used."""
+    """For fine-tuning on conversations; None for documents."""
+    init_from: str | None = None
+    """URI of the checkpoint that training starts from. Its tokenizer is used unless the job names
+    another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and decay."""
+    """AdamW with linear warm-up and decay of the learning rate."""
 
     learning_rate: float
     beta1: float
@@ -106,33 +106,33 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class OuterConfig:
-    """Outer updates of copies that train apart: SGD with Nesterov momentum."""
+class OuterOptimizerConfig:
+    """DiLoCo's outer optimizer: SGD with Nesterov momentum."""
 
-    every: int
-    """Optimizer steps between two of them."""
-    delay: int
-    """Steps that training goes on before one arrives."""
+    inner_steps: int
+    """Optimizer steps between two outer updates."""
+    delay_steps: int
+    """Optimizer steps from the start of an outer update until it is applied."""
     learning_rate: float
     momentum: float
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
-    """Where and when training state is saved."""
+    """Where and how often to save checkpoints."""
 
     uri: str
     every_steps: int
     keep: int
     background: bool
-    """Write while training goes on."""
+    """Write while training continues."""
     export: str | None
     """Where to write Hugging Face safetensors after the last step."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything a rank needs to know about the job."""
+    """The configuration of a training run."""
 
     name: str
     architecture: Architecture
@@ -141,12 +141,12 @@ class RunConfig:
     optimizer: OptimizerConfig
     sync: SyncScheme
     """What crosses between copies of the model."""
-    outer: OuterConfig | None
-    """Absent: copies are alike after every step."""
+    outer_optimizer: OuterOptimizerConfig | None
+    """None: replicas are equal after every step."""
     checkpoint: CheckpointConfig | None
     steps: int
     global_batch: int
-    """Sequences per optimizer step over all ranks."""
+    """Sequences per optimizer step, over all ranks."""
     micro_batch: int
     """Sequences per forward pass on one data rank."""
     precision: Precision
@@ -157,21 +157,21 @@ class RunConfig:
     compile: bool
     seed: int
     hang_timeout: int
-    """Seconds without progress after which a rank counts as hung."""
+    """Seconds without progress after which a rank is considered hung."""
     startup_timeout: int
-    """Seconds ranks wait for each other at the start."""
-    restarts_in_place: int
-    """Restarts of all ranks in the same pods, in a row without a newer checkpoint."""
-    probe_every: int | None = None
-    """Steps between two probes of the network; None: there are none."""
+    """Seconds that ranks wait for each other at the start."""
+    max_restarts_in_place: int
+    """Most restarts in the same pods, in a row without a newer checkpoint."""
+    network_probe_steps: int | None = None
+    """Steps between two network probes; None for no probes."""
     init_from: str | None = None
-    """URI of the checkpoint whose weights to start from."""
+    """URI of the checkpoint with the initial weights."""
     lora: LoraConfig | None = None
-    """Train adapters only."""
+    """None: train all weights."""
 
     @property
     def shape(self) -> ModelShape:
-        """What the plan's formulas ask for: the architecture, and what learns in it."""
+        """Input of the plan's formulas: the architecture and its trainable parameters."""
         shape, lora = shape_of(self.architecture), self.lora
         return shape if lora is None else shape.with_adapters(lora.rank, lora.targets)
 
@@ -182,7 +182,7 @@ class RunConfig:
 
     @property
     def replicas(self) -> int:
-        """Ranks that see different sequences."""
+        """Groups of ranks with different sequences."""
         return self.layout.data * self.layout.replicate
 
     @property
@@ -202,7 +202,7 @@ class RunConfig:
 
 
 def load_job(path: Path) -> RunConfig:
-    """Read the mounted job. Raises InputError (`InvalidSpec`) where it cannot be trained."""
+    """Read the mounted job. Raises InputError (`InvalidSpec`) if it cannot be trained."""
     try:
         document = json.loads(path.read_text())
         name, spec = document["metadata"]["name"], document["spec"]
@@ -227,18 +227,18 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
             "InvalidSpec",
             "this trainer needs model, data and training",
             field="spec.training",
-            remedy="fill them in, or set workers.command to run a trainer of your own",
+            remedy="set them, or set workers.command to run another trainer",
         )
     policy = job.spec.failure_policy or FailurePolicy()
-    base = job.spec.model.init_from if job.spec.model else None
+    init_from = job.spec.model.init_from if job.spec.model else None
     return RunConfig(
         name=name,
         architecture=architecture,
         layout=job.layout,
-        data=_data(data, architecture, training.seed, base),
+        data=_data(data, architecture, training.seed, init_from),
         optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
         sync=SyncScheme.of(training.gradient_sync),
-        outer=_outer(training.gradient_sync),
+        outer_optimizer=_outer_optimizer(training.gradient_sync),
         checkpoint=_checkpoint(job.spec),
         steps=job.total_steps,
         global_batch=training.global_batch_size,
@@ -251,14 +251,16 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         seed=training.seed,
         hang_timeout=duration_seconds(policy.hang_timeout or HANG_TIMEOUT),
         startup_timeout=duration_seconds(policy.startup_timeout),
-        init_from=base,
+        init_from=init_from,
         lora=_lora(training),
-        probe_every=training.collective_probe.every_steps if training.collective_probe else None,
-        restarts_in_place=policy.max_restarts_in_place,
+        network_probe_steps=training.collective_probe.every_steps
+        if training.collective_probe
+        else None,
+        max_restarts_in_place=policy.max_restarts_in_place,
     )
 
 
-def _data(data: Data, architecture: Architecture, seed: int, base: str | None) -> DataConfig:
+def _data(data: Data, architecture: Architecture, seed: int, init_from: str | None) -> DataConfig:
     return DataConfig(
         sources=tuple(
             Source(
@@ -276,14 +278,14 @@ def _data(data: Data, architecture: Architecture, seed: int, base: str | None) -
         seed=seed,
         tokenizer=data.tokenizer.uri if data.tokenizer else None,
         chat=_chat(data, architecture),
-        base=base,
+        init_from=init_from,
     )
 
 
 def _format(data: Data, source: DataSource) -> str:
-    """Return a source's format; lines of JSON are conversations where answers are learnt."""
-    learns = data.objective == "sft" and source.format in ("auto", "jsonl")
-    return "chat" if learns else source.format
+    """Return the format of a source. For fine-tuning, JSON lines are conversations."""
+    finetunes = data.objective == "sft" and source.format in ("auto", "jsonl")
+    return "chat" if finetunes else source.format
 
 
 def _chat(data: Data, architecture: Architecture) -> ChatConfig | None:
@@ -316,13 +318,13 @@ def _optimizer(optimizer: Optimizer, schedule: Schedule) -> OptimizerConfig:
     )
 
 
-def _outer(sync: GradientSync) -> OuterConfig | None:
+def _outer_optimizer(sync: GradientSync) -> OuterOptimizerConfig | None:
     outer = sync.outer
     if outer is None:
         return None
-    return OuterConfig(
-        every=outer.inner_steps,
-        delay=outer.delay_steps,
+    return OuterOptimizerConfig(
+        inner_steps=outer.inner_steps,
+        delay_steps=outer.delay_steps,
         learning_rate=outer.outer_learning_rate,
         momentum=outer.outer_momentum,
     )

@@ -1,4 +1,4 @@
-"""The trainer's error hierarchy: every error knows its reason and the pod's exit code."""
+"""The trainer's errors; each has a reason and the exit code of the pod."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_INPUT, EXIT_PEER_LOST
 
 
 class TrainerError(Exception):
-    """Base of what the trainer raises on purpose."""
+    """Base of all errors that the trainer itself raises."""
 
     exit_code: ClassVar[int] = EXIT_EXCEPTION
     retryable: ClassVar[bool] = False
@@ -23,18 +23,18 @@ class TrainerError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive the pipe from a child process: keyword arguments are lost by default."""
+        """Make the error picklable, for the pipe of a child process, with its keyword arguments."""
         return _rebuild, (type(self), self.reason, self.message, self.field, self.remedy)
 
 
 class InputError(TrainerError):
-    """The job's own input is wrong; `field` is the path in the job where the user can mend it."""
+    """The input of the job is wrong; `field` is the path in the job that has to be corrected."""
 
     exit_code = EXIT_INPUT
 
 
 class PeerLostError(TrainerError):
-    """A rank elsewhere went away; the cause is in another process."""
+    """The connection to another rank was lost; the cause is in another process."""
 
     exit_code = EXIT_PEER_LOST
     retryable = True

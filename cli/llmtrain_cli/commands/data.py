@@ -92,7 +92,7 @@ def verify(
 
 
 def _base_tokenizer(config: DataConfig) -> Path | None:
-    if config.base is None:
+    if config.init_from is None:
         return None
     from llmtrain_trainer.checkpoint.init_from import base_tokenizer
 

@@ -36,9 +36,9 @@ def base_tokenizer(config: DataConfig) -> Path | None:
 
     A job that names a tokenizer does not need it.
     """
-    if config.base is None or config.tokenizer is not None:
+    if config.init_from is None or config.tokenizer is not None:
         return None
-    return checkpoint_tokenizer(config.base)
+    return checkpoint_tokenizer(config.init_from)
 
 
 def checkpoint_tokenizer(uri: str) -> Path:

@@ -28,7 +28,7 @@ def prepare(
 ) -> PreparedData:
     """Prepare the data, or open it if it is prepared. Raises InputError for an unusable source.
 
-    `find_base_tokenizer` returns the tokenizer of `config.base`. It is called only if there is
+    `find_base_tokenizer` returns the tokenizer of `config.init_from`. It is called only if there is
     something to prepare.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

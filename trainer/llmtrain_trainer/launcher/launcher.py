@@ -161,7 +161,7 @@ class Launcher:
             return
         coordinator = RestartCoordinator(
             self.pod.world_size,
-            run.restarts_in_place,
+            run.max_restarts_in_place,
             run.startup_timeout,
             saves=run.checkpoint is not None,
         )

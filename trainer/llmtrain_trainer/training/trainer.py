@@ -128,7 +128,7 @@ class Trainer:
             self.take_step(sampled)
             if sampled:
                 sample = self.step - 1 + SAMPLE_EVERY
-            if self.run.probe_every and self.step % self.run.probe_every == 0:
+            if self.run.network_probe_steps and self.step % self.run.network_probe_steps == 0:
                 self.send(ProbeReport(self.step, probe_groups(self.grid, self.device)))
             if self.step == first + 1:
                 # the first step also compiles and connects; from now on a collective that does not

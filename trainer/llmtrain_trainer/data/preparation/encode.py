@@ -25,7 +25,7 @@ def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
     by_pieces = work.plan.tokenizer is None
     if chat is None or template is None:
         return Encoder(tokenizer, by_pieces)
-    return ExampleEncoder(tokenizer, template, chat.longest, by_pieces)
+    return ExampleEncoder(tokenizer, template, chat.max_length, by_pieces)
 
 
 def encode(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) -> None:

@@ -68,7 +68,7 @@ def make_plan(
 ) -> Plan:
     """List the files of all sources. Raises InputError if a source has nothing to read.
 
-    `base_tokenizer` is the tokenizer of `config.base`. It is used if the job names no tokenizer.
+    `base_tokenizer` is the tokenizer of `config.init_from`, used if the job names no tokenizer.
     """
     sources = tuple(sorted(config.sources, key=lambda source: source.name))
     units: list[Unit] = []
@@ -90,7 +90,7 @@ def make_plan(
         [[source.name, source.format, source.filter] for source in sources],
     ]
     if template is not None and config.chat is not None:
-        shaped.append([asdict(template), config.chat.longest])
+        shaped.append([asdict(template), config.chat.max_length])
     shape = json.dumps(shaped)
     facts = [[str(file.path), file.format, file.size, file.modified] for file in files]
     weights = [source.weight for source in sources]
@@ -123,7 +123,7 @@ def _runs_of(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
 
 def _tokenizer_path(config: DataConfig, base_tokenizer: Path | None) -> Path | None:
     if config.tokenizer is None:
-        if config.base is not None and base_tokenizer is None:
+        if config.init_from is not None and base_tokenizer is None:
             raise ValueError("the tokenizer of the base checkpoint is missing")
         return base_tokenizer
     path = locate(Source("tokenizer", config.tokenizer, FIELD))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from llmtrain_trainer.config import OuterConfig
+from llmtrain_trainer.config import OuterOptimizerConfig
 from llmtrain_trainer.parallel.dtensors import local_shard
 from llmtrain_trainer.parallel.replicate.all_reduce import AllReduce, Completion
 
@@ -43,7 +43,7 @@ class OuterOptimizer:
         parameters: Sequence[nn.Parameter],
         all_reduce: AllReduce,
         replicas: int,
-        config: OuterConfig,
+        config: OuterOptimizerConfig,
     ) -> None:
         self._shards = [local_shard(parameter.detach()) for parameter in parameters]
         self.replicas = replicas
@@ -54,7 +54,7 @@ class OuterOptimizer:
 
     def syncs_at(self, step: int) -> bool:
         """Return True if an outer update starts after `step` steps."""
-        return step % self._config.every == 0
+        return step % self._config.inner_steps == 0
 
     def after_step(self, step: int, last: bool) -> None:
         """Synchronize if it is time to. After the last step all replicas are equal."""
@@ -62,7 +62,7 @@ class OuterOptimizer:
             self._apply(self._pending, OWN_SHARE)
         if last or self.syncs_at(step):
             pending = self._begin(step)
-            if last or not self._config.delay:
+            if last or not self._config.delay_steps:
                 self._apply(pending, 0.0)
 
     def state_dict(self) -> Mapping[str, Tensor]:
@@ -88,7 +88,7 @@ class OuterOptimizer:
     def _begin(self, step: int) -> _PendingUpdate:
         gradient = (self._shared - self._weights()) / self.replicas
         finish = self._all_reduce.start("outer", gradient)
-        self._pending = _PendingUpdate(gradient, step + self._config.delay, finish)
+        self._pending = _PendingUpdate(gradient, step + self._config.delay_steps, finish)
         return self._pending
 
     def _apply(self, pending: _PendingUpdate, own: float) -> None:

@@ -58,10 +58,12 @@ def build_replica_sync(model: ModelParts, run: RunConfig, grid: Grid) -> Replica
     all_reduce = (
         choose_all_reduce(run.sync.compression, grid.groups) if "rep" in grid.groups else None
     )
-    if all_reduce is None or run.outer is None:
+    if all_reduce is None or run.outer_optimizer is None:
         return EveryStepSync(model, all_reduce, grid, names)
     inner = {name: group for name, group in grid.groups.items() if not name.startswith("rep")}
-    outer = OuterOptimizer(list(model.parameters()), all_reduce, grid.degree("rep"), run.outer)
+    outer = OuterOptimizer(
+        list(model.parameters()), all_reduce, grid.degree("rep"), run.outer_optimizer
+    )
     return DiLoCoSync(model, all_reduce, outer, replace(grid, groups=inner), names)
 
 
