@@ -1,8 +1,8 @@
-"""Building blocks of the API models: one source for validation in Python and in the API server.
+"""Base classes and types of the API models, for validation in Python and in the API server.
 
-A rule that spans fields is written twice, once in CEL (for the API server) and once in Python
-(authoritative). `Rule` keeps both texts and their one message together; the schema generator reads
-the first, `ApiModel` runs the second, and the shared corpus of manifests keeps them in agreement.
+A rule over several fields is written in CEL for the API server and in Python, which is
+authoritative. A `Rule` has both, with one message. The schema generator uses the CEL text,
+`ApiModel` runs the Python function, and the corpus of manifests in the tests compares the two.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EXTENDED_RESOURCE = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.
 
 
 def invalid(message: str, field: str = "") -> PydanticCustomError:
-    """Return the error of a rule; `field` is the path to blame, relative to the value's own."""
+    """Return the error of a rule; `field` is the path of the error, relative to the value."""
     return PydanticCustomError("rule", "{rule}", {"rule": message, "field": field})
 
 
@@ -58,7 +58,7 @@ def _quantity(value: Any) -> int | str:
 
 
 def without_nulls(value: Any) -> Any:
-    """Drop what is null: for the API server as well, a null is an absent entry."""
+    """Return the mapping without null values, which the API server drops as well."""
     if isinstance(value, Mapping):
         return {key: item for key, item in value.items() if item is not None}
     return value
@@ -74,11 +74,11 @@ ObjectName = Annotated[
 """A DNS subdomain: the name of a Kubernetes object."""
 LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=LABEL_KEY)]
 ExtendedResource = Annotated[str, Field(min_length=3, max_length=317, pattern=_EXTENDED_RESOURCE)]
-"""A resource that a device plugin offers: `nvidia.com/gpu`."""
+"""Name of an extended resource of a device plugin, such as `nvidia.com/gpu`."""
 Text = Annotated[str, Field(max_length=1024)]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 Duration = Annotated[str, Field(min_length=2, max_length=24, pattern=_DURATION)]
-"""Hours, minutes and seconds as Kubernetes users write them: `30s`, `5m`, `1h30m`."""
+"""Duration in hours, minutes and seconds, such as `30s`, `5m` or `1h30m`."""
 Quantity = Annotated[
     int | str,
     PlainValidator(_quantity),
@@ -101,7 +101,7 @@ Quantity = Annotated[
 ]
 """A Kubernetes quantity: `4`, `500m`, `16Gi`."""
 Quantities = Annotated[dict[str, Quantity], Field(max_length=32), BeforeValidator(without_nulls)]
-"""Amounts by resource name."""
+"""Quantities by resource name."""
 Labels = Annotated[
     dict[str, Annotated[str, Field(max_length=63, pattern=_LABEL_VALUE)]],
     Field(max_length=32),
@@ -114,10 +114,9 @@ Labels = Annotated[
 class Rule:
     """A validation rule over several fields of a model.
 
-    `cel` is for the API server, `holds` for Python. `field` is the path the error is reported at,
-    relative to the model (`.kvHeads`); empty for the model itself. A rule that mentions `oldSelf`
-    is a transition rule: it runs on updates only, where only the API server knows both sides, so it
-    has no `holds`.
+    `cel` is the rule for the API server, `holds` the rule for Python. `field` is the path of the
+    error, relative to the model (`.kvHeads`); empty for the model itself. A rule with `oldSelf` is
+    a transition rule: only the API server has the old object, so it has no `holds`.
     """
 
     cel: str
@@ -135,7 +134,7 @@ class Rule:
 
 
 def _schema_extras(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Add to a model's JSON schema what pydantic does not: rules, and defaults of whole models."""
+    """Add rules, and the defaults of nested models, to the JSON schema of a model."""
     rules: tuple[Rule, ...] = getattr(model, "cel_rules", ())
     if rules:
         schema["x-kubernetes-validations"] = [rule.schema() for rule in rules]
@@ -146,10 +145,10 @@ def _schema_extras(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 class ApiModel(BaseModel):
-    """Base of all API models: camelCase on the wire, unknown fields refused, no coercion.
+    """Base class of the API models: camelCase in JSON, no unknown fields, no coercion.
 
-    A null is an absent field, as for the API server (which drops nulls of fields that are not
-    nullable; no field of ours is). The null of an unknown field is an unknown field.
+    A null value is treated as an absent field, as by the API server, which drops nulls of fields
+    that are not nullable. An unknown field is an error even if its value is null.
     """
 
     model_config = ConfigDict(
@@ -182,19 +181,19 @@ class ApiModel(BaseModel):
 
     @classmethod
     def from_wire(cls, manifest: Mapping[str, Any]) -> Self:
-        """Validate what was written in a manifest, where only camelCase names are known."""
+        """Validate a part of a manifest, which has camelCase names."""
         return cls.model_validate(dict(manifest), by_alias=True, by_name=False)
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the model as it is written in a manifest: camelCase, absent fields left out."""
+        """Return the model in the format of a manifest: camelCase, without absent fields."""
         return self.model_dump(by_alias=True, exclude_none=True, mode="json")
 
 
 @dataclass(frozen=True, slots=True)
 class UniqueList:
-    """A mark on a list of the models: no two items are alike, for Python and for the API server.
+    """Annotation of a list without duplicates, for Python and for the API server.
 
-    With `keys`, items are alike when those fields are equal, and server-side apply merges by them.
+    With `keys`, items are compared by these fields, and server-side apply merges items by them.
     """
 
     keys: tuple[str, ...] = ()
@@ -223,7 +222,7 @@ class UniqueList:
 
 
 def keys_match(field: str, wire: str, pattern: str, message: str) -> Rule:
-    """Return the rule that all keys of a map match a pattern (a schema has no word for it)."""
+    """Return the rule that all keys of a map match a pattern, which a schema cannot express."""
     cel = f"!has(self.{wire}) || self.{wire}.all(key, key.matches({cel_text(pattern)}))"
     return Rule(
         cel,
@@ -236,17 +235,17 @@ def keys_match(field: str, wire: str, pattern: str, message: str) -> Rule:
 
 
 def cel_text(text: str) -> str:
-    """Return a string literal of CEL."""
+    """Return text as a CEL string literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def list_map(*keys: str) -> UniqueList:
-    """Mark of a list whose items are identified by `keys` (merged by server-side apply)."""
+    """Return the annotation of a list whose items are identified by `keys`."""
     return UniqueList(keys)
 
 
 def list_set() -> UniqueList:
-    """Mark of a list of scalars without duplicates."""
+    """Return the annotation of a list of scalars without duplicates."""
     return UniqueList()
 
 

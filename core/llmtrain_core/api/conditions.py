@@ -1,7 +1,4 @@
-"""Conditions of a job: types, typed reasons, and the rules of metav1.Condition.
-
-Everything here is pure; the time of a transition is handed in.
-"""
+"""Conditions of a job: types, reasons, and updates by the rules of metav1.Condition."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from llmtrain_core.api.defaults import MESSAGE_LENGTH
 
 
 class ConditionType(StrEnum):
-    """What a condition is about. All have positive polarity but for the last four."""
+    """Type of a condition. All but the last four have positive polarity."""
 
     ACCEPTED = "Accepted"
     PLACED = "Placed"
@@ -27,7 +24,7 @@ class ConditionType(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a condition has its status: one word a program can match on."""
+    """Machine-readable reason of a condition."""
 
     VALID = "Valid"
     INVALID_SPEC = "InvalidSpec"
@@ -86,7 +83,7 @@ class Reason(StrEnum):
 
 
 def clean_text(text: str, limit: int = MESSAGE_LENGTH) -> str:
-    """Make text of a user or a program safe to show: no control characters, bounded length."""
+    """Return untrusted text without control characters and with a bounded length."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     squeezed = " ".join(printable.split())
     return squeezed if len(squeezed) <= limit else squeezed[: limit - 1] + "…"
@@ -102,9 +99,9 @@ def set_condition(
     generation: int,
     now: str,
 ) -> list[dict[str, Any]]:
-    """Return the conditions with one of them set, ordered as `ConditionType` lists them.
+    """Return the conditions with one of them set, in the order of `ConditionType`.
 
-    `now` is RFC 3339 in UTC. `lastTransitionTime` moves only when the status flips (metav1).
+    `now` is RFC 3339 in UTC. `lastTransitionTime` changes only if the status changes (metav1).
     """
     by_type = {str(condition["type"]): dict(condition) for condition in conditions}
     wire = "True" if status else "False"
@@ -130,6 +127,6 @@ def get_condition(
 
 
 def is_true(conditions: Iterable[Mapping[str, Any]], kind: ConditionType) -> bool:
-    """Whether a condition is there and true."""
+    """Return True if the condition exists and its status is True."""
     condition = get_condition(conditions, kind)
     return condition is not None and condition["status"] == "True"

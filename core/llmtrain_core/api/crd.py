@@ -1,9 +1,8 @@
-"""The CustomResourceDefinitions, generated from the models.
+"""Generate the CustomResourceDefinitions from the models.
 
-What pydantic calls JSON Schema is not what the API server calls a structural schema: it knows no
-`$ref`, no null type, no numeric `exclusiveMinimum` and no `const`. The differences are mended here
-in one recursive pass; everything else (bounds, patterns, rules, list types, descriptions) comes
-from the models as it is.
+The JSON Schema of pydantic is not a structural schema of the API server, which has no `$ref`, no
+null type, no numeric `exclusiveMinimum` and no `const`. One recursive pass converts these; bounds,
+patterns, rules, list types and descriptions are used unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ HEADER = """\
 """
 
 _UNKNOWN_TO_CRDS = frozenset({"title", "examples", "deprecated", "$defs", "const", "uniqueItems"})
-"""Keywords that the API server refuses or that only cost space."""
+"""Keywords that the API server rejects, or that have no effect."""
 
 
 def crds() -> list[dict[str, Any]]:
@@ -55,7 +54,7 @@ def _job_crd() -> dict[str, Any]:
             "categories": ["llmtrain"],
         },
         scope="Namespaced",
-        description="A job that trains a language model on GPUs, placed near together as one gang.",
+        description="A job that trains a language model on GPUs, as a gang placed by topology.",
         properties=properties,
         columns=_JOB_COLUMNS,
     )
@@ -71,7 +70,7 @@ def _fabric_crd() -> dict[str, Any]:
             "categories": ["llmtrain"],
         },
         scope="Cluster",
-        description="How the network of this cluster looks, from far to near.",
+        description="Network topology of the cluster.",
         properties={"spec": structural_schema(FabricSpec)},
         columns=_FABRIC_COLUMNS,
     )
@@ -82,26 +81,26 @@ def _column(name: str, kind: str, path: str, description: str, wide: bool = Fals
     return {**column, "priority": 1} if wide else column
 
 
-_AGE = _column("Age", "date", ".metadata.creationTimestamp", "Time since the creation.")
+_AGE = _column("Age", "date", ".metadata.creationTimestamp", "Time since creation.")
 
 _JOB_COLUMNS = [
-    _column("State", "string", ".status.phase", "One word for where the job is in its life."),
-    _column("Nodes", "string", ".status.nodes", "Ready nodes over wanted nodes."),
+    _column("State", "string", ".status.phase", "Phase of the job."),
+    _column("Nodes", "string", ".status.nodes", "Ready nodes over requested nodes."),
     _column("Layout", "string", ".status.layout", "Parallel degrees."),
-    _column("Step", "integer", ".status.progress.step", "Optimizer steps done."),
-    _column("Progress", "string", ".status.progressPercent", "Share of the steps done."),
-    _column("ETA", "string", ".status.progress.eta", "When the last step ends."),
+    _column("Step", "integer", ".status.progress.step", "Completed optimizer steps."),
+    _column("Progress", "string", ".status.progressPercent", "Share of completed steps."),
+    _column("ETA", "string", ".status.progress.eta", "Estimated completion time."),
     _column("Restarts", "integer", ".status.restarts", "Gang restarts after failures."),
     _AGE,
     _column("Loss", "number", ".status.progress.loss", "Training loss of the last step.", True),
-    _column("MFU", "number", ".status.progress.mfu", "Model FLOPs utilisation.", True),
+    _column("MFU", "number", ".status.progress.mfu", "Model FLOPs utilization.", True),
     _column("Placement", "string", ".status.placementSummary", "Nodes and domains used.", True),
-    _column("Reason", "string", ".status.reason", "Why the job is in this state.", True),
+    _column("Reason", "string", ".status.reason", "Reason for the phase.", True),
 ]
 
 _FABRIC_COLUMNS = [
-    _column("Preset", "string", ".spec.preset", "Known label scheme."),
-    _column("Levels", "string", ".spec.levels[*].name", "Levels, far to near."),
+    _column("Preset", "string", ".spec.preset", "Node-label scheme."),
+    _column("Levels", "string", ".spec.levels[*].name", "Levels, from the top down."),
     _AGE,
 ]
 
@@ -145,8 +144,8 @@ def _definition(
 def structural_schema(model: type[BaseModel], *, defaults: bool = True) -> Schema:
     """Return a model's schema in the dialect of the API server.
 
-    Defaults of a spec are frozen when the object is created, so an upgrade of the operator changes
-    no running job; a status has none, since the API server would state facts that nobody observed.
+    Defaults of a spec are stored when the object is created, so an upgrade of the operator does not
+    change existing jobs. A status has no defaults: the API server would add unobserved values.
     """
     schema = model.model_json_schema(by_alias=True, mode="validation")
     structural = _structural(schema, schema.get("$defs", {}))
@@ -167,8 +166,8 @@ _WHOLE = {
     "rule": "self == self",
     "message": "write a whole number, without a decimal point",
 }
-"""For the API server 4.0 is an integer, until a rule reads it and fails. To make the verdict the
-same for all fields, and the same as pydantic's, every integer of a spec is read by a rule."""
+"""The API server accepts 4.0 as an integer unless a rule reads the field. This rule on each integer
+of a spec makes the result the same for all fields, and the same as that of pydantic."""
 
 
 def _structural(node: Mapping[str, Any], models: Mapping[str, Schema]) -> Schema:

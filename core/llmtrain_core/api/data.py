@@ -10,14 +10,14 @@ from llmtrain_core.api.base import ApiModel, Name, Rule, Uri, list_map
 
 
 class DataSource(ApiModel):
-    """One body of text."""
+    """A source of training text."""
 
     name: Name
-    """Name of the source, unique in the job."""
+    """Name of the source. Must be unique in the job."""
     uri: Uri
-    """Where it is: file:///PATH, or package://PACKAGE/FOLDER for text inside a Python package."""
+    """Location: file:///PATH, or package://PACKAGE/FOLDER for files of a Python package."""
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Share of this source in the mix, relative to the others."""
+    """Weight of this source in the data mix, relative to the other sources."""
     format: Literal[
         "auto",
         "text",
@@ -30,25 +30,25 @@ class DataSource(ApiModel):
         "code",
         "tokens",
     ] = "auto"
-    """What its files hold; auto goes by their names. Source code and prepared tokens are named."""
+    """File format. auto detects it by file name, except code and tokens, which must be set."""
     filter: Literal["auto", "none", "gopher"] = "auto"
-    """Quality rules: none, or those of Gopher (arXiv:2112.11446); auto applies them to warc."""
+    """Quality filter: none, or gopher (arXiv:2112.11446). auto applies gopher to warc only."""
 
 
 class Tokenizer(ApiModel):
-    """How text becomes tokens. Absent: a byte-level BPE trained on the job's own text."""
+    """Tokenizer. When absent, a byte-level BPE tokenizer is trained on the sources of the job."""
 
     uri: Uri | None = None
-    """A tokenizer.json to use as it is."""
+    """Location of a tokenizer.json to use unchanged."""
 
 
 class Chat(ApiModel):
-    """How a conversation becomes text: exactly one of preset and template."""
+    """Chat template. Exactly one of preset and template must be set."""
 
     preset: Literal["plain", "chatml", "llama3"] | None = None
-    """A template by name; plain puts messages on lines of their own and needs no special tokens."""
+    """Name of a template. plain writes one message per line and needs no special tokens."""
     template: Annotated[str, Field(min_length=1, max_length=16384)] | None = None
-    """A Jinja template over `messages`, as tokenizers bring it along."""
+    """Jinja template over `messages`, in the format of tokenizer_config.json."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -60,24 +60,25 @@ class Chat(ApiModel):
 
 
 class Data(ApiModel):
-    """What to learn from."""
+    """Training data."""
 
     objective: Literal["pretrain", "sft"] = "pretrain"
-    """Next-token pre-training, or supervised fine-tuning: sources are JSON lines of prompt and
-    response, or of messages with role and content, and only responses count in the loss."""
+    """Training objective: pretrain (next-token prediction) or sft (supervised fine-tuning). With
+    sft, sources are JSON lines with prompt and response, or with messages that have role and
+    content, and the loss includes responses only."""
     chat: Chat | None = None
-    """How a conversation becomes text, for sft. Absent: the template beside the tokenizer, else
-    plain."""
+    """Chat template for objective sft. Defaults to the template next to the tokenizer, or to plain
+    if there is none."""
     sources: Annotated[
         list[DataSource],
         Field(min_length=1, max_length=64),
         list_map("name"),
     ]
-    """Bodies of text, identified by name."""
+    """Sources of training text, identified by name."""
     tokenizer: Tokenizer | None = None
-    """How text becomes tokens."""
+    """Tokenizer."""
     held_out_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    """Share of whole documents kept back to measure held-out loss."""
+    """Share of whole documents that are held out for evaluation."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

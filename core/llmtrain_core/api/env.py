@@ -1,4 +1,4 @@
-"""Names that the operator and the trainer agree on (documented in docs/contract.md)."""
+"""Names and paths of the pod contract between operator and trainer (docs/contract.md)."""
 
 JOB_FILE = "LLMTRAIN_JOB_FILE"
 RANKS = "LLMTRAIN_RANKS"
@@ -44,7 +44,7 @@ OWNED = frozenset(
         "LD_PRELOAD",
     }
 )
-"""Variables that a job may not set: the operator sets them, or they would change who runs."""
+"""Variables that a job cannot set: those of the operator, and those that would replace the code."""
 
 JOB_FILE_NAME = "job.json"
 JOB_FOLDER_PATH = "/etc/llmtrain"
@@ -52,9 +52,9 @@ JOB_FILE_PATH = f"{JOB_FOLDER_PATH}/{JOB_FILE_NAME}"
 WORK_DIR_PATH = "/var/lib/llmtrain"
 TERMINATION_LOG_PATH = "/dev/termination-log"
 OWNED_PATHS = (JOB_FOLDER_PATH, WORK_DIR_PATH, "/tmp", "/dev", "/proc", "/sys")
-"""Folders at or under which a job may mount nothing."""
+"""Folders where a job cannot mount volumes, subfolders included."""
 VOLUME_PREFIX = "llmtrain-"
-"""Names of the operator's own volumes start with this; those of a job may not."""
+"""Prefix of the operator's volume names; volumes of a job cannot have it."""
 HTTP_PORT = 9400
 STATUS_PATH = "/status"
 METRICS_PATH = "/metrics"

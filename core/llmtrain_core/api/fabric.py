@@ -1,4 +1,4 @@
-"""`Fabric`: how the network of this cluster looks, from far to near."""
+"""Spec of the `Fabric` resource: the levels of the cluster network."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from pydantic import Field
 from llmtrain_core.api.base import ApiModel, LabelKey, Name, Rule, list_map
 
 HOSTNAME = "kubernetes.io/hostname"
-"""The label that names the node itself."""
+"""Label with the name of the node."""
 
 
 class Level(ApiModel):
-    """One level of the network tree."""
+    """A level of the network topology."""
 
     name: Name
     """Name of the level, for example spine, leaf or node."""
     node_label: LabelKey
-    """Node label whose value names the domain of this level that the node sits in."""
+    """Node label whose value is the name of the node's domain at this level."""
     oversubscription: Annotated[float, Field(ge=1, le=1000)] = 1.0
-    """Capacity of a domain's downlinks over that of its uplinks."""
+    """Ratio of downlink to uplink capacity of a domain."""
 
 
 class Nics(ApiModel):
     """Network interfaces of a node."""
 
     per_node: Annotated[int, Field(ge=1, le=64)] = 8
-    """Interfaces per node."""
+    """Number of interfaces per node."""
     gbits_per_second: Annotated[float, Field(gt=0, le=100000)] = 400.0
-    """Rate of one interface, in Gbit/s."""
+    """Bandwidth of one interface in Gbit/s."""
 
 
 class NvLink(ApiModel):
-    """The network between GPUs inside a node or a rack."""
+    """NVLink between the GPUs of a node or a rack."""
 
     gbytes_per_second: Annotated[float, Field(gt=0, le=100000)] = 900.0
-    """Rate of one GPU, both directions, in GB/s."""
+    """Bandwidth of one GPU in GB/s, both directions together."""
     node_label: LabelKey | None = None
-    """Node label of the NVLink domain, where a domain spans nodes."""
+    """Node label of the NVLink domain. Set it if a domain spans several nodes."""
 
 
 class FabricSpec(ApiModel):
-    """Levels from far to near, or the name of a preset; exactly one of them."""
+    """Specification of the network. Exactly one of preset and levels must be set."""
 
     preset: Annotated[str, Field(min_length=1, max_length=63)] | None = None
-    """Name of a known label scheme, for example topograph."""
+    """Name of a known node-label scheme, for example topograph."""
     levels: Annotated[list[Level], Field(min_length=1, max_length=16), list_map("name")] | None = (
         None
     )
-    """Levels from far to near; the last one is the node."""
+    """Levels from the core of the network to the node. The last level must be the node."""
     nics: Nics | None = None
     """Network interfaces of a node."""
     nvlink: NvLink | None = None
-    """The network between GPUs."""
+    """NVLink between GPUs."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

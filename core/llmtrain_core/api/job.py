@@ -1,7 +1,7 @@
-"""`LLMTrainingJob`: the spec a user writes.
+"""Spec of the `LLMTrainingJob` resource.
 
-Structure and rules that need nothing but the manifest live here. What needs more knowledge (a
-preset's shape, what this release can do) is checked by `llmtrain_core.validation.check`.
+Rules that need only the manifest are defined here. Rules that need more (the architecture of a
+preset, the features of this release) are in `llmtrain_core.validation.check`.
 """
 
 from __future__ import annotations
@@ -74,22 +74,22 @@ WideDegree = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Parallelism(ApiModel):
-    """Degrees of the parallel dimensions; their product is the world size."""
+    """Parallel degrees. Their product is the world size."""
 
     tensor: Degree = 1
-    """Ranks that share every matrix (with sequence parallelism)."""
+    """Tensor-parallel degree, with sequence parallelism."""
     pipeline: Degree = 1
-    """Pipeline stages."""
+    """Pipeline-parallel degree."""
     context: Degree = 1
-    """Ranks that share one sequence."""
+    """Context-parallel degree: number of ranks per sequence."""
     data: WideDegree | None = None
-    """Ranks that shard parameters over different data (FSDP); derived from workers.nodes when
-    absent."""
+    """Data-parallel degree: number of ranks that shard the parameters (FSDP). Derived from
+    workers.nodes when absent."""
     replicate: WideDegree = 1
-    """Copies of the sharded model (HSDP)."""
+    """Replica groups (HSDP)."""
     expert: Degree = 1
-    """Neighbouring data and context ranks that share out the experts of every layer; divides data x
-    context, so it adds no ranks."""
+    """Expert-parallel degree: number of consecutive data and context ranks that share the experts
+    of a layer. Must divide data x context, and is not a factor of the world size."""
     pipeline_schedule: Literal[
         "GPipe",
         "1F1B",
@@ -99,9 +99,9 @@ class Parallelism(ApiModel):
         "ZBVZeroBubble",
         "DualPipeV",
     ] = "1F1B"
-    """Order of forward and backward passes over the stages."""
+    """Pipeline schedule."""
     virtual_stages: Annotated[int, Field(ge=1, le=64)] = 1
-    """Model chunks per pipeline rank, for interleaved schedules."""
+    """Number of model chunks per pipeline rank, for interleaved schedules."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -114,45 +114,46 @@ class Parallelism(ApiModel):
 
 
 class Topology(ApiModel):
-    """Where the job may sit."""
+    """Topology constraints."""
 
     fabric: ObjectName | None = None
-    """The Fabric that describes the network; absent: the one named default, else node labels."""
+    """Name of the Fabric. Defaults to the Fabric named default, or to node labels if there is
+    none."""
     require: Name | None = None
-    """Level of the fabric inside one domain of which the whole job must sit."""
+    """Level at which all pods must be in one domain."""
     prefer: Name | None = None
-    """Level of the fabric inside one domain of which the job should sit: kept where a domain has
-    the room, else given up. A level that the fabric lacks is refused."""
+    """Level at which all pods should be in one domain. Ignored if no domain has enough free nodes.
+    A level that the fabric does not have is rejected."""
     tensor_within: Name | None = None
-    """Level inside one domain of which every tensor group must sit; absent: the node."""
+    """Level at which each tensor-parallel group must be in one domain. Defaults to the node."""
     spares: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Nodes that are held near the gang, without pods, to take the place of failed ones."""
+    """Number of nodes, near the gang and without pods, reserved to replace failed nodes."""
     exclude_nodes: Annotated[list[ObjectName], Field(max_length=1024), list_set()] | None = None
-    """Nodes that are not used."""
+    """Names of nodes to exclude."""
 
 
 class Rdma(ApiModel):
-    """The extended resource of an RDMA device."""
+    """RDMA devices."""
 
     resource: ExtendedResource
-    """Resource name, for example rdma/hca_shared_devices_a."""
+    """Extended resource of the devices, for example rdma/hca_shared_devices_a."""
     count: Annotated[int, Field(ge=1, le=64)] = 1
-    """Devices per pod."""
+    """Number of devices per pod."""
 
 
 NcclVariables = Annotated[dict[str, Text], Field(max_length=64), BeforeValidator(without_nulls)]
 
 
 class Network(ApiModel):
-    """Network settings of the pods."""
+    """Network settings."""
 
     profile: Literal["auto", "infiniband", "roce", "efa", "tcpxo", "tcp"] = "auto"
-    """Family of the fabric; auto: NCCL chooses; tcp: no RDMA, even where the nodes have it; any
-    other is demanded: without it the job ends instead of falling back to TCP."""
+    """Network type. auto: NCCL selects the network. tcp: RDMA is not used, even if available. With
+    any other profile, the job fails if the network is not available, instead of using TCP."""
     rdma: Rdma | None = None
     """RDMA devices to request."""
     nccl: NcclVariables | None = None
-    """NCCL variables that override the profile."""
+    """NCCL environment variables. They override the variables of the profile."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         keys_match("nccl", "nccl", "^NCCL_[A-Z0-9_]{1,120}$", "only variables named NCCL_..."),
@@ -160,18 +161,18 @@ class Network(ApiModel):
 
 
 class Checkpoint(ApiModel):
-    """Where and when training state is saved."""
+    """Checkpoint settings."""
 
     uri: Uri
-    """Folder that all pods see: file:///PATH on a shared volume, or s3://BUCKET/PATH."""
+    """Folder that all pods share: file:///PATH on a shared volume, or s3://BUCKET/PATH."""
     every_steps: Annotated[int, Field(ge=1, le=100_000_000)] = 1000
-    """Steps between checkpoints; one more is written after the last step."""
+    """Number of steps between checkpoints. A checkpoint is always written after the last step."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Complete checkpoints that are kept."""
+    """Number of complete checkpoints to keep."""
     async_: bool = Field(default=False, alias="async")
-    """Write in the background while training goes on; takes a copy of the state in main memory."""
+    """Write checkpoints in the background. Needs host memory for a copy of the training state."""
     export_hugging_face: Uri | None = None
-    """Where to write the model as Hugging Face safetensors after the last step."""
+    """Folder for the final model in Hugging Face safetensors format."""
 
 
 # Degrees are bounded so that their product fits into 64 bits, which is all that CEL has.
@@ -182,7 +183,7 @@ _WITHOUT_DATA = (
 
 
 def _asked(spec: JobSpec) -> int:
-    """Product of the degrees that are given."""
+    """Return the product of the degrees that are set."""
     degrees = spec.parallelism
     product = degrees.tensor * degrees.pipeline * degrees.context * degrees.replicate
     return product * (degrees.data or 1)
@@ -210,35 +211,36 @@ def _immutable(field: str, *, optional: bool = False) -> Rule:
 
 
 class JobSpec(ApiModel):
-    """A training job: what to train, on what, how, and where."""
+    """Specification of a training job."""
 
     suspend: bool = False
-    """Stop the job and give its nodes back; false starts it again from its last checkpoint."""
+    """Stop the job and release its nodes. If set to false, the job resumes from its last
+    checkpoint."""
     managed_by: Annotated[str, Field(min_length=1, max_length=317)] | None = None
-    """Controller in charge, as in batch/v1 Job; another value than llmtrain.dev/operator means that
-    this operator writes nothing."""
+    """Controller that manages the job, as in batch/v1 Job. This operator ignores jobs with a value
+    other than llmtrain.dev/operator."""
     priority_class_name: ObjectName | None = None
-    """PriorityClass of the pods and of the job in the queue."""
+    """Name of the PriorityClass of the job and of its pods."""
     model: Model | None = None
-    """What to train."""
+    """Model to train."""
     data: Data | None = None
-    """What to learn from."""
+    """Training data."""
     training: Training | None = None
-    """How to train."""
+    """Training settings."""
     parallelism: Parallelism = Field(default_factory=Parallelism)
-    """Degrees of the parallel dimensions; their product is the world size."""
+    """Parallel degrees. Their product is the world size."""
     workers: Workers
-    """The pods."""
+    """Pods of the job, one per node."""
     topology: Topology | None = None
-    """Where the job may sit."""
+    """Topology constraints."""
     network: Network | None = None
-    """Network settings."""
+    """Network settings of the pods."""
     checkpoint: Checkpoint | None = None
-    """Where training state is saved."""
+    """Checkpoint settings."""
     failure_policy: FailurePolicy | None = None
-    """What happens when something breaks."""
+    """Failure policy."""
     run_policy: RunPolicy | None = None
-    """Deadline, time to live and cleaning."""
+    """Deadline, TTL and pod cleanup policy."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         *(_required_without_command(field) for field in ("model", "data", "training")),

@@ -1,4 +1,4 @@
-"""Label and annotation keys that the operator stamps on what it creates."""
+"""Label and annotation keys of jobs and of the objects that the operator creates."""
 
 JOB_NAME = "llmtrain.dev/job-name"
 JOB_UID = "llmtrain.dev/job-uid"
@@ -7,10 +7,10 @@ NODE_INDEX = "llmtrain.dev/node-index"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY_VALUE = "llmtrain"
 CONTROLLER_NAME = "llmtrain.dev/operator"
-"""The value of `spec.managedBy` that means us (also when the field is absent)."""
+"""Value of `spec.managedBy` for this operator; also the default."""
 FINALIZER = "llmtrain.dev/finalizer"
 REPLACE = "llmtrain.dev/replace"
-"""Annotation of a job, set by its user: the attempt that is to move to a better place once there is
-a new checkpoint."""
+"""Annotation of a job, set by the user: the attempt to relocate to a better placement after the
+next checkpoint."""
 ALLOW_OVER_MEMORY = "llmtrain.dev/allow-over-memory"
-"""Annotation of a job, set by its user: "true" lets a job run that the plan says cannot fit."""
+"""Annotation of a job, set by the user: "true" accepts a job that does not fit by the plan."""

@@ -10,7 +10,7 @@ from llmtrain_core.api.base import ApiModel, Rule, Uri
 
 
 class Architecture(ApiModel):
-    """The shape of a decoder, by default of the Llama kind (RMSNorm, RoPE, SwiGLU)."""
+    """Decoder-only transformer; the defaults are Llama's (RMSNorm, RoPE, SwiGLU)."""
 
     layers: Annotated[int, Field(ge=1, le=1024)]
     """Number of transformer blocks."""
@@ -19,38 +19,41 @@ class Architecture(ApiModel):
     heads: Annotated[int, Field(ge=1, le=4096)]
     """Number of query heads."""
     kv_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Number of key and value heads (grouped-query attention); equal to heads when absent."""
+    """Number of key and value heads (grouped-query attention). Defaults to heads."""
     head_dim: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Width of one head; hiddenSize / heads when absent."""
+    """Width of one head. Defaults to hiddenSize / heads."""
     ffn_size: Annotated[int, Field(ge=1, le=4194304)]
-    """Inner width of the feed-forward block; with experts, of each of them."""
+    """Inner width of the feed-forward block, or of each expert."""
     vocab_size: Annotated[int, Field(ge=1, le=16777216)]
-    """Number of rows of the embedding; also the size of a tokenizer trained by the job."""
+    """Number of rows of the embedding, and the vocabulary size of a tokenizer trained by the
+    job."""
     sequence_length: Annotated[int, Field(ge=1, le=16777216)]
-    """Tokens of one training sequence."""
+    """Number of tokens in a training sequence."""
     rope_theta: Annotated[float, Field(gt=0, le=1e9)] = 10000.0
     """Base of the rotary position embedding."""
     norm_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-5
-    """Epsilon of the norms."""
+    """Epsilon of the normalization layers."""
     tied_embeddings: bool = False
-    """Use the input embedding as the output projection as well."""
+    """Use the input embedding as the output projection."""
     positions: Literal["rotary", "learned"] = "rotary"
-    """How positions enter: turned into queries and keys, or a learned vector for each."""
+    """Position embedding: rotary (applied to queries and keys) or learned (one vector per
+    position)."""
     norm: Literal["rms", "layer"] = "rms"
-    """Norm before attention, before the feed-forward block and at the end."""
+    """Normalization layer: rms (RMSNorm) or layer (LayerNorm)."""
     activation: Literal["swiglu", "gelu"] = "swiglu"
-    """Of the feed-forward block: gated with three matrices, or plain with two."""
+    """Activation of the feed-forward block: swiglu (gated, three matrices) or gelu (two
+    matrices)."""
     biases: Literal["none", "qkv", "all"] = "none"
-    """Projections with a bias: none, query, key and value, or all but the output projection."""
+    """Projections with a bias: none, qkv (query, key and value), or all but the output
+    projection."""
     qk_norm: bool = False
-    """Normalise every head's queries and keys (RMSNorm)."""
+    """Apply RMSNorm to the queries and keys of each head."""
     experts: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Feed-forward blocks per layer that a router chooses from (mixture of experts); 1: no router.
-    """
+    """Number of experts per layer (mixture of experts). With 1, there is no router."""
     experts_per_token: Annotated[int, Field(ge=1, le=64)] = 1
-    """Experts that every token visits; their weights are a softmax over all, normalised."""
+    """Number of experts per token. Their weights are a softmax over all experts, renormalized."""
     load_balancing_weight: Annotated[float, Field(ge=0, le=10)] = 0.01
-    """Weight of the loss that keeps experts evenly used, per layer and sequence; 0: none."""
+    """Weight of the load-balancing loss, per layer and sequence. 0 disables the loss."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -88,25 +91,26 @@ class Architecture(ApiModel):
 
     @property
     def key_value_heads(self) -> int:
-        """Number of key and value heads with the default applied."""
+        """Number of key and value heads, with the default applied."""
         return self.kv_heads or self.heads
 
     @property
     def head_width(self) -> int:
-        """Width of one head with the default applied."""
+        """Width of one head, with the default applied."""
         return self.head_dim or self.hidden_size // self.heads
 
 
 class Model(ApiModel):
-    """What to train: a preset or an architecture, exactly one of them."""
+    """Model to train. Exactly one of preset and architecture must be set."""
 
     preset: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     """Name of a published architecture, for example llama3-8b."""
     architecture: Architecture | None = None
-    """The shape, spelled out."""
+    """Architecture of the model."""
     init_from: Uri | None = None
-    """Weights to start from instead of random ones: file:///PATH of a checkpoint of this trainer,
-    or of a folder of them, whose newest complete one is taken."""
+    """Checkpoint to load initial weights from: file:///PATH of a checkpoint of this trainer, or of
+    a folder of checkpoints, of which the newest complete one is used. Weights are random when
+    absent."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

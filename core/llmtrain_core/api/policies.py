@@ -19,12 +19,12 @@ from llmtrain_core.api.base import (
 
 
 class FailureRule(ApiModel):
-    """What to do about one kind of failure; the first rule that matches decides."""
+    """Action for one kind of failure."""
 
     name: Name
-    """Name of the rule, unique in the job."""
+    """Name of the rule. Must be unique in the job."""
     action: Literal["RestartInPlace", "ReplaceNode", "RestartGang", "FailJob"]
-    """What happens."""
+    """Action on a matching failure."""
     on_exit_codes: (
         Annotated[
             list[Annotated[int, Field(ge=1, le=255)]],
@@ -33,7 +33,7 @@ class FailureRule(ApiModel):
         ]
         | None
     ) = None
-    """Exit codes that match."""
+    """Exit codes to match."""
     on_reasons: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=128)]],
@@ -42,23 +42,24 @@ class FailureRule(ApiModel):
         ]
         | None
     ) = None
-    """Failure reasons that match."""
+    """Failure reasons to match."""
 
 
 class FailurePolicy(ApiModel):
-    """What happens when something breaks."""
+    """Failure policy."""
 
     max_restarts: Annotated[int, Field(ge=0, le=10000)] = defaults.MAX_RESTARTS
-    """Restarts after which the job fails."""
+    """Maximum number of gang restarts before the job fails."""
     max_restarts_in_place: Annotated[int, Field(ge=0, le=10000)] = defaults.MAX_RESTARTS_IN_PLACE
-    """Before that: restarts of all ranks inside their running pods, in a row without a newer
-    checkpoint. Zero turns them off."""
+    """Maximum number of consecutive in-place restarts without a new checkpoint before the gang is
+    restarted. An in-place restart restarts all ranks inside their running pods. 0 disables it."""
     rules: Annotated[list[FailureRule], Field(max_length=32), list_map("name")] | None = None
-    """Rules; the first match decides."""
+    """Failure rules. The first matching rule applies."""
     hang_timeout: Duration | None = None
-    """Without a step, or a tensor of a save or export, for this long the job counts as hung."""
+    """Time without progress (a step, or a tensor of a save or export) after which the job is
+    hung."""
     startup_timeout: Duration = defaults.STARTUP_TIMEOUT
-    """A gang whose pods are not all running after this long is released and placed anew."""
+    """Time for all pods of the gang to start. After it, the gang is released and placed again."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -77,11 +78,12 @@ class FailurePolicy(ApiModel):
 
 
 class RunPolicy(ApiModel):
-    """Life of the job and of its leftovers (names and meaning of Kubeflow)."""
+    """Deadline, TTL and pod cleanup policy, as in Kubeflow."""
 
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=315_360_000)] | None = None
-    """The job is deleted this long after it finished."""
+    """Time in seconds after which a finished job is deleted. Never when absent."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
-    """The job fails if it has not finished this long after it first started."""
+    """Time in seconds after the first start after which an unfinished job fails. No limit when
+    absent."""
     clean_pod_policy: Literal["All", "Running", "None"] = "Running"
-    """Which pods are deleted when the job has finished."""
+    """Pods to delete when the job has finished: All, Running or None."""

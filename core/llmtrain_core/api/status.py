@@ -1,4 +1,4 @@
-"""`LLMTrainingJob`: the status the operator writes. Bounded: O(groups), never O(ranks)."""
+"""Status of the `LLMTrainingJob` resource. Its size is bounded by groups, not by ranks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from llmtrain_core.api.base import ApiModel, list_map
 from llmtrain_core.api.defaults import MAX_FAILURES, MAX_NODES, MESSAGE_LENGTH, REASON_LENGTH
 
 Time = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
-Word = Annotated[str, Field(max_length=REASON_LENGTH)]
-Sentence = Annotated[str, Field(max_length=MESSAGE_LENGTH)]
+ShortText = Annotated[str, Field(max_length=REASON_LENGTH)]
+LongText = Annotated[str, Field(max_length=MESSAGE_LENGTH)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
-"""What JSON numbers carry exactly."""
+"""Integers up to 2^53, which JSON numbers represent exactly."""
 Amount = Annotated[float, Field(ge=0)]
 TrainerPhase = Literal[
     "preparing", "starting", "training", "evaluating", "saving", "finished", "failed"
@@ -21,16 +21,16 @@ TrainerPhase = Literal[
 
 
 class Condition(ApiModel):
-    """A metav1.Condition."""
+    """Condition of the job (metav1.Condition)."""
 
     type: Annotated[str, Field(max_length=316)]
-    """What the condition is about."""
+    """Type of the condition."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Status of the condition: True, False or Unknown."""
     observed_generation: Count = 0
-    """Generation of the spec that it speaks of."""
+    """Generation of the spec that the condition was set for."""
     last_transition_time: Time
-    """When the status last changed."""
+    """Time of the last change of the status."""
     reason: Annotated[
         str,
         Field(
@@ -39,113 +39,113 @@ class Condition(ApiModel):
             pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
         ),
     ]
-    """Why, in one word."""
+    """Machine-readable reason for the last transition."""
     message: Annotated[str, Field(max_length=4096)]
-    """Why, in a sentence, with the field and the remedy."""
+    """Human-readable details: the field concerned and how to correct it."""
 
 
 class PlacedBlock(ApiModel):
-    """A run of consecutive nodes of the placement inside one nearest domain."""
+    """Consecutive nodes of the placement in one leaf domain."""
 
     path: Annotated[str, Field(max_length=1024)]
-    """Domains from far to near, without the node: spine-1/leaf-3."""
+    """Domains from the top level down, without the node, for example spine-1/leaf-3."""
     nodes: Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=MAX_NODES)]
-    """Node names in order of rank block."""
+    """Node names in rank order."""
 
 
 class LevelUse(ApiModel):
-    """How the placement uses one level."""
+    """Usage of one topology level."""
 
-    level: Word
+    level: ShortText
     """Name of the level."""
     domains: Count
-    """Domains used."""
+    """Number of domains used."""
     crossings: Annotated[dict[str, int], Field(max_length=8)] | None = None
-    """Groups that span more than one domain of this level, by kind of group."""
+    """Number of parallel groups that span several domains of this level, by kind of group."""
 
 
 class PlacementStatus(ApiModel):
-    """Who sits where: block i of the ranks is on the i-th node, read over all blocks in order."""
+    """Placement of the ranks: the i-th node, in order of blocks, runs the i-th rank block."""
 
     attempt: Count
-    """The attempt it belongs to."""
+    """Attempt that the placement belongs to."""
     gpus_per_node: Annotated[int, Field(ge=1)]
-    """Ranks per node."""
+    """Number of ranks per node."""
     blocks: Annotated[list[PlacedBlock], Field(max_length=MAX_NODES)]
-    """Nodes in order of rank."""
+    """Nodes in rank order."""
     levels: Annotated[list[LevelUse], Field(max_length=16), list_map("level")]
-    """Use of each level, far to near."""
+    """Usage of each level, from the top level down."""
     spares: Annotated[list[PlacedBlock], Field(max_length=1024)] | None = None
-    """Nodes that are held for the job to replace a failed one, nearest first."""
-    explanation: Sentence = ""
-    """The placement in a sentence."""
+    """Spare nodes reserved for the job, nearest first."""
+    explanation: LongText = ""
+    """Summary of the placement."""
 
 
 class BetterPlacement(ApiModel):
-    """A place where the job would communicate faster, as far as is free now."""
+    """A placement on free nodes with less communication time."""
 
     attempt: Count
-    """The attempt that it is compared with."""
+    """Attempt that the placement is compared with."""
     gain: Annotated[float, Field(ge=1)]
-    """Communication time of a step here over what it would be there."""
-    summary: Word
-    """The place: 4 nodes · 1 leaf."""
+    """Ratio of the current communication time per step to that of this placement."""
+    summary: ShortText
+    """Summary of the placement, for example 4 nodes · 1 leaf."""
 
 
 class Move(ApiModel):
-    """A move that the user asked for, and what it waits for."""
+    """A requested relocation that is pending."""
 
     attempt: Count
-    """The attempt that is to move."""
+    """Attempt to relocate."""
     after_checkpoint: Count
-    """It moves once a checkpoint is newer than this step: the newest when it was asked."""
+    """Step of the newest checkpoint at the time of the request. The job moves after a newer one."""
 
 
 class Collective(ApiModel):
-    """Measured cost of one kind of collective, per rank and sampled step."""
+    """Measurements of one kind of collective, per rank and sampled step."""
 
     group: Literal["tp", "cp", "dp", "ep", "edp", "rep", "rep-near", "rep-far", "pp", "world"]
     """Kind of parallel group."""
     op: Annotated[str, Field(max_length=64, pattern=r"^[a-z_]{1,64}$")]
-    """Operation."""
+    """Collective operation."""
     count: Count = 0
-    """Calls per step."""
+    """Number of calls per step."""
     bytes_per_step: Count = 0
-    """Bytes handed to it per step."""
+    """Payload per step in bytes."""
     mean_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """Mean duration of one call, waiting included."""
+    """Mean duration of a call in seconds, including time waiting for other ranks."""
 
 
 class Progress(ApiModel):
-    """Where the training is."""
+    """Training progress."""
 
     phase: TrainerPhase | None = None
-    """What the trainer does now."""
+    """Current phase of the trainer."""
     step: Count = 0
-    """Optimizer steps done."""
+    """Number of completed optimizer steps."""
     total_steps: Count = 0
-    """Optimizer steps to do."""
+    """Total number of optimizer steps."""
     loss: float | None = None
     """Training loss of the last step, in nats per token."""
     tokens_per_second: float | None = None
     """Tokens per second over all ranks."""
     mfu: float | None = None
-    """Model FLOPs utilisation."""
+    """Model FLOPs utilization."""
     eta: Time | None = None
-    """When the last step is expected to end."""
+    """Estimated completion time of the last step."""
     last_checkpoint_step: Count | None = None
     """Step of the newest complete checkpoint."""
     restarts_in_place: Count | None = None
-    """Restarts of all ranks inside their running pods, in this attempt. They are no restarts of
-    the gang, and `status.restarts` does not count them."""
+    """Number of in-place restarts in this attempt. They do not count as gang restarts in
+    status.restarts."""
     held_out_loss_before: float | None = None
     """Held-out loss before the first step, in nats per token."""
     held_out_loss_after: float | None = None
     """Held-out loss after the last step, in nats per token."""
     exact_match_before: float | None = None
-    """Share of held-out examples answered to the letter before the first step (objective sft)."""
+    """Share of held-out examples with an exact match before the first step (objective sft)."""
     exact_match_after: float | None = None
-    """The same after the last step."""
+    """Share of held-out examples with an exact match after the last step (objective sft)."""
     collectives: (
         Annotated[
             list[Collective],
@@ -154,109 +154,109 @@ class Progress(ApiModel):
         ]
         | None
     ) = None
-    """Measured collectives."""
+    """Measurements of collectives."""
 
 
 class PlannedFlops(ApiModel):
-    """FLOPs of one token, forward and backward, in the two conventions of the field."""
+    """FLOPs per token, forward and backward, in two conventions."""
 
     full_attention: Count
-    """Every score is counted."""
+    """All attention scores are counted."""
     causal_attention: Count
-    """Only scores that the causal mask leaves."""
+    """Only attention scores that the causal mask keeps are counted."""
 
 
 class PlannedMemory(ApiModel):
-    """Memory of the GPU that needs the most."""
+    """GPU memory of the rank that needs the most."""
 
     per_gpu_bytes: Annotated[dict[str, Count], Field(max_length=16)]
-    """Bytes by part: weights, gradients, optimizer, gathered, activations, logits, and margins."""
+    """Bytes by part: weights, gradients, optimizer, gathered, activations, logits and margins."""
     total_bytes: Count
-    """All parts together."""
+    """Sum of all parts in bytes."""
     capacity_bytes: Count | None = None
-    """What the GPU has."""
+    """Memory of the GPU in bytes."""
     fits: bool | None = None
-    """Whether all parts fit, margins included."""
+    """Whether the total, with margins, fits into the memory of the GPU."""
 
 
 class PlannedStep(ApiModel):
-    """Time of one optimizer step."""
+    """Estimated time of an optimizer step."""
 
     seconds: Amount
-    """The whole step."""
+    """Time of a step in seconds."""
     compute_seconds: Amount
-    """Work of the slowest rank, bubble not counted."""
+    """Compute time of the slowest rank in seconds, without the pipeline bubble."""
     exposed: Annotated[dict[str, Amount], Field(max_length=8)]
-    """Seconds of communication that nothing hides, by kind of group."""
+    """Communication time in seconds that does not overlap with computation, by kind of group."""
 
 
 class Measured(ApiModel):
-    """What the running job showed of the plan."""
+    """Comparison of the plan with measurements."""
 
     attempt: Count
-    """The attempt that is measured."""
+    """Measured attempt."""
     from_step: Count
-    """First step that was seen of it."""
+    """First observed step of the attempt."""
     at_step: Count | None = None
-    """Step at which the figures were taken."""
+    """Step at which the figures were measured."""
     step_seconds: Amount | None = None
-    """Time of a step, smoothed over the last ones."""
+    """Smoothed time of the last steps in seconds."""
     error_ratio: Amount | None = None
-    """Measured over planned time of a step."""
+    """Ratio of measured to planned step time."""
 
 
 class PlanStatus(ApiModel):
-    """What the job needs and how long it takes, by arithmetic and corrected by measurement."""
+    """Estimated resource needs and duration, corrected by measurements."""
 
-    hardware: Word | None = None
-    """Kind of GPU that the plan is for, by the labels of nodes; absent: unknown."""
+    hardware: ShortText | None = None
+    """GPU type of the plan, from node labels. Absent if unknown."""
     gpus: Count
-    """GPUs of the job."""
+    """Number of GPUs of the job."""
     parameters: Count
-    """Parameters of the model."""
+    """Number of parameters of the model."""
     trainable_parameters: Count | None = None
-    """Those that training changes: adapters only, with `training.lora`."""
+    """Number of trainable parameters: with training.lora, the adapters only."""
     active_parameters: Count | None = None
-    """Those that one token meets: of the experts, the chosen ones."""
+    """Number of parameters used per token: of the experts, only the selected ones."""
     tokens: Count
-    """Tokens of the whole run."""
+    """Number of training tokens of the whole run."""
     flops_per_token: PlannedFlops
-    """FLOPs of one token."""
+    """FLOPs per token."""
     total_flops: Amount
-    """FLOPs of the whole run, with causal attention."""
+    """FLOPs of the whole run, in the causal convention."""
     memory: PlannedMemory
-    """GPU memory."""
+    """GPU memory of the rank that needs the most."""
     bubble: Amount
-    """Share of a step in which the pipeline has nothing to do."""
+    """Share of a step in which the pipeline is idle."""
     step: PlannedStep | None = None
-    """Time of one step, where the GPU is known."""
+    """Time of a step. Absent if the GPU type is unknown."""
     mfu: Amount | None = None
-    """Model FLOPs utilisation, with causal attention."""
+    """Model FLOPs utilization, in the causal convention."""
     tokens_per_second: Amount | None = None
     """Tokens per second over all ranks."""
     total_seconds: Amount | None = None
-    """Time of the whole run, failures and saves not counted."""
+    """Time of the whole run in seconds, without failures and checkpoints."""
     days: Amount | None = None
-    """The same in days."""
+    """Time of the whole run in days, without failures and checkpoints."""
     measured: Measured | None = None
-    """The plan against what was measured."""
-    assumptions: Annotated[list[Sentence], Field(max_length=8)] | None = None
-    """What the figures rest on."""
-    note: Sentence | None = None
-    """What the plan cannot say, and why."""
+    """Comparison of the plan with measurements."""
+    assumptions: Annotated[list[LongText], Field(max_length=8)] | None = None
+    """Assumptions of the plan."""
+    note: LongText | None = None
+    """Why parts of the plan are missing."""
 
 
 class Failure(ApiModel):
-    """One failure of the past."""
+    """A failure of the job."""
 
     time: Time
-    """When it was seen."""
+    """Time when the failure was observed."""
     attempt: Count
-    """The attempt that failed."""
-    reason: Word
-    """Class of the failure."""
-    message: Sentence
-    """Evidence."""
+    """Failed attempt."""
+    reason: ShortText
+    """Reason of the failure."""
+    message: LongText
+    """Details of the failure."""
     node: Annotated[str, Field(max_length=253)] | None = None
     """Node of the first failed pod."""
     exit_code: int | None = None
@@ -264,10 +264,10 @@ class Failure(ApiModel):
 
 
 class JobStatus(ApiModel):
-    """What the operator observed and decided."""
+    """Observed status of a training job."""
 
     observed_generation: Count = 0
-    """Generation of the spec that the status speaks of."""
+    """Generation of the spec that the status was computed for."""
     phase: (
         Literal[
             "Pending",
@@ -282,42 +282,42 @@ class JobStatus(ApiModel):
         ]
         | None
     ) = None
-    """One word for the STATE column; derived from the conditions, never read back."""
-    reason: Word | None = None
-    """Reason of the condition that explains the phase; for the REASON column."""
+    """Summary of the conditions, for the STATE column. Not used by the operator."""
+    reason: ShortText | None = None
+    """Reason of the condition that determines the phase, for the REASON column."""
     conditions: Annotated[list[Condition], Field(max_length=16), list_map("type")] | None = None
-    """Conditions in the shape of metav1."""
-    layout: Word | None = None
-    """Parallel degrees: tp8·pp4·dp16."""
-    nodes: Word | None = None
-    """Ready nodes over wanted nodes: 12/16."""
+    """Conditions of the job."""
+    layout: ShortText | None = None
+    """Parallel degrees, for example tp8·pp4·dp16."""
+    nodes: ShortText | None = None
+    """Ready nodes over requested nodes, for example 12/16."""
     plan: PlanStatus | None = None
-    """What the job needs and how long it takes; absent for a job that names no model."""
+    """Estimated resource needs and duration. Absent for jobs without a model."""
     estimated_start: Time | None = None
-    """When the job is expected to start, while it waits and the queue can tell."""
+    """Estimated start time of a queued job, if it can be predicted."""
     placement: PlacementStatus | None = None
-    """Who sits where."""
-    placement_summary: Word | None = None
-    """The placement for the PLACEMENT column: 4 nodes · 2 leaf · 1 spine."""
+    """Placement of the ranks."""
+    placement_summary: ShortText | None = None
+    """Placement for the PLACEMENT column, for example 4 nodes · 2 leaf · 1 spine."""
     better_placement: BetterPlacement | None = None
-    """Where the job would be better off; it moves when asked (annotation llmtrain.dev/replace)."""
+    """A better placement. To relocate the job, set the annotation llmtrain.dev/replace."""
     move: Move | None = None
-    """A move that was asked for and not made yet."""
+    """A requested relocation that is pending."""
     attempt: Count = 0
-    """Number of the current gang; it grows with every gang restart."""
+    """Number of the current attempt. Each gang restart increments it."""
     restarts: Count = 0
-    """Gang restarts after failures (suspend and resume do not count)."""
+    """Number of gang restarts after failures. Suspend and resume do not count."""
     preemptions: Count = 0
-    """Times that the job was stopped for one of higher priority."""
+    """Number of times that the job was preempted by a job of higher priority."""
     failures: Annotated[list[Failure], Field(max_length=MAX_FAILURES)] | None = None
-    """The last failures, newest last."""
+    """Most recent failures, oldest first."""
     start_time: Time | None = None
-    """When the job was first placed."""
+    """Time when the job was first placed."""
     attempt_start_time: Time | None = None
-    """When the current attempt was placed."""
+    """Time when the current attempt was placed."""
     completion_time: Time | None = None
-    """When the job finished."""
+    """Time when the job finished."""
     progress: Progress | None = None
-    """Where the training is."""
-    progress_percent: Word | None = None
-    """Progress for the PROGRESS column: 42%."""
+    """Training progress."""
+    progress_percent: ShortText | None = None
+    """Progress for the PROGRESS column, for example 42%."""

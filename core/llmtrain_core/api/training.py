@@ -13,44 +13,45 @@ class Optimizer(ApiModel):
     """AdamW (Loshchilov and Hutter, arXiv:1711.05101)."""
 
     name: Literal["adamw"] = "adamw"
-    """The algorithm."""
+    """Optimizer algorithm."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
     """Peak learning rate."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the first moment."""
+    """Decay rate of the first moment."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Decay of the second moment."""
+    """Decay rate of the second moment."""
     epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
-    """Term added to the denominator."""
+    """Term added to the denominator for numerical stability."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
-    """Decoupled weight decay; not applied to norms."""
+    """Decoupled weight decay. Not applied to normalization layers."""
     gradient_clip_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """Gradients are scaled down to this global norm."""
+    """Maximum global norm of the gradients."""
 
 
 class Schedule(ApiModel):
-    """Learning rate over the run: linear warm-up, then decay."""
+    """Learning-rate schedule: linear warm-up, then decay."""
 
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] = 0
-    """Steps of linear warm-up."""
+    """Number of warm-up steps."""
     decay: Literal["cosine", "constant"] = "cosine"
-    """Shape after the warm-up."""
+    """Learning rate after the warm-up."""
     min_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Final learning rate as a share of the peak."""
+    """Final learning rate as a fraction of the peak learning rate."""
 
 
 class DiLoCo(ApiModel):
-    """Outer updates of copies that train apart (DiLoCo, arXiv:2311.08105)."""
+    """Outer updates of model replicas that train independently (DiLoCo, arXiv:2311.08105)."""
 
     inner_steps: Annotated[int, Field(ge=1, le=100_000)] = 30
-    """Optimizer steps that every copy takes by itself between two outer updates."""
+    """Number of optimizer steps between two outer updates."""
     outer_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.7
-    """Rate of the outer update, which is SGD with Nesterov momentum."""
+    """Learning rate of the outer optimizer, which is SGD with Nesterov momentum."""
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of the outer update."""
+    """Momentum of the outer optimizer."""
     delay_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Steps that training goes on while an outer update crosses the network; 0: it is waited for.
-    A late update is mixed in half and half (Streaming DiLoCo, arXiv:2501.18512)."""
+    """Number of steps during which an outer update overlaps with training; 0 blocks until it is
+    done. A delayed update is averaged with the current weights (Streaming DiLoCo,
+    arXiv:2501.18512)."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -63,18 +64,19 @@ class DiLoCo(ApiModel):
 
 
 class GradientSync(ApiModel):
-    """How gradients cross the slow dimension, between the copies of parallelism.replicate."""
+    """Gradient synchronization between the model replicas of parallelism.replicate."""
 
     compression: Literal["none", "bf16", "int8"] = "none"
-    """Numbers that cross: as they are, in 16 bits, or in 8 bits with a scale for every 256 and the
-    rounding error added to the next ones (error feedback)."""
+    """Compression of gradients: none, bf16, or int8 with one scale per 256 values and error
+    feedback."""
     mode: Literal["every-step", "diloco"] = "every-step"
-    """Synchronise every step, or by outer updates (DiLoCo, arXiv:2311.08105)."""
+    """Synchronization mode: every-step, or diloco (outer updates, arXiv:2311.08105)."""
     diloco: DiLoCo | None = None
-    """Outer updates; the defaults when absent."""
+    """Settings of mode diloco. Defaults apply when absent."""
     copies_per_rack: Annotated[int, Field(ge=1, le=65536)] = 1
-    """Neighbouring copies that sit close together. With more than one, gradients are summed inside
-    a rack first, so that each copy sends only its part to the other racks (hierarchical)."""
+    """Number of consecutive model replicas in one rack. If greater than 1, gradients are reduced
+    inside each rack first, and each replica sends only its part to other racks (hierarchical
+    all-reduce)."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -87,66 +89,66 @@ class GradientSync(ApiModel):
 
     @property
     def outer(self) -> DiLoCo | None:
-        """The outer updates with defaults applied; None where copies are alike after every step."""
+        """Settings of mode diloco with defaults applied; None in mode every-step."""
         return (self.diloco or DiLoCo()) if self.mode == "diloco" else None
 
 
 class CollectiveProbe(ApiModel):
-    """All-reduces of 4 KiB and 16 MiB in every parallel group, between two steps."""
+    """Network probe: all-reduces of 4 KiB and 16 MiB in each parallel group, between two steps."""
 
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
-    """Steps from one to the next."""
+    """Number of steps between two probes."""
 
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-"""The products of a layer, by their usual names."""
+"""Linear layers of a transformer block."""
 
 
 class Lora(ApiModel):
-    """Low-rank adapters beside frozen weights (Hu et al., arXiv:2106.09685)."""
+    """Low-rank adapters with frozen base weights (LoRA; Hu et al., arXiv:2106.09685)."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Width of an adapter."""
+    """Rank of the adapters."""
     alpha: Annotated[float, Field(gt=0, le=65536)] = 16.0
-    """An adapter's output is scaled by alpha / rank."""
+    """Scaling factor: the output of an adapter is multiplied by alpha / rank."""
     targets: Annotated[list[Projection], Field(min_length=1, max_length=7), list_set()] = Field(
         default=["q_proj", "v_proj"]
     )
-    """Products of every layer that get an adapter."""
+    """Linear layers of each block that have an adapter."""
     merge: bool = False
-    """After the last step, also write the base's weights with the adapters added in, as a
-    checkpoint under merged/ in checkpoint.uri."""
+    """After the last step, also write a checkpoint of the merged weights (base weights plus
+    adapters) to merged/ below checkpoint.uri."""
 
 
 class Training(ApiModel):
-    """How to train: exactly one of steps and tokens says how long."""
+    """Training settings. Exactly one of steps and tokens must be set."""
 
     steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Number of optimizer steps."""
     tokens: Annotated[int, Field(ge=1, le=1_000_000_000_000_000)] | None = None
-    """Number of tokens; rounded up to whole steps."""
+    """Number of training tokens, rounded up to whole steps."""
     global_batch_size: Annotated[int, Field(ge=1, le=16_777_216)]
-    """Sequences of one optimizer step over all ranks."""
+    """Number of sequences per optimizer step, over all ranks."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1
-    """Sequences of one forward pass on one data rank."""
+    """Number of sequences per forward pass of one data rank."""
     precision: Literal["float64", "float32", "bfloat16"] = "bfloat16"
-    """Type of compute; bfloat16 keeps float32 weights and optimizer state."""
+    """Data type of computation. With bfloat16, weights and optimizer state are float32."""
     optimizer: Optimizer = Field(default_factory=Optimizer)
-    """The optimizer; AdamW with its defaults when absent."""
+    """Optimizer settings."""
     schedule: Schedule = Field(default_factory=Schedule)
-    """The learning-rate schedule; cosine without warm-up when absent."""
+    """Learning-rate schedule."""
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 0
-    """Seed of weights and of the order of data."""
+    """Random seed of the initial weights and of the data order."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """Which activations are computed anew in the backward pass."""
+    """Activations to recompute in the backward pass: none, selective or full."""
     compile: bool = False
-    """Compile blocks with torch.compile."""
+    """Compile transformer blocks with torch.compile."""
     gradient_sync: GradientSync = Field(default_factory=GradientSync)
-    """How gradients cross the slow dimension."""
+    """Gradient synchronization between model replicas."""
     collective_probe: CollectiveProbe | None = None
-    """Measure the network between steps, without waiting for slow ranks; off when absent."""
+    """Network probe between steps, which excludes waiting for slow ranks. Disabled when absent."""
     lora: Lora | None = None
-    """Train adapters instead of the weights of model.initFrom, which stay as they are."""
+    """Train low-rank adapters; the weights of model.initFrom are frozen."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -1,4 +1,4 @@
-"""The pods of a job: the section `workers`."""
+"""Section `workers` of a job: the pods."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from llmtrain_core.api.base import (
 from llmtrain_core.api.defaults import GPU_RESOURCE, MAX_NODES
 
 _MOUNT_PATH = r"^(/([^/.:\x00-\x1f]|\.[^/.:\x00-\x1f]|\.\.[^/:\x00-\x1f])[^/:\x00-\x1f]*)+$"
-"""No part is empty, `.` or `..`: a path has one spelling, which the checks can compare."""
+"""Paths have no empty segments, `.` or `..`, so that equal paths are equal strings."""
 Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
 
 
 class EnvVar(ApiModel):
-    """One environment variable."""
+    """An environment variable."""
 
     name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    """Name; variables of the pod contract are refused."""
+    """Name of the variable. Variables of the pod contract are rejected."""
     value: Annotated[str, Field(max_length=32768)] = ""
-    """Value."""
+    """Value of the variable."""
 
 
 class Resources(ApiModel):
-    """Requests and limits of the container besides the GPUs, as in a pod."""
+    """Resource requests and limits of the container, without GPUs."""
 
     requests: Quantities | None = None
-    """Minimum amounts by resource name."""
+    """Requested amounts by resource name."""
     limits: Quantities | None = None
-    """Maximum amounts by resource name."""
+    """Limits by resource name."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = tuple(
         keys_match(field, field, LABEL_KEY, "the name of a resource is cpu, memory or DOMAIN/NAME")
@@ -52,41 +52,41 @@ class Resources(ApiModel):
 
 
 class ClaimVolume(ApiModel):
-    """A persistent volume claim of the job's namespace."""
+    """PersistentVolumeClaim in the namespace of the job."""
 
     claim_name: ObjectName
-    """Name of the claim."""
+    """Name of the PersistentVolumeClaim."""
     read_only: bool = False
-    """Mount it read-only."""
+    """Mount the volume read-only."""
 
 
 class ConfigMapVolume(ApiModel):
-    """A ConfigMap of the job's namespace."""
+    """ConfigMap in the namespace of the job."""
 
     name: ObjectName
     """Name of the ConfigMap."""
 
 
 class EmptyDirVolume(ApiModel):
-    """Scratch space that lives as long as the pod."""
+    """Empty directory with the lifetime of the pod."""
 
     size_limit: Quantity | None = None
-    """Upper bound."""
+    """Maximum size."""
 
 
 class Volume(ApiModel):
-    """A volume and where it is mounted: exactly one kind."""
+    """A volume and its mount. Exactly one volume type must be set."""
 
     name: Name
-    """Name of the volume, unique in the job."""
+    """Name of the volume. Must be unique in the job."""
     mount_path: Annotated[str, Field(min_length=2, max_length=1024, pattern=_MOUNT_PATH)]
-    """Where it appears in the container: an absolute path without empty parts, `.` and `..`."""
+    """Mount path in the container: an absolute path without empty segments, `.` or `..`."""
     persistent_volume_claim: ClaimVolume | None = None
-    """A persistent volume claim."""
+    """PersistentVolumeClaim to mount."""
     config_map: ConfigMapVolume | None = None
-    """A ConfigMap."""
+    """ConfigMap to mount."""
     empty_dir: EmptyDirVolume | None = None
-    """Scratch space."""
+    """Empty directory to mount."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -104,13 +104,13 @@ class Toleration(ApiModel):
     """A toleration, as in a pod."""
 
     key: LabelKey | None = None
-    """Taint key; absent with operator Exists: all keys."""
+    """Taint key to match. With operator Exists, matches all keys when absent."""
     operator: Literal["Exists", "Equal"] = "Equal"
-    """How the value is compared."""
+    """Operator that compares the value: Exists or Equal."""
     value: Annotated[str, Field(max_length=63)] | None = None
-    """Taint value."""
+    """Taint value to match."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Taint effect; absent: all effects."""
+    """Taint effect to match. Matches all effects when absent."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -129,35 +129,35 @@ class Toleration(ApiModel):
 
 
 class Workers(ApiModel):
-    """The pods: one per node."""
+    """Pods of the job, one per node."""
 
     nodes: Nodes | None = None
-    """Number of nodes; derived from the parallel degrees when absent."""
+    """Number of nodes. Derived from the parallel degrees when absent."""
     gpus_per_node: Annotated[int, Field(ge=1, le=64)] = 8
-    """GPUs, and so ranks, on each node."""
+    """Number of GPUs, and of ranks, per node."""
     gpu_resource: ExtendedResource = GPU_RESOURCE
-    """The extended resource that stands for a GPU."""
+    """Extended resource of the GPUs."""
     image: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[!-~]+$")]
     """Container image."""
     command: Annotated[list[Text], Field(min_length=1, max_length=256)] | None = None
-    """Your own trainer (torchrun, Megatron, torchtitan); model, data and training are then
-    optional."""
+    """Command of a third-party trainer (torchrun, Megatron, torchtitan). If set, model, data and
+    training are optional."""
     args: Annotated[list[Text], Field(max_length=256)] | None = None
     """Arguments of the command."""
     env: Annotated[list[EnvVar], Field(max_length=256), list_map("name")] | None = None
-    """Extra environment variables."""
+    """Additional environment variables."""
     resources: Resources | None = None
-    """CPU, memory and other resources of a pod."""
+    """Resource requests and limits of each pod, without GPUs."""
     shm_size: Quantity = "1Gi"
     """Size of /dev/shm."""
     volumes: Annotated[list[Volume], Field(max_length=64), list_map("name")] | None = None
     """Volumes of each pod."""
     node_selector: Labels | None = None
-    """Labels that a node must carry."""
+    """Labels that a node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = None
-    """Taints that are accepted."""
+    """Tolerations of the pods."""
     pod_patch: dict[str, Any] | None = None
-    """Strategic patch of the pod template."""
+    """Strategic merge patch of the pod."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         keys_match("node_selector", "nodeSelector", LABEL_KEY, "not the key of a label"),
