@@ -157,7 +157,7 @@ async def test_a_recreated_object_is_another_one() -> None:
             server.expire()
             await follower.until(lambda: bool(follower.informer.by_index("job", "new")))
             assert follower.informer.get("uid-a") is None
-            assert follower.replayed() == {("a", "new")}
+            assert follower.replay() == {("a", "new")}
 
 
 GARBAGE = (b"not json\n", b'{"type": "ADDED"}\n', b'{"type":"ADDED","object":{"metadata":{}}}\n')
@@ -251,7 +251,7 @@ async def test_any_history_converges(history: list[tuple[str, str, str]]) -> Non
             return server.lists > lists and set(follower.informer.values()) == truth
 
         await follower.until(converged)
-        assert follower.replayed() == truth
+        assert follower.replay() == truth
         for job in ("j1", "j2"):
             assert set(follower.informer.by_index("job", job)) == {r for r in truth if r[1] == job}
 
