@@ -9,7 +9,7 @@ import os
 import sys
 
 from llmtrain_operator.config import Config, parse
-from llmtrain_operator.controller import Runtime, calm_collector, guard
+from llmtrain_operator.controller import Controller, tune_gc, watch_task
 from llmtrain_operator.errors import OperatorError
 from llmtrain_operator.handlers import operate
 from llmtrain_operator.health import serve
@@ -41,7 +41,7 @@ def main() -> None:
 
 async def run(config: Config) -> None:
     """Acquire the lease, then run the operator until a signal."""
-    calm_collector()
+    tune_gc()
     metrics = Metrics()
     configuration = await load_configuration(config.kubeconfig)
     # The lease needs its own client: the writes of the other client are fenced by the lease.
@@ -50,14 +50,14 @@ async def run(config: Config) -> None:
         lease_client, config.lease_namespace, config.lease, config.identity, config.timing
     )
     cluster = KubeClient(configuration, metrics.requests, fence=elector.fence)
-    runtime = Runtime(config, cluster, metrics, _on_task_ended)
+    controller = Controller(config, cluster, metrics, _on_task_ended)
     leading = False
 
     def healthy() -> bool:
-        return not leading or (elector.is_leader and runtime.alive)
+        return not leading or (elector.is_leader and controller.alive)
 
     def ready() -> bool:
-        return runtime.ready if leading else True
+        return controller.ready if leading else True
 
     try:
         async with serve(config, metrics.registry, healthy, ready):
@@ -67,9 +67,9 @@ async def run(config: Config) -> None:
             renewing = asyncio.create_task(
                 elector.renew_until_lost(_on_lease_lost), name="lease renewal"
             )
-            guard(renewing, _on_task_ended)
+            watch_task(renewing, _on_task_ended)
             try:
-                await operate(runtime)
+                await operate(controller)
             finally:
                 renewing.cancel()
                 await elector.release()

@@ -19,7 +19,7 @@ import kopf
 from llmtrain_core.api import labels
 from llmtrain_core.api.base import GROUP, VERSION
 from llmtrain_operator.cache.job import is_ours
-from llmtrain_operator.controller import Runtime
+from llmtrain_operator.controller import Controller
 from llmtrain_operator.errors import ConfigError
 
 PLURAL = "llmtrainingjobs"
@@ -27,12 +27,12 @@ TOKEN_MINUTES = 5
 """Lifetime of kopf's credentials. The kubelet rotates a mounted token long before it expires."""
 
 
-async def operate(runtime: Runtime) -> None:
+async def operate(controller: Controller) -> None:
     """Run the operator until a signal or a fatal error."""
-    namespace = runtime.config.namespace
+    namespace = controller.config.namespace
     await kopf.operator(
         registry=registry(),
-        memo=kopf.Memo(runtime=runtime),
+        memo=kopf.Memo(controller=controller),
         standalone=True,
         clusterwide=namespace is None,
         namespaces=[namespace] if namespace else [],
@@ -81,17 +81,17 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
 
 async def start(memo: kopf.Memo, **_: Any) -> None:
     """Fill the informer caches before the first reconcile."""
-    await memo.runtime.start()
+    await memo.controller.start()
 
 
 async def stop(memo: kopf.Memo, **_: Any) -> None:
     """Stop all tasks."""
-    await memo.runtime.stop()
+    await memo.controller.stop()
 
 
 async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
     """Return the operator's own credentials for kopf."""
-    credentials = await memo.runtime.cluster.credentials()
+    credentials = await memo.controller.cluster.credentials()
     if not credentials.server:
         raise ConfigError("the kubeconfig has no server")
     lifetime = timedelta(minutes=TOKEN_MINUTES)
@@ -108,7 +108,7 @@ async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
 
 async def wake(memo: kopf.Memo, uid: str, **_: Any) -> None:
     """Trigger the reconciler of a job."""
-    memo.runtime.wake(uid)
+    memo.controller.wake(uid)
 
 
 async def reconcile(
@@ -119,7 +119,7 @@ async def reconcile(
     A job that is being deleted keeps its reconciler, which returns when the pods are gone. Then
     kopf removes the finalizer.
     """
-    with memo.runtime.loop(uid) as loop:
+    with memo.controller.reconciler(uid) as loop:
         stopper = asyncio.create_task(_stop_on_exit(stopped, loop))
         try:
             await loop.run(int(meta["resourceVersion"]))

@@ -9,7 +9,7 @@ import pytest
 from kubernetes.aio.client.configuration import Configuration
 
 from llmtrain_operator.config import parse
-from llmtrain_operator.controller import Runtime, guard
+from llmtrain_operator.controller import Controller, watch_task
 from llmtrain_operator.errors import ConfigError, UnavailableError
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.resources import NODES
@@ -34,7 +34,7 @@ async def test_a_part_that_ends_is_reported(broken: bool) -> None:
 
     told: list[str] = []
     task = asyncio.create_task(part(), name="the part")
-    guard(task, told.append)
+    watch_task(task, told.append)
     await asyncio.wait([task])
     await asyncio.sleep(0)
     assert told == ["the part"]
@@ -43,7 +43,7 @@ async def test_a_part_that_ends_is_reported(broken: bool) -> None:
 async def test_a_part_that_is_cancelled_is_not() -> None:
     told: list[str] = []
     task = asyncio.create_task(asyncio.sleep(60), name="the part")
-    guard(task, told.append)
+    watch_task(task, told.append)
     task.cancel()
     await asyncio.wait([task])
     await asyncio.sleep(0)
@@ -53,13 +53,13 @@ async def test_a_part_that_is_cancelled_is_not() -> None:
 async def test_a_dead_informer_is_a_dead_runtime() -> None:
     told: list[str] = []
     cluster = await _cluster()
-    runtime = Runtime(parse([]), cluster, Metrics(), told.append)
+    runtime = Controller(parse([]), cluster, Metrics(), told.append)
     assert runtime.alive and not runtime.ready
 
     async def broken() -> None:
         raise AttributeError("a defect")
 
-    runtime.nodes.run = broken  # type: ignore[method-assign]
+    runtime.informers.nodes.run = broken  # type: ignore[method-assign]
     starting = asyncio.create_task(runtime.start())
     async with asyncio.timeout(5):
         while not told:

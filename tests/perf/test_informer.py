@@ -14,7 +14,7 @@ import pytest
 from kubernetes.aio.client.configuration import Configuration
 
 from llmtrain_operator.cache.records import PodRecord, pod_record
-from llmtrain_operator.controller import calm_collector
+from llmtrain_operator.controller import tune_gc
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.informer import Informer, Selection
 from llmtrain_operator.kube.resources import PODS
@@ -58,7 +58,7 @@ async def _measure(url: str) -> None:
         on_change=lambda _, new: woken.add(new.job) if new else None,
         observer=metrics,
     )
-    calm_collector()
+    tune_gc()
     laps, start = Laps(), time.perf_counter()
     task = asyncio.create_task(informer.run())
     await informer.synced.wait()

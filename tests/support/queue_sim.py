@@ -7,8 +7,17 @@ from dataclasses import dataclass, field
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.queueing import Decision, Running, Scene, Start, Wait, Waiting, decide
-from llmtrain_core.topology.inventory import Node, Snapshot
+from llmtrain_core.queueing import (
+    Allocation,
+    Assignment,
+    ClusterState,
+    PendingJob,
+    QueueDecision,
+    Unschedulable,
+    decide,
+)
+from llmtrain_core.queueing.quarantine import Quarantine
+from llmtrain_core.topology.inventory import Node, Snapshot, Usage
 from llmtrain_core.topology.levels import NODE, FabricLevel
 
 GPU = "nvidia.com/gpu"
@@ -50,15 +59,23 @@ class Arrival:
     require: str | None = None
     pool: str = ""
 
-    def waiting(self, seen: Snapshot) -> Waiting:
+    def waiting(self) -> PendingJob:
         wanted = request(self.nodes, self.gpus, self.require, self.pool)
-        return Waiting(
-            self.uid, self.namespace, self.uid, self.priority, self.at, wanted, seen, self.bound
+        return PendingJob(
+            self.uid,
+            self.namespace,
+            self.uid,
+            self.priority,
+            self.at,
+            wanted,
+            max_duration=self.bound,
         )
 
-    def running(self, nodes: Sequence[str], start: float) -> Running:
+    def running(self, nodes: Sequence[str], start: float) -> Allocation:
         end = None if self.bound is None else start + self.bound
-        return Running(self.uid, self.namespace, self.priority, tuple(nodes), {GPU: self.gpus}, end)
+        return Allocation(
+            self.uid, self.namespace, self.priority, tuple(nodes), {GPU: self.gpus}, end
+        )
 
 
 @dataclass
@@ -74,23 +91,41 @@ class History:
     """When the last job started."""
 
 
-def used_by(running: Iterable[Running]) -> dict[tuple[str, str], int]:
+def used_by(running: Iterable[Allocation]) -> dict[tuple[str, str], int]:
     used: dict[tuple[str, str], int] = {}
     for tenant in running:
         for node in tenant.nodes:
-            for resource, amount in tenant.takes.items():
+            for resource, amount in tenant.resources.items():
                 used[node, resource] = used.get((node, resource), 0) + amount
     return used
 
 
-def scene(now: float, running: Sequence[Running], **more: object) -> Scene:
-    return Scene(now, used_by(running), tuple(running), **more)  # type: ignore[arg-type]
+def usage_by(running: Iterable[Allocation]) -> tuple[Usage, ...]:
+    return tuple(Usage(*slot, amount) for slot, amount in used_by(running).items())
+
+
+def cluster_state(
+    seen: Snapshot,
+    now: float,
+    running: Sequence[Allocation],
+    quarantined: Mapping[str, float] | None = None,
+    suspects: frozenset[str] = frozenset(),
+    nominated: frozenset[str] = frozenset(),
+) -> ClusterState:
+    return ClusterState(
+        now,
+        {None: seen},
+        usage_by(running),
+        tuple(running),
+        quarantine=Quarantine(dict(quarantined or {}), suspects),
+        nominated=nominated,
+    )
 
 
 def simulate(
     arrivals: Sequence[Arrival],
     seen: Snapshot,
-    running: Mapping[str, Running] | None = None,
+    running: Mapping[str, Allocation] | None = None,
     ends: Mapping[str, float] | None = None,
 ) -> History:
     """Play a trace. `running` are there from the start, and end at `ends`."""
@@ -99,21 +134,21 @@ def simulate(
     coming = sorted(arrivals, key=lambda arrival: (arrival.at, arrival.uid))
     holds, until = dict(running or {}), dict(ends or {})
     waiting: set[str] = set()
-    promised: set[str] = set()
+    nominated: set[str] = set()
     now = last = 0.0
     while coming or waiting or until:
         moments = [*until.values(), *(arrival.at for arrival in coming[:1])]
         if not moments:
             break
         last, now = now, min(moments)
-        in_use = sum(sum(tenant.total.values()) for tenant in holds.values())
+        in_use = sum(sum(tenant.total_resources.values()) for tenant in holds.values())
         history.gpu_seconds += in_use * (now - last) if waiting or coming else 0.0
         for uid in [uid for uid, end in until.items() if end <= now]:
             del until[uid], holds[uid]
             history.ends[uid] = now
         while coming and coming[0].at <= now:
             waiting.add(coming.pop(0).uid)
-        while _round(now, jobs, seen, waiting, promised, holds, until, history):
+        while _round(now, jobs, seen, waiting, nominated, holds, until, history):
             pass
     return history
 
@@ -123,27 +158,27 @@ def _round(
     jobs: Mapping[str, Arrival],
     seen: Snapshot,
     waiting: set[str],
-    promised: set[str],
-    holds: dict[str, Running],
+    nominated: set[str],
+    holds: dict[str, Allocation],
     until: dict[str, float],
     history: History,
 ) -> bool:
     """Carry out what is decided; True while something was, and more may follow from it."""
-    world = scene(now, [*holds.values()], promised=frozenset(promised))
-    decisions = decide([jobs[uid].waiting(seen) for uid in waiting], world)
+    cluster = cluster_state(seen, now, [*holds.values()], nominated=frozenset(nominated))
+    decisions = decide([jobs[uid].waiting() for uid in waiting], cluster)
     changed = False
     for uid, decision in decisions.items():
-        if isinstance(decision, Start):
+        if isinstance(decision, Assignment):
             names = [node.name for node in decision.placement.nodes]
             holds[uid], until[uid] = jobs[uid].running(names, now), now + jobs[uid].length
             waiting.discard(uid)
-            promised.discard(uid)
+            nominated.discard(uid)
             history.starts.setdefault(uid, []).append(now)
             history.backlog_until = now
             changed = True
     for uid, decision in decisions.items():
-        for victim in decision.victims if isinstance(decision, Wait) else ():
-            promised.add(uid)
+        for victim in decision.victims if isinstance(decision, Unschedulable) else ():
+            nominated.add(uid)
             del holds[victim], until[victim]
             waiting.add(victim)
             history.preempted[victim] = history.preempted.get(victim, 0) + 1
@@ -151,11 +186,11 @@ def _round(
     return changed
 
 
-def start(decision: Decision) -> Start:
-    assert isinstance(decision, Start), decision
+def start(decision: QueueDecision) -> Assignment:
+    assert isinstance(decision, Assignment), decision
     return decision
 
 
-def wait(decision: Decision) -> Wait:
-    assert isinstance(decision, Wait), decision
+def wait(decision: QueueDecision) -> Unschedulable:
+    assert isinstance(decision, Unschedulable), decision
     return decision

@@ -1,6 +1,23 @@
-"""Who gets a place, who waits and why, and who has to leave: decisions only."""
+"""The job queue: which jobs start, which wait and why, and which are preempted. Pure."""
 
 from llmtrain_core.queueing.cycle import decide
-from llmtrain_core.queueing.types import Decision, Running, Scene, Start, Wait, Waiting
+from llmtrain_core.queueing.types import (
+    Allocation,
+    Assignment,
+    ClusterState,
+    PendingJob,
+    QueueDecision,
+    RunningJob,
+    Unschedulable,
+)
 
-__all__ = ["Decision", "Running", "Scene", "Start", "Wait", "Waiting", "decide"]
+__all__ = [
+    "Allocation",
+    "Assignment",
+    "ClusterState",
+    "PendingJob",
+    "QueueDecision",
+    "RunningJob",
+    "Unschedulable",
+    "decide",
+]

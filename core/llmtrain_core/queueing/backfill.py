@@ -1,9 +1,9 @@
-"""EASY backfill: the head of the queue gets a date, and whoever goes before it must not touch that.
+"""EASY backfill: the head of the queue gets a reservation that no job behind it may delay.
 
-The head's earliest start comes from the ends of those who run (Lifka, "The ANL/IBM SP Scheduling
+The head's earliest start follows from the ends of running jobs (Lifka, "The ANL/IBM SP Scheduling
 System", JSSPP 1995; Mu'alem and Feitelson, IEEE TPDS 12(6), 2001). A job behind it starts now only
-if it ends by then, or sits where the head does not need the room. Where the head's start depends on
-a job without a known end, every node that the head could use is kept for it.
+if it ends by then, or uses nodes that the head does not need. If the head's start depends on a job
+without a known end, all nodes that the head could use are reserved.
 """
 
 from __future__ import annotations
@@ -13,112 +13,117 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from llmtrain_core.placement import Placement
-from llmtrain_core.queueing.capacity import Room, Shape
-from llmtrain_core.queueing.types import Running, Slot, Waiting
+from llmtrain_core.queueing.capacity import FreeCapacity, RequestClass
+from llmtrain_core.queueing.types import Allocation, PendingJob, Slot
 
 
 @dataclass(slots=True)
 class Reservation:
-    """Room that is kept for a waiting job."""
+    """Nodes that are reserved for a pending job."""
 
-    job: Waiting
+    job: PendingJob
     pool: frozenset[str]
-    """Nodes that it could use: jobs with another pool do not compete with it."""
-    at: float | None
-    """When it starts at the latest; None: nobody knows."""
-    kept: frozenset[str]
-    """Nodes that it will sit on, or all that it could use where nobody knows when."""
-    floor: dict[Slot, int] = field(default_factory=dict)
-    """What will be in use on its nodes once it sits there, with those who are still there then."""
+    """Nodes that it could use. Jobs with a disjoint pool do not compete with it."""
+    starts_at: float | None
+    """Its latest start; None: unknown."""
+    nodes: frozenset[str]
+    """Nodes that it will use, or all that it could use if the start is unknown."""
+    reserved: dict[Slot, int] = field(default_factory=dict)
+    """Amount in use on its nodes once it runs there, with the jobs that still run then."""
 
-    def stands_in_the_way_of(self, end: float | None) -> bool:
-        """Whether a job that would end then must leave this room alone."""
-        return self.at is None or end is None or end > self.at
+    def blocks(self, end: float | None) -> bool:
+        """Return True if a job that would end at this time must not use the reserved nodes."""
+        return self.starts_at is None or end is None or end > self.starts_at
 
-    def outlasted_by(self, nodes: Iterable[str], takes: Mapping[str, int]) -> None:
-        """A job sits down that will still be there: its room is none of the reservation's."""
+    def add_outlasting(self, nodes: Iterable[str], resources: Mapping[str, int]) -> None:
+        """Account for a job that will still be running when this reservation starts."""
         for node in nodes:
-            for resource, amount in takes.items():
-                if (node, resource) in self.floor:
-                    self.floor[node, resource] += amount
+            for resource, amount in resources.items():
+                if (node, resource) in self.reserved:
+                    self.reserved[node, resource] += amount
 
 
-class Promises:
-    """What is in use, and room that is kept: everybody sees the promises that are in its way."""
+class Reservations:
+    """Resources in use and all reservations.
+
+    A job respects only the reservations that start before the job would end.
+    """
 
     def __init__(self, used: Mapping[Slot, int]):
-        self.reservations: list[Reservation] = []
-        self.now = Room(used)
-        """What is in use, without what is promised for later."""
-        self._rooms: dict[tuple[str, ...], Room] = {}
-        """The same with the promises to these jobs."""
+        self.entries: list[Reservation] = []
+        self.unreserved = FreeCapacity(used)
+        """Free capacity without the reservations that have a start."""
+        self._capacities: dict[tuple[str, ...], FreeCapacity] = {}
+        """Free capacity with the reservations of these jobs."""
 
-    def in_the_way_of(self, end: float | None) -> list[Reservation]:
-        """Return the reservations that a job which would end then must leave alone."""
-        return [r for r in self.reservations if r.stands_in_the_way_of(end)]
+    def blocking(self, end: float | None) -> list[Reservation]:
+        """Return the reservations that a job which would end at this time must respect."""
+        return [r for r in self.entries if r.blocks(end)]
 
-    def room(self, ahead: Iterable[Reservation]) -> Room:
-        """Return what is left beside these reservations."""
-        due = [r for r in ahead if r.at is not None]
+    def capacity(self, respected: Iterable[Reservation]) -> FreeCapacity:
+        """Return the free capacity with these reservations."""
+        due = [r for r in respected if r.starts_at is not None]
         if not due:
-            return self.now
+            return self.unreserved
         key = tuple(r.job.uid for r in due)
-        if key not in self._rooms:
-            room = self._rooms[key] = self.now.copy()
+        if key not in self._capacities:
+            capacity = self._capacities[key] = self.unreserved.copy()
             for reservation in due:
-                room.promise(reservation.floor)
-        return self._rooms[key]
+                capacity.reserve(reservation.reserved)
+        return self._capacities[key]
 
-    def keep(self, reservation: Reservation) -> None:
-        """Set room aside."""
-        self.reservations.append(reservation)
-        if reservation.at is None:
-            for room in (self.now, *self._rooms.values()):
-                room.block(reservation.kept)
+    def add(self, reservation: Reservation) -> None:
+        """Add a reservation."""
+        self.entries.append(reservation)
+        if reservation.starts_at is None:
+            for capacity in (self.unreserved, *self._capacities.values()):
+                capacity.exclude(reservation.nodes)
 
-    def take(self, nodes: Sequence[str], takes: Mapping[str, int], end: float | None) -> None:
-        """Somebody sits down until then."""
-        for room in (self.now, *self._rooms.values()):
-            room.take(nodes, takes)
-        for reservation in self.in_the_way_of(end):
-            if reservation.at is None:
+    def allocate(
+        self, nodes: Sequence[str], resources: Mapping[str, int], end: float | None
+    ) -> None:
+        """Mark resources as used until a time."""
+        for capacity in (self.unreserved, *self._capacities.values()):
+            capacity.allocate(nodes, resources)
+        for reservation in self.blocking(end):
+            if reservation.starts_at is None:
                 continue
-            reservation.outlasted_by(nodes, takes)
-            for key, room in self._rooms.items():
+            reservation.add_outlasting(nodes, resources)
+            for key, capacity in self._capacities.items():
                 if reservation.job.uid in key:
-                    room.promise(reservation.floor)
+                    capacity.reserve(reservation.reserved)
 
 
-def reserve(
-    job: Waiting,
-    shape: Shape,
-    room: Room,
-    running: Sequence[Running],
-    place: Callable[[Room], Placement | None],
+def earliest_reservation(
+    job: PendingJob,
+    requests: RequestClass,
+    capacity: FreeCapacity,
+    allocations: Sequence[Allocation],
+    place: Callable[[FreeCapacity], Placement | None],
 ) -> Reservation:
-    """Return the earliest room for a job that does not fit now.
+    """Return the earliest reservation for a job that does not fit now.
 
-    `room` holds what is in use and what is promised to others; `place` asks the placement.
+    `capacity` holds what is in use and what is reserved for others. `place` places the job.
     """
-    trial, pool = room.copy(), frozenset(shape.seats)
-    ending = sorted((r for r in running if r.ends_at is not None), key=_end)
-    for at, leaving in groupby(ending, key=_end):
-        for tenant in leaving:
-            trial.give(tenant.nodes, tenant.takes)
-        if not trial.fits(shape, job.size):
+    trial, pool = capacity.copy(), frozenset(requests.allocatable)
+    ending = sorted((a for a in allocations if a.ends_at is not None), key=_end)
+    for starts_at, released in groupby(ending, key=_end):
+        for allocation in released:
+            trial.release(allocation.nodes, allocation.resources)
+        if not trial.fits(requests, job.node_count):
             continue
-        answer = place(trial)
-        if answer is not None:
-            names = [node.name for node in (*answer.nodes, *answer.spares)]
-            floor = {
+        placement = place(trial)
+        if placement is not None:
+            names = [node.name for node in (*placement.nodes, *placement.spares)]
+            reserved = {
                 (name, resource): trial.in_use((name, resource)) + amount
                 for name in names
-                for resource, amount in job.takes.items()
+                for resource, amount in job.resources.items()
             }
-            return Reservation(job, pool, at, frozenset(names), floor)
+            return Reservation(job, pool, starts_at, frozenset(names), reserved)
     return Reservation(job, pool, None, pool)
 
 
-def _end(tenant: Running) -> float:
-    assert tenant.ends_at is not None
-    return tenant.ends_at
+def _end(allocation: Allocation) -> float:
+    assert allocation.ends_at is not None
+    return allocation.ends_at

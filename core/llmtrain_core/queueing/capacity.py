@@ -1,8 +1,8 @@
-"""Free room, counted: whether a gang fits is answered in constant time while jobs come and go.
+"""Free capacity, counted per domain: answers in constant time whether a gang fits.
 
-A placement costs milliseconds, and a look into the future asks thousands of times. So the nodes
-that could hold a block are counted once per kind of request and domain, and kept up to date. The
-count is a necessary condition; `place` has the last word on whatever really starts.
+A placement takes milliseconds, and start estimates need thousands of answers. So the nodes that fit
+a rank block are counted once per class of requests and domain, and the counts are kept up to date.
+A sufficient count is a necessary condition only. `place` decides whether a gang really starts.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ Domain = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """Requests that differ only in their number of nodes: where a block of theirs may ever sit."""
+class RequestClass:
+    """Requests that differ only in their number of nodes, and the nodes that can serve them."""
 
     key: Hashable
-    wanted: tuple[tuple[str, int], ...]
-    seats: Mapping[str, tuple[int, ...]]
-    """By node that could hold a block: what it hands out of each wanted resource."""
+    resources: tuple[tuple[str, int], ...]
+    """Amount of each resource that a rank block needs."""
+    allocatable: Mapping[str, tuple[int, ...]]
+    """By node that could hold a block: its allocatable amount of each of `resources`."""
     domains: Mapping[str, Domain]
     """By node: the domain of the required level; the same for all where none is required."""
-    largest: int
-    """Nodes of the largest domain: no larger gang fits, whoever leaves."""
+    largest_domain: int
+    """Nodes of the largest domain. A larger gang never fits."""
 
 
-def shape_key(request: Request, fabric: Snapshot) -> Hashable:
-    """Return what makes two requests the same shape."""
+def request_class_key(request: Request, fabric: Snapshot) -> Hashable:
+    """Return the key of the class of a request."""
     return (
         id(fabric),
         request.gpu_resource,
@@ -51,149 +52,160 @@ def shape_key(request: Request, fabric: Snapshot) -> Hashable:
     )
 
 
-def shape_of(request: Request, fabric: Snapshot) -> Shape:
-    """Look at every node once."""
-    wanted = tuple({request.gpu_resource: request.gpus_per_node, **request.extra}.items())
+def request_class(request: Request, fabric: Snapshot) -> RequestClass:
+    """Return the class of a request. Looks at every node once."""
+    resources = tuple({request.gpu_resource: request.gpus_per_node, **request.extra}.items())
     names = [level.name for level in fabric.levels]
     depth = names.index(request.require) + 1 if request.require in names else 0
     could = eligible(request, fabric)
     nodes = [node for node in fabric.nodes if node.name in could]
     domains = {node.name: fabric.path(node)[:depth] if depth else () for node in nodes}
-    return Shape(
-        key=shape_key(request, fabric),
-        wanted=wanted,
-        seats={
-            node.name: tuple(node.allocatable.get(resource, 0) for resource, _ in wanted)
+    return RequestClass(
+        key=request_class_key(request, fabric),
+        resources=resources,
+        allocatable={
+            node.name: tuple(node.allocatable.get(resource, 0) for resource, _ in resources)
             for node in nodes
         },
         domains=domains,
-        largest=max(Counter(domains.values()).values(), default=0),
+        largest_domain=max(Counter(domains.values()).values(), default=0),
     )
 
 
 @dataclass(slots=True)
-class _Count:
-    shape: Shape
-    fitting: set[str] = field(default_factory=set)
+class _FittingNodes:
+    """The nodes that fit a block of a request class now."""
+
+    requests: RequestClass
+    names: set[str] = field(default_factory=set)
     by_domain: dict[Domain, int] = field(default_factory=dict)
 
 
-class Room:
-    """What is in use, and for each shape seen so far which nodes have room for a block.
+class FreeCapacity:
+    """Resources in use and reserved, and the nodes that fit a block of each request class.
 
-    `floor` is room that is promised: of use and floor, the larger counts.
+    On each node the larger of use and reservation counts.
     """
 
-    def __init__(self, used: Mapping[Slot, int], floor: Mapping[Slot, int] | None = None):
+    def __init__(self, used: Mapping[Slot, int], reserved: Mapping[Slot, int] | None = None):
         self._used = dict(used)
-        self._floor = dict(floor or {})
-        self._blocked: set[str] = set()
-        self._counts: dict[Hashable, _Count] = {}
+        self._reserved = dict(reserved or {})
+        self._excluded: set[str] = set()
+        self._fitting: dict[Hashable, _FittingNodes] = {}
 
     def copy(self) -> Self:
-        """Return one to try things on."""
-        other = type(self)(self._used, self._floor)
-        other._blocked = set(self._blocked)
-        for key, count in self._counts.items():
-            other._counts[key] = _Count(count.shape, set(count.fitting), dict(count.by_domain))
+        """Return a copy for trial allocations."""
+        other = type(self)(self._used, self._reserved)
+        other._excluded = set(self._excluded)
+        for key, fitting in self._fitting.items():
+            other._fitting[key] = _FittingNodes(
+                fitting.requests, set(fitting.names), dict(fitting.by_domain)
+            )
         return other
 
     @property
     def used(self) -> dict[Slot, int]:
-        """What counts as in use, promises included."""
+        """Amount in use by node and resource, reservations included."""
         merged = dict(self._used)
-        for slot, amount in self._floor.items():
+        for slot, amount in self._reserved.items():
             merged[slot] = max(merged.get(slot, 0), amount)
         return merged
 
     @property
-    def blocked(self) -> frozenset[str]:
-        """Nodes that nobody gets."""
-        return frozenset(self._blocked)
+    def excluded(self) -> frozenset[str]:
+        """Nodes that no job may use."""
+        return frozenset(self._excluded)
 
     def in_use(self, slot: Slot) -> int:
-        """What counts as in use of one resource on one node, promises included."""
-        return max(0, self._used.get(slot, 0), self._floor.get(slot, 0))
+        """Return the amount in use of one resource on one node, reservations included."""
+        return max(0, self._used.get(slot, 0), self._reserved.get(slot, 0))
 
-    def take(self, nodes: Iterable[str], takes: Mapping[str, int]) -> None:
-        """Somebody sits down."""
-        self._change(nodes, takes, 1)
+    def allocate(self, nodes: Iterable[str], resources: Mapping[str, int]) -> None:
+        """Mark resources as used."""
+        self._change(nodes, resources, 1)
 
-    def give(self, nodes: Iterable[str], takes: Mapping[str, int]) -> None:
-        """Somebody leaves."""
-        self._change(nodes, takes, -1)
+    def release(self, nodes: Iterable[str], resources: Mapping[str, int]) -> None:
+        """Release resources."""
+        self._change(nodes, resources, -1)
 
-    def promise(self, floor: Mapping[Slot, int]) -> None:
-        """Set room aside; what was set aside before stays."""
-        for slot, amount in floor.items():
-            self._floor[slot] = max(self._floor.get(slot, 0), amount)
-        self._refresh({node for node, _ in floor})
+    def reserve(self, reserved: Mapping[Slot, int]) -> None:
+        """Reserve resources, in addition to earlier reservations."""
+        for slot, amount in reserved.items():
+            self._reserved[slot] = max(self._reserved.get(slot, 0), amount)
+        self._refresh({node for node, _ in reserved})
 
-    def block(self, nodes: Iterable[str]) -> None:
-        """Let nobody sit down on these nodes any more."""
+    def exclude(self, nodes: Iterable[str]) -> None:
+        """Exclude these nodes."""
         names = set(nodes)
-        self._blocked |= names
+        self._excluded |= names
         self._refresh(names)
 
-    def fitting(self, shape: Shape, nodes: int) -> list[Domain]:
-        """Return the domains with room for a gang of so many nodes."""
-        count = self._count(shape)
-        return [domain for domain, free in count.by_domain.items() if free >= nodes]
+    def fitting_domains(self, requests: RequestClass, nodes: int) -> list[Domain]:
+        """Return the domains that fit a gang of this many nodes."""
+        counts = self._fitting_nodes(requests).by_domain
+        return [domain for domain, free in counts.items() if free >= nodes]
 
-    def fits(self, shape: Shape, nodes: int) -> bool:
-        """Whether a gang of so many nodes has room in one domain."""
-        count = self._count(shape)
-        return any(free >= nodes for free in count.by_domain.values())
+    def fits(self, requests: RequestClass, nodes: int) -> bool:
+        """Return True if a gang of this many nodes fits in one domain."""
+        counts = self._fitting_nodes(requests).by_domain
+        return any(free >= nodes for free in counts.values())
 
-    def free_in(self, shape: Shape, domain: Domain) -> int:
-        """Nodes of a domain with room for a block."""
-        return self._count(shape).by_domain.get(domain, 0)
+    def free_nodes(self, requests: RequestClass, domain: Domain) -> int:
+        """Return the number of nodes of a domain that fit a block."""
+        return self._fitting_nodes(requests).by_domain.get(domain, 0)
 
-    def has_room(self, shape: Shape, node: str) -> bool:
-        """Whether a node has room for a block."""
-        return node in self._count(shape).fitting
+    def node_fits(self, requests: RequestClass, node: str) -> bool:
+        """Return True if a node fits a block."""
+        return node in self._fitting_nodes(requests).names
 
-    def pick(self, shape: Shape, nodes: int) -> tuple[str, ...]:
-        """Return nodes as a placement might choose them: the tightest domain, first come."""
-        count = self._count(shape)
-        domain = min(self.fitting(shape, nodes), key=lambda d: (count.by_domain[d], d))
-        fitting = (
-            name for name in shape.seats if name in count.fitting and shape.domains[name] == domain
+    def pick_nodes(self, requests: RequestClass, nodes: int) -> tuple[str, ...]:
+        """Return nodes as a placement might choose them: the first ones of the fullest domain."""
+        fitting = self._fitting_nodes(requests)
+        domains = self.fitting_domains(requests, nodes)
+        domain = min(domains, key=lambda d: (fitting.by_domain[d], d))
+        names = (
+            name
+            for name in requests.allocatable
+            if name in fitting.names and requests.domains[name] == domain
         )
-        return tuple(islice(fitting, nodes))
+        return tuple(islice(names, nodes))
 
-    def _count(self, shape: Shape) -> _Count:
-        found = self._counts.get(shape.key)
+    def _fitting_nodes(self, requests: RequestClass) -> _FittingNodes:
+        found = self._fitting.get(requests.key)
         if found is None:
-            found = self._counts[shape.key] = _Count(shape)
-            self._refresh(shape.seats, only=found)
+            found = self._fitting[requests.key] = _FittingNodes(requests)
+            self._refresh(requests.allocatable, only=found)
         return found
 
-    def _change(self, nodes: Iterable[str], takes: Mapping[str, int], sign: int) -> None:
+    def _change(self, nodes: Iterable[str], resources: Mapping[str, int], sign: int) -> None:
         names = set(nodes)
         for node in names:
-            for resource, amount in takes.items():
+            for resource, amount in resources.items():
                 slot = (node, resource)
                 self._used[slot] = self._used.get(slot, 0) + sign * amount
         self._refresh(names)
 
-    def _refresh(self, nodes: Collection[str], only: _Count | None = None) -> None:
-        for count in (only,) if only is not None else self._counts.values():
-            seats, fitting, wanted = count.shape.seats, count.fitting, count.shape.wanted
+    def _refresh(self, nodes: Collection[str], only: _FittingNodes | None = None) -> None:
+        for fitting in (only,) if only is not None else self._fitting.values():
+            requests, names = fitting.requests, fitting.names
             for node in nodes:
-                seat = seats.get(node)
-                if seat is None:
+                allocatable = requests.allocatable.get(node)
+                if allocatable is None:
                     continue
-                fits = node not in self._blocked and self._has(node, wanted, seat)
-                if fits == (node in fitting):
+                fits = node not in self._excluded and self._has_free(
+                    node, requests.resources, allocatable
+                )
+                if fits == (node in names):
                     continue
-                domain = count.shape.domains[node]
-                (fitting.add if fits else fitting.discard)(node)
-                count.by_domain[domain] = count.by_domain.get(domain, 0) + (1 if fits else -1)
+                domain = requests.domains[node]
+                (names.add if fits else names.discard)(node)
+                fitting.by_domain[domain] = fitting.by_domain.get(domain, 0) + (1 if fits else -1)
 
-    def _has(self, node: str, wanted: tuple[tuple[str, int], ...], seat: tuple[int, ...]) -> bool:
-        for (resource, amount), total in zip(wanted, seat, strict=True):
+    def _has_free(
+        self, node: str, resources: tuple[tuple[str, int], ...], allocatable: tuple[int, ...]
+    ) -> bool:
+        for (resource, amount), total in zip(resources, allocatable, strict=True):
             slot, most = (node, resource), total - amount
-            if most < 0 or self._used.get(slot, 0) > most or self._floor.get(slot, 0) > most:
+            if most < 0 or self._used.get(slot, 0) > most or self._reserved.get(slot, 0) > most:
                 return False
         return True

@@ -1,9 +1,9 @@
-"""One round of the queue: a decision for every waiting job, in order, head first. Pure.
+"""One cycle of the queue: a decision for every pending job, in order, head first. Pure.
 
-Whoever fits starts. The first of each pool of nodes that does not fit gets a reservation, which
-nobody behind it may touch; where stopping jobs of lower priority makes room for the whole gang, it
-stops them and its reservation is their room. So the head cannot starve: it only waits for those
-who run already.
+Each job that fits starts. The first job of each pool of nodes that does not fit gets a reservation,
+which no job behind it may delay. If the preemption of jobs of lower priority frees nodes for the
+whole gang, they are preempted, and the reservation is on their nodes. So the head cannot starve: it
+waits only for jobs that run already.
 """
 
 from __future__ import annotations
@@ -14,254 +14,296 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.placement import Placement, Request, Unplaceable, place, refusal
 from llmtrain_core.placement.tree import Path
-from llmtrain_core.queueing.backfill import Promises, Reservation, reserve
-from llmtrain_core.queueing.capacity import Room, Shape, shape_key, shape_of
+from llmtrain_core.queueing.backfill import Reservation, Reservations, earliest_reservation
+from llmtrain_core.queueing.capacity import (
+    FreeCapacity,
+    RequestClass,
+    request_class,
+    request_class_key,
+)
 from llmtrain_core.queueing.messages import (
     ahead_message,
-    kept_message,
     preempting_message,
     quarantine_message,
+    reserved_message,
 )
-from llmtrain_core.queueing.order import in_order
-from llmtrain_core.queueing.pending import Line
-from llmtrain_core.queueing.preemption import Victims, victims
-from llmtrain_core.queueing.start_estimate import forecast
-from llmtrain_core.queueing.types import Decision, Running, Scene, Slot, Start, Wait, Waiting
-from llmtrain_core.queueing.uplink_usage import add, oversubscribed, uplink_shares
+from llmtrain_core.queueing.order import sort_queue
+from llmtrain_core.queueing.pending import PendingQueue
+from llmtrain_core.queueing.preemption import Victims, find_victims
+from llmtrain_core.queueing.start_estimate import estimate_starts
+from llmtrain_core.queueing.types import (
+    Allocation,
+    Assignment,
+    ClusterState,
+    PendingJob,
+    QueueDecision,
+    Slot,
+    Unschedulable,
+)
+from llmtrain_core.queueing.uplink_usage import add_usage, oversubscribed, uplink_usage
 from llmtrain_core.topology.inventory import Snapshot
 
-SOON_SECONDS = 30.0
-"""Pods that were told to leave are gone by then; nobody is stopped for a job that starts so soon
-anyway."""
-MOST_PREEMPTORS = 16
-"""Jobs per round for which victims are looked for: the search must not hold the queue up."""
+TERMINATION_SECONDS = 30.0
+"""Upper bound on the termination of a pod. No job is preempted for one that starts this soon."""
+MAX_PREEMPTORS = 16
+"""Jobs per cycle that search for victims. It bounds the time of a cycle."""
 
 
-def decide(waiting: Iterable[Waiting], scene: Scene) -> dict[str, Decision]:
-    """Return a decision for every waiting job. Deterministic, whatever the order of the input."""
-    jobs = list(waiting)
-    round_ = _Round(scene)
-    running = sorted(scene.running, key=lambda tenant: (tenant.uid, tenant.nodes))
-    capacity = _capacity(jobs)
-    for job in in_order(jobs, running, capacity, scene.promised):
-        round_.decide(job)
-    return round_.outcome()
+def decide(jobs: Iterable[PendingJob], cluster: ClusterState) -> dict[str, QueueDecision]:
+    """Return a decision by UID for every pending job. The order of the input does not matter."""
+    jobs = list(jobs)
+    cycle = _Cycle(cluster)
+    allocations = sorted(cluster.allocations, key=lambda held: (held.uid, held.nodes))
+    capacity = _total_allocatable(jobs, cluster)
+    for job in sort_queue(jobs, allocations, capacity, cluster.nominated):
+        cycle.decide(job)
+    return cycle.finish()
 
 
-def _capacity(jobs: Sequence[Waiting]) -> dict[str, int]:
-    """What all nodes hand out; every fabric shows the same nodes."""
+def _total_allocatable(jobs: Sequence[PendingJob], cluster: ClusterState) -> dict[str, int]:
+    """Return the allocatable resources of all nodes. Every fabric has the same nodes."""
     total: dict[str, int] = {}
-    for node in jobs[0].fabric.nodes if jobs else ():
+    for node in cluster.fabrics[jobs[0].fabric].nodes if jobs else ():
         for resource, amount in node.allocatable.items():
             total[resource] = total.get(resource, 0) + amount
     return total
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Held:
-    """A job that does not start in this round."""
+class _BlockedJob:
+    """A job that does not start in this cycle."""
 
-    job: Waiting
+    job: PendingJob
     behind: tuple[str, ...] = ()
-    """Keys of the jobs ahead for which room is kept."""
+    """Keys of the jobs ahead for which nodes are reserved."""
     ahead: tuple[str, ...] = ()
     """Keys of the other jobs ahead that could use the same nodes."""
-    place: int = 0
-    """How many of the line are ahead of it."""
+    position: int = 0
+    """Number of jobs ahead of it in `_Cycle._queue_with_quarantined`."""
 
 
-class _Round:
-    """The state of one round: what is in use and promised so far."""
+class _Cycle:
+    """The state of one cycle: what is in use and reserved so far."""
 
-    def __init__(self, scene: Scene):
-        self.scene = scene
-        self.running: dict[int, Running] = dict(enumerate(scene.running))
-        self.promises = Promises(scene.used)
-        self.decisions: dict[str, Decision] = {}
-        self._queue = Line()
-        """Those who would fit once others leave."""
-        self._line = Line()
-        """Those who would fit once others leave and no node is out any more."""
-        self._waits: list[_Held] = []
-        self._shapes: dict[Hashable, Shape] = {}
-        self._fabrics: dict[int, Snapshot] = {}
+    def __init__(self, cluster: ClusterState):
+        self.cluster = cluster
+        self.allocations: dict[int, Allocation] = dict(enumerate(cluster.allocations))
+        self.reservations = Reservations(cluster.used)
+        self.decisions: dict[str, QueueDecision] = {}
+        self._queue = PendingQueue()
+        """Jobs that fit once others end."""
+        self._queue_with_quarantined = PendingQueue()
+        """Jobs that fit once others end and the quarantines are over."""
+        self._blocked: list[_BlockedJob] = []
+        self._request_classes: dict[Hashable, RequestClass] = {}
+        self._usable_fabrics: dict[int, Snapshot] = {}
         self._refusals: dict[Hashable, Unplaceable | None] = {}
-        self._fit_empty: dict[Hashable, bool] = {}
-        self._preemptors = MOST_PREEMPTORS
+        self._fits_empty: dict[Hashable, bool] = {}
+        self._preemptors_left = MAX_PREEMPTORS
         self._uplinks: dict[int, dict[Path, float]] = {}
 
-    def decide(self, job: Waiting) -> None:
-        """Start a job, or keep room for it if its turn has come."""
-        end = None if job.duration is None else self.scene.now + job.duration
-        ahead = self.promises.in_the_way_of(end)
-        room = self.promises.room(ahead)
-        answer = self._place(job, room, careful=True)
-        if answer is not None:
-            self._start(job, answer, end)
+    def decide(self, job: PendingJob) -> None:
+        """Start a job, or make a reservation for it if it is the first of its pool."""
+        end = None if job.max_duration is None else self.cluster.now + job.max_duration
+        respected = self.reservations.blocking(end)
+        capacity = self.reservations.capacity(respected)
+        placement = self._place(job, capacity, avoid_suspects=True)
+        if placement is not None:
+            self._start(job, placement, end)
             return
-        place, shape = len(self._line), self._shape(job.request, job.fabric)
-        whole = self._shape_in(job.request, job.fabric)
-        if whole.largest >= job.size:
-            self._line.append(job, whole)
-        if shape.largest < job.size:
-            self._waits.append(_Held(job, place=place))
+        position, requests = len(self._queue_with_quarantined), self._requests(job)
+        all_nodes = self._class_in(job.request, self._fabric(job))
+        if all_nodes.largest_domain >= job.node_count:
+            self._queue_with_quarantined.append(job, all_nodes)
+        if requests.largest_domain < job.node_count:
+            self._blocked.append(_BlockedJob(job, position=position))
             return
-        rivals = self._queue.rivals(shape)
-        stopped, reservation = self._reserve(job, shape, room)
-        uids = tuple(sorted(tenant.uid for tenant in stopped))
-        if uids or (job.uid in self.scene.promised and self._soon(reservation)):
+        competing = self._queue.competing(requests)
+        preempted, reservation = self._reserve(job, requests, capacity)
+        uids = tuple(sorted(victim.uid for victim in preempted))
+        if uids or (job.uid in self.cluster.nominated and self._starts_soon(reservation)):
             text = preempting_message(len(uids))
-            self.decisions[job.uid] = Wait(Reason.PREEMPTING, text, victims=uids)
+            self.decisions[job.uid] = Unschedulable(Reason.PREEMPTING, text, victims=uids)
             return
-        behind = sorted(r.job.key for r in ahead if not r.kept.isdisjoint(shape.seats))
+        behind = sorted(
+            r.job.key for r in respected if not r.nodes.isdisjoint(requests.allocatable)
+        )
         for key in behind:
-            rivals.remove(key)
-        self._waits.append(_Held(job, tuple(behind), tuple(rivals), place))
+            competing.remove(key)
+        self._blocked.append(_BlockedJob(job, tuple(behind), tuple(competing), position))
 
-    def outcome(self) -> dict[str, Decision]:
-        """Return the decisions; those who wait are told why, and when they start if all goes well.
+    def finish(self) -> dict[str, QueueDecision]:
+        """Return the decisions, with the reason and the estimated start of each waiting job.
 
-        Why is asked last: of what is in use once all have sat down who can, and once per kind.
+        Reasons are computed last, once per kind of job: they depend on all jobs that start.
         """
-        for held in self._waits:
-            self.decisions[held.job.uid] = self._wait(held)
-        starts = forecast(
-            self._queue.jobs, tuple(self.running.values()), self.promises.now, self.scene.now
-        ) | {r.job.uid: r.at for r in self.promises.reservations if r.at is not None}
-        for uid, at in starts.items():
+        for blocked in self._blocked:
+            self.decisions[blocked.job.uid] = self._explain(blocked)
+        starts = estimate_starts(
+            self._queue.jobs,
+            tuple(self.allocations.values()),
+            self.reservations.unreserved,
+            self.cluster.now,
+        )
+        starts |= {
+            r.job.uid: r.starts_at for r in self.reservations.entries if r.starts_at is not None
+        }
+        for uid, starts_at in starts.items():
             decision = self.decisions[uid]
-            if isinstance(decision, Wait):
-                self.decisions[uid] = dataclasses.replace(decision, starts_at=at)
+            if isinstance(decision, Unschedulable):
+                self.decisions[uid] = dataclasses.replace(decision, starts_at=starts_at)
         return self.decisions
 
-    def _wait(self, held: _Held) -> Wait:
-        job = held.job
-        why = self._alone(job)
+    def _explain(self, blocked: _BlockedJob) -> Unschedulable:
+        job = blocked.job
+        why = self._refusal(job)
         if why is None:
-            text = kept_message(job.namespace, held.behind, held.ahead)
-            return Wait(Reason.WAITING_BEHIND, text, behind=held.behind, ahead=held.ahead)
-        away = self.scene.quarantined
-        if away:
-            whole = place(job.request, dataclasses.replace(job.fabric, used=self.promises.now.used))
-            if isinstance(whole, Placement):
-                names = [n.name for n in (*whole.nodes, *whole.spares) if n.name in away]
-                shape = self._shape_in(job.request, job.fabric)
-                rivals = tuple(self._line.rivals(shape, held.place))
-                text = quarantine_message(away, names) + ahead_message(job.namespace, rivals)
-                return Wait(Reason.NODES_QUARANTINED, text, ahead=rivals)
-        rivals = (*held.behind, *held.ahead)
-        text = why.message + ahead_message(job.namespace, rivals)
-        return Wait(why.reason, text, ahead=rivals, blockers=why.blockers)
+            text = reserved_message(job.namespace, blocked.behind, blocked.ahead)
+            return Unschedulable(
+                Reason.WAITING_BEHIND, text, behind=blocked.behind, ahead=blocked.ahead
+            )
+        until = self.cluster.quarantine.until
+        if until:
+            used = self.reservations.unreserved.used
+            found = place(job.request, dataclasses.replace(self._fabric(job), used=used))
+            if isinstance(found, Placement):
+                names = [n.name for n in (*found.nodes, *found.spares) if n.name in until]
+                all_nodes = self._class_in(job.request, self._fabric(job))
+                ahead = tuple(self._queue_with_quarantined.competing(all_nodes, blocked.position))
+                text = quarantine_message(until, names) + ahead_message(job.namespace, ahead)
+                return Unschedulable(Reason.NODES_QUARANTINED, text, ahead=ahead)
+        ahead = (*blocked.behind, *blocked.ahead)
+        text = why.message + ahead_message(job.namespace, ahead)
+        return Unschedulable(why.reason, text, ahead=ahead, blockers=why.blockers)
 
-    def _start(self, job: Waiting, answer: Placement, end: float | None) -> None:
-        names = tuple(node.name for node in (*answer.nodes, *answer.spares))
-        shape = self._shape(job.request, job.fabric)
-        passed = any(not r.pool.isdisjoint(shape.seats) for r in self.promises.reservations)
-        self.decisions[job.uid] = Start(answer, job.takes, backfilled=passed)
-        self.promises.take(names, job.takes, end)
-        self.running[len(self.running)] = Running(
-            job.uid, job.namespace, job.priority, names, job.takes, end, preemptible=False
+    def _start(self, job: PendingJob, placement: Placement, end: float | None) -> None:
+        fabric, nodes = self._fabric(job), self._requests(job).allocatable
+        backfilled = any(not r.pool.isdisjoint(nodes) for r in self.reservations.entries)
+        assignment = Assignment(
+            job.attempt, placement, job.resources, job.request.gpus_per_node, backfilled
         )
-        if oversubscribed(job.fabric):
-            nodes = [node.name for node in answer.nodes]
-            add(self._ledger(job.fabric), uplink_shares(job.request, nodes, job.fabric))
+        self.decisions[job.uid] = assignment
+        names = assignment.nodes
+        self.reservations.allocate(names, job.resources, end)
+        self.allocations[len(self.allocations)] = Allocation(
+            job.uid, job.namespace, job.priority, names, job.resources, end, preemptible=False
+        )
+        if oversubscribed(fabric):
+            ranks = [node.name for node in placement.nodes]
+            add_usage(self._uplink_usage(fabric), uplink_usage(job.request, ranks, fabric))
 
-    def _ledger(self, fabric: Snapshot) -> dict[Path, float]:
-        """What is sent over uplinks, those who start in this round included."""
+    def _uplink_usage(self, fabric: Snapshot) -> dict[Path, float]:
+        """Return the usage of uplinks, with the jobs that start in this cycle."""
         return self._uplinks.setdefault(id(fabric), dict(fabric.uplinks))
 
     def _reserve(
-        self, job: Waiting, shape: Shape, room: Room
+        self, job: PendingJob, requests: RequestClass, capacity: FreeCapacity
     ) -> tuple[Victims, Reservation | None]:
-        """Keep room for a job whose turn it is, or for which others stop: who, and what room.
+        """Return the jobs to preempt for a job, and its reservation.
 
-        It then stands in the queue, unless nobody who leaves could make room for it.
+        Only the first job of a pool, or one that preempts, gets a reservation. The job is added to
+        the queue, unless it would not fit even if all jobs ended.
         """
-        first = all(r.pool.isdisjoint(shape.seats) for r in self.promises.reservations)
+        first = all(r.pool.isdisjoint(requests.allocatable) for r in self.reservations.entries)
         lower = [
-            tenant
-            for tenant in self.running.values()
-            if job.preempts and tenant.preemptible and tenant.priority < job.priority
+            held
+            for held in self.allocations.values()
+            if job.can_preempt and held.preemptible and held.priority < job.priority
         ]
-        claims = job.uid in self.scene.promised or (lower and self._preemptors > 0)
-        if not first and not claims:
-            self._queue.append(job, shape)
+        preempts = job.uid in self.cluster.nominated or (lower and self._preemptors_left > 0)
+        if not first and not preempts:
+            self._queue.append(job, requests)
             return (), None
-        stopped: Victims = ()
-        found = self._earliest(job, shape, room)
-        if lower and not self._soon(found):
-            self._preemptors -= 1
-            stopped = self._stop(job, shape, room, lower)
-            if stopped:
-                found = self._earliest(job, shape, room)
-        if found.at is None and not self._ever(job, shape):
+        preempted: Victims = ()
+        found = self._earliest(job, requests, capacity)
+        if lower and not self._starts_soon(found):
+            self._preemptors_left -= 1
+            preempted = self._preempt(job, requests, capacity, lower)
+            if preempted:
+                found = self._earliest(job, requests, capacity)
+        if found.starts_at is None and not self._fits_empty_cluster(job):
             return (), None
-        self._queue.append(job, shape)
-        if first or self._soon(found):
-            self.promises.keep(found)
-        return stopped, found
+        self._queue.append(job, requests)
+        if first or self._starts_soon(found):
+            self.reservations.add(found)
+        return preempted, found
 
-    def _soon(self, reservation: Reservation | None) -> bool:
-        at = None if reservation is None else reservation.at
-        return at is not None and at <= self.scene.now + SOON_SECONDS
+    def _starts_soon(self, reservation: Reservation | None) -> bool:
+        starts_at = None if reservation is None else reservation.starts_at
+        return starts_at is not None and starts_at <= self.cluster.now + TERMINATION_SECONDS
 
-    def _earliest(self, job: Waiting, shape: Shape, room: Room) -> Reservation:
-        def there(trial: Room) -> Placement | None:
-            return self._place(job, trial, careful=False)
+    def _earliest(
+        self, job: PendingJob, requests: RequestClass, capacity: FreeCapacity
+    ) -> Reservation:
+        def place_in(trial: FreeCapacity) -> Placement | None:
+            return self._place(job, trial, avoid_suspects=False)
 
-        return reserve(job, shape, room, tuple(self.running.values()), there)
+        allocations = tuple(self.allocations.values())
+        return earliest_reservation(job, requests, capacity, allocations, place_in)
 
-    def _stop(self, job: Waiting, shape: Shape, room: Room, lower: Sequence[Running]) -> Victims:
-        def accept(chosen: Victims) -> bool:
-            trial = room.copy()
-            for tenant in chosen:
-                trial.give(tenant.nodes, tenant.takes)
-            return refusal(job.request, self._withheld(job, trial)) is None
+    def _preempt(
+        self,
+        job: PendingJob,
+        requests: RequestClass,
+        capacity: FreeCapacity,
+        lower: Sequence[Allocation],
+    ) -> Victims:
+        def confirm(chosen: Victims) -> bool:
+            trial = capacity.copy()
+            for victim in chosen:
+                trial.release(victim.nodes, victim.resources)
+            return refusal(job.request, self._available(job, trial)) is None
 
-        stopped = victims(shape, job.size, room, lower, accept) or ()
-        gone = {tenant.uid for tenant in stopped}
-        for key, tenant in self.running.items():
-            if tenant.uid in gone:
-                self.running[key] = dataclasses.replace(
-                    tenant, ends_at=self.scene.now + SOON_SECONDS, preemptible=False
+        preempted = find_victims(requests, job.node_count, capacity, lower, confirm) or ()
+        uids = {victim.uid for victim in preempted}
+        for key, held in self.allocations.items():
+            if held.uid in uids:
+                self.allocations[key] = dataclasses.replace(
+                    held, ends_at=self.cluster.now + TERMINATION_SECONDS, preemptible=False
                 )
-        return stopped
+        return preempted
 
-    def _place(self, job: Waiting, room: Room, careful: bool) -> Placement | None:
-        """Place a job: on nodes without a blot first, if there are enough."""
-        last = job.avoided | self.scene.suspects if careful else frozenset()
+    def _place(
+        self, job: PendingJob, capacity: FreeCapacity, avoid_suspects: bool
+    ) -> Placement | None:
+        """Place a job: first without suspects and avoided nodes, then with them."""
+        last = frozenset[str]()
+        if avoid_suspects:
+            last = job.avoided_nodes | self.cluster.quarantine.suspects
         requests = [job.request]
         if last:
             excluded = job.request.excluded | last
             requests.insert(0, dataclasses.replace(job.request, excluded=excluded))
         for request in requests:
-            shape = self._shape(request, job.fabric)
-            if not room.fits(shape, job.size):
+            usable = self._class_in(request, self._usable_fabric(job))
+            if not capacity.fits(usable, job.node_count):
                 continue
-            answer = place(request, self._withheld(job, room))
-            if isinstance(answer, Placement):
-                return answer
+            found = place(request, self._available(job, capacity))
+            if isinstance(found, Placement):
+                return found
         return None
 
-    def _withheld(self, job: Waiting, room: Room) -> Snapshot:
-        """The nodes as they may be given out now."""
-        withheld = room.blocked | self.scene.quarantined.keys()
+    def _available(self, job: PendingJob, capacity: FreeCapacity) -> Snapshot:
+        """Return the fabric of a job with everything that it may not use now."""
+        fabric = self._fabric(job)
+        withheld = capacity.excluded | self.cluster.quarantine.until.keys()
         return dataclasses.replace(
-            job.fabric, used=room.used, withheld=withheld, uplinks=self._ledger(job.fabric)
+            fabric, used=capacity.used, withheld=withheld, uplinks=self._uplink_usage(fabric)
         )
 
-    def _alone(self, job: Waiting) -> Unplaceable | None:
-        """Why the job would not fit even if nothing were kept for anybody; asked once per kind."""
-        key = self._kind(job)
+    def _refusal(self, job: PendingJob) -> Unplaceable | None:
+        """Return why a job would not fit without reservations. Computed once per kind of job."""
+        key = self._feasibility_key(job)
         if key not in self._refusals:
-            self._refusals[key] = refusal(job.request, self._view(job, self.promises.now.used))
+            used = self.reservations.unreserved.used
+            self._refusals[key] = refusal(job.request, self._usable_with(job, used))
         return self._refusals[key]
 
-    def _kind(self, job: Waiting) -> Hashable:
-        """Return what makes two jobs fit, or not fit, on the same nodes."""
+    def _feasibility_key(self, job: PendingJob) -> Hashable:
+        """Return the key of the jobs that fit on the same nodes."""
         request = job.request
         return (
-            shape_key(request, job.fabric),
+            request_class_key(request, self._fabric(job)),
             request.nodes,
             request.spares,
             request.layout,
@@ -269,32 +311,37 @@ class _Round:
             request.tensor_within,
         )
 
-    def _view(self, job: Waiting, used: Mapping[Slot, int]) -> Snapshot:
-        """The nodes that are not out, as somebody sees them who may have all that is not in use."""
-        return dataclasses.replace(self._fabric(job.fabric), used=used)
+    def _usable_with(self, job: PendingJob, used: Mapping[Slot, int]) -> Snapshot:
+        """Return the nodes that are not quarantined, without reservations."""
+        return dataclasses.replace(self._usable_fabric(job), used=used)
 
-    def _ever(self, job: Waiting, shape: Shape) -> bool:
-        """Whether the job would fit if nothing ran: room is kept for no other."""
-        key = self._kind(job)
-        if key not in self._fit_empty:
-            self._fit_empty[key] = refusal(job.request, self._view(job, {})) is None
-        return self._fit_empty[key]
+    def _fits_empty_cluster(self, job: PendingJob) -> bool:
+        """Return True if the job fits when no other job runs. Otherwise nothing is reserved."""
+        key = self._feasibility_key(job)
+        if key not in self._fits_empty:
+            self._fits_empty[key] = refusal(job.request, self._usable_with(job, {})) is None
+        return self._fits_empty[key]
 
-    def _fabric(self, fabric: Snapshot) -> Snapshot:
-        """The fabric without the nodes that are out."""
-        if not self.scene.quarantined:
+    def _fabric(self, job: PendingJob) -> Snapshot:
+        return self.cluster.fabrics[job.fabric]
+
+    def _usable_fabric(self, job: PendingJob) -> Snapshot:
+        """Return the fabric of a job without the quarantined nodes."""
+        fabric, until = self._fabric(job), self.cluster.quarantine.until
+        if not until:
             return fabric
-        found = self._fabrics.get(id(fabric))
+        found = self._usable_fabrics.get(id(fabric))
         if found is None:
-            nodes = tuple(n for n in fabric.nodes if n.name not in self.scene.quarantined)
-            found = self._fabrics[id(fabric)] = dataclasses.replace(fabric, nodes=nodes)
+            nodes = tuple(n for n in fabric.nodes if n.name not in until)
+            found = self._usable_fabrics[id(fabric)] = dataclasses.replace(fabric, nodes=nodes)
         return found
 
-    def _shape(self, request: Request, fabric: Snapshot) -> Shape:
-        return self._shape_in(request, self._fabric(fabric))
+    def _requests(self, job: PendingJob) -> RequestClass:
+        """Return the request class of a job on the nodes that are not quarantined."""
+        return self._class_in(job.request, self._usable_fabric(job))
 
-    def _shape_in(self, request: Request, fabric: Snapshot) -> Shape:
-        key = shape_key(request, fabric)
-        if key not in self._shapes:
-            self._shapes[key] = shape_of(request, fabric)
-        return self._shapes[key]
+    def _class_in(self, request: Request, fabric: Snapshot) -> RequestClass:
+        key = request_class_key(request, fabric)
+        if key not in self._request_classes:
+            self._request_classes[key] = request_class(request, fabric)
+        return self._request_classes[key]

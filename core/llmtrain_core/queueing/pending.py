@@ -1,7 +1,7 @@
-"""The line of those who wait, and who in it competes with whom.
+"""The queue of pending jobs, and which of them compete for the same nodes.
 
-Every waiting job is told in every round who is ahead of it. There are hundreds of jobs and few
-kinds of them, so that is noted by kind as the line grows, and not looked up for each job.
+Every cycle names the jobs ahead of every waiting job. There are hundreds of jobs and few classes
+of requests, so the competing jobs are recorded per class as the queue grows.
 """
 
 from __future__ import annotations
@@ -10,50 +10,53 @@ from bisect import bisect_left
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from llmtrain_core.queueing.capacity import Shape
-from llmtrain_core.queueing.types import Waiting
+from llmtrain_core.queueing.capacity import RequestClass
+from llmtrain_core.queueing.types import PendingJob
 
 
 @dataclass(slots=True)
-class _Rivals:
-    """The jobs of the line that could use a node which this shape could use."""
+class _Competing:
+    """The jobs of the queue that could use a node of this request class."""
 
-    shape: Shape
+    requests: RequestClass
     keys: list[str] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
 
 
-class Line:
+class PendingQueue:
     """Jobs in order, head first."""
 
     def __init__(self) -> None:
-        self.jobs: list[tuple[Waiting, Shape]] = []
-        self._rivals: dict[Hashable, _Rivals] = {}
-        self._meet: dict[tuple[Hashable, Hashable], bool] = {}
+        self.jobs: list[tuple[PendingJob, RequestClass]] = []
+        self._competing: dict[Hashable, _Competing] = {}
+        self._overlaps: dict[tuple[Hashable, Hashable], bool] = {}
 
     def __len__(self) -> int:
         return len(self.jobs)
 
-    def append(self, job: Waiting, shape: Shape) -> None:
-        """Let a job stand at the end."""
-        for rivals in self._rivals.values():
-            self._note(rivals, len(self.jobs), job, shape)
-        self.jobs.append((job, shape))
+    def append(self, job: PendingJob, requests: RequestClass) -> None:
+        """Append a job."""
+        for competing in self._competing.values():
+            self._record(competing, len(self.jobs), job, requests)
+        self.jobs.append((job, requests))
 
-    def rivals(self, shape: Shape, ahead_of: int | None = None) -> list[str]:
-        """Return the keys of the jobs that could use the same nodes, those ahead of a place."""
-        found = self._rivals.get(shape.key)
+    def competing(self, requests: RequestClass, before: int | None = None) -> list[str]:
+        """Return the keys of the jobs that could use the same nodes, up to a position."""
+        found = self._competing.get(requests.key)
         if found is None:
-            found = self._rivals[shape.key] = _Rivals(shape)
-            for place, (job, other) in enumerate(self.jobs):
-                self._note(found, place, job, other)
-        end = None if ahead_of is None else bisect_left(found.places, ahead_of)
+            found = self._competing[requests.key] = _Competing(requests)
+            for position, (job, other) in enumerate(self.jobs):
+                self._record(found, position, job, other)
+        end = None if before is None else bisect_left(found.positions, before)
         return found.keys[:end]
 
-    def _note(self, rivals: _Rivals, place: int, job: Waiting, shape: Shape) -> None:
-        pair = (rivals.shape.key, shape.key)
-        if pair not in self._meet:
-            self._meet[pair] = not rivals.shape.seats.keys().isdisjoint(shape.seats)
-        if self._meet[pair]:
-            rivals.keys.append(job.key)
-            rivals.places.append(place)
+    def _record(
+        self, competing: _Competing, position: int, job: PendingJob, requests: RequestClass
+    ) -> None:
+        pair = (competing.requests.key, requests.key)
+        if pair not in self._overlaps:
+            nodes = competing.requests.allocatable.keys()
+            self._overlaps[pair] = not nodes.isdisjoint(requests.allocatable)
+        if self._overlaps[pair]:
+            competing.keys.append(job.key)
+            competing.positions.append(position)

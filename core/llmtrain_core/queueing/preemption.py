@@ -1,7 +1,8 @@
-"""Who has to stop so that a whole gang fits: the fewest jobs, and of those sets the cheapest.
+"""Choose the jobs to preempt so that a whole gang fits: the fewest, and of those sets the cheapest.
 
-Only jobs of strictly lower priority, only whole, and only if the gang then fits into an allowed
-domain. A set of victims that does not do is no set at all: nobody stops for half a gang.
+Only whole jobs of strictly lower priority are preempted, and only if the gang then fits into an
+allowed domain. A set that does not make enough room is discarded: no job is preempted for part of
+a gang.
 """
 
 from __future__ import annotations
@@ -9,82 +10,88 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from llmtrain_core.queueing.capacity import Domain, Room, Shape
-from llmtrain_core.queueing.types import Running
+from llmtrain_core.queueing.capacity import Domain, FreeCapacity, RequestClass
+from llmtrain_core.queueing.types import Allocation
 
 SEARCH_BUDGET = 500
-"""Sets looked at per size. Below it the answer is exact; beyond it, the best set seen."""
-CONFIRMATIONS = 8
-"""Sets of one size that are put to the placement, cheapest first."""
+"""Sets tried per size. Below it the answer is exact; beyond it, the best set found."""
+MAX_CONFIRMATIONS = 8
+"""Sets of one size that the placement confirms, cheapest first."""
 
-Victims = tuple[Running, ...]
+Victims = tuple[Allocation, ...]
 
 
-def victims(
-    shape: Shape,
+def find_victims(
+    requests: RequestClass,
     nodes: int,
-    room: Room,
-    lower: Sequence[Running],
-    accept: Callable[[Victims], bool],
+    capacity: FreeCapacity,
+    lower: Sequence[Allocation],
+    confirm: Callable[[Victims], bool],
 ) -> Victims | None:
-    """Return the jobs to stop for a gang of `nodes` nodes, or None where stopping does not help.
+    """Return the jobs to preempt for a gang of `nodes` nodes, or None if no set is enough.
 
-    `lower` are the jobs that may be stopped; `accept` asks the placement for the last word.
+    `lower` are the jobs that may be preempted. `confirm` is True if the placement then succeeds.
     """
-    fields = [field for field in _fields(shape, nodes, room, lower) if field.least is not None]
-    largest = max((len(field.lower) for field in fields), default=0)
+    domains = [
+        domain
+        for domain in _domain_victims(requests, nodes, capacity, lower)
+        if domain.min_victims is not None
+    ]
+    largest = max((len(domain.candidates) for domain in domains), default=0)
     for size in range(1, largest + 1):
         found = [
             chosen
-            for field in fields
-            if field.least is not None and field.least <= size
-            for chosen in _sets(field, size, nodes, room, shape)
+            for domain in domains
+            if domain.min_victims is not None and domain.min_victims <= size
+            for chosen in _victim_sets(domain, size, nodes, capacity, requests)
         ]
-        for chosen in sorted(found, key=_cost)[:CONFIRMATIONS]:
-            if accept(chosen):
+        for chosen in sorted(found, key=_cost)[:MAX_CONFIRMATIONS]:
+            if confirm(chosen):
                 return chosen
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
-    """One domain, and those whose leaving would make room in it, most room first."""
+class _DomainVictims:
+    """One domain, and the jobs whose preemption frees nodes in it, most nodes first."""
 
     domain: Domain
     free: int
-    lower: tuple[Running, ...]
+    candidates: tuple[Allocation, ...]
     gains: tuple[int, ...]
-    """Nodes of the domain that each of them sits on and that have no room now."""
-    least: int | None
-    """So many have to leave at least; None: not even all are enough."""
+    """Nodes of the domain that each candidate holds and that do not fit a block now."""
+    min_victims: int | None
+    """Lower bound on the jobs to preempt; None: not even all are enough."""
 
 
-def _fields(shape: Shape, nodes: int, room: Room, lower: Sequence[Running]) -> Iterator[_Field]:
-    for domain in sorted(set(shape.domains.values())):
-        free = room.free_in(shape, domain)
-        gains = [(_gain(shape, domain, room, job), job) for job in lower]
+def _domain_victims(
+    requests: RequestClass, nodes: int, capacity: FreeCapacity, lower: Sequence[Allocation]
+) -> Iterator[_DomainVictims]:
+    for domain in sorted(set(requests.domains.values())):
+        free = capacity.free_nodes(requests, domain)
+        gains = [(_gain(requests, domain, capacity, job), job) for job in lower]
         useful = sorted(
             (pair for pair in gains if pair[0]),
             key=lambda pair: (-pair[0], pair[1].lost_work, pair[1].priority, pair[1].uid),
         )
-        yield _Field(
+        yield _DomainVictims(
             domain,
             free,
             tuple(job for _, job in useful),
             tuple(gain for gain, _ in useful),
-            _least([gain for gain, _ in useful], nodes - free),
+            _min_count([gain for gain, _ in useful], nodes - free),
         )
 
 
-def _gain(shape: Shape, domain: Domain, room: Room, job: Running) -> int:
+def _gain(requests: RequestClass, domain: Domain, capacity: FreeCapacity, job: Allocation) -> int:
     return sum(
-        shape.domains.get(node) == domain and not room.has_room(shape, node)
+        requests.domains.get(node) == domain and not capacity.node_fits(requests, node)
         for node in job.nodes
-        if node not in room.blocked
+        if node not in capacity.excluded
     )
 
 
-def _least(gains: Sequence[int], missing: int) -> int | None:
+def _min_count(gains: Sequence[int], missing: int) -> int | None:
     for count, gain in enumerate(gains, 1):
         missing -= gain
         if missing <= 0:
@@ -92,11 +99,11 @@ def _least(gains: Sequence[int], missing: int) -> int | None:
     return None
 
 
-def _sets(
-    field: _Field, size: int, nodes: int, room: Room, shape: Shape
-) -> list[tuple[Running, ...]]:
-    """Return sets of this size that make enough room, by depth-first search with a bound."""
-    trial = room.copy()
+def _victim_sets(
+    domain: _DomainVictims, size: int, nodes: int, capacity: FreeCapacity, requests: RequestClass
+) -> list[Victims]:
+    """Return sets of this size that free enough nodes, by depth-first search with a bound."""
+    trial = capacity.copy()
     found: list[Victims] = []
     budget = SEARCH_BUDGET
 
@@ -105,23 +112,23 @@ def _sets(
         left = size - len(chosen)
         if left == 0:
             budget -= 1
-            if trial.free_in(shape, field.domain) >= nodes:
+            if trial.free_nodes(requests, domain.domain) >= nodes:
                 found.append(chosen)
             return
-        for index in range(start, len(field.lower) - left + 1):
-            # Gains fall from here on: where the next ones are not enough, none later are.
-            if budget <= 0 or sum(field.gains[index : index + left]) < missing:
+        for index in range(start, len(domain.candidates) - left + 1):
+            # Gains decrease: if the next ones are not enough, no later ones are.
+            if budget <= 0 or sum(domain.gains[index : index + left]) < missing:
                 return
-            job = field.lower[index]
-            trial.give(job.nodes, job.takes)
-            descend(index + 1, (*chosen, job), missing - field.gains[index])
-            trial.take(job.nodes, job.takes)
+            job = domain.candidates[index]
+            trial.release(job.nodes, job.resources)
+            descend(index + 1, (*chosen, job), missing - domain.gains[index])
+            trial.allocate(job.nodes, job.resources)
 
-    descend(0, (), nodes - field.free)
+    descend(0, (), nodes - domain.free)
     return found
 
 
 def _cost(chosen: Victims) -> tuple[float, list[int], list[str]]:
-    """Order sets of one size: least work lost, then the lowest priorities."""
+    """Return the sort key of a set: least work lost, then the lowest priorities."""
     priorities = sorted((job.priority for job in chosen), reverse=True)
     return sum(job.lost_work for job in chosen), priorities, sorted(job.uid for job in chosen)

@@ -1,4 +1,4 @@
-"""A job that runs might be better off elsewhere, now that others have left."""
+"""Find a better placement for a running job, after other jobs have released their nodes."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from llmtrain_core.placement import Placement, Request, cost_of, place
 from llmtrain_core.topology.inventory import Snapshot
 
-LEAST_GAIN = 1.1
-"""Below this a move is not worth a restart from a checkpoint."""
+MIN_GAIN = 1.1
+"""Below this a relocation is not worth a restart from a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """A better place, free now."""
+    """A better placement on nodes that are free now."""
 
     placement: Placement
     gain: float
-    """Communication time of a step here over what it would be there."""
+    """Communication time of a step on the current nodes over that on the new ones."""
 
 
-def relocation(request: Request, nodes: Sequence[str], fabric: Snapshot) -> Relocation | None:
-    """Return a place that is materially better than `nodes`, or None.
+def find_relocation(request: Request, nodes: Sequence[str], fabric: Snapshot) -> Relocation | None:
+    """Return a placement that is materially better than `nodes`, or None.
 
-    `nodes` are in order of rank block; `fabric` shows them as free, since the job would leave them.
+    `nodes` are in order of rank block. `fabric` shows them as free, since the job releases them.
     """
     by_name = {node.name: node for node in fabric.nodes}
     if not all(name in by_name for name in nodes):
@@ -34,4 +34,4 @@ def relocation(request: Request, nodes: Sequence[str], fabric: Snapshot) -> Relo
     if not isinstance(found, Placement) or found.cost.seconds <= 0:
         return None
     gain = here.seconds / found.cost.seconds
-    return Relocation(found, gain) if gain >= LEAST_GAIN else None
+    return Relocation(found, gain) if gain >= MIN_GAIN else None

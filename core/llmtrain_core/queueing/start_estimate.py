@@ -1,7 +1,7 @@
-"""When each waiting job will start, if the queue goes on in order and all ends are as foreseen.
+"""Estimate when each pending job starts, if the queue advances in order and all ends are correct.
 
-A simulation: whoever runs leaves at its end, the jobs start in order, each as soon as it fits after
-those before it that compete for the same nodes. Backfill can only make a job start earlier.
+A simulation: allocations end as estimated, and the jobs start in order, each as soon as it fits
+after the jobs before it that compete for the same nodes. Backfill can only start a job earlier.
 """
 
 from __future__ import annotations
@@ -9,70 +9,72 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from llmtrain_core.queueing.capacity import Room, Shape
-from llmtrain_core.queueing.types import Running, Waiting
+from llmtrain_core.queueing.capacity import FreeCapacity, RequestClass
+from llmtrain_core.queueing.types import Allocation, PendingJob
+
+Entry = tuple[PendingJob, RequestClass]
 
 
-def forecast(
-    queue: Sequence[tuple[Waiting, Shape]],
-    running: Sequence[Running],
-    room: Room,
+def estimate_starts(
+    queue: Sequence[Entry],
+    allocations: Sequence[Allocation],
+    capacity: FreeCapacity,
     now: float,
 ) -> dict[str, float]:
-    """Return the foreseen start of jobs that have one, by UID, in seconds since the epoch.
+    """Return the estimated start by UID, in seconds since the epoch, of the jobs that have one.
 
     `queue` is in order. A job whose start depends on one without a known end has none.
     """
     starts: dict[str, float] = {}
-    for pool in pools(queue):
-        nodes = frozenset[str]().union(*(shape.seats for _, shape in pool))
-        tenants = [tenant for tenant in running if not nodes.isdisjoint(tenant.nodes)]
-        starts |= _in_turn(pool, tenants, room.copy(), now)
+    for entries in competing_entries(queue):
+        nodes = frozenset[str]().union(*(requests.allocatable for _, requests in entries))
+        relevant = [a for a in allocations if not nodes.isdisjoint(a.nodes)]
+        starts |= _simulate(entries, relevant, capacity.copy(), now)
     return starts
 
 
-def pools(queue: Sequence[tuple[Waiting, Shape]]) -> list[list[tuple[Waiting, Shape]]]:
-    """Part the queue into jobs that compete for nodes, directly or through others."""
-    parts: list[tuple[set[str], list[tuple[Waiting, Shape]]]] = []
-    rank = {job.uid: place for place, (job, _) in enumerate(queue)}
-    by_shape: dict[object, list[tuple[Waiting, Shape]]] = {}
+def competing_entries(queue: Sequence[Entry]) -> list[list[Entry]]:
+    """Group the queue into jobs that compete for nodes, directly or through others."""
+    groups: list[tuple[set[str], list[Entry]]] = []
+    position = {job.uid: index for index, (job, _) in enumerate(queue)}
+    by_class: dict[object, list[Entry]] = {}
     for entry in queue:
-        by_shape.setdefault(entry[1].key, []).append(entry)
-    for entries in by_shape.values():
-        nodes, merged = set(entries[0][1].seats), list(entries)
-        apart = []
-        for other in parts:
+        by_class.setdefault(entry[1].key, []).append(entry)
+    for entries in by_class.values():
+        nodes, merged = set(entries[0][1].allocatable), list(entries)
+        disjoint = []
+        for other in groups:
             if nodes.isdisjoint(other[0]):
-                apart.append(other)
+                disjoint.append(other)
             else:
                 nodes |= other[0]
                 merged += other[1]
-        parts = [*apart, (nodes, merged)]
-    return [sorted(members, key=lambda entry: rank[entry[0].uid]) for _, members in parts]
+        groups = [*disjoint, (nodes, merged)]
+    return [sorted(members, key=lambda entry: position[entry[0].uid]) for _, members in groups]
 
 
-def _in_turn(
-    pool: Sequence[tuple[Waiting, Shape]], running: Sequence[Running], room: Room, now: float
+def _simulate(
+    queue: Sequence[Entry], allocations: Sequence[Allocation], capacity: FreeCapacity, now: float
 ) -> dict[str, float]:
     ends = [
-        (max(now, tenant.ends_at), rank, tenant.nodes, tenant.takes)
-        for rank, tenant in enumerate(running)
-        if tenant.ends_at is not None
+        (max(now, allocation.ends_at), index, allocation.nodes, allocation.resources)
+        for index, allocation in enumerate(allocations)
+        if allocation.ends_at is not None
     ]
     heapq.heapify(ends)
     starts: dict[str, float] = {}
-    at, rank = now, len(running)
-    for job, shape in pool:
-        while not room.fits(shape, job.size):
+    time, index = now, len(allocations)
+    for job, requests in queue:
+        while not capacity.fits(requests, job.node_count):
             if not ends:
                 return starts
-            at, _, nodes, takes = heapq.heappop(ends)
-            room.give(nodes, takes)
-        starts[job.uid] = at
-        nodes = room.pick(shape, job.size)
-        room.take(nodes, job.takes)
-        length = job.duration if job.expected is None else job.expected
+            time, _, nodes, resources = heapq.heappop(ends)
+            capacity.release(nodes, resources)
+        starts[job.uid] = time
+        nodes = capacity.pick_nodes(requests, job.node_count)
+        capacity.allocate(nodes, job.resources)
+        length = job.max_duration if job.expected_duration is None else job.expected_duration
         if length is not None:
-            rank += 1
-            heapq.heappush(ends, (at + length, rank, nodes, job.takes))
+            index += 1
+            heapq.heappush(ends, (time + length, index, nodes, job.resources))
     return starts

@@ -1,4 +1,4 @@
-"""The queue as its policies see it: who waits, who runs, and what is decided about each."""
+"""The input and output of the queue: pending jobs, the state of the cluster, and decisions."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ from dataclasses import dataclass, field
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.placement import Placement, Request
-from llmtrain_core.topology.inventory import Snapshot
+from llmtrain_core.queueing.quarantine import Quarantine
+from llmtrain_core.topology.inventory import Snapshot, Usage
 
 Slot = tuple[str, str]
 """Node and resource."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A job that waits for its place."""
+class PendingJob:
+    """A job that waits for its placement."""
 
     uid: str
     namespace: str
     name: str
     priority: int
-    since: float
-    """Creation time, in seconds since the epoch."""
+    created_at: float
+    """Seconds since the epoch."""
     request: Request
-    fabric: Snapshot
-    """All nodes and levels as the job's Fabric shows them; what is in use there is not read."""
-    duration: float | None = None
-    """Seconds that it will hold its nodes at most; None: nobody knows."""
-    expected: float | None = None
-    """Seconds that it will hold its nodes as planned or measured: for the forecast only."""
-    preempts: bool = True
-    """Whether lower priorities may be stopped for it (`preemptionPolicy` of its class)."""
-    avoided: frozenset[str] = frozenset()
-    """Nodes that failed under it: others are tried first."""
+    fabric: str | None = None
+    """Name of its Fabric; None: the default."""
+    attempt: int = 0
+    """The attempt that the placement starts."""
+    max_duration: float | None = None
+    """Upper bound on the seconds that it holds its nodes; None: unbounded."""
+    expected_duration: float | None = None
+    """Planned or measured seconds that it holds its nodes. Only start estimates use it."""
+    can_preempt: bool = True
+    """Whether it may preempt jobs of lower priority (`preemptionPolicy` of its class)."""
+    avoided_nodes: frozenset[str] = frozenset()
+    """Nodes that failed while it ran there. Other nodes are tried first."""
 
     @property
     def key(self) -> str:
@@ -41,93 +44,130 @@ class Waiting:
         return f"{self.namespace}/{self.name}"
 
     @property
-    def size(self) -> int:
-        """Nodes that it takes, spare ones included."""
+    def node_count(self) -> int:
+        """Number of nodes it needs, spare ones included."""
         return self.request.nodes + self.request.spares
 
     @property
-    def takes(self) -> dict[str, int]:
-        """What it takes on each of its nodes."""
+    def resources(self) -> dict[str, int]:
+        """Amount of each resource that it uses on each of its nodes."""
         return {self.request.gpu_resource: self.request.gpus_per_node, **self.request.extra}
 
     @property
-    def total(self) -> dict[str, int]:
-        """What it takes in all."""
-        return {resource: amount * self.size for resource, amount in self.takes.items()}
+    def total_resources(self) -> dict[str, int]:
+        """Amount of each resource that it uses on all of its nodes."""
+        return {resource: amount * self.node_count for resource, amount in self.resources.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """Somebody who holds nodes: a job, or pods that are on their way out."""
+class Allocation:
+    """Nodes and resources that a job, or a terminating pod, holds."""
 
     uid: str
     namespace: str
     priority: int
     nodes: tuple[str, ...]
-    takes: Mapping[str, int]
-    """What it holds on each of its nodes."""
+    resources: Mapping[str, int]
+    """Amount of each resource on each of the nodes."""
     ends_at: float | None = None
-    """When its nodes are free at the latest, or as measured; None: nobody knows."""
+    """When the nodes become free, by a deadline or an estimate; None: unknown."""
     lost_seconds: float = 0.0
-    """Work that would have to be done again: seconds since its last checkpoint."""
+    """Seconds of training since the last checkpoint, which a preemption would lose."""
     preemptible: bool = True
+    attempt: int = 0
+    """The attempt that holds them."""
 
     @property
-    def total(self) -> dict[str, int]:
-        """What it holds in all."""
-        return {resource: amount * len(self.nodes) for resource, amount in self.takes.items()}
+    def total_resources(self) -> dict[str, int]:
+        """Amount of each resource on all nodes."""
+        return {resource: amount * len(self.nodes) for resource, amount in self.resources.items()}
 
     @property
     def lost_work(self) -> float:
-        """Device-seconds that would be lost with it."""
-        return self.lost_seconds * sum(self.total.values())
+        """Device-seconds that a preemption would lose."""
+        return self.lost_seconds * sum(self.total_resources.values())
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class RunningJob:
+    """A job that keeps its placement: the nodes of its ranks, and what they communicate."""
+
+    next: PendingJob
+    """The job as it would wait for its next attempt."""
+    nodes: tuple[str, ...]
+    """In order of rank block."""
+    step_seconds: float | None
+    settled: bool = True
+    """Whether all of its pods run, so that a relocation is worth a search."""
+    relocation_requested: bool = False
+    """Whether its user requested a relocation, and a checkpoint exists to resume from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
     """The cluster at one instant."""
 
-    now: float
+    now: float = 0.0
     """Seconds since the epoch."""
-    used: Mapping[Slot, int] = field(default_factory=dict)
-    """All that is in use, whoever holds it."""
-    running: tuple[Running, ...] = ()
-    """Who of those will, or may be made to, give what back."""
-    quarantined: Mapping[str, float] = field(default_factory=dict)
-    """Nodes that are out for everybody, and until when."""
-    suspects: frozenset[str] = frozenset()
-    """Nodes that everybody tries last."""
-    promised: frozenset[str] = frozenset()
-    """Jobs for which others were stopped: the room is theirs before their equals'."""
+    fabrics: Mapping[str | None, Snapshot] = field(default_factory=dict)
+    """By name of the Fabric: all nodes, levels and busy uplinks. Their `used` is not read."""
+    usage: tuple[Usage, ...] = ()
+    """Everything that is in use, by any owner."""
+    allocations: tuple[Allocation, ...] = ()
+    """The part of `usage` that will be released, or that a preemption can release."""
+    running: tuple[RunningJob, ...] = ()
+    """Jobs that keep their placement."""
+    quarantine: Quarantine = field(default_factory=Quarantine)
+    nominated: frozenset[str] = frozenset()
+    """UIDs of jobs for which others were preempted. Among jobs of one priority they go first."""
+
+    @property
+    def used(self) -> dict[Slot, int]:
+        """Amount in use by node and resource."""
+        used: dict[Slot, int] = {}
+        for item in self.usage:
+            slot = (item.node, item.resource)
+            used[slot] = used.get(slot, 0) + item.amount
+        return used
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """The whole gang starts now."""
+class Assignment:
+    """Nodes for a whole gang, which starts now."""
 
+    attempt: int
     placement: Placement
-    takes: Mapping[str, int]
+    resources: Mapping[str, int]
+    """Amount of each resource on each node."""
+    gpus_per_node: int
     backfilled: bool = False
-    """Whether it goes before a job that is ahead of it and cannot start yet."""
+    """Whether the job starts before a job ahead of it that cannot start yet."""
+    note: str = ""
+    """Appended to the explanation of the placement."""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of all nodes: those with ranks in order of rank block, then the spare ones."""
+        return tuple(node.name for node in (*self.placement.nodes, *self.placement.spares))
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """The job waits."""
+class Unschedulable:
+    """The job cannot start now."""
 
     reason: Reason
     message: str
-    """What stands in its way: without that, it starts."""
+    """What blocks it. Without that, it starts."""
     starts_at: float | None = None
-    """When it starts if all goes as foreseen; None: it depends on jobs without a known end."""
+    """Estimated start in seconds since the epoch; None: it depends on jobs without a known end."""
     victims: tuple[str, ...] = ()
-    """UIDs of the jobs that stop for it, all of them."""
+    """UIDs of the jobs to preempt for it, all of them."""
     behind: tuple[str, ...] = ()
-    """Keys of the jobs ahead for which the room is kept."""
+    """Keys of the jobs ahead for which nodes are reserved."""
     ahead: tuple[str, ...] = ()
-    """Keys of the other jobs ahead that could use the same nodes: what becomes free is theirs."""
+    """Keys of the other jobs ahead that could use the same nodes, and start before it."""
     blockers: tuple[str, ...] = ()
-    """The fewest nodes that would do if nothing held them back."""
+    """The fewest nodes that would be enough if they were free and eligible."""
 
 
-Decision = Start | Wait
+QueueDecision = Assignment | Unschedulable

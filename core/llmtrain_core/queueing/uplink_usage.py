@@ -1,8 +1,8 @@
-"""The uplink ledger: which share of each domain's uplinks the jobs that run keep busy.
+"""Uplink usage: the share of each domain's uplinks that running jobs use.
 
 A job's share is the bytes that its placement sends over an uplink in a step, over what the uplink
-can move in the time of a step. The placement takes that off the capacity (at most nine tenths), so
-a job whose groups must leave a domain prefers one whose uplinks nobody else needs.
+can move in the time of a step. The placement subtracts it from the capacity (at most nine tenths),
+so a job whose groups cross domains prefers uplinks that no other job uses.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from llmtrain_core.placement.cost import Congestion, ground_of, traffic_of
 from llmtrain_core.placement.tree import Path, tree_of
 from llmtrain_core.topology.inventory import Snapshot
 
-COMMUNICATION = 0.5
-"""Share of a step of unknown length that its exposed communication takes."""
+COMMUNICATION_SHARE = 0.5
+"""Assumed share of exposed communication in a step of unknown length."""
 
 
 def oversubscribed(fabric: Snapshot) -> bool:
-    """Whether any uplink can be the bottleneck: otherwise no ledger is needed."""
+    """Return True if an uplink can be the bottleneck. Otherwise uplink usage does not matter."""
     return any(level.oversubscription > 1 for level in fabric.levels)
 
 
-def uplink_shares(
+def uplink_usage(
     request: Request, nodes: Sequence[str], fabric: Snapshot, step_seconds: float | None = None
 ) -> dict[Path, float]:
-    """Return the share of each uplink that a job keeps busy, by domain path from far to near.
+    """Return the share of each uplink that a job uses, by domain path from far to near.
 
-    `nodes` are in order of rank block. A node that is gone leaves the job out of the ledger.
+    `nodes` are in order of rank block. If a node does not exist any more, return nothing.
     """
     by_name = {node.name: node for node in fabric.nodes}
     if not all(name in by_name for name in nodes):
@@ -38,7 +38,7 @@ def uplink_shares(
     ground = ground_of(tree_of(fabric), cells)
     congestion = Congestion(traffic_of(request), ground)
     congestion.put_all([cells.index(path) for path in paths])
-    step = step_seconds or congestion.seconds() / COMMUNICATION
+    step = step_seconds or congestion.seconds() / COMMUNICATION_SHARE
     shares: dict[Path, float] = {}
     for index, domain in enumerate(ground.domains):
         out, into = (sum(load[2 * index + side] for load in congestion.load) for side in (0, 1))
@@ -47,7 +47,7 @@ def uplink_shares(
     return shares
 
 
-def add(ledger: dict[Path, float], shares: Mapping[Path, float]) -> None:
-    """Enter a job."""
+def add_usage(total: dict[Path, float], shares: Mapping[Path, float]) -> None:
+    """Add the usage of one job to a total."""
     for domain, share in shares.items():
-        ledger[domain] = ledger.get(domain, 0.0) + share
+        total[domain] = total.get(domain, 0.0) + share

@@ -1,4 +1,4 @@
-"""A placement as the status holds it: compressed, bounded, and enough to go on from."""
+"""`status.placement`: a bounded form of a placement, complete enough to continue from."""
 
 from __future__ import annotations
 
@@ -13,42 +13,51 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement
 from llmtrain_core.placement.place import describe
 from llmtrain_core.placement.tree import Path
+from llmtrain_core.queueing import Assignment
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import FabricLevel
 
-_SPARES_SHOWN = 4
+_MAX_SPARES_NAMED = 4
 
 
-def stored(
-    answer: Placement, spares: Sequence[Path], attempt: int, gpus_per_node: int, note: str = ""
+def placement_status(assignment: Assignment) -> PlacementStatus:
+    """Return the status of the placement that the scheduler assigned."""
+    placement = assignment.placement
+    spares = [tuple(node.path.values()) for node in placement.spares]
+    return _status(placement, spares, assignment.attempt, assignment.gpus_per_node, assignment.note)
+
+
+def _status(
+    placement: Placement, spares: Sequence[Path], attempt: int, gpus_per_node: int, note: str = ""
 ) -> PlacementStatus:
-    """Write a placement down; `spares` are the paths of its spare nodes, nearest first."""
+    """Return the status. `spares` are the paths of the spare nodes, nearest first."""
     names = [path[-1] for path in spares]
-    more = f" and {len(names) - _SPARES_SHOWN} more" if len(names) > _SPARES_SHOWN else ""
-    held = f"; spare: {', '.join(names[:_SPARES_SHOWN])}{more}" if names else ""
+    more = len(names) - _MAX_SPARES_NAMED
+    named = ", ".join(names[:_MAX_SPARES_NAMED]) + (f" and {more} more" if more > 0 else "")
+    held = f"; spare: {named}" if names else ""
     return PlacementStatus(
         attempt=attempt,
         gpus_per_node=gpus_per_node,
-        blocks=_blocks(tuple(node.path.values()) for node in answer.nodes),
+        blocks=_blocks(tuple(node.path.values()) for node in placement.nodes),
         levels=[
             LevelUse(
                 level=level,
                 domains=count,
-                crossings=dict(answer.crossings.get(level, {})) or None,
+                crossings=dict(placement.crossings.get(level, {})) or None,
             )
-            for level, count in answer.domains.items()
+            for level, count in placement.domains.items()
         ],
         spares=_blocks(spares) or None,
-        explanation=clean_text(answer.explanation + held + note),
+        explanation=clean_text(placement.explanation + held + note),
     )
 
 
-def summary(found: PlacementStatus) -> str:
+def summary(placement: PlacementStatus) -> str:
     """Return the text of the PLACEMENT column."""
-    count = sum(len(block.nodes) for block in found.blocks)
+    count = sum(len(block.nodes) for block in placement.blocks)
     parts = [f"{count} node" + ("" if count == 1 else "s")]
-    parts += [f"{use.domains} {use.level}" for use in reversed(found.levels[:-1])]
-    spare = sum(len(block.nodes) for block in found.spares or ())
+    parts += [f"{use.domains} {use.level}" for use in reversed(placement.levels[:-1])]
+    spare = sum(len(block.nodes) for block in placement.spares or ())
     parts += [f"{spare} spare"] if spare else []
     return clean_text(" · ".join(parts), REASON_LENGTH)
 
@@ -62,20 +71,24 @@ def paths_of(blocks: Iterable[Mapping[str, Any]]) -> list[Path]:
     ]
 
 
-def with_stand_ins(
-    placement: Mapping[str, Any], find_replacements: Mapping[str, str], layout: Layout, attempt: int
+def with_replacements(
+    placement: Mapping[str, Any], replacements: Mapping[str, str], layout: Layout, attempt: int
 ) -> PlacementStatus:
-    """Return a stored placement in which spare nodes have the places of others, by name."""
-    near = {path[-1]: path for path in paths_of(placement.get("spares") or ())}
+    """Return a stored placement with failed nodes replaced by spare ones.
+
+    `replacements` maps the name of each failed node to that of its spare.
+    """
+    spares = {path[-1]: path for path in paths_of(placement.get("spares") or ())}
     paths = [
-        near[find_replacements.get(p[-1], "")] if p[-1] in find_replacements else p
-        for p in paths_of(placement["blocks"])
+        spares[replacements[path[-1]]] if path[-1] in replacements else path
+        for path in paths_of(placement["blocks"])
     ]
     levels = tuple(FabricLevel(use["level"], "") for use in placement["levels"])
     gpus = int(placement["gpusPerNode"])
-    answer = describe(layout, gpus, Snapshot(levels, ()), paths)
-    left = [path for name, path in near.items() if name not in find_replacements.values()]
-    return stored(answer, left, attempt, gpus)
+    described = describe(layout, gpus, Snapshot(levels, ()), paths)
+    used = replacements.values()
+    left = [path for name, path in spares.items() if name not in used]
+    return _status(described, left, attempt, gpus)
 
 
 def _blocks(paths: Iterable[Path]) -> list[PlacedBlock]:

@@ -13,7 +13,7 @@ from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.config import NODE_LOST_SECONDS
 from llmtrain_operator.planning.assess import Assessment
-from llmtrain_operator.scheduler.decisions import Verdict
+from llmtrain_operator.scheduler.decisions import JobDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Observed:
     """Current levels of the job's Fabric; empty if the job has no placement or no Fabric."""
     assessment: Assessment | None = None
     """Current plan of the job; None if it cannot be computed now, so that the old plan stays."""
-    verdict: Verdict | None = None
+    decision: JobDecision | None = None
     create_error: CreateError | None = None
     """Error of the last attempt to create child objects; None after a success."""
     report: Mapping[str, Any] | None = None

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, set_condition
+from llmtrain_core.queueing import Assignment
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.job import JobView, format_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import Observed
-from llmtrain_operator.scheduler.decisions import Offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Actions:
     """Rank blocks whose pods to create."""
     poll_pod: PodRecord | None = None
     """The pod to request the progress from."""
-    assignment: Offer | None = None
+    assignment: Assignment | None = None
     """The assignment of the scheduler that the new status contains."""
     delete_job: bool = False
     remove_finalizer: bool = False
@@ -47,7 +47,7 @@ class StatusDraft:
         self.stored_status: Mapping[str, Any] = observed.view.status
         self.status: dict[str, Any] = copy.deepcopy(dict(self.stored_status))
         self.poll_pod: PodRecord | None = None
-        self.assignment: Offer | None = None
+        self.assignment: Assignment | None = None
         self.delete_job = False
         self.remove_finalizer = False
         self.create_pods: tuple[int, ...] = ()

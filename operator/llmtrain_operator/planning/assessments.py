@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 Key = tuple[object, ...]
 
 
-class Assessor:
+class AssessmentCache:
     """One assessment a job, until its spec, its seat or the cluster's kinds of nodes change.
 
     It takes under a millisecond, and up to some ten on a cluster of ten thousand nodes or where a

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from llmtrain_operator.cache.placement_status import paths_of, summary, with_stand_ins
+from llmtrain_operator.cache.placement_status import paths_of, summary, with_replacements
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
 
@@ -36,7 +36,7 @@ def replace_nodes(draft: StatusDraft, replacements: dict[str, str]) -> None:
     placement = draft.placement
     assert placement is not None
     draft.set_field("attempt", draft.attempt + 1)
-    found = with_stand_ins(placement, replacements, draft.job.layout, draft.attempt)
+    found = with_replacements(placement, replacements, draft.job.layout, draft.attempt)
     draft.set_field("placement", found.to_wire())
     draft.set_field("placementSummary", summary(found))
     draft.set_field("attemptStartTime", draft.now)

@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason
+from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.cache.placement_status import placement_status, summary
 from llmtrain_operator.job_state.pods import delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.eta import clear_estimates, set_estimated_start, set_eta
-from llmtrain_operator.scheduler.decisions import Offer, Refusal, standing_back
+from llmtrain_operator.scheduler.decisions import waits_after_create_error
 
 CREATE_ERROR_BACKOFF_SECONDS = 60.0
 """A job whose pods could not be created does not queue again before this time."""
@@ -23,15 +25,15 @@ def place(draft: StatusDraft) -> bool:
     if draft.placement is not None:
         _set_placed(draft, draft.placement)
         return False
-    if standing_back(draft.view):
+    if waits_after_create_error(draft.view):
         _wait_after_create_error(draft)
         return True
-    verdict = draft.observed.verdict
-    if isinstance(verdict, Offer) and verdict.attempt == draft.attempt:
-        accept_assignment(draft, verdict)
-    elif isinstance(verdict, Refusal):
-        draft.set_condition(ConditionType.PLACED, False, verdict.reason, verdict.message)
-        set_estimated_start(draft, verdict.starts_at)
+    decision = draft.observed.decision
+    if isinstance(decision, Assignment) and decision.attempt == draft.attempt:
+        accept_assignment(draft, decision)
+    elif isinstance(decision, Unschedulable):
+        draft.set_condition(ConditionType.PLACED, False, decision.reason, decision.message)
+        set_estimated_start(draft, decision.starts_at)
     elif draft.view.condition(ConditionType.PLACED) is None:
         draft.set_condition(ConditionType.PLACED, False, Reason.QUEUED, "waiting in the queue")
     return True
@@ -51,17 +53,18 @@ def _wait_after_create_error(draft: StatusDraft) -> None:
         draft.set_condition(ConditionType.PLACED, False, Reason.QUEUED, message)
 
 
-def accept_assignment(draft: StatusDraft, assignment: Offer) -> None:
+def accept_assignment(draft: StatusDraft, assignment: Assignment) -> None:
     """Write an assignment of the scheduler to the status."""
     draft.assignment = assignment
     draft.set_field("estimatedStart", None)
     set_eta(draft, draft.observed.now.timestamp())
-    draft.set_field("placement", dict(assignment.placement))
-    draft.set_field("placementSummary", assignment.summary)
+    found = placement_status(assignment)
+    draft.set_field("placement", found.to_wire())
+    draft.set_field("placementSummary", summary(found))
     draft.set_field("attemptStartTime", draft.now)
     if not draft.view.start_time:
         draft.set_field("startTime", draft.now)
-    _set_placed(draft, assignment.placement)
+    _set_placed(draft, draft.status["placement"])
 
 
 def _set_placed(draft: StatusDraft, placement: Mapping[str, Any]) -> None:

@@ -11,16 +11,16 @@ from __future__ import annotations
 from llmtrain_core.api.conditions import Reason
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure import requeue
-from llmtrain_operator.scheduler.decisions import Eviction
+from llmtrain_operator.scheduler.decisions import Preemption
 
 
 def preempt(draft: StatusDraft) -> bool:
     """Stop the gang if the scheduler preempts the current attempt."""
-    verdict = draft.observed.verdict
-    if not isinstance(verdict, Eviction) or draft.placement is None:
+    decision = draft.observed.decision
+    if not isinstance(decision, Preemption) or draft.placement is None:
         return False
-    if verdict.attempt != draft.attempt:
+    if decision.attempt != draft.attempt:
         return False
-    requeue(draft, Reason.PREEMPTED, verdict.message)
+    requeue(draft, Reason.PREEMPTED, decision.message)
     draft.set_field("preemptions", int(draft.status.get("preemptions") or 0) + 1)
     return True

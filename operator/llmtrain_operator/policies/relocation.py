@@ -7,9 +7,10 @@ and new placement are exchanged in one write, so no other job can take the nodes
 from __future__ import annotations
 
 from llmtrain_core.api.conditions import ConditionType, Reason
+from llmtrain_core.queueing import Assignment
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.placement import accept_assignment
-from llmtrain_operator.scheduler.decisions import Hint, Offer
+from llmtrain_operator.scheduler.decisions import RelocationHint
 
 MIN_RELATIVE_CHANGE = 0.1
 """A gain that changed by less than this share is not written."""
@@ -28,8 +29,8 @@ def relocate(draft: StatusDraft) -> bool:
     if draft.view.move.get("attempt") != draft.attempt:
         newest = draft.view.last_checkpoint or 0
         draft.set_field("move", {"attempt": draft.attempt, "afterCheckpoint": newest})
-    verdict = draft.observed.verdict
-    if not isinstance(verdict, Offer) or verdict.attempt != draft.attempt + 1:
+    decision = draft.observed.decision
+    if not isinstance(decision, Assignment) or decision.attempt != draft.attempt + 1:
         return False
     if not draft.view.relocation_ready:
         return False
@@ -40,19 +41,19 @@ def relocate(draft: StatusDraft) -> bool:
         )
     draft.set_field("betterPlacement", None)
     draft.set_field("move", None)
-    accept_assignment(draft, verdict)
+    accept_assignment(draft, decision)
     return True
 
 
 def _record_better_placement(draft: StatusDraft) -> None:
-    shown, verdict = draft.status.get("betterPlacement"), draft.observed.verdict
+    shown, decision = draft.status.get("betterPlacement"), draft.observed.decision
     if shown is not None and shown["attempt"] != draft.attempt:
         draft.set_field("betterPlacement", None)
         shown = None
-    if not isinstance(verdict, Hint) or verdict.attempt != draft.attempt:
+    if not isinstance(decision, RelocationHint) or decision.attempt != draft.attempt:
         return
-    if verdict.gain <= 1:
+    if decision.gain <= 1:
         draft.set_field("betterPlacement", None)
-    elif shown is None or abs(verdict.gain - shown["gain"]) > MIN_RELATIVE_CHANGE * shown["gain"]:
-        found = {"attempt": draft.attempt, "gain": round(verdict.gain, 2)}
-        draft.set_field("betterPlacement", {**found, "summary": verdict.summary})
+    elif shown is None or abs(decision.gain - shown["gain"]) > MIN_RELATIVE_CHANGE * shown["gain"]:
+        found = {"attempt": draft.attempt, "gain": round(decision.gain, 2)}
+        draft.set_field("betterPlacement", {**found, "summary": decision.summary})

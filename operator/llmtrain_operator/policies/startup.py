@@ -18,7 +18,7 @@ from llmtrain_operator.policies.failure import earliest_start, handle_failure, u
 from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
 from llmtrain_operator.policies.kueue import gated_pods, is_admitted
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
-from llmtrain_operator.scheduler.decisions import TROUBLES
+from llmtrain_operator.scheduler.decisions import CREATE_ERROR_REASONS
 
 _NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
@@ -113,7 +113,7 @@ def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> No
     if reason == Reason.IMAGE_PULL_FAILED:
         mark_failed(draft, reason, why)
         return
-    if reason in TROUBLES:
+    if reason in CREATE_ERROR_REASONS:
         unplace(draft, reason, why)
         return
     if reason == Reason.PODS_STARTING:

@@ -23,7 +23,7 @@ AT_ONCE = 32
 LONGEST_PAUSE = 60.0
 
 
-class ProgressReader:
+class ProgressPoller:
     """At most one question per job and interval; the answer waits until the job's loop takes it."""
 
     def __init__(self, cluster: KubeApi, interval: float, wake: Callable[[str], None]):
@@ -38,11 +38,11 @@ class ProgressReader:
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
-    def take(self, job: str) -> Mapping[str, Any] | None:
+    def take_report(self, job: str) -> Mapping[str, Any] | None:
         """Return the newest answer that was not taken yet."""
         return self._answers.pop(job, None)
 
-    def ask(self, pod: PodRecord) -> float:
+    def poll(self, pod: PodRecord) -> float:
         """Ask if it is time to; return the seconds until it is time again."""
         now = time.monotonic()
         pause = min(LONGEST_PAUSE, self.interval * 2.0 ** min(10, self._misses.get(pod.job, 0)))

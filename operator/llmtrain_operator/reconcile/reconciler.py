@@ -24,13 +24,13 @@ from llmtrain_operator.kube.informer import Informer
 from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.planning.assess import Assessment
-from llmtrain_operator.planning.assessments import Assessor
-from llmtrain_operator.progress.poller import ProgressReader
+from llmtrain_operator.planning.assessments import AssessmentCache
+from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.transitions import record_transitions
 from llmtrain_operator.reconcile.writer import JobWriter
-from llmtrain_operator.scheduler.fabric_levels import Maps
+from llmtrain_operator.scheduler.fabric_levels import FabricLevels
 from llmtrain_operator.scheduler.loop import Scheduler
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,10 @@ class ReconcilerDeps:
     pods: Informer[PodRecord]
     node: Callable[[str], NodeRecord | None]
     checked: Callable[[JobRecord], Job | list[Problem]]
-    assessor: Assessor
-    maps: Maps
+    assessments: AssessmentCache
+    fabric_levels: FabricLevels
     scheduler: Scheduler
-    reader: ProgressReader
+    poller: ProgressPoller
     writer: JobWriter
     metrics: Metrics
     node_lost_seconds: float
@@ -155,7 +155,7 @@ class Reconciler:
         if job is None:
             known = self.deps.jobs.last_version >= self.expectations.job_version
             return None if known else 1.0
-        assessment = await self.deps.assessor.assess(job, self.deps.checked(job))
+        assessment = await self.deps.assessments.assess(job, self.deps.checked(job))
         # The assessment may have taken a while: observe the current caches, all at one instant.
         job = self.deps.jobs.get(self.uid)
         if job is None:
@@ -169,8 +169,8 @@ class Reconciler:
         actions = decide(observed)
         await self._apply(observed, actions)
         if actions.remove_finalizer:
-            self.deps.reader.forget(self.uid)
-            self.deps.assessor.forget(self.uid)
+            self.deps.poller.forget(self.uid)
+            self.deps.assessments.forget(self.uid)
             return None
         return self._seconds_to_next(actions)
 
@@ -206,11 +206,11 @@ class Reconciler:
             checked=self.deps.checked(job),
             pods=tuple(pods),
             nodes=nodes,
-            levels=self.deps.maps.levels(view.fabric) if view.stored_placement else (),
+            levels=self.deps.fabric_levels.levels(view.fabric) if view.stored_placement else (),
             assessment=assessment,
-            verdict=self.deps.scheduler.verdict(self.uid),
+            decision=self.deps.scheduler.decision(self.uid),
             create_error=self.create_error,
-            report=self.deps.reader.take(self.uid),
+            report=self.deps.poller.take_report(self.uid),
             seconds_since_write=time.monotonic() - self.last_write,
             node_lost_seconds=self.deps.node_lost_seconds,
         )
@@ -235,14 +235,14 @@ class Reconciler:
 
     async def _write(self, observed: Observed, actions: Actions) -> None:
         if actions.assignment is not None:
-            self.deps.scheduler.claim(self.uid)
+            self.deps.scheduler.reserve(self.uid)
         try:
             await self.deps.writer.write_status(observed, actions, self.expectations)
         except BaseException as error:
             # Without a definite rejection the write may have been applied: read the job first.
             self.write_outcome_unknown = not (isinstance(error, ApiError) and error.not_applied)
             if not self.write_outcome_unknown:
-                self.deps.scheduler.give_up(self.uid)
+                self.deps.scheduler.release(self.uid)
             raise
         self.last_write = time.monotonic()
         record_transitions(observed, actions.status, self.deps.metrics)
@@ -255,7 +255,7 @@ class Reconciler:
         except NotFoundError:
             pass
         self.write_outcome_unknown = False
-        self.deps.scheduler.give_up(self.uid)
+        self.deps.scheduler.release(self.uid)
 
     def _seconds_to_next(self, actions: Actions) -> float:
         delays = [RESYNC_SECONDS * random.uniform(0.8, 1.0)]
@@ -264,5 +264,5 @@ class Reconciler:
         if actions.create_pods and self.create_backoff.left > 0:
             delays.append(self.create_backoff.left)
         if actions.poll_pod is not None:
-            delays.append(self.deps.reader.ask(actions.poll_pod))
+            delays.append(self.deps.poller.poll(actions.poll_pod))
         return min(delays)

@@ -1,68 +1,45 @@
-"""What the scheduler says about a job: where it may sit, why it waits, or that it has to stop."""
+"""Decisions of the scheduler about one job. `Assignment` and `Unschedulable` are the queue's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason
+from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_operator.cache.job import JobView
 
-TROUBLES = frozenset({Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN, Reason.NAME_CONFLICT})
-"""What keeps pods from being created and may pass: the job lets its nodes go and waits."""
+CREATE_ERROR_REASONS = frozenset({Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN, Reason.NAME_CONFLICT})
+"""Errors of pod creation that may pass: the job releases its nodes and waits."""
 
 
-def standing_back(view: JobView) -> bool:
-    """Whether a job let its nodes go for such a trouble and does not queue for others yet."""
+def waits_after_create_error(view: JobView) -> bool:
+    """Return True if a job released its nodes after such an error and is not queued again yet."""
     placed = view.condition(ConditionType.PLACED)
-    return placed is not None and placed["status"] == "False" and placed["reason"] in TROUBLES
+    return (
+        placed is not None
+        and placed["status"] == "False"
+        and placed["reason"] in CREATE_ERROR_REASONS
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """Room for the whole gang. The scheduler keeps it free until the job's status shows it."""
+class Preemption:
+    """A running job must stop: a whole gang of higher priority fits on its nodes."""
 
     attempt: int
-    placement: Mapping[str, Any]
-    """`status.placement` as it is to be written."""
-    summary: str
-    nodes: tuple[str, ...]
-    """Its nodes, spare ones included."""
-    resources: Mapping[str, int]
-    """What each node hands out."""
-    backfilled: bool = False
-    """Whether the job goes before one that is ahead of it and cannot start yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """No room now, and why."""
-
-    reason: str
-    message: str
-    starts_at: float | None = None
-    """When the job starts if all goes as foreseen, in seconds since the epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Eviction:
-    """A job that runs has to stop: a whole gang of higher priority fits in its place."""
-
-    attempt: int
-    by: str
-    """UID of the job that gets the room."""
+    preemptor: str
+    """UID of the job that gets the nodes."""
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Hint:
-    """Where a job that runs would be better off; a gain of 1: nowhere."""
+class RelocationHint:
+    """Where a running job would communicate faster. A gain of 1 means nowhere."""
 
     attempt: int
     gain: float
-    """Communication time of a step here over what it would be there."""
+    """Communication time of a step on the current nodes over that on the new ones."""
     summary: str
 
 
-Verdict = Offer | Refusal | Eviction | Hint
+JobDecision = Assignment | Unschedulable | Preemption | RelocationHint

@@ -1,4 +1,4 @@
-"""The levels that a Fabric shows: what a job's placement is compared with while it runs."""
+"""The levels of each Fabric, which the placement of a running job is compared with."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels, detect, fit
 from llmtrain_operator.cache.records import FabricRecord
 
-LASTING_SECONDS = 10.0
-"""Which labels are levels hardly ever changes, and to see it takes a look at every node. What the
-labels of a job's own nodes say is read each time."""
+REFRESH_SECONDS = 10.0
+"""The levels of a Fabric rarely change, and to compute them takes a pass over all nodes. The
+labels of a job's own nodes are read every time."""
 
 
-def levels_on(found: FabricRecord | None, nodes: Iterable[Node]) -> Levels:
-    """Return the levels of a Fabric on these nodes; without one, those that the labels show."""
+def levels_on(fabric: FabricRecord | None, nodes: Iterable[Node]) -> Levels:
+    """Return the levels of a Fabric on these nodes. Without a Fabric, detect them from labels."""
     labels = [node.labels for node in nodes]
-    return detect(labels) if found is None else fit(found.levels, labels)
+    return detect(labels) if fabric is None else fit(fabric.levels, labels)
 
 
-class Maps:
-    """The levels of each Fabric, looked at now and then."""
+class FabricLevels:
+    """The levels of each Fabric, recomputed every `REFRESH_SECONDS`."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class Maps:
         self._fabric = fabric
         self._known: dict[str | None, tuple[float, FabricRecord | None, Levels]] = {}
 
-    def levels(self, wanted: str | None) -> Levels:
-        """Return the levels of the Fabric that a job names; none where it is missing or wrong."""
-        found = self._fabric(wanted or FABRIC_NAME)
-        if (found is None and wanted is not None) or (found is not None and found.problem):
+    def levels(self, name: str | None) -> Levels:
+        """Return the levels of a Fabric. Return none if it does not exist or is invalid."""
+        found = self._fabric(name or FABRIC_NAME)
+        if (found is None and name is not None) or (found is not None and found.problem):
             return ()
-        known = self._known.get(wanted)
-        if known is None or known[1] is not found or time.monotonic() - known[0] > LASTING_SECONDS:
+        known = self._known.get(name)
+        if known is None or known[1] is not found or time.monotonic() - known[0] > REFRESH_SECONDS:
             levels = levels_on(found, self._nodes())
-            known = self._known[wanted] = (time.monotonic(), found, levels)
+            known = self._known[name] = (time.monotonic(), found, levels)
         return known[2]

@@ -1,104 +1,97 @@
-"""Which jobs wait for a place, and how the queue sees those that have one."""
+"""Jobs as the scheduler sees them: pending, running, and the nodes and resources they hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
-from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.placement import Request
-from llmtrain_core.queueing import Running
-from llmtrain_core.queueing.quarantine import Blame
+from llmtrain_core.queueing import Allocation, PendingJob, RunningJob, Unschedulable
+from llmtrain_core.queueing.quarantine import NodeFailure
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.job import JobView, parse_time
-from llmtrain_operator.cache.records import JobRecord, PriorityRecord
+from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRecord
 from llmtrain_operator.planning import durations
-from llmtrain_operator.scheduler.decisions import Refusal, standing_back
-from llmtrain_operator.scheduler.usage import resources_of
+from llmtrain_operator.scheduler.decisions import waits_after_create_error
+from llmtrain_operator.scheduler.fabric_snapshots import fabric_problem
+from llmtrain_operator.scheduler.usage import node_resources
 
-_BLAMES_NODE = frozenset({Reason.STARTUP_TIMEOUT, Reason.NODE_LOST})
+_NODE_FAILURES = frozenset({Reason.STARTUP_TIMEOUT, Reason.NODE_LOST})
 
 Priorities = Mapping[str, PriorityRecord]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A job that waits for its place."""
-
-    uid: str
-    namespace: str
-    name: str
-    priority: int
-    since: float
-    """Creation time, in seconds since the epoch."""
-    job: Job
-    request: Request
-    attempt: int = 0
-    fabric: str | None = None
-    avoided: frozenset[str] = frozenset()
-    """Nodes on which it failed to start, or that were lost under it: others are tried first."""
-    refusal: Refusal | None = None
-    """Why it cannot be placed, whatever is free."""
-    duration: float | None = None
-    """Seconds that it holds its nodes at most, by its deadline."""
-    expected: float | None = None
-    """Seconds that it holds its nodes by plan or measurement."""
-    preempts: bool = True
-
-    @property
-    def key(self) -> str:
-        """`namespace/name`, as shown to users."""
-        return f"{self.namespace}/{self.name}"
+def affects_scheduling(old: JobView, new: JobView) -> bool:
+    """Return True if the update affects scheduling (spec, attempt, placement, failures)."""
+    return _scheduling_inputs(old) != _scheduling_inputs(new)
 
 
-def candidate_of(
+def _scheduling_inputs(job: JobView) -> tuple[object, ...]:
+    placement = job.stored_placement or {}
+    return (
+        job.generation,
+        job.annotations,
+        job.is_deleting,
+        job.attempt,
+        job.phase,
+        job.failures,
+        job.move and job.last_checkpoint,
+        placement.get("attempt"),
+        placement.get("blocks"),
+    )
+
+
+def pending_job(
     record: JobRecord,
     checked: Job | list[Problem],
     priorities: Priorities,
+    fabrics: Mapping[str, FabricRecord],
     now: float = 0.0,
     request: Callable[[Job], Request] = Request.of,
-) -> Candidate | None:
-    """Return the job as a candidate, or None if it does not wait for a place."""
+) -> PendingJob | Unschedulable | None:
+    """Return a job that waits for a placement, or why none is possible; None for other jobs."""
     view = record.view
     if isinstance(checked, list) or checked.spec.suspend:
         return None
-    if view.is_finished or view.is_deleting or view.placement or standing_back(view):
+    if view.is_finished or view.is_deleting or view.placement or waits_after_create_error(view):
         return None
-    return candidate(record, checked, priorities, now, request)
+    name, topology = checked.spec.priority_class_name, checked.spec.topology
+    if name is not None and name not in priorities:
+        return _no_priority_class(name)
+    problem = fabric_problem(topology.fabric if topology else None, fabrics)
+    return problem or _next_attempt(record, checked, priorities, now, request)
 
 
-def candidate(
+def _next_attempt(
     record: JobRecord,
     checked: Job,
     priorities: Priorities,
     now: float,
     request: Callable[[Job], Request],
-) -> Candidate:
-    """Return a job as it waits, or would wait, for a place."""
-    view = record.view
-    name, topology = checked.spec.priority_class_name, checked.spec.topology
-    found = priority_of(name, priorities)
+) -> PendingJob:
+    """Return a job as it waits, or would wait, for its placement."""
+    view, topology = record.view, checked.spec.topology
+    priority = priority_of(checked.spec.priority_class_name, priorities)
     expected = durations.duration(checked, view, now)
-    return Candidate(
+    return PendingJob(
         uid=record.uid,
         namespace=record.namespace,
         name=record.name,
-        priority=found.value if found else 0,
-        since=parse_time(view.creation_time).timestamp(),
-        job=checked,
+        priority=priority.value if priority else 0,
+        created_at=parse_time(view.creation_time).timestamp(),
         request=request(checked),
-        attempt=view.attempt,
         fabric=topology.fabric if topology else None,
-        avoided=frozenset(blame.node for blame in _blames(view)),
-        refusal=None if name is None or name in priorities else _no_priority_class(name),
-        duration=_bound(checked, view, now),
-        expected=expected.value if expected else None,
-        preempts=found is None or found.preempts,
+        attempt=view.attempt,
+        max_duration=_max_duration(checked, view, now),
+        expected_duration=expected.value if expected else None,
+        can_preempt=priority is None or priority.preempts,
+        avoided_nodes=frozenset(failure.node for failure in _node_failures(view)),
     )
 
 
-def _bound(job: Job, view: JobView, now: float) -> float | None:
-    """Seconds that are left until activeDeadlineSeconds; its clock starts with the first place."""
+def _max_duration(job: Job, view: JobView, now: float) -> float | None:
+    """Return the seconds until activeDeadlineSeconds, which count from the first placement."""
     limit = durations.deadline(job, view)
     if limit is not None:
         return max(0.0, limit - now)
@@ -107,30 +100,54 @@ def _bound(job: Job, view: JobView, now: float) -> float | None:
     return None if seconds is None else float(seconds)
 
 
-def tenant_of(
+def allocation_of(
     record: JobRecord, checked: Job | list[Problem], priorities: Priorities, now: float
-) -> Running | None:
-    """Return a job that holds nodes as the queue sees it; None for one that holds none."""
+) -> Allocation | None:
+    """Return the nodes and resources that a job holds, or None if it holds none."""
     view = record.view
     placement = view.stored_placement
     if not placement or view.is_finished:
         return None
-    found = priority_of(view.priority_class, priorities)
+    priority = priority_of(view.priority_class, priorities)
     end = None if isinstance(checked, list) else durations.ends_at(checked, view, now)
-    return Running(
+    return Allocation(
         uid=record.uid,
         namespace=record.namespace,
-        priority=found.value if found else 0,
+        priority=priority.value if priority else 0,
         nodes=tuple(view.held_nodes),
-        takes=resources_of(view.spec, int(placement["gpusPerNode"])),
+        resources=node_resources(view.spec, int(placement["gpusPerNode"])),
         ends_at=end.value if end else None,
         lost_seconds=lost_seconds(view, now),
         preemptible=not (view.is_deleting or view.is_suspended),
+        attempt=view.attempt,
+    )
+
+
+def running_job(
+    record: JobRecord,
+    checked: Job | list[Problem],
+    priorities: Priorities,
+    now: float,
+    request: Callable[[Job], Request],
+) -> RunningJob | None:
+    """Return a job that keeps the placement in its status; None for other jobs."""
+    view = record.view
+    if isinstance(checked, list) or view.is_finished or view.is_deleting or not view.placement:
+        return None
+    step = durations.step_seconds(view)
+    running = view.is_true(ConditionType.RUNNING)
+    pending = _next_attempt(record, checked, priorities, now, request)
+    return RunningJob(
+        replace(pending, attempt=view.attempt + 1),
+        tuple(view.placed_nodes),
+        step.value if step else None,
+        settled=running and not checked.spec.suspend,
+        relocation_requested=running and view.relocation_requested and view.relocation_ready,
     )
 
 
 def lost_seconds(view: JobView, now: float) -> float:
-    """Seconds of training since the last checkpoint; all of the attempt where none is known."""
+    """Return the seconds of training since the last checkpoint, or since the attempt started."""
     step, saved = durations.step_seconds(view), view.last_checkpoint
     if step is not None and saved is not None:
         steps = int(view.progress.get("step", 0)) - saved
@@ -138,28 +155,28 @@ def lost_seconds(view: JobView, now: float) -> float:
     return max(0.0, now - parse_time(view.attempt_start_time).timestamp())
 
 
-def blames(records: Iterable[JobRecord]) -> Iterator[Blame]:
+def node_failures(records: Iterable[JobRecord]) -> Iterator[NodeFailure]:
     """Yield the failures of all jobs that name a node."""
     for record in records:
-        yield from _blames(record.view)
+        yield from _node_failures(record.view)
 
 
-def _blames(view: JobView) -> Iterator[Blame]:
+def _node_failures(view: JobView) -> Iterator[NodeFailure]:
     for failure in view.failures:
-        if failure["reason"] in _BLAMES_NODE and failure.get("node"):
-            yield Blame(failure["node"], parse_time(failure["time"]).timestamp())
+        if failure["reason"] in _NODE_FAILURES and failure.get("node"):
+            yield NodeFailure(failure["node"], parse_time(failure["time"]).timestamp())
 
 
 def priority_of(name: str | None, priorities: Priorities) -> PriorityRecord | None:
-    """Return a job's PriorityClass: the one it names, else the cluster's default."""
+    """Return the PriorityClass of a job: the one it names, else the default of the cluster."""
     if name is not None:
         return priorities.get(name)
     return next((item for item in priorities.values() if item.is_default), None)
 
 
-def _no_priority_class(name: str) -> Refusal:
+def _no_priority_class(name: str) -> Unschedulable:
     message = (
         f"spec.priorityClassName: no PriorityClass is named {name!r}; create it, or create the job"
-        " anew with one that exists"
+        " again with one that exists"
     )
-    return Refusal(Reason.PRIORITY_CLASS_NOT_FOUND, clean_text(message))
+    return Unschedulable(Reason.PRIORITY_CLASS_NOT_FOUND, clean_text(message))

@@ -1,11 +1,11 @@
-"""The one loop that decides who sits where: snapshot, decide, assume; the job's loop commits.
+"""The scheduler loop: snapshot, decide, assume. The reconcile loop of each job commits.
 
-A gang is a global decision, so it is made in one place. The scheduler writes nothing. An offer is
-kept free until the job's status shows it (then the stored placement counts) or the job turned it
-down. A job that has to stop for another is told so until its status shows that it did, or somebody
-else gets the room; its nodes go on counting until its pods have ended, and the job that it stops
-for is first among its equals until it has them. All of that is memory that may be lost: a new
-process decides anew on what it finds.
+A gang needs a global decision, so one loop makes all of them. The scheduler writes nothing. It
+keeps the nodes of an assignment reserved until the job's status shows the placement, or the job
+does not want it any more. A preempted job keeps its `Preemption` until its status shows the new
+attempt, or until the preemptor no longer needs its nodes. Its nodes count as in use until its pods
+have ended, and until then the preemptor goes first among jobs of its priority. All of this is in
+memory only: a new process decides again from what it observes.
 """
 
 from __future__ import annotations
@@ -13,235 +13,300 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.queueing import Running
-from llmtrain_core.queueing.cycle import SOON_SECONDS
+from llmtrain_core.queueing import (
+    Allocation,
+    Assignment,
+    ClusterState,
+    PendingJob,
+    RunningJob,
+    Unschedulable,
+)
+from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_operator.cache.job import JobView
-from llmtrain_operator.scheduler.cycle import Decided, World, better, decide
-from llmtrain_operator.scheduler.decisions import Eviction, Hint, Offer, Refusal, Verdict
-from llmtrain_operator.scheduler.jobs import Candidate
-from llmtrain_operator.scheduler.running_jobs import Sitting
+from llmtrain_operator.scheduler.cycle import Decisions, decide, find_better_placement
+from llmtrain_operator.scheduler.decisions import JobDecision, Preemption, RelocationHint
 
 log = logging.getLogger(__name__)
 
-QUIET_SECONDS = 0.05
-"""Changes come in swarms: let them settle before a cycle."""
-PULSE_SECONDS = 15.0
-"""Look again so often in any case: deadlines and quarantines pass without an event."""
-IMPROVE_SECONDS = 10.0
-"""While nobody waits, look so often whether one of those who run would be better off elsewhere."""
-MOVE_SECONDS = 30.0
-"""A job that asked for another place has so long to take it."""
-TELLING_SECONDS = 0.2
-"""Per waiting job, the seconds for which a reason that hangs on what is free stays as it was told:
-otherwise each start and end would rewrite the status of the whole queue."""
-_FLUID = frozenset({Reason.INSUFFICIENT_GPUS, Reason.DOMAIN_TOO_SMALL, Reason.WAITING_BEHIND})
-"""Reasons that come and go with what others do."""
+DEBOUNCE_SECONDS = 0.05
+"""Delay of a cycle after a trigger. Changes arrive in bursts."""
+RESYNC_SECONDS = 15.0
+"""Period of cycles without a trigger: deadlines and quarantines end without an event."""
+RELOCATION_PERIOD_SECONDS = 10.0
+"""Period of the search for a better placement of a running job, while no job is pending."""
+RELOCATION_TIMEOUT_SECONDS = 30.0
+"""A job that requested a relocation has this long to accept the assignment."""
+MESSAGE_REFRESH_SECONDS = 0.2
+"""Per pending job, the seconds for which a volatile reason keeps its message. Otherwise each start
+and end of a job would rewrite the status of the whole queue."""
+_VOLATILE_REASONS = frozenset(
+    {Reason.INSUFFICIENT_GPUS, Reason.DOMAIN_TOO_SMALL, Reason.WAITING_BEHIND}
+)
+"""Reasons that change with every start and end of another job."""
+
+Queue = Mapping[str, PendingJob | Unschedulable]
+"""The pending jobs by UID, in no order."""
+
+
+@dataclass(slots=True)
+class JobState:
+    """What the scheduler remembers of one job."""
+
+    assignment: Assignment | None = None
+    """Nodes that are reserved for the job until its status shows them."""
+    reserved: bool = False
+    """Whether the job's status is being written with the assignment: it cannot be withdrawn."""
+    relocates_until: float = 0.0
+    """Until then a running job may accept the assignment; monotonic time."""
+    preemption: Preemption | None = None
+    nominated: bool = False
+    """Whether others were preempted for the job."""
+    unschedulable: Unschedulable | None = None
+    message_set_at: float = 0.0
+    """When `unschedulable` was set; monotonic time."""
+    hint: RelocationHint | None = None
+    relocation_checked_at: float = 0.0
+    """When a better placement was last searched for; monotonic time."""
+
+    @property
+    def decision(self) -> JobDecision | None:
+        """The newest decision about the job."""
+        return self.assignment or self.preemption or self.unschedulable or self.hint
+
+    def clear_unschedulable(self) -> None:
+        """Forget why the job waits."""
+        self.unschedulable, self.message_set_at = None, 0.0
 
 
 class Scheduler:
-    """Runs cycles, and keeps offers until they are taken up."""
+    """Run cycles, and keep their decisions until jobs have acted on them."""
 
     def __init__(
         self,
-        candidates: Callable[[], Sequence[Candidate]],
-        world: Callable[[Mapping[str, Offer]], World],
-        stored: Callable[[str], JobView | None],
+        pending_jobs: Callable[[], Queue],
+        cluster_state: Callable[[Mapping[str, Assignment]], ClusterState],
+        job: Callable[[str], JobView | None],
         wake: Callable[[str], None],
-        seconds: Callable[[float], None] = lambda _seconds: None,
-        taken: Callable[[Offer], None] = lambda _offer: None,
+        observe_seconds: Callable[[float], None] = lambda _seconds: None,
+        on_accepted: Callable[[Assignment], None] = lambda _assignment: None,
     ):
-        self._candidates = candidates
-        self._world = world
-        self._stored = stored
+        """`wake` starts a reconcile of a job. `on_accepted` gets each accepted assignment."""
+        self._pending_jobs = pending_jobs
+        self._cluster_state = cluster_state
+        self._job = job
         self._wake = wake
-        self._seconds = seconds
-        self._taken = taken
-        self._poked = asyncio.Event()
-        self._offers: dict[str, Offer] = {}
-        self._evictions: dict[str, Eviction] = {}
-        self._promised: set[str] = set()
-        self._claimed: set[str] = set()
-        self._refusals: dict[str, Refusal] = {}
-        self._told: dict[str, float] = {}
-        self._hints: dict[str, Hint] = {}
-        self._moving: dict[str, float] = {}
-        self._looked: dict[str, float] = {}
-        self._improved = -IMPROVE_SECONDS
-        self.waiting = 0
+        self._observe_seconds = observe_seconds
+        self._on_accepted = on_accepted
+        self._triggered = asyncio.Event()
+        self._jobs: defaultdict[str, JobState] = defaultdict(JobState)
+        self._relocation_checked_at = -RELOCATION_PERIOD_SECONDS
+        self.pending_count = 0
 
-    def poke(self) -> None:
-        """Something changed that may matter to a waiting job."""
-        self._poked.set()
+    def trigger(self) -> None:
+        """Start a cycle soon: something changed that may affect a pending job."""
+        self._triggered.set()
 
-    def verdict(self, uid: str) -> Verdict | None:
-        """Return the newest verdict about a job."""
-        decided = self._offers.get(uid) or self._evictions.get(uid)
-        return decided or self._refusals.get(uid) or self._hints.get(uid)
+    def decision(self, uid: str) -> JobDecision | None:
+        """Return the newest decision about a job."""
+        state = self._jobs.get(uid)
+        return state.decision if state else None
 
-    def claim(self, uid: str) -> None:
-        """The job is about to write the offer down: from now on it cannot be taken back."""
-        self._claimed.add(uid)
+    def reserve(self, uid: str) -> None:
+        """Keep the assignment of a job: its status is about to be written."""
+        self._jobs[uid].reserved = True
 
-    def give_up(self, uid: str) -> None:
-        """The write of a claimed offer has certainly failed."""
-        self._claimed.discard(uid)
-        self.poke()
+    def release(self, uid: str) -> None:
+        """Allow the assignment to be withdrawn: the write has certainly failed."""
+        self._jobs[uid].reserved = False
+        self.trigger()
 
     async def run(self) -> None:
-        """Run a cycle whenever something changed, and now and then."""
+        """Run a cycle after each trigger, and periodically."""
         while True:
             try:
-                async with asyncio.timeout(PULSE_SECONDS):
-                    await self._poked.wait()
+                async with asyncio.timeout(RESYNC_SECONDS):
+                    await self._triggered.wait()
             except TimeoutError:
                 pass
-            await asyncio.sleep(QUIET_SECONDS)
-            self._poked.clear()
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+            self._triggered.clear()
             try:
                 started = time.perf_counter()
                 await self.cycle()
-                self._seconds(time.perf_counter() - started)
+                self._observe_seconds(time.perf_counter() - started)
             except Exception:
-                # One broken object must not stop the queue of everybody for good.
+                # One malformed object must not stop the queue for good.
                 log.exception("scheduler cycle failed")
                 await asyncio.sleep(1.0)
-                self.poke()
+                self.trigger()
 
     async def cycle(self) -> None:
-        """Decide about all waiting jobs as the copies show them now.
+        """Decide about all pending jobs, as the informers show them now.
 
         The decision runs in a thread: with many jobs and nodes it takes longer than a lease or a
-        probe may wait. What changes meanwhile is seen by the next cycle; nobody else makes offers.
+        probe may wait. The next cycle sees what changes meanwhile. Only this loop assigns nodes.
         """
-        queue = {candidate.uid: candidate for candidate in self._candidates()}
-        self._settle(queue)
-        self.waiting = len(queue)
-        open_ = [c for uid, c in queue.items() if uid not in self._offers]
-        if not open_:
-            self._refusals.clear()
-            await self._improve()
+        queue = self._pending_jobs()
+        self._drop_outdated(queue)
+        self.pending_count = len(queue)
+        assignments = self._assignments()
+        undecided = {uid: job for uid, job in queue.items() if uid not in assignments}
+        if not undecided:
+            for state in self._jobs.values():
+                state.clear_unschedulable()
+            await self._check_relocation()
             return
-        world = self._with_promises(self._world(self._offers), queue)
-        decided = await asyncio.to_thread(decide, open_, world, frozenset(self._promised))
-        self._take_in(decided)
+        cluster = self._with_decisions(self._cluster_state(assignments), queue)
+        self._store(await asyncio.to_thread(decide, undecided, cluster))
 
-    def _take_in(self, decided: Decided) -> None:
-        before, self._refusals = self._refusals, {}
-        now, patience = time.monotonic(), TELLING_SECONDS * len(decided.verdicts)
-        for uid, verdict in decided.verdicts.items():
-            if isinstance(verdict, Offer):
-                self._offers[uid] = verdict
+    def _assignments(self) -> dict[str, Assignment]:
+        return {uid: state.assignment for uid, state in self._jobs.items() if state.assignment}
+
+    def _preempted(self) -> Iterator[tuple[JobState, Preemption]]:
+        for state in self._jobs.values():
+            if state.preemption is not None:
+                yield state, state.preemption
+
+    def _store(self, decisions: Decisions) -> None:
+        """Store new decisions, and wake the jobs whose decision changed."""
+        for uid, state in self._jobs.items():
+            if uid not in decisions.pending:
+                state.clear_unschedulable()
+        refresh = MESSAGE_REFRESH_SECONDS * len(decisions.pending)
+        for uid, decision in decisions.pending.items():
+            state = self._jobs[uid]
+            if isinstance(decision, Assignment):
+                state.assignment = decision
+                state.clear_unschedulable()
                 self._wake(uid)
-                continue
-            old = before.get(uid)
-            fluid = old is not None and {old.reason, verdict.reason} <= _FLUID
-            same = old is not None and old.reason == verdict.reason
-            if (same or fluid) and now - self._told.get(uid, 0.0) < patience:
-                self._refusals[uid] = old or verdict
-                continue
-            self._refusals[uid] = verdict
-            self._told[uid] = now
-            if verdict != old:
-                self._wake(uid)
-        self._told = {uid: at for uid, at in self._told.items() if uid in self._refusals}
-        self._evictions = self._still_due(decided)
-        for uid, eviction in decided.evictions.items():
-            self._evictions[uid] = eviction
-            self._promised.add(eviction.by)
+            else:
+                self._store_unschedulable(uid, decision, refresh)
+        self._spare_victims(decisions)
+        for uid, preemption in decisions.preemptions.items():
+            self._jobs[uid].preemption = preemption
+            self._jobs[preemption.preemptor].nominated = True
             self._wake(uid)
 
-    def _still_due(self, decided: Decided) -> dict[str, Eviction]:
-        """Return who has still to stop: nobody for a job whose room somebody else has just got.
+    def _store_unschedulable(self, uid: str, decision: Unschedulable, refresh: float) -> None:
+        """Store why a job waits, unless a volatile reason changed too recently."""
+        state, now = self._jobs[uid], time.monotonic()
+        old = state.unschedulable
+        if old is not None:
+            same = old.reason == decision.reason
+            volatile = {old.reason, decision.reason} <= _VOLATILE_REASONS
+            if (same or volatile) and now - state.message_set_at < refresh:
+                return
+        state.unschedulable, state.message_set_at = decision, now
+        if decision != old:
+            self._wake(uid)
 
-        Where nobody got any, who is first in the line may merely have changed: it needs that room.
+    def _spare_victims(self, decisions: Decisions) -> None:
+        """Drop the preemptions for a job whose nodes were assigned to another job.
+
+        If no job got an assignment, only the head of the queue may have changed: it needs the
+        nodes of the victims.
         """
-        verdicts = decided.verdicts
-        if not any(isinstance(verdict, Offer) for verdict in verdicts.values()):
-            return self._evictions
-        due = {
-            uid
-            for uid, verdict in verdicts.items()
-            if isinstance(verdict, Refusal) and verdict.reason == Reason.PREEMPTING
-        }
-        found = {uid: each for uid, each in self._evictions.items() if each.by in due}
-        if len(found) < len(self._evictions):
-            self.poke()  # who counted on those nodes may want others stopped
-        return found
-
-    async def _improve(self) -> None:
-        """Look for a better place for one job that runs: who asked first, else each in its turn."""
-        if time.monotonic() - self._improved < IMPROVE_SECONDS:
+        if not any(isinstance(found, Assignment) for found in decisions.pending.values()):
             return
-        self._improved = time.monotonic()
-        world = self._world(self._offers)
-        settled = {job.candidate.uid: job for job in world.sitting if job.settled}
-        self._hints = {uid: self._hints[uid] for uid in self._hints if uid in settled}
-        candidates = [job for uid, job in settled.items() if uid not in self._offers]
+        preempting = {
+            uid
+            for uid, decision in decisions.pending.items()
+            if isinstance(decision, Unschedulable) and decision.reason == Reason.PREEMPTING
+        }
+        for state, preemption in self._preempted():
+            if preemption.preemptor not in preempting:
+                state.preemption = None
+                self.trigger()  # jobs that counted on those nodes may need other victims
+
+    async def _check_relocation(self) -> None:
+        """Search a better placement for one running job: on request first, else in turn."""
+        if time.monotonic() - self._relocation_checked_at < RELOCATION_PERIOD_SECONDS:
+            return
+        self._relocation_checked_at = time.monotonic()
+        assignments = self._assignments()
+        cluster = self._cluster_state(assignments)
+        settled = {job.next.uid: job for job in cluster.running if job.settled}
+        for uid, state in self._jobs.items():
+            if uid not in settled:
+                state.hint = None
+        candidates = [job for uid, job in settled.items() if uid not in assignments]
         if not candidates:
             return
+        for uid, state in self._jobs.items():
+            if uid not in settled:
+                state.relocation_checked_at = 0.0
+        job = min(candidates, key=self._relocation_turn)
+        state = self._jobs[job.next.uid]
+        state.relocation_checked_at = time.monotonic()
+        hint, assignment = await asyncio.to_thread(find_better_placement, job, cluster)
+        if assignment is not None and job.relocation_requested:
+            state.assignment = assignment
+            state.relocates_until = time.monotonic() + RELOCATION_TIMEOUT_SECONDS
+        changed, state.hint = state.hint != hint, hint
+        if changed or job.relocation_requested:
+            self._wake(job.next.uid)
 
-        def turn(job: Sitting) -> tuple[bool, float]:
-            return not job.moves, self._looked.get(job.candidate.uid, 0.0)
+    def _relocation_turn(self, job: RunningJob) -> tuple[bool, float]:
+        return not job.relocation_requested, self._jobs[job.next.uid].relocation_checked_at
 
-        job = min(candidates, key=turn)
-        uid = job.candidate.uid
-        self._looked = {u: at for u, at in self._looked.items() if u in settled}
-        self._looked[uid] = time.monotonic()
-        hint, offer = await asyncio.to_thread(better, job, world)
-        if offer is not None and job.moves:
-            self._offers[uid] = offer
-            self._moving[uid] = time.monotonic() + MOVE_SECONDS
-        changed, self._hints[uid] = self._hints.get(uid) != hint, hint
-        if changed or job.moves:
-            self._wake(uid)
+    def _with_decisions(self, cluster: ClusterState, queue: Queue) -> ClusterState:
+        """Add the decisions that the informers do not show yet: assignments and preemptions."""
+        allocations: list[Allocation] = []
+        for held in cluster.allocations:
+            state = self._jobs.get(held.uid)
+            if state is not None and state.preemption is not None:
+                end = cluster.now + TERMINATION_SECONDS
+                held = replace(held, ends_at=end, preemptible=False)
+            allocations.append(held)
+        for uid, assignment in self._assignments().items():
+            job = queue.get(uid)
+            if isinstance(job, PendingJob):
+                allocations.append(_assumed_allocation(job, assignment, cluster.now))
+        nominated = frozenset(uid for uid, state in self._jobs.items() if state.nominated)
+        return replace(cluster, allocations=tuple(allocations), nominated=nominated)
 
-    def _with_promises(self, world: World, queue: Mapping[str, Candidate]) -> World:
-        """Add what is decided and not yet seen: who has an offer, and who is told to stop."""
-        tenants = [
-            replace(tenant, ends_at=world.now + SOON_SECONDS, preemptible=False)
-            if tenant.uid in self._evictions
-            else tenant
-            for tenant in world.tenants
-        ]
-        for uid, offer in self._offers.items():
-            if uid in queue:
-                job = queue[uid]
-                end = None if job.duration is None else world.now + job.duration
-                held = Running(
-                    uid,
-                    job.namespace,
-                    job.priority,
-                    offer.nodes,
-                    offer.resources,
-                    end,
-                    preemptible=False,
-                )
-                tenants.append(held)
-        return replace(world, tenants=tuple(tenants))
+    def _drop_outdated(self, queue: Queue) -> None:
+        """Drop assignments that were accepted or that no job wants, and finished preemptions."""
+        for uid, assignment in self._assignments().items():
+            self._drop_assignment(uid, assignment, queued=uid in queue)
+        for uid, state in self._jobs.items():
+            state.nominated = state.nominated and uid in queue and state.assignment is None
+        for uid, state in self._jobs.items():
+            if state.preemption is not None:
+                job, preemptor = self._job(uid), self._jobs.get(state.preemption.preemptor)
+                stopped = job is None or job.attempt > state.preemption.attempt
+                if stopped or preemptor is None or not preemptor.nominated:
+                    state.preemption = None
+        for uid in [uid for uid, state in self._jobs.items() if state == JobState()]:
+            del self._jobs[uid]
 
-    def _settle(self, queue: Mapping[str, Candidate]) -> None:
-        """Drop offers that the copies show as taken up, and those nobody waits for any more."""
-        for uid, offer in list(self._offers.items()):
-            job = self._stored(uid)
-            placement = (job.stored_placement if job else None) or {}
-            visible = bool(placement) and placement.get("attempt", 0) >= offer.attempt
-            moved_on = job is not None and job.attempt > offer.attempt
-            moving = time.monotonic() < self._moving.get(uid, 0.0)
-            idle = uid not in queue and uid not in self._claimed and not moving
-            stale = uid in queue and queue[uid].attempt != offer.attempt
-            if visible:
-                self._taken(offer)
-            if job is None or visible or moved_on or idle or (stale and uid not in self._claimed):
-                del self._offers[uid]
-                self._moving.pop(uid, None)
-                self._claimed.discard(uid)
-        self._promised = {uid for uid in self._promised if uid in queue and uid not in self._offers}
-        for uid, eviction in list(self._evictions.items()):
-            job = self._stored(uid)
-            stopped = job is None or job.attempt > eviction.attempt
-            if stopped or eviction.by not in self._promised:
-                del self._evictions[uid]
+    def _drop_assignment(self, uid: str, assignment: Assignment, queued: bool) -> None:
+        state, job = self._jobs[uid], self._job(uid)
+        placement = (job.stored_placement if job else None) or {}
+        accepted = bool(placement) and placement.get("attempt", 0) >= assignment.attempt
+        if accepted:
+            self._on_accepted(assignment)
+        superseded = job is not None and job.attempt > assignment.attempt
+        relocating = time.monotonic() < state.relocates_until
+        unwanted = not queued and not state.reserved and not relocating
+        outdated = queued and job is not None and job.attempt != assignment.attempt
+        if job is None or accepted or superseded or unwanted or (outdated and not state.reserved):
+            state.assignment, state.reserved, state.relocates_until = None, False, 0.0
+
+
+def _assumed_allocation(job: PendingJob, assignment: Assignment, now: float) -> Allocation:
+    """Return what a job holds once its status shows the assignment."""
+    return Allocation(
+        job.uid,
+        job.namespace,
+        job.priority,
+        assignment.nodes,
+        assignment.resources,
+        None if job.max_duration is None else now + job.max_duration,
+        preemptible=False,
+    )

@@ -1,4 +1,4 @@
-"""What is in use on which node: pods that live, placements that are promised, nothing twice."""
+"""Resources in use by node: of pods and of placements, each counted once."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Any
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
 from llmtrain_core.placement import extra_resources
-from llmtrain_core.queueing import Running
+from llmtrain_core.queueing import Allocation, Assignment
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import ForeignPod, JobRecord, PodRecord
-from llmtrain_operator.scheduler.decisions import Offer
 
 _Amounts = dict[tuple[str, str, str], int]
-"""By owner, node and resource."""
+"""Amount by owner, node and resource."""
 
 
-def resources_of(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
-    """What a job takes on each of its nodes; read from the raw spec, which need not be valid."""
+def node_resources(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
+    """Return what a job uses on each of its nodes. The spec may be invalid."""
     workers, network = spec.get("workers") or {}, spec.get("network") or {}
     extra = extra_resources(workers.get("resources") or {}, network.get("rdma") or {})
     return {**extra, str(workers.get("gpuResource") or GPU_RESOURCE): gpus}
@@ -28,76 +27,80 @@ def usage(
     jobs: Iterable[JobRecord],
     pods: Iterable[PodRecord],
     foreign: Iterable[ForeignPod],
-    offers: Mapping[str, Offer],
+    assignments: Mapping[str, Assignment],
 ) -> list[Usage]:
-    """Add up what is in use.
+    """Return everything that is in use.
 
-    A job's pods and its placement (or the offer it has not taken up yet) are the same GPUs seen
-    twice: of each node the larger of the two counts. Pods that their job no longer claims (it was
-    suspended, or placed anew) count until they are gone. Labels are anybody's to write: a pod that
-    no job owns counts for itself, and only where it is bound. A gang that has succeeded holds
-    nothing any more, even while its status does not say so yet.
+    The pods of a job and its placement (or the assignment that is not in its status yet) are the
+    same GPUs: on each node the larger of the two counts. Pods that do not belong to the job's
+    placement any more count until they end. Any user can set a label: a pod that no job owns
+    counts for itself, and only if it is bound. A gang that has succeeded holds nothing, even
+    before its status shows it.
     """
     known, pods = {job.uid: job for job in jobs}, list(pods)
-    living, done = _living(known, pods), succeeded(known, pods)
-    promised: _Amounts = {}
+    by_pods, done = _used_by_pods(known, pods), succeeded_jobs(known, pods)
+    reserved: _Amounts = {}
     for job in known.values():
         placement = job.view.stored_placement
         if placement and not job.view.is_finished and job.uid not in done:
-            taken = resources_of(job.view.spec, int(placement["gpusPerNode"]))
-            _promise(promised, job.uid, job.view.held_nodes, taken)
-    for uid, offer in offers.items():
-        _promise(promised, uid, offer.nodes, offer.resources)
+            resources = node_resources(job.view.spec, int(placement["gpusPerNode"]))
+            _reserve(reserved, job.uid, job.view.held_nodes, resources)
+    for uid, assignment in assignments.items():
+        _reserve(reserved, uid, assignment.nodes, assignment.resources)
     items = [
-        Usage(key[1], key[2], max(living.get(key, 0), promised.get(key, 0)), key[0])
-        for key in living.keys() | promised.keys()
+        Usage(key[1], key[2], max(by_pods.get(key, 0), reserved.get(key, 0)), key[0])
+        for key in by_pods.keys() | reserved.keys()
     ]
-    for stranger in foreign:
-        items += [Usage(stranger.node, resource, amount) for resource, amount in stranger.resources]
+    for pod in foreign:
+        items += [Usage(pod.node, resource, amount) for resource, amount in pod.resources]
     return items
 
 
-def succeeded(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> set[str]:
-    """Jobs whose whole current gang has succeeded: all that is left is to write it down."""
-    good: dict[str, set[int]] = {}
+def succeeded_jobs(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> set[str]:
+    """Return the UIDs of jobs whose whole gang has succeeded. Their status may not show it yet."""
+    succeeded: dict[str, set[int]] = {}
     for pod in pods:
         job = known.get(pod.owner)
         if job is None or pod.phase != "Succeeded" or not pod.belongs_to(job):
             continue
         if pod.attempt == job.view.attempt:
-            good.setdefault(job.uid, set()).add(pod.index)
+            succeeded.setdefault(job.uid, set()).add(pod.index)
     return {
-        uid for uid, indexes in good.items() if len(indexes) == len(known[uid].view.placed_nodes)
+        uid
+        for uid, indexes in succeeded.items()
+        if len(indexes) == len(known[uid].view.placed_nodes)
     }
 
 
-def leaving(jobs: Iterable[JobRecord], pods: Iterable[PodRecord], until: float) -> list[Running]:
-    """Return what pods hold that their job gave up: it is free when they have ended.
+def terminating_allocations(
+    jobs: Iterable[JobRecord], pods: Iterable[PodRecord], ends_at: float
+) -> list[Allocation]:
+    """Return what pods still hold on nodes that their job has released.
 
-    The job was suspended, stopped for another, deleted, or placed anew elsewhere.
+    The job was suspended, preempted, deleted, or placed on other nodes.
     """
     known = {job.uid: job for job in jobs}
-    kept = {uid: _keeps(job.view) for uid, job in known.items()}
-    gone: dict[tuple[str, str], dict[str, int]] = {}
-    for (owner, node, resource), amount in _living(known, pods).items():
+    kept = {uid: _kept_nodes(job.view) for uid, job in known.items()}
+    released: dict[tuple[str, str], dict[str, int]] = {}
+    for (owner, node, resource), amount in _used_by_pods(known, pods).items():
         if owner in kept and node not in kept[owner]:
-            gone.setdefault((owner, node), {})[resource] = amount
+            released.setdefault((owner, node), {})[resource] = amount
     return [
-        Running("", known[owner].namespace, 0, (node,), takes, until, preemptible=False)
-        for (owner, node), takes in sorted(gone.items())
+        Allocation("", known[owner].namespace, 0, (node,), resources, ends_at, preemptible=False)
+        for (owner, node), resources in sorted(released.items())
     ]
 
 
-def _keeps(view: JobView) -> frozenset[str]:
-    """Nodes on which a job's pods may stay."""
+def _kept_nodes(view: JobView) -> frozenset[str]:
+    """Return the nodes on which the pods of a job may stay."""
     if view.is_finished and view.run_policy.get("cleanPodPolicy") != "None":
         return frozenset()
     return frozenset(view.held_nodes)
 
 
-def _living(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> _Amounts:
-    """What pods hold that have not ended: for their job, or for themselves."""
-    living: _Amounts = {}
+def _used_by_pods(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> _Amounts:
+    """Return what pods that have not ended hold, for their job or for themselves."""
+    used: _Amounts = {}
     for pod in pods:
         job = known.get(pod.owner)
         owned = job is not None and pod.belongs_to(job)
@@ -105,12 +108,14 @@ def _living(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> _Amoun
             continue
         for resource, amount in pod.resources:
             key = (pod.owner if owned else pod.uid, pod.node, resource)
-            living[key] = living.get(key, 0) + amount
-    return living
+            used[key] = used.get(key, 0) + amount
+    return used
 
 
-def _promise(promised: _Amounts, uid: str, nodes: Iterable[str], taken: Mapping[str, int]) -> None:
+def _reserve(
+    reserved: _Amounts, uid: str, nodes: Iterable[str], resources: Mapping[str, int]
+) -> None:
     for node in nodes:
-        for resource, amount in taken.items():
+        for resource, amount in resources.items():
             key = (uid, node, resource)
-            promised[key] = max(promised.get(key, 0), amount)
+            reserved[key] = max(reserved.get(key, 0), amount)

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain_core.queueing import Decision, Start, Wait, decide
+from llmtrain_core.queueing import Assignment, QueueDecision, Unschedulable, decide
 from llmtrain_core.topology.inventory import Snapshot
-from tests.support.queue_sim import Arrival, fabric, scene, simulate, start, wait
+from tests.support.queue_sim import Arrival, cluster_state, fabric, simulate, start, wait
 
 pytestmark = pytest.mark.unit
 
 
-def decided(seen: Snapshot, running: list[Arrival], *waiting: Arrival) -> dict[str, Decision]:
+def decided(seen: Snapshot, running: list[Arrival], *waiting: Arrival) -> dict[str, QueueDecision]:
     held = [job.running([f"n{i:03}" for i in range(job.nodes)], 0.0) for job in running]
-    return decide([job.waiting(seen) for job in waiting], scene(0.0, held))
+    return decide([job.waiting() for job in waiting], cluster_state(seen, 0.0, held))
 
 
 def test_a_short_job_passes_and_a_long_one_waits() -> None:
@@ -38,14 +38,14 @@ def test_a_long_job_passes_where_the_head_does_not_need_the_room() -> None:
     assert wait(found["head"]).starts_at == 100
     assert start(found["long"]).backfilled
     tight = decided(fabric(6), busy, Arrival("other", 2, 900, at=0.5), head, long)
-    assert isinstance(tight["long"], Wait)
+    assert isinstance(tight["long"], Unschedulable)
 
 
 def test_part_of_a_node_is_enough() -> None:
     busy = [Arrival("busy", 2, 100, bound=100, gpus=8)]
     head = Arrival("head", 2, 50, at=1, gpus=4, require="leaf")
     found = decided(fabric(2), busy, head, Arrival("tiny", 1, 9, at=2, gpus=4))
-    assert isinstance(found["tiny"], Wait), "nothing is free now"
+    assert isinstance(found["tiny"], Unschedulable), "nothing is free now"
     busy = [Arrival("busy", 2, 100, bound=100, gpus=6)]
     found = decided(fabric(2), busy, head, Arrival("tiny", 1, 9, at=2, gpus=2))
     assert start(found["tiny"]).backfilled, "two GPUs beside the head's four"
@@ -81,7 +81,7 @@ def test_every_pool_has_a_head_of_its_own() -> None:
         Arrival("two", 4, 9, at=2, pool="gold"),
         Arrival("small", 1, 9, at=3, pool="gold", bound=1),
     ]
-    found = decide([job.waiting(seen) for job in jobs], scene(0, running))
+    found = decide([job.waiting() for job in jobs], cluster_state(seen, 0, running))
     assert wait(found["small"]).behind == ("ns/two",)
 
 
@@ -98,11 +98,13 @@ def test_a_promise_binds_only_those_who_would_still_be_there() -> None:
     ]
     for pool in ("", "all"):
         small = Arrival("small", 1, 100, at=3, pool=pool, bound=100)
-        found = decide([job.waiting(seen) for job in (*heads, small)], scene(0.0, running))
+        found = decide(
+            [job.waiting() for job in (*heads, small)], cluster_state(seen, 0.0, running)
+        )
         assert wait(found["wide"]).starts_at == 200 and wait(found["gold"]).starts_at == 20
         assert [node.name for node in start(found["small"]).placement.nodes] == ["n001"]
     late = Arrival("late", 1, 201, at=3, bound=201)
-    found = decide([job.waiting(seen) for job in (*heads, late)], scene(0.0, running))
+    found = decide([job.waiting() for job in (*heads, late)], cluster_state(seen, 0.0, running))
     assert wait(found["late"]).behind == ("ns/gold", "ns/wide")
 
 
@@ -145,12 +147,14 @@ def test_the_head_starts_no_later_for_those_behind_it(
             free[name] -= job.gpus
         holds[job.uid] = job.running(names, 0.0)
     ends = {job.uid: job.length for job in running}
-    first = decide([job.waiting(seen) for job in waiting], scene(0.0, list(holds.values())))
+    first = decide(
+        [job.waiting() for job in waiting], cluster_state(seen, 0.0, list(holds.values()))
+    )
     order = sorted(waiting, key=lambda job: job.uid)
     heads = [
         job
         for job in order
-        if isinstance(first[job.uid], Wait) and wait(first[job.uid]).starts_at is not None
+        if isinstance(first[job.uid], Unschedulable) and wait(first[job.uid]).starts_at is not None
     ]
     if not heads:
         return
@@ -159,5 +163,5 @@ def test_the_head_starts_no_later_for_those_behind_it(
     alone = simulate(ahead, seen, holds, ends).starts[head.uid][0]
     among = simulate(waiting, seen, holds, ends).starts[head.uid][0]
     assert among <= alone
-    if all(isinstance(first[job.uid], Start) for job in ahead[:-1]):
+    if all(isinstance(first[job.uid], Assignment) for job in ahead[:-1]):
         assert wait(first[head.uid]).starts_at == pytest.approx(alone)

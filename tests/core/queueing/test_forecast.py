@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain_core.queueing import Wait, decide
-from llmtrain_core.queueing.quarantine import Blame, quarantine
-from tests.support.queue_sim import Arrival, fabric, scene, simulate, wait
+from llmtrain_core.queueing import Unschedulable, decide
+from llmtrain_core.queueing.quarantine import NodeFailure, quarantine
+from tests.support.queue_sim import Arrival, cluster_state, fabric, simulate, wait
 
 pytestmark = pytest.mark.unit
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 def starts(*jobs: Arrival, nodes: int = 4, busy: float | None = 100.0) -> dict[str, float | None]:
     seen = fabric(nodes)
     held = Arrival("busy", nodes, 100, bound=busy).running([n.name for n in seen.nodes], 0.0)
-    found = decide([job.waiting(seen) for job in jobs], scene(0.0, [held]))
+    found = decide([job.waiting() for job in jobs], cluster_state(seen, 0.0, [held]))
     return {uid: wait(decision).starts_at for uid, decision in found.items()}
 
 
@@ -31,10 +31,10 @@ def test_nobody_foretells_what_hangs_on_an_unknown_end() -> None:
     queue = [Arrival("j0", 4, 50, at=0), Arrival("j1", 1, 50, at=1, bound=50)]
     assert starts(*queue) == {"j0": 100, "j1": None}
     assert starts(*queue, busy=None) == {"j0": None, "j1": None}
-    planned = replace(queue[0].waiting(fabric(4)), expected=30.0)
+    planned = replace(queue[0].waiting(), expected_duration=30.0)
     held = Arrival("busy", 4, 100, bound=100).running([f"n{i:03}" for i in range(4)], 0.0)
-    later = queue[1].waiting(planned.fabric)
-    found = decide([planned, later], scene(0.0, [held]))
+    later = queue[1].waiting()
+    found = decide([planned, later], cluster_state(fabric(4), 0.0, [held]))
     assert wait(found["j1"]).starts_at == 130, "a plan is enough to foretell, not to pass others"
 
 
@@ -45,7 +45,7 @@ def test_pools_do_not_wait_for_each_other() -> None:
         Arrival("b", 2, 20, bound=20).running(["n002", "n003"], 0.0),
     ]
     jobs = [Arrival("x", 2, 9, at=1, pool="all"), Arrival("y", 1, 9, at=2, pool="gold")]
-    found = decide([job.waiting(seen) for job in jobs], scene(0.0, running))
+    found = decide([job.waiting() for job in jobs], cluster_state(seen, 0.0, running))
     assert {uid: wait(d).starts_at for uid, d in found.items()} == {"x": 90, "y": 20}
 
 
@@ -86,22 +86,25 @@ HOUR = 3600.0
 )
 def test_quarantine(ago: list[float], out: float | None, suspect: bool) -> None:
     now = 1e6
-    found = quarantine([Blame("n", now - seconds) for seconds in ago], now)
+    found = quarantine([NodeFailure("n", now - seconds) for seconds in ago], now)
     assert found.until == ({} if out is None else {"n": now + out})
     assert found.suspects == (frozenset({"n"}) if suspect else frozenset())
     if out is not None:
         assert found.changes_at == now + out
-        assert quarantine([Blame("n", now - s) for s in ago], now + out).until == {}
+        assert quarantine([NodeFailure("n", now - s) for s in ago], now + out).until == {}
 
 
 def test_nodes_that_are_out_are_out_and_suspects_come_last() -> None:
     seen = fabric(3)
-    job = Arrival("job", 2, 9).waiting(seen)
-    found = decide([job], scene(0.0, [], suspects=frozenset({"n000"})))["job"]
-    assert not isinstance(found, Wait)
+    job = Arrival("job", 2, 9).waiting()
+    found = decide([job], cluster_state(seen, 0.0, [], suspects=frozenset({"n000"})))["job"]
+    assert not isinstance(found, Unschedulable)
     assert [node.name for node in found.placement.nodes] == ["n001", "n002"]
     out = {"n000": 50.0, "n001": 60.0}
-    refused = wait(decide([job], scene(0.0, [], quarantined=out))["job"])
+    refused = wait(decide([job], cluster_state(seen, 0.0, [], quarantined=out))["job"])
     assert refused.reason == "NodesQuarantined"
     assert "until 1970-01-01T00:00:50Z" in refused.message
-    assert not isinstance(decide([job], scene(0.0, [], quarantined={"n000": 50.0}))["job"], Wait)
+    assert not isinstance(
+        decide([job], cluster_state(seen, 0.0, [], quarantined={"n000": 50.0}))["job"],
+        Unschedulable,
+    )

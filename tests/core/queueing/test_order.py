@@ -8,26 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain_core.queueing import Running, Start, Waiting, decide
-from llmtrain_core.queueing.order import PATIENCE_SECONDS, dominant_share, in_order
-from tests.support.queue_sim import GPU, Arrival, fabric, scene, simulate
+from llmtrain_core.queueing import Allocation, Assignment, PendingJob, decide
+from llmtrain_core.queueing.order import FULL_SHARE_SECONDS, dominant_share, sort_queue
+from tests.support.queue_sim import GPU, Arrival, cluster_state, fabric, simulate
 
 pytestmark = pytest.mark.unit
 SEEN = fabric(8)
 ALL = {GPU: 64}
 
 
-def waiting(uid: str, nodes: int = 1, **more: object) -> Waiting:
-    return Arrival(uid, nodes, 10, **more).waiting(SEEN)  # type: ignore[arg-type]
+def waiting(uid: str, nodes: int = 1, **more: object) -> PendingJob:
+    return Arrival(uid, nodes, 10, **more).waiting()  # type: ignore[arg-type]
 
 
-def holder(namespace: str, nodes: int) -> Running:
+def holder(namespace: str, nodes: int) -> Allocation:
     names = tuple(f"n{index:03}" for index in range(nodes))
-    return Running(f"of-{namespace}", namespace, 0, names, {GPU: 8})
+    return Allocation(f"of-{namespace}", namespace, 0, names, {GPU: 8})
 
 
 def names(*args: object, **more: object) -> list[str]:
-    return [job.uid for job in in_order(*args, **more)]  # type: ignore[arg-type]
+    return [job.uid for job in sort_queue(*args, **more)]  # type: ignore[arg-type]
 
 
 def test_priority_goes_before_age_and_fairness() -> None:
@@ -51,7 +51,7 @@ def test_a_flood_does_not_drown_the_other_namespace() -> None:
 def test_waiting_outweighs_a_share_in_the_end() -> None:
     old = waiting("old", at=0.0, namespace="rich")
     for age, first in ((0.4, "new"), (0.6, "old")):
-        new = waiting("new", at=age * PATIENCE_SECONDS, namespace="poor")
+        new = waiting("new", at=age * FULL_SHARE_SECONDS, namespace="poor")
         assert names([old, new], [holder("rich", 4)], ALL)[0] == first
 
 
@@ -83,15 +83,15 @@ def test_no_turn_goes_to_the_richer_for_more_than_its_age(
         waiting(f"j{index:02}", nodes, at=float(at), namespace=team)
         for index, (team, nodes, at) in enumerate(wanted)
     ]
-    order = in_order(jobs, [holder(team, nodes) for team, nodes in held.items()], ALL)
+    order = sort_queue(jobs, [holder(team, nodes) for team, nodes in held.items()], ALL)
     assert sorted(job.uid for job in order) == sorted(job.uid for job in jobs)
     share = {team: 8 * held.get(team, 0) / 64 for team in "abc"}
     for place, job in enumerate(order):
         for rival in order[place + 1 :]:
             richer = share[job.namespace] - share[rival.namespace]
-            older = rival.since - job.since
-            assert richer * PATIENCE_SECONDS <= older + 1e-3
-        share[job.namespace] += job.total[GPU] / 64
+            older = rival.created_at - job.created_at
+            assert richer * FULL_SHARE_SECONDS <= older + 1e-3
+        share[job.namespace] += job.total_resources[GPU] / 64
 
 
 def test_a_stream_of_small_jobs_does_not_starve_a_large_one() -> None:
@@ -107,7 +107,7 @@ def test_a_stream_of_small_jobs_does_not_starve_a_large_one() -> None:
 
 
 def test_a_stream_from_a_poorer_team_does_not_starve_a_richer_one() -> None:
-    day = PATIENCE_SECONDS
+    day = FULL_SHARE_SECONDS
     seen = fabric(4)
     rich = Arrival("rich", 3, 10 * day, namespace="rich")
     again = Arrival("again", 1, day, at=1.0, namespace="rich")
@@ -162,15 +162,15 @@ def test_nobody_sits_on_anothers_seat(wanted: list[tuple], shuffle: object) -> N
         Arrival(f"j{index:02}", nodes, length, 0.0, gpus, priority, team)
         for index, (nodes, length, _, priority, team, _, gpus) in enumerate(wanted)
     ]
-    jobs = [arrival.waiting(SEEN) for arrival in arrivals]
-    found = decide(jobs, scene(0.0, []))
+    jobs = [arrival.waiting() for arrival in arrivals]
+    found = decide(jobs, cluster_state(SEEN, 0.0, []))
     held: dict[str, int] = {}
     for job in jobs:
         decision = found[job.uid]
-        if isinstance(decision, Start):
+        if isinstance(decision, Assignment):
             for node in decision.placement.nodes:
                 held[node.name] = held.get(node.name, 0) + job.request.gpus_per_node
     assert all(amount <= 8 for amount in held.values())
     mixed = list(jobs)
     shuffle.shuffle(mixed)  # type: ignore[attr-defined]
-    assert decide(mixed, scene(0.0, [])) == found
+    assert decide(mixed, cluster_state(SEEN, 0.0, [])) == found

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain_core.queueing import Running, decide
-from llmtrain_core.queueing.capacity import Room, shape_of
-from llmtrain_core.queueing.preemption import victims
+from llmtrain_core.queueing import Allocation, decide
+from llmtrain_core.queueing.capacity import FreeCapacity, request_class
+from llmtrain_core.queueing.preemption import find_victims
 from llmtrain_core.topology.inventory import Snapshot
 from tests.support.queue_sim import (
     GPU,
     Arrival,
+    cluster_state,
     fabric,
     request,
-    scene,
     simulate,
     start,
     used_by,
@@ -28,16 +28,18 @@ from tests.support.queue_sim import (
 pytestmark = pytest.mark.unit
 
 
-def tenant(uid: str, *nodes: int, priority: int = 0, lost: float = 0.0, gpus: int = 8) -> Running:
+def tenant(
+    uid: str, *nodes: int, priority: int = 0, lost: float = 0.0, gpus: int = 8
+) -> Allocation:
     names = tuple(f"n{index:03}" for index in nodes)
-    return Running(uid, "ns", priority, names, {GPU: gpus}, lost_seconds=lost)
+    return Allocation(uid, "ns", priority, names, {GPU: gpus}, lost_seconds=lost)
 
 
 VIP = Arrival("vip", 2, 10, priority=5)
 
 
-def stopped_for(job: Arrival, seen: Snapshot, *running: Running) -> tuple[str, ...]:
-    return wait(decide([job.waiting(seen)], scene(0.0, running))["vip"]).victims
+def stopped_for(job: Arrival, seen: Snapshot, *running: Allocation) -> tuple[str, ...]:
+    return wait(decide([job.waiting()], cluster_state(seen, 0.0, running))["vip"]).victims
 
 
 def test_the_fewest_then_the_cheapest_stop() -> None:
@@ -69,8 +71,9 @@ def test_nobody_stops_where_the_gang_would_not_fit() -> None:
 
 
 def test_a_class_that_never_preempts_waits() -> None:
-    polite = replace(VIP.waiting(fabric(2)), preempts=False)
-    found = wait(decide([polite], scene(0.0, [tenant("low", 0, 1)]))["vip"])
+    seen = fabric(2)
+    polite = replace(VIP.waiting(), can_preempt=False)
+    found = wait(decide([polite], cluster_state(seen, 0.0, [tenant("low", 0, 1)]))["vip"])
     assert found.victims == () and found.reason == "InsufficientGpus"
 
 
@@ -85,17 +88,17 @@ def test_the_room_is_kept_for_whom_it_was_made() -> None:
     seen = fabric(2)
     leaving = replace(tenant("low", 0, 1), ends_at=30.0, preemptible=False)
     rival = Arrival("rival", 1, 5, priority=5, namespace="empty", bound=5.0)
-    jobs = [VIP.waiting(seen), rival.waiting(seen)]
-    found = decide(jobs, scene(0.0, [leaving], promised=frozenset({"vip"})))
+    jobs = [VIP.waiting(), rival.waiting()]
+    found = decide(jobs, cluster_state(seen, 0.0, [leaving], nominated=frozenset({"vip"})))
     assert wait(found["vip"]).reason == "Preempting"
     half = replace(leaving, nodes=("n001",))
-    found = decide(jobs, scene(0.0, [half], promised=frozenset({"vip"})))
+    found = decide(jobs, cluster_state(seen, 0.0, [half], nominated=frozenset({"vip"})))
     assert wait(found["vip"]).starts_at == 30.0
     assert start(found["rival"]).backfilled, "it is gone before the room is complete"
     long = replace(rival, bound=None)
     found = decide(
-        [VIP.waiting(seen), long.waiting(seen)],
-        scene(0.0, [half], promised=frozenset({"vip"})),
+        [VIP.waiting(), long.waiting()],
+        cluster_state(seen, 0.0, [half], nominated=frozenset({"vip"})),
     )
     assert wait(found["rival"]).behind == ("ns/vip",)
 
@@ -109,7 +112,7 @@ def test_a_stopped_job_goes_on_later() -> None:
 
 
 @st.composite
-def crowds(draw: st.DrawFn) -> tuple[Snapshot, int, int, str | None, list[Running]]:
+def crowds(draw: st.DrawFn) -> tuple[Snapshot, int, int, str | None, list[Allocation]]:
     count = draw(st.integers(1, 6))
     free = {f"n{index:03}": 8 for index in range(count)}
     running = []
@@ -123,7 +126,9 @@ def crowds(draw: st.DrawFn) -> tuple[Snapshot, int, int, str | None, list[Runnin
         for name in chosen:
             free[name] -= gpus
         lost = draw(st.sampled_from([0.0, 10.0, 25.0, 40.0]))
-        running.append(Running(f"r{index}", "ns", 0, tuple(chosen), {GPU: gpus}, lost_seconds=lost))
+        running.append(
+            Allocation(f"r{index}", "ns", 0, tuple(chosen), {GPU: gpus}, lost_seconds=lost)
+        )
     nodes = draw(st.integers(1, count))
     gpus, level = draw(st.sampled_from([4, 8])), draw(st.sampled_from([None, "leaf"]))
     return fabric(count, per_leaf=3), nodes, gpus, level, running
@@ -132,12 +137,12 @@ def crowds(draw: st.DrawFn) -> tuple[Snapshot, int, int, str | None, list[Runnin
 @settings(max_examples=300)
 @given(crowds())
 def test_against_every_set_of_victims(
-    case: tuple[Snapshot, int, int, str | None, list[Running]],
+    case: tuple[Snapshot, int, int, str | None, list[Allocation]],
 ) -> None:
     seen, nodes, gpus, level, running = case
-    shape = shape_of(request(nodes, gpus, level), seen)
+    requests = request_class(request(nodes, gpus, level), seen)
 
-    def fits(chosen: tuple[Running, ...]) -> bool:
+    def fits(chosen: tuple[Allocation, ...]) -> bool:
         left = used_by([job for job in running if job not in chosen])
         by_domain: dict[tuple[str, ...], int] = {}
         for node in seen.nodes:
@@ -150,6 +155,8 @@ def test_against_every_set_of_victims(
         return
     sets = (c for size in range(1, len(running) + 1) for c in combinations(running, size))
     best = min(((len(c), sum(job.lost_work for job in c)) for c in sets if fits(c)), default=None)
-    found = victims(shape, nodes, Room(used_by(running)), running, lambda _chosen: True)
+    found = find_victims(
+        requests, nodes, FreeCapacity(used_by(running)), running, lambda _chosen: True
+    )
     assert (found and (len(found), sum(job.lost_work for job in found))) == best
     assert found is None or fits(found)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from llmtrain_core.queueing import Running, Scene, decide
+from llmtrain_core.queueing import Allocation, ClusterState, decide
+from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.topology.inventory import Node, Snapshot
-from tests.support.queue_sim import GPU, LEAF, Arrival, fabric, scene, start, wait
+from tests.support.queue_sim import GPU, LEAF, Arrival, cluster_state, fabric, start, wait
 
 pytestmark = pytest.mark.unit
 
@@ -22,44 +23,46 @@ class Case:
     says: str
     job: Arrival
     nodes: Snapshot
-    without: Callable[[Scene, Snapshot, Sequence[Arrival]], tuple[Scene, Snapshot, list[Arrival]]]
-    running: tuple[Running, ...] = ()
+    without: Callable[
+        [ClusterState, Snapshot, Sequence[Arrival]], tuple[ClusterState, Snapshot, list[Arrival]]
+    ]
+    running: tuple[Allocation, ...] = ()
     ahead: tuple[Arrival, ...] = ()
     quarantined: frozenset[str] = frozenset()
-    promised: frozenset[str] = frozenset()
+    nominated: frozenset[str] = frozenset()
 
 
-def holder(uid: str, *nodes: int, priority: int = 0, **more: object) -> Running:
+def holder(uid: str, *nodes: int, priority: int = 0, **more: object) -> Allocation:
     names = tuple(f"n{index:03}" for index in nodes)
-    return Running(uid, "ns", priority, names, {GPU: 8}, **more)  # type: ignore[arg-type]
+    return Allocation(uid, "ns", priority, names, {GPU: 8}, **more)  # type: ignore[arg-type]
 
 
-def nobody_runs(was: Scene, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
-    return scene(was.now, []), nodes, [*ahead]
+def nobody_runs(was: ClusterState, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
+    return cluster_state(nodes, was.now, []), nodes, [*ahead]
 
 
-def nobody_ahead(was: Scene, nodes: Snapshot, _: Sequence[Arrival]):  # type: ignore[no-untyped-def]
+def nobody_ahead(was: ClusterState, nodes: Snapshot, _: Sequence[Arrival]):  # type: ignore[no-untyped-def]
     return was, nodes, []
 
 
-def more_nodes(was: Scene, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
+def more_nodes(was: ClusterState, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
     return was, fabric(2 * len(nodes.nodes), gold=len(nodes.nodes)), [*ahead]
 
 
-def two_leaves(was: Scene, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
+def two_leaves(was: ClusterState, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
     return was, fabric(len(nodes.nodes), per_leaf=len(nodes.nodes)), [*ahead]
 
 
-def all_is_forgiven(was: Scene, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
-    return replace(was, quarantined={}), nodes, [*ahead]
+def all_is_forgiven(was: ClusterState, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
+    return replace(was, quarantine=Quarantine()), nodes, [*ahead]
 
 
-def with_level(was: Scene, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
+def with_level(was: ClusterState, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
     levels = (replace(LEAF, name="rack"), *nodes.levels[1:])
     return was, replace(nodes, levels=levels), [*ahead]
 
 
-def repaired(was: Scene, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
+def repaired(was: ClusterState, nodes: Snapshot, ahead: Sequence[Arrival]):  # type: ignore[no-untyped-def]
     good = (replace(node, ready=True, cordoned=False) for node in nodes.nodes)
     return was, replace(nodes, nodes=tuple(good)), [*ahead]
 
@@ -137,7 +140,7 @@ CASES = [
         fabric(2),
         nobody_runs,
         (holder("", 0, ends_at=30.0, preemptible=False),),
-        promised=frozenset({"job"}),
+        nominated=frozenset({"job"}),
     ),
 ]
 
@@ -145,10 +148,12 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.reason}: {case.says}")
 def test_without_the_blocker_it_starts(case: Case) -> None:
     quarantined = dict.fromkeys(case.quarantined, 99.0)
-    was = scene(0.0, case.running, quarantined=quarantined, promised=case.promised)
-    queue = [job.waiting(case.nodes) for job in (*case.ahead, case.job)]
+    was = cluster_state(
+        case.nodes, 0.0, case.running, quarantined=quarantined, nominated=case.nominated
+    )
+    queue = [job.waiting() for job in (*case.ahead, case.job)]
     found = wait(decide(queue, was)["job"])
     assert found.reason == case.reason and case.says in found.message
     now, nodes, ahead = case.without(was, case.nodes, case.ahead)
-    queue = [job.waiting(nodes) for job in (*ahead, case.job)]
-    start(decide(queue, now)["job"])
+    queue = [job.waiting() for job in (*ahead, case.job)]
+    start(decide(queue, replace(now, fabrics={None: nodes}))["job"])

@@ -13,9 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain_core.queueing import Decision, Running, Scene, Start, Wait, decide
+from llmtrain_core.queueing import (
+    Allocation,
+    Assignment,
+    ClusterState,
+    QueueDecision,
+    Unschedulable,
+    decide,
+)
 from llmtrain_core.topology.inventory import Snapshot
-from tests.support.queue_sim import GPU, Arrival, fabric, scene, start, wait
+from tests.support.queue_sim import GPU, Arrival, cluster_state, fabric, start, wait
 
 pytestmark = pytest.mark.unit
 OUT_UNTIL = 50.0
@@ -26,19 +33,21 @@ class Crowd:
     """A cluster, who runs on it, and who waits."""
 
     nodes: Snapshot
-    running: tuple[Running, ...]
+    running: tuple[Allocation, ...]
     waiting: tuple[Arrival, ...]
     out: frozenset[str] = frozenset()
     """Nodes in quarantine."""
-    promised: frozenset[str] = frozenset()
+    nominated: frozenset[str] = frozenset()
 
     @property
-    def scene(self) -> Scene:
+    def state(self) -> ClusterState:
         out = dict.fromkeys(self.out, OUT_UNTIL)
-        return scene(0.0, self.running, quarantined=out, promised=self.promised)
+        return cluster_state(
+            self.nodes, 0.0, self.running, quarantined=out, nominated=self.nominated
+        )
 
-    def decide(self) -> dict[str, Decision]:
-        return decide([job.waiting(self.nodes) for job in self.waiting], self.scene)
+    def decide(self) -> dict[str, QueueDecision]:
+        return decide([job.waiting() for job in self.waiting], self.state)
 
     def without(self, keys: Sequence[str]) -> Crowd:
         """The same, but these jobs do not wait any more."""
@@ -73,7 +82,7 @@ class Crowd:
         crowd = self
         while True:
             found = crowd.decide()
-            starts = {uid: d for uid, d in found.items() if isinstance(d, Start)}
+            starts = {uid: d for uid, d in found.items() if isinstance(d, Assignment)}
             if not starts:
                 return crowd
             jobs = [job for job in crowd.waiting if job.uid in starts]
@@ -103,7 +112,7 @@ def crowds(draw: st.DrawFn, namespaces: Sequence[str] = ("ns",)) -> Crowd:
         chosen = draw(st.permutations(names))[:nodes]
         for name in chosen:
             free[name] -= gpus
-        tenant = Running(
+        tenant = Allocation(
             f"r{index}", draw(teams), draw(priorities), tuple(chosen), {GPU: gpus}, draw(ends)
         )
         running.append(tenant)
@@ -126,7 +135,7 @@ def crowds(draw: st.DrawFn, namespaces: Sequence[str] = ("ns",)) -> Crowd:
     return Crowd(seen, tuple(running), tuple(waiting), frozenset(out)).settled()
 
 
-def without_what_is_named(crowd: Crowd, uid: str, told: Wait) -> Crowd | None:
+def without_what_is_named(crowd: Crowd, uid: str, told: Unschedulable) -> Crowd | None:
     """The same without what this job was told of; None where only more nodes would help."""
     alone = crowd.without([*told.behind, *told.ahead])
     match told.reason:
@@ -137,7 +146,7 @@ def without_what_is_named(crowd: Crowd, uid: str, told: Wait) -> Crowd | None:
             return replace(alone, out=frozenset())
         case "Preempting":
             rest = tuple(t for t in alone.running if t.uid not in told.victims)
-            return replace(alone, running=rest, promised=frozenset({uid}))
+            return replace(alone, running=rest, nominated=frozenset({uid}))
         case _ if not told.blockers:
             return None
         case "InsufficientGpus" | "DomainTooSmall" if crowd.in_pool(uid, told.blockers):
@@ -152,7 +161,7 @@ def without_what_is_named(crowd: Crowd, uid: str, told: Wait) -> Crowd | None:
 @given(crowds())
 def test_without_what_is_named_it_starts(crowd: Crowd) -> None:
     for uid, told in crowd.decide().items():
-        assert isinstance(told, Wait)
+        assert isinstance(told, Unschedulable)
         then = without_what_is_named(crowd, uid, told)
         if then is not None:
             start(then.decide()[uid])

@@ -16,7 +16,7 @@ from llmtrain_core.topology.levels import NODE, FabricLevel
 from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.records import JobRecord, NodeRecord
 from llmtrain_operator.planning.assess import Assessment, Seat, assess
-from llmtrain_operator.planning.assessments import Assessor
+from llmtrain_operator.planning.assessments import AssessmentCache
 from tests.support.operator_harness.harness import LARGE, job_object
 
 pytestmark = pytest.mark.unit
@@ -198,7 +198,7 @@ class Cluster:
     def __init__(self, *nodes: Node):
         self.nodes = {n.name: NodeRecord(n, "") for n in nodes}
         self.woken: list[str] = []
-        self.assessor = Assessor(
+        self.assessments = AssessmentCache(
             lambda: [record.node for record in self.nodes.values()],
             self.nodes.get,
             lambda _: (),
@@ -208,11 +208,11 @@ class Cluster:
     def put(self, changed: Node) -> None:
         old = self.nodes.get(changed.name)
         self.nodes[changed.name] = NodeRecord(changed, "")
-        self.assessor.node_changed(old, self.nodes[changed.name])
+        self.assessments.node_changed(old, self.nodes[changed.name])
 
     async def ask(self, subject: Job, **status: Any) -> Assessment | None:
         raw = {"metadata": {"generation": 1}, "spec": {}, "status": status}
-        return await self.assessor.assess(JobRecord("uid", "ns", "job", 1, raw), subject)
+        return await self.assessments.assess(JobRecord("uid", "ns", "job", 1, raw), subject)
 
 
 async def test_assessments_are_kept_until_nodes_become_others() -> None:
@@ -248,7 +248,7 @@ async def test_nodes_with_too_small_gpus_are_left_out() -> None:
 
     def left_out(subject: Job, **metadata: Any) -> frozenset[str]:
         record = JobRecord("uid", "ns", "job", 1, {"metadata": metadata})
-        return cluster.assessor.too_small(record, subject)
+        return cluster.assessments.too_small(record, subject)
 
     assert left_out(job(**LARGE)) == {"a", "c"}
     assert left_out(job()) == frozenset()

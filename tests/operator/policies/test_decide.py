@@ -8,14 +8,15 @@ from datetime import timedelta
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.queueing import Unschedulable
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.writer import status_patch
-from llmtrain_operator.scheduler.decisions import Offer, Refusal
 from tests.support.operator_harness.observed import (
     NOW,
     PLACEMENT,
     ago,
+    assignment,
     make_observed,
     node,
     pod,
@@ -37,26 +38,26 @@ def test_a_new_job_is_accepted_and_waits() -> None:
 
 
 def test_the_placement_is_written_before_any_pod() -> None:
-    offer = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
-    first = decide(make_observed(verdict=offer))
+    offer = assignment(0)
+    first = decide(make_observed(decision=offer))
     assert first.changed and first.assignment is offer
     assert first.status["placement"]["blocks"] == PLACEMENT["blocks"]
     assert not first.create_pods
-    actions, _ = settle(make_observed(verdict=offer))
+    actions, _ = settle(make_observed(decision=offer))
     assert actions.create_pods == (0, 1)
     assert actions.status["phase"] == "Starting"
     assert actions.status["startTime"] == actions.status["attemptStartTime"] == format_time(NOW)
 
 
 def test_an_assignment_for_another_attempt_is_ignored() -> None:
-    offer = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
-    actions, _ = settle(make_observed(status(placed=False, attempt=1), verdict=offer))
+    offer = assignment(0)
+    actions, _ = settle(make_observed(status(placed=False, attempt=1), decision=offer))
     assert "placement" not in actions.status
 
 
 def test_the_wait_reason_is_shown() -> None:
     actions, _ = settle(
-        make_observed(verdict=Refusal("InsufficientGpus", "needs 2 nodes; 1 is free"))
+        make_observed(decision=Unschedulable("InsufficientGpus", "needs 2 nodes; 1 is free"))
     )
     assert reason(actions, ConditionType.PLACED) == ("False", "InsufficientGpus")
     assert actions.status["reason"] == "InsufficientGpus"
@@ -149,7 +150,7 @@ def test_no_write_in_a_steady_state() -> None:
     for observed in (
         make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1))),
         make_observed(status(ConditionType.SUCCEEDED, completionTime=ago(5))),
-        make_observed(verdict=Refusal("InsufficientGpus", "no")),
+        make_observed(decision=Unschedulable("InsufficientGpus", "no")),
         make_observed(spec={"suspend": True}),
     ):
         _, settled = settle(observed)

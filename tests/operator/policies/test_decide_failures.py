@@ -10,11 +10,11 @@ import pytest
 from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_operator.cache.records import NodeRecord
 from llmtrain_operator.job_state.observation import CreateError
-from llmtrain_operator.scheduler.decisions import Offer
 from tests.support.operator_harness.harness import message
 from tests.support.operator_harness.observed import (
     PLACEMENT,
     ago,
+    assignment,
     failed,
     make_observed,
     node,
@@ -139,16 +139,10 @@ def test_a_lost_node_means_a_new_placement(nodes: dict[str, NodeRecord], lost: b
     assert "placement" not in actions.status
     assert reason(actions, ConditionType.PLACED) == ("False", "NotPlaced")
     # The pod on the lost node stays Terminating for ever: it must not hold the new gang up.
-    offer = Offer(
-        1,
-        {**PLACEMENT, "attempt": 1, "blocks": [{"path": "", "nodes": ["n2", "n3"]}]},
-        "2 nodes",
-        ("n2", "n3"),
-        {},
-    )
+    offer = assignment(1, "n2", "n3")
     later = replace(
         observed,
-        verdict=offer,
+        decision=offer,
         pods=(pod(1, deleting=True),),
         nodes={**nodes, "n2": node("n2"), "n3": node("n3")},
     )

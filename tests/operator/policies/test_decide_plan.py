@@ -10,6 +10,7 @@ import pytest
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
+from llmtrain_core.queueing import Unschedulable
 from llmtrain_core.topology.inventory import Node
 from llmtrain_operator.cache.job import format_time, parse_time
 from llmtrain_operator.job_state.observation import Observed
@@ -18,12 +19,12 @@ from llmtrain_operator.planning.assess import Assessment, assess
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.transitions import record_transitions
 from llmtrain_operator.reconcile.writer import status_patch
-from llmtrain_operator.scheduler.decisions import Offer, Refusal
 from tests.support.operator_harness.harness import LARGE
 from tests.support.operator_harness.observed import (
     NOW,
     PLACEMENT,
     ago,
+    assignment,
     make_observed,
     pod,
     reason,
@@ -35,8 +36,8 @@ from tests.support.operator_harness.observed import (
 pytestmark = pytest.mark.unit
 
 H100 = Node("n0", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}, {"nvidia.com/gpu": 2})
-OFFER = Offer(0, PLACEMENT, "2 nodes", ("n0", "n1"), {"nvidia.com/gpu": 2})
-FULL = Refusal("InsufficientGpus", "needs 2 nodes; 1 is free")
+OFFER = assignment(0)
+FULL = Unschedulable("InsufficientGpus", "needs 2 nodes; 1 is free")
 
 
 def with_assessment(observed: Observed, *nodes: Node) -> Observed:
@@ -58,14 +59,14 @@ def plan_of(observed: Observed) -> dict[str, Any]:
 
 
 def test_the_plan_is_written_with_the_acceptance() -> None:
-    observed = with_assessment(make_observed(verdict=FULL))
+    observed = with_assessment(make_observed(decision=FULL))
     actions = decide(observed)
     assert actions.status["plan"] == plan_of(observed)
     assert reason(actions, ConditionType.ACCEPTED) == ("True", "Valid")
 
 
 def test_a_job_that_does_not_fit_is_rejected() -> None:
-    observed = with_assessment(make_observed(spec=LARGE, verdict=OFFER))
+    observed = with_assessment(make_observed(spec=LARGE, decision=OFFER))
     actions, settled = settle(observed)
     assert reason(actions, ConditionType.ACCEPTED) == ("False", "WillNotFit")
     assert "H100 has 79.6 GiB" in text(actions, ConditionType.ACCEPTED)
@@ -83,18 +84,18 @@ def test_a_job_that_does_not_fit_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "verdict"),
+    ("value", "decision"),
     [
         ("true", ("True", "Valid")),
         ("false", ("False", "WillNotFit")),
         ("yes", ("False", "InvalidSpec")),
     ],
 )
-def test_the_annotation_overrides(value: str, verdict: tuple[str, str]) -> None:
+def test_the_annotation_overrides(value: str, decision: tuple[str, str]) -> None:
     actions, _ = settle(
-        with_assessment(make_observed(spec=LARGE, metadata=with_annotation(value), verdict=OFFER))
+        with_assessment(make_observed(spec=LARGE, metadata=with_annotation(value), decision=OFFER))
     )
-    assert reason(actions, ConditionType.ACCEPTED) == verdict
+    assert reason(actions, ConditionType.ACCEPTED) == decision
     assert ("placement" in actions.status) is (value == "true")
     if value == "yes":
         assert f"metadata.annotations[{ALLOW_OVER_MEMORY}]: 'yes'" in text(
@@ -154,7 +155,7 @@ def test_status_patch_removes_absent_fields_of_the_plan() -> None:
 
 def test_estimated_start_and_end_of_a_waiting_job() -> None:
     starts = at(3600)
-    observed = with_assessment(make_observed(verdict=replace(FULL, starts_at=starts)))
+    observed = with_assessment(make_observed(decision=replace(FULL, starts_at=starts)))
     actions, _ = settle(observed)
     assert actions.status["estimatedStart"] == format_time(NOW + timedelta(hours=1))
     seconds = 100 * plan_of(observed)["step"]["seconds"]
@@ -164,26 +165,26 @@ def test_estimated_start_and_end_of_a_waiting_job() -> None:
 
 
 def test_without_a_duration_only_the_start_is_shown() -> None:
-    actions, _ = settle(make_observed(verdict=replace(FULL, starts_at=at(3600))))
+    actions, _ = settle(make_observed(decision=replace(FULL, starts_at=at(3600))))
     assert "estimatedStart" in actions.status and "eta" not in actions.status.get("progress", {})
 
 
 def test_a_small_change_of_an_estimate_is_not_written() -> None:
-    observed = with_assessment(make_observed(verdict=replace(FULL, starts_at=at(3600))))
+    observed = with_assessment(make_observed(decision=replace(FULL, starts_at=at(3600))))
     _, settled = settle(observed)
     for seconds in (3590, 3640, 3900, 3300):
-        moved = replace(settled, verdict=replace(FULL, starts_at=at(seconds)))
+        moved = replace(settled, decision=replace(FULL, starts_at=at(seconds)))
         assert not decide(moved).changed
-    far = decide(replace(settled, verdict=replace(FULL, starts_at=at(5000))))
+    far = decide(replace(settled, decision=replace(FULL, starts_at=at(5000))))
     assert far.status["estimatedStart"] == format_time(NOW + timedelta(seconds=5000))
-    unknown = decide(replace(settled, verdict=FULL))
+    unknown = decide(replace(settled, decision=FULL))
     assert "estimatedStart" not in unknown.status and "eta" not in unknown.status["progress"]
 
 
 def test_eta_of_a_placed_job_comes_from_the_plan() -> None:
-    waiting = with_assessment(make_observed(verdict=replace(FULL, starts_at=at(3600))))
+    waiting = with_assessment(make_observed(decision=replace(FULL, starts_at=at(3600))))
     _, settled = settle(waiting)
-    actions, _ = settle(replace(settled, verdict=OFFER))
+    actions, _ = settle(replace(settled, decision=OFFER))
     assert "estimatedStart" not in actions.status
     work = 100 * plan_of(waiting)["step"]["seconds"]
     assert actions.status["progress"]["eta"] == format_time(NOW + timedelta(seconds=work))

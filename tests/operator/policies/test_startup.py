@@ -8,9 +8,8 @@ from datetime import timedelta
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.queueing import Assignment
 from llmtrain_operator.job_state.observation import CreateError
-from llmtrain_operator.scheduler.cycle import World
-from llmtrain_operator.scheduler.decisions import Offer
 from tests.support.operator_harness.observed import (
     NOW,
     PLACEMENT,
@@ -23,7 +22,8 @@ from tests.support.operator_harness.observed import (
     text,
 )
 from tests.support.operator_harness.scheduling import (
-    as_candidate,
+    as_pending,
+    cluster,
     decide,
     nodes,
     record,
@@ -40,8 +40,8 @@ def test_the_failure_names_the_node_of_the_first_late_pod() -> None:
     actions, _ = settle(make_observed(status(attemptStartTime=LATE), pods=pods))
     [failure] = actions.status["failures"]
     assert (failure["reason"], failure["node"]) == ("StartupTimeout", "n1")
-    candidate = as_candidate(record("a", dict(actions.status)))
-    assert candidate is not None and candidate.avoided == {"n1"}
+    candidate = as_pending(record("a", dict(actions.status)))
+    assert candidate is not None and candidate.avoided_nodes == {"n1"}
 
 
 def test_only_failures_of_a_node_make_the_job_avoid_it() -> None:
@@ -49,18 +49,18 @@ def test_only_failures_of_a_node_make_the_job_avoid_it() -> None:
         {"time": ago(9), "attempt": 0, "reason": why, "message": "", "node": node}
         for why, node in (("ExitCode", "n0"), ("NodeLost", "n2"))
     ]
-    candidate = as_candidate(record("a", {"failures": failures}))
-    assert candidate is not None and candidate.avoided == {"n2"}
+    candidate = as_pending(record("a", {"failures": failures}))
+    assert candidate is not None and candidate.avoided_nodes == {"n2"}
 
 
 def test_avoided_nodes_are_used_only_if_nothing_else_fits() -> None:
     for count, used in ((1, {"n0"}), (3, {"n0", "n1", "n2"})):
-        job = replace(waits("job-0", count), avoided=frozenset({"n1"}))
-        [verdict] = decide([job], World(nodes(3), ())).values()
-        assert isinstance(verdict, Offer) and set(verdict.nodes) == used
-    job = replace(waits("job-0", 2), avoided=frozenset({"n1"}))
-    [verdict] = decide([job], World(nodes(3), ())).values()
-    assert isinstance(verdict, Offer) and set(verdict.nodes) == {"n0", "n2"}
+        job = replace(waits("job-0", count), avoided_nodes=frozenset({"n1"}))
+        [decision] = decide([job], cluster(nodes(3), ())).values()
+        assert isinstance(decision, Assignment) and set(decision.nodes) == used
+    job = replace(waits("job-0", 2), avoided_nodes=frozenset({"n1"}))
+    [decision] = decide([job], cluster(nodes(3), ())).values()
+    assert isinstance(decision, Assignment) and set(decision.nodes) == {"n0", "n2"}
 
 
 @pytest.mark.parametrize("why", ["QuotaExceeded", "Forbidden", "NameConflict"])
@@ -75,11 +75,11 @@ def test_a_create_error_releases_the_nodes_without_a_restart(why: str) -> None:
     assert (actions.status["phase"], actions.status["reason"]) == ("Queued", why)
     assert [victim.index for victim in actions.delete_pods] == [0]
     assert actions.reconcile_after == pytest.approx(60)
-    assert as_candidate(record("a", dict(actions.status))) is None, "others get the nodes meanwhile"
+    assert as_pending(record("a", dict(actions.status))) is None, "others get the nodes meanwhile"
     later = replace(observed, now=NOW + timedelta(seconds=61), pods=())
     actions, _ = settle(later)
     assert reason(actions, ConditionType.PLACED) == ("False", "Queued")
-    assert as_candidate(record("a", dict(actions.status))) is not None
+    assert as_pending(record("a", dict(actions.status))) is not None
 
 
 def test_an_old_create_error_is_not_shown_when_all_pods_exist() -> None:
@@ -111,8 +111,6 @@ def test_startup_timeout_counts_from_the_end_of_the_backoff() -> None:
 
 
 def test_a_job_with_an_unknown_priority_class_is_not_placed() -> None:
-    found = as_candidate(record("a", priorityClassName="no-such-class"))
-    assert found is not None
-    [verdict] = decide([found], World(nodes(4), ())).values()
-    assert refusal(verdict).reason == "PriorityClassNotFound"
-    assert refusal(verdict).message.startswith("spec.priorityClassName: ")
+    decision = as_pending(record("a", priorityClassName="no-such-class"))
+    assert refusal(decision).reason == "PriorityClassNotFound"
+    assert refusal(decision).message.startswith("spec.priorityClassName: ")

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType, get_condition
+from llmtrain_core.queueing import Assignment, ClusterState, Unschedulable
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import PriorityRecord
-from llmtrain_operator.scheduler.cycle import World
-from llmtrain_operator.scheduler.decisions import Eviction, Offer, Refusal
-from llmtrain_operator.scheduler.jobs import Candidate, tenant_of
-from llmtrain_operator.scheduler.loop import Scheduler
-from llmtrain_operator.scheduler.usage import leaving, usage
+from llmtrain_operator.scheduler.decisions import Preemption
+from llmtrain_operator.scheduler.jobs import allocation_of
+from llmtrain_operator.scheduler.loop import Queue, Scheduler
+from llmtrain_operator.scheduler.usage import terminating_allocations, usage
 from tests.support.operator_harness.harness import (
     JOBS,
     QUICK_LEASE,
@@ -32,16 +32,16 @@ from tests.support.operator_harness.harness import (
 )
 from tests.support.operator_harness.observed import make_observed, pod, reason, settle, status, text
 from tests.support.operator_harness.queue_watch import Playback, Witness
-from tests.support.operator_harness.scheduling import as_candidate, nodes, record
+from tests.support.operator_harness.scheduling import as_pending, cluster, nodes, record
 
 CLASSES = {"high": PriorityRecord("high", 9, False), "mid": PriorityRecord("mid", 5, False)}
 
 
 @pytest.mark.unit
 def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
-    told = Eviction(0, "vip", "stopped for ns/vip, which has a higher priority")
+    told = Preemption(0, "vip", "stopped for ns/vip, which has a higher priority")
     running = status(ConditionType.RUNNING, restarts=2)
-    actions, observed = settle(make_observed(running, pods=(pod(0), pod(1)), verdict=told))
+    actions, observed = settle(make_observed(running, pods=(pod(0), pod(1)), decision=told))
     assert (
         reason(actions, ConditionType.PLACED) == ("False", "Preempted")
         and text(actions, ConditionType.PLACED) == told.message
@@ -53,7 +53,7 @@ def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
     assert [victim.index for victim in actions.delete_pods] == [0, 1], (
         "what was written down is done"
     )
-    later = replace(observed, pods=(), verdict=Refusal("InsufficientGpus", "no room"))
+    later = replace(observed, pods=(), decision=Unschedulable("InsufficientGpus", "no room"))
     actions, _ = settle(later)
     assert reason(actions, ConditionType.PLACED) == ("False", "InsufficientGpus")
     assert reason(actions, ConditionType.RUNNING) == ("False", "Preempted"), (
@@ -66,7 +66,7 @@ def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
     "before", [status(ConditionType.RUNNING, attempt=0), status(placed=False, attempt=1)]
 )
 def test_a_word_about_another_attempt_is_not_heeded(before: dict[str, Any]) -> None:
-    actions, _ = settle(make_observed(before, pods=(), verdict=Eviction(7, "vip", "")))
+    actions, _ = settle(make_observed(before, pods=(), decision=Preemption(7, "vip", "")))
     placed = get_condition(actions.status["conditions"], ConditionType.PLACED)
     assert placed is not None and placed["reason"] != "Preempted"
     assert "preemptions" not in actions.status
@@ -80,27 +80,25 @@ class Memory:
         self.pods: list[Any] = []
         self.woken: list[str] = []
 
-    def world(self, offers: Mapping[str, Offer]) -> World:
+    def cluster(self, assignments: Mapping[str, Assignment]) -> ClusterState:
         records = list(self.records.values())
-        tenants = [tenant_of(r, [], CLASSES, 0.0) for r in records]
-        going = leaving(records, self.pods, 30.0)
-        return World(
+        held = [allocation_of(r, [], CLASSES, 0.0) for r in records]
+        terminating = terminating_allocations(records, self.pods, 30.0)
+        return cluster(
             nodes(2, gpus=2),
-            tuple(usage(records, self.pods, [], offers)),
-            {},
-            (*(t for t in tenants if t), *going),
-            {},
+            tuple(usage(records, self.pods, [], assignments)),
+            allocations=(*(found for found in held if found), *terminating),
         )
 
-    def candidates(self) -> list[Candidate]:
-        found = (as_candidate(r, **CLASSES) for r in self.records.values())
-        return [candidate for candidate in found if candidate is not None]
+    def pending(self) -> Queue:
+        found = {uid: as_pending(r, **CLASSES) for uid, r in self.records.items()}
+        return {uid: job for uid, job in found.items() if job is not None}
 
     def scheduler(self) -> Scheduler:
         def stored(uid: str) -> JobView | None:
             return self.records[uid].view if uid in self.records else None
 
-        return Scheduler(self.candidates, self.world, stored, self.woken.append)
+        return Scheduler(self.pending, self.cluster, stored, self.woken.append)
 
     def place(self, name: str, attempt: int = 0, **spec: Any) -> None:
         placement = {
@@ -119,22 +117,22 @@ async def test_what_is_decided_is_remembered_until_it_is_done() -> None:
     memory.records["vip"] = record("vip", priorityClassName="high")
     scheduler = memory.scheduler()
     await scheduler.cycle()
-    told = scheduler.verdict("low")
-    assert isinstance(told, Eviction) and told.by == "vip" and "low" in memory.woken
-    waits = scheduler.verdict("vip")
-    assert isinstance(waits, Refusal) and waits.reason == "Preempting"
+    told = scheduler.decision("low")
+    assert isinstance(told, Preemption) and told.preemptor == "vip" and "low" in memory.woken
+    waits = scheduler.decision("vip")
+    assert isinstance(waits, Unschedulable) and waits.reason == "Preempting"
     await scheduler.cycle()
-    assert scheduler.verdict("low") is told, "the copy does not show it yet: nobody else is asked"
+    assert scheduler.decision("low") is told, "the copy does not show it yet: nobody else is asked"
     memory.records["low"] = record("low", {"attempt": 1})
     memory.pods = [pod(i, owner="low", node=f"n{i}", job="low") for i in range(2)]
     memory.records["rival"] = record("rival", priorityClassName="high")
     memory.records["rival"].raw["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
     await scheduler.cycle()
-    assert not isinstance(scheduler.verdict("low"), Eviction)
+    assert not isinstance(scheduler.decision("low"), Preemption)
     memory.pods = []
     await scheduler.cycle()
-    assert isinstance(scheduler.verdict("vip"), Offer), "the room was made for it"
-    assert isinstance(scheduler.verdict("rival"), Refusal), "older, but the room is not its"
+    assert isinstance(scheduler.decision("vip"), Assignment), "the room was made for it"
+    assert isinstance(scheduler.decision("rival"), Unschedulable), "older, but the room is not its"
 
 
 @pytest.mark.unit
@@ -145,10 +143,10 @@ async def test_nobody_stops_for_a_job_that_went_away() -> None:
     memory.records["vip"] = record("vip", priorityClassName="high")
     scheduler = memory.scheduler()
     await scheduler.cycle()
-    assert isinstance(scheduler.verdict("low"), Eviction)
+    assert isinstance(scheduler.decision("low"), Preemption)
     del memory.records["vip"]
     await scheduler.cycle()
-    assert scheduler.verdict("low") is None
+    assert scheduler.decision("low") is None
 
 
 @pytest.mark.cluster

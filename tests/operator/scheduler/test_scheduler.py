@@ -12,23 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtrain_core.api.status import PlacementStatus
-from llmtrain_core.queueing import Running
+from llmtrain_core.queueing import Allocation, Assignment, ClusterState, PendingJob, Unschedulable
 from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.cache.placement_status import placement_status, summary
 from llmtrain_operator.cache.records import (
     ForeignPod,
     PriorityRecord,
 )
-from llmtrain_operator.scheduler.cycle import World
-from llmtrain_operator.scheduler.decisions import Eviction, Offer, Refusal
-from llmtrain_operator.scheduler.jobs import Candidate
-from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.decisions import Preemption
+from llmtrain_operator.scheduler.loop import Queue, Scheduler
 from llmtrain_operator.scheduler.usage import usage
-from tests.support.operator_harness.observed import PLACEMENT, pod
+from tests.support.operator_harness.observed import PLACEMENT, assignment, pod
 from tests.support.operator_harness.scheduling import (
     GPU,
     LEAF,
-    as_candidate,
+    as_pending,
+    cluster,
     decide,
     fabric,
     nodes,
@@ -57,102 +57,101 @@ def test_never_overcommits_and_never_splits_a_gang(
     taken: list[tuple[int, int]],
     shuffle: random.Random,
 ) -> None:
-    cluster = nodes(count)
+    there = nodes(count)
     in_use = tuple(Usage(f"n{index}", GPU, amount) for index, amount in taken)
     queue = [
         waits(f"job-{i}", size, gpus, priority=priority)
         for i, (size, gpus, priority) in enumerate(wanted)
     ]
-    world = World(cluster, in_use)
-    verdicts = decide(queue, world)
-    assert verdicts.keys() == {candidate.uid for candidate in queue}
-    held = {node.name: sum(u.amount for u in in_use if u.node == node.name) for node in cluster}
+    decisions = decide(queue, cluster(there, in_use))
+    assert decisions.keys() == {candidate.uid for candidate in queue}
+    held = {node.name: sum(u.amount for u in in_use if u.node == node.name) for node in there}
     before = dict(held)
     for candidate in queue:
-        verdict = verdicts[candidate.uid]
-        if isinstance(verdict, Refusal):
-            assert verdict.reason and 0 < len(verdict.message) <= 1024
+        decision = decisions[candidate.uid]
+        if isinstance(decision, Unschedulable):
+            assert decision.reason and 0 < len(decision.message) <= 1024
             continue
-        assert len(verdict.nodes) == len(set(verdict.nodes)) == candidate.job.nodes
-        PlacementStatus.from_wire(dict(verdict.placement))
-        for name in verdict.nodes:
-            held[name] += candidate.job.gpus_per_node
+        assert len(decision.nodes) == len(set(decision.nodes)) == candidate.request.nodes
+        PlacementStatus.from_wire(placement_status(decision).to_wire())
+        for name in decision.nodes:
+            held[name] += candidate.request.gpus_per_node
     assert all(amount <= max(8, before[name]) for name, amount in held.items())
-    shuffled, mixed = list(queue), list(cluster)
+    shuffled, mixed = list(queue), list(there)
     shuffle.shuffle(shuffled)
     shuffle.shuffle(mixed)
-    assert decide(shuffled, replace(world, nodes=tuple(mixed))) == verdicts
+    assert decide(shuffled, cluster(mixed, in_use)) == decisions
 
 
 def test_a_large_job_is_not_starved_by_small_ones() -> None:
     in_use = (Usage("n0", GPU, 8),)
-    verdicts = decide([waits("large-0", 4), waits("small-1", 1)], World(nodes(4), in_use))
-    assert refusal(verdicts["large-0"]).reason == "InsufficientGpus"
-    behind = refusal(verdicts["small-1"])
+    decisions = decide([waits("large-0", 4), waits("small-1", 1)], cluster(nodes(4), in_use))
+    assert refusal(decisions["large-0"]).reason == "InsufficientGpus"
+    behind = refusal(decisions["small-1"])
     assert behind.reason == "WaitingBehindJob" and "ns/large-0" in behind.message
 
 
 def test_a_job_that_never_fits_blocks_nobody() -> None:
-    verdicts = decide([waits("huge-0", 99), waits("small-1", 1)], World(nodes(4), ()))
-    assert refusal(verdicts["huge-0"]).reason == "InsufficientNodes"
-    assert isinstance(verdicts["small-1"], Offer)
+    decisions = decide([waits("huge-0", 99), waits("small-1", 1)], cluster(nodes(4), ()))
+    assert refusal(decisions["huge-0"]).reason == "InsufficientNodes"
+    assert isinstance(decisions["small-1"], Assignment)
 
 
 def test_jobs_on_other_nodes_are_not_held_back() -> None:
     other = Node("x0", {"pool": "other"}, {GPU: 8})
     in_use = (Usage("n0", GPU, 8),)
-    verdicts = decide(
+    decisions = decide(
         [
             waits("large-0", 4, workers={"nodeSelector": {"pool": "all"}}),
             waits("small-1", 1, workers={"nodeSelector": {"pool": "other"}}),
         ],
-        World((*nodes(4), other), in_use),
+        cluster((*nodes(4), other), in_use),
     )
-    assert isinstance(verdicts["small-1"], Offer)
+    assert isinstance(decisions["small-1"], Assignment)
 
 
 def test_priority_goes_first() -> None:
-    verdicts = decide([waits("old-0", 1), waits("vip-1", 1, priority=5)], World(nodes(1), ()))
-    assert isinstance(verdicts["vip-1"], Offer)
-    assert isinstance(verdicts["old-0"], Refusal)
+    decisions = decide([waits("old-0", 1), waits("vip-1", 1, priority=5)], cluster(nodes(1), ()))
+    assert isinstance(decisions["vip-1"], Assignment)
+    assert isinstance(decisions["old-0"], Unschedulable)
 
 
 def test_the_placement_is_told_by_level() -> None:
-    [verdict] = decide([waits("job-0", 6)], World(nodes(8), ())).values()
-    assert isinstance(verdict, Offer)
-    assert verdict.summary == "6 nodes · 2 leaf · 1 spine"
-    assert [block["path"] for block in verdict.placement["blocks"]] == ["s0/l0", "s0/l1"]
+    [decision] = decide([waits("job-0", 6)], cluster(nodes(8), ())).values()
+    assert isinstance(decision, Assignment)
+    found = placement_status(decision)
+    assert summary(found) == "6 nodes · 2 leaf · 1 spine"
+    assert [block["path"] for block in found.to_wire()["blocks"]] == ["s0/l0", "s0/l1"]
 
 
 def test_fabrics() -> None:
     near = {"name": "node", "nodeLabel": "kubernetes.io/hostname"}
     flat = fabric({"levels": [{"name": "rack", "nodeLabel": LEAF}, near]})
-    [verdict] = decide([waits("job-0", 2)], World(nodes(8), (), flat)).values()
-    assert isinstance(verdict, Offer) and "rack" in verdict.summary
-    [verdict] = decide([waits("job-0", 2, fabric="nope")], World(nodes(8), (), flat)).values()
-    assert refusal(verdict).reason == "FabricNotFound"
-    assert "spec.topology.fabric" in refusal(verdict).message
+    [decision] = decide([waits("job-0", 2)], cluster(nodes(8), (), flat)).values()
+    assert isinstance(decision, Assignment) and "rack" in summary(placement_status(decision))
+    absent = as_pending(record("a", topology={"fabric": "nope"}), fabrics=flat)
+    assert refusal(absent).reason == "FabricNotFound"
+    assert "spec.topology.fabric" in refusal(absent).message
     bad = fabric({"preset": "no-such-preset"})
-    [verdict] = decide([waits("job-0", 2)], World(nodes(8), (), bad)).values()
-    assert refusal(verdict).reason == "InvalidFabric"
+    assert refusal(as_pending(record("a"), fabrics=bad)).reason == "InvalidFabric"
 
 
 def test_who_waits() -> None:
     over = [{"type": "Succeeded", "status": "True", "reason": "Completed"}]
-    assert as_candidate(record("a")) is not None
-    assert as_candidate(record("a", suspend=True)) is None
-    assert as_candidate(record("a", {"conditions": over})) is None
-    assert as_candidate(record("a", {"placement": PLACEMENT})) is None
-    moved = as_candidate(record("a", {"placement": PLACEMENT, "attempt": 1}))
+    assert as_pending(record("a")) is not None
+    assert as_pending(record("a", suspend=True)) is None
+    assert as_pending(record("a", {"conditions": over})) is None
+    assert as_pending(record("a", {"placement": PLACEMENT})) is None
+    moved = as_pending(record("a", {"placement": PLACEMENT, "attempt": 1}))
     assert moved is not None and moved.attempt == 1
     gone = record("a")
     gone.raw["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert as_candidate(gone) is None
-    assert as_candidate(record("a", model={"preset": "nope"})) is None
+    assert as_pending(gone) is None
+    assert as_pending(record("a", model={"preset": "nope"})) is None
     classes = {"high": PriorityRecord("high", 9, False), "usual": PriorityRecord("usual", 3, True)}
-    vip = as_candidate(record("a", priorityClassName="high"), **classes)
+    vip = as_pending(record("a", priorityClassName="high"), **classes)
     assert vip is not None and vip.priority == 9
-    usual = as_candidate(record("a"), **classes)
+    usual = as_pending(record("a"), **classes)
     assert usual is not None and usual.priority == 3
 
 
@@ -162,7 +161,7 @@ def test_nothing_counts_twice() -> None:
     once = {("n0", "uid"): 2, ("n1", "uid"): 2}
     assert total(usage([placed], [], [], {})) == once
     assert total(usage([placed], pods, [], {})) == once
-    offer = Offer(0, PLACEMENT, "", ("n0", "n1"), {GPU: 2})
+    offer = assignment(0)
     assert total(usage([record("uid")], [], [], {"uid": offer})) == once
     assert total(usage([placed], pods, [], {"uid": offer})) == once
     # Pods that nobody claims any more count until they have ended.
@@ -185,36 +184,37 @@ class Copies:
         self.woken: list[str] = []
 
     def scheduler(self, count: int) -> Scheduler:
-        def world(offers: Mapping[str, Offer]) -> World:
+        def world(offers: Mapping[str, Assignment]) -> ClusterState:
             taken = usage(self.records.values(), [], [], offers)
-            return World(nodes(count, gpus=2), tuple(taken))
+            return cluster(nodes(count, gpus=2), tuple(taken))
 
         def stored(uid: str) -> JobView | None:
             return self.records[uid].view if uid in self.records else None
 
-        def candidates() -> list[Candidate]:
-            return [c for r in self.records.values() if (c := as_candidate(r)) is not None]
+        def pending() -> Queue:
+            found = {uid: as_pending(r) for uid, r in self.records.items()}
+            return {uid: job for uid, job in found.items() if job is not None}
 
-        return Scheduler(candidates, world, stored, self.woken.append)
+        return Scheduler(pending, world, stored, self.woken.append)
 
 
 async def test_an_offer_is_kept_until_the_copy_shows_it() -> None:
     copies = Copies()
     scheduler = copies.scheduler(2)
     await scheduler.cycle()
-    first = scheduler.verdict("a")
-    assert isinstance(first, Offer) and isinstance(scheduler.verdict("b"), Refusal)
+    first = scheduler.decision("a")
+    assert isinstance(first, Assignment) and isinstance(scheduler.decision("b"), Unschedulable)
     assert sorted(copies.woken) == ["a", "b"]
-    scheduler.claim("a")
+    scheduler.reserve("a")
     await scheduler.cycle()
-    assert scheduler.verdict("a") is first, "the copy does not show it yet"
-    copies.records["a"] = record("a", {"placement": dict(first.placement)})
+    assert scheduler.decision("a") is first, "the copy does not show it yet"
+    copies.records["a"] = record("a", {"placement": placement_status(first).to_wire()})
     await scheduler.cycle()
-    assert scheduler.verdict("a") is None
-    assert isinstance(scheduler.verdict("b"), Refusal), "the stored placement counts now"
+    assert scheduler.decision("a") is None
+    assert isinstance(scheduler.decision("b"), Unschedulable), "the stored placement counts now"
     del copies.records["a"]
     await scheduler.cycle()
-    assert isinstance(scheduler.verdict("b"), Offer)
+    assert isinstance(scheduler.decision("b"), Assignment)
 
 
 async def test_an_offer_that_nobody_wants_is_dropped() -> None:
@@ -222,12 +222,18 @@ async def test_an_offer_that_nobody_wants_is_dropped() -> None:
     scheduler = copies.scheduler(2)
     await scheduler.cycle()
     copies.records["a"] = record("a", suspend=True)
-    scheduler.claim("a")
+    scheduler.reserve("a")
     await scheduler.cycle()
-    assert isinstance(scheduler.verdict("b"), Refusal), "it may be written at this very moment"
-    scheduler.give_up("a")
+    assert isinstance(scheduler.decision("b"), Unschedulable), (
+        "it may be written at this very moment"
+    )
+    scheduler.release("a")
     await scheduler.cycle()
-    assert isinstance(scheduler.verdict("b"), Offer)
+    assert isinstance(scheduler.decision("b"), Assignment)
+
+
+def by_uid(queue: list[PendingJob]) -> Queue:
+    return {job.uid: job for job in queue}
 
 
 def stored(attempt: int) -> JobView:
@@ -240,63 +246,68 @@ async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:
     queue = [waits("wide-2", 2, priority=100)]
     attempts = {"old-0": 0, "old-1": 0}
 
-    def world(offers: Mapping[str, Offer]) -> World:
+    def world(offers: Mapping[str, Assignment]) -> ClusterState:
         used = [Usage(node, GPU, 8, uid) for uid, node in sitting.items()]
         used += [Usage(n, GPU, 8, uid) for uid, offer in offers.items() for n in offer.nodes]
-        tenants = tuple(Running(uid, "ns", 0, (n,), {GPU: 8}) for uid, n in sitting.items())
-        return World(nodes(2), tuple(used), tenants=tenants, attempts=attempts)
+        allocations = tuple(
+            Allocation(uid, "ns", 0, (n,), {GPU: 8}, attempt=attempts[uid])
+            for uid, n in sitting.items()
+        )
+        return cluster(nodes(2), tuple(used), allocations=allocations)
 
     scheduler = Scheduler(
-        lambda: queue, world, lambda uid: stored(attempts.get(uid, 0)), lambda _: None
+        lambda: by_uid(queue), world, lambda uid: stored(attempts.get(uid, 0)), lambda _: None
     )
     await scheduler.cycle()
-    assert all(isinstance(scheduler.verdict(uid), Eviction) for uid in sitting)
+    assert all(isinstance(scheduler.decision(uid), Preemption) for uid in sitting)
     await scheduler.cycle()
-    assert refusal(scheduler.verdict("wide-2")).reason == "Preempting"
-    assert all(isinstance(scheduler.verdict(uid), Eviction) for uid in sitting), "it fits after it"
+    assert refusal(scheduler.decision("wide-2")).reason == "Preempting"
+    assert all(isinstance(scheduler.decision(uid), Preemption) for uid in sitting), (
+        "it fits after it"
+    )
     del sitting["old-0"]
     attempts["old-0"] = 1
     queue.append(waits("urgent-3", 1, priority=1000))
     await scheduler.cycle()
-    assert isinstance(scheduler.verdict("urgent-3"), Offer)
-    assert refusal(scheduler.verdict("wide-2")).reason == "InsufficientGpus"
-    assert scheduler.verdict("old-1") is None, "its node alone is no room for the wide job"
+    assert isinstance(scheduler.decision("urgent-3"), Assignment)
+    assert refusal(scheduler.decision("wide-2")).reason == "InsufficientGpus"
+    assert scheduler.decision("old-1") is None, "its node alone is no room for the wide job"
 
 
 async def test_a_job_ahead_that_gets_no_place_spares_nobody() -> None:
     """Who stops makes room for whoever is first in the line by then."""
-    sitting, attempts = {"old-0": "n0"}, {"old-0": 0}
+    sitting = {"old-0": "n0"}
     queue = [waits("wants-2", 1, priority=100)]
 
-    def world(offers: Mapping[str, Offer]) -> World:
+    def world(offers: Mapping[str, Assignment]) -> ClusterState:
         used = tuple(Usage(node, GPU, 8, uid) for uid, node in sitting.items())
-        tenants = tuple(
-            Running(uid, "ns", 0, (n,), {GPU: 8}, ends_at=1e6) for uid, n in sitting.items()
+        allocations = tuple(
+            Allocation(uid, "ns", 0, (n,), {GPU: 8}, ends_at=1e6) for uid, n in sitting.items()
         )
-        return World(nodes(1), used, tenants=tenants, attempts=attempts)
+        return cluster(nodes(1), used, allocations=allocations)
 
-    scheduler = Scheduler(lambda: queue, world, lambda uid: stored(0), lambda _: None)
+    scheduler = Scheduler(lambda: by_uid(queue), world, lambda uid: stored(0), lambda _: None)
     await scheduler.cycle()
-    assert isinstance(scheduler.verdict("old-0"), Eviction)
-    queue.append(replace(waits("polite-3", 1, priority=1000), preempts=False))
+    assert isinstance(scheduler.decision("old-0"), Preemption)
+    queue.append(replace(waits("polite-3", 1, priority=1000), can_preempt=False))
     for _ in range(4):
         await scheduler.cycle()
-        assert isinstance(scheduler.verdict("old-0"), Eviction)
+        assert isinstance(scheduler.decision("old-0"), Preemption)
 
 
 async def test_the_loop_survives_a_broken_cycle() -> None:
     calls = 0
 
-    def candidates() -> list[Candidate]:
+    def pending() -> Queue:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise KeyError("broken object")
-        return []
+        return {}
 
-    scheduler = Scheduler(candidates, lambda _: World((), ()), lambda _: None, lambda _: None)
+    scheduler = Scheduler(pending, lambda _: cluster((), ()), lambda _: None, lambda _: None)
     task = asyncio.create_task(scheduler.run())
-    scheduler.poke()
+    scheduler.trigger()
     async with asyncio.timeout(5):
         while calls < 2:
             await asyncio.sleep(0.05)

@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 
 from llmtrain_core.placement import Request
+from llmtrain_core.queueing import Assignment
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_core.validation.check import Job, check
+from llmtrain_operator.cache.placement_status import placement_status
 from llmtrain_operator.cache.records import foreign_pod, is_followed
-from llmtrain_operator.scheduler.cycle import World
-from llmtrain_operator.scheduler.decisions import Offer
-from llmtrain_operator.scheduler.usage import resources_of, usage
+from llmtrain_operator.scheduler.usage import node_resources, usage
 from tests.support.operator_harness.observed import PLACEMENT, pod
 from tests.support.operator_harness.scheduling import (
     GPU,
+    cluster,
     decide,
     nodes,
     record,
@@ -62,8 +63,8 @@ def test_an_offer_and_the_stored_placement_take_the_same() -> None:
     assert isinstance(job, Job)
     request = Request.of(job)
     assert request.extra == {"example.com/fpga": 2, "example.com/shared": 1000, "rdma/hca": 3}
-    assert resources_of(raw, 2) == {GPU: 2, **request.extra}
-    assert resources_of({"workers": {"resources": {"limits": {"a/b": "x"}}}}, 1) == {GPU: 1}
+    assert node_resources(raw, 2) == {GPU: 2, **request.extra}
+    assert node_resources({"workers": {"resources": {"limits": {"a/b": "x"}}}}, 1) == {GPU: 1}
 
 
 def test_a_team_with_an_operator_of_its_own_counts_the_pods_of_the_others() -> None:
@@ -90,21 +91,21 @@ def test_a_team_with_an_operator_of_its_own_counts_the_pods_of_the_others() -> N
 def test_nodes_without_a_label_are_reported_where_they_matter() -> None:
     bare = replace(nodes(4)[3], labels={"pool": "all"})
     elsewhere = replace(bare, name="x0", labels={"pool": "other"})
-    world = World((*nodes(3), bare, elsewhere), ())
+    world = cluster((*nodes(3), bare, elsewhere), ())
     [offer] = decide([waits("job-0", 1, workers={"nodeSelector": {"pool": "all"}})], world).values()
-    assert isinstance(offer, Offer)
+    assert isinstance(offer, Assignment)
     said = "; 1 node with no label network.topology.nvidia.com/spine (n3): each counts as a spine"
-    assert said in offer.placement["explanation"]
-    [verdict] = decide([waits("job-0", 9)], world).values()
-    assert "; 2 nodes with no label" in refusal(verdict).message
-    [offer] = decide([waits("job-0", 1)], World(nodes(4), ())).values()
-    assert isinstance(offer, Offer) and "label" not in offer.placement["explanation"]
+    assert said in placement_status(offer).explanation
+    [decision] = decide([waits("job-0", 9)], world).values()
+    assert "; 2 nodes with no label" in refusal(decision).message
+    [offer] = decide([waits("job-0", 1)], cluster(nodes(4), ())).values()
+    assert isinstance(offer, Assignment) and "label" not in placement_status(offer).explanation
 
 
 def test_jobs_of_others_are_counted_and_not_named() -> None:
     secret = waits("secret-0", 4)
     secret = replace(secret, namespace="other")
-    world = World(nodes(4), (Usage("n0", GPU, 8),))
+    world = cluster(nodes(4), (Usage("n0", GPU, 8),))
     alone = refusal(decide([secret, waits("small-1", 1)], world)["small-1"])
     assert alone.message.endswith("kept for jobs ahead: 1 of other namespaces")
     assert "secret" not in alone.message

@@ -8,6 +8,8 @@ from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, get_condition, set_condition
 from llmtrain_core.api.status import JobStatus
+from llmtrain_core.placement import PlacedNode, Placement
+from llmtrain_core.queueing import Assignment
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import check
 from llmtrain_operator.cache.job import format_time
@@ -25,6 +27,18 @@ PLACEMENT = {
     "levels": [{"level": "node", "domains": 2}],
     "explanation": "4 ranks on 2 nodes",
 }
+
+
+def assignment(attempt: int = 0, *names: str, domain: str = "") -> Assignment:
+    """Two GPUs on each of the named nodes: by default those of PLACEMENT."""
+    names, domain = names or ("n0", "n1"), domain or ("" if names else "leaf-1")
+    path = {"leaf": domain} if domain else {}
+    placed = tuple(
+        PlacedNode(name, (2 * index, 2 * index + 1), {**path, "node": name})
+        for index, name in enumerate(names)
+    )
+    found = Placement(placed, {"node": len(names)}, {}, "4 ranks on 2 nodes")
+    return Assignment(attempt, found, {"nvidia.com/gpu": 2}, 2)
 
 
 def ago(seconds: float) -> str:

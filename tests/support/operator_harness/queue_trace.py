@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtrain_core.queueing.cycle import SOON_SECONDS
+from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_devcluster.scripted_node.node import PodScript
 from tests.support.operator_harness.harness import Bench, OperatorProcess
 from tests.support.operator_harness.queue_watch import (
@@ -272,6 +272,6 @@ def judge_waits(found: dict[str, tuple[list[float], float]]) -> None:
     stopped for a job that starts soon anyway.
     """
     for name, (seconds, ideal) in found.items():
-        assert max(seconds) <= 1.5 * ideal + SOON_SECONDS, f"{name} starves"
+        assert max(seconds) <= 1.5 * ideal + TERMINATION_SECONDS, f"{name} starves"
     mean = {name: sum(seconds) / len(seconds) for name, (seconds, _) in found.items()}
     assert mean["priority 1000"] < mean["priority 100"] < mean["priority 0"]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmtrain_core.placement import Request
+from llmtrain_core.queueing import (
+    Allocation,
+    ClusterState,
+    PendingJob,
+    RunningJob,
+    Unschedulable,
+)
 from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.records import (
@@ -14,10 +21,10 @@ from llmtrain_operator.cache.records import (
     PriorityRecord,
     fabric_record,
 )
-from llmtrain_operator.scheduler.cycle import World
 from llmtrain_operator.scheduler.cycle import decide as decided
-from llmtrain_operator.scheduler.decisions import Refusal, Verdict
-from llmtrain_operator.scheduler.jobs import Candidate, candidate_of
+from llmtrain_operator.scheduler.decisions import JobDecision
+from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
+from llmtrain_operator.scheduler.jobs import pending_job
 from tests.support.operator_harness.harness import job_object
 
 GPU = "nvidia.com/gpu"
@@ -52,20 +59,31 @@ def waits(
     priority: int = 0,
     fabric: str | None = None,
     **spec: Any,
-) -> Candidate:
+) -> PendingJob:
     """A job that came in the second that its name ends with."""
     found = job(name, count, gpus, **spec)
     request = Request.of(found)
-    return Candidate(name, "ns", name, priority, float(name[-1]), found, request, fabric=fabric)
+    return PendingJob(name, "ns", name, priority, float(name[-1]), request, fabric)
 
 
-def decide(queue: list[Candidate], world: World) -> Mapping[str, Verdict]:
-    return decided(queue, world).verdicts
+def cluster(
+    nodes: Iterable[Node],
+    usage: tuple[Usage, ...] = (),
+    fabrics: Mapping[str, FabricRecord] | None = None,
+    allocations: tuple[Allocation, ...] = (),
+    running: tuple[RunningJob, ...] = (),
+) -> ClusterState:
+    snapshots = FabricSnapshots(nodes, fabrics or {}, running)
+    return ClusterState(fabrics=snapshots, usage=usage, allocations=allocations, running=running)
 
 
-def refusal(verdict: object) -> Refusal:
-    assert isinstance(verdict, Refusal), verdict
-    return verdict
+def decide(queue: Iterable[PendingJob], state: ClusterState) -> Mapping[str, JobDecision]:
+    return decided({job.uid: job for job in queue}, state).pending
+
+
+def refusal(decision: object) -> Unschedulable:
+    assert isinstance(decision, Unschedulable), decision
+    return decision
 
 
 def fabric(spec: Mapping[str, Any], name: str = "default") -> dict[str, FabricRecord]:
@@ -80,8 +98,13 @@ def record(name: str, status: dict[str, Any] | None = None, **spec: Any) -> JobR
     return JobRecord(name, "ns", name, 1, raw)
 
 
-def as_candidate(found: JobRecord, **priorities: PriorityRecord) -> Candidate | None:
-    return candidate_of(found, check(found.name, found.raw["spec"]), priorities)
+def as_pending(
+    found: JobRecord,
+    fabrics: Mapping[str, FabricRecord] | None = None,
+    **priorities: PriorityRecord,
+) -> PendingJob | Unschedulable | None:
+    checked = check(found.name, found.raw["spec"])
+    return pending_job(found, checked, priorities, fabrics or {})
 
 
 def total(items: list[Usage]) -> dict[tuple[str, str], int]:

@@ -1,0 +1,36 @@
+"""Validated jobs and their placement requests, computed once per generation of the spec."""
+
+from __future__ import annotations
+
+from llmtrain_core.placement import Request
+from llmtrain_core.validation.check import Job, Problem, check
+from llmtrain_operator.cache.records import JobRecord
+
+
+class CheckedJobs:
+    """The result of the validation of each job."""
+
+    def __init__(self) -> None:
+        self._checked: dict[str, tuple[int, Job | list[Problem]]] = {}
+        self._requests: dict[str, tuple[Job, Request]] = {}
+
+    def get(self, record: JobRecord) -> Job | list[Problem]:
+        """Return the validated job, or the problems of its spec."""
+        generation = record.view.generation
+        known = self._checked.get(record.uid)
+        if known is None or known[0] != generation:
+            known = (generation, check(record.name, record.view.spec))
+            self._checked[record.uid] = known
+        return known[1]
+
+    def request(self, uid: str, job: Job) -> Request:
+        """Return the placement request of a job. The plan computes the traffic of its groups."""
+        known = self._requests.get(uid)
+        if known is None or known[0] is not job:
+            known = self._requests[uid] = (job, Request.of(job))
+        return known[1]
+
+    def forget(self, uid: str) -> None:
+        """Drop the results of a job that does not exist any more."""
+        self._checked.pop(uid, None)
+        self._requests.pop(uid, None)

@@ -1,0 +1,145 @@
+"""The informers of the operator: local copies of all objects that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from llmtrain_core.api import labels
+from llmtrain_core.api.defaults import FABRIC_NAME
+from llmtrain_core.topology.inventory import Node
+from llmtrain_core.topology.levels import Levels
+from llmtrain_operator.cache.job import Raw
+from llmtrain_operator.cache.records import (
+    FabricRecord,
+    JobRecord,
+    NodeRecord,
+    PodRecord,
+    fabric_record,
+    foreign_pod,
+    is_followed,
+    job_record,
+    node_record,
+    pod_record,
+    priority_record,
+)
+from llmtrain_operator.kube.api import KubeApi
+from llmtrain_operator.kube.informer import EventCounter, Informer, Selection
+from llmtrain_operator.kube.resources import FABRICS, JOBS, NODES, PODS, PRIORITY_CLASSES
+
+R = TypeVar("R")
+
+NOT_OURS = f"!{labels.JOB_UID}"
+LIVE_AND_BOUND = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeHandlers:
+    """Callbacks for changes. Each gets the old record and the new one."""
+
+    job: Callable[[JobRecord | None, JobRecord | None], None]
+    pod: Callable[[PodRecord | None, PodRecord | None], None]
+    node: Callable[[NodeRecord | None, NodeRecord | None], None]
+    other: Callable[[object, object], None]
+    """For foreign pods, Fabrics and PriorityClasses."""
+
+
+class Informers:
+    """The informers of all resources, and lookups by name."""
+
+    def __init__(
+        self,
+        cluster: KubeApi,
+        namespace: str | None,
+        count_foreign_pods: bool,
+        on_change: ChangeHandlers,
+        events: EventCounter,
+    ):
+        """Watch jobs and their pods in one namespace, or in all of them if it is None."""
+        self._cluster = cluster
+        self._events = events
+        self.jobs = self._informer("jobs", Selection(JOBS, namespace), job_record, on_change.job)
+        self.pods = self._informer(
+            "pods",
+            Selection(PODS, namespace, labels=labels.JOB_UID),
+            pod_record,
+            on_change.pod,
+            {"job": lambda pod: pod.job, "node": lambda pod: pod.node or None},
+        )
+        self.nodes = self._informer(
+            "nodes",
+            Selection(NODES),
+            node_record,
+            on_change.node,
+            {"name": lambda record: record.node.name},
+        )
+        self.fabrics = self._informer("fabrics", Selection(FABRICS), fabric_record, on_change.other)
+        self.priority_classes = self._informer(
+            "priority-classes", Selection(PRIORITY_CLASSES), priority_record, on_change.other
+        )
+        # With one namespace, pods that other operators of llmtrain manage are foreign as well.
+        self.foreign_pods = self._informer(
+            "foreign-pods",
+            Selection(PODS, None, NOT_OURS if namespace is None else "", LIVE_AND_BOUND),
+            lambda raw: None if is_followed(raw, namespace) else foreign_pod(raw),
+            on_change.other,
+        )
+        self._all: tuple[Informer[Any], ...] = (
+            self.jobs,
+            self.pods,
+            self.nodes,
+            self.fabrics,
+            self.priority_classes,
+            *((self.foreign_pods,) if count_foreign_pods else ()),
+        )
+
+    def _informer(
+        self,
+        name: str,
+        selection: Selection,
+        decode: Callable[[Raw], R | None],
+        on_change: Callable[[R | None, R | None], None],
+        indexes: Mapping[str, Callable[[R], str | None]] | None = None,
+    ) -> Informer[R]:
+        return Informer[R](
+            name,
+            self._cluster,
+            selection,
+            decode,
+            indexes=indexes,
+            on_change=on_change,
+            observer=self._events,
+        )
+
+    def __iter__(self) -> Iterator[Informer[Any]]:
+        return iter(self._all)
+
+    @property
+    def synced(self) -> bool:
+        """Whether all copies are complete."""
+        return all(informer.synced.is_set() for informer in self)
+
+    def managed_jobs(self) -> Iterator[JobRecord]:
+        """Yield the jobs that this operator manages."""
+        return (job for job in self.jobs.values() if job.view.is_ours)
+
+    def all_nodes(self) -> Iterator[Node]:
+        """Yield all nodes."""
+        return (record.node for record in self.nodes.values())
+
+    def node(self, name: str) -> NodeRecord | None:
+        """Return a node by name."""
+        return next(iter(self.nodes.by_index("name", name)), None)
+
+    def fabric(self, name: str) -> FabricRecord | None:
+        """Return a Fabric by name."""
+        return next((fabric for fabric in self.fabrics.values() if fabric.name == name), None)
+
+    def fabric_levels(self, name: str | None) -> Levels:
+        """Return the levels of a Fabric, by default of the default one.
+
+        Without a Fabric return none: labels do not name the rate of an uplink.
+        """
+        found = self.fabric(name or FABRIC_NAME)
+        return found.levels if found else ()

@@ -1,0 +1,127 @@
+"""The input of a scheduling cycle, read from the informers at one instant."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+
+from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.queueing import (
+    Allocation,
+    Assignment,
+    ClusterState,
+    PendingJob,
+    RunningJob,
+    Unschedulable,
+)
+from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
+from llmtrain_core.queueing.quarantine import Quarantine, quarantine
+from llmtrain_core.validation.check import Job
+from llmtrain_operator.cache.checked_jobs import CheckedJobs
+from llmtrain_operator.cache.informers import Informers
+from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRecord
+from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
+from llmtrain_operator.scheduler.jobs import (
+    allocation_of,
+    node_failures,
+    pending_job,
+    running_job,
+)
+from llmtrain_operator.scheduler.uplink_usage import UplinkUsage
+from llmtrain_operator.scheduler.usage import succeeded_jobs, terminating_allocations, usage
+
+
+class ClusterReader:
+    """Read pending jobs and the state of the cluster from the informers."""
+
+    def __init__(
+        self,
+        informers: Informers,
+        checked: CheckedJobs,
+        too_small: Callable[[JobRecord, Job], frozenset[str]],
+    ):
+        """`too_small` returns the nodes whose GPUs have too little memory for a job."""
+        self._informers = informers
+        self._checked = checked
+        self._too_small = too_small
+        self._uplinks = UplinkUsage()
+
+    def job(self, uid: str) -> JobView | None:
+        """Return a job by UID."""
+        record = self._informers.jobs.get(uid)
+        return None if record is None else record.view
+
+    def pending_jobs(self) -> dict[str, PendingJob | Unschedulable]:
+        """Return the jobs that wait for a placement, by UID."""
+        priorities, fabrics, now = self._priorities(), self._fabrics(), time.time()
+        found: dict[str, PendingJob | Unschedulable] = {}
+        for record in self._informers.managed_jobs():
+            checked = self._checked.get(record)
+            if isinstance(checked, list) or _is_rejected(record.view):
+                continue
+            request = partial(self._checked.request, record.uid)
+            job = pending_job(record, checked, priorities, fabrics, now, request)
+            if isinstance(job, PendingJob):
+                job = self._without_small_gpus(record, checked, job)
+            if job is not None:
+                found[record.uid] = job
+        return found
+
+    def _without_small_gpus(self, record: JobRecord, checked: Job, job: PendingJob) -> PendingJob:
+        """Exclude the nodes whose GPUs are too small for a job."""
+        small = self._too_small(record, checked)
+        return replace(job, request=replace(job.request, too_small=small)) if small else job
+
+    def cluster_state(self, assignments: Mapping[str, Assignment]) -> ClusterState:
+        """Return the state of the cluster. `assignments` are not in the status of jobs yet."""
+        informers, now = self._informers, time.time()
+        jobs, pods = [*informers.jobs.values()], [*informers.pods.values()]
+        running = tuple(self._running(now))
+        nodes = informers.all_nodes()
+        return ClusterState(
+            now=now,
+            fabrics=FabricSnapshots(nodes, self._fabrics(), running, self._uplinks),
+            usage=tuple(usage(jobs, pods, informers.foreign_pods.values(), assignments)),
+            allocations=(
+                *self._allocations(now),
+                *terminating_allocations(jobs, pods, now + TERMINATION_SECONDS),
+            ),
+            running=running,
+            quarantine=self.quarantine(),
+        )
+
+    def quarantine(self) -> Quarantine:
+        """Return the nodes that are quarantined now."""
+        return quarantine(node_failures(self._informers.managed_jobs()), time.time())
+
+    def _allocations(self, now: float) -> Iterator[Allocation]:
+        known = {job.uid: job for job in self._informers.jobs.values()}
+        succeeded = succeeded_jobs(known, self._informers.pods.values())
+        priorities = self._priorities()
+        for record in self._informers.managed_jobs():
+            found = allocation_of(record, self._checked.get(record), priorities, now)
+            if found is not None and record.uid not in succeeded:
+                yield found
+
+    def _running(self, now: float) -> Iterator[RunningJob]:
+        priorities = self._priorities()
+        for record in self._informers.managed_jobs():
+            request = partial(self._checked.request, record.uid)
+            found = running_job(record, self._checked.get(record), priorities, now, request)
+            if found is not None:
+                yield found
+
+    def _priorities(self) -> dict[str, PriorityRecord]:
+        return {item.name: item for item in self._informers.priority_classes.values()}
+
+    def _fabrics(self) -> dict[str, FabricRecord]:
+        return {item.name: item for item in self._informers.fabrics.values()}
+
+
+def _is_rejected(view: JobView) -> bool:
+    """Return True if the reconcile loop does not accept the job. Then it is not queued."""
+    accepted = view.condition(ConditionType.ACCEPTED)
+    return accepted is not None and accepted["status"] == "False"
