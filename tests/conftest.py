@@ -6,6 +6,7 @@ from llmtrain_devcluster.fixtures import (  # noqa: F401
     namespace,
     scripted_nodes,
 )
+from tests.support.deadline import pytest_runtest_protocol  # noqa: F401
 
 # A busy machine must not fail a property, and what lands must not hang on luck: `make test` has the
 # same examples each time. `make fuzz` looks for new ones.

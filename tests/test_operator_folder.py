@@ -23,7 +23,9 @@ def test_operator_is_the_standard_library_s() -> None:
     assert equal == "True"
 
 
-@pytest.mark.parametrize("room", ["operator", "trainer", "core", "cli", "hack", "tests"])
+@pytest.mark.parametrize(
+    "room", ["operator", "trainer", "core", "cli", "hack", "tests", "tests/operator"]
+)
 def test_rooms_are_plain_folders(room: str) -> None:
     assert (ROOT / room).is_dir()
     assert not (ROOT / room / "__init__.py").exists()
