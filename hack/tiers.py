@@ -23,7 +23,7 @@ TIERS: dict[str, list[list[str]]] = {
     "cluster": [[*PYTEST, "-m", "cluster and not e2e"]],
     "torch": [
         [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "torch and one_rank"],
-        [*PYTEST, "-m", "torch and not one_rank"],
+        [*PYTEST, "-m", "torch and not (one_rank or exhaustive)"],
     ],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
     "e2e": [[*PYTEST, "-m", "e2e", "-s"]],

@@ -1,13 +1,14 @@
 """Every layout and schedule computes what one process computes.
 
-`make parity` prints the table. All cases of one number of ranks run in one world of processes,
-forked once: starting processes costs more than the steps.
+`make test` runs cases that cover every pair of choices (a schedule and a shape, say); `make parity`
+runs all of them and prints the table. All cases of one number of ranks run in one world of
+processes, forked once: starting processes costs more than the steps.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -21,6 +22,7 @@ from llmtrain_core.pipeline_schedules import (
     equal_rounds,
     least_micro_batches,
 )
+from tests.support.covering import covered, pairs, pairwise
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(1200)]
 
@@ -56,6 +58,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+LONG = {
+    "tp": "tensor",
+    "cp": "context",
+    "dp": "data",
+    "rep": "replicate",
+    "pp": "pipeline",
+    "ep": "expert",
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """One layout of one model; degrees by short name."""
@@ -82,6 +94,13 @@ class Case:
 
     def __str__(self) -> str:
         return ", ".join(self.words())
+
+    def factors(self) -> dict[str, object]:
+        """Return the value of each choice."""
+        _, schedule, *_ = self.words()
+        degrees = {name: self.degree(name) for name in LONG}
+        others = {"recompute": self.recompute, "precision": self.precision, "shape": self.shape}
+        return {**degrees, "schedule": schedule, **others}
 
     def alone(self) -> Case:
         """Return what it is compared with."""
@@ -220,6 +239,8 @@ CASES: list[Case] = [
         )
     ),
 ]
+COVERING = set(pairwise(CASES, Case.factors, lambda case: case.ranks))
+"""The cases of `make test`."""
 
 
 @dataclass(frozen=True)
@@ -236,28 +257,24 @@ class Numbers:
 
 RunWorld = Callable[..., list[Any]]
 MakeSpec = Callable[..., dict[str, Any]]
-LONG = {
-    "tp": "tensor",
-    "cp": "context",
-    "dp": "data",
-    "rep": "replicate",
-    "pp": "pipeline",
-    "ep": "expert",
-}
 
 
 class Table:
-    """Results by case; a world of ranks is started when its first case is asked for."""
+    """Results by case; the first case of a world size runs all selected cases of that size."""
 
-    def __init__(self, run_world: RunWorld, job_spec: MakeSpec, data: Any) -> None:
+    def __init__(
+        self, run_world: RunWorld, job_spec: MakeSpec, data: Any, selected: Iterable[Case]
+    ) -> None:
         self._run_world, self._job_spec, self._data = run_world, job_spec, data
+        self._cases = {case for each in selected for case in (each, each.alone())}
         self._found: dict[Case, Numbers] = {}
 
     def __getitem__(self, wanted: Case) -> Numbers:
         if wanted not in self._found:
-            every = dict.fromkeys([*CASES, *(each.alone() for each in CASES)])
-            cases = [each for each in every if each.ranks == wanted.ranks]
-            self._found |= self._run(cases)
+            cases = [
+                each for each in self._cases - self._found.keys() if each.ranks == wanted.ranks
+            ]
+            self._found |= self._run(sorted({*cases, wanted}, key=str))
         return self._found[wanted]
 
     def _run(self, cases: list[Case]) -> dict[Case, Numbers]:
@@ -316,7 +333,10 @@ def _few_steps(run: Any, data: Any, grids: dict[Any, Any]) -> Numbers:
 
 @pytest.fixture(scope="module")
 def table(
-    run_world: RunWorld, job_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory
+    run_world: RunWorld,
+    job_spec: MakeSpec,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Table]:
     """Results on random tokens; one held-out batch."""
     import numpy as np
@@ -330,14 +350,24 @@ def table(
     tokens = np.random.default_rng(0).integers(0, 320, 4000).astype(np.uint32)
     write_shards(folder, "train", [tokens], 320)
     write_shards(folder, "held-out", [tokens[:200]], 320)
-    yield Table(run_world, job_spec, PreparedData(folder, 4000, 200, "digest"))
+    specs = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    selected = [s.params["each"] for s in specs if isinstance(s.params.get("each"), Case)]
+    alone = [Case((), shape=shape) for shape in SHAPES]
+    data = PreparedData(folder, 4000, 200, "digest")
+    yield Table(run_world, job_spec, data, [*selected, *alone])
 
 
 def _difference(some: tuple[float, ...], others: tuple[float, ...]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(some, others, strict=True))
 
 
-@pytest.mark.parametrize("each", CASES, ids=str)
+@pytest.mark.parametrize(
+    "each",
+    [
+        pytest.param(each, marks=() if each in COVERING else pytest.mark.exhaustive, id=str(each))
+        for each in CASES
+    ],
+)
 def test_a_layout_equals_one_process(each: Case, table: Table) -> None:
     seen, alone = table[each], table[each.alone()]
     loss = _difference(
@@ -369,3 +399,10 @@ def test_no_combination_is_missing() -> None:
     assert set(wanted) <= set(CASES)
     assert len(set(CASES)) == len(CASES) >= 40
     assert {each.ranks for each in CASES} == {1, 2, 4, 8}
+
+
+def test_the_chosen_cases_cover_every_pair_of_choices() -> None:
+    covers = {each: pairs(each.factors()) for each in CASES}
+    assert covered(covers[each] for each in COVERING) == covered(covers.values())
+    assert {each.ranks for each in COVERING} >= {2, 4, 8}
+    assert sum(each.ranks for each in COVERING) < 0.45 * sum(each.ranks for each in CASES)
