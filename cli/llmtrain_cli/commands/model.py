@@ -39,9 +39,9 @@ def export(
     with explained("trainer"):
         from llmtrain_trainer.weights.export import export_checkpoint
 
-        facts = export_checkpoint(_folder(checkpoint), _folder(to), tokenizer, dtype.value)
-    text = f"step {facts.step} of {checkpoint} written to {to}"
-    show({"step": facts.step, "folder": to}, text, output)
+        metadata = export_checkpoint(_folder(checkpoint), _folder(to), tokenizer, dtype.value)
+    text = f"step {metadata.step} of {checkpoint} written to {to}"
+    show({"step": metadata.step, "folder": to}, text, output)
 
 
 def import_model(
@@ -79,6 +79,6 @@ def sample(
 
 
 def _folder(text: str) -> Folder:
-    from llmtrain_trainer.checkpoint.paths import folder_of
+    from llmtrain_trainer.checkpoint.paths import folder_from_uri
 
-    return folder_of(text, text) if ":" in text else Path(text)
+    return folder_from_uri(text, text) if ":" in text else Path(text)

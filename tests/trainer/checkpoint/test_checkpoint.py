@@ -13,8 +13,21 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.checkpoint import paths, retention
-from llmtrain_trainer.checkpoint.corruption import shows_damage
+from llmtrain_trainer.checkpoint import retention
+from llmtrain_trainer.checkpoint.corruption import is_corruption
+from llmtrain_trainer.checkpoint.metadata import (
+    CheckpointMetadata,
+    create_step_folder,
+    latest_complete,
+)
+from llmtrain_trainer.checkpoint.paths import (
+    COMPLETE_MARKER,
+    METADATA_FILE,
+    complete_steps,
+    folder_from_uri,
+    require_writable,
+    step_folder,
+)
 from llmtrain_trainer.errors import InputError
 
 
@@ -53,14 +66,14 @@ def test_resumed_run_ends_with_the_same_bits(
 
     whole = run_trainers(spec, shards, train)
     assert {first for _, first in whole} == {0}
-    assert paths.complete_steps(tmp_path) == [3, 6]
+    assert complete_steps(tmp_path) == [3, 6]
     shutil.rmtree(tmp_path / "step-6")
     resumed = run_trainers(spec, shards, train)
     assert {first for _, first in resumed} == {3}
     assert [digest for digest, _ in resumed] == [digest for digest, _ in whole]
-    facts = json.loads((tmp_path / "step-3" / paths.FACTS).read_text())
-    assert facts["sequences"] == 3 * 8
-    assert facts["torch"].startswith("2.")
+    metadata = json.loads((tmp_path / "step-3" / METADATA_FILE).read_text())
+    assert metadata["sequences"] == 3 * 8
+    assert metadata["torch"].startswith("2.")
 
 
 @pytest.mark.torch
@@ -97,7 +110,7 @@ def test_a_damaged_checkpoint_names_its_field_and_a_good_one_remembers_the_first
     shutil.rmtree(tmp_path / "step-4")
     assert run_trainers(spec, shards, train) == first
     for step in (3, 4):
-        (tmp_path / f"step-{step}" / paths.MARKER).write_bytes(b"damaged")
+        (tmp_path / f"step-{step}" / COMPLETE_MARKER).write_bytes(b"damaged")
     assert run_trainers(spec, shards, _refusal) == [("CheckpointUnreadable", "spec.checkpoint.uri")]
 
 
@@ -169,15 +182,15 @@ def test_no_rank_writes_into_a_folder_before_it_was_emptied(
     def save(trainer: Any) -> bool:
         from llmtrain_trainer.checkpoint import saver
 
-        untouched, write = True, saver.write_facts
+        untouched, write = True, saver.create_step_folder
 
-        def late(root: Any, facts: paths.Facts, tokenizer: Any) -> Any:
+        def late(root: Any, metadata: CheckpointMetadata, tokenizer: Any) -> Any:
             nonlocal untouched
             time.sleep(1)
-            untouched = not paths.step_folder(root, facts.step).exists()
-            return write(root, facts, tokenizer)
+            untouched = not step_folder(root, metadata.step).exists()
+            return write(root, metadata, tokenizer)
 
-        saver.write_facts = late
+        saver.create_step_folder = late
         trainer.take_step()
         trainer.save()
         return untouched
@@ -189,7 +202,7 @@ ARCHITECTURE = {"layers": 4}
 
 
 def _complete(root: Path, step: int, **changes: Any) -> None:
-    facts = {
+    metadata = {
         "step": step,
         "torch": "2.15.0",
         "layout": "dp1",
@@ -199,8 +212,8 @@ def _complete(root: Path, step: int, **changes: Any) -> None:
         "held_out_before": 7.5,
         **changes,
     }
-    paths.write_facts(root, paths.Facts(**facts))
-    (root / f"step-{step}" / paths.MARKER).touch()
+    create_step_folder(root, CheckpointMetadata(**metadata))
+    (root / f"step-{step}" / COMPLETE_MARKER).touch()
 
 
 def _gathered(*failures: BaseException) -> BaseException:
@@ -228,7 +241,7 @@ def _gathered(*failures: BaseException) -> BaseException:
     ],
 )
 def test_what_shows_damage(error: BaseException, damaged: bool) -> None:
-    assert shows_damage(error) is damaged
+    assert is_corruption(error) is damaged
 
 
 @pytest.mark.unit
@@ -237,9 +250,9 @@ def test_a_folder_that_cannot_be_emptied_loses_its_marker(
 ) -> None:
     _complete(tmp_path, 5)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-    facts = paths.Facts(5, "2.15.0", "dp2", ARCHITECTURE, "d", 40, None)
-    assert paths.write_facts(tmp_path, facts).is_dir()
-    assert paths.complete_steps(tmp_path) == []
+    metadata = CheckpointMetadata(5, "2.15.0", "dp2", ARCHITECTURE, "d", 40, None)
+    assert create_step_folder(tmp_path, metadata).is_dir()
+    assert complete_steps(tmp_path) == []
 
 
 @pytest.mark.unit
@@ -247,9 +260,9 @@ def test_facts_that_are_damaged_or_only_out_of_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _complete(tmp_path, 5)
-    (tmp_path / "step-5" / paths.FACTS).write_text("{")
+    (tmp_path / "step-5" / METADATA_FILE).write_text("{")
     with pytest.raises(InputError, match="damaged") as caught:
-        paths.newest(tmp_path, "2.15.0", ARCHITECTURE)
+        latest_complete(tmp_path, "2.15.0", ARCHITECTURE)
     assert "aside" in (caught.value.remedy or "")
 
     def fail(*_: Any) -> str:
@@ -257,19 +270,19 @@ def test_facts_that_are_damaged_or_only_out_of_reach(
 
     monkeypatch.setattr(Path, "read_text", fail)
     with pytest.raises(OSError, match="Stale"):
-        paths.newest(tmp_path, "2.15.0", ARCHITECTURE)
+        latest_complete(tmp_path, "2.15.0", ARCHITECTURE)
 
 
 @pytest.mark.unit
 def test_the_newest_complete_checkpoint_counts(tmp_path: Path) -> None:
-    assert paths.newest(tmp_path, "2.15.0", ARCHITECTURE) is None
+    assert latest_complete(tmp_path, "2.15.0", ARCHITECTURE) is None
     _complete(tmp_path, 9)
     _complete(tmp_path, 10)
-    paths.write_facts(
-        tmp_path, paths.Facts(11, "2.15.0", "dp1", ARCHITECTURE, "d", 88, None)
+    create_step_folder(
+        tmp_path, CheckpointMetadata(11, "2.15.0", "dp1", ARCHITECTURE, "d", 88, None)
     )  # no marker: its writer was killed
     (tmp_path / "step-12x").mkdir()
-    newest = paths.newest(tmp_path, "2.15.0+cu132", ARCHITECTURE)
+    newest = latest_complete(tmp_path, "2.15.0+cu132", ARCHITECTURE)
     assert newest is not None and newest.step == 10
 
 
@@ -286,7 +299,7 @@ def test_a_checkpoint_that_cannot_be_read_is_refused(
 ) -> None:
     _complete(tmp_path, 5, **changes)
     with pytest.raises(InputError, match=text) as caught:
-        paths.newest(tmp_path, "2.15.0", ARCHITECTURE)
+        latest_complete(tmp_path, "2.15.0", ARCHITECTURE)
     assert caught.value.reason == reason
     assert caught.value.field == "spec.checkpoint.uri"
 
@@ -295,8 +308,8 @@ def test_a_checkpoint_that_cannot_be_read_is_refused(
 def test_purge_keeps_the_newest_and_what_is_being_written(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         _complete(tmp_path, step)
-    facts = paths.Facts(0, "2.15.0", "dp1", ARCHITECTURE, "d", 0, 7.5)
-    paths.write_facts(tmp_path, facts)  # left behind incomplete
+    metadata = CheckpointMetadata(0, "2.15.0", "dp1", ARCHITECTURE, "d", 0, 7.5)
+    create_step_folder(tmp_path, metadata)  # left behind incomplete
     (tmp_path / "step-5").mkdir()  # being written
     (tmp_path / "notes").mkdir()
     retention.purge(tmp_path, keep=2, saved=4)
@@ -310,12 +323,12 @@ def test_purge_keeps_the_newest_and_what_is_being_written(tmp_path: Path) -> Non
 
 @pytest.mark.unit
 def test_only_folders_of_known_stores_are_accepted(tmp_path: Path) -> None:
-    assert paths.folder_of("file:///a%20b") == Path("/a b")
+    assert folder_from_uri("file:///a%20b") == Path("/a b")
     for uri in ("nope://bucket/x", "file://host/x", "relative", "file://", "s3:///x"):
         with pytest.raises(InputError) as caught:
-            paths.folder_of(uri)
+            folder_from_uri(uri)
         assert caught.value.field == "spec.checkpoint.uri"
     (tmp_path / "file").touch()
     with pytest.raises(InputError) as caught:
-        paths.require_usable(tmp_path / "file" / "below")
+        require_writable(tmp_path / "file" / "below")
     assert caught.value.reason == "CheckpointUnreadable"

@@ -10,8 +10,14 @@ from uuid import uuid4
 
 import pytest
 
-from llmtrain_trainer.checkpoint import paths
-from llmtrain_trainer.checkpoint.corruption import shows_damage
+from llmtrain_trainer.checkpoint.corruption import is_corruption
+from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
+from llmtrain_trainer.checkpoint.paths import (
+    COMPLETE_MARKER,
+    METADATA_FILE,
+    TOKENIZER,
+    folder_from_uri,
+)
 from llmtrain_trainer.errors import InputError
 
 pytestmark = pytest.mark.torch
@@ -29,39 +35,39 @@ def test_every_byte_is_noticed_or_harmless(tmp_path: Path, store: bool) -> None:
     import torch
     import torch.distributed.checkpoint as dcp
 
-    from llmtrain_trainer.checkpoint.state import reader_of, require_whole, write
+    from llmtrain_trainer.checkpoint.state import require_intact, storage_reader, write_state
     from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 
-    root = paths.folder_of(f"memory://{uuid4().hex}/run" if store else f"file://{tmp_path}")
-    facts = paths.Facts(1, torch.__version__, "", {}, "", 0, None)
+    root = folder_from_uri(f"memory://{uuid4().hex}/run" if store else f"file://{tmp_path}")
+    metadata = CheckpointMetadata(1, torch.__version__, "", {}, "", 0, None)
     tokenizer = tmp_path / "source.json"
     tokenizer.write_text('{"words": ["a", "b"]}')
-    folder = paths.write_facts(root, facts, tokenizer)
+    folder = create_step_folder(root, metadata, tokenizer)
     weight = torch.arange(60.0).reshape(6, 10)
-    write(folder, {"weight": weight, "rate": 0.25}, None)
+    write_state(folder, {"weight": weight, "rate": 0.25}, None)
 
     def read() -> bool:
         """Tell whether a checkpoint is damaged, after what was read of it was compared."""
         found = {"weight": torch.zeros(6, 10), "rate": 0.0}
         try:
-            require_whole(folder)
+            require_intact(folder)
             with catchable_checkpoint_errors():
-                dcp.load(found, storage_reader=reader_of(folder), no_dist=True)  # type: ignore[attr-defined]
+                dcp.load(found, storage_reader=storage_reader(folder), no_dist=True)  # type: ignore[attr-defined]
         except Exception as error:
-            assert isinstance(error, InputError) or shows_damage(error), error
+            assert isinstance(error, InputError) or is_corruption(error), error
             return True
         assert torch.equal(found["weight"], weight)  # type: ignore[arg-type]
         assert found["rate"] == 0.25
         return False
 
     assert not read()
-    for name in (paths.FACTS, paths.TOKENIZER, paths.MARKER, "__0_0.distcp"):
+    for name in (METADATA_FILE, TOKENIZER, COMPLETE_MARKER, "__0_0.distcp"):
         file = folder / name
         whole = file.read_bytes()
         for place in range(0, len(whole), 37):
             _flip(file, place)
             # the marker also says where it lay and who wrote it, by which nobody goes
-            assert read() or name == paths.MARKER, (name, place)
+            assert read() or name == COMPLETE_MARKER, (name, place)
             file.write_bytes(whole)
     assert not read()
 
@@ -79,7 +85,7 @@ def test_the_checkpoint_before_it_is_taken_in_any_layout(
     def work(trainer: Any) -> list[Any]:
         import torch.distributed as dist
 
-        from llmtrain_trainer.checkpoint.state import reader_of
+        from llmtrain_trainer.checkpoint.state import storage_reader
         from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.training.trainer import Trainer
 
@@ -93,7 +99,7 @@ def test_the_checkpoint_before_it_is_taken_in_any_layout(
         trainer.wait_for_save()
         if dist.get_rank() == 0:
             folder = tmp_path / "step-2"
-            places = reader_of(folder).read_metadata().storage_data
+            places = storage_reader(folder).read_metadata().storage_data
             (place,) = (
                 place
                 for index, place in places.items()
@@ -127,7 +133,7 @@ def test_no_reader_of_weights_takes_them(tmp_path: Path) -> None:
     import torch
 
     from llmtrain_core.api.job import Architecture
-    from llmtrain_trainer.checkpoint.state import MODEL, write
+    from llmtrain_trainer.checkpoint.state import MODEL, write_state
     from llmtrain_trainer.model.decoder import Decoder
     from llmtrain_trainer.weights.export import export_checkpoint
     from llmtrain_trainer.weights.sample import load_model
@@ -135,9 +141,9 @@ def test_no_reader_of_weights_takes_them(tmp_path: Path) -> None:
     shape = Architecture(
         layers=1, hidden_size=32, heads=4, ffn_size=48, vocab_size=300, sequence_length=16
     )
-    facts = paths.Facts(1, torch.__version__, "", shape.to_wire(), "", 0, None)
-    folder = paths.write_facts(tmp_path / "run", facts)
-    write(folder, {MODEL: dict(Decoder(shape).named_parameters())}, None)
+    metadata = CheckpointMetadata(1, torch.__version__, "", shape.to_wire(), "", 0, None)
+    folder = create_step_folder(tmp_path / "run", metadata)
+    write_state(folder, {MODEL: dict(Decoder(shape).named_parameters())}, None)
     export_checkpoint(folder, tmp_path / "whole")
     file = folder / "__0_0.distcp"
     _flip(file, file.stat().st_size // 2)

@@ -14,44 +14,60 @@ from uuid import uuid4
 
 import pytest
 
-from llmtrain_trainer.checkpoint import paths, retention
-from llmtrain_trainer.checkpoint.paths import Folder
+from llmtrain_trainer.checkpoint import retention
+from llmtrain_trainer.checkpoint.metadata import (
+    CheckpointMetadata,
+    create_step_folder,
+    latest_complete,
+)
+from llmtrain_trainer.checkpoint.paths import (
+    COMPLETE_MARKER,
+    METADATA_FILE,
+    Folder,
+    complete_steps,
+    delete_checkpoint,
+    folder_from_uri,
+    is_complete,
+    list_steps,
+    require_writable,
+    step_folder,
+)
 from llmtrain_trainer.errors import InputError
 
 ARCHITECTURE = {"layers": 4}
 
 
 def _complete(root: Folder, step: int) -> Folder:
-    facts = paths.Facts(step, "2.15.0", "dp1", ARCHITECTURE, "d", 8 * step, 7.5)
-    folder = paths.write_facts(root, facts)
-    (folder / paths.MARKER).write_bytes(b"marker")
+    metadata = CheckpointMetadata(step, "2.15.0", "dp1", ARCHITECTURE, "d", 8 * step, 7.5)
+    folder = create_step_folder(root, metadata)
+    (folder / COMPLETE_MARKER).write_bytes(b"marker")
     return folder
 
 
 @pytest.fixture(params=["file", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     if request.param == "file":
-        return paths.folder_of(tmp_path.as_uri())
-    return paths.folder_of(f"memory://{uuid4().hex}/run")
+        return folder_from_uri(tmp_path.as_uri())
+    return folder_from_uri(f"memory://{uuid4().hex}/run")
 
 
 @pytest.mark.unit
 def test_a_store_keeps_checkpoints_as_a_volume_does(root: Folder) -> None:
-    paths.require_usable(root)
-    assert paths.newest(root, "2.15.0", ARCHITECTURE) is None
+    require_writable(root)
+    assert latest_complete(root, "2.15.0", ARCHITECTURE) is None
     for step in (2, 9, 10):
         _complete(root, step)
-    paths.write_facts(root, paths.Facts(11, "2.15.0", "dp1", ARCHITECTURE, "d", 88, None))
-    found = paths.newest(root, "2.15.0", ARCHITECTURE)
+    create_step_folder(root, CheckpointMetadata(11, "2.15.0", "dp1", ARCHITECTURE, "d", 88, None))
+    found = latest_complete(root, "2.15.0", ARCHITECTURE)
     assert found is not None and found.step == 10
-    (paths.step_folder(root, 10) / paths.FACTS).write_text("{")
-    found = paths.newest(root, "2.15.0", ARCHITECTURE)
+    (step_folder(root, 10) / METADATA_FILE).write_text("{")
+    found = latest_complete(root, "2.15.0", ARCHITECTURE)
     assert found is not None and found.step == 9
     retention.purge(root, keep=1, saved=10)
-    assert paths.steps(root) == [10, 11]
+    assert list_steps(root) == [10, 11]
     _complete(root, 10)
     with pytest.raises(InputError, match="layers is 4 there and 8 here"):
-        paths.newest(root, "2.15.0", {"layers": 8})
+        latest_complete(root, "2.15.0", {"layers": 8})
 
 
 @pytest.mark.unit
@@ -60,7 +76,7 @@ def test_what_was_just_saved_and_what_is_later_stays(root: Folder) -> None:
     for step in (4, 6, 20):
         _complete(root, step)
     retention.purge(root, keep=1, saved=6)
-    assert paths.complete_steps(root) == [6, 20]
+    assert complete_steps(root) == [6, 20]
 
 
 @pytest.mark.unit
@@ -69,20 +85,20 @@ def test_what_is_read_is_deleted_after_the_reader_has_gone(
 ) -> None:
     for step in (1, 2, 3):
         _complete(root, step)
-    with retention.reading(paths.step_folder(root, 1)) as there:
+    with retention.read_lease(step_folder(root, 1)) as there:
         assert there
         retention.purge(root, keep=1, saved=3)
-        assert paths.complete_steps(root) == [1, 3]
+        assert complete_steps(root) == [1, 3]
     retention.purge(root, keep=1, saved=3)
-    assert paths.complete_steps(root) == [3]
+    assert complete_steps(root) == [3]
 
     _complete(root, 1)
-    with retention.reading(paths.step_folder(root, 1)):
+    with retention.read_lease(step_folder(root, 1)):
         # killed an hour ago: its lease is still there
         later = time.time() + 2 * retention.LEASE_SECONDS
         monkeypatch.setattr(time, "time", lambda: later)
         retention.purge(root, keep=1, saved=3)
-    assert paths.steps(root) == [3]
+    assert list_steps(root) == [3]
 
 
 @pytest.mark.unit
@@ -93,13 +109,15 @@ def test_readers_and_the_purge_do_not_harm_each_other(tmp_path: Path) -> None:
 
     def readers() -> None:
         while not ended.is_set():
-            for step in paths.complete_steps(tmp_path)[:-1]:
-                folder = paths.step_folder(tmp_path, step)
-                with retention.reading(folder) as there:
+            for step in complete_steps(tmp_path)[:-1]:
+                folder = step_folder(tmp_path, step)
+                with retention.read_lease(folder) as there:
                     if there:
                         read[0] += 1
                         time.sleep(0.002)
-                        if not {paths.MARKER, paths.FACTS} <= {p.name for p in folder.iterdir()}:
+                        if not {COMPLETE_MARKER, METADATA_FILE} <= {
+                            p.name for p in folder.iterdir()
+                        }:
                             harmed.append(step)
 
     with ThreadPoolExecutor(3) as pool:
@@ -117,7 +135,7 @@ def test_readers_and_the_purge_do_not_harm_each_other(tmp_path: Path) -> None:
             each.result()
     assert read[0] > 50 and harmed == []
     retention.purge(tmp_path, 1, 10_000)
-    assert paths.complete_steps(tmp_path) == [10_000]
+    assert complete_steps(tmp_path) == [10_000]
 
 
 @pytest.mark.unit
@@ -134,10 +152,10 @@ def test_a_folder_that_is_deleted_while_one_looks_is_no_checkpoint(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "listdir", after_deleting)
-        assert not paths.is_complete(looked)
+        assert not is_complete(looked)
         retention._delete(purged)
     retention._delete(purged)
-    assert paths.complete_steps(tmp_path) == []
+    assert complete_steps(tmp_path) == []
 
 
 @pytest.mark.torch
@@ -163,15 +181,15 @@ def test_a_run_in_a_store_goes_on_from_there(
 
         whole = Trainer(there, shards, torch.device("cpu"), lambda _: None)
         whole.train()
-        root = paths.folder_of(uri)
-        saved = paths.complete_steps(root)
-        paths.remove(paths.step_folder(root, 6))
+        root = folder_from_uri(uri)
+        saved = complete_steps(root)
+        delete_checkpoint(step_folder(root, 6))
         again = Trainer(there, shards, torch.device("cpu"), lambda _: None)
         again.resume()
         start = again.step
         while again.step < 6:
             again.take_step()
-        export_checkpoint(root, paths.folder_of(f"{uri}/again"))
+        export_checkpoint(root, folder_from_uri(f"{uri}/again"))
         exported = (root / "model" / "model.safetensors").is_file()
         return saved, start, exported, whole.evaluate(), again.evaluate()
 

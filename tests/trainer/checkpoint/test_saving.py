@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.checkpoint import paths
+from llmtrain_trainer.checkpoint.paths import COMPLETE_MARKER, complete_steps, list_steps
 from llmtrain_trainer.runtime.reports import CheckpointReport
 
 pytestmark = pytest.mark.torch
@@ -48,7 +48,7 @@ def test_a_run_that_saves_in_the_background_keeps_the_newest_and_exports(
 
     (told, weights), _ = run_trainers(spec, shards, train)
     assert told == [2, 4, 6]
-    assert paths.complete_steps(tmp_path) == [4, 6]
+    assert complete_steps(tmp_path) == [4, 6]
 
     import numpy as np
 
@@ -82,15 +82,15 @@ def test_training_goes_on_while_a_save_is_written(
         trainer.save()
         assert begun.wait(HANG)
         steps = [trainer.take_step().step for _ in range(3)]
-        trainer.saver.look(trainer._report_save)
-        saved = paths.complete_steps(tmp_path)
+        trainer.saver.poll(trainer._report_save)
+        saved = complete_steps(tmp_path)
         ready.set()
         trainer.wait_for_save()
         told = [report.step for report in trainer.sent if isinstance(report, CheckpointReport)]
         return steps, saved, told
 
     assert run_trainers(spec, shards, train) == [([2, 3, 4], [], [1])] * 2
-    assert paths.complete_steps(tmp_path) == [1]
+    assert complete_steps(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["at once", "in the background"])
@@ -128,9 +128,9 @@ def test_a_rank_killed_while_saving_leaves_nothing_that_loads(
     for done, (victim, method) in enumerate(((1, "create_stream"), (0, "rename"))):
         codes = run_trainers(spec, shards, die(victim, method), killed=True)
         assert codes[victim] == -9
-        assert paths.complete_steps(tmp_path) == [*range(1, done + 2)]
+        assert complete_steps(tmp_path) == [*range(1, done + 2)]
         torn = {path.name for path in tmp_path.glob(f"step-{done + 2}/*")}
-        assert paths.MARKER not in torn
+        assert COMPLETE_MARKER not in torn
         if victim == 0:  # nobody is left to delete what it had written
             assert any(".distcp" in name for name in torn)
 
@@ -142,7 +142,7 @@ def test_a_rank_killed_while_saving_leaves_nothing_that_loads(
         return int(trainer.step)
 
     assert run_trainers(spec, shards, resumed) == [3, 3]
-    assert paths.complete_steps(tmp_path) == [1, 2, 3]
+    assert complete_steps(tmp_path) == [1, 2, 3]
 
 
 def _kill_on(kind: Any, method: str) -> None:
@@ -219,13 +219,13 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
             dist.barrier()
             trainer.take_step()
             trainer.save()
-            trainer.saver.finish(trainer._report_save)
+            trainer.saver.wait(trainer._report_save)
 
         steps = []
         for full in (False, True, False, True):
             step(full)
             dist.barrier()
-            steps.append(paths.steps(disk))
+            steps.append(list_steps(disk))
             dist.barrier()
         try:
             trainer.wait_for_save()
@@ -239,4 +239,4 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
     for steps, error in run_trainers(spec, shards, train):
         assert steps == [[1], [1], [1, 3], [1, 3]]
         assert error.startswith("CheckpointNotWritten spec.checkpoint.uri step 4: ")
-    assert paths.complete_steps(disk) == [1, 3]
+    assert complete_steps(disk) == [1, 3]

@@ -166,8 +166,9 @@ def test_a_sequence_longer_than_learned_positions_is_refused(
     job_spec: MakeSpec, tmp_path: Path
 ) -> None:
     """A base with rotary positions reads sequences of any length; learned ones end somewhere."""
-    from llmtrain_trainer.checkpoint import paths
-    from llmtrain_trainer.checkpoint.init_from import base_folder
+    from llmtrain_trainer.checkpoint.init_from import base_checkpoint
+    from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
+    from llmtrain_trainer.checkpoint.paths import COMPLETE_MARKER
     from llmtrain_trainer.config import from_spec
 
     for positions in ("rotary", "learned"):
@@ -176,14 +177,14 @@ def test_a_sequence_longer_than_learned_positions_is_refused(
             for length in ({}, {"sequenceLength": 32})
         )
         root, wanted = tmp_path / positions, long.architecture.to_wire()
-        saved = paths.Facts(1, "2.15.0", "dp1", short.architecture.to_wire(), "d", 8, None)
-        step = paths.write_facts(root, saved)
-        (step / paths.MARKER).touch()
+        saved = CheckpointMetadata(1, "2.15.0", "dp1", short.architecture.to_wire(), "d", 8, None)
+        step = create_step_folder(root, saved)
+        (step / COMPLETE_MARKER).touch()
         if positions == "rotary":
-            assert base_folder(root.as_uri(), "2.15.0", wanted) == step
+            assert base_checkpoint(root.as_uri(), "2.15.0", wanted) == step
             continue
         with pytest.raises(InputError, match="sequenceLength is 16 there and 32 here") as caught:
-            base_folder(root.as_uri(), "2.15.0", wanted)
+            base_checkpoint(root.as_uri(), "2.15.0", wanted)
         assert caught.value.field == "spec.model.initFrom" and caught.value.remedy
 
 

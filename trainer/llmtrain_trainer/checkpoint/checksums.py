@@ -21,17 +21,17 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from llmtrain_trainer.checkpoint.paths import FACTS, MARKER, TOKENIZER, Folder
+from llmtrain_trainer.checkpoint.paths import COMPLETE_MARKER, METADATA_FILE, TOKENIZER, Folder
 
 
-class SummingWriter(FileSystemWriter):
+class ChecksumWriter(FileSystemWriter):
     """torch's writer for volumes, with checksums."""
 
     folder: Folder
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's entries; each result carries the checksum of what was written."""
-        self.transforms = sums = _Sums()
+        self.transforms = sums = _ChecksumTransforms()
         written = super().write_data(plan, planner)
         for result in written.value():
             result.storage_data.crc32 = sums.of[result.index].crc32
@@ -45,11 +45,11 @@ class SummingWriter(FileSystemWriter):
         super().finish(metadata, results)
 
 
-class SummingStoreWriter(SummingWriter, FsspecWriter):
+class ChecksumStoreWriter(ChecksumWriter, FsspecWriter):
     """The same for stores."""
 
 
-def checked_entry(entry: IO[bytes], place: Any) -> IO[bytes]:
+def verify_entry(entry: IO[bytes], place: Any) -> IO[bytes]:
     """Return an entry that was read once. Raises UnpicklingError unless it is as it was written."""
     content = entry.read()
     if crc32(content) != place.crc32:
@@ -59,13 +59,13 @@ def checked_entry(entry: IO[bytes], place: Any) -> IO[bytes]:
     return io.BytesIO(content)
 
 
-def require_marker(metadata: Metadata) -> None:
+def verify_marker(metadata: Metadata) -> None:
     """Raise UnpicklingError unless a marker says what it said when it was written."""
     if getattr(metadata, "crc32", None) != _of_marker(metadata, metadata.storage_data or {}):
-        raise pickle.UnpicklingError(f"the checksum of {MARKER} is wrong")
+        raise pickle.UnpicklingError(f"the checksum of {COMPLETE_MARKER} is wrong")
 
 
-def require_files(folder: Folder, metadata: Metadata) -> None:
+def verify_files(folder: Folder, metadata: Metadata) -> None:
     """Raise UnpicklingError unless our own files are those that were written."""
     files: Mapping[str, int] = metadata.files  # type: ignore[attr-defined]
     for name, expected in files.items():
@@ -73,7 +73,7 @@ def require_files(folder: Folder, metadata: Metadata) -> None:
             raise pickle.UnpicklingError(f"the checksum of {name} is wrong")
 
 
-class _Summed(io.RawIOBase):
+class _ChecksumStream(io.RawIOBase):
     """Passes on what is written and sums it up."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -87,23 +87,23 @@ class _Summed(io.RawIOBase):
         self._stream.close()
 
 
-class _Sums(_StorageWriterTransforms):
+class _ChecksumTransforms(_StorageWriterTransforms):
     """torch asks this for the stream of each entry."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.of: dict[MetadataIndex, _Summed] = {}
+        self.of: dict[MetadataIndex, _ChecksumStream] = {}
 
     def transform_save_stream(
         self, write_item: WriteItem, raw_stream: io.IOBase
     ) -> tuple[IO[bytes], list[str]]:
         stream, names = super().transform_save_stream(write_item, raw_stream)
-        self.of[write_item.index] = summed = _Summed(stream)
+        self.of[write_item.index] = summed = _ChecksumStream(stream)
         return summed, names  # type: ignore[return-value]
 
 
 def _of_files(folder: Folder) -> dict[str, int]:
-    paths = [folder / name for name in (FACTS, TOKENIZER)]
+    paths = [folder / name for name in (METADATA_FILE, TOKENIZER)]
     return {path.name: crc32(path.read_bytes()) for path in paths if path.is_file()}
 
 

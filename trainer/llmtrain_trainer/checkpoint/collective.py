@@ -12,7 +12,7 @@ from llmtrain_trainer.errors import InputError
 T = TypeVar("T")
 
 
-def first_rank_chooses(choose: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+def broadcast_from_rank0(choose: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """Return on every rank what rank 0 chose; collective.
 
     A shared file system may show different ranks different folders. Raises on every rank the

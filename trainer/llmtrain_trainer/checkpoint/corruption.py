@@ -1,12 +1,14 @@
-"""Telling a damaged checkpoint from one that could not be read this time."""
+"""Corrupt checkpoints, and how they differ from checkpoints that could not be read this time."""
 
 from __future__ import annotations
 
 import pickle
 
+from llmtrain_trainer.checkpoint.paths import URI_FIELD, Folder
+from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.failures import exception_chain, is_peer_loss
 
-_DAMAGE = (
+_CORRUPTION = (
     pickle.UnpicklingError,
     EOFError,
     FileNotFoundError,
@@ -14,37 +16,53 @@ _DAMAGE = (
     NotADirectoryError,
 )
 
-_DAMAGE_WORDS = (
-    "PytorchStreamReader failed",  # a shard that is cut short or overwritten
+_CORRUPTION_MESSAGES = (
+    "PytorchStreamReader failed",  # a shard that is truncated or overwritten
     "Missing key",
     "size mismatch",
     "mismatch sizes",
 )
-"""torch raises these as plain errors; in lower case they are compared."""
+"""Parts of the messages of torch's plain errors. They are compared in lower case."""
 
 
-def shows_damage(error: BaseException) -> bool:
-    """Tell whether a failure to load can only come from the files.
-
-    Where any rank ran out of memory, lost a peer or was refused by the file system, nothing is
-    known of the files: the same checkpoint may load next time.
-    """
-    causes = list(exception_chain(error))
-    return any(map(_damaged, causes)) and not any(map(_passing, causes))
+class CorruptCheckpointError(InputError):
+    """The files of a checkpoint are not what was written."""
 
 
-def _damaged(error: BaseException) -> bool:
-    if isinstance(error, _DAMAGE):
-        return True
-    text = str(error).lower()
-    return isinstance(error, (RuntimeError, ValueError, AssertionError)) and any(
-        word.lower() in text for word in _DAMAGE_WORDS
+def corrupt_checkpoint(
+    folder: Folder, error: BaseException, field: str = URI_FIELD
+) -> CorruptCheckpointError:
+    """Return the error for a checkpoint whose files are not what was written."""
+    return CorruptCheckpointError(
+        "CheckpointUnreadable",
+        f"{folder} is damaged: {error!r}",
+        field=field,
+        remedy="move this folder aside to resume from the checkpoint before it",
     )
 
 
-def _passing(error: BaseException) -> bool:
+def is_corruption(error: BaseException) -> bool:
+    """Return True if only the files can be the cause of a failure to load.
+
+    If any rank ran out of memory, lost a peer or was refused by the file system, the files may be
+    intact: the same checkpoint may load next time.
+    """
+    causes = list(exception_chain(error))
+    return any(map(_shows_corruption, causes)) and not any(map(_may_pass, causes))
+
+
+def _shows_corruption(error: BaseException) -> bool:
+    if isinstance(error, _CORRUPTION):
+        return True
+    text = str(error).lower()
+    return isinstance(error, (RuntimeError, ValueError, AssertionError)) and any(
+        message.lower() in text for message in _CORRUPTION_MESSAGES
+    )
+
+
+def _may_pass(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return not isinstance(error, _DAMAGE)
-    # torch's own by name: this module is read where torch is not imported
+        return not isinstance(error, _CORRUPTION)
+    # torch's own error by name: the launcher imports this module without torch
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return out_of_memory or is_peer_loss(error)

@@ -5,29 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmtrain_trainer.checkpoint import paths
+from llmtrain_trainer.checkpoint.metadata import read_metadata, require_same_model
+from llmtrain_trainer.checkpoint.paths import (
+    COMPLETE_MARKER,
+    TOKENIZER,
+    Folder,
+    complete_steps,
+    folder_from_uri,
+    step_folder,
+)
 from llmtrain_trainer.config import DataConfig
 from llmtrain_trainer.errors import InputError
 
-FIELD = "spec.model.initFrom"
+INIT_FROM_FIELD = "spec.model.initFrom"
 
 
-def base_folder(uri: str, running_torch: str, architecture: dict[str, Any]) -> paths.Folder:
+def base_checkpoint(uri: str, running_torch: str, architecture: dict[str, Any]) -> Folder:
     """Return the folder of a base's checkpoint: the one named, or the newest complete one in it.
 
     Raises InputError where there is none, or where its weights are not those of this architecture.
     """
     folder = _newest(uri)
-    facts = paths.read_facts(folder, running_torch, FIELD)
-    if facts.lora is not None:
+    metadata = read_metadata(folder, running_torch, INIT_FROM_FIELD)
+    if metadata.lora is not None:
         raise InputError(
             "CheckpointMismatch",
             f"{folder} holds adapters only",
-            field=FIELD,
+            field=INIT_FROM_FIELD,
             remedy="name its folder merged/, which training.lora.merge writes",
         )
-    saved, wanted = _weights(facts.architecture), _weights(architecture)
-    paths.require_same_model(folder, saved, wanted, FIELD)
+    saved, wanted = _weights(metadata.architecture), _weights(architecture)
+    require_same_model(folder, saved, wanted, INIT_FROM_FIELD)
     return folder
 
 
@@ -43,30 +51,30 @@ def base_tokenizer(config: DataConfig) -> Path | None:
 
 def checkpoint_tokenizer(uri: str) -> Path:
     """Return the tokenizer beside a base's weights. Raises InputError where there is none."""
-    path = Path(str(_newest(uri) / paths.TOKENIZER))
+    path = Path(str(_newest(uri) / TOKENIZER))
     if not path.is_file():
         raise InputError(
             "InvalidSpec",
-            f"{path.parent} has no {paths.TOKENIZER}, and other tokens would mean nothing to it",
+            f"{path.parent} has no {TOKENIZER}, and other tokens would mean nothing to it",
             field="spec.data.tokenizer.uri",
             remedy="name the tokenizer that the base was trained with",
         )
     return path
 
 
-def _newest(uri: str) -> paths.Folder:
-    named = paths.folder_of(uri, FIELD)
-    if (named / paths.MARKER).is_file():
+def _newest(uri: str) -> Folder:
+    named = folder_from_uri(uri, INIT_FROM_FIELD)
+    if (named / COMPLETE_MARKER).is_file():
         return named
-    steps = paths.complete_steps(named)
+    steps = complete_steps(named)
     if not steps:
         raise InputError(
             "CheckpointUnreadable",
             f"{named} is no complete checkpoint and holds none",
-            field=FIELD,
+            field=INIT_FROM_FIELD,
             remedy="name the checkpoint.uri of the job that trained the base",
         )
-    return paths.step_folder(named, steps[-1])
+    return step_folder(named, steps[-1])
 
 
 def _weights(architecture: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llmtrain_trainer.checkpoint.collective import first_rank_chooses
-from llmtrain_trainer.checkpoint.corruption import shows_damage
-from llmtrain_trainer.checkpoint.paths import Facts, Folder, damaged, newest, step_folder
-from llmtrain_trainer.checkpoint.retention import reading
-from llmtrain_trainer.checkpoint.state import TrainingState, require_whole
+from llmtrain_trainer.checkpoint.collective import broadcast_from_rank0
+from llmtrain_trainer.checkpoint.corruption import corrupt_checkpoint, is_corruption
+from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, latest_complete
+from llmtrain_trainer.checkpoint.paths import Folder, step_folder
+from llmtrain_trainer.checkpoint.retention import read_lease
+from llmtrain_trainer.checkpoint.state import TrainingState, require_intact
 from llmtrain_trainer.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -24,10 +25,10 @@ log = logging.getLogger(__name__)
 def resume(
     root: Folder,
     architecture: dict[str, Any],
-    require: Callable[[Facts], None],
+    require: Callable[[CheckpointMetadata], None],
     state: TrainingState,
     group: dist.ProcessGroup,
-) -> Facts | None:
+) -> CheckpointMetadata | None:
     """Load the newest complete checkpoint that is not damaged; collective over all ranks.
 
     `require` raises InputError for one that is not this job's. Returns None where there is none.
@@ -37,41 +38,41 @@ def resume(
     while True:
         with ExitStack() as lease:
             try:
-                facts = first_rank_chooses(
+                metadata = broadcast_from_rank0(
                     partial(_choose, root, architecture, require, bad, lease), group
                 )
             except InputError as error:
                 raise next(iter(bad.values()), error) from None
-            if facts is None and bad:
+            if metadata is None and bad:
                 raise next(iter(bad.values()))
-            if facts is None:
+            if metadata is None:
                 return None
-            folder = step_folder(root, facts.step)
+            folder = step_folder(root, metadata.step)
             try:
                 state.load(folder, group)
             except Exception as error:
-                if not shows_damage(error):
+                if not is_corruption(error):
                     raise
-                bad[facts.step] = damaged(folder, error)
-                log.warning("%s; looking for the checkpoint before it", bad[facts.step].message)
+                bad[metadata.step] = corrupt_checkpoint(folder, error)
+                log.warning("%s; looking for the checkpoint before it", bad[metadata.step].message)
                 continue
         if bad:
-            log.warning("went on from step %d: steps %s are damaged", facts.step, sorted(bad))
-        return facts
+            log.warning("went on from step %d: steps %s are damaged", metadata.step, sorted(bad))
+        return metadata
 
 
 def _choose(
     root: Folder,
     architecture: dict[str, Any],
-    require: Callable[[Facts], None],
+    require: Callable[[CheckpointMetadata], None],
     bad: dict[int, InputError],
     lease: ExitStack,
-) -> Facts | None:
+) -> CheckpointMetadata | None:
     """Choose on rank 0, which holds the lease for all ranks."""
     while True:
-        facts = newest(root, torch.__version__, architecture, bad, require_whole)
-        if facts is None:
+        metadata = latest_complete(root, torch.__version__, architecture, bad, require_intact)
+        if metadata is None:
             return None
-        require(facts)
-        if lease.enter_context(reading(step_folder(root, facts.step))):
-            return facts
+        require(metadata)
+        if lease.enter_context(read_lease(step_folder(root, metadata.step))):
+            return metadata

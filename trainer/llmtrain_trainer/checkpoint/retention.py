@@ -15,14 +15,14 @@ from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 from llmtrain_trainer.checkpoint.paths import (
-    PURGING,
+    PURGE_MARKER,
     Folder,
     complete_steps,
-    inside,
+    delete_checkpoint,
     is_complete,
-    remove,
+    list_dir,
+    list_steps,
     step_folder,
-    steps,
 )
 
 LEASE = ".reading-"
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def reading(folder: Folder) -> Iterator[bool]:
+def read_lease(folder: Folder) -> Iterator[bool]:
     """Keep a checkpoint from being purged while it is read; yields whether it is there.
 
     A reader that may not write there reads without a lease: then only `keep` protects it.
@@ -56,13 +56,13 @@ def purge(root: Folder, keep: int, saved: int) -> None:
     """
     kept = {step for step in complete_steps(root) if step <= saved}
     kept = set(sorted(kept)[-keep:]) | {saved}
-    for step in steps(root):
+    for step in list_steps(root):
         if step < saved and step not in kept:
             _delete(step_folder(root, step))
 
 
 def _delete(folder: Folder) -> None:
-    note = folder / PURGING
+    note = folder / PURGE_MARKER
     try:
         note.write_text("")
     except FileNotFoundError:
@@ -71,13 +71,13 @@ def _delete(folder: Folder) -> None:
         note.unlink(missing_ok=True)
         log.info("%s is being read: it is deleted after the next save", folder)
         return
-    remove(folder)
+    delete_checkpoint(folder)
 
 
 def _is_read(folder: Folder) -> bool:
     return any(
         path.name.startswith(LEASE) and time.time() - _written(path) < LEASE_SECONDS
-        for path in inside(folder)
+        for path in list_dir(folder)
     )
 
 

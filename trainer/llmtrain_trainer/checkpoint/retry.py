@@ -34,7 +34,7 @@ _CLIENT = "HTTPClientError"
 log = logging.getLogger(__name__)
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Tell whether reading may work the next time although nothing was changed."""
     if isinstance(error, (ConnectionError, TimeoutError)):
         return True
@@ -43,13 +43,13 @@ def is_passing(error: BaseException) -> bool:
     return any(kind.__name__ == _CLIENT for kind in type(error).__mro__)
 
 
-def patiently(read: Callable[[], T]) -> T:
+def retry_transient(read: Callable[[], T]) -> T:
     """Return what `read` returns; tries again after errors that may pass, then raises the last."""
     for wait in WAITS:
         try:
             return read()
         except Exception as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             log.warning("reading a checkpoint failed, trying again in %g s: %r", wait, error)
             time.sleep(wait)

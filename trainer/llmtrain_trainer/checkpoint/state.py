@@ -31,14 +31,15 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.futures import Future
 
 from llmtrain_trainer.checkpoint.checksums import (
-    SummingStoreWriter,
-    SummingWriter,
-    checked_entry,
-    require_files,
-    require_marker,
+    ChecksumStoreWriter,
+    ChecksumWriter,
+    verify_entry,
+    verify_files,
+    verify_marker,
 )
-from llmtrain_trainer.checkpoint.paths import FIELD, MARKER, Folder, damaged
-from llmtrain_trainer.checkpoint.retry import patiently
+from llmtrain_trainer.checkpoint.corruption import corrupt_checkpoint
+from llmtrain_trainer.checkpoint.paths import COMPLETE_MARKER, URI_FIELD, Folder
+from llmtrain_trainer.checkpoint.retry import retry_transient
 from llmtrain_trainer.model.lora import is_adapter
 from llmtrain_trainer.parallel.replicate.sync import ReplicaSync
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
@@ -60,7 +61,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     replica_sync: ReplicaSync
 
-    def take(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state by name. Tensors are those that training changes, not copies."""
         return {**self._weights(self.replica_sync.weights_prefix), **self.replica_sync.state_dict()}
 
@@ -69,7 +70,7 @@ class TrainingState:
 
         Copies that trained apart have weights of their own; in another layout all take the first's.
         """
-        saved = reader_of(folder).read_metadata().state_dict_metadata
+        saved = storage_reader(folder).read_metadata().state_dict_metadata
         prefix = self.replica_sync.weights_prefix
         if not any(name.startswith(f"{prefix}{MODEL}.") for name in saved):
             prefix = ""
@@ -82,7 +83,7 @@ class TrainingState:
         }
         state = {**self._weights(prefix), **replica_state}
         with catchable_checkpoint_errors():
-            dcp.load(state, storage_reader=reader_of(folder), process_group=group)  # type: ignore[attr-defined]
+            dcp.load(state, storage_reader=storage_reader(folder), process_group=group)  # type: ignore[attr-defined]
         set_model_state_dict(self.model, state[prefix + MODEL], options=_FLAT)
         set_optimizer_state_dict(
             self.model, self.optimizer, state[prefix + OPTIMIZER], options=_FLAT
@@ -97,7 +98,7 @@ class TrainingState:
         }
 
 
-def write(
+def write_state(
     folder: Folder,
     state: dict[str, Any],
     group: dist.ProcessGroup | None,
@@ -107,14 +108,14 @@ def write(
     with catchable_checkpoint_errors():
         dcp.save(  # type: ignore[attr-defined]
             state,
-            storage_writer=_writer_of(folder),
-            planner=_Telling(heartbeat),
+            storage_writer=_storage_writer(folder),
+            planner=_HeartbeatPlanner(heartbeat),
             process_group=group,
             no_dist=group is None,
         )
 
 
-class _Telling(DefaultSavePlanner):
+class _HeartbeatPlanner(DefaultSavePlanner):
     """Shows a sign of life for every tensor that is about to be written."""
 
     def __init__(self, heartbeat: Heartbeat) -> None:
@@ -127,7 +128,7 @@ class _Telling(DefaultSavePlanner):
         return super().resolve_data(write_item)
 
 
-def weights(model: nn.Module) -> dict[str, Any]:
+def weights_state(model: nn.Module) -> dict[str, Any]:
     """Return the state of the weights alone, adapters left out."""
     named = get_model_state_dict(model, options=StateDictOptions())
     return {MODEL: {name: each for name, each in named.items() if not is_adapter(name)}}
@@ -135,23 +136,23 @@ def weights(model: nn.Module) -> dict[str, Any]:
 
 def load_weights(folder: Folder, model: nn.Module) -> None:
     """Read the weights of a checkpoint, adapters left out; collective over all ranks."""
-    state = weights(model)
+    state = weights_state(model)
     with catchable_checkpoint_errors():
-        dcp.load(state, storage_reader=reader_of(folder))  # type: ignore[attr-defined]
+        dcp.load(state, storage_reader=storage_reader(folder))  # type: ignore[attr-defined]
     set_model_state_dict(model, state[MODEL], options=StateDictOptions(strict=False))
 
 
-def require_whole(folder: Folder, field: str = FIELD) -> None:
+def require_intact(folder: Folder, field: str = URI_FIELD) -> None:
     """Raise InputError where a checkpoint lacks files, or bytes at their end.
 
     One rank asks, before any reads. Weights that were overwritten show only when they are read:
     every rank compares the checksums of what it needs.
     """
     try:
-        metadata = reader_of(folder).read_metadata()
-        patiently(partial(require_files, folder, metadata))
+        metadata = storage_reader(folder).read_metadata()
+        retry_transient(partial(verify_files, folder, metadata))
     except (EOFError, FileNotFoundError, pickle.UnpicklingError) as error:
-        raise damaged(folder, error, field) from error
+        raise corrupt_checkpoint(folder, error, field) from error
     ends: dict[str, int] = {}
     for entry in (metadata.storage_data or {}).values():
         ends[entry.relative_path] = max(
@@ -160,14 +161,14 @@ def require_whole(folder: Folder, field: str = FIELD) -> None:
     for name, end in sorted(ends.items()):
         path = folder / name
         try:
-            size = patiently(path.stat).st_size
+            size = retry_transient(path.stat).st_size
         except FileNotFoundError as error:
-            raise damaged(folder, error, field) from error
+            raise corrupt_checkpoint(folder, error, field) from error
         if size < end:
-            raise damaged(folder, EOFError(f"{name} has {size} of {end} bytes"), field)
+            raise corrupt_checkpoint(folder, EOFError(f"{name} has {size} of {end} bytes"), field)
 
 
-class _Patient(FileSystemReader):
+class _RetryingReader(FileSystemReader):
     """Reads again what failed for a moment. On its own rank: the others wait in the collective."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -176,41 +177,41 @@ class _Patient(FileSystemReader):
         torch turns whatever goes wrong there into an AssertionError; damage and a file system that
         does not answer could not be told apart any more.
         """
-        return patiently(lambda: self._read_metadata(*args, **kwargs))
+        return retry_transient(lambda: self._read_metadata(*args, **kwargs))
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Read this rank's part."""
-        return patiently(lambda: super(_Patient, self).read_data(plan, planner))
+        return retry_transient(lambda: super(_RetryingReader, self).read_data(plan, planner))
 
     def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
-        return checked_entry(super()._slice_file(file, sinfo), sinfo)
+        return verify_entry(super()._slice_file(file, sinfo), sinfo)
 
     def _read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         try:
             metadata = super().read_metadata(*args, **kwargs)
-            require_marker(metadata)
+            verify_marker(metadata)
         except (OSError, EOFError):
             raise
         except Exception as error:  # damaged bytes raise nearly anything, or ask for all memory
-            raise pickle.UnpicklingError(f"{MARKER}: {error!r}") from error
+            raise pickle.UnpicklingError(f"{COMPLETE_MARKER}: {error!r}") from error
         return metadata
 
 
-class _PatientStore(_Patient, FsspecReader):
+class _RetryingStoreReader(_RetryingReader, FsspecReader):
     pass
 
 
-def reader_of(folder: Folder) -> FileSystemReader:
+def storage_reader(folder: Folder) -> FileSystemReader:
     """Return torch's reader for a folder on a volume or in a store."""
     if isinstance(folder, Path):
-        return _Patient(folder)
-    return _PatientStore(str(folder), **folder.storage_options)
+        return _RetryingReader(folder)
+    return _RetryingStoreReader(str(folder), **folder.storage_options)
 
 
-def _writer_of(folder: Folder) -> SummingWriter:
+def _storage_writer(folder: Folder) -> ChecksumWriter:
     if isinstance(folder, Path):
-        writer = SummingWriter(folder)
+        writer = ChecksumWriter(folder)
     else:
-        writer = SummingStoreWriter(str(folder), **folder.storage_options)
+        writer = ChecksumStoreWriter(str(folder), **folder.storage_options)
     writer.folder = folder
     return writer

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from llmtrain_core.api.defaults import TERMINATION_GRACE_SECONDS
 from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_PEER_LOST, MASTER_PORT, PORT
 from llmtrain_core.api.failure import FailureInfo
-from llmtrain_trainer.checkpoint import paths
 from llmtrain_trainer.checkpoint.init_from import base_tokenizer
+from llmtrain_trainer.checkpoint.paths import EXPORT_FIELD, folder_from_uri, require_writable
 from llmtrain_trainer.config import RunConfig, load_job
 from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.errors import TrainerError
@@ -262,10 +262,10 @@ def _require_folders(run: RunConfig, pod: PodEnvironment) -> None:
     """Raise InputError if checkpoints or the export cannot be written: now, not days later."""
     if run.checkpoint is None:
         return
-    paths.require_usable(paths.folder_of(run.checkpoint.uri))
+    require_writable(folder_from_uri(run.checkpoint.uri))
     if run.checkpoint.export is not None and 0 in pod.ranks:  # rank 0 writes it
-        to = paths.folder_of(run.checkpoint.export, paths.EXPORT_FIELD)
-        paths.require_usable(to, paths.EXPORT_FIELD, "ExportNotWritable")
+        to = folder_from_uri(run.checkpoint.export, EXPORT_FIELD)
+        require_writable(to, EXPORT_FIELD, "ExportNotWritable")
 
 
 async def import_torch() -> None:

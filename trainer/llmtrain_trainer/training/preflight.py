@@ -6,7 +6,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from llmtrain_trainer.checkpoint.paths import FIELD, Facts
+from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
+from llmtrain_trainer.checkpoint.paths import URI_FIELD
 from llmtrain_trainer.errors import InputError
 
 
@@ -27,20 +28,22 @@ def require_same_data(digest: str) -> None:
         )
 
 
-def require_matching_run(facts: Facts, data: str, lora: dict[str, Any] | None) -> None:
+def require_matching_run(
+    metadata: CheckpointMetadata, data: str, lora: dict[str, Any] | None
+) -> None:
     """Raise InputError if a checkpoint was saved with different data or adapters."""
-    if facts.data != data:
+    if metadata.data != data:
         raise _mismatch(
-            facts, "data", "the sources, heldOutFraction, vocabSize and seed it was saved with"
+            metadata, "data", "the sources, heldOutFraction, vocabSize and seed it was saved with"
         )
-    if facts.lora != lora:
-        raise _mismatch(facts, "adapters", "the training.lora it was saved with")
+    if metadata.lora != lora:
+        raise _mismatch(metadata, "adapters", "the training.lora it was saved with")
 
 
-def _mismatch(facts: Facts, what: str, own: str) -> InputError:
+def _mismatch(metadata: CheckpointMetadata, what: str, own: str) -> InputError:
     return InputError(
         "CheckpointMismatch",
-        f"the checkpoint of step {facts.step} was saved with different {what}",
-        field=FIELD,
+        f"the checkpoint of step {metadata.step} was saved with different {what}",
+        field=URI_FIELD,
         remedy=f"use another folder, or {own}",
     )

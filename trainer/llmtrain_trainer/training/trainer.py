@@ -15,12 +15,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmtrain_trainer.checkpoint import init_from, paths
-from llmtrain_trainer.checkpoint.collective import first_rank_chooses
-from llmtrain_trainer.checkpoint.corruption import shows_damage
+from llmtrain_trainer.checkpoint import init_from
+from llmtrain_trainer.checkpoint.collective import broadcast_from_rank0
+from llmtrain_trainer.checkpoint.corruption import corrupt_checkpoint, is_corruption
+from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
+from llmtrain_trainer.checkpoint.paths import (
+    EXPORT_FIELD,
+    URI_FIELD,
+    Folder,
+    folder_from_uri,
+    step_folder,
+)
 from llmtrain_trainer.checkpoint.resume import resume
-from llmtrain_trainer.checkpoint.saver import Outcome, Saver
-from llmtrain_trainer.checkpoint.state import TrainingState, load_weights, require_whole
+from llmtrain_trainer.checkpoint.saver import Saver, SaveResult
+from llmtrain_trainer.checkpoint.state import TrainingState, load_weights, require_intact
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
 from llmtrain_trainer.data.mixture import open_mixture
@@ -137,7 +145,7 @@ class Trainer:
             if self.run.checkpoint and self.step % self.run.checkpoint.every_steps == 0:
                 self.save()
             elif self.saver is not None:
-                self.saver.look(self._report_save)
+                self.saver.poll(self._report_save)
         self.save()
         if self.step < self.run.steps:
             self.wait_for_save()
@@ -221,14 +229,18 @@ class Trainer:
         require = partial(
             preflight.require_matching_run, data=self.data.digest, lora=self._lora_metadata()
         )
-        facts = resume(self.saver.root, self._architecture(), require, self.state, self.saver.group)
-        if facts is None:
+        metadata = resume(
+            self.saver.root, self._architecture(), require, self.state, self.saver.group
+        )
+        if metadata is None:
             return
-        self.step = self.saved_step = facts.step
-        if facts.held_out_before is not None:
-            self.held_out_before = HeldOutScore(facts.held_out_before, facts.exact_match_before)
-        log.info("resumed at step %d (saved as %s)", facts.step, facts.layout)
-        self.send(CheckpointReport(facts.step, {}))
+        self.step = self.saved_step = metadata.step
+        if metadata.held_out_before is not None:
+            self.held_out_before = HeldOutScore(
+                metadata.held_out_before, metadata.exact_match_before
+            )
+        log.info("resumed at step %d (saved as %s)", metadata.step, metadata.layout)
+        self.send(CheckpointReport(metadata.step, {}))
 
     def load_initial_weights(self) -> None:
         """Load the weights of `model.initFrom`, unless the resumed checkpoint has all weights."""
@@ -236,18 +248,18 @@ class Trainer:
             return
         uri = self.run.init_from
 
-        def choose() -> paths.Folder:
-            found = init_from.base_folder(uri, torch.__version__, self._architecture())
-            require_whole(found, init_from.FIELD)
+        def choose() -> Folder:
+            found = init_from.base_checkpoint(uri, torch.__version__, self._architecture())
+            require_intact(found, init_from.INIT_FROM_FIELD)
             return found
 
-        folder = first_rank_chooses(choose)
+        folder = broadcast_from_rank0(choose)
         try:
             load_weights(folder, self.model)
         except Exception as error:
-            if not shows_damage(error):
+            if not is_corruption(error):
                 raise
-            raise paths.damaged(folder, error, init_from.FIELD) from error
+            raise corrupt_checkpoint(folder, error, init_from.INIT_FROM_FIELD) from error
         log.info("started from %s", folder)
 
     def save(self) -> None:
@@ -264,12 +276,12 @@ class Trainer:
         """Wait for the last checkpoint. Raises TrainerError if it could not be written."""
         if self.saver is None:
             return
-        self.saver.finish(self._report_save)
+        self.saver.wait(self._report_save)
         if self.save_error is not None:
             raise TrainerError(
                 "CheckpointNotWritten",
                 f"step {self.step}: {self.save_error}",
-                field=paths.FIELD,
+                field=URI_FIELD,
                 remedy="free space there; a restart resumes from the newest complete checkpoint",
             )
 
@@ -287,14 +299,12 @@ class Trainer:
             return
         self.send(PhaseReport("saving", self.step))
         if dist.get_rank() == 0:
-            to = paths.folder_of(self.run.checkpoint.export, paths.EXPORT_FIELD)
+            to = folder_from_uri(self.run.checkpoint.export, EXPORT_FIELD)
             root = self.saver.root if self.run.lora is None else self.saver.root / "merged"
-            export_checkpoint(
-                paths.step_folder(root, self.step), to, heartbeat=heartbeat_to(self.send)
-            )
+            export_checkpoint(step_folder(root, self.step), to, heartbeat=heartbeat_to(self.send))
         dist.barrier(group=self.saver.group)
 
-    def _report_save(self, outcome: Outcome) -> None:
+    def _report_save(self, outcome: SaveResult) -> None:
         """Report a save. After a failed one training continues: the previous checkpoint is kept."""
         self.save_error = outcome.error
         seconds = {"stage": outcome.stage, "upload": outcome.upload}
@@ -308,16 +318,16 @@ class Trainer:
         if checkpoint is None:
             return None
         return Saver(
-            paths.folder_of(checkpoint.uri),
+            folder_from_uri(checkpoint.uri),
             checkpoint.keep,
             background=checkpoint.background,
             tokenizer=tokenizer_of(self.data.folder),
             heartbeat=heartbeat_to(self.send),
         )
 
-    def _metadata(self) -> paths.Facts:
+    def _metadata(self) -> CheckpointMetadata:
         before = self.held_out_before
-        return paths.Facts(
+        return CheckpointMetadata(
             step=self.step,
             torch=torch.__version__,
             layout=str(self.run.layout),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint.paths import TOKENIZER, Facts, Folder
-from llmtrain_trainer.checkpoint.retention import reading
+from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
+from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
+from llmtrain_trainer.checkpoint.retention import read_lease
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 from llmtrain_trainer.weights.huggingface import Dtype, export
 from llmtrain_trainer.weights.reading import find_checkpoint, weights_of_checkpoint
@@ -16,18 +17,18 @@ def export_checkpoint(
     tokenizer: Folder | None = None,
     dtype: Dtype = "float32",
     heartbeat: Heartbeat = no_heartbeat,
-) -> Facts:
+) -> CheckpointMetadata:
     """Write the newest complete checkpoint in `root`, or `root` itself; return its facts.
 
     Without `tokenizer` the one that was saved with the weights goes along.
     """
-    folder, facts = find_checkpoint(root)
+    folder, metadata = find_checkpoint(root)
     saved = folder / TOKENIZER
     if tokenizer is None and saved.is_file():
         tokenizer = saved
-    architecture = Architecture.from_wire(facts.architecture)
-    with reading(folder):
+    architecture = Architecture.from_wire(metadata.architecture)
+    with read_lease(folder):
         export(
             weights_of_checkpoint(folder), architecture, to, tokenizer, dtype, heartbeat=heartbeat
         )
-    return facts
+    return metadata

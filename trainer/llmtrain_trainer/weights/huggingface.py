@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder, make
+from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder, make_dir
 from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
@@ -51,7 +51,7 @@ def export(
     end = None if tokenizer is None else end_token(Tokenizer.from_str(tokenizer.read_text()))
     config = config_of(architecture, dtype, end)
     shards = _shards(architecture, getattr(torch, dtype).itemsize, shard_bytes)
-    make(to)
+    make_dir(to)
     for old in [path for path in to.iterdir() if _is_ours(path.name)] if to.is_dir() else []:
         old.unlink()
     index: dict[str, str] = {}

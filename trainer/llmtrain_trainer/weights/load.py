@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint.paths import TOKENIZER, Facts, Folder, step_folder, write_facts
-from llmtrain_trainer.checkpoint.state import MODEL, write
+from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
+from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder, step_folder
+from llmtrain_trainer.checkpoint.state import MODEL, write_state
 from llmtrain_trainer.weights.huggingface import weights_of_huggingface
 from llmtrain_trainer.weights.reading import weight_shapes
 
@@ -21,7 +22,7 @@ def import_checkpoint(source: Path, to: Folder) -> tuple[Folder, Architecture]:
     architecture, read = weights_of_huggingface(source)
     weights = read(list(weight_shapes(architecture)))
     tokenizer = source / TOKENIZER
-    facts = Facts(
+    metadata = CheckpointMetadata(
         step=0,
         torch=torch.__version__,
         layout="imported",
@@ -30,7 +31,7 @@ def import_checkpoint(source: Path, to: Folder) -> tuple[Folder, Architecture]:
         sequences=0,
         held_out_before=None,
     )
-    write_facts(to, facts, tokenizer if tokenizer.is_file() else None)
+    create_step_folder(to, metadata, tokenizer if tokenizer.is_file() else None)
     folder = step_folder(to, 0)
-    write(folder, {MODEL: {name: tensor.float() for name, tensor in weights.items()}}, None)
+    write_state(folder, {MODEL: {name: tensor.float() for name, tensor in weights.items()}}, None)
     return folder, architecture

@@ -13,10 +13,16 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint import paths
-from llmtrain_trainer.checkpoint.corruption import shows_damage
-from llmtrain_trainer.checkpoint.paths import Facts, Folder
-from llmtrain_trainer.checkpoint.state import MODEL, reader_of, require_whole
+from llmtrain_trainer.checkpoint.corruption import corrupt_checkpoint, is_corruption
+from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, read_metadata
+from llmtrain_trainer.checkpoint.paths import (
+    URI_FIELD,
+    Folder,
+    complete_steps,
+    is_complete,
+    step_folder,
+)
+from llmtrain_trainer.checkpoint.state import MODEL, require_intact, storage_reader
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
@@ -34,33 +40,33 @@ def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
 
 def weights_of_checkpoint(folder: Folder) -> ReadWeights:
     """Return what reads a complete checkpoint, whatever its layout was. No process group."""
-    require_whole(folder)
-    known = reader_of(folder).read_metadata().state_dict_metadata
+    require_intact(folder)
+    known = storage_reader(folder).read_metadata().state_dict_metadata
 
     def read(names: Sequence[str]) -> Mapping[str, Tensor]:
         state: dict[str, Tensor] = {}
         for name in names:
             found = known.get(f"{MODEL}.{name}")
             if not isinstance(found, TensorStorageMetadata):
-                raise paths.damaged(folder, KeyError(name))
+                raise corrupt_checkpoint(folder, KeyError(name))
             state[f"{MODEL}.{name}"] = torch.empty(found.size, dtype=found.properties.dtype)
         try:
             with catchable_checkpoint_errors():
-                dcp.load(state, storage_reader=reader_of(folder), no_dist=True)  # type: ignore[attr-defined]
+                dcp.load(state, storage_reader=storage_reader(folder), no_dist=True)  # type: ignore[attr-defined]
         except Exception as error:
-            if not shows_damage(error):
+            if not is_corruption(error):
                 raise
-            raise paths.damaged(folder, error) from error
+            raise corrupt_checkpoint(folder, error) from error
         return {name: state[f"{MODEL}.{name}"] for name in names}
 
     return read
 
 
-def find_checkpoint(root: Folder, field: str = paths.FIELD) -> tuple[Folder, Facts]:
+def find_checkpoint(root: Folder, field: str = URI_FIELD) -> tuple[Folder, CheckpointMetadata]:
     """Return the checkpoint that a folder is, or the newest complete one in it, and its facts."""
     folder = root
-    if not paths.is_complete(root):
-        found = paths.complete_steps(root)
+    if not is_complete(root):
+        found = complete_steps(root)
         if not found:
             raise InputError(
                 "CheckpointUnreadable",
@@ -68,5 +74,5 @@ def find_checkpoint(root: Folder, field: str = paths.FIELD) -> tuple[Folder, Fac
                 field=field,
                 remedy="name the checkpoint.uri of a job, or one of its step folders",
             )
-        folder = paths.step_folder(root, found[-1])
-    return folder, paths.read_facts(folder, torch.__version__, field)
+        folder = step_folder(root, found[-1])
+    return folder, read_metadata(folder, torch.__version__, field)

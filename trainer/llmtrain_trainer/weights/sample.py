@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
-from llmtrain_trainer.checkpoint.retention import reading
+from llmtrain_trainer.checkpoint.retention import read_lease
 from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.model.decoder import Decoder
@@ -38,9 +38,9 @@ def load_model(folder: Folder) -> tuple[Decoder, Tokenizer]:
             raise InputError("ModelUnreadable", f"{folder} is in a store", remedy="copy it here")
         architecture, read = weights_of_huggingface(folder)
         return build(architecture, read), _tokenizer(folder)
-    step, facts = find_checkpoint(folder)
-    with reading(step):
-        architecture = Architecture.from_wire(facts.architecture)
+    step, metadata = find_checkpoint(folder)
+    with read_lease(step):
+        architecture = Architecture.from_wire(metadata.architecture)
         return build(architecture, weights_of_checkpoint(step)), _tokenizer(step)
 
 

@@ -1,0 +1,143 @@
+"""The metadata of a checkpoint, `llmtrain.json`, and the choice of the checkpoint to resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llmtrain_trainer.checkpoint.corruption import CorruptCheckpointError, corrupt_checkpoint
+from llmtrain_trainer.checkpoint.paths import (
+    METADATA_FILE,
+    PURGE_MARKER,
+    TOKENIZER,
+    URI_FIELD,
+    Folder,
+    complete_steps,
+    delete_checkpoint,
+    make_dir,
+    step_folder,
+    unusable,
+)
+from llmtrain_trainer.checkpoint.retry import retry_transient
+from llmtrain_trainer.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointMetadata:
+    """What must be known about a checkpoint before it is read. The fields are the JSON keys."""
+
+    step: int
+    """Optimizer steps done. The position in the data follows from it."""
+    torch: str
+    """Version that wrote it. Older versions cannot read newer formats."""
+    layout: str
+    architecture: dict[str, Any]
+    data: str
+    """Digest of the prepared data."""
+    sequences: int
+    """Sequences seen."""
+    held_out_before: float | None
+    """Held-out loss before the very first step. A resumed run cannot measure it."""
+    exact_match_before: float | None = None
+    """Fraction of held-out examples answered exactly before the very first step."""
+    lora: dict[str, Any] | None = None
+    """Rank, alpha and targets if the checkpoint holds adapters only."""
+
+
+def latest_complete(
+    root: Folder,
+    running_torch: str,
+    architecture: dict[str, Any],
+    without: Collection[int] = (),
+    inspect: Callable[[Folder], None] = lambda _: None,
+) -> CheckpointMetadata | None:
+    """Return the metadata of the latest complete checkpoint that is not corrupt, or None.
+
+    `inspect` raises InputError for a corrupt one. Corruption is logged and the checkpoint before it
+    is tried. If all are corrupt, the error of the latest is raised. InputError is also raised if
+    the latest was written by a newer torch or for another architecture: resuming from an older one
+    would silently lose work.
+    """
+    corruption: InputError | None = None
+    for step in reversed([step for step in complete_steps(root) if step not in without]):
+        folder = step_folder(root, step)
+        try:
+            metadata = retry_transient(partial(read_metadata, folder, running_torch))
+            inspect(folder)
+        except CorruptCheckpointError as error:
+            log.warning("%s; trying the checkpoint before it", error.message)
+            corruption = corruption or error
+            continue
+        require_same_model(folder, metadata.architecture, architecture)
+        return metadata
+    if corruption is not None:
+        raise corruption
+    return None
+
+
+def read_metadata(folder: Folder, running_torch: str, field: str = URI_FIELD) -> CheckpointMetadata:
+    """Return the metadata of one checkpoint. Raises InputError if a newer torch wrote it."""
+    path = folder / METADATA_FILE
+    try:
+        metadata = CheckpointMetadata(**json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        raise corrupt_checkpoint(folder, error, field) from error
+    except PermissionError as error:
+        raise unusable("CheckpointUnreadable", f"cannot read {path}: {error}", field) from error
+    if _version(metadata.torch) > _version(running_torch):
+        raise InputError(
+            "CheckpointUnreadable",
+            f"{folder} was written by torch {metadata.torch}; this is {running_torch}",
+            field=field,
+            remedy=f"use an image with torch {metadata.torch} or newer",
+        )
+    return metadata
+
+
+def require_same_model(
+    folder: Folder, saved: dict[str, Any], wanted: dict[str, Any], field: str = URI_FIELD
+) -> None:
+    """Raise InputError (`CheckpointMismatch`) that lists how two architectures differ."""
+    names = sorted(saved.keys() | wanted.keys())
+    found = [name for name in names if saved.get(name) != wanted.get(name)]
+    if found:
+        listed = ", ".join(
+            f"{name} is {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+            for name in found
+        )
+        raise InputError(
+            "CheckpointMismatch",
+            f"{folder} holds a model of another architecture: {listed}",
+            field=field,
+            remedy="use another folder, or the architecture it was saved with",
+        )
+
+
+def create_step_folder(
+    root: Folder, metadata: CheckpointMetadata, tokenizer: Path | None = None
+) -> Folder:
+    """Create an empty folder for a step and write its metadata. Delete an incomplete one.
+
+    A network file system may keep names of files that a lost pod had open, so the old folder may
+    survive. It is then used as it is, but never with an old marker.
+    """
+    folder = step_folder(root, metadata.step)
+    delete_checkpoint(folder)
+    make_dir(folder)
+    (folder / PURGE_MARKER).unlink(missing_ok=True)
+    (folder / METADATA_FILE).write_text(json.dumps(asdict(metadata)))
+    if tokenizer is not None:
+        (folder / TOKENIZER).write_bytes(tokenizer.read_bytes())
+    return folder
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])
