@@ -1,1 +1,1 @@
-"""Records of the objects that the informers follow."""
+"""Informers, their records, and a typed view of stored jobs."""

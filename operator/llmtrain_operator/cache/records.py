@@ -1,4 +1,4 @@
-"""What the operator remembers of pods, nodes and jobs: small records instead of whole objects."""
+"""Records of pods, nodes, jobs and other objects: the fields that the operator reads."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from llmtrain_core.topology.levels import Levels, levels_of
 from llmtrain_core.topology.links import Links, links_of
 from llmtrain_operator.cache.job import JobView, Raw
 
-_QUEUE_ENDED = "TerminationTarget"
-"""Condition of a pod whose quota Kueue takes back."""
-_ENDED_FROM_OUTSIDE = frozenset({"DisruptionTarget", _QUEUE_ENDED})
+_QUOTA_REVOKED = "TerminationTarget"
+"""Condition of a pod whose quota Kueue revokes."""
+_DISRUPTIONS = frozenset({"DisruptionTarget", _QUOTA_REVOKED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +30,20 @@ class PodRecord:
     job: str
     """UID of the job that its label names."""
     owner: str
-    """UID of the controller that owns it: only this makes it ours."""
+    """UID of the controller that owns it. Only the owner decides whose pod it is."""
     attempt: int
     index: int
     node: str
-    """Where it is bound, else where it is pinned."""
+    """The node that it is bound to, or pinned to by affinity."""
     bound: bool
-    """Whether kube-scheduler has given it that node."""
+    """Whether kube-scheduler has bound it."""
     phase: str
     ready: bool
     deleting: bool
     reason: str
-    """Reason of the pod's own end (Evicted, ...), else of what holds its container up."""
+    """Reason of the pod's end (Evicted, ...), or of the state of its container."""
     disruption: str
-    """Why the cluster ended it (Evicted, NodeShutdown, ...); empty where it did not."""
+    """Why the cluster ended it (Evicted, NodeShutdown, ...); empty otherwise."""
     message: str
     exit_code: int | None
     finished: str
@@ -51,12 +51,12 @@ class PodRecord:
     address: str
     resources: tuple[tuple[str, int], ...]
     gated: bool = False
-    """Whether somebody has yet to let it be scheduled."""
+    """Whether it has a scheduling gate."""
     evicted_by_queue: bool = False
 
     @property
     def ended(self) -> bool:
-        """Whether it will never run again."""
+        """Whether all of its containers have terminated."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
@@ -65,13 +65,13 @@ class PodRecord:
         return self.phase not in ("Pending", "Unknown", "")
 
     def belongs_to(self, job: JobRecord) -> bool:
-        """Whether the job owns it: an owner is always of the same namespace, whatever it says."""
+        """Return True if the job owns it. An owner must be in the same namespace."""
         return self.owner == job.uid and self.namespace == job.namespace
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignPod:
-    """A pod of somebody else that holds extended resources."""
+    """A pod that is not managed by this operator and holds extended resources."""
 
     uid: str
     node: str
@@ -80,7 +80,7 @@ class ForeignPod:
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """A node, and since when it is (not) ready."""
+    """A node, and the time of the last change of its readiness."""
 
     node: Node
     since: str
@@ -103,7 +103,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class FabricRecord:
-    """A Fabric: its levels, or why it has none."""
+    """A Fabric: its levels, or why it is invalid."""
 
     name: str
     levels: Levels
@@ -119,7 +119,7 @@ class PriorityRecord:
     value: int
     is_default: bool
     preempts: bool = True
-    """Whether jobs of the class may stop others."""
+    """Whether jobs of the class may preempt others."""
 
 
 def read_json(text: str | bytes) -> Any:
@@ -131,20 +131,20 @@ def read_json(text: str | bytes) -> Any:
 
 
 def pod_record(raw: Raw) -> PodRecord:
-    """Read a pod of ours (whatever its labels say)."""
+    """Read a pod of a job. Its labels may be invalid."""
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
     tags = metadata.get("labels") or {}
     reason, message, exit_code, finished = _end(status)
     ready = evicted = False
-    # A deadline of the pod's own is no disruption: its next run would end the same way.
+    # activeDeadlineSeconds of a pod is no disruption: its next run would end the same way.
     disruption = status.get("reason", "")
     disruption = "" if disruption == "DeadlineExceeded" else disruption
     for condition in status.get("conditions") or ():
         if condition["type"] == "Ready":
             ready = condition["status"] == "True"
-        elif condition["type"] in _ENDED_FROM_OUTSIDE and condition["status"] == "True":
+        elif condition["type"] in _DISRUPTIONS and condition["status"] == "True":
             disruption = disruption or condition.get("reason") or condition["type"]
-            evicted = evicted or condition["type"] == _QUEUE_ENDED
+            evicted = evicted or condition["type"] == _QUOTA_REVOKED
         elif condition["type"] == "PodScheduled" and condition["status"] == "False" and not reason:
             reason, message = condition.get("reason", ""), condition.get("message", "")
     return PodRecord(
@@ -173,7 +173,7 @@ def pod_record(raw: Raw) -> PodRecord:
 
 
 def _end(status: Raw) -> tuple[str, str, int | None, str]:
-    """Why the first container that is not well is not: reason, message, exit code, end."""
+    """Return reason, message, exit code and end of the first container that does not run."""
     reason, message = status.get("reason", ""), status.get("message", "")
     own = message if reason else ""
     for container in status.get("containerStatuses") or ():
@@ -214,7 +214,7 @@ def _number(text: str | None) -> int:
 
 
 def is_followed(raw: Raw, namespace: str | None) -> bool:
-    """Whether the copy of our own pods holds it, for an operator of one namespace or of all."""
+    """Return True if the pod informer of an operator with this namespace holds the pod."""
     metadata = raw["metadata"]
     return labels.JOB_UID in (metadata.get("labels") or {}) and (
         namespace is None or metadata["namespace"] == namespace
@@ -222,7 +222,7 @@ def is_followed(raw: Raw, namespace: str | None) -> bool:
 
 
 def foreign_pod(raw: Raw) -> ForeignPod | None:
-    """Read a pod of somebody else; None where it holds nothing that we place."""
+    """Read a foreign pod. Return None if it is not bound or holds no extended resource."""
     resources = extended_requests(raw["spec"])
     node = raw["spec"].get("nodeName")
     if not resources or not node:
@@ -238,7 +238,7 @@ def node_record(raw: Raw) -> NodeRecord:
 
 
 def job_record(raw: Raw) -> JobRecord:
-    """Read a job; the bookkeeping of field managers is dropped."""
+    """Read a job without `managedFields`."""
     metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
     return JobRecord(
         uid=metadata["uid"],
@@ -250,7 +250,7 @@ def job_record(raw: Raw) -> JobRecord:
 
 
 def fabric_record(raw: Raw) -> FabricRecord:
-    """Read a Fabric; one that is wrong is remembered with what is wrong."""
+    """Read a Fabric. An invalid one has a problem instead of levels."""
     name = raw["metadata"]["name"]
     try:
         spec = FabricSpec.from_wire(raw.get("spec") or {})

@@ -1,1 +1,1 @@
-"""The plan of each job, and how long it will hold its nodes."""
+"""The plan of each job, and the estimated duration of its allocation."""

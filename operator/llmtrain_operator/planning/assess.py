@@ -1,7 +1,7 @@
-"""What the plan says of a job, on the GPUs that it may use or sits on. Pure.
+"""The plan of a job on the GPUs that it could use, or that it is placed on. Pure.
 
-Which GPU that is comes from the labels of nodes, and from nothing else: where they do not tell,
-the plan says so, and nobody is refused for its memory.
+The GPU model is read from the labels of nodes only. If no label names it, the plan notes that, and
+the job is not rejected for its memory.
 """
 
 from __future__ import annotations
@@ -34,130 +34,132 @@ from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_core.topology.levels import NODE, Levels
 from llmtrain_core.validation.check import Job
 
-PASSING_TAINTS = "node.kubernetes.io/"
-"""Taints by which the cluster shows a node's state: they come and go by themselves."""
+NODE_STATE_TAINTS = "node.kubernetes.io/"
+"""Prefix of the taints that the cluster sets and removes with a node's state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """The plan of one job, and whether any GPU could hold it."""
+    """The plan of one job, and whether it fits on any GPU."""
 
     plan: Mapping[str, Any] | None = None
-    """`status.plan` without what is measured; None for a job that cannot be planned."""
+    """`status.plan` without measurements; None for a job that cannot be planned."""
     too_large: str | None = None
     """Why no GPU that the job could use is large enough: field, figures and remedy."""
     settled: bool = True
-    """False where a node that comes, or another label, may change the answer for the better."""
+    """False if a new node, or another label, may improve the result."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """Where a job sits: its nodes, and what its groups cross."""
+class AssignedNodes:
+    """The nodes of a placed job, and the domains that its groups cross."""
 
     nodes: Sequence[Node]
     crossings: Mapping[str, Mapping[str, int]]
     levels: Levels
 
     @classmethod
-    def of(cls, placement: Mapping[str, Any], nodes: Sequence[Node], levels: Levels) -> Seat:
-        """Read a stored placement."""
+    def of(
+        cls, placement: Mapping[str, Any], nodes: Sequence[Node], levels: Levels
+    ) -> AssignedNodes:
+        """Return the nodes of a stored placement."""
         used = placement.get("levels") or ()
         return cls(nodes, {use["level"]: use.get("crossings") or {} for use in used}, levels)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kinds:
+class _GpuModels:
     """The GPUs of some nodes."""
 
     known: tuple[Accelerator, ...]
-    """From the one with least memory to the one with most."""
-    strangers: int
-    """Nodes whose GPU is not known."""
+    """From least to most memory."""
+    unknown_nodes: int
+    """Number of nodes whose GPU is not known."""
 
 
-def assess(job: Job, nodes: Iterable[Node], seat: Seat | None) -> Assessment:
-    """Return what the plan says; `nodes` are the cluster's, which count until the job sits."""
+def assess(job: Job, nodes: Iterable[Node], assigned: AssignedNodes | None) -> Assessment:
+    """Return the assessment of a job. `nodes` are all nodes: they count until it is placed."""
     try:
         setup = TrainingSetup.of(job)
-        if seat is not None:
-            return _placed(job, setup, seat)
+        if assigned is not None:
+            return _placed(job, setup, assigned)
         return _waiting(job, setup, usable(job, nodes))
     except PlanError:
         return Assessment()
 
 
 def usable(job: Job, nodes: Iterable[Node]) -> list[Node]:
-    """Return the nodes that the job could ever use: what passes by itself is overlooked."""
-    well = {
+    """Return the nodes that the job could ever use, whatever their current state."""
+    healthy = {
         node.name: replace(
             node,
             ready=True,
             cordoned=False,
-            taints=tuple(t for t in node.taints if not t.key.startswith(PASSING_TAINTS)),
+            taints=tuple(t for t in node.taints if not t.key.startswith(NODE_STATE_TAINTS)),
         )
         for node in nodes
     }
-    names = eligible(Request.of(job), Snapshot((NODE,), tuple(well.values())))
-    return [well[name] for name in sorted(names)]
+    names = eligible(Request.of(job), Snapshot((NODE,), tuple(healthy.values())))
+    return [healthy[name] for name in sorted(names)]
 
 
 def _waiting(job: Job, setup: TrainingSetup, nodes: Sequence[Node]) -> Assessment:
-    kinds = _kinds(job, nodes)
-    if not kinds.known:
+    gpus = _gpus(job, nodes)
+    if not gpus.known:
         return Assessment(_outlined(job, setup, _unknown(job)), settled=False)
-    largest = kinds.known[-1]
+    largest = gpus.known[-1]
     capacity = int(largest.memory.value)
     needed = memory(setup, capacity)
-    notes = [_several("the job could use", kinds.known, f"{largest.name}, the largest")]
-    if kinds.strangers:
-        notes.append(f"{kinds.strangers} of the nodes that the job could use name no known GPU")
+    notes = [_several("the job could use", gpus.known, f"{largest.name}, the largest")]
+    if gpus.unknown_nodes:
+        notes.append(f"{gpus.unknown_nodes} of the nodes that the job could use name no known GPU")
     sizes, least = nodes_by_gpu_memory(nodes), min_gpu_memory(job)
-    if kinds.strangers or capacity >= least:
+    if gpus.unknown_nodes or capacity >= least:
         small = sum(len(names) for size, names in sizes.items() if size < least)
         notes.append(f"{small} of them have too little memory: left out" if small else "")
         return Assessment(_predicted(job, setup, largest, None, notes))
     plan = _predicted(job, setup, largest, None, notes)
-    several = len(kinds.known) > 1
+    several = len(gpus.known) > 1
     gpu = f"the largest that it could use, {largest.name}," if several else largest.name
     text = too_large_message(job, needed, gpu, capacity)
     advice = f'; annotate the job with {ALLOW_OVER_MEMORY}="true" to run it all the same'
     return Assessment(plan, clean_text(text + advice), settled=False)
 
 
-def _placed(job: Job, setup: TrainingSetup, seat: Seat) -> Assessment:
-    kinds = _kinds(job, seat.nodes)
-    if not kinds.known:
+def _placed(job: Job, setup: TrainingSetup, assigned: AssignedNodes) -> Assessment:
+    gpus = _gpus(job, assigned.nodes)
+    if not gpus.known:
         return Assessment(_outlined(job, setup, _unknown(job)))
-    slowest = min(kinds.known, key=lambda row: (row.peak("bfloat16"), row.memory.value))
-    notes = [_several("the job sits on", kinds.known, f"{slowest.name}, the slowest")]
-    if kinds.strangers:
-        notes.append(f"{kinds.strangers} of its nodes name no known GPU")
-    slowed = uplink_shares(seat.crossings, seat.levels)
-    tightest = kinds.known[0]
-    if tightest.memory.value < min_gpu_memory(job):
-        notes.append(f"it needs more memory than its {tightest.name} have")
+    slowest = min(gpus.known, key=lambda row: (row.peak("bfloat16"), row.memory.value))
+    notes = [_several("the job runs on", gpus.known, f"{slowest.name}, the slowest")]
+    if gpus.unknown_nodes:
+        notes.append(f"{gpus.unknown_nodes} of its nodes name no known GPU")
+    slowed = uplink_shares(assigned.crossings, assigned.levels)
+    smallest = gpus.known[0]
+    if smallest.memory.value < min_gpu_memory(job):
+        notes.append(f"it needs more memory than its {smallest.name} have")
     return Assessment(_predicted(job, setup, slowest, slowed, notes))
 
 
-def _kinds(job: Job, nodes: Iterable[Node]) -> _Kinds:
+def _gpus(job: Job, nodes: Iterable[Node]) -> _GpuModels:
     if job.spec.workers.gpu_resource not in WHOLE_GPUS:
-        return _Kinds((), len(list(nodes)))
+        return _GpuModels((), len(list(nodes)))
     products = Counter(gpu_product_labels(node) for node in nodes)
-    known, strangers = {}, 0
+    known, unknown = {}, 0
     for product, count in products.items():
         row = accelerator_of(dict(product))
         if row is None:
-            strangers += count
+            unknown += count
         else:
             known[row.name] = row
     ordered = sorted(known.values(), key=lambda row: (row.memory.value, row.name))
-    return _Kinds(tuple(ordered), strangers)
+    return _GpuModels(tuple(ordered), unknown)
 
 
-def _several(who: str, rows: Sequence[Accelerator], chosen: str) -> str:
+def _several(prefix: str, rows: Sequence[Accelerator], chosen: str) -> str:
     if len(rows) == 1:
         return ""
-    return f"{who} {', '.join(row.name for row in rows)}: planned for {chosen}"
+    return f"{prefix} {', '.join(row.name for row in rows)}: planned for {chosen}"
 
 
 def _unknown(job: Job) -> str:
@@ -195,12 +197,12 @@ def _predicted(
 
 
 def _status(job: Job, tokens: int, wire: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:
-    """Return a plan as the status holds it: bounded, and with the digits that mean something."""
+    """Return `status.plan`: bounded, with six significant digits."""
     if job.spec.workers.command is not None:
         notes = [*notes, "workers.command is set: planned as if llmtrain's own trainer ran"]
-    said = clean_text("; ".join(note for note in notes if note))
+    text = clean_text("; ".join(note for note in notes if note))
     wire |= {"tokens": tokens, "totalFlops": float(wire["totalFlops"])}
-    wire |= {"note": said} if said else {}
+    wire |= {"note": text} if text else {}
     return PlanStatus.from_wire(_rounded(wire)).to_wire()
 
 

@@ -1,4 +1,4 @@
-"""Keeps the assessment of every job, and makes it anew when what it rests on changes."""
+"""Cache of the assessment of every job, updated when its inputs change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.records import JobRecord, NodeRecord
-from llmtrain_operator.planning.assess import PASSING_TAINTS, Assessment, Seat, assess
+from llmtrain_operator.planning.assess import NODE_STATE_TAINTS, Assessment, AssignedNodes, assess
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +19,10 @@ Key = tuple[object, ...]
 
 
 class AssessmentCache:
-    """One assessment a job, until its spec, its seat or the cluster's kinds of nodes change.
+    """One assessment per job, until its spec, its placement or the kinds of nodes change.
 
-    It takes under a millisecond, and up to some ten on a cluster of ten thousand nodes or where a
-    remedy is looked for: so it is made in a thread.
+    It takes less than a millisecond, but about ten on a cluster of ten thousand nodes or if it
+    searches for a remedy. So it runs in a thread.
     """
 
     def __init__(
@@ -32,101 +32,103 @@ class AssessmentCache:
         levels: Callable[[str | None], Levels],
         wake: Callable[[str], None],
     ):
-        """`levels` are those of a Fabric by name; without one, nothing is known of its uplinks."""
+        """`levels` returns the levels of a Fabric; none if the rates of its uplinks are unknown."""
         self._nodes = nodes
         self._node = node
         self._levels = levels
         self._wake = wake
         self._known: dict[str, tuple[Key, Assessment | None]] = {}
         self._unsettled: set[str] = set()
-        self._era = 0
-        """Grows whenever a node comes, goes or becomes another kind."""
-        self._needs: dict[str, tuple[Job, int]] = {}
-        self._smaller: tuple[int, list[tuple[int, frozenset[str]]]] = (-1, [])
-        """Of an era: by every size of GPU memory, the nodes with that or less."""
+        self._node_generation = 0
+        """Incremented when a node is added, removed, or changes its kind."""
+        self._min_memory: dict[str, tuple[Job, int]] = {}
+        self._nodes_up_to: tuple[int, list[tuple[int, frozenset[str]]]] = (-1, [])
+        """For a node generation: by each size of GPU memory, the nodes with at most that."""
 
     async def assess(self, record: JobRecord, checked: Job | list[Problem]) -> Assessment | None:
-        """Return the assessment of a job; None where there is nothing to say about it now.
+        """Return the assessment of a job.
 
-        That is so for an invalid or finished job, and for one whose nodes are all gone. A defect
-        of the plan is logged and stops no job.
+        Return None for an invalid or finished job, and for one whose nodes no longer exist. An
+        error of the planner is logged, and does not stop the job.
         """
         if isinstance(checked, list) or record.view.is_finished:
             return None
         placement = record.view.stored_placement
         topology = checked.spec.topology
         levels = self._levels(topology.fabric if topology else None) if placement else ()
-        seat_key = (placement.get("attempt", 0), levels) if placement else (self._era,)
-        key: Key = (record.view.generation, bool(placement), *seat_key)
+        placement_key = (
+            (placement.get("attempt", 0), levels) if placement else (self._node_generation,)
+        )
+        key: Key = (record.view.generation, bool(placement), *placement_key)
         known = self._known.get(record.uid)
         if known is not None and known[0] == key:
             return known[1]
-        era = self._era
-        found = await self._make(record, checked, levels)
+        generation = self._node_generation
+        found = await self._compute(record, checked, levels)
         self._known[record.uid] = (key, found)
         self._unsettled.discard(record.uid)
         if found is not None and not found.settled:
             self._unsettled.add(record.uid)
-            if era != self._era:
-                # nodes changed meanwhile, when nobody knew yet that this job should be told
+            if generation != self._node_generation:
+                # Nodes changed before this job was registered as unsettled.
                 self._wake(record.uid)
         return found
 
-    async def _make(self, record: JobRecord, job: Job, levels: Levels) -> Assessment | None:
+    async def _compute(self, record: JobRecord, job: Job, levels: Levels) -> Assessment | None:
         placement = record.view.stored_placement
-        seat, nodes = None, tuple[Node, ...]()
+        assigned, nodes = None, tuple[Node, ...]()
         if placement is None:
             nodes = tuple(self._nodes())
         else:
             found = [known.node for name in record.view.placed_nodes if (known := self._node(name))]
             if not found:
                 return None
-            seat = Seat.of(placement, found, levels)
+            assigned = AssignedNodes.of(placement, found, levels)
         try:
-            return await asyncio.to_thread(assess, job, nodes, seat)
+            return await asyncio.to_thread(assess, job, nodes, assigned)
         except Exception:
             log.exception("job=%s cannot be planned", record.uid)
             return None
 
     def too_small(self, record: JobRecord, job: Job) -> frozenset[str]:
-        """Return the nodes on whose GPUs a job provably cannot run, whatever else it could use."""
+        """Return the nodes whose GPUs have too little memory for a job."""
         if record.view.allows_over_memory:
             return frozenset()
-        known = self._needs.get(record.uid)
+        known = self._min_memory.get(record.uid)
         if known is None or known[0] is not job:
-            known = self._needs[record.uid] = (job, min_gpu_memory(job))
+            known = self._min_memory[record.uid] = (job, min_gpu_memory(job))
         found = frozenset[str]()
-        for size, names in self._by_size():
+        for size, names in self._nodes_by_memory():
             if size >= known[1]:
                 break
             found = names
         return found
 
-    def _by_size(self) -> list[tuple[int, frozenset[str]]]:
-        if self._smaller[0] != self._era:
+    def _nodes_by_memory(self) -> list[tuple[int, frozenset[str]]]:
+        if self._nodes_up_to[0] != self._node_generation:
             so_far, steps = frozenset[str](), []
             for size, names in sorted(nodes_by_gpu_memory(self._nodes()).items()):
                 so_far |= names
                 steps.append((size, so_far))
-            self._smaller = (self._era, steps)
-        return self._smaller[1]
+            self._nodes_up_to = (self._node_generation, steps)
+        return self._nodes_up_to[1]
 
     def forget(self, uid: str) -> None:
-        """Drop what is known of a job that is gone."""
+        """Drop the assessment of a job that does not exist any more."""
         self._known.pop(uid, None)
-        self._needs.pop(uid, None)
+        self._min_memory.pop(uid, None)
         self._unsettled.discard(uid)
 
     def node_changed(self, old: NodeRecord | None, new: NodeRecord | None) -> None:
-        """Look again at jobs for which another kind of node may be good news."""
+        """Wake the jobs whose assessment a node of another kind may improve."""
         if old is not None and new is not None and _kind(old.node) == _kind(new.node):
             return
-        self._era += 1
+        self._node_generation += 1
         for uid in self._unsettled:
             self._wake(uid)
 
 
 def _kind(node: Node) -> tuple[object, ...]:
-    """Return what decides which jobs could ever use a node."""
-    lasting = [taint for taint in node.taints if not taint.key.startswith(PASSING_TAINTS)]
+    """Return the properties of a node that decide which jobs could ever use it."""
+    lasting = [taint for taint in node.taints if not taint.key.startswith(NODE_STATE_TAINTS)]
     return node.labels, node.allocatable, lasting

@@ -1,8 +1,8 @@
-"""How long a job will hold its nodes, from what its status says. Pure; for ETA and for the queue.
+"""Estimate how long a job holds its nodes, from its status. Pure. For the ETA and the queue.
 
-The time of a step is the plan's, corrected by what was measured of it. Start-up, saves and
-evaluations are not in it: it is an expectation, which a job may outlast. Only a deadline is a
-bound, because the operator enforces it.
+The time of a step is the plan's, corrected by measurements. It excludes start-up, checkpoints and
+evaluations, so a job may take longer than the estimate. Only a deadline is a bound, because the
+operator enforces it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ Basis = Literal["deadline", "measured", "planned"]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number of seconds, or a moment in seconds since the epoch, and what it rests on."""
+    """A duration in seconds, or a time in seconds since the epoch, and its basis."""
 
     value: float
     basis: Basis
-    """`deadline`: a bound. `measured`: this job's own steps. `planned`: the model's."""
+    """`deadline`: a bound. `measured`: the steps of this job. `planned`: the plan."""
 
     @property
     def certain(self) -> bool:
-        """Whether the job cannot outlast it."""
+        """Whether the job cannot take longer."""
         return self.basis == "deadline"
 
 
 def step_seconds(view: JobView) -> Estimate | None:
-    """Return the time of one step; None where it is neither planned nor measured.
+    """Return the time of one step, or None if it is neither planned nor measured.
 
-    A plan that was made anew, for other nodes, keeps the correction of the old one.
+    A new plan for other nodes keeps the correction of the old one.
     """
     planned, measured = (view.plan.get("step") or {}).get("seconds"), view.measured
     if planned and measured.get("errorRatio"):
@@ -45,7 +45,7 @@ def step_seconds(view: JobView) -> Estimate | None:
 
 
 def work_left(job: Job, view: JobView) -> Estimate | None:
-    """Return the seconds of training from the newest checkpoint on, as if it began now."""
+    """Return the seconds of training left after the newest checkpoint."""
     step = step_seconds(view)
     if step is None or not job.total_steps:
         return None
@@ -54,15 +54,15 @@ def work_left(job: Job, view: JobView) -> Estimate | None:
 
 
 def duration(job: Job, view: JobView, now: float) -> Estimate | None:
-    """Return for how many seconds a job that waits will hold its nodes; None: nobody knows.
+    """Return the seconds that a waiting job will hold its nodes, or None if unknown.
 
-    The earlier of its deadline and the end of its work. `now` is in seconds since the epoch.
+    The earlier of its deadline and the end of its work counts. `now` is in seconds since the epoch.
     """
     work, limit = work_left(job, view), deadline(job, view)
     if limit is None:
         policy = job.spec.run_policy
         if policy is not None and policy.active_deadline_seconds is not None:
-            # its clock starts with the first placement
+            # the deadline counts from the first placement
             limit = now + policy.active_deadline_seconds
     if limit is None:
         return work
@@ -71,10 +71,10 @@ def duration(job: Job, view: JobView, now: float) -> Estimate | None:
 
 
 def ends_at(job: Job, view: JobView, now: float) -> Estimate | None:
-    """Return when a job that holds nodes will be done, in seconds since the epoch.
+    """Return when a job that holds nodes will end, in seconds since the epoch.
 
-    The earlier of its deadline and its ETA (measured while it runs, planned until then). An ETA
-    that has passed was wrong: then only the deadline is left, or nothing.
+    The earlier of its deadline and its ETA counts. The ETA is measured while the job runs, and
+    planned before. An ETA in the past is ignored.
     """
     expected, limit = _expected_end(job, view), deadline(job, view)
     if expected is not None and expected.value <= now:
@@ -86,7 +86,7 @@ def ends_at(job: Job, view: JobView, now: float) -> Estimate | None:
 
 
 def deadline(job: Job, view: JobView) -> float | None:
-    """Return when activeDeadlineSeconds ends the job; None before it was placed or without one."""
+    """Return when activeDeadlineSeconds ends the job, or None before its first placement."""
     policy, start = job.spec.run_policy, view.start_time
     if policy is None or policy.active_deadline_seconds is None or not start:
         return None

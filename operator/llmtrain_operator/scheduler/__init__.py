@@ -1,1 +1,1 @@
-"""The scheduler: one decision for all waiting jobs of the cluster."""
+"""The scheduler: one loop that decides about all pending jobs of the cluster."""

@@ -15,7 +15,7 @@ from llmtrain_core.topology.inventory import Node, Taint
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.records import JobRecord, NodeRecord
-from llmtrain_operator.planning.assess import Assessment, Seat, assess
+from llmtrain_operator.planning.assess import Assessment, AssignedNodes, assess
 from llmtrain_operator.planning.assessments import AssessmentCache
 from tests.support.operator_harness.harness import LARGE, job_object
 
@@ -168,24 +168,26 @@ def test_a_job_without_a_model_has_no_plan() -> None:
     assert assess(found, [node("a", H100)], None) == Assessment()
 
 
-def seat(*nodes: Node, over: float = 1.0, crossings: dict[str, int] | None = None) -> Seat:
+def assigned(
+    *nodes: Node, over: float = 1.0, crossings: dict[str, int] | None = None
+) -> AssignedNodes:
     placement = {
         "levels": [
             {"level": "spine", "domains": 2, "crossings": crossings or {}},
             {"level": "node", "domains": 2},
         ]
     }
-    return Seat.of(placement, nodes, (FabricLevel("spine", "spine", over), NODE))
+    return AssignedNodes.of(placement, nodes, (FabricLevel("spine", "spine", over), NODE))
 
 
 def test_a_placement_decides_the_hardware_and_the_uplinks() -> None:
     pair = (node("a", H100), node("b", H100))
-    near = assess(job(**LARGE), (), seat(*pair)).plan
-    far = assess(job(**LARGE), (), seat(*pair, over=8.0, crossings={"data": 2})).plan
+    near = assess(job(**LARGE), (), assigned(*pair)).plan
+    far = assess(job(**LARGE), (), assigned(*pair, over=8.0, crossings={"data": 2})).plan
     assert near is not None and far is not None
     assert far["step"]["exposed"]["dp"] > near["step"]["exposed"]["dp"]
     assert not any("no placement" in text for text in near["assumptions"])
-    mixed = assess(job(**LARGE), (), seat(node("a", A100), node("b", H100)))
+    mixed = assess(job(**LARGE), (), assigned(node("a", A100), node("b", H100)))
     assert (mixed.plan or {})["hardware"] == "A100-40"
     assert "A100-40, H100: planned for A100-40, the slowest" in note(mixed)
     assert "it needs more memory than its A100-40 have" in note(mixed)
