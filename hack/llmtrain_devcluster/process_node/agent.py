@@ -129,10 +129,10 @@ class Agent:
             lookup=sources.data,
             images=self._settings.images,
             mounts=[
+                *self._settings.mounts,
                 Mount(str(hosts), "/etc/hosts"),
                 Mount(str(self._nsswitch), "/etc/nsswitch.conf", read_only=True),
             ],
-            visible=self._settings.visible,
             backoff_seconds=self._settings.backoff_seconds,
         )
         process_pod = ProcessPod(pod, context, Reporter(self._api, pod))

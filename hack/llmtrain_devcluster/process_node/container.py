@@ -51,7 +51,6 @@ class ContainerContext:
     lookup: Lookup
     images: Mapping[str, Image]
     mounts: Sequence[Mount]
-    visible: Sequence[str]
     backoff_seconds: float
 
 
@@ -202,7 +201,6 @@ class Container:
                 *context.volumes.mounts(self.spec),
                 Mount(str(message_file), path),
             ],
-            visible=context.visible,
         )
 
     def _start_probe(self, *, is_init: bool) -> asyncio.Task[None] | None:

@@ -53,7 +53,6 @@ class Sandbox:
     hostname: str
     scratch: str
     mounts: Sequence[Mount] = ()
-    visible: Sequence[str] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -186,9 +185,6 @@ def _make_root(sandbox: Sandbox) -> Path:
     for mount in sandbox.mounts:
         target = _place(root, mount.target, mount.source)
         _bind(mount.source, target, read_only=mount.read_only)
-    for path in sandbox.visible:
-        if not (root / path.lstrip("/")).exists():
-            _bind(path, _place(root, path, path), read_only=True)
     return root
 
 

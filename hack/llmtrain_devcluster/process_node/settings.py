@@ -1,4 +1,4 @@
-"""What the agent is told: the cluster it belongs to and the nodes it plays."""
+"""The agent's configuration: its cluster, nodes, images and mounts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from llmtrain_devcluster.kubelet.statuses import NodeSpec
 from llmtrain_devcluster.process_node.images import Image
+from llmtrain_devcluster.process_node.sandbox import Mount
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """The agent's configuration file."""
+    """The agent's configuration file. Every container gets `mounts`."""
 
     server: str
     token: str
@@ -23,7 +24,7 @@ class AgentSettings:
     folder: str
     nodes: Sequence[NodeSpec]
     images: Mapping[str, Image]
-    visible: Sequence[str] = field(default_factory=list)
+    mounts: Sequence[Mount] = field(default_factory=list)
     backoff_seconds: float = 10.0
 
     def write(self, path: Path) -> None:
@@ -33,8 +34,9 @@ class AgentSettings:
 
     @classmethod
     def read(cls, path: Path) -> AgentSettings:
-        """Read what `write` wrote."""
+        """Read the file that `write` wrote."""
         data = json.loads(path.read_text())
         data["nodes"] = [NodeSpec(**node) for node in data["nodes"]]
         data["images"] = {name: Image(**image) for name, image in data["images"].items()}
+        data["mounts"] = [Mount(**mount) for mount in data["mounts"]]
         return cls(**data)

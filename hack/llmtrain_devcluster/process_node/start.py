@@ -13,7 +13,8 @@ from llmtrain_devcluster.control_plane.build import MODULES
 from llmtrain_devcluster.control_plane.control_plane import ClusterError, ControlPlane
 from llmtrain_devcluster.control_plane.readiness import fetch
 from llmtrain_devcluster.kubelet.statuses import NodeSpec
-from llmtrain_devcluster.process_node.images import Image, default_images, visible_paths
+from llmtrain_devcluster.process_node.images import Image, default_images
+from llmtrain_devcluster.process_node.python_environment import HostPython, pod_environment
 from llmtrain_devcluster.process_node.settings import AgentSettings
 
 COMPONENT = "process-nodes"
@@ -57,15 +58,14 @@ def start_process_nodes(
     nodes: Sequence[NodeSpec],
     *,
     images: Mapping[str, Image] | None = None,
-    visible: Sequence[str] = (),
     backoff_seconds: float = 10.0,
 ) -> None:
     """Start the agent as one more component of the cluster; return when the nodes are Ready.
 
-    `images` adds to the images that are always there; `visible` names further folders that pods
-    must see although they lie in a place that every pod has its own of, such as /tmp.
+    `images` adds to the images that are always available.
     """
     folder = cluster.folder / COMPONENT
+    environment = pod_environment(HostPython.current(), cluster.folder / "pod-python")
     settings = AgentSettings(
         server=cluster.url,
         token=cluster.token("admin"),
@@ -74,8 +74,8 @@ def start_process_nodes(
         key=str(cluster.folder / "tls" / "apiserver.key"),
         folder=str(folder),
         nodes=nodes,
-        images=default_images() | dict(images or {}),
-        visible=[*visible_paths(), *visible],
+        images=default_images(environment) | dict(images or {}),
+        mounts=environment.mounts,
         backoff_seconds=backoff_seconds,
     )
     path = cluster.folder / f"{COMPONENT}.json"
