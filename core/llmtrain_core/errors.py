@@ -1,10 +1,10 @@
-"""The one error of the plan: what cannot be, the limit, and the nearest choice that can."""
+"""Errors of the plan."""
 
 from __future__ import annotations
 
 
 class PlanError(ValueError):
-    """A question without an answer: `message` names the limit, `remedy` the nearest choice."""
+    """An impossible plan: `message` has the reason, `remedy` the nearest valid value."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(f"{message}; {remedy}")

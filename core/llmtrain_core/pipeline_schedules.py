@@ -1,10 +1,10 @@
 """Idle time and peak memory of the pipeline schedules, in closed form.
 
-The unit of time is the forward pass of one chunk; its backward pass takes 2 (1 for the inputs, 1
-for the weights), so a rank works 3 m v for m micro-batches and v chunks. The formulas are those of
-GPipe (arXiv:1811.06965), PipeDream-flush and interleaving (Narayanan et al., arXiv:2104.04473),
-zero bubble (Qi et al., arXiv:2401.10241) and DualPipe in V shape (DeepSeek-V3, arXiv:2412.19437);
-tests hold them against a simulation of torch's own schedules.
+The unit of time is the forward pass of one chunk. The backward pass takes 2 units (1 for inputs, 1
+for weights), so a rank is busy for 3 m v units with m micro-batches and v chunks. Sources: GPipe
+(arXiv:1811.06965), PipeDream-flush and interleaving (Narayanan et al., arXiv:2104.04473), zero
+bubble (Qi et al., arXiv:2401.10241), DualPipe in V shape (DeepSeek-V3, arXiv:2412.19437). Tests
+compare the formulas with a simulation of torch's schedules.
 """
 
 from __future__ import annotations
@@ -25,26 +25,25 @@ Schedule = Literal[
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 ONE_STAGE: frozenset[Schedule] = frozenset({"GPipe", "1F1B"})
-"""Schedules of one chunk per rank."""
+"""Schedules with one chunk per rank."""
 V_SHAPED: frozenset[Schedule] = frozenset({"ZBVZeroBubble", "DualPipeV"})
-"""Schedules of exactly two chunks, of which the second runs back from the last rank to the
-first."""
+"""Schedules with two chunks per rank; the second chunks run from the last rank to the first."""
 
 SPLIT_BACKWARD: frozenset[Schedule] = frozenset(
     {"InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV"}
 )
-"""Schedules that compute gradients of a layer's input and of its weights at different times."""
+"""Schedules that compute the gradients of inputs and of weights at different times."""
 
 FORWARD_AND_BACKWARD = 3
-"""Work of one micro-batch on one chunk, in forward passes."""
+"""Time of one micro-batch on one chunk, forward and backward, in forward passes."""
 
 
 def check_schedule(schedule: Schedule, stages: int, micro_batches: int, chunks: int) -> None:
-    """Raise PlanError where torch's schedule would refuse to run."""
+    """Raise PlanError if torch's schedule does not accept these numbers."""
     if stages == 1:
         return
     check_chunks(schedule, chunks)
-    least = least_micro_batches(schedule, stages)
+    least = min_micro_batches(schedule, stages)
     if micro_batches < least:
         raise PlanError(
             f"{micro_batches} micro-batches cannot fill {stages} stages of {schedule}",
@@ -52,14 +51,14 @@ def check_schedule(schedule: Schedule, stages: int, micro_batches: int, chunks: 
         )
     if not equal_rounds(schedule, stages, micro_batches):
         raise PlanError(
-            f"{micro_batches} micro-batches cannot be dealt out in"
+            f"{micro_batches} micro-batches cannot be split into"
             f" {micro_batches // stages} equal rounds",
             f"use {micro_batches // stages * stages}",
         )
 
 
 def check_chunks(schedule: Schedule, chunks: int) -> None:
-    """Raise PlanError where a schedule cannot run this many chunks per rank."""
+    """Raise PlanError if a schedule does not support this number of chunks per rank."""
     if schedule in ONE_STAGE and chunks != 1:
         raise PlanError(f"{schedule} has one chunk per rank, not {chunks}", "use virtualStages 1")
     if schedule in V_SHAPED and chunks != 2:
@@ -68,25 +67,25 @@ def check_chunks(schedule: Schedule, chunks: int) -> None:
         raise PlanError(f"{schedule} needs at least two chunks per rank", "use virtualStages 2")
 
 
-def least_micro_batches(schedule: Schedule, stages: int) -> int:
-    """Return how many micro-batches a pipeline needs at least."""
+def min_micro_batches(schedule: Schedule, stages: int) -> int:
+    """Return the minimum number of micro-batches of a pipeline."""
     if stages == 1:
         return 1
     return 2 * stages if schedule == "DualPipeV" else stages
 
 
 def equal_rounds(schedule: Schedule, stages: int, micro_batches: int) -> bool:
-    """Tell whether a schedule can deal its micro-batches out in rounds of one size."""
+    """Return True if the schedule can split the micro-batches into rounds of equal size."""
     if stages == 1 or schedule not in {"Interleaved1F1B", "InterleavedZeroBubble"}:
         return True
     return micro_batches % max(1, micro_batches // stages) == 0
 
 
 def stage_numbers(schedule: Schedule, rank: int, ranks: int, chunks: int) -> tuple[int, ...]:
-    """Return the stages of one pipeline rank, in order of the model.
+    """Return the stages of one pipeline rank, in model order.
 
-    Looped: every `ranks`-th one. In V shape, the second run goes back from the last rank to the
-    first, so rank 0 has both ends of the model.
+    Looped schedules assign every `ranks`-th stage. In V shape, the second half of the stages runs
+    from the last rank to the first, so rank 0 has both ends of the model.
     """
     if ranks == 1:
         return (0,)
@@ -98,9 +97,9 @@ def stage_numbers(schedule: Schedule, rank: int, ranks: int, chunks: int) -> tup
 def idle_units(schedule: Schedule, stages: int, micro_batches: int, chunks: int = 1) -> int:
     """Return the idle time of a rank in one step, in forward passes of one chunk.
 
-    GPipe and all 1F1B kinds: 3 (p - 1), the fill and the drain. Zero bubble fills the drain with
-    the weights' part of the backward pass: p - 1; in V shape the more as m falls short of
-    (3 p - 1) / 2: 2 (2 p - 1 - m). DualPipeV: 2 (p - 1).
+    GPipe and all 1F1B schedules: 3 (p - 1), for fill and drain. Zero bubble: p - 1, because weight
+    gradients are computed during the drain; in V shape with m below (3 p - 1) / 2:
+    2 (2 p - 1 - m). DualPipeV: 2 (p - 1).
     """
     check_schedule(schedule, stages, micro_batches, chunks)
     steps = stages - 1
@@ -114,7 +113,7 @@ def idle_units(schedule: Schedule, stages: int, micro_batches: int, chunks: int 
 
 
 def bubble_fraction(schedule: Schedule, stages: int, micro_batches: int, chunks: int = 1) -> float:
-    """Return the share of a step in which a rank has nothing to do."""
+    """Return the share of a step in which a rank is idle."""
     idle = idle_units(schedule, stages, micro_batches, chunks)
     return idle / (idle + FORWARD_AND_BACKWARD * micro_batches * chunks)
 
@@ -122,10 +121,10 @@ def bubble_fraction(schedule: Schedule, stages: int, micro_batches: int, chunks:
 def peak_micro_batches(
     schedule: Schedule, stages: int, micro_batches: int, chunks: int = 1, rank: int = 0
 ) -> float:
-    """Return how many micro-batches' activations a rank holds at worst, in whole stages.
+    """Return the maximum number of micro-batches whose activations a rank holds, in whole stages.
 
-    A stage is all chunks of a rank: half a stage is one chunk of two. For the V shapes it is the
-    worst rank's figure.
+    A stage is all chunks of a rank: one chunk of two counts as 0.5. For V-shaped schedules the
+    figure is that of the worst rank.
     """
     check_schedule(schedule, stages, micro_batches, chunks)
     if stages == 1:

@@ -1,4 +1,4 @@
-"""A plan as JSON: camelCase keys, plain numbers in seconds, bytes and ratios."""
+"""Convert a plan to JSON: camelCase keys; numbers in seconds, bytes and ratios."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmtrain_core.plan.time.predict import Outline, Prediction
 
 
 def outline_to_wire(outline: Outline) -> dict[str, Any]:
-    """Return the JSON of what is known whatever the run runs on."""
+    """Return the JSON of the part of a plan that does not depend on the hardware."""
     return {
         "parameters": outline.parameters,
         "trainableParameters": outline.learning,
@@ -45,9 +45,9 @@ def prediction_to_wire(prediction: Prediction) -> dict[str, Any]:
 
 
 def plan_to_wire(plan: Plan) -> dict[str, Any]:
-    """Return the JSON that `llmtrain plan` prints; null: never, in `cost`, and of an interval."""
-    stored, cost, life = plan.storage, plan.cost, plan.goodput
-    endless = life.failures_per_day == 0
+    """Return the JSON of `llmtrain plan`. Null in `cost`, or for an interval, means never."""
+    stored, cost, goodput = plan.storage, plan.cost, plan.goodput
+    no_failures = goodput.failures_per_day == 0
     return {
         **prediction_to_wire(plan),
         "hardware": plan.hardware.name,
@@ -58,14 +58,14 @@ def plan_to_wire(plan: Plan) -> dict[str, Any]:
             "checkpointBytes": stored.checkpoint,
             "checkpointsBytes": stored.checkpoints,
             "exportBytes": stored.export,
-            "checkpointIntervalSeconds": None if endless else life.checkpoint_seconds,
+            "checkpointIntervalSeconds": None if no_failures else goodput.checkpoint_seconds,
         },
         "cost": {
             "gpuHours": cost and cost.gpu_hours,
             "energyKilowattHours": cost and cost.kilowatt_hours,
             "dollars": cost and cost.dollars,
-            "goodput": life.ratio,
-            "failuresPerDay": life.failures_per_day,
+            "goodput": goodput.ratio,
+            "failuresPerDay": goodput.failures_per_day,
             "daysWithFailures": plan.days_with_failures,
         },
         "alternatives": [option_to_wire(c) for c in plan.alternatives],
@@ -91,7 +91,7 @@ def _volumes(plan: Plan) -> dict[str, Any]:
 
 
 def option_to_wire(option: PlanOption) -> dict[str, Any]:
-    """Return the JSON of a way to run: the fields of a job that may differ, and what it does."""
+    """Return the JSON of a plan option: the fields of the job that it sets, and its estimates."""
     setup, layout = option.setup, option.setup.layout
     return {
         "parallelism": {

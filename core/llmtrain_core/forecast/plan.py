@@ -1,4 +1,4 @@
-"""The whole plan: from a job, or a model and tokens, to everything known before it runs."""
+"""Plan a run before it starts: from a job, or from a model and a number of tokens."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job
 
 MAX_TOKENS = 10**15
-"""The API's own limit of training.tokens."""
+"""Maximum of `training.tokens` in the API."""
 BATCH_TOKENS = 4 * 1024**2
-"""Tokens of a step where none are given: between GPT-3's 3.2 million and Llama 3's 4 to 16."""
+"""Default batch in tokens: between 3.2 million (GPT-3) and 4 to 16 million (Llama 3)."""
 
 REASONS = 4
-"""Reasons that are named, the most frequent first."""
+"""Maximum number of rejection reasons in a message, most frequent first."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """A model and tokens, where layout and batch are left to the plan."""
+    """A model and a number of tokens; the plan selects layout and batch."""
 
     shape: ModelShape
     tokens: int
     global_batch: int | None = None
     precision: Precision = "bfloat16"
     days: float | None = None
-    """Deadline; the plan then chooses the number of GPUs as well."""
+    """Deadline in days. If set, the plan also selects the number of GPUs."""
 
     def __post_init__(self) -> None:
-        """Raise PlanError for a run of no step, or of more tokens than a job may have."""
+        """Raise PlanError for a run without a step, or with more tokens than the API allows."""
         if not 1 <= self.tokens <= MAX_TOKENS:
             raise PlanError(
                 f"{self.tokens:.3g} tokens are not between 1 and {MAX_TOKENS:.0e}",
@@ -73,19 +73,19 @@ class PlanRequest:
 
     @property
     def sequences(self) -> int:
-        """Whole sequences of the run: no step can have more."""
+        """Number of whole sequences of the run, the maximum batch."""
         return self.tokens // self.shape.sequence_length
 
     @property
     def space(self) -> SearchSpace:
-        """What may be chosen: the batch as well where none is given."""
+        """Search space; it includes the batch if none is set."""
         if self.global_batch is not None:
             return SearchSpace()
         return SearchSpace(any_batch=True, largest_batch=self.sequences)
 
     @property
     def base(self) -> TrainingSetup:
-        """The setup before its layout is chosen."""
+        """Training setup before the layout is selected."""
         usual = max(1, min(BATCH_TOKENS // self.shape.sequence_length, self.sequences))
         batch = self.global_batch or usual
         return TrainingSetup(self.shape, Layout(), batch, precision=self.precision)
@@ -93,18 +93,18 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class Plan(Prediction):
-    """Everything known before a run starts."""
+    """Estimates of a run before it starts."""
 
     communication: CommunicationVolumes
     goodput: Goodput
     storage: Storage
     cost: RunCost | None
-    """None: at this rate of failures the run never finishes."""
+    """None if the run never finishes at this failure rate."""
     alternatives: tuple[PlanOption, ...]
 
     @property
     def days_with_failures(self) -> float | None:
-        """Days until the run is done; None: never."""
+        """Days until the run finishes; None if it never does."""
         return self.days / self.goodput.ratio if self.goodput.ratio else None
 
 
@@ -117,10 +117,10 @@ def plan(
     price: float | None = None,
     failures: Failures = DEFAULT_FAILURES,
 ) -> Plan:
-    """Return the plan of a job, or of the best way to train a model on so many GPUs.
+    """Return the plan of a job, or of the fastest way to train a model on a number of GPUs.
 
-    Without a placement, rank blocks fill servers in natural order and no uplink is shared. Raises
-    PlanError for what cannot be, with the nearest choice that can.
+    Without a placement, rank blocks fill servers in order and uplinks are not shared. Raises
+    PlanError with the nearest valid value if the plan is impossible.
     """
     _check_gpus(gpus, hardware)
     if isinstance(subject, Job):
@@ -167,7 +167,7 @@ def _of_job(job: Job, gpus: int | None) -> tuple[TrainingSetup, int]:
 
 
 def _resized(setup: TrainingSetup, gpus: int) -> TrainingSetup:
-    """Return the setup on another number of GPUs, by its data degree."""
+    """Return the setup for another number of GPUs, by changing the data degree."""
     layout = setup.layout
     others = layout.world_size // layout.data
     if gpus % others:
@@ -182,7 +182,7 @@ def _resized(setup: TrainingSetup, gpus: int) -> TrainingSetup:
 def _for_request(
     request: PlanRequest, hardware: Accelerator, gpus: int | None
 ) -> tuple[TrainingSetup, SearchResult]:
-    """Return the fastest setup. Raises PlanError where nothing fits."""
+    """Return the fastest setup. Raises PlanError if nothing fits."""
     base, space = request.base, request.space
     if request.days is not None and gpus is None:
         gpus, found = gpus_for_deadline(base, hardware, request.tokens, request.days, space)
@@ -198,7 +198,7 @@ def _for_request(
 def _nothing_fits(
     request: PlanRequest, hardware: Accelerator, gpus: int, found: SearchResult
 ) -> PlanError:
-    """Say what stands in the way, and what would help."""
+    """Return the error with the limiting reasons and the remedy."""
     base, space = request.base, request.space
     if found.nearest is None:
         reasons = [*found.rejected][:REASONS] or ["no layout divides the model"]
@@ -214,7 +214,7 @@ def _nothing_fits(
     remedy = f"use at least {enough} {hardware.name}" if enough else "use a larger GPU"
     near = found.nearest
     return PlanError(
-        f"nothing fits {hardware.name}'s {format_bytes(near.memory.capacity)}: the leanest layout"
+        f"nothing fits {hardware.name}'s {format_bytes(near.memory.capacity)}: the smallest layout"
         f" of {gpus} GPUs, {near.setup.layout} with {near.setup.checkpointing} recomputation, needs"
         f" {format_bytes(near.memory.total)}",
         remedy,
@@ -224,7 +224,7 @@ def _nothing_fits(
 def _others(
     subject: Job | PlanRequest, setup: TrainingSetup, found: SearchResult, limit: int = 6
 ) -> tuple[PlanOption, ...]:
-    """Return the best other layouts; for a job, those that it would be accepted with."""
+    """Return the best other layouts; for a job, only those that validation accepts."""
     others = (c for c in found.pareto if c.setup != setup)
     if isinstance(subject, Job):
         others = (c for c in others if accepts(subject, c.setup))
@@ -241,4 +241,4 @@ def _assumptions(
         f" {failures.save_seconds:g} s, a restart takes {failures.restart_seconds:g} s"
     )
     for reason, count in [*found.rejected.items()][:REASONS]:
-        yield f"{count} choices fell out for this or a like reason: {reason}"
+        yield f"{count} layouts were rejected for this or a similar reason: {reason}"

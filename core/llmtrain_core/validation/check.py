@@ -1,7 +1,7 @@
-"""Checks that need more than the manifest: presets, the trainer's needs, what this release can do.
+"""Checks that need more than the manifest: presets, limits of the trainer, supported features.
 
-The operator turns the first problem into `Accepted=False`, the command line prints them all. Every
-problem names the field and the remedy.
+The operator sets `Accepted=False` with the first problem; the command line prints all problems.
+Each problem has the field and the remedy.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ _MAPS = frozenset({"nodeSelector", "requests", "limits", "nccl", "podPatch"})
 _CONVERSATIONS = frozenset({"auto", "jsonl", "tokens"})
 
 NAME_LIMIT = 50
-"""Room for `-<attempt>-<index>` inside the 63 characters of a pod's host name."""
+"""Maximum length of a job name. `-<attempt>-<index>` must fit into the 63 characters of a
+hostname."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job that passed all checks, with everything derived that others ask for."""
+    """A valid job, with its architecture, layout and number of nodes."""
 
     name: str
     spec: JobSpec
@@ -54,12 +55,12 @@ class Job:
 
     @property
     def gpus_per_node(self) -> int:
-        """GPUs, and so ranks, per node."""
+        """Number of GPUs, and of ranks, per node."""
         return self.spec.workers.gpus_per_node
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps; 0 for a trainer of other make."""
+        """Number of optimizer steps; 0 for a third-party trainer."""
         training = self.spec.training
         if training is None or self.architecture is None:
             return 0
@@ -70,7 +71,7 @@ class Job:
 
 
 def layout_of(spec: JobSpec) -> Layout:
-    """Return the layout of a valid spec, with `data` derived from the nodes where absent."""
+    """Return the layout of a valid spec; an absent `data` is derived from the nodes."""
     degrees = spec.parallelism
     other = degrees.tensor * degrees.pipeline * degrees.context * degrees.replicate
     data = degrees.data or (spec.workers.nodes or 1) * spec.workers.gpus_per_node // other
@@ -85,7 +86,7 @@ def layout_of(spec: JobSpec) -> Layout:
 
 
 def check(name: str, raw_spec: Mapping[str, Any]) -> Job | list[Problem]:
-    """Check a job as it came from the store: the job, or everything that is wrong with it."""
+    """Check a stored job. Return the job, or all problems."""
     problems = list(_name_problems(name))
     try:
         spec = JobSpec.from_wire(raw_spec)
@@ -137,7 +138,7 @@ def _name_problems(name: str) -> Iterator[Problem]:
 
 
 def problems_of(error: ValidationError) -> list[Problem]:
-    """Say what pydantic found in the words of a manifest: paths from `spec` on, and a remedy."""
+    """Convert errors of pydantic to problems, with paths that start at `spec`."""
     return [_from_pydantic(item) for item in error.errors(include_url=False)]
 
 
@@ -160,7 +161,7 @@ def _from_pydantic(error: Any) -> Problem:
 
 
 def _explained(field: str) -> str:
-    """Return what `kubectl explain` calls a field: no list indices, no keys of maps."""
+    """Return a field path for `kubectl explain`: without list indices and keys of maps."""
     parts = re.sub(r"\[\d+\]", "", field).split(".")
     ends = [index for index, part in enumerate(parts) if part in _MAPS]
     return ".".join(["llmtrainingjob", *(parts[: ends[0] + 1] if ends else parts)])
@@ -180,14 +181,14 @@ def _preset_problems(spec: JobSpec) -> Iterator[Problem]:
             Reason.UNKNOWN_PRESET,
             "spec.model.preset",
             f"no preset is named {preset!r}",
-            "use one of " + ", ".join(sorted(PRESETS)) + ", or spell out model.architecture",
+            "use one of " + ", ".join(sorted(PRESETS)) + ", or set model.architecture",
         )
 
 
 def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
-    """Fields of the contract whose behaviour this release does not have: refused, not ignored."""
-    for field, asked in _later(spec):
-        if asked:
+    """Yield the fields that this release does not implement; they are rejected, not ignored."""
+    for field, is_set in _unimplemented_fields(spec):
+        if is_set:
             yield Problem(
                 Reason.NOT_YET_SUPPORTED,
                 f"spec.{field}",
@@ -196,14 +197,14 @@ def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
             )
 
 
-def _later(spec: JobSpec) -> Iterator[tuple[str, bool]]:
+def _unimplemented_fields(spec: JobSpec) -> Iterator[tuple[str, bool]]:
     yield "workers.podPatch", bool(spec.workers.pod_patch)
     if spec.network is not None:
         yield "network.profile", spec.network.profile == "tcpxo"
     if spec.failure_policy is not None:
         yield "failurePolicy.rules", bool(spec.failure_policy.rules)
-        foreign = spec.workers.command is not None  # another trainer tells nobody of its steps
-        yield "failurePolicy.hangTimeout", foreign and bool(spec.failure_policy.hang_timeout)
+        third_party = spec.workers.command is not None  # reports no steps
+        yield "failurePolicy.hangTimeout", third_party and bool(spec.failure_policy.hang_timeout)
 
 
 def _security_problems(spec: JobSpec) -> Iterator[Problem]:
@@ -212,7 +213,7 @@ def _security_problems(spec: JobSpec) -> Iterator[Problem]:
             yield Problem(
                 Reason.FORBIDDEN,
                 f"spec.workers.env[{index}].name",
-                f"{variable.name} belongs to the pod contract",
+                f"{variable.name} is reserved for the pod contract",
                 "remove the variable",
             )
     yield from _volume_problems(spec)
@@ -227,14 +228,14 @@ def _volume_problems(spec: JobSpec) -> Iterator[Problem]:
             yield Problem(
                 Reason.FORBIDDEN,
                 f"spec.workers.volumes[{index}].mountPath",
-                f"{owned[0]} belongs to the pod contract",
+                f"{owned[0]} is reserved for the pod contract",
                 "mount the volume elsewhere",
             )
         if volume.name.startswith(VOLUME_PREFIX):
             yield Problem(
                 Reason.FORBIDDEN,
                 f"spec.workers.volumes[{index}].name",
-                f"names that start with {VOLUME_PREFIX} belong to the pod contract",
+                f"names that start with {VOLUME_PREFIX} are reserved for the pod contract",
                 "rename the volume",
             )
 
@@ -269,8 +270,8 @@ def _resource_problems(spec: JobSpec) -> Iterator[Problem]:
             yield Problem(
                 Reason.INVALID_SPEC,
                 f"spec.workers.resources.requests.{resource}",
-                f"{resource} is handed out whole, so its request must be its limit",
-                "set the same amount under limits, or only there",
+                f"the request of the extended resource {resource} must equal its limit",
+                "set the same amount under limits, or only the limit",
             )
         elif resource in limits and quantity_value(requests[resource]) > quantity_value(
             limits[resource]
@@ -284,7 +285,7 @@ def _resource_problems(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
-    """Refuse what this release's trainer cannot open before any node is taken for it."""
+    """Yield the URIs that the trainer of this release cannot open."""
     for index, source in enumerate(spec.data.sources if spec.data else ()):
         if not _is_folder(source.uri) and not _is_package(source.uri):
             yield Problem(
@@ -297,7 +298,7 @@ def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
             yield Problem(
                 Reason.INVALID_SPEC,
                 f"spec.data.sources[{index}].format",
-                f"{source.format} has no conversations, which objective sft learns from",
+                f"{source.format} has no conversations, which objective sft needs",
                 "use jsonl, or objective pretrain",
             )
     base = spec.model.init_from if spec.model else None
@@ -308,7 +309,7 @@ def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
             f"{base!r} is not a folder this release can read",
             "use file:///PATH on a volume that all pods share",
         )
-    for field, uri in _written(spec):
+    for field, uri in _output_uris(spec):
         if not _is_folder(uri) and not _is_bucket(uri):
             yield Problem(
                 Reason.INVALID_SPEC,
@@ -318,7 +319,7 @@ def _uri_problems(spec: JobSpec) -> Iterator[Problem]:
             )
 
 
-def _written(spec: JobSpec) -> Iterator[tuple[str, str]]:
+def _output_uris(spec: JobSpec) -> Iterator[tuple[str, str]]:
     if spec.checkpoint is None:
         return
     yield "uri", spec.checkpoint.uri
@@ -339,9 +340,9 @@ def _is_package(uri: str) -> bool:
 
 
 def _placement_problems(spec: JobSpec, layout: Layout) -> Iterator[Problem]:
-    """A tensor group fills a part of a node, or whole nodes of the domain that keeps it together.
+    """Check that a tensor group is part of a node, or consists of whole nodes in one domain.
 
-    Which levels there are is known where the job is placed.
+    The levels of the fabric are checked at placement.
     """
     within = spec.topology.tensor_within if spec.topology else None
     gpus = spec.workers.gpus_per_node
@@ -359,7 +360,7 @@ def _placement_problems(spec: JobSpec, layout: Layout) -> Iterator[Problem]:
         yield Problem(
             Reason.INVALID_SPEC,
             "spec.parallelism.tensor",
-            f"tensor groups of {layout.tensor} are neither a part of the {gpus} ranks of a node nor"
-            " a multiple of them",
+            f"tensor groups of {layout.tensor} are neither a divisor nor a multiple of the {gpus}"
+            " ranks of a node",
             "choose a divisor or a multiple of workers.gpusPerNode",
         )

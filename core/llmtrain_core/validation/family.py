@@ -1,4 +1,4 @@
-"""Which of Hugging Face's model types computes what an architecture does."""
+"""Find the Hugging Face model type of an architecture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FAMILIES = "Llama, Mistral, Mixtral, Qwen2, Qwen3 (dense or with experts) or GPT
 
 
 def hugging_face_family(shape: Architecture) -> str | None:
-    """Return the `model_type`; None where no family has this combination of parts."""
+    """Return the `model_type`; None if no family has this combination."""
     if (shape.positions, shape.norm, shape.activation) == ("rotary", "rms", "swiglu"):
         return _rotary_family(shape)
     gpt = (shape.positions, shape.norm, shape.activation) == ("learned", "layer", "gelu")

@@ -1,4 +1,4 @@
-"""Published architectures by name, as the models' own configuration files have them."""
+"""Published architectures by name, with the values of the models' configuration files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _llama1(layers: int, hidden: int, heads: int, ffn: int, epsilon: float = 1e-
 def _gpt(layers: int, hidden: int, heads: int, length: int = 2048) -> Architecture:
     """Return a GPT of Radford et al., 2019, or Brown et al., arXiv:2005.14165, table 2.1.
 
-    Their vocabulary has 50,257 tokens; it is filled up to a multiple of 128, as Megatron-LM does,
+    Their vocabulary has 50,257 tokens; it is padded to a multiple of 128, as in Megatron-LM,
     because tensor ranks share its rows evenly.
     """
     return Architecture(

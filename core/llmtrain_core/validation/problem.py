@@ -1,4 +1,4 @@
-"""What is wrong with a job, for a user to mend."""
+"""A problem of a job, as reported to the user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmtrain_core.api.conditions import Reason, clean_text
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a job: where, what, and how to mend it."""
+    """A problem of a job: field, message and remedy."""
 
     reason: Reason
     field: str

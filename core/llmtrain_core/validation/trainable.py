@@ -1,7 +1,4 @@
-"""Whether the trainer can run a model in a layout: what must divide what, what fills a pipeline.
-
-Asked by `llmtrain_core.validation.check`, before any node is taken.
-"""
+"""Check that the trainer can run a model in a layout: divisibility, batch size, features."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from llmtrain_core.pipeline_schedules import (
     SPLIT_BACKWARD,
     check_chunks,
     equal_rounds,
-    least_micro_batches,
+    min_micro_batches,
 )
 from llmtrain_core.validation.family import FAMILIES, NO_FAMILY, hugging_face_family
 from llmtrain_core.validation.problem import Problem
@@ -24,7 +21,7 @@ from llmtrain_core.validation.problem import Problem
 def training_problems(
     spec: JobSpec, layout: Layout, architecture: Architecture
 ) -> Iterator[Problem]:
-    """Yield everything that keeps the trainer from running this job."""
+    """Yield the reasons why the trainer cannot run this job."""
     if spec.training is None:
         return
     yield from _tensor_problems(layout, architecture)
@@ -33,7 +30,7 @@ def training_problems(
     yield from _stage_problems(spec, layout, architecture)
     yield from _batch_problems(spec, spec.training, layout)
     yield from _compiler_problems(spec, spec.training, layout, architecture)
-    yield from _copy_problems(spec.training, layout)
+    yield from _replica_problems(spec.training, layout)
     yield from _base_problems(spec, spec.training)
     yield from _adapter_problems(spec.training, architecture)
     yield from _export_problems(spec, spec.training, architecture)
@@ -65,8 +62,8 @@ def _context_problems(layout: Layout, architecture: Architecture) -> Iterator[Pr
         yield Problem(
             Reason.INVALID_SPEC,
             "spec.parallelism.context",
-            f"{length} tokens cannot be cut into {pieces} equal chunks, a first and a last one for"
-            f" each of {layout.context} ranks, and dealt out to {layout.tensor} tensor ranks",
+            f"{length} tokens cannot be split into {pieces} equal chunks, two for each of"
+            f" {layout.context} context ranks, and over {layout.tensor} tensor ranks",
             f"choose a sequenceLength that is a multiple of {least}",
         )
 
@@ -137,19 +134,19 @@ def _batch_problems(spec: JobSpec, training: Training, layout: Layout) -> Iterat
             f" {training.micro_batch_size} over {replicas} data ranks",
             f"use a multiple of {share}",
         )
-    elif micro_batches < least_micro_batches(schedule, stages):
+    elif micro_batches < min_micro_batches(schedule, stages):
         yield Problem(
             Reason.INVALID_SPEC,
             "spec.training.globalBatchSize",
             f"{micro_batches} micro-batches cannot fill {stages} pipeline stages of {schedule}",
-            f"use at least {share * least_micro_batches(schedule, stages)}",
+            f"use at least {share * min_micro_batches(schedule, stages)}",
         )
     elif not equal_rounds(schedule, stages, micro_batches):
         yield Problem(
             Reason.INVALID_SPEC,
             "spec.training.globalBatchSize",
-            f"{schedule} deals {micro_batches} micro-batches out to {stages} stages in equal rounds"
-            " only",
+            f"{schedule} cannot split {micro_batches} micro-batches over {stages} stages in equal"
+            " rounds",
             f"use {micro_batches // stages * stages * share}",
         )
 
@@ -161,47 +158,47 @@ def _compiler_problems(
         return
     schedule = spec.parallelism.pipeline_schedule
     splits = layout.pipeline > 1 and schedule in SPLIT_BACKWARD
-    because = {
+    unsupported = {
         "tensor and context parallelism": layout.tensor > 1 or layout.context > 1,
-        f"the backward pass in two parts of {schedule}": splits,
+        f"the split backward pass of {schedule}": splits,
         "experts": architecture.experts > 1,
-        "selective checkpointing, which the compiler does by itself": (
+        "selective checkpointing: the compiler selects activations itself": (
             training.activation_checkpointing == "selective"
         ),
     }
-    for what, asked in because.items():
-        if asked:
+    for what, is_used in unsupported.items():
+        if is_used:
             yield Problem(
                 Reason.NOT_YET_SUPPORTED,
                 "spec.training.compile",
-                f"compiled layers do not go with {what}",
+                f"compilation does not support {what}",
                 "set it to false",
             )
 
 
-def _copy_problems(training: Training, layout: Layout) -> Iterator[Problem]:
-    """What crosses between copies needs copies; racks hold equally many of them."""
-    sync, copies = training.gradient_sync, layout.replicate
-    asked = {
+def _replica_problems(training: Training, layout: Layout) -> Iterator[Problem]:
+    """Check that gradient synchronization has replicas, and racks of equal size."""
+    sync, replicas = training.gradient_sync, layout.replicate
+    settings = {
         "compression": sync.compression != "none",
         "mode": sync.mode != "every-step",
         "copiesPerRack": sync.copies_per_rack > 1,
     }
-    if copies == 1:
-        for name, set_ in asked.items():
-            if set_:
+    if replicas == 1:
+        for name, is_set in settings.items():
+            if is_set:
                 yield Problem(
                     Reason.INVALID_SPEC,
                     f"spec.training.gradientSync.{name}",
-                    "nothing crosses between copies: there is one",
-                    "set parallelism.replicate to the number of copies, or remove the field",
+                    "there is only one model replica",
+                    "set parallelism.replicate to the number of replicas, or remove the field",
                 )
-    elif copies % sync.copies_per_rack:
+    elif replicas % sync.copies_per_rack:
         yield Problem(
             Reason.INVALID_SPEC,
             "spec.training.gradientSync.copiesPerRack",
-            f"{copies} copies do not fill racks of {sync.copies_per_rack}",
-            f"choose a divisor of {copies}",
+            f"{replicas} replicas cannot be divided into racks of {sync.copies_per_rack}",
+            f"choose a divisor of {replicas}",
         )
 
 
@@ -210,7 +207,7 @@ def _base_problems(spec: JobSpec, training: Training) -> Iterator[Problem]:
         yield Problem(
             Reason.NOT_YET_SUPPORTED,
             "spec.training.gradientSync.mode",
-            "outer updates start from random weights",
+            "outer updates do not support initial weights",
             "use every-step, or remove model.initFrom",
         )
 
@@ -226,13 +223,13 @@ def _export_problems(
             Reason.NOT_YET_SUPPORTED,
             field,
             NO_FAMILY,
-            f"remove it, or use the shape of {FAMILIES}",
+            f"remove it, or use the architecture of {FAMILIES}",
         )
     if training.lora is not None and not training.lora.merge:
         yield Problem(
             Reason.INVALID_SPEC,
             field,
-            "adapters are exported as a part of the weights that they change",
+            "adapters can only be exported after merging into the base weights",
             "set training.lora.merge",
         )
 
@@ -244,7 +241,7 @@ def _adapter_problems(training: Training, architecture: Architecture) -> Iterato
         yield Problem(
             Reason.NOT_YET_SUPPORTED,
             "spec.training.lora",
-            "adapters do not go with experts",
+            "adapters do not support experts",
             "remove it, or choose a model without experts",
         )
     if "gate_proj" in training.lora.targets and architecture.activation != "swiglu":
@@ -258,7 +255,7 @@ def _adapter_problems(training: Training, architecture: Architecture) -> Iterato
         yield Problem(
             Reason.NOT_YET_SUPPORTED,
             "spec.training.compile",
-            "compiled layers do not go with adapters",
+            "compilation does not support adapters",
             "set it to false",
         )
     sync = training.gradient_sync
@@ -266,6 +263,6 @@ def _adapter_problems(training: Training, architecture: Architecture) -> Iterato
         yield Problem(
             Reason.NOT_YET_SUPPORTED,
             "spec.training.gradientSync",
-            "adapters cross between copies whole and every step: they are small",
+            "adapters are synchronized in every step and without compression",
             "remove it, or training.lora",
         )

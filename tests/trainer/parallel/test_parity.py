@@ -20,7 +20,7 @@ from llmtrain_core.pipeline_schedules import (
     SCHEDULES,
     Schedule,
     equal_rounds,
-    least_micro_batches,
+    min_micro_batches,
 )
 from tests.support.covering import covered, pairs, pairwise
 
@@ -113,7 +113,7 @@ class Case:
         return next(
             size
             for size in (2, 1)
-            if local // size >= least_micro_batches(self.schedule, stages)
+            if local // size >= min_micro_batches(self.schedule, stages)
             and equal_rounds(self.schedule, stages, local // size)
         )
 
