@@ -10,27 +10,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 Dimension = Literal["tensor", "context", "data", "replicate", "pipeline"]
-GroupKind = Literal["tensor", "context", "data", "replicate", "pipeline", "model"]
+GroupLabel = Literal["tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp"]
+"""Public label of a group of ranks: in metrics, in the plan and in the status.
+
+`Layout.group` defines the ranks of each. `dp` is the FSDP group, which shards parameters over data
+and context ranks. `ep` shares out the experts and `edp` is the FSDP group of the experts: both
+divide `dp`. `rep` has all replicas, `rep-near` those of one rack and `rep-far` one in every rack.
+"""
+GroupKind = Literal[
+    "tensor", "context", "expert", "data", "expertData", "replicate", "pipeline", "model"
+]
+"""A group by its long name, as in `crossings` and on the command line."""
 
 DIMENSIONS: tuple[Dimension, ...] = ("tensor", "context", "data", "replicate", "pipeline")
 """Innermost (fastest varying) first."""
 
-SHORT: Mapping[Dimension, str] = MappingProxyType(
+GROUP_LABELS: tuple[GroupLabel, ...] = get_args(GroupLabel)
+
+DIMENSION_LABELS: Mapping[Dimension, GroupLabel] = MappingProxyType(
     {"tensor": "tp", "context": "cp", "data": "dp", "replicate": "rep", "pipeline": "pp"}
 )
-"""The field's short names: mesh dimensions, metric labels, the LAYOUT column."""
+"""Short names of the dimensions, each also the label of the group that the dimension adds."""
 
-_KINDS: Mapping[GroupKind, frozenset[Dimension]] = MappingProxyType(
+KIND_LABELS: Mapping[GroupKind, GroupLabel] = MappingProxyType(
     {
-        **{dimension: frozenset({dimension}) for dimension in DIMENSIONS},
-        "model": frozenset({"tensor", "pipeline"}),
+        "tensor": "tp",
+        "context": "cp",
+        "data": "dp",
+        "expert": "ep",
+        "expertData": "edp",
+        "replicate": "rep",
+        "pipeline": "pp",
     }
 )
+"""Labels of all groups that a layout alone defines; `model` is no process group."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRanks:
+    """The ranks of the groups of one label: each has `size` ranks, `stride` apart."""
+
+    stride: int
+    size: int
+
+    def members(self, ranks: int) -> Iterator[range]:
+        """Yield the groups of the first `ranks` ranks, by first rank."""
+        length = self.stride * self.size
+        for start in range(0, ranks, length):
+            for first in range(start, start + self.stride):
+                yield range(first, first + length, self.stride)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,37 +132,58 @@ class Layout:
             rank, position[dimension] = divmod(rank, self.degree(dimension))
         return position
 
+    def group(self, label: GroupLabel, copies_per_rack: int = 1) -> GroupRanks:
+        """Return the ranks of the groups of a label; groups that do not exist have size one.
+
+        The trainer's process groups, the plan and the placement all use this definition.
+        `copies_per_rack` is `spec.training.gradientSync.copiesPerRack`.
+        """
+        fsdp, expert = self.context * self.data, self.expert
+        replica = self.tensor * fsdp
+        racks = self.replicate // copies_per_rack
+        two_levels = copies_per_rack > 1 and racks > 1
+        match label:
+            case "tp":
+                return GroupRanks(1, self.tensor)
+            case "cp":
+                return GroupRanks(self.tensor, self.context)
+            case "dp":
+                return GroupRanks(self.tensor, fsdp)
+            case "ep":
+                return GroupRanks(self.tensor, expert)
+            case "edp":
+                return GroupRanks(self.tensor * expert, fsdp // expert if expert > 1 else 1)
+            case "rep":
+                return GroupRanks(replica, self.replicate)
+            case "rep-near":
+                return GroupRanks(replica, copies_per_rack if two_levels else 1)
+            case "rep-far":
+                return GroupRanks(replica * copies_per_rack, racks if two_levels else 1)
+            case "pp":
+                return GroupRanks(replica * self.replicate, self.pipeline)
+
     def groups(self, kind: GroupKind) -> list[list[int]]:
         """Return the groups of one kind: each a rising list of ranks; groups by first rank.
 
-        A group holds the ranks that differ only in the kind's own dimensions; `model` is tensor
-        and pipeline together: the ranks that hold one copy of the model.
+        `data` is the FSDP group: data and context ranks. `model` is tensor and pipeline together:
+        the ranks that hold one copy of the model.
         """
-        inside = _KINDS[kind]
-        outer = [d for d in reversed(DIMENSIONS) if d not in inside]
-        inner = [d for d in reversed(DIMENSIONS) if d in inside]
-        groups = [
-            sorted(self.rank(**fixed, **moving) for moving in self._positions(inner))
-            for fixed in self._positions(outer)
-        ]
-        return sorted(groups)
-
-    def expert_groups(self) -> list[list[int]]:
-        """Return the groups that deal the experts out, as `groups` does."""
-        width = self.expert * self.tensor
+        if kind != "model":
+            ranks = self.group(KIND_LABELS[kind]).members(self.world_size)
+            return [list(members) for members in ranks]
+        tensor, pipeline = self.group("tp"), self.group("pp")
         return [
-            list(range(start, first + width, self.tensor))
-            for first in range(0, self.world_size, width)
-            for start in range(first, first + self.tensor)
+            [
+                first + stage + rank
+                for stage in range(0, self.world_size, pipeline.stride)
+                for rank in range(tensor.size)
+            ]
+            for first in range(0, pipeline.stride, tensor.size)
         ]
-
-    def _positions(self, dimensions: list[Dimension]) -> Iterator[dict[str, int]]:
-        for values in product(*(range(self.degree(d)) for d in dimensions)):
-            yield dict(zip(dimensions, values, strict=True))
 
     def __str__(self) -> str:
         """Return the LAYOUT column: `tp8·pp4·dp16`, dimensions of size one left out."""
         order: tuple[Dimension, ...] = ("tensor", "context", "pipeline", "data", "replicate")
-        parts = [f"{SHORT[d]}{self.degree(d)}" for d in order if self.degree(d) > 1]
+        parts = [f"{DIMENSION_LABELS[d]}{self.degree(d)}" for d in order if self.degree(d) > 1]
         parts += [f"ep{self.expert}"] if self.expert > 1 else []
         return "·".join(parts) or "dp1"

@@ -56,7 +56,7 @@ def test_ranks_and_coordinates_are_a_bijection(layout: Layout) -> None:
 @given(LAYOUTS, st.sampled_from(KINDS))
 @settings(max_examples=100)
 def test_groups_partition_the_world(layout: Layout, kind: GroupKind) -> None:
-    own = {"tensor", "pipeline"} if kind == "model" else {kind}
+    own = {"model": {"tensor", "pipeline"}, "data": {"context", "data"}}.get(kind, {kind})
     groups = layout.groups(kind)
     assert sorted(rank for group in groups for rank in group) == list(range(layout.world_size))
     assert {len(g) for g in groups} == {prod(layout.degree(d) for d in DIMENSIONS if d in own)}
@@ -102,6 +102,11 @@ def test_the_layout_column(layout: Layout, column: str) -> None:
 
 def test_experts_are_dealt_out_over_neighbours_among_data_and_context_ranks() -> None:
     grid = Layout(tensor=2, context=2, data=2, pipeline=2, expert=4)
-    assert grid.expert_groups() == [[0, 2, 4, 6], [1, 3, 5, 7], [8, 10, 12, 14], [9, 11, 13, 15]]
+    assert grid.groups("expert") == [[0, 2, 4, 6], [1, 3, 5, 7], [8, 10, 12, 14], [9, 11, 13, 15]]
     assert str(grid) == "tp2·cp2·pp2·dp2·ep4"
-    assert Layout(data=4, replicate=2, expert=2).expert_groups() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert Layout(data=4, replicate=2, expert=2).groups("expert") == [
+        [0, 1],
+        [2, 3],
+        [4, 5],
+        [6, 7],
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from llmtrain_core.layout import DIMENSIONS, Layout
+from llmtrain_core.layout import KIND_LABELS, Layout
 from llmtrain_core.placement.capacity import Rooms
 from llmtrain_core.placement.cost import TIE, Pricing
 from llmtrain_core.placement.search import Candidate
@@ -18,9 +18,9 @@ def crossings_of(
 ) -> dict[str, dict[str, int]]:
     """Count the groups of each kind whose ranks sit in more than one domain, by level."""
     groups = {
-        kind: groups_of_blocks(layout, gpus_per_node, kind)
-        for kind in DIMENSIONS
-        if layout.degree(kind) > 1
+        kind: groups_of_blocks(layout, gpus_per_node, label)
+        for kind, label in KIND_LABELS.items()
+        if layout.group(label).size > 1
     }
     found: dict[str, dict[str, int]] = {}
     for depth, name in enumerate(names):

@@ -126,13 +126,13 @@ from llmtrain_trainer.parallel.tensor import apply_tensor_parallel
 def elements(tensor, data, replicate, stage, count):
     world = tensor * data * replicate
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
-    names = ("rep", "dp", "tp")
+    names = ("dp_replicate", "fsdp", "tp")
     mesh = init_device_mesh("cpu", (replicate, data, tensor), mesh_dim_names=names)
     with torch.device("meta"):
         model = Decoder(shape, StageSpec.of_stage(shape, stage, count))
     if tensor > 1:
         apply_tensor_parallel(model, mesh["tp"])
-    shard = mesh["rep", "dp"] if replicate > 1 else mesh["dp"]
+    shard = mesh["dp_replicate", "fsdp"] if replicate > 1 else mesh["fsdp"]
     for block in model.blocks():
         fully_shard(block, mesh=shard)
     fully_shard(model, mesh=shard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -10,14 +11,17 @@ from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import Layout
 from llmtrain_core.pipeline_schedules import Schedule
 from llmtrain_core.placement import Placement
+from llmtrain_core.placement.place import describe
 from llmtrain_core.plan.constants import constants_of
 from llmtrain_core.plan.hardware import CATALOGUE, accelerator
 from llmtrain_core.plan.model.flops import training_flops_per_token
 from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.model.parameters import count_parameters
+from llmtrain_core.plan.network.communication import CommunicationVolumes, Group, communication
 from llmtrain_core.plan.network.link_speed import LINK_LATENCY, Network, uplink_shares
 from llmtrain_core.plan.time.step_time import layer_weights, step_time
 from llmtrain_core.plan.training_setup import TrainingSetup
+from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import FabricLevel
 
 pytestmark = pytest.mark.unit
@@ -189,6 +193,40 @@ def test_uplinks_slow_only_the_groups_that_cross_them() -> None:
         "edp": 2.0,
     }
     assert uplink_shares({}, levels) == {}
+
+
+def test_uplinks_slow_fsdp_over_context_ranks_as_fsdp_over_data_ranks() -> None:
+    """Four nodes that alternate between two leaves; eight micro-batches in both layouts."""
+    levels = (FabricLevel("leaf", "l", 4.0), FabricLevel("node", "n"))
+    paths = [(leaf, f"n{node}") for node, leaf in enumerate("abab")]
+    raw: list[tuple[float, float]] = []
+    for layout, batch, near, far in (
+        (Layout(tensor=8, context=4), 8, 0.0664, 1.069),
+        (Layout(tensor=8, data=4), 8, 0.0351, 0.444),
+        (Layout(tensor=8, data=4), 32, 0.0411, 0.469),
+    ):
+        setup = TrainingSetup(SHAPES["llama3-8b"], layout, batch)
+        crossings = describe(layout, 8, Snapshot(levels, ()), paths).crossings
+        assert crossings["leaf"]["data"] == 8
+        slowed = uplink_shares(crossings, levels)
+        assert step_time(setup, H100, CONSTANTS).exposed["dp"] == pytest.approx(near, rel=0.01)
+        tight = step_time(setup, H100, CONSTANTS, slowed).exposed["dp"]
+        assert tight == pytest.approx(far, rel=0.01)
+        calls = communication(setup)
+        raw.append((_fsdp_seconds(calls, layout), _fsdp_seconds(calls, layout, slowed)))
+    assert raw[0] == pytest.approx(raw[2])
+    assert raw[0][1] == pytest.approx(4 * raw[0][0], rel=0.02)  # latency stays
+
+
+def _fsdp_seconds(
+    calls: CommunicationVolumes, layout: Layout, slowed: Mapping[Group, float] | None = None
+) -> float:
+    network = Network(H100, layout, 1.0, 1.0, slowed or {})
+    return sum(
+        network.seconds(group, operation, each.nbytes, each.count)
+        for (group, operation), each in calls.items()
+        if group == "dp"
+    )
 
 
 def test_the_wrong_dimension_across_slow_uplinks_costs_the_most() -> None:

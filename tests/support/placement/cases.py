@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llmtrain_core.layout import Layout
+from llmtrain_core.layout import DIMENSION_LABELS, Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes, ring_size
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
 
@@ -115,7 +115,7 @@ def volumes(layout: Layout, rng: random.Random, ratio: float) -> Volumes:
     }
     looped = layout.pipeline > 2 and rng.random() < 0.25
     return Volumes(
-        {k: volume for k, volume in wanted.items() if ring_size(layout, k) > 1},  # type: ignore[arg-type, misc]
+        {k: volume for k, volume in wanted.items() if layout.group(DIMENSION_LABELS[k]).size > 1},  # type: ignore[arg-type, misc]
         round(ratio * data / 2) if looped else 0,
     )
 

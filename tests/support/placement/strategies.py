@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from llmtrain_core.api.job import Toleration
-from llmtrain_core.layout import Layout
+from llmtrain_core.layout import DIMENSION_LABELS, Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes, ring_size
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes
 from llmtrain_core.topology.inventory import Node, Snapshot, Taint, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from tests.support.placement.cases import GPU, MB
@@ -95,7 +95,7 @@ def volumes(draw: st.DrawFn, layout: Layout) -> Volumes:
         {
             kind: Volume(MB * draw(size), draw(share))
             for kind in kinds
-            if ring_size(layout, kind) > 1  # type: ignore[arg-type]
+            if layout.group(DIMENSION_LABELS[kind]).size > 1  # type: ignore[arg-type]
         },  # type: ignore[arg-type]
         MB * draw(st.sampled_from([0, 0, 3])),
     )

@@ -147,7 +147,7 @@ def test_only_damage_is_called_damage(
             raise OSError(errno.EIO, "Input/output error")
 
         retry.WAITS = (0.01, 0.01)
-        if trainer.grid.coordinate("dp") == 1:
+        if trainer.grid.coordinate("data") == 1:
             FileSystemReader.read_data = fail  # type: ignore[method-assign]
         return _refusal(trainer)
 

@@ -197,10 +197,12 @@ def _as_planned(trainer: Any, count: int) -> bool:
     from llmtrain_core.plan.model.parameters import stage_units, stages
 
     run, grid = trainer.run, trainer.grid
-    if grid.coordinate("dp") or grid.coordinate("cp"):
+    if grid.coordinate("data") or grid.coordinate("context"):
         return True
     ranks = run.layout.pipeline
-    stage = stages(run.architecture.layers, ranks, run.schedule, run.chunks)[grid.coordinate("pp")]
+    stage = stages(run.architecture.layers, ranks, run.schedule, run.chunks)[
+        grid.coordinate("pipeline")
+    ]
     units = stage_units(run.shape, stage, run.layout.tensor)
     return units.learnt.sharded(run.layout.data * run.layout.context) == count
 

@@ -22,7 +22,7 @@ def test_pods_that_prepared_other_data_do_not_train(
     shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
 ) -> None:
     def train(trainer: Any) -> tuple[str, str | None, bool]:
-        if trainer.grid.coordinate("dp") == 1:
+        if trainer.grid.coordinate("data") == 1:
             trainer.data = replace(trainer.data, digest="other")
         try:
             trainer.train()

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmtrain_trainer.parallel.mesh import Grid
+from llmtrain_trainer.parallel.mesh import LABELS, Grid
 from llmtrain_trainer.runtime.reports import ProbeSample
 
 SIZES = (4 << 10, 16 << 20)
@@ -24,8 +24,8 @@ SIZES = (4 << 10, 16 << 20)
 def probe_groups(grid: Grid, device: torch.device) -> tuple[ProbeSample, ...]:
     """Time one all-reduce of each size per group of this rank. Collective over all ranks."""
     return tuple(
-        ProbeSample(name, nbytes, group.size(), _seconds(group, nbytes, device))
-        for name, group in sorted(grid.groups.items())
+        ProbeSample(LABELS[name], nbytes, group.size(), _seconds(group, nbytes, device))
+        for name, group in sorted(grid.groups.items(), key=lambda item: LABELS[item[0]])
         for nbytes in SIZES
     )
 

@@ -14,10 +14,10 @@ from itertools import islice
 import torch
 import torch.distributed as dist
 
-from llmtrain_trainer.parallel.mesh import Grid
+from llmtrain_trainer.parallel.mesh import LABELS, Grid
 from llmtrain_trainer.runtime.reports import CollectiveSample
 
-_SAME_WORK = ("tp", "dp", "rep")
+_SAME_WORK = ("tp", "fsdp", "dp_replicate")
 """Groups that together contain all ranks of a pipeline stage, which do the same work."""
 
 
@@ -36,9 +36,12 @@ def measure_skew(
 ) -> Skew:
     """Compare a step of `seconds` with other ranks. Collective over all groups of the grid."""
     with_waits = [
-        sample for name in sorted(grid.groups) for sample in _waits(collectives, name, grid, device)
+        sample
+        for name in sorted(grid.groups, key=LABELS.__getitem__)
+        for sample in _waits(collectives, name, grid, device)
     ]
-    others = [sample for sample in collectives if sample.group not in grid.groups]
+    labels = {LABELS[name] for name in grid.groups}
+    others = [sample for sample in collectives if sample.group not in labels]
     busy = seconds - sum(sum(sample.waits) for sample in with_waits)
     fastest = torch.tensor(busy, dtype=torch.float64, device=device)
     for name in _SAME_WORK:
@@ -51,7 +54,7 @@ def _waits(
     collectives: Sequence[CollectiveSample], name: str, grid: Grid, device: torch.device
 ) -> list[CollectiveSample]:
     """Return the samples of one group with waiting times; all its ranks made the same calls."""
-    mine = [sample for sample in collectives if sample.group == name]
+    mine = [sample for sample in collectives if sample.group == LABELS[name]]
     durations = [seconds for sample in mine for seconds in sample.seconds]
     if not durations:
         return mine

@@ -29,8 +29,8 @@ def build_model(run: RunConfig, grid: Grid, device: torch.device) -> ModelParts:
     """Build the model chunks of this rank, with their initial weights."""
     if run.compile:
         check_compiler(run, device)
-    ranks = grid.degree("pp")
-    numbers = stage_numbers(run.schedule, grid.coordinate("pp"), ranks, run.chunks)
+    ranks = grid.degree("pipeline")
+    numbers = stage_numbers(run.schedule, grid.coordinate("pipeline"), ranks, run.chunks)
     count = ranks * len(numbers)
     model = ModelParts(
         [
@@ -78,7 +78,7 @@ def _build_chunk(stage: StageSpec, run: RunConfig, grid: Grid, device: torch.dev
     apply_fsdp(chunk, run, grid)
     disable_gradient_averaging(chunk, device.type)
     chunk.to_empty(device=device)
-    positions = token_positions(run.sequence, grid.coordinate("cp"), grid.degree("cp"))
+    positions = token_positions(run.sequence, grid.coordinate("context"), grid.degree("context"))
     chunk.set_token_positions(positions)
     return chunk
 

@@ -124,7 +124,9 @@ class ParallelLoadBalancingLoss(LoadBalancingLoss):
 
     def __init__(self, run: RunConfig, grid: Grid) -> None:
         super().__init__()
-        self.scale = run.architecture.load_balancing_weight / run.global_batch / grid.degree("tp")
+        self.scale = (
+            run.architecture.load_balancing_weight / run.global_batch / grid.degree("tensor")
+        )
         self._group = grid.groups.get("cp")
 
     def whole_sequences(self, counts: Tensor, length: int) -> tuple[Tensor, int]:

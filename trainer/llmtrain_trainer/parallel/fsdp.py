@@ -23,12 +23,12 @@ def apply_fsdp(chunk: Decoder, run: RunConfig, grid: Grid) -> None:
         if run.precision == "bfloat16"
         else MixedPrecisionPolicy()
     )
-    mesh = grid.mesh["dp"]
-    reshard = grid.degree("pp") == 1
+    mesh = grid.mesh["fsdp"]
+    reshard = grid.degree("pipeline") == 1
     for moe in moe_layers(chunk):
         fully_shard(
             moe.experts,
-            mesh=mesh if grid.expert_mesh is None else grid.expert_mesh["edp"],
+            mesh=mesh if grid.expert_mesh is None else grid.expert_mesh["efsdp"],
             mp_policy=policy,
             reshard_after_forward=reshard,
             shard_placement_fn=expert_shard_placement(moe.experts),

@@ -26,10 +26,11 @@ def clip_gradients(
     same all-reduces as the squared norm, which saves their latency.
     """
     shards = [local_shard(p.grad) for p in parameters if p.grad is not None]
-    square = _local_square(parameters, grid.degree("tp"))
+    square = _local_square(parameters, grid.degree("tensor"))
     both = torch.stack((square, loss.to(square.dtype)))
     norm_only, loss_only = both[:1], both[1:]
-    for name, value in (("tp", norm_only), ("dp", both), ("rep", loss_only), ("pp", both)):
+    sums = (("tp", norm_only), ("fsdp", both), ("dp_replicate", loss_only), ("pp", both))
+    for name, value in sums:
         if name in grid.groups:
             dist.all_reduce(value, group=grid.groups[name])
     norm, mean = both[0].sqrt(), both[1]
@@ -43,7 +44,7 @@ def clip_gradients(
 def sum_losses(loss: Tensor, grid: Grid) -> float:
     """Sum the shares of a loss over data, context and pipeline ranks."""
     loss = loss.detach().clone()
-    for name in ("dp", "rep", "pp"):
+    for name in ("fsdp", "dp_replicate", "pp"):
         if name in grid.groups:
             dist.all_reduce(loss, group=grid.groups[name])
     return float(loss)
@@ -58,8 +59,8 @@ def count_matches(mismatches: Tensor, grid: Grid) -> float:
     for name in ("cp", "pp"):  # ranks that share sequences
         if name in grid.groups:
             dist.all_reduce(mismatches, group=grid.groups[name])
-    matches = (mismatches == 0).sum().double() / grid.degree("cp")
-    for name in ("dp", "rep"):
+    matches = (mismatches == 0).sum().double() / grid.degree("context")
+    for name in ("fsdp", "dp_replicate"):
         if name in grid.groups:
             dist.all_reduce(matches, group=grid.groups[name])
     return float(matches)

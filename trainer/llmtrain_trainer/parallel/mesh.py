@@ -9,19 +9,30 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from llmtrain_core.layout import SHORT, Dimension, Layout
+from llmtrain_core.layout import Dimension, GroupLabel, Layout
 from llmtrain_core.plan.gradient_sync import EXACT_SYNC, SyncScheme
 
-LONG: Mapping[str, Dimension] = {short: long for long, short in SHORT.items()}
+LABELS: Mapping[str, GroupLabel] = {
+    "tp": "tp",
+    "cp": "cp",
+    "ep": "ep",
+    "fsdp": "dp",
+    "efsdp": "edp",
+    "dp_replicate": "rep",
+    "intra_rack": "rep-near",
+    "inter_rack": "rep-far",
+    "pp": "pp",
+}
+"""Name of a process group -> its public label, whose ranks `Layout.group` defines."""
 
-MESH = ("pp", "rep", "dp", "tp")
+MESH = ("pp", "dp_replicate", "fsdp", "tp")
 """Dimensions of the mesh, outermost first: the rank formula of `llmtrain_core.layout`. Context
-ranks hold the same weights and so are data ranks to FSDP: `dp` has both; their own group, which
-only attention uses, stands beside the mesh."""
+ranks hold the same weights, so `fsdp` shards over data and context ranks. The context group, which
+only attention uses, is not part of the mesh."""
 
-EXPERT_MESH = ("pp", "rep", "edp", "ep", "tp")
-"""The same ranks with `dp` in two: neighbours that share out the experts, and those that hold the
-same ones. A mesh of its own, for the parameters of experts only."""
+EXPERT_MESH = ("pp", "dp_replicate", "efsdp", "ep", "tp")
+"""The same ranks with `fsdp` split in two: neighbours that share out the experts (`ep`), and ranks
+that hold the same experts (`efsdp`). A mesh of its own, for the parameters of experts only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,57 +45,51 @@ class Grid:
     layout: Layout
     mesh: DeviceMesh
     groups: Mapping[str, dist.ProcessGroup]
-    """By short name, for every dimension with more than one rank; `dp`: data and context ranks,
-    `ep` and `edp`: its two parts where experts are dealt out; `rep-near` and `rep-far`: copies in
-    the same rack, and with the same place in every rack."""
+    """Every group with more than one rank, by a name of `LABELS`."""
     expert_mesh: DeviceMesh | None
     """Where experts are dealt out."""
     labels: Mapping[str, str]
-    """Name of a process group -> short name of its dimension, or `world`."""
+    """`ProcessGroup.group_name` -> public label of the group, or `world`."""
 
     @classmethod
     def build(cls, layout: Layout, device: str, sync: SyncScheme = EXACT_SYNC) -> Grid:
         """Create the mesh and one process group per dimension. Collective over all ranks."""
-        sizes = (
-            layout.pipeline,
-            layout.replicate,
-            layout.data * layout.context,
-            layout.tensor,
-        )
+        sizes = tuple(layout.group(LABELS[name]).size for name in MESH)
         mesh = init_device_mesh(device, sizes, mesh_dim_names=MESH)
         groups = {
             name: mesh.get_group(name) for name, size in zip(MESH, sizes, strict=True) if size > 1
         }
         if layout.context > 1:
-            groups["cp"] = _own_group(layout.groups("context"))
+            groups["cp"] = _own_group(layout, "cp")
         if sync.is_hierarchical(layout.replicate):
-            groups |= _rack_groups(layout, sync.replicas_per_rack)
+            for name in ("intra_rack", "inter_rack"):
+                groups[name] = _own_group(layout, LABELS[name], sync.replicas_per_rack)
         expert_mesh = _expert_mesh(layout, device) if layout.expert > 1 else None
         # A dimension that spans the world reuses the default group: its own name is written last.
         labels: dict[str, str] = {}
         if dist.group.WORLD is not None:
             labels[dist.group.WORLD.group_name] = "world"
         if expert_mesh is not None:
-            # the mesh's own may be the one of `dp`, which could not be told apart
-            groups["ep"] = _own_group(layout.expert_groups())
-            if layout.data * layout.context > layout.expert:
-                groups["edp"] = expert_mesh.get_group("edp")
+            # the mesh's own `ep` group may be the `fsdp` group, and would share its label
+            groups["ep"] = _own_group(layout, "ep")
+            if layout.group("edp").size > 1:
+                groups["efsdp"] = expert_mesh.get_group("efsdp")
             labels[expert_mesh.get_group("tp").group_name] = "tp"
-        labels.update((group.group_name, name) for name, group in groups.items())
+        labels.update((group.group_name, LABELS[name]) for name, group in groups.items())
         return cls(layout, mesh, groups, expert_mesh, labels)
 
-    def degree(self, name: str) -> int:
-        """Return the size of a dimension of the layout by its short name."""
-        return self.layout.degree(LONG[name])
+    def degree(self, dimension: Dimension) -> int:
+        """Return the size of a dimension of the layout."""
+        return self.layout.degree(dimension)
 
-    def coordinate(self, name: str) -> int:
+    def coordinate(self, dimension: Dimension) -> int:
         """Return this rank's position in a dimension of the layout."""
-        return self.layout.coordinates(dist.get_rank())[LONG[name]]
+        return self.layout.coordinates(dist.get_rank())[dimension]
 
     @property
     def replica(self) -> int:
         """Which share of every batch this rank sees."""
-        return self.coordinate("rep") * self.degree("dp") + self.coordinate("dp")
+        return self.coordinate("replicate") * self.degree("data") + self.coordinate("data")
 
     def limit(self, timeout: timedelta) -> None:
         """Make collectives of every group fail after `timeout`.
@@ -96,29 +101,15 @@ class Grid:
             dist.set_timeout(timeout, group)
 
 
-def _rack_groups(layout: Layout, near: int) -> dict[str, dist.ProcessGroup]:
-    """Return the copies in this rank's rack, and those in its place in every rack. Collective."""
-    copies = layout.groups("replicate")
-    racks = [ranks[at : at + near] for ranks in copies for at in range(0, len(ranks), near)]
-    across = [ranks[at::near] for ranks in copies for at in range(near)]
-    return {"rep-near": _own_group(racks), "rep-far": _own_group(across)}
-
-
 def _expert_mesh(layout: Layout, device: str) -> DeviceMesh:
     """Return the mesh of the experts' parameters. Collective over all ranks."""
-    ranks = layout.data * layout.context
-    sizes = (
-        layout.pipeline,
-        layout.replicate,
-        ranks // layout.expert,
-        layout.expert,
-        layout.tensor,
-    )
+    sizes = tuple(layout.group(LABELS[name]).size for name in EXPERT_MESH)
     return init_device_mesh(device, sizes, mesh_dim_names=EXPERT_MESH)
 
 
-def _own_group(groups: list[list[int]]) -> dist.ProcessGroup:
-    """Return this rank's group of groups that cover the world. Collective over all ranks."""
-    mine, _ = dist.new_subgroups_by_enumeration(groups)
+def _own_group(layout: Layout, label: GroupLabel, copies_per_rack: int = 1) -> dist.ProcessGroup:
+    """Return this rank's group of a label. Collective over all ranks."""
+    ranks = layout.group(label, copies_per_rack).members(layout.world_size)
+    mine, _ = dist.new_subgroups_by_enumeration([list(members) for members in ranks])
     assert isinstance(mine, dist.ProcessGroup)  # every rank is in one
     return mine

@@ -34,16 +34,16 @@ class PipelineForwardBackward:
         self.examples = run.data.chat is not None
         self.has_embedding = any(chunk.stage.has_embedding for chunk in self.chunks)
         self.has_output = any(chunk.stage.has_output for chunk in self.chunks)
-        self.sharded, self.tensor = "tp" in grid.groups, grid.degree("tp")
+        self.sharded, self.tensor = "tp" in grid.groups, grid.degree("tensor")
         self.hidden = run.architecture.hidden_size
         self.dtype = getattr(torch, run.precision)
-        self.group, ranks = grid.groups["pp"], grid.degree("pp")
+        self.group, ranks = grid.groups["pp"], grid.degree("pipeline")
         self.rank_of = {
             number: rank
             for rank in range(ranks)
             for number in stage_numbers(run.schedule, rank, ranks, run.chunks)
         }
-        own = grid.coordinate("pp")
+        own = grid.coordinate("pipeline")
         self.numbers = [number for number, rank in sorted(self.rank_of.items()) if rank == own]
         self.tied = (
             TiedEmbedding(self.chunks, self.group, 0, self.rank_of[len(self.rank_of) - 1])

@@ -99,7 +99,7 @@ def _earliest(finding: NonFiniteTensor | None, grid: Grid) -> NonFiniteTensor | 
 
     A rank that received a non-finite value from another rank has it later in its own order.
     """
-    for name in ("tp", "dp", "rep", "pp"):
+    for name in ("tp", "fsdp", "dp_replicate", "pp"):
         if name in grid.groups:
             group = grid.groups[name]
             found: list[NonFiniteTensor | None] = [None] * group.size()

@@ -105,7 +105,7 @@ class Trainer:
             self.model, run, self.grid, device
         )
         self.token_positions = token_positions(
-            run.sequence, self.grid.coordinate("cp"), self.grid.degree("cp")
+            run.sequence, self.grid.coordinate("context"), self.grid.degree("context")
         )
         vocab, share = run.architecture.vocab_size, self._batch_share()
         self.batches = Batches(open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share)

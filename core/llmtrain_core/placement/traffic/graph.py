@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from llmtrain_core.layout import DIMENSIONS, Dimension, Layout
-from llmtrain_core.placement.traffic.volumes import Volumes, ring_size, ring_stride
+from llmtrain_core.layout import (
+    DIMENSION_LABELS,
+    DIMENSIONS,
+    Dimension,
+    GroupLabel,
+    GroupRanks,
+    Layout,
+)
+from llmtrain_core.placement.traffic.volumes import Volumes
 
 Edges = dict[tuple[int, int], int]
 """Bytes per step by (sending block, receiving block). Equal blocks: traffic inside the node."""
@@ -20,7 +27,7 @@ def block_edges(layout: Layout, gpus_per_node: int, volumes: Volumes) -> dict[Di
     found: dict[Dimension, Edges] = {}
     for kind in DIMENSIONS:
         volume = volumes.by_kind.get(kind)
-        if volume is None or ring_size(layout, kind) == 1:
+        if volume is None or layout.group(DIMENSION_LABELS[kind]).size == 1:
             continue
         edges: Edges = {}
         weights = (volume.nbytes, volumes.wrap_bytes) if kind == "pipeline" else None
@@ -57,7 +64,8 @@ def _ring_hops(
 
     The next member of a ring is one stride away in the order of ranks.
     """
-    stride, size = ring_stride(layout, kind), ring_size(layout, kind)
+    group = layout.group(DIMENSION_LABELS[kind])
+    stride, size = group.stride, group.size
     ranks, hops, width = layout.world_size, 1, gpus_per_node
     if stride % gpus_per_node == 0:
         stride, ranks, hops, width = stride // gpus_per_node, ranks // gpus_per_node, width, 1
@@ -69,19 +77,15 @@ def _ring_hops(
 
 
 def groups_of_blocks(
-    layout: Layout, gpus_per_node: int, kind: Dimension
+    layout: Layout, gpus_per_node: int, label: GroupLabel
 ) -> dict[tuple[int, ...], int]:
-    """Return the blocks that groups of a kind span, with the number of groups that span them."""
-    stride = 1
-    for dimension in DIMENSIONS[: DIMENSIONS.index(kind)]:
-        stride *= layout.degree(dimension)
-    size, times, width, ranks = layout.degree(kind), 1, gpus_per_node, layout.world_size
-    if stride % gpus_per_node == 0:
-        stride, times, width, ranks = stride // width, width, 1, ranks // width
+    """Return the blocks that groups of a label span, with the number of groups that span them."""
+    group, times, width, ranks = layout.group(label), 1, gpus_per_node, layout.world_size
+    if group.stride % gpus_per_node == 0:  # whole blocks: count each once for all its ranks
+        group = GroupRanks(group.stride // width, group.size)
+        times, width, ranks = width, 1, ranks // width
     found: dict[tuple[int, ...], int] = {}
-    for start in range(0, ranks, stride * size):
-        for first in range(start, start + stride):
-            members = range(first, first + stride * size, stride)
-            blocks = tuple(dict.fromkeys(member // width for member in members))
-            found[blocks] = found.get(blocks, 0) + times
+    for members in group.members(ranks):
+        blocks = tuple(dict.fromkeys(member // width for member in members))
+        found[blocks] = found.get(blocks, 0) + times
     return found

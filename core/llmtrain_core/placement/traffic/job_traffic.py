@@ -20,14 +20,13 @@ more shows, so at least `LEAST_EXPOSED` of every kind counts.
 from __future__ import annotations
 
 from llmtrain_core.errors import PlanError
-from llmtrain_core.layout import SHORT, Dimension
+from llmtrain_core.layout import DIMENSION_LABELS, Dimension
 from llmtrain_core.pipeline_schedules import V_SHAPED
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes, ring_size
+from llmtrain_core.placement.traffic.volumes import Volume, Volumes
 from llmtrain_core.plan.constants import constants_of
 from llmtrain_core.plan.hardware import CATALOGUE, Accelerator
 from llmtrain_core.plan.network.communication import (
     CommunicationVolumes,
-    Group,
     communication,
     stage_communication,
     tied_bytes,
@@ -59,7 +58,7 @@ def volumes_of(setup: TrainingSetup, hardware: Accelerator = USUAL_GPU) -> Volum
     payloads = communication(setup)
     found: dict[Dimension, Volume] = {}
     for kind in _RINGS:
-        ranks = ring_size(setup.layout, kind)
+        ranks = setup.layout.group(DIMENSION_LABELS[kind]).size
         moved = _edge_bytes(setup, payloads, kind)
         routed = _routed(setup, payloads) if kind == "data" else 0
         if ranks > 1 and moved:
@@ -75,7 +74,7 @@ def volumes_of(setup: TrainingSetup, hardware: Accelerator = USUAL_GPU) -> Volum
 
 def _edge_bytes(setup: TrainingSetup, payloads: CommunicationVolumes, kind: Dimension) -> int:
     """Return the bytes on one edge of a group's ring."""
-    group: Group = SHORT[kind]  # type: ignore[assignment]
+    group = DIMENSION_LABELS[kind]
     moved = wire_bytes(setup, payloads, group)
     if group == "dp":
         moved += wire_bytes(setup, payloads, "edp") * setup.layout.expert
@@ -116,7 +115,7 @@ def _exposed(
     """Return the exposed share of data and replicate traffic; the others stall the step in full."""
     if kind not in {"data", "replicate"}:
         return 1.0
-    group: Group = SHORT[kind]  # type: ignore[assignment]
+    group = DIMENSION_LABELS[kind]
     constants = constants_of(hardware.name)
     try:
         shown = step_time(setup, hardware, constants).exposed.get(group, 0.0)

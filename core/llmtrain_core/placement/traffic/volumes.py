@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from llmtrain_core.layout import Dimension, Layout
+from llmtrain_core.layout import DIMENSION_LABELS, Dimension, Layout
 
 GB = 10**9
 
@@ -58,25 +58,8 @@ def nominal_volumes(layout: Layout) -> Volumes:
     """Return the round figures for a layout: (n - 1) / n of the payload on every ring edge."""
     found: dict[Dimension, Volume] = {}
     for kind, payload in NOMINAL_PAYLOADS.items():
-        ranks = ring_size(layout, kind)
+        ranks = layout.group(DIMENSION_LABELS[kind]).size
         if ranks > 1:
             share = 1.0 if kind == "pipeline" else (ranks - 1) / ranks
             found[kind] = Volume(round(payload.nbytes * share), payload.exposed)
     return Volumes(found, nominal=True)
-
-
-def ring_size(layout: Layout, kind: Dimension) -> int:
-    """Return the ranks of a group. FSDP shards over context ranks too: they hold equal weights."""
-    return layout.context * layout.data if kind == "data" else layout.degree(kind)
-
-
-def ring_stride(layout: Layout, kind: Dimension) -> int:
-    """Return the distance between neighbouring ranks of a group."""
-    strides: dict[Dimension, int] = {
-        "tensor": 1,
-        "context": layout.tensor,
-        "data": layout.tensor,
-        "replicate": layout.tensor * layout.context * layout.data,
-        "pipeline": layout.world_size // layout.pipeline,
-    }
-    return strides[kind]

@@ -19,14 +19,14 @@ from functools import cache
 from itertools import pairwise
 from typing import Literal
 
+from llmtrain_core.layout import GROUP_LABELS, GroupLabel
 from llmtrain_core.pipeline_schedules import Schedule, stage_numbers
 from llmtrain_core.plan.gradient_sync import ReplicaGroup, ReplicaOperation, sync_calls
 from llmtrain_core.plan.model.parameters import PipelineStage, end_tensors, sharded
 from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, TrainingSetup
 
-Group = Literal["tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp"]
-GROUPS: tuple[Group, ...] = ("tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far", "pp")
-"""`ep`: ranks that deal the experts out; `edp`: data and context ranks that hold the same ones."""
+Group = GroupLabel
+GROUPS = GROUP_LABELS
 REPLICA_GROUPS: tuple[ReplicaGroup, ...] = ("rep", "rep-near", "rep-far")
 """The groups of the replicate dimension: all copies, or inside racks and between them."""
 Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv"]
@@ -80,7 +80,7 @@ def bytes_per_step(volumes: CommunicationVolumes, group: Group) -> int:
 
 def wire_bytes(setup: TrainingSetup, volumes: CommunicationVolumes, group: Group) -> float:
     """Return the bytes that a rank sends in a group, all operations together."""
-    ranks = group_sizes(setup)[group]
+    ranks = _ranks(setup, group)
     return sum(
         calls.nbytes * bus_factor(operation, ranks)
         for (kind, operation), calls in volumes.items()
@@ -98,19 +98,12 @@ def bus_factor(operation: str, ranks: int) -> float:
 
 
 def group_sizes(setup: TrainingSetup) -> dict[Group, int]:
-    """Return the ranks of each group; without expert parallelism there is no `edp` beside `dp`."""
-    layout, sync, ranks = setup.layout, setup.sync, setup.shard_ranks
-    return {
-        "tp": layout.tensor,
-        "cp": layout.context,
-        "ep": layout.expert,
-        "dp": ranks,
-        "edp": ranks // layout.expert if layout.expert > 1 else 1,
-        "rep": layout.replicate,
-        "rep-near": sync.replicas_per_rack,
-        "rep-far": sync.racks(layout.replicate),
-        "pp": layout.pipeline,
-    }
+    """Return the ranks of each group; 1 for a group that does not exist."""
+    return {group: _ranks(setup, group) for group in GROUPS}
+
+
+def _ranks(setup: TrainingSetup, group: Group) -> int:
+    return setup.layout.group(group, setup.sync.replicas_per_rack).size
 
 
 def _all(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil, log2
 
-from llmtrain_core.layout import DIMENSIONS, SHORT, Layout
+from llmtrain_core.layout import KIND_LABELS, GroupKind, Layout
 from llmtrain_core.plan.gradient_sync import EXACT_SYNC, SyncScheme
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.network.communication import Group, Operation
@@ -24,8 +24,8 @@ LINK_LATENCY = 3.4e-6
 NETWORK_LATENCY = 9.6e-6
 """Seconds per hop, protocol Simple (NCCL, src/graph/tuning.cc: NVLink and network)."""
 
-_PARTS: Mapping[Group, tuple[Group, ...]] = {"dp": ("ep", "edp")}
-"""Groups that lie inside another and leave a domain where it does, if they leave it at all."""
+_WHOLE: Mapping[GroupKind, GroupKind] = {"expert": "data", "expertData": "data"}
+"""Groups that lie inside another: they cross where it does, if `crossings` do not count them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Network:
 
     def span(self, group: Group) -> Span:
         """Return where a group's ranks sit when rank blocks fill domains in natural order."""
-        stride, size = self._stride_and_size(group)
-        room = max(1, int(self.hardware.domain.value) // stride)
-        return Span(size, min(size, room))
+        ranks = self.layout.group(group, self.sync.replicas_per_rack)
+        most = max(1, int(self.hardware.domain.value) // ranks.stride)
+        return Span(ranks.size, min(ranks.size, most))
 
     def seconds(self, group: Group, operation: Operation, payload: float, calls: int = 1) -> float:
         """Return the time of `calls` collectives that carry `payload` bytes together."""
@@ -85,41 +85,19 @@ class Network:
             return 1.0
         return self.oversubscription.get("rep" if group == "rep-far" else group, 1.0)
 
-    def _stride_and_size(self, group: Group) -> tuple[int, int]:
-        """Return the rank distance of neighbours in a group, and its size (dp includes context)."""
-        layout, near = self.layout, self.sync.replicas_per_rack
-        if group == "ep":
-            return layout.tensor, layout.expert
-        if group == "edp":
-            return layout.tensor * layout.expert, layout.context * layout.data // layout.expert
-        stride = 1
-        for dimension in DIMENSIONS:
-            degree = layout.degree(dimension)
-            if group == "dp" and dimension == "context":
-                return stride, layout.context * layout.data
-            if group == "rep-near" and dimension == "replicate":
-                return stride, near
-            if group == "rep-far" and dimension == "replicate":
-                return stride * near, self.sync.racks(degree)
-            if SHORT[dimension] == group:
-                return stride, degree
-            stride *= degree
-        raise ValueError(group)
-
 
 def uplink_shares(crossings: Mapping[str, Mapping[str, int]], levels: Levels) -> dict[Group, float]:
     """Return by how much each group's interfaces are slowed by uplinks that its ranks cross.
 
     `crossings` are a placement's: groups that span several domains, by level and kind of group.
 
-    A group that stays inside the domains of a level does not meet that level's uplinks. One that
+    A group that stays inside the domains of a level does not use that level's uplinks. One that
     crosses them shares what oversubscription left, in the worst case where all nodes do the same.
     """
     slowed: dict[Group, float] = {}
     for level in levels[:-1]:
-        for kind, count in crossings.get(level.name, {}).items():
-            if count and kind in SHORT:
-                own: Group = SHORT[kind]  # type: ignore[index,assignment]
-                for group in (own, *_PARTS.get(own, ())):
-                    slowed[group] = slowed.get(group, 1.0) * level.oversubscription
+        crossed = crossings.get(level.name, {})
+        for kind, group in KIND_LABELS.items():
+            if crossed.get(kind, crossed.get(_WHOLE.get(kind, kind), 0)):
+                slowed[group] = slowed.get(group, 1.0) * level.oversubscription
     return slowed

@@ -17,9 +17,9 @@ def choose_all_reduce(
     compression: Compression, groups: Mapping[str, dist.ProcessGroup]
 ) -> AllReduce:
     """Return the all-reduce over all replicas. Compression is for traffic between racks, if any."""
-    if "rep-near" in groups:
-        return HierarchicalAllReduce(groups["rep-near"], _flat(compression, groups["rep-far"]))
-    return _flat(compression, groups["rep"])
+    if "intra_rack" in groups:
+        return HierarchicalAllReduce(groups["intra_rack"], _flat(compression, groups["inter_rack"]))
+    return _flat(compression, groups["dp_replicate"])
 
 
 def _flat(compression: Compression, group: dist.ProcessGroup) -> AllReduce:

@@ -18,8 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from llmtrain_core.plan.network.communication import REPLICA_GROUPS
 from llmtrain_trainer.config import RunConfig
-from llmtrain_trainer.parallel.mesh import Grid
+from llmtrain_trainer.parallel.mesh import LABELS, Grid
 from llmtrain_trainer.parallel.model_parts import ModelParts
 from llmtrain_trainer.parallel.replicate.all_reduce import AllReduce
 from llmtrain_trainer.parallel.replicate.choose import choose_all_reduce
@@ -56,13 +57,17 @@ def build_replica_sync(model: ModelParts, run: RunConfig, grid: Grid) -> Replica
     """Install the replica synchronization of the job."""
     names = _StateNames(run)
     all_reduce = (
-        choose_all_reduce(run.sync.compression, grid.groups) if "rep" in grid.groups else None
+        choose_all_reduce(run.sync.compression, grid.groups)
+        if "dp_replicate" in grid.groups
+        else None
     )
     if all_reduce is None or run.outer_optimizer is None:
         return EveryStepSync(model, all_reduce, grid, names)
-    inner = {name: group for name, group in grid.groups.items() if not name.startswith("rep")}
+    inner = {
+        name: group for name, group in grid.groups.items() if LABELS[name] not in REPLICA_GROUPS
+    }
     outer = OuterOptimizer(
-        list(model.parameters()), all_reduce, grid.degree("rep"), run.outer_optimizer
+        list(model.parameters()), all_reduce, grid.degree("replicate"), run.outer_optimizer
     )
     return DiLoCoSync(model, all_reduce, outer, replace(grid, groups=inner), names)
 
