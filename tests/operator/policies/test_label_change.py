@@ -14,7 +14,7 @@ from llmtrain_devcluster.api import Api, Object
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from llmtrain_operator.cache.records import NodeRecord
 from llmtrain_operator.job_state.status_draft import Actions
-from tests.support.operator_harness.advice import Stage
+from tests.support.operator_harness.advice import CaseBench
 from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition
 from tests.support.operator_harness.observed import (
     PLACEMENT,
@@ -61,20 +61,20 @@ def running() -> dict[str, Any]:
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("leaf", "said"),
+    ("leaf", "expected"),
     [
         ("leaf-9", "n1 in leaf-9"),
         (None, "n1 in unlabelled:n1"),
         ("n1", "n1 in n1"),
     ],
 )
-def test_a_split_domain_sets_network_degraded(leaf: str | None, said: str) -> None:
+def test_a_split_domain_sets_network_degraded(leaf: str | None, expected: str) -> None:
     before = running()
     assert get_condition(before["conditions"], ConditionType.NETWORK_DEGRADED) is None
     actions = decide_with_leaves(before, n0="leaf-1", n1=leaf)
     assert reason(actions, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged")
     assert "leaf leaf-1" in text(actions, ConditionType.NETWORK_DEGRADED)
-    assert said in text(actions, ConditionType.NETWORK_DEGRADED)
+    assert expected in text(actions, ConditionType.NETWORK_DEGRADED)
     assert actions.status["placement"] == HELD and actions.status["phase"] == "Running"
     assert not actions.create_pods and not actions.delete_pods
 
@@ -122,26 +122,26 @@ async def test_a_real_node_is_relabelled(
 ) -> None:
     scripted_nodes.default = PodScript(exit_after=None)
     tag = secrets.token_hex(3)
-    stage = Stage(api, f"relabel-{tag}", scripted_nodes, tag)
+    bench = CaseBench(api, f"relabel-{tag}", scripted_nodes, tag)
     label = f"example.com/{tag}"
-    await stage.enter()
+    await bench.enter()
     try:
-        names = await stage.add_nodes({label: "a"}, {label: "a"})
-        await stage.fabric(rack=label)
-        await stage.submit("job", topology={"fabric": stage.tag})
-        before = await stage.phase("job", "Running", seconds=60)
-        await stage.node(names[1], {"metadata": {"labels": {label: "b"}}})
-        told = await stage.holds("job", "NetworkDegraded", seconds=60)
+        names = await bench.add_nodes({label: "a"}, {label: "a"})
+        await bench.fabric(rack=label)
+        await bench.submit("job", topology={"fabric": bench.tag})
+        before = await bench.phase("job", "Running", seconds=60)
+        await bench.node(names[1], {"metadata": {"labels": {label: "b"}}})
+        told = await bench.holds("job", "NetworkDegraded", seconds=60)
         found = condition(told, "NetworkDegraded")
         assert found["reason"] == "TopologyChanged" and f"{names[1]} in b" in found["message"]
         assert told["status"]["placement"] == before["status"]["placement"]
         assert told["status"]["phase"] == "Running"
-        await stage.node(names[1], {"metadata": {"labels": {label: "a"}}})
+        await bench.node(names[1], {"metadata": {"labels": {label: "a"}}})
 
         def is_as_placed(job: Object | None) -> bool:
             return condition(job, "NetworkDegraded").get("reason") == "TopologyAsPlaced"
 
-        after = await api.wait_for(JOBS, "job", is_as_placed, stage.namespace, seconds=60)
+        after = await api.wait_for(JOBS, "job", is_as_placed, bench.namespace, seconds=60)
         assert after["status"].get("attempt", 0) == 0 and after["status"]["restarts"] == 0
     finally:
-        await stage.leave()
+        await bench.leave()

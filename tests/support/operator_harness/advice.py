@@ -1,4 +1,4 @@
-"""Does what a waiting job's message says, to the letter: each node that it names is set free."""
+"""A test bench that follows the message of a waiting job: it frees each node that it names."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _HELPS = re.compile(r"it fits(?: in [^;]*?)? once these nodes can be used: ([^;]
 _NODES = re.compile(r"([\w -]+) \(([^)]*)\)")
 
 
-def named(message: str) -> dict[str, list[str]]:
-    """Return the nodes that the message names, by what holds them back."""
+def nodes_by_cause(message: str) -> dict[str, list[str]]:
+    """Return the nodes that the message names, by the cause that excludes them."""
     found = _HELPS.search(message)
     assert found, message
     return {cause: nodes.split() for nodes, cause in _NODES.findall(found[1])}
 
 
-class Stage(Bench):
+class CaseBench(Bench):
     """The namespace and nodes of one case."""
 
     async def add_nodes(self, *labels: dict[str, str], gpus: int = 2, start: int = 0) -> list[str]:
-        """Add nodes, and wait until the cluster has lifted the taint each starts with."""
+        """Add nodes, and wait until their initial taints are removed."""
         names = await super().add_nodes(*labels, gpus=gpus, start=start)
         for name in names:
             await self.api.wait_for(
@@ -35,17 +35,17 @@ class Stage(Bench):
         return names
 
     async def submit(self, name: str, **spec: Any) -> Object:
-        """Create a job; the operator has time to hear of what was changed before.
+        """Create a job after a delay, so that the operator has received earlier changes.
 
-        It follows nodes, pods and Fabrics each on its own, and may else hear of the job first.
+        It watches nodes, pods, Fabrics and jobs separately, so it could receive the job first.
         """
         await asyncio.sleep(0.5)
         return await super().submit(name, **spec)
 
-    async def told(
+    async def wait_reason(
         self, name: str, reason: str, *words: str, kind: str = "Placed", seconds: float = 60.0
     ) -> str:
-        """Wait until a job says that it waits for this reason; return the message."""
+        """Wait until a job has this wait reason; return the message."""
         job = await self.wait(name, lambda j: condition(j, kind).get("reason") == reason, seconds)
         found = condition(job, kind)
         assert found["status"] == "False"
@@ -56,9 +56,9 @@ class Stage(Bench):
     async def starts(self, name: str) -> None:
         await self.phase(name, "Running", seconds=60)
 
-    async def obey(self, message: str) -> None:
-        """Set free what the message names, and nothing else."""
-        for causes, nodes in named(message).items():
+    async def follow(self, message: str) -> None:
+        """Free the nodes that the message names, and nothing else."""
+        for causes, nodes in nodes_by_cause(message).items():
             for cause in causes.split(" and "):
                 for node in nodes:
                     await self._free(node, cause)
@@ -77,7 +77,7 @@ class Stage(Bench):
             await self._empty(node)
 
     async def _empty(self, node: str) -> None:
-        """End whoever sits on a node: the whole job, or the pod of somebody else."""
+        """Delete the job or the foreign pod that uses a node."""
         for pod in await self.pods():
             if pod["spec"].get("nodeName") != node:
                 continue
@@ -101,7 +101,7 @@ class Stage(Bench):
         await self.starts(name)
 
     async def fabric(self, **levels: str) -> Object:
-        """Create a Fabric of the stage's own, from far to near, by label; the node is added."""
+        """Create a Fabric with these levels, from far to near, and the node level."""
         found = [{"name": name, "nodeLabel": label} for name, label in levels.items()]
         near = {"name": "node", "nodeLabel": "kubernetes.io/hostname"}
         body = {
@@ -113,7 +113,7 @@ class Stage(Bench):
         return await self.api.create(FABRICS, body)
 
     async def priority_class(self, **more: str) -> None:
-        """Create a PriorityClass of the stage's own."""
+        """Create a PriorityClass for this case."""
         body = {"metadata": {"name": self.tag}, "value": 9, **more}
         await self.api.create(PRIORITY_CLASSES, body)
 
