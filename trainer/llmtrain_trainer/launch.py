@@ -1,4 +1,4 @@
-"""The command of a training pod: `python -m llmtrain_trainer.launch` (the pod contract)."""
+"""The command of a training pod, as in the pod contract: `python -m llmtrain_trainer.launch`."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from llmtrain_trainer.launcher.launcher import main
 if __name__ == "__main__":
     exit_code = main()
     sys.stdout.flush()
-    # Exit at once: the thread that imports torch may still run, and would be waited for.
+    # Exit at once: otherwise Python waits for the thread that imports torch, if it still runs.
     os._exit(exit_code)

@@ -55,7 +55,7 @@ def test_samples_are_scaled_to_a_quiet_core() -> None:
     assert group.cpu[0] == pytest.approx(REFERENCE_SECONDS, rel=0.3)
 
 
-def test_means_agree_by_the_spread_of_their_own_samples() -> None:
+def test_the_error_of_a_mean_follows_from_the_spread_of_its_samples() -> None:
     assert relative_error([2, 2, 2]) == 0
     wide = relative_error([1, 2, 3, 4, 5])
     assert wide == pytest.approx(stdev([2, 2, 3, 4, 4]) * 5**0.5 / 3 / 3)

@@ -1,4 +1,4 @@
-"""The pod contract, kept by real launchers on loopback addresses."""
+"""The pod contract, with real launchers on loopback addresses."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _start(two: Any) -> list[subprocess.Popen[bytes]]:
     ]
 
 
-def test_two_pods_show_how_they_train_until_they_are_stopped(
+def test_two_pods_export_their_status_until_they_are_stopped(
     pods: MakePods, job_spec: MakeSpec, corpus: Path
 ) -> None:
     two = pods(_long(job_spec, corpus, pipeline=1, tensor=2))
@@ -215,7 +215,7 @@ def test_a_killed_rank_is_the_cause_in_its_pod_and_a_lost_peer_in_the_other(
     assert not [pid for pid in ranks if Path(f"/proc/{pid}/cmdline").exists()]
 
 
-def test_a_pod_that_is_asked_to_stop_ends_with_143(
+def test_a_pod_ends_with_143_after_sigterm(
     pods: MakePods, job_spec: MakeSpec, corpus: Path
 ) -> None:
     two = pods(_long(job_spec, corpus))
@@ -228,7 +228,7 @@ def test_a_pod_that_is_asked_to_stop_ends_with_143(
     assert not [pid for pid in ranks if Path(f"/proc/{pid}/cmdline").exists()]
 
 
-def test_a_pod_that_is_asked_to_stop_before_the_first_step_ends_at_once(
+def test_a_pod_ends_at_once_after_sigterm_before_the_first_step(
     pods: MakePods,
     job_spec: MakeSpec,
     corpus: Path,
@@ -285,7 +285,7 @@ def test_ranks_do_not_outlive_a_launcher_that_is_killed(
     ],
     ids=["exception", "exit code", "signal", "peer", "own interface"],
 )
-def test_how_a_rank_ends_is_how_its_pod_ends(
+def test_a_pod_has_the_exit_code_of_its_rank(
     fake: str,
     code: int,
     reason: str,
@@ -355,7 +355,7 @@ def test_wrong_input_ends_with_2_and_names_the_field(
     assert error["remedy"]
 
 
-def test_a_pod_without_its_environment_says_which_variable(
+def test_a_missing_environment_variable_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llmtrain_trainer.launcher.launcher import main
@@ -369,7 +369,7 @@ def test_a_pod_without_its_environment_says_which_variable(
 
 
 @pytest.mark.parametrize(("port", "variable"), [(9400, "LLMTRAIN_PORT"), (29500, "MASTER_PORT")])
-def test_a_port_that_is_taken_is_named(
+def test_a_port_in_use_is_named(
     port: int, variable: str, pods: MakePods, job_spec: MakeSpec, corpus: Path
 ) -> None:
     one = pods(job_spec(uri=f"file://{corpus}"))
@@ -380,7 +380,7 @@ def test_a_port_that_is_taken_is_named(
     assert str(port) in error["message"] and variable in error["remedy"]
 
 
-def test_rendezvous_tries_again_until_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendezvous_retries_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     from datetime import timedelta
 
     from llmtrain_trainer.errors import PeerLostError
@@ -428,7 +428,7 @@ def _torch_is_imported() -> Iterator[None]:
     yield
 
 
-def test_endpoint_answers_only_what_it_serves() -> None:
+def test_the_http_server_serves_only_its_routes() -> None:
     from llmtrain_trainer.launcher.http_server import Response, respond, serve
 
     routes = {"/a": lambda: Response(b"body", "text/plain")}

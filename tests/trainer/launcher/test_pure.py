@@ -1,4 +1,4 @@
-"""Decisions of the launcher and the optimizer that need no process."""
+"""Pure functions of the launcher, the runtime and the optimizer."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ BUG = FailureInfo("Exception", "ValueError: x", exit_code=1)
         ([(3, 200, None)], 3, 200),
     ],
 )
-def test_the_first_cause_is_no_consequence(
+def test_the_first_cause_is_not_a_consequence(
     exits: list[tuple[int, int, FailureInfo | None]], rank: int, code: int
 ) -> None:
     cause = first_cause([rank_failure(*exit) for exit in exits])
     assert (cause.rank, cause.exit_code) == (rank, code)
 
 
-def test_errors_are_described_by_the_most_telling_one_in_their_chain() -> None:
+def test_a_failure_is_the_most_specific_error_of_a_chain() -> None:
     try:
         try:
             raise ConnectionResetError("peer")
@@ -88,20 +88,20 @@ def test_errors_are_described_by_the_most_telling_one_in_their_chain() -> None:
         ("CUDA error: the launch timed out and was terminated", 1),
     ],
 )
-def test_a_peer_is_lost_where_a_connection_is(text: str, code: int) -> None:
+def test_a_lost_connection_is_a_lost_peer(text: str, code: int) -> None:
     assert failure_of(RuntimeError(text)).exit_code == code
     assert failure_of(type("DistBackendError", (RuntimeError,), {})(text)).exit_code == code
     assert failure_of(ValueError(text)).exit_code == 1
 
 
-def test_a_store_that_cannot_listen_lost_nobody() -> None:
+def test_a_store_that_cannot_listen_is_not_a_lost_peer() -> None:
     store_error = type("DistNetworkError", (RuntimeError,), {})
     assert failure_of(store_error("recvValue failed")).exit_code == 200
     own = "The server socket has failed to listen on any local network address."
     assert failure_of(store_error(own)).exit_code == 1
 
 
-def test_a_port_that_cannot_be_used_names_its_variable() -> None:
+def test_an_unusable_port_names_its_variable() -> None:
     taken = cannot_listen(OSError(errno.EADDRINUSE, "x"), "127.0.0.1", 9, "MASTER_PORT")
     assert (taken.reason, taken.exit_code) == ("PortInUse", 1)
     assert "MASTER_PORT" in (taken.remedy or "") and "9" in taken.message
@@ -173,7 +173,7 @@ def test_job_metrics_come_from_the_pod_of_rank_0_only() -> None:
     assert "llmtrain_tokens_total 0.0" in tracker.metrics.exposition().decode()
 
 
-def test_the_shown_rate_leaves_out_the_first_step_after_any_start() -> None:
+def test_the_shown_rate_ignores_the_first_step_after_a_start() -> None:
     tracker = _tracker()
     sample = CollectiveSample("tp", "all_gather", 2, 4096, 2, (0.1, 0.3))
     tracker.on_report(0, StepReport(41, 30.0, {}, 512, 6.5, 1.0))  # resumed at 40: it connects

@@ -1,4 +1,4 @@
-"""Restarts of all ranks inside their running pods, agreed on by real launchers."""
+"""Restarts in place, with real launchers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _seconds(text: str) -> float:
 
 
 @pytest.mark.timeout(1200)  # a wait that hangs ends after HANG; only load makes twenty take longer
-def test_twenty_kills_in_a_run_and_it_goes_on_each_time(
+def test_a_run_continues_after_each_of_twenty_kills(
     pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
 ) -> None:
     """Always from the newest complete checkpoint, in the same two pods, also out of a save."""
@@ -122,7 +122,7 @@ def _goes_on(status: dict[str, Any]) -> bool:
     return saved is not None and status["phase"] == "training" and status["step"] > saved
 
 
-def test_a_rank_that_is_stopped_is_named_and_all_start_again(
+def test_a_stopped_rank_is_named_and_all_ranks_restart(
     pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
 ) -> None:
     spec = job_spec(
@@ -149,7 +149,7 @@ def test_a_rank_that_is_stopped_is_named_and_all_start_again(
 
 
 @pytest.mark.parametrize("layout", [{"data": 2}, {"pipeline": 2, "tensor": 2}], ids=str)
-def test_a_gang_that_is_asked_to_stop_saves_the_same_step_everywhere(
+def test_all_pods_save_the_same_step_after_sigterm(
     layout: dict[str, int], pods: MakePods, job_spec: MakeSpec, corpus: Path, tmp_path: Path
 ) -> None:
     """One pod is asked; all of them finish the step, save it, and only then end."""

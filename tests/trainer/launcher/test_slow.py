@@ -1,4 +1,4 @@
-"""Volumes that are slower than a step may be, and those that do not answer at all."""
+"""Volumes that are slower than the hang timeout, and volumes that do not respond."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_save_and_an_export_may_take_longer_than_a_step(
     assert (export / "config.json").is_file()
 
 
-def test_a_save_that_hangs_is_found_and_named(
+def test_a_hung_save_is_detected_and_named(
     pods: MakePods,
     job_spec: MakeSpec,
     corpus: Path,

@@ -1,4 +1,4 @@
-"""All-reduces between steps: as many and as large as said, and nothing else changes."""
+"""The network probe: its all-reduces between steps, which change nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.torch
 SMALL, LARGE = 4096, 16 * 2**20
 
 
-def test_groups_are_measured_between_steps_and_training_is_as_without(
+def test_the_network_probe_does_not_change_training(
     shards: Any,
     run_trainers: Callable[..., list[Any]],
     job_spec: Callable[..., dict[str, Any]],
@@ -34,7 +34,7 @@ def test_groups_are_measured_between_steps_and_training_is_as_without(
             plain.device,
             (sent := []).append,
         )
-        told = []
+        results = []
         for trainer, reports in ((plain, plain.sent), (probing, sent)):
             trainer.train()
             steps = [each for each in reports if isinstance(each, StepReport)]
@@ -42,8 +42,8 @@ def test_groups_are_measured_between_steps_and_training_is_as_without(
             for sample in (sample for each in steps for sample in each.collectives):
                 collectives[sample.op] += sample.nbytes
             losses = [each.loss for each in steps]
-            told.append((parameter_hash(trainer), losses, collectives))
-        return told, plain.sent, sent
+            results.append((parameter_hash(trainer), losses, collectives))
+        return results, plain.sent, sent
 
     from llmtrain_trainer.launcher.status_tracker import StatusTracker
     from llmtrain_trainer.runtime.reports import ProbeReport
@@ -73,10 +73,10 @@ def test_groups_are_measured_between_steps_and_training_is_as_without(
     assert float(bandwidth) == pytest.approx(LARGE / slowest[LARGE])
 
 
-def test_what_a_probe_sends(
+def test_the_traffic_of_the_network_probe(
     shards: Any, run_trainers: Callable[..., list[Any]], job_spec: Callable[..., dict[str, Any]]
 ) -> None:
-    """All meet, the payload, and the least of what they measured; for each group and size."""
+    """A barrier, the payload, and the shortest duration; for each group and size."""
 
     def work(trainer: Any) -> Any:
         from llmtrain_trainer.metrics.collectives import CollectiveMeter

@@ -1,4 +1,4 @@
-"""NVML's probe against a library with the driver's name and calls, made here by the C compiler."""
+"""The NVML monitor with a library with the driver's name and calls, made here by the C compiler."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_the_cpu_is_read_without_a_device(library: Path, tmp_path: Path) -> None
         ("NVIDIA GeForce of another year", 0),
     ],
 )
-def test_the_peak_is_the_plans(name: str, peak: float) -> None:
+def test_the_peak_is_that_of_the_plan(name: str, peak: float) -> None:
     from llmtrain_trainer.metrics.peak_flops import peak_flops
 
     assert peak_flops(name) == pytest.approx(peak)

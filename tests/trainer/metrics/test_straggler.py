@@ -1,4 +1,4 @@
-"""Waiting told apart from transfer, on real ranks of which one is slow on purpose."""
+"""Waiting separated from transfer, on real ranks of which one is slow on purpose."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 SLOW, LATE = 1, 1.0
 
 
-def test_a_slow_rank_is_waited_for(
+def test_the_others_wait_for_a_slow_rank(
     run_trainers: Callable[..., list[Any]],
     job_spec: Callable[..., dict[str, Any]],
     shards: Any,

@@ -1,4 +1,4 @@
-"""What a rank's loop refuses, and what it measures."""
+"""The training loop of a rank: its checks and its measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RunTrainers = Callable[..., list[Any]]
 MakeSpec = Callable[..., dict[str, Any]]
 
 
-def test_pods_that_prepared_other_data_do_not_train(
+def test_pods_with_different_data_do_not_train(
     shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
 ) -> None:
     def train(trainer: Any) -> tuple[str, str | None, bool]:
@@ -35,7 +35,7 @@ def test_pods_that_prepared_other_data_do_not_train(
 
 
 @pytest.mark.parametrize("layout", [{"data": 2}, {"pipeline": 2}, {"tensor": 2}], ids=str)
-def test_a_loss_that_is_no_number_stops_every_rank_before_the_weights_change(
+def test_a_non_finite_loss_stops_all_ranks_before_the_weights_change(
     layout: dict[str, int],
     tmp_path: Path,
     shards: Any,
@@ -60,8 +60,8 @@ def test_a_loss_that_is_no_number_stops_every_rank_before_the_weights_change(
             trainer.train()
         except TrainerError as error:
             unchanged = parameter_hash(trainer) == before
-            told = "step 2" in error.message and f"rank 1, weight {names[1]} (" in error.message
-            return error.reason, told, unchanged
+            is_named = "step 2" in error.message and f"rank 1, weight {names[1]} (" in error.message
+            return error.reason, is_named, unchanged
         raise AssertionError("trained")
 
     spec = job_spec(**layout, checkpoint=checkpoint)
@@ -72,10 +72,10 @@ def test_a_loss_that_is_no_number_stops_every_rank_before_the_weights_change(
 @pytest.mark.parametrize(
     ("layout", "first"), [({"data": 2}, 0), ({"pipeline": 2}, 2), ({"tensor": 2}, 0)], ids=str
 )
-def test_the_module_that_first_gave_no_number_is_named(
+def test_the_first_module_with_a_non_finite_output_is_named(
     layout: dict[str, int], first: int, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
 ) -> None:
-    """Whatever the other ranks made of it later; and a fault that does not return is told apart."""
+    """Not the later errors of other ranks. A fault that does not recur is reported as such."""
 
     def train(trainer: Any) -> tuple[str, str]:
         import torch.distributed as dist
@@ -100,10 +100,10 @@ def test_the_module_that_first_gave_no_number_is_named(
         assert "a transient fault" in passing
 
 
-def test_weights_that_are_no_numbers_are_not_saved(
+def test_non_finite_weights_are_not_saved(
     tmp_path: Path, shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
 ) -> None:
-    """A step can end well and leave them behind, by way of the optimizer's state."""
+    """A step with a finite loss can produce them through the optimizer's state."""
 
     def train(trainer: Any) -> str:
         import torch.distributed as dist
@@ -117,15 +117,17 @@ def test_weights_that_are_no_numbers_are_not_saved(
         return f"{raised.value.reason}: {raised.value.message}"
 
     checkpoint = {"uri": f"file://{tmp_path}", "everySteps": 1}
-    for told in run_trainers(job_spec(data=2, checkpoint=checkpoint), shards, train):
-        assert told.startswith("WeightsNotFinite: after step 2, not saved: first in rank 1, weight")
+    for message in run_trainers(job_spec(data=2, checkpoint=checkpoint), shards, train):
+        assert message.startswith(
+            "WeightsNotFinite: after step 2, not saved: first in rank 1, weight"
+        )
     assert not list(tmp_path.glob("*/.metadata"))
 
 
-def test_the_step_that_connects_is_no_sample(
+def test_the_step_that_connects_the_groups_is_not_sampled(
     shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
 ) -> None:
-    """Nor is it after a resume, at whatever step that starts."""
+    """Nor is the first step after a resume, at any step."""
     from llmtrain_trainer.runtime.reports import StepReport
 
     def train(trainer: Any) -> list[int]:
@@ -138,7 +140,7 @@ def test_the_step_that_connects_is_no_sample(
     assert run_trainers(spec, shards, train) == [[13], [13]]
 
 
-def test_bfloat16_computes_in_halves_and_learns_in_float32(
+def test_bfloat16_computes_in_16_bits_and_updates_float32(
     shards: Any, run_trainers: Callable[..., list[Any]], job_spec: Callable[..., dict[str, Any]]
 ) -> None:
     """Weights keep updates that are too small for bfloat16, and so does the optimizer's state."""

@@ -158,6 +158,7 @@ class Trainer:
     def take_step(self, sampled: bool = False) -> StepReport:
         """Take one optimizer step."""
         start, timer = time.perf_counter(), StepTimer(self.device.type)
+        grid = self.replica_sync.grid
         meter = CollectiveMeter(self.grid.labels, self.device.type) if sampled else None
         with meter or nullcontext():
             with timer.part("data"):
@@ -170,30 +171,25 @@ class Trainer:
                     self.parameters,
                     self.run.optimizer.clip_norm,
                     loss * self.replica_sync.independent_replicas,
-                    self.replica_sync.grid,
+                    grid,
                 )
         if not math.isfinite(mean + norm):  # on all ranks alike: both are sums over all ranks
             nan_search.raise_with_origin(
                 f"step {self.step + 1}: the loss is {mean}, the gradient norm {norm}",
                 self.model,
                 lambda: self.forward_backward.train(tokens, targets, counted),
-                self.replica_sync.grid,
+                grid,
             )
+        rate = learning_rate(self.run.optimizer, self.step, self.run.steps)
         with timer.part("optimizer"):
-            set_learning_rate(
-                self.optimizer, learning_rate(self.run.optimizer, self.step, self.run.steps)
-            )
+            set_learning_rate(self.optimizer, rate)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         with timer.part("copies"), meter or nullcontext():
             self.replica_sync.after_step(self.step, last=self.step == self.run.steps)
         seconds = time.perf_counter() - start
-        skew = (
-            measure_skew(meter.samples(), seconds, self.replica_sync.grid, self.device)
-            if meter
-            else None
-        )
+        skew = measure_skew(meter.samples(), seconds, grid, self.device) if meter else None
         report = StepReport(
             step=self.step,
             seconds=seconds,

@@ -90,6 +90,7 @@ def make_plan(
         [[source.name, source.format, source.filter] for source in sources],
     ]
     if template is not None and config.chat is not None:
+        # the field names of the template are part of the data digest in checkpoints
         shaped.append([asdict(template), config.chat.max_length])
     shape = json.dumps(shaped)
     facts = [[str(file.path), file.format, file.size, file.modified] for file in files]
