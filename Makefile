@@ -24,8 +24,8 @@ test: setup ## everything that CI runs, with the time of each tier
 lint: setup ## only the static tier
 	@python hack/tiers.py lint
 
-parity: setup ## every layout and schedule against one process, with the differences
-	@python -m pytest tests/trainer/parallel/test_parity.py -m torch -s -q
+parity: setup ## all layouts and schedules: results of one process, collectives of the plan
+	@python -m pytest tests/trainer/parallel/test_parity.py tests/core/plan/test_communication.py -m torch -s -q
 
 fuzz: setup ## properties on fresh random examples; make test has the same ones each time
 	@python -m pytest -q -n 2 -m hypothesis --hypothesis-profile=fresh

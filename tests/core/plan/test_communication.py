@@ -19,6 +19,7 @@ from llmtrain_core.plan.network.communication import (
 )
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
+from tests.support.covering import cover, pairs, selected, union
 from tests.support.trainer.jobs import job_spec
 from tests.support.trainer.ranks import run_world
 
@@ -128,6 +129,38 @@ METERED = [
         or "gradientSync" in case.get("training", {})
     ),
 ]
+
+
+def _name(case: dict[str, Any] | str) -> str:
+    if isinstance(case, str):
+        return case
+    return ", ".join(f"{key} {value}" for key, value in case.items())
+
+
+def _job(case: dict[str, Any], precision: str) -> Job:
+    raw = job_spec(precision=precision, uri="file:///nowhere", **case)
+    job = check("test", raw)
+    assert isinstance(job, Job), job
+    return job
+
+
+def _covers(metered: tuple[dict[str, Any], str]) -> frozenset[object]:
+    """Return the group and operation of each collective by precision, and every pair of choices."""
+    case, precision = metered
+    job = _job(case, precision)
+    stages = range(job.layout.pipeline)
+    recipe = TrainingSetup.of(job)
+    collectives = {key for stage in stages for key in stage_communication(recipe, stage)}
+    flat = {key: value for key, value in case.items() if not isinstance(value, dict)}
+    for section in ("architecture", "training"):
+        flat |= {f"{section} {key}": str(value) for key, value in case.get(section, {}).items()}
+    degrees = dict.fromkeys(("tensor", "pipeline", "data", "context", "replicate", "expert"), 1)
+    choices = pairs({key: str(value) for key, value in (degrees | flat).items()})
+    return choices | {(precision, *key) for key in collectives}
+
+
+COVERING = cover(METERED, _covers, lambda metered: _job(*metered).layout.world_size)
+"""The cases of `make test`."""
 ROUTED: tuple[Any, Any] = ("ep", "all_to_all")
 
 
@@ -145,29 +178,17 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return PreparedData(folder, 4000, 700, "digest")
 
 
-def _name(case: dict[str, Any] | str) -> str:
-    if isinstance(case, str):
-        return case
-    return ", ".join(f"{key} {value}" for key, value in case.items())
-
-
 class Metered:
     """What the meter counts on every rank; all cases of one world size share its processes."""
 
-    def __init__(self, data: Any) -> None:
-        self._data = data
+    def __init__(self, data: Any, cases: list[tuple[dict[str, Any], str]]) -> None:
+        self._data, self._cases = data, cases
         self._seen: dict[tuple[str, str], list[Any]] = {}
-
-    def job(self, case: dict[str, Any], precision: str) -> Job:
-        raw = job_spec(precision=precision, uri="file:///nowhere", **case)
-        job = check("test", raw)
-        assert isinstance(job, Job), job
-        return job
 
     def ranks(self, case: dict[str, Any], precision: str) -> list[Any]:
         if (_name(case), precision) not in self._seen:
-            world = self.job(case, precision).layout.world_size
-            jobs = {(_name(each), p): self.job(each, p) for each, p in METERED}
+            world = _job(case, precision).layout.world_size
+            jobs = {(_name(each), p): _job(each, p) for each, p in self._cases}
             mine = {key: job for key, job in jobs.items() if job.layout.world_size == world}
             results = run_world(world, lambda rank: self._observe(mine), timeout=600)
             for key in mine:
@@ -202,16 +223,24 @@ class Metered:
 
 
 @pytest.fixture(scope="module")
-def metered(shards: Any) -> Iterator[Metered]:
+def metered(shards: Any, request: pytest.FixtureRequest) -> Iterator[Metered]:
+    cases = selected(request, "test_counts_and_bytes_equal_the_trainers_meter")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        yield Metered(shards)
+        yield Metered(shards, [(case["case"], case["precision"]) for case in cases])
 
 
 @pytest.mark.torch
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("case", "precision"), METERED, ids=_name)
+@pytest.mark.parametrize(
+    ("case", "precision"),
+    [
+        pytest.param(*each, marks=() if each in COVERING else pytest.mark.exhaustive)
+        for each in METERED
+    ],
+    ids=_name,
+)
 def test_counts_and_bytes_equal_the_trainers_meter(
     case: dict[str, Any], precision: str, metered: Metered
 ) -> None:
@@ -219,7 +248,7 @@ def test_counts_and_bytes_equal_the_trainers_meter(
 
     Which rank receives how many rows is the router's choice; all ranks together receive the plan's.
     """
-    job = metered.job(case, precision)
+    job = _job(case, precision)
     setup = TrainingSetup.of(job)
     routed_planned = routed_seen = 0
     for rank, seen in enumerate(metered.ranks(case, precision)):
@@ -233,6 +262,11 @@ def test_counts_and_bytes_equal_the_trainers_meter(
         assert seen == expected
     assert routed_seen == routed_planned
     assert (routed_seen > 0) == (job.layout.expert > 1)
+
+
+@unit
+def test_the_chosen_cases_cover_every_collective_and_pair_of_choices() -> None:
+    assert union(map(_covers, COVERING)) == union(map(_covers, METERED))
 
 
 @unit

@@ -22,7 +22,7 @@ from llmtrain_core.pipeline_schedules import (
     equal_rounds,
     min_micro_batches,
 )
-from tests.support.covering import covered, pairs, pairwise
+from tests.support.covering import cover, pairs, selected, union
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(1200)]
 
@@ -95,12 +95,12 @@ class Case:
     def __str__(self) -> str:
         return ", ".join(self.words())
 
-    def factors(self) -> dict[str, object]:
-        """Return the value of each choice."""
+    def choices(self) -> frozenset[object]:
+        """Return every pair of choices of this case."""
         _, schedule, *_ = self.words()
         degrees = {name: self.degree(name) for name in LONG}
         others = {"recompute": self.recompute, "precision": self.precision, "shape": self.shape}
-        return {**degrees, "schedule": schedule, **others}
+        return pairs({**degrees, "schedule": schedule, **others})
 
     def alone(self) -> Case:
         """Return what it is compared with."""
@@ -239,7 +239,7 @@ CASES: list[Case] = [
         )
     ),
 ]
-COVERING = set(pairwise(CASES, Case.factors, lambda case: case.ranks))
+COVERING = set(cover(CASES, Case.choices, lambda case: case.ranks))
 """The cases of `make test`."""
 
 
@@ -263,10 +263,10 @@ class Table:
     """Results by case; the first case of a world size runs all selected cases of that size."""
 
     def __init__(
-        self, run_world: RunWorld, job_spec: MakeSpec, data: Any, selected: Iterable[Case]
+        self, run_world: RunWorld, job_spec: MakeSpec, data: Any, cases: Iterable[Case]
     ) -> None:
         self._run_world, self._job_spec, self._data = run_world, job_spec, data
-        self._cases = {case for each in selected for case in (each, each.alone())}
+        self._cases = {case for each in cases for case in (each, each.alone())}
         self._found: dict[Case, Numbers] = {}
 
     def __getitem__(self, wanted: Case) -> Numbers:
@@ -350,11 +350,10 @@ def table(
     tokens = np.random.default_rng(0).integers(0, 320, 4000).astype(np.uint32)
     write_shards(folder, "train", [tokens], 320)
     write_shards(folder, "held-out", [tokens[:200]], 320)
-    specs = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
-    selected = [s.params["each"] for s in specs if isinstance(s.params.get("each"), Case)]
+    cases = [each["each"] for each in selected(request, "test_a_layout_equals_one_process")]
     alone = [Case((), shape=shape) for shape in SHAPES]
     data = PreparedData(folder, 4000, 200, "digest")
-    yield Table(run_world, job_spec, data, [*selected, *alone])
+    yield Table(run_world, job_spec, data, [*cases, *alone])
 
 
 def _difference(some: tuple[float, ...], others: tuple[float, ...]) -> float:
@@ -402,7 +401,6 @@ def test_no_combination_is_missing() -> None:
 
 
 def test_the_chosen_cases_cover_every_pair_of_choices() -> None:
-    covers = {each: pairs(each.factors()) for each in CASES}
-    assert covered(covers[each] for each in COVERING) == covered(covers.values())
+    assert union(map(Case.choices, COVERING)) == union(map(Case.choices, CASES))
     assert {each.ranks for each in COVERING} >= {2, 4, 8}
     assert sum(each.ranks for each in COVERING) < 0.45 * sum(each.ranks for each in CASES)
