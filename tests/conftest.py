@@ -1,3 +1,7 @@
+import random
+import sys
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 from llmtrain_devcluster.fixtures import (  # noqa: F401
@@ -19,3 +23,13 @@ settings.register_profile(
 )
 settings.register_profile("same", settings.get_profile("fresh"), derandomize=True, database=None)
 settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed every generator, so that no test depends on chance or on the tests before it."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)

@@ -57,9 +57,7 @@ class PodWatcher:
 
 
 async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_path: Path) -> None:
-    seed = random.randrange(10**6)
-    chance = random.Random(seed)
-    print(f"seed {seed}")
+    chance = random.Random(7)
     nodes = await bench.add_nodes({}, {}, {})
     bench.nodes.default = PodScript(exit_after=None, runs_after=0.5)
     watcher = PodWatcher(api, bench.namespace)
