@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS := 1
+# Without bytecode files every process compiles torch again, which takes seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup controlplane demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-placement crds lock clean
 

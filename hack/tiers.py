@@ -6,11 +6,13 @@ chain, comes last. `python hack/tiers.py lint unit` runs only the named ones.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
+CLUSTER = "cluster and not e2e"
 TIERS: dict[str, list[list[str]]] = {
     "lint": [
         ["ruff", "check", "."],
@@ -20,7 +22,10 @@ TIERS: dict[str, list[list[str]]] = {
     ],
     "unit": [[*PYTEST, "-n", "2", "-m", "not (torch or cluster or e2e or perf)"]],
     "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.control_plane.build"]],
-    "cluster": [[*PYTEST, "-m", "cluster and not e2e"]],
+    # Two control planes, because most of the time is waiting. Files with a long limit come first.
+    "cluster": [
+        [*PYTEST, "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", CLUSTER]
+    ],
     "torch": [
         [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "torch and one_rank"],
         [*PYTEST, "-m", "torch and not (one_rank or exhaustive)"],
@@ -36,6 +41,8 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"tiers: no tier {unknown[0]!r}; there are {', '.join(TIERS)}", file=sys.stderr)
         return 2
+    # Every process of the tests would compile torch again, which takes seconds.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     took: dict[str, float] = {}
     code = 0
     for name in names or TIERS:

@@ -10,7 +10,7 @@ from llmtrain_devcluster.fixtures import (  # noqa: F401
     namespace,
     scripted_nodes,
 )
-from tests.support.deadline import pytest_runtest_protocol  # noqa: F401
+from tests.support.deadline import limit_of, pytest_runtest_protocol  # noqa: F401
 
 # A busy machine must not fail a property, and what lands must not hang on luck: `make test` has the
 # same examples each time. `make fuzz` looks for new ones.
@@ -33,3 +33,17 @@ def pytest_runtest_setup() -> None:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run folders, and files in them, with the longest time limit first.
+
+    With two workers the run then does not end with one worker that waits for a long test.
+    """
+    folders: dict[object, float] = {}
+    files: dict[object, float] = {}
+    for item in items:
+        limit = limit_of(item)
+        folders[item.path.parent] = max(folders.get(item.path.parent, 0), limit)
+        files[item.path] = max(files.get(item.path, 0), limit)
+    items.sort(key=lambda i: (-folders[i.path.parent], str(i.path.parent), -files[i.path]))

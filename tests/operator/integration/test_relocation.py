@@ -18,7 +18,7 @@ from tests.support.operator_harness.harness import (
     status_of,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 @pytest.fixture

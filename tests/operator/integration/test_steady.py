@@ -19,7 +19,7 @@ from tests.support.operator_harness.harness import (
     status_of,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 FINISHED, RUNNING, SECONDS = 50, 20, 60
 SMALL = {

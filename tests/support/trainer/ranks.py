@@ -29,6 +29,8 @@ def run_world(
 
     Where one is `killed`, their exit codes instead.
     """
+    # Ranks share the imports of their parent: those of the trainer take seconds of CPU time.
+    import llmtrain_trainer.training.trainer  # noqa: F401
     from llmtrain_trainer.parallel.workarounds import renew_thread_pool
     from llmtrain_trainer.worker.rendezvous import join, leave
 
