@@ -1,4 +1,4 @@
-"""Where the development cluster keeps things: a cache that outlives it and folders that do not."""
+"""The folders of the development cluster: its code, a lasting cache and temporary folders."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
+PACKAGE_PARENT = Path(__file__).resolve().parents[1]
+"""The folder to import this package from."""
 STATE_BYTES = 2 << 30
 
 
 def cache_root() -> Path:
-    """Return the folder for what is expensive to make again (binaries, a Go toolchain)."""
+    """Return the cache folder, for what is expensive to build (binaries, a Go toolchain)."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "llmtrain"
 
@@ -22,9 +24,9 @@ def clusters_folder() -> Path:
 
 
 def scratch_base() -> Path | None:
-    """Prefer memory for a cluster's state: etcd waits for the disk otherwise.
+    """Return a folder in memory for a cluster's state, so that etcd does not wait for the disk.
 
-    None means the default temporary folder.
+    Return None, which means the default temporary folder, if there is no such folder.
     """
     memory = Path("/dev/shm")
     try:

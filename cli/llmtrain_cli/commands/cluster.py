@@ -1,6 +1,6 @@
 """`llmtrain cluster`: a development cluster on this computer.
 
-Heavy imports wait until a command runs: `llmtrain --help` must not pay for them.
+The development cluster is imported when a command runs, so that `llmtrain --help` stays fast.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="cluster",
     no_args_is_help=True,
-    help="A real Kubernetes control plane on this computer, with nodes whose GPUs are fiction.",
+    help="A real Kubernetes control plane on this computer, with nodes whose GPUs are simulated.",
 )
 
-Name = Annotated[str, typer.Option("--name", help="Which cluster, if you have several.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the cluster.")]
 Output = Annotated[str, typer.Option("--output", "-o", help="text or json.")]
 
 
 @contextmanager
 def _cli_errors() -> Iterator[None]:
-    """Turn errors that name their remedy into the one that the command line shows."""
-    from llmtrain_devcluster.control_plane.build import BuildError
-    from llmtrain_devcluster.control_plane.control_plane import ClusterError
-    from llmtrain_devcluster.control_plane.golang import GoMissingError
-
+    """Convert errors of the development cluster to CliError."""
+    try:
+        from llmtrain_devcluster.control_plane.build import BuildError
+        from llmtrain_devcluster.control_plane.control_plane import ClusterError
+        from llmtrain_devcluster.control_plane.golang import GoMissingError
+    except ModuleNotFoundError as error:
+        raise CliError(f"{error}: pip install llmtrain[cluster]", EXIT_NO) from error
     try:
         yield
     except (BuildError, ClusterError, GoMissingError) as error:
@@ -42,7 +44,7 @@ def _cli_errors() -> Iterator[None]:
 
 
 def _describe(cluster: DetachedCluster) -> dict[str, Any]:
-    """Return what may be shown: everything but the token."""
+    """Return the fields to show: all except the token."""
     shown = ("name", "pid", "url", "kubeconfig", "folder", "nodes")
     return {key: getattr(cluster, key) for key in shown} | {"health": cluster.health()}
 
@@ -56,37 +58,39 @@ def _check_output(output: str) -> None:
 def up(
     racks: Annotated[int, typer.Option(min=1, max=26, help="Number of racks.")] = 2,
     nodes_per_rack: Annotated[int, typer.Option(min=1, max=100, help="Nodes in each rack.")] = 2,
-    gpus: Annotated[int, typer.Option(min=0, max=16, help="GPUs that each node claims.")] = 2,
+    gpus: Annotated[int, typer.Option(min=0, max=16, help="GPUs of each node.")] = 2,
     name: Name = "default",
     output: Output = "text",
 ) -> None:
-    """Start a cluster that stays up; the first time, this builds it (5 to 12 minutes)."""
-    from llmtrain_devcluster import detached
-    from llmtrain_devcluster.process_node.start import rack_nodes
-
+    """Start a cluster that keeps running. The first start builds it (5 to 12 minutes)."""
     _check_output(output)
 
     def progress(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     with _cli_errors():
-        found = detached.up(name, rack_nodes(racks, nodes_per_rack, gpus=gpus), progress)
+        from llmtrain_devcluster import detached
+        from llmtrain_devcluster.process_node.start import rack_nodes
+
+        cluster = detached.up(name, rack_nodes(racks, nodes_per_rack, gpus=gpus), progress)
+        described = _describe(cluster)
     if output == "json":
-        typer.echo(json.dumps(_describe(found)))
+        typer.echo(json.dumps(described))
         return
-    typer.echo(f"cluster {name!r} is up with {len(found.nodes)} nodes: {', '.join(found.nodes)}")
-    typer.echo(f"export KUBECONFIG={found.kubeconfig}")
-    typer.echo(f"end it with: llmtrain cluster down --name {name}")
+    names = ", ".join(cluster.nodes)
+    typer.echo(f"cluster {name!r} is up with {len(cluster.nodes)} nodes: {names}")
+    typer.echo(f"export KUBECONFIG={cluster.kubeconfig}")
+    typer.echo(f"stop it with: llmtrain cluster down --name {name}")
 
 
 @app.command()
 def status(output: Output = "text") -> None:
-    """Show all clusters of this user; exit code 1 if one of them is not healthy."""
-    from llmtrain_devcluster import detached
-
+    """Show all clusters of this user. Exit code 1 if one of them is not healthy."""
     _check_output(output)
     with _cli_errors():
-        described = [_describe(one) for one in detached.list_clusters()]
+        from llmtrain_devcluster import detached
+
+        described = [_describe(cluster) for cluster in detached.list_clusters()]
     if output == "json":
         typer.echo(json.dumps(described))
     elif not described:
@@ -103,9 +107,9 @@ def status(output: Output = "text") -> None:
 
 @app.command()
 def down(name: Name = "default") -> None:
-    """End a cluster and remove everything it had; no error if there is none."""
-    from llmtrain_devcluster import detached
-
+    """Stop a cluster and remove its files. It is no error if there is none."""
     with _cli_errors():
-        ended = detached.down(name)
-    typer.echo(f"cluster {name!r} ended" if ended else f"there is no cluster {name!r}")
+        from llmtrain_devcluster import detached
+
+        stopped = detached.down(name)
+    typer.echo(f"cluster {name!r} stopped" if stopped else f"there is no cluster {name!r}")

@@ -26,7 +26,7 @@ from llmtrain_devcluster.paths import cache_root
 from llmtrain_devcluster.processes import die_with_parent
 
 KUBERNETES_VERSION = "1.37.2"
-MODULES = Path(__file__).resolve().parents[2]
+MODULES = Path(__file__).resolve().parent / "modules"
 BUILD_FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-v")
 REPORT_EVERY_SECONDS = 10.0
 LOCK_TIMEOUT_SECONDS = 3600.0
@@ -90,7 +90,7 @@ def build_hash(modules: Path = MODULES) -> str:
             path = modules / module / name
             if not path.is_file():
                 raise BuildError(
-                    f"{path} is missing: run from a checkout of llmtrain, or set "
+                    f"{path} is missing: install llmtrain again, or set "
                     "KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver, "
                     "kube-controller-manager and kube-scheduler"
                 )

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmtrain_devcluster.control_plane.build import MODULES
+from llmtrain_devcluster.paths import PACKAGE_PARENT
 from llmtrain_devcluster.processes import start_time
 
 ANSWER_SECONDS = 10.0
@@ -27,7 +27,7 @@ class SupervisorClient:
         self._events: list[dict[str, Any]] = []
         self._expected: set[str] = set()
         self._buffer = b""
-        path = os.pathsep.join(filter(None, (str(MODULES), os.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (str(PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
         with (folder / "supervisor.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [

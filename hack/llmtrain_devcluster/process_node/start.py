@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from llmtrain_devcluster.control_plane.build import MODULES
 from llmtrain_devcluster.control_plane.control_plane import ClusterError, ControlPlane
 from llmtrain_devcluster.control_plane.readiness import fetch
 from llmtrain_devcluster.kubelet.statuses import NodeSpec
+from llmtrain_devcluster.paths import PACKAGE_PARENT
 from llmtrain_devcluster.process_node.images import Image, default_images
 from llmtrain_devcluster.process_node.python_environment import HostPython, pod_environment
 from llmtrain_devcluster.process_node.settings import AgentSettings
@@ -81,7 +81,7 @@ def start_process_nodes(
     path = cluster.folder / f"{COMPONENT}.json"
     settings.write(path)
     argv = [sys.executable, "-m", __package__, str(path)]
-    cluster.run_component(COMPONENT, argv, {"PYTHONPATH": str(MODULES)})
+    cluster.run_component(COMPONENT, argv, {"PYTHONPATH": str(PACKAGE_PARENT)})
     _await_nodes(cluster, {node.name for node in nodes})
 
 
