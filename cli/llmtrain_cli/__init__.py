@@ -1,1 +1,1 @@
-"""The command line: `llmtrain`, also callable as `kubectl llmtrain`."""
+"""The command line `llmtrain`, also available as `kubectl llmtrain`."""

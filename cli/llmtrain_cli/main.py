@@ -1,4 +1,4 @@
-"""Entry point: the commands that need no cluster, and the cluster commands mounted beside them."""
+"""Entry point of the command line: registers all commands and prints their errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmtrain_core.api import crd as crd_generator
 from llmtrain_core.layout import GroupKind, Layout
 
 app = typer.Typer(
-    help="Train large language models on Kubernetes: the plan, the layout, the placement.",
+    help="Train large language models on Kubernetes: plan, layout and placement of jobs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,11 +38,13 @@ KINDS: tuple[GroupKind, ...] = ("tensor", "context", "data", "replicate", "pipel
 
 @app.command()
 def layout(
-    tensor: Annotated[int, typer.Option(help="ranks that share every matrix")] = 1,
+    tensor: Annotated[int, typer.Option(help="ranks that split each matrix (tensor parallel)")] = 1,
     pipeline: Annotated[int, typer.Option(help="pipeline stages")] = 1,
-    context: Annotated[int, typer.Option(help="ranks that share one sequence")] = 1,
+    context: Annotated[
+        int, typer.Option(help="ranks that split each sequence (context parallel)")
+    ] = 1,
     data: Annotated[int, typer.Option(help="ranks that shard parameters (FSDP)")] = 1,
-    replicate: Annotated[int, typer.Option(help="copies of the sharded model (HSDP)")] = 1,
+    replicate: Annotated[int, typer.Option(help="replica groups of the sharded model (HSDP)")] = 1,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Print the groups of ranks of every kind of parallelism."""

@@ -160,7 +160,7 @@ def test_place_lists_every_problem_of_a_job(write):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("{", "neither YAML nor JSON"), ("[]", "holds no object"), ("kind: Pod", "LLMTrainingJob")],
+    [("{", "neither YAML nor JSON"), ("[]", "is not an object"), ("kind: Pod", "LLMTrainingJob")],
 )
 def test_place_names_a_broken_file(tmp_path: Path, text: str, expected: str):
     path = tmp_path / "job.yaml"

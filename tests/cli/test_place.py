@@ -95,7 +95,7 @@ def test_many_nodes_are_cut_in_text_and_whole_in_json(
     llmtrain: Shell, file: Callable[..., str]
 ) -> None:
     files = ["-f", file("job", job(70, 1)), "--nodes", file("n", listed("Node", *tree(4, 20)))]
-    assert "and 6 nodes more (-o json prints all)" in llmtrain("place", *files)[1]
+    assert "and 6 more nodes (-o json prints all)" in llmtrain("place", *files)[1]
     assert len(json.loads(llmtrain("place", *files, "-o", "json")[1])["nodes"]) == 70
 
 
@@ -136,8 +136,8 @@ def test_a_fabric_that_only_a_cluster_knows_is_told(
     def reasons(*more: str) -> str:
         return json.loads(llmtrain("place", *files, *more, "-o", "json")[1])["reasons"][-1]
 
-    assert reasons().startswith("the Fabric 'own' that the job names is in a cluster")
-    assert "is in a cluster" not in reasons("--fabric", "topograph-legacy")
+    assert reasons().startswith("the job's Fabric 'own' was not read")
+    assert "was not read" not in reasons("--fabric", "topograph-legacy")
 
 
 def test_the_rates_of_a_fabric_count(llmtrain: Shell, file: Callable[..., str]) -> None:
@@ -194,7 +194,7 @@ def test_labels_that_bear_on_the_job_are_among_the_reasons(
         ({"--nodes": {"items": [{}]}}, ["items[0] has no metadata.name"]),
         (
             {"--nodes": listed("Node", {"metadata": {"name": "n"}, "spec": {"taints": [{}]}})},
-            ["--nodes", "is not as kubectl prints it"],
+            ["--nodes", "unexpected object"],
         ),
         (
             {"--fabric": {"spec": {"levels": [{"name": "leaf", "nodeLabel": "x y"}]}}},

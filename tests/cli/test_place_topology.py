@@ -52,7 +52,7 @@ def test_the_tree_with_the_jobs_on_it(llmtrain: Shell, file: Any) -> None:
     names = [line.split()[line.split().index("node") + 1] for line in lines if " node n" in line]
     assert names == [f"n{index}" for index in range(16)], "natural order"
     assert "team/train: 24 ranks on 2 nodes; domains: spine 2, leaf 2" in out
-    assert "pods sit on nodes that the list lacks: gone" in out
+    assert "pods are on nodes that are not in the list: gone" in out
 
 
 def test_the_json_names_every_node_and_seat(llmtrain: Shell, file: Any) -> None:
@@ -161,4 +161,4 @@ def test_a_broken_list_is_named(llmtrain: Shell, file: Any, option: str, items: 
         file("x", listed(kind, *items)),
     ]
     code, _, err = llmtrain("topology", *files)
-    assert code == 2 and option in err and "is not as kubectl prints it" in err
+    assert code == 2 and option in err and "unexpected object" in err

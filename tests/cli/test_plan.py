@@ -290,7 +290,7 @@ def test_bad_nodes(nodes: Callable[..., str]) -> None:
     assert "several GPU types, H100, H200; pass --gpu" in refused(*MODEL, "--nodes", mixed)
     plain = nodes(_node("a", "NVIDIA-GeForce-RTX-4090"))
     said = refused(*MODEL, "--nodes", plain)
-    assert "(they say NVIDIA-GeForce-RTX-4090); known are V100" in said
+    assert "(their values: NVIDIA-GeForce-RTX-4090); known are V100" in said
     assert said.endswith("pass --gpu")
     few = nodes(_node("a"))
     assert "the job does not fit" in refused("-f", EXAMPLE, "--nodes", few)
@@ -338,16 +338,16 @@ def test_gpus_without_a_known_label_are_what_is_said_of_them(nodes: Callable[...
     result = llmtrain_plan(*MODEL, "--nodes", plain, "--gpu", "H100", "-o", "json")
     wire = json.loads(result.stdout)
     assert (wire["gpus"], wire["hardware"]) == (16, "H100")
-    assert "nodes that name no known GPU, taken for H100 as --gpu says: 2" in wire["assumptions"]
+    assert "nodes that name no known GPU, assumed to have H100 (--gpu): 2" in wire["assumptions"]
 
 
 def test_a_run_that_never_finishes_says_so_and_what_helps() -> None:
     """524,287 GPUs fail more often than they restart."""
     arguments = ("--model", "llama3-8b", "--tokens", "1e15", "--gpus", "524287")
     text = " ".join(llmtrain_plan(*arguments).stdout.split())
-    assert "NEVER DONE with failures: one comes every 348 s" in text
+    assert "NEVER DONE with failures: one every 348 s" in text
     assert "what helps: fewer GPUs, or restarts within 276 s (--restart-seconds)" in text
-    assert "COST none can be given for a run that never finishes" in text
+    assert "COST unknown, because the run never finishes" in text
     wire = json.loads(llmtrain_plan(*arguments, "-o", "json").stdout)
     assert wire["cost"]["dollars"] is None
     quick = llmtrain_plan(*arguments, "--restart-seconds", "60", "-o", "json")

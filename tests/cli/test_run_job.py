@@ -11,7 +11,7 @@ import pytest
 
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.files import read_job
-from llmtrain_cli.run.local_job import localised
+from llmtrain_cli.run.local_job import local_job
 from llmtrain_cli.run.plot import plot
 from llmtrain_core.validation.check import Job, check
 from tests.support.paths import EXAMPLES
@@ -47,7 +47,7 @@ def changed(job: Job, **sections: Any) -> Job:
 def test_data_ranks_take_up_the_difference(
     job: Job, ranks: int | None, tensor: int | None, pipeline: int | None, layout: str
 ) -> None:
-    here = localised(job, ranks, tensor, pipeline, FOLDER)
+    here = local_job(job, ranks, tensor, pipeline, FOLDER)
     assert str(here.layout) == layout
     assert here.nodes == 1
     assert here.gpus_per_node == here.layout.world_size
@@ -57,12 +57,12 @@ def test_data_ranks_take_up_the_difference(
 
 def test_ranks_that_the_layout_cannot_use_are_refused_with_what_works(job: Job) -> None:
     with pytest.raises(CliError) as caught:
-        localised(job, 6, None, None, FOLDER)
+        local_job(job, 6, None, None, FOLDER)
     message = str(caught.value)
     assert "--nproc 6: tp2·pp2 needs a multiple of 4 ranks" in message
     options = message.rsplit(": ", 1)[1].split()
     values = dict(zip(options[::2], map(int, options[1::2]), strict=True))
-    again = localised(job, values["--nproc"], values["--tensor"], values["--pipeline"], FOLDER)
+    again = local_job(job, values["--nproc"], values["--tensor"], values["--pipeline"], FOLDER)
     assert again.layout.world_size == 6
 
 
@@ -70,17 +70,17 @@ def test_a_layout_that_the_job_forbids_names_the_field_and_the_nearest_that_work
     job: Job,
 ) -> None:
     with pytest.raises(CliError) as caught:
-        localised(job, 8, 8, 1, FOLDER)
+        local_job(job, 8, 8, 1, FOLDER)
     assert "the nearest that works is" in str(caught.value)
     assert "parallelism.tensor" in str(caught.value)
 
 
 def test_checkpoints_go_below_the_folder_as_often_as_the_job_says(job: Job) -> None:
-    default = localised(job, 8, None, None, FOLDER).spec.checkpoint
+    default = local_job(job, 8, None, None, FOLDER).spec.checkpoint
     assert default is not None
     assert default.uri == "file:///somewhere/run%201/checkpoints"
     given = changed(job, checkpoint={"uri": "file:///cluster", "everySteps": 7, "keep": 3})
-    found = localised(given, 8, None, None, FOLDER).spec.checkpoint
+    found = local_job(given, 8, None, None, FOLDER).spec.checkpoint
     assert found is not None
     assert (found.every_steps, found.keep, found.uri) == (7, 3, default.uri)
 
@@ -89,13 +89,13 @@ def test_what_only_a_cluster_has_does_not_matter_here(job: Job) -> None:
     wire = job.spec.to_wire()
     workers = {**wire["workers"], "gpusPerNode": 4, "nodeSelector": {"a": "b"}}
     clustered = changed(job, workers=workers, topology={"require": "rack"})
-    assert localised(clustered, 4, None, None, FOLDER).spec.topology is None
+    assert local_job(clustered, 4, None, None, FOLDER).spec.topology is None
 
 
 def test_a_job_with_its_own_trainer_is_refused() -> None:
     own = read_job(str(EXAMPLES / "bring-your-own-trainer.yaml"))
     with pytest.raises(CliError, match=r"spec\.workers\.command"):
-        localised(own, 1, None, None, FOLDER)
+        local_job(own, 1, None, None, FOLDER)
 
 
 def test_a_falling_line_starts_at_the_top_and_ends_at_the_bottom() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmtrain_cli.errors import EXIT_NO, CliError
+from llmtrain_cli.errors import EXIT_FAILURE, CliError
 
 if TYPE_CHECKING:
     from llmtrain_devcluster.detached import DetachedCluster
@@ -36,11 +36,11 @@ def _cli_errors() -> Iterator[None]:
         from llmtrain_devcluster.control_plane.control_plane import ClusterError
         from llmtrain_devcluster.control_plane.golang import GoMissingError
     except ModuleNotFoundError as error:
-        raise CliError(f"{error}: pip install llmtrain[cluster]", EXIT_NO) from error
+        raise CliError(f"{error}: pip install llmtrain[cluster]", EXIT_FAILURE) from error
     try:
         yield
     except (BuildError, ClusterError, GoMissingError) as error:
-        raise CliError(str(error), EXIT_NO) from error
+        raise CliError(str(error), EXIT_FAILURE) from error
 
 
 def _describe(cluster: DetachedCluster) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def status(output: Output = "text") -> None:
                 f"KUBECONFIG={one['kubeconfig']}"
             )
     if any(one["health"] != "ok" for one in described):
-        raise typer.Exit(EXIT_NO)
+        raise typer.Exit(EXIT_FAILURE)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`llmtrain data`: prepare text for training, and verify what was prepared."""
+"""`llmtrain data`: prepare text for training, and verify prepared data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.files import read_job
-from llmtrain_cli.io.output import Output, OutputOption, rendered, show
-from llmtrain_cli.io.trainer_errors import explained
+from llmtrain_cli.io.output import Output, OutputOption, render, show
+from llmtrain_cli.io.trainer_errors import trainer_errors
 from llmtrain_core.api.data import Data
 from llmtrain_core.validation.check import problems_of
 
@@ -32,41 +32,39 @@ INDEX, COUNT = "JOB_COMPLETION_INDEX", "LLMTRAIN_DATA_PROCESSES"
 @app.command()
 def prepare(
     to: Annotated[Path, typer.Option("--to", help="folder for the shards and their manifest")],
-    file: Annotated[
-        str | None, typer.Option("-f", "--file", help="the job whose data section is prepared")
-    ] = None,
+    file: Annotated[str | None, typer.Option("-f", "--file", help="the job's manifest")] = None,
     source: Annotated[
         list[str] | None,
         typer.Option(help="NAME=URI[,weight=W][,format=F][,filter=F]; instead of a job"),
     ] = None,
-    vocab_size: Annotated[int, typer.Option(help="without a job: tokens of the tokenizer")] = 32768,
+    vocab_size: Annotated[int, typer.Option(help="without a job: vocabulary size")] = 32768,
     tokenizer: Annotated[
         str | None, typer.Option(help="without a job: URI of a tokenizer.json")
     ] = None,
-    held_out: Annotated[float, typer.Option(help="without a job: share held out")] = 0.05,
-    seed: Annotated[int, typer.Option(help="without a job: seed of the hold-out")] = 0,
-    processes: Annotated[int, typer.Option(envvar=COUNT, min=1, help="processes in all")] = 1,
+    held_out: Annotated[float, typer.Option(help="without a job: held-out fraction")] = 0.05,
+    seed: Annotated[int, typer.Option(help="without a job: seed of the held-out split")] = 0,
+    processes: Annotated[int, typer.Option(envvar=COUNT, min=1, help="processes in total")] = 1,
     index: Annotated[
         int | None,
-        typer.Option(envvar=INDEX, min=0, help="do only this process's share (Indexed Job)"),
+        typer.Option(envvar=INDEX, min=0, help="process only this share (Indexed Job)"),
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Read, clean, deduplicate, tokenise and pack. Started again, it goes on where it was."""
+    """Read, clean, deduplicate, tokenise and pack text. An interrupted run can be resumed."""
     if (file is None) == (not source):
         raise CliError("give either a job (-f) or sources (--source)")
     if index is not None and index >= processes:
         raise CliError(f"--index {index}: must be less than --processes {processes}")
-    with explained("data"):
+    with trainer_errors("data"):
         from llmtrain_trainer.data.preparation.manifest_plan import make_plan
         from llmtrain_trainer.data.preparation.run import do_share
         from llmtrain_trainer.data.preparation.run_local import do_all
         from llmtrain_trainer.data.preparation.workspace import Workspace
         from llmtrain_trainer.data.prepared import read_manifest
 
-        config = _of_job(file) if file else None
+        config = _config_from_job(file) if file else None
         if config is None:
-            config = _of_options(source or [], vocab_size, tokenizer, held_out, seed)
+            config = _config_from_options(source or [], vocab_size, tokenizer, held_out, seed)
         work = Workspace(make_plan(config, base_tokenizer=_base_tokenizer(config)), to)
         with _progress(output) as report:
             if index is None:
@@ -84,7 +82,7 @@ def verify(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Read every shard and compare it with the manifest."""
-    with explained("data"):
+    with trainer_errors("data"):
         from llmtrain_trainer.data.prepared import verify as compare
 
         count = compare(folder)
@@ -99,14 +97,14 @@ def _base_tokenizer(config: DataConfig) -> Path | None:
     return base_tokenizer(config)
 
 
-def _of_job(path: str) -> DataConfig:
+def _config_from_job(path: str) -> DataConfig:
     from llmtrain_trainer.config import from_spec
 
     job = read_job(path)
     return from_spec(job.name, job.spec.to_wire()).data
 
 
-def _of_options(
+def _config_from_options(
     sources: list[str], vocab_size: int, tokenizer: str | None, held_out: float, seed: int
 ) -> DataConfig:
     from llmtrain_trainer.config import DataConfig, Source
@@ -137,7 +135,7 @@ def _of_options(
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Split NAME=URI,KEY=VALUE,... into a source as a manifest spells it."""
+    """Parse NAME=URI,KEY=VALUE,... into a source in the form of a manifest."""
     name, equals, rest = text.partition("=")
     uri, *options = rest.split(",")
     if not (name and equals and uri):
@@ -156,7 +154,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 @contextmanager
 def _progress(output: Output) -> Iterator[Callable[[Progress], None]]:
-    """Draw a bar per stage on the terminal; nothing where nobody looks or JSON is wanted."""
+    """Draw a progress bar per stage, unless there is no terminal or the output is JSON."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
@@ -195,4 +193,4 @@ def _text(folder: Path, manifest: Mapping[str, Any]) -> str:
         )
         table.add_row("  tokens", *[""] * 5, str(tokens["train"]), str(tokens["held-out"]))
     size = manifest["tokenizer"]["vocabSize"]
-    return f"{rendered(table)}\n\nvocabulary of {size} tokens; written to {folder}"
+    return f"{render(table)}\n\nvocabulary of {size} tokens; written to {folder}"

@@ -1,4 +1,4 @@
-"""`llmtrain export`, `import` and `sample`: trained models in and out of Hugging Face folders."""
+"""`llmtrain export`, `import` and `sample`: convert and sample trained models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from llmtrain_cli.io.output import Output, OutputOption, show
-from llmtrain_cli.io.trainer_errors import explained
+from llmtrain_cli.io.trainer_errors import trainer_errors
 
 if TYPE_CHECKING:
     from llmtrain_trainer.checkpoint.paths import Folder
@@ -26,17 +26,17 @@ class Dtype(StrEnum):
 
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(help="folder or URI of a job's checkpoints, or of one of them")
+        str, typer.Argument(help="folder or URI of a job's checkpoints, or of one checkpoint")
     ],
     to: Annotated[str, typer.Option("--to", help="folder or URI for the model")],
     tokenizer: Annotated[
-        Path | None, typer.Option(help="a tokenizer.json; else the one in the checkpoint")
+        Path | None, typer.Option(help="a tokenizer.json; default: that of the checkpoint")
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="type of the weights")] = Dtype.FLOAT32,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Write a checkpoint as config.json, tokenizer and safetensors, as `transformers` reads."""
-    with explained("trainer"):
+    """Export a checkpoint as a Hugging Face model: config.json, tokenizer and safetensors."""
+    with trainer_errors("trainer"):
         from llmtrain_trainer.weights.export import export_checkpoint
 
         metadata = export_checkpoint(_folder(checkpoint), _folder(to), tokenizer, dtype.value)
@@ -49,8 +49,8 @@ def import_model(
     to: Annotated[str, typer.Option("--to", help="folder or URI for the checkpoint")],
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Write a Hugging Face model as a checkpoint; print the model section of a job for it."""
-    with explained("trainer"):
+    """Import a Hugging Face model as a checkpoint; print the model section of a job for it."""
+    with trainer_errors("trainer"):
         from llmtrain_trainer.weights.load import import_checkpoint
 
         written, architecture = import_checkpoint(folder, _folder(to))
@@ -61,15 +61,19 @@ def import_model(
 
 def sample(
     model: Annotated[str, typer.Argument(help="checkpoint or exported folder")],
-    prompt: Annotated[str, typer.Option(help="text to go on from")] = "",
-    tokens: Annotated[int, typer.Option(min=1, help="most tokens to write")] = 64,
-    temperature: Annotated[float, typer.Option(min=0, help="0: the most likely token")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="choose among so many; 0: all")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="of the choices")] = 0,
+    prompt: Annotated[str, typer.Option(help="text to continue")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="maximum number of new tokens")] = 64,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0: always the most likely token")
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option(min=0, help="sample from the K most likely tokens; 0: from all")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the sampling")] = 0,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Let a model write, on this computer's CPU."""
-    with explained("trainer"):
+    """Generate text with a model on the CPU of this computer."""
+    with trainer_errors("trainer"):
         from llmtrain_trainer.weights import sample as sampling
 
         loaded, tokenizer = sampling.load_model(_folder(model))

@@ -1,4 +1,4 @@
-"""`llmtrain place`: who would sit where, what it costs, and why."""
+"""`llmtrain place`: the placement of a job, its cost and the reasons."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrain_cli.errors import EXIT_NO
-from llmtrain_cli.io.cluster_view import Sources, look
+from llmtrain_cli.errors import EXIT_FAILURE
+from llmtrain_cli.io.cluster_view import ClusterSources, read_cluster
 from llmtrain_cli.io.files import read_manifest
-from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, rendered, seconds_text, show
+from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, seconds_text, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
@@ -20,8 +20,8 @@ from llmtrain_core.plan.memory.gpu_memory import nodes_with_too_little_memory
 from llmtrain_core.topology.findings import bearing_on, findings, sentences
 from llmtrain_core.topology.inventory import Snapshot
 
-MOST_ROWS = 64
-"""Nodes that the text lists; JSON has them all."""
+MAX_ROWS = 64
+"""Maximum number of nodes in the text output. JSON has all nodes."""
 
 NodesOption = Annotated[
     str | None,
@@ -33,7 +33,7 @@ PodsOption = Annotated[
     str | None, typer.Option(help="pods that hold resources: kubectl get pods -A -o json")
 ]
 FabricOption = Annotated[
-    str | None, typer.Option(help="a Fabric's file or a preset; default: what labels show")
+    str | None, typer.Option(help="file of a Fabric, or a preset; default: detected from labels")
 ]
 
 
@@ -44,13 +44,13 @@ def command(
     fabric: FabricOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Say who would sit where, at which cost. Exit code 1 if the job does not fit, 2 on bad input.
+    """Show the placement of a job. Exit code 1 if it does not fit, 2 on invalid input.
 
-    With --nodes no cluster is needed; without, nodes and pods are read with kubectl.
+    With --nodes, no cluster is needed. Otherwise nodes and pods are read with kubectl.
     """
     checked, annotations = read_manifest(job)
     named = checked.spec.topology.fabric if checked.spec.topology else None
-    view = look(Sources(nodes, pods, fabric=fabric), named)
+    view = read_cluster(ClusterSources(nodes, pods, fabric=fabric), named)
     request = Request.of(checked, _gpu_of(view.snapshot))
     if annotations.get(ALLOW_OVER_MEMORY) != "true":
         request = replace(
@@ -59,15 +59,15 @@ def command(
         )
     answer = place(request, view.snapshot)
     wire = answer.to_wire()
-    wire["reasons"] = [*wire["reasons"], *_about_labels(request, view.snapshot, answer)]
+    wire["reasons"] = [*wire["reasons"], *_label_findings(request, view.snapshot, answer)]
     if named is not None and nodes is not None and fabric is None:
         wire["reasons"].append(
-            f"the Fabric {named!r} that the job names is in a cluster; these levels are what labels"
-            " show; pass --fabric with its file"
+            f"the job's Fabric {named!r} was not read: these levels come from node labels; pass"
+            " --fabric with the Fabric's file"
         )
     show(wire, placement_text(wire), output)
     if not isinstance(answer, Placement):
-        raise typer.Exit(EXIT_NO)
+        raise typer.Exit(EXIT_FAILURE)
 
 
 def _gpu_of(snapshot: Snapshot) -> Accelerator | None:
@@ -76,17 +76,18 @@ def _gpu_of(snapshot: Snapshot) -> Accelerator | None:
     return next(iter(found.values())) if len(found) == 1 else None
 
 
-def _about_labels(
+def _label_findings(
     request: Request, snapshot: Snapshot, answer: Placement | Unplaceable
 ) -> list[str]:
-    """Findings that bear on this job: on nodes it could use, and names on those it got."""
-    could = eligible(request, snapshot)
-    got = {node.name for node in answer.nodes} if isinstance(answer, Placement) else could
-    return sentences(bearing_on(findings(snapshot), could, got))
+    """Return label findings about nodes that the job could use or that it was assigned."""
+    candidates = eligible(request, snapshot)
+    nodes = answer.nodes if isinstance(answer, Placement) else ()
+    assigned = {node.name for node in nodes} or candidates
+    return sentences(bearing_on(findings(snapshot), candidates, assigned))
 
 
 def placement_text(wire: Mapping[str, Any]) -> str:
-    """Show the JSON of a placement to people, in 80 columns."""
+    """Return a placement as text of 80 columns."""
     if not wire["fits"]:
         reasons = bullets([clean_text(reason) for reason in wire["reasons"]])
         return "\n".join([f"does not fit: {wire['reason']}", *reasons])
@@ -102,11 +103,11 @@ def _nodes(wire: Mapping[str, Any]) -> Iterator[str]:
     levels = list(nodes[0]["path"])[:-1]
     rows = [
         (ranks_text(node["ranks"]), node["name"], *list(node["path"].values())[:-1])
-        for node in nodes[:MOST_ROWS]
+        for node in nodes[:MAX_ROWS]
     ]
-    yield rendered(_table(("ranks", "node", *levels), rows))
-    if len(nodes) > MOST_ROWS:
-        yield f"  and {len(nodes) - MOST_ROWS:,} nodes more (-o json prints all)"
+    yield render(_table(("ranks", "node", *levels), rows))
+    if len(nodes) > MAX_ROWS:
+        yield f"  and {len(nodes) - MAX_ROWS:,} more nodes (-o json prints all)"
     if spares:
         names = [spare if isinstance(spare, str) else spare["name"] for spare in spares]
         yield from bullets(["spares: " + ", ".join(map(clean_text, names))])
@@ -114,7 +115,7 @@ def _nodes(wire: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]], numbers: bool = False) -> Any:
-    """Make a table without lines. Names from a cluster are text, never markup."""
+    """Return a table without lines. Names from a cluster are text, never markup."""
     from rich.table import Table
     from rich.text import Text
 
@@ -151,7 +152,7 @@ def _domains(wire: Mapping[str, Any]) -> Iterator[str]:
         (level, count, *(wire["crossings"].get(level, {}).get(kind, 0) for kind in kinds))
         for level, count in wire["domains"].items()
     ]
-    yield rendered(_table(("level", "domains", *kinds), rows, numbers=True))
+    yield render(_table(("level", "domains", *kinds), rows, numbers=True))
     yield ""
 
 
@@ -171,7 +172,7 @@ def _alternative(wire: Mapping[str, Any]) -> Iterator[str]:
 
 
 def ranks_text(ranks: Sequence[int]) -> str:
-    """Write ranks as runs: 0-3,8."""
+    """Format ranks as ranges: 0-3,8."""
     runs: list[list[int]] = []
     for rank in ranks:
         if runs and rank == runs[-1][-1] + 1:

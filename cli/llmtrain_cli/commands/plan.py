@@ -1,4 +1,4 @@
-"""`llmtrain plan`: what a run needs and how long it takes, before anything is submitted."""
+"""`llmtrain plan`: estimate memory, time and cost of a run before it is submitted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from llmtrain_cli.errors import EXIT_NO, CliError
+from llmtrain_cli.errors import EXIT_FAILURE, CliError
 from llmtrain_cli.io.files import read_fabric, read_job, snapshot_for
-from llmtrain_cli.plan.cpu import processor_plan
-from llmtrain_cli.plan.nodes import Chosen, choose
+from llmtrain_cli.plan.cpu import cpu_plan
+from llmtrain_cli.plan.nodes import NodeSelection, select_nodes
 from llmtrain_cli.plan.text import plan_text
 from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.document import plan_to_wire
@@ -29,40 +29,48 @@ from llmtrain_core.validation.check import Job
 JobOption = Annotated[str | None, typer.Option("-f", "--file", help="the job's manifest")]
 ModelOption = Annotated[str | None, typer.Option(help="a published model, instead of a job")]
 TokensOption = Annotated[str | None, typer.Option(help="tokens to train on: 300e9")]
-GpuOption = Annotated[str | None, typer.Option(help="GPU type; default: the nodes', else H100")]
-GpusOption = Annotated[int | None, typer.Option(help="number of GPUs; default: the job's")]
-DaysOption = Annotated[float | None, typer.Option(help="deadline: find the least GPUs")]
-SequenceOption = Annotated[int | None, typer.Option(help="tokens of a sequence")]
-BatchOption = Annotated[int | None, typer.Option(help="sequences of a step")]
+GpuOption = Annotated[
+    str | None, typer.Option(help="GPU type; default: that of the nodes, else H100")
+]
+GpusOption = Annotated[int | None, typer.Option(help="number of GPUs; default: that of the job")]
+DaysOption = Annotated[
+    float | None, typer.Option(help="deadline; find the smallest number of GPUs that meets it")
+]
+SequenceOption = Annotated[int | None, typer.Option(help="tokens per sequence")]
+BatchOption = Annotated[int | None, typer.Option(help="sequences per step")]
 NodesOption = Annotated[
     str | None, typer.Option(help="nodes, as kubectl get nodes -o json prints them")
 ]
 FabricOption = Annotated[
-    str | None, typer.Option(help="a Fabric's file or a preset; default: what labels show")
+    str | None, typer.Option(help="file of a Fabric, or a preset; default: detected from labels")
 ]
 PriceOption = Annotated[float | None, typer.Option(help="USD per GPU hour")]
 RateOption = Annotated[
     float | None,
-    typer.Option(help=f"failures of a node a day; default {DEFAULT_FAILURES.per_node_day:g}"),
+    typer.Option(help=f"failures per node and day; default {DEFAULT_FAILURES.per_node_day:g}"),
 ]
 SaveOption = Annotated[
     float | None,
-    typer.Option(help=f"that a save stops training; default {DEFAULT_FAILURES.save_seconds:g}"),
+    typer.Option(
+        help=f"seconds that a save blocks training; default {DEFAULT_FAILURES.save_seconds:g}"
+    ),
 ]
 RestartOption = Annotated[
     float | None,
-    typer.Option(help=f"from failure to training; default {DEFAULT_FAILURES.restart_seconds:g}"),
+    typer.Option(
+        help=f"seconds to resume after a failure; default {DEFAULT_FAILURES.restart_seconds:g}"
+    ),
 ]
 CalibrationOption = Annotated[
     str | None,
-    typer.Option(help="what python -m llmtrain_trainer.calibration wrote: plan for that CPU"),
+    typer.Option(help="output of python -m llmtrain_trainer.calibration: plan for that CPU"),
 ]
 FormatOption = Annotated[str, typer.Option("-o", "--output", help="text or json")]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What was asked on the command line; None: not given."""
+class PlanFlags:
+    """The flags of the command; None if a flag is not given."""
 
     job: str | None
     model: str | None
@@ -81,32 +89,36 @@ class Asked:
 
     @property
     def given(self) -> set[str]:
-        """Names of the options that are given."""
+        """The names of the flags that are given."""
         return {each.name for each in fields(self) if getattr(self, each.name) is not None}
 
     @property
     def failures(self) -> Failures:
-        """How often nodes fail; the usual where nothing is said."""
-        said = {
+        """The failure model: the defaults, with the values of the flags."""
+        given = {
             "per_node_day": self.failures_per_node_day,
             "save_seconds": self.save_seconds,
             "restart_seconds": self.restart_seconds,
         }
         return replace(
-            DEFAULT_FAILURES, **{name: value for name, value in said.items() if value is not None}
+            DEFAULT_FAILURES, **{name: value for name, value in given.items() if value is not None}
         )
 
 
-CLASHES = (
-    ("tokens", "job", "the job's spec.training says how many; change it there, or use --model"),
-    ("sequence", "job", "the job's spec.model says how long; change it there, or use --model"),
-    ("batch", "job", "the job's spec.training.globalBatchSize says it; change it there"),
+CONFLICTS = (
+    ("tokens", "job", "the job's spec.training sets the tokens; change it there, or use --model"),
+    (
+        "sequence",
+        "job",
+        "the job's spec.model sets the sequence length; change it there, or use --model",
+    ),
+    ("batch", "job", "the job's spec.training.globalBatchSize sets the batch; change it there"),
     ("days", "job", "a deadline looks for the GPUs of a --model; for a job use --gpus N"),
     ("days", "gpus", "a deadline looks for the number of GPUs; drop one of the two"),
     ("days", "nodes", "a deadline looks for the number of GPUs; drop one of the two, pass --gpu"),
     ("fabric", "model", "only a job is placed on a fabric; use -f JOB, or drop --fabric"),
 )
-"""Options that would be ignored beside another one, and what to do about it."""
+"""Pairs of flags that cannot be combined, and the remedy."""
 
 
 def command(
@@ -127,10 +139,10 @@ def command(
     calibration: CalibrationOption = None,
     output: FormatOption = "text",
 ) -> None:
-    """Say what a run needs and how long it takes. Exit code 1 if it does not fit."""
+    """Estimate memory, time and cost of a run. Exit code 1 if it does not fit."""
     if output not in ("text", "json"):
         raise CliError(f"-o {output}: neither text nor json")
-    asked = Asked(
+    flags = PlanFlags(
         job,
         model,
         tokens,
@@ -148,27 +160,27 @@ def command(
     )
     try:
         if calibration is not None:
-            _plan_for_processor(asked, calibration, output)
+            _plan_for_cpu(flags, calibration, output)
             return
-        _check(asked)
-        _answer(asked, output)
+        _check(flags)
+        _answer(flags, output)
     except PlanError as error:
         raise CliError(str(error)) from error
 
 
-def _plan_for_processor(asked: Asked, calibration: str, output: str) -> None:
-    if asked.job is None or asked.given != {"job"}:
+def _plan_for_cpu(flags: PlanFlags, calibration: str, output: str) -> None:
+    if flags.job is None or flags.given != {"job"}:
         raise CliError("--calibration goes with -f JOB and -o only: a CPU has one speed")
-    wire, text = processor_plan(asked.job, calibration)
+    wire, text = cpu_plan(flags.job, calibration)
     typer.echo(json.dumps(wire, indent=2) if output == "json" else text)
 
 
-def _check(asked: Asked) -> None:
-    """Refuse what would be ignored, and numbers that are none."""
-    given = asked.given
+def _check(flags: PlanFlags) -> None:
+    """Reject conflicting flags and invalid numbers."""
+    given = flags.given
     if len(given & {"job", "model"}) != 1:
         raise CliError("give either a job with -f, or --model with --tokens")
-    for option, other, advice in CLASHES:
+    for option, other, advice in CONFLICTS:
         if {option, other} <= given:
             beside = "-f" if other == "job" else f"--{other}"
             raise CliError(f"--{option} beside {beside}: {advice}")
@@ -177,21 +189,21 @@ def _check(asked: Asked) -> None:
     if {"model", "nodes", "gpus"} <= given:
         raise CliError("--gpus beside --nodes: the nodes' GPUs are counted; drop one of the two")
     for option, least in (("sequence", 1), ("batch", 1), ("price", 0)):
-        value = getattr(asked, option)
+        value = getattr(flags, option)
         if value is not None and not least <= value < inf:
             raise CliError(f"--{option} {value:g}: use {least} or more")
-    if asked.days is not None and not 0 < asked.days < inf:
-        raise CliError(f"--days {asked.days:g}: use more than 0")
+    if flags.days is not None and not 0 < flags.days < inf:
+        raise CliError(f"--days {flags.days:g}: use more than 0")
 
 
-def _answer(asked: Asked, output: str) -> None:
-    chosen = choose(asked.nodes, asked.gpu)
-    if asked.job is None:
-        _show(_of_model(asked, chosen), chosen, output)
+def _answer(flags: PlanFlags, output: str) -> None:
+    selection = select_nodes(flags.nodes, flags.gpu)
+    if flags.job is None:
+        _show(_plan_model(flags, selection), selection, output)
         return
-    job = read_job(asked.job)
-    found = _of_job(job, asked, chosen)
-    _show(found, chosen, output)
+    job = read_job(flags.job)
+    found = _plan_job(job, flags, selection)
+    _show(found, selection, output)
     if not found.memory.fits:
         memory = found.memory
         typer.echo(
@@ -200,43 +212,43 @@ def _answer(asked: Asked, output: str) -> None:
             f" {fix_hint(job, found.setup, memory.capacity)}",
             err=True,
         )
-        raise typer.Exit(EXIT_NO)
+        raise typer.Exit(EXIT_FAILURE)
 
 
-def _show(found: Plan, chosen: Chosen, output: str) -> None:
-    found = replace(found, assumptions=(*found.assumptions, *chosen.notes))
+def _show(found: Plan, selection: NodeSelection, output: str) -> None:
+    found = replace(found, assumptions=(*found.assumptions, *selection.notes))
     wire = plan_to_wire(found)
     typer.echo(
         json.dumps(wire, indent=2, allow_nan=False) if output == "json" else plan_text(found)
     )
 
 
-def _of_job(job: Job, asked: Asked, chosen: Chosen) -> Plan:
+def _plan_job(job: Job, flags: PlanFlags, selection: NodeSelection) -> Plan:
     own = job.layout.world_size
-    if chosen.nodes and asked.gpus is not None and asked.gpus != own:
+    if selection.nodes and flags.gpus is not None and flags.gpus != own:
         raise CliError(
-            f"--gpus {asked.gpus}: with --nodes the job's own {own} GPUs are placed; drop one of"
+            f"--gpus {flags.gpus}: with --nodes the job's own {own} GPUs are placed; drop one of"
             " the two"
         )
-    placement, levels = _placement(job, chosen, asked.fabric)
+    placement, levels = _placement(job, selection, flags.fabric)
     return make_plan(
-        job, chosen.hardware, asked.gpus, placement, levels, asked.price, asked.failures
+        job, selection.hardware, flags.gpus, placement, levels, flags.price, flags.failures
     )
 
 
-def _of_model(asked: Asked, chosen: Chosen) -> Plan:
-    if asked.tokens is None:
+def _plan_model(flags: PlanFlags, selection: NodeSelection) -> Plan:
+    if flags.tokens is None:
         raise CliError("--model needs --tokens, for example --tokens 300e9")
-    shape = shape_named(asked.model or "")
-    if asked.sequence is not None:
-        shape = shape.with_length(asked.sequence)
-    request = PlanRequest(shape, _number(asked.tokens), asked.batch, days=asked.days)
-    gpus = chosen.gpus if asked.gpus is None else asked.gpus
-    return make_plan(request, chosen.hardware, gpus, price=asked.price, failures=asked.failures)
+    shape = shape_named(flags.model or "")
+    if flags.sequence is not None:
+        shape = shape.with_length(flags.sequence)
+    request = PlanRequest(shape, _number(flags.tokens), flags.batch, days=flags.days)
+    gpus = selection.gpus if flags.gpus is None else flags.gpus
+    return make_plan(request, selection.hardware, gpus, price=flags.price, failures=flags.failures)
 
 
 def _number(text: str) -> int:
-    """Read a count that may be written as 300e9 or 1.4T."""
+    """Parse a count such as 300e9 or 1.4T."""
     scale = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}.get(text[-1:].lower(), 1.0)
     digits = text[:-1] if scale != 1.0 else text
     try:
@@ -246,13 +258,15 @@ def _number(text: str) -> int:
         raise CliError(f"--tokens {text}: not a number; write 300e9, 300B or 1.4T") from error
 
 
-def _placement(job: Job, chosen: Chosen, fabric: str | None) -> tuple[Placement | None, Levels]:
-    """Return where the job would sit on the given nodes if nothing else ran there."""
-    if not chosen.nodes:
+def _placement(
+    job: Job, selection: NodeSelection, fabric: str | None
+) -> tuple[Placement | None, Levels]:
+    """Place the job on the given nodes, as if nothing else ran there."""
+    if not selection.nodes:
         return None, ()
-    state = snapshot_for(read_fabric(fabric) if fabric else None, chosen.nodes)
+    state = snapshot_for(read_fabric(fabric) if fabric else None, selection.nodes)
     answer = place(Request.of(job), state)
     if not isinstance(answer, Placement):
-        left = "".join(f"; {note}" for note in chosen.notes)
-        raise CliError(f"--nodes: the job does not fit: {answer.message}{left}", EXIT_NO)
+        left = "".join(f"; {note}" for note in selection.notes)
+        raise CliError(f"--nodes: the job does not fit: {answer.message}{left}", EXIT_FAILURE)
     return answer, state.levels

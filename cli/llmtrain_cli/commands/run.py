@@ -11,22 +11,22 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from llmtrain_cli.errors import EXIT_NO, CliError
+from llmtrain_cli.errors import EXIT_FAILURE, CliError
 from llmtrain_cli.io.files import read_job
 from llmtrain_cli.io.output import Output, show
-from llmtrain_cli.run.local_job import localised
+from llmtrain_cli.run.local_job import local_job
 from llmtrain_cli.run.local_run import LocalRun, Status
 from llmtrain_cli.run.plot import plot
 from llmtrain_core.validation.check import Job
 
 EXIT_STOPPED = 130
-"""Ctrl-C (128 + SIGINT): started again, it goes on."""
+"""Stopped by Ctrl-C (128 + SIGINT). The same command resumes the run."""
 QUIET_LINES = 10
-"""Lines of progress where no terminal shows a bar."""
+"""Progress lines of a run without a terminal."""
 
 
 def command(
-    file: Annotated[str, typer.Option("-f", "--file", help="the job")],
+    file: Annotated[str, typer.Option("-f", "--file", help="the job's manifest")],
     nproc: Annotated[
         int | None, typer.Option(min=1, help="processes; default: the job's ranks")
     ] = None,
@@ -37,66 +37,66 @@ def command(
     ] = None,
     form: Annotated[Output, typer.Option("-o", "--format", help="text or json")] = Output.TEXT,
 ) -> None:
-    """Run a job on this computer. Started again, it goes on from its last checkpoint.
+    """Run a job on this computer. The same command resumes it from its last checkpoint.
 
-    Ctrl-C asks it to stop; a second Ctrl-C ends it at once. Exit codes: 0
-    done, 1 the trainer is not installed, 2 wrong input, 130 stopped, else as in docs/contract.md.
+    Ctrl-C stops it after a checkpoint; a second Ctrl-C kills it. Exit codes: 0 done, 1 the
+    trainer is not installed, 2 invalid input, 130 stopped, else as in docs/contract.md.
     """
     job = read_job(file)
     folder = output or Path("runs") / job.name
-    here = localised(job, nproc, tensor, pipeline, folder)
+    local = local_job(job, nproc, tensor, pipeline, folder)
     try:
         from llmtrain_trainer.runtime.child_process import die_with_parent
 
         folder.mkdir(parents=True, exist_ok=True)
-        with LocalRun(here, folder, die_with_parent) as run:
-            stopped = _watch(run, here, form)
+        with LocalRun(local, folder, die_with_parent) as run:
+            stopped = _follow(run, local, form)
             code, message = run.result()
     except ImportError as error:
         raise CliError(
-            "running needs the trainer: pip install llmtrain[trainer]", EXIT_NO
+            "running needs the trainer: pip install llmtrain[trainer]", EXIT_FAILURE
         ) from error
     except OSError as error:
         raise CliError(f"--output {folder}: {error}") from error
     if "result" in message:
         losses = _losses(folder)
-        document = {"output": str(folder), "layout": str(here.layout), **message["result"]}
+        document = {"output": str(folder), "layout": str(local.layout), **message["result"]}
         show(document, _text(document, losses), form)
         return
     if stopped:
-        raise CliError(_stopped(folder), EXIT_STOPPED)
-    raise CliError(_failure(message, folder), code or 1)
+        raise CliError(_stopped_message(folder), EXIT_STOPPED)
+    raise CliError(_failure_message(message, folder), code or 1)
 
 
-def _watch(run: LocalRun, job: Job, form: Output) -> bool:
-    """Show the run and note its steps until it ends; return whether it was asked to stop."""
+def _follow(run: LocalRun, job: Job, form: Output) -> bool:
+    """Show the run and record its steps until it ends; return True if it was interrupted."""
     stops = 0
     path = run.folder / "metrics.jsonl"
     statuses = run.statuses()
     with path.open("a") as metrics, _display(job, form) as display:
-        noted = 0
+        written = 0
         while True:
             try:
                 status = next(statuses, None)
                 if status is None:
                     return stops > 0
                 display(status)
-                noted = _note(status, noted, metrics)
+                written = _write_metrics(status, written, metrics)
             except KeyboardInterrupt:
                 stops += 1
                 statuses = run.statuses()
                 if stops > 1:
                     run.kill()
                     continue
-                typer.echo("stopping; Ctrl-C again ends at once", err=True)
+                typer.echo("stopping; press Ctrl-C again to kill the run", err=True)
                 run.stop()
 
 
-def _note(status: Status, noted: int, metrics: TextIO) -> int:
-    """Write a line for a step that is new; return the last step written."""
+def _write_metrics(status: Status, written: int, metrics: TextIO) -> int:
+    """Append a line for a new step; return the last step written."""
     step = int(status["step"])
-    if status["loss"] is None or step == noted:
-        return noted
+    if status["loss"] is None or step == written:
+        return written
     keys = ("step", "loss", "gradNorm", "stepSeconds", "tokensPerSecond", "mfu")
     metrics.write(json.dumps({key: status[key] for key in keys}) + "\n")
     metrics.flush()
@@ -105,7 +105,7 @@ def _note(status: Status, noted: int, metrics: TextIO) -> int:
 
 @contextmanager
 def _display(job: Job, form: Output) -> Iterator[Callable[[Status], None]]:
-    """Draw a bar on a terminal; else write a line now and then. Nothing where JSON is wanted."""
+    """Draw a progress bar on a terminal, or write lines elsewhere. JSON output has neither."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -114,37 +114,37 @@ def _display(job: Job, form: Output) -> Iterator[Callable[[Status], None]]:
         yield lambda _: None
         return
     if not console.is_terminal:
-        yield _Lines(job.total_steps)
+        yield _LineProgress(job.total_steps)
         return
     columns = (TextColumn("{task.fields[phase]:10}"), BarColumn(None), MofNCompleteColumn())
     with Progress(*columns, TextColumn("{task.fields[facts]}"), console=console) as bars:
         task = bars.add_task("", total=job.total_steps, phase="starting", facts="")
 
         def update(status: Status) -> None:
-            facts = " · ".join(_facts(status))
+            facts = " · ".join(_metrics_text(status))
             bars.update(task, completed=status["step"], phase=status["phase"], facts=facts)
 
         yield update
 
 
-class _Lines:
-    """Progress where nobody watches: every change of phase and some steps."""
+class _LineProgress:
+    """Progress without a terminal: a line for each change of phase and for some steps."""
 
     def __init__(self, total: int) -> None:
         self._every = max(1, total // QUIET_LINES)
         self._shown: tuple[str, int] | None = None
 
     def __call__(self, status: Status) -> None:
-        """Write a line if enough has happened."""
+        """Write a line if the phase or the share of steps has changed."""
         now = (status["phase"], int(status["step"]) // self._every)
         if now != self._shown:
             self._shown = now
-            facts = " · ".join([f"{status['step']}/{status['totalSteps']}", *_facts(status)])
+            facts = " · ".join([f"{status['step']}/{status['totalSteps']}", *_metrics_text(status)])
             typer.echo(f"{status['phase']:10} {facts}", err=True)
 
 
-def _facts(status: Status) -> Iterator[str]:
-    """Say what is known at this step."""
+def _metrics_text(status: Status) -> Iterator[str]:
+    """Yield the known metrics of a step."""
     if status["loss"] is not None:
         yield f"loss {status['loss']:.4g}"
     held_out = [status["heldOutLossBefore"], status["heldOutLossAfter"]]
@@ -157,7 +157,7 @@ def _facts(status: Status) -> Iterator[str]:
 
 
 def _losses(folder: Path) -> dict[int, float]:
-    """Return the loss by step over all runs in a folder."""
+    """Return the loss by step, over all runs in a folder."""
     losses: dict[int, float] = {}
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
@@ -176,17 +176,17 @@ def _text(result: Mapping[str, Any], losses: Mapping[int, float]) -> str:
     return "\n".join(lines)
 
 
-def _stopped(folder: Path) -> str:
+def _stopped_message(folder: Path) -> str:
     found = sorted(
         int(path.parent.name.removeprefix("step-"))
         for path in (folder / "checkpoints").glob("step-*/.metadata")
     )
     saved = f"step {found[-1]} is saved" if found else "no checkpoint was written yet"
-    return f"stopped; {saved}. Run the same command again to go on"
+    return f"stopped; {saved}. Run the same command again to resume"
 
 
-def _failure(message: Mapping[str, Any], folder: Path) -> str:
+def _failure_message(message: Mapping[str, Any], folder: Path) -> str:
     error = message.get("error") or {}
-    parts = [error.get("reason") or "the launcher ended without a word"]
+    parts = [error.get("reason") or "the launcher ended without a termination message"]
     parts += [str(error[key]) for key in ("field", "message", "remedy") if error.get(key)]
     return "\n  ".join([*parts, f"see {folder / 'log.txt'}"])

@@ -1,4 +1,4 @@
-"""`llmtrain topology`: the tree of the network, what is free in it, and which job sits where."""
+"""`llmtrain topology`: the network tree, its GPUs in use, and the jobs on its nodes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import typer
 
 from llmtrain_cli.commands.place import FabricOption, NodesOption, PodsOption, ranks_text
 from llmtrain_cli.errors import CliError
-from llmtrain_cli.io.assigned_nodes import Moved, Seat, is_gpu, moved, seats_of
-from llmtrain_cli.io.cluster_view import Sources, View, look
-from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, rendered, show
+from llmtrain_cli.io.assigned_nodes import (
+    AssignedPod,
+    MovedNode,
+    assigned_pods,
+    is_gpu,
+    moved_nodes,
+)
+from llmtrain_cli.io.cluster_view import ClusterSources, ClusterView, read_cluster
+from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.placement.tree import natural
 from llmtrain_core.topology.findings import Finding, findings, sentences
@@ -21,51 +27,51 @@ from llmtrain_core.topology.inventory import Node, Snapshot
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-MOST_LINES = 64
-"""Domains or nodes of one level that the text draws by default."""
+MAX_LINES = 64
+"""Maximum number of domains or nodes of one level in the default text output."""
 GPU_BAR = 8
 Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Map:
-    """Everything that the command shows."""
+class TopologyMap:
+    """The data that the command shows."""
 
     snapshot: Snapshot
     paths: Mapping[str, Path]
-    """By node, in natural order of the paths."""
-    seats: Sequence[Seat]
-    moved: Mapping[str, Sequence[Moved]]
-    """By job."""
+    """Domain path of each node, in natural order."""
+    pods: Sequence[AssignedPod]
+    moved_nodes: Mapping[str, Sequence[MovedNode]]
+    """Moved nodes of each job."""
     findings: Sequence[Finding]
 
     @classmethod
-    def of(cls, view: View) -> Map:
-        """Put pods and jobs onto the tree."""
+    def of(cls, view: ClusterView) -> TopologyMap:
+        """Assign pods and jobs to the nodes of the tree."""
         state = view.snapshot
         paths = {node.name: state.path(node) for node in state.nodes}
         changed = {
             f"{job['metadata'].get('namespace', 'default')}/{job['metadata']['name']}": found
             for job in view.jobs
-            if (found := list(moved(job, state)))
+            if (found := list(moved_nodes(job, state)))
         }
         ordered = dict(sorted(paths.items(), key=lambda item: natural(item[1])))
-        return cls(state, ordered, seats_of(view.pods), changed, findings(state))
+        return cls(state, ordered, assigned_pods(view.pods), changed, findings(state))
 
-    def by_node(self) -> dict[str, list[Seat]]:
-        """Return the seats of every node that has one."""
-        found: dict[str, list[Seat]] = {}
-        for seat in self.seats:
-            found.setdefault(seat.node, []).append(seat)
+    def by_node(self) -> dict[str, list[AssignedPod]]:
+        """Return the assigned pods by node."""
+        found: dict[str, list[AssignedPod]] = {}
+        for pod in self.pods:
+            found.setdefault(pod.node, []).append(pod)
         return found
 
     @property
-    def strays(self) -> list[str]:
-        """Nodes that pods name and the list of nodes lacks."""
-        return _sorted({seat.node for seat in self.seats} - set(self.paths))
+    def unknown_nodes(self) -> list[str]:
+        """The nodes of pods that are missing in the list of nodes."""
+        return _sorted({pod.node for pod in self.pods} - set(self.paths))
 
     def gpus(self, node: Node) -> tuple[int, int]:
-        """Return GPUs in use and in all of a node."""
+        """Return the GPUs in use and the total of a node."""
         names = [name for name in node.allocatable if is_gpu(name)]
         total = sum(node.allocatable[name] for name in names)
         return total - sum(self.snapshot.free(node, name) for name in names), total
@@ -79,46 +85,45 @@ def command(
     ] = None,
     fabric: FabricOption = None,
     depth: Annotated[
-        str | None, typer.Option(help="nearest level to draw, for example leaf or node")
+        str | None, typer.Option(help="lowest level to show, for example leaf or node")
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Draw the network's tree with the jobs on it. Exit code 2 on bad input.
+    """Show the network tree with the jobs on it. Exit code 2 on invalid input.
 
-    With --nodes no cluster is needed; without, everything is read with kubectl.
+    With --nodes, no cluster is needed. Otherwise everything is read with kubectl.
     """
-    view = look(Sources(nodes, pods, jobs, fabric), with_jobs=True)
+    view = read_cluster(ClusterSources(nodes, pods, jobs, fabric), with_jobs=True)
     try:
-        chart = Map.of(view)
+        topology = TopologyMap.of(view)
     except (KeyError, TypeError, AttributeError) as error:
         raise CliError(
-            f"--pods, --jobs: an object is not as kubectl prints it: {error!r};"
-            " print the list with kubectl get -o json"
+            f"--pods, --jobs: unexpected object: {error!r}; print the list with kubectl get -o json"
         ) from error
-    show(to_wire(chart), topology_text(chart, _depth(chart, depth)), output)
+    show(to_wire(topology), topology_text(topology, _depth(topology, depth)), output)
 
 
-def _depth(chart: Map, asked: str | None) -> int:
-    """Return how many levels to draw: those asked for, else as many as stay readable."""
-    names = [level.name for level in chart.snapshot.levels]
-    if asked is not None:
-        if asked not in names:
-            raise CliError(f"--depth {asked}: no such level; use one of " + ", ".join(names))
-        return names.index(asked) + 1
+def _depth(topology: TopologyMap, requested: str | None) -> int:
+    """Return the number of levels to show: as requested, else as many as stay readable."""
+    names = [level.name for level in topology.snapshot.levels]
+    if requested is not None:
+        if requested not in names:
+            raise CliError(f"--depth {requested}: no such level; use one of " + ", ".join(names))
+        return names.index(requested) + 1
     for depth in range(len(names), 1, -1):
-        if len({path[:depth] for path in chart.paths.values()}) <= MOST_LINES:
+        if len({path[:depth] for path in topology.paths.values()}) <= MAX_LINES:
             return depth
     return 1
 
 
-def to_wire(chart: Map) -> dict[str, Any]:
+def to_wire(topology: TopologyMap) -> dict[str, Any]:
     """Return the JSON of the command."""
-    names = [level.name for level in chart.snapshot.levels]
-    by_node = chart.by_node()
-    nodes = {node.name: node for node in chart.snapshot.nodes}
+    names = [level.name for level in topology.snapshot.levels]
+    by_node = topology.by_node()
+    nodes = {node.name: node for node in topology.snapshot.nodes}
     listed = []
-    for name, path in chart.paths.items():
-        used, total = chart.gpus(nodes[name])
+    for name, path in topology.paths.items():
+        used, total = topology.gpus(nodes[name])
         listed.append(
             {
                 "name": name,
@@ -136,31 +141,34 @@ def to_wire(chart: Map) -> dict[str, Any]:
                 "oversubscription": level.oversubscription,
                 "nvlink": level.nvlink,
             }
-            for level in chart.snapshot.levels
+            for level in topology.snapshot.levels
         ],
         "nodes": listed,
-        "jobs": [_job_wire(chart, names, job) for job in _jobs(chart)],
-        "unknownNodes": chart.strays,
-        "findings": [finding.to_wire() for finding in chart.findings],
+        "jobs": [_job_wire(topology, names, job) for job in _jobs(topology)],
+        "unknownNodes": topology.unknown_nodes,
+        "findings": [finding.to_wire() for finding in topology.findings],
     }
 
 
-def _job_wire(chart: Map, names: Sequence[str], job: str) -> dict[str, Any]:
-    used = [chart.paths[s.node] for s in chart.seats if s.job == job and s.node in chart.paths]
+def _job_wire(topology: TopologyMap, names: Sequence[str], job: str) -> dict[str, Any]:
+    used = [
+        topology.paths[s.node] for s in topology.pods if s.job == job and s.node in topology.paths
+    ]
     return {
         "job": job,
-        "ranks": sum(len(seat.ranks) for seat in chart.seats if seat.job == job),
+        "ranks": sum(len(pod.ranks) for pod in topology.pods if pod.job == job),
         "domains": {
             name: len({path[: depth + 1] for path in used}) for depth, name in enumerate(names)
         },
         "moved": [
-            {"node": m.node, "placed": m.placed, "now": m.now} for m in chart.moved.get(job, ())
+            {"node": m.node, "placed": m.placed, "now": m.now}
+            for m in topology.moved_nodes.get(job, ())
         ],
     }
 
 
-def _jobs(chart: Map) -> list[str]:
-    return _sorted({seat.job for seat in chart.seats} | set(chart.moved))
+def _jobs(topology: TopologyMap) -> list[str]:
+    return _sorted({pod.job for pod in topology.pods} | set(topology.moved_nodes))
 
 
 def _sorted(names: Iterable[str]) -> list[str]:
@@ -173,37 +181,39 @@ def _state(node: Node) -> str:
     return "cordoned" if node.cordoned else "ready"
 
 
-def topology_text(chart: Map, depth: int) -> str:
-    """Draw the tree down to a level, then the jobs, then what is wrong with the labels."""
+def topology_text(topology: TopologyMap, depth: int) -> str:
+    """Render the tree down to a level, then the jobs and the findings about labels."""
     lines: list[str] = []
-    if not chart.paths:
+    if not topology.paths:
         lines.append("no nodes")
-    for tree in _trees(chart, depth):
-        lines.append(rendered(tree))
-    lines += ["", *_job_lines(chart)]
-    notes = sentences(chart.findings)
-    if chart.strays:
-        notes.append("pods sit on nodes that the list lacks: " + ", ".join(chart.strays))
+    for tree in _trees(topology, depth):
+        lines.append(render(tree))
+    lines += ["", *_job_lines(topology)]
+    notes = sentences(topology.findings)
+    if topology.unknown_nodes:
+        notes.append(
+            "pods are on nodes that are not in the list: " + ", ".join(topology.unknown_nodes)
+        )
     if notes:
         lines += ["", "LABELS AND NODES TO LOOK AT", *bullets([clean_text(n) for n in notes])]
     return "\n".join(lines).rstrip()
 
 
-def _trees(chart: Map, depth: int) -> Iterator[Tree]:
-    """Build one tree per farthest domain."""
+def _trees(topology: TopologyMap, depth: int) -> Iterator[Tree]:
+    """Yield one tree per domain of the top level."""
     from rich.text import Text
     from rich.tree import Tree
 
-    nodes = {node.name: node for node in chart.snapshot.nodes}
+    nodes = {node.name: node for node in topology.snapshot.nodes}
     inside: dict[Path, list[Node]] = {}
-    for name, path in chart.paths.items():
+    for name, path in topology.paths.items():
         for length in range(1, depth + 1):
             inside.setdefault(path[:length], []).append(nodes[name])
-    by_node = chart.by_node()
+    by_node = topology.by_node()
     drawn: dict[Path, Tree] = {}
     for prefix, members in inside.items():
-        here = by_node.get(prefix[-1], ()) if len(prefix) == len(chart.snapshot.levels) else ()
-        line = Text(_line(chart, prefix, members, here), overflow="fold")
+        here = by_node.get(prefix[-1], ()) if len(prefix) == len(topology.snapshot.levels) else ()
+        line = Text(_line(topology, prefix, members, here), overflow="fold")
         if len(prefix) == 1:
             drawn[prefix] = Tree(line, guide_style="")
         else:
@@ -211,14 +221,16 @@ def _trees(chart: Map, depth: int) -> Iterator[Tree]:
     yield from (tree for prefix, tree in drawn.items() if len(prefix) == 1)
 
 
-def _line(chart: Map, prefix: Path, members: Sequence[Node], here: Sequence[Seat]) -> str:
-    """Describe a domain, or a node, in a line: GPUs in use, and whose."""
-    level = chart.snapshot.levels[len(prefix) - 1]
-    counts = [chart.gpus(node) for node in members]
+def _line(
+    topology: TopologyMap, prefix: Path, members: Sequence[Node], here: Sequence[AssignedPod]
+) -> str:
+    """Describe a domain or a node in one line: GPUs in use, and the jobs that use them."""
+    level = topology.snapshot.levels[len(prefix) - 1]
+    counts = [topology.gpus(node) for node in members]
     used, total = sum(u for u, _ in counts), sum(t for _, t in counts)
     whole = bar(used, total, GPU_BAR).ljust(GPU_BAR, ".") if total else "no GPUs".ljust(GPU_BAR)
     parts = [f"{level.name} {clean_text(prefix[-1])}", f"[{whole}] {used}/{total}"]
-    if len(prefix) == len(chart.snapshot.levels):
+    if len(prefix) == len(topology.snapshot.levels):
         state = _state(members[0])
         parts += [state] if state != "ready" else []
         parts += [f"{clean_text(s.job)} {ranks_text(s.ranks) or '?'}" for s in here]
@@ -227,25 +239,25 @@ def _line(chart: Map, prefix: Path, members: Sequence[Node], here: Sequence[Seat
     return "  ".join(parts)
 
 
-def _job_lines(chart: Map) -> Iterator[str]:
-    if not chart.seats:
+def _job_lines(topology: TopologyMap) -> Iterator[str]:
+    if not topology.pods:
         yield "no pods of llmtrain jobs"
         return
     yield "JOBS"
-    names = [level.name for level in chart.snapshot.levels]
-    said = []
-    for job in _jobs(chart):
-        wire = _job_wire(chart, names, job)
+    names = [level.name for level in topology.snapshot.levels]
+    lines = []
+    for job in _jobs(topology):
+        wire = _job_wire(topology, names, job)
         *far, nodes = wire["domains"].values()
         where = f"{nodes} node" + ("" if nodes == 1 else "s")
         used = ", ".join(f"{n} {count}" for n, count in zip(names[:-1], far, strict=True))
-        said.append(
+        lines.append(
             f"{clean_text(job)}: {wire['ranks']} ranks on {where}"
             + (f"; domains: {used}" if used else "")
         )
-        said += [
+        lines += [
             f"{clean_text(job)}: {m.node} was placed under {m.placed}, its labels now say {m.now};"
             " the job keeps its placement"
-            for m in chart.moved.get(job, ())
+            for m in topology.moved_nodes.get(job, ())
         ]
-    yield from bullets(said)
+    yield from bullets(lines)

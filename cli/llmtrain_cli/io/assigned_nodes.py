@@ -1,4 +1,4 @@
-"""Who sits where: ranks of jobs on nodes, from the labels and environment of their pods."""
+"""Ranks of jobs by node, from the labels and environment variables of their pods."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ Raw = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """One pod of a job on its node."""
+class AssignedPod:
+    """A pod of a job that is assigned to a node."""
 
     job: str
     """Namespace and name."""
     node: str
     ranks: tuple[int, ...]
-    """Empty where the pod does not tell."""
+    """Empty if the pod does not have them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class MovedNode:
     """A node of a running job whose labels have changed since the job was placed."""
 
     node: str
     placed: str
-    """Domains from far to near when it was placed."""
+    """Domain path when it was placed, from the top level down."""
     now: str
-    """The same today."""
+    """Domain path by its labels now."""
 
 
-def seats_of(pods: Iterable[Raw]) -> list[Seat]:
-    """Return the seats of bound, unfinished pods that name a job of ours."""
-    seats: list[Seat] = []
+def assigned_pods(pods: Iterable[Raw]) -> list[AssignedPod]:
+    """Return the bound, unfinished pods of LLMTrainingJobs."""
+    found: list[AssignedPod] = []
     for pod in pods:
         metadata, spec = pod["metadata"], pod.get("spec") or {}
         name = (metadata.get("labels") or {}).get(labels.JOB_NAME)
         ended = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
         if name and spec.get("nodeName") and not ended:
             job = f"{metadata.get('namespace', 'default')}/{name}"
-            seats.append(Seat(job, spec["nodeName"], _ranks(metadata, spec)))
-    return sorted(seats, key=lambda seat: (seat.job, seat.ranks, seat.node))
+            found.append(AssignedPod(job, spec["nodeName"], _ranks(metadata, spec)))
+    return sorted(found, key=lambda pod: (pod.job, pod.ranks, pod.node))
 
 
 def _ranks(metadata: Raw, spec: Raw) -> tuple[int, ...]:
-    """Read the ranks that the operator gave the pod, or derive them from the node index."""
+    """Read the ranks that the operator assigned, or derive them from the node index."""
     for container in spec.get("containers") or ():
         for variable in container.get("env") or ():
             if variable.get("name") == env.RANKS:
@@ -59,21 +59,21 @@ def _ranks(metadata: Raw, spec: Raw) -> tuple[int, ...]:
 
 
 def _numbers(texts: Sequence[str]) -> tuple[int, ...]:
-    """Read whole numbers; anybody can label a pod, so what is none tells nothing."""
+    """Parse whole numbers. Return none if a text is no number: any user can label a pod."""
     plain = all(text.isascii() and text.isdecimal() and len(text) < 10 for text in texts)
     return tuple(int(text) for text in texts) if plain else ()
 
 
 def is_gpu(resource: str) -> bool:
-    """Whether an extended resource is whole GPUs, of any vendor."""
+    """Return True if an extended resource counts whole GPUs, of any vendor."""
     return resource.endswith("/gpu")
 
 
-def moved(job: Raw, snapshot: Snapshot) -> Iterator[Moved]:
-    """Compare the domains that a job was placed into with those that its nodes' labels name now.
+def moved_nodes(job: Raw, snapshot: Snapshot) -> Iterator[MovedNode]:
+    """Find nodes whose labels name other domains than when the job was placed.
 
-    A placement keeps the domains it was decided with; a Fabric with other levels is another map,
-    against which nothing can be compared.
+    The status of a job stores the domains of its placement. A placement with other levels than the
+    snapshot cannot be compared.
     """
     placement = (job.get("status") or {}).get("placement") or {}
     stored = [level["level"] for level in placement.get("levels", ())]
@@ -83,4 +83,4 @@ def moved(job: Raw, snapshot: Snapshot) -> Iterator[Moved]:
     for block in placement.get("blocks", ()):
         for node in block["nodes"]:
             if node in paths and paths[node] != block["path"]:
-                yield Moved(node, block["path"], paths[node])
+                yield MovedNode(node, block["path"], paths[node])

@@ -1,4 +1,4 @@
-"""The cluster that a command looks at: lists in files, or the current context of kubectl."""
+"""Read a cluster, from files or from the current context of kubectl."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Raw = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """Where a command reads from: files, or the cluster if no nodes are given."""
+class ClusterSources:
+    """The files to read; the cluster is read if there is no file of nodes."""
 
     nodes: str | None = None
     pods: str | None = None
     jobs: str | None = None
     fabric: str | None = None
-    """A Fabric's file or a preset; None: the cluster's Fabric, else what labels show."""
+    """File of a Fabric, or a preset. None: the cluster's Fabric, else detected from labels."""
 
     def __post_init__(self) -> None:
         for option in ("pods", "jobs"):
@@ -36,16 +36,18 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """Nodes, what is in use on them, and the raw objects that tell whose it is."""
+class ClusterView:
+    """Nodes with the resources in use, and the pods and jobs that use them."""
 
     snapshot: Snapshot
     pods: Sequence[Raw]
     jobs: Sequence[Raw]
 
 
-def look(sources: Sources, fabric_name: str | None = None, with_jobs: bool = False) -> View:
-    """Read the cluster. `fabric_name` is the Fabric that a job asks for."""
+def read_cluster(
+    sources: ClusterSources, fabric_name: str | None = None, with_jobs: bool = False
+) -> ClusterView:
+    """Read the cluster. `fabric_name` is the Fabric that a job refers to."""
     live = sources.nodes is None
     nodes = kubectl.get("nodes") if sources.nodes is None else read_items(sources.nodes, "Node")
     pods = kubectl.get("pods") if live else _listed(sources.pods, "Pod")
@@ -66,10 +68,10 @@ def look(sources: Sources, fabric_name: str | None = None, with_jobs: bool = Fal
         usage = usage_from_pods(pods)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CliError(
-            f"--nodes, --pods: an object is not as kubectl prints it: {error!r};"
+            f"--nodes, --pods: unexpected object: {error!r};"
             " print the list with kubectl get -o json"
         ) from error
-    return View(snapshot_for(fabric, inventory, usage), pods, jobs)
+    return ClusterView(snapshot_for(fabric, inventory, usage), pods, jobs)
 
 
 def _listed(path: str | None, kind: str) -> list[Raw]:
@@ -77,7 +79,7 @@ def _listed(path: str | None, kind: str) -> list[Raw]:
 
 
 def _fabric_of_cluster(name: str | None) -> FabricSpec | None:
-    """Return the named Fabric of the cluster, else its default one, else None."""
+    """Return the named Fabric of the cluster, or the default Fabric, or None."""
     wanted = name or FABRIC_NAME
     for raw in kubectl.get("fabrics.llmtrain.dev", optional=True):
         if raw["metadata"]["name"] == wanted:

@@ -1,4 +1,4 @@
-"""Read manifests and object lists, YAML or JSON, with errors that name the file."""
+"""Read manifests and object lists in YAML or JSON. Errors name the file."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def read_document(path: str) -> Mapping[str, Any]:
         raise CliError(f"{path}: cannot be read: {error}") from error
     document = _parse(text, path)
     if not isinstance(document, dict):
-        raise CliError(f"{path}: holds no object; write a manifest there")
+        raise CliError(f"{path}: is not an object; use the file of a manifest")
     return document
 
 
 def _parse(text: str, path: str) -> Any:
-    """Parse JSON, else YAML: a JSON list of thousands takes its YAML parser a minute."""
+    """Parse JSON, else YAML: the YAML parser takes a minute for a large JSON list."""
     try:
         return json.loads(text)
     except ValueError:
@@ -54,7 +54,7 @@ def read_job(path: str) -> Job:
 
 
 def read_manifest(path: str) -> tuple[Job, Mapping[str, str]]:
-    """Read and check an LLMTrainingJob; return its annotations with it."""
+    """Read and check an LLMTrainingJob; return it with its annotations."""
     document = read_document(path)
     if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, "LLMTrainingJob"):
         raise CliError(
@@ -108,7 +108,7 @@ def read_fabric(text: str) -> FabricSpec:
 
 
 def fabric_of(document: Mapping[str, Any], source: str) -> FabricSpec:
-    """Check a Fabric object; `source` says in errors where it is from."""
+    """Check a Fabric object; errors name its `source`."""
     try:
         spec = FabricSpec.from_wire(document.get("spec") or {})
         levels_of(spec)
@@ -123,7 +123,7 @@ def fabric_of(document: Mapping[str, Any], source: str) -> FabricSpec:
 def snapshot_for(
     fabric: FabricSpec | None, nodes: Sequence[Node], usage: Iterable[Usage] = ()
 ) -> Snapshot:
-    """Put nodes into the tree of a fabric; without one, into that which their labels show."""
+    """Build a snapshot of nodes with the levels of a fabric, or with levels from labels."""
     labels = [node.labels for node in nodes]
     if fabric is None:
         return snapshot(detect(labels), nodes, usage)

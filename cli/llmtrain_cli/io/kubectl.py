@@ -1,4 +1,4 @@
-"""Read objects of the current context through `kubectl`, which knows every way to log in."""
+"""Read objects of the current context with `kubectl`, which supports every login method."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _UNKNOWN_TYPE = "the server doesn't have a resource type"
 def get(kind: str, *, optional: bool = False) -> list[Mapping[str, Any]]:
     """Return all objects of a kind, in all namespaces.
 
-    With `optional`, a cluster that does not know the kind has none. Raises CliError where kubectl
-    is missing, or cannot read them.
+    With `optional`, return an empty list if the cluster does not have the kind. Raises CliError if
+    kubectl is missing or fails.
     """
     program = shutil.which("kubectl")
     if program is None:
@@ -32,9 +32,9 @@ def get(kind: str, *, optional: bool = False) -> list[Mapping[str, Any]]:
     if answer.returncode:
         if optional and _UNKNOWN_TYPE in answer.stderr:
             return []
-        said = clean_text((answer.stderr.strip().splitlines() or ["no message"])[-1], 300)
+        message = clean_text((answer.stderr.strip().splitlines() or ["no message"])[-1], 300)
         raise CliError(
-            f"kubectl get {kind}: {said}; see that `kubectl config current-context` names your"
+            f"kubectl get {kind}: {message}; see that `kubectl config current-context` names your"
             " cluster, or pass --nodes FILE"
         )
     items = json.loads(answer.stdout).get("items")

@@ -1,4 +1,4 @@
-"""Results as text for people: plain, within 80 columns where the data allows."""
+"""Text output of `llmtrain layout`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SHOWN = 8
 
 
 def layout_text(layout: Layout, groups: Mapping[GroupKind, list[list[int]]]) -> str:
-    """Show the groups of each kind that has more than one rank in a group."""
+    """Format the groups of each kind that has more than one rank per group."""
     lines = [f"{layout}: {layout.world_size} ranks"]
     for kind, members in groups.items():
         if len(members[0]) == 1:

@@ -18,7 +18,7 @@ BAR = 24
 
 
 class Output(StrEnum):
-    """How a result is printed."""
+    """The format of a result."""
 
     TEXT = "text"
     JSON = "json"
@@ -28,11 +28,11 @@ OutputOption = Annotated[Output, typer.Option("-o", "--output", help="text or js
 
 
 def show(data: Any, text: str, output: Output) -> None:
-    """Print one of the two forms of a result."""
+    """Print a result as JSON or as text."""
     typer.echo(json.dumps(data, indent=2) if output is Output.JSON else text)
 
 
-def rendered(part: RenderableType) -> str:
+def render(part: RenderableType) -> str:
     """Render a table or tree as plain text of 80 columns."""
     from rich.console import Console
 
@@ -43,18 +43,18 @@ def rendered(part: RenderableType) -> str:
 
 
 def bar(value: float, whole: float, width: int = BAR, sign: str = "#") -> str:
-    """Draw a share of the whole; what is more than nothing shows."""
+    """Draw a bar of the share of the whole. Positive values have at least one character."""
     return sign * max(1, round(width * min(1.0, value / whole))) if value > 0 < whole else ""
 
 
 def bullets(sentences: Sequence[str]) -> Iterator[str]:
-    """Wrap sentences into a list."""
+    """Wrap sentences as list items."""
     for sentence in sentences:
         yield from wrap(sentence, WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
 def seconds_text(seconds: float) -> str:
-    """Return a duration in the unit that suits it."""
+    """Format a duration in seconds, milliseconds or microseconds."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""`llmtrain plan -f JOB --calibration FILE`: a job's time on a machine that was calibrated."""
+"""`llmtrain plan -f JOB --calibration FILE`: the time of a job on a calibrated CPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from llmtrain_core.plan.cpu.cost_model import CpuCostModel, CpuStepTime, cpu_ste
 from llmtrain_core.plan.training_setup import TrainingSetup
 
 
-def processor_plan(job_path: str, calibration_path: str) -> tuple[dict[str, Any], str]:
-    """Return the plan as JSON and as text. Raises PlanError for what is not calibrated."""
+def cpu_plan(job_path: str, calibration_path: str) -> tuple[dict[str, Any], str]:
+    """Return the plan as JSON and as text. Raises PlanError if an operation is not calibrated."""
     cost_model = CpuCostModel.from_wire(read_document(calibration_path))
     job = read_job(job_path)
     setup = TrainingSetup.of(job)

@@ -1,4 +1,4 @@
-"""Which nodes a plan is for: those that can take a job now and have the GPU that is planned."""
+"""Select the nodes of a plan: usable nodes that have the planned GPU."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ DEFAULT_GPU = "H100"
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """The GPU of a plan, and the nodes that have it."""
+class NodeSelection:
+    """The GPU type of a plan, and the nodes that have it."""
 
     hardware: Accelerator
     nodes: tuple[Node, ...] = ()
-    """Empty where no list is given."""
+    """Empty without --nodes."""
     notes: tuple[str, ...] = ()
-    """What was left out or taken for granted."""
+    """Nodes that were left out, and assumptions."""
 
     @property
     def gpus(self) -> int | None:
-        """GPUs of the nodes; None without a list."""
+        """The number of GPUs of the nodes, or None without --nodes."""
         return sum(n.allocatable.get(r, 0) for n in self.nodes for r in WHOLE_GPUS) or None
 
 
-def choose(path: str | None, gpu: str | None) -> Chosen:
-    """Return the GPU and its nodes. Raises CliError where the two options have no answer."""
+def select_nodes(path: str | None, gpu: str | None) -> NodeSelection:
+    """Return the GPU type and its nodes. Raises CliError if no node matches the flags."""
     if path is None:
-        return Chosen(accelerator(DEFAULT_GPU if gpu is None else gpu))
+        return NodeSelection(accelerator(DEFAULT_GPU if gpu is None else gpu))
     usable, away = _usable(path)
     kinds = {node.name: accelerator_of(node.labels) for node in usable}
     hardware = _only(kinds.values(), usable) if gpu is None else accelerator(gpu)
@@ -50,23 +50,23 @@ def choose(path: str | None, gpu: str | None) -> Chosen:
     if not mine:  # with --gpu only
         mine = [node for node in usable if kinds[node.name] is None]
         notes += [
-            f"nodes that name no known GPU, taken for {hardware.name} as --gpu says: {len(mine)}"
+            f"nodes that name no known GPU, assumed to have {hardware.name} (--gpu): {len(mine)}"
         ]
     if not mine:
         have = ", ".join(sorted({row.name for row in kinds.values() if row}))
         raise CliError(f"--gpu {gpu}: no usable node of --nodes has it; they have {have}")
     others = Counter(_kind(kinds[node.name]) for node in usable if node not in mine)
     notes += [f"nodes left out: {count} {kind}" for kind, count in sorted(others.items())]
-    return Chosen(hardware, tuple(mine), tuple(notes))
+    return NodeSelection(hardware, tuple(mine), tuple(notes))
 
 
 def _usable(path: str) -> tuple[list[Node], list[str]]:
-    """Return the nodes with GPUs that take pods now, and what keeps the others from it."""
+    """Return the usable nodes with GPUs, and notes about the others."""
     try:
         found = [node_from_raw(raw) for raw in read_items(path, "Node")]
     except (KeyError, TypeError, AttributeError) as error:
         raise CliError(
-            f"--nodes {path}: an object is not as kubectl prints it: {error!r}"
+            f"--nodes {path}: unexpected object: {error!r}; print the list with kubectl get -o json"
         ) from error
     found = [node for node in found if _has_gpus(node)]
     if not found:
@@ -82,7 +82,7 @@ def _usable(path: str) -> tuple[list[Node], list[str]]:
 
 
 def _has_gpus(node: Node) -> bool:
-    """Tell whether a node hands out GPUs or slices of them; others are no news."""
+    """Return True if a node has GPUs or MIG slices."""
     return any(
         amount > 0 and (is_gpu(name) or "/mig-" in name)
         for name, amount in node.allocatable.items()
@@ -90,20 +90,20 @@ def _has_gpus(node: Node) -> bool:
 
 
 def _only(kinds: Iterable[Accelerator | None], nodes: Sequence[Node]) -> Accelerator:
-    """Return the one GPU type that labels name."""
+    """Return the only GPU type that the labels name."""
     found = {row.name: row for row in kinds if row}
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
         raise CliError("--nodes: several GPU types, " + ", ".join(sorted(found)) + "; pass --gpu")
-    said = sorted(
+    labelled = sorted(
         {node.labels[label] for node in nodes for label in PRODUCT_LABELS if label in node.labels}
     )
     raise CliError(
         "--nodes: no node has a known "
         + " or ".join(PRODUCT_LABELS)
         + " label"
-        + (f" (they say {', '.join(said)})" if said else "")
+        + (f" (their values: {', '.join(labelled)})" if labelled else "")
         + "; known are "
         + ", ".join(CATALOGUE)
         + "; pass --gpu"

@@ -1,4 +1,4 @@
-"""A plan as text: bars and tables within 80 columns."""
+"""Text output of `llmtrain plan`, in 80 columns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llmtrain_core.plan.training_setup import TrainingSetup
 
 BAR = 30
 SMALL = 1024
-"""Bytes of a step below which a collective is not worth a line: a norm or a loss."""
+"""Collectives with fewer bytes per step (norms, losses) are not listed."""
 INDENT = 9
 
 
 def plan_text(plan: Plan) -> str:
-    """Show a plan in 80 columns."""
+    """Format a plan in 80 columns."""
     return "\n".join(
         line
         for part in (_head, _memory_lines, _step_lines, _traffic_lines, _end_lines, _other_lines)
@@ -32,7 +32,7 @@ def _wrapped(label: str, text: str) -> Iterator[str]:
 def _head(plan: Plan) -> Iterator[str]:
     setup = plan.setup
     if plan.learning != plan.parameters:
-        yield f"{plan.learning:,} parameters of adapters learn beside frozen weights"
+        yield f"{plan.learning:,} trainable adapter parameters; the base weights are frozen"
     active = plan.active_parameters
     some = f" ({active:,} for a token)" if active < plan.parameters else ""
     yield from wrap(
@@ -93,7 +93,7 @@ def _end_lines(plan: Plan) -> Iterator[str]:
     yield from _wrapped("TIME", f"{plan.days:,.1f} days; {_with_failures(plan)}")
     yield from _wrapped("", _goodput(plan))
     cost = plan.cost
-    spent = "none can be given for a run that never finishes"
+    spent = "unknown, because the run never finishes"
     if cost is not None:
         spent = (
             f"{cost.gpu_hours:,.0f} GPU hours, {cost.kilowatt_hours / 1000:,.0f} MWh,"
@@ -112,15 +112,15 @@ def _with_failures(plan: Plan) -> str:
     if life.restart_within > 0:
         help_ += f", or restarts within {life.restart_within:.0f} s (--restart-seconds)"
     return (
-        f"NEVER DONE with failures: one comes every {life.mean_seconds_between_failures:.0f} s,"
-        f" before the last is made up for; what helps: {help_}"
+        f"NEVER DONE with failures: one every {life.mean_seconds_between_failures:.0f} s, less than"
+        f" the time to recover from it; what helps: {help_}"
     )
 
 
 def _goodput(plan: Plan) -> str:
     life = plan.goodput
     if not life.failures_per_day:
-        return "no failures, so nothing asks for a save"
+        return "no failures, so no checkpoints are needed"
     every = life.checkpoint_seconds
     save = f"{every:.0f} s" if every < 120 else f"{every / 60:.0f} min"
     return (
@@ -138,11 +138,11 @@ def _other_lines(plan: Plan) -> Iterator[str]:
             f"{format_bytes(other.memory.total):>11}{other.tokens_per_second:>14,.0f}"
         )
         batch = setup.global_batch
-        apart = _schedule(setup) + (
+        difference = _schedule(setup) + (
             f", batch {batch:,}" if batch != plan.setup.global_batch else ""
         )
-        if apart:  # what tells rows of the same layout apart
-            yield f"    {apart.removeprefix(', ')}"
+        if difference:  # distinguishes rows of the same layout
+            yield f"    {difference.removeprefix(', ')}"
     yield "ASSUMED"
     yield from bullets(plan.assumptions)
 

@@ -1,1 +1,1 @@
-"""`llmtrain run`: a job on this computer."""
+"""`llmtrain run`: run a job on this computer."""

@@ -1,4 +1,4 @@
-"""A job as it runs on this computer: one node, its own folders, as many ranks as asked for."""
+"""Adapt a job to this computer: one node, local folders, the requested number of ranks."""
 
 from __future__ import annotations
 
@@ -14,38 +14,40 @@ from llmtrain_core.validation.check import Job, check
 from llmtrain_core.validation.problem import Problem
 
 CLUSTER_ONLY = ("topology", "network", "failurePolicy", "runPolicy", "priorityClassName", "suspend")
-"""Sections that say where and how a cluster runs a job."""
+"""Sections that only a cluster uses."""
 
 
-def localised(
+def local_job(
     job: Job, ranks: int | None, tensor: int | None, pipeline: int | None, folder: Path
 ) -> Job:
     """Return the job for `ranks` processes, checkpoints below `folder`.
 
-    Data ranks take up the difference, which changes no loss: the global batch stays. Raises
-    CliError, with the nearest layout that works, where they cannot.
+    The number of data ranks changes; the global batch, and so the loss, does not. Raises CliError,
+    with the nearest layout that works, if the job cannot run with this number of ranks.
     """
     if job.architecture is None or job.spec.training is None or job.spec.data is None:
         raise CliError(
-            "spec.workers.command: the job brings its own trainer, which llmtrain run does not "
-            "start; run that command here"
+            "spec.workers.command: llmtrain run does not start third-party trainers; "
+            "run that command directly"
         )
     wanted = _layout(job.layout, ranks, tensor, pipeline)
     whole = wanted.world_size
     if ranks is not None and whole != ranks:
         raise CliError(
             f"--nproc {ranks}: {wanted} needs a multiple of {_model_ranks(wanted)} ranks; "
-            + _nearest(job, ranks, folder)
+            + _nearest_layout(job, ranks, folder)
         )
     answer = _checked(job, wanted, folder)
     if isinstance(answer, Job):
         return answer
     found = "\n".join(f"  {problem}" for problem in answer)
-    raise CliError(f"the job cannot run as {wanted} here; {_nearest(job, whole, folder)}\n{found}")
+    raise CliError(
+        f"the job cannot run as {wanted} here; {_nearest_layout(job, whole, folder)}\n{found}"
+    )
 
 
 def _layout(given: Layout, ranks: int | None, tensor: int | None, pipeline: int | None) -> Layout:
-    """Return the manifest's layout, or one with the degrees asked for and the data ranks left."""
+    """Return the manifest's layout with the given degrees and the remaining data ranks."""
     changed = replace(given, tensor=tensor or given.tensor, pipeline=pipeline or given.pipeline)
     if ranks in (None, changed.world_size):
         return changed
@@ -58,7 +60,7 @@ def _model_ranks(layout: Layout) -> int:
 
 
 def _checked(job: Job, layout: Layout, folder: Path) -> Job | list[Problem]:
-    """Check the job in another layout, on one node of as many GPUs as it has ranks."""
+    """Check the job in another layout, on one node with one GPU per rank."""
     wire: dict[str, Any] = job.spec.to_wire()
     for section in CLUSTER_ONLY:
         wire.pop(section, None)
@@ -77,8 +79,8 @@ def _checked(job: Job, layout: Layout, folder: Path) -> Job | list[Problem]:
     return check(job.name, wire)
 
 
-def _nearest(job: Job, ranks: int, folder: Path) -> str:
-    """Say which options give the layout most like the manifest's, with fewer ranks if need be."""
+def _nearest_layout(job: Job, ranks: int, folder: Path) -> str:
+    """Return the flags of the most similar layout that works, with fewer ranks if needed."""
     for fewer in range(ranks, 0, -1):
         fits = [
             layout

@@ -1,4 +1,4 @@
-"""The trainer's own launcher as a child of the command line, and what it says of itself."""
+"""Run the trainer's launcher as a child process and read its status."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LocalRun:
             env.WORLD_SIZE: str(world),
             env.TERMINATION_LOG: str(self._message),
         }
-        # a session of its own: Ctrl-C reaches this process alone, which passes it on
+        # In a new session, so that Ctrl-C reaches only this process, which forwards it.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "llmtrain_trainer.launch"],
             env={**os.environ, **environment},
@@ -84,15 +84,15 @@ class LocalRun:
         self._log.close()
 
     def stop(self) -> None:
-        """Ask for a checkpoint and the end."""
+        """Stop the run after a checkpoint (SIGTERM)."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it now; ranks die with their launcher."""
+        """Kill the run. Ranks die with their launcher."""
         self._process.kill()
 
     def statuses(self) -> Iterator[Status]:
-        """Yield what the run says of itself, last of all its result; quick steps may be missed."""
+        """Yield statuses and, at the end, the result. Fast steps may be missed."""
         while not self._ended(POLL_SECONDS):
             if (status := self._status()) is not None:
                 yield status
@@ -101,7 +101,7 @@ class LocalRun:
             yield message["result"]
 
     def result(self) -> tuple[int, Mapping[str, Any]]:
-        """Return the exit code and the message of a run that has ended."""
+        """Return the exit code and the termination message of a run that has ended."""
         code = self._process.wait()
         try:
             message = json.loads(self._message.read_text())
@@ -122,7 +122,7 @@ class LocalRun:
                 found: Status = json.load(answer)
                 return found
         except (URLError, OSError, ValueError):
-            return None  # not yet listening, or just gone
+            return None  # not listening yet, or just ended
 
 
 def _free_ports(count: int) -> list[int]:

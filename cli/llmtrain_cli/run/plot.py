@@ -1,4 +1,4 @@
-"""A line in the terminal: which value at which step."""
+"""Plot values over steps in the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EMPTY = 0x2800
 
 
 def plot(values: Mapping[int, float], width: int = 66, height: int = 10) -> str:
-    """Draw values over steps; a character holds two columns of four dots each."""
+    """Plot values over steps. A character has two columns of four dots."""
     steps = sorted(values)
     low, high = min(values.values()), max(values.values())
     cells = [[EMPTY] * width for _ in range(height)]
@@ -24,7 +24,7 @@ def plot(values: Mapping[int, float], width: int = 66, height: int = 10) -> str:
 
 
 def _between(steps: Sequence[int], values: Mapping[int, float], step: float) -> float:
-    """Return the value at a step, on the straight line between those next to it."""
+    """Return the value at a step, by linear interpolation."""
     right = min(bisect_right(steps, step), len(steps) - 1)
     after, before = steps[right], steps[max(right - 1, 0)]
     share = (step - before) / (after - before) if after > before else 1.0
