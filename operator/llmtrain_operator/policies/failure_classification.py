@@ -42,7 +42,7 @@ def classify(pod: PodRecord) -> FailureInfo:
     if pod.deleting and ended_by_signal and not pod.disruption:
         return pod_deleted_failure(pod.name, pod.node)
     if pod.disruption or pod.exit_code is None:
-        # The cluster ended the pod, so the exit code of the container says nothing about the job.
+        # The cluster ended the pod, so the exit code of the container is not the cause.
         reason = pod.disruption or pod.reason
         reason = reason if _REASON.fullmatch(reason) else Reason.POD_FAILED
         return FailureInfo(
