@@ -14,7 +14,7 @@ MAX_NAMED = 3
 
 def reserved_message(namespace: str, behind: Sequence[str], ahead: Sequence[str]) -> str:
     """Name the jobs for which nodes are reserved: those of the namespace by key, others counted."""
-    text = f"there is room, but it is kept for jobs ahead: {_named(namespace, behind)}"
+    text = f"nodes are free, but reserved for jobs ahead: {_named(namespace, behind)}"
     return text + ahead_message(namespace, ahead)
 
 
@@ -34,15 +34,15 @@ def _named(namespace: str, keys: Sequence[str]) -> str:
 def preempting_message(count: int) -> str:
     """Return the message of a job for which others are preempted."""
     if not count:
-        return "jobs of lower priority have been stopped for it; their pods have still to end"
-    who = "1 job of lower priority stops" if count == 1 else f"{count} jobs of lower priority stop"
-    return f"{who} for it; it starts when the pods have ended"
+        return "jobs of lower priority were preempted for it; their pods have not ended yet"
+    who = "1 job of lower priority is" if count == 1 else f"{count} jobs of lower priority are"
+    return f"{who} preempted for it; it starts when their pods have ended"
 
 
 def preempted_message(namespace: str, key: str) -> str:
     """Return the message of a preempted job. `key` is of the job that gets its nodes."""
     who = key if key.startswith(f"{namespace}/") else "a job of another namespace"
-    return f"stopped for {who}, which has a higher priority; it goes on from its last checkpoint"
+    return f"preempted by {who}, which has a higher priority; it resumes from its last checkpoint"
 
 
 def quarantine_message(until: Mapping[str, float], names: Collection[str]) -> str:
@@ -51,7 +51,7 @@ def quarantine_message(until: Mapping[str, float], names: Collection[str]) -> st
     shown = [f"{name} until {format_timestamp(until[name])}" for name in ranked[:MAX_NAMED]]
     more = len(ranked) - len(shown)
     text = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-    return f"there is room, but only on nodes that are quarantined after failures: {text}"
+    return f"it fits only with nodes that are quarantined after failures: {text}"
 
 
 def format_timestamp(seconds: float) -> str:

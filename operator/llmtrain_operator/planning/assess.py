@@ -116,13 +116,13 @@ def _waiting(job: Job, setup: TrainingSetup, nodes: Sequence[Node]) -> Assessmen
     sizes, least = nodes_by_gpu_memory(nodes), min_gpu_memory(job)
     if gpus.unknown_nodes or capacity >= least:
         small = sum(len(names) for size, names in sizes.items() if size < least)
-        notes.append(f"{small} of them have too little memory: left out" if small else "")
+        notes.append(f"{small} of them have too little memory and are excluded" if small else "")
         return Assessment(_predicted(job, setup, largest, None, notes))
     plan = _predicted(job, setup, largest, None, notes)
     several = len(gpus.known) > 1
     gpu = f"the largest that it could use, {largest.name}," if several else largest.name
     text = too_large_message(job, needed, gpu, capacity)
-    advice = f'; annotate the job with {ALLOW_OVER_MEMORY}="true" to run it all the same'
+    advice = f'; annotate the job with {ALLOW_OVER_MEMORY}="true" to run it anyway'
     return Assessment(plan, clean_text(text + advice), settled=False)
 
 
@@ -165,11 +165,11 @@ def _several(prefix: str, rows: Sequence[Accelerator], chosen: str) -> str:
 def _unknown(job: Job) -> str:
     resource = job.spec.workers.gpu_resource
     if resource not in WHOLE_GPUS:
-        return f"{resource} is not a whole GPU: no times, and no verdict on memory"
+        return f"{resource} is not a whole GPU: no times, and no check of the memory"
     labels = " or ".join(PRODUCT_LABELS)
     return (
-        f"no node for the job names a known GPU in its label {labels}: no times, and no verdict on"
-        " memory"
+        f"no node for the job names a known GPU in its label {labels}: no times, and no check of"
+        " the memory"
     )
 
 

@@ -27,7 +27,7 @@ def test_a_short_job_passes_and_a_long_one_waits() -> None:
     assert start(found["job100"]).backfilled
     found = decided(fabric(4), busy, head, long)
     assert wait(found["job101"]).behind == ("ns/head",)
-    assert "kept for jobs ahead: ns/head" in wait(found["job101"]).message
+    assert "reserved for jobs ahead: ns/head" in wait(found["job101"]).message
 
 
 def test_a_long_job_passes_where_the_head_does_not_need_the_room() -> None:

@@ -135,7 +135,7 @@ CASES = [
     ),
     Case(
         "Preempting",
-        "have still to end",
+        "have not ended yet",
         replace(JOB, priority=1),
         fabric(2),
         nobody_runs,

@@ -144,7 +144,7 @@ def test_unknown_hardware_gives_no_times_and_says_so() -> None:
     assert not {"hardware", "step", "mfu", "tokensPerSecond", "totalSeconds", "days"} & plan.keys()
     assert set(plan["memory"]) == {"perGpuBytes", "totalBytes"}
     assert plan["parameters"] > 0 and plan["bubble"] == 0
-    assert "nvidia.com/gpu.product" in note(found) and "no verdict on memory" in note(found)
+    assert "nvidia.com/gpu.product" in note(found) and "no check of the memory" in note(found)
 
 
 def test_notes_say_what_was_chosen() -> None:
@@ -260,4 +260,4 @@ async def test_nodes_with_too_small_gpus_are_left_out() -> None:
     assert left_out(job(**LARGE), annotations=allowed) == frozenset()
     assert left_out(job(**LARGE, workers={"command": ["train"]})) == frozenset()
     found = await cluster.ask(job(**LARGE))
-    assert found is not None and "3 of them have too little memory: left out" in note(found)
+    assert found is not None and "3 of them have too little memory and are excluded" in note(found)

@@ -39,7 +39,7 @@ CLASSES = {"high": PriorityRecord("high", 9, False), "mid": PriorityRecord("mid"
 
 @pytest.mark.unit
 def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
-    told = Preemption(0, "vip", "stopped for ns/vip, which has a higher priority")
+    told = Preemption(0, "vip", "preempted by ns/vip, which has a higher priority")
     running = status(ConditionType.RUNNING, restarts=2)
     actions, observed = settle(make_observed(running, pods=(pod(0), pod(1)), decision=told))
     assert (
@@ -185,7 +185,7 @@ async def test_killed_while_gangs_stop_for_another(
             job = await bench.phase(low, "Queued", seconds=30)
             assert status_of(job)["preemptions"] == 1 and status_of(job)["restarts"] == 0
             assert condition(job, "Running")["reason"] == "Preempted"
-            assert f"stopped for {bench.namespace}/vip" in condition(job, "Running")["message"]
+            assert f"preempted by {bench.namespace}/vip" in condition(job, "Running")["message"]
         await api.delete(JOBS, "vip", bench.namespace)
         for low in ("one", "two"):
             await bench.runs(low, attempt=1, seconds=60)

@@ -107,5 +107,5 @@ def test_jobs_of_others_are_counted_and_not_named() -> None:
     secret = replace(secret, namespace="other")
     world = cluster(nodes(4), (Usage("n0", GPU, 8),))
     alone = refusal(decide([secret, waits("small-1", 1)], world)["small-1"])
-    assert alone.message.endswith("kept for jobs ahead: 1 of other namespaces")
+    assert alone.message.endswith("reserved for jobs ahead: 1 of other namespaces")
     assert "secret" not in alone.message

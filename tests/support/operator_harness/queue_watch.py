@@ -21,7 +21,7 @@ from tests.support.operator_harness.harness import JOBS, condition, status_of
 GPU = "nvidia.com/gpu"
 AT_ONCE_SECONDS = 0.3
 """What is seen so close together may have been decided in the other order."""
-_FOR = re.compile(r"stopped for [^/ ]+/([^, ]+), ")
+_FOR = re.compile(r"preempted by [^/ ]+/([^, ]+), ")
 
 
 @dataclass(frozen=True, slots=True)
