@@ -1,1 +1,1 @@
-"""The process of a pod that starts its ranks and serves their metrics."""
+"""The main process of a pod: it starts the ranks and serves their metrics."""

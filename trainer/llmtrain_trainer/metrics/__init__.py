@@ -1,1 +1,1 @@
-"""What a pod tells Prometheus about its training."""
+"""Prometheus metrics of a training pod."""

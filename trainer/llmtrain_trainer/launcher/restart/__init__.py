@@ -1,1 +1,1 @@
-"""Agreement of all launchers of a job on restarts, hangs and stops."""
+"""Coordinated restarts, hang detection and stops of all launchers of a job."""

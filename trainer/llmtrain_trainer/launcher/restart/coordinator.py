@@ -253,7 +253,7 @@ class RestartCoordinator:
 
 def terminated(when: str) -> FailureInfo:
     """Return the cause of the end of a gang whose pods received SIGTERM."""
-    text = f"the pod was asked to stop, {when}"
+    text = f"the pod received a stop signal, {when}"
     return FailureInfo("Terminated", text, exit_code=EXIT_TERMINATED)
 
 
