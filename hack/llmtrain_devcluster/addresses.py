@@ -1,4 +1,4 @@
-"""Loopback addresses for nodes and pods that no other cluster on this machine uses."""
+"""Unique loopback addresses for the nodes and pods of a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import random
 import socket
 
-# Not a kubelet's 10250: one on this machine listens on it at every address.
+# Not 10250: a kubelet on this machine would listen on it at every address.
 NODE_PORT = 20250
 BLOCKS = range(16, 240)
 LAST_POD = 128 * 250
@@ -17,15 +17,14 @@ class NoAddressError(RuntimeError):
 
 
 class AddressBlock:
-    """One 127.N.0.0/16, claimed by listening on its first node's address.
+    """One 127.N.0.0/16 block, reserved by listening on the address of its first node.
 
-    The kernel gives a listener's address to one process at a time and frees it when that process
-    dies, so no file or lock can be left behind. Pods get 127.N.0.1 and up, nodes 127.N.255.1
-    and up.
+    Only one process can listen on an address, and the kernel frees it when that process ends, so no
+    file or lock can be left behind. Pods get 127.N.0.1 and up, nodes 127.N.255.1 and up.
     """
 
     def __init__(self) -> None:
-        self.claim, self._block = _claim()
+        self.listener, self._block = _reserve()
         self._last_pod = 0
         self._taken: set[str] = set()
 
@@ -35,7 +34,7 @@ class AddressBlock:
         return f"127.{self._block}.{255 - high}.{low + 1}"
 
     def allocate(self) -> str:
-        """Return a pod address that is not in use; the least recently used one first."""
+        """Return a free pod address, the least recently used one first."""
         for _ in range(LAST_POD):
             self._last_pod = self._last_pod % LAST_POD + 1
             high, low = divmod(self._last_pod - 1, 250)
@@ -46,15 +45,15 @@ class AddressBlock:
         raise NoAddressError(f"all {LAST_POD} pod addresses of 127.{self._block} are in use")
 
     def release(self, address: str) -> None:
-        """Let an address be used again."""
+        """Mark a pod address as free."""
         self._taken.discard(address)
 
     def close(self) -> None:
-        """Give up the block."""
-        self.claim.close()
+        """Release the block."""
+        self.listener.close()
 
 
-def _claim() -> tuple[socket.socket, int]:
+def _reserve() -> tuple[socket.socket, int]:
     blocks = list(BLOCKS)
     random.shuffle(blocks)
     reasons: dict[int, None] = {}
@@ -72,5 +71,5 @@ def _claim() -> tuple[socket.socket, int]:
     why = ", ".join(os.strerror(number) for number in reasons)
     raise NoAddressError(
         f"cannot listen on port {NODE_PORT} of any block 127.N.0.0/16 ({why}): "
-        "end a cluster that you do not use, or whatever else listens on that port"
+        "stop an unused cluster, or another process that listens on that port"
     )

@@ -1,4 +1,4 @@
-"""A small asynchronous client of the Kubernetes API: raw JSON in, raw JSON out.
+"""A small asynchronous client of the Kubernetes API that takes and returns plain JSON.
 
 A resource is named by its plural, with group and version in front unless it is core/v1:
 `pods`, `apps/v1/deployments`, `llmtrain.dev/v1alpha1/llmtrainingjobs`.
@@ -29,7 +29,7 @@ FIELD_MANAGER = "llmtrain-devcluster"
 
 
 class ApiStatusError(RuntimeError):
-    """The API server refused a request; `status`, `reason` and `details` say how."""
+    """The API server rejected a request, with `status`, `reason` and `details`."""
 
     def __init__(self, status: int, reason: str, message: str, details: Object | None = None):
         super().__init__(f"{status} {reason}: {message}")
@@ -40,11 +40,11 @@ class ApiStatusError(RuntimeError):
 
 
 class WaitTimeoutError(TimeoutError):
-    """An object did not reach the awaited state; the message shows the state it was left in."""
+    """An object did not reach the expected state; the message has its last status."""
 
 
 def resource_path(resource: str, namespace: str | None = None, name: str | None = None) -> str:
-    """Return the URL path of a resource, a namespace's part of it, or one object."""
+    """Return the URL path of a resource, in all or one namespace, or of one object."""
     *group, plural = resource.split("/")
     if len(group) not in (0, 2):
         raise ValueError(f"{resource!r} is neither PLURAL nor GROUP/VERSION/PLURAL")
@@ -100,7 +100,7 @@ class Api:
         body: Any = None,
         content_type: str = "application/json",
     ) -> Any:
-        """Send one request; return parsed JSON, or text where the answer is none."""
+        """Send one request; return parsed JSON, or the text of another content type."""
         async with self._open().request(
             method,
             path,
@@ -196,9 +196,9 @@ class Api:
         uid: str | None = None,
         missing_ok: bool = False,
     ) -> None:
-        """Delete an object; with `uid`, only if it is still that very one.
+        """Delete an object; with `uid`, only if it is still the same object.
 
-        `missing_ok` also covers a uid that is another object's by now (409).
+        `missing_ok` also ignores an object that was replaced by another one (409).
         """
         options: Object = {"propagationPolicy": propagation}
         if grace_seconds is not None:
@@ -231,7 +231,7 @@ class Api:
                     known = (entry["name"], entry["namespaced"])
                     self._plurals[(group_version, entry["kind"])] = known
         if key not in self._plurals:
-            raise ApiStatusError(404, "NotFound", f"the server knows no {kind} in {group_version}")
+            raise ApiStatusError(404, "NotFound", f"the server has no {kind} in {group_version}")
         return self._plurals[key]
 
     async def watch(
@@ -286,7 +286,7 @@ class Api:
         seconds: float = 30.0,
         every: float = 0.1,
     ) -> Object:
-        """Read an object until `condition` holds (it gets None while there is none)."""
+        """Poll an object until `condition` is true; its argument is None if there is no object."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -299,7 +299,7 @@ class Api:
                 return found or {}
             if time.monotonic() > deadline:
                 raise WaitTimeoutError(
-                    f"{resource} {namespace or ''}/{name} not as awaited after {seconds} s: "
+                    f"{resource} {namespace or ''}/{name} is not as expected after {seconds} s: "
                     f"{json.dumps(found and found.get('status'))[:2000]}"
                 )
             await asyncio.sleep(every)

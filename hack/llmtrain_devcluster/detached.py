@@ -1,4 +1,4 @@
-"""Clusters that outlive the command that starts them: `llmtrain cluster up`, `status`, `down`."""
+"""Clusters that keep running after `llmtrain cluster up`; `status` and `down` find them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,40}[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class DetachedCluster:
-    """A cluster as its state file describes it. Pid and start time together are one process."""
+    """The state file of a cluster. Pid and start time together identify the supervisor."""
 
     name: str
     pid: int
@@ -46,11 +46,11 @@ class DetachedCluster:
 
     @property
     def alive(self) -> bool:
-        """Whether the supervisor that owns the cluster still runs."""
+        """True while the supervisor of the cluster runs."""
         return start_time(self.pid) == self.started
 
     def health(self) -> str:
-        """Return "ok", or what is wrong."""
+        """Return "ok" or a description of the problem."""
         if not self.alive:
             return "its supervisor has ended"
         deaths = Path(self.folder) / DEATHS
@@ -60,14 +60,16 @@ class DetachedCluster:
 
 
 def state_file(name: str) -> Path:
-    """Return where a cluster's state file is, or would be."""
+    """Return the path of a cluster's state file."""
     if not _NAME.fullmatch(name):
-        raise ClusterError(f"{name!r} is no name for a cluster: use a-z, 0-9 and '-' inside")
+        raise ClusterError(
+            f"{name!r} is not a valid name for a cluster: use a-z, 0-9 and '-' inside"
+        )
     return clusters_folder() / f"{name}.json"
 
 
 def find(name: str) -> DetachedCluster | None:
-    """Return the cluster of that name, running or not, if there is a state file."""
+    """Return the cluster of that name if it has a state file, whether it runs or not."""
     try:
         return DetachedCluster(**json.loads(state_file(name).read_text()))
     except FileNotFoundError:
@@ -81,7 +83,7 @@ def list_clusters() -> list[DetachedCluster]:
 
 
 def up(name: str, nodes: Sequence[NodeSpec], progress: Progress) -> DetachedCluster:
-    """Start a cluster with process nodes and let it live on."""
+    """Start a cluster with process nodes and detach it."""
     check_free(name)
     cluster = ControlPlane(progress=progress)
     try:
@@ -95,14 +97,14 @@ def up(name: str, nodes: Sequence[NodeSpec], progress: Progress) -> DetachedClus
 
 
 def check_free(name: str) -> None:
-    """Refuse a name that a running cluster has; clean up after a dead one."""
+    """Reject the name of a running cluster; clean up after one that has ended."""
     state_file(name)
     with _exclusive():
         _check_free(name)
 
 
 def keep(cluster: ControlPlane, name: str, nodes: Sequence[str]) -> DetachedCluster:
-    """Let a running cluster outlive this process, under a name that `cluster down` knows."""
+    """Detach a running cluster from this process, and write its state file."""
     path = state_file(name)
     with _exclusive():
         _check_free(name)
@@ -121,28 +123,26 @@ def _check_free(name: str) -> None:
     if old is not None and old.alive:
         raise ClusterError(
             f"the cluster {name!r} is already up (kubeconfig {old.kubeconfig}): "
-            f"use it, end it with `llmtrain cluster down --name {name}`, or take another name"
+            f"use it, stop it with `llmtrain cluster down --name {name}`, or choose another name"
         )
     if old is not None:
         _remove(old)
 
 
 def down(name: str) -> bool:
-    """End a cluster and remove all it had; False if there was none."""
+    """Stop a cluster and remove its files; return False if there is none."""
     with _exclusive():
         found = find(name)
         if found is None:
             return False
         if not end_process(found.pid, found.started, STOP_SECONDS):
-            raise ClusterError(
-                f"process {found.pid} of the cluster {name!r} does not end: kill it by hand"
-            )
+            raise ClusterError(f"process {found.pid} of the cluster {name!r} does not end: kill it")
         _remove(found)
         return True
 
 
 def _remove(cluster: DetachedCluster) -> None:
-    """Remove what a supervisor that was killed could not remove itself."""
+    """Remove the files of a cluster whose supervisor was killed."""
     folder = Path(cluster.folder)
     if folder.name.startswith(FOLDER_PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
@@ -151,7 +151,7 @@ def _remove(cluster: DetachedCluster) -> None:
 
 @contextmanager
 def _exclusive() -> Iterator[None]:
-    """Let one command at a time change state files."""
+    """Lock the state files, so that one command at a time changes them."""
     folder = clusters_folder()
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)

@@ -19,7 +19,7 @@ USERS = {OPERATOR_USER: (), "researcher": ()}
 
 @pytest.fixture(scope="session")
 def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
-    """A control plane that all tests of the run share; it is not tied to any event loop."""
+    """A control plane for all tests of a run. It does not depend on an event loop."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
 
     def progress(line: str) -> None:
@@ -33,7 +33,7 @@ def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
-    """A client that speaks as the cluster's administrator."""
+    """A client of the API with the rights of the administrator."""
     control_plane.check()
     async with control_plane.client("admin") as client:
         yield client
@@ -41,7 +41,7 @@ async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def namespace(api: Api) -> AsyncIterator[str]:
-    """A namespace of the test's own, ready for pods, deleted afterwards."""
+    """A new namespace, ready for pods, deleted after the test."""
     name = f"test-{secrets.token_hex(4)}"
     await api.create("namespaces", {"metadata": {"name": name}})
     await api.wait_for("serviceaccounts", "default", lambda found: found is not None, name)
@@ -53,6 +53,6 @@ async def namespace(api: Api) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def scripted_nodes(api: Api, namespace: str) -> AsyncIterator[ScriptedNodes]:
-    """Scripted nodes, none yet: add them in the test. They go before the namespace does."""
+    """Scripted nodes, initially none. They are removed before the namespace is deleted."""
     async with ScriptedNodes(api) as nodes:
         yield nodes

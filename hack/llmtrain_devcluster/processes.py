@@ -1,4 +1,4 @@
-"""What the cluster relies on about processes: death with the parent, identity, free ports."""
+"""Processes: kill with the parent, identity, orphans, free ports."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """Ask the kernel to kill this process when the thread that started it ends (a preexec_fn).
+    """Set the signal that the kernel sends when the parent thread ends (a preexec_fn).
 
-    It is the only promise that survives a SIGKILL of the parent.
+    It also works if the parent is killed with SIGKILL.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
@@ -29,9 +29,9 @@ def adopt_orphans() -> None:
 
 
 def start_time(pid: int) -> int | None:
-    """Return when a process started (clock ticks since boot): with the pid, it is its identity.
+    """Return the start time of a process in clock ticks since boot; with the pid, it is unique.
 
-    A zombie counts as gone.
+    Return None for a zombie.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
@@ -55,7 +55,7 @@ def children(pid: int) -> list[int]:
 
 
 def wait_gone(pid: int, started: int, seconds: float) -> bool:
-    """Wait until the process that had this pid and start time is gone."""
+    """Wait for the end of the process with this pid and start time; False after a timeout."""
     deadline = time.monotonic() + seconds
     while start_time(pid) == started:
         if time.monotonic() > deadline:
@@ -65,9 +65,9 @@ def wait_gone(pid: int, started: int, seconds: float) -> bool:
 
 
 def end_process(pid: int, started: int, seconds: float) -> bool:
-    """End exactly that process: SIGTERM, then SIGKILL; True if it is gone.
+    """End a process by SIGTERM, then SIGKILL; return True if it has ended.
 
-    The start time guards against a pid that was given to another process meanwhile.
+    The start time protects another process that has the same pid by now.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         if start_time(pid) != started:
@@ -82,7 +82,7 @@ def end_process(pid: int, started: int, seconds: float) -> bool:
 
 
 def free_ports(count: int, address: str = "127.0.0.1") -> Sequence[int]:
-    """Return ports that are free now: held all at once, so that they differ, then let go."""
+    """Return different ports that are free now."""
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
     try:
         for one in sockets:

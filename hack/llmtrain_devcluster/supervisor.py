@@ -1,14 +1,14 @@
-"""The process that owns a cluster's components, so that none of them outlives its owner.
+"""The parent process of a cluster's components. It ends them when its owner ends.
 
 `python -m llmtrain_devcluster.supervisor FOLDER OWNER_PID` reads one JSON command a line on stdin:
 
     {"start": {"name": ..., "argv": [...], "env": {...}}}   start it, log to FOLDER/NAME.log
-    {"detach": [PATH, ...]}                                 live on without an owner; at the end
+    {"detach": [PATH, ...]}                                 continue without an owner; at the end
                                                             also remove these files
 
 and writes one JSON event a line on stdout: `started` (with the pid) and `died` (with the code).
-End of input, a SIGTERM or the owner's death end everything and remove FOLDER. The components die
-with this process even if it is killed. Only the standard library: it starts in milliseconds.
+End of input, SIGTERM or the end of the owner end all components and remove FOLDER. The kernel kills
+the components if this process is killed. Only the standard library: it starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Supervisor:
         self._input = b""
 
     def run(self) -> None:
-        """Serve until there is a reason to end, then clean up."""
+        """Run until the end of the owner, of the input or a signal; then clean up."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         try:
@@ -63,7 +63,7 @@ class Supervisor:
         self._stopping = True
 
     def _owner_lives(self) -> bool:
-        """Check the owner itself: a forked child of it may still hold our stdin open."""
+        """Return True while the owner runs: its forked children may keep our stdin open."""
         return self._detached or start_time(self._owner) == self._owner_started
 
     def _read_commands(self) -> None:
@@ -119,11 +119,11 @@ class Supervisor:
                     deaths.write(f"{name} ended with code {code}\n")
 
     def _emit(self, **event: Any) -> None:
-        with suppress(OSError):  # nobody listens once the owner is gone or has detached us
+        with suppress(OSError):  # no reader once the owner has ended or has detached
             os.write(1, (json.dumps(event) + "\n").encode())
 
     def _end_all(self) -> None:
-        """End components latest first: what serves the others goes last."""
+        """End components in reverse order of their start."""
         for process in reversed(self._components.values()):
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
@@ -136,7 +136,7 @@ class Supervisor:
         self._end_orphans()
 
     def _end_orphans(self) -> None:
-        """End what our components left behind: it was handed to us, their subreaper."""
+        """End orphans of the components, which have this process as their subreaper."""
         for _ in range(50):
             left = children(os.getpid())
             if not left:

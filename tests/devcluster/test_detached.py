@@ -101,4 +101,4 @@ def test_bad_names_and_options_are_refused() -> None:
     assert "neither text nor json" in call("status", "-o", "yaml", code=2)
     # The first thing that `up` does is to look for the cluster in this folder, which it makes.
     assert not clusters_folder().exists()
-    assert "no name for a cluster" in call("down", "--name", "../x", code=1)
+    assert "not a valid name for a cluster" in call("down", "--name", "../x", code=1)

@@ -1,7 +1,7 @@
-"""Builds the control plane's binaries from Go modules, once, and finds them afterwards.
+"""Build the control plane's binaries from Go modules once, and cache them.
 
 A binary is built into a private folder and renamed into the cache when it is complete, so an
-interrupted build leaves finished binaries or none, and the next build goes on where it stopped.
+interrupted build leaves only finished binaries, and the next build continues.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Progress = Callable[[str], None]
 
 
 class BuildError(RuntimeError):
-    """A binary could not be built; the message says what to do about it."""
+    """A binary could not be built; the message has the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ TOOLS = (
 
 @dataclass(frozen=True, slots=True)
 class Binaries:
-    """Where each binary of the control plane is."""
+    """The paths of the binaries."""
 
     etcd: Path
     apiserver: Path
@@ -67,7 +67,7 @@ class Binaries:
 
 
 def linker_flags() -> str:
-    """Stamp the version: without it /version and every node would say v0.0.0."""
+    """Return linker flags that set the version; otherwise /version is v0.0.0."""
     major, minor, _ = KUBERNETES_VERSION.split(".")
     stamps = {
         "gitVersion": f"v{KUBERNETES_VERSION}",
@@ -83,7 +83,7 @@ def linker_flags() -> str:
 
 
 def build_hash(modules: Path = MODULES) -> str:
-    """Name a set of binaries by everything that goes into it."""
+    """Return a hash of the modules and flags of the binaries."""
     digest = hashlib.sha256()
     for module in sorted({tool.module for tool in TOOLS}):
         for name in ("go.mod", "go.sum"):
@@ -100,14 +100,14 @@ def build_hash(modules: Path = MODULES) -> str:
 
 
 def build_folder() -> Path:
-    """Return the folder in the cache that holds the binaries of this checkout."""
+    """Return the folder in the cache for the binaries of these modules."""
     return cache_root() / "k8s" / build_hash()
 
 
 def find_binaries(progress: Progress | None = None) -> Binaries:
-    """Return all binaries, and build whatever is found neither in KUBEBUILDER_ASSETS nor the cache.
+    """Return all binaries; build those that are neither in KUBEBUILDER_ASSETS nor in the cache.
 
-    A foreign folder of assets often holds only etcd and the API server; the rest is built then.
+    KUBEBUILDER_ASSETS often has etcd and the API server only; the others are built.
     """
     found: dict[str, Path] = {}
     assets = os.environ.get("KUBEBUILDER_ASSETS")
@@ -156,12 +156,12 @@ def _build(tools: Sequence[Tool], folder: Path, progress: Progress) -> None:
 
 
 def _go_caches(base: Path) -> dict[str, Path]:
-    """Return where Go keeps what it compiled and fetched: a stopped build goes on from there."""
+    """Return Go's caches, from which an interrupted build continues."""
     return {"GOCACHE": base / "go-build", "GOMODCACHE": base / "go-mod"}
 
 
 def _prune(newest: Path) -> None:
-    """Remove the binaries of old checkouts: the newest few stay, for going back and forth."""
+    """Remove old binaries except the newest ones, for a change between two versions."""
     folders = [path for path in newest.parent.iterdir() if re.fullmatch("[0-9a-f]{16}", path.name)]
     others = [path for path in folders if path != newest]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
@@ -174,8 +174,8 @@ def _environment(target: Path) -> dict[str, str]:
     return os.environ | {
         "GOTOOLCHAIN": "local",
         "CGO_ENABLED": "0",
-        # Modules are read-only otherwise, and could not be removed. Not one of the flags that
-        # name the folder: it changes no binary.
+        # Otherwise modules are read-only and cannot be removed. Not part of BUILD_FLAGS, because
+        # it does not change the binaries.
         "GOFLAGS": "-modcacherw",
         "GOWORK": "off",
         "GOTMPDIR": str(target.parent),
@@ -196,7 +196,7 @@ def _build_one(go: Path, tool: Tool, target: Path, label: str, progress: Progres
             stdout=output,
             stderr=output,
             start_new_session=True,
-            # Go tidies up after an interrupt, not after anything else.
+            # Go cleans up only after an interrupt.
             preexec_fn=partial(die_with_parent, signal.SIGINT),
         )
         try:
@@ -213,13 +213,13 @@ def _build_one(go: Path, tool: Tool, target: Path, label: str, progress: Progres
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise BuildError(
             f"go build of {tool.name} failed with code {process.returncode}:\n{tail}\n"
-            "remedy: mend the cause above (network, disk, Go version) and run it again"
+            "remedy: fix the cause above (network, disk, Go version) and run it again"
         )
     progress(f"{label}: done in {time.monotonic() - started:.0f} s")
 
 
 def _stage(log: Path) -> str:
-    """Say how far a build is: `go build -v` writes a line per package it starts to compile."""
+    """Describe the progress: `go build -v` writes a line per compiled package."""
     lines = log.read_text(errors="replace").splitlines()
     fetched = sum(line.startswith("go: downloading") for line in lines)
     compiled = len(lines) - fetched
@@ -231,7 +231,7 @@ def _stage(log: Path) -> str:
 
 @contextmanager
 def _build_lock(path: Path, progress: Progress) -> Iterator[None]:
-    """Let one builder at a time work in the cache; the kernel frees the lock of a dead one."""
+    """Lock the cache for one build; the kernel frees the lock of a process that has ended."""
     with path.open("w") as lock:
         started = reported = time.monotonic()
         while time.monotonic() - started < LOCK_TIMEOUT_SECONDS:
@@ -244,12 +244,12 @@ def _build_lock(path: Path, progress: Progress) -> Iterator[None]:
                     progress(f"waiting for another build, {reported - started:.0f} s")
                 time.sleep(0.5)
         else:
-            raise BuildError(f"another build holds {path} for too long: end it and run again")
+            raise BuildError(f"another build holds {path} for too long: stop it and run again")
         yield
 
 
 def main() -> int:
-    """Build what is missing and print where it is."""
+    """Build missing binaries and print their folder."""
     try:
         print(find_binaries().apiserver.parent)
     except (BuildError, GoMissingError) as error:

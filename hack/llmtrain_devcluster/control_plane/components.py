@@ -1,4 +1,4 @@
-"""The command lines of the control plane's components. Each flag that surprises says why."""
+"""The command lines of the control plane's components, with reasons for unusual flags."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a cluster runs beside etcd and the API server, and how."""
+    """The optional components of a cluster, and their flags."""
 
     controller_manager: bool = True
     scheduler: bool = True
@@ -38,14 +38,14 @@ class Options:
 def signing_key(folder: Path) -> Path:
     """Return the key that signs ServiceAccount tokens.
 
-    It is the serving key that the API server has just made for itself when it reads this option,
-    so nobody needs a tool to make keys.
+    It is the serving key, which the API server generates before it reads this option, so no other
+    tool has to generate keys.
     """
     return folder / "tls" / "apiserver.key"
 
 
 def etcd_command(binaries: Binaries, folder: Path, ports: Ports) -> list[str]:
-    """Return etcd's command line; its data need not survive, so it never waits for the disk."""
+    """Return etcd's command line. Its data is temporary, so it does not wait for the disk."""
     client = f"http://127.0.0.1:{ports.etcd}"
     peer = f"http://127.0.0.1:{ports.etcd_peer}"
     return [
@@ -71,7 +71,7 @@ def apiserver_command(
         f"--etcd-servers=http://127.0.0.1:{ports.etcd}",
         "--bind-address=127.0.0.1",
         "--advertise-address=127.0.0.1",
-        # A loopback address is no valid endpoint: the server ends itself over it otherwise.
+        # The reconciler rejects a loopback address, and the API server would exit.
         "--endpoint-reconciler-type=none",
         f"--secure-port={ports.apiserver}",
         f"--cert-dir={folder / 'tls'}",
@@ -84,11 +84,11 @@ def apiserver_command(
         f"--service-account-key-file={signing_key(folder)}",
         f"--service-account-signing-key-file={signing_key(folder)}",
         "--storage-media-type=application/json",
-        # Process nodes serve logs on a loopback address of their own, not on their name.
+        # Process nodes serve logs at their loopback address, not at their name.
         "--kubelet-preferred-address-types=InternalIP",
     ]
     if not options.controller_manager:
-        # Nobody makes ServiceAccounts or removes the not-ready taint then.
+        # No controller creates ServiceAccounts or removes the not-ready taint.
         command.append(f"--disable-admission-plugins={API_ONLY_ADMISSION_OFF}")
     if options.audit:
         command += [
@@ -103,8 +103,8 @@ def controller_manager_command(
 ) -> list[str]:
     """Return the controller manager's command line.
 
-    The endpoint controllers stay off: pods have loopback addresses here, which an EndpointSlice
-    refuses, and they would retry for ever.
+    The endpoint controllers are disabled: an EndpointSlice rejects the loopback addresses of
+    pods, and the controllers would retry forever.
     """
     off = ("endpointslice-controller", "endpoints-controller", "endpointslice-mirroring-controller")
     return [
@@ -118,7 +118,7 @@ def controller_manager_command(
         f"--secure-port={ports.controller_manager}",
         f"--cert-dir={folder / 'tls-controller-manager'}",
         f"--node-monitor-grace-period={options.node_monitor_grace}",
-        # The default rate is meant for a busy server; here it only slows the start down.
+        # The default limits slow down the start.
         "--kube-api-qps=300",
         "--kube-api-burst=600",
         "--controllers=*," + ",".join(f"-{name}" for name in off),
@@ -143,7 +143,7 @@ def scheduler_command(
     ]
 
 
-# Reads are not recorded: the log is there to count a user's writes.
+# Only writes are recorded, to count those of a user.
 AUDIT_POLICY = """\
 apiVersion: audit.k8s.io/v1
 kind: Policy

@@ -1,4 +1,4 @@
-"""A control plane as local processes: start it, talk to it, stop it without a trace."""
+"""Run a control plane as local processes."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ FOLDER_PREFIX = "llmtrain-cluster-"
 
 
 class ClusterError(RuntimeError):
-    """The cluster cannot do what was asked; the message says why and what to do."""
+    """An operation on the cluster failed; the message has the reason and the remedy."""
 
 
 class ComponentDiedError(ClusterError):
-    """A component ended by itself; the message has the end of its log."""
+    """A component ended unexpectedly; the message has the end of its log."""
 
     def __init__(self, name: str, code: int, log: str):
         super().__init__(f"{name} ended with code {code}; the end of its log:\n{log}")
@@ -55,7 +55,7 @@ class ComponentDiedError(ClusterError):
 
 
 class ControlPlane:
-    """One cluster. Users are added before the start; `admin` is always there."""
+    """One cluster. Users are added before the start; `admin` always exists."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ControlPlane:
             self.add_user(name, groups)
 
     def add_user(self, name: str, groups: Sequence[str] = ()) -> None:
-        """Let somebody in, with a token and with no rights but those RBAC gives to them."""
+        """Add a user with a token and only the rights that RBAC grants."""
         if self._supervisor is not None:
             raise ClusterError(f"add the user {name} before the control plane starts")
         self._users[name] = User.new(name, groups)
@@ -90,7 +90,7 @@ class ControlPlane:
                 self._start(binaries)
             except ComponentDiedError as error:
                 self.stop()
-                # A port that was free a moment ago may be another process's by now.
+                # Another process may have taken a port that was free before.
                 if "address already in use" not in error.log or attempt == START_ATTEMPTS:
                     raise
             except BaseException:
@@ -183,7 +183,7 @@ class ControlPlane:
             self.folder = Path()
 
     def detach(self, remove_at_end: Sequence[Path] = ()) -> tuple[int, int]:
-        """Let the cluster outlive this process; return pid and start time of its supervisor."""
+        """Detach the cluster from this process; return pid and start time of its supervisor."""
         if self._supervisor is None:
             raise ClusterError("the control plane is not running: call start() first")
         identity = self._supervisor.detach(remove_at_end)
@@ -235,11 +235,11 @@ class ControlPlane:
         return self._user(user).token
 
     def client(self, user: str = "admin") -> Api:
-        """Return a client that speaks as this user; use it as `async with`."""
+        """Return a client of the API as this user; use it as `async with`."""
         return Api(self.url, self.token(user), self.ca_file)
 
     def kubeconfig(self, user: str = "admin", path: Path | None = None) -> Path:
-        """Write a kubeconfig for a user and return where it is."""
+        """Write a kubeconfig for a user and return its path."""
         target = path or self.folder / f"{user.replace(':', '-')}.kubeconfig"
         return write_private(target, kubeconfig(self.url, self.ca_file, self._user(user)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who may talk to the API server, with a token of their own."""
+    """A user of the API server, with a token."""
 
     name: str
     groups: Sequence[str]
@@ -19,7 +19,7 @@ class User:
 
     @classmethod
     def new(cls, name: str, groups: Sequence[str] = ()) -> User:
-        """Make a user with a fresh token."""
+        """Return a user with a new token."""
         return cls(name, tuple(groups), secrets.token_urlsafe(24))
 
 
@@ -53,7 +53,7 @@ def kubeconfig(server: str, ca_file: Path, user: User) -> str:
 
 
 def write_private(path: Path, text: str) -> Path:
-    """Write a file that only its owner reads, whole or not at all."""
+    """Write a file atomically, readable only for its owner."""
     partial = path.with_name(path.name + ".partial")
     partial.touch(mode=0o600)
     partial.write_text(text)

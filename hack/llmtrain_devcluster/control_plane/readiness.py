@@ -1,4 +1,4 @@
-"""Asks the API server or a component's health endpoint, without an event loop."""
+"""Query the API server or a component's health endpoint, without an event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import urllib.request
 
 
 def fetch(url: str, token: str) -> tuple[int, str]:
-    """Return (status, text) of a GET; status 0 and the cause if there was no answer.
+    """Return (status, text) of a GET, or status 0 and the error if there is no response.
 
     The certificate is not checked: it is self-signed and, this early, may not exist yet.
     """
@@ -29,6 +29,6 @@ def fetch(url: str, token: str) -> tuple[int, str]:
 
 
 def probe(url: str, token: str) -> str:
-    """Return "ok", or what is wrong."""
+    """Return "ok" or a description of the problem."""
     status, text = fetch(url, token)
     return text if status == 200 else f"{status} {text[-300:]}"

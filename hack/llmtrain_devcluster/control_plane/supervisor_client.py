@@ -1,4 +1,4 @@
-"""This process's end of the line to the supervisor that owns a cluster's components."""
+"""The client of the supervisor process that owns a cluster's components."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_SECONDS = 15.0
 
 
 class SupervisorClient:
-    """The components in a folder; they end when this process ends, however that comes about."""
+    """Starts and ends components. The supervisor ends all of them when this process ends."""
 
     def __init__(self, folder: Path):
         self._events: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class SupervisorClient:
         return self._process.pid
 
     def start(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start a component and wait until it runs or has failed to."""
+        """Start a component and wait until it runs or its start has failed."""
         self._expected.discard(name)
         self._send({"start": {"name": name, "argv": list(argv), "env": dict(env or {})}})
         self._await(lambda event: event.get("name") == name)
@@ -64,7 +64,7 @@ class SupervisorClient:
         return int(mine[-1]["pid"]) if mine and mine[-1]["event"] == "started" else None
 
     def deaths(self) -> list[tuple[str, int]]:
-        """Return the components that have ended by themselves and were not started again."""
+        """Return the components that ended unexpectedly and were not restarted."""
         self._receive(0)
         last = {event["name"]: event for event in self._events if "name" in event}
         died = [
@@ -77,7 +77,7 @@ class SupervisorClient:
         return died
 
     def end(self, name: str, number: signal.Signals) -> None:
-        """Send a component a signal and wait for its end, which is no failure then."""
+        """Send a signal to a component and wait for its end, which is then expected."""
         pid = self.pid(name)
         self._expected.add(name)
         if pid is not None:
@@ -85,16 +85,16 @@ class SupervisorClient:
             self._await(lambda event: event.get("name") == name and event["event"] == "died")
 
     def detach(self, remove_at_end: Sequence[Path]) -> tuple[int, int]:
-        """Let the supervisor live on; return its pid and start time."""
+        """Detach the supervisor; return its pid and start time."""
         self._send({"detach": [str(path) for path in remove_at_end]})
         self._await(lambda event: event["event"] == "detached")
         self._close_pipes()
-        # The child lives on by design: do not warn about it when this object goes.
+        # The child keeps running: prevent the warning when this object is deleted.
         self._process.returncode = 0
         return self._process.pid, self._started
 
     def stop(self) -> None:
-        """End everything and wait for it."""
+        """End all components and the supervisor."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         self._close_pipes()
@@ -122,7 +122,7 @@ class SupervisorClient:
                 raise TimeoutError("the cluster's supervisor does not answer")
 
     def _receive(self, seconds: float) -> bool:
-        """Take in pending events; False if the supervisor has closed the line."""
+        """Read pending events; return False if the supervisor has closed the pipe."""
         stream = self._process.stdout
         assert stream is not None
         while select.select([stream], [], [], seconds)[0]:

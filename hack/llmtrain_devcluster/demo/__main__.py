@@ -1,7 +1,7 @@
-"""`make demo`: start a cluster, apply the example, watch it train, show what came of it.
+"""`make demo`: start a cluster, apply the example, watch the training, show the result.
 
-Everything is real but the hardware: the API server, the scheduler and the operator with its shipped
-rights; pods as processes with torch in them. DEMO_KEEP=1 leaves the cluster up; DEMO_REPORT=FILE
+Only the hardware is simulated. The API server, the scheduler and the operator with its shipped RBAC
+are real; pods are processes that run torch. DEMO_KEEP=1 leaves the cluster up; DEMO_REPORT=FILE
 also writes the result as JSON; DEMO_JOB=FILE runs another manifest.
 """
 
@@ -38,7 +38,7 @@ Object = dict[str, Any]
 
 
 async def watch(api: Api, name: str, console: Console, start: float) -> Object:
-    """Show the job until it has ended; return it as it is then."""
+    """Show the job until it has ended; return its last state."""
     shown = 0.0
     with Live(console=console, auto_refresh=False, transient=True) as screen:
         while True:
@@ -83,15 +83,15 @@ def explain_failure(console: Console, job: Object, demo_cluster: DemoCluster) ->
 
 
 def next_steps(console: Console, kubeconfig: str, manifest: Mapping[str, Any]) -> None:
-    """Say where to look in a cluster that stays."""
+    """Print commands for a cluster that keeps running."""
     name = manifest["metadata"]["name"]
     console.print(
-        f"\nThe cluster stays up. Look around with:\n"
+        f"\nThe cluster keeps running. Inspect it with:\n"
         f"  export KUBECONFIG={kubeconfig}\n"
         f"  .venv/bin/kubectl get ltj -n {NAMESPACE} -o wide\n"
         f"  .venv/bin/kubectl describe ltj {name} -n {NAMESPACE}\n"
         f"  .venv/bin/kubectl logs -n {NAMESPACE} {name}-0-0\n"
-        "and end it with:\n"
+        "and stop it with:\n"
         f"  .venv/bin/llmtrain cluster down --name {NAME}",
         highlight=False,
     )
@@ -128,12 +128,12 @@ def main() -> int:
         console.print(f"demo: {error}", markup=False)
         return 1
     except KeyboardInterrupt:
-        console.print("demo: stopped; nothing is left")
+        console.print("demo: stopped; everything is removed")
         return 130
     if not keep:
         console.print(
-            "\nWhere to look next: `make demo DEMO_KEEP=1` keeps the cluster for kubectl;"
-            " docs/trainer.md says what the metrics mean; examples/ has larger jobs."
+            "\nNext: `make demo DEMO_KEEP=1` keeps the cluster for kubectl;"
+            " docs/trainer.md explains the metrics; examples/ has larger jobs."
         )
     return 0 if succeeded else 1
 

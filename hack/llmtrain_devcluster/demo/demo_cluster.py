@@ -17,7 +17,7 @@ from llmtrain_devcluster.process_node.start import rack_nodes, start_process_nod
 ROOT = Path(__file__).parents[3]
 JOBS = "llmtrain.dev/v1alpha1/llmtrainingjobs"
 NAMESPACE = "demo"
-# The token is that of a user with the service account's name: the shipped binding then fits it.
+# A user with the name of the service account, so that the shipped role binding applies.
 OPERATOR = "system:serviceaccount:llmtrain-system:llmtrain-operator"
 CRDS = ("llmtrainingjobs.llmtrain.dev", "fabrics.llmtrain.dev")
 DEFINITIONS = "apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -33,13 +33,13 @@ NAME = "demo"
 
 @dataclass(slots=True)
 class DemoCluster:
-    """A control plane and what the demo puts on it."""
+    """A control plane with the nodes, the API and the operator of the demo."""
 
     cluster: ControlPlane
 
     @classmethod
     def new(cls) -> DemoCluster:
-        """Make a cluster, not yet started, that knows the operator's user."""
+        """Return a cluster with the operator's user, not started yet."""
         return cls(ControlPlane(users={OPERATOR: []}))
 
     def start_nodes(self) -> None:
@@ -47,11 +47,11 @@ class DemoCluster:
         start_process_nodes(self.cluster, NODES)
 
     def describe_nodes(self) -> str:
-        """Say in words what the cluster has."""
+        """Return a description of the nodes."""
         return f"{RACKS} racks x {NODES_PER_RACK} process nodes x {GPUS} GPUs"
 
     async def install(self, api: Api) -> None:
-        """Install the API and the rights as shipped, then run the operator with only these."""
+        """Install the CRDs and the RBAC as shipped, then start the operator with these rights."""
         for path in INSTALLED:
             for document in yaml.safe_load_all(path.read_text("utf-8")):
                 await api.apply(document)
@@ -79,7 +79,7 @@ class DemoCluster:
         )
 
     def keep(self) -> str:
-        """Let the cluster outlive this process; return the administrator's kubeconfig."""
+        """Detach the cluster; return the administrator's kubeconfig."""
         return detached.keep(self.cluster, NAME, [node.name for node in NODES]).kubeconfig
 
 

@@ -1,4 +1,4 @@
-"""The demo's result: tables for people, JSON for programs."""
+"""The result of the demo, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Object = Mapping[str, Any]
 
 
 def show(console: Console, job: Object, seconds: float) -> None:
-    """Print what came of the job."""
+    """Print the result of the job."""
     status = job["status"]
     progress = status.get("progress") or {}
     console.print(f"\n[bold]{job['metadata']['name']}: {status['phase']}[/] after {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""What the demo shows: a live table while the job runs, and the result at its end."""
+"""Render the job while it runs, and the tables of its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Object = Mapping[str, Any]
 
 
 def live(job: Object, pods: Sequence[Object], seconds: float) -> RenderableType:
-    """Render the job while it runs: state, progress, and who sits where."""
+    """Render the job while it runs: state, progress and assigned nodes."""
     status = job.get("status") or {}
     progress = status.get("progress") or {}
     head = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
@@ -34,7 +34,7 @@ def live(job: Object, pods: Sequence[Object], seconds: float) -> RenderableType:
     )
     parts: list[RenderableType] = [head]
     if total:
-        # A bar ends without a line break of its own; the padding brings one.
+        # The bar has no line break; the padding adds one.
         parts.append(Padding(ProgressBar(total=total, completed=step, width=72), (0, 0, 1, 0)))
     if status.get("placement"):
         parts.append(assigned_nodes(job, pods))
@@ -45,7 +45,7 @@ def live(job: Object, pods: Sequence[Object], seconds: float) -> RenderableType:
 
 
 def line(job: Object, seconds: float) -> str:
-    """Render the same in one line, for a log."""
+    """Render the state of the job in one line, for a log."""
     status = job.get("status") or {}
     progress = status.get("progress") or {}
     return (
@@ -68,7 +68,7 @@ def explanation(status: Object) -> str:
 
 
 def assigned_nodes(job: Object, pods: Sequence[Object]) -> Table:
-    """Render who sits where: node, domains, ranks, and the pod's phase."""
+    """Render the assigned nodes: domains, ranks and the phase of the pod."""
     placement = job["status"]["placement"]
     phases = {pod["spec"].get("nodeName"): pod["status"].get("phase", "-") for pod in pods}
     table = Table(box=None, padding=(0, 2), header_style="dim")
@@ -113,10 +113,10 @@ def held_out(progress: Object) -> Table:
 
 
 def latency(seconds: float) -> str:
-    """Format a mean latency; sends and receives are counted but not timed."""
+    """Format a mean latency; sends and receives have none."""
     return f"{1000 * seconds:.2f} ms" if seconds else "-"
 
 
 def number(value: float | None, form: str) -> str:
-    """Format a number, or a dash where there is none."""
+    """Format a number, or return a dash for None."""
     return "-" if value is None else format(value, form)

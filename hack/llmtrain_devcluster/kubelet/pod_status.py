@@ -1,4 +1,4 @@
-"""Writes what a kubelet writes about a pod, through an API server that may be busy."""
+"""Write pod statuses and remove pods, as a kubelet does, with retries."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ RETRY_SECONDS = 0.5
 ATTEMPTS = 20
 GONE = (404, 409)
 REFUSED = (400, 403, 422)
-# What a request ends with that another one may not: OSError covers resets and timeouts.
+# Errors that may be temporary: OSError includes resets and timeouts.
 UNREACHABLE = (aiohttp.ClientError, OSError)
 
 
 async def write_status(api: Api, meta: Object, status: Object) -> bool:
-    """Patch the status of exactly this pod; False if it is gone or the server refuses it."""
+    """Patch the status of this pod (by UID); return False if it is gone or the write invalid."""
     name, namespace = meta["name"], meta["namespace"]
     body = {"metadata": {"uid": meta["uid"]}, "status": status}
 
@@ -32,9 +32,9 @@ async def write_status(api: Api, meta: Object, status: Object) -> bool:
 
 
 async def remove_pod(api: Api, meta: Object) -> bool:
-    """Remove exactly this pod from the API server, as a kubelet does at the very end.
+    """Remove this pod (by UID) from the API server, the last action of a kubelet.
 
-    True once it is gone, whoever removed it; False if the server refuses, or is away for long.
+    Return True once it is gone; False if the server rejects the request or is not available.
     """
     name, namespace = meta["name"], meta["namespace"]
 
@@ -47,7 +47,7 @@ async def remove_pod(api: Api, meta: Object) -> bool:
 async def _retry_request(
     request: Callable[[], Awaitable[None]], what: str, *, when_gone: bool
 ) -> bool:
-    """Send a request until it is answered; the last complaint is printed."""
+    """Retry a request until it succeeds; print the last error if it does not."""
     last_error = ""
     for _ in range(ATTEMPTS):
         try:

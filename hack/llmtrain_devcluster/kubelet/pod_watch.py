@@ -1,4 +1,4 @@
-"""Follows all pods with one list and one watch, through disconnects and expired versions."""
+"""List and watch a resource across disconnects and expired resource versions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ RETRY_SECONDS = 0.3
 async def follow(
     api: Api, resource: str, fields: str = "", gap: Callable[[], None] = lambda: None
 ) -> AsyncIterator[tuple[str, Object]]:
-    """Yield (ADDED|MODIFIED|DELETED, object) for ever.
+    """Yield (ADDED|MODIFIED|DELETED, object) forever.
 
-    A connection that breaks is taken up where it ended. Where the server has forgotten that point,
-    `gap` is called, all is listed again, and what went meanwhile is yielded as deleted.
+    After a disconnect, the watch resumes at the last resource version. If that version has expired,
+    `gap` is called, all objects are listed again, and removed objects are yielded as deleted.
     """
     known: dict[str, Object] = {}
     version = ""

@@ -1,4 +1,4 @@
-"""Makes a Node object appear, Ready and without the taint of a new node."""
+"""Register nodes: Ready, and without the taint of a new node."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from llmtrain_devcluster.kubelet.statuses import NodeSpec, node_object, node_sta
 
 
 async def register_node(api: Api, spec: NodeSpec, address: str = "", port: int = 0) -> None:
-    """Create the node, report it healthy, and take the not-ready taint away.
+    """Create the node, set it Ready and remove the not-ready taint.
 
-    The node lifecycle controller would take the taint away too, some seconds later.
+    The node lifecycle controller would remove the taint some seconds later.
     """
     try:
         await api.create("nodes", node_object(spec))

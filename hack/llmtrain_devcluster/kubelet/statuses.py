@@ -1,4 +1,4 @@
-"""Node and pod statuses as a kubelet writes them: pure functions that return JSON."""
+"""Build node and pod statuses as a kubelet does: pure functions that return JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """What a node says about itself."""
+    """Name, labels and resources of a node."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def node_object(spec: NodeSpec) -> Object:
 
 
 def ready_condition(status: str) -> Object:
-    """Return a node's Ready condition: "True", "False", or "Unknown" for a kubelet gone silent."""
+    """Return a node's Ready condition: "True", "False", or "Unknown" (no heartbeat)."""
     reasons = {
         "True": ("KubeletReady", "kubelet is posting ready status"),
         "False": ("KubeletNotReady", "container runtime is down"),
@@ -80,14 +80,14 @@ def ready_condition(status: str) -> Object:
 
 def node_status(spec: NodeSpec, address: str = "", port: int = 0) -> Object:
     """Return the status of a healthy node."""
-    calm = [
+    no_pressure = [
         {"type": kind, "status": "False", "reason": f"KubeletHasNo{kind}", "message": "enough"}
         for kind in ("MemoryPressure", "DiskPressure", "PIDPressure")
     ]
     status: Object = {
         "capacity": spec.capacity(),
         "allocatable": spec.capacity(),
-        "conditions": [*calm, ready_condition("True")],
+        "conditions": [*no_pressure, ready_condition("True")],
         "addresses": [{"type": "Hostname", "address": spec.name}],
     }
     if address:
@@ -126,7 +126,7 @@ def terminated(
 
 @dataclass(frozen=True, slots=True)
 class ContainerView:
-    """All that a pod's status says about one container."""
+    """The status of one container of a pod."""
 
     name: str
     image: str
@@ -138,7 +138,7 @@ class ContainerView:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, once it has ended."""
+        """The exit code, or None before the end."""
         ended = self.state.get("terminated")
         return int(ended["exitCode"]) if ended else None
 
@@ -160,7 +160,7 @@ class ContainerView:
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """All that a kubelet says about one pod."""
+    """The status of one pod."""
 
     phase: str
     containers: Sequence[ContainerView]
@@ -212,7 +212,7 @@ class PodView:
 
 
 def without_times(status: Object) -> str:
-    """Return a status in a form that compares equal if only transition times differ."""
+    """Return a status as text, without transition times, to compare it."""
     conditions = [
         {key: value for key, value in condition.items() if key != "lastTransitionTime"}
         for condition in status.get("conditions", [])

@@ -1,1 +1,1 @@
-"""Nodes whose pods are real: the containers of a bound pod run as local processes."""
+"""Nodes that run the containers of their pods as local processes."""

@@ -1,4 +1,4 @@
-"""Runs the agent as a program."""
+"""Run the agent as a program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmtrain_devcluster.processes import adopt_orphans
 
 
 async def main(path: Path) -> None:
-    """Serve until a signal comes."""
+    """Run the agent until SIGTERM or SIGINT."""
     settings = AgentSettings.read(path)
     async with Api(settings.server, settings.token, Path(settings.ca_file)) as api:
         work = asyncio.create_task(Agent(settings, api).run())

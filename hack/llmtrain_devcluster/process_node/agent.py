@@ -1,7 +1,7 @@
-"""The agent: plays all process nodes of a cluster in one process.
+"""The agent: runs all process nodes of a cluster in one process.
 
-`python -m llmtrain_devcluster.process_node SETTINGS_FILE`. It needs nobody to clean up after it:
-every container is a child that the kernel kills when the agent ends.
+`python -m llmtrain_devcluster.process_node SETTINGS_FILE`. It leaves nothing behind: every
+container is a child process that the kernel kills when the agent ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from llmtrain_devcluster.process_node.volumes import PodVolumes
 Object = dict[str, Any]
 
 HEARTBEAT_SECONDS = 120.0
-# Many changes come at once when a gang starts: write the names once for all of them.
+# A starting gang causes many changes at once: write /etc/hosts once for all of them.
 NAMES_DELAY_SECONDS = 0.05
 
 
@@ -59,7 +59,7 @@ class Agent:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._nsswitch.write_text(names.NSSWITCH)
         logs = LogServer(self.container_log, self._settings.certificate, self._settings.key)
-        await logs.start(self._block.claim, list(self._hosts.values())[1:], NODE_PORT)
+        await logs.start(self._block.listener, list(self._hosts.values())[1:], NODE_PORT)
         try:
             for spec in self._settings.nodes:
                 await register_node(self._api, spec, self._hosts[spec.name], NODE_PORT)
@@ -75,7 +75,7 @@ class Agent:
     def container_log(
         self, namespace: str, pod_name: str, container: str, *, previous: bool
     ) -> tuple[Path, Callable[[], bool]] | None:
-        """Return a container's log file, and a function that says whether it may still grow."""
+        """Return a container's log file, and a function that returns True while it may grow."""
         for pod in self._pods.values():
             meta = pod.pod["metadata"]
             if (meta["namespace"], meta["name"]) == (namespace, pod_name):

@@ -1,4 +1,4 @@
-"""One container of a pod: started in a sandbox, watched, restarted, ended."""
+"""Run one container of a pod in a sandbox: start, probe, restart, end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SANDBOX_MODULE = "llmtrain_devcluster.process_node.sandbox"
 
 @dataclass(frozen=True, slots=True)
 class ContainerContext:
-    """What the containers of one pod have in common."""
+    """The data that all containers of a pod share."""
 
     info: PodInfo
     folder: Path
@@ -55,7 +55,7 @@ class ContainerContext:
 
 
 class Container:
-    """Follows one container from its image to its last exit code."""
+    """One container, from its image to its last exit code."""
 
     def __init__(self, spec: Object, context: ContainerContext, changed: Callable[[], None]):
         self.spec = spec
@@ -72,7 +72,7 @@ class Container:
         self._process: asyncio.subprocess.Process | None = None
 
     def view(self) -> ContainerView:
-        """Return what the pod's status says about this container."""
+        """Return the container's status."""
         started = "waiting" not in self._state or bool(self._last_state)
         return ContainerView(
             self.name,
@@ -85,12 +85,12 @@ class Container:
         )
 
     def log_file(self, *, previous: bool = False) -> Path | None:
-        """Return the log of the present run, or of the one before."""
+        """Return the log of the current run, or of the previous one."""
         path = self._folder / f"{self._restarts - previous}.log"
         return path if path.exists() else None
 
     async def run(self, restart_policy: str, *, is_init: bool = False) -> int:
-        """Run until the container ends for good; return its last exit code."""
+        """Run the container, with its restarts; return the last exit code."""
         delay = 0.0
         loop = asyncio.get_running_loop()
         while True:
@@ -151,7 +151,7 @@ class Container:
         return code
 
     async def _pull(self) -> Image:
-        """Find the image; an unknown one is waited for, for ever, as a kubelet does."""
+        """Return the image. Wait forever if there is no such image, as a kubelet does."""
         reference = self.spec["image"]
         if not is_valid(reference):
             message = f'Failed to apply default image tag "{reference}": invalid reference format'
@@ -167,7 +167,7 @@ class Container:
         return self._context.images[reference]
 
     async def _prepare(self, image: Image) -> Sandbox:
-        """Resolve everything that the container refers to; wait for what is missing."""
+        """Resolve all references of the container; retry while one is missing."""
         while True:
             try:
                 return await self._sandbox(image)
@@ -179,7 +179,7 @@ class Container:
         context = self._context
         home = "/root" if os.geteuid() == 0 else "/tmp"
         base = {"HOME": home, "HOSTNAME": context.info.hostname, **image.env}
-        # The GPUs of a process node are fiction: nothing may find a real one.
+        # The GPUs of a process node are simulated: containers must not find a real one.
         base["NVIDIA_VISIBLE_DEVICES"] = "void"
         env = await resolve_env(self.spec, context.info, base, context.lookup)
         command = resolve_command(self.spec, env, tuple(image.command))
@@ -225,7 +225,7 @@ class Container:
         return message
 
     def terminate(self) -> None:
-        """Send SIGTERM to the container's first process, and start none again."""
+        """Send SIGTERM to the container's first process, and do not restart it."""
         self._ending = True
         self._signal(signal.SIGTERM)
 
@@ -235,11 +235,11 @@ class Container:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process."""
+        """True while the container has a process."""
         return self._process is not None and self._process.returncode is None
 
     async def _kill(self) -> None:
-        """Leave no process behind; the sandbox's end is the end of all that it started."""
+        """Kill the sandbox, and with it all processes of the container."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()

@@ -1,4 +1,4 @@
-"""A container's environment and command, resolved as a kubelet does: pure but for one look-up."""
+"""Resolve a container's environment and command as a kubelet does."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 
 class ContainerConfigError(RuntimeError):
-    """A container refers to something that is missing or that process nodes do not have."""
+    """A container refers to an object that is missing, or to an unsupported field."""
 
 
 @dataclass(frozen=True, slots=True)
 class PodInfo:
-    """What a pod learns about itself only when it starts."""
+    """A pod, with the addresses that it gets when it starts."""
 
     pod: Object
     pod_ip: str
@@ -118,11 +118,11 @@ async def _data(lookup: Lookup, kind: str, reference: Object) -> Mapping[str, by
 def resolve_command(
     container: Object, env: Mapping[str, str], image_command: tuple[str, ...]
 ) -> list[str]:
-    """Return the command line: command and args, or what the image has."""
+    """Return the command line: command, or that of the image, and args."""
     command = container.get("command") or list(image_command)
     line = [expand(word, env) for word in (*command, *(container.get("args") or ()))]
     if not line:
         raise ContainerConfigError(
-            "no command specified: the image has none, so the container must"
+            "no command specified: the image has none, so set command in the container"
         )
     return line

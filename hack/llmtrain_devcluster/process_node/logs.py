@@ -1,4 +1,4 @@
-"""Serves container logs where the API server looks for a kubelet, so that `kubectl logs` works."""
+"""Serve container logs at the kubelet's endpoint, so that `kubectl logs` works."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK_BYTES = 1 << 16
 
 
 class FindLog(Protocol):
-    """Finds a container's log file, and says whether it may still grow."""
+    """Find a container's log file, and a function that returns True while it may grow."""
 
     def __call__(
         self, namespace: str, pod_name: str, container: str, *, previous: bool
@@ -36,10 +36,10 @@ class LogServer:
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
         self._runner = web.AppRunner(app, access_log=None)
 
-    async def start(self, claim: socket.socket, addresses: Sequence[str], port: int) -> None:
-        """Listen on the claimed socket and on all the other addresses."""
+    async def start(self, listener: socket.socket, addresses: Sequence[str], port: int) -> None:
+        """Serve on the given socket and on all other addresses."""
         await self._runner.setup()
-        await web.SockSite(self._runner, claim, ssl_context=self._tls).start()
+        await web.SockSite(self._runner, listener, ssl_context=self._tls).start()
         for address in addresses:
             await web.TCPSite(self._runner, address, port, ssl_context=self._tls).start()
 
@@ -75,7 +75,7 @@ async def _send(
         if tail is not None:
             log.seek(_tail_offset(log.read(), tail))
         while True:
-            # Ask first: what is written before the end must still be read after it.
+            # Check before reading, so that the last lines before the end are read too.
             more = grows is not None and grows()
             while chunk := log.read(CHUNK_BYTES):
                 await response.write(chunk)

@@ -1,4 +1,4 @@
-"""The cluster's DNS, written into every pod's /etc/hosts: pure functions."""
+"""The DNS names of a cluster as lines of /etc/hosts: pure functions."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Object = dict[str, Any]
 DOMAIN = "cluster.local"
 HEADER = "127.0.0.1 localhost\n::1 localhost\n"
 
-# Names come from /etc/hosts alone: without this, a pod would ask the machine's resolver for them.
+# Only /etc/hosts: otherwise a pod would query the resolver of the machine.
 NSSWITCH = "passwd: files\ngroup: files\nhosts: files\nprotocols: files\nservices: files\n"
 
 
 def pod_lines(address: str, hostname: str, subdomain: str, namespace: str) -> str:
-    """Return the part of /etc/hosts that names the pod itself."""
+    """Return the lines of /etc/hosts for the pod itself."""
     full = f" {hostname}.{subdomain}.{namespace}.svc.{DOMAIN}" if subdomain else ""
     return f"{HEADER}{address}{full} {hostname}\n"
 
 
 def cluster_lines(pods: Iterable[Object], services: Iterable[Object]) -> dict[str, str]:
-    """Return, for every namespace, the lines that name services and their pods.
+    """Return the lines for services and their pods, by the namespace of the reader.
 
-    The key "" is for namespaces without services of their own: full names only.
+    The key "" is for namespaces without services: it has full names only.
     """
     by_namespace: dict[str, list[Object]] = defaultdict(list)
     for pod in pods:
@@ -54,7 +54,7 @@ def cluster_lines(pods: Iterable[Object], services: Iterable[Object]) -> dict[st
 def _service_names(service: Object, pods: Iterable[Object]) -> Iterable[tuple[str, str]]:
     """Yield (address, name below the namespace) for a service and its pods' host names.
 
-    A service with a virtual address gets its pods' addresses too: nothing routes virtual ones.
+    A service with a virtual IP gets the addresses of its pods: there is no kube-proxy.
     """
     selector = service["spec"].get("selector")
     if not selector:
@@ -88,9 +88,9 @@ def _selects(selector: Mapping[str, str], pod: Object) -> bool:
 
 
 def rewrite(path: Path, text: str) -> None:
-    """Change a file in place: containers have this very inode mounted.
+    """Write a file in place, because containers have its inode mounted.
 
-    One write, then the cut: a reader never finds the file empty.
+    Write before truncating, so that a reader never finds the file empty.
     """
     content = text.encode()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)

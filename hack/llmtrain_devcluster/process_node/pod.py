@@ -30,7 +30,7 @@ class _Outcome:
 
 
 class ProcessPod:
-    """Runs one pod until it has ended and, when it is deleted, until it is gone."""
+    """Runs one pod until it has ended and, after its deletion, removes it."""
 
     def __init__(self, pod: Object, context: ContainerContext, reporter: Reporter):
         self.pod = pod
@@ -50,18 +50,18 @@ class ProcessPod:
         return Container(spec, self._context, self._changed)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the pod."""
         self.update(self.pod)
         self._task = asyncio.create_task(self._run())
 
     def update(self, pod: Object) -> None:
-        """Take in a newer version of the pod."""
+        """Apply a newer version of the pod object."""
         self.pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             self._deletion.set()
 
     async def stop(self) -> None:
-        """Kill everything at once and report nothing: the pod object is gone."""
+        """Kill all containers and report nothing: the pod object is gone."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -69,7 +69,7 @@ class ProcessPod:
         shutil.rmtree(self._context.folder, ignore_errors=True)
 
     def log(self, name: str, *, previous: bool) -> tuple[Path, Callable[[], bool]] | None:
-        """Return a container's log file, and a function that says whether it may still grow."""
+        """Return a container's log file, and a function that returns True while it may grow."""
         for container in (*self._main, *self._init):
             path = container.log_file(previous=previous) if container.name == name else None
             if path is not None:
@@ -104,7 +104,7 @@ class ProcessPod:
             message = "Pod was active on the node longer than the specified deadline"
             self._outcome = _Outcome("Failed", "DeadlineExceeded", message)
         except Exception as error:
-            # Whatever goes wrong in here must show in the pod: nobody reads the agent's log.
+            # Report every error in the pod's status: users do not read the agent's log.
             traceback.print_exc()
             self._outcome = _Outcome("Failed", "NodeAgentError", f"{type(error).__name__}: {error}")
         self._changed()
@@ -113,7 +113,7 @@ class ProcessPod:
         return self._first_phase in ("Succeeded", "Failed")
 
     def _was_orphaned(self) -> bool:
-        """Say what became of a pod that an earlier agent ran: its processes died with it."""
+        """Return True, and fail the pod, if an earlier agent ran it: its processes have ended."""
         ran = (self.pod.get("status") or {}).get("containerStatuses") or ()
         if self.pod["spec"].get("restartPolicy") != "Never":
             return False
@@ -145,7 +145,7 @@ class ProcessPod:
                 await asyncio.sleep(VOLUME_RETRY_SECONDS)
 
     async def _terminate(self, run: asyncio.Task[None]) -> None:
-        """End as a deleted pod must: SIGTERM, its grace period, SIGKILL."""
+        """Terminate a deleted pod: SIGTERM, grace period, SIGKILL."""
         containers = [*self._init, *self._main]
         running = [one for one in containers if one.is_running]
         for container in containers:
@@ -188,7 +188,7 @@ class ProcessPod:
         return _Outcome("Running" if started else "Pending")
 
     def _final(self, view: ContainerView) -> ContainerView:
-        """Say what a container's end was where the pod ended without its own doing."""
+        """Return the final state of a container whose pod was ended by the agent."""
         if self._outcome is None or not self._outcome.reason or view.exit_code is not None:
             return view
         state = waiting("PodInitializing")
@@ -208,5 +208,5 @@ async def _all_ended(containers: Sequence[Container], seconds: float) -> None:
 
 
 def pod_folder(base: Path, pod: Object) -> Path:
-    """Return the folder for all that a pod has on the host."""
+    """Return the folder of a pod on the host."""
     return base / str(pod["metadata"]["uid"])

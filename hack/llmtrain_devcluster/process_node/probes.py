@@ -21,7 +21,7 @@ def _port(container: Object, port: int | str) -> int:
 
 
 async def succeeds(probe: Object, container: Object, address: str) -> bool:
-    """Ask once. A probe of a kind that is not supported always succeeds."""
+    """Run a probe once. A probe of an unsupported kind always succeeds."""
     seconds = float(probe.get("timeoutSeconds", 1))
     try:
         async with asyncio.timeout(seconds):
@@ -52,7 +52,7 @@ async def _http(check: Object, container: Object, address: str) -> bool:
 async def follow_readiness(
     probe: Object, container: Object, address: str, report: Callable[[bool], None]
 ) -> None:
-    """Ask for ever and report when the container becomes ready or unready."""
+    """Probe forever and report when the container becomes ready or unready."""
     await asyncio.sleep(float(probe.get("initialDelaySeconds", 0)))
     ready, run = False, 0
     while True:

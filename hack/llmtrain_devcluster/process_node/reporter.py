@@ -1,4 +1,4 @@
-"""Writes a pod's status to the API server: the newest view, only if it says something new."""
+"""Write the status of a pod to the API server if it has changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REMOVE_RETRY_SECONDS = 5.0
 
 
 class Reporter:
-    """The status writer of one pod; it coalesces views that come faster than they are written."""
+    """Writes the newest status of one pod; intermediate statuses are skipped."""
 
     def __init__(self, api: Api, pod: Object):
         self._api = api
@@ -27,18 +27,18 @@ class Reporter:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._said: set[str] = set()
+        self._written_events: set[str] = set()
         self._writer = asyncio.create_task(self._write_all())
         self._events: set[asyncio.Task[None]] = set()
 
     def report(self, view: PodView) -> None:
-        """Write this view soon."""
+        """Schedule a write of this status."""
         self._next = view
         self._idle.clear()
         self._wake.set()
 
     async def flush(self) -> None:
-        """Wait until the newest view is written."""
+        """Wait until the newest status is written."""
         await self._idle.wait()
 
     async def close(self) -> None:
@@ -49,7 +49,7 @@ class Reporter:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def remove(self) -> None:
-        """Remove the pod object, as a kubelet does at the very end, however long that takes."""
+        """Remove the pod object, the last action of a kubelet; retry until it succeeds."""
         while not await remove_pod(self._api, self._meta):
             await asyncio.sleep(REMOVE_RETRY_SECONDS)
 
@@ -72,9 +72,9 @@ class Reporter:
             self._written = text
 
     def event(self, reason: str, message: str) -> None:
-        """Write a warning event, once; one that could not be written may be tried again."""
-        if message not in self._said:
-            self._said.add(message)
+        """Write a warning event once; retry it on the next call if the write failed."""
+        if message not in self._written_events:
+            self._written_events.add(message)
             task = asyncio.create_task(self._write_event(reason, message))
             self._events.add(task)
             task.add_done_callback(self._events.discard)
@@ -96,6 +96,6 @@ class Reporter:
         try:
             await self._api.create("events", body, self._meta["namespace"])
         except (ApiStatusError, *UNREACHABLE) as error:
-            self._said.discard(message)
+            self._written_events.discard(message)
             pod = f"{self._meta['namespace']}/{self._meta['name']}"
             print(f"cannot write an event of pod {pod}: {error!r}", file=sys.stderr, flush=True)

@@ -1,10 +1,10 @@
-"""Runs one container: its own view of the file system, its own process ids, the host's network.
+"""Run one container with its own file system and process ids, in the host's network.
 
 `python -m llmtrain_devcluster.process_node.sandbox PARENT_PID` reads a JSON `Sandbox` on stdin. The
-root is made of overlays of the host's: all of the host can be read, nothing of it is written. The
-command becomes process 1 of a new process namespace: when it ends, or when this process dies, the
-kernel kills all that it started. SIGTERM is passed on, SIGUSR1 kills. The exit code is the
-command's, or 128 + the signal that ended it. Only the standard library, and no threads: it forks.
+root consists of overlays of the host's folders: containers can read the host's files but not write
+them. The command becomes process 1 of a new process namespace: when it or this process ends, the
+kernel kills all its descendants. SIGTERM is forwarded; SIGUSR1 kills. The exit code is that of the
+command, or 128 + its signal. Uses only the standard library, and no threads, because it forks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 KEPT_FLAGS = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 START_FAILED = 128
 
-# Folders of the host that get a fresh counterpart in the container.
+# Folders that a container does not share with the host.
 OWN_MOUNTS = ("/proc", "/sys", "/dev", "/tmp", "/run", "/var/tmp")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
@@ -45,7 +45,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """All that one container needs to run."""
+    """The configuration of one container."""
 
     command: Sequence[str]
     env: Mapping[str, str]
@@ -56,12 +56,12 @@ class Sandbox:
     limits: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return what the program reads."""
+        """Return the input of the program."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Sandbox:
-        """Parse what `to_json` wrote."""
+        """Parse the output of `to_json`."""
         data = json.loads(text)
         data["mounts"] = [Mount(**mount) for mount in data["mounts"]]
         return cls(**data)
@@ -84,14 +84,14 @@ def _bind(source: str, target: str, *, read_only: bool = False) -> None:
 
 
 def _unshare() -> None:
-    """Take new namespaces; without root, become root of a new user namespace first."""
+    """Enter new namespaces; without root, become root of a new user namespace first."""
     flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS
     uid, gid = os.geteuid(), os.getegid()
     if _libc.unshare(flags | (CLONE_NEWUSER if uid else 0)) != 0:
         number = ctypes.get_errno()
         raise OSError(
             number,
-            f"cannot take new namespaces ({os.strerror(number)}): run as root, or allow "
+            f"cannot create namespaces ({os.strerror(number)}): run as root, or allow "
             "unprivileged user namespaces",
         )
     if uid:
@@ -120,11 +120,11 @@ def _place(root: Path, target: str, source: str) -> str:
 
 @dataclass(slots=True)
 class _RootBuilder:
-    """Makes the new root look like the host's, without a way to write to the host.
+    """Builds a root with the content of the host's, but without write access to it.
 
     A folder without mounts inside becomes one overlay. Any other one becomes a plain folder
-    whose entries are treated likewise, because an overlay does not show the mounts in its lower
-    folder and, without root, may not even have any.
+    whose entries are handled in the same way, because an overlay does not show the mounts in its
+    lower folder and, without root, may not have any.
     """
 
     scratch: Path
@@ -133,7 +133,7 @@ class _RootBuilder:
     count: int = 0
 
     def add(self, path: str) -> None:
-        """Show a path of the host, unless containers have their own."""
+        """Add a path of the host, unless containers do not share it."""
         source = Path(path)
         target = self.root / path.lstrip("/")
         if path in OWN_MOUNTS or source == self.scratch:
@@ -165,12 +165,12 @@ class _RootBuilder:
 
 
 def _escape(path: str) -> str:
-    """Quote what has a meaning in overlay options."""
+    """Escape special characters of overlay options."""
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
 def _make_root(sandbox: Sandbox) -> Path:
-    """Build the container's root from the host's, while the host's can still be seen."""
+    """Build the container's root before the change of root hides the host's."""
     scratch = Path(sandbox.scratch)
     _mount("scratch", str(scratch), "tmpfs", 0, "mode=755")
     mounts = _host_mounts()
@@ -189,7 +189,7 @@ def _make_root(sandbox: Sandbox) -> Path:
 
 
 def _make_dev(root: Path) -> None:
-    """Give the container devices of its own: the host's /dev would be written to."""
+    """Create a /dev for the container, because that of the host is writable."""
     dev = Path(_place(root, "/dev", "/"))
     _mount("tmpfs", str(dev), "tmpfs", 0, "mode=755")
     for name in DEVICES:
@@ -206,7 +206,7 @@ def _make_dev(root: Path) -> None:
 
 
 def _become_container(sandbox: Sandbox, root: Path) -> None:
-    """Turn process 1 of the new namespace into the container's command; never returns."""
+    """Execute the container's command as process 1 of the new namespace; never returns."""
     die_with_parent()
     _libc.sethostname(sandbox.hostname.encode(), len(sandbox.hostname.encode()))
     try:
@@ -224,7 +224,7 @@ def _become_container(sandbox: Sandbox, root: Path) -> None:
 
 
 def _start(sandbox: Sandbox) -> int:
-    """Fork process 1; it says on standard error why it could not become the command."""
+    """Fork process 1; it prints errors of the start to standard error."""
     _unshare()
     root = _make_root(sandbox)
     child = os.fork()
@@ -242,7 +242,7 @@ def main() -> int:
     """Run the container and return its exit code."""
     die_with_parent()
     if os.getppid() != int(sys.argv[1]):
-        return START_FAILED  # the agent died before it could be asked to take us along
+        return START_FAILED  # the agent ended before die_with_parent() took effect
     sandbox = Sandbox.from_json(sys.stdin.read())
     with open(os.devnull) as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 0)
@@ -261,9 +261,9 @@ def main() -> int:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
         else:
-            passed = signal.SIGKILL if number == signal.SIGUSR1 else signal.SIGTERM
+            forwarded = signal.SIGKILL if number == signal.SIGUSR1 else signal.SIGTERM
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, passed)
+                os.kill(child, forwarded)
 
 
 if __name__ == "__main__":

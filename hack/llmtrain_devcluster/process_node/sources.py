@@ -1,4 +1,4 @@
-"""What a pod refers to by name, read from the API server when the pod starts."""
+"""Read the objects that a pod refers to from the API server when the pod starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Object = dict[str, Any]
 
 
 class PodSources:
-    """ConfigMaps, Secrets, tokens and claims of one pod's namespace."""
+    """ConfigMaps, Secrets, tokens and claims for one pod."""
 
     def __init__(self, api: Api, pod: Object):
         self._api = api
@@ -22,7 +22,7 @@ class PodSources:
         self._namespace: str = pod["metadata"]["namespace"]
 
     async def data(self, kind: str, name: str) -> Mapping[str, bytes] | None:
-        """Return the content of a ConfigMap or Secret, or None if there is none."""
+        """Return the data of a ConfigMap or Secret, or None if it does not exist."""
         try:
             found = await self._api.get(kind, name, self._namespace)
         except ApiStatusError as error:
@@ -56,7 +56,7 @@ class PodSources:
         return str(answer["status"]["token"])
 
     async def claim(self, name: str) -> Path:
-        """Return the folder behind a claim: it must be bound to a volume of kind hostPath."""
+        """Return the folder of a claim, which must be bound to a hostPath volume."""
         try:
             claim = await self._api.get("persistentvolumeclaims", name, self._namespace)
             volume = claim["spec"].get("volumeName")
@@ -67,7 +67,7 @@ class PodSources:
             raise ContainerConfigError(f'persistentvolumeclaim "{name}": {error}') from error
         if "hostPath" not in found["spec"]:
             raise ContainerConfigError(
-                f"process nodes only have hostPath volumes: {volume} is none"
+                f"process nodes support hostPath volumes only: {volume} is of another kind"
             )
         path = Path(found["spec"]["hostPath"]["path"])
         path.mkdir(parents=True, exist_ok=True)

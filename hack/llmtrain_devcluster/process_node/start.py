@@ -1,4 +1,4 @@
-"""Adds process nodes to a running control plane."""
+"""Add process nodes to a running control plane."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READY_SECONDS = 30.0
 def machine_node(
     name: str, labels: Mapping[str, str] | None = None, *, gpus: int = 0, rdma: int = 0
 ) -> NodeSpec:
-    """Return a node with this machine's processors and memory, and GPUs that are fiction."""
+    """Return a node with this machine's processors and memory, and simulated GPUs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return NodeSpec(
         name,
@@ -60,7 +60,7 @@ def start_process_nodes(
     images: Mapping[str, Image] | None = None,
     backoff_seconds: float = 10.0,
 ) -> None:
-    """Start the agent as one more component of the cluster; return when the nodes are Ready.
+    """Start the agent as a component of the cluster; return when the nodes are Ready.
 
     `images` adds to the images that are always available.
     """

@@ -1,4 +1,4 @@
-"""Writes a pod's volumes to folders of the host, which its containers then mount."""
+"""Write the volumes of a pod to folders of the host, for its containers to mount."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WRITABLE_KINDS = ("emptyDir", "persistentVolumeClaim", "hostPath")
 
 
 class PodVolumes:
-    """Makes the volumes of one pod."""
+    """The volumes of one pod."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class PodVolumes:
         self._places: dict[str, tuple[Path, bool]] = {}
 
     async def make(self) -> None:
-        """Write every volume; ConfigError if something that it needs is missing."""
+        """Write all volumes. Raises ContainerConfigError if a referenced object is missing."""
         for volume in self._info.pod["spec"].get("volumes") or ():
             name = volume["name"]
             if name not in self._places:
@@ -107,7 +107,7 @@ class PodVolumes:
         return {item["path"]: data[item["key"]] for item in chosen}
 
     def mounts(self, container: Object) -> list[Mount]:
-        """Return what a container mounts, outer paths first."""
+        """Return the mounts of a container, parent paths first."""
         found = []
         for entry in container.get("volumeMounts") or ():
             if entry["name"] not in self._places:

@@ -1,4 +1,4 @@
-"""Nodes whose pods live by a script: what a kubelet would report, without running anything.
+"""Nodes whose pod statuses follow a script, without running containers.
 
 One watch serves all nodes, so hundreds of them are cheap. Use it inside the test's event loop:
 
@@ -42,7 +42,7 @@ def labelled(labels: Mapping[str, str]) -> Match:
 
 
 async def in_batches(work: Iterable[Awaitable[None]], size: int = 16) -> None:
-    """Await much, but not all of it at once: one API server answers."""
+    """Await in batches, to limit the load of the API server."""
     rest = iter(work)
     while batch := list(itertools.islice(rest, size)):
         await asyncio.gather(*batch)
@@ -68,7 +68,7 @@ class ScriptedNodes:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start playing, until `stop` or `close`."""
+        """Start the nodes; they run until `stop` or `close`."""
         self._task = asyncio.create_task(self._follow())
 
     async def __aenter__(self) -> Self:
@@ -84,7 +84,7 @@ class ScriptedNodes:
         await self.close()
 
     async def close(self) -> None:
-        """Stop playing and remove the nodes, with whatever pods are still bound to them."""
+        """Stop, and remove the nodes and the pods that are still bound to them."""
         try:
             await self.stop()
         finally:
@@ -92,19 +92,19 @@ class ScriptedNodes:
             await in_batches(self._api.delete("nodes", n, missing_ok=True) for n in self._nodes)
 
     async def stop(self) -> None:
-        """Stop playing and leave all objects to a cluster that ends as a whole.
+        """Stop, but leave all objects in the cluster.
 
-        An error in a script or in the playing itself is raised here, at the latest.
+        Raises an error that happened in a script or in the event loop.
         """
-        trouble: list[BaseException | None] = []
+        errors: list[BaseException | None] = []
         if self._task is not None:
             self._task.cancel()
-            trouble = list(await asyncio.gather(self._task, return_exceptions=True))
+            errors = list(await asyncio.gather(self._task, return_exceptions=True))
             self._task = None
         for pod in self._pods.values():
             await pod.stop()
         self._addresses.close()
-        for error in trouble:
+        for error in errors:
             if isinstance(error, Exception):
                 raise error
 
@@ -118,15 +118,15 @@ class ScriptedNodes:
         await register_node(self._api, spec, address)
 
     def script(self, match: Match, script: PodScript | Callable[[Pod], PodScript]) -> None:
-        """Play this script for pods that match and start from now on; the latest rule wins."""
+        """Use this script for matching pods that start from now on; the latest rule wins."""
         self._rules.insert(0, _Rule(match, script))
 
     def pod(self, namespace: str, name: str) -> ScriptedPod:
-        """Return the newest pod of that name that a node plays now."""
+        """Return the newest pod of that name on a scripted node."""
         for scripted_pod in reversed(self._pods.values()):
             if (scripted_pod.namespace, scripted_pod.name) == (namespace, name):
                 return scripted_pod
-        raise LookupError(f"no scripted node plays the pod {namespace}/{name}")
+        raise LookupError(f"no scripted node has the pod {namespace}/{name}")
 
     def end(
         self, namespace: str, name: str, code: int, reason: str = "", message: str = ""
@@ -135,15 +135,15 @@ class ScriptedNodes:
         self.pod(namespace, name).end(code, reason, message)
 
     async def node_not_ready(self, name: str, status: str = "Unknown") -> None:
-        """Let a node fall silent: Ready becomes `status` and its pods report no more."""
+        """Stop the reports of a node: Ready becomes `status`, and pod statuses stay."""
         self._silent.add(name)
-        # while one stops, others may come and go
+        # a copy: pods may be added or removed while one stops
         for scripted_pod in [pod for pod in self._pods.values() if pod.node == name]:
             await scripted_pod.stop()
         await report_ready(self._api, name, status)
 
     async def node_ready(self, name: str) -> None:
-        """Let a silent node speak again; its pods go on where they were."""
+        """Make a node Ready again; its pods continue."""
         self._silent.discard(name)
         await report_ready(self._api, name, "True")
         for scripted_pod in self._pods.values():

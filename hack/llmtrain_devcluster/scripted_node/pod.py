@@ -1,4 +1,4 @@
-"""One pod on a scripted node: its script, and the statuses that a kubelet would write for it."""
+"""One pod on a scripted node: its script, and the statuses that follow from it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ NEVER_STARTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PodScript:
-    """How a pod lives. Times are in seconds; `exit_after` None means until it is deleted.
+    """The states of a pod. Times are in seconds; `exit_after` None: it runs until deleted.
 
-    A `reason` that means "cannot start" (ImagePullBackOff, ...) keeps the pod waiting for ever;
-    any other one (OOMKilled, ...) is the reason of its end. `evicted` ends the whole pod with
-    that reason, as node pressure does.
+    A `reason` that means "cannot start" (ImagePullBackOff, ...) keeps the pod waiting
+    forever; another one (OOMKilled, ...) is the reason of its termination. `evicted` fails the
+    whole pod with that reason, as node pressure does.
     """
 
     runs_after: float = 0.0
@@ -52,7 +52,7 @@ class _End:
 
 
 class ScriptedPod:
-    """Plays a script for one pod, from where the pod's status says it is."""
+    """Writes the statuses of one pod, starting with its current one."""
 
     def __init__(self, api: Api, pod: Pod, script: PodScript, address: str, host: str):
         self.namespace: str = pod["metadata"]["namespace"]
@@ -73,29 +73,29 @@ class ScriptedPod:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start or go on."""
+        """Start or continue the script."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Fall silent."""
+        """Stop the script."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
     def update(self, pod: Pod) -> None:
-        """Take in a newer version of the pod."""
+        """Apply a newer version of the pod object."""
         self._pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             self._deleted.set()
 
     def end(self, code: int, reason: str = "", message: str = "") -> None:
-        """End the containers now."""
+        """Terminate the containers now."""
         self._ends.put_nowait(_End(code, reason, message))
 
     async def remove(self) -> None:
-        """Remove the pod from the API server, as a kubelet does at the very end."""
+        """Remove the pod from the API server, the last action of a kubelet."""
         await remove_pod(self._api, self._pod["metadata"])
 
     async def _run(self) -> None:
@@ -157,7 +157,7 @@ class ScriptedPod:
         await self._report(phase, state)
 
     async def _terminate(self) -> None:
-        """End as a deleted pod does: the status says terminated before the object goes."""
+        """Terminate a deleted pod: write its terminated status, then remove the object."""
         if self.script.hang_on_delete:
             await asyncio.Event().wait()
         await asyncio.sleep(self.script.delete_after)
