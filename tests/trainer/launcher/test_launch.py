@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from llmtrain_core.api import env as names
+from tests.support.trainer.endpoints import check_metrics, check_status
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 
@@ -110,9 +109,9 @@ def test_two_pods_export_their_status_until_they_are_stopped(
     try:
         _wait_for_step(two, 1, 13)
         status = _wait_for_step(two, 0, 13)
-        _check_status(status)
-        _check_metrics(_get(two, 0, "/metrics").decode(), lead=True)
-        _check_metrics(_get(two, 1, "/metrics").decode(), lead=False)
+        check_status(status, STEPS)
+        check_metrics(_get(two, 0, "/metrics").decode(), lead=True)
+        check_metrics(_get(two, 1, "/metrics").decode(), lead=False)
         assert _get(two, 1, "/healthz") == b"ok\n"
         with pytest.raises(urllib.error.HTTPError):
             _get(two, 0, "/secrets")
@@ -153,47 +152,6 @@ def test_two_pods_train_together_to_the_end(
     assert result["lastCheckpointStep"] == 40
     assert "heartbeat" not in result
     assert two.message(1) is None
-
-
-def _check_status(status: dict[str, Any]) -> None:
-    assert status["phase"] == "training" and status["totalSteps"] == STEPS
-    assert status["attempt"] == 0 and status["heartbeat"].endswith("Z")
-    for key in ("loss", "gradNorm", "stepSeconds", "tokensPerSecond", "mfu", "heldOutLossBefore"):
-        assert status[key] > 0, key
-    assert status["tokensPerSecond"] == pytest.approx(8 * 16 / status["stepSeconds"])
-    assert status["utilization"]["source"] in {"cpu", "nvml"}
-    seen = {(entry["group"], entry["op"]) for entry in status["collectives"]}
-    assert {("tp", "all_gather"), ("tp", "reduce_scatter"), ("dp", "all_gather")} <= seen
-    assert all(entry["bytesPerStep"] > 0 < entry["count"] for entry in status["collectives"])
-
-
-def _check_metrics(text: str, lead: bool) -> None:
-    families = {family.name: family for family in text_string_to_metric_families(text)}
-    samples = {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in families.values()
-        for sample in family.samples
-    }
-    assert families["llmtrain_step_seconds"].type == "histogram"
-    assert samples["llmtrain_step_seconds_count", ()] >= 20
-    group = (("group", "tp"), ("op", "all_gather"))
-    assert samples["llmtrain_collective_seconds_count", group] > 0
-    assert samples["llmtrain_collective_bytes_total", group] > 0
-    assert samples["llmtrain_bus_bandwidth_bytes_per_second", group] > 0
-    phases = {dict(labels).get("phase") for name, labels in samples if "step_phase" in name}
-    assert {"data", "forward_backward", "clip", "optimizer"} <= phases
-    ratios = [v for (name, _), v in samples.items() if name == "llmtrain_gpu_utilization_ratio"]
-    assert len(ratios) == 2 and all(0 <= ratio <= 1 for ratio in ratios)
-    assert any(name == "llmtrain_gpu_memory_bytes" and v > 0 for (name, _), v in samples.items())
-    tokens = samples["llmtrain_tokens_total", ()]
-    if lead:
-        assert tokens >= 13 * 8 * 16 and tokens % (8 * 16) == 0
-        assert samples["llmtrain_loss", ()] > 0 < samples["llmtrain_grad_norm", ()]
-        full = samples["llmtrain_mfu_ratio", (("convention", "full-attention"),)]
-        causal = samples["llmtrain_mfu_ratio", (("convention", "causal-attention"),)]
-        assert full > causal > 0
-    else:
-        assert tokens == 0
 
 
 def test_a_killed_rank_is_the_cause_in_its_pod_and_a_lost_peer_in_the_other(
@@ -380,24 +338,6 @@ def test_a_port_in_use_is_named(
     assert str(port) in error["message"] and variable in error["remedy"]
 
 
-def test_rendezvous_retries_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    from datetime import timedelta
-
-    from llmtrain_trainer.errors import PeerLostError
-    from llmtrain_trainer.worker.rendezvous import _connect
-
-    tried: list[str] = []
-
-    def resolve(host: str, *_: Any, **__: Any) -> Any:
-        tried.append(host)
-        raise socket.gaierror("no such name")
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with pytest.raises(PeerLostError, match=r"did not answer"):
-        _connect(("no-such-pod.invalid", 29500), 2, timedelta(seconds=1))
-    assert len(tried) > 1
-
-
 def _descendants(pid: int) -> list[int]:
     """Children of a launcher, oldest first: its ranks once they train."""
     found: list[tuple[int, int]] = []
@@ -426,27 +366,3 @@ def _torch_is_imported() -> Iterator[None]:
     import llmtrain_trainer.worker.main  # noqa: F401
 
     yield
-
-
-def test_the_http_server_serves_only_its_routes() -> None:
-    from llmtrain_trainer.launcher.http_server import Response, respond, serve
-
-    routes = {"/a": lambda: Response(b"body", "text/plain")}
-    assert respond(b"GET /a?x=1 HTTP/1.1\r\n\r\n", routes).endswith(b"\r\n\r\nbody")
-    assert respond(b"HEAD /a HTTP/1.1\r\n\r\n", routes).endswith(b"\r\n\r\n")
-    assert b" 404 " in respond(b"GET /b HTTP/1.1\r\n\r\n", routes)
-    assert b" 405 " in respond(b"POST /a HTTP/1.1\r\n\r\n", routes)
-    assert b" 400 " in respond(b"\x00\xff\r\n\r\n", routes)
-
-    async def too_long() -> bytes:
-        server = await serve("127.0.0.1", 0, routes)
-        host, port = server.sockets[0].getsockname()
-        reader, writer = await asyncio.open_connection(host, port)
-        writer.write(b"GET /" + b"a" * 20000)
-        await writer.drain()
-        data = await reader.read()
-        writer.close()
-        server.close()
-        return data
-
-    assert asyncio.run(too_long()) == b""
