@@ -117,7 +117,7 @@ async def test_explain_describes_every_field(kubeconfig: Path, crds: None) -> No
 async def test_explain_parallelism_reads_well(kubeconfig: Path, crds: None) -> None:
     text = await explain_when_served(kubeconfig, "ltj.spec.parallelism")
     assert "KIND:       LLMTrainingJob" in text
-    assert "Degrees of the parallel dimensions; their product is the world size." in text
+    assert "Parallel degrees. Their product is the world size." in text
     assert "tensor\t<integer>" in text
     assert "enum: GPipe, 1F1B" in text
 
