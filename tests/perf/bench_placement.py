@@ -35,10 +35,10 @@ from tests.support.placement.cases import (
     with_one_free_node_more,
 )
 from tests.support.placement.comparison import (
-    contest,
+    compare,
     large_case,
-    real_contests,
-    synthetic_contests,
+    real_cases,
+    synthetic_cases,
     table,
 )
 from tests.support.placement.oracle import solve
@@ -54,8 +54,8 @@ GROWN = 100
 def test_peers_against_ours() -> None:
     """Exposed communication time of Kueue, Volcano and KAI with rank = pod index, over ours."""
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for case in chain(synthetic_contests(SYNTHETIC), real_contests(REAL)):
-        found[case.name].append(contest(case))
+    for case in chain(synthetic_cases(SYNTHETIC), real_cases(REAL)):
+        found[case.name].append(compare(case))
     print("\nTheir communication time over ours, half-full clusters\n" + table(found))
     assert min(min(one.values()) for one in chain.from_iterable(found.values())) >= 1 - 1e-9
 

@@ -13,7 +13,7 @@ from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.topology.inventory import Node, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from tests.support.placement.cases import Case
-from tests.support.placement.comparison import PEERS, contest, real_contests, synthetic_contests
+from tests.support.placement.comparison import BASELINES, compare, real_cases, synthetic_cases
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
 
@@ -26,13 +26,13 @@ def test_no_peer_is_ever_better() -> None:
     """224 cases on 10 fabrics, 48 of them on the real tree; and each peer loses often."""
     lost: list[str] = []
     found: dict[str, list[float]] = defaultdict(list)
-    for number, case in enumerate(chain(synthetic_contests(SYNTHETIC), real_contests(REAL))):
-        for peer, ratio in contest(case).items():
+    for number, case in enumerate(chain(synthetic_cases(SYNTHETIC), real_cases(REAL))):
+        for peer, ratio in compare(case).items():
             found[peer].append(ratio)
             if ratio < EVEN:
                 lost.append(f"case {number}, {case.name}, {case.request.layout}: {peer} {ratio}")
     assert not lost, "\n".join(lost)
-    for peer in PEERS:
+    for peer in BASELINES:
         assert len(found[peer]) >= 200, peer
         assert sum(ratio > 1.1 for ratio in found[peer]) >= 40, peer
 
@@ -57,7 +57,7 @@ def test_the_tightest_block_is_not_always_the_best() -> None:
     assert isinstance(ours, Placement)
     assert {node.path["block"] for node in ours.nodes} == {"B"}
     for name in ("Kueue", "Volcano hard", "KAI"):
-        theirs = PEERS[name](case.request, case.snapshot)
+        theirs = BASELINES[name](case.request, case.snapshot)
         assert theirs is not None
         assert {path[0] for path in theirs} == {"A"}
         assert cost_of(case.request, case.snapshot, theirs).seconds >= ours.cost.seconds

@@ -28,7 +28,7 @@ import pytest
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import USERS
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
-from tests.support.operator_harness.harness import Bench, OperatorProcess
+from tests.support.operator_harness.harness import OperatorHarness, OperatorProcess
 from tests.support.operator_harness.install import install
 from tests.support.operator_harness.queue_trace import (
     GPUS,
@@ -36,14 +36,14 @@ from tests.support.operator_harness.queue_trace import (
     PRIORITY_NAMES,
     Entry,
     Trace,
-    judge,
-    judge_waits,
+    check_trace,
+    check_waits,
     measured,
     play,
     replica,
     waits,
 )
-from tests.support.operator_harness.queue_watch import Account, integral
+from tests.support.operator_harness.queue_watch import TraceRecord, integral
 
 pytestmark = pytest.mark.cluster
 TRACE = Trace(
@@ -67,7 +67,7 @@ def own_cluster() -> Iterator[ControlPlane]:
 
 
 @pytest.fixture
-async def bench(own_cluster: ControlPlane) -> AsyncIterator[Bench]:
+async def harness(own_cluster: ControlPlane) -> AsyncIterator[OperatorHarness]:
     async with own_cluster.client("admin") as api:
         nodes, namespace = ScriptedNodes(api), "trace"
         await api.create("namespaces", {"metadata": {"name": namespace}})
@@ -76,15 +76,17 @@ async def bench(own_cluster: ControlPlane) -> AsyncIterator[Bench]:
             await api.create("scheduling.k8s.io/v1/priorityclasses", body)
         await api.wait_for("serviceaccounts", "default", lambda found: found is not None, namespace)
         nodes.start()
-        yield Bench(api, namespace, nodes, "trace")
+        yield OperatorHarness(api, namespace, nodes, "trace")
         await nodes.stop()
 
 
 @pytest.mark.timeout(900)
-async def test_three_hundred_jobs(own_cluster: ControlPlane, bench: Bench, tmp_path: Path) -> None:
+async def test_three_hundred_jobs(
+    own_cluster: ControlPlane, harness: OperatorHarness, tmp_path: Path
+) -> None:
     operator = OperatorProcess(own_cluster, tmp_path, *PATIENT)
     try:
-        played = await play(TRACE, bench, operator, tmp_path, 480)
+        played = await play(TRACE, harness, operator, tmp_path, 480)
     finally:
         operator.kill()
     account = played.account
@@ -103,11 +105,11 @@ async def test_three_hundred_jobs(own_cluster: ControlPlane, bench: Bench, tmp_p
             )
         ):
             print(line)
-    judge(TRACE, account)
+    check_trace(TRACE, account)
     judge_use(account)
 
 
-def judge_use(account: Account) -> None:
+def judge_use(account: TraceRecord) -> None:
     """Compare GPUs in use and waits with those of the replica and the oracle; print all."""
     begin = min(account.submitted.values())
     backlog = max(attempt.placed for attempt in account.attempts)
@@ -140,7 +142,7 @@ def judge_use(account: Account) -> None:
         mean = sum(seconds) / len(seconds)
         print(f"{name}: waited {mean:.0f} s, {max(seconds):.0f} s at most; replica {longest:.0f} s")
     print(f"ratios: replica {used / same:.3f}, oracle {used / best:.3f}, bound {bound / best:.3f}")
-    judge_waits(found)
+    check_waits(found)
     assert used >= BAR * same, "too much is lost to delays"
     assert used >= BAR * best, "the rules leave too much idle"
 

@@ -11,7 +11,7 @@ import pytest
 from llmtrain_devcluster.api import ApiStatusError
 from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
-    Bench,
+    OperatorHarness,
     OperatorProcess,
     condition,
     message,
@@ -146,15 +146,17 @@ REFUSED = {
 }
 
 
-async def test_every_mistake_has_a_message(operator: OperatorProcess, bench: Bench) -> None:
-    await bench.add_nodes(*[{} for _ in range(6)])
+async def test_every_mistake_has_a_message(
+    operator: OperatorProcess, harness: OperatorHarness
+) -> None:
+    await harness.add_nodes(*[{} for _ in range(6)])
     for name, case in CASES.items():
         if case.script is not None:
-            bench.nodes.script(named(f"{name}-.*"), case.script)
-        await bench.submit(name, **case.spec)
+            harness.nodes.script(named(f"{name}-.*"), case.script)
+        await harness.submit(name, **case.spec)
 
     async def one(name: str, case: Case) -> None:
-        job = await bench.wait(
+        job = await harness.wait(
             name, lambda job: condition(job, case.kind).get("reason") == case.reason, 30
         )
         found = condition(job, case.kind)
@@ -169,28 +171,28 @@ async def test_every_mistake_has_a_message(operator: OperatorProcess, bench: Ben
     await asyncio.gather(*(one(name, case) for name, case in CASES.items()))
     started = {name for name, case in CASES.items() if case.script}
     # What never started has no children; what failed keeps only what explains it.
-    left = [child for child in await bench.children() if child.startswith("pods/")]
+    left = [child for child in await harness.children() if child.startswith("pods/")]
     assert {child.removeprefix("pods/").rsplit("-", 2)[0] for child in left} <= started
     # The status comes first; what may still run is deleted in the turn after it.
     for _ in range(100):
         running = [
             pod["metadata"]["name"]
-            for pod in await bench.pods()
+            for pod in await harness.pods()
             if pod["status"]["phase"] != "Failed" and "deletionTimestamp" not in pod["metadata"]
         ]
         if not running:
             break
         await asyncio.sleep(0.1)
     assert not running
-    for child in await bench.children():
+    for child in await harness.children():
         owner = child.split("/")[-1]
         assert any(owner.startswith(name) for name in started), child
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_the_api_server_rejects(bench: Bench, name: str) -> None:
+async def test_the_api_server_rejects(harness: OperatorHarness, name: str) -> None:
     spec, field = REFUSED[name]
     with pytest.raises(ApiStatusError) as refused:
-        await bench.submit(name, **spec)
+        await harness.submit(name, **spec)
     assert refused.value.status == 422
     assert field in refused.value.message

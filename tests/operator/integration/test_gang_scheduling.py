@@ -9,27 +9,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
 
-from llmtrain_core.validation.check import Job, check
 from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import USERS
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
-from llmtrain_operator.manifests.gang_scheduling import KUEUE_GATE, KUEUE_QUEUE_NAME, GangScheduling
-from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.manifests.pod import make_pod
+from llmtrain_operator.manifests.gang_scheduling import KUEUE_QUEUE_NAME
 from tests.support.operator_harness.harness import (
-    Bench,
+    OperatorHarness,
     OperatorProcess,
     condition,
     job_object,
     status_of,
 )
 from tests.support.operator_harness.install import install
+
+pytestmark = pytest.mark.cluster
 
 GROUPS = "scheduling.k8s.io/v1beta1/podgroups"
 GATES = "--feature-gates=GenericWorkload=true"
@@ -67,16 +65,16 @@ def pod_groups_operator(
 
 
 @pytest.fixture
-async def pod_groups_bench(
+async def pod_groups_harness(
     control_plane_with_pod_groups: ControlPlane, pod_groups_operator: OperatorProcess
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[OperatorHarness]:
     async with control_plane_with_pod_groups.client("admin") as api, ScriptedNodes(api) as nodes:
         namespace = f"test-{secrets.token_hex(4)}"
         await api.create("namespaces", {"metadata": {"name": namespace}})
-        bench = Bench(api, namespace, nodes, secrets.token_hex(3))
-        await bench.add_nodes({}, {})
-        yield bench
-        await bench.clear()
+        harness = OperatorHarness(api, namespace, nodes, secrets.token_hex(3))
+        await harness.add_nodes({}, {})
+        yield harness
+        await harness.clear()
 
 
 def foreign_pod(node: str) -> Object:
@@ -95,12 +93,12 @@ def bound(pods: list[Object]) -> list[str]:
     return [p["metadata"]["name"] for p in pods if p["spec"].get("nodeName")]
 
 
-async def until_bound(bench: Bench, count: int) -> None:
+async def until_bound(harness: OperatorHarness, count: int) -> None:
     for _ in range(200):
-        if len(bound(await bench.pods("llmtrain.dev/job-uid"))) == count:
+        if len(bound(await harness.pods("llmtrain.dev/job-uid"))) == count:
             return
         await asyncio.sleep(0.1)
-    raise AssertionError(await bench.pods("llmtrain.dev/job-uid"))
+    raise AssertionError(await harness.pods("llmtrain.dev/job-uid"))
 
 
 def is_rejected_by_kube_scheduler(pods: list[Object]) -> bool:
@@ -114,124 +112,88 @@ def is_rejected_by_kube_scheduler(pods: list[Object]) -> bool:
     return len(pods) == 2 and reasons == {"Unschedulable"} and not bound(pods)
 
 
-@pytest.mark.cluster
-async def test_kube_scheduler_binds_the_whole_group_or_nothing(pod_groups_bench: Bench) -> None:
-    names = [n["metadata"]["name"] for n in await pod_groups_bench.api.list("nodes")]
-    mine = sorted(name for name in names if pod_groups_bench.tag in name)
-    await pod_groups_bench.api.create("pods", foreign_pod(mine[1]), pod_groups_bench.namespace)
-    await pod_groups_bench.submit("gang")
+async def test_kube_scheduler_binds_the_whole_group_or_nothing(
+    pod_groups_harness: OperatorHarness,
+) -> None:
+    names = [n["metadata"]["name"] for n in await pod_groups_harness.api.list("nodes")]
+    mine = sorted(name for name in names if pod_groups_harness.tag in name)
+    await pod_groups_harness.api.create("pods", foreign_pod(mine[1]), pod_groups_harness.namespace)
+    await pod_groups_harness.submit("gang")
     for _ in range(200):
-        if is_rejected_by_kube_scheduler(await pod_groups_bench.pods("llmtrain.dev/job-uid")):
+        if is_rejected_by_kube_scheduler(await pod_groups_harness.pods("llmtrain.dev/job-uid")):
             break
         await asyncio.sleep(0.1)
-    pods = await pod_groups_bench.pods("llmtrain.dev/job-uid")
+    pods = await pod_groups_harness.pods("llmtrain.dev/job-uid")
     assert is_rejected_by_kube_scheduler(pods), pods
-    group = await pod_groups_bench.api.get(GROUPS, "gang", pod_groups_bench.namespace)
+    group = await pod_groups_harness.api.get(GROUPS, "gang", pod_groups_harness.namespace)
     assert group["spec"]["schedulingPolicy"] == {"gang": {"minCount": 2}}
     assert {p["spec"]["schedulingGroup"]["podGroupName"] for p in pods} == {"gang"}
 
-    await pod_groups_bench.api.delete(
-        "pods", "intruder", pod_groups_bench.namespace, grace_seconds=0
+    await pod_groups_harness.api.delete(
+        "pods", "intruder", pod_groups_harness.namespace, grace_seconds=0
     )
-    await until_bound(pod_groups_bench, 2)
-    await pod_groups_bench.runs("gang", 0)
+    await until_bound(pod_groups_harness, 2)
+    await pod_groups_harness.runs("gang", 0)
 
 
-@pytest.mark.cluster
-async def test_kueue_admits_and_evicts_a_gang(pod_groups_bench: Bench) -> None:
+async def test_kueue_admits_and_evicts_a_gang(pod_groups_harness: OperatorHarness) -> None:
     body = job_object(
         "queued",
-        pod_groups_bench.namespace,
-        workers={"nodeSelector": {"bench": pod_groups_bench.tag}},
+        pod_groups_harness.namespace,
+        workers={"nodeSelector": {"harness": pod_groups_harness.tag}},
     )
     body["metadata"]["labels"] = QUEUED
-    await pod_groups_bench.api.create(
-        "llmtrain.dev/v1alpha1/llmtrainingjobs", body, pod_groups_bench.namespace
+    await pod_groups_harness.api.create(
+        "llmtrain.dev/v1alpha1/llmtrainingjobs", body, pod_groups_harness.namespace
     )
-    pods = await pod_groups_bench.pod_count(2)
-    held = await pod_groups_bench.wait(
+    pods = await pod_groups_harness.pod_count(2)
+    held = await pod_groups_harness.wait(
         "queued", lambda job: condition(job, "PodsReady").get("reason") == "WaitingForQuota"
     )
     assert status_of(held)["phase"] == "Starting"
-    assert bound(await pod_groups_bench.pods()) == []
+    assert bound(await pod_groups_harness.pods()) == []
     assert {p["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] for p in pods} == {"queued-0"}
 
-    await remove_gates(pod_groups_bench, pods)
-    await pod_groups_bench.runs("queued", 0)
+    await remove_gates(pod_groups_harness, pods)
+    await pod_groups_harness.runs("queued", 0)
 
-    await evict(pod_groups_bench, pods)
-    again = await pod_groups_bench.wait("queued", lambda job: status_of(job).get("attempt") == 1)
+    await evict(pod_groups_harness, pods)
+    again = await pod_groups_harness.wait("queued", lambda job: status_of(job).get("attempt") == 1)
     assert status_of(again)["restarts"] == 0
-    pods = await unscheduled_pods(pod_groups_bench)
+    pods = await unscheduled_pods(pod_groups_harness)
     assert bound(pods) == []
-    await remove_gates(pod_groups_bench, pods)
-    await pod_groups_bench.runs("queued", 1)
+    await remove_gates(pod_groups_harness, pods)
+    await pod_groups_harness.runs("queued", 1)
 
 
-async def evict(bench: Bench, pods: list[Object]) -> None:
+async def evict(harness: OperatorHarness, pods: list[Object]) -> None:
     """Evict the pods as Kueue does, with a finalizer that keeps their conditions visible."""
     evicted = {"type": "TerminationTarget", "status": "True", "reason": "WorkloadEvicted"}
     kept = {"metadata": {"finalizers": ["kueue.x-k8s.io/managed"]}}
     for each in pods:
-        await bench.patch_pod(each["metadata"]["name"], kept)
+        await harness.patch_pod(each["metadata"]["name"], kept)
     for each in pods:
         name = each["metadata"]["name"]
-        found = await bench.api.get("pods", name, bench.namespace)
+        found = await harness.api.get("pods", name, harness.namespace)
         conditions = [*found["status"]["conditions"], evicted]
-        await bench.patch_pod(f"{name}/status", {"status": {"conditions": conditions}})
-        await bench.api.delete("pods", name, bench.namespace)
-    await bench.wait("queued", lambda job: status_of(job).get("attempt") == 1)
+        await harness.patch_pod(f"{name}/status", {"status": {"conditions": conditions}})
+        await harness.api.delete("pods", name, harness.namespace)
+    await harness.wait("queued", lambda job: status_of(job).get("attempt") == 1)
     for each in pods:
-        await bench.patch_pod(each["metadata"]["name"], {"metadata": {"finalizers": None}})
+        await harness.patch_pod(each["metadata"]["name"], {"metadata": {"finalizers": None}})
 
 
-async def unscheduled_pods(bench: Bench) -> list[Object]:
+async def unscheduled_pods(harness: OperatorHarness) -> list[Object]:
     for _ in range(200):
-        pods = await bench.pods("llmtrain.dev/attempt=1")
+        pods = await harness.pods("llmtrain.dev/attempt=1")
         if len(pods) == 2:
             return pods
         await asyncio.sleep(0.1)
-    raise AssertionError(await bench.job("queued"))
+    raise AssertionError(await harness.job("queued"))
 
 
-async def remove_gates(bench: Bench, pods: list[Object]) -> None:
+async def remove_gates(harness: OperatorHarness, pods: list[Object]) -> None:
     """Remove the scheduling gates as Kueue does."""
     for each in pods:
         name = each["metadata"]["name"]
-        await bench.patch_pod(name, {"spec": {"schedulingGates": None}})
-
-
-def gang_pods(
-    scheduling: GangScheduling, labels: dict[str, str] | None = None
-) -> list[dict[str, Any]]:
-    raw = job_object("job", "team")
-    raw["metadata"] |= {"uid": "u", "labels": labels or {}}
-    job = check("job", raw["spec"])
-    assert isinstance(job, Job)
-    identity = JobIdentity.of(raw)
-    nodes = ("a", "b")
-    return [
-        scheduling.add_to_pod(make_pod(job, identity, 3, index, nodes), raw, 3, len(nodes))
-        for index in range(2)
-    ]
-
-
-@pytest.mark.unit
-def test_nothing_is_added_by_default() -> None:
-    for body in gang_pods(GangScheduling(), QUEUED):
-        assert "schedulingGates" not in body["spec"]
-        assert "schedulingGroup" not in body["spec"]
-        assert not any("kueue" in key for key in body["metadata"]["labels"])
-    assert gang_pods(GangScheduling(kueue=True)) == gang_pods(GangScheduling())
-
-
-@pytest.mark.unit
-def test_a_gang_is_one_pod_group_with_one_role() -> None:
-    bodies = gang_pods(GangScheduling(kueue=True), QUEUED)
-    for body in bodies:
-        assert body["spec"]["schedulingGates"] == [{"name": KUEUE_GATE}]
-        assert body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] == "job-3"
-        assert body["metadata"]["labels"]["llmtrain.dev/attempt"] == "3"
-        assert body["metadata"]["annotations"]["kueue.x-k8s.io/pod-group-total-count"] == "2"
-    roles = {body["metadata"]["annotations"]["kueue.x-k8s.io/role-hash"] for body in bodies}
-    assert len(roles) == 1
+        await harness.patch_pod(name, {"spec": {"schedulingGates": None}})

@@ -17,7 +17,7 @@ from llmtrain_devcluster.kubelet.pod_watch import follow
 from llmtrain_devcluster.scripted_node.node import PodScript
 from tests.support.operator_harness.harness import (
     QUICK_LEASE,
-    Bench,
+    OperatorHarness,
     OperatorProcess,
     condition,
     status_of,
@@ -56,11 +56,13 @@ class PodWatcher:
             self.breaches.append(f"{rank} lives in {sorted(alive.values())}")
 
 
-async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_path: Path) -> None:
+async def test_ten_kills(
+    installed: ControlPlane, harness: OperatorHarness, api: Api, tmp_path: Path
+) -> None:
     chance = random.Random(7)
-    nodes = await bench.add_nodes({}, {}, {})
-    bench.nodes.default = PodScript(exit_after=None, runs_after=0.5)
-    watcher = PodWatcher(api, bench.namespace)
+    nodes = await harness.add_nodes({}, {}, {})
+    harness.nodes.default = PodScript(exit_after=None, runs_after=0.5)
+    watcher = PodWatcher(api, harness.namespace)
     watching = asyncio.create_task(watcher.run())
     operators = []
     for name in "ab":
@@ -77,7 +79,7 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
         """End the existing pods of an attempt."""
         for index, code in enumerate(codes):
             with contextlib.suppress(LookupError):
-                bench.nodes.end(bench.namespace, f"hunted-{attempt}-{index}", code)
+                harness.nodes.end(harness.namespace, f"hunted-{attempt}-{index}", code)
 
     def second_attempt_started(job: Object | None) -> bool:
         """Return True if the second attempt has started or ended."""
@@ -86,13 +88,13 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
 
     async def run_script(round_: int) -> None:
         if round_ == 0:
-            await bench.submit("hunted", **spec)
+            await harness.submit("hunted", **spec)
         elif round_ == 5:
-            await bench.runs("hunted", 0, seconds=60)
+            await harness.runs("hunted", 0, seconds=60)
             await end_pods(0, 200, 137, 200)
         elif round_ == 8:
-            attempt = int(status_of(await bench.job("hunted")).get("attempt", 0))
-            if status_of(await bench.job("hunted"))["phase"] == "Running":
+            attempt = int(status_of(await harness.job("hunted")).get("attempt", 0))
+            if status_of(await harness.job("hunted"))["phase"] == "Running":
                 await end_pods(attempt, 0, 0, 0)
 
     try:
@@ -105,10 +107,10 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
             leader.kill()
             leader, heir = heir, leader
             await asyncio.to_thread(leader.await_lead)
-        job = await bench.wait("hunted", second_attempt_started, seconds=60)
+        job = await harness.wait("hunted", second_attempt_started, seconds=60)
         if status_of(job)["phase"] == "Running":
             await end_pods(1, 0, 0, 0)
-        job = await bench.phase("hunted", "Succeeded", seconds=30)
+        job = await harness.phase("hunted", "Succeeded", seconds=30)
     finally:
         leader.stop()
         watching.cancel()
@@ -121,12 +123,12 @@ async def test_ten_kills(installed: ControlPlane, bench: Bench, api: Api, tmp_pa
 
 
 async def test_a_clean_exit_releases_the_lease(
-    installed: ControlPlane, bench: Bench, tmp_path: Path
+    installed: ControlPlane, harness: OperatorHarness, tmp_path: Path
 ) -> None:
     first = OperatorProcess(installed, tmp_path, "--lease-duration=60", "--renew-deadline=50")
     await asyncio.to_thread(first.start)
     assert await asyncio.to_thread(first.stop) == 0
-    lease = await bench.api.get(
+    lease = await harness.api.get(
         "coordination.k8s.io/v1/leases", "llmtrain-operator", "llmtrain-system"
     )
     assert lease["spec"]["holderIdentity"] == ""

@@ -13,8 +13,8 @@ import pytest
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
-from llmtrain_operator.config import LeaseTiming, parse
-from llmtrain_operator.errors import ConfigError, LeaseLostError
+from llmtrain_operator.config import LeaseTiming
+from llmtrain_operator.errors import LeaseLostError
 from llmtrain_operator.kube.client import KubeClient, load_configuration
 from llmtrain_operator.kube.leader_election import LeaderElector
 from llmtrain_operator.kube.resources import CONFIG_MAPS, LEASES
@@ -22,12 +22,13 @@ from llmtrain_operator.metrics import Metrics
 from tests.support.operator_harness.harness import (
     LOST,
     SHORT_LEASE,
-    Bench,
+    OperatorHarness,
     OperatorProcess,
     is_renewal,
 )
 
 pytestmark = pytest.mark.cluster
+
 TIMING = LeaseTiming(duration=4.5, renew_deadline=3.5, retry_period=0.4)
 
 
@@ -111,7 +112,7 @@ def written(cluster: ControlPlane) -> int:
 
 
 async def test_a_paused_leader_writes_nothing_when_it_resumes(
-    installed: ControlPlane, bench: Bench, tmp_path: Path
+    installed: ControlPlane, harness: OperatorHarness, tmp_path: Path
 ) -> None:
     for kind, name, where in (
         ("ClusterRole", "llmtrain-operator", None),
@@ -125,7 +126,7 @@ async def test_a_paused_leader_writes_nothing_when_it_resumes(
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
             "subjects": [user],
         }
-        await bench.api.apply(binding, where)
+        await harness.api.apply(binding, where)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     stopped = OperatorProcess(installed, tmp_path / "a", *SHORT_LEASE, user="researcher")
@@ -134,9 +135,9 @@ async def test_a_paused_leader_writes_nothing_when_it_resumes(
         await asyncio.to_thread(stopped.start)
         os.kill(stopped.pid, signal.SIGSTOP)
         await asyncio.to_thread(successor.start)
-        await bench.add_nodes({}, {})
-        await bench.submit("handed")
-        await bench.phase("handed", "Running", "Succeeded")
+        await harness.add_nodes({}, {})
+        await harness.submit("handed")
+        await harness.phase("handed", "Running", "Succeeded")
         before = written(installed)
         os.kill(stopped.pid, signal.SIGCONT)
         assert await asyncio.to_thread(stopped.wait, 10) == LOST
@@ -146,15 +147,3 @@ async def test_a_paused_leader_writes_nothing_when_it_resumes(
         for process in (stopped, successor):
             if process.alive():
                 process.kill()
-
-
-@pytest.mark.unit
-def test_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parse([]).timing == LeaseTiming(15.0, 10.0, 2.0)
-    monkeypatch.setenv("LLMTRAIN_OPERATOR_METRICS_PORT", "1234")
-    monkeypatch.setenv("LLMTRAIN_OPERATOR_COUNT_FOREIGN_PODS", "false")
-    found = parse(["--namespace", "team", "--health-port=7"])
-    assert (found.namespace, found.metrics_port, found.health_port) == ("team", 1234, 7)
-    assert found.count_foreign_pods is False
-    with pytest.raises(ConfigError, match="renew-deadline"):
-        parse(["--renew-deadline=20"])

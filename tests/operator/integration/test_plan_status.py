@@ -13,7 +13,7 @@ from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.scripted_node.node import PodScript
 from tests.support.operator_harness.harness import (
     LARGE,
-    Bench,
+    OperatorHarness,
     OperatorProcess,
     condition,
     job_object,
@@ -32,12 +32,12 @@ def is_rejected(job: Object | None) -> bool:
 
 
 async def test_a_job_that_does_not_fit_is_rejected_until_larger_gpus_exist(
-    operator: OperatorProcess, bench: Bench
+    operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await bench.add_nodes(H100, H100)
-    bench.nodes.default = PodScript(exit_after=None)
-    await bench.submit("large", **LARGE)
-    found = await bench.wait("large", is_rejected)
+    await harness.add_nodes(H100, H100)
+    harness.nodes.default = PodScript(exit_after=None)
+    await harness.submit("large", **LARGE)
+    found = await harness.wait("large", is_rejected)
     accepted = condition(found, "Accepted")
     assert accepted["status"] == "False"
     for said in (
@@ -51,52 +51,54 @@ async def test_a_job_that_does_not_fit_is_rejected_until_larger_gpus_exist(
     status = status_of(found)
     assert (status["phase"], status["reason"]) == ("Rejected", "WillNotFit")
     assert status["plan"]["memory"]["fits"] is False
-    assert await bench.children() == []
+    assert await harness.children() == []
     # One that is too large waits for nobody, and nobody waits for it.
-    await bench.submit("small")
-    await bench.phase("small", "Running")
-    larger = await bench.add_nodes(H200, H200, start=2)
-    running = await bench.phase("large", "Running")
+    await harness.submit("small")
+    await harness.phase("small", "Running")
+    larger = await harness.add_nodes(H200, H200, start=2)
+    running = await harness.phase("large", "Running")
     status = status_of(running)
     assert [n for b in status["placement"]["blocks"] for n in b["nodes"]] == larger
     assert status["plan"]["hardware"] == "H200" and status["plan"]["memory"]["fits"] is True
 
 
 async def test_the_annotation_overrides_the_memory_check(
-    operator: OperatorProcess, bench: Bench
+    operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await bench.add_nodes(H100, H100)
-    bench.nodes.default = PodScript(exit_after=None)
-    await bench.submit("daring", **LARGE)
-    await bench.wait("daring", is_rejected)
-    await bench.patch("daring", {"metadata": {"annotations": {ALLOW_OVER_MEMORY: "perhaps"}}})
-    slip = await bench.wait(
+    await harness.add_nodes(H100, H100)
+    harness.nodes.default = PodScript(exit_after=None)
+    await harness.submit("daring", **LARGE)
+    await harness.wait("daring", is_rejected)
+    await harness.patch("daring", {"metadata": {"annotations": {ALLOW_OVER_MEMORY: "perhaps"}}})
+    slip = await harness.wait(
         "daring", lambda job: condition(job, "Accepted").get("reason") == "InvalidSpec"
     )
     assert "neither" in condition(slip, "Accepted")["message"]
-    await bench.patch("daring", {"metadata": {"annotations": {ALLOW_OVER_MEMORY: "true"}}})
-    running = await bench.phase("daring", "Running")
+    await harness.patch("daring", {"metadata": {"annotations": {ALLOW_OVER_MEMORY: "true"}}})
+    running = await harness.phase("daring", "Running")
     assert status_of(running)["plan"]["memory"]["fits"] is False
-    assert len(await bench.pods()) == 2
+    assert len(await harness.pods()) == 2
 
 
 async def test_without_gpu_labels_no_job_is_rejected(
-    operator: OperatorProcess, bench: Bench
+    operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await bench.add_nodes({}, {})
-    bench.nodes.default = PodScript(exit_after=None)
-    await bench.submit("unknown", **LARGE)
-    running = await bench.phase("unknown", "Running")
+    await harness.add_nodes({}, {})
+    harness.nodes.default = PodScript(exit_after=None)
+    await harness.submit("unknown", **LARGE)
+    running = await harness.phase("unknown", "Running")
     plan = status_of(running)["plan"]
     assert "hardware" not in plan and "step" not in plan and "fits" not in plan["memory"]
     assert "nvidia.com/gpu.product" in plan["note"]
 
 
-async def test_the_plan_and_its_measurement(operator: OperatorProcess, bench: Bench) -> None:
-    await bench.add_nodes(H100, H100)
-    bench.nodes.default = PodScript(exit_after=None)
-    await bench.submit("told")
-    running = await bench.phase("told", "Running")
+async def test_the_plan_and_its_measurement(
+    operator: OperatorProcess, harness: OperatorHarness
+) -> None:
+    await harness.add_nodes(H100, H100)
+    harness.nodes.default = PodScript(exit_after=None)
+    await harness.submit("told")
+    running = await harness.phase("told", "Running")
     subject = check("told", job_object("told", "ns")["spec"])
     assert isinstance(subject, Job)
     setup = TrainingSetup.of(subject)
@@ -113,12 +115,12 @@ async def test_the_plan_and_its_measurement(operator: OperatorProcess, bench: Be
     assert "eta" in status_of(running)["progress"], "planned before it is measured"
     pace = 1.5 * plan["step"]["seconds"]
     report = {"phase": "training", "attempt": 0, "step": 1, "totalSteps": 100, "stepSeconds": pace}
-    head = await bench.api.get("pods", "told-0-0", bench.namespace)
+    head = await harness.api.get("pods", "told-0-0", harness.namespace)
 
     async with reporting(head, report):
-        await bench.wait("told", lambda job: "measured" in status_of(job).get("plan", {}))
+        await harness.wait("told", lambda job: "measured" in status_of(job).get("plan", {}))
         report["step"] = 42
-        found = await bench.wait(
+        found = await harness.wait(
             "told", lambda job: "errorRatio" in status_of(job)["plan"].get("measured", {})
         )
         measured = status_of(found)["plan"]["measured"]

@@ -16,8 +16,14 @@ import pytest
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
-from tests.support.operator_harness.harness import Bench, OperatorProcess
-from tests.support.operator_harness.queue_trace import PATIENT, PRIORITY_NAMES, Trace, judge, play
+from tests.support.operator_harness.harness import OperatorHarness, OperatorProcess
+from tests.support.operator_harness.queue_trace import (
+    PATIENT,
+    PRIORITY_NAMES,
+    Trace,
+    check_trace,
+    play,
+)
 
 pytestmark = pytest.mark.cluster
 CLASSES = "scheduling.k8s.io/v1/priorityclasses"
@@ -50,14 +56,14 @@ async def test_sixty_jobs(
     classes: None,
     tmp_path: Path,
 ) -> None:
-    bench = Bench(api, namespace, scripted_nodes, secrets.token_hex(3))
+    harness = OperatorHarness(api, namespace, scripted_nodes, secrets.token_hex(3))
     operator = OperatorProcess(installed, tmp_path, *PATIENT)
     try:
-        played = await play(TRACE, bench, operator, tmp_path, 240)
-        await bench.clear()
+        played = await play(TRACE, harness, operator, tmp_path, 240)
+        await harness.clear()
     finally:
         operator.stop()
-    judge(TRACE, played.account)
+    check_trace(TRACE, played.account)
     assert {attempt.job for attempt in played.account.attempts} == {
         entry.name for entry in TRACE.entries()
     }, "everybody had a place in the end"

@@ -28,144 +28,144 @@ pytestmark = pytest.mark.cluster
 
 
 @case
-async def behind_an_older_job(bench: CaseBench) -> None:
-    await bench.add_nodes({}, {})
-    await bench.runs_small("holder")
+async def behind_an_older_job(harness: CaseBench) -> None:
+    await harness.add_nodes({}, {})
+    await harness.runs_small("holder")
     # Within one second the name decides the order: "ahead" comes before "job".
-    await bench.submit("ahead")
-    await bench.wait_reason("ahead", "InsufficientGpus")
-    await bench.small("job")
-    await bench.wait_reason(
-        "job", "WaitingBehindJob", f"kept for jobs ahead: {bench.namespace}/ahead"
+    await harness.submit("ahead")
+    await harness.wait_reason("ahead", "InsufficientGpus")
+    await harness.small("job")
+    await harness.wait_reason(
+        "job", "WaitingBehindJob", f"kept for jobs ahead: {harness.namespace}/ahead"
     )
-    await bench.api.delete(JOBS, "ahead", bench.namespace)
-    await bench.starts("job")
+    await harness.api.delete(JOBS, "ahead", harness.namespace)
+    await harness.starts("job")
 
 
 @case
-async def behind_a_job_of_higher_priority(bench: CaseBench) -> None:
-    await bench.add_nodes({})
-    await bench.priority_class(preemptionPolicy="Never")
-    await bench.runs_small("holder")
-    await bench.small("job")
-    await bench.wait_reason("job", "InsufficientGpus")
-    await bench.small("vip", priorityClassName=bench.tag)
-    await bench.wait_reason("vip", "InsufficientGpus")
-    expected = f"ahead in the queue: {bench.namespace}/vip"
-    await bench.wait("job", lambda j: expected in condition(j, "Placed").get("message", ""), 60)
-    await bench.api.delete(JOBS, "holder", bench.namespace)
-    await bench.starts("vip")
-    await bench.wait_reason("job", "InsufficientGpus")
-    await bench.api.delete(JOBS, "vip", bench.namespace)
-    await bench.starts("job")
+async def behind_a_job_of_higher_priority(harness: CaseBench) -> None:
+    await harness.add_nodes({})
+    await harness.priority_class(preemptionPolicy="Never")
+    await harness.runs_small("holder")
+    await harness.small("job")
+    await harness.wait_reason("job", "InsufficientGpus")
+    await harness.small("vip", priorityClassName=harness.tag)
+    await harness.wait_reason("vip", "InsufficientGpus")
+    expected = f"ahead in the queue: {harness.namespace}/vip"
+    await harness.wait("job", lambda j: expected in condition(j, "Placed").get("message", ""), 60)
+    await harness.api.delete(JOBS, "holder", harness.namespace)
+    await harness.starts("vip")
+    await harness.wait_reason("job", "InsufficientGpus")
+    await harness.api.delete(JOBS, "vip", harness.namespace)
+    await harness.starts("job")
 
 
 @case
-async def behind_a_namespace_that_holds_less(bench: CaseBench) -> None:
-    other = CaseBench(bench.api, f"{bench.namespace}-poor", bench.nodes, bench.tag)
+async def behind_a_namespace_that_holds_less(harness: CaseBench) -> None:
+    other = CaseBench(harness.api, f"{harness.namespace}-poor", harness.nodes, harness.tag)
     await other.enter()
-    await bench.add_nodes({}, {})
-    await bench.runs_small("holder")
-    await bench.submit("job")
-    await bench.wait_reason("job", "InsufficientGpus")
+    await harness.add_nodes({}, {})
+    await harness.runs_small("holder")
+    await harness.submit("job")
+    await harness.wait_reason("job", "InsufficientGpus")
     await other.submit("younger")
     await other.wait_reason("younger", "InsufficientGpus")
     expected = "ahead in the queue: 1 of other namespaces"
-    job = await bench.wait(
+    job = await harness.wait(
         "job", lambda j: expected in condition(j, "Placed").get("message", ""), 60
     )
     await other.api.delete(JOBS, "younger", other.namespace)
-    await bench.follow(condition(job, "Placed")["message"])
-    await bench.starts("job")
+    await harness.follow(condition(job, "Placed")["message"])
+    await harness.starts("job")
     await other.leave()
 
 
 @case
-async def until_others_have_stopped_for_it(bench: CaseBench) -> None:
-    await bench.add_nodes({})
-    await bench.priority_class()
-    bench.nodes.script(
-        lambda pod: pod["metadata"]["name"].startswith(f"low-{bench.tag}"),
+async def until_others_have_stopped_for_it(harness: CaseBench) -> None:
+    await harness.add_nodes({})
+    await harness.priority_class()
+    harness.nodes.script(
+        lambda pod: pod["metadata"]["name"].startswith(f"low-{harness.tag}"),
         PodScript(exit_after=None, hang_on_delete=True),
     )
-    await bench.runs_small(f"low-{bench.tag}")
-    await bench.small("job", priorityClassName=bench.tag)
-    await bench.wait_reason("job", "Preempting", "pods have ")
-    pod = f"low-{bench.tag}-0-0"
-    await bench.api.delete("pods", pod, bench.namespace, grace_seconds=0)
-    await bench.starts("job")
+    await harness.runs_small(f"low-{harness.tag}")
+    await harness.small("job", priorityClassName=harness.tag)
+    await harness.wait_reason("job", "Preempting", "pods have ")
+    pod = f"low-{harness.tag}-0-0"
+    await harness.api.delete("pods", pod, harness.namespace, grace_seconds=0)
+    await harness.starts("job")
 
 
 @case
-async def quarantined(bench: CaseBench) -> None:
-    [node] = await bench.add_nodes({})
-    await bench.runs_small("unlucky")
+async def quarantined(harness: CaseBench) -> None:
+    [node] = await harness.add_nodes({})
+    await harness.runs_small("unlucky")
     for attempt in (1, 2):
-        await bench.nodes.node_not_ready(node)
-        await bench.wait("unlucky", lambda j, a=attempt: j["status"].get("attempt") == a, 60)
-        await bench.nodes.node_ready(node)
+        await harness.nodes.node_not_ready(node)
+        await harness.wait("unlucky", lambda j, a=attempt: j["status"].get("attempt") == a, 60)
+        await harness.nodes.node_ready(node)
         if attempt == 1:
-            await bench.runs("unlucky", 1, seconds=60)
-    await bench.wait_reason("unlucky", "NodesQuarantined", f"{node} until ")
-    await bench.small("job")
-    await bench.wait_reason("job", "NodesQuarantined", f"{node} until ")
-    await bench.api.delete(JOBS, "unlucky", bench.namespace)
-    await bench.starts("job")
+            await harness.runs("unlucky", 1, seconds=60)
+    await harness.wait_reason("unlucky", "NodesQuarantined", f"{node} until ")
+    await harness.small("job")
+    await harness.wait_reason("job", "NodesQuarantined", f"{node} until ")
+    await harness.api.delete(JOBS, "unlucky", harness.namespace)
+    await harness.starts("job")
 
 
 @case
-async def suspended(bench: CaseBench) -> None:
-    await bench.add_nodes({})
-    await bench.small("job", suspend=True)
-    await bench.wait_reason("job", "Suspended", "spec.suspend is set")
-    await bench.patch("job", {"spec": {"suspend": False}})
-    await bench.starts("job")
+async def suspended(harness: CaseBench) -> None:
+    await harness.add_nodes({})
+    await harness.small("job", suspend=True)
+    await harness.wait_reason("job", "Suspended", "spec.suspend is set")
+    await harness.patch("job", {"spec": {"suspend": False}})
+    await harness.starts("job")
 
 
 @case
-async def the_gate_of_a_queue(bench: CaseBench) -> None:
-    await bench.add_nodes({})
-    workers = {"nodes": 1, "nodeSelector": {"bench": bench.tag}}
-    body = job_object("job", bench.namespace, workers=workers)
+async def the_gate_of_a_queue(harness: CaseBench) -> None:
+    await harness.add_nodes({})
+    workers = {"nodes": 1, "nodeSelector": {"harness": harness.tag}}
+    body = job_object("job", harness.namespace, workers=workers)
     body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team"}
-    await bench.api.create(JOBS, body, bench.namespace)
-    await bench.wait_reason("job", "WaitingForQuota", "scheduling gate", kind="PodsReady")
-    [pod] = await bench.pods("llmtrain.dev/job-name=job")
-    await bench.patch_pod(pod["metadata"]["name"], {"spec": {"schedulingGates": None}})
-    await bench.starts("job")
+    await harness.api.create(JOBS, body, harness.namespace)
+    await harness.wait_reason("job", "WaitingForQuota", "scheduling gate", kind="PodsReady")
+    [pod] = await harness.pods("llmtrain.dev/job-name=job")
+    await harness.patch_pod(pod["metadata"]["name"], {"spec": {"schedulingGates": None}})
+    await harness.starts("job")
 
 
 @case
-async def the_quota_of_the_namespace(bench: CaseBench) -> None:
-    await bench.add_nodes({})
+async def the_quota_of_the_namespace(harness: CaseBench) -> None:
+    await harness.add_nodes({})
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    await bench.api.create("resourcequotas", quota, bench.namespace)
-    await bench.small("job")
-    await bench.wait_reason("job", "QuotaExceeded", "exceeded quota: none", kind="PodsReady")
-    await bench.api.delete("resourcequotas", "none", bench.namespace)
-    await bench.starts("job")
+    await harness.api.create("resourcequotas", quota, harness.namespace)
+    await harness.small("job")
+    await harness.wait_reason("job", "QuotaExceeded", "exceeded quota: none", kind="PodsReady")
+    await harness.api.delete("resourcequotas", "none", harness.namespace)
+    await harness.starts("job")
 
 
 @case
-async def what_the_server_forbids(bench: CaseBench) -> None:
-    await bench.add_nodes({})
+async def what_the_server_forbids(harness: CaseBench) -> None:
+    await harness.add_nodes({})
     most = {"type": "Container", "max": {"nvidia.com/gpu": "1"}}
     limit = {"metadata": {"name": "most"}, "spec": {"limits": [most]}}
-    await bench.api.create("limitranges", limit, bench.namespace)
-    await bench.small("job")
-    await bench.wait_reason("job", "Forbidden", "maximum nvidia.com/gpu", kind="PodsReady")
-    await bench.api.delete("limitranges", "most", bench.namespace)
-    await bench.starts("job")
+    await harness.api.create("limitranges", limit, harness.namespace)
+    await harness.small("job")
+    await harness.wait_reason("job", "Forbidden", "maximum nvidia.com/gpu", kind="PodsReady")
+    await harness.api.delete("limitranges", "most", harness.namespace)
+    await harness.starts("job")
 
 
 @case
-async def a_name_that_is_taken(bench: CaseBench) -> None:
-    await bench.add_nodes({})
-    await bench.api.create("configmaps", {"metadata": {"name": "job-job"}}, bench.namespace)
-    await bench.small("job")
-    await bench.wait_reason("job", "NameConflict", "configmaps job-job exists", kind="PodsReady")
-    await bench.api.delete("configmaps", "job-job", bench.namespace)
-    await bench.starts("job")
+async def a_name_that_is_taken(harness: CaseBench) -> None:
+    await harness.add_nodes({})
+    await harness.api.create("configmaps", {"metadata": {"name": "job-job"}}, harness.namespace)
+    await harness.small("job")
+    await harness.wait_reason("job", "NameConflict", "configmaps job-job exists", kind="PodsReady")
+    await harness.api.delete("configmaps", "job-job", harness.namespace)
+    await harness.starts("job")
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +186,12 @@ async def test_without_what_it_names_each_job_starts(
     run = secrets.token_hex(3)
     tags = [f"{run}-{index}" for index in range(len(CASES))]
     benches = [CaseBench(api, f"case-{tag}", scripted_nodes, tag) for tag in tags]
-    await asyncio.gather(*(bench.enter() for bench in benches))
+    await asyncio.gather(*(harness.enter() for harness in benches))
     results = await asyncio.gather(
-        *(run_case(bench) for run_case, bench in zip(CASES, benches, strict=True)),
+        *(run_case(harness) for run_case, harness in zip(CASES, benches, strict=True)),
         return_exceptions=True,
     )
-    await asyncio.gather(*(bench.leave() for bench in benches))
+    await asyncio.gather(*(harness.leave() for harness in benches))
     failed = {
         run_case.__name__: repr(error)[:2000]
         for run_case, error in zip(CASES, results, strict=True)

@@ -11,7 +11,7 @@ from llmtrain_devcluster.scripted_node.node import PodScript
 from tests.support.operator_harness.advice import FABRICS
 from tests.support.operator_harness.harness import (
     JOBS,
-    Bench,
+    OperatorHarness,
     OperatorProcess,
     condition,
     reporting,
@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
-async def racks(bench: Bench) -> AsyncIterator[tuple[str, str]]:
+async def racks(harness: OperatorHarness) -> AsyncIterator[tuple[str, str]]:
     """Yield a Fabric with oversubscribed racks: its name and the label of a rack."""
-    label = f"example.com/rack-{bench.tag}"
+    label = f"example.com/rack-{harness.tag}"
     levels = [
         {"name": "rack", "nodeLabel": label, "oversubscription": 8},
         {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
@@ -32,12 +32,12 @@ async def racks(bench: Bench) -> AsyncIterator[tuple[str, str]]:
     body = {
         "apiVersion": "llmtrain.dev/v1alpha1",
         "kind": "Fabric",
-        "metadata": {"name": bench.tag},
+        "metadata": {"name": harness.tag},
         "spec": {"levels": levels},
     }
-    await bench.api.create(FABRICS, body)
-    yield bench.tag, label
-    await bench.api.delete(FABRICS, bench.tag, missing_ok=True)
+    await harness.api.create(FABRICS, body)
+    yield harness.tag, label
+    await harness.api.delete(FABRICS, harness.tag, missing_ok=True)
 
 
 def nodes_of(job: Object) -> list[str]:
@@ -45,24 +45,24 @@ def nodes_of(job: Object) -> list[str]:
 
 
 async def test_a_job_moves_on_request_after_a_newer_checkpoint(
-    operator: OperatorProcess, bench: Bench, racks: tuple[str, str]
+    operator: OperatorProcess, harness: OperatorHarness, racks: tuple[str, str]
 ) -> None:
     fabric, label = racks
-    names = await bench.add_nodes(*({label: rack} for rack in ("a", "a", "b", "b")))
-    bench.nodes.default = PodScript(exit_after=None)
+    names = await harness.add_nodes(*({label: rack} for rack in ("a", "a", "b", "b")))
+    harness.nodes.default = PodScript(exit_after=None)
     for name, rack in (("guest", "a"), ("tenant", "b")):
-        workers = {"nodes": 1, "nodeSelector": {"bench": bench.tag, label: rack}}
-        await bench.submit(name, workers=workers, topology={"fabric": fabric})
-        await bench.phase(name, "Running", seconds=60)
-    await bench.submit("job", topology={"fabric": fabric})
-    apart = await bench.phase("job", "Running", seconds=60)
+        workers = {"nodes": 1, "nodeSelector": {"harness": harness.tag, label: rack}}
+        await harness.submit(name, workers=workers, topology={"fabric": fabric})
+        await harness.phase(name, "Running", seconds=60)
+    await harness.submit("job", topology={"fabric": fabric})
+    apart = await harness.phase("job", "Running", seconds=60)
     assert status_of(apart)["placementSummary"] == "2 nodes · 2 rack"
-    await bench.api.delete(JOBS, "guest", bench.namespace)
-    hinted = await bench.wait("job", lambda j: "betterPlacement" in status_of(j), 90)
+    await harness.api.delete(JOBS, "guest", harness.namespace)
+    hinted = await harness.wait("job", lambda j: "betterPlacement" in status_of(j), 90)
     hint = status_of(hinted)["betterPlacement"]
     assert hint["attempt"] == 0 and hint["gain"] > 1.1 and hint["summary"] == "2 nodes · 1 rack"
 
-    head = await bench.api.get("pods", "job-0-0", bench.namespace)
+    head = await harness.api.get("pods", "job-0-0", harness.namespace)
     report = {
         "phase": "training",
         "attempt": 0,
@@ -76,19 +76,19 @@ async def test_a_job_moves_on_request_after_a_newer_checkpoint(
         return lambda j: status_of(j).get("progress", {}).get("lastCheckpointStep") == step
 
     async with reporting(head, report):
-        await bench.wait("job", saved(20), 60)
+        await harness.wait("job", saved(20), 60)
         report |= {"step": 30, "lastCheckpointStep": 30}
-        unasked = await bench.wait("job", saved(30), 60)
+        unasked = await harness.wait("job", saved(30), 60)
         assert nodes_of(unasked) == nodes_of(apart), "a newer checkpoint alone moves nobody"
-        await bench.patch("job", {"metadata": {"annotations": {"llmtrain.dev/replace": "0"}}})
-        asked = await bench.wait("job", lambda j: "move" in status_of(j), 60)
+        await harness.patch("job", {"metadata": {"annotations": {"llmtrain.dev/replace": "0"}}})
+        asked = await harness.wait("job", lambda j: "move" in status_of(j), 60)
         assert status_of(asked)["move"] == {"attempt": 0, "afterCheckpoint": 30}
         assert nodes_of(asked) == nodes_of(apart), "the checkpoint is older than the request"
         report |= {"step": 41, "lastCheckpointStep": 40}
-        moved = await bench.runs("job", attempt=1, seconds=90)
+        moved = await harness.runs("job", attempt=1, seconds=90)
     assert set(nodes_of(moved)) == set(names[:2])
     status = status_of(moved)
     assert status["restarts"] == 0 and "move" not in status and "betterPlacement" not in status
     assert condition(moved, "Failed") == {} and not status.get("failures")
-    pods = await bench.pod_count(3, seconds=30)
+    pods = await harness.pod_count(3, seconds=30)
     assert {p["spec"]["nodeName"] for p in pods} >= set(names[:2])

@@ -13,7 +13,7 @@ from llmtrain_devcluster.fixtures import OPERATOR_USER
 from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
     JOBS,
-    Bench,
+    OperatorHarness,
     OperatorProcess,
     is_renewal,
     status_of,
@@ -28,18 +28,18 @@ SMALL = {
 }
 
 
-async def phases(bench: Bench) -> dict[str, int]:
+async def phases(harness: OperatorHarness) -> dict[str, int]:
     found: dict[str, int] = {}
-    for job in await bench.api.list(JOBS, bench.namespace):
+    for job in await harness.api.list(JOBS, harness.namespace):
         phase = status_of(job).get("phase", "")
         found[phase] = found.get(phase, 0) + 1
     return found
 
 
-async def settled(bench: Bench, **wanted: int) -> None:
+async def settled(harness: OperatorHarness, **wanted: int) -> None:
     deadline = time.monotonic() + 90
-    while await phases(bench) != wanted:
-        assert time.monotonic() < deadline, await phases(bench)
+    while await phases(harness) != wanted:
+        assert time.monotonic() < deadline, await phases(harness)
         await asyncio.sleep(0.5)
 
 
@@ -56,15 +56,15 @@ async def writes_after_events(cluster: ControlPlane) -> list[Object]:
 
 
 async def test_no_write_in_a_minute(
-    installed: ControlPlane, operator: OperatorProcess, bench: Bench
+    installed: ControlPlane, operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await bench.add_nodes(*[{} for _ in range(4)], gpus=16)
-    bench.nodes.script(named("done-.*"), PodScript(exit_after=0.2))
-    bench.nodes.script(named("run-.*"), PodScript(exit_after=None))
+    await harness.add_nodes(*[{} for _ in range(4)], gpus=16)
+    harness.nodes.script(named("done-.*"), PodScript(exit_after=0.2))
+    harness.nodes.script(named("run-.*"), PodScript(exit_after=None))
     names = [f"done-{i}" for i in range(FINISHED)] + [f"run-{i}" for i in range(RUNNING)]
     for start in range(0, len(names), 10):
-        await asyncio.gather(*(bench.submit(n, **dict(SMALL)) for n in names[start : start + 10]))
-    await settled(bench, Succeeded=FINISHED, Running=RUNNING)
+        await asyncio.gather(*(harness.submit(n, **dict(SMALL)) for n in names[start : start + 10]))
+    await settled(harness, Succeeded=FINISHED, Running=RUNNING)
     before = await writes_after_events(installed)
     await asyncio.sleep(SECONDS)
     new = installed.writes(OPERATOR_USER)[len(before) :]
@@ -74,6 +74,6 @@ async def test_no_write_in_a_minute(
     print(f"{SECONDS} s: {len(others)} writes, and {len(leases)} renewals of the lease")
     assert leases, "the audit log works"
     assert shown == []
-    assert await phases(bench) == {"Succeeded": FINISHED, "Running": RUNNING}
+    assert await phases(harness) == {"Succeeded": FINISHED, "Running": RUNNING}
     told = operator.metrics()
     assert f'llmtrain_operator_jobs{{phase="Running"}} {RUNNING}.0' in told

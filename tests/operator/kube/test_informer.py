@@ -4,70 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kubernetes.aio.client.configuration import Configuration
 
-from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.control_plane.control_plane import ControlPlane
-from llmtrain_operator.kube import informer as module
-from llmtrain_operator.kube.client import KubeClient, load_configuration
-from llmtrain_operator.kube.informer import Informer, Selection
-from llmtrain_operator.kube.resources import CONFIG_MAPS, PODS
+from llmtrain_operator.kube.client import KubeClient
+from llmtrain_operator.kube.informer import Selection
+from llmtrain_operator.kube.resources import PODS
 from llmtrain_operator.metrics import Metrics
 from tests.support.operator_harness.fake_api import FakeApi
+from tests.support.operator_harness.informers import RecordedInformer, short_delays  # noqa: F401
 
-Record = tuple[str, str]
-
-
-def decode(raw: Mapping[str, Any]) -> Record | None:
-    labels = raw["metadata"].get("labels") or {}
-    if labels.get("ignored"):
-        return None
-    return raw["metadata"]["name"], labels.get("job", "")
-
-
-class RecordedInformer:
-    """An informer and the changes that it reported."""
-
-    def __init__(self, cluster: KubeClient, selection: Selection, page: int = 2):
-        self.changes: list[tuple[Record | None, Record | None]] = []
-        self.metrics = Metrics()
-        self.informer = Informer[Record](
-            "test",
-            cluster,
-            selection,
-            decode,
-            indexes={"job": lambda record: record[1] or None},
-            on_change=lambda old, new: self.changes.append((old, new)),
-            observer=self.metrics,
-            page=page,
-        )
-
-    def replay(self) -> set[Record]:
-        """Return the objects according to the reported changes alone."""
-        known: set[Record] = set()
-        for old, new in self.changes:
-            if old is not None:
-                known.remove(old)
-            if new is not None:
-                assert new not in known
-                known.add(new)
-        return known
-
-    def names(self) -> set[str]:
-        assert self.replay() == set(self.informer.values())
-        return {record[0] for record in self.informer.values()}
-
-    async def until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not holds():
-                await asyncio.sleep(0.01)
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("short_delays")]
 
 
 def connect(url: str) -> KubeClient:
@@ -87,14 +38,6 @@ async def followed(server: FakeApi) -> AsyncIterator[RecordedInformer]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await cluster.close()
-
-
-pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MIN_DELAY", 0.01)
 
 
 async def test_pages_then_events() -> None:
@@ -254,37 +197,3 @@ async def test_any_history_converges(history: list[tuple[str, str, str]]) -> Non
         assert follower.replay() == truth
         for job in ("j1", "j2"):
             assert set(follower.informer.by_index("job", job)) == {r for r in truth if r[1] == job}
-
-
-@pytest.mark.cluster
-async def test_against_a_real_server(
-    control_plane: ControlPlane, api: Api, namespace: str, tmp_path: Path
-) -> None:
-    def config_map(name: str, job: str) -> dict[str, Any]:
-        return {"metadata": {"name": name, "labels": {"job": job}}, "data": {}}
-
-    for name in "abc":
-        await api.create("configmaps", config_map(name, "j1"), namespace)
-    path = control_plane.kubeconfig("admin", tmp_path / "kubeconfig")
-    cluster = KubeClient(await load_configuration(str(path)), Metrics().requests)
-    follower = RecordedInformer(cluster, Selection(CONFIG_MAPS, namespace, labels="job"))
-    task = asyncio.create_task(follower.informer.run())
-    try:
-        await follower.informer.synced.wait()
-        assert follower.names() == set("abc")
-        made = await api.create("configmaps", config_map("d", "j2"), namespace)
-        await api.delete("configmaps", "a", namespace)
-        await follower.until(lambda: follower.names() == set("bcd"))
-        assert follower.informer.last_version >= int(made["metadata"]["resourceVersion"])
-        assert follower.informer.by_index("job", "j2") == [("d", "j2")]
-        # A version that the server cannot serve any more, or never had: it lists again.
-        follower.informer._resume = "1"
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await api.delete("configmaps", "b", namespace)
-        task = asyncio.create_task(follower.informer.run())
-        await follower.until(lambda: follower.names() == set("cd"))
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await cluster.close()

@@ -8,49 +8,16 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api import env
-from llmtrain_core.validation.check import Job, check
-from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_operator.manifests.job_resources import (
-    job_resources,
     make_config_map,
     make_network_policy,
     make_service,
 )
-from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import make_pod
 from tests.support.operator_harness.harness import job_object
+from tests.support.operator_harness.jobs import EVERYTHING, IDENTITY, NODES, checked_job
 
-IDENTITY = JobIdentity("team", "job", "11111111-2222-3333-4444-555555555555")
-NODES = ("node-a", "node-b")
-
-EVERYTHING: dict[str, Any] = {
-    "priorityClassName": "high",
-    "network": {"rdma": {"resource": "rdma/hca", "count": 2}, "nccl": {"NCCL_DEBUG": "INFO"}},
-    "workers": {
-        "command": ["torchrun"],
-        "args": ["-m", "x"],
-        "env": [{"name": "HELLO", "value": "$(WORLD)"}],
-        "resources": {"requests": {"cpu": 4, "memory": "8Gi"}, "limits": {"memory": "16Gi"}},
-        "shmSize": "2Gi",
-        "volumes": [
-            {
-                "name": "data",
-                "mountPath": "/data",
-                "persistentVolumeClaim": {"claimName": "corpus", "readOnly": True},
-            },
-            {"name": "conf", "mountPath": "/conf", "configMap": {"name": "conf"}},
-            {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"sizeLimit": "1Gi"}},
-        ],
-        "nodeSelector": {"pool": "gpu"},
-        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
-    },
-}
-
-
-def checked_job(**spec: Any) -> Job:
-    found = check("job", job_object("job", "team", **spec)["spec"])
-    assert isinstance(found, Job), found
-    return found
+pytestmark = pytest.mark.unit
 
 
 def variables(body: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +29,6 @@ def _only(body: dict[str, Any]) -> dict[str, Any]:
     return container
 
 
-@pytest.mark.unit
 def test_a_pod_holds_its_block_of_ranks() -> None:
     body = make_pod(checked_job(), IDENTITY, attempt=3, index=1, nodes=NODES)
     assert body["metadata"]["name"] == body["spec"]["hostname"] == "job-3-1"
@@ -83,7 +49,6 @@ def test_a_pod_holds_its_block_of_ranks() -> None:
     assert terms[0]["matchFields"][0]["values"] == ["node-b"]
 
 
-@pytest.mark.unit
 def test_a_pod_is_owned_labelled_and_unprivileged() -> None:
     body = make_pod(checked_job(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
     [owner] = body["metadata"]["ownerReferences"]
@@ -106,7 +71,6 @@ def test_a_pod_is_owned_labelled_and_unprivileged() -> None:
         assert word not in told
 
 
-@pytest.mark.unit
 def test_fields_of_the_spec() -> None:
     body = make_pod(checked_job(**EVERYTHING), IDENTITY, attempt=0, index=0, nodes=NODES)
     container, spec = _only(body), body["spec"]
@@ -128,7 +92,6 @@ def test_fields_of_the_spec() -> None:
     assert _only(default)["command"] == ["python", "-m", "llmtrain_trainer.launch"]
 
 
-@pytest.mark.unit
 def test_a_network_without_rdma() -> None:
     def found(profile: str, **nccl: str) -> dict[str, Any]:
         job = checked_job(network={"profile": profile, "nccl": nccl})
@@ -143,7 +106,6 @@ def test_a_network_without_rdma() -> None:
     assert found("roce", NCCL_NET="Socket")["NCCL_NET"] == "Socket"
 
 
-@pytest.mark.unit
 def test_network_policy_and_service() -> None:
     policy = make_network_policy(IDENTITY)["spec"]
     assert policy["policyTypes"] == ["Ingress"]
@@ -155,32 +117,3 @@ def test_network_policy_and_service() -> None:
     told = json.loads(make_config_map(raw, IDENTITY)["data"]["job.json"])
     assert told["metadata"] == {"name": "job", "namespace": "team", "uid": IDENTITY.uid}
     assert told["spec"] == raw["spec"]
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize("spec", [{}, EVERYTHING], ids=["plain", "everything"])
-async def test_a_restricted_namespace_accepts_the_objects(
-    api: Api, namespace: str, spec: dict[str, Any]
-) -> None:
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    await api.patch("namespaces", namespace, {"metadata": {"labels": labels}})
-    raw = job_object("job", namespace, **json.loads(json.dumps(spec)))
-    raw["metadata"]["uid"] = IDENTITY.uid
-    identity = JobIdentity.of(raw)
-    if spec:
-        high = {
-            "apiVersion": "scheduling.k8s.io/v1",
-            "kind": "PriorityClass",
-            "metadata": {"name": "high"},
-            "value": 7,
-        }
-        await api.apply(high)
-    for resource, body in job_resources(raw, identity):
-        await api.request("POST", resource.path(namespace), body=body)
-    body = make_pod(checked_job(**json.loads(json.dumps(spec))), identity, 0, 0, NODES)
-    made = await api.create("pods", body, namespace)
-    assert made["spec"]["securityContext"]["runAsNonRoot"] is True
-    await api.delete("pods", "job-0-0", namespace, grace_seconds=0, missing_ok=True)
-    body["spec"]["containers"][0]["securityContext"] = {}
-    with pytest.raises(ApiStatusError, match="violates PodSecurity"):
-        await api.create("pods", body, namespace)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +9,8 @@ import pytest
 
 from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
-from llmtrain_devcluster.api import Api, Object
-from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from llmtrain_operator.cache.records import NodeRecord
 from llmtrain_operator.job_state.status_draft import Actions
-from tests.support.operator_harness.advice import CaseBench
-from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition
 from tests.support.operator_harness.observed import (
     PLACEMENT,
     make_observed,
@@ -26,6 +21,8 @@ from tests.support.operator_harness.observed import (
     status,
     text,
 )
+
+pytestmark = pytest.mark.unit
 
 LEAF = "network.topology.nvidia.com/leaf"
 LEVELS: Levels = (FabricLevel("leaf", LEAF), NODE)
@@ -59,7 +56,6 @@ def running() -> dict[str, Any]:
     )
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(
     ("leaf", "expected"),
     [
@@ -79,7 +75,6 @@ def test_a_split_domain_sets_network_degraded(leaf: str | None, expected: str) -
     assert not actions.create_pods and not actions.delete_pods
 
 
-@pytest.mark.unit
 def test_network_degraded_is_cleared() -> None:
     apart = dict(decide_with_leaves(running(), n0="leaf-1", n1="leaf-9").status)
     back = decide_with_leaves(apart, n0="leaf-1", n1="leaf-1")
@@ -91,7 +86,6 @@ def test_network_degraded_is_cleared() -> None:
     )
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(
     "leaves",
     [
@@ -105,7 +99,6 @@ def test_a_renamed_domain_has_no_effect(leaves: dict[str, str]) -> None:
     assert get_condition(found, ConditionType.NETWORK_DEGRADED) is None
 
 
-@pytest.mark.unit
 def test_other_levels_are_not_compared() -> None:
     apart = dict(decide_with_leaves(running(), n0="leaf-1", n1="leaf-9").status)
     rack = (FabricLevel("rack", "rack"), NODE)
@@ -114,34 +107,3 @@ def test_other_levels_are_not_compared() -> None:
         assert reason(actions, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged"), (
             "as it was told"
         )
-
-
-@pytest.mark.cluster
-async def test_a_real_node_is_relabelled(
-    operator: OperatorProcess, api: Api, scripted_nodes: ScriptedNodes
-) -> None:
-    scripted_nodes.default = PodScript(exit_after=None)
-    tag = secrets.token_hex(3)
-    bench = CaseBench(api, f"relabel-{tag}", scripted_nodes, tag)
-    label = f"example.com/{tag}"
-    await bench.enter()
-    try:
-        names = await bench.add_nodes({label: "a"}, {label: "a"})
-        await bench.fabric(rack=label)
-        await bench.submit("job", topology={"fabric": bench.tag})
-        before = await bench.phase("job", "Running", seconds=60)
-        await bench.node(names[1], {"metadata": {"labels": {label: "b"}}})
-        told = await bench.holds("job", "NetworkDegraded", seconds=60)
-        found = condition(told, "NetworkDegraded")
-        assert found["reason"] == "TopologyChanged" and f"{names[1]} in b" in found["message"]
-        assert told["status"]["placement"] == before["status"]["placement"]
-        assert told["status"]["phase"] == "Running"
-        await bench.node(names[1], {"metadata": {"labels": {label: "a"}}})
-
-        def is_as_placed(job: Object | None) -> bool:
-            return condition(job, "NetworkDegraded").get("reason") == "TopologyAsPlaced"
-
-        after = await api.wait_for(JOBS, "job", is_as_placed, bench.namespace, seconds=60)
-        assert after["status"].get("attempt", 0) == 0 and after["status"]["restarts"] == 0
-    finally:
-        await bench.leave()

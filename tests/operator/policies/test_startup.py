@@ -28,7 +28,7 @@ from tests.support.operator_harness.scheduling import (
     nodes,
     record,
     refusal,
-    waits,
+    waiting_job,
 )
 
 pytestmark = pytest.mark.unit
@@ -55,10 +55,10 @@ def test_only_failures_of_a_node_make_the_job_avoid_it() -> None:
 
 def test_avoided_nodes_are_used_only_if_nothing_else_fits() -> None:
     for count, used in ((1, {"n0"}), (3, {"n0", "n1", "n2"})):
-        job = replace(waits("job-0", count), avoided_nodes=frozenset({"n1"}))
+        job = replace(waiting_job("job-0", count), avoided_nodes=frozenset({"n1"}))
         [decision] = decide([job], cluster(nodes(3), ())).values()
         assert isinstance(decision, Assignment) and set(decision.nodes) == used
-    job = replace(waits("job-0", 2), avoided_nodes=frozenset({"n1"}))
+    job = replace(waiting_job("job-0", 2), avoided_nodes=frozenset({"n1"}))
     [decision] = decide([job], cluster(nodes(3), ())).values()
     assert isinstance(decision, Assignment) and set(decision.nodes) == {"n0", "n2"}
 

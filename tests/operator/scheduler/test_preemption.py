@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_core.queueing import Assignment, ClusterState, Unschedulable
-from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.control_plane.control_plane import ControlPlane
-from llmtrain_devcluster.scripted_node.node import PodScript
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import PriorityRecord
 from llmtrain_operator.scheduler.decisions import Preemption
 from llmtrain_operator.scheduler.jobs import allocation_of
 from llmtrain_operator.scheduler.loop import Queue, Scheduler
 from llmtrain_operator.scheduler.usage import terminating_allocations, usage
-from tests.support.operator_harness.harness import (
-    JOBS,
-    QUICK_LEASE,
-    Bench,
-    OperatorProcess,
-    condition,
-    status_of,
-)
 from tests.support.operator_harness.observed import make_observed, pod, reason, settle, status, text
-from tests.support.operator_harness.queue_watch import Playback, Witness
 from tests.support.operator_harness.scheduling import as_pending, cluster, nodes, record
+
+pytestmark = pytest.mark.unit
 
 CLASSES = {"high": PriorityRecord("high", 9, False), "mid": PriorityRecord("mid", 5, False)}
 
 
-@pytest.mark.unit
 def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
     told = Preemption(0, "vip", "preempted by ns/vip, which has a higher priority")
     running = status(ConditionType.RUNNING, restarts=2)
@@ -61,7 +47,6 @@ def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
     )
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(
     "before", [status(ConditionType.RUNNING, attempt=0), status(placed=False, attempt=1)]
 )
@@ -109,7 +94,6 @@ class Memory:
         self.records[name] = record(name, {"placement": placement, "attempt": attempt}, **spec)
 
 
-@pytest.mark.unit
 async def test_what_is_decided_is_remembered_until_it_is_done() -> None:
     memory = Memory()
     del memory.records["other"]
@@ -135,7 +119,6 @@ async def test_what_is_decided_is_remembered_until_it_is_done() -> None:
     assert isinstance(scheduler.decision("rival"), Unschedulable), "older, but the room is not its"
 
 
-@pytest.mark.unit
 async def test_nobody_stops_for_a_job_that_went_away() -> None:
     memory = Memory()
     del memory.records["other"]
@@ -147,53 +130,3 @@ async def test_nobody_stops_for_a_job_that_went_away() -> None:
     del memory.records["vip"]
     await scheduler.cycle()
     assert scheduler.decision("low") is None
-
-
-@pytest.mark.cluster
-@pytest.mark.timeout(420)
-async def test_killed_while_gangs_stop_for_another(
-    installed: ControlPlane, bench: Bench, api: Api, tmp_path: Path
-) -> None:
-    chance = random.Random(7)
-    resource, name = "scheduling.k8s.io/v1/priorityclasses", f"vip-{bench.namespace}"
-    await api.create(resource, {"metadata": {"name": name}, "value": 1000})
-    await bench.add_nodes(*({} for _ in range(4)))
-    bench.nodes.default = PodScript(exit_after=None, delete_after=0.3)
-    witness = Witness(api, bench.namespace)
-    witness.start()
-    operators = []
-    for letter in "ab":
-        (tmp_path / letter).mkdir()
-        operators.append(OperatorProcess(installed, tmp_path / letter, *QUICK_LEASE))
-    leader, heir = operators
-    try:
-        await asyncio.to_thread(leader.start)
-        for low in ("one", "two"):
-            await bench.submit(low)
-            await bench.phase(low, "Running", seconds=60)
-        four = {"workers": {"nodes": 4}, "parallelism": {"tensor": 2, "data": 4}}
-        await bench.submit("vip", priorityClassName=name, **four)
-        for _ in range(4):
-            heir.spawn()
-            await asyncio.sleep(chance.uniform(0.0, 1.2))
-            leader.kill()
-            leader, heir = heir, leader
-            await asyncio.to_thread(leader.await_lead)
-        vip = await bench.phase("vip", "Running", seconds=60)
-        assert (status_of(vip).get("attempt", 0), status_of(vip).get("preemptions", 0)) == (0, 0)
-        for low in ("one", "two"):
-            job = await bench.phase(low, "Queued", seconds=30)
-            assert status_of(job)["preemptions"] == 1 and status_of(job)["restarts"] == 0
-            assert condition(job, "Running")["reason"] == "Preempted"
-            assert f"preempted by {bench.namespace}/vip" in condition(job, "Running")["message"]
-        await api.delete(JOBS, "vip", bench.namespace)
-        for low in ("one", "two"):
-            await bench.runs(low, attempt=1, seconds=60)
-    finally:
-        witness.stop()
-        await bench.clear()
-        leader.stop()
-        await api.delete(resource, name)
-    account = Playback(2).play(witness.seen)
-    assert account.breaches == []
-    assert {a.preempted_for for a in account.attempts if a.job != "vip"} == {"vip", ""}

@@ -35,7 +35,7 @@ from tests.support.operator_harness.scheduling import (
     record,
     refusal,
     total,
-    waits,
+    waiting_job,
 )
 
 pytestmark = pytest.mark.unit
@@ -60,7 +60,7 @@ def test_never_overcommits_and_never_splits_a_gang(
     there = nodes(count)
     in_use = tuple(Usage(f"n{index}", GPU, amount) for index, amount in taken)
     queue = [
-        waits(f"job-{i}", size, gpus, priority=priority)
+        waiting_job(f"job-{i}", size, gpus, priority=priority)
         for i, (size, gpus, priority) in enumerate(wanted)
     ]
     decisions = decide(queue, cluster(there, in_use))
@@ -85,14 +85,18 @@ def test_never_overcommits_and_never_splits_a_gang(
 
 def test_a_large_job_is_not_starved_by_small_ones() -> None:
     in_use = (Usage("n0", GPU, 8),)
-    decisions = decide([waits("large-0", 4), waits("small-1", 1)], cluster(nodes(4), in_use))
+    decisions = decide(
+        [waiting_job("large-0", 4), waiting_job("small-1", 1)], cluster(nodes(4), in_use)
+    )
     assert refusal(decisions["large-0"]).reason == "InsufficientGpus"
     behind = refusal(decisions["small-1"])
     assert behind.reason == "WaitingBehindJob" and "ns/large-0" in behind.message
 
 
 def test_a_job_that_never_fits_blocks_nobody() -> None:
-    decisions = decide([waits("huge-0", 99), waits("small-1", 1)], cluster(nodes(4), ()))
+    decisions = decide(
+        [waiting_job("huge-0", 99), waiting_job("small-1", 1)], cluster(nodes(4), ())
+    )
     assert refusal(decisions["huge-0"]).reason == "InsufficientNodes"
     assert isinstance(decisions["small-1"], Assignment)
 
@@ -102,8 +106,8 @@ def test_jobs_on_other_nodes_are_not_held_back() -> None:
     in_use = (Usage("n0", GPU, 8),)
     decisions = decide(
         [
-            waits("large-0", 4, workers={"nodeSelector": {"pool": "all"}}),
-            waits("small-1", 1, workers={"nodeSelector": {"pool": "other"}}),
+            waiting_job("large-0", 4, workers={"nodeSelector": {"pool": "all"}}),
+            waiting_job("small-1", 1, workers={"nodeSelector": {"pool": "other"}}),
         ],
         cluster((*nodes(4), other), in_use),
     )
@@ -111,13 +115,15 @@ def test_jobs_on_other_nodes_are_not_held_back() -> None:
 
 
 def test_priority_goes_first() -> None:
-    decisions = decide([waits("old-0", 1), waits("vip-1", 1, priority=5)], cluster(nodes(1), ()))
+    decisions = decide(
+        [waiting_job("old-0", 1), waiting_job("vip-1", 1, priority=5)], cluster(nodes(1), ())
+    )
     assert isinstance(decisions["vip-1"], Assignment)
     assert isinstance(decisions["old-0"], Unschedulable)
 
 
 def test_the_placement_is_told_by_level() -> None:
-    [decision] = decide([waits("job-0", 6)], cluster(nodes(8), ())).values()
+    [decision] = decide([waiting_job("job-0", 6)], cluster(nodes(8), ())).values()
     assert isinstance(decision, Assignment)
     found = placement_status(decision)
     assert summary(found) == "6 nodes · 2 leaf · 1 spine"
@@ -127,7 +133,7 @@ def test_the_placement_is_told_by_level() -> None:
 def test_fabrics() -> None:
     near = {"name": "node", "nodeLabel": "kubernetes.io/hostname"}
     flat = fabric({"levels": [{"name": "rack", "nodeLabel": LEAF}, near]})
-    [decision] = decide([waits("job-0", 2)], cluster(nodes(8), (), flat)).values()
+    [decision] = decide([waiting_job("job-0", 2)], cluster(nodes(8), (), flat)).values()
     assert isinstance(decision, Assignment) and "rack" in summary(placement_status(decision))
     absent = as_pending(record("a", topology={"fabric": "nope"}), fabrics=flat)
     assert refusal(absent).reason == "FabricNotFound"
@@ -243,7 +249,7 @@ def stored(attempt: int) -> JobView:
 async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:
     """Two stop for a wide job; one has, when a job of more importance comes and takes its node."""
     sitting = {"old-0": "n0", "old-1": "n1"}
-    queue = [waits("wide-2", 2, priority=100)]
+    queue = [waiting_job("wide-2", 2, priority=100)]
     attempts = {"old-0": 0, "old-1": 0}
 
     def world(offers: Mapping[str, Assignment]) -> ClusterState:
@@ -267,7 +273,7 @@ async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:
     )
     del sitting["old-0"]
     attempts["old-0"] = 1
-    queue.append(waits("urgent-3", 1, priority=1000))
+    queue.append(waiting_job("urgent-3", 1, priority=1000))
     await scheduler.cycle()
     assert isinstance(scheduler.decision("urgent-3"), Assignment)
     assert refusal(scheduler.decision("wide-2")).reason == "InsufficientGpus"
@@ -277,7 +283,7 @@ async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:
 async def test_a_job_ahead_that_gets_no_place_spares_nobody() -> None:
     """Who stops makes room for whoever is first in the line by then."""
     sitting = {"old-0": "n0"}
-    queue = [waits("wants-2", 1, priority=100)]
+    queue = [waiting_job("wants-2", 1, priority=100)]
 
     def world(offers: Mapping[str, Assignment]) -> ClusterState:
         used = tuple(Usage(node, GPU, 8, uid) for uid, node in sitting.items())
@@ -289,7 +295,7 @@ async def test_a_job_ahead_that_gets_no_place_spares_nobody() -> None:
     scheduler = Scheduler(lambda: by_uid(queue), world, lambda uid: stored(0), lambda _: None)
     await scheduler.cycle()
     assert isinstance(scheduler.decision("old-0"), Preemption)
-    queue.append(replace(waits("polite-3", 1, priority=1000), can_preempt=False))
+    queue.append(replace(waiting_job("polite-3", 1, priority=1000), can_preempt=False))
     for _ in range(4):
         await scheduler.cycle()
         assert isinstance(scheduler.decision("old-0"), Preemption)

@@ -22,7 +22,7 @@ from tests.support.operator_harness.scheduling import (
     record,
     refusal,
     total,
-    waits,
+    waiting_job,
 )
 
 pytestmark = pytest.mark.unit
@@ -92,20 +92,22 @@ def test_nodes_without_a_label_are_reported_where_they_matter() -> None:
     bare = replace(nodes(4)[3], labels={"pool": "all"})
     elsewhere = replace(bare, name="x0", labels={"pool": "other"})
     world = cluster((*nodes(3), bare, elsewhere), ())
-    [offer] = decide([waits("job-0", 1, workers={"nodeSelector": {"pool": "all"}})], world).values()
+    [offer] = decide(
+        [waiting_job("job-0", 1, workers={"nodeSelector": {"pool": "all"}})], world
+    ).values()
     assert isinstance(offer, Assignment)
     said = "; 1 node with no label network.topology.nvidia.com/spine (n3): each counts as a spine"
     assert said in placement_status(offer).explanation
-    [decision] = decide([waits("job-0", 9)], world).values()
+    [decision] = decide([waiting_job("job-0", 9)], world).values()
     assert "; 2 nodes with no label" in refusal(decision).message
-    [offer] = decide([waits("job-0", 1)], cluster(nodes(4), ())).values()
+    [offer] = decide([waiting_job("job-0", 1)], cluster(nodes(4), ())).values()
     assert isinstance(offer, Assignment) and "label" not in placement_status(offer).explanation
 
 
 def test_jobs_of_others_are_counted_and_not_named() -> None:
-    secret = waits("secret-0", 4)
+    secret = waiting_job("secret-0", 4)
     secret = replace(secret, namespace="other")
     world = cluster(nodes(4), (Usage("n0", GPU, 8),))
-    alone = refusal(decide([secret, waits("small-1", 1)], world)["small-1"])
+    alone = refusal(decide([secret, waiting_job("small-1", 1)], world)["small-1"])
     assert alone.message.endswith("reserved for jobs ahead: 1 of other namespaces")
     assert "secret" not in alone.message

@@ -1,4 +1,4 @@
-"""A test bench that follows the message of a waiting job: it frees each node that it names."""
+"""A test harness that follows the message of a waiting job: it frees each node that it names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from llmtrain_devcluster.api import Object
-from tests.support.operator_harness.harness import JOBS, Bench, condition
+from tests.support.operator_harness.harness import JOBS, OperatorHarness, condition
 
 FABRICS = "llmtrain.dev/v1alpha1/fabrics"
 PRIORITY_CLASSES = "scheduling.k8s.io/v1/priorityclasses"
@@ -22,7 +22,7 @@ def nodes_by_cause(message: str) -> dict[str, list[str]]:
     return {cause: nodes.split() for nodes, cause in _NODES.findall(found[1])}
 
 
-class CaseBench(Bench):
+class CaseBench(OperatorHarness):
     """The namespace and nodes of one case."""
 
     async def add_nodes(self, *labels: dict[str, str], gpus: int = 2, start: int = 0) -> list[str]:
@@ -71,7 +71,7 @@ class CaseBench(Bench):
         elif cause == "taint not tolerated":
             await self.node(node, {"spec": {"taints": None}})
         elif cause == "node selector does not match":
-            await self.node(node, {"metadata": {"labels": {"bench": self.tag}}})
+            await self.node(node, {"metadata": {"labels": {"harness": self.tag}}})
         else:
             assert cause.endswith(" in use"), cause
             await self._empty(node)

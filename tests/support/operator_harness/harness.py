@@ -188,7 +188,7 @@ def status_of(job: Object | None) -> Object:
     return found
 
 
-class Bench:
+class OperatorHarness:
     """One namespace, with nodes that only its jobs select."""
 
     def __init__(self, api: Api, namespace: str, nodes: ScriptedNodes, tag: str):
@@ -198,19 +198,19 @@ class Bench:
         self.tag = tag
 
     async def add_nodes(self, *labels: dict[str, str], gpus: int = 2, start: int = 0) -> list[str]:
-        """Add nodes of this bench; one for each set of labels."""
+        """Add nodes of this harness; one for each set of labels."""
         names = [f"node-{self.tag}-{start + index}" for index in range(len(labels))]
         await self.nodes.add(
             *(
-                NodeSpec(name, {"bench": self.tag, **extra}, gpus=gpus)
+                NodeSpec(name, {"harness": self.tag, **extra}, gpus=gpus)
                 for name, extra in zip(names, labels, strict=True)
             )
         )
         return names
 
     async def submit(self, name: str, **spec: Any) -> Object:
-        """Create a job that selects the nodes of this bench."""
-        workers = {"nodeSelector": {"bench": self.tag}, **spec.pop("workers", {})}
+        """Create a job that selects the nodes of this harness."""
+        workers = {"nodeSelector": {"harness": self.tag}, **spec.pop("workers", {})}
         body = job_object(name, self.namespace, workers=workers, **spec)
         return await self.api.create(JOBS, body, self.namespace)
 

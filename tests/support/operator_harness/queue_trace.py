@@ -1,4 +1,4 @@
-"""Traces of jobs, played on scripted nodes before a witness; and what must hold of every one."""
+"""Traces of jobs, played on scripted nodes before a watcher; and what must hold of every one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_devcluster.scripted_node.node import PodScript
-from tests.support.operator_harness.harness import Bench, OperatorProcess
+from tests.support.operator_harness.harness import OperatorHarness, OperatorProcess
 from tests.support.operator_harness.queue_watch import (
     AT_ONCE_SECONDS,
-    Account,
     Attempt,
     Playback,
-    Witness,
+    QueueWatcher,
+    TraceRecord,
     dump,
 )
 from tests.support.queue_sim import Arrival, History, fabric, simulate
@@ -88,16 +88,16 @@ class Trace:
 class Played:
     """What came of a trace."""
 
-    account: Account
+    account: TraceRecord
     seconds: float
     figures: str
     """The operator's metrics at the end."""
 
 
 async def play(
-    trace: Trace, bench: Bench, operator: OperatorProcess, folder: Path, seconds: float
+    trace: Trace, harness: OperatorHarness, operator: OperatorProcess, folder: Path, seconds: float
 ) -> Played:
-    """Submit everything, wait for the end, and play back what the witness saw.
+    """Submit everything, wait for the end, and play back what the watcher saw.
 
     The operator goes on: who started it ends it.
     """
@@ -109,46 +109,46 @@ async def play(
         }
         for i in range(trace.nodes)
     ]
-    await bench.add_nodes(*zones, gpus=GPUS)
+    await harness.add_nodes(*zones, gpus=GPUS)
     lengths = {entry.name: entry.length for entry in entries}
-    bench.nodes.script(
-        lambda pod: pod["metadata"]["namespace"] == bench.namespace,
+    harness.nodes.script(
+        lambda pod: pod["metadata"]["namespace"] == harness.namespace,
         lambda pod: PodScript(
             exit_after=lengths[pod["metadata"]["labels"]["llmtrain.dev/job-name"]]
         ),
     )
     await asyncio.to_thread(operator.start)
-    witness = Witness(bench.api, bench.namespace)
-    witness.start()
+    watcher = QueueWatcher(harness.api, harness.namespace)
+    watcher.start()
     started = time.monotonic()
     try:
-        submitting = asyncio.create_task(_submit_all(bench, entries))
-        phases = await _all_done(witness, operator, len(entries), seconds)
+        submitting = asyncio.create_task(_submit_all(harness, entries))
+        phases = await _all_done(watcher, operator, len(entries), seconds)
         await submitting
         took = time.monotonic() - started
         await asyncio.sleep(1.0)
         figures = operator.metrics()
     finally:
-        witness.stop()
-        (folder / "seen.jsonl").write_text(dump(witness.seen))
-    assert witness.gaps == 0, "revisions are missing: what was not seen is not proven"
+        watcher.stop()
+        (folder / "seen.jsonl").write_text(dump(watcher.seen))
+    assert watcher.gaps == 0, "revisions are missing: what was not seen is not proven"
     assert phases == {"Succeeded": len(entries)}
-    return Played(Playback(GPUS).play(witness.seen), took, figures)
+    return Played(Playback(GPUS).play(watcher.seen), took, figures)
 
 
-async def _submit_all(bench: Bench, entries: list[Entry]) -> None:
+async def _submit_all(harness: OperatorHarness, entries: list[Entry]) -> None:
     gate, start = asyncio.Semaphore(8), time.monotonic()
 
     async def one(entry: Entry) -> None:
         await asyncio.sleep(max(0.0, start + entry.at - time.monotonic()))
         async with gate:
-            await bench.submit(
+            await harness.submit(
                 entry.name,
                 workers={
                     "nodes": entry.nodes,
                     "gpusPerNode": entry.gpus,
                     "command": ["train"],
-                    "nodeSelector": {"bench": bench.tag},
+                    "nodeSelector": {"harness": harness.tag},
                 },
                 parallelism={"tensor": entry.gpus, "data": entry.nodes},
                 priorityClassName=PRIORITY_NAMES[entry.priority],
@@ -159,11 +159,11 @@ async def _submit_all(bench: Bench, entries: list[Entry]) -> None:
 
 
 async def _all_done(
-    witness: Witness, operator: OperatorProcess, count: int, seconds: float
+    watcher: QueueWatcher, operator: OperatorProcess, count: int, seconds: float
 ) -> Counter[str]:
     deadline = time.monotonic() + seconds
     while True:
-        phases = Counter(witness.phases.values())
+        phases = Counter(watcher.phases.values())
         if phases["Succeeded"] + phases["Failed"] == count:
             return phases
         assert operator.alive(), operator.tail()
@@ -171,7 +171,7 @@ async def _all_done(
         await asyncio.sleep(0.5)
 
 
-def judge(trace: Trace, account: Account) -> None:
+def check_trace(trace: Trace, account: TraceRecord) -> None:
     """No partial gang at any revision, whole gangs stop, and only where the other then fits."""
     assert account.breaches == []
     by_name = {entry.name: entry for entry in trace.entries()}
@@ -189,10 +189,10 @@ def judge(trace: Trace, account: Account) -> None:
     assert stopped, "the trace is meant to need preemption"
     for winner in {victim.preempted_for for victim in stopped}:
         mine = [victim for victim in stopped if victim.preempted_for == winner]
-        _judge_preemption(trace.nodes, by_name[winner], mine, by_job[winner], by_name)
+        _check_preemption(trace.nodes, by_name[winner], mine, by_job[winner], by_name)
 
 
-def _judge_preemption(
+def _check_preemption(
     nodes: int,
     winner: Entry,
     stopped: list[Attempt],
@@ -220,7 +220,7 @@ def _judge_preemption(
         assert room >= winner.nodes, f"{winner.name} does not fit without {sorted(together)}"
 
 
-def replica(trace: Trace, account: Account) -> History:
+def replica(trace: Trace, account: TraceRecord) -> History:
     """The product's own rules on the same trace, with control that takes no time at all.
 
     Jobs last as long as was measured, from the place to the end of the last pod, so that starting
@@ -235,7 +235,7 @@ def replica(trace: Trace, account: Account) -> History:
     )
 
 
-def measured(trace: Trace, account: Account) -> list[tuple[Entry, float, float]]:
+def measured(trace: Trace, account: TraceRecord) -> list[tuple[Entry, float, float]]:
     """Return the jobs with the length and the time of submission that were seen."""
     begin = min(account.submitted.values())
     final = {attempt.job: attempt for attempt in account.attempts}
@@ -245,7 +245,9 @@ def measured(trace: Trace, account: Account) -> list[tuple[Entry, float, float]]
     ]
 
 
-def waits(trace: Trace, account: Account, ideal: History) -> dict[str, tuple[list[float], float]]:
+def waits(
+    trace: Trace, account: TraceRecord, ideal: History
+) -> dict[str, tuple[list[float], float]]:
     """Return by class the waits for the first place, and the longest in the replica.
 
     Classes are the priorities, and the widest jobs: those are the ones that a stream of smaller
@@ -265,7 +267,7 @@ def waits(trace: Trace, account: Account, ideal: History) -> dict[str, tuple[lis
     }
 
 
-def judge_waits(found: dict[str, tuple[list[float], float]]) -> None:
+def check_waits(found: dict[str, tuple[list[float], float]]) -> None:
     """Nobody starves: no class waits much longer than under the same rules without delays.
 
     Half as long again, since one late end shifts the whole queue, and the time for which nobody is

@@ -25,7 +25,7 @@ _FOR = re.compile(r"preempted by [^/ ]+/([^, ]+), ")
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Revision:
     """One revision of one object."""
 
     revision: int
@@ -57,7 +57,7 @@ class Attempt:
 
 
 @dataclass(slots=True)
-class Account:
+class TraceRecord:
     """What the play-back found."""
 
     breaches: list[str] = field(default_factory=list)
@@ -69,13 +69,13 @@ class Account:
     """(time, GPUs from then on of gangs with a place, and of pods that still leave theirs)."""
 
 
-class Witness:
+class QueueWatcher:
     """Gathers what happens in one namespace."""
 
     def __init__(self, api: Api, namespace: str):
         self._api = api
         self._namespace = namespace
-        self.seen: list[Sight] = []
+        self.seen: list[Revision] = []
         self.phases: dict[str, str] = {}
         """Newest phase of each job, by name."""
         self.gaps = 0
@@ -102,7 +102,7 @@ class Witness:
             raw["metadata"].pop("managedFields", None)
             if kind == "job":
                 self.phases[raw["metadata"]["name"]] = status_of(raw).get("phase", "")
-            self.seen.append(Sight(revision, time.monotonic(), kind, change == "DELETED", raw))
+            self.seen.append(Revision(revision, time.monotonic(), kind, change == "DELETED", raw))
 
 
 class Playback:
@@ -116,9 +116,9 @@ class Playback:
         """By UID of a living pod: job, node it is bound to, GPUs."""
         self._current: dict[tuple[str, int], Attempt] = {}
         self._number: dict[str, int] = {}
-        self.account = Account()
+        self.account = TraceRecord()
 
-    def play(self, seen: list[Sight]) -> Account:
+    def play(self, seen: list[Revision]) -> TraceRecord:
         for sight in sorted(seen, key=lambda sight: sight.revision):
             touched = self._job(sight) if sight.kind == "job" else self._pod(sight)
             for node in touched:
@@ -128,10 +128,10 @@ class Playback:
             self._count(sight.seconds)
         return self.account
 
-    def _breach(self, sight: Sight, text: str) -> None:
+    def _breach(self, sight: Revision, text: str) -> None:
         self.account.breaches.append(f"revision {sight.revision}: {text}")
 
-    def _job(self, sight: Sight) -> Iterator[str]:
+    def _job(self, sight: Revision) -> Iterator[str]:
         name, status = sight.raw["metadata"]["name"], status_of(sight.raw)
         self.account.submitted.setdefault(name, sight.seconds)
         number, placement = int(status.get("attempt", 0)), status.get("placement")
@@ -163,7 +163,7 @@ class Playback:
         self._number[name] = placement.get("attempt", 0)
         yield from self._promises[name][0]
 
-    def _pod(self, sight: Sight) -> Iterator[str]:
+    def _pod(self, sight: Revision) -> Iterator[str]:
         metadata, spec = sight.raw["metadata"], sight.raw["spec"]
         labels = metadata["labels"]
         job, number = labels["llmtrain.dev/job-name"], int(labels["llmtrain.dev/attempt"])
@@ -209,7 +209,7 @@ class Playback:
         gang = self._gang(job)
         return len(gang.ended) == len(gang.nodes)
 
-    def _just_placed(self, job: str, sight: Sight) -> bool:
+    def _just_placed(self, job: str, sight: Revision) -> bool:
         """Whether a place is so new that a stop decided before it may be written after it."""
         return sight.seconds - self._gang(job).placed < AT_ONCE_SECONDS
 
@@ -236,7 +236,7 @@ def integral(steps: list[tuple[float, int]], begin: float, end: float) -> float:
     return total
 
 
-def dump(seen: list[Sight]) -> str:
+def dump(seen: list[Revision]) -> str:
     """Sights as lines of JSON, to look into a failure."""
     return "\n".join(
         json.dumps(

@@ -51,7 +51,7 @@ def job(name: str, count: int, gpus: int = 8, **spec: Any) -> Job:
     return found
 
 
-def waits(
+def waiting_job(
     name: str,
     count: int,
     gpus: int = 8,

@@ -18,14 +18,14 @@ from tests.support.placement.cases import LARGE, RATIOS, Case, occupancy, random
 from tests.support.placement.free_nodes import Path, by_domain, depth_of, free_paths
 from tests.support.placement.real_tree import real_levels, real_nodes
 
-Peer = Callable[[Request, Snapshot], "list[Path] | None"]
+Baseline = Callable[[Request, Snapshot], "list[Path] | None"]
 
 
 def _nearest(snapshot: Snapshot) -> str:
     return snapshot.levels[-2].name
 
 
-PEERS: Mapping[str, Peer] = {
+BASELINES: Mapping[str, Baseline] = {
     "Kueue": lambda request, state: kueue(request, state, _nearest(state)),
     "Volcano hard": lambda request, state: volcano(request, state),
     "Volcano soft": lambda request, state: volcano(request, state, hard=False),
@@ -68,7 +68,7 @@ def large_case(seed: int) -> Case:
     return random_case(seed, shape, *layout, share=0.5)
 
 
-def synthetic_contests(count: int) -> Iterator[Case]:
+def synthetic_cases(count: int) -> Iterator[Case]:
     """Yield half-full clusters of some dozens to a few hundred nodes.
 
     Where one spine holds the job, every second one must stay in one.
@@ -87,7 +87,7 @@ def fits(case: Case, level: str) -> bool:
     return max(map(len, domains.values()), default=0) >= case.request.nodes
 
 
-def real_contests(count: int) -> Iterator[Case]:
+def real_cases(count: int) -> Iterator[Case]:
     """Yield the real tree, half full, in turn with several layouts and oversubscriptions."""
     nodes = real_nodes()
     for seed in range(count):
@@ -100,10 +100,10 @@ def real_contests(count: int) -> Iterator[Case]:
         yield Case(f"Lingjun, leaf {leaf}:1, spine {spine}:1", request, state)
 
 
-def contest(case: Case) -> dict[str, float]:
+def compare(case: Case) -> dict[str, float]:
     """Return every peer's cost over ours. Raises AssertionError where only we do not place it."""
     ours = place(case.request, case.snapshot)
-    theirs = {name: peer(case.request, case.snapshot) for name, peer in PEERS.items()}
+    theirs = {name: peer(case.request, case.snapshot) for name, peer in BASELINES.items()}
     if not isinstance(ours, Placement):
         assert not any(theirs.values()), f"{case.name}: {ours.message}"
         return {}
@@ -116,12 +116,12 @@ def contest(case: Case) -> dict[str, float]:
 
 def table(ratios: Mapping[str, list[dict[str, float]]]) -> str:
     """Print mean, worst and least ratio of every peer by fabric; a ratio above 1 is our lead."""
-    head = f"{'FABRIC':<34}{'CASES':>6}" + "".join(f"{name:>22}" for name in PEERS)
-    lines = [head, f"{'':<40}" + f"{'mean  worst  least':>22}" * len(PEERS)]
+    head = f"{'FABRIC':<34}{'CASES':>6}" + "".join(f"{name:>22}" for name in BASELINES)
+    lines = [head, f"{'':<40}" + f"{'mean  worst  least':>22}" * len(BASELINES)]
     everything = [one for found in ratios.values() for one in found]
     for fabric, found in [*sorted(ratios.items()), ("all", everything)]:
         cells = ""
-        for name in PEERS:
+        for name in BASELINES:
             values = [one[name] for one in found if name in one]
             figures = f"{mean(values):.2f}  {max(values):5.2f}  {min(values):5.2f}"
             cells += f"{figures:>22}"

@@ -11,7 +11,7 @@ import pytest
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
-from tests.support.operator_harness.harness import Bench, OperatorProcess
+from tests.support.operator_harness.harness import OperatorHarness, OperatorProcess
 from tests.support.operator_harness.install import install
 
 
@@ -34,10 +34,10 @@ def operator(
 
 
 @pytest.fixture
-async def bench(
+async def harness(
     installed: ControlPlane, api: Api, namespace: str, scripted_nodes: ScriptedNodes
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[OperatorHarness]:
     """A namespace with nodes of its own; its jobs are gone before the nodes are."""
-    found = Bench(api, namespace, scripted_nodes, secrets.token_hex(3))
+    found = OperatorHarness(api, namespace, scripted_nodes, secrets.token_hex(3))
     yield found
     await found.clear()

@@ -1,0 +1,44 @@
+"""The topology label of a real node changes under a running job."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from llmtrain_devcluster.api import Api, Object
+from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
+from tests.support.operator_harness.advice import CaseBench
+from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition
+
+pytestmark = pytest.mark.cluster
+
+
+async def test_a_real_node_is_relabelled(
+    operator: OperatorProcess, api: Api, scripted_nodes: ScriptedNodes
+) -> None:
+    scripted_nodes.default = PodScript(exit_after=None)
+    tag = secrets.token_hex(3)
+    harness = CaseBench(api, f"relabel-{tag}", scripted_nodes, tag)
+    label = f"example.com/{tag}"
+    await harness.enter()
+    try:
+        names = await harness.add_nodes({label: "a"}, {label: "a"})
+        await harness.fabric(rack=label)
+        await harness.submit("job", topology={"fabric": harness.tag})
+        before = await harness.phase("job", "Running", seconds=60)
+        await harness.node(names[1], {"metadata": {"labels": {label: "b"}}})
+        told = await harness.holds("job", "NetworkDegraded", seconds=60)
+        found = condition(told, "NetworkDegraded")
+        assert found["reason"] == "TopologyChanged" and f"{names[1]} in b" in found["message"]
+        assert told["status"]["placement"] == before["status"]["placement"]
+        assert told["status"]["phase"] == "Running"
+        await harness.node(names[1], {"metadata": {"labels": {label: "a"}}})
+
+        def is_as_placed(job: Object | None) -> bool:
+            return condition(job, "NetworkDegraded").get("reason") == "TopologyAsPlaced"
+
+        after = await api.wait_for(JOBS, "job", is_as_placed, harness.namespace, seconds=60)
+        assert after["status"].get("attempt", 0) == 0 and after["status"]["restarts"] == 0
+    finally:
+        await harness.leave()

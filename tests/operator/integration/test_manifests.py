@@ -1,0 +1,47 @@
+"""A namespace with restricted Pod Security accepts the pods of a job."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmtrain_devcluster.api import Api, ApiStatusError
+from llmtrain_operator.manifests.job_resources import (
+    job_resources,
+)
+from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.manifests.pod import make_pod
+from tests.support.operator_harness.harness import job_object
+from tests.support.operator_harness.jobs import EVERYTHING, IDENTITY, NODES, checked_job
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.mark.parametrize("spec", [{}, EVERYTHING], ids=["plain", "everything"])
+async def test_a_restricted_namespace_accepts_the_objects(
+    api: Api, namespace: str, spec: dict[str, Any]
+) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    await api.patch("namespaces", namespace, {"metadata": {"labels": labels}})
+    raw = job_object("job", namespace, **json.loads(json.dumps(spec)))
+    raw["metadata"]["uid"] = IDENTITY.uid
+    identity = JobIdentity.of(raw)
+    if spec:
+        high = {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "high"},
+            "value": 7,
+        }
+        await api.apply(high)
+    for resource, body in job_resources(raw, identity):
+        await api.request("POST", resource.path(namespace), body=body)
+    body = make_pod(checked_job(**json.loads(json.dumps(spec))), identity, 0, 0, NODES)
+    made = await api.create("pods", body, namespace)
+    assert made["spec"]["securityContext"]["runAsNonRoot"] is True
+    await api.delete("pods", "job-0-0", namespace, grace_seconds=0, missing_ok=True)
+    body["spec"]["containers"][0]["securityContext"] = {}
+    with pytest.raises(ApiStatusError, match="violates PodSecurity"):
+        await api.create("pods", body, namespace)

@@ -1,0 +1,53 @@
+"""Labels, gates and PodGroups that the pods of a gang get for other schedulers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmtrain_core.validation.check import Job, check
+from llmtrain_operator.manifests.gang_scheduling import KUEUE_GATE, KUEUE_QUEUE_NAME, GangScheduling
+from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.manifests.pod import make_pod
+from tests.support.operator_harness.harness import (
+    job_object,
+)
+
+pytestmark = pytest.mark.unit
+
+QUEUED = {KUEUE_QUEUE_NAME: "team-queue"}
+
+
+def gang_pods(
+    scheduling: GangScheduling, labels: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    raw = job_object("job", "team")
+    raw["metadata"] |= {"uid": "u", "labels": labels or {}}
+    job = check("job", raw["spec"])
+    assert isinstance(job, Job)
+    identity = JobIdentity.of(raw)
+    nodes = ("a", "b")
+    return [
+        scheduling.add_to_pod(make_pod(job, identity, 3, index, nodes), raw, 3, len(nodes))
+        for index in range(2)
+    ]
+
+
+def test_nothing_is_added_by_default() -> None:
+    for body in gang_pods(GangScheduling(), QUEUED):
+        assert "schedulingGates" not in body["spec"]
+        assert "schedulingGroup" not in body["spec"]
+        assert not any("kueue" in key for key in body["metadata"]["labels"])
+    assert gang_pods(GangScheduling(kueue=True)) == gang_pods(GangScheduling())
+
+
+def test_a_gang_is_one_pod_group_with_one_role() -> None:
+    bodies = gang_pods(GangScheduling(kueue=True), QUEUED)
+    for body in bodies:
+        assert body["spec"]["schedulingGates"] == [{"name": KUEUE_GATE}]
+        assert body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] == "job-3"
+        assert body["metadata"]["labels"]["llmtrain.dev/attempt"] == "3"
+        assert body["metadata"]["annotations"]["kueue.x-k8s.io/pod-group-total-count"] == "2"
+    roles = {body["metadata"]["annotations"]["kueue.x-k8s.io/role-hash"] for body in bodies}
+    assert len(roles) == 1

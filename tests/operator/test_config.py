@@ -1,0 +1,21 @@
+"""The operator's configuration from flags and environment variables."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmtrain_operator.config import LeaseTiming, parse
+from llmtrain_operator.errors import ConfigError
+
+pytestmark = pytest.mark.unit
+
+
+def test_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse([]).timing == LeaseTiming(15.0, 10.0, 2.0)
+    monkeypatch.setenv("LLMTRAIN_OPERATOR_METRICS_PORT", "1234")
+    monkeypatch.setenv("LLMTRAIN_OPERATOR_COUNT_FOREIGN_PODS", "false")
+    found = parse(["--namespace", "team", "--health-port=7"])
+    assert (found.namespace, found.metrics_port, found.health_port) == ("team", 1234, 7)
+    assert found.count_foreign_pods is False
+    with pytest.raises(ConfigError, match="renew-deadline"):
+        parse(["--renew-deadline=20"])
