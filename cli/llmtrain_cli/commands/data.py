@@ -20,7 +20,7 @@ from llmtrain_core.validation.check import problems_of
 
 if TYPE_CHECKING:
     from llmtrain_trainer.config import DataConfig
-    from llmtrain_trainer.data.preparation.run import Progress
+    from llmtrain_trainer.data.preparation.run import PreparationProgress
 
 app = typer.Typer(
     help="Text to token shards: prepare, verify.", no_args_is_help=True, add_completion=False
@@ -56,22 +56,22 @@ def prepare(
     if index is not None and index >= processes:
         raise CliError(f"--index {index}: must be less than --processes {processes}")
     with trainer_errors("data"):
-        from llmtrain_trainer.data.preparation.manifest_plan import make_plan
-        from llmtrain_trainer.data.preparation.run import do_share
-        from llmtrain_trainer.data.preparation.run_local import do_all
+        from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
+        from llmtrain_trainer.data.preparation.run import run_share
+        from llmtrain_trainer.data.preparation.run_local import run_processes
         from llmtrain_trainer.data.preparation.workspace import Workspace
         from llmtrain_trainer.data.prepared import read_manifest
 
         config = _config_from_job(file) if file else None
         if config is None:
             config = _config_from_options(source or [], vocab_size, tokenizer, held_out, seed)
-        work = Workspace(make_plan(config, base_tokenizer=_base_tokenizer(config)), to)
+        work = Workspace(plan_preparation(config, base_tokenizer=_base_tokenizer(config)), to)
         with _progress(output) as report:
             if index is None:
-                do_all(work, processes, report)
+                run_processes(work, processes, report)
             else:
                 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-                do_share(work, index, processes, report)
+                run_share(work, index, processes, report)
         manifest = read_manifest(to)
     show(manifest, _text(to, manifest), output)
 
@@ -153,19 +153,18 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(output: Output) -> Iterator[Callable[[Progress], None]]:
+def _progress(output: Output) -> Iterator[Callable[[PreparationProgress], None]]:
     """Draw a progress bar per stage, unless there is no terminal or the output is JSON."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description:9}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     shown = console.is_terminal and output is Output.TEXT
-    with Bars(*columns, TimeElapsedColumn(), console=console, disable=not shown) as bars:
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not shown) as bars:
         tasks: dict[str, Any] = {}
 
-        def report(progress: Progress) -> None:
+        def report(progress: PreparationProgress) -> None:
             if progress.stage not in tasks:
                 tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total)
             bars.update(tasks[progress.stage], completed=progress.done, total=progress.total)

@@ -77,7 +77,7 @@ def sample(
         from llmtrain_trainer.weights import sample as sampling
 
         loaded, tokenizer = sampling.load_model(_folder(model))
-        how = sampling.Drawing(temperature, top_k, seed)
+        how = sampling.SamplingOptions(temperature, top_k, seed)
         text = sampling.sample(loaded, tokenizer, prompt, tokens, how)
     show({"prompt": prompt, "text": text}, prompt + text, output)
 

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from llmtrain_trainer.config import ChatConfig, DataConfig, Source
-from llmtrain_trainer.data.chat_template import PRESETS, Template, of_preset, of_tokenizer
+from llmtrain_trainer.data.chat_template import (
+    PRESETS,
+    ChatTemplate,
+    preset_template,
+    tokenizer_template,
+)
 from llmtrain_trainer.data.conversations import dumps
 from llmtrain_trainer.data.examples import ExampleEncoder, ExampleStream
 from llmtrain_trainer.data.prepare import PreparedData, prepare
@@ -31,7 +36,7 @@ TALK = [
 TEXTS = [" ".join(content for _, content in TALK)] * 9
 
 
-def counted(template: Template) -> tuple[str, list[str]]:
+def counted(template: ChatTemplate) -> tuple[str, list[str]]:
     """Return the whole text of TALK under a template, and its runs of counted tokens."""
     from llmtrain_trainer.data.examples import COUNTED, ID
 
@@ -61,13 +66,13 @@ def counted(template: Template) -> tuple[str, list[str]]:
     ],
 )
 def test_responses_count_and_the_token_that_ends_them(preset: str, end: str, start: str) -> None:
-    whole, runs = counted(of_preset(preset))
+    whole, runs = counted(preset_template(preset))
     assert whole.startswith(start)
     assert runs == ["hi there" + end, "hi again" + end]
 
 
 def test_a_text_that_spells_a_special_token_stays_text() -> None:
-    template = of_preset("chatml")
+    template = preset_template("chatml")
     tokenizer = train_bpe(TEXTS, 300, template.special_tokens())
     ids = ExampleEncoder(tokenizer, template, 200).encode("here", dumps(TALK))
     end = tokenizer.token_to_id("<|im_end|>")
@@ -86,12 +91,12 @@ def test_the_template_beside_the_tokenizer_is_used(tmp_path: Path) -> None:
             }
         )
     )
-    template = of_tokenizer(tmp_path / "tokenizer.json")
+    template = tokenizer_template(tmp_path / "tokenizer.json")
     assert template is not None
     whole, runs = counted(template)
     assert whole.startswith("<|begin|>[system] be brief[user] say")
     assert runs == ["hi there<|finish|>", "hi again<|finish|>"]
-    assert of_tokenizer(tmp_path / "elsewhere" / "tokenizer.json") is None
+    assert tokenizer_template(tmp_path / "elsewhere" / "tokenizer.json") is None
 
 
 def config(path: Path, longest: int = 64, **changes: Any) -> DataConfig:
@@ -122,7 +127,7 @@ def test_every_example_is_a_sequence_of_its_own(tmp_path: Path) -> None:
         for number in range(stream.windows(64)):
             tokens, targets = stream.window(number, 64)
             places = (targets != IGNORE_INDEX).nonzero()[0]
-            assert len(places) == stream.counted(number, 64) >= 2
+            assert len(places) == stream.loss_tokens(number, 64) >= 2
             assert (targets[places[:-1]] == tokens[places[:-1] + 1]).all()
             assert targets[places[-1]] == 0  # the token that ends documents
 
@@ -196,7 +201,7 @@ def test_what_cannot_be_an_example_is_refused(
 
 
 def test_special_tokens_need_room_in_the_vocabulary() -> None:
-    wanted = of_preset("chatml").special_tokens()
+    wanted = preset_template("chatml").special_tokens()
     assert add_special(train_bpe(TEXTS, 270), wanted, 272) == 2
     with pytest.raises(InputError, match=r"lacks <\|im_start\|>, <\|im_end\|>"):
         add_special(train_bpe(TEXTS, 270), wanted, 271)

@@ -17,8 +17,8 @@ from llmtrain_trainer.data.preparation.sources import list_files
 from llmtrain_trainer.data.prepare import TRAIN, prepare
 from llmtrain_trainer.data.readers import read
 from llmtrain_trainer.data.shards import TokenStream, token_type, write_shards
-from llmtrain_trainer.data.text import normalise
-from llmtrain_trainer.data.tokenizer import END, Encoder, sampled, train_bpe
+from llmtrain_trainer.data.text import normalize
+from llmtrain_trainer.data.tokenizer import END_OF_TEXT, Encoder, sample_indices, train_bpe
 from llmtrain_trainer.errors import InputError
 
 pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
@@ -30,15 +30,15 @@ def read_source(source: Source) -> list[Document]:
 
 @given(st.text(max_size=300))
 def test_normalising_twice_changes_nothing_more(text: str) -> None:
-    clean = normalise(text)
-    assert normalise(clean) == clean
+    clean = normalize(text)
+    assert normalize(clean) == clean
     assert "\r" not in clean and "  " not in clean and "\n\n\n" not in clean
     assert all(char == "\n" or ord(char) >= 32 for char in clean)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 400))
 def test_a_sample_is_spread_and_about_as_long_as_asked(lengths: list[int], limit: int) -> None:
-    chosen = list(sampled(lengths, limit))
+    chosen = list(sample_indices(lengths, limit))
     assert chosen == sorted(set(chosen)) != []
     assert sum(lengths[index] for index in chosen) <= max(limit, 50) + 50
     assert sum(lengths) > limit or len(chosen) == len(lengths)
@@ -54,11 +54,11 @@ def encoder() -> Encoder:
 @given(text=st.text(max_size=200))
 def test_encoding_by_pieces_equals_encoding_whole(encoder: Encoder, text: str) -> None:
     """And decoding gives the text back, byte for byte, whatever it spells."""
-    ids = encoder.encode(text + END + text).tolist()
+    ids = encoder.encode(text + END_OF_TEXT + text).tolist()
     whole = Encoder(encoder._tokenizer, by_pieces=False)
-    assert ids == whole.encode(text + END + text).tolist()
-    assert ids[-1] == encoder._tokenizer.token_to_id(END) == 0 and 0 not in ids[:-1]
-    assert encoder._tokenizer.decode(ids[:-1]) == text + END + text
+    assert ids == whole.encode(text + END_OF_TEXT + text).tolist()
+    assert ids[-1] == encoder._tokenizer.token_to_id(END_OF_TEXT) == 0 and 0 not in ids[:-1]
+    assert encoder._tokenizer.decode(ids[:-1]) == text + END_OF_TEXT + text
 
 
 @settings(max_examples=60)
@@ -100,26 +100,29 @@ def test_any_number_of_data_ranks_sees_the_same_sequences(
     """So a run resumes from its step's number alone, in any layout."""
     import torch
 
-    from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
-    from llmtrain_trainer.data.mixture import Mixture
+    from llmtrain_trainer.data.batches import BatchShard, HeldOutBatches, TrainingBatches
+    from llmtrain_trainer.data.mixture import SourceMixture
 
-    stream = Mixture.of([TokenStream(shards.folder, TRAIN, 320)], [1.0])
-    whole = Batches(stream, length, seed, Share(8, 0, 1)).at(step)
-    parts = [Batches(stream, length, seed, Share(8, i, count)).at(step) for i in range(count)]
+    stream = SourceMixture.of([TokenStream(shards.folder, TRAIN, 320)], [1.0])
+    whole = TrainingBatches(stream, length, seed, BatchShard(8, 0, 1)).at(step)
+    parts = [
+        TrainingBatches(stream, length, seed, BatchShard(8, i, count)).at(step)
+        for i in range(count)
+    ]
     assert torch.equal(whole[0], torch.cat([tokens for tokens, _ in parts]))
     assert torch.equal(whole[0][:, 1:], whole[1][:, :-1])
-    held_out = HeldOutBatches(stream, length, Share(8, 0, 1))
-    halves = [HeldOutBatches(stream, length, Share(8, i, 2)).at(0)[0] for i in range(2)]
+    held_out = HeldOutBatches(stream, length, BatchShard(8, 0, 1))
+    halves = [HeldOutBatches(stream, length, BatchShard(8, i, 2)).at(0)[0] for i in range(2)]
     assert torch.equal(held_out.at(0)[0], torch.cat(halves))
 
 
 def test_an_epoch_sees_every_sequence_once(tmp_path: Path) -> None:
-    from llmtrain_trainer.data.batches import Batches, Share
-    from llmtrain_trainer.data.mixture import Mixture
+    from llmtrain_trainer.data.batches import BatchShard, TrainingBatches
+    from llmtrain_trainer.data.mixture import SourceMixture
 
     write_shards(tmp_path, "x", [np.arange(33, dtype=np.uint32)], 300)
-    mixture = Mixture.of([TokenStream(tmp_path, "x", 300)], [1.0])
-    batches = Batches(mixture, 4, 0, Share(4, 0, 1))
+    mixture = SourceMixture.of([TokenStream(tmp_path, "x", 300)], [1.0])
+    batches = TrainingBatches(mixture, 4, 0, BatchShard(4, 0, 1))
     epochs = [
         sorted(int(row[0]) for step in (2 * epoch, 2 * epoch + 1) for row in batches.at(step)[0])
         for epoch in range(3)
@@ -144,7 +147,7 @@ def test_data_is_prepared_once_and_keyed_by_its_content(
     assert other.digest == first.digest
     for name in ("text/train-00000.bin", "text/held-out-00000.bin", "tokenizer.json"):
         assert (first.folder / name).read_bytes() == (other.folder / name).read_bytes()
-    monkeypatch.setattr(run.extract, "collect", lambda *_: pytest.fail("prepared twice"))
+    monkeypatch.setattr(run.extract, "extract_unit", lambda *_: pytest.fail("prepared twice"))
     assert prepare(_config(corpus), 16, tmp_path) == first
     monkeypatch.undo()
     assert prepare(_config(corpus, seed=2), 16, tmp_path).digest != first.digest

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtrain_trainer.config import DataConfig, Source
-from llmtrain_trainer.data.mixture import ROUND, Mixture, open_mixture
-from llmtrain_trainer.data.preparation.manifest_plan import make_plan
-from llmtrain_trainer.data.preparation.run import do_share
+from llmtrain_trainer.data.mixture import ROUND, SourceMixture, open_mixture
+from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
+from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import PreparedData, load, verify
 from llmtrain_trainer.data.shards import BLOCK, TokenStream, write_shards
@@ -31,14 +31,14 @@ def test_every_source_has_its_share_of_any_stretch(weights: list[float], start: 
     Of every other source one turn more or less may fall into the stretch, and another one where
     many of them come at the same place; those turns are taken from all sources by weight.
     """
-    mixture = Mixture.of([], weights)
+    mixture = SourceMixture.of([], weights)
     drawn = [mixture.draw(start + offset) for offset in range(500)]
     for source, weight in enumerate(weights):
         mine = [number for owner, number in drawn if owner == source]
         assert mine == list(range(mine[0], mine[0] + len(mine))) if mine else True
         part = weight / sum(weights)
         assert abs(len(mine) - 500 * part) <= 2 + len(weights) * (500 / ROUND + part)
-    assert Mixture.of([], weights).draw(start) == drawn[0]
+    assert SourceMixture.of([], weights).draw(start) == drawn[0]
 
 
 def three(folder: Path) -> PreparedData:
@@ -54,10 +54,10 @@ def three(folder: Path) -> PreparedData:
 def test_batches_follow_the_weights_and_resume_on_other_ranks(tmp_path: Path) -> None:
     import torch
 
-    from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
+    from llmtrain_trainer.data.batches import BatchShard, HeldOutBatches, TrainingBatches
 
     mixture = open_mixture(three(tmp_path), "train", 40_000)
-    whole = Batches(mixture, 10, 5, Share(8, 0, 1))
+    whole = TrainingBatches(mixture, 10, 5, BatchShard(8, 0, 1))
     rows = torch.cat([whole.at(step)[0] for step in range(100)])
     owners = (rows[:, 0] // 10_000).bincount().tolist()
     assert owners == [100, 200, 500]
@@ -65,10 +65,14 @@ def test_batches_follow_the_weights_and_resume_on_other_ranks(tmp_path: Path) ->
     b = rows[rows[:, 0] // 10_000 == 1][:, 0]
     assert len(set(b[:29].tolist())) == 29 and set(b.tolist()) == set(b[:29].tolist())
     for count in (2, 4, 8):
-        fresh = [Batches(mixture, 10, 5, Share(8, rank, count)) for rank in range(count)]
+        fresh = [
+            TrainingBatches(mixture, 10, 5, BatchShard(8, rank, count)) for rank in range(count)
+        ]
         assert torch.equal(torch.cat([each.at(63)[0] for each in fresh]), rows[63 * 8 : 64 * 8])
     held = HeldOutBatches(
-        open_mixture(three_held := three_again(tmp_path), "held-out", 40_000), 10, Share(8, 0, 1)
+        open_mixture(three_held := three_again(tmp_path), "held-out", 40_000),
+        10,
+        BatchShard(8, 0, 1),
     )
     seen = torch.cat([held.at(index)[0] for index in range(held.count)])
     assert set((seen[:, 0] // 10_000).tolist()) == {0, 1, 2} and three_held.held_out_tokens == 600
@@ -79,11 +83,11 @@ def three_again(folder: Path) -> PreparedData:
 
 
 def test_a_source_shorter_than_a_sequence_is_refused(tmp_path: Path) -> None:
-    from llmtrain_trainer.data.batches import Batches, Share
+    from llmtrain_trainer.data.batches import BatchShard, TrainingBatches
 
     mixture = open_mixture(three(tmp_path), "train", 40_000)
     with pytest.raises(InputError, match="300 tokens, less than one sequence of 500") as caught:
-        Batches(mixture, 500, 5, Share(8, 0, 1))
+        TrainingBatches(mixture, 500, 5, BatchShard(8, 0, 1))
     assert caught.value.remedy
 
 
@@ -129,7 +133,7 @@ def test_tokens_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
 
 def test_verifying_and_loading_name_the_damaged_file(speeches: list[Path], tmp_path: Path) -> None:
     config = DataConfig((Source("s", f"file://{speeches[0].parent}", "s"),), 0.1, 600, 1)
-    do_share(Workspace(make_plan(config), tmp_path))
+    run_share(Workspace(plan_preparation(config), tmp_path))
     assert verify(tmp_path) == 2
     path = tmp_path / "s" / "train-00000.bin"
     damage(path, "bit")

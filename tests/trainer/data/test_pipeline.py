@@ -14,9 +14,9 @@ import pytest
 
 from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.preparation import manifest_plan as planning
-from llmtrain_trainer.data.preparation.manifest_plan import make_plan
-from llmtrain_trainer.data.preparation.run import do_share
-from llmtrain_trainer.data.preparation.run_local import do_all
+from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
+from llmtrain_trainer.data.preparation.run import run_share
+from llmtrain_trainer.data.preparation.run_local import run_processes
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import load, read_manifest, shards, verify
 from llmtrain_trainer.data.shards import TokenStream
@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, config: MakeConfig) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "UNIT_BYTES", 200_000)
-        do_share(Workspace(make_plan(config(), SHARD), folder))
+        run_share(Workspace(plan_preparation(config(), SHARD), folder))
     return folder
 
 
@@ -84,9 +84,9 @@ def test_a_second_run_writes_the_same_bytes(
     whole: Path, config: MakeConfig, tmp_path: Path
 ) -> None:
     before = contents(whole)
-    do_share(Workspace(make_plan(config(), SHARD), tmp_path))
+    run_share(Workspace(plan_preparation(config(), SHARD), tmp_path))
     assert contents(tmp_path) == before
-    do_share(Workspace(make_plan(config(), SHARD), whole))
+    run_share(Workspace(plan_preparation(config(), SHARD), whole))
     assert contents(whole) == before
 
 
@@ -94,7 +94,7 @@ def test_a_second_run_writes_the_same_bytes(
 def test_any_number_of_processes_writes_the_same_bytes(
     whole: Path, config: MakeConfig, tmp_path: Path, processes: int
 ) -> None:
-    do_all(Workspace(make_plan(config(), SHARD), tmp_path), processes)
+    run_processes(Workspace(plan_preparation(config(), SHARD), tmp_path), processes)
     assert contents(tmp_path) == contents(whole)
 
 
@@ -112,7 +112,7 @@ def dies_after(renames: int, work: Workspace) -> bool:
 
         Path.rename = counted  # type: ignore[method-assign,assignment]
         try:
-            do_share(work)
+            run_share(work)
         except BaseException:
             os._exit(1)
         os._exit(0)
@@ -124,7 +124,7 @@ def dies_after(renames: int, work: Workspace) -> bool:
 def test_interrupted_at_every_file_it_ends_with_the_same_bytes(
     whole: Path, config: MakeConfig, tmp_path: Path
 ) -> None:
-    work = Workspace(make_plan(config(), SHARD), tmp_path)
+    work = Workspace(plan_preparation(config(), SHARD), tmp_path)
     deaths = 0
     chance = random.Random(0)
     while dies_after(chance.choice((3, 4, 5, 9)), work):
@@ -159,7 +159,7 @@ def test_planted_duplicates_are_all_found(
 ) -> None:
     source = planted(tmp_path, speeches)
     folder = tmp_path / "out"
-    do_share(Workspace(make_plan(config(source), SHARD), folder))
+    run_share(Workspace(plan_preparation(config(source), SHARD), folder))
     assert documents(folder) == documents(whole) + 10
     assert documents(folder, kept=True) == documents(whole, kept=True)
     found: dict[str, Any] = {"exactDuplicate": 0, "nearDuplicate": 0}
@@ -180,7 +180,7 @@ def test_the_order_of_sources_and_the_names_of_files_change_no_fate(
             (source / f"{number:03d}.txt").write_bytes(path.read_bytes())
         folder = tmp_path / f"out-{order[0].stem}"
         data = DataConfig((Source("s", f"file://{source}", "s"),), 0.2, 600, 1)
-        do_share(Workspace(make_plan(data), folder))
+        run_share(Workspace(plan_preparation(data), folder))
         ids = TokenStream(folder / "s", "held-out", 600)
         tokens = ids.read(0, len(ids))
         from tokenizers import Tokenizer
@@ -201,11 +201,11 @@ def test_a_changed_source_does_not_mix_with_what_was_begun(
     for path in speeches[:6]:
         (source / path.name).write_bytes(path.read_bytes())
     data = DataConfig((Source("s", f"file://{source}", "s"),), 0.2, 600, 1)
-    work = Workspace(make_plan(data), tmp_path / "out")
+    work = Workspace(plan_preparation(data), tmp_path / "out")
     assert dies_after(2, work)
     (source / "more.txt").write_text("one more document")
     with pytest.raises(InputError, match="other sources or settings") as caught:
-        do_share(Workspace(make_plan(data), tmp_path / "out"))
+        run_share(Workspace(plan_preparation(data), tmp_path / "out"))
     assert caught.value.remedy
 
 

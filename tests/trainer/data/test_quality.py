@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from llmtrain_trainer.data.preparation.minhash import band_hashes, clusters
 from llmtrain_trainer.data.preparation.quality import gopher
 from llmtrain_trainer.data.preparation.words import bare_words, runs, word_hashes
-from llmtrain_trainer.data.text import normalise, normalise_code
+from llmtrain_trainer.data.text import normalize, normalize_code
 
 
 def prose(speeches: list[Path]) -> str:
-    return normalise(speeches[0].read_text())
+    return normalize(speeches[0].read_text())
 
 
 def test_real_speeches_are_good(speeches: list[Path]) -> None:
-    assert {gopher(normalise(path.read_text())) for path in speeches} == {None}
+    assert {gopher(normalize(path.read_text())) for path in speeches} == {None}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_nearer_two_texts_the_likelier_they_meet(speeches: list[Path]) -> No
     chance = random.Random(0)
     met: dict[float, list[bool]] = {}
     for path in speeches:
-        words = normalise(path.read_text()).split()[:1500]
+        words = normalize(path.read_text()).split()[:1500]
         for share in (0.002, 0.02, 0.2):
             other = [w if chance.random() > share else f"new{chance.random()}" for w in words]
             near = jaccard(" ".join(words), " ".join(other))
@@ -68,7 +68,7 @@ def test_the_nearer_two_texts_the_likelier_they_meet(speeches: list[Path]) -> No
     assert all(met[0.002])
     assert sum(met[0.02]) > 0.7 * len(speeches)
     assert sum(met[0.2]) <= 1
-    bands = np.array([band_hashes(normalise(path.read_text())) for path in speeches])
+    bands = np.array([band_hashes(normalize(path.read_text())) for path in speeches])
     assert clusters(bands).tolist() == list(range(len(speeches)))
 
 
@@ -88,9 +88,9 @@ def test_clusters_are_the_connected_components(rows: list[list[int]]) -> None:
 
 @given(st.text(max_size=200))
 def test_code_keeps_indentation_and_normalising_is_idempotent(text: str) -> None:
-    clean = normalise_code(text)
-    assert normalise_code(clean) == clean
-    assert normalise_code("if x:\r\n\ty = 'a\u0308'  \r\n") == "if x:\n\ty = 'a\u0308'"
+    clean = normalize_code(text)
+    assert normalize_code(clean) == clean
+    assert normalize_code("if x:\r\n\ty = 'a\u0308'  \r\n") == "if x:\n\ty = 'a\u0308'"
 
 
 def test_words_of_scripts_without_spaces() -> None:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.prepare import prepare
-from llmtrain_trainer.data.tokenizer import END, Encoder, load_tokenizer, train_bpe
+from llmtrain_trainer.data.tokenizer import END_OF_TEXT, Encoder, load_tokenizer, train_bpe
 from llmtrain_trainer.errors import InputError
 
 
@@ -67,6 +67,6 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_a_tokenizer_must_be_able_to_end_documents(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    path.write_text(tokenizer.to_str().replace(END, "<other>"))
+    path.write_text(tokenizer.to_str().replace(END_OF_TEXT, "<other>"))
     with pytest.raises(InputError, match="ends a document"):
         load_tokenizer(path, 5000)

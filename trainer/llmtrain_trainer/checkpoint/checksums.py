@@ -1,9 +1,10 @@
-"""Checksums of everything in a checkpoint: bytes that changed since must never become weights.
+"""Checksums of everything in a checkpoint: bytes that changed must never become weights.
 
-torch's own format has a CRC-32 for every member of its archives and does not look at it, nor would
-it cover their directories. So each entry of a file has one here, taken while it is written and
-compared by whichever rank reads the entry, in any layout; the marker holds them all, and one of
-itself and of our own files. They stand beside torch's facts: its own tools read the files as ever.
+torch's format has a CRC-32 per member of its archives, but torch does not check it, and it would
+not cover the archive directories. So every entry of a file has a checksum here. It is computed
+while the entry is written, and checked by whichever rank reads the entry, in any layout. The marker
+holds all of them, one of itself and one of each of our own files. They are additional attributes of
+torch's metadata, so torch's own tools can read the files.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class ChecksumWriter(FileSystemWriter):
     folder: Folder
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write this rank's entries; each result carries the checksum of what was written."""
+        """Write this rank's entries. Each result carries the checksum of the written bytes."""
         self.transforms = sums = _ChecksumTransforms()
         written = super().write_data(plan, planner)
         for result in written.value():
@@ -38,7 +39,7 @@ class ChecksumWriter(FileSystemWriter):
         return written
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Write the marker, last of all."""
+        """Write the marker, the last file of all."""
         places = {result.index: result.storage_data for part in results for result in part}
         metadata.files = _of_files(self.folder)  # type: ignore[attr-defined]
         metadata.crc32 = _of_marker(metadata, places)  # type: ignore[attr-defined]
@@ -46,11 +47,11 @@ class ChecksumWriter(FileSystemWriter):
 
 
 class ChecksumStoreWriter(ChecksumWriter, FsspecWriter):
-    """The same for stores."""
+    """torch's writer for object stores, with checksums."""
 
 
 def verify_entry(entry: IO[bytes], place: Any) -> IO[bytes]:
-    """Return an entry that was read once. Raises UnpicklingError unless it is as it was written."""
+    """Return an entry that was read once. Raises UnpicklingError if its checksum is wrong."""
     content = entry.read()
     if crc32(content) != place.crc32:
         raise pickle.UnpicklingError(
@@ -60,13 +61,13 @@ def verify_entry(entry: IO[bytes], place: Any) -> IO[bytes]:
 
 
 def verify_marker(metadata: Metadata) -> None:
-    """Raise UnpicklingError unless a marker says what it said when it was written."""
+    """Raise UnpicklingError if the checksum of the marker is wrong."""
     if getattr(metadata, "crc32", None) != _of_marker(metadata, metadata.storage_data or {}):
         raise pickle.UnpicklingError(f"the checksum of {COMPLETE_MARKER} is wrong")
 
 
 def verify_files(folder: Folder, metadata: Metadata) -> None:
-    """Raise UnpicklingError unless our own files are those that were written."""
+    """Raise UnpicklingError if the checksum of one of our own files is wrong."""
     files: Mapping[str, int] = metadata.files  # type: ignore[attr-defined]
     for name, expected in files.items():
         if crc32((folder / name).read_bytes()) != expected:
@@ -74,7 +75,7 @@ def verify_files(folder: Folder, metadata: Metadata) -> None:
 
 
 class _ChecksumStream(io.RawIOBase):
-    """Passes on what is written and sums it up."""
+    """Forwards what is written and computes its checksum."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self.crc32 = stream, 0
@@ -88,7 +89,7 @@ class _ChecksumStream(io.RawIOBase):
 
 
 class _ChecksumTransforms(_StorageWriterTransforms):
-    """torch asks this for the stream of each entry."""
+    """torch gets the stream of each entry from this object."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +109,10 @@ def _of_files(folder: Folder) -> dict[str, int]:
 
 
 def _of_marker(metadata: Metadata, places: Mapping[Any, Any]) -> int:
-    """Sum up all that loading goes by. Not the pickled bytes: they hold the sum as well."""
+    """Return the checksum of everything that loading uses.
+
+    It does not cover the pickled bytes, which contain this checksum.
+    """
     entries = [
         (index, place.relative_path, place.offset, place.length, getattr(place, "crc32", None))
         for index, place in places.items()

@@ -1,4 +1,4 @@
-"""One rank looks and all go by what it saw."""
+"""Run a function on rank 0 and broadcast its result."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def broadcast_from_rank0(choose: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
-    """Return on every rank what rank 0 chose; collective.
+    """Return on every rank the result of rank 0; collective.
 
-    A shared file system may show different ranks different folders. Raises on every rank the
-    InputError that rank 0 met.
+    A shared file system may show different ranks different folders. An InputError of rank 0 is
+    raised on every rank.
     """
     found: list[T | InputError | None] = [None]
     if dist.get_rank() == 0:

@@ -1,4 +1,4 @@
-"""The checkpoint that fine-tuning starts from: which folder it is, and whether it fits."""
+"""The base checkpoint of fine-tuning: find it, and check that it matches the job."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ INIT_FROM_FIELD = "spec.model.initFrom"
 
 
 def base_checkpoint(uri: str, running_torch: str, architecture: dict[str, Any]) -> Folder:
-    """Return the folder of a base's checkpoint: the one named, or the newest complete one in it.
+    """Return the folder of a base checkpoint: the named one, or the latest complete one in it.
 
-    Raises InputError where there is none, or where its weights are not those of this architecture.
+    Raises InputError if there is none, or if its weights are of another architecture.
     """
     folder = _newest(uri)
     metadata = read_metadata(folder, running_torch, INIT_FROM_FIELD)
@@ -50,7 +50,7 @@ def base_tokenizer(config: DataConfig) -> Path | None:
 
 
 def checkpoint_tokenizer(uri: str) -> Path:
-    """Return the tokenizer beside a base's weights. Raises InputError where there is none."""
+    """Return the tokenizer next to the weights of a base. Raises InputError if there is none."""
     path = Path(str(_newest(uri) / TOKENIZER))
     if not path.is_file():
         raise InputError(
@@ -78,7 +78,7 @@ def _newest(uri: str) -> Folder:
 
 
 def _weights(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Return what weights depend on: with rotary positions, all but the length of sequences."""
+    """Return what weights depend on: with rotary positions, everything but the sequence length."""
     if architecture.get("positions", "rotary") != "rotary":
         return architecture
     return {name: value for name, value in architecture.items() if name != "sequenceLength"}

@@ -1,4 +1,4 @@
-"""Going on from the newest checkpoint that can be read."""
+"""Resume from the latest checkpoint that can be read."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def resume(
     state: TrainingState,
     group: dist.ProcessGroup,
 ) -> CheckpointMetadata | None:
-    """Load the newest complete checkpoint that is not damaged; collective over all ranks.
+    """Load the latest complete checkpoint that is not corrupt; collective over all ranks.
 
-    `require` raises InputError for one that is not this job's. Returns None where there is none.
-    Raises InputError on every rank where all are damaged or the newest is not this job's.
+    `require` raises InputError for a checkpoint of another job. Returns None if there is no
+    checkpoint. Raises InputError on every rank if all are corrupt, or if the latest is of another
+    job.
     """
     bad: dict[int, InputError] = {}
     while True:
@@ -68,7 +69,7 @@ def _choose(
     bad: dict[int, InputError],
     lease: ExitStack,
 ) -> CheckpointMetadata | None:
-    """Choose on rank 0, which holds the lease for all ranks."""
+    """Choose on rank 0, which holds the read lease for all ranks."""
     while True:
         metadata = latest_complete(root, torch.__version__, architecture, bad, require_intact)
         if metadata is None:

@@ -1,9 +1,9 @@
-"""Which checkpoints stay: the newest `keep`, and whatever someone is reading.
+"""Retention: keep the latest `keep` checkpoints and every checkpoint that is being read.
 
 Readers and the purge may be different jobs on different machines, and stores have no locks. So each
-side leaves a file before it looks for the other's: a reader its lease, then it looks whether the
-folder is being purged; the purge its note, then it looks for leases. Whatever the order, at least
-one of them sees the other; where both do, both give way.
+side writes a file before it looks for the file of the other side. A reader writes its lease and
+then checks for a purge marker. The purge writes its marker and then checks for leases. In any
+order, at least one side sees the other. If both do, both give up.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from llmtrain_trainer.checkpoint.paths import (
 
 LEASE = ".reading-"
 LEASE_SECONDS = 3600.0
-"""A lease older than this belonged to a reader that was killed."""
+"""A lease older than this belongs to a reader that was killed."""
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def read_lease(folder: Folder) -> Iterator[bool]:
-    """Keep a checkpoint from being purged while it is read; yields whether it is there.
+    """Protect a checkpoint from the purge while it is read. Yield True if it is complete.
 
-    A reader that may not write there reads without a lease: then only `keep` protects it.
+    A reader without write permission reads without a lease. Then only `keep` protects it.
     """
     lease = folder / f"{LEASE}{uuid4().hex}"
     with suppress(PermissionError, FileNotFoundError):
@@ -49,10 +49,10 @@ def read_lease(folder: Folder) -> Iterator[bool]:
 
 
 def purge(root: Folder, keep: int, saved: int) -> None:
-    """Delete what is older than the `keep` newest complete checkpoints up to step `saved`.
+    """Delete checkpoints older than the latest `keep` complete ones up to step `saved`.
 
-    The one just saved is never deleted, nor one of a later step: it may be damaged, and it is not
-    this run's to judge. Incomplete ones go too; they were left by a rank that was killed.
+    The checkpoint just saved and those of later steps are never deleted: a later one may be
+    corrupt, but this run cannot decide that. Incomplete ones of killed ranks are deleted, too.
     """
     kept = {step for step in complete_steps(root) if step <= saved}
     kept = set(sorted(kept)[-keep:]) | {saved}
@@ -82,7 +82,7 @@ def _is_read(folder: Folder) -> bool:
 
 
 def _written(lease: Folder) -> float:
-    """Return when a lease was taken; one that cannot be read was just given back."""
+    """Return when a lease was taken. A lease that cannot be read has just been released."""
     try:
         return float(lease.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Trying again what failed only for a moment, a bounded number of times."""
+"""Retry reads that failed temporarily, a bounded number of times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds between tries: five tries in 7.5 seconds, then the launcher's restart is the next."""
+"""Seconds between tries: five tries in 7.5 seconds. After that the launcher restarts the ranks."""
 
 _PASSING = frozenset(
     {
@@ -26,16 +26,17 @@ _PASSING = frozenset(
         errno.EHOSTUNREACH,
     }
 )
-"""What a shared file system, or the driver of a store, says when it is not there for a moment."""
+"""Errors of a shared file system, or of the driver of a store, that is temporarily not
+available."""
 
 _CLIENT = "HTTPClientError"
-"""botocore's base of connections that broke or were never made; no OSError."""
+"""botocore's base class of connection errors, which are not OSErrors."""
 
 log = logging.getLogger(__name__)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether reading may work the next time although nothing was changed."""
+    """Return True if the same read may work the next time."""
     if isinstance(error, (ConnectionError, TimeoutError)):
         return True
     if isinstance(error, OSError):
@@ -44,7 +45,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def retry_transient(read: Callable[[], T]) -> T:
-    """Return what `read` returns; tries again after errors that may pass, then raises the last."""
+    """Return the result of `read`. Retry after transient errors and raise the last one."""
     for wait in WAITS:
         try:
             return read()

@@ -1,8 +1,9 @@
-"""Saving at once or in the background, and what becomes of it when a disk is full.
+"""Save checkpoints synchronously or in the background, and handle failed writes.
 
-Both go the same way: rank 0 empties the folder, all ranks write, the marker comes last, rank 0
-deletes old checkpoints. In the background that happens on a thread, with a copy of the state in
-main memory and process groups of its own: training's would mix both sides' messages up.
+In both cases rank 0 creates an empty folder, all ranks write, the marker comes last, and rank 0
+deletes old checkpoints. In the background this runs on a thread with a copy of the state in main
+memory and its own process groups, because messages of training and saving would be mixed in one
+group.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ from llmtrain_trainer.checkpoint.state import TrainingState, weights_state, writ
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 
 GROUP_TIMEOUT = timedelta(days=1)
-"""How long ranks wait for the slowest one's part, which may be an export of hours; one that does
-not get on is found by the launchers' watch."""
+"""Timeout for the slowest rank, whose part may be an export of hours. The launchers detect a rank
+that hangs."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SaveResult:
-    """What became of one save."""
+    """The result of one save."""
 
     step: int
     stage: float
-    """Seconds that training waited for its state to be collected."""
+    """Seconds that training waited until its state was copied."""
     upload: float
     """Seconds of writing."""
     error: Exception | None = None
-    """Why there is no such checkpoint."""
+    """Why the checkpoint was not written."""
 
 
 class Saver:
-    """One rank's part in the checkpoints of a run. Made by all ranks at the same time."""
+    """Saves the checkpoints of one rank. All ranks create it at the same time."""
 
     def __init__(
         self,
@@ -61,13 +62,14 @@ class Saver:
     ) -> None:
         self.root, self.keep, self.tokenizer, self._heartbeat = root, keep, tokenizer, heartbeat
         group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT, group_desc="checkpoint")
-        assert isinstance(group, dist.ProcessGroup)  # every rank is in it
+        assert isinstance(group, dist.ProcessGroup)  # every rank is a member
         self.group = group
         self._threads = ThreadPoolExecutor(1, "checkpoint") if background else None
         self._build_stager = _build_stager() if background else None
         self._pending: Future[SaveResult] | None = None
         self._training_waits = not background
-        """Training waits for what is written; else a write must not hide that training hangs."""
+        """Training waits for the write. Otherwise the heartbeats of a write must not hide a hang of
+        training."""
 
     def save(
         self,
@@ -90,12 +92,12 @@ class Saver:
         self._pending = self._threads.submit(self._write, metadata, staged, waited)
 
     def poll(self, report: Callable[[SaveResult], None]) -> None:
-        """Tell the outcome of a save in the background if it has ended; waits for nobody."""
+        """Report the result of a background save if it has ended. Does not wait."""
         if self._pending is not None and self._pending.done():
             self.wait(report)
 
     def wait(self, report: Callable[[SaveResult], None]) -> None:
-        """Wait for a save in the background and tell its outcome."""
+        """Wait for a background save and report its result."""
         pending, self._pending = self._pending, None
         if pending is not None:
             self._training_waits = True
@@ -104,7 +106,7 @@ class Saver:
             report(outcome)
 
     def save_merged(self, metadata: CheckpointMetadata, model: nn.Module) -> None:
-        """Write weights alone into `merged/`, and keep no other there; collective, at once."""
+        """Write weights only into `merged/` and delete others there; collective, synchronous."""
         root = self.root / "merged"
         self._create_folder(root, metadata)
         write_state(
@@ -113,9 +115,9 @@ class Saver:
         self._clean_up(lambda: purge(root, 1, metadata.step))
 
     def _write(self, metadata: CheckpointMetadata, state: Any, waited: float) -> SaveResult:
-        """Write one checkpoint; an error becomes the outcome on all ranks.
+        """Write one checkpoint. An error becomes the result on all ranks.
 
-        A rank that went away fails the step as well, so nothing is lost by not raising it here.
+        A lost rank also fails the training step, so it need not be raised here.
         """
         start = time.perf_counter()
         try:
@@ -138,19 +140,19 @@ class Saver:
             self._heartbeat()
 
     def _create_folder(self, root: Folder, metadata: CheckpointMetadata) -> None:
-        """Let rank 0 prepare the folder; nobody touches it before. Raises on all ranks or none."""
+        """Create the folder on rank 0 before other ranks use it. Raises on all ranks or none."""
         problem: list[str | None] = [None]
         if dist.get_rank() == 0:
             try:
                 create_step_folder(root, metadata, self.tokenizer)
-            except Exception as error:  # drivers of stores raise what they like
+            except Exception as error:  # store drivers raise any kind of error
                 problem[0] = f"{type(error).__name__}: {error}"
         dist.broadcast_object_list(problem, src=0, group=self.group)
         if problem[0] is not None:
             raise OSError(problem[0])
 
     def _clean_up(self, clean: Callable[[], None]) -> None:
-        """Clean up on rank 0; what cannot be deleted now can be after the next save."""
+        """Clean up on rank 0. What cannot be deleted now is deleted after the next save."""
         if dist.get_rank() == 0:
             try:
                 clean()
@@ -159,9 +161,9 @@ class Saver:
 
 
 def _build_stager() -> DefaultStager:
-    """Return what copies a state into main memory, in buffers that are kept for the next time.
+    """Return a stager that copies the state into buffers in main memory, which are reused.
 
-    The copy has ended when it returns, since the next step changes what is copied.
+    The copy is complete when it returns, because the next step changes the state.
     """
     device = torch.cuda.is_available()
     return DefaultStager(

@@ -1,6 +1,6 @@
-"""What a checkpoint holds, and its writing and reading by torch's distributed checkpoint.
+"""The state in a checkpoint, and how torch's distributed checkpoint writes and reads it.
 
-Each rank writes its shards; a checkpoint written in one layout loads in any other.
+Each rank writes its shards. A checkpoint of one layout loads in any other layout.
 """
 
 from __future__ import annotations
@@ -46,29 +46,30 @@ from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
-"""Optimizer state by parameter name: numbers would collide between pipeline stages. What is frozen
-stays out: it is in the checkpoint that training started from. Names that are missing in a
-checkpoint are an error when it is read, before they could be when they are set."""
+"""Optimizer state is keyed by parameter name: indices would collide between pipeline stages. Frozen
+parameters are not saved: they are in the base checkpoint. Names that are missing in a checkpoint
+are an error when it is read, before the state is set."""
 
 MODEL, OPTIMIZER = "model", "optimizer"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Everything of one rank that a checkpoint remembers."""
+    """The state of one rank in a checkpoint."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     replica_sync: ReplicaSync
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state by name. Tensors are those that training changes, not copies."""
+        """Return the state by name. The tensors are those of training, not copies."""
         return {**self._weights(self.replica_sync.weights_prefix), **self.replica_sync.state_dict()}
 
     def load(self, folder: Folder, group: dist.ProcessGroup | None) -> None:
         """Read a checkpoint of any layout; collective over the ranks of `group`.
 
-        Copies that trained apart have weights of their own; in another layout all take the first's.
+        Replicas that train independently have their own weights. In another layout all replicas
+        load those of the first.
         """
         saved = storage_reader(folder).read_metadata().state_dict_metadata
         prefix = self.replica_sync.weights_prefix
@@ -91,7 +92,7 @@ class TrainingState:
         self.replica_sync.load_state_dict({name: state[name] for name in replica_state})
 
     def _weights(self, prefix: str) -> dict[str, Any]:
-        """Return weights and optimizer under names that begin with `prefix`."""
+        """Return weights and optimizer state, with `prefix` before their names."""
         return {
             prefix + MODEL: get_model_state_dict(self.model, options=_FLAT),
             prefix + OPTIMIZER: get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT),
@@ -116,26 +117,26 @@ def write_state(
 
 
 class _HeartbeatPlanner(DefaultSavePlanner):
-    """Shows a sign of life for every tensor that is about to be written."""
+    """Sends a heartbeat for every tensor before it is written."""
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         super().__init__()
         self._heartbeat = heartbeat
 
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
-        """Return what is to be written."""
+        """Return the data to write."""
         self._heartbeat()
         return super().resolve_data(write_item)
 
 
 def weights_state(model: nn.Module) -> dict[str, Any]:
-    """Return the state of the weights alone, adapters left out."""
+    """Return the weights only, without adapters."""
     named = get_model_state_dict(model, options=StateDictOptions())
     return {MODEL: {name: each for name, each in named.items() if not is_adapter(name)}}
 
 
 def load_weights(folder: Folder, model: nn.Module) -> None:
-    """Read the weights of a checkpoint, adapters left out; collective over all ranks."""
+    """Load the weights of a checkpoint, without adapters; collective over all ranks."""
     state = weights_state(model)
     with catchable_checkpoint_errors():
         dcp.load(state, storage_reader=storage_reader(folder))  # type: ignore[attr-defined]
@@ -143,9 +144,9 @@ def load_weights(folder: Folder, model: nn.Module) -> None:
 
 
 def require_intact(folder: Folder, field: str = URI_FIELD) -> None:
-    """Raise InputError where a checkpoint lacks files, or bytes at their end.
+    """Raise InputError if files of a checkpoint are missing or truncated.
 
-    One rank asks, before any reads. Weights that were overwritten show only when they are read:
+    One rank checks this before any rank reads. Overwritten weights are detected when they are read:
     every rank compares the checksums of what it needs.
     """
     try:
@@ -169,13 +170,13 @@ def require_intact(folder: Folder, field: str = URI_FIELD) -> None:
 
 
 class _RetryingReader(FileSystemReader):
-    """Reads again what failed for a moment. On its own rank: the others wait in the collective."""
+    """Retries transient read errors on its own rank, while the others wait in the collective."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Read the marker. Raises UnpicklingError where its bytes are damaged.
+        """Read the marker. Raises UnpicklingError if it is corrupt.
 
-        torch turns whatever goes wrong there into an AssertionError; damage and a file system that
-        does not answer could not be told apart any more.
+        torch turns every error here into an AssertionError, which would hide whether the file is
+        corrupt or the file system does not respond.
         """
         return retry_transient(lambda: self._read_metadata(*args, **kwargs))
 
@@ -192,7 +193,7 @@ class _RetryingReader(FileSystemReader):
             verify_marker(metadata)
         except (OSError, EOFError):
             raise
-        except Exception as error:  # damaged bytes raise nearly anything, or ask for all memory
+        except Exception as error:  # corrupt bytes raise nearly any error, or allocate all memory
             raise pickle.UnpicklingError(f"{COMPLETE_MARKER}: {error!r}") from error
         return metadata
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from llmtrain_trainer.data.mixture import Mixture
+from llmtrain_trainer.data.mixture import SourceMixture
 from llmtrain_trainer.errors import InputError
 
 EVALUATION_BATCHES = 4
@@ -20,7 +20,7 @@ EVALUATION_BATCHES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class BatchShard:
     """Which part of every global batch a data rank sees."""
 
     global_batch: int
@@ -33,10 +33,10 @@ class Share:
         return range(self.index * size, (self.index + 1) * size)
 
 
-class Batches:
+class TrainingBatches:
     """Training sequences: windows of every stream in a new random order every epoch of it."""
 
-    def __init__(self, mixture: Mixture, length: int, seed: int, share: Share) -> None:
+    def __init__(self, mixture: SourceMixture, length: int, seed: int, share: BatchShard) -> None:
         _require_windows(mixture, length)
         self._mixture = mixture
         self._length, self._seed, self._share = length, seed, share
@@ -49,7 +49,7 @@ class Batches:
         places = [self._place(first + position) for position in self._share.range()]
         return gather(self._mixture, places, self._length)
 
-    def counted(self, step: int) -> int:
+    def loss_tokens(self, step: int) -> int:
         """Return how many tokens of a step's whole global batch the loss counts.
 
         No rank has to ask the others: what a step sees follows from its number.
@@ -57,7 +57,8 @@ class Batches:
         first = step * self._share.global_batch
         places = (self._place(first + each) for each in range(self._share.global_batch))
         return sum(
-            self._mixture.streams[source].counted(number, self._length) for source, number in places
+            self._mixture.streams[source].loss_tokens(number, self._length)
+            for source, number in places
         )
 
     def _place(self, sample: int) -> tuple[int, int]:
@@ -74,7 +75,7 @@ class Batches:
 class HeldOutBatches:
     """Held-out sequences: the same ones at every evaluation and in every layout."""
 
-    def __init__(self, mixture: Mixture, length: int, share: Share) -> None:
+    def __init__(self, mixture: SourceMixture, length: int, share: BatchShard) -> None:
         self._mixture, self._length, self._share = mixture, length, share
         counts = [stream.windows(length) for stream in mixture.streams]
         self._ends = np.cumsum(counts, dtype=np.int64)
@@ -86,11 +87,12 @@ class HeldOutBatches:
         places = [self._sample(index, position) for position in self._share.range()]
         return gather(self._mixture, places, self._length)
 
-    def counted(self, index: int) -> int:
+    def loss_tokens(self, index: int) -> int:
         """Return how many tokens of a whole batch the loss counts."""
         places = (self._sample(index, each) for each in range(self._share.global_batch))
         return sum(
-            self._mixture.streams[source].counted(number, self._length) for source, number in places
+            self._mixture.streams[source].loss_tokens(number, self._length)
+            for source, number in places
         )
 
     def _sample(self, index: int, position: int) -> tuple[int, int]:
@@ -103,7 +105,7 @@ class HeldOutBatches:
         return source, number - int(self._ends[source - 1] if source else 0)
 
 
-def _require_windows(mixture: Mixture, length: int) -> None:
+def _require_windows(mixture: SourceMixture, length: int) -> None:
     """Refuse a source that cannot fill one sequence: it would never have its share."""
     for stream in mixture.streams:
         if not stream.windows(length):
@@ -115,7 +117,9 @@ def _require_windows(mixture: Mixture, length: int) -> None:
             )
 
 
-def gather(mixture: Mixture, places: list[tuple[int, int]], length: int) -> tuple[Tensor, Tensor]:
+def gather(
+    mixture: SourceMixture, places: list[tuple[int, int]], length: int
+) -> tuple[Tensor, Tensor]:
     """Return inputs and targets for sequences by stream and number."""
     rows = [mixture.streams[source].window(number, length) for source, number in places]
     tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))

@@ -40,7 +40,7 @@ _SPECIAL = re.compile(r"<\|[^|<>\s]+\|>")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextSegment:
     """A run of text: of the template, or of message number `message`."""
 
     text: str
@@ -48,7 +48,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Template:
+class ChatTemplate:
     """A template and the tokens that it may name as variables."""
 
     source: str
@@ -63,14 +63,14 @@ class Template:
         try:
             return environment.from_string(self.source)
         except TemplateError as error:
-            raise broken(f"the template cannot be read: {error}") from error
+            raise template_error(f"the template cannot be read: {error}") from error
 
     def special_tokens(self) -> list[str]:
         """Return what looks like a special token in the template, in order."""
         named = [token for token in (self.bos_token, self.eos_token) if token]
         return list(dict.fromkeys([*_SPECIAL.findall(self.source), *named]))
 
-    def pieces(self, messages: Messages, end: str) -> Iterator[Piece]:
+    def segments(self, messages: Messages, end: str) -> Iterator[TextSegment]:
         """Yield a conversation's pieces in order; `end` is the token that ends documents."""
         turns = [
             {"role": role, "content": f"{_OPEN}{number}{_CLOSE}"}
@@ -84,27 +84,27 @@ class Template:
                 add_generation_prompt=False,
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise broken(f"the template fails: {error}") from error
+            raise template_error(f"the template fails: {error}") from error
         for index, part in enumerate(_MARK.split(text)):
             if index % 2:
-                yield Piece(messages[int(part)][1], int(part))
+                yield TextSegment(messages[int(part)][1], int(part))
             elif part:
-                yield Piece(part)
+                yield TextSegment(part)
 
 
-def of_preset(name: str) -> Template:
+def preset_template(name: str) -> ChatTemplate:
     """Return a template by name."""
-    return Template(PRESETS[name])
+    return ChatTemplate(PRESETS[name])
 
 
-def of_tokenizer(tokenizer: Path) -> Template | None:
+def tokenizer_template(tokenizer: Path) -> ChatTemplate | None:
     """Return the template that lies beside a tokenizer.json, or None.
 
     `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`, as published models have
     it; of several templates the one named `default`.
     """
     config: dict[str, Any] = {}
-    beside, alone = (
+    beside, jinja = (
         tokenizer.with_name("tokenizer_config.json"),
         tokenizer.with_name("chat_template.jinja"),
     )
@@ -112,14 +112,14 @@ def of_tokenizer(tokenizer: Path) -> Template | None:
         try:
             config = dict(json.loads(beside.read_text()))
         except (ValueError, TypeError) as error:
-            raise broken(f"{beside} cannot be read: {error}") from error
-    source = alone.read_text() if alone.is_file() else config.get("chat_template")
+            raise template_error(f"{beside} cannot be read: {error}") from error
+    source = jinja.read_text() if jinja.is_file() else config.get("chat_template")
     if isinstance(source, list):
         named = {each.get("name"): each.get("template") for each in source}
         source = named.get("default")
     if not isinstance(source, str):
         return None
-    return Template(source, _token(config, "bos_token") or "", _token(config, "eos_token"))
+    return ChatTemplate(source, _token(config, "bos_token") or "", _token(config, "eos_token"))
 
 
 def _token(config: dict[str, Any], name: str) -> str | None:
@@ -129,7 +129,7 @@ def _token(config: dict[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def broken(problem: str) -> InputError:
+def template_error(problem: str) -> InputError:
     """Return the error for a template that cannot be used."""
     return InputError(
         "InvalidSpec",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 ROLES = ("system", "user", "assistant")
-LEARNT = "assistant"
+RESPONSE_ROLE = "assistant"
 """The role whose messages are responses: what the loss counts."""
 
 Messages = list[tuple[str, str]]
@@ -22,10 +22,10 @@ def loads(text: str) -> Messages:
     return [(role, content) for role, content in json.loads(text)]
 
 
-def question(text: str) -> str:
+def prompt_of(text: str) -> str:
     """Return what comes before the last response: equal questions are held out together."""
     messages = loads(text)
-    last = max(place for place, (role, _) in enumerate(messages) if role == LEARNT)
+    last = max(place for place, (role, _) in enumerate(messages) if role == RESPONSE_ROLE)
     return dumps(messages[:last])
 
 

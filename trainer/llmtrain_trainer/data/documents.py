@@ -30,7 +30,7 @@ class InputFile:
     """Bytes on disk."""
     modified: int
     """Nanoseconds since the epoch."""
-    alone: bool
+    is_whole_source: bool
     """Whether the source is this one file."""
 
     def unreadable(self, problem: str) -> InputError:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from llmtrain_trainer.data.chat_template import Template, broken
-from llmtrain_trainer.data.conversations import LEARNT, loads
-from llmtrain_trainer.data.shards import TokenStream, corrupt
+from llmtrain_trainer.data.chat_template import ChatTemplate, template_error
+from llmtrain_trainer.data.conversations import RESPONSE_ROLE, loads
+from llmtrain_trainer.data.shards import TokenStream, corrupt_error
 from llmtrain_trainer.data.tokenizer import Encoder, end_token
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
@@ -34,7 +34,7 @@ class ExampleEncoder:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, template: Template, longest: int, by_pieces: bool = True
+        self, tokenizer: Tokenizer, template: ChatTemplate, longest: int, by_pieces: bool = True
     ) -> None:
         self._template, self._longest = template, longest
         self._special = Tokenizer.from_str(tokenizer.to_str())
@@ -50,7 +50,7 @@ class ExampleEncoder:
         """
         ids = np.fromiter(self._marked(text), np.uint32)
         if not (ids[1:] & COUNTED).any():
-            raise broken(f"{name}: the template yields no token that counts in the loss")
+            raise template_error(f"{name}: the template yields no token that counts in the loss")
         if len(ids) > self._longest + 1:
             raise InputError(
                 "InvalidSpec",
@@ -65,15 +65,15 @@ class ExampleEncoder:
     def _marked(self, text: str) -> Iterator[int]:
         messages = loads(text)
         ends = False  # whether the next token ends a response
-        for piece in self._template.pieces(messages, self._end_name):
-            if piece.message is None:
-                tokens = self._special.encode(piece.text, add_special_tokens=False).ids
+        for segment in self._template.segments(messages, self._end_name):
+            if segment.message is None:
+                tokens = self._special.encode(segment.text, add_special_tokens=False).ids
                 for token in tokens:
                     yield token | COUNTED if ends else token
                     ends = False
             else:
-                counts = messages[piece.message][0] == LEARNT
-                for token in self._plain.encode(piece.text)[:-1].tolist():
+                counts = messages[segment.message][0] == RESPONSE_ROLE
+                for token in self._plain.encode(segment.text)[:-1].tolist():
                     yield token | COUNTED if counts or ends else token
                     ends = False
                 ends = counts
@@ -113,13 +113,13 @@ class ExampleStream:
         marked = self._tokens.read(start, end - start)
         ids = marked & ID
         if int(ids.max()) >= self._vocab_size or len(ids) > length + 1:
-            raise corrupt(self.folder, f"example {number} is not one of this model's")
+            raise corrupt_error(self.folder, f"example {number} is not one of this model's")
         tokens = np.zeros(length, np.int64)
         targets = np.full(length, IGNORE_INDEX, np.int64)
         tokens[: len(ids) - 1] = ids[:-1]
         targets[: len(ids) - 1] = np.where(marked[1:] & COUNTED, ids[1:], IGNORE_INDEX)
         return tokens, targets
 
-    def counted(self, number: int, length: int) -> int:
+    def loss_tokens(self, number: int, length: int) -> int:
         """Return how many tokens of an example the loss counts."""
         return int(self._counted[number])

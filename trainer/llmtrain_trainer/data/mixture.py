@@ -21,7 +21,7 @@ ROUND = 4096
 """Sequences after which the mix repeats; weights are kept to one part in as many."""
 
 
-class Stream(Protocol):
+class SequenceStream(Protocol):
     """One part of a source, as sequences."""
 
     @property
@@ -37,15 +37,15 @@ class Stream(Protocol):
     def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
         """Return the inputs of a sequence and its targets, each (length,)."""
 
-    def counted(self, number: int, length: int) -> int:
+    def loss_tokens(self, number: int, length: int) -> int:
         """Return how many targets of a sequence the loss counts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mixture:
+class SourceMixture:
     """Streams and the order in which they take turns."""
 
-    streams: tuple[Stream, ...]
+    streams: tuple[SequenceStream, ...]
     turns: npt.NDArray[np.int64]
     """Source of every sequence of a round."""
     ranks: npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ class Mixture:
     """Sequences of every source in a round."""
 
     @classmethod
-    def of(cls, streams: Sequence[Stream], weights: Sequence[float]) -> Mixture:
+    def of(cls, streams: Sequence[SequenceStream], weights: Sequence[float]) -> SourceMixture:
         """Spread the turns of every source evenly over the round, as many as its weight asks."""
         quotas = _quotas(weights)
         places = [(np.arange(quota) + 0.5) / quota for quota in quotas.tolist()]
@@ -83,7 +83,7 @@ def _quotas(weights: Sequence[float]) -> npt.NDArray[np.int64]:
     return quotas
 
 
-def open_mixture(data: PreparedData, part: str, vocab_size: int) -> Mixture:
+def open_mixture(data: PreparedData, part: str, vocab_size: int) -> SourceMixture:
     """Open one part of the prepared data; sources without tokens in it are left out."""
     folders = [(data.folder / name, weight) for name, weight in data.sources]
     kind: type[ExampleStream | TokenStream] = ExampleStream if data.examples else TokenStream
@@ -92,4 +92,4 @@ def open_mixture(data: PreparedData, part: str, vocab_size: int) -> Mixture:
         for folder, weight in folders or [(data.folder, 1.0)]
     ]
     filled = [(stream, weight) for stream, weight in opened if len(stream)]
-    return Mixture.of([stream for stream, _ in filled], [weight for _, weight in filled])
+    return SourceMixture.of([stream for stream, _ in filled], [weight for _, weight in filled])

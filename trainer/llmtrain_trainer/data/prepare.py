@@ -10,8 +10,8 @@ from pathlib import Path
 
 from llmtrain_trainer.config import DataConfig
 from llmtrain_trainer.data import prepared
-from llmtrain_trainer.data.preparation.manifest_plan import make_plan
-from llmtrain_trainer.data.preparation.run import do_share
+from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
+from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.sources import locate
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import HELD_OUT, TRAIN, PreparedData
@@ -35,12 +35,12 @@ def prepare(
     field = config.sources[0].field
     folder = _prepared_source(config)
     if folder is None:
-        plan = make_plan(config, base_tokenizer=find_base_tokenizer(config))
+        plan = plan_preparation(config, base_tokenizer=find_base_tokenizer(config))
         root = work_dir / "data"
         root.mkdir(parents=True, exist_ok=True)
         folder = root / plan.key
         with _locked(root / f"{plan.key}.lock"):
-            do_share(Workspace(plan, folder))
+            run_share(Workspace(plan, folder))
     data = prepared.load(folder, config.vocab_size, sequence, field)
     if data.examples != (config.chat is not None):
         raise InputError(

@@ -12,7 +12,7 @@ from typing import Any
 from llmtrain_trainer.data.preparation.manifest_plan import FORMAT
 from llmtrain_trainer.data.preparation.pack import KIND
 from llmtrain_trainer.data.preparation.workspace import MANIFEST
-from llmtrain_trainer.data.shards import corrupt
+from llmtrain_trainer.data.shards import corrupt_error
 from llmtrain_trainer.errors import InputError
 
 TRAIN, HELD_OUT = "train", "held-out"
@@ -49,9 +49,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
         kind, form = manifest["kind"], manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise corrupt(path, f"it cannot be read: {error!r}") from error
+        raise corrupt_error(path, f"it cannot be read: {error!r}") from error
     if (kind, form) != (KIND, FORMAT):
-        raise corrupt(path, f"it is of format {form!r}, and this release reads {FORMAT}")
+        raise corrupt_error(path, f"it is of format {form!r}, and this release reads {FORMAT}")
     return dict(manifest)
 
 
@@ -111,10 +111,10 @@ def verify(folder: Path) -> int:
         _require_length(path, shard["tokens"] * manifest["bytesPerToken"])
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-                raise corrupt(path, "its hash is not the one in the manifest")
+                raise corrupt_error(path, "its hash is not the one in the manifest")
     tokenizer = folder / manifest["tokenizer"]["file"]
     if hashlib.sha256(tokenizer.read_bytes()).hexdigest() != manifest["tokenizer"]["sha256"]:
-        raise corrupt(tokenizer, "its hash is not the one in the manifest")
+        raise corrupt_error(tokenizer, "its hash is not the one in the manifest")
     return len(listed)
 
 
@@ -128,6 +128,6 @@ def _require_length(path: Path, size: int) -> None:
     try:
         found = path.stat().st_size
     except OSError as error:
-        raise corrupt(path, f"it cannot be read: {error.strerror}") from error
+        raise corrupt_error(path, f"it cannot be read: {error.strerror}") from error
     if found != size:
-        raise corrupt(path, f"it has {found} bytes, and {size} were written")
+        raise corrupt_error(path, f"it has {found} bytes, and {size} were written")

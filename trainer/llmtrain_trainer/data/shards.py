@@ -56,11 +56,11 @@ def write_shards(
             start += len(part)
             total += len(part)
     for path in sorted(folder.glob(f"{name}-*.bin")):
-        path.with_suffix(".json").write_text(checks(path, dtype.itemsize))
+        path.with_suffix(".json").write_text(checksum_file(path, dtype.itemsize))
     return total
 
 
-def checks(content: Path, width: int) -> str:
+def checksum_file(content: Path, width: int) -> str:
     """Return what is written beside a shard: its length and checksums."""
     sums: list[int] = []
     with content.open("rb") as file:
@@ -87,9 +87,9 @@ class Shard:
             count, width, sums = facts["tokens"], facts["width"], facts["crc32"]
             size = path.stat().st_size
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise corrupt(path, f"its checksums cannot be read: {error}") from error
+            raise corrupt_error(path, f"its checksums cannot be read: {error}") from error
         if width not in (2, 4) or size != count * width or len(sums) != -(-size // BLOCK):
-            raise corrupt(path, f"{size} bytes, but {count} tokens of {width} were written")
+            raise corrupt_error(path, f"{size} bytes, but {count} tokens of {width} were written")
         mapped = np.memmap(path, dtype=f"<u{width}", mode="r")
         return cls(path, mapped, sums, np.zeros(len(sums), bool))
 
@@ -100,7 +100,7 @@ class Shard:
             if not self.checked[block]:
                 first = block * BLOCK // width
                 if zlib.crc32(self.tokens[first : first + BLOCK // width].data) != self.sums[block]:
-                    raise corrupt(self.path, f"the checksum of block {block} does not fit")
+                    raise corrupt_error(self.path, f"the checksum of block {block} does not fit")
                 self.checked[block] = True
         return self.tokens[start : start + count]
 
@@ -112,7 +112,7 @@ class TokenStream:
         paths = sorted(folder.glob(f"{name}-*.bin"))
         for number, path in enumerate(paths):
             if path.name != shard_name(name, number):
-                raise corrupt(folder / shard_name(name, number), "it is missing")
+                raise corrupt_error(folder / shard_name(name, number), "it is missing")
         self.folder = folder
         self._vocab_size = vocab_size
         self._shards = [Shard.open(path) for path in paths]
@@ -136,7 +136,9 @@ class TokenStream:
             count -= len(part)
         tokens = np.concatenate(parts).astype(np.int64)
         if int(tokens.max()) >= self._vocab_size:
-            raise corrupt(shard.path, f"token {tokens.max()} of a vocabulary of {self._vocab_size}")
+            raise corrupt_error(
+                shard.path, f"token {tokens.max()} of a vocabulary of {self._vocab_size}"
+            )
         return tokens
 
     def windows(self, length: int) -> int:
@@ -148,12 +150,12 @@ class TokenStream:
         tokens = self.read(number * length, length + 1)
         return tokens[:-1], tokens[1:]
 
-    def counted(self, number: int, length: int) -> int:
+    def loss_tokens(self, number: int, length: int) -> int:
         """Return how many tokens of a sequence the loss counts: all."""
         return length
 
 
-def corrupt(path: Path, problem: str) -> InputError:
+def corrupt_error(path: Path, problem: str) -> InputError:
     """Return the error for a shard that is not what was written."""
     return InputError(
         "CorpusCorrupt",

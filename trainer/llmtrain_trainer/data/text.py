@@ -14,7 +14,7 @@ _TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Return NFC text with line feeds only, single spaces, at most one empty line, no controls.
 
     Idempotent.
@@ -25,7 +25,7 @@ def normalise(text: str) -> str:
     return _GAPS.sub("\n\n", text).strip()
 
 
-def normalise_code(text: str) -> str:
+def normalize_code(text: str) -> str:
     """Return source code as it is, without controls and white space at the ends of lines.
 
     Indentation and characters stay: they are part of the program. Idempotent.

@@ -13,13 +13,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from llmtrain_trainer.errors import InputError
 
-END = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"
 """Ends every document; token 0 of a tokenizer trained here."""
 
-ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
+END_TOKENS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 """What published tokenizers call the end of a document."""
 
-SMALLEST = 257
+MIN_VOCAB_SIZE = 257
 """One token per byte, and END."""
 
 FIELD = "spec.data.tokenizer.uri"
@@ -36,7 +36,7 @@ def sample_limit(vocab_size: int) -> int:
     return max(4 << 20, vocab_size * 2048)
 
 
-def sampled(lengths: Sequence[int], limit: int) -> Iterator[int]:
+def sample_indices(lengths: Sequence[int], limit: int) -> Iterator[int]:
     """Yield which documents to train on: spread evenly, about `limit` characters in all."""
     total = sum(lengths)
     seen = taken = 0
@@ -54,19 +54,19 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()
 
     `special` are tokens of their own beside END.
     """
-    if vocab_size < SMALLEST:
+    if vocab_size < MIN_VOCAB_SIZE:
         raise InputError(
             "InvalidSpec",
-            f"a byte-level vocabulary has at least {SMALLEST} tokens, not {vocab_size}",
+            f"a byte-level vocabulary has at least {MIN_VOCAB_SIZE} tokens, not {vocab_size}",
             field="spec.model.architecture.vocabSize",
-            remedy=f"use {SMALLEST} or more",
+            remedy=f"use {MIN_VOCAB_SIZE} or more",
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(dict.fromkeys([END, *special])),
+        special_tokens=list(dict.fromkeys([END_OF_TEXT, *special])),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -122,7 +122,7 @@ def largest_token(tokenizer: Tokenizer) -> int:
 
 def end_token(tokenizer: Tokenizer) -> int:
     """Return the id that ends documents. Raises InputError where there is none."""
-    for name in ENDS:
+    for name in END_TOKENS:
         number = tokenizer.token_to_id(name)
         if number is not None:
             return int(number)
@@ -130,7 +130,7 @@ def end_token(tokenizer: Tokenizer) -> int:
         "InvalidSpec",
         "the tokenizer has no token that ends a document",
         field=FIELD,
-        remedy="add one of " + ", ".join(ENDS),
+        remedy="add one of " + ", ".join(END_TOKENS),
     )
 
 

@@ -30,7 +30,7 @@ from llmtrain_trainer.checkpoint.resume import resume
 from llmtrain_trainer.checkpoint.saver import Saver, SaveResult
 from llmtrain_trainer.checkpoint.state import TrainingState, load_weights, require_intact
 from llmtrain_trainer.config import RunConfig
-from llmtrain_trainer.data.batches import Batches, HeldOutBatches, Share
+from llmtrain_trainer.data.batches import BatchShard, HeldOutBatches, TrainingBatches
 from llmtrain_trainer.data.mixture import open_mixture
 from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
 from llmtrain_trainer.data.prepared import tokenizer_of
@@ -108,7 +108,9 @@ class Trainer:
             run.sequence, self.grid.coordinate("context"), self.grid.degree("context")
         )
         vocab, share = run.architecture.vocab_size, self._batch_share()
-        self.batches = Batches(open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share)
+        self.batches = TrainingBatches(
+            open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share
+        )
         self.held_out = HeldOutBatches(open_mixture(data, HELD_OUT, vocab), run.sequence, share)
         self.state = TrainingState(self.model, self.optimizer, self.replica_sync)
         self.saver = self._build_saver()
@@ -341,9 +343,9 @@ class Trainer:
         log.info("held out at step %d: %s", self.step, score)
         return score
 
-    def _counted_tokens(self, batches: Batches | HeldOutBatches, index: int) -> int:
+    def _counted_tokens(self, batches: TrainingBatches | HeldOutBatches, index: int) -> int:
         """Return the tokens of a global batch that count in the loss: all, or responses only."""
-        return batches.counted(index) if self.data.examples else self.run.tokens_per_step
+        return batches.loss_tokens(index) if self.data.examples else self.run.tokens_per_step
 
     def _architecture(self) -> dict[str, object]:
         return self.run.architecture.to_wire()
@@ -351,8 +353,8 @@ class Trainer:
     def _lora_metadata(self) -> dict[str, object] | None:
         return self.run.lora.to_metadata() if self.run.lora else None
 
-    def _batch_share(self) -> Share:
-        return Share(self.run.global_batch, self.grid.replica, self.run.replicas)
+    def _batch_share(self) -> BatchShard:
+        return BatchShard(self.run.global_batch, self.grid.replica, self.run.replicas)
 
     def _local_part(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Select the token positions of this rank and move them to the device."""

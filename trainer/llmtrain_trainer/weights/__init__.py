@@ -1,1 +1,1 @@
-"""Weights without training state: from checkpoints, and to and from Hugging Face folders."""
+"""Weights without training state: read from checkpoints, import from and export to Hugging Face."""

@@ -1,4 +1,4 @@
-"""From a checkpoint to a Hugging Face folder."""
+"""Export a checkpoint to a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def export_checkpoint(
     dtype: Dtype = "float32",
     heartbeat: Heartbeat = no_heartbeat,
 ) -> CheckpointMetadata:
-    """Write the newest complete checkpoint in `root`, or `root` itself; return its facts.
+    """Export the latest complete checkpoint in `root`, or `root` itself; return its metadata.
 
-    Without `tokenizer` the one that was saved with the weights goes along.
+    Without `tokenizer`, the tokenizer that was saved with the weights is copied.
     """
     folder, metadata = find_checkpoint(root)
     saved = folder / TOKENIZER

@@ -1,7 +1,7 @@
-"""What Hugging Face calls the families that the decoder covers: configurations and tensors.
+"""Configurations and tensor names of the Hugging Face families that the decoder supports.
 
-Names and meaning as in the models' own `config.json` and `model.safetensors`. Mistral without a
-sliding window is read as Llama, which it equals.
+Names and meanings are those of the models' own `config.json` and `model.safetensors`. Mistral
+without a sliding window equals Llama and is read as Llama.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One tensor of a safetensors file and the decoder's weights in it."""
+class TensorMapping:
+    """One tensor of a safetensors file and the decoder weights in it."""
 
-    theirs: str
-    ours: tuple[str, ...]
-    """Joined along the rows, which are outputs."""
-    turned: bool = False
-    """GPT-2 keeps matrices as (in, out)."""
+    hf_name: str
+    names: tuple[str, ...]
+    """Concatenated along the rows, which are outputs."""
+    transposed: bool = False
+    """GPT-2 stores matrices as (in, out)."""
     expert: int | None = None
-    """Which of the stacked experts it is; every one is a tensor of its own in the file."""
+    """Index among the stacked experts. In the file, each expert is a separate tensor."""
 
 
 def family_of(shape: Architecture) -> str:
-    """Return the `model_type` that computes what the decoder does. Raises InputError for none."""
+    """Return the `model_type` that computes the same as the decoder. Raises InputError if none."""
     family = hugging_face_family(shape)
     if family is None:
         raise InputError(
@@ -91,7 +91,7 @@ def config_of(shape: Architecture, dtype: str, end_token: int | None) -> dict[st
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """Return the architecture of a `config.json`. Raises InputError where the decoder differs."""
+    """Return the architecture of a `config.json`. Raises InputError if the decoder differs."""
     family = config.get("model_type")
     try:
         if family == "gpt2":
@@ -105,9 +105,9 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     raise _unsupported(f"model_type {str(family)[:64]!r} is none of {', '.join(_CLASSES)}, mistral")
 
 
-def pieces(shape: Architecture) -> Iterator[Piece]:
-    """Yield every tensor of a model's safetensors, the layers in order."""
-    return (_gpt_pieces if family_of(shape) == "gpt2" else _llama_pieces)(shape)
+def tensor_mappings(shape: Architecture) -> Iterator[TensorMapping]:
+    """Yield every tensor of a model's safetensors files, the layers in order."""
+    return (_gpt_mappings if family_of(shape) == "gpt2" else _llama_mappings)(shape)
 
 
 _CLASSES = {
@@ -124,11 +124,12 @@ _EXPERTS = {
     "mixtral": ("num_local_experts", "block_sparse_moe", ("w1", "w3", "w2")),
     "qwen3_moe": ("num_experts", "mlp", ("gate_proj", "up_proj", "down_proj")),
 }
-"""Family -> the setting with their number, the module they are in, and gate, up and down there."""
+"""Family -> setting with the number of experts, their module, and its names of gate, up and
+down."""
 
 
 def _experts(shape: Architecture, family: str) -> dict[str, Any]:
-    """Return what the `config.json` of a mixture says of it; every layer is one."""
+    """Return the expert settings of a `config.json`. Every layer has experts."""
     found = {
         _EXPERTS[family][0]: shape.experts,
         "num_experts_per_tok": shape.experts_per_token,
@@ -145,61 +146,69 @@ def _experts(shape: Architecture, family: str) -> dict[str, Any]:
     }
 
 
-def _expert_pieces(shape: Architecture, ours: str, theirs: str) -> Iterator[Piece]:
+def _expert_mappings(shape: Architecture, ours: str, theirs: str) -> Iterator[TensorMapping]:
     _, module, names = _EXPERTS[family_of(shape)]
-    yield Piece(f"{theirs}{module}.gate.weight", (f"{ours}ffn.router.weight",))
+    yield TensorMapping(f"{theirs}{module}.gate.weight", (f"{ours}ffn.router.weight",))
     for name, stored in zip(("gate", "up", "down"), names, strict=True):
         for expert in range(shape.experts):
-            yield Piece(
+            yield TensorMapping(
                 f"{theirs}{module}.experts.{expert}.{stored}.weight",
                 (f"{ours}ffn.experts.{name}",),
                 expert=expert,
             )
 
 
-def _llama_pieces(shape: Architecture) -> Iterator[Piece]:
-    yield Piece("model.embed_tokens.weight", ("tok_embeddings.weight",))
+def _llama_mappings(shape: Architecture) -> Iterator[TensorMapping]:
+    yield TensorMapping("model.embed_tokens.weight", ("tok_embeddings.weight",))
     biased = {"none": (), "qkv": ("wq", "wk", "wv"), "all": ("wq", "wk", "wv", "wo")}[shape.biases]
     for layer in range(shape.layers):
         ours, theirs = f"layers.{layer}.", f"model.layers.{layer}."
-        yield Piece(f"{theirs}input_layernorm.weight", (f"{ours}attention_norm.weight",))
+        yield TensorMapping(f"{theirs}input_layernorm.weight", (f"{ours}attention_norm.weight",))
         for name in ("wq", "wk", "wv", "wo"):
             for kind in ("weight", "bias") if name in biased else ("weight",):
-                yield Piece(
+                yield TensorMapping(
                     f"{theirs}self_attn.{name[1]}_proj.{kind}", (f"{ours}attention.{name}.{kind}",)
                 )
         for name in ("q_norm", "k_norm") if shape.qk_norm else ():
-            yield Piece(f"{theirs}self_attn.{name}.weight", (f"{ours}attention.{name}.weight",))
-        yield Piece(f"{theirs}post_attention_layernorm.weight", (f"{ours}ffn_norm.weight",))
+            yield TensorMapping(
+                f"{theirs}self_attn.{name}.weight", (f"{ours}attention.{name}.weight",)
+            )
+        yield TensorMapping(f"{theirs}post_attention_layernorm.weight", (f"{ours}ffn_norm.weight",))
         if shape.experts > 1:
-            yield from _expert_pieces(shape, ours, theirs)
+            yield from _expert_mappings(shape, ours, theirs)
             continue
         for name in ("gate", "up", "down"):
             for kind in ("weight", "bias") if shape.biases == "all" else ("weight",):
-                yield Piece(f"{theirs}mlp.{name}_proj.{kind}", (f"{ours}ffn.{name}.{kind}",))
-    yield Piece("model.norm.weight", ("norm.weight",))
+                yield TensorMapping(
+                    f"{theirs}mlp.{name}_proj.{kind}", (f"{ours}ffn.{name}.{kind}",)
+                )
+    yield TensorMapping("model.norm.weight", ("norm.weight",))
     if not shape.tied_embeddings:
-        yield Piece("lm_head.weight", ("output.weight",))
+        yield TensorMapping("lm_head.weight", ("output.weight",))
 
 
-def _gpt_pieces(shape: Architecture) -> Iterator[Piece]:
-    yield Piece("transformer.wte.weight", ("tok_embeddings.weight",))
-    yield Piece("transformer.wpe.weight", ("pos_embeddings.weight",))
+def _gpt_mappings(shape: Architecture) -> Iterator[TensorMapping]:
+    yield TensorMapping("transformer.wte.weight", ("tok_embeddings.weight",))
+    yield TensorMapping("transformer.wpe.weight", ("pos_embeddings.weight",))
     for layer in range(shape.layers):
         ours, theirs = f"layers.{layer}.", f"transformer.h.{layer}."
         for kind in ("weight", "bias"):
-            yield Piece(f"{theirs}ln_1.{kind}", (f"{ours}attention_norm.{kind}",))
-            yield Piece(f"{theirs}ln_2.{kind}", (f"{ours}ffn_norm.{kind}",))
-            turned = kind == "weight"
+            yield TensorMapping(f"{theirs}ln_1.{kind}", (f"{ours}attention_norm.{kind}",))
+            yield TensorMapping(f"{theirs}ln_2.{kind}", (f"{ours}ffn_norm.{kind}",))
+            transposed = kind == "weight"
             joined = tuple(f"{ours}attention.{name}.{kind}" for name in ("wq", "wk", "wv"))
-            yield Piece(f"{theirs}attn.c_attn.{kind}", joined, turned)
-            yield Piece(f"{theirs}attn.c_proj.{kind}", (f"{ours}attention.wo.{kind}",), turned)
-            yield Piece(f"{theirs}mlp.c_fc.{kind}", (f"{ours}ffn.up.{kind}",), turned)
-            yield Piece(f"{theirs}mlp.c_proj.{kind}", (f"{ours}ffn.down.{kind}",), turned)
+            yield TensorMapping(f"{theirs}attn.c_attn.{kind}", joined, transposed)
+            yield TensorMapping(
+                f"{theirs}attn.c_proj.{kind}", (f"{ours}attention.wo.{kind}",), transposed
+            )
+            yield TensorMapping(f"{theirs}mlp.c_fc.{kind}", (f"{ours}ffn.up.{kind}",), transposed)
+            yield TensorMapping(
+                f"{theirs}mlp.c_proj.{kind}", (f"{ours}ffn.down.{kind}",), transposed
+            )
     for kind in ("weight", "bias"):
-        yield Piece(f"transformer.ln_f.{kind}", (f"norm.{kind}",))
+        yield TensorMapping(f"transformer.ln_f.{kind}", (f"norm.{kind}",))
     if not shape.tied_embeddings:
-        yield Piece("lm_head.weight", ("output.weight",))
+        yield TensorMapping("lm_head.weight", ("output.weight",))
 
 
 def _llama(config: Mapping[str, Any], family: str) -> Architecture:
@@ -233,7 +242,7 @@ def _llama(config: Mapping[str, Any], family: str) -> Architecture:
 
 
 def _mixture(config: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """Return the experts of a `config.json`; what the decoder lacks is refused."""
+    """Return the expert fields of an architecture. Raises InputError for unsupported settings."""
     if family == "qwen3_moe":
         normed, dense = config.get("norm_topk_prob", False), config.get("mlp_only_layers") or []
         every = config.get("decoder_sparse_step", 1)

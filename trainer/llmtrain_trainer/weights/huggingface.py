@@ -1,6 +1,6 @@
 """Hugging Face folders: `config.json`, the tokenizer, and weights in safetensors.
 
-Written a shard at a time, `config.json` last: a folder without it is not complete.
+Weights are written shard by shard, and `config.json` last: a folder without it is incomplete.
 """
 
 from __future__ import annotations
@@ -22,15 +22,20 @@ from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder, make_dir
 from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
-from llmtrain_trainer.weights.families import Piece, architecture_of, config_of, pieces
+from llmtrain_trainer.weights.families import (
+    TensorMapping,
+    architecture_of,
+    config_of,
+    tensor_mappings,
+)
 from llmtrain_trainer.weights.reading import ReadWeights, weight_shapes
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
-"""Of one file of weights: what writing one needs of memory, twice."""
+"""Size of one weights file. Writing a file needs twice as much memory."""
 
 PART_BYTES = 64 << 20
-"""Of a file, between two signs of life."""
+"""Bytes of a file between two heartbeats."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -44,7 +49,7 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     heartbeat: Heartbeat = no_heartbeat,
 ) -> None:
-    """Write a model that `transformers` and its like load. Raises InputError for other shapes.
+    """Write a model that `transformers` can load. Raises InputError for unsupported shapes.
 
     `heartbeat` is called for every tensor that was read and every part of a file that was written.
     """
@@ -55,14 +60,14 @@ def export(
     for old in [path for path in to.iterdir() if _is_ours(path.name)] if to.is_dir() else []:
         old.unlink()
     index: dict[str, str] = {}
-    read = _keeping_the_last(read)
+    read = _cache_last(read)
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors"
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {}
-        for piece in shard:
-            tensors[piece.theirs] = _join(piece, read).to(getattr(torch, dtype))
+        for mapping in shard:
+            tensors[mapping.hf_name] = _join(mapping, read).to(getattr(torch, dtype))
             heartbeat()
         _write(to / name, save(tensors, {"format": "pt"}), heartbeat)
         index.update(dict.fromkeys(tensors, name))
@@ -74,9 +79,9 @@ def export(
 
 
 def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
-    """Return the architecture of a folder and what reads its weights by the decoder's names.
+    """Return the architecture of a folder and a function that reads its weights by decoder name.
 
-    Raises InputError where the folder lacks something or the decoder does not compute this model.
+    Raises InputError if the folder is incomplete or the decoder does not support the model.
     """
     try:
         config = json.loads((folder / CONFIG).read_text())
@@ -85,12 +90,12 @@ def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise _unreadable(folder, repr(error)) from error
     sizes = weight_shapes(architecture)
-    holders: dict[str, list[Piece]] = {}
-    for piece in pieces(architecture):
-        for name in piece.ours:
-            holders.setdefault(name, []).append(piece)
-        if _stored_name(piece.theirs, files) is None:
-            raise _unreadable(folder, f"no file has {piece.theirs}")
+    holders: dict[str, list[TensorMapping]] = {}
+    for mapping in tensor_mappings(architecture):
+        for name in mapping.names:
+            holders.setdefault(name, []).append(mapping)
+        if _stored_name(mapping.hf_name, files) is None:
+            raise _unreadable(folder, f"no file has {mapping.hf_name}")
 
     def read(names: Sequence[str]) -> Mapping[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -98,43 +103,43 @@ def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
         with ExitStack() as stack:
             for name in names:
                 parts = []
-                for piece in holders[name]:
-                    stored = _stored_name(piece.theirs, files) or ""
+                for mapping in holders[name]:
+                    stored = _stored_name(mapping.hf_name, files) or ""
                     try:
                         path = files[stored]
                         if path not in opened:
                             opened[path] = stack.enter_context(safe_open(path, framework="pt"))
-                        parts.append(_part(piece, name, opened[path].get_tensor(stored), sizes))
+                        parts.append(_part(mapping, name, opened[path].get_tensor(stored), sizes))
                     except (OSError, SafetensorError, ValueError) as error:
                         raise _unreadable(folder, f"{stored}: {error}") from error
-                found[name] = parts[0] if piece.expert is None else torch.stack(parts)
+                found[name] = parts[0] if mapping.expert is None else torch.stack(parts)
         return found
 
     return architecture, read
 
 
 def is_huggingface(folder: Folder) -> bool:
-    """Tell whether a folder holds an exported model."""
+    """Return True if a folder holds an exported model."""
     return (folder / CONFIG).is_file()
 
 
-def _shards(architecture: Architecture, width: int, limit: int) -> list[list[Piece]]:
-    """Deal the tensors out to files of at most `limit` bytes, in order."""
+def _shards(architecture: Architecture, width: int, limit: int) -> list[list[TensorMapping]]:
+    """Distribute the tensors in order over files of at most `limit` bytes."""
     sizes = weight_shapes(architecture)
-    shards: list[list[Piece]] = [[]]
+    shards: list[list[TensorMapping]] = [[]]
     used = 0
-    for piece in pieces(architecture):
-        size = sum(_shape(piece, name, sizes).numel() for name in piece.ours) * width
+    for mapping in tensor_mappings(architecture):
+        size = sum(_shape(mapping, name, sizes).numel() for name in mapping.names) * width
         if shards[-1] and used + size > limit:
             shards.append([])
             used = 0
-        shards[-1].append(piece)
+        shards[-1].append(mapping)
         used += size
     return shards
 
 
 def _write(path: Folder, content: bytes, heartbeat: Heartbeat) -> None:
-    """Write a file of some gigabytes: a slow store may take longer for it than a step may."""
+    """Write a file of some gigabytes. On a slow store this may take longer than a step may."""
     whole = memoryview(content)
     with path.open("wb") as file:
         for start in range(0, len(whole), PART_BYTES):
@@ -142,41 +147,43 @@ def _write(path: Folder, content: bytes, heartbeat: Heartbeat) -> None:
             heartbeat()
 
 
-def _shape(piece: Piece, name: str, sizes: Mapping[str, torch.Size]) -> torch.Size:
-    """Return the shape of one of a piece's weights; of stacked experts, of one."""
-    return sizes[name] if piece.expert is None else sizes[name][1:]
+def _shape(mapping: TensorMapping, name: str, sizes: Mapping[str, torch.Size]) -> torch.Size:
+    """Return the shape of one weight of a tensor; of stacked experts, the shape of one expert."""
+    return sizes[name] if mapping.expert is None else sizes[name][1:]
 
 
-def _keeping_the_last(read: ReadWeights) -> ReadWeights:
-    """Return what reads stacked experts once for all of them."""
+def _cache_last(read: ReadWeights) -> ReadWeights:
+    """Cache the last result of `read`, so that stacked experts are read once for all of them."""
     last: tuple[Sequence[str], Mapping[str, Tensor]] = ((), {})
 
     def again(names: Sequence[str]) -> Mapping[str, Tensor]:
         nonlocal last
         if names != last[0]:
-            last = (), {}  # never two of them
+            last = (), {}  # never keep two of them
             last = names, read(names)
         return last[1]
 
     return again
 
 
-def _join(piece: Piece, read: ReadWeights) -> Tensor:
-    found = read(piece.ours)
-    if piece.expert is not None:
-        return found[piece.ours[0]][piece.expert].clone()
-    whole = torch.cat([found[name] for name in piece.ours])
-    return (whole.t() if piece.turned else whole).contiguous()
+def _join(mapping: TensorMapping, read: ReadWeights) -> Tensor:
+    found = read(mapping.names)
+    if mapping.expert is not None:
+        return found[mapping.names[0]][mapping.expert].clone()
+    whole = torch.cat([found[name] for name in mapping.names])
+    return (whole.t() if mapping.transposed else whole).contiguous()
 
 
-def _part(piece: Piece, name: str, stored: Tensor, sizes: Mapping[str, torch.Size]) -> Tensor:
-    """Cut one weight out of a stored tensor. Raises ValueError where the shapes do not fit."""
-    whole = stored.t() if piece.turned else stored
-    rows = [_shape(piece, each, sizes)[0] for each in piece.ours]
-    wanted = torch.Size([sum(rows), *_shape(piece, name, sizes)[1:]])
+def _part(
+    mapping: TensorMapping, name: str, stored: Tensor, sizes: Mapping[str, torch.Size]
+) -> Tensor:
+    """Return one weight out of a stored tensor. Raises ValueError if the shapes differ."""
+    whole = stored.t() if mapping.transposed else stored
+    rows = [_shape(mapping, each, sizes)[0] for each in mapping.names]
+    wanted = torch.Size([sum(rows), *_shape(mapping, name, sizes)[1:]])
     if whole.shape != wanted:
         raise ValueError(f"has shape {list(whole.shape)}, not {list(wanted)}")
-    return torch.split(whole, rows)[piece.ours.index(name)].contiguous()
+    return torch.split(whole, rows)[mapping.names.index(name)].contiguous()
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -190,7 +197,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _stored_name(theirs: str, files: Mapping[str, Path]) -> str | None:
-    """Return a tensor's name in the files; GPT-2 as it was published lacks the prefix."""
+    """Return a tensor's name in the files. The published GPT-2 has no prefix."""
     for name in (theirs, theirs.removeprefix("transformer.")):
         if name in files:
             return name

@@ -1,4 +1,4 @@
-"""From a Hugging Face folder to a checkpoint of weights, which jobs can start from."""
+"""Import a Hugging Face folder as a checkpoint of weights, from which jobs can start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmtrain_trainer.weights.reading import weight_shapes
 def import_checkpoint(source: Path, to: Folder) -> tuple[Folder, Architecture]:
     """Write the weights of a Hugging Face folder as the checkpoint of step 0 in `to`, in float32.
 
-    Takes main memory for the whole model. Returns the checkpoint and its architecture.
+    Needs main memory for the whole model. Returns the checkpoint and its architecture.
     """
     architecture, read = weights_of_huggingface(source)
     weights = read(list(weight_shapes(architecture)))

@@ -1,6 +1,6 @@
-"""Where weights come from: a function that reads whole tensors by the decoder's names.
+"""Read whole weights of a checkpoint by decoder name.
 
-A model may be larger than memory, so whoever writes or loads one asks for a few tensors at a time.
+A model may be larger than memory, so callers read a few tensors at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 
 ReadWeights = Callable[[Sequence[str]], Mapping[str, Tensor]]
-"""Returns whole tensors on the CPU. Raises InputError where one is missing or damaged."""
+"""Returns whole tensors on the CPU. Raises InputError if one is missing or corrupt."""
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
@@ -39,7 +39,7 @@ def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
 
 
 def weights_of_checkpoint(folder: Folder) -> ReadWeights:
-    """Return what reads a complete checkpoint, whatever its layout was. No process group."""
+    """Return a function that reads a complete checkpoint of any layout. Needs no process group."""
     require_intact(folder)
     known = storage_reader(folder).read_metadata().state_dict_metadata
 
@@ -63,7 +63,7 @@ def weights_of_checkpoint(folder: Folder) -> ReadWeights:
 
 
 def find_checkpoint(root: Folder, field: str = URI_FIELD) -> tuple[Folder, CheckpointMetadata]:
-    """Return the checkpoint that a folder is, or the newest complete one in it, and its facts."""
+    """Return a checkpoint and its metadata: `root` itself, or the latest complete one in it."""
     folder = root
     if not is_complete(root):
         found = complete_steps(root)

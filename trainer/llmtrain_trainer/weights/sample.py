@@ -1,4 +1,4 @@
-"""Text from a model, on the CPU: to see what it has learnt, not to serve it."""
+"""Generate text with a model on the CPU, to see what it has learned. This is not for serving."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from llmtrain_trainer.weights.reading import ReadWeights, find_checkpoint, weigh
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class SamplingOptions:
     """How the next token is chosen."""
 
     temperature: float = 1.0
-    """Divides the logits; 0 takes the most likely token."""
+    """Divides the logits. 0 takes the most likely token."""
     top_k: int = 0
-    """Choose among this many most likely tokens; 0: among all."""
+    """Choose among this many most likely tokens. 0: among all."""
     seed: int = 0
 
 
 def load_model(folder: Folder) -> tuple[Decoder, Tokenizer]:
-    """Read a checkpoint, or an exported folder, with its tokenizer; in float32."""
+    """Read a checkpoint, or an exported folder, with its tokenizer, in float32."""
     if is_huggingface(folder):
         if not isinstance(folder, Path):
             raise InputError("ModelUnreadable", f"{folder} is in a store", remedy="copy it here")
@@ -45,7 +45,7 @@ def load_model(folder: Folder) -> tuple[Decoder, Tokenizer]:
 
 
 def build(architecture: Architecture, read: ReadWeights) -> Decoder:
-    """Return a decoder with the weights that `read` gives, one at a time."""
+    """Return a decoder with the weights that `read` returns, one at a time."""
     with torch.device("meta"):
         model = Decoder(architecture)
     model.to_empty(device="cpu")
@@ -58,39 +58,43 @@ def build(architecture: Architecture, read: ReadWeights) -> Decoder:
 
 
 @torch.no_grad()
-def generate(model: Decoder, prompt: list[int], count: int, how: Drawing) -> Iterator[int]:
+def generate(
+    model: Decoder, prompt: list[int], count: int, options: SamplingOptions
+) -> Iterator[int]:
     """Yield up to `count` tokens after a prompt that is not empty.
 
-    The model sees as many of the last tokens as it was trained on.
+    The model gets as many of the last tokens as it was trained on.
     """
-    generator = torch.Generator().manual_seed(how.seed)
+    generator = torch.Generator().manual_seed(options.seed)
     seen = list(prompt)
     for _ in range(count):
         tokens = torch.tensor([seen[-model.shape.sequence_length :]])
-        seen.append(_draw(model(tokens)[0, -1].float(), how, generator))
+        seen.append(_draw(model(tokens)[0, -1].float(), options, generator))
         yield seen[-1]
 
 
-def sample(model: Decoder, tokenizer: Tokenizer, text: str, count: int, how: Drawing) -> str:
-    """Return what a model writes after a text, up to the end of the document."""
+def sample(
+    model: Decoder, tokenizer: Tokenizer, text: str, count: int, options: SamplingOptions
+) -> str:
+    """Return what a model generates after a text, up to the end of the document."""
     end = end_token(tokenizer)
     prompt = tokenizer.encode(text, add_special_tokens=False).ids or [end]
     written: list[int] = []
-    for token in generate(model, prompt, count, how):
+    for token in generate(model, prompt, count, options):
         if token == end:
             break
         written.append(token)
     return str(tokenizer.decode(written))
 
 
-def _draw(logits: Tensor, how: Drawing, generator: torch.Generator) -> int:
+def _draw(logits: Tensor, options: SamplingOptions, generator: torch.Generator) -> int:
     """Choose a token by its logit (vocab,)."""
-    if how.temperature == 0:
+    if options.temperature == 0:
         return int(logits.argmax())
-    if 0 < how.top_k < logits.numel():
-        least = logits.topk(how.top_k).values[-1]
+    if 0 < options.top_k < logits.numel():
+        least = logits.topk(options.top_k).values[-1]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    chances = torch.softmax(logits / how.temperature, dim=-1)
+    chances = torch.softmax(logits / options.temperature, dim=-1)
     return int(torch.multinomial(chances, 1, generator=generator))
 
 

@@ -19,8 +19,8 @@ from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.tokenizer import (
     add_special,
     load_tokenizer,
+    sample_indices,
     sample_limit,
-    sampled,
     train_bpe,
 )
 
@@ -28,20 +28,20 @@ STAGE = "fate"
 
 TRAIN, HELD_OUT, EXACT, NEAR = range(4)
 """What becomes of a document."""
-FATES = ("train", "heldOut", "exactDuplicate", "nearDuplicate")
+OUTCOMES = ("train", "heldOut", "exactDuplicate", "nearDuplicate")
 
-Fates = npt.NDArray[np.uint8]
+Outcomes = npt.NDArray[np.uint8]
 
 
-def select(work: Workspace) -> None:
+def select_documents(work: Workspace) -> None:
     """Write every unit's fates, then the tokenizer."""
     units = work.plan.units
     parts = [np.load(work.file(extract.STAGE, unit.number, ".npy")) for unit in units]
     sizes = [len(part) for part in parts]
     facts = np.concatenate(parts)
     sources = np.repeat([unit.source for unit in units], sizes)
-    fates = decide(facts, sources, work.plan.config.held_out_fraction)
-    for unit, part in zip(units, np.split(fates, np.cumsum(sizes)[:-1]), strict=True):
+    outcomes = decide_outcomes(facts, sources, work.plan.config.held_out_fraction)
+    for unit, part in zip(units, np.split(outcomes, np.cumsum(sizes)[:-1]), strict=True):
         with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as file:
             np.save(file, part)
     size, template = work.plan.config.vocab_size, work.plan.template
@@ -54,33 +54,35 @@ def select(work: Workspace) -> None:
             else:
                 shutil.copyfile(work.plan.tokenizer, draft)
         else:
-            texts = _sample(work, fates, facts["length"])
+            texts = _sample(work, outcomes, facts["length"])
             train_bpe(texts, size, special).save(str(draft))
 
 
-def decide(facts: npt.NDArray[np.void], sources: npt.NDArray[np.int64], fraction: float) -> Fates:
+def decide_outcomes(
+    facts: npt.NDArray[np.void], sources: npt.NDArray[np.int64], fraction: float
+) -> Outcomes:
     """Return every document's fate. Its text decides, and of equal texts the first one stays.
 
     Duplicates go before any is held out, so that nothing held out has a near copy that is learnt.
     """
-    fates = np.full(len(facts), EXACT, np.uint8)
+    outcomes = np.full(len(facts), EXACT, np.uint8)
     first = _first_of_equal(facts)
     cluster = clusters(facts["bands"][first])
     # by cluster, then by the second half of the key: the first of each cluster stays
     order = np.lexsort((facts["choice"][first], cluster))
     stays = np.ones(len(order), bool)
     stays[1:] = cluster[order][1:] != cluster[order][:-1]
-    fates[first] = NEAR
+    outcomes[first] = NEAR
     kept = first[order[stays]]
-    fates[kept] = TRAIN
+    outcomes[kept] = TRAIN
     for source in np.unique(sources[kept]):
         mine = kept[sources[kept] == source]
         mine = mine[np.argsort(facts["held_out"][mine], kind="stable")]
         count = min(max(1, round(len(mine) * fraction)), len(mine) - 1)
         if count:  # conversations that ask the same stay together
             keys = facts["held_out"][mine]
-            fates[mine[keys <= keys[count - 1]]] = HELD_OUT
-    return fates
+            outcomes[mine[keys <= keys[count - 1]]] = HELD_OUT
+    return outcomes
 
 
 def _first_of_equal(facts: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
@@ -94,10 +96,10 @@ def _first_of_equal(facts: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
     return order[new]
 
 
-def _sample(work: Workspace, fates: Fates, lengths: npt.NDArray[np.int64]) -> Iterator[str]:
-    learnt = np.flatnonzero(fates == TRAIN)
+def _sample(work: Workspace, outcomes: Outcomes, lengths: npt.NDArray[np.int64]) -> Iterator[str]:
+    learnt = np.flatnonzero(outcomes == TRAIN)
     limit = sample_limit(work.plan.config.vocab_size)
-    chosen = set(learnt[list(sampled(lengths[learnt].tolist(), limit))].tolist())
+    chosen = set(learnt[list(sample_indices(lengths[learnt].tolist(), limit))].tolist())
     for number, text in enumerate(_texts(work)):
         if number in chosen:
             yield text[:limit]
@@ -110,7 +112,7 @@ def _texts(work: Workspace) -> Iterator[str]:
         yield from (said(text) for _, text in extract.clean_documents(path))
 
 
-def tally(fates: Sequence[Fates]) -> dict[str, int]:
+def tally(outcomes: Sequence[Outcomes]) -> dict[str, int]:
     """Return how many documents met which fate."""
-    counts = np.bincount(np.concatenate(fates), minlength=len(FATES))
-    return dict(zip(FATES, counts.tolist(), strict=True))
+    counts = np.bincount(np.concatenate(outcomes), minlength=len(OUTCOMES))
+    return dict(zip(OUTCOMES, counts.tolist(), strict=True))

@@ -19,7 +19,7 @@ PARTS = {"train": dedup_split.TRAIN, "held-out": dedup_split.HELD_OUT}
 
 
 def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
-    """Return the encoder of the tokenizer that `select` wrote."""
+    """Return the encoder of the tokenizer that `select_documents` wrote."""
     tokenizer = Tokenizer.from_file(str(work.tokenizer))
     chat, template = work.plan.config.chat, work.plan.template
     by_pieces = work.plan.tokenizer is None
@@ -28,18 +28,18 @@ def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
     return ExampleEncoder(tokenizer, template, chat.max_length, by_pieces)
 
 
-def encode(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) -> None:
+def encode_unit(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) -> None:
     """Write a unit's tokens, one file per part, and how many there are."""
     dtype = work.plan.token_type
     texts = work.file(extract.STAGE, unit.number, ".jsonl")
-    fates = np.load(work.file(dedup_split.STAGE, unit.number, ".npy"))
+    outcomes = np.load(work.file(dedup_split.STAGE, unit.number, ".npy"))
     counts: dict[str, int] = {}
-    for part, fate in PARTS.items():
+    for part, wanted in PARTS.items():
         path = work.file(STAGE, unit.number, f".{part}.bin")
         with work.draft(path) as draft, draft.open("wb") as file:
             documents = extract.clean_documents(texts)
-            for (name, text), met in zip(documents, fates, strict=True):
-                if met == fate:
+            for (name, text), outcome in zip(documents, outcomes, strict=True):
+                if outcome == wanted:
                     file.write(_ids(encoder, name, text).astype(dtype).tobytes())
             counts[part] = file.tell() // dtype.itemsize
     work.write_json(work.file(STAGE, unit.number, ".json"), counts)

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from llmtrain_trainer.config import Source
-from llmtrain_trainer.data.conversations import question
+from llmtrain_trainer.data.conversations import prompt_of
 from llmtrain_trainer.data.documents import Document
 from llmtrain_trainer.data.preparation.manifest_plan import Unit
 from llmtrain_trainer.data.preparation.minhash import BANDS, band_hashes
 from llmtrain_trainer.data.preparation.quality import gopher
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.readers import read
-from llmtrain_trainer.data.text import content_key, normalise, normalise_code
+from llmtrain_trainer.data.text import content_key, normalize, normalize_code
 
 STAGE = "clean"
 
@@ -29,7 +29,7 @@ FACTS = np.dtype(
 """What is noted of a document: both halves of its content key, characters, band hashes."""
 
 
-def collect(work: Workspace, unit: Unit) -> None:
+def extract_unit(work: Workspace, unit: Unit) -> None:
     """Write a unit's clean documents, their facts and its counts, the counts last."""
     source = work.plan.sources[unit.source]
     counts: Counter[str] = Counter()
@@ -44,9 +44,9 @@ def collect(work: Workspace, unit: Unit) -> None:
             _fold(digest, document)
             kind = unit.files[0].format
             text = clean(document.text, kind)
-            broken = "empty" if not text else rule_broken(text, source, kind)
-            if broken:
-                counts[broken] += 1
+            violation = "empty" if not text else violated_rule(text, source, kind)
+            if violation:
+                counts[violation] += 1
                 continue
             file.write(json.dumps([document.name, text], ensure_ascii=False) + "\n")
             facts.append(_facts(text, kind, work.plan.config.seed))
@@ -67,7 +67,7 @@ def _facts(text: str, kind: str, seed: int) -> tuple[int, int, int, Any]:
     held_out, choice = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
     if kind != "chat":
         return held_out, choice, len(text), band_hashes(text)
-    asked = content_key(question(text), seed)
+    asked = content_key(prompt_of(text), seed)
     return int.from_bytes(asked[:8], "big"), choice, len(text), np.full(BANDS, choice, np.uint64)
 
 
@@ -80,17 +80,17 @@ def clean(text: str, kind: str) -> str:
     """Normalise text as suits its format; the reader of conversations does it by turn."""
     if kind == "chat":
         return text
-    return normalise_code(text) if kind == "code" else normalise(text)
+    return normalize_code(text) if kind == "code" else normalize(text)
 
 
-def rule_broken(text: str, source: Source, kind: str) -> str | None:
+def violated_rule(text: str, source: Source, kind: str) -> str | None:
     """Return the rule by which a source's filter drops a document."""
     wanted = source.filter == "gopher" or (source.filter == "auto" and kind == "warc")
     return gopher(text) if wanted else None
 
 
 def clean_documents(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield names and texts that `collect` wrote."""
+    """Yield names and texts that `extract_unit` wrote."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             name, text = json.loads(line)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmtrain_trainer.config import DataConfig, Source
-from llmtrain_trainer.data.chat_template import Template, of_preset, of_tokenizer
+from llmtrain_trainer.data.chat_template import ChatTemplate, preset_template, tokenizer_template
 from llmtrain_trainer.data.documents import InputFile
 from llmtrain_trainer.data.preparation.sources import list_files, locate
 from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
@@ -41,7 +41,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PreparationPlan:
     """Everything that the prepared bytes follow from."""
 
     config: DataConfig
@@ -54,7 +54,7 @@ class Plan:
     """What of the configuration shapes the tokens, as JSON."""
     shard_tokens: int
     tokenizer: Path | None
-    template: Template | None = None
+    template: ChatTemplate | None = None
     """How conversations become tokens; None: the sources are documents."""
 
     @property
@@ -63,9 +63,9 @@ class Plan:
         return np.dtype("<u4") if self.template else token_type(self.config.vocab_size)
 
 
-def make_plan(
+def plan_preparation(
     config: DataConfig, shard_tokens: int = SHARD_TOKENS, base_tokenizer: Path | None = None
-) -> Plan:
+) -> PreparationPlan:
     """List the files of all sources. Raises InputError if a source has nothing to read.
 
     `base_tokenizer` is the tokenizer of `config.init_from`, used if the job names no tokenizer.
@@ -96,17 +96,19 @@ def make_plan(
     facts = [[str(file.path), file.format, file.size, file.modified] for file in files]
     weights = [source.weight for source in sources]
     key = hashlib.sha256((shape + json.dumps([weights, facts])).encode()).hexdigest()[:32]
-    return Plan(config, sources, tuple(units), key, shape, shard_tokens, tokenizer, template)
+    return PreparationPlan(
+        config, sources, tuple(units), key, shape, shard_tokens, tokenizer, template
+    )
 
 
-def _template(config: DataConfig, tokenizer: Path | None) -> Template | None:
+def _template(config: DataConfig, tokenizer: Path | None) -> ChatTemplate | None:
     chat = config.chat
     if chat is None:
         return None
     if chat.template is not None:
-        return Template(chat.template)
-    beside = of_tokenizer(tokenizer) if tokenizer and chat.preset is None else None
-    return beside or of_preset(chat.preset or "plain")
+        return ChatTemplate(chat.template)
+    beside = tokenizer_template(tokenizer) if tokenizer and chat.preset is None else None
+    return beside or preset_template(chat.preset or "plain")
 
 
 def _runs_of(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:

@@ -14,9 +14,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from llmtrain_trainer.data.preparation import dedup_split, encode, extract, minhash
-from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, Plan
+from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, PreparationPlan
 from llmtrain_trainer.data.preparation.workspace import TOKENIZER, Workspace, read_json
-from llmtrain_trainer.data.shards import checks, shard_name
+from llmtrain_trainer.data.shards import checksum_file, shard_name
 from llmtrain_trainer.data.tokenizer import largest_token
 
 STAGE = "shards"
@@ -26,7 +26,7 @@ KIND = "llmtrain-tokens"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ShardSpec:
     """One shard: tokens `start` .. `end` of a source's part."""
 
     source: int
@@ -36,7 +36,7 @@ class Piece:
     end: int
 
 
-def pieces(work: Workspace) -> list[Piece]:
+def shard_specs(work: Workspace) -> list[ShardSpec]:
     """Return all shards, known once every unit is encoded."""
     totals: Counter[tuple[int, str]] = Counter()
     for unit in work.plan.units:
@@ -44,51 +44,51 @@ def pieces(work: Workspace) -> list[Piece]:
             totals[unit.source, part] += count
     size = work.plan.shard_tokens
     return [
-        Piece(source, part, number, number * size, min(total, (number + 1) * size))
+        ShardSpec(source, part, number, number * size, min(total, (number + 1) * size))
         for (source, part), total in sorted(totals.items())
         for number in range(-(-total // size))
     ]
 
 
-def shard_facts(work: Workspace, piece: Piece) -> Path:
+def shard_info_path(work: Workspace, shard: ShardSpec) -> Path:
     """Return the file that says a shard is complete."""
-    name = f"{work.plan.sources[piece.source].name}-{piece.part}-{piece.number:05d}.json"
+    name = f"{work.plan.sources[shard.source].name}-{shard.part}-{shard.number:05d}.json"
     return work.scratch / STAGE / name
 
 
-def pack(work: Workspace, piece: Piece) -> None:
+def pack_shard(work: Workspace, shard: ShardSpec) -> None:
     """Write one shard, its checksums and its facts."""
     width = work.plan.token_type.itemsize
-    path = work.shards(piece.source) / shard_name(piece.part, piece.number)
+    path = work.shards(shard.source) / shard_name(shard.part, shard.number)
     digest = hashlib.sha256()
     with work.draft(path) as draft:
         with draft.open("wb") as file:
-            for content in _contents(work, piece, width):
+            for content in _contents(work, shard, width):
                 file.write(content)
                 digest.update(content)
         with work.draft(path.with_suffix(".json")) as beside:
-            beside.write_text(checks(draft, width))
+            beside.write_text(checksum_file(draft, width))
     work.write_json(
-        shard_facts(work, piece),
+        shard_info_path(work, shard),
         {
             "file": f"{path.parent.name}/{path.name}",
-            "tokens": piece.end - piece.start,
+            "tokens": shard.end - shard.start,
             "sha256": digest.hexdigest(),
         },
     )
 
 
-def _contents(work: Workspace, piece: Piece, width: int) -> Iterator[bytes]:
+def _contents(work: Workspace, shard: ShardSpec, width: int) -> Iterator[bytes]:
     """Yield the bytes of a shard out of the units it overlaps."""
     first = 0
     for unit in work.plan.units:
-        if unit.source != piece.source or first >= piece.end:
+        if unit.source != shard.source or first >= shard.end:
             continue
-        count = read_json(work.file(encode.STAGE, unit.number, ".json"))[piece.part]
-        start, end = max(piece.start - first, 0), min(piece.end - first, count)
+        count = read_json(work.file(encode.STAGE, unit.number, ".json"))[shard.part]
+        start, end = max(shard.start - first, 0), min(shard.end - first, count)
         first += count
         if start < end:
-            with work.file(encode.STAGE, unit.number, f".{piece.part}.bin").open("rb") as file:
+            with work.file(encode.STAGE, unit.number, f".{shard.part}.bin").open("rb") as file:
                 file.seek(start * width)
                 left = (end - start) * width
                 while left and (content := file.read(min(left, 1 << 20))):
@@ -96,7 +96,7 @@ def _contents(work: Workspace, piece: Piece, width: int) -> Iterator[bytes]:
                     yield content
 
 
-def finish(work: Workspace) -> None:
+def write_manifest(work: Workspace) -> None:
     """Write the manifest, the last file of all."""
     plan = work.plan
     units = {unit.number: _unit_facts(work, unit.number) for unit in plan.units}
@@ -127,7 +127,7 @@ def finish(work: Workspace) -> None:
     shutil.rmtree(work.scratch, ignore_errors=True)
 
 
-def _digest(plan: Plan, units: list[str]) -> str:
+def _digest(plan: PreparationPlan, units: list[str]) -> str:
     """Return the hash of the sources' content and of everything that shaped the tokens."""
     return hashlib.sha256("\n".join([plan.shape, *units]).encode()).hexdigest()[:32]
 
@@ -141,22 +141,24 @@ def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> di
     source = work.plan.sources[index]
     mine = [unit.number for unit in work.plan.units if unit.source == index]
     counts: Counter[str] = sum((Counter(units[number]["counts"]) for number in mine), Counter())
-    fates = dedup_split.tally(
+    outcomes = dedup_split.tally(
         [np.load(work.file(dedup_split.STAGE, number, ".npy")) for number in mine]
     )
-    shards = [
-        read_json(shard_facts(work, piece)) for piece in pieces(work) if piece.source == index
+    infos = [
+        read_json(shard_info_path(work, shard))
+        for shard in shard_specs(work)
+        if shard.source == index
     ]
     tokens = Counter(dict.fromkeys(encode.PARTS, 0))
-    for piece in pieces(work):
-        if piece.source == index:
-            tokens[piece.part] += piece.end - piece.start
+    for shard in shard_specs(work):
+        if shard.source == index:
+            tokens[shard.part] += shard.end - shard.start
     read = counts.pop("read", 0)
     return {
         "name": source.name,
         "uri": source.uri,
         "weight": source.weight,
-        "documents": {"read": read, "dropped": dict(sorted(counts.items())), **fates},
+        "documents": {"read": read, "dropped": dict(sorted(counts.items())), **outcomes},
         "tokens": dict(tokens),
-        "shards": shards,
+        "shards": infos,
     }

@@ -30,7 +30,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class PreparationProgress:
     """How far a stage is, over all processes: they go through its tasks side by side."""
 
     stage: str
@@ -38,7 +38,7 @@ class Progress:
     total: int
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[PreparationProgress], None]
 
 
 def stages(work: Workspace) -> Iterator[tuple[str, list[Task]]]:
@@ -48,19 +48,20 @@ def stages(work: Workspace) -> Iterator[tuple[str, list[Task]]]:
         "read",
         [
             Task(
-                work.file(extract.STAGE, unit.number, ".json"), partial(extract.collect, work, unit)
+                work.file(extract.STAGE, unit.number, ".json"),
+                partial(extract.extract_unit, work, unit),
             )
             for unit in units
         ],
     )
-    yield "select", [Task(work.tokenizer, partial(dedup_split.select, work))]
+    yield "select", [Task(work.tokenizer, partial(dedup_split.select_documents, work))]
     encoder = encode.load_encoder(work)
     yield (
         "encode",
         [
             Task(
                 work.file(encode.STAGE, unit.number, ".json"),
-                partial(encode.encode, work, unit, encoder),
+                partial(encode.encode_unit, work, unit, encoder),
             )
             for unit in units
         ],
@@ -68,14 +69,14 @@ def stages(work: Workspace) -> Iterator[tuple[str, list[Task]]]:
     yield (
         "pack",
         [
-            Task(pack.shard_facts(work, piece), partial(pack.pack, work, piece))
-            for piece in pack.pieces(work)
+            Task(pack.shard_info_path(work, shard), partial(pack.pack_shard, work, shard))
+            for shard in pack.shard_specs(work)
         ],
     )
-    yield "manifest", [Task(work.manifest, partial(pack.finish, work))]
+    yield "manifest", [Task(work.manifest, partial(pack.write_manifest, work))]
 
 
-def do_share(
+def run_share(
     work: Workspace, index: int = 0, count: int = 1, report: Report = lambda _: None
 ) -> None:
     """Do one process's share of a plan and return when all of it is done.
@@ -84,29 +85,29 @@ def do_share(
     """
     if not 0 <= index < count:
         raise ValueError(f"process {index} of {count}")
-    require_own(work)
+    require_same_plan(work)
     if work.manifest.exists():
         return
     try:
         for name, tasks in stages(work):
             for number in range(index, len(tasks), count):
-                report(Progress(name, number, len(tasks)))
+                report(PreparationProgress(name, number, len(tasks)))
                 if not tasks[number].result.exists():
                     tasks[number].make()
             missing = tasks
             while missing := [task for task in missing if not task.result.exists()]:
                 if work.manifest.exists():
                     return
-                report(Progress(name, len(tasks) - len(missing), len(tasks)))
+                report(PreparationProgress(name, len(tasks) - len(missing), len(tasks)))
                 time.sleep(POLL)
-            report(Progress(name, len(tasks), len(tasks)))
+            report(PreparationProgress(name, len(tasks), len(tasks)))
     except FileNotFoundError:
         # The others need nothing of this share any more and have cleared the scratch files away.
         if not work.manifest.exists():
             raise
 
 
-def require_own(work: Workspace) -> None:
+def require_same_plan(work: Workspace) -> None:
     """Refuse a folder that holds other data, whole or begun. Raises InputError."""
     begun = [path for path in work.folder.glob(".work-*") if path != work.scratch]
     if begun or (work.manifest.exists() and read_json(work.manifest).get("key") != work.plan.key):

@@ -6,17 +6,22 @@ import multiprocessing
 import os
 from multiprocessing.connection import Connection, wait
 
-from llmtrain_trainer.data.preparation.run import Progress, Report, do_share, require_own
+from llmtrain_trainer.data.preparation.run import (
+    PreparationProgress,
+    Report,
+    require_same_plan,
+    run_share,
+)
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.errors import TrainerError
 
 
-def do_all(work: Workspace, processes: int, report: Report = lambda _: None) -> None:
+def run_processes(work: Workspace, processes: int, report: Report = lambda _: None) -> None:
     """Do a plan with `processes` children. Raises the first error of any; the others then end."""
-    require_own(work)
+    require_same_plan(work)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if processes == 1:
-        do_share(work, report=report)
+        run_share(work, report=report)
         return
     context = multiprocessing.get_context("spawn")
     children, ends = [], []
@@ -47,19 +52,19 @@ def _follow(ends: list[Connection], report: Report) -> None:
                 raise RuntimeError("a process of the data step was killed") from None
             if isinstance(message, BaseException):
                 raise message
-            if isinstance(message, Progress):
+            if isinstance(message, PreparationProgress):
                 report(message)
             else:
                 working.remove(end)
 
 
 def _enter(work: Workspace, index: int, count: int, end: Connection) -> None:
-    def send(progress: Progress) -> None:
+    def send(progress: PreparationProgress) -> None:
         if index == 0:  # the shares go side by side; one of them shows the way
             end.send(progress)
 
     try:
-        do_share(work, index, count, send)
+        run_share(work, index, count, send)
         end.send("done")
     except (TrainerError, OSError) as error:
         end.send(error)

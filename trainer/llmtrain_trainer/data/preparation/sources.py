@@ -95,24 +95,24 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _file(source: Source, root: Path, path: Path) -> InputFile | None:
-    alone = path == root
+    is_whole_source = path == root
     wanted = source.format
     found = format_of(path)
     if wanted == "auto":
-        wanted = found or ("text" if alone else "")
+        wanted = found or ("text" if is_whole_source else "")
     elif wanted == "code":
-        wanted = "code" if path.suffix.lower() in _CODE or alone else ""
+        wanted = "code" if path.suffix.lower() in _CODE or is_whole_source else ""
     elif wanted == "chat":
-        wanted = "chat" if found == "jsonl" or alone else ""
-    elif found != wanted and not alone:
+        wanted = "chat" if found == "jsonl" or is_whole_source else ""
+    elif found != wanted and not is_whole_source:
         # text has any name or none; arXiv's submissions are NUMBER.gz
         loose = found is None and (wanted == "text" or (wanted, path.suffix) == ("latex", ".gz"))
         wanted = wanted if loose else ""
     if not wanted:
         return None
     facts = path.stat()
-    name = f"{source.name}/{path.name if alone else path.relative_to(root).as_posix()}"
-    return InputFile(source, path, name, wanted, facts.st_size, facts.st_mtime_ns, alone)
+    name = f"{source.name}/{path.name if is_whole_source else path.relative_to(root).as_posix()}"
+    return InputFile(source, path, name, wanted, facts.st_size, facts.st_mtime_ns, is_whole_source)
 
 
 def format_of(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtrain_trainer.data.preparation.manifest_plan import Plan
+from llmtrain_trainer.data.preparation.manifest_plan import PreparationPlan
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -21,7 +21,7 @@ TOKENIZER = "tokenizer.json"
 class Workspace:
     """Where a plan's intermediate files and its result are."""
 
-    plan: Plan
+    plan: PreparationPlan
     folder: Path
 
     @property

@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from llmtrain_trainer.data.conversations import LEARNT, ROLES, Messages, dumps
+from llmtrain_trainer.data.conversations import RESPONSE_ROLE, ROLES, Messages, dumps
 from llmtrain_trainer.data.documents import Document, InputFile
 from llmtrain_trainer.data.readers.compressed import open_bytes
-from llmtrain_trainer.data.text import normalise
+from llmtrain_trainer.data.text import normalize
 
 
 def read_chat(file: InputFile) -> Iterator[Document]:
@@ -40,17 +40,19 @@ def _messages(record: Any) -> Messages:
     elif "prompt" in record:
         if "response" not in record:
             raise ValueError("the pair has no response")
-        found = [_turn("user", record["prompt"]), _turn(LEARNT, record["response"])]
+        found = [_turn("user", record["prompt"]), _turn(RESPONSE_ROLE, record["response"])]
     else:
         raise ValueError("it has neither prompt and response nor messages")
-    if not any(role == LEARNT for role, _ in found):
-        raise ValueError(f"no message has the role {LEARNT}, so there is nothing to learn")
+    if not any(role == RESPONSE_ROLE for role, _ in found):
+        raise ValueError(f"no message has the role {RESPONSE_ROLE}, so there is nothing to learn")
     return found
 
 
 def _turn(role: Any, content: Any) -> tuple[str, str]:
     if role not in ROLES:
         raise ValueError(f"the role {str(role)[:32]!r} is none of " + ", ".join(ROLES))
-    if not isinstance(content, str) or not (text := normalise(content)):
-        raise ValueError("a response is empty" if role == LEARNT else f"a {role} turn is empty")
+    if not isinstance(content, str) or not (text := normalize(content)):
+        raise ValueError(
+            "a response is empty" if role == RESPONSE_ROLE else f"a {role} turn is empty"
+        )
     return role, text

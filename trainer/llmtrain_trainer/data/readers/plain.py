@@ -23,7 +23,7 @@ CODE_LIMIT = 1 << 20
 def read_text(file: InputFile) -> Iterator[Document]:
     """A file is a document; a source that is one file is cut into runs of paragraphs."""
     with open_text(file.path) as stream:
-        if file.alone:
+        if file.is_whole_source:
             yield from _runs(file.name, stream)
         else:
             yield Document(file.name, stream.read())
