@@ -77,9 +77,9 @@ class Saver:
         state: TrainingState,
         report: Callable[[SaveResult], None],
     ) -> None:
-        """Save; collective over all ranks. `report` gets the outcomes of this save or earlier ones.
+        """Save; collective over all ranks. `report` gets the result of this or of earlier saves.
 
-        In the background: waits for the one before, copies the state and returns.
+        In the background: wait for the previous save, copy the state and return.
         """
         start = time.perf_counter()
         self.wait(report)

@@ -1,6 +1,6 @@
-"""Which sequences a step sees: a pure function of the seed and the step's number.
+"""The sequences of a step: a pure function of the seed and the step number.
 
-Nothing is stored to resume: step 1000 after a restart reads exactly what it would have read.
+Nothing is stored for resuming: step 1000 after a restart reads the same sequences.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from llmtrain_trainer.data.mixture import SourceMixture
 from llmtrain_trainer.errors import InputError
 
 EVALUATION_BATCHES = 4
-"""Held-out loss is measured on at most this many global batches, spread over the held-out text."""
+"""Held-out loss is measured on at most this many global batches, spread evenly over the held-out
+text."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchShard:
-    """Which part of every global batch a data rank sees."""
+    """The part of every global batch that a data rank reads."""
 
     global_batch: int
     index: int
@@ -34,7 +35,7 @@ class BatchShard:
 
 
 class TrainingBatches:
-    """Training sequences: windows of every stream in a new random order every epoch of it."""
+    """Training sequences: windows of every stream, in a new random order every epoch."""
 
     def __init__(self, mixture: SourceMixture, length: int, seed: int, share: BatchShard) -> None:
         _require_windows(mixture, length)
@@ -50,9 +51,9 @@ class TrainingBatches:
         return gather(self._mixture, places, self._length)
 
     def loss_tokens(self, step: int) -> int:
-        """Return how many tokens of a step's whole global batch the loss counts.
+        """Return the number of targets in the loss of a step's whole global batch.
 
-        No rank has to ask the others: what a step sees follows from its number.
+        It follows from the step number, so ranks need not communicate.
         """
         first = step * self._share.global_batch
         places = (self._place(first + each) for each in range(self._share.global_batch))
@@ -88,7 +89,7 @@ class HeldOutBatches:
         return gather(self._mixture, places, self._length)
 
     def loss_tokens(self, index: int) -> int:
-        """Return how many tokens of a whole batch the loss counts."""
+        """Return the number of targets in the loss of a whole batch."""
         places = (self._sample(index, each) for each in range(self._share.global_batch))
         return sum(
             self._mixture.streams[source].loss_tokens(number, self._length)
@@ -106,7 +107,7 @@ class HeldOutBatches:
 
 
 def _require_windows(mixture: SourceMixture, length: int) -> None:
-    """Refuse a source that cannot fill one sequence: it would never have its share."""
+    """Raise InputError for a source shorter than one sequence: it could never be sampled."""
     for stream in mixture.streams:
         if not stream.windows(length):
             raise InputError(
@@ -120,7 +121,7 @@ def _require_windows(mixture: SourceMixture, length: int) -> None:
 def gather(
     mixture: SourceMixture, places: list[tuple[int, int]], length: int
 ) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets for sequences by stream and number."""
+    """Return inputs and targets of sequences, given by stream and number."""
     rows = [mixture.streams[source].window(number, length) for source, number in places]
     tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
     return tokens, targets

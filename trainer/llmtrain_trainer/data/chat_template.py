@@ -1,8 +1,8 @@
-"""Chat templates: a conversation as pieces of text, each with the message it came from.
+"""Chat templates: a conversation as text segments, each with the message it came from.
 
-Templates are Jinja, as tokenizers bring them along, and run in its sandbox. What people wrote never
-passes through: a template sees a mark in place of each content, and the pieces are cut at the
-marks. So a text that spells a special token stays text, and what belongs to a response is known.
+Templates are Jinja, as published with tokenizers, and run in Jinja's sandbox. User text is never
+rendered: a template gets a mark in place of each content, and the result is split at the marks. So
+text that spells a special token remains text, and it is known which text belongs to a response.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PRESETS = {
     "<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
     "{{ message['content'] }}<|eot_id|>{% endfor %}",
 }
-"""After the published formats of ChatML and Llama 3."""
+"""The published formats of ChatML and Llama 3."""
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
@@ -41,7 +41,7 @@ _SPECIAL = re.compile(r"<\|[^|<>\s]+\|>")
 
 @dataclass(frozen=True, slots=True)
 class TextSegment:
-    """A run of text: of the template, or of message number `message`."""
+    """A segment of text: of the template, or of message number `message`."""
 
     text: str
     message: int | None = None
@@ -49,7 +49,7 @@ class TextSegment:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template and the tokens that it may name as variables."""
+    """A template and the tokens that it can use as variables."""
 
     source: str
     bos_token: str = ""
@@ -66,12 +66,12 @@ class ChatTemplate:
             raise template_error(f"the template cannot be read: {error}") from error
 
     def special_tokens(self) -> list[str]:
-        """Return what looks like a special token in the template, in order."""
+        """Return the texts in the template that look like special tokens, in order."""
         named = [token for token in (self.bos_token, self.eos_token) if token]
         return list(dict.fromkeys([*_SPECIAL.findall(self.source), *named]))
 
     def segments(self, messages: Messages, end: str) -> Iterator[TextSegment]:
-        """Yield a conversation's pieces in order; `end` is the token that ends documents."""
+        """Yield the segments of a conversation in order. `end` is the token that ends documents."""
         turns = [
             {"role": role, "content": f"{_OPEN}{number}{_CLOSE}"}
             for number, (role, _) in enumerate(messages)
@@ -98,10 +98,10 @@ def preset_template(name: str) -> ChatTemplate:
 
 
 def tokenizer_template(tokenizer: Path) -> ChatTemplate | None:
-    """Return the template that lies beside a tokenizer.json, or None.
+    """Return the template next to a tokenizer.json, or None.
 
-    `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`, as published models have
-    it; of several templates the one named `default`.
+    It is `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`, as in published
+    models. Of several templates, the one named `default` is used.
     """
     config: dict[str, Any] = {}
     beside, jinja = (
@@ -124,7 +124,7 @@ def tokenizer_template(tokenizer: Path) -> ChatTemplate | None:
 
 def _token(config: dict[str, Any], name: str) -> str | None:
     value = config.get(name)
-    if isinstance(value, dict):  # an added token, written out
+    if isinstance(value, dict):  # an added token, written as an object
         value = value.get("content")
     return value if isinstance(value, str) else None
 

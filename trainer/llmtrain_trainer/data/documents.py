@@ -1,4 +1,4 @@
-"""What a reader is given and what it gives back."""
+"""The input and the output of a reader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmtrain_trainer.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Raw text and where it came from: the source, the file in it, and the place in the file."""
+    """Raw text and its origin: the source, the file in it, and the position in the file."""
 
     name: str
     text: str
@@ -24,17 +24,17 @@ class InputFile:
     source: Source
     path: Path
     name: str
-    """Source and path inside it; the same on every machine."""
+    """Source and path inside it. Equal on every machine."""
     format: str
     size: int
     """Bytes on disk."""
     modified: int
     """Nanoseconds since the epoch."""
     is_whole_source: bool
-    """Whether the source is this one file."""
+    """The source consists of this one file."""
 
     def unreadable(self, problem: str) -> InputError:
-        """Return the error for a file whose content is not what its format promises."""
+        """Return the error for a file whose content does not match its format."""
         return InputError(
             "CorpusUnreadable",
             f"source {self.source.name!r}: {self.path}: {problem}",

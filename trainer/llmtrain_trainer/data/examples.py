@@ -1,8 +1,8 @@
-"""Examples of fine-tuning as tokens that know whether they count, one example a sequence.
+"""Fine-tuning examples as tokens with loss marks, one example per sequence.
 
-A shard holds 32-bit numbers: a token's id, and two bits above it, for the first token of an example
-and for a token that the loss counts. So examples are packed, checked and read like any other
-tokens, and need no index beside them.
+A shard holds 32-bit numbers: the id of a token, and two bits above it, for the first token of an
+example and for a token in the loss. So examples are packed, checked and read like other tokens, and
+need no index.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _CHUNK = 1 << 20
 
 
 class ExampleEncoder:
-    """Conversations to marked tokens.
+    """Encodes conversations as marked tokens.
 
-    Counted are a response's tokens and the one after them, which ends the turn.
+    The loss covers the tokens of a response and the token after them, which ends the turn.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class ExampleEncoder:
         self._plain = Encoder(tokenizer, by_pieces)
 
     def encode(self, name: str, text: str) -> npt.NDArray[np.uint32]:
-        """Return one conversation's marked tokens; `name` says where it stands.
+        """Return the marked tokens of one conversation. `name` is its position, for errors.
 
-        Raises InputError where it does not fit a sequence, or nothing of it counts.
+        Raises InputError if it does not fit a sequence, or if no token of it is in the loss.
         """
         ids = np.fromiter(self._marked(text), np.uint32)
         if not (ids[1:] & COUNTED).any():
@@ -96,7 +96,7 @@ class ExampleStream:
             counted.append(np.flatnonzero(marks & COUNTED) + begin)
         self._starts = np.concatenate([*starts, [total]]).astype(np.int64)
         places = np.concatenate([np.zeros(0, np.int64), *counted])
-        # the first token of an example is nobody's target
+        # the first token of an example is not a target
         places = np.setdiff1d(places, self._starts, assume_unique=True)
         self._counted = np.diff(np.searchsorted(places, self._starts))
 
@@ -104,11 +104,11 @@ class ExampleStream:
         return len(self._tokens)
 
     def windows(self, length: int) -> int:
-        """Return the number of examples; each is a sequence, filled up to `length` tokens."""
+        """Return the number of examples. Each is a sequence, padded to `length` tokens."""
         return len(self._starts) - 1
 
     def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
-        """Return an example's inputs and targets, each (length,)."""
+        """Return inputs and targets of an example, each (length,)."""
         start, end = self._starts[number : number + 2].tolist()
         marked = self._tokens.read(start, end - start)
         ids = marked & ID
@@ -121,5 +121,5 @@ class ExampleStream:
         return tokens, targets
 
     def loss_tokens(self, number: int, length: int) -> int:
-        """Return how many tokens of an example the loss counts."""
+        """Return the number of targets of an example in the loss."""
         return int(self._counted[number])

@@ -1,6 +1,6 @@
-"""Which source the next sequence comes from: a pure function of its number in the whole run.
+"""The source of a sequence: a pure function of its number in the run.
 
-So the mix does not depend on the number of data ranks, and resuming needs nothing but the step.
+So the mixture does not depend on the number of data ranks, and resuming needs only the step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from llmtrain_trainer.data.prepared import PreparedData
 from llmtrain_trainer.data.shards import TokenStream
 
 ROUND = 4096
-"""Sequences after which the mix repeats; weights are kept to one part in as many."""
+"""The mixture repeats after this many sequences, so weights are rounded to multiples of 1 /
+ROUND."""
 
 
 class SequenceStream(Protocol):
@@ -26,36 +27,36 @@ class SequenceStream(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where its shards are."""
+        """The folder of its shards."""
 
     def __len__(self) -> int:
         """Return the number of tokens."""
 
     def windows(self, length: int) -> int:
-        """Return how many sequences of `length` tokens, each with a next token, it holds."""
+        """Return the number of sequences of `length` tokens, each with a next token."""
 
     def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
-        """Return the inputs of a sequence and its targets, each (length,)."""
+        """Return inputs and targets of a sequence, each (length,)."""
 
     def loss_tokens(self, number: int, length: int) -> int:
-        """Return how many targets of a sequence the loss counts."""
+        """Return the number of targets of a sequence in the loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceMixture:
-    """Streams and the order in which they take turns."""
+    """Streams and the order in which they are read."""
 
     streams: tuple[SequenceStream, ...]
     turns: npt.NDArray[np.int64]
     """Source of every sequence of a round."""
     ranks: npt.NDArray[np.int64]
-    """How many sequences of the same source came before it in the round."""
+    """Number of earlier sequences of the same source in the round."""
     quotas: npt.NDArray[np.int64]
     """Sequences of every source in a round."""
 
     @classmethod
     def of(cls, streams: Sequence[SequenceStream], weights: Sequence[float]) -> SourceMixture:
-        """Spread the turns of every source evenly over the round, as many as its weight asks."""
+        """Spread the sequences of every source evenly over a round, in proportion to its weight."""
         quotas = _quotas(weights)
         places = [(np.arange(quota) + 0.5) / quota for quota in quotas.tolist()]
         owners = np.repeat(np.arange(len(quotas)), quotas)
@@ -66,14 +67,14 @@ class SourceMixture:
         return cls(tuple(streams), turns, ranks, quotas)
 
     def draw(self, number: int) -> tuple[int, int]:
-        """Return the source of a sequence and its number among those of that source."""
+        """Return the source of a sequence and its number among the sequences of that source."""
         turn, place = divmod(number, len(self.turns))
         source = int(self.turns[place])
         return source, turn * int(self.quotas[source]) + int(self.ranks[place])
 
 
 def _quotas(weights: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Share a round out by largest remainders; every source has at least one turn."""
+    """Apportion a round by largest remainders. Every source gets at least one sequence."""
     if len(weights) == 1:
         return np.ones(1, np.int64)
     exact = np.asarray(weights) / sum(weights) * ROUND
@@ -84,7 +85,7 @@ def _quotas(weights: Sequence[float]) -> npt.NDArray[np.int64]:
 
 
 def open_mixture(data: PreparedData, part: str, vocab_size: int) -> SourceMixture:
-    """Open one part of the prepared data; sources without tokens in it are left out."""
+    """Open one part of the prepared data. Skip sources without tokens in it."""
     folders = [(data.folder / name, weight) for name, weight in data.sources]
     kind: type[ExampleStream | TokenStream] = ExampleStream if data.examples else TokenStream
     opened = [

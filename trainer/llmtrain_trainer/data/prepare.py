@@ -1,4 +1,4 @@
-"""The data step: from the job's sources to packed shards, once per folder."""
+"""The data step of a job: from its sources to packed shards, once per folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def prepare(
 
 
 def _prepared_source(config: DataConfig) -> Path | None:
-    """Return the folder of a source that is prepared already: then it must be the only one."""
+    """Return the folder of a prepared source, which must be the only source; otherwise None."""
     for source in config.sources:
         if source.format not in ("auto", "chat", "tokens"):
             continue
@@ -73,7 +73,7 @@ def _prepared_source(config: DataConfig) -> Path | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel gives back even when this process is killed."""
+    """Hold a lock that the kernel releases even if this process is killed."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

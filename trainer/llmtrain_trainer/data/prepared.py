@@ -1,4 +1,4 @@
-"""Prepared data: what a manifest says, and whether the files are what it says."""
+"""Prepared data: read the manifest and check the files against it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ TRAIN, HELD_OUT = "train", "held-out"
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Where the shards are and how much is in them."""
+    """The location of the shards and the number of tokens in them."""
 
     folder: Path
     train_tokens: int
     held_out_tokens: int
     digest: str
-    """Hash of the sources' content, of everything that shaped the tokens, and of the weights."""
+    """Hash of the sources' content, of everything that determined the tokens, and of the
+    weights."""
     sources: tuple[tuple[str, float], ...] = ()
-    """Sub-folders of shards and their weights; none: the shards are in the folder itself."""
+    """Subfolders of shards and their weights. Empty: the shards are in the folder itself."""
     examples: bool = False
-    """Whether the tokens are marked: examples of fine-tuning, not running text."""
+    """The tokens are marked: fine-tuning examples instead of running text."""
 
 
 def is_prepared(folder: Path) -> bool:
-    """Return whether a folder holds prepared data."""
+    """Return True if a folder holds prepared data."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -43,7 +44,7 @@ def is_prepared(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check a manifest. Raises InputError where it is not one of this release."""
+    """Read and check a manifest. Raises InputError if it is not of this format."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
@@ -56,10 +57,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedData:
-    """Return a folder's data for a model. Raises InputError where they do not fit together.
+    """Return the data of a folder for a model. Raises InputError if they do not match.
 
-    All shards must be there in full length; what is in them is checked block by block when it is
-    read, since a corpus may be larger than a pod can read before it starts.
+    All shards must exist with their full length. Their content is checked block by block when it is
+    read, because a corpus may be larger than a pod can read before it starts.
     """
     manifest = read_manifest(folder)
     size = manifest["tokenizer"]["vocabSize"]
@@ -83,7 +84,7 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
         manifest.get("objective") == "sft",
     )
     for name, count in ((TRAIN, data.train_tokens), (HELD_OUT, data.held_out_tokens)):
-        # an example is a sequence by itself, however short
+        # an example is a whole sequence, however short
         if count <= (0 if data.examples else sequence):
             raise InputError(
                 "CorpusTooSmall",
@@ -95,7 +96,7 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
 
 
 def tokenizer_of(folder: Path) -> Path | None:
-    """Return the tokenizer that prepared data was made with; None where only shards are there."""
+    """Return the tokenizer of prepared data; None if the folder has shards only."""
     if not (folder / MANIFEST).is_file():
         return None
     path = folder / str(read_manifest(folder)["tokenizer"]["file"])
@@ -103,7 +104,7 @@ def tokenizer_of(folder: Path) -> Path | None:
 
 
 def verify(folder: Path) -> int:
-    """Compare all files with their hashes; return how many. Raises InputError where one differs."""
+    """Compare all files with their hashes; return their number. Raises InputError on a mismatch."""
     manifest = read_manifest(folder)
     listed = list(shards(manifest))
     for shard in listed:
@@ -119,7 +120,7 @@ def verify(folder: Path) -> int:
 
 
 def shards(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the facts of every shard."""
+    """Yield the manifest entry of every shard."""
     for source in manifest["sources"]:
         yield from source["shards"]
 

@@ -1,7 +1,7 @@
-"""Packed tokens on disk: plain little-endian arrays in shard files, read through memory maps.
+"""Packed tokens on disk: little-endian arrays in shard files, read through memory maps.
 
-Beside every `.bin` lies a `.json` with its length, the width of a token and a CRC-32 per block. A
-block is checked when it is first read: a run over damaged data stops, it does not learn from it.
+Next to every `.bin` is a `.json` with its length, the width of a token and a CRC-32 per block. A
+block is checked when it is first read: a run with corrupt data stops instead of learning from it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def write_shards(
 ) -> int:
     """Write documents end to end as `name-00000.bin`, ...; return the number of tokens.
 
-    Every file but the last holds exactly `limit` tokens; documents and sequences may cross from one
-    file into the next.
+    Every file but the last holds exactly `limit` tokens. Documents and sequences may continue in
+    the next file.
     """
     dtype = token_type(vocab_size)
     total = 0
@@ -61,7 +61,7 @@ def write_shards(
 
 
 def checksum_file(content: Path, width: int) -> str:
-    """Return what is written beside a shard: its length and checksums."""
+    """Return the content of the file next to a shard: its length and checksums."""
     sums: list[int] = []
     with content.open("rb") as file:
         while block := file.read(BLOCK):
@@ -72,7 +72,7 @@ def checksum_file(content: Path, width: int) -> str:
 
 @dataclass(slots=True)
 class Shard:
-    """One file of tokens and which of its blocks were found intact."""
+    """One file of tokens, and which of its blocks have been checked."""
 
     path: Path
     tokens: npt.NDArray[np.unsignedinteger]
@@ -81,7 +81,7 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path) -> Shard:
-        """Map a shard. Raises InputError (`CorpusCorrupt`) where it is not as it was written."""
+        """Map a shard. Raises InputError (`CorpusCorrupt`) if it is not what was written."""
         try:
             facts = json.loads(path.with_suffix(".json").read_text())
             count, width, sums = facts["tokens"], facts["width"], facts["crc32"]
@@ -94,7 +94,7 @@ class Shard:
         return cls(path, mapped, sums, np.zeros(len(sums), bool))
 
     def read(self, start: int, count: int) -> npt.NDArray[np.unsignedinteger]:
-        """Return tokens, their blocks checked."""
+        """Return tokens, after checking their blocks."""
         width = self.tokens.itemsize
         for block in range(start * width // BLOCK, ((start + count) * width - 1) // BLOCK + 1):
             if not self.checked[block]:
@@ -122,7 +122,7 @@ class TokenStream:
         return int(self._ends[-1]) if self._shards else 0
 
     def read(self, start: int, count: int) -> npt.NDArray[np.int64]:
-        """Return tokens `start` .. `start + count` as torch wants them."""
+        """Return tokens `start` .. `start + count` as int64, which torch needs."""
         if start < 0 or start + count > len(self):
             raise IndexError(f"tokens {start}..{start + count} of {len(self)}")
         parts = []
@@ -142,16 +142,16 @@ class TokenStream:
         return tokens
 
     def windows(self, length: int) -> int:
-        """Return how many sequences of `length` tokens, each with a next token, there are."""
+        """Return the number of sequences of `length` tokens, each with a next token."""
         return max(0, (len(self) - 1) // length)
 
     def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
-        """Return a sequence's tokens and the ones that follow them, each (length,)."""
+        """Return the tokens of a sequence and the next tokens, each (length,)."""
         tokens = self.read(number * length, length + 1)
         return tokens[:-1], tokens[1:]
 
     def loss_tokens(self, number: int, length: int) -> int:
-        """Return how many tokens of a sequence the loss counts: all."""
+        """Return the number of targets of a sequence in the loss: all."""
         return length
 
 

@@ -1,4 +1,4 @@
-"""Cleaning of text, and what a document's content is known by. Pure functions."""
+"""Normalization of text, and the key of a document's content. Pure functions."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def normalize(text: str) -> str:
 
 
 def normalize_code(text: str) -> str:
-    """Return source code as it is, without controls and white space at the ends of lines.
+    """Return source code without control characters and trailing white space.
 
-    Indentation and characters stay: they are part of the program. Idempotent.
+    Indentation and characters are kept: they are part of the program. Idempotent.
     """
     return _TRAILING.sub("", _HIDDEN.sub("", _scalars(text))).strip("\n")
 
 
 def _scalars(text: str) -> str:
-    """Return text of Unicode scalar values only, its lines ended by line feeds."""
+    """Return text of Unicode scalar values only, with line feeds as line ends."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     try:
         text.encode()
-    except UnicodeEncodeError:  # half a pair, as JSON can spell it
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can contain
         return _SURROGATE.sub("\ufffd", text)
     return text
 
 
 def content_key(text: str, seed: int) -> bytes:
-    """Return 16 bytes that know a document by its content alone.
+    """Return a 16-byte key of a document's content.
 
-    Equal text has equal keys. The first eight bytes decide who is held out, the last eight which of
-    near duplicates stays: two independent draws.
+    Equal texts have equal keys. The first eight bytes decide what is held out, the last eight which
+    of several near duplicates is kept: two independent random numbers.
     """
     return hashlib.blake2b(text.encode(), key=seed.to_bytes(8, "big"), digest_size=16).digest()

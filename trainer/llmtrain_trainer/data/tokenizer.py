@@ -14,25 +14,25 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from llmtrain_trainer.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
-"""Ends every document; token 0 of a tokenizer trained here."""
+"""Ends every document. Token 0 of a tokenizer trained here."""
 
 END_TOKENS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
-"""What published tokenizers call the end of a document."""
+"""Names of the token that ends a document in published tokenizers."""
 
 MIN_VOCAB_SIZE = 257
-"""One token per byte, and END."""
+"""One token per byte, and END_OF_TEXT."""
 
 FIELD = "spec.data.tokenizer.uri"
 
 _PIECE = re.compile(r"\s*\S+|\s+")
-"""Runs that byte-level pre-tokenisation never joins: white space and what follows it."""
+"""Runs that byte-level pre-tokenization never joins: white space and the text after it."""
 
 _REMEMBERED = 1 << 20
-"""Distinct pieces kept in memory."""
+"""Number of distinct runs in the cache."""
 
 
 def sample_limit(vocab_size: int) -> int:
-    """Return how many characters settle a vocabulary: 4 MiB, or 2 KiB per token if more."""
+    """Return how many characters a vocabulary is trained on: 4 MiB, or 2 KiB per token if more."""
     return max(4 << 20, vocab_size * 2048)
 
 
@@ -50,9 +50,9 @@ def sample_indices(lengths: Sequence[int], limit: int) -> Iterator[int]:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) -> Tokenizer:
-    """Train a vocabulary of at most `vocab_size` tokens on all of the texts; deterministic.
+    """Train a vocabulary of at most `vocab_size` tokens on all texts; deterministic.
 
-    `special` are tokens of their own beside END.
+    `special` are additional special tokens besides END_OF_TEXT.
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise InputError(
@@ -75,7 +75,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()
 
 
 def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
-    """Read a tokenizer.json. Raises InputError where it does not fit the model."""
+    """Read a tokenizer.json. Raises InputError if it does not fit the model."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more precise
@@ -98,9 +98,9 @@ def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
 
 
 def add_special(tokenizer: Tokenizer, wanted: Sequence[str], vocab_size: int) -> int:
-    """Add the special tokens that a tokenizer lacks; return how many.
+    """Add the special tokens that a tokenizer lacks; return their number.
 
-    Raises InputError where the model's vocabulary has no room for them.
+    Raises InputError if the model's vocabulary is too small for them.
     """
     missing = [token for token in wanted if tokenizer.token_to_id(token) is None]
     size = largest_token(tokenizer) + 1
@@ -116,12 +116,12 @@ def add_special(tokenizer: Tokenizer, wanted: Sequence[str], vocab_size: int) ->
 
 
 def largest_token(tokenizer: Tokenizer) -> int:
-    """Return the largest id, added tokens included: ids may have gaps."""
+    """Return the largest id, added tokens included. Ids may have gaps."""
     return int(max(tokenizer.get_vocab(with_added_tokens=True).values()))
 
 
 def end_token(tokenizer: Tokenizer) -> int:
-    """Return the id that ends documents. Raises InputError where there is none."""
+    """Return the id that ends documents. Raises InputError if there is none."""
     for name in END_TOKENS:
         number = tokenizer.token_to_id(name)
         if number is not None:
@@ -135,11 +135,11 @@ def end_token(tokenizer: Tokenizer) -> int:
 
 
 class Encoder:
-    """Text to token ids; special tokens that a text spells out are encoded as plain text.
+    """Text to token ids. Special tokens spelled in a text are encoded as plain text.
 
-    With a tokenizer trained here each distinct piece of text is encoded once. Natural text repeats
-    itself: looking up pieces is about five times faster than encoding whole documents, and equal to
-    it, since tokens never cross the border of a piece. Other tokenizers may join pieces.
+    With a tokenizer trained here, each distinct run of text is encoded once. Natural text repeats
+    itself, so looking up runs is about five times faster than encoding whole documents. The result
+    is equal, because tokens never cross the boundary of a run. Other tokenizers may join runs.
     """
 
     def __init__(self, tokenizer: Tokenizer, by_pieces: bool = True) -> None:
@@ -150,7 +150,7 @@ class Encoder:
         self._end = end_token(tokenizer)
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
-        """Return one document's ids, the end token last."""
+        """Return the ids of one document, with the end token last."""
         if self._by_pieces:
             pieces = _PIECE.findall(text)
             self._learn(pieces)

@@ -32,7 +32,7 @@ ReadWeights = Callable[[Sequence[str]], Mapping[str, Tensor]]
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
-    """Return the shape of every weight of a model; tied ones once, as the input embedding."""
+    """Return the shape of every weight of a model. A tied weight is listed as input embedding."""
     with torch.device("meta"):
         model = Decoder(architecture)
     return {name: parameter.shape for name, parameter in model.named_parameters()}

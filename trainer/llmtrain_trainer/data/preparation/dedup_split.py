@@ -1,7 +1,6 @@
-"""The second stage, by one process: which documents stay, which are held out, the tokenizer.
+"""Second stage, in one process: remove duplicates, hold out documents, train the tokenizer.
 
-It holds 136 bytes per document of the corpus in memory, and the sample that the tokenizer learns
-from, but never the corpus.
+It needs 136 bytes of memory per document and the tokenizer's sample, but never the whole corpus.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from llmtrain_trainer.data.tokenizer import (
 STAGE = "fate"
 
 TRAIN, HELD_OUT, EXACT, NEAR = range(4)
-"""What becomes of a document."""
+"""What happens to a document."""
 OUTCOMES = ("train", "heldOut", "exactDuplicate", "nearDuplicate")
 
 Outcomes = npt.NDArray[np.uint8]
 
 
 def select_documents(work: Workspace) -> None:
-    """Write every unit's fates, then the tokenizer."""
+    """Write the outcomes of every unit, then the tokenizer."""
     units = work.plan.units
     parts = [np.load(work.file(extract.STAGE, unit.number, ".npy")) for unit in units]
     sizes = [len(part) for part in parts]
@@ -61,14 +60,15 @@ def select_documents(work: Workspace) -> None:
 def decide_outcomes(
     facts: npt.NDArray[np.void], sources: npt.NDArray[np.int64], fraction: float
 ) -> Outcomes:
-    """Return every document's fate. Its text decides, and of equal texts the first one stays.
+    """Return the outcome of every document, from its text. Of equal texts the first is kept.
 
-    Duplicates go before any is held out, so that nothing held out has a near copy that is learnt.
+    Duplicates are removed before documents are held out, so no held-out document has a near
+    duplicate in the training part.
     """
     outcomes = np.full(len(facts), EXACT, np.uint8)
     first = _first_of_equal(facts)
     cluster = clusters(facts["bands"][first])
-    # by cluster, then by the second half of the key: the first of each cluster stays
+    # by cluster, then by the second half of the key: the first of each cluster is kept
     order = np.lexsort((facts["choice"][first], cluster))
     stays = np.ones(len(order), bool)
     stays[1:] = cluster[order][1:] != cluster[order][:-1]
@@ -79,14 +79,14 @@ def decide_outcomes(
         mine = kept[sources[kept] == source]
         mine = mine[np.argsort(facts["held_out"][mine], kind="stable")]
         count = min(max(1, round(len(mine) * fraction)), len(mine) - 1)
-        if count:  # conversations that ask the same stay together
+        if count:  # conversations with the same prompt stay together
             keys = facts["held_out"][mine]
             outcomes[mine[keys <= keys[count - 1]]] = HELD_OUT
     return outcomes
 
 
 def _first_of_equal(facts: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
-    """Return the first place of every distinct content key, in the order of the keys."""
+    """Return the first index of every distinct content key, in the order of the keys."""
     order = np.lexsort((facts["choice"], facts["held_out"]))
     new = np.ones(len(order), bool)
     ordered = facts[["held_out", "choice"]][order]
@@ -113,6 +113,6 @@ def _texts(work: Workspace) -> Iterator[str]:
 
 
 def tally(outcomes: Sequence[Outcomes]) -> dict[str, int]:
-    """Return how many documents met which fate."""
+    """Return the number of documents per outcome."""
     counts = np.bincount(np.concatenate(outcomes), minlength=len(OUTCOMES))
     return dict(zip(OUTCOMES, counts.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The third stage, by unit: the documents that stay become tokens."""
+"""Third stage, per unit: encode the kept documents as tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmtrain_trainer.data.tokenizer import Encoder
 STAGE = "tokens"
 
 PARTS = {"train": dedup_split.TRAIN, "held-out": dedup_split.HELD_OUT}
-"""Name of a part to the fate of its documents."""
+"""Name of a part -> outcome of its documents."""
 
 
 def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
@@ -29,7 +29,7 @@ def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
 
 
 def encode_unit(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) -> None:
-    """Write a unit's tokens, one file per part, and how many there are."""
+    """Write the tokens of a unit, one file per part, and their counts."""
     dtype = work.plan.token_type
     texts = work.file(extract.STAGE, unit.number, ".jsonl")
     outcomes = np.load(work.file(dedup_split.STAGE, unit.number, ".npy"))

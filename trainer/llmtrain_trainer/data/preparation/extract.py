@@ -1,4 +1,4 @@
-"""The first stage, by unit: read, normalise, filter, and note what duplicates are found by."""
+"""First stage, per unit: read, normalize, filter, and compute the keys for deduplication."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ STAGE = "clean"
 FACTS = np.dtype(
     [("held_out", "<u8"), ("choice", "<u8"), ("length", "<i8"), ("bands", "<u8", (BANDS,))]
 )
-"""What is noted of a document: both halves of its content key, characters, band hashes."""
+"""The record of a document: both halves of its content key, characters, band hashes."""
 
 
 def extract_unit(work: Workspace, unit: Unit) -> None:
-    """Write a unit's clean documents, their facts and its counts, the counts last."""
+    """Write the clean documents of a unit, their records, and its counts last."""
     source = work.plan.sources[unit.source]
     counts: Counter[str] = Counter()
     digest = hashlib.sha256()
@@ -58,10 +58,10 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
 
 
 def _facts(text: str, kind: str, seed: int) -> tuple[int, int, int, Any]:
-    """Return what duplicates are found by, and who is held out.
+    """Return the record of a document.
 
-    Conversations ask alike without being alike: only equal ones are duplicates, and those that ask
-    the same are held out together.
+    Conversations with similar prompts can differ. So only equal ones are duplicates, and those with
+    equal prompts are held out together.
     """
     key = content_key(text, seed)
     held_out, choice = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
@@ -77,20 +77,20 @@ def _fold(digest: Any, document: Document) -> None:
 
 
 def clean(text: str, kind: str) -> str:
-    """Normalise text as suits its format; the reader of conversations does it by turn."""
+    """Normalize text by its format. The reader of conversations does this per turn."""
     if kind == "chat":
         return text
     return normalize_code(text) if kind == "code" else normalize(text)
 
 
 def violated_rule(text: str, source: Source, kind: str) -> str | None:
-    """Return the rule by which a source's filter drops a document."""
+    """Return the rule by which the source's filter drops a document, or None."""
     wanted = source.filter == "gopher" or (source.filter == "auto" and kind == "warc")
     return gopher(text) if wanted else None
 
 
 def clean_documents(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield names and texts that `extract_unit` wrote."""
+    """Yield the names and texts that `extract_unit` wrote."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             name, text = json.loads(line)

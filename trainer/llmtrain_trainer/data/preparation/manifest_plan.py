@@ -1,7 +1,7 @@
-"""What a preparation consists of: the files, cut into units of work, and its key.
+"""The plan of a preparation: the files, divided into units of work, and its key.
 
-Every step of it writes whole files, each a pure function of the plan and of complete files. So any
-number of processes prepare the same bytes, interrupted or not.
+Every step writes whole files, each a pure function of the plan and of complete files. So any number
+of processes prepare the same bytes, interrupted or not.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from llmtrain_trainer.data.tokenizer import FIELD
 from llmtrain_trainer.errors import InputError
 
 FORMAT = 2
-"""Raised whenever the same input would be prepared differently."""
+"""Increased whenever the same input would be prepared differently."""
 
 UNIT_BYTES = 32 << 20
 UNIT_FILES = 1024
-"""A unit of work is a run of one source's files up to either limit; a larger file is one unit."""
+"""A unit of work is a run of files of one source up to either limit. A larger file is one unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +42,25 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class PreparationPlan:
-    """Everything that the prepared bytes follow from."""
+    """Everything that determines the prepared bytes."""
 
     config: DataConfig
     sources: tuple[Source, ...]
     """Ordered by name: the API treats sources as a map, so their order must not matter."""
     units: tuple[Unit, ...]
     key: str
-    """Hash of the configuration, the weights, and the files' paths, sizes and times of change."""
+    """Hash of the configuration, the weights, and the paths, sizes and modification times of the
+    files."""
     shape: str
-    """What of the configuration shapes the tokens, as JSON."""
+    """The configuration that determines the tokens, as JSON."""
     shard_tokens: int
     tokenizer: Path | None
     template: ChatTemplate | None = None
-    """How conversations become tokens; None: the sources are documents."""
+    """Chat template of conversations. None: the sources are documents."""
 
     @property
     def token_type(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
-        """Type of a stored token; those of examples carry marks."""
+        """Type of a stored token. Tokens of examples carry marks."""
         return np.dtype("<u4") if self.template else token_type(self.config.vocab_size)
 
 

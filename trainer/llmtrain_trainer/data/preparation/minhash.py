@@ -1,9 +1,9 @@
-"""Near duplicates: MinHash (Broder 1997) with banding, as FineWeb uses it (arXiv:2406.17557).
+"""Near duplicates: MinHash (Broder 1997) with banding, as in FineWeb (arXiv:2406.17557).
 
-Runs of 5 words, 112 hashes in 14 bands of 8. Two documents whose sets of runs overlap by a Jaccard
-index s share a band with probability 1 - (1 - s^8)^14: 5 % at 0.5, 56 % at 0.7, 92 % at 0.8,
-99.96 % at 0.9. Documents that share one are near duplicates, and so are those that a chain of them
-joins. The answer depends on the documents alone, not on their order.
+Runs of 5 words, 112 hashes in 14 bands of 8. Two documents whose sets of runs have Jaccard index s
+share a band with probability 1 - (1 - s^8)^14: 5 % at 0.5, 56 % at 0.7, 92 % at 0.8, 99.96 % at
+0.9. Documents that share a band, directly or through other documents, are near duplicates. The
+result does not depend on the order of the documents.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ RUN = 5
 BANDS, ROWS = 14, 8
 
 _CHUNK = 2048
-"""Runs hashed at a time, so that the products stay in the cache."""
+"""Runs hashed at a time, so that the products stay in the CPU cache."""
 
 _FACTORS = mixed(np.arange(1, BANDS * ROWS + 1, dtype=np.uint64)) | np.uint64(1)
 
 
 def band_hashes(text: str) -> Hashes:
-    """Return a document's `BANDS` band hashes."""
+    """Return the `BANDS` band hashes of a document."""
     found = np.unique(runs(word_hashes(bare_words(text)), RUN))
     least = np.full(BANDS * ROWS, np.iinfo(np.uint32).max, np.uint32)
     for start in range(0, len(found), _CHUNK):
         products = _FACTORS[:, None] * found[None, start : start + _CHUNK]
-        # high halves: multiply-shift hashing (Dietzfelbinger et al. 1997)
+        # upper halves: multiply-shift hashing (Dietzfelbinger et al. 1997)
         np.minimum(least, (products >> np.uint64(32)).min(axis=1).astype(np.uint32), out=least)
     return _banded(least)
 
@@ -42,7 +42,7 @@ def _banded(signature: npt.NDArray[np.uint32]) -> Hashes:
 
 
 def clusters(bands: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return for every document (row) the least row of its cluster of near duplicates."""
+    """Return for every document (row) the smallest row of its cluster of near duplicates."""
     parent = np.arange(len(bands), dtype=np.int64)
     for column in bands.T:
         order = np.argsort(column, kind="stable")

@@ -1,4 +1,4 @@
-"""The last stages: every shard from the runs of tokens it is made of, then the manifest."""
+"""Last stages: pack the tokens of the units into shards, then write the manifest."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from llmtrain_trainer.data.tokenizer import largest_token
 STAGE = "shards"
 
 KIND = "llmtrain-tokens"
-"""Marks a manifest of ours."""
+"""Identifies our manifests."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSpec:
-    """One shard: tokens `start` .. `end` of a source's part."""
+    """One shard: tokens `start` .. `end` of a part of a source."""
 
     source: int
     part: str
@@ -37,7 +37,7 @@ class ShardSpec:
 
 
 def shard_specs(work: Workspace) -> list[ShardSpec]:
-    """Return all shards, known once every unit is encoded."""
+    """Return all shards. They are known once every unit is encoded."""
     totals: Counter[tuple[int, str]] = Counter()
     for unit in work.plan.units:
         for part, count in read_json(work.file(encode.STAGE, unit.number, ".json")).items():
@@ -51,13 +51,13 @@ def shard_specs(work: Workspace) -> list[ShardSpec]:
 
 
 def shard_info_path(work: Workspace, shard: ShardSpec) -> Path:
-    """Return the file that says a shard is complete."""
+    """Return the file whose existence means that a shard is complete."""
     name = f"{work.plan.sources[shard.source].name}-{shard.part}-{shard.number:05d}.json"
     return work.scratch / STAGE / name
 
 
 def pack_shard(work: Workspace, shard: ShardSpec) -> None:
-    """Write one shard, its checksums and its facts."""
+    """Write one shard, its checksums and its manifest entry."""
     width = work.plan.token_type.itemsize
     path = work.shards(shard.source) / shard_name(shard.part, shard.number)
     digest = hashlib.sha256()
@@ -79,7 +79,7 @@ def pack_shard(work: Workspace, shard: ShardSpec) -> None:
 
 
 def _contents(work: Workspace, shard: ShardSpec, width: int) -> Iterator[bytes]:
-    """Yield the bytes of a shard out of the units it overlaps."""
+    """Yield the bytes of a shard from the units it overlaps."""
     first = 0
     for unit in work.plan.units:
         if unit.source != shard.source or first >= shard.end:
@@ -128,7 +128,7 @@ def write_manifest(work: Workspace) -> None:
 
 
 def _digest(plan: PreparationPlan, units: list[str]) -> str:
-    """Return the hash of the sources' content and of everything that shaped the tokens."""
+    """Return the hash of the sources' content and of everything that determined the tokens."""
     return hashlib.sha256("\n".join([plan.shape, *units]).encode()).hexdigest()[:32]
 
 

@@ -1,7 +1,7 @@
-"""Which documents are worth learning from: the rules of Gopher (arXiv:2112.11446, A.1.1).
+"""Quality filter: the rules of Gopher (arXiv:2112.11446, A.1.1).
 
-They were made for English prose from the web: the list of stop words is English. Every rule has a
-name, which the manifest counts.
+They were designed for English prose from the web: the list of stop words is English. Every rule has
+a name, which is counted in the manifest.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LEAST_STOP_WORDS = 2
 DUPLICATE_LINES, DUPLICATE_LINE_CHARACTERS = 0.30, 0.20
 DUPLICATE_PARAGRAPHS, DUPLICATE_PARAGRAPH_CHARACTERS = 0.30, 0.20
 TOP_RUNS = {2: 0.20, 3: 0.18, 4: 0.16}
-"""Words in a run to the largest share of characters in its most frequent one."""
+"""Words in a run -> largest fraction of characters in the most frequent run."""
 REPEATED_RUNS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
-"""Words in a run to the largest share of characters in runs that were there before."""
+"""Words in a run -> largest fraction of characters in repeated runs."""
 
 
 def gopher(text: str) -> str | None:
-    """Return the name of the first rule that a normalised document breaks, None if it is good."""
+    """Return the first rule that a normalized document violates, or None."""
     words = text.split()
     return next(_prose(text, words), None) or next(_repetition(text, words), None)
 

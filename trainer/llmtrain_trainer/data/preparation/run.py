@@ -1,8 +1,8 @@
-"""Doing a plan: any number of processes share its tasks by number and meet between the stages.
+"""Run a plan: any number of processes share the tasks and wait for each other between stages.
 
-Process `index` of `count` does every `count`-th task of a stage and waits until the files of all of
-them are there; the stages that join what the others did have one task. Nothing else is shared, so
-the processes may be children of one, or the pods of an Indexed Job over one volume.
+Process `index` of `count` does every `count`-th task of a stage and waits until the files of all
+tasks exist. A stage that combines the results of others has one task. Nothing else is shared, so
+the processes may be children of one process, or the pods of an Indexed Job with a shared volume.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from llmtrain_trainer.data.preparation.workspace import Workspace, read_json
 from llmtrain_trainer.errors import InputError
 
 POLL = 0.2
-"""Seconds between two looks for the files of other processes."""
+"""Seconds between two checks for the files of other processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A file to make, complete when it is there, and how."""
+    """A result file, complete if it exists, and the function that creates it."""
 
     result: Path
     make: Callable[[], None]
@@ -31,7 +31,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class PreparationProgress:
-    """How far a stage is, over all processes: they go through its tasks side by side."""
+    """Progress of a stage over all processes, which go through its tasks in parallel."""
 
     stage: str
     done: int
@@ -42,7 +42,7 @@ Report = Callable[[PreparationProgress], None]
 
 
 def stages(work: Workspace) -> Iterator[tuple[str, list[Task]]]:
-    """Yield every stage with its tasks; what a stage has to do may follow from the one before."""
+    """Yield every stage with its tasks. The tasks may depend on the stage before."""
     units = work.plan.units
     yield (
         "read",
@@ -79,9 +79,9 @@ def stages(work: Workspace) -> Iterator[tuple[str, list[Task]]]:
 def run_share(
     work: Workspace, index: int = 0, count: int = 1, report: Report = lambda _: None
 ) -> None:
-    """Do one process's share of a plan and return when all of it is done.
+    """Run one process's share of a plan and return when all shares are done.
 
-    Complete files are kept, so a share that was interrupted is taken up where it was.
+    Complete files are kept, so an interrupted share continues where it stopped.
     """
     if not 0 <= index < count:
         raise ValueError(f"process {index} of {count}")
@@ -102,13 +102,13 @@ def run_share(
                 time.sleep(POLL)
             report(PreparationProgress(name, len(tasks), len(tasks)))
     except FileNotFoundError:
-        # The others need nothing of this share any more and have cleared the scratch files away.
+        # All other processes are done and have deleted the scratch files.
         if not work.manifest.exists():
             raise
 
 
 def require_same_plan(work: Workspace) -> None:
-    """Refuse a folder that holds other data, whole or begun. Raises InputError."""
+    """Raise InputError for a folder that holds other data, complete or not."""
     begun = [path for path in work.folder.glob(".work-*") if path != work.scratch]
     if begun or (work.manifest.exists() and read_json(work.manifest).get("key") != work.plan.key):
         raise InputError(

@@ -1,4 +1,4 @@
-"""A plan done by several processes of this machine."""
+"""Run a plan with several processes on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmtrain_trainer.errors import TrainerError
 
 
 def run_processes(work: Workspace, processes: int, report: Report = lambda _: None) -> None:
-    """Do a plan with `processes` children. Raises the first error of any; the others then end."""
+    """Run a plan with `processes` children. Raises the first error of any and stops the others."""
     require_same_plan(work)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if processes == 1:
@@ -41,7 +41,7 @@ def run_processes(work: Workspace, processes: int, report: Report = lambda _: No
 
 
 def _follow(ends: list[Connection], report: Report) -> None:
-    """Read what the children send until each has said that it is done."""
+    """Read the messages of the children until each has finished."""
     working = list(ends)
     while working:
         for end in wait(working):
@@ -60,7 +60,7 @@ def _follow(ends: list[Connection], report: Report) -> None:
 
 def _enter(work: Workspace, index: int, count: int, end: Connection) -> None:
     def send(progress: PreparationProgress) -> None:
-        if index == 0:  # the shares go side by side; one of them shows the way
+        if index == 0:  # the shares run in parallel, so one of them represents the progress
             end.send(progress)
 
     try:

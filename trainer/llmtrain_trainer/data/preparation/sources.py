@@ -1,4 +1,4 @@
-"""Where text comes from, `package://PACKAGE/FOLDER` or `file:///PATH`, and its files."""
+"""Sources of text, `package://PACKAGE/FOLDER` or `file:///PATH`, and their files."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ _CODE = {
 
 
 def list_files(source: Source) -> list[InputFile]:
-    """Return a source's files, ordered by name.
+    """Return the files of a source, ordered by name.
 
-    Raises InputError (`CorpusMissing`) with the source's field where there is nothing to read.
+    Raises InputError (`CorpusMissing`) with the field of the source if there is nothing to read.
     """
     root = locate(source)
     try:
@@ -84,11 +84,11 @@ def list_files(source: Source) -> list[InputFile]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Yield files below a folder, without hidden ones and hidden folders."""
+    """Yield the files in a folder and its subfolders, except hidden ones."""
     for path in root.iterdir():
         if path.name.startswith(".") or path.name == "__pycache__":
             continue
-        if path.is_dir() and not path.is_symlink():  # a link may lead round in a circle
+        if path.is_dir() and not path.is_symlink():  # a link may create a cycle
             yield from _walk(path)
         elif path.is_file():
             yield path
@@ -105,7 +105,7 @@ def _file(source: Source, root: Path, path: Path) -> InputFile | None:
     elif wanted == "chat":
         wanted = "chat" if found == "jsonl" or is_whole_source else ""
     elif found != wanted and not is_whole_source:
-        # text has any name or none; arXiv's submissions are NUMBER.gz
+        # text may have any suffix or none; arXiv's submissions are NUMBER.gz
         loose = found is None and (wanted == "text" or (wanted, path.suffix) == ("latex", ".gz"))
         wanted = wanted if loose else ""
     if not wanted:
@@ -116,7 +116,7 @@ def _file(source: Source, root: Path, path: Path) -> InputFile | None:
 
 
 def format_of(path: Path) -> str | None:
-    """Return the format that a file's name, or the root element of its XML, shows."""
+    """Return the format by the name of a file, or by the root element of its XML."""
     name = without_compression(path.name.lower())
     suffix = Path(name).suffix
     if suffix == ".xml":
@@ -129,7 +129,7 @@ def format_of(path: Path) -> str | None:
 
 
 def locate(source: Source) -> Path:
-    """Return the file or folder that a source's URI names."""
+    """Return the file or folder of a source's URI."""
     parts = urlsplit(source.uri)
     path = unquote(parts.path)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
@@ -149,7 +149,7 @@ def locate(source: Source) -> Path:
 
 
 def _package(source: Source, name: str) -> Path:
-    """Find an installed package's folder without importing (and so running) the package."""
+    """Find the folder of an installed package without importing (and running) the package."""
     try:
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
     except (ImportError, ValueError):

@@ -1,6 +1,6 @@
-"""Words and runs of words as 64-bit numbers: what the repetition rules and MinHash work on.
+"""Words and runs of words as 64-bit hashes, for the repetition rules and MinHash.
 
-Everything here is part of what a corpus is prepared to: another hash would keep other documents.
+The prepared corpus depends on these hashes: other hashes would keep other documents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WORD = re.compile(
 )
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _REMEMBERED = 1 << 20
-"""Distinct words kept in memory."""
+"""Number of distinct words in the cache."""
 
 
 class _WordHashes(dict[str, int]):
@@ -40,12 +40,12 @@ def word_hashes(words: list[str]) -> Hashes:
 
 
 def bare_words(text: str) -> list[str]:
-    """Return a text's words without case and punctuation; a word per ideograph or syllable."""
+    """Return lower-case words without punctuation. Each ideograph or syllable is a word."""
     return _WORD.findall(text.casefold())
 
 
 def runs(words: Hashes, length: int) -> Hashes:
-    """Return a hash per run of `length` words; one for all of them where there are fewer."""
+    """Return a hash per run of `length` words; one hash of all words if there are fewer."""
     length = min(length, len(words))
     count = len(words) - length + 1 if length else 0
     value = np.zeros(count, np.uint64)
@@ -55,7 +55,7 @@ def runs(words: Hashes, length: int) -> Hashes:
 
 
 def mixed(value: Hashes) -> Hashes:
-    """Spread every bit over all others (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """Mix all bits (the finalizer of SplitMix64, Steele et al. 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

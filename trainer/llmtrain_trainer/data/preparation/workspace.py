@@ -1,4 +1,4 @@
-"""The folder that a preparation works in: whole files only, each under its final name or absent."""
+"""The folder of a preparation. A file exists under its final name only when it is complete."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ TOKENIZER = "tokenizer.json"
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where a plan's intermediate files and its result are."""
+    """The locations of a plan's intermediate files and of its result."""
 
     plan: PreparationPlan
     folder: Path
 
     @property
     def manifest(self) -> Path:
-        """The last file to be written: with it, the folder is complete."""
+        """The last file to be written. If it exists, the folder is complete."""
         return self.folder / MANIFEST
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer, beside the shards it made."""
+        """The tokenizer, next to the shards."""
         return self.folder / TOKENIZER
 
     @property
     def scratch(self) -> Path:
-        """Intermediate files, removed at the end."""
+        """Intermediate files, deleted at the end."""
         return self.folder / f".work-{self.plan.key}"
 
     def file(self, stage: str, number: int, suffix: str) -> Path:
-        """Return the path of a unit's intermediate file."""
+        """Return the path of an intermediate file of a unit."""
         return self.scratch / stage / f"{number:06d}{suffix}"
 
     def shards(self, source: int) -> Path:
@@ -49,10 +49,10 @@ class Workspace:
 
     @contextmanager
     def draft(self, path: Path) -> Iterator[Path]:
-        """Give a path to write to; when the block ends well, it becomes `path` at once.
+        """Yield a temporary path. It is renamed to `path` if the block succeeds.
 
-        Drafts have names of their own per process: a second one that does the same work, perhaps
-        because the first is thought dead, writes the same bytes and does no harm.
+        Temporary names are unique per process. A second process with the same task, for example
+        because the first seems lost, writes the same bytes and does no harm.
         """
         drafts = self.scratch / "drafts"
         drafts.mkdir(parents=True, exist_ok=True)
@@ -65,11 +65,11 @@ class Workspace:
         draft.rename(path)
 
     def write_json(self, path: Path, value: Any) -> None:
-        """Write a value, whole or not at all."""
+        """Write a value atomically."""
         with self.draft(path) as draft:
             draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote."""
+    """Read a value that `write_json` wrote."""
     return json.loads(path.read_text())

@@ -1,7 +1,7 @@
-"""Readers: from one file of a known format to documents.
+"""Readers: from a file of a known format to documents.
 
-A reader is a function from an `InputFile` to an iterator of `Document`s, in the order of the file,
-holding one document at a time. What goes wrong inside becomes an InputError that names the file.
+A reader is a function from an `InputFile` to an iterator of `Document`s, in file order, with one
+document in memory at a time. Errors inside become an InputError that names the file.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ _MODULES = {
     "latex": "latex",
     "chat": "chat",
 }
-"""Format to module; loaded when asked for, since the libraries behind some take a while."""
+"""Format -> module. Modules are imported on first use, because some libraries take long to
+import."""
 
 FORMATS = tuple(_MODULES)
 
 
 def read(file: InputFile) -> Iterator[Document]:
-    """Yield a file's documents. Raises InputError (`CorpusUnreadable`) where it is damaged."""
+    """Yield the documents of a file. Raises InputError (`CorpusUnreadable`) if it is corrupt."""
     module = import_module(f"{__name__}.{_MODULES[file.format]}")
     reader: Reader = getattr(module, f"read_{file.format}")
     try:
         yield from reader(file)
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # libraries raise what they like; the file must be known
+    except Exception as error:  # libraries raise any kind of error; the message must name the file
         raise file.unreadable(str(error) or type(error).__name__) from error

@@ -16,7 +16,7 @@ from llmtrain_trainer.data.text import normalize
 
 
 def read_chat(file: InputFile) -> Iterator[Document]:
-    """Yield a file's conversations, each under the number of its line."""
+    """Yield the conversations of a file, named by their line numbers."""
     with open_bytes(file.path) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -29,7 +29,7 @@ def read_chat(file: InputFile) -> Iterator[Document]:
 
 
 def _messages(record: Any) -> Messages:
-    """Return a record's turns, normalised. Raises ValueError that says what is missing."""
+    """Return the normalized turns of a record. Raises ValueError that says what is missing."""
     if not isinstance(record, dict):
         raise ValueError("it is not a JSON object")
     if "messages" in record:

@@ -14,7 +14,7 @@ ROWS = 1024
 
 
 def read_parquet(file: InputFile) -> Iterator[Document]:
-    """Every row is a document."""
+    """Yield every row as a document."""
     with parquet.ParquetFile(file.path) as table:
         names = table.schema_arrow.names
         if not set(TEXT_FIELDS) & set(names):

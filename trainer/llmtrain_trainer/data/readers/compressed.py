@@ -1,4 +1,4 @@
-"""Opening files, compressed or not."""
+"""Open files, compressed or not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def without_compression(name: str) -> str:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, decompressed by its suffix; several streams in a row are one."""
+    """Open a file for reading, decompressed by its suffix. Concatenated streams are read as one."""
     match path.suffix:
         case ".gz":
             return cast(IO[bytes], gzip.open(path))
@@ -37,5 +37,5 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open as UTF-8 with line feeds; bytes that are no UTF-8 become U+FFFD."""
+    """Open as UTF-8 with line feeds. Invalid bytes become U+FFFD."""
     return io.TextIOWrapper(open_bytes(path), encoding="utf-8", errors="replace")

@@ -83,7 +83,7 @@ def _decode(content: bytes) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        return content.decode("latin-1")  # what most older submissions are in
+        return content.decode("latin-1")  # the encoding of most older submissions
 
 
 def join_inputs(texts: Mapping[str, str]) -> str:
@@ -108,7 +108,7 @@ def join_inputs(texts: Mapping[str, str]) -> str:
 
 
 def clean_latex(text: str) -> str:
-    """Remove comments, preamble and bibliography; write out macros without arguments."""
+    """Remove comments, preamble and bibliography; expand macros without arguments."""
     text = _COMMENT.sub(r"\1", text)
     macros = {
         found[1] or found[3]: found[2] if found[1] else found[4] for found in _MACRO.finditer(text)

@@ -11,17 +11,17 @@ from llmtrain_trainer.data.documents import Document, InputFile
 from llmtrain_trainer.data.readers.compressed import open_bytes, open_text
 
 PARAGRAPHS = 8192
-"""Least characters of a document cut from a single file."""
+"""Minimum characters of a document cut from a single file."""
 
 TEXT_FIELDS = ("text", "content")
 NAME_FIELDS = ("id", "url")
 
 CODE_LIMIT = 1 << 20
-"""Bytes above which a file of source code is taken for generated and skipped."""
+"""Larger files of source code are assumed to be generated and are skipped."""
 
 
 def read_text(file: InputFile) -> Iterator[Document]:
-    """A file is a document; a source that is one file is cut into runs of paragraphs."""
+    """Yield a file as a document. A source that is one file is split into runs of paragraphs."""
     with open_text(file.path) as stream:
         if file.is_whole_source:
             yield from _runs(file.name, stream)
@@ -51,7 +51,7 @@ def _paragraphs(stream: IO[str]) -> Iterator[str]:
 
 
 def read_jsonl(file: InputFile) -> Iterator[Document]:
-    """One JSON object per line, its text under `text` or `content`."""
+    """Yield one document per line, the `text` or `content` of a JSON object."""
     with open_bytes(file.path) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -74,7 +74,7 @@ def first_of(record: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def read_code(file: InputFile) -> Iterator[Document]:
-    """One file of a source tree; nothing where it is binary or larger than `CODE_LIMIT`."""
+    """Yield one file of a source tree, unless it is binary or larger than `CODE_LIMIT`."""
     if file.size > CODE_LIMIT:
         return
     with open_bytes(file.path) as stream:

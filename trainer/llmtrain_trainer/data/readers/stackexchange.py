@@ -10,11 +10,11 @@ from llmtrain_trainer.data.readers.compressed import open_bytes
 from llmtrain_trainer.data.readers.web import html_text
 
 QUESTION, ANSWER = "1", "2"
-"""PostTypeId of the posts that are text; the others are tag wikis and notices."""
+"""PostTypeId of the posts that are text. The others are tag wikis and notices."""
 
 
 def read_stackexchange(file: InputFile) -> Iterator[Document]:
-    """Every question, its title first, and every answer is a document."""
+    """Yield every question, with its title first, and every answer as a document."""
     with open_bytes(file.path) as stream:
         events = iterparse(stream, events=("start", "end"))
         _, root = next(events)

@@ -47,8 +47,8 @@ _BLOCKS = {
 
 
 def read_warc(file: InputFile) -> Iterator[Document]:
-    """Every conversion record, and every response that is HTML, is a document."""
-    # warcio wants gzip as it is: each record is a member of its own.
+    """Yield every conversion record, and every HTML response, as a document."""
+    # warcio needs the raw gzip file: each record is a gzip member.
     with file.path.open("rb") if file.path.suffix == ".gz" else open_bytes(file.path) as stream:
         try:
             for record in ArchiveIterator(stream):
@@ -56,7 +56,7 @@ def read_warc(file: InputFile) -> Iterator[Document]:
                 text = _text(record)
                 while record.raw_stream.read(1 << 20):
                     pass
-                if record.raw_stream.limit:  # warcio takes damage for the end of the file
+                if record.raw_stream.limit:  # warcio takes corruption for the end of the file
                     raise file.unreadable(f"record {name} ends before its Content-Length")
                 if text is not None:
                     yield Document(f"{file.name}#{name}", text)
@@ -65,7 +65,7 @@ def read_warc(file: InputFile) -> Iterator[Document]:
 
 
 def _text(record: ArcWarcRecord) -> str | None:
-    """Return what a record has to read, None where it is of another kind."""
+    """Return the text of a record, or None if it is of another kind."""
     if record.rec_type == "conversion":
         return str(record.content_stream().read().decode("utf-8", errors="replace"))
     if record.rec_type == "response" and record.http_headers:
@@ -76,16 +76,16 @@ def _text(record: ArcWarcRecord) -> str | None:
 
 
 def decode_html(content: bytes, content_type: str) -> str:
-    """Decode a page: by its header, else by its first bytes, else as UTF-8."""
+    """Decode a page by its header, else by its first bytes, else as UTF-8."""
     found = _CHARSET.search(content_type.encode()) or _CHARSET.search(content[:2048])
     try:
         return content.decode(found[1].decode() if found else "utf-8", errors="replace")
-    except (LookupError, UnicodeError):  # no encoding of text (idna), or none at all
+    except (LookupError, UnicodeError):  # not a text encoding (idna), or unknown
         return content.decode("utf-8", errors="replace")
 
 
 def html_text(page: str) -> str:
-    """Return the visible text, a line per block; scripts, navigation and footers are left out."""
+    """Return the visible text, one line per block, without scripts, navigation and footers."""
     text = _Text()
     text.feed(page)
     text.close()
@@ -100,7 +100,7 @@ class _Text(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "body":
-            self._hidden.clear()  # </head> may be left out
+            self._hidden.clear()  # </head> may be omitted
         elif tag in _HIDDEN:
             self._hidden.append(tag)
         elif tag in _BLOCKS:
@@ -113,7 +113,7 @@ class _Text(HTMLParser):
             self.parts.append("\n")
 
     def parse_marked_section(self, i: int, report: int = 1) -> int:
-        """Skip `<![..]>` as browsers do; the library raises an AssertionError for most of them."""
+        """Skip `<![..]>` like browsers. The library raises an AssertionError for most of them."""
         return self.parse_bogus_comment(i)
 
     def handle_data(self, data: str) -> None:

@@ -12,11 +12,11 @@ from llmtrain_trainer.data.documents import Document, InputFile
 from llmtrain_trainer.data.readers.compressed import open_bytes
 
 _NO_TEXT = ("file:", "image:", "category:")
-"""Links that show a picture or file the page, and are not part of its sentences."""
+"""Links that embed a file or assign a category. They are not part of a sentence."""
 
 
 def read_mediawiki(file: InputFile) -> Iterator[Document]:
-    """Every page of the article namespace that is no redirect, its title first."""
+    """Yield every page of the article namespace that is not a redirect, with its title first."""
     with open_bytes(file.path) as stream:
         path: list[Element] = []
         for event, element in iterparse(stream, events=("start", "end")):
@@ -40,12 +40,12 @@ def _article(file: InputFile, page: Element) -> Iterator[Document]:
 
 
 def _tag(element: Element) -> str:
-    """Return a tag without its namespace, which names the version of the schema."""
+    """Return a tag without its namespace, which contains the schema version."""
     return element.tag.rpartition("}")[2]
 
 
 def wiki_text(markup: str) -> str:
-    """Return what a reader of the page sees in its sentences: no templates, tables, references."""
+    """Return the prose of a page, without templates, tables and references."""
     try:
         page = mwparserfromhell.parse(markup)
     except ParserError:
@@ -59,6 +59,6 @@ def wiki_text(markup: str) -> str:
     for node in unwanted:
         try:
             page.remove(node)
-        except ValueError:  # went with the node around it
+        except ValueError:  # was removed with the node around it
             continue
     return str(page.strip_code(normalize=True, collapse=True))
