@@ -1,14 +1,14 @@
-"""Print the folder of the demonstration set for fine-tuning, made once: WordNet's definitions.
+"""Print the folder of the demonstration data for fine-tuning: WordNet's definitions.
 
-WordNet 3.0 (Princeton University; free for any use with its notice) is taken from the Debian
-archive by apt, as a file that is unpacked into the cache: nothing is installed, and root is not
-needed.
+WordNet 3.0 (Princeton University; free for any use with its notice) is downloaded by apt from the
+Debian archive and unpacked into the cache. Nothing is installed, and root is not needed. The folder
+is created once.
 
-    glosses.txt        words and what they mean, a paragraph each: to train a base on
+    glosses.txt        words and their meanings, one per paragraph: to train a base model
     pairs.jsonl        {"prompt": "beagle: a small short-legged ...", "response": "animal"}
-    held in common     nothing: a noun is in one of the two, by a hash
 
-A response is the lexicographer's file that the noun is in, one of 25 kinds (lexnames(5WN)).
+The two files have no noun in common: a hash decides which file a noun is in. A response is the
+lexicographer's file of the noun, one of 25 kinds (lexnames(5WN)).
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from pathlib import Path
 
 PACKAGE = "wordnet-base"
 EDITION = 1
-"""Raised whenever the same dictionary would give other files."""
+"""Increased whenever the same dictionary would give other files."""
 
 _NAMES = """
 act animal artifact attribute body cognition communication event feeling food group location motive
 object person phenomenon plant possession process quantity relation shape state substance time
 """
 KINDS = dict(enumerate(_NAMES.split(), start=4))
-"""Nouns by lexicographer's file; its number 3 holds only the tops of the others."""
+"""Kind of a noun by lexicographer's file. File 3 holds only the top nouns of the others."""
 
 LONGEST = 100
-"""Characters of a prompt: the examples stay within short sequences."""
+"""Maximum characters of a prompt, so that the examples fit short sequences."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One meaning: its first word, what it means, and its kind."""
+    """One meaning: its first word, its definition, and its kind."""
 
     word: str
     meaning: str
@@ -49,18 +49,18 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """Word and meaning in a line."""
+        """The word and its definition in one line."""
         return f"{self.word}: {self.meaning}"
 
     @property
-    def tells(self) -> bool:
-        """Whether the entry is one of the pairs, and not of the base's text."""
+    def is_pair(self) -> bool:
+        """The entry is one of the pairs, not part of the text for the base model."""
         odd = hashlib.sha256(self.text.encode()).digest()[0] & 1
         return self.kind is not None and bool(odd) and len(self.text) <= LONGEST
 
 
 def main() -> int:
-    """Make the folder where it is missing, and print its path."""
+    """Create the folder if it is missing, and print its path."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrain"
     folder = cache / f"definitions-{EDITION}"
     if not folder.is_dir():
@@ -70,12 +70,12 @@ def main() -> int:
             try:
                 _write(draft / "made", list(_entries(_unpacked(draft))))
             except (OSError, subprocess.CalledProcessError) as error:
-                said = getattr(error, "stderr", None) or error
-                print(f"definitions: cannot get {PACKAGE} by apt-get: {said}", file=sys.stderr)
+                message = getattr(error, "stderr", None) or error
+                print(f"definitions: cannot get {PACKAGE} by apt-get: {message}", file=sys.stderr)
                 return 1
             try:
                 (draft / "made").rename(folder)
-            except OSError:  # another clone was faster; either is good
+            except OSError:  # another clone created it first; both are equal
                 if not folder.is_dir():
                     raise
     print(folder)
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def _unpacked(draft: Path) -> Path:
-    """Download and unpack the package; renews apt's lists, in a folder of our own, if need be."""
+    """Download and unpack the package. If needed, update apt's lists in a folder of our own."""
     try:
         _run(draft, "apt-get", "download", PACKAGE)
     except subprocess.CalledProcessError:
@@ -109,10 +109,10 @@ def _run(folder: Path, *command: str) -> None:
 
 
 def _entries(wordnet: Path) -> Iterator[Entry]:
-    """Yield all meanings, in the order of the files (wndb(5WN))."""
+    """Yield all meanings in file order (wndb(5WN))."""
     for part in ("noun", "verb", "adj", "adv"):
         for line in (wordnet / f"data.{part}").read_text(encoding="utf-8").splitlines():
-            if line.startswith(" "):  # the licence
+            if line.startswith(" "):  # the license
                 continue
             fields, _, gloss = line.partition("|")
             _, number, _, _, word, *_ = fields.split()
@@ -124,11 +124,11 @@ def _entries(wordnet: Path) -> Iterator[Entry]:
 
 def _write(folder: Path, entries: list[Entry]) -> None:
     folder.mkdir()
-    paragraphs = "\n\n".join(entry.text for entry in entries if not entry.tells)
+    paragraphs = "\n\n".join(entry.text for entry in entries if not entry.is_pair)
     (folder / "glosses.txt").write_text(paragraphs + "\n", encoding="utf-8")
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
         for entry in entries:
-            if entry.tells:
+            if entry.is_pair:
                 pair = {"prompt": entry.text, "response": entry.kind}
                 file.write(json.dumps(pair, ensure_ascii=False) + "\n")
 

@@ -87,7 +87,7 @@ def test_samples_follow_the_seed_the_temperature_and_top_k(exported: Path, tmp_p
 
 def test_what_is_no_model_is_named(exported: Path, tmp_path: Path) -> None:
     for arguments in (("sample", tmp_path), ("export", tmp_path, "--to", tmp_path / "out")):
-        with pytest.raises(CliError, match="no complete checkpoint"):
+        with pytest.raises(CliError, match="not a complete checkpoint"):
             _run(*arguments)
     with pytest.raises(CliError, match=r"config\.json and the model's safetensors"):
         _run("import", tmp_path, "--to", tmp_path / "out")

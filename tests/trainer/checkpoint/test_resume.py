@@ -194,4 +194,4 @@ def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
     assert "CheckpointMismatch" in first[5]
     assert "ffnSize is 48 there and 64 here, layers is 4 there and 2 here" in first[5]
     assert "step-3 is damaged" in first[6][0] and "bytes" in first[6][0]
-    assert any("went on from step 1" in line for line in first[6])
+    assert any("resumed from step 1" in line for line in first[6])

@@ -118,5 +118,5 @@ def _of_marker(metadata: Metadata, places: Mapping[Any, Any]) -> int:
         for index, place in places.items()
     ]
     files = getattr(metadata, "files", None)
-    told = (metadata.state_dict_metadata, metadata.planner_data, entries, files)
-    return crc32(repr(told).encode())
+    content = (metadata.state_dict_metadata, metadata.planner_data, entries, files)
+    return crc32(repr(content).encode())

@@ -70,7 +70,7 @@ def _newest(uri: str) -> Folder:
     if not steps:
         raise InputError(
             "CheckpointUnreadable",
-            f"{named} is no complete checkpoint and holds none",
+            f"{named} is not a complete checkpoint and contains none",
             field=INIT_FROM_FIELD,
             remedy="name the checkpoint.uri of the job that trained the base",
         )

@@ -55,10 +55,10 @@ def resume(
                 if not is_corruption(error):
                     raise
                 bad[metadata.step] = corrupt_checkpoint(folder, error)
-                log.warning("%s; looking for the checkpoint before it", bad[metadata.step].message)
+                log.warning("%s; trying the checkpoint before it", bad[metadata.step].message)
                 continue
         if bad:
-            log.warning("went on from step %d: steps %s are damaged", metadata.step, sorted(bad))
+            log.warning("resumed from step %d: steps %s are damaged", metadata.step, sorted(bad))
         return metadata
 
 

@@ -157,7 +157,7 @@ class Saver:
             try:
                 clean()
             except Exception as error:
-                log.warning("cannot tidy up %s: %r", self.root, error)
+                log.warning("cannot clean up %s: %r", self.root, error)
 
 
 def _build_stager() -> DefaultStager:

@@ -29,7 +29,7 @@ class BatchShard:
     count: int
 
     def range(self) -> range:
-        """Return the positions in the global batch; the same sequences for any `count`."""
+        """Return the positions in the global batch. All ranks together read all of them."""
         size = self.global_batch // self.count
         return range(self.index * size, (self.index + 1) * size)
 

@@ -135,7 +135,7 @@ def template_error(problem: str) -> InputError:
         "InvalidSpec",
         problem[:500],
         field=FIELD,
-        remedy="mend the template, or choose a preset: " + ", ".join(PRESETS),
+        remedy="correct the template, or choose a preset: " + ", ".join(PRESETS),
     )
 
 

@@ -39,5 +39,5 @@ class InputFile:
             "CorpusUnreadable",
             f"source {self.source.name!r}: {self.path}: {problem}",
             field=self.source.field,
-            remedy=f"mend or remove the file, or set the source's format (now {self.format})",
+            remedy=f"repair or remove the file, or set the source's format (now {self.format})",
         )

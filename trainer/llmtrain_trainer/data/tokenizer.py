@@ -37,7 +37,7 @@ def sample_limit(vocab_size: int) -> int:
 
 
 def sample_indices(lengths: Sequence[int], limit: int) -> Iterator[int]:
-    """Yield which documents to train on: spread evenly, about `limit` characters in all."""
+    """Yield the indices of documents to train on, evenly spread, of about `limit` characters."""
     total = sum(lengths)
     seen = taken = 0
     for index, length in enumerate(lengths):

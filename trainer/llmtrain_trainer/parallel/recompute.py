@@ -108,7 +108,7 @@ class _Complete(Exception):  # noqa: N818 - not an error: it ends a run early
 
 
 def _unreachable(_: None) -> NoReturn:
-    raise AssertionError("nobody goes backward through a recomputation")
+    raise AssertionError("no backward pass goes through a recomputation")
 
 
 class _SaveForBackward(torch.autograd.Function):
@@ -121,4 +121,4 @@ class _SaveForBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
-        raise AssertionError("its output is used by nobody")
+        raise AssertionError("its output is never used")

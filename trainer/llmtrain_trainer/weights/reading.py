@@ -70,7 +70,7 @@ def find_checkpoint(root: Folder, field: str = URI_FIELD) -> tuple[Folder, Check
         if not found:
             raise InputError(
                 "CheckpointUnreadable",
-                f"{root} is no complete checkpoint and holds none",
+                f"{root} is not a complete checkpoint and contains none",
                 field=field,
                 remedy="name the checkpoint.uri of a job, or one of its step folders",
             )

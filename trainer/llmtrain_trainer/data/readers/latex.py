@@ -18,7 +18,7 @@ from llmtrain_trainer.data.documents import Document, InputFile
 from llmtrain_trainer.data.readers.compressed import open_bytes
 
 PAPER_LIMIT = 64 << 20
-"""Bytes of one unpacked submission beyond which it is cut: nobody writes so much."""
+"""Bytes of one unpacked submission. Longer ones are truncated."""
 
 _COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%.*")
 _SECTION = re.compile(r"\\(?:section|chapter)\b\*?")
