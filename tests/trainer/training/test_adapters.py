@@ -147,8 +147,8 @@ def test_what_is_no_base_or_no_checkpoint_of_the_job_is_refused(
 
     run_trainers(lora(tmp_path), shards, save)
     cases = [
-        (lora(tmp_path, {**LORA, "rank": 4}), "spec.checkpoint.uri", "with other adapters"),
-        (job_spec(checkpoint=folder(tmp_path)), "spec.checkpoint.uri", "with other adapters"),
+        (lora(tmp_path, {**LORA, "rank": 4}), "spec.checkpoint.uri", "with different adapters"),
+        (job_spec(checkpoint=folder(tmp_path)), "spec.checkpoint.uri", "with different adapters"),
         (job_spec(init_from=f"file://{tmp_path}"), "spec.model.initFrom", "holds adapters only"),
         (job_spec(init_from=f"file://{tmp_path}/none"), "spec.model.initFrom", "contains none"),
         (
