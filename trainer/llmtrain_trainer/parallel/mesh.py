@@ -31,15 +31,15 @@ ranks hold the same weights, so `fsdp` shards over data and context ranks. The c
 only attention uses, is not part of the mesh."""
 
 EXPERT_MESH = ("pp", "dp_replicate", "efsdp", "ep", "tp")
-"""The same ranks with `fsdp` split in two: neighbours that share out the experts (`ep`), and ranks
-that hold the same experts (`efsdp`). A mesh of its own, for the parameters of experts only."""
+"""The same ranks with `fsdp` split in two: neighboring ranks that share the experts (`ep`), and
+ranks that hold the same experts (`efsdp`). A separate mesh for the parameters of experts only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """This rank's place among all ranks.
+    """The mesh of all ranks, its process groups, and this rank's coordinates.
 
-    Degrees and coordinates come from the layout: slicing a mesh costs milliseconds each time.
+    Degrees and coordinates come from the layout, because slicing a mesh takes milliseconds.
     """
 
     layout: Layout
@@ -47,7 +47,7 @@ class Grid:
     groups: Mapping[str, dist.ProcessGroup]
     """Every group with more than one rank, by a name of `LABELS`."""
     expert_mesh: DeviceMesh | None
-    """Where experts are dealt out."""
+    """The mesh of the experts' parameters, if the layout has expert parallelism."""
     labels: Mapping[str, str]
     """`ProcessGroup.group_name` -> public label of the group, or `world`."""
 
@@ -65,7 +65,7 @@ class Grid:
             for name in ("intra_rack", "inter_rack"):
                 groups[name] = _own_group(layout, LABELS[name], sync.replicas_per_rack)
         expert_mesh = _expert_mesh(layout, device) if layout.expert > 1 else None
-        # A dimension that spans the world reuses the default group: its own name is written last.
+        # a dimension that spans the world uses the default group, so its own label is written last
         labels: dict[str, str] = {}
         if dist.group.WORLD is not None:
             labels[dist.group.WORLD.group_name] = "world"
@@ -88,14 +88,14 @@ class Grid:
 
     @property
     def replica(self) -> int:
-        """Which share of every batch this rank sees."""
+        """Index of the part of every batch that this rank reads."""
         return self.coordinate("replicate") * self.degree("data") + self.coordinate("data")
 
     def limit(self, timeout: timedelta) -> None:
         """Make collectives of every group fail after `timeout`.
 
-        Groups of a mesh keep torch's 30 minutes whatever the default group was given, so each one
-        is set by itself.
+        Groups of a mesh have torch's 30-minute timeout, whatever the timeout of the default group,
+        so each one is set.
         """
         for group in {dist.group.WORLD, *self.groups.values()}:
             dist.set_timeout(timeout, group)
@@ -111,5 +111,5 @@ def _own_group(layout: Layout, label: GroupLabel, copies_per_rack: int = 1) -> d
     """Return this rank's group of a label. Collective over all ranks."""
     ranks = layout.group(label, copies_per_rack).members(layout.world_size)
     mine, _ = dist.new_subgroups_by_enumeration([list(members) for members in ranks])
-    assert isinstance(mine, dist.ProcessGroup)  # every rank is in one
+    assert isinstance(mine, dist.ProcessGroup)  # every rank is a member
     return mine
