@@ -295,3 +295,22 @@ def test_a_step_is_measured_in_which_copies_meet(
     training = {"steps": 15, "gradientSync": SYNCS[way]}
     spec = job_spec(replicate=2, training=training, architecture={"layers": 1})
     assert run_trainers(spec, shards, body) == [[(step, True) for step in steps]] * 2
+
+
+def test_names_of_the_state_in_checkpoints_stay(
+    run_trainers: RunTrainers, job_spec: MakeSpec, shards: Any
+) -> None:
+    """Checkpoints of earlier releases have these names."""
+    spec = job_spec(replicate=2, training={"gradientSync": SYNCS["late int8"]})
+
+    def names(trainer: Any) -> tuple[str, set[str]]:
+        for _ in range(OUTER["innerSteps"]):
+            trainer.take_step()
+        return trainer.replica_sync.weights_prefix, set(trainer.replica_sync.state_dict())
+
+    for rank, (prefix, found) in enumerate(run_trainers(spec, shards, names)):
+        kind = "copies.rep2.1F1B.1.int8.1"
+        assert prefix == (f"{kind}.copy-1." if rank else "")
+        own = {f"{kind}.rank-{rank}.{each}.outer" for each in ("sent", "summed")}
+        shared = ("shared", "momentum", "gradient", "due")
+        assert found == own | {f"{kind}.place-0.{name}" for name in shared}
