@@ -162,6 +162,7 @@ class Trainer:
         start, timer = time.perf_counter(), StepTimer(self.device.type)
         grid = self.replica_sync.grid
         meter = CollectiveMeter(self.grid.labels, self.device.type) if sampled else None
+        grid = self.replica_sync.grid
         with meter or nullcontext():
             with timer.part("data"):
                 tokens, targets = self._local_part(self.batches.at(self.step))
