@@ -174,9 +174,9 @@ def test_labels_that_bear_on_the_job_are_among_the_reasons(
     reasons = json.loads(llmtrain("place", *files)[1])["reasons"]
     said = [reason for reason in reasons if "label" in reason or "under" in reason]
     assert said == [
-        f"1 node with no label {LEAF} (bare): each counts as a leaf of its own",
-        f"1 node with an empty label {LEAF} (empty): each counts as a leaf of its own",
-        "leaf l0 is under 2 domains (s0, s9): counted as 2 of that name",
+        f"1 node with no label {LEAF} (bare): each is treated as a separate leaf",
+        f"1 node with an empty label {LEAF} (empty): each is treated as a separate leaf",
+        "leaf l0 is under 2 domains (s0, s9): treated as 2 separate domains",
     ]
 
 

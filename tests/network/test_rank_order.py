@@ -18,7 +18,7 @@ import pytest
 from llmtrain_core.layout import Dimension, Layout
 from llmtrain_core.placement import Placement, Request, place
 from llmtrain_core.placement.cost import cost_of
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import GroupTraffic, TrafficVolumes
 from llmtrain_core.topology.inventory import Node, Snapshot, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from tests.support.network.racks import NODES, NODES_PER_RACK, racks
@@ -128,7 +128,7 @@ def _ring(ranks: Ranks) -> list[str]:
 
 def _grid(ranks: Ranks) -> list[str]:
     """Which dimension crosses the racks: the cost model predicts the order and the bytes."""
-    volumes = Volumes({kind: Volume(VOLUMES[kind]) for kind in KINDS})
+    volumes = TrafficVolumes({kind: GroupTraffic(VOLUMES[kind]) for kind in KINDS})
     request = Request(GRID, NODES, 1, volumes=volumes, tensor_within="rack")
     state, slots = cluster()
     path_of = {slots[node.name]: state.path(node) for node in state.nodes}

@@ -11,7 +11,7 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, place
 from llmtrain_core.placement.tree import tree_of
 from llmtrain_core.topology.inventory import Node, node_from_raw, snapshot
-from llmtrain_core.topology.levels import detect
+from llmtrain_core.topology.label_presets import detect
 from tests.support.cpu_time import quiet_median, slowness
 from tests.support.placement.cases import GPU, Case
 from tests.support.placement.sizes import FABRICS, node_json, sized_case

@@ -17,7 +17,7 @@ from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
 from llmtrain_core.plan.hardware import Accelerator, accelerator_of
 from llmtrain_core.plan.memory.gpu_memory import nodes_with_too_little_memory
-from llmtrain_core.topology.findings import bearing_on, findings, sentences
+from llmtrain_core.topology.findings import findings, relevant_to_job, sentences
 from llmtrain_core.topology.inventory import Snapshot
 
 MAX_ROWS = 64
@@ -83,7 +83,7 @@ def _label_findings(
     candidates = eligible(request, snapshot)
     nodes = answer.nodes if isinstance(answer, Placement) else ()
     assigned = {node.name for node in nodes} or candidates
-    return sentences(bearing_on(findings(snapshot), candidates, assigned))
+    return sentences(relevant_to_job(findings(snapshot), candidates, assigned))
 
 
 def placement_text(wire: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from llmtrain_cli.io.cluster_view import ClusterSources, ClusterView, read_clust
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.placement.tree import natural
-from llmtrain_core.topology.findings import Finding, findings, sentences
+from llmtrain_core.topology.findings import LabelFinding, findings, sentences
 from llmtrain_core.topology.inventory import Node, Snapshot
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class TopologyMap:
     pods: Sequence[AssignedPod]
     moved_nodes: Mapping[str, Sequence[MovedNode]]
     """Moved nodes of each job."""
-    findings: Sequence[Finding]
+    findings: Sequence[LabelFinding]
 
     @classmethod
     def of(cls, view: ClusterView) -> TopologyMap:

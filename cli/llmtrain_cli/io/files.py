@@ -16,7 +16,7 @@ from llmtrain_cli.errors import CliError
 from llmtrain_core.api.base import API_VERSION
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
-from llmtrain_core.topology.levels import PRESETS, detect, fit, levels_of
+from llmtrain_core.topology.label_presets import PRESETS, detect, fit, levels_of
 from llmtrain_core.topology.links import links_of
 from llmtrain_core.validation.check import Job, check, problems_of
 

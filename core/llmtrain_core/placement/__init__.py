@@ -1,13 +1,13 @@
-"""Who sits where: from a request and a snapshot to a placement, or to the reason there is none."""
+"""Placement: choose a node for every block of ranks of a job."""
 
 from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.placement.filter import eligible
 from llmtrain_core.placement.place import place, refusal
 from llmtrain_core.placement.types import (
     Alternative,
-    Cost,
     PlacedNode,
     Placement,
+    PlacementCost,
     Request,
     Unplaceable,
     extra_resources,
@@ -15,9 +15,9 @@ from llmtrain_core.placement.types import (
 
 __all__ = [
     "Alternative",
-    "Cost",
     "PlacedNode",
     "Placement",
+    "PlacementCost",
     "Request",
     "Unplaceable",
     "cost_of",

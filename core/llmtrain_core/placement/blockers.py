@@ -1,7 +1,7 @@
-"""The fewest nodes that would let a job in if nothing held them back.
+"""The smallest set of unavailable nodes that a waiting job needs.
 
-Only what can change counts: GPUs in use, nodes kept for others, cordoned or not ready, and what the
-job itself asks for. A node that is too small never helps.
+Only causes that can change are considered: GPUs in use, nodes that are reserved, cordoned or not
+ready, and constraints of the job itself. A node that is too small is never included.
 """
 
 from __future__ import annotations
@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmtrain_core.placement.capacity import Spot, enough, rooms_of, tensor_group
-from llmtrain_core.placement.filter import IN_USE, WITHHELD, Screening
+from llmtrain_core.placement.capacity import (
+    FreeNode,
+    build_capacity_tree,
+    has_capacity,
+    tensor_group,
+)
+from llmtrain_core.placement.filter import IN_USE, WITHHELD, FilterResult
 from llmtrain_core.placement.tree import Path, Tree, depth_of, natural
 from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot
@@ -23,41 +28,41 @@ _CAUSES = (
     "taint not tolerated",
     "node selector does not match",
 )
-"""What can change, after GPUs in use: the likelier to pass by itself, the earlier."""
+"""Causes that can change besides GPUs in use, the most likely to resolve itself first."""
 
 
-Held = tuple[Path, str, int]
-"""Path of a node, what holds it back, and how likely that passes: less is likelier."""
+BlockedNode = tuple[Path, str, int]
+"""Path of a node, its cause, and the rank of the cause: lower resolves sooner."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blockers:
-    """Nodes, each with the cause, and the domain in which the job would then fit."""
+    """Nodes, each with its cause, and the domain into which the job would then fit."""
 
     nodes: tuple[tuple[str, str], ...]
     where: str
     """Level and path of the domain; empty for the whole fabric."""
     busy: bool
-    """Whether nothing but pods of others holds them back."""
+    """Whether pods of other jobs are the only cause."""
 
 
 def blockers_of(
-    request: Request, snapshot: Snapshot, tree: Tree, screening: Screening
+    request: Request, snapshot: Snapshot, tree: Tree, filtered: FilterResult
 ) -> Blockers | None:
-    """Return the fewest and likeliest nodes to wait for; None where no wait helps."""
-    bound = depth_of(tree.levels, request.require)
-    waiting = [(node, causes) for node, causes in screening.refused if _patience(causes) >= 0]
+    """Return the fewest nodes to wait for, soonest available first; None if waiting is no use."""
+    max_depth = depth_of(tree.levels, request.require)
+    waiting = [(node, causes) for node, causes in filtered.refused if _wait_rank(causes) >= 0]
     held = _by_domain(
-        snapshot, [(node, " and ".join(c), _patience(c)) for node, c in waiting], bound
+        snapshot, [(node, " and ".join(c), _wait_rank(c)) for node, c in waiting], max_depth
     )
-    free = _by_domain(snapshot, [(node, "", 0) for node in screening.usable], bound)
+    free = _by_domain(snapshot, [(node, "", 0) for node in filtered.usable], max_depth)
     found: list[tuple[tuple[int, int], tuple[object, ...], Blockers]] = []
     for domain in sorted(free.keys() | held.keys(), key=natural):
-        have = [Spot(path, 0) for path, _, _ in free.get(domain, [])]
+        have = [FreeNode(path, 0) for path, _, _ in free.get(domain, [])]
         wait = sorted(held.get(domain, []), key=lambda h: (h[2], natural(h[0])))
-        chosen = _fewest(request, tree, bound, have, wait)
+        chosen = _fewest(request, tree, max_depth, have, wait)
         if chosen:
-            worst = max(patience for _, _, patience in chosen)
+            worst = max(wait_rank for _, _, wait_rank in chosen)
             where = f"{request.require} {'/'.join(domain)}" if domain else ""
             nodes = tuple((path[-1], cause) for path, cause, _ in chosen)
             named = Blockers(nodes, where, busy=worst == 0)
@@ -65,8 +70,8 @@ def blockers_of(
     return min(found, key=lambda item: item[:2])[2] if found else None
 
 
-def _patience(causes: Sequence[str]) -> int:
-    """Rank causes that can all change; -1 for a node that can never hold a block."""
+def _wait_rank(causes: Sequence[str]) -> int:
+    """Return the rank of the slowest cause; -1 if a cause cannot change."""
     ranks = [
         0 if cause.endswith(IN_USE) else _CAUSES.index(cause) + 1 if cause in _CAUSES else -1
         for cause in causes
@@ -75,23 +80,27 @@ def _patience(causes: Sequence[str]) -> int:
 
 
 def _by_domain(
-    snapshot: Snapshot, nodes: Iterable[tuple[Node, str, int]], bound: int
-) -> dict[Path, list[Held]]:
-    found: dict[Path, list[Held]] = {}
-    for node, cause, patience in nodes:
+    snapshot: Snapshot, nodes: Iterable[tuple[Node, str, int]], max_depth: int
+) -> dict[Path, list[BlockedNode]]:
+    found: dict[Path, list[BlockedNode]] = {}
+    for node, cause, wait_rank in nodes:
         path = snapshot.path(node)
-        found.setdefault(path[:bound], []).append((path, cause, patience))
+        found.setdefault(path[:max_depth], []).append((path, cause, wait_rank))
     return found
 
 
 def _fewest(
-    request: Request, tree: Tree, bound: int, have: Sequence[Spot], wait: Sequence[Held]
-) -> list[Held]:
-    """Return the first waiting nodes that suffice, without those that do not matter."""
+    request: Request,
+    tree: Tree,
+    max_depth: int,
+    have: Sequence[FreeNode],
+    wait: Sequence[BlockedNode],
+) -> list[BlockedNode]:
+    """Return the first waiting nodes that suffice, without unnecessary ones."""
 
-    def fits(chosen: Sequence[Held]) -> bool:
-        spots = [*have, *(Spot(path, 0) for path, _, _ in chosen)]
-        return enough(rooms_of(spots, tree, request), request, bound)
+    def fits(chosen: Sequence[BlockedNode]) -> bool:
+        free_nodes = [*have, *(FreeNode(path, 0) for path, _, _ in chosen)]
+        return has_capacity(build_capacity_tree(free_nodes, tree, request), request, max_depth)
 
     short = max(0, request.nodes + request.spares - len(have))
     if short > len(wait):
@@ -105,7 +114,9 @@ def _fewest(
         middle = (low + high) // 2
         low, high = (low, middle) if fits(wait[:middle]) else (middle + 1, high)
     chosen = list(wait[:low])
-    for node in chosen[::-1] if low > short else ():  # some are in vain: their group stays short
+    for node in (
+        chosen[::-1] if low > short else ()
+    ):  # some do not help: their group stays incomplete
         without = [other for other in chosen if other != node]
         chosen = without if fits(without) else chosen
     return chosen

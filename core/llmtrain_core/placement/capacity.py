@@ -1,4 +1,4 @@
-"""The free nodes as a tree: how many blocks every domain can take, and which nodes come first."""
+"""The free nodes as a tree of domains: how many blocks each domain can hold."""
 
 from __future__ import annotations
 
@@ -9,140 +9,146 @@ from llmtrain_core.placement.tree import Path, Tree, depth_of, natural
 from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot
 
-NO_CELL = -1
+NOT_A_LEAF = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
-    """A free node: its path, and the GPUs that would be left over on it."""
+class FreeNode:
+    """A free node: its path, and the GPUs that a block would leave unused on it."""
 
     path: Path
     left: int
 
 
 @dataclass(slots=True)
-class Room:
-    """A domain with free nodes. The root, above all levels, has an empty path."""
+class DomainCapacity:
+    """The free nodes of a domain. The root, above all levels, has an empty path."""
 
     path: Path
     free: int
     """Free nodes in it."""
     fits: int
-    """Blocks that it can take: whole tensor groups only, down to the level that keeps them."""
+    """Blocks that it can hold. Down to the level of `tensorWithin`, whole tensor groups only."""
     uplink: float = 0.0
     """Bytes per second and direction of its uplinks; 0 for the root."""
-    children: list[Room] = field(default_factory=list)
-    """In natural order; empty for a cell, a nearest domain."""
-    cell: int = NO_CELL
+    children: list[DomainCapacity] = field(default_factory=list)
+    """In natural order; empty for a leaf domain, which has no domains below it."""
+    leaf: int = NOT_A_LEAF
 
-    def walk(self) -> Iterator[Room]:
-        """Yield this room and all below it."""
+    def walk(self) -> Iterator[DomainCapacity]:
+        """Yield this domain and all domains below it."""
         yield self
         for child in self.children:
             yield from child.walk()
 
 
-Division = list[tuple[Room, list[tuple[int, int]]]]
-"""Sub-domains, each with the places in an order of blocks that it takes: start and end."""
+Division = list[tuple[DomainCapacity, list[tuple[int, int]]]]
+"""Sub-domains, each with the ranges (start, end) of the order of blocks that it gets."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
-    """The tree of rooms, and the free nodes of every cell."""
+class CapacityTree:
+    """The tree of domains with free nodes, and the free nodes of every leaf domain."""
 
-    root: Room
-    cells: tuple[Room, ...]
-    spots: tuple[tuple[Spot, ...], ...]
-    """By cell: nodes with the fewest GPUs left over first, else in natural order."""
+    root: DomainCapacity
+    leaves: tuple[DomainCapacity, ...]
+    free_nodes: tuple[tuple[FreeNode, ...], ...]
+    """By leaf domain: nodes with the fewest unused GPUs first, then in natural order."""
     group: int
-    """Blocks of one tensor group that must stay together; 1 where a node holds whole groups."""
+    """Blocks of one tensor group that must share a domain; 1 where a node holds whole groups."""
     depth: int
-    """Length of the path of the domains in which they stay."""
+    """Length of the path of the domain that they must share."""
     largest: int
-    """Blocks that the largest cell can take."""
+    """Blocks that the largest leaf domain can hold."""
     divisions: dict[object, Division] = field(default_factory=dict, compare=False, repr=False)
-    """How rooms were divided before."""
+    """Cache of divisions, by domain and request."""
     _within: dict[tuple[Path, int], int] = field(default_factory=dict, compare=False, repr=False)
 
-    def within_cells(self, room: Room, unit: int) -> int:
-        """Return the blocks that a domain can take as runs of `unit`, each within one cell."""
-        key = (room.path, unit)
+    def within_leaves(self, domain: DomainCapacity, unit: int) -> int:
+        """Return the blocks that a domain can hold as runs of `unit`, each within one leaf."""
+        key = (domain.path, unit)
         known = self._within.get(key)
         if known is None:
-            known = room.fits - room.fits % unit
-            if room.cell == NO_CELL:
-                known = sum(self.within_cells(child, unit) for child in room.children)
+            known = domain.fits - domain.fits % unit
+            if domain.leaf == NOT_A_LEAF:
+                known = sum(self.within_leaves(child, unit) for child in domain.children)
             self._within[key] = known
         return known
 
-    def at(self, depth: int) -> list[Room]:
-        """Return the rooms whose path has so many domains, in natural order."""
-        rooms = [self.root]
+    def at(self, depth: int) -> list[DomainCapacity]:
+        """Return the domains whose path has `depth` parts, in natural order."""
+        capacity = [self.root]
         for _ in range(depth):
-            rooms = [child for room in rooms for child in room.children]
-        return rooms
+            capacity = [child for domain in capacity for child in domain.children]
+        return capacity
 
 
-def spots_of(request: Request, snapshot: Snapshot, nodes: Iterable[Node]) -> list[Spot]:
-    """Return the free nodes of a request."""
+def free_nodes_of(request: Request, snapshot: Snapshot, nodes: Iterable[Node]) -> list[FreeNode]:
+    """Return the nodes as free nodes of a request."""
     resource, wanted = request.gpu_resource, request.gpus_per_node
-    return [Spot(snapshot.path(n), snapshot.free(n, resource) - wanted) for n in nodes]
+    return [FreeNode(snapshot.path(n), snapshot.free(n, resource) - wanted) for n in nodes]
 
 
 def tensor_group(request: Request, tree: Tree) -> tuple[int, int]:
-    """Return the nodes of a tensor group that must stay together, and the depth of their domain."""
+    """Return the nodes of a tensor group that must share a domain, and the depth of that domain."""
     if request.tensor_within is None:
         return 1, 0
     group = max(1, request.layout.tensor // request.gpus_per_node)
     return group, 0 if group == 1 else depth_of(tree.levels, request.tensor_within)
 
 
-def rooms_of(spots: Sequence[Spot], tree: Tree, request: Request) -> Rooms:
-    """Build the tree of free nodes; paths may be longer than a folded tree is deep."""
+def build_capacity_tree(
+    free_nodes: Sequence[FreeNode], tree: Tree, request: Request
+) -> CapacityTree:
+    """Build the tree of free nodes. Paths may be longer than a folded tree is deep."""
     levels, uplinks = len(tree.levels), tree.uplinks
     group, depth = tensor_group(request, tree)
-    by_cell: dict[Path, list[Spot]] = {}
-    for spot in spots:
-        by_cell.setdefault(spot.path[: levels - 1], []).append(spot)
-    cells: list[Room] = []
-    held: list[tuple[Spot, ...]] = []
-    for path in sorted(by_cell, key=natural):
-        members = sorted(by_cell[path], key=lambda spot: (spot.left, natural(spot.path)))
+    by_leaf: dict[Path, list[FreeNode]] = {}
+    for free_node in free_nodes:
+        by_leaf.setdefault(free_node.path[: levels - 1], []).append(free_node)
+    leaves: list[DomainCapacity] = []
+    held: list[tuple[FreeNode, ...]] = []
+    for path in sorted(by_leaf, key=natural):
+        members = sorted(
+            by_leaf[path], key=lambda free_node: (free_node.left, natural(free_node.path))
+        )
         fits = len(members)
         if group > 1 and depth == levels:  # in one node, which holds a single block
             fits = 0
         elif group > 1 and depth == levels - 1:
             fits -= fits % group
-        cells.append(Room(path, len(members), fits, uplinks.get(path, 0.0), cell=len(cells)))
+        leaves.append(
+            DomainCapacity(path, len(members), fits, uplinks.get(path, 0.0), leaf=len(leaves))
+        )
         held.append(tuple(members))
-    layer = list(cells)
+    layer = list(leaves)
     for length in range(levels - 2, -1, -1):
-        above: dict[Path, Room] = {}
-        for room in layer:
-            path = room.path[:length]
-            parent = above.setdefault(path, Room(path, 0, 0, uplinks.get(path, 0.0)))
-            parent.children.append(room)
-            parent.free += room.free
-            parent.fits += room.fits
+        above: dict[Path, DomainCapacity] = {}
+        for domain in layer:
+            path = domain.path[:length]
+            parent = above.setdefault(path, DomainCapacity(path, 0, 0, uplinks.get(path, 0.0)))
+            parent.children.append(domain)
+            parent.free += domain.free
+            parent.fits += domain.fits
         if group > 1 and length == depth:
             for parent in above.values():
                 parent.fits -= parent.fits % group
         layer = list(above.values())
-    root = layer[0] if layer else Room((), 0, 0)
-    largest = max((cell.fits for cell in cells), default=0)
-    return Rooms(root, tuple(cells), tuple(held), group, depth, largest)
+    root = layer[0] if layer else DomainCapacity((), 0, 0)
+    largest = max((leaf.fits for leaf in leaves), default=0)
+    return CapacityTree(root, tuple(leaves), tuple(held), group, depth, largest)
 
 
-def enough(rooms: Rooms, request: Request, bound: int) -> bool:
+def has_capacity(capacity: CapacityTree, request: Request, max_depth: int) -> bool:
     """Whether some domain of the level that bounds the job holds all of it, spares included.
 
     A path as long as that of a node means a single node.
     """
-    if not rooms.cells:
+    if not capacity.leaves:
         return False
-    if bound > len(rooms.cells[0].path):
+    if max_depth > len(capacity.leaves[0].path):
         return request.nodes == 1 and not request.spares
     return any(
-        room.fits >= request.nodes and room.free >= request.nodes + request.spares
-        for room in rooms.at(bound)
+        domain.fits >= request.nodes and domain.free >= request.nodes + request.spares
+        for domain in capacity.at(max_depth)
     )

@@ -1,19 +1,19 @@
-"""What a placement costs: the communication time of one step under the most loaded link.
+"""The cost of a placement: the communication time of one step on the most loaded links.
 
 For every kind of group k and every link l
 
-    time_k = max over l of load_kl / capacity_l        seconds of k's traffic if nothing else ran
+    time_k = max over l of load_kl / capacity_l        seconds of the traffic of k alone
     cost   = sum over k of exposed_k time_k
 
-Loads are bytes of one step and direction. An edge between two blocks loads, unless both sit in one
-NVLink domain: the sender's NICs (out), the receiver's NICs (in), and the uplink of every domain
-that it leaves (out) or enters (in). Inside an NVLink domain it loads NVLink of both nodes (all GPUs
-of a block together), as do the edges inside a block. The phases of the kinds follow one another:
-tensor traffic of a layer is over before its gradients leave. The sum of maxima is a lower bound
-that real transports reach to 85 to 92 % (measured on shaped links).
+Loads are bytes of one step and direction. An edge between two blocks, unless both are in one NVLink
+domain, loads the sender's NICs (out), the receiver's NICs (in), and the uplink of every domain that
+it leaves (out) or enters (in). Inside an NVLink domain it loads NVLink of both nodes (all GPUs of a
+block together), as do the edges inside a block. The phases of the kinds follow one another: tensor
+traffic of a layer ends before its gradients are sent. The sum of maxima is a lower bound that real
+transports reach to 85 to 92 % (measured on shaped links).
 
-`Congestion` keeps the loads of one assignment, and counts anew only for the few domains that a
-change touches. Bytes are whole numbers: loads stay exact whatever the order of changes.
+`Congestion` keeps the loads of one assignment and updates only the few domains that a change
+affects. Bytes are integers, so loads stay exact for any order of changes.
 """
 
 from __future__ import annotations
@@ -22,93 +22,85 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
-from llmtrain_core.placement.flows import Blocks, Traffic, blocks_far, crossing, traffic_of
+from llmtrain_core.placement.traffic.flows import Blocks, Traffic, blocks_far, crossing, traffic_of
 from llmtrain_core.placement.tree import Path, Tree, tree_of
-from llmtrain_core.placement.types import Cost, Request
+from llmtrain_core.placement.types import PlacementCost, Request
 from llmtrain_core.topology.inventory import Snapshot
 
-__all__ = [
-    "TIE",
-    "Congestion",
-    "Ground",
-    "Pricing",
-    "by_kind",
-    "cost_of",
-    "ground_of",
-    "traffic_of",
-]
-
 NOWHERE = -1
-"""The NVLink domain of a domain that lies in none."""
-Alike = dict[tuple[int, ...], Blocks]
-"""Blocks that send the same: bytes out and in, and out and in of these over their NICs."""
+"""The NVLink domain of a domain that is in none."""
+BlocksByTraffic = dict[tuple[int, ...], Blocks]
+"""Blocks by traffic: bytes out and in, and the part of these that uses their NICs."""
 TIE = 1e-9
 """Relative difference below which two costs are the same."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """Where blocks can sit: cells, nearest domains whose nodes are all alike, and their links."""
+class LinkIndex:
+    """Leaf domains, whose nodes are interchangeable, and the links of all domains above them."""
 
     tree: Tree
-    cells: tuple[Path, ...]
-    """Path of every cell, from far to near, without the node; no two are equal."""
+    leaves: tuple[Path, ...]
+    """Path of every leaf domain, from far to near, without the node. Paths are unique."""
     domains: tuple[Path, ...]
-    chains: tuple[tuple[int, ...], ...]
-    """Domains of every cell from far to near, as indices of `domains`."""
+    domain_paths: tuple[tuple[int, ...], ...]
+    """Domains of every leaf domain from far to near, as indices of `domains`."""
     nvlink: tuple[int, ...]
-    """NVLink domain, as an index of `domains`, that is or holds a domain; `NOWHERE` for none."""
+    """NVLink domain, as an index of `domains`, that is or contains a domain; `NOWHERE` for none."""
 
 
-def ground_of(tree: Tree, cells: Sequence[Path]) -> Ground:
-    """Number the domains of some cells."""
+def build_link_index(tree: Tree, leaves: Sequence[Path]) -> LinkIndex:
+    """Number the domains of some leaf domains."""
     index: dict[Path, int] = {}
-    chains = []
-    for cell in cells:
-        prefixes = (cell[:depth] for depth in range(1, len(cell) + 1))
-        chains.append(tuple(index.setdefault(prefix, len(index)) for prefix in prefixes))
+    domain_paths = []
+    for leaf in leaves:
+        prefixes = (leaf[:depth] for depth in range(1, len(leaf) + 1))
+        domain_paths.append(tuple(index.setdefault(prefix, len(index)) for prefix in prefixes))
     depth = tree.nvlink_depth
     nvlink = tuple(
         NOWHERE if depth is None or len(path) < depth else index[path[:depth]] for path in index
     )
-    return Ground(tree, tuple(cells), tuple(index), tuple(chains), nvlink)
+    return LinkIndex(tree, tuple(leaves), tuple(index), tuple(domain_paths), nvlink)
 
 
 class Congestion:
-    """Loads of all links under one assignment of blocks to cells. Times are weighted seconds.
+    """Loads of all links under one assignment of blocks to leaf domains, in weighted seconds.
 
-    What leaves a domain depends only on the set of blocks in it. So an assignment is one set for
-    every domain, and what was counted for a set before is looked up.
+    The traffic that leaves a domain depends only on the set of blocks in it. So an assignment is
+    one set of blocks for every domain, and the times of sets are cached.
     """
 
-    def __init__(self, traffic: Traffic, ground: Ground):
+    def __init__(self, traffic: Traffic, link_index: LinkIndex):
         self.traffic = traffic
-        self.ground = ground
-        self.held: list[Blocks] = [0] * len(ground.domains)
+        self.link_index = link_index
+        self.held: list[Blocks] = [0] * len(link_index.domains)
         """Blocks in every domain."""
-        self._rates = [ground.tree.uplinks[domain] for domain in ground.domains]
-        self._nvlink = ground.tree.links.nvlink * traffic.gpus_per_node
+        self._rates = [link_index.tree.uplinks[domain] for domain in link_index.domains]
+        self._nvlink = link_index.tree.links.nvlink * traffic.gpus_per_node
         self._near = {
-            near: (len(self._rates) + place, [d for d, v in enumerate(ground.nvlink) if v == near])
-            for place, near in enumerate(sorted(set(ground.nvlink) - {NOWHERE}))
+            near: (
+                len(self._rates) + place,
+                [d for d, v in enumerate(link_index.nvlink) if v == near],
+            )
+            for place, near in enumerate(sorted(set(link_index.nvlink) - {NOWHERE}))
         }
-        """By NVLink domain of several nodes: the link that stands for all links of its nodes, and
+        """By NVLink domain of several nodes: the link that represents all links of its nodes, and
         the domains inside."""
         self.base = tuple(map(self._least, range(len(traffic.kinds))))
-        """Seconds of a kind that no placement avoids."""
+        """Minimum seconds by kind, which every placement has."""
         nothing = (0.0,) * len(traffic.kinds)
         self.times = [nothing] * (len(self._rates) + len(self._near)) + [self.base]
-        """Seconds by kind: of the uplinks of every domain, the busier direction; of the busiest
-        nodes of every NVLink domain; and the least."""
+        """Seconds by kind: of the uplinks of every domain, in the busier direction; of the busiest
+        nodes of every NVLink domain; and the minimum."""
         alike: dict[float, dict[Blocks, tuple[float, ...]]] = {}
         self._known = [alike.setdefault(rate, {}) for rate in self._rates]
         self._cuts: dict[Blocks, list[int]] = {}
         self._nodes: dict[Blocks, tuple[tuple[float, ...], float]] = {}
         self._routes: dict[tuple[int, int], tuple[int, ...]] = {}
-        self._tops: tuple[float, ...] | None = None
-        self._most = 2 * max(map(len, ground.chains), default=0) + 3
+        self._busiest_times: tuple[float, ...] | None = None
+        self._most = 2 * max(map(len, link_index.domain_paths), default=0) + 3
         self._leaders: list[list[tuple[float, int]]] | None = None
-        """By kind: seconds and link of the busiest, rising; more than one exchange can touch."""
+        """By kind: seconds and link of the busiest links, rising; more than an exchange affects."""
 
     def _least(self, kind: int) -> float:
         """Return the seconds of NVLink inside blocks, and of NICs where NVLink ends at the node."""
@@ -118,7 +110,7 @@ class Congestion:
             for edges in traffic.adjacent:
                 out = sum(edge[2] for edge in edges if edge[1] == kind)
                 into = sum(edge[3] for edge in edges if edge[1] == kind)
-                least = max(least, out / self.ground.tree.nic, into / self.ground.tree.nic)
+                least = max(least, out / self.link_index.tree.nic, into / self.link_index.tree.nic)
         return weight * least
 
     @property
@@ -126,40 +118,40 @@ class Congestion:
         """Whether NVLink domains span nodes."""
         return bool(self._near)
 
-    def put_all(self, cells: Sequence[int]) -> None:
-        """Start anew with a whole assignment: the cell of every block."""
+    def assign_all(self, leaves: Sequence[int]) -> None:
+        """Load a whole assignment: the leaf domain of every block."""
         held = [0] * len(self._rates)
-        sitting: dict[int, Blocks] = {}
-        for block, cell in enumerate(cells):
-            sitting[cell] = sitting.get(cell, 0) | 1 << block
-        for cell, blocks in sitting.items():
-            for domain in self.ground.chains[cell]:
+        blocks_in: dict[int, Blocks] = {}
+        for block, leaf in enumerate(leaves):
+            blocks_in[leaf] = blocks_in.get(leaf, 0) | 1 << block
+        for leaf, blocks in blocks_in.items():
+            for domain in self.link_index.domain_paths[leaf]:
                 held[domain] |= blocks
         changed = [d for d, pair in enumerate(zip(held, self.held, strict=True)) if any(pair)]
         self.held = held
-        self._weigh(changed)
+        self._update_times(changed)
 
-    def sitting(self, cell: int) -> Blocks:
-        """Return the blocks in a cell."""
-        return self.held[self.ground.chains[cell][-1]]
+    def blocks_in(self, leaf: int) -> Blocks:
+        """Return the blocks in a leaf domain."""
+        return self.held[self.link_index.domain_paths[leaf][-1]]
 
-    def exchange(self, cell: int, other: int, blocks: Blocks) -> None:
-        """Bring blocks that sit in one of two cells to the other one; twice changes nothing."""
-        route = self.route(cell, other)
+    def exchange(self, leaf: int, other: int, blocks: Blocks) -> None:
+        """Move blocks of two leaf domains to the respective other one. Twice changes nothing."""
+        route = self.route(leaf, other)
         for domain in route:
             self.held[domain] ^= blocks
-        self._weigh(route)
+        self._update_times(route)
 
-    def promising(
-        self, cell: int, other: int, choices: Iterable[Blocks], limit: float
+    def improving_swaps(
+        self, leaf: int, other: int, choices: Iterable[Blocks], limit: float
     ) -> Iterator[Blocks]:
-        """Yield the exchanges between two cells that cost less than `limit`.
+        """Yield the exchanges between two leaf domains that cost less than `limit`.
 
-        Those that cost as much count if the squares fall. What domains inside an NVLink domain add
-        is not seen: an exchange may still disappoint.
+        Exchanges of equal cost are included if the sum of squares falls. Domains inside an NVLink
+        domain are ignored, so the caller must check the cost after an exchange.
         """
-        nvlink = self.ground.nvlink
-        route = [(d, self.held[d]) for d in self.route(cell, other) if nvlink[d] in (NOWHERE, d)]
+        nvlink = self.link_index.nvlink
+        route = [(d, self.held[d]) for d in self.route(leaf, other) if nvlink[d] in (NOWHERE, d)]
         near = [(self._near[d][0], held) for d, held in route if nvlink[d] == d]
         links = [*(domain for domain, _ in route), *(link for link, _ in near)]
         rest = self._without(links)
@@ -179,7 +171,7 @@ class Congestion:
                     yield blocks
 
     def _without(self, links: Sequence[int]) -> tuple[float, ...]:
-        """Return the seconds by kind of the busiest link but for some."""
+        """Return the seconds by kind of the busiest link that is not in `links`."""
         if self._leaders is None:
             everything, most = range(len(self.times)), -self._most
             self._leaders = [
@@ -192,27 +184,30 @@ class Congestion:
         )
 
     def route(self, start: int, end: int) -> tuple[int, ...]:
-        """Return the domains that hold one of two cells and not the other."""
+        """Return the domains that contain exactly one of two leaf domains."""
         found = self._routes.get((start, end))
         if found is None:
-            here, there = set(self.ground.chains[start]), set(self.ground.chains[end])
+            here, there = (
+                set(self.link_index.domain_paths[start]),
+                set(self.link_index.domain_paths[end]),
+            )
             found = self._routes[start, end] = tuple(sorted(here ^ there))
         return found
 
     def seconds(self) -> float:
-        """Return the cost of the present assignment."""
-        return float(sum(self.tops()))
+        """Return the cost of the current assignment."""
+        return float(sum(self.busiest_times()))
 
-    def unhindered(self) -> float:
-        """Return what the present assignment would cost on endless uplinks."""
+    def without_uplinks(self) -> float:
+        """Return the cost of the current assignment with unlimited uplinks."""
         nodes = self.times[len(self._rates) :]
         return float(sum(map(max, zip(self.base, *nodes, strict=True))))
 
-    def tops(self) -> tuple[float, ...]:
+    def busiest_times(self) -> tuple[float, ...]:
         """Return the seconds of the busiest link of every kind."""
-        if self._tops is None:
-            self._tops = tuple(map(max, zip(*self.times, strict=True)))
-        return self._tops
+        if self._busiest_times is None:
+            self._busiest_times = tuple(map(max, zip(*self.times, strict=True)))
+        return self._busiest_times
 
     def by_kind(self) -> list[tuple[float, ...]]:
         """Return the seconds of all links, domains first, for every kind."""
@@ -224,7 +219,7 @@ class Congestion:
         return float(sum(busiest))
 
     def squares(self) -> float:
-        """Return the sum of the squared times of all links, to tell equal costs apart."""
+        """Return the sum of squared times of all links, to compare assignments of equal cost."""
         uplinks = sum(sum(map(mul, times, times)) for times in self.times)
         return uplinks + sum(self._node_times(self.held[near])[1] for near in self._near)
 
@@ -238,21 +233,21 @@ class Congestion:
         return found
 
     def _around(self, domain: int) -> Blocks:
-        """Return the blocks that a domain reaches without its uplinks: over NVLink, or inside."""
-        near = self.ground.nvlink[domain]
+        """Return the blocks that a domain reaches without its uplinks: inside, or over NVLink."""
+        near = self.link_index.nvlink[domain]
         return self.held[domain if near == NOWHERE else near]
 
-    def _weigh(self, domains: Sequence[int]) -> None:
-        """Renew the times of domains whose blocks have changed."""
-        self._tops = self._leaders = None
+    def _update_times(self, domains: Sequence[int]) -> None:
+        """Update the times of domains whose blocks have changed."""
+        self._busiest_times = self._leaders = None
         for domain in domains:
             self.times[domain] = self._uplinks(domain, self.held[domain])
         if self._near:
-            for near in {self.ground.nvlink[domain] for domain in domains} - {NOWHERE}:
-                self._weigh_near(near)
+            for near in {self.link_index.nvlink[domain] for domain in domains} - {NOWHERE}:
+                self._update_nvlink_times(near)
 
-    def _weigh_near(self, near: int) -> None:
-        """Renew the times of the nodes of an NVLink domain, and of the uplinks inside it."""
+    def _update_nvlink_times(self, near: int) -> None:
+        """Update the times of the nodes of an NVLink domain, and of the uplinks inside it."""
         link, domains = self._near[near]
         around = self.held[near]
         self.times[link] = self._node_times(around)[0]
@@ -279,18 +274,20 @@ class Congestion:
         return tuple(w * n / rate for w, n in zip(self.traffic.weights, nbytes, strict=True))
 
     def _node_times(self, around: Blocks) -> tuple[tuple[float, ...], float]:
-        """Return the seconds by kind of the busiest NICs or NVLink among nodes that NVLink joins.
+        """Return the seconds by kind of the busiest NICs or NVLink of nodes in an NVLink domain.
 
-        With it comes the sum of the squares of all of them.
+        The second value is the sum of squares over all of them.
         """
         found = self._nodes.get(around)
         if found is not None:
             return found
-        nic, nvlink = self.ground.tree.nic, self._nvlink
+        nic, nvlink = self.link_index.tree.nic, self._nvlink
         busiest, squares = [], 0.0
         for kind, weight in enumerate(self.traffic.weights):
             top = 0.0
-            for (whole_out, whole_in, out, into), blocks in self._alike(kind, around).items():
+            for (whole_out, whole_in, out, into), blocks in self._blocks_by_traffic(
+                kind, around
+            ).items():
                 near = max(whole_out - out, whole_in - into)
                 seconds = weight * max(out / nic, into / nic, near / nvlink)
                 top = max(top, seconds)
@@ -299,9 +296,9 @@ class Congestion:
         found = self._nodes[around] = tuple(busiest), squares
         return found
 
-    def _alike(self, kind: int, around: Blocks) -> Alike:
-        """Sort the blocks that NVLink joins by what they send: in all out and in, then far."""
-        groups: Alike = {
+    def _blocks_by_traffic(self, kind: int, around: Blocks) -> BlocksByTraffic:
+        """Group blocks of an NVLink domain by traffic: total out and in, then over NICs."""
+        groups: BlocksByTraffic = {
             (*total, 0, 0): blocks & around
             for total, blocks in self.traffic.totals[kind].items()
             if blocks & around
@@ -310,13 +307,13 @@ class Congestion:
             sent, taken = blocks_far(flow, around)
             for place, far in ((2, sent), (3, taken)):
                 if far:
-                    groups = _apart(groups, far, place, flow.nbytes)
+                    groups = _add_bytes(groups, far, place, flow.nbytes)
         return groups
 
 
-def _apart(groups: Alike, far: Blocks, place: int, nbytes: int) -> Alike:
-    """Add bytes to one figure of some blocks."""
-    found: Alike = {}
+def _add_bytes(groups: BlocksByTraffic, far: Blocks, place: int, nbytes: int) -> BlocksByTraffic:
+    """Add bytes to one traffic count of some blocks."""
+    found: BlocksByTraffic = {}
     for loads, blocks in groups.items():
         more = (*loads[:place], loads[place] + nbytes, *loads[place + 1 :])
         for key, part in ((more, blocks & far), (loads, blocks & ~far)):
@@ -325,56 +322,58 @@ def _apart(groups: Alike, far: Blocks, place: int, nbytes: int) -> Alike:
     return found
 
 
-def cost_of(request: Request, snapshot: Snapshot, paths: Sequence[Path]) -> Cost:
+def cost_of(request: Request, snapshot: Snapshot, paths: Sequence[Path]) -> PlacementCost:
     """Return the cost of node paths in order of rank block, and of an ideal network for them."""
-    return Pricing(request, tree_of(snapshot)).cost(paths)
+    return CostModel(request, tree_of(snapshot)).cost(paths)
 
 
-class Pricing:
+class CostModel:
     """The cost of any assignment of one request on one fabric."""
 
     def __init__(self, request: Request, tree: Tree):
-        self.traffic = traffic_of(request)
+        self.traffic = traffic_of(request.layout, request.gpus_per_node, request.traffic)
         self.tree = tree
 
-    def cost(self, paths: Sequence[Path]) -> Cost:
+    def cost(self, paths: Sequence[Path]) -> PlacementCost:
         """Return the cost of node paths in order of rank block."""
         congestion = self.congestion(paths)
         by_group = by_kind(congestion)
-        return Cost(sum(by_group.values()), min(self.ideal(), congestion.unhindered()), by_group)
+        return PlacementCost(
+            sum(by_group.values()), min(self.ideal(), congestion.without_uplinks()), by_group
+        )
 
     def congestion(self, paths: Sequence[Path]) -> Congestion:
         """Return the loads under node paths in order of rank block."""
-        cells = list(dict.fromkeys(path[:-1] for path in paths))
-        index = {cell: number for number, cell in enumerate(cells)}
-        congestion = Congestion(self.traffic, ground_of(self.tree, cells))
-        congestion.put_all([index[path[:-1]] for path in paths])
+        leaves = list(dict.fromkeys(path[:-1] for path in paths))
+        index = {leaf: number for number, leaf in enumerate(leaves)}
+        congestion = Congestion(self.traffic, build_link_index(self.tree, leaves))
+        congestion.assign_all([index[path[:-1]] for path in paths])
         return congestion
 
     def ideal(self) -> float:
         """Return the cost with all blocks in one nearest domain: only NICs and NVLink count.
 
         Where NVLink domains span nodes, blocks fill domains of the largest size in order, or each
-        has one of its own: NICs can be the faster way.
+        block is alone in a domain: NICs can be faster than NVLink.
         """
         depth = self.tree.nvlink_depth
         if depth is None:
-            return sum(Congestion(self.traffic, ground_of(self.tree, [])).base)
+            return sum(Congestion(self.traffic, build_link_index(self.tree, [])).base)
         sizes = (size for path, size in self.tree.sizes.items() if len(path) == depth)
         return min(self._joined(depth, size) for size in {max(sizes, default=1), 1})
 
     def _joined(self, depth: int, size: int) -> float:
-        """Return the cost in NVLink domains of a size, filled in order, on endless uplinks."""
+        """Return the cost in NVLink domains of a size, filled in order, with unlimited uplinks."""
         blocks = range(self.traffic.blocks)
-        cells: list[Path] = [(f"domain {number}",) for number in range(-(-len(blocks) // size))]
-        rates = dict.fromkeys(cells, float("inf"))
+        leaves: list[Path] = [(f"domain {number}",) for number in range(-(-len(blocks) // size))]
+        rates = dict.fromkeys(leaves, float("inf"))
         levels = (self.tree.levels[depth - 1], self.tree.levels[-1])
-        tree = Tree(levels, self.tree.links, rates, rates, dict.fromkeys(cells, size))
-        congestion = Congestion(self.traffic, ground_of(tree, cells))
-        congestion.put_all([block // size for block in blocks])
+        tree = Tree(levels, self.tree.links, rates, rates, dict.fromkeys(leaves, size))
+        congestion = Congestion(self.traffic, build_link_index(tree, leaves))
+        congestion.assign_all([block // size for block in blocks])
         return congestion.seconds()
 
 
 def by_kind(congestion: Congestion) -> Mapping[str, float]:
     """Return the exposed seconds of every kind of group."""
-    return dict(zip(congestion.traffic.kinds, congestion.tops(), strict=True))
+    return dict(zip(congestion.traffic.kinds, congestion.busiest_times(), strict=True))

@@ -9,30 +9,30 @@ from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot, tolerates
 
 IN_USE = "in use"
-"""How the cause ends when pods of others stand in the way."""
+"""Suffix of the cause for resources that pods of other jobs use."""
 WITHHELD = "kept for a job ahead"
 _OF_THE_STATE = "node.kubernetes.io/"
-"""Prefix of taints that only repeat the state of a node, such as `unschedulable`."""
+"""Prefix of taints that only repeat the condition of a node, such as `unschedulable`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Screening:
-    """The nodes of a snapshot, sorted out."""
+class FilterResult:
+    """Nodes that can hold a block of a request, and nodes that cannot."""
 
     usable: tuple[Node, ...]
     refused: tuple[tuple[Node, tuple[str, ...]], ...]
-    """Nodes that are left out, each with all causes, the first one first."""
+    """Nodes that cannot, each with all causes in order of importance."""
 
     def counts(self) -> dict[str, int]:
-        """Count the nodes that are left out by cause."""
+        """Count the refused nodes by their first cause."""
         found: dict[str, int] = {}
         for _, causes in self.refused:
             found[causes[0]] = found.get(causes[0], 0) + 1
         return found
 
 
-def screen(request: Request, snapshot: Snapshot) -> Screening:
-    """Sort out the nodes of a snapshot."""
+def filter_nodes(request: Request, snapshot: Snapshot) -> FilterResult:
+    """Divide the nodes of a snapshot into usable and refused ones."""
     wanted = {request.gpu_resource: request.gpus_per_node, **request.extra}
     usable, refused = [], []
     for node in snapshot.nodes:
@@ -41,22 +41,22 @@ def screen(request: Request, snapshot: Snapshot) -> Screening:
             refused.append((node, causes))
         else:
             usable.append(node)
-    return Screening(tuple(usable), tuple(refused))
+    return FilterResult(tuple(usable), tuple(refused))
 
 
 def eligible(request: Request, snapshot: Snapshot) -> frozenset[str]:
-    """Names of the nodes that could hold a block if nothing ran on them."""
+    """Return the names of the nodes that could hold a block if they were empty."""
     empty = replace(snapshot, used={}, withheld=frozenset())
-    return frozenset(node.name for node in screen(request, empty).usable)
+    return frozenset(node.name for node in filter_nodes(request, empty).usable)
 
 
 def _causes(
     request: Request, wanted: Mapping[str, int], snapshot: Snapshot, node: Node
 ) -> Iterator[str]:
-    """Yield why one node cannot hold a block.
+    """Yield the causes why a node cannot hold a block.
 
     The state of the node comes before its taints, which may only repeat it (a cordoned node is
-    tainted as unschedulable). What a node never has comes before what is in use.
+    tainted as unschedulable). Resources that a node lacks come before resources in use.
     """
     selector = request.node_selector
     if selector and any(node.labels.get(key) != value for key, value in selector.items()):

@@ -1,4 +1,4 @@
-"""Why a job does not fit, level by level, and what would let it in."""
+"""Explain why a job does not fit, level by level, and which nodes it waits for."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.placement.blockers import Blockers, blockers_of
-from llmtrain_core.placement.capacity import Rooms
-from llmtrain_core.placement.filter import IN_USE, WITHHELD, Screening
+from llmtrain_core.placement.capacity import CapacityTree
+from llmtrain_core.placement.filter import IN_USE, WITHHELD, FilterResult
 from llmtrain_core.placement.tree import Tree
 from llmtrain_core.placement.types import Request, Unplaceable
 from llmtrain_core.topology.inventory import Snapshot
 
 MOST_NAMES = 6
 MOST_DOMAINS = 4
-"""Names in a message: a cluster of thousands must not fill it."""
+"""Names that a message shows at most, so that large clusters do not fill it."""
 
 
 def unknown_level(request: Request, snapshot: Snapshot) -> Unplaceable | None:
-    """Refuse a level that the fabric does not have."""
+    """Return the error for a level that the fabric does not have, or None."""
     names = [level.name for level in snapshot.levels]
     asked = {
         "require": request.require,
@@ -35,21 +35,21 @@ def unknown_level(request: Request, snapshot: Snapshot) -> Unplaceable | None:
     return None
 
 
-def refuse(
-    request: Request, snapshot: Snapshot, tree: Tree, screening: Screening, rooms: Rooms
+def explain_infeasible(
+    request: Request, snapshot: Snapshot, tree: Tree, filtered: FilterResult, capacity: CapacityTree
 ) -> Unplaceable:
-    """Say what is short, and where, and which nodes would let the job in if they were free."""
+    """Return what is short, and which nodes would have to become free."""
     names = [level.name for level in tree.levels]
     free = {
-        name: {"/".join(room.path): room.free for room in rooms.at(depth + 1)}
+        name: {"/".join(domain.path): domain.free for domain in capacity.at(depth + 1)}
         for depth, name in enumerate(names[:-1])
     }
-    refused = screening.counts()
-    blockers = blockers_of(request, snapshot, tree, screening)
-    reason, text = _short(request, names, screening, rooms, blockers)
+    refused = filtered.counts()
+    blockers = blockers_of(request, snapshot, tree, filtered)
+    reason, text = _short(request, names, filtered, capacity, blockers)
     counts = [f"{name}: {_top(domains)}" for name, domains in free.items() if domains]
     left = [f"{count} {cause}" for cause, count in sorted(refused.items())]
-    helps = "" if blockers is None else _helps(blockers)
+    helps = "" if blockers is None else _blockers_text(blockers)
     parts = [
         text,
         *([helps] if helps else []),
@@ -63,32 +63,33 @@ def refuse(
 def _short(
     request: Request,
     names: list[str],
-    screening: Screening,
-    rooms: Rooms,
+    filtered: FilterResult,
+    capacity: CapacityTree,
     blockers: Blockers | None,
 ) -> tuple[Reason, str]:
-    """Say what is short: room in one domain, free GPUs, nodes, or all of them."""
+    """Return the reason and the text: one domain is too small, or GPUs or nodes are short."""
     want = request.nodes + request.spares
     nodes = f"{request.nodes} nodes" + (f" and {request.spares} spares" if request.spares else "")
     block = f"{request.gpus_per_node} {request.gpu_resource}"
-    have = rooms.root.free
-    total = have + len(screening.refused)
+    have = capacity.root.free
+    total = have + len(filtered.refused)
     busy = sum(
-        causes[0].endswith(IN_USE) or causes[0] == WITHHELD for _, causes in screening.refused
+        causes[0].endswith(IN_USE) or causes[0] == WITHHELD for _, causes in filtered.refused
     )
     if have >= want and request.require is not None:
         depth = names.index(request.require) + 1
-        within = [room.fits for room in rooms.at(depth)] if depth < len(names) else [1]
+        within = [domain.fits for domain in capacity.at(depth)] if depth < len(names) else [1]
         largest = max(within, default=0)
         return Reason.DOMAIN_TOO_SMALL, (
             f"needs {nodes} with {block} free in one {request.require};"
-            f" the {request.require} with most room has {largest}, {have} are free in all"
-            + _for_spares(request, largest)
+            f" the {request.require} with the most free nodes has {largest},"
+            f" {have} are free in total" + _for_spares(request, largest)
         )
     if have >= want:
         return Reason.DOMAIN_TOO_SMALL, (
-            f"needs {nodes} with {block} free, {rooms.group} at a time in one"
-            f" {request.tensor_within} for each tensor group; there is room for {rooms.root.fits}"
+            f"needs {nodes} with {block} free, {capacity.group} at a time in one"
+            f" {request.tensor_within} for each tensor group;"
+            f" {capacity.root.fits} fit"
         )
     if not have + busy:
         return Reason.NO_MATCHING_NODES, (
@@ -101,15 +102,15 @@ def _short(
 
 
 def _for_spares(request: Request, have: int) -> str:
-    """Say so where the gang itself has the room and only its spares do not."""
+    """Return a note if the nodes suffice for the job but not for its spares."""
     short = request.nodes + request.spares - have
     if not request.spares or have < request.nodes or short <= 0:
         return ""
     return f": enough for the job, {short} short for its spares (spec.topology.spares)"
 
 
-def _helps(blockers: Blockers) -> str:
-    """Say which nodes would let the job in, by cause."""
+def _blockers_text(blockers: Blockers) -> str:
+    """Return the nodes that the job waits for, by cause."""
     by_cause: dict[str, list[str]] = {}
     for node, cause in blockers.nodes:
         by_cause.setdefault(cause, []).append(node)
@@ -119,11 +120,11 @@ def _helps(blockers: Blockers) -> str:
         shown = " ".join(nodes[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
         parts.append(f"{shown} ({cause})")
     where = f" in {blockers.where}" if blockers.where else ""
-    return f"it fits{where} once these nodes can be used: " + ", ".join(parts)
+    return f"it fits{where} when these nodes become available: " + ", ".join(parts)
 
 
 def _top(domains: Mapping[str, int]) -> str:
-    """Show the domains with most room."""
+    """Return the domains with the most free nodes."""
     ranked = sorted(domains.items(), key=lambda item: (-item[1], item[0]))
     shown = " ".join(f"{name.rsplit('/', 1)[-1]}={n}" for name, n in ranked[:MOST_DOMAINS])
     more = len(ranked) - MOST_DOMAINS

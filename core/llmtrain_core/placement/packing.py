@@ -1,9 +1,10 @@
-"""Ways to fill a domain with an order of blocks: whole groups first, level by level.
+"""Pack an order of blocks into a domain: whole groups first, level by level.
 
-A filling deals the blocks of a domain out to its sub-domains. Runs that belong together (a whole
-pipeline, a whole data ring, a tile) go into one sub-domain as long as one has room for a whole run;
-what is left is cut over the room that remains. This is the bin packing of whole groups that Arnold
-(MegaScale's scheduler) solves as a mixed-integer program, done greedily at every level.
+A packing distributes the blocks of a domain over its sub-domains. Runs of blocks that belong
+together (a whole pipeline, a whole data ring, a tile) go into one sub-domain while a whole run fits
+into one. The rest is split over the remaining free nodes. Arnold (the scheduler of MegaScale)
+solves this bin packing of whole groups as a mixed-integer program; here it is greedy at every
+level.
 """
 
 from __future__ import annotations
@@ -12,109 +13,120 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from llmtrain_core.placement.capacity import NO_CELL, Division, Room, Rooms
-from llmtrain_core.placement.rank_orders import Order
+from llmtrain_core.placement.capacity import NOT_A_LEAF, CapacityTree, Division, DomainCapacity
+from llmtrain_core.placement.rank_orders import RankOrder
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
-    """In which sequence sub-domains are filled."""
+class FillStyle:
+    """The order in which sub-domains are filled."""
 
     name: str
     key: Callable[[int, float], tuple[float, float]]
-    """From the room and the uplinks of a sub-domain to where it comes: its class, then inside."""
+    """Sort key of a sub-domain, from its free nodes and uplinks: its class, then within it."""
     tight: bool = False
-    """Whether the end goes into the tightest of a class that holds all of it."""
+    """Whether the last blocks go into the smallest sub-domain of a class that holds them all."""
     even: bool = False
     """Whether sub-domains get equal parts: the fewest that suffice, or all of them."""
     everywhere: bool = False
-    """Whether all sub-domains get a part, since every one adds uplinks."""
+    """Whether all sub-domains get a part, because each adds uplinks."""
 
 
-def _largest(room: int, uplink: float) -> tuple[float, float]:
-    return 0, -room
+def _largest(free: int, uplink: float) -> tuple[float, float]:
+    return 0, -free
 
 
-FEWEST = Style("fewest domains", _largest, tight=True)
+FEWEST = FillStyle("fewest domains", _largest, tight=True)
 STYLES = (
     FEWEST,
-    Style("spread over all", _largest, tight=True, even=True, everywhere=True),
-    Style("even parts", _largest, tight=True, even=True),
-    Style("fastest uplinks first", lambda room, uplink: (-uplink, -room), tight=True),
-    Style("smallest gaps first", lambda room, uplink: (0, room)),
-    Style("domains in order", lambda room, uplink: (0, 0)),
+    FillStyle("spread over all", _largest, tight=True, even=True, everywhere=True),
+    FillStyle("even parts", _largest, tight=True, even=True),
+    FillStyle("fastest uplinks first", lambda free, uplink: (-uplink, -free), tight=True),
+    FillStyle("smallest gaps first", lambda free, uplink: (0, free)),
+    FillStyle("domains in order", lambda free, uplink: (0, 0)),
 )
 
 
-class Keep(Enum):
-    """Which runs of an order stay together."""
+class KeepTogether(Enum):
+    """Which runs of an order stay in one domain."""
 
     ALL = "all"
-    """Every run, as long as a sub-domain has room for it, wherever inside that is."""
+    """Every run that fits into a sub-domain, at any position inside it."""
     NONE = "none"
-    """Blocks fill sub-domains to the brim."""
+    """No run: blocks fill sub-domains completely."""
     NEAR = "near"
-    """Runs that a cell can hold, each in one cell: no other room counts until they are dealt."""
+    """Runs that fit into a leaf domain. Only space for whole runs in a leaf counts for them."""
 
 
-def fill(rooms: Rooms, start: Room, order: Order, style: Style, keep: Keep) -> list[int]:
-    """Return the cell of every block; `start` must have room for all of them."""
-    cells = [NO_CELL] * len(order.blocks)
-    units = order.units if keep is not Keep.NONE else order.units[:1]
-    if keep is Keep.NEAR:
-        units = tuple(unit for unit in units if unit <= rooms.largest)
-    _deal(rooms, start, order.blocks, units, style, keep, cells)
-    return cells
+def fill(
+    capacity: CapacityTree,
+    start: DomainCapacity,
+    order: RankOrder,
+    style: FillStyle,
+    keep: KeepTogether,
+) -> list[int]:
+    """Return the leaf domain of every block. All blocks must fit into `start`."""
+    leaves = [NOT_A_LEAF] * len(order.blocks)
+    units = order.units if keep is not KeepTogether.NONE else order.units[:1]
+    if keep is KeepTogether.NEAR:
+        units = tuple(unit for unit in units if unit <= capacity.largest)
+    _assign(capacity, start, order.blocks, units, style, keep, leaves)
+    return leaves
 
 
-def _deal(
-    rooms: Rooms,
-    room: Room,
+def _assign(
+    capacity: CapacityTree,
+    domain: DomainCapacity,
     blocks: Sequence[int],
     units: Sequence[int],
-    style: Style,
-    keep: Keep,
-    cells: list[int],
+    style: FillStyle,
+    keep: KeepTogether,
+    leaves: list[int],
 ) -> None:
-    if room.cell != NO_CELL:
+    if domain.leaf != NOT_A_LEAF:
         for block in blocks:
-            cells[block] = room.cell
+            leaves[block] = domain.leaf
         return
-    if len(room.children) == 1:
-        _deal(rooms, room.children[0], blocks, units, style, keep, cells)
+    if len(domain.children) == 1:
+        _assign(capacity, domain.children[0], blocks, units, style, keep, leaves)
         return
-    for child, ranges in _division(rooms, room, len(blocks), units, style, keep):
+    for child, ranges in _division(capacity, domain, len(blocks), units, style, keep):
         part = [block for start, end in ranges for block in blocks[start:end]]
-        if child.cell == NO_CELL:
-            _deal(rooms, child, part, units, style, keep, cells)
+        if child.leaf == NOT_A_LEAF:
+            _assign(capacity, child, part, units, style, keep, leaves)
             continue
         for block in part:
-            cells[block] = child.cell
+            leaves[block] = child.leaf
 
 
 def _division(
-    rooms: Rooms, room: Room, count: int, units: Sequence[int], style: Style, keep: Keep
+    capacity: CapacityTree,
+    domain: DomainCapacity,
+    count: int,
+    units: Sequence[int],
+    style: FillStyle,
+    keep: KeepTogether,
 ) -> Division:
-    """Return which of `count` blocks every sub-domain takes: as whole as they fit, then the rest.
+    """Return which of `count` blocks each sub-domain gets: whole runs that fit, then the rest.
 
-    Many orders divide a room alike, so divisions are remembered.
+    Divisions are cached, because many orders divide a domain in the same way.
     """
-    least = rooms.group if len(room.path) < rooms.depth else 1
-    limits = [child.fits for child in room.children]
+    least = capacity.group if len(domain.path) < capacity.depth else 1
+    limits = [child.fits for child in domain.children]
     largest = min(max(limits), count)
     sizes = {u for u in units if max(2, least) <= u <= largest and u % least == 0} or {least}
-    near = keep is Keep.NEAR
-    key = (room.path, count, frozenset(sizes), style.name, near)
-    known = rooms.divisions.get(key)
+    near = keep is KeepTogether.NEAR
+    key = (domain.path, count, frozenset(sizes), style.name, near)
+    known = capacity.divisions.get(key)
     if known is not None:
         return known
-    uplinks = [child.uplink for child in room.children]
+    uplinks = [child.uplink for child in domain.children]
     ranges: list[list[tuple[int, int]]] = [[] for _ in limits]
     left, taken = limits, 0
     for unit in sorted(sizes, reverse=True):  # where no whole pipeline fits, a tile may
         open_ = left
-        if near:  # in whole cells, less what larger runs took
-            runs = [rooms.within_cells(child, unit) for child in room.children]
+        if near:  # in whole leaf domains, less what larger runs took
+            runs = [capacity.within_leaves(child, unit) for child in domain.children]
             open_ = [max(0, n - m + k) for n, m, k in zip(runs, limits, left, strict=True)]
         whole = [n - n % unit for n in open_]
         shares = _shares(whole, uplinks, count - taken, unit, style)
@@ -123,13 +135,13 @@ def _division(
     if taken < count:
         used = [sum(end - start for start, end in one) for one in ranges]
         _cut(taken, _leftover(left, used, count - taken), ranges)
-    taking = zip(room.children, ranges, strict=True)
-    found = rooms.divisions[key] = [(child, one) for child, one in taking if one]
+    taking = zip(domain.children, ranges, strict=True)
+    found = capacity.divisions[key] = [(child, one) for child, one in taking if one]
     return found
 
 
 def _cut(taken: int, counts: Sequence[int], ranges: list[list[tuple[int, int]]]) -> int:
-    """Give every sub-domain its count of blocks, from the first that is not taken yet."""
+    """Assign each sub-domain its count of blocks, starting at the first unassigned block."""
     for one, count in zip(ranges, counts, strict=True):
         if count:
             one.append((taken, taken + count))
@@ -138,9 +150,9 @@ def _cut(taken: int, counts: Sequence[int], ranges: list[list[tuple[int, int]]])
 
 
 def _shares(
-    limits: Sequence[int], uplinks: Sequence[float], count: int, unit: int, style: Style
+    limits: Sequence[int], uplinks: Sequence[float], count: int, unit: int, style: FillStyle
 ) -> list[int]:
-    """Deal whole units out to sub-domains; as many as there is room for, at most `count`."""
+    """Distribute whole units over sub-domains: as many as fit, at most `count` blocks."""
     shares = [0] * len(limits)
     missing = min(count - count % unit, sum(limits))
     if style.even:
@@ -159,14 +171,14 @@ def _shares(
 
 
 def _level(limits: Sequence[int], count: int, unit: int, everywhere: bool) -> list[int]:
-    """Cut the limits of all sub-domains, or of the fewest that suffice, to about equal parts."""
+    """Reduce the limits of all sub-domains, or of the fewest that suffice, to equal parts."""
     ranked = sorted(range(len(limits)), key=lambda i: (-limits[i], i))
-    used, room = [], 0
+    used, total = [], 0
     for index in ranked:
-        if room >= count and not everywhere:
+        if total >= count and not everywhere:
             break
         used.append(index)
-        room += limits[index]
+        total += limits[index]
     cut = [0] * len(limits)
     for position, index in enumerate(reversed(used)):  # the smallest first: its gap is fixed
         fair = -(-count // unit // (len(used) - position)) * unit
@@ -177,7 +189,7 @@ def _level(limits: Sequence[int], count: int, unit: int, everywhere: bool) -> li
 
 
 def _leftover(limits: Sequence[int], used: Sequence[int], count: int) -> list[int]:
-    """Deal out what did not fit as whole units: where the job is anyway, largest gap first."""
+    """Distribute blocks that did not fit as whole units: used sub-domains and large gaps first."""
     shares = [0] * len(limits)
     for index in sorted(range(len(limits)), key=lambda i: (not used[i], -limits[i], i)):
         shares[index] = min(count, limits[index])
@@ -185,18 +197,20 @@ def _leftover(limits: Sequence[int], used: Sequence[int], count: int) -> list[in
     return shares
 
 
-def starts(rooms: Rooms, count: int, spares: int, bound: int, most: int = 4) -> list[Room]:
+def candidate_domains(
+    capacity: CapacityTree, count: int, spares: int, max_depth: int, most: int = 4
+) -> list[DomainCapacity]:
     """Return the domains that could hold the job: nearest level first, the tightest fits first.
 
-    `bound` is the length of the path of the domain in which job and spares must sit; of every level
-    farther than the nearest that fits, fewer domains are tried.
+    `max_depth` is the path length of the domain that must contain the job and its spares. Of levels
+    farther than the nearest one that fits, fewer domains are tried.
     """
-    levels = len(rooms.cells[0].path)
-    bound = min(bound, levels)
-    outer = {room.path for room in rooms.at(bound) if room.free >= count + spares}
-    found: list[Room] = []
-    for depth in range(levels, bound - 1, -1):
-        fitting = [r for r in rooms.at(depth) if r.fits >= count and r.path[:bound] in outer]
-        fitting.sort(key=lambda room: (room.free < count + spares, room.fits))
+    levels = len(capacity.leaves[0].path)
+    max_depth = min(max_depth, levels)
+    outer = {domain.path for domain in capacity.at(max_depth) if domain.free >= count + spares}
+    found: list[DomainCapacity] = []
+    for depth in range(levels, max_depth - 1, -1):
+        fitting = [r for r in capacity.at(depth) if r.fits >= count and r.path[:max_depth] in outer]
+        fitting.sort(key=lambda domain: (domain.free < count + spares, domain.fits))
         found += fitting[: most if not found else 2]
     return found

@@ -1,4 +1,4 @@
-"""The entrance: from a request and a snapshot to a placement, or to the reason there is none."""
+"""Place a request on a snapshot of the cluster, or explain why it does not fit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.layout import Layout
-from llmtrain_core.placement.capacity import Rooms, enough, rooms_of, spots_of
-from llmtrain_core.placement.cost import Pricing, ground_of
+from llmtrain_core.placement.capacity import (
+    CapacityTree,
+    build_capacity_tree,
+    free_nodes_of,
+    has_capacity,
+)
+from llmtrain_core.placement.cost import CostModel, build_link_index
 from llmtrain_core.placement.explain import alternative_to, crossings_of, reasons_of, sentence
-from llmtrain_core.placement.filter import screen
-from llmtrain_core.placement.infeasible import refuse, unknown_level
-from llmtrain_core.placement.search import Candidate, search
+from llmtrain_core.placement.filter import filter_nodes
+from llmtrain_core.placement.infeasible import explain_infeasible, unknown_level
+from llmtrain_core.placement.search import PlacementCandidate, search
 from llmtrain_core.placement.spares import spares_of
 from llmtrain_core.placement.tree import Path, Tree, depth_of, folded, natural, tree_of
 from llmtrain_core.placement.types import PlacedNode, Placement, Request, Unplaceable
@@ -19,27 +24,27 @@ from llmtrain_core.topology.inventory import Snapshot
 
 
 def place(request: Request, snapshot: Snapshot) -> Placement | Unplaceable:
-    """Choose a node for every block of ranks, or say why there is no room.
+    """Choose a node for every block of ranks, or explain why the job does not fit.
 
-    Deterministic: the same request and snapshot give the same answer, whatever the order of nodes.
+    Deterministic: equal requests and snapshots give equal results for any order of nodes.
     """
     scope = _scope(request, snapshot)
     return scope if isinstance(scope, Unplaceable) else _placed(request, snapshot, scope)
 
 
 def refusal(request: Request, snapshot: Snapshot) -> Unplaceable | None:
-    """Say why there is no room, or None where there is: `place` without the search."""
+    """Explain why the job does not fit; None if it fits. Runs `place` without the search."""
     scope = _scope(request, snapshot)
     return scope if isinstance(scope, Unplaceable) else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """Where a request has room."""
+    """Where a request fits."""
 
     tree: Tree
-    rooms: Rooms
-    bound: int
+    capacity: CapacityTree
+    max_depth: int
     """Length of the path of the widest domain that the job may use."""
 
 
@@ -47,23 +52,23 @@ def _scope(request: Request, snapshot: Snapshot) -> _Scope | Unplaceable:
     unknown = unknown_level(request, snapshot)
     if unknown is not None:
         return unknown
-    screening = screen(request, snapshot)
+    filtered = filter_nodes(request, snapshot)
     tree = tree_of(snapshot)
-    rooms = rooms_of(spots_of(request, snapshot, screening.usable), tree, request)
+    capacity = build_capacity_tree(free_nodes_of(request, snapshot, filtered.usable), tree, request)
     farthest = depth_of(snapshot.levels, request.require)
     wanted = [farthest]
     if request.prefer is not None:
         wanted.insert(0, max(farthest, depth_of(snapshot.levels, request.prefer)))
-    for bound in wanted:
-        if enough(rooms, request, bound):
-            return _Scope(tree, rooms, bound)
-    return refuse(request, snapshot, tree, screening, rooms)
+    for max_depth in wanted:
+        if has_capacity(capacity, request, max_depth):
+            return _Scope(tree, capacity, max_depth)
+    return explain_infeasible(request, snapshot, tree, filtered, capacity)
 
 
 def describe(
     layout: Layout, gpus_per_node: int, snapshot: Snapshot, paths: Sequence[Path]
 ) -> Placement:
-    """Turn node paths in order of rank block into a placement with its figures."""
+    """Return the placement on node paths, given in order of rank block, with its statistics."""
     names = [level.name for level in snapshot.levels]
     domains = {name: len({path[: depth + 1] for path in paths}) for depth, name in enumerate(names)}
     crossings = crossings_of(layout, gpus_per_node, names, paths)
@@ -79,38 +84,44 @@ def describe(
 
 
 def _placed(request: Request, snapshot: Snapshot, scope: _Scope) -> Placement:
-    tree, bound = folded(scope.tree), scope.bound
-    rooms = scope.rooms
+    tree, max_depth = folded(scope.tree), scope.max_depth
+    capacity = scope.capacity
     if tree is not scope.tree:
-        rooms = rooms_of([spot for spots in rooms.spots for spot in spots], tree, request)
-    pricing = Pricing(request, scope.tree)
-    ground = ground_of(tree, [room.path for room in rooms.cells])
-    found = search(request, pricing.traffic, ground, rooms, bound)
-    paths = paths_of(rooms, found[0])
+        capacity = build_capacity_tree(
+            [free_node for free_nodes in capacity.free_nodes for free_node in free_nodes],
+            tree,
+            request,
+        )
+    cost_model = CostModel(request, scope.tree)
+    link_index = build_link_index(tree, [domain.path for domain in capacity.leaves])
+    found = search(request, cost_model.traffic, link_index, capacity, max_depth)
+    paths = paths_of(capacity, found[0])
     answer = describe(request.layout, request.gpus_per_node, snapshot, paths)
     names = [level.name for level in snapshot.levels]
     spares = tuple(
         PlacedNode(path[-1], (), dict(zip(names, path, strict=True)))
-        for path in spares_of(rooms, paths, request.spares, bound)
+        for path in spares_of(capacity, paths, request.spares, max_depth)
     )
-    cost = pricing.cost(paths)
+    cost = cost_model.cost(paths)
     return replace(
         answer,
         cost=cost,
         spares=spares,
-        reasons=reasons_of(request, pricing, scope.rooms, found[0].method, paths, cost, bound),
-        alternative=alternative_to(found, names, lambda other: paths_of(rooms, other)),
+        reasons=reasons_of(
+            request, cost_model, scope.capacity, found[0].method, paths, cost, max_depth
+        ),
+        alternative=alternative_to(found, names, lambda other: paths_of(capacity, other)),
     )
 
 
-def paths_of(rooms: Rooms, candidate: Candidate) -> list[Path]:
-    """Choose the nodes inside cells; the blocks of a cell take its nodes in natural order."""
+def paths_of(capacity: CapacityTree, candidate: PlacementCandidate) -> list[Path]:
+    """Choose the nodes inside leaf domains; blocks get the nodes of a leaf in natural order."""
     blocks: dict[int, list[int]] = {}
-    for block, cell in enumerate(candidate.cells):
-        blocks.setdefault(cell, []).append(block)
-    paths: list[Path] = [()] * len(candidate.cells)
-    for cell, members in blocks.items():
-        chosen = [spot.path for spot in rooms.spots[cell][: len(members)]]
+    for block, leaf in enumerate(candidate.leaves):
+        blocks.setdefault(leaf, []).append(block)
+    paths: list[Path] = [()] * len(candidate.leaves)
+    for leaf, members in blocks.items():
+        chosen = [free_node.path for free_node in capacity.free_nodes[leaf][: len(members)]]
         for block, path in zip(members, sorted(chosen, key=natural), strict=True):
             paths[block] = path
     return paths

@@ -1,9 +1,9 @@
-"""Orders in which blocks of ranks fill the network: whole groups first, or tiles of two kinds.
+"""Orders in which blocks of ranks are placed: whole groups first, or tiles of two dimensions.
 
 The blocks are a grid of the parallel dimensions, less what fits inside a node. An order walks the
 grid one dimension after the other, from inner to outer; a dimension can be cut in two, so that the
 inner parts of two dimensions make a tile. Blocks that follow each other in an order end up near
-each other, so the inner dimension is the one whose groups stay together.
+each other, so the groups of the inner dimension stay together.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from itertools import permutations
 from llmtrain_core.layout import DIMENSIONS, Layout
 
 MOST_DIMENSIONS = 3
-"""Dimensions whose orders are all tried; of four or five at once, the rarer ones stay in order."""
+"""Dimensions of which all permutations are tried. With more, the inner ones keep their order."""
 
 MOST_UNEVEN = 64
-"""Blocks of a job for which tiles are tried that do not divide its grid."""
+"""Jobs of up to this many blocks also try tiles that do not divide the grid."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """Blocks one after the other."""
+class RankOrder:
+    """A sequence of all blocks."""
 
     name: str
     blocks: tuple[int, ...]
     units: tuple[int, ...]
-    """Sizes of runs of blocks that belong together, rising: whole groups, whole tiles."""
+    """Sizes of runs of blocks that belong together, ascending: whole groups, whole tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Axis:
 def axes_of(layout: Layout, gpus_per_node: int) -> list[Axis] | None:
     """Return the dimensions of the grid of blocks, innermost first.
 
-    None if groups start in the middle of a node: then the blocks are no grid.
+    Return None if groups start in the middle of a node: then the blocks form no grid.
     """
     inside, stride = gpus_per_node, 1
     axes = []
@@ -62,36 +62,36 @@ def axes_of(layout: Layout, gpus_per_node: int) -> list[Axis] | None:
     return axes
 
 
-def orders(layout: Layout, gpus_per_node: int, room: int) -> list[Order]:
-    """Return orders worth trying, the natural one first; `room` is what a nearest domain holds.
+def orders(layout: Layout, gpus_per_node: int, leaf_size: int) -> list[RankOrder]:
+    """Return the orders to try, the natural one first; a leaf domain holds `leaf_size` blocks.
 
     A tensor group that spans nodes stays together in all of them.
     """
     count = layout.world_size // gpus_per_node
     axes = axes_of(layout, gpus_per_node)
     if axes is None:
-        return [Order("ranks in order", tuple(range(count)), (1, count))]
+        return [RankOrder("ranks in order", tuple(range(count)), (1, count))]
     inner = [axis for axis in axes if axis.name == "tensor"]
     outer = [axis for axis in axes if axis.name != "tensor"]
     fixed, moving = outer[:-MOST_DIMENSIONS], outer[-MOST_DIMENSIONS:]
-    found: dict[tuple[int, ...], Order] = {}
+    found: dict[tuple[int, ...], RankOrder] = {}
     for chosen in permutations(moving):
         order = _walk(_name(chosen), [*inner, *fixed, *chosen])
         found.setdefault(order.blocks, order)
-    for tiles in _tilings([*fixed, *moving], room // max(1, inner[0].size if inner else 1)):
+    for tiles in _tilings([*fixed, *moving], leaf_size // max(1, inner[0].size if inner else 1)):
         order = _walk(_tile_name(tiles), [*inner, *tiles])
         found.setdefault(order.blocks, order)
     if count <= MOST_UNEVEN and not fixed and len(moving) == 2 and not inner:
-        for order in _uneven(moving, room):
+        for order in _uneven(moving, leaf_size):
             found.setdefault(order.blocks, order)
     return list(found.values())
 
 
-def _uneven(axes: Sequence[Axis], room: int) -> Iterator[Order]:
-    """Yield tiles that do not divide the grid: those at its far edges are smaller."""
+def _uneven(axes: Sequence[Axis], leaf_size: int) -> Iterator[RankOrder]:
+    """Yield tiles that do not divide the grid: tiles at its far edges are smaller."""
     for first, second in permutations(axes):
-        for height in range(2, min(second.size, room // 2) + 1):
-            width = min(first.size, room // height)
+        for height in range(2, min(second.size, leaf_size // 2) + 1):
+            width = min(first.size, leaf_size // height)
             if second.size % height == 0 and first.size % width == 0:
                 continue
             blocks = [
@@ -102,20 +102,20 @@ def _uneven(axes: Sequence[Axis], room: int) -> Iterator[Order]:
                 for x in range(left, min(left + width, first.size))
             ]
             name = f"tiles of {width} {first.name} x {height} {second.name}"
-            yield Order(name, tuple(blocks), (1, width * height, len(blocks)))
+            yield RankOrder(name, tuple(blocks), (1, width * height, len(blocks)))
 
 
-def _walk(name: str, axes: Sequence[Axis]) -> Order:
+def _walk(name: str, axes: Sequence[Axis]) -> RankOrder:
     blocks, units = [0], [1]
     for axis in axes:
         blocks = [block + step * axis.stride for step in range(axis.size) for block in blocks]
         if axis.size > 1:
             units.append(len(blocks))
-    return Order(name, tuple(blocks), tuple(units))
+    return RankOrder(name, tuple(blocks), tuple(units))
 
 
-def _tilings(axes: Sequence[Axis], room: int) -> Iterator[list[Axis]]:
-    """Cut two dimensions so that a tile fills a nearest domain; the widest tile for every height.
+def _tilings(axes: Sequence[Axis], leaf_size: int) -> Iterator[list[Axis]]:
+    """Split two dimensions so that a tile fills a leaf domain; the widest tile for every height.
 
     The other dimensions come after the tile, in their order.
     """
@@ -125,7 +125,7 @@ def _tilings(axes: Sequence[Axis], room: int) -> Iterator[list[Axis]]:
                 continue
             rest = [axis for axis in axes if axis not in (first, second)]
             for height in _divisors(second.size)[1:]:
-                widths = [w for w in _divisors(first.size) if w * height <= room]
+                widths = [w for w in _divisors(first.size) if w * height <= leaf_size]
                 if not widths or widths[-1] == 1:
                     continue
                 parts = (*_cut(first, widths[-1]), *_cut(second, height))

@@ -16,7 +16,7 @@ Path = tuple[str, ...]
 """Domains from far to near; a prefix is a domain, the whole path is a node."""
 
 MOST_USED = 0.9
-"""Share of an uplink that others can take at most: something always gets through."""
+"""Maximum share of an uplink that counts as used by other jobs, so that its rate is never 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Tree:
     levels: Levels
     links: Links
     uplinks: Mapping[Path, float]
-    """Bytes per second and direction of a domain's uplinks, what others use taken off."""
+    """Bytes per second and direction of a domain's uplinks, less the use of other jobs."""
     capacities: Mapping[Path, float]
-    """The same with nobody else on it."""
+    """The same without other jobs."""
     sizes: Mapping[Path, int]
     """Nodes of the fabric in a domain, free or not."""
 
@@ -76,11 +76,11 @@ def tree_of(snapshot: Snapshot, paths: Iterable[Path] | None = None) -> Tree:
 
 
 def folded(tree: Tree) -> Tree:
-    """Take off nearest levels whose every domain is a single node, as GKE's hosts.
+    """Remove the nearest levels whose domains are all single nodes, such as the hosts of GKE.
 
-    The uplinks of such a domain are the node's way out: it gets the narrower of the two. Nodes that
-    differ only in their own domain become alike, so that there is far less to search. A level on
-    which others send stays.
+    The NICs of a node and the uplinks of its domain become one link with the lower rate. Nodes that
+    differ only in their own domain become interchangeable, which makes the search much smaller. A
+    level whose uplinks other jobs use is kept.
     """
     levels, leaf = tree.levels, len(tree.levels) - 1
     ends = [path for path in tree.sizes if len(path) == leaf]

@@ -1,4 +1,4 @@
-"""The interface of the placement: what is asked, and the two possible answers."""
+"""The interface of the placement: the request and the two possible results."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llmtrain_core.api.defaults import GPU_RESOURCE
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement.traffic.job_traffic import volumes_of_job
-from llmtrain_core.placement.traffic.volumes import Volumes, nominal_volumes
+from llmtrain_core.placement.traffic.volumes import TrafficVolumes, nominal_volumes
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.topology.inventory import extended_amounts
 from llmtrain_core.validation.check import Job
 
 
 def extra_resources(resources: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict[str, int]:
-    """Extended resources of a node besides its GPUs.
+    """Return the extended resources that a job needs per node besides GPUs.
 
     The arguments are `workers.resources` and `network.rdma` as a manifest writes them.
     """
@@ -28,7 +28,7 @@ def extra_resources(resources: Mapping[str, Any], rdma: Mapping[str, Any]) -> di
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A gang: so many nodes with so many free GPUs each, and where they may be."""
+    """A gang: the number of nodes and of GPUs per node, and its topology constraints."""
 
     layout: Layout
     nodes: int
@@ -39,20 +39,20 @@ class Request:
     require: str | None = None
     prefer: str | None = None
     tensor_within: str | None = None
-    """Level inside one domain of which every tensor group must sit; None: the node."""
+    """Level of which every tensor group must be in one domain; None: the node."""
     spares: int = 0
-    """Free nodes near the gang that are named with it, to replace a failed one."""
+    """Free nodes near the gang that replace failed nodes."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     excluded: frozenset[str] = frozenset()
     too_small: frozenset[str] = frozenset()
     """Nodes whose GPUs have too little memory for the job."""
-    volumes: Volumes | None = None
-    """What the groups send; None: nothing is known of the model."""
+    volumes: TrafficVolumes | None = None
+    """Traffic of the groups; None if the model is not known."""
 
     @property
-    def traffic(self) -> Volumes:
-        """What the groups send, in round figures where nothing is known."""
+    def traffic(self) -> TrafficVolumes:
+        """Traffic of the groups, or typical values if the model is not known."""
         return nominal_volumes(self.layout) if self.volumes is None else self.volumes
 
     @classmethod
@@ -92,19 +92,19 @@ class PlacedNode:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class PlacementCost:
     """Exposed communication time of one step."""
 
     seconds: float
     ideal_seconds: float
-    """The same with all nodes in one nearest domain; never more than `seconds`. Where NVLink spans
-    nodes: on endless uplinks, in the best of three ways to use it."""
+    """The same with all nodes in one leaf domain; never more than `seconds`. Where NVLink spans
+    nodes: with unlimited uplinks, in the best of three ways to use it."""
     by_group: Mapping[str, float]
     """Seconds by kind of group."""
 
     @property
     def slowdown(self) -> float:
-        """Times the ideal; 1 for a job that sends nothing."""
+        """Cost over the ideal cost; 1 for a job without traffic."""
         return self.seconds / self.ideal_seconds if self.ideal_seconds else 1.0
 
     def to_wire(self) -> dict[str, Any]:
@@ -116,12 +116,12 @@ class Cost:
         }
 
 
-NO_COST = Cost(0.0, 0.0, {})
+NO_COST = PlacementCost(0.0, 0.0, {})
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """The best other placement that was weighed, and why it lost."""
+    """The best other placement, and why it was not chosen."""
 
     method: str
     seconds: float
@@ -140,7 +140,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The answer to a request that fits. Node i holds block i of the ranks."""
+    """The result for a request that fits. Node i has block i of the ranks."""
 
     nodes: tuple[PlacedNode, ...]
     domains: Mapping[str, int]
@@ -148,11 +148,11 @@ class Placement:
     crossings: Mapping[str, Mapping[str, int]]
     """Groups that span more than one domain, by level and kind of group."""
     explanation: str
-    cost: Cost = NO_COST
+    cost: PlacementCost = NO_COST
     spares: tuple[PlacedNode, ...] = ()
-    """Free nodes named to replace a failed one, nearest first; they hold no ranks."""
+    """Free nodes that replace failed ones, nearest first; they have no ranks."""
     reasons: tuple[str, ...] = ()
-    """What decided, in sentences."""
+    """What determined the placement, in sentences."""
     alternative: Alternative | None = None
 
     def to_wire(self) -> dict[str, Any]:
@@ -171,16 +171,16 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Unplaceable:
-    """The answer to a request that does not fit now: what is short, and where."""
+    """The result for a request that does not fit now: what is short, and where."""
 
     reason: Reason
     message: str
     free_nodes: Mapping[str, Mapping[str, int]]
-    """Nodes with room for one block, by level and domain path."""
+    """Nodes that can hold one block, by level and domain path."""
     refused: Mapping[str, int]
-    """Nodes that do not count, by the reason they are left out."""
+    """Number of nodes that cannot hold a block, by cause."""
     blockers: tuple[str, ...] = ()
-    """The fewest nodes that would let it in if nothing held them back; empty: no wait helps."""
+    """The smallest set of nodes that must become available; empty if waiting is no use."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON that `llmtrain place` prints."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.cost import Congestion, ground_of, traffic_of
+from llmtrain_core.placement.cost import Congestion, build_link_index
+from llmtrain_core.placement.traffic.flows import traffic_of
 from llmtrain_core.placement.tree import Path, tree_of
 from llmtrain_core.topology.inventory import Snapshot
 
@@ -34,16 +35,17 @@ def uplink_usage(
     if not all(name in by_name for name in nodes):
         return {}
     paths = [fabric.path(by_name[name])[:-1] for name in nodes]
-    cells = list(dict.fromkeys(paths))
-    ground = ground_of(tree_of(fabric), cells)
-    congestion = Congestion(traffic_of(request), ground)
-    congestion.put_all([cells.index(path) for path in paths])
+    leaves = list(dict.fromkeys(paths))
+    link_index = build_link_index(tree_of(fabric), leaves)
+    traffic = traffic_of(request.layout, request.gpus_per_node, request.traffic)
+    congestion = Congestion(traffic, link_index)
+    congestion.assign_all([leaves.index(path) for path in paths])
     step = step_seconds or congestion.seconds() / COMMUNICATION_SHARE
     shares: dict[Path, float] = {}
-    for index, domain in enumerate(ground.domains):
+    for index, domain in enumerate(link_index.domains):
         out, into = (sum(load[2 * index + side] for load in congestion.load) for side in (0, 1))
         if step > 0 and max(out, into):
-            shares[domain] = max(out, into) / (ground.tree.capacities[domain] * step)
+            shares[domain] = max(out, into) / (link_index.tree.capacities[domain] * step)
     return shares
 
 

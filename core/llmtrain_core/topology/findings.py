@@ -1,4 +1,4 @@
-"""What is wrong with the labels of the nodes: said once, in words, and never silently repaired."""
+"""Problems with the topology labels of nodes. They are reported, never repaired silently."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any, Literal
 from llmtrain_core.topology.inventory import Node, Snapshot, alone
 
 _SHOWN = 4
-"""Names that a sentence shows; the lists have them all."""
+"""Names that a sentence shows at most; the JSON lists have all of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing about one level's labels that a person should look at."""
+class LabelFinding:
+    """A problem with the labels of one level."""
 
     kind: Literal["missing", "empty", "contradiction"]
     level: str
     label: str
     nodes: tuple[str, ...]
-    """The nodes it is about, in natural order of the snapshot."""
+    """The nodes with the problem, in the order of the snapshot."""
     domain: str = ""
-    """The domain that is in several places; for contradictions only."""
+    """The domain that has several parents; for contradictions only."""
     parents: tuple[str, ...] = ()
-    """Where it is: paths from far to near."""
+    """Its parents: paths from far to near."""
 
     def sentence(self) -> str:
-        """Say what is found and what follows from it."""
+        """Return the problem and its effect as a sentence."""
         count = len(self.nodes)
         nodes = f"{count} node" + ("" if count == 1 else "s")
         if self.kind == "contradiction":
             return (
                 f"{self.level} {self.domain} is under {len(self.parents)} domains"
-                f" ({_some(self.parents)}): counted as {len(self.parents)} of that name"
+                f" ({_some(self.parents)}): treated as {len(self.parents)} separate domains"
             )
         state = "no label" if self.kind == "missing" else "an empty label"
         return (
-            f"{nodes} with {state} {self.label} ({_some(self.nodes)}): each counts as a"
-            f" {self.level} of its own"
+            f"{nodes} with {state} {self.label} ({_some(self.nodes)}): each is treated as a"
+            f" separate {self.level}"
         )
 
     def to_wire(self) -> dict[str, Any]:
@@ -53,28 +53,28 @@ class Finding:
         }
 
 
-def findings(snapshot: Snapshot) -> tuple[Finding, ...]:
-    """Look at the labels of all levels, far to near."""
+def findings(snapshot: Snapshot) -> tuple[LabelFinding, ...]:
+    """Check the labels of all levels, far to near."""
     return (*_gaps(snapshot), *_contradictions(snapshot))
 
 
-def _gaps(snapshot: Snapshot) -> Iterator[Finding]:
+def _gaps(snapshot: Snapshot) -> Iterator[LabelFinding]:
     by_name = {node.name: node for node in snapshot.nodes}
     names = {level.node_label: level.name for level in snapshot.levels}
     for label, gap in snapshot.missing_labels().items():
         empty = tuple(name for name in gap if label in by_name[name].labels)
         missing = tuple(name for name in gap if label not in by_name[name].labels)
         if missing:
-            yield Finding("missing", names[label], label, missing)
+            yield LabelFinding("missing", names[label], label, missing)
         if empty:
-            yield Finding("empty", names[label], label, empty)
+            yield LabelFinding("empty", names[label], label, empty)
 
 
-def _contradictions(snapshot: Snapshot) -> Iterator[Finding]:
-    """Domains of one name under several parents.
+def _contradictions(snapshot: Snapshot) -> Iterator[LabelFinding]:
+    """Yield domains with one name under several parents.
 
-    They are kept apart, because names such as `rack-1` are often counted anew under each spine; but
-    it may as well be one switch whose nodes name different spines, which only a person can tell.
+    They are treated as separate domains, because names such as `rack-1` are often reused under each
+    spine. It may also be one switch whose nodes have labels of different spines.
     """
     for depth, level in enumerate(snapshot.levels[:-1]):
         if not depth:
@@ -88,13 +88,15 @@ def _contradictions(snapshot: Snapshot) -> Iterator[Finding]:
             if len(parents) > 1:
                 nodes = tuple(node.name for members in parents.values() for node in members)
                 names = tuple(sorted("/".join(parent) for parent in parents))
-                yield Finding("contradiction", level.name, level.node_label, nodes, domain, names)
+                yield LabelFinding(
+                    "contradiction", level.name, level.node_label, nodes, domain, names
+                )
 
 
-def bearing_on(
-    found: Iterable[Finding], could: Collection[str], got: Collection[str]
-) -> Iterator[Finding]:
-    """Return what matters to one job: gaps on nodes it could use, odd names on those it got."""
+def relevant_to_job(
+    found: Iterable[LabelFinding], could: Collection[str], got: Collection[str]
+) -> Iterator[LabelFinding]:
+    """Yield the findings about one job: gaps on usable nodes, contradictions on its own nodes."""
     for finding in found:
         if finding.kind == "contradiction":
             if any(name in got for name in finding.nodes):
@@ -103,13 +105,13 @@ def bearing_on(
             yield replace(finding, nodes=nodes)
 
 
-def sentences(found: Iterable[Finding], limit: int = 8) -> list[str]:
-    """Say the findings, at most `limit` of them and how many more there are.
+def sentences(found: Iterable[LabelFinding], limit: int = 8) -> list[str]:
+    """Return the findings as sentences, at most `limit` and the number of further ones.
 
-    Several contradictions of one level are one sentence: that is how the names are given there.
+    Several contradictions of one level are one sentence.
     """
     said: list[str] = []
-    repeated: dict[str, list[Finding]] = {}
+    repeated: dict[str, list[LabelFinding]] = {}
     for finding in found:
         if finding.kind == "contradiction":
             repeated.setdefault(finding.level, []).append(finding)
@@ -121,8 +123,8 @@ def sentences(found: Iterable[Finding], limit: int = 8) -> list[str]:
             continue
         names = _some([finding.domain for finding in those])
         said.append(
-            f"{len(those)} names of level {level} are under several domains ({names}): each counts"
-            f" as a {level} of its own under each"
+            f"{len(those)} names of level {level} have several parents ({names}): each is treated"
+            f" as a separate {level} under each"
         )
     more = len(said) - limit
     return said if more <= 0 else [*said[:limit], f"{more} more findings about labels"]

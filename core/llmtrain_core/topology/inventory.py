@@ -1,7 +1,7 @@
-"""Nodes and the pods on them, as the placement sees them; and how they are read from raw objects.
+"""Nodes and pods as used by the placement, read from Kubernetes objects.
 
 A domain's identity is its whole path, so a leaf named `l1` under two spines is two leaves. A node
-that lacks a level's label sits in a domain of its own there, and the gap is reported.
+without the label of a level is alone in a separate domain there, and the gap is reported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Taint:
     effect: str
 
     def tolerated_by(self, toleration: Toleration) -> bool:
-        """Whether a toleration lifts this taint (the rules of kube-scheduler)."""
+        """Return True if a toleration matches this taint (the rules of kube-scheduler)."""
         if toleration.effect is not None and toleration.effect != self.effect:
             return False
         if toleration.key is not None and toleration.key != self.key:
@@ -43,7 +43,7 @@ class Taint:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node: labels, extended resources it can hand out, and whether it takes pods."""
+    """A node: labels, allocatable extended resources, and whether it accepts pods."""
 
     name: str
     labels: Mapping[str, str]
@@ -68,7 +68,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The cluster at one instant: everything that a placement decision may look at."""
+    """The state of the cluster at one instant: the input of a placement decision."""
 
     levels: Levels
     nodes: tuple[Node, ...]
@@ -79,7 +79,7 @@ class Snapshot:
     uplinks: Mapping[tuple[str, ...], float] = field(default_factory=dict)
     """Share of the uplinks of a domain that other jobs use, by its path from far to near."""
     withheld: frozenset[str] = frozenset()
-    """Nodes that are kept for a job ahead: part of the fabric, but not to be given out now."""
+    """Nodes that are reserved for an earlier job: part of the fabric, but not available now."""
 
     def free(self, node: Node, resource: str) -> int:
         """Amount of a resource that is still free on a node; never negative."""
@@ -172,7 +172,7 @@ def _extended(amounts: Mapping[str, Any]) -> dict[str, int]:
 
 @lru_cache(maxsize=4096)
 def _count(amount: str) -> int | None:
-    """Read a whole number of devices; remembered, because every pod event asks anew."""
+    """Parse a whole number of devices. Cached, because every pod event needs it."""
     return int(quantity_value(amount)) if _COUNT.fullmatch(amount) else None
 
 

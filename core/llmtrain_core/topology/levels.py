@@ -1,17 +1,11 @@
-"""The levels of a fabric and the label schemes that are known by name.
-
-Sources of the keys: the documents of topograph, the NVIDIA GPU operator, GKE, EKS, OCI and
-CoreWeave; Kueue's topology examples. Levels go from far to near; the last one is the node.
-"""
+"""The levels of a fabric, from far to near; the last one is the node."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from llmtrain_core.api.fabric import HOSTNAME, FabricSpec
+from llmtrain_core.api.fabric import HOSTNAME
 
 _NO_NVLINK_FABRIC = "00000000-0000-0000-0000-000000000000"
 """Cluster UUID of a GPU whose NVLink ends at its own node; not the name of a shared domain."""
@@ -25,9 +19,9 @@ class FabricLevel:
     node_label: str
     oversubscription: float = 1.0
     nvlink: bool = False
-    """Whether GPUs of one domain talk over NVLink: domains larger than a node (NVL72)."""
+    """Whether GPUs of one domain communicate over NVLink: domains larger than a node (NVL72)."""
     optional: bool = False
-    """Whether the level is left out where no node has the label, as those of presets are."""
+    """Whether the level is removed if no node has the label, as for levels of presets."""
 
     def domain(self, labels: Mapping[str, str]) -> str | None:
         """Return the domain that a node's labels name; None if the label is missing or empty."""
@@ -40,156 +34,3 @@ class FabricLevel:
 Levels = tuple[FabricLevel, ...]
 
 NODE = FabricLevel("node", HOSTNAME)
-
-NVLINK_LABELS = (
-    "nvidia.com/gpu.clique",
-    "accelerator.topograph.run/domain",
-    "network.topology.nvidia.com/accelerator",
-    "ds.coreweave.com/nvlink.domain",
-    "topology.k8s.aws/ultraserver-id",
-)
-"""Labels of NVLink domains, the surest first: only GPUs of one clique reach each other."""
-
-NVLINK = FabricLevel("nvlink", NVLINK_LABELS[0], nvlink=True, optional=True)
-
-_MOST_TIERS = 12
-"""Tiers of topograph that are looked for. A status holds 16 levels; real fabrics have up to 4."""
-
-
-def _levels(*pairs: tuple[str, str]) -> Levels:
-    return (*(FabricLevel(name, label, optional=True) for name, label in pairs), NVLINK, NODE)
-
-
-PRESETS: Mapping[str, Levels] = MappingProxyType(
-    {
-        "topograph": _levels(
-            *((f"tier-{n}", f"fabric.topograph.run/tier-{n}") for n in range(_MOST_TIERS)[:2:-1]),
-            ("core", "fabric.topograph.run/tier-2"),
-            ("spine", "fabric.topograph.run/tier-1"),
-            ("leaf", "fabric.topograph.run/tier-0"),
-        ),
-        "topograph-legacy": _levels(
-            ("datacenter", "network.topology.nvidia.com/datacenter"),
-            ("core", "network.topology.nvidia.com/core"),
-            ("spine", "network.topology.nvidia.com/spine"),
-            ("block", "network.topology.nvidia.com/block"),
-            ("leaf", "network.topology.nvidia.com/leaf"),
-        ),
-        "gke": _levels(
-            ("block", "cloud.google.com/gce-topology-block"),
-            ("subblock", "cloud.google.com/gce-topology-subblock"),
-            ("host", "cloud.google.com/gce-topology-host"),
-        ),
-        "aws": _levels(  # the highest number is the nearest
-            ("layer-1", "topology.k8s.aws/network-node-layer-1"),
-            ("layer-2", "topology.k8s.aws/network-node-layer-2"),
-            ("layer-3", "topology.k8s.aws/network-node-layer-3"),
-            ("layer-4", "topology.k8s.aws/network-node-layer-4"),
-        ),
-        "oci": _levels(
-            ("block", "oci.oraclecloud.com/host.network_block_id"),
-            ("rack", "oci.oraclecloud.com/host.rack_id"),
-        ),
-        "coreweave": _levels(
-            ("fabric", "backend.coreweave.cloud/fabric"),
-            ("superpod", "backend.coreweave.cloud/superpod"),
-            ("leafgroup", "backend.coreweave.cloud/leafgroup"),
-        ),
-        "coreweave-legacy": _levels(
-            ("fabric", "ib.coreweave.cloud/fabric"),
-            ("superpod", "ib.coreweave.cloud/superpod"),
-            ("leafgroup", "ib.coreweave.cloud/leafgroup"),
-        ),
-        "kueue": _levels(
-            ("block", "cloud.provider.com/topology-block"),
-            ("rack", "cloud.provider.com/topology-rack"),
-        ),
-        "zone": _levels(
-            ("region", "topology.kubernetes.io/region"),
-            ("zone", "topology.kubernetes.io/zone"),
-        ),
-        "nvlink": _levels(),
-    }
-)
-
-
-def levels_of(spec: FabricSpec) -> Levels:
-    """Return the levels of a Fabric, to be fitted to the nodes where it is a preset.
-
-    Raises ValueError for an unknown preset, or a name that is taken.
-    """
-    label = spec.nvlink.node_label if spec.nvlink else None
-    if spec.preset is not None:
-        if spec.preset not in PRESETS:
-            raise ValueError(
-                f"spec.preset: no preset is named {spec.preset!r}; use one of "
-                + ", ".join(sorted(PRESETS))
-            )
-        levels = PRESETS[spec.preset]
-        return _with_nvlink(levels, label) if label else levels
-    levels = tuple(
-        FabricLevel(level.name, level.node_label, level.oversubscription)
-        for level in spec.levels or []
-    )
-    return _with_nvlink(levels, label) if label else levels
-
-
-def _with_nvlink(levels: Levels, label: str) -> Levels:
-    """Mark the level that has the label as an NVLink domain, or put one just above the node."""
-    levels = tuple(level for level in levels if not (level.nvlink and level.optional))
-    if any(level.node_label == label for level in levels):
-        return tuple(replace(lv, nvlink=True) if lv.node_label == label else lv for lv in levels)
-    if any(level.name == NVLINK.name for level in levels):
-        raise ValueError(
-            f"spec.levels: the name {NVLINK.name!r} belongs to the level of"
-            " spec.nvlink.nodeLabel; rename the level, or give both the same nodeLabel"
-        )
-    return (*levels[:-1], FabricLevel(NVLINK.name, label, nvlink=True), levels[-1])
-
-
-def fit(levels: Levels, labels: Iterable[Mapping[str, str]]) -> Levels:
-    """Leave out the levels of a preset that no node is labelled for.
-
-    A two-tier fabric has no core; an NVLink domain is a level only where one spans nodes. Levels
-    that a Fabric spells out stay, and so does the nearest of a preset that no node is labelled
-    for at all: its label is then missing on every node, which is reported.
-    """
-    nodes = list(labels)
-    present = {key for keys in nodes for key in keys}
-    kept: list[FabricLevel] = []
-    for level in levels:
-        if not level.optional or (not level.nvlink and level.node_label in present):
-            kept.append(level)
-        elif level.nvlink and (real := _nvlink(nodes, present)) is not None:
-            kept.append(real)
-    network = [level for level in levels if level.optional and not level.nvlink]
-    if network and not any(level in kept for level in network):
-        kept.insert(0, network[-1])
-    return tuple(kept)
-
-
-def _nvlink(nodes: Sequence[Mapping[str, str]], present: set[str]) -> FabricLevel | None:
-    """Return the level of the surest label that puts two nodes into one NVLink domain."""
-    for label in NVLINK_LABELS:
-        level = replace(NVLINK, node_label=label)
-        if label in present:
-            sizes = Counter(level.domain(keys) for keys in nodes)
-            del sizes[None]
-            if sizes and max(sizes.values()) > 1:
-                return level
-    return None
-
-
-def detect(labels: Iterable[Mapping[str, str]]) -> Levels:
-    """Choose levels by what the nodes carry: the first preset with a label on any node.
-
-    Empty labels count only where no others are: they are reported, but show no network. Without any
-    known label all nodes are one flat level.
-    """
-    nodes = list(labels)
-    filled = {key for keys in nodes for key, value in keys.items() if value}
-    for present in (filled, {key for keys in nodes for key in keys}):
-        for preset in PRESETS.values():
-            if any(level.node_label in present for level in preset[:-1] if not level.nvlink):
-                return fit(preset, nodes)
-    return fit(PRESETS["nvlink"], nodes)

@@ -10,7 +10,7 @@ from rich.console import Console
 from llmtrain_core.api.job import JobSpec
 from llmtrain_core.placement.place import describe
 from llmtrain_core.topology.inventory import node_from_raw, snapshot
-from llmtrain_core.topology.levels import detect
+from llmtrain_core.topology.label_presets import detect
 from llmtrain_core.validation.check import layout_of
 from llmtrain_devcluster.demo import view
 

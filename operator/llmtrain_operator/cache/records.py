@@ -11,7 +11,8 @@ from llmtrain_core.api import labels
 from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Node, extended_requests, node_from_raw
-from llmtrain_core.topology.levels import Levels, levels_of
+from llmtrain_core.topology.label_presets import levels_of
+from llmtrain_core.topology.levels import Levels
 from llmtrain_core.topology.links import Links, links_of
 from llmtrain_operator.cache.job import JobView, Raw
 

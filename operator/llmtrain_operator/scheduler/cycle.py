@@ -17,7 +17,7 @@ from llmtrain_core.queueing import (
 from llmtrain_core.queueing import decide as decide_queue
 from llmtrain_core.queueing.messages import preempted_message
 from llmtrain_core.queueing.relocation import find_relocation
-from llmtrain_core.topology.findings import Finding, bearing_on, findings, sentences
+from llmtrain_core.topology.findings import LabelFinding, findings, relevant_to_job, sentences
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_operator.cache.placement_status import placement_status, summary
 from llmtrain_operator.scheduler.decisions import Preemption, RelocationHint
@@ -68,7 +68,7 @@ class _LabelFindings:
 
     def __init__(self, fabrics: Mapping[str | None, Snapshot]):
         self._fabrics = fabrics
-        self._known: dict[str | None, Sequence[Finding]] = {}
+        self._known: dict[str | None, Sequence[LabelFinding]] = {}
 
     def note(self, job: PendingJob, placement: Placement | None = None) -> str:
         """Return the findings on the nodes that a job could use, or is placed on."""
@@ -82,7 +82,7 @@ class _LabelFindings:
         placed = could
         if placement is not None:
             placed = frozenset(node.name for node in (*placement.nodes, *placement.spares))
-        bearing = bearing_on(known, could, placed)
+        bearing = relevant_to_job(known, could, placed)
         return "".join(f"; {text}" for text in sentences(bearing, MAX_FINDINGS))
 
 

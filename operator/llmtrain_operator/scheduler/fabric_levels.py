@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.topology.inventory import Node
-from llmtrain_core.topology.levels import Levels, detect, fit
+from llmtrain_core.topology.label_presets import detect, fit
+from llmtrain_core.topology.levels import Levels
 from llmtrain_operator.cache.records import FabricRecord
 
 REFRESH_SECONDS = 10.0

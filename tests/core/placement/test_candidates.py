@@ -8,9 +8,9 @@ import pytest
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.capacity import Rooms, rooms_of, spots_of
-from llmtrain_core.placement.packing import STYLES, Keep, Style, fill
-from llmtrain_core.placement.rank_orders import Order
+from llmtrain_core.placement.capacity import CapacityTree, build_capacity_tree, free_nodes_of
+from llmtrain_core.placement.packing import STYLES, FillStyle, KeepTogether, fill
+from llmtrain_core.placement.rank_orders import RankOrder
 from llmtrain_core.placement.tree import tree_of
 from llmtrain_core.topology.inventory import Node, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
@@ -19,7 +19,7 @@ from tests.support.placement.cases import GPU
 LEVELS = (FabricLevel("spine", "spine"), FabricLevel("leaf", "leaf", oversubscription=4), NODE)
 
 
-def rooms(spines: Sequence[Sequence[int]]) -> Rooms:
+def rooms(spines: Sequence[Sequence[int]]) -> CapacityTree:
     """Leaves with so many free nodes, by spine."""
     nodes = [
         Node(f"s{s}l{leaf}n{n}", {"spine": f"s{s}", "leaf": f"s{s}l{leaf}"}, {GPU: 8})
@@ -28,7 +28,7 @@ def rooms(spines: Sequence[Sequence[int]]) -> Rooms:
         for n in range(free)
     ]
     request, state = Request(Layout(tensor=8, data=8), 8, 8), snapshot(LEVELS, nodes, [])
-    return rooms_of(spots_of(request, state, state.nodes), tree_of(state), request)
+    return build_capacity_tree(free_nodes_of(request, state, state.nodes), tree_of(state), request)
 
 
 def whole(cells: Sequence[int], unit: int) -> int:
@@ -38,19 +38,19 @@ def whole(cells: Sequence[int], unit: int) -> int:
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
-def test_a_node_too_few_for_a_run_is_left_alone(style: Style) -> None:
+def test_a_node_too_few_for_a_run_is_left_alone(style: FillStyle) -> None:
     """Four leaves of three hold a pair each; the pairs of one spine do not fill its third nodes."""
-    order = Order("pairs", tuple(range(8)), (1, 2, 8))
+    order = RankOrder("pairs", tuple(range(8)), (1, 2, 8))
     state = rooms([[3, 3, 3], [1, 3, 1]])
-    assert whole(fill(state, state.root, order, style, Keep.NEAR), 2) == 4
-    assert whole(fill(state, state.root, order, STYLES[0], Keep.NONE), 2) < 4
+    assert whole(fill(state, state.root, order, style, KeepTogether.NEAR), 2) == 4
+    assert whole(fill(state, state.root, order, STYLES[0], KeepTogether.NONE), 2) < 4
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
-def test_smaller_runs_get_what_larger_ones_left_of_a_cell(style: Style) -> None:
+def test_smaller_runs_get_what_larger_ones_left_of_a_cell(style: FillStyle) -> None:
     """The single nodes beside a full cell hold no pair, however many they are."""
-    order = Order("fours and pairs", tuple(range(8)), (1, 2, 4))
+    order = RankOrder("fours and pairs", tuple(range(8)), (1, 2, 4))
     state = rooms([[4, 1, 1, 1], [2, 2]])
-    cells = fill(state, state.root, order, style, Keep.NEAR)
+    cells = fill(state, state.root, order, style, KeepTogether.NEAR)
     assert whole(cells, 2) == 4
     assert whole(cells, 4) == 1

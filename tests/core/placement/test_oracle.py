@@ -10,7 +10,7 @@ import pytest
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
 from llmtrain_core.placement.cost import cost_of
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import GroupTraffic, TrafficVolumes
 from llmtrain_core.topology.inventory import Node, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from tests.support.placement.cases import GPU, MB, SMALL, Case, hardened, random_case, small_cases
@@ -96,7 +96,9 @@ def test_one_nvlink_carries_what_stays_in_a_node_and_what_goes_to_a_near_one() -
     levels = (FabricLevel("rack", "r", 2, nvlink=True), NODE)
     nodes = [Node(f"n{index}", {"r": f"r{index // 18}"}, {GPU: 8}) for index in range(36)]
     state = snapshot(levels, nodes, [])
-    request = Request(Layout(tensor=4, data=16), 8, 8, volumes=Volumes({"data": Volume(100 * MB)}))
+    request = Request(
+        Layout(tensor=4, data=16), 8, 8, volumes=TrafficVolumes({"data": GroupTraffic(100 * MB)})
+    )
     problem = problem_of(request, state)
     cost = cost_of(request, state, problem.rooms[:8])
     assert cost.seconds == pytest.approx(8 * 100 * MB / (8 * state.links.nvlink), rel=1e-9)

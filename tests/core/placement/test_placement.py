@@ -117,9 +117,9 @@ def test_requirements_are_kept() -> None:
     assert placed(gang(4, require="spine"), state).domains["spine"] == 1
     no = refused(gang(4, require="leaf"), state)
     assert no.reason == Reason.DOMAIN_TOO_SMALL
-    assert "the leaf with most room has 3, 7 are free in all" in no.message
+    assert "the leaf with the most free nodes has 3, 7 are free in total" in no.message
     no = refused(gang(2, require="node"), state)
-    assert "the node with most room has 1" in no.message
+    assert "the node with the most free nodes has 1" in no.message
 
 
 @pytest.mark.parametrize("field", ["require", "prefer"])
@@ -181,8 +181,9 @@ def test_a_gang_that_waits_says_what_is_short_and_where() -> None:
     assert no.free_nodes == {"spine": {"s1": 3}, "leaf": {"s1/a": 1, "s1/b": 2}}
     assert no.refused == {f"{GPU} in use": 1}
     assert no.message == (
-        f"needs 4 nodes with 8 {GPU} free; 3 of 4 have them; it fits once these nodes can be used:"
-        f" s1-a-0 ({GPU} in use); free by spine: s1=3, by leaf: b=2 a=1; left out: 1 {GPU} in use"
+        f"needs 4 nodes with 8 {GPU} free; 3 of 4 have them;"
+        f" it fits when these nodes become available: s1-a-0 ({GPU} in use);"
+        f" free by spine: s1=3, by leaf: b=2 a=1; left out: 1 {GPU} in use"
     )
     assert no.to_wire()["fits"] is False
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, Request, Unplaceable, place
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import GroupTraffic, TrafficVolumes
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 GPU = "nvidia.com/gpu"
 LEVELS: Levels = (FabricLevel("spine", "s", 4.0), FabricLevel("leaf", "l", 2.0), NODE)
-RING = Volumes({"data": Volume(10**9)})
+RING = TrafficVolumes({"data": GroupTraffic(10**9)})
 
 
 def cluster(
@@ -89,7 +89,7 @@ def test_a_preferred_level_is_kept_where_there_is_room_and_given_up_where_not() 
     assert kept.domains["spine"] == 1
     given_up = placed(gang(5, prefer="spine"), state)
     assert given_up.domains["spine"] == 2
-    assert "preferred one spine: none has the room" in given_up.reasons
+    assert "no spine is large enough for the job (spec.topology.prefer)" in given_up.reasons
 
 
 def test_a_tensor_group_of_two_nodes_stays_in_its_level() -> None:
@@ -101,7 +101,7 @@ def test_a_tensor_group_of_two_nodes_stays_in_its_level() -> None:
     too_many = gang(6, layout=Layout(tensor=16, data=3), tensor_within="leaf")
     no = place(too_many, state)
     assert isinstance(no, Unplaceable)
-    assert "2 at a time in one leaf for each tensor group; there is room for 4" in no.message
+    assert "2 at a time in one leaf for each tensor group; 4 fit" in no.message
     assert isinstance(place(replace(too_many, tensor_within="spine"), state), Placement)
 
 
@@ -109,7 +109,13 @@ def test_a_tensor_group_spread_over_leaves_of_its_spine_takes_no_node_twice() ->
     thin = (FabricLevel("spine", "s", 4.0), FabricLevel("leaf", "l", 8.0), NODE)
     state = cluster({"s/a": 3, "s/b": 2, "s/c": 1, "t/d": 3, "t/e": 1}, levels=thin)
     layout = Layout(tensor=16, data=2, pipeline=2)
-    volumes = Volumes({"tensor": Volume(10**9), "data": Volume(10**9), "pipeline": Volume(10**9)})
+    volumes = TrafficVolumes(
+        {
+            "tensor": GroupTraffic(10**9),
+            "data": GroupTraffic(10**9),
+            "pipeline": GroupTraffic(10**9),
+        }
+    )
     request = gang(8, layout=layout, volumes=volumes, tensor_within="spine")
     answer = placed(request, state)
     assert len({node.name for node in answer.nodes}) == 8
@@ -133,7 +139,7 @@ def test_a_withheld_node_is_part_of_the_fabric_but_not_given_out() -> None:
 
 def test_the_answer_says_what_it_costs_what_decided_and_what_else_there_was() -> None:
     state = cluster({"s/a": 3, "s/b": 3, "t/c": 3})
-    volumes = Volumes({"data": Volume(10**9), "pipeline": Volume(10**8)})
+    volumes = TrafficVolumes({"data": GroupTraffic(10**9), "pipeline": GroupTraffic(10**8)})
     layout = Layout(tensor=8, data=2, pipeline=3)
     answer = placed(gang(6, layout=layout, volumes=volumes), state)
     wire = answer.to_wire()
@@ -155,10 +161,10 @@ def test_the_answer_says_what_it_costs_what_decided_and_what_else_there_was() ->
 def test_the_uplinks_that_hold_a_job_up_are_named() -> None:
     thin = (FabricLevel("spine", "s", 1.0), FabricLevel("leaf", "l", 16.0), NODE)
     layout = Layout(tensor=8, data=2, pipeline=2)
-    volumes = Volumes({"data": Volume(10**9), "pipeline": Volume(10**9)})
+    volumes = TrafficVolumes({"data": GroupTraffic(10**9), "pipeline": GroupTraffic(10**9)})
     state = cluster({"s/a": 2, "s/b": 2}, levels=thin)
     answer = placed(gang(4, layout=layout, volumes=volumes), state)
-    assert any("traffic is held up by the uplinks of leaf s/" in r for r in answer.reasons)
+    assert any("traffic is limited by the uplinks of leaf s/" in r for r in answer.reasons)
 
 
 @st.composite

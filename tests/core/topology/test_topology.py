@@ -18,7 +18,8 @@ from llmtrain_core.topology.inventory import (
     tolerates,
     usage_from_pods,
 )
-from llmtrain_core.topology.levels import NODE, FabricLevel, levels_of
+from llmtrain_core.topology.label_presets import levels_of
+from llmtrain_core.topology.levels import NODE, FabricLevel
 
 pytestmark = pytest.mark.unit
 

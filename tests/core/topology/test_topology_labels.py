@@ -9,18 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.api.fabric import FabricSpec
-from llmtrain_core.topology.findings import Finding, findings, sentences
+from llmtrain_core.topology.findings import LabelFinding, findings, sentences
 from llmtrain_core.topology.inventory import Node, Snapshot, snapshot
-from llmtrain_core.topology.levels import (
-    NODE,
-    NVLINK_LABELS,
-    PRESETS,
-    FabricLevel,
-    Levels,
-    detect,
-    fit,
-    levels_of,
-)
+from llmtrain_core.topology.label_presets import NVLINK_LABELS, PRESETS, detect, fit, levels_of
+from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
 
 pytestmark = pytest.mark.unit
 
@@ -183,7 +175,7 @@ def test_an_nvlink_domain_across_two_leaves_is_two_and_reported() -> None:
     state = cluster(*labels, levels=detect(labels))
     assert len({state.path(node)[:2] for node in state.nodes}) == 2
     assert findings(state) == (
-        Finding("contradiction", "nvlink", CLIQUE, ("n0", "n1"), "a.1", ("l1", "l2")),
+        LabelFinding("contradiction", "nvlink", CLIQUE, ("n0", "n1"), "a.1", ("l1", "l2")),
     )
 
 
@@ -196,7 +188,7 @@ def test_the_same_leaf_name_under_two_spines_is_two_leaves_and_reported() -> Non
     (found,) = findings(state)
     assert (found.kind, found.domain, found.parents) == ("contradiction", "x", ("1", "2"))
     assert found.nodes == ("n0", "n1")
-    assert found.sentence() == "leaf x is under 2 domains (1, 2): counted as 2 of that name"
+    assert found.sentence() == "leaf x is under 2 domains (1, 2): treated as 2 separate domains"
 
 
 def test_missing_and_empty_labels_are_reported_by_node_and_level() -> None:
@@ -209,7 +201,7 @@ def test_missing_and_empty_labels_are_reported_by_node_and_level() -> None:
         ("missing", "leaf", ("n1",)),
         ("empty", "leaf", ("n2",)),
     ]
-    assert gaps[1].sentence() == ("1 node with no label l (n1): each counts as a leaf of its own")
+    assert gaps[1].sentence() == ("1 node with no label l (n1): each is treated as a separate leaf")
     assert gaps[1].to_wire()["message"] == gaps[1].sentence()
 
 
@@ -223,7 +215,7 @@ def test_names_counted_anew_under_each_spine_are_one_sentence() -> None:
     found = findings(cluster(*labels))
     assert len(found) == 9
     (said,) = sentences(found)
-    assert said.startswith("9 names of level leaf are under several domains (rack-0, rack-1,")
+    assert said.startswith("9 names of level leaf have several parents (rack-0, rack-1,")
 
 
 def test_a_host_may_be_called_like_a_rack() -> None:

@@ -11,7 +11,8 @@ from llmtrain_core.api.conditions import Reason
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, Request, Unplaceable, place
 from llmtrain_core.topology.inventory import Node, Snapshot, snapshot
-from llmtrain_core.topology.levels import NODE, FabricLevel, detect
+from llmtrain_core.topology.label_presets import detect
+from llmtrain_core.topology.levels import NODE, FabricLevel
 
 pytestmark = pytest.mark.unit
 

@@ -96,7 +96,10 @@ def test_nodes_without_a_label_are_reported_where_they_matter() -> None:
         [waiting_job("job-0", 1, workers={"nodeSelector": {"pool": "all"}})], world
     ).values()
     assert isinstance(offer, Assignment)
-    said = "; 1 node with no label network.topology.nvidia.com/spine (n3): each counts as a spine"
+    said = (
+        "; 1 node with no label network.topology.nvidia.com/spine (n3):"
+        " each is treated as a separate spine"
+    )
     assert said in placement_status(offer).explanation
     [decision] = decide([waiting_job("job-0", 9)], world).values()
     assert "; 2 nodes with no label" in refusal(decision).message

@@ -11,7 +11,7 @@ from tests.support.operator_harness.harness import JOBS, OperatorHarness, condit
 
 FABRICS = "llmtrain.dev/v1alpha1/fabrics"
 PRIORITY_CLASSES = "scheduling.k8s.io/v1/priorityclasses"
-_HELPS = re.compile(r"it fits(?: in [^;]*?)? once these nodes can be used: ([^;]*)")
+_HELPS = re.compile(r"it fits(?: in [^;]*?)? when these nodes become available: ([^;]*)")
 _NODES = re.compile(r"([\w -]+) \(([^)]*)\)")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement, Request, place
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import GroupTraffic, TrafficVolumes
 from llmtrain_core.topology.inventory import Node, Snapshot, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from tests.support.placement.baselines.arnold import Grid, arnold, split, spread
@@ -47,18 +47,21 @@ class Setting:
         return snapshot((FabricLevel("minipod", "minipod", self.oversubscription), NODE), nodes, [])
 
     def job(self, mostly: str) -> Request:
-        traffic = {"data": Volume(DATA), "pipeline": Volume(round(DATA * RATIOS[mostly]))}
+        traffic = {
+            "data": GroupTraffic(DATA),
+            "pipeline": GroupTraffic(round(DATA * RATIOS[mostly])),
+        }
         layout = self.layout
-        return Request(layout, layout.world_size // 8, 8, volumes=Volumes(traffic))  # type: ignore[arg-type]
+        return Request(layout, layout.world_size // 8, 8, volumes=TrafficVolumes(traffic))  # type: ignore[arg-type]
 
     def arnold(self, mostly: str, skew: float) -> list[int]:
         """Return the minipod of every block after Arnold's program with this kind aligned."""
-        groups = self.grid.rings if mostly == "data" else self.grid.chains
+        groups = self.grid.rings if mostly == "data" else self.grid.domain_paths
         return arnold(groups, self.room(skew), alpha=0.3, work=0.3)
 
     def spread(self, minipods: Sequence[object]) -> tuple[int, int]:
         """Return the DP and the PP spread of a placement."""
-        return spread(self.grid.rings, minipods), spread(self.grid.chains, minipods)
+        return spread(self.grid.rings, minipods), spread(self.grid.domain_paths, minipods)
 
 
 SMALL = Setting(3, 18, Layout(tensor=4, data=12, pipeline=2))

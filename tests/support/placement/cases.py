@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from llmtrain_core.layout import DIMENSION_LABELS, Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import GroupTraffic, TrafficVolumes
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
 
@@ -103,18 +103,18 @@ RATIOS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Bytes over a pipeline boundary for one byte on an edge of a data ring."""
 
 
-def volumes(layout: Layout, rng: random.Random, ratio: float) -> Volumes:
+def volumes(layout: Layout, rng: random.Random, ratio: float) -> TrafficVolumes:
     """Draw the traffic of a job: data at 100 MB an edge, pipeline by the ratio."""
     data = 100 * MB
     wanted = {
-        "tensor": Volume(20 * data),
-        "context": Volume(rng.choice((data // 2, 2 * data))),
-        "data": Volume(data, rng.choice((0.25, 0.5, 1.0))),
-        "replicate": Volume(data // 4, rng.choice((0.25, 1.0))),
-        "pipeline": Volume(round(ratio * data)),
+        "tensor": GroupTraffic(20 * data),
+        "context": GroupTraffic(rng.choice((data // 2, 2 * data))),
+        "data": GroupTraffic(data, rng.choice((0.25, 0.5, 1.0))),
+        "replicate": GroupTraffic(data // 4, rng.choice((0.25, 1.0))),
+        "pipeline": GroupTraffic(round(ratio * data)),
     }
     looped = layout.pipeline > 2 and rng.random() < 0.25
-    return Volumes(
+    return TrafficVolumes(
         {k: volume for k, volume in wanted.items() if layout.group(DIMENSION_LABELS[k]).size > 1},  # type: ignore[arg-type, misc]
         round(ratio * data / 2) if looped else 0,
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import DIMENSION_LABELS, Layout
 from llmtrain_core.placement import Request
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import GroupTraffic, TrafficVolumes
 from llmtrain_core.topology.inventory import Node, Snapshot, Taint, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from tests.support.placement.cases import GPU, MB
@@ -86,14 +86,14 @@ def layouts(draw: st.DrawFn, world: int, gpus: int) -> Layout:
 
 
 @st.composite
-def volumes(draw: st.DrawFn, layout: Layout) -> Volumes:
+def volumes(draw: st.DrawFn, layout: Layout) -> TrafficVolumes:
     """Draw megabytes by kind, in proportions of 1 to 20."""
     kinds = ("tensor", "context", "data", "replicate", "pipeline")
     size = st.integers(1, 20)
     share = st.sampled_from([0.25, 0.5, 1.0])
-    return Volumes(
+    return TrafficVolumes(
         {
-            kind: Volume(MB * draw(size), draw(share))
+            kind: GroupTraffic(MB * draw(size), draw(share))
             for kind in kinds
             if layout.group(DIMENSION_LABELS[kind]).size > 1  # type: ignore[arg-type]
         },  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Which blocks of ranks talk to each other, and how much: the job as a graph of nodes.
+"""Traffic between blocks of ranks: the job as a graph of nodes.
 
-Block i holds the ranks i g .. i g + g - 1 of one node. Edges of ranks are added up by block, so
-everything later costs by nodes and not by GPUs.
+Block i holds the ranks i g .. i g + g - 1 of one node. Edges between ranks are added up by block,
+so that later steps scale with nodes and not with GPUs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from llmtrain_core.layout import (
     GroupRanks,
     Layout,
 )
-from llmtrain_core.placement.traffic.volumes import Volumes
+from llmtrain_core.placement.traffic.volumes import TrafficVolumes
 
 Edges = dict[tuple[int, int], int]
 """Bytes per step by (sending block, receiving block). Equal blocks: traffic inside the node."""
 
 
-def block_edges(layout: Layout, gpus_per_node: int, volumes: Volumes) -> dict[Dimension, Edges]:
+def block_edges(
+    layout: Layout, gpus_per_node: int, volumes: TrafficVolumes
+) -> dict[Dimension, Edges]:
     """Return the traffic between blocks by kind of group."""
     found: dict[Dimension, Edges] = {}
     for kind in DIMENSIONS:

@@ -1,4 +1,4 @@
-"""From a job to the volumes of its groups: payloads of the plan become bytes on a ring's edge.
+"""Compute the traffic of a job's groups: the plan's payloads as bytes per edge of a ring.
 
 A ring all-gather or reduce-scatter of a payload S sends (n - 1) / n S over every edge, an
 all-reduce twice that (Patarasuk and Yuan, 2009; nccl-tests, doc/PERFORMANCE.md). A pipeline sends
@@ -6,15 +6,15 @@ its payload over the boundary. Volumes are those of the busiest pipeline rank. W
 summed inside racks first, one ring stands for both levels: its edges carry what the larger needs,
 and what leaves a rack leaves it on as many interfaces as copies share the rack.
 
-Experts are dealt out over neighbours in the ring of data ranks, so their traffic counts on its
-edges. An all-to-all of a payload S over e ranks in a row puts g (e - g) / e S on the edge behind
-the g-th of them: (e^2 - 1) / (6 e) S on the average edge of the ring, of which one in e joins two
-groups and carries nothing. Nothing hides it. Those with the same experts are e ranks apart: their e
-rings cross every edge.
+Experts are sharded over neighbours in the FSDP ring, so their traffic counts on its edges. An all-
+to-all of a payload S over e ranks in a row puts g (e - g) / e S on the edge behind the g-th of
+them: (e^2 - 1) / (6 e) S on the average edge of the ring, of which one in e joins two groups and
+carries nothing. It is not hidden. Ranks with the same experts are e ranks apart: their e rings
+cross every edge.
 
-What is exposed comes from the plan's model of a step: seconds that outlast the work they could hide
-behind, over all seconds of that kind. The model knows a network without tight uplinks; behind one,
-more shows, so at least `LEAST_EXPOSED` of every kind counts.
+The exposed share comes from the plan's model of a step: seconds that no computation hides, over all
+seconds of that kind. The model assumes uplinks without oversubscription. More is exposed behind
+tight uplinks, so the share is at least `LEAST_EXPOSED`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 from llmtrain_core.errors import PlanError
 from llmtrain_core.layout import DIMENSION_LABELS, Dimension
 from llmtrain_core.pipeline_schedules import V_SHAPED
-from llmtrain_core.placement.traffic.volumes import Volume, Volumes
+from llmtrain_core.placement.traffic.volumes import GroupTraffic, TrafficVolumes
 from llmtrain_core.plan.constants import constants_of
 from llmtrain_core.plan.hardware import CATALOGUE, Accelerator
 from llmtrain_core.plan.network.communication import (
@@ -39,13 +39,13 @@ from llmtrain_core.validation.check import Job
 
 LEAST_EXPOSED = 0.25
 USUAL_GPU = CATALOGUE["H100"]
-"""Whose speed decides what is hidden where the nodes' GPU is not known."""
+"""The GPU that determines what is hidden if the GPU of the nodes is not known."""
 
 _RINGS: tuple[Dimension, ...] = ("tensor", "context", "data", "replicate")
 
 
-def volumes_of_job(job: Job, hardware: Accelerator | None = None) -> Volumes | None:
-    """Return the volumes of a job; None where nothing is known: a trainer of other make."""
+def volumes_of_job(job: Job, hardware: Accelerator | None = None) -> TrafficVolumes | None:
+    """Return the traffic of a job; None for a third-party trainer, whose model is not known."""
     try:
         setup = TrainingSetup.of(job)
     except PlanError:
@@ -53,10 +53,10 @@ def volumes_of_job(job: Job, hardware: Accelerator | None = None) -> Volumes | N
     return volumes_of(setup, hardware or USUAL_GPU)
 
 
-def volumes_of(setup: TrainingSetup, hardware: Accelerator = USUAL_GPU) -> Volumes:
+def volumes_of(setup: TrainingSetup, hardware: Accelerator = USUAL_GPU) -> TrafficVolumes:
     """Return bytes per edge, direction and step of every kind with more than one rank."""
     payloads = communication(setup)
-    found: dict[Dimension, Volume] = {}
+    found: dict[Dimension, GroupTraffic] = {}
     for kind in _RINGS:
         ranks = setup.layout.group(DIMENSION_LABELS[kind]).size
         moved = _edge_bytes(setup, payloads, kind)
@@ -65,11 +65,11 @@ def volumes_of(setup: TrainingSetup, hardware: Accelerator = USUAL_GPU) -> Volum
             exposed = _exposed(setup, payloads, hardware, kind)
             if routed:
                 exposed = (moved * exposed + routed) / (moved + routed)
-            found[kind] = Volume(moved + routed, exposed)
+            found[kind] = GroupTraffic(moved + routed, exposed)
     boundary, wrap = _pipeline(setup)
     if boundary:
-        found["pipeline"] = Volume(boundary)
-    return Volumes(found, wrap)
+        found["pipeline"] = GroupTraffic(boundary)
+    return TrafficVolumes(found, wrap)
 
 
 def _edge_bytes(setup: TrainingSetup, payloads: CommunicationVolumes, kind: Dimension) -> int:

@@ -1,4 +1,4 @@
-"""What the groups of a job send in one step, as the placement weighs it."""
+"""Traffic of the groups of a job in one step, as used by the placement cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GB = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class GroupTraffic:
     """Traffic of one kind of group."""
 
     nbytes: int
@@ -22,31 +22,31 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
-class Volumes:
-    """Traffic of all kinds of groups; a kind that is absent sends nothing that counts.
+class TrafficVolumes:
+    """Traffic of all kinds of groups; a kind that is absent has none.
 
     Rings (tensor, context, data, replicate): every rank sends `nbytes` to the next rank of its
     group, the last one to the first. Pipeline: `nbytes` over every boundary, forward and back.
     """
 
-    by_kind: Mapping[Dimension, Volume] = field(default_factory=dict)
+    by_kind: Mapping[Dimension, GroupTraffic] = field(default_factory=dict)
     wrap_bytes: int = 0
     """Bytes of a pipeline between its last and its first rank, in each direction: looped schedules
     with several chunks per rank, and an embedding that both share; else 0, as for V shapes."""
     nominal: bool = False
-    """Whether these are round figures, because nothing is known of the model."""
+    """Whether these are typical values, because the model is not known."""
 
 
-NOMINAL_PAYLOADS: Mapping[Dimension, Volume] = MappingProxyType(
+NOMINAL_PAYLOADS: Mapping[Dimension, GroupTraffic] = MappingProxyType(
     {
-        "tensor": Volume(200 * GB, 1.0),
-        "context": Volume(20 * GB, 1.0),
-        "data": Volume(10 * GB, 0.5),
-        "replicate": Volume(10 * GB, 0.5),
-        "pipeline": Volume(600 * 10**6, 1.0),
+        "tensor": GroupTraffic(200 * GB, 1.0),
+        "context": GroupTraffic(20 * GB, 1.0),
+        "data": GroupTraffic(10 * GB, 0.5),
+        "replicate": GroupTraffic(10 * GB, 0.5),
+        "pipeline": GroupTraffic(600 * 10**6, 1.0),
     }
 )
-"""Bytes per GPU, step and direction of a trainer about which nothing is known.
+"""Typical bytes per GPU, step and direction, for a third-party trainer.
 
 Those of Nemotron-4 340B with tensor 8 and pipeline 8 at 16 micro-batches of 4,096 tokens: 203 GB
 tensor, 10.6 to 20.6 GB data, 0.6 GB per pipeline boundary. Only their ratios decide. Context: a
@@ -54,12 +54,12 @@ tenth of tensor (keys and values of grouped heads); data traffic: half of it hid
 """
 
 
-def nominal_volumes(layout: Layout) -> Volumes:
-    """Return the round figures for a layout: (n - 1) / n of the payload on every ring edge."""
-    found: dict[Dimension, Volume] = {}
+def nominal_volumes(layout: Layout) -> TrafficVolumes:
+    """Return typical values for a layout: (n - 1) / n of the payload on every ring edge."""
+    found: dict[Dimension, GroupTraffic] = {}
     for kind, payload in NOMINAL_PAYLOADS.items():
         ranks = layout.group(DIMENSION_LABELS[kind]).size
         if ranks > 1:
             share = 1.0 if kind == "pipeline" else (ranks - 1) / ranks
-            found[kind] = Volume(round(payload.nbytes * share), payload.exposed)
-    return Volumes(found, nominal=True)
+            found[kind] = GroupTraffic(round(payload.nbytes * share), payload.exposed)
+    return TrafficVolumes(found, nominal=True)

@@ -36,7 +36,7 @@ class Grid:
         return [[s * self.rows + r for r in range(self.rows)] for s in range(self.stages)]
 
     @property
-    def chains(self) -> list[list[int]]:
+    def domain_paths(self) -> list[list[int]]:
         """Blocks of every pipeline."""
         return [[s * self.rows + r for s in range(self.stages)] for r in range(self.rows)]
 

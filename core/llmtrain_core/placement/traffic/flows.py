@@ -1,7 +1,7 @@
-"""The traffic of a job between its blocks, ready to be added up.
+"""The traffic of a job between its blocks, as bit sets.
 
-A set of blocks is a whole number with one bit for every block, so what a set sends to all others is
-counted by shifts for the whole set at once: one for every distance at which blocks talk.
+A set of blocks is an integer with one bit per block. The traffic from a set to all other blocks is
+counted with one shift for every distance between communicating blocks.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmtrain_core.layout import Dimension
+from llmtrain_core.layout import Dimension, Layout
 from llmtrain_core.placement.traffic.graph import Edges, block_edges
-from llmtrain_core.placement.types import Request
+from llmtrain_core.placement.traffic.volumes import TrafficVolumes
 
 Blocks = int
 """A set of blocks: bit i stands for block i."""
@@ -30,7 +30,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """The edges of a job between its blocks, ready to be added up."""
+    """The edges of a job between its blocks."""
 
     kinds: tuple[Dimension, ...]
     weights: tuple[float, ...]
@@ -51,13 +51,13 @@ class Traffic:
         return len(self.adjacent)
 
 
-def traffic_of(request: Request) -> Traffic:
-    """Add up the traffic of a request by pairs of blocks."""
-    volumes = request.traffic
-    edges = block_edges(request.layout, request.gpus_per_node, volumes)
+def traffic_of(layout: Layout, gpus_per_node: int, volumes: TrafficVolumes) -> Traffic:
+    """Add up the traffic of a job by pairs of blocks."""
+    nodes = layout.world_size // gpus_per_node
+    edges = block_edges(layout, gpus_per_node, volumes)
     kinds = tuple(edges)
-    pairs: list[dict[tuple[int, int], list[int]]] = [{} for _ in range(request.nodes)]
-    inside = [[0] * request.nodes for _ in kinds]
+    pairs: list[dict[tuple[int, int], list[int]]] = [{} for _ in range(nodes)]
+    inside = [[0] * nodes for _ in kinds]
     for kind, name in enumerate(kinds):
         for (a, b), nbytes in edges[name].items():
             if a == b:
@@ -74,13 +74,13 @@ def traffic_of(request: Request) -> Traffic:
         ),
         tuple(_flows(edges[name]) for name in kinds),
         tuple(map(tuple, inside)),
-        tuple(_totals(edges[name], request.nodes) for name in kinds),
-        request.gpus_per_node,
+        tuple(_totals(edges[name], nodes) for name in kinds),
+        gpus_per_node,
     )
 
 
 def _totals(edges: Edges, blocks: int) -> dict[tuple[int, int], Blocks]:
-    """Sort blocks by what they send and receive."""
+    """Group blocks by the bytes that they send and receive."""
     out, into = [0] * blocks, [0] * blocks
     for (a, b), nbytes in edges.items():
         out[a] += nbytes
