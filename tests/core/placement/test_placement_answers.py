@@ -76,7 +76,9 @@ def test_a_job_waits_until_its_spares_fit_too() -> None:
     within = place(gang(3, spares=1, require="leaf"), cluster({"s/a": 3, "s/b": 3}))
     assert isinstance(within, Unplaceable)
     assert within.reason == Reason.DOMAIN_TOO_SMALL
-    assert "has 3, 6 are free in all: enough for the job, 1 short for its spares" in within.message
+    assert (
+        "has 3, 6 are free in total: enough for the job, 1 short for its spares" in within.message
+    )
     short = place(gang(5, spares=1), state)
     assert isinstance(short, Unplaceable)
     assert "enough for the job" not in short.message
