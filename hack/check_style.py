@@ -1,6 +1,7 @@
-"""Check the rules of style that no linter has: `python hack/check_style.py [FOLDER ...]`.
+"""Check the style rules that no linter has: `python hack/check_style.py [FOLDER ...]`.
 
-Each rule prints what breaks it as `FILE:LINE: what`; the exit code is 1 if anything does.
+Each violation is one line, `FILE:LINE: what`; the exit code is then 1. Files that git would add are
+checked too.
 """
 
 from __future__ import annotations
@@ -19,22 +20,29 @@ FILE_LINES = 400
 FUNCTION_LINES = 50
 FOLDER_FILES = 20
 ROOT_FILES = {"operator/llmtrain_operator": 9, "trainer/llmtrain_trainer": 5}
-FMT_SKIPS = 20
 SOURCES = ("core", "operator", "trainer", "cli", "hack")
-PROSE = (*SOURCES, "docs", "README.md", "CHANGELOG.md", "crds", "deploy", "examples")
+PROSE = (*SOURCES, "docs", "crds", "deploy", "examples")
+PROSE_FILES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "Dockerfile")
+NOT_PROSE = (".sum", ".mod")
 
 LISTS = Path("tests/style")
+FORMATTER_OFF = re.compile(r"#\s*fmt:\s*(skip|off)")
 
 
 def main(folders: list[str]) -> int:
     """Check the given folders, all by default, and return the exit code."""
-    files = _tracked()
-    chosen = [f for f in files if not folders or f.startswith(tuple(folders))]
-    sources = {f: ast.parse(Path(f).read_text("utf-8")) for f in chosen if _is_source(f)}
+    files = _list_files()
+    empty = [folder for folder in folders if not any(_is_inside(f, folder) for f in files)]
+    if empty:
+        print(f"check_style: no file in {', '.join(empty)}", file=sys.stderr)
+        return 2
+    chosen = [f for f in files if not folders or any(_is_inside(f, folder) for folder in folders)]
+    trees = {f: ast.parse(Path(f).read_text("utf-8")) for f in files if _is_source(f)}
+    sources = {f: trees[f] for f in chosen if f in trees}
     found = [
         *_informal(chosen),
         *_unclear_names(sources),
-        *_same_names(sources),
+        *_same_names(trees, frozenset(chosen)),
         *_sizes(chosen, sources),
         *_folders(chosen),
         *_skips(chosen),
@@ -44,13 +52,26 @@ def main(folders: list[str]) -> int:
     return 1 if found else 0
 
 
-def _tracked() -> list[str]:
-    listed = subprocess.run(["git", "ls-files"], check=True, capture_output=True, text=True)
-    return [name for name in listed.stdout.splitlines() if Path(name).is_file()]
+def _list_files() -> list[str]:
+    """Return all files that git tracks or would add."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True)
+    names = sorted(set(listed.stdout.split("\0")) - {""})
+    return [name for name in names if Path(name).is_file()]
+
+
+def _is_inside(name: str, folder: str) -> bool:
+    return Path(name).is_relative_to(folder)
 
 
 def _is_source(name: str) -> bool:
-    return name.endswith(".py") and name.startswith(tuple(f"{s}/" for s in SOURCES))
+    return name.endswith(".py") and any(_is_inside(name, source) for source in SOURCES)
+
+
+def _is_prose(name: str) -> bool:
+    if name.endswith(NOT_PROSE):
+        return False
+    return name in PROSE_FILES or any(_is_inside(name, folder) for folder in PROSE)
 
 
 def _listed(name: str) -> list[str]:
@@ -66,7 +87,7 @@ def _informal(files: Iterable[str]) -> Iterator[str]:
     phrases = (gap.join(map(re.escape, entry.split())) for entry in _listed("informal.txt"))
     words = re.compile(rf"\b({'|'.join(phrases)})\b", re.IGNORECASE)
     for name in files:
-        if not name.startswith(PROSE) or name.endswith((".sum", ".mod")):
+        if not _is_prose(name):
             continue
         text = Path(name).read_text("utf-8")
         for match in words.finditer(text):
@@ -85,15 +106,15 @@ def _unclear_names(sources: Mapping[str, ast.Module]) -> Iterator[str]:
                 yield f"{name}:{token.start[0]}: the name {token.string} does not say what it is"
 
 
-def _same_names(sources: Mapping[str, ast.Module]) -> Iterator[str]:
-    """Find public classes of one name in two files."""
+def _same_names(sources: Mapping[str, ast.Module], chosen: frozenset[str]) -> Iterator[str]:
+    """Find public classes of the chosen files whose name another file has too."""
     places: dict[str, list[str]] = defaultdict(list)
     for name, tree in sources.items():
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(f"{name}:{node.lineno}")
     for name, where in sorted(places.items()):
-        if len(where) > 1:
+        if len(where) > 1 and any(place.rpartition(":")[0] in chosen for place in where):
             yield f"{where[0]}: class {name} is also in {', '.join(where[1:])}"
 
 
@@ -125,16 +146,14 @@ def _folders(files: Iterable[str]) -> Iterator[str]:
 
 
 def _skips(files: Iterable[str]) -> Iterator[str]:
-    """Find too many exceptions from the formatter."""
-    marked = [
-        f"{name}:{number}"
-        for name in files
-        if name.endswith(".py")
-        for number, line in enumerate(Path(name).read_text("utf-8").splitlines(), 1)
-        if line.rstrip().endswith("# fmt: skip")
-    ]
-    if len(marked) > FMT_SKIPS:
-        yield f"{marked[FMT_SKIPS]}: {len(marked)} times '# fmt: skip', more than {FMT_SKIPS}"
+    """Find comments that switch the formatter off."""
+    for name in files:
+        if not name.endswith(".py"):
+            continue
+        code = io.StringIO(Path(name).read_text("utf-8"))
+        for token in tokenize.generate_tokens(code.readline):
+            if token.type == tokenize.COMMENT and FORMATTER_OFF.match(token.string):
+                yield f"{name}:{token.start[0]}: {token.string!r} switches the formatter off"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from importlinter import Contract, ContractCheck, fields, output
 class AllowedExternals(Contract):
     """Allow imports of the listed external packages only.
 
-    A list of forbidden packages would miss every library that nobody thought of.
+    A list of forbidden packages would miss a new library.
     """
 
     type_name = "allowed_externals"
