@@ -41,7 +41,7 @@ def test_a_file_that_is_no_calibration(tmp_path: Path) -> None:
     path.write_text('{"cores": 2}')
     found = CliRunner().invoke(app, ["plan", "-f", EXAMPLE, "--calibration", str(path)])
     assert isinstance(found.exception, CliError)
-    assert "calibrate this machine anew" in str(found.exception)
+    assert "calibrate this machine again" in str(found.exception)
 
 
 @pytest.mark.parametrize("extra", [["--gpu", "H100"], ["--gpus", "8"], ["--days", "3"]])

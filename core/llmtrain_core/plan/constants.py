@@ -1,4 +1,4 @@
-"""The few numbers of the step model that only measurement can give: one set per GPU type."""
+"""Fitted constants of the step model, one set per GPU type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmtrain_core.plan.training_setup import Precision
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """How much of its peaks a GPU type reaches in training."""
+    """Efficiencies and overheads of a GPU type in training."""
 
     product_efficiency: float
     """Share of the 16-bit peak in large products."""
@@ -22,9 +22,9 @@ class Constants:
     attention_efficiency: float
     """Share of the 16-bit peak in fused causal attention, counted without the masked half."""
     tensor_exposed: float
-    """Share of tensor-parallel traffic that stays visible where it is overlapped."""
+    """Exposed share of overlapped tensor-parallel traffic."""
     jitter: float
-    """Slowdown per doubling of nodes: the slowest of more is slower."""
+    """Slowdown per doubling of the number of nodes, because the slowest node sets the pace."""
     memory_efficiency: float = 0.8
     """Share of the memory bandwidth that streaming kernels reach."""
     link_efficiency: float = 0.8
@@ -45,7 +45,7 @@ INITIAL = Constants(
     tensor_exposed=0.4,
     jitter=0.003,
 )
-"""Where fitting starts: round figures of large products and of flash attention on H100."""
+"""Initial values for fitting: rounded figures of large products and flash attention on H100."""
 
 CONSTANTS: Mapping[str, Constants] = MappingProxyType(
     {
@@ -81,11 +81,11 @@ FALLBACK_TYPES: Mapping[str, str] = MappingProxyType(
         "GB300": "GB200",
     }
 )
-"""Whose constants a type takes where its own runs are none or too few."""
+"""Type whose constants are used for a type with no or too few published runs."""
 
 
 MEMORY_VARIANTS = frozenset({"A100-80", "A100-40"})
-"""Rows that differ in their memory only, so that runs of one are runs of the other."""
+"""Rows that differ only in memory and share published runs."""
 
 
 def constants_of(hardware: str) -> Constants:

@@ -1,9 +1,8 @@
-"""The accelerators a plan knows, each figure with its source; node labels choose the row.
+"""Catalogue of GPUs; node labels select the row.
 
-The figures are data: `hardware.toml` beside this module, read once at import. There each has its
-unit, its source and how much that is worth; here all are FLOP/s, bytes, bytes per second, watts and
-USD per hour. Memory is what the driver shows (a product's "80 GB" is 80 GiB less what the device
-keeps).
+`hardware.toml` has the figures with units, sources and the quality of each source. Here all figures
+are in FLOP/s, bytes, bytes per second, watts and USD per hour. Memory is the value shown by the
+driver ("80 GB" is 80 GiB minus a reserved part).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PRODUCT_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float8", "float32", "float64")
 
 Basis = Literal["datasheet", "derived", "shown", "usual", "price", "asked"]
-"""What a source is worth, from strong to weak; said in `hardware.toml`. asked: the job's own."""
+"""Quality of a source, from strong to weak (see `hardware.toml`). asked: set by the job."""
 
 UNITS: Mapping[str, float] = MappingProxyType(
     {
@@ -40,12 +39,12 @@ UNITS: Mapping[str, float] = MappingProxyType(
         "USD/h": 1,
     }
 )
-"""What a figure of the data file is multiplied with."""
+"""Conversion factors of the units in the data file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number and where it is published."""
+    """A value with its source."""
 
     value: float
     source: str
@@ -54,11 +53,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One GPU type in the server it usually comes in."""
+    """A GPU type in its usual server."""
 
     name: str
     products: tuple[str, ...]
-    """Values of the product label that mean this row, as `_product` simplifies them."""
+    """Values of the product label for this row, normalized by `_product`."""
     peaks: Mapping[Precision, Figure]
     memory: Figure
     memory_bandwidth: Figure
@@ -77,7 +76,7 @@ class Accelerator:
     """USD per GPU hour."""
 
     def in_nodes_of(self, gpus: int) -> Accelerator:
-        """Return the same GPU in servers of another size; a domain of one server follows."""
+        """Return the GPU in servers of another size; an NVLink domain of one server follows."""
         if gpus == self.node.value:
             return self
         figure = Figure(gpus, "the job's workers.gpusPerNode", "asked")
@@ -85,7 +84,7 @@ class Accelerator:
         return replace(self, node=figure, domain=self.domain if spans else figure)
 
     def peak(self, precision: Precision) -> float:
-        """Return the peak of a precision. Raises PlanError where the chip has none."""
+        """Return the peak of a precision. Raises PlanError if the GPU does not support it."""
         if precision not in self.peaks:
             raise PlanError(
                 f"{self.name} has no {precision} matrix units",
@@ -107,9 +106,9 @@ def accelerator(name: str) -> Accelerator:
 
 
 def accelerator_of(labels: Mapping[str, str]) -> Accelerator | None:
-    """Return the row that a node's labels name; None for a node without a known GPU.
+    """Return the row of a node by its labels; None for an unknown GPU.
 
-    Only whole names count: of two products with the same start one may have half the memory.
+    Only complete names match: products with a common prefix can differ in memory.
     """
     for label in PRODUCT_LABELS:
         row = _BY_PRODUCT.get(_product(labels.get(label, "")))
@@ -119,18 +118,18 @@ def accelerator_of(labels: Mapping[str, str]) -> Accelerator | None:
 
 
 def accelerator_called(device: str) -> Accelerator | None:
-    """Return the row of a device by its driver's name: feature discovery's label with spaces."""
+    """Return the row of a device by the name that its driver reports."""
     return accelerator_of({PRODUCT_LABELS[0]: device.replace(" ", "-")})
 
 
 def _product(value: str) -> str:
-    """Simplify a label's value: the vendor and time slicing do not change what a GPU is."""
+    """Normalize a label value: drop the vendor and the suffix of time slicing."""
     name = value.lower().replace("_", "-").removesuffix("-shared")
     return name.removeprefix("nvidia-").removeprefix("tesla-")
 
 
 def _row(name: str, fields: Mapping[str, Any]) -> Accelerator:
-    """Return a row of the data file. Raises KeyError or ValueError where it is not complete."""
+    """Return a row of the data file. Raises KeyError or ValueError if it is incomplete."""
     figures = {key: _figure(f"{name}.{key}", raw) for key, raw in fields.items() if key != "labels"}
     peaks = {precision: figures.pop(precision) for precision in PRECISIONS if precision in figures}
     return Accelerator(name, tuple(fields["labels"]), MappingProxyType(peaks), **figures)

@@ -1,4 +1,4 @@
-"""A training run as the plan sees it: a shape, how it is spread, and how a step is taken."""
+"""Training setup of a plan: model shape, layout, batch and execution options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmtrain_core.plan.model.parameters import FsdpUnits, PipelineStage, stage_
 from llmtrain_core.validation.check import Job
 
 Precision = Literal["float64", "float32", "bfloat16", "float8"]
-"""Type of the products; float8 keeps the rest in bfloat16 and is planned for published runs
+"""Data type of matrix products. float8 keeps the rest in bfloat16 and is for published runs
 only."""
 
 COMPUTE_BYTES: Mapping[Precision, int] = MappingProxyType(
@@ -34,17 +34,17 @@ MASTER_BYTES: Mapping[Precision, int] = MappingProxyType(
 Checkpointing = Literal["none", "selective", "full"]
 
 Sharding = Literal["fsdp2", "zero1", "ddp"]
-"""What data ranks share: fsdp2 shards weights, gradients and optimizer state (the trainer); zero1
-only the optimizer state, with 16-bit weights and 32-bit gradients whole on every rank (the
-distributed optimizer of Megatron-LM); ddp nothing."""
+"""What is sharded over data ranks. fsdp2 (the trainer): weights, gradients and optimizer state.
+zero1 (the distributed optimizer of Megatron-LM): only the optimizer state; 16-bit weights and
+32-bit gradients are replicated. ddp: nothing."""
 
 Kernels = Literal["fused", "compiled", "eager"]
-"""How operations between products run, from hand-fused over torch.compile to one kernel each."""
+"""Kernels of operations between products: hand-fused, torch.compile, or one kernel each."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
-    """Everything that decides what a step costs, apart from the hardware."""
+    """All inputs of the step model except the hardware."""
 
     shape: ModelShape
     layout: Layout
@@ -60,22 +60,22 @@ class TrainingSetup:
     """Model chunks per pipeline rank."""
     kernels: Kernels = "eager"
     recomputed_share: float | None = None
-    """Share of a layer's products that the backward pass repeats, where a published run's policy is
-    none of the three; absent: 1 for full, else 0."""
+    """Share of a layer's products that the backward pass recomputes, if a published run has another
+    policy than the three. Default: 1 for full, else 0."""
     syncs_always: bool = False
-    """FSDP gives weights back and scatters gradients in every micro-batch: less memory, more
-    traffic. The trainer does it once a step."""
+    """FSDP reshards weights and reduces gradients in each micro-batch: less memory, more traffic.
+    The trainer does so once per step."""
     flash_attention: bool = True
-    """Scores are never written to memory, and the masked half is not computed."""
+    """Attention scores are not written to memory, and the masked half is not computed."""
     overlaps_tensor: bool = False
-    """Tensor-parallel collectives are cut up and run beside products (async TP, user buffers)."""
+    """Tensor-parallel collectives overlap with products (async TP, user buffers)."""
     overlaps_data: bool = True
-    """Gradients and weights cross the data ranks while others are still computed."""
+    """Collectives of gradients and weights overlap with computation."""
     sync: SyncScheme = EXACT_SYNC
-    """What crosses between copies of the model (fsdp2)."""
+    """Synchronization of model replicas (fsdp2)."""
 
     def __post_init__(self) -> None:
-        """Raise PlanError for a setup that no trainer could run."""
+        """Raise PlanError for an impossible setup."""
         self._check_sizes()
         self._check_batch()
         pipeline = self.layout.pipeline
@@ -136,7 +136,7 @@ class TrainingSetup:
 
     @classmethod
     def of(cls, job: Job) -> TrainingSetup:
-        """Return the setup of a checked job. Raises PlanError for a trainer of other make."""
+        """Return the setup of a valid job. Raises PlanError for a third-party trainer."""
         training = job.spec.training
         if job.architecture is None or training is None:
             raise PlanError(
@@ -159,7 +159,7 @@ class TrainingSetup:
 
     @property
     def replicas(self) -> int:
-        """Ranks that see different data."""
+        """Number of ranks with different data."""
         return self.layout.data * self.layout.replicate
 
     @property
@@ -179,31 +179,32 @@ class TrainingSetup:
 
     @property
     def stages(self) -> tuple[PipelineStage, ...]:
-        """What each pipeline rank holds, all its chunks together."""
+        """Stage of each pipeline rank."""
         if self.layout.pipeline == 1:
             return stages(self.shape.layers, 1)
         return stages(self.shape.layers, self.layout.pipeline, self.schedule, self.chunks)
 
     @property
     def kinds(self) -> tuple[int, ...]:
-        """The first pipeline rank of every kind of stage: of all that differ in what they do.
+        """The first pipeline rank of each kind of stage.
 
-        Only the ends have one neighbour. Of equal stages the first keeps the most micro-batches.
+        Stages differ in layers, model ends and neighbours. Of equal stages, the first rank keeps
+        the most micro-batches in flight.
         """
         return _kinds(self.stages)
 
     def units(self, stage: PipelineStage) -> FsdpUnits:
-        """Return the parameters that one rank of a stage works with."""
+        """Return the FSDP units of one rank of a stage."""
         return stage_units(self.shape, stage, self.layout.tensor, self.layout.expert)
 
     @property
     def shard_ranks(self) -> int:
-        """Ranks over which FSDP shards: context ranks hold the same weights, so they count."""
+        """Number of ranks over which FSDP shards: data and context ranks."""
         return self.layout.data * self.layout.context
 
     @property
     def recomputed(self) -> float:
-        """Share of a layer's products that the backward pass repeats."""
+        """Share of a layer's products that the backward pass recomputes."""
         if self.recomputed_share is not None:
             return self.recomputed_share
         return 1.0 if self.checkpointing == "full" else 0.0
@@ -219,7 +220,7 @@ def _kinds(stages: tuple[PipelineStage, ...]) -> tuple[int, ...]:
 
 
 def _adapted(shape: ModelShape, training: Training) -> ModelShape:
-    """Return the shape with the adapters that a job trains beside it."""
+    """Return the shape with the adapters of the job."""
     lora = training.lora
     if lora is None:
         return shape

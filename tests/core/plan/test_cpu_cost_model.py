@@ -114,7 +114,7 @@ def test_a_calibration_survives_its_file_and_nothing_else_is_one() -> None:
         {"cores": 1},
     )
     for document in broken:
-        with pytest.raises(PlanError, match="calibrate this machine anew"):
+        with pytest.raises(PlanError, match="calibrate this machine again"):
             CpuCostModel.from_wire(document)
 
 

@@ -1,9 +1,9 @@
-"""CPU time of one optimizer step where ranks are processes on CPU cores, and the wall time of it.
+"""CPU time and wall time of an optimizer step on a machine without GPUs.
 
-What a rank does in a step is counted exactly (`rank_work`); each kind of work has one price in CPU
-seconds, the same in every layout and model, which a calibration measures (`fit`). The product of
-the two is linear, so it can be checked kind by kind. On a CPU the dispatch of operators and the
-messages of gloo cost more than the arithmetic of a small model; they are most of the kinds.
+The work of a rank in a step is counted exactly (`rank_work`). Each kind of work has one price in
+CPU seconds, the same for all layouts and models, measured by a calibration (`fit`). The model is
+linear, so each kind can be checked separately. On a CPU, operator dispatch and gloo messages cost
+more than the arithmetic of a small model, and most kinds describe them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from llmtrain_core.plan.time.step_time import between_bytes, layer_weights
 from llmtrain_core.plan.training_setup import COMPUTE_BYTES, TrainingSetup
 
 CALIBRATED_PRECISION = "float32"
-"""The type that prices are measured in."""
+"""Data type of the calibration."""
 
 WorkAmounts = Mapping[str, float]
-"""Amount of work by kind; what is absent is 0."""
+"""Amount of work by kind; absent kinds are 0."""
 
 WORK_KINDS: Mapping[str, str] = {
     "steps": "steps: batch, learning rate, clipping",
@@ -54,19 +54,19 @@ WORK_KINDS: Mapping[str, str] = {
     "reduceHops": "messages of a ring all-reduce",
     "bytes": "bytes that a rank sends",
 }
-"""Every kind of work, and its unit."""
+"""Kinds of work, with their units."""
 
 _HOPS: Mapping[Operation, tuple[str, int]] = {
     "all_gather": ("gatherHops", 1),
     "reduce_scatter": ("scatterHops", 1),
     "all_reduce": ("reduceHops", 2),
 }
-"""Collective -> its kind of message, and how often its ring goes round."""
+"""Kind of message and number of ring passes, by collective."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """CPU seconds that some work took."""
+    """Measured CPU seconds of an amount of work."""
 
     work: WorkAmounts
     seconds: float
@@ -74,14 +74,14 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class CpuCostModel:
-    """A machine without GPUs: its cores and what each kind of work costs there."""
+    """Number of cores of a machine, and the price of each kind of work."""
 
     cores: int
     prices: Mapping[str, float]
     """CPU seconds per unit of every kind in `WORK_KINDS`."""
 
     def seconds(self, work: WorkAmounts) -> float:
-        """Return the CPU seconds of some work."""
+        """Return the CPU seconds of an amount of work."""
         return sum(self.prices[kind] * amount for kind, amount in work.items())
 
     def to_wire(self) -> dict[str, Any]:
@@ -90,16 +90,16 @@ class CpuCostModel:
 
     @classmethod
     def from_wire(cls, document: Any) -> CpuCostModel:
-        """Read the JSON of a calibration. Raises PlanError where it is none."""
+        """Read the JSON of a calibration. Raises PlanError if it is not valid."""
         try:
             cores, prices = int(document["cores"]), document["cpuSeconds"]
             found = {kind: float(prices[kind]) for kind in WORK_KINDS}
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(
-                f"not a calibration: {error!r}", "calibrate this machine anew"
+                f"not a calibration: {error!r}", "calibrate this machine again"
             ) from None
         if cores < 1 or not all(0 <= price < float("inf") for price in found.values()):
-            raise PlanError("a calibration has a negative figure", "calibrate this machine anew")
+            raise PlanError("a calibration has a negative figure", "calibrate this machine again")
         return cls(cores, found)
 
 
@@ -112,14 +112,14 @@ class CpuStepTime:
     cpu_seconds: float
     """CPU seconds of all ranks."""
     wall_seconds: float
-    """Wall-clock time, nothing else running."""
+    """Wall-clock time on an otherwise idle machine."""
 
 
 def cpu_step_time(setup: TrainingSetup, cost_model: CpuCostModel) -> CpuStepTime:
-    """Return the time of one step. Raises PlanError for what calibrations do not measure.
+    """Return the time of one step. Raises PlanError for features that are not calibrated.
 
-    With more ranks than cores, whatever rank is ready takes a core that waits, so the cores are
-    busy; with fewer, the slowest stage and the bubble set the pace.
+    With more ranks than cores, the cores are always busy. Otherwise the slowest stage and the
+    pipeline bubble determine the time.
     """
     layout = setup.layout
     cpu = tuple(cost_model.seconds(rank_work(setup, rank)) for rank in range(layout.pipeline))
@@ -131,7 +131,7 @@ def cpu_step_time(setup: TrainingSetup, cost_model: CpuCostModel) -> CpuStepTime
 
 
 def rank_work(setup: TrainingSetup, rank: int) -> dict[str, float]:
-    """Return what one rank of pipeline stage `rank` does in a step."""
+    """Return the work of one rank of pipeline stage `rank` in a step."""
     _require_measured(setup)
     stage, volumes = setup.stages[rank], stage_communication(setup, rank)
     work = {**_compute(setup, stage), **_shards(setup, stage)}
@@ -162,7 +162,7 @@ def collective_work(operation: Operation, ranks: int, calls: float, nbytes: floa
 
 
 def add_work(*works: WorkAmounts) -> dict[str, float]:
-    """Return several works together."""
+    """Return the sum of amounts of work."""
     return {
         kind: sum(work.get(kind, 0) for work in works)
         for kind in WORK_KINDS
@@ -171,7 +171,7 @@ def add_work(*works: WorkAmounts) -> dict[str, float]:
 
 
 def _compute(setup: TrainingSetup, stage: PipelineStage) -> dict[str, float]:
-    """Passes through layers and ends; recomputing repeats a forward pass, a third of both."""
+    """Return the work of the forward and backward passes, recomputation included."""
     shape, tensor, micro_batches = setup.shape, setup.layout.tensor, setup.micro_batches
     again = 1 + setup.recomputed / 3
     runs, tokens = micro_batches * stage.layers, setup.local_tokens
@@ -191,7 +191,7 @@ def _compute(setup: TrainingSetup, stage: PipelineStage) -> dict[str, float]:
 
 
 def _shards(setup: TrainingSetup, stage: PipelineStage) -> dict[str, float]:
-    """What FSDP and the optimizer do, also with one data rank: there is one path for all."""
+    """Return the work of FSDP and the optimizer, which one data rank does as well."""
     units = setup.units(stage)
     again = setup.micro_batches * units.layers if setup.layout.pipeline == 1 else 0
     gathers, scatters = units.count + again, units.learnt.count
@@ -239,14 +239,14 @@ def _require_measured(setup: TrainingSetup) -> None:
 
 
 SWEEPS = 20_000
-"""Rounds of coordinate descent; far past the point where predictions stop to change."""
+"""Maximum number of rounds of coordinate descent; predictions converge much earlier."""
 
 
 def fit(measured: Sequence[Measurement], cores: int) -> CpuCostModel:
     """Return the prices, none negative, with the least squared relative error.
 
-    Coordinate descent on the normal equations: each price in turn takes its best value given the
-    others (Lawson and Hanson's problem; convex, so every order of descent ends at the same error).
+    Coordinate descent on the normal equations: each price in turn is set to its optimum given the
+    others (non-negative least squares is convex, so the order of descent does not matter).
     """
     rows = [
         [m.work.get(kind, 0) / m.seconds for kind in WORK_KINDS] for m in measured if m.seconds > 0
@@ -276,5 +276,5 @@ def _sweep(gram: list[list[float]], target: list[float], prices: list[float]) ->
 
 
 def _determined(gram: list[list[float]]) -> Iterator[tuple[int, list[float]]]:
-    """Yield the rows of kinds that some measurement contains."""
+    """Yield the rows of the kinds that occur in a measurement."""
     yield from ((k, row) for k, row in enumerate(gram) if row[k] > 0)

@@ -1,6 +1,6 @@
-"""Which nodes have GPUs on which a job provably cannot run: too little memory, by their labels.
+"""Find nodes whose GPUs, by their labels, have too little memory for a job.
 
-The operator and the command line both ask, so that both leave out the same nodes.
+The operator and the command line both use it, so that both exclude the same nodes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job
 
 WHOLE_GPUS = frozenset({"nvidia.com/gpu", "amd.com/gpu"})
-"""Resources of which one is one GPU, as the product label names it; a slice has less of all."""
+"""Extended resources that count whole GPUs; a MIG slice has less memory than its label says."""
 Product = tuple[tuple[str, str], ...]
-"""The labels that name a node's GPU, with their values."""
+"""GPU product labels of a node, with their values."""
 
 
 def min_gpu_memory(job: Job) -> int:
-    """Return the bytes without which no GPU can run a job; 0 where that is not for us to say."""
+    """Return the minimum GPU memory of a job in bytes, without margins; 0 if it is unknown."""
     workers = job.spec.workers
     if workers.command is not None or workers.gpu_resource not in WHOLE_GPUS:
         return 0
@@ -32,7 +32,7 @@ def min_gpu_memory(job: Job) -> int:
 
 
 def nodes_by_gpu_memory(nodes: Iterable[Node]) -> dict[int, frozenset[str]]:
-    """Return the names of nodes by the bytes of memory of their GPUs, where labels tell."""
+    """Return node names by GPU memory in bytes, for nodes with known product labels."""
     found: dict[int, set[str]] = {}
     rows: dict[Product, Accelerator | None] = {}
     for node in nodes:
@@ -46,12 +46,12 @@ def nodes_by_gpu_memory(nodes: Iterable[Node]) -> dict[int, frozenset[str]]:
 
 
 def nodes_with_too_little_memory(job: Job, nodes: Iterable[Node]) -> frozenset[str]:
-    """Return the nodes on whose GPUs a job provably cannot run."""
+    """Return the names of nodes whose GPUs have too little memory for the job."""
     least = min_gpu_memory(job)
     small = (names for size, names in nodes_by_gpu_memory(nodes).items() if size < least)
     return frozenset[str]().union(*small)
 
 
 def gpu_product_labels(node: Node) -> Product:
-    """Return what a node's labels say of its GPUs."""
+    """Return the GPU product labels of a node."""
     return tuple((label, node.labels.get(label, "")) for label in PRODUCT_LABELS)

@@ -1,13 +1,13 @@
 """GPU memory by part, in bytes, of the rank that needs the most.
 
-State: stored weights, gradients and the two Adam moments (with what copies keep for their sync:
-`llmtrain_core.plan.gradient_sync`). For fsdp2 each is 32 bits and sharded
-over the data ranks: 16 bytes a parameter over d. For zero1, 16-bit weights and 32-bit gradients
-stay whole and the 32-bit master weights and moments are sharded: 6 + 12 / d (Rajbhandari et al.,
-arXiv:1910.02054; Megatron-LM's distributed optimizer). For ddp nothing is sharded.
+State: stored weights, gradients and the two Adam moments, with the state of replica synchronization
+(`llmtrain_core.plan.gradient_sync`). For fsdp2 each is 32 bits and sharded over the data ranks: 16
+bytes a parameter over d. For zero1, 16-bit weights and 32-bit gradients are replicated, and the
+32-bit master weights and moments are sharded: 6 + 12 / d (Rajbhandari et al., arXiv:1910.02054;
+Megatron-LM's distributed optimizer). For ddp nothing is sharded.
 
-Not everything is there at once: gradients come into being as activations go. The parts are those of
-the fullest moment. `tests/perf/bench_gpu.py` shows their sum beside what a GPU's allocator gives.
+Not all parts exist at the same time: activations are freed while gradients are allocated. The parts
+are those at peak memory. `tests/perf/bench_gpu.py` compares their sum with a GPU's allocator.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llmtrain_core.plan.training_setup import (
 )
 
 FRAGMENTATION = 0.05
-"""Share added for what the allocator cannot use once memory is short; before, it reserves more."""
+"""Share added for fragmentation of the allocator when memory is short."""
 RUNTIME_BYTES = 2 * 1024**3
 """CUDA context, cuBLAS workspace and NCCL buffers: 1 to 2 GiB in practice."""
 LOGITS_BYTES = 12
@@ -37,26 +37,26 @@ log-softmax and its gradient, and the gradient in 16 bits."""
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one rank by part, and what the GPU has."""
+    """Bytes of one rank by part, and the memory of the GPU."""
 
     parts: Mapping[str, int]
     """weights, gradients, optimizer, gathered, activations, logits, runtime, fragmentation."""
     capacity: int
-    """Bytes of the GPU's memory; 0 when no GPU is named."""
+    """Memory of the GPU in bytes; 0 if unknown."""
 
     @property
     def total(self) -> int:
-        """The fullest moment, margins included: all parts together."""
+        """Peak memory with margins: the sum of all parts."""
         return sum(self.parts.values())
 
     @property
     def fits(self) -> bool:
-        """Whether the GPU holds all parts, margin included."""
+        """Whether all parts fit into the GPU, margins included."""
         return self.total <= self.capacity
 
     @property
     def least(self) -> int:
-        """What is needed without margins: a GPU smaller than this cannot run it."""
+        """Memory without margins; a GPU with less cannot run the setup."""
         margins = self.parts["fragmentation"] + self.parts["runtime"]
         return self.total - margins
 
@@ -68,7 +68,7 @@ def memory(setup: TrainingSetup, capacity: int = 0) -> Memory:
 
 
 def stage_memory(setup: TrainingSetup, rank: int) -> dict[str, int]:
-    """Return bytes by part on one pipeline rank, at the fullest moment of the last micro-batch."""
+    """Return bytes by part on one pipeline rank, at peak memory of the last micro-batch."""
     moments = _moments(setup, setup.stages[rank], rank)
     parts = max(moments, key=lambda moment: sum(moment.values()))
     margin = int(FRAGMENTATION * sum(parts.values()))
@@ -76,10 +76,10 @@ def stage_memory(setup: TrainingSetup, rank: int) -> dict[str, int]:
 
 
 def _moments(setup: TrainingSetup, stage: PipelineStage, rank: int) -> Iterator[dict[str, int]]:
-    """Yield what is there when a backward pass begins, in its first layer, and at the end.
+    """Yield bytes by part at the start, in the first layer and at the end of a backward pass.
 
-    Where all micro-batches are in flight before the first backward pass, there is no gradient yet;
-    there is one when a micro-batch fewer is in flight.
+    If all micro-batches are in flight before the first backward pass, there is no gradient yet;
+    there is one after the first backward pass, with one micro-batch fewer in flight.
     """
     state = state_bytes(setup, stage)
     gathered = _gathered(setup, stage, state["gradients"])
@@ -118,25 +118,25 @@ def _moments(setup: TrainingSetup, stage: PipelineStage, rank: int) -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class _Gathered:
-    """Bytes of gradients, and of weights that FSDP has fetched, as the last micro-batch goes on."""
+    """Bytes of gradients and of gathered weights during the last micro-batch."""
 
     gradients_before: int
-    """Of the micro-batches before it, where there are any."""
+    """Gradients of the previous micro-batches, if any."""
     gradients_after: int
     at_loss: int
     in_layer: int
     at_end: int
-    """The layer's new gradient included."""
+    """Includes the new gradient of the layer."""
 
 
 def _gathered(setup: TrainingSetup, stage: PipelineStage, shards: int) -> _Gathered:
-    """Return what FSDP holds whole, `shards` bytes of gradients apart; others fetch nothing.
+    """Return the unsharded bytes of FSDP besides `shards` bytes of gradients.
 
-    With one micro-batch and no pipeline: the ends of the model, which stay gathered, the block at
-    work and the one fetched ahead, and one block's gradient. With several, or a pipeline, gradients
-    are accumulated whole in the reduction's type and weights stay gathered after a backward pass,
-    because ranks synchronise once a step; without a pipeline layers are given back after the
-    forward pass all the same.
+    With one micro-batch and no pipeline: the ends of the model, which stay gathered, the current
+    and the prefetched block, and the gradient of one block. With several micro-batches or a
+    pipeline, gradients are accumulated unsharded in the type of the reduction, and weights stay
+    gathered after a backward pass, because ranks synchronize once per step. Without a pipeline,
+    layers are still resharded after the forward pass.
     """
     units = setup.units(stage)
     compute, master = COMPUTE_BYTES[setup.precision], MASTER_BYTES[setup.precision]
@@ -155,7 +155,7 @@ def _gathered(setup: TrainingSetup, stage: PipelineStage, shards: int) -> _Gathe
 
 
 def state_bytes(setup: TrainingSetup, stage: PipelineStage) -> dict[str, int]:
-    """Return exact bytes of weights, gradients and optimizer state of the fullest data rank.
+    """Return exact bytes of weights, gradients and optimizer state of the data rank with the most.
 
     Frozen weights have neither gradients nor moments.
     """
@@ -184,7 +184,7 @@ def state_bytes(setup: TrainingSetup, stage: PipelineStage) -> dict[str, int]:
 
 
 def activation_bytes(setup: TrainingSetup, stage: PipelineStage, micro_batches: float) -> int:
-    """Return bytes kept for the backward passes of so many micro-batches in flight.
+    """Return activation bytes of the micro-batches in flight.
 
     Under full recomputation a layer keeps its input only.
     """
@@ -196,28 +196,28 @@ def activation_bytes(setup: TrainingSetup, stage: PipelineStage, micro_batches: 
 
 
 def _in_flight(setup: TrainingSetup, rank: int) -> float:
-    """Return the micro-batches of which a pipeline rank keeps activations at most."""
+    """Return the maximum number of micro-batches in flight on a pipeline rank."""
     return peak_micro_batches(
         setup.schedule, setup.layout.pipeline, setup.micro_batches, setup.chunks, rank
     )
 
 
 def _layer_bytes(setup: TrainingSetup, checkpointing: Checkpointing) -> int:
-    """Return bytes that one layer keeps of one micro-batch."""
+    """Return activation bytes of one layer and micro-batch."""
     compute, tensor = COMPUTE_BYTES[setup.precision], setup.layout.tensor
     each = block_bytes_per_token(setup.shape, tensor, compute, checkpointing, setup.kernels)
     return int(setup.local_tokens * each)
 
 
 def _loss_bytes(setup: TrainingSetup, stage: PipelineStage) -> int:
-    """Return the peak around the loss of one micro-batch."""
+    """Return the peak bytes of the loss of one micro-batch."""
     wide = MASTER_BYTES[setup.precision]
     at_peak = LOGITS_BYTES if wide == 4 else 3 * wide
     return at_peak * _logits(setup) if stage.predicts else 0
 
 
 def _waiting_bytes(setup: TrainingSetup, stage: PipelineStage, micro_batches: float) -> int:
-    """Return the log-softmax that others of the micro-batches in flight keep: with GPipe."""
+    """Return the bytes of log-softmax of the other micro-batches in flight (GPipe)."""
     if not stage.predicts or setup.layout.pipeline == 1 or setup.schedule != "GPipe":
         return 0
     return int(MASTER_BYTES[setup.precision] * (micro_batches - 1) * _logits(setup))

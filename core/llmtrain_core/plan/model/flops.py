@@ -1,7 +1,7 @@
-"""Floating-point operations of training, in the two conventions that the field uses.
+"""FLOPs of training, in two conventions.
 
-They differ by up to a factor of two in the attention term, so a utilisation without the name of
-its convention means little. Norms, the softmax and recomputation of activations are not counted.
+The conventions differ by a factor of two in the attention term, so a utilization must name its
+convention. Norms, the softmax and recomputation of activations are not counted.
 """
 
 from __future__ import annotations

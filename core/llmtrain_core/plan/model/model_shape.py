@@ -1,7 +1,7 @@
-"""The shape of a decoder, wide enough for the published models that a plan is asked about.
+"""Dimensions of decoder-only models, for planning.
 
-Everything that the API's `Architecture` can say, and a few models that exist here only, so that a
-plan can be checked against their published runs.
+`ModelShape` covers the API's `Architecture` and a few models that only the plan supports, to
+compare the plan with their published runs.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from llmtrain_core.validation.presets import PRESETS
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """Low-rank adapters beside frozen weights (LoRA, arXiv:2106.09685)."""
+    """Low-rank adapters with frozen base weights (LoRA, arXiv:2106.09685)."""
 
     rank: int
     targets: tuple[str, ...]
-    """Products that have one, by their usual names: q_proj, ..."""
+    """Linear layers with an adapter: q_proj, ..."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """Sizes of a decoder. All are counts; a plan never needs the weights."""
+    """Dimensions of a decoder-only model."""
 
     layers: int
     hidden_size: int
@@ -52,32 +52,32 @@ class ModelShape:
     learned_positions: int = 0
     """Rows of the position embedding; 0 for rotary or relative positions."""
     adapters: Adapters | None = None
-    """What learns in place of the weights."""
+    """Adapters that are trained instead of the weights."""
     experts: int = 1
-    """Feed-forward blocks per layer that a router chooses from; 1: no router."""
+    """Number of experts per layer; with 1 there is no router."""
     experts_per_token: int = 1
-    """Experts that every token visits."""
+    """Number of experts per token."""
     balanced: bool = False
-    """A loss keeps the experts evenly used."""
+    """There is a load-balancing loss."""
 
     @property
     def query_width(self) -> int:
-        """Width of all query heads together."""
+        """Total width of the query heads."""
         return self.heads * self.head_width
 
     @property
     def key_width(self) -> int:
-        """Width of all key heads together; values have the same."""
+        """Total width of the key heads, and of the value heads."""
         return self.kv_heads * self.head_width
 
     def with_adapters(self, rank: int, targets: Iterable[str]) -> ModelShape:
-        """Return the same model with adapters beside frozen weights."""
+        """Return the model with adapters and frozen base weights."""
         return replace(self, adapters=Adapters(rank, tuple(sorted(targets))))
 
     def with_length(self, sequence_length: int) -> ModelShape:
-        """Return the same model trained on sequences of another length.
+        """Return the model with another sequence length.
 
-        Raises PlanError for more than its position embedding has rows.
+        Raises PlanError if the position embedding has fewer rows.
         """
         if 0 < self.learned_positions < sequence_length:
             raise PlanError(
@@ -89,7 +89,7 @@ class ModelShape:
 
 
 def shape_of(architecture: Architecture | ModelShape) -> ModelShape:
-    """Return the shape of an architecture of the API; a shape is its own."""
+    """Return the shape of an architecture; a `ModelShape` is returned unchanged."""
     if isinstance(architecture, ModelShape):
         return architecture
     return ModelShape(
@@ -154,7 +154,7 @@ def _nemotron4(layers: int, hidden: int, heads: int, kv_heads: int, ffn: int) ->
 SHAPES: Mapping[str, ModelShape] = MappingProxyType(
     {
         **{name: shape_of(architecture) for name, architecture in PRESETS.items()},
-        # With the published vocabularies, which the presets fill up.
+        # With the published vocabularies, which the presets pad.
         # Radford et al., 2019: the published weights, whose positions number 1,024.
         "gpt2-124m": gpt(12, 768, 12, length=1024),
         "gpt2-1.5b": gpt(48, 1600, 25, length=1024),
@@ -165,7 +165,7 @@ SHAPES: Mapping[str, ModelShape] = MappingProxyType(
         "nemotron4-340b": _nemotron4(96, 18432, 96, 8, 73728),
     }
 )
-"""Every model that a plan knows by name: the presets of the API and plan-only shapes."""
+"""Models by name: the presets of the API and plan-only models."""
 
 
 def shape_named(name: str) -> ModelShape:

@@ -1,4 +1,4 @@
-"""Exact parameter counts: of a model, and of what one rank holds of it."""
+"""Exact parameter counts of a model and of one rank."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ParameterCount:
     router: int = 0
     """Routers of all layers, experts x hiddenSize each."""
     idle: int = 0
-    """Parameters of the experts that a token does not visit, over all layers."""
+    """Parameters of the experts that are not selected for a token, over all layers."""
     adapters: int = 0
-    """Low-rank adapters, which come on top of the model; 0: the model itself learns."""
+    """Low-rank adapters; 0 if the model itself is trained."""
 
     @property
     def total(self) -> int:
@@ -43,7 +43,7 @@ class ParameterCount:
 
     @property
     def active(self) -> int:
-        """Parameters that one token meets; all of them without experts."""
+        """Parameters that are used for one token; all parameters without experts."""
         return self.total - self.idle
 
     @property
@@ -53,26 +53,26 @@ class ParameterCount:
 
     @property
     def multiplied(self) -> int:
-        """Parameters that take part in a product for every token.
+        """Parameters that are multiplied for each token.
 
-        This is the N' of the FLOP formulas: looking a row up in the input embedding costs nothing,
-        but a tied embedding is multiplied as the output projection.
+        This is the N' of the FLOP formulas: a lookup in the input embedding has no FLOPs, but a
+        tied embedding is multiplied as the output projection.
         """
         return self.active - self.positions - (self.embedding if self.output else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterTensor:
-    """One parameter tensor as a tensor-parallel rank holds it; its first dimension is sharded."""
+    """A parameter tensor of one tensor-parallel rank; FSDP shards its first dimension."""
 
     name: str
     shape: tuple[int, ...]
     replicated: bool = False
-    """Every tensor-parallel rank holds the same values."""
+    """All tensor-parallel ranks hold the same values."""
     frozen: bool = False
     """It has no gradient."""
     copy: bool = False
-    """A copy of another stage's tensor, which updates it: no optimizer state."""
+    """A copy of another stage's tensor, without optimizer state."""
 
     @property
     def size(self) -> int:
@@ -80,10 +80,10 @@ class ParameterTensor:
         return prod(self.shape)
 
     def sharded(self, ranks: int) -> int:
-        """Elements that the first of `ranks` FSDP ranks holds: rows are dealt out in equal chunks.
+        """Return the number of elements on the first of `ranks` FSDP ranks.
 
-        FSDP2 shards dimension 0 by chunks of ceil(rows / ranks), as `torch.chunk` does, so the
-        first rank always holds the most.
+        FSDP2 shards dimension 0 in chunks of ceil(rows / ranks), as `torch.chunk` does, so the
+        first rank holds the most.
         """
         rows, *rest = self.shape
         return -(-rows // ranks) * prod(rest)
@@ -91,20 +91,20 @@ class ParameterTensor:
 
 @dataclass(frozen=True, slots=True)
 class PipelineStage:
-    """What one pipeline rank holds, all its chunks together."""
+    """Layers and model ends of one pipeline rank, over all its chunks."""
 
     layers: int
     embeds: bool
     predicts: bool
     apart: bool = False
-    """Its two ends of the model are in different chunks."""
+    """The rank has both ends of the model, in different chunks."""
 
 
 @cache
 def stages(
     layers: int, ranks: int, schedule: Schedule = "1F1B", chunks: int = 1
 ) -> tuple[PipelineStage, ...]:
-    """Return what the ranks of a pipeline hold: even runs of layers, longer runs first."""
+    """Return the stage of each pipeline rank; the first stages have the remaining layers."""
     count = ranks * chunks
     share, extra = divmod(layers, count)
     found = []
@@ -179,8 +179,8 @@ def block_tensors(shape: ModelShape, tensor: int = 1) -> tuple[ParameterTensor, 
 def adapter_tensors(shape: ModelShape, tensor: int = 1) -> Iterator[ParameterTensor]:
     """Yield the adapters of one layer on one of `tensor` ranks: A (rank, in) and B (out, rank).
 
-    Beside a product split by rows of its weight, B is split like it and A is common; beside one
-    split by columns, it is the other way round.
+    For a weight that is split by rows, B is split and A is replicated; for a weight that is split
+    by columns, A is split and B is replicated.
     """
     if shape.adapters is None:
         return
@@ -203,7 +203,7 @@ def adapter_tensors(shape: ModelShape, tensor: int = 1) -> Iterator[ParameterTen
 
 
 def _frozen(shape: ModelShape, tensors: Iterable[ParameterTensor]) -> Iterator[ParameterTensor]:
-    """Yield the model's own tensors; beside adapters they do not learn."""
+    """Yield the base tensors, which are frozen if there are adapters."""
     return (replace(tensor, frozen=shape.adapters is not None) for tensor in tensors)
 
 
@@ -233,7 +233,7 @@ def end_tensors(
 ) -> tuple[ParameterTensor, ...]:
     """Return the parameters outside the layers: embeddings and the final norm and output.
 
-    A stage that predicts with an embedding which it does not hold in the same chunk has a copy.
+    An output stage with a tied embedding in another chunk or stage has a copy of it.
 
     A vocabulary that `tensor` does not divide is padded (as Megatron-LM does; the trainer refuses).
     """
@@ -262,29 +262,29 @@ def _norm(shape: ModelShape, name: str) -> list[ParameterTensor]:
 class FsdpUnits:
     """A stage's parameters in the units that FSDP gathers: layers, their experts, and the ends.
 
-    Built once for every stage (`stage_units`), so it is told apart by identity.
+    `stage_units` caches one instance per stage, so instances are compared by identity.
     """
 
     block: tuple[ParameterTensor, ...]
     experts: tuple[ParameterTensor, ...]
-    """Of one layer; a unit of their own, which fewer ranks share."""
+    """Experts of one layer; a separate unit, sharded over fewer ranks."""
     expert: int
-    """Ranks that deal the experts out."""
+    """Expert-parallel degree."""
     layers: int
     ends: tuple[ParameterTensor, ...]
     size: int
-    """Parameters that one tensor-parallel rank of the stage works with."""
+    """Parameters of one tensor-parallel rank of the stage."""
     count: int
     """Number of units."""
     learning: FsdpUnits | None = None
-    """What of it has gradients; None: all."""
+    """Units that have gradients; None if all have."""
 
     def sharded(self, ranks: int) -> int:
         """Parameters that the first of `ranks` FSDP ranks holds."""
         return _shard(self, ranks)
 
     def updated(self, ranks: int) -> int:
-        """Those that it updates: copies are updated elsewhere."""
+        """Parameters that the rank updates; copies are updated by another stage."""
         return self.sharded(ranks) - sharded((t for t in self.ends if t.copy), ranks)
 
     @property
@@ -294,7 +294,7 @@ class FsdpUnits:
 
     @property
     def learnt(self) -> FsdpUnits:
-        """What of the stage has gradients: units without any are not there."""
+        """Units of the stage that have gradients."""
         return self.learning or self
 
 
@@ -302,7 +302,7 @@ class FsdpUnits:
 def stage_units(
     shape: ModelShape, stage: PipelineStage, tensor: int = 1, expert: int = 1
 ) -> FsdpUnits:
-    """Return what one tensor- and expert-parallel rank of a stage works with."""
+    """Return the units of one tensor- and expert-parallel rank of a stage."""
     block, experts = block_tensors(shape, tensor), expert_tensors(shape, tensor, expert)
     ends = end_tensors(
         shape, tensor, embeds=stage.embeds, predicts=stage.predicts, apart=stage.apart
@@ -324,10 +324,10 @@ def _shard(units: FsdpUnits, ranks: int) -> int:
 
 
 def size(tensors: Iterable[ParameterTensor]) -> int:
-    """Return the elements of some tensors."""
+    """Return the number of elements of tensors."""
     return sum(tensor.size for tensor in tensors)
 
 
 def sharded(tensors: Iterable[ParameterTensor], ranks: int) -> int:
-    """Return the elements of which the first of `ranks` FSDP ranks holds a shard."""
+    """Return the number of elements of tensors on the first of `ranks` FSDP ranks."""
     return sum(tensor.sharded(ranks) for tensor in tensors)

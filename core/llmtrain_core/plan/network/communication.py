@@ -1,14 +1,14 @@
-"""Collectives of one step and rank: how many calls, and how many bytes are handed to them.
+"""Collectives of one step and rank: number of calls and payload bytes.
 
-Bytes are payloads, as the trainer's meter counts them: the whole tensor of an all-gather, a
-reduce-scatter or an all-reduce, the sent tensor of a send. What travels is less or more by the
-algorithm (`bus_factor`). The counts are the trainer's own; tests hold them against its meter.
+Bytes are payloads, as the trainer's metrics count them: the whole tensor of an all-gather,
+reduce-scatter or all-reduce, the sent tensor of a send. `bus_factor` converts payloads to bytes on
+the wire. Tests compare the counts with the trainer's metrics.
 
 Full recomputation repeats the gathers of both regions and the sum after attention; the sum after
 the feed-forward block is not repeated, because recomputing stops at the last tensor that is needed.
 
-The payload of an all-to-all is what a rank receives. How many rows that are is the router's to
-decide; planned is an even use of the experts, which the ranks of a group match together.
+The payload of an all-to-all is the received tensor. Its size depends on the router; the plan
+assumes even use of the experts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Train
 Group = GroupLabel
 GROUPS = GROUP_LABELS
 REPLICA_GROUPS: tuple[ReplicaGroup, ...] = ("rep", "rep-near", "rep-far")
-"""The groups of the replicate dimension: all copies, or inside racks and between them."""
+"""Groups of the replicate dimension: all replicas, inside racks, and between racks."""
 Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv"]
 
 COUNT_BYTES = 8
-"""Of the number of rows that an expert is sent."""
+"""Bytes of the number of rows that are sent to an expert."""
 LOSS_REDUCTIONS = 3
 """All-reduces of a loss over a sharded vocabulary: maximum, sum of exponentials, target's logit."""
 
@@ -125,7 +125,7 @@ def _all(
 def _tensor(
     setup: TrainingSetup, stage: PipelineStage
 ) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
-    """Regions gathered before and summed after, both ways; the two ends of the model; the loss."""
+    """Yield the collectives of the tensor-parallel regions, the model ends and the loss."""
     compute = COMPUTE_BYTES[setup.precision]
     hidden_states = setup.local_tokens * setup.shape.hidden_size * compute
     ends = int(stage.embeds) + int(stage.predicts)
@@ -145,11 +145,11 @@ def _tensor(
 
 
 def _not_learnt(setup: TrainingSetup, stage: PipelineStage) -> tuple[int, int]:
-    """Return gathers and scatters that a micro-batch's backward pass does without.
+    """Return the gathers and scatters that a backward pass with frozen weights does not need.
 
-    Where weights are frozen, nothing below the first adapter has a gradient: the embedding's sum
-    has none, the first layer's attention does not scatter its input's, and without an adapter in
-    attention, its sum and the input of the feed-forward block have none either.
+    Nothing below the first adapter has a gradient: neither the embedding nor the input of the first
+    layer's attention, and without an adapter in attention, neither its output nor the input of the
+    feed-forward block.
     """
     adapters = setup.shape.adapters
     if adapters is None or not stage.embeds:
@@ -161,7 +161,7 @@ def _not_learnt(setup: TrainingSetup, stage: PipelineStage) -> tuple[int, int]:
 def _context(
     setup: TrainingSetup, stage: PipelineStage
 ) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
-    """Keys and values of the whole sequence gathered in every layer, their gradients scattered."""
+    """Yield gathers of keys and values of the whole sequence, and scatters of their gradients."""
     shape, layout = setup.shape, setup.layout
     compute = COMPUTE_BYTES[setup.precision]
     tokens = setup.micro_batch * shape.sequence_length
@@ -178,9 +178,9 @@ def _context(
 def _experts(
     setup: TrainingSetup, stage: PipelineStage
 ) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
-    """Rows sent to their experts and answers sent back, both ways; who sends how many comes first.
+    """Yield all-to-alls of row counts, and of rows to and from the experts, both passes.
 
-    Context ranks add up how often each expert was chosen in their common sequences.
+    Context ranks sum how often each expert was selected in their common sequences.
     """
     shape, runs = setup.shape, setup.micro_batches * stage.layers
     if shape.experts == 1:
@@ -206,7 +206,7 @@ def _experts(
 def _data(
     setup: TrainingSetup, stage: PipelineStage
 ) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
-    """Weights gathered and gradients scattered; but for fsdp2, summed over copies as well.
+    """Yield gathers of weights and reductions of gradients; zero1 and ddp also sum over replicas.
 
     fsdp2: per unit (a layer, its experts, or the ends); without a pipeline, a layer is gathered
     again in every backward pass. zero1: all weights and all gradients once a step. ddp: one
@@ -255,9 +255,9 @@ def _data(
 def _copies(
     setup: TrainingSetup, stage: PipelineStage
 ) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
-    """What keeps copies alike: every unit's gradients, or now and then all weights at once.
+    """Yield replica synchronization: gradients of each unit, or all weights every few steps.
 
-    Weights that cross every few steps are counted as a step's share, rounded up.
+    Synchronization every few steps is counted as the share of one step, rounded up.
     """
     every, times = setup.sync.interval_steps, _scatters(setup)
     values = _unit_values(setup, stage)
@@ -293,15 +293,15 @@ def _unit_values(setup: TrainingSetup, stage: PipelineStage) -> list[int]:
 
 
 def _scatters(setup: TrainingSetup) -> int:
-    """Return how often a step's gradients leave a rank."""
+    """Return the number of gradient reductions per step."""
     return setup.micro_batches if setup.syncs_always else 1
 
 
 def _gathers(setup: TrainingSetup) -> int:
     """Return how often a layer's weights are gathered in one step.
 
-    They are given back after a forward pass and kept after a backward pass until the next forward
-    pass has used them; a pipeline keeps them all the step.
+    They are resharded after a forward pass and stay gathered from a backward pass to the next
+    forward pass. With a pipeline they stay gathered for the whole step.
     """
     if setup.syncs_always:
         return 2 * setup.micro_batches
@@ -361,7 +361,7 @@ def _chunk_ranks(schedule: Schedule, ranks: int, chunks: int) -> tuple[int, ...]
 def _norms(
     setup: TrainingSetup, stage: PipelineStage
 ) -> Iterator[tuple[Group, Operation, CollectiveCalls]]:
-    """What all ranks agree on: gradients of parameters held in common, gradient norm and loss."""
+    """Yield all-reduces of replicated gradients, the gradient norm and the loss."""
     master = MASTER_BYTES[setup.precision]
     units = setup.units(stage)
     for times, tensors in ((units.layers, units.learnt.block), (1, units.learnt.ends)):

@@ -1,4 +1,4 @@
-"""What is wrong with a job that no GPU can hold, and the nearest job that one can."""
+"""Find the smallest change that makes a job fit into GPU memory."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from llmtrain_core.plan.training_setup import Checkpointing, Precision, Training
 from llmtrain_core.validation.check import Job
 
 _SHARDED_PARTS = frozenset({"weights", "gradients", "optimizer", "gathered"})
-"""Parts that another layout makes smaller; the others follow from the micro-batch."""
+"""Parts that depend on the layout; the others depend on the micro-batch."""
 _MARGINS = frozenset({"runtime", "fragmentation"})
 GPUS_PER_SERVER = 8
-"""GPUs of the servers that large models are trained on."""
+"""GPUs per server, if the job has smaller servers and no layout fits."""
 MAX_GPU_FACTOR = 4096
 """Maximum factor by which a hint may increase the number of GPUs."""
 
 
 def too_large_message(job: Job, needed: Memory, gpu: str, capacity: int) -> str:
-    """Say by how much a job outgrows a GPU, what takes the room, and what would help."""
+    """Return the message for a job that does not fit: need, largest part and fix hint."""
     parts = [part for part in needed.parts if part not in _MARGINS]
     part = max(parts, key=lambda name: needed.parts[name])
     field = "spec.parallelism" if part in _SHARDED_PARTS else "spec.training.microBatchSize"
@@ -35,7 +35,7 @@ def too_large_message(job: Job, needed: Memory, gpu: str, capacity: int) -> str:
 
 
 def fix_hint(job: Job, setup: TrainingSetup, capacity: int) -> str:
-    """Name the fewest fields of a job to change so that `setup` fits into `capacity` bytes."""
+    """Return the fewest changes to the job so that `setup` fits into `capacity` bytes."""
     found = nearest_fit(job, setup, capacity)
     if found is not None:
         return "set " + ", ".join(_changes(setup, found))
@@ -52,10 +52,9 @@ def _on_full_servers(job: Job) -> Job:
 
 
 def nearest_fit(job: Job, setup: TrainingSetup, capacity: int) -> TrainingSetup | None:
-    """Return the setup that fits, margins included, and differs the least; None where none does.
+    """Return the setup that fits, with margins, and differs least; None if none does.
 
-    On as few more GPUs as possible, then with the fewest changes. Only what the job would be
-    accepted with.
+    Minimizes the number of GPUs, then the number of changes. Only setups that validation accepts.
     """
     options = sorted(_options(job, setup), key=lambda option: _distance(setup, option))
     return next((o for o in options if memory(o, capacity).fits and accepts(job, o)), None)
@@ -80,7 +79,7 @@ def _options(job: Job, setup: TrainingSetup) -> Iterator[TrainingSetup]:
 
 
 def _layouts(job: Job, layout: Layout) -> Iterator[Layout]:
-    """Return layouts with more tensor, pipeline or data ranks, on whole nodes."""
+    """Yield layouts with more tensor, pipeline or data ranks, on whole nodes."""
     gpus, per_node = layout.world_size, job.gpus_per_node
     times = [2**k for k in range(MAX_GPU_FACTOR.bit_length())]
     for wider, deeper, more in product((1, 2, 4, 8), (1, 2, 4, 8), times):
@@ -101,7 +100,7 @@ def _distance(before: TrainingSetup, after: TrainingSetup) -> tuple[int, int, in
 
 
 def _changes(before: TrainingSetup, after: TrainingSetup) -> list[str]:
-    """Name the fields of the job in which two setups differ, with the new values."""
+    """Return the fields of the job in which two setups differ, with the new values."""
     old, new = before.layout, after.layout
     pairs = (
         ("training.activationCheckpointing", before.checkpointing, after.checkpointing),

@@ -1,8 +1,8 @@
 """Search of layouts: the fastest that fits, the trade-off with memory, and why others are rejected.
 
-Exhaustive over what matters: tensor and context degrees that the model and the fast domain allow,
-pipeline depths, ways to shard the rest, micro-batches, schedules. Recomputation is
-not searched but chosen: the least that fits, since less is always faster.
+The search is exhaustive over tensor and context degrees that the model and the NVLink domain allow,
+pipeline depths, shardings of the remaining ranks, micro-batches and schedules. Recomputation is the
+least that fits, because less is always faster.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from llmtrain_core.plan.training_setup import Checkpointing, TrainingSetup
 MAX_PIPELINE = 64
 MAX_MICRO_BATCH = 64
 MIN_CONTEXT_TOKENS = 1024
-"""A context rank with fewer tokens of a sequence computes too little to be worth its traffic."""
+"""Minimum tokens of a sequence per context rank; with fewer, traffic outweighs computation."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """What may be chosen."""
+    """Values that the search may select."""
 
     checkpointings: tuple[Checkpointing, ...] = ("none", "selective", "full")
     """From least to most recomputation."""
@@ -39,14 +39,14 @@ class SearchSpace:
     context: bool = True
     replicate: bool = True
     any_batch: bool = False
-    """The global batch may be rounded to what a layout can split."""
+    """The global batch may be rounded to a multiple that the layout can split."""
     largest_batch: int | None = None
-    """Sequences of the largest batch that rounding may lead to: a run is at least one step."""
+    """Maximum batch after rounding, in sequences: a run has at least one step."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanOption:
-    """One layout with what it costs."""
+    """A training setup with its memory and step time."""
 
     setup: TrainingSetup
     memory: Memory
@@ -60,16 +60,16 @@ class PlanOption:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The answer of a search."""
+    """Result of a search."""
 
     best: PlanOption | None
-    """The fastest that fits; None where nothing does."""
+    """The fastest option that fits; None if none does."""
     pareto: tuple[PlanOption, ...]
-    """Fastest first; each next one needs less memory."""
+    """Options ordered by speed; each option needs less memory than the one before."""
     rejected: Mapping[str, int]
-    """How many fell out, by reason; of reasons that differ in their numbers, one is named."""
+    """Number of rejected layouts by reason. Reasons that differ only in numbers are merged."""
     nearest: PlanOption | None
-    """Where nothing fits: the layout that needs the least memory."""
+    """If nothing fits, the option that needs the least memory."""
     tried: int
 
 
@@ -81,7 +81,7 @@ def search(
     constants: Constants | None = None,
     capacity: int | None = None,
 ) -> SearchResult:
-    """Return the best ways to run `base` on a number of GPUs.
+    """Return the best options to run `base` on a number of GPUs.
 
     Layout, micro-batch, schedule and recomputation are chosen; everything else is taken from
     `base`. `capacity` is the memory of a GPU in bytes; default: that of `hardware`.
@@ -117,7 +117,7 @@ def search(
 def any_layout_fits(
     base: TrainingSetup, hardware: Accelerator, gpus: int, space: SearchSpace
 ) -> bool:
-    """Tell whether any layout of so many GPUs holds the base: the search without times."""
+    """Return True if any layout on `gpus` GPUs fits; step times are not computed."""
     capacity = int(hardware.memory.value)
     options = setups(base, hardware, gpus, space)
     return any(
@@ -128,7 +128,7 @@ def any_layout_fits(
 def fits_with_recomputation(
     setup: TrainingSetup, capacity: int, checkpointings: tuple[Checkpointing, ...]
 ) -> bool:
-    """Tell whether a setup fits with any recomputation; the most helps the most often."""
+    """Return True if the setup fits with any recomputation; the most is tried first."""
     return any(
         memory(replace(setup, checkpointing=kind), capacity).fits
         for kind in reversed(checkpointings)
@@ -138,7 +138,7 @@ def fits_with_recomputation(
 def setups(
     base: TrainingSetup, hardware: Accelerator, gpus: int, space: SearchSpace
 ) -> Iterator[TrainingSetup]:
-    """Return every way to run `base` on so many GPUs, recomputation left open."""
+    """Return all setups of `base` on `gpus` GPUs, without a choice of recomputation."""
     return _setups(base, hardware, gpus, space, _Rejected())
 
 
@@ -162,11 +162,11 @@ def _pareto(options: list[PlanOption]) -> tuple[PlanOption, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Rejected:
-    """Reasons why layouts fall out, counted by kind: by what is said but for the numbers."""
+    """Rejection reasons, counted by their text without numbers."""
 
     counts: Counter[str] = field(default_factory=Counter)
     said: dict[str, str] = field(default_factory=dict)
-    """The first of each kind, in full."""
+    """First full text of each kind."""
 
     def add(self, reason: str) -> None:
         kind = _NUMBERS.sub("N", reason)
@@ -233,7 +233,7 @@ def _layouts(
 
 
 def _experts(shape: ModelShape, ranks: int) -> list[int]:
-    """Return degrees over which experts may be dealt out: not at all, or as far as may be."""
+    """Return expert-parallel degrees: 1 and the largest common divisor."""
     return sorted({1, gcd(shape.experts, ranks)})
 
 
@@ -246,7 +246,7 @@ def _contexts(base: TrainingSetup, room: int, space: SearchSpace) -> list[int]:
 def _shards(
     rest: int, tensor: int, domain: int, base: TrainingSetup, space: SearchSpace
 ) -> list[int]:
-    """Return sizes of the shard group: all data ranks, one fast domain, or eight of them."""
+    """Return sizes of the shard group: all data ranks, one NVLink domain, or eight domains."""
     if base.sharding != "fsdp2" or not space.replicate:
         return [rest]
     near = max(1, domain // tensor)
@@ -256,7 +256,7 @@ def _shards(
 def _schedules(
     base: TrainingSetup, layout: Layout, space: SearchSpace
 ) -> Iterator[tuple[Schedule, int]]:
-    """Return schedules with chunks: as few as may be, and as many as the layers allow evenly."""
+    """Yield schedules with the smallest and the largest even number of chunks."""
     per_rank = base.shape.layers // layout.pipeline
     if layout.pipeline == 1:
         yield "1F1B", 1
@@ -273,7 +273,7 @@ def _schedules(
 
 
 def _micro_batches(base: TrainingSetup, layout: Layout, space: SearchSpace) -> list[int]:
-    """Return what divides a data rank's share and leaves a micro-batch for every stage."""
+    """Return divisors of a data rank's batch that leave a micro-batch for each stage."""
     replicas = layout.data * layout.replicate
     most = min(MAX_MICRO_BATCH, max(1, base.global_batch // (replicas * layout.pipeline)))
     if space.any_batch or base.global_batch % replicas:
@@ -282,7 +282,7 @@ def _micro_batches(base: TrainingSetup, layout: Layout, space: SearchSpace) -> l
 
 
 def _batch(base: TrainingSetup, layout: Layout, micro: int, space: SearchSpace) -> int:
-    """Return the batch: the base's, or the nearest that this layout can split evenly."""
+    """Return the batch of the base, or the nearest batch that the layout can split."""
     if not space.any_batch:
         return base.global_batch
     share = layout.data * layout.replicate * micro

@@ -1,11 +1,11 @@
-"""How many GPUs, and which batch: the nearest numbers that answer a question.
+"""Find the smallest number of GPUs and the nearest batch that work.
 
-Numbers of GPUs are whole servers. What works does not grow steadily with them, since a number must
-also split into degrees that divide the model and the batch. So numbers of the grid (powers of two
-and what lies halfway between) are tried upward from what arithmetic alone demands. Below the first
-that works every number is tried where they are at most `WINDOW`; of more, halves are thrown away by
-their middle first. Promised is therefore: the answer works, and no smaller one does as long as it
-is within `WINDOW` servers of that bound, else none of the few just below it.
+The number of GPUs is a multiple of the server size. Feasibility is not monotonic, because the
+number must also split into degrees that divide the model and the batch. Powers of two and their
+halfway points are tried upward from an arithmetic lower bound. If at most `WINDOW` numbers lie
+below the first that works, all are tried; otherwise bisection first reduces them to `WINDOW`. The
+result always works. It is the minimum if it is within `WINDOW` servers of the bound, otherwise only
+numbers just below it are excluded.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from llmtrain_core.plan.training_setup import MASTER_BYTES, TrainingSetup
 
 MOST_GPUS = 65536
 WINDOW = 16
-"""Servers between the bound and the first number that works which are all tried."""
+"""Maximum number of server counts that are tried exhaustively."""
 STATES = 4
-"""Weight, gradient and two moments, which FSDP shards over all ranks at best."""
+"""Values per parameter: weight, gradient and two moments, sharded by FSDP."""
 
 
 def least_gpus(
@@ -44,7 +44,7 @@ def least_gpus(
     space: SearchSpace,
     limit: int = MOST_GPUS,
 ) -> int | None:
-    """Return the least GPUs, more than so many, that hold the model; None if `limit` do not."""
+    """Return the smallest number of GPUs above `more_than` that fits, or None."""
     node = int(hardware.node.value)
     low = max(more_than // node + 1, _servers_for_state(base, hardware))
     found = _least(lambda n: any_layout_fits(base, hardware, n * node, space), low, limit // node)
@@ -52,7 +52,7 @@ def least_gpus(
 
 
 def _servers_for_state(base: TrainingSetup, hardware: Accelerator) -> int:
-    """Return the servers below which the state alone does not fit."""
+    """Return the minimum number of servers that the training state fits on."""
     if base.sharding != "fsdp2" or base.shape.adapters is not None:
         return 1
     state = STATES * MASTER_BYTES[base.precision] * count_parameters(base.shape).total
@@ -68,7 +68,7 @@ def gpus_for_deadline(
     space: SearchSpace,
     limit: int = MOST_GPUS,
 ) -> tuple[int, SearchResult]:
-    """Return the least GPUs that finish in time. Raises PlanError where none up to `limit` do."""
+    """Return the smallest number of GPUs that meets the deadline. Raises PlanError if none does."""
     node = int(hardware.node.value)
     most = limit // node
 
@@ -96,7 +96,7 @@ def gpus_for_deadline(
 def _servers_for_speed(
     base: TrainingSetup, hardware: Accelerator, tokens: int, days: float
 ) -> float:
-    """Return the servers below which products alone outlast the deadline."""
+    """Return the minimum number of servers by the FLOPs of products alone."""
     constants = constants_of(hardware.name)
     efficiency = max(constants.efficiency(base.precision), constants.attention_efficiency)
     flops = training_flops_per_token(base.shape, "causal-attention") * tokens
@@ -106,9 +106,9 @@ def _servers_for_speed(
 
 
 def _fastest(taken: Callable[[int], float], most: int) -> int:
-    """Return the fastest number of the grid, from above as far as fewer are faster.
+    """Return the fastest number of the grid, searched downward while fewer are faster.
 
-    Of the grid, so that who asks for its time is answered by trying the same number.
+    The grid is that of `_least`, so a deadline of this time is found again.
     """
     best = None
     for servers in sorted(_grid(1, most), reverse=True):
@@ -133,7 +133,7 @@ def _least(works: Callable[[int], bool], low: int, most: int) -> int | None:
 
 
 def _grid(low: int, most: int) -> Iterator[int]:
-    """Return powers of two and three halves of them; they split into the most degrees."""
+    """Yield powers of two and 1.5 times powers of two, which have the most divisors."""
     power = 1
     while power <= most:
         yield from (n for n in sorted({power, power * 3 // 2}) if low <= n <= most)
@@ -149,7 +149,7 @@ def _up(days: float) -> float:
 def nearest_batch(
     base: TrainingSetup, hardware: Accelerator, gpus: int, largest: int
 ) -> int | None:
-    """Return the batch nearest to the base's that so many GPUs can split and hold."""
+    """Return the batch nearest to the base's that `gpus` GPUs can split and that fits."""
     wanted = base.global_batch
     options = setups(base, hardware, gpus, SearchSpace(any_batch=True, largest_batch=largest))
     ordered = sorted(options, key=lambda option: abs(option.global_batch - wanted))
@@ -167,6 +167,6 @@ def nearest_batch(
 def nearest_smaller(
     base: TrainingSetup, hardware: Accelerator, gpus: int, space: SearchSpace
 ) -> int | None:
-    """Return the most GPUs of the grid, fewer than so many, that can run the base."""
+    """Return the largest number of the grid below `gpus` that can run the base."""
     numbers = sorted(_grid(1, gpus - 1), reverse=True)
     return next((n for n in numbers if any_layout_fits(base, hardware, n, space)), None)

@@ -1,4 +1,4 @@
-"""What of the search space this release's trainer runs: asked of the API's own check."""
+"""Limit the search space to what validation accepts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmtrain_core.validation.check import Job, check, not_yet_supported
 
 
 def space_of(spec: JobSpec) -> SearchSpace:
-    """Return what may be chosen for a job: everything that the release does not refuse."""
+    """Return the search space of a job: all values that this release supports."""
     before = {problem.field for problem in not_yet_supported(spec)}
 
     def runs(section: str, **changes: Any) -> bool:
@@ -41,7 +41,7 @@ def space_of(spec: JobSpec) -> SearchSpace:
 
 
 def accepts(job: Job, setup: TrainingSetup) -> bool:
-    """Tell whether the job would be accepted with a setup's layout, batch and recomputation."""
+    """Return True if validation accepts the job with the setup's values."""
     spec, layout = job.spec.to_wire(), setup.layout
     spec["parallelism"] = {
         "tensor": layout.tensor,

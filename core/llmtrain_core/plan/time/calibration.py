@@ -1,8 +1,8 @@
-"""Fitting the constants of the step model to published runs: one set per GPU type.
+"""Fit the constants of the step model to published runs: one set per GPU type.
 
-Runs of a type are dealt out alternately, in order of model and size, to fitting and to testing; the
-test half is never looked at while fitting. Errors are measured in logarithms, so that twice too
-slow and twice too fast count the same, and summed without squares, so that one odd run cannot pull.
+The runs of a type, ordered by model and size, are assigned alternately to fitting and to testing.
+Errors are absolute logarithms of the ratio: a factor of two counts the same in both directions, and
+single outliers have limited weight.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "tensor_exposed": (0.0, 1.0),
     "jitter": (0.0, 0.02),
 }
-"""What is fitted, and between which values it is believable."""
+"""Fitted constants and their bounds."""
 
 FEW = 8
 """Fewer runs than this fit only the efficiency of the precisions they ran in; the rest is that of
@@ -33,7 +33,7 @@ the type that `constants.FALLBACK_TYPES` names."""
 
 @dataclass(frozen=True, slots=True)
 class ComparedRun:
-    """A published run and what the model says of it."""
+    """A published run and its predicted step time."""
 
     run: PublishedRun
     predicted: float
@@ -78,7 +78,7 @@ def fit(runs: Sequence[PublishedRun], start: Constants) -> Constants:
 
 
 def _names(runs: Sequence[PublishedRun]) -> list[str]:
-    """Return what these runs can tell: the efficiencies of their precisions, and the rest."""
+    """Return the constants that these runs determine."""
     ran = {run.setup.precision for run in runs}
     names = {"bfloat16": "product_efficiency", "float8": "float8_efficiency"}
     efficiencies = [name for precision, name in names.items() if precision in ran]

@@ -1,4 +1,4 @@
-"""Energy and money of a run."""
+"""Energy and cost of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """What a run costs."""
+    """GPU hours, energy and price of a run."""
 
     gpu_hours: float
     kilowatt_hours: float

@@ -1,9 +1,9 @@
-"""What failures cost: time between them, how often to save, and the share of time that trains.
+"""Goodput under failures: time between failures, checkpoint interval and share of useful time.
 
-Failures are independent and come at a constant rate per node. MTTF = 1 / (N r). The interval of
-checkpoints that loses least is sqrt(2 w MTTF) (Young, 1974; Daly, 2006, first order), and the
-expected share of useful time is (1 - N r (u + dt / 2)) / (1 + w / dt) (Kokolis et al.,
-arXiv:2410.21680), with w the seconds that a save stops training and u those that a restart takes.
+Failures are independent and come at a constant rate per node. MTTF = 1 / (N r). The optimal
+checkpoint interval is sqrt(2 w MTTF) (Young, 1974; Daly, 2006, first order), and the expected share
+of useful time is (1 - N r (u + dt / 2)) / (1 + w / dt) (Kokolis et al., arXiv:2410.21680), with w
+the seconds that a save stops training and u those that a restart takes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ NODE_FAILURES_PER_DAY = 3.79e-3
 405B was trained (arXiv:2407.21783). Meta's clusters RSC-1 and RSC-2 had 6.50e-3 and 2.34e-3
 (arXiv:2410.21680)."""
 RESTART_SECONDS = 300.0
-"""Detect, place, start and load: the goal of this project for 10,000 GPUs."""
+"""Time to detect, place, start and load; the goal of this project for 10,000 GPUs."""
 SAVE_SECONDS = 30.0
-"""Training stops this long for a synchronous save of a sharded checkpoint on a parallel file
-system."""
+"""Duration of a synchronous save of a sharded checkpoint to a parallel file system."""
 LEAST_SAVE = 1e-3
-"""A save that took no time would be made without end."""
+"""Lower bound: with 0 the optimal checkpoint interval would be 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """How often nodes fail and what it takes to go on. Raises PlanError for what cannot be."""
+    """Failure rate, and the cost of saves and restarts. Raises PlanError for invalid values."""
 
     per_node_day: float = NODE_FAILURES_PER_DAY
     """Failures per node and day that end all ranks."""
     save_seconds: float = SAVE_SECONDS
-    """Seconds that a save stops training."""
+    """Seconds that a save blocks training."""
     restart_seconds: float = RESTART_SECONDS
-    """Seconds from a failure until training goes on."""
+    """Seconds from a failure until training resumes."""
 
     def __post_init__(self) -> None:
         for option, value, least in (
@@ -46,7 +45,7 @@ class Failures:
             ("restart-seconds", self.restart_seconds, 0.0),
         ):
             if not least <= value < inf:
-                raise PlanError(f"--{option} {value:g} is no such number", f"use {least:g} or more")
+                raise PlanError(f"--{option} {value:g} is not valid", f"use {least:g} or more")
 
 
 DEFAULT_FAILURES = Failures()
@@ -54,16 +53,16 @@ DEFAULT_FAILURES = Failures()
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """How a run fares under failures."""
+    """Goodput of a run under failures."""
 
     failures_per_day: float
     mean_seconds_between_failures: float
     checkpoint_seconds: float
-    """Best time between two checkpoints."""
+    """Optimal time between two checkpoints in seconds."""
     ratio: float
-    """Share of wall-clock time that moves training forward; 0 if nothing does."""
+    """Share of wall-clock time with training progress."""
     restart_within: float
-    """A run only moves forward if a restart takes less than so many seconds; none do if <= 0."""
+    """Maximum restart time in seconds with which a run progresses; if <= 0, it never does."""
 
 
 def goodput(
@@ -80,5 +79,5 @@ def goodput(
 
 
 def young_daly(save_seconds: float, mean_seconds_between_failures: float) -> float:
-    """Return the time between checkpoints that loses least, in seconds."""
+    """Return the optimal time between checkpoints in seconds."""
     return sqrt(2 * save_seconds * mean_seconds_between_failures)

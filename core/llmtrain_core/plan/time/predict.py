@@ -1,4 +1,4 @@
-"""What one run costs on its own layout: size, memory and time. No search, no money, under 1 ms."""
+"""Estimate size, memory and time of a run with a given layout, in under 1 ms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN: Convention = "causal-attention"
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What is known of a run whatever it runs on."""
+    """Estimates that do not depend on the GPU type."""
 
     setup: TrainingSetup
     tokens: int
@@ -40,12 +40,12 @@ class Outline:
 
     @property
     def learning(self) -> int:
-        """Parameters that learn: all, or those of adapters."""
+        """Trainable parameters: all, or those of the adapters."""
         return count_parameters(self.setup.shape).learning
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that one token meets; fewer than all with experts."""
+        """Parameters used for one token; fewer than all with experts."""
         return count_parameters(self.setup.shape).active
 
     def flops_per_token(self, convention: Convention) -> int:
@@ -59,7 +59,7 @@ class Outline:
 
     @property
     def bubble(self) -> float:
-        """Share of a step in which the pipeline has nothing to do, communication not counted."""
+        """Share of a step in which the pipeline is idle, without communication."""
         setup = self.setup
         return bubble_fraction(
             setup.schedule, setup.layout.pipeline, setup.micro_batches, setup.chunks
@@ -68,7 +68,7 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Prediction(Outline):
-    """What is known of a run on one kind of GPU."""
+    """Estimates of a run on one GPU type."""
 
     hardware: Accelerator
     time: StepTime
@@ -81,28 +81,28 @@ class Prediction(Outline):
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilisation of the peak of the setup's precision."""
+        """Model FLOPs utilization, relative to the peak of the setup's precision."""
         peak = self.hardware.peak(self.setup.precision) * self.gpus
         return self.flops_per_token(SHOWN) * self.tokens_per_second / peak
 
     @property
     def seconds(self) -> float:
-        """Seconds of computing, failures and saves not counted."""
+        """Training time in seconds, without failures and checkpoints."""
         return self.tokens / self.tokens_per_second
 
     @property
     def days(self) -> float:
-        """Days of computing, failures and saves not counted."""
+        """Training time in days, without failures and checkpoints."""
         return self.seconds / 86400
 
 
 def tokens_of(job: Job, setup: TrainingSetup) -> int:
-    """Return the tokens that a job trains on: whole steps."""
+    """Return the number of training tokens of a job, in whole steps."""
     return max(1, job.total_steps) * setup.tokens_per_step
 
 
 def outline(setup: TrainingSetup, tokens: int) -> Outline:
-    """Return what is known of a run before its GPU is: the memory has no capacity to fit into."""
+    """Return the estimates of a run on an unknown GPU."""
     return Outline(setup, tokens, memory(setup))
 
 
@@ -112,10 +112,10 @@ def predict(
     tokens: int,
     slowed: Mapping[Group, float] | None = None,
 ) -> Prediction:
-    """Return memory and time of a setup as it is.
+    """Return memory and time of a setup.
 
-    `slowed` says by how much a placement's uplinks slow each group (`network.uplink_shares`); None:
-    no placement is known. Raises PlanError for a precision that the GPU lacks.
+    `slowed` is the slowdown of each group by the uplinks of a placement; None if no placement is
+    known. Raises PlanError if the GPU does not support the precision.
     """
     return Prediction(
         setup=setup,

@@ -1,9 +1,9 @@
-"""Time of one optimizer step: products, attention, memory traffic, and communication not hidden.
+"""Time of an optimizer step: products, attention, memory traffic and exposed communication.
 
-Roofline by part: a product takes FLOPs / (peak x efficiency) plus a fixed cost per kernel, which is
-what makes small products inefficient; attention has an efficiency of its own; what runs between
-products takes bytes / memory bandwidth. The slowest pipeline stage sets the pace, stretched by the
-schedule's bubble. Collectives are exposed by as much as they outlast the work they can hide behind.
+Roofline by part: a product takes FLOPs / (peak x efficiency) plus a fixed cost per kernel, which
+dominates small products. Attention has a separate efficiency. Operations between products take
+bytes / memory bandwidth. The slowest pipeline stage determines the step, extended by the bubble of
+the schedule. The exposed time of a collective is what exceeds the computation it overlaps with.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llmtrain_core.plan.network.link_speed import Network
 from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Kernels, TrainingSetup
 
 TRAFFIC: Mapping[Kernels, float] = {"fused": 1.0, "compiled": 1.2, "eager": 3.0}
-"""Memory traffic between products, relative to kernels that read and write every tensor once."""
+"""Memory traffic between products, relative to kernels that access each tensor once."""
 OPTIMIZER_BYTES = 30
 """Read and written per parameter of a rank's shard: weight, two moments, gradient, 16-bit copy."""
 SCORE_BYTES = 12
@@ -44,9 +44,9 @@ class StepTime:
     compute: float
     """Compute time of the slowest rank, without the pipeline bubble."""
     bubble: float
-    """Seconds in which that rank waits for the pipeline to fill and drain."""
+    """Seconds in which this rank waits for the pipeline to fill and drain."""
     exposed: Mapping[Group, float]
-    """Seconds of communication that nothing hides, by group."""
+    """Seconds of exposed communication, by group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _rank_time(
 def _work(
     setup: TrainingSetup, stage: PipelineStage, hardware: Accelerator, constants: Constants
 ) -> MicroBatchTime:
-    """Return the seconds of one micro-batch. The backward pass does every product twice."""
+    """Return the time of one micro-batch. The backward pass computes each product twice."""
     forward = layer_forward(setup, hardware, constants)
     products, between = forward
     attention = _attention(setup, hardware, constants)
@@ -147,7 +147,7 @@ def _work(
 def layer_forward(
     setup: TrainingSetup, hardware: Accelerator, constants: Constants
 ) -> tuple[float, float]:
-    """Return seconds of one layer's products, and of the traffic between them."""
+    """Return the seconds of one layer's products, and of the memory traffic between them."""
     tokens, tensor = setup.local_tokens, setup.layout.tensor
     weights = layer_weights(setup.shape, setup.layout.expert)
     peak = hardware.peak(setup.precision) * constants.efficiency(setup.precision)
@@ -164,8 +164,7 @@ def layer_forward(
 def layer_weights(shape: ModelShape, expert: int = 1) -> list[float]:
     """Return the sizes of a layer's products: one kernel each, query, key and value together.
 
-    Of experts, those of one of `expert` ranks, each weighed by the share of the tokens that visit
-    it if they are evenly used.
+    Experts are those of one of `expert` ranks, weighted by their share of tokens at even use.
     """
     hidden = shape.hidden_size
     first = (2 if shape.gated else 1) * hidden * shape.ffn_size
@@ -240,7 +239,7 @@ def _optimizer(
 def _data_exposed(
     setup: TrainingSetup, volumes: CommunicationVolumes, work: MicroBatchTime, network: Network
 ) -> dict[Group, float]:
-    """Return seconds of gradient and weight traffic that no computation hides."""
+    """Return the exposed seconds of gradient and weight traffic."""
 
     def time(group: Group, *operations: str) -> float:
         return sum(
@@ -261,7 +260,7 @@ def _data_exposed(
 
 
 def replica_sync_seconds(volumes: CommunicationVolumes, network: Network) -> float:
-    """Return the seconds in which copies are kept alike, hidden or not."""
+    """Return the seconds of replica synchronization, exposed or not."""
     return sum(
         network.seconds(group, operation, calls.nbytes, calls.count)
         for (group, operation), calls in volumes.items()
@@ -272,7 +271,7 @@ def replica_sync_seconds(volumes: CommunicationVolumes, network: Network) -> flo
 def _beside_passes(
     setup: TrainingSetup, gather: float, scatter: float, replicas: float, work: MicroBatchTime
 ) -> dict[Group, float]:
-    """Return what outlasts the passes beside which weights are gathered and gradients leave."""
+    """Return the time that exceeds the passes that overlap with gathers and reductions."""
     if not setup.overlaps_data:
         return {"dp": gather + scatter, "rep": replicas}
     layers = max(1, work.layers)
@@ -284,8 +283,8 @@ def _beside_passes(
     elif setup.sharding == "fsdp2" and setup.layout.pipeline == 1:
         forward += (setup.micro_batches - 1) * (forward + backward) + backward / 2
         backward /= 2
-    first = gather / layers  # nothing runs yet while the first weights come
-    last = (scatter + replicas) / layers  # nothing is left to run when the last gradients go
+    first = gather / layers  # the first gather overlaps with nothing
+    last = (scatter + replicas) / layers  # the last reduction overlaps with nothing
     before = max(first, gather - forward)
     after = max(last, scatter + replicas - backward)
     share = replicas / (scatter + replicas) if replicas else 0.0
