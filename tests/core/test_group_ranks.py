@@ -16,7 +16,7 @@ from llmtrain_core.placement.place import describe
 from llmtrain_core.plan.gradient_sync import SyncScheme
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.network.communication import group_sizes
-from llmtrain_core.plan.network.link_speed import Network
+from llmtrain_core.plan.network.link_speed import CollectiveCostModel
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import FabricLevel
@@ -95,7 +95,7 @@ def test_the_plan_and_the_crossings_count_the_ranks_of_every_group() -> None:
         sync = SyncScheme(replicas_per_rack=near)
         # only these two fields count; a real setup would need a model that every layout divides
         sizes = group_sizes(cast(TrainingSetup, SimpleNamespace(layout=layout, sync=sync)))
-        network = Network(CATALOGUE["H100"], layout, 1.0, 1.0, sync=sync)
+        network = CollectiveCostModel(CATALOGUE["H100"], layout, 1.0, 1.0, sync=sync)
         assert groups.keys() == sizes.keys() == set(GROUP_LABELS)
         for label, members in groups.items():
             ranks = layout.group(label, near).members(layout.world_size)

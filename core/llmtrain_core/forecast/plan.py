@@ -15,7 +15,7 @@ from llmtrain_core.plan.memory.checkpoint_size import Storage, storage
 from llmtrain_core.plan.memory.training_memory import format_bytes
 from llmtrain_core.plan.model.model_shape import ModelShape
 from llmtrain_core.plan.network.communication import CommunicationVolumes, communication
-from llmtrain_core.plan.network.link_speed import uplink_shares
+from llmtrain_core.plan.network.link_speed import uplink_slowdowns
 from llmtrain_core.plan.search.layouts import PlanOption, SearchResult, SearchSpace, search
 from llmtrain_core.plan.search.sizing import (
     gpus_for_deadline,
@@ -132,7 +132,7 @@ def plan(
     else:
         setup, found = _for_request(subject, hardware, gpus)
         tokens, keep = subject.tokens, 2
-    slowed = uplink_shares(placement.crossings, levels) if placement else None
+    slowed = uplink_slowdowns(placement.crossings, levels) if placement else None
     predicted = predict(setup, hardware, tokens, slowed)
     lived = goodput(-(-predicted.gpus // int(hardware.node.value)), failures)
     seconds = predicted.seconds / lived.ratio if lived.ratio else None

@@ -26,7 +26,7 @@ from llmtrain_core.plan.memory.gpu_memory import (
 )
 from llmtrain_core.plan.memory.training_memory import memory
 from llmtrain_core.plan.network.communication import Group
-from llmtrain_core.plan.network.link_speed import uplink_shares
+from llmtrain_core.plan.network.link_speed import uplink_slowdowns
 from llmtrain_core.plan.search.fix_hint import too_large_message
 from llmtrain_core.plan.time.predict import outline, predict, tokens_of
 from llmtrain_core.plan.training_setup import TrainingSetup
@@ -134,7 +134,7 @@ def _placed(job: Job, setup: TrainingSetup, assigned: AssignedNodes) -> Assessme
     notes = [_several("the job runs on", gpus.known, f"{slowest.name}, the slowest")]
     if gpus.unknown_nodes:
         notes.append(f"{gpus.unknown_nodes} of its nodes name no known GPU")
-    slowed = uplink_shares(assigned.crossings, assigned.levels)
+    slowed = uplink_slowdowns(assigned.crossings, assigned.levels)
     smallest = gpus.known[0]
     if smallest.memory.value < min_gpu_memory(job):
         notes.append(f"it needs more memory than its {smallest.name} have")

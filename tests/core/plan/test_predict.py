@@ -12,7 +12,7 @@ from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.document import outline_to_wire, plan_to_wire, prediction_to_wire
 from llmtrain_core.forecast.plan import plan
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.network.link_speed import uplink_shares
+from llmtrain_core.plan.network.link_speed import uplink_slowdowns
 from llmtrain_core.plan.time.predict import outline, predict, tokens_of
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.levels import FabricLevel
@@ -55,7 +55,7 @@ def test_uplinks_that_are_crossed_slow_the_step() -> None:
     setup = TrainingSetup.of(job)
     levels = (FabricLevel("spine", "spine", 8.0), FabricLevel("node", "node"))
     free = predict(setup, H100, 10**9, {})
-    crossed = uplink_shares({"spine": {"data": 4}}, levels)
+    crossed = uplink_slowdowns({"spine": {"data": 4}}, levels)
     tight = predict(setup, H100, 10**9, crossed)
     assert tight.time.exposed["dp"] > free.time.exposed["dp"]
     assert tight.seconds > free.seconds

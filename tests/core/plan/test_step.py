@@ -18,7 +18,11 @@ from llmtrain_core.plan.model.flops import training_flops_per_token
 from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.model.parameters import count_parameters
 from llmtrain_core.plan.network.communication import CommunicationVolumes, Group, communication
-from llmtrain_core.plan.network.link_speed import LINK_LATENCY, Network, uplink_shares
+from llmtrain_core.plan.network.link_speed import (
+    LINK_LATENCY,
+    CollectiveCostModel,
+    uplink_slowdowns,
+)
 from llmtrain_core.plan.time.step_time import layer_weights, step_time
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Snapshot
@@ -130,7 +134,7 @@ def test_a_precision_without_units_is_refused_and_names_the_others() -> None:
 
 def test_a_ring_inside_a_server_and_across() -> None:
     """(n - 1) / n of the payload over the slower of NVLink and the group's own interfaces."""
-    network = Network(H100, Layout(data=16), 1.0, 1.0)
+    network = CollectiveCostModel(H100, Layout(data=16), 1.0, 1.0)
     assert (network.span("dp").per_domain, network.span("dp").domains) == (8, 2)
     payload = 1e9
     across = payload * 0.5 / (8 * 50e9)
@@ -139,14 +143,14 @@ def test_a_ring_inside_a_server_and_across() -> None:
     found = network.seconds("dp", "all_gather", payload)
     assert found == pytest.approx(inside + 7 * LINK_LATENCY + 9.6e-6)
     assert network.seconds("dp", "all_reduce", payload) == pytest.approx(2 * found)
-    near = Network(H100, Layout(tensor=8), 1.0, 1.0)
+    near = CollectiveCostModel(H100, Layout(tensor=8), 1.0, 1.0)
     assert near.seconds("tp", "all_gather", payload) == pytest.approx(
         payload * 7 / 8 / 450e9 + 7 * LINK_LATENCY
     )
 
 
 def test_rows_to_experts_leave_a_server_through_the_interface_of_their_own_rank() -> None:
-    network = Network(H100, Layout(data=32, expert=16), 1.0, 1.0)
+    network = CollectiveCostModel(H100, Layout(data=32, expert=16), 1.0, 1.0)
     assert (network.span("ep").per_domain, network.span("ep").domains) == (8, 2)
     assert (network.span("edp").ranks, network.span("edp").per_domain) == (2, 1)
     found = network.seconds("ep", "all_to_all", 1e9)
@@ -164,13 +168,13 @@ def test_a_layer_multiplies_what_a_token_meets(name: str, expert: int) -> None:
 
 
 def test_the_span_of_a_group_follows_its_stride() -> None:
-    network = Network(H100, Layout(tensor=4, data=8, pipeline=2), 1.0, 1.0)
+    network = CollectiveCostModel(H100, Layout(tensor=4, data=8, pipeline=2), 1.0, 1.0)
     assert (network.span("dp").per_domain, network.span("dp").domains) == (2, 4)
     assert (network.span("pp").per_domain, network.span("pp").domains) == (1, 2)
 
 
 def test_a_rack_of_nvlink_is_one_domain() -> None:
-    network = Network(accelerator("GB200"), Layout(tensor=8, data=8), 1.0, 1.0)
+    network = CollectiveCostModel(accelerator("GB200"), Layout(tensor=8, data=8), 1.0, 1.0)
     assert network.span("dp").domains == 1
 
 
@@ -186,13 +190,13 @@ def test_uplinks_slow_only_the_groups_that_cross_them() -> None:
         {"spine": {"pipeline": 4}, "leaf": {"pipeline": 4, "data": 2}, "node": {"data": 2}},
         "",
     )
-    assert uplink_shares(placement.crossings, levels) == {
+    assert uplink_slowdowns(placement.crossings, levels) == {
         "pp": 14.0,
         "dp": 2.0,
         "ep": 2.0,
         "edp": 2.0,
     }
-    assert uplink_shares({}, levels) == {}
+    assert uplink_slowdowns({}, levels) == {}
 
 
 def test_uplinks_slow_fsdp_over_context_ranks_as_fsdp_over_data_ranks() -> None:
@@ -208,7 +212,7 @@ def test_uplinks_slow_fsdp_over_context_ranks_as_fsdp_over_data_ranks() -> None:
         setup = TrainingSetup(SHAPES["llama3-8b"], layout, batch)
         crossings = describe(layout, 8, Snapshot(levels, ()), paths).crossings
         assert crossings["leaf"]["data"] == 8
-        slowed = uplink_shares(crossings, levels)
+        slowed = uplink_slowdowns(crossings, levels)
         assert step_time(setup, H100, CONSTANTS).exposed["dp"] == pytest.approx(near, rel=0.01)
         tight = step_time(setup, H100, CONSTANTS, slowed).exposed["dp"]
         assert tight == pytest.approx(far, rel=0.01)
@@ -221,7 +225,7 @@ def test_uplinks_slow_fsdp_over_context_ranks_as_fsdp_over_data_ranks() -> None:
 def _fsdp_seconds(
     calls: CommunicationVolumes, layout: Layout, slowed: Mapping[Group, float] | None = None
 ) -> float:
-    network = Network(H100, layout, 1.0, 1.0, slowed or {})
+    network = CollectiveCostModel(H100, layout, 1.0, 1.0, slowed or {})
     return sum(
         network.seconds(group, operation, each.nbytes, each.count)
         for (group, operation), each in calls.items()

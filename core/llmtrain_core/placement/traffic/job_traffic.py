@@ -32,7 +32,7 @@ from llmtrain_core.plan.network.communication import (
     tied_bytes,
     wire_bytes,
 )
-from llmtrain_core.plan.network.link_speed import Network
+from llmtrain_core.plan.network.link_speed import CollectiveCostModel
 from llmtrain_core.plan.time.step_time import replica_sync_seconds, step_time
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job
@@ -121,7 +121,7 @@ def _exposed(
         shown = step_time(setup, hardware, constants).exposed.get(group, 0.0)
     except PlanError:  # no matrix units of that precision: nothing is known of what hides
         return 1.0
-    network = Network(
+    network = CollectiveCostModel(
         hardware,
         setup.layout,
         constants.link_efficiency,

@@ -1,9 +1,9 @@
-"""How long a collective takes on the links between its ranks.
+"""Time of collectives on the links between their ranks.
 
 A group of n ranks has g of them behind each fast domain (NVLink) and n / g domains. A ring moves (n
 - 1) / n of the payload over the fast links; (n/g - 1) / (n/g) of it enters each domain, over the g
-network interfaces of the group's own ranks there. The slower of the two sets the pace, since rings
-are pipelined (Patarasuk and Yuan, 2009; nccl-tests, doc/PERFORMANCE.md). An all-reduce moves
+network interfaces of the group's own ranks there. The slower of the two is the time, because
+rings are pipelined (Patarasuk and Yuan, 2009; nccl-tests, doc/PERFORMANCE.md). An all-reduce moves
 everything twice. On a placement, the interfaces share uplinks: `oversubscription` divides their
 rate.
 """
@@ -29,37 +29,37 @@ _WHOLE: Mapping[GroupKind, GroupKind] = {"expert": "data", "expertData": "data"}
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Where the ranks of a group sit."""
+class GroupSpan:
+    """Distribution of the ranks of a group over NVLink domains."""
 
     ranks: int
     per_domain: int
-    """Ranks behind one fast domain."""
+    """Ranks in one NVLink domain."""
 
     @property
     def domains(self) -> int:
-        """Fast domains that the group touches."""
+        """Number of NVLink domains of the group."""
         return ceil(self.ranks / self.per_domain)
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
-    """The links of one kind of GPU under one layout, and what a placement does to them."""
+class CollectiveCostModel:
+    """Links of one GPU type in one layout, with the slowdown by a placement."""
 
     hardware: Accelerator
     layout: Layout
     link_efficiency: float
     nic_efficiency: float
     oversubscription: Mapping[Group, float] = field(default_factory=dict)
-    """By what the rate of a group's interfaces is divided, where it crosses tight uplinks."""
+    """Divisor of the interface bandwidth of a group that crosses oversubscribed uplinks."""
     sync: SyncScheme = EXACT_SYNC
-    """How copies are kept alike: which of them share a rack."""
+    """Synchronization of model replicas."""
 
-    def span(self, group: Group) -> Span:
-        """Return where a group's ranks sit when rank blocks fill domains in natural order."""
+    def span(self, group: Group) -> GroupSpan:
+        """Return the distribution of a group if rank blocks fill domains in order."""
         ranks = self.layout.group(group, self.sync.replicas_per_rack)
         most = max(1, int(self.hardware.domain.value) // ranks.stride)
-        return Span(ranks.size, min(ranks.size, most))
+        return GroupSpan(ranks.size, min(ranks.size, most))
 
     def seconds(self, group: Group, operation: Operation, payload: float, calls: int = 1) -> float:
         """Return the time of `calls` collectives that carry `payload` bytes together."""
@@ -74,25 +74,27 @@ class Network:
         times = 2 if operation == "all_reduce" else 1
         inside = payload * (span.ranks - 1) / span.ranks / fast if span.per_domain > 1 else 0.0
         across = payload * (span.domains - 1) / span.domains / (slow * span.per_domain)
-        if group == "ep":  # every rank through its own interface
+        if group == "ep":  # each rank uses its own interface
             across *= span.per_domain
         hops = LINK_LATENCY * (span.per_domain - 1) + NETWORK_LATENCY * log2(span.domains)
         return times * (max(inside, across) + calls * hops)
 
     def _slowed(self, group: Group) -> float:
-        """Return by what uplinks divide the rate; copies of one rack do not meet them."""
+        """Return the uplink slowdown of a group; replicas of one rack do not use uplinks."""
         if group == "rep-near":
             return 1.0
         return self.oversubscription.get("rep" if group == "rep-far" else group, 1.0)
 
 
-def uplink_shares(crossings: Mapping[str, Mapping[str, int]], levels: Levels) -> dict[Group, float]:
-    """Return by how much each group's interfaces are slowed by uplinks that its ranks cross.
+def uplink_slowdowns(
+    crossings: Mapping[str, Mapping[str, int]], levels: Levels
+) -> dict[Group, float]:
+    """Return the slowdown of each group by the uplinks that its ranks cross.
 
-    `crossings` are a placement's: groups that span several domains, by level and kind of group.
+    `crossings` are the numbers of groups that span several domains, by level and kind of group.
 
-    A group that stays inside the domains of a level does not use that level's uplinks. One that
-    crosses them shares what oversubscription left, in the worst case where all nodes do the same.
+    A group that stays inside the domains of a level does not use that level's uplinks. A group
+    that crosses them is slowed by the oversubscription, the worst case in which all nodes do so.
     """
     slowed: dict[Group, float] = {}
     for level in levels[:-1]:

@@ -23,7 +23,7 @@ from llmtrain_core.plan.network.communication import (
     Group,
     stage_communication,
 )
-from llmtrain_core.plan.network.link_speed import Network
+from llmtrain_core.plan.network.link_speed import CollectiveCostModel
 from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Kernels, TrainingSetup
 
 TRAFFIC: Mapping[Kernels, float] = {"fused": 1.0, "compiled": 1.2, "eager": 3.0}
@@ -72,7 +72,7 @@ def step_time(
     oversubscription: Mapping[Group, float] | None = None,
 ) -> StepTime:
     """Return the time of one step of a setup."""
-    network = Network(
+    network = CollectiveCostModel(
         hardware,
         setup.layout,
         constants.link_efficiency,
@@ -85,7 +85,11 @@ def step_time(
 
 
 def _rank_time(
-    setup: TrainingSetup, rank: int, hardware: Accelerator, constants: Constants, network: Network
+    setup: TrainingSetup,
+    rank: int,
+    hardware: Accelerator,
+    constants: Constants,
+    network: CollectiveCostModel,
 ) -> StepTime:
     stage = setup.stages[rank]
     work = _work(setup, stage, hardware, constants)
@@ -237,7 +241,10 @@ def _optimizer(
 
 
 def _data_exposed(
-    setup: TrainingSetup, volumes: CommunicationVolumes, work: MicroBatchTime, network: Network
+    setup: TrainingSetup,
+    volumes: CommunicationVolumes,
+    work: MicroBatchTime,
+    network: CollectiveCostModel,
 ) -> dict[Group, float]:
     """Return the exposed seconds of gradient and weight traffic."""
 
@@ -259,7 +266,7 @@ def _data_exposed(
     return {**exposed, "rep": max(0.0, replicas - hidden)}
 
 
-def replica_sync_seconds(volumes: CommunicationVolumes, network: Network) -> float:
+def replica_sync_seconds(volumes: CommunicationVolumes, network: CollectiveCostModel) -> float:
     """Return the seconds of replica synchronization, exposed or not."""
     return sum(
         network.seconds(group, operation, calls.nbytes, calls.count)
