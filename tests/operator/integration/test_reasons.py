@@ -36,7 +36,7 @@ async def behind_an_older_job(harness: CaseBench) -> None:
     await harness.wait_reason("ahead", "InsufficientGpus")
     await harness.small("job")
     await harness.wait_reason(
-        "job", "WaitingBehindJob", f"kept for jobs ahead: {harness.namespace}/ahead"
+        "job", "WaitingBehindJob", f"reserved for jobs ahead: {harness.namespace}/ahead"
     )
     await harness.api.delete(JOBS, "ahead", harness.namespace)
     await harness.starts("job")
