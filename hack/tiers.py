@@ -17,6 +17,7 @@ TIERS: dict[str, list[list[str]]] = {
     "lint": [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
+        [sys.executable, "hack/check_style.py"],
         ["lint-imports"],
         ["mypy"],
     ],
