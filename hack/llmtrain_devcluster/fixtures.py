@@ -14,7 +14,8 @@ from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 
 OPERATOR_USER = "llmtrain-operator"
-USERS = {OPERATOR_USER: (), "researcher": ()}
+USERS = {OPERATOR_USER: (), "researcher": (), "unprivileged": ()}
+"""`unprivileged` never gets a right; tests may bind roles to the others."""
 
 
 @pytest.fixture(scope="session")

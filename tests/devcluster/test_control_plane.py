@@ -60,11 +60,11 @@ def port_of(url: str) -> int:
 
 async def test_users_have_only_their_rights(control_plane: ControlPlane, api: Api) -> None:
     assert (await api.request("GET", "/version"))["gitVersion"] == "v1.37.2"
-    async with control_plane.client("llmtrain-operator") as operator:
+    async with control_plane.client("unprivileged") as unprivileged:
         with pytest.raises(ApiStatusError) as refused:
-            await operator.list("nodes")
+            await unprivileged.list("nodes")
     assert refused.value.status == 403
-    assert "llmtrain-operator" in refused.value.message
+    assert "unprivileged" in refused.value.message
     with pytest.raises(ClusterError, match="add_user"):
         control_plane.client("stranger")
 
