@@ -95,7 +95,7 @@ def test_stopped_and_started_again(job: Path, tmp_path: Path) -> None:
         _, said = first.communicate()
     assert first.returncode == 130, said
     at = saved(folder)[-1]
-    assert f"step {at} is saved. Run the same command again to go on" in said
+    assert f"step {at} is saved. Run the same command again to resume" in said
 
     second = subprocess.run([*command, "-o", "json"], capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr

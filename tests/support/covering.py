@@ -48,9 +48,11 @@ def union(sets: Iterable[frozenset[object]]) -> frozenset[object]:
 
 
 def selected(request: pytest.FixtureRequest, test: str) -> list[dict[str, Any]]:
-    """Return the parameters of a parametrized test that this run has selected."""
+    """Return the parameters of a test of the fixture's module that this run has selected."""
     return [
         item.callspec.params
         for item in request.session.items
-        if isinstance(item, pytest.Function) and item.originalname == test
+        if isinstance(item, pytest.Function)
+        and item.originalname == test
+        and item.path == request.node.path
     ]
