@@ -73,7 +73,7 @@ def _full_pod() -> StatusTracker:
     memory = {"used": 7 * 10**10, "total": 8 * 10**10}
     activity = {"sm": 0.8, "tensor": 0.5, "dram": 0.3}
     uses = [DeviceUse(gpu, 1.0, memory, activity, 1e6) for gpu in range(GPUS)]
-    tracker.see_devices("nvml", uses)
+    tracker.on_devices("nvml", uses)
     groups = sorted({group for group, _ in PAIRS})
     probes = tuple(ProbeSample(group, size, 8, 1e-4) for group in groups for size in SIZES)
     for rank in range(GPUS):
