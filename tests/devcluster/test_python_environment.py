@@ -44,10 +44,16 @@ def make_venv(checkout: Path) -> None:
     sources = "".join(f"{checkout / source}\n" for source in SOURCES)
     libraries = "".join(f"{path}\n" for path in site.getsitepackages())
     (packages / "_llmtrain.pth").write_text(sources + libraries)
-    program = venv / "bin" / "llmtrain"
     text = "from llmtrain_cli.main import run\nrun()\n"
-    program.write_text(f"#!{venv}/bin/python\n{text}")
-    program.chmod(0o755)
+    starts = {
+        "llmtrain": f"#!{venv}/bin/python\n",
+        # as installers start a script if the path is too long for the kernel
+        "llmtrain-long": f"#!/bin/sh\n'''exec' '{venv}/bin/python' \"$0\" \"$@\"\n' '''\n",
+    }
+    for name, start in starts.items():
+        program = venv / "bin" / name
+        program.write_text(start + text)
+        program.chmod(0o755)
 
 
 def test_everything_visible_needs_no_mount(tmp_path: Path) -> None:
@@ -63,9 +69,13 @@ def test_code_below_tmp_is_mounted_elsewhere(checkout: Path, tmp_path: Path) -> 
     executable = (checkout / ".venv/bin/python").resolve()
     packages = [checkout / source for source in SOURCES]
     host = HostPython(checkout / ".venv", executable, Path(sys.base_prefix), packages)
+    # The nodes of a cluster can be started again.
+    first = pod_environment(host, tmp_path / "pod-python")
     environment = pod_environment(host, tmp_path / "pod-python")
+    assert environment == first
     script = (
         "ls /tmp | wc -l; llmtrain layout --tensor 2 | head -1;"
+        "llmtrain-long layout --tensor 2 | head -1;"
         "python -c 'import sys, llmtrain_core, pydantic; print(sys.prefix, llmtrain_core.__file__)'"
     )
     (tmp_path / "scratch").mkdir()
@@ -85,9 +95,10 @@ def test_code_below_tmp_is_mounted_elsewhere(checkout: Path, tmp_path: Path) -> 
         timeout=60,
         check=False,
     )
-    empty, layout, python = done.stdout.splitlines()
+    empty, layout, long, python = done.stdout.splitlines()
     assert (empty, done.stderr) == ("0", "")
     assert layout.startswith("tp2")
+    assert long == layout
     prefix, module = python.split()
     assert prefix == "/opt/llmtrain-devcluster/venv"
     assert module.startswith("/opt/llmtrain-devcluster/")

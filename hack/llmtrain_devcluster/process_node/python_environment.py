@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,16 +100,21 @@ def _in_pod(path: Path, mounts: Iterable[Mount]) -> Path:
 def _write_venv(host: HostPython, folder: Path, prefix: Path, mounts: Sequence[Mount]) -> None:
     """Write a virtual environment that refers to the libraries and programs of the host's.
 
-    Its scripts start with the interpreter's path in the pod.
+    Its scripts start with the interpreter's path in the pod. One that exists stays: pods that run
+    may use it while the nodes are started again.
     """
-    programs = folder / "bin"
+    if folder.exists():
+        return
+    draft = folder.with_name(f"{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    programs = draft / "bin"
     programs.mkdir(parents=True)
     interpreter = _in_pod(host.executable, mounts)
     version = f"version = {sys.version_info.major}.{sys.version_info.minor}"
-    (folder / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\n{version}\n")
+    (draft / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\n{version}\n")
     for name in ("lib", "lib64"):
         if (host.prefix / name).is_dir():
-            (folder / name).symlink_to(_in_pod(host.prefix / name, mounts))
+            (draft / name).symlink_to(_in_pod(host.prefix / name, mounts))
     for program in sorted((host.prefix / "bin").iterdir()):
         target = programs / program.name
         if program.resolve() == host.executable:
@@ -118,14 +124,23 @@ def _write_venv(host: HostPython, folder: Path, prefix: Path, mounts: Sequence[M
             target.chmod(0o755)
         else:
             target.symlink_to(_in_pod(program, mounts))
+    draft.rename(folder)
 
 
 def _script(program: Path, prefix: Path) -> bytes | None:
-    """Return a Python script without its first line, or None if the program is no such script."""
+    """Return a Python script without the lines that start it, or None for any other program.
+
+    Installers start a script with the interpreter's path, or with a shell that executes it if the
+    path is long or has spaces.
+    """
     if not program.is_file():
         return None
     with program.open("rb") as file:
+        interpreter = f"{prefix}/bin/python".encode()
         first = file.readline(1024)
-        if not first.startswith(f"#!{prefix}/bin/python".encode()):
-            return None
-        return file.read()
+        if first.startswith(b"#!" + interpreter):
+            return file.read()
+        second, _end = file.readline(4096), file.readline(64)
+        if first == b"#!/bin/sh\n" and second.startswith(b"'''exec' ") and interpreter in second:
+            return file.read()
+    return None

@@ -65,7 +65,7 @@ class Saver:
         assert isinstance(group, dist.ProcessGroup)  # every rank is a member
         self.group = group
         self._threads = ThreadPoolExecutor(1, "checkpoint") if background else None
-        self._build_stager = _build_stager() if background else None
+        self._stager = _build_stager() if background else None
         self._pending: Future[SaveResult] | None = None
         self._training_waits = not background
         """Training waits for the write. Otherwise the heartbeats of a write must not hide a hang of
@@ -84,10 +84,10 @@ class Saver:
         start = time.perf_counter()
         self.wait(report)
         state_dict = state.state_dict()
-        if self._threads is None or self._build_stager is None:
+        if self._threads is None or self._stager is None:
             report(self._write(metadata, state_dict, time.perf_counter() - start))
             return
-        staged = self._build_stager.stage(state_dict)
+        staged = self._stager.stage(state_dict)
         waited = time.perf_counter() - start
         self._pending = self._threads.submit(self._write, metadata, staged, waited)
 
