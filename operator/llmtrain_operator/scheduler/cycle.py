@@ -21,6 +21,7 @@ from llmtrain_core.topology.findings import LabelFinding, findings, relevant_to_
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_operator.cache.placement_status import placement_status, summary
 from llmtrain_operator.scheduler.decisions import Preemption, RelocationHint
+from llmtrain_operator.scheduler.fabric_snapshots import FabricUnavailableError
 from llmtrain_operator.scheduler.uplink_usage import UplinkUsage
 
 MAX_FINDINGS = 4
@@ -94,7 +95,7 @@ def find_better_placement(
     nowhere = RelocationHint(pending.attempt - 1, 1.0, "")
     try:
         fabric = replace(cluster.fabrics[pending.fabric], uplinks={})
-    except KeyError:
+    except FabricUnavailableError:
         return nowhere, None
     others = tuple(item for item in cluster.usage if item.owner != pending.uid)
     rest = [other for other in cluster.running if other is not job]

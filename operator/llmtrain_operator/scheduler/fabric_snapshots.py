@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.api.defaults import FABRIC_NAME
@@ -28,11 +29,15 @@ def fabric_problem(name: str | None, fabrics: Mapping[str, FabricRecord]) -> Uns
     return None
 
 
+class FabricUnavailableError(KeyError):
+    """A Fabric that a job names does not exist or is invalid."""
+
+
 class FabricSnapshots(dict[str | None, Snapshot]):
     """The snapshot of each Fabric by name; None is the default Fabric.
 
     Each is computed on first use, in the thread that decides: that takes a pass over all nodes. A
-    Fabric that does not exist or is invalid is a KeyError.
+    Fabric that does not exist or is invalid is a FabricUnavailableError.
     """
 
     def __init__(
@@ -43,14 +48,18 @@ class FabricSnapshots(dict[str | None, Snapshot]):
         uplinks: UplinkUsage | None = None,
     ):
         super().__init__()
-        self._nodes = tuple(sorted(nodes, key=lambda node: node.name))
+        self._unsorted = tuple(nodes)
         self._fabrics = fabrics
         self._running = running
         self._uplinks = uplinks or UplinkUsage()
 
+    @cached_property
+    def _nodes(self) -> tuple[Node, ...]:
+        return tuple(sorted(self._unsorted, key=lambda node: node.name))
+
     def __missing__(self, name: str | None) -> Snapshot:
         if fabric_problem(name, self._fabrics) is not None:
-            raise KeyError(name)
+            raise FabricUnavailableError(name)
         found = self._fabrics.get(name or FABRIC_NAME)
         snapshot = Snapshot(levels_on(found, self._nodes), self._nodes)
         if found is not None:
