@@ -7,7 +7,7 @@ missing field.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,7 +54,7 @@ class JobView:
 
     def with_status(self, status: Raw) -> JobView:
         """Return a view of the job with another status."""
-        return replace(self, status=status)
+        return JobView(self.metadata, self.spec, status)
 
     # Metadata.
 

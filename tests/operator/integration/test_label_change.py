@@ -28,11 +28,11 @@ async def test_a_real_node_is_relabelled(
         await harness.submit("job", topology={"fabric": harness.tag})
         before = await harness.phase("job", "Running", seconds=60)
         await harness.node(names[1], {"metadata": {"labels": {label: "b"}}})
-        told = await harness.holds("job", "NetworkDegraded", seconds=60)
-        found = condition(told, "NetworkDegraded")
+        degraded = await harness.holds("job", "NetworkDegraded", seconds=60)
+        found = condition(degraded, "NetworkDegraded")
         assert found["reason"] == "TopologyChanged" and f"{names[1]} in b" in found["message"]
-        assert told["status"]["placement"] == before["status"]["placement"]
-        assert told["status"]["phase"] == "Running"
+        assert degraded["status"]["placement"] == before["status"]["placement"]
+        assert degraded["status"]["phase"] == "Running"
         await harness.node(names[1], {"metadata": {"labels": {label: "a"}}})
 
         def is_as_placed(job: Object | None) -> bool:

@@ -52,7 +52,7 @@ async def test_a_job_that_does_not_fit_is_rejected_until_larger_gpus_exist(
     assert (status["phase"], status["reason"]) == ("Rejected", "WillNotFit")
     assert status["plan"]["memory"]["fits"] is False
     assert await harness.children() == []
-    # One that is too large waits for nobody, and nobody waits for it.
+    # A job that is too large blocks no other job, and no other job blocks it.
     await harness.submit("small")
     await harness.phase("small", "Running")
     larger = await harness.add_nodes(H200, H200, start=2)
@@ -97,9 +97,9 @@ async def test_the_plan_and_its_measurement(
 ) -> None:
     await harness.add_nodes(H100, H100)
     harness.nodes.default = PodScript(exit_after=None)
-    await harness.submit("told")
-    running = await harness.phase("told", "Running")
-    subject = check("told", job_object("told", "ns")["spec"])
+    await harness.submit("reported")
+    running = await harness.phase("reported", "Running")
+    subject = check("reported", job_object("reported", "ns")["spec"])
     assert isinstance(subject, Job)
     setup = TrainingSetup.of(subject)
     expected = predict(
@@ -115,13 +115,13 @@ async def test_the_plan_and_its_measurement(
     assert "eta" in status_of(running)["progress"], "planned before it is measured"
     pace = 1.5 * plan["step"]["seconds"]
     report = {"phase": "training", "attempt": 0, "step": 1, "totalSteps": 100, "stepSeconds": pace}
-    head = await harness.api.get("pods", "told-0-0", harness.namespace)
+    head = await harness.api.get("pods", "reported-0-0", harness.namespace)
 
     async with reporting(head, report):
-        await harness.wait("told", lambda job: "measured" in status_of(job).get("plan", {}))
+        await harness.wait("reported", lambda job: "measured" in status_of(job).get("plan", {}))
         report["step"] = 42
         found = await harness.wait(
-            "told", lambda job: "errorRatio" in status_of(job)["plan"].get("measured", {})
+            "reported", lambda job: "errorRatio" in status_of(job)["plan"].get("measured", {})
         )
         measured = status_of(found)["plan"]["measured"]
         assert measured["errorRatio"] == pytest.approx(1.5, rel=1e-3)

@@ -1,7 +1,7 @@
 """60 jobs of mixed size and priority on 32 nodes; every revision of job and pod is looked at.
 
 The small sister of bench_queue_trace.py, for every run of the tests: it judges what holds at each
-revision, and no figure that hangs on how busy the machine is. How long somebody may wait is judged
+revision, and no figure that depends on the load of the machine. How long a job may wait is checked
 there, and by core/queueing/test_order.py where time is not measured but played.
 """
 
@@ -66,4 +66,4 @@ async def test_sixty_jobs(
     check_trace(TRACE, played.account)
     assert {attempt.job for attempt in played.account.attempts} == {
         entry.name for entry in TRACE.entries()
-    }, "everybody had a place in the end"
+    }, "every job was placed in the end"

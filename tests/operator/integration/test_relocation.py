@@ -79,7 +79,7 @@ async def test_a_job_moves_on_request_after_a_newer_checkpoint(
         await harness.wait("job", saved(20), 60)
         report |= {"step": 30, "lastCheckpointStep": 30}
         unasked = await harness.wait("job", saved(30), 60)
-        assert nodes_of(unasked) == nodes_of(apart), "a newer checkpoint alone moves nobody"
+        assert nodes_of(unasked) == nodes_of(apart), "a newer checkpoint alone moves no job"
         await harness.patch("job", {"metadata": {"annotations": {"llmtrain.dev/replace": "0"}}})
         asked = await harness.wait("job", lambda j: "move" in status_of(j), 60)
         assert status_of(asked)["move"] == {"attempt": 0, "afterCheckpoint": 30}

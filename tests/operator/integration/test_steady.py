@@ -75,5 +75,5 @@ async def test_no_write_in_a_minute(
     assert leases, "the audit log works"
     assert shown == []
     assert await phases(harness) == {"Succeeded": FINISHED, "Running": RUNNING}
-    told = operator.metrics()
-    assert f'llmtrain_operator_jobs{{phase="Running"}} {RUNNING}.0' in told
+    metrics = operator.metrics()
+    assert f'llmtrain_operator_jobs{{phase="Running"}} {RUNNING}.0' in metrics

@@ -105,5 +105,5 @@ def test_other_levels_are_not_compared() -> None:
     for levels in ((), rack):
         actions = decide_with_leaves(apart, levels, n0="leaf-1", n1="leaf-1")
         assert reason(actions, ConditionType.NETWORK_DEGRADED) == ("True", "TopologyChanged"), (
-            "as it was told"
+            "as it was reported"
         )

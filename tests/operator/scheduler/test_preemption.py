@@ -25,12 +25,12 @@ CLASSES = {"high": PriorityRecord("high", 9, False), "mid": PriorityRecord("mid"
 
 
 def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
-    told = Preemption(0, "vip", "preempted by ns/vip, which has a higher priority")
+    preempted = Preemption(0, "vip", "preempted by ns/vip, which has a higher priority")
     running = status(ConditionType.RUNNING, restarts=2)
-    actions, observed = settle(make_observed(running, pods=(pod(0), pod(1)), decision=told))
+    actions, observed = settle(make_observed(running, pods=(pod(0), pod(1)), decision=preempted))
     assert (
         reason(actions, ConditionType.PLACED) == ("False", "Preempted")
-        and text(actions, ConditionType.PLACED) == told.message
+        and text(actions, ConditionType.PLACED) == preempted.message
     )
     assert reason(actions, ConditionType.RUNNING) == ("False", "Preempted")
     assert "placement" not in actions.status and actions.status["phase"] == "Queued"
@@ -43,7 +43,7 @@ def test_a_gang_that_has_to_stop_gives_its_nodes_back_and_queues() -> None:
     actions, _ = settle(later)
     assert reason(actions, ConditionType.PLACED) == ("False", "InsufficientGpus")
     assert reason(actions, ConditionType.RUNNING) == ("False", "Preempted"), (
-        "why it does not run is still told"
+        "the reason why it does not run is kept"
     )
 
 
@@ -101,12 +101,16 @@ async def test_what_is_decided_is_remembered_until_it_is_done() -> None:
     memory.records["vip"] = record("vip", priorityClassName="high")
     scheduler = memory.scheduler()
     await scheduler.cycle()
-    told = scheduler.decision("low")
-    assert isinstance(told, Preemption) and told.preemptor == "vip" and "low" in memory.woken
+    preempted = scheduler.decision("low")
+    assert (
+        isinstance(preempted, Preemption) and preempted.preemptor == "vip" and "low" in memory.woken
+    )
     waits = scheduler.decision("vip")
     assert isinstance(waits, Unschedulable) and waits.reason == "Preempting"
     await scheduler.cycle()
-    assert scheduler.decision("low") is told, "the copy does not show it yet: nobody else is asked"
+    assert scheduler.decision("low") is preempted, (
+        "the cache does not show it yet: no other job is preempted"
+    )
     memory.records["low"] = record("low", {"attempt": 1})
     memory.pods = [pod(i, owner="low", node=f"n{i}", job="low") for i in range(2)]
     memory.records["rival"] = record("rival", priorityClassName="high")

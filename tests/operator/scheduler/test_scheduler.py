@@ -170,7 +170,7 @@ def test_nothing_counts_twice() -> None:
     offer = assignment(0)
     assert total(usage([record("uid")], [], [], {"uid": offer})) == once
     assert total(usage([placed], pods, [], {"uid": offer})) == once
-    # Pods that nobody claims any more count until they have ended.
+    # Pods that no job claims any more count until they have ended.
     assert total(usage([record("uid")], pods, [], {})) == once
     assert total(usage([record("uid")], [replace(p, phase="Failed") for p in pods], [], {})) == {}
     over = [{"type": "Failed", "status": "True", "reason": "x"}]

@@ -1,4 +1,4 @@
-"""Whose GPUs are in use, whatever labels say; and what is told of gaps and of others. Pure."""
+"""Which jobs use GPUs, whatever labels say, and the messages about free nodes. Pure."""
 
 from __future__ import annotations
 
