@@ -1,8 +1,8 @@
 """Rank layout: which global rank holds which coordinate of the parallel grid, and the groups.
 
-`rank = tp + T*(cp + C*(dp + D*(rep + R*pp)))`: tensor innermost, so that a tensor group is a run of
-neighbouring ranks and fits inside one node; pipeline outermost, so that the dimension with the
-least traffic spans the farthest nodes. The order is that of Megatron-LM (Narayanan et al., 2021,
+`rank = tp + T*(cp + C*(dp + D*(rep + R*pp)))`. Tensor is the innermost dimension, so a tensor group
+has consecutive ranks and fits inside one node. Pipeline is the outermost dimension, so the least
+traffic is between the most distant nodes. The order is that of Megatron-LM (Narayanan et al., 2021,
 arXiv:2104.04473, "tp-cp-dp-pp"), with the replicate dimension of HSDP between data and pipeline.
 """
 
@@ -18,23 +18,24 @@ GroupLabel = Literal["tp", "cp", "ep", "dp", "edp", "rep", "rep-near", "rep-far"
 """Public label of a group of ranks: in metrics, in the plan and in the status.
 
 `Layout.group` defines the ranks of each. `dp` is the FSDP group, which shards parameters over data
-and context ranks. `ep` shares out the experts and `edp` is the FSDP group of the experts: both
-divide `dp`. `rep` has all replicas, `rep-near` those of one rack and `rep-far` one in every rack.
+and context ranks. `ep` distributes the experts, and `edp` is the FSDP group of the experts: both
+divide `dp`. `rep` has all replicas, `rep-near` the replicas of one rack, and `rep-far` one replica
+of every rack.
 """
 GroupKind = Literal[
     "tensor", "context", "expert", "data", "expertData", "replicate", "pipeline", "model"
 ]
-"""A group by its long name, as in `crossings` and on the command line."""
+"""Long name of a kind of group, as in `crossings` and on the command line."""
 
 DIMENSIONS: tuple[Dimension, ...] = ("tensor", "context", "data", "replicate", "pipeline")
-"""Innermost (fastest varying) first."""
+"""Dimensions, from the innermost (fastest varying) to the outermost."""
 
 GROUP_LABELS: tuple[GroupLabel, ...] = get_args(GroupLabel)
 
 DIMENSION_LABELS: Mapping[Dimension, GroupLabel] = MappingProxyType(
     {"tensor": "tp", "context": "cp", "data": "dp", "replicate": "rep", "pipeline": "pp"}
 )
-"""Short names of the dimensions, each also the label of the group that the dimension adds."""
+"""Short names of the dimensions. Each is also the label of the group that the dimension adds."""
 
 KIND_LABELS: Mapping[GroupKind, GroupLabel] = MappingProxyType(
     {
@@ -47,18 +48,18 @@ KIND_LABELS: Mapping[GroupKind, GroupLabel] = MappingProxyType(
         "pipeline": "pp",
     }
 )
-"""Labels of all groups that a layout alone defines; `model` is no process group."""
+"""Labels of the groups that depend on the layout only. `model` is not a process group."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRanks:
-    """The ranks of the groups of one label: each has `size` ranks, `stride` apart."""
+    """The groups of one label. Each group has `size` ranks, which are `stride` apart."""
 
     stride: int
     size: int
 
     def members(self, ranks: int) -> Iterator[range]:
-        """Yield the groups of the first `ranks` ranks, by first rank."""
+        """Yield the groups of the first `ranks` ranks, ordered by their first rank."""
         length = self.stride * self.size
         for start in range(0, ranks, length):
             for first in range(start, start + self.stride):
@@ -69,8 +70,8 @@ class GroupRanks:
 class Layout:
     """Degrees of the five parallel dimensions; their product is the world size.
 
-    Experts are no dimension of their own: `expert` neighbours among the data and context ranks
-    share them out. Raises ValueError for a degree below one.
+    Experts are not a separate dimension: they are distributed over `expert` adjacent data and
+    context ranks. Raises ValueError for a degree below one.
     """
 
     tensor: int = 1
@@ -163,10 +164,10 @@ class Layout:
                 return GroupRanks(replica * self.replicate, self.pipeline)
 
     def groups(self, kind: GroupKind) -> list[list[int]]:
-        """Return the groups of one kind: each a rising list of ranks; groups by first rank.
+        """Return the groups of one kind, ordered by first rank. Each is a sorted list of ranks.
 
-        `data` is the FSDP group: data and context ranks. `model` is tensor and pipeline together:
-        the ranks that hold one copy of the model.
+        `data` is the FSDP group: data and context ranks. `model` is the tensor and pipeline ranks
+        that hold one copy of the model.
         """
         if kind != "model":
             ranks = self.group(KIND_LABELS[kind]).members(self.world_size)
@@ -182,7 +183,7 @@ class Layout:
         ]
 
     def __str__(self) -> str:
-        """Return the LAYOUT column: `tp8·pp4·dp16`, dimensions of size one left out."""
+        """Return the LAYOUT column, such as `tp8·pp4·dp16`, without dimensions of size one."""
         order: tuple[Dimension, ...] = ("tensor", "context", "pipeline", "data", "replicate")
         parts = [f"{DIMENSION_LABELS[d]}{self.degree(d)}" for d in order if self.degree(d) > 1]
         parts += [f"ep{self.expert}"] if self.expert > 1 else []

@@ -1,4 +1,4 @@
-"""`llmtrain plan`, run through its command function as the command line mounts it."""
+"""`llmtrain plan`, run through its command function in a typer app."""
 
 from __future__ import annotations
 
@@ -152,13 +152,13 @@ def test_text_fits_in_80_columns_and_shows_every_part(arguments: tuple[str, ...]
 
 
 @pytest.mark.parametrize("text", ["300e9", "300B", "0.3T", "300_000_000_000", "300000M"])
-def test_tokens_may_be_written_in_several_ways(text: str) -> None:
+def test_tokens_accept_several_number_formats(text: str) -> None:
     result = llmtrain_plan("--model", "tiny", "--tokens", text, "--gpus", "8", "-o", "json")
     wire = json.loads(result.stdout)
     assert wire["totalFlops"] == wire["flopsPerToken"]["causalAttention"] * 300 * 10**9
 
 
-def test_nodes_choose_the_gpu_and_the_placement(nodes: Callable[..., str]) -> None:
+def test_nodes_select_the_gpu_and_the_placement(nodes: Callable[..., str]) -> None:
     two = [_node(f"n{i}", "NVIDIA-H200", leaf=f"leaf-{i % 2}") for i in range(8)]
     flat = llmtrain_plan("-f", EXAMPLE, "--nodes", nodes(*two), "-o", "json")
     assert flat.exit_code == 0, flat.output
@@ -197,7 +197,7 @@ def test_nodes_count_the_gpus_of_a_model(nodes: Callable[..., str]) -> None:
     assert json.loads(result.stdout)["gpus"] == 16
 
 
-def test_a_job_over_memory_exits_with_one_and_names_limit_and_nearest(tmp_path: Path) -> None:
+def test_a_job_over_memory_exits_with_1_and_names_the_limit_and_a_fix(tmp_path: Path) -> None:
     document = yaml.safe_load(Path(EXAMPLE).read_text())
     document["spec"]["model"] = {"preset": "llama3-70b"}
     document["spec"]["training"] |= {"activationCheckpointing": "none", "microBatchSize": 4}
@@ -210,11 +210,11 @@ def test_a_job_over_memory_exits_with_one_and_names_limit_and_nearest(tmp_path: 
     assert "tp8·dp8 needs" in result.stderr
     assert "of H100's 79.6 GiB" in result.stderr
     assert "; set training." in result.stderr
-    assert "workers.nodes" not in result.stderr, "the same GPUs are enough"
+    assert "workers.nodes" not in result.stderr, "the number of GPUs does not change"
 
 
-def test_the_change_that_is_named_is_made_and_fits(tmp_path: Path) -> None:
-    """Of one GPU for 405 billion parameters: as many more as it takes, in one go."""
+def test_a_job_with_the_suggested_changes_fits(tmp_path: Path) -> None:
+    """One hint adds all the GPUs that 405 billion parameters on one GPU need."""
     document = yaml.safe_load(Path(EXAMPLE).read_text())
     document["spec"]["model"] = {"preset": "llama3.1-405b"}
     document["spec"]["training"] |= {"globalBatchSize": 1024, "microBatchSize": 1}
@@ -279,13 +279,13 @@ def test_the_change_that_is_named_is_made_and_fits(tmp_path: Path) -> None:
         (("-f", "/nowhere.yaml"), "cannot be read"),
     ],
 )
-def test_bad_input_names_what_is_wrong_and_what_to_do(
+def test_invalid_input_is_rejected_with_the_cause_and_the_remedy(
     arguments: tuple[str, ...], words: str
 ) -> None:
     assert re.search(words, refused(*arguments))
 
 
-def test_bad_nodes(nodes: Callable[..., str]) -> None:
+def test_unusable_nodes_are_rejected(nodes: Callable[..., str]) -> None:
     mixed = nodes(_node("a"), _node("b", "NVIDIA-H200"))
     assert "several GPU types, H100, H200; pass --gpu" in refused(*MODEL, "--nodes", mixed)
     plain = nodes(_node("a", "NVIDIA-GeForce-RTX-4090"))
@@ -304,8 +304,8 @@ def test_bad_nodes(nodes: Callable[..., str]) -> None:
     assert said == "--gpu H200: no usable node of --nodes has it; they have H100"
 
 
-def test_only_usable_nodes_of_the_planned_gpu_count(nodes: Callable[..., str]) -> None:
-    """And what was left out is said."""
+def test_only_usable_nodes_with_the_planned_gpu_are_used(nodes: Callable[..., str]) -> None:
+    """The assumptions list the nodes that were left out."""
     away, closed = _node("b"), _node("c") | {"spec": {"unschedulable": True}}
     away["status"]["conditions"][0]["status"] = "False"
     inventory = nodes(
@@ -333,7 +333,7 @@ def test_a_job_is_placed_on_nodes_of_the_planned_gpu_only(nodes: Callable[..., s
     assert "nodes left out: 7 with H100" in said
 
 
-def test_gpus_without_a_known_label_are_what_is_said_of_them(nodes: Callable[..., str]) -> None:
+def test_nodes_without_a_known_gpu_label_use_the_gpu_option(nodes: Callable[..., str]) -> None:
     plain = nodes(_node("a", "NVIDIA-GeForce-RTX-4090"), _node("b", "NVIDIA-GeForce-RTX-4090"))
     result = llmtrain_plan(*MODEL, "--nodes", plain, "--gpu", "H100", "-o", "json")
     wire = json.loads(result.stdout)
@@ -341,8 +341,8 @@ def test_gpus_without_a_known_label_are_what_is_said_of_them(nodes: Callable[...
     assert "nodes that name no known GPU, assumed to have H100 (--gpu): 2" in wire["assumptions"]
 
 
-def test_a_run_that_never_finishes_says_so_and_what_helps() -> None:
-    """524,287 GPUs fail more often than they restart."""
+def test_a_run_that_never_finishes_is_reported_with_a_remedy() -> None:
+    """524,287 GPUs fail again before they have recovered."""
     arguments = ("--model", "llama3-8b", "--tokens", "1e15", "--gpus", "524287")
     text = " ".join(llmtrain_plan(*arguments).stdout.split())
     assert "NEVER DONE with failures: one every 348 s" in text
@@ -355,7 +355,7 @@ def test_a_run_that_never_finishes_says_so_and_what_helps() -> None:
     assert any("a restart takes 60 s" in note for note in json.loads(quick.stdout)["assumptions"])
 
 
-def test_other_layouts_can_be_told_apart() -> None:
+def test_rows_of_other_layouts_are_distinct() -> None:
     arguments = ("--model", "llama3-70b", "--tokens", "1e12", "--gpus", "64")
     lines = llmtrain_plan(*arguments).stdout.splitlines()
     start, end = (

@@ -25,7 +25,7 @@ def calibration(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_json_and_text_say_the_same(calibration: str) -> None:
+def test_json_and_text_have_the_same_figures(calibration: str) -> None:
     command = ["plan", "-f", EXAMPLE, "--calibration", calibration]
     text = CliRunner().invoke(app, command)
     wire = json.loads(CliRunner().invoke(app, [*command, "-o", "json"]).stdout)
@@ -36,7 +36,7 @@ def test_json_and_text_say_the_same(calibration: str) -> None:
     assert max(map(len, text.stdout.splitlines())) <= 80
 
 
-def test_a_file_that_is_no_calibration(tmp_path: Path) -> None:
+def test_an_invalid_calibration_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text('{"cores": 2}')
     found = CliRunner().invoke(app, ["plan", "-f", EXAMPLE, "--calibration", str(path)])
@@ -45,7 +45,7 @@ def test_a_file_that_is_no_calibration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", [["--gpu", "H100"], ["--gpus", "8"], ["--days", "3"]])
-def test_options_of_gpus_do_not_go_with_it(calibration: str, extra: list[str]) -> None:
+def test_gpu_options_conflict_with_a_calibration(calibration: str, extra: list[str]) -> None:
     found = CliRunner().invoke(app, ["plan", "-f", EXAMPLE, "--calibration", calibration, *extra])
     assert isinstance(found.exception, CliError)
     assert "goes with -f JOB" in str(found.exception)

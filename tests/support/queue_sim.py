@@ -1,4 +1,4 @@
-"""Jobs, nodes, and a simulation of a cluster whose control takes no time at all."""
+"""Jobs, nodes, and a simulation of a cluster without control delays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEAF = FabricLevel("leaf", "leaf")
 
 
 def fabric(count: int, gpus: int = 8, per_leaf: int = 4, **pools: int) -> Snapshot:
-    """Nodes n0, n1, ... in leaves; `pools` names how many of the last ones are of which pool."""
+    """Return nodes n000, n001, ... in leaves; `pools` assigns the last nodes to pools, by count."""
     label = ["all"] * (count - sum(pools.values()))
     label += [name for name, number in pools.items() for _ in range(number)]
     nodes = (
@@ -46,7 +46,7 @@ def request(nodes: int, gpus: int = 8, require: str | None = None, pool: str = "
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A job of a trace; `bound` is what the queue knows of its `length`, None: nothing."""
+    """A job of a trace; `bound` is the maximum duration that the queue knows, or None."""
 
     uid: str
     nodes: int
@@ -80,15 +80,15 @@ class Arrival:
 
 @dataclass
 class History:
-    """What came of a trace."""
+    """Result of a simulated trace."""
 
     starts: dict[str, list[float]] = field(default_factory=dict)
     ends: dict[str, float] = field(default_factory=dict)
     preempted: dict[str, int] = field(default_factory=dict)
     gpu_seconds: float = 0.0
-    """GPU-seconds in use until the last job had started."""
+    """GPU-seconds in use until the last job started."""
     backlog_until: float = 0.0
-    """When the last job started."""
+    """Time of the last start."""
 
 
 def used_by(running: Iterable[Allocation]) -> dict[tuple[str, str], int]:
@@ -128,7 +128,7 @@ def simulate(
     running: Mapping[str, Allocation] | None = None,
     ends: Mapping[str, float] | None = None,
 ) -> History:
-    """Play a trace. `running` are there from the start, and end at `ends`."""
+    """Simulate a trace. Jobs of `running` are placed at the start and end at `ends`."""
     history = History()
     jobs = {arrival.uid: arrival for arrival in arrivals}
     coming = sorted(arrivals, key=lambda arrival: (arrival.at, arrival.uid))
@@ -163,7 +163,7 @@ def _round(
     until: dict[str, float],
     history: History,
 ) -> bool:
-    """Carry out what is decided; True while something was, and more may follow from it."""
+    """Apply the decisions of one cycle. Return True if any job was started or preempted."""
     cluster = cluster_state(seen, now, [*holds.values()], nominated=frozenset(nominated))
     decisions = decide([jobs[uid].waiting() for uid in waiting], cluster)
     changed = False

@@ -1,19 +1,20 @@
-"""300 jobs of mixed size and priority on 128 nodes: watched by somebody else, revision by revision.
+"""Benchmark of the queue: 300 jobs of mixed size and priority on 128 nodes.
 
-GPUs in use, while jobs wait, are compared with two others on the same trace:
+A watcher outside the operator records every revision of every job and pod. The mean number of GPUs
+in use while jobs wait is compared with two other schedules of the same trace:
 
-- the *replica*: the product's own decisions, with control that takes no time. What is missing to it
+- The *replica* applies the decisions of the queue without any control delay. The difference to it
   is lost to delays.
-- the *oracle*: a list schedule of this file, which shares no code with the product and knows how
-  long each job lasts. It starts whoever fits, in order of priority and age, keeps room for nobody
-  and stops nobody, so it leaves fewer GPUs idle than rules that must not starve large jobs. It is
-  the bar of 95 %.
+- The *oracle* is a list schedule in this file. It shares no code with the queue and knows the
+  duration of each job. It starts every job that fits, in order of priority and age, without
+  reservations and without preemption. So it leaves fewer GPUs idle than rules that must prevent the
+  starvation of large jobs. The bound of 95 % is relative to both.
 
-The whole cluster is printed as well: no scheduler can use more. "In use" counts the GPUs that are
-promised to a gang, from its placement to the end of its last pod, and those of pods that have still
-to end. Those under bound pods are fewer, by the time in which pods are made and bound on this
-machine: they are printed and have no bar. Work of gangs that were stopped counts as use: its share
-is printed.
+The GPUs of the whole cluster are printed as the upper limit of every scheduler. GPUs in use are
+those assigned to a gang, from its placement to the end of its last pod, and those of pods that are
+still terminating. The GPUs of bound pods are fewer, because pods are created and bound with a delay
+on this machine. They are printed without a bound. The work of preempted gangs counts as use; its
+share is printed.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ BAR = 0.95
 
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[ControlPlane]:
-    """A cluster of its own, thrown away as a whole: to delete all that is in it takes minutes."""
+    """Yield a separate control plane. Deleting every object of a shared one would take minutes."""
     with ControlPlane(users=USERS) as cluster:
         asyncio.run(install(cluster))
         yield cluster
@@ -110,7 +111,7 @@ async def test_three_hundred_jobs(
 
 
 def judge_use(account: TraceRecord) -> None:
-    """Compare GPUs in use and waits with those of the replica and the oracle; print all."""
+    """Print and check GPUs in use and wait times against the replica and the oracle."""
     begin = min(account.submitted.values())
     backlog = max(attempt.placed for attempt in account.attempts)
     used, bound = (
@@ -128,27 +129,27 @@ def judge_use(account: TraceRecord) -> None:
     total = TRACE.nodes * GPUS
     for name, value, span in (
         ("in use", used, backlog - begin),
-        ("under bound pods", bound, backlog - begin),
+        ("of bound pods", bound, backlog - begin),
         ("replica", same, ideal.backlog_until),
         ("oracle", best, until),
-        ("all", total, 0.0),
+        ("of the cluster", total, 0.0),
     ):
         print(f"GPUs, {name}: {value:.0f} ({value / total:.1%}), for {span:.0f} s")
     stopped = sum(bool(a.preempted_for) for a in account.attempts)
-    print(f"stopped {stopped} ({lost / (total * (backlog - begin)):.1%} of all GPU-seconds),")
+    print(f"preempted {stopped} ({lost / (total * (backlog - begin)):.1%} of all GPU-seconds),")
     print(f"in the replica {sum(ideal.preempted.values())}")
     found = waits(TRACE, account, ideal)
     for name, (seconds, longest) in found.items():
         mean = sum(seconds) / len(seconds)
-        print(f"{name}: waited {mean:.0f} s, {max(seconds):.0f} s at most; replica {longest:.0f} s")
+        print(f"{name}: waited {mean:.0f} s, max {max(seconds):.0f} s; replica max {longest:.0f} s")
     print(f"ratios: replica {used / same:.3f}, oracle {used / best:.3f}, bound {bound / best:.3f}")
     check_waits(found)
-    assert used >= BAR * same, "too much is lost to delays"
-    assert used >= BAR * best, "the rules leave too much idle"
+    assert used >= BAR * same, "too few GPUs in use compared with the replica: delays are too long"
+    assert used >= BAR * best, "too few GPUs in use compared with the oracle"
 
 
 def oracle(jobs: list[tuple[Entry, float, float]]) -> tuple[float, float]:
-    """Return when the last job has started, and the mean number of GPUs in use until then."""
+    """Return the time of the last start, and the mean number of GPUs in use until then."""
     free, coming = [GPUS] * TRACE.nodes, sorted(jobs, key=lambda job: job[2])
     waiting: list[tuple[Entry, float, float]] = []
     ends: list[tuple[float, str, int, list[int]]] = []

@@ -1,4 +1,4 @@
-"""Traces of jobs, played on scripted nodes before a watcher; and what must hold of every one."""
+"""Traces of jobs that run on scripted nodes under a watcher, and the checks of every trace."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tests.support.queue_sim import Arrival, History, fabric, simulate
 
 GPUS = 8
 PRIORITIES = {0: 70, 100: 24, 1000: 6}
-"""Priorities, and how many of a hundred jobs have each."""
+"""Priorities, and the percentage of jobs that have each."""
 PRIORITY_NAMES = {0: "trace-low", 100: "trace-middle", 1000: "trace-high"}
 SLACK = {0: 900, 100: 900, 1000: 600}
-"""Seconds between the work of a job and its deadline, by priority: who is stopped needs longer."""
+"""Seconds from the duration of a job to its deadline, by priority: preempted jobs take longer."""
 TOGETHER_SECONDS = 3.0
-"""Victims of one decision stop within this time of each other, on a busy machine."""
+"""Maximum time between the stops of the victims of one decision, on a busy machine."""
 PATIENT = (
     "--writes-per-second=400",
     "--progress-seconds=60",
     "--lease-duration=90",
     "--renew-deadline=80",
 )
-"""A machine that is busy with the cluster itself must not cost the operator its lease, and scripted
-pods have no progress to ask for."""
+"""Flags of the operator: it keeps its lease on a machine that is busy with the cluster itself, and
+rarely polls progress, which scripted pods do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +57,18 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Jobs of mixed size and priority, always the same for the same figures."""
+    """Jobs of mixed size and priority. Equal values give equal jobs."""
 
     seed: int
     jobs: int
     nodes: int
-    """Of the cluster."""
+    """Nodes of the cluster."""
     per_leaf: int
     sizes: dict[int, int]
-    """Nodes of a job, and how many of a hundred jobs have so many."""
+    """Percentage of jobs by number of nodes."""
     lengths: tuple[float, float]
     span: float
-    """A third of the jobs come at once, the others in so many seconds, important ones with them."""
+    """Seconds of submissions. Low-priority jobs of the first third are submitted at the start."""
 
     def entries(self) -> list[Entry]:
         chance = random.Random(self.seed)
@@ -86,7 +86,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What came of a trace."""
+    """Result of a trace."""
 
     account: TraceRecord
     seconds: float
@@ -97,9 +97,9 @@ class Played:
 async def play(
     trace: Trace, harness: OperatorHarness, operator: OperatorProcess, folder: Path, seconds: float
 ) -> Played:
-    """Submit everything, wait for the end, and play back what the watcher saw.
+    """Submit all jobs, wait until they have finished, and play back what the watcher recorded.
 
-    The operator goes on: who started it ends it.
+    The caller stops the operator.
     """
     entries = trace.entries()
     zones = [
@@ -131,7 +131,7 @@ async def play(
     finally:
         watcher.stop()
         (folder / "seen.jsonl").write_text(dump(watcher.seen))
-    assert watcher.gaps == 0, "revisions are missing: what was not seen is not proven"
+    assert watcher.gaps == 0, "the watcher missed revisions, so the trace is not verified"
     assert phases == {"Succeeded": len(entries)}
     return Played(Playback(GPUS).play(watcher.seen), took, figures)
 
@@ -167,26 +167,29 @@ async def _all_done(
         if phases["Succeeded"] + phases["Failed"] == count:
             return phases
         assert operator.alive(), operator.tail()
-        assert time.monotonic() < deadline, f"not done in time: {phases}"
+        assert time.monotonic() < deadline, f"jobs did not finish in time: {phases}"
         await asyncio.sleep(0.5)
 
 
 def check_trace(trace: Trace, account: TraceRecord) -> None:
-    """No partial gang at any revision, whole gangs stop, and only where the other then fits."""
+    """Check that no gang is partial at any revision, and that every preemption is justified.
+
+    Whole gangs are preempted, and only if the preemptor then fits.
+    """
     assert account.breaches == []
     by_name = {entry.name: entry for entry in trace.entries()}
     by_job: dict[str, list[Attempt]] = {}
     for attempt in account.attempts:
         assert len(attempt.nodes) == by_name[attempt.job].nodes
         if not attempt.preempted_for:
-            assert attempt.bound == set(range(len(attempt.nodes))), "the whole gang was bound"
+            assert attempt.bound == set(range(len(attempt.nodes))), "not all pods were bound"
         by_job.setdefault(attempt.job, []).append(attempt)
     for attempts in by_job.values():
         assert [a.number for a in attempts] == list(range(len(attempts)))
-        assert all(a.preempted_for for a in attempts[:-1]), "only preemption ends an attempt"
+        assert all(a.preempted_for for a in attempts[:-1]), "an attempt ended without preemption"
         assert not attempts[-1].preempted_for
     stopped = [attempt for attempt in account.attempts if attempt.preempted_for]
-    assert stopped, "the trace is meant to need preemption"
+    assert stopped, "the trace caused no preemption"
     for winner in {victim.preempted_for for victim in stopped}:
         mine = [victim for victim in stopped if victim.preempted_for == winner]
         _check_preemption(trace.nodes, by_name[winner], mine, by_job[winner], by_name)
@@ -199,13 +202,14 @@ def _check_preemption(
     its: list[Attempt],
     by_name: dict[str, Entry],
 ) -> None:
-    """The winner outranks all its victims, and whenever some stop, all of it fits once they left.
+    """Check the victims of one preemptor.
 
-    Later victims are stopped where somebody of more importance took the room of the first ones.
+    The preemptor has a higher priority than each victim. Whenever victims stop, its whole gang fits
+    without them. There are later victims if a job of higher priority took the nodes of the first.
     """
     assert all(by_name[victim.job].priority < winner.priority for victim in stopped)
     since = min(victim.stopped for victim in stopped) - AT_ONCE_SECONDS
-    assert any(gang.placed >= since for gang in its), "it started then"
+    assert any(gang.placed >= since for gang in its), "the preemptor did not start"
     for victim in stopped:
         together = {
             (other.job, other.number)
@@ -221,10 +225,11 @@ def _check_preemption(
 
 
 def replica(trace: Trace, account: TraceRecord) -> History:
-    """The product's own rules on the same trace, with control that takes no time at all.
+    """Simulate the decisions of the queue on the same trace, without control delays.
 
-    Jobs last as long as was measured, from the place to the end of the last pod, so that starting
-    pods costs both the same; who is stopped leaves at once. It knows deadlines, not lengths.
+    Jobs take the measured time from placement to the end of the last pod, so pod startup takes the
+    same time in both. Preempted jobs release their nodes at once. Deadlines are known, durations
+    are not.
     """
     return simulate(
         [
@@ -236,7 +241,7 @@ def replica(trace: Trace, account: TraceRecord) -> History:
 
 
 def measured(trace: Trace, account: TraceRecord) -> list[tuple[Entry, float, float]]:
-    """Return the jobs with the length and the time of submission that were seen."""
+    """Return the jobs with their measured duration and submission time."""
     begin = min(account.submitted.values())
     final = {attempt.job: attempt for attempt in account.attempts}
     return [
@@ -248,10 +253,10 @@ def measured(trace: Trace, account: TraceRecord) -> list[tuple[Entry, float, flo
 def waits(
     trace: Trace, account: TraceRecord, ideal: History
 ) -> dict[str, tuple[list[float], float]]:
-    """Return by class the waits for the first place, and the longest in the replica.
+    """Return the times to the first placement by class, and the longest in the replica.
 
-    Classes are the priorities, and the widest jobs: those are the ones that a stream of smaller
-    jobs could starve.
+    There is a class for each priority, and one for the jobs of the two largest sizes, which a
+    stream of smaller jobs could starve.
     """
     first = {a.job: a.placed - account.submitted[a.job] for a in reversed(account.attempts)}
     arrived = {entry.name: at for entry, _, at in measured(trace, account)}
@@ -268,12 +273,12 @@ def waits(
 
 
 def check_waits(found: dict[str, tuple[list[float], float]]) -> None:
-    """Nobody starves: no class waits much longer than under the same rules without delays.
+    """Check that no class waits much longer than in the replica, which has no delays.
 
-    Half as long again, since one late end shifts the whole queue, and the time for which nobody is
-    stopped for a job that starts soon anyway.
+    The limit is 1.5 times the wait in the replica, because one late end shifts the whole queue,
+    plus the time in which no job is preempted for one that starts soon.
     """
     for name, (seconds, ideal) in found.items():
-        assert max(seconds) <= 1.5 * ideal + TERMINATION_SECONDS, f"{name} starves"
+        assert max(seconds) <= 1.5 * ideal + TERMINATION_SECONDS, f"{name}: waits too long"
     mean = {name: sum(seconds) / len(seconds) for name, (seconds, _) in found.items()}
     assert mean["priority 1000"] < mean["priority 100"] < mean["priority 0"]

@@ -1,9 +1,9 @@
-"""Bytes of activations that autograd keeps for the backward pass, per token.
+"""Bytes per token of the activations that autograd saves for the backward pass.
 
-Counted tensor by tensor for the trainer's block; a test holds the count against
-`torch.autograd.graph.saved_tensors_hooks`. With equal head counts and 16 bits it is the familiar
-s b h (16 + 8 f / h). Sequence parallelism divides what lies between the tensor-parallel regions
-(Korthikanti et al., arXiv:2205.05198): with it every term but none is over t.
+They are the sum over the tensors of the trainer's block. A test compares the sum with
+`torch.autograd.graph.saved_tensors_hooks`. With equal head counts and 16 bits it is
+s b h (16 + 8 f / h). Sequence parallelism shards the activations between the tensor-parallel
+regions (Korthikanti et al., arXiv:2205.05198), so every term of this formula is divided by t.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ INDEX = 8
 def block_bytes_per_token(
     shape: ModelShape, tensor: int, compute: int, checkpointing: Checkpointing, kernels: Kernels
 ) -> float:
-    """Return what one layer keeps per token of its tensor group, on each rank of it.
+    """Return the bytes that one layer saves per token of its tensor group, on each rank of it.
 
-    none: everything autograd asks for. selective: inputs and outputs of products and of attention,
-    and the inputs of norms; what costs no product is computed again. full: the layer's input.
+    none: all tensors that autograd saves. selective: inputs and outputs of products and of
+    attention, and inputs of norms; operations without a product are recomputed. full: the input of
+    the layer.
     """
     hidden = shape.hidden_size
     if checkpointing == "full":
         return compute * hidden / tensor
     parts = attention_bytes(shape, compute) + compute * hidden
     heads = shape.query_width + shape.key_width if shape.qk_norm else 0
-    inputs = compute * hidden  # of the feed-forward block; attention's is in `parts`
+    inputs = compute * hidden  # of the feed-forward block; that of attention is in `parts`
     whole = 0.0 if kernels == "fused" else gathered_input_bytes(shape, tensor, compute)
     whole += routed_bytes(shape, compute)
     if checkpointing == "selective":
@@ -44,28 +45,30 @@ def block_bytes_per_token(
 
 
 def attention_bytes(shape: ModelShape, compute: int) -> float:
-    """Return query, key, value, mixed values and the log-sum-exp of flash attention.
+    """Return the bytes of query, key, value, attention output and the log-sum-exp.
 
-    Without flash attention the scores would add 5 a s / h (Korthikanti et al., table 2).
+    This is for flash attention. Without it, the scores would add 5 a s / h (Korthikanti et al.,
+    table 2).
     """
     projections = 2 * shape.query_width + 2 * shape.key_width
     return compute * projections + FLOAT32 * shape.heads
 
 
 def ffn_bytes(shape: ModelShape, compute: int, kernels: Kernels) -> float:
-    """Return the inner activations: gate, its activation, up and their product, of each expert.
+    """Return the bytes of the inner activations of each expert.
 
-    A fused or compiled gate does not keep the activation. Ungated: before and after it.
+    With a gate: gate, its activation, up and their product; fused and compiled kernels do not save
+    the activation. Without a gate: the values before and after the activation.
     """
     tensors = 2 if not shape.gated else 4 if kernels == "eager" else 3
     return compute * shape.ffn_size * tensors * shape.experts_per_token
 
 
 def routed_bytes(shape: ModelShape, compute: int) -> float:
-    """Return what a mixture of experts keeps beside them, on every rank of a tensor group.
+    """Return the additional bytes of a mixture of experts, on every rank of a tensor group.
 
-    For each visit the row as the expert gets it and its answer, and where it came from and went
-    (two indices, the choice, and three weights); and the softmax over all experts.
+    For each selected expert: its input row and its output, the source and destination indices of
+    the row, the index of the expert, and three weights. In addition, the softmax over all experts.
     """
     if shape.experts == 1:
         return 0.0
@@ -74,25 +77,29 @@ def routed_bytes(shape: ModelShape, compute: int) -> float:
 
 
 def norm_bytes(shape: ModelShape, compute: int) -> float:
-    """Return what a norm of the residual stream keeps; LayerNorm, its input, mean and scale."""
+    """Return the bytes that a norm of the residual stream saves.
+
+    A LayerNorm saves its input, mean and scale.
+    """
     if shape.norm == "layer":
         return compute * shape.hidden_size + 2 * FLOAT32
     return rms_norm_bytes(shape.hidden_size, compute)
 
 
 def rms_norm_bytes(width: int, compute: int) -> float:
-    """Return what an RMSNorm keeps of each vector: its input, and a scale in float32.
+    """Return the bytes that an RMSNorm saves for each vector: its input, and a scale in float32.
 
-    It is one kernel on a GPU (torch 2.9 and later). On a CPU it is several, in float32, and keeps
-    the input and the normalised input in that type.
+    This is for a GPU, where it is one kernel (torch 2.9 and later). On a CPU it is several kernels
+    in float32, which save the input and the normalised input in that type.
     """
     return compute * width + FLOAT32
 
 
 def gathered_input_bytes(shape: ModelShape, tensor: int, compute: int) -> float:
-    """Return the extra of inputs that are kept gathered: products hold the whole sequence.
+    """Return the additional bytes of inputs that are saved gathered, with the whole sequence.
 
-    Two regions, each with the share of the other t - 1 ranks; Megatron-LM gathers again instead.
+    There are two regions, each with the shards of the other t - 1 ranks. Megatron-LM gathers again
+    instead.
     """
     return 2 * compute * shape.hidden_size * (tensor - 1) / tensor
 
@@ -100,7 +107,7 @@ def gathered_input_bytes(shape: ModelShape, tensor: int, compute: int) -> float:
 def boundary_bytes_per_token(
     shape: ModelShape, tensor: int, compute: int, stage: PipelineStage
 ) -> float:
-    """Return what the ends of the model keep: the final norm and the input of the output."""
+    """Return the bytes that the final norm and the output projection save."""
     if not stage.predicts:
         return 0.0
     norm = norm_bytes(shape, compute) / tensor

@@ -129,14 +129,14 @@ def predict(
 
 def _assumptions(setup: TrainingSetup, hardware: Accelerator, *, placed: bool) -> tuple[str, ...]:
     notes = [
-        f"mfu and totalFlops count attention as {SHOWN}; recomputation is not counted",
+        f"mfu and totalFlops use the {SHOWN} convention and exclude recomputation",
         _basis(hardware.name),
         f"kernels: {setup.kernels}; sharding: {setup.sharding}",
     ]
     if not placed:
-        notes.append("no placement: rank blocks fill servers in order, uplinks are not shared")
+        notes.append("no placement: rank blocks fill servers in order, and uplinks are not shared")
     if hardware.name.startswith("V100"):
-        notes.append("V100 has no bfloat16: float16 of the same speed is meant")
+        notes.append("V100 has no bfloat16: its float16 peak is used")
     return tuple(notes)
 
 
@@ -144,4 +144,4 @@ def _basis(name: str) -> str:
     owner = calibrated_type_of(name)
     if owner == fitted_type_of(name):
         return f"speeds are calibrated on published runs of {owner}"
-    return f"no published run of {name}: speeds are scaled from {owner} by the peaks"
+    return f"no published run of {name}: speeds are scaled from {owner} by the ratio of the peaks"

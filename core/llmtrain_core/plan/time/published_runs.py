@@ -1,10 +1,10 @@
-"""Published training runs: what was run, how fast it was, and where that is written.
+"""Published training runs, with setup, step time and source.
 
-Only runs whose layout, batch, micro-batch and recomputation are all published; what is not said is
-not guessed. Left out for that reason: MaxText and Paxml (recomputation), Megatron-LM's 2021 table
-and torchtitan's 405B (micro-batches), 70B on GB200 and GB300 (do not fit without an unnamed
-recomputation), mixtures of experts (no such shape here). Of a sweep over GPU counts, the smallest,
-a middle and the largest.
+The list has only runs whose layout, batch, micro-batch and recomputation are all published. No
+value is guessed. This excludes MaxText and Paxml (recomputation), Megatron-LM's 2021 table and
+torchtitan's 405B (micro-batches), 70B on GB200 and GB300 (do not fit without a recomputation that
+is not named), and mixtures of experts (no such shape in this module). A sweep over GPU counts
+contributes its smallest, a middle and its largest run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PublishedRun:
     seconds: float
     """Measured time of a step."""
     counted: bool = True
-    """Everything that the model needs is published, the network between servers included."""
+    """Whether all inputs of the model are published, including the network between servers."""
 
     @property
     def gpus(self) -> int:
@@ -64,7 +64,7 @@ def _from_rate(
 def _from_mfu(
     name: str, source: str, hardware: str, setup: TrainingSetup, percent: float
 ) -> PublishedRun:
-    """Utilisation of the 16-bit peak, attention counted whole."""
+    """Return a run from its utilization of the 16-bit peak, with full attention."""
     flops = training_flops_per_token(setup.shape, "full-attention") * setup.tokens_per_step
     peak = CATALOGUE[hardware].peak("bfloat16") * setup.layout.world_size
     return PublishedRun(name, source, hardware, setup, flops / (peak * percent / 100))
@@ -100,7 +100,7 @@ def _megatron(
 
 
 def _dgxc() -> Iterator[PublishedRun]:
-    """Weak scaling in both precisions: (GPUs, batch, seconds in bfloat16, seconds in float8)."""
+    """Yield runs of weak scaling. Rows: GPUs, batch, seconds in bfloat16, seconds in float8."""
     for file, model, layout, runs in _DGXC_RUNS:
         shape = SHAPES[model]
         if model == "gpt3-175b":
@@ -185,7 +185,7 @@ def _bridge() -> Iterator[PublishedRun]:
 
 def _torchtitan() -> Iterator[PublishedRun]:
     small, middle = SHAPES["llama3-8b"], SHAPES["llama3-70b"]
-    # its selective policy repeats every second product: key, attention output and up, 4.75 of 13
+    # its selective policy recomputes every second product: key, attention output, up: 4.75 of 13
     titan = TrainingSetup(
         small, Layout(data=8), 16, 2, checkpointing="selective", recomputed_share=4.75 / 13
     )
@@ -254,8 +254,8 @@ def _nanotron() -> Iterator[PublishedRun]:
 
 _Cell = tuple[int, int, int, int, int, int, float] | None
 _NANOTRON_BEST: tuple[tuple[_Cell, ...], ...] = (
-    # data, tensor, pipeline, accumulated, micro-batch, ZeRO stage, MFU; 64 nodes down to 1.
-    # The first cell (one micro-batch on two stages, 5.25 %) is a layout that torch refuses.
+    # Cells: data, tensor, pipeline, accumulated, micro-batch, ZeRO stage, MFU. Rows: 64 nodes to 1.
+    # The first cell is left out: torch rejects its layout (one micro-batch on two stages, 5.25 %).
     (None, (128, 4, 1, 1, 2, 1, 10.49), (128, 4, 1, 1, 2, 0, 18.69), (32, 16, 1, 4, 2, 1, 17.79)),
     (
         (64, 4, 1, 1, 4, 0, 23.20),
@@ -287,7 +287,10 @@ _NANOTRON_BEST: tuple[tuple[_Cell, ...], ...] = (
 
 
 def _megatron_lm() -> Iterator[PublishedRun]:
-    """Tensor and sequence parallel with selective recomputation, before flash attention."""
+    """Yield runs with tensor and sequence parallelism and selective recomputation.
+
+    They do not use flash attention.
+    """
     for name, layers, hidden, heads, pipeline, chunks, batch, micro, mfu in (
         ("22b", 48, 6144, 64, 1, 1, 4, 4, 41.5),
         ("175b", 96, 12288, 96, 8, 3, 64, 1, 51.4),
@@ -312,7 +315,7 @@ def _megatron_lm() -> Iterator[PublishedRun]:
 
 
 def _foundry() -> Iterator[PublishedRun]:
-    """FSDP over one or more nodes of A100, flash attention, eager kernels."""
+    """Yield runs of FSDP on one or more nodes of A100, with flash attention and eager kernels."""
     shapes = {
         "7b": gpt(32, 4096, 32, vocab=50368),
         "13b": gpt(40, 5120, 40, vocab=50368),
