@@ -1,12 +1,14 @@
 """Run the tiers of `make test` in order and print the time of each; the first failure ends the run.
 
 Static checks come first because they are the cheapest answer; the demo, which exercises the whole
-chain, comes last. `python hack/tiers.py lint unit` runs only the named ones.
+chain, comes last. `python hack/tiers.py lint unit` runs only the named ones. The table also has the
+CPU time: a tier that takes more than half of it on two cores waits a part of the time.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -35,6 +37,9 @@ TIERS: dict[str, list[list[str]]] = {
     "e2e": [[*PYTEST, "-m", "e2e", "-s"]],
 }
 
+TOGETHER = {"lint"}
+"""Tiers whose commands run at the same time; each keeps one core busy."""
+
 
 def main(names: list[str]) -> int:
     """Run the named tiers, all by default, and return the exit code."""
@@ -44,22 +49,43 @@ def main(names: list[str]) -> int:
         return 2
     # Every process of the tests would compile torch again, which takes seconds.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    took: dict[str, float] = {}
+    took: dict[str, tuple[float, float]] = {}
     code = 0
     for name in names or TIERS:
         print(f"== {name}", flush=True)
-        start = time.monotonic()
-        code = _run(TIERS[name])
-        took[name] = time.monotonic() - start
+        start, cpu = time.monotonic(), _cpu_seconds()
+        code = _run_together(TIERS[name]) if name in TOGETHER else _run(TIERS[name])
+        took[name] = time.monotonic() - start, _cpu_seconds() - cpu
         if code:
             break
-    print("\ntier           seconds")
-    for name, seconds in took.items():
-        print(f"{name:<14} {seconds:7.1f}")
-    print(f"{'all':<14} {sum(took.values()):7.1f}", flush=True)
+    print("\ntier           seconds      CPU")
+    for tier, (seconds, cpu) in took.items():
+        print(f"{tier:<14} {seconds:7.1f}  {cpu:7.1f}")
+    seconds, cpu = map(sum, zip(*took.values(), strict=True))
+    print(f"{'all':<14} {seconds:7.1f}  {cpu:7.1f}", flush=True)
     if code:
         print(f"tiers: {name} failed; run it alone with: python hack/tiers.py {name}")
     return code
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _run_together(commands: list[list[str]]) -> int:
+    """Run commands at the same time; show the output of each when it and those before it end."""
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for command in commands
+    ]
+    codes = []
+    for process in started:
+        output, _ = process.communicate()
+        sys.stdout.buffer.write(output)
+        sys.stdout.flush()
+        codes.append(process.returncode)
+    return next(filter(None, codes), 0)
 
 
 def _run(commands: list[list[str]]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,6 @@ import pytest
 from tests.support.trainer.jobs import job_spec
 from tests.support.trainer.launchers import Pods
 from tests.support.trainer.ranks import parameter_hash, run_trainers, run_world
-
-_NETWORKS = itertools.count()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,8 +54,7 @@ def pods(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Pods]]:
     made: list[Pods] = []
 
     def make(spec: dict[str, Any]) -> Pods:
-        third = (os.getpid() * 7 + next(_NETWORKS)) % 250 + 1
-        made.append(Pods(tmp_path, spec, third))
+        made.append(Pods(tmp_path, spec))
         return made[-1]
 
     yield make

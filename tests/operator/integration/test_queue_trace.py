@@ -47,7 +47,7 @@ async def classes(api: Api) -> AsyncIterator[None]:
         await api.delete(CLASSES, name, missing_ok=True)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_sixty_jobs(
     installed: ControlPlane,
     api: Api,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -11,21 +13,24 @@ from typing import Any
 
 from tests.support.trainer.ranks import FORK
 
+_NETWORKS = itertools.count()
+
 
 class Pods:
     """Launchers of one job, one per loopback address, forked from this process."""
 
-    def __init__(self, folder: Path, spec: dict[str, Any], third: int) -> None:
+    def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
         degrees = spec["parallelism"]
         self.world = degrees["tensor"] * degrees["pipeline"] * degrees["data"]
         self.size = spec["workers"]["gpusPerNode"]
-        self.folder, self.third, self.port = folder, third, 29500
+        self.folder, self.port = folder, 29500
+        self._lock, self._prefix = _free_network()
         self.job = folder / "job.json"
         self.job.write_text(json.dumps({"metadata": {"name": "test"}, "spec": spec}))
         self.processes: list[Any] = []
 
     def address(self, index: int) -> str:
-        return f"127.84.{self.third}.{index + 1}"
+        return f"{self._prefix}.{index + 1}"
 
     def environment(self, index: int) -> dict[str, str]:
         first = index * self.size
@@ -82,3 +87,23 @@ class Pods:
         for process in self.processes:
             process.kill()
             process.join(5)
+        self._lock.close()
+
+
+def _free_network() -> tuple[socket.socket, str]:
+    """Return the first three bytes of loopback addresses that no other job has, and their lock.
+
+    The lock is a bound socket, which other test processes respect. Networks are used in turn,
+    because the ports of a job that has ended may still be in use.
+    """
+    start = os.getpid() * 7 + next(_NETWORKS)
+    for third in range(start, start + 250):
+        prefix = f"127.84.{third % 250 + 1}"
+        lock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            lock.bind((f"{prefix}.254", 29500))
+        except OSError:
+            lock.close()
+        else:
+            return lock, prefix
+    raise RuntimeError("all networks of 127.84.0.0/16 are in use")

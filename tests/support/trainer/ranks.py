@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+LOOPBACK = "127.0.0.1"
 FORK = multiprocessing.get_context("fork")
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 Body = Callable[[Any, int], Any]
@@ -32,16 +26,21 @@ def run_world(
     # Ranks share the imports of their parent: those of the trainer take seconds of CPU time.
     import llmtrain_trainer.training.trainer  # noqa: F401
     from llmtrain_trainer.parallel.workarounds import renew_thread_pool
+    from llmtrain_trainer.runtime.sockets import listen
     from llmtrain_trainer.worker.rendezvous import join, leave
 
-    port, queue = free_port(), FORK.Queue()
+    # It listens before the ranks are forked, so none of them has to wait and try again.
+    listener, queue = listen(LOOPBACK, 0), FORK.Queue()
+    master = listener.getsockname()[:2]
 
     def enter(rank: int) -> None:
         renew_thread_pool()
         code = 1
         try:
             wait = timedelta(seconds=60)
-            store = join(rank, world, "127.0.0.1", ("127.0.0.1", port), wait)
+            if rank:
+                listener.close()
+            store = join(rank, world, LOOPBACK, master, wait, listener)
             result = body(rank)
             queue.put((rank, result, None))
             leave(store, rank, world, wait)
@@ -55,6 +54,7 @@ def run_world(
     ranks = [FORK.Process(target=enter, args=(rank,)) for rank in range(world)]
     for process in ranks:
         process.start()
+    listener.close()
     if killed:
         for process in ranks:
             process.join(timeout)
