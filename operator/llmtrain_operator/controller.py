@@ -19,7 +19,7 @@ from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.rate_limit import WriteRateLimiter
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.metrics import Metrics
-from llmtrain_operator.planning.assessments import AssessmentCache
+from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.reconciler import Reconciler, ReconcilerDeps
 from llmtrain_operator.reconcile.writer import JobWriter

@@ -16,7 +16,7 @@ from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
 from llmtrain_core.plan.hardware import Accelerator, accelerator_of
-from llmtrain_core.plan.memory.gpu_memory import nodes_with_too_little_memory
+from llmtrain_core.plan.memory.node_filter import nodes_with_too_little_memory
 from llmtrain_core.topology.findings import findings, relevant_to_job, sentences
 from llmtrain_core.topology.inventory import Snapshot
 

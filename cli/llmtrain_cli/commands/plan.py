@@ -15,9 +15,9 @@ from llmtrain_cli.plan.cpu import cpu_plan
 from llmtrain_cli.plan.nodes import NodeSelection, select_nodes
 from llmtrain_cli.plan.text import plan_text
 from llmtrain_core.errors import PlanError
-from llmtrain_core.forecast.document import plan_to_wire
 from llmtrain_core.forecast.plan import Plan, PlanRequest
 from llmtrain_core.forecast.plan import plan as make_plan
+from llmtrain_core.forecast.plan_json import plan_to_wire
 from llmtrain_core.placement import Placement, Request, place
 from llmtrain_core.plan.memory.training_memory import format_bytes
 from llmtrain_core.plan.model.model_shape import shape_named

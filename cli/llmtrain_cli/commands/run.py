@@ -17,6 +17,7 @@ from llmtrain_cli.io.output import Output, show
 from llmtrain_cli.run.local_job import local_job
 from llmtrain_cli.run.local_run import LocalRun, Status
 from llmtrain_cli.run.plot import plot
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_core.validation.check import Job
 
 EXIT_STOPPED = 130
@@ -51,21 +52,21 @@ def command(
         folder.mkdir(parents=True, exist_ok=True)
         with LocalRun(local, folder, die_with_parent) as run:
             stopped = _follow(run, local, form)
-            code, message = run.result()
+            code, result = run.result()
     except ImportError as error:
         raise CliError(
             "running needs the trainer: pip install llmtrain[trainer]", EXIT_FAILURE
         ) from error
     except OSError as error:
         raise CliError(f"--output {folder}: {error}") from error
-    if "result" in message:
+    if isinstance(result, Mapping):
         losses = _losses(folder)
-        document = {"output": str(folder), "layout": str(local.layout), **message["result"]}
+        document = {"output": str(folder), "layout": str(local.layout), **result}
         show(document, _text(document, losses), form)
         return
     if stopped:
         raise CliError(_stopped_message(folder), EXIT_STOPPED)
-    raise CliError(_failure_message(message, folder), code or 1)
+    raise CliError(_failure_message(result, folder), code or 1)
 
 
 def _follow(run: LocalRun, job: Job, form: Output) -> bool:
@@ -185,8 +186,9 @@ def _stopped_message(folder: Path) -> str:
     return f"stopped; {saved}. Run the same command again to resume"
 
 
-def _failure_message(message: Mapping[str, Any], folder: Path) -> str:
-    error = message.get("error") or {}
-    parts = [error.get("reason") or "the launcher ended without a termination message"]
-    parts += [str(error[key]) for key in ("field", "message", "remedy") if error.get(key)]
-    return "\n  ".join([*parts, f"see {folder / 'log.txt'}"])
+def _failure_message(failure: FailureInfo | None, folder: Path) -> str:
+    log = f"see {folder / 'log.txt'}"
+    if failure is None:
+        return f"the launcher ended without a termination message\n  {log}"
+    texts = (failure.reason, failure.field, failure.message, failure.remedy, log)
+    return "\n  ".join(text for text in texts if text)

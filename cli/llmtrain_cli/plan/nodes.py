@@ -16,7 +16,7 @@ from llmtrain_core.plan.hardware import (
     accelerator,
     accelerator_of,
 )
-from llmtrain_core.plan.memory.gpu_memory import WHOLE_GPUS
+from llmtrain_core.plan.memory.node_filter import WHOLE_GPUS
 from llmtrain_core.topology.inventory import Node, node_from_raw
 
 DEFAULT_GPU = "H100"

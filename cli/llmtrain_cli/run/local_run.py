@@ -18,6 +18,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from llmtrain_cli.errors import CliError
 from llmtrain_core.api import env
+from llmtrain_core.api.failure import FailureInfo
 from llmtrain_core.validation.check import Job
 
 LOOPBACK = "127.0.0.1"
@@ -96,18 +97,23 @@ class LocalRun:
         while not self._ended(POLL_SECONDS):
             if (status := self._status()) is not None:
                 yield status
-        _, message = self.result()
-        if "result" in message:
-            yield message["result"]
+        _, result = self.result()
+        if isinstance(result, Mapping):
+            yield result
 
-    def result(self) -> tuple[int, Mapping[str, Any]]:
-        """Return the exit code and the termination message of a run that has ended."""
+    def result(self) -> tuple[int, Status | FailureInfo | None]:
+        """Return the exit code of a run that has ended, and its last status or its failure.
+
+        None if the launcher left no termination message.
+        """
         code = self._process.wait()
         try:
-            message = json.loads(self._message.read_text())
+            text = self._message.read_text()
+            document = json.loads(text)
         except (OSError, ValueError):
-            message = {}
-        return (128 - code if code < 0 else code), message
+            text, document = "", {}
+        result = document.get("result") or FailureInfo.from_termination_message(text)
+        return (128 - code if code < 0 else code), result
 
     def _ended(self, seconds: float) -> bool:
         try:

@@ -24,9 +24,9 @@ from llmtrain_core.plan.search.sizing import (
     nearest_smaller,
 )
 from llmtrain_core.plan.search.supported import accepts, space_of
-from llmtrain_core.plan.time.cost import RunCost, run_cost
 from llmtrain_core.plan.time.goodput import DEFAULT_FAILURES, Failures, Goodput, goodput
 from llmtrain_core.plan.time.predict import Prediction, predict, tokens_of
+from llmtrain_core.plan.time.run_cost import RunCost, run_cost
 from llmtrain_core.plan.training_setup import Precision, TrainingSetup
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job

@@ -2,7 +2,7 @@
 
 from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.placement.filter import eligible
-from llmtrain_core.placement.place import place, refusal
+from llmtrain_core.placement.place import place, why_unplaceable
 from llmtrain_core.placement.types import (
     Alternative,
     PlacedNode,
@@ -24,5 +24,5 @@ __all__ = [
     "eligible",
     "extra_resources",
     "place",
-    "refusal",
+    "why_unplaceable",
 ]

@@ -73,30 +73,30 @@ class Congestion:
     def __init__(self, traffic: Traffic, link_index: LinkIndex):
         self.traffic = traffic
         self.link_index = link_index
-        self.held: list[Blocks] = [0] * len(link_index.domains)
+        self.domain_blocks: list[Blocks] = [0] * len(link_index.domains)
         """Blocks in every domain."""
         self._rates = [link_index.tree.uplinks[domain] for domain in link_index.domains]
         self._nvlink = link_index.tree.links.nvlink * traffic.gpus_per_node
-        self._near = {
-            near: (
+        self._nvlink_domains = {
+            domain: (
                 len(self._rates) + place,
-                [d for d, v in enumerate(link_index.nvlink) if v == near],
+                [d for d, v in enumerate(link_index.nvlink) if v == domain],
             )
-            for place, near in enumerate(sorted(set(link_index.nvlink) - {NOWHERE}))
+            for place, domain in enumerate(sorted(set(link_index.nvlink) - {NOWHERE}))
         }
         """By NVLink domain of several nodes: the link that represents all links of its nodes, and
         the domains inside."""
         self.base = tuple(map(self._least, range(len(traffic.kinds))))
         """Minimum seconds by kind, which every placement has."""
         nothing = (0.0,) * len(traffic.kinds)
-        self.times = [nothing] * (len(self._rates) + len(self._near)) + [self.base]
+        self.times = [nothing] * (len(self._rates) + len(self._nvlink_domains)) + [self.base]
         """Seconds by kind: of the uplinks of every domain, in the busier direction; of the busiest
         nodes of every NVLink domain; and the minimum."""
         alike: dict[float, dict[Blocks, tuple[float, ...]]] = {}
         self._known = [alike.setdefault(rate, {}) for rate in self._rates]
         self._cuts: dict[Blocks, list[int]] = {}
         self._nodes: dict[Blocks, tuple[tuple[float, ...], float]] = {}
-        self._routes: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._separate_domains: dict[tuple[int, int], tuple[int, ...]] = {}
         self._busiest_times: tuple[float, ...] | None = None
         self._most = 2 * max(map(len, link_index.domain_paths), default=0) + 3
         self._leaders: list[list[tuple[float, int]]] | None = None
@@ -106,7 +106,7 @@ class Congestion:
         """Return the seconds of NVLink inside blocks, and of NICs where NVLink ends at the node."""
         traffic, weight = self.traffic, self.traffic.weights[kind]
         least = max(traffic.inside[kind]) / self._nvlink
-        if not self._near:
+        if not self._nvlink_domains:
             for edges in traffic.adjacent:
                 out = sum(edge[2] for edge in edges if edge[1] == kind)
                 into = sum(edge[3] for edge in edges if edge[1] == kind)
@@ -116,31 +116,35 @@ class Congestion:
     @property
     def wide(self) -> bool:
         """Whether NVLink domains span nodes."""
-        return bool(self._near)
+        return bool(self._nvlink_domains)
 
     def assign_all(self, leaves: Sequence[int]) -> None:
         """Load a whole assignment: the leaf domain of every block."""
-        held = [0] * len(self._rates)
+        domain_blocks = [0] * len(self._rates)
         blocks_in: dict[int, Blocks] = {}
         for block, leaf in enumerate(leaves):
             blocks_in[leaf] = blocks_in.get(leaf, 0) | 1 << block
         for leaf, blocks in blocks_in.items():
             for domain in self.link_index.domain_paths[leaf]:
-                held[domain] |= blocks
-        changed = [d for d, pair in enumerate(zip(held, self.held, strict=True)) if any(pair)]
-        self.held = held
+                domain_blocks[domain] |= blocks
+        changed = [
+            d
+            for d, pair in enumerate(zip(domain_blocks, self.domain_blocks, strict=True))
+            if any(pair)
+        ]
+        self.domain_blocks = domain_blocks
         self._update_times(changed)
 
     def blocks_in(self, leaf: int) -> Blocks:
         """Return the blocks in a leaf domain."""
-        return self.held[self.link_index.domain_paths[leaf][-1]]
+        return self.domain_blocks[self.link_index.domain_paths[leaf][-1]]
 
     def exchange(self, leaf: int, other: int, blocks: Blocks) -> None:
         """Move blocks of two leaf domains to the respective other one. Twice changes nothing."""
-        route = self.route(leaf, other)
-        for domain in route:
-            self.held[domain] ^= blocks
-        self._update_times(route)
+        domains = self.separate_domains(leaf, other)
+        for domain in domains:
+            self.domain_blocks[domain] ^= blocks
+        self._update_times(domains)
 
     def improving_swaps(
         self, leaf: int, other: int, choices: Iterable[Blocks], limit: float
@@ -151,22 +155,23 @@ class Congestion:
         domain are ignored, so the caller must check the cost after an exchange.
         """
         nvlink = self.link_index.nvlink
-        route = [(d, self.held[d]) for d in self.route(leaf, other) if nvlink[d] in (NOWHERE, d)]
-        near = [(self._near[d][0], held) for d, held in route if nvlink[d] == d]
-        links = [*(domain for domain, _ in route), *(link for link, _ in near)]
+        separate = [(d, self.domain_blocks[d]) for d in self.separate_domains(leaf, other)]
+        uplinks = [(d, inside) for d, inside in separate if nvlink[d] in (NOWHERE, d)]
+        whole = [(self._nvlink_domains[d][0], inside) for d, inside in uplinks if nvlink[d] == d]
+        links = [*(domain for domain, _ in uplinks), *(link for link, _ in whole)]
         rest = self._without(links)
         squares = sum(sum(map(mul, self.times[link], self.times[link])) for link in links)
-        squares += sum(self._node_times(held)[1] for _, held in near)
+        squares += sum(self._node_times(inside)[1] for _, inside in whole)
         low, squares = limit * (1 - TIE), squares * (1 - TIE)
         for blocks in choices:
-            rows = [self._uplinks(domain, held ^ blocks) for domain, held in route]
-            rows += [self._node_times(held ^ blocks)[0] for _, held in near]
+            rows = [self._uplinks(domain, inside ^ blocks) for domain, inside in uplinks]
+            rows += [self._node_times(inside ^ blocks)[0] for _, inside in whole]
             seconds = sum(map(max, zip(rest, *rows, strict=True)))
             if seconds < low:
                 yield blocks
             elif seconds <= limit * (1 + TIE):
                 now = sum(sum(map(mul, row, row)) for row in rows)
-                now += sum(self._node_times(held ^ blocks)[1] for _, held in near)
+                now += sum(self._node_times(inside ^ blocks)[1] for _, inside in whole)
                 if now < squares:
                     yield blocks
 
@@ -183,15 +188,15 @@ class Congestion:
             for leaders in self._leaders
         )
 
-    def route(self, start: int, end: int) -> tuple[int, ...]:
+    def separate_domains(self, start: int, end: int) -> tuple[int, ...]:
         """Return the domains that contain exactly one of two leaf domains."""
-        found = self._routes.get((start, end))
+        found = self._separate_domains.get((start, end))
         if found is None:
             here, there = (
                 set(self.link_index.domain_paths[start]),
                 set(self.link_index.domain_paths[end]),
             )
-            found = self._routes[start, end] = tuple(sorted(here ^ there))
+            found = self._separate_domains[start, end] = tuple(sorted(here ^ there))
         return found
 
     def seconds(self) -> float:
@@ -218,42 +223,47 @@ class Congestion:
         busiest = (max(map(mul, times, self._rates), default=0.0) for times in self.by_kind())
         return float(sum(busiest))
 
-    def squares(self) -> float:
+    def sum_of_squares(self) -> float:
         """Return the sum of squared times of all links, to compare assignments of equal cost."""
         uplinks = sum(sum(map(mul, times, times)) for times in self.times)
-        return uplinks + sum(self._node_times(self.held[near])[1] for near in self._near)
+        return uplinks + sum(
+            self._node_times(self.domain_blocks[d])[1] for d in self._nvlink_domains
+        )
 
     @property
     def load(self) -> list[list[int]]:
         """Bytes by kind and uplink: of domain d, 2 d is the link out and 2 d + 1 the link in."""
         found = []
         for flows in self.traffic.flows:
-            pairs = [crossing(flows, self.held[d], self._around(d)) for d in range(len(self.held))]
+            pairs = [
+                crossing(flows, self.domain_blocks[d], self._around(d))
+                for d in range(len(self.domain_blocks))
+            ]
             found.append([nbytes for pair in pairs for nbytes in pair])
         return found
 
     def _around(self, domain: int) -> Blocks:
         """Return the blocks that a domain reaches without its uplinks: inside, or over NVLink."""
-        near = self.link_index.nvlink[domain]
-        return self.held[domain if near == NOWHERE else near]
+        nvlink_domain = self.link_index.nvlink[domain]
+        return self.domain_blocks[domain if nvlink_domain == NOWHERE else nvlink_domain]
 
     def _update_times(self, domains: Sequence[int]) -> None:
         """Update the times of domains whose blocks have changed."""
         self._busiest_times = self._leaders = None
         for domain in domains:
-            self.times[domain] = self._uplinks(domain, self.held[domain])
-        if self._near:
-            for near in {self.link_index.nvlink[domain] for domain in domains} - {NOWHERE}:
-                self._update_nvlink_times(near)
+            self.times[domain] = self._uplinks(domain, self.domain_blocks[domain])
+        if self._nvlink_domains:
+            for nvlink_domain in {self.link_index.nvlink[domain] for domain in domains} - {NOWHERE}:
+                self._update_nvlink_times(nvlink_domain)
 
-    def _update_nvlink_times(self, near: int) -> None:
+    def _update_nvlink_times(self, nvlink_domain: int) -> None:
         """Update the times of the nodes of an NVLink domain, and of the uplinks inside it."""
-        link, domains = self._near[near]
-        around = self.held[near]
+        link, domains = self._nvlink_domains[nvlink_domain]
+        around = self.domain_blocks[nvlink_domain]
         self.times[link] = self._node_times(around)[0]
         for domain in domains:
-            if domain != near:
-                cut = self._cut(self.held[domain], around)
+            if domain != nvlink_domain:
+                cut = self._cut(self.domain_blocks[domain], around)
                 self.times[domain] = self._seconds(cut, self._rates[domain])
 
     def _uplinks(self, domain: int, blocks: Blocks) -> tuple[float, ...]:
@@ -288,8 +298,8 @@ class Congestion:
             for (whole_out, whole_in, out, into), blocks in self._blocks_by_traffic(
                 kind, around
             ).items():
-                near = max(whole_out - out, whole_in - into)
-                seconds = weight * max(out / nic, into / nic, near / nvlink)
+                over_nvlink = max(whole_out - out, whole_in - into)
+                seconds = weight * max(out / nic, into / nic, over_nvlink / nvlink)
                 top = max(top, seconds)
                 squares += blocks.bit_count() * seconds * seconds
             busiest.append(top)

@@ -12,8 +12,8 @@ from llmtrain_core.placement.tree import Tree
 from llmtrain_core.placement.types import Request, Unplaceable
 from llmtrain_core.topology.inventory import Snapshot
 
-MOST_NAMES = 6
-MOST_DOMAINS = 4
+MAX_NAMES = 6
+MAX_DOMAINS = 4
 """Names that a message shows at most, so that large clusters do not fill it."""
 
 
@@ -116,8 +116,8 @@ def _blockers_text(blockers: Blockers) -> str:
         by_cause.setdefault(cause, []).append(node)
     parts = []
     for cause, nodes in by_cause.items():
-        more = len(nodes) - MOST_NAMES
-        shown = " ".join(nodes[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+        more = len(nodes) - MAX_NAMES
+        shown = " ".join(nodes[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
         parts.append(f"{shown} ({cause})")
     where = f" in {blockers.where}" if blockers.where else ""
     return f"it fits{where} when these nodes become available: " + ", ".join(parts)
@@ -126,6 +126,6 @@ def _blockers_text(blockers: Blockers) -> str:
 def _top(domains: Mapping[str, int]) -> str:
     """Return the domains with the most free nodes."""
     ranked = sorted(domains.items(), key=lambda item: (-item[1], item[0]))
-    shown = " ".join(f"{name.rsplit('/', 1)[-1]}={n}" for name, n in ranked[:MOST_DOMAINS])
-    more = len(ranked) - MOST_DOMAINS
+    shown = " ".join(f"{name.rsplit('/', 1)[-1]}={n}" for name, n in ranked[:MAX_DOMAINS])
+    more = len(ranked) - MAX_DOMAINS
     return shown + (f" and {more} more" if more > 0 else "")

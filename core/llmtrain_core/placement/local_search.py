@@ -51,7 +51,7 @@ class LocalSearch:
         """Load an assignment."""
         self.congestion.assign_all(leaves)
         self.leaves = list(leaves)
-        self._now = (self.congestion.seconds(), self.congestion.squares())
+        self._now = (self.congestion.seconds(), self.congestion.sum_of_squares())
         self._touched = set(range(len(self._limits)))
 
     def search(self, leaves: Sequence[int], budget: int, perturb: bool) -> list[int]:
@@ -124,7 +124,7 @@ class LocalSearch:
             self.congestion.exchange(leaf, other, blocks)
             seconds = self.congestion.seconds()
             if seconds <= cost * (1 + TIE):
-                now = self.congestion.squares()
+                now = self.congestion.sum_of_squares()
                 if seconds < cost * (1 - TIE) or now < squares * (1 - TIE):
                     self._write(leaf, other, blocks)
                     self._now = (seconds, now)
@@ -170,7 +170,7 @@ class LocalSearch:
     def _busiest_changes(self) -> Iterator[tuple[int, int, list[Blocks]]]:
         """Yield changes that remove an edge from one of the busiest links."""
         for domain, kind in self._busiest_uplinks():
-            held = self.congestion.held[domain]
+            held = self.congestion.domain_blocks[domain]
             for item in self._split(held):
                 here = self._cell(item)
                 for far in self._partners(item, held, kind):
@@ -204,7 +204,7 @@ class LocalSearch:
 
     def _busiest_uplinks(self) -> list[tuple[int, int]]:
         """Return (domain, kind) of the most loaded uplink of every kind above its least."""
-        congestion, domains = self.congestion, len(self.congestion.held)
+        congestion, domains = self.congestion, len(self.congestion.domain_blocks)
         found = []
         for kind, times in enumerate(congestion.by_kind()):
             top = max(times)
@@ -237,7 +237,7 @@ class LocalSearch:
         if open_:
             item = self._random_item(generator)
             self._exchange(self._cell(item), generator.choice(open_), item)
-        self._now = (self.congestion.seconds(), self.congestion.squares())
+        self._now = (self.congestion.seconds(), self.congestion.sum_of_squares())
 
     def _random_item(self, generator: random.Random) -> Blocks:
         return self._item << generator.randrange(self._items) * self._group

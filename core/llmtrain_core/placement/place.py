@@ -32,7 +32,7 @@ def place(request: Request, snapshot: Snapshot) -> Placement | Unplaceable:
     return scope if isinstance(scope, Unplaceable) else _placed(request, snapshot, scope)
 
 
-def refusal(request: Request, snapshot: Snapshot) -> Unplaceable | None:
+def why_unplaceable(request: Request, snapshot: Snapshot) -> Unplaceable | None:
     """Explain why the job does not fit; None if it fits. Runs `place` without the search."""
     scope = _scope(request, snapshot)
     return scope if isinstance(scope, Unplaceable) else None

@@ -94,7 +94,7 @@ class Scorer:
         seconds = float(f"{self.congestion.seconds():.9g}")
         counts = Counter(leaves)
         used, stranded = ([0] * len(self.capacity.leaves[0].path) for _ in range(2))
-        for blocks, (depth, free) in zip(self.congestion.held, self._domains, strict=True):
+        for blocks, (depth, free) in zip(self.congestion.domain_blocks, self._domains, strict=True):
             if blocks:
                 used[depth] += 1
                 stranded[depth] += free - blocks.bit_count()

@@ -15,7 +15,7 @@ from llmtrain_core.topology.links import Links
 Path = tuple[str, ...]
 """Domains from far to near; a prefix is a domain, the whole path is a node."""
 
-MOST_USED = 0.9
+MAX_USED = 0.9
 """Maximum share of an uplink that counts as used by other jobs, so that its rate is never 0."""
 
 
@@ -66,7 +66,7 @@ def tree_of(snapshot: Snapshot, paths: Iterable[Path] | None = None) -> Tree:
     used = snapshot.uplinks
     free = (
         {
-            path: capacity * (1 - min(MOST_USED, max(0.0, used.get(path, 0.0))))
+            path: capacity * (1 - min(MAX_USED, max(0.0, used.get(path, 0.0))))
             for path, capacity in capacities.items()
         }
         if used

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.placement import Placement, Request, Unplaceable, place, refusal
+from llmtrain_core.placement import Placement, Request, Unplaceable, place, why_unplaceable
 from llmtrain_core.placement.tree import Path
 from llmtrain_core.queueing.backfill import Reservation, Reservations, earliest_reservation
 from llmtrain_core.queueing.capacity import (
@@ -97,7 +97,7 @@ class _Cycle:
         self._blocked: list[_BlockedJob] = []
         self._request_classes: dict[Hashable, RequestClass] = {}
         self._usable_fabrics: dict[int, Snapshot] = {}
-        self._refusals: dict[Hashable, Unplaceable | None] = {}
+        self._unplaceable: dict[Hashable, Unplaceable | None] = {}
         self._fits_empty: dict[Hashable, bool] = {}
         self._preemptors_left = MAX_PREEMPTORS
         self._uplinks: dict[int, dict[Path, float]] = {}
@@ -252,7 +252,7 @@ class _Cycle:
             trial = capacity.copy()
             for victim in chosen:
                 trial.release(victim.nodes, victim.resources)
-            return refusal(job.request, self._available(job, trial)) is None
+            return why_unplaceable(job.request, self._available(job, trial)) is None
 
         preempted = find_victims(requests, job.node_count, capacity, lower, confirm) or ()
         uids = {victim.uid for victim in preempted}
@@ -294,10 +294,10 @@ class _Cycle:
     def _refusal(self, job: PendingJob) -> Unplaceable | None:
         """Return why a job would not fit without reservations. Computed once per kind of job."""
         key = self._feasibility_key(job)
-        if key not in self._refusals:
+        if key not in self._unplaceable:
             used = self.reservations.unreserved.used
-            self._refusals[key] = refusal(job.request, self._usable_with(job, used))
-        return self._refusals[key]
+            self._unplaceable[key] = why_unplaceable(job.request, self._usable_with(job, used))
+        return self._unplaceable[key]
 
     def _feasibility_key(self, job: PendingJob) -> Hashable:
         """Return the key of the jobs that fit on the same nodes."""
@@ -319,7 +319,7 @@ class _Cycle:
         """Return True if the job fits when no other job runs. Otherwise nothing is reserved."""
         key = self._feasibility_key(job)
         if key not in self._fits_empty:
-            self._fits_empty[key] = refusal(job.request, self._usable_with(job, {})) is None
+            self._fits_empty[key] = why_unplaceable(job.request, self._usable_with(job, {})) is None
         return self._fits_empty[key]
 
     def _fabric(self, job: PendingJob) -> Snapshot:

@@ -12,7 +12,7 @@ from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.config import NODE_LOST_SECONDS
-from llmtrain_operator.planning.assess import Assessment
+from llmtrain_operator.planning.assessment import Assessment
 from llmtrain_operator.scheduler.decisions import JobDecision
 
 

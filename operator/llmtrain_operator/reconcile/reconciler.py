@@ -23,8 +23,8 @@ from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import Informer
 from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics import Metrics
-from llmtrain_operator.planning.assess import Assessment
-from llmtrain_operator.planning.assessments import AssessmentCache
+from llmtrain_operator.planning.assessment import Assessment
+from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.expectations import Expectations

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmtrain_core.plan.hardware import CATALOGUE
-from llmtrain_core.plan.memory.gpu_memory import min_gpu_memory
+from llmtrain_core.plan.memory.node_filter import min_gpu_memory
 from llmtrain_core.plan.memory.training_memory import format_bytes, memory
 from llmtrain_core.plan.search.fix_hint import nearest_fit, too_large_message
 from llmtrain_core.plan.training_setup import TrainingSetup

@@ -12,8 +12,8 @@ from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.memory.checkpoint_size import storage, token_bytes
 from llmtrain_core.plan.model.model_shape import SHAPES
 from llmtrain_core.plan.model.parameters import count_parameters
-from llmtrain_core.plan.time.cost import run_cost
 from llmtrain_core.plan.time.goodput import NODE_FAILURES_PER_DAY, Failures, goodput, young_daly
+from llmtrain_core.plan.time.run_cost import run_cost
 from llmtrain_core.plan.training_setup import TrainingSetup
 
 pytestmark = pytest.mark.unit

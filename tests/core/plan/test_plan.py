@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from llmtrain_core.errors import PlanError
-from llmtrain_core.forecast.document import plan_to_wire
 from llmtrain_core.forecast.plan import Plan, PlanRequest, plan
+from llmtrain_core.forecast.plan_json import plan_to_wire
 from llmtrain_core.placement import Placement
 from llmtrain_core.plan.hardware import CATALOGUE, accelerator
 from llmtrain_core.plan.memory.training_memory import format_bytes, memory

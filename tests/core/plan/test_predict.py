@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from llmtrain_core.errors import PlanError
-from llmtrain_core.forecast.document import outline_to_wire, plan_to_wire, prediction_to_wire
 from llmtrain_core.forecast.plan import plan
+from llmtrain_core.forecast.plan_json import outline_to_wire, plan_to_wire, prediction_to_wire
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.network.link_speed import uplink_slowdowns
 from llmtrain_core.plan.time.predict import outline, predict, tokens_of

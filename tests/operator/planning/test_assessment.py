@@ -15,8 +15,8 @@ from llmtrain_core.topology.inventory import Node, Taint
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.records import JobRecord, NodeRecord
-from llmtrain_operator.planning.assess import Assessment, AssignedNodes, assess
-from llmtrain_operator.planning.assessments import AssessmentCache
+from llmtrain_operator.planning.assessment import Assessment, AssignedNodes, assess
+from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from tests.support.operator_harness.harness import LARGE, job_object
 
 pytestmark = pytest.mark.unit

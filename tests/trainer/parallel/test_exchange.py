@@ -33,7 +33,7 @@ def test_eight_bits_are_wrong_by_half_a_step_at_most(values: int) -> None:
     import torch
 
     from llmtrain_core.plan.gradient_sync import message_bytes
-    from llmtrain_trainer.parallel.replicate.codecs import Int8Codec
+    from llmtrain_trainer.parallel.replicate.quantization import Int8Codec
 
     rows = torch.randn(3, values, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     rows[1] *= 1e-9
@@ -52,9 +52,9 @@ def test_eight_bits_are_wrong_by_half_a_step_at_most(values: int) -> None:
 def test_what_is_not_finite_is_seen_at_the_other_end(name: str, bad: float) -> None:
     import torch
 
-    from llmtrain_trainer.parallel.replicate import codecs
+    from llmtrain_trainer.parallel.replicate import quantization
 
-    codec = getattr(codecs, name)()
+    codec = getattr(quantization, name)()
     rows = torch.ones(1, 300)
     rows[0, 7] = bad
     back = codec.decode(codec.encode(rows), 300, rows.dtype)

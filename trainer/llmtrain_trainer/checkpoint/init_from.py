@@ -7,12 +7,10 @@ from typing import Any
 
 from llmtrain_trainer.checkpoint.metadata import read_metadata, require_same_model
 from llmtrain_trainer.checkpoint.paths import (
-    COMPLETE_MARKER,
     TOKENIZER,
     Folder,
-    complete_steps,
     folder_from_uri,
-    step_folder,
+    newest_checkpoint,
 )
 from llmtrain_trainer.config import DataConfig
 from llmtrain_trainer.errors import InputError
@@ -63,18 +61,11 @@ def checkpoint_tokenizer(uri: str) -> Path:
 
 
 def _newest(uri: str) -> Folder:
-    named = folder_from_uri(uri, INIT_FROM_FIELD)
-    if (named / COMPLETE_MARKER).is_file():
-        return named
-    steps = complete_steps(named)
-    if not steps:
-        raise InputError(
-            "CheckpointUnreadable",
-            f"{named} is not a complete checkpoint and contains none",
-            field=INIT_FROM_FIELD,
-            remedy="name the checkpoint.uri of the job that trained the base",
-        )
-    return step_folder(named, steps[-1])
+    return newest_checkpoint(
+        folder_from_uri(uri, INIT_FROM_FIELD),
+        INIT_FROM_FIELD,
+        remedy="name the checkpoint.uri of the job that trained the base",
+    )
 
 
 def _weights(architecture: dict[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,24 @@ def complete_steps(root: Folder) -> list[int]:
     return sorted(step for step, folder in _step_folders(root) if is_complete(folder))
 
 
+def newest_checkpoint(folder: Folder, field: str, remedy: str) -> Folder:
+    """Return a complete checkpoint: `folder` itself, or the latest one in it.
+
+    Raises InputError, with the field and remedy, if there is none.
+    """
+    if is_complete(folder):
+        return folder
+    steps = complete_steps(folder)
+    if not steps:
+        raise InputError(
+            "CheckpointUnreadable",
+            f"{folder} is not a complete checkpoint and contains none",
+            field=field,
+            remedy=remedy,
+        )
+    return step_folder(folder, steps[-1])
+
+
 def is_complete(folder: Folder) -> bool:
     """Return True if a checkpoint was written completely and is not being deleted."""
     names = {path.name for path in list_dir(folder)}

@@ -41,7 +41,7 @@ from llmtrain_trainer.checkpoint.corruption import corrupt_checkpoint
 from llmtrain_trainer.checkpoint.paths import COMPLETE_MARKER, URI_FIELD, Folder
 from llmtrain_trainer.checkpoint.retry import retry_transient
 from llmtrain_trainer.model.lora import is_adapter
-from llmtrain_trainer.parallel.replicate.sync import ReplicaSync
+from llmtrain_trainer.parallel.replicate.replica_sync import ReplicaSync
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 

@@ -40,10 +40,10 @@ from llmtrain_trainer.launcher.restart.transport import CoordinatorClient, Coord
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message, write_message
 from llmtrain_trainer.metrics.gpu_use import open_monitor
-from llmtrain_trainer.runtime.blocking import run_in_thread
 from llmtrain_trainer.runtime.child_process import ChildProcess
 from llmtrain_trainer.runtime.failures import failure_of
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of, termination_log
+from llmtrain_trainer.runtime.run_in_thread import run_in_thread
 from llmtrain_trainer.runtime.sockets import cannot_listen, listen
 from llmtrain_trainer.worker.stack_dump import FLIGHT_RECORDER_ENTRIES
 

@@ -44,7 +44,7 @@ from llmtrain_trainer.parallel.context import token_positions
 from llmtrain_trainer.parallel.forward_backward import ForwardBackward
 from llmtrain_trainer.parallel.grad_norm import clip_gradients, count_matches, sum_losses
 from llmtrain_trainer.parallel.mesh import Grid
-from llmtrain_trainer.parallel.replicate.sync import ReplicaSync, build_replica_sync
+from llmtrain_trainer.parallel.replicate.replica_sync import ReplicaSync, build_replica_sync
 from llmtrain_trainer.runtime.heartbeat import heartbeat_to
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,

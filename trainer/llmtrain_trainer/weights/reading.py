@@ -18,12 +18,9 @@ from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, read_metada
 from llmtrain_trainer.checkpoint.paths import (
     URI_FIELD,
     Folder,
-    complete_steps,
-    is_complete,
-    step_folder,
+    newest_checkpoint,
 )
 from llmtrain_trainer.checkpoint.state import MODEL, require_intact, storage_reader
-from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
 
@@ -64,15 +61,6 @@ def weights_of_checkpoint(folder: Folder) -> ReadWeights:
 
 def find_checkpoint(root: Folder, field: str = URI_FIELD) -> tuple[Folder, CheckpointMetadata]:
     """Return a checkpoint and its metadata: `root` itself, or the latest complete one in it."""
-    folder = root
-    if not is_complete(root):
-        found = complete_steps(root)
-        if not found:
-            raise InputError(
-                "CheckpointUnreadable",
-                f"{root} is not a complete checkpoint and contains none",
-                field=field,
-                remedy="name the checkpoint.uri of a job, or one of its step folders",
-            )
-        folder = step_folder(root, found[-1])
+    remedy = "name the checkpoint.uri of a job, or one of its step folders"
+    folder = newest_checkpoint(root, field, remedy)
     return folder, read_metadata(folder, torch.__version__, field)

@@ -24,7 +24,7 @@ from llmtrain_trainer.launcher.restart.messages import (
     decode_event,
     encode,
 )
-from llmtrain_trainer.runtime.blocking import run_in_thread
+from llmtrain_trainer.runtime.run_in_thread import run_in_thread
 
 RETRY_SECONDS = 0.5
 

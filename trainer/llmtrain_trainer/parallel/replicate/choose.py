@@ -8,9 +8,9 @@ import torch.distributed as dist
 
 from llmtrain_core.plan.gradient_sync import Compression
 from llmtrain_trainer.parallel.replicate.all_reduce import AllReduce, PlainAllReduce
-from llmtrain_trainer.parallel.replicate.codecs import Bfloat16Codec, Int8Codec
-from llmtrain_trainer.parallel.replicate.compression import CompressedAllReduce
-from llmtrain_trainer.parallel.replicate.hierarchical import HierarchicalAllReduce
+from llmtrain_trainer.parallel.replicate.compressed_all_reduce import CompressedAllReduce
+from llmtrain_trainer.parallel.replicate.hierarchical_all_reduce import HierarchicalAllReduce
+from llmtrain_trainer.parallel.replicate.quantization import Bfloat16Codec, Int8Codec
 
 
 def choose_all_reduce(

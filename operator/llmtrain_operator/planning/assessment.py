@@ -15,10 +15,10 @@ from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.api.status import PlanStatus
 from llmtrain_core.errors import PlanError
-from llmtrain_core.forecast.document import outline_to_wire, prediction_to_wire
+from llmtrain_core.forecast.plan_json import outline_to_wire, prediction_to_wire
 from llmtrain_core.placement import Request, eligible
 from llmtrain_core.plan.hardware import PRODUCT_LABELS, Accelerator, accelerator_of
-from llmtrain_core.plan.memory.gpu_memory import (
+from llmtrain_core.plan.memory.node_filter import (
     WHOLE_GPUS,
     gpu_product_labels,
     min_gpu_memory,

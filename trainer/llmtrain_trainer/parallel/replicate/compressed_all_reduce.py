@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llmtrain_core.plan.gradient_sync import part_values
 from llmtrain_trainer.parallel.replicate.all_reduce import Completion
-from llmtrain_trainer.parallel.replicate.codecs import Codec
+from llmtrain_trainer.parallel.replicate.quantization import Codec
 
 SENT, SUMMED = "sent", "summed"
 """The two roundings: of a rank's own vector, and of the part that it sums."""

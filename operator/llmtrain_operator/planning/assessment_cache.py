@@ -6,12 +6,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from llmtrain_core.plan.memory.gpu_memory import min_gpu_memory, nodes_by_gpu_memory
+from llmtrain_core.plan.memory.node_filter import min_gpu_memory, nodes_by_gpu_memory
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.records import JobRecord, NodeRecord
-from llmtrain_operator.planning.assess import NODE_STATE_TAINTS, Assessment, AssignedNodes, assess
+from llmtrain_operator.planning.assessment import (
+    NODE_STATE_TAINTS,
+    Assessment,
+    AssignedNodes,
+    assess,
+)
 
 log = logging.getLogger(__name__)
 
