@@ -14,7 +14,8 @@ import sys
 import time
 
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
-CLUSTER = "cluster and not e2e"
+FILES = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+"""Two workers that take whole files, in the order of `tests/conftest.py`."""
 TIERS: dict[str, list[list[str]]] = {
     "lint": [
         ["ruff", "check", "."],
@@ -26,12 +27,10 @@ TIERS: dict[str, list[list[str]]] = {
     "unit": [[*PYTEST, "-n", "2", "-m", "not (torch or cluster or e2e or perf)"]],
     "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.control_plane.build"]],
     # Two control planes, because most of the time is waiting. Files with a long limit come first.
-    "cluster": [
-        [*PYTEST, "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", CLUSTER]
-    ],
+    "cluster": [[*PYTEST, *FILES, "-m", "cluster and not e2e"]],
     "torch": [
-        [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "torch and one_rank"],
-        [*PYTEST, "-m", "torch and not (one_rank or exhaustive)"],
+        [*PYTEST, *FILES, "-m", "torch and not (serial or exhaustive)"],
+        [*PYTEST, "-m", "torch and serial and not exhaustive"],
     ],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
     "e2e": [[*PYTEST, "-m", "e2e", "-s"]],

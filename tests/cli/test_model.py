@@ -13,7 +13,7 @@ from llmtrain_cli.errors import CliError
 from llmtrain_cli.main import app
 from llmtrain_core.api.job import Architecture
 
-pytestmark = [pytest.mark.torch, pytest.mark.one_rank]
+pytestmark = pytest.mark.torch
 
 SHAPE = Architecture(
     layers=2, hidden_size=32, heads=4, kv_heads=2, ffn_size=48, vocab_size=300, sequence_length=16

@@ -56,7 +56,6 @@ BLOCKS: list[dict[str, Any]] = [
 
 
 @pytest.mark.torch
-@pytest.mark.one_rank
 @pytest.mark.parametrize("sizes", BLOCKS)
 @pytest.mark.parametrize("compute", [2, 4])
 @pytest.mark.parametrize("kind", get_args(Checkpointing))

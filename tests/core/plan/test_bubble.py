@@ -34,7 +34,6 @@ CASES: list[tuple[Schedule, int, int, int]] = [
 
 
 @pytest.mark.torch
-@pytest.mark.one_rank
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_closed_forms_equal_the_simulation_of_torch(schedule: Schedule) -> None:
     cases = [case for case in CASES if case[0] == schedule]

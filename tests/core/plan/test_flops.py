@@ -64,7 +64,6 @@ def test_frozen_weights_save_a_third_of_the_products() -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.one_rank
 @pytest.mark.parametrize(
     "changes",
     [

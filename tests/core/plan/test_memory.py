@@ -146,7 +146,6 @@ print(json.dumps([elements(*layout) for layout in json.loads(sys.argv[2])]))
 
 
 @pytest.mark.torch
-@pytest.mark.one_rank
 def test_shards_equal_those_that_torch_deals_out() -> None:
     """FSDP2, HSDP, tensor and pipeline parallel, with rows that do not divide."""
     done = subprocess.run(

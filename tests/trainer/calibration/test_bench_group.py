@@ -16,7 +16,7 @@ from llmtrain_trainer.calibration.bench_group import (
     trimmed_mean,
 )
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.serial]
 
 
 def burn(seconds: float) -> None:

@@ -23,7 +23,7 @@ from llmtrain_trainer.data.tokenizer import add_special, train_bpe
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
 
-pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
+pytestmark = pytest.mark.torch  # batches are tensors
 
 TALK = [
     ("system", "be brief"),

@@ -21,7 +21,7 @@ from llmtrain_trainer.data.text import normalize
 from llmtrain_trainer.data.tokenizer import END_OF_TEXT, Encoder, sample_indices, train_bpe
 from llmtrain_trainer.errors import InputError
 
-pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
+pytestmark = pytest.mark.torch  # batches are tensors
 
 
 def read_source(source: Source) -> list[Document]:

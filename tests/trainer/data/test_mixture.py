@@ -18,7 +18,7 @@ from llmtrain_trainer.data.prepared import PreparedData, load, verify
 from llmtrain_trainer.data.shards import BLOCK, TokenStream, write_shards
 from llmtrain_trainer.errors import InputError
 
-pytestmark = [pytest.mark.torch, pytest.mark.one_rank]  # batches are tensors
+pytestmark = pytest.mark.torch  # batches are tensors
 
 WEIGHTS = st.lists(st.floats(0.001, 1000), min_size=1, max_size=64)
 

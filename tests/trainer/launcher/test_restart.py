@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.serial]
 
 MakePods = Callable[[dict[str, Any]], Any]
 MakeSpec = Callable[..., dict[str, Any]]

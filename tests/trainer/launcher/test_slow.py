@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.torch, pytest.mark.serial, pytest.mark.timeout(900)]
 
 MakePods = Callable[[dict[str, Any]], Any]
 MakeSpec = Callable[..., dict[str, Any]]

@@ -11,7 +11,7 @@ import pytest
 
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.torch, pytest.mark.serial, pytest.mark.timeout(300)]
 
 SLOW, LATE = 1, 1.0
 

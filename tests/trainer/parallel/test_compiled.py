@@ -16,7 +16,6 @@ RunTrainers = Callable[..., list[Any]]
 MakeSpec = Callable[..., dict[str, Any]]
 
 
-@pytest.mark.one_rank
 def test_compiled_layers_equal_plain_ones(
     shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
 ) -> None:
@@ -69,7 +68,6 @@ def test_compiled_layers_equal_plain_ones_in_every_layout_they_go_with(
             assert norms == pytest.approx(plain[1], rel=1e-10)
 
 
-@pytest.mark.one_rank
 def test_without_a_compiler_the_job_is_told_so(
     run_world: Callable[..., list[Any]], job_spec: MakeSpec, tmp_path: Path
 ) -> None:
@@ -95,7 +93,6 @@ def test_without_a_compiler_the_job_is_told_so(
     assert "C++ compiler" in remedy
 
 
-@pytest.mark.one_rank
 def test_a_layer_that_the_compiler_gets_wrong_is_refused(
     run_world: Callable[..., list[Any]], job_spec: MakeSpec
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.torch, pytest.mark.one_rank, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 
 RunWorld = Callable[..., list[Any]]
 

@@ -12,7 +12,7 @@ import pytest
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.errors import InputError
 
-pytestmark = [pytest.mark.torch, pytest.mark.one_rank]
+pytestmark = pytest.mark.torch
 
 SIZES: dict[str, Any] = {
     "layers": 3,
