@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,8 @@ from llmtrain_core.validation.check import Job
 
 EXIT_STOPPED = 130
 """Stopped by Ctrl-C (128 + SIGINT). The same command resumes the run."""
+PHASE_WIDTH, MIN_BAR_WIDTH = 10, 10
+"""Columns of a terminal."""
 QUIET_LINES = 10
 """Progress lines of a run without a terminal."""
 
@@ -117,15 +119,33 @@ def _display(job: Job, form: Output) -> Iterator[Callable[[Status], None]]:
     if not console.is_terminal:
         yield _LineProgress(job.total_steps)
         return
-    columns = (TextColumn("{task.fields[phase]:10}"), BarColumn(None), MofNCompleteColumn())
-    with Progress(*columns, TextColumn("{task.fields[facts]}"), console=console) as bars:
+    columns = (
+        TextColumn(f"{{task.fields[phase]:{PHASE_WIDTH}}}"),
+        BarColumn(None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
+    with Progress(*columns, console=console) as bars:
         task = bars.add_task("", total=job.total_steps, phase="starting", facts="")
 
         def update(status: Status) -> None:
-            facts = " · ".join(_metrics_text(status))
+            count = f"{status['step']}/{status['totalSteps']}"
+            room = console.width - PHASE_WIDTH - MIN_BAR_WIDTH - len(count) - len(columns)
+            facts = _fitting(_metrics_text(status), room)
             bars.update(task, completed=status["step"], phase=status["phase"], facts=facts)
 
         yield update
+
+
+def _fitting(metrics: Iterable[str], width: int) -> str:
+    """Join the first metrics that fit: rich would shorten the phase and the count, not the end."""
+    text = ""
+    for metric in metrics:
+        longer = f"{text} · {metric}" if text else metric
+        if len(longer) > width:
+            break
+        text = longer
+    return text
 
 
 class _LineProgress:
@@ -145,16 +165,16 @@ class _LineProgress:
 
 
 def _metrics_text(status: Status) -> Iterator[str]:
-    """Yield the known metrics of a step."""
+    """Yield the known metrics of a step, the most important first."""
     if status["loss"] is not None:
         yield f"loss {status['loss']:.4g}"
-    held_out = [status["heldOutLossBefore"], status["heldOutLossAfter"]]
-    if known := [f"{loss:.4g}" for loss in held_out if loss is not None]:
-        yield f"held-out {' → '.join(known)}"
     if status["tokensPerSecond"]:
         yield f"{status['tokensPerSecond']:,.0f} tokens/s"
         left = (status["totalSteps"] - status["step"]) * status["stepSeconds"]
         yield f"ETA {timedelta(seconds=round(left))}"
+    held_out = [status["heldOutLossBefore"], status["heldOutLossAfter"]]
+    if known := [f"{loss:.4g}" for loss in held_out if loss is not None]:
+        yield f"held-out {' → '.join(known)}"
 
 
 def _losses(folder: Path) -> dict[int, float]:
