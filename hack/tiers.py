@@ -14,8 +14,8 @@ import sys
 import time
 
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
-FILES = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-"""Two workers that take whole files, in the order of `tests/conftest.py`."""
+FILES = ["--dist", "loadfile", "--no-loadscope-reorder"]
+"""Workers take whole files, in the order of `tests/conftest.py`."""
 TIERS: dict[str, list[list[str]]] = {
     "lint": [
         ["ruff", "check", "."],
@@ -26,10 +26,10 @@ TIERS: dict[str, list[list[str]]] = {
     ],
     "unit": [[*PYTEST, "-n", "2", "-m", "not (torch or cluster or e2e or perf)"]],
     "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.control_plane.build"]],
-    # Two control planes, because most of the time is waiting. Files with a long limit come first.
-    "cluster": [[*PYTEST, *FILES, "-m", "cluster and not e2e"]],
+    # Four control planes on two cores, because most of the time is waiting.
+    "cluster": [[*PYTEST, "-n", "4", *FILES, "-m", "cluster and not e2e"]],
     "torch": [
-        [*PYTEST, *FILES, "-m", "torch and not (serial or exhaustive)"],
+        [*PYTEST, "-n", "2", *FILES, "-m", "torch and not (serial or exhaustive)"],
         [*PYTEST, "-m", "torch and serial and not exhaustive"],
     ],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
