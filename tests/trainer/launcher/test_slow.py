@@ -71,7 +71,7 @@ def test_a_save_and_an_export_may_take_longer_than_a_step(
     from torch.distributed.checkpoint import filesystem
 
     written, read = filesystem._write_item, filesystem.FileSystemReader.read_data
-    monkeypatch.setattr(filesystem, "_write_item", _slow(written, 1, lambda: time.sleep(0.2)))
+    monkeypatch.setattr(filesystem, "_write_item", _slow(written, 1, lambda: time.sleep(0.04)))
     reader = _slow(read, 0, lambda: time.sleep(0.6))
     monkeypatch.setattr(filesystem.FileSystemReader, "read_data", reader)
     export = tmp_path / "model"
