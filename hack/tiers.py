@@ -33,7 +33,7 @@ TIERS: dict[str, list[list[str]]] = {
         [*PYTEST, "-m", "torch and serial and not exhaustive"],
     ],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
-    "e2e": [[*PYTEST, "-m", "e2e", "-s"]],
+    "e2e": [[*PYTEST, "-n", "2", *FILES, "-m", "e2e"]],
 }
 
 TOGETHER = {"lint"}

@@ -14,7 +14,7 @@ from llmtrain_core.api.status import Collective, Progress, TrainerPhase
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
-from llmtrain_operator.policies.planning import record_measurement
+from llmtrain_operator.policies.plan_status import record_measurement
 
 _INTEGER_FIELDS = ("step", "totalSteps", "lastCheckpointStep", "restartsInPlace")
 _FLOAT_FIELDS = (

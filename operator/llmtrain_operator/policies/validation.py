@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.validation.check import Job
-from llmtrain_operator.job_state.pods import delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
-from llmtrain_operator.policies.eta import clear_estimates
-from llmtrain_operator.policies.planning import annotation_error, memory_error
+from llmtrain_operator.policies.memory_fit import reject_if_too_large
 
 
 def accept_or_reject(draft: StatusDraft) -> bool:
@@ -26,16 +24,9 @@ def accept_or_reject(draft: StatusDraft) -> bool:
 
 
 def _accept_or_reject_valid(draft: StatusDraft, job: Job) -> bool:
-    """Accept a valid job unless no GPU has enough memory for it, which is checked every time."""
+    """Accept a valid job unless it does not fit in GPU memory."""
     draft.set_field("layout", str(job.layout))
-    invalid, too_large = annotation_error(draft), memory_error(draft)
-    if invalid is not None:
-        draft.set_condition(ConditionType.ACCEPTED, False, Reason.INVALID_SPEC, invalid)
-        return True
-    if too_large is not None:
-        draft.set_condition(ConditionType.ACCEPTED, False, Reason.WILL_NOT_FIT, too_large)
-        clear_estimates(draft)
-        delete_stale_pods(draft)
+    if reject_if_too_large(draft):
         return True
     draft.set_condition(ConditionType.ACCEPTED, True, Reason.VALID, "the spec is valid")
     return False

@@ -14,7 +14,7 @@ from llmtrain_operator.policies.deletion import finalize_deleted_job
 from llmtrain_operator.policies.failure import detect_failure
 from llmtrain_operator.policies.kueue import requeue_if_evicted
 from llmtrain_operator.policies.placement import place
-from llmtrain_operator.policies.planning import record_plan
+from llmtrain_operator.policies.plan_status import record_plan
 from llmtrain_operator.policies.preemption import preempt
 from llmtrain_operator.policies.relocation import relocate
 from llmtrain_operator.policies.startup import start_gang

@@ -59,6 +59,8 @@ class JobState:
 
     assignment: Assignment | None = None
     """Nodes that are reserved for the job until its status shows them."""
+    pending: PendingJob | None = None
+    """The job as it was when a cycle assigned nodes to it; None for a relocation."""
     reserved: bool = False
     """Whether the job's status is being written with the assignment: it cannot be withdrawn."""
     relocates_until: float = 0.0
@@ -162,7 +164,7 @@ class Scheduler:
             await self._check_relocation()
             return
         cluster = self._with_decisions(self._cluster_state(assignments), queue)
-        self._store(await asyncio.to_thread(decide, undecided, cluster))
+        self._store(await asyncio.to_thread(decide, undecided, cluster), undecided)
 
     def _assignments(self) -> dict[str, Assignment]:
         return {uid: state.assignment for uid, state in self._jobs.items() if state.assignment}
@@ -172,7 +174,7 @@ class Scheduler:
             if state.preemption is not None:
                 yield state, state.preemption
 
-    def _store(self, decisions: Decisions) -> None:
+    def _store(self, decisions: Decisions, undecided: Queue) -> None:
         """Store new decisions, and wake the jobs whose decision changed."""
         for uid, state in self._jobs.items():
             if uid not in decisions.pending:
@@ -181,7 +183,9 @@ class Scheduler:
         for uid, decision in decisions.pending.items():
             state = self._jobs[uid]
             if isinstance(decision, Assignment):
+                job = undecided[uid]
                 state.assignment = decision
+                state.pending = job if isinstance(job, PendingJob) else None
                 state.clear_unschedulable()
                 self._wake(uid)
             else:
@@ -264,8 +268,8 @@ class Scheduler:
                 held = replace(held, ends_at=end, preemptible=False)
             allocations.append(held)
         for uid, assignment in self._assignments().items():
-            job = queue.get(uid)
-            if isinstance(job, PendingJob):
+            job = self._jobs[uid].pending
+            if job is not None and uid in queue:
                 allocations.append(_assumed_allocation(job, assignment, cluster.now))
         nominated = frozenset(uid for uid, state in self._jobs.items() if state.nominated)
         return replace(cluster, allocations=tuple(allocations), nominated=nominated)
@@ -296,7 +300,8 @@ class Scheduler:
         unwanted = not queued and not state.reserved and not relocating
         outdated = queued and job is not None and job.attempt != assignment.attempt
         if job is None or accepted or superseded or unwanted or (outdated and not state.reserved):
-            state.assignment, state.reserved, state.relocates_until = None, False, 0.0
+            state.assignment, state.pending = None, None
+            state.reserved, state.relocates_until = False, 0.0
 
 
 def _assumed_allocation(job: PendingJob, assignment: Assignment, now: float) -> Allocation:

@@ -20,6 +20,8 @@ from llmtrain_operator.cache.records import (
     ForeignPod,
     PriorityRecord,
 )
+from llmtrain_operator.scheduler import cycle, loop
+from llmtrain_operator.scheduler.cycle import Decisions
 from llmtrain_operator.scheduler.decisions import Preemption
 from llmtrain_operator.scheduler.loop import Queue, Scheduler
 from llmtrain_operator.scheduler.usage import usage
@@ -236,6 +238,27 @@ async def test_an_offer_that_nobody_wants_is_dropped() -> None:
     scheduler.release("a")
     await scheduler.cycle()
     assert isinstance(scheduler.decision("b"), Assignment)
+
+
+async def test_an_assigned_job_whose_fabric_is_deleted_keeps_its_allocation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its status may already be written: start estimates of other jobs count its nodes."""
+    copies = Copies()
+    scheduler = copies.scheduler(2)
+    await scheduler.cycle()
+    assert isinstance(scheduler.decision("a"), Assignment)
+    scheduler.reserve("a")
+    copies.records["a"] = record("a", topology={"fabric": "deleted"})
+    seen: list[ClusterState] = []
+
+    def observe(jobs: Queue, state: ClusterState) -> Decisions:
+        seen.append(state)
+        return cycle.decide(jobs, state)
+
+    monkeypatch.setattr(loop, "decide", observe)
+    await scheduler.cycle()
+    assert [allocation.uid for allocation in seen[0].allocations] == ["a"]
 
 
 def by_uid(queue: list[PendingJob]) -> Queue:

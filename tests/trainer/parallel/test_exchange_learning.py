@@ -16,7 +16,7 @@ from llmtrain_core.validation.check import Job, check
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
-STEPS, INNER = 200, 10
+STEPS, INNER = 120, 10
 SPEECHES = 48
 WAYS: dict[str, dict[str, Any]] = {
     "exact": {},

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
@@ -26,33 +25,6 @@ def record_plan(draft: StatusDraft) -> bool:
         plan["measured"] = measured
     draft.set_field("plan", plan)
     return False
-
-
-def memory_error(draft: StatusDraft) -> str | None:
-    """Return why the job fits on no GPU that it could use, or None.
-
-    A job that is placed keeps its placement, and a suspended job is not checked before it resumes.
-    """
-    found = draft.observed.assessment
-    if found is None or found.too_large is None or draft.placement is not None:
-        return None
-    if draft.view.is_suspended or draft.view.allows_over_memory:
-        return None
-    return found.too_large
-
-
-def annotation_error(draft: StatusDraft) -> str | None:
-    """Return what is wrong with the annotation that overrides the memory check, or None.
-
-    The annotation has no effect on a job that is placed, so an error there is ignored.
-    """
-    value = draft.view.over_memory_annotation
-    if value in (None, "true", "false") or draft.placement is not None:
-        return None
-    return (
-        f'metadata.annotations[{ALLOW_OVER_MEMORY}]: {value[:64]!r} is neither "true" nor "false";'
-        " set one of them or remove the annotation"
-    )
 
 
 def record_measurement(
