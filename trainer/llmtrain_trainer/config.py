@@ -33,6 +33,9 @@ from llmtrain_trainer.errors import InputError
 
 Precision = Literal["float64", "float32", "bfloat16"]
 
+CUSTOM_MODEL = "custom"
+"""Name of a model that the job describes itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -168,6 +171,10 @@ class RunConfig:
     """URI of the checkpoint with the initial weights."""
     lora: LoraConfig | None = None
     """None: train all weights."""
+    namespace: str = ""
+    """Empty if the job does not run in a cluster."""
+    model: str = CUSTOM_MODEL
+    """Name of the model's preset."""
 
     @property
     def shape(self) -> ModelShape:
@@ -205,17 +212,18 @@ def load_job(path: Path) -> RunConfig:
     """Read the mounted job. Raises InputError (`InvalidSpec`) if it cannot be trained."""
     try:
         document = json.loads(path.read_text())
-        name, spec = document["metadata"]["name"], document["spec"]
+        metadata, spec = document["metadata"], document["spec"]
+        name, namespace = metadata["name"], str(metadata.get("namespace") or "")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             "InvalidSpec",
             f"cannot read the job at {path}: {error!r}",
             remedy="mount the job as JSON with metadata and spec",
         ) from error
-    return from_spec(name, spec)
+    return from_spec(name, spec, namespace)
 
 
-def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
+def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunConfig:
     """Turn a job's spec, as written in a manifest, into a RunConfig."""
     job = check(name, spec)
     if not isinstance(job, Job):
@@ -230,7 +238,8 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
             remedy="set them, or set workers.command to run another trainer",
         )
     policy = job.spec.failure_policy or FailurePolicy()
-    init_from = job.spec.model.init_from if job.spec.model else None
+    model = job.spec.model
+    init_from = model.init_from if model else None
     return RunConfig(
         name=name,
         architecture=architecture,
@@ -257,6 +266,8 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> RunConfig:
         if training.collective_probe
         else None,
         max_restarts_in_place=policy.max_restarts_in_place,
+        namespace=namespace,
+        model=(model.preset if model else None) or CUSTOM_MODEL,
     )
 
 

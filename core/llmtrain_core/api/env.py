@@ -9,6 +9,8 @@ PORT = "LLMTRAIN_PORT"
 WORK_DIR = "LLMTRAIN_WORK_DIR"
 TERMINATION_LOG = "LLMTRAIN_TERMINATION_LOG"
 """Overrides the path of the termination message, for pods that cannot write below /dev."""
+METRICS = "LLMTRAIN_METRICS"
+"""How many metrics the trainer exports: `basic` or `full`."""
 MASTER_ADDR = "MASTER_ADDR"
 MASTER_PORT = "MASTER_PORT"
 WORLD_SIZE = "WORLD_SIZE"
@@ -45,6 +47,12 @@ OWNED = frozenset(
     }
 )
 """Variables that a job cannot set: those of the operator, and those that would replace the code."""
+
+PREFIX = "LLMTRAIN_"
+"""Prefix of our own variables, which a job cannot set, except for those in `SETTABLE`."""
+
+SETTABLE = frozenset({METRICS})
+"""Variables with our prefix that a job may set in `workers.env`."""
 
 JOB_FILE_NAME = "job.json"
 JOB_FOLDER_PATH = "/etc/llmtrain"

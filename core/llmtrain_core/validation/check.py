@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from llmtrain_core.api.base import quantity_value
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.api.env import OWNED, OWNED_PATHS, VOLUME_PREFIX
+from llmtrain_core.api.env import OWNED, OWNED_PATHS, PREFIX, SETTABLE, VOLUME_PREFIX
 from llmtrain_core.api.job import Architecture, JobSpec
 from llmtrain_core.layout import Layout
 from llmtrain_core.validation.presets import PRESETS
@@ -209,7 +209,8 @@ def _unimplemented_fields(spec: JobSpec) -> Iterator[tuple[str, bool]]:
 
 def _security_problems(spec: JobSpec) -> Iterator[Problem]:
     for index, variable in enumerate(spec.workers.env or []):
-        if variable.name in OWNED or variable.name.startswith("LLMTRAIN_"):
+        ours = variable.name.startswith(PREFIX) and variable.name not in SETTABLE
+        if ours or variable.name in OWNED:
             yield Problem(
                 Reason.FORBIDDEN,
                 f"spec.workers.env[{index}].name",

@@ -147,6 +147,11 @@ def test_all_problems_come_at_once() -> None:
     }
 
 
+def test_a_job_may_set_the_detail_of_the_metrics() -> None:
+    workers = {"nodes": 1, "image": "x", "env": [{"name": "LLMTRAIN_METRICS", "value": "full"}]}
+    assert job(spec(workers=workers)).spec.workers.env
+
+
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     [problem] = problems("job", spec(model={"preset": "llama9"}))
     assert all(preset in problem.remedy for preset in PRESETS)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from llmtrain_trainer.runtime.reports import SCALAR_BYTES
 
 
 def check_status(status: dict[str, Any], steps: int) -> None:
@@ -18,32 +22,100 @@ def check_status(status: dict[str, Any], steps: int) -> None:
     seen = {(entry["group"], entry["op"]) for entry in status["collectives"]}
     assert {("tp", "all_gather"), ("tp", "reduce_scatter"), ("dp", "all_gather")} <= seen
     assert all(entry["bytesPerStep"] > 0 < entry["count"] for entry in status["collectives"])
+    assert ("dp", "all_reduce") in seen  # scalars
 
 
-def check_metrics(text: str, lead: bool) -> None:
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""Value by name without the prefix, and sorted labels."""
+
+
+def check_metrics(text: str, lead: bool, full: bool) -> None:
+    """Check the page of a pod of two ranks of tp2·dp2 that has run a sampled step."""
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    samples = {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+    samples: Samples = {
+        (sample.name.removeprefix("llmtrain_"), tuple(sorted(sample.labels.items()))): sample.value
         for family in families.values()
         for sample in family.samples
     }
     assert families["llmtrain_step_seconds"].type == "histogram"
-    assert samples["llmtrain_step_seconds_count", ()] >= 20
-    group = (("group", "tp"), ("op", "all_gather"))
-    assert samples["llmtrain_collective_seconds_count", group] > 0
-    assert samples["llmtrain_collective_bytes_total", group] > 0
-    assert samples["llmtrain_bus_bandwidth_bytes_per_second", group] > 0
+    assert samples["step_seconds_count", ()] >= 20
     phases = {dict(labels).get("phase") for name, labels in samples if "step_phase" in name}
     assert {"data", "forward_backward", "clip", "optimizer"} <= phases
-    ratios = [v for (name, _), v in samples.items() if name == "llmtrain_gpu_utilization_ratio"]
+    ratios = [v for (name, _), v in samples.items() if name == "gpu_utilization_ratio"]
     assert len(ratios) == 2 and all(0 <= ratio <= 1 for ratio in ratios)
-    assert any(name == "llmtrain_gpu_memory_bytes" and v > 0 for (name, _), v in samples.items())
-    tokens = samples["llmtrain_tokens_total", ()]
+    assert any(name == "gpu_memory_bytes" and v > 0 for (name, _), v in samples.items())
+    _check_identity(samples, pod=0 if lead else 1)
+    _check_collectives(samples)
+    assert families["llmtrain_collective_seconds"].type == ("histogram" if full else "summary")
     if lead:
-        assert tokens >= 13 * 8 * 16 and tokens % (8 * 16) == 0
-        assert samples["llmtrain_loss", ()] > 0 < samples["llmtrain_grad_norm", ()]
-        full = samples["llmtrain_mfu_ratio", (("convention", "full-attention"),)]
-        causal = samples["llmtrain_mfu_ratio", (("convention", "causal-attention"),)]
-        assert full > causal > 0
+        _check_job(samples)
     else:
-        assert tokens == 0
+        assert not JOB_SAMPLES & {name for name, _ in samples}
+
+
+JOB_SAMPLES = {
+    "job_info",
+    "step",
+    "total_steps",
+    "learning_rate",
+    "held_out_loss",
+    "eta_seconds",
+    "last_step_timestamp_seconds",
+    "loss",
+    "grad_norm",
+    "mfu_ratio",
+    "tokens_total",
+    "checkpoint_failures_total",
+    "restarts_total",
+}
+"""Samples of the pod of rank 0 of a job that has not saved yet."""
+
+
+def _check_identity(samples: Samples, pod: int) -> None:
+    (build,) = [dict(labels) for name, labels in samples if name == "build_info"]
+    assert build == {"version": version("llmtrain"), "torch": version("torch")}
+    assert samples["process_resident_memory_bytes", ()] > 0
+    ranks = [dict(labels) for name, labels in samples if name == "rank_info"]
+    zeros = dict.fromkeys(("pp", "cp", "rep", "ep"), "0")
+    for gpu in (0, 1):
+        rank = str(2 * pod + gpu)
+        position = {"gpu": str(gpu), "rank": rank, "tp": str(gpu), "dp": str(pod)}
+        assert position | zeros in ranks
+    assert len(ranks) == 2
+
+
+def _check_collectives(samples: Samples) -> None:
+    gather = (("group", "tp"), ("op", "all_gather"))
+    count = samples["collective_seconds_count", gather]
+    mean = samples["collective_seconds_sum", gather] / count
+    median, p99 = (
+        samples["collective_recent_seconds", (*gather, ("quantile", quantile))]
+        for quantile in ("0.5", "0.99")
+    )
+    assert 0 < median <= p99 and mean > 0
+    assert samples["sampled_steps_total", ()] >= 2  # of two ranks
+    assert samples["sampled_collective_bytes_total", gather] > SCALAR_BYTES * count
+    assert samples["bus_bandwidth_bytes_per_second", gather] > 0
+    assert samples["collective_wait_seconds_count", (("group", "tp"),)] > 0
+    # data ranks sum scalars only: they count in /status, not here
+    sums = (("group", "dp"), ("op", "all_reduce"))
+    assert not {labels for _, labels in samples} & {sums, (*sums, ("quantile", "0.5"))}
+
+
+def _check_job(samples: Samples) -> None:
+    assert {name for name, _ in samples} >= JOB_SAMPLES
+    info = (("layout", "tp2·dp2"), ("model", "custom"), ("namespace", "lab"))
+    assert samples["job_info", info] == 1
+    tokens, step, total = (samples[name, ()] for name in ("tokens_total", "step", "total_steps"))
+    assert step >= 13 and tokens == step * 8 * 16
+    assert samples["learning_rate", ()] > 0 < samples["eta_seconds", ()]
+    assert total > step
+    started = samples["process_start_time_seconds", ()]
+    assert started < samples["last_step_timestamp_seconds", ()] <= time.time()
+    assert samples["loss", ()] > 0 < samples["grad_norm", ()]
+    assert samples["held_out_loss", (("when", "before"),)] > 0
+    assert ("held_out_loss", (("when", "after"),)) not in samples
+    assert samples["checkpoint_failures_total", ()] == samples["restarts_total", ()] == 0
+    full = samples["mfu_ratio", (("convention", "full-attention"),)]
+    causal = samples["mfu_ratio", (("convention", "causal-attention"),)]
+    assert full > causal > 0

@@ -26,7 +26,8 @@ class Pods:
         self.folder, self.port = folder, 29500
         self._lock, self._prefix = _free_network()
         self.job = folder / "job.json"
-        self.job.write_text(json.dumps({"metadata": {"name": "test"}, "spec": spec}))
+        metadata = {"name": "test", "namespace": "lab"}
+        self.job.write_text(json.dumps({"metadata": metadata, "spec": spec}))
         self.processes: list[Any] = []
 
     def address(self, index: int) -> str:

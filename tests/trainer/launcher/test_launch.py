@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +88,20 @@ def _hex(address: str) -> str:
     return "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
 
 
-def _start(two: Any) -> list[subprocess.Popen[bytes]]:
+def _start(two: Any, details: Sequence[str]) -> list[subprocess.Popen[bytes]]:
     """Start launchers as a pod does: a fresh interpreter each."""
     return [
         subprocess.Popen(
             [sys.executable, "-m", "llmtrain_trainer.launch"],
-            env={"PATH": os.environ["PATH"], **two.environment(index)},
+            env={
+                "PATH": os.environ["PATH"],
+                "LLMTRAIN_METRICS": detail,
+                **two.environment(index),
+            },
             stdout=(two.folder / f"log-{index}").open("w"),
             stderr=subprocess.STDOUT,
         )
-        for index in range(2)
+        for index, detail in enumerate(details)
     ]
 
 
@@ -105,13 +109,13 @@ def test_two_pods_export_their_status_until_they_are_stopped(
     pods: MakePods, job_spec: MakeSpec, corpus: Path
 ) -> None:
     two = pods(_long(job_spec, corpus, pipeline=1, tensor=2))
-    processes = _start(two)
+    processes = _start(two, ("basic", "full"))
     try:
         _wait_for_step(two, 1, 13)
         status = _wait_for_step(two, 0, 13)
         check_status(status, STEPS)
-        check_metrics(_get(two, 0, "/metrics").decode(), lead=True)
-        check_metrics(_get(two, 1, "/metrics").decode(), lead=False)
+        check_metrics(_get(two, 0, "/metrics").decode(), lead=True, full=False)
+        check_metrics(_get(two, 1, "/metrics").decode(), lead=False, full=True)
         assert _get(two, 1, "/healthz") == b"ok\n"
         with pytest.raises(urllib.error.HTTPError):
             _get(two, 0, "/secrets")

@@ -65,7 +65,7 @@ class Launcher:
 
     def __init__(self, pod: PodEnvironment) -> None:
         self.pod = pod
-        self.tracker = StatusTracker(pod.ranks, pod.attempt)
+        self.tracker = StatusTracker(pod.ranks, pod.attempt, pod.metrics)
         self.data_process: ChildProcess | None = None
         self.coordinator_server: CoordinatorServer | None = None
         self.client: CoordinatorClient | None = None

@@ -15,6 +15,7 @@ from llmtrain_trainer.launcher.http_server import Response, Routes
 from llmtrain_trainer.launcher.status import LastRestart, Status
 from llmtrain_trainer.metrics.devices import DeviceUse
 from llmtrain_trainer.metrics.registry import TrainingMetrics
+from llmtrain_trainer.runtime.pod_env import MetricsDetail
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
     EvaluationReport,
@@ -36,7 +37,9 @@ SMOOTHING = 0.2
 class StatusTracker:
     """Status and metrics of one pod; its lowest rank reports the state of the job."""
 
-    def __init__(self, ranks: tuple[int, ...], attempt: int) -> None:
+    def __init__(
+        self, ranks: tuple[int, ...], attempt: int, detail: MetricsDetail = "basic"
+    ) -> None:
         self._ranks, self._lowest_rank = ranks, min(ranks)
         self._run: RunConfig | None = None
         self._peak_flops = 0.0
@@ -44,12 +47,22 @@ class StatusTracker:
         self.on_checkpoint: Callable[[int], None] = lambda step: None
         """Called for every complete checkpoint; in the pod of rank 0 only."""
         self.status = Status(attempt=attempt).with_progress()
-        self.metrics = TrainingMetrics()
+        self.metrics = TrainingMetrics(detail)
+        if self._is_rank_0:
+            self.metrics.start_job_counters()
+
+    @property
+    def _is_rank_0(self) -> bool:
+        """True in the pod of rank 0, which exports the metrics of the job."""
+        return self._lowest_rank == 0
 
     def set_job(self, run: RunConfig) -> None:
         """Set the job, which is read after the server has started."""
         self._run = run
         self.status = self.status.with_progress(total_steps=run.steps)
+        self.metrics.set_ranks(self._ranks, run.layout)
+        if self._is_rank_0:
+            self.metrics.set_job(run)
 
     def set_peak_flops(self, peak_flops: float) -> None:
         """Set the peak FLOP/s of one rank's device; 0 if unknown."""
@@ -74,12 +87,14 @@ class StatusTracker:
             self.status = self.status.with_progress(
                 **{f"held_out_loss_{when}": score.loss, f"exact_match_{when}": score.exact_match}
             )
+            if self._is_rank_0:
+                self.metrics.observe_evaluation(report)
         elif isinstance(report, CheckpointReport):
             self.status = self.status.with_progress(last_checkpoint_step=report.step)
-            if self._lowest_rank == 0:
+            if self._is_rank_0:
                 self.metrics.observe_checkpoint(report)
                 self.on_checkpoint(report.step)
-        elif isinstance(report, SaveFailedReport) and self._lowest_rank == 0:
+        elif isinstance(report, SaveFailedReport) and self._is_rank_0:
             self.metrics.observe_failed_save()
 
     def on_restart(self, cause: FailureInfo, time: datetime) -> None:
@@ -90,7 +105,7 @@ class StatusTracker:
             restarts_in_place=self.status.restarts_in_place + 1,
             last_restart=LastRestart(time, cause),
         )
-        if self._lowest_rank == 0:
+        if self._is_rank_0:
             self.metrics.observe_restart()
 
     def on_devices(self, source: str, uses: list[DeviceUse]) -> None:
@@ -136,8 +151,9 @@ class StatusTracker:
             mfu=mfu.get(SHOWN),
             collectives=report.collectives or before.collectives,
         )
-        if self._lowest_rank == 0:
-            self.metrics.observe_job_step(report, mfu)
+        if self._is_rank_0:
+            left = before.total_steps - report.step
+            self.metrics.observe_job_step(report, mfu, left * seconds if self._run else None)
 
     def _mfu(self, tokens_per_second: float) -> dict[str, float]:
         if self._run is None or not self._peak_flops:

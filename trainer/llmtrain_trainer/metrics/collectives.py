@@ -84,8 +84,7 @@ class CollectiveMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             CollectiveSample(
                 group=group,
                 op=op,
-                count=calls.count,
-                nbytes=calls.nbytes,
+                payloads=tuple(calls.payloads),
                 group_size=calls.group_size,
                 seconds=tuple(calls.seconds),
             )
@@ -98,16 +97,15 @@ class CollectiveMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Calls:
-    """Running totals of one operation on one group."""
+    """The calls of one operation on one group."""
 
     def __init__(self, group_size: int) -> None:
         self.group_size = group_size
-        self.count = self.nbytes = 0
+        self.payloads: list[int] = []
         self.seconds: list[float] = []
 
     def add(self, nbytes: int, seconds: float | None) -> None:
-        self.count += 1
-        self.nbytes += nbytes
+        self.payloads.append(nbytes)
         if seconds is not None:
             self.seconds.append(seconds)
 

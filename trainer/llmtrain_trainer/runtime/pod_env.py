@@ -6,9 +6,15 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from llmtrain_core.api import env as names
 from llmtrain_trainer.errors import InputError
+
+MetricsDetail = Literal["basic", "full"]
+"""Detail of the durations in `/metrics`: sum and count, or histograms."""
+
+_REMEDY = "start the pod through the operator, or set the variables of the pod contract"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ class PodEnvironment:
     master_addr: str
     master_port: int
     termination_log: Path
+    metrics: MetricsDetail
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> PodEnvironment:
@@ -58,6 +65,7 @@ class PodEnvironment:
             master_addr=value(names.MASTER_ADDR),
             master_port=number(names.MASTER_PORT, str(names.RENDEZVOUS_PORT)),
             termination_log=termination_log(environ),
+            metrics=_metrics_detail(environ.get(names.METRICS) or "basic"),
         )
 
 
@@ -103,9 +111,16 @@ def _ranks(text: str, world: int) -> tuple[int, ...]:
     return ranks
 
 
-def _invalid(name: str, problem: str) -> InputError:
+def _metrics_detail(text: str) -> MetricsDetail:
+    allowed: tuple[MetricsDetail, ...] = get_args(MetricsDetail)
+    for detail in allowed:
+        if text == detail:
+            return detail
+    problem = f"{text[:64]!r} is not one of {', '.join(allowed)}"
+    raise _invalid(names.METRICS, problem, "correct it in spec.workers.env, or remove it")
+
+
+def _invalid(name: str, problem: str, remedy: str = _REMEDY) -> InputError:
     return InputError(
-        "InvalidEnvironment",
-        f"environment variable {name}: {problem}",
-        remedy="start the pod through the operator, or set the variables of the pod contract",
+        "InvalidEnvironment", f"environment variable {name}: {problem}", remedy=remedy
     )

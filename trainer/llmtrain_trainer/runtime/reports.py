@@ -9,7 +9,7 @@ costs some tens of microseconds. The launcher always reads the pipe, so a rank n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from llmtrain_core.api.failure import FailureInfo
@@ -27,6 +27,9 @@ class PhaseReport:
 UNKNOWN_GROUP = "other"
 """Label of a process group that is not a dimension of the grid."""
 
+SCALAR_BYTES = 64
+"""Largest payload of a call that counts as a scalar, such as the sum of a loss or of a norm."""
+
 
 @dataclass(frozen=True, slots=True)
 class CollectiveSample:
@@ -34,14 +37,35 @@ class CollectiveSample:
 
     group: str
     op: str
-    count: int
-    nbytes: int
-    """Payload of all calls: the size of the whole tensor, not of what the algorithm transfers."""
+    payloads: tuple[int, ...]
+    """Bytes of each call: the size of the whole tensor, not of what the algorithm transfers."""
     group_size: int
     seconds: tuple[float, ...]
     """One duration per call; empty for point-to-point operations, which are not timed."""
     waits: tuple[float, ...] = ()
     """Seconds of each duration before the last rank arrived, if known."""
+
+    @property
+    def count(self) -> int:
+        """Number of calls."""
+        return len(self.payloads)
+
+    @property
+    def nbytes(self) -> int:
+        """Payload of all calls."""
+        return sum(self.payloads)
+
+    def without_scalars(self) -> CollectiveSample:
+        """Return the calls with more than `SCALAR_BYTES`, whose durations depend on the payload."""
+        kept = [index for index, nbytes in enumerate(self.payloads) if nbytes > SCALAR_BYTES]
+        if len(kept) == len(self.payloads):
+            return self
+        return replace(
+            self,
+            payloads=tuple(self.payloads[index] for index in kept),
+            seconds=tuple(self.seconds[index] for index in kept if self.seconds),
+            waits=tuple(self.waits[index] for index in kept if self.waits),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +83,7 @@ class StepReport:
     """Mean over the global batch, nats per token."""
     grad_norm: float
     """Before clipping."""
+    learning_rate: float
     collectives: tuple[CollectiveSample, ...] = field(default=())
     straggler_score: float | None = None
     """Speed relative to the fastest rank with the same work, 1 at most; in sampled steps only."""

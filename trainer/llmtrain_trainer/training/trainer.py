@@ -200,6 +200,7 @@ class Trainer:
             tokens=self.run.tokens_per_step,
             loss=mean,
             grad_norm=norm,
+            learning_rate=rate,
             collectives=skew.collectives if skew else (),
             straggler_score=skew.score if skew else None,
         )
