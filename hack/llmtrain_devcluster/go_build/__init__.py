@@ -1,0 +1,1 @@
+"""Go programs that are built from pinned modules once, and cached."""
