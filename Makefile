@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-placement crds lock clean
+.PHONY: help setup controlplane prometheus monitoring demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-placement crds lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,9 @@ setup: ## .venv with everything that the other commands need
 
 controlplane: setup ## the Kubernetes control plane of the development cluster (built once)
 	@python -m llmtrain_devcluster.control_plane.build
+
+prometheus: setup ## Prometheus and promtool for the tests (built once)
+	@python -m llmtrain_monitoring.prometheus
 
 demo: controlplane ## the main example on an embedded cluster (DEMO_KEEP=1, DEMO_REPORT=FILE)
 	@python -m llmtrain_devcluster.demo
@@ -52,6 +55,9 @@ bench-queue: controlplane ## 300 jobs on 128 scripted nodes against an oracle (a
 
 crds: setup ## write crds/ from the models
 	@llmtrain crd --write crds
+
+monitoring: setup ## write the dashboards and rules of the chart from hack/llmtrain_monitoring
+	@python -m llmtrain_monitoring.write
 
 lock: setup ## renew the hashed locks from pyproject.toml
 	@hack/lock.sh

@@ -24,13 +24,17 @@ TIERS: dict[str, list[list[str]]] = {
         ["lint-imports"],
         ["mypy"],
     ],
-    "unit": [[*PYTEST, "-n", "2", "-m", "not (torch or cluster or e2e or perf)"]],
+    "unit": [[*PYTEST, "-n", "2", "-m", "not (torch or cluster or e2e or perf or prometheus)"]],
     "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.control_plane.build"]],
     # Four control planes on two cores, because most of the time is waiting.
     "cluster": [[*PYTEST, "-n", "4", *FILES, "-m", "cluster and not e2e"]],
     "torch": [
         [*PYTEST, "-n", "2", *FILES, "-m", "torch and not (serial or exhaustive)"],
         [*PYTEST, "-m", "torch and serial and not exhaustive"],
+    ],
+    "monitoring": [
+        [sys.executable, "-m", "llmtrain_monitoring.prometheus"],
+        [*PYTEST, "-n", "2", "-m", "prometheus"],
     ],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
     "e2e": [[*PYTEST, "-n", "2", *FILES, "-m", "e2e"]],

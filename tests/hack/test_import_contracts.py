@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("core", "operator", "trainer", "cli", "hack")
 CORE, OPERATOR = "core/llmtrain_core", "operator/llmtrain_operator"
 TRAINER, CLI = "trainer/llmtrain_trainer", "cli/llmtrain_cli"
-DEVCLUSTER = "hack/llmtrain_devcluster"
+DEVCLUSTER, MONITORING = "hack/llmtrain_devcluster", "hack/llmtrain_monitoring"
 IO_MODULES = [
     "aiohttp",
     "asyncio",
@@ -44,12 +44,14 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
         (f"{TRAINER}/training", "llmtrain_devcluster.paths"),
         (f"{DEVCLUSTER}/kubelet", "llmtrain_operator.errors"),
         (f"{DEVCLUSTER}/process_node", "llmtrain_trainer.errors"),
+        (f"{DEVCLUSTER}/process_node", "llmtrain_monitoring.panels"),
     ],
     "cli: no import of the operator": [(f"{CLI}/run", "llmtrain_operator.errors")],
-    "only `llmtrain cluster` imports the devcluster": [
+    "only `llmtrain cluster` and the builder of Prometheus import the devcluster": [
         (f"{CLI}/commands", "llmtrain_devcluster.detached"),
         (f"{CLI}/io", "llmtrain_devcluster.paths"),
         (f"{TRAINER}/model", "llmtrain_devcluster.paths"),
+        (f"{MONITORING}/rules", "llmtrain_devcluster.paths"),
     ],
     "no package has an import cycle between its children": [
         (f"{CLI}/io", "llmtrain_cli.io.planted_after"),
@@ -63,6 +65,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
         (f"{CLI}/plan", "llmtrain_cli.run.plot"),
     ],
     "devcluster: layers": [(f"{DEVCLUSTER}/control_plane", "llmtrain_devcluster.process_node")],
+    "monitoring: layers": [(f"{MONITORING}/rules", "llmtrain_monitoring.grafana")],
     "core: external packages": [
         (f"{CORE}/{folder}", module) for folder in ("plan", "queueing") for module in IO_MODULES
     ],
@@ -73,6 +76,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
     "trainer: external packages": [(f"{TRAINER}/training", "kopf"), (f"{TRAINER}/data", "aiohttp")],
     "cli: external packages": [(f"{CLI}/commands", "torch"), (f"{CLI}/io", "kubernetes")],
     "devcluster: external packages": [(f"{DEVCLUSTER}/demo", "kubernetes")],
+    "monitoring: external packages": [(f"{MONITORING}/dashboards", "aiohttp")],
     "only handlers.py imports kopf": [
         (f"{OPERATOR}/planning", "kopf"),
         (f"{OPERATOR}/reconcile", "kopf"),

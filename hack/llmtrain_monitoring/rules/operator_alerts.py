@@ -1,0 +1,68 @@
+"""Alerts about the operator itself."""
+
+from llmtrain_monitoring.promql import quantile
+from llmtrain_monitoring.rules.model import Alert, RuleGroup, Severity
+
+OPERATOR_ALERTS = RuleGroup(
+    "llmtrain.operator.alerts",
+    (
+        Alert(
+            "LLMTrainOperatorDown",
+            Severity.CRITICAL,
+            "absent(llmtrain_operator_leader == 1)",
+            "No llmtrain operator is at work.",
+            "No replica holds the lease. Running jobs go on, but no job starts, restarts or ends.",
+            hold="5m",
+        ),
+        Alert(
+            "LLMTrainTwoLeaders",
+            Severity.CRITICAL,
+            "sum(llmtrain_operator_leader) > 1",
+            "Several operators hold the lease.",
+            "{{ $value }} processes say that they hold the lease: two installations serve the same "
+            "jobs, or a process is frozen.",
+            hold="5m",
+        ),
+        Alert(
+            "LLMTrainOperatorRestarts",
+            Severity.WARNING,
+            "max by (namespace, pod) (changes(process_start_time_seconds[1h]) "
+            "and on (namespace, pod, instance) llmtrain_operator_build_info) >= 3",
+            "The operator {{ $labels.namespace }}/{{ $labels.pod }} restarts again and again.",
+            "It was started {{ $value }} times within an hour.",
+        ),
+        Alert(
+            "LLMTrainInformerStale",
+            Severity.CRITICAL,
+            "max by (informer) (llmtrain_operator_informer_staleness_seconds) > 120",
+            "The operator does not see changes of {{ $labels.informer }}.",
+            "The API server has not answered its watch for {{ $value | humanizeDuration }}.",
+            hold="5m",
+        ),
+        Alert(
+            "LLMTrainApiErrors",
+            Severity.WARNING,
+            "llmtrain_operator:api_errors:ratio5m > 0.05",
+            "The API server fails requests of the operator.",
+            "{{ $value | humanizePercentage }} of the requests had no response, were throttled, or "
+            "failed in the server.",
+            hold="10m",
+        ),
+        Alert(
+            "LLMTrainReconcileSlow",
+            Severity.WARNING,
+            f"{quantile(0.99, 'llmtrain_operator_reconcile_seconds', '10m')} > 5",
+            "Reconciles of jobs are slow.",
+            "The 99th percentile is {{ $value | humanizeDuration }}.",
+            hold="15m",
+        ),
+        Alert(
+            "LLMTrainSchedulerSlow",
+            Severity.WARNING,
+            f"{quantile(0.99, 'llmtrain_operator_placement_seconds', '10m')} > 5",
+            "Decisions of the scheduler are slow.",
+            "The 99th percentile of a cycle is {{ $value | humanizeDuration }}.",
+            hold="15m",
+        ),
+    ),
+)
