@@ -33,6 +33,8 @@ async def operate(controller: Controller) -> None:
     await kopf.operator(
         registry=registry(),
         memo=kopf.Memo(controller=controller),
+        # By default kopf looks up the user name, which the UID of a container may not have.
+        identity=controller.config.identity,  # type: ignore[arg-type]  # a NewType of kopf
         standalone=True,
         clusterwide=namespace is None,
         namespaces=[namespace] if namespace else [],

@@ -56,13 +56,11 @@ class Credentials:
 async def load_configuration(kubeconfig: str | None) -> Configuration:
     """Load the configuration from the given file, $KUBECONFIG or the pod's service account."""
     configuration: Configuration = type.__call__(Configuration)
-    path = kubeconfig or os.environ.get("KUBECONFIG")
-    home = Path("~/.kube/config").expanduser()
-    in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ
+    path = kubeconfig or os.environ.get("KUBECONFIG") or _home_kubeconfig()
     try:
-        if path or (not in_cluster and home.exists()):
+        if path:
             await load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=str(path or home),
+                config_file=path,
                 client_configuration=configuration,
                 persist_config=False,
             )
@@ -77,6 +75,17 @@ async def load_configuration(kubeconfig: str | None) -> Configuration:
     # The proxy variables of the environment do not apply to the API server.
     configuration.client_session_kwargs = {"trust_env": False}
     return configuration
+
+
+def _home_kubeconfig() -> str | None:
+    """Return the kubeconfig in the home folder, or None if there is none or inside a pod."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return None
+    try:
+        path = Path("~/.kube/config").expanduser()
+    except RuntimeError:  # the user has no home folder
+        return None
+    return str(path) if path.exists() else None
 
 
 class KubeClient:

@@ -1,0 +1,1 @@
+"""Start programs as their image runs them, in a private mount namespace."""
