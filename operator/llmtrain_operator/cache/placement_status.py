@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.defaults import REASON_LENGTH
 from llmtrain_core.api.status import LevelUse, PlacedBlock, PlacementStatus
@@ -18,6 +20,8 @@ from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import FabricLevel
 
 _MAX_SPARES_NAMED = 4
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+"""The name part of a label key, and a value that is not empty: at most 63 characters."""
 
 
 def placement_status(assignment: Assignment) -> PlacementStatus:
@@ -68,6 +72,23 @@ def paths_of(blocks: Iterable[Mapping[str, Any]]) -> list[Path]:
         (*(block["path"].split("/") if block["path"] else ()), node)
         for block in blocks
         for node in block["nodes"]
+    ]
+
+
+def level_labels(placement: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return labels for each pod of a stored placement: the domain of its node at each level.
+
+    The node itself is no level here. A node without the label of a level gets no label for it, nor
+    does a level whose name is too long for the key of a label.
+    """
+    names = [use["level"] for use in placement["levels"][:-1]]
+    return [
+        {
+            f"{labels.LEVEL_PREFIX}{name}": domain
+            for name, domain in zip(names, path, strict=False)
+            if _LABEL_NAME.fullmatch(f"level-{name}") and _LABEL_NAME.fullmatch(domain)
+        }
+        for path in paths_of(placement["blocks"])
     ]
 
 

@@ -7,6 +7,7 @@ host path.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from llmtrain_core.api import env, labels
@@ -40,9 +41,17 @@ aws-ofi-nccl (name of its network), libfabric (FI_PROVIDER).
 
 
 def make_pod(
-    job: Job, identity: JobIdentity, attempt: int, index: int, nodes: Sequence[str]
+    job: Job,
+    identity: JobIdentity,
+    attempt: int,
+    index: int,
+    nodes: Sequence[str],
+    level_labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Object:
-    """Return the pod of rank block `index`; `nodes` are the nodes of the gang by rank block."""
+    """Return the pod of rank block `index`; `nodes` are the nodes of the gang by rank block.
+
+    `level_labels` name the domain of the pod's node at each topology level.
+    """
     workers = job.spec.workers
     name = identity.pod(attempt, index)
     spec: Object = {
@@ -70,7 +79,7 @@ def make_pod(
         spec["tolerations"] = [toleration.to_wire() for toleration in workers.tolerations]
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
-    extra = {labels.ATTEMPT: str(attempt), labels.NODE_INDEX: str(index)}
+    extra = {**level_labels, labels.ATTEMPT: str(attempt), labels.NODE_INDEX: str(index)}
     metadata = identity.metadata(name, **extra)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 

@@ -11,6 +11,7 @@ from typing import Any
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.job import format_time
+from llmtrain_operator.cache.placement_status import level_labels
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.errors import (
     AlreadyExistsError,
@@ -136,6 +137,9 @@ class JobWriter:
         assert isinstance(job, Job)
         view = observed.view.with_status(actions.status)
         attempt, nodes = view.attempt, view.placed_nodes
+        placement = view.stored_placement
+        assert placement is not None, "pods are created for a placement in the status only"
+        levels = level_labels(placement)
         try:
             resources = [
                 *job_resources(observed.raw, identity),
@@ -146,7 +150,7 @@ class JobWriter:
             # Create the first pod alone: if it is rejected, all others would be, too.
             first, *rest = (
                 self._gang_scheduling.add_to_pod(
-                    make_pod(job, identity, attempt, index, nodes),
+                    make_pod(job, identity, attempt, index, nodes, levels[index]),
                     observed.raw,
                     attempt,
                     len(nodes),
