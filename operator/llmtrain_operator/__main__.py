@@ -15,7 +15,7 @@ from llmtrain_operator.handlers import operate
 from llmtrain_operator.health import serve
 from llmtrain_operator.kube.client import KubeClient, load_configuration
 from llmtrain_operator.kube.leader_election import LeaderElector
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.registry import Metrics
 
 EXIT_LEASE_LOST = 3
 EXIT_TASK_ENDED = 4

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections import Counter as Tally
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 from llmtrain_core.queueing import Assignment
@@ -18,7 +18,9 @@ from llmtrain_operator.config import Config
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.rate_limit import WriteRateLimiter
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.collector import ClusterCollector
+from llmtrain_operator.metrics.gpu_seconds import gpu_uses
+from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.reconciler import Reconciler, ReconcilerDeps
@@ -90,7 +92,14 @@ class Controller:
         )
         self._poller = ProgressPoller(cluster, config.progress_seconds, self.wake)
         self._deps = self._reconciler_deps()
-        self._register_gauges()
+        metrics.registry.register(
+            ClusterCollector(
+                self.informers,
+                self._deps.fabric_levels.levels,
+                self._reader.quarantine,
+                lambda: self.scheduler.pending_count,
+            )
+        )
 
     def _reconciler_deps(self) -> ReconcilerDeps:
         config, informers = self.config, self.informers
@@ -168,9 +177,14 @@ class Controller:
         if new is None:
             self._checked.forget(record.uid)
             self._assessments.forget(record.uid)
+        self._count_gpu_seconds(record.uid, new)
         self.wake(record.uid)
         if old is None or new is None or affects_scheduling(old.view, new.view):
             self.scheduler.trigger()
+
+    def _count_gpu_seconds(self, uid: str, job: JobRecord | None) -> None:
+        gpus = {} if job is None else gpu_uses(job.view, partial(self._checked.get, job))
+        self.metrics.gpu_seconds.update(uid, gpus)
 
     def _pod_changed(self, old: PodRecord | None, new: PodRecord | None) -> None:
         for record in (old, new):
@@ -194,31 +208,3 @@ class Controller:
     def _count_accepted(self, assignment: Assignment) -> None:
         if assignment.backfilled:
             self.metrics.backfilled.inc()
-
-    def _register_gauges(self) -> None:
-        def phases() -> Mapping[str, float]:
-            return Tally(record.view.phase for record in self.informers.jobs.values())
-
-        def staleness() -> Mapping[str, float]:
-            return {informer.name: informer.staleness for informer in self.informers}
-
-        add = self.metrics.add_gauge
-        add("llmtrain_operator_jobs", "Jobs by phase.", "phase", phases)
-        add(
-            "llmtrain_operator_queue_depth",
-            "Jobs that wait for a placement.",
-            "",
-            lambda: {"": float(self.scheduler.pending_count)},
-        )
-        add(
-            "llmtrain_operator_quarantined_nodes",
-            "Nodes that no job may use, after failures.",
-            "",
-            lambda: {"": float(len(self._reader.quarantine().until))},
-        )
-        add(
-            "llmtrain_operator_informer_staleness_seconds",
-            "Seconds since the last response of the API server to an informer.",
-            "informer",
-            staleness,
-        )

@@ -13,7 +13,7 @@ from llmtrain_operator.controller import Controller, watch_task
 from llmtrain_operator.errors import ConfigError, UnavailableError
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.resources import NODES
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.registry import Metrics
 
 pytestmark = pytest.mark.unit
 

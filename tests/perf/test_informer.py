@@ -18,7 +18,7 @@ from llmtrain_operator.controller import tune_gc
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.informer import Informer, Selection
 from llmtrain_operator.kube.resources import PODS
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.registry import Metrics
 from tests.support.cpu_time import Laps
 from tests.support.operator_harness import fake_api
 

@@ -18,6 +18,37 @@ from llmtrain_core.api.defaults import (
 )
 from llmtrain_core.api.env import EXIT_PEER_LOST
 
+TRAINER_REASONS = frozenset(
+    {
+        "CheckpointMismatch",
+        "CheckpointNotWritten",
+        "CheckpointUnreadable",
+        "CompileFailed",
+        "CompileMismatch",
+        "CorpusCorrupt",
+        "CorpusMismatch",
+        "CorpusMissing",
+        "CorpusTooSmall",
+        "CorpusUnreadable",
+        "Exception",
+        "ExitCode",
+        "ExportNotWritable",
+        "ExportUnsupported",
+        "ImportUnsupported",
+        "InvalidEnvironment",
+        "InvalidSpec",
+        "LossNotFinite",
+        "ModelUnreadable",
+        "PeerLost",
+        "PortInUse",
+        "RankHung",
+        "Signal",
+        "Terminated",
+        "WeightsNotFinite",
+    }
+)
+"""Reasons that our trainer reports. A third-party trainer may write any other reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class FailureInfo:

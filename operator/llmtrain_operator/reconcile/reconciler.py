@@ -22,7 +22,7 @@ from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import Informer
 from llmtrain_operator.kube.resources import JOBS
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment import Assessment
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller

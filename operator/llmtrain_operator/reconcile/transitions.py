@@ -9,8 +9,10 @@ from typing import Any
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.job_state.observation import Observed
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.gpu_seconds import gpu_uses
+from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.reconcile.events import changed_conditions
+from llmtrain_operator.scheduler.jobs import lost_seconds
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ _ACTION_LABELS = {Reason.NODE_REPLACED: "ReplaceNode"}
 
 
 def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> None:
-    """Log changed conditions; observe the time to the first start and the recovery time."""
+    """Log changed conditions; count failures and ends, observe the times of starts."""
     before, after = observed.view, observed.view.with_status(status)
     for condition in changed_conditions(before, after):
         log.info(
@@ -36,6 +38,7 @@ def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: M
         if (condition["type"], condition["reason"]) == (ConditionType.PLACED, Reason.PREEMPTED):
             metrics.preemptions.inc()
     _record_plan_error(before, after, metrics)
+    _count_failures_and_ends(observed, after, metrics)
     if before.is_true(ConditionType.RUNNING) or not after.is_true(ConditionType.RUNNING):
         return
     restarting = before.condition(ConditionType.RESTARTING)
@@ -46,6 +49,28 @@ def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: M
     elif not after.attempt:
         created = parse_time(after.creation_time)
         metrics.time_to_running.observe((observed.now - created).total_seconds())
+
+
+def _count_failures_and_ends(observed: Observed, after: JobView, metrics: Metrics) -> None:
+    before = observed.view
+    # One decision adds at most one failure. The list is bounded, so its length may stay the same.
+    if after.failures and after.failures != before.failures:
+        reason = after.failures[-1]["reason"]
+        metrics.failed(reason, _lost_gpu_seconds(observed))
+        if after.restarts > before.restarts:
+            metrics.restarted(reason)
+    if before.is_finished or not after.is_finished:
+        return
+    succeeded = after.is_true(ConditionType.SUCCEEDED)
+    end = after.condition(ConditionType.SUCCEEDED if succeeded else ConditionType.FAILED)
+    assert end is not None
+    metrics.finished(succeeded, end["reason"])
+
+
+def _lost_gpu_seconds(observed: Observed) -> float:
+    """Return the GPU-seconds of training since the last checkpoint."""
+    gpus = gpu_uses(observed.view, lambda: observed.checked).get("training", 0)
+    return gpus * lost_seconds(observed.view, observed.now.timestamp()) if gpus else 0.0
 
 
 def _record_plan_error(before: JobView, after: JobView, metrics: Metrics) -> None:

@@ -13,7 +13,7 @@ from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_operator.kube.client import KubeClient, load_configuration
 from llmtrain_operator.kube.informer import Selection
 from llmtrain_operator.kube.resources import CONFIG_MAPS
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.registry import Metrics
 from tests.support.operator_harness.informers import RecordedInformer, short_delays  # noqa: F401
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("short_delays")]

@@ -18,7 +18,7 @@ from llmtrain_operator.errors import LeaseLostError
 from llmtrain_operator.kube.client import KubeClient, load_configuration
 from llmtrain_operator.kube.leader_election import LeaderElector
 from llmtrain_operator.kube.resources import CONFIG_MAPS, LEASES
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.registry import Metrics
 from tests.support.operator_harness.harness import (
     LOST,
     SHORT_LEASE,

@@ -14,7 +14,7 @@ from kubernetes.aio.client.configuration import Configuration
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.informer import Selection
 from llmtrain_operator.kube.resources import PODS
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.registry import Metrics
 from tests.support.operator_harness.fake_api import FakeApi
 from tests.support.operator_harness.informers import RecordedInformer, short_delays  # noqa: F401
 

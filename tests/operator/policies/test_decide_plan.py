@@ -14,7 +14,7 @@ from llmtrain_core.queueing import Unschedulable
 from llmtrain_core.topology.inventory import Node
 from llmtrain_operator.cache.job import format_time, parse_time
 from llmtrain_operator.job_state.observation import Observed
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment import Assessment, assess
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.transitions import record_transitions

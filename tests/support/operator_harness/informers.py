@@ -11,7 +11,7 @@ import pytest
 from llmtrain_operator.kube import informer as module
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.informer import Informer, Selection
-from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.metrics.registry import Metrics
 
 Record = tuple[str, str]
 

@@ -1,0 +1,90 @@
+"""GPU time by what the GPUs of jobs do: the figures of goodput.
+
+The number of GPUs in each state changes only when a job changes. So each change adds the time since
+the last one, and the sums are exact at any instant, however rarely they are read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+from llmtrain_core.validation.check import Job, Problem
+from llmtrain_operator.cache.job import JobView
+
+GpuUse = Literal["training", "starting", "restarting", "spare", "waiting", "suspended", "lost"]
+USES: tuple[GpuUse, ...] = get_args(GpuUse)
+
+_BY_PHASE: Mapping[str, GpuUse] = {
+    "Pending": "waiting",
+    "Queued": "waiting",
+    "Starting": "starting",
+    "Running": "training",
+    "Restarting": "restarting",
+    "Suspended": "suspended",
+}
+_BEFORE_TRAINING = frozenset({"preparing", "starting"})
+"""Phases of the trainer in which the pods run and nothing is trained yet."""
+
+
+def gpu_uses(view: JobView, checked: Callable[[], Job | list[Problem]]) -> dict[GpuUse, int]:
+    """Return what the GPUs of a job do now: those that it holds, or those that it waits for.
+
+    `checked` is called only for a job without a placement: a validation takes milliseconds.
+    """
+    use = _BY_PHASE.get(view.phase)
+    if use is None or view.is_finished or not view.is_ours:
+        return {}
+    placement = view.stored_placement
+    if placement is None:
+        # A job without a placement holds nothing, whatever it did before.
+        use = "suspended" if use == "suspended" else "waiting"
+        job = checked()
+        return {} if isinstance(job, list) else {use: job.layout.world_size}
+    if use == "training" and view.progress.get("phase") in _BEFORE_TRAINING:
+        use = "starting"
+    spares = len(view.held_nodes) - len(view.placed_nodes)
+    gpus = int(placement["gpusPerNode"])
+    found: dict[GpuUse, int] = {use: len(view.placed_nodes) * gpus}
+    return {**found, "spare": spares * gpus} if spares else found
+
+
+class GpuSeconds:
+    """GPU-seconds by use, on a monotonic clock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._since = clock()
+        self._jobs: dict[str, Mapping[GpuUse, int]] = {}
+        self._gpus: Counter[GpuUse] = Counter()
+        self._seconds: dict[GpuUse, float] = dict.fromkeys(USES, 0.0)
+
+    def update(self, uid: str, gpus: Mapping[GpuUse, int]) -> None:
+        """Set what the GPUs of a job do from now on; nothing for a job that ended."""
+        before = self._jobs.get(uid, {})
+        if gpus == before:
+            return
+        self._advance()
+        self._gpus.subtract(before)
+        self._gpus.update(gpus)
+        if gpus:
+            self._jobs[uid] = gpus
+        else:
+            del self._jobs[uid]
+
+    def lose(self, gpu_seconds: float) -> None:
+        """Count training that a failure has undone. It stays counted as training, too."""
+        self._seconds["lost"] += gpu_seconds
+
+    def totals(self) -> dict[GpuUse, float]:
+        """Return the sums up to now."""
+        self._advance()
+        return dict(self._seconds)
+
+    def _advance(self) -> None:
+        now = self._clock()
+        for use, gpus in self._gpus.items():
+            self._seconds[use] += gpus * (now - self._since)
+        self._since = now
