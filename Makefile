@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane prometheus monitoring demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-placement crds lock clean
+.PHONY: help setup controlplane prometheus monitoring demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-placement crds chart lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ crds: setup ## write crds/ from the models
 
 monitoring: setup ## write the dashboards and rules of the chart from hack/llmtrain_monitoring
 	@python -m llmtrain_monitoring.write
+
+chart: setup ## write the generated files of charts/ and deploy/
+	@python -m llmtrain_chart
 
 lock: setup ## renew the hashed locks from pyproject.toml
 	@hack/lock.sh

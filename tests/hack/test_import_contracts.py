@@ -15,6 +15,7 @@ SOURCES = ("core", "operator", "trainer", "cli", "hack")
 CORE, OPERATOR = "core/llmtrain_core", "operator/llmtrain_operator"
 TRAINER, CLI = "trainer/llmtrain_trainer", "cli/llmtrain_cli"
 DEVCLUSTER, MONITORING = "hack/llmtrain_devcluster", "hack/llmtrain_monitoring"
+CHART = "hack/llmtrain_chart"
 IO_MODULES = [
     "aiohttp",
     "asyncio",
@@ -45,6 +46,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
         (f"{DEVCLUSTER}/kubelet", "llmtrain_operator.errors"),
         (f"{DEVCLUSTER}/process_node", "llmtrain_trainer.errors"),
         (f"{DEVCLUSTER}/process_node", "llmtrain_monitoring.panels"),
+        (f"{OPERATOR}/manifests", "llmtrain_chart.helm"),
     ],
     "cli: no import of the operator": [(f"{CLI}/run", "llmtrain_operator.errors")],
     "only `llmtrain cluster` and the builder of Prometheus import the devcluster": [
@@ -66,6 +68,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
     ],
     "devcluster: layers": [(f"{DEVCLUSTER}/control_plane", "llmtrain_devcluster.process_node")],
     "monitoring: layers": [(f"{MONITORING}/rules", "llmtrain_monitoring.grafana")],
+    "chart: layers": [(f"{CHART}/values", "llmtrain_chart.schema")],
     "core: external packages": [
         (f"{CORE}/{folder}", module) for folder in ("plan", "queueing") for module in IO_MODULES
     ],
@@ -77,6 +80,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
     "cli: external packages": [(f"{CLI}/commands", "torch"), (f"{CLI}/io", "kubernetes")],
     "devcluster: external packages": [(f"{DEVCLUSTER}/demo", "kubernetes")],
     "monitoring: external packages": [(f"{MONITORING}/dashboards", "aiohttp")],
+    "chart: external packages": [(f"{CHART}/values", "kubernetes")],
     "only handlers.py imports kopf": [
         (f"{OPERATOR}/planning", "kopf"),
         (f"{OPERATOR}/reconcile", "kopf"),

@@ -21,11 +21,9 @@ NAMESPACE = "demo"
 OPERATOR = "system:serviceaccount:llmtrain-system:llmtrain-operator"
 CRDS = ("llmtrainingjobs.llmtrain.dev", "fabrics.llmtrain.dev")
 DEFINITIONS = "apiextensions.k8s.io/v1/customresourcedefinitions"
-INSTALLED = (
-    *sorted((ROOT / "crds").glob("*.yaml")),
-    ROOT / "deploy" / "namespace.yaml",
-    ROOT / "deploy" / "rbac.yaml",
-)
+SHIPPED = ROOT / "deploy" / "llmtrain.yaml"
+NOT_INSTALLED = ("Deployment", "PodDisruptionBudget", "Service")
+"""Kinds of objects that run the operator in the cluster: here it is a process beside it."""
 RACKS, NODES_PER_RACK, GPUS = 2, 2, 2
 NODES = rack_nodes(RACKS, NODES_PER_RACK, gpus=GPUS)
 NAME = "demo"
@@ -52,8 +50,8 @@ class DemoCluster:
 
     async def install(self, api: Api) -> None:
         """Install the CRDs and the RBAC as shipped, then start the operator with these rights."""
-        for path in INSTALLED:
-            for document in yaml.safe_load_all(path.read_text("utf-8")):
+        for document in yaml.safe_load_all(SHIPPED.read_text("utf-8")):
+            if document["kind"] not in NOT_INSTALLED:
                 await api.apply(document)
         for crd in CRDS:
             await api.wait_for(DEFINITIONS, crd, _established)

@@ -47,6 +47,7 @@ class LeaderElector:
         self._valid_until = 0.0
         self._observed_record: tuple[str, str] = ("", "")
         self._observed_at = 0.0
+        self._metadata: Object = {}
 
     @property
     def is_leader(self) -> bool:
@@ -110,11 +111,14 @@ class LeaderElector:
             body = {
                 "apiVersion": LEASES.api_version,
                 "kind": "Lease",
-                "metadata": {"name": self._name, "namespace": self._namespace},
+                "metadata": {"name": self._name, "namespace": self._namespace, **self._metadata},
                 "spec": self._spec({}),
             }
             await self._cluster.create(LEASES, body, self._namespace)
             return True
+        # Helm deletes only what has its labels: they must survive a deletion of the lease by hand.
+        kept = ("labels", "annotations")
+        self._metadata = {key: found["metadata"][key] for key in kept if key in found["metadata"]}
         spec = found.get("spec") or {}
         if spec.get("holderIdentity") not in ("", None, self._identity):
             record = (str(spec.get("holderIdentity")), str(spec.get("renewTime")))

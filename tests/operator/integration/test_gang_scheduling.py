@@ -43,7 +43,7 @@ QUEUED = {KUEUE_QUEUE_NAME: "team-queue"}
 def control_plane_with_pod_groups() -> Iterator[ControlPlane]:
     """A control plane that serves PodGroups, with the operator's extra role."""
     with ControlPlane(OPTIONS, users=USERS) as cluster:
-        asyncio.run(install(cluster, "podgroups.yaml"))
+        asyncio.run(install(cluster, {"config": {"podGroups": True}}))
         yield cluster
 
 

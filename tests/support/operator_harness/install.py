@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
+from llmtrain_chart.helm import render
 from llmtrain_core.api.crd import crds
 from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
@@ -13,11 +16,14 @@ from llmtrain_devcluster.fixtures import OPERATOR_USER
 from tests.support.operator_harness.harness import SYSTEM
 from tests.support.paths import ROOT
 
-DEPLOY = ROOT / "deploy"
+DEPLOY = ROOT / "deploy" / "llmtrain.yaml"
 
 
-async def install(control_plane: ControlPlane, *more: str) -> None:
-    """Install the CRDs and the shipped roles, and bind them to the operator's user."""
+async def install(control_plane: ControlPlane, values: Mapping[str, Any] | None = None) -> None:
+    """Install the CRDs and the shipped roles, and bind them to the operator's user.
+
+    With values of the chart, the roles are those that the chart renders with them.
+    """
     async with control_plane.client("admin") as api:
         await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
         for crd in crds():
@@ -31,8 +37,10 @@ async def install(control_plane: ControlPlane, *more: str) -> None:
                 ),
             )
         user = {"kind": "User", "name": OPERATOR_USER, "apiGroup": "rbac.authorization.k8s.io"}
-        files = [DEPLOY / name for name in ("rbac.yaml", *more)]
-        for document in (d for file in files for d in yaml.safe_load_all(file.read_text())):
+        text = render(values, "--no-hooks") if values else DEPLOY.read_text("utf-8")
+        for document in yaml.safe_load_all(text):
+            if not document["kind"].endswith(("Role", "RoleBinding")):
+                continue
             if document["kind"].endswith("Binding"):
                 document["subjects"] = [user]
             await api.apply(document, document["metadata"].get("namespace"))

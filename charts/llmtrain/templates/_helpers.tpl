@@ -1,0 +1,127 @@
+{{- /* Names. Every name of an object derives from one of these. */ -}}
+
+{{- define "llmtrain.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "llmtrain.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 43 | trimSuffix "-" -}}
+{{- else if contains (include "llmtrain.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 43 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "llmtrain.name" .) | trunc 43 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "llmtrain.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- /* The operator's name: of the Deployment of one watched namespace if `target` is not empty. */ -}}
+{{- define "llmtrain.operator" -}}
+{{- $name := printf "%s-operator" (include "llmtrain.fullname" .root) -}}
+{{- with .target -}}
+{{- $whole := printf "%s-%s" $name . -}}
+{{- if gt (len $whole) 63 -}}
+{{- $whole = printf "%s-%s" ($whole | trunc 54 | trimSuffix "-") ($whole | sha256sum | trunc 8) -}}
+{{- end -}}
+{{- $name = $whole -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{- define "llmtrain.serviceAccount" -}}
+{{- $ours := ternary (include "llmtrain.operator" (dict "root" .)) "default" .Values.serviceAccount.create -}}
+{{- default $ours .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{- define "llmtrain.priorityClass" -}}
+{{- if .Values.priorityClass.create -}}
+{{- default (include "llmtrain.operator" (dict "root" .)) .Values.priorityClass.name -}}
+{{- else -}}
+{{- .Values.priorityClassName -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Metadata. Arguments: root, name; namespace, clusterScoped, component, labels, annotations. */ -}}
+
+{{- define "llmtrain.metadata" -}}
+name: {{ .name }}
+{{- if not .clusterScoped }}
+namespace: {{ default (include "llmtrain.namespace" .root) .namespace }}
+{{- end }}
+labels:
+  {{- include "llmtrain.labels" . | nindent 2 }}
+{{- with merge (dict) (default (dict) .annotations) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "llmtrain.labels" -}}
+{{- $ours := dict
+    "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
+    "app.kubernetes.io/name" (include "llmtrain.name" .root)
+    "app.kubernetes.io/instance" .root.Release.Name
+    "app.kubernetes.io/version" .root.Chart.AppVersion
+    "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- with .component }}{{ $_ := set $ours "app.kubernetes.io/component" . }}{{ end -}}
+{{- toYaml (merge $ours (default (dict) .labels) .root.Values.commonLabels) -}}
+{{- end -}}
+
+{{- define "llmtrain.crdMetadata" -}}
+{{- $keep := dict -}}
+{{- if .root.Values.crds.keep }}{{ $_ := set $keep "helm.sh/resource-policy" "keep" }}{{ end -}}
+{{- include "llmtrain.metadata" (dict "root" .root "name" .name "clusterScoped" true "annotations" $keep) -}}
+{{- end -}}
+
+{{- /* Labels by which Deployments find their pods. They never change. Arguments: root, target. */ -}}
+{{- define "llmtrain.selector" -}}
+app.kubernetes.io/name: {{ include "llmtrain.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: operator
+{{- with .target }}
+llmtrain.dev/watch-namespace: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "llmtrain.image" -}}
+{{- $image := .Values.image -}}
+{{- $registry := default $image.registry .Values.global.imageRegistry -}}
+{{- with $registry }}{{ . | trimSuffix "/" }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
+{{- end -}}
+
+{{- define "llmtrain.pullSecrets" -}}
+{{- $found := list -}}
+{{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets -}}
+{{- $found = append $found (kindIs "string" . | ternary (dict "name" .) .) -}}
+{{- end -}}
+{{- with $found }}{{ toYaml (uniq .) }}{{ end -}}
+{{- end -}}
+
+{{- /* What no schema expresses. */ -}}
+{{- define "llmtrain.validate" -}}
+{{- $config := .Values.config -}}
+{{- if not (and (lt (float64 $config.retryPeriod) (float64 $config.renewDeadline)) (lt (float64 $config.renewDeadline) (float64 $config.leaseDuration))) -}}
+{{- fail "config: retryPeriod < renewDeadline < leaseDuration is required" -}}
+{{- end -}}
+{{- if eq (int $config.metricsPort) (int $config.healthPort) -}}
+{{- fail "config: metricsPort and healthPort must differ" -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range .Values.extraEnv -}}
+{{- if hasPrefix "LLMTRAIN_OPERATOR_" .name -}}
+{{- fail (printf "extraEnv: %s is set by the chart: use config.%s" .name (trimPrefix "LLMTRAIN_OPERATOR_" .name | lower | camelcase | untitle)) -}}
+{{- end -}}
+{{- if has .name $names -}}
+{{- fail (printf "extraEnv: %s is there twice" .name) -}}
+{{- end -}}
+{{- if and .value .valueFrom -}}
+{{- fail (printf "extraEnv: %s has both value and valueFrom" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- end -}}

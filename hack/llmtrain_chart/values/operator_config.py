@@ -1,0 +1,58 @@
+"""The values below `config`: one for each flag of the operator that is a choice of the user."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from dataclasses import fields
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, create_model
+
+from llmtrain_chart.values.base import ChartModel
+from llmtrain_operator import config
+
+SET_BY_CHART = frozenset({"namespace", "kubeconfig", "lease_namespace", "lease_name", "identity"})
+"""Fields of the operator's configuration that are no values: the chart or the pod sets them."""
+
+_TYPES: dict[str, Any] = {
+    "bool": bool,
+    "str": str,
+    "int": Annotated[int, Field(ge=1, le=65535)],
+    "float": Annotated[float, Field(gt=0)],
+}
+
+
+def _descriptions() -> dict[str, str]:
+    """Return the docstring of each field of the operator's `Config`."""
+    found: dict[str, str] = {}
+    tree = ast.parse(inspect.getsource(config.Config))
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
+    for before, node in pairwise(body):
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_text and isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
+            assert isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            found[before.target.id] = str(node.value.value)
+    return found
+
+
+def _model() -> type[ChartModel]:
+    descriptions = _descriptions()
+    values: dict[str, Any] = {}
+    for item in fields(config.Config):
+        if item.name in SET_BY_CHART:
+            continue
+        kind = _TYPES[str(item.type)]
+        if item.name == "log_level":
+            kind = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+        # A pod has its ports to itself and needs no free one.
+        description = descriptions[item.name].replace("; 0 selects a free port", "")
+        values[item.name] = (kind, Field(item.default, description=description))
+    return create_model("OperatorConfig", __base__=ChartModel, **values)
+
+
+if TYPE_CHECKING:
+    OperatorConfig = ChartModel
+else:
+    OperatorConfig = _model()

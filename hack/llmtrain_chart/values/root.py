@@ -1,0 +1,169 @@
+"""The whole map of values."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from llmtrain_chart.values.base import (
+    ChartModel,
+    Labels,
+    Manifest,
+    Manifests,
+    NamespaceList,
+    OptionalName,
+    Texts,
+)
+from llmtrain_chart.values.monitoring import Dashboards, MetricsService, Monitor, Rules
+from llmtrain_chart.values.operator_config import OperatorConfig
+from llmtrain_chart.values.pod import (
+    Crds,
+    DisruptionBudget,
+    NetworkPolicyValues,
+    OperatorImage,
+    OperatorPriorityClass,
+    Probe,
+    Rbac,
+    ServiceAccountValues,
+)
+
+
+class GlobalValues(ChartModel):
+    """Values that a parent chart shares with all its charts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    image_registry: str = ""
+    """Registry of all images, in place of `image.registry`."""
+    image_pull_secrets: list[str | Manifest] = []
+    """Pull secrets of all images: names, or `{name: NAME}`."""
+
+
+class ExtraVariable(ChartModel):
+    """An environment variable of the operator's container."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")]
+    """Name."""
+    value: str = ""
+    """Value."""
+    value_from: Manifest = {}
+    """Source of the value."""
+
+
+class UninstallValues(ChartModel):
+    """What `helm uninstall` does."""
+
+    release_jobs: bool = True
+    """Remove the operator's finalizer from all jobs by a hook after the release is deleted, so that
+    jobs and namespaces can be deleted without the operator."""
+
+
+class Values(ChartModel):
+    """All values."""
+
+    enabled: bool = True
+    """No effect here: a condition for charts that have this chart as a dependency."""
+    global_: Annotated[GlobalValues, Field(alias="global")] = GlobalValues()
+    """Values that a parent chart shares with all its charts."""
+    name_override: OptionalName = ""
+    """Name of the chart in labels and names of objects."""
+    fullname_override: OptionalName = ""
+    """Prefix of the names of all objects."""
+    namespace_override: OptionalName = ""
+    """Namespace of all objects; empty for the namespace of the release."""
+    common_labels: Labels = {}
+    """Labels of all objects. They never replace labels of the chart."""
+    common_annotations: Texts = {}
+    """Annotations of all objects."""
+    crds: Crds = Crds()
+    """The CustomResourceDefinitions."""
+    watch_namespaces: NamespaceList = []
+    """Namespaces whose jobs the operator manages; empty for all. There is one Deployment for each
+    namespace, and no right to write anywhere else."""
+    replicas: Annotated[int, Field(ge=0, le=9)] = 1
+    """Pods of each Deployment. One leads, the others take over when its lease ends. `null` leaves
+    the number to an autoscaler."""
+    image: OperatorImage = OperatorImage()
+    """The image of the operator."""
+    image_pull_secrets: list[str | Manifest] = []
+    """Pull secrets: names, or `{name: NAME}`."""
+    config: OperatorConfig = OperatorConfig()
+    """The flags of the operator."""
+    rbac: Rbac = Rbac()
+    """Rights of the operator and of users."""
+    service_account: ServiceAccountValues = ServiceAccountValues()
+    """The service account of the operator."""
+    pod_disruption_budget: DisruptionBudget = DisruptionBudget()
+    """The PodDisruptionBudget of each Deployment."""
+    priority_class_name: str = ""
+    """Name of an existing PriorityClass for the operator's pods."""
+    priority_class: OperatorPriorityClass = OperatorPriorityClass()
+    """A PriorityClass of the operator's pods."""
+    deployment_annotations: Texts = {}
+    """Annotations of each Deployment."""
+    pod_labels: Labels = {}
+    """More labels of the operator's pods."""
+    pod_annotations: Texts = {}
+    """Annotations of the operator's pods."""
+    pod_security_context: Manifest = {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    """Security context of the pods. On OpenShift set `runAsUser` and `runAsGroup` to `null`."""
+    security_context: Manifest = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    """Security context of the container."""
+    resources: Manifest = {
+        "requests": {"cpu": "100m", "memory": "256Mi"},
+        "limits": {"memory": "1Gi"},
+    }
+    """Resources of the container."""
+    liveness_probe: Probe = Probe()
+    """Timing of the liveness probe."""
+    readiness_probe: Probe = Probe(period_seconds=5)
+    """Timing of the readiness probe."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=0)] = 30
+    """Seconds for a clean exit, in which the operator releases its lease."""
+    revision_history_limit: Annotated[int, Field(ge=0)] = 3
+    """Old ReplicaSets to keep."""
+    node_selector: Texts = {"kubernetes.io/os": "linux"}
+    """Labels of the nodes for the operator."""
+    affinity: Manifest = {}
+    """Affinity of the operator's pods."""
+    tolerations: Manifests = []
+    """Tolerations of the operator's pods."""
+    topology_spread_constraints: Manifests = []
+    """Spread of the pods; empty for one pod per node where possible."""
+    runtime_class_name: str = ""
+    """RuntimeClass of the operator's pods."""
+    extra_env: list[ExtraVariable] = []
+    """More environment variables. Those of the operator's flags (`LLMTRAIN_OPERATOR_*`) are
+    refused: they are values below `config`."""
+    extra_volumes: Manifests = []
+    """More volumes of the pods."""
+    extra_volume_mounts: Manifests = []
+    """More volume mounts of the container."""
+    network_policy: NetworkPolicyValues = NetworkPolicyValues()
+    """The NetworkPolicy of the operator's pods."""
+    metrics_service: MetricsService = MetricsService()
+    """The Service of the operator's metrics port."""
+    service_monitor: Monitor = Monitor(honor_labels=True)
+    """The ServiceMonitor of the operator. With `honorLabels` its series about jobs have the
+    namespace of the job, which rules and dashboards need."""
+    pod_monitor: Monitor = Monitor()
+    """The PodMonitor of all training pods. It copies the job, the attempt, the node and the domain
+    of each topology level to the labels `llmtrain_job`, `attempt`, `node` and `level_<NAME>`."""
+    prometheus_rule: Rules = Rules()
+    """Recording rules and alerts."""
+    dashboards: Dashboards = Dashboards()
+    """Grafana dashboards."""
+    uninstall: UninstallValues = UninstallValues()
+    """What `helm uninstall` does."""
+    extra_objects: list[str | Manifest] = []
+    """More objects of the release, as maps or text. Both are templates."""

@@ -1,0 +1,68 @@
+"""A control plane for releases of the chart: their definitions would disturb other tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.control_plane.components import Options
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, ScriptedNodes
+from tests.support.chart.releases import Releases
+
+SYSTEM = "llmtrain-system"
+USERS = {
+    f"system:serviceaccount:{SYSTEM}:{name}": ("system:serviceaccounts",)
+    for name in ("llmtrain-operator", "llmtrain-uninstall")
+}
+"""Users with the names of the chart's service accounts, which have their roles."""
+
+
+@pytest.fixture(scope="module")
+def release_cluster() -> Iterator[ControlPlane]:
+    with ControlPlane(Options(audit=True), users=USERS) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def release_api(release_cluster: ControlPlane) -> AsyncIterator[Api]:
+    release_cluster.check()
+    async with release_cluster.client("admin") as client:
+        yield client
+
+
+@pytest.fixture
+async def release_nodes(release_api: Api) -> AsyncIterator[ScriptedNodes]:
+    """Two nodes on which every pod runs until it is deleted."""
+    async with ScriptedNodes(release_api, PodScript(exit_after=None)) as nodes:
+        labels = {"kubernetes.io/os": "linux", "harness": "chart"}
+        await nodes.add(*(NodeSpec(f"node-{index}", labels, gpus=2) for index in range(2)))
+        yield nodes
+
+
+@pytest.fixture
+async def releases(
+    release_cluster: ControlPlane, release_api: Api, tmp_path: Path
+) -> AsyncIterator[Releases]:
+    """Helm in the namespace of the service accounts; nothing of it stays after the test."""
+    await create_namespace(release_api, SYSTEM)
+    found = Releases(release_api, release_cluster.kubeconfig(), SYSTEM, tmp_path)
+    yield found
+    await found.clear()
+
+
+@pytest.fixture
+async def team(release_api: Api) -> str:
+    """A namespace of users. It stays, because its deletion would take longer than a test."""
+    await create_namespace(release_api, "team")
+    return "team"
+
+
+async def create_namespace(api: Api, name: str) -> None:
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    await api.apply(body)
+    await api.wait_for("serviceaccounts", "default", lambda o: o is not None, name)
+    await api.wait_for("configmaps", "kube-root-ca.crt", lambda o: o is not None, name)

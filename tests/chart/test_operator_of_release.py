@@ -1,0 +1,210 @@
+"""An operator with the rights of a release: it runs jobs, and an uninstall lets go of them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmtrain_chart.paths import CHART
+from llmtrain_devcluster.api import Api, ApiStatusError, Object
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes, named
+from tests.support.chart.manifests import NAMESPACED
+from tests.support.chart.releases import KEPT, Releases
+from tests.support.operator_harness.harness import (
+    JOBS,
+    OperatorHarness,
+    OperatorProcess,
+    status_of,
+)
+
+pytestmark = pytest.mark.cluster
+
+SYSTEM = "llmtrain-system"
+ACCOUNT = f"system:serviceaccount:{SYSTEM}:llmtrain-"
+LEASES = NAMESPACED["Lease"]
+
+
+class ReleasedOperator(OperatorProcess):
+    """A process with the user and the arguments of a Deployment of the release, but own ports."""
+
+    def __init__(self, cluster: ControlPlane, folder: Path, deployment: Object):
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        own = ("--bind", "--metrics-port", "--health-port", "--progress-seconds", "--retry-period")
+        shipped = [a for a in container["args"] if not a.startswith(own)]
+        super().__init__(cluster, folder, *shipped, user=f"{ACCOUNT}operator")
+
+
+@pytest.fixture
+def operators() -> Iterator[list[ReleasedOperator]]:
+    """Operators to stop at the end."""
+    started: list[ReleasedOperator] = []
+    yield started
+    for operator in started:
+        operator.stop()
+
+
+def run_hook(cluster: ControlPlane, user: str = f"{ACCOUNT}uninstall") -> str:
+    """Run what the hook of an uninstall runs, with its rights."""
+    done = subprocess.run(
+        [sys.executable, "-m", "llmtrain_operator.uninstall"],
+        env={"KUBECONFIG": str(cluster.kubeconfig(user))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+async def test_life_of_a_release_with_a_running_job(
+    release_cluster: ControlPlane,
+    release_nodes: ScriptedNodes,
+    releases: Releases,
+    operators: list[ReleasedOperator],
+    team: str,
+    tmp_path: Path,
+) -> None:
+    before = await releases.inventory()
+    await releases.install("--wait", "--timeout=300s")
+    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
+    operators.append(operator)
+    await asyncio.to_thread(operator.start)
+    harness = OperatorHarness(releases.api, team, release_nodes, "chart")
+    await harness.submit("first")
+    await harness.phase("first", "Running", seconds=60)
+
+    done = await asyncio.to_thread(run_test, operator.metrics_port)
+    assert done.stdout == "1 of 1 operators lead\n", done.stderr
+    release_nodes.script(named("llmtrain-test"), PodScript(exit_after=0.2))
+    assert "Phase: Succeeded" in " ".join((await releases.helm("test", "llmtrain")).split())
+
+    uninstalling = asyncio.create_task(releases.uninstall("--timeout=300s"))
+    pod = await hook_pod(releases.api)
+    # The rights are gone, so the operator cannot add the finalizer again.
+    assert "released 1 jobs" in await asyncio.to_thread(run_hook, release_cluster)
+    operator.kill()
+    release_nodes.end(SYSTEM, pod, 0)
+    await uninstalling
+
+    job = await harness.job("first")
+    assert not job["metadata"].get("finalizers")
+    assert {p["status"]["phase"] for p in await harness.pods()} == {"Running"}
+    pods = {p["metadata"]["uid"] for p in await harness.pods()}
+
+    await releases.install()
+    operator.spawn()
+    await harness.wait("first", lambda j: bool((j or {})["metadata"].get("finalizers")), 60)
+    assert pods == {p["metadata"]["uid"] for p in await harness.pods()}
+    operator.kill()
+    await releases.uninstall("--no-hooks")
+    assert "released 1 jobs" in await asyncio.to_thread(run_hook, release_cluster, "admin")
+    await releases.api.delete(JOBS, "first", team)
+    await releases.becomes(before | KEPT)
+
+
+async def hook_pod(api: Api) -> str:
+    """Wait until the pod of the uninstall hook runs; return its name."""
+    for _ in range(600):
+        for pod in await api.list("pods", SYSTEM):
+            name = str(pod["metadata"]["name"])
+            if name.startswith("llmtrain-uninstall") and pod["status"]["phase"] == "Running":
+                return name
+        await asyncio.sleep(0.1)
+    raise TimeoutError("the hook of the uninstall does not run")
+
+
+async def test_definitions_that_are_not_kept_take_jobs_with_them(
+    release_cluster: ControlPlane,
+    release_nodes: ScriptedNodes,
+    releases: Releases,
+    operators: list[ReleasedOperator],
+    team: str,
+    tmp_path: Path,
+) -> None:
+    before = await releases.inventory()
+    await releases.install(values={"crds": {"keep": False}})
+    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
+    operators.append(operator)
+    await asyncio.to_thread(operator.start)
+    harness = OperatorHarness(releases.api, team, release_nodes, "chart")
+    await harness.submit("first")
+    await harness.phase("first", "Running", seconds=60)
+    operator.kill()
+    uninstalling = asyncio.create_task(releases.uninstall("--timeout=300s"))
+    pod = await hook_pod(releases.api)
+    await asyncio.to_thread(run_hook, release_cluster)
+    release_nodes.end(SYSTEM, pod, 0)
+    await uninstalling
+    await releases.becomes(before)
+
+
+async def test_an_operator_of_one_namespace(
+    release_cluster: ControlPlane,
+    release_nodes: ScriptedNodes,
+    releases: Releases,
+    operators: list[ReleasedOperator],
+    team: str,
+    tmp_path: Path,
+) -> None:
+    await releases.install(values={"watchNamespaces": [team]})
+    name = f"llmtrain-operator-{team}"
+    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment(name))
+    operators.append(operator)
+    await asyncio.to_thread(operator.start)
+    harness = OperatorHarness(releases.api, team, release_nodes, "chart")
+    foreign = OperatorHarness(releases.api, SYSTEM, release_nodes, "chart")
+    await foreign.submit("other")
+    await harness.submit("first")
+    await harness.phase("first", "Running", seconds=60)
+    assert status_of(await foreign.job("other")) == {}
+    await releases.api.delete(JOBS, "first", team)
+    await harness.gone("first", seconds=60)
+    async with release_cluster.client(f"{ACCOUNT}operator") as limited:
+        with pytest.raises(ApiStatusError, match="403"):
+            await limited.list(JOBS, SYSTEM)
+        with pytest.raises(ApiStatusError, match="403"):
+            await limited.get(LEASES, "another", SYSTEM)
+    await foreign.clear()
+
+
+async def test_a_deleted_lease_is_created_again(
+    release_cluster: ControlPlane,
+    releases: Releases,
+    operators: list[ReleasedOperator],
+    tmp_path: Path,
+) -> None:
+    await releases.install()
+    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
+    operators.append(operator)
+    await asyncio.to_thread(operator.start)
+    await releases.api.delete(LEASES, "llmtrain-operator", SYSTEM)
+    await releases.api.wait_for(
+        LEASES,
+        "llmtrain-operator",
+        lambda found: bool((found or {}).get("spec", {}).get("holderIdentity")),
+        SYSTEM,
+    )
+    operator.stop()
+    await releases.uninstall("--no-hooks")
+    with pytest.raises(ApiStatusError, match="404"):
+        await releases.api.get(LEASES, "llmtrain-operator", SYSTEM)
+
+
+def test_the_test_of_a_release_without_an_operator_fails() -> None:
+    done = run_test(1, "LIMIT_SECONDS = 1")
+    assert done.returncode == 1
+    assert "operators lead, not 1" in done.stderr
+
+
+def run_test(port: int, limit: str = "LIMIT_SECONDS = 60") -> subprocess.CompletedProcess[str]:
+    """Run the script of `helm test` against one operator."""
+    script = (CHART / "files" / "helm_test.py").read_text("utf-8")
+    command = [sys.executable, "-c", script.replace("LIMIT_SECONDS = 60", limit)]
+    return subprocess.run(
+        [*command, "127.0.0.1", str(port), "1"], capture_output=True, text=True, check=False
+    )

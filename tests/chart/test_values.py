@@ -1,0 +1,115 @@
+"""Wrong values are refused, with a message that names the value."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from llmtrain_chart.helm import HelmError, Major, render
+from tests.support.chart.rendering import text_of_set
+from tests.support.chart.value_sets import VALUE_SETS
+
+WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
+    "unknown value": ({"bogus": 1}, "", "bogus"),
+    "unknown value of a part": ({"image": {"name": "x"}}, "image", "name"),
+    "unknown flag": ({"config": {"verbose": True}}, "config", "verbose"),
+    "flag that the chart sets": ({"config": {"leaseName": "x"}}, "config", "leaseName"),
+    "misspelled": ({"replica": 2}, "", "replica"),
+    "text for a number": ({"replicas": "two"}, "replicas", "integer"),
+    "too many replicas": ({"replicas": 100}, "replicas", "9"),
+    "negative replicas": ({"replicas": -1}, "replicas", "0"),
+    "text for a boolean": ({"crds": {"install": "yes"}}, "crds/install", "boolean"),
+    "a port out of range": ({"config": {"metricsPort": 70000}}, "config/metricsPort", "maximum"),
+    "a fraction of a port": ({"config": {"healthPort": 80.5}}, "config/healthPort", "integer"),
+    "no duration": ({"config": {"leaseDuration": 0}}, "config/leaseDuration", "0"),
+    "unknown log level": ({"config": {"logLevel": "TRACE"}}, "config/logLevel", "DEBUG"),
+    "a number for a tag": ({"image": {"tag": 1.10}}, "image/tag", "string"),
+    "a tag with a colon": ({"image": {"tag": "a:b"}}, "image/tag", "pattern"),
+    "a short digest": ({"image": {"digest": "sha256:abc"}}, "image/digest", "pattern"),
+    "no repository": ({"image": {"repository": ""}}, "image/repository", "minLength"),
+    "unknown pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "image/pullPolicy", "Always"),
+    "one namespace as text": ({"watchNamespaces": "team-a"}, "watchNamespaces", "array"),
+    "not a namespace": ({"watchNamespaces": ["Team"]}, "watchNamespaces/0", "pattern"),
+    "a namespace twice": ({"watchNamespaces": ["a", "a"]}, "watchNamespaces", "equal"),
+    "a number as label": ({"commonLabels": {"a": 1}}, "commonLabels/a", "string"),
+    "rules as a map": ({"networkPolicy": {"ingress": {}}}, "networkPolicy/ingress", "array"),
+    "environment as a map": ({"extraEnv": {"A": "b"}}, "extraEnv", "array"),
+    "a number as variable": ({"extraEnv": [{"name": "A", "value": 2}]}, "extraEnv/0", "string"),
+    "a variable without name": ({"extraEnv": [{"value": "x"}]}, "extraEnv/0", "name"),
+    "not an interval": ({"podMonitor": {"interval": "soon"}}, "podMonitor/interval", "pattern"),
+    "unknown field of an alert": (
+        {"prometheusRule": {"customRules": {"A": {"level": "x"}}}},
+        "prometheusRule/customRules/A",
+        "level",
+    ),
+    "a registry as a list": ({"global": {"imageRegistry": []}}, "global/imageRegistry", "string"),
+}
+REFUSED_BY_TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {
+    "timing of the lease": (
+        {"config": {"renewDeadline": 20}},
+        "config: retryPeriod < renewDeadline < leaseDuration is required",
+    ),
+    "one port for both": (
+        {"config": {"healthPort": 9090}},
+        "config: metricsPort and healthPort must differ",
+    ),
+    "a variable of a flag": (
+        {"extraEnv": [{"name": "LLMTRAIN_OPERATOR_LOG_LEVEL", "value": "DEBUG"}]},
+        "LLMTRAIN_OPERATOR_LOG_LEVEL is set by the chart: use config.logLevel",
+    ),
+    "a variable twice": (
+        {"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
+        "extraEnv: A is there twice",
+    ),
+    "a variable with two values": (
+        {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {}}}]},
+        "extraEnv: A has both value and valueFrom",
+    ),
+    "an unknown alert": (
+        {"prometheusRule": {"enabled": True, "disabled": {"NoSuchAlert": True}}},
+        "prometheusRule: there is no alert NoSuchAlert",
+    ),
+}
+
+
+def refusal(values: dict[str, Any], major: Major) -> str:
+    with pytest.raises(HelmError) as error:
+        render(values, major=major)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_schema_refuses(name: str) -> None:
+    values, path, word = WRONG[name]
+    message = refusal(values, 4)
+    assert f"at '{'/' if path else ''}{path}" in message, message
+    assert word in message, message
+
+
+@pytest.mark.parametrize("name", [*WRONG][::5])
+def test_helm_3_refuses_the_same(name: str) -> None:
+    values, path, _ = WRONG[name]
+    assert f"- {path.replace('/', '.') or '(root)'}: " in refusal(values, 3)
+
+
+@pytest.mark.parametrize("major", get_args(Major))
+@pytest.mark.parametrize("name", REFUSED_BY_TEMPLATES)
+def test_the_templates_refuse(name: str, major: Major) -> None:
+    values, text = REFUSED_BY_TEMPLATES[name]
+    assert text in refusal(values, major)
+
+
+def test_an_old_cluster_is_refused() -> None:
+    with pytest.raises(HelmError, match=r"chart requires kubeVersion: >=1\.34\.0-0"):
+        render({}, kube_version="1.33.9")
+
+
+def test_a_version_with_a_suffix_is_accepted() -> None:
+    assert render({}, kube_version="v1.34.2-gke.100")
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_both_versions_of_helm_render_the_same(name: str) -> None:
+    helm_3, helm_4 = ([*filter(None, text_of_set(name, n).splitlines())] for n in get_args(Major))
+    assert helm_3 == helm_4

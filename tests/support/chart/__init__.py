@@ -1,0 +1,1 @@
+"""The Helm chart in tests: sets of values, its manifests, and the kinds that it may create."""
