@@ -2,6 +2,9 @@
 
 The number of GPUs in each state changes only when a job changes. So each change adds the time since
 the last one, and the sums are exact at any instant, however rarely they are read.
+
+Steps that a failure undoes were counted as training before. The job takes them again, and that time
+is counted as lost instead: each second is in one sum, and no sum ever decreases.
 """
 
 from __future__ import annotations
@@ -59,6 +62,8 @@ class GpuSeconds:
         self._since = clock()
         self._jobs: dict[str, Mapping[GpuUse, int]] = {}
         self._gpus: Counter[GpuUse] = Counter()
+        self._undone: dict[str, float] = {}
+        """GPU-seconds of training that a job has to repeat."""
         self._seconds: dict[GpuUse, float] = dict.fromkeys(USES, 0.0)
 
     def update(self, uid: str, gpus: Mapping[GpuUse, int]) -> None:
@@ -73,10 +78,12 @@ class GpuSeconds:
             self._jobs[uid] = gpus
         else:
             del self._jobs[uid]
+            self._undone.pop(uid, None)
 
-    def lose(self, gpu_seconds: float) -> None:
-        """Count training that a failure has undone. It stays counted as training, too."""
-        self._seconds["lost"] += gpu_seconds
+    def undo(self, uid: str, gpu_seconds: float) -> None:
+        """Count this much of the next training of a job as lost: a failure has undone as much."""
+        self._advance()
+        self._undone[uid] = self._undone.get(uid, 0.0) + gpu_seconds
 
     def totals(self) -> dict[GpuUse, float]:
         """Return the sums up to now."""
@@ -85,6 +92,18 @@ class GpuSeconds:
 
     def _advance(self) -> None:
         now = self._clock()
+        passed, self._since = now - self._since, now
         for use, gpus in self._gpus.items():
-            self._seconds[use] += gpus * (now - self._since)
-        self._since = now
+            self._seconds[use] += gpus * passed
+        repeated = sum(self._repeat(uid, passed) for uid in list(self._undone))
+        self._seconds["training"] -= repeated
+        self._seconds["lost"] += repeated
+
+    def _repeat(self, uid: str, passed: float) -> float:
+        """Return the part of the time just counted in which a job repeated its training."""
+        trained = self._jobs.get(uid, {}).get("training", 0) * passed
+        repeated = min(trained, self._undone[uid])
+        self._undone[uid] -= repeated
+        if self._undone[uid] <= 0:
+            del self._undone[uid]
+        return repeated

@@ -118,10 +118,9 @@ class Metrics:
         """Count a job that ended."""
         self._finished.labels(SUCCEEDED if succeeded else FAILED, reason_label(reason)).inc()
 
-    def failed(self, reason: str, lost_gpu_seconds: float) -> None:
-        """Count a failure of an attempt, and the training that it has undone."""
+    def failed(self, reason: str) -> None:
+        """Count a failure of an attempt."""
         self._failures.labels(reason_label(reason)).inc()
-        self.gpu_seconds.lose(lost_gpu_seconds)
 
     def restarted(self, reason: str) -> None:
         """Count a restart after a failure with this reason."""
@@ -134,7 +133,7 @@ class _GpuSecondsCollector(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Return the sums up to now."""
-        text = "GPUs of jobs times seconds, by what the GPUs did; `lost` is a part of `training`."
+        text = "GPUs of jobs times seconds, by what the GPUs did."
         family = CounterMetricFamily("llmtrain_operator_gpu_seconds", text, labels=["state"])
         for use, seconds in self._gpu_seconds.totals().items():
             family.add_metric([use], seconds)

@@ -56,9 +56,10 @@ def _count_failures_and_ends(observed: Observed, after: JobView, metrics: Metric
     # One decision adds at most one failure. The list is bounded, so its length may stay the same.
     if after.failures and after.failures != before.failures:
         reason = after.failures[-1]["reason"]
-        metrics.failed(reason, _lost_gpu_seconds(observed))
+        metrics.failed(reason)
         if after.restarts > before.restarts:
             metrics.restarted(reason)
+            metrics.gpu_seconds.undo(after.metadata["uid"], _undone_gpu_seconds(observed))
     if before.is_finished or not after.is_finished:
         return
     succeeded = after.is_true(ConditionType.SUCCEEDED)
@@ -67,7 +68,7 @@ def _count_failures_and_ends(observed: Observed, after: JobView, metrics: Metric
     metrics.finished(succeeded, end["reason"])
 
 
-def _lost_gpu_seconds(observed: Observed) -> float:
+def _undone_gpu_seconds(observed: Observed) -> float:
     """Return the GPU-seconds of training since the last checkpoint."""
     gpus = gpu_uses(observed.view, lambda: observed.checked).get("training", 0)
     return gpus * lost_seconds(observed.view, observed.now.timestamp()) if gpus else 0.0

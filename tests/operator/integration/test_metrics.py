@@ -109,9 +109,14 @@ async def test_failures_restarts_and_ends_by_reason(
     def rise(found: Scraped, name: str, **labels: str) -> float:
         return (found.get(name, **labels) or 0) - (before.get(name, **labels) or 0)
 
-    harness.nodes.default = PodScript(exit_after=2)
-    harness.nodes.script(named("hit-0-1"), PodScript(exit_after=1, exit_code=137))
+    harness.nodes.default = PodScript(exit_after=None)
     await harness.submit("hit")
+    await harness.runs("hit", attempt=0, seconds=60)
+    harness.nodes.end(harness.namespace, "hit-0-1", 137)
+    await harness.runs("hit", attempt=1, seconds=60)
+    await scraped(operator, lambda m: rise(m, "gpu_seconds_total", state="lost") > 0)
+    for index in range(2):
+        harness.nodes.end(harness.namespace, f"hit-1-{index}", 0)
     await harness.phase("hit", "Succeeded", seconds=60)
     text = message("CorpusMissing", "no such file", "spec.data", "check the path", 2)
     wrong = PodScript(exit_after=0.5, exit_code=2, termination_message=text)
@@ -134,7 +139,6 @@ async def test_failures_restarts_and_ends_by_reason(
         assert rise(found, "failures_total", reason=reason) == 1, reason
     assert rise(found, "restarts_total", reason="ExitCode") == 1
     assert rise(found, "restarts_total", reason="CorpusMissing") == 0
-    assert rise(found, "gpu_seconds_total", state="lost") > 0
     assert "MyOwnReason" not in found.text
     assert "_created" not in found.text
     assert found.labels("build_info", "version") == {"0.1.0"}

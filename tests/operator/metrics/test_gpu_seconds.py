@@ -91,11 +91,44 @@ def test_a_change_of_nothing_costs_nothing() -> None:
     assert set(found.totals().values()) == {0.0}
 
 
-def test_lost_training_stays_training() -> None:
+def test_training_that_is_repeated_is_lost() -> None:
     clock = Clock()
     found = GpuSeconds(clock)
     found.update("a", {"training": 8})
     clock.now += 60
-    found.lose(8 * 20.0)
+    found.undo("a", 8 * 20.0)
+    found.update("a", {"restarting": 8})
+    clock.now += 10
+    found.update("a", {"training": 8})
+    clock.now += 15
+    during = found.totals()
+    assert (during["training"], during["lost"], during["restarting"]) == (480, 120, 80)
+    clock.now += 15
+    after = found.totals()
+    assert (after["training"], after["lost"]) == (480 + 80, 160)
+    assert sum(after.values()) == 8 * 100, "every second is in one sum"
+    clock.now += 10
+    assert found.totals()["lost"] == 160
+
+
+def test_what_two_failures_undo_adds_up() -> None:
+    clock = Clock()
+    found = GpuSeconds(clock)
+    found.update("a", {"training": 1})
+    found.update("other", {"training": 1})
+    found.undo("a", 5)
+    found.undo("a", 5)
+    clock.now += 20
     totals = found.totals()
-    assert (totals["training"], totals["lost"]) == (480, 160)
+    assert (totals["training"], totals["lost"]) == (30, 10)
+
+
+def test_a_job_that_is_gone_repeats_nothing() -> None:
+    clock = Clock()
+    found = GpuSeconds(clock)
+    found.update("a", {"training": 1})
+    found.undo("a", 5)
+    found.update("a", {})
+    found.update("a", {"training": 1})
+    clock.now += 3
+    assert found.totals()["lost"] == 0

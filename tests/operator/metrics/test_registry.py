@@ -12,6 +12,7 @@ from prometheus_client import generate_latest
 
 from llmtrain_core.api.conditions import ConditionType, Reason, set_condition
 from llmtrain_core.api.failure import TRAINER_REASONS
+from llmtrain_operator.metrics.gpu_seconds import GpuUse
 from llmtrain_operator.metrics.reasons import FAILURE_REASONS, OTHER, reason_label
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.reconcile.transitions import record_transitions
@@ -21,6 +22,9 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.unit
 
 REPORTING = {"InputError", "TrainerError", "PeerLostError", "FailureInfo", "unusable"}
+
+REPEATS: dict[GpuUse, int] = {"training": 10**12}
+"""So many GPUs that a microsecond of training repeats all that was undone."""
 
 
 def failure(reason: str, attempt: int = 0) -> dict[str, Any]:
@@ -44,6 +48,7 @@ def test_a_restart_after_a_failure() -> None:
     assert value(found, "failures_total", reason="CorpusMissing") == 1
     assert value(found, "restarts_total", reason="CorpusMissing") == 1
     assert value(found, "finished_total", result="Failed", reason="CorpusMissing") == 0
+    found.gpu_seconds.update("uid", REPEATS)
     assert value(found, "gpu_seconds_total", state="lost") == 4 * 60, "since the attempt started"
 
 
@@ -76,6 +81,7 @@ def test_a_gang_that_did_not_train_loses_no_training() -> None:
     starting = status(phase="Starting")
     found = recorded(starting, {**starting, "failures": [failure("StartupTimeout")]})
     assert value(found, "failures_total", reason="StartupTimeout") == 1
+    found.gpu_seconds.update("uid", REPEATS)
     assert value(found, "gpu_seconds_total", state="lost") == 0
 
 
