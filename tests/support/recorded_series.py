@@ -129,6 +129,7 @@ def _operator() -> Series:
         of_operator("llmtrain_operator_gpu_seconds_total", state="training"): growing(480),
         of_operator("llmtrain_operator_gpu_seconds_total", state="starting"): growing(20),
         of_operator("llmtrain_operator_gpu_seconds_total", state="waiting"): growing(900),
+        of_operator("llmtrain_operator_gpu_seconds_total", state="lost"): steady(0),
         of_operator("llmtrain_operator_failures_total", reason="NodeLost"): steady(0),
         of_operator("llmtrain_operator_largest_free_block_gpus", level="leaf"): steady(4),
     }

@@ -59,6 +59,8 @@ class ToolSet:
     tools: tuple[Tool, ...]
     linker_flags: str = "-s -w"
     flags: tuple[str, ...] = BUILD_FLAGS
+    toolchain: str = "local"
+    """GOTOOLCHAIN. `auto` downloads a newer Go if a module asks for one."""
 
     def build_hash(self) -> str:
         """Return a hash of the modules and flags of the programs."""
@@ -118,7 +120,7 @@ class ToolSet:
             process = subprocess.Popen(
                 [*command, tool.package],
                 cwd=self.modules / tool.module,
-                env=environment(target),
+                env=environment(target, self.toolchain),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -149,11 +151,11 @@ def print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def environment(target: Path) -> dict[str, str]:
+def environment(target: Path, toolchain: str = "local") -> dict[str, str]:
     """Return the environment of a build into `target`, a file in a folder below the cache."""
     caches = _go_caches(target.parent.parent)
     return os.environ | {
-        "GOTOOLCHAIN": "local",
+        "GOTOOLCHAIN": toolchain,
         "CGO_ENABLED": "0",
         # Otherwise modules are read-only and cannot be removed. Not part of BUILD_FLAGS, because
         # it does not change the binaries.

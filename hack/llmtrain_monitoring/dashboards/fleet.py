@@ -29,7 +29,7 @@ def _none(label: str) -> str:
 
 def _increase(metric: str, by: str) -> Query:
     """Return how often something was counted in the range, by a label."""
-    counted = f"round(sum by ({by}) (increase({metric}[$__range])))"
+    counted = f"round(sum by ({by}) (increase({metric}[$__range]))) > 0"
     return Query(counted, f"{{{{{by}}}}}", _none(by))
 
 
@@ -44,7 +44,7 @@ _OVERVIEW = PanelRow(
         ),
         stat(
             "Current goodput",
-            "GPU time spent in training, of all GPU time that jobs held in the last hour.",
+            "GPU time of training that no failure has undone, of all that jobs held in an hour.",
             "percentunit",
             Query("llmtrain:goodput:ratio1h", "goodput"),
             (None, RED),
@@ -204,7 +204,7 @@ _EFFICIENCY = PanelRow(
     (
         series(
             "GPU time by state",
-            "GPUs whose time goes into each state.",
+            "GPUs whose time goes into each state. Lost is a part of training, undone by failures.",
             "none",
             Query(
                 "sum by (state) (rate(llmtrain_operator_gpu_seconds_total[$__rate_interval]))",
@@ -215,7 +215,7 @@ _EFFICIENCY = PanelRow(
         ),
         series(
             "Goodput",
-            "GPU time spent in training, of all GPU time that jobs held, over an hour.",
+            "GPU time of training that no failure has undone, of all that jobs held, over an hour.",
             "percentunit",
             Query("llmtrain:goodput:ratio1h", "goodput"),
             minimum=0,

@@ -54,7 +54,7 @@ NETWORK_ALERTS = RuleGroup(
         Alert(
             "LLMTrainStraggler",
             Severity.WARNING,
-            f"avg_over_time(llmtrain_straggler_score[10m]) < 0.9 {_RANK}",
+            f"(avg_over_time(llmtrain_straggler_score[10m]) < 0.9) {_RANK}",
             f"Rank {{{{ $labels.rank }}}} of {_NAME} on {{{{ $labels.node }}}} is slow.",
             "It has {{ $value | humanizePercentage }} of the speed of the fastest rank with the "
             "same work, and all ranks wait for it.",

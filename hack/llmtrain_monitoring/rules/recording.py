@@ -120,7 +120,8 @@ NETWORK = RuleGroup(
     ),
 )
 
-_HELD = 'state!~"waiting|suspended"'
+_GPU_SECONDS = "llmtrain_operator_gpu_seconds_total"
+_HELD = 'state=~"training|starting|restarting|spare"'
 _FREE = 'sum by (level) (max by (level, domain) (llmtrain_operator_gpus{state="free",level!=""}))'
 
 FLEET = RuleGroup(
@@ -136,8 +137,10 @@ FLEET = RuleGroup(
         ),
         Recording(
             "llmtrain:goodput:ratio1h",
-            'sum(increase(llmtrain_operator_gpu_seconds_total{state="training"}[1h])) / '
-            f"(sum(increase(llmtrain_operator_gpu_seconds_total{{{_HELD}}}[1h])) > 0)",
+            # What a failure has undone is a part of training.
+            f'(sum(increase({_GPU_SECONDS}{{state="training"}}[1h])) - '
+            f'sum(increase({_GPU_SECONDS}{{state="lost"}}[1h]))) / '
+            f"(sum(increase({_GPU_SECONDS}{{{_HELD}}}[1h])) > 0)",
         ),
         Recording(
             "llmtrain_level:fragmentation:ratio",
