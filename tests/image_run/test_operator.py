@@ -23,7 +23,7 @@ from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from tests.support.cpu_time import slowness
 from tests.support.image_run.container import Container, compile_modules, cpu_seconds
 from tests.support.operator_harness.harness import SYSTEM, OperatorHarness
-from tests.support.paths import ROOT
+from tests.support.operator_harness.install import DEPLOY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -67,9 +67,9 @@ async def _account(cluster: ControlPlane, folder: Path) -> Path:
     async with cluster.client("admin") as api:
         name = {"metadata": {"name": "llmtrain-operator", "namespace": SYSTEM}}
         await api.apply({"apiVersion": "v1", "kind": "ServiceAccount", **name}, SYSTEM)
-        for document in yaml.safe_load_all((ROOT / "deploy" / "rbac.yaml").read_text()):
+        for document in yaml.safe_load_all(DEPLOY.read_text()):
             if document["kind"].endswith("Binding"):
-                document["metadata"]["name"] = f"image-run-{document['kind'].lower()}"
+                document["metadata"]["name"] = f"image-run-{document['metadata']['name']}"
                 await api.apply(document, document["metadata"].get("namespace"))
         path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/llmtrain-operator/token"
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
