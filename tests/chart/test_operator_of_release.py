@@ -70,7 +70,8 @@ async def test_life_of_a_release_with_a_running_job(
     tmp_path: Path,
 ) -> None:
     before = await releases.inventory()
-    await releases.install("--wait", "--timeout=300s")
+    closed = {"networkPolicy": {"enabled": True}}  # hooks get their own, and delete them
+    await releases.install("--wait", "--timeout=300s", values=closed)
     operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
     operators.append(operator)
     await asyncio.to_thread(operator.start)

@@ -163,6 +163,44 @@ def test_labels_of_users_never_replace_those_of_the_chart() -> None:
     assert template["labels"]["app.kubernetes.io/name"] == "llmtrain"
 
 
+def test_pods_have_the_labels_that_policies_ask_for() -> None:
+    objects = rendered_set("common labels")
+    pods = [find(objects, "Pod")]
+    pods += [find(objects, kind)["spec"]["template"] for kind in ("Deployment", "Job")]
+    for pod in pods:
+        assert pod["metadata"]["labels"]["example.com/team"] == "platform"
+        assert pod["metadata"]["annotations"]["example.com/contact"] == "platform@example.com"
+
+
+def test_hooks_have_network_policies() -> None:
+    objects = rendered_set("network policy and common labels")
+    pods = {"test": find(objects, "Pod"), "uninstall": find(objects, "Job")["spec"]["template"]}
+    for component, pod in pods.items():
+        policy = find(objects, "NetworkPolicy", f"llmtrain-{component}")
+        selector = policy["spec"]["podSelector"]["matchLabels"]
+        assert selector.items() <= pod["metadata"]["labels"].items()
+        assert "example.com/team" not in selector
+        annotations = policy["metadata"]["annotations"]
+        assert (
+            annotations["helm.sh/hook"] == {"test": "test", "uninstall": "post-delete"}[component]
+        )
+        assert int(annotations["helm.sh/hook-weight"]) < 0
+        ports = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+        assert 6443 in ports
+        assert ("metrics" in ports) == (component == "test")
+
+
+def test_a_constraint_selects_the_pods_of_its_deployment() -> None:
+    (own,) = operator_pod(rendered_set("scheduling"))["topologySpreadConstraints"]
+    selector = find(rendered_set("scheduling"), "Deployment")["spec"]["selector"]
+    assert own["labelSelector"] == selector
+    assert own["topologyKey"] == "topology.kubernetes.io/zone"
+    (given,) = operator_pod(rendered_set("network policy and common labels"))[
+        "topologySpreadConstraints"
+    ]
+    assert given["labelSelector"] == {"matchLabels": {"example.com/team": "platform"}}
+
+
 def test_names_are_not_too_long() -> None:
     objects = rendered_set("long names")
     name = find(objects, "Deployment")["metadata"]["name"]
@@ -285,6 +323,12 @@ def test_rules_are_disabled_and_changed_by_name(chart: Path, tmp_path: Path) -> 
     assert found["GpuIdle"]["labels"] == {"team": "platform"}
     names = [group["name"] for group in find(objects, "PrometheusRule")["spec"]["groups"]]
     assert names == ["jobs"]
+
+
+def test_the_address_of_a_runbook_has_the_name_anywhere() -> None:
+    found = alerts(rendered_set("rules of one alert"))["LLMTrainStepStalled"]
+    assert found["annotations"]["runbook_url"] == "https://example.com/LLMTrainStepStalled.md"
+    assert found["for"] == "1d"
 
 
 def test_dashboards_are_the_files(chart: Path, tmp_path: Path) -> None:

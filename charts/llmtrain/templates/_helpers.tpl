@@ -47,9 +47,9 @@
 {{- /* Metadata. Arguments: root, name; namespace, clusterScoped, component, labels, annotations. */ -}}
 
 {{- define "llmtrain.metadata" -}}
-name: {{ .name }}
+name: {{ toYaml .name }}
 {{- if not .clusterScoped }}
-namespace: {{ default (include "llmtrain.namespace" .root) .namespace }}
+namespace: {{ toYaml (default (include "llmtrain.namespace" .root) .namespace) }}
 {{- end }}
 labels:
   {{- include "llmtrain.labels" . | nindent 2 }}
@@ -76,13 +76,13 @@ annotations:
 {{- include "llmtrain.metadata" (dict "root" .root "name" .name "clusterScoped" true "annotations" $keep) -}}
 {{- end -}}
 
-{{- /* Labels by which Deployments find their pods. They never change. Arguments: root, target. */ -}}
+{{- /* Labels by which pods are selected. Those of Deployments cannot change. Arguments: root, component, target. */ -}}
 {{- define "llmtrain.selector" -}}
-app.kubernetes.io/name: {{ include "llmtrain.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/component: operator
+app.kubernetes.io/name: {{ include "llmtrain.name" .root | toYaml }}
+app.kubernetes.io/instance: {{ toYaml .root.Release.Name }}
+app.kubernetes.io/component: {{ default "operator" .component }}
 {{- with .target }}
-llmtrain.dev/watch-namespace: {{ . }}
+llmtrain.dev/watch-namespace: {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
@@ -114,7 +114,8 @@ llmtrain.dev/watch-namespace: {{ . }}
 {{- $names := list -}}
 {{- range .Values.extraEnv -}}
 {{- if hasPrefix "LLMTRAIN_OPERATOR_" .name -}}
-{{- fail (printf "extraEnv: %s is set by the chart: use config.%s" .name (trimPrefix "LLMTRAIN_OPERATOR_" .name | lower | camelcase | untitle)) -}}
+{{- $flag := trimPrefix "LLMTRAIN_OPERATOR_" .name | lower | camelcase | untitle -}}
+{{- fail (printf "extraEnv: %s is set by the chart%s" .name (hasKey $config $flag | ternary (printf ": use config.%s" $flag) "")) -}}
 {{- end -}}
 {{- if has .name $names -}}
 {{- fail (printf "extraEnv: %s is there twice" .name) -}}
@@ -123,5 +124,11 @@ llmtrain.dev/watch-namespace: {{ . }}
 {{- fail (printf "extraEnv: %s has both value and valueFrom" .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
+{{- end -}}
+{{- if and .Values.serviceMonitor.enabled (not .Values.metricsService.enabled) -}}
+{{- fail "serviceMonitor: it selects the Service: enable metricsService" -}}
+{{- end -}}
+{{- if and .Values.priorityClass.create .Values.priorityClassName -}}
+{{- fail "priorityClass: with priorityClassName, the class must not be created" -}}
 {{- end -}}
 {{- end -}}

@@ -78,8 +78,8 @@ class Rules(ChartModel):
     annotations: Texts = {}
     """Annotations."""
     runbook_url: str = ""
-    """Address of the runbook pages; the annotation `runbook_url` of each alert is then
-    `<address>/<alert>`."""
+    """Address of the runbook pages for the annotation `runbook_url`: `{alert}` in it is replaced by
+    the name of the alert, which is appended otherwise."""
     keep_firing_for: OptionalInterval = ""
     """Default of `keep_firing_for` of alerts."""
     disabled: dict[str, bool] = {}

@@ -6,9 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmtrain_chart.values.base import ChartModel, IntOrPercent, Manifests, OptionalName, Texts
+from llmtrain_chart.values.base import (
+    ChartModel,
+    Count,
+    Manifests,
+    OptionalPercentage,
+    OptionalSubdomain,
+    Percentage,
+    Texts,
+)
 from llmtrain_core.api import env, labels
 
+Registry = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._/-]*)?)?$")]
+"""A host with an optional port and path, without a scheme; or nothing."""
+Repository = Annotated[
+    str, Field(min_length=1, pattern=r"^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9._/-]+$")
+]
+"""Without tag and digest."""
 Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
@@ -16,9 +30,9 @@ PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 class OperatorImage(ChartModel):
     """The image of the operator."""
 
-    registry: str = ""
+    registry: Registry = ""
     """Registry, if it is not part of the repository. `global.imageRegistry` takes precedence."""
-    repository: Annotated[str, Field(min_length=1)] = "llmtrain/operator"
+    repository: Repository = "llmtrain/operator"
     """Repository."""
     tag: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$")] = ""
     """Tag; empty for the version of the chart's application."""
@@ -33,7 +47,7 @@ class ServiceAccountValues(ChartModel):
 
     create: bool = True
     """Create it."""
-    name: OptionalName = ""
+    name: OptionalSubdomain = ""
     """Name; empty for the name of the operator, or `default` if it is not created."""
     annotations: Texts = {}
     """Annotations."""
@@ -54,9 +68,10 @@ class DisruptionBudget(ChartModel):
 
     enabled: bool = True
     """Create it. With one replica and the defaults it still permits the drain of a node."""
-    min_available: IntOrPercent = ""
-    """Pods that must stay available; takes precedence over `maxUnavailable`."""
-    max_unavailable: IntOrPercent = 1
+    min_available: Count | OptionalPercentage = ""
+    """Pods that must stay available; takes precedence over `maxUnavailable`. With as many as there
+    are replicas, no node of the operator can be drained."""
+    max_unavailable: Count | Percentage = 1
     """Pods that may be unavailable."""
     unhealthy_pod_eviction_policy: Literal["IfHealthyBudget", "AlwaysAllow"] = "AlwaysAllow"
     """Whether pods that are not ready may be evicted at any time."""
@@ -66,11 +81,11 @@ class OperatorPriorityClass(ChartModel):
     """A PriorityClass of the operator's pods."""
 
     create: bool = False
-    """Create it and use it for the operator's pods."""
-    name: OptionalName = ""
+    """Create it and use it for the operator's pods, in place of `priorityClassName`."""
+    name: OptionalSubdomain = ""
     """Name; empty for the name of the operator."""
     value: Annotated[int, Field(ge=-1_000_000_000, le=1_000_000_000)] = 1_000_000
-    """Priority."""
+    """Priority. It cannot change in an upgrade."""
     preemption_policy: Literal["PreemptLowerPriority", "Never"] = "PreemptLowerPriority"
     """Whether the operator's pods may preempt pods of lower priority."""
 
@@ -92,11 +107,13 @@ class NetworkPolicyValues(ChartModel):
     """The NetworkPolicy of the operator's pods."""
 
     enabled: bool = False
-    """Create it."""
+    """Create it, and one for each hook, so that they work in a namespace that denies all traffic by
+    default."""
     ingress: Manifests = [
         {"ports": [{"port": "metrics", "protocol": "TCP"}, {"port": "health", "protocol": "TCP"}]}
     ]
-    """All ingress rules. The default permits the ports of metrics and probes."""
+    """All ingress rules. The default permits the ports of metrics and probes. `helm test` needs the
+    port `metrics` from its pod (label `app.kubernetes.io/component: test`)."""
     egress: Manifests = [
         {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
         {"ports": [{"port": 443, "protocol": "TCP"}, {"port": 6443, "protocol": "TCP"}]},
@@ -113,7 +130,7 @@ class NetworkPolicyValues(ChartModel):
         },
     ]
     """All egress rules. The default permits DNS, the API server on port 443 or 6443, and the
-    progress of training pods. Add the port of your API server if it is another one."""
+    progress of training pods. Add the port of your API server or DNS if it is another one."""
 
 
 class Crds(ChartModel):

@@ -13,6 +13,8 @@ from llmtrain_chart.values.base import (
     Manifests,
     NamespaceList,
     OptionalName,
+    OptionalSubdomain,
+    PullSecrets,
     Texts,
 )
 from llmtrain_chart.values.monitoring import Dashboards, MetricsService, Monitor, Rules
@@ -25,6 +27,7 @@ from llmtrain_chart.values.pod import (
     OperatorPriorityClass,
     Probe,
     Rbac,
+    Registry,
     ServiceAccountValues,
 )
 
@@ -34,9 +37,9 @@ class GlobalValues(ChartModel):
 
     model_config = ConfigDict(extra="allow")
 
-    image_registry: str = ""
+    image_registry: Registry = ""
     """Registry of all images, in place of `image.registry`."""
-    image_pull_secrets: list[str | Manifest] = []
+    image_pull_secrets: PullSecrets = []
     """Pull secrets of all images: names, or `{name: NAME}`."""
 
 
@@ -67,15 +70,17 @@ class Values(ChartModel):
     global_: Annotated[GlobalValues, Field(alias="global")] = GlobalValues()
     """Values that a parent chart shares with all its charts."""
     name_override: OptionalName = ""
-    """Name of the chart in labels and names of objects."""
+    """Name of the chart in labels and names of objects. It cannot change in an upgrade, because it
+    is in the selectors of the pods."""
     fullname_override: OptionalName = ""
-    """Prefix of the names of all objects."""
+    """Prefix of the names of all objects. Releases of the same name in different namespaces need
+    different ones, because some objects are cluster-scoped."""
     namespace_override: OptionalName = ""
     """Namespace of all objects; empty for the namespace of the release."""
     common_labels: Labels = {}
-    """Labels of all objects. They never replace labels of the chart."""
+    """Labels of all objects and pods. They never replace labels of the chart."""
     common_annotations: Texts = {}
-    """Annotations of all objects."""
+    """Annotations of all objects and pods."""
     crds: Crds = Crds()
     """The CustomResourceDefinitions."""
     watch_namespaces: NamespaceList = []
@@ -86,7 +91,7 @@ class Values(ChartModel):
     the number to an autoscaler."""
     image: OperatorImage = OperatorImage()
     """The image of the operator."""
-    image_pull_secrets: list[str | Manifest] = []
+    image_pull_secrets: PullSecrets = []
     """Pull secrets: names, or `{name: NAME}`."""
     config: OperatorConfig = OperatorConfig()
     """The flags of the operator."""
@@ -96,7 +101,7 @@ class Values(ChartModel):
     """The service account of the operator."""
     pod_disruption_budget: DisruptionBudget = DisruptionBudget()
     """The PodDisruptionBudget of each Deployment."""
-    priority_class_name: str = ""
+    priority_class_name: OptionalSubdomain = ""
     """Name of an existing PriorityClass for the operator's pods."""
     priority_class: OperatorPriorityClass = OperatorPriorityClass()
     """A PriorityClass of the operator's pods."""
@@ -139,8 +144,9 @@ class Values(ChartModel):
     tolerations: Manifests = []
     """Tolerations of the operator's pods."""
     topology_spread_constraints: Manifests = []
-    """Spread of the pods; empty for one pod per node where possible."""
-    runtime_class_name: str = ""
+    """Spread of the pods; empty for one pod per node where possible. A constraint without a
+    `labelSelector` selects the pods of its Deployment."""
+    runtime_class_name: OptionalSubdomain = ""
     """RuntimeClass of the operator's pods."""
     extra_env: list[ExtraVariable] = []
     """More environment variables. Those of the operator's flags (`LLMTRAIN_OPERATOR_*`) are

@@ -8,7 +8,16 @@ from typing import Any
 Values = dict[str, Any]
 
 LONG_NAMESPACE = "a-namespace-whose-name-is-as-long-as-a-name-may-be-63-characters"[:63]
-NAMESPACES = ("llmtrain-system", "team-a", "team-b", "monitoring", "elsewhere", LONG_NAMESPACE)
+NAMESPACES = (
+    "llmtrain-system",
+    "team-a",
+    "team-b",
+    "monitoring",
+    "elsewhere",
+    LONG_NAMESPACE,
+    "123",
+    "on",
+)
 """All namespaces that the sets use."""
 WATCHED = ["team-a", "team-b"]
 RELABELING = {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "worker"}
@@ -83,6 +92,16 @@ VALUE_SETS: Mapping[str, Values] = {
         "watchNamespaces": [LONG_NAMESPACE],
         "fullnameOverride": "a-prefix-of-names-that-is-longer-than-what-remains",
     },
+    "names that are no texts in YAML": {
+        "watchNamespaces": ["123", "on"],
+        "namespaceOverride": "123",
+        "nameOverride": "1e3",
+        "serviceAccount": {"name": "0x1"},
+        "priorityClass": {"create": True, "name": "12"},
+        "serviceMonitor": {"enabled": True},
+        "networkPolicy": {"enabled": True},
+    },
+    "large numbers": {"terminationGracePeriodSeconds": 1000000, "revisionHistoryLimit": 1000000},
     "pod groups": {"config": {"podGroups": True}},
     "pod groups in namespaces": {"config": {"podGroups": True}, "watchNamespaces": WATCHED},
     "kueue": {"config": {"kueue": True}},
@@ -169,6 +188,19 @@ VALUE_SETS: Mapping[str, Values] = {
             "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
         }
     },
+    "network policy and common labels": {
+        "networkPolicy": {"enabled": True},
+        "commonLabels": {"example.com/team": "platform"},
+        "commonAnnotations": {"example.com/contact": "platform@example.com"},
+        "topologySpreadConstraints": [
+            {
+                "topologyKey": "kubernetes.io/hostname",
+                "maxSkew": 1,
+                "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": {"matchLabels": {"example.com/team": "platform"}},
+            }
+        ],
+    },
     "closed network policy": {"networkPolicy": {"enabled": True, "ingress": [], "egress": []}},
     "no metrics service": {"metricsService": {"enabled": False}},
     "annotated metrics service": {
@@ -182,7 +214,8 @@ VALUE_SETS: Mapping[str, Values] = {
         "prometheusRule": {
             "enabled": True,
             "disabled": {"LLMTrainGpuIdle": True},
-            "customRules": {"LLMTrainStepStalled": {"for": "1h", "severity": "info"}},
+            "customRules": {"LLMTrainStepStalled": {"for": "1d", "severity": "info"}},
+            "runbookUrl": "https://example.com/{alert}.md",
         }
     },
     "dashboards": {
