@@ -16,6 +16,7 @@ import time
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 FILES = ["--dist", "loadfile", "--no-loadscope-reorder"]
 """Workers take whole files, in the order of `tests/conftest.py`."""
+OTHER_TIERS = "torch or cluster or e2e or perf or prometheus or kind"
 TIERS: dict[str, list[list[str]]] = {
     "lint": [
         ["ruff", "check", "."],
@@ -24,7 +25,7 @@ TIERS: dict[str, list[list[str]]] = {
         ["lint-imports"],
         ["mypy"],
     ],
-    "unit": [[*PYTEST, "-n", "2", "-m", "not (torch or cluster or e2e or perf or prometheus)"]],
+    "unit": [[*PYTEST, "-n", "2", "-m", f"not ({OTHER_TIERS})"]],
     "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.control_plane.build"]],
     # Four control planes on two cores, because most of the time is waiting.
     "cluster": [[*PYTEST, "-n", "4", *FILES, "-m", "cluster and not e2e"]],

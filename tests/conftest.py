@@ -10,6 +10,7 @@ from llmtrain_devcluster.fixtures import (  # noqa: F401
     namespace,
     scripted_nodes,
 )
+from llmtrain_images.fixtures import docker_engine  # noqa: F401
 from tests.support.deadline import limit_of, pytest_runtest_protocol  # noqa: F401
 
 # A busy machine must not fail a property, and what lands must not hang on luck: `make test` has the

@@ -15,7 +15,7 @@ SOURCES = ("core", "operator", "trainer", "cli", "hack")
 CORE, OPERATOR = "core/llmtrain_core", "operator/llmtrain_operator"
 TRAINER, CLI = "trainer/llmtrain_trainer", "cli/llmtrain_cli"
 DEVCLUSTER, MONITORING = "hack/llmtrain_devcluster", "hack/llmtrain_monitoring"
-CHART = "hack/llmtrain_chart"
+CHART, IMAGES = "hack/llmtrain_chart", "hack/llmtrain_images"
 IO_MODULES = [
     "aiohttp",
     "asyncio",
@@ -49,7 +49,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
         (f"{OPERATOR}/manifests", "llmtrain_chart.helm"),
     ],
     "cli: no import of the operator": [(f"{CLI}/run", "llmtrain_operator.errors")],
-    "only `llmtrain cluster` and the builder of Prometheus import the devcluster": [
+    "only `llmtrain cluster`, the builder of Prometheus and the images import the devcluster": [
         (f"{CLI}/commands", "llmtrain_devcluster.detached"),
         (f"{CLI}/io", "llmtrain_devcluster.paths"),
         (f"{TRAINER}/model", "llmtrain_devcluster.paths"),
@@ -68,6 +68,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
     ],
     "devcluster: layers": [(f"{DEVCLUSTER}/control_plane", "llmtrain_devcluster.process_node")],
     "monitoring: layers": [(f"{MONITORING}/rules", "llmtrain_monitoring.grafana")],
+    "images: layers": [(IMAGES, "llmtrain_images.fixtures")],
     "chart: layers": [(f"{CHART}/values", "llmtrain_chart.schema")],
     "core: external packages": [
         (f"{CORE}/{folder}", module) for folder in ("plan", "queueing") for module in IO_MODULES
@@ -80,6 +81,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
     "cli: external packages": [(f"{CLI}/commands", "torch"), (f"{CLI}/io", "kubernetes")],
     "devcluster: external packages": [(f"{DEVCLUSTER}/demo", "kubernetes")],
     "monitoring: external packages": [(f"{MONITORING}/dashboards", "aiohttp")],
+    "images: external packages": [(IMAGES, "docker")],
     "chart: external packages": [(f"{CHART}/values", "kubernetes")],
     "only handlers.py imports kopf": [
         (f"{OPERATOR}/planning", "kopf"),
