@@ -19,6 +19,9 @@ JOB_SELECTOR = 'namespace=~"$namespace",llmtrain_job=~"$llmtrain_job"'
 OPERATOR_SELECTOR = 'namespace=~"$namespace",job=~"$llmtrain_job"'
 """Selects the operator's series of jobs: there, `job` is the job and not the scrape job."""
 
+TENSORS = 'payload="tensor"'
+"""Selects the waits that are a part of `llmtrain_collective_seconds`, which leaves out scalars."""
+
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
 _MATCHERS = re.compile(r"\{[^{}]*\}")
 _RANGES = re.compile(r"\[[^\]]*\]")
@@ -60,7 +63,7 @@ def transfer_sum(grouping: str) -> str:
     A group whose waits are not measured, such as the pipeline's, counts with its whole time.
     """
     whole = f"sum {grouping} (rate(llmtrain_collective_seconds_sum[{WINDOW}]))"
-    waits = f"sum {grouping} (rate(llmtrain_collective_wait_seconds_sum[{WINDOW}]))"
+    waits = f"sum {grouping} (rate(llmtrain_collective_wait_seconds_sum{{{TENSORS}}}[{WINDOW}]))"
     return f"({whole} - ({waits} or 0 * {whole}))"
 
 

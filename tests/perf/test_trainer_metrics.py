@@ -50,12 +50,13 @@ SCRAPE_SECONDS, SERIES, SHARE = 0.005, 400, 0.01
 
 SECONDS = tuple(1e-4 * call for call in range(1, 37))
 WAITS = tuple(seconds / 2 for seconds in SECONDS)
+PAYLOADS = (8, *(10**8,) * (len(SECONDS) - 1))
+"""A scalar, whose waits are series of their own, and tensors."""
 
 
 def _report(step: int, sampled: bool) -> StepReport:
     collectives = tuple(
-        CollectiveSample(group, op, (10**8,) * len(SECONDS), 8, SECONDS, WAITS)
-        for group, op in PAIRS
+        CollectiveSample(group, op, PAYLOADS, 8, SECONDS, WAITS) for group, op in PAIRS
     )
     return StepReport(
         step=step,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from tests.support.recorded_series import (
     MINUTES,
     SAMPLES,
+    WAITS,
     Series,
     changing,
     growing,
@@ -161,10 +162,7 @@ NETWORK_CASES = {
             of_pod(index, "llmtrain_collective_seconds_sum", **_TRANSFER): slowing(4.8, 9.6)
             for index in (0, 1)
         }
-        | {
-            of_pod(index, "llmtrain_collective_wait_seconds_sum", group="dp"): slowing(1.2, 6)
-            for index in (0, 1)
-        },
+        | {of_pod(index, WAITS, group="dp", payload="tensor"): slowing(1.2, 6) for index in (0, 1)},
         {**_RUN, "group": "dp"},
     ),
 }

@@ -54,6 +54,7 @@ def pod_labels(index: int, attempt: int = 0) -> dict[str, str]:
     }
 
 
+WAITS = "llmtrain_collective_wait_seconds_sum"
 OPERATOR = {"namespace": "llmtrain-system", "pod": "operator-0", "instance": "10.0.1.1:9090"}
 JOB = {"namespace": "team", "job": "run"}
 
@@ -84,7 +85,9 @@ def _pod(index: int) -> Series:
     found |= {
         of_pod(index, "llmtrain_collective_seconds_count", **dp): growing(steps),
         of_pod(index, "llmtrain_collective_seconds_sum", **dp): growing(steps / 50),
-        of_pod(index, "llmtrain_collective_wait_seconds_sum", group="dp"): growing(steps / 200),
+        of_pod(index, WAITS, group="dp", payload="tensor"): growing(steps / 200),
+        # In the sum of the loss ranks wait longer than all other collectives take.
+        of_pod(index, WAITS, group="dp", payload="scalar"): growing(steps / 10),
     }
     for gpu in ("0", "1"):
         ranks = {"rank": str(2 * index + int(gpu)), "tp": gpu, "dp": str(index)}

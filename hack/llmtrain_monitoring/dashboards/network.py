@@ -12,7 +12,7 @@ from llmtrain_monitoring.panels import (
     series,
     table,
 )
-from llmtrain_monitoring.promql import JOB, JOB_SELECTOR
+from llmtrain_monitoring.promql import JOB, JOB_SELECTOR, TENSORS
 
 _RATE = "$__rate_interval"
 _GROUP = f"{JOB}, group"
@@ -218,7 +218,7 @@ _STRAGGLERS = PanelRow(
             "percentunit",
             Query(
                 f"sum by ({JOB}, node, pod) "
-                f"(rate(llmtrain_collective_wait_seconds_sum{{{JOB_SELECTOR}}}[5m])) "
+                f"(rate(llmtrain_collective_wait_seconds_sum{{{JOB_SELECTOR},{TENSORS}}}[5m])) "
                 f"/ sum by ({JOB}, node, pod) "
                 f"(rate(llmtrain_collective_seconds_sum{{{JOB_SELECTOR}}}[5m]))",
                 "{{node}} {{pod}}",

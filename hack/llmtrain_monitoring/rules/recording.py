@@ -6,6 +6,7 @@ from llmtrain_monitoring.promql import (
     JOB,
     NODE_LEVELS,
     POD_LABELS,
+    TENSORS,
     WINDOW,
     as_job_of_pods,
     rate_sum,
@@ -15,7 +16,7 @@ from llmtrain_monitoring.rules.model import Recording, RuleGroup
 
 _GROUP = f"{JOB}, group"
 _BY_GROUP = f"by ({_GROUP})"
-_BY_LEAF = f"without ({POD_LABELS}, {NODE_LEVELS}, op)"
+_BY_LEAF = f"without ({POD_LABELS}, {NODE_LEVELS}, op, payload)"
 """By all topology labels above the node, whatever the levels of the Fabric are named."""
 _PLANNED = as_job_of_pods("llmtrain_operator_planned_collective_seconds", "group")
 _SAMPLED = "rate(llmtrain_sampled_steps_total[5m])"
@@ -99,7 +100,7 @@ NETWORK = RuleGroup(
         ),
         Recording(
             "llmtrain_job:collective_wait:ratio5m",
-            f"{rate_sum('llmtrain_collective_wait_seconds_sum', _GROUP)} / "
+            f"{rate_sum('llmtrain_collective_wait_seconds_sum', _GROUP, selector=TENSORS)} / "
             f"({rate_sum('llmtrain_collective_seconds_sum', _GROUP)} > 0)",
         ),
         Recording(

@@ -96,7 +96,10 @@ def _check_collectives(samples: Samples) -> None:
     assert samples["sampled_steps_total", ()] >= 2  # of two ranks
     assert samples["sampled_collective_bytes_total", gather] > SCALAR_BYTES * count
     assert samples["bus_bandwidth_bytes_per_second", gather] > 0
-    assert samples["collective_wait_seconds_count", (("group", "tp"),)] > 0
+    waits = {payload: (("group", "tp"), ("payload", payload)) for payload in ("tensor", "scalar")}
+    assert samples["collective_wait_seconds_count", waits["tensor"]] == count
+    assert samples["collective_wait_seconds_sum", waits["tensor"]] <= mean * count
+    assert samples["collective_wait_seconds_count", waits["scalar"]] > 0
     # data ranks sum scalars only: they count in /status, not here
     sums = (("group", "dp"), ("op", "all_reduce"))
     assert not {labels for _, labels in samples} & {sums, (*sums, ("quantile", "0.5"))}

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.unit
 
 HIDDEN = 10**6
 GROUP = {"group": "tp", "op": "all_reduce"}
+WAITS = {"group": "tp", "payload": "tensor"}
 DURATIONS = ("collective_seconds", "collective_wait_seconds", "step_phase_seconds")
 
 
@@ -80,7 +81,7 @@ def test_quantiles_are_those_of_the_last_256_calls(name: str) -> None:
     assert _values(metrics, "collective_seconds_count", **GROUP) == [len(seconds)]
 
 
-def test_scalars_count_in_waits_only() -> None:
+def test_scalars_count_in_waits_of_their_own_only() -> None:
     mixed = CollectiveSample(
         **GROUP,
         payloads=(8, HIDDEN, 64, HIDDEN),
@@ -99,8 +100,11 @@ def test_scalars_count_in_waits_only() -> None:
     assert _values(metrics, "sampled_collective_bytes_total", group="pp") == [HIDDEN]
     # an all-reduce of two ranks moves its payload once; without the wait of a millisecond
     assert _values(metrics, "bus_bandwidth_bytes_per_second") == [pytest.approx(HIDDEN / 0.002)]
-    assert _values(metrics, "collective_wait_seconds_count", group="tp") == [4]
+    assert _values(metrics, "collective_wait_seconds_sum", **WAITS) == [pytest.approx(0.001)]
+    scalar = {**WAITS, "payload": "scalar"}
+    assert _values(metrics, "collective_wait_seconds_sum", **scalar) == [pytest.approx(0.8)]
     assert _values(metrics, "collective_wait_seconds_sum", group="dp") == [0.25]
+    assert not _values(metrics, "collective_wait_seconds_sum", group="dp", payload="tensor")
     assert not _values(metrics, "sampled_collective_bytes_total", group="dp")
     assert (mixed.count, mixed.nbytes) == (4, 2 * HIDDEN + 72)
 

@@ -59,7 +59,7 @@ def test_the_others_wait_for_a_slow_rank(
         tracker.on_report(rank, reports[rank])
     page = tracker.metrics.exposition().decode()
     assert f'llmtrain_straggler_score{{gpu="1"}} {scores[SLOW]}' in page
-    assert 'llmtrain_collective_wait_seconds_count{group="tp"}' in page
+    assert 'llmtrain_collective_wait_seconds_count{group="tp",payload="tensor"}' in page
     spent = {
         sample.op: sum(sample.seconds) - sum(sample.waits)
         for sample in reports[1].collectives

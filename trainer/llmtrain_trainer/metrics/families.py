@@ -112,7 +112,7 @@ class StepFamilies:
         self.wait = new.durations(
             "collective_wait_seconds",
             "Part of a collective of a sampled step before the last rank arrived.",
-            ("group",),
+            ("group", "payload"),
             _COLLECTIVE,
         )
         self.sampled = new.counter("sampled_steps", "Steps whose collectives were measured.")

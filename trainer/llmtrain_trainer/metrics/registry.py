@@ -79,8 +79,10 @@ class TrainingMetrics:
         self._steps.sampled().inc()
         self._steps.straggler().labels(str(gpu)).set(report.straggler_score)
         for sample in report.collectives:
-            self._observe_waits(sample)
-            self._observe_collective(sample.without_scalars())
+            tensors = sample.without_scalars()
+            self._observe_waits(tensors, "tensor")
+            self._observe_waits(sample.scalars(), "scalar")
+            self._observe_collective(tensors)
 
     def observe_network_probe(self, report: ProbeReport) -> None:
         """Record a network probe of a local rank: of groups with one name, the slowest counts."""
@@ -154,10 +156,10 @@ class TrainingMetrics:
         """Return the metrics in the Prometheus text format, exactly as prometheus-client does."""
         return self._exposition.text()
 
-    def _observe_waits(self, sample: CollectiveSample) -> None:
-        """Record all waits: ranks also wait for each other in the sum of a loss."""
+    def _observe_waits(self, sample: CollectiveSample, payload: str) -> None:
+        """Record waits: ranks also wait for each other in the sum of a loss."""
         for seconds in sample.waits:
-            self._steps.wait().labels(sample.group).observe(seconds)
+            self._steps.wait().labels(sample.group, payload).observe(seconds)
 
     def _observe_collective(self, sample: CollectiveSample) -> None:
         """Record calls whose durations depend on the payload."""

@@ -8,7 +8,7 @@ costs some tens of microseconds. The launcher always reads the pipe, so a rank n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -57,8 +57,15 @@ class CollectiveSample:
 
     def without_scalars(self) -> CollectiveSample:
         """Return the calls with more than `SCALAR_BYTES`, whose durations depend on the payload."""
-        kept = [index for index, nbytes in enumerate(self.payloads) if nbytes > SCALAR_BYTES]
-        if len(kept) == len(self.payloads):
+        return self._calls([nbytes > SCALAR_BYTES for nbytes in self.payloads])
+
+    def scalars(self) -> CollectiveSample:
+        """Return the calls with at most `SCALAR_BYTES`, such as the sum of a loss."""
+        return self._calls([nbytes <= SCALAR_BYTES for nbytes in self.payloads])
+
+    def _calls(self, keep: Sequence[bool]) -> CollectiveSample:
+        kept = [index for index, wanted in enumerate(keep) if wanted]
+        if len(kept) == len(keep):
             return self
         return replace(
             self,
