@@ -56,7 +56,7 @@ def _job(index: int) -> dict[str, Any]:
         "phase": "Running" if runs else "Queued",
         "conditions": [placed],
         "plan": {
-            "step": {"seconds": 1.0, "exposed": dict.fromkeys(("tp", "dp", "pp", "rep"), 0.1)}
+            "step": {"seconds": 1.0, "collectives": dict.fromkeys(("tp", "dp", "pp", "rep"), 0.1)}
         },
     }
     if runs:

@@ -188,6 +188,9 @@ class PlannedStep(ApiModel):
     """Compute time of the slowest rank in seconds, without the pipeline bubble."""
     exposed: Annotated[dict[str, Amount], Field(max_length=8)]
     """Communication time in seconds that does not overlap with computation, by kind of group."""
+    collectives: Annotated[dict[str, Amount], Field(max_length=16)] | None = None
+    """Time in seconds of the collectives, overlapping or not, by kind of group. Scalars and the
+    pipeline's transfers are not included, as in the trainer's metrics."""
 
 
 class Measured(ApiModel):

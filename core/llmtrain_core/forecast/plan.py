@@ -142,6 +142,7 @@ def plan(
         memory=predicted.memory,
         hardware=hardware,
         time=predicted.time,
+        collectives=predicted.collectives,
         assumptions=(*predicted.assumptions, *_assumptions(hardware, found, price, failures)),
         communication=communication(setup),
         goodput=lived,

@@ -36,6 +36,7 @@ def prediction_to_wire(prediction: Prediction) -> dict[str, Any]:
             "seconds": time.seconds,
             "computeSeconds": time.compute,
             "exposed": dict(time.exposed),
+            "collectives": dict(prediction.collectives),
         },
         "mfu": prediction.mfu,
         "tokensPerSecond": prediction.tokens_per_second,

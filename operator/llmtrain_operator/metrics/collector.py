@@ -81,7 +81,7 @@ def _job_families(jobs: list[JobFigures], now: float) -> Iterator[GaugeMetricFam
     waiting = _labelled("job_waiting", "1 for why a job has no placement.", *_JOB, "reason")
     text = "Planned seconds of a step, without the correction by measurements."
     steps = _labelled("planned_step_seconds", text, *_JOB)
-    text = "Planned seconds per step of communication that does not overlap with computation."
+    text = "Planned seconds per step in the collectives that the trainer measures."
     collectives = _labelled("planned_collective_seconds", text, *_JOB, "group")
     for job in jobs:
         key = (job.namespace, job.name)

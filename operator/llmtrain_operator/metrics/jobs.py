@@ -28,7 +28,7 @@ class JobFigures:
     planned_step: float | None = None
     """Seconds; None for a finished job and for one without a plan."""
     planned_collectives: Mapping[str, float] = field(default_factory=dict)
-    """Seconds per step that do not overlap with computation, by label of the group."""
+    """Seconds per step, overlapping with computation or not, by label of the group."""
 
 
 def job_figures(record: JobRecord) -> JobFigures:
@@ -40,7 +40,7 @@ def job_figures(record: JobRecord) -> JobFigures:
         reason = reason_label(placed["reason"] if placed else Reason.QUEUED)
         since = _waits_since(view)
     step = {} if view.is_finished else view.plan.get("step") or {}
-    exposed = step.get("exposed") or {}
+    collectives = step.get("collectives") or {}
     return JobFigures(
         record.namespace,
         record.name,
@@ -48,7 +48,7 @@ def job_figures(record: JobRecord) -> JobFigures:
         reason,
         since,
         step.get("seconds"),
-        {label: exposed[label] for label in GROUP_LABELS if label in exposed},
+        {label: collectives[label] for label in GROUP_LABELS if label in collectives},
     )
 
 

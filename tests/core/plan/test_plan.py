@@ -72,7 +72,7 @@ def test_json_has_exactly_these_keys(example: Plan) -> None:
     wire = plan_to_wire(example)
     assert set(wire) == KEYS
     assert set(wire["memory"]) == {"perGpuBytes", "fits"}
-    assert set(wire["step"]) == {"seconds", "computeSeconds", "exposed"}
+    assert set(wire["step"]) == {"seconds", "computeSeconds", "exposed", "collectives"}
     assert set(wire["flopsPerToken"]) == {"fullAttention", "causalAttention"}
     for group in wire["communication"].values():
         assert set(group) == {"bytesPerStep", "wireBytesPerStep", "operations"}

@@ -23,7 +23,7 @@ from llmtrain_core.plan.network.link_speed import (
     CollectiveCostModel,
     uplink_slowdowns,
 )
-from llmtrain_core.plan.time.step_time import layer_weights, step_time
+from llmtrain_core.plan.time.step_time import collective_seconds, layer_weights, step_time
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import FabricLevel
@@ -220,6 +220,27 @@ def test_uplinks_slow_fsdp_over_context_ranks_as_fsdp_over_data_ranks() -> None:
         raw.append((_fsdp_seconds(calls, layout), _fsdp_seconds(calls, layout, slowed)))
     assert raw[0] == pytest.approx(raw[2])
     assert raw[0][1] == pytest.approx(4 * raw[0][0], rel=0.02)  # latency stays
+
+
+def test_time_in_collectives_is_that_of_the_calls_that_the_trainer_times() -> None:
+    """Overlapping calls count, sums of the loss and transfers of the pipeline do not."""
+    found = collective_seconds(BASE, H100, CONSTANTS)
+    calls = communication(BASE)
+    assert {group for group, _ in calls} == {"tp", "dp", "pp"}
+    assert set(found) == {"tp", "dp"}
+    # The wire alone, without the losses of the links.
+    assert found["dp"] == pytest.approx(_fsdp_seconds(calls, BASE.layout), rel=0.2)
+    hidden = step_time(BASE, H100, CONSTANTS).exposed["dp"]
+    assert found["dp"] > hidden
+    slowed = collective_seconds(BASE, H100, CONSTANTS, {"dp": 4.0})
+    assert slowed["tp"] == found["tp"] and slowed["dp"] > 3 * found["dp"]
+
+
+def test_only_groups_with_several_ranks_have_time_in_collectives() -> None:
+    alone = TrainingSetup(SHAPES["llama3-8b"], Layout(pipeline=2), 8)
+    assert collective_seconds(alone, H100, CONSTANTS) == {}
+    copies = replace(BASE, layout=Layout(tensor=2, data=4, replicate=2), sharding="fsdp2")
+    assert set(collective_seconds(copies, H100, CONSTANTS)) == {"tp", "dp", "rep"}
 
 
 def _fsdp_seconds(

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 CREATED, LATER = "2026-01-01T12:00:00Z", "2026-01-01T12:30:00Z"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
-PLAN = {"step": {"seconds": 2.5, "exposed": {"tp": 0.5, "dp": 0.25, 'x"} 1': 9.0}}}
+PLAN = {"step": {"seconds": 2.5, "collectives": {"tp": 0.5, "dp": 0.25, 'x"} 1': 9.0}}}
 
 
 def record(status: dict[str, Any]) -> JobRecord:

@@ -63,6 +63,7 @@ def test_the_figures_are_the_plans_own() -> None:
     }
     assert found["step"]["seconds"] == pytest.approx(expected.time.seconds, rel=1e-5)
     assert found["step"]["exposed"] == pytest.approx(dict(expected.time.exposed), rel=1e-5)
+    assert found["step"]["collectives"] == pytest.approx(dict(expected.collectives), rel=1e-5)
     assert found["mfu"] == pytest.approx(expected.mfu, rel=1e-5)
     assert found["totalSeconds"] == pytest.approx(100 * expected.time.seconds, rel=1e-5)
     assert found["assumptions"] == list(expected.assumptions)
@@ -185,7 +186,8 @@ def test_a_placement_decides_the_hardware_and_the_uplinks() -> None:
     near = assess(job(**LARGE), (), assigned(*pair)).plan
     far = assess(job(**LARGE), (), assigned(*pair, over=8.0, crossings={"data": 2})).plan
     assert near is not None and far is not None
-    assert far["step"]["exposed"]["dp"] > near["step"]["exposed"]["dp"]
+    for times in ("exposed", "collectives"):
+        assert far["step"][times]["dp"] > near["step"][times]["dp"]
     assert not any("no placement" in text for text in near["assumptions"])
     mixed = assess(job(**LARGE), (), assigned(node("a", A100), node("b", H100)))
     assert (mixed.plan or {})["hardware"] == "A100-40"

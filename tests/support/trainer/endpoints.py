@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmtrain_trainer.runtime.reports import SCALAR_BYTES
+from llmtrain_core.plan.network.communication import SCALAR_BYTES
 
 
 def check_status(status: dict[str, Any], steps: int) -> None:

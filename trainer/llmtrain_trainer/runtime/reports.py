@@ -14,6 +14,7 @@ from typing import Literal
 
 from llmtrain_core.api.failure import FailureInfo
 from llmtrain_core.api.status import TrainerPhase
+from llmtrain_core.plan.network.communication import SCALAR_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,6 @@ class PhaseReport:
 
 UNKNOWN_GROUP = "other"
 """Label of a process group that is not a dimension of the grid."""
-
-SCALAR_BYTES = 64
-"""Largest payload of a call that counts as a scalar, such as the sum of a loss or of a norm."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,10 @@ GROUPS = GROUP_LABELS
 REPLICA_GROUPS: tuple[ReplicaGroup, ...] = ("rep", "rep-near", "rep-far")
 """Groups of the replicate dimension: all replicas, inside racks, and between racks."""
 Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send", "recv"]
+POINT_TO_POINT: frozenset[Operation] = frozenset(["send", "recv"])
 
+SCALAR_BYTES = 64
+"""Calls with at most this payload take latency and waiting only: the sum of a loss or of a norm."""
 COUNT_BYTES = 8
 """Bytes of the number of rows that are sent to an expert."""
 LOSS_REDUCTIONS = 3

@@ -17,7 +17,7 @@ from math import ceil, log2
 from llmtrain_core.layout import KIND_LABELS, GroupKind, Layout
 from llmtrain_core.plan.gradient_sync import EXACT_SYNC, SyncScheme
 from llmtrain_core.plan.hardware import Accelerator
-from llmtrain_core.plan.network.communication import Group, Operation
+from llmtrain_core.plan.network.communication import POINT_TO_POINT, Group, Operation
 from llmtrain_core.topology.levels import Levels
 
 LINK_LATENCY = 3.4e-6
@@ -68,7 +68,7 @@ class CollectiveCostModel:
             return 0.0
         fast = self.hardware.link.value * self.link_efficiency
         slow = self.hardware.nic.value * self.nic_efficiency / self._slowed(group)
-        if operation in {"send", "recv"}:
+        if operation in POINT_TO_POINT:
             rate, latency = (slow, NETWORK_LATENCY) if span.domains > 1 else (fast, LINK_LATENCY)
             return payload / rate + calls * latency
         times = 2 if operation == "all_reduce" else 1

@@ -12,7 +12,7 @@ from llmtrain_core.plan.memory.training_memory import Memory, memory
 from llmtrain_core.plan.model.flops import Convention, training_flops_per_token
 from llmtrain_core.plan.model.parameters import count_parameters
 from llmtrain_core.plan.network.communication import Group
-from llmtrain_core.plan.time.step_time import StepTime, step_time
+from llmtrain_core.plan.time.step_time import StepTime, collective_seconds, step_time
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job
 
@@ -72,6 +72,8 @@ class Prediction(Outline):
 
     hardware: Accelerator
     time: StepTime
+    collectives: Mapping[Group, float]
+    """Seconds of a step in collectives, by group, whether they overlap with computation or not."""
     assumptions: tuple[str, ...]
 
     @property
@@ -117,12 +119,14 @@ def predict(
     `slowed` is the slowdown of each group by the uplinks of a placement; None if no placement is
     known. Raises PlanError if the GPU does not support the precision.
     """
+    constants = constants_of(hardware.name)
     return Prediction(
         setup=setup,
         tokens=tokens,
         memory=memory(setup, int(hardware.memory.value)),
         hardware=hardware,
-        time=step_time(setup, hardware, constants_of(hardware.name), slowed),
+        time=step_time(setup, hardware, constants, slowed),
+        collectives=collective_seconds(setup, hardware, constants, slowed),
         assumptions=_assumptions(setup, hardware, placed=slowed is not None),
     )
 

@@ -18,9 +18,12 @@ from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.plan.model.model_shape import ModelShape
 from llmtrain_core.plan.model.parameters import PipelineStage
 from llmtrain_core.plan.network.communication import (
+    POINT_TO_POINT,
     REPLICA_GROUPS,
+    SCALAR_BYTES,
     CommunicationVolumes,
     Group,
+    communication,
     stage_communication,
 )
 from llmtrain_core.plan.network.link_speed import CollectiveCostModel
@@ -72,7 +75,39 @@ def step_time(
     oversubscription: Mapping[Group, float] | None = None,
 ) -> StepTime:
     """Return the time of one step of a setup."""
-    network = CollectiveCostModel(
+    network = _network(setup, hardware, constants, oversubscription)
+    times = [_rank_time(setup, rank, hardware, constants, network) for rank in setup.kinds]
+    return max(times, key=lambda time: time.seconds)
+
+
+def collective_seconds(
+    setup: TrainingSetup,
+    hardware: Accelerator,
+    constants: Constants,
+    oversubscription: Mapping[Group, float] | None = None,
+) -> dict[Group, float]:
+    """Return the time in collectives of a step by group, whether it overlaps or not.
+
+    These are the calls that the trainer's metrics time: no scalars, and no transfers from one rank
+    to another.
+    """
+    network = _network(setup, hardware, constants, oversubscription)
+    found: dict[Group, float] = {}
+    for (group, operation), calls in communication(setup).items():
+        if operation in POINT_TO_POINT or calls.nbytes <= calls.count * SCALAR_BYTES:
+            continue
+        seconds = network.seconds(group, operation, calls.nbytes, calls.count)
+        found[group] = found.get(group, 0.0) + seconds
+    return found
+
+
+def _network(
+    setup: TrainingSetup,
+    hardware: Accelerator,
+    constants: Constants,
+    oversubscription: Mapping[Group, float] | None,
+) -> CollectiveCostModel:
+    return CollectiveCostModel(
         hardware,
         setup.layout,
         constants.link_efficiency,
@@ -80,8 +115,6 @@ def step_time(
         oversubscription or {},
         setup.sync,
     )
-    times = [_rank_time(setup, rank, hardware, constants, network) for rank in setup.kinds]
-    return max(times, key=lambda time: time.seconds)
 
 
 def _rank_time(
