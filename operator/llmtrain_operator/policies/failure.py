@@ -21,8 +21,12 @@ from llmtrain_operator.policies.failure_classification import (
 from llmtrain_operator.policies.node_replacement import find_replacements, replace_nodes
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 
-FIRST_CAUSE_WAIT_SECONDS = 10.0
-"""Wait this long for the pod that caused a failure: pods that lost a peer fail before it."""
+FIRST_CAUSE_WAIT_SECONDS = 60.0
+"""Wait this long for the cause of a failure: pods that lost a peer fail before it.
+
+A pod that fails ends within seconds. The pods of a dead node seem to run until Kubernetes marks the
+node, which takes up to 55 s by default. A gang that restarts before would get the same node again.
+"""
 BACKOFF_RESET_SECONDS = 600.0
 MAX_BACKOFF_SECONDS = 60.0
 
@@ -46,6 +50,9 @@ def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
     if not failed:
         return None
     if all(is_consequence(pod) for pod in failed) and not all(pod.ended for pod in pods):
+        for pod in pods:
+            if not pod.ended and draft.observed.seconds_until_lost(pod.node) != float("inf"):
+                return _node_lost(pod.node, "is gone or not ready, and its peers lost it")
         first = min(parse_time(pod.finished) for pod in failed)
         left = FIRST_CAUSE_WAIT_SECONDS - (draft.observed.now - first).total_seconds()
         if left > 0:
@@ -63,8 +70,7 @@ def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
         if index in ended or left == float("inf"):
             continue
         if left <= 0:
-            message = f"node {node} is gone or has not been ready for too long"
-            return FailureInfo(Reason.NODE_LOST, message, node=node, keeps_nodes=False)
+            return _node_lost(node, "is gone or has not been ready for too long")
         draft.reconcile_after(left)
     if not draft.is_true(ConditionType.RUNNING):
         return None
@@ -76,6 +82,10 @@ def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
                 return classify(deleting)
             return pod_deleted_failure(f"{draft.job.name}-{draft.attempt}-{index}", node)
     return None
+
+
+def _node_lost(node: str, why: str) -> FailureInfo:
+    return FailureInfo(Reason.NODE_LOST, f"node {node} {why}", node=node, keeps_nodes=False)
 
 
 def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:

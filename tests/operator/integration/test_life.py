@@ -231,6 +231,26 @@ async def test_a_lost_node_leads_to_a_new_placement(
     assert status_of(moved)["failures"][0]["reason"] == "NodeLost"
 
 
+async def test_a_gang_waits_until_a_dead_node_is_marked(
+    operator: OperatorProcess, harness: OperatorHarness
+) -> None:
+    nodes = await harness.add_nodes({}, {})
+    harness.nodes.default = PodScript(exit_after=None)
+    await harness.submit("waiting")
+    await harness.phase("waiting", "Running")
+    harness.nodes.end(harness.namespace, "waiting-0-0", code=200)
+    # Longer than the time within which the pod that caused a failure ends.
+    await asyncio.sleep(3)
+    assert status_of(await harness.job("waiting")).get("attempt", 0) == 0
+    await harness.nodes.node_not_ready(nodes[1])
+    queued = await harness.phase("waiting", "Queued")
+    (failure,) = status_of(queued)["failures"]
+    assert (failure["reason"], failure["node"]) == ("NodeLost", nodes[1])
+    await harness.nodes.node_ready(nodes[1])
+    again = await harness.runs("waiting", attempt=1)
+    assert status_of(again)["restarts"] == 1 and len(status_of(again)["failures"]) == 1
+
+
 async def test_startup_timeout_releases_the_nodes(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:

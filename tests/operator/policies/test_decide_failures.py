@@ -49,7 +49,7 @@ FAILURES = [
     ((failed(0, 143), pod(1)), True, "ExitCode", "exit code 143"),
     ((failed(0, 143, deleting=True), pod(1)), True, "PodDeleted", "deleted by another client"),
     ((failed(0, 137, reason="OOMKilled"), pod(1)), True, "OutOfMemory", "raise the memory limit"),
-    ((failed(0, 200, PEER, at=20), pod(1)), True, "PeerLost", "a peer was lost"),
+    ((failed(0, 200, PEER, at=70), pod(1)), True, "PeerLost", "a peer was lost"),
     ((failed(0, 200, PEER, at=1), failed(1, 2, CORPUS, at=0)), False, "CorpusMissing", "no folder"),
     ((failed(0, 200, PEER), failed(1, 139)), True, "ExitCode", "exit code 139"),
     ((pod(0, "Failed", reason="Evicted", message="disk"), pod(1)), True, "Evicted", "disk"),
@@ -83,7 +83,17 @@ def test_a_lost_peer_waits_for_the_cause() -> None:
         make_observed(status(ConditionType.RUNNING), pods=(failed(0, 200, PEER, at=2), pod(1)))
     )
     assert "failures" not in actions.status
-    assert actions.reconcile_after == pytest.approx(8.0)
+    assert actions.reconcile_after == pytest.approx(58.0)
+
+
+def test_a_peer_on_a_node_that_is_not_ready_is_the_cause() -> None:
+    pods = (failed(0, 200, PEER, at=2), pod(1))
+    nodes = {"n0": node("n0"), "n1": node("n1", ready=False, since=1)}
+    actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=pods, nodes=nodes))
+    (failure,) = actions.status["failures"]
+    assert (failure["reason"], failure["node"]) == ("NodeLost", "n1")
+    assert actions.status["restarts"] == 1
+    assert "placement" not in actions.status
 
 
 def test_max_restarts() -> None:
