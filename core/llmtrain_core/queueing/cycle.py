@@ -29,7 +29,7 @@ from llmtrain_core.queueing.messages import (
 )
 from llmtrain_core.queueing.order import sort_queue
 from llmtrain_core.queueing.pending import PendingQueue
-from llmtrain_core.queueing.preemption import Victims, find_victims
+from llmtrain_core.queueing.preemption import Victims, find_victims, may_take_nodes
 from llmtrain_core.queueing.start_estimate import estimate_starts
 from llmtrain_core.queueing.types import (
     Allocation,
@@ -208,7 +208,7 @@ class _Cycle:
         lower = [
             held
             for held in self.allocations.values()
-            if job.can_preempt and held.preemptible and held.priority < job.priority
+            if may_take_nodes(job, held, self.cluster.now)
         ]
         preempts = job.uid in self.cluster.nominated or (lower and self._preemptors_left > 0)
         if not first and not preempts:

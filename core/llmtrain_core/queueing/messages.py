@@ -34,14 +34,16 @@ def _named(namespace: str, keys: Sequence[str]) -> str:
 def preempting_message(count: int) -> str:
     """Return the message of a job for which others are preempted."""
     if not count:
-        return "jobs of lower priority were preempted for it; their pods have not ended yet"
-    who = "1 job of lower priority is" if count == 1 else f"{count} jobs of lower priority are"
+        return "other jobs were preempted for it; their pods have not ended yet"
+    who = "1 other job is" if count == 1 else f"{count} other jobs are"
     return f"{who} preempted for it; it starts when their pods have ended"
 
 
-def preempted_message(namespace: str, key: str) -> str:
+def preempted_message(namespace: str, key: str, *, admitted: bool) -> str:
     """Return the message of a preempted job. `key` is of the job that gets its nodes."""
     who = key if key.startswith(f"{namespace}/") else "a job of another namespace"
+    if not admitted:
+        return f"{who} gets the nodes, which the job does not use before Kueue admits it"
     return f"preempted by {who}, which has a higher priority; it resumes from its last checkpoint"
 
 

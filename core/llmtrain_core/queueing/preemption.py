@@ -1,8 +1,8 @@
 """Choose the jobs to preempt so that a whole gang fits: the fewest, and of those sets the cheapest.
 
-Only whole jobs of strictly lower priority are preempted, and only if the gang then fits into an
-allowed domain. A set that does not make enough room is discarded: no job is preempted for part of
-a gang.
+Only whole jobs are preempted: those of strictly lower priority, and those of the same priority that
+another queue has not admitted. The gang must then fit into an allowed domain. A set that does not
+make enough room is discarded: no job is preempted for part of a gang.
 """
 
 from __future__ import annotations
@@ -11,14 +11,31 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmtrain_core.queueing.capacity import Domain, FreeCapacity, RequestClass
-from llmtrain_core.queueing.types import Allocation
+from llmtrain_core.queueing.types import Allocation, PendingJob
 
 SEARCH_BUDGET = 500
 """Sets tried per size. Below it the answer is exact; beyond it, the best set found."""
 MAX_CONFIRMATIONS = 8
 """Sets of one size that the placement confirms, cheapest first."""
 
+UNADMITTED_SECONDS = 300.0
+"""How long a job that another queue has not admitted keeps its nodes from one that waits for
+admission, too. Otherwise both would take the nodes from each other."""
+
 Victims = tuple[Allocation, ...]
+
+
+def may_take_nodes(job: PendingJob, held: Allocation, now: float) -> bool:
+    """Return True if a pending job may take the nodes of another one.
+
+    It may preempt jobs of lower priority. It may also take nodes that a job of the same priority
+    does not use yet, because another queue has not admitted it.
+    """
+    if not held.preemptible or held.priority > job.priority:
+        return False
+    if held.unadmitted_since is None:
+        return job.can_preempt and held.priority < job.priority
+    return not job.awaits_admission or now - held.unadmitted_since >= UNADMITTED_SECONDS
 
 
 def find_victims(

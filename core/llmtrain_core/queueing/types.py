@@ -35,6 +35,8 @@ class PendingJob:
     """Planned or measured seconds that it holds its nodes. Only start estimates use it."""
     can_preempt: bool = True
     """Whether it may preempt jobs of lower priority (`preemptionPolicy` of its class)."""
+    awaits_admission: bool = False
+    """Whether another queue, such as Kueue, must admit the job after its placement."""
     avoided_nodes: frozenset[str] = frozenset()
     """Nodes that failed while it ran there. Other nodes are tried first."""
 
@@ -74,6 +76,8 @@ class Allocation:
     lost_seconds: float = 0.0
     """Seconds of training since the last checkpoint, which a preemption would lose."""
     preemptible: bool = True
+    unadmitted_since: float | None = None
+    """Since when the job waits for admission by another queue, so that it does not use the nodes."""
     attempt: int = 0
     """The attempt that holds them."""
 
@@ -85,6 +89,8 @@ class Allocation:
     @property
     def lost_work(self) -> float:
         """Device-seconds that a preemption would lose."""
+        if self.unadmitted_since is not None:
+            return 0.0
         return self.lost_seconds * sum(self.total_resources.values())
 
 

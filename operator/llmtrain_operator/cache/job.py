@@ -64,6 +64,11 @@ class JobView:
         return int(self.metadata.get("generation") or 0)
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """Labels."""
+        return self.metadata.get("labels") or {}
+
+    @property
     def annotations(self) -> Mapping[str, str]:
         """Annotations."""
         return self.metadata.get("annotations") or {}

@@ -21,6 +21,8 @@ Object = dict[str, Any]
 KUEUE_QUEUE_NAME = "kueue.x-k8s.io/queue-name"
 """Label of the job that names its LocalQueue. The other keys are those of Kueue's plain pod groups
 (kueue.sigs.k8s.io, "Run plain pods")."""
+_PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
+"""Label of the job that names its WorkloadPriorityClass, which applies to Kueue only."""
 KUEUE_GATE = "kueue.x-k8s.io/admission"
 _GROUP_NAME = "kueue.x-k8s.io/pod-group-name"
 _GROUP_COUNT = "kueue.x-k8s.io/pod-group-total-count"
@@ -47,9 +49,10 @@ class GangScheduling:
         if self.pod_groups:
             group = {"podGroupName": identity.name}
             body = {**body, "spec": {**body["spec"], "schedulingGroup": group}}
-        queue = (raw["metadata"].get("labels") or {}).get(KUEUE_QUEUE_NAME)
-        if self.kueue and queue:
-            body = _with_kueue_gate(body, queue, f"{identity.name}-{attempt}", count)
+        labels = raw["metadata"].get("labels") or {}
+        if self.kueue and labels.get(KUEUE_QUEUE_NAME):
+            copied = {k: labels[k] for k in (KUEUE_QUEUE_NAME, _PRIORITY_CLASS) if k in labels}
+            body = _with_kueue_gate(body, copied, f"{identity.name}-{attempt}", count)
         return body
 
 
@@ -69,7 +72,7 @@ def make_pod_group(job: Job, identity: JobIdentity) -> Object:
     }
 
 
-def _with_kueue_gate(body: Object, queue: str, group: str, count: int) -> Object:
+def _with_kueue_gate(body: Object, copied: Mapping[str, str], group: str, count: int) -> Object:
     """Return the pod with the scheduling gate, labels and annotations of a Kueue pod group.
 
     Kueue's webhook would add the gate itself. Setting it here prevents that pods are scheduled
@@ -84,7 +87,7 @@ def _with_kueue_gate(body: Object, queue: str, group: str, count: int) -> Object
         _RETRIABLE: "false",
         _ROLE: "worker",
     }
-    labels = {**metadata["labels"], KUEUE_QUEUE_NAME: queue, _GROUP_NAME: group}
+    labels = {**metadata["labels"], **copied, _GROUP_NAME: group}
     return {
         **body,
         "metadata": {**metadata, "labels": labels, "annotations": annotations},

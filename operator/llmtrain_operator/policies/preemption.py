@@ -1,4 +1,4 @@
-"""Policy: a gang that is preempted by a job of higher priority releases its nodes and queues again.
+"""Policy: a gang that is preempted by another job releases its nodes and queues again.
 
 The scheduler decides, and names the attempt to preempt. The decision takes effect when this status
 is written. After that the pods of the old attempt are stale, whatever happens to this process: the

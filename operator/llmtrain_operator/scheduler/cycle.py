@@ -59,8 +59,10 @@ def decide(jobs: Mapping[str, PendingJob | Unschedulable], cluster: ClusterState
             message += labels.note(job)
         decisions[job.uid] = Unschedulable(decision.reason, clean_text(message), decision.starts_at)
         for uid in decision.victims:
-            text = clean_text(preempted_message(held[uid].namespace, job.key))
-            preemptions[uid] = Preemption(held[uid].attempt, job.uid, text)
+            victim = held[uid]
+            admitted = victim.unadmitted_since is None
+            text = clean_text(preempted_message(victim.namespace, job.key, admitted=admitted))
+            preemptions[uid] = Preemption(victim.attempt, job.uid, text)
     return Decisions(decisions, preemptions)
 
 

@@ -24,7 +24,7 @@ def waits_after_create_error(view: JobView) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Preemption:
-    """A running job must stop: a whole gang of higher priority fits on its nodes."""
+    """A job must release its nodes: another whole gang, which goes first, fits on them."""
 
     attempt: int
     preemptor: str

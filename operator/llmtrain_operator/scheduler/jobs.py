@@ -12,6 +12,7 @@ from llmtrain_core.queueing.quarantine import NodeFailure
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRecord
+from llmtrain_operator.manifests.gang_scheduling import KUEUE_QUEUE_NAME
 from llmtrain_operator.planning import durations
 from llmtrain_operator.scheduler.decisions import waits_after_create_error
 from llmtrain_operator.scheduler.fabric_snapshots import fabric_problem
@@ -35,6 +36,7 @@ def _scheduling_inputs(job: JobView) -> tuple[object, ...]:
         job.is_deleting,
         job.attempt,
         job.phase,
+        _unadmitted_since(job),
         job.failures,
         job.move and job.last_checkpoint,
         placement.get("attempt"),
@@ -86,6 +88,7 @@ def _next_attempt(
         max_duration=_max_duration(checked, view, now),
         expected_duration=expected.value if expected else None,
         can_preempt=priority is None or priority.preempts,
+        awaits_admission=KUEUE_QUEUE_NAME in view.labels,
         avoided_nodes=frozenset(failure.node for failure in _node_failures(view)),
     )
 
@@ -119,8 +122,17 @@ def allocation_of(
         ends_at=end.value if end else None,
         lost_seconds=lost_seconds(view, now),
         preemptible=not (view.is_deleting or view.is_suspended),
+        unadmitted_since=_unadmitted_since(view),
         attempt=view.attempt,
     )
+
+
+def _unadmitted_since(view: JobView) -> float | None:
+    """Return since when Kueue has not admitted the attempt, or None."""
+    pods_ready = view.condition(ConditionType.PODS_READY)
+    if pods_ready is None or pods_ready["reason"] != Reason.WAITING_FOR_QUOTA:
+        return None
+    return parse_time(view.attempt_start_time).timestamp()
 
 
 def running_job(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain_core.queueing import Allocation, decide
+from llmtrain_core.queueing import Allocation, PendingJob, decide
 from llmtrain_core.queueing.capacity import FreeCapacity, request_class
-from llmtrain_core.queueing.preemption import find_victims
+from llmtrain_core.queueing.preemption import UNADMITTED_SECONDS, find_victims
 from llmtrain_core.topology.inventory import Snapshot
 from tests.support.queue_sim import (
     GPU,
@@ -59,6 +59,24 @@ def test_only_strictly_lower_priorities_stop() -> None:
     assert stopped_for(VIP, seen, tenant("lower", 0, 1, priority=4)) == ("lower",)
     leaving = replace(tenant("lower", 0, 1), preemptible=False)
     assert stopped_for(VIP, seen, leaving) == ()
+
+
+def test_a_job_that_is_not_admitted_leaves_its_nodes_to_others() -> None:
+    seen = fabric(2)
+    held = replace(tenant("held", 0, 1, priority=5, lost=900), unadmitted_since=0.0)
+    assert stopped_for(VIP, seen, held) == ("held",)
+    assert stopped_for(VIP, seen, replace(held, priority=6)) == (), "it would take them back"
+    polite = replace(VIP.waiting(), can_preempt=False)
+    assert victims_at(0.0, polite, seen, held) == ("held",), "nothing that runs is stopped"
+    alike = replace(VIP.waiting(), awaits_admission=True)
+    assert victims_at(UNADMITTED_SECONDS - 1, alike, seen, held) == ()
+    assert victims_at(UNADMITTED_SECONDS, alike, seen, held) == ("held",)
+
+
+def victims_at(
+    now: float, job: PendingJob, seen: Snapshot, *running: Allocation
+) -> tuple[str, ...]:
+    return wait(decide([job], cluster_state(seen, now, running))[job.uid]).victims
 
 
 def test_nobody_stops_where_the_gang_would_not_fit() -> None:

@@ -127,7 +127,7 @@ CASES = [
     ),
     Case(
         "Preempting",
-        "1 job of lower priority",
+        "1 other job is preempted for it",
         replace(JOB, priority=1),
         fabric(2),
         nobody_runs,

@@ -43,8 +43,11 @@ def test_nothing_is_added_by_default() -> None:
 
 
 def test_a_gang_is_one_pod_group_with_one_role() -> None:
-    bodies = gang_pods(GangScheduling(kueue=True), QUEUED)
+    priority = {"kueue.x-k8s.io/priority-class": "urgent"}
+    bodies = gang_pods(GangScheduling(kueue=True), {**QUEUED, **priority, "other": "label"})
     for body in bodies:
+        assert priority.items() <= body["metadata"]["labels"].items()
+        assert "other" not in body["metadata"]["labels"]
         assert body["spec"]["schedulingGates"] == [{"name": KUEUE_GATE}]
         assert body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] == "job-3"
         assert body["metadata"]["labels"]["llmtrain.dev/attempt"] == "3"
