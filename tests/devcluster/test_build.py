@@ -1,6 +1,7 @@
 """The builder of Go programs: what it keeps, what it removes, and where its Go comes from."""
 
 import os
+import shutil
 import stat
 import subprocess
 import zipfile
@@ -10,7 +11,7 @@ import pytest
 
 from llmtrain_devcluster.go_build import golang, tools
 from llmtrain_devcluster.go_build.golang import GoMissingError
-from llmtrain_devcluster.go_build.tools import Tool, ToolSet
+from llmtrain_devcluster.go_build.tools import ModuleFolder, Tool, ToolSet
 
 pytestmark = pytest.mark.cluster
 PROGRAM = 'package main\n\nfunc main() { println("built") }\n'
@@ -61,6 +62,30 @@ def test_fetched_modules_can_be_removed(tmp_path: Path) -> None:
     assert fetched.stat().st_mode & stat.S_IWUSR
 
 
+def test_a_folder_of_a_module_is_kept_beside_the_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = tmp_path / "proxy" / "example.com" / "m" / "@v"
+    module = tmp_path / "modules" / "small"
+    for folder in (proxy, module):
+        folder.mkdir(parents=True)
+    serve_module(proxy)
+    (module / "go.mod").write_text("module small\n\ngo 1.26\n\nrequire example.com/m v1.0.0\n")
+    (module / "main.go").write_text(PROGRAM)
+    monkeypatch.setattr(tools, "cache_root", lambda: tmp_path)
+    for name, value in (("PROXY", f"file://{tmp_path}/proxy"), ("SUMDB", "off")):
+        monkeypatch.setenv(f"GO{name}", value)
+    sums = tools.environment(tmp_path / "small" / "partial" / "x")
+    subprocess.run([golang.find_go(print), "mod", "download"], cwd=module, env=sums, check=True)
+    small = Tool("small", "small", ".")
+    manifests = ModuleFolder("manifests", small, "example.com/m", "config")
+    wanted = ToolSet("small", "small", module.parent, (small,), (manifests,))
+    folder = wanted.build([small], lambda line: None)
+    assert (folder / "manifests" / "a.yaml").read_text() == "kind: A\n"
+    shutil.rmtree(folder / "manifests")
+    assert (wanted.build([small], lambda line: None) / "manifests" / "a.yaml").is_file()
+
+
 def serve_module(folder: Path) -> None:
     """Write the files of a module proxy that has one module."""
     (folder / "list").write_text("v1.0.0\n")
@@ -69,6 +94,7 @@ def serve_module(folder: Path) -> None:
     with zipfile.ZipFile(folder / "v1.0.0.zip", "w") as archive:
         archive.writestr("example.com/m@v1.0.0/go.mod", "module example.com/m\n")
         archive.writestr("example.com/m@v1.0.0/m.go", "package m\n")
+        archive.writestr("example.com/m@v1.0.0/config/a.yaml", "kind: A\n")
 
 
 def no_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bootstrap: str) -> Path:

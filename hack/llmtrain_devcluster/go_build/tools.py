@@ -47,6 +47,17 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class ModuleFolder:
+    """A folder of a Go module, such as its manifests, that is copied beside the programs."""
+
+    name: str
+    tool: Tool
+    """A program of the module."""
+    module: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolSet:
     """Programs that are cached together, because one of them is rarely needed alone."""
 
@@ -57,6 +68,7 @@ class ToolSet:
     modules: Path
     """Folder with the tool modules."""
     tools: tuple[Tool, ...]
+    folders: tuple[ModuleFolder, ...] = ()
     linker_flags: str = "-s -w"
     flags: tuple[str, ...] = BUILD_FLAGS
     toolchain: str = "local"
@@ -72,6 +84,8 @@ class ToolSet:
                     raise BuildError(f"{path} is missing: install llmtrain again")
                 digest.update(path.read_bytes())
         digest.update(" ".join((*self.flags, self.linker_flags)).encode())
+        for folder in self.folders:
+            digest.update(f"{folder.name} {folder.module} {folder.path}".encode())
         return digest.hexdigest()[:16]
 
     def folder(self) -> Path:
@@ -81,7 +95,8 @@ class ToolSet:
     def build(self, wanted: Sequence[Tool], progress: Progress) -> Path:
         """Build the wanted programs that the cache does not have; return their folder."""
         folder = self.folder()
-        if any(not (folder / tool.name).exists() for tool in wanted):
+        names = [*(tool.name for tool in wanted), *(part.name for part in self.folders)]
+        if any(not (folder / name).exists() for name in names):
             self._build(wanted, folder, progress)
         return folder
 
@@ -89,7 +104,8 @@ class ToolSet:
         folder.mkdir(parents=True, exist_ok=True)
         with _build_lock(folder.parent / "build.lock", progress):
             todo = [tool for tool in wanted if not (folder / tool.name).exists()]
-            if not todo:
+            copied = [part for part in self.folders if not (folder / part.name).exists()]
+            if not todo and not copied:
                 return
             go = find_go(progress)
             progress(f"building {len(todo)} {self.title} binaries once, into {folder}")
@@ -102,6 +118,9 @@ class ToolSet:
                     label = f"[{number}/{len(todo)}] {tool.name}"
                     self._build_one(go, tool, private / tool.name, label, progress)
                     (private / tool.name).rename(folder / tool.name)
+                for part in copied:
+                    self._copy(go, part, private / part.name)
+                    (private / part.name).rename(folder / part.name)
             finally:
                 shutil.rmtree(private, ignore_errors=True)
             for cache in _go_caches(folder.parent).values():
@@ -144,6 +163,20 @@ class ToolSet:
                 "remedy: fix the cause above (network, disk, Go version) and run it again"
             )
         progress(f"{label}: done in {time.monotonic() - started:.0f} s")
+
+    def _copy(self, go: Path, folder: ModuleFolder, target: Path) -> None:
+        """Copy a folder out of the module cache, which is removed after the build."""
+        for step in (["mod", "download"], ["list", "-mod=readonly", "-m", "-f", "{{.Dir}}"]):
+            done = subprocess.run(
+                [str(go), *step, folder.module],
+                cwd=self.modules / folder.tool.module,
+                env=environment(target, self.toolchain),
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode != 0:
+                raise BuildError(f"go {step[0]} {folder.module} failed:\n{done.stderr[-500:]}")
+        shutil.copytree(Path(done.stdout.strip()) / folder.path, target)
 
 
 def print_progress(line: str) -> None:
