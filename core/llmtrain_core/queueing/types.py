@@ -77,7 +77,7 @@ class Allocation:
     """Seconds of training since the last checkpoint, which a preemption would lose."""
     preemptible: bool = True
     unadmitted_since: float | None = None
-    """Since when the job waits for admission by another queue, so that it does not use the nodes."""
+    """Since when it waits for another queue and does not use the nodes; None: it is admitted."""
     attempt: int = 0
     """The attempt that holds them."""
 

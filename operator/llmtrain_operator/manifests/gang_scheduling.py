@@ -52,7 +52,7 @@ class GangScheduling:
         labels = raw["metadata"].get("labels") or {}
         if self.kueue and labels.get(KUEUE_QUEUE_NAME):
             copied = {k: labels[k] for k in (KUEUE_QUEUE_NAME, _PRIORITY_CLASS) if k in labels}
-            body = _with_kueue_gate(body, copied, f"{identity.name}-{attempt}", count)
+            body = _with_kueue_gate(body, copied, identity.kueue_group(attempt), count)
         return body
 
 

@@ -33,6 +33,14 @@ class JobIdentity:
         """Return the name of a pod, which is also its host name."""
         return f"{self.name}-{attempt}-{index}"
 
+    def kueue_group(self, attempt: int) -> str:
+        """Return the name of the Kueue pod group of an attempt, which is that of its Workload.
+
+        A Workload may outlive its job for a moment. With the UID in the name, a new job that has
+        the name of a deleted one does not get the old Workload.
+        """
+        return f"{self.name}-{self.uid[:6]}-{attempt}"
+
     def owner(self) -> dict[str, Any]:
         """Return the owner reference, by which the garbage collector deletes the children."""
         return {

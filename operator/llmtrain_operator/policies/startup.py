@@ -14,6 +14,7 @@ from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.job_state.pods import current_pods, delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.policies.failure import earliest_start, handle_failure, unplace
 from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
 from llmtrain_operator.policies.kueue import gated_pods, is_admitted
@@ -72,7 +73,8 @@ def _not_ready_reason(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[st
         return create_error.reason, create_error.message
     gated = gated_pods(pods)
     if gated:
-        text = f"{len(gated)} pods have a scheduling gate until Kueue admits the job"
+        group = JobIdentity.of(draft.observed.raw).kueue_group(draft.attempt)
+        text = f"{len(gated)} pods have a scheduling gate until Kueue admits the Workload {group}"
         return Reason.WAITING_FOR_QUOTA, text
     no_image = [pod for pod in pods if pod.reason in IMAGE_REASONS]
     if no_image:

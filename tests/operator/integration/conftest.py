@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 
@@ -12,14 +11,14 @@ from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 from tests.support.operator_harness.harness import OperatorHarness, OperatorProcess
-from tests.support.operator_harness.install import install
+from tests.support.operator_harness.install import installed_in
 
 
 @pytest.fixture(scope="session")
-def installed(control_plane: ControlPlane) -> ControlPlane:
+def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """The control plane with llmtrain installed, but for the operator itself."""
-    asyncio.run(install(control_plane))
-    return control_plane
+    with installed_in(control_plane):
+        yield control_plane
 
 
 @pytest.fixture(scope="module")

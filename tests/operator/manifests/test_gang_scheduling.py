@@ -23,7 +23,7 @@ def gang_pods(
     scheduling: GangScheduling, labels: dict[str, str] | None = None
 ) -> list[dict[str, Any]]:
     raw = job_object("job", "team")
-    raw["metadata"] |= {"uid": "u", "labels": labels or {}}
+    raw["metadata"] |= {"uid": "01234567-89ab", "labels": labels or {}}
     job = check("job", raw["spec"])
     assert isinstance(job, Job)
     identity = JobIdentity.of(raw)
@@ -49,7 +49,7 @@ def test_a_gang_is_one_pod_group_with_one_role() -> None:
         assert priority.items() <= body["metadata"]["labels"].items()
         assert "other" not in body["metadata"]["labels"]
         assert body["spec"]["schedulingGates"] == [{"name": KUEUE_GATE}]
-        assert body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] == "job-3"
+        assert body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] == "job-012345-3"
         assert body["metadata"]["labels"]["llmtrain.dev/attempt"] == "3"
         assert body["metadata"]["annotations"]["kueue.x-k8s.io/pod-group-total-count"] == "2"
     roles = {body["metadata"]["annotations"]["kueue.x-k8s.io/role-hash"] for body in bodies}
