@@ -230,6 +230,8 @@ def test_labels_of_pods_reach_the_series() -> None:
     (endpoint,) = find(rendered(podMonitor={"enabled": True}), "PodMonitor")["spec"][
         "podMetricsEndpoints"
     ]
+    # What a pod exports is untrusted: it must not pass for another job or node.
+    assert endpoint["honorLabels"] is False
     copied = {r.get("targetLabel"): r["sourceLabels"][0] for r in endpoint["relabelings"][:-1]}
     prefix = "__meta_kubernetes_pod_label_"
 
