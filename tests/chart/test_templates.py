@@ -254,6 +254,10 @@ def test_labels_of_the_operators_series_are_kept() -> None:
     monitor = find(rendered(serviceMonitor={"enabled": True}), "ServiceMonitor")["spec"]
     (endpoint,) = monitor["endpoints"]
     assert endpoint["honorLabels"] is True
+    assert endpoint["relabelings"][0] == {
+        "sourceLabels": ["__meta_kubernetes_pod_label_llmtrain_dev_watch_namespace"],
+        "targetLabel": "watch_namespace",
+    }
     service = find(rendered(), "Service")
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}

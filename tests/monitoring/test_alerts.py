@@ -13,7 +13,7 @@ from llmtrain_monitoring.paths import FILES
 from llmtrain_monitoring.prometheus import PROMTOOL, find
 from llmtrain_monitoring.rules import ALERTS
 from tests.support.alert_cases import CASES, AlertCase
-from tests.support.recorded_series import HEALTHY, MINUTES
+from tests.support.recorded_series import HEALTHY, MINUTES, growing, of_operator, steady
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(1200)]
 RULES = sorted((FILES / "rules").glob("*.yaml"))
@@ -82,6 +82,21 @@ def test_an_alert_fires_on_its_fault_and_names_the_culprit(
     name: str, promtool: Path, tmp_path: Path
 ) -> None:
     code, report = _run(promtool, tmp_path, [_case_of(name, CASES[name])])
+    assert code == 0, report
+
+
+def test_the_operator_of_one_namespace_is_down(promtool: Path, tmp_path: Path) -> None:
+    of_team = {"watch_namespace": "team-a"}
+    leader = of_operator("llmtrain_operator_leader", pod="a", **of_team)
+    case = AlertCase({leader: steady(0)}, of_team)
+    code, report = _run(promtool, tmp_path, [_case_of("LLMTrainOperatorDown", case)])
+    assert code == 0, report
+
+
+def test_repeated_training_is_no_goodput(promtool: Path, tmp_path: Path) -> None:
+    repeated = of_operator("llmtrain_operator_gpu_seconds_total", state="lost")
+    case = AlertCase({repeated: growing(480)})
+    code, report = _run(promtool, tmp_path, [_case_of("LLMTrainGoodputLow", case)])
     assert code == 0, report
 
 

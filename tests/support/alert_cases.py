@@ -215,7 +215,13 @@ FLEET_CASES = {
 OPERATOR_CASES = {
     "LLMTrainOperatorDown": AlertCase({of_operator("llmtrain_operator_leader"): steady(0)}),
     "LLMTrainTwoLeaders": AlertCase(
-        {of_operator("llmtrain_operator_leader", pod="operator-1", instance="b"): steady(1)}
+        {
+            of_operator(
+                "llmtrain_operator_leader", pod=pod, instance=pod, watch_namespace="team-b"
+            ): steady(1)
+            for pod in ("operator-b-0", "operator-b-1")
+        },
+        {"watch_namespace": "team-b"},
     ),
     "LLMTrainOperatorRestarts": AlertCase(
         {of_operator("process_start_time_seconds"): (f"1x{SAMPLES - 15} 13000x5 13600x5 14200x5")},

@@ -121,6 +121,8 @@ def _operator() -> Series:
     found = {
         of_operator("llmtrain_operator_build_info", version="1"): steady(1),
         of_operator("llmtrain_operator_leader"): steady(1),
+        # Operators of other namespaces lead, too.
+        of_operator("llmtrain_operator_leader", pod="a", watch_namespace="team-a"): steady(1),
         of_operator("process_start_time_seconds"): steady(1),
         of_operator("llmtrain_operator_api_requests_total", code="200"): growing(100),
         of_operator("llmtrain_operator_api_requests_total", code="409"): growing(10),

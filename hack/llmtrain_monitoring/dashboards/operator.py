@@ -30,9 +30,9 @@ _STATE = PanelRow(
     (
         stat(
             "Leaders",
-            "Replicas that hold the lease: exactly one.",
+            "Most replicas that hold one lease: exactly one.",
             "none",
-            Query("sum(llmtrain_operator_leader)", "leaders"),
+            Query("max(sum by (watch_namespace) (llmtrain_operator_leader))", "leaders"),
             (None, RED),
             (1, GREEN),
             (2, RED),
@@ -70,7 +70,7 @@ _STATE = PanelRow(
             "Jobs",
             "Jobs that the operator knows.",
             "none",
-            Query("sum(max by (phase) (llmtrain_operator_jobs))", "jobs"),
+            Query("sum(max by (phase, watch_namespace) (llmtrain_operator_jobs))", "jobs"),
             decimals=0,
         ),
         table(

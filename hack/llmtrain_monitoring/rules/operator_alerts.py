@@ -3,22 +3,26 @@
 from llmtrain_monitoring.promql import quantile
 from llmtrain_monitoring.rules.model import Alert, RuleGroup, Severity
 
+_OF_NAMESPACE = "{{ with $labels.watch_namespace }} of the namespace {{ . }}{{ end }}"
+"""The operators of different namespaces have different leases."""
+
 OPERATOR_ALERTS = RuleGroup(
     "llmtrain.operator.alerts",
     (
         Alert(
             "LLMTrainOperatorDown",
             Severity.CRITICAL,
-            "absent(llmtrain_operator_leader == 1)",
-            "No llmtrain operator is at work.",
+            "absent(llmtrain_operator_leader == 1) or "
+            "max by (watch_namespace) (llmtrain_operator_leader) < 1",
+            f"No llmtrain operator leads{_OF_NAMESPACE}.",
             "No replica holds the lease. Running jobs go on, but no job starts, restarts or ends.",
             hold="5m",
         ),
         Alert(
             "LLMTrainTwoLeaders",
             Severity.CRITICAL,
-            "sum(llmtrain_operator_leader) > 1",
-            "Several operators hold the lease.",
+            "sum by (watch_namespace) (llmtrain_operator_leader) > 1",
+            f"Several operators hold the lease{_OF_NAMESPACE}.",
             "{{ $value }} processes say that they hold the lease: two installations serve the same "
             "jobs, or a process is frozen.",
             hold="5m",

@@ -122,7 +122,7 @@ NETWORK = RuleGroup(
 )
 
 _GPU_SECONDS = "llmtrain_operator_gpu_seconds_total"
-_HELD = 'state=~"training|starting|restarting|spare"'
+_HELD = 'state!~"waiting|suspended"'
 _FREE = 'sum by (level) (max by (level, domain) (llmtrain_operator_gpus{state="free",level!=""}))'
 
 FLEET = RuleGroup(
@@ -138,9 +138,7 @@ FLEET = RuleGroup(
         ),
         Recording(
             "llmtrain:goodput:ratio1h",
-            # What a failure has undone is a part of training.
-            f'(sum(increase({_GPU_SECONDS}{{state="training"}}[1h])) - '
-            f'sum(increase({_GPU_SECONDS}{{state="lost"}}[1h]))) / '
+            f'sum(increase({_GPU_SECONDS}{{state="training"}}[1h])) / '
             f"(sum(increase({_GPU_SECONDS}{{{_HELD}}}[1h])) > 0)",
         ),
         Recording(
