@@ -22,7 +22,14 @@ FOLDER_FILES = 20
 ROOT_FILES = {"operator/llmtrain_operator": 9, "trainer/llmtrain_trainer": 5}
 SOURCES = ("core", "operator", "trainer", "cli", "hack")
 PROSE = (*SOURCES, "docs", "crds", "charts", "deploy", "examples")
-PROSE_FILES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "Dockerfile")
+PROSE_FILES = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "Makefile",
+    "Dockerfile",
+)
 NOT_PROSE = (".sum", ".mod")
 
 LISTS = Path("tests/style")
