@@ -15,9 +15,9 @@ or newer.
     helm install llmtrain charts/llmtrain --namespace llmtrain-system --create-namespace
     helm test llmtrain --namespace llmtrain-system
 
-[Installation](../../docs/install.md) explains the values. See also [Upgrade](../../docs/upgrade.md),
-[Uninstall](../../docs/uninstall.md), [Production](../../docs/production.md) and
-[SECURITY](../../SECURITY.md).
+[Installation](../../docs/install.md) explains the values. See also
+[Upgrade](../../docs/upgrade.md), [Uninstall](../../docs/uninstall.md),
+[Production](../../docs/production.md) and [SECURITY](../../SECURITY.md).
 
 ## Values
 
