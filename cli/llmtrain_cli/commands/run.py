@@ -17,7 +17,7 @@ from llmtrain_cli.io.output import Output, show
 from llmtrain_cli.run.local_job import local_job
 from llmtrain_cli.run.local_run import LocalRun, Status
 from llmtrain_cli.run.plot import plot
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.validation.check import Job
 
 EXIT_STOPPED = 130

@@ -18,7 +18,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from llmtrain_cli.errors import CliError
 from llmtrain_core.api import env
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.validation.check import Job
 
 LOOPBACK = "127.0.0.1"

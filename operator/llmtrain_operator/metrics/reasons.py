@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.api.failure import TRAINER_REASONS
+from llmtrain_core.api.failure_info import TRAINER_REASONS
 
 OTHER = "Other"
 

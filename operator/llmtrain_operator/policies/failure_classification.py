@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason, clean_text
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_operator.cache.records import PodRecord
 
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?")

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.defaults import MAX_FAILURES, REASON_LENGTH
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.pods import current_pods

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_operator.job_state.status_draft import StatusDraft
-from llmtrain_operator.policies.failure import requeue
+from llmtrain_operator.policies.failure_handling import requeue
 from llmtrain_operator.scheduler.decisions import Preemption
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import PodRecord
@@ -15,8 +15,8 @@ from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.job_state.pods import current_pods, delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.policies.failure import earliest_start, handle_failure, unplace
 from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
+from llmtrain_operator.policies.failure_handling import earliest_start, handle_failure, unplace
 from llmtrain_operator.policies.kueue import gated_pods, is_admitted
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 from llmtrain_operator.scheduler.decisions import CREATE_ERROR_REASONS

@@ -11,7 +11,7 @@ from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import Actions, StatusDraft
 from llmtrain_operator.policies.completion import complete_if_succeeded
 from llmtrain_operator.policies.deletion import finalize_deleted_job
-from llmtrain_operator.policies.failure import detect_failure
+from llmtrain_operator.policies.failure_handling import detect_failure
 from llmtrain_operator.policies.kueue import requeue_if_evicted
 from llmtrain_operator.policies.placement import place
 from llmtrain_operator.policies.plan_status import record_plan

@@ -22,7 +22,7 @@ from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_operator.cache.placement_status import placement_status, summary
 from llmtrain_operator.scheduler.decisions import Preemption, RelocationHint
 from llmtrain_operator.scheduler.fabric_snapshots import FabricUnavailableError
-from llmtrain_operator.scheduler.uplink_usage import UplinkUsage
+from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
 
 MAX_FINDINGS = 4
 """Findings about labels in a message."""
@@ -102,7 +102,7 @@ def find_better_placement(
     others = tuple(item for item in cluster.usage if item.owner != pending.uid)
     rest = [other for other in cluster.running if other is not job]
     view = replace(
-        UplinkUsage().add_to(fabric, rest),
+        UplinkUsageCache().add_to(fabric, rest),
         used=replace(cluster, usage=others).used,
         withheld=frozenset(cluster.quarantine.until),
     )

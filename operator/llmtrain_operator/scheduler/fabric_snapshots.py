@@ -11,7 +11,7 @@ from llmtrain_core.queueing import RunningJob, Unschedulable
 from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_operator.cache.records import FabricRecord
 from llmtrain_operator.scheduler.fabric_levels import levels_on
-from llmtrain_operator.scheduler.uplink_usage import UplinkUsage
+from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
 
 
 def fabric_problem(name: str | None, fabrics: Mapping[str, FabricRecord]) -> Unschedulable | None:
@@ -45,13 +45,13 @@ class FabricSnapshots(dict[str | None, Snapshot]):
         nodes: Iterable[Node],
         fabrics: Mapping[str, FabricRecord],
         running: tuple[RunningJob, ...] = (),
-        uplinks: UplinkUsage | None = None,
+        uplinks: UplinkUsageCache | None = None,
     ):
         super().__init__()
         self._unsorted = tuple(nodes)
         self._fabrics = fabrics
         self._running = running
-        self._uplinks = uplinks or UplinkUsage()
+        self._uplinks = uplinks or UplinkUsageCache()
 
     @cached_property
     def _nodes(self) -> tuple[Node, ...]:

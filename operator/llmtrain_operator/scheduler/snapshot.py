@@ -30,7 +30,7 @@ from llmtrain_operator.scheduler.jobs import (
     pending_job,
     running_job,
 )
-from llmtrain_operator.scheduler.uplink_usage import UplinkUsage
+from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
 from llmtrain_operator.scheduler.usage import succeeded_jobs, terminating_allocations, usage
 
 
@@ -47,7 +47,7 @@ class ClusterReader:
         self._informers = informers
         self._checked = checked
         self._too_small = too_small
-        self._uplinks = UplinkUsage()
+        self._uplinks = UplinkUsageCache()
 
     def job(self, uid: str) -> JobView | None:
         """Return a job by UID."""

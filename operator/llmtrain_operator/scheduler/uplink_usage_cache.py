@@ -17,7 +17,7 @@ FabricKey = tuple[object, ...]
 _Entry = tuple[Request, tuple[str, ...], float | None]
 
 
-class UplinkUsage:
+class UplinkUsageCache:
     """The shares of uplinks that running jobs use. Computed once per attempt and fabric."""
 
     def __init__(self) -> None:

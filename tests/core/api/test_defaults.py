@@ -8,7 +8,7 @@ import pytest
 from llmtrain_core.api import defaults
 from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.crd import crds
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.job import FailurePolicy, Workers
 
 JOB = next(crd for crd in crds() if crd["spec"]["names"]["kind"] == "LLMTrainingJob")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 
 pytestmark = pytest.mark.unit
 

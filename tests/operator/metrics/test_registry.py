@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from llmtrain_core.api.conditions import ConditionType, Reason, set_condition
-from llmtrain_core.api.failure import TRAINER_REASONS
+from llmtrain_core.api.failure_info import TRAINER_REASONS
 from llmtrain_operator.metrics.gpu_seconds import GpuUse
 from llmtrain_operator.metrics.reasons import FAILURE_REASONS, OTHER, reason_label
 from llmtrain_operator.metrics.registry import Metrics

@@ -20,7 +20,7 @@ from llmtrain_operator.scheduler.cycle import find_better_placement
 from llmtrain_operator.scheduler.decisions import RelocationHint
 from llmtrain_operator.scheduler.jobs import running_job
 from llmtrain_operator.scheduler.loop import Scheduler
-from llmtrain_operator.scheduler.uplink_usage import UplinkUsage
+from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
 from llmtrain_operator.scheduler.usage import usage
 from tests.support.operator_harness.observed import (
     PLACEMENT,
@@ -158,7 +158,7 @@ async def test_the_scheduler_offers_the_place_only_when_asked() -> None:
         assert isinstance(scheduler.decision("job"), kind), "it has time to take it"
 
 
-USAGE = UplinkUsage()
+USAGE = UplinkUsageCache()
 
 
 def uplinks(now: ClusterState) -> Mapping[tuple[str, ...], float]:

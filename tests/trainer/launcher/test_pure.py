@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.network.communication import bus_factor
 from llmtrain_trainer.config import OptimizerConfig, from_spec, load_job
 from llmtrain_trainer.errors import InputError, PeerLostError
-from llmtrain_trainer.launcher.restart.failure_cause import first_cause, rank_failure
+from llmtrain_trainer.launcher.restart.first_cause import first_cause, rank_failure
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message
 from llmtrain_trainer.metrics.gpu_use import CpuMonitor
 from llmtrain_trainer.metrics.registry import TrainingMetrics
-from llmtrain_trainer.runtime.failures import failure_of
+from llmtrain_trainer.runtime.exception_report import failure_of
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,

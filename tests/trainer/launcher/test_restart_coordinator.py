@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_trainer.launcher.restart.coordinator import CAUSE_SECONDS, RestartCoordinator
 from llmtrain_trainer.launcher.restart.hang_detection import find_culprit
 from llmtrain_trainer.launcher.restart.messages import (

@@ -40,7 +40,7 @@ def test_checkpoint_errors_still_slip_through_except_exception() -> None:
     from torch.distributed.checkpoint.api import CheckpointException
 
     from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
-    from llmtrain_trainer.runtime.failures import failure_of
+    from llmtrain_trainer.runtime.exception_report import failure_of
 
     assert not issubclass(CheckpointException, Exception)
     lost: Any = RuntimeError("[gloo/pair.cc] Connection closed by peer")

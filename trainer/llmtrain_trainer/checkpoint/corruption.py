@@ -6,7 +6,7 @@ import pickle
 
 from llmtrain_trainer.checkpoint.paths import URI_FIELD, Folder
 from llmtrain_trainer.errors import InputError
-from llmtrain_trainer.runtime.failures import exception_chain, is_peer_loss
+from llmtrain_trainer.runtime.exception_report import exception_chain, is_peer_loss
 
 _CORRUPTION = (
     pickle.UnpicklingError,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtrain_core.api.defaults import TERMINATION_GRACE_SECONDS
 from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_PEER_LOST, MASTER_PORT, PORT
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_trainer.checkpoint.init_from import base_tokenizer
 from llmtrain_trainer.checkpoint.paths import EXPORT_FIELD, folder_from_uri, require_writable
 from llmtrain_trainer.config import RunConfig, load_job
@@ -34,14 +34,14 @@ from llmtrain_trainer.launcher.restart.coordinator import (
     RestartCoordinator,
     terminated,
 )
-from llmtrain_trainer.launcher.restart.failure_cause import rank_failure
+from llmtrain_trainer.launcher.restart.first_cause import rank_failure
 from llmtrain_trainer.launcher.restart.messages import End, Registered, StopRequested
 from llmtrain_trainer.launcher.restart.transport import CoordinatorClient, CoordinatorServer
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message, write_message
 from llmtrain_trainer.metrics.gpu_use import open_monitor
 from llmtrain_trainer.runtime.child_process import ChildProcess
-from llmtrain_trainer.runtime.failures import failure_of
+from llmtrain_trainer.runtime.exception_report import failure_of
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of, termination_log
 from llmtrain_trainer.runtime.run_in_thread import run_in_thread
 from llmtrain_trainer.runtime.sockets import cannot_listen, listen

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from llmtrain_core.api import env
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.plan.model.flops import CONVENTIONS, Convention, training_flops_per_token
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.launcher.http_server import Response, Routes

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.prepare import PreparedData
-from llmtrain_trainer.launcher.restart.failure_cause import rank_failure
+from llmtrain_trainer.launcher.restart.first_cause import rank_failure
 from llmtrain_trainer.launcher.restart.messages import (
     Done,
     DumpStacks,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_trainer.errors import PeerLostError, TrainerError
 
 _STORE_TYPES = frozenset({"DistNetworkError", "DistStoreError"})

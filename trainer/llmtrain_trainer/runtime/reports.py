@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.status import TrainerPhase
 from llmtrain_core.plan.network.communication import SCALAR_BYTES
 

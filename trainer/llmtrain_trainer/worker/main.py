@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_PEER_LOST
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.prepare import PreparedData
 from llmtrain_trainer.parallel.workarounds import renew_thread_pool
-from llmtrain_trainer.runtime.failures import failure_of
+from llmtrain_trainer.runtime.exception_report import failure_of
 from llmtrain_trainer.runtime.pod_env import PodEnvironment
 from llmtrain_trainer.runtime.reports import PhaseReport, Send
 from llmtrain_trainer.runtime.step_gate import StepGate

@@ -13,8 +13,8 @@ import signal
 from typing import Literal
 
 from llmtrain_core.api.env import EXIT_PEER_LOST
-from llmtrain_core.api.failure import FailureInfo
-from llmtrain_trainer.launcher.restart.failure_cause import first_cause
+from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_trainer.launcher.restart.first_cause import first_cause
 from llmtrain_trainer.launcher.restart.hang_detection import find_culprit
 from llmtrain_trainer.launcher.restart.messages import (
     Command,

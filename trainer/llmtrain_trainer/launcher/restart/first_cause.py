@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llmtrain_core.api.env import EXIT_EXCEPTION
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 
 
 def rank_failure(rank: int, code: int, reported: FailureInfo | None) -> FailureInfo:

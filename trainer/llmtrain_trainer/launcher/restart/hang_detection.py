@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from llmtrain_core.api.env import EXIT_HUNG
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_trainer.runtime.reports import RankDump
 
 _MOST_SHOWN = 4

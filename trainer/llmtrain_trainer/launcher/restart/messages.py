@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from llmtrain_core.api.failure import FailureInfo
+from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_trainer.runtime.reports import RankDump
 
 MAX_LINE_BYTES = 1 << 20
