@@ -81,7 +81,10 @@ def own_cluster() -> Iterator[ControlPlane]:
         yield cluster
 
 
-@pytest.mark.parametrize("size", [Size(100, 50), Size(1_000, 250), Size(5_000, 500)], ids=repr)
+SIZES = [Size(100, 50), Size(1_000, 250), Size(5_000, 500)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size.nodes}_nodes")
 async def test_size(own_cluster: ControlPlane, size: Size, tmp_path: Path) -> None:
     operator = OperatorProcess(own_cluster, tmp_path, *DEFAULTS)
     async with own_cluster.client("admin") as api:
