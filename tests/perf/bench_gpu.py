@@ -1,7 +1,7 @@
-"""One real GPU: its results against the CPU's, and the plan's time and memory against measurement.
+"""Compare one real GPU with the CPU, and the planned time and memory of a step with measurements.
 
-Needs a GPU and nothing else of a cluster. What more than one GPU does (NCCL among ranks, NVLink,
-the network) is not measured here.
+This needs a GPU and no cluster. Communication between GPUs (NCCL, NVLink, the network) is not
+measured.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ pytestmark = [pytest.mark.perf, pytest.mark.timeout(900)]
 
 GIB = 1024**3
 WARM, STEPS = 2, 6
-"""Steps before measuring, and measured."""
-AGREE = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 5e-3}
-"""Relative difference of losses and gradient norms, as between layouts."""
+"""Number of steps before the measurement, and of measured steps."""
+TOLERANCES = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 5e-3}
+"""Relative difference of losses and gradient norms, the same as between layouts."""
 
 SMALL = {
     "layers": 2,
@@ -101,7 +101,7 @@ EXPERTS = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model and how its steps are taken."""
+    """A model and the settings of its steps."""
 
     name: str
     architecture: dict[str, Any]
@@ -157,7 +157,7 @@ CASES = (
 def group() -> Iterator[None]:
     """A process group of one rank; NCCL is one of its backends."""
     if not torch.cuda.is_available():
-        pytest.fail("this bench measures a GPU, and there is none")
+        pytest.fail("this benchmark needs a GPU, and there is none")
     torch.cuda.set_device(0)
     address = (LOOPBACK, free_port())
     store = join(0, 1, LOOPBACK, address, TIMEOUT)
@@ -172,8 +172,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 
 @pytest.mark.parametrize("experts", [1, 4])
-@pytest.mark.parametrize("precision", AGREE)
-def test_a_gpu_learns_what_a_cpu_learns(precision: str, experts: int, data: PreparedData) -> None:
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_losses_and_gradient_norms_equal_those_of_a_cpu(
+    precision: str, experts: int, data: PreparedData
+) -> None:
     found, model = {}, {**SMALL, "experts": experts, "expertsPerToken": min(2, experts)}
     for device in ("cpu", "cuda"):
         run = Case("small", model, 2, 2, precision=precision).run
@@ -182,7 +184,7 @@ def test_a_gpu_learns_what_a_cpu_learns(precision: str, experts: int, data: Prep
         found[device] = np.array([(report.loss, report.grad_norm) for report in reports])
     difference = np.abs(found["cuda"] / found["cpu"] - 1).max(axis=0)
     print(f"\n{precision}, {experts}: loss {difference[0]:.1e}, norm {difference[1]:.1e}")
-    assert difference.max() <= AGREE[precision]
+    assert difference.max() <= TOLERANCES[precision]
 
 
 def test_time_and_memory_of_a_step(data: PreparedData) -> None:
@@ -197,7 +199,7 @@ def test_time_and_memory_of_a_step(data: PreparedData) -> None:
         f"{'PLANNED':>8}{'MEASURED':>9}"
     )
     for case in CASES:
-        print(_line(case, hardware, data), flush=True)
+        print(_measured_row(case, hardware, data), flush=True)
 
 
 def _hardware() -> Accelerator:
@@ -207,7 +209,7 @@ def _hardware() -> Accelerator:
     return hardware
 
 
-def _line(case: Case, hardware: Accelerator, data: PreparedData) -> str:
+def _measured_row(case: Case, hardware: Accelerator, data: PreparedData) -> str:
     setup = case.setup
     planned = predict(setup, hardware, setup.tokens_per_step)
     head = (
@@ -216,7 +218,7 @@ def _line(case: Case, hardware: Accelerator, data: PreparedData) -> str:
     )
     try:
         seconds, allocated, reserved = _measure(case, data)
-    except Exception as error:  # one case that fails does not hide the others
+    except Exception as error:  # the other cases are still measured
         return f"{head}{str(error).splitlines()[0]:.70}"
     least, whole = planned.memory.least / GIB, planned.memory.total / GIB
     rate = setup.tokens_per_step / seconds
@@ -229,7 +231,7 @@ def _line(case: Case, hardware: Accelerator, data: PreparedData) -> str:
 
 
 def _measure(case: Case, data: PreparedData) -> tuple[float, float, float]:
-    """Return seconds of a step, and the most memory that tensors and the allocator took."""
+    """Return the seconds of a step, and the peak memory of tensors and of the allocator."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -242,10 +244,10 @@ def _measure(case: Case, data: PreparedData) -> tuple[float, float, float]:
 
 
 def test_a_job_from_text_to_weights(tmp_path: Path) -> None:
-    """A pod's launcher with one rank on the GPU, its page scraped as it trains."""
+    """Run the launcher of a pod with one rank on the GPU, and scrape its metrics meanwhile."""
     page, status, port = "", {}, free_port()
     (tmp_path / "job.json").write_text(
-        json.dumps({"metadata": {"name": "gpu"}, "spec": _whole(tmp_path)})
+        json.dumps({"metadata": {"name": "gpu"}, "spec": _job_spec(tmp_path)})
     )
     environment = {
         env.JOB_FILE: str(tmp_path / "job.json"),
@@ -283,7 +285,7 @@ def _get(port: int, path: str) -> str:
         return str(answer.read().decode())
 
 
-def _whole(folder: Path) -> dict[str, Any]:
+def _job_spec(folder: Path) -> dict[str, Any]:
     text = folder / "text"
     text.mkdir()
     for number, path in enumerate(sorted((ROOT / "docs").rglob("*.md"))):

@@ -1,6 +1,6 @@
-"""How good the plan is: the published runs, fitted and not, the search, and the document's claims.
+"""Compare the plan with published runs, the search with their layouts, and check two estimates.
 
-`python -m pytest tests/perf/bench_plan.py -s` prints the tables; the bars are asserted.
+`python -m pytest tests/perf/bench_plan.py -s` prints the tables. The limits are asserted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def test_predicted_against_published_step_times() -> None:
         f"\n{'':2}{'RUN':<20}{'GPU':<10}{'GPUS':>5}  {'LAYOUT':<22}{'TYPE':<6}"
         f"{'MEASURED':>9}{'PLANNED':>9}{'ERROR':>8}"
     )
-    for one in sorted(found, key=lambda j: (j.run.source, j.run.name, j.run.gpus, not j.fitted)):
+    for one in sorted(found, key=lambda c: (c.run.source, c.run.name, c.run.gpus, not c.fitted)):
         run = one.run
         kind = {"float8": "fp8", "bfloat16": "bf16"}[run.setup.precision]
         print(
@@ -52,20 +52,20 @@ def test_predicted_against_published_step_times() -> None:
             f"  {run.setup.layout!s:<22}{kind:<6}{run.seconds:>9.3f}{one.predicted:>9.3f}"
             f"{one.error:>+8.1%}"
         )
-    print("f: fitted to, t: tested on\n")
+    print("f: used to fit the constants, t: used to test them\n")
     tested = [one for one in found if not one.fitted]
     print(_summary("fitted half", [one for one in found if one.fitted]))
     print(_summary("TESTED HALF", tested))
     for source in sorted({one.run.source.split()[0] for one in tested}):
-        print(_summary(f"  {source}", [j for j in tested if j.run.source.startswith(source)]))
+        print(_summary(f"  {source}", [c for c in tested if c.run.source.startswith(source)]))
     errors = [abs(one.error) for one in tested]
     assert len(errors) >= 25
     assert median(errors) <= 0.10
     assert sum(error <= 0.20 for error in errors) >= 0.9 * len(errors)
 
 
-def test_runs_that_do_not_count() -> None:
-    """Runs across servers whose network is not published: shown, not asserted."""
+def test_runs_on_unknown_networks() -> None:
+    """Print runs across servers whose network is not published. They are not asserted."""
     print(f"\n{'NOT COUNTED':<20}{'GPUS':>5}  {'LAYOUT':<22}{'MEASURED':>9}{'PLANNED':>9}")
     for run in RUNS:
         if not run.counted:
@@ -77,21 +77,21 @@ def test_runs_that_do_not_count() -> None:
     assert any(not run.counted for run in RUNS)
 
 
-def test_constants_predict_sources_that_they_never_saw() -> None:
-    """Leave one source out: fitted to all other sources, tested on the one. Printed only, since
-    some types have a single source."""
+def test_constants_predict_sources_left_out_of_the_fit() -> None:
+    """Fit the constants to all sources but one, and test them on that one. The result is only
+    printed, because some GPU types have a single source."""
     print()
     for source in sorted({run.source.split()[0] for run in RUNS if run.counted}):
-        seen = [run for run in RUNS if run.counted and not run.source.startswith(source)]
-        hidden = [run for run in RUNS if run.counted and run.source.startswith(source)]
-        constants = fit_all(seen)
-        known = [r for r in hidden if r.hardware.split("-")[0] in constants]
+        fitted = [run for run in RUNS if run.counted and not run.source.startswith(source)]
+        left_out = [run for run in RUNS if run.counted and run.source.startswith(source)]
+        constants = fit_all(fitted)
+        known = [r for r in left_out if r.hardware.split("-")[0] in constants]
         if known:
-            judged = [
+            compared = [
                 ComparedRun(r, predict(r, constants[r.hardware.split("-")[0]]), False)
                 for r in known
             ]
-            print(_summary(f"without {source}"[:28], judged))
+            print(_summary(f"without {source}"[:28], compared))
 
 
 def test_committed_constants_are_what_fitting_gives() -> None:
@@ -105,7 +105,8 @@ def test_committed_constants_are_what_fitting_gives() -> None:
 
 
 def test_search_is_as_good_as_every_published_layout() -> None:
-    """By our model, within the memory that the published layout takes by our model."""
+    """Both times are those of the model. The search may use the memory of the GPU, or that of the
+    published layout if the model computes more for it."""
     print(f"\n{'RUN':<20}{'GPUS':>5}  {'PUBLISHED':<22}{'s':>8}  {'FOUND':<24}{'s':>8}{'CPU s':>7}")
     for run in RUNS:
         hardware = CATALOGUE[run.hardware]
@@ -123,8 +124,8 @@ def test_search_is_as_good_as_every_published_layout() -> None:
         assert took < 10
 
 
-def test_the_documents_claims() -> None:
-    """Print where the source document is loose."""
+def test_estimates_of_the_requirements() -> None:
+    """Print the figures of the requirements for GPT-3, with the assumptions that lead to them."""
     flops = 6 * 175e9 * 300e9
     rows = (
         ("10,000 V100, tensor cores, 30 %", days_at(flops, 10_000, 125e12, 0.30)),
@@ -135,7 +136,7 @@ def test_the_documents_claims() -> None:
     )
     print(
         f"\n175e9 x 300e9 x 6 = {flops:.3g} FLOPs;"
-        " the document says a month for the first and third"
+        " the requirements state a month for the first and third"
     )
     for name, days in rows:
         print(f"  {name:<42}{days:>7.1f} days")

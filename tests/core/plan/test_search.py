@@ -1,4 +1,4 @@
-"""The search: as good as what people published, fast, under the limit, with reasons."""
+"""The search finds layouts as fast as published ones, in time, within memory, with reasons."""
 
 from __future__ import annotations
 
@@ -38,29 +38,30 @@ MISSES = {
     ("llama3 8b tp async", "H100-500W"): 1,
     ("mpt 3b", "A100-80"): 1,
 }
-"""Published runs of which our memory model says that they do not fit, though they ran: its misses,
-by name and GPU. They are searched with the memory that the published layout takes by our model."""
+"""Number of published runs, by name and GPU, that do not fit according to the memory model although
+they ran. For them the search may use the memory that the model computes for the published layout.
+"""
 
 RUNS = published_runs()
 
 
-def _misses(run: PublishedRun) -> bool:
+def _is_missed(run: PublishedRun) -> bool:
     return memory(run.setup).total > CATALOGUE[run.hardware].memory.value
 
 
-def test_the_misses_of_the_memory_model_are_known() -> None:
-    assert Counter((run.name, run.hardware) for run in RUNS if _misses(run)) == MISSES
+def test_the_memory_model_rejects_only_the_known_runs() -> None:
+    assert Counter((run.name, run.hardware) for run in RUNS if _is_missed(run)) == MISSES
 
 
 @pytest.mark.parametrize("source", sorted({run.source for run in RUNS}))
 def test_the_best_is_at_least_as_fast_as_every_published_layout(source: str) -> None:
-    """Of every run, by the same model: in the GPU's own memory, but for the misses."""
+    """Both times are those of the model. The limit is the memory of the GPU, except for misses."""
     runs = [run for run in RUNS if run.source == source]
     slower = []
     for run in runs:
         hardware = CATALOGUE[run.hardware]
         own = step_time(run.setup, hardware, constants_of(run.hardware)).seconds
-        capacity = memory(run.setup).total if _misses(run) else int(hardware.memory.value)
+        capacity = memory(run.setup).total if _is_missed(run) else int(hardware.memory.value)
         best = search(run.setup, hardware, run.gpus, capacity=capacity).best
         if best is None or best.time.seconds > own * (1 + 1e-9):
             slower.append((run.name, run.gpus, own, best and best.time.seconds))
@@ -77,7 +78,7 @@ def test_a_thousand_gpus_take_less_than_ten_seconds(name: str) -> None:
     assert found.tried > 500
 
 
-def test_what_is_found_fits_and_uses_all_gpus() -> None:
+def test_layouts_fit_and_use_all_gpus() -> None:
     found = search(TrainingSetup(SHAPES["llama3-70b"], Layout(), 1024), H100, 256)
     assert found.pareto
     for candidate in found.pareto:
@@ -95,7 +96,7 @@ def test_the_pareto_list_trades_speed_for_memory() -> None:
     assert needs == sorted(needs, reverse=True)
 
 
-def test_the_answer_is_the_same_every_time() -> None:
+def test_the_search_is_deterministic() -> None:
     base = TrainingSetup(SHAPES["llama3-8b"], Layout(), 512)
     assert search(base, H100, 64) == search(base, H100, 64)
 
@@ -111,7 +112,7 @@ def test_less_recomputation_is_chosen_where_memory_allows() -> None:
     assert small.time.seconds > large.time.seconds
 
 
-def test_the_space_is_kept() -> None:
+def test_layouts_are_inside_the_search_space() -> None:
     space = SearchSpace(
         checkpointings=("full",), schedules=("1F1B",), context=False, replicate=False
     )
@@ -122,7 +123,7 @@ def test_the_space_is_kept() -> None:
         assert (setup.layout.context, setup.layout.replicate) == (1, 1)
 
 
-def test_reasons_and_the_leanest_layout_where_nothing_fits() -> None:
+def test_if_nothing_fits_there_are_reasons_and_the_layout_with_least_memory() -> None:
     found = search(TrainingSetup(SHAPES["llama3.1-405b"], Layout(), 64), H100, 8)
     assert found.best is None
     assert found.pareto == ()
@@ -140,7 +141,7 @@ def test_reasons_name_what_does_not_divide() -> None:
     assert any("cannot be split" in reason for reason in free.rejected)
 
 
-def test_any_batch_rounds_to_what_the_layout_splits() -> None:
+def test_any_batch_is_rounded_to_a_multiple_of_the_replicas() -> None:
     found = search(
         TrainingSetup(SHAPES["llama3-8b"], Layout(), 512), H100, 24, SearchSpace(any_batch=True)
     )
@@ -151,7 +152,7 @@ def test_any_batch_rounds_to_what_the_layout_splits() -> None:
 
 
 def test_reasons_are_whole_sentences_counted_by_kind() -> None:
-    """Of reasons that differ in their numbers, the first stands for all."""
+    """Reasons that differ only in numbers are counted under the first one."""
     found = search(TrainingSetup(SHAPES["llama3-8b"], Layout(), 7), H100, 1024)
     split = [reason for reason in found.rejected if "cannot be split" in reason]
     assert split == [

@@ -107,16 +107,16 @@ async def test_three_hundred_jobs(
         ):
             print(line)
     check_trace(TRACE, account)
-    judge_use(account)
+    check_use(account)
 
 
-def judge_use(account: TraceRecord) -> None:
+def check_use(account: TraceRecord) -> None:
     """Print and check GPUs in use and wait times against the replica and the oracle."""
     begin = min(account.submitted.values())
     backlog = max(attempt.placed for attempt in account.attempts)
     used, bound = (
         integral(steps, begin, backlog) / (backlog - begin)
-        for steps in (account.promised, account.busy)
+        for steps in (account.assigned, account.busy)
     )
     lost = sum(
         (a.last_end - a.placed) * len(a.nodes) * a.gpus
@@ -150,27 +150,27 @@ def judge_use(account: TraceRecord) -> None:
 
 def oracle(jobs: list[tuple[Entry, float, float]]) -> tuple[float, float]:
     """Return the time of the last start, and the mean number of GPUs in use until then."""
-    free, coming = [GPUS] * TRACE.nodes, sorted(jobs, key=lambda job: job[2])
+    free, arriving = [GPUS] * TRACE.nodes, sorted(jobs, key=lambda job: job[2])
     waiting: list[tuple[Entry, float, float]] = []
     ends: list[tuple[float, str, int, list[int]]] = []
     now = used = 0.0
-    while coming or waiting:
-        then = min([job[2] for job in coming[:1]] + [end[0] for end in ends[:1]])
-        used += (GPUS * TRACE.nodes - sum(free)) * (then - now)
-        now = then
+    while arriving or waiting:
+        next_event = min([job[2] for job in arriving[:1]] + [end[0] for end in ends[:1]])
+        used += (GPUS * TRACE.nodes - sum(free)) * (next_event - now)
+        now = next_event
         while ends and ends[0][0] <= now:
             _, _, gpus, nodes = heapq.heappop(ends)
             for node in nodes:
                 free[node] += gpus
-        while coming and coming[0][2] <= now:
-            waiting.append(coming.pop(0))
+        while arriving and arriving[0][2] <= now:
+            waiting.append(arriving.pop(0))
         for job in sorted(waiting, key=lambda job: (-job[0].priority, job[2])):
             entry, length, _ = job
-            room = sorted(
+            candidates = sorted(
                 (n for n in range(TRACE.nodes) if free[n] >= entry.gpus), key=free.__getitem__
             )
-            if len(room) >= entry.nodes:
-                nodes = room[: entry.nodes]
+            if len(candidates) >= entry.nodes:
+                nodes = candidates[: entry.nodes]
                 for node in nodes:
                     free[node] -= entry.gpus
                 heapq.heappush(ends, (now + length, entry.name, entry.gpus, nodes))

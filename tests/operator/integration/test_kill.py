@@ -34,7 +34,7 @@ class PodWatcher:
         self._namespace = namespace
         self._alive: dict[str, dict[str, str]] = {}
         self.made: dict[str, set[str]] = {}
-        self.breaches: list[str] = []
+        self.violations: list[str] = []
 
     async def run(self) -> None:
         async for kind, pod in follow(self._api, "pods", f"metadata.namespace={self._namespace}"):
@@ -46,14 +46,14 @@ class PodWatcher:
         rank = f"{labels['llmtrain.dev/job-name']}/{labels['llmtrain.dev/node-index']}"
         self.made.setdefault(metadata["name"], set()).add(metadata["uid"])
         if len(self.made[metadata["name"]]) > 1:
-            self.breaches.append(f"{metadata['name']} was made twice")
+            self.violations.append(f"{metadata['name']} was created twice")
         alive = self._alive.setdefault(rank, {})
         if kind == "DELETED" or pod["status"]["phase"] in ("Succeeded", "Failed"):
             alive.pop(metadata["uid"], None)
         else:
             alive[metadata["uid"]] = metadata["name"]
         if len(alive) > 1:
-            self.breaches.append(f"{rank} lives in {sorted(alive.values())}")
+            self.violations.append(f"{rank} runs in {sorted(alive.values())}")
 
 
 async def test_ten_kills(
@@ -114,7 +114,7 @@ async def test_ten_kills(
     finally:
         leader.stop()
         watching.cancel()
-    assert watcher.breaches == []
+    assert watcher.violations == []
     attempts = int(status_of(job)["attempt"]) + 1
     assert attempts == 2 and status_of(job)["restarts"] == 1, status_of(job)
     assert sorted(watcher.made) == [f"hunted-{a}-{i}" for a in range(attempts) for i in range(3)]

@@ -19,7 +19,7 @@ from tests.support.operator_harness.harness import (
     condition,
     status_of,
 )
-from tests.support.operator_harness.queue_watch import Playback, QueueWatcher
+from tests.support.operator_harness.queue_watch import QueueWatcher, Replay
 
 pytestmark = pytest.mark.cluster
 
@@ -68,6 +68,6 @@ async def test_killed_while_gangs_stop_for_another(
         await harness.clear()
         leader.stop()
         await api.delete(resource, name)
-    account = Playback(2).play(watcher.seen)
-    assert account.breaches == []
+    account = Replay(2).run(watcher.revisions)
+    assert account.violations == []
     assert {a.preempted_for for a in account.attempts if a.job != "vip"} == {"vip", ""}

@@ -1,8 +1,8 @@
-"""60 jobs of mixed size and priority on 32 nodes; every revision of job and pod is looked at.
+"""60 jobs of mixed size and priority on 32 nodes; every revision of every job and pod is checked.
 
-The small sister of bench_queue_trace.py, for every run of the tests: it judges what holds at each
-revision, and no figure that depends on the load of the machine. How long a job may wait is checked
-there, and by core/queueing/test_order.py where time is not measured but played.
+This is a small version of bench_queue_trace.py for every run of the tests. It checks what must hold
+at each revision, and no figure that depends on the load of the machine. Wait times are checked by
+bench_queue_trace.py, and by core/queueing/test_order.py with simulated time.
 """
 
 from __future__ import annotations
@@ -66,4 +66,4 @@ async def test_sixty_jobs(
     check_trace(TRACE, played.account)
     assert {attempt.job for attempt in played.account.attempts} == {
         entry.name for entry in TRACE.entries()
-    }, "every job was placed in the end"
+    }, "a job was never placed"

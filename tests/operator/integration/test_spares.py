@@ -12,7 +12,7 @@ from tests.support.operator_harness.harness import (
     condition,
     status_of,
 )
-from tests.support.operator_harness.queue_watch import Playback, QueueWatcher
+from tests.support.operator_harness.queue_watch import QueueWatcher, Replay
 
 pytestmark = pytest.mark.cluster
 
@@ -66,4 +66,4 @@ async def test_a_spare_is_reserved_used_and_released(
     held = status_of(late)["placement"]
     assert {held["blocks"][0]["nodes"][0], held["spares"][0]["nodes"][0]} == {n0, n2}
     watcher.stop()
-    assert Playback(2).play(watcher.seen).breaches == []
+    assert Replay(2).run(watcher.revisions).violations == []

@@ -16,8 +16,8 @@ from tests.support.operator_harness.harness import OperatorHarness, OperatorProc
 from tests.support.operator_harness.queue_watch import (
     AT_ONCE_SECONDS,
     Attempt,
-    Playback,
     QueueWatcher,
+    Replay,
     TraceRecord,
     dump,
 )
@@ -97,7 +97,7 @@ class Played:
 async def play(
     trace: Trace, harness: OperatorHarness, operator: OperatorProcess, folder: Path, seconds: float
 ) -> Played:
-    """Submit all jobs, wait until they have finished, and play back what the watcher recorded.
+    """Submit all jobs, wait until they have finished, and replay what the watcher recorded.
 
     The caller stops the operator.
     """
@@ -130,10 +130,10 @@ async def play(
         figures = operator.metrics()
     finally:
         watcher.stop()
-        (folder / "seen.jsonl").write_text(dump(watcher.seen))
+        (folder / "revisions.jsonl").write_text(dump(watcher.revisions))
     assert watcher.gaps == 0, "the watcher missed revisions, so the trace is not verified"
     assert phases == {"Succeeded": len(entries)}
-    return Played(Playback(GPUS).play(watcher.seen), took, figures)
+    return Played(Replay(GPUS).run(watcher.revisions), took, figures)
 
 
 async def _submit_all(harness: OperatorHarness, entries: list[Entry]) -> None:
@@ -176,7 +176,7 @@ def check_trace(trace: Trace, account: TraceRecord) -> None:
 
     Whole gangs are preempted, and only if the preemptor then fits.
     """
-    assert account.breaches == []
+    assert account.violations == []
     by_name = {entry.name: entry for entry in trace.entries()}
     by_job: dict[str, list[Attempt]] = {}
     for attempt in account.attempts:
@@ -191,15 +191,15 @@ def check_trace(trace: Trace, account: TraceRecord) -> None:
     stopped = [attempt for attempt in account.attempts if attempt.preempted_for]
     assert stopped, "the trace caused no preemption"
     for winner in {victim.preempted_for for victim in stopped}:
-        mine = [victim for victim in stopped if victim.preempted_for == winner]
-        _check_preemption(trace.nodes, by_name[winner], mine, by_job[winner], by_name)
+        victims = [victim for victim in stopped if victim.preempted_for == winner]
+        _check_preemption(trace.nodes, by_name[winner], victims, by_job[winner], by_name)
 
 
 def _check_preemption(
     nodes: int,
     winner: Entry,
     stopped: list[Attempt],
-    its: list[Attempt],
+    attempts: list[Attempt],
     by_name: dict[str, Entry],
 ) -> None:
     """Check the victims of one preemptor.
@@ -209,7 +209,7 @@ def _check_preemption(
     """
     assert all(by_name[victim.job].priority < winner.priority for victim in stopped)
     since = min(victim.stopped for victim in stopped) - AT_ONCE_SECONDS
-    assert any(gang.placed >= since for gang in its), "the preemptor did not start"
+    assert any(gang.placed >= since for gang in attempts), "the preemptor did not start"
     for victim in stopped:
         together = {
             (other.job, other.number)
@@ -217,11 +217,11 @@ def _check_preemption(
             if other.stopped <= victim.stopped + TOGETHER_SECONDS
         }
         held: Counter[str] = Counter()
-        for other, (sits, gpus) in victim.others.items():
+        for other, (nodes_held, gpus) in victim.others.items():
             if other not in together:
-                held.update(dict.fromkeys(sits, gpus))
-        room = nodes - sum(held[node] > GPUS - winner.gpus for node in held)
-        assert room >= winner.nodes, f"{winner.name} does not fit without {sorted(together)}"
+                held.update(dict.fromkeys(nodes_held, gpus))
+        free = nodes - sum(held[node] > GPUS - winner.gpus for node in held)
+        assert free >= winner.nodes, f"{winner.name} does not fit without {sorted(together)}"
 
 
 def replica(trace: Trace, account: TraceRecord) -> History:
