@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -46,6 +47,15 @@ async def install(control_plane: ControlPlane, values: Mapping[str, Any] | None 
             await api.apply(document, document["metadata"].get("namespace"))
         # The garbage collector learns of new kinds only now and then; see that it knows ours.
         await _wait_served(api)
+
+
+@contextmanager
+def installed_in(
+    control_plane: ControlPlane, values: Mapping[str, Any] | None = None
+) -> Iterator[ControlPlane]:
+    """Install llmtrain."""
+    asyncio.run(install(control_plane, values))
+    yield control_plane
 
 
 async def _wait_served(api: Api) -> None:
