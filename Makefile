@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane prometheus monitoring demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-size bench-placement crds chart lock clean
+.PHONY: help setup controlplane kind-programs kind-up kind-down prometheus monitoring demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-size bench-placement crds chart lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,15 @@ controlplane: setup ## the Kubernetes control plane of the development cluster (
 
 prometheus: setup ## Prometheus and promtool for the tests (built once)
 	@python -m llmtrain_monitoring.prometheus
+
+kind-programs: setup ## the programs of a kind cluster (built once)
+	@python -m llmtrain_kind.binaries > /dev/null
+
+kind-up: kind-programs ## a kind cluster of three nodes, without an image registry (root, Debian)
+	@python -m llmtrain_kind up
+
+kind-down: setup ## remove the kind cluster and restore the machine
+	@python -m llmtrain_kind down
 
 demo: controlplane ## the main example on an embedded cluster (DEMO_KEEP=1, DEMO_REPORT=FILE)
 	@python -m llmtrain_devcluster.demo

@@ -42,6 +42,9 @@ def test_a_build_leaves_binaries_and_nothing_else(
     assert "small binaries ready" in lines[-1]
     kept = {"0" * 16, "build.lock", wanted.build_hash()}
     assert {path.name for path in base.iterdir()} == kept
+    before = wanted.build_hash()
+    (module / "main.go").write_text(PROGRAM.replace("built", "changed"))
+    assert wanted.build_hash() != before
 
 
 def test_fetched_modules_can_be_removed(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ CORE, OPERATOR = "core/llmtrain_core", "operator/llmtrain_operator"
 TRAINER, CLI = "trainer/llmtrain_trainer", "cli/llmtrain_cli"
 DEVCLUSTER, MONITORING = "hack/llmtrain_devcluster", "hack/llmtrain_monitoring"
 CHART, IMAGES = "hack/llmtrain_chart", "hack/llmtrain_images"
+KIND = "hack/llmtrain_kind"
 IO_MODULES = [
     "aiohttp",
     "asyncio",
@@ -49,7 +50,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
         (f"{OPERATOR}/manifests", "llmtrain_chart.helm"),
     ],
     "cli: no import of the operator": [(f"{CLI}/run", "llmtrain_operator.errors")],
-    "only `llmtrain cluster`, the builder of Prometheus and the images import the devcluster": [
+    "only `llmtrain cluster`, the builder of Prometheus, images and kind import the devcluster": [
         (f"{CLI}/commands", "llmtrain_devcluster.detached"),
         (f"{CLI}/io", "llmtrain_devcluster.paths"),
         (f"{TRAINER}/model", "llmtrain_devcluster.paths"),
@@ -69,6 +70,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
     "devcluster: layers": [(f"{DEVCLUSTER}/control_plane", "llmtrain_devcluster.process_node")],
     "monitoring: layers": [(f"{MONITORING}/rules", "llmtrain_monitoring.grafana")],
     "images: layers": [(IMAGES, "llmtrain_images.fixtures")],
+    "kind: layers": [(KIND, "llmtrain_kind.cluster")],
     "chart: layers": [(f"{CHART}/values", "llmtrain_chart.schema")],
     "core: external packages": [
         (f"{CORE}/{folder}", module) for folder in ("plan", "queueing") for module in IO_MODULES
@@ -82,6 +84,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
     "devcluster: external packages": [(f"{DEVCLUSTER}/demo", "kubernetes")],
     "monitoring: external packages": [(f"{MONITORING}/dashboards", "aiohttp")],
     "images: external packages": [(IMAGES, "docker")],
+    "kind: external packages": [(KIND, "docker")],
     "chart: external packages": [(f"{CHART}/values", "kubernetes")],
     "only handlers.py imports kopf": [
         (f"{OPERATOR}/planning", "kopf"),

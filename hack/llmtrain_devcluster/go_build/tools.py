@@ -75,13 +75,15 @@ class ToolSet:
     """GOTOOLCHAIN. `auto` downloads a newer Go if a module asks for one."""
 
     def build_hash(self) -> str:
-        """Return a hash of the modules and flags of the programs."""
+        """Return a hash of the modules, of their own sources if any, and of the flags."""
         digest = hashlib.sha256()
         for module in sorted({tool.module for tool in self.tools}):
             for name in ("go.mod", "go.sum"):
                 path = self.modules / module / name
                 if not path.is_file():
                     raise BuildError(f"{path} is missing: install llmtrain again")
+                digest.update(path.read_bytes())
+            for path in sorted((self.modules / module).glob("*.go")):
                 digest.update(path.read_bytes())
         digest.update(" ".join((*self.flags, self.linker_flags)).encode())
         for folder in self.folders:

@@ -1,0 +1,1 @@
+"""A kind cluster whose node image is assembled on this machine, without an image registry."""

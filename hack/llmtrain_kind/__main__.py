@@ -1,0 +1,125 @@
+"""A lasting cluster: `python -m llmtrain_kind up`, and `down` to remove it.
+
+`up` leaves a process behind that holds the Docker engine and restores the machine at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from llmtrain_devcluster.go_build.golang import GoMissingError
+from llmtrain_devcluster.go_build.tools import BuildError
+from llmtrain_devcluster.paths import cache_root
+from llmtrain_devcluster.processes import end_process, start_time
+from llmtrain_images.base import BaseError
+from llmtrain_images.debian import DebianError
+from llmtrain_images.docker_engine import EngineError, docker_engine
+from llmtrain_kind.addons import add_gpus
+from llmtrain_kind.cluster import WORKERS, KindError, kind_cluster
+from llmtrain_kind.guard import GuardError
+from llmtrain_kind.kubectl import KubectlError
+
+HOME = cache_root() / "kind" / "cluster"
+STATE = HOME / "state.json"
+KUBECONFIG = HOME / "kubeconfig"
+LOG = HOME / "log"
+GPUS = 2
+STOP_SECONDS = 180.0
+ERRORS = (
+    BaseError,
+    BuildError,
+    DebianError,
+    EngineError,
+    GoMissingError,
+    GuardError,
+    KindError,
+    KubectlError,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command and return the exit code."""
+    commands = {"up": up, "down": down, "hold": hold}
+    if len(arguments) != 1 or arguments[0] not in commands:
+        print("usage: python -m llmtrain_kind up|down", file=sys.stderr)
+        return 2
+    return commands[arguments[0]]()
+
+
+def up() -> int:
+    """Start the cluster, and print how to use it."""
+    if _holder() is None:
+        HOME.mkdir(parents=True, exist_ok=True)
+        KUBECONFIG.unlink(missing_ok=True)
+        with LOG.open("wb") as log:
+            holder = subprocess.Popen(
+                [sys.executable, "-m", "llmtrain_kind", "hold"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        STATE.write_text(json.dumps({"pid": holder.pid, "started": start_time(holder.pid)}))
+        if not _follow(holder):
+            return 1
+    print(f"export KUBECONFIG={KUBECONFIG}")
+    return 0
+
+
+def down() -> int:
+    """Remove the cluster and restore the machine."""
+    if (holder := _holder()) is not None:
+        end_process(*holder, STOP_SECONDS)
+    STATE.unlink(missing_ok=True)
+    KUBECONFIG.unlink(missing_ok=True)
+    return 0
+
+
+def hold() -> int:
+    """Run the cluster until a signal ends this process."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with docker_engine() as engine, kind_cluster(engine) as cluster:
+            for worker in WORKERS:
+                add_gpus(cluster.kubectl, worker, GPUS)
+            draft = KUBECONFIG.with_suffix(".draft")
+            draft.write_bytes(cluster.kubeconfig.read_bytes())
+            draft.chmod(0o600)
+            draft.rename(KUBECONFIG)
+            while True:
+                signal.pause()
+    except ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _holder() -> tuple[int, int] | None:
+    """Return pid and start time of the process that holds the cluster, if it runs."""
+    with contextlib.suppress(OSError, ValueError):
+        state = json.loads(STATE.read_text())
+        if state["started"] and start_time(state["pid"]) == state["started"]:
+            return state["pid"], state["started"]
+    return None
+
+
+def _follow(holder: subprocess.Popen[bytes]) -> bool:
+    """Print the log of the holder until the cluster is ready; return False if it ended before."""
+    shown = 0
+    while True:
+        ready, ended = KUBECONFIG.exists(), holder.poll() is not None
+        text = LOG.read_bytes()
+        os.write(2, text[shown:])
+        shown = len(text)
+        if ready or ended:
+            return ready and not ended
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

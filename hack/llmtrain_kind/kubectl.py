@@ -1,0 +1,41 @@
+"""kubectl with the rights of one kubeconfig."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmtrain_kind.binaries import kubectl
+
+
+class KubectlError(RuntimeError):
+    """A command failed; the message is what it printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kubectl:
+    """Runs kubectl commands."""
+
+    kubeconfig: Path
+
+    def __call__(self, *arguments: str, text: str | None = None, seconds: float = 300) -> str:
+        """Run a command, with `text` as its input, and return its output."""
+        command = [str(kubectl()), f"--kubeconfig={self.kubeconfig}", *arguments]
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        if done.returncode:
+            raise KubectlError(f"kubectl {' '.join(arguments[:4])}: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, *arguments: str) -> Any:
+        """Return what `kubectl get` finds as parsed JSON."""
+        return json.loads(self("get", *arguments, "--output", "json"))
+
+    def apply(self, *objects: Any) -> None:
+        """Apply objects by server-side apply."""
+        text = "\n---\n".join(json.dumps(one) for one in objects)
+        self("apply", "--server-side", "--force-conflicts", "--filename", "-", text=text)

@@ -1,0 +1,71 @@
+"""A pod that connects to ports of other pods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmtrain_kind.kubectl import Kubectl
+
+CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()
+    print("open")
+except TimeoutError:
+    print("dropped")
+except OSError as error:
+    print("refused" if isinstance(error, ConnectionRefusedError) else f"dropped: {error}")
+"""
+LISTEN = """
+import socket
+with socket.create_server(("0.0.0.0", {port})) as server:
+    while True:
+        server.accept()[0].close()
+"""
+
+
+def listener(name: str, namespace: str, image: str, port: int, node: str = "") -> dict[str, Any]:
+    """Return a pod that accepts connections on a port, and from which others are probed."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "probe",
+                    "image": image,
+                    "command": ["python", "-c", LISTEN.format(port=port)],
+                    "imagePullPolicy": "Never",
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                }
+            ],
+            **({"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}),
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Connects from a pod."""
+
+    kubectl: Kubectl
+    namespace: str
+    pod: str
+
+    def connect(self, address: str, port: int) -> str:
+        """Return `open`, `refused` or `dropped`."""
+        command = ("python", "-c", CONNECT, address, str(port))
+        text = self.kubectl("exec", "--namespace", self.namespace, self.pod, "--", *command)
+        return text.strip().partition(":")[0]
