@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from llmtrain_chart.helm import run_helm
 from llmtrain_chart.paths import CHART
+from llmtrain_devcluster.control_plane.build import KUBERNETES_VERSION
 from tests.support.paths import ROOT
 
 PAGES = sorted(
@@ -114,6 +117,22 @@ def test_every_target_of_make_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     used = set(re.findall(r"(?:^ {4,}|`)make ([a-z-]+)", page.read_text("utf-8"), re.M))
     assert used - targets == set()
+
+
+def test_the_support_matrix_names_the_versions_that_run() -> None:
+    rows = re.findall(
+        r"^\| ([\w ,]+) \| ([^|]*) \|", (ROOT / "docs" / "support.md").read_text("utf-8"), re.M
+    )
+    tested = dict(rows)
+    printed = [run_helm(["version", "--short"], major) for major in (4, 3)]
+    helm = [found[0] for found in map(re.compile(r"\d+\.\d+").search, printed) if found]
+    lock = (ROOT / "requirements" / "trainer.txt").read_text("utf-8")
+    assert tested["Kubernetes"] == KUBERNETES_VERSION.rpartition(".")[0]
+    assert tested["Helm"].startswith(" and ".join(helm))
+    assert tested["Python of operator, trainer and command line"] == ".".join(
+        map(str, sys.version_info[:2])
+    )
+    assert f"torch=={tested['torch']}." in lock
 
 
 def test_every_page_is_linked() -> None:
