@@ -26,7 +26,10 @@ TIERS: dict[str, list[list[str]]] = {
         ["mypy"],
     ],
     "unit": [[*PYTEST, "-n", "2", "-m", f"not ({OTHER_TIERS})"]],
-    "controlplane": [[sys.executable, "-m", "llmtrain_devcluster.control_plane.build"]],
+    "controlplane": [
+        [sys.executable, "-m", "llmtrain_devcluster.control_plane.build"],
+        [sys.executable, "-m", "tests.support.kueue.build"],
+    ],
     # Four control planes on two cores, because most of the time is waiting.
     "cluster": [[*PYTEST, "-n", "4", *FILES, "-m", "cluster and not e2e"]],
     "torch": [

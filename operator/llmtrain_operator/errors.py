@@ -82,9 +82,14 @@ class UnavailableError(ApiError):
     retryable = True
 
     @property
+    def webhook_failed(self) -> bool:
+        """Whether an admission webhook that must admit the request did not answer."""
+        return self.status == 500 and "failed calling webhook" in self.message
+
+    @property
     def not_applied(self) -> bool:
-        """Only a rejection for overload (429) is certain to have had no effect."""
-        return self.status == 429
+        """Only rejections for overload (429) or without admission certainly had no effect."""
+        return self.status == 429 or self.webhook_failed
 
 
 def api_error(

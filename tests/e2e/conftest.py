@@ -5,16 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmtrain_devcluster.demo.demo_cluster import DemoCluster
+from llmtrain_devcluster.control_plane.components import Options
+from llmtrain_devcluster.demo.demo_cluster import OPERATOR, DemoCluster
+from tests.support.rights.audit import refused
 
 
 @pytest.fixture(scope="package")
 def demo_cluster() -> Iterator[DemoCluster]:
-    demo_cluster = DemoCluster.new()
+    demo_cluster = DemoCluster.new(Options(audit=True))
     with demo_cluster.cluster:
         demo_cluster.start_nodes()
         asyncio.run(_install(demo_cluster))
         yield demo_cluster
+        assert refused(demo_cluster.cluster.requests(OPERATOR)) == []
 
 
 async def _install(demo_cluster: DemoCluster) -> None:

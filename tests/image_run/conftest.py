@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+from collections.abc import Iterator
 
 import pytest
 
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
-from tests.support.operator_harness.install import install
+from tests.support.operator_harness.install import installed_in
 
 
 @pytest.fixture(scope="session")
-def installed(control_plane: ControlPlane) -> ControlPlane:
+def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """The control plane with llmtrain installed, but for the operator itself."""
-    asyncio.run(install(control_plane))
-    return control_plane
+    with installed_in(control_plane):
+        yield control_plane
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,13 +144,16 @@ def scheduler_command(
     ]
 
 
-# Only writes are recorded, to count those of a user.
-AUDIT_POLICY = """\
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-- level: Metadata
-  verbs: [create, update, patch, delete, deletecollection]
-- level: None
-"""
+WRITES = ("create", "update", "patch", "delete", "deletecollection")
+
+
+def audit_policy(users: Sequence[str]) -> str:
+    """Return a policy that records all writes, and all requests of these users."""
+    requests = [{"level": "Metadata", "users": list(users)}] if users else []
+    policy = {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [*requests, {"level": "Metadata", "verbs": list(WRITES)}, {"level": "None"}],
+    }
+    return json.dumps(policy)

@@ -15,10 +15,11 @@ from typing import Any, Self
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.build import Binaries, find_binaries
 from llmtrain_devcluster.control_plane.components import (
-    AUDIT_POLICY,
+    WRITES,
     Options,
     Ports,
     apiserver_command,
+    audit_policy,
     controller_manager_command,
     etcd_command,
     scheduler_command,
@@ -74,6 +75,7 @@ class ControlPlane:
         self.add_user("admin", ["system:masters"])
         self.add_user("system:kube-controller-manager")
         self.add_user("system:kube-scheduler")
+        self._audited = list(users or ())
         for name, groups in (users or {}).items():
             self.add_user(name, groups)
 
@@ -125,7 +127,7 @@ class ControlPlane:
 
     def _write_files(self) -> None:
         write_private(self.folder / "tokens.csv", token_file(self._users))
-        (self.folder / "audit-policy.yaml").write_text(AUDIT_POLICY)
+        (self.folder / "audit-policy.yaml").write_text(audit_policy(self._audited))
         for component in ("controller-manager", "scheduler"):
             self.kubeconfig(f"system:kube-{component}", self.folder / f"{component}.kubeconfig")
 
@@ -203,11 +205,16 @@ class ControlPlane:
         self.stop()
 
     @property
-    def url(self) -> str:
-        """The API server's address."""
+    def port(self) -> int:
+        """The API server's port."""
         if self._ports is None:
             raise ClusterError("the control plane is not running: call start() first")
-        return f"https://127.0.0.1:{self._ports.apiserver}"
+        return self._ports.apiserver
+
+    @property
+    def url(self) -> str:
+        """The API server's address."""
+        return f"https://127.0.0.1:{self.port}"
 
     @property
     def ca_file(self) -> Path:
@@ -244,11 +251,18 @@ class ControlPlane:
         target = path or self.folder / f"{user.replace(':', '-')}.kubeconfig"
         return write_private(target, kubeconfig(self.url, self.ca_file, self._user(user)))
 
+    def requests(self, user: str) -> list[dict[str, Any]]:
+        """Return the audit events of all requests so far of a user that the cluster was given."""
+        return [event for event in self._audit_events() if event["user"]["username"] == user]
+
     def writes(self, user: str | None = None) -> list[dict[str, Any]]:
         """Return the audit events of all writes so far, or of one user's writes."""
+        events = self._audit_events() if user is None else self.requests(user)
+        return [event for event in events if event["verb"] in WRITES]
+
+    def _audit_events(self) -> list[dict[str, Any]]:
         if not self.options.audit:
             raise ClusterError("no audit log: start the control plane with Options(audit=True)")
         path = self.folder / "audit.log"
         text = path.read_text() if path.exists() else ""
-        events = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-        return [event for event in events if user in (None, event["user"]["username"])]
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]

@@ -11,6 +11,7 @@ import yaml
 
 from llmtrain_devcluster import detached
 from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.process_node.start import rack_nodes, start_process_nodes
 
@@ -36,9 +37,9 @@ class DemoCluster:
     cluster: ControlPlane
 
     @classmethod
-    def new(cls) -> DemoCluster:
+    def new(cls, options: Options | None = None) -> DemoCluster:
         """Return a cluster with the operator's user, not started yet."""
-        return cls(ControlPlane(users={OPERATOR: []}))
+        return cls(ControlPlane(options, users={OPERATOR: []}))
 
     def start_nodes(self) -> None:
         """Start the racks."""

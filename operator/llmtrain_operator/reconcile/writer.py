@@ -20,6 +20,7 @@ from llmtrain_operator.errors import (
     ForbiddenError,
     InvalidError,
     NotFoundError,
+    UnavailableError,
 )
 from llmtrain_operator.job_state.observation import CreateError, Observed
 from llmtrain_operator.job_state.status_draft import Actions
@@ -185,6 +186,11 @@ class JobWriter:
             raise _CreateRefusedError(CreateError(Reason.FORBIDDEN, NO_POD_GROUPS)) from error
         except ForbiddenError as error:
             raise _CreateRefusedError(_forbidden(resource, name, error)) from error
+        except UnavailableError as error:
+            if not error.webhook_failed:
+                raise
+            text = clean_text(f"{resource.plural} {name} cannot be created: {error.message}", 700)
+            raise _CreateRefusedError(CreateError(Reason.FORBIDDEN, text)) from error
         except InvalidError as error:
             text = f"{resource.plural} {name} is invalid: {error.message}"
             raise _CreateRefusedError(

@@ -25,13 +25,14 @@ from tests.support.operator_harness.harness import (
     job_object,
     status_of,
 )
-from tests.support.operator_harness.install import install
+from tests.support.operator_harness.install import installed_in
 
 pytestmark = pytest.mark.cluster
 
 GROUPS = "scheduling.k8s.io/v1beta1/podgroups"
 GATES = "--feature-gates=GenericWorkload=true"
 OPTIONS = Options(
+    audit=True,
     apiserver_args=(GATES, "--runtime-config=scheduling.k8s.io/v1beta1=true"),
     controller_manager_args=(GATES,),
     scheduler_args=(GATES,),
@@ -42,8 +43,8 @@ QUEUED = {KUEUE_QUEUE_NAME: "team-queue"}
 @pytest.fixture(scope="module")
 def control_plane_with_pod_groups() -> Iterator[ControlPlane]:
     """A control plane that serves PodGroups, with the operator's extra role."""
-    with ControlPlane(OPTIONS, users=USERS) as cluster:
-        asyncio.run(install(cluster, {"config": {"podGroups": True}}))
+    values = {"config": {"podGroups": True}}
+    with ControlPlane(OPTIONS, users=USERS) as cluster, installed_in(cluster, values):
         yield cluster
 
 

@@ -16,6 +16,7 @@ from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
 from tests.support.operator_harness.harness import SYSTEM
 from tests.support.paths import ROOT
+from tests.support.rights.audit import refused
 
 DEPLOY = ROOT / "deploy" / "llmtrain.yaml"
 
@@ -53,9 +54,10 @@ async def install(control_plane: ControlPlane, values: Mapping[str, Any] | None 
 def installed_in(
     control_plane: ControlPlane, values: Mapping[str, Any] | None = None
 ) -> Iterator[ControlPlane]:
-    """Install llmtrain."""
+    """Install llmtrain. At the end, no request of its operators must have been refused."""
     asyncio.run(install(control_plane, values))
     yield control_plane
+    assert refused(control_plane.requests(OPERATOR_USER)) == []
 
 
 async def _wait_served(api: Api) -> None:
