@@ -11,53 +11,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.unit
+from tests.support.trainer.nvml import build_nvml
 
-LIBRARY = r"""
-/* Two devices. Device 0 has all figures; device 1 has neither GPM nor an energy counter, and is
-   split into instances where INSTANCES is set: then it tells no utilisation either. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#define NOT_SUPPORTED 3
-typedef long Device;
-typedef struct { unsigned gpu, memory; } Rates;
-typedef struct { unsigned long long total, free, used; } Memory;
-typedef struct { unsigned version, supported; } Support;
-typedef struct { unsigned id; int result; double value; const char *words[3]; } Metric;
-typedef struct { unsigned version, count; long *before, *after; Metric metrics[1]; } Request;
-static long clock_, alive, reads;
-int nvmlInitWithFlags(unsigned flags) { return 0; }
-int nvmlDeviceGetCount_v2(unsigned *count) {
-  *count = getenv("NO_DEVICE") ? 0 : 2; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device *d) { *d = index + 1; return 0; }
-int nvmlDeviceGetName(Device d, char *name, unsigned n) {
-  strncpy(name, d == 1 ? "NVIDIA H100 80GB HBM3" : "NVIDIA A100-SXM4-80GB", n); return 0; }
-int nvmlDeviceGetUUID(Device d, char *name, unsigned n) {
-  snprintf(name, n, "GPU-%ld", d - 1); return 0; }
-int nvmlDeviceGetUtilizationRates(Device d, Rates *r) {
-  if (d == 2 && getenv("INSTANCES")) return NOT_SUPPORTED;
-  r->gpu = d == 1 ? 100 : 50; r->memory = 7; return 0; }
-int nvmlDeviceGetMemoryInfo(Device d, Memory *m) {
-  m->total = 80000; m->used = 1000 * d; m->free = m->total - m->used; return 0; }
-int nvmlDeviceGetTotalEnergyConsumption(Device d, unsigned long long *millijoules) {
-  if (d == 2) return NOT_SUPPORTED;
-  *millijoules = 5000 + 1500 * reads++; return 0; }
-int nvmlGpmQueryDeviceSupport(Device d, Support *s) { s->supported = d == 1; return 0; }
-int nvmlGpmSampleAlloc(long **s) {
-  if (++alive > 2) return 20;  /* two at a time: a sample that is not freed is noticed */
-  *s = malloc(sizeof(long)); return 0; }
-int nvmlGpmSampleFree(long *s) { alive--; free(s); return 0; }
-int nvmlGpmSampleGet(Device d, long *s) { *s = ++clock_; return 0; }
-int nvmlGpmMetricsGet(Request *a) {
-  if (*a->after - *a->before != 1) return 2;
-  for (unsigned i = 0; i < a->count; i++) {
-    Metric *m = &a->metrics[i];
-    m->result = m->id == 10 ? NOT_SUPPORTED : 0;
-    m->value = m->id == 2 ? 62.5 : m->id == 5 ? 40.0 + *a->after : -1; }
-  return 0; }
-const char *nvmlErrorString(int code) { return "stand-in"; }
-"""
+pytestmark = pytest.mark.unit
 
 READ = """
 import json
@@ -82,12 +38,7 @@ print(tracker.routes()["/metrics"]().body.decode())
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the stand-in; the folder it is in."""
-    folder = tmp_path_factory.mktemp("driver")
-    source = folder / "nvml.c"
-    source.write_text(LIBRARY)
-    target = folder / "libnvidia-ml.so.1"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", target, source], check=True)
-    return folder
+    return build_nvml(tmp_path_factory.mktemp("driver"))
 
 
 def _run(program: str, library: Path, **environment: str) -> str:
