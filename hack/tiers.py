@@ -38,7 +38,8 @@ TIERS: dict[str, list[list[str]]] = {
     ],
     "monitoring": [
         [sys.executable, "-m", "llmtrain_monitoring.prometheus"],
-        [*PYTEST, "-n", "2", "-m", "prometheus"],
+        # Tests of the live cluster are a group, so that only one worker starts it.
+        [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "prometheus"],
     ],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
     "e2e": [[*PYTEST, "-n", "2", *FILES, "-m", "e2e"]],

@@ -14,6 +14,8 @@ from grafana_foundation_sdk.models import prometheus as queries
 
 from llmtrain_monitoring.panels import DashboardPage, Panel, PanelKind, Query, Variable
 
+_COLUMN_WIDTH = 75
+"""Least width of a column: tables with the coordinates of ranks have ten."""
 _SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
@@ -131,8 +133,12 @@ def _bar_gauge(panel: Panel) -> Any:
 
 def _table(panel: Panel) -> Any:
     hidden = {"Time": True, "__name__": True}
-    return table.Panel().with_transformation(
-        models.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden})
+    return (
+        table.Panel()
+        .min_width(_COLUMN_WIDTH)
+        .with_transformation(
+            models.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden})
+        )
     )
 
 

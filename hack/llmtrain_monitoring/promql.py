@@ -19,6 +19,14 @@ JOB_SELECTOR = 'namespace=~"$namespace",llmtrain_job=~"$llmtrain_job"'
 OPERATOR_SELECTOR = 'namespace=~"$namespace",job=~"$llmtrain_job"'
 """Selects the operator's series of jobs: there, `job` is the job and not the scrape job."""
 
+RANK_SPEED = (
+    f"max by ({JOB}, node, gpu, rank, tp, pp, dp, cp, rep) ("
+    f"llmtrain_straggler_score{{{JOB_SELECTOR}}} "
+    "* on (namespace, pod, gpu) group_left (rank, tp, pp, dp, cp, rep) "
+    f"llmtrain_rank_info{{{JOB_SELECTOR}}})"
+)
+"""The speed of each rank, with its coordinates and where it runs."""
+
 TENSORS = 'payload="tensor"'
 """Selects the waits that are a part of `llmtrain_collective_seconds`, which leaves out scalars."""
 

@@ -17,6 +17,7 @@ TRAINER, CLI = "trainer/llmtrain_trainer", "cli/llmtrain_cli"
 DEVCLUSTER, MONITORING = "hack/llmtrain_devcluster", "hack/llmtrain_monitoring"
 CHART, IMAGES = "hack/llmtrain_chart", "hack/llmtrain_images"
 KIND = "hack/llmtrain_kind"
+PICTURES = "hack/llmtrain_pictures"
 IO_MODULES = [
     "aiohttp",
     "asyncio",
@@ -50,7 +51,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
         (f"{OPERATOR}/manifests", "llmtrain_chart.helm"),
     ],
     "cli: no import of the operator": [(f"{CLI}/run", "llmtrain_operator.errors")],
-    "only `llmtrain cluster`, the builder of Prometheus, images and kind import the devcluster": [
+    "only `llmtrain cluster`, Prometheus, images and kind import the devcluster": [
         (f"{CLI}/commands", "llmtrain_devcluster.detached"),
         (f"{CLI}/io", "llmtrain_devcluster.paths"),
         (f"{TRAINER}/model", "llmtrain_devcluster.paths"),
@@ -69,6 +70,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
     ],
     "devcluster: layers": [(f"{DEVCLUSTER}/control_plane", "llmtrain_devcluster.process_node")],
     "monitoring: layers": [(f"{MONITORING}/rules", "llmtrain_monitoring.grafana")],
+    "pictures: layers": [(PICTURES, "llmtrain_pictures.draw")],
     "images: layers": [(IMAGES, "llmtrain_images.fixtures")],
     "kind: layers": [(KIND, "llmtrain_kind.cluster")],
     "chart: layers": [(f"{CHART}/values", "llmtrain_chart.schema")],
@@ -83,6 +85,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
     "cli: external packages": [(f"{CLI}/commands", "torch"), (f"{CLI}/io", "kubernetes")],
     "devcluster: external packages": [(f"{DEVCLUSTER}/demo", "kubernetes")],
     "monitoring: external packages": [(f"{MONITORING}/dashboards", "aiohttp")],
+    "pictures: external packages": [(PICTURES, "requests")],
     "images: external packages": [(IMAGES, "docker")],
     "kind: external packages": [(KIND, "docker")],
     "chart: external packages": [(f"{CHART}/values", "kubernetes")],

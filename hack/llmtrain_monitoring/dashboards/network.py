@@ -12,7 +12,7 @@ from llmtrain_monitoring.panels import (
     series,
     table,
 )
-from llmtrain_monitoring.promql import JOB, JOB_SELECTOR, TENSORS
+from llmtrain_monitoring.promql import JOB, JOB_SELECTOR, RANK_SPEED, TENSORS
 
 _RATE = "$__rate_interval"
 _GROUP = f"{JOB}, group"
@@ -21,15 +21,12 @@ _CROSSING = f"on ({_GROUP}) (llmtrain_job:group_leaves:max{{{JOB_SELECTOR}}} > 1
 _BY_DOMAIN = f"max by ({_GROUP}, $level) ({_LEAF} and {_CROSSING})"
 _SLOWEST = f"topk by ({_GROUP}) (1, {_BY_DOMAIN})"
 _PAIRS = (
+    f"max by ({_GROUP}, domain, slowest_domain) ("
     f'label_replace({_BY_DOMAIN} unless {_SLOWEST}, "domain", "$1", "$level", "(.+)") * 0 '
     f"+ on ({_GROUP}) group_left (slowest_domain) "
-    f'label_replace({_SLOWEST}, "slowest_domain", "$1", "$level", "(.+)")'
+    f'label_replace({_SLOWEST}, "slowest_domain", "$1", "$level", "(.+)"))'
 )
 _UPLINKS = f"min by ($level) (llmtrain_leaf:collective_plan:ratio5m and {_CROSSING})"
-_RANK = (
-    "* on (namespace, pod, gpu) group_left (rank, tp, pp, dp, cp, rep) "
-    f"llmtrain_rank_info{{{JOB_SELECTOR}}}"
-)
 
 _GROUPS = PanelRow(
     "Collectives by group",
@@ -181,7 +178,9 @@ _DOMAINS = PanelRow(
             "Groups that cross leaf domains",
             "Largest number of leaf domains that one group of a kind spans.",
             "none",
-            Query(f"llmtrain_job:group_leaves:max{{{JOB_SELECTOR}}}"),
+            Query(
+                f"sort_desc(max by ({_GROUP}) (llmtrain_job:group_leaves:max{{{JOB_SELECTOR}}}))"
+            ),
         ),
         table(
             "Domains of the jobs",
@@ -199,17 +198,9 @@ _STRAGGLERS = PanelRow(
             "Speed of the slowest ranks",
             "Speed relative to the fastest rank with the same work.",
             "percentunit",
-            Query(
-                f"bottomk(5, llmtrain_straggler_score{{{JOB_SELECTOR}}} {_RANK})",
-                "{{node}} rank {{rank}}",
-            ),
+            Query(f"bottomk(5, {RANK_SPEED})", "{{node}} rank {{rank}}"),
+            width=8,
             maximum=1,
-        ),
-        table(
-            "Ranks by speed",
-            "The slowest ranks with their coordinates, node and GPU.",
-            "percentunit",
-            Query(f"bottomk(20, llmtrain_straggler_score{{{JOB_SELECTOR}}} {_RANK})"),
         ),
         series(
             "Wait by pod",
@@ -223,6 +214,7 @@ _STRAGGLERS = PanelRow(
                 f"(rate(llmtrain_collective_seconds_sum{{{JOB_SELECTOR}}}[5m]))",
                 "{{node}} {{pod}}",
             ),
+            width=8,
             minimum=0,
             maximum=1,
         ),
@@ -237,7 +229,15 @@ _STRAGGLERS = PanelRow(
                 f"(rate(llmtrain_step_seconds_count{{{JOB_SELECTOR}}}[{_RATE}]))",
                 "{{node}} {{pod}}",
             ),
+            width=8,
             minimum=0,
+        ),
+        table(
+            "Ranks by speed",
+            "The slowest ranks with their coordinates, node and GPU.",
+            "percentunit",
+            Query(f"bottomk(20, {RANK_SPEED})"),
+            width=24,
         ),
     ),
 )

@@ -13,7 +13,14 @@ from llmtrain_monitoring.panels import (
     stat,
     table,
 )
-from llmtrain_monitoring.promql import JOB, JOB_SELECTOR, OPERATOR_SELECTOR, mean, rate_sum
+from llmtrain_monitoring.promql import (
+    JOB,
+    JOB_SELECTOR,
+    OPERATOR_SELECTOR,
+    RANK_SPEED,
+    mean,
+    rate_sum,
+)
 
 _RATE = "$__rate_interval"
 
@@ -26,10 +33,6 @@ def _last(metric: str, matchers: str = "") -> str:
 
 _STEP_OF_TOTAL = f"{_last('llmtrain_step')} / {_last('llmtrain_total_steps')}"
 _CAUSAL = 'convention="causal-attention"'
-_RANKS = (
-    f"llmtrain_straggler_score{{{JOB_SELECTOR}}} * on (namespace, pod, gpu) "
-    f"group_left (rank, tp, pp, dp, cp, rep) llmtrain_rank_info{{{JOB_SELECTOR}}}"
-)
 
 _OVERVIEW = PanelRow(
     "Overview",
@@ -225,7 +228,7 @@ _GPUS = PanelRow(
             "Slowest ranks",
             "Speed of a rank relative to the fastest with the same work; 1 is the fastest.",
             "percentunit",
-            Query(f"bottomk(10, {_RANKS})"),
+            Query(f"bottomk(10, {RANK_SPEED})"),
         ),
         series(
             "Memory",

@@ -63,9 +63,7 @@ def observed(alert: str) -> str:
     """Return what an alert compares: data that is there without the fault.
 
     Comparisons become 0 or 1, the absence of a series becomes the series, and what must not exist
-    beside a series becomes what must. A run of a minute has no values of an hour ago. The data may
-    have been there at any time of the run: a job starts only once.
+    beside a series becomes what must. A run of a minute has no values of an hour ago.
     """
     text = _COMPARISON.sub(r" \1 bool ", _ABSENT.sub(r"(\1)", alert))
-    text = _OFFSET.sub("offset 2s", text.replace(" unless ", " and "))
-    return f"last_over_time(({text})[10m:1s])"
+    return _OFFSET.sub("offset 2s", text.replace(" unless ", " and "))

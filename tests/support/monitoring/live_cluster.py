@@ -33,7 +33,7 @@ NODES = [
         {f"{TOPOLOGY}/leaf": f"rack-{rack}", f"{TOPOLOGY}/spine": "spine-1", **PRODUCT},
         gpus=2,
     )
-    for rack in "abcd"
+    for rack in "abcde"
 ]
 """One node in each rack: a job of two nodes crosses racks, and no rack has room for another."""
 FIRST_STEPS = 25

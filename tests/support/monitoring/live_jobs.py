@@ -1,4 +1,4 @@
-"""Jobs for a live Prometheus: one that trains across two racks, and others that wait or fail."""
+"""Jobs for a live Prometheus: one trains across two racks, others wait, do not start, or fail."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def jobs() -> list[dict[str, Any]]:
         _job("wide", nodes=8),
         _job("near", nodes=2, topology={"require": "leaf"}),
         _job("lost", nodes=1, topology={"require": "no-such-level"}),
+        _without_image(_job("stuck", nodes=1)),
         _job("wrong", nodes=1, data={"sources": [{"name": "a", "uri": "file:///no/folder"}]}),
     ]
 
@@ -46,6 +47,12 @@ def _trains() -> dict[str, Any]:
         ],
     }
     return found
+
+
+def _without_image(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job whose pods do not start."""
+    job["spec"]["workers"]["image"] = "example.com/no-such-image:1"
+    return job
 
 
 def _job(name: str, nodes: int, **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""Open pages in a headless Chromium over its debugging protocol, and take pictures of them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core")
+START_SECONDS = 60.0
+LOAD_SECONDS = 90.0
+MESSAGE_BYTES = 1 << 28
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--remote-debugging-port=0",
+    # The browser connects to this machine only.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+
+
+class BrowserError(RuntimeError):
+    """The browser did not start, or a page did not load; the message has the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of a whole page."""
+
+    png: bytes
+    text: str
+    """What a reader sees, without the graphics."""
+    problems: tuple[str, ...]
+    """What the page reports in `window.problems`: queries without data, for example."""
+
+
+def find_chromium() -> str:
+    """Return the path of the browser; install it from Debian where it is missing."""
+    for name in PROGRAMS:
+        if path := shutil.which(name):
+            return path
+    if not shutil.which(INSTALL[0]) or os.geteuid():
+        raise BrowserError("Chromium is missing: install the package chromium")
+    done = subprocess.run(INSTALL, capture_output=True, text=True)
+    path = shutil.which(PROGRAMS[0])
+    if path is None:
+        raise BrowserError(f"{' '.join(INSTALL)} failed:\n{done.stderr[-2000:]}")
+    return path
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[Browser]:
+    """Run a browser until the block ends."""
+    program = find_chromium()
+    with tempfile.TemporaryDirectory(prefix="llmtrain-chromium.") as name:
+        home = Path(name)
+        process = subprocess.Popen(
+            [program, *OPTIONS, f"--user-data-dir={home}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOME": name},
+        )
+        try:
+            port = await _port(home / "DevToolsActivePort", process)
+            async with aiohttp.ClientSession() as session:
+                yield Browser(session, f"http://127.0.0.1:{port}")
+        finally:
+            process.terminate()
+            await asyncio.to_thread(process.wait)
+
+
+async def _port(file: Path, process: subprocess.Popen[bytes]) -> int:
+    deadline = time.monotonic() + START_SECONDS
+    while not (file.is_file() and "\n" in (text := file.read_text())):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise BrowserError(f"Chromium did not start (exit code {process.poll()})")
+        await asyncio.sleep(0.1)
+    return int(text.splitlines()[0])
+
+
+class Browser:
+    """A running browser."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
+        self._session = session
+        self._address = address
+
+    async def picture(self, url: str, width: int) -> Picture:
+        """Open a page, wait for its `window.problems`, and take a picture of all of it."""
+        async with self._session.put(f"{self._address}/json/new?about:blank") as answer:
+            target = await answer.json(content_type=None)
+        socket = target["webSocketDebuggerUrl"]
+        async with self._session.ws_connect(socket, max_msg_size=MESSAGE_BYTES) as connection:
+            page = _Page(connection)
+            await page.resize(width, 1000)
+            await page.call("Page.navigate", url=url)
+            problems = await page.problems()
+            await page.resize(width, await page.evaluate("document.body.scrollHeight"))
+            await asyncio.sleep(0.5)
+            text = await page.evaluate("document.body.innerText")
+            shot = await page.call("Page.captureScreenshot", format="png")
+            await page.call("Page.close")
+        return Picture(base64.b64decode(shot["data"]), text, tuple(problems))
+
+
+class _Page:
+    def __init__(self, connection: aiohttp.ClientWebSocketResponse) -> None:
+        self._connection = connection
+        self._last = 0
+
+    async def call(self, method: str, **parameters: Any) -> Any:
+        """Send a command; return its result."""
+        self._last += 1
+        await self._connection.send_json({"id": self._last, "method": method, "params": parameters})
+        while True:
+            message = json.loads(await self._connection.receive_str(timeout=LOAD_SECONDS))
+            if message.get("id") == self._last:
+                if "error" in message:
+                    raise BrowserError(f"{method}: {message['error']['message']}")
+                return message["result"]
+
+    async def resize(self, width: int, height: int) -> None:
+        """Set the size of the window."""
+        await self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+
+    async def evaluate(self, expression: str) -> Any:
+        """Return the value of a JavaScript expression."""
+        found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return found["result"].get("value")
+
+    async def problems(self) -> list[str]:
+        """Wait until the page has drawn everything; return its problems."""
+        deadline = time.monotonic() + LOAD_SECONDS
+        while (found := await self.evaluate("window.problems")) is None:
+            if time.monotonic() > deadline:
+                raise BrowserError("the page did not draw anything")
+            await asyncio.sleep(0.2)
+        return list(found)
