@@ -11,19 +11,14 @@ from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, ScriptedNodes
+from tests.support.chart.released_operator import RELEASE_USERS, ReleasedOperator
 from tests.support.chart.releases import Releases
-
-SYSTEM = "llmtrain-system"
-USERS = {
-    f"system:serviceaccount:{SYSTEM}:{name}": ("system:serviceaccounts",)
-    for name in ("llmtrain-operator", "llmtrain-uninstall")
-}
-"""Users with the names of the chart's service accounts, which have their roles."""
+from tests.support.operator_harness.harness import SYSTEM
 
 
 @pytest.fixture(scope="module")
 def release_cluster() -> Iterator[ControlPlane]:
-    with ControlPlane(Options(audit=True), users=USERS) as cluster:
+    with ControlPlane(Options(audit=True), users=RELEASE_USERS) as cluster:
         yield cluster
 
 
@@ -52,6 +47,15 @@ async def releases(
     found = Releases(release_api, release_cluster.kubeconfig(), SYSTEM, tmp_path)
     yield found
     await found.clear()
+
+
+@pytest.fixture
+def operators() -> Iterator[list[ReleasedOperator]]:
+    """Operators to stop at the end."""
+    started: list[ReleasedOperator] = []
+    yield started
+    for operator in started:
+        operator.stop()
 
 
 @pytest.fixture

@@ -5,60 +5,27 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llmtrain_chart.paths import CHART
-from llmtrain_devcluster.api import Api, ApiStatusError, Object
+from llmtrain_devcluster.api import ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes, named
 from tests.support.chart.manifests import NAMESPACED
-from tests.support.chart.releases import KEPT, Releases
-from tests.support.operator_harness.harness import (
-    JOBS,
-    OperatorHarness,
-    OperatorProcess,
-    status_of,
+from tests.support.chart.released_operator import (
+    ACCOUNT,
+    ReleasedOperator,
+    hook_pod,
+    run_hook,
 )
+from tests.support.chart.releases import KEPT, Releases
+from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, status_of
 
 pytestmark = pytest.mark.cluster
 
-SYSTEM = "llmtrain-system"
-ACCOUNT = f"system:serviceaccount:{SYSTEM}:llmtrain-"
 LEASES = NAMESPACED["Lease"]
-
-
-class ReleasedOperator(OperatorProcess):
-    """A process with the user and the arguments of a Deployment of the release, but own ports."""
-
-    def __init__(self, cluster: ControlPlane, folder: Path, deployment: Object):
-        (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        own = ("--bind", "--metrics-port", "--health-port", "--progress-seconds", "--retry-period")
-        shipped = [a for a in container["args"] if not a.startswith(own)]
-        super().__init__(cluster, folder, *shipped, user=f"{ACCOUNT}operator")
-
-
-@pytest.fixture
-def operators() -> Iterator[list[ReleasedOperator]]:
-    """Operators to stop at the end."""
-    started: list[ReleasedOperator] = []
-    yield started
-    for operator in started:
-        operator.stop()
-
-
-def run_hook(cluster: ControlPlane, user: str = f"{ACCOUNT}uninstall") -> str:
-    """Run what the hook of an uninstall runs, with its rights."""
-    done = subprocess.run(
-        [sys.executable, "-m", "llmtrain_operator.uninstall"],
-        env={"KUBECONFIG": str(cluster.kubeconfig(user))},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
 
 
 async def test_life_of_a_release_with_a_running_job(
@@ -103,20 +70,9 @@ async def test_life_of_a_release_with_a_running_job(
     assert pods == {p["metadata"]["uid"] for p in await harness.pods()}
     operator.kill()
     await releases.uninstall("--no-hooks")
-    assert "released 1 jobs" in await asyncio.to_thread(run_hook, release_cluster, "admin")
+    assert "released 1 jobs" in await asyncio.to_thread(run_hook, release_cluster, user="admin")
     await releases.api.delete(JOBS, "first", team)
     await releases.becomes(before | KEPT)
-
-
-async def hook_pod(api: Api) -> str:
-    """Wait until the pod of the uninstall hook runs; return its name."""
-    for _ in range(600):
-        for pod in await api.list("pods", SYSTEM):
-            name = str(pod["metadata"]["name"])
-            if name.startswith("llmtrain-uninstall") and pod["status"]["phase"] == "Running":
-                return name
-        await asyncio.sleep(0.1)
-    raise TimeoutError("the hook of the uninstall does not run")
 
 
 async def test_definitions_that_are_not_kept_take_jobs_with_them(

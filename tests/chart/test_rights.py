@@ -1,0 +1,195 @@
+"""The operator uses every right that the chart grants to it, and needs no other.
+
+The values that change rights make the cases. A run of each case uses all rights, also those for
+faults. The fixtures of other tests check that no request of an operator is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrain_chart.helm import render
+from llmtrain_devcluster.control_plane.components import Options
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import ScriptedNodes
+from tests.support.chart.manifests import CLUSTER_SCOPED, NAMESPACED, documents
+from tests.support.chart.released_operator import (
+    ACCOUNT,
+    RELEASE_USERS,
+    ReleasedOperator,
+    hook_pod,
+    run_hook,
+)
+from tests.support.chart.releases import Releases
+from tests.support.chart.rendering import rendered_set
+from tests.support.chart.value_sets import VALUE_SETS
+from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, condition
+from tests.support.rights.audit import Right, granted, refused, used
+from tests.support.rights.cutting_proxy import CuttingProxy
+
+TEAM = "team"
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "cluster": {},
+    "cluster, pod groups": {"config": {"podGroups": True}},
+    "namespaces": {"watchNamespaces": [TEAM]},
+    "namespaces, pod groups": {"watchNamespaces": [TEAM], "config": {"podGroups": True}},
+    "namespaces, no foreign pods": {
+        "watchNamespaces": [TEAM],
+        "config": {"countForeignPods": False},
+    },
+}
+"""Values of the chart, by what decides about the rights."""
+LEASES, CLUSTER_ROLES = NAMESPACED["Lease"], CLUSTER_SCOPED["ClusterRole"]
+GATES = "--feature-gates=GenericWorkload=true"
+OPTIONS = Options(
+    audit=True,
+    apiserver_args=(
+        GATES,
+        "--runtime-config=scheduling.k8s.io/v1beta1=true",
+        # Off by default, but on in some distributions: it makes owner references need a right.
+        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+    ),
+    controller_manager_args=(GATES,),
+    scheduler_args=(GATES,),
+)
+FINALIZERS = "llmtrainingjobs/finalizers"
+"""An admission plugin asks for it, so no request of the audit log shows it."""
+
+
+@pytest.mark.parametrize("account", ["operator", "uninstall"])
+def test_the_cases_are_all_that_the_chart_grants(account: str) -> None:
+    tested = {frozenset(rights_of_case(name, account)) for name in CASES}
+    for name, values in VALUE_SETS.items():
+        service_account = values.get("serviceAccount", {})
+        custom = values.get("nameOverride") or values.get("fullnameOverride")
+        if custom or (account == "operator" and not service_account.get("create", True)):
+            continue
+        found = granted(rendered_set(name), f"llmtrain-{account}")
+        assert frozenset(found) in tested or not found, name
+
+
+def rights_of_case(name: str, account: str) -> set[Right]:
+    return granted(documents(render(CASES[name])), f"llmtrain-{account}")
+
+
+def test_the_test_of_a_release_has_no_account() -> None:
+    for name in VALUE_SETS:
+        for pod in (o for o in rendered_set(name) if o["kind"] == "Pod"):
+            assert pod["spec"]["automountServiceAccountToken"] is False
+            assert "serviceAccountName" not in pod["spec"]
+
+
+@pytest.fixture(scope="module")
+def release_cluster() -> Iterator[ControlPlane]:
+    with ControlPlane(OPTIONS, users=RELEASE_USERS) as cluster:
+        yield cluster
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("case", CASES)
+async def test_all_rights_are_used(
+    case: str,
+    release_cluster: ControlPlane,
+    release_nodes: ScriptedNodes,
+    releases: Releases,
+    operators: list[ReleasedOperator],
+    team: str,
+    tmp_path: Path,
+) -> None:
+    before = {user: len(release_cluster.requests(user)) for user in RELEASE_USERS}
+    await releases.install(values=CASES[case])
+    harness = OperatorHarness(releases.api, team, release_nodes, "chart")
+    async with CuttingProxy(release_cluster.port) as proxy:
+        deployment = await releases.deployment(operator_name(case))
+        operator = ReleasedOperator(release_cluster, tmp_path, deployment, proxy.port)
+        operators.append(operator)
+        await asyncio.to_thread(operator.start)
+        await releases.api.delete(LEASES, operator_name(case), SYSTEM)
+        await job_restarts_and_is_deleted(harness, proxy)
+        await name_is_taken(harness)
+        await harness.submit("kept")
+        await harness.phase("kept", "Running", seconds=60)
+        requests = release_cluster.requests(f"{ACCOUNT}operator")[before[f"{ACCOUNT}operator"] :]
+        operator.kill()
+
+    uninstalling = asyncio.create_task(releases.uninstall("--timeout=300s"))
+    pod = await hook_pod(releases.api)
+    watched = CASES[case].get("watchNamespaces", ())
+    assert "released 1 jobs" in await asyncio.to_thread(run_hook, release_cluster, *watched)
+    release_nodes.end(SYSTEM, pod, 0)
+    await uninstalling
+    await harness.clear()
+
+    assert refused(requests) == []
+    wanted = rights_of_case(case, "operator")
+    asked_by_admission = {right for right in wanted if right.resource.startswith(FINALIZERS)}
+    assert used(requests) | asked_by_admission == wanted
+    hooks = release_cluster.requests(f"{ACCOUNT}uninstall")[before[f"{ACCOUNT}uninstall"] :]
+    assert used(hooks) == rights_of_case(case, "uninstall")
+
+
+def operator_name(case: str) -> str:
+    watched = CASES[case].get("watchNamespaces")
+    return f"llmtrain-operator-{watched[0]}" if watched else "llmtrain-operator"
+
+
+async def job_restarts_and_is_deleted(harness: OperatorHarness, proxy: CuttingProxy) -> None:
+    """Let a job fail while the network fails, restart, succeed and be deleted after its TTL."""
+    await harness.submit("first", runPolicy={"ttlSecondsAfterFinished": 1})
+    await harness.runs("first", 0, seconds=60)
+    # The operator does not know whether its next write was successful, so it reads the job.
+    proxy.cutting = True
+    for index in range(2):
+        harness.nodes.end(harness.namespace, f"first-0-{index}", 137)
+    await asyncio.sleep(3)
+    proxy.cutting = False
+    await harness.runs("first", 1, seconds=60)
+    for index in range(2):
+        harness.nodes.end(harness.namespace, f"first-1-{index}", 0)
+    await harness.gone("first", seconds=60)
+
+
+async def name_is_taken(harness: OperatorHarness) -> None:
+    """Submit a job that needs the name of a pod that somebody else has created."""
+    container = {"name": "main", "image": "example.com/x:1"}
+    taken = {"metadata": {"name": "second-0-0"}, "spec": {"containers": [container]}}
+    await harness.api.create("pods", taken, harness.namespace)
+    await harness.submit("second")
+    await harness.wait(
+        "second", lambda job: condition(job, "PodsReady").get("reason") == "NameConflict", 60
+    )
+    await harness.api.delete("pods", "second-0-0", harness.namespace, grace_seconds=0)
+    await harness.api.delete(JOBS, "second", harness.namespace)
+    await harness.gone("second", seconds=60)
+
+
+@pytest.mark.cluster
+async def test_owner_references_need_the_right_to_finalizers(
+    release_cluster: ControlPlane,
+    release_nodes: ScriptedNodes,
+    releases: Releases,
+    operators: list[ReleasedOperator],
+    team: str,
+    tmp_path: Path,
+) -> None:
+    await releases.install()
+    role = await releases.api.get(CLUSTER_ROLES, "llmtrain-operator")
+    kept = [rule for rule in role["rules"] if rule["resources"] != [FINALIZERS]]
+    assert len(kept) == len(role["rules"]) - 1
+    await releases.api.patch(CLUSTER_ROLES, "llmtrain-operator", {"rules": kept})
+    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
+    operators.append(operator)
+    await asyncio.to_thread(operator.start)
+    harness = OperatorHarness(releases.api, team, release_nodes, "chart")
+    await harness.submit("first")
+    text = "you can't set finalizers on"
+    found = await harness.wait(
+        "first", lambda job: text in condition(job, "PodsReady").get("message", ""), 60
+    )
+    assert condition(found, "PodsReady")["reason"] == "Forbidden"
+    await harness.clear()
