@@ -33,8 +33,10 @@ def may_take_nodes(job: PendingJob, held: Allocation, now: float) -> bool:
     """
     if not held.preemptible or held.priority > job.priority:
         return False
+    if job.can_preempt and held.priority < job.priority:
+        return True
     if held.unadmitted_since is None:
-        return job.can_preempt and held.priority < job.priority
+        return False
     return not job.awaits_admission or now - held.unadmitted_since >= UNADMITTED_SECONDS
 
 

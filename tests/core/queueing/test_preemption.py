@@ -71,6 +71,7 @@ def test_a_job_that_is_not_admitted_leaves_its_nodes_to_others() -> None:
     alike = replace(VIP.waiting(), awaits_admission=True)
     assert victims_at(UNADMITTED_SECONDS - 1, alike, seen, held) == ()
     assert victims_at(UNADMITTED_SECONDS, alike, seen, held) == ("held",)
+    assert victims_at(0.0, alike, seen, replace(held, priority=4)) == ("held",)
 
 
 def victims_at(
