@@ -132,12 +132,15 @@ def _bar_gauge(panel: Panel) -> Any:
 
 
 def _table(panel: Panel) -> Any:
-    hidden = {"Time": True, "__name__": True}
+    hidden = dict.fromkeys(("Time", "__name__", *(["Value"] if panel.names else [])), True)
+    names = {"llmtrain_job": "job", "slowest_domain": "slowest domain", "Value": "value"}
     return (
         table.Panel()
         .min_width(_COLUMN_WIDTH)
         .with_transformation(
-            models.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden})
+            models.DataTransformerConfig(
+                id_val="organize", options={"excludeByName": hidden, "renameByName": names}
+            )
         )
     )
 

@@ -53,7 +53,7 @@ class Panel:
     decimals: int | None = None
     stacked: bool = False
     names: bool = False
-    """A stat that shows the legend of its series instead of the value."""
+    """A stat with the legend of its series instead of the value, or a table without the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,14 @@ def bars(
     )
 
 
-def table(title: str, description: str, unit: str, query: Query, width: int = 12) -> Panel:
+def table(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    width: int = 12,
+    height: int = 8,
+    names: bool = False,
+) -> Panel:
     """Return a panel with a row per series."""
-    return Panel(title, description, PanelKind.TABLE, unit, (query,), width)
+    return Panel(title, description, PanelKind.TABLE, unit, (query,), width, height, names=names)

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from llmtrain_images.debian import install_missing
+
 SOURCES = Path(__file__).parent / "web"
 NPM_SECONDS = 900
 SETTINGS = (".npmrc", "package.json", "package-lock.json")
@@ -32,6 +34,7 @@ def build_page() -> Path:
     with (base / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not page.is_dir():
+            install_missing(["node", "npm"], ["nodejs", "npm"], print)
             packages = _install(base)
             _bundle(files, packages, page)
     return page
@@ -61,12 +64,8 @@ def _bundle(files: list[Path], packages: Path, page: Path) -> None:
 
 
 def _npm(*arguments: str, folder: Path) -> None:
-    try:
-        done = subprocess.run(
-            ["npm", *arguments], cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS
-        )
-    except FileNotFoundError:
-        raise BundleError("npm is missing: install the packages nodejs and npm") from None
+    command = ["npm", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS)
     if done.returncode:
         raise BundleError(
             f"npm {' '.join(arguments)} failed:\n{(done.stdout + done.stderr)[-4000:]}"

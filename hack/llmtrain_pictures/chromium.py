@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -18,8 +17,10 @@ from typing import Any
 
 import aiohttp
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core")
+from llmtrain_images.debian import install_missing
+
+PROGRAM = "chromium"
+PACKAGES = ("chromium", "fonts-dejavu-core")
 START_SECONDS = 60.0
 LOAD_SECONDS = 90.0
 MESSAGE_BYTES = 1 << 28
@@ -54,28 +55,14 @@ class Picture:
     """What the page reports in `window.problems`: queries without data, for example."""
 
 
-def find_chromium() -> str:
-    """Return the path of the browser; install it from Debian where it is missing."""
-    for name in PROGRAMS:
-        if path := shutil.which(name):
-            return path
-    if not shutil.which(INSTALL[0]) or os.geteuid():
-        raise BrowserError("Chromium is missing: install the package chromium")
-    done = subprocess.run(INSTALL, capture_output=True, text=True)
-    path = shutil.which(PROGRAMS[0])
-    if path is None:
-        raise BrowserError(f"{' '.join(INSTALL)} failed:\n{done.stderr[-2000:]}")
-    return path
-
-
 @asynccontextmanager
 async def browser() -> AsyncIterator[Browser]:
     """Run a browser until the block ends."""
-    program = find_chromium()
+    install_missing([PROGRAM], PACKAGES, print)
     with tempfile.TemporaryDirectory(prefix="llmtrain-chromium.") as name:
         home = Path(name)
         process = subprocess.Popen(
-            [program, *OPTIONS, f"--user-data-dir={home}"],
+            [PROGRAM, *OPTIONS, f"--user-data-dir={home}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "HOME": name},

@@ -1,6 +1,6 @@
 """Pictures of the dashboards show faults by the name of what is at fault.
 
-The pictures are written to `LLMTRAIN_PICTURES`, or to a folder of the test.
+The pictures are written to the folder `LLMTRAIN_PICTURES`, or to `runs/pictures`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.support.monitoring.live_cluster import INTERVAL, LiveCluster
 from tests.support.monitoring.live_jobs import IDLE_HOST, RUN
 from tests.support.monitoring.slow_rank import slow_rank
 from tests.support.monitoring.slow_uplink import SLOW_RACK, exporter
+from tests.support.paths import ROOT
 
 pytestmark = [
     pytest.mark.prometheus,
@@ -35,9 +36,8 @@ FAULT_SECONDS, RECORDED_SECONDS = 40, 30
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    named = os.environ.get("LLMTRAIN_PICTURES")
-    return Path(named) if named else tmp_path
+def folder() -> Path:
+    return Path(os.environ.get("LLMTRAIN_PICTURES") or ROOT / "runs" / "pictures")
 
 
 def rank_of(live: LiveCluster, pod: str, gpu: int) -> dict[str, str]:

@@ -228,7 +228,7 @@ OPERATOR_CASES = {
         {"pod": "operator-0"},
     ),
     "LLMTrainInformerStale": AlertCase(
-        {of_operator("llmtrain_operator_informer_staleness_seconds", informer="pods"): steady(300)},
+        {of_operator("llmtrain_operator_informer_staleness_seconds", informer="pods"): steady(600)},
         {"informer": "pods"},
     ),
     "LLMTrainApiErrors": AlertCase(

@@ -160,6 +160,7 @@ _QUEUE = PanelRow(
             "Jobs without a placement.",
             "none",
             Query(_WAITING, "", _none("job")),
+            names=True,
         ),
         series(
             "Time to running",

@@ -53,8 +53,8 @@ _STATE = PanelRow(
             "s",
             Query("max(llmtrain_operator_informer_staleness_seconds)", "stale"),
             (None, GREEN),
-            (60, ORANGE),
-            (120, RED),
+            (180, ORANGE),
+            (420, RED),
         ),
         stat(
             "Uptime",
@@ -79,6 +79,8 @@ _STATE = PanelRow(
             "none",
             Query("max by (pod, version) (llmtrain_operator_build_info)"),
             width=4,
+            height=4,
+            names=True,
         ),
     ),
 )

@@ -122,6 +122,8 @@ _OVERVIEW = PanelRow(
             "none",
             Query(f"max by ({JOB}, layout, model, attempt) (llmtrain_job_info{{{JOB_SELECTOR}}})"),
             width=8,
+            height=4,
+            names=True,
         ),
     ),
 )
@@ -228,7 +230,7 @@ _GPUS = PanelRow(
             "Slowest ranks",
             "Speed of a rank relative to the fastest with the same work; 1 is the fastest.",
             "percentunit",
-            Query(f"bottomk(10, {RANK_SPEED})"),
+            Query(f"bottomk(10, max by ({JOB}, node, gpu, rank) ({RANK_SPEED}))"),
         ),
         series(
             "Memory",
@@ -271,6 +273,7 @@ _GPUS = PanelRow(
                 f"max by ({JOB}, node, gpu, UUID, modelName) (llmtrain_gpu_info{{{JOB_SELECTOR}}})"
             ),
             width=24,
+            names=True,
         ),
     ),
 )

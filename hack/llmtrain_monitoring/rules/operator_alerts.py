@@ -38,10 +38,10 @@ OPERATOR_ALERTS = RuleGroup(
         Alert(
             "LLMTrainInformerStale",
             Severity.CRITICAL,
-            "max by (informer) (llmtrain_operator_informer_staleness_seconds) > 120",
+            "max by (informer) (llmtrain_operator_informer_staleness_seconds) > 420",
             "The operator does not see changes of {{ $labels.informer }}.",
             "The API server has not answered its watch for {{ $value | humanizeDuration }}.",
-            hold="5m",
+            hold="1m",
         ),
         Alert(
             "LLMTrainApiErrors",

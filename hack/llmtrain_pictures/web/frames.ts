@@ -11,14 +11,12 @@ import {
 } from '@grafana/data';
 import { Range, Series, Variables, legendOf, seriesOf } from './prometheus';
 
-const HIDDEN = new Set(['__name__']);
-
 export async function framesOf(panel: any, variables: Variables, range: Range, theme: GrafanaTheme2): Promise<DataFrame[]> {
   const frames: DataFrame[] = [];
   for (const target of panel.targets ?? []) {
     const filled = { ...target, legendFormat: target.legendFormat && variables.fill(target.legendFormat) };
     const series = await seriesOf(target, panel.title, variables, range);
-    frames.push(...(panel.type === 'table' ? [table(series)] : series.map((each) => curve(filled, each))));
+    frames.push(...(panel.type === 'table' ? [table(panel, series)] : series.map((each) => curve(filled, each))));
   }
   let index = 0;
   for (const frame of frames) {
@@ -42,13 +40,21 @@ function curve(target: any, series: Series): DataFrame {
     type: FieldType.number,
     labels: series.metric,
     config: { displayNameFromDS: name },
-    values: series.values.map(([, value]) => Number(value)),
+    values: series.values.map(([, value]) => numberOf(value)),
   };
   return { refId: target.refId, name, length: series.values.length, fields: [times, values] };
 }
 
-function table(series: Series[]): DataFrame {
-  const names = [...new Set(series.flatMap((each) => Object.keys(each.metric)))].filter((name) => !HIDDEN.has(name));
+// NaN, the quotient of two zeros, is a gap in a curve.
+function numberOf(text: string): number | null {
+  const value = Number(text);
+  return Number.isNaN(value) ? null : value;
+}
+
+// A row per series; the columns are those that the transformation of the panel leaves.
+function table(panel: any, series: Series[]): DataFrame {
+  const { excludeByName = {}, renameByName = {} } = panel.transformations?.[0]?.options ?? {};
+  const names = [...new Set(series.flatMap((each) => Object.keys(each.metric)))].sort();
   const labels: Field[] = names.map((name) => ({
     name,
     type: FieldType.string,
@@ -61,7 +67,11 @@ function table(series: Series[]): DataFrame {
     config: {},
     values: series.map((each) => Number(each.values[0][1])),
   };
-  return { length: series.length, fields: [...labels, values] };
+  const fields = [...labels, values].filter((field) => !excludeByName[field.name]);
+  for (const field of fields) {
+    field.name = renameByName[field.name] ?? field.name;
+  }
+  return { length: series.length, fields };
 }
 
 function configure(field: Field, panel: any, theme: GrafanaTheme2, index: number): void {

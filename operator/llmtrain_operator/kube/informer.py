@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 MIN_DELAY = 0.1
 MAX_DELAY = 30.0
 HEALTHY_SECONDS = 10.0
+WATCH_SECONDS = (240, 360)
+"""Shortest and longest duration of a watch."""
 """After a watch that lasted this long, the reconnect delay starts again at its minimum."""
 
 R = TypeVar("R")
@@ -106,7 +108,11 @@ class Informer(Generic[R]):
 
     @property
     def staleness(self) -> float:
-        """Seconds since the last event from the server (bookmarks arrive once a minute)."""
+        """Seconds since the last response of the server.
+
+        Bookmarks arrive once a minute, but not for resources without any event. Their watches
+        end after `WATCH_SECONDS` at most, and the start of the next one is a response.
+        """
         return time.monotonic() - self.last_contact
 
     def relist(self) -> None:
@@ -188,8 +194,9 @@ class Informer(Generic[R]):
                     version=self._resume,
                     labels=wanted.labels,
                     fields=wanted.fields,
-                    seconds=random.randint(240, 360),
+                    seconds=random.randint(*WATCH_SECONDS),
                 ) as batches:
+                    self.last_contact = time.monotonic()
                     async for lines in batches:
                         for line in lines:
                             self._handle_event(orjson.loads(line))

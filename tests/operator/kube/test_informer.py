@@ -74,6 +74,19 @@ async def test_a_watch_continues_at_the_last_version() -> None:
             await follower.until(lambda: follower.names() == {"a", "b"})
 
 
+async def test_the_start_of_a_watch_is_a_response() -> None:
+    """A resource without events is not stale: its watches end and start again."""
+    async with FakeApi() as server:
+        server.put("a")
+        async with followed(server) as follower:
+            await follower.until(lambda: len(server.watches) == 1)
+            follower.informer.last_contact -= 1000
+            assert follower.informer.staleness > 900
+            server.hang_up()
+            await follower.until(lambda: follower.informer.staleness < 900)
+            assert server.lists == 1
+
+
 async def test_a_deletion_between_two_watches_is_reported() -> None:
     async with FakeApi() as server:
         for name in "abc":

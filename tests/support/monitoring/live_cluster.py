@@ -7,6 +7,7 @@ those of the Service, as the discovery of EndpointSlices would find them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ NODES = [
 """One node in each rack: a job of two nodes crosses racks, and no rack has room for another."""
 FIRST_STEPS = 25
 """Steps with two samples of the collectives and a checkpoint."""
-START_SECONDS = 180.0
+START_SECONDS, SCRAPE_SECONDS = 180.0, 60.0
 INTERVAL = "1s"
 
 
@@ -62,11 +63,20 @@ def live_cluster(folder: Path) -> Iterator[LiveCluster]:
             data = plane.folder / "data"
             build_nvml(data / "driver")
             with PrometheusServer(folder / "prometheus", _config(plane, operator)) as server:
+                _await_scrape(server)
                 asyncio.run(_submit(plane, data))
                 asyncio.run(_training(plane))
                 yield LiveCluster(server, plane)
         finally:
             operator.stop()
+
+
+def _await_scrape(server: PrometheusServer) -> None:
+    """Wait until the operator is scraped, so that counters are seen before they grow."""
+    deadline = time.monotonic() + SCRAPE_SECONDS
+    while not server.query("llmtrain_operator_leader == 1"):
+        assert time.monotonic() < deadline, server.ask("targets")
+        time.sleep(0.2)
 
 
 async def _submit(plane: ControlPlane, data: Path) -> None:

@@ -20,7 +20,7 @@ def jobs() -> list[dict[str, Any]]:
     """Return the jobs, that which trains first."""
     return [
         _trains(),
-        _job("wide", nodes=8),
+        _job("wide", nodes=4),
         _job("near", nodes=2, topology={"require": "leaf"}),
         _job("lost", nodes=1, topology={"require": "no-such-level"}),
         _without_image(_job("stuck", nodes=1)),

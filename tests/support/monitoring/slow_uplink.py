@@ -19,6 +19,7 @@ SLOW_RACK = "b"
 SLOWDOWN = 6.0
 STEP_SECONDS, COLLECTIVE_SECONDS, CALLS = 0.5, 0.05, 4
 """Of a step: its time, its time in collectives, and their number."""
+CALL_BYTES = 5e7
 SAMPLED_STEPS = 0.2
 """Sampled steps in a second."""
 
@@ -46,6 +47,10 @@ def _pod(job: str, index: int, elapsed: float) -> Iterator[tuple[str, float]]:
     yield series("llmtrain_step_seconds_sum", 2 * elapsed * STEP_SECONDS * (0.9 + 0.1 * slow))
     yield series("llmtrain_collective_seconds_count", sampled * CALLS, call)
     yield series("llmtrain_collective_seconds_sum", sampled * COLLECTIVE_SECONDS * slow, call)
+    yield series("llmtrain_sampled_collective_bytes_total", sampled * CALLS * CALL_BYTES, call)
+    for quantile in ("0.5", "0.99"):
+        one = COLLECTIVE_SECONDS / CALLS * slow
+        yield series("llmtrain_collective_recent_seconds", one, {**call, "quantile": quantile})
     yield series(WAITS, 0.1 * sampled * COLLECTIVE_SECONDS, {**group, "payload": "tensor"})
     yield series("llmtrain_probe_bus_bandwidth_bytes_per_second", 4e10 / slow, group)
     yield series("llmtrain_bus_bandwidth_bytes_per_second", 3.5e10 / slow, call)
