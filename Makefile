@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kind-programs kind-up kind-down prometheus monitoring pictures demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-size bench-placement crds chart lock clean
+.PHONY: help setup controlplane kind-programs kind-up kind-down prometheus monitoring pictures demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-size bench-placement crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,9 @@ chart: setup ## write the generated files of charts/ and deploy/
 
 pictures: prometheus controlplane ## draw the dashboards of a real job and of faults (PICTURES=FOLDER)
 	@LLMTRAIN_PICTURES=$(or $(PICTURES),runs/pictures) python -m pytest -q tests/monitoring/test_pictures.py
+
+images: setup ## build the images with SBOM and sizes into dist/images (IMAGES="--save")
+	@python -m llmtrain_images $(IMAGES)
 
 lock: setup ## renew the hashed locks from pyproject.toml
 	@hack/lock.sh

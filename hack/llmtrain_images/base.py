@@ -29,6 +29,9 @@ DOCUMENTATION = (
 )
 LEFT_OVER = ("/etc/apt/sources.list", "/var/cache/apt", "/var/cache/ldconfig", "/var/lib/apt")
 """What bootstrapping leaves: the address of this machine's mirror, caches, and lists."""
+_PURGE = (
+    'chroot "$1" dpkg --purge --force-depends --force-remove-essential --force-remove-protected'
+)
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -44,6 +47,8 @@ class RootFilesystem:
     packages: tuple[str, ...] = ()
     excluded: tuple[str, ...] = DOCUMENTATION
     """Patterns of paths that no package may install."""
+    purged: tuple[str, ...] = ()
+    """Packages to remove at the end, whatever depends on them."""
     removed: tuple[str, ...] = ()
     """Paths to remove at the end. Package scripts may need them before; `*` and `?` match."""
 
@@ -87,6 +92,7 @@ def _bootstrap(base: RootFilesystem, target: Path, workspace: Path) -> None:
         "--format=tar",
         f"--include={','.join(base.packages)}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in base.excluded),
+        *([f"--customize-hook={_PURGE} {' '.join(base.purged)}"] if base.purged else ()),
         f"--customize-hook={_removal(base)}",
         "--quiet",
     ]

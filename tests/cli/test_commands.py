@@ -31,7 +31,7 @@ def job(**parallelism: int) -> dict:
             "data": {"sources": [{"name": "text", "uri": "file:///text"}]},
             "training": {"steps": 10, "globalBatchSize": 48},
             "parallelism": parallelism,
-            "workers": {"gpusPerNode": 2, "image": "llmtrain/trainer:dev"},
+            "workers": {"gpusPerNode": 2, "image": "llmtrain/trainer:0.1.0"},
         },
     }
 

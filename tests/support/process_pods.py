@@ -4,8 +4,8 @@ import asyncio
 import textwrap
 from pathlib import Path
 
+from llmtrain_core.images import TRAINER
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.process_node.images import TRAINER_IMAGE
 from llmtrain_devcluster.process_node.start import machine_node
 
 BACKOFF_SECONDS = 0.3
@@ -15,14 +15,14 @@ POD_IP = {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}
 
 def sh(script: str, **container: object) -> dict:
     script = textwrap.dedent(script)
-    return {"name": "main", "image": TRAINER_IMAGE, "command": ["sh", "-c", script], **container}
+    return {"name": "main", "image": TRAINER, "command": ["sh", "-c", script], **container}
 
 
 def py(script: str, **container: object) -> dict:
     script = textwrap.dedent(script)
     return {
         "name": "main",
-        "image": TRAINER_IMAGE,
+        "image": TRAINER,
         "command": ["python", "-c", script],
         **container,
     }

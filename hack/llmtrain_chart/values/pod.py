@@ -16,6 +16,7 @@ from llmtrain_chart.values.base import (
     Texts,
 )
 from llmtrain_core.api import env, labels
+from llmtrain_core.images import OPERATOR_REPOSITORY
 
 Registry = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._/-]*)?)?$")]
 """A host with an optional port and path, without a scheme; or nothing."""
@@ -32,7 +33,7 @@ class OperatorImage(ChartModel):
 
     registry: Registry = ""
     """Registry, if it is not part of the repository. `global.imageRegistry` takes precedence."""
-    repository: Repository = "llmtrain/operator"
+    repository: Repository = OPERATOR_REPOSITORY
     """Repository."""
     tag: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$")] = ""
     """Tag; empty for the version of the chart's application."""

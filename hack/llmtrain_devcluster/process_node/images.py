@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from llmtrain_core.images import TRAINER
 from llmtrain_devcluster.process_node.python_environment import PythonEnvironment
-
-TRAINER_IMAGE = "llmtrain/trainer:dev"
 
 # The grammar of image references, as far as a typing mistake can break it.
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -28,7 +27,7 @@ class Image:
 def default_images(environment: PythonEnvironment) -> dict[str, Image]:
     """Return the images that are always available: the trainer, as the given environment."""
     env = {**environment.env, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
-    return {TRAINER_IMAGE: Image(env)}
+    return {TRAINER: Image(env)}
 
 
 def is_valid(reference: str) -> bool:
