@@ -17,7 +17,8 @@ def demo_cluster() -> Iterator[DemoCluster]:
         demo_cluster.start_nodes()
         asyncio.run(_install(demo_cluster))
         yield demo_cluster
-        assert refused(demo_cluster.cluster.requests(OPERATOR)) == []
+        requests = demo_cluster.cluster.requests(OPERATOR)
+        assert requests and refused(requests) == []
 
 
 async def _install(demo_cluster: DemoCluster) -> None:
