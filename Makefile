@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kind-programs kind-up kind-down prometheus monitoring pictures demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-size bench-placement crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-down prometheus monitoring pictures demo test lint parity fuzz bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-size bench-placement crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,9 @@ setup: ## .venv with everything that the other commands need
 
 controlplane: setup ## the Kubernetes control plane of the development cluster (built once)
 	@python -m llmtrain_devcluster.control_plane.build
+
+kueue: setup ## Kueue for the tests (built once)
+	@python -m tests.support.kueue.build
 
 prometheus: setup ## Prometheus and promtool for the tests (built once)
 	@python -m llmtrain_monitoring.prometheus
