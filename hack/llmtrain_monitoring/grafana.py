@@ -82,17 +82,18 @@ def _panel(panel: Panel) -> Any:
     if panel.decimals is not None:
         built = built.decimals(panel.decimals)
     for ref, query in zip("ABCDEF", panel.queries, strict=False):
-        built = built.with_target(_target(query, ref, panel.kind))
+        built = built.with_target(_target(query, ref, panel))
     return built
 
 
-def _target(query: Query, ref: str, kind: PanelKind) -> Any:
+def _target(query: Query, ref: str, panel: Panel) -> Any:
     target = prometheus.Dataquery().expr(query.whole).ref_id(ref).datasource(_SOURCE)
     if query.legend:
         target = target.legend_format(query.legend)
-    if kind in (PanelKind.BAR_GAUGE, PanelKind.TABLE):
+    # A panel of names shows each series of the range, also an earlier phase of a job.
+    if panel.kind in (PanelKind.BAR_GAUGE, PanelKind.TABLE) or panel.names:
         target = target.instant()
-    if kind is PanelKind.TABLE:
+    if panel.kind is PanelKind.TABLE:
         target = target.format(queries.PromQueryFormat.TABLE)
     return target
 

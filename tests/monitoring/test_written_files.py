@@ -51,6 +51,17 @@ def test_the_files_are_those_that_the_code_writes() -> None:
     assert stale == [], "run `make monitoring`"
 
 
+def test_a_panel_of_names_shows_only_present_series() -> None:
+    named = [
+        panel
+        for board in boards()
+        for panel in panels(board)
+        if panel["type"] == "stat" and panel["options"]["textMode"] == "name"
+    ]
+    assert "Phase" in {panel["title"] for panel in named}
+    assert all(target["instant"] for panel in named for target in panel["targets"])
+
+
 @pytest.mark.parametrize(
     ("expression", "names"),
     [
