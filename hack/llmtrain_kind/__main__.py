@@ -12,14 +12,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from llmtrain_devcluster.go_build.golang import GoMissingError
 from llmtrain_devcluster.go_build.tools import BuildError
 from llmtrain_devcluster.paths import cache_root
 from llmtrain_devcluster.processes import end_process, start_time
 from llmtrain_images.base import BaseError
+from llmtrain_images.build import build_operator, build_trainer
 from llmtrain_images.debian import DebianError
 from llmtrain_images.docker_engine import EngineError, docker_engine
+from llmtrain_images.wheels import WheelError
 from llmtrain_kind.addons import add_gpus
 from llmtrain_kind.cluster import WORKERS, KindError, kind_cluster
 from llmtrain_kind.guard import GuardError
@@ -40,6 +43,7 @@ ERRORS = (
     GuardError,
     KindError,
     KubectlError,
+    WheelError,
 )
 
 
@@ -85,18 +89,25 @@ def hold() -> int:
     """Run the cluster until a signal ends this process."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with docker_engine() as engine, kind_cluster(engine) as cluster:
-            for worker in WORKERS:
-                add_gpus(cluster.kubectl, worker, GPUS)
-            draft = KUBECONFIG.with_suffix(".draft")
-            draft.write_bytes(cluster.kubeconfig.read_bytes())
-            draft.chmod(0o600)
-            draft.rename(KUBECONFIG)
-            while True:
-                signal.pause()
+        with docker_engine() as engine:
+            images = (build_operator(engine), build_trainer(engine))
+            with kind_cluster(engine, images) as cluster:
+                for worker in WORKERS:
+                    add_gpus(cluster.kubectl, worker, GPUS)
+                _publish(cluster.kubeconfig)
+                while True:
+                    signal.pause()
     except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _publish(kubeconfig: Path) -> None:
+    """Write the kubeconfig to its place; from then on the cluster counts as ready."""
+    draft = KUBECONFIG.with_suffix(".draft")
+    draft.write_bytes(kubeconfig.read_bytes())
+    draft.chmod(0o600)
+    draft.rename(KUBECONFIG)
 
 
 def _holder() -> tuple[int, int] | None:

@@ -8,24 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrain_kind.kubectl import Kubectl, KubectlError
+from tests.support.paths import ROOT
 
 RESOURCE = "llmtrainingjobs.llmtrain.dev"
 CORPUS = "corpus"
-TEXT = "".join(
-    f"Node {a} sends gradient {b} to node {(a * b) % 97} over link {(a + b) % 13}.\n"
-    for a in range(40)
-    for b in range(40)
-)
 Object = dict[str, Any]
 
 
 def corpus() -> Object:
-    """Return a ConfigMap with the text that the jobs learn."""
+    """Return a ConfigMap with the text that the jobs learn: pages of the documentation."""
+    pages = sorted((ROOT / "docs").glob("*.md"))
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": CORPUS},
-        "data": {"text.txt": TEXT},
+        "data": {page.name: page.read_text("utf-8") for page in pages},
     }
 
 
@@ -50,7 +47,10 @@ def job_manifest(name: str, image: str, steps: int) -> Object:
                     "sequenceLength": 32,
                 }
             },
-            "data": {"sources": [{"name": "text", "uri": f"file:///{CORPUS}/text.txt"}]},
+            "data": {
+                "sources": [{"name": "text", "uri": f"file:///{CORPUS}"}],
+                "heldOutFraction": 0.2,
+            },
             "training": {
                 "steps": steps,
                 "globalBatchSize": 8,

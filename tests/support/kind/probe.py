@@ -24,6 +24,15 @@ with socket.create_server(("0.0.0.0", {port})) as server:
         server.accept()[0].close()
 """
 
+ASIDE = """
+import os
+if os.fork():
+    os._exit(0)
+os.setsid()
+for file in range(3):
+    os.close(file)
+"""
+
 
 def listener(name: str, namespace: str, image: str, port: int, node: str = "") -> dict[str, Any]:
     """Return a pod that accepts connections on a port, and from which others are probed."""
@@ -65,7 +74,13 @@ class Probe:
     pod: str
 
     def connect(self, address: str, port: int) -> str:
-        """Return `open`, `refused` or `dropped`."""
+        """Return `open`, `refused` or `dropped`. A policy may do either of the last two."""
         command = ("python", "-c", CONNECT, address, str(port))
-        text = self.kubectl("exec", "--namespace", self.namespace, self.pod, "--", *command)
-        return text.strip().partition(":")[0]
+        return self._run(*command).strip().partition(":")[0]
+
+    def listen(self, port: int) -> None:
+        """Accept connections on a port from now on."""
+        self._run("python", "-c", ASIDE + LISTEN.format(port=port))
+
+    def _run(self, *command: str) -> str:
+        return self.kubectl("exec", "--namespace", self.namespace, self.pod, "--", *command)
