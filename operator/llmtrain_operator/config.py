@@ -39,7 +39,7 @@ class Config:
     kubeconfig: str | None = None
     """Path of the kubeconfig; default $KUBECONFIG, else the pod's service account."""
     bind: str = "0.0.0.0"
-    """Address that the health and metrics ports listen on."""
+    """Address that the health and metrics ports listen on: `::` for IPv6, empty for both."""
     metrics_port: int = 9090
     """Port of /metrics; 0 selects a free port."""
     health_port: int = 8080
