@@ -9,7 +9,7 @@ import pytest
 from tests.support.exported_metrics import HARDWARE
 from tests.support.monitoring.expressions import Expression, expressions, observed
 from tests.support.monitoring.live_cluster import LiveCluster
-from tests.support.monitoring.live_jobs import NAMESPACE, RUN
+from tests.support.monitoring.live_jobs import FAILING, NAMESPACE, RUN
 
 pytestmark = [
     pytest.mark.prometheus,
@@ -60,6 +60,12 @@ def test_listed_hardware_is_really_missing(live: LiveCluster) -> None:
     present = [metric for metric in HARDWARE if live.server.query(metric)]
     answered = [each.where for each in expressions() if each.hardware and _has_data(live, each)]
     assert (present, answered) == ([], [])
+
+
+def test_only_the_job_that_failed_fires_an_alert(live: LiveCluster) -> None:
+    firing = live.server.query('ALERTS{alertstate="firing"}')
+    found = {(each["metric"]["alertname"], each["metric"]["job"]) for each in firing}
+    assert found == {("LLMTrainJobFailed", FAILING)}
 
 
 def test_waits_are_a_part_of_the_collectives(live: LiveCluster) -> None:

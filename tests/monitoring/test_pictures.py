@@ -61,12 +61,14 @@ def test_a_straggler_and_an_idle_gpu_in_a_real_job(live: LiveCluster, folder: Pa
     idle = rank_of(live, IDLE_HOST, gpu=1)
     with slow_rank(f"{RUN}-0-0", gpu=1):
         time.sleep(FAULT_SECONDS)
-        pictures = draw(BOARDS, live.server.url, folder / "live", seconds=180)
+        pictures = draw(BOARDS, live.server.url, folder / "live", seconds=120)
     assert problems(pictures) == []
     assert len(pictures) == len(DASHBOARDS)
     assert f"{slow['node']} rank {slow['rank']}" in pictures["network"].text
     (worst,) = live.server.query("bottomk(1, llmtrain_straggler_score)")
     assert (worst["metric"]["pod"], worst["metric"]["gpu"]) == (f"{RUN}-0-0", "1")
+    phase = pictures["training-job"].text.split("Phase")[1].split()[0]
+    assert phase == "Running"
     bars = pictures["training-job"].text.split("Utilization of each GPU")[1].splitlines()
     assert bars[bars.index(f"{idle['node']} GPU 1") + 1] == "2%", bars
 

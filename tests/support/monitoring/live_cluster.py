@@ -22,7 +22,14 @@ from llmtrain_monitoring.paths import FILES
 from llmtrain_monitoring.scrape import pod_scrape, server_config, service_scrape
 from llmtrain_monitoring.server import PrometheusServer
 from tests.support.chart.manifests import documents, find
-from tests.support.monitoring.live_jobs import NAMESPACE, RUN, jobs, volume
+from tests.support.monitoring.live_jobs import (
+    FAILING,
+    NAMESPACE,
+    RUN,
+    starting_jobs,
+    volume,
+    waiting_jobs,
+)
 from tests.support.operator_harness.harness import JOBS, OperatorProcess, status_of
 from tests.support.operator_harness.install import install
 from tests.support.trainer.nvml import build_nvml
@@ -87,8 +94,16 @@ async def _submit(plane: ControlPlane, data: Path) -> None:
         persistent, claim = volume(str(data))
         await api.create("persistentvolumes", persistent)
         await api.create("persistentvolumeclaims", claim, NAMESPACE)
-        for job in jobs():
+        for job in starting_jobs():
             await api.create(JOBS, job, NAMESPACE)
+        # A job that waits may reserve the node that the failing one needs.
+        await api.wait_for(JOBS, FAILING, _failed, NAMESPACE, seconds=START_SECONDS)
+        for job in waiting_jobs():
+            await api.create(JOBS, job, NAMESPACE)
+
+
+def _failed(job: dict[str, Any] | None) -> bool:
+    return bool(status_of(job).get("phase") == "Failed")
 
 
 async def _training(plane: ControlPlane) -> None:

@@ -9,22 +9,29 @@ import yaml
 
 from tests.support.paths import EXAMPLES
 
-NAMESPACE, RUN = "team", "run"
+NAMESPACE, RUN, FAILING = "team", "run", "wrong"
 IDLE_HOST = f"{RUN}-0-1"
 """The pod whose second GPU is idle."""
 CLAIM = "data"
 _EXAMPLE = yaml.safe_load((EXAMPLES / "sotu-3d.yaml").read_text())
 
 
-def jobs() -> list[dict[str, Any]]:
-    """Return the jobs, that which trains first."""
+def starting_jobs() -> list[dict[str, Any]]:
+    """Return jobs that get nodes: one trains, one does not start, and one fails."""
+    missing = {"sources": [{"name": "a", "uri": "file:///no/folder"}]}
     return [
         _trains(),
+        _without_image(_job("stuck", nodes=1)),
+        _job(FAILING, nodes=1, data=missing),
+    ]
+
+
+def waiting_jobs() -> list[dict[str, Any]]:
+    """Return jobs that wait for different reasons."""
+    return [
         _job("wide", nodes=4),
         _job("near", nodes=2, topology={"require": "leaf"}),
         _job("lost", nodes=1, topology={"require": "no-such-level"}),
-        _without_image(_job("stuck", nodes=1)),
-        _job("wrong", nodes=1, data={"sources": [{"name": "a", "uri": "file:///no/folder"}]}),
     ]
 
 
