@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llmtrain_devcluster.go_build.tools import Progress, print_progress
 from llmtrain_devcluster.paths import cache_root
+from llmtrain_images.cache import mark_used
 from llmtrain_images.debian import install_missing, mirror
 from llmtrain_images.docker_engine import DockerEngine
 
@@ -63,7 +64,7 @@ def root_filesystem(base: RootFilesystem, progress: Progress = print_progress) -
     folder = cache_root() / "rootfs"
     target = folder / f"{base.digest()}.tar"
     if target.exists():
-        return target
+        return mark_used(target)
     folder.mkdir(parents=True, exist_ok=True)
     install_missing(["mmdebstrap"], ["mmdebstrap"], progress)
     progress(f"making a root filesystem of {base.suite} once, {target}")
@@ -71,7 +72,7 @@ def root_filesystem(base: RootFilesystem, progress: Progress = print_progress) -
         draft = Path(workspace) / target.name
         _bootstrap(base, draft, Path(workspace))
         draft.rename(target)
-    return target
+    return mark_used(target)
 
 
 def base_image(

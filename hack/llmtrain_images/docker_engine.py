@@ -131,6 +131,7 @@ def docker_engine(
                 engine.remove_containers()
                 yield engine
                 engine.remove_containers()
+                engine.docker("image", "prune", "--force")
             finally:
                 _stop(process)
         finally:

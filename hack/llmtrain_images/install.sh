@@ -10,6 +10,6 @@ cd "$root/opt/llmtrain"
 # Templates in some packages are not valid Python; compileall reports them as errors. Of the two
 # thousand models of the Kubernetes client, the operator imports four.
 /opt/llmtrain/bin/python -m compileall -q -j 1 --invalidation-mode unchecked-hash \
-    -p /opt/llmtrain -x 'kubernetes/(aio/)?client/(models|api)/' lib \
+    -p /opt/llmtrain -x 'kubernetes/(aio/)?client/(models|api)/(?!__init__)' lib \
     > /tmp/compileall || tail -n 3 /tmp/compileall
 find "$root/opt" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llmtrain_devcluster.go_build.tools import Progress
 from llmtrain_devcluster.paths import cache_root
+from llmtrain_images.cache import mark_used
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCKS = REPOSITORY / "requirements"
@@ -43,7 +44,7 @@ def download(locks: Sequence[str], progress: Progress) -> Path:
     digest = hashlib.sha256(f"{PYTHON} {platform.machine()} {text}".encode()).hexdigest()[:16]
     target = cache_root() / "wheels" / digest
     if target.exists():
-        return target
+        return mark_used(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     progress(f"downloading wheels once, into {target}")
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
@@ -71,7 +72,7 @@ def download(locks: Sequence[str], progress: Progress) -> Path:
         if done.returncode:
             raise WheelError(f"pip download failed:\n{done.stderr[-2000:]}")
         wheels.rename(target)
-    return target
+    return mark_used(target)
 
 
 def find_pip() -> Path:
