@@ -14,7 +14,7 @@ from llmtrain_devcluster.go_build.tools import Progress, print_progress
 from llmtrain_images.base import SOURCE_DATE_EPOCH, RootFilesystem, base_image
 from llmtrain_images.debian import install_missing
 from llmtrain_images.docker_engine import DockerEngine
-from llmtrain_images.stubs import write_cuda_libraries
+from llmtrain_images.stubs import COMPILER, write_cuda_libraries
 from llmtrain_images.wheels import LOCKS, REPOSITORY, download, without_cuda
 
 SUITE = "bookworm"
@@ -84,7 +84,7 @@ def build_trainer(
         return _build(engine, spec, progress, fresh=False)
     lock = without_cuda(lock)
     wheels = download([lock, _lock("corpus")], progress)
-    install_missing(["gcc", "nm", "readelf"], ["gcc", "binutils", "libc6-dev"], progress)
+    install_missing(*COMPILER, progress)
     with tempfile.TemporaryDirectory() as name:
         libraries = Path(name)
         write_cuda_libraries(Path(sysconfig.get_path("purelib")), libraries)

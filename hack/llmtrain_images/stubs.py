@@ -19,6 +19,8 @@ from pathlib import Path
 ROOT_LIBRARY = "libtorch_python.so"
 CALLED = ("libcudart", "libcudnn", "libcufile", "libcupti")
 """Libraries that are called without a GPU too. Together they have 11 MB."""
+COMPILER = ("gcc", "nm", "readelf"), ("gcc", "binutils", "libc6-dev")
+"""Commands that are called here, and their packages."""
 _FUNCTIONS = "TWi"
 _DATA = "BDRVu"
 _SOURCE = """#include <unistd.h>
