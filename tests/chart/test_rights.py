@@ -17,7 +17,7 @@ from llmtrain_chart.helm import render
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
-from tests.support.chart.manifests import CLUSTER_SCOPED, NAMESPACED, documents
+from tests.support.chart.manifests import CLUSTER_SCOPED, NAMESPACED, Object, documents, kinds
 from tests.support.chart.released_operator import (
     ACCOUNT,
     RELEASE_USERS,
@@ -61,20 +61,26 @@ FINALIZERS = "llmtrainingjobs/finalizers"
 """An admission plugin asks for it, so no request of the audit log shows it."""
 
 
-@pytest.mark.parametrize("account", ["operator", "uninstall"])
-def test_the_cases_are_all_that_the_chart_grants(account: str) -> None:
-    tested = {frozenset(rights_of_case(name, account)) for name in CASES}
+@pytest.mark.parametrize("workload", ["Deployment", "Job"])
+def test_the_cases_are_all_that_the_chart_grants(workload: str) -> None:
+    tested = {
+        frozenset(rights_of(documents(render(values)), workload)) for values in CASES.values()
+    }
     for name, values in VALUE_SETS.items():
-        service_account = values.get("serviceAccount", {})
-        custom = values.get("nameOverride") or values.get("fullnameOverride")
-        if custom or (account == "operator" and not service_account.get("create", True)):
-            continue
-        found = granted(rendered_set(name), f"llmtrain-{account}")
-        assert frozenset(found) in tested or not found, name
+        found = rights_of(rendered_set(name), workload)
+        created = values.get("rbac", {}).get("create", True)
+        has_workload = workload in kinds(rendered_set(name))
+        assert (frozenset(found) in tested) == (created and has_workload), name
 
 
-def rights_of_case(name: str, account: str) -> set[Right]:
-    return granted(documents(render(CASES[name])), f"llmtrain-{account}")
+def rights_of(objects: list[Object], workload: str) -> set[Right]:
+    """Return the rights of the pods of the operator's Deployments, or of the uninstall Job."""
+    accounts = {
+        found["spec"]["template"]["spec"]["serviceAccountName"]
+        for found in objects
+        if found["kind"] == workload
+    }
+    return {right for account in accounts for right in granted(objects, account)}
 
 
 def test_the_test_of_a_release_has_no_account() -> None:
@@ -110,10 +116,14 @@ async def test_all_rights_are_used(
         operators.append(operator)
         await asyncio.to_thread(operator.start)
         await releases.api.delete(LEASES, operator_name(case), SYSTEM)
-        await job_restarts_and_is_deleted(harness, proxy)
-        await name_is_taken(harness)
-        await harness.submit("kept")
-        await harness.phase("kept", "Running", seconds=60)
+        try:
+            await job_restarts_and_is_deleted(harness, proxy)
+            await name_is_taken(harness)
+            await harness.submit("kept")
+            await harness.phase("kept", "Running", seconds=60)
+        except TimeoutError as error:
+            error.add_note(operator.tail(100))
+            raise
         requests = release_cluster.requests(f"{ACCOUNT}operator")[before[f"{ACCOUNT}operator"] :]
         operator.kill()
 
@@ -126,11 +136,12 @@ async def test_all_rights_are_used(
     await harness.clear()
 
     assert refused(requests) == []
-    wanted = rights_of_case(case, "operator")
+    rendered = documents(render(CASES[case]))
+    wanted = rights_of(rendered, "Deployment")
     asked_by_admission = {right for right in wanted if right.resource.startswith(FINALIZERS)}
     assert used(requests) | asked_by_admission == wanted
     hooks = release_cluster.requests(f"{ACCOUNT}uninstall")[before[f"{ACCOUNT}uninstall"] :]
-    assert used(hooks) == rights_of_case(case, "uninstall")
+    assert used(hooks) == rights_of(rendered, "Job")
 
 
 def operator_name(case: str) -> str:
