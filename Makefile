@@ -78,7 +78,7 @@ chart: setup ## write the generated files of charts/ and deploy/
 	@python -m llmtrain_chart
 
 pictures: prometheus controlplane ## draw the dashboards of a real job and of faults (PICTURES=FOLDER)
-	@LLMTRAIN_PICTURES=$(or $(PICTURES),runs/pictures) python -m pytest -q tests/monitoring/test_pictures.py
+	@LLMTRAIN_PICTURES=$(or $(PICTURES),runs/pictures) python -m pytest -q tests/monitoring -k picture
 
 images: setup ## build the images with SBOM and sizes into dist/images (IMAGES="--save")
 	@python -m llmtrain_images $(IMAGES)

@@ -38,8 +38,8 @@ TIERS: dict[str, list[list[str]]] = {
     ],
     "monitoring": [
         [sys.executable, "-m", "llmtrain_monitoring.prometheus"],
-        # Tests of the live cluster are a group, so that only one worker starts it.
-        [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "prometheus"],
+        # One file has all tests of the live cluster, so that it is started once.
+        [*PYTEST, "-n", "2", *FILES, "-m", "prometheus"],
     ],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
     "e2e": [[*PYTEST, "-n", "2", *FILES, "-m", "e2e"]],

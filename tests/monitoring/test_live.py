@@ -6,18 +6,22 @@ import time
 
 import pytest
 
+from llmtrain_monitoring.dashboards import DASHBOARDS
 from tests.support.exported_metrics import HARDWARE
 from tests.support.monitoring.expressions import Expression, expressions, observed
 from tests.support.monitoring.live_cluster import LiveCluster
-from tests.support.monitoring.live_jobs import FAILING, NAMESPACE, RUN
+from tests.support.monitoring.live_jobs import FAILING, IDLE_HOST, NAMESPACE, RUN
+from tests.support.monitoring.pictures import after, pictures, problems
+from tests.support.monitoring.slow_rank import slow_rank
 
 pytestmark = [
     pytest.mark.prometheus,
-    pytest.mark.timeout(600),
-    pytest.mark.xdist_group("live cluster"),
+    pytest.mark.timeout(900),
 ]
 
 DATA_SECONDS = 60.0
+FAULT_SECONDS = 40
+"""Time for several samples of the collectives."""
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,28 @@ def test_only_the_job_that_failed_fires_an_alert(live: LiveCluster) -> None:
 def test_waits_are_a_part_of_the_collectives(live: LiveCluster) -> None:
     for series in live.server.query("llmtrain_job:collective_wait:ratio5m"):
         assert 0 <= float(series["value"][1]) <= 1, series
+
+
+def test_pictures_show_a_straggler_and_an_idle_gpu_by_name(live: LiveCluster) -> None:
+    slow, idle = _rank(live, f"{RUN}-0-0"), _rank(live, IDLE_HOST)
+    with slow_rank(slow["instance"], gpu=1):
+        time.sleep(FAULT_SECONDS)
+        drawn = pictures("live", live.server.url, seconds=120)
+    assert problems(drawn) == []
+    assert len(drawn) == len(DASHBOARDS)
+    assert f"{slow['node']} rank {slow['rank']}" in drawn["network"].text
+    (worst,) = live.server.query("bottomk(1, llmtrain_straggler_score)")
+    assert (worst["metric"]["pod"], worst["metric"]["gpu"]) == (slow["pod"], "1")
+    job = drawn["training-job"].text
+    assert after(job, "Utilization of each GPU", f"{idle['node']} GPU 1") == "2%"
+    assert job.split("Phase")[1].split()[0] == "Running"
+
+
+def _rank(live: LiveCluster, pod: str) -> dict[str, str]:
+    """Return the labels of the rank on the second GPU of a pod."""
+    (series,) = live.server.query(f'llmtrain_rank_info{{pod="{pod}",gpu="1"}}')
+    labels: dict[str, str] = series["metric"]
+    return labels
 
 
 def _has_data(live: LiveCluster, expression: Expression) -> bool:

@@ -44,7 +44,7 @@ NODES = [
     for rack in "abcde"
 ]
 """One node in each rack: a job of two nodes crosses racks, and no rack has room for another."""
-FIRST_STEPS = 25
+FIRST_STEPS = 20
 """Steps with two samples of the collectives and a checkpoint."""
 START_SECONDS, SCRAPE_SECONDS = 180.0, 60.0
 INTERVAL = "1s"

@@ -15,9 +15,9 @@ STOPPED_SECONDS, RUNNING_SECONDS = 0.3, 0.1
 
 
 @contextmanager
-def slow_rank(pod: str, gpu: int) -> Iterator[None]:
-    """Let the rank on a GPU of a pod run for a quarter of the time until the block ends."""
-    (launcher,) = _launchers(pod)
+def slow_rank(instance: str, gpu: int) -> Iterator[None]:
+    """Let the rank on a GPU of a target run for a quarter of the time until the block ends."""
+    (launcher,) = _launchers(instance.rpartition(":")[0])
     rank = sorted(children(launcher))[gpu]
     ended = threading.Event()
     thread = threading.Thread(target=_brake, args=(rank, ended))
@@ -37,8 +37,8 @@ def _brake(pid: int, ended: threading.Event) -> None:
         ended.wait(RUNNING_SECONDS)
 
 
-def _launchers(pod: str) -> list[int]:
-    """Return the launchers of a pod: those of its trainer processes that are no ranks."""
+def _launchers(address: str) -> list[int]:
+    """Return the launchers of the pod with an address: its trainer processes with children."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -46,7 +46,10 @@ def _launchers(pod: str) -> list[int]:
             environment = (folder / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"llmtrain_trainer.launch" in command and f"HOSTNAME={pod}".encode() in environment:
+        if (
+            b"llmtrain_trainer.launch" in command
+            and f"LLMTRAIN_POD_IP={address}".encode() in environment
+        ):
             found.append(int(folder.name))
     ranks = {child for pid in found for child in children(pid)}
     return [pid for pid in found if pid not in ranks and children(pid)]
