@@ -43,8 +43,11 @@ def _resolve_cluster_names(kubectl: Kubectl) -> None:
         "data": {"Corefile": re.sub(r"    forward [^{]*\{[^}]*\}\n", "", text)},
     }
     kubectl.apply(config)
-    kubectl("scale", "--namespace", SYSTEM, "deployment/coredns", "--replicas=1")
-    kubectl("rollout", "restart", "--namespace", SYSTEM, "deployment/coredns")
+    # One replica, where a test that kills a worker does not end it. The change starts a new pod,
+    # which reads the configuration.
+    pod = {"nodeSelector": {"node-role.kubernetes.io/control-plane": ""}}
+    patch = {"spec": {"replicas": 1, "template": {"spec": pod}}}
+    kubectl("patch", "-n", SYSTEM, "deployment/coredns", f"--patch={json.dumps(patch)}")
 
 
 def _network_policies() -> list[dict[str, Any]]:

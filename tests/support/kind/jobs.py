@@ -131,7 +131,8 @@ class Team:
 
         def there(status: Object) -> bool:
             step = status.get("progress", {}).get("step", 0)
-            return status.get("attempt", 0) == attempt and step > after
+            running = status.get("phase") == "Running"
+            return running and status.get("attempt", 0) == attempt and step > after
 
         return self.wait(name, there, f"training in attempt {attempt} after step {after}", seconds)
 
