@@ -117,10 +117,12 @@ async def test_all_rights_are_used(
         await asyncio.to_thread(operator.start)
         await releases.api.delete(LEASES, operator_name(case), SYSTEM)
         try:
-            await job_restarts_and_is_deleted(harness, proxy)
-            await name_is_taken(harness)
-            await harness.submit("kept")
-            await harness.phase("kept", "Running", seconds=60)
+            # Other names each time: the children of deleted jobs exist a little longer.
+            number = list(CASES).index(case)
+            await job_restarts_and_is_deleted(harness, proxy, f"first-{number}")
+            await name_is_taken(harness, f"second-{number}")
+            await harness.submit(f"kept-{number}")
+            await harness.phase(f"kept-{number}", "Running", seconds=60)
         except TimeoutError as error:
             error.add_note(operator.tail(100))
             raise
@@ -149,34 +151,36 @@ def operator_name(case: str) -> str:
     return f"llmtrain-operator-{watched[0]}" if watched else "llmtrain-operator"
 
 
-async def job_restarts_and_is_deleted(harness: OperatorHarness, proxy: CuttingProxy) -> None:
+async def job_restarts_and_is_deleted(
+    harness: OperatorHarness, proxy: CuttingProxy, name: str
+) -> None:
     """Let a job fail while the network fails, restart, succeed and be deleted after its TTL."""
-    await harness.submit("first", runPolicy={"ttlSecondsAfterFinished": 1})
-    await harness.runs("first", 0, seconds=60)
+    await harness.submit(name, runPolicy={"ttlSecondsAfterFinished": 1})
+    await harness.runs(name, 0, seconds=60)
     # The operator does not know whether its next write was successful, so it reads the job.
     proxy.cutting = True
     for index in range(2):
-        harness.nodes.end(harness.namespace, f"first-0-{index}", 137)
+        harness.nodes.end(harness.namespace, f"{name}-0-{index}", 137)
     await asyncio.sleep(3)
     proxy.cutting = False
-    await harness.runs("first", 1, seconds=60)
+    await harness.runs(name, 1, seconds=60)
     for index in range(2):
-        harness.nodes.end(harness.namespace, f"first-1-{index}", 0)
-    await harness.gone("first", seconds=60)
+        harness.nodes.end(harness.namespace, f"{name}-1-{index}", 0)
+    await harness.gone(name, seconds=60)
 
 
-async def name_is_taken(harness: OperatorHarness) -> None:
+async def name_is_taken(harness: OperatorHarness, name: str) -> None:
     """Submit a job that needs the name of a pod that somebody else has created."""
     container = {"name": "main", "image": "example.com/x:1"}
-    taken = {"metadata": {"name": "second-0-0"}, "spec": {"containers": [container]}}
+    taken = {"metadata": {"name": f"{name}-0-0"}, "spec": {"containers": [container]}}
     await harness.api.create("pods", taken, harness.namespace)
-    await harness.submit("second")
+    await harness.submit(name)
     await harness.wait(
-        "second", lambda job: condition(job, "PodsReady").get("reason") == "NameConflict", 60
+        name, lambda job: condition(job, "PodsReady").get("reason") == "NameConflict", 60
     )
-    await harness.api.delete("pods", "second-0-0", harness.namespace, grace_seconds=0)
-    await harness.api.delete(JOBS, "second", harness.namespace)
-    await harness.gone("second", seconds=60)
+    await harness.api.delete("pods", f"{name}-0-0", harness.namespace, grace_seconds=0)
+    await harness.api.delete(JOBS, name, harness.namespace)
+    await harness.gone(name, seconds=60)
 
 
 @pytest.mark.cluster
