@@ -7,7 +7,7 @@ import pytest
 from llmtrain_kind.cluster import KindCluster
 from tests.support.kind.jobs import RESOURCE, Team
 from tests.support.kind.release import KindRelease, inventory
-from tests.support.kind.steps import step
+from tests.support.kind.steps import becomes, step
 
 pytestmark = [pytest.mark.kind, pytest.mark.timeout(2000)]
 
@@ -49,4 +49,4 @@ def test_a_job_runs_to_its_end(kind: KindCluster, release: KindRelease, team: Te
         team.delete("first")
         team("delete", "configmap", "corpus")
         team("wait", "--for=delete", "pod", "--all", "--timeout=120s")
-        assert inventory(kind) - before == set()
+        becomes(lambda: inventory(kind) - before, set())

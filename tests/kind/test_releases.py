@@ -11,7 +11,7 @@ from llmtrain_kind.cluster import KindCluster
 from tests.support.chart.releases import CRDS
 from tests.support.kind.jobs import RESOURCE, Team
 from tests.support.kind.release import KindRelease, inventory
-from tests.support.kind.steps import step
+from tests.support.kind.steps import becomes, step
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.kind, pytest.mark.timeout(1500)]
@@ -61,7 +61,7 @@ def test_a_running_job_outlives_every_change_of_the_release(
 
     with step("an uninstall without jobs leaves the definitions"):
         release.uninstall()
-        assert left() == KEPT
+        becomes(left, KEPT)
     with step("install the first chart by Helm 3"):
         release.install(chart=first_chart(tmp_path), major=3)
     with step("a job trains"):
@@ -76,7 +76,7 @@ def test_a_running_job_outlives_every_change_of_the_release(
         assert uids(team) == pods
         assert {pod["status"]["phase"] for pod in team.pods()} == {"Running"}
         assert not team.job("steady")["metadata"].get("finalizers")
-        assert left() == KEPT
+        becomes(left, KEPT)
     with step("install under another name"):
         release.install("--take-ownership", name="other")
         goes_on(team, pods)
@@ -84,6 +84,6 @@ def test_a_running_job_outlives_every_change_of_the_release(
         release.uninstall("other")
         team("delete", RESOURCE, "steady", "--timeout=60s")
         team("wait", "--for=delete", "pod", "--all", "--timeout=120s")
-        assert left() == KEPT
+        becomes(left, KEPT)
     with step("install again for the tests after this one"):
         release.upgrade("--take-ownership")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -19,6 +19,14 @@ def step(what: str) -> Iterator[None]:
         _print(f"  {what}: FAILED after {time.monotonic() - started:.1f} s")
         raise
     _print(f"  {what}: {time.monotonic() - started:.1f} s")
+
+
+def becomes(read: Callable[[], object], wanted: object, seconds: float = 60) -> None:
+    """Wait until a reading is as wanted: the garbage collector works in the background."""
+    deadline = time.monotonic() + seconds
+    while (found := read()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert found == wanted
 
 
 def _print(line: str) -> None:
