@@ -7,6 +7,7 @@ faults. The fixtures of other tests check that no request of an operator is refu
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,9 @@ async def test_all_rights_are_used(
     team: str,
     tmp_path: Path,
 ) -> None:
+    rendered = documents(render(CASES[case]))
+    wanted = rights_of(rendered, "Deployment")
+    asked_by_admission = {right for right in wanted if right.resource.startswith(FINALIZERS)}
     before = {user: len(release_cluster.requests(user)) for user in RELEASE_USERS}
     await releases.install(values=CASES[case])
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
@@ -126,7 +130,9 @@ async def test_all_rights_are_used(
         except TimeoutError as error:
             error.add_note(operator.tail(100))
             raise
-        requests = release_cluster.requests(f"{ACCOUNT}operator")[before[f"{ACCOUNT}operator"] :]
+        requests = await requests_until_used(
+            release_cluster, before[f"{ACCOUNT}operator"], wanted - asked_by_admission
+        )
         operator.kill()
 
     uninstalling = asyncio.create_task(releases.uninstall("--timeout=300s"))
@@ -138,12 +144,21 @@ async def test_all_rights_are_used(
     await harness.clear()
 
     assert refused(requests) == []
-    rendered = documents(render(CASES[case]))
-    wanted = rights_of(rendered, "Deployment")
-    asked_by_admission = {right for right in wanted if right.resource.startswith(FINALIZERS)}
     assert used(requests) | asked_by_admission == wanted
     hooks = release_cluster.requests(f"{ACCOUNT}uninstall")[before[f"{ACCOUNT}uninstall"] :]
     assert used(hooks) == rights_of(rendered, "Job")
+
+
+async def requests_until_used(
+    cluster: ControlPlane, start: int, wanted: set[Right]
+) -> list[Object]:
+    """Wait until the operator has used its rights, and return its requests from a number on."""
+    deadline = time.monotonic() + 60
+    while True:
+        requests = cluster.requests(f"{ACCOUNT}operator")[start:]
+        if wanted <= used(requests) or time.monotonic() > deadline:
+            return requests
+        await asyncio.sleep(0.5)
 
 
 def operator_name(case: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from llmtrain_devcluster.api import Object
-from tests.support.kueue.queues import API, QUEUE, WORKLOADS, Queues, holds
+from tests.support.kueue.queues import API, QUEUE, WORKLOADS, Queues, holds, lacks_quota
 from tests.support.operator_harness.harness import JOBS, condition, status_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -24,6 +26,16 @@ async def waits_for_quota(queues: Queues, name: str) -> Object:
     return await queues.harness.wait(
         name, lambda job: condition(job, "PodsReady").get("reason") == "WaitingForQuota", 60
     )
+
+
+async def wait_until_refused(queues: Queues, count: int) -> None:
+    """Wait until Kueue has found no quota for so many Workloads, and for the next second.
+
+    Until then a Workload may get quota before older ones, which Kueue tries again later. Kueue
+    orders Workloads by the time of their creation, in whole seconds.
+    """
+    await queues.become(lambda found: sum(map(lacks_quota, found.values())) == count, 60)
+    await asyncio.sleep(1.1)
 
 
 async def test_a_job_waits_until_quota_is_free(queues: Queues) -> None:
@@ -87,15 +99,14 @@ async def test_jobs_of_other_kinds_have_their_turn(queues: Queues) -> None:
     await queues.submit("first")
     await queues.harness.runs("first", 0, seconds=60)
     await queues.submit("second")
-    await waits_for_quota(queues, "second")
-    await queues.become(lambda found: len(found) == 2)
+    await wait_until_refused(queues, 1)
     await queues.api.create(BATCH_JOBS, batch_job(queues), queues.harness.namespace)
-    await queues.become(lambda found: len(found) == 3)
+    await wait_until_refused(queues, 2)
     end(queues, "first", 0)
     await queues.harness.runs("second", 0, seconds=60)
     assert (await queues.api.get(BATCH_JOBS, "other", queues.harness.namespace))["spec"]["suspend"]
     await queues.submit("third")
-    await waits_for_quota(queues, "third")
+    await wait_until_refused(queues, 2)
     end(queues, "second", 0)
     await queues.api.wait_for(
         BATCH_JOBS,

@@ -112,3 +112,9 @@ def holds(workload: Object, kind: str) -> bool:
     """Whether a condition of a Workload is true."""
     conditions = workload.get("status", {}).get("conditions") or ()
     return any(c["type"] == kind and c["status"] == "True" for c in conditions)
+
+
+def lacks_quota(workload: Object) -> bool:
+    """Whether Kueue has tried to reserve quota for a Workload and found none."""
+    conditions = workload.get("status", {}).get("conditions") or ()
+    return any(c["type"] == "QuotaReserved" and c["status"] == "False" for c in conditions)
