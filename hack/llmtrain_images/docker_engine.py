@@ -8,7 +8,6 @@ they are restored when it stops.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from llmtrain_devcluster.file_lock import file_lock
 from llmtrain_devcluster.go_build.tools import Progress, print_progress
 from llmtrain_devcluster.paths import cache_root
 from llmtrain_devcluster.processes import die_with_parent, end_process, start_time
@@ -116,7 +116,8 @@ def docker_engine(
         raise EngineError("a Docker engine needs root: run it as root")
     home = cache_root() / "docker"
     home.mkdir(parents=True, exist_ok=True)
-    with _engine_lock(home / "engine.lock", progress):
+    lock = home / "engine.lock"
+    with file_lock(lock, LOCK_SECONDS, "another Docker engine", progress, EngineError):
         programs = find_programs(progress)
         install_missing(*FIREWALL, progress)
         _end_interrupted(home / "running.json")
@@ -249,23 +250,3 @@ def _unmount(folder: Path) -> None:
     for mount in reversed(mounts):
         if Path(mount).is_relative_to(folder):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
-
-
-@contextmanager
-def _engine_lock(path: Path, progress: Progress) -> Iterator[None]:
-    """Lock the machine for one engine; the kernel frees the lock of a process that has ended."""
-    with path.open("w") as lock:
-        deadline = time.monotonic() + LOCK_SECONDS
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise EngineError(f"another engine holds {path}: stop it") from None
-                if not waiting:
-                    progress("waiting for another Docker engine to stop")
-                waiting = True
-                time.sleep(1)
-        yield

@@ -16,12 +16,11 @@ from llmtrain_devcluster.control_plane.build import (
     KUBERNETES_VERSION,
     linker_flags,
 )
-from llmtrain_devcluster.go_build.golang import GoMissingError
 from llmtrain_devcluster.go_build.tools import (
-    BuildError,
     Progress,
     Tool,
     ToolSet,
+    build_command,
     print_progress,
 )
 
@@ -73,17 +72,13 @@ def kubectl() -> Path:
 
 def main() -> int:
     """Build missing programs and print the path of each."""
-    try:
+
+    def build() -> None:
         for tools in _SETS:
             folder = tools.build(tools.tools, print_progress)
             print(*(folder / tool.name for tool in tools.tools), sep="\n")
-    except (BuildError, GoMissingError) as error:
-        print_progress(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        print_progress("interrupted: the next build goes on with the programs that are finished")
-        return 130
-    return 0
+
+    return build_command(build)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from llmtrain_kind.binaries import KUBERNETES_VERSION, find
@@ -21,6 +22,14 @@ class ImageNameError(RuntimeError):
 
 def image_name(program: str) -> str:
     """Return the name under which kubeadm runs a program."""
+    for name in _kubeadm_images():
+        if name.rpartition(":")[0].rpartition("/")[2] == program:
+            return name
+    raise ImageNameError(f"kubeadm lists no image for {program}")
+
+
+@cache
+def _kubeadm_images() -> tuple[str, ...]:
     command = [
         str(find("kubeadm")),
         "config",
@@ -30,10 +39,7 @@ def image_name(program: str) -> str:
         f"v{KUBERNETES_VERSION}",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for name in done.stdout.split():
-        if name.rpartition(":")[0].rpartition("/")[2] == program:
-            return name
-    raise ImageNameError(f"kubeadm lists no image for {program}")
+    return tuple(done.stdout.split())
 
 
 def kubernetes_images(node_root: Path, folder: Path) -> Sequence[ContainerImage]:

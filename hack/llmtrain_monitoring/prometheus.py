@@ -9,13 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from llmtrain_devcluster.go_build.golang import GoMissingError
 from llmtrain_devcluster.go_build.tools import (
     BUILD_FLAGS,
-    BuildError,
     Progress,
     Tool,
     ToolSet,
+    build_command,
     print_progress,
 )
 from llmtrain_monitoring.paths import HACK
@@ -41,15 +40,7 @@ def find(tool: Tool, progress: Progress = print_progress) -> Path:
 
 def main() -> int:
     """Build missing programs and print their folder."""
-    try:
-        print(PROMETHEUS.build(PROMETHEUS.tools, print_progress))
-    except (BuildError, GoMissingError) as error:
-        print_progress(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        print_progress("interrupted: the next build goes on with the binaries that are finished")
-        return 130
-    return 0
+    return build_command(lambda: print(PROMETHEUS.build(PROMETHEUS.tools, print_progress)))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtrain_devcluster.go_build.golang import GoMissingError
 from llmtrain_devcluster.go_build.tools import (
     BuildError,
     Progress,
     Tool,
     ToolSet,
+    build_command,
     print_progress,
 )
 
@@ -82,15 +82,7 @@ def find_binaries(progress: Progress | None = None) -> Binaries:
 
 def main() -> int:
     """Build missing binaries and print their folder."""
-    try:
-        print(find_binaries().apiserver.parent)
-    except (BuildError, GoMissingError) as error:
-        print_progress(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        print_progress("interrupted: the next build goes on with the binaries that are finished")
-        return 130
-    return 0
+    return build_command(lambda: print(find_binaries().apiserver.parent))
 
 
 if __name__ == "__main__":

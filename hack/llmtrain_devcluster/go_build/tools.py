@@ -6,7 +6,6 @@ interrupted build leaves only finished programs, and the next build continues.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -15,18 +14,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from llmtrain_devcluster.go_build.golang import find_go
+from llmtrain_devcluster.file_lock import REPORT_EVERY_SECONDS, file_lock
+from llmtrain_devcluster.go_build.golang import GoMissingError, find_go
 from llmtrain_devcluster.paths import cache_root
 from llmtrain_devcluster.processes import die_with_parent
 
 BUILD_FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-v")
-REPORT_EVERY_SECONDS = 10.0
 LOCK_TIMEOUT_SECONDS = 3600.0
 KEPT_FOLDERS = 2
 
@@ -104,7 +102,8 @@ class ToolSet:
 
     def _build(self, wanted: Sequence[Tool], folder: Path, progress: Progress) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with _build_lock(folder.parent / "build.lock", progress):
+        path = folder.parent / "build.lock"
+        with file_lock(path, LOCK_TIMEOUT_SECONDS, "another build", progress, BuildError):
             todo = [tool for tool in wanted if not (folder / tool.name).exists()]
             copied = [part for part in self.folders if not (folder / part.name).exists()]
             if not todo and not copied:
@@ -181,6 +180,19 @@ class ToolSet:
         shutil.copytree(Path(done.stdout.strip()) / folder.path, target)
 
 
+def build_command(build: Callable[[], None]) -> int:
+    """Run the build of a command line and return the exit code; say what an error means."""
+    try:
+        build()
+    except (BuildError, GoMissingError) as error:
+        print_progress(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        print_progress("interrupted: the next build goes on with the binaries that are finished")
+        return 130
+    return 0
+
+
 def print_progress(line: str) -> None:
     """Print a line about the progress of a build to the standard error."""
     print(line, file=sys.stderr, flush=True)
@@ -224,22 +236,3 @@ def _stage(log: Path) -> str:
     if not compiled:
         return f"{fetched} modules fetched" if fetched else "resolving packages"
     return f"{compiled} packages compiled (now {last or 'linking'})"
-
-
-@contextmanager
-def _build_lock(path: Path, progress: Progress) -> Iterator[None]:
-    """Lock the cache for one build; the kernel frees the lock of a process that has ended."""
-    with path.open("w") as lock:
-        started = reported = time.monotonic()
-        while time.monotonic() - started < LOCK_TIMEOUT_SECONDS:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() - reported >= REPORT_EVERY_SECONDS:
-                    reported = time.monotonic()
-                    progress(f"waiting for another build, {reported - started:.0f} s")
-                time.sleep(0.5)
-        else:
-            raise BuildError(f"another build holds {path} for too long: stop it and run again")
-        yield

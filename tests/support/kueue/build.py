@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from llmtrain_devcluster.go_build.golang import GoMissingError
 from llmtrain_devcluster.go_build.tools import (
-    BuildError,
     ModuleFolder,
     Tool,
     ToolSet,
+    build_command,
     print_progress,
 )
 from tests.support.paths import ROOT
@@ -29,12 +28,7 @@ KUEUE = ToolSet(
 
 def main() -> int:
     """Build Kueue if it is missing and print its folder."""
-    try:
-        print(KUEUE.build(KUEUE.tools, print_progress))
-    except (BuildError, GoMissingError) as error:
-        print_progress(f"error: {error}")
-        return 1
-    return 0
+    return build_command(lambda: print(KUEUE.build(KUEUE.tools, print_progress)))
 
 
 if __name__ == "__main__":
