@@ -11,7 +11,7 @@ from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, ScriptedNodes
-from tests.support.chart.released_operator import RELEASE_USERS, ReleasedOperator
+from tests.support.chart.released_operator import RELEASE_USERS, ReleasedOperators
 from tests.support.chart.releases import Releases
 from tests.support.operator_harness.harness import SYSTEM
 
@@ -50,12 +50,13 @@ async def releases(
 
 
 @pytest.fixture
-def operators() -> Iterator[list[ReleasedOperator]]:
-    """Operators to stop at the end."""
-    started: list[ReleasedOperator] = []
-    yield started
-    for operator in started:
-        operator.stop()
+def operators(
+    release_cluster: ControlPlane, releases: Releases, tmp_path: Path
+) -> Iterator[ReleasedOperators]:
+    """Operators of the release, which are stopped at the end."""
+    found = ReleasedOperators(release_cluster, releases, tmp_path)
+    yield found
+    found.stop()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 from tests.support.chart.manifests import NAMESPACED, documents
-from tests.support.chart.released_operator import ReleasedOperator, hook_pod, run_hook
+from tests.support.chart.released_operator import ReleasedOperators, uninstall_with_hook
 from tests.support.chart.releases import KEPT, Releases
 from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, job_object
 from tests.support.paths import ROOT
@@ -64,45 +64,21 @@ async def run_shell(cluster: ControlPlane, script: str) -> str:
 
 
 @pytest.fixture
-def operators() -> Iterator[list[ReleasedOperator]]:
-    """Operators to stop at the end."""
-    started: list[ReleasedOperator] = []
-    yield started
-    for operator in started:
-        operator.stop()
-
-
-@pytest.fixture
 async def running_job(
-    release_cluster: ControlPlane,
     release_nodes: ScriptedNodes,
     releases: Releases,
-    operators: list[ReleasedOperator],
+    operators: ReleasedOperators,
     team: str,
-    tmp_path: Path,
 ) -> AsyncIterator[OperatorHarness]:
     """A release whose operator runs the job `first`."""
     await releases.install()
-    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
-    operators.append(operator)
-    await asyncio.to_thread(operator.start)
+    await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
     await harness.phase("first", "Running", seconds=60)
     yield harness
     with contextlib.suppress(ApiStatusError):  # the definition is gone
         await harness.clear()
-
-
-async def uninstall(
-    release_cluster: ControlPlane, release_nodes: ScriptedNodes, releases: Releases
-) -> None:
-    """Uninstall, and run the hook with its rights: scripted nodes run no program."""
-    uninstalling = asyncio.create_task(releases.uninstall("--timeout=300s"))
-    pod = await hook_pod(releases.api)
-    await asyncio.to_thread(run_hook, release_cluster)
-    release_nodes.end(SYSTEM, pod, 0)
-    await uninstalling
 
 
 async def garbage_collector_knows_jobs(harness: OperatorHarness) -> None:
@@ -130,7 +106,7 @@ async def test_definitions_are_deleted_before_the_release(
     await run_shell(release_cluster, "kubectl delete -f crds/ --timeout=100s")
     while await running_job.children():
         await asyncio.sleep(0.2)
-    await uninstall(release_cluster, release_nodes, releases)
+    await uninstall_with_hook(release_cluster, release_nodes, releases)
     found = await releases.inventory()
     assert not found & KEPT
     assert not [item for item in found if "llmtrain-operator" in item and "events" not in item]
@@ -145,17 +121,17 @@ async def test_jobs_end_before_the_release(
     command = "kubectl delete llmtrainingjobs --all --all-namespaces"
     await run_shell(release_cluster, f"{command} --timeout=100s")
     assert await running_job.pods() == []
-    await uninstall(release_cluster, release_nodes, releases)
+    await uninstall_with_hook(release_cluster, release_nodes, releases)
     assert await releases.inventory() >= KEPT
 
 
 async def test_the_finalizer_is_removed_by_hand(
     release_cluster: ControlPlane,
     releases: Releases,
-    operators: list[ReleasedOperator],
+    operators: ReleasedOperators,
     running_job: OperatorHarness,
 ) -> None:
-    operators[0].kill()
+    operators.started[0].kill()
     await releases.uninstall("--no-hooks")
     script = code_block("docs/uninstall.md", "kubectl get llmtrainingjobs --all-namespaces")
     assert "patched" in await run_shell(release_cluster, script)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,9 +15,10 @@ from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes, nam
 from tests.support.chart.manifests import NAMESPACED
 from tests.support.chart.released_operator import (
     ACCOUNT,
-    ReleasedOperator,
+    ReleasedOperators,
     hook_pod,
     run_hook,
+    uninstall_with_hook,
 )
 from tests.support.chart.releases import KEPT, Releases
 from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, status_of
@@ -32,16 +32,13 @@ async def test_life_of_a_release_with_a_running_job(
     release_cluster: ControlPlane,
     release_nodes: ScriptedNodes,
     releases: Releases,
-    operators: list[ReleasedOperator],
+    operators: ReleasedOperators,
     team: str,
-    tmp_path: Path,
 ) -> None:
     before = await releases.inventory()
     closed = {"networkPolicy": {"enabled": True}}  # hooks get their own, and delete them
     await releases.install("--wait", "--timeout=300s", values=closed)
-    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
-    operators.append(operator)
-    await asyncio.to_thread(operator.start)
+    operator = await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
     await harness.phase("first", "Running", seconds=60)
@@ -79,24 +76,17 @@ async def test_definitions_that_are_not_kept_take_jobs_with_them(
     release_cluster: ControlPlane,
     release_nodes: ScriptedNodes,
     releases: Releases,
-    operators: list[ReleasedOperator],
+    operators: ReleasedOperators,
     team: str,
-    tmp_path: Path,
 ) -> None:
     before = await releases.inventory()
     await releases.install(values={"crds": {"keep": False}})
-    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
-    operators.append(operator)
-    await asyncio.to_thread(operator.start)
+    operator = await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
     await harness.phase("first", "Running", seconds=60)
     operator.kill()
-    uninstalling = asyncio.create_task(releases.uninstall("--timeout=300s"))
-    pod = await hook_pod(releases.api)
-    await asyncio.to_thread(run_hook, release_cluster)
-    release_nodes.end(SYSTEM, pod, 0)
-    await uninstalling
+    await uninstall_with_hook(release_cluster, release_nodes, releases)
     await releases.becomes(before)
 
 
@@ -104,15 +94,11 @@ async def test_an_operator_of_one_namespace(
     release_cluster: ControlPlane,
     release_nodes: ScriptedNodes,
     releases: Releases,
-    operators: list[ReleasedOperator],
+    operators: ReleasedOperators,
     team: str,
-    tmp_path: Path,
 ) -> None:
     await releases.install(values={"watchNamespaces": [team]})
-    name = f"llmtrain-operator-{team}"
-    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment(name))
-    operators.append(operator)
-    await asyncio.to_thread(operator.start)
+    await operators.start(f"llmtrain-operator-{team}")
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     foreign = OperatorHarness(releases.api, SYSTEM, release_nodes, "chart")
     await foreign.submit("other")
@@ -130,15 +116,10 @@ async def test_an_operator_of_one_namespace(
 
 
 async def test_a_deleted_lease_is_created_again(
-    release_cluster: ControlPlane,
-    releases: Releases,
-    operators: list[ReleasedOperator],
-    tmp_path: Path,
+    releases: Releases, operators: ReleasedOperators
 ) -> None:
     await releases.install()
-    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
-    operators.append(operator)
-    await asyncio.to_thread(operator.start)
+    operator = await operators.start()
     await releases.api.delete(LEASES, "llmtrain-operator", SYSTEM)
     await releases.api.wait_for(
         LEASES,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,9 +21,8 @@ from tests.support.chart.manifests import CLUSTER_SCOPED, NAMESPACED, Object, do
 from tests.support.chart.released_operator import (
     ACCOUNT,
     RELEASE_USERS,
-    ReleasedOperator,
-    hook_pod,
-    run_hook,
+    ReleasedOperators,
+    uninstall_with_hook,
 )
 from tests.support.chart.releases import Releases
 from tests.support.chart.rendering import rendered_set
@@ -104,9 +102,8 @@ async def test_all_rights_are_used(
     release_cluster: ControlPlane,
     release_nodes: ScriptedNodes,
     releases: Releases,
-    operators: list[ReleasedOperator],
+    operators: ReleasedOperators,
     team: str,
-    tmp_path: Path,
 ) -> None:
     rendered = documents(render(CASES[case]))
     wanted = rights_of(rendered, "Deployment")
@@ -115,10 +112,7 @@ async def test_all_rights_are_used(
     await releases.install(values=CASES[case])
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     async with CuttingProxy(release_cluster.port) as proxy:
-        deployment = await releases.deployment(operator_name(case))
-        operator = ReleasedOperator(release_cluster, tmp_path, deployment, proxy.port)
-        operators.append(operator)
-        await asyncio.to_thread(operator.start)
+        operator = await operators.start(operator_name(case), proxy.port)
         await releases.api.delete(LEASES, operator_name(case), SYSTEM)
         try:
             # Other names each time: the children of deleted jobs exist a little longer.
@@ -135,12 +129,9 @@ async def test_all_rights_are_used(
         )
         operator.kill()
 
-    uninstalling = asyncio.create_task(releases.uninstall("--timeout=300s"))
-    pod = await hook_pod(releases.api)
     watched = CASES[case].get("watchNamespaces", ())
-    assert "released 1 jobs" in await asyncio.to_thread(run_hook, release_cluster, *watched)
-    release_nodes.end(SYSTEM, pod, 0)
-    await uninstalling
+    output = await uninstall_with_hook(release_cluster, release_nodes, releases, *watched)
+    assert "released 1 jobs" in output
     await harness.clear()
 
     assert refused(requests) == []
@@ -185,7 +176,7 @@ async def job_restarts_and_is_deleted(
 
 
 async def name_is_taken(harness: OperatorHarness, name: str) -> None:
-    """Submit a job that needs the name of a pod that somebody else has created."""
+    """Submit a job whose first pod has the name of a pod that exists."""
     container = {"name": "main", "image": "example.com/x:1"}
     taken = {"metadata": {"name": f"{name}-0-0"}, "spec": {"containers": [container]}}
     await harness.api.create("pods", taken, harness.namespace)
@@ -200,21 +191,17 @@ async def name_is_taken(harness: OperatorHarness, name: str) -> None:
 
 @pytest.mark.cluster
 async def test_owner_references_need_the_right_to_finalizers(
-    release_cluster: ControlPlane,
     release_nodes: ScriptedNodes,
     releases: Releases,
-    operators: list[ReleasedOperator],
+    operators: ReleasedOperators,
     team: str,
-    tmp_path: Path,
 ) -> None:
     await releases.install()
     role = await releases.api.get(CLUSTER_ROLES, "llmtrain-operator")
     kept = [rule for rule in role["rules"] if rule["resources"] != [FINALIZERS]]
     assert len(kept) == len(role["rules"]) - 1
     await releases.api.patch(CLUSTER_ROLES, "llmtrain-operator", {"rules": kept})
-    operator = ReleasedOperator(release_cluster, tmp_path, await releases.deployment())
-    operators.append(operator)
-    await asyncio.to_thread(operator.start)
+    await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
     text = "you can't set finalizers on"

@@ -28,6 +28,15 @@ async def waits_for_quota(queues: Queues, name: str) -> Object:
     )
 
 
+async def second_waits_for_first(queues: Queues) -> None:
+    """Create queues and two jobs, of which the first one takes the whole quota."""
+    await queues.create(gpus=4)
+    await queues.submit("first")
+    await queues.harness.runs("first", 0, seconds=60)
+    await queues.submit("second")
+    await waits_for_quota(queues, "second")
+
+
 async def wait_until_refused(queues: Queues, count: int) -> None:
     """Wait until Kueue has found no quota for so many Workloads, and for the next second.
 
@@ -39,11 +48,7 @@ async def wait_until_refused(queues: Queues, count: int) -> None:
 
 
 async def test_a_job_waits_until_quota_is_free(queues: Queues) -> None:
-    await queues.create(gpus=4)
-    await queues.submit("first")
-    await queues.harness.runs("first", 0, seconds=60)
-    await queues.submit("second")
-    await waits_for_quota(queues, "second")
+    await second_waits_for_first(queues)
     for pod in await queues.harness.pods("llmtrain.dev/job-name=second"):
         assert "nodeName" not in pod["spec"]
         assert pod["metadata"]["finalizers"] == ["kueue.x-k8s.io/managed"]
@@ -95,10 +100,7 @@ async def test_a_job_of_higher_priority_evicts_another(queues: Queues) -> None:
 
 
 async def test_jobs_of_other_kinds_have_their_turn(queues: Queues) -> None:
-    await queues.create(gpus=4)
-    await queues.submit("first")
-    await queues.harness.runs("first", 0, seconds=60)
-    await queues.submit("second")
+    await second_waits_for_first(queues)
     await wait_until_refused(queues, 1)
     await queues.api.create(BATCH_JOBS, batch_job(queues), queues.harness.namespace)
     await wait_until_refused(queues, 2)
@@ -139,11 +141,7 @@ def batch_job(queues: Queues) -> Object:
 
 
 async def test_a_job_without_a_queue_gets_nodes_that_wait_for_quota(queues: Queues) -> None:
-    await queues.create(gpus=4)
-    await queues.submit("first")
-    await queues.harness.runs("first", 0, seconds=60)
-    await queues.submit("second")
-    await waits_for_quota(queues, "second")
+    await second_waits_for_first(queues)
     await queues.harness.submit("beside")
     await queues.harness.runs("beside", 0, seconds=60)
     second = await queues.harness.phase("second", "Queued", seconds=60)
@@ -173,11 +171,7 @@ async def test_a_job_may_have_the_name_of_one_before_it(queues: Queues) -> None:
 
 
 async def test_a_suspended_job_returns_its_quota(queues: Queues) -> None:
-    await queues.create(gpus=4)
-    await queues.submit("first")
-    await queues.harness.runs("first", 0, seconds=60)
-    await queues.submit("second")
-    await waits_for_quota(queues, "second")
+    await second_waits_for_first(queues)
     await queues.harness.patch("first", {"spec": {"suspend": True}})
     await queues.harness.runs("second", 0, seconds=60)
     await queues.harness.patch("first", {"spec": {"suspend": False}})

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from llmtrain_devcluster.api import Api, Object
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import ScriptedNodes
+from tests.support.chart.releases import Releases
 from tests.support.operator_harness.harness import SYSTEM, OperatorProcess
 
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:llmtrain-"
@@ -36,6 +38,31 @@ class ReleasedOperator(OperatorProcess):
             self.kubeconfig.write_text(json.dumps(content))
 
 
+class ReleasedOperators:
+    """The operators that a test starts from its release."""
+
+    def __init__(self, cluster: ControlPlane, releases: Releases, folder: Path):
+        self._cluster = cluster
+        self._releases = releases
+        self._folder = folder
+        self.started: list[ReleasedOperator] = []
+
+    async def start(
+        self, name: str = "llmtrain-operator", port: int | None = None
+    ) -> ReleasedOperator:
+        """Start the operator of a Deployment; `port` forwards to the API server."""
+        deployment = await self._releases.deployment(name)
+        operator = ReleasedOperator(self._cluster, self._folder, deployment, port)
+        self.started.append(operator)
+        await asyncio.to_thread(operator.start)
+        return operator
+
+    def stop(self) -> None:
+        """Stop all of them."""
+        for operator in self.started:
+            operator.stop()
+
+
 def run_hook(cluster: ControlPlane, *namespaces: str, user: str = f"{ACCOUNT}uninstall") -> str:
     """Run what the hook of an uninstall runs, with its rights."""
     done = subprocess.run(
@@ -57,3 +84,18 @@ async def hook_pod(api: Api) -> str:
                 return name
         await asyncio.sleep(0.1)
     raise TimeoutError("the hook of the uninstall does not run")
+
+
+async def uninstall_with_hook(
+    cluster: ControlPlane, nodes: ScriptedNodes, releases: Releases, *namespaces: str
+) -> str:
+    """Uninstall, and run the hook with its rights: scripted nodes run no program.
+
+    Return what the hook prints. Its arguments are the watched namespaces.
+    """
+    uninstalling = asyncio.create_task(releases.uninstall("--timeout=300s"))
+    pod = await hook_pod(releases.api)
+    output = await asyncio.to_thread(run_hook, cluster, *namespaces)
+    nodes.end(SYSTEM, pod, 0)
+    await uninstalling
+    return output
