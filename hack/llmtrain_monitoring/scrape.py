@@ -1,7 +1,7 @@
-"""Scrape configurations of Prometheus for the monitors of the chart, without Prometheus' operator.
+"""Scrape configurations for the monitors of the chart, as the Prometheus operator makes them.
 
-The relabelling is that of the chart's PodMonitor and ServiceMonitor, after the labels that
-Prometheus' operator gives to every target.
+Only what the chart uses: one endpoint by the name of a port, selectors of the target's labels, and
+relabelings.
 """
 
 from __future__ import annotations
@@ -13,101 +13,63 @@ from typing import Any
 Object = Mapping[str, Any]
 Relabelings = list[dict[str, Any]]
 
+_NAMESPACE = "__meta_kubernetes_namespace"
 _POD = "__meta_kubernetes_pod"
 _SERVICE = "__meta_kubernetes_service"
+_SLICE_PORT = "__meta_kubernetes_endpointslice_port_name"
 
 
-def pod_scrape(monitor: Object, discovery: Object) -> dict[str, Any]:
-    """Return the scrape configuration of a PodMonitor; `discovery` says how to reach the API."""
-    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    namespaces = monitor["spec"]["namespaceSelector"].get("matchNames")
-    found = {**discovery, "role": "pod"}
-    if namespaces:
-        found["namespaces"] = {"names": namespaces}
-    name = f"{monitor['metadata']['namespace']}/{monitor['metadata']['name']}"
-    relabelings: Relabelings = [
-        {"source_labels": [f"{_POD}_phase"], "regex": "Failed|Succeeded", "action": "drop"},
-        *_selected(_POD, monitor["spec"]["selector"]),
-        _keep(f"{_POD}_container_port_name", endpoint["port"]),
-        _copy("__meta_kubernetes_namespace", "namespace"),
-        _copy(f"{_POD}_container_name", "container"),
-        _copy(f"{_POD}_name", "pod"),
-        {"target_label": "job", "replacement": name},
-        {"target_label": "endpoint", "replacement": endpoint["port"]},
-    ]
-    return _scrape(name, endpoint, relabelings) | {"kubernetes_sd_configs": [found]}
+def scrape_config(monitor: Object, discovery: Object | None = None) -> dict[str, Any]:
+    """Return the scrape configuration of a PodMonitor or ServiceMonitor.
 
-
-def service_scrape(monitor: Object, service: Object, pods: Mapping[str, str]) -> dict[str, Any]:
-    """Return the scrape configuration of a ServiceMonitor for pods at given addresses.
-
-    The targets have the labels that the discovery of EndpointSlices would give them.
+    `discovery` says how to reach the API server, by default as a pod does.
     """
-    (endpoint,) = monitor["spec"]["endpoints"]
-    metadata = service["metadata"]
-    discovered = {
-        "__meta_kubernetes_namespace": metadata["namespace"],
-        f"{_SERVICE}_name": metadata["name"],
-        "__meta_kubernetes_endpointslice_port_name": service["spec"]["ports"][0]["name"],
-    }
-    for key, value in metadata["labels"].items():
-        discovered[f"{_SERVICE}_label_{_name(key)}"] = value
-    relabelings: Relabelings = [
-        *_selected(_SERVICE, monitor["spec"]["selector"]),
-        _keep("__meta_kubernetes_endpointslice_port_name", endpoint["port"]),
-        _copy("__meta_kubernetes_namespace", "namespace"),
-        _copy(f"{_SERVICE}_name", "service"),
-        _copy(f"{_POD}_name", "pod"),
-        _copy(f"{_SERVICE}_name", "job"),
-        {"target_label": "endpoint", "replacement": endpoint["port"]},
-    ]
-    targets = [
-        {"targets": [address], "labels": {**discovered, f"{_POD}_name": pod}}
-        for pod, address in pods.items()
-    ]
-    name = f"{monitor['metadata']['namespace']}/{monitor['metadata']['name']}"
-    return _scrape(name, endpoint, relabelings) | {"static_configs": targets}
-
-
-def _scrape(name: str, endpoint: Object, relabelings: Relabelings) -> dict[str, Any]:
-    own = endpoint.get("relabelings", ())
+    spec, metadata = monitor["spec"], monitor["metadata"]
+    of_pods = monitor["kind"] == "PodMonitor"
+    (endpoint,) = spec["podMetricsEndpoints" if of_pods else "endpoints"]
+    name = f"{metadata['namespace']}/{metadata['name']}"
+    found = {**(discovery or {}), "role": "pod" if of_pods else "endpointslice"}
+    if namespaces := spec["namespaceSelector"].get("matchNames"):
+        found["namespaces"] = {"names": namespaces}
+    own = _pod_labels(endpoint["port"], name) if of_pods else _service_labels(endpoint["port"])
     return {
-        "job_name": name,
-        "metrics_path": endpoint["path"],
-        "honor_labels": endpoint["honorLabels"],
-        "relabel_configs": [*relabelings, *map(_snake_case, own)],
+        "job_name": f"{'pod' if of_pods else 'service'}Monitor/{name}/0",
+        "honor_labels": endpoint.get("honorLabels", False),
+        "metrics_path": endpoint.get("path", "/metrics"),
+        **({"scrape_interval": endpoint["interval"]} if "interval" in endpoint else {}),
+        "kubernetes_sd_configs": [found],
+        "relabel_configs": [
+            *_selected(_POD if of_pods else _SERVICE, spec["selector"]),
+            *own,
+            *map(_snake_case, endpoint.get("relabelings", ())),
+        ],
         "metric_relabel_configs": [*map(_snake_case, endpoint.get("metricRelabelings", ()))],
     }
 
 
-def _selected(prefix: str, selector: Object) -> Relabelings:
-    """Return relabelings that drop targets that a label selector does not match."""
-    found = [
-        _keep(f"{prefix}_label_{_name(key)}", re.escape(value))
-        for key, value in selector.get("matchLabels", {}).items()
+def static_scrape_config(
+    monitor: Object, service: Object, pods: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the scrape configuration of a ServiceMonitor for pods at given addresses.
+
+    The targets have the labels that the discovery of EndpointSlices would give them.
+    """
+    metadata = service["metadata"]
+    discovered = {
+        _NAMESPACE: metadata["namespace"],
+        f"{_SERVICE}_name": metadata["name"],
+        _SLICE_PORT: service["spec"]["ports"][0]["name"],
+    }
+    for key, value in metadata["labels"].items():
+        discovered[f"{_SERVICE}_label_{_name(key)}"] = value
+        discovered[f"{_SERVICE}_labelpresent_{_name(key)}"] = "true"
+    config = scrape_config(monitor)
+    del config["kubernetes_sd_configs"]
+    targets = [
+        {"targets": [address], "labels": {**discovered, f"{_POD}_name": pod}}
+        for pod, address in pods.items()
     ]
-    for expression in selector.get("matchExpressions", ()):
-        if expression["operator"] != "Exists":
-            raise ValueError(f"the operator {expression['operator']} is not supported")
-        found.append(_keep(f"{prefix}_labelpresent_{_name(expression['key'])}", "true"))
-    return found
-
-
-def _keep(label: str, regex: str) -> dict[str, Any]:
-    return {"source_labels": [label], "regex": regex, "action": "keep"}
-
-
-def _copy(source: str, target: str) -> dict[str, Any]:
-    return {"source_labels": [source], "target_label": target}
-
-
-def _name(key: str) -> str:
-    """Return the key of a label as Prometheus writes it in the name of a label."""
-    return re.sub(r"[^a-zA-Z0-9_]", "_", key)
-
-
-def _snake_case(relabeling: Object) -> dict[str, Any]:
-    return {re.sub("([A-Z])", r"_\1", key).lower(): value for key, value in relabeling.items()}
+    return config | {"static_configs": targets}
 
 
 def server_config(
@@ -123,3 +85,57 @@ def server_config(
         "rule_files": [*rule_files],
         "scrape_configs": [*scrapes],
     }
+
+
+def _pod_labels(port: str, job: str) -> Relabelings:
+    return [
+        {"source_labels": [f"{_POD}_phase"], "regex": "(Failed|Succeeded)", "action": "drop"},
+        _keep([f"{_POD}_container_port_name"], port),
+        _copy(_NAMESPACE, "namespace"),
+        _copy(f"{_POD}_container_name", "container"),
+        _copy(f"{_POD}_name", "pod"),
+        {"target_label": "job", "replacement": job},
+        {"target_label": "endpoint", "replacement": port},
+    ]
+
+
+def _service_labels(port: str) -> Relabelings:
+    return [
+        _keep([_SLICE_PORT], port),
+        _copy(_NAMESPACE, "namespace"),
+        _copy(f"{_SERVICE}_name", "service"),
+        _copy(f"{_POD}_name", "pod"),
+        _copy(f"{_POD}_container_name", "container"),
+        _copy(f"{_SERVICE}_name", "job"),
+        {"target_label": "endpoint", "replacement": port},
+    ]
+
+
+def _selected(prefix: str, selector: Object) -> Relabelings:
+    """Return relabelings that drop targets that a label selector does not match."""
+    found = []
+    for key, value in selector.get("matchLabels", {}).items():
+        sources = [f"{prefix}_label_{_name(key)}", f"{prefix}_labelpresent_{_name(key)}"]
+        found.append(_keep(sources, f"({re.escape(value)});true"))
+    for expression in selector.get("matchExpressions", ()):
+        if expression["operator"] != "Exists":
+            raise ValueError(f"the operator {expression['operator']} is not supported")
+        found.append(_keep([f"{prefix}_labelpresent_{_name(expression['key'])}"], "true"))
+    return found
+
+
+def _keep(sources: list[str], regex: str) -> dict[str, Any]:
+    return {"source_labels": sources, "regex": regex, "action": "keep"}
+
+
+def _copy(source: str, target: str) -> dict[str, Any]:
+    return {"source_labels": [source], "target_label": target}
+
+
+def _name(key: str) -> str:
+    """Return the key of a label as Prometheus writes it in the name of a label."""
+    return re.sub(r"[^a-zA-Z0-9_]", "_", key)
+
+
+def _snake_case(relabeling: Object) -> dict[str, Any]:
+    return {re.sub("([A-Z])", r"_\1", key).lower(): value for key, value in relabeling.items()}

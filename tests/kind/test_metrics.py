@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmtrain_kind.cluster import WORKERS, KindCluster
+from llmtrain_monitoring.scrape import scrape_config
 from tests.support.kind.jobs import Team
-from tests.support.kind.monitors import scrape_config
 from tests.support.kind.prometheus import deploy, undeploy
 from tests.support.kind.release import KindRelease
 from tests.support.kind.steps import step

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from llmtrain_kind.kubectl import Kubectl, KubectlError
+from llmtrain_monitoring.scrape import server_config
 
 NAMESPACE = "monitoring"
 NAME = "prometheus"
@@ -58,10 +59,7 @@ class Prometheus:
 
 def deploy(kubectl: Kubectl, image: str, scrape_configs: Sequence[Mapping[str, Any]]) -> Prometheus:
     """Start the server and wait until it answers."""
-    config = {
-        "global": {"scrape_interval": SCRAPE_INTERVAL, "scrape_timeout": SCRAPE_INTERVAL},
-        "scrape_configs": list(scrape_configs),
-    }
+    config = server_config(scrape_configs, (), SCRAPE_INTERVAL)
     kubectl.apply(*_objects(image, yaml.safe_dump(config, sort_keys=False)))
     kubectl("rollout", "status", "-n", NAMESPACE, f"deployment/{NAME}", "--timeout=120s")
     prometheus = Prometheus(kubectl)

@@ -19,7 +19,7 @@ from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
 from llmtrain_devcluster.process_node.start import TOPOLOGY, machine_node, start_process_nodes
 from llmtrain_monitoring.paths import FILES
-from llmtrain_monitoring.scrape import pod_scrape, server_config, service_scrape
+from llmtrain_monitoring.scrape import scrape_config, server_config, static_scrape_config
 from llmtrain_monitoring.server import PrometheusServer
 from tests.support.chart.manifests import documents, find
 from tests.support.monitoring.live_jobs import (
@@ -121,8 +121,8 @@ def _config(plane: ControlPlane, operator: OperatorProcess) -> dict[str, Any]:
     discovery = {"kubeconfig_file": str(plane.kubeconfig("admin"))}
     addresses = {"llmtrain-operator-0": f"127.0.0.1:{operator.metrics_port}"}
     scrapes = [
-        pod_scrape(find(chart, "PodMonitor"), discovery),
-        service_scrape(find(chart, "ServiceMonitor"), find(chart, "Service"), addresses),
+        scrape_config(find(chart, "PodMonitor"), discovery),
+        static_scrape_config(find(chart, "ServiceMonitor"), find(chart, "Service"), addresses),
     ]
     rules = sorted(str(path) for path in (FILES / "rules").glob("*.yaml"))
     return server_config(scrapes, rules, INTERVAL)
