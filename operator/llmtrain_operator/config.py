@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import socket
@@ -56,6 +57,12 @@ class Config:
     """Seconds between renewals."""
     progress_seconds: float = 5.0
     """Seconds between two requests for the progress of a job, which also limits its writes."""
+    progress_proxy: bool = False
+    """Read the progress of pods whose address does not answer through the API server, which needs
+    the right to `pods/proxy`."""
+    metrics_peers: tuple[dict[str, Any], ...] = ()
+    """Who may connect to the port of metrics and status of training pods, besides the pods of the
+    job: a JSON list of peers of a NetworkPolicy."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which the pods of a node that is not ready count as lost."""
     writes_per_second: float = 100.0
@@ -90,6 +97,7 @@ class Config:
 
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_PEER_FIELDS = frozenset({"ipBlock", "namespaceSelector", "podSelector"})
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -123,6 +131,22 @@ def _parse_positive_float(text: str) -> float:
     return number
 
 
+def _parse_peers(text: str) -> tuple[dict[str, Any], ...]:
+    """Parse peers of a NetworkPolicy. The API server would refuse a wrong one with each job."""
+    try:
+        peers = json.loads(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(peers, list) or not all(map(_is_peer, peers)):
+        names = ", ".join(sorted(_PEER_FIELDS))
+        raise ArgumentTypeError(f"{text!r} is not a list of peers: maps with some of {names}")
+    return tuple(peers)
+
+
+def _is_peer(item: Any) -> bool:
+    return isinstance(item, dict) and bool(item) and item.keys() <= _PEER_FIELDS
+
+
 def _from_environment(variable: str, parse_value: Callable[[str], Any]) -> Any:
     if variable not in os.environ:
         return argparse.SUPPRESS
@@ -142,11 +166,10 @@ def parse(arguments: Sequence[str]) -> Config:
         "int": _parse_int,
         "float": _parse_positive_float,
     }
+    own_parsers = {"log_level": _parse_log_level, "metrics_peers": _parse_peers}
     for item in fields(Config):
         default: Any = None if callable(item.default_factory) else item.default
-        parse_value = (
-            _parse_log_level if item.name == "log_level" else parsers.get(str(item.type), str)
-        )
+        parse_value = own_parsers.get(item.name) or parsers.get(str(item.type), str)
         variable = f"LLMTRAIN_OPERATOR_{item.name.upper()}"
         parser.add_argument(
             f"--{item.name.replace('_', '-')}",

@@ -90,7 +90,9 @@ class Controller:
             metrics.placement.observe,
             self._count_accepted,
         )
-        self._poller = ProgressPoller(cluster, config.progress_seconds, self.wake)
+        self._poller = ProgressPoller(
+            cluster if config.progress_proxy else None, config.progress_seconds, self.wake
+        )
         self._deps = self._reconciler_deps()
         metrics.registry.register(
             ClusterCollector(
@@ -117,6 +119,7 @@ class Controller:
                 self.cluster,
                 WriteRateLimiter(config.writes_per_second),
                 GangScheduling(config.pod_groups, config.kueue),
+                config.metrics_peers,
             ),
             metrics=self.metrics,
             node_lost_seconds=config.node_lost_seconds,

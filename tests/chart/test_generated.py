@@ -66,4 +66,4 @@ def test_config_has_the_flags_and_defaults_of_the_operator() -> None:
     differs = {
         name for name in Config.__slots__ if getattr(parsed, name) != getattr(defaults, name)
     }
-    assert differs <= {"identity", "lease_name"}
+    assert differs <= {"identity", "lease_name", "metrics_peers"}

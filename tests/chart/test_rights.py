@@ -34,9 +34,12 @@ from tests.support.rights.cutting_proxy import CuttingProxy
 TEAM = "team"
 CASES: Mapping[str, Mapping[str, Any]] = {
     "cluster": {},
-    "cluster, pod groups": {"config": {"podGroups": True}},
+    "cluster, optional rights": {"config": {"podGroups": True, "progressProxy": True}},
     "namespaces": {"watchNamespaces": [TEAM]},
-    "namespaces, pod groups": {"watchNamespaces": [TEAM], "config": {"podGroups": True}},
+    "namespaces, optional rights": {
+        "watchNamespaces": [TEAM],
+        "config": {"podGroups": True, "progressProxy": True},
+    },
     "namespaces, no foreign pods": {
         "watchNamespaces": [TEAM],
         "config": {"countForeignPods": False},

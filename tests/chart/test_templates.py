@@ -12,6 +12,7 @@ import pytest
 from llmtrain_chart.helm import render, run_helm
 from llmtrain_chart.paths import CHART
 from llmtrain_core.api import labels
+from llmtrain_operator.config import parse
 from tests.support.chart.manifests import Object, documents, find, kinds
 from tests.support.chart.rendering import rendered_set
 from tests.support.chart.value_sets import LONG_NAMESPACE, VALUE_SETS
@@ -224,6 +225,23 @@ def test_flags_of_the_operator() -> None:
     arguments = operator_pod(rendered_set("all flags"))["containers"][0]["args"]
     wanted = {"--bind=::", "--metrics-port=19090", "--count-foreign-pods=false"}
     assert wanted | {"--renew-deadline=20.5", "--log-level=DEBUG"} <= set(arguments)
+
+
+@pytest.mark.parametrize("values", ["defaults", "own scrapers", "no scrapers"])
+def test_the_operators_and_the_scrapers_reach_the_metrics_of_jobs(values: str) -> None:
+    objects = rendered_set(values)
+    deployments = [found for found in objects if found["kind"] == "Deployment"]
+    given = VALUE_SETS[values].get("jobNetworkPolicy")
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    for deployment in deployments:
+        template = deployment["spec"]["template"]
+        operator, *scrapers = parse(template["spec"]["containers"][0]["args"]).metrics_peers
+        assert scrapers == (given["scrapers"] if given else [{"namespaceSelector": monitoring}])
+        where = operator["namespaceSelector"]["matchLabels"]
+        assert where == {"kubernetes.io/metadata.name": deployment["metadata"]["namespace"]}
+        for other in deployments:  # each of them may read the progress of a job
+            labels_of_pod = other["spec"]["template"]["metadata"]["labels"]
+            assert operator["podSelector"]["matchLabels"].items() <= labels_of_pod.items()
 
 
 def test_labels_of_pods_reach_the_series() -> None:

@@ -34,6 +34,17 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "a namespace twice": ({"watchNamespaces": ["a", "a"]}, "watchNamespaces", "equal"),
     "a number as label": ({"commonLabels": {"a": 1}}, "commonLabels/a", "string"),
     "rules as a map": ({"networkPolicy": {"ingress": {}}}, "networkPolicy/ingress", "array"),
+    "scrapers as a map": ({"jobNetworkPolicy": {"scrapers": {}}}, "jobNetworkPolicy", "array"),
+    "a scraper that selects everyone": (
+        {"jobNetworkPolicy": {"scrapers": [{}]}},
+        "jobNetworkPolicy/scrapers/0",
+        "minProperties",
+    ),
+    "a misspelled scraper": (
+        {"jobNetworkPolicy": {"scrapers": [{"podselector": {}}]}},
+        "jobNetworkPolicy/scrapers/0",
+        "podselector",
+    ),
     "environment as a map": ({"extraEnv": {"A": "b"}}, "extraEnv", "array"),
     "a number as variable": ({"extraEnv": [{"name": "A", "value": 2}]}, "extraEnv/0", "string"),
     "a variable without name": ({"extraEnv": [{"value": "x"}]}, "extraEnv/0", "name"),

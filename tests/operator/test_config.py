@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from llmtrain_operator.config import LeaseTiming, parse
@@ -19,3 +21,18 @@ def test_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.count_foreign_pods is False
     with pytest.raises(ConfigError, match="renew-deadline"):
         parse(["--renew-deadline=20"])
+
+
+def test_peers_of_the_metrics_port(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse([]).metrics_peers == () and parse(["--metrics-peers=[]"]).metrics_peers == ()
+    peer = '{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "prometheus"}}}'
+    assert parse([f"--metrics-peers=[{peer}]"]).metrics_peers == (json.loads(peer),)
+    for wrong in ("", "x", "{}", "[{}]", "[1]", peer, '[{"podselector": {}}]'):
+        with pytest.raises(SystemExit):
+            parse([f"--metrics-peers={wrong}"])
+        assert "--metrics-peers" in capsys.readouterr().err
+    monkeypatch.setenv("LLMTRAIN_OPERATOR_METRICS_PEERS", "[{}]")
+    with pytest.raises(ConfigError, match="LLMTRAIN_OPERATOR_METRICS_PEERS"):
+        parse([])

@@ -45,7 +45,6 @@ async def test_events_per_cpu_second() -> None:
 
 async def _measure(url: str) -> None:
     configuration = Configuration(host=url)
-    configuration.client_session_kwargs = {"trust_env": False}
     cluster = KubeClient(configuration, Metrics().requests)
     metrics = Metrics()
     woken: set[str] = set()

@@ -86,6 +86,15 @@ llmtrain.dev/watch-namespace: {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
+{{- /* Who may connect to the HTTP port of training pods: all operators of the release, and scrapers. */ -}}
+{{- define "llmtrain.metricsPeers" -}}
+{{- $namespace := dict "kubernetes.io/metadata.name" (include "llmtrain.namespace" .) -}}
+{{- $operator := dict
+    "namespaceSelector" (dict "matchLabels" $namespace)
+    "podSelector" (dict "matchLabels" (include "llmtrain.selector" (dict "root" .) | fromYaml)) -}}
+{{- prepend .Values.jobNetworkPolicy.scrapers $operator | toJson -}}
+{{- end -}}
+
 {{- define "llmtrain.image" -}}
 {{- $image := .Values.image -}}
 {{- $registry := default $image.registry .Values.global.imageRegistry -}}

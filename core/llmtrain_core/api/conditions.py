@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from llmtrain_core.api.defaults import MESSAGE_LENGTH
+from llmtrain_core.api.untrusted import printable
 
 
 class ConditionType(StrEnum):
@@ -84,8 +85,7 @@ class Reason(StrEnum):
 
 def clean_text(text: str, limit: int = MESSAGE_LENGTH) -> str:
     """Return untrusted text without control characters and with a bounded length."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    squeezed = " ".join(printable.split())
+    squeezed = " ".join(printable(text).split())
     return squeezed if len(squeezed) <= limit else squeezed[: limit - 1] + "…"
 
 

@@ -17,6 +17,7 @@ from llmtrain_core.api.defaults import (
     TERMINATION_MESSAGE_BYTES,
 )
 from llmtrain_core.api.env import EXIT_PEER_LOST
+from llmtrain_core.api.untrusted import read_json
 
 TRAINER_REASONS = frozenset(
     {
@@ -103,10 +104,7 @@ class FailureInfo:
 
         Texts are returned as they were written: bound and clean them before they are shown.
         """
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
+        document = read_json(text)
         error = document.get("error") if isinstance(document, dict) else None
         if not isinstance(error, dict):
             return None

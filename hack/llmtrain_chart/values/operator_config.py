@@ -13,7 +13,9 @@ from pydantic import Field, create_model
 from llmtrain_chart.values.base import ChartModel
 from llmtrain_operator import config
 
-SET_BY_CHART = frozenset({"namespace", "kubeconfig", "lease_namespace", "lease_name", "identity"})
+SET_BY_CHART = frozenset(
+    {"namespace", "kubeconfig", "lease_namespace", "lease_name", "identity", "metrics_peers"}
+)
 """Fields of the operator's configuration that are no values: the chart or the pod sets them."""
 
 _TYPES: dict[str, Any] = {

@@ -9,6 +9,7 @@ from pydantic import Field
 from llmtrain_chart.values.base import (
     ChartModel,
     Count,
+    Manifest,
     Manifests,
     OptionalPercentage,
     OptionalSubdomain,
@@ -25,6 +26,17 @@ Repository = Annotated[
 ]
 """Without tag and digest."""
 Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+PEER_FIELDS = ("ipBlock", "namespaceSelector", "podSelector")
+NetworkPolicyPeer = Annotated[
+    Manifest,
+    Field(
+        min_length=1,
+        json_schema_extra={
+            "additionalProperties": False,
+            "properties": {name: {"type": "object"} for name in PEER_FIELDS},
+        },
+    ),
+]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
 
@@ -132,6 +144,18 @@ class NetworkPolicyValues(ChartModel):
     ]
     """All egress rules. The default permits DNS, the API server on port 443 or 6443, and the
     progress of training pods. Add the port of your API server or DNS if it is another one."""
+
+
+class JobNetworkPolicy(ChartModel):
+    """The NetworkPolicy that the operator creates for each job."""
+
+    scrapers: Annotated[list[NetworkPolicyPeer], Field(max_length=32)] = [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    ]
+    """Who scrapes the metrics of training pods: peers of a NetworkPolicy. They may connect to port
+    9400, as the operator's pods and the pods of the job may. The default is each pod of the
+    namespace `monitoring`. Select a namespace that no user can create, because a label of pods
+    alone is not safe: each user can set it. A change applies to jobs that start after it."""
 
 
 class Crds(ChartModel):

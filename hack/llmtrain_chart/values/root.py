@@ -22,6 +22,7 @@ from llmtrain_chart.values.operator_config import OperatorConfig
 from llmtrain_chart.values.pod import (
     Crds,
     DisruptionBudget,
+    JobNetworkPolicy,
     NetworkPolicyValues,
     OperatorImage,
     OperatorPriorityClass,
@@ -157,6 +158,8 @@ class Values(ChartModel):
     """More volume mounts of the container."""
     network_policy: NetworkPolicyValues = NetworkPolicyValues()
     """The NetworkPolicy of the operator's pods."""
+    job_network_policy: JobNetworkPolicy = JobNetworkPolicy()
+    """The NetworkPolicy that the operator creates for each job."""
     metrics_service: MetricsService = MetricsService()
     """The Service of the operator's metrics port."""
     service_monitor: Monitor = Monitor(honor_labels=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
-from typing import Any
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
@@ -121,14 +119,6 @@ class PriorityRecord:
     is_default: bool
     preempts: bool = True
     """Whether jobs of the class may preempt others."""
-
-
-def read_json(text: str | bytes) -> Any:
-    """Parse JSON written by a user's program. Return None if it is invalid or too deeply nested."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def pod_record(raw: Raw) -> PodRecord:

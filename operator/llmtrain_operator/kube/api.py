@@ -94,6 +94,6 @@ class KubeApi(Protocol):
         """Delete an object. With `uid`, delete it only if it still has this UID."""
         ...
 
-    async def proxy(self, name: str, namespace: str, port: int, path: str) -> bytes:
+    async def proxy(self, name: str, namespace: str, port: int, path: str, max_bytes: int) -> bytes:
         """Return the body of an HTTP GET to a pod port, proxied by the API server."""
         ...

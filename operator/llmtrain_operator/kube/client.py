@@ -19,19 +19,29 @@ from urllib.parse import urlencode
 import aiohttp
 import orjson
 from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 from prometheus_client import Counter
 
-from llmtrain_operator.errors import ApiError, ConfigError, UnavailableError, api_error
+from llmtrain_operator.bounded_http import HttpAnswer, open_answer, send
+from llmtrain_operator.errors import ConfigError, UnavailableError, api_error
 from llmtrain_operator.kube.api import Object, PatchKind
 from llmtrain_operator.kube.resources import PODS, Resource
+from llmtrain_operator.kube.transport import (
+    READ_BUFFER_BYTES,
+    Connections,
+    connection_error,
+    response_error,
+)
 
 FIELD_MANAGER = "llmtrain-operator"
 REQUEST_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5.0
+PROXY_TIMEOUT_SECONDS = 5.0
 WATCH_TIMEOUT_SECONDS = 120.0
 """A watch without any event for this long is closed (bookmarks arrive once a minute)."""
+MAX_OBJECT_BYTES = 32 * 1024 * 1024
+"""Limit of the answer about one object. The API server stores at most 1.5 MiB of it. A list has no
+limit: the objects of all tenants are in it, and a list that fails would stop all of them."""
 
 _PATCH_TYPES: Mapping[PatchKind, str] = {
     "merge": "application/merge-patch+json",
@@ -72,8 +82,6 @@ async def load_configuration(kubeconfig: str | None) -> Configuration:
         raise ConfigError(
             f"no API server is configured ({error}); set KUBECONFIG or --kubeconfig"
         ) from error
-    # The proxy variables of the environment do not apply to the API server.
-    configuration.client_session_kwargs = {"trust_env": False}
     return configuration
 
 
@@ -98,13 +106,13 @@ class KubeClient:
         fence: Callable[[], None] = lambda: None,
     ):
         self._configuration = configuration
-        self._rest = RESTClientObject(configuration)
+        self._connections = Connections(configuration)
         self._requests = requests
         self.fence = fence
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._rest.close()
+        await self._connections.close()
 
     async def credentials(self) -> Credentials:
         """Return the current credentials."""
@@ -215,11 +223,17 @@ class KubeClient:
             options["preconditions"] = {"uid": uid}
         await self._json("delete", resource, "DELETE", resource.path(namespace, name), body=options)
 
-    async def proxy(self, name: str, namespace: str, port: int, path: str) -> bytes:
+    async def proxy(self, name: str, namespace: str, port: int, path: str, max_bytes: int) -> bytes:
         """Return the body of an HTTP GET to a pod port, proxied by the API server."""
         target = PODS.path(namespace, f"{name}:{port}", "proxy") + path
         target = target.replace("%3A", ":")
-        return await self._request("proxy", PODS, "GET", target, timeout=5.0)
+        answer = await self._request(
+            "proxy", PODS, "GET", target, timeout=PROXY_TIMEOUT_SECONDS, max_bytes=max_bytes
+        )
+        if not answer.successful:
+            # The pod may have written the body, so it is no Status of the API server.
+            raise api_error(answer.status, "", "the pod or the API server refuses the request")
+        return answer.body
 
     async def _headers(self, content_type: str = "application/json") -> dict[str, str]:
         try:
@@ -249,9 +263,14 @@ class KubeClient:
     ) -> Object:
         if method != "GET":
             self.fence()
-        data = await self._request(verb, resource, method, path, query, body, content_type)
-        answer: Object = orjson.loads(data)
-        return answer
+        max_bytes = None if verb == "list" else MAX_OBJECT_BYTES
+        answer = await self._request(
+            verb, resource, method, path, query, body, content_type, max_bytes=max_bytes
+        )
+        if not answer.successful:
+            raise response_error(answer)
+        decoded: Object = orjson.loads(answer.body)
+        return decoded
 
     async def _request(
         self,
@@ -263,27 +282,27 @@ class KubeClient:
         body: Any = None,
         content_type: str = "application/json",
         timeout: float = REQUEST_TIMEOUT_SECONDS,
-    ) -> bytes:
-        url = self._url(path, query)
-        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT_SECONDS)
+        *,
+        max_bytes: int | None,
+    ) -> HttpAnswer:
         code = "0"
         try:
-            answer = await self._rest.request(  # type: ignore[no-untyped-call]
+            answer = await send(
+                self._connections.session(),
                 method,
-                url,
-                headers=await self._headers(content_type),
-                body=body,
-                _request_timeout=limits,
+                self._url(path, query),
+                aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT_SECONDS),
+                max_bytes,
+                await self._headers(content_type),
+                None if body is None else json.dumps(body).encode(),
+                **self._connections.options(),
             )
             code = str(answer.status)
-            data: bytes = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _connection_error(error) from error
+            raise connection_error(error) from error
         finally:
             self._requests.labels(verb, resource.plural, code).inc()
-        if answer.status >= 400:
-            raise _response_error(answer.status, data, answer.headers)
-        return data
+        return answer
 
     @asynccontextmanager
     async def _watch(
@@ -292,26 +311,29 @@ class KubeClient:
         limits = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=WATCH_TIMEOUT_SECONDS
         )
+        code = "0"
         try:
-            answer = await self._rest.request(  # type: ignore[no-untyped-call]
+            async with open_answer(
+                self._connections.session(),
                 "GET",
                 self._url(path, query),
-                headers=await self._headers(),
-                _request_timeout=limits,
-            )
+                limits,
+                await self._headers(),
+                **self._connections.options(),
+            ) as response:
+                code = str(response.status)
+                self._requests.labels("watch", resource.plural, code).inc()
+                if response.status != 200:
+                    body = await response.content.read(READ_BUFFER_BYTES)
+                    raise response_error(HttpAnswer(response.status, response.headers, body))
+                try:
+                    yield _lines(response.content)
+                finally:
+                    response.close()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._requests.labels("watch", resource.plural, "0").inc()
-            raise _connection_error(error) from error
-        self._requests.labels("watch", resource.plural, str(answer.status)).inc()
-        response = answer.response
-        try:
-            if answer.status >= 400:
-                raise _response_error(answer.status, await answer.read(), answer.headers)
-            yield _lines(response.content)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _connection_error(error) from error
-        finally:
-            response.close()
+            if code == "0":
+                self._requests.labels("watch", resource.plural, code).inc()
+            raise connection_error(error) from error
 
     def _url(self, path: str, query: Mapping[str, str] | None) -> str:
         base = f"{self._configuration.host}{path}"
@@ -337,20 +359,3 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
         rest = [tail] if tail else []
         yield [line for line in whole.split(b"\n") if line]
         await asyncio.sleep(0)
-
-
-def _connection_error(error: BaseException) -> ApiError:
-    return UnavailableError(0, "NoAnswer", f"{type(error).__name__}: {error}"[:300])
-
-
-def _response_error(status: int, data: bytes, headers: Mapping[str, str]) -> ApiError:
-    try:
-        parsed = json.loads(data)
-        reason, message = parsed.get("reason", ""), parsed.get("message", "")
-        details = dict(parsed.get("details") or {})
-    except (ValueError, AttributeError):
-        reason, message, details = "", data[:300].decode(errors="replace"), {}
-    wait = headers.get("Retry-After", "")
-    if wait.isdecimal():
-        details.setdefault("retryAfterSeconds", int(wait))
-    return api_error(status, reason, message, details)

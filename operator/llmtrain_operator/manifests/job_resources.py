@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmtrain_core.api import env
@@ -14,12 +14,16 @@ from llmtrain_operator.manifests.names import JobIdentity
 Object = dict[str, Any]
 
 
-def job_resources(raw: Mapping[str, Any], identity: JobIdentity) -> list[tuple[Resource, Object]]:
+def job_resources(
+    raw: Mapping[str, Any],
+    identity: JobIdentity,
+    metrics_peers: Sequence[Mapping[str, Any]] = (),
+) -> list[tuple[Resource, Object]]:
     """Return the objects to create before the first pod, in order of creation."""
     return [
         (CONFIG_MAPS, make_config_map(raw, identity)),
         (SERVICES, make_service(identity)),
-        (NETWORK_POLICIES, make_network_policy(identity)),
+        (NETWORK_POLICIES, make_network_policy(identity, metrics_peers)),
     ]
 
 
@@ -41,9 +45,14 @@ def make_service(identity: JobIdentity) -> Object:
     }
 
 
-def make_network_policy(identity: JobIdentity) -> Object:
-    """Return the NetworkPolicy: pods of the job reach all ports, others only the metrics port."""
-    same_job = {"podSelector": {"matchLabels": identity.selector()}}
+def make_network_policy(
+    identity: JobIdentity, metrics_peers: Sequence[Mapping[str, Any]] = ()
+) -> Object:
+    """Return the NetworkPolicy: pods of the job reach all ports, the peers only that of HTTP."""
+    ingress: list[Object] = [{"from": [{"podSelector": {"matchLabels": identity.selector()}}]}]
+    if metrics_peers:  # an empty list would admit everyone
+        port = {"protocol": "TCP", "port": env.HTTP_PORT}
+        ingress.append({"from": [dict(peer) for peer in metrics_peers], "ports": [port]})
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -51,10 +60,7 @@ def make_network_policy(identity: JobIdentity) -> Object:
         "spec": {
             "podSelector": {"matchLabels": identity.selector()},
             "policyTypes": ["Ingress"],
-            "ingress": [
-                {"from": [same_job]},
-                {"ports": [{"protocol": "TCP", "port": env.HTTP_PORT}]},
-            ],
+            "ingress": ingress,
         },
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtrain_operator.cache.records import read_json
+from llmtrain_core.api.untrusted import read_json
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.training_progress import apply_report

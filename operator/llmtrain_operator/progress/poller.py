@@ -1,4 +1,4 @@
-"""Poll the training progress from the pods of rank 0, directly or through the API server."""
+"""Poll the training progress from the pods of rank 0: at their address, or by the API server."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import aiohttp
 
 from llmtrain_core.api import env
-from llmtrain_operator.cache.records import PodRecord, read_json
+from llmtrain_core.api.untrusted import read_json
+from llmtrain_operator.bounded_http import new_session, send
+from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.errors import ApiError
 from llmtrain_operator.kube.api import KubeApi
 
@@ -20,15 +23,18 @@ log = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 2.0
 MAX_RESPONSE_BYTES = 256 * 1024
 MAX_CONCURRENT = 32
+MAX_CONCURRENT_PER_NAMESPACE = 8
+"""Pods that do not answer delay the requests to pods of their own namespace only."""
 MAX_INTERVAL_SECONDS = 60.0
 
 
 class ProgressPoller:
     """At most one request per job and interval. A report is kept until its reconciler takes it."""
 
-    def __init__(self, cluster: KubeApi, interval: float, wake: Callable[[str], None]):
+    def __init__(self, proxy: KubeApi | None, interval: float, wake: Callable[[str], None]):
+        """`proxy` reads from pods whose address does not answer; None if this is not allowed."""
         self.interval = interval
-        self._cluster = cluster
+        self._proxy = proxy
         self._wake = wake
         self._polled_at: dict[str, float] = {}
         self._reports: dict[str, Mapping[str, Any]] = {}
@@ -36,6 +42,7 @@ class ProgressPoller:
         """Consecutive requests without a report, by job. They increase the interval."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(MAX_CONCURRENT)
+        self._namespace_gates: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._session: aiohttp.ClientSession | None = None
 
     def take_report(self, job: str) -> Mapping[str, Any] | None:
@@ -70,10 +77,13 @@ class ProgressPoller:
             await self._session.close()
 
     async def _read(self, pod: PodRecord) -> None:
-        async with self._gate:
+        namespace_gate = self._namespace_gates.setdefault(
+            pod.namespace, asyncio.Semaphore(MAX_CONCURRENT_PER_NAMESPACE)
+        )
+        async with namespace_gate, self._gate:
             body = await self._request_pod(pod)
-            if body is None:
-                body = await self._request_through_server(pod)
+            if body is None and self._proxy is not None:
+                body = await self._request_through_server(self._proxy, pod)
         report = read_json(body or b"null")
         self._misses[pod.job] = 0 if isinstance(report, dict) else self._misses.get(pod.job, 0) + 1
         if isinstance(report, dict):
@@ -83,28 +93,25 @@ class ProgressPoller:
     async def _request_pod(self, pod: PodRecord) -> bytes | None:
         host = f"[{pod.address}]" if ":" in pod.address else pod.address
         if self._session is None:
-            limits = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-            self._session = aiohttp.ClientSession(timeout=limits, trust_env=False)
+            self._session = new_session()
         try:
-            url = f"http://{host}:{env.HTTP_PORT}{env.STATUS_PATH}"
-            async with self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    return None
-                body = b""
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > MAX_RESPONSE_BYTES:
-                        return None
-                return body
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            answer = await send(
+                self._session,
+                "GET",
+                f"http://{host}:{env.HTTP_PORT}{env.STATUS_PATH}",
+                aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+                MAX_RESPONSE_BYTES,
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.debug("job=%s progress is unavailable: %s", pod.job, error)
             return None
+        return answer.body if answer.status == 200 else None
 
-    async def _request_through_server(self, pod: PodRecord) -> bytes | None:
+    async def _request_through_server(self, proxy: KubeApi, pod: PodRecord) -> bytes | None:
         try:
-            data = await self._cluster.proxy(
-                pod.name, pod.namespace, env.HTTP_PORT, env.STATUS_PATH
+            return await proxy.proxy(
+                pod.name, pod.namespace, env.HTTP_PORT, env.STATUS_PATH, MAX_RESPONSE_BYTES
             )
         except ApiError as error:
             log.debug("job=%s progress is unavailable: %s", pod.job, error)
             return None
-        return data if len(data) <= MAX_RESPONSE_BYTES else None

@@ -78,11 +78,16 @@ class JobWriter:
     """Writes the objects of all jobs. It keeps no state about a job."""
 
     def __init__(
-        self, cluster: KubeApi, rate_limiter: WriteRateLimiter, gang_scheduling: GangScheduling
+        self,
+        cluster: KubeApi,
+        rate_limiter: WriteRateLimiter,
+        gang_scheduling: GangScheduling,
+        metrics_peers: Sequence[Mapping[str, Any]] = (),
     ):
         self._cluster = cluster
         self._rate_limiter = rate_limiter
         self._gang_scheduling = gang_scheduling
+        self._metrics_peers = metrics_peers
 
     async def write_status(
         self, observed: Observed, actions: Actions, expectations: Expectations
@@ -143,7 +148,7 @@ class JobWriter:
         levels = level_labels(placement)
         try:
             resources = [
-                *job_resources(observed.raw, identity),
+                *job_resources(observed.raw, identity, self._metrics_peers),
                 *self._gang_scheduling.resources(job, identity),
             ]
             for resource, body in resources:

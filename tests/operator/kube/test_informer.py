@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("short_delays")]
 
 def connect(url: str) -> KubeClient:
     configuration = Configuration(host=url)
-    configuration.client_session_kwargs = {"trust_env": False}
     return KubeClient(configuration, Metrics().requests)
 
 

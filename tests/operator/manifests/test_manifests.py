@@ -107,9 +107,13 @@ def test_a_network_without_rdma() -> None:
 
 
 def test_network_policy_and_service() -> None:
-    policy = make_network_policy(IDENTITY)["spec"]
+    scraper = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    policy = make_network_policy(IDENTITY, [scraper])["spec"]
     assert policy["policyTypes"] == ["Ingress"]
-    assert policy["ingress"][1]["ports"] == [{"protocol": "TCP", "port": env.HTTP_PORT}]
+    gang, metrics = policy["ingress"]
+    assert gang == {"from": [{"podSelector": policy["podSelector"]}]}
+    assert metrics == {"from": [scraper], "ports": [{"protocol": "TCP", "port": env.HTTP_PORT}]}
+    assert make_network_policy(IDENTITY)["spec"]["ingress"] == [gang]
     headless = make_service(IDENTITY)["spec"]
     assert headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"]
     assert headless["selector"] == policy["podSelector"]["matchLabels"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_operator.cache.records import PodRecord, pod_record, read_json
+from llmtrain_operator.cache.records import PodRecord, pod_record
 from tests.support.operator_harness.observed import failed, make_observed, pod, settle, status
 
 pytestmark = pytest.mark.unit
@@ -94,11 +94,6 @@ def test_an_invalid_result_does_not_prevent_success(text: str) -> None:
     pods = (pod(0, "Succeeded", message=text), pod(1, "Succeeded"))
     actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=pods))
     assert actions.status["phase"] == "Succeeded"
-
-
-def test_read_json() -> None:
-    assert read_json(b'{"a": 1}') == {"a": 1}
-    assert read_json(DEEP) is None and read_json(b"\xff") is None and read_json("") is None
 
 
 def test_collectives_are_cleaned() -> None:

@@ -102,8 +102,23 @@ VALUE_SETS: Mapping[str, Values] = {
         "networkPolicy": {"enabled": True},
     },
     "large numbers": {"terminationGracePeriodSeconds": 1000000, "revisionHistoryLimit": 1000000},
-    "pod groups": {"config": {"podGroups": True}},
-    "pod groups in namespaces": {"config": {"podGroups": True}, "watchNamespaces": WATCHED},
+    "optional rights": {"config": {"podGroups": True, "progressProxy": True}},
+    "optional rights in namespaces": {
+        "config": {"podGroups": True, "progressProxy": True},
+        "watchNamespaces": WATCHED,
+    },
+    "own scrapers": {
+        "jobNetworkPolicy": {
+            "scrapers": [
+                {
+                    "namespaceSelector": {"matchLabels": {"team": "platform"}},
+                    "podSelector": {"matchLabels": {"app": "prometheus"}},
+                },
+                {"ipBlock": {"cidr": "10.0.0.0/8"}},
+            ]
+        }
+    },
+    "no scrapers": {"jobNetworkPolicy": {"scrapers": []}, "watchNamespaces": WATCHED},
     "kueue": {"config": {"kueue": True}},
     "all flags": {"config": CONFIG},
     "image by tag": {"image": {"registry": "registry.example.com", "tag": "1.2.3"}},

@@ -1,0 +1,46 @@
+"""Reading what a user, a pod or a node wrote: text without control characters, JSON with limits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MAX_JSON_DEPTH = 32
+"""Nested levels of JSON that are accepted. The documents of the pod contract have four."""
+
+
+def printable(text: str) -> str:
+    """Return text with a space in place of each character that is not printable.
+
+    These are control characters, line breaks, marks that change the direction of text, and lone
+    surrogates, which file names that are not UTF-8 have.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return text of several lines for a log, where no line but the first looks like an entry."""
+    return "\n  ".join(printable(line) for line in text.splitlines())
+
+
+def read_json(text: str | bytes) -> Any:
+    """Parse JSON. Return None if it is invalid or nested more deeply than MAX_JSON_DEPTH."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if _depth_is_accepted(value) else None
+
+
+def _depth_is_accepted(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        level = [
+            item
+            for node in level
+            if isinstance(node, dict | list)
+            for item in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return True
+    return False
