@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from llmtrain_core.images import OPERATOR
 from llmtrain_kind.cluster import WORKERS, KindCluster
 from tests.support.kind.jobs import Team
 from tests.support.kind.probe import Probe, listener
+from tests.support.kind.prometheus import NAMESPACE as MONITORING
 from tests.support.kind.release import SYSTEM, KindRelease
 from tests.support.kind.steps import step
 
@@ -17,8 +20,18 @@ METRICS, RENDEZVOUS, OTHER = 9400, 29500, 8000
 LONG = 1_000_000
 
 
-def test_a_foreign_pod_reaches_the_metrics_of_a_gang_only(
-    kind: KindCluster, release: KindRelease, team: Team
+@pytest.fixture
+def scraper(kind: KindCluster) -> Iterator[Probe]:
+    """A pod in the namespace of Prometheus, which is created and deleted around the test."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": MONITORING}}
+    kind.kubectl.apply(namespace, listener("scraper", MONITORING, OPERATOR, OTHER))
+    kind.kubectl("wait", "-n", MONITORING, "--for=condition=Ready", "pod/scraper", "--timeout=120s")
+    yield Probe(kind.kubectl, MONITORING, "scraper")
+    kind.kubectl("delete", "namespace", MONITORING, "--timeout=120s")
+
+
+def test_only_the_gang_and_the_scraper_reach_a_gang(
+    kind: KindCluster, release: KindRelease, team: Team, scraper: Probe
 ) -> None:
     with step("a job trains, and a foreign pod on each node"):
         team.submit("closed", LONG)
@@ -32,10 +45,14 @@ def test_a_foreign_pod_reaches_the_metrics_of_a_gang_only(
     with step("the gang reaches itself"):
         inside = Probe(kind.kubectl, team.namespace, peer["metadata"]["name"])
         assert inside.connect(address, RENDEZVOUS) == "open"
+        assert inside.connect(address, METRICS) == "open"
+    with step("the scraper reaches the metrics only"):
+        assert scraper.connect(address, METRICS) == "open"
+        assert scraper.connect(address, RENDEZVOUS) != "open"
     for name in names:
-        with step(f"{name} reaches the metrics only"):
+        with step(f"{name} reaches no port of the gang"):
             probe = Probe(kind.kubectl, team.namespace, name)
-            assert probe.connect(address, METRICS) == "open"
+            assert probe.connect(address, METRICS) != "open"
             assert probe.connect(address, RENDEZVOUS) != "open"
             for other in names:
                 where = ("get", "pod", other, "--output=jsonpath={.status.podIP}")
