@@ -12,7 +12,7 @@ from llmtrain_cli.commands import cluster, data, model, place, plan, topology
 from llmtrain_cli.commands import run as local
 from llmtrain_cli.errors import EXIT_INPUT, CliError
 from llmtrain_cli.io.layout_text import layout_text
-from llmtrain_cli.io.output import Output, OutputOption, show
+from llmtrain_cli.io.output import Output, OutputOption, echo, format_warnings, show
 from llmtrain_core.api import crd as crd_generator
 from llmtrain_core.layout import GroupKind, Layout
 
@@ -77,8 +77,9 @@ def print_crds(
 
 def run() -> None:
     """Run the command line; print errors without a traceback and exit with their code."""
+    format_warnings()
     try:
         app(standalone_mode=True)
     except CliError as error:
-        typer.echo(f"llmtrain: {error}", err=True)
+        echo(f"llmtrain: {error}", err=True)
         sys.exit(error.exit_code or EXIT_INPUT)

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 
+from llmtrain_core.api.untrusted import printable, printable_entry
 from llmtrain_operator.config import Config, parse
 from llmtrain_operator.controller import Controller, tune_gc, watch_task
 from llmtrain_operator.errors import OperatorError
@@ -25,18 +26,32 @@ SWITCH_INTERVAL_SECONDS = 0.0005
 log = logging.getLogger("llmtrain_operator")
 
 
+class LogFormatter(logging.Formatter):
+    """Replaces control characters, and indents all lines of an entry but the first.
+
+    Tenants write a part of the text of entries.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the entry, with its traceback."""
+        return printable_entry(super().format(record))
+
+
 def main() -> None:
     """Entry point of the program."""
     try:
         config = parse(sys.argv[1:])
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-        logging.basicConfig(
-            level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
+        handler = logging.StreamHandler()
+        handler.setFormatter(LogFormatter())
+        logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(run(config))
     except OperatorError as error:
-        sys.exit(f"llmtrain-operator: {error}")
+        sys.exit(printable(f"llmtrain-operator: {error}"))
 
 
 async def run(config: Config) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 
 from llmtrain_core.api import labels
+from llmtrain_core.api.untrusted import printable
 from llmtrain_operator.errors import ApiError, ConflictError, NotFoundError, OperatorError
 from llmtrain_operator.kube.api import KubeApi, Object
 from llmtrain_operator.kube.client import KubeClient, load_configuration
@@ -27,7 +28,7 @@ def main() -> None:
     try:
         print(f"released {asyncio.run(_run(sys.argv[1:]))} jobs")
     except OperatorError as error:
-        sys.exit(f"llmtrain-operator: {error}")
+        sys.exit(printable(f"llmtrain-operator: {error}"))
 
 
 async def _run(namespaces: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ import typer
 
 from llmtrain_cli.errors import EXIT_FAILURE, CliError
 from llmtrain_cli.io.files import read_fabric, read_job, snapshot_for
+from llmtrain_cli.io.output import echo
 from llmtrain_cli.plan.cpu import cpu_plan
 from llmtrain_cli.plan.nodes import NodeSelection, select_nodes
 from llmtrain_cli.plan.text import plan_text
@@ -172,7 +173,7 @@ def _plan_for_cpu(flags: PlanFlags, calibration: str, output: str) -> None:
     if flags.job is None or flags.given != {"job"}:
         raise CliError("--calibration goes with -f JOB and -o only: a CPU has one speed")
     wire, text = cpu_plan(flags.job, calibration)
-    typer.echo(json.dumps(wire, indent=2) if output == "json" else text)
+    echo(json.dumps(wire, indent=2) if output == "json" else text)
 
 
 def _check(flags: PlanFlags) -> None:
@@ -206,7 +207,7 @@ def _answer(flags: PlanFlags, output: str) -> None:
     _show(found, selection, output)
     if not found.memory.fits:
         memory = found.memory
-        typer.echo(
+        echo(
             f"llmtrain: {found.setup.layout} needs {format_bytes(memory.total)} of"
             f" {found.hardware.name}'s {format_bytes(memory.capacity)};"
             f" {fix_hint(job, found.setup, memory.capacity)}",
@@ -218,9 +219,7 @@ def _answer(flags: PlanFlags, output: str) -> None:
 def _show(found: Plan, selection: NodeSelection, output: str) -> None:
     found = replace(found, assumptions=(*found.assumptions, *selection.notes))
     wire = plan_to_wire(found)
-    typer.echo(
-        json.dumps(wire, indent=2, allow_nan=False) if output == "json" else plan_text(found)
-    )
+    echo(json.dumps(wire, indent=2, allow_nan=False) if output == "json" else plan_text(found))
 
 
 def _plan_job(job: Job, flags: PlanFlags, selection: NodeSelection) -> Plan:

@@ -13,7 +13,7 @@ import typer
 
 from llmtrain_cli.errors import EXIT_FAILURE, CliError
 from llmtrain_cli.io.files import read_job
-from llmtrain_cli.io.output import Output, show
+from llmtrain_cli.io.output import Output, echo, show
 from llmtrain_cli.run.local_job import local_job
 from llmtrain_cli.run.local_run import LocalRun, Status
 from llmtrain_cli.run.plot import plot
@@ -91,7 +91,7 @@ def _follow(run: LocalRun, job: Job, form: Output) -> bool:
                 if stops > 1:
                     run.kill()
                     continue
-                typer.echo("stopping; press Ctrl-C again to kill the run", err=True)
+                echo("stopping; press Ctrl-C again to kill the run", err=True)
                 run.stop()
 
 
@@ -161,7 +161,7 @@ class _LineProgress:
         if now != self._shown:
             self._shown = now
             facts = " · ".join([f"{status['step']}/{status['totalSteps']}", *_metrics_text(status)])
-            typer.echo(f"{status['phase']:10} {facts}", err=True)
+            echo(f"{status['phase']:10} {facts}", err=True)
 
 
 def _metrics_text(status: Status) -> Iterator[str]:

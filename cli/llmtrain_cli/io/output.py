@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from llmtrain_core.api.untrusted import printable_page
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +32,24 @@ OutputOption = Annotated[Output, typer.Option("-o", "--output", help="text or js
 
 def show(data: Any, text: str, output: Output) -> None:
     """Print a result as JSON or as text."""
-    typer.echo(json.dumps(data, indent=2) if output is Output.JSON else text)
+    echo(json.dumps(data, indent=2) if output is Output.JSON else text)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text without control characters: names of files and of objects may have them."""
+    typer.echo(printable_page(text), err=err)
+
+
+class _TerminalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the entry without control characters."""
+        return printable_page(super().format(record))
+
+
+def format_warnings() -> None:
+    """Print warnings without control characters: they have names of files."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_TerminalFormatter())
 
 
 def render(part: RenderableType) -> str:

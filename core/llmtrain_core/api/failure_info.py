@@ -48,7 +48,10 @@ TRAINER_REASONS = frozenset(
         "WeightsNotFinite",
     }
 )
-"""Reasons that our trainer reports. A third-party trainer may write any other reason."""
+"""Reasons that our trainer reports. A third-party trainer may write others of its own."""
+
+RESERVED_REASONS = frozenset(reason.value for reason in Reason) - TRAINER_REASONS
+"""Reasons of the operator's own findings, which a termination message cannot give."""
 
 
 @dataclass(frozen=True, slots=True)

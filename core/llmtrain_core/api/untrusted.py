@@ -18,9 +18,16 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
-def printable_lines(text: str) -> str:
-    """Return text of several lines for a log, where no line but the first looks like an entry."""
+def printable_entry(text: str) -> str:
+    """Return an entry of a log, whose further lines are indented: they cannot forge an entry."""
     return "\n  ".join(printable(line) for line in text.splitlines())
+
+
+def printable_page(text: str) -> str:
+    """Return text for a terminal, with its line breaks and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
 
 
 def read_json(text: str | bytes) -> Any:

@@ -22,9 +22,9 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 from prometheus_client import Counter
 
-from llmtrain_operator.bounded_http import HttpAnswer, open_answer, send
 from llmtrain_operator.errors import ConfigError, UnavailableError, api_error
 from llmtrain_operator.kube.api import Object, PatchKind
+from llmtrain_operator.kube.bounded_http import HttpAnswer, open_answer, send
 from llmtrain_operator.kube.resources import PODS, Resource
 from llmtrain_operator.kube.transport import (
     READ_BUFFER_BYTES,

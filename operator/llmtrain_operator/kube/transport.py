@@ -8,8 +8,8 @@ import aiohttp
 from kubernetes.aio.client.rest import RESTClientObject
 
 from llmtrain_core.api.untrusted import read_json
-from llmtrain_operator.bounded_http import HttpAnswer, new_session
 from llmtrain_operator.errors import ApiError, UnavailableError, api_error
+from llmtrain_operator.kube.bounded_http import HttpAnswer, new_session
 
 READ_BUFFER_BYTES = 2 * 1024 * 1024
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason, clean_text
-from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_core.api.failure_info import RESERVED_REASONS, FailureInfo
 from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.metrics.reasons import POD_REASONS
 
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?")
+_RESERVED = RESERVED_REASONS | POD_REASONS
+"""What the operator and Kubernetes find out themselves. A container cannot give such a reason."""
 SIGNAL_EXIT_CODES = frozenset({128 + 9, 128 + 15})
 """Exit codes of the containers of a deleted pod: SIGKILL and SIGTERM."""
 IMAGE_REASONS = frozenset(
@@ -79,12 +82,14 @@ def pod_deleted_failure(name: str, node: str) -> FailureInfo:
 
 
 def _read_termination_message(pod: PodRecord) -> tuple[str, str]:
-    """Return reason and message; a third-party trainer may write any text."""
+    """Return reason and message. A container may write anything, but no word that is reserved."""
     found = FailureInfo.from_termination_message(pod.message)
     if found is None:
         text = clean_text(pod.message, 400)
         return Reason.EXIT_CODE, text or "the container exited without a termination message"
     text = (f"{found.field}: " if found.field else "") + found.message
     text += f"; {found.remedy}" if found.remedy else ""
+    if found.reason in _RESERVED:
+        return Reason.EXIT_CODE, clean_text(f"{found.reason}, as the container says: {text}", 900)
     reason = found.reason if _REASON.fullmatch(found.reason) else Reason.EXIT_CODE
     return reason, clean_text(text, 900)

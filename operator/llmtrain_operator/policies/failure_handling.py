@@ -150,7 +150,7 @@ def _append_failure(draft: StatusDraft, failure: FailureInfo) -> None:
         "time": draft.now,
         "attempt": draft.attempt,
         "reason": clean_text(failure.reason, REASON_LENGTH),
-        "message": failure.message,
+        "message": clean_text(failure.message),
     }
     if failure.node:
         entry["node"] = failure.node

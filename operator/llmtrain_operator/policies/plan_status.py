@@ -7,6 +7,7 @@ from typing import Any
 
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.planning.confirmed_progress import fits_in_attempt
 
 WARMUP_STEPS = 10
 """The step time of an attempt is recorded after this many steps, because the first are slower."""
@@ -33,7 +34,8 @@ def record_measurement(
     """Record the measured step time (the trainer's average of recent steps) beside the plan.
 
     It is written after the first step of an attempt, after WARMUP_STEPS more, and then whenever
-    the number of steps has doubled and the figures have changed: a few writes per attempt.
+    the number of steps has doubled and the figures have changed: a few writes per attempt. It is
+    ignored if so many steps of this length take longer than the attempt.
     """
     plan, step = draft.status.get("plan"), report.get("step")
     if plan is None or not seconds or not isinstance(step, int) or step < 1:
@@ -47,6 +49,8 @@ def record_measurement(
         required = max(WARMUP_STEPS, 2 * (measured.get("atStep", 0) - measured["fromStep"]))
         change = abs(seconds / (measured.get("stepSeconds") or 1e-9) - 1)
         if steps < required or ("atStep" in measured and change <= MIN_RELATIVE_CHANGE):
+            return
+        if not fits_in_attempt(draft.view, steps, seconds, draft.observed.now.timestamp()):
             return
         measured |= {"atStep": step, "stepSeconds": seconds}
         planned = (plan.get("step") or {}).get("seconds")

@@ -13,10 +13,10 @@ import aiohttp
 
 from llmtrain_core.api import env
 from llmtrain_core.api.untrusted import read_json
-from llmtrain_operator.bounded_http import new_session, send
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.errors import ApiError
 from llmtrain_operator.kube.api import KubeApi
+from llmtrain_operator.kube.bounded_http import new_session, send
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRecord
 from llmtrain_operator.manifests.gang_scheduling import KUEUE_QUEUE_NAME
 from llmtrain_operator.planning import durations
+from llmtrain_operator.planning.confirmed_progress import confirmed
 from llmtrain_operator.scheduler.decisions import waits_after_create_error
 from llmtrain_operator.scheduler.fabric_snapshots import fabric_problem
 from llmtrain_operator.scheduler.usage import node_resources
@@ -75,7 +76,7 @@ def _next_attempt(
     """Return a job as it waits, or would wait, for its placement."""
     view, topology = record.view, checked.spec.topology
     priority = priority_of(checked.spec.priority_class_name, priorities)
-    expected = durations.duration(checked, view, now)
+    expected = durations.duration(checked, confirmed(checked, view, now), now)
     return PendingJob(
         uid=record.uid,
         namespace=record.namespace,
@@ -112,7 +113,8 @@ def allocation_of(
     if not placement or view.is_finished:
         return None
     priority = priority_of(view.priority_class, priorities)
-    end = None if isinstance(checked, list) else durations.ends_at(checked, view, now)
+    known = view if isinstance(checked, list) else confirmed(checked, view, now)
+    end = None if isinstance(checked, list) else durations.ends_at(checked, known, now)
     return Allocation(
         uid=record.uid,
         namespace=record.namespace,
@@ -120,7 +122,7 @@ def allocation_of(
         nodes=tuple(view.held_nodes),
         resources=node_resources(view.spec, int(placement["gpusPerNode"])),
         ends_at=end.value if end else None,
-        lost_seconds=lost_seconds(view, now),
+        lost_seconds=lost_seconds(known, now),
         preemptible=not (view.is_deleting or view.is_suspended),
         unadmitted_since=_unadmitted_since(view),
         attempt=view.attempt,
@@ -146,7 +148,7 @@ def running_job(
     view = record.view
     if isinstance(checked, list) or view.is_finished or view.is_deleting or not view.placement:
         return None
-    step = durations.step_seconds(view)
+    step = durations.step_seconds(confirmed(checked, view, now))
     running = view.is_true(ConditionType.RUNNING)
     pending = _next_attempt(record, checked, priorities, now, request)
     return RunningJob(
@@ -161,10 +163,11 @@ def running_job(
 def lost_seconds(view: JobView, now: float) -> float:
     """Return the seconds of training since the last checkpoint, or since the attempt started."""
     step, saved = durations.step_seconds(view), view.last_checkpoint
+    attempt = max(0.0, now - parse_time(view.attempt_start_time).timestamp())
     if step is not None and saved is not None:
         steps = int(view.progress.get("step", 0)) - saved
-        return max(0.0, steps * step.value)
-    return max(0.0, now - parse_time(view.attempt_start_time).timestamp())
+        return min(attempt, max(0.0, steps * step.value))
+    return attempt
 
 
 def node_failures(records: Iterable[JobRecord]) -> Iterator[NodeFailure]:

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtrain_core.api.untrusted import MAX_JSON_DEPTH, printable, printable_lines, read_json
+from llmtrain_core.api.untrusted import (
+    MAX_JSON_DEPTH,
+    printable,
+    printable_entry,
+    printable_page,
+    read_json,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -35,6 +41,13 @@ def test_printable_text_has_no_control_characters(text: str) -> None:
 
 @given(st.text())
 def test_only_the_first_line_of_a_log_entry_starts_at_the_margin(text: str) -> None:
-    first, *rest = printable_lines(text).split("\n")
+    first, *rest = printable_entry(text).split("\n")
     assert first.isprintable()
     assert all(line.startswith("  ") and line.isprintable() for line in rest)
+
+
+@given(st.text())
+def test_a_page_keeps_line_breaks_and_tabs_only(text: str) -> None:
+    page = printable_page(text)
+    assert "".join(page.replace("\t", "\n").split("\n")).isprintable()
+    assert [c for c in page if c in "\n\t"] == [c for c in text if c in "\n\t"]

@@ -15,7 +15,6 @@ import importlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -42,6 +41,7 @@ from llmtrain_trainer.launcher.termination import result_message, write_message
 from llmtrain_trainer.metrics.gpu_use import open_monitor
 from llmtrain_trainer.runtime.child_process import ChildProcess
 from llmtrain_trainer.runtime.exception_report import failure_of
+from llmtrain_trainer.runtime.log_format import format_warnings, write_line
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of, termination_log
 from llmtrain_trainer.runtime.run_in_thread import run_in_thread
 from llmtrain_trainer.runtime.sockets import cannot_listen, listen
@@ -231,7 +231,7 @@ class Launcher:
 
     def _fail(self, failure: FailureInfo) -> int:
         self.tracker.status = self.tracker.status.with_progress(phase="failed")
-        print(f"{failure.reason}: {failure.message[:2000]}", file=sys.stderr, flush=True)
+        write_line(f"{failure.reason}: {failure.message[:2000]}")
         write_message(self.pod.termination_log, failure.to_termination_message())
         return failure.exit_code or EXIT_EXCEPTION
 
@@ -280,11 +280,12 @@ async def import_torch() -> None:
 
 def main() -> int:
     """Run the launcher; return the exit code."""
+    format_warnings()
     try:
         pod = PodEnvironment.read(os.environ)
     except TrainerError as error:
         failure = failure_of(error)
         write_message(termination_log(os.environ), failure.to_termination_message())
-        print(failure.message, file=sys.stderr, flush=True)
+        write_line(failure.message)
         return failure.exit_code or EXIT_EXCEPTION
     return asyncio.run(Launcher(pod).run())

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
 from llmtrain_trainer.launcher.status import Status
+from llmtrain_trainer.runtime.log_format import write_line
 
 
 def result_message(status: Status) -> bytes:
@@ -26,7 +27,7 @@ def write_message(path: Path, data: bytes) -> None:
     try:
         path.write_bytes(data)
     except OSError as error:
-        print(f"cannot write {path}: {error.strerror}", flush=True)
+        write_line(f"cannot write {path}: {error.strerror}")
 
 
 def _encode(result: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import signal
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,6 +35,7 @@ from llmtrain_trainer.launcher.restart.transport import CoordinatorClient
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.metrics.devices import DeviceMonitor
 from llmtrain_trainer.runtime.child_process import ChildProcess
+from llmtrain_trainer.runtime.log_format import write_line
 from llmtrain_trainer.runtime.pod_env import PodEnvironment
 from llmtrain_trainer.runtime.reports import RankDump, StepReport
 from llmtrain_trainer.runtime.step_gate import StepGate
@@ -160,7 +160,7 @@ class WorkerGroup:
         process.exit_code = code
         if code:
             failure = rank_failure(process.rank, code, process.failure)
-            print(f"{failure.reason}: {failure.message:.2000}", file=sys.stderr)
+            write_line(f"{failure.reason}: {failure.message:.2000}")
             self.client.send(Failed(self.generation, failure))
         elif all(one.exit_code == 0 for one in self.processes):
             self.client.send(Done(self.generation))
@@ -245,7 +245,7 @@ class WorkerGroup:
             try:
                 self.tracker.on_devices(source, self.monitor.read(pids))
             except Exception as error:  # no reading this time; the next one may work
-                print(f"cannot read {source} utilisation: {error!r}", file=sys.stderr)
+                write_line(f"cannot read {source} utilisation: {error!r}")
             await asyncio.sleep(DEVICE_READ_SECONDS)
 
     def _stack_file(self, rank: int) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 import traceback
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,6 +18,7 @@ from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.prepare import PreparedData
 from llmtrain_trainer.parallel.workarounds import renew_thread_pool
 from llmtrain_trainer.runtime.exception_report import failure_of
+from llmtrain_trainer.runtime.log_format import PodLogFormatter
 from llmtrain_trainer.runtime.pod_env import PodEnvironment
 from llmtrain_trainer.runtime.reports import PhaseReport, Send
 from llmtrain_trainer.runtime.step_gate import StepGate
@@ -51,12 +51,9 @@ def run_rank(task: RankTask, send: Send) -> int:
     """Train as one rank; report a failure, and return the exit code of the process."""
     renew_thread_pool()
     os.environ.update(RANK=str(task.rank), LOCAL_RANK=str(task.local_rank))
-    logging.basicConfig(
-        level=logging.INFO,
-        format=f"%(asctime)s rank {task.rank} %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(PodLogFormatter(f"%(asctime)s rank {task.rank} %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     reporter = StackReporter(task.rank, task.gate, send, task.stack_file)
     try:
         _train(task, send, reporter)

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import itertools
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -24,6 +23,7 @@ from llmtrain_trainer.launcher.restart.messages import (
     decode_event,
     encode,
 )
+from llmtrain_trainer.runtime.log_format import write_line
 from llmtrain_trainer.runtime.run_in_thread import run_in_thread
 
 RETRY_SECONDS = 0.5
@@ -90,7 +90,7 @@ class CoordinatorServer:
                 event = decode_event(line)
                 self._broadcast(self.coordinator.on_event(launcher, event, loop.time()))
         except (OSError, ValueError) as error:
-            print(f"closing the connection of a launcher: {error!r:.500}", file=sys.stderr)
+            write_line(f"closing the connection of a launcher: {error!r:.500}")
         finally:
             del self._writers[launcher]
             writer.close()
