@@ -103,7 +103,7 @@ async def polled(address: str, proxy: KubeClient | None = None) -> object:
     try:
         poller.poll(pod(0, address=address))
         while poller._tasks:
-            await asyncio.gather(*poller._tasks)
+            await asyncio.gather(*poller._tasks.values())
         return poller.take_report("uid")
     finally:
         await poller.close()
@@ -273,15 +273,17 @@ async def test_pods_that_never_answer_do_not_delay_those_of_another_tenant(
     async def hold(writer: asyncio.StreamWriter) -> None:
         await released.wait()
 
-    poller = ProgressPoller(None, 1.0, lambda job: reported.set())
+    poller = ProgressPoller(None, 0.0, lambda job: reported.set())
     async with (
         listening(tarpit, env.HTTP_PORT, hold) as held,
         listening(honest, env.HTTP_PORT, says(GOOD)),
     ):
-        for index in range(200):
-            poller.poll(pod(0, address=tarpit, namespace="mallory", job=f"m{index}"))
-        while not held.heads:
-            await asyncio.sleep(0.01)
+        for _ in range(3):
+            for index in range(200):
+                poller.poll(pod(0, address=tarpit, namespace="mallory", job=f"m{index}"))
+            while not held.heads:
+                await asyncio.sleep(0.01)
+        assert len(poller._tasks) == 200, "a request does not wait behind another of its job"
         poller.poll(pod(0, address=honest, namespace="bob", job="b"))
         await reported.wait()
         assert poller.take_report("b") == {"step": 7}

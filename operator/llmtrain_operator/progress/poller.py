@@ -29,7 +29,10 @@ MAX_INTERVAL_SECONDS = 60.0
 
 
 class ProgressPoller:
-    """At most one request per job and interval. A report is kept until its reconciler takes it."""
+    """At most one request per job at a time, and per interval.
+
+    A report is kept until its reconciler takes it.
+    """
 
     def __init__(self, proxy: KubeApi | None, interval: float, wake: Callable[[str], None]):
         """`proxy` reads from pods whose address does not answer; None if this is not allowed."""
@@ -40,7 +43,8 @@ class ProgressPoller:
         self._reports: dict[str, Mapping[str, Any]] = {}
         self._misses: dict[str, int] = {}
         """Consecutive requests without a report, by job. They increase the interval."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """Requests in progress, by job. They wait while other pods of their namespace are slow."""
         self._gate = asyncio.Semaphore(MAX_CONCURRENT)
         self._namespace_gates: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._session: aiohttp.ClientSession | None = None
@@ -51,6 +55,8 @@ class ProgressPoller:
 
     def poll(self, pod: PodRecord) -> float:
         """Start a request if the interval has passed. Return the seconds until the next one."""
+        if pod.job in self._tasks:
+            return self.interval
         now = time.monotonic()
         interval = min(
             MAX_INTERVAL_SECONDS, self.interval * 2.0 ** min(10, self._misses.get(pod.job, 0))
@@ -60,18 +66,20 @@ class ProgressPoller:
             return left
         self._polled_at[pod.job] = now
         task = asyncio.create_task(self._read(pod))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[pod.job] = task
+        task.add_done_callback(lambda _: self._tasks.pop(pod.job, None))
         return self.interval
 
     def forget(self, job: str) -> None:
         """Drop the state of a job that does not exist any more."""
+        if job in self._tasks:
+            self._tasks[job].cancel()
         for known in (self._polled_at, self._reports, self._misses):
             known.pop(job, None)
 
     async def close(self) -> None:
         """Close the connections."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
         if self._session is not None:
             await self._session.close()
