@@ -114,6 +114,20 @@ class Api:
                 raise _error(response.status, text)
             return json.loads(text) if is_json and text else text
 
+    async def send(
+        self, method: str, path: str, data: bytes = b"", headers: Mapping[str, str] = {}
+    ) -> bytes:
+        """Send bytes as they are, and return the response as it is.
+
+        For objects that Python cannot encode or decode, such as deeply nested ones.
+        """
+        headers = {"Content-Type": "application/json", **headers}
+        async with self._open().request(method, path, data=data, headers=headers) as response:
+            body = await response.read()
+            if response.status >= 400:
+                raise _error(response.status, body.decode(errors="replace"))
+            return body
+
     async def get(self, resource: str, name: str, namespace: str | None = None) -> Object:
         """Read one object."""
         answer: Object = await self.request("GET", resource_path(resource, namespace, name))
@@ -263,7 +277,11 @@ class Api:
             if response.status >= 400:
                 raise _error(response.status, await response.text())
             async for line in _lines(response.content):
-                event = json.loads(line)
+                try:
+                    event = json.loads(line)
+                except RecursionError:
+                    # An object that is nested this deeply is of no use to any caller.
+                    continue
                 if event["type"] == "ERROR":
                     raise _error(event["object"].get("code", 500), json.dumps(event["object"]))
                 yield event["type"], event["object"]

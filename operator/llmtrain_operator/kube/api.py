@@ -5,14 +5,35 @@ All other code of the operator depends on this protocol only, so tests can injec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from llmtrain_operator.kube.resources import Resource
 
 Object = dict[str, Any]
 PatchKind = Literal["merge", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An object of a list or a watch."""
+
+    object: Object
+    damage: str = ""
+    """Why a part of the object is missing; empty if it is complete but for managed fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """A page of a list."""
+
+    items: Sequence[Item]
+    version: int
+    """The resourceVersion of the list."""
+    continue_: str
+    """The token of the next page; empty on the last one."""
 
 
 class KubeApi(Protocol):
