@@ -42,6 +42,7 @@ def test_a_job_runs_to_its_end(kind: KindCluster, release: KindRelease, team: Te
         empty = {name for name, value in shown.items() if value in ("", "<none>")}
         assert empty <= {"ETA"}, shown
         assert shown["STATE"] == "Succeeded" and shown["PROGRESS"] == "100%", shown
+        assert shown["NODES"] == "2/2", shown
     with step("the operator sees the counters of the collectives"):
         groups = {entry["group"] for entry in status["progress"].get("collectives", ())}
         assert "dp" in groups, status["progress"]

@@ -62,6 +62,8 @@ class Reason(StrEnum):
     ALL_PODS_READY = "AllPodsReady"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     STARTUP_TIMEOUT = "StartupTimeout"
+    UNSCHEDULABLE = "Unschedulable"
+    CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
     TRAINING = "Training"
 
     TOPOLOGY_CHANGED = "TopologyChanged"

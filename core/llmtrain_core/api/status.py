@@ -293,7 +293,8 @@ class JobStatus(ApiModel):
     layout: ShortText | None = None
     """Parallel degrees, for example tp8·pp4·dp16."""
     nodes: ShortText | None = None
-    """Ready nodes over requested nodes, for example 12/16."""
+    """Ready nodes over requested nodes, for example 12/16. A succeeded job shows all of
+    them, a failed one none."""
     plan: PlanStatus | None = None
     """Estimated resource needs and duration. Absent for jobs without a model."""
     estimated_start: Time | None = None

@@ -2,7 +2,9 @@
 
 One failure is weak evidence: the node becomes a suspect, which placements use last. A second one
 within an hour quarantines it for ten minutes, each further one for twice as long, up to four hours.
-Times count from the last failure. The only state are the failures in the status of the jobs.
+Of one job only the last failure counts, unless the evidence is the node's own: a job that never
+starts takes no node from others. Times count from the last failure. The only state are the failures
+in the status of the jobs.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ class NodeFailure:
     node: str
     time: float
     """Seconds since the epoch."""
+    job: str = ""
+    """UID of the only job that says so; empty: the evidence is the node's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,15 @@ class Quarantine:
 def quarantine(failures: Iterable[NodeFailure], now: float) -> Quarantine:
     """Return the quarantine that follows from the failures."""
     by_node: dict[str, list[float]] = {}
+    by_job: dict[tuple[str, str], float] = {}
     for failure in failures:
-        by_node.setdefault(failure.node, []).append(failure.time)
+        if failure.job:
+            key = (failure.node, failure.job)
+            by_job[key] = max(by_job.get(key, failure.time), failure.time)
+        else:
+            by_node.setdefault(failure.node, []).append(failure.time)
+    for (name, _), time in by_job.items():
+        by_node.setdefault(name, []).append(time)
     until: dict[str, float] = {}
     suspects: dict[str, float] = {}
     for node, times in by_node.items():

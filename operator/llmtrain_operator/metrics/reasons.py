@@ -28,6 +28,7 @@ FAILURE_REASONS = (
     | POD_REASONS
     | frozenset(
         {
+            Reason.CONTAINER_CONFIG_ERROR.value,
             Reason.DEADLINE_EXCEEDED.value,
             Reason.EXIT_CODE.value,
             Reason.FORBIDDEN.value,
@@ -41,6 +42,7 @@ FAILURE_REASONS = (
             Reason.QUOTA_EXCEEDED.value,
             Reason.STARTUP_TIMEOUT.value,
             Reason.TOO_MANY_RESTARTS.value,
+            Reason.UNSCHEDULABLE.value,
             OTHER,
         }
     )

@@ -118,12 +118,30 @@ def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> No
     if reason in CREATE_ERROR_REASONS:
         unplace(draft, reason, why)
         return
-    if reason == Reason.PODS_STARTING:
-        reason = Reason.STARTUP_TIMEOUT
     started = sum(pod.started for pod in pods)
-    text = (
+    text = clean_text(
         f"spec.failurePolicy.startupTimeout: {started} of {draft.job.nodes} pods had started when"
         " the timeout expired" + (f"; {why}" if why else "")
     )
-    late = next((pod.node for pod in pods if not pod.started), "")
-    handle_failure(draft, FailureInfo(reason, clean_text(text), node=late, keeps_nodes=False))
+    if reason == Reason.PODS_STARTING:
+        handle_failure(draft, _late_start(pods, draft.job.nodes, text))
+    else:
+        handle_failure(draft, FailureInfo(reason, text, keeps_nodes=False))
+
+
+def _late_start(pods: Sequence[PodRecord], expected: int, message: str) -> FailureInfo:
+    """Return the failure of a gang that did not start. It names a node only on evidence.
+
+    A pod that is not bound, or whose ConfigMap or Secret is missing, says nothing about its node.
+    If all pods are late, they have a cause in common, such as a volume that cannot be mounted.
+    """
+    late = [pod for pod in pods if not pod.started]
+    for pod in late:
+        if pod.reason == Reason.UNSCHEDULABLE:
+            # The job tries other nodes first; for other jobs this is no evidence.
+            return FailureInfo(Reason.UNSCHEDULABLE, message, node=pod.node, keeps_nodes=False)
+        if pod.reason == Reason.CONTAINER_CONFIG_ERROR:
+            return FailureInfo(Reason.CONTAINER_CONFIG_ERROR, message)
+    in_common = len(late) == expected > 1
+    blamed = "" if in_common else next((pod.node for pod in late if pod.bound), "")
+    return FailureInfo(Reason.STARTUP_TIMEOUT, message, node=blamed, keeps_nodes=False)

@@ -69,17 +69,27 @@ def _set_summary_fields(draft: StatusDraft) -> None:
     draft.set_field("reason", condition["reason"] if condition else None)
     draft.set_field("observedGeneration", draft.view.generation)
     draft.set_field("restarts", draft.view.restarts)
-    if not isinstance(draft.observed.checked, list) and phase not in ("Succeeded", "Failed"):
-        # A pod that has succeeded is not ready but counts, so the column does not drop at the end.
-        ready = sum(
-            pod.phase == "Succeeded" or (pod.ready and not pod.deleting)
-            for pod in current_pods(draft)
-        )
-        draft.set_field("nodes", f"{ready}/{draft.job.nodes}")
+    if not isinstance(draft.observed.checked, list):
+        draft.set_field("nodes", f"{_count_ready_nodes(draft, phase)}/{draft.job.nodes}")
     progress = draft.view.progress
     if progress.get("totalSteps"):
         percent = min(100, 100 * int(progress.get("step", 0)) // int(progress["totalSteps"]))
         draft.set_field("progressPercent", f"{percent}%")
+
+
+def _count_ready_nodes(draft: StatusDraft, phase: str) -> int:
+    """Return the first number of the NODES column.
+
+    A finished job shows its result, as batch/v1 Job does: its pods may be deleted already.
+    """
+    if phase == "Succeeded":
+        return draft.job.nodes
+    if phase == "Failed":
+        return 0
+    # A pod that has succeeded is not ready but counts, so the column does not drop at the end.
+    return sum(
+        pod.phase == "Succeeded" or (pod.ready and not pod.deleting) for pod in current_pods(draft)
+    )
 
 
 def _phase(draft: StatusDraft) -> tuple[str, ConditionType]:

@@ -20,6 +20,9 @@ from llmtrain_operator.scheduler.fabric_snapshots import fabric_problem
 from llmtrain_operator.scheduler.usage import node_resources
 
 _NODE_FAILURES = frozenset({Reason.STARTUP_TIMEOUT, Reason.NODE_LOST})
+"""Failures that speak against the node, for all jobs."""
+_AVOIDED_AFTER = _NODE_FAILURES | {Reason.UNSCHEDULABLE}
+"""Failures after which the same job tries other nodes first."""
 
 Priorities = Mapping[str, PriorityRecord]
 
@@ -90,7 +93,11 @@ def _next_attempt(
         expected_duration=expected.value if expected else None,
         can_preempt=priority is None or priority.preempts,
         awaits_admission=KUEUE_QUEUE_NAME in view.labels,
-        avoided_nodes=frozenset(failure.node for failure in _node_failures(view)),
+        avoided_nodes=frozenset(
+            failure["node"]
+            for failure in view.failures
+            if failure["reason"] in _AVOIDED_AFTER and failure.get("node")
+        ),
     )
 
 
@@ -171,15 +178,13 @@ def lost_seconds(view: JobView, now: float) -> float:
 
 
 def node_failures(records: Iterable[JobRecord]) -> Iterator[NodeFailure]:
-    """Yield the failures of all jobs that name a node."""
+    """Yield the failures of all jobs that speak against a node."""
     for record in records:
-        yield from _node_failures(record.view)
-
-
-def _node_failures(view: JobView) -> Iterator[NodeFailure]:
-    for failure in view.failures:
-        if failure["reason"] in _NODE_FAILURES and failure.get("node"):
-            yield NodeFailure(failure["node"], parse_time(failure["time"]).timestamp())
+        for failure in record.view.failures:
+            if failure["reason"] in _NODE_FAILURES and failure.get("node"):
+                own = failure["reason"] == Reason.NODE_LOST
+                time = parse_time(failure["time"]).timestamp()
+                yield NodeFailure(failure["node"], time, "" if own else record.uid)
 
 
 def priority_of(name: str | None, priorities: Priorities) -> PriorityRecord | None:

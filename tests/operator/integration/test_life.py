@@ -48,7 +48,7 @@ async def test_from_apply_to_succeeded(operator: OperatorProcess, harness: Opera
     done = await harness.phase("first", "Succeeded")
     status = status_of(done)
     assert status["progress"]["heldOutLossAfter"] == 3.25
-    assert status["progressPercent"] == "100%"
+    assert (status["progressPercent"], status["nodes"]) == ("100%", "2/2")
     assert status["progress"]["collectives"][0]["group"] == "tp"
     assert [c["type"] for c in status["conditions"] if c["status"] == "True"] == [
         "Accepted",
@@ -254,12 +254,30 @@ async def test_a_gang_waits_until_a_dead_node_is_marked(
 async def test_startup_timeout_releases_the_nodes(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await harness.add_nodes({}, {})
+    nodes = await harness.add_nodes({}, {})
     harness.nodes.default = PodScript(exit_after=None)
     harness.nodes.script(named("slow-0-1"), PodScript(runs_after=3600))
     await harness.submit("slow", failurePolicy={"startupTimeout": "5s", "maxRestarts": 2})
     again = await harness.runs("slow", attempt=1, seconds=60)
-    assert status_of(again)["failures"][0]["reason"] == "StartupTimeout"
+    failure = status_of(again)["failures"][0]
+    assert (failure["reason"], failure["node"]) == ("StartupTimeout", nodes[1])
+
+
+async def test_a_missing_claim_blames_no_node(
+    operator: OperatorProcess, harness: OperatorHarness
+) -> None:
+    await harness.add_nodes({}, {})
+    claim = {
+        "name": "data",
+        "mountPath": "/data",
+        "persistentVolumeClaim": {"claimName": "missing"},
+    }
+    policy = {"startupTimeout": "3s", "maxRestarts": 9}
+    await harness.submit("claims", workers={"volumes": [claim]}, failurePolicy=policy)
+    found = await harness.wait("claims", lambda job: bool(status_of(job).get("failures")), 60)
+    failure = status_of(found)["failures"][0]
+    assert failure["reason"] == "Unschedulable"
+    assert 'persistentvolumeclaim "missing" not found' in failure["message"]
 
 
 async def test_progress_is_read_from_rank_zero(

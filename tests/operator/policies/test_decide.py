@@ -17,6 +17,7 @@ from tests.support.operator_harness.observed import (
     PLACEMENT,
     ago,
     assignment,
+    failed,
     make_observed,
     node,
     pod,
@@ -80,6 +81,18 @@ def test_a_running_gang() -> None:
     assert actions.status["phase"] == "Running"
     assert actions.status["nodes"] == "2/2"
     assert actions.poll_pod is not None and actions.poll_pod.index == 0
+
+
+def test_the_nodes_of_a_finished_job_show_its_result() -> None:
+    ended = (pod(0, "Succeeded", exit_code=0), pod(1, "Succeeded", exit_code=0))
+    before = status(ConditionType.RUNNING, phase="Running", nodes="1/2")
+    actions, observed = settle(make_observed(before, pods=ended))
+    assert (actions.status["phase"], actions.status["nodes"]) == ("Succeeded", "2/2")
+    actions, _ = settle(replace(observed, pods=()))
+    assert actions.status["nodes"] == "2/2", "its pods may be deleted"
+    before = status(ConditionType.RUNNING, phase="Running", nodes="2/2")
+    actions, _ = settle(make_observed(before, pods=(pod(0), failed(1, 1))))
+    assert (actions.status["phase"], actions.status["nodes"]) == ("Failed", "0/2")
 
 
 def test_missing_pods_are_created_until_the_gang_runs() -> None:

@@ -187,7 +187,7 @@ def test_consecutive_failures_delay_the_next_attempt() -> None:
 def test_startup_timeout_releases_the_nodes() -> None:
     late = status(attemptStartTime=ago(601))
     actions, _ = settle(
-        make_observed(late, pods=(pod(0), pod(1, "Pending", reason="Unschedulable")))
+        make_observed(late, pods=(pod(0), pod(1, "Pending", reason="ContainerCreating")))
     )
     assert actions.status["failures"][0]["reason"] == "StartupTimeout"
     assert "placement" not in actions.status and actions.status["attempt"] == 1

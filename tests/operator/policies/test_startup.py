@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_core.queueing import Assignment
+from llmtrain_core.queueing import Assignment, PendingJob
+from llmtrain_core.queueing.quarantine import quarantine
+from llmtrain_operator.cache.records import JobRecord, PodRecord
 from llmtrain_operator.job_state.observation import CreateError
+from llmtrain_operator.scheduler.jobs import node_failures
 from tests.support.operator_harness.observed import (
     NOW,
     PLACEMENT,
@@ -35,13 +39,66 @@ pytestmark = pytest.mark.unit
 LATE = ago(601)
 
 
-def test_the_failure_names_the_node_of_the_first_late_pod() -> None:
-    pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
+CREATING = pod(1, "Pending", reason="ContainerCreating")
+UNSCHEDULABLE = pod(
+    1, "Pending", reason="Unschedulable", message='claim "data" not found', bound=False
+)
+UNSEEN = pod(1, "Pending", bound=False)
+NO_CONFIG = pod(1, "Pending", reason="CreateContainerConfigError", message='secret "s" not found')
+
+
+@pytest.mark.parametrize(
+    ("pods", "why", "node", "avoided", "suspects"),
+    [
+        ((pod(0), CREATING), "StartupTimeout", "n1", {"n1"}, {"n1"}),
+        ((pod(0), pod(1, "Pending")), "StartupTimeout", "n1", {"n1"}, {"n1"}),
+        ((pod(0), UNSEEN), "StartupTimeout", None, set(), set()),
+        ((pod(0), UNSCHEDULABLE), "Unschedulable", "n1", {"n1"}, set()),
+        ((pod(0), NO_CONFIG), "CreateContainerConfigError", None, set(), set()),
+        ((replace(CREATING, index=0, node="n0"), CREATING), "StartupTimeout", None, set(), set()),
+    ],
+    ids=["creating", "no status", "not scheduled", "unschedulable", "no secret", "all late"],
+)
+def test_a_late_start_blames_a_node_only_on_evidence(
+    pods: tuple[PodRecord, ...], why: str, node: str | None, avoided: set[str], suspects: set[str]
+) -> None:
     actions, _ = settle(make_observed(status(attemptStartTime=LATE), pods=pods))
     [failure] = actions.status["failures"]
-    assert (failure["reason"], failure["node"]) == ("StartupTimeout", "n1")
-    candidate = as_pending(record("a", dict(actions.status)))
-    assert candidate is not None and candidate.avoided_nodes == {"n1"}
+    assert (failure["reason"], failure.get("node")) == (why, node)
+    assert failure["message"].startswith("spec.failurePolicy.startupTimeout: ")
+    assert pods[1].message in failure["message"]
+    found = record("a", dict(actions.status))
+    candidate = as_pending(without_placement(found))
+    assert isinstance(candidate, PendingJob) and candidate.avoided_nodes == avoided
+    assert quarantine(node_failures([found]), NOW.timestamp()).suspects == suspects
+
+
+def without_placement(found: JobRecord) -> JobRecord:
+    """The job without its placement, as it would wait for another one."""
+    stored = {key: value for key, value in found.raw["status"].items() if key != "placement"}
+    return record("a", stored)
+
+
+def test_a_missing_secret_keeps_the_nodes() -> None:
+    actions, _ = settle(make_observed(status(attemptStartTime=LATE), pods=(pod(0), NO_CONFIG)))
+    assert actions.status["placement"]["blocks"] == PLACEMENT["blocks"]
+    assert (actions.status["attempt"], actions.status["restarts"]) == (1, 1)
+
+
+def test_one_job_that_never_starts_takes_no_node_from_others() -> None:
+    late = {"reason": "StartupTimeout", "message": "", "node": "n1", "attempt": 0}
+    lost = {**late, "reason": "NodeLost"}
+
+    def out(*failures: tuple[str, dict[str, Any]]) -> set[str]:
+        records = [
+            record(name, {"failures": [{**failure, "time": ago(at)} for at in (9, 5)]})
+            for name, failure in failures
+        ]
+        return {*quarantine(node_failures(records), NOW.timestamp()).until}
+
+    assert out(("a", late)) == set()
+    assert out(("a", late), ("b", late)) == {"n1"}
+    assert out(("a", lost)) == {"n1"}
 
 
 def test_only_failures_of_a_node_make_the_job_avoid_it() -> None:
@@ -84,7 +141,7 @@ def test_a_create_error_releases_the_nodes_without_a_restart(why: str) -> None:
 
 def test_an_old_create_error_is_not_shown_when_all_pods_exist() -> None:
     trouble = CreateError("QuotaExceeded", "spec.workers: no")
-    pods = (pod(0), pod(1, "Pending", reason="Unschedulable"))
+    pods = (pod(0), CREATING)
     actions, _ = settle(
         make_observed(status(attemptStartTime=LATE), create_error=trouble, pods=pods)
     )
