@@ -1,4 +1,4 @@
-"""One cycle of the queue: a decision for every pending job, in order, head first. Pure.
+"""One cycle of the queue: decide about pending jobs in order, head first. Pure.
 
 Each job that fits starts. The first job of each pool of nodes that does not fit gets a reservation,
 which no job behind it may delay. If the preemption of jobs of lower priority frees nodes for the
@@ -9,18 +9,15 @@ waits only for jobs that run already.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.placement import Placement, Request, Unplaceable, place, why_unplaceable
+from llmtrain_core.placement import Placement, Unplaceable, place, why_unplaceable
 from llmtrain_core.placement.tree import Path
 from llmtrain_core.queueing.backfill import Reservation, Reservations, earliest_reservation
-from llmtrain_core.queueing.capacity import (
-    FreeCapacity,
-    RequestClass,
-    request_class,
-    request_class_key,
-)
+from llmtrain_core.queueing.capacity import FreeCapacity, RequestClass
+from llmtrain_core.queueing.fabric_views import FabricViews
 from llmtrain_core.queueing.messages import (
     ahead_message,
     preempting_message,
@@ -30,6 +27,15 @@ from llmtrain_core.queueing.messages import (
 from llmtrain_core.queueing.order import sort_queue
 from llmtrain_core.queueing.pending import PendingQueue
 from llmtrain_core.queueing.preemption import Victims, find_victims, may_take_nodes
+from llmtrain_core.queueing.round import (
+    MAX_WORK,
+    NEW_ROUND,
+    Answer,
+    CycleResult,
+    Round,
+    largest,
+    search_work,
+)
 from llmtrain_core.queueing.start_estimate import estimate_starts
 from llmtrain_core.queueing.types import (
     Allocation,
@@ -51,13 +57,30 @@ MAX_PREEMPTORS = 16
 
 def decide(jobs: Iterable[PendingJob], cluster: ClusterState) -> dict[str, QueueDecision]:
     """Return a decision by UID for every pending job. The order of the input does not matter."""
+    return dict(decide_within(jobs, cluster, max_work=math.inf).decisions)
+
+
+def decide_within(
+    jobs: Iterable[PendingJob],
+    cluster: ClusterState,
+    earlier: Round = NEW_ROUND,
+    max_work: float = MAX_WORK,
+) -> CycleResult:
+    """Run a cycle of bounded work. It decides about at least one job without an answer."""
     jobs = list(jobs)
-    cycle = _Cycle(cluster)
+    cycle = _Cycle(cluster, earlier, max_work)
     allocations = sorted(cluster.allocations, key=lambda held: (held.uid, held.nodes))
     capacity = _total_allocatable(jobs, cluster)
+    left: list[PendingJob] = []
     for job in sort_queue(jobs, allocations, capacity, cluster.nominated):
-        cycle.decide(job)
-    return cycle.finish()
+        answer = earlier.answer(job)
+        if answer is not None:
+            cycle.keep(answer)
+        elif left or cycle.exhausted:
+            left.append(job)
+        else:
+            cycle.decide(job)
+    return CycleResult(cycle.finish(), cycle.next_round(left), complete=not left)
 
 
 def _total_allocatable(jobs: Sequence[PendingJob], cluster: ClusterState) -> dict[str, int]:
@@ -85,25 +108,63 @@ class _BlockedJob:
 class _Cycle:
     """The state of one cycle: what is in use and reserved so far."""
 
-    def __init__(self, cluster: ClusterState):
+    def __init__(self, cluster: ClusterState, earlier: Round, max_work: float):
         self.cluster = cluster
         self.allocations: dict[int, Allocation] = dict(enumerate(cluster.allocations))
-        self.reservations = Reservations(cluster.used)
+        self.reservations = Reservations(largest(cluster.used, earlier.used))
         self.decisions: dict[str, QueueDecision] = {}
+        self._earlier = earlier
+        self._kept: list[Answer] = []
+        self._work_left = max_work
+        self._views = FabricViews(cluster, self._count_work)
+        self._decided: list[PendingJob] = []
         self._queue = PendingQueue()
         """Jobs that fit once others end."""
         self._queue_with_quarantined = PendingQueue()
         """Jobs that fit once others end and the quarantines are over."""
         self._blocked: list[_BlockedJob] = []
-        self._request_classes: dict[Hashable, RequestClass] = {}
-        self._usable_fabrics: dict[int, Snapshot] = {}
         self._unplaceable: dict[Hashable, Unplaceable | None] = {}
         self._fits_empty: dict[Hashable, bool] = {}
         self._preemptors_left = MAX_PREEMPTORS
-        self._uplinks: dict[int, dict[Path, float]] = {}
+        self._uplinks: dict[str | None, dict[Path, float]] = {}
+        self._explained: set[Hashable] = set()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the cycle has decided something and must not begin more work."""
+        return self._work_left <= 0 and bool(self._decided)
+
+    def keep(self, answer: Answer) -> None:
+        """Keep the answer of an earlier cycle of the round, and its reservation."""
+        self._kept.append(answer)
+        job, reservation = answer.job, answer.copy_reservation()
+        if reservation is not None:
+            self.reservations.add(reservation)
+        if answer.queued and self._work_left > 0:
+            self._queue.append(job, self._views.requests(job))
+            self._queue_with_quarantined.append(job, self._views.requests_on_all(job))
+
+    def next_round(self, left: Sequence[PendingJob]) -> Round:
+        """Return the input of the next cycle. `left` are the jobs without an answer."""
+        undecided = self._earlier.next_undecided(job.uid for job in left)
+        if not undecided:
+            return NEW_ROUND
+        reserved = {r.job.uid: r for r in self.reservations.entries}
+        queued = {job.uid for job, _ in self._queue.jobs}
+        answers = [
+            *(Answer(answer.job, None, answer.queued) for answer in self._kept),
+            *(Answer(job, None, job.uid in queued) for job in self._decided),
+        ]
+        waiting = {
+            answer.job.uid: dataclasses.replace(answer, reservation=reserved.get(answer.job.uid))
+            for answer in answers
+            if not isinstance(self.decisions.get(answer.job.uid), Assignment)
+        }
+        return Round(waiting, undecided, self.reservations.unreserved.used, self._uplinks)
 
     def decide(self, job: PendingJob) -> None:
         """Start a job, or make a reservation for it if it is the first of its pool."""
+        self._decided.append(job)
         end = None if job.max_duration is None else self.cluster.now + job.max_duration
         respected = self.reservations.blocking(end)
         capacity = self.reservations.capacity(respected)
@@ -111,12 +172,12 @@ class _Cycle:
         if placement is not None:
             self._start(job, placement, end)
             return
-        position, requests = len(self._queue_with_quarantined), self._requests(job)
-        all_nodes = self._class_in(job.request, self._fabric(job))
+        position, requests = len(self._queue_with_quarantined), self._views.requests(job)
+        all_nodes = self._views.requests_on_all(job)
         if all_nodes.largest_domain >= job.node_count:
             self._queue_with_quarantined.append(job, all_nodes)
         if requests.largest_domain < job.node_count:
-            self._blocked.append(_BlockedJob(job, position=position))
+            self._block(_BlockedJob(job, position=position))
             return
         competing = self._queue.competing(requests)
         preempted, reservation = self._reserve(job, requests, capacity)
@@ -128,9 +189,22 @@ class _Cycle:
         behind = sorted(
             r.job.key for r in respected if not r.nodes.isdisjoint(requests.allocatable)
         )
-        for key in behind:
-            competing.remove(key)
-        self._blocked.append(_BlockedJob(job, tuple(behind), tuple(competing), position))
+        ahead = tuple(key for key in competing if key not in behind)
+        self._block(_BlockedJob(job, tuple(behind), ahead, position))
+
+    def _block(self, blocked: _BlockedJob) -> None:
+        """Explain later why a job waits. The work of that counts now."""
+        self._blocked.append(blocked)
+        kind = self._views.feasibility_key(blocked.job)
+        if kind not in self._explained or self.cluster.quarantine.until:
+            self._explained.add(kind)
+            self._count_search(blocked.job)
+
+    def _count_search(self, job: PendingJob) -> None:
+        self._count_work(search_work(job, len(self._views.fabric(job).nodes)))
+
+    def _count_work(self, work: int) -> None:
+        self._work_left -= work
 
     def finish(self) -> dict[str, QueueDecision]:
         """Return the decisions, with the reason and the estimated start of each waiting job.
@@ -149,7 +223,7 @@ class _Cycle:
             r.job.uid: r.starts_at for r in self.reservations.entries if r.starts_at is not None
         }
         for uid, starts_at in starts.items():
-            decision = self.decisions[uid]
+            decision = self.decisions.get(uid)
             if isinstance(decision, Unschedulable):
                 self.decisions[uid] = dataclasses.replace(decision, starts_at=starts_at)
         return self.decisions
@@ -165,10 +239,10 @@ class _Cycle:
         until = self.cluster.quarantine.until
         if until:
             used = self.reservations.unreserved.used
-            found = place(job.request, dataclasses.replace(self._fabric(job), used=used))
+            found = place(job.request, dataclasses.replace(self._views.fabric(job), used=used))
             if isinstance(found, Placement):
                 names = [n.name for n in (*found.nodes, *found.spares) if n.name in until]
-                all_nodes = self._class_in(job.request, self._fabric(job))
+                all_nodes = self._views.requests_on_all(job)
                 ahead = tuple(self._queue_with_quarantined.competing(all_nodes, blocked.position))
                 text = quarantine_message(until, names) + ahead_message(job.namespace, ahead)
                 return Unschedulable(Reason.NODES_QUARANTINED, text, ahead=ahead)
@@ -177,7 +251,7 @@ class _Cycle:
         return Unschedulable(why.reason, text, ahead=ahead, blockers=why.blockers)
 
     def _start(self, job: PendingJob, placement: Placement, end: float | None) -> None:
-        fabric, nodes = self._fabric(job), self._requests(job).allocatable
+        fabric, nodes = self._views.fabric(job), self._views.requests(job).allocatable
         backfilled = any(not r.pool.isdisjoint(nodes) for r in self.reservations.entries)
         assignment = Assignment(
             job.attempt, placement, job.resources, job.request.gpus_per_node, backfilled
@@ -190,11 +264,14 @@ class _Cycle:
         )
         if oversubscribed(fabric):
             ranks = [node.name for node in placement.nodes]
-            add_usage(self._uplink_usage(fabric), uplink_usage(job.request, ranks, fabric))
+            add_usage(self._uplink_usage(job), uplink_usage(job.request, ranks, fabric))
 
-    def _uplink_usage(self, fabric: Snapshot) -> dict[Path, float]:
-        """Return the usage of uplinks, with the jobs that start in this cycle."""
-        return self._uplinks.setdefault(id(fabric), dict(fabric.uplinks))
+    def _uplink_usage(self, job: PendingJob) -> dict[Path, float]:
+        """Return the usage of uplinks, with the jobs that start in this round."""
+        if job.fabric not in self._uplinks:
+            before = self._earlier.uplinks.get(job.fabric, {})
+            self._uplinks[job.fabric] = largest(self._views.fabric(job).uplinks, before)
+        return self._uplinks[job.fabric]
 
     def _reserve(
         self, job: PendingJob, requests: RequestClass, capacity: FreeCapacity
@@ -252,6 +329,7 @@ class _Cycle:
             trial = capacity.copy()
             for victim in chosen:
                 trial.release(victim.nodes, victim.resources)
+            self._count_search(job)
             return why_unplaceable(job.request, self._available(job, trial)) is None
 
         preempted = find_victims(requests, job.node_count, capacity, lower, confirm) or ()
@@ -275,9 +353,10 @@ class _Cycle:
             excluded = job.request.excluded | last
             requests.insert(0, dataclasses.replace(job.request, excluded=excluded))
         for request in requests:
-            usable = self._class_in(request, self._usable_fabric(job))
+            usable = self._views.request_class(request, self._views.usable(job))
             if not capacity.fits(usable, job.node_count):
                 continue
+            self._count_search(job)
             found = place(request, self._available(job, capacity))
             if isinstance(found, Placement):
                 return found
@@ -285,63 +364,28 @@ class _Cycle:
 
     def _available(self, job: PendingJob, capacity: FreeCapacity) -> Snapshot:
         """Return the fabric of a job with everything that it may not use now."""
-        fabric = self._fabric(job)
+        fabric = self._views.fabric(job)
         withheld = capacity.excluded | self.cluster.quarantine.until.keys()
         return dataclasses.replace(
-            fabric, used=capacity.used, withheld=withheld, uplinks=self._uplink_usage(fabric)
+            fabric, used=capacity.used, withheld=withheld, uplinks=self._uplink_usage(job)
         )
 
     def _refusal(self, job: PendingJob) -> Unplaceable | None:
         """Return why a job would not fit without reservations. Computed once per kind of job."""
-        key = self._feasibility_key(job)
+        key = self._views.feasibility_key(job)
         if key not in self._unplaceable:
             used = self.reservations.unreserved.used
             self._unplaceable[key] = why_unplaceable(job.request, self._usable_with(job, used))
         return self._unplaceable[key]
 
-    def _feasibility_key(self, job: PendingJob) -> Hashable:
-        """Return the key of the jobs that fit on the same nodes."""
-        request = job.request
-        return (
-            request_class_key(request, self._fabric(job)),
-            request.nodes,
-            request.spares,
-            request.layout,
-            request.prefer,
-            request.tensor_within,
-        )
-
     def _usable_with(self, job: PendingJob, used: Mapping[Slot, int]) -> Snapshot:
         """Return the nodes that are not quarantined, without reservations."""
-        return dataclasses.replace(self._usable_fabric(job), used=used)
+        return dataclasses.replace(self._views.usable(job), used=used)
 
     def _fits_empty_cluster(self, job: PendingJob) -> bool:
         """Return True if the job fits when no other job runs. Otherwise nothing is reserved."""
-        key = self._feasibility_key(job)
+        key = self._views.feasibility_key(job)
         if key not in self._fits_empty:
+            self._count_search(job)
             self._fits_empty[key] = why_unplaceable(job.request, self._usable_with(job, {})) is None
         return self._fits_empty[key]
-
-    def _fabric(self, job: PendingJob) -> Snapshot:
-        return self.cluster.fabrics[job.fabric]
-
-    def _usable_fabric(self, job: PendingJob) -> Snapshot:
-        """Return the fabric of a job without the quarantined nodes."""
-        fabric, until = self._fabric(job), self.cluster.quarantine.until
-        if not until:
-            return fabric
-        found = self._usable_fabrics.get(id(fabric))
-        if found is None:
-            nodes = tuple(n for n in fabric.nodes if n.name not in until)
-            found = self._usable_fabrics[id(fabric)] = dataclasses.replace(fabric, nodes=nodes)
-        return found
-
-    def _requests(self, job: PendingJob) -> RequestClass:
-        """Return the request class of a job on the nodes that are not quarantined."""
-        return self._class_in(job.request, self._usable_fabric(job))
-
-    def _class_in(self, request: Request, fabric: Snapshot) -> RequestClass:
-        key = request_class_key(request, fabric)
-        if key not in self._request_classes:
-            self._request_classes[key] = request_class(request, fabric)
-        return self._request_classes[key]

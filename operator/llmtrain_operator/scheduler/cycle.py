@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.api.conditions import clean_text
@@ -14,9 +14,11 @@ from llmtrain_core.queueing import (
     RunningJob,
     Unschedulable,
 )
-from llmtrain_core.queueing import decide as decide_queue
+from llmtrain_core.queueing.capacity import request_class_key
+from llmtrain_core.queueing.cycle import decide_within
 from llmtrain_core.queueing.messages import preempted_message
 from llmtrain_core.queueing.relocation import find_relocation
+from llmtrain_core.queueing.round import NEW_ROUND, Round
 from llmtrain_core.topology.findings import LabelFinding, findings, relevant_to_job, sentences
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_operator.cache.placement_status import placement_status, summary
@@ -33,13 +35,21 @@ class Decisions:
     """The result of one cycle, by UID."""
 
     pending: Mapping[str, Assignment | Unschedulable]
-    """One for each pending job."""
+    """One for each pending job, without those that keep their answer or have none yet."""
     preemptions: Mapping[str, Preemption]
     """Running jobs that must stop."""
+    round: Round = NEW_ROUND
+    """The input of the next cycle."""
+    complete: bool = True
+    """Whether every pending job has an answer."""
 
 
-def decide(jobs: Mapping[str, PendingJob | Unschedulable], cluster: ClusterState) -> Decisions:
-    """Return a decision for every pending job. Deterministic."""
+def decide(
+    jobs: Mapping[str, PendingJob | Unschedulable],
+    cluster: ClusterState,
+    earlier: Round = NEW_ROUND,
+) -> Decisions:
+    """Decide about pending jobs, with bounded work. Deterministic."""
     decisions: dict[str, Assignment | Unschedulable] = {
         uid: job for uid, job in jobs.items() if isinstance(job, Unschedulable)
     }
@@ -47,9 +57,11 @@ def decide(jobs: Mapping[str, PendingJob | Unschedulable], cluster: ClusterState
     held = {allocation.uid: allocation for allocation in cluster.allocations}
     labels = _LabelFindings(cluster.fabrics)
     preemptions: dict[str, Preemption] = {}
-    found = decide_queue(waiting, cluster)
+    found = decide_within(waiting, cluster, earlier)
     for job in waiting:
-        decision = found[job.uid]
+        decision = found.decisions.get(job.uid)
+        if decision is None:
+            continue
         if isinstance(decision, Assignment):
             note = labels.note(job, decision.placement)
             decisions[job.uid] = replace(decision, note=note)
@@ -63,7 +75,7 @@ def decide(jobs: Mapping[str, PendingJob | Unschedulable], cluster: ClusterState
             admitted = victim.unadmitted_since is None
             text = clean_text(preempted_message(victim.namespace, job.key, admitted=admitted))
             preemptions[uid] = Preemption(victim.attempt, job.uid, text)
-    return Decisions(decisions, preemptions)
+    return Decisions(decisions, preemptions, found.round, found.complete)
 
 
 class _LabelFindings:
@@ -72,6 +84,7 @@ class _LabelFindings:
     def __init__(self, fabrics: Mapping[str | None, Snapshot]):
         self._fabrics = fabrics
         self._known: dict[str | None, Sequence[LabelFinding]] = {}
+        self._eligible: dict[Hashable, frozenset[str]] = {}
 
     def note(self, job: PendingJob, placement: Placement | None = None) -> str:
         """Return the findings on the nodes that a job could use, or is placed on."""
@@ -81,8 +94,10 @@ class _LabelFindings:
         known = self._known[job.fabric]
         if not known:
             return ""
-        could = eligible(job.request, fabric)
-        placed = could
+        kind = request_class_key(job.request, fabric)
+        if kind not in self._eligible:
+            self._eligible[kind] = eligible(job.request, fabric)
+        placed = could = self._eligible[kind]
         if placement is not None:
             placed = frozenset(node.name for node in (*placement.nodes, *placement.spares))
         bearing = relevant_to_job(known, could, placed)

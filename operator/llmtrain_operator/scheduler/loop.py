@@ -27,6 +27,7 @@ from llmtrain_core.queueing import (
     Unschedulable,
 )
 from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
+from llmtrain_core.queueing.round import NEW_ROUND
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.scheduler.cycle import Decisions, decide, find_better_placement
 from llmtrain_operator.scheduler.decisions import JobDecision, Preemption, RelocationHint
@@ -105,6 +106,7 @@ class Scheduler:
         self._observe_seconds = observe_seconds
         self._on_accepted = on_accepted
         self._triggered = asyncio.Event()
+        self._round = NEW_ROUND
         self._jobs: defaultdict[str, JobState] = defaultdict(JobState)
         self._relocation_checked_at = -RELOCATION_PERIOD_SECONDS
         self.pending_count = 0
@@ -148,10 +150,11 @@ class Scheduler:
                 self.trigger()
 
     async def cycle(self) -> None:
-        """Decide about all pending jobs, as the informers show them now.
+        """Decide about pending jobs, as the informers show them now.
 
-        The decision runs in a thread: with many jobs and nodes it takes longer than a lease or a
-        probe may wait. The next cycle sees what changes meanwhile. Only this loop assigns nodes.
+        The work of a cycle is bounded, and the next one continues at once. The decision runs in a
+        thread, because other loops must answer meanwhile. The next cycle sees what changes. Only
+        this loop assigns nodes.
         """
         queue = self._pending_jobs()
         self._drop_outdated(queue)
@@ -161,10 +164,16 @@ class Scheduler:
         if not undecided:
             for state in self._jobs.values():
                 state.clear_unschedulable()
+            self._round = NEW_ROUND
             await self._check_relocation()
             return
         cluster = self._with_decisions(self._cluster_state(assignments), queue)
-        self._store(await asyncio.to_thread(decide, undecided, cluster), undecided)
+        earlier, self._round = self._round, NEW_ROUND
+        found = await asyncio.to_thread(decide, undecided, cluster, earlier)
+        self._round = found.round
+        self._store(found, undecided)
+        if not found.complete:
+            self.trigger()
 
     def _assignments(self) -> dict[str, Assignment]:
         return {uid: state.assignment for uid, state in self._jobs.items() if state.assignment}
@@ -177,9 +186,9 @@ class Scheduler:
     def _store(self, decisions: Decisions, undecided: Queue) -> None:
         """Store new decisions, and wake the jobs whose decision changed."""
         for uid, state in self._jobs.items():
-            if uid not in decisions.pending:
+            if uid not in undecided:
                 state.clear_unschedulable()
-        refresh = MESSAGE_REFRESH_SECONDS * len(decisions.pending)
+        refresh = MESSAGE_REFRESH_SECONDS * len(undecided)
         for uid, decision in decisions.pending.items():
             state = self._jobs[uid]
             if isinstance(decision, Assignment):
@@ -219,8 +228,8 @@ class Scheduler:
             return
         preempting = {
             uid
-            for uid, decision in decisions.pending.items()
-            if isinstance(decision, Unschedulable) and decision.reason == Reason.PREEMPTING
+            for uid, state in self._jobs.items()
+            if state.unschedulable and state.unschedulable.reason == Reason.PREEMPTING
         }
         for state, preemption in self._preempted():
             if preemption.preemptor not in preempting:

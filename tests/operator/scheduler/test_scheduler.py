@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from llmtrain_core.api.status import PlacementStatus
 from llmtrain_core.queueing import Allocation, Assignment, ClusterState, PendingJob, Unschedulable
+from llmtrain_core.queueing.cycle import decide_within
+from llmtrain_core.queueing.round import Round
 from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.placement_status import placement_status, summary
@@ -252,9 +255,9 @@ async def test_an_assigned_job_whose_fabric_is_deleted_keeps_its_allocation(
     copies.records["a"] = record("a", topology={"fabric": "deleted"})
     seen: list[ClusterState] = []
 
-    def observe(jobs: Queue, state: ClusterState) -> Decisions:
+    def observe(jobs: Queue, state: ClusterState, earlier: Round) -> Decisions:
         seen.append(state)
-        return cycle.decide(jobs, state)
+        return cycle.decide(jobs, state, earlier)
 
     monkeypatch.setattr(loop, "decide", observe)
     await scheduler.cycle()
@@ -322,6 +325,38 @@ async def test_a_job_ahead_that_gets_no_place_spares_nobody() -> None:
     for _ in range(4):
         await scheduler.cycle()
         assert isinstance(scheduler.decision("old-0"), Preemption)
+
+
+async def test_one_trigger_decides_the_whole_queue_in_cycles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each cycle decides about one job here. Jobs that wait keep their reason meanwhile."""
+    queue = by_uid([waiting_job(f"job-{i}", 1 + 8 * (i < 2)) for i in range(5)])
+    answered: list[set[str]] = []
+
+    def decide_one(jobs: Queue, state: ClusterState, earlier: Round) -> Decisions:
+        found = cycle.decide(jobs, state, earlier)
+        answered.append({*found.pending})
+        return found
+
+    def world(offers: Mapping[str, Assignment]) -> ClusterState:
+        used = [Usage(n, GPU, 8, uid) for uid, offer in offers.items() for n in offer.nodes]
+        return cluster(nodes(9), tuple(used))
+
+    monkeypatch.setattr(cycle, "decide_within", partial(decide_within, max_work=1))
+    monkeypatch.setattr(loop, "decide", decide_one)
+    monkeypatch.setattr(loop, "RESYNC_SECONDS", 1e6)
+    scheduler = Scheduler(lambda: queue, world, lambda uid: stored(0), lambda _: None)
+    scheduler.trigger()
+    task = asyncio.create_task(scheduler.run())
+    async with asyncio.timeout(60):
+        while len(answered) < 5:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+    task.cancel()
+    assert answered == [{uid} for uid in queue]
+    assert isinstance(scheduler.decision("job-0"), Assignment), "nine nodes"
+    assert refusal(scheduler.decision("job-1")).reason == "InsufficientGpus"
 
 
 async def test_the_loop_survives_a_broken_cycle() -> None:

@@ -1,0 +1,65 @@
+"""The nodes that jobs could use in a cycle: by Fabric, without quarantined ones, and by request."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable
+
+from llmtrain_core.placement import Request
+from llmtrain_core.queueing.capacity import RequestClass, request_class, request_class_key
+from llmtrain_core.queueing.types import ClusterState, PendingJob
+from llmtrain_core.topology.inventory import Snapshot
+
+
+class FabricViews:
+    """Fabrics and request classes of one cycle, each computed once."""
+
+    def __init__(self, cluster: ClusterState, count_work: Callable[[int], None]):
+        """`count_work` gets the number of nodes that were looked at."""
+        self._cluster = cluster
+        self._count_work = count_work
+        self._usable: dict[int, Snapshot] = {}
+        self._classes: dict[Hashable, RequestClass] = {}
+
+    def fabric(self, job: PendingJob) -> Snapshot:
+        """Return all nodes."""
+        return self._cluster.fabrics[job.fabric]
+
+    def usable(self, job: PendingJob) -> Snapshot:
+        """Return the fabric of a job without the quarantined nodes."""
+        fabric, until = self.fabric(job), self._cluster.quarantine.until
+        if not until:
+            return fabric
+        found = self._usable.get(id(fabric))
+        if found is None:
+            nodes = tuple(n for n in fabric.nodes if n.name not in until)
+            found = self._usable[id(fabric)] = dataclasses.replace(fabric, nodes=nodes)
+        return found
+
+    def requests(self, job: PendingJob) -> RequestClass:
+        """Return the request class of a job on the nodes that are not quarantined."""
+        return self.request_class(job.request, self.usable(job))
+
+    def requests_on_all(self, job: PendingJob) -> RequestClass:
+        """Return the request class of a job on all nodes."""
+        return self.request_class(job.request, self.fabric(job))
+
+    def request_class(self, request: Request, fabric: Snapshot) -> RequestClass:
+        """Return the class of a request."""
+        key = request_class_key(request, fabric)
+        if key not in self._classes:
+            self._count_work(len(fabric.nodes))
+            self._classes[key] = request_class(request, fabric)
+        return self._classes[key]
+
+    def feasibility_key(self, job: PendingJob) -> Hashable:
+        """Return the key of the jobs that fit on the same nodes."""
+        request = job.request
+        return (
+            request_class_key(request, self.fabric(job)),
+            request.nodes,
+            request.spares,
+            request.layout,
+            request.prefer,
+            request.tensor_within,
+        )
