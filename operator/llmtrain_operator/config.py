@@ -67,6 +67,8 @@ class Config:
     """Seconds after which the pods of a node that is not ready count as lost."""
     writes_per_second: float = 100.0
     """Limit of writes to the API server per second, over all jobs."""
+    max_active_jobs: int = 1000
+    """Jobs of one namespace that may hold nodes or queue for them at once."""
     count_foreign_pods: bool = True
     """Count the resources of pods that are not of a job (needs a watch of all bound pods)."""
     pod_groups: bool = False
@@ -94,6 +96,8 @@ class Config:
             raise ConfigError(
                 "lease: --retry-period < --renew-deadline < --lease-duration is required"
             )
+        if self.max_active_jobs < 1:
+            raise ConfigError("--max-active-jobs: at least 1 is required")
 
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

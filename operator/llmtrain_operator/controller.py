@@ -81,7 +81,9 @@ class Controller:
             self.informers.fabric_levels,
             self.wake,
         )
-        self._reader = ClusterReader(self.informers, self._checked, self._assessments.too_small)
+        self._reader = ClusterReader(
+            self.informers, self._checked, self._assessments.too_small, config.max_active_jobs
+        )
         self.scheduler = Scheduler(
             self._reader.pending_jobs,
             self._reader.cluster_state,

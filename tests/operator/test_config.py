@@ -19,6 +19,8 @@ def test_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     found = parse(["--namespace", "team", "--health-port=7"])
     assert (found.namespace, found.metrics_port, found.health_port) == ("team", 1234, 7)
     assert found.count_foreign_pods is False
+    with pytest.raises(ConfigError, match="max-active-jobs"):
+        parse(["--max-active-jobs=0"])
     with pytest.raises(ConfigError, match="renew-deadline"):
         parse(["--renew-deadline=20"])
 

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     UNKNOWN_LEVEL = "UnknownLevel"
     PRIORITY_CLASS_NOT_FOUND = "PriorityClassNotFound"
     NOT_PLACED = "NotPlaced"
+    TOO_MANY_ACTIVE_JOBS = "TooManyActiveJobs"
     NODES_QUARANTINED = "NodesQuarantined"
     PREEMPTING = "Preempting"
     PREEMPTED = "Preempted"

@@ -111,6 +111,11 @@ def _max_duration(job: Job, view: JobView, now: float) -> float | None:
     return None if seconds is None else float(seconds)
 
 
+def holds_nodes(view: JobView) -> bool:
+    """Return True if the attempt of a job has a placement, and the job has not finished."""
+    return bool(view.placement) and not view.is_finished
+
+
 def allocation_of(
     record: JobRecord, checked: Job | list[Problem], priorities: Priorities, now: float
 ) -> Allocation | None:

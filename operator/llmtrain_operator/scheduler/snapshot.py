@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,10 +27,12 @@ from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRec
 from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
 from llmtrain_operator.scheduler.jobs import (
     allocation_of,
+    holds_nodes,
     node_failures,
     pending_job,
     running_job,
 )
+from llmtrain_operator.scheduler.namespace_limit import limit_active_jobs
 from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
 from llmtrain_operator.scheduler.usage import succeeded_jobs, terminating_allocations, usage
 
@@ -42,11 +45,16 @@ class ClusterReader:
         informers: Informers,
         checked: CheckedJobs,
         too_small: Callable[[JobRecord, Job], frozenset[str]],
+        max_active_jobs: int,
     ):
-        """`too_small` returns the nodes whose GPUs have too little memory for a job."""
+        """`too_small` returns the nodes whose GPUs have too little memory for a job.
+
+        `max_active_jobs` limits the jobs of each namespace that hold nodes or queue for them.
+        """
         self._informers = informers
         self._checked = checked
         self._too_small = too_small
+        self._max_active_jobs = max_active_jobs
         self._uplinks = UplinkUsageCache()
 
     def job(self, uid: str) -> JobView | None:
@@ -58,7 +66,9 @@ class ClusterReader:
         """Return the jobs that wait for a placement, by UID."""
         priorities, fabrics, now = self._priorities(), self._fabrics(), time.time()
         found: dict[str, PendingJob | Unschedulable] = {}
+        placed: Counter[str] = Counter()
         for record in self._informers.managed_jobs():
+            placed[record.namespace] += holds_nodes(record.view)
             checked = self._checked.get(record)
             if isinstance(checked, list) or _is_rejected(record.view):
                 continue
@@ -68,7 +78,7 @@ class ClusterReader:
                 job = self._without_small_gpus(record, checked, job)
             if job is not None:
                 found[record.uid] = job
-        return found
+        return limit_active_jobs(found, placed, self._max_active_jobs)
 
     def _without_small_gpus(self, record: JobRecord, checked: Job, job: PendingJob) -> PendingJob:
         """Exclude the nodes whose GPUs are too small for a job."""

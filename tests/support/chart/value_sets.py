@@ -60,6 +60,7 @@ CONFIG: Values = {
     "progressSeconds": 2.5,
     "nodeLostSeconds": 45,
     "writesPerSecond": 2000000,
+    "maxActiveJobs": 250,
     "countForeignPods": False,
     "logLevel": "DEBUG",
 }
