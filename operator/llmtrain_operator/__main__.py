@@ -10,12 +10,13 @@ import sys
 
 from llmtrain_core.api.untrusted import printable, printable_entry
 from llmtrain_operator.config import Config, parse
-from llmtrain_operator.controller import Controller, tune_gc, watch_task
+from llmtrain_operator.controller import Controller, tune_gc
 from llmtrain_operator.errors import OperatorError
 from llmtrain_operator.handlers import operate
 from llmtrain_operator.health import serve
 from llmtrain_operator.kube.client import KubeClient, load_configuration
 from llmtrain_operator.kube.leader_election import LeaderElector
+from llmtrain_operator.kube.lease_thread import LeaseThread
 from llmtrain_operator.metrics.registry import Metrics
 
 EXIT_LEASE_LOST = 3
@@ -64,6 +65,7 @@ async def run(config: Config) -> None:
     elector = LeaderElector(
         lease_client, config.lease_namespace, config.lease, config.identity, config.timing
     )
+    lease = LeaseThread(elector, lease_client, _on_lease_lost, _on_task_ended)
     cluster = KubeClient(configuration, metrics.requests, fence=elector.fence)
     controller = Controller(config, cluster, metrics, _on_task_ended)
     leading = False
@@ -74,23 +76,16 @@ async def run(config: Config) -> None:
     def ready() -> bool:
         return controller.ready if leading else True
 
+    lease.start()
     try:
         async with serve(config, metrics.registry, healthy, ready):
-            await elector.acquire()
+            await lease.acquire()
             leading = True
             metrics.leader.set(1)
-            renewing = asyncio.create_task(
-                elector.renew_until_lost(_on_lease_lost), name="lease renewal"
-            )
-            watch_task(renewing, _on_task_ended)
-            try:
-                await operate(controller)
-            finally:
-                renewing.cancel()
-                await elector.release()
+            await operate(controller)
     finally:
+        await lease.stop()
         await cluster.close()
-        await lease_client.close()
 
 
 def _on_lease_lost() -> None:

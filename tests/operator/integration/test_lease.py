@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from llmtrain_operator.config import LeaseTiming
 from llmtrain_operator.errors import LeaseLostError
 from llmtrain_operator.kube.client import KubeClient, load_configuration
 from llmtrain_operator.kube.leader_election import LeaderElector
+from llmtrain_operator.kube.lease_thread import LeaseThread
 from llmtrain_operator.kube.resources import CONFIG_MAPS, LEASES
 from llmtrain_operator.metrics.registry import Metrics
 from tests.support.operator_harness.harness import (
@@ -102,6 +105,42 @@ async def test_a_lease_held_by_another_is_lost(
     assert (await fenced.get(CONFIG_MAPS, "written", namespace))["metadata"]["name"] == "written"
     await renewing
     await fenced.close()
+
+
+async def test_a_busy_event_loop_does_not_lose_the_lease(
+    cluster: KubeClient, namespace: str
+) -> None:
+    client = KubeClient(cluster._configuration, Metrics().requests)
+    lease = contender(client, namespace, "first")
+    ends: list[str] = []
+    thread = LeaseThread(lease, client, lambda: ends.append("lost"), ends.append)
+    thread.start()
+    await thread.acquire()
+    # Blocks this event loop for longer than the leader may write without a renewal.
+    time.sleep(TIMING.renew_deadline + 0.5)
+    assert lease.is_leader and not ends
+    await thread.stop()
+    assert not lease.is_leader and not ends
+    found = await cluster.get(LEASES, "only-one", namespace)
+    assert found["spec"]["holderIdentity"] == ""
+
+
+async def test_an_error_in_the_thread_of_the_lease_is_reported(
+    cluster: KubeClient, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = KubeClient(cluster._configuration, Metrics().requests)
+    lease = contender(client, namespace, "first")
+    ended = threading.Event()
+    thread = LeaseThread(lease, client, lambda: None, lambda _task: ended.set())
+    thread.start()
+    await thread.acquire()
+
+    async def broken() -> bool:
+        raise AttributeError("a defect")
+
+    monkeypatch.setattr(lease, "_try_acquire_or_renew", broken)
+    assert await asyncio.to_thread(ended.wait, 20)
+    await thread.stop()
 
 
 def written(cluster: ControlPlane) -> int:
