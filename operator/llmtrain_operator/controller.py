@@ -16,6 +16,7 @@ from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.config import Config
 from llmtrain_operator.kube.client import KubeClient
+from llmtrain_operator.kube.fair_turns import FairTurns
 from llmtrain_operator.kube.rate_limit import WriteRateLimiter
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.metrics.collector import ClusterCollector
@@ -31,6 +32,9 @@ from llmtrain_operator.scheduler.loop import Scheduler
 from llmtrain_operator.scheduler.snapshot import ClusterReader
 
 log = logging.getLogger(__name__)
+
+CONCURRENT_DECISIONS = 4
+"""Reconciles that compute at a time. Each may wait for a plan, which a thread computes."""
 
 
 def tune_gc() -> None:
@@ -123,6 +127,7 @@ class Controller:
                 GangScheduling(config.pod_groups, config.kueue),
                 config.metrics_peers,
             ),
+            turns=FairTurns(CONCURRENT_DECISIONS),
             metrics=self.metrics,
             node_lost_seconds=config.node_lost_seconds,
         )

@@ -20,6 +20,7 @@ from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, No
 from llmtrain_operator.job_state.observation import CreateError, Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
+from llmtrain_operator.kube.fair_turns import FairTurns
 from llmtrain_operator.kube.informer import Informer
 from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics.registry import Metrics
@@ -56,6 +57,7 @@ class ReconcilerDeps:
     scheduler: Scheduler
     poller: ProgressPoller
     writer: JobWriter
+    turns: FairTurns
     metrics: Metrics
     node_lost_seconds: float
 
@@ -155,24 +157,32 @@ class Reconciler:
         if job is None:
             known = self.deps.jobs.last_version >= self.expectations.job_version
             return None if known else 1.0
-        assessment = await self.deps.assessments.assess(job, self.deps.checked(job))
-        # The assessment may have taken a while: observe the current caches, all at one instant.
-        job = self.deps.jobs.get(self.uid)
-        if job is None:
-            return 0.0
-        pods = [pod for pod in self.deps.pods.by_index("job", self.uid) if pod.belongs_to(job)]
-        if not self._cache_is_current(job, pods):
-            return 0.5
-        if not self._has_finalizer(job):
-            return 0.2
-        observed = self._observe(job, pods, assessment)
-        actions = decide(observed)
+        async with self.deps.turns.take(job.namespace):
+            decided = await self._decide(job)
+        if isinstance(decided, float):
+            return decided
+        observed, actions = decided
         await self._apply(observed, actions)
         if actions.remove_finalizer:
             self.deps.poller.forget(self.uid)
             self.deps.assessments.forget(self.uid)
             return None
         return self._seconds_to_next(actions)
+
+    async def _decide(self, job: JobRecord) -> tuple[Observed, Actions] | float:
+        """Return the observation and what to do, or the seconds until the caches are current."""
+        assessment = await self.deps.assessments.assess(job, self.deps.checked(job))
+        # The assessment may have taken a while: observe the current caches, all at one instant.
+        current = self.deps.jobs.get(self.uid)
+        if current is None:
+            return 0.0
+        pods = [pod for pod in self.deps.pods.by_index("job", self.uid) if pod.belongs_to(current)]
+        if not self._cache_is_current(current, pods):
+            return 0.5
+        if not self._has_finalizer(current):
+            return 0.2
+        observed = self._observe(current, pods, assessment)
+        return observed, decide(observed)
 
     def _cache_is_current(self, job: JobRecord, pods: list[PodRecord]) -> bool:
         alive = {pod.uid for pod in pods if not pod.deleting}

@@ -94,7 +94,7 @@ class JobWriter:
     ) -> None:
         """Write the status, then create an Event for each changed condition."""
         identity = JobIdentity.of(observed.raw)
-        await self._rate_limiter.acquire()
+        await self._rate_limiter.acquire(identity.namespace)
         written = await self._cluster.patch_status(
             JOBS, identity.name, status_patch(observed, actions.status), identity.namespace
         )
@@ -108,7 +108,7 @@ class JobWriter:
 
     async def _create_event(self, identity: JobIdentity, body: Object) -> None:
         try:
-            await self._rate_limiter.acquire()
+            await self._rate_limiter.acquire(identity.namespace)
             await self._cluster.create(EVENTS, body, identity.namespace)
         except ApiError as error:
             if not isinstance(error, AlreadyExistsError):
@@ -118,7 +118,7 @@ class JobWriter:
         """Delete pods, with their UIDs as precondition."""
 
         async def one(victim: PodRecord) -> None:
-            await self._rate_limiter.acquire()
+            await self._rate_limiter.acquire(victim.namespace)
             # Not found, or another pod has the name: this pod is already deleted.
             with contextlib.suppress(NotFoundError, ConflictError):
                 await self._cluster.delete(PODS, victim.name, victim.namespace, uid=victim.uid)
@@ -129,7 +129,7 @@ class JobWriter:
     async def delete_job(self, observed: Observed) -> None:
         """Delete the job after its TTL."""
         identity = JobIdentity.of(observed.raw)
-        await self._rate_limiter.acquire()
+        await self._rate_limiter.acquire(identity.namespace)
         try:
             await self._cluster.delete(JOBS, identity.name, identity.namespace, uid=identity.uid)
         except (NotFoundError, ConflictError):
@@ -181,7 +181,7 @@ class JobWriter:
         """Create a child object, or return the existing one if the job owns it."""
         name = body["metadata"]["name"]
         try:
-            await self._rate_limiter.acquire()
+            await self._rate_limiter.acquire(identity.namespace)
             return await self._cluster.create(resource, body, identity.namespace)
         except AlreadyExistsError:
             found = await self._cluster.get(resource, name, identity.namespace)
