@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import pickle
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmtrain_trainer.checkpoint import retention
-from llmtrain_trainer.checkpoint.corruption import is_corruption
+from llmtrain_trainer.checkpoint.corruption import RankError, RankFailuresError, is_corruption
 from llmtrain_trainer.checkpoint.metadata import (
     CheckpointMetadata,
     create_step_folder,
@@ -29,6 +28,7 @@ from llmtrain_trainer.checkpoint.paths import (
     step_folder,
 )
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.untrusted_files import DamagedFileError
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:
@@ -139,16 +139,14 @@ def test_only_damage_is_called_damage(
 
     def with_failing_reads(trainer: Any) -> tuple[str, str | None]:
         """A file system that does not answer, seen by one rank."""
-        from torch.distributed.checkpoint.filesystem import FileSystemReader
-
-        from llmtrain_trainer.checkpoint import retry
+        from llmtrain_trainer.checkpoint import retry, shards
 
         def fail(*_: Any) -> Any:
             raise OSError(errno.EIO, "Input/output error")
 
         retry.WAITS = (0.01, 0.01)
         if trainer.grid.coordinate("data") == 1:
-            FileSystemReader.read_data = fail  # type: ignore[method-assign]
+            shards._read_file = fail
         return _refusal(trainer)
 
     run_trainers(spec, shards, save)
@@ -226,7 +224,15 @@ def _gathered(*failures: BaseException) -> BaseException:
 @pytest.mark.parametrize(
     ("error", "damaged"),
     [
-        (pickle.UnpicklingError("bad"), True),
+        (DamagedFileError("bad"), True),
+        (RankFailuresError({1: RankError.of(DamagedFileError("bad"))}), True),
+        (RankFailuresError({1: RankError.of(OSError(errno.EIO, "no answer"))}), False),
+        (
+            RankFailuresError(
+                {0: RankError.of(EOFError()), 1: RankError.of(MemoryError())},
+            ),
+            False,
+        ),
         (_gathered(EOFError()), True),
         (_gathered(FileNotFoundError(2, "gone")), True),
         (RuntimeError("Missing key in checkpoint state_dict: a"), True),
@@ -268,7 +274,7 @@ def test_facts_that_are_damaged_or_only_out_of_reach(
     def fail(*_: Any) -> str:
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(OSError, match="Stale"):
         latest_complete(tmp_path, "2.15.0", ARCHITECTURE)
 

@@ -14,6 +14,7 @@ from llmtrain_trainer.checkpoint.corruption import is_corruption
 from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
 from llmtrain_trainer.checkpoint.paths import (
     COMPLETE_MARKER,
+    INDEX_FILE,
     METADATA_FILE,
     TOKENIZER,
     folder_from_uri,
@@ -33,10 +34,9 @@ def _flip(file: Any, place: int, count: int = 1) -> None:
 @pytest.mark.parametrize("store", [False, True], ids=["volume", "store"])
 def test_every_byte_is_noticed_or_harmless(tmp_path: Path, store: bool) -> None:
     import torch
-    import torch.distributed.checkpoint as dcp
 
-    from llmtrain_trainer.checkpoint.state import require_intact, storage_reader, write_state
-    from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
+    from llmtrain_trainer.checkpoint.shards import load_index, read_state, write_state
+    from llmtrain_trainer.checkpoint.state import require_intact
 
     root = folder_from_uri(f"memory://{uuid4().hex}/run" if store else f"file://{tmp_path}")
     metadata = CheckpointMetadata(1, torch.__version__, "", {}, "", 0, None)
@@ -51,8 +51,7 @@ def test_every_byte_is_noticed_or_harmless(tmp_path: Path, store: bool) -> None:
         found = {"weight": torch.zeros(6, 10), "rate": 0.0}
         try:
             require_intact(folder)
-            with catchable_checkpoint_errors():
-                dcp.load(found, storage_reader=storage_reader(folder), no_dist=True)  # type: ignore[attr-defined]
+            read_state(folder, load_index(folder), found)
         except Exception as error:
             assert isinstance(error, InputError) or is_corruption(error), error
             return True
@@ -61,14 +60,22 @@ def test_every_byte_is_noticed_or_harmless(tmp_path: Path, store: bool) -> None:
         return False
 
     assert not read()
-    for name in (METADATA_FILE, TOKENIZER, COMPLETE_MARKER, "__0_0.distcp"):
+    for name in (METADATA_FILE, TOKENIZER, INDEX_FILE, "__0_0.distcp"):
         file = folder / name
         whole = file.read_bytes()
         for place in range(0, len(whole), 37):
             _flip(file, place)
-            # the marker also says where it lay and who wrote it, by which nobody goes
-            assert read() or name == COMPLETE_MARKER, (name, place)
+            assert read(), (name, place)
             file.write_bytes(whole)
+    assert not read()
+    # without an index, as in checkpoints of older releases, the marker is read
+    (folder / INDEX_FILE).unlink()
+    marker = folder / COMPLETE_MARKER
+    whole = marker.read_bytes()
+    for place in range(0, len(whole), 7):
+        _flip(marker, place)
+        read()  # the marker also has values that are not used
+        marker.write_bytes(whole)
     assert not read()
 
 
@@ -85,7 +92,7 @@ def test_the_checkpoint_before_it_is_taken_in_any_layout(
     def work(trainer: Any) -> list[Any]:
         import torch.distributed as dist
 
-        from llmtrain_trainer.checkpoint.state import storage_reader
+        from llmtrain_trainer.checkpoint.shards import load_index
         from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.training.trainer import Trainer
 
@@ -99,7 +106,7 @@ def test_the_checkpoint_before_it_is_taken_in_any_layout(
         trainer.wait_for_save()
         if dist.get_rank() == 0:
             folder = tmp_path / "step-2"
-            places = storage_reader(folder).read_metadata().storage_data
+            places = load_index(folder).storage_data
             (place,) = (
                 place
                 for index, place in places.items()
@@ -133,7 +140,8 @@ def test_no_reader_of_weights_takes_them(tmp_path: Path) -> None:
     import torch
 
     from llmtrain_core.api.job import Architecture
-    from llmtrain_trainer.checkpoint.state import MODEL, write_state
+    from llmtrain_trainer.checkpoint.shards import write_state
+    from llmtrain_trainer.checkpoint.state import MODEL
     from llmtrain_trainer.model.decoder import Decoder
     from llmtrain_trainer.weights.export import export_checkpoint
     from llmtrain_trainer.weights.sample import load_model

@@ -136,9 +136,8 @@ def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
         import logging
 
         import torch.distributed as dist
-        from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-        from llmtrain_trainer.checkpoint import retry
+        from llmtrain_trainer.checkpoint import retry, shards
         from llmtrain_trainer.errors import InputError
 
         lines: list[str] = []
@@ -159,7 +158,7 @@ def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
             return int(again.step)
 
         retry.WAITS = (0.01, 0.01)
-        read, failures = FileSystemReader.read_data, [2]
+        read, failures = shards._read_file, [2]
 
         def fail_twice(*args: Any) -> Any:
             if dist.get_rank() == 1 and failures[0]:
@@ -167,7 +166,7 @@ def test_what_cannot_be_read_is_tried_again_passed_over_or_named(
                 raise OSError(errno.EIO, "Input/output error")
             return read(*args)
 
-        FileSystemReader.read_data = fail_twice  # type: ignore[method-assign]
+        shards._read_file = fail_twice
         found: list[Any] = [resumed(), failures]
 
         def damage(change: Callable[[Path], Any]) -> None:

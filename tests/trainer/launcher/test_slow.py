@@ -70,10 +70,12 @@ def test_a_save_and_an_export_may_take_longer_than_a_step(
     """Twelve seconds of tensors each, one on either pod: while one works, the other waits."""
     from torch.distributed.checkpoint import filesystem
 
-    written, read = filesystem._write_item, filesystem.FileSystemReader.read_data
+    from llmtrain_trainer.weights import reading
+
+    written, read = filesystem._write_item, reading.read_state
     monkeypatch.setattr(filesystem, "_write_item", _slow(written, 1, lambda: time.sleep(0.07)))
     reader = _slow(read, 0, lambda: time.sleep(1.1))
-    monkeypatch.setattr(filesystem.FileSystemReader, "read_data", reader)
+    monkeypatch.setattr(reading, "read_state", reader)
     export = tmp_path / "model"
     spec = _spec(
         job_spec,

@@ -35,18 +35,15 @@ def test_gloo_still_lacks_the_premultiplied_sum_of_a_divide_factor(
     assert all("PREMUL_SUM" in text for text in run_world(2, body))
 
 
-def test_checkpoint_errors_still_slip_through_except_exception() -> None:
-    """`workarounds.catchable_checkpoint_errors`."""
-    from torch.distributed.checkpoint.api import CheckpointException
+def test_stages_of_a_pipeline_still_exchange_pickles() -> None:
+    """`workarounds.JsonPipelineStage`."""
+    import inspect
 
-    from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
-    from llmtrain_trainer.runtime.exception_report import failure_of
+    from torch.distributed.pipelining import PipelineStage
 
-    assert not issubclass(CheckpointException, Exception)
-    lost: Any = RuntimeError("[gloo/pair.cc] Connection closed by peer")
-    with pytest.raises(RuntimeError, match="rank 2") as caught, catchable_checkpoint_errors():
-        raise CheckpointException("m", {2: (lost, None)})  # type: ignore[dict-item]
-    assert failure_of(caught.value).reason == "PeerLost"
+    for method in (PipelineStage._send_meta, PipelineStage._recv_meta):
+        text = inspect.getsource(method)
+        assert "_object_list" in text and "weights_only" not in text
 
 
 def test_groups_of_a_mesh_still_ignore_the_timeout_they_inherit(

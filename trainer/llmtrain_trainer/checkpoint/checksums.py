@@ -2,15 +2,14 @@
 
 torch's format has a CRC-32 per member of its archives, but torch does not check it, and it would
 not cover the archive directories. So every entry of a file has a checksum here. It is computed
-while the entry is written, and checked by whichever rank reads the entry, in any layout. The marker
-holds all of them, one of itself and one of each of our own files. They are additional attributes of
-torch's metadata, so torch's own tools can read the files.
+while the entry is written, and checked by whichever rank reads the entry, in any layout. The index
+holds all of them, one of itself and one of each of our own files. So does the marker, as additional
+attributes of torch's metadata: torch's own tools and older releases can read the files.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Mapping
 from typing import IO, Any
 from zlib import crc32
@@ -22,7 +21,19 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from llmtrain_trainer.checkpoint.paths import COMPLETE_MARKER, METADATA_FILE, TOKENIZER, Folder
+from llmtrain_trainer.checkpoint.index import read_index, write_index
+from llmtrain_trainer.checkpoint.paths import (
+    COMPLETE_MARKER,
+    INDEX_FILE,
+    METADATA_FILE,
+    TOKENIZER,
+    Folder,
+)
+from llmtrain_trainer.checkpoint.pickled_metadata import parse_metadata
+from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, read_file
+
+MAX_FILE, MAX_MARKER = 1 << 30, 1 << 30
+"""Bytes of one of our own files and of a marker."""
 
 
 class ChecksumWriter(FileSystemWriter):
@@ -39,9 +50,10 @@ class ChecksumWriter(FileSystemWriter):
         return written
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Write the marker, the last file of all."""
+        """Write the index, then the marker, the last file of all."""
         places = {result.index: result.storage_data for part in results for result in part}
         metadata.files = _of_files(self.folder)  # type: ignore[attr-defined]
+        write_index(self.folder, metadata, places, metadata.files)  # type: ignore[attr-defined]
         metadata.crc32 = _of_marker(metadata, places)  # type: ignore[attr-defined]
         super().finish(metadata, results)
 
@@ -50,28 +62,38 @@ class ChecksumStoreWriter(ChecksumWriter, FsspecWriter):
     """torch's writer for object stores, with checksums."""
 
 
-def verify_entry(entry: IO[bytes], place: Any) -> IO[bytes]:
-    """Return an entry that was read once. Raises UnpicklingError if its checksum is wrong."""
-    content = entry.read()
+def read_index_or_marker(folder: Folder) -> Metadata:
+    """Return where the weights are, from the index or, in old checkpoints, from the marker.
+
+    Raises DamagedFileError if it is not what was written, FileNotFoundError if there is none.
+    """
+    if (folder / INDEX_FILE).exists():
+        return read_index(folder)
+    content = read_file(folder / COMPLETE_MARKER, MAX_MARKER)
+    try:
+        metadata = parse_metadata(content)
+        checksum = _of_marker(metadata, metadata.storage_data)
+        if metadata.crc32 != checksum:  # type: ignore[attr-defined]
+            raise ValueError("the checksum is wrong")
+    except Exception as error:  # nearly any kind: the bytes may be anything
+        raise DamagedFileError(f"{COMPLETE_MARKER}: {error!r}") from error
+    return metadata
+
+
+def verify_entry(content: bytes, place: Any) -> None:
+    """Raise DamagedFileError if the checksum of an entry is wrong."""
     if crc32(content) != place.crc32:
-        raise pickle.UnpicklingError(
+        raise DamagedFileError(
             f"{place.relative_path}: wrong checksum of {place.length} bytes at {place.offset}"
         )
-    return io.BytesIO(content)
-
-
-def verify_marker(metadata: Metadata) -> None:
-    """Raise UnpicklingError if the checksum of the marker is wrong."""
-    if getattr(metadata, "crc32", None) != _of_marker(metadata, metadata.storage_data or {}):
-        raise pickle.UnpicklingError(f"the checksum of {COMPLETE_MARKER} is wrong")
 
 
 def verify_files(folder: Folder, metadata: Metadata) -> None:
-    """Raise UnpicklingError if the checksum of one of our own files is wrong."""
+    """Raise DamagedFileError if the checksum of one of our own files is wrong."""
     files: Mapping[str, int] = metadata.files  # type: ignore[attr-defined]
     for name, expected in files.items():
-        if crc32((folder / name).read_bytes()) != expected:
-            raise pickle.UnpicklingError(f"the checksum of {name} is wrong")
+        if crc32(read_file(folder / name, MAX_FILE)) != expected:
+            raise DamagedFileError(f"the checksum of {name} is wrong")
 
 
 class _ChecksumStream(io.RawIOBase):

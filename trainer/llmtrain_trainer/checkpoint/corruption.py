@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from llmtrain_trainer.checkpoint.paths import URI_FIELD, Folder
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.exception_report import exception_chain, is_peer_loss
+from llmtrain_trainer.runtime.untrusted_files import DamagedFileError
 
 _CORRUPTION = (
-    pickle.UnpicklingError,
+    DamagedFileError,
+    pickle.UnpicklingError,  # torch's error for a tensor that is more than data
     EOFError,
     FileNotFoundError,
     IsADirectoryError,
@@ -23,6 +27,33 @@ _CORRUPTION_MESSAGES = (
     "mismatch sizes",
 )
 """Parts of the messages of torch's plain errors. They are compared in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankError:
+    """The error of one rank, as the other ranks see it."""
+
+    text: str
+    corrupt: bool
+    """The rank read bytes that are not what was written."""
+    passing: bool
+    """The rank has another reason to fail, which may be gone the next time."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> RankError:
+        """Classify an error of this rank."""
+        causes = list(exception_chain(error))
+        return cls(
+            repr(error)[:2000], any(map(_shows_corruption, causes)), any(map(_may_pass, causes))
+        )
+
+
+class RankFailuresError(RuntimeError):
+    """A step that all ranks take has failed on some of them."""
+
+    def __init__(self, errors: Mapping[int, RankError]) -> None:
+        super().__init__("; ".join(f"rank {rank}: {each.text}" for rank, each in errors.items()))
+        self.errors = errors
 
 
 class CorruptCheckpointError(InputError):
@@ -52,6 +83,8 @@ def is_corruption(error: BaseException) -> bool:
 
 
 def _shows_corruption(error: BaseException) -> bool:
+    if isinstance(error, RankFailuresError):
+        return any(each.corrupt for each in error.errors.values())
     if isinstance(error, _CORRUPTION):
         return True
     text = str(error).lower()
@@ -61,6 +94,8 @@ def _shows_corruption(error: BaseException) -> bool:
 
 
 def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, RankFailuresError):
+        return any(each.passing for each in error.errors.values())
     if isinstance(error, OSError):
         return not isinstance(error, _CORRUPTION)
     # torch's own error by name: the launcher imports this module without torch

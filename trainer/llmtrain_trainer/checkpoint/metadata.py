@@ -9,7 +9,9 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from llmtrain_trainer.checkpoint.corruption import CorruptCheckpointError, corrupt_checkpoint
 from llmtrain_trainer.checkpoint.paths import (
@@ -26,13 +28,20 @@ from llmtrain_trainer.checkpoint.paths import (
 )
 from llmtrain_trainer.checkpoint.retry import retry_transient
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, first_problem, read_file
 
 log = logging.getLogger(__name__)
+
+
+MAX_BYTES = 1 << 20
+"""Length of `llmtrain.json`."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointMetadata:
     """What must be known about a checkpoint before it is read. The fields are the JSON keys."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     step: int
     """Optimizer steps done. The position in the data follows from it."""
@@ -50,6 +59,18 @@ class CheckpointMetadata:
     """Fraction of held-out examples answered exactly before the very first step."""
     lora: dict[str, Any] | None = None
     """Rank, alpha and targets if the checkpoint holds adapters only."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the metadata as a JSON value."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> CheckpointMetadata:
+        """Return the metadata of a JSON value of this release."""
+        return cls(**wire)
+
+
+_METADATA = TypeAdapter(CheckpointMetadata)
 
 
 def latest_complete(
@@ -87,8 +108,11 @@ def read_metadata(folder: Folder, running_torch: str, field: str = URI_FIELD) ->
     """Return the metadata of one checkpoint. Raises InputError if a newer torch wrote it."""
     path = folder / METADATA_FILE
     try:
-        metadata = CheckpointMetadata(**json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError) as error:
+        metadata = _METADATA.validate_json(read_file(path, MAX_BYTES))
+    except ValidationError as error:
+        problem = DamagedFileError(f"{METADATA_FILE}: {first_problem(error)}")
+        raise corrupt_checkpoint(folder, problem, field) from error
+    except (DamagedFileError, FileNotFoundError) as error:
         raise corrupt_checkpoint(folder, error, field) from error
     except PermissionError as error:
         raise unusable("CheckpointUnreadable", f"cannot read {path}: {error}", field) from error
@@ -110,7 +134,7 @@ def require_same_model(
     found = [name for name in names if saved.get(name) != wanted.get(name)]
     if found:
         listed = ", ".join(
-            f"{name} is {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+            f"{name} is {_shown(saved, name)} there and {_shown(wanted, name)} here"
             for name in found
         )
         raise InputError(
@@ -133,11 +157,15 @@ def create_step_folder(
     delete_checkpoint(folder)
     make_dir(folder)
     (folder / PURGE_MARKER).unlink(missing_ok=True)
-    (folder / METADATA_FILE).write_text(json.dumps(asdict(metadata)))
+    (folder / METADATA_FILE).write_text(json.dumps(metadata.to_wire()))
     if tokenizer is not None:
         (folder / TOKENIZER).write_bytes(tokenizer.read_bytes())
     return folder
 
 
+def _shown(architecture: dict[str, Any], name: str) -> str:
+    return str(architecture.get(name, "absent"))[:80]
+
+
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])
+    return tuple(int(part[:9]) for part in re.findall(r"\d+", text.split("+")[0])[:3])

@@ -2,7 +2,7 @@
 
 A step is complete only with `.metadata`. torch's distributed checkpoint writes this file last, and
 under another name first, so a folder of a rank that was killed does not count. Our own metadata are
-beside it in `llmtrain.json`, which is written first.
+beside it in `llmtrain.json`, which is written first, and the index of the weights in `index.jsonl`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llmtrain_trainer.errors import InputError
 
 URI_FIELD, EXPORT_FIELD = "spec.checkpoint.uri", "spec.checkpoint.exportHuggingFace"
 METADATA_FILE, COMPLETE_MARKER, PURGE_MARKER = "llmtrain.json", ".metadata", ".purging"
-TOKENIZER = "tokenizer.json"
+INDEX_FILE, TOKENIZER = "index.jsonl", "tokenizer.json"
 
 Folder = Path | UPath
 """A path in a file system, or in a store that `fsspec` supports."""

@@ -39,15 +39,16 @@ def resume(
     while True:
         with ExitStack() as lease:
             try:
-                metadata = broadcast_from_rank0(
+                chosen = broadcast_from_rank0(
                     partial(_choose, root, architecture, require, bad, lease), group
                 )
             except InputError as error:
                 raise next(iter(bad.values()), error) from None
-            if metadata is None and bad:
+            if chosen is None and bad:
                 raise next(iter(bad.values()))
-            if metadata is None:
+            if chosen is None:
                 return None
+            metadata = CheckpointMetadata.from_wire(chosen)
             folder = step_folder(root, metadata.step)
             try:
                 state.load(folder, group)
@@ -68,12 +69,12 @@ def _choose(
     require: Callable[[CheckpointMetadata], None],
     bad: dict[int, InputError],
     lease: ExitStack,
-) -> CheckpointMetadata | None:
-    """Choose on rank 0, which holds the read lease for all ranks."""
+) -> dict[str, Any] | None:
+    """Choose on rank 0, which holds the read lease for all ranks. Return the metadata as JSON."""
     while True:
         metadata = latest_complete(root, torch.__version__, architecture, bad, require_intact)
         if metadata is None:
             return None
         require(metadata)
         if lease.enter_context(read_lease(step_folder(root, metadata.step))):
-            return metadata
+            return metadata.to_wire()

@@ -22,10 +22,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from llmtrain_trainer.checkpoint.collective import run_on_all
 from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
 from llmtrain_trainer.checkpoint.paths import Folder, delete_checkpoint, step_folder
 from llmtrain_trainer.checkpoint.retention import purge
-from llmtrain_trainer.checkpoint.state import TrainingState, weights_state, write_state
+from llmtrain_trainer.checkpoint.shards import write_state
+from llmtrain_trainer.checkpoint.state import TrainingState, weights_state
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 
 GROUP_TIMEOUT = timedelta(days=1)
@@ -141,15 +143,12 @@ class Saver:
 
     def _create_folder(self, root: Folder, metadata: CheckpointMetadata) -> None:
         """Create the folder on rank 0 before other ranks use it. Raises on all ranks or none."""
-        problem: list[str | None] = [None]
-        if dist.get_rank() == 0:
-            try:
+
+        def create() -> None:
+            if dist.get_rank() == 0:
                 create_step_folder(root, metadata, self.tokenizer)
-            except Exception as error:  # store drivers raise any kind of error
-                problem[0] = f"{type(error).__name__}: {error}"
-        dist.broadcast_object_list(problem, src=0, group=self.group)
-        if problem[0] is not None:
-            raise OSError(problem[0])
+
+        run_on_all(create, self.group)
 
     def _clean_up(self, clean: Callable[[], None]) -> None:
         """Clean up on rank 0. What cannot be deleted now is deleted after the next save."""

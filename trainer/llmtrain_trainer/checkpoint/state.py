@@ -1,26 +1,15 @@
-"""The state in a checkpoint, and how torch's distributed checkpoint writes and reads it.
-
-Each rank writes its shards. A checkpoint of one layout loads in any other layout.
-"""
+"""The state in a checkpoint: what is saved of a model in training, and how it is restored."""
 
 from __future__ import annotations
 
-import io
-import pickle
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, WriteItem
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -28,22 +17,16 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.futures import Future
 
-from llmtrain_trainer.checkpoint.checksums import (
-    ChecksumStoreWriter,
-    ChecksumWriter,
-    verify_entry,
-    verify_files,
-    verify_marker,
-)
+from llmtrain_trainer.checkpoint.checksums import verify_files
+from llmtrain_trainer.checkpoint.collective import run_on_all
 from llmtrain_trainer.checkpoint.corruption import corrupt_checkpoint
-from llmtrain_trainer.checkpoint.paths import COMPLETE_MARKER, URI_FIELD, Folder
+from llmtrain_trainer.checkpoint.paths import URI_FIELD, Folder
 from llmtrain_trainer.checkpoint.retry import retry_transient
+from llmtrain_trainer.checkpoint.shards import load_index, read_state
 from llmtrain_trainer.model.lora import is_adapter
 from llmtrain_trainer.parallel.replicate.replica_sync import ReplicaSync
-from llmtrain_trainer.parallel.workarounds import catchable_checkpoint_errors
-from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
+from llmtrain_trainer.runtime.untrusted_files import DamagedFileError
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
 """Optimizer state is keyed by parameter name: indices would collide between pipeline stages. Frozen
@@ -71,7 +54,8 @@ class TrainingState:
         Replicas that train independently have their own weights. In another layout all replicas
         load those of the first.
         """
-        saved = storage_reader(folder).read_metadata().state_dict_metadata
+        index = run_on_all(partial(load_index, folder), group)
+        saved = index.state_dict_metadata
         prefix = self.replica_sync.weights_prefix
         if not any(name.startswith(f"{prefix}{MODEL}.") for name in saved):
             prefix = ""
@@ -83,8 +67,7 @@ class TrainingState:
             and name.startswith(self.replica_sync.state_prefixes)
         }
         state = {**self._weights(prefix), **replica_state}
-        with catchable_checkpoint_errors():
-            dcp.load(state, storage_reader=storage_reader(folder), process_group=group)  # type: ignore[attr-defined]
+        run_on_all(partial(read_state, folder, index, state), group)
         set_model_state_dict(self.model, state[prefix + MODEL], options=_FLAT)
         set_optimizer_state_dict(
             self.model, self.optimizer, state[prefix + OPTIMIZER], options=_FLAT
@@ -99,36 +82,6 @@ class TrainingState:
         }
 
 
-def write_state(
-    folder: Folder,
-    state: dict[str, Any],
-    group: dist.ProcessGroup | None,
-    heartbeat: Heartbeat = no_heartbeat,
-) -> None:
-    """Write a state into an empty folder; collective over the ranks of `group`, if any."""
-    with catchable_checkpoint_errors():
-        dcp.save(  # type: ignore[attr-defined]
-            state,
-            storage_writer=_storage_writer(folder),
-            planner=_HeartbeatPlanner(heartbeat),
-            process_group=group,
-            no_dist=group is None,
-        )
-
-
-class _HeartbeatPlanner(DefaultSavePlanner):
-    """Sends a heartbeat for every tensor before it is written."""
-
-    def __init__(self, heartbeat: Heartbeat) -> None:
-        super().__init__()
-        self._heartbeat = heartbeat
-
-    def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
-        """Return the data to write."""
-        self._heartbeat()
-        return super().resolve_data(write_item)
-
-
 def weights_state(model: nn.Module) -> dict[str, Any]:
     """Return the weights only, without adapters."""
     named = get_model_state_dict(model, options=StateDictOptions())
@@ -138,8 +91,7 @@ def weights_state(model: nn.Module) -> dict[str, Any]:
 def load_weights(folder: Folder, model: nn.Module) -> None:
     """Load the weights of a checkpoint, without adapters; collective over all ranks."""
     state = weights_state(model)
-    with catchable_checkpoint_errors():
-        dcp.load(state, storage_reader=storage_reader(folder))  # type: ignore[attr-defined]
+    run_on_all(lambda: read_state(folder, load_index(folder), state), dist.group.WORLD)
     set_model_state_dict(model, state[MODEL], options=StateDictOptions(strict=False))
 
 
@@ -150,9 +102,9 @@ def require_intact(folder: Folder, field: str = URI_FIELD) -> None:
     every rank compares the checksums of what it needs.
     """
     try:
-        metadata = storage_reader(folder).read_metadata()
+        metadata = load_index(folder)
         retry_transient(partial(verify_files, folder, metadata))
-    except (EOFError, FileNotFoundError, pickle.UnpicklingError) as error:
+    except (DamagedFileError, FileNotFoundError) as error:
         raise corrupt_checkpoint(folder, error, field) from error
     ends: dict[str, int] = {}
     for entry in (metadata.storage_data or {}).values():
@@ -167,52 +119,3 @@ def require_intact(folder: Folder, field: str = URI_FIELD) -> None:
             raise corrupt_checkpoint(folder, error, field) from error
         if size < end:
             raise corrupt_checkpoint(folder, EOFError(f"{name} has {size} of {end} bytes"), field)
-
-
-class _RetryingReader(FileSystemReader):
-    """Retries transient read errors on its own rank, while the others wait in the collective."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Read the marker. Raises UnpicklingError if it is corrupt.
-
-        torch turns every error here into an AssertionError, which would hide whether the file is
-        corrupt or the file system does not respond.
-        """
-        return retry_transient(lambda: self._read_metadata(*args, **kwargs))
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Read this rank's part."""
-        return retry_transient(lambda: super(_RetryingReader, self).read_data(plan, planner))
-
-    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
-        return verify_entry(super()._slice_file(file, sinfo), sinfo)
-
-    def _read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        try:
-            metadata = super().read_metadata(*args, **kwargs)
-            verify_marker(metadata)
-        except (OSError, EOFError):
-            raise
-        except Exception as error:  # corrupt bytes raise nearly any error, or allocate all memory
-            raise pickle.UnpicklingError(f"{COMPLETE_MARKER}: {error!r}") from error
-        return metadata
-
-
-class _RetryingStoreReader(_RetryingReader, FsspecReader):
-    pass
-
-
-def storage_reader(folder: Folder) -> FileSystemReader:
-    """Return torch's reader for a folder on a volume or in a store."""
-    if isinstance(folder, Path):
-        return _RetryingReader(folder)
-    return _RetryingStoreReader(str(folder), **folder.storage_options)
-
-
-def _storage_writer(folder: Folder) -> ChecksumWriter:
-    if isinstance(folder, Path):
-        writer = ChecksumWriter(folder)
-    else:
-        writer = ChecksumStoreWriter(str(folder), **folder.storage_options)
-    writer.folder = folder
-    return writer

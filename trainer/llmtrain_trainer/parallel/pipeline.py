@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import get_schedule_class
 
 from llmtrain_core.pipeline_schedules import ONE_STAGE, stage_numbers
@@ -24,6 +23,7 @@ from llmtrain_trainer.parallel.forward_backward import (
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.model_parts import ModelParts
 from llmtrain_trainer.parallel.tied import TiedEmbedding
+from llmtrain_trainer.parallel.workarounds import JsonPipelineStage
 
 
 class PipelineForwardBackward:
@@ -56,7 +56,7 @@ class PipelineForwardBackward:
 
     def _build_schedule(self, run: RunConfig, device: torch.device) -> Any:
         stages = [
-            PipelineStage(chunk, number, len(self.rank_of), device, group=self.group)
+            JsonPipelineStage(chunk, number, len(self.rank_of), device, group=self.group)
             for number, chunk in zip(self.numbers, self.chunks, strict=True)
         ]
         kind = get_schedule_class(run.schedule)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.parallel.mesh import Grid
+from llmtrain_trainer.runtime import json_collectives
 
 Kind = Literal["weight", "output", "gradient"]
 
@@ -101,10 +102,9 @@ def _earliest(finding: NonFiniteTensor | None, grid: Grid) -> NonFiniteTensor | 
     """
     for name in ("tp", "fsdp", "dp_replicate", "pp"):
         if name in grid.groups:
-            group = grid.groups[name]
-            found: list[NonFiniteTensor | None] = [None] * group.size()
-            dist.all_gather_object(found, finding, group=group)
-            tensors = [tensor for tensor in found if tensor is not None]
+            own = None if finding is None else asdict(finding)
+            found = json_collectives.all_gather(own, grid.groups[name])
+            tensors = [NonFiniteTensor(**each) for each in found if each is not None]
             finding = min(tensors, key=_order, default=None)
     return finding
 

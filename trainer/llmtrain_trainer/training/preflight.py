@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.distributed as dist
-
 from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
 from llmtrain_trainer.checkpoint.paths import URI_FIELD
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime import json_collectives
 
 
 def require_same_data(digest: str) -> None:
@@ -16,8 +15,7 @@ def require_same_data(digest: str) -> None:
 
     With different data the same token id can mean different text. Collective over all ranks.
     """
-    digests = [""] * dist.get_world_size()
-    dist.all_gather_object(digests, digest)
+    digests = json_collectives.all_gather(digest)
     others = [rank for rank, each in enumerate(digests) if each != digests[0]]
     if others:
         raise InputError(

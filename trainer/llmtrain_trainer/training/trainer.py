@@ -22,7 +22,6 @@ from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
 from llmtrain_trainer.checkpoint.paths import (
     EXPORT_FIELD,
     URI_FIELD,
-    Folder,
     folder_from_uri,
     step_folder,
 )
@@ -248,12 +247,15 @@ class Trainer:
             return
         uri = self.run.init_from
 
-        def choose() -> Folder:
+        root = folder_from_uri(uri, init_from.INIT_FROM_FIELD)
+
+        def choose() -> str | None:
             found = init_from.base_checkpoint(uri, torch.__version__, self._architecture())
             require_intact(found, init_from.INIT_FROM_FIELD)
-            return found
+            return None if found == root else found.name
 
-        folder = broadcast_from_rank0(choose)
+        step = broadcast_from_rank0(choose)
+        folder = root if step is None else root / step
         try:
             load_weights(folder, self.model)
         except Exception as error:

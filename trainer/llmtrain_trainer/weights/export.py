@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
 from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
 from llmtrain_trainer.checkpoint.retention import read_lease
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 from llmtrain_trainer.weights.huggingface import Dtype, export
-from llmtrain_trainer.weights.reading import find_checkpoint, weights_of_checkpoint
+from llmtrain_trainer.weights.reading import (
+    find_checkpoint,
+    saved_architecture,
+    weights_of_checkpoint,
+)
 
 
 def export_checkpoint(
@@ -26,9 +29,8 @@ def export_checkpoint(
     saved = folder / TOKENIZER
     if tokenizer is None and saved.is_file():
         tokenizer = saved
-    architecture = Architecture.from_wire(metadata.architecture)
+    architecture = saved_architecture(folder, metadata)
     with read_lease(folder):
-        export(
-            weights_of_checkpoint(folder), architecture, to, tokenizer, dtype, heartbeat=heartbeat
-        )
+        read = weights_of_checkpoint(folder, architecture)
+        export(read, architecture, to, tokenizer, dtype, heartbeat=heartbeat)
     return metadata

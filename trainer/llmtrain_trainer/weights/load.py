@@ -9,7 +9,8 @@ import torch
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
 from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder, step_folder
-from llmtrain_trainer.checkpoint.state import MODEL, write_state
+from llmtrain_trainer.checkpoint.shards import write_state
+from llmtrain_trainer.checkpoint.state import MODEL
 from llmtrain_trainer.weights.huggingface import weights_of_huggingface
 from llmtrain_trainer.weights.reading import weight_shapes
 

@@ -17,7 +17,12 @@ from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.weights.huggingface import is_huggingface, weights_of_huggingface
-from llmtrain_trainer.weights.reading import ReadWeights, find_checkpoint, weights_of_checkpoint
+from llmtrain_trainer.weights.reading import (
+    ReadWeights,
+    find_checkpoint,
+    saved_architecture,
+    weights_of_checkpoint,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +44,9 @@ def load_model(folder: Folder) -> tuple[Decoder, Tokenizer]:
         architecture, read = weights_of_huggingface(folder)
         return build(architecture, read), _tokenizer(folder)
     step, metadata = find_checkpoint(folder)
+    architecture = saved_architecture(step, metadata)
     with read_lease(step):
-        architecture = Architecture.from_wire(metadata.architecture)
-        return build(architecture, weights_of_checkpoint(step)), _tokenizer(step)
+        return build(architecture, weights_of_checkpoint(step, architecture)), _tokenizer(step)
 
 
 def build(architecture: Architecture, read: ReadWeights) -> Decoder:
