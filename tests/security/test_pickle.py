@@ -32,6 +32,8 @@ from tests.support.trainer.checkpoints import (
     write_checkpoint,
     write_index_lines,
 )
+from tests.support.trainer.jobs import job_spec, random_shards
+from tests.support.trainer.ranks import parameter_hash, run_trainers
 
 pytestmark = pytest.mark.torch
 
@@ -275,17 +277,16 @@ def test_an_old_checkpoint_without_its_checksum_is_refused(checkpoint: Path) -> 
 
 
 def test_no_rank_reads_a_pickle_of_another_rank_or_of_a_file(
-    tmp_path: Path,
-    shards: Any,
-    run_trainers: Callable[..., Any],
-    job_spec: Callable[..., Any],
-    parameter_hash: Callable[[Any], str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Train, save at once, resume, find a NaN, and resume from a checkpoint without an index."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    (tmp_path / "shards").mkdir()
     spec = job_spec(
         tensor=2,
         pipeline=2,
-        checkpoint={"uri": f"file://{tmp_path}", "everySteps": 1, "keep": 3},
+        checkpoint={"uri": f"file://{tmp_path}/run", "everySteps": 1, "keep": 3},
     )
 
     def train(trainer: Any) -> list[Any]:
@@ -319,13 +320,13 @@ def test_no_rank_reads_a_pickle_of_another_rank_or_of_a_file(
         for old in (False, True):
             dist.barrier()
             if old and dist.get_rank() == 0:
-                (tmp_path / "step-1" / INDEX_FILE).unlink()
+                (tmp_path / "run" / "step-1" / INDEX_FILE).unlink()
             dist.barrier()
             again = Trainer(trainer.run, trainer.data, trainer.device, trainer.send)
             again.resume()
             found.append((again.step, parameter_hash(again) == expected))
         return [read, found]
 
-    for read, found in run_trainers(spec, shards, train):
+    for read, found in run_trainers(spec, random_shards(tmp_path / "shards"), train):
         assert read == []
         assert found == [(1, True)] * 2

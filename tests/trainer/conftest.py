@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.trainer.jobs import job_spec
+from tests.support.trainer.jobs import job_spec, random_shards
 from tests.support.trainer.launchers import Pods
 from tests.support.trainer.ranks import parameter_hash, run_trainers, run_world
 
@@ -24,18 +24,7 @@ def _one_thread_per_rank() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Prepared data of random tokens."""
-    import numpy as np
-
-    from llmtrain_trainer.data.prepare import PreparedData
-    from llmtrain_trainer.data.shards import write_shards
-
-    folder = tmp_path_factory.mktemp("shards")
-    random = np.random.default_rng(0)
-    train = random.integers(0, 320, 4000).astype(np.uint32)
-    held_out = random.integers(0, 320, 700).astype(np.uint32)
-    write_shards(folder, "train", [train], 320)
-    write_shards(folder, "held-out", [held_out], 320)
-    return PreparedData(folder, len(train), len(held_out), "digest")
+    return random_shards(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +56,6 @@ def prepare(
         raise CliError(f"--index {index}: must be less than --processes {processes}")
     with trainer_errors("data"):
         from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
-        from llmtrain_trainer.data.preparation.run import run_share
         from llmtrain_trainer.data.preparation.run_local import run_processes
         from llmtrain_trainer.data.preparation.workspace import Workspace
         from llmtrain_trainer.data.prepared import read_manifest
@@ -67,11 +65,7 @@ def prepare(
             config = _config_from_options(source or [], vocab_size, tokenizer, held_out, seed)
         work = Workspace(plan_preparation(config, base_tokenizer=_base_tokenizer(config)), to)
         with _progress(output) as report:
-            if index is None:
-                run_processes(work, processes, report)
-            else:
-                os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-                run_share(work, index, processes, report)
+            run_processes(work, processes, report, index)
         manifest = read_manifest(to)
     show(manifest, _text(to, manifest), output)
 

@@ -78,7 +78,7 @@ def sample(
 
         loaded, tokenizer = sampling.load_model(_folder(model))
         how = sampling.SamplingOptions(temperature, top_k, seed)
-        text = sampling.sample(loaded, tokenizer, prompt, tokens, how)
+        text = sampling.sample(loaded, tokenizer, prompt, tokens, how, f"{model}/tokenizer.json")
     show({"prompt": prompt, "text": text}, prompt + text, output)
 
 

@@ -1,7 +1,8 @@
-"""Specifications of tiny jobs."""
+"""Specifications of tiny jobs, and their data."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -70,3 +71,18 @@ def job_spec(
     if init_from:
         spec["model"]["initFrom"] = init_from
     return spec
+
+
+def random_shards(folder: Path) -> Any:
+    """Write prepared data of random tokens."""
+    import numpy as np
+
+    from llmtrain_trainer.data.prepare import PreparedData
+    from llmtrain_trainer.data.shards import write_shards
+
+    random = np.random.default_rng(0)
+    train = random.integers(0, 320, 4000).astype(np.uint32)
+    held_out = random.integers(0, 320, 700).astype(np.uint32)
+    write_shards(folder, "train", [train], 320)
+    write_shards(folder, "held-out", [held_out], 320)
+    return PreparedData(folder, len(train), len(held_out), "digest")

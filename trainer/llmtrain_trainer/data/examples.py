@@ -50,7 +50,8 @@ class ExampleEncoder:
         """
         ids = np.fromiter(self._marked(text), np.uint32)
         if not (ids[1:] & COUNTED).any():
-            raise template_error(f"{name}: the template yields no token that counts in the loss")
+            problem = f"{name}: the template yields no token that counts in the loss"
+            raise template_error(problem, self._template.origin)
         if len(ids) > self._longest + 1:
             raise InputError(
                 "InvalidSpec",

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmtrain_trainer.data.manifest import load_manifest, require_valid
 from llmtrain_trainer.data.preparation.manifest_plan import FORMAT
 from llmtrain_trainer.data.preparation.pack import KIND
 from llmtrain_trainer.data.preparation.workspace import MANIFEST
 from llmtrain_trainer.data.shards import corrupt_error
+from llmtrain_trainer.data.tokenizer import MAX_TOKENIZER_BYTES
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, read_file
 
 TRAIN, HELD_OUT = "train", "held-out"
 
@@ -37,23 +40,23 @@ class PreparedData:
 def is_prepared(folder: Path) -> bool:
     """Return True if a folder holds prepared data."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
+        return load_manifest(folder / MANIFEST).get("kind") == KIND
+    except (OSError, DamagedFileError):
         return False
-    return isinstance(manifest, dict) and manifest.get("kind") == KIND
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read and check a manifest. Raises InputError if it is not of this format."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        kind, form = manifest["kind"], manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise corrupt_error(path, f"it cannot be read: {error!r}") from error
-    if (kind, form) != (KIND, FORMAT):
-        raise corrupt_error(path, f"it is of format {form!r}, and this release reads {FORMAT}")
-    return dict(manifest)
+        manifest = load_manifest(path)
+        kind, form = manifest.get("kind"), manifest.get("format")
+        if (kind, form) != (KIND, FORMAT):
+            raise DamagedFileError(f"of format {str(form)[:40]}, and this release reads {FORMAT}")
+        require_valid(path, manifest)
+    except (OSError, DamagedFileError) as error:
+        raise corrupt_error(path, f"it cannot be used: {error}") from error
+    return manifest
 
 
 def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedData:
@@ -114,7 +117,11 @@ def verify(folder: Path) -> int:
             if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
                 raise corrupt_error(path, "its hash is not the one in the manifest")
     tokenizer = folder / manifest["tokenizer"]["file"]
-    if hashlib.sha256(tokenizer.read_bytes()).hexdigest() != manifest["tokenizer"]["sha256"]:
+    try:
+        content = read_file(tokenizer, MAX_TOKENIZER_BYTES)
+    except (OSError, DamagedFileError) as error:
+        raise corrupt_error(tokenizer, f"it cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != manifest["tokenizer"]["sha256"]:
         raise corrupt_error(tokenizer, "its hash is not the one in the manifest")
     return len(listed)
 
@@ -130,5 +137,7 @@ def _require_length(path: Path, size: int) -> None:
         found = path.stat().st_size
     except OSError as error:
         raise corrupt_error(path, f"it cannot be read: {error.strerror}") from error
+    if not path.is_file():
+        raise corrupt_error(path, "it is not a file")
     if found != size:
         raise corrupt_error(path, f"it has {found} bytes, and {size} were written")

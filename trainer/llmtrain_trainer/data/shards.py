@@ -11,17 +11,23 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, first_problem, read_file
 
 SHARD_TOKENS = 64 << 20
 """Tokens per shard file."""
 
 BLOCK = 1 << 20
 """Bytes that one checksum covers."""
+
+MAX_FACTS = 1 << 30
+"""Bytes of the file next to a shard."""
 
 Ids = npt.NDArray[np.uint32]
 
@@ -70,6 +76,20 @@ def checksum_file(content: Path, width: int) -> str:
     return json.dumps(facts)
 
 
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """The content of the file next to a shard."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True)
+
+    tokens: Annotated[int, Field(ge=1, lt=1 << 62)]
+    width: Literal[2, 4]
+    crc32: list[int]
+
+
+_FACTS = TypeAdapter(_Facts)
+
+
 @dataclass(slots=True)
 class Shard:
     """One file of tokens, and which of its blocks have been checked."""
@@ -83,12 +103,15 @@ class Shard:
     def open(cls, path: Path) -> Shard:
         """Map a shard. Raises InputError (`CorpusCorrupt`) if it is not what was written."""
         try:
-            facts = json.loads(path.with_suffix(".json").read_text())
-            count, width, sums = facts["tokens"], facts["width"], facts["crc32"]
+            facts = _FACTS.validate_json(read_file(path.with_suffix(".json"), MAX_FACTS))
             size = path.stat().st_size
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except ValidationError as error:
+            problem = f"its checksums cannot be read: {first_problem(error)}"
+            raise corrupt_error(path, problem) from error
+        except (OSError, DamagedFileError) as error:
             raise corrupt_error(path, f"its checksums cannot be read: {error}") from error
-        if width not in (2, 4) or size != count * width or len(sums) != -(-size // BLOCK):
+        count, width, sums = facts.tokens, facts.width, facts.crc32
+        if not path.is_file() or size != count * width or len(sums) != -(-size // BLOCK):
             raise corrupt_error(path, f"{size} bytes, but {count} tokens of {width} were written")
         mapped = np.memmap(path, dtype=f"<u{width}", mode="r")
         return cls(path, mapped, sums, np.zeros(len(sums), bool))

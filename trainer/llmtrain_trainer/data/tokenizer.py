@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from upath import UPath
 
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.untrusted_files import read_file
 
 END_OF_TEXT = "<|endoftext|>"
 """Ends every document. Token 0 of a tokenizer trained here."""
@@ -23,6 +27,12 @@ MIN_VOCAB_SIZE = 257
 """One token per byte, and END_OF_TEXT."""
 
 FIELD = "spec.data.tokenizer.uri"
+
+CPU_SECONDS, CHARACTERS_PER_SECOND = 60, 20_000
+"""The slowest tokenizer that is accepted. Published ones encode a million characters a second."""
+
+MAX_TOKENIZER_BYTES = 256 << 20
+"""Length of a tokenizer.json."""
 
 _PIECE = re.compile(r"\s*\S+|\s+")
 """Runs that byte-level pre-tokenization never joins: white space and the text after it."""
@@ -76,15 +86,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()
 
 def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     """Read a tokenizer.json. Raises InputError if it does not fit the model."""
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more precise
-        raise InputError(
-            "InvalidSpec",
-            f"{path} is not a tokenizer: {error}",
-            field=FIELD,
-            remedy="name the tokenizer.json of the `tokenizers` library",
-        ) from error
+    tokenizer = open_tokenizer(path)
     size = largest_token(tokenizer) + 1
     if size > vocab_size:
         raise InputError(
@@ -95,6 +97,52 @@ def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
         )
     end_token(tokenizer)
     return tokenizer
+
+
+def open_tokenizer(path: Path | UPath) -> Tokenizer:
+    """Read a tokenizer.json. Raises InputError if it is none."""
+    try:
+        return Tokenizer.from_buffer(read_file(path, MAX_TOKENIZER_BYTES))
+    except BaseException as error:  # the library raises nothing more precise
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise InputError(
+            "InvalidSpec",
+            f"{path} is not a tokenizer: {str(error)[:300]}",
+            field=FIELD,
+            remedy="name the tokenizer.json of the `tokenizers` library",
+        ) from error
+
+
+def endless_tokenizer(name: str) -> InputError:
+    """Return the error for a tokenizer that was stopped by `cpu_limit`."""
+    return InputError(
+        "InvalidSpec",
+        f"{name}: encoding one document takes more than {CPU_SECONDS} seconds of CPU time: its"
+        " regular expressions may never end",
+        field=FIELD,
+        remedy="use a tokenizer from a source that you trust",
+    )
+
+
+@contextmanager
+def cpu_limit(characters: int) -> Iterator[None]:
+    """Let the kernel end this process, by SIGVTALRM, if a text takes far too much CPU time.
+
+    The regular expressions of a tokenizer can take forever, and the library cannot be interrupted.
+    So texts of strangers' tokenizers are encoded in child processes, whose parent reports the end.
+    """
+    limit = CPU_SECONDS + characters / CHARACTERS_PER_SECOND
+    signal.setitimer(signal.ITIMER_VIRTUAL, limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return True for an error of the library that no `except Exception` catches."""
+    return type(error).__name__ == "PanicException"
 
 
 def add_special(tokenizer: Tokenizer, wanted: Sequence[str], vocab_size: int) -> int:

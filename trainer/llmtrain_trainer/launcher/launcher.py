@@ -26,6 +26,7 @@ from llmtrain_trainer.checkpoint.init_from import base_tokenizer
 from llmtrain_trainer.checkpoint.paths import EXPORT_FIELD, folder_from_uri, require_writable
 from llmtrain_trainer.config import RunConfig, load_job
 from llmtrain_trainer.data.prepare import PreparedData, prepare
+from llmtrain_trainer.data.tokenizer import endless_tokenizer
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.launcher.http_server import serve
 from llmtrain_trainer.launcher.restart.coordinator import (
@@ -201,6 +202,8 @@ class Launcher:
             return values[0]
         if values and isinstance(values[0], FailureInfo):
             raise ReportedError(values[0])
+        if code == -signal.SIGVTALRM:
+            raise endless_tokenizer(run.data.tokenizer or f"the tokenizer of {run.data.init_from}")
         raise ReportedError(rank_failure(min(self.pod.ranks), code or 1, None))
 
     async def _train(self, run: RunConfig, data: PreparedData, client: CoordinatorClient) -> End:

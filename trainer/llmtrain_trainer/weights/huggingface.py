@@ -14,14 +14,14 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder, make_dir
-from llmtrain_trainer.data.tokenizer import end_token
+from llmtrain_trainer.data.tokenizer import end_token, open_tokenizer
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
+from llmtrain_trainer.runtime.untrusted_files import read_file
 from llmtrain_trainer.weights.families import (
     TensorMapping,
     architecture_of,
@@ -29,6 +29,9 @@ from llmtrain_trainer.weights.families import (
     tensor_mappings,
 )
 from llmtrain_trainer.weights.reading import ReadWeights, weight_shapes
+
+MAX_CONFIG, MAX_INDEX = 16 << 20, 256 << 20
+"""Bytes of the two JSON files."""
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
@@ -53,7 +56,7 @@ def export(
 
     `heartbeat` is called for every tensor that was read and every part of a file that was written.
     """
-    end = None if tokenizer is None else end_token(Tokenizer.from_str(tokenizer.read_text()))
+    end = None if tokenizer is None else end_token(open_tokenizer(tokenizer))
     config = config_of(architecture, dtype, end)
     shards = _shards(architecture, getattr(torch, dtype).itemsize, shard_bytes)
     make_dir(to)
@@ -84,11 +87,13 @@ def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
     Raises InputError if the folder is incomplete or the decoder does not support the model.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads(read_file(folder / CONFIG, MAX_CONFIG))
         architecture = architecture_of(config)
         files = _files(folder)
-    except (OSError, ValueError, AttributeError, SafetensorError) as error:
-        raise _unreadable(folder, repr(error)) from error
+    except InputError:
+        raise
+    except Exception as error:  # nearly any kind: the values may be of any type
+        raise _unreadable(folder, repr(error)[:500]) from error
     sizes = weight_shapes(architecture)
     holders: dict[str, list[TensorMapping]] = {}
     for mapping in tensor_mappings(architecture):
@@ -189,7 +194,7 @@ def _part(
 def _files(folder: Path) -> dict[str, Path]:
     """Return the file of every stored tensor."""
     if (folder / INDEX).is_file():
-        named = json.loads((folder / INDEX).read_text())["weight_map"]
+        named = json.loads(read_file(folder / INDEX, MAX_INDEX))["weight_map"]
         return {tensor: folder / Path(name).name for tensor, name in named.items()}
     path = folder / "model.safetensors"
     with safe_open(path, framework="pt") as file:
@@ -206,7 +211,7 @@ def _stored_name(theirs: str, files: Mapping[str, Path]) -> str | None:
 
 def _write_tokenizer(tokenizer: Folder, to: Folder, length: int) -> None:
     (to / TOKENIZER).write_bytes(tokenizer.read_bytes())
-    loaded = Tokenizer.from_str(tokenizer.read_text())
+    loaded = open_tokenizer(tokenizer)
     end = loaded.id_to_token(end_token(loaded))
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -13,10 +13,11 @@ from torch import Tensor
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
 from llmtrain_trainer.checkpoint.retention import read_lease
-from llmtrain_trainer.data.tokenizer import end_token
+from llmtrain_trainer.data.tokenizer import end_token, open_tokenizer
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.weights.huggingface import is_huggingface, weights_of_huggingface
+from llmtrain_trainer.weights.limited_tokenizer import decode_limited, encode_limited
 from llmtrain_trainer.weights.reading import (
     ReadWeights,
     find_checkpoint,
@@ -79,17 +80,25 @@ def generate(
 
 
 def sample(
-    model: Decoder, tokenizer: Tokenizer, text: str, count: int, options: SamplingOptions
+    model: Decoder,
+    tokenizer: Tokenizer,
+    text: str,
+    count: int,
+    options: SamplingOptions,
+    name: str = TOKENIZER,
 ) -> str:
-    """Return what a model generates after a text, up to the end of the document."""
+    """Return what a model generates after a text, up to the end of the document.
+
+    `name` is that of the tokenizer in errors.
+    """
     end = end_token(tokenizer)
-    prompt = tokenizer.encode(text, add_special_tokens=False).ids or [end]
+    prompt = encode_limited(tokenizer, text, name) or [end]
     written: list[int] = []
     for token in generate(model, prompt, count, options):
         if token == end:
             break
         written.append(token)
-    return str(tokenizer.decode(written))
+    return decode_limited(tokenizer, written, name)
 
 
 def _draw(logits: Tensor, options: SamplingOptions, generator: torch.Generator) -> int:
@@ -105,10 +114,7 @@ def _draw(logits: Tensor, options: SamplingOptions, generator: torch.Generator) 
 
 def _tokenizer(folder: Folder) -> Tokenizer:
     try:
-        return Tokenizer.from_str((folder / TOKENIZER).read_text())
-    except Exception as error:  # the library raises nothing more precise
-        raise InputError(
-            "ModelUnreadable",
-            f"{folder / TOKENIZER}: {error}",
-            remedy="put the tokenizer.json of the model there",
-        ) from error
+        return open_tokenizer(folder / TOKENIZER)
+    except InputError as error:
+        remedy = "put the tokenizer.json of the model there"
+        raise InputError("ModelUnreadable", error.message, remedy=remedy) from error

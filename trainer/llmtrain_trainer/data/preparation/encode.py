@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
@@ -10,7 +13,8 @@ from llmtrain_trainer.data.examples import ExampleEncoder
 from llmtrain_trainer.data.preparation import dedup_split, extract
 from llmtrain_trainer.data.preparation.manifest_plan import Unit
 from llmtrain_trainer.data.preparation.workspace import Workspace
-from llmtrain_trainer.data.tokenizer import Encoder
+from llmtrain_trainer.data.tokenizer import FIELD, Encoder, cpu_limit, is_panic
+from llmtrain_trainer.errors import InputError
 
 STAGE = "tokens"
 
@@ -40,12 +44,27 @@ def encode_unit(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) 
             documents = extract.clean_documents(texts)
             for (name, text), outcome in zip(documents, outcomes, strict=True):
                 if outcome == wanted:
-                    file.write(_ids(encoder, name, text).astype(dtype).tobytes())
+                    ids = _ids(encoder, name, text, work.plan.tokenizer)
+                    file.write(ids.astype(dtype).tobytes())
             counts[part] = file.tell() // dtype.itemsize
     work.write_json(work.file(STAGE, unit.number, ".json"), counts)
 
 
-def _ids(encoder: Encoder | ExampleEncoder, name: str, text: str) -> npt.NDArray[np.uint32]:
-    if isinstance(encoder, ExampleEncoder):
-        return encoder.encode(name, text)
-    return encoder.encode(text)
+def _ids(
+    encoder: Encoder | ExampleEncoder, name: str, text: str, tokenizer: Path | None
+) -> npt.NDArray[np.uint32]:
+    """Encode a document. `tokenizer` is the file of a tokenizer that was not trained here."""
+    with nullcontext() if tokenizer is None else cpu_limit(len(text)):
+        try:
+            if isinstance(encoder, ExampleEncoder):
+                return encoder.encode(name, text)
+            return encoder.encode(text)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise InputError(
+                "InvalidSpec",
+                f"{tokenizer}: encoding {name} fails: {str(error)[:300]}",
+                field=FIELD,
+                remedy="use a tokenizer from a source that you trust",
+            ) from error

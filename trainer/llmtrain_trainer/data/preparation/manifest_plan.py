@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,13 @@ def plan_preparation(
         [[source.name, source.format, source.filter] for source in sources],
     ]
     if template is not None and config.chat is not None:
-        # the field names of the template are part of the data digest in checkpoints
-        shaped.append([asdict(template), config.chat.max_length])
+        # these names are part of the data digest in checkpoints
+        facts = {name: getattr(template, name) for name in ("source", "bos_token", "eos_token")}
+        shaped.append([facts, config.chat.max_length])
     shape = json.dumps(shaped)
-    facts = [[str(file.path), file.format, file.size, file.modified] for file in files]
+    seen = [[str(file.path), file.format, file.size, file.modified] for file in files]
     weights = [source.weight for source in sources]
-    key = hashlib.sha256((shape + json.dumps([weights, facts])).encode()).hexdigest()[:32]
+    key = hashlib.sha256((shape + json.dumps([weights, seen])).encode()).hexdigest()[:32]
     return PreparationPlan(
         config, sources, tuple(units), key, shape, shard_tokens, tokenizer, template
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 from llmtrain_trainer.data.preparation.run import (
     PreparationProgress,
@@ -13,42 +16,53 @@ from llmtrain_trainer.data.preparation.run import (
     run_share,
 )
 from llmtrain_trainer.data.preparation.workspace import Workspace
+from llmtrain_trainer.data.tokenizer import endless_tokenizer
 from llmtrain_trainer.errors import TrainerError
 
 
-def run_processes(work: Workspace, processes: int, report: Report = lambda _: None) -> None:
-    """Run a plan with `processes` children. Raises the first error of any and stops the others."""
+def run_processes(
+    work: Workspace,
+    processes: int,
+    report: Report = lambda _: None,
+    index: int | None = None,
+) -> None:
+    """Run a plan with `processes` children. Raises the first error of any and stops the others.
+
+    With `index`, run only that share of `processes`. It is a child, too: the limits of
+    `tokenizer.cpu_limit` end a process.
+    """
     require_same_plan(work)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if processes == 1:
-        run_share(work, report=report)
-        return
     context = multiprocessing.get_context("spawn")
-    children, ends = [], []
-    for index in range(processes):
+    children: dict[Connection, BaseProcess] = {}
+    shares = range(processes) if index is None else (index,)
+    for share in shares:
         end, theirs = context.Pipe(duplex=False)
-        child = context.Process(target=_enter, args=(work, index, processes, theirs), daemon=True)
+        args = (work, share, processes, theirs, share == shares[0])
+        child = context.Process(target=_enter, args=args, daemon=True)
         child.start()
         theirs.close()
-        children.append(child)
-        ends.append(end)
+        children[end] = child
     try:
-        _follow(ends, report)
+        _follow(children, work, report)
     finally:
-        for child in children:
-            child.terminate()
-            child.join()
+        for each in children.values():
+            each.terminate()
+            each.join()
 
 
-def _follow(ends: list[Connection], report: Report) -> None:
+def _follow(children: Mapping[Connection, BaseProcess], work: Workspace, report: Report) -> None:
     """Read the messages of the children until each has finished."""
-    working = list(ends)
+    working = list(children)
     while working:
         for end in wait(working):
             assert isinstance(end, Connection)
             try:
                 message = end.recv()
             except EOFError:
+                children[end].join()
+                if children[end].exitcode == -signal.SIGVTALRM:
+                    raise endless_tokenizer(str(work.plan.tokenizer)) from None
                 raise RuntimeError("a process of the data step was killed") from None
             if isinstance(message, BaseException):
                 raise message
@@ -58,9 +72,9 @@ def _follow(ends: list[Connection], report: Report) -> None:
                 working.remove(end)
 
 
-def _enter(work: Workspace, index: int, count: int, end: Connection) -> None:
+def _enter(work: Workspace, index: int, count: int, end: Connection, reports: bool) -> None:
     def send(progress: PreparationProgress) -> None:
-        if index == 0:  # the shares run in parallel, so one of them represents the progress
+        if reports:  # the shares run in parallel, so one of them represents the progress
             end.send(progress)
 
     try:

@@ -11,6 +11,7 @@ from llmtrain_trainer.config import Source
 from llmtrain_trainer.data.documents import InputFile
 from llmtrain_trainer.data.readers.compressed import open_bytes, without_compression
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.untrusted_files import is_inside
 
 _SUFFIXES = {
     **dict.fromkeys((".txt", ".text", ".md", ".rst"), "text"),
@@ -135,7 +136,15 @@ def locate(source: Source) -> Path:
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         root = Path(path)
     elif parts.scheme == "package" and parts.netloc:
-        root = _package(source, parts.netloc) / path.lstrip("/")
+        package = _package(source, parts.netloc)
+        root = package / path.lstrip("/")
+        if not is_inside(root, package):
+            raise InputError(
+                "InvalidSpec",
+                f"{source.uri!r} leads out of the package",
+                field=source.field,
+                remedy="name a folder in the package",
+            )
     else:
         raise InputError(
             "InvalidSpec",

@@ -1,0 +1,134 @@
+"""Render a chat template in a child process that the kernel limits.
+
+Jinja's sandbox keeps a template from everything but its variables. It does not keep it from
+running forever or from doubling a text until the memory is full. So the child has little CPU time
+for each text and little memory, and its parent reports what happened. `python -m` runs the child.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+CPU_SECONDS = 5
+"""Time for one text. Published templates take less than a millisecond."""
+
+MEMORY_BYTES = 512 << 20
+
+MAX_TEXT = 1 << 20
+"""Characters of a text without the messages."""
+
+
+class TemplateFailureError(Exception):
+    """A template that cannot be rendered."""
+
+
+class TemplateRenderer:
+    """The child process of one template."""
+
+    def __init__(self, source: str) -> None:
+        """Start the child. Raises TemplateFailureError if the template is not valid."""
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        try:
+            self._ask({"source": source})
+        except TemplateFailureError:
+            self.close()
+            raise
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """Return the text of a template. Raises TemplateFailureError."""
+        return self._ask({"variables": variables})
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.kill()
+        self._child.communicate()
+
+    def _ask(self, request: Mapping[str, Any]) -> str:
+        assert self._child.stdin is not None and self._child.stdout is not None
+        answer = ""
+        try:
+            self._child.stdin.write(json.dumps(request) + "\n")
+            self._child.stdin.flush()
+            answer = self._child.stdout.readline()
+        except BrokenPipeError:
+            pass  # it has ended
+        if not answer:
+            raise TemplateFailureError(_reason(self._child.wait()))
+        found = json.loads(answer)
+        if "error" in found:
+            raise TemplateFailureError(found["error"])
+        return str(found["text"])
+
+
+def _reason(code: int) -> str:
+    if code == -signal.SIGXCPU:
+        return f"the template does not end: it used {CPU_SECONDS} seconds of CPU time"
+    return f"the template fails: its process ended with {code}"
+
+
+def _answer(request: Mapping[str, Any], template: Any) -> tuple[dict[str, str], Any]:
+    """Return the answer to a request, and the template."""
+    what = "cannot be read" if "source" in request else "fails"
+    try:
+        if "source" in request:
+            return {"text": ""}, _compile(request["source"])
+        text = template.render(**request["variables"])
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"its text has more than {MAX_TEXT} characters")
+        return {"text": text}, template
+    except MemoryError:
+        problem = f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"
+    except Exception as error:  # a template raises any kind
+        problem = str(error)[:400] or type(error).__name__
+    return {"error": f"the template {what}: {problem}"}, template
+
+
+def _compile(source: str) -> Any:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refuse
+    return environment.from_string(source)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _limit_cpu() -> None:
+    """Let the kernel end this process after some more seconds of CPU time."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    limit = int(time.process_time()) + 1 + CPU_SECONDS
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
+
+
+def main() -> None:
+    """Answer requests, one per line, until the parent is gone."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group
+    template: Any = None
+    for line in sys.stdin:
+        _limit_cpu()
+        answer, template = _answer(json.loads(line), template)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
