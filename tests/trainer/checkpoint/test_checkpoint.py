@@ -21,6 +21,7 @@ from llmtrain_trainer.checkpoint.metadata import (
 )
 from llmtrain_trainer.checkpoint.paths import (
     COMPLETE_MARKER,
+    INDEX_FILE,
     METADATA_FILE,
     complete_steps,
     folder_from_uri,
@@ -110,7 +111,7 @@ def test_a_damaged_checkpoint_names_its_field_and_a_good_one_remembers_the_first
     shutil.rmtree(tmp_path / "step-4")
     assert run_trainers(spec, shards, train) == first
     for step in (3, 4):
-        (tmp_path / f"step-{step}" / COMPLETE_MARKER).write_bytes(b"damaged")
+        (tmp_path / f"step-{step}" / INDEX_FILE).write_bytes(b"damaged")
     assert run_trainers(spec, shards, _refusal) == [("CheckpointUnreadable", "spec.checkpoint.uri")]
 
 
@@ -150,7 +151,7 @@ def test_only_damage_is_called_damage(
         return _refusal(trainer)
 
     run_trainers(spec, shards, save)
-    assert run_trainers(spec, shards, with_failing_reads) == [("RuntimeError", None)] * 2
+    assert run_trainers(spec, shards, with_failing_reads) == [("RankFailuresError", None)] * 2
     damaged = [("CheckpointUnreadable", "spec.checkpoint.uri")] * 2
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
