@@ -29,6 +29,7 @@ class LeaseTiming:
 
 
 NODE_LOST_SECONDS = 30.0
+START_RESERVATION_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Config:
     job: a JSON list of peers of a NetworkPolicy."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which the pods of a node that is not ready count as lost."""
+    start_reservation: float = START_RESERVATION_SECONDS
+    """Seconds for which a placement keeps its nodes until the pods of the job are bound to them."""
     writes_per_second: float = 100.0
     """Limit of writes to the API server per second, over all jobs."""
     max_active_jobs: int = 1000

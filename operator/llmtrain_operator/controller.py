@@ -10,14 +10,17 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
 
-from llmtrain_core.queueing import Assignment
+from llmtrain_core.queueing import Assignment, Unschedulable
+from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.config import Config
+from llmtrain_operator.kube.api import Object
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.fair_turns import FairTurns
 from llmtrain_operator.kube.rate_limit import WriteRateLimiter
+from llmtrain_operator.kube.resources import RESOURCE_QUOTAS
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.metrics.collector import ClusterCollector
 from llmtrain_operator.metrics.gpu_seconds import gpu_uses
@@ -26,6 +29,7 @@ from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.reconciler import Reconciler, ReconcilerDeps
 from llmtrain_operator.reconcile.writer import JobWriter
+from llmtrain_operator.scheduler.admission import Admission
 from llmtrain_operator.scheduler.fabric_levels import FabricLevels
 from llmtrain_operator.scheduler.jobs import affects_scheduling
 from llmtrain_operator.scheduler.loop import Scheduler
@@ -86,16 +90,15 @@ class Controller:
             self.wake,
         )
         self._reader = ClusterReader(
-            self.informers, self._checked, self._assessments.too_small, config.max_active_jobs
+            self.informers, self._checked, self._assessments.too_small, config
         )
-        self.scheduler = Scheduler(
-            self._reader.pending_jobs,
-            self._reader.cluster_state,
-            self._reader.job,
-            self.wake,
-            metrics.placement.observe,
-            self._count_accepted,
+        self._writer = JobWriter(
+            cluster,
+            WriteRateLimiter(config.writes_per_second),
+            GangScheduling(config.pod_groups, config.kueue),
+            config.metrics_peers,
         )
+        self.scheduler = self._make_scheduler()
         self._poller = ProgressPoller(
             cluster if config.progress_proxy else None, config.progress_seconds, self.wake
         )
@@ -106,7 +109,26 @@ class Controller:
                 self._deps.fabric_levels.levels,
                 self._reader.quarantine,
                 lambda: self.scheduler.pending_count,
+                config.start_reservation,
             )
+        )
+
+    def _make_scheduler(self) -> Scheduler:
+        admission = Admission(
+            self._try_pod,
+            self._list_quotas,
+            lambda namespace: self._reader.promised(namespace, self.scheduler.assignments()),
+            self._reader.generation,
+            lambda: self.scheduler.trigger(),
+        )
+        return Scheduler(
+            lambda: admission.admit(self._reader.pending_jobs()),
+            self._reader.cluster_state,
+            self._reader.job,
+            self.wake,
+            self.metrics.placement.observe,
+            self._count_accepted,
+            admission.confirm,
         )
 
     def _reconciler_deps(self) -> ReconcilerDeps:
@@ -121,15 +143,11 @@ class Controller:
             scheduler=self.scheduler,
             fabric_levels=FabricLevels(informers.all_nodes, informers.fabric),
             poller=self._poller,
-            writer=JobWriter(
-                self.cluster,
-                WriteRateLimiter(config.writes_per_second),
-                GangScheduling(config.pod_groups, config.kueue),
-                config.metrics_peers,
-            ),
+            writer=self._writer,
             turns=FairTurns(CONCURRENT_DECISIONS),
             metrics=self.metrics,
             node_lost_seconds=config.node_lost_seconds,
+            start_reservation=config.start_reservation,
         )
 
     async def start(self) -> None:
@@ -200,7 +218,7 @@ class Controller:
         for record in (old, new):
             if record is not None:
                 self.wake(record.job)
-        if old is None or new is None or old.ended != new.ended or old.node != new.node:
+        if old is None or new is None or _holds(old) != _holds(new):
             self.scheduler.trigger()
 
     def _node_changed(self, old: NodeRecord | None, new: NodeRecord | None) -> None:
@@ -212,9 +230,26 @@ class Controller:
         if old is None or new is None or old.node != new.node:
             self.scheduler.trigger()
 
+    async def _try_pod(self, uid: str) -> Object | Unschedulable | None:
+        """Try a pod of a waiting job. Return None if the job is gone or invalid."""
+        record = self.informers.jobs.get(uid)
+        checked = None if record is None else self._checked.get(record)
+        if record is None or not isinstance(checked, Job):
+            return None
+        return await self._writer.try_pod(record, checked)
+
+    async def _list_quotas(self, namespace: str) -> list[Object]:
+        found: list[Object] = (await self.cluster.list_page(RESOURCE_QUOTAS, namespace))["items"]
+        return found
+
     def _trigger(self, _old: object, _new: object) -> None:
         self.scheduler.trigger()
 
     def _count_accepted(self, assignment: Assignment) -> None:
         if assignment.backfilled:
             self.metrics.backfilled.inc()
+
+
+def _holds(pod: PodRecord) -> tuple[str, bool, bool]:
+    """Return what decides where a pod holds resources."""
+    return pod.node, pod.bound, pod.ended

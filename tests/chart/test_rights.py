@@ -185,7 +185,7 @@ async def name_is_taken(harness: OperatorHarness, name: str) -> None:
     await harness.api.create("pods", taken, harness.namespace)
     await harness.submit(name)
     await harness.wait(
-        name, lambda job: condition(job, "PodsReady").get("reason") == "NameConflict", 60
+        name, lambda job: condition(job, "Placed").get("reason") == "NameConflict", 60
     )
     await harness.api.delete("pods", f"{name}-0-0", harness.namespace, grace_seconds=0)
     await harness.api.delete(JOBS, name, harness.namespace)
@@ -209,7 +209,7 @@ async def test_owner_references_need_the_right_to_finalizers(
     await harness.submit("first")
     text = "you can't set finalizers on"
     found = await harness.wait(
-        "first", lambda job: text in condition(job, "PodsReady").get("message", ""), 60
+        "first", lambda job: text in condition(job, "Placed").get("message", ""), 60
     )
-    assert condition(found, "PodsReady")["reason"] == "Forbidden"
+    assert condition(found, "Placed")["reason"] == "Forbidden"
     await harness.clear()

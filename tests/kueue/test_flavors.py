@@ -32,9 +32,9 @@ async def test_a_job_waits_while_kueue_is_away(queues: Queues, kueue: Kueue) -> 
     try:
         await queues.submit("waiting")
         found = await queues.harness.wait(
-            "waiting", lambda job: condition(job, "PodsReady").get("reason") == "Forbidden", 60
+            "waiting", lambda job: condition(job, "Placed").get("reason") == "Forbidden", 60
         )
-        assert "failed calling webhook" in condition(found, "PodsReady")["message"]
+        assert "failed calling webhook" in condition(found, "Placed")["message"]
     finally:
         await asyncio.to_thread(kueue.start)
     await queues.harness.runs("waiting", 0, seconds=90)

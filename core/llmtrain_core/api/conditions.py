@@ -58,6 +58,8 @@ class Reason(StrEnum):
     WAITING_FOR_QUOTA = "WaitingForQuota"
     EVICTED_BY_QUEUE = "EvictedByQueue"
     MOVED = "Moved"
+    RESERVATION_EXPIRED = "ReservationExpired"
+    PLACEMENT_ENDED = "PlacementEnded"
 
     PODS_STARTING = "PodsStarting"
     ALL_PODS_READY = "AllPodsReady"

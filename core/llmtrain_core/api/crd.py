@@ -44,7 +44,7 @@ def _job_crd() -> dict[str, Any]:
         "spec": structural_schema(JobSpec),
         "status": structural_schema(JobStatus, defaults=False),
     }
-    return _definition(
+    definition = _definition(
         names={
             "kind": "LLMTrainingJob",
             "listKind": "LLMTrainingJobList",
@@ -58,6 +58,20 @@ def _job_crd() -> dict[str, Any]:
         properties=properties,
         columns=_JOB_COLUMNS,
     )
+    [version] = definition["spec"]["versions"]
+    version["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = [_SAME_PRIORITY_CLASS]
+    return definition
+
+
+_SAME_PRIORITY_CLASS = {
+    "rule": "!has(oldSelf.status) || !has(oldSelf.status.placement)"
+    " || (has(self.spec.priorityClassName) == has(oldSelf.spec.priorityClassName)"
+    " && (!has(self.spec.priorityClassName)"
+    " || self.spec.priorityClassName == oldSelf.spec.priorityClassName))",
+    "message": "the field is immutable while the job has nodes; suspend the job to change it",
+    "fieldPath": ".spec.priorityClassName",
+}
+"""The pods of a placed job have its priority. A job that is raised later could not be stopped."""
 
 
 def _fabric_crd() -> dict[str, Any]:

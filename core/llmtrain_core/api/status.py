@@ -77,6 +77,12 @@ class PlacementStatus(ApiModel):
     """Usage of each level, from the top level down."""
     spares: Annotated[list[PlacedBlock], Field(max_length=1024)] | None = None
     """Spare nodes reserved for the job, nearest first."""
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    """Priority of the job while it has these nodes."""
+    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
+    """PriorityClass of the pods on these nodes."""
+    deadline: Time | None = None
+    """Time at which the job releases these nodes, even if its deadline was raised since."""
     explanation: LongText = ""
     """Summary of the placement."""
 
@@ -311,6 +317,11 @@ class JobStatus(ApiModel):
     """Number of the current attempt. Each gang restart increments it."""
     restarts: Count = 0
     """Number of gang restarts after failures. Suspend and resume do not count."""
+    unstarted_attempts: Count | None = None
+    """Consecutive attempts that lost their nodes before all of their pods had started. Each of them
+    doubles the delay of the next attempt."""
+    backoff_until: Time | None = None
+    """Time at which the job queues again, after an attempt whose pods did not start."""
     preemptions: Count = 0
     """Number of times that the job was preempted by a job of higher priority."""
     failures: Annotated[list[Failure], Field(max_length=MAX_FAILURES)] | None = None

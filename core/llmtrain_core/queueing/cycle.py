@@ -254,7 +254,12 @@ class _Cycle:
         fabric, nodes = self._views.fabric(job), self._views.requests(job).allocatable
         backfilled = any(not r.pool.isdisjoint(nodes) for r in self.reservations.entries)
         assignment = Assignment(
-            job.attempt, placement, job.resources, job.request.gpus_per_node, backfilled
+            job.attempt,
+            placement,
+            job.resources,
+            job.request.gpus_per_node,
+            job.priority,
+            backfilled,
         )
         self.decisions[job.uid] = assignment
         names = assignment.nodes

@@ -47,6 +47,12 @@ def preempted_message(namespace: str, key: str, *, admitted: bool) -> str:
     return f"preempted by {who}, which has a higher priority; it resumes from its last checkpoint"
 
 
+def displaced_message(namespace: str, key: str) -> str:
+    """Return the message of a job whose pods did not start. `key` is of the job with its nodes."""
+    who = key if key.startswith(f"{namespace}/") else "a job of another namespace"
+    return f"not all pods were bound to their nodes in time; {who} gets the nodes"
+
+
 def quarantine_message(until: Mapping[str, float], names: Collection[str]) -> str:
     """Name quarantined nodes, and the ends of their quarantine."""
     ranked = sorted(names, key=lambda name: (until[name], name))

@@ -121,6 +121,8 @@ class ClusterState:
     """Everything that is in use, by any owner."""
     allocations: tuple[Allocation, ...] = ()
     """The part of `usage` that will be released, or that a preemption can release."""
+    expired: tuple[Allocation, ...] = ()
+    """Nodes of placements that hold them no longer. A job that gets one displaces the other."""
     running: tuple[RunningJob, ...] = ()
     """Jobs that keep their placement."""
     quarantine: Quarantine = field(default_factory=Quarantine)
@@ -146,6 +148,8 @@ class Assignment:
     resources: Mapping[str, int]
     """Amount of each resource on each node."""
     gpus_per_node: int
+    priority: int = 0
+    """Priority of the job, which it keeps while it has the nodes."""
     backfilled: bool = False
     """Whether the job starts before a job ahead of it that cannot start yet."""
     note: str = ""

@@ -167,6 +167,11 @@ class JobView:
         return found if found and found.get("attempt", 0) == self.attempt else None
 
     @property
+    def placed_deadline(self) -> str:
+        """API timestamp at which the placement ends; empty if it has no end."""
+        return (self.stored_placement or {}).get("deadline") or ""
+
+    @property
     def placed_nodes(self) -> list[str]:
         """Nodes of the stored placement, in order of rank block."""
         return _nodes_of((self.stored_placement or {}).get("blocks"))
@@ -195,6 +200,16 @@ class JobView:
     def restarts(self) -> int:
         """Restarts of the gang after failures."""
         return int(self.status.get("restarts") or 0)
+
+    @property
+    def unstarted_attempts(self) -> int:
+        """Consecutive attempts that lost their nodes before all of their pods had started."""
+        return int(self.status.get("unstartedAttempts") or 0)
+
+    @property
+    def backoff_until(self) -> str:
+        """API timestamp of the time at which the job queues again; empty if it is queued."""
+        return self.status.get("backoffUntil") or ""
 
     @property
     def failures(self) -> Sequence[Raw]:

@@ -24,11 +24,20 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 """The name part of a label key, and a value that is not empty: at most 63 characters."""
 
 
+_FIXED = ("priority", "priorityClassName", "deadline")
+"""What a job keeps while it has its nodes, whatever its spec becomes."""
+
+
 def placement_status(assignment: Assignment) -> PlacementStatus:
     """Return the status of the placement that the scheduler assigned."""
     placement = assignment.placement
     spares = [tuple(node.path.values()) for node in placement.spares]
     return _status(placement, spares, assignment.attempt, assignment.gpus_per_node, assignment.note)
+
+
+def fixed_terms(placement: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a stored placement that hold as long as the job has its nodes."""
+    return {key: placement[key] for key in _FIXED if key in placement}
 
 
 def _status(

@@ -11,9 +11,10 @@ from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
-from llmtrain_operator.config import NODE_LOST_SECONDS
+from llmtrain_operator.config import NODE_LOST_SECONDS, START_RESERVATION_SECONDS
 from llmtrain_operator.planning.assessment import Assessment
 from llmtrain_operator.scheduler.decisions import JobDecision
+from llmtrain_operator.scheduler.held_nodes import held_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,13 @@ class Observed:
     """Seconds since the last write of the status."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which a node that is not ready counts as lost."""
+    start_reservation: float = START_RESERVATION_SECONDS
+    """Seconds for which a placement keeps nodes without bound pods."""
+
+    @property
+    def held_nodes(self) -> tuple[str, ...]:
+        """Nodes of the placement that the job still holds."""
+        return held_nodes(self.view, self.pods, self.now.timestamp(), self.start_reservation)
 
     @property
     def view(self) -> JobView:

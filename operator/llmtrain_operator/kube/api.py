@@ -73,9 +73,14 @@ class KubeApi(Protocol):
         ...
 
     async def create(
-        self, resource: Resource, body: Object, namespace: str | None = None
+        self,
+        resource: Resource,
+        body: Object,
+        namespace: str | None = None,
+        *,
+        dry_run: bool = False,
     ) -> Object:
-        """Create an object."""
+        """Create an object. With `dry_run`, only return what would be stored."""
         ...
 
     async def replace(

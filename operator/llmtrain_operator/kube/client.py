@@ -170,11 +170,16 @@ class KubeClient:
         return await self._json("get", resource, "GET", resource.path(namespace, name))
 
     async def create(
-        self, resource: Resource, body: Object, namespace: str | None = None
+        self,
+        resource: Resource,
+        body: Object,
+        namespace: str | None = None,
+        *,
+        dry_run: bool = False,
     ) -> Object:
-        """Create an object."""
+        """Create an object. With `dry_run`, only return what would be stored."""
         path = resource.path(namespace)
-        query = _query(fieldManager=FIELD_MANAGER)
+        query = _query(fieldManager=FIELD_MANAGER, dryRun="All" if dry_run else "")
         return await self._json("create", resource, "POST", path, query, body)
 
     async def replace(

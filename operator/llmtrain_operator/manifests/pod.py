@@ -24,6 +24,7 @@ CONTAINER = "trainer"
 JOB_VOLUME, WORK_VOLUME, TMP_VOLUME, SHM_VOLUME = (
     f"{env.VOLUME_PREFIX}{name}" for name in ("job", "work", "tmp", "shm")
 )
+_NO_NODE = "none"
 DEFAULT_COMMAND = ("python", "-m", "llmtrain_trainer.launch")
 PROFILES: Mapping[str, Mapping[str, str]] = {
     "infiniband": {"NCCL_NET": "IB"},
@@ -82,6 +83,11 @@ def make_pod(
     extra = {**level_labels, labels.ATTEMPT: str(attempt), labels.NODE_INDEX: str(index)}
     metadata = identity.metadata(name, **extra)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def sample_pod(job: Job, raw: Mapping[str, Any], attempt: int = 0) -> Object:
+    """Return the first pod of a job that has no nodes yet, to check what it requests."""
+    return make_pod(job, JobIdentity.of(raw), attempt, 0, [_NO_NODE])
 
 
 def _container(job: Job, identity: JobIdentity, attempt: int, index: int) -> Object:

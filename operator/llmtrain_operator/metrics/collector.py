@@ -15,8 +15,10 @@ from prometheus_client.registry import Collector
 from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.topology.levels import Levels
 from llmtrain_operator.cache.informers import Informers
+from llmtrain_operator.config import START_RESERVATION_SECONDS
 from llmtrain_operator.metrics.jobs import JobFigures, job_figures, oldest_wait
 from llmtrain_operator.metrics.nodes import NodeFigures, gpus_by_node, node_figures
+from llmtrain_operator.scheduler.held_nodes import held_by_jobs
 from llmtrain_operator.scheduler.usage import usage
 
 _PREFIX = "llmtrain_operator_"
@@ -32,12 +34,14 @@ class ClusterCollector(Collector):
         levels: Callable[[str | None], Levels],
         quarantine: Callable[[], Quarantine],
         queue_depth: Callable[[], int],
+        start_reservation: float = START_RESERVATION_SECONDS,
     ):
         """`levels` returns the levels of a Fabric, of the default one for None."""
         self._informers = informers
         self._levels = levels
         self._quarantine = quarantine
         self._queue_depth = queue_depth
+        self._start_reservation = start_reservation
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Compute all gauges."""
@@ -66,11 +70,12 @@ class ClusterCollector(Collector):
         informers = self._informers
         jobs, pods = list(informers.jobs.values()), list(informers.pods.values())
         foreign = list(informers.foreign_pods.values())
+        held = held_by_jobs(informers.managed_jobs(), pods, time.time(), self._start_reservation)
         figures = node_figures(
             informers.all_nodes(),
             self._levels(None),
-            used=gpus_by_node(usage((), pods, foreign, {})),
-            held=gpus_by_node(usage(jobs, pods, foreign, {})),
+            used=gpus_by_node(usage((), pods, foreign, {}, {})),
+            held=gpus_by_node(usage(jobs, pods, foreign, {}, held)),
             quarantined=quarantined,
         )
         yield from _node_families(figures)

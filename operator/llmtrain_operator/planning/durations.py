@@ -86,11 +86,15 @@ def ends_at(job: Job, view: JobView, now: float) -> Estimate | None:
 
 
 def deadline(job: Job, view: JobView) -> float | None:
-    """Return when activeDeadlineSeconds ends the job, or None before its first placement."""
+    """Return when a deadline ends the job or its placement; None if there is none yet.
+
+    A deadline that was raised since the job got its nodes does not hold for these nodes.
+    """
     policy, start = job.spec.run_policy, view.start_time
-    if policy is None or policy.active_deadline_seconds is None or not start:
-        return None
-    return parse_time(start).timestamp() + policy.active_deadline_seconds
+    ends = [parse_time(view.placed_deadline).timestamp()] if view.placed_deadline else []
+    if policy is not None and policy.active_deadline_seconds is not None and start:
+        ends.append(parse_time(start).timestamp() + policy.active_deadline_seconds)
+    return min(ends, default=None)
 
 
 def _expected_end(job: Job, view: JobView) -> Estimate | None:

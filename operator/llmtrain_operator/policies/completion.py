@@ -12,7 +12,7 @@ from llmtrain_operator.policies.ttl_and_deadline import mark_succeeded
 def complete_if_succeeded(draft: StatusDraft) -> bool:
     """Mark the job succeeded and keep the result in the termination message of rank 0's pod."""
     pods = current_pods(draft)
-    if draft.placement is None or len(pods) != draft.job.nodes:
+    if draft.placement is None or len(pods) != len(draft.placed_nodes):
         return False
     if any(pod.phase != "Succeeded" for pod in pods):
         return False

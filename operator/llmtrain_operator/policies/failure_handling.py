@@ -11,6 +11,7 @@ from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.pods import current_pods
+from llmtrain_operator.job_state.release import unplace
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.failure_classification import (
     classify,
@@ -108,7 +109,8 @@ def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
 
 def _restart_gang(draft: StatusDraft, failure: FailureInfo, restarts: int) -> None:
     placement = draft.placement
-    failed = {node for node in draft.placed_nodes if not draft.is_schedulable(node)}
+    held = draft.observed.held_nodes
+    failed = {n for n in draft.placed_nodes if n not in held or not draft.is_schedulable(n)}
     if not failure.keeps_nodes:
         failed.add(failure.node)
     replacements = find_replacements(draft, failed)
@@ -128,21 +130,6 @@ def _restart_gang(draft: StatusDraft, failure: FailureInfo, restarts: int) -> No
         draft.set_field("attemptStartTime", draft.now)
     else:
         unplace(draft, Reason.NOT_PLACED, "waiting for a new placement after a failure")
-
-
-def unplace(draft: StatusDraft, reason: str, message: str) -> None:
-    """Release the nodes and start the next attempt without a placement."""
-    draft.set_field("attempt", draft.attempt + 1)
-    for key in ("placement", "placementSummary", "attemptStartTime"):
-        draft.set_field(key, None)
-    draft.set_condition(ConditionType.PLACED, False, reason, message)
-
-
-def requeue(draft: StatusDraft, reason: str, message: str) -> None:
-    """Stop a healthy gang and queue the job again. This is neither a failure nor a restart."""
-    unplace(draft, reason, message)
-    for kind in (ConditionType.PODS_READY, ConditionType.RUNNING, ConditionType.RESTARTING):
-        draft.clear_condition_if_present(kind, reason, message)
 
 
 def _append_failure(draft: StatusDraft, failure: FailureInfo) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.pods import current_pods
+from llmtrain_operator.job_state.release import requeue
 from llmtrain_operator.job_state.status_draft import StatusDraft
-from llmtrain_operator.policies.failure_handling import requeue
 
 
 def requeue_if_evicted(draft: StatusDraft) -> bool:

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from llmtrain_operator.cache.placement_status import paths_of, summary, with_replacements
+from llmtrain_operator.cache.placement_status import (
+    fixed_terms,
+    paths_of,
+    summary,
+    with_replacements,
+)
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
 
@@ -37,7 +42,7 @@ def replace_nodes(draft: StatusDraft, replacements: dict[str, str]) -> None:
     assert placement is not None
     draft.set_field("attempt", draft.attempt + 1)
     found = with_replacements(placement, replacements, draft.job.layout, draft.attempt)
-    draft.set_field("placement", found.to_wire())
+    draft.set_field("placement", {**found.to_wire(), **fixed_terms(placement)})
     draft.set_field("placementSummary", summary(found))
     draft.set_field("attemptStartTime", draft.now)
 

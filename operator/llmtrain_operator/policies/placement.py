@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.queueing import Assignment, Unschedulable
-from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.cache.job import format_time, parse_time
 from llmtrain_operator.cache.placement_status import placement_status, summary
 from llmtrain_operator.job_state.pods import delete_stale_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.planning.durations import deadline
 from llmtrain_operator.policies.eta import clear_estimates, set_estimated_start, set_eta
-from llmtrain_operator.scheduler.decisions import waits_after_create_error
-
-CREATE_ERROR_BACKOFF_SECONDS = 60.0
-"""A job whose pods could not be created does not queue again before this time."""
 
 
 def place(draft: StatusDraft) -> bool:
@@ -25,8 +22,8 @@ def place(draft: StatusDraft) -> bool:
     if draft.placement is not None:
         _set_placed(draft, draft.placement)
         return False
-    if waits_after_create_error(draft.view):
-        _wait_after_create_error(draft)
+    if draft.view.backoff_until:
+        _back_off(draft)
         return True
     decision = draft.observed.decision
     if isinstance(decision, Assignment) and decision.attempt == draft.attempt:
@@ -39,17 +36,15 @@ def place(draft: StatusDraft) -> bool:
     return True
 
 
-def _wait_after_create_error(draft: StatusDraft) -> None:
-    """Queue the job again after the back-off. Until then the condition shows the error."""
-    placed = draft.view.condition(ConditionType.PLACED)
-    since = parse_time(placed["lastTransitionTime"] if placed else "")
-    end = since + timedelta(seconds=CREATE_ERROR_BACKOFF_SECONDS)
-    left = (end - draft.observed.now).total_seconds()
+def _back_off(draft: StatusDraft) -> None:
+    """Queue the job again after the back-off. Until then the condition shows the reason."""
     clear_estimates(draft)
+    left = (parse_time(draft.view.backoff_until) - draft.observed.now).total_seconds()
     if left > 0:
         draft.reconcile_after(left)
     else:
-        message = "waiting in the queue to create the pods again"
+        draft.set_field("backoffUntil", None)
+        message = "waiting in the queue to start the pods again"
         draft.set_condition(ConditionType.PLACED, False, Reason.QUEUED, message)
 
 
@@ -59,12 +54,27 @@ def accept_assignment(draft: StatusDraft, assignment: Assignment) -> None:
     draft.set_field("estimatedStart", None)
     set_eta(draft, draft.observed.now.timestamp())
     found = placement_status(assignment)
-    draft.set_field("placement", found.to_wire())
     draft.set_field("placementSummary", summary(found))
     draft.set_field("attemptStartTime", draft.now)
     if not draft.view.start_time:
         draft.set_field("startTime", draft.now)
+    draft.set_field("placement", {**found.to_wire(), **_terms(draft, assignment)})
     _set_placed(draft, draft.status["placement"])
+
+
+def _terms(draft: StatusDraft, assignment: Assignment) -> dict[str, Any]:
+    """Return what holds as long as the job has these nodes.
+
+    The queue gave the nodes for this priority and until this deadline. Otherwise a running job
+    could be raised above those that may stop it, or keep nodes that others count on.
+    """
+    terms: dict[str, Any] = {"priority": assignment.priority}
+    if draft.job.spec.priority_class_name is not None:
+        terms["priorityClassName"] = draft.job.spec.priority_class_name
+    end = deadline(draft.job, draft.view)
+    if end is not None:
+        terms["deadline"] = format_time(datetime.fromtimestamp(end, UTC))
+    return terms
 
 
 def _set_placed(draft: StatusDraft, placement: Mapping[str, Any]) -> None:

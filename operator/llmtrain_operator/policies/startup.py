@@ -13,10 +13,11 @@ from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.job_state.pods import current_pods, delete_stale_pods
+from llmtrain_operator.job_state.release import unplace_unstarted
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
-from llmtrain_operator.policies.failure_handling import earliest_start, handle_failure, unplace
+from llmtrain_operator.policies.failure_handling import earliest_start, handle_failure
 from llmtrain_operator.policies.kueue import gated_pods, is_admitted
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 from llmtrain_operator.scheduler.decisions import CREATE_ERROR_REASONS
@@ -35,6 +36,7 @@ def start_gang(draft: StatusDraft) -> bool:
         _record_readiness(draft, pods)
         text = f"all {expected} pods have started"
         draft.set_condition(ConditionType.RUNNING, True, Reason.TRAINING, text)
+        draft.set_field("unstartedAttempts", None)
         draft.clear_condition_if_present(
             ConditionType.RESTARTING, Reason.ALL_PODS_READY, "the gang is running again"
         )
@@ -116,7 +118,7 @@ def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> No
         mark_failed(draft, reason, why)
         return
     if reason in CREATE_ERROR_REASONS:
-        unplace(draft, reason, why)
+        unplace_unstarted(draft, reason, why)
         return
     started = sum(pod.started for pod in pods)
     text = clean_text(

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.job_state.release import requeue
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
 
@@ -51,20 +52,39 @@ def clean_up_finished_job(draft: StatusDraft) -> bool:
 
 
 def enforce_deadline(draft: StatusDraft) -> bool:
-    """Fail the job when activeDeadlineSeconds have passed since its first placement."""
+    """Fail the job when activeDeadlineSeconds have passed since its first placement.
+
+    A deadline that was raised since does not extend the placement: the job queues again.
+    """
     seconds = draft.view.run_policy.get("activeDeadlineSeconds")
     start = draft.view.start_time
     if seconds is None or not start:
-        return False
+        return _end_placement(draft)
     end = parse_time(start) + timedelta(seconds=int(seconds))
     left = (end - draft.observed.now).total_seconds()
     if left > 0:
         draft.reconcile_after(left)
-        return False
+        return _end_placement(draft)
     mark_failed(
         draft,
         Reason.DEADLINE_EXCEEDED,
         f"spec.runPolicy.activeDeadlineSeconds: not finished {seconds} s after the first start;"
         " raise the deadline or train fewer steps",
     )
+    return True
+
+
+def _end_placement(draft: StatusDraft) -> bool:
+    """Release the nodes at the deadline for which they were given. Return True if it has passed."""
+    if draft.placement is None or not draft.view.placed_deadline:
+        return False
+    left = (parse_time(draft.view.placed_deadline) - draft.observed.now).total_seconds()
+    if left > 0:
+        draft.reconcile_after(left)
+        return False
+    message = (
+        "spec.runPolicy.activeDeadlineSeconds was raised after the job got its nodes; it released"
+        " them at the deadline of then and queues again"
+    )
+    requeue(draft, Reason.PLACEMENT_ENDED, message)
     return True

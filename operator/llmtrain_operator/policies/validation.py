@@ -4,29 +4,52 @@ from __future__ import annotations
 
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.validation.check import Job
+from llmtrain_operator.job_state.pods import current_pods, delete_stale_pods
+from llmtrain_operator.job_state.release import requeue
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.memory_fit import reject_if_too_large
 
 
 def accept_or_reject(draft: StatusDraft) -> bool:
-    """Set the condition Accepted. Return True if the job is rejected.
-
-    A running job whose spec was changed to an invalid one keeps its pods, which were created from
-    the old spec. The other policies apply to it again after the spec is corrected.
-    """
+    """Set the condition Accepted. `stop_if_rejected` ends the reconcile of a rejected job."""
     checked = draft.observed.checked
     if isinstance(checked, Job):
-        return _accept_or_reject_valid(draft, checked)
+        _accept_or_reject_valid(draft, checked)
+        return False
     first, others = checked[0], len(checked) - 1
     message = str(first) + (f" (and {others} more)" if others else "")
     draft.set_condition(ConditionType.ACCEPTED, False, first.reason, message)
+    return False
+
+
+def _accept_or_reject_valid(draft: StatusDraft, job: Job) -> None:
+    """Accept a valid job unless it does not fit in GPU memory."""
+    draft.set_field("layout", str(job.layout))
+    if not reject_if_too_large(draft):
+        draft.set_condition(ConditionType.ACCEPTED, True, Reason.VALID, "the spec is valid")
+
+
+def stop_if_rejected(draft: StatusDraft) -> bool:
+    """Return True if the job is rejected: no further policy applies.
+
+    A running gang whose spec was changed to an invalid one keeps its pods, which were created from
+    the old spec, as long as all of them run. It cannot restart, so it releases its nodes after the
+    first failure. A rejected job has no right that others do not have: its deadline, suspension and
+    preemption are handled before.
+    """
+    if draft.is_true(ConditionType.ACCEPTED):
+        return False
+    if draft.placement is not None and not _gang_is_complete(draft):
+        message = "a pod of the gang has ended, and a job with an invalid spec cannot restart"
+        requeue(draft, Reason.INVALID_SPEC, message)
+    delete_stale_pods(draft)
     return True
 
 
-def _accept_or_reject_valid(draft: StatusDraft, job: Job) -> bool:
-    """Accept a valid job unless it does not fit in GPU memory."""
-    draft.set_field("layout", str(job.layout))
-    if reject_if_too_large(draft):
-        return True
-    draft.set_condition(ConditionType.ACCEPTED, True, Reason.VALID, "the spec is valid")
-    return False
+def _gang_is_complete(draft: StatusDraft) -> bool:
+    alive = {
+        pod.index
+        for pod in current_pods(draft)
+        if pod.phase != "Failed" and not pod.deleting and not draft.observed.is_lost(pod.node)
+    }
+    return alive >= set(range(len(draft.placed_nodes)))

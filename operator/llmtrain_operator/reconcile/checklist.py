@@ -22,10 +22,13 @@ from llmtrain_operator.policies.suspension import suspend_or_resume
 from llmtrain_operator.policies.topology_change import detect_topology_change
 from llmtrain_operator.policies.training_progress import record_progress
 from llmtrain_operator.policies.ttl_and_deadline import clean_up_finished_job, enforce_deadline
-from llmtrain_operator.policies.validation import accept_or_reject
+from llmtrain_operator.policies.validation import accept_or_reject, stop_if_rejected
 
 Policy = Callable[[StatusDraft], bool]
-"""Edits the draft. Returns True if the remaining policies must not run."""
+"""Edits the draft. Returns True if the remaining policies must not run.
+
+Those before `stop_if_rejected` apply to a job with an invalid spec, too.
+"""
 
 CHECKLIST: tuple[Policy, ...] = (
     finalize_deleted_job,
@@ -37,8 +40,9 @@ CHECKLIST: tuple[Policy, ...] = (
     enforce_deadline,
     suspend_or_resume,
     preempt,
-    relocate,
     requeue_if_evicted,
+    stop_if_rejected,
+    relocate,
     detect_failure,
     place,
     start_gang,

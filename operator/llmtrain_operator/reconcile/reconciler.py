@@ -60,6 +60,7 @@ class ReconcilerDeps:
     turns: FairTurns
     metrics: Metrics
     node_lost_seconds: float
+    start_reservation: float
 
 
 @dataclass(slots=True)
@@ -223,6 +224,7 @@ class Reconciler:
             report=self.deps.poller.take_report(self.uid),
             seconds_since_write=time.monotonic() - self.last_write,
             node_lost_seconds=self.deps.node_lost_seconds,
+            start_reservation=self.deps.start_reservation,
         )
 
     async def _apply(self, observed: Observed, actions: Actions) -> None:

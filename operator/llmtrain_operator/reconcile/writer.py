@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.queueing import Unschedulable
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.cache.placement_status import level_labels
-from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.cache.records import JobRecord, PodRecord
 from llmtrain_operator.errors import (
     AlreadyExistsError,
     ApiError,
@@ -30,7 +32,7 @@ from llmtrain_operator.kube.resources import EVENTS, JOBS, POD_GROUPS, PODS, Res
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.manifests.job_resources import job_resources
 from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.manifests.pod import make_pod
+from llmtrain_operator.manifests.pod import make_pod, sample_pod
 from llmtrain_operator.reconcile.events import changed_conditions, make_event
 from llmtrain_operator.reconcile.expectations import Expectations
 
@@ -146,6 +148,7 @@ class JobWriter:
         placement = view.stored_placement
         assert placement is not None, "pods are created for a placement in the status only"
         levels = level_labels(placement)
+        job = _with_priority_class(job, placement)
         try:
             resources = [
                 *job_resources(observed.raw, identity, self._metrics_peers),
@@ -169,6 +172,18 @@ class JobWriter:
             return refused.create_error
         return None
 
+    async def try_pod(self, record: JobRecord, job: Job) -> Object | Unschedulable:
+        """Return the first pod as the API server would store it, or why it rejects the pod."""
+        identity, view = JobIdentity.of(record.raw), record.view
+        body = sample_pod(job, record.raw, view.attempt)
+        gating = GangScheduling(pod_groups=False, kueue=self._gang_scheduling.kueue)
+        body = gating.add_to_pod(body, record.raw, view.attempt, job.nodes)
+        try:
+            return await self._create_or_adopt(PODS, body, identity, dry_run=True)
+        except _CreateRefusedError as refused:
+            error = refused.create_error
+            return Unschedulable(Reason(error.reason), error.message)
+
     async def _create_pod(
         self, body: Object, identity: JobIdentity, expectations: Expectations
     ) -> None:
@@ -176,13 +191,13 @@ class JobWriter:
         expectations.expect_pod_version(made["metadata"]["resourceVersion"])
 
     async def _create_or_adopt(
-        self, resource: Resource, body: Object, identity: JobIdentity
+        self, resource: Resource, body: Object, identity: JobIdentity, *, dry_run: bool = False
     ) -> Object:
         """Create a child object, or return the existing one if the job owns it."""
         name = body["metadata"]["name"]
         try:
             await self._rate_limiter.acquire(identity.namespace)
-            return await self._cluster.create(resource, body, identity.namespace)
+            return await self._cluster.create(resource, body, identity.namespace, dry_run=dry_run)
         except AlreadyExistsError:
             found = await self._cluster.get(resource, name, identity.namespace)
         except NotFoundError as error:
@@ -209,6 +224,14 @@ class JobWriter:
             " delete it, or create the job with another name"
         )
         raise _CreateRefusedError(CreateError(Reason.NAME_CONFLICT, clean_text(text)))
+
+
+def _with_priority_class(job: Job, placement: Mapping[str, Any]) -> Job:
+    """Return the job with the PriorityClass for which it got its nodes."""
+    if "priority" not in placement:  # of an older release
+        return job
+    named = placement.get("priorityClassName")
+    return replace(job, spec=job.spec.model_copy(update={"priority_class_name": named}))
 
 
 def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> CreateError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.api.conditions import clean_text
@@ -11,12 +11,13 @@ from llmtrain_core.queueing import (
     Assignment,
     ClusterState,
     PendingJob,
+    QueueDecision,
     RunningJob,
     Unschedulable,
 )
 from llmtrain_core.queueing.capacity import request_class_key
 from llmtrain_core.queueing.cycle import decide_within
-from llmtrain_core.queueing.messages import preempted_message
+from llmtrain_core.queueing.messages import displaced_message, preempted_message
 from llmtrain_core.queueing.relocation import find_relocation
 from llmtrain_core.queueing.round import NEW_ROUND, Round
 from llmtrain_core.topology.findings import LabelFinding, findings, relevant_to_job, sentences
@@ -75,7 +76,27 @@ def decide(
             admitted = victim.unadmitted_since is None
             text = clean_text(preempted_message(victim.namespace, job.key, admitted=admitted))
             preemptions[uid] = Preemption(victim.attempt, job.uid, text)
+    preemptions |= _displaced(waiting, found.decisions, cluster)
     return Decisions(decisions, preemptions, found.round, found.complete)
+
+
+def _displaced(
+    waiting: Iterable[PendingJob], found: Mapping[str, QueueDecision], cluster: ClusterState
+) -> dict[str, Preemption]:
+    """Return the jobs whose expired placement has a node that another job gets now."""
+    taken = {
+        node: job
+        for job in waiting
+        if isinstance(decision := found.get(job.uid), Assignment)
+        for node in decision.nodes
+    }
+    displaced: dict[str, Preemption] = {}
+    for expired in cluster.expired:
+        job = next((taken[node] for node in expired.nodes if node in taken), None)
+        if job is not None:
+            text = clean_text(displaced_message(expired.namespace, job.key))
+            displaced[expired.uid] = Preemption(expired.attempt, job.uid, text, expired=True)
+    return displaced
 
 
 class _LabelFindings:
@@ -129,6 +150,7 @@ def find_better_placement(
         found.placement,
         pending.resources,
         pending.request.gpus_per_node,
+        pending.priority,
         note=_LabelFindings(cluster.fabrics).note(pending, found.placement),
     )
     text = summary(placement_status(assignment))

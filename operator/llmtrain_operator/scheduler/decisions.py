@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmtrain_core.api.conditions import ConditionType, Reason
+from llmtrain_core.api.conditions import Reason
 from llmtrain_core.queueing import Assignment, Unschedulable
-from llmtrain_operator.cache.job import JobView
 
 CREATE_ERROR_REASONS = frozenset({Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN, Reason.NAME_CONFLICT})
 """Errors of pod creation that may pass: the job releases its nodes and waits."""
-
-
-def waits_after_create_error(view: JobView) -> bool:
-    """Return True if a job released its nodes after such an error and is not queued again yet."""
-    placed = view.condition(ConditionType.PLACED)
-    return (
-        placed is not None
-        and placed["status"] == "False"
-        and placed["reason"] in CREATE_ERROR_REASONS
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +19,8 @@ class Preemption:
     preemptor: str
     """UID of the job that gets the nodes."""
     message: str
+    expired: bool = False
+    """Whether the job did not hold the nodes any more, because its pods did not start in time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
@@ -15,7 +15,6 @@ from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRec
 from llmtrain_operator.manifests.gang_scheduling import KUEUE_QUEUE_NAME
 from llmtrain_operator.planning import durations
 from llmtrain_operator.planning.confirmed_progress import confirmed
-from llmtrain_operator.scheduler.decisions import waits_after_create_error
 from llmtrain_operator.scheduler.fabric_snapshots import fabric_problem
 from llmtrain_operator.scheduler.usage import node_resources
 
@@ -60,7 +59,7 @@ def pending_job(
     view = record.view
     if isinstance(checked, list) or checked.spec.suspend:
         return None
-    if view.is_finished or view.is_deleting or view.placement or waits_after_create_error(view):
+    if view.is_finished or view.is_deleting or view.placement or view.backoff_until:
         return None
     name, topology = checked.spec.priority_class_name, checked.spec.topology
     if name is not None and name not in priorities:
@@ -117,28 +116,43 @@ def holds_nodes(view: JobView) -> bool:
 
 
 def allocation_of(
-    record: JobRecord, checked: Job | list[Problem], priorities: Priorities, now: float
+    record: JobRecord,
+    checked: Job | list[Problem],
+    priorities: Priorities,
+    now: float,
+    held: Sequence[str],
 ) -> Allocation | None:
-    """Return the nodes and resources that a job holds, or None if it holds none."""
+    """Return what a job holds that holds these nodes, or None if it holds none."""
     view = record.view
     placement = view.stored_placement
-    if not placement or view.is_finished:
+    if not placement or not held:
         return None
-    priority = priority_of(view.priority_class, priorities)
     known = view if isinstance(checked, list) else confirmed(checked, view, now)
     end = None if isinstance(checked, list) else durations.ends_at(checked, known, now)
     return Allocation(
         uid=record.uid,
         namespace=record.namespace,
-        priority=priority.value if priority else 0,
-        nodes=tuple(view.held_nodes),
+        priority=placed_priority(view, priorities),
+        nodes=tuple(held),
         resources=node_resources(view.spec, int(placement["gpusPerNode"])),
         ends_at=end.value if end else None,
         lost_seconds=lost_seconds(known, now),
-        preemptible=not (view.is_deleting or view.is_suspended),
+        preemptible=not view.is_suspended,
         unadmitted_since=_unadmitted_since(view),
         attempt=view.attempt,
     )
+
+
+def expired_allocation(record: JobRecord, held: Sequence[str]) -> Allocation | None:
+    """Return the nodes of a job's placement that it does not hold any more; None without any."""
+    view = record.view
+    placement = view.placement
+    if not placement or view.is_finished or view.is_deleting:
+        return None
+    nodes = tuple(node for node in view.placed_nodes if node not in held)
+    resources = node_resources(view.spec, int(placement["gpusPerNode"]))
+    found = Allocation(record.uid, record.namespace, 0, nodes, resources, attempt=view.attempt)
+    return found if nodes else None
 
 
 def _unadmitted_since(view: JobView) -> float | None:
@@ -190,6 +204,18 @@ def node_failures(records: Iterable[JobRecord]) -> Iterator[NodeFailure]:
                 own = failure["reason"] == Reason.NODE_LOST
                 time = parse_time(failure["time"]).timestamp()
                 yield NodeFailure(failure["node"], time, "" if own else record.uid)
+
+
+def placed_priority(view: JobView, priorities: Priorities) -> int:
+    """Return the priority that a job has had since it got its nodes, which its pods have, too.
+
+    A placement of an older release does not have it: then that of the spec counts.
+    """
+    stored = (view.stored_placement or {}).get("priority")
+    if stored is not None:
+        return int(stored)
+    priority = priority_of(view.priority_class, priorities)
+    return priority.value if priority else 0
 
 
 def priority_of(name: str | None, priorities: Priorities) -> PriorityRecord | None:

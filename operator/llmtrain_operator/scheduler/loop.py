@@ -97,14 +97,20 @@ class Scheduler:
         wake: Callable[[str], None],
         observe_seconds: Callable[[float], None] = lambda _seconds: None,
         on_accepted: Callable[[Assignment], None] = lambda _assignment: None,
+        confirm: Callable[[Decisions, Queue], Decisions] = lambda decisions, _queue: decisions,
     ):
-        """`wake` starts a reconcile of a job. `on_accepted` gets each accepted assignment."""
+        """Connect to the other parts.
+
+        `wake` starts a reconcile of a job. `on_accepted` gets each accepted assignment. `confirm`
+        drops the decisions that must not take effect.
+        """
         self._pending_jobs = pending_jobs
         self._cluster_state = cluster_state
         self._job = job
         self._wake = wake
         self._observe_seconds = observe_seconds
         self._on_accepted = on_accepted
+        self._confirm = confirm
         self._triggered = asyncio.Event()
         self._round = NEW_ROUND
         self._jobs: defaultdict[str, JobState] = defaultdict(JobState)
@@ -159,7 +165,7 @@ class Scheduler:
         queue = self._pending_jobs()
         self._drop_outdated(queue)
         self.pending_count = len(queue)
-        assignments = self._assignments()
+        assignments = self.assignments()
         undecided = {uid: job for uid, job in queue.items() if uid not in assignments}
         if not undecided:
             for state in self._jobs.values():
@@ -170,17 +176,20 @@ class Scheduler:
         cluster = self._with_decisions(self._cluster_state(assignments), queue)
         earlier, self._round = self._round, NEW_ROUND
         found = await asyncio.to_thread(decide, undecided, cluster, earlier)
-        self._round = found.round
-        self._store(found, undecided)
+        confirmed = self._confirm(found, undecided)
+        self._store(confirmed, undecided)
+        if confirmed is found:
+            self._round = found.round
         if not found.complete:
             self.trigger()
 
-    def _assignments(self) -> dict[str, Assignment]:
+    def assignments(self) -> dict[str, Assignment]:
+        """Return the assignments that the status of no job shows yet, by UID."""
         return {uid: state.assignment for uid, state in self._jobs.items() if state.assignment}
 
     def _preempted(self) -> Iterator[tuple[JobState, Preemption]]:
         for state in self._jobs.values():
-            if state.preemption is not None:
+            if state.preemption is not None and not state.preemption.expired:
                 yield state, state.preemption
 
     def _store(self, decisions: Decisions, undecided: Queue) -> None:
@@ -202,7 +211,7 @@ class Scheduler:
         self._spare_victims(decisions)
         for uid, preemption in decisions.preemptions.items():
             self._jobs[uid].preemption = preemption
-            self._jobs[preemption.preemptor].nominated = True
+            self._jobs[preemption.preemptor].nominated = not preemption.expired
             self._wake(uid)
 
     def _store_unschedulable(self, uid: str, decision: Unschedulable, refresh: float) -> None:
@@ -241,7 +250,7 @@ class Scheduler:
         if time.monotonic() - self._relocation_checked_at < RELOCATION_PERIOD_SECONDS:
             return
         self._relocation_checked_at = time.monotonic()
-        assignments = self._assignments()
+        assignments = self.assignments()
         cluster = self._cluster_state(assignments)
         settled = {job.next.uid: job for job in cluster.running if job.settled}
         for uid, state in self._jobs.items():
@@ -276,7 +285,7 @@ class Scheduler:
                 end = cluster.now + TERMINATION_SECONDS
                 held = replace(held, ends_at=end, preemptible=False)
             allocations.append(held)
-        for uid, assignment in self._assignments().items():
+        for uid, assignment in self.assignments().items():
             job = self._jobs[uid].pending
             if job is not None and uid in queue:
                 allocations.append(_assumed_allocation(job, assignment, cluster.now))
@@ -285,7 +294,7 @@ class Scheduler:
 
     def _drop_outdated(self, queue: Queue) -> None:
         """Drop assignments that were accepted or that no job wants, and finished preemptions."""
-        for uid, assignment in self._assignments().items():
+        for uid, assignment in self.assignments().items():
             self._drop_assignment(uid, assignment, queued=uid in queue)
         for uid, state in self._jobs.items():
             state.nominated = state.nominated and uid in queue and state.assignment is None
@@ -293,7 +302,8 @@ class Scheduler:
             if state.preemption is not None:
                 job, preemptor = self._job(uid), self._jobs.get(state.preemption.preemptor)
                 stopped = job is None or job.attempt > state.preemption.attempt
-                if stopped or preemptor is None or not preemptor.nominated:
+                needless = preemptor is None or not preemptor.nominated
+                if stopped or (needless and not state.preemption.expired):
                     state.preemption = None
         for uid in [uid for uid, state in self._jobs.items() if state == JobState()]:
             del self._jobs[uid]

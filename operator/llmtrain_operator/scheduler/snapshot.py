@@ -19,14 +19,19 @@ from llmtrain_core.queueing import (
 )
 from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_core.queueing.quarantine import Quarantine, quarantine
+from llmtrain_core.queueing.quota import PodCharge, charge_of
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.informers import Informers
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRecord
+from llmtrain_operator.config import Config
+from llmtrain_operator.manifests.pod import sample_pod
 from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
+from llmtrain_operator.scheduler.held_nodes import HeldNodes, held_by_jobs, held_nodes
 from llmtrain_operator.scheduler.jobs import (
     allocation_of,
+    expired_allocation,
     holds_nodes,
     node_failures,
     pending_job,
@@ -34,7 +39,7 @@ from llmtrain_operator.scheduler.jobs import (
 )
 from llmtrain_operator.scheduler.namespace_limit import limit_active_jobs
 from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
-from llmtrain_operator.scheduler.usage import succeeded_jobs, terminating_allocations, usage
+from llmtrain_operator.scheduler.usage import terminating_allocations, usage
 
 
 class ClusterReader:
@@ -45,22 +50,25 @@ class ClusterReader:
         informers: Informers,
         checked: CheckedJobs,
         too_small: Callable[[JobRecord, Job], frozenset[str]],
-        max_active_jobs: int,
+        config: Config,
     ):
-        """`too_small` returns the nodes whose GPUs have too little memory for a job.
-
-        `max_active_jobs` limits the jobs of each namespace that hold nodes or queue for them.
-        """
+        """`too_small` returns the nodes whose GPUs have too little memory for a job."""
         self._informers = informers
         self._checked = checked
         self._too_small = too_small
-        self._max_active_jobs = max_active_jobs
+        self._max_active_jobs = config.max_active_jobs
+        self._start_reservation = config.start_reservation
         self._uplinks = UplinkUsageCache()
 
     def job(self, uid: str) -> JobView | None:
         """Return a job by UID."""
         record = self._informers.jobs.get(uid)
         return None if record is None else record.view
+
+    def generation(self, uid: str) -> int:
+        """Return the generation of a job's spec, or -1 if the job is gone."""
+        job = self.job(uid)
+        return -1 if job is None else job.generation
 
     def pending_jobs(self) -> dict[str, PendingJob | Unschedulable]:
         """Return the jobs that wait for a placement, by UID."""
@@ -91,29 +99,57 @@ class ClusterReader:
         jobs, pods = [*informers.jobs.values()], [*informers.pods.values()]
         running = tuple(self._running(now))
         nodes = informers.all_nodes()
+        held = held_by_jobs(informers.managed_jobs(), pods, now, self._start_reservation)
         return ClusterState(
             now=now,
             fabrics=FabricSnapshots(nodes, self._fabrics(), running, self._uplinks),
-            usage=tuple(usage(jobs, pods, informers.foreign_pods.values(), assignments)),
+            usage=tuple(usage(jobs, pods, informers.foreign_pods.values(), assignments, held)),
             allocations=(
-                *self._allocations(now),
-                *terminating_allocations(jobs, pods, now + TERMINATION_SECONDS),
+                *self._allocations(now, held),
+                *terminating_allocations(jobs, pods, now + TERMINATION_SECONDS, held),
             ),
+            expired=tuple(self._expired(held)),
             running=running,
             quarantine=self.quarantine(),
         )
+
+    def promised(
+        self, namespace: str, assignments: Mapping[str, Assignment]
+    ) -> Iterator[tuple[PodCharge, int]]:
+        """Yield the pods of a namespace that jobs with nodes have not created yet.
+
+        A spare node counts like one with a pod: the job may use it at any time.
+        """
+        now = time.time()
+        for record in self._informers.managed_jobs():
+            if record.namespace != namespace:
+                continue
+            pods = [p for p in self._informers.pods.by_index("job", record.uid) if not p.ended]
+            own = [pod for pod in pods if pod.belongs_to(record)]
+            held = held_nodes(record.view, own, now, self._start_reservation)
+            if record.uid in assignments:
+                held = assignments[record.uid].nodes
+            checked = self._checked.get(record)
+            missing = len(held) - len(own)
+            if missing > 0 and isinstance(checked, Job):
+                yield charge_of(sample_pod(checked, record.raw)["spec"]), missing
 
     def quarantine(self) -> Quarantine:
         """Return the nodes that are quarantined now."""
         return quarantine(node_failures(self._informers.managed_jobs()), time.time())
 
-    def _allocations(self, now: float) -> Iterator[Allocation]:
-        known = {job.uid: job for job in self._informers.jobs.values()}
-        succeeded = succeeded_jobs(known, self._informers.pods.values())
+    def _allocations(self, now: float, held: HeldNodes) -> Iterator[Allocation]:
         priorities = self._priorities()
         for record in self._informers.managed_jobs():
-            found = allocation_of(record, self._checked.get(record), priorities, now)
-            if found is not None and record.uid not in succeeded:
+            nodes = held.get(record.uid, ())
+            found = allocation_of(record, self._checked.get(record), priorities, now, nodes)
+            if found is not None:
+                yield found
+
+    def _expired(self, held: HeldNodes) -> Iterator[Allocation]:
+        for record in self._informers.managed_jobs():
+            found = expired_allocation(record, held.get(record.uid, ()))
+            if found is not None:
                 yield found
 
     def _running(self, now: float) -> Iterator[RunningJob]:

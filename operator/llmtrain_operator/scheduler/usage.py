@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
@@ -11,6 +11,7 @@ from llmtrain_core.queueing import Allocation, Assignment
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import ForeignPod, JobRecord, PodRecord
+from llmtrain_operator.scheduler.held_nodes import HeldNodes
 
 _Amounts = dict[tuple[str, str, str], int]
 """Amount by owner, node and resource."""
@@ -28,23 +29,22 @@ def usage(
     pods: Iterable[PodRecord],
     foreign: Iterable[ForeignPod],
     assignments: Mapping[str, Assignment],
+    held: HeldNodes,
 ) -> list[Usage]:
     """Return everything that is in use.
 
     The pods of a job and its placement (or the assignment that is not in its status yet) are the
-    same GPUs: on each node the larger of the two counts. Pods that do not belong to the job's
-    placement any more count until they end. Any user can set a label: a pod that no job owns
-    counts for itself, and only if it is bound. A gang that has succeeded holds nothing, even
-    before its status shows it.
+    same GPUs: on each node the larger of the two counts. Only bound pods count: any user can create
+    pods with our labels and owner references that are pinned to all nodes and never start. Pods
+    that do not belong to the job's placement any more count until they end.
     """
-    known, pods = {job.uid: job for job in jobs}, list(pods)
-    by_pods, done = _used_by_pods(known, pods), succeeded_jobs(known, pods)
+    known = {job.uid: job for job in jobs}
+    by_pods = _used_by_pods(known, pods)
     reserved: _Amounts = {}
-    for job in known.values():
-        placement = job.view.stored_placement
-        if placement and not job.view.is_finished and job.uid not in done:
-            resources = node_resources(job.view.spec, int(placement["gpusPerNode"]))
-            _reserve(reserved, job.uid, job.view.held_nodes, resources)
+    for uid, nodes in held.items():
+        view = known[uid].view
+        gpus = int((view.stored_placement or {})["gpusPerNode"])
+        _reserve(reserved, uid, nodes, node_resources(view.spec, gpus))
     for uid, assignment in assignments.items():
         _reserve(reserved, uid, assignment.nodes, assignment.resources)
     items = [
@@ -56,34 +56,17 @@ def usage(
     return items
 
 
-def succeeded_jobs(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> set[str]:
-    """Return the UIDs of jobs whose whole gang has succeeded. Their status may not show it yet."""
-    succeeded: dict[str, set[int]] = {}
-    for pod in pods:
-        job = known.get(pod.owner)
-        if job is None or pod.phase != "Succeeded" or not pod.belongs_to(job):
-            continue
-        if pod.attempt == job.view.attempt:
-            succeeded.setdefault(job.uid, set()).add(pod.index)
-    return {
-        uid
-        for uid, indexes in succeeded.items()
-        if len(indexes) == len(known[uid].view.placed_nodes)
-    }
-
-
 def terminating_allocations(
-    jobs: Iterable[JobRecord], pods: Iterable[PodRecord], ends_at: float
+    jobs: Iterable[JobRecord], pods: Iterable[PodRecord], ends_at: float, held: HeldNodes
 ) -> list[Allocation]:
     """Return what pods still hold on nodes that their job has released.
 
     The job was suspended, preempted, deleted, or placed on other nodes.
     """
     known = {job.uid: job for job in jobs}
-    kept = {uid: _kept_nodes(job.view) for uid, job in known.items()}
     released: dict[tuple[str, str], dict[str, int]] = {}
     for (owner, node, resource), amount in _used_by_pods(known, pods).items():
-        if owner in kept and node not in kept[owner]:
+        if owner in known and node not in _kept_nodes(known[owner].view, held.get(owner, ())):
             released.setdefault((owner, node), {})[resource] = amount
     return [
         Allocation("", known[owner].namespace, 0, (node,), resources, ends_at, preemptible=False)
@@ -91,20 +74,20 @@ def terminating_allocations(
     ]
 
 
-def _kept_nodes(view: JobView) -> frozenset[str]:
+def _kept_nodes(view: JobView, held: Sequence[str]) -> Sequence[str]:
     """Return the nodes on which the pods of a job may stay."""
-    if view.is_finished and view.run_policy.get("cleanPodPolicy") != "None":
-        return frozenset()
-    return frozenset(view.held_nodes)
+    if view.is_finished and view.run_policy.get("cleanPodPolicy") == "None":
+        return view.held_nodes
+    return held
 
 
 def _used_by_pods(known: Mapping[str, JobRecord], pods: Iterable[PodRecord]) -> _Amounts:
-    """Return what pods that have not ended hold, for their job or for themselves."""
+    """Return what bound pods that have not ended hold, for their job or for themselves."""
     used: _Amounts = {}
     for pod in pods:
         job = known.get(pod.owner)
         owned = job is not None and pod.belongs_to(job)
-        if pod.ended or not pod.node or not (owned or pod.bound):
+        if pod.ended or not pod.bound:
             continue
         for resource, amount in pod.resources:
             key = (pod.owner if owned else pod.uid, pod.node, resource)

@@ -187,9 +187,9 @@ async def test_quota(operator: OperatorProcess, harness: OperatorHarness) -> Non
     )
     await harness.submit("greedy")
     stuck = await harness.wait(
-        "greedy", lambda job: condition(job, "PodsReady").get("reason") == "QuotaExceeded"
+        "greedy", lambda job: condition(job, "Placed").get("reason") == "QuotaExceeded"
     )
-    assert "raise the quota" in condition(stuck, "PodsReady")["message"]
+    assert "raise the quota" in condition(stuck, "Placed")["message"]
     await harness.api.delete("resourcequotas", "tight", harness.namespace)
     running = await harness.phase("greedy", "Running")
     assert status_of(running).get("restarts", 0) == 0

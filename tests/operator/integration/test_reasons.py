@@ -141,7 +141,7 @@ async def the_quota_of_the_namespace(harness: CaseBench) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     await harness.api.create("resourcequotas", quota, harness.namespace)
     await harness.small("job")
-    await harness.wait_reason("job", "QuotaExceeded", "exceeded quota: none", kind="PodsReady")
+    await harness.wait_reason("job", "QuotaExceeded", "exceeded quota: none")
     await harness.api.delete("resourcequotas", "none", harness.namespace)
     await harness.starts("job")
 
@@ -153,7 +153,7 @@ async def what_the_server_forbids(harness: CaseBench) -> None:
     limit = {"metadata": {"name": "most"}, "spec": {"limits": [most]}}
     await harness.api.create("limitranges", limit, harness.namespace)
     await harness.small("job")
-    await harness.wait_reason("job", "Forbidden", "maximum nvidia.com/gpu", kind="PodsReady")
+    await harness.wait_reason("job", "Forbidden", "maximum nvidia.com/gpu")
     await harness.api.delete("limitranges", "most", harness.namespace)
     await harness.starts("job")
 

@@ -13,7 +13,8 @@ from llmtrain_core.queueing import Assignment, ClusterState, Unschedulable
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import PriorityRecord
 from llmtrain_operator.scheduler.decisions import Preemption
-from llmtrain_operator.scheduler.jobs import allocation_of
+from llmtrain_operator.scheduler.held_nodes import held_by_jobs
+from llmtrain_operator.scheduler.jobs import allocation_of, expired_allocation
 from llmtrain_operator.scheduler.loop import Queue, Scheduler
 from llmtrain_operator.scheduler.usage import terminating_allocations, usage
 from tests.support.operator_harness.observed import make_observed, pod, reason, settle, status, text
@@ -64,15 +65,19 @@ class Memory:
         self.records = {name: record(name) for name in ("low", "other")}
         self.pods: list[Any] = []
         self.woken: list[str] = []
+        self.now = 0.0
 
     def cluster(self, assignments: Mapping[str, Assignment]) -> ClusterState:
         records = list(self.records.values())
-        held = [allocation_of(r, [], CLASSES, 0.0) for r in records]
-        terminating = terminating_allocations(records, self.pods, 30.0)
+        nodes_of = held_by_jobs(records, self.pods, self.now)
+        held = [allocation_of(r, [], CLASSES, 0.0, nodes_of.get(r.uid, ())) for r in records]
+        terminating = terminating_allocations(records, self.pods, 30.0, nodes_of)
+        expired = [expired_allocation(r, nodes_of.get(r.uid, ())) for r in records]
         return cluster(
             nodes(2, gpus=2),
-            tuple(usage(records, self.pods, [], assignments)),
+            tuple(usage(records, self.pods, [], assignments, nodes_of)),
             allocations=(*(found for found in held if found), *terminating),
+            expired=tuple(found for found in expired if found),
         )
 
     def pending(self) -> Queue:

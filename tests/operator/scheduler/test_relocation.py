@@ -21,7 +21,6 @@ from llmtrain_operator.scheduler.decisions import RelocationHint
 from llmtrain_operator.scheduler.jobs import running_job
 from llmtrain_operator.scheduler.loop import Scheduler
 from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
-from llmtrain_operator.scheduler.usage import usage
 from tests.support.operator_harness.observed import (
     PLACEMENT,
     assignment,
@@ -32,7 +31,15 @@ from tests.support.operator_harness.observed import (
     settle,
     status,
 )
-from tests.support.operator_harness.scheduling import GPU, LEAF, SPINE, cluster, fabric, record
+from tests.support.operator_harness.scheduling import (
+    GPU,
+    LEAF,
+    SPINE,
+    cluster,
+    fabric,
+    in_use,
+    record,
+)
 
 pytestmark = pytest.mark.unit
 ASKED = {"annotations": {"llmtrain.dev/replace": "0"}}
@@ -128,7 +135,7 @@ def state(
         {"name": "leaf", "nodeLabel": LEAF, "oversubscription": leaf},
         {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
     ]
-    taken = tuple(usage([job], [], [], {}))
+    taken = tuple(in_use([job], [], [], {}))
     return cluster(nodes, taken, fabric({"levels": levels}), running=(sitting(job),))
 
 

@@ -27,7 +27,6 @@ from llmtrain_operator.scheduler import cycle, loop
 from llmtrain_operator.scheduler.cycle import Decisions
 from llmtrain_operator.scheduler.decisions import Preemption
 from llmtrain_operator.scheduler.loop import Queue, Scheduler
-from llmtrain_operator.scheduler.usage import usage
 from tests.support.operator_harness.observed import PLACEMENT, assignment, pod
 from tests.support.operator_harness.scheduling import (
     GPU,
@@ -36,6 +35,7 @@ from tests.support.operator_harness.scheduling import (
     cluster,
     decide,
     fabric,
+    in_use,
     nodes,
     record,
     refusal,
@@ -170,21 +170,21 @@ def test_nothing_counts_twice() -> None:
     placed = record("uid", {"placement": PLACEMENT})
     pods = [pod(0), pod(1, "Pending")]
     once = {("n0", "uid"): 2, ("n1", "uid"): 2}
-    assert total(usage([placed], [], [], {})) == once
-    assert total(usage([placed], pods, [], {})) == once
+    assert total(in_use([placed], [], [], {})) == once
+    assert total(in_use([placed], pods, [], {})) == once
     offer = assignment(0)
-    assert total(usage([record("uid")], [], [], {"uid": offer})) == once
-    assert total(usage([placed], pods, [], {"uid": offer})) == once
+    assert total(in_use([record("uid")], [], [], {"uid": offer})) == once
+    assert total(in_use([placed], pods, [], {"uid": offer})) == once
     # Pods that no job claims any more count until they have ended.
-    assert total(usage([record("uid")], pods, [], {})) == once
-    assert total(usage([record("uid")], [replace(p, phase="Failed") for p in pods], [], {})) == {}
+    assert total(in_use([record("uid")], pods, [], {})) == once
+    assert total(in_use([record("uid")], [replace(p, phase="Failed") for p in pods], [], {})) == {}
     over = [{"type": "Failed", "status": "True", "reason": "x"}]
     assert (
-        total(usage([record("uid", {"placement": PLACEMENT, "conditions": over})], [], [], {}))
+        total(in_use([record("uid", {"placement": PLACEMENT, "conditions": over})], [], [], {}))
         == {}
     )
     stranger = ForeignPod("x", "n0", ((GPU, 1),))
-    assert total(usage([placed], pods, [stranger], {})) == {**once, ("n0", ""): 1}
+    assert total(in_use([placed], pods, [stranger], {})) == {**once, ("n0", ""): 1}
 
 
 class Copies:
@@ -196,7 +196,7 @@ class Copies:
 
     def scheduler(self, count: int) -> Scheduler:
         def world(offers: Mapping[str, Assignment]) -> ClusterState:
-            taken = usage(self.records.values(), [], [], offers)
+            taken = in_use(self.records.values(), [], [], offers)
             return cluster(nodes(count, gpus=2), tuple(taken))
 
         def stored(uid: str) -> JobView | None:

@@ -12,12 +12,13 @@ from llmtrain_core.topology.inventory import Usage
 from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.placement_status import placement_status
 from llmtrain_operator.cache.records import foreign_pod, is_followed
-from llmtrain_operator.scheduler.usage import node_resources, usage
+from llmtrain_operator.scheduler.usage import node_resources
 from tests.support.operator_harness.observed import PLACEMENT, pod
 from tests.support.operator_harness.scheduling import (
     GPU,
     cluster,
     decide,
+    in_use,
     nodes,
     record,
     refusal,
@@ -38,18 +39,19 @@ def test_a_pod_of_another_namespace_is_not_the_jobs_own() -> None:
 @pytest.mark.parametrize("changes", [{"owner": ""}, {"owner": "nobody"}, {"namespace": "other"}])
 def test_a_label_alone_takes_no_gpus(changes: dict[str, str]) -> None:
     stray = pod(0, "Pending", bound=False, **changes)
-    assert total(usage([record("uid")], [stray], [], {})) == {}
+    assert total(in_use([record("uid")], [stray], [], {})) == {}
     bound = replace(stray, bound=True)
-    assert total(usage([record("uid")], [bound], [], {})) == {("n0", stray.uid): 2}
+    assert total(in_use([record("uid")], [bound], [], {})) == {("n0", stray.uid): 2}
     # It does not hide behind the promise of the job that it names, either.
     placed = record("uid", {"placement": PLACEMENT})
-    held = total(usage([placed], [bound], [], {}))
+    held = total(in_use([placed], [bound], [], {}))
     assert held == {("n0", "uid"): 2, ("n1", "uid"): 2, ("n0", stray.uid): 2}
 
 
-def test_pods_that_wait_for_their_binding_count_for_their_job() -> None:
-    waiting = pod(0, "Pending", bound=False)
-    assert total(usage([record("uid")], [waiting], [], {})) == {("n0", "uid"): 2}
+def test_pods_that_are_not_bound_hold_nothing() -> None:
+    for changes in ({}, {"gated": True}, {"node": "n7"}):
+        waiting = pod(0, "Pending", bound=False, **changes)
+        assert total(in_use([record("uid")], [waiting])) == {}
 
 
 def test_an_offer_and_the_stored_placement_take_the_same() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import (
     Allocation,
+    Assignment,
     ClusterState,
     PendingJob,
     RunningJob,
@@ -17,14 +19,18 @@ from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.records import (
     FabricRecord,
+    ForeignPod,
     JobRecord,
+    PodRecord,
     PriorityRecord,
     fabric_record,
 )
 from llmtrain_operator.scheduler.cycle import decide as decided
 from llmtrain_operator.scheduler.decisions import JobDecision
 from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
+from llmtrain_operator.scheduler.held_nodes import held_by_jobs
 from llmtrain_operator.scheduler.jobs import pending_job
+from llmtrain_operator.scheduler.usage import usage
 from tests.support.operator_harness.harness import job_object
 
 GPU = "nvidia.com/gpu"
@@ -68,13 +74,19 @@ def waiting_job(
 
 def cluster(
     nodes: Iterable[Node],
-    usage: tuple[Usage, ...] = (),
+    taken: tuple[Usage, ...] = (),
     fabrics: Mapping[str, FabricRecord] | None = None,
     allocations: tuple[Allocation, ...] = (),
     running: tuple[RunningJob, ...] = (),
+    expired: tuple[Allocation, ...] = (),
 ) -> ClusterState:
-    snapshots = FabricSnapshots(nodes, fabrics or {}, running)
-    return ClusterState(fabrics=snapshots, usage=usage, allocations=allocations, running=running)
+    return ClusterState(
+        fabrics=FabricSnapshots(nodes, fabrics or {}, running),
+        usage=taken,
+        allocations=allocations,
+        expired=expired,
+        running=running,
+    )
 
 
 def decide(queue: Iterable[PendingJob], state: ClusterState) -> Mapping[str, JobDecision]:
@@ -105,6 +117,18 @@ def as_pending(
 ) -> PendingJob | Unschedulable | None:
     checked = check(found.name, found.raw["spec"])
     return pending_job(found, checked, priorities, fabrics or {})
+
+
+def in_use(
+    jobs: Iterable[JobRecord],
+    pods: Iterable[PodRecord] = (),
+    foreign: Iterable[ForeignPod] = (),
+    assignments: Mapping[str, Assignment] = MappingProxyType({}),
+    now: float = 0.0,
+) -> list[Usage]:
+    """Everything that is in use, by default before any reservation has expired."""
+    jobs, pods = list(jobs), list(pods)
+    return usage(jobs, pods, foreign, assignments, held_by_jobs(jobs, pods, now))
 
 
 def total(items: list[Usage]) -> dict[tuple[str, str], int]:

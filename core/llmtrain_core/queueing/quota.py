@@ -1,0 +1,201 @@
+"""Whether a whole gang fits into the ResourceQuotas of its namespace. Pure.
+
+Kubernetes charges each pod when it is created. A gang that creates 7 of 8 pods holds its nodes and
+never starts. So the sum of the gang is compared with every quota before it gets nodes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
+
+from llmtrain_core.api.base import quantity_value
+
+_QUANTITY = re.compile(r"[0-9]{1,20}(\.[0-9]{1,9})?([mkKMGTP]|[KMGTP]i)?")
+_EXA = {"E": 10**18, "Ei": 2**60}
+_COMPUTE = ("cpu", "memory", "ephemeral-storage")
+_MAX_NAMED = 3
+
+Amounts = Mapping[str, Fraction]
+"""Amount by name of a resource, as ResourceQuotas name it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A condition on the pods that a quota counts."""
+
+    name: str
+    operator: str = "Exists"
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceQuota:
+    """A ResourceQuota of a namespace."""
+
+    name: str
+    hard: Amounts
+    used: Amounts
+    scopes: tuple[Scope, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PodCharge:
+    """What one pod is charged for, and what decides which quotas count it."""
+
+    amounts: Amounts
+    priority_class: str = ""
+    best_effort: bool = False
+    terminating: bool = False
+
+
+Charge = tuple[PodCharge, int]
+"""A number of equal pods."""
+
+
+def read_quota(raw: Mapping[str, Any]) -> ResourceQuota:
+    """Read a ResourceQuota object. Its status has the limits that are in force."""
+    spec, status = raw.get("spec") or {}, raw.get("status") or {}
+    selector = (spec.get("scopeSelector") or {}).get("matchExpressions") or ()
+    return ResourceQuota(
+        raw["metadata"]["name"],
+        _amounts({**(spec.get("hard") or {}), **(status.get("hard") or {})}),
+        _amounts(status.get("used") or {}),
+        (
+            *(Scope(name) for name in spec.get("scopes") or ()),
+            *(
+                Scope(item["scopeName"], item["operator"], tuple(item.get("values") or ()))
+                for item in selector
+            ),
+        ),
+    )
+
+
+def charge_of(spec: Mapping[str, Any]) -> PodCharge:
+    """Return what a pod with this spec is charged for, by the rules of Kubernetes."""
+    requests, limits = _resources(spec, "requests"), _resources(spec, "limits")
+    charged: dict[str, Fraction] = {"pods": Fraction(1), "count/pods": Fraction(1)}
+    for name, amount in requests.items():
+        charged[f"requests.{name}"] = amount
+        if name in _COMPUTE or name.startswith("hugepages-"):
+            charged[name] = amount
+    for name in _COMPUTE:
+        if name in limits:
+            charged[f"limits.{name}"] = limits[name]
+    return PodCharge(
+        charged,
+        spec.get("priorityClassName") or "",
+        best_effort=not any(name in ("cpu", "memory") for name in (*requests, *limits)),
+        terminating=spec.get("activeDeadlineSeconds") is not None,
+    )
+
+
+def exceeded_quota(
+    quotas: Iterable[ResourceQuota],
+    gang: Charge,
+    others: Iterable[Charge] = (),
+    objects: Amounts = MappingProxyType({}),
+) -> str | None:
+    """Return which quota the gang exceeds, and by what, or None.
+
+    `others` are pods that jobs of the namespace will create: they are not charged yet. `objects`
+    are other objects that the gang needs.
+    """
+    others = list(others)
+    for quota in quotas:
+        wanted = {} if quota.scopes else dict(objects)
+        if _counts(quota, gang[0]):
+            wanted |= {name: amount * gang[1] for name, amount in gang[0].amounts.items()}
+        promised: dict[str, Fraction] = {}
+        for pod, count in others:
+            for name, amount in pod.amounts.items() if _counts(quota, pod) else ():
+                promised[name] = promised.get(name, Fraction(0)) + amount * count
+        parts = list(_excess(quota, wanted, promised))
+        if parts:
+            more = f" and {len(parts) - _MAX_NAMED} more" if len(parts) > _MAX_NAMED else ""
+            return f"quota {quota.name}: {', '.join(parts[:_MAX_NAMED])}{more}"
+    return None
+
+
+def _excess(quota: ResourceQuota, wanted: Amounts, promised: Amounts) -> Iterator[str]:
+    for name, hard in sorted(quota.hard.items()):
+        amount, coming = wanted.get(name, Fraction(0)), promised.get(name, Fraction(0))
+        used = quota.used.get(name, Fraction(0))
+        if amount and used + coming + amount > hard:
+            taken = _text(used) + (f" + {_text(coming)} of pods to come" if coming else "")
+            yield f"{name} requested {_text(amount)}, used {taken}, limit {_text(hard)}"
+
+
+def _counts(quota: ResourceQuota, pod: PodCharge) -> bool:
+    return all(_matches(scope, pod) for scope in quota.scopes)
+
+
+def _matches(scope: Scope, pod: PodCharge) -> bool:
+    if scope.name == "PriorityClass":
+        named = pod.priority_class
+        return {
+            "In": named in scope.values,
+            "NotIn": named not in scope.values,
+            "Exists": bool(named),
+            "DoesNotExist": not named,
+        }.get(scope.operator, False)
+    return {
+        "Terminating": pod.terminating,
+        "NotTerminating": not pod.terminating,
+        "BestEffort": pod.best_effort,
+        "NotBestEffort": not pod.best_effort,
+    }.get(scope.name, False)
+
+
+def _resources(spec: Mapping[str, Any], kind: str) -> dict[str, Fraction]:
+    """Return the requests or limits of a pod: the sum over containers, or an init container's."""
+    total: dict[str, Fraction] = {}
+    first = spec.get("initContainers") or []
+    together = [*(spec.get("containers") or []), *(c for c in first if _is_sidecar(c))]
+    for container in together:
+        for name, amount in _container(container, kind).items():
+            total[name] = total.get(name, Fraction(0)) + amount
+    for container in first:
+        for name, amount in _container(container, kind).items():
+            total[name] = max(total.get(name, Fraction(0)), amount)
+    if kind == "requests" or total:
+        for name, amount in _amounts(spec.get("overhead") or {}).items():
+            total[name] = total.get(name, Fraction(0)) + amount
+    return total
+
+
+def _is_sidecar(container: Mapping[str, Any]) -> bool:
+    return container.get("restartPolicy") == "Always"
+
+
+def _container(container: Mapping[str, Any], kind: str) -> dict[str, Fraction]:
+    """Return the requests or limits of a container. The default of a request is the limit."""
+    resources = container.get("resources") or {}
+    found = _amounts(resources.get(kind) or {})
+    return {**_amounts(resources.get("limits") or {}), **found} if kind == "requests" else found
+
+
+def _amounts(raw: Mapping[str, Any]) -> dict[str, Fraction]:
+    """Read amounts. One that is not a quantity of this form is left out."""
+    found = ((name, _value(str(amount))) for name, amount in raw.items())
+    return {name: value for name, value in found if value is not None}
+
+
+def _value(text: str) -> Fraction | None:
+    for unit, factor in _EXA.items():
+        digits = text.removesuffix(unit)
+        if text.endswith(unit) and digits.isdecimal() and len(digits) <= 4:
+            return Fraction(int(digits) * factor)
+    return quantity_value(text) if _QUANTITY.fullmatch(text) else None
+
+
+def _text(amount: Fraction) -> str:
+    """Return an amount: a whole number, in Mi where possible, or in thousandths."""
+    if amount.denominator != 1:
+        return f"{float(amount * 1000):g}m"
+    whole = amount.numerator
+    return f"{whole // 2**20}Mi" if whole and whole % 2**20 == 0 else str(whole)
