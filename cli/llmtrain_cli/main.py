@@ -33,6 +33,9 @@ app.add_typer(cluster.app, name="cluster", help="The development cluster: up, do
 app.add_typer(data.app, name="data")
 
 
+MAX_RANKS = 1 << 17
+"""Ranks of the largest layout that is printed."""
+
 KINDS: tuple[GroupKind, ...] = ("tensor", "context", "data", "replicate", "pipeline", "model")
 
 
@@ -53,7 +56,9 @@ def layout(
             tensor=tensor, context=context, data=data, replicate=replicate, pipeline=pipeline
         )
     except ValueError as error:
-        raise CliError(f"--{error}") from error
+        raise CliError(f"--{error}"[:200]) from error
+    if grid.world_size > MAX_RANKS:
+        raise CliError(f"the layout has more than {MAX_RANKS:,} ranks; use smaller degrees")
     groups = {kind: grid.groups(kind) for kind in KINDS}
     show(groups, layout_text(grid, groups), output)
 
@@ -83,3 +88,7 @@ def run() -> None:
     except CliError as error:
         echo(f"llmtrain: {error}", err=True)
         sys.exit(error.exit_code or EXIT_INPUT)
+    except (RecursionError, MemoryError, OverflowError) as error:
+        kind = type(error).__name__
+        echo(f"llmtrain: the input is too large or nested too deeply ({kind})", err=True)
+        sys.exit(EXIT_INPUT)

@@ -18,6 +18,7 @@ from llmtrain_cli.io.assigned_nodes import (
     moved_nodes,
 )
 from llmtrain_cli.io.cluster_view import ClusterSources, ClusterView, read_cluster
+from llmtrain_cli.io.files import UNEXPECTED
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.placement.tree import natural
@@ -96,7 +97,7 @@ def command(
     view = read_cluster(ClusterSources(nodes, pods, jobs, fabric), with_jobs=True)
     try:
         topology = TopologyMap.of(view)
-    except (KeyError, TypeError, AttributeError) as error:
+    except UNEXPECTED as error:
         raise CliError(
             f"--pods, --jobs: unexpected object: {error!r}; print the list with kubectl get -o json"
         ) from error

@@ -42,6 +42,8 @@ def assigned_pods(pods: Iterable[Raw]) -> list[AssignedPod]:
         name = (metadata.get("labels") or {}).get(labels.JOB_NAME)
         ended = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
         if name and spec.get("nodeName") and not ended:
+            if not isinstance(spec["nodeName"], str):
+                raise TypeError("spec.nodeName is not text")
             job = f"{metadata.get('namespace', 'default')}/{name}"
             found.append(AssignedPod(job, spec["nodeName"], _ranks(metadata, spec)))
     return sorted(found, key=lambda pod: (pod.job, pod.ranks, pod.node))

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io import kubectl
-from llmtrain_cli.io.files import fabric_of, read_fabric, read_items, snapshot_for
+from llmtrain_cli.io.files import UNEXPECTED, fabric_of, read_fabric, read_items, snapshot_for
 from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Snapshot, node_from_raw, usage_from_pods
@@ -66,7 +66,7 @@ def read_cluster(
     try:
         inventory = [node_from_raw(raw) for raw in nodes]
         usage = usage_from_pods(pods)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except UNEXPECTED as error:
         raise CliError(
             f"--nodes, --pods: unexpected object: {error!r};"
             " print the list with kubectl get -o json"

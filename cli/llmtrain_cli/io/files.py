@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from llmtrain_cli.errors import CliError
+from llmtrain_cli.io.parsing import MAX_DOCUMENT, MAX_LIST, parse, read_text
 from llmtrain_core.api.base import API_VERSION
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
@@ -20,32 +18,24 @@ from llmtrain_core.topology.label_presets import PRESETS, detect, fit, levels_of
 from llmtrain_core.topology.links import links_of
 from llmtrain_core.validation.check import Job, check, problems_of
 
-# libyaml's loader is about ten times faster.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+Raw = Mapping[str, Any]
+
+MAX_NAME = 253
+"""Characters of the name of an object. Values of labels are shorter."""
+
+UNEXPECTED = (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError)
+"""What reading a value of the wrong type raises."""
 
 
-def read_document(path: str) -> Mapping[str, Any]:
-    """Read one YAML or JSON mapping; `-` is standard input."""
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CliError(f"{path}: cannot be read: {error}") from error
-    document = _parse(text, path)
+def read_document(path: str) -> Raw:
+    """Read one YAML or JSON mapping of a person; `-` is standard input."""
+    return _mapping(parse(read_text(path, MAX_DOCUMENT), path), path)
+
+
+def _mapping(document: Any, path: str) -> Raw:
     if not isinstance(document, dict):
         raise CliError(f"{path}: is not an object; use the file of a manifest")
     return document
-
-
-def _parse(text: str, path: str) -> Any:
-    """Parse JSON, else YAML: the YAML parser takes a minute for a large JSON list."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise CliError(f"{path}: neither YAML nor JSON: {error}") from error
 
 
 def read_job(path: str) -> Job:
@@ -60,20 +50,20 @@ def read_manifest(path: str) -> tuple[Job, Mapping[str, str]]:
         raise CliError(
             f"{path}: is not an LLMTrainingJob of {API_VERSION}; see apiVersion and kind"
         )
-    name = (document.get("metadata") or {}).get("name")
-    spec = document.get("spec")
+    metadata, spec = document.get("metadata"), document.get("spec")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(name, str) or not isinstance(spec, dict):
         raise CliError(f"{path}: metadata.name and spec are required")
     answer = check(name, spec)
     if isinstance(answer, list):
         raise CliError("\n".join([f"{path}: the job is not valid:", *(f"  {p}" for p in answer)]))
-    annotations = document["metadata"].get("annotations")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
     return answer, annotations if isinstance(annotations, dict) else {}
 
 
 def read_items(path: str, kind: str) -> list[Mapping[str, Any]]:
     """Read a list as `kubectl get ... -o json` prints it, or a single object."""
-    document = read_document(path)
+    document = _mapping(parse(read_text(path, MAX_LIST), path), path)
     listed = "items" in document or str(document.get("kind")).endswith("List")
     items = document.get("items") if listed else [document]
     if not isinstance(items, list):
@@ -82,9 +72,11 @@ def read_items(path: str, kind: str) -> list[Mapping[str, Any]]:
     for position, item in enumerate(items):
         if not isinstance(item, dict) or item.get("kind", kind) != kind:
             raise CliError(f"{path}: items[{position}] is not a {kind}")
-        metadata = item.get("metadata") or {}
-        if not metadata.get("name"):
+        metadata = item.get("metadata")
+        if not isinstance(metadata, dict) or not metadata.get("name"):
             raise CliError(f"{path}: items[{position}] has no metadata.name")
+        if not _has_names(metadata):
+            raise CliError(f"{path}: items[{position}].metadata is not that of an object")
         key = (str(metadata.get("namespace") or ""), str(metadata["name"]))
         if key in seen:
             raise CliError(
@@ -93,6 +85,15 @@ def read_items(path: str, kind: str) -> list[Mapping[str, Any]]:
             )
         seen[key] = position
     return items
+
+
+def _has_names(metadata: Raw) -> bool:
+    """Return True if the names and labels of an object are text of the length of names."""
+    labels = metadata.get("labels") or {}
+    names = (metadata["name"], metadata.get("namespace") or "")
+    return isinstance(labels, dict) and all(
+        isinstance(each, str) and len(each) <= MAX_NAME for each in (*names, *labels.values())
+    )
 
 
 def read_fabric(text: str) -> FabricSpec:
@@ -115,7 +116,7 @@ def fabric_of(document: Mapping[str, Any], source: str) -> FabricSpec:
     except ValidationError as error:
         found = "\n".join(f"  {problem}" for problem in problems_of(error))
         raise CliError(f"{source}: the Fabric is not valid:\n{found}") from error
-    except ValueError as error:
+    except UNEXPECTED as error:
         raise CliError(f"{source}: {error}") from error
     return spec
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.assigned_nodes import is_gpu
-from llmtrain_cli.io.files import read_items
+from llmtrain_cli.io.files import UNEXPECTED, read_items
 from llmtrain_core.plan.hardware import (
     CATALOGUE,
     PRODUCT_LABELS,
@@ -64,7 +64,7 @@ def _usable(path: str) -> tuple[list[Node], list[str]]:
     """Return the usable nodes with GPUs, and notes about the others."""
     try:
         found = [node_from_raw(raw) for raw in read_items(path, "Node")]
-    except (KeyError, TypeError, AttributeError) as error:
+    except UNEXPECTED as error:
         raise CliError(
             f"--nodes {path}: unexpected object: {error!r}; print the list with kubectl get -o json"
         ) from error

@@ -13,6 +13,9 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.validation.check import Job, check
 from llmtrain_core.validation.problem import Problem
 
+MAX_SEARCHED = 64
+"""Largest number of ranks for which a layout is proposed: the search takes about a second."""
+
 CLUSTER_ONLY = ("topology", "network", "failurePolicy", "runPolicy", "priorityClassName", "suspend")
 """Sections that only a cluster uses."""
 
@@ -81,6 +84,8 @@ def _checked(job: Job, layout: Layout, folder: Path) -> Job | list[Problem]:
 
 def _nearest_layout(job: Job, ranks: int, folder: Path) -> str:
     """Return the flags of the most similar layout that works, with fewer ranks if needed."""
+    if ranks > MAX_SEARCHED:
+        return f"no layout is proposed for more than {MAX_SEARCHED} ranks; use --nproc"
     for fewer in range(ranks, 0, -1):
         fits = [
             layout
