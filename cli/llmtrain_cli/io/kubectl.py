@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 from llmtrain_cli.errors import CliError
+from llmtrain_cli.io.parsing import parse
 from llmtrain_core.api.conditions import clean_text
 
 TIMEOUT_SECONDS = 60
@@ -37,5 +37,6 @@ def get(kind: str, *, optional: bool = False) -> list[Mapping[str, Any]]:
             f"kubectl get {kind}: {message}; see that `kubectl config current-context` names your"
             " cluster, or pass --nodes FILE"
         )
-    items = json.loads(answer.stdout).get("items")
-    return list(items or [])
+    document = parse(answer.stdout, f"kubectl get {kind}")
+    items = document.get("items") if isinstance(document, dict) else None
+    return items if isinstance(items, list) else []

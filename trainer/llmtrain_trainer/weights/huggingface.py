@@ -90,8 +90,9 @@ def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
         config = json.loads(read_file(folder / CONFIG, MAX_CONFIG))
         architecture = architecture_of(config)
         files = _files(folder)
-    except InputError:
-        raise
+    except InputError as error:
+        message = f"{folder}: {error.message}"
+        raise InputError(error.reason, message, field=error.field, remedy=error.remedy) from error
     except Exception as error:  # nearly any kind: the values may be of any type
         raise _unreadable(folder, repr(error)[:500]) from error
     sizes = weight_shapes(architecture)
@@ -195,10 +196,20 @@ def _files(folder: Path) -> dict[str, Path]:
     """Return the file of every stored tensor."""
     if (folder / INDEX).is_file():
         named = json.loads(read_file(folder / INDEX, MAX_INDEX))["weight_map"]
-        return {tensor: folder / Path(name).name for tensor, name in named.items()}
+        found = {tensor: folder / Path(name).name for tensor, name in named.items()}
+        for path in set(found.values()):
+            _require_file(path)
+        return found
     path = folder / "model.safetensors"
+    _require_file(path)
     with safe_open(path, framework="pt") as file:
         return dict.fromkeys(file.keys(), path)
+
+
+def _require_file(path: Path) -> None:
+    """Raise ValueError for what is no file: a pipe would make the reader wait forever."""
+    if not path.is_file():
+        raise ValueError(f"{path.name} is not a file")
 
 
 def _stored_name(theirs: str, files: Mapping[str, Path]) -> str | None:
