@@ -7,7 +7,7 @@ Python code can run any more, SIGUSR1 makes faulthandler write the stacks of all
 from __future__ import annotations
 
 import faulthandler
-import pickle
+import json
 import signal
 import sys
 import threading
@@ -64,11 +64,10 @@ class StackReporter:
 
 def pending_operations(labels: Mapping[str, str]) -> tuple[str, ...]:
     """Return the unfinished collectives, oldest first; empty without a flight recorder."""
-    from torch._C._distributed_c10d import _dump_fr_trace
+    from torch._C._distributed_c10d import _dump_fr_trace_json
 
     try:
-        # safe to unpickle: this process wrote it
-        dump = pickle.loads(_dump_fr_trace(True, False, True))
+        dump = json.loads(_dump_fr_trace_json(True, True))
     except RuntimeError:
         return ()
     found = []
