@@ -78,6 +78,9 @@ class Config:
     """Create a PodGroup per job (Kubernetes 1.37 with the feature gate GenericWorkload)."""
     kueue: bool = False
     """Let jobs with the label kueue.x-k8s.io/queue-name wait for admission by Kueue."""
+    system_priority_classes: bool = False
+    """Let jobs name a PriorityClass whose name starts with `system-`. Without a policy that checks
+    who may use a class, any user could stop the jobs of all others."""
     log_level: str = "INFO"
     """Log level: DEBUG, INFO, WARNING or ERROR."""
     identity: str = field(default_factory=lambda: f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}")

@@ -89,9 +89,8 @@ class Controller:
             self.informers.fabric_levels,
             self.wake,
         )
-        self._reader = ClusterReader(
-            self.informers, self._checked, self._assessments.too_small, config
-        )
+        too_small = self._assessments.too_small
+        self._reader = ClusterReader(self.informers, self._checked, too_small, config)
         self._writer = JobWriter(
             cluster,
             WriteRateLimiter(config.writes_per_second),

@@ -76,6 +76,14 @@ class Rbac(ChartModel):
     """Create the roles of users, which the roles `view`, `edit` and `admin` aggregate."""
 
 
+class AdmissionPolicy(ChartModel):
+    """ValidatingAdmissionPolicies of jobs, and of what the operator's token may create."""
+
+    enabled: bool = False
+    """Create them. Whoever creates or changes a job then needs the right to create pods in its
+    namespace, and the verb `use` on the PriorityClass that it names."""
+
+
 class DisruptionBudget(ChartModel):
     """The PodDisruptionBudget of each operator Deployment."""
 

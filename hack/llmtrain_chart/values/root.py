@@ -20,6 +20,7 @@ from llmtrain_chart.values.base import (
 from llmtrain_chart.values.monitoring import Dashboards, MetricsService, Monitor, Rules
 from llmtrain_chart.values.operator_config import OperatorConfig
 from llmtrain_chart.values.pod import (
+    AdmissionPolicy,
     Crds,
     DisruptionBudget,
     JobNetworkPolicy,
@@ -98,6 +99,8 @@ class Values(ChartModel):
     """The flags of the operator."""
     rbac: Rbac = Rbac()
     """Rights of the operator and of users."""
+    admission_policy: AdmissionPolicy = AdmissionPolicy()
+    """ValidatingAdmissionPolicies of jobs and of the operator's pods."""
     service_account: ServiceAccountValues = ServiceAccountValues()
     """The service account of the operator."""
     pod_disruption_budget: DisruptionBudget = DisruptionBudget()

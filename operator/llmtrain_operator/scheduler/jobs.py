@@ -23,6 +23,9 @@ _NODE_FAILURES = frozenset({Reason.STARTUP_TIMEOUT, Reason.NODE_LOST})
 _AVOIDED_AFTER = _NODE_FAILURES | {Reason.UNSCHEDULABLE}
 """Failures after which the same job tries other nodes first."""
 
+_SYSTEM_PREFIX = "system-"
+"""The API server reserves it for the PriorityClasses above all others."""
+
 Priorities = Mapping[str, PriorityRecord]
 
 
@@ -54,14 +57,21 @@ def pending_job(
     fabrics: Mapping[str, FabricRecord],
     now: float = 0.0,
     request: Callable[[Job], Request] = Request.of,
+    *,
+    system_classes: bool = False,
 ) -> PendingJob | Unschedulable | None:
-    """Return a job that waits for a placement, or why none is possible; None for other jobs."""
+    """Return a job that waits for a placement, or why none is possible; None for other jobs.
+
+    `system_classes` permits the PriorityClasses of the system.
+    """
     view = record.view
     if isinstance(checked, list) or checked.spec.suspend:
         return None
     if view.is_finished or view.is_deleting or view.placement or view.backoff_until:
         return None
     name, topology = checked.spec.priority_class_name, checked.spec.topology
+    if name is not None and name.startswith(_SYSTEM_PREFIX) and not system_classes:
+        return _system_class(name)
     if name is not None and name not in priorities:
         return _no_priority_class(name)
     problem = fabric_problem(topology.fabric if topology else None, fabrics)
@@ -223,6 +233,14 @@ def priority_of(name: str | None, priorities: Priorities) -> PriorityRecord | No
     if name is not None:
         return priorities.get(name)
     return next((item for item in priorities.values() if item.is_default), None)
+
+
+def _system_class(name: str) -> Unschedulable:
+    message = (
+        f"spec.priorityClassName: {name!r} is a class of the system; suspend the job and name"
+        " another one"
+    )
+    return Unschedulable(Reason.FORBIDDEN, clean_text(message))
 
 
 def _no_priority_class(name: str) -> Unschedulable:

@@ -58,6 +58,7 @@ class ClusterReader:
         self._too_small = too_small
         self._max_active_jobs = config.max_active_jobs
         self._start_reservation = config.start_reservation
+        self._system_classes = config.system_priority_classes
         self._uplinks = UplinkUsageCache()
 
     def job(self, uid: str) -> JobView | None:
@@ -81,7 +82,15 @@ class ClusterReader:
             if isinstance(checked, list) or _is_rejected(record.view):
                 continue
             request = partial(self._checked.request, record.uid)
-            job = pending_job(record, checked, priorities, fabrics, now, request)
+            job = pending_job(
+                record,
+                checked,
+                priorities,
+                fabrics,
+                now,
+                request,
+                system_classes=self._system_classes,
+            )
             if isinstance(job, PendingJob):
                 job = self._without_small_gpus(record, checked, job)
             if job is not None:

@@ -19,6 +19,10 @@ CLUSTER_SCOPED = {
     "CustomResourceDefinition": "apiextensions.k8s.io/v1/customresourcedefinitions",
     "Fabric": "llmtrain.dev/v1alpha1/fabrics",
     "Namespace": "namespaces",
+    "ValidatingAdmissionPolicy": ("admissionregistration.k8s.io/v1/validatingadmissionpolicies"),
+    "ValidatingAdmissionPolicyBinding": (
+        "admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
+    ),
     "PriorityClass": "scheduling.k8s.io/v1/priorityclasses",
 }
 NAMESPACED = {

@@ -59,9 +59,11 @@ CONFIG: Values = {
     "retryPeriod": 4,
     "progressSeconds": 2.5,
     "nodeLostSeconds": 45,
+    "startReservation": 300,
     "writesPerSecond": 2000000,
     "maxActiveJobs": 250,
     "countForeignPods": False,
+    "systemPriorityClasses": True,
     "logLevel": "DEBUG",
 }
 FABRIC = {
@@ -120,8 +122,16 @@ VALUE_SETS: Mapping[str, Values] = {
         }
     },
     "no scrapers": {"jobNetworkPolicy": {"scrapers": []}, "watchNamespaces": WATCHED},
+    "admission policy": {
+        "admissionPolicy": {"enabled": True},
+        "config": {"systemPriorityClasses": True},
+    },
+    "admission policy of namespaces": {
+        "admissionPolicy": {"enabled": True},
+        "watchNamespaces": WATCHED,
+    },
     "kueue": {"config": {"kueue": True}},
-    "all flags": {"config": CONFIG},
+    "all flags": {"config": CONFIG, "admissionPolicy": {"enabled": True}},
     "image by tag": {"image": {"registry": "registry.example.com", "tag": "1.2.3"}},
     "image by digest": {"image": {"digest": "sha256:" + "0" * 64, "pullPolicy": "Always"}},
     "global registry": {

@@ -1,0 +1,239 @@
+"""Who creates a job needs the rights to its pods; the operator's token creates no other pods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from llmtrain_chart.helm import HelmError, render
+from llmtrain_devcluster.api import Api, ApiStatusError, Object
+from llmtrain_devcluster.control_plane.components import Options
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from tests.chart.conftest import create_namespace
+from tests.support.chart.manifests import documents
+from tests.support.chart.released_operator import ACCOUNT, RELEASE_USERS
+from tests.support.chart.releases import Releases
+from tests.support.operator_harness.harness import JOBS, job_object
+
+RBAC = "rbac.authorization.k8s.io/v1"
+CLASSES = "scheduling.k8s.io/v1/priorityclasses"
+USERS = ("jobs-only", "pods-too", "class-too")
+ENABLED = {"admissionPolicy": {"enabled": True}}
+
+
+@pytest.fixture(scope="module")
+def release_cluster() -> Iterator[ControlPlane]:
+    users = {**RELEASE_USERS, **dict.fromkeys(USERS, ())}
+    with ControlPlane(Options(), users=users) as cluster:
+        yield cluster
+
+
+@pytest.mark.unit
+def test_classes_of_the_system_need_the_policy() -> None:
+    with pytest.raises(HelmError, match=r"needs admissionPolicy\.enabled"):
+        render({"config": {"systemPriorityClasses": True}})
+
+
+@pytest.mark.unit
+def test_the_policy_of_jobs_is_limited_to_the_watched_namespaces() -> None:
+    found = documents(render({**ENABLED, "watchNamespaces": ["a"]}))
+    bindings = [o for o in found if o["kind"] == "ValidatingAdmissionPolicyBinding"]
+    limited = {o["metadata"]["name"]: "matchResources" in o["spec"] for o in bindings}
+    assert limited == {"llmtrain-jobs": True, "llmtrain-pods": False}
+
+
+@pytest.fixture
+async def policies(releases: Releases, team: str) -> AsyncIterator[Releases]:
+    """A release with the policies, in force, and users with different rights in `team`."""
+    await releases.install(values=ENABLED)
+    api = releases.api
+    await create_namespace(api, "open")
+    labels = {"llmtrain.dev/allow-service-accounts": "true"}
+    await api.patch("namespaces", "open", {"metadata": {"labels": labels}})
+    await api.apply(
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "high"},
+            "value": 1000,
+        }
+    )
+    jobs = {"apiGroups": ["llmtrain.dev"], "resources": ["llmtrainingjobs"], "verbs": ["*"]}
+    pods = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}
+    use = {
+        "apiGroups": ["scheduling.k8s.io"],
+        "resources": ["priorityclasses"],
+        "resourceNames": ["high"],
+        "verbs": ["use"],
+    }
+    await grant(api, "jobs-only", jobs)
+    await grant(api, "pods-too", jobs, pods)
+    await grant(api, "class-too", jobs, pods, use)
+    yield releases
+    for user in USERS:
+        await api.delete(f"{RBAC}/clusterrolebindings", user)
+        await api.delete(f"{RBAC}/clusterroles", user)
+
+
+async def grant(api: Api, user: str, *rules: Object) -> None:
+    await api.create(f"{RBAC}/clusterroles", {"metadata": {"name": user}, "rules": list(rules)})
+    binding = {
+        "metadata": {"name": user},
+        "roleRef": {"apiGroup": RBAC.split("/")[0], "kind": "ClusterRole", "name": user},
+        "subjects": [{"apiGroup": RBAC.split("/")[0], "kind": "User", "name": user}],
+    }
+    await api.create(f"{RBAC}/clusterrolebindings", binding)
+
+
+async def verdict(request: Callable[[str], Awaitable[Any]]) -> str:
+    """Return why a request is refused; empty if it is admitted."""
+    try:
+        await request("All")
+    except ApiStatusError as error:
+        return str(error)
+    return ""
+
+
+async def settled(request: Callable[[str], Awaitable[Any]], text: str) -> str:
+    """Wait for a verdict: new policies and rights are in force only after a moment."""
+    found = ""
+    for _ in range(200):
+        found = await verdict(request)
+        if (text in found) if text else not found:
+            return found
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"expected {text!r}, got {found!r}")
+
+
+def create_job(api: Api, namespace: str, **spec: Any) -> Callable[[str], Awaitable[Any]]:
+    path = f"/apis/llmtrain.dev/v1alpha1/namespaces/{namespace}/llmtrainingjobs"
+    body = job_object("job", namespace, **spec)
+    return lambda dry_run: api.request("POST", path, query={"dryRun": dry_run}, body=body)
+
+
+@pytest.mark.cluster
+async def test_a_user_without_the_rights_of_a_job_creates_none(
+    policies: Releases, release_cluster: ControlPlane, team: str
+) -> None:
+    no_pods = "you may not create pods in this namespace"
+    no_class = "you may not use the PriorityClass"
+    expected = {
+        "jobs-only": (no_pods, no_pods, no_pods),
+        "pods-too": ("", no_class, no_class),
+        "class-too": ("", "", no_class),
+    }
+    for user, texts in expected.items():
+        async with release_cluster.client(user) as api:
+            for named, text in zip((None, "high", "system-node-critical"), texts, strict=True):
+                spec = {} if named is None else {"priorityClassName": named}
+                await settled(create_job(api, team, **spec), text)
+
+
+@pytest.mark.cluster
+async def test_a_change_of_a_job_needs_the_same_rights(
+    policies: Releases, release_cluster: ControlPlane, team: str
+) -> None:
+    await policies.api.create(JOBS, job_object("kept", team, suspend=True), team)
+    path = f"/apis/llmtrain.dev/v1alpha1/namespaces/{team}/llmtrainingjobs/kept"
+    changes = {
+        "resumes": {"spec": {"suspend": False}},
+        "raises": {"spec": {"priorityClassName": "high"}},
+        "labels": {"metadata": {"labels": {"a": "b"}}},
+    }
+    expected = {
+        "jobs-only": {"resumes": "may not create pods", "raises": "may not create", "labels": ""},
+        "pods-too": {"resumes": "", "raises": "may not use the PriorityClass high", "labels": ""},
+        "class-too": {"resumes": "", "raises": "", "labels": ""},
+    }
+    for user, verdicts in expected.items():
+        async with release_cluster.client(user) as api:
+            for change, text in verdicts.items():
+                body = changes[change]
+                await settled(
+                    lambda dry_run, api=api, body=body: api.request(
+                        "PATCH",
+                        path,
+                        query={"dryRun": dry_run},
+                        body=body,
+                        content_type="application/merge-patch+json",
+                    ),
+                    text,
+                )
+    await policies.api.delete(JOBS, "kept", team)
+
+
+OWNER = {
+    "apiVersion": "llmtrain.dev/v1alpha1",
+    "kind": "LLMTrainingJob",
+    "name": "job",
+    "uid": "1",
+    "controller": True,
+}
+CONTAINER = {"name": "main", "image": "example.com/x:1"}
+POD: Object = {"containers": [CONTAINER]}
+PODS: dict[str, tuple[Object, list[Object], str]] = {
+    "of a job": (POD, [OWNER], ""),
+    "without owner": (POD, [], "whose controller is an LLMTrainingJob"),
+    "not controlled": (POD, [{**OWNER, "controller": False}], "whose controller is"),
+    "of another kind": (POD, [{**OWNER, "kind": "Job"}], "whose controller is"),
+    "of another group": (POD, [{**OWNER, "apiVersion": "x.dev/v1"}], "whose controller is"),
+    "host network": ({**POD, "hostNetwork": True}, [OWNER], "namespaces of the host"),
+    "host PID": ({**POD, "hostPID": True}, [OWNER], "namespaces of the host"),
+    "host IPC": ({**POD, "hostIPC": True}, [OWNER], "namespaces of the host"),
+    "host path": (
+        {**POD, "volumes": [{"name": "root", "hostPath": {"path": "/"}}]},
+        [OWNER],
+        "no pods with host paths",
+    ),
+    "privileged": (
+        {"containers": [{**CONTAINER, "securityContext": {"privileged": True}}]},
+        [OWNER],
+        "no privileged containers",
+    ),
+    "privileged first": (
+        {
+            **POD,
+            "initContainers": [
+                {**CONTAINER, "name": "first", "securityContext": {"privileged": True}}
+            ],
+        },
+        [OWNER],
+        "no privileged containers",
+    ),
+    "another account": ({**POD, "serviceAccountName": "root"}, [OWNER], "account default only"),
+}
+
+
+@pytest.mark.cluster
+async def test_the_token_of_the_operator_creates_pods_of_jobs_only(
+    policies: Releases, release_cluster: ControlPlane, team: str
+) -> None:
+    async with release_cluster.client(f"{ACCOUNT}operator") as api:
+        for namespace in (team, "kube-system"):
+            await policies.api.wait_for(
+                "serviceaccounts", "default", lambda o: o is not None, namespace
+            )
+            await create_account(policies.api, namespace)
+            for case, (spec, owners, text) in PODS.items():
+                found = await settled(create_pod(api, namespace, spec, owners), text)
+                assert bool(found) == bool(text), case
+        await create_account(policies.api, "open")
+        spec, owners, _ = PODS["another account"]
+        await settled(create_pod(api, "open", spec, owners), "")
+
+
+async def create_account(api: Api, namespace: str) -> None:
+    body = {"apiVersion": "v1", "kind": "ServiceAccount"}
+    await api.apply({**body, "metadata": {"name": "root", "namespace": namespace}})
+
+
+def create_pod(
+    api: Api, namespace: str, spec: Object, owners: list[Object]
+) -> Callable[[str], Awaitable[Any]]:
+    metadata = {"name": "pod", "ownerReferences": owners}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    return lambda dry_run: api.request("POST", path, query={"dryRun": dry_run}, body=body)
