@@ -77,6 +77,7 @@ def _enter(work: Workspace, index: int, count: int, end: Connection, reports: bo
         if reports:  # the shares run in parallel, so one of them represents the progress
             end.send(progress)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
     try:
         run_share(work, index, count, send)
         end.send("done")
