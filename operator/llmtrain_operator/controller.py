@@ -14,11 +14,13 @@ from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.informers import ChangeHandlers, Informers
+from llmtrain_operator.cache.job_feed import JobFeed
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.config import Config
 from llmtrain_operator.kube.api import Object
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.fair_turns import FairTurns
+from llmtrain_operator.kube.paging import list_pages
 from llmtrain_operator.kube.rate_limit import WriteRateLimiter
 from llmtrain_operator.kube.resources import RESOURCE_QUOTAS
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
@@ -83,6 +85,7 @@ class Controller:
             ChangeHandlers(self._job_changed, self._pod_changed, self._node_changed, self._trigger),
             metrics,
         )
+        self.feed = JobFeed(self.informers.jobs.values)
         self._assessments = AssessmentCache(
             self.informers.all_nodes,
             self.informers.node,
@@ -198,9 +201,16 @@ class Controller:
         if reconciler is not None:
             reconciler.wake.set()
 
+    def repeat(self, uid: str) -> None:
+        """Report a job to kopf again."""
+        job = self.informers.jobs.get(uid)
+        if job is not None:
+            self.feed.repeat(job)
+
     def _job_changed(self, old: JobRecord | None, new: JobRecord | None) -> None:
         record = new or old
         assert record is not None
+        self.feed.changed(old, new)
         if new is None:
             self._checked.forget(record.uid)
             self._assessments.forget(record.uid)
@@ -238,8 +248,8 @@ class Controller:
         return await self._writer.try_pod(record, checked)
 
     async def _list_quotas(self, namespace: str) -> list[Object]:
-        found: list[Object] = (await self.cluster.list_page(RESOURCE_QUOTAS, namespace))["items"]
-        return found
+        pages = list_pages(self.cluster, RESOURCE_QUOTAS, namespace)
+        return [item.object async for page in pages for item in page.items]
 
     def _trigger(self, _old: object, _new: object) -> None:
         self.scheduler.trigger()

@@ -92,6 +92,10 @@ class UnavailableError(ApiError):
         return self.status == 429 or self.webhook_failed
 
 
+class TooLargeError(UnavailableError):
+    """The response has too many bytes."""
+
+
 def api_error(
     status: int, reason: str, message: str, details: Mapping[str, Any] | None = None
 ) -> ApiError:

@@ -1,6 +1,6 @@
 """The kopf handlers: they watch jobs, manage the finalizer and run one reconciler per job.
 
-A kopf daemon per job is the serial reconcile loop of that job, and `on.event` only triggers it.
+A kopf daemon per job is the serial reconcile loop of that job; the informer of jobs triggers it.
 `on.create/update/resume` handlers are not used, because they are edge-triggered and store a second
 copy of the spec. Indexes are not used, because they are slow and miss deletions between two
 watches.
@@ -21,6 +21,7 @@ from llmtrain_core.api.base import GROUP, VERSION
 from llmtrain_operator.cache.job import is_ours
 from llmtrain_operator.controller import Controller
 from llmtrain_operator.errors import ConfigError
+from llmtrain_operator.kopf_workarounds import NoDiffBase, NoProgress, fed_by
 
 PLURAL = "llmtrainingjobs"
 TOKEN_MINUTES = 5
@@ -30,15 +31,16 @@ TOKEN_MINUTES = 5
 async def operate(controller: Controller) -> None:
     """Run the operator until a signal or a fatal error."""
     namespace = controller.config.namespace
-    await kopf.operator(
-        registry=registry(),
-        memo=kopf.Memo(controller=controller),
-        # By default kopf looks up the user name, which the UID of a container may not have.
-        identity=controller.config.identity,  # type: ignore[arg-type]  # a NewType of kopf
-        standalone=True,
-        clusterwide=namespace is None,
-        namespaces=[namespace] if namespace else [],
-    )
+    with fed_by(controller.feed):
+        await kopf.operator(
+            registry=registry(),
+            memo=kopf.Memo(controller=controller),
+            # By default kopf looks up the user name, which the UID of a container may not have.
+            identity=controller.config.identity,  # type: ignore[arg-type]  # a NewType of kopf
+            standalone=True,
+            clusterwide=namespace is None,
+            namespaces=[namespace] if namespace else [],
+        )
 
 
 def registry() -> kopf.OperatorRegistry:
@@ -49,7 +51,6 @@ def registry() -> kopf.OperatorRegistry:
     kopf.on.startup(**on)(start)
     kopf.on.cleanup(**on)(stop)
     kopf.on.login(**on)(login)
-    kopf.on.event(GROUP, VERSION, PLURAL, when=is_managed, **on)(wake)
     kopf.daemon(GROUP, VERSION, PLURAL, when=is_managed, **on)(reconcile)
     return handlers
 
@@ -59,22 +60,21 @@ def is_managed(spec: Mapping[str, Any], **_: Any) -> bool:
     return is_ours(spec)
 
 
-async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+async def configure(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Set every kopf setting whose default does not fit."""
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.posting.loggers = False
     settings.peering.standalone = True
     settings.persistence.finalizer = labels.FINALIZER
-    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
+    settings.persistence.progress_storage = NoProgress(memo.controller.repeat)
+    settings.persistence.diffbase_storage = NoDiffBase()
     settings.queueing.worker_limit = None
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
-    settings.watching.chunk_size = 500
     settings.execution.max_workers = 4
-    # Interval at which kopf checks a deleted job until its daemon ends; each check is a write.
-    settings.background.cancellation_polling = 2.0
+    # Interval at which kopf checks a deleted job until its daemon ends.
+    settings.background.cancellation_polling = 0.5
     settings.background.instant_exit_timeout = 0.5
     settings.process.ultimate_exiting_timeout = 20
     # kopf logs one line per event; the log of the operator has the same information.
@@ -106,11 +106,6 @@ async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
         private_key_path=credentials.private_key_path,
         expiration=datetime.now(UTC) + lifetime if credentials.rotates else None,
     )
-
-
-async def wake(memo: kopf.Memo, uid: str, **_: Any) -> None:
-    """Trigger the reconciler of a job."""
-    memo.controller.wake(uid)
 
 
 async def reconcile(

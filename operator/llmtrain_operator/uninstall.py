@@ -8,6 +8,7 @@ after the operator has lost its rights, so nothing adds the finalizer again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncIterator, Sequence
 
@@ -16,6 +17,7 @@ from llmtrain_core.api.untrusted import printable
 from llmtrain_operator.errors import ApiError, ConflictError, NotFoundError, OperatorError
 from llmtrain_operator.kube.api import KubeApi, Object
 from llmtrain_operator.kube.client import KubeClient, load_configuration
+from llmtrain_operator.kube.paging import list_pages
 from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics.registry import Metrics
 
@@ -70,18 +72,12 @@ async def release_jobs(cluster: KubeApi, namespaces: Sequence[str]) -> int:
 
 async def _held_jobs(cluster: KubeApi, namespace: str | None) -> AsyncIterator[Object]:
     """Yield the jobs that have the finalizer; none if their resource does not exist."""
-    continue_ = ""
-    while True:
-        try:
-            page = await cluster.list_page(JOBS, namespace, continue_=continue_)
-        except NotFoundError:
-            return
-        for job in page["items"]:
-            if labels.FINALIZER in (job["metadata"].get("finalizers") or ()):
-                yield job
-        continue_ = page["metadata"].get("continue") or ""
-        if not continue_:
-            return
+    with contextlib.suppress(NotFoundError):
+        async for page in list_pages(cluster, JOBS, namespace):
+            for item in page.items:
+                metadata = item.object.get("metadata") or {}
+                if labels.FINALIZER in (metadata.get("finalizers") or ()):
+                    yield item.object
 
 
 async def _release(cluster: KubeApi, job: Object) -> None:

@@ -90,7 +90,7 @@ def record(observed: Observed) -> JobRecord:
 
 
 def allocation(observed: Observed, now: float) -> Allocation:
-    found = allocation_of(record(observed), observed.checked, {}, now)
+    found = allocation_of(record(observed), observed.checked, {}, now, ("n0", "n1"))
     assert found is not None
     return found
 

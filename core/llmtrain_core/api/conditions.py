@@ -30,6 +30,8 @@ class Reason(StrEnum):
     VALID = "Valid"
     INVALID_SPEC = "InvalidSpec"
     UNKNOWN_PRESET = "UnknownPreset"
+    UNREADABLE = "Unreadable"
+    TOO_LARGE = "TooLarge"
     NOT_YET_SUPPORTED = "NotYetSupported"
     NAME_TOO_LONG = "NameTooLong"
     INVALID_NAME = "InvalidName"

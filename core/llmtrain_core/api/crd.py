@@ -206,9 +206,7 @@ def _structural(node: Mapping[str, Any], models: Mapping[str, Schema]) -> Schema
     if schema.get("type") == "integer":
         schema["x-kubernetes-validations"] = [_WHOLE]
     values = schema.pop("additionalProperties", False)
-    if values is True:
-        schema["x-kubernetes-preserve-unknown-fields"] = True
-    elif values:
+    if values:
         schema["additionalProperties"] = _structural(values, models)
     return schema
 

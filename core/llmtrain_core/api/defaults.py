@@ -33,3 +33,6 @@ TERMINATION_GRACE_SECONDS = 30
 """Seconds between SIGTERM and SIGKILL of a pod."""
 TERMINATION_MESSAGE_BYTES = 4096
 """Maximum size of a termination message; the kubelet drops the rest."""
+
+SPEC_BYTES = 64 * 1024
+"""Largest spec of a job that the operator accepts, as JSON without spaces."""

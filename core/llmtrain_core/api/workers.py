@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -156,8 +156,6 @@ class Workers(ApiModel):
     """Labels that a node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = None
     """Tolerations of the pods."""
-    pod_patch: dict[str, Any] | None = None
-    """Strategic merge patch of the pod."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         keys_match("node_selector", "nodeSelector", LABEL_KEY, "not the key of a label"),

@@ -34,7 +34,7 @@ __all__ = [
     "problems_of",
 ]
 
-_MAPS = frozenset({"nodeSelector", "requests", "limits", "nccl", "podPatch"})
+_MAPS = frozenset({"nodeSelector", "requests", "limits", "nccl"})
 
 _CONVERSATIONS = frozenset({"auto", "jsonl", "tokens"})
 
@@ -198,7 +198,6 @@ def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _unimplemented_fields(spec: JobSpec) -> Iterator[tuple[str, bool]]:
-    yield "workers.podPatch", bool(spec.workers.pod_patch)
     if spec.network is not None:
         yield "network.profile", spec.network.profile == "tcpxo"
     if spec.failure_policy is not None:

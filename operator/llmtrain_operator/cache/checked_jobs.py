@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
+from llmtrain_core.api.conditions import Reason
 from llmtrain_core.placement import Request
 from llmtrain_core.validation.check import Job, Problem, check
 from llmtrain_operator.cache.records import JobRecord
+
+log = logging.getLogger(__name__)
 
 
 class CheckedJobs:
@@ -16,10 +21,12 @@ class CheckedJobs:
 
     def get(self, record: JobRecord) -> Job | list[Problem]:
         """Return the validated job, or the problems of its spec."""
+        if record.problem is not None:
+            return [record.problem]
         generation = record.view.generation
         known = self._checked.get(record.uid)
         if known is None or known[0] != generation:
-            known = (generation, check(record.name, record.view.spec))
+            known = (generation, _check(record))
             self._checked[record.uid] = known
         return known[1]
 
@@ -34,3 +41,13 @@ class CheckedJobs:
         """Drop the results of a job that does not exist any more."""
         self._checked.pop(uid, None)
         self._requests.pop(uid, None)
+
+
+def _check(record: JobRecord) -> Job | list[Problem]:
+    """Check a job. Whatever its spec makes the check raise concerns this job only."""
+    try:
+        return check(record.name, record.view.spec)
+    except Exception as error:
+        log.exception("job=%s cannot be checked", record.uid)
+        text = f"it cannot be checked: {type(error).__name__}"
+        return [Problem(Reason.UNREADABLE, "spec", text, "report it, and change the spec")]

@@ -11,6 +11,7 @@ from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_operator.cache.job import Raw
+from llmtrain_operator.cache.job_record import job_record, unreadable_job
 from llmtrain_operator.cache.records import (
     FabricRecord,
     JobRecord,
@@ -19,7 +20,6 @@ from llmtrain_operator.cache.records import (
     fabric_record,
     foreign_pod,
     is_followed,
-    job_record,
     node_record,
     pod_record,
     priority_record,
@@ -59,7 +59,9 @@ class Informers:
         """Watch jobs and their pods in one namespace, or in all of them if it is None."""
         self._cluster = cluster
         self._events = events
-        self.jobs = self._informer("jobs", Selection(JOBS, namespace), job_record, on_change.job)
+        self.jobs = self._informer(
+            "jobs", Selection(JOBS, namespace), job_record, on_change.job, damaged=unreadable_job
+        )
         self.pods = self._informer(
             "pods",
             Selection(PODS, namespace, labels=labels.JOB_UID),
@@ -101,12 +103,14 @@ class Informers:
         decode: Callable[[Raw], R | None],
         on_change: Callable[[R | None, R | None], None],
         indexes: Mapping[str, Callable[[R], str | None]] | None = None,
+        damaged: Callable[[Raw, str], R | None] | None = None,
     ) -> Informer[R]:
         return Informer[R](
             name,
             self._cluster,
             selection,
             decode,
+            decode_damaged=damaged,
             indexes=indexes,
             on_change=on_change,
             observer=self._events,

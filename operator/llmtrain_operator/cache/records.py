@@ -12,6 +12,7 @@ from llmtrain_core.topology.inventory import Node, extended_requests, node_from_
 from llmtrain_core.topology.label_presets import levels_of
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.topology.links import Links, links_of
+from llmtrain_core.validation.problem import Problem
 from llmtrain_operator.cache.job import JobView, Raw
 
 _QUOTA_REVOKED = "TerminationTarget"
@@ -87,13 +88,15 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job: the whole object, and the view through which it is read."""
+    """A job: what is kept of the object, and the view through which it is read."""
 
     uid: str
     namespace: str
     name: str
     version: int
     raw: Raw
+    problem: Problem | None = None
+    """Why only a part of the spec is kept."""
     view: JobView = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -226,18 +229,6 @@ def node_record(raw: Raw) -> NodeRecord:
     conditions = (raw.get("status") or {}).get("conditions") or ()
     since = next((c.get("lastTransitionTime") for c in conditions if c["type"] == "Ready"), None)
     return NodeRecord(node_from_raw(raw), since or raw["metadata"].get("creationTimestamp", ""))
-
-
-def job_record(raw: Raw) -> JobRecord:
-    """Read a job without `managedFields`."""
-    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
-    return JobRecord(
-        uid=metadata["uid"],
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        version=int(metadata["resourceVersion"]),
-        raw={**raw, "metadata": metadata},
-    )
 
 
 def fabric_record(raw: Raw) -> FabricRecord:

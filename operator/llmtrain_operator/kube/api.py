@@ -51,8 +51,11 @@ class KubeApi(Protocol):
         fields: str = "",
         limit: int = 500,
         continue_: str = "",
-    ) -> Object:
-        """Return one page of a list, including the metadata of the list."""
+    ) -> ListPage:
+        """Return one page of a list of at most `limit` objects.
+
+        Raises `TooLargeError` if the page has too many bytes. A page of one object never has.
+        """
         ...
 
     def watch(

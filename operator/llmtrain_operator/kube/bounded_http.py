@@ -21,6 +21,10 @@ class RefusedAnswerError(aiohttp.ClientError):
     """The answer is encoded, or it is larger than the limit of the request."""
 
 
+class LargeAnswerError(RefusedAnswerError):
+    """The answer is larger than the limit of the request."""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
     """A complete answer."""
@@ -80,12 +84,12 @@ async def send(
     method: str,
     url: str,
     timeout: aiohttp.ClientTimeout,
-    max_bytes: int | None,
+    max_bytes: int,
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
     **transport: Any,
 ) -> HttpAnswer:
-    """Send a request and return its answer. `max_bytes` is None only for lists of the API server.
+    """Send a request and return its answer.
 
     Raise `aiohttp.ClientError`, `TimeoutError` or `OSError` if there is no acceptable answer.
     """
@@ -94,13 +98,11 @@ async def send(
         return HttpAnswer(response.status, response.headers, content)
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int | None) -> bytes:
-    if max_bytes is None:
-        return await response.read()
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     content = bytearray()
     async for chunk in response.content.iter_chunked(READ_BYTES):
         content += chunk
         if len(content) > max_bytes:
             response.close()
-            raise RefusedAnswerError(f"the answer has more than {max_bytes} bytes")
+            raise LargeAnswerError(f"the answer has more than {max_bytes} bytes")
     return bytes(content)

@@ -17,14 +17,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
-import orjson
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 from prometheus_client import Counter
 
-from llmtrain_operator.errors import ConfigError, UnavailableError, api_error
-from llmtrain_operator.kube.api import Object, PatchKind
-from llmtrain_operator.kube.bounded_http import HttpAnswer, open_answer, send
+from llmtrain_operator.errors import ConfigError, TooLargeError, UnavailableError, api_error
+from llmtrain_operator.kube.api import ListPage, Object, PatchKind
+from llmtrain_operator.kube.bounded_http import HttpAnswer, LargeAnswerError, open_answer, send
+from llmtrain_operator.kube.decoding import read_object, read_page
 from llmtrain_operator.kube.resources import PODS, Resource
 from llmtrain_operator.kube.transport import (
     READ_BUFFER_BYTES,
@@ -40,8 +40,9 @@ PROXY_TIMEOUT_SECONDS = 5.0
 WATCH_TIMEOUT_SECONDS = 120.0
 """A watch without any event for this long is closed (bookmarks arrive once a minute)."""
 MAX_OBJECT_BYTES = 32 * 1024 * 1024
-"""Limit of the answer about one object. The API server stores at most 1.5 MiB of it. A list has no
-limit: the objects of all tenants are in it, and a list that fails would stop all of them."""
+"""Limit of the answer about one object. The API server stores at most 1.5 MiB of it."""
+PAGE_BYTES = 8 * 1024 * 1024
+"""Limit of a page of a list. The caller lists fewer objects at once if they are larger."""
 
 _PATCH_TYPES: Mapping[PatchKind, str] = {
     "merge": "application/merge-patch+json",
@@ -137,12 +138,20 @@ class KubeClient:
         fields: str = "",
         limit: int = 500,
         continue_: str = "",
-    ) -> Object:
-        """Return one page of a list, including the metadata of the list."""
+    ) -> ListPage:
+        """Return one page of a list of at most `limit` objects.
+
+        Raises `TooLargeError` if the page has too many bytes. A page of one object never has.
+        """
         query = _query(labelSelector=labels, fieldSelector=fields, limit=str(limit))
         if continue_:
             query["continue"] = continue_
-        return await self._json("list", resource, "GET", resource.path(namespace), query)
+        path = resource.path(namespace)
+        max_bytes = PAGE_BYTES if limit > 1 else MAX_OBJECT_BYTES
+        answer = await self._request("list", resource, "GET", path, query, max_bytes=max_bytes)
+        if not answer.successful:
+            raise response_error(answer)
+        return read_page(answer.body)
 
     def watch(
         self,
@@ -268,13 +277,12 @@ class KubeClient:
     ) -> Object:
         if method != "GET":
             self.fence()
-        max_bytes = None if verb == "list" else MAX_OBJECT_BYTES
         answer = await self._request(
-            verb, resource, method, path, query, body, content_type, max_bytes=max_bytes
+            verb, resource, method, path, query, body, content_type, max_bytes=MAX_OBJECT_BYTES
         )
         if not answer.successful:
             raise response_error(answer)
-        decoded: Object = orjson.loads(answer.body)
+        decoded: Object = read_object(answer.body)
         return decoded
 
     async def _request(
@@ -288,7 +296,7 @@ class KubeClient:
         content_type: str = "application/json",
         timeout: float = REQUEST_TIMEOUT_SECONDS,
         *,
-        max_bytes: int | None,
+        max_bytes: int,
     ) -> HttpAnswer:
         code = "0"
         try:
@@ -303,6 +311,8 @@ class KubeClient:
                 **self._connections.options(),
             )
             code = str(answer.status)
+        except LargeAnswerError as error:
+            raise TooLargeError(0, "TooLarge", str(error)) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise connection_error(error) from error
         finally:

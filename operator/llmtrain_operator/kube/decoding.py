@@ -28,7 +28,7 @@ _KEY_BYTES = 40
 """Bytes before a bracket in which its key is searched."""
 
 
-def read_json(data: bytes) -> Any:
+def read_object(data: bytes) -> Any:
     """Decode a response, without values that are nested too deeply."""
     return _read(data, _ITEM_METADATA_DEPTH)[0]
 

@@ -4,6 +4,7 @@ Callers rely on these invariants:
 - before `synced` is set, the cache is complete and `on_change` was called for every object;
 - an object that was deleted between two watches is reported as deleted by the next list;
 - `last_version` never decreases, and the cache includes every change up to it;
+- an object that cannot be read affects no other one: its last readable state stays in the cache;
 - a record holds only the fields that the operator uses: an object of 6 KB becomes about 500 bytes.
 """
 
@@ -17,10 +18,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-import orjson
-
+from llmtrain_core.api.conditions import clean_text
 from llmtrain_operator.errors import ApiError, GoneError, api_error
-from llmtrain_operator.kube.api import KubeApi
+from llmtrain_operator.kube.api import Item, KubeApi
+from llmtrain_operator.kube.decoding import read_event
+from llmtrain_operator.kube.paging import list_pages
 from llmtrain_operator.kube.resources import Resource
 
 log = logging.getLogger(__name__)
@@ -28,9 +30,12 @@ log = logging.getLogger(__name__)
 MIN_DELAY = 0.1
 MAX_DELAY = 30.0
 HEALTHY_SECONDS = 10.0
+"""After a watch that lasted this long, the reconnect delay starts again at its minimum."""
 WATCH_SECONDS = (240, 360)
 """Shortest and longest duration of a watch."""
-"""After a watch that lasted this long, the reconnect delay starts again at its minimum."""
+
+_UNKNOWN = "unknown"
+"""Stands for the UID of an object that has none that can be read."""
 
 R = TypeVar("R")
 
@@ -39,7 +44,7 @@ class EventCounter(Protocol):
     """Counts the events of an informer."""
 
     def event(self, informer: str, kind: str) -> None:
-        """Count one event: added, modified, deleted, relist or reconnect."""
+        """Count one event: added, modified, deleted, unreadable, relist or reconnect."""
         ...
 
 
@@ -60,7 +65,11 @@ class _Index(Generic[R]):
 
 
 class Informer(Generic[R]):
-    """The cache. `decode` converts an object to a record, or to None to leave it out."""
+    """The cache.
+
+    `decode` converts an object to a record, or to None to leave it out. `decode_damaged` does so
+    for an object of which a part could not be read; by default it is skipped.
+    """
 
     def __init__(
         self,
@@ -69,6 +78,7 @@ class Informer(Generic[R]):
         selection: Selection,
         decode: Callable[[Mapping[str, Any]], R | None],
         *,
+        decode_damaged: Callable[[Mapping[str, Any], str], R | None] | None = None,
         indexes: Mapping[str, Callable[[R], str | None]] | None = None,
         on_change: Callable[[R | None, R | None], None] = lambda _old, _new: None,
         observer: EventCounter | None = None,
@@ -81,11 +91,13 @@ class Informer(Generic[R]):
         self._cluster = cluster
         self._selection = selection
         self._decode = decode
+        self._decode_damaged = decode_damaged
         self._on_change = on_change
         self._observer = observer
         self._page = page
         self._records: dict[str, R] = {}
         self._versions: dict[str, int] = {}
+        self._unreadable: set[str] = set()
         self._indexes = {key: _Index(of) for key, of in (indexes or {}).items()}
         self._resume = ""
         self._needs_list = True
@@ -105,6 +117,11 @@ class Informer(Generic[R]):
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @property
+    def unreadable(self) -> int:
+        """Number of existing objects whose newest state cannot be read."""
+        return len(self._unreadable)
 
     @property
     def staleness(self) -> float:
@@ -138,7 +155,8 @@ class Informer(Generic[R]):
                 delay = max(_next_delay(delay, started), error.retry_after)
                 log.warning("informer=%s list or watch failed: %s", self.name, error)
             except (ValueError, KeyError, TypeError):
-                # A malformed response must not end the informer; a new list replaces the cache.
+                # A malformed response must not end the informer; a new list replaces the cache, and
+                # leaves out what cannot be read.
                 self._needs_list = True
                 delay = _next_delay(delay, started)
                 log.exception("informer=%s received a malformed response", self.name)
@@ -156,25 +174,26 @@ class Informer(Generic[R]):
     async def _list(self) -> None:
         """Replace the cache by the list of the server; remove objects that are not in it."""
         seen: set[str] = set()
-        version, continue_ = 0, ""
+        version = 0
+        self._unreadable.discard(_UNKNOWN)
         wanted = self._selection
-        while True:
-            page = await self._cluster.list_page(
-                wanted.resource,
-                wanted.namespace,
-                labels=wanted.labels,
-                fields=wanted.fields,
-                limit=self._page,
-                continue_=continue_,
-            )
+        async for page in list_pages(
+            self._cluster,
+            wanted.resource,
+            wanted.namespace,
+            labels=wanted.labels,
+            fields=wanted.fields,
+            most=self._page,
+        ):
             self.last_contact = time.monotonic()
-            for item in page.get("items") or ():
-                seen.add(item["metadata"]["uid"])
-                self._upsert(item)
-            version = max(version, int(page["metadata"]["resourceVersion"]))
-            continue_ = page["metadata"].get("continue") or ""
-            if not continue_:
-                break
+            for item in page.items:
+                metadata = item.object.get("metadata") or {}
+                if "uid" in metadata:
+                    seen.add(metadata["uid"])
+                    self._upsert(item)
+                else:
+                    self._report(_UNKNOWN, item.damage)
+            version = max(version, page.version)
             await asyncio.sleep(0)
         for uid in [uid for uid in self._versions if uid not in seen]:
             self._remove(uid)
@@ -199,7 +218,7 @@ class Informer(Generic[R]):
                     self.last_contact = time.monotonic()
                     async for lines in batches:
                         for line in lines:
-                            self._handle_event(orjson.loads(line))
+                            self._handle_line(line)
                         self.last_contact = time.monotonic()
         except TimeoutError:
             if not self._watching or not self._watching.expired():
@@ -207,37 +226,66 @@ class Informer(Generic[R]):
         finally:
             self._watching = None
 
-    def _handle_event(self, event: Mapping[str, Any]) -> None:
-        kind, item = event["type"], event["object"]
+    def _handle_line(self, line: bytes) -> None:
+        kind, item = read_event(line)
         if kind == "ERROR":
-            raise api_error(
-                int(item.get("code") or 500), item.get("reason", ""), item.get("message", "")
-            )
-        version = item["metadata"]["resourceVersion"]
+            status = item.object
+            code = int(status.get("code") or 500)
+            raise api_error(code, status.get("reason", ""), status.get("message", ""))
+        version = item.object["metadata"]["resourceVersion"]
         if kind == "DELETED":
-            self._remove(item["metadata"]["uid"])
+            self._remove(item.object["metadata"]["uid"])
         elif kind != "BOOKMARK":
             self._upsert(item)
         self._resume = version
         self.last_version = max(self.last_version, int(version))
 
-    def _upsert(self, item: Mapping[str, Any]) -> None:
-        metadata = item["metadata"]
+    def _upsert(self, item: Item) -> None:
+        metadata = item.object["metadata"]
         uid, version = metadata["uid"], int(metadata["resourceVersion"])
         known = self._versions.get(uid)
         if known is not None and version <= known:
             return
         self._versions[uid] = version
-        old, new = self._records.get(uid), self._decode(item)
+        old = self._records.get(uid)
         self._count("added" if known is None else "modified")
+        new = self._read(uid, item, old)
         if old == new:
             return
         self._store(uid, old, new)
+
+    def _read(self, uid: str, item: Item, old: R | None) -> R | None:
+        """Return the new record of an object, or the old one if it cannot be read."""
+        try:
+            if not item.damage:
+                record = self._decode(item.object)
+            elif self._decode_damaged is not None:
+                record = self._decode_damaged(item.object, item.damage)
+            else:
+                self._report(uid, item.damage)
+                return old
+        except Exception as error:  # Whatever one object causes, the others are read.
+            self._report(uid, f"{type(error).__name__}: {error}")
+            return old
+        if not item.damage:
+            self._unreadable.discard(uid)
+        else:
+            self._report(uid, item.damage)
+        return record
+
+    def _report(self, uid: str, why: str) -> None:
+        """Log an object that cannot be read, once until it can be read again."""
+        self._count("unreadable")
+        if uid not in self._unreadable:
+            text = clean_text(why, 300)
+            log.error("informer=%s uid=%s cannot be read: %s", self.name, uid, text)
+            self._unreadable.add(uid)
 
     def _remove(self, uid: str) -> None:
         if self._versions.pop(uid, None) is None:
             return
         self._count("deleted")
+        self._unreadable.discard(uid)
         old = self._records.get(uid)
         if old is not None:
             self._store(uid, old, None)
@@ -257,7 +305,11 @@ class Informer(Generic[R]):
                     del index.entries[before]
             if after is not None and new is not None:
                 index.entries.setdefault(after, {})[uid] = new
-        self._on_change(old, new)
+        try:
+            self._on_change(old, new)
+        except Exception:
+            # The cache has the change. What follows from one object must not stop the others.
+            log.exception("informer=%s uid=%s: reaction to the change failed", self.name, uid)
 
     def _count(self, kind: str) -> None:
         if self._observer is not None:

@@ -23,6 +23,8 @@ KUEUE_QUEUE_NAME = "kueue.x-k8s.io/queue-name"
 (kueue.sigs.k8s.io, "Run plain pods")."""
 _PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
 """Label of the job that names its WorkloadPriorityClass, which applies to Kueue only."""
+KUEUE_LABELS = (KUEUE_QUEUE_NAME, _PRIORITY_CLASS)
+"""Labels of a job that its pods get as well."""
 KUEUE_GATE = "kueue.x-k8s.io/admission"
 _GROUP_NAME = "kueue.x-k8s.io/pod-group-name"
 _GROUP_COUNT = "kueue.x-k8s.io/pod-group-total-count"
@@ -51,7 +53,7 @@ class GangScheduling:
             body = {**body, "spec": {**body["spec"], "schedulingGroup": group}}
         labels = raw["metadata"].get("labels") or {}
         if self.kueue and labels.get(KUEUE_QUEUE_NAME):
-            copied = {k: labels[k] for k in (KUEUE_QUEUE_NAME, _PRIORITY_CLASS) if k in labels}
+            copied = {k: labels[k] for k in KUEUE_LABELS if k in labels}
             body = _with_kueue_gate(body, copied, identity.kueue_group(attempt), count)
         return body
 

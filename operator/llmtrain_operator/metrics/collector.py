@@ -62,6 +62,11 @@ class ClusterCollector(Collector):
         for informer in self._informers:
             family.add_metric([informer.name], informer.staleness)
         yield family
+        text = "Existing objects whose newest state cannot be read; the log has their UIDs."
+        family = _labelled("unreadable_objects", text, "informer")
+        for informer in self._informers:
+            family.add_metric([informer.name], informer.unreadable)
+        yield family
 
     def _node_families(self) -> Iterator[GaugeMetricFamily]:
         quarantined = self._quarantine().until

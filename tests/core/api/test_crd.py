@@ -78,12 +78,9 @@ def _bounds(node: dict[str, Any], path: str) -> Iterator[str]:
         yield f"{path}: no maxProperties"
     if "additionalProperties" in node and "properties" in node:
         yield f"{path}: properties beside additionalProperties"
-    keeps = node.get("x-kubernetes-preserve-unknown-fields")
-    if keeps and not path.endswith("spec.workers.podPatch"):
+    if "x-kubernetes-preserve-unknown-fields" in node:
         yield f"{path}: keeps unknown fields"
-    if node.get("type") == "object" and not (
-        {"properties", "additionalProperties"} & node.keys() or keeps
-    ):
+    if node.get("type") == "object" and not {"properties", "additionalProperties"} & node.keys():
         yield f"{path}: an object without fields"
 
 

@@ -137,7 +137,8 @@ def test_the_longest_name_passes() -> None:
 def test_all_problems_come_at_once() -> None:
     bad = spec(
         model={"preset": "nothing"},
-        workers={"nodes": 1, "image": "x", "env": [{"name": "RANK"}], "podPatch": {"spec": {}}},
+        workers={"nodes": 1, "image": "x", "env": [{"name": "RANK"}]},
+        network={"profile": "tcpxo"},
     )
     assert {problem.reason for problem in problems("x" * 60, bad)} == {
         Reason.NAME_TOO_LONG,

@@ -65,9 +65,9 @@ CASES = {
         ("spec.training.globalBatchSize", "use a multiple of"),
     ),
     "later-field": Case(
-        {"workers": {"podPatch": {"spec": {}}}},
+        {"network": {"profile": "tcpxo"}},
         "NotYetSupported",
-        ("spec.workers.podPatch", "remove it"),
+        ("spec.network.profile", "remove it"),
     ),
     "our-variable": Case(
         {"workers": {"env": [{"name": "MASTER_ADDR", "value": "evil"}]}},

@@ -11,7 +11,7 @@ from llmtrain_operator.kube.decoding import (
     MAX_DEPTH,
     is_nested_deeper,
     read_event,
-    read_json,
+    read_object,
     read_page,
 )
 
@@ -111,12 +111,12 @@ def test_a_page_that_is_whole_is_read_at_once() -> None:
 
 def test_a_response_is_read_without_what_is_too_deep() -> None:
     data = b"{" + metadata("a", managedFields=nested(LEVELS)) + b"}"
-    assert read_json(data)["metadata"]["resourceVersion"] == "7"
+    assert read_object(data)["metadata"]["resourceVersion"] == "7"
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[[[", b'{"a', b"no"])
 def test_what_is_no_json_is_an_error(data: bytes) -> None:
-    for read in (read_json, read_event, read_page):
+    for read in (read_object, read_event, read_page):
         with pytest.raises(ValueError):
             read(data)
 

@@ -209,3 +209,77 @@ async def test_any_history_converges(history: list[tuple[str, str, str]]) -> Non
         assert follower.replay() == truth
         for job in ("j1", "j2"):
             assert set(follower.informer.by_index("job", job)) == {r for r in truth if r[1] == job}
+
+
+DEEP = b'{"a":' * 5000 + b"1" + b"}" * 5000
+
+
+def with_deep_field(name: str, version: int, path: bytes) -> bytes:
+    """Return an object with a field that no decoder that recurses can read."""
+    metadata = b'{"name":"%s","uid":"uid-%s","resourceVersion":"%d"' % (
+        name.encode(),
+        name.encode(),
+        version,
+    )
+    if path == b"managedFields":
+        return b'{"metadata":' + metadata + b',"managedFields":[' + DEEP + b"]}}"
+    return b'{"metadata":' + metadata + b'},"spec":' + DEEP + b"}"
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "watched"])
+async def test_objects_that_cannot_be_read_are_skipped_one_by_one(listed: bool) -> None:
+    async with FakeApi() as server:
+        server.put("good", job="j1")
+        bad = {b"managedFields": "managed", b"spec": "deep"}
+        server.version = 100
+        items = [with_deep_field(name, 50, path) for path, name in bad.items()]
+        if listed:
+            server.raw_items = items
+        async with followed(server) as follower:
+            await follower.until(lambda: len(server.watches) == 1)
+            if not listed:
+                for item in items:
+                    server.send(b'{"type":"ADDED","object":' + item + b"}\n")
+            await follower.until(lambda: follower.names() == {"good", "managed"})
+            await follower.until(lambda: follower.informer.unreadable == 1)
+            server.put("later")
+            await follower.until(lambda: "later" in follower.names())
+            assert len(server.watches) == 1, "no object has ended the watch"
+            gone = with_deep_field("deep", 200, b"spec")
+            server.send(b'{"type":"DELETED","object":' + gone + b"}\n")
+            await follower.until(lambda: follower.informer.unreadable == 0)
+            assert follower.informer.synced.is_set()
+
+
+async def test_an_object_keeps_its_last_readable_state() -> None:
+    async with FakeApi() as server:
+        server.put("a", job="j1")
+        async with followed(server) as follower:
+            await follower.until(lambda: len(server.watches) == 1)
+            item = with_deep_field("a", 50, b"spec")
+            server.send(b'{"type":"MODIFIED","object":' + item + b"}\n")
+            await follower.until(lambda: follower.informer.unreadable == 1)
+            assert follower.informer.get("uid-a") == ("a", "j1")
+            server.version = 60
+            server.put("a", job="j2")
+            await follower.until(lambda: follower.informer.get("uid-a") == ("a", "j2"))
+            assert follower.informer.unreadable == 0
+
+
+async def test_errors_of_one_record_or_of_its_reaction_concern_this_object_only() -> None:
+    async with FakeApi() as server, followed(server) as follower:
+        react = follower.informer._on_change
+
+        def fail(old: object, new: object) -> None:
+            react(old, new)  # type: ignore[arg-type]
+            raise RecursionError("by order")
+
+        follower.informer._on_change = fail
+        server.put("a", job="j1")
+        server.objects["b"] = {"metadata": {"uid": "uid-b", "resourceVersion": "70"}}
+        server.record_transitions("ADDED", server.objects["b"])
+        server.version = 80
+        server.put("c")
+        await follower.until(lambda: follower.names() == {"a", "c"})
+        assert follower.informer.unreadable == 1
+        assert len(server.watches) == 1

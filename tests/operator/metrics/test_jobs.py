@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType, Reason, set_condition
-from llmtrain_operator.cache.records import JobRecord, job_record
+from llmtrain_operator.cache.job_record import job_record
+from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.metrics.jobs import JobFigures, job_figures, oldest_wait
 from tests.support.operator_harness.harness import job_object
 from tests.support.operator_harness.observed import PLACEMENT

@@ -74,6 +74,14 @@ def test_an_invalid_job_gets_no_child_objects() -> None:
     assert not actions.create_pods and not actions.delete_pods and actions.assignment is None
 
 
+def test_a_refused_job_keeps_its_pods_but_those_of_earlier_attempts() -> None:
+    stored = status(attempt=1)
+    stored["placement"] = {**stored["placement"], "attempt": 1}
+    pods = (pod(0), pod(0, attempt=1), pod(1, attempt=1))
+    actions, _ = settle(make_observed(stored, spec={"model": {"preset": "gpt-9000"}}, pods=pods))
+    assert [found.attempt for found in actions.delete_pods] == [0]
+
+
 def test_a_running_gang() -> None:
     actions, _ = settle(make_observed(status(), pods=(pod(0), pod(1))))
     assert reason(actions, ConditionType.RUNNING) == ("True", "Training")

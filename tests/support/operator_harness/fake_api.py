@@ -21,6 +21,8 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
+        self.raw_items: list[bytes] = []
+        """Objects that Python cannot encode, on the last page."""
         self.version = 1
         self.lists = 0
         self.watches: list[str] = []
@@ -97,12 +99,11 @@ class FakeApi:
         names = sorted(self.objects)
         start, limit = int(request.query.get("continue", 0)), int(request.query["limit"])
         more = str(start + limit) if start + limit < len(names) else ""
-        return web.json_response(
-            {
-                "metadata": {"resourceVersion": str(self.version), "continue": more},
-                "items": [self.objects[name] for name in names[start : start + limit]],
-            }
-        )
+        metadata = json.dumps({"resourceVersion": str(self.version), "continue": more}).encode()
+        items = [json.dumps(self.objects[name]).encode() for name in names[start : start + limit]]
+        items += [] if more else self.raw_items
+        body = b'{"metadata":' + metadata + b',"items":[' + b",".join(items) + b"]}"
+        return web.Response(body=body, content_type="application/json")
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         self.watches.append(request.query["resourceVersion"])

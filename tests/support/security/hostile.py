@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from llmtrain_devcluster.api import PATCH_TYPES, Api, Object, resource_path
-from llmtrain_operator.kube.decoding import read_json
+from llmtrain_operator.kube.decoding import read_object
 
 LEVELS = 1_200
 """More than any decoder that recurses can read, and far less than an API server stores."""
@@ -68,5 +68,5 @@ async def names(api: Api, resource: str, namespace: str) -> list[str]:
 
 
 def _object(data: bytes) -> Object:
-    found: Object = read_json(data)
+    found: Object = read_object(data)
     return found

@@ -1,0 +1,118 @@
+"""Convert a job object to a record that keeps what the operator reads, within bounds.
+
+A user can store 1.5 MB in each job. Without bounds, some hundred jobs of one user fill the memory
+of the operator, also while they are suspended.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from llmtrain_core.api import labels
+from llmtrain_core.api.conditions import ConditionType, Reason
+from llmtrain_core.api.defaults import SPEC_BYTES
+from llmtrain_core.validation.problem import Problem
+from llmtrain_operator.cache.job import JobView, Raw, parse_time
+from llmtrain_operator.cache.records import JobRecord
+from llmtrain_operator.kube.decoding import is_nested_deeper
+from llmtrain_operator.manifests.gang_scheduling import KUEUE_LABELS
+
+SPEC_LEVELS = 32
+"""Levels of a spec that is read; the API has eight."""
+FINALIZER_BYTES = 16 * 1024
+ANNOTATION_LENGTH = 256
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_ANNOTATIONS = (labels.REPLACE, labels.ALLOW_OVER_MEMORY)
+_CORE = ("managedBy", "suspend", "priorityClassName", "runPolicy")
+"""Fields that are kept of a spec that is not read; the API bounds each of them."""
+
+
+def job_record(raw: Raw) -> JobRecord:
+    """Read a job."""
+    spec = raw.get("spec") or {}
+    _try_shared_reads(JobView.of(raw))
+    if is_nested_deeper(spec, SPEC_LEVELS):
+        return unreadable_job(raw, f"nested more than {SPEC_LEVELS} levels")
+    size = len(orjson.dumps(spec))
+    if size <= SPEC_BYTES or _was_accepted(JobView.of(raw)):
+        return _record(raw, spec, None)
+    text = f"{size} bytes of JSON are more than {SPEC_BYTES}"
+    remedy = "make it smaller: move data to a volume or into the image"
+    return _record(raw, _core(spec), Problem(Reason.TOO_LARGE, "spec", text, remedy))
+
+
+def unreadable_job(raw: Raw, why: str) -> JobRecord:
+    """Return the record of a job of which a part cannot be read."""
+    remedy = "delete the job, or remove what is nested so deeply"
+    problem = Problem(Reason.UNREADABLE, "spec", why, remedy)
+    return _record(raw, _core(raw.get("spec") or {}), problem)
+
+
+def _try_shared_reads(view: JobView) -> None:
+    """Read what loops over all jobs read. A job that raises an error here affects no other job."""
+    parse_time(view.creation_time)
+    placement = view.stored_placement
+    _ = view.attempt, view.held_nodes, placement and int(placement["gpusPerNode"])
+    for failure in view.failures:
+        _ = failure["reason"], parse_time(failure["time"])
+    for condition in view.conditions:
+        parse_time(condition["lastTransitionTime"])
+        _ = condition["type"], condition["status"], condition["reason"]
+
+
+def _was_accepted(view: JobView) -> bool:
+    """Return True if the job holds nodes, and the operator has accepted it.
+
+    An earlier version of the operator may have accepted more, and what it has started continues.
+    Everything that can be large in a spec is immutable.
+    """
+    is_placed = view.placement is not None and not view.is_finished
+    return is_placed and view.is_true(ConditionType.ACCEPTED)
+
+
+def _core(spec: Raw) -> Raw:
+    core = {key: spec[key] for key in _CORE if key in spec}
+    return {} if is_nested_deeper(core, SPEC_LEVELS) else core
+
+
+def _record(raw: Raw, spec: Raw, problem: Problem | None) -> JobRecord:
+    found = raw["metadata"]
+    metadata: dict[str, Any] = {key: found[key] for key in _METADATA if key in found}
+    if kept := _chosen(found.get("labels"), KUEUE_LABELS):
+        metadata["labels"] = kept
+    if kept := _chosen(found.get("annotations"), _ANNOTATIONS):
+        metadata["annotations"] = kept
+    if finalizers := found.get("finalizers"):
+        metadata["finalizers"] = _bounded_finalizers(finalizers)
+    return JobRecord(
+        uid=metadata["uid"],
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        version=int(metadata["resourceVersion"]),
+        raw={"metadata": metadata, "spec": spec, "status": raw.get("status") or {}},
+        problem=problem,
+    )
+
+
+def _chosen(found: Raw | None, keys: tuple[str, ...]) -> dict[str, str]:
+    return {key: found[key][:ANNOTATION_LENGTH] for key in keys if key in found} if found else {}
+
+
+def _bounded_finalizers(finalizers: list[str]) -> list[str]:
+    """Return the finalizers, or only the operator's if there are too many of them.
+
+    The operator's next change of the finalizers then removes the others.
+    """
+    if sum(map(len, finalizers)) <= FINALIZER_BYTES:
+        return finalizers
+    return [name for name in finalizers if name == labels.FINALIZER]
