@@ -141,6 +141,7 @@ class Controller:
             pods=informers.pods,
             node=informers.node,
             checked=self._checked.get,
+            taken_spares=lambda job: self._reader.taken_spares(job, self.scheduler.assignments()),
             assessments=self._assessments,
             scheduler=self.scheduler,
             fabric_levels=FabricLevels(informers.all_nodes, informers.fabric),

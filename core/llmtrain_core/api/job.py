@@ -127,7 +127,8 @@ class Topology(ApiModel):
     tensor_within: Name | None = None
     """Level at which each tensor-parallel group must be in one domain. Defaults to the node."""
     spares: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Number of nodes, near the gang and without pods, reserved to replace failed nodes."""
+    """Number of nodes, near the gang and without pods, kept to replace failed nodes. Another job
+    gets them if no other nodes are free."""
     exclude_nodes: Annotated[list[ObjectName], Field(max_length=1024), list_set()] | None = None
     """Names of nodes to exclude."""
 

@@ -76,7 +76,7 @@ class PlacementStatus(ApiModel):
     levels: Annotated[list[LevelUse], Field(max_length=16), list_map("level")]
     """Usage of each level, from the top level down."""
     spares: Annotated[list[PlacedBlock], Field(max_length=1024)] | None = None
-    """Spare nodes reserved for the job, nearest first."""
+    """Spare nodes of the job, nearest first, without those that other jobs have got."""
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     """Priority of the job while it has these nodes."""
     priority_class_name: Annotated[str, Field(max_length=253)] | None = None

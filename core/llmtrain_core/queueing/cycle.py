@@ -114,6 +114,7 @@ class _Cycle:
         self.reservations = Reservations(largest(cluster.used, earlier.used))
         self.decisions: dict[str, QueueDecision] = {}
         self._earlier = earlier
+        self._spare_nodes = cluster.spare_nodes
         self._kept: list[Answer] = []
         self._work_left = max_work
         self._views = FabricViews(cluster, self._count_work)
@@ -349,10 +350,10 @@ class _Cycle:
     def _place(
         self, job: PendingJob, capacity: FreeCapacity, avoid_suspects: bool
     ) -> Placement | None:
-        """Place a job: first without suspects and avoided nodes, then with them."""
+        """Place a job: first without suspects, avoided and spare nodes, then with them."""
         last = frozenset[str]()
         if avoid_suspects:
-            last = job.avoided_nodes | self.cluster.quarantine.suspects
+            last = job.avoided_nodes | self.cluster.quarantine.suspects | self._spare_nodes
         requests = [job.request]
         if last:
             excluded = job.request.excluded | last

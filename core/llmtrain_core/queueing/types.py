@@ -121,6 +121,9 @@ class ClusterState:
     """Everything that is in use, by any owner."""
     allocations: tuple[Allocation, ...] = ()
     """The part of `usage` that will be released, or that a preemption can release."""
+    spares: tuple[Allocation, ...] = ()
+    """Spare nodes that jobs keep. They are not in `usage`: another job gets them as the last ones.
+    """
     expired: tuple[Allocation, ...] = ()
     """Nodes of placements that hold them no longer. A job that gets one displaces the other."""
     running: tuple[RunningJob, ...] = ()
@@ -128,6 +131,11 @@ class ClusterState:
     quarantine: Quarantine = field(default_factory=Quarantine)
     nominated: frozenset[str] = frozenset()
     """UIDs of jobs for which others were preempted. Among jobs of one priority they go first."""
+
+    @property
+    def spare_nodes(self) -> frozenset[str]:
+        """Nodes that some job keeps as a spare."""
+        return frozenset(node for spare in self.spares for node in spare.nodes)
 
     @property
     def used(self) -> dict[Slot, int]:

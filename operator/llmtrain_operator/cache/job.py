@@ -178,8 +178,18 @@ class JobView:
 
     @property
     def held_nodes(self) -> list[str]:
-        """Nodes that the stored placement reserves: those with ranks, then the spare ones."""
-        return [*self.placed_nodes, *_nodes_of((self.stored_placement or {}).get("spares"))]
+        """Nodes of the stored placement: those with ranks, then the spare ones."""
+        return [*self.placed_nodes, *self.spare_nodes]
+
+    @property
+    def spare_nodes(self) -> list[str]:
+        """Spare nodes of the stored placement, nearest first."""
+        return _nodes_of((self.stored_placement or {}).get("spares"))
+
+    @property
+    def wanted_spares(self) -> int:
+        """Number of spare nodes that the spec asks for."""
+        return int((self.spec.get("topology") or {}).get("spares") or 0)
 
     @property
     def start_time(self) -> str:

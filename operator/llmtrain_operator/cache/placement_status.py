@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +20,8 @@ from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import FabricLevel
 
 _MAX_SPARES_NAMED = 4
+_SPARES = re.compile(r"; spares?: [^;]*")
+_SPARES_SHOWN = re.compile(r" · (\d+ spare|spares: \d+ of \d+)$")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 """The name part of a label key, and a value that is not empty: at most 63 characters."""
 
@@ -119,6 +121,20 @@ def with_replacements(
     used = replacements.values()
     left = [path for name, path in spares.items() if name not in used]
     return _status(described, left, attempt, gpus)
+
+
+def without_spares(
+    placement: Mapping[str, Any], text: str, taken: Collection[str], wanted: int
+) -> tuple[dict[str, Any], str]:
+    """Return a stored placement and its summary without spare nodes that other jobs have got."""
+    left = [path for path in paths_of(placement.get("spares") or ()) if path[-1] not in taken]
+    shown = f"spares: {len(left)} of {wanted}"
+    rest = {key: value for key, value in placement.items() if key != "spares"}
+    if left:
+        rest["spares"] = [block.to_wire() for block in _blocks(left)]
+    explanation = _SPARES.sub("", str(placement.get("explanation", "")))
+    rest["explanation"] = clean_text(f"{explanation}; {shown}")
+    return rest, clean_text(f"{_SPARES_SHOWN.sub('', text)} · {shown}", REASON_LENGTH)
 
 
 def _blocks(paths: Iterable[Path]) -> list[PlacedBlock]:

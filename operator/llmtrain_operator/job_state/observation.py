@@ -40,6 +40,8 @@ class Observed:
     """Current levels of the job's Fabric; empty if the job has no placement or no Fabric."""
     assessment: Assessment | None = None
     """Current plan of the job; None if it cannot be computed now, so that the old plan stays."""
+    taken_spares: frozenset[str] = frozenset()
+    """Spare nodes of the placement that other jobs have got."""
     decision: JobDecision | None = None
     create_error: CreateError | None = None
     """Error of the last attempt to create child objects; None after a success."""

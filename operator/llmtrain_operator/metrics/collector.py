@@ -19,6 +19,7 @@ from llmtrain_operator.config import START_RESERVATION_SECONDS
 from llmtrain_operator.metrics.jobs import JobFigures, job_figures, oldest_wait
 from llmtrain_operator.metrics.nodes import NodeFigures, gpus_by_node, node_figures
 from llmtrain_operator.scheduler.held_nodes import held_by_jobs
+from llmtrain_operator.scheduler.spares import spare_allocations, spare_usage
 from llmtrain_operator.scheduler.usage import usage
 
 _PREFIX = "llmtrain_operator_"
@@ -76,11 +77,12 @@ class ClusterCollector(Collector):
         jobs, pods = list(informers.jobs.values()), list(informers.pods.values())
         foreign = list(informers.foreign_pods.values())
         held = held_by_jobs(informers.managed_jobs(), pods, time.time(), self._start_reservation)
+        spares = spare_allocations(informers.managed_jobs(), held)
         figures = node_figures(
             informers.all_nodes(),
             self._levels(None),
             used=gpus_by_node(usage((), pods, foreign, {}, {})),
-            held=gpus_by_node(usage(jobs, pods, foreign, {}, held)),
+            held=gpus_by_node([*usage(jobs, pods, foreign, {}, held), *spare_usage(spares)]),
             quarantined=quarantined,
         )
         yield from _node_families(figures)

@@ -14,8 +14,20 @@ from llmtrain_operator.cache.placement_status import (
     paths_of,
     summary,
     with_replacements,
+    without_spares,
 )
 from llmtrain_operator.job_state.status_draft import StatusDraft
+
+
+def give_up_taken_spares(draft: StatusDraft) -> bool:
+    """Remove the spare nodes that other jobs have got. The job goes on with fewer of them."""
+    taken = draft.observed.taken_spares & set(draft.view.spare_nodes)
+    if draft.placement is not None and taken:
+        text = str(draft.status.get("placementSummary", ""))
+        found = without_spares(draft.placement, text, taken, draft.view.wanted_spares)
+        draft.set_field("placement", found[0])
+        draft.set_field("placementSummary", found[1])
+    return False
 
 
 def find_replacements(draft: StatusDraft, failed: Collection[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from llmtrain_operator.policies.completion import complete_if_succeeded
 from llmtrain_operator.policies.deletion import finalize_deleted_job
 from llmtrain_operator.policies.failure_handling import detect_failure
 from llmtrain_operator.policies.kueue import requeue_if_evicted
+from llmtrain_operator.policies.node_replacement import give_up_taken_spares
 from llmtrain_operator.policies.placement import place
 from llmtrain_operator.policies.plan_status import record_plan
 from llmtrain_operator.policies.preemption import preempt
@@ -41,6 +42,7 @@ CHECKLIST: tuple[Policy, ...] = (
     suspend_or_resume,
     preempt,
     requeue_if_evicted,
+    give_up_taken_spares,
     stop_if_rejected,
     relocate,
     detect_failure,

@@ -52,6 +52,7 @@ class ReconcilerDeps:
     pods: Informer[PodRecord]
     node: Callable[[str], NodeRecord | None]
     checked: Callable[[JobRecord], Job | list[Problem]]
+    taken_spares: Callable[[JobRecord], frozenset[str]]
     assessments: AssessmentCache
     fabric_levels: FabricLevels
     scheduler: Scheduler
@@ -219,6 +220,7 @@ class Reconciler:
             nodes=nodes,
             levels=self.deps.fabric_levels.levels(view.fabric) if view.stored_placement else (),
             assessment=assessment,
+            taken_spares=self.deps.taken_spares(job),
             decision=self.deps.scheduler.decision(self.uid),
             create_error=self.create_error,
             report=self.deps.poller.take_report(self.uid),
@@ -248,6 +250,8 @@ class Reconciler:
     async def _write(self, observed: Observed, actions: Actions) -> None:
         if actions.assignment is not None:
             self.deps.scheduler.reserve(self.uid)
+        else:
+            self.deps.scheduler.claim(self.uid, _added_nodes(observed, actions))
         try:
             await self.deps.writer.write_status(observed, actions, self.expectations)
         except BaseException as error:
@@ -278,3 +282,9 @@ class Reconciler:
         if actions.poll_pod is not None:
             delays.append(self.deps.poller.poll(actions.poll_pod))
         return min(delays)
+
+
+def _added_nodes(observed: Observed, actions: Actions) -> frozenset[str]:
+    """Return the nodes that get ranks by this write: spare nodes that replace failed ones."""
+    before, after = observed.view, observed.view.with_status(actions.status)
+    return frozenset(after.placed_nodes) - frozenset(before.placed_nodes)

@@ -136,11 +136,12 @@ def find_better_placement(
     except FabricUnavailableError:
         return nowhere, None
     others = tuple(item for item in cluster.usage if item.owner != pending.uid)
+    spares = frozenset(n for item in cluster.spares if item.uid != pending.uid for n in item.nodes)
     rest = [other for other in cluster.running if other is not job]
     view = replace(
         UplinkUsageCache().add_to(fabric, rest),
         used=replace(cluster, usage=others).used,
-        withheld=frozenset(cluster.quarantine.until),
+        withheld=frozenset(cluster.quarantine.until) | spares,
     )
     found = find_relocation(pending.request, job.nodes, view)
     if found is None:

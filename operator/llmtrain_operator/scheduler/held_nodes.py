@@ -15,7 +15,7 @@ from llmtrain_operator.cache.records import JobRecord, PodRecord
 from llmtrain_operator.config import START_RESERVATION_SECONDS
 
 HeldNodes = Mapping[str, Sequence[str]]
-"""The nodes that each job holds, by UID: those with ranks in order, then the spare ones."""
+"""The nodes that each job holds for its ranks, by UID."""
 
 
 def held_by_jobs(
@@ -47,7 +47,8 @@ def held_nodes(
     """Return the nodes that a job holds; `pods` are those that it owns.
 
     Each node is held for `reservation` seconds from the start of the attempt, then while a pod is
-    bound to it, and for as long again after the pod has ended. The gang may restart there.
+    bound to it, and for as long again after the pod has ended. The gang may restart there. Spare
+    nodes are not held.
     """
     if view.is_finished or view.is_deleting:
         return ()
@@ -57,19 +58,18 @@ def held_nodes(
     if _all_succeeded(current, placed):
         return ()
     if now < parse_time(view.attempt_start_time).timestamp() + reservation:
-        return tuple(view.held_nodes)
+        return tuple(placed)
     by_node: dict[str, list[PodRecord]] = {}
     for pod in current:
         by_node.setdefault(pod.node, []).append(pod)
     running = view.is_true(ConditionType.RUNNING)
-    held = [
+    return tuple(
         node
         for node in placed
         # A running gang whose pod is missing is restarted at once.
         if (running and node not in by_node)
         or any(_holds(pod, now - reservation) for pod in by_node.get(node, ()))
-    ]
-    return (*held, *view.held_nodes[len(placed) :]) if held else ()
+    )
 
 
 def _holds(pod: PodRecord, since: float) -> bool:

@@ -66,6 +66,8 @@ class JobState:
     """Whether the job's status is being written with the assignment: it cannot be withdrawn."""
     relocates_until: float = 0.0
     """Until then a running job may accept the assignment; monotonic time."""
+    claim: tuple[frozenset[str], int] | None = None
+    """Spare nodes that replace failed ones in the attempt after this one."""
     preemption: Preemption | None = None
     nominated: bool = False
     """Whether others were preempted for the job."""
@@ -130,9 +132,15 @@ class Scheduler:
         """Keep the assignment of a job: its status is about to be written."""
         self._jobs[uid].reserved = True
 
+    def claim(self, uid: str, spares: frozenset[str]) -> None:
+        """Keep the spare nodes of a job that its status, which is about to be written, uses."""
+        if spares:
+            job = self._job(uid)
+            self._jobs[uid].claim = spares, job.attempt if job else 0
+
     def release(self, uid: str) -> None:
         """Allow the assignment to be withdrawn: the write has certainly failed."""
-        self._jobs[uid].reserved = False
+        self._jobs[uid].reserved, self._jobs[uid].claim = False, None
         self.trigger()
 
     async def run(self) -> None:
@@ -187,6 +195,18 @@ class Scheduler:
         """Return the assignments that the status of no job shows yet, by UID."""
         return {uid: state.assignment for uid, state in self._jobs.items() if state.assignment}
 
+    def _claimed(self) -> set[str]:
+        """Return the spare nodes that are in use although no status shows it yet."""
+        claimed: set[str] = set()
+        for uid, state in self._jobs.items():
+            if state.claim is not None:
+                job = self._job(uid)
+                if job is None or job.attempt > state.claim[1]:
+                    state.claim = None
+                else:
+                    claimed |= state.claim[0]
+        return claimed
+
     def _preempted(self) -> Iterator[tuple[JobState, Preemption]]:
         for state in self._jobs.values():
             if state.preemption is not None and not state.preemption.expired:
@@ -198,9 +218,13 @@ class Scheduler:
             if uid not in undecided:
                 state.clear_unschedulable()
         refresh = MESSAGE_REFRESH_SECONDS * len(undecided)
+        claimed = self._claimed()
         for uid, decision in decisions.pending.items():
             state = self._jobs[uid]
             if isinstance(decision, Assignment):
+                if claimed & set(decision.nodes):
+                    self.trigger()
+                    continue
                 job = undecided[uid]
                 state.assignment = decision
                 state.pending = job if isinstance(job, PendingJob) else None

@@ -20,6 +20,7 @@ from llmtrain_core.queueing import (
 from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_core.queueing.quarantine import Quarantine, quarantine
 from llmtrain_core.queueing.quota import PodCharge, charge_of
+from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.informers import Informers
@@ -38,6 +39,7 @@ from llmtrain_operator.scheduler.jobs import (
     running_job,
 )
 from llmtrain_operator.scheduler.namespace_limit import limit_active_jobs
+from llmtrain_operator.scheduler.spares import spare_allocations, taken_spares
 from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
 from llmtrain_operator.scheduler.usage import terminating_allocations, usage
 
@@ -117,6 +119,7 @@ class ClusterReader:
                 *self._allocations(now, held),
                 *terminating_allocations(jobs, pods, now + TERMINATION_SECONDS, held),
             ),
+            spares=tuple(spare_allocations(informers.managed_jobs(), held)),
             expired=tuple(self._expired(held)),
             running=running,
             quarantine=self.quarantine(),
@@ -136,12 +139,25 @@ class ClusterReader:
             pods = [p for p in self._informers.pods.by_index("job", record.uid) if not p.ended]
             own = [pod for pod in pods if pod.belongs_to(record)]
             held = held_nodes(record.view, own, now, self._start_reservation)
+            nodes = [*held, *record.view.spare_nodes] if held else []
             if record.uid in assignments:
-                held = assignments[record.uid].nodes
+                nodes = [*assignments[record.uid].nodes]
             checked = self._checked.get(record)
-            missing = len(held) - len(own)
+            missing = len(nodes) - len(own)
             if missing > 0 and isinstance(checked, Job):
                 yield charge_of(sample_pod(checked, record.raw)["spec"]), missing
+
+    def taken_spares(
+        self, record: JobRecord, assignments: Mapping[str, Assignment]
+    ) -> frozenset[str]:
+        """Return the spare nodes of a job that other jobs have got."""
+        if not record.view.spare_nodes:
+            return frozenset()
+        return taken_spares(record, self._informers.managed_jobs(), assignments, self._find_node)
+
+    def _find_node(self, name: str) -> Node | None:
+        found = self._informers.node(name)
+        return None if found is None else found.node
 
     def quarantine(self) -> Quarantine:
         """Return the nodes that are quarantined now."""

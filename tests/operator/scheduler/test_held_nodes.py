@@ -95,12 +95,9 @@ def test_a_job_that_is_deleted_or_over_holds_nothing() -> None:
     assert held(placed(1), *done) == (), "the status does not show the end yet"
 
 
-def test_spare_nodes_are_held_as_long_as_a_node_with_ranks() -> None:
-    placement = {**PLACEMENT, "spares": SPARES}
-    job = placed(RESERVATION, placement=placement)
-    assert held(job) == ()
-    assert held(job, pod(0)) == ("n0", "n2")
-    assert held(placed(0, placement=placement)) == ("n0", "n1", "n2")
+def test_spare_nodes_are_not_held() -> None:
+    job = placed(0, placement={**PLACEMENT, "spares": SPARES})
+    assert held(job) == ("n0", "n1")
 
 
 def test_an_allocation_has_only_the_nodes_that_are_held() -> None:

@@ -139,3 +139,25 @@ async def test_nobody_stops_for_a_job_that_went_away() -> None:
     del memory.records["vip"]
     await scheduler.cycle()
     assert scheduler.decision("low") is None
+
+
+async def test_a_spare_that_replaces_a_node_is_given_to_no_other_job() -> None:
+    memory = Memory()
+    memory.records = {"owner": record("owner"), "other": record("other")}
+    scheduler = memory.scheduler()
+    scheduler.claim("owner", frozenset({"n1"}))
+    await scheduler.cycle()
+    assert assigned(scheduler) == []
+    scheduler.release("owner")
+    await scheduler.cycle()
+    assert len(assigned(scheduler)) == 1
+    # The status shows the new attempt: the claim is over.
+    scheduler = memory.scheduler()
+    scheduler.claim("owner", frozenset({"n1"}))
+    memory.records["owner"] = record("owner", {"attempt": 1})
+    await scheduler.cycle()
+    assert len(assigned(scheduler)) == 1
+
+
+def assigned(scheduler: Scheduler) -> list[str]:
+    return [n for n in ("owner", "other") if isinstance(scheduler.decision(n), Assignment)]

@@ -156,12 +156,11 @@ class Replay:
         wanted = change.raw["spec"]["workers"]["nodes"]
         if len(set(nodes)) != wanted:
             self._violation(change, f"{name} is placed on {len(set(nodes))} of {wanted} nodes")
-        spares = tuple(n for block in placement.get("spares", ()) for n in block["nodes"])
         if (name, placement.get("attempt", 0)) not in self._current:
             gang = Attempt(name, number, nodes, placement["gpusPerNode"], change.seconds)
             self._current[name, number] = gang
             self.account.attempts.append(gang)
-        self._placements[name] = ((*nodes, *spares), placement["gpusPerNode"])
+        self._placements[name] = (tuple(nodes), placement["gpusPerNode"])
         self._number[name] = placement.get("attempt", 0)
         yield from self._placements[name][0]
 
