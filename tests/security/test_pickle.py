@@ -332,3 +332,34 @@ def test_no_rank_reads_a_pickle_of_another_rank_or_of_a_file(
     for read, found in run_trainers(spec, random_shards(tmp_path / "shards"), train):
         assert read == []
         assert found == [(1, True)] * 2
+
+
+def test_a_rank_that_starts_from_a_hostile_base_names_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`model.initFrom` in a real rank, whose job has the architecture of the base."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    (tmp_path / "shards").mkdir()
+    ran, root = tmp_path / "ran", tmp_path / "run"
+
+    def train(trainer: Any) -> tuple[str, str | None, str]:
+        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.training.trainer import Trainer
+
+        trainer.take_step()
+        trainer.save()
+        _root_is_a_command(root / "step-1", ran)
+        run = from_spec("test", job_spec(init_from=f"file://{root}"))
+        again = Trainer(run, trainer.data, trainer.device, trainer.send)
+        try:
+            again.load_initial_weights()
+        except InputError as error:
+            return error.reason, error.field, error.message
+        raise AssertionError("it started")
+
+    spec = job_spec(checkpoint={"uri": f"file://{root}", "everySteps": 1, "keep": 3})
+    ((reason, field, message),) = run_trainers(spec, random_shards(tmp_path / "shards"), train)
+    assert (reason, field) == ("CheckpointUnreadable", "spec.model.initFrom")
+    assert f"{root}/step-1" in message and COMPLETE_MARKER in message
+    assert not ran.exists()
