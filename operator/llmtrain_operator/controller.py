@@ -89,7 +89,7 @@ class Controller:
         self._assessments = AssessmentCache(
             self.informers.all_nodes,
             self.informers.node,
-            self.informers.fabric_levels,
+            self.informers.fabric,
             self.wake,
         )
         too_small = self._assessments.too_small

@@ -183,6 +183,30 @@ def test_tight_uplinks_of_a_fabric_slow_the_plan(nodes: Callable[..., str], tmp_
     assert seconds[1] > seconds[0]
 
 
+def test_slow_interfaces_of_a_fabric_slow_the_plan(
+    nodes: Callable[..., str], tmp_path: Path
+) -> None:
+    inventory = nodes(*[_node(f"n{i}", leaf=f"leaf-{i % 2}") for i in range(8)])
+    levels = [
+        {"name": "leaf", "nodeLabel": LEAF},
+        {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
+    ]
+    found = []
+    for gbits in (400, 25):
+        fabric = tmp_path / f"fabric-{gbits}.yaml"
+        spec = {"levels": levels, "nics": {"perNode": 8, "gbitsPerSecond": gbits}}
+        fabric.write_text(yaml.safe_dump({"spec": spec}))
+        result = llmtrain_plan(
+            "-f", EXAMPLE, "--nodes", inventory, "--fabric", str(fabric), "-o", "json"
+        )
+        assert result.exit_code == 0, result.output
+        found.append(json.loads(result.stdout))
+    fast, slow = found
+    assert slow["step"]["seconds"] > fast["step"]["seconds"]
+    assert slow["step"]["collectives"]["dp"] > 8 * fast["step"]["collectives"]["dp"]
+    assert "3.125 GB/s per GPU to other nodes: the Fabric's nics" in slow["assumptions"]
+
+
 def test_nodes_count_the_gpus_of_a_model(nodes: Callable[..., str]) -> None:
     result = llmtrain_plan(
         "--model",

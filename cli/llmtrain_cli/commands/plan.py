@@ -15,6 +15,7 @@ from llmtrain_cli.io.output import echo
 from llmtrain_cli.plan.cpu import cpu_plan
 from llmtrain_cli.plan.nodes import NodeSelection, select_nodes
 from llmtrain_cli.plan.text import plan_text
+from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.plan import Plan, PlanRequest
 from llmtrain_core.forecast.plan import plan as make_plan
@@ -25,6 +26,7 @@ from llmtrain_core.plan.model.model_shape import shape_named
 from llmtrain_core.plan.search.fix_hint import fix_hint
 from llmtrain_core.plan.time.goodput import DEFAULT_FAILURES, Failures
 from llmtrain_core.topology.levels import Levels
+from llmtrain_core.topology.links import links_of
 from llmtrain_core.validation.check import Job
 
 JobOption = Annotated[str | None, typer.Option("-f", "--file", help="the job's manifest")]
@@ -229,9 +231,11 @@ def _plan_job(job: Job, flags: PlanFlags, selection: NodeSelection) -> Plan:
             f"--gpus {flags.gpus}: with --nodes the job's own {own} GPUs are placed; drop one of"
             " the two"
         )
-    placement, levels = _placement(job, selection, flags.fabric)
+    fabric = read_fabric(flags.fabric) if flags.fabric else None
+    placement, levels = _placement(job, selection, fabric)
+    links = links_of(fabric) if fabric else None
     return make_plan(
-        job, selection.hardware, flags.gpus, placement, levels, flags.price, flags.failures
+        job, selection.hardware, flags.gpus, placement, levels, flags.price, flags.failures, links
     )
 
 
@@ -258,12 +262,12 @@ def _number(text: str) -> int:
 
 
 def _placement(
-    job: Job, selection: NodeSelection, fabric: str | None
+    job: Job, selection: NodeSelection, fabric: FabricSpec | None
 ) -> tuple[Placement | None, Levels]:
     """Place the job on the given nodes, as if nothing else ran there."""
     if not selection.nodes:
         return None, ()
-    state = snapshot_for(read_fabric(fabric) if fabric else None, selection.nodes)
+    state = snapshot_for(fabric, selection.nodes)
     answer = place(Request.of(job), state)
     if not isinstance(answer, Placement):
         left = "".join(f"; {note}" for note in selection.notes)

@@ -29,6 +29,7 @@ from llmtrain_core.plan.time.predict import Prediction, predict, tokens_of
 from llmtrain_core.plan.time.run_cost import RunCost, run_cost
 from llmtrain_core.plan.training_setup import Precision, TrainingSetup
 from llmtrain_core.topology.levels import Levels
+from llmtrain_core.topology.links import GBYTE, Links
 from llmtrain_core.validation.check import Job
 
 MAX_TOKENS = 10**15
@@ -116,16 +117,18 @@ def plan(
     levels: Levels = (),
     price: float | None = None,
     failures: Failures = DEFAULT_FAILURES,
+    links: Links | None = None,
 ) -> Plan:
     """Return the plan of a job, or of the fastest way to train a model on a number of GPUs.
 
-    Without a placement, rank blocks fill servers in order and uplinks are not shared. Raises
+    Without a placement, rank blocks fill servers in order and uplinks are not shared. `links` are
+    those of a job's Fabric; what it does not name is that of the GPU's usual server. Raises
     PlanError with the nearest valid value if the plan is impossible.
     """
     _check_gpus(gpus, hardware)
     if isinstance(subject, Job):
         setup, tokens = _of_job(subject, gpus)
-        hardware = hardware.in_nodes_of(subject.gpus_per_node)
+        hardware = hardware.in_nodes_of(subject.gpus_per_node, links)
         keep = subject.spec.checkpoint.keep if subject.spec.checkpoint else 2
         space = space_of(subject.spec)
         found = search(setup, hardware, setup.layout.world_size, space)
@@ -237,6 +240,9 @@ def _assumptions(
 ) -> Iterator[str]:
     if price is None:
         yield f"price: {hardware.price.value:g} USD per GPU hour, {hardware.price.source}"
+    for link, what in ((hardware.nic, "to other nodes"), (hardware.link, "in its NVLink domain")):
+        if link.basis == "asked":
+            yield f"{link.value / GBYTE:.4g} GB/s per GPU {what}: {link.source}"
     yield (
         f"failures: {failures.per_node_day:g} per node and day; a save stops training for"
         f" {failures.save_seconds:g} s, a restart takes {failures.restart_seconds:g} s"

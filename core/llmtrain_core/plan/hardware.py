@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from llmtrain_core.errors import PlanError
 from llmtrain_core.plan.training_setup import Precision
+from llmtrain_core.topology.links import Links
 
 PRODUCT_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
 """Node labels of GPU feature discovery and of AMD's node labeller."""
@@ -75,8 +76,22 @@ class Accelerator:
     price: Figure
     """USD per GPU hour."""
 
-    def in_nodes_of(self, gpus: int) -> Accelerator:
-        """Return the GPU in servers of another size; an NVLink domain of one server follows."""
+    def in_nodes_of(self, gpus: int, links: Links | None = None) -> Accelerator:
+        """Return the GPU in servers of another size, with the links that a Fabric names.
+
+        An NVLink domain of one server follows the size.
+        """
+        return self._with_links(gpus, links or Links())._in_size(gpus)
+
+    def _with_links(self, ranks: int, links: Links) -> Accelerator:
+        nic, link = self.nic, self.link
+        if (rate := links.nic_of_gpu(ranks, max(ranks, int(self.node.value)))) is not None:
+            nic = Figure(rate, "the Fabric's nics", "asked")
+        if links.nvlinks is not None:
+            link = Figure(links.nvlink, "the Fabric's nvlink", "asked")
+        return replace(self, nic=nic, link=link)
+
+    def _in_size(self, gpus: int) -> Accelerator:
         if gpus == self.node.value:
             return self
         figure = Figure(gpus, "the job's workers.gpusPerNode", "asked")

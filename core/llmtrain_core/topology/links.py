@@ -12,18 +12,38 @@ GBYTE = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Rates in bytes per second and direction. The defaults are those of an HGX H100 node."""
+    """The links that a Fabric names. Placement takes those of an HGX H100 node for the others."""
 
-    nic: float = 8 * 400 * GBIT
-    """All network interfaces of one node together."""
-    nvlink: float = 450 * GBYTE
-    """One GPU to the other GPUs of its NVLink domain."""
+    nics: Nics | None = None
+    nvlinks: NvLink | None = None
+
+    @property
+    def nic(self) -> float:
+        """Rate of all network interfaces of one node together, in bytes per second."""
+        nics = self.nics or Nics()
+        return nics.per_node * nics.gbits_per_second * GBIT
+
+    @property
+    def nvlink(self) -> float:
+        """Rate of one GPU to the others of its NVLink domain, in bytes per second and direction.
+
+        `gbytesPerSecond` counts both directions.
+        """
+        return (self.nvlinks or NvLink()).gbytes_per_second * GBYTE / 2
+
+    def nic_of_gpu(self, ranks: int, gpus: int) -> float | None:
+        """Return the rate of one GPU to other nodes, in bytes per second; None if not named.
+
+        `ranks` of the `gpus` of a node send at the same time. NCCL gives each GPU the interfaces
+        next to it; GPUs share where there are fewer interfaces.
+        """
+        if self.nics is None:
+            return None
+        own = max(1, self.nics.per_node // gpus)
+        shared = self.nics.per_node / ranks
+        return min(own, shared) * self.nics.gbits_per_second * GBIT
 
 
 def links_of(spec: FabricSpec) -> Links:
-    """Return the rates that a Fabric names. `gbytesPerSecond` counts both directions, so a half."""
-    nics, nvlink = spec.nics or Nics(), spec.nvlink or NvLink()
-    return Links(
-        nic=nics.per_node * nics.gbits_per_second * GBIT,
-        nvlink=nvlink.gbytes_per_second * GBYTE / 2,
-    )
+    """Return the links that a Fabric names."""
+    return Links(spec.nics, spec.nvlink)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmtrain_core.api import labels
-from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.topology.inventory import Node
-from llmtrain_core.topology.levels import Levels
 from llmtrain_operator.cache.job import Raw
 from llmtrain_operator.cache.job_record import job_record, unreadable_job
 from llmtrain_operator.cache.records import (
@@ -139,11 +137,3 @@ class Informers:
     def fabric(self, name: str) -> FabricRecord | None:
         """Return a Fabric by name."""
         return next((fabric for fabric in self.fabrics.values() if fabric.name == name), None)
-
-    def fabric_levels(self, name: str | None) -> Levels:
-        """Return the levels of a Fabric, by default of the default one.
-
-        Without a Fabric return none: labels do not name the rate of an uplink.
-        """
-        found = self.fabric(name or FABRIC_NAME)
-        return found.levels if found else ()

@@ -32,8 +32,10 @@ from llmtrain_core.plan.time.predict import outline, predict, tokens_of
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Node, Snapshot
 from llmtrain_core.topology.levels import NODE, Levels
+from llmtrain_core.topology.links import Links
 from llmtrain_core.validation.check import Job
 
+NO_LINKS = Links()
 NODE_STATE_TAINTS = "node.kubernetes.io/"
 """Prefix of the taints that the cluster sets and removes with a node's state."""
 
@@ -77,13 +79,18 @@ class _GpuModels:
     """Number of nodes whose GPU is not known."""
 
 
-def assess(job: Job, nodes: Iterable[Node], assigned: AssignedNodes | None) -> Assessment:
-    """Return the assessment of a job. `nodes` are all nodes: they count until it is placed."""
+def assess(
+    job: Job, nodes: Iterable[Node], assigned: AssignedNodes | None, links: Links = NO_LINKS
+) -> Assessment:
+    """Return the assessment of a job. `nodes` are all nodes: they count until it is placed.
+
+    `links` are those that the job's Fabric names.
+    """
     try:
         setup = TrainingSetup.of(job)
         if assigned is not None:
-            return _placed(job, setup, assigned)
-        return _waiting(job, setup, usable(job, nodes))
+            return _placed(job, setup, assigned, links)
+        return _waiting(job, setup, usable(job, nodes), links)
     except PlanError:
         return Assessment()
 
@@ -103,7 +110,7 @@ def usable(job: Job, nodes: Iterable[Node]) -> list[Node]:
     return [healthy[name] for name in sorted(names)]
 
 
-def _waiting(job: Job, setup: TrainingSetup, nodes: Sequence[Node]) -> Assessment:
+def _waiting(job: Job, setup: TrainingSetup, nodes: Sequence[Node], links: Links) -> Assessment:
     gpus = _gpus(job, nodes)
     if not gpus.known:
         return Assessment(_outlined(job, setup, _unknown(job)), settled=False)
@@ -117,8 +124,8 @@ def _waiting(job: Job, setup: TrainingSetup, nodes: Sequence[Node]) -> Assessmen
     if gpus.unknown_nodes or capacity >= least:
         small = sum(len(names) for size, names in sizes.items() if size < least)
         notes.append(f"{small} of them have too little memory and are excluded" if small else "")
-        return Assessment(_predicted(job, setup, largest, None, notes))
-    plan = _predicted(job, setup, largest, None, notes)
+        return Assessment(_predicted(job, setup, largest, links, None, notes))
+    plan = _predicted(job, setup, largest, links, None, notes)
     several = len(gpus.known) > 1
     gpu = f"the largest that it could use, {largest.name}," if several else largest.name
     text = too_large_message(job, needed, gpu, capacity)
@@ -126,7 +133,7 @@ def _waiting(job: Job, setup: TrainingSetup, nodes: Sequence[Node]) -> Assessmen
     return Assessment(plan, clean_text(text + advice), settled=False)
 
 
-def _placed(job: Job, setup: TrainingSetup, assigned: AssignedNodes) -> Assessment:
+def _placed(job: Job, setup: TrainingSetup, assigned: AssignedNodes, links: Links) -> Assessment:
     gpus = _gpus(job, assigned.nodes)
     if not gpus.known:
         return Assessment(_outlined(job, setup, _unknown(job)))
@@ -138,7 +145,7 @@ def _placed(job: Job, setup: TrainingSetup, assigned: AssignedNodes) -> Assessme
     smallest = gpus.known[0]
     if smallest.memory.value < min_gpu_memory(job):
         notes.append(f"it needs more memory than its {smallest.name} have")
-    return Assessment(_predicted(job, setup, slowest, slowed, notes))
+    return Assessment(_predicted(job, setup, slowest, links, slowed, notes))
 
 
 def _gpus(job: Job, nodes: Iterable[Node]) -> _GpuModels:
@@ -185,10 +192,11 @@ def _predicted(
     job: Job,
     setup: TrainingSetup,
     hardware: Accelerator,
+    links: Links,
     slowed: Mapping[Group, float] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    hardware = hardware.in_nodes_of(job.gpus_per_node)
+    hardware = hardware.in_nodes_of(job.gpus_per_node, links)
     found = predict(setup, hardware, tokens_of(job, setup), slowed)
     wire = prediction_to_wire(found)
     wire["memory"] |= {"totalBytes": found.memory.total, "capacityBytes": found.memory.capacity}

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.plan.memory.node_filter import min_gpu_memory, nodes_by_gpu_memory
 from llmtrain_core.topology.inventory import Node
-from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
-from llmtrain_operator.cache.records import JobRecord, NodeRecord
+from llmtrain_operator.cache.records import FabricRecord, JobRecord, NodeRecord
 from llmtrain_operator.planning.assessment import (
     NODE_STATE_TAINTS,
     Assessment,
@@ -21,6 +21,8 @@ from llmtrain_operator.planning.assessment import (
 log = logging.getLogger(__name__)
 
 Key = tuple[object, ...]
+UNKNOWN = FabricRecord("", (), "")
+"""Without a Fabric, labels do not name the rate of a link."""
 
 
 class AssessmentCache:
@@ -34,13 +36,13 @@ class AssessmentCache:
         self,
         nodes: Callable[[], Iterable[Node]],
         node: Callable[[str], NodeRecord | None],
-        levels: Callable[[str | None], Levels],
+        fabric: Callable[[str], FabricRecord | None],
         wake: Callable[[str], None],
     ):
-        """`levels` returns the levels of a Fabric; none if the rates of its uplinks are unknown."""
+        """`fabric` returns a Fabric. Without one the rates of uplinks are unknown."""
         self._nodes = nodes
         self._node = node
-        self._levels = levels
+        self._fabric = fabric
         self._wake = wake
         self._known: dict[str, tuple[Key, Assessment | None]] = {}
         self._unsettled: set[str] = set()
@@ -60,16 +62,16 @@ class AssessmentCache:
             return None
         placement = record.view.stored_placement
         topology = checked.spec.topology
-        levels = self._levels(topology.fabric if topology else None) if placement else ()
+        fabric = self._fabric((topology.fabric if topology else None) or FABRIC_NAME) or UNKNOWN
         placement_key = (
-            (placement.get("attempt", 0), levels) if placement else (self._node_generation,)
+            (placement.get("attempt", 0), fabric.levels) if placement else (self._node_generation,)
         )
-        key: Key = (record.view.generation, bool(placement), *placement_key)
+        key: Key = (record.view.generation, bool(placement), fabric.links, *placement_key)
         known = self._known.get(record.uid)
         if known is not None and known[0] == key:
             return known[1]
         generation = self._node_generation
-        found = await self._compute(record, checked, levels)
+        found = await self._compute(record, checked, fabric)
         self._known[record.uid] = (key, found)
         self._unsettled.discard(record.uid)
         if found is not None and not found.settled:
@@ -79,7 +81,9 @@ class AssessmentCache:
                 self._wake(record.uid)
         return found
 
-    async def _compute(self, record: JobRecord, job: Job, levels: Levels) -> Assessment | None:
+    async def _compute(
+        self, record: JobRecord, job: Job, fabric: FabricRecord
+    ) -> Assessment | None:
         placement = record.view.stored_placement
         assigned, nodes = None, tuple[Node, ...]()
         if placement is None:
@@ -88,9 +92,9 @@ class AssessmentCache:
             found = [known.node for name in record.view.placed_nodes if (known := self._node(name))]
             if not found:
                 return None
-            assigned = AssignedNodes.of(placement, found, levels)
+            assigned = AssignedNodes.of(placement, found, fabric.levels)
         try:
-            return await asyncio.to_thread(assess, job, nodes, assigned)
+            return await asyncio.to_thread(assess, job, nodes, assigned, fabric.links)
         except Exception:
             log.exception("job=%s cannot be planned", record.uid)
             return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from llmtrain_core.api.fabric import Nics, NvLink
 from llmtrain_core.layout import Dimension, Layout
 from llmtrain_core.placement import Placement, Request, cost_of, place
 from llmtrain_core.placement.traffic.graph import block_edges
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 GPU = "nvidia.com/gpu"
 NIC = 1e9
-LINKS = Links(nic=NIC, nvlink=10e9)
+LINKS = Links(Nics(per_node=1, gbits_per_second=8.0), NvLink(gbytes_per_second=20.0))
 MB = 10**6
 
 

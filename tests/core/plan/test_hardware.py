@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import pytest
 
+from llmtrain_core.api.fabric import Nics, NvLink
 from llmtrain_core.errors import PlanError
 from llmtrain_core.plan.constants import calibrated_type_of, constants_of, fitted_type_of
 from llmtrain_core.plan.hardware import (
@@ -18,6 +19,7 @@ from llmtrain_core.plan.hardware import (
     accelerator,
     accelerator_of,
 )
+from llmtrain_core.topology.links import GBIT, Links
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.unit
@@ -160,6 +162,30 @@ def test_what_has_no_runs_of_its_own_is_not(name: str) -> None:
 def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(PlanError, match=r"no GPU is named 'H10'.*did you mean H100\?.*V100"):
         accelerator("H10")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "nics", "gbits"),
+    [
+        (8, Nics(per_node=8, gbits_per_second=100.0), 100),
+        (8, Nics(per_node=1, gbits_per_second=100.0), 12.5),
+        (8, Nics(per_node=16, gbits_per_second=200.0), 400),
+        (1, Nics(per_node=1, gbits_per_second=25.0), 25),
+        (2, Nics(per_node=1, gbits_per_second=25.0), 12.5),
+        (2, Nics(per_node=8, gbits_per_second=400.0), 400),
+    ],
+)
+def test_interfaces_that_a_fabric_names(ranks: int, nics: Nics, gbits: float) -> None:
+    named = CATALOGUE["H100"].in_nodes_of(ranks, Links(nics))
+    assert named.nic.value == gbits * GBIT
+    assert named.link == CATALOGUE["H100"].link
+
+
+def test_nvlink_that_a_fabric_names() -> None:
+    named = CATALOGUE["H100"].in_nodes_of(8, Links(nvlinks=NvLink(gbytes_per_second=400.0)))
+    assert named.link.value == 200e9
+    assert named.nic == CATALOGUE["H100"].nic
+    assert CATALOGUE["H100"].in_nodes_of(8, Links()) == CATALOGUE["H100"]
 
 
 def test_servers_of_another_size() -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from llmtrain_core.api.fabric import Nics
 from llmtrain_core.plan.hardware import CATALOGUE
 from llmtrain_core.plan.memory.training_memory import memory
 from llmtrain_core.plan.time.predict import predict, tokens_of
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Node, Taint
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from llmtrain_core.topology.links import Links
 from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.records import JobRecord, NodeRecord
 from llmtrain_operator.planning.assessment import Assessment, AssignedNodes, assess
@@ -196,6 +198,16 @@ def test_a_placement_decides_the_hardware_and_the_uplinks() -> None:
     assert mixed.too_large is None, "it sits there already"
 
 
+def test_the_links_of_a_fabric_count() -> None:
+    subject, nodes = job(**LARGE), [node("a", H100), node("b", H100)]
+    slow = Links(Nics(per_node=1, gbits_per_second=10.0))
+    placed = AssignedNodes(nodes, {}, ())
+    for assigned in (None, placed):
+        usual, named = assess(subject, nodes, assigned).plan, assess(subject, nodes, assigned, slow)
+        assert usual is not None and named.plan is not None
+        assert named.plan["step"]["seconds"] > usual["step"]["seconds"]
+
+
 class Cluster:
     """Nodes that change, and who is woken by it."""
 
@@ -205,7 +217,7 @@ class Cluster:
         self.assessments = AssessmentCache(
             lambda: [record.node for record in self.nodes.values()],
             self.nodes.get,
-            lambda _: (),
+            lambda _: None,
             self.woken.append,
         )
 
