@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kueue kind-programs kind-up kind-down prometheus monitoring pictures demo test lint parity fuzz fuzz-objects bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-size bench-placement crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-down prometheus monitoring pictures demo test lint parity fuzz fuzz-objects bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ bench-gpu: setup ## one real GPU: parity with the CPU, the plan's time and memor
 
 bench-queue: controlplane ## 300 jobs on 128 scripted nodes against an oracle (an idle machine)
 	@python -m pytest tests/operator/integration/bench_queue_trace.py -s -q
+
+bench-start: controlplane ## writes and CPU of the API server per job, beside plain pods
+	@python -m pytest tests/perf/bench_start.py -s -q
 
 bench-size: controlplane ## memory and CPU of the operator with 100, 1,000 and 5,000 nodes
 	@python -m pytest tests/perf/bench_operator_size.py -s -q
