@@ -36,18 +36,20 @@ def read_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return value if _depth_is_accepted(value) else None
+    return None if is_nested_deeper(value, MAX_JSON_DEPTH - 1) else value
 
 
-def _depth_is_accepted(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_JSON_DEPTH + 1):
-        level = [
-            item
-            for node in level
-            if isinstance(node, dict | list)
-            for item in (node.values() if isinstance(node, dict) else node)
+def is_nested_deeper(value: Any, levels: int) -> bool:
+    """Return True if a decoded value has more levels of objects and lists in it. No recursion."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            child
+            for parent in layer
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
         ]
-        if not level:
-            return True
-    return False
+        if not layer:
+            return False
+    return True

@@ -13,10 +13,10 @@ import orjson
 from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.api.defaults import SPEC_BYTES
+from llmtrain_core.api.untrusted import is_nested_deeper
 from llmtrain_core.validation.problem import Problem
 from llmtrain_operator.cache.job import JobView, Raw, parse_time
 from llmtrain_operator.cache.records import JobRecord
-from llmtrain_operator.kube.decoding import is_nested_deeper
 from llmtrain_operator.manifests.gang_scheduling import KUEUE_LABELS
 
 SPEC_LEVELS = 32

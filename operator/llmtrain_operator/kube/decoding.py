@@ -52,21 +52,6 @@ def read_page(data: bytes) -> ListPage:
     return ListPage(items, int(metadata["resourceVersion"]), metadata.get("continue") or "")
 
 
-def is_nested_deeper(value: Any, levels: int) -> bool:
-    """Return True if a decoded value has more levels of objects and lists. Does not recurse."""
-    layer = [value]
-    for _ in range(levels + 1):
-        layer = [
-            child
-            for parent in layer
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not layer:
-            return False
-    return True
-
-
 def _read_item(data: bytes) -> Item:
     try:
         return Item(*_read(data, _ITEM_METADATA_DEPTH))

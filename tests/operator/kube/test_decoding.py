@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from llmtrain_core.api.untrusted import is_nested_deeper
 from llmtrain_operator.kube.decoding import (
     MAX_DEPTH,
-    is_nested_deeper,
     read_event,
     read_object,
     read_page,
