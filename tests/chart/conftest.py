@@ -11,6 +11,7 @@ from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, ScriptedNodes
+from tests.support.chart.namespaces import create_namespace
 from tests.support.chart.released_operator import RELEASE_USERS, ReleasedOperators
 from tests.support.chart.releases import Releases
 from tests.support.operator_harness.harness import SYSTEM
@@ -64,10 +65,3 @@ async def team(release_api: Api) -> str:
     """A namespace of users. It stays, because its deletion would take longer than a test."""
     await create_namespace(release_api, "team")
     return "team"
-
-
-async def create_namespace(api: Api, name: str) -> None:
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    await api.apply(body)
-    await api.wait_for("serviceaccounts", "default", lambda o: o is not None, name)
-    await api.wait_for("configmaps", "kube-root-ca.crt", lambda o: o is not None, name)

@@ -12,8 +12,8 @@ from llmtrain_chart.helm import HelmError, render
 from llmtrain_devcluster.api import Api, ApiStatusError, Object
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
-from tests.chart.conftest import create_namespace
 from tests.support.chart.manifests import documents
+from tests.support.chart.namespaces import create_namespace
 from tests.support.chart.released_operator import ACCOUNT, RELEASE_USERS
 from tests.support.chart.releases import Releases
 from tests.support.operator_harness.harness import JOBS, job_object
