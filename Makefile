@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kueue kind-programs kind-up kind-down prometheus monitoring pictures demo test lint parity fuzz fuzz-objects bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity fuzz fuzz-objects bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ kind-programs: setup ## the programs of a kind cluster (built once)
 
 kind-up: kind-programs ## a kind cluster of three nodes, without an image registry (root, Debian)
 	@python -m llmtrain_kind up
+
+kind-env: setup ## the commands with which a shell uses the kind cluster: eval "$(make -s kind-env)"
+	@python -m llmtrain_kind env
 
 kind-down: setup ## remove the kind cluster and restore the machine
 	@python -m llmtrain_kind down

@@ -15,7 +15,7 @@ if [ -z "$python" ]; then
     echo "setup: needs Python 3.11 or newer as python3; install it and try again" >&2
     exit 1
 fi
-echo "setup: installing into .venv (torch is large: a few GB the first time)"
+echo "setup: installing into .venv (torch is large: a few GB the first time)" >&2
 rm -rf .venv
 "$uv" venv --quiet --python "$python" .venv
 "$uv" pip sync ${quiet:-} --python .venv --require-hashes requirements/dev.txt

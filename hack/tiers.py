@@ -1,7 +1,7 @@
 """Run the tiers of `make test` in order and print the time of each; the first failure ends the run.
 
-Static checks come first because they are the cheapest answer; the demo, which exercises the whole
-chain, comes last. `python hack/tiers.py lint unit` runs only the named ones. The table also has the
+Static checks come first because they are the cheapest answer; what exercises the whole chain comes
+last. `python hack/tiers.py lint unit` runs only the named ones. The table also has the
 CPU time: a tier that takes more than half of it on two cores waits a part of the time.
 """
 
@@ -16,7 +16,7 @@ import time
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 FILES = ["--dist", "loadfile", "--no-loadscope-reorder"]
 """Workers take whole files, in the order of `tests/conftest.py`."""
-OTHER_TIERS = "torch or cluster or e2e or perf or prometheus or kind"
+OTHER_TIERS = "torch or cluster or e2e or perf or prometheus or kind or readme"
 TIERS: dict[str, list[list[str]]] = {
     "lint": [
         ["ruff", "check", "."],
@@ -43,6 +43,13 @@ TIERS: dict[str, list[list[str]]] = {
     ],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
     "e2e": [[*PYTEST, "-n", "2", *FILES, "-m", "e2e"]],
+    "kind": [
+        [sys.executable, "-m", "llmtrain_kind.binaries"],
+        [sys.executable, "-m", "llmtrain_monitoring.prometheus"],
+        # One process, because the machine has one Docker engine at a time.
+        [*PYTEST, "-s", "-m", "kind"],
+        [*PYTEST, "-s", "-m", "readme"],
+    ],
 }
 
 TOGETHER = {"lint"}

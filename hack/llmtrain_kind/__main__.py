@@ -1,4 +1,4 @@
-"""A lasting cluster: `python -m llmtrain_kind up`, and `down` to remove it.
+"""A lasting cluster: `python -m llmtrain_kind up`, `env` to use it, `down` to remove it.
 
 `up` leaves a process behind that holds the Docker engine and restores the machine at the end.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from llmtrain_chart.helm import HelmError, find_helm
 from llmtrain_devcluster.go_build.golang import GoMissingError
 from llmtrain_devcluster.go_build.tools import BuildError
 from llmtrain_devcluster.paths import cache_root
@@ -24,6 +26,7 @@ from llmtrain_images.debian import DebianError
 from llmtrain_images.docker_engine import EngineError, docker_engine
 from llmtrain_images.wheels import WheelError
 from llmtrain_kind.addons import add_gpus
+from llmtrain_kind.binaries import kubectl
 from llmtrain_kind.cluster import WORKERS, KindError, kind_cluster
 from llmtrain_kind.guard import GuardError
 from llmtrain_kind.kubectl import KubectlError
@@ -32,6 +35,8 @@ HOME = cache_root() / "kind" / "cluster"
 STATE = HOME / "state.json"
 KUBECONFIG = HOME / "kubeconfig"
 LOG = HOME / "log"
+PROGRAMS = HOME / "bin"
+"""Folder with kubectl and helm, for the PATH of a shell."""
 GPUS = 2
 STOP_SECONDS = 180.0
 ERRORS = (
@@ -41,6 +46,7 @@ ERRORS = (
     EngineError,
     GoMissingError,
     GuardError,
+    HelmError,
     KindError,
     KubectlError,
     WheelError,
@@ -49,9 +55,9 @@ ERRORS = (
 
 def main(arguments: list[str]) -> int:
     """Run a command and return the exit code."""
-    commands = {"up": up, "down": down, "hold": hold}
+    commands = {"up": up, "env": env, "down": down, "hold": hold}
     if len(arguments) != 1 or arguments[0] not in commands:
-        print("usage: python -m llmtrain_kind up|down", file=sys.stderr)
+        print("usage: python -m llmtrain_kind up|env|down", file=sys.stderr)
         return 2
     return commands[arguments[0]]()
 
@@ -60,6 +66,11 @@ def up() -> int:
     """Start the cluster, and print how to use it."""
     if _holder() is None:
         HOME.mkdir(parents=True, exist_ok=True)
+        try:
+            _link_programs()
+        except HelmError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         KUBECONFIG.unlink(missing_ok=True)
         with LOG.open("wb") as log:
             holder = subprocess.Popen(
@@ -72,7 +83,17 @@ def up() -> int:
         STATE.write_text(json.dumps({"pid": holder.pid, "started": start_time(holder.pid)}))
         if not _follow(holder):
             return 1
-    print(f"export KUBECONFIG={KUBECONFIG}")
+    print('kubectl and helm use the cluster after: eval "$(make -s kind-env)"', file=sys.stderr)
+    return 0
+
+
+def env() -> int:
+    """Print the commands with which a shell uses the cluster."""
+    if _holder() is None or not KUBECONFIG.exists():
+        print("error: there is no cluster; start one with: make kind-up", file=sys.stderr)
+        return 1
+    print(f"export KUBECONFIG={shlex.quote(str(KUBECONFIG))}")
+    print(f'export PATH={shlex.quote(str(PROGRAMS))}:"$PATH"')
     return 0
 
 
@@ -100,6 +121,13 @@ def hold() -> int:
     except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _link_programs() -> None:
+    PROGRAMS.mkdir(exist_ok=True)
+    for name, program in {"kubectl": kubectl(), "helm": find_helm()}.items():
+        (PROGRAMS / name).unlink(missing_ok=True)
+        (PROGRAMS / name).symlink_to(program)
 
 
 def _publish(kubeconfig: Path) -> None:

@@ -23,7 +23,7 @@ from llmtrain_kind.image_archive import write_archive
 from llmtrain_kind.kubernetes_images import kubernetes_images
 from llmtrain_kind.node_image import node_root
 
-EDITION = "1"
+EDITION = "2"
 """Increased whenever this module, or that of the archives, makes other images of the same files."""
 CONTAINERD = "/var/lib/containerd"
 DATABASES = "io.containerd.*/*.db"
@@ -86,6 +86,7 @@ def _kubernetes_store(engine: DockerEngine, node_image: str, progress: Progress)
             with _containerd(engine, node_image, draft, workspace) as container:
                 _import(engine, container, archive)
             _set_content(draft, target, {})
+        _remove_others(target)
     return target
 
 
@@ -118,11 +119,11 @@ def _newest_like(base: Path) -> Path:
     return next(reversed(_stores_on(base)), base)
 
 
-def _remove_others(base: Path, kept: Path) -> None:
-    """Remove stores that are neither this one nor a base that other clones may need."""
-    for store in _stores_on(base):
-        if store != kept:
-            shutil.rmtree(store, ignore_errors=True)
+def _remove_others(*kept: Path) -> None:
+    """Remove older stores. Clones do not depend on them."""
+    for content in kept[0].parent.glob(f"*/{CONTENT}"):
+        if content.parent not in kept:
+            shutil.rmtree(content.parent, ignore_errors=True)
 
 
 @contextmanager
@@ -158,8 +159,11 @@ def _containerd(
 
 
 def _import(engine: DockerEngine, container: str, archive: Path) -> None:
+    """Import images and keep only unpacked layers: pods need no packed ones."""
     _ctr(engine, container, "images", "import", "--digests", f"/work/{archive.name}")
     archive.unlink()
+    # This also removes the layers of an image that had the same name before.
+    _ctr(engine, container, "content", "prune", "references")
 
 
 def _ctr(engine: DockerEngine, container: str, *arguments: str) -> None:

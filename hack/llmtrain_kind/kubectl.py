@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llmtrain_kind.binaries import kubectl
 
@@ -30,6 +32,17 @@ class Kubectl:
         if done.returncode:
             raise KubectlError(f"kubectl {' '.join(arguments[:4])}: {done.stderr.strip()}")
         return done.stdout
+
+    @contextmanager
+    def background(self, *arguments: str) -> Iterator[IO[str]]:
+        """Run a command until the block ends; its value is the output."""
+        command = [str(kubectl()), f"--kubeconfig={self.kubeconfig}", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout
+                yield process.stdout
+            finally:
+                process.terminate()
 
     def get(self, *arguments: str) -> Any:
         """Return what `kubectl get` finds as parsed JSON."""

@@ -12,10 +12,9 @@ import pytest
 
 from llmtrain_core.images import VERSION
 from llmtrain_images.build import build_operator
-from llmtrain_images.contents import Contents, bill_of_materials, read_contents
+from llmtrain_images.contents import Contents, read_contents
 from llmtrain_images.debian import mirror
 from llmtrain_images.docker_engine import DockerEngine
-from llmtrain_images.wheels import find_pip
 
 pytestmark = [pytest.mark.kind, pytest.mark.timeout(1800)]
 
@@ -99,23 +98,3 @@ def test_two_builds_have_equal_layers(docker_engine: DockerEngine, image: str) -
     first = layers(docker_engine, image)
     assert len(first) == 3
     assert layers(docker_engine, build_operator(docker_engine, fresh=True)) == first
-
-
-def test_the_bill_of_materials_lists_what_pip_lists(
-    docker_engine: DockerEngine, image: str, contents: Contents
-) -> None:
-    bill = bill_of_materials(image, contents)
-    listed = {
-        (component["name"], component["version"])
-        for component in bill["components"]
-        if component["purl"].startswith("pkg:pypi/")
-    }
-    mount = ("--volume", f"{find_pip()}:/pip:ro")
-    options = (*SEALED, *mount, *PYTHON)
-    run = docker_engine.docker("run", *options, image, "/pip", "list", "--format", "json")
-    expected = {
-        (entry["name"].lower().replace("_", "-"), entry["version"])
-        for entry in json.loads(run.stdout)
-    }
-    assert listed == expected
-    assert bill == bill_of_materials(image, read_contents(docker_engine, image))

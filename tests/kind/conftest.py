@@ -21,13 +21,19 @@ from tests.support.kind.report import report
 from tests.support.kind.steps import step
 
 GPUS = 2
+LEAF, PRODUCT = "network.topology.nvidia.com/leaf", "nvidia.com/gpu.product"
+GPU = "Tesla-V100-SXM2-16GB"
+"""A GPU that the plan knows, so that there are planned times to compare with."""
 VALUES = {
     "image": {"pullPolicy": "Never"},
     "config": {"progressSeconds": 1},
     "networkPolicy": {"enabled": True},
     "serviceMonitor": {"enabled": True},
     "podMonitor": {"enabled": True},
+    "prometheusRule": {"enabled": True},
 }
+RACKS = dict(zip(WORKERS, ("rack-a", "rack-b"), strict=True))
+"""The leaf domain of each worker."""
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +49,8 @@ def kind(docker_engine: DockerEngine, prometheus_image: str) -> Iterator[KindClu
         with step("prepare the cluster"):
             for worker in WORKERS:
                 add_gpus(cluster.kubectl, worker, GPUS)
+            for worker, rack in RACKS.items():
+                cluster.kubectl("label", "node", worker, f"{LEAF}={rack}", f"{PRODUCT}={GPU}")
             cluster.kubectl.apply(*MONITORING_CRDS)
             system = {"name": SYSTEM, "labels": RESTRICTED}
             cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": system})

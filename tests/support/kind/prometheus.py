@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,9 @@ from llmtrain_monitoring.scrape import server_config
 NAMESPACE = "monitoring"
 NAME = "prometheus"
 SCRAPE_INTERVAL = "2s"
+SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}:9090/proxy"
+"""Path of the server below the API server."""
+CONFIG_FOLDER = "/etc/prometheus"
 Object = dict[str, Any]
 
 
@@ -25,6 +30,14 @@ class Prometheus:
     """A running server, queried through the API server."""
 
     kubectl: Kubectl
+
+    @contextmanager
+    def url(self) -> Iterator[str]:
+        """Serve the API at a loopback address until the block ends; its value is the address."""
+        with self.kubectl.background("proxy", "--port=0") as output:
+            address = re.search(r"127\.0\.0\.1:\d+", next(output))
+            assert address
+            yield f"http://{address[0]}{SERVICE}"
 
     def query(self, expression: str) -> list[Object]:
         """Return the result of an instant query."""
@@ -53,14 +66,21 @@ class Prometheus:
         return [(t["scrapePool"], t["health"], t["lastError"]) for t in self.targets()]
 
     def _get(self, path: str) -> Any:
-        service = f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}:9090/proxy/api/v1/"
-        return json.loads(self.kubectl("get", "--raw", service + path))
+        return json.loads(self.kubectl("get", "--raw", f"{SERVICE}/api/v1/{path}"))
 
 
-def deploy(kubectl: Kubectl, image: str, scrape_configs: Sequence[Mapping[str, Any]]) -> Prometheus:
+def deploy(
+    kubectl: Kubectl,
+    image: str,
+    scrape_configs: Sequence[Mapping[str, Any]],
+    rule_groups: Sequence[Mapping[str, Any]],
+) -> Prometheus:
     """Start the server and wait until it answers."""
-    config = server_config(scrape_configs, (), SCRAPE_INTERVAL)
-    kubectl.apply(*_objects(image, yaml.safe_dump(config, sort_keys=False)))
+    rules = "rules.yml"
+    config = server_config(scrape_configs, [f"{CONFIG_FOLDER}/{rules}"], SCRAPE_INTERVAL)
+    files = {"prometheus.yml": config, rules: {"groups": [*rule_groups]}}
+    texts = {name: yaml.safe_dump(content, sort_keys=False) for name, content in files.items()}
+    kubectl.apply(*_objects(image, texts))
     kubectl("rollout", "status", "-n", NAMESPACE, f"deployment/{NAME}", "--timeout=120s")
     prometheus = Prometheus(kubectl)
     deadline = time.monotonic() + 60
@@ -74,7 +94,7 @@ def deploy(kubectl: Kubectl, image: str, scrape_configs: Sequence[Mapping[str, A
             time.sleep(0.5)
 
 
-def _objects(image: str, config: str) -> list[Object]:
+def _objects(image: str, files: Mapping[str, str]) -> list[Object]:
     metadata = {"name": NAME, "namespace": NAMESPACE}
     group = "rbac.authorization.k8s.io"
     read = ["get", "list", "watch"]
@@ -105,7 +125,7 @@ def _objects(image: str, config: str) -> list[Object]:
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": metadata,
-            "data": {"prometheus.yml": config},
+            "data": dict(files),
         },
         {
             "apiVersion": "v1",
@@ -134,13 +154,13 @@ def _pod(image: str) -> Object:
                 "image": image,
                 "imagePullPolicy": "Never",
                 "args": [
-                    "--config.file=/etc/prometheus/prometheus.yml",
+                    f"--config.file={CONFIG_FOLDER}/prometheus.yml",
                     "--storage.tsdb.path=/data",
                     "--storage.tsdb.retention.time=1h",
                 ],
                 "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}},
                 "volumeMounts": [
-                    {"name": "config", "mountPath": "/etc/prometheus"},
+                    {"name": "config", "mountPath": CONFIG_FOLDER},
                     {"name": "data", "mountPath": "/data"},
                 ],
             }
