@@ -22,6 +22,8 @@ from llmtrain_operator.policies.kueue import gated_pods, is_admitted
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 from llmtrain_operator.scheduler.decisions import CREATE_ERROR_REASONS
 
+CREATE_ERROR_SECONDS = 120.0
+"""A gang whose objects are refused for this long releases its nodes."""
 _NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -43,6 +45,8 @@ def start_gang(draft: StatusDraft) -> bool:
         return True
     may_start = is_admitted(draft, pods)
     _record_readiness(draft, pods)
+    if _creation_fails(draft, pods):
+        return True
     if may_start and _startup_timed_out(draft):
         _handle_startup_timeout(draft, pods)
         return True
@@ -93,6 +97,20 @@ def _create_error(draft: StatusDraft, pods: Sequence[PodRecord]) -> CreateError 
     return draft.observed.create_error if len(pods) < draft.job.nodes else None
 
 
+def _creation_fails(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
+    """Release the nodes of a gang whose objects the API server has refused for a while.
+
+    Other jobs may have been preempted for it. It was admitted before, so this is rare.
+    """
+    error = _create_error(draft, pods)
+    if error is None or error.reason not in CREATE_ERROR_REASONS:
+        return False
+    left = _seconds_left(draft, CREATE_ERROR_SECONDS)
+    if left <= 0:
+        unplace_unstarted(draft, error.reason, error.message)
+    return left <= 0
+
+
 def _image_message(draft: StatusDraft, count: int) -> str:
     image = clean_text(draft.job.spec.workers.image, 200)
     return (
@@ -103,12 +121,16 @@ def _image_message(draft: StatusDraft, count: int) -> str:
 
 def _startup_timed_out(draft: StatusDraft) -> bool:
     policy = draft.job.spec.failure_policy or FailurePolicy()
-    limit = duration_seconds(policy.startup_timeout)
+    return _seconds_left(draft, duration_seconds(policy.startup_timeout)) <= 0
+
+
+def _seconds_left(draft: StatusDraft, limit: float) -> float:
+    """Return the seconds until the attempt has had this time to start, and reconcile then."""
     start = max(parse_time(draft.view.attempt_start_time or draft.now), earliest_start(draft))
     left = (start + timedelta(seconds=limit) - draft.observed.now).total_seconds()
     if left > 0:
         draft.reconcile_after(left)
-    return left <= 0
+    return left
 
 
 def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:

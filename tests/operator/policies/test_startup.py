@@ -101,6 +101,21 @@ def test_one_job_that_never_starts_takes_no_node_from_others() -> None:
     assert out(("a", lost)) == {"n1"}
 
 
+@pytest.mark.parametrize(("seconds", "waits"), [(119, True), (120, False)])
+def test_a_gang_whose_objects_are_refused_releases_its_nodes_soon(
+    seconds: float, waits: bool
+) -> None:
+    taken = CreateError("NameConflict", "services job exists and is not owned by this job")
+    spec: dict[str, Any] = {"failurePolicy": {"startupTimeout": "999999h"}}
+    before = status(attemptStartTime=ago(seconds))
+    actions, _ = settle(make_observed(before, spec=spec, create_error=taken))
+    assert ("placement" in actions.status) is waits
+    if not waits:
+        assert reason(actions, ConditionType.PLACED) == ("False", "NameConflict")
+        assert actions.status["unstartedAttempts"] == 1
+        assert actions.status["backoffUntil"] == ago(-60)
+
+
 def test_only_failures_of_a_node_make_the_job_avoid_it() -> None:
     failures = [
         {"time": ago(9), "attempt": 0, "reason": why, "message": "", "node": node}
