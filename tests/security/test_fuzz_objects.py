@@ -22,7 +22,7 @@ from tests.support.security.tenants import Tenant, Tenants
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
-OBJECTS = int(os.environ.get("LLMTRAIN_FUZZ_OBJECTS", "250"))
+OBJECTS = int(os.environ.get("LLMTRAIN_FUZZ_OBJECTS", "150"))
 SEED = int(os.environ.get("LLMTRAIN_FUZZ_SEED", "0"))
 ALIVE = 60
 """Objects that exist at the same time; older ones are deleted."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Iterator
 
 import pytest
 
 from llmtrain_devcluster.api import resource_path
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition, job_object
 from tests.support.security import hostile
 from tests.support.security.measure import Bystanders, StartTimes
@@ -19,10 +21,24 @@ from tests.support.security.tenants import Tenant, Tenants
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
-COUNT = int(os.environ.get("LLMTRAIN_LARGE_JOBS", "40"))
+COUNT = int(os.environ.get("LLMTRAIN_LARGE_JOBS", "20"))
 MEMORY_MIB = 256
 VARIABLES = 250
 LENGTH = 4096
+
+
+PATIENT_LEASE = ("--lease-duration=120", "--renew-deadline=100", "--retry-period=2")
+"""The API server is busy with megabytes, on the machine of the test."""
+
+
+@pytest.fixture(scope="module")
+def operator(
+    installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    process = OperatorProcess(installed, tmp_path_factory.mktemp("operator"), *PATIENT_LEASE)
+    process.start()
+    yield process
+    process.stop()
 
 
 async def submit_large(tenant: Tenant, count: int) -> None:
@@ -40,14 +56,6 @@ async def submit_large(tenant: Tenant, count: int) -> None:
     await asyncio.gather(*(one(index) for index in range(count)))
 
 
-async def rejected(tenant: Tenant) -> int:
-    """Return the number of jobs with the state Rejected, without reading the jobs."""
-    path = resource_path(JOBS, tenant.namespace) + "?includeObject=None"
-    accept = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
-    table = json.loads(await tenant.api.send("GET", path, headers=accept))
-    return sum("Rejected" in row["cells"] for row in table["rows"])
-
-
 async def test_jobs_of_a_megabyte_are_refused(
     operator: OperatorProcess, tenants: Tenants, starts: StartTimes
 ) -> None:
@@ -55,11 +63,10 @@ async def test_jobs_of_a_megabyte_are_refused(
     await asyncio.to_thread(operator.stop)
     mallory = tenants.mallory
     await submit_large(mallory, COUNT)
-    await asyncio.to_thread(operator.start, 120)
+    await asyncio.to_thread(operator.start, 300)
     bystanders = Bystanders(tenants.bob, operator, starts, since_start=True)
-    async with asyncio.timeout(300):
-        while await rejected(mallory) < COUNT:
-            await asyncio.sleep(0.5)
+    # The API server reads all of them for a list, so the test does not list them.
+    await operator.shows(f'llmtrain_operator_jobs{{phase="Rejected"}} {COUNT}.0', 900)
     await bystanders.are_unharmed(f"{COUNT} suspended jobs of 1 MB", limit_mib=MEMORY_MIB)
     print(f"\n{COUNT} jobs: peak {bystanders.peak_mib():.0f} MiB")
     job = await hostile.read(mallory.api, JOBS, "large-0", mallory.namespace)
@@ -86,7 +93,7 @@ async def test_a_large_job_that_an_earlier_version_has_placed_goes_on(
     await carol.patch("large-0", {"spec": {"suspend": False}})
     admin = tenants.admin
     await admin.patch(JOBS, "large-0", {"status": status}, carol.namespace, subresource="status")
-    await asyncio.to_thread(operator.start, 120)
+    await asyncio.to_thread(operator.start, 300)
     await carol.phase("large-0", "Running", seconds=60)
 
     # It has to wait now, so the new bound applies.
