@@ -1,0 +1,70 @@
+"""Many jobs of one tenant: those of others start as usual, and the operator keeps its lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from llmtrain_devcluster.scripted_node.node import in_batches
+from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition
+from tests.support.security.measure import Bystanders
+from tests.support.security.tenants import Tenant, Tenants
+
+pytestmark = pytest.mark.cluster
+
+COUNT, ACTIVE = 80, 20
+TOO_MANY = "TooManyActiveJobs"
+
+
+@pytest.fixture(scope="module")
+def operator(
+    installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """An operator with a low limit of active jobs per namespace."""
+    folder = tmp_path_factory.mktemp("operator")
+    process = OperatorProcess(installed, folder, f"--max-active-jobs={ACTIVE}")
+    process.start()
+    yield process
+    process.stop()
+
+
+async def submit_many(tenant: Tenant) -> None:
+    """Submit jobs that never fit, so that they wait and hold nothing."""
+
+    async def submit(index: int) -> None:
+        workers = {"nodes": 64, "gpusPerNode": 1}
+        training = {"steps": 1, "globalBatchSize": 64, "microBatchSize": 1}
+        degrees = {"tensor": 1, "data": 64}
+        await tenant.submit(f"job-{index}", workers=workers, parallelism=degrees, training=training)
+
+    await in_batches(submit(index) for index in range(COUNT))
+
+
+async def wait_reasons(tenant: Tenant) -> Counter[str]:
+    jobs = await tenant.api.list(JOBS, tenant.namespace)
+    return Counter(condition(job, "Placed").get("reason", "") for job in jobs)
+
+
+async def test_many_jobs_of_one_tenant(tenants: Tenants, bystanders: Bystanders) -> None:
+    mallory, operator = tenants.mallory, bystanders.operator
+    arrival = asyncio.create_task(submit_many(mallory))
+    await bystanders.starts.check(tenants.bob, "many jobs arrive")
+    await arrival
+    expected = {"InsufficientNodes": ACTIVE, TOO_MANY: COUNT - ACTIVE}
+    async with asyncio.timeout(120):
+        while (found := await wait_reasons(mallory)) != expected:
+            await asyncio.sleep(0.5)
+    await bystanders.are_unharmed("many jobs wait")
+    assert operator.leads(), found
+    jobs = await mallory.api.list(JOBS, mallory.namespace)
+    late = next(job for job in jobs if condition(job, "Placed")["reason"] == TOO_MANY)
+    assert f"its namespace has {ACTIVE} active jobs" in condition(late, "Placed")["message"]
+    name = late["metadata"]["name"]
+    shown = f'namespace="{mallory.namespace}",reason="{TOO_MANY}"}} 1.0'
+    assert sum(shown in line for line in operator.metrics().splitlines()) == COUNT - ACTIVE
+    events = await mallory.api.list("events", mallory.namespace)
+    assert TOO_MANY in {e["reason"] for e in events if e["involvedObject"]["name"] == name}
