@@ -253,20 +253,26 @@ class Admission:
         if key in self._running:
             return
         task = self._running[key] = asyncio.create_task(request(key[1]), name=" ".join(key))
-        task.add_done_callback(lambda _: self._ended(key))
+        task.add_done_callback(lambda ended: self._ended(key, ended.cancelled()))
 
-    def _ended(self, key: _Key) -> None:
+    def _ended(self, key: _Key, cancelled: bool) -> None:
         del self._running[key]
-        self._start_trials()
-        self._trigger()
+        if not cancelled:
+            self._start_trials()
+            self._trigger()
 
     async def _try(self, uid: str) -> None:
-        generation = self._generation(uid)
+        generation, charge = self._generation(uid), None
         try:
             found = await self._try_pod(uid)
+            if found is not None and not isinstance(found, Unschedulable):
+                charge = charge_of(found["spec"])
         except LeaseLostError:
             return
-        except ApiError as error:
+        except Exception as error:
+            # One job that cannot be checked must not stop the others, and is not tried without end.
+            if not isinstance(error, ApiError):
+                log.exception("job=%s a pod could not be checked", uid)
             text = f"waiting in the queue; its pods could not be checked: {error}"
             found = Unschedulable(Reason.QUEUED, clean_text(text, 700))
         now, before = time.monotonic(), self._trials.get(uid)
@@ -276,7 +282,7 @@ class Admission:
                 retry = min(2 * before.retry_seconds, MAX_RETRY_SECONDS)
             self._trials[uid] = _Trial(generation, now, refusal=found, retry_seconds=retry)
         elif found is not None:
-            self._trials[uid] = _Trial(generation, now, charge_of(found["spec"]))
+            self._trials[uid] = _Trial(generation, now, charge)
 
     async def _list(self, namespace: str) -> None:
         quotas: tuple[ResourceQuota, ...] | None = None
@@ -286,6 +292,6 @@ class Admission:
             # The rights of an older release: the trial of a pod finds quotas that are used up.
             log.warning("namespace=%s quotas are not checked: %s", namespace, error)
             quotas = ()
-        except ApiError as error:
-            log.warning("namespace=%s quotas could not be listed: %s", namespace, error)
+        except Exception as error:
+            log.warning("namespace=%s quotas could not be read: %r", namespace, error)
         self._quotas[namespace] = _Quotas(time.monotonic(), quotas)

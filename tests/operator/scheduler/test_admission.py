@@ -159,6 +159,17 @@ async def test_an_api_server_that_does_not_answer_is_asked_again() -> None:
     assert "could not be checked: 503" in refused.message
 
 
+async def test_what_cannot_be_read_stops_no_other_job() -> None:
+    asked = Asked(**{"job-1": {}, "job-2": POD})
+    queue = queue_of(waiting_job("job-1", 1), waiting_job("job-2", 1))
+    found = await asked.settle(queue)
+    assert found["job-2"] is queue["job-2"]
+    assert isinstance(found["job-1"], Unschedulable) and asked.tried.count("job-1") == 1
+    asked = Asked([{"spec": None}])
+    assert await asked.settle(queue_of(waiting_job("job-1", 1))) == {}
+    assert len(asked.listed) == 1
+
+
 async def test_without_the_right_to_list_quotas_only_a_pod_is_tried() -> None:
     asked = Asked()
     asked.quotas = ForbiddenError(403, "Forbidden", "no right")
