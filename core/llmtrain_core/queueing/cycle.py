@@ -25,7 +25,7 @@ from llmtrain_core.queueing.messages import (
     reserved_message,
 )
 from llmtrain_core.queueing.order import sort_queue
-from llmtrain_core.queueing.pending import PendingQueue
+from llmtrain_core.queueing.pending import BlockedJob, PendingQueue
 from llmtrain_core.queueing.preemption import Victims, find_victims, may_take_nodes
 from llmtrain_core.queueing.round import (
     MAX_WORK,
@@ -92,19 +92,6 @@ def _total_allocatable(jobs: Sequence[PendingJob], cluster: ClusterState) -> dic
     return total
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _BlockedJob:
-    """A job that does not start in this cycle."""
-
-    job: PendingJob
-    behind: tuple[str, ...] = ()
-    """Keys of the jobs ahead for which nodes are reserved."""
-    ahead: tuple[str, ...] = ()
-    """Keys of the other jobs ahead that could use the same nodes."""
-    position: int = 0
-    """Number of jobs ahead of it in `_Cycle._queue_with_quarantined`."""
-
-
 class _Cycle:
     """The state of one cycle: what is in use and reserved so far."""
 
@@ -123,7 +110,7 @@ class _Cycle:
         """Jobs that fit once others end."""
         self._queue_with_quarantined = PendingQueue()
         """Jobs that fit once others end and the quarantines are over."""
-        self._blocked: list[_BlockedJob] = []
+        self._blocked: list[BlockedJob] = []
         self._unplaceable: dict[Hashable, Unplaceable | None] = {}
         self._fits_empty: dict[Hashable, bool] = {}
         self._preemptors_left = MAX_PREEMPTORS
@@ -178,7 +165,7 @@ class _Cycle:
         if all_nodes.largest_domain >= job.node_count:
             self._queue_with_quarantined.append(job, all_nodes)
         if requests.largest_domain < job.node_count:
-            self._block(_BlockedJob(job, position=position))
+            self._block(BlockedJob(job, position=position))
             return
         competing = self._queue.competing(requests)
         preempted, reservation = self._reserve(job, requests, capacity)
@@ -191,18 +178,22 @@ class _Cycle:
             r.job.key for r in respected if not r.nodes.isdisjoint(requests.allocatable)
         )
         ahead = tuple(key for key in competing if key not in behind)
-        self._block(_BlockedJob(job, tuple(behind), ahead, position))
+        self._block(BlockedJob(job, tuple(behind), ahead, position))
 
-    def _block(self, blocked: _BlockedJob) -> None:
+    def _block(self, blocked: BlockedJob) -> None:
         """Explain later why a job waits. The work of that counts now."""
         self._blocked.append(blocked)
         kind = self._views.feasibility_key(blocked.job)
         if kind not in self._explained or self.cluster.quarantine.until:
             self._explained.add(kind)
-            self._count_search(blocked.job)
+            self._count_check(blocked.job)
 
     def _count_search(self, job: PendingJob) -> None:
         self._count_work(search_work(job, len(self._views.fabric(job).nodes)))
+
+    def _count_check(self, job: PendingJob) -> None:
+        """Count a look at all nodes that searches no rank order."""
+        self._count_work(len(self._views.fabric(job).nodes))
 
     def _count_work(self, work: int) -> None:
         self._work_left -= work
@@ -229,7 +220,7 @@ class _Cycle:
                 self.decisions[uid] = dataclasses.replace(decision, starts_at=starts_at)
         return self.decisions
 
-    def _explain(self, blocked: _BlockedJob) -> Unschedulable:
+    def _explain(self, blocked: BlockedJob) -> Unschedulable:
         job = blocked.job
         why = self._refusal(job)
         if why is None:
@@ -335,7 +326,7 @@ class _Cycle:
             trial = capacity.copy()
             for victim in chosen:
                 trial.release(victim.nodes, victim.resources)
-            self._count_search(job)
+            self._count_check(job)
             return why_unplaceable(job.request, self._available(job, trial)) is None
 
         preempted = find_victims(requests, job.node_count, capacity, lower, confirm) or ()
@@ -392,6 +383,6 @@ class _Cycle:
         """Return True if the job fits when no other job runs. Otherwise nothing is reserved."""
         key = self._views.feasibility_key(job)
         if key not in self._fits_empty:
-            self._count_search(job)
+            self._count_check(job)
             self._fits_empty[key] = why_unplaceable(job.request, self._usable_with(job, {})) is None
         return self._fits_empty[key]

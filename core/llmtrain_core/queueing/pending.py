@@ -60,3 +60,16 @@ class PendingQueue:
         if self._overlaps[pair]:
             competing.keys.append(job.key)
             competing.positions.append(position)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedJob:
+    """A job that does not start in this cycle."""
+
+    job: PendingJob
+    behind: tuple[str, ...] = ()
+    """Keys of the jobs ahead for which nodes are reserved."""
+    ahead: tuple[str, ...] = ()
+    """Keys of the other jobs ahead that could use the same nodes."""
+    position: int = 0
+    """Number of jobs ahead of it in the queue of jobs that fit after all quarantines."""
