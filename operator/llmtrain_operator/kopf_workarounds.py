@@ -6,7 +6,8 @@ state in annotations, which users can change, and fails if it cannot decode them
 whole objects in memory.
 
 Here kopf gets the jobs from the operator's own informer, reduced to what it needs, and stores
-nothing. The tests of this file fail when kopf does not need that any more.
+nothing. It patches only a few jobs of a namespace at the same time. The tests of this file fail
+when kopf does not need that any more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kopf._cogs.clients import api, watching
 from llmtrain_core.api.base import API_VERSION
 from llmtrain_operator.cache.job_feed import JobChange, JobFeed
 from llmtrain_operator.kube.decoding import read_object
+from llmtrain_operator.kube.namespace_gate import NamespaceGate
 
 _PATCH_RESULT = ("uid", "resourceVersion", "deletionTimestamp", "finalizers")
 """What kopf reads of the response to a patch."""
@@ -35,8 +37,15 @@ def fed_by(feed: JobFeed) -> Iterator[None]:
         async for change in feed.changes():
             yield _event(change)
 
+    gate = NamespaceGate()
+
+    async def patch(url: str, **arguments: Any) -> dict[str, Any]:
+        *_, namespace, _plural, _name = url.split("?")[0].split("/")
+        async with gate.enter(namespace):
+            return await _patch(url, **arguments)
+
     before = watching.infinite_watch, api.patch
-    watching.infinite_watch, api.patch = infinite_watch, _patch
+    watching.infinite_watch, api.patch = infinite_watch, patch
     try:
         yield
     finally:

@@ -27,6 +27,7 @@ from llmtrain_operator.errors import (
 from llmtrain_operator.job_state.observation import CreateError, Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
+from llmtrain_operator.kube.namespace_gate import NamespaceGate
 from llmtrain_operator.kube.rate_limit import WriteRateLimiter
 from llmtrain_operator.kube.resources import EVENTS, JOBS, POD_GROUPS, PODS, Resource
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
@@ -88,6 +89,7 @@ class JobWriter:
     ):
         self._cluster = cluster
         self._rate_limiter = rate_limiter
+        self._gate = NamespaceGate()
         self._gang_scheduling = gang_scheduling
         self._metrics_peers = metrics_peers
 
@@ -97,9 +99,11 @@ class JobWriter:
         """Write the status, then create an Event for each changed condition."""
         identity = JobIdentity.of(observed.raw)
         await self._rate_limiter.acquire(identity.namespace)
-        written = await self._cluster.patch_status(
-            JOBS, identity.name, status_patch(observed, actions.status), identity.namespace
-        )
+        patch = status_patch(observed, actions.status)
+        async with self._gate.enter(identity.namespace):
+            written = await self._cluster.patch_status(
+                JOBS, identity.name, patch, identity.namespace
+            )
         expectations.expect_job_version(written["metadata"]["resourceVersion"])
         before, after = observed.view, observed.view.with_status(actions.status)
         now, attempt = format_time(observed.now), after.attempt
