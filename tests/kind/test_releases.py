@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,11 @@ LONG = 1_000_000
 KEPT = {f"CustomResourceDefinition//{name}" for name in CRDS} | {
     "APIService//v1alpha1.llmtrain.dev"
 }
+RULE = {"ports": [{"port": 9400}]}
+FIRST_POLICY = json.dumps([{"op": "add", "path": "/spec/ingress/-", "value": RULE}])
+"""The operator of the first chart let everybody read the metrics of a job. The image is the present
+one, and the flag that tells it whom to let in is not in that chart. So it reads no progress before
+the upgrade."""
 
 
 def first_chart(folder: Path) -> Path:
@@ -66,7 +72,8 @@ def test_a_running_job_outlives_every_change_of_the_release(
         release.install(chart=first_chart(tmp_path), major=3)
     with step("a job trains"):
         team.submit("steady", LONG)
-        team.trains("steady")
+        team.phase("steady", "Running")
+        team("patch", "networkpolicy", "steady", "--type=json", f"--patch={FIRST_POLICY}")
         pods = uids(team)
     with step("upgrade to the present chart by Helm 4"):
         release.upgrade()
