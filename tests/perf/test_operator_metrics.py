@@ -10,6 +10,7 @@ from prometheus_client import generate_latest
 
 from llmtrain_operator.config import parse
 from llmtrain_operator.controller import Controller
+from llmtrain_operator.kube.api import Item
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.metrics.registry import Metrics
 from tests.support.cpu_time import quiet_median
@@ -90,7 +91,7 @@ def _fill(controller: Controller) -> None:
         for index in range(COUNT):
             raw = make(index)
             raw["metadata"]["resourceVersion"] = str(index + 1)
-            informer._upsert(raw)
+            informer._upsert(Item(raw))
     for each in informers:
         each.synced.set()
 
