@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class Kubectl:
 
     def __call__(self, *arguments: str, text: str | None = None, seconds: float = 300) -> str:
         """Run a command, with `text` as its input, and return its output."""
-        command = [str(kubectl()), f"--kubeconfig={self.kubeconfig}", *arguments]
+        command = self._command(arguments)
         done = subprocess.run(
             command, input=text, capture_output=True, text=True, timeout=seconds, check=False
         )
@@ -36,7 +36,7 @@ class Kubectl:
     @contextmanager
     def background(self, *arguments: str) -> Iterator[IO[str]]:
         """Run a command until the block ends; its value is the output."""
-        command = [str(kubectl()), f"--kubeconfig={self.kubeconfig}", *arguments]
+        command = self._command(arguments)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout
@@ -52,3 +52,6 @@ class Kubectl:
         """Apply objects by server-side apply."""
         text = "\n---\n".join(json.dumps(one) for one in objects)
         self("apply", "--server-side", "--force-conflicts", "--filename", "-", text=text)
+
+    def _command(self, arguments: Sequence[str]) -> list[str]:
+        return [str(kubectl()), f"--kubeconfig={self.kubeconfig}", *arguments]
