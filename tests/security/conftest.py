@@ -5,34 +5,21 @@ The operator is shared by the tests of a module. A test that ends it needs one o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import secrets
+from collections.abc import AsyncIterator
 
 import pytest
 
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
+from tests.support.operator_harness import fixtures
 from tests.support.operator_harness.harness import OperatorProcess
-from tests.support.operator_harness.install import installed_in
 from tests.support.security.measure import Bystanders, StartTimes
 from tests.support.security.tenants import Tenants, three_tenants
 
-
-@pytest.fixture(scope="session")
-def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
-    """The control plane with llmtrain installed, but for the operator itself."""
-    with installed_in(control_plane):
-        yield control_plane
-
-
-@pytest.fixture(scope="module")
-def operator(
-    installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    """An operator process that the tests of a module share."""
-    process = OperatorProcess(installed, tmp_path_factory.mktemp("operator"))
-    process.start()
-    yield process
-    process.stop()
+installed = fixtures.installed
+operator_flags = fixtures.operator_flags
+operator = fixtures.operator
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +33,16 @@ async def tenants(installed: ControlPlane, api: Api) -> AsyncIterator[Tenants]:
     """Three tenants with nodes of their own; nothing of them stays after the test."""
     async with three_tenants(installed, api) as found:
         yield found
+
+
+@pytest.fixture
+async def priority(tenants: Tenants) -> AsyncIterator[str]:
+    """A PriorityClass above the default."""
+    name = f"high-{secrets.token_hex(3)}"
+    path = "scheduling.k8s.io/v1/priorityclasses"
+    await tenants.admin.create(path, {"metadata": {"name": name}, "value": 1000})
+    yield name
+    await tenants.admin.delete(path, name)
 
 
 @pytest.fixture

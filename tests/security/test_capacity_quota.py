@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,16 +18,6 @@ GANGS = NODES // 2
 ENDLESS = {"failurePolicy": {"startupTimeout": "999999h"}}
 CYCLES_SECONDS = 3.0
 """Time in which the scheduler decides several times."""
-
-
-@pytest.fixture
-async def priority(tenants: Tenants) -> AsyncIterator[str]:
-    """A PriorityClass above the default."""
-    name = f"high-{secrets.token_hex(3)}"
-    path = "scheduling.k8s.io/v1/priorityclasses"
-    await tenants.admin.create(path, {"metadata": {"name": name}, "value": 1000})
-    yield name
-    await tenants.admin.delete(path, name)
 
 
 async def limit(tenants: Tenants, tenant: Tenant, hard: dict[str, str], **spec: Any) -> None:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from llmtrain_devcluster.api import Api, ApiStatusError, Object
-from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from tests.support.operator_harness.harness import (
     JOBS,
-    OperatorProcess,
     condition,
     status_of,
 )
@@ -33,15 +31,9 @@ KEEP = "example.com/keep"
 
 
 @pytest.fixture(scope="module")
-def operator(
-    installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    """An operator whose placements without bound pods end soon."""
-    folder = tmp_path_factory.mktemp("operator")
-    process = OperatorProcess(installed, folder, f"--start-reservation={RESERVATION}")
-    process.start()
-    yield process
-    process.stop()
+def operator_flags() -> Sequence[str]:
+    """Placements without bound pods end soon."""
+    return (f"--start-reservation={RESERVATION}",)
 
 
 async def test_gated_pods_with_forged_owners_do_not_use_nodes(
@@ -112,14 +104,19 @@ def was_displaced(job: Object) -> bool:
     return bool(status_of(job).get("unstartedAttempts"))
 
 
+async def gangs_run(tenant: Tenant) -> None:
+    """Start gangs on all nodes, and wait until they run."""
+    for number in range(GANGS):
+        await tenant.submit(f"job-{number}")
+    for number in range(GANGS):
+        await tenant.phase(f"job-{number}", "Running", seconds=60)
+
+
 async def test_finalizers_of_a_tenant_do_not_keep_nodes(
     tenants: Tenants, bystanders: Bystanders
 ) -> None:
     mallory = tenants.mallory
-    for number in range(GANGS):
-        await mallory.submit(f"job-{number}")
-    for number in range(GANGS):
-        await mallory.phase(f"job-{number}", "Running", seconds=60)
+    await gangs_run(mallory)
     try:
         for pod in await mallory.pods():
             await mallory.patch_pod(pod["metadata"]["name"], {"metadata": {"finalizers": [KEEP]}})
@@ -165,10 +162,8 @@ async def test_a_job_whose_pods_have_ended_keeps_no_nodes(
     tenants: Tenants, bystanders: Bystanders
 ) -> None:
     mallory = tenants.mallory
+    await gangs_run(mallory)
     for number in range(GANGS):
-        await mallory.submit(f"job-{number}")
-    for number in range(GANGS):
-        await mallory.phase(f"job-{number}", "Running", seconds=60)
         # One pod of each gang ends and the other one goes on: half of the nodes are idle.
         mallory.nodes.end(mallory.namespace, f"job-{number}-0-1", 0)
     await asyncio.sleep(RESERVATION + 2)

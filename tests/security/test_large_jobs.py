@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import pytest
 
 from llmtrain_devcluster.api import resource_path
-from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition, job_object
 from tests.support.security import hostile
 from tests.support.security.measure import Bystanders, StartTimes
@@ -27,18 +26,10 @@ VARIABLES = 250
 LENGTH = 4096
 
 
-PATIENT_LEASE = ("--lease-duration=120", "--renew-deadline=100", "--retry-period=2")
-"""The API server is busy with megabytes, on the machine of the test."""
-
-
 @pytest.fixture(scope="module")
-def operator(
-    installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    process = OperatorProcess(installed, tmp_path_factory.mktemp("operator"), *PATIENT_LEASE)
-    process.start()
-    yield process
-    process.stop()
+def operator_flags() -> Sequence[str]:
+    """A patient lease: the API server is busy with megabytes, on the machine of the test."""
+    return ("--lease-duration=120", "--renew-deadline=100", "--retry-period=2")
 
 
 async def submit_large(tenant: Tenant, count: int) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import pytest
 
-from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import in_batches
-from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition
+from tests.support.operator_harness.harness import JOBS, condition
 from tests.support.security.measure import Bystanders
 from tests.support.security.tenants import Tenant, Tenants
 
@@ -21,15 +20,9 @@ TOO_MANY = "TooManyActiveJobs"
 
 
 @pytest.fixture(scope="module")
-def operator(
-    installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    """An operator with a low limit of active jobs per namespace."""
-    folder = tmp_path_factory.mktemp("operator")
-    process = OperatorProcess(installed, folder, f"--max-active-jobs={ACTIVE}")
-    process.start()
-    yield process
-    process.stop()
+def operator_flags() -> Sequence[str]:
+    """A low limit of active jobs per namespace."""
+    return (f"--max-active-jobs={ACTIVE}",)
 
 
 async def submit_many(tenant: Tenant) -> None:

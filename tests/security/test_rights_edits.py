@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,16 +19,6 @@ SYSTEM_CLASSES = ("system-node-critical", "system-cluster-critical")
 INVALID = {"failurePolicy": {"rules": [{"name": "later", "action": "FailJob"}]}}
 """A change that the API server accepts and the operator refuses."""
 ALL = {"workers": {"nodes": NODES}}
-
-
-@pytest.fixture
-async def priority(tenants: Tenants) -> AsyncIterator[str]:
-    """A PriorityClass above the default."""
-    name = f"high-{secrets.token_hex(3)}"
-    path = "scheduling.k8s.io/v1/priorityclasses"
-    await tenants.admin.create(path, {"metadata": {"name": name}, "value": 1000})
-    yield name
-    await tenants.admin.delete(path, name)
 
 
 @pytest.mark.unit

@@ -1,4 +1,4 @@
-"""One object that cannot be read stops nobody: a job, a pod, an annotation, a whole resource."""
+"""An unreadable object affects no other object: a job, a pod, an annotation, a whole resource."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_managed_fields_of_a_job_are_nested_deeply(
         await make_managed_fields_deep(mallory.api, JOBS, name, API_VERSION, mallory.namespace)
     await bystanders.are_unharmed("managed fields of a job nested 1,200 levels")
 
-    # Managed fields concern nobody: the job itself goes on as well.
+    # The operator does not use managed fields, so the job itself continues, too.
     resume = b'{"spec":{"suspend":false}}'
     await hostile.patch(mallory.api, JOBS, "before", resume, mallory.namespace)
     await mallory.job_is("before", lambda job: job["status"]["phase"] == "Running")

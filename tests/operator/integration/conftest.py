@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
-from tests.support.operator_harness.harness import OperatorHarness, OperatorProcess
-from tests.support.operator_harness.install import installed_in
+from tests.support.operator_harness import fixtures
+from tests.support.operator_harness.harness import OperatorHarness
 
-
-@pytest.fixture(scope="session")
-def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
-    """The control plane with llmtrain installed, but for the operator itself."""
-    with installed_in(control_plane):
-        yield control_plane
-
-
-@pytest.fixture(scope="module")
-def operator(
-    installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    """An operator process that the tests of a module share."""
-    process = OperatorProcess(installed, tmp_path_factory.mktemp("operator"))
-    process.start()
-    yield process
-    process.stop()
+installed = fixtures.installed
+operator_flags = fixtures.operator_flags
+operator = fixtures.operator
 
 
 @pytest.fixture
