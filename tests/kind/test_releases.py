@@ -23,9 +23,9 @@ KEPT = {f"CustomResourceDefinition//{name}" for name in CRDS} | {
 }
 RULE = {"ports": [{"port": 9400}]}
 FIRST_POLICY = json.dumps([{"op": "add", "path": "/spec/ingress/-", "value": RULE}])
-"""The operator of the first chart let everybody read the metrics of a job. The image is the present
-one, and the flag that tells it whom to let in is not in that chart. So it reads no progress before
-the upgrade."""
+"""The operator of the first chart admitted all clients to the metrics port of a job. The test runs
+the present image, and the first chart does not set the flag that names the clients to admit. So
+the operator cannot read progress before the upgrade."""
 
 
 def first_chart(folder: Path) -> Path:

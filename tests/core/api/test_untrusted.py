@@ -1,4 +1,4 @@
-"""Text and JSON that somebody else wrote."""
+"""Text and JSON from untrusted sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gangs that the API server would refuse get no nodes, reserve none and preempt nobody. Pure."""
+"""Gangs that the API server would refuse get no nodes, reserve none and preempt no job. Pure."""
 
 from __future__ import annotations
 

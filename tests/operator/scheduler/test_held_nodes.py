@@ -123,7 +123,7 @@ def test_a_job_that_gets_the_nodes_displaces_the_one_that_did_not_start() -> Non
 
 
 def test_a_displaced_job_queues_again_later_each_time() -> None:
-    displaced = Preemption(0, "new", "somebody else starts", expired=True)
+    displaced = Preemption(0, "new", "another job starts", expired=True)
     observed = make_observed(status(attemptStartTime=ago(700)), decision=displaced)
     waits = []
     for count in range(1, 9):
