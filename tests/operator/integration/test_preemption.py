@@ -10,7 +10,7 @@ import pytest
 
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
-from llmtrain_devcluster.scripted_node.node import PodScript
+from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
     JOBS,
     QUICK_LEASE,
@@ -33,6 +33,8 @@ async def test_killed_while_gangs_stop_for_another(
     await api.create(resource, {"metadata": {"name": name}, "value": 1000})
     await harness.add_nodes(*({} for _ in range(4)))
     harness.nodes.default = PodScript(exit_after=None, delete_after=0.3)
+    slow = PodScript(exit_after=None, delete_after=2.0)
+    harness.nodes.script(named("vip-.*-[23]"), slow)
     watcher = QueueWatcher(api, harness.namespace)
     watcher.start()
     operators = []

@@ -149,7 +149,9 @@ class Replay:
             }
         ends = (condition(change.raw, kind) for kind in ("Succeeded", "Failed"))
         finished = any(end.get("status") == "True" for end in ends)
-        if not placement or finished or change.deleted:
+        # The pods of a job that is being deleted still count, but it holds no other nodes.
+        deleting = change.deleted or "deletionTimestamp" in change.raw["metadata"]
+        if not placement or finished or deleting:
             self._placements.pop(name, None)
             return
         nodes = tuple(n for block in placement["blocks"] for n in block["nodes"])
