@@ -13,7 +13,9 @@ import subprocess
 import sys
 import time
 
-PYTEST = [sys.executable, "-m", "pytest", "-q"]
+from llmtrain_devcluster.paths import cache_root
+
+PYTEST = [sys.executable, "-m", "pytest", "-q", "--durations=10", "--durations-min=10"]
 FILES = ["--dist", "loadfile", "--no-loadscope-reorder"]
 """Workers take whole files, in the order of `tests/conftest.py`."""
 OTHER_TIERS = "torch or cluster or e2e or perf or prometheus or kind or readme"
@@ -64,6 +66,8 @@ def main(names: list[str]) -> int:
         return 2
     # Every process of the tests would compile torch again, which takes seconds.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # mypy compares hashes of the sources, so all checkouts can share one cache.
+    os.environ.setdefault("MYPY_CACHE_DIR", str(cache_root() / "mypy"))
     took: dict[str, tuple[float, float]] = {}
     code = 0
     for name in names or TIERS:
