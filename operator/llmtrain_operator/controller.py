@@ -15,7 +15,7 @@ from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.job_feed import JobFeed
-from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
+from llmtrain_operator.cache.records import ForeignPod, JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.config import Config
 from llmtrain_operator.kube.api import Object
 from llmtrain_operator.kube.client import KubeClient
@@ -39,6 +39,8 @@ from llmtrain_operator.scheduler.snapshot import ClusterReader
 
 log = logging.getLogger(__name__)
 
+FOREIGN_POD_SECONDS = 2.0
+"""Delay of a cycle after a foreign pod without devices released its resources."""
 CONCURRENT_DECISIONS = 4
 """Reconciles that compute at a time. Each may wait for a plan, which a thread computes."""
 
@@ -82,7 +84,7 @@ class Controller:
             cluster,
             config.namespace,
             config.count_foreign_pods,
-            ChangeHandlers(self._job_changed, self._pod_changed, self._node_changed, self._trigger),
+            self._change_handlers(),
             metrics,
         )
         self.feed = JobFeed(self.informers.jobs.values)
@@ -115,6 +117,15 @@ class Controller:
             )
         )
 
+    def _change_handlers(self) -> ChangeHandlers:
+        return ChangeHandlers(
+            self._job_changed,
+            self._pod_changed,
+            self._node_changed,
+            self._foreign_pod_changed,
+            self._trigger,
+        )
+
     def _make_scheduler(self) -> Scheduler:
         admission = Admission(
             self._try_pod,
@@ -142,6 +153,7 @@ class Controller:
             node=informers.node,
             checked=self._checked.get,
             taken_spares=lambda job: self._reader.taken_spares(job, self.scheduler.assignments()),
+            start_obstacles=self._reader.start_obstacles,
             assessments=self._assessments,
             scheduler=self.scheduler,
             fabric_levels=FabricLevels(informers.all_nodes, informers.fabric),
@@ -251,6 +263,16 @@ class Controller:
     async def _list_quotas(self, namespace: str) -> list[Object]:
         pages = list_pages(self.cluster, RESOURCE_QUOTAS, namespace)
         return [item.object async for page in pages for item in page.items]
+
+    def _foreign_pod_changed(self, old: ForeignPod | None, new: ForeignPod | None) -> None:
+        """Start a cycle if a pod released resources: at once for devices, else a little later.
+
+        A pod that takes resources helps no job, and pods without devices come and go all the time.
+        """
+        if any(pod is not None and pod.has_devices for pod in (old, new)):
+            self.scheduler.trigger()
+        elif old is not None:
+            self.scheduler.trigger_later(FOREIGN_POD_SECONDS)
 
     def _trigger(self, _old: object, _new: object) -> None:
         self.scheduler.trigger()

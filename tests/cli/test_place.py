@@ -76,6 +76,34 @@ def test_a_job_that_does_not_fit_exits_with_one_and_says_why(
     assert "1 nvidia.com/gpu in use" in found["reasons"][0]
 
 
+def test_the_missing_resource_of_every_node_is_named(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    nodes = tree(1, 3)
+    nodes[0]["status"]["allocatable"]["cpu"] = "1"
+    nodes[1]["spec"]["taints"] = [{"key": "team", "value": "x", "effect": "NoSchedule"}]
+    manifest = job(2)
+    manifest["spec"]["workers"]["resources"] = {"requests": {"cpu": 4, "memory": "2Gi"}}
+    busy = pod("p", "n2", 0)
+    busy["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "95"}}
+    files = ["--nodes", file("n", listed("Node", *nodes)), "--pods", file("p", listed("Pod", busy))]
+    expected = {
+        "n0": "cpu 4 requested, 1 free",
+        "n1": "taint not tolerated",
+        "n2": "cpu 4 requested, 1 free",
+    }
+    code, out, _ = llmtrain("place", "-f", file("job", manifest), *files)
+    words = " ".join(out.split())
+    assert code == 1 and "NODES WHERE NO POD OF THE JOB CAN START" in out
+    assert all(f"{name}: {text}" in words for name, text in expected.items())
+    found = json.loads(llmtrain("place", "-f", file("job", manifest), *files, "-o", "json")[1])
+    assert found["obstacles"] == expected
+    code, out, _ = llmtrain("topology", "-f", file("job", manifest), *files)
+    assert code == 0 and out.count("cannot start here: cpu 4 requested, 1 free") == 2
+    out = llmtrain("topology", "-f", file("job", manifest), *files, "-o", "json")[1]
+    assert {n["name"]: n["obstacles"] for n in json.loads(out)["nodes"]} == expected
+
+
 def test_the_text_fits_into_80_columns(llmtrain: Shell, file: Callable[..., str]) -> None:
     long = "a-rather-long-name-of-a-node-as-clouds-give-them.internal-"
     nodes = [

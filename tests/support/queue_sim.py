@@ -141,7 +141,7 @@ def simulate(
         if not moments:
             break
         last, now = now, min(moments)
-        in_use = sum(sum(tenant.total_resources.values()) for tenant in holds.values())
+        in_use = sum(sum(tenant.total_devices.values()) for tenant in holds.values())
         history.gpu_seconds += in_use * (now - last) if waiting or coming else 0.0
         for uid in [uid for uid, end in until.items() if end <= now]:
             del until[uid], holds[uid]

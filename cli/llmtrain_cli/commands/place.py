@@ -14,12 +14,23 @@ from llmtrain_cli.io.files import read_manifest
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, seconds_text, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
-from llmtrain_core.placement import Placement, Request, Unplaceable, eligible, place
+from llmtrain_core.placement import (
+    Placement,
+    Request,
+    Unplaceable,
+    eligible,
+    obstacles_text,
+    place,
+)
+from llmtrain_core.placement.tree import natural
 from llmtrain_core.plan.hardware import Accelerator, accelerator_of
 from llmtrain_core.plan.memory.node_filter import nodes_with_too_little_memory
 from llmtrain_core.topology.findings import findings, relevant_to_job, sentences
 from llmtrain_core.topology.inventory import Snapshot
+from llmtrain_core.validation.check import Job
 
+MAX_OBSTACLES = 16
+"""Maximum number of nodes in the text output on which a pod cannot start."""
 MAX_ROWS = 64
 """Maximum number of nodes in the text output. JSON has all nodes."""
 
@@ -51,15 +62,12 @@ def command(
     checked, annotations = read_manifest(job)
     named = checked.spec.topology.fabric if checked.spec.topology else None
     view = read_cluster(ClusterSources(nodes, pods, fabric=fabric), named)
-    request = Request.of(checked, _gpu_of(view.snapshot))
-    if annotations.get(ALLOW_OVER_MEMORY) != "true":
-        request = replace(
-            request,
-            too_small=nodes_with_too_little_memory(checked, view.snapshot.nodes),
-        )
+    request = request_on(view.snapshot, checked, annotations)
     answer = place(request, view.snapshot)
     wire = answer.to_wire()
     wire["reasons"] = [*wire["reasons"], *_label_findings(request, view.snapshot, answer)]
+    if isinstance(answer, Unplaceable):
+        wire["obstacles"] = obstacles_by_node(request, view.snapshot)
     if named is not None and nodes is not None and fabric is None:
         wire["reasons"].append(
             f"the job's Fabric {named!r} was not read: these levels come from node labels; pass"
@@ -68,6 +76,23 @@ def command(
     show(wire, placement_text(wire), output)
     if not isinstance(answer, Placement):
         raise typer.Exit(EXIT_FAILURE)
+
+
+def request_on(snapshot: Snapshot, job: Job, annotations: Mapping[str, str]) -> Request:
+    """Return the request of a job on the nodes of a cluster."""
+    request = Request.of(job, _gpu_of(snapshot))
+    if annotations.get(ALLOW_OVER_MEMORY) == "true":
+        return request
+    return replace(request, too_small=nodes_with_too_little_memory(job, snapshot.nodes))
+
+
+def obstacles_by_node(request: Request, snapshot: Snapshot) -> dict[str, str]:
+    """Return why a pod cannot start on a node, for each node where it cannot."""
+    found = {
+        node.name: obstacles_text(request, node, snapshot.used)
+        for node in sorted(snapshot.nodes, key=lambda node: natural((node.name,)))
+    }
+    return {name: text for name, text in found.items() if text}
 
 
 def _gpu_of(snapshot: Snapshot) -> Accelerator | None:
@@ -90,9 +115,21 @@ def placement_text(wire: Mapping[str, Any]) -> str:
     """Return a placement as text of 80 columns."""
     if not wire["fits"]:
         reasons = bullets([clean_text(reason) for reason in wire["reasons"]])
-        return "\n".join([f"does not fit: {wire['reason']}", *reasons])
+        return "\n".join([f"does not fit: {wire['reason']}", *reasons, *_obstacles(wire)])
     parts = (_nodes, _cost, _domains, _reasons, _alternative)
     return "\n".join(line for part in parts for line in part(wire)).rstrip()
+
+
+def _obstacles(wire: Mapping[str, Any]) -> Iterator[str]:
+    obstacles = wire["obstacles"]
+    if obstacles:
+        shown = [f"{name}: {text}" for name, text in obstacles.items()][:MAX_OBSTACLES]
+        more = len(obstacles) - len(shown)
+        yield ""
+        yield "NODES WHERE NO POD OF THE JOB CAN START"
+        yield from bullets([clean_text(text) for text in shown])
+        if more:
+            yield f"  and {more:,} more nodes (-o json prints all)"
 
 
 def _nodes(wire: Mapping[str, Any]) -> Iterator[str]:

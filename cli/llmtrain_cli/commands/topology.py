@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmtrain_cli.commands.place import FabricOption, NodesOption, PodsOption, ranks_text
+from llmtrain_cli.commands.place import (
+    FabricOption,
+    NodesOption,
+    PodsOption,
+    obstacles_by_node,
+    ranks_text,
+    request_on,
+)
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.assigned_nodes import (
     AssignedPod,
@@ -18,7 +25,7 @@ from llmtrain_cli.io.assigned_nodes import (
     moved_nodes,
 )
 from llmtrain_cli.io.cluster_view import ClusterSources, ClusterView, read_cluster
-from llmtrain_cli.io.files import UNEXPECTED
+from llmtrain_cli.io.files import UNEXPECTED, read_manifest
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.placement.tree import natural
@@ -45,6 +52,8 @@ class TopologyMap:
     moved_nodes: Mapping[str, Sequence[MovedNode]]
     """Moved nodes of each job."""
     findings: Sequence[LabelFinding]
+    obstacles: Mapping[str, str] | None = None
+    """By node, why a pod of the given job cannot start there; None without a job."""
 
     @classmethod
     def of(cls, view: ClusterView) -> TopologyMap:
@@ -85,6 +94,10 @@ def command(
         str | None, typer.Option(help="jobs, to compare labels: kubectl get ltj -A -o json")
     ] = None,
     fabric: FabricOption = None,
+    job: Annotated[
+        str | None,
+        typer.Option("-f", "--file", help="a job's manifest: show where its pods cannot start"),
+    ] = None,
     depth: Annotated[
         str | None, typer.Option(help="lowest level to show, for example leaf or node")
     ] = None,
@@ -94,9 +107,14 @@ def command(
 
     With --nodes, no cluster is needed. Otherwise everything is read with kubectl.
     """
+    manifest = None if job is None else read_manifest(job)
     view = read_cluster(ClusterSources(nodes, pods, jobs, fabric), with_jobs=True)
     try:
         topology = TopologyMap.of(view)
+        if manifest is not None:
+            request = request_on(view.snapshot, *manifest)
+            obstacles = obstacles_by_node(request, view.snapshot)
+            topology = replace(topology, obstacles=obstacles)
     except UNEXPECTED as error:
         raise CliError(
             f"--pods, --jobs: unexpected object: {error!r}; print the list with kubectl get -o json"
@@ -134,6 +152,8 @@ def to_wire(topology: TopologyMap) -> dict[str, Any]:
                 "seats": [{"job": s.job, "ranks": list(s.ranks)} for s in by_node.get(name, ())],
             }
         )
+        if topology.obstacles is not None:
+            listed[-1]["obstacles"] = topology.obstacles.get(name, "")
     return {
         "levels": [
             {
@@ -235,6 +255,8 @@ def _line(
         state = _state(members[0])
         parts += [state] if state != "ready" else []
         parts += [f"{clean_text(s.job)} {ranks_text(s.ranks) or '?'}" for s in here]
+        obstacles = (topology.obstacles or {}).get(members[0].name)
+        parts += [f"cannot start here: {clean_text(obstacles)}"] if obstacles else []
         return "  ".join(parts)
     parts.append(f"{len(members)} node" + ("" if len(members) == 1 else "s"))
     return "  ".join(parts)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrain_core.api import env, labels
-from llmtrain_core.topology.inventory import Snapshot, extended_requests
+from llmtrain_core.topology.inventory import Snapshot
+from llmtrain_core.topology.resources import pod_requests
 
 Raw = Mapping[str, Any]
 
@@ -56,7 +57,7 @@ def _ranks(metadata: Raw, spec: Raw) -> tuple[int, ...]:
             if variable.get("name") == env.RANKS:
                 return _numbers(str(variable.get("value", "")).split(","))
     index = _numbers([(metadata.get("labels") or {}).get(labels.NODE_INDEX, "")])
-    gpus = sum(count for name, count in extended_requests(spec).items() if is_gpu(name))
+    gpus = sum(count for name, count in pod_requests(spec).items() if is_gpu(name))
     return tuple(range(index[0] * gpus, (index[0] + 1) * gpus)) if index else ()
 
 

@@ -1,7 +1,7 @@
 """Placement: choose a node for every block of ranks of a job."""
 
 from llmtrain_core.placement.cost import cost_of
-from llmtrain_core.placement.filter import eligible
+from llmtrain_core.placement.filter import eligible, obstacles_text, start_obstacles
 from llmtrain_core.placement.place import place, why_unplaceable
 from llmtrain_core.placement.types import (
     Alternative,
@@ -10,7 +10,9 @@ from llmtrain_core.placement.types import (
     PlacementCost,
     Request,
     Unplaceable,
+    device_tolerations,
     extra_resources,
+    node_needs,
 )
 
 __all__ = [
@@ -21,8 +23,12 @@ __all__ = [
     "Request",
     "Unplaceable",
     "cost_of",
+    "device_tolerations",
     "eligible",
     "extra_resources",
+    "node_needs",
+    "obstacles_text",
     "place",
+    "start_obstacles",
     "why_unplaceable",
 ]

@@ -1,18 +1,26 @@
-"""Which nodes can hold a block of a request, and why the others cannot."""
+"""Whether the pod of a job can start on a node now, and why not.
+
+The queue, restarts, spare nodes, the creation of pods and relocation ask the same question here. So
+a gang is never pinned to a node that kube-scheduler would refuse for a reason that is known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot, tolerates
+from llmtrain_core.topology.resources import amount_text, is_device, missing_text
 
 IN_USE = "in use"
 """Suffix of the cause for resources that pods of other jobs use."""
 WITHHELD = "kept for a job ahead"
 _OF_THE_STATE = "node.kubernetes.io/"
 """Prefix of taints that only repeat the condition of a node, such as `unschedulable`."""
+
+Used = Mapping[tuple[str, str], int]
+"""Amount in use by node and resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +41,12 @@ class FilterResult:
 
 def filter_nodes(request: Request, snapshot: Snapshot) -> FilterResult:
     """Divide the nodes of a snapshot into usable and refused ones."""
-    wanted = {request.gpu_resource: request.gpus_per_node, **request.extra}
+    needs, used, withheld = request.needs, snapshot.used, snapshot.withheld
     usable, refused = [], []
     for node in snapshot.nodes:
-        causes = tuple(_causes(request, wanted, snapshot, node))
+        causes = _obstacles(request, needs, node, used)
+        if node.name in withheld:
+            causes = (*causes, WITHHELD)
         if causes:
             refused.append((node, causes))
         else:
@@ -50,33 +60,68 @@ def eligible(request: Request, snapshot: Snapshot) -> frozenset[str]:
     return frozenset(node.name for node in filter_nodes(request, empty).usable)
 
 
-def _causes(
-    request: Request, wanted: Mapping[str, int], snapshot: Snapshot, node: Node
-) -> Iterator[str]:
-    """Yield the causes why a node cannot hold a block.
+def start_obstacles(request: Request, node: Node, used: Used) -> tuple[str, ...]:
+    """Return why a pod of the request cannot start on a node now; empty if it can.
+
+    The most important cause is first. `used` is what others use.
+    """
+    return _obstacles(request, request.needs, node, used)
+
+
+def obstacles_text(request: Request, node: Node, used: Used) -> str:
+    """Return why a pod cannot start on a node, with the amounts that are missing."""
+    needs = request.needs
+    state = _state_obstacles(request, node)
+    free = [(name, max(0, node.total(name) - used.get((node.name, name), 0))) for name in needs]
+    missing = missing_text(needs, free)
+    return "; ".join([*state, *([missing] if missing else [])])
+
+
+def _obstacles(
+    request: Request, needs: Mapping[str, int], node: Node, used: Used
+) -> tuple[str, ...]:
+    """Return the causes why a node cannot hold a block: first its state, then resources.
+
+    A cycle asks this for every node and job, and most nodes have no obstacle.
+    """
+    name, allocatable = node.name, node.allocatable
+    found: list[str] = _state_obstacles(request, node)
+    for resource, amount in needs.items():
+        total = allocatable.get(resource)
+        if total is None:
+            total = node.total(resource)
+        if total - used.get((name, resource), 0) < amount:
+            found.append(_lack(resource, amount, total))
+    return tuple(found)
+
+
+def _lack(resource: str, amount: int, total: int) -> str:
+    if total >= amount:
+        return f"{resource} {IN_USE}"
+    more = "fewer" if is_device(resource) else "less"
+    return f"has {more} than {amount_text(resource, amount)} {resource}"
+
+
+def _state_obstacles(request: Request, node: Node) -> list[str]:
+    """Return the causes that are not about resources.
 
     The state of the node comes before its taints, which may only repeat it (a cordoned node is
-    tainted as unschedulable). Resources that a node lacks come before resources in use.
+    tainted as unschedulable).
     """
-    selector = request.node_selector
-    if selector and any(node.labels.get(key) != value for key, value in selector.items()):
-        yield "node selector does not match"
+    found: list[str] = []
+    selector, labels = request.node_selector, node.labels
+    if selector and any(labels.get(key) != value for key, value in selector.items()):
+        found.append("node selector does not match")
     if node.name in request.too_small:
-        yield "GPU memory too small"
+        found.append("GPU memory too small")
     elif node.name in request.excluded:
-        yield "excluded by the job"
+        found.append("excluded by the job")
     if not node.ready:
-        yield "not ready"
+        found.append("not ready")
     if node.cordoned:
-        yield "cordoned"
+        found.append("cordoned")
     if node.taints and not tolerates(node, request.tolerations):
         repeats = all(taint.key.startswith(_OF_THE_STATE) for taint in node.taints)
         if not repeats or (node.ready and not node.cordoned):
-            yield "taint not tolerated"
-    for resource, amount in wanted.items():
-        if node.allocatable.get(resource, 0) < amount:
-            yield f"has fewer than {amount} {resource}"
-        elif snapshot.free(node, resource) < amount:
-            yield f"{resource} {IN_USE}"
-    if node.name in snapshot.withheld:
-        yield WITHHELD
+            found.append("taint not tolerated")
+    return found

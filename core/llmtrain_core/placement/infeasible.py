@@ -11,6 +11,7 @@ from llmtrain_core.placement.filter import IN_USE, WITHHELD, FilterResult
 from llmtrain_core.placement.tree import Tree
 from llmtrain_core.placement.types import Request, Unplaceable
 from llmtrain_core.topology.inventory import Snapshot
+from llmtrain_core.topology.resources import amount_text
 
 MAX_NAMES = 6
 MAX_DOMAINS = 4
@@ -70,7 +71,7 @@ def _short(
     """Return the reason and the text: one domain is too small, or GPUs or nodes are short."""
     want = request.nodes + request.spares
     nodes = f"{request.nodes} nodes" + (f" and {request.spares} spares" if request.spares else "")
-    block = f"{request.gpus_per_node} {request.gpu_resource}"
+    block = _block(request, filtered)
     have = capacity.root.free
     total = have + len(filtered.refused)
     busy = sum(
@@ -99,6 +100,14 @@ def _short(
     reason = Reason.INSUFFICIENT_GPUS if busy_only else Reason.INSUFFICIENT_NODES
     spares = _for_spares(request, have)
     return reason, f"needs {nodes} with {block} free; {have} of {total} have them{spares}"
+
+
+def _block(request: Request, filtered: FilterResult) -> str:
+    """Return what a node must have free: the GPUs, and whatever else some node lacks."""
+    causes = {cause for _, found in filtered.refused for cause in found}
+    lacked = {word for cause in causes for word in cause.split()}
+    others = [f"{amount_text(n, a)} {n}" for n, a in request.extra.items() if n in lacked]
+    return " and ".join([f"{request.gpus_per_node} {request.gpu_resource}", *others])
 
 
 def _for_spares(request: Request, have: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,17 +13,35 @@ from llmtrain_core.layout import Layout
 from llmtrain_core.placement.traffic.job_traffic import volumes_of_job
 from llmtrain_core.placement.traffic.volumes import TrafficVolumes, nominal_volumes
 from llmtrain_core.plan.hardware import Accelerator
-from llmtrain_core.topology.inventory import extended_amounts
+from llmtrain_core.topology.resources import PODS, container_requests, is_device
 from llmtrain_core.validation.check import Job
 
 
 def extra_resources(resources: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict[str, int]:
-    """Return the extended resources that a job needs per node besides GPUs.
+    """Return what a job needs per node besides GPUs: CPU, memory, RDMA devices.
 
     The arguments are `workers.resources` and `network.rdma` as a manifest writes them.
     """
     devices = {str(rdma["resource"]): int(rdma.get("count", 1))} if rdma else {}
-    return {**extended_amounts(resources), **devices}
+    return {**container_requests(resources), **devices}
+
+
+def node_needs(gpu_resource: str, gpus: int, extra: Mapping[str, int]) -> dict[str, int]:
+    """Return the amount of each resource that the pod of a job takes on its node."""
+    return {gpu_resource: gpus, **extra, PODS: 1}
+
+
+def device_tolerations(resources: Iterable[str]) -> list[Toleration]:
+    """Return the tolerations of a pod for the taints of the devices that it requests.
+
+    Nodes with devices are often tainted with the name of the resource, to keep other pods off. The
+    admission plugin ExtendedResourceToleration adds the same tolerations, where it is enabled.
+    """
+    return [
+        Toleration(key=name, operator="Exists", effect="NoSchedule")
+        for name in sorted(resources)
+        if is_device(name)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +53,7 @@ class Request:
     gpus_per_node: int
     gpu_resource: str = GPU_RESOURCE
     extra: Mapping[str, int] = field(default_factory=dict)
-    """Other extended resources that each node must have free, for example RDMA devices."""
+    """Other resources that each node must have free: CPU, memory, RDMA devices."""
     require: str | None = None
     prefer: str | None = None
     tensor_within: str | None = None
@@ -51,6 +69,11 @@ class Request:
     """Traffic of the groups; None if the model is not known."""
 
     @property
+    def needs(self) -> dict[str, int]:
+        """Amount of each resource that a pod takes on its node."""
+        return node_needs(self.gpu_resource, self.gpus_per_node, self.extra)
+
+    @property
     def traffic(self) -> TrafficVolumes:
         """Traffic of the groups, or typical values if the model is not known."""
         return nominal_volumes(self.layout) if self.volumes is None else self.volumes
@@ -61,18 +84,20 @@ class Request:
         workers, topology, network = job.spec.workers, job.spec.topology, job.spec.network
         rdma = network.rdma if network else None
         asked = workers.resources
+        extra = extra_resources(asked.to_wire() if asked else {}, rdma.to_wire() if rdma else {})
+        tolerated = device_tolerations({workers.gpu_resource, *extra})
         return cls(
             layout=job.layout,
             nodes=job.nodes,
             gpus_per_node=workers.gpus_per_node,
             gpu_resource=workers.gpu_resource,
-            extra=extra_resources(asked.to_wire() if asked else {}, rdma.to_wire() if rdma else {}),
+            extra=extra,
             require=topology.require if topology else None,
             prefer=topology.prefer if topology else None,
             tensor_within=topology.tensor_within if topology else None,
             spares=topology.spares if topology else 0,
             node_selector=workers.node_selector or {},
-            tolerations=tuple(workers.tolerations or ()),
+            tolerations=(*(workers.tolerations or ()), *tolerated),
             excluded=frozenset((topology.exclude_nodes if topology else None) or ()),
             volumes=volumes_of_job(job, hardware),
         )

@@ -54,7 +54,7 @@ def request_class_key(request: Request, fabric: Snapshot) -> Hashable:
 
 def request_class(request: Request, fabric: Snapshot) -> RequestClass:
     """Return the class of a request. Looks at every node once."""
-    resources = tuple({request.gpu_resource: request.gpus_per_node, **request.extra}.items())
+    resources = tuple(request.needs.items())
     names = [level.name for level in fabric.levels]
     depth = names.index(request.require) + 1 if request.require in names else 0
     could = eligible(request, fabric)
@@ -64,8 +64,7 @@ def request_class(request: Request, fabric: Snapshot) -> RequestClass:
         key=request_class_key(request, fabric),
         resources=resources,
         allocatable={
-            node.name: tuple(node.allocatable.get(resource, 0) for resource, _ in resources)
-            for node in nodes
+            node.name: tuple([node.total(resource) for resource, _ in resources]) for node in nodes
         },
         domains=domains,
         largest_domain=max(Counter(domains.values()).values(), default=0),

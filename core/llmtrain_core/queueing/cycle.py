@@ -48,6 +48,7 @@ from llmtrain_core.queueing.types import (
 )
 from llmtrain_core.queueing.uplink_usage import add_usage, oversubscribed, uplink_usage
 from llmtrain_core.topology.inventory import Snapshot
+from llmtrain_core.topology.resources import is_device
 
 TERMINATION_SECONDS = 30.0
 """Upper bound on the termination of a pod. No job is preempted for one that starts this soon."""
@@ -70,7 +71,7 @@ def decide_within(
     jobs = list(jobs)
     cycle = _Cycle(cluster, earlier, max_work)
     allocations = sorted(cluster.allocations, key=lambda held: (held.uid, held.nodes))
-    capacity = _total_allocatable(jobs, cluster)
+    capacity = _total_devices(jobs, cluster)
     left: list[PendingJob] = []
     for job in sort_queue(jobs, allocations, capacity, cluster.nominated):
         answer = earlier.answer(job)
@@ -83,12 +84,13 @@ def decide_within(
     return CycleResult(cycle.finish(), cycle.next_round(left), complete=not left)
 
 
-def _total_allocatable(jobs: Sequence[PendingJob], cluster: ClusterState) -> dict[str, int]:
-    """Return the allocatable resources of all nodes. Every fabric has the same nodes."""
+def _total_devices(jobs: Sequence[PendingJob], cluster: ClusterState) -> dict[str, int]:
+    """Return the allocatable devices of all nodes. Every fabric has the same nodes."""
     total: dict[str, int] = {}
     for node in cluster.fabrics[jobs[0].fabric].nodes if jobs else ():
         for resource, amount in node.allocatable.items():
-            total[resource] = total.get(resource, 0) + amount
+            if is_device(resource):
+                total[resource] = total.get(resource, 0) + amount
     return total
 
 

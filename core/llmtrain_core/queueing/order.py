@@ -1,9 +1,10 @@
 """Order of the queue: priority, then the namespace with the smallest share, then age.
 
 Between namespaces of equal priority the dominant share decides (Ghodsi et al., "Dominant Resource
-Fairness", NSDI 2011): the largest fraction that a namespace holds of any one resource, jobs ahead
-in the queue included. Waiting time counts as well: one day weighs as much as the whole cluster. So
-no namespace waits forever, whatever it holds: only jobs created less than a day later can pass.
+Fairness", NSDI 2011): the largest fraction that a namespace holds of any one kind of device, jobs
+ahead in the queue included. Waiting time counts as well: one day weighs as much as the whole
+cluster. So no namespace waits forever, whatever it holds: only jobs created less than a day later
+can pass.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def sort_queue(
     """Return the queue, head first. `capacity` is the allocatable total of all nodes."""
     held: dict[str, dict[str, int]] = {}
     for allocation in allocations:
-        _add(held.setdefault(allocation.namespace, {}), allocation.total_resources)
+        _add(held.setdefault(allocation.namespace, {}), allocation.total_devices)
     ranked = sorted(
         jobs, key=lambda job: (-job.priority, job.uid not in nominated, job.created_at, job.key)
     )
@@ -54,7 +55,7 @@ def _fair_order(
         name = min(keys, key=lambda name: keys[name])
         job = queues[name].pop()
         yield job
-        _add(held.setdefault(name, {}), job.total_resources)
+        _add(held.setdefault(name, {}), job.total_devices)
         if queues[name]:
             keys[name] = _fair_key(queues[name][-1], held, capacity)
         else:

@@ -6,17 +6,14 @@ never starts. So the sum of the gang is compared with every quota before it gets
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
-from llmtrain_core.api.base import quantity_value
+from llmtrain_core.topology.resources import read_quantity
 
-_QUANTITY = re.compile(r"[0-9]{1,20}(\.[0-9]{1,9})?([mkKMGTP]|[KMGTP]i)?")
-_EXA = {"E": 10**18, "Ei": 2**60}
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 _MAX_NAMED = 3
 
@@ -180,17 +177,9 @@ def _container(container: Mapping[str, Any], kind: str) -> dict[str, Fraction]:
 
 
 def _amounts(raw: Mapping[str, Any]) -> dict[str, Fraction]:
-    """Read amounts. One that is not a quantity of this form is left out."""
-    found = ((name, _value(str(amount))) for name, amount in raw.items())
+    """Read amounts. One that is not a quantity is left out."""
+    found = ((name, read_quantity(str(amount))) for name, amount in raw.items())
     return {name: value for name, value in found if value is not None}
-
-
-def _value(text: str) -> Fraction | None:
-    for unit, factor in _EXA.items():
-        digits = text.removesuffix(unit)
-        if text.endswith(unit) and digits.isdecimal() and len(digits) <= 4:
-            return Fraction(int(digits) * factor)
-    return quantity_value(text) if _QUANTITY.fullmatch(text) else None
 
 
 def _text(amount: Fraction) -> str:

@@ -9,9 +9,14 @@ from llmtrain_core.api.conditions import Reason
 from llmtrain_core.placement import Placement, Request
 from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.topology.inventory import Snapshot, Usage
+from llmtrain_core.topology.resources import is_device
 
 Slot = tuple[str, str]
 """Node and resource."""
+
+
+def _devices(resources: Mapping[str, int], nodes: int) -> dict[str, int]:
+    return {name: amount * nodes for name, amount in resources.items() if is_device(name)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,12 @@ class PendingJob:
     @property
     def resources(self) -> dict[str, int]:
         """Amount of each resource that it uses on each of its nodes."""
-        return {self.request.gpu_resource: self.request.gpus_per_node, **self.request.extra}
+        return self.request.needs
 
     @property
-    def total_resources(self) -> dict[str, int]:
-        """Amount of each resource that it uses on all of its nodes."""
-        return {resource: amount * self.node_count for resource, amount in self.resources.items()}
+    def total_devices(self) -> dict[str, int]:
+        """Amount of each kind of device that it uses on all of its nodes."""
+        return _devices(self.resources, self.node_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +87,16 @@ class Allocation:
     """The attempt that holds them."""
 
     @property
-    def total_resources(self) -> dict[str, int]:
-        """Amount of each resource on all nodes."""
-        return {resource: amount * len(self.nodes) for resource, amount in self.resources.items()}
+    def total_devices(self) -> dict[str, int]:
+        """Amount of each kind of device on all nodes."""
+        return _devices(self.resources, len(self.nodes))
 
     @property
     def lost_work(self) -> float:
         """Device-seconds that a preemption would lose."""
         if self.unadmitted_since is not None:
             return 0.0
-        return self.lost_seconds * sum(self.total_resources.values())
+        return self.lost_seconds * sum(self.total_devices.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ class ClusterState:
     fabrics: Mapping[str | None, Snapshot] = field(default_factory=dict)
     """By name of the Fabric: all nodes, levels and busy uplinks. Their `used` is not read."""
     usage: tuple[Usage, ...] = ()
-    """Everything that is in use, by any owner."""
+    """Everything that is in use, by any owner, without `foreign`."""
     allocations: tuple[Allocation, ...] = ()
     """The part of `usage` that will be released, or that a preemption can release."""
     spares: tuple[Allocation, ...] = ()
@@ -131,6 +136,8 @@ class ClusterState:
     quarantine: Quarantine = field(default_factory=Quarantine)
     nominated: frozenset[str] = frozenset()
     """UIDs of jobs for which others were preempted. Among jobs of one priority they go first."""
+    foreign: Mapping[Slot, int] = field(default_factory=dict)
+    """Amount that foreign pods use by node and resource."""
 
     @property
     def spare_nodes(self) -> frozenset[str]:
@@ -140,7 +147,7 @@ class ClusterState:
     @property
     def used(self) -> dict[Slot, int]:
         """Amount in use by node and resource."""
-        used: dict[Slot, int] = {}
+        used = dict(self.foreign)
         for item in self.usage:
             slot = (item.node, item.resource)
             used[slot] = used.get(slot, 0) + item.amount

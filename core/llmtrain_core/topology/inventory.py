@@ -6,18 +6,17 @@ without the label of a level is alone in a separate domain there, and the gap is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from llmtrain_core.api.base import quantity_value
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.topology.levels import NODE, Levels
 from llmtrain_core.topology.links import Links
+from llmtrain_core.topology.resources import CPU, MEMORY, PODS, amounts, pod_requests
 
-_COUNT = re.compile(r"[0-9]+(k|Ki|[MGTP]i?)?")
+_UNLIMITED = 2**63
+_ALWAYS_REPORTED = frozenset({CPU, MEMORY, PODS})
 _ALONE, _ESCAPE = "unlabelled:", "\\"
 _NOT_TOLERABLE_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 
@@ -43,7 +42,7 @@ class Taint:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node: labels, allocatable extended resources, and whether it accepts pods."""
+    """A node: labels, allocatable resources, and whether it accepts pods."""
 
     name: str
     labels: Mapping[str, str]
@@ -52,10 +51,18 @@ class Node:
     cordoned: bool = False
     taints: tuple[Taint, ...] = ()
 
+    def total(self, resource: str) -> int:
+        """Return the allocatable amount of a resource.
+
+        Every kubelet reports CPU, memory and pods. In a shortened file they may be missing: then
+        they do not limit the node.
+        """
+        return self.allocatable.get(resource, _UNLIMITED if resource in _ALWAYS_REPORTED else 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Extended resources that one pod, or one stored placement, holds on a node.
+    """The amount of a resource that one pod, or one stored placement, holds on a node.
 
     `owner` is the job's UID for pods and placements of ours, so that neither counts twice.
     """
@@ -83,7 +90,7 @@ class Snapshot:
 
     def free(self, node: Node, resource: str) -> int:
         """Amount of a resource that is still free on a node; never negative."""
-        return max(0, node.allocatable.get(resource, 0) - self.used.get((node.name, resource), 0))
+        return max(0, node.total(resource) - self.used.get((node.name, resource), 0))
 
     def path(self, node: Node) -> tuple[str, ...]:
         """Domains of a node from far to near, the node last."""
@@ -131,7 +138,7 @@ def node_from_raw(raw: Mapping[str, Any]) -> Node:
     return Node(
         name=metadata["name"],
         labels=metadata.get("labels") or {},
-        allocatable=_extended(status.get("allocatable") or {}),
+        allocatable=amounts(status.get("allocatable") or {}),
         ready=conditions.get("Ready") == "True",
         cordoned=bool(spec.get("unschedulable")),
         taints=tuple(
@@ -140,40 +147,6 @@ def node_from_raw(raw: Mapping[str, Any]) -> Node:
             if taint["effect"] in _NOT_TOLERABLE_EFFECTS
         ),
     )
-
-
-def extended_requests(pod_spec: Mapping[str, Any]) -> dict[str, int]:
-    """Extended resources of a pod: the sum over containers, or an init container's if larger.
-
-    An init container that restarts always is a sidecar and counts with the containers.
-    """
-    total: dict[str, int] = {}
-    first = pod_spec.get("initContainers") or []
-    sidecars = [c for c in first if c.get("restartPolicy") == "Always"]
-    for container in [*(pod_spec.get("containers") or []), *sidecars]:
-        for key, amount in extended_amounts(container.get("resources") or {}).items():
-            total[key] = total.get(key, 0) + amount
-    for container in first:
-        for key, amount in extended_amounts(container.get("resources") or {}).items():
-            total[key] = max(total.get(key, 0), amount)
-    return total
-
-
-def extended_amounts(resources: Mapping[str, Any]) -> dict[str, int]:
-    """Extended resources among the requests and limits of a container."""
-    return _extended({**(resources.get("limits") or {}), **(resources.get("requests") or {})})
-
-
-def _extended(amounts: Mapping[str, Any]) -> dict[str, int]:
-    """Keep the extended resources. The API server writes 1000 shared devices as `1k`."""
-    counts = ((key, _count(str(amount))) for key, amount in amounts.items() if "/" in key)
-    return {key: count for key, count in counts if count is not None}
-
-
-@lru_cache(maxsize=4096)
-def _count(amount: str) -> int | None:
-    """Parse a whole number of devices. Cached, because every pod event needs it."""
-    return int(quantity_value(amount)) if _COUNT.fullmatch(amount) else None
 
 
 def usage_from_pods(pods: Iterable[Mapping[str, Any]], owner_label: str = "") -> list[Usage]:
@@ -186,7 +159,7 @@ def usage_from_pods(pods: Iterable[Mapping[str, Any]], owner_label: str = "") ->
         owner = (pod["metadata"].get("labels") or {}).get(owner_label, "")
         usage += [
             Usage(node, resource, amount, owner)
-            for resource, amount in extended_requests(pod["spec"]).items()
+            for resource, amount in pod_requests(pod["spec"]).items()
         ]
     return usage
 

@@ -8,6 +8,8 @@ from llmtrain_core.api.fabric import FabricSpec, Nics, NvLink
 
 GBIT = 1e9 / 8
 GBYTE = 1e9
+_NICS, _NVLINK = Nics(), NvLink()
+"""Those of an HGX H100 node. Built once: a placement asks for them for every domain and node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Links:
     @property
     def nic(self) -> float:
         """Rate of all network interfaces of one node together, in bytes per second."""
-        nics = self.nics or Nics()
+        nics = self.nics or _NICS
         return nics.per_node * nics.gbits_per_second * GBIT
 
     @property
@@ -29,7 +31,7 @@ class Links:
 
         `gbytesPerSecond` counts both directions.
         """
-        return (self.nvlinks or NvLink()).gbytes_per_second * GBYTE / 2
+        return (self.nvlinks or _NVLINK).gbytes_per_second * GBYTE / 2
 
     def nic_of_gpu(self, ranks: int, gpus: int) -> float | None:
         """Return the rate of one GPU to other nodes, in bytes per second; None if not named.

@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 
 from llmtrain_core.api import labels
 from llmtrain_core.topology.inventory import Node
+from llmtrain_operator.cache.foreign_usage import ForeignUsage
 from llmtrain_operator.cache.job import Raw
 from llmtrain_operator.cache.job_record import job_record, unreadable_job
 from llmtrain_operator.cache.records import (
     FabricRecord,
+    ForeignPod,
     JobRecord,
     NodeRecord,
     PodRecord,
@@ -39,8 +41,9 @@ class ChangeHandlers:
     job: Callable[[JobRecord | None, JobRecord | None], None]
     pod: Callable[[PodRecord | None, PodRecord | None], None]
     node: Callable[[NodeRecord | None, NodeRecord | None], None]
+    foreign_pod: Callable[[ForeignPod | None, ForeignPod | None], None]
     other: Callable[[object, object], None]
-    """For foreign pods, Fabrics and PriorityClasses."""
+    """For Fabrics and PriorityClasses."""
 
 
 class Informers:
@@ -57,6 +60,8 @@ class Informers:
         """Watch jobs and their pods in one namespace, or in all of them if it is None."""
         self._cluster = cluster
         self._events = events
+        self._on_change = on_change
+        self.foreign_usage = ForeignUsage()
         self.jobs = self._informer(
             "jobs", Selection(JOBS, namespace), job_record, on_change.job, damaged=unreadable_job
         )
@@ -83,7 +88,7 @@ class Informers:
             "foreign-pods",
             Selection(PODS, None, NOT_OURS if namespace is None else "", LIVE_AND_BOUND),
             lambda raw: None if is_followed(raw, namespace) else foreign_pod(raw),
-            on_change.other,
+            self._foreign_pod_changed,
         )
         self._all: tuple[Informer[Any], ...] = (
             self.jobs,
@@ -113,6 +118,10 @@ class Informers:
             on_change=on_change,
             observer=self._events,
         )
+
+    def _foreign_pod_changed(self, old: ForeignPod | None, new: ForeignPod | None) -> None:
+        self.foreign_usage.change(old, new)
+        self._on_change.foreign_pod(old, new)
 
     def __iter__(self) -> Iterator[Informer[Any]]:
         return iter(self._all)

@@ -6,12 +6,14 @@ import sys
 from dataclasses import dataclass, field
 
 from llmtrain_core.api import labels
+from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
 from llmtrain_core.api.fabric import FabricSpec
-from llmtrain_core.topology.inventory import Node, extended_requests, node_from_raw
+from llmtrain_core.topology.inventory import Node, node_from_raw
 from llmtrain_core.topology.label_presets import levels_of
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.topology.links import Links, links_of
+from llmtrain_core.topology.resources import amounts_of_pod, is_device
 from llmtrain_core.validation.problem import Problem
 from llmtrain_operator.cache.job import JobView, Raw
 
@@ -50,8 +52,11 @@ class PodRecord:
     """When its container ended."""
     address: str
     resources: tuple[tuple[str, int], ...]
+    """Everything that it requests of its node."""
     gated: bool = False
     """Whether it has a scheduling gate."""
+    refused_since: str = ""
+    """Since when kube-scheduler has found no node for it; empty if it has not tried."""
     evicted_by_queue: bool = False
 
     @property
@@ -71,11 +76,15 @@ class PodRecord:
 
 @dataclass(frozen=True, slots=True)
 class ForeignPod:
-    """A pod that is not managed by this operator and holds extended resources."""
+    """A bound pod that is not managed by this operator, and what it requests."""
 
-    uid: str
     node: str
     resources: tuple[tuple[str, int], ...]
+
+    @property
+    def has_devices(self) -> bool:
+        """Whether it requests GPUs or other devices."""
+        return any(is_device(name) for name, _ in self.resources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,7 @@ def pod_record(raw: Raw) -> PodRecord:
     tags = metadata.get("labels") or {}
     reason, message, exit_code, finished = _end(status)
     ready = evicted = False
+    refused_since = ""
     # activeDeadlineSeconds of a pod is no disruption: its next run would end the same way.
     disruption = status.get("reason", "")
     disruption = "" if disruption == "DeadlineExceeded" else disruption
@@ -141,6 +151,8 @@ def pod_record(raw: Raw) -> PodRecord:
             evicted = evicted or condition["type"] == _QUOTA_REVOKED
         elif condition["type"] == "PodScheduled" and condition["status"] == "False" and not reason:
             reason, message = condition.get("reason", ""), condition.get("message", "")
+            if reason == Reason.UNSCHEDULABLE:
+                refused_since = condition.get("lastTransitionTime") or ""
     return PodRecord(
         uid=metadata["uid"],
         name=metadata["name"],
@@ -160,8 +172,9 @@ def pod_record(raw: Raw) -> PodRecord:
         exit_code=exit_code,
         finished=finished,
         address=status.get("podIP", ""),
-        resources=tuple(extended_requests(spec).items()),
+        resources=amounts_of_pod(spec),
         gated=bool(spec.get("schedulingGates")),
+        refused_since=refused_since,
         evicted_by_queue=evicted,
     )
 
@@ -216,12 +229,11 @@ def is_followed(raw: Raw, namespace: str | None) -> bool:
 
 
 def foreign_pod(raw: Raw) -> ForeignPod | None:
-    """Read a foreign pod. Return None if it is not bound or holds no extended resource."""
-    resources = extended_requests(raw["spec"])
-    node = raw["spec"].get("nodeName")
-    if not resources or not node:
+    """Read a foreign pod. Return None if it is not bound, or has ended."""
+    node, phase = raw["spec"].get("nodeName"), (raw.get("status") or {}).get("phase")
+    if not node or phase in ("Succeeded", "Failed"):
         return None
-    return ForeignPod(raw["metadata"]["uid"], node, tuple(resources.items()))
+    return ForeignPod(sys.intern(node), amounts_of_pod(raw["spec"]))
 
 
 def node_record(raw: Raw) -> NodeRecord:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.job import JobView, parse_time
@@ -42,6 +43,9 @@ class Observed:
     """Current plan of the job; None if it cannot be computed now, so that the old plan stays."""
     taken_spares: frozenset[str] = frozenset()
     """Spare nodes of the placement that other jobs have got."""
+    start_obstacles: Callable[[Node], Sequence[str]] = lambda _node: ()
+    """Why a pod of the job cannot start on a node now; nothing if it can. A function, because it is
+    asked only before pods start, and a large job has many nodes."""
     decision: JobDecision | None = None
     create_error: CreateError | None = None
     """Error of the last attempt to create child objects; None after a success."""
@@ -63,6 +67,11 @@ class Observed:
     def view(self) -> JobView:
         """The stored job."""
         return JobView.of(self.raw)
+
+    def obstacles(self, node: str) -> Sequence[str]:
+        """Return why a pod of the job cannot start on a node now; nothing if it can."""
+        found = self.nodes.get(node)
+        return ("gone",) if found is None else self.start_obstacles(found.node)
 
     def is_lost(self, node: str) -> bool:
         """Return True if a node is deleted or has not been ready for `node_lost_seconds`."""

@@ -21,16 +21,16 @@ def unplace(draft: StatusDraft, reason: str, message: str) -> None:
     draft.set_condition(ConditionType.PLACED, False, reason, message)
 
 
-def unplace_unstarted(draft: StatusDraft, reason: str, message: str) -> None:
+def unplace_unstarted(
+    draft: StatusDraft, reason: str, message: str, first_delay: float = UNSTARTED_BACKOFF_SECONDS
+) -> None:
     """Release the nodes of a gang that has not started. Each time it queues again later.
 
     Otherwise it would take the nodes from the jobs behind it again and again.
     """
     unplace(draft, reason, message)
     count = draft.view.unstarted_attempts + 1
-    delay = min(
-        UNSTARTED_BACKOFF_SECONDS * 2.0 ** min(count - 1, 10), MAX_UNSTARTED_BACKOFF_SECONDS
-    )
+    delay = min(first_delay * 2.0 ** min(count - 1, 10), MAX_UNSTARTED_BACKOFF_SECONDS)
     draft.set_field("unstartedAttempts", count)
     draft.set_field("backoffUntil", format_time(draft.observed.now + timedelta(seconds=delay)))
     draft.clear_condition_if_present(ConditionType.PODS_READY, reason, message)

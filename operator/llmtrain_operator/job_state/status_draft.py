@@ -86,11 +86,6 @@ class StatusDraft:
         """Nodes of the current attempt, in order of rank block."""
         return self.view.placed_nodes if self.placement else []
 
-    def is_schedulable(self, node: str) -> bool:
-        """Return True if a node exists, is ready and is not cordoned."""
-        found = self.observed.nodes.get(node)
-        return found is not None and found.node.ready and not found.node.cordoned
-
     def set_field(self, key: str, value: Any) -> None:
         """Set a field of the status; None removes it."""
         if value is None:

@@ -14,6 +14,7 @@ from llmtrain_core.api import env, labels
 from llmtrain_core.api.base import Quantity
 from llmtrain_core.api.defaults import TERMINATION_GRACE_SECONDS
 from llmtrain_core.api.job import Volume, Workers
+from llmtrain_core.placement import device_tolerations
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.manifests.names import JobIdentity
 
@@ -76,8 +77,9 @@ def make_pod(
     }
     if workers.node_selector:
         spec["nodeSelector"] = dict(workers.node_selector)
-    if workers.tolerations:
-        spec["tolerations"] = [toleration.to_wire() for toleration in workers.tolerations]
+    devices = device_tolerations(spec["containers"][0]["resources"]["limits"])
+    tolerations = [*(workers.tolerations or ()), *devices]
+    spec["tolerations"] = [toleration.to_wire() for toleration in tolerations]
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
     extra = {**level_labels, labels.ATTEMPT: str(attempt), labels.NODE_INDEX: str(index)}

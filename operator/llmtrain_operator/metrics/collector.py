@@ -17,7 +17,7 @@ from llmtrain_core.topology.levels import Levels
 from llmtrain_operator.cache.informers import Informers
 from llmtrain_operator.config import START_RESERVATION_SECONDS
 from llmtrain_operator.metrics.jobs import JobFigures, job_figures, oldest_wait
-from llmtrain_operator.metrics.nodes import NodeFigures, gpus_by_node, node_figures
+from llmtrain_operator.metrics.nodes import NodeFigures, foreign_gpus, gpus_by_node, node_figures
 from llmtrain_operator.scheduler.held_nodes import held_by_jobs
 from llmtrain_operator.scheduler.spares import spare_allocations, spare_usage
 from llmtrain_operator.scheduler.usage import usage
@@ -75,14 +75,14 @@ class ClusterCollector(Collector):
         yield _gauge("quarantined_nodes", text, len(quarantined))
         informers = self._informers
         jobs, pods = list(informers.jobs.values()), list(informers.pods.values())
-        foreign = list(informers.foreign_pods.values())
+        foreign = foreign_gpus(dict(informers.foreign_usage.used))
         held = held_by_jobs(informers.managed_jobs(), pods, time.time(), self._start_reservation)
         spares = spare_allocations(informers.managed_jobs(), held)
         figures = node_figures(
             informers.all_nodes(),
             self._levels(None),
-            used=gpus_by_node(usage((), pods, foreign, {}, {})),
-            held=gpus_by_node([*usage(jobs, pods, foreign, {}, held), *spare_usage(spares)]),
+            used=gpus_by_node([*usage((), pods, {}, {}), *foreign]),
+            held=gpus_by_node([*usage(jobs, pods, {}, held), *foreign, *spare_usage(spares)]),
             quarantined=quarantined,
         )
         yield from _node_families(figures)

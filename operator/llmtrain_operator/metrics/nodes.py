@@ -91,6 +91,11 @@ def _by_state(
     return {state: count for state, count in found.items() if count}
 
 
+def foreign_gpus(used: Mapping[tuple[str, str], int]) -> list[Usage]:
+    """Return the whole GPUs that foreign pods use; `used` is by node and resource."""
+    return [Usage(node, name, count) for (node, name), count in used.items() if name in WHOLE_GPUS]
+
+
 def gpus_by_node(usage: Iterable[Usage]) -> dict[str, int]:
     """Return the whole GPUs in use by node."""
     found: dict[str, int] = {}

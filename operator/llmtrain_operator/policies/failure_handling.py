@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
-from llmtrain_core.api.defaults import MAX_FAILURES, REASON_LENGTH
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.job_state.failures import append_failure
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.release import unplace
 from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.policies.blocked_nodes import blocked_text
 from llmtrain_operator.policies.failure_classification import (
     classify,
     first_cause,
@@ -93,7 +93,7 @@ def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
     """Restart the gang if the failure is retryable and maxRestarts allows it; else fail the job."""
     allowed = (draft.job.spec.failure_policy or FailurePolicy()).max_restarts
     restarts = draft.view.restarts
-    _append_failure(draft, failure)
+    append_failure(draft, failure)
     if not failure.retryable or allowed == 0:
         mark_failed(draft, failure.reason, failure.message)
     elif restarts >= allowed:
@@ -110,7 +110,8 @@ def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
 def _restart_gang(draft: StatusDraft, failure: FailureInfo, restarts: int) -> None:
     placement = draft.placement
     held = draft.observed.held_nodes
-    failed = {n for n in draft.placed_nodes if n not in held or not draft.is_schedulable(n)}
+    blocked = {n: why for n in draft.placed_nodes if (why := draft.observed.obstacles(n))}
+    failed = blocked.keys() | {n for n in draft.placed_nodes if n not in held}
     if not failure.keeps_nodes:
         failed.add(failure.node)
     replacements = find_replacements(draft, failed)
@@ -129,21 +130,9 @@ def _restart_gang(draft: StatusDraft, failure: FailureInfo, restarts: int) -> No
         draft.set_field("placement", {**placement, "attempt": draft.attempt})
         draft.set_field("attemptStartTime", draft.now)
     else:
-        unplace(draft, Reason.NOT_PLACED, "waiting for a new placement after a failure")
-
-
-def _append_failure(draft: StatusDraft, failure: FailureInfo) -> None:
-    entry: dict[str, Any] = {
-        "time": draft.now,
-        "attempt": draft.attempt,
-        "reason": clean_text(failure.reason, REASON_LENGTH),
-        "message": clean_text(failure.message),
-    }
-    if failure.node:
-        entry["node"] = failure.node
-    if failure.exit_code is not None:
-        entry["exitCode"] = failure.exit_code
-    draft.set_field("failures", [*draft.view.failures, entry][-MAX_FAILURES:])
+        text = f"; cannot restart on {blocked_text(blocked)}" if blocked else ""
+        text = f"waiting for a new placement after a failure{text}"
+        unplace(draft, Reason.NOT_PLACED, clean_text(text))
 
 
 def earliest_start(draft: StatusDraft) -> datetime:

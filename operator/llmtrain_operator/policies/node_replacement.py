@@ -31,10 +31,12 @@ def give_up_taken_spares(draft: StatusDraft) -> bool:
 
 
 def find_replacements(draft: StatusDraft, failed: Collection[str]) -> dict[str, str]:
-    """Return a spare for each failed node; empty if there are too few schedulable spares."""
+    """Return a spare for each failed node; empty if there are too few where a pod can start."""
     placement = draft.placement or {}
     spares = [
-        path for path in paths_of(placement.get("spares") or ()) if draft.is_schedulable(path[-1])
+        path
+        for path in paths_of(placement.get("spares") or ())
+        if not draft.observed.obstacles(path[-1])
     ]
     chosen: dict[str, str] = {}
     for path in paths_of(placement.get("blocks", ())):

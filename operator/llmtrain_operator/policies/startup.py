@@ -16,6 +16,7 @@ from llmtrain_operator.job_state.pods import current_pods, delete_stale_pods
 from llmtrain_operator.job_state.release import unplace_unstarted
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.policies.blocked_nodes import leave_blocked_nodes, release_unschedulable
 from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
 from llmtrain_operator.policies.failure_handling import earliest_start, handle_failure
 from llmtrain_operator.policies.kueue import gated_pods, is_admitted
@@ -47,6 +48,8 @@ def start_gang(draft: StatusDraft) -> bool:
     _record_readiness(draft, pods)
     if _creation_fails(draft, pods):
         return True
+    if may_start and release_unschedulable(draft, pods):
+        return True
     if may_start and _startup_timed_out(draft):
         _handle_startup_timeout(draft, pods)
         return True
@@ -55,9 +58,16 @@ def start_gang(draft: StatusDraft) -> bool:
         if backoff > 0:
             draft.reconcile_after(backoff)
         else:
-            existing = {pod.index for pod in pods}
-            draft.create_pods = tuple(index for index in range(expected) if index not in existing)
+            _create_missing_pods(draft, pods)
     return True
+
+
+def _create_missing_pods(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
+    """Create the pods that do not exist, unless one of them could not start on its node."""
+    existing, nodes = {pod.index for pod in pods}, draft.placed_nodes
+    missing = [index for index in range(draft.job.nodes) if index not in existing]
+    if not leave_blocked_nodes(draft, [nodes[index] for index in missing]):
+        draft.create_pods = tuple(missing)
 
 
 def _record_readiness(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
@@ -142,6 +152,8 @@ def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> No
     if reason in CREATE_ERROR_REASONS:
         unplace_unstarted(draft, reason, why)
         return
+    if release_unschedulable(draft, pods, patience=0.0):
+        return
     started = sum(pod.started for pod in pods)
     text = clean_text(
         f"spec.failurePolicy.startupTimeout: {started} of {draft.job.nodes} pods had started when"
@@ -161,9 +173,6 @@ def _late_start(pods: Sequence[PodRecord], expected: int, message: str) -> Failu
     """
     late = [pod for pod in pods if not pod.started]
     for pod in late:
-        if pod.reason == Reason.UNSCHEDULABLE:
-            # The job tries other nodes first; for other jobs this is no evidence.
-            return FailureInfo(Reason.UNSCHEDULABLE, message, node=pod.node, keeps_nodes=False)
         if pod.reason == Reason.CONTAINER_CONFIG_ERROR:
             return FailureInfo(Reason.CONTAINER_CONFIG_ERROR, message)
     in_common = len(late) == expected > 1

@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
+from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError
@@ -53,6 +55,7 @@ class ReconcilerDeps:
     node: Callable[[str], NodeRecord | None]
     checked: Callable[[JobRecord], Job | list[Problem]]
     taken_spares: Callable[[JobRecord], frozenset[str]]
+    start_obstacles: Callable[[JobRecord, Node], tuple[str, ...]]
     assessments: AssessmentCache
     fabric_levels: FabricLevels
     scheduler: Scheduler
@@ -221,6 +224,7 @@ class Reconciler:
             levels=self.deps.fabric_levels.levels(view.fabric) if view.stored_placement else (),
             assessment=assessment,
             taken_spares=self.deps.taken_spares(job),
+            start_obstacles=partial(self.deps.start_obstacles, job),
             decision=self.deps.scheduler.decision(self.uid),
             create_error=self.create_error,
             report=self.deps.poller.take_report(self.uid),

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain, zip_longest
 from typing import Any
@@ -27,6 +27,7 @@ from llmtrain_core.queueing.quota import (
     exceeded_quota,
     read_quota,
 )
+from llmtrain_core.topology.resources import PODS, Amounts, pod_requests
 from llmtrain_operator.errors import ApiError, ForbiddenError, LeaseLostError
 from llmtrain_operator.scheduler.cycle import Decisions
 
@@ -62,6 +63,8 @@ class _Trial:
     at: float
     """When it ended; monotonic time."""
     charge: PodCharge | None = None
+    requests: Amounts = field(default_factory=dict)
+    """What the pod requests of its node, with defaults, sidecars and overhead of the cluster."""
     refusal: Unschedulable | None = None
     retry_seconds: float = 0.0
 
@@ -143,13 +146,13 @@ class Admission:
             if quotas is None or quotas.found is None:
                 self._refresh_quotas(name)
                 return None
-            return job
+            return _with_requests(job, trial.requests)
         if name not in promised:
             promised[name] = list(self._promised(name))
         refusal = self._over_quota(job, quotas.found, promised[name])
         if refusal is not None:
             self._refresh_quotas(name)
-        return refusal or job
+        return refusal or _with_requests(job, trial.requests)
 
     def confirm(self, decisions: Decisions, queue: Pending) -> Decisions:
         """Return the decisions without gangs whose admission is refused or was not checked lately.
@@ -223,7 +226,8 @@ class Admission:
 
     def _schedule_retry(self, queue: Pending, admitted: Pending) -> None:
         """Start a cycle later if a job is refused: no event shows that a quota was raised."""
-        refused = any(admitted.get(uid) is not job for uid, job in queue.items())
+        pending = [uid for uid, job in queue.items() if isinstance(job, PendingJob)]
+        refused = any(not isinstance(admitted.get(uid), PendingJob) for uid in pending)
         if refused and self._retry is None:
             loop = asyncio.get_running_loop()
             self._retry = loop.call_later(MIN_RETRY_SECONDS, self._retry_now)
@@ -262,11 +266,11 @@ class Admission:
             self._trigger()
 
     async def _try(self, uid: str) -> None:
-        generation, charge = self._generation(uid), None
+        generation, charge, requests = self._generation(uid), None, {}
         try:
             found = await self._try_pod(uid)
             if found is not None and not isinstance(found, Unschedulable):
-                charge = charge_of(found["spec"])
+                charge, requests = charge_of(found["spec"]), pod_requests(found["spec"])
         except LeaseLostError:
             return
         except Exception as error:
@@ -282,7 +286,7 @@ class Admission:
                 retry = min(2 * before.retry_seconds, MAX_RETRY_SECONDS)
             self._trials[uid] = _Trial(generation, now, refusal=found, retry_seconds=retry)
         elif found is not None:
-            self._trials[uid] = _Trial(generation, now, charge)
+            self._trials[uid] = _Trial(generation, now, charge, requests)
 
     async def _list(self, namespace: str) -> None:
         quotas: tuple[ResourceQuota, ...] | None = None
@@ -295,3 +299,17 @@ class Admission:
         except Exception as error:
             log.warning("namespace=%s quotas could not be read: %r", namespace, error)
         self._quotas[namespace] = _Quotas(time.monotonic(), quotas)
+
+
+def _with_requests(job: PendingJob, requests: Amounts) -> PendingJob:
+    """Return the job with what its pod requests once the API server has added to it.
+
+    A LimitRange sets defaults, a RuntimeClass an overhead, and a webhook adds containers.
+    """
+    extra = dict(job.request.extra)
+    for name, amount in requests.items():
+        if name not in (PODS, job.request.gpu_resource):
+            extra[name] = max(extra.get(name, 0), amount)
+    if extra == job.request.extra:
+        return job
+    return replace(job, request=replace(job.request, extra=extra))

@@ -114,6 +114,7 @@ class Scheduler:
         self._on_accepted = on_accepted
         self._confirm = confirm
         self._triggered = asyncio.Event()
+        self._delayed: asyncio.TimerHandle | None = None
         self._round = NEW_ROUND
         self._jobs: defaultdict[str, JobState] = defaultdict(JobState)
         self._relocation_checked_at = -RELOCATION_PERIOD_SECONDS
@@ -122,6 +123,15 @@ class Scheduler:
     def trigger(self) -> None:
         """Start a cycle soon: something changed that may affect a pending job."""
         self._triggered.set()
+
+    def trigger_later(self, seconds: float) -> None:
+        """Start a cycle after some seconds. Calls until then have no further effect."""
+        if self._delayed is None:
+            self._delayed = asyncio.get_running_loop().call_later(seconds, self._trigger_delayed)
+
+    def _trigger_delayed(self) -> None:
+        self._delayed = None
+        self.trigger()
 
     def decision(self, uid: str) -> JobDecision | None:
         """Return the newest decision about a job."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.placement import start_obstacles
 from llmtrain_core.queueing import (
     Allocation,
     Assignment,
@@ -41,7 +42,7 @@ from llmtrain_operator.scheduler.jobs import (
 from llmtrain_operator.scheduler.namespace_limit import limit_active_jobs
 from llmtrain_operator.scheduler.spares import spare_allocations, taken_spares
 from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
-from llmtrain_operator.scheduler.usage import terminating_allocations, usage
+from llmtrain_operator.scheduler.usage import terminating_allocations, usage, used_by_others
 
 
 class ClusterReader:
@@ -114,7 +115,8 @@ class ClusterReader:
         return ClusterState(
             now=now,
             fabrics=FabricSnapshots(nodes, self._fabrics(), running, self._uplinks),
-            usage=tuple(usage(jobs, pods, informers.foreign_pods.values(), assignments, held)),
+            usage=tuple(usage(jobs, pods, assignments, held)),
+            foreign=dict(informers.foreign_usage.used),
             allocations=(
                 *self._allocations(now, held),
                 *terminating_allocations(jobs, pods, now + TERMINATION_SECONDS, held),
@@ -154,6 +156,19 @@ class ClusterReader:
         if not record.view.spare_nodes:
             return frozenset()
         return taken_spares(record, self._informers.managed_jobs(), assignments, self._find_node)
+
+    def start_obstacles(self, record: JobRecord, node: Node) -> tuple[str, ...]:
+        """Return why a pod of a job cannot start on a node now; empty if it can.
+
+        What the job itself uses there counts as free.
+        """
+        checked, name = self._checked.get(record), node.name
+        if isinstance(checked, list):
+            return ()
+        pods, foreign = self._informers.pods.by_index("node", name), self._informers.foreign_usage
+        request = self._checked.request(record.uid, checked)
+        used = used_by_others(record, name, request.needs, pods, foreign.used)
+        return start_obstacles(request, node, used)
 
     def _find_node(self, name: str) -> Node | None:
         found = self._informers.node(name)

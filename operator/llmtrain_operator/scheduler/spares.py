@@ -43,14 +43,18 @@ def taken_spares(
     On a node that several jobs share, the others may leave enough for the spare.
     """
     nodes = {name: find_node(name) for name in job.view.spare_nodes}
-    left = {name: dict(node.allocatable) for name, node in nodes.items() if node is not None}
+    needed = _per_node(job.view)
+    left = {
+        name: {resource: node.total(resource) for resource in needed}
+        for name, node in nodes.items()
+        if node is not None
+    }
     for other in others:
         if other.uid == job.uid:
             continue
         for name in {*_rank_nodes(other, assignments)} & left.keys():
             for resource, amount in _resources(other, assignments).items():
                 left[name][resource] = left[name].get(resource, 0) - amount
-    needed = _per_node(job.view)
     return frozenset(
         name
         for name, free in left.items()

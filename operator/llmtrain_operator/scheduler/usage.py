@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
-from llmtrain_core.placement import extra_resources
+from llmtrain_core.placement import extra_resources, node_needs
 from llmtrain_core.queueing import Allocation, Assignment
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_operator.cache.job import JobView
-from llmtrain_operator.cache.records import ForeignPod, JobRecord, PodRecord
+from llmtrain_operator.cache.records import JobRecord, PodRecord
 from llmtrain_operator.scheduler.held_nodes import HeldNodes
 
 _Amounts = dict[tuple[str, str, str], int]
@@ -21,17 +21,16 @@ def node_resources(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
     """Return what a job uses on each of its nodes. The spec may be invalid."""
     workers, network = spec.get("workers") or {}, spec.get("network") or {}
     extra = extra_resources(workers.get("resources") or {}, network.get("rdma") or {})
-    return {**extra, str(workers.get("gpuResource") or GPU_RESOURCE): gpus}
+    return node_needs(str(workers.get("gpuResource") or GPU_RESOURCE), gpus, extra)
 
 
 def usage(
     jobs: Iterable[JobRecord],
     pods: Iterable[PodRecord],
-    foreign: Iterable[ForeignPod],
     assignments: Mapping[str, Assignment],
     held: HeldNodes,
 ) -> list[Usage]:
-    """Return everything that is in use.
+    """Return everything that is in use, without foreign pods.
 
     The pods of a job and its placement (or the assignment that is not in its status yet) are the
     same GPUs: on each node the larger of the two counts. Only bound pods count: any user can create
@@ -47,13 +46,29 @@ def usage(
         _reserve(reserved, uid, nodes, node_resources(view.spec, gpus))
     for uid, assignment in assignments.items():
         _reserve(reserved, uid, assignment.nodes, assignment.resources)
-    items = [
+    return [
         Usage(key[1], key[2], max(by_pods.get(key, 0), reserved.get(key, 0)), key[0])
         for key in by_pods.keys() | reserved.keys()
     ]
-    for pod in foreign:
-        items += [Usage(pod.node, resource, amount) for resource, amount in pod.resources]
-    return items
+
+
+def used_by_others(
+    job: JobRecord,
+    node: str,
+    resources: Iterable[str],
+    pods: Iterable[PodRecord],
+    foreign: Mapping[tuple[str, str], int],
+) -> dict[tuple[str, str], int]:
+    """Return what all but a job use of these resources on a node; `pods` are those on the node.
+
+    Other jobs have no placement there that counts: the job holds the node.
+    """
+    used = {(node, resource): foreign.get((node, resource), 0) for resource in resources}
+    for pod in pods:
+        if pod.bound and not pod.ended and not pod.belongs_to(job):
+            for resource, amount in pod.resources:
+                used[node, resource] = used.get((node, resource), 0) + amount
+    return used
 
 
 def terminating_allocations(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
-from llmtrain_core.placement import Placement, Request, Unplaceable, place
+from llmtrain_core.placement import Placement, Request, Unplaceable, device_tolerations, place
 from llmtrain_core.topology.inventory import Node, Snapshot, Taint, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from llmtrain_core.validation.check import Job, check
@@ -232,10 +232,13 @@ def test_the_request_of_a_job() -> None:
         2,
         4,
         "amd.com/gpu",
-        extra={"example.com/nic": 2, "rdma/hca": 3},
+        extra={"example.com/nic": 2, "cpu": 4000, "rdma/hca": 3},
         require="leaf",
         node_selector={"pool": "a"},
-        tolerations=(Toleration(operator="Exists"),),
+        tolerations=(
+            Toleration(operator="Exists"),
+            *device_tolerations(["amd.com/gpu", "example.com/nic", "rdma/hca"]),
+        ),
         excluded=frozenset({"bad"}),
     )
 

@@ -91,7 +91,7 @@ def test_no_turn_goes_to_the_richer_for_more_than_its_age(
             richer = share[job.namespace] - share[rival.namespace]
             older = rival.created_at - job.created_at
             assert richer * FULL_SHARE_SECONDS <= older + 1e-3
-        share[job.namespace] += job.total_resources[GPU] / 64
+        share[job.namespace] += job.total_devices[GPU] / 64
 
 
 def test_a_stream_of_small_jobs_does_not_starve_a_large_one() -> None:

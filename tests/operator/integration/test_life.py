@@ -272,12 +272,12 @@ async def test_a_missing_claim_blames_no_node(
         "mountPath": "/data",
         "persistentVolumeClaim": {"claimName": "missing"},
     }
-    policy = {"startupTimeout": "3s", "maxRestarts": 9}
-    await harness.submit("claims", workers={"volumes": [claim]}, failurePolicy=policy)
-    found = await harness.wait("claims", lambda job: bool(status_of(job).get("failures")), 60)
-    failure = status_of(found)["failures"][0]
-    assert failure["reason"] == "Unschedulable"
-    assert 'persistentvolumeclaim "missing" not found' in failure["message"]
+    await harness.submit("claims", workers={"volumes": [claim]})
+    found = await harness.wait("claims", lambda job: bool(status_of(job).get("backoffUntil")), 60)
+    assert status_of(found)["restarts"] == 0 and "placement" not in status_of(found)
+    placed = condition(found, "Placed")
+    assert (placed["status"], placed["reason"]) == ("False", "Unschedulable")
+    assert 'persistentvolumeclaim "missing" not found' in placed["message"]
 
 
 async def test_progress_is_read_from_rank_zero(

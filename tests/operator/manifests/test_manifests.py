@@ -81,7 +81,10 @@ def test_fields_of_the_spec() -> None:
     }
     assert variables(body)["NCCL_DEBUG"] == "INFO" and variables(body)["HELLO"] == "$(WORLD)"
     assert spec["nodeSelector"] == {"pool": "gpu"} and spec["priorityClassName"] == "high"
-    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert spec["tolerations"] == [
+        {"key": key, "operator": "Exists", "effect": "NoSchedule"}
+        for key in ("gpu", "nvidia.com/gpu", "rdma/hca")
+    ]
     volumes = {v["name"]: v for v in spec["volumes"]}
     assert volumes["llmtrain-shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
     assert volumes["data"]["persistentVolumeClaim"] == {"claimName": "corpus", "readOnly": True}

@@ -40,9 +40,6 @@ LATE = ago(601)
 
 
 CREATING = pod(1, "Pending", reason="ContainerCreating")
-UNSCHEDULABLE = pod(
-    1, "Pending", reason="Unschedulable", message='claim "data" not found', bound=False
-)
 UNSEEN = pod(1, "Pending", bound=False)
 NO_CONFIG = pod(1, "Pending", reason="CreateContainerConfigError", message='secret "s" not found')
 
@@ -53,11 +50,10 @@ NO_CONFIG = pod(1, "Pending", reason="CreateContainerConfigError", message='secr
         ((pod(0), CREATING), "StartupTimeout", "n1", {"n1"}, {"n1"}),
         ((pod(0), pod(1, "Pending")), "StartupTimeout", "n1", {"n1"}, {"n1"}),
         ((pod(0), UNSEEN), "StartupTimeout", None, set(), set()),
-        ((pod(0), UNSCHEDULABLE), "Unschedulable", "n1", {"n1"}, set()),
         ((pod(0), NO_CONFIG), "CreateContainerConfigError", None, set(), set()),
         ((replace(CREATING, index=0, node="n0"), CREATING), "StartupTimeout", None, set(), set()),
     ],
-    ids=["creating", "no status", "not scheduled", "unschedulable", "no secret", "all late"],
+    ids=["creating", "no status", "not scheduled", "no secret", "all late"],
 )
 def test_a_late_start_blames_a_node_only_on_evidence(
     pods: tuple[PodRecord, ...], why: str, node: str | None, avoided: set[str], suspects: set[str]

@@ -75,7 +75,7 @@ class Memory:
         expired = [expired_allocation(r, nodes_of.get(r.uid, ())) for r in records]
         return cluster(
             nodes(2, gpus=2),
-            tuple(usage(records, self.pods, [], assignments, nodes_of)),
+            tuple(usage(records, self.pods, assignments, nodes_of)),
             allocations=(*(found for found in held if found), *terminating),
             expired=tuple(found for found in expired if found),
         )

@@ -135,7 +135,7 @@ def state(
         {"name": "leaf", "nodeLabel": LEAF, "oversubscription": leaf},
         {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
     ]
-    taken = tuple(in_use([job], [], [], {}))
+    taken = tuple(in_use([job], [], {}))
     return cluster(nodes, taken, fabric({"levels": levels}), running=(sitting(job),))
 
 

@@ -20,7 +20,6 @@ from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.placement_status import placement_status, summary
 from llmtrain_operator.cache.records import (
-    ForeignPod,
     PriorityRecord,
 )
 from llmtrain_operator.scheduler import cycle, loop
@@ -170,21 +169,18 @@ def test_nothing_counts_twice() -> None:
     placed = record("uid", {"placement": PLACEMENT})
     pods = [pod(0), pod(1, "Pending")]
     once = {("n0", "uid"): 2, ("n1", "uid"): 2}
-    assert total(in_use([placed], [], [], {})) == once
-    assert total(in_use([placed], pods, [], {})) == once
+    assert total(in_use([placed], [], {})) == once
+    assert total(in_use([placed], pods, {})) == once
     offer = assignment(0)
-    assert total(in_use([record("uid")], [], [], {"uid": offer})) == once
-    assert total(in_use([placed], pods, [], {"uid": offer})) == once
+    assert total(in_use([record("uid")], [], {"uid": offer})) == once
+    assert total(in_use([placed], pods, {"uid": offer})) == once
     # Pods that no job claims any more count until they have ended.
-    assert total(in_use([record("uid")], pods, [], {})) == once
-    assert total(in_use([record("uid")], [replace(p, phase="Failed") for p in pods], [], {})) == {}
+    assert total(in_use([record("uid")], pods, {})) == once
+    assert total(in_use([record("uid")], [replace(p, phase="Failed") for p in pods], {})) == {}
     over = [{"type": "Failed", "status": "True", "reason": "x"}]
     assert (
-        total(in_use([record("uid", {"placement": PLACEMENT, "conditions": over})], [], [], {}))
-        == {}
+        total(in_use([record("uid", {"placement": PLACEMENT, "conditions": over})], [], {})) == {}
     )
-    stranger = ForeignPod("x", "n0", ((GPU, 1),))
-    assert total(in_use([placed], pods, [stranger], {})) == {**once, ("n0", ""): 1}
 
 
 class Copies:
@@ -196,7 +192,7 @@ class Copies:
 
     def scheduler(self, count: int) -> Scheduler:
         def world(offers: Mapping[str, Assignment]) -> ClusterState:
-            taken = in_use(self.records.values(), [], [], offers)
+            taken = in_use(self.records.values(), [], offers)
             return cluster(nodes(count, gpus=2), tuple(taken))
 
         def stored(uid: str) -> JobView | None:

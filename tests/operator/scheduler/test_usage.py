@@ -39,12 +39,12 @@ def test_a_pod_of_another_namespace_is_not_the_jobs_own() -> None:
 @pytest.mark.parametrize("changes", [{"owner": ""}, {"owner": "nobody"}, {"namespace": "other"}])
 def test_a_label_alone_takes_no_gpus(changes: dict[str, str]) -> None:
     stray = pod(0, "Pending", bound=False, **changes)
-    assert total(in_use([record("uid")], [stray], [], {})) == {}
+    assert total(in_use([record("uid")], [stray], {})) == {}
     bound = replace(stray, bound=True)
-    assert total(in_use([record("uid")], [bound], [], {})) == {("n0", stray.uid): 2}
+    assert total(in_use([record("uid")], [bound], {})) == {("n0", stray.uid): 2}
     # It does not hide behind the promise of the job that it names, either.
     placed = record("uid", {"placement": PLACEMENT})
-    held = total(in_use([placed], [bound], [], {}))
+    held = total(in_use([placed], [bound], {}))
     assert held == {("n0", "uid"): 2, ("n1", "uid"): 2, ("n0", stray.uid): 2}
 
 
@@ -64,9 +64,11 @@ def test_an_offer_and_the_stored_placement_take_the_same() -> None:
     job = check("a", raw)
     assert isinstance(job, Job)
     request = Request.of(job)
-    assert request.extra == {"example.com/fpga": 2, "example.com/shared": 1000, "rdma/hca": 3}
-    assert node_resources(raw, 2) == {GPU: 2, **request.extra}
-    assert node_resources({"workers": {"resources": {"limits": {"a/b": "x"}}}}, 1) == {GPU: 1}
+    devices = {"example.com/fpga": 2, "example.com/shared": 1000, "rdma/hca": 3}
+    assert request.extra == {"cpu": 4000, **devices}
+    assert node_resources(raw, 2) == {GPU: 2, **request.extra, "pods": 1} == request.needs
+    invalid = {"workers": {"resources": {"limits": {"a/b": "x"}}}}
+    assert node_resources(invalid, 1) == {GPU: 1, "pods": 1}
 
 
 def test_a_team_with_an_operator_of_its_own_counts_the_pods_of_the_others() -> None:
@@ -87,7 +89,7 @@ def test_a_team_with_an_operator_of_its_own_counts_the_pods_of_the_others() -> N
         assert is_followed(raw(namespace, **labels), "team") is followed
     assert is_followed(raw("other", **ours), None)
     found = foreign_pod(raw("other", **ours))
-    assert found is not None and found.resources == ((GPU, 2),)
+    assert found is not None and found.resources == ((GPU, 2), ("pods", 1))
 
 
 def test_nodes_without_a_label_are_reported_where_they_matter() -> None:

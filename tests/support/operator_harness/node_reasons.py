@@ -33,9 +33,9 @@ async def gpus_of_another_job(harness: CaseBench) -> None:
 
 
 @case
-async def gpus_of_a_foreign_pod(harness: CaseBench) -> None:
+async def gpus_and_cpus_of_a_foreign_pod(harness: CaseBench) -> None:
     [node] = await harness.add_nodes({})
-    amount = {"nvidia.com/gpu": "1"}
+    amount = {"nvidia.com/gpu": "1", "cpu": "62"}
     container = {
         "name": "main",
         "image": "example.com/x:1",
@@ -46,9 +46,9 @@ async def gpus_of_a_foreign_pod(harness: CaseBench) -> None:
         "spec": {"nodeName": node, "containers": [container]},
     }
     await harness.api.create("pods", body, harness.namespace)
-    await harness.small("job")
-    message = await harness.wait_reason("job", "InsufficientGpus")
-    assert nodes_by_cause(message) == {"nvidia.com/gpu in use": [node]}
+    await harness.small("job", workers={"resources": {"requests": {"cpu": 4}}})
+    message = await harness.wait_reason("job", "InsufficientGpus", "4 cpu")
+    assert nodes_by_cause(message) == {"nvidia.com/gpu in use and cpu in use": [node]}
     await harness.follow(message)
     await harness.starts("job")
 

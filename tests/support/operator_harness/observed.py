@@ -8,10 +8,10 @@ from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, get_condition, set_condition
 from llmtrain_core.api.status import JobStatus
-from llmtrain_core.placement import PlacedNode, Placement
+from llmtrain_core.placement import PlacedNode, Placement, Request, start_obstacles
 from llmtrain_core.queueing import Assignment
 from llmtrain_core.topology.inventory import Node
-from llmtrain_core.validation.check import check
+from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.job_state.observation import Observed
@@ -93,7 +93,11 @@ def make_observed(
     if status is not None:
         raw["status"] = status
     rest.setdefault("nodes", {"n0": node("n0"), "n1": node("n1")})
-    return Observed(now=NOW, raw=raw, checked=check("job", raw["spec"]), **rest)
+    checked = check("job", raw["spec"])
+    if isinstance(checked, Job):
+        request = Request.of(checked)
+        rest.setdefault("start_obstacles", lambda node: start_obstacles(request, node, {}))
+    return Observed(now=NOW, raw=raw, checked=checked, **rest)
 
 
 def status(*true: ConditionType, placed: bool = True, **more: Any) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from llmtrain_core.queueing import (
     Unschedulable,
 )
 from llmtrain_core.topology.inventory import Node, Usage
+from llmtrain_core.topology.resources import is_device
 from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.records import (
     FabricRecord,
-    ForeignPod,
     JobRecord,
     PodRecord,
     PriorityRecord,
@@ -122,17 +122,18 @@ def as_pending(
 def in_use(
     jobs: Iterable[JobRecord],
     pods: Iterable[PodRecord] = (),
-    foreign: Iterable[ForeignPod] = (),
     assignments: Mapping[str, Assignment] = MappingProxyType({}),
     now: float = 0.0,
 ) -> list[Usage]:
     """Everything that is in use, by default before any reservation has expired."""
     jobs, pods = list(jobs), list(pods)
-    return usage(jobs, pods, foreign, assignments, held_by_jobs(jobs, pods, now))
+    return usage(jobs, pods, assignments, held_by_jobs(jobs, pods, now))
 
 
 def total(items: list[Usage]) -> dict[tuple[str, str], int]:
+    """Devices in use by node and owner."""
     found: dict[tuple[str, str], int] = {}
     for item in items:
-        found[item.node, item.owner] = found.get((item.node, item.owner), 0) + item.amount
+        if is_device(item.resource):
+            found[item.node, item.owner] = found.get((item.node, item.owner), 0) + item.amount
     return found

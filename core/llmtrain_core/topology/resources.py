@@ -1,0 +1,138 @@
+"""Amounts of resources: what a pod requests of a node, by the rules of kube-scheduler.
+
+An amount is a whole number: CPU in thousandths of a core, everything else in bytes or units.
+Fractions are rounded up. Every pod takes one of the `pods` of its node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+CPU, MEMORY, PODS = "cpu", "memory", "pods"
+_MILLI = 1000
+_BYTES = (MEMORY, "ephemeral-storage", "hugepages-")
+"""Starts of the names of resources whose unit is the byte."""
+_POD_LEVEL = (CPU, MEMORY, "hugepages-")
+"""Starts of the names of resources that a pod may request as a whole."""
+
+_QUANTITY = re.compile(
+    r"\+?([0-9]{1,20}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?"
+)
+_MAXIMUM = 2**63 - 1
+_UNITS = {
+    **{unit: Fraction(1, 1000**power) for power, unit in enumerate("mun", 1)},
+    "": Fraction(1),
+    **{unit: Fraction(1000**power) for power, unit in enumerate("kMGTPE", 1)},
+    **{f"{unit}i": Fraction(1024**power) for power, unit in enumerate("KMGTPE", 1)},
+}
+
+Amounts = Mapping[str, int]
+"""Amount by resource."""
+
+
+def is_device(resource: str) -> bool:
+    """Return True for an extended resource: GPUs and other devices."""
+    return "/" in resource
+
+
+@lru_cache(maxsize=8192)
+def read_quantity(text: str) -> Fraction | None:
+    """Return the value of a quantity as the API server prints it; None for other text."""
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        return None
+    number, unit = Fraction(found[1]), found[2] or ""
+    factor = _UNITS[unit] if unit in _UNITS else Fraction(f"1{unit}")
+    return min(number * factor, Fraction(_MAXIMUM))
+
+
+@lru_cache(maxsize=8192)
+def _amount(resource: str, text: str) -> int:
+    """Return an amount; 0 for text that is no quantity. Cached: every pod event needs it."""
+    value = read_quantity(text)
+    if value is None:
+        return 0
+    return -(-value * _MILLI // 1) if resource == CPU else -(-value // 1)
+
+
+def amounts(quantities: Mapping[str, Any]) -> dict[str, int]:
+    """Read quantities by resource, without those that are zero or no quantity."""
+    found = {name: _amount(name, str(quantity)) for name, quantity in quantities.items()}
+    return {name: amount for name, amount in found.items() if amount}
+
+
+def container_requests(resources: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a container requests. The default of a request is the limit."""
+    return amounts({**(resources.get("limits") or {}), **(resources.get("requests") or {})})
+
+
+def pod_requests(spec: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a pod with this spec requests, its place among the node's pods included.
+
+    Init containers run one after the other, before the containers. Those that restart always are
+    sidecars: they keep running. A request of the whole pod replaces those of its containers.
+    """
+    total: dict[str, int] = {}
+    for container in spec.get("containers") or ():
+        _add(total, container_requests(container.get("resources") or {}))
+    started: dict[str, int] = {}
+    most: dict[str, int] = {}
+    for container in spec.get("initContainers") or ():
+        own = container_requests(container.get("resources") or {})
+        if container.get("restartPolicy") == "Always":
+            _add(total, own)
+            _add(started, own)
+            own = {}
+        for name in {*own, *started}:
+            running = own.get(name, 0) + started.get(name, 0)
+            most[name] = max(most.get(name, 0), running)
+    for name, amount in most.items():
+        total[name] = max(total.get(name, 0), amount)
+    whole = container_requests(spec.get("resources") or {})
+    total |= {name: amount for name, amount in whole.items() if name.startswith(_POD_LEVEL)}
+    _add(total, amounts(spec.get("overhead") or {}))
+    total[PODS] = 1
+    return total
+
+
+def _add(total: dict[str, int], more: Amounts) -> None:
+    for name, amount in more.items():
+        total[name] = total.get(name, 0) + amount
+
+
+@lru_cache(maxsize=8192)
+def shared(items: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Return one object for equal amounts: most pods of a cluster are copies of few."""
+    return items
+
+
+def amounts_of_pod(spec: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Return what a pod requests in a form that takes little memory."""
+    return shared(tuple(pod_requests(spec).items()))
+
+
+def amount_text(resource: str, amount: int) -> str:
+    """Return an amount as a quantity: `500m`, `2Ti`. Bytes are rounded down to a tenth."""
+    if resource == CPU:
+        whole, rest = divmod(amount, _MILLI)
+        return f"{amount}m" if rest else str(whole)
+    if not resource.startswith(_BYTES):
+        return str(amount)
+    for power, unit in reversed(list(enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1))):
+        if amount >= 1024**power:
+            tenths = amount * 10 // 1024**power
+            return f"{tenths // 10}{unit}" if tenths % 10 == 0 else f"{tenths / 10}{unit}"
+    return str(amount)
+
+
+def missing_text(wanted: Amounts, free: Iterable[tuple[str, int]]) -> str:
+    """Return which resources a node lacks: `cpu 4 requested, 1 free`; empty if it has enough."""
+    return "; ".join(
+        f"{name} {amount_text(name, wanted[name])} requested, {amount_text(name, left)} free"
+        for name, left in free
+        if left < wanted[name]
+    )

@@ -1,0 +1,85 @@
+"""Policy: no pod stays pinned to a node where it cannot start.
+
+The nodes are checked before pods are created. A pod that kube-scheduler refuses nevertheless is
+final evidence. In both cases the gang goes elsewhere: this is neither a failure nor a restart, and
+says nothing against the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+
+from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
+from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.job_state.failures import append_failure
+from llmtrain_operator.job_state.release import unplace, unplace_unstarted
+from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.policies.node_replacement import find_replacements, replace_nodes
+
+REFUSED_SECONDS = 3.0
+"""A pod that kube-scheduler has refused for this long will not start. It also refuses pods for a
+moment, until it has seen the end of another pod."""
+REFUSED_BACKOFF_SECONDS = 5.0
+"""First delay after a refusal that the known state of the node does not explain."""
+_MAX_NAMED = 3
+
+
+def leave_blocked_nodes(draft: StatusDraft, nodes: Iterable[str]) -> bool:
+    """Move the gang if it cannot start on one of these nodes. Return True if it moves."""
+    blocked = {node: found for node in nodes if (found := draft.observed.obstacles(node))}
+    if not blocked:
+        return False
+    text = f"cannot start on {blocked_text(blocked)}"
+    replacements = find_replacements(draft, blocked)
+    if replacements:
+        swaps = "".join(f"; {new} replaces {old}" for old, new in replacements.items())
+        replace_nodes(draft, replacements)
+        draft.clear_condition_if_present(
+            ConditionType.PODS_READY, Reason.NODE_REPLACED, clean_text(f"{text}{swaps}")
+        )
+        return True
+    draft.clear_condition_if_present(ConditionType.PODS_READY, Reason.UNSCHEDULABLE, text)
+    unplace(draft, Reason.UNSCHEDULABLE, clean_text(f"{text}; waiting for a new placement"))
+    return True
+
+
+def blocked_text(blocked: Mapping[str, Sequence[str]]) -> str:
+    """Return nodes with the causes: `n1 (cpu in use), n2 (cordoned) and 3 more`."""
+    named = [f"{node} ({', '.join(found)})" for node, found in sorted(blocked.items())]
+    more = len(named) - _MAX_NAMED
+    return ", ".join(named[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def release_unschedulable(
+    draft: StatusDraft, pods: Sequence[PodRecord], patience: float = REFUSED_SECONDS
+) -> bool:
+    """Release the nodes of a gang of which kube-scheduler refuses a pod.
+
+    If the state of the node does not explain it, the gang waits for all of its pods, which may be
+    scheduled together. It then backs off, because the cause may be the pod: a missing claim, for
+    example. The job tries other nodes first; for other jobs the refusal is no evidence.
+    """
+    refused = [pod for pod in pods if _is_refused(pod)]
+    if not refused:
+        return False
+    if leave_blocked_nodes(draft, [pod.node for pod in refused]):
+        return True
+    if len(pods) < draft.job.nodes:
+        return False
+    pod = min(refused, key=lambda pod: (pod.refused_since, pod.index))
+    until = parse_time(pod.refused_since) + timedelta(seconds=patience)
+    left = (until - draft.observed.now).total_seconds()
+    if left > 0:
+        draft.reconcile_after(left)
+        return False
+    text = clean_text(f"pod {pod.name} cannot be scheduled on {pod.node}: {pod.message}", 600)
+    append_failure(draft, FailureInfo(Reason.UNSCHEDULABLE, text, node=pod.node))
+    unplace_unstarted(draft, Reason.UNSCHEDULABLE, text, REFUSED_BACKOFF_SECONDS)
+    return True
+
+
+def _is_refused(pod: PodRecord) -> bool:
+    return pod.reason == Reason.UNSCHEDULABLE and not pod.bound and not pod.deleting
