@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -46,6 +47,7 @@ class LocalRun:
         job_file = folder / "work" / "job.json"
         document = {"metadata": {"name": job.name}, "spec": job.spec.to_wire()}
         job_file.write_text(json.dumps(document))
+        _write_key(job_file.with_name(env.GANG_KEY_NAME))
         world = job.layout.world_size
         environment = {
             env.JOB_FILE: str(job_file),
@@ -129,6 +131,13 @@ class LocalRun:
                 return found
         except (URLError, OSError, ValueError):
             return None  # not listening yet, or just ended
+
+
+def _write_key(path: Path) -> None:
+    """Write a new key of the gang, which other users of this computer cannot read."""
+    path.unlink(missing_ok=True)
+    path.touch(0o600, exist_ok=False)
+    path.write_text(secrets.token_hex(32))
 
 
 def _free_ports(count: int) -> list[int]:

@@ -55,6 +55,8 @@ SETTABLE = frozenset({METRICS})
 """Variables with our prefix that a job may set in `workers.env`."""
 
 JOB_FILE_NAME = "job.json"
+GANG_KEY_NAME = "gang-key"
+"""File beside the job file: 64 hexadecimal digits that the launchers of a gang share."""
 JOB_FOLDER_PATH = "/etc/llmtrain"
 JOB_FILE_PATH = f"{JOB_FOLDER_PATH}/{JOB_FILE_NAME}"
 WORK_DIR_PATH = "/var/lib/llmtrain"

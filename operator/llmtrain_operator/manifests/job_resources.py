@@ -17,11 +17,12 @@ Object = dict[str, Any]
 def job_resources(
     raw: Mapping[str, Any],
     identity: JobIdentity,
+    gang_key: str,
     metrics_peers: Sequence[Mapping[str, Any]] = (),
 ) -> list[tuple[Resource, Object]]:
     """Return the objects to create before the first pod, in order of creation."""
     return [
-        (CONFIG_MAPS, make_config_map(raw, identity)),
+        (CONFIG_MAPS, make_config_map(raw, identity, gang_key)),
         (SERVICES, make_service(identity)),
         (NETWORK_POLICIES, make_network_policy(identity, metrics_peers)),
     ]
@@ -65,8 +66,8 @@ def make_network_policy(
     }
 
 
-def make_config_map(raw: Mapping[str, Any], identity: JobIdentity) -> Object:
-    """Return the ConfigMap with the job file (see docs/contract.md)."""
+def make_config_map(raw: Mapping[str, Any], identity: JobIdentity, gang_key: str) -> Object:
+    """Return the ConfigMap with the job file and the key of the gang (see docs/contract.md)."""
     metadata = {"name": identity.name, "namespace": identity.namespace, "uid": identity.uid}
     job = {
         "apiVersion": API_VERSION,
@@ -79,5 +80,8 @@ def make_config_map(raw: Mapping[str, Any], identity: JobIdentity) -> Object:
         "kind": "ConfigMap",
         "metadata": identity.metadata(identity.config_map),
         "immutable": True,
-        "data": {env.JOB_FILE_NAME: json.dumps(job, indent=1, sort_keys=True)},
+        "data": {
+            env.JOB_FILE_NAME: json.dumps(job, indent=1, sort_keys=True),
+            env.GANG_KEY_NAME: gang_key,
+        },
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,7 @@ from llmtrain_operator.reconcile.expectations import Expectations
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_REQUESTS = 16
+GANG_KEY_BYTES = 32
 NO_POD_GROUPS = (
     "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; enable"
     " its feature gate GenericWorkload and this API, or run the operator without the flag"
@@ -154,8 +156,10 @@ class JobWriter:
         levels = level_labels(placement)
         job = _with_priority_class(job, placement)
         try:
+            # A random key at each call: only that of the call that creates the ConfigMap is used.
+            key = secrets.token_hex(GANG_KEY_BYTES)
             resources = [
-                *job_resources(observed.raw, identity, self._metrics_peers),
+                *job_resources(observed.raw, identity, key, self._metrics_peers),
                 *self._gang_scheduling.resources(job, identity),
             ]
             for resource, body in resources:

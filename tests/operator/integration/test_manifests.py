@@ -36,7 +36,7 @@ async def test_a_restricted_namespace_accepts_the_objects(
             "value": 7,
         }
         await api.apply(high)
-    for resource, body in job_resources(raw, identity):
+    for resource, body in job_resources(raw, identity, "ab" * 32):
         await api.request("POST", resource.path(namespace), body=body)
     body = make_pod(checked_job(**json.loads(json.dumps(spec))), identity, 0, 0, NODES)
     made = await api.create("pods", body, namespace)

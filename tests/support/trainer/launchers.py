@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 import socket
 import sys
 import traceback
@@ -28,6 +29,7 @@ class Pods:
         self.job = folder / "job.json"
         metadata = {"name": "test", "namespace": "lab"}
         self.job.write_text(json.dumps({"metadata": metadata, "spec": spec}))
+        (folder / "gang-key").write_text(secrets.token_hex(32))
         self.processes: list[Any] = []
 
     def address(self, index: int) -> str:

@@ -31,6 +31,7 @@ def test_rendezvous_retries_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_http_server_serves_only_its_routes() -> None:
     from llmtrain_trainer.launcher.http_server import Response, respond, serve
+    from llmtrain_trainer.runtime.sockets import listen
 
     routes = {"/a": lambda: Response(b"body", "text/plain")}
     assert respond(b"GET /a?x=1 HTTP/1.1\r\n\r\n", routes).endswith(b"\r\n\r\nbody")
@@ -40,9 +41,8 @@ def test_the_http_server_serves_only_its_routes() -> None:
     assert b" 400 " in respond(b"\x00\xff\r\n\r\n", routes)
 
     async def too_long() -> bytes:
-        server = await serve("127.0.0.1", 0, routes)
-        host, port = server.sockets[0].getsockname()
-        reader, writer = await asyncio.open_connection(host, port)
+        server = serve(listen("127.0.0.1"), routes)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"GET /" + b"a" * 20000)
         await writer.drain()
         data = await reader.read()

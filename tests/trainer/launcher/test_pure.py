@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.network.communication import bus_factor
 from llmtrain_trainer.config import OptimizerConfig, from_spec, load_job
-from llmtrain_trainer.errors import InputError, PeerLostError
+from llmtrain_trainer.errors import InputError, PeerLostError, TrainerError
 from llmtrain_trainer.launcher.restart.first_cause import first_cause, rank_failure
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message
@@ -34,7 +33,7 @@ from llmtrain_trainer.runtime.reports import (
     SaveFailedReport,
     StepReport,
 )
-from llmtrain_trainer.runtime.sockets import cannot_listen
+from llmtrain_trainer.runtime.sockets import listen
 from tests.support.trainer.jobs import job_spec
 
 pytestmark = pytest.mark.unit
@@ -111,11 +110,15 @@ def test_a_store_that_cannot_listen_is_not_a_lost_peer() -> None:
 
 
 def test_an_unusable_port_names_its_variable() -> None:
-    taken = cannot_listen(OSError(errno.EADDRINUSE, "x"), "127.0.0.1", 9, "MASTER_PORT")
-    assert (taken.reason, taken.exit_code) == ("PortInUse", 1)
-    assert "MASTER_PORT" in (taken.remedy or "") and "9" in taken.message
-    wrong = cannot_listen(OSError(errno.EADDRNOTAVAIL, "x"), "10.9.8.7", 9, "MASTER_PORT")
-    assert (wrong.reason, wrong.exit_code) == ("InvalidEnvironment", 2)
+    with listen("127.0.0.1") as other:
+        port = other.getsockname()[1]
+        with pytest.raises(TrainerError) as taken:
+            listen("127.0.0.1", port, "LLMTRAIN_PORT")
+    assert (taken.value.reason, taken.value.exit_code) == ("PortInUse", 1)
+    assert "LLMTRAIN_PORT" in (taken.value.remedy or "") and str(port) in taken.value.message
+    with pytest.raises(InputError) as wrong:
+        listen("192.0.2.1")  # reserved for documentation
+    assert (wrong.value.reason, wrong.value.exit_code) == ("InvalidEnvironment", 2)
 
 
 def _tracker(rank: int = 0) -> StatusTracker:

@@ -1,18 +1,23 @@
 """The pod's HTTP server, on the launcher's own event loop.
 
 It uses no thread and no framework: the launcher forks ranks, and a fork while other threads run can
-copy a held lock into the child.
+copy a held lock into the child. Everyone who reaches the port may connect. So a connection serves
+one request within `READ_SECONDS`, and the oldest of more than `MAX_CONNECTIONS` is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from llmtrain_trainer.runtime.bounded_server import BoundedServer, Connection
+
 REQUEST_LIMIT = 8192
 READ_SECONDS = 10.0
+MAX_CONNECTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +31,19 @@ class Response:
 Routes = Mapping[str, Callable[[], Response]]
 
 
-async def serve(address: str, port: int, routes: Routes) -> asyncio.Server:
-    """Serve GET requests for `routes` on one address."""
+def serve(listener: socket.socket, routes: Routes) -> BoundedServer:
+    """Serve GET requests for `routes`."""
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(connection: Connection) -> None:
         try:
-            request = reader.readuntil(b"\r\n\r\n")
-            head = await asyncio.wait_for(request, READ_SECONDS)
-            writer.write(respond(head, routes))
-            await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # the client disconnected or sent no valid request
-        finally:
-            writer.close()
+            async with asyncio.timeout(READ_SECONDS):
+                head = await connection.reader.readuntil(b"\r\n\r\n")
+                connection.writer.write(respond(head, routes))
+                await connection.writer.drain()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # the client disconnected, sent no valid request, or was too slow
 
-    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] = handle
-    return await asyncio.start_server(
-        handler, address, port, limit=REQUEST_LIMIT, reuse_address=True, backlog=64
-    )
+    return BoundedServer(listener, handle, limit=MAX_CONNECTIONS, line_limit=REQUEST_LIMIT)
 
 
 def respond(head: bytes, routes: Routes) -> bytes:

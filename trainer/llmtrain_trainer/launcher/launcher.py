@@ -15,7 +15,7 @@ import importlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +40,14 @@ from llmtrain_trainer.launcher.restart.transport import CoordinatorClient, Coord
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message, write_message
 from llmtrain_trainer.metrics.gpu_use import open_monitor
+from llmtrain_trainer.runtime.address_filter import admit_only
 from llmtrain_trainer.runtime.child_process import ChildProcess
 from llmtrain_trainer.runtime.exception_report import failure_of
+from llmtrain_trainer.runtime.gang_key import read_gang_key
 from llmtrain_trainer.runtime.log_format import format_warnings, write_line
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of, termination_log
 from llmtrain_trainer.runtime.run_in_thread import run_in_thread
-from llmtrain_trainer.runtime.sockets import cannot_listen, listen
+from llmtrain_trainer.runtime.sockets import listen, raise_file_limit
 from llmtrain_trainer.worker.stack_dump import FLIGHT_RECORDER_ENTRIES
 
 if TYPE_CHECKING:
@@ -82,11 +84,10 @@ class Launcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop_requested.set)
         try:
-            server = await serve(self.pod.pod_ip, self.pod.port, self.tracker.routes())
-        except OSError as error:
-            return self._fail(
-                failure_of(cannot_listen(error, self.pod.pod_ip, self.pod.port, PORT))
-            )
+            listener = listen(self.pod.pod_ip, self.pod.port, PORT)
+        except TrainerError as error:
+            return self._fail(failure_of(error))
+        server = serve(listener, self.tracker.routes())
         job = asyncio.create_task(self._run_job())
         stop = asyncio.create_task(self.stop_requested.wait())
         try:
@@ -121,11 +122,12 @@ class Launcher:
     async def _run_job(self) -> int:
         try:
             run = load_job(self.pod.job_file)
+            key = read_gang_key(self.pod.job_file.parent, self.pod.attempt)
             self.tracker.set_job(run)
             self._set_environment()
-            await self._start_coordinator(run)
+            self._start_coordinator(run, key)
             data, _, client = await asyncio.gather(
-                self._prepare(run), import_torch(), self._register(run)
+                self._prepare(run), import_torch(), self._register(run, key)
             )
             self.client = client
             end = await self._train(run, data, client)
@@ -156,7 +158,7 @@ class Launcher:
         os.environ["LOCAL_WORLD_SIZE"] = str(len(self.pod.ranks))
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", str(FLIGHT_RECORDER_ENTRIES))
 
-    async def _start_coordinator(self, run: RunConfig) -> None:
+    def _start_coordinator(self, run: RunConfig, key: bytes | None) -> None:
         """Start the coordinator in the pod of rank 0; in other pods do nothing."""
         if 0 not in self.pod.ranks:
             return
@@ -167,28 +169,32 @@ class Launcher:
             saves=run.checkpoint is not None,
         )
         self.tracker.on_checkpoint = coordinator.on_checkpoint
-        address, port = self.pod.pod_ip, self.pod.master_port
-        try:
-            self.coordinator_server = await CoordinatorServer.serve(
-                coordinator, self._open_port, address, port
-            )
-        except OSError as error:
-            raise cannot_listen(error, address, port, MASTER_PORT) from error
+        listener = listen(self.pod.pod_ip, self.pod.master_port, MASTER_PORT)
+        pods = self.pod.world_size // len(self.pod.ranks)
+        if key is None and pods > 1:
+            write_line("the job has no key of the gang: its launchers accept everyone who connects")
+        self.coordinator_server = CoordinatorServer(
+            coordinator, self._open_port, listener, key, pods
+        )
 
-    def _open_port(self) -> int:
+    def _open_port(self, addresses: Collection[str]) -> int:
         self.listener = listen(self.pod.pod_ip)
+        try:
+            admit_only(self.listener, addresses)
+        except OSError as error:
+            write_line(f"torch's store is open to all addresses: no filter, {error}")
         return int(self.listener.getsockname()[1])
 
     def _take_listener(self) -> socket.socket | None:
         listener, self.listener = self.listener, None
         return listener
 
-    async def _register(self, run: RunConfig) -> CoordinatorClient:
+    async def _register(self, run: RunConfig, key: bytes | None) -> CoordinatorClient:
         """Connect to the coordinator and register this pod's ranks."""
         # the pod of rank 0 does not depend on the cluster's DNS for its own address
         host = self.pod.pod_ip if 0 in self.pod.ranks else self.pod.master_addr
         master = (host, self.pod.master_port)
-        client = await CoordinatorClient.connect(master, run.startup_timeout)
+        client = await CoordinatorClient.connect(master, run.startup_timeout, key)
         client.send(Registered(self.pod.ranks))
         return client
 
@@ -284,6 +290,7 @@ async def import_torch() -> None:
 def main() -> int:
     """Run the launcher; return the exit code."""
     format_warnings()
+    raise_file_limit()
     try:
         pod = PodEnvironment.read(os.environ)
     except TrainerError as error:

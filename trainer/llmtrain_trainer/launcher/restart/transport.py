@@ -9,11 +9,17 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 
 from llmtrain_trainer.errors import PeerLostError
 from llmtrain_trainer.launcher.restart.coordinator import RestartCoordinator
+from llmtrain_trainer.launcher.restart.handshake import (
+    HANDSHAKE_SECONDS,
+    HandshakeError,
+    verify_coordinator,
+    verify_launcher,
+)
 from llmtrain_trainer.launcher.restart.messages import (
     MAX_LINE_BYTES,
     Command,
@@ -23,10 +29,18 @@ from llmtrain_trainer.launcher.restart.messages import (
     decode_event,
     encode,
 )
+from llmtrain_trainer.runtime.bounded_server import BoundedServer, Connection
 from llmtrain_trainer.runtime.log_format import write_line
 from llmtrain_trainer.runtime.run_in_thread import run_in_thread
 
 RETRY_SECONDS = 0.5
+CONNECT_SECONDS = 5.0
+
+MIN_STRANGERS = 64
+"""Connections without proof that are always possible; with two more for each pod of the gang."""
+
+REPORT_SECONDS = 60.0
+"""Time between lines of the log about rejected connections."""
 
 CLOSE_SECONDS = 5.0
 """How long the other launchers have to end their ranks, write their message and disconnect."""
@@ -42,66 +56,99 @@ _KEEPALIVE = (
 
 
 class CoordinatorServer:
-    """Passes the events of all launchers to the coordinator, and its commands to all launchers."""
+    """Passes the events of all launchers to the coordinator, and its commands to all launchers.
 
-    def __init__(self, coordinator: RestartCoordinator, open_port: Callable[[], int]) -> None:
-        """`open_port` opens the rendezvous port of the next generation and returns it."""
+    With a key, a launcher is one that has proved it. Without, it is one that has registered ranks.
+    """
+
+    def __init__(
+        self,
+        coordinator: RestartCoordinator,
+        open_port: Callable[[Collection[str]], int],
+        listener: socket.socket,
+        key: bytes | None,
+        pods: int,
+    ) -> None:
+        """Listen for the launchers of `pods` pods.
+
+        `open_port` opens the rendezvous port of the next generation for the addresses of all
+        launchers, and returns the port.
+        """
         self.coordinator = coordinator
         self._open_port = open_port
-        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._key = key
+        self._launchers: dict[int, Connection] = {}
+        """Those that have registered."""
         self._numbers = itertools.count()
+        self._rejected = 0
+        self._next_report = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._server: asyncio.Server | None = None
-
-    @classmethod
-    async def serve(
-        cls, coordinator: RestartCoordinator, open_port: Callable[[], int], address: str, port: int
-    ) -> CoordinatorServer:
-        """Listen for launchers on the pod's own address."""
-        server = cls(coordinator, open_port)
-        server._server = await asyncio.start_server(
-            server._serve_launcher,
-            address,
-            port,
-            limit=MAX_LINE_BYTES,
-            reuse_address=True,
-            backlog=4096,
+        limit = MIN_STRANGERS + 2 * pods
+        self._server = BoundedServer(
+            listener, self._serve_connection, limit=limit, line_limit=MAX_LINE_BYTES
         )
-        return server
 
     async def close(self) -> None:
         """Wait until all launchers have received the last command and disconnected."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CLOSE_SECONDS
-        while self._writers and loop.time() < deadline:
+        while self._launchers and loop.time() < deadline:
             await asyncio.sleep(0.02)
-        if self._server is not None:
-            self._server.close()
+        self._server.close()
 
-    async def _serve_launcher(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        """Receive events of one launcher until it disconnects."""
-        loop, launcher = asyncio.get_running_loop(), next(self._numbers)
-        _set_keepalive(writer)
-        self._writers[launcher] = writer
+    async def _serve_connection(self, connection: Connection) -> None:
+        launcher = next(self._numbers)
         try:
-            while line := await reader.readline():
-                event = decode_event(line)
-                self._broadcast(self.coordinator.on_event(launcher, event, loop.time()))
+            _set_keepalive(connection.writer)
+            await self._let_register(connection, launcher)
+        except (OSError, EOFError, ValueError, HandshakeError) as error:
+            self._report_rejected(connection.address, error)
+            return
+        connection.admit()
+        self._launchers[launcher] = connection
+        try:
+            while line := await connection.reader.readline():
+                self._on_line(launcher, line)
         except (OSError, ValueError) as error:
             write_line(f"closing the connection of a launcher: {error!r:.500}")
         finally:
-            del self._writers[launcher]
-            writer.close()
+            del self._launchers[launcher]
+            connection.writer.close()
             self._broadcast(self.coordinator.on_disconnect(launcher))
+
+    async def _let_register(self, connection: Connection, launcher: int) -> None:
+        """Wait for the proof of the key and the first event."""
+        reader, writer = connection.reader, connection.writer
+        if self._key is None:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                line = await reader.readline()
+        else:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                await verify_launcher(reader, writer, self._key)
+            connection.admit()  # with the proof the launcher stops to try again
+            line = await reader.readline()
+        self._on_line(launcher, line)
+
+    def _on_line(self, launcher: int, line: bytes) -> None:
+        """Handle an event. The first one registers the launcher, or raises ValueError."""
+        now = asyncio.get_running_loop().time()
+        self._broadcast(self.coordinator.on_event(launcher, decode_event(line), now))
+
+    def _report_rejected(self, address: str, error: Exception) -> None:
+        """Log a rejected connection, unless the last line is recent: strangers may send many."""
+        self._rejected += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_report:
+            self._next_report = now + REPORT_SECONDS
+            write_line(f"rejected connections: {self._rejected}; from {address}: {error!r:.300}")
 
     def _broadcast(self, commands: tuple[Command, ...]) -> None:
         for command in commands:
             if isinstance(command, StartRanks):
-                command = replace(command, port=self._open_port())
-            for writer in self._writers.values():
-                writer.write(encode(command))
+                addresses = {launcher.address for launcher in self._launchers.values()}
+                command = replace(command, port=self._open_port(addresses))
+            for launcher in self._launchers.values():
+                launcher.writer.write(encode(command))
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
@@ -116,29 +163,32 @@ class CoordinatorServer:
 class CoordinatorClient:
     """The connection of one launcher to the coordinator."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str
+    ) -> None:
         self._reader, self._writer = reader, writer
         _set_keepalive(writer)
-        self.address: str = writer.get_extra_info("peername")[0]
+        self.address = address
         """Address of rank 0's pod."""
 
     @classmethod
-    async def connect(cls, master: tuple[str, int], timeout: float) -> CoordinatorClient:
+    async def connect(
+        cls, master: tuple[str, int], timeout: float, key: bytes | None
+    ) -> CoordinatorClient:
         """Connect to the pod of rank 0; its name may not resolve and it may not listen yet.
 
-        Raises PeerLostError after `timeout` seconds.
+        Both ends prove the key, if there is one. Raises PeerLostError after `timeout` seconds.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
             try:
                 address = await run_in_thread(lambda: _resolve(master), "resolve")
-                opening = asyncio.open_connection(address, master[1], limit=MAX_LINE_BYTES)
-                return cls(*await asyncio.wait_for(opening, 5.0))
-            except OSError as error:
+                return cls(*await _open(address, master[1], key), address)
+            except (OSError, EOFError, HandshakeError) as error:
                 if loop.time() > deadline:
                     raise PeerLostError(
-                        f"rank 0's pod at {master[0]}:{master[1]} did not answer: {error}"
+                        f"rank 0's pod at {master[0]}:{master[1]} did not answer: {error!r:.300}"
                     ) from error
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -161,6 +211,21 @@ class CoordinatorClient:
         self._writer.close()
         with contextlib.suppress(OSError):  # the other end was first
             await asyncio.wait_for(self._writer.wait_closed(), 1.0)
+
+
+async def _open(
+    address: str, port: int, key: bytes | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    opening = asyncio.open_connection(address, port, limit=MAX_LINE_BYTES)
+    reader, writer = await asyncio.wait_for(opening, CONNECT_SECONDS)
+    try:
+        if key is not None:
+            handshake = verify_coordinator(reader, writer, key)
+            await asyncio.wait_for(handshake, HANDSHAKE_SECONDS)
+    except BaseException:
+        writer.transport.abort()
+        raise
+    return reader, writer
 
 
 def _resolve(master: tuple[str, int]) -> str:
