@@ -27,7 +27,13 @@ from tests.support.chart.released_operator import (
 from tests.support.chart.releases import Releases
 from tests.support.chart.rendering import rendered_set
 from tests.support.chart.value_sets import VALUE_SETS
-from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, condition
+from tests.support.operator_harness.harness import (
+    JOBS,
+    SYSTEM,
+    OperatorHarness,
+    OperatorProcess,
+    condition,
+)
 from tests.support.rights.audit import Right, granted, refused, used
 from tests.support.rights.cutting_proxy import CuttingProxy
 
@@ -92,6 +98,19 @@ def test_the_test_of_a_release_has_no_account() -> None:
             assert "serviceAccountName" not in pod["spec"]
 
 
+def test_only_a_request_that_was_always_forbidden_counts_as_refused() -> None:
+    def event(name: str, decision: str | None) -> Object:
+        decided = {"annotations": {"authorization.k8s.io/decision": decision}} if decision else {}
+        where = {"resource": name, "namespace": "team"}
+        return {"verb": "get", "userAgent": "llmtrain-operator", "objectRef": where, **decided}
+
+    later_allowed = [event("pods", "forbid"), event("pods", "allow")]
+    # An overloaded server answers 429 before it decides.
+    overloaded = [event("nodes", None), {**event("events", None), "annotations": None}]
+    assert refused([*later_allowed, *overloaded]) == []
+    assert refused([event("secrets", "forbid"), event("secrets", None)]) == ["get secrets in team"]
+
+
 @pytest.fixture(scope="module")
 def release_cluster() -> Iterator[ControlPlane]:
     with ControlPlane(OPTIONS, users=RELEASE_USERS) as cluster:
@@ -120,7 +139,7 @@ async def test_all_rights_are_used(
         try:
             # Other names each time: the children of deleted jobs exist a little longer.
             number = list(CASES).index(case)
-            await job_restarts_and_is_deleted(harness, proxy, f"first-{number}")
+            await job_restarts_and_is_deleted(harness, operator, proxy, f"first-{number}")
             await name_is_taken(harness, f"second-{number}")
             await harness.submit(f"kept-{number}")
             await harness.phase(f"kept-{number}", "Running", seconds=60)
@@ -161,16 +180,16 @@ def operator_name(case: str) -> str:
 
 
 async def job_restarts_and_is_deleted(
-    harness: OperatorHarness, proxy: CuttingProxy, name: str
+    harness: OperatorHarness, operator: OperatorProcess, proxy: CuttingProxy, name: str
 ) -> None:
     """Let a job fail while the network fails, restart, succeed and be deleted after its TTL."""
-    await harness.submit(name, runPolicy={"ttlSecondsAfterFinished": 1})
+    job = await harness.submit(name, runPolicy={"ttlSecondsAfterFinished": 1})
     await harness.runs(name, 0, seconds=60)
-    # The operator does not know whether its next write was successful, so it reads the job.
     proxy.cutting = True
     for index in range(2):
         harness.nodes.end(harness.namespace, f"{name}-0-{index}", 137)
-    await asyncio.sleep(3)
+    # The operator does not know whether its write was successful, so it reads the job.
+    await operator.logs(f"job={job['metadata']['uid']} reconcile failed, next attempt", 60)
     proxy.cutting = False
     await harness.runs(name, 1, seconds=60)
     for index in range(2):

@@ -12,7 +12,7 @@ from llmtrain_devcluster.api import Api, Object
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 from tests.support.chart.releases import Releases
-from tests.support.operator_harness.harness import SYSTEM, OperatorProcess
+from tests.support.operator_harness.harness import PATIENT_LEASE, SYSTEM, OperatorProcess
 
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:llmtrain-"
 RELEASE_USERS = {
@@ -30,8 +30,9 @@ class ReleasedOperator(OperatorProcess):
         """Connect to the API server, or to a port of this machine that forwards to it."""
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         own = ("--bind", "--metrics-port", "--health-port", "--progress-seconds", "--retry-period")
+        own += ("--lease-duration", "--renew-deadline")
         shipped = [a for a in container["args"] if not a.startswith(own)]
-        super().__init__(cluster, folder, *shipped, user=f"{ACCOUNT}operator")
+        super().__init__(cluster, folder, *shipped, *PATIENT_LEASE, user=f"{ACCOUNT}operator")
         if port is not None:
             content = json.loads(self.kubeconfig.read_text())
             content["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{port}"

@@ -31,6 +31,8 @@ LEASE = ("--retry-period=0.5",)
 QUICK_LEASE = ("--lease-duration=3", "--renew-deadline=2.5", "--retry-period=0.3")
 SHORT_LEASE = ("--lease-duration=8", "--renew-deadline=7", "--retry-period=0.5")
 """For tests that wait for it to run out."""
+PATIENT_LEASE = ("--lease-duration=120", "--renew-deadline=100", "--retry-period=2")
+"""For tests that keep the API server or the machine busy, or cut the network."""
 LOST = 3
 """Exit code of an operator that lost its lease, as one on a machine that stands still does."""
 
@@ -71,12 +73,12 @@ class OperatorProcess:
                 env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
             )
 
-    def start(self, seconds: float = 60.0) -> None:
+    def start(self, seconds: float = 120.0) -> None:
         """Start it and wait until it leads and is ready."""
         self.spawn()
         self.await_lead(seconds)
 
-    def await_lead(self, seconds: float = 60.0) -> None:
+    def await_lead(self, seconds: float = 120.0) -> None:
         """Wait until it leads and is ready; it may have been spawned long before."""
         deadline = time.monotonic() + seconds
         while not (self.leads() and self.ask(self.health_port, "/readyz") == 200):
@@ -112,7 +114,7 @@ class OperatorProcess:
 
     def ask(self, port: int, path: str) -> int:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -121,14 +123,21 @@ class OperatorProcess:
 
     def metrics(self) -> str:
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return str(answer.read().decode())
 
-    async def shows(self, text: str, seconds: float = 10.0) -> None:
+    async def shows(self, text: str, seconds: float = 60.0) -> None:
         """Wait until the metrics contain a text: they follow the status within milliseconds."""
         deadline = time.monotonic() + seconds
         while text not in (found := self.metrics()):
             assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.1)
+
+    async def logs(self, text: str, seconds: float = 60.0) -> None:
+        """Wait until the log contains a text."""
+        deadline = time.monotonic() + seconds
+        while text not in self.log.read_text(errors="replace"):
+            assert time.monotonic() < deadline, f"no {text!r} in the log:\n{self.tail()}"
             await asyncio.sleep(0.1)
 
     def leads(self) -> bool:
@@ -215,15 +224,15 @@ class OperatorHarness:
         return await self.api.create(JOBS, body, self.namespace)
 
     async def wait(
-        self, name: str, until: Callable[[Object | None], bool], seconds: float = 20.0
+        self, name: str, until: Callable[[Object | None], bool], seconds: float = 60.0
     ) -> Object:
         return await self.api.wait_for(JOBS, name, until, self.namespace, seconds=seconds)
 
-    async def phase(self, name: str, *phases: str, seconds: float = 20.0) -> Object:
+    async def phase(self, name: str, *phases: str, seconds: float = 60.0) -> Object:
         """Wait until a job is in one of the phases."""
         return await self.wait(name, lambda job: status_of(job).get("phase") in phases, seconds)
 
-    async def runs(self, name: str, attempt: int, seconds: float = 20.0) -> Object:
+    async def runs(self, name: str, attempt: int, seconds: float = 60.0) -> Object:
         """Wait until this attempt of a job runs."""
 
         def there(job: Object | None) -> bool:
@@ -232,11 +241,11 @@ class OperatorHarness:
 
         return await self.wait(name, there, seconds)
 
-    async def holds(self, name: str, kind: str, seconds: float = 20.0) -> Object:
+    async def holds(self, name: str, kind: str, seconds: float = 60.0) -> Object:
         """Wait until a condition of a job is true."""
         return await self.wait(name, lambda j: condition(j, kind).get("status") == "True", seconds)
 
-    async def gone(self, name: str, seconds: float = 20.0) -> None:
+    async def gone(self, name: str, seconds: float = 60.0) -> None:
         await self.wait(name, lambda job: job is None, seconds)
 
     async def patch(self, name: str, body: Object) -> Object:
@@ -251,7 +260,7 @@ class OperatorHarness:
     async def pods(self, labels: str = "") -> list[Object]:
         return await self.api.list("pods", self.namespace, labels=labels)
 
-    async def pod_count(self, count: int, seconds: float = 15.0) -> list[Object]:
+    async def pod_count(self, count: int, seconds: float = 60.0) -> list[Object]:
         deadline = time.monotonic() + seconds
         while len(pods := await self.pods()) != count:
             assert time.monotonic() < deadline, [p["metadata"]["name"] for p in pods]

@@ -69,7 +69,8 @@ def used(events: Iterable[Object]) -> set[Right]:
 def refused(events: Iterable[Object]) -> list[str]:
     """Return the requests of an operator that it had no right to.
 
-    New roles take effect after a moment, so a request that was allowed later does not count.
+    New roles take effect after a moment, so a request that was allowed later does not count. Nor
+    does one without a decision: a server that is overloaded refuses requests before it decides.
     """
     decisions: dict[str, set[str]] = {}
     for event in events:
@@ -78,8 +79,9 @@ def refused(events: Iterable[Object]) -> list[str]:
             continue
         where = reference.get("namespace", "all namespaces")
         request = f"{event['verb']} {_resource(reference)} in {where}"
-        annotations = event.get("annotations") or {}
-        decisions.setdefault(request, set()).add(annotations["authorization.k8s.io/decision"])
+        decision = (event.get("annotations") or {}).get("authorization.k8s.io/decision")
+        if decision:
+            decisions.setdefault(request, set()).add(decision)
     return sorted(request for request, found in decisions.items() if found == {"forbid"})
 
 
