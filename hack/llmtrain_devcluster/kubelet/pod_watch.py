@@ -10,6 +10,8 @@ import aiohttp
 from llmtrain_devcluster.api import Api, ApiStatusError, Object
 
 RETRY_SECONDS = 0.3
+BUSY = (429, 500, 503)
+"""Statuses of a server that is overloaded for a moment: it has lost no revision."""
 
 
 async def follow(
@@ -17,8 +19,9 @@ async def follow(
 ) -> AsyncIterator[tuple[str, Object]]:
     """Yield (ADDED|MODIFIED|DELETED, object) forever.
 
-    After a disconnect, the watch resumes at the last resource version. If that version has expired,
-    `gap` is called, all objects are listed again, and removed objects are yielded as deleted.
+    After a disconnect or while the server is busy, the watch resumes at the last resource version.
+    If that version has expired, `gap` is called, all objects are listed again, and removed objects
+    are yielded as deleted.
     """
     known: dict[str, Object] = {}
     version = ""
@@ -45,8 +48,9 @@ async def follow(
                 yield kind, item
         except (aiohttp.ClientError, TimeoutError):
             await asyncio.sleep(RETRY_SECONDS)
-        except ApiStatusError:
-            if version:
-                gap()
-            version = ""
+        except ApiStatusError as error:
+            if error.status not in BUSY:
+                if version:
+                    gap()
+                version = ""
             await asyncio.sleep(RETRY_SECONDS)

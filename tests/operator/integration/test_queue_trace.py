@@ -59,7 +59,7 @@ async def test_sixty_jobs(
     harness = OperatorHarness(api, namespace, scripted_nodes, secrets.token_hex(3))
     operator = OperatorProcess(installed, tmp_path, *PATIENT)
     try:
-        played = await play(TRACE, harness, operator, tmp_path, 240)
+        played = await play(TRACE, harness, operator, tmp_path, 600)
         await harness.clear()
     finally:
         operator.stop()

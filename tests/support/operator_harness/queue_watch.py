@@ -19,8 +19,6 @@ from llmtrain_devcluster.kubelet.pod_watch import follow
 from tests.support.operator_harness.harness import JOBS, condition, status_of
 
 GPU = "nvidia.com/gpu"
-AT_ONCE_SECONDS = 0.3
-"""Changes within this time may have been decided in the other order."""
 _FOR = re.compile(r"preempted by [^/ ]+/([^, ]+), ")
 
 
@@ -46,14 +44,17 @@ class Attempt:
     nodes: tuple[str, ...]
     gpus: int
     placed: float
+    revision: int
+    """Revision of its placement."""
     bound: set[int] = field(default_factory=set)
     ended: set[int] = field(default_factory=set)
     first_bound: float = 0.0
     last_end: float = 0.0
     preempted_for: str = ""
-    stopped: float = 0.0
-    others: dict[tuple[str, int], tuple[tuple[str, ...], int]] = field(default_factory=dict)
-    """Nodes and GPUs per node that other jobs held when it stopped, by job and attempt."""
+    released: int = 0
+    """Revision at which its last pod ended after it was preempted, or 0 if it had no pods."""
+    others: dict[str, tuple[tuple[str, ...], int]] = field(default_factory=dict)
+    """Nodes and GPUs per node that each placed job held at that revision."""
 
 
 @dataclass(slots=True)
@@ -141,12 +142,8 @@ class Replay:
         if gang and not gang.preempted_for and placed.get("reason") == "Preempted":
             found = _FOR.match(placed["message"])
             gang.preempted_for = found.group(1) if found else "?"
-            gang.stopped = change.seconds
-            gang.others = {
-                (job, self._number[job]): placement
-                for job, placement in self._placements.items()
-                if job != name and not self._ended(job) and not self._just_placed(job, change)
-            }
+            if self._has_started(gang.preempted_for):
+                self._violation(change, f"{name} stops for {gang.preempted_for}, which has started")
         ends = (condition(change.raw, kind) for kind in ("Succeeded", "Failed"))
         finished = any(end.get("status") == "True" for end in ends)
         # The pods of a job that is being deleted still count, but it holds no other nodes.
@@ -159,7 +156,9 @@ class Replay:
         if len(set(nodes)) != wanted:
             self._violation(change, f"{name} is placed on {len(set(nodes))} of {wanted} nodes")
         if (name, placement.get("attempt", 0)) not in self._current:
-            gang = Attempt(name, number, nodes, placement["gpusPerNode"], change.seconds)
+            gang = Attempt(
+                name, number, nodes, placement["gpusPerNode"], change.seconds, change.revision
+            )
             self._current[name, number] = gang
             self.account.attempts.append(gang)
         self._placements[name] = (tuple(nodes), placement["gpusPerNode"])
@@ -181,6 +180,8 @@ class Replay:
             if self._pods.pop(metadata["uid"], None) is not None:
                 gang.ended.add(index)
                 gang.last_end = change.seconds
+                if gang.preempted_for:
+                    gang.released, gang.others = change.revision, self._in_use()
             return
         if node and metadata["uid"] not in self._pods:
             # kube-scheduler may bind a pod that is about to be deleted; its GPUs still count.
@@ -196,32 +197,32 @@ class Replay:
 
     def _held(self, node: str) -> int:
         """Return the GPUs of a node in use; pods and placement of a job count once."""
-        placed = {
-            job: gpus
-            for job, (nodes, gpus) in self._placements.items()
-            if node in nodes and not self._ended(job)
-        }
+        placed = {job: gpus for job, (nodes, gpus) in self._in_use().items() if node in nodes}
         pods: dict[str, int] = {}
         for job, where, gpus in self._pods.values():
             if where == node:
                 pods[job] = pods.get(job, 0) + gpus
         return sum(max(placed.get(job, 0), pods.get(job, 0)) for job in placed | pods)
 
+    def _in_use(self) -> dict[str, tuple[tuple[str, ...], int]]:
+        """Return the placements whose gangs have not ended, by job."""
+        return {job: found for job, found in self._placements.items() if not self._ended(job)}
+
+    def _has_started(self, job: str) -> bool:
+        """Whether a job is placed and a pod of its gang is bound."""
+        return job in self._placements and bool(self._gang(job).bound)
+
     def _ended(self, job: str) -> bool:
         """Whether every pod of a gang has ended, so that its nodes are free."""
         gang = self._gang(job)
         return len(gang.ended) == len(gang.nodes)
-
-    def _just_placed(self, job: str, change: Revision) -> bool:
-        """Whether a placement is so new that an earlier stop may be stored after it."""
-        return change.seconds - self._gang(job).placed < AT_ONCE_SECONDS
 
     def _gang(self, job: str) -> Attempt:
         return self._current[job, self._number[job]]
 
     def _count(self, seconds: float) -> None:
         held = sum(gpus for _, _, gpus in self._pods.values())
-        current = {job: p for job, p in self._placements.items() if not self._ended(job)}
+        current = self._in_use()
         assigned = sum(len(nodes) * gpus for nodes, gpus in current.values())
         for job, node, gpus in self._pods.values():
             if job not in current or node not in current[job][0]:
