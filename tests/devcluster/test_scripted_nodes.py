@@ -130,7 +130,7 @@ async def test_node_that_falls_silent(
     api: Api, namespace: str, scripted_nodes: ScriptedNodes
 ) -> None:
     await scripted_nodes.add(NodeSpec("n1"))
-    scripted_nodes.default = PodScript(exit_after=1.0)
+    scripted_nodes.default = PodScript(exit_after=None)
     await api.create("pods", pod("stuck"), namespace)
     await api.wait_for("pods", "stuck", phase_is("Running"), namespace)
     await scripted_nodes.node_not_ready("n1")
@@ -139,7 +139,8 @@ async def test_node_that_falls_silent(
         return "unreachable" in str((found or {})["spec"].get("taints"))
 
     await api.wait_for("nodes", "n1", is_tainted)
-    await asyncio.sleep(1.2)
+    scripted_nodes.end(namespace, "stuck", 0)
+    await asyncio.sleep(0.5)
     assert (await api.get("pods", "stuck", namespace))["status"]["phase"] == "Running"
     await scripted_nodes.node_ready("n1")
     await api.wait_for("pods", "stuck", phase_is("Succeeded"), namespace)

@@ -29,6 +29,7 @@ async def limit(tenants: Tenants, tenant: Tenant, hard: dict[str, str], **spec: 
         "quota",
         lambda q: "used" in (q or {}).get("status", {}),
         tenant.namespace,
+        seconds=60,
     )
 
 

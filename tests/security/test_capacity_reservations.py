@@ -140,11 +140,10 @@ async def test_finalizers_of_a_tenant_do_not_keep_nodes(
 
 async def have_ended(tenant: Tenant, admin: Api) -> None:
     """Wait until the containers of all deleted pods have ended, as a kubelet reports it."""
-    for _ in range(300):
-        pods = await tenant.pods()
-        if all(pod["metadata"].get("deletionTimestamp") for pod in pods):
-            break
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while not all("deletionTimestamp" in pod["metadata"] for pod in await tenant.pods()):
+            await asyncio.sleep(0.1)
+    pods = await tenant.pods()
     for pod in pods:
         if pod["status"]["phase"] in ("Succeeded", "Failed"):
             continue

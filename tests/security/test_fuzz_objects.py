@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import os
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from llmtrain_devcluster.api import ApiStatusError, resource_path
-from tests.support.operator_harness.harness import JOBS
+from tests.support.operator_harness.harness import JOBS, PATIENT_LEASE
 from tests.support.security import hostile
 from tests.support.security.hostile_objects import Hostile, HostileObjects
 from tests.support.security.measure import Bystanders
@@ -29,6 +30,12 @@ ALIVE = 60
 CONCURRENT = 6
 GROWTH_MIB = 64
 """Growth of memory after the first tenth of the objects. Parsed JSON leaves holes in the heap."""
+
+
+@pytest.fixture(scope="module")
+def operator_flags() -> Sequence[str]:
+    """The API server itself may be busy for long with hostile objects."""
+    return PATIENT_LEASE
 
 
 class Storm:

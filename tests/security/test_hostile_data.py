@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,11 +113,9 @@ def test_an_endless_regular_expression_ends_a_child_and_names_the_tokenizer(
     monkeypatch.setattr(tokenizer, "CPU_SECONDS", 0.5)
     monkeypatch.setattr(tokenizer, "CHARACTERS_PER_SECOND", 1e9)
     path = slow_tokenizer(tmp_path / "tokenizer.json")
-    start = time.monotonic()
     with pytest.raises(InputError, match="may never end") as caught:
         encode_limited(tokenizer.open_tokenizer(path), SLOW_WORDS, str(path))
     assert str(path) in caught.value.message
-    assert time.monotonic() - start < 60
 
 
 def test_a_regular_expression_that_fails_names_the_tokenizer(tmp_path: Path) -> None:

@@ -83,6 +83,12 @@ async def listening(host: str, port: int, answer: Answer) -> AsyncIterator[Peer]
         server.close()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator waits as long for an answer as a busy machine may need."""
+    monkeypatch.setattr(polling, "TIMEOUT_SECONDS", 60.0)
+
+
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[AddressBlock]:
     block = AddressBlock()

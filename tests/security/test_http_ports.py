@@ -91,10 +91,17 @@ async def test_a_request_that_never_ends_is_closed(
 async def test_a_client_that_never_reads_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "CONNECTION_SECONDS", 0.3)
     monkeypatch.setattr(health, "generate_latest", lambda registry: bytes(32 * 1024 * 1024))
+    ended = asyncio.Event()
+
+    def abort(transport: asyncio.Transport) -> None:
+        transport.abort()
+        ended.set()
+
+    monkeypatch.setattr(health, "_abort", abort)
     async with operator_ports() as ports:
         reader, writer = await asyncio.open_connection(HOST, ports["/metrics"], limit=1024)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        await asyncio.sleep(1)
+        await ended.wait()
         size = 0
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(65536):

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 import pytest
 
 from llmtrain_devcluster.api import resource_path
-from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition, job_object
+from tests.support.operator_harness.harness import (
+    JOBS,
+    PATIENT_LEASE,
+    OperatorProcess,
+    condition,
+    job_object,
+)
 from tests.support.security import hostile
 from tests.support.security.measure import Bystanders, StartTimes
 from tests.support.security.tenants import Tenant, Tenants
@@ -28,8 +34,8 @@ LENGTH = 4096
 
 @pytest.fixture(scope="module")
 def operator_flags() -> Sequence[str]:
-    """A patient lease: the API server is busy with megabytes, on the machine of the test."""
-    return ("--lease-duration=120", "--renew-deadline=100", "--retry-period=2")
+    """The API server is busy with megabytes."""
+    return PATIENT_LEASE
 
 
 async def submit_large(tenant: Tenant, count: int) -> None:

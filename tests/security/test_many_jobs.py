@@ -42,6 +42,11 @@ async def wait_reasons(tenant: Tenant) -> Counter[str]:
     return Counter(condition(job, "Placed").get("reason", "") for job in jobs)
 
 
+async def event_reasons(tenant: Tenant, name: str) -> set[str]:
+    events = await tenant.api.list("events", tenant.namespace)
+    return {event["reason"] for event in events if event["involvedObject"]["name"] == name}
+
+
 async def test_many_jobs_of_one_tenant(tenants: Tenants, bystanders: Bystanders) -> None:
     mallory, operator = tenants.mallory, bystanders.operator
     arrival = asyncio.create_task(submit_many(mallory))
@@ -58,6 +63,8 @@ async def test_many_jobs_of_one_tenant(tenants: Tenants, bystanders: Bystanders)
     assert f"its namespace has {ACTIVE} active jobs" in condition(late, "Placed")["message"]
     name = late["metadata"]["name"]
     shown = f'namespace="{mallory.namespace}",reason="{TOO_MANY}"}} 1.0'
-    assert sum(shown in line for line in operator.metrics().splitlines()) == COUNT - ACTIVE
-    events = await mallory.api.list("events", mallory.namespace)
-    assert TOO_MANY in {e["reason"] for e in events if e["involvedObject"]["name"] == name}
+    async with asyncio.timeout(60):
+        while operator.metrics().count(shown) != COUNT - ACTIVE:
+            await asyncio.sleep(0.5)
+        while TOO_MANY not in await event_reasons(mallory, name):
+            await asyncio.sleep(0.5)

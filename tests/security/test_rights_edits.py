@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from llmtrain_devcluster.api import ApiStatusError
@@ -87,11 +85,7 @@ async def test_a_running_job_that_becomes_invalid_is_still_stopped(
     await mallory.phase("job", "Running", seconds=60)
     await mallory.patch("job", {"spec": {**INVALID, **change}})
     await mallory.wait("job", lambda job: "placement" not in status_of(job) or over(job), 60)
-    for _ in range(300):
-        if not await mallory.pods():
-            break
-        await asyncio.sleep(0.1)
-    assert not await mallory.pods()
+    await mallory.pod_count(0)
     await bystanders.are_unharmed(f"an invalid job with {list(change)}")
 
 

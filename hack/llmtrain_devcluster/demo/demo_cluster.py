@@ -71,9 +71,11 @@ class DemoCluster:
     def _operator(self) -> None:
         config = self.cluster.kubeconfig(OPERATOR)
         ports = ["--bind", "127.0.0.1", "--metrics-port", "0", "--health-port", "0"]
+        # There is no other operator, and this one keeps its lease on a busy machine.
+        lease = ["--lease-duration", "120", "--renew-deadline", "100"]
         self.cluster.run_component(
             "operator",
-            [sys.executable, "-m", "llmtrain_operator", *ports],
+            [sys.executable, "-m", "llmtrain_operator", *ports, *lease],
             {"KUBECONFIG": str(config)},
         )
 

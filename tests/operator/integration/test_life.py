@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
     JOBS,
@@ -38,11 +39,12 @@ async def test_from_apply_to_succeeded(operator: OperatorProcess, harness: Opera
             }
         ],
     }
-    harness.nodes.default = PodScript(
-        exit_after=1.5, termination_message=json.dumps({"result": result})
-    )
+    harness.nodes.default = PodScript(exit_after=None)
     await harness.submit("first")
     running = await harness.phase("first", "Running")
+    for index in range(2):
+        said = json.dumps({"result": result})
+        harness.nodes.end(harness.namespace, f"first-0-{index}", 0, message=said)
     assert condition(running, "Placed")["status"] == "True"
     assert status_of(running)["layout"] == "tp2·dp2"
     done = await harness.phase("first", "Succeeded")
@@ -108,14 +110,21 @@ async def test_deletion_removes_all_child_objects(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
     await harness.add_nodes({}, {})
-    harness.nodes.default = PodScript(exit_after=None, delete_after=1.0)
+    harness.nodes.default = PodScript(exit_after=None, hang_on_delete=True)
     await harness.submit("doomed")
     await harness.phase("doomed", "Running")
     assert len(await harness.children()) == 5
     await harness.api.delete(JOBS, "doomed", harness.namespace)
     held = await harness.job("doomed")
     assert "llmtrain.dev/finalizer" in held["metadata"]["finalizers"]
-    assert await harness.pods(), "the name is held while pods run"
+    for index in range(2):
+        pod = f"doomed-0-{index}"
+        await harness.api.wait_for(
+            "pods", pod, lambda o: "deletionTimestamp" in (o or {})["metadata"], harness.namespace
+        )
+    assert await harness.job("doomed"), "the name is held while pods run"
+    for index in range(2):
+        await harness.nodes.pod(harness.namespace, f"doomed-0-{index}").remove()
     await harness.gone("doomed")
     assert await harness.pods() == []
     # The garbage collector looks for new kinds every 30 s: ours may be new to it.
@@ -257,8 +266,14 @@ async def test_startup_timeout_releases_the_nodes(
     nodes = await harness.add_nodes({}, {})
     harness.nodes.default = PodScript(exit_after=None)
     harness.nodes.script(named("slow-0-1"), PodScript(runs_after=3600))
-    await harness.submit("slow", failurePolicy={"startupTimeout": "5s", "maxRestarts": 2})
-    again = await harness.runs("slow", attempt=1, seconds=60)
+    await harness.submit("slow", failurePolicy={"maxRestarts": 2})
+    await harness.wait(
+        "slow", lambda job: condition(job, "PodsReady").get("message", "").startswith("1 of 2 pods")
+    )
+    await harness.patch("slow", {"spec": {"failurePolicy": {"startupTimeout": "1s"}}})
+    await harness.wait("slow", lambda job: bool(status_of(job).get("failures")))
+    await harness.patch("slow", {"spec": {"failurePolicy": {"startupTimeout": "10m"}}})
+    again = await harness.wait("slow", lambda job: status_of(job).get("phase") == "Running")
     failure = status_of(again)["failures"][0]
     assert (failure["reason"], failure["node"]) == ("StartupTimeout", nodes[1])
 
@@ -303,7 +318,10 @@ async def test_progress_is_read_from_rank_zero(
         found = await harness.wait("reported", lambda j: "step" in status_of(j).get("progress", {}))
         assert status_of(found)["progress"]["loss"] == 5.125
         assert status_of(found)["progressPercent"] == "42%"
-        version = found["metadata"]["resourceVersion"]
-        await asyncio.sleep(2.5)
-        still = await harness.job("reported")
-        assert still["metadata"]["resourceVersion"] == version, "nothing moved, nothing written"
+        # Nothing changes, so the writes end, although the same report is read each second.
+        before: Object = {}
+        async with asyncio.timeout(60):
+            while found["metadata"]["resourceVersion"] != before.get("resourceVersion"):
+                before = found["metadata"]
+                await asyncio.sleep(2.5)
+                found = await harness.job("reported")

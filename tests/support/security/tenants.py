@@ -143,7 +143,7 @@ async def _token(admin: Api, namespace: str) -> str:
 
 async def _await_rights(api: Api, namespace: str) -> None:
     """Wait until the API server applies the new binding and the aggregated role."""
-    for _ in range(300):
+    for _ in range(600):
         try:
             await api.list(JOBS, namespace)
             await api.list("pods", namespace)
