@@ -275,6 +275,7 @@ async def test_errors_of_one_record_or_of_its_reaction_concern_this_object_only(
             raise RecursionError("by order")
 
         follower.informer._on_change = fail
+        await follower.until(lambda: len(server.watches) == 1)
         server.put("a", job="j1")
         server.objects["b"] = {"metadata": {"uid": "uid-b", "resourceVersion": "70"}}
         server.record_transitions("ADDED", server.objects["b"])

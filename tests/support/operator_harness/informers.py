@@ -55,7 +55,7 @@ class RecordedInformer:
         assert self.replay() == set(self.informer.values())
         return {record[0] for record in self.informer.values()}
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds):
             while not holds():
                 await asyncio.sleep(0.01)
