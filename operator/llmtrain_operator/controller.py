@@ -19,9 +19,8 @@ from llmtrain_operator.cache.records import ForeignPod, JobRecord, NodeRecord, P
 from llmtrain_operator.config import Config
 from llmtrain_operator.kube.api import Object
 from llmtrain_operator.kube.client import KubeClient
-from llmtrain_operator.kube.fair_turns import FairTurns
+from llmtrain_operator.kube.namespace_limits import FairTurns, WriteLimiter
 from llmtrain_operator.kube.paging import list_pages
-from llmtrain_operator.kube.rate_limit import WriteRateLimiter
 from llmtrain_operator.kube.resources import RESOURCE_QUOTAS
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.metrics.collector import ClusterCollector
@@ -98,7 +97,7 @@ class Controller:
         self._reader = ClusterReader(self.informers, self._checked, too_small, config)
         self._writer = JobWriter(
             cluster,
-            WriteRateLimiter(config.writes_per_second),
+            WriteLimiter(config.writes_per_second),
             GangScheduling(config.pod_groups, config.kueue),
             config.metrics_peers,
         )

@@ -22,7 +22,7 @@ from kopf._cogs.clients import api, watching
 from llmtrain_core.api.base import API_VERSION
 from llmtrain_operator.cache.job_feed import JobChange, JobFeed
 from llmtrain_operator.kube.decoding import read_object
-from llmtrain_operator.kube.namespace_gate import NamespaceGate
+from llmtrain_operator.kube.namespace_limits import JOB_WRITES, NamespaceGate
 
 _PATCH_RESULT = ("uid", "resourceVersion", "deletionTimestamp", "finalizers")
 """What kopf reads of the response to a patch."""
@@ -37,7 +37,7 @@ def fed_by(feed: JobFeed) -> Iterator[None]:
         async for change in feed.changes():
             yield _event(change)
 
-    gate = NamespaceGate()
+    gate = NamespaceGate(JOB_WRITES)
 
     async def patch(url: str, **arguments: Any) -> dict[str, Any]:
         *_, namespace, _plural, _name = url.split("?")[0].split("/")

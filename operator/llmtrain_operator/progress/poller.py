@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -17,6 +16,7 @@ from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.errors import ApiError
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.bounded_http import new_session, send
+from llmtrain_operator.kube.namespace_limits import NamespaceGate
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class ProgressPoller:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Requests in progress, by job. They wait while other pods of their namespace are slow."""
         self._gate = asyncio.Semaphore(MAX_CONCURRENT)
-        self._namespace_gates: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._namespace_gate = NamespaceGate(MAX_CONCURRENT_PER_NAMESPACE)
         self._session: aiohttp.ClientSession | None = None
 
     def take_report(self, job: str) -> Mapping[str, Any] | None:
@@ -85,10 +85,7 @@ class ProgressPoller:
             await self._session.close()
 
     async def _read(self, pod: PodRecord) -> None:
-        namespace_gate = self._namespace_gates.setdefault(
-            pod.namespace, asyncio.Semaphore(MAX_CONCURRENT_PER_NAMESPACE)
-        )
-        async with namespace_gate, self._gate:
+        async with self._namespace_gate.enter(pod.namespace), self._gate:
             body = await self._request_pod(pod)
             if body is None and self._proxy is not None:
                 body = await self._request_through_server(self._proxy, pod)

@@ -22,8 +22,8 @@ from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, No
 from llmtrain_operator.job_state.observation import CreateError, Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
-from llmtrain_operator.kube.fair_turns import FairTurns
 from llmtrain_operator.kube.informer import Informer
+from llmtrain_operator.kube.namespace_limits import FairTurns
 from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment import Assessment

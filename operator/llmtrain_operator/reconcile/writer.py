@@ -28,8 +28,7 @@ from llmtrain_operator.errors import (
 from llmtrain_operator.job_state.observation import CreateError, Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
-from llmtrain_operator.kube.namespace_gate import NamespaceGate
-from llmtrain_operator.kube.rate_limit import WriteRateLimiter
+from llmtrain_operator.kube.namespace_limits import WriteLimiter
 from llmtrain_operator.kube.resources import EVENTS, JOBS, POD_GROUPS, PODS, Resource
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.manifests.job_resources import job_resources
@@ -85,13 +84,12 @@ class JobWriter:
     def __init__(
         self,
         cluster: KubeApi,
-        rate_limiter: WriteRateLimiter,
+        limiter: WriteLimiter,
         gang_scheduling: GangScheduling,
         metrics_peers: Sequence[Mapping[str, Any]] = (),
     ):
         self._cluster = cluster
-        self._rate_limiter = rate_limiter
-        self._gate = NamespaceGate()
+        self._limiter = limiter
         self._gang_scheduling = gang_scheduling
         self._metrics_peers = metrics_peers
 
@@ -100,9 +98,8 @@ class JobWriter:
     ) -> None:
         """Write the status, then create an Event for each changed condition."""
         identity = JobIdentity.of(observed.raw)
-        await self._rate_limiter.acquire(identity.namespace)
         patch = status_patch(observed, actions.status)
-        async with self._gate.enter(identity.namespace):
+        async with self._limiter.job_write(identity.namespace):
             written = await self._cluster.patch_status(
                 JOBS, identity.name, patch, identity.namespace
             )
@@ -116,7 +113,7 @@ class JobWriter:
 
     async def _create_event(self, identity: JobIdentity, body: Object) -> None:
         try:
-            await self._rate_limiter.acquire(identity.namespace)
+            await self._limiter.acquire(identity.namespace)
             await self._cluster.create(EVENTS, body, identity.namespace)
         except ApiError as error:
             if not isinstance(error, AlreadyExistsError):
@@ -126,7 +123,7 @@ class JobWriter:
         """Delete pods, with their UIDs as precondition."""
 
         async def one(victim: PodRecord) -> None:
-            await self._rate_limiter.acquire(victim.namespace)
+            await self._limiter.acquire(victim.namespace)
             # Not found, or another pod has the name: this pod is already deleted.
             with contextlib.suppress(NotFoundError, ConflictError):
                 await self._cluster.delete(PODS, victim.name, victim.namespace, uid=victim.uid)
@@ -137,7 +134,7 @@ class JobWriter:
     async def delete_job(self, observed: Observed) -> None:
         """Delete the job after its TTL."""
         identity = JobIdentity.of(observed.raw)
-        await self._rate_limiter.acquire(identity.namespace)
+        await self._limiter.acquire(identity.namespace)
         try:
             await self._cluster.delete(JOBS, identity.name, identity.namespace, uid=identity.uid)
         except (NotFoundError, ConflictError):
@@ -204,7 +201,7 @@ class JobWriter:
         """Create a child object, or return the existing one if the job owns it."""
         name = body["metadata"]["name"]
         try:
-            await self._rate_limiter.acquire(identity.namespace)
+            await self._limiter.acquire(identity.namespace)
             return await self._cluster.create(resource, body, identity.namespace, dry_run=dry_run)
         except AlreadyExistsError:
             found = await self._cluster.get(resource, name, identity.namespace)
