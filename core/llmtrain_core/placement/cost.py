@@ -76,7 +76,7 @@ class Congestion:
         self.domain_blocks: list[Blocks] = [0] * len(link_index.domains)
         """Blocks in every domain."""
         self._rates = [link_index.tree.uplinks[domain] for domain in link_index.domains]
-        self._nvlink = link_index.tree.links.nvlink * traffic.gpus_per_node
+        self._nvlink = link_index.tree.links.nvlink_rate_per_gpu * traffic.gpus_per_node
         self._nvlink_domains = {
             domain: (
                 len(self._rates) + place,
@@ -107,10 +107,11 @@ class Congestion:
         traffic, weight = self.traffic, self.traffic.weights[kind]
         least = max(traffic.inside[kind]) / self._nvlink
         if not self._nvlink_domains:
+            rate = self.link_index.tree.node_rate
             for edges in traffic.adjacent:
                 out = sum(edge[2] for edge in edges if edge[1] == kind)
                 into = sum(edge[3] for edge in edges if edge[1] == kind)
-                least = max(least, out / self.link_index.tree.nic, into / self.link_index.tree.nic)
+                least = max(least, out / rate, into / rate)
         return weight * least
 
     @property
@@ -291,7 +292,7 @@ class Congestion:
         found = self._nodes.get(around)
         if found is not None:
             return found
-        nic, nvlink = self.link_index.tree.nic, self._nvlink
+        rate, nvlink = self.link_index.tree.node_rate, self._nvlink
         busiest, squares = [], 0.0
         for kind, weight in enumerate(self.traffic.weights):
             top = 0.0
@@ -299,7 +300,7 @@ class Congestion:
                 kind, around
             ).items():
                 over_nvlink = max(whole_out - out, whole_in - into)
-                seconds = weight * max(out / nic, into / nic, over_nvlink / nvlink)
+                seconds = weight * max(out / rate, into / rate, over_nvlink / nvlink)
                 top = max(top, seconds)
                 squares += blocks.bit_count() * seconds * seconds
             busiest.append(top)

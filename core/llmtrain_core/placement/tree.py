@@ -33,15 +33,19 @@ class Tree:
     """Nodes of the fabric in a domain, free or not."""
 
     @property
-    def nic(self) -> float:
+    def node_rate(self) -> float:
         """Bytes per second and direction that a node can send to others."""
-        return self.links.nic / (self.levels[-1].oversubscription if self.levels else 1.0)
+        return _node_rate(self.links, self.levels)
 
     @property
     def nvlink_depth(self) -> int | None:
         """Length of the path prefix that names an NVLink domain; None where it is the node."""
         depths = [depth + 1 for depth, lv in enumerate(self.levels[:-1]) if lv.nvlink]
         return depths[0] if depths else None
+
+
+def _node_rate(links: Links, levels: Levels) -> float:
+    return links.nic_rate_per_node / (levels[-1].oversubscription if levels else 1.0)
 
 
 def tree_of(snapshot: Snapshot, paths: Iterable[Path] | None = None) -> Tree:
@@ -61,8 +65,8 @@ def tree_of(snapshot: Snapshot, paths: Iterable[Path] | None = None) -> Tree:
             prefix = leaf[:depth]
             sizes[prefix] = sizes.get(prefix, 0) + count
     thinner = [prod(lv.oversubscription for lv in levels[d:-1]) for d in range(len(levels))]
-    nic = snapshot.links.nic / (levels[-1].oversubscription if levels else 1.0)
-    capacities = {path: size * nic / thinner[len(path) - 1] for path, size in sizes.items()}
+    rate = _node_rate(snapshot.links, levels)
+    capacities = {path: size * rate / thinner[len(path) - 1] for path, size in sizes.items()}
     used = snapshot.uplinks
     free = (
         {

@@ -85,10 +85,10 @@ class Accelerator:
 
     def _with_links(self, ranks: int, links: Links) -> Accelerator:
         nic, link = self.nic, self.link
-        if (rate := links.nic_of_gpu(ranks, max(ranks, int(self.node.value)))) is not None:
+        if (rate := links.nic_rate_per_gpu(ranks, max(ranks, int(self.node.value)))) is not None:
             nic = Figure(rate, "the Fabric's nics", "asked")
-        if links.nvlinks is not None:
-            link = Figure(links.nvlink, "the Fabric's nvlink", "asked")
+        if links.nvlink is not None:
+            link = Figure(links.nvlink_rate_per_gpu, "the Fabric's nvlink", "asked")
         return replace(self, nic=nic, link=link)
 
     def _in_size(self, gpus: int) -> Accelerator:

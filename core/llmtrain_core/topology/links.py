@@ -17,23 +17,23 @@ class Links:
     """The links that a Fabric names. Placement takes those of an HGX H100 node for the others."""
 
     nics: Nics | None = None
-    nvlinks: NvLink | None = None
+    nvlink: NvLink | None = None
 
     @property
-    def nic(self) -> float:
+    def nic_rate_per_node(self) -> float:
         """Rate of all network interfaces of one node together, in bytes per second."""
         nics = self.nics or _NICS
         return nics.per_node * nics.gbits_per_second * GBIT
 
     @property
-    def nvlink(self) -> float:
+    def nvlink_rate_per_gpu(self) -> float:
         """Rate of one GPU to the others of its NVLink domain, in bytes per second and direction.
 
         `gbytesPerSecond` counts both directions.
         """
-        return (self.nvlinks or _NVLINK).gbytes_per_second * GBYTE / 2
+        return (self.nvlink or _NVLINK).gbytes_per_second * GBYTE / 2
 
-    def nic_of_gpu(self, ranks: int, gpus: int) -> float | None:
+    def nic_rate_per_gpu(self, ranks: int, gpus: int) -> float | None:
         """Return the rate of one GPU to other nodes, in bytes per second; None if not named.
 
         `ranks` of the `gpus` of a node send at the same time. NCCL gives each GPU the interfaces

@@ -182,7 +182,7 @@ def test_interfaces_that_a_fabric_names(ranks: int, nics: Nics, gbits: float) ->
 
 
 def test_nvlink_that_a_fabric_names() -> None:
-    named = CATALOGUE["H100"].in_nodes_of(8, Links(nvlinks=NvLink(gbytes_per_second=400.0)))
+    named = CATALOGUE["H100"].in_nodes_of(8, Links(nvlink=NvLink(gbytes_per_second=400.0)))
     assert named.link.value == 200e9
     assert named.nic == CATALOGUE["H100"].nic
     assert CATALOGUE["H100"].in_nodes_of(8, Links()) == CATALOGUE["H100"]

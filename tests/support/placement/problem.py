@@ -73,10 +73,10 @@ def problem_of(request: Request, snapshot: Snapshot) -> Problem:
     """Read a request and a snapshot as the words of the cost model say."""
     levels, traffic = snapshot.levels, request.traffic
     wide = [depth for depth, level in enumerate(levels, 1) if level.nvlink]
-    nic = snapshot.links.nic / levels[-1].oversubscription
+    node_rate = snapshot.links.nic_rate_per_node / levels[-1].oversubscription
     uplink = {
         domain: count
-        * nic
+        * node_rate
         / prod(each.oversubscription for each in levels[len(domain) - 1 : -1])
         * (1 - min(0.9, snapshot.uplinks.get(domain, 0.0)))
         for domain, count in _sizes(snapshot).items()
@@ -88,8 +88,8 @@ def problem_of(request: Request, snapshot: Snapshot) -> Problem:
         exposed={kind: volume.exposed for kind, volume in traffic.by_kind.items()},
         rooms=tuple(free_paths(request, snapshot)),
         uplink=uplink,
-        interface=nic,
-        nvlink=snapshot.links.nvlink * request.gpus_per_node,
+        interface=node_rate,
+        nvlink=snapshot.links.nvlink_rate_per_gpu * request.gpus_per_node,
         nvlink_depth=wide[0] if wide else len(levels),
     )
 
