@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
@@ -13,48 +13,43 @@ from llmtrain_devcluster.fixtures import USERS
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from tests.support.kueue.process import Kueue
 from tests.support.kueue.queues import Queues
+from tests.support.operator_harness import fixtures
 from tests.support.operator_harness.harness import OperatorHarness, OperatorProcess
 from tests.support.operator_harness.install import installed_in
 
-
-@pytest.fixture(scope="package")
-def kueue_cluster() -> Iterator[ControlPlane]:
-    values = {"config": {"kueue": True}}
-    with (
-        ControlPlane(Options(audit=True), users=USERS) as cluster,
-        installed_in(cluster, values),
-    ):
-        yield cluster
+operator = fixtures.operator
 
 
 @pytest.fixture(scope="package")
-def kueue(kueue_cluster: ControlPlane) -> Kueue:
-    found = Kueue(kueue_cluster)
-    found.install()
-    return found
+def kueue() -> Iterator[Kueue]:
+    """Kueue in a control plane of its own."""
+    with ControlPlane(Options(audit=True), users=USERS) as cluster:
+        found = Kueue(cluster)
+        found.install()
+        yield found
 
 
 @pytest.fixture(scope="package")
-def kueue_operator(
-    kueue: Kueue, kueue_cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    process = OperatorProcess(kueue_cluster, tmp_path_factory.mktemp("operator"), "--kueue=yes")
-    process.start()
-    yield process
-    process.stop()
+def installed(kueue: Kueue) -> Iterator[ControlPlane]:
+    """The control plane with Kueue and llmtrain installed."""
+    with installed_in(kueue.cluster, {"config": {"kueue": True}}):
+        yield kueue.cluster
+
+
+@pytest.fixture(scope="module")
+def operator_flags() -> Sequence[str]:
+    return ("--kueue=yes",)
 
 
 @pytest.fixture
-async def queues(
-    kueue_cluster: ControlPlane, kueue_operator: OperatorProcess
-) -> AsyncIterator[Queues]:
+async def queues(installed: ControlPlane, operator: OperatorProcess) -> AsyncIterator[Queues]:
     """A namespace with four nodes of two GPUs, on which pods run until they are ended.
 
     As on a real node, the containers of a deleted pod do not end at once.
     """
-    kueue_cluster.check()
+    installed.check()
     async with (
-        kueue_cluster.client("admin") as api,
+        installed.client("admin") as api,
         ScriptedNodes(api, PodScript(exit_after=None, delete_after=0.5)) as nodes,
     ):
         namespace = f"test-{secrets.token_hex(4)}"

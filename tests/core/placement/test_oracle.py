@@ -101,9 +101,8 @@ def test_one_nvlink_carries_what_stays_in_a_node_and_what_goes_to_a_near_one() -
     )
     problem = problem_of(request, state)
     cost = cost_of(request, state, problem.rooms[:8])
-    assert cost.seconds == pytest.approx(
-        8 * 100 * MB / (8 * state.links.nvlink_rate_per_gpu), rel=1e-9
-    )
+    rate = state.links.nvlink_rate_per_gpu
+    assert cost.seconds == pytest.approx(8 * 100 * MB / (8 * rate), rel=1e-9)
     assert cost.seconds == pytest.approx(problem.seconds(problem.rooms[:8]), rel=1e-9)
 
 

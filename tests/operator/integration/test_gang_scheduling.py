@@ -7,8 +7,7 @@ accepts these pod groups.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -16,7 +15,6 @@ from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import USERS
-from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 from llmtrain_operator.manifests.gang_scheduling import KUEUE_QUEUE_NAME
 from tests.support.operator_harness.harness import (
     OperatorHarness,
@@ -41,41 +39,23 @@ QUEUED = {KUEUE_QUEUE_NAME: "team-queue"}
 
 
 @pytest.fixture(scope="module")
-def control_plane_with_pod_groups() -> Iterator[ControlPlane]:
-    """A control plane that serves PodGroups, with the operator's extra role."""
-    values = {"config": {"podGroups": True}}
-    with ControlPlane(OPTIONS, users=USERS) as cluster, installed_in(cluster, values):
+def control_plane() -> Iterator[ControlPlane]:
+    """A control plane that serves PodGroups."""
+    with ControlPlane(OPTIONS, users=USERS) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
-def pod_groups_operator(
-    control_plane_with_pod_groups: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    """An operator that does not count foreign pods, so that kube-scheduler must reject pods."""
-    process = OperatorProcess(
-        control_plane_with_pod_groups,
-        tmp_path_factory.mktemp("operator"),
-        "--pod-groups=yes",
-        "--kueue=yes",
-        "--count-foreign-pods=no",
-    )
-    process.start()
-    yield process
-    process.stop()
+def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The control plane with llmtrain installed, and the operator's role for PodGroups."""
+    with installed_in(control_plane, {"config": {"podGroups": True}}):
+        yield control_plane
 
 
-@pytest.fixture
-async def pod_groups_harness(
-    control_plane_with_pod_groups: ControlPlane, pod_groups_operator: OperatorProcess
-) -> AsyncIterator[OperatorHarness]:
-    async with control_plane_with_pod_groups.client("admin") as api, ScriptedNodes(api) as nodes:
-        namespace = f"test-{secrets.token_hex(4)}"
-        await api.create("namespaces", {"metadata": {"name": namespace}})
-        harness = OperatorHarness(api, namespace, nodes, secrets.token_hex(3))
-        await harness.add_nodes({}, {})
-        yield harness
-        await harness.clear()
+@pytest.fixture(scope="module")
+def operator_flags() -> Sequence[str]:
+    """The operator does not count foreign pods, so that kube-scheduler must reject pods."""
+    return ("--pod-groups=yes", "--kueue=yes", "--count-foreign-pods=no")
 
 
 def foreign_pod(node: str) -> Object:
@@ -95,7 +75,7 @@ def bound(pods: list[Object]) -> list[str]:
 
 
 async def until_bound(harness: OperatorHarness, count: int) -> None:
-    for _ in range(200):
+    for _ in range(600):
         if len(bound(await harness.pods("llmtrain.dev/job-uid"))) == count:
             return
         await asyncio.sleep(0.1)
@@ -114,60 +94,58 @@ def is_rejected_by_kube_scheduler(pods: list[Object]) -> bool:
 
 
 async def test_kube_scheduler_binds_the_whole_group_or_nothing(
-    pod_groups_harness: OperatorHarness,
+    operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    names = [n["metadata"]["name"] for n in await pod_groups_harness.api.list("nodes")]
-    mine = sorted(name for name in names if pod_groups_harness.tag in name)
-    await pod_groups_harness.api.create("pods", foreign_pod(mine[1]), pod_groups_harness.namespace)
-    await pod_groups_harness.submit("gang")
+    _, second = await harness.add_nodes({}, {})
+    await harness.api.create("pods", foreign_pod(second), harness.namespace)
+    await harness.submit("gang")
     pods: list[Object] = []
-    for _ in range(200):
-        pods = await pod_groups_harness.pods("llmtrain.dev/job-uid")
+    for _ in range(600):
+        pods = await harness.pods("llmtrain.dev/job-uid")
         if is_rejected_by_kube_scheduler(pods):
             break
         await asyncio.sleep(0.1)
     assert is_rejected_by_kube_scheduler(pods), pods
-    group = await pod_groups_harness.api.get(GROUPS, "gang", pod_groups_harness.namespace)
+    group = await harness.api.get(GROUPS, "gang", harness.namespace)
     assert group["spec"]["schedulingPolicy"] == {"gang": {"minCount": 2}}
     assert {p["spec"]["schedulingGroup"]["podGroupName"] for p in pods} == {"gang"}
 
-    await pod_groups_harness.api.delete(
-        "pods", "intruder", pod_groups_harness.namespace, grace_seconds=0
-    )
-    await until_bound(pod_groups_harness, 2)
-    running = await pod_groups_harness.phase("gang", "Running", seconds=120)
+    await harness.api.delete("pods", "intruder", harness.namespace, grace_seconds=0)
+    await until_bound(harness, 2)
+    running = await harness.phase("gang", "Running", seconds=120)
     assert status_of(running)["restarts"] == 0, "a refusal is no failure, whatever the attempt"
 
 
-async def test_kueue_admits_and_evicts_a_gang(pod_groups_harness: OperatorHarness) -> None:
+async def test_kueue_admits_and_evicts_a_gang(
+    operator: OperatorProcess, harness: OperatorHarness
+) -> None:
+    await harness.add_nodes({}, {})
     body = job_object(
         "queued",
-        pod_groups_harness.namespace,
-        workers={"nodeSelector": {"harness": pod_groups_harness.tag}},
+        harness.namespace,
+        workers={"nodeSelector": {"harness": harness.tag}},
     )
     body["metadata"]["labels"] = QUEUED
-    await pod_groups_harness.api.create(
-        "llmtrain.dev/v1alpha1/llmtrainingjobs", body, pod_groups_harness.namespace
-    )
-    pods = await pod_groups_harness.pod_count(2)
-    held = await pod_groups_harness.wait(
+    await harness.api.create("llmtrain.dev/v1alpha1/llmtrainingjobs", body, harness.namespace)
+    pods = await harness.pod_count(2)
+    held = await harness.wait(
         "queued", lambda job: condition(job, "PodsReady").get("reason") == "WaitingForQuota"
     )
     assert status_of(held)["phase"] == "Starting"
-    assert bound(await pod_groups_harness.pods()) == []
+    assert bound(await harness.pods()) == []
     (group,) = {p["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] for p in pods}
     assert group in condition(held, "PodsReady")["message"]
 
-    await remove_gates(pod_groups_harness, pods)
-    await pod_groups_harness.runs("queued", 0)
+    await remove_gates(harness, pods)
+    await harness.runs("queued", 0)
 
-    await evict(pod_groups_harness, pods)
-    again = await pod_groups_harness.wait("queued", lambda job: status_of(job).get("attempt") == 1)
+    await evict(harness, pods)
+    again = await harness.wait("queued", lambda job: status_of(job).get("attempt") == 1)
     assert status_of(again)["restarts"] == 0
-    pods = await unscheduled_pods(pod_groups_harness)
+    pods = await unscheduled_pods(harness)
     assert bound(pods) == []
-    await remove_gates(pod_groups_harness, pods)
-    await pod_groups_harness.runs("queued", 1)
+    await remove_gates(harness, pods)
+    await harness.runs("queued", 1)
 
 
 async def evict(harness: OperatorHarness, pods: list[Object]) -> None:
@@ -188,7 +166,7 @@ async def evict(harness: OperatorHarness, pods: list[Object]) -> None:
 
 
 async def unscheduled_pods(harness: OperatorHarness) -> list[Object]:
-    for _ in range(200):
+    for _ in range(600):
         pods = await harness.pods("llmtrain.dev/attempt=1")
         if len(pods) == 2:
             return pods

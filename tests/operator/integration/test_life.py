@@ -288,7 +288,7 @@ async def test_a_missing_claim_blames_no_node(
         "persistentVolumeClaim": {"claimName": "missing"},
     }
     await harness.submit("claims", workers={"volumes": [claim]})
-    found = await harness.wait("claims", lambda job: bool(status_of(job).get("backoffUntil")), 60)
+    found = await harness.wait("claims", lambda job: bool(status_of(job).get("backoffUntil")), 180)
     assert status_of(found)["restarts"] == 0 and "placement" not in status_of(found)
     placed = condition(found, "Placed")
     assert (placed["status"], placed["reason"]) == ("False", "Unschedulable")

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import pytest
 
 from llmtrain_devcluster.api import Api
-from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from tests.support.operator_harness.advice import CaseBench
 from tests.support.operator_harness.harness import (
@@ -169,18 +168,14 @@ async def a_name_that_is_taken(harness: CaseBench) -> None:
 
 
 @pytest.fixture(scope="module")
-def queue_operator(
-    installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OperatorProcess]:
-    process = OperatorProcess(installed, tmp_path_factory.mktemp("operator"), "--kueue=yes")
-    process.start()
-    yield process
-    process.stop()
+def operator_flags() -> Sequence[str]:
+    """Jobs may name a queue of Kueue."""
+    return ("--kueue=yes",)
 
 
 @pytest.mark.timeout(400)
 async def test_without_what_it_names_each_job_starts(
-    queue_operator: OperatorProcess, api: Api, scripted_nodes: ScriptedNodes
+    operator: OperatorProcess, api: Api, scripted_nodes: ScriptedNodes
 ) -> None:
     scripted_nodes.default = PodScript(exit_after=None)
     run = secrets.token_hex(3)

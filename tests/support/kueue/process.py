@@ -40,27 +40,27 @@ class Kueue:
     """Kueue of one control plane."""
 
     def __init__(self, cluster: ControlPlane):
-        self._cluster = cluster
+        self.cluster = cluster
         self._folder = KUEUE.build(KUEUE.tools, lambda line: print(line, file=sys.stderr))
         self._webhook_port, self._health_port = free_ports(2)
 
     def install(self) -> None:
         """Install its API, start it, and have its webhooks called."""
-        certificate = _own_files(self._cluster, self._webhook_port, self._health_port)
+        certificate = _own_files(self.cluster, self._webhook_port, self._health_port)
         address = {"url": f"https://127.0.0.1:{self._webhook_port}", "ca": certificate}
         definitions = _definitions(self._folder / DEFINITIONS.name, **address)
-        asyncio.run(_install(self._cluster, definitions))
+        asyncio.run(_install(self.cluster, definitions))
         self.start()
-        asyncio.run(_install(self._cluster, _webhooks(self._folder / WEBHOOKS.name, **address)))
+        asyncio.run(_install(self.cluster, _webhooks(self._folder / WEBHOOKS.name, **address)))
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        _start(self._cluster, self._folder / SERVER.name)
-        _await_ready(self._cluster, f"http://127.0.0.1:{self._health_port}/readyz")
+        _start(self.cluster, self._folder / SERVER.name)
+        _await_ready(self.cluster, f"http://127.0.0.1:{self._health_port}/readyz")
 
     def stop(self) -> None:
         """End it; its webhooks stay."""
-        self._cluster.end_component(NAME)
+        self.cluster.end_component(NAME)
 
 
 def _own_files(cluster: ControlPlane, webhook_port: int, health_port: int) -> str:
