@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from llmtrain_devcluster.paths import cache_root
 
 PACKAGE = "wordnet-base"
 EDITION = 1
@@ -61,7 +62,7 @@ class Entry:
 
 def main() -> int:
     """Create the folder if it is missing, and print its path."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrain"
+    cache = cache_root()
     folder = cache / f"definitions-{EDITION}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)

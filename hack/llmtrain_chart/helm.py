@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtrain_chart.paths import CHART, ROOT
+from llmtrain_devcluster.paths import cache_root
 
 Major = Literal[3, 4]
 LOCK = ROOT / "requirements" / "helm.txt"
@@ -40,7 +41,7 @@ class HelmError(RuntimeError):
 
 def find_helm(major: Major = 4) -> Path:
     """Return the binary of a major version of Helm; install both the first time."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrain" / "helm"
+    base = cache_root() / "helm"
     folder = base / hashlib.sha256(LOCK.read_bytes() + EDITION.encode()).hexdigest()[:16]
     if not folder.is_dir():
         base.mkdir(parents=True, exist_ok=True)
@@ -114,11 +115,10 @@ def _binary(archive: Path) -> bytes:
 
 
 def _call(*command: str) -> str:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrain" / "uv"
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, "UV_CACHE_DIR": str(cache)},
+            env={**os.environ, "UV_CACHE_DIR": str(cache_root() / "uv")},
             capture_output=True,
             text=True,
             timeout=INSTALL_SECONDS,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
+from llmtrain_devcluster.paths import cache_root
 from llmtrain_images.debian import install_missing
 
 SOURCES = Path(__file__).parent / "web"
@@ -27,7 +27,7 @@ class BundleError(RuntimeError):
 
 def build_page() -> Path:
     """Return the folder with `index.html` and its scripts; build it if the cache has none."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrain/pictures"
+    base = cache_root() / "pictures"
     base.mkdir(parents=True, exist_ok=True)
     files = sorted(path for path in SOURCES.iterdir() if path.is_file())
     page = base / f"page-{_digest(files)}"

@@ -51,7 +51,7 @@ PLANTED: dict[str, list[tuple[str, str]]] = {
         (f"{OPERATOR}/manifests", "llmtrain_chart.helm"),
     ],
     "cli: no import of the operator": [(f"{CLI}/run", "llmtrain_operator.errors")],
-    "only `llmtrain cluster`, Prometheus, images and kind import the devcluster": [
+    "only `llmtrain cluster` and the tools that build something import the devcluster": [
         (f"{CLI}/commands", "llmtrain_devcluster.detached"),
         (f"{CLI}/io", "llmtrain_devcluster.paths"),
         (f"{TRAINER}/model", "llmtrain_devcluster.paths"),
