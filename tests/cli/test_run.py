@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.trainer.jobs import ARCHITECTURE
+
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
 HEEDS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -41,17 +43,7 @@ def job(tmp_path: Path) -> Path:
         words = [f"word{(number * 31 + i * i) % 97} and" for i in range(300)]
         (text / f"{number}.txt").write_text(" ".join(words))
     spec: dict[str, Any] = {
-        "model": {
-            "architecture": {
-                "layers": 2,
-                "hiddenSize": 32,
-                "heads": 4,
-                "kvHeads": 2,
-                "ffnSize": 48,
-                "vocabSize": 320,
-                "sequenceLength": 16,
-            }
-        },
+        "model": {"architecture": ARCHITECTURE},
         "data": {"sources": [{"name": "text", "uri": text.as_uri()}], "heldOutFraction": 0.2},
         "training": {
             "steps": STEPS,

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmtrain_kind.kubectl import Kubectl, KubectlError
 from tests.support.paths import ROOT
+from tests.support.trainer.jobs import ARCHITECTURE
 
 RESOURCE = "llmtrainingjobs.llmtrain.dev"
 CORPUS = "corpus"
@@ -36,17 +37,7 @@ def job_manifest(name: str, image: str, steps: int) -> Object:
         "kind": "LLMTrainingJob",
         "metadata": {"name": name},
         "spec": {
-            "model": {
-                "architecture": {
-                    "layers": 2,
-                    "hiddenSize": 32,
-                    "heads": 4,
-                    "kvHeads": 2,
-                    "ffnSize": 48,
-                    "vocabSize": 320,
-                    "sequenceLength": 32,
-                }
-            },
+            "model": {"architecture": {**ARCHITECTURE, "sequenceLength": 32}},
             "data": {
                 "sources": [{"name": "text", "uri": f"file:///{CORPUS}"}],
                 "heldOutFraction": 0.2,

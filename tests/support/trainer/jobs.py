@@ -5,6 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+ARCHITECTURE = {
+    "layers": 2,
+    "hiddenSize": 32,
+    "heads": 4,
+    "kvHeads": 2,
+    "ffnSize": 48,
+    "vocabSize": 320,
+    "sequenceLength": 16,
+}
+"""A model that is tiny in every dimension, all of them different."""
+
 
 def job_spec(
     *,
@@ -25,20 +36,9 @@ def job_spec(
     init_from: str | None = None,
     restarts: int = 3,
 ) -> dict[str, Any]:
-    """A job whose model is tiny in every dimension, all of them different."""
+    """Return a job of a tiny model with enough layers for pipelines."""
     spec: dict[str, Any] = {
-        "model": {
-            "architecture": {
-                "layers": 4,
-                "hiddenSize": 32,
-                "heads": 4,
-                "kvHeads": 2,
-                "ffnSize": 48,
-                "vocabSize": 320,
-                "sequenceLength": 16,
-                **(architecture or {}),
-            }
-        },
+        "model": {"architecture": {**ARCHITECTURE, "layers": 4, **(architecture or {})}},
         "data": {"sources": [{"name": "text", "uri": uri}], "heldOutFraction": 0.2},
         "training": {
             "steps": 6,
