@@ -58,7 +58,7 @@ async def test_killed_while_gangs_stop_for_another(
         vip = await harness.phase("vip", "Running", seconds=60)
         assert (status_of(vip).get("attempt", 0), status_of(vip).get("preemptions", 0)) == (0, 0)
         for low in ("one", "two"):
-            job = await harness.phase(low, "Queued", seconds=30)
+            job = await harness.phase(low, "Queued", seconds=60)
             assert status_of(job)["preemptions"] == 1 and status_of(job)["restarts"] == 0
             assert condition(job, "Running")["reason"] == "Preempted"
             assert f"preempted by {harness.namespace}/vip" in condition(job, "Running")["message"]

@@ -58,7 +58,7 @@ async def test_a_job_moves_on_request_after_a_newer_checkpoint(
     apart = await harness.phase("job", "Running", seconds=60)
     assert status_of(apart)["placementSummary"] == "2 nodes · 2 rack"
     await harness.api.delete(JOBS, "guest", harness.namespace)
-    hinted = await harness.wait("job", lambda j: "betterPlacement" in status_of(j), 90)
+    hinted = await harness.wait("job", lambda j: "betterPlacement" in status_of(j), 300)
     hint = status_of(hinted)["betterPlacement"]
     assert hint["attempt"] == 0 and hint["gain"] > 1.1 and hint["summary"] == "2 nodes · 1 rack"
 
@@ -85,10 +85,10 @@ async def test_a_job_moves_on_request_after_a_newer_checkpoint(
         assert status_of(asked)["move"] == {"attempt": 0, "afterCheckpoint": 30}
         assert nodes_of(asked) == nodes_of(apart), "the checkpoint is older than the request"
         report |= {"step": 41, "lastCheckpointStep": 40}
-        moved = await harness.runs("job", attempt=1, seconds=90)
+        moved = await harness.runs("job", attempt=1, seconds=300)
     assert set(nodes_of(moved)) == set(names[:2])
     status = status_of(moved)
     assert status["restarts"] == 0 and "move" not in status and "betterPlacement" not in status
     assert condition(moved, "Failed") == {} and not status.get("failures")
-    pods = await harness.pod_count(3, seconds=30)
+    pods = await harness.pod_count(3)
     assert {p["spec"]["nodeName"] for p in pods} >= set(names[:2])
