@@ -12,7 +12,7 @@ import pytest
 from llmtrain_cli.run.local_run import _write_key
 from llmtrain_operator.errors import AlreadyExistsError
 from llmtrain_operator.job_state.status_draft import Actions
-from llmtrain_operator.kube.rate_limit import WriteRateLimiter
+from llmtrain_operator.kube.namespace_limits import WriteLimiter
 from llmtrain_operator.kube.resources import Resource
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.reconcile.expectations import Expectations
@@ -53,7 +53,7 @@ async def _create_pods(objects: Objects, attempt: int = 0) -> None:
     """Create the pods of an attempt, as an operator that has just started."""
     observed = make_observed({**status(), "attempt": attempt})
     actions = Actions(status=observed.view.status, changed=False, create_pods=(0, 1))
-    writer = JobWriter(objects, WriteRateLimiter(1000), GangScheduling())  # type: ignore[arg-type]
+    writer = JobWriter(objects, WriteLimiter(1000), GangScheduling())  # type: ignore[arg-type]
     assert await writer.create_pods(observed, actions, Expectations()) is None
 
 
