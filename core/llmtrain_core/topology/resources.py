@@ -61,13 +61,18 @@ def _amount(resource: str, text: str) -> int:
 
 def amounts(quantities: Mapping[str, Any]) -> dict[str, int]:
     """Read quantities by resource, without those that are zero or no quantity."""
-    found = {name: _amount(name, str(quantity)) for name, quantity in quantities.items()}
-    return {name: amount for name, amount in found.items() if amount}
+    found = {}
+    for name, quantity in quantities.items():
+        amount = _amount(name, str(quantity))
+        if amount:
+            found[name] = amount
+    return found
 
 
 def container_requests(resources: Mapping[str, Any]) -> dict[str, int]:
     """Return what a container requests. The default of a request is the limit."""
-    return amounts({**(resources.get("limits") or {}), **(resources.get("requests") or {})})
+    limits, requests = resources.get("limits"), resources.get("requests")
+    return amounts({**limits, **requests} if limits and requests else limits or requests or {})
 
 
 def pod_requests(spec: Mapping[str, Any]) -> dict[str, int]:
@@ -78,10 +83,24 @@ def pod_requests(spec: Mapping[str, Any]) -> dict[str, int]:
     """
     total: dict[str, int] = {}
     for container in spec.get("containers") or ():
-        _add(total, container_requests(container.get("resources") or {}))
+        if resources := container.get("resources"):
+            _add(total, container_requests(resources))
+    if first := spec.get("initContainers"):
+        _add_init_containers(total, first)
+    if whole := spec.get("resources"):
+        found = container_requests(whole)
+        total |= {name: amount for name, amount in found.items() if name.startswith(_POD_LEVEL)}
+    if overhead := spec.get("overhead"):
+        _add(total, amounts(overhead))
+    total[PODS] = 1
+    return total
+
+
+def _add_init_containers(total: dict[str, int], containers: Iterable[Mapping[str, Any]]) -> None:
+    """Add the sidecars to a total, then raise it to what the init containers need."""
     started: dict[str, int] = {}
     most: dict[str, int] = {}
-    for container in spec.get("initContainers") or ():
+    for container in containers:
         own = container_requests(container.get("resources") or {})
         if container.get("restartPolicy") == "Always":
             _add(total, own)
@@ -92,11 +111,6 @@ def pod_requests(spec: Mapping[str, Any]) -> dict[str, int]:
             most[name] = max(most.get(name, 0), running)
     for name, amount in most.items():
         total[name] = max(total.get(name, 0), amount)
-    whole = container_requests(spec.get("resources") or {})
-    total |= {name: amount for name, amount in whole.items() if name.startswith(_POD_LEVEL)}
-    _add(total, amounts(spec.get("overhead") or {}))
-    total[PODS] = 1
-    return total
 
 
 def _add(total: dict[str, int], more: Amounts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,6 +115,20 @@ async def test_a_quota_for_all_pods_lets_the_gang_start() -> None:
     asked = Asked([quota(8)])
     found = await decided(asked, queue_of(waiting_job("job-1", 8)), cluster(nodes(8)))
     assert isinstance(found.pending["job-1"], Assignment)
+
+
+async def test_what_the_cluster_adds_to_a_pod_is_part_of_its_place() -> None:
+    sidecar = {"resources": {"requests": {"cpu": "3"}}}
+    spec = {"containers": [*POD["spec"]["containers"], sidecar], "overhead": {"cpu": "500m"}}
+    for cpu in (3000, 4000):
+        asked = Asked(**{"job-1": {"spec": spec}})
+        offered = [replace(n, allocatable={**n.allocatable, "cpu": cpu}) for n in nodes(2)]
+        found = await decided(asked, queue_of(waiting_job("job-1", 1)), cluster(offered))
+        answer = found.pending["job-1"]
+        if cpu == 3000:
+            assert isinstance(answer, Unschedulable) and "3500m cpu" in answer.message
+        else:
+            assert isinstance(answer, Assignment) and answer.resources["cpu"] == 3500
 
 
 async def test_two_jobs_that_fit_into_a_quota_only_one_by_one_do_not_start_together() -> None:

@@ -149,6 +149,14 @@ def test_a_better_place_counts_what_the_job_itself_would_leave() -> None:
     assert find_better_placement(sitting(near), state(near)) == (RelocationHint(0, 1.0, ""), None)
 
 
+def test_nodes_that_foreign_pods_fill_are_no_better_place() -> None:
+    job = spread("n0", "n4")
+    nodes = tuple(replace(node, allocatable={**node.allocatable, "pods": 3}) for node in NODES)
+    full = {(node.name, "pods"): 3 for node in nodes if node.name not in ("n0", "n4")}
+    assert find_better_placement(sitting(job), state(job, nodes))[1] is not None
+    assert find_better_placement(sitting(job), replace(state(job, nodes), foreign=full))[1] is None
+
+
 async def test_the_scheduler_offers_the_place_only_when_asked() -> None:
     jobs = {"job": spread("n0", "n4")}
 
