@@ -19,9 +19,9 @@ from llmtrain_operator.job_state.release import unplace, unplace_unstarted
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.node_replacement import find_replacements, replace_nodes
 
-REFUSED_SECONDS = 3.0
-"""A pod that kube-scheduler has refused for this long will not start. It also refuses pods for a
-moment, until it has seen the end of another pod."""
+REFUSED_SECONDS = 5.0
+"""A pod that kube-scheduler has refused for this long will not start. It tries a pod again one to
+two seconds after a node has changed, and may see the change later than the operator."""
 REFUSED_BACKOFF_SECONDS = 5.0
 """First delay after a refusal that the known state of the node does not explain."""
 _MAX_NAMED = 3
