@@ -124,6 +124,15 @@ def test_a_rank_that_crashes_is_not_restarted_on_such_a_node(case: str) -> None:
     assert_left(actions, "cannot restart on n1 (", restarts=1)
 
 
+def test_a_drain_while_the_gang_starts_moves_it() -> None:
+    drained = fit("n1", cordoned=True)
+    waiting, _ = settle(observed(drained, (pod(0), pod(1, "Pending", deleting=True))))
+    assert not waiting.create_pods and "placement" in waiting.status, "its pod is still there"
+    actions, _ = settle(observed(drained, (pod(0),)))
+    assert_left(actions, "cannot start on n1 (cordoned)")
+    assert [gone.index for gone in actions.delete_pods] == [0]
+
+
 def test_a_rank_that_crashes_is_restarted_on_the_same_nodes_while_they_fit() -> None:
     own = {("n1", "cpu"): 4000}
     actions, _ = settle(observed(fit("n1"), (failed(0, 137), pod(1)), status(RUNNING), own))
