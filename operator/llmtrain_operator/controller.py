@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -28,6 +27,7 @@ from llmtrain_operator.metrics.gpu_seconds import gpu_uses
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller
+from llmtrain_operator.reconcile.loops import ReconcileLoops
 from llmtrain_operator.reconcile.reconciler import Reconciler, ReconcilerDeps
 from llmtrain_operator.reconcile.writer import JobWriter
 from llmtrain_operator.scheduler.admission import Admission
@@ -76,7 +76,7 @@ class Controller:
         self.cluster = cluster
         self.metrics = metrics
         self._on_end = on_end
-        self._reconcilers: dict[str, Reconciler] = {}
+        self._loops = ReconcileLoops(lambda uid: Reconciler(uid, self._deps))
         self._tasks: list[asyncio.Task[None]] = []
         self._checked = CheckedJobs()
         self.informers = Informers(
@@ -173,10 +173,13 @@ class Controller:
         self._start_task(self.scheduler.run(), "scheduler")
         self.scheduler.trigger()
         jobs, pods, nodes = self.informers.jobs, self.informers.pods, self.informers.nodes
-        log.info("synced jobs=%d pods=%d nodes=%d", len(jobs), len(pods), len(nodes))
+        left = sum(jobs.get(pod.job) is None for pod in pods.values())
+        text = "synced jobs=%d pods=%d nodes=%d, pods without a job: %d"
+        log.info(text, len(jobs), len(pods), len(nodes), left)
 
     async def stop(self) -> None:
-        """Cancel all tasks."""
+        """End the reconcile loops, then cancel all tasks."""
+        await self._loops.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -197,27 +200,14 @@ class Controller:
         """Whether no task has ended."""
         return not any(task.done() for task in self._tasks)
 
-    @contextlib.contextmanager
-    def reconciler(self, uid: str) -> Iterator[Reconciler]:
-        """Return the reconciler of a job, which exists as long as the context."""
-        reconciler = self._reconcilers[uid] = Reconciler(uid, self._deps)
-        try:
-            yield reconciler
-        finally:
-            if self._reconcilers.get(uid) is reconciler:
-                del self._reconcilers[uid]
+    def reconcile(self, uid: str) -> None:
+        """Start the reconcile loop of a job that exists, unless it runs."""
+        if self.informers.jobs.get(uid) is not None:
+            self._loops.start(uid)
 
     def wake(self, uid: str) -> None:
-        """Start a reconcile of a job."""
-        reconciler = self._reconcilers.get(uid)
-        if reconciler is not None:
-            reconciler.wake.set()
-
-    def repeat(self, uid: str) -> None:
-        """Report a job to kopf again."""
-        job = self.informers.jobs.get(uid)
-        if job is not None:
-            self.feed.repeat(job)
+        """Start a reconcile of a job whose loop runs."""
+        self._loops.wake(uid)
 
     def _job_changed(self, old: JobRecord | None, new: JobRecord | None) -> None:
         record = new or old

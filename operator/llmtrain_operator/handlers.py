@@ -1,14 +1,13 @@
-"""The kopf handlers: they watch jobs, manage the finalizer and run one reconciler per job.
+"""The kopf handlers: they start the parts of the operator, and a reconcile loop for each job.
 
-A kopf daemon per job is the serial reconcile loop of that job; the informer of jobs triggers it.
-`on.create/update/resume` handlers are not used, because they are edge-triggered and store a second
-copy of the spec. Indexes are not used, because they are slow and miss deletions between two
-watches.
+Only `on.event` is used. It makes kopf write nothing to jobs, so they have no finalizer and no
+annotations of kopf. The loops are tasks of the operator, because a kopf daemon needs a finalizer.
+`on.create/update/resume` handlers are edge-triggered and store a second copy of the spec. Indexes
+are slow and miss deletions between two watches.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -16,12 +15,11 @@ from typing import Any
 
 import kopf
 
-from llmtrain_core.api import labels
 from llmtrain_core.api.base import GROUP, VERSION
 from llmtrain_operator.cache.job import is_ours
 from llmtrain_operator.controller import Controller
 from llmtrain_operator.errors import ConfigError
-from llmtrain_operator.kopf_workarounds import NoDiffBase, NoProgress, fed_by
+from llmtrain_operator.kopf_workarounds import fed_by
 
 PLURAL = "llmtrainingjobs"
 TOKEN_MINUTES = 5
@@ -51,31 +49,24 @@ def registry() -> kopf.OperatorRegistry:
     kopf.on.startup(**on)(start)
     kopf.on.cleanup(**on)(stop)
     kopf.on.login(**on)(login)
-    kopf.daemon(GROUP, VERSION, PLURAL, when=is_managed, **on)(reconcile)
+    kopf.on.event(GROUP, VERSION, PLURAL, when=is_managed, **on)(reconcile)
     return handlers
 
 
 def is_managed(spec: Mapping[str, Any], **_: Any) -> bool:
-    """Return False for jobs of other controllers, so that they do not even get the finalizer."""
+    """Return False for jobs of other controllers."""
     return is_ours(spec)
 
 
-async def configure(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
+async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     """Set every kopf setting whose default does not fit."""
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.posting.loggers = False
     settings.peering.standalone = True
-    settings.persistence.finalizer = labels.FINALIZER
-    settings.persistence.progress_storage = NoProgress(memo.controller.repeat)
-    settings.persistence.diffbase_storage = NoDiffBase()
     settings.queueing.worker_limit = None
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
-    settings.execution.max_workers = 4
-    # Interval at which kopf checks a deleted job until its daemon ends.
-    settings.background.cancellation_polling = 0.5
-    settings.background.instant_exit_timeout = 0.5
     settings.process.ultimate_exiting_timeout = 20
     # kopf logs one line per event; the log of the operator has the same information.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
@@ -108,33 +99,6 @@ async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
     )
 
 
-async def reconcile(
-    memo: kopf.Memo, uid: str, meta: Mapping[str, Any], stopped: kopf.DaemonStopped, **_: Any
-) -> None:
-    """Run the reconciler of one job until the job is gone or this process exits.
-
-    A job that is being deleted keeps its reconciler, which returns when the pods are gone. Then
-    kopf removes the finalizer.
-    """
-    with memo.controller.reconciler(uid) as loop:
-        stopper = asyncio.create_task(_stop_on_exit(stopped, loop))
-        try:
-            await loop.run(int(meta["resourceVersion"]))
-        finally:
-            stopper.cancel()
-
-
-async def _stop_on_exit(stopped: kopf.DaemonStopped, loop: Any) -> None:
-    await stopped.wait()
-    loop.wake.set()
-    deleted = kopf.DaemonStoppingReason.RESOURCE_DELETED
-    while stopped.reason is not None and deleted in stopped.reason and not _exiting(stopped):
-        await asyncio.sleep(0.2)
-    loop.stopping = True
-    loop.wake.set()
-
-
-def _exiting(stopped: kopf.DaemonStopped) -> bool:
-    why = kopf.DaemonStoppingReason
-    reason = stopped.reason
-    return reason is not None and bool(reason & (why.OPERATOR_EXITING | why.OPERATOR_PAUSING))
+async def reconcile(memo: kopf.Memo, uid: str, **_: Any) -> None:
+    """Start the reconcile loop of a job, unless it runs. The informer of jobs wakes it."""
+    memo.controller.reconcile(uid)

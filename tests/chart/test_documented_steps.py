@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from llmtrain_chart.helm import find_helm
+from llmtrain_core.api.labels import FINALIZER
 from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 from tests.support.chart.manifests import NAMESPACED, documents
-from tests.support.chart.released_operator import ReleasedOperators, uninstall_with_hook
+from tests.support.chart.released_operator import ReleasedOperators
 from tests.support.chart.releases import KEPT, Releases
 from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, job_object
 from tests.support.paths import ROOT
@@ -98,7 +99,6 @@ async def garbage_collector_knows_jobs(harness: OperatorHarness) -> None:
 
 async def test_definitions_are_deleted_before_the_release(
     release_cluster: ControlPlane,
-    release_nodes: ScriptedNodes,
     releases: Releases,
     running_job: OperatorHarness,
 ) -> None:
@@ -106,7 +106,7 @@ async def test_definitions_are_deleted_before_the_release(
     await run_shell(release_cluster, "kubectl delete -f crds/ --timeout=100s")
     while await running_job.children():
         await asyncio.sleep(0.2)
-    await uninstall_with_hook(release_cluster, release_nodes, releases)
+    await releases.uninstall()
     found = await releases.inventory()
     assert not found & KEPT
     assert not [item for item in found if "llmtrain-operator" in item and "events" not in item]
@@ -114,25 +114,25 @@ async def test_definitions_are_deleted_before_the_release(
 
 async def test_jobs_end_before_the_release(
     release_cluster: ControlPlane,
-    release_nodes: ScriptedNodes,
     releases: Releases,
     running_job: OperatorHarness,
 ) -> None:
-    command = "kubectl delete llmtrainingjobs --all --all-namespaces"
+    command = "kubectl delete llmtrainingjobs --all --all-namespaces --cascade=foreground"
     await run_shell(release_cluster, f"{command} --timeout=100s")
     assert await running_job.pods() == []
-    await uninstall_with_hook(release_cluster, release_nodes, releases)
+    await releases.uninstall()
     assert await releases.inventory() >= KEPT
 
 
-async def test_the_finalizer_is_removed_by_hand(
+async def test_the_finalizer_of_an_earlier_version_is_removed_by_hand(
     release_cluster: ControlPlane,
     releases: Releases,
     operators: ReleasedOperators,
     running_job: OperatorHarness,
 ) -> None:
     operators.started[0].kill()
-    await releases.uninstall("--no-hooks")
+    await releases.uninstall()
+    await running_job.patch("first", {"metadata": {"finalizers": [FINALIZER]}})
     script = code_block("docs/uninstall.md", "kubectl get llmtrainingjobs --all-namespaces")
     assert "patched" in await run_shell(release_cluster, script)
     job = await running_job.job("first")

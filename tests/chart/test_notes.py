@@ -33,20 +33,14 @@ def test_notes_have_no_gaps(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "said", "not_said"),
     [
-        ({}, ("in all namespaces", "removed from its jobs", "--take-ownership"), ("no roles",)),
+        ({}, ("in all namespaces", "waits for the operator", "--take-ownership"), ("no roles",)),
         ({"watchNamespaces": ["a", "b"]}, ("in the namespaces a, b",), ("all namespaces.",)),
         ({"metricsService": {"enabled": False}}, (), ("helm test",)),
         ({"replicas": 0}, ("no operator runs",), ("helm test",)),
         ({"replicas": None}, ("helm test",), ("no operator runs",)),
         ({"crds": {"install": False}}, ("not part of this release",), ("are kept", "ALL JOBS")),
         ({"crds": {"keep": False}}, ("ALL JOBS AND FABRICS",), ("are kept",)),
-        ({"uninstall": {"releaseJobs": False}}, ("Jobs keep the operator's finalizer",), ()),
-        ({"rbac": {"create": False}}, ("no roles", "llmtrain-uninstall: list and patch"), ()),
-        (
-            {"rbac": {"create": False}, "uninstall": {"releaseJobs": False}},
-            ("no roles",),
-            ("llmtrain-uninstall",),
-        ),
+        ({"rbac": {"create": False}}, ("no roles",), ()),
         ({"namespaceOverride": "other"}, ("kubectl --namespace other get pods",), ()),
     ],
 )

@@ -13,13 +13,7 @@ from llmtrain_devcluster.api import ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes, named
 from tests.support.chart.manifests import NAMESPACED
-from tests.support.chart.released_operator import (
-    ACCOUNT,
-    ReleasedOperators,
-    hook_pod,
-    run_hook,
-    uninstall_with_hook,
-)
+from tests.support.chart.released_operator import ACCOUNT, ReleasedOperators
 from tests.support.chart.releases import KEPT, Releases
 from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, status_of
 
@@ -36,7 +30,7 @@ async def test_life_of_a_release_with_a_running_job(
     team: str,
 ) -> None:
     before = await releases.inventory()
-    closed = {"networkPolicy": {"enabled": True}}  # hooks get their own, and delete them
+    closed = {"networkPolicy": {"enabled": True}}  # the hook gets its own, and deletes it
     await releases.install("--wait", "--timeout=300s", values=closed)
     operator = await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
@@ -48,26 +42,23 @@ async def test_life_of_a_release_with_a_running_job(
     release_nodes.script(named("llmtrain-test"), PodScript(exit_after=0.2))
     assert "Phase: Succeeded" in " ".join((await releases.helm("test", "llmtrain")).split())
 
-    uninstalling = asyncio.create_task(releases.uninstall("--timeout=300s"))
-    pod = await hook_pod(releases.api)
-    # The rights are gone, so the operator cannot add the finalizer again.
-    assert "released 1 jobs" in await asyncio.to_thread(run_hook, release_cluster)
+    await releases.uninstall("--timeout=300s")
     operator.kill()
-    release_nodes.end(SYSTEM, pod, 0)
-    await uninstalling
-
-    job = await harness.job("first")
-    assert not job["metadata"].get("finalizers")
+    assert not (await harness.job("first"))["metadata"].get("finalizers")
     assert {p["status"]["phase"] for p in await harness.pods()} == {"Running"}
     pods = {p["metadata"]["uid"] for p in await harness.pods()}
 
     await releases.install()
     operator.spawn()
-    await harness.wait("first", lambda j: bool((j or {})["metadata"].get("finalizers")), 60)
+    await asyncio.to_thread(operator.await_lead)
+    changed = await harness.patch(
+        "first", {"spec": {"runPolicy": {"activeDeadlineSeconds": 86400}}}
+    )
+    generation = changed["metadata"]["generation"]
+    await harness.wait("first", lambda j: status_of(j)["observedGeneration"] == generation, 60)
     assert pods == {p["metadata"]["uid"] for p in await harness.pods()}
     operator.kill()
-    await releases.uninstall("--no-hooks")
-    assert "released 1 jobs" in await asyncio.to_thread(run_hook, release_cluster, user="admin")
+    await releases.uninstall()
     await releases.api.delete(JOBS, "first", team)
     await releases.becomes(before | KEPT)
 
@@ -86,7 +77,7 @@ async def test_definitions_that_are_not_kept_take_jobs_with_them(
     await harness.submit("first")
     await harness.phase("first", "Running", seconds=60)
     operator.kill()
-    await uninstall_with_hook(release_cluster, release_nodes, releases)
+    await releases.uninstall()
     await releases.becomes(before)
 
 
@@ -128,7 +119,7 @@ async def test_a_deleted_lease_is_created_again(
         SYSTEM,
     )
     operator.stop()
-    await releases.uninstall("--no-hooks")
+    await releases.uninstall()
     with pytest.raises(ApiStatusError, match="404"):
         await releases.api.get(LEASES, "llmtrain-operator", SYSTEM)
 

@@ -37,7 +37,7 @@ async def test_an_uninstall_leaves_nothing_but_kept_definitions(
     notes = await releases.install(values=values, major=major)
     assert "CustomResourceDefinitions and all jobs are kept" in " ".join(notes.split())
     assert len(await releases.inventory() - before) > 15
-    await releases.uninstall("--no-hooks", major=major)
+    await releases.uninstall(major=major)
     await releases.becomes(before | KEPT)
 
 
@@ -45,15 +45,15 @@ async def test_an_uninstall_deletes_definitions_that_are_not_kept(releases: Rele
     before = await releases.inventory()
     notes = await releases.install(values={"crds": {"keep": False}})
     assert "ALL JOBS AND FABRICS" in notes
-    await releases.uninstall("--no-hooks")
+    await releases.uninstall()
     await releases.becomes(before)
 
 
 async def test_kept_definitions_belong_to_their_release(releases: Releases, team: str) -> None:
     await releases.install()
-    await releases.uninstall("--no-hooks")
+    await releases.uninstall()
     await releases.install()  # the same name in the same namespace
-    await releases.uninstall("--no-hooks")
+    await releases.uninstall()
     with pytest.raises(HelmError, match="invalid ownership metadata"):
         await releases.install(release="other", namespace=team)
     await releases.install("--take-ownership", release="other", namespace=team)
@@ -70,7 +70,7 @@ async def test_helm_takes_over_what_kubectl_has_applied(
     with pytest.raises(HelmError, match="invalid ownership metadata"):
         await releases.install(major=major)
     await releases.install("--take-ownership", major=major)
-    await releases.uninstall("--no-hooks", major=major)
+    await releases.uninstall(major=major)
     await releases.becomes(before | KEPT)
 
 
@@ -91,7 +91,7 @@ async def test_upgrades_between_versions_of_helm(releases: Releases, release_api
         assert (await releases.deployment())["spec"]["replicas"] == replicas
         lease = await release_api.get(LEASES, "llmtrain-operator", releases.namespace)
         assert HELD.items() <= lease["spec"].items()
-    await releases.uninstall("--no-hooks", major=3)
+    await releases.uninstall(major=3)
     await releases.becomes(before | KEPT)
 
 

@@ -72,7 +72,7 @@ def test_every_pod_has_the_same_image_and_pull_secrets(name: str) -> None:
     objects = rendered_set(name)
     pods = [
         find(objects, "Pod")["spec"],
-        *(find(objects, kind)["spec"]["template"]["spec"] for kind in ("Deployment", "Job")),
+        find(objects, "Deployment")["spec"]["template"]["spec"],
     ]
     for key in ("imagePullSecrets", "securityContext"):
         assert len({json.dumps(pod.get(key)) for pod in pods}) == 1
@@ -166,29 +166,22 @@ def test_labels_of_users_never_replace_those_of_the_chart() -> None:
 
 def test_pods_have_the_labels_that_policies_ask_for() -> None:
     objects = rendered_set("common labels")
-    pods = [find(objects, "Pod")]
-    pods += [find(objects, kind)["spec"]["template"] for kind in ("Deployment", "Job")]
-    for pod in pods:
+    for pod in (find(objects, "Pod"), find(objects, "Deployment")["spec"]["template"]):
         assert pod["metadata"]["labels"]["example.com/team"] == "platform"
         assert pod["metadata"]["annotations"]["example.com/contact"] == "platform@example.com"
 
 
-def test_hooks_have_network_policies() -> None:
+def test_the_test_of_a_release_has_a_network_policy() -> None:
     objects = rendered_set("network policy and common labels")
-    pods = {"test": find(objects, "Pod"), "uninstall": find(objects, "Job")["spec"]["template"]}
-    for component, pod in pods.items():
-        policy = find(objects, "NetworkPolicy", f"llmtrain-{component}")
-        selector = policy["spec"]["podSelector"]["matchLabels"]
-        assert selector.items() <= pod["metadata"]["labels"].items()
-        assert "example.com/team" not in selector
-        annotations = policy["metadata"]["annotations"]
-        assert (
-            annotations["helm.sh/hook"] == {"test": "test", "uninstall": "post-delete"}[component]
-        )
-        assert int(annotations["helm.sh/hook-weight"]) < 0
-        ports = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
-        assert 6443 in ports
-        assert ("metrics" in ports) == (component == "test")
+    policy = find(objects, "NetworkPolicy", "llmtrain-test")
+    selector = policy["spec"]["podSelector"]["matchLabels"]
+    assert selector.items() <= find(objects, "Pod")["metadata"]["labels"].items()
+    assert "example.com/team" not in selector
+    annotations = policy["metadata"]["annotations"]
+    assert annotations["helm.sh/hook"] == "test"
+    assert int(annotations["helm.sh/hook-weight"]) < 0
+    ports = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    assert {6443, "metrics"} <= set(ports)
 
 
 def test_a_constraint_selects_the_pods_of_its_deployment() -> None:

@@ -22,7 +22,7 @@ PAGES = sorted(
     key=lambda page: str(page.relative_to(ROOT)),
 )
 OF_THE_CHART = ("config", "crds", "dashboards", "global", "image", "networkPolicy", "podMonitor")
-OF_THE_CHART += ("prometheusRule", "rbac", "serviceMonitor", "uninstall", "podDisruptionBudget")
+OF_THE_CHART += ("prometheusRule", "rbac", "serviceMonitor", "podDisruptionBudget")
 OF_THE_CHART += ("priorityClass", "serviceAccount", "metricsService", "podSecurityContext")
 """Values that are maps. Other fields of these names are listed in `OTHERS`."""
 OTHERS = {"config.json", "config.toml"}

@@ -8,7 +8,7 @@ import pytest
 
 from llmtrain_devcluster.api import Object
 from tests.support.kueue.queues import API, QUEUE, WORKLOADS, Queues, holds, lacks_quota
-from tests.support.operator_harness.harness import JOBS, condition, status_of
+from tests.support.operator_harness.harness import condition, status_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -155,9 +155,7 @@ async def test_a_waiting_job_that_is_deleted_leaves_nothing(queues: Queues) -> N
     await queues.create(gpus=2)
     await queues.submit("job")
     await waits_for_quota(queues, "job")
-    await queues.api.delete(JOBS, "job", queues.harness.namespace)
-    await queues.harness.gone("job", seconds=60)
-    assert await queues.harness.pods() == []
+    await queues.harness.delete("job", seconds=60)
     await queues.become(lambda found: found == {})
 
 
@@ -166,8 +164,7 @@ async def test_a_job_may_have_the_name_of_one_before_it(queues: Queues) -> None:
     for _ in range(3):
         await queues.submit("job")
         await queues.harness.runs("job", 0, seconds=60)
-        await queues.api.delete(JOBS, "job", queues.harness.namespace)
-        await queues.harness.gone("job", seconds=60)
+        await queues.harness.delete("job", seconds=60)
 
 
 async def test_a_suspended_job_returns_its_quota(queues: Queues) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llmtrain_core.api.labels import FINALIZER
 from llmtrain_devcluster.api import Api, ApiStatusError, Object
 from tests.support.operator_harness.harness import (
     JOBS,
@@ -117,12 +118,14 @@ async def test_finalizers_of_a_tenant_do_not_keep_nodes(
         for pod in await mallory.pods():
             await mallory.patch_pod(pod["metadata"]["name"], {"metadata": {"finalizers": [KEEP]}})
         for number in range(GANGS):
-            job = await mallory.job(f"job-{number}")
-            kept = [*job["metadata"].get("finalizers", ()), KEEP]
-            await mallory.patch(f"job-{number}", {"metadata": {"finalizers": kept}})
+            finalizers = [FINALIZER, KEEP]
+            await mallory.patch(f"job-{number}", {"metadata": {"finalizers": finalizers}})
             await mallory.api.delete(JOBS, f"job-{number}", mallory.namespace)
         await have_ended(mallory, tenants.admin)
         await bystanders.are_unharmed("finalizers on jobs and pods")
+        for number in range(GANGS):
+            job = await mallory.job(f"job-{number}")
+            assert job["metadata"]["finalizers"] == [KEEP], "only those of the tenant stay"
     finally:
         for number in range(GANGS):
             with contextlib.suppress(ApiStatusError):

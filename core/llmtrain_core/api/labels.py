@@ -12,6 +12,7 @@ MANAGED_BY_VALUE = "llmtrain"
 CONTROLLER_NAME = "llmtrain.dev/operator"
 """Value of `spec.managedBy` for this operator; also the default."""
 FINALIZER = "llmtrain.dev/finalizer"
+"""Finalizer that earlier versions of the operator set. Jobs have none any more."""
 REPLACE = "llmtrain.dev/replace"
 """Annotation of a job, set by the user: the attempt to relocate to a better placement after the
 next checkpoint."""

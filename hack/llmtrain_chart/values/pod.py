@@ -70,8 +70,7 @@ class Rbac(ChartModel):
     """Rights of the operator and of users."""
 
     create: bool = True
-    """Create the roles of the operator and of the uninstall hook, and their bindings. If not, bind
-    your own, or set `uninstall.releaseJobs` to false."""
+    """Create the roles of the operator and their bindings. If not, bind your own."""
     aggregate_cluster_roles: bool = True
     """Create the roles of users, which the roles `view`, `edit` and `admin` aggregate."""
 
@@ -128,8 +127,8 @@ class NetworkPolicyValues(ChartModel):
     """The NetworkPolicy of the operator's pods."""
 
     enabled: bool = False
-    """Create it, and one for each hook, so that they work in a namespace that denies all traffic by
-    default."""
+    """Create it, and one for `helm test`, so that they work in a namespace that denies all traffic
+    by default."""
     ingress: Manifests = [
         {"ports": [{"port": "metrics", "protocol": "TCP"}, {"port": "health", "protocol": "TCP"}]}
     ]

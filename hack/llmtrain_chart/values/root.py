@@ -56,14 +56,6 @@ class ExtraVariable(ChartModel):
     """Source of the value."""
 
 
-class UninstallValues(ChartModel):
-    """What `helm uninstall` does."""
-
-    release_jobs: bool = True
-    """Remove the operator's finalizer from all jobs by a hook after the release is deleted, so that
-    jobs and namespaces can be deleted without the operator."""
-
-
 class Values(ChartModel):
     """All values."""
 
@@ -175,7 +167,5 @@ class Values(ChartModel):
     """Recording rules and alerts."""
     dashboards: Dashboards = Dashboards()
     """Grafana dashboards."""
-    uninstall: UninstallValues = UninstallValues()
-    """What `helm uninstall` does."""
     extra_objects: list[str | Manifest] = []
     """More objects of the release, as maps or text. Both are templates."""

@@ -27,10 +27,16 @@ from llmtrain_operator.cache.records import (
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import EventCounter, Informer, Selection
 from llmtrain_operator.kube.resources import FABRICS, JOBS, NODES, PODS, PRIORITY_CLASSES
+from llmtrain_operator.manifests.names import job_of_pod
 
 R = TypeVar("R")
 
 NOT_OURS = f"!{labels.JOB_UID}"
+_POD_INDEXES: Mapping[str, Callable[[PodRecord], str | None]] = {
+    "job": lambda pod: pod.job,
+    "node": lambda pod: pod.node or None,
+    "job name": lambda pod: f"{pod.namespace}/{job_of_pod(pod.name)}",
+}
 LIVE_AND_BOUND = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 
@@ -70,7 +76,7 @@ class Informers:
             Selection(PODS, namespace, labels=labels.JOB_UID),
             pod_record,
             on_change.pod,
-            {"job": lambda pod: pod.job, "node": lambda pod: pod.node or None},
+            _POD_INDEXES,
         )
         self.nodes = self._informer(
             "nodes",

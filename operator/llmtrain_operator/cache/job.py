@@ -17,6 +17,8 @@ from llmtrain_core.api.conditions import ConditionType, get_condition, is_true
 Raw = Mapping[str, Any]
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+ORPHAN = "orphan"
+"""Finalizer by which the API server marks a deletion that keeps the children of an object."""
 
 
 def parse_time(text: str) -> datetime:
@@ -84,9 +86,19 @@ class JobView:
         return "deletionTimestamp" in self.metadata
 
     @property
+    def deletion_time(self) -> str:
+        """API timestamp of the deletion; empty if the job is not being deleted."""
+        return str(self.metadata.get("deletionTimestamp", ""))
+
+    @property
     def has_finalizer(self) -> bool:
-        """Whether the operator's finalizer is set."""
+        """Whether the finalizer of an earlier version of the operator is set."""
         return labels.FINALIZER in (self.metadata.get("finalizers") or ())
+
+    @property
+    def orphans_pods(self) -> bool:
+        """Whether the job is being deleted without its pods."""
+        return ORPHAN in (self.metadata.get("finalizers") or ())
 
     @property
     def over_memory_annotation(self) -> str | None:

@@ -36,10 +36,6 @@ class JobFeed:
         elif old is not None:
             self._put(JobChange("DELETED", old))
 
-    def repeat(self, job: JobRecord) -> None:
-        """Report a job again although it did not change."""
-        self._put(JobChange("MODIFIED", job))
-
     def _put(self, change: JobChange) -> None:
         self._pending[change.job.uid] = change
         self._changed.set()

@@ -15,13 +15,12 @@ from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.api.defaults import SPEC_BYTES
 from llmtrain_core.api.untrusted import is_nested_deeper
 from llmtrain_core.validation.problem import Problem
-from llmtrain_operator.cache.job import JobView, Raw, parse_time
+from llmtrain_operator.cache.job import ORPHAN, JobView, Raw, parse_time
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.manifests.gang_scheduling import KUEUE_LABELS
 
 SPEC_LEVELS = 32
 """Levels of a spec that is read; the API has eight."""
-FINALIZER_BYTES = 16 * 1024
 ANNOTATION_LENGTH = 256
 _METADATA = (
     "name",
@@ -33,6 +32,7 @@ _METADATA = (
     "deletionTimestamp",
 )
 _ANNOTATIONS = (labels.REPLACE, labels.ALLOW_OVER_MEMORY)
+_FINALIZERS = (labels.FINALIZER, ORPHAN)
 _CORE = ("managedBy", "suspend", "priorityClassName", "runPolicy")
 """Fields that are kept of a spec that is not read; the API bounds each of them."""
 
@@ -92,8 +92,9 @@ def _record(raw: Raw, spec: Raw, problem: Problem | None) -> JobRecord:
         metadata["labels"] = kept
     if kept := _chosen(found.get("annotations"), _ANNOTATIONS):
         metadata["annotations"] = kept
-    if finalizers := found.get("finalizers"):
-        metadata["finalizers"] = _bounded_finalizers(finalizers)
+    finalizers = found.get("finalizers") or ()
+    if kept_finalizers := [name for name in _FINALIZERS if name in finalizers]:
+        metadata["finalizers"] = kept_finalizers
     return JobRecord(
         uid=metadata["uid"],
         namespace=metadata["namespace"],
@@ -106,13 +107,3 @@ def _record(raw: Raw, spec: Raw, problem: Problem | None) -> JobRecord:
 
 def _chosen(found: Raw | None, keys: tuple[str, ...]) -> dict[str, str]:
     return {key: found[key][:ANNOTATION_LENGTH] for key in keys if key in found} if found else {}
-
-
-def _bounded_finalizers(finalizers: list[str]) -> list[str]:
-    """Return the finalizers, or only the operator's if there are too many of them.
-
-    The operator's next change of the finalizers then removes the others.
-    """
-    if sum(map(len, finalizers)) <= FINALIZER_BYTES:
-        return finalizers
-    return [name for name in finalizers if name == labels.FINALIZER]

@@ -34,7 +34,7 @@ class Actions:
     """The assignment of the scheduler that the new status contains."""
     delete_job: bool = False
     remove_finalizer: bool = False
-    """No pod of the deleted job is left."""
+    """The job has the finalizer of an earlier version of the operator."""
     reconcile_after: float | None = None
     """Seconds until the next reconcile, even if nothing changes."""
 

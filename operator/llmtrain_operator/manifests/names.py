@@ -10,6 +10,11 @@ from llmtrain_core.api import labels
 from llmtrain_core.api.base import API_VERSION
 
 
+def job_of_pod(pod: str) -> str:
+    """Return the name of the job whose pod has this name."""
+    return pod.rsplit("-", 2)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class JobIdentity:
     """The metadata of a job that its child objects carry."""

@@ -83,7 +83,8 @@ class GpuSeconds:
     def undo(self, uid: str, gpu_seconds: float) -> None:
         """Count this much of the next training of a job as lost: a failure has undone as much."""
         self._advance()
-        self._undone[uid] = self._undone.get(uid, 0.0) + gpu_seconds
+        if uid in self._jobs:  # it may have been deleted meanwhile
+            self._undone[uid] = self._undone.get(uid, 0.0) + gpu_seconds
 
     def totals(self) -> dict[GpuUse, float]:
         """Return the sums up to now."""

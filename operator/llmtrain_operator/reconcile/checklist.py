@@ -10,7 +10,7 @@ from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import Actions, StatusDraft
 from llmtrain_operator.policies.completion import complete_if_succeeded
-from llmtrain_operator.policies.deletion import finalize_deleted_job
+from llmtrain_operator.policies.deletion import remove_old_finalizer, stop_deleted_job
 from llmtrain_operator.policies.failure_handling import detect_failure
 from llmtrain_operator.policies.kueue import requeue_if_evicted
 from llmtrain_operator.policies.node_replacement import give_up_taken_spares
@@ -32,7 +32,8 @@ Those before `stop_if_rejected` apply to a job with an invalid spec, too.
 """
 
 CHECKLIST: tuple[Policy, ...] = (
-    finalize_deleted_job,
+    remove_old_finalizer,
+    stop_deleted_job,
     clean_up_finished_job,
     record_plan,
     accept_or_reject,

@@ -10,13 +10,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+from llmtrain_core.api.defaults import TERMINATION_GRACE_SECONDS
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job, Problem
+from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError
 from llmtrain_operator.job_state.observation import CreateError, Observed
@@ -42,7 +44,9 @@ MIN_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
 RESYNC_SECONDS = 600.0
 COALESCE_SECONDS = 0.02
-FINALIZER_SECONDS = 10.0
+DELETION_SECONDS = TERMINATION_GRACE_SECONDS + 60.0
+"""If the pods of a deleted job have not ended after this time, the log names them."""
+NAMED_PODS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +103,14 @@ class Reconciler:
     write_outcome_unknown: bool = False
     """The last status write got no response and may or may not have been applied."""
     last_write: float = -1e9
-    started: float = field(default_factory=time.monotonic)
+    gone_since: float | None = None
+    """When the job was found to be gone, if it left pods; monotonic time."""
+    slow_deletion_logged: bool = False
     create_backoff: _Backoff = field(default_factory=_Backoff)
     error_backoff: _Backoff = field(default_factory=_Backoff)
 
-    async def run(self, first_version: int) -> None:
-        """Reconcile until the job is gone or `stopping` is set.
-
-        `first_version` is the lowest resourceVersion of the job to act on.
-        """
-        self.expectations.expect_job_version(str(first_version))
+    async def run(self) -> None:
+        """Reconcile until the job is gone or `stopping` is set."""
         while not self.stopping:
             self.wake.clear()
             try:
@@ -155,23 +157,24 @@ class Reconciler:
             self.deps.metrics.reconcile.observe(time.perf_counter() - started)
 
     async def _reconcile(self) -> float | None:
-        """Reconcile once. Return the seconds until the next time, or None if the job is gone."""
+        """Reconcile once. Return the seconds until the next time, or None at the end."""
         job = self.deps.jobs.get(self.uid)
         if self.write_outcome_unknown and job is not None:
             await self._resolve_unknown_write(job)
         if job is None:
+            self.deps.poller.forget(self.uid)
+            self.deps.assessments.forget(self.uid)
             known = self.deps.jobs.last_version >= self.expectations.job_version
-            return None if known else 1.0
+            return self._follow_last_pods() if known else 1.0
+        self.gone_since = None
         async with self.deps.turns.take(job.namespace):
             decided = await self._decide(job)
         if isinstance(decided, float):
             return decided
         observed, actions = decided
         await self._apply(observed, actions)
-        if actions.remove_finalizer:
-            self.deps.poller.forget(self.uid)
-            self.deps.assessments.forget(self.uid)
-            return None
+        if observed.view.is_deleting:
+            return self._follow_deletion(observed)
         return self._seconds_to_next(actions)
 
     async def _decide(self, job: JobRecord) -> tuple[Observed, Actions] | float:
@@ -184,8 +187,6 @@ class Reconciler:
         pods = [pod for pod in self.deps.pods.by_index("job", self.uid) if pod.belongs_to(current)]
         if not self._cache_is_current(current, pods):
             return 0.5
-        if not self._has_finalizer(current):
-            return 0.2
         observed = self._observe(current, pods, assessment)
         return observed, decide(observed)
 
@@ -199,15 +200,6 @@ class Reconciler:
             self.deps.pods.relist()
             self.expectations.clear()
         return False
-
-    def _has_finalizer(self, job: JobRecord) -> bool:
-        """Return True if the job has its finalizer, which kopf adds when the loop starts.
-
-        The finalizer keeps the job until its pods are gone. Waiting for it also avoids a conflict
-        between kopf's patch and the first status write.
-        """
-        late = time.monotonic() - self.started > FINALIZER_SECONDS
-        return job.view.has_finalizer or late or job.view.is_deleting
 
     def _observe(
         self, job: JobRecord, pods: list[PodRecord], assessment: Assessment | None
@@ -234,6 +226,8 @@ class Reconciler:
         )
 
     async def _apply(self, observed: Observed, actions: Actions) -> None:
+        if actions.remove_finalizer and await self.deps.writer.remove_finalizer(observed):
+            return  # the job has changed
         if actions.changed:
             await self._write(observed, actions)
             return
@@ -277,6 +271,37 @@ class Reconciler:
         self.write_outcome_unknown = False
         self.deps.scheduler.release(self.uid)
 
+    def _follow_last_pods(self) -> float | None:
+        """Follow the pods of a job that is gone for a while, to log those that do not end.
+
+        They hold their nodes, and there is no job whose status could say so.
+        """
+        pods = [pod for pod in self.deps.pods.by_index("job", self.uid) if not pod.ended]
+        if not pods:
+            return None
+        now = time.monotonic()
+        if self.gone_since is None:
+            self.gone_since = now
+            log.info("job=%s is gone, %d pods have not ended yet", self.uid, len(pods))
+        left = self.gone_since + DELETION_SECONDS - now
+        if left > 0:
+            return left
+        text = "job=%s is gone, but its pods have not ended and hold their nodes: %s"
+        log.warning(text, self.uid, _names(pods))
+        return None
+
+    def _follow_deletion(self, observed: Observed) -> float:
+        """Log once what a job waits for that exists long after its deletion."""
+        passed = (observed.now - parse_time(observed.view.deletion_time)).total_seconds()
+        if passed < DELETION_SECONDS:
+            return DELETION_SECONDS - passed
+        if not self.slow_deletion_logged:
+            self.slow_deletion_logged = True
+            waits_for = f"its pods {_names(observed.pods)}" if observed.pods else "its finalizers"
+            text = "job=%s was deleted %.0f s ago and waits for %s"
+            log.warning(text, self.uid, passed, waits_for)
+        return RESYNC_SECONDS
+
     def _seconds_to_next(self, actions: Actions) -> float:
         delays = [RESYNC_SECONDS * random.uniform(0.8, 1.0)]
         if actions.reconcile_after is not None:
@@ -286,6 +311,12 @@ class Reconciler:
         if actions.poll_pod is not None:
             delays.append(self.deps.poller.poll(actions.poll_pod))
         return min(delays)
+
+
+def _names(pods: Sequence[PodRecord]) -> str:
+    more = len(pods) - NAMED_PODS
+    names = [f"{pod.namespace}/{pod.name}" for pod in pods[:NAMED_PODS]]
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
 def _added_nodes(observed: Observed, actions: Actions) -> frozenset[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.queueing import Unschedulable
 from llmtrain_core.validation.check import Job
@@ -62,6 +63,16 @@ def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
     before, version = observed.view.status, observed.view.metadata["resourceVersion"]
     changes = _merge_patch(before, status)
     return {"metadata": {"resourceVersion": version}, "status": changes}
+
+
+def finalizer_patch(job: Mapping[str, Any]) -> Object | None:
+    """Return the merge patch that removes the operator's finalizer, or None if there is none."""
+    metadata = job["metadata"]
+    finalizers = metadata.get("finalizers") or ()
+    if labels.FINALIZER not in finalizers:
+        return None
+    kept = [name for name in finalizers if name != labels.FINALIZER]
+    return {"metadata": {"finalizers": kept, "resourceVersion": metadata["resourceVersion"]}}
 
 
 def _merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
@@ -139,6 +150,25 @@ class JobWriter:
             await self._cluster.delete(JOBS, identity.name, identity.namespace, uid=identity.uid)
         except (NotFoundError, ConflictError):
             return
+
+    async def remove_finalizer(self, observed: Observed) -> bool:
+        """Remove the finalizer of earlier versions of the operator. Those of others stay.
+
+        Return False if there is nothing to remove, or the API server refuses it.
+        """
+        identity = JobIdentity.of(observed.raw)
+        async with self._limiter.job_write(identity.namespace):
+            try:
+                found = await self._cluster.get(JOBS, identity.name, identity.namespace)
+                patch = finalizer_patch(found)
+                if patch is not None:
+                    await self._cluster.patch(JOBS, identity.name, patch, identity.namespace)
+            except NotFoundError:
+                return False
+            except (ForbiddenError, InvalidError) as error:
+                log.warning("job=%s its finalizer cannot be removed: %s", identity.uid, error)
+                return False
+        return patch is not None
 
     async def create_pods(
         self, observed: Observed, actions: Actions, expectations: Expectations
@@ -222,12 +252,10 @@ class JobWriter:
                 CreateError(Reason.INVALID_SPEC, clean_text(text, 700))
             ) from error
         owners = found["metadata"].get("ownerReferences") or ()
-        if any(o.get("controller") and o["uid"] == identity.uid for o in owners):
+        owner: Mapping[str, Any] = next((o for o in owners if o.get("controller")), {})
+        if owner.get("uid") == identity.uid:
             return found
-        text = (
-            f"metadata.name: {resource.plural} {name} exists and is not owned by this job;"
-            " delete it, or create the job with another name"
-        )
+        text = _name_conflict(f"{resource.plural} {name}", owner, identity)
         raise _CreateRefusedError(CreateError(Reason.NAME_CONFLICT, clean_text(text)))
 
 
@@ -237,6 +265,20 @@ def _with_priority_class(job: Job, placement: Mapping[str, Any]) -> Job:
         return job
     named = placement.get("priorityClassName")
     return replace(job, spec=job.spec.model_copy(update={"priority_class_name": named}))
+
+
+def _name_conflict(child: str, owner: Mapping[str, Any], identity: JobIdentity) -> str:
+    """Return why a child object cannot be created: another one has its name."""
+    mine = identity.owner()
+    if all(owner.get(key) == mine[key] for key in ("apiVersion", "kind", "name")):
+        return (
+            f"metadata.name: {child} belongs to a deleted job of the same name;"
+            " waiting until it is gone"
+        )
+    return (
+        f"metadata.name: {child} exists and is not owned by this job;"
+        " delete it, or create the job with another name"
+    )
 
 
 def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> CreateError:

@@ -29,6 +29,7 @@ from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRecord
 from llmtrain_operator.config import Config
 from llmtrain_operator.manifests.pod import sample_pod
+from llmtrain_operator.scheduler.earlier_pods import wait_for_earlier_pods
 from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
 from llmtrain_operator.scheduler.held_nodes import HeldNodes, held_by_jobs, held_nodes
 from llmtrain_operator.scheduler.jobs import (
@@ -95,10 +96,15 @@ class ClusterReader:
                 system_classes=self._system_classes,
             )
             if isinstance(job, PendingJob):
-                job = self._without_small_gpus(record, checked, job)
+                job = self._earlier_pods(record) or self._without_small_gpus(record, checked, job)
             if job is not None:
                 found[record.uid] = job
         return limit_active_jobs(found, placed, self._max_active_jobs)
+
+    def _earlier_pods(self, record: JobRecord) -> Unschedulable | None:
+        """Return why a job must wait if pods of a deleted job of its name are left."""
+        name = f"{record.namespace}/{record.name}"
+        return wait_for_earlier_pods(record, self._informers.pods.by_index("job name", name))
 
     def _without_small_gpus(self, record: JobRecord, checked: Job, job: PendingJob) -> PendingJob:
         """Exclude the nodes whose GPUs are too small for a job."""

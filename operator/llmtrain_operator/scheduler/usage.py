@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
@@ -72,21 +72,44 @@ def used_by_others(
 
 
 def terminating_allocations(
-    jobs: Iterable[JobRecord], pods: Iterable[PodRecord], ends_at: float, held: HeldNodes
+    jobs: Iterable[JobRecord], pods: Sequence[PodRecord], ends_at: float, held: HeldNodes
 ) -> list[Allocation]:
     """Return what pods still hold on nodes that their job has released.
 
     The job was suspended, preempted, deleted, or placed on other nodes.
     """
     known = {job.uid: job for job in jobs}
+    return [
+        Allocation("", namespace, 0, (node,), resources, ends_at, preemptible=False)
+        for namespace, node, resources in (
+            *_released_by_jobs(known, pods, held),
+            *_left_by_deleted_jobs(known, pods),
+        )
+    ]
+
+
+def _released_by_jobs(
+    known: Mapping[str, JobRecord], pods: Iterable[PodRecord], held: HeldNodes
+) -> Iterator[tuple[str, str, Mapping[str, int]]]:
+    """Yield namespace, node and resources of what jobs that exist have released."""
     released: dict[tuple[str, str], dict[str, int]] = {}
     for (owner, node, resource), amount in _used_by_pods(known, pods).items():
         if owner in known and node not in _kept_nodes(known[owner].view, held.get(owner, ())):
             released.setdefault((owner, node), {})[resource] = amount
-    return [
-        Allocation("", known[owner].namespace, 0, (node,), resources, ends_at, preemptible=False)
-        for (owner, node), resources in sorted(released.items())
-    ]
+    for (owner, node), resources in sorted(released.items()):
+        yield known[owner].namespace, node, resources
+
+
+def _left_by_deleted_jobs(
+    known: Mapping[str, JobRecord], pods: Iterable[PodRecord]
+) -> Iterator[tuple[str, str, Mapping[str, int]]]:
+    """Yield the same of pods that are being deleted and whose job is gone.
+
+    Others without a job were orphaned, and have no end.
+    """
+    for pod in sorted(pods, key=lambda pod: pod.uid):
+        if pod.deleting and pod.bound and not pod.ended and pod.owner not in known:
+            yield pod.namespace, pod.node, dict(pod.resources)
 
 
 def _kept_nodes(view: JobView, held: Sequence[str]) -> Sequence[str]:

@@ -10,7 +10,7 @@ from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.api.defaults import SPEC_BYTES
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
-from llmtrain_operator.cache.job_record import FINALIZER_BYTES, job_record, unreadable_job
+from llmtrain_operator.cache.job_record import job_record, unreadable_job
 from tests.support.operator_harness.harness import job_object
 from tests.support.operator_harness.observed import PLACEMENT, ago, status
 
@@ -58,7 +58,7 @@ def test_metadata_that_the_operator_does_not_read_is_dropped() -> None:
         **METADATA,
         "annotations": kept,
         "labels": queue,
-        "finalizers": [labels.FINALIZER, "example.com/mine"],
+        "finalizers": [labels.FINALIZER],
         "deletionTimestamp": "2026-01-01T00:00:01Z",
     }
     assert record.view.spec == raw["spec"]
@@ -69,11 +69,13 @@ def test_values_of_annotations_are_cut() -> None:
     assert len(job_record(raw).view.over_memory_annotation or "") < 1000
 
 
-def test_too_many_finalizers_are_dropped_but_for_ours() -> None:
-    many = [f"example.com/{i:0200}" for i in range(FINALIZER_BYTES // 200)]
-    for ours in ([], [labels.FINALIZER]):
-        record = job_record(raw_job(metadata={"finalizers": [*many, *ours]}))
-        assert record.view.metadata["finalizers"] == ours
+@pytest.mark.parametrize("known", [[], [labels.FINALIZER], ["orphan"]])
+def test_finalizers_of_others_are_dropped(known: list[str]) -> None:
+    many = [f"example.com/{i:0200}" for i in range(1000)]
+    view = job_record(raw_job(metadata={"finalizers": [*many, *known]})).view
+    assert view.metadata.get("finalizers", []) == known
+    assert view.has_finalizer is (known == [labels.FINALIZER])
+    assert view.orphans_pods is (known == ["orphan"])
 
 
 def test_a_large_spec_is_refused_and_not_kept() -> None:

@@ -10,7 +10,6 @@ import pytest
 from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
-    JOBS,
     OperatorHarness,
     OperatorProcess,
     condition,
@@ -98,48 +97,12 @@ async def test_suspend_releases_the_nodes(
     await harness.phase("second", "Running")
     await harness.patch("first", {"spec": {"suspend": False}})
     await harness.phase("first", "Queued")
-    await harness.api.delete(JOBS, "second", harness.namespace)
+    await harness.delete("second")
     resumed = await harness.phase("first", "Running")
     assert status_of(resumed)["attempt"] == 1
     assert status_of(resumed).get("restarts", 0) == 0
     names = sorted(p["metadata"]["name"] for p in await harness.pod_count(2))
     assert names == ["first-1-0", "first-1-1"]
-
-
-async def test_deletion_removes_all_child_objects(
-    operator: OperatorProcess, harness: OperatorHarness
-) -> None:
-    await harness.add_nodes({}, {})
-    harness.nodes.default = PodScript(exit_after=None, hang_on_delete=True)
-    await harness.submit("doomed")
-    await harness.phase("doomed", "Running")
-    assert len(await harness.children()) == 5
-    await harness.api.delete(JOBS, "doomed", harness.namespace)
-    held = await harness.job("doomed")
-    assert "llmtrain.dev/finalizer" in held["metadata"]["finalizers"]
-    for index in range(2):
-        pod = f"doomed-0-{index}"
-        await harness.api.wait_for(
-            "pods", pod, lambda o: "deletionTimestamp" in (o or {})["metadata"], harness.namespace
-        )
-    assert await harness.job("doomed"), "the name is held while pods run"
-    for index in range(2):
-        await harness.nodes.pod(harness.namespace, f"doomed-0-{index}").remove()
-    await harness.gone("doomed")
-    assert await harness.pods() == []
-    # The garbage collector looks for new kinds every 30 s: ours may be new to it.
-    for _ in range(600):
-        if not await harness.children():
-            break
-        await asyncio.sleep(0.2)
-    assert await harness.children() == []
-
-
-async def test_time_to_live(operator: OperatorProcess, harness: OperatorHarness) -> None:
-    await harness.add_nodes({}, {})
-    harness.nodes.default = PodScript(exit_after=0.3)
-    await harness.submit("brief", runPolicy={"ttlSecondsAfterFinished": 0})
-    await harness.gone("brief")
 
 
 async def test_deadline_and_clean_pod_policy(

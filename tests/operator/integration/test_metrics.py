@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
-    JOBS,
     OperatorHarness,
     OperatorProcess,
     message,
@@ -94,8 +93,7 @@ async def test_jobs_and_nodes_by_state(operator: OperatorProcess, harness: Opera
         operator, lambda m: (m.get("gpu_seconds_total", state="training") or 0) > 8
     )
     assert (later.get("gpu_seconds_total", state="waiting") or 0) > 0
-    await harness.api.delete(JOBS, "running", harness.namespace)
-    await harness.gone("running")
+    await harness.delete("running")
     gone = await scraped(operator, lambda m: m.get("jobs", phase="Running") is None)
     assert "running" not in gone.labels("job_phase", "job")
 

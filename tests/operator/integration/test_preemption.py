@@ -12,7 +12,6 @@ from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
-    JOBS,
     QUICK_LEASE,
     OperatorHarness,
     OperatorProcess,
@@ -62,7 +61,7 @@ async def test_killed_while_gangs_stop_for_another(
             assert status_of(job)["preemptions"] == 1 and status_of(job)["restarts"] == 0
             assert condition(job, "Running")["reason"] == "Preempted"
             assert f"preempted by {harness.namespace}/vip" in condition(job, "Running")["message"]
-        await api.delete(JOBS, "vip", harness.namespace)
+        await harness.delete("vip")
         for low in ("one", "two"):
             await harness.runs(low, attempt=1, seconds=60)
     finally:

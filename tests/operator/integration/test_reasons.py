@@ -37,7 +37,7 @@ async def behind_an_older_job(harness: CaseBench) -> None:
     await harness.wait_reason(
         "job", "WaitingBehindJob", f"reserved for jobs ahead: {harness.namespace}/ahead"
     )
-    await harness.api.delete(JOBS, "ahead", harness.namespace)
+    await harness.delete("ahead")
     await harness.starts("job")
 
 
@@ -52,10 +52,10 @@ async def behind_a_job_of_higher_priority(harness: CaseBench) -> None:
     await harness.wait_reason("vip", "InsufficientGpus")
     expected = f"ahead in the queue: {harness.namespace}/vip"
     await harness.wait("job", lambda j: expected in condition(j, "Placed").get("message", ""), 60)
-    await harness.api.delete(JOBS, "holder", harness.namespace)
+    await harness.delete("holder")
     await harness.starts("vip")
     await harness.wait_reason("job", "InsufficientGpus")
-    await harness.api.delete(JOBS, "vip", harness.namespace)
+    await harness.delete("vip")
     await harness.starts("job")
 
 
@@ -108,7 +108,7 @@ async def quarantined(harness: CaseBench) -> None:
     await harness.wait_reason("unlucky", "NodesQuarantined", f"{node} until ")
     await harness.small("job")
     await harness.wait_reason("job", "NodesQuarantined", f"{node} until ")
-    await harness.api.delete(JOBS, "unlucky", harness.namespace)
+    await harness.delete("unlucky")
     await harness.starts("job")
 
 

@@ -10,7 +10,6 @@ from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.scripted_node.node import PodScript
 from tests.support.operator_harness.advice import FABRICS
 from tests.support.operator_harness.harness import (
-    JOBS,
     OperatorHarness,
     OperatorProcess,
     condition,
@@ -57,7 +56,7 @@ async def test_a_job_moves_on_request_after_a_newer_checkpoint(
     await harness.submit("job", topology={"fabric": fabric})
     apart = await harness.phase("job", "Running", seconds=60)
     assert status_of(apart)["placementSummary"] == "2 nodes · 2 rack"
-    await harness.api.delete(JOBS, "guest", harness.namespace)
+    await harness.delete("guest")
     hinted = await harness.wait("job", lambda j: "betterPlacement" in status_of(j), 300)
     hint = status_of(hinted)["betterPlacement"]
     assert hint["attempt"] == 0 and hint["gain"] > 1.1 and hint["summary"] == "2 nodes · 1 rack"

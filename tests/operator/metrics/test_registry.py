@@ -37,6 +37,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def recorded(before: dict[str, Any], after: dict[str, Any]) -> Metrics:
     metrics = Metrics()
+    metrics.gpu_seconds.update("uid", {"restarting": 1})
     record_transitions(make_observed(before), after, metrics)
     return metrics
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.reconcile.checklist import decide
@@ -114,13 +115,38 @@ def test_time_to_live(lifetime: int | None, deleted: bool) -> None:
     assert actions.delete_job is deleted
 
 
-def test_deletion_waits_for_the_pods() -> None:
+@pytest.mark.parametrize("finalizer", ["foregroundDeletion", "example.com/keep"])
+def test_a_job_that_is_being_deleted_only_loses_its_pods(finalizer: str) -> None:
     observed = make_observed(
         status(ConditionType.RUNNING),
         pods=(pod(0), pod(1, deleting=True)),
-        metadata={"deletionTimestamp": ago(1)},
+        metadata={"deletionTimestamp": ago(1), "finalizers": [finalizer]},
     )
     actions = decide(observed)
-    assert not actions.changed and not actions.remove_finalizer
+    assert not actions.changed and not actions.remove_finalizer and not actions.create_pods
     assert [victim.index for victim in actions.delete_pods] == [0]
-    assert decide(replace(observed, pods=())).remove_finalizer
+    actions = decide(replace(observed, pods=()))
+    assert not actions.changed and not actions.create_pods and not actions.delete_pods
+
+
+def test_pods_that_are_to_be_orphaned_continue() -> None:
+    observed = make_observed(
+        status(ConditionType.RUNNING),
+        pods=(pod(0), pod(1)),
+        metadata={"deletionTimestamp": ago(1), "finalizers": ["orphan"]},
+    )
+    actions = decide(observed)
+    assert not actions.changed and not actions.delete_pods and not actions.create_pods
+
+
+@pytest.mark.parametrize("deleting", [False, True])
+def test_the_finalizer_of_an_earlier_version_is_removed_at_once(deleting: bool) -> None:
+    times = {"deletionTimestamp": ago(1)} if deleting else {}
+    observed = make_observed(
+        status(ConditionType.RUNNING),
+        pods=(pod(0), pod(1)),
+        metadata={"finalizers": [labels.FINALIZER], **times},
+    )
+    assert decide(observed).remove_finalizer
+    without = make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1)))
+    assert not decide(without).remove_finalizer

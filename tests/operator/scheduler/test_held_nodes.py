@@ -90,6 +90,11 @@ def test_a_job_that_is_deleted_or_over_holds_nothing() -> None:
     assert total(in_use([deleting], pods, now=NOW.timestamp())) == {("n0", "uid"): 2}
     [ending] = terminating_allocations([deleting], pods, 30.0, {})
     assert ending.nodes == ("n0",) and ending.ends_at == 30.0
+    gone = [pod(0, deleting=True), pod(1, "Failed", deleting=True), pod(2, bound=False)]
+    assert total(in_use([], gone, now=NOW.timestamp())) == {("n0", gone[0].uid): 2}
+    [ending] = terminating_allocations([], gone, 30.0, {})
+    assert (ending.nodes, ending.ends_at, ending.namespace) == (("n0",), 30.0, "ns")
+    assert terminating_allocations([], [pod(0, owner="")], 30.0, {}) == [], "an orphan has no end"
     assert held(placed(1, ConditionType.FAILED)) == ()
     done = [pod(index, "Succeeded", finished=ago(1)) for index in (0, 1)]
     assert held(placed(1), *done) == (), "the status does not show the end yet"

@@ -28,7 +28,6 @@ CLUSTER_SCOPED = {
 NAMESPACED = {
     "ConfigMap": "configmaps",
     "Deployment": "apps/v1/deployments",
-    "Job": "batch/v1/jobs",
     "Lease": "coordination.k8s.io/v1/leases",
     "NetworkPolicy": "networking.k8s.io/v1/networkpolicies",
     "Pod": "pods",
@@ -60,13 +59,13 @@ def kinds(objects: Iterable[Object]) -> set[str]:
     return {item["kind"] for item in objects}
 
 
-def pod_of(workload: Object) -> Object:
-    """Return the pod that a Deployment or Job would create."""
-    template = workload["spec"]["template"]
+def pod_of(deployment: Object) -> Object:
+    """Return the pod that a Deployment would create."""
+    template = deployment["spec"]["template"]
     metadata = {
         **template["metadata"],
-        "name": workload["metadata"]["name"][:60],
-        "namespace": workload["metadata"]["namespace"],
+        "name": deployment["metadata"]["name"][:60],
+        "namespace": deployment["metadata"]["namespace"],
     }
     spec = {**template["spec"], "serviceAccountName": "default"}
     spec.pop("priorityClassName", None)

@@ -117,8 +117,7 @@ class Releases:
     async def clear(self) -> None:
         """Uninstall what is left, and remove the definitions."""
         for release, namespace in self._installed:
-            options = ("--no-hooks", "--ignore-not-found")
-            await self.helm("uninstall", release, *options, namespace=namespace)
+            await self.helm("uninstall", release, "--ignore-not-found", namespace=namespace)
         for name in CRDS:
             with contextlib.suppress(ApiStatusError):
                 await self.api.request("DELETE", resource_path(DEFINITIONS, None, name))

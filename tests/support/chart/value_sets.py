@@ -253,10 +253,6 @@ VALUE_SETS: Mapping[str, Values] = {
         }
     },
     "all monitoring": ALL_MONITORING,
-    "jobs not released": {"uninstall": {"releaseJobs": False}},
     "more objects": {"extraObjects": [FABRIC, CONFIG_MAP]},
-    "uninstall in namespaces with roles of others": {
-        "watchNamespaces": WATCHED,
-        "rbac": {"create": False},
-    },
+    "namespaces with roles of others": {"watchNamespaces": WATCHED, "rbac": {"create": False}},
 }

@@ -128,5 +128,5 @@ class Team:
         return self.wait(name, there, f"training in attempt {attempt} after step {after}", seconds)
 
     def delete(self, name: str) -> None:
-        """Delete a job and wait until it is gone."""
-        self("delete", RESOURCE, name, "--timeout=180s")
+        """Delete a job and wait until all that it owns is gone."""
+        self("delete", RESOURCE, name, "--cascade=foreground", "--timeout=180s")

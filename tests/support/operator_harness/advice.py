@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from llmtrain_devcluster.api import Object
-from tests.support.operator_harness.harness import JOBS, OperatorHarness, condition
+from tests.support.operator_harness.harness import OperatorHarness, condition
 
 FABRICS = "llmtrain.dev/v1alpha1/fabrics"
 PRIORITY_CLASSES = "scheduling.k8s.io/v1/priorityclasses"
@@ -83,7 +83,7 @@ class CaseBench(OperatorHarness):
                 continue
             job = pod["metadata"].get("labels", {}).get("llmtrain.dev/job-name")
             if job is not None:
-                await self.api.delete(JOBS, job, self.namespace, missing_ok=True)
+                await self.delete(job)
             else:
                 await self.api.delete(
                     "pods", pod["metadata"]["name"], self.namespace, grace_seconds=0

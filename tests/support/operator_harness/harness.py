@@ -248,6 +248,21 @@ class OperatorHarness:
     async def gone(self, name: str, seconds: float = 60.0) -> None:
         await self.wait(name, lambda job: job is None, seconds)
 
+    async def delete(self, name: str, seconds: float = 20.0) -> None:
+        """Delete a job and its pods, and wait until they are gone.
+
+        The garbage collector looks for new kinds every 30 s, so it may not know jobs yet.
+        """
+        await self.api.delete(JOBS, name, self.namespace, missing_ok=True)
+        deadline = time.monotonic() + seconds
+        while pods := await self.pods(f"llmtrain.dev/job-name={name}"):
+            for pod in pods:
+                if "deletionTimestamp" not in pod["metadata"]:
+                    pod_name = pod["metadata"]["name"]
+                    await self.api.delete("pods", pod_name, self.namespace, missing_ok=True)
+            assert time.monotonic() < deadline, [pod["metadata"]["name"] for pod in pods]
+            await asyncio.sleep(0.1)
+
     async def patch(self, name: str, body: Object) -> Object:
         return await self.api.patch(JOBS, name, body, self.namespace)
 
@@ -285,7 +300,7 @@ class OperatorHarness:
         return found
 
     async def clear(self) -> None:
-        """Delete all jobs and let go of them, with or without an operator."""
+        """Delete all jobs and their pods, also those that a finalizer keeps."""
         for job in await self.api.list(JOBS, self.namespace):
             name = job["metadata"]["name"]
             await self.api.delete(JOBS, name, self.namespace, missing_ok=True)

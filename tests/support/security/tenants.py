@@ -43,8 +43,7 @@ class Tenant(OperatorHarness):
             every=0.02,
         )
         taken = time.monotonic() - begin
-        await self.api.delete(JOBS, name, self.namespace)
-        await self.gone(name, seconds=limit)
+        await self.delete(name, seconds=limit)
         return taken
 
     async def job_is(
@@ -60,10 +59,7 @@ class Tenant(OperatorHarness):
     async def clear(self) -> None:
         """Delete all jobs and pods without reading them, with or without an operator."""
         for resource in (JOBS, "pods"):
-            path = resource_path(resource, self.namespace)
-            # Hundreds of large objects take longer than a request may: the rest is done again.
-            with contextlib.suppress(TimeoutError):
-                await self.api.send("DELETE", path, b'{"gracePeriodSeconds":0}')
+            await self._delete_all(resource)
         deadline = time.monotonic() + 10
         while left := await hostile.names(self.api, JOBS, self.namespace):
             if time.monotonic() > deadline:
@@ -74,6 +70,13 @@ class Tenant(OperatorHarness):
                         body = b'{"metadata":{"finalizers":null}}'
                         await hostile.patch(self.api, JOBS, name, body, self.namespace)
             await asyncio.sleep(0.1)
+        await self._delete_all("pods")  # that were being created
+
+    async def _delete_all(self, resource: str) -> None:
+        path = resource_path(resource, self.namespace)
+        # Hundreds of large objects take longer than a request may: the rest is done again.
+        with contextlib.suppress(TimeoutError):
+            await self.api.send("DELETE", path, b'{"gracePeriodSeconds":0}')
 
 
 @dataclass(frozen=True, slots=True)

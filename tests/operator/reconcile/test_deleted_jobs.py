@@ -1,0 +1,180 @@
+"""What the operator does when a job is gone: nothing but to follow its last pods for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from kubernetes.aio.client.configuration import Configuration
+
+from llmtrain_core.api import labels
+from llmtrain_operator.config import parse
+from llmtrain_operator.controller import Controller
+from llmtrain_operator.errors import AlreadyExistsError, NotFoundError
+from llmtrain_operator.kube.api import Item, Object
+from llmtrain_operator.kube.client import KubeClient
+from llmtrain_operator.kube.resources import JOBS, SERVICES, Resource
+from llmtrain_operator.manifests.job_resources import make_service
+from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.metrics.registry import Metrics
+from llmtrain_operator.reconcile import reconciler as module
+from llmtrain_operator.reconcile.writer import _CreateRefusedError
+from tests.support.operator_harness.harness import job_object
+from tests.support.operator_harness.observed import make_observed
+
+pytestmark = pytest.mark.unit
+
+
+class Store(KubeClient):
+    """Objects that are read and written without a server."""
+
+    def __init__(self) -> None:
+        configuration: Configuration = type.__call__(Configuration)
+        configuration.host = "http://127.0.0.1:9"
+        super().__init__(configuration, Metrics().requests)
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.writes: list[tuple[str, str, Any]] = []
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
+        if (resource.plural, name) not in self.objects:
+            raise NotFoundError(404, "NotFound", "not found")
+        return self.objects[resource.plural, name]
+
+    async def create(
+        self, resource: Resource, body: Object, namespace: str | None = None, **_: Any
+    ) -> Object:
+        self.writes.append(("create", resource.plural, body))
+        if (resource.plural, body["metadata"]["name"]) in self.objects:
+            raise AlreadyExistsError(409, "AlreadyExists", "it exists")
+        return body
+
+    async def patch(
+        self, resource: Resource, name: str, body: Any, namespace: str | None = None, **_: Any
+    ) -> Object:
+        self.writes.append(("patch", resource.plural, body))
+        return {"metadata": {"resourceVersion": "8"}}
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    found = Store()
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def controller(store: Store) -> AsyncIterator[Controller]:
+    """A controller whose informers show what a test puts there."""
+    found = Controller(parse([]), store, Metrics(), lambda _name: None)
+    yield found
+    await found.stop()
+
+
+def put_job(controller: Controller, uid: str, **metadata: Any) -> None:
+    raw = job_object("job", "ns", suspend=True)
+    raw["metadata"] |= {"uid": uid, "resourceVersion": "7", "generation": 1, **metadata}
+    raw["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:00Z"}
+    raw["status"] = {"phase": "Running"}
+    controller.informers.jobs._upsert(Item(raw))
+
+
+def put_pod(controller: Controller, uid: str, version: int, phase: str = "Running") -> None:
+    metadata = {
+        "name": "job-0-0",
+        "namespace": "ns",
+        "uid": f"pod-of-{uid}",
+        "resourceVersion": str(version),
+        "labels": {labels.JOB_UID: uid, labels.ATTEMPT: "0"},
+        "ownerReferences": [{"controller": True, "uid": uid}],
+    }
+    spec = {"nodeName": "n0", "containers": []}
+    raw = {"metadata": metadata, "spec": spec, "status": {"phase": phase}}
+    controller.informers.pods._upsert(Item(raw))
+
+
+def log_has(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return any(text in record.getMessage() for record in caplog.records)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+async def test_the_loop_of_a_job_ends_after_its_last_pod(
+    controller: Controller, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    controller.reconcile("absent")
+    assert len(controller._loops) == 0
+    put_job(controller, "a")
+    put_pod(controller, "a", 1)
+    controller.reconcile("a")
+    assert len(controller._loops) == 1
+    controller.informers.jobs._remove("a")
+    await until(lambda: log_has(caplog, "job=a is gone, 1 pods have not ended yet"))
+    assert len(controller._loops) == 1
+    put_pod(controller, "a", 2, "Succeeded")
+    await until(lambda: len(controller._loops) == 0)
+    assert not controller._assessments._known and not controller._poller._polled_at
+    assert not controller.metrics.gpu_seconds._jobs
+    assert not controller._checked._checked
+
+
+async def test_pods_that_do_not_end_are_named_in_the_log(
+    controller: Controller, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DELETION_SECONDS", 0.05)
+    put_job(controller, "a")
+    put_pod(controller, "a", 1)
+    controller.reconcile("a")
+    controller.informers.jobs._remove("a")
+    await until(lambda: len(controller._loops) == 0)
+    assert log_has(caplog, "job=a is gone, but its pods have not ended and hold their nodes")
+    assert log_has(caplog, "ns/job-0-0")
+
+
+async def test_a_deletion_that_takes_long_is_logged(
+    controller: Controller, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_job(controller, "a", deletionTimestamp="2026-01-01T00:00:00Z")
+    controller.reconcile("a")
+    await until(lambda: log_has(caplog, "and waits for its finalizers"))
+
+
+async def test_only_the_finalizer_of_earlier_versions_is_removed(
+    store: Store, controller: Controller
+) -> None:
+    finalizers = ["example.com/mine", labels.FINALIZER, *(f"example.com/{i}" for i in range(2000))]
+    job = job_object("job", "ns")
+    job["metadata"] |= {"uid": "a", "resourceVersion": "9", "finalizers": finalizers}
+    store.objects[JOBS.plural, "job"] = job
+    put_job(controller, "a", finalizers=[labels.FINALIZER])
+    controller.reconcile("a")
+    await until(lambda: bool(store.writes))
+    kept = [name for name in finalizers if name != labels.FINALIZER]
+    patch = {"metadata": {"finalizers": kept, "resourceVersion": "9"}}
+    assert store.writes == [("patch", JOBS.plural, patch)]
+    job["metadata"]["finalizers"] = kept
+    assert not await controller._writer.remove_finalizer(make_observed())
+    store.objects.clear()
+    assert not await controller._writer.remove_finalizer(make_observed())
+    assert len(store.writes) == 1, "nothing to remove"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("job", "a deleted job of the same name; waiting"), ("other", "delete it")]
+)
+async def test_who_has_the_name_of_a_child(
+    store: Store, controller: Controller, name: str, said: str
+) -> None:
+    store.objects[SERVICES.plural, "job"] = {
+        "metadata": {"name": "job", "ownerReferences": [JobIdentity("ns", name, "old").owner()]}
+    }
+    identity = JobIdentity("ns", "job", "new")
+    with pytest.raises(_CreateRefusedError, match=said) as caught:
+        await controller._writer._create_or_adopt(SERVICES, make_service(identity), identity)
+    assert caught.value.create_error.reason == "NameConflict"
