@@ -10,10 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmtrain_core.api import labels
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.topology.levels import NODE, Levels
 from llmtrain_core.topology.links import Links
-from llmtrain_core.topology.resources import CPU, MEMORY, PODS, amounts, pod_requests
+from llmtrain_core.topology.resources import (
+    CPU,
+    MEMORY,
+    PODS,
+    amounts,
+    foreign_requests,
+    pod_requests,
+)
 
 _UNLIMITED = 2**63
 _ALWAYS_REPORTED = frozenset({CPU, MEMORY, PODS})
@@ -156,11 +164,11 @@ def usage_from_pods(pods: Iterable[Mapping[str, Any]], owner_label: str = "") ->
         node = pod.get("spec", {}).get("nodeName")
         if not node or pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
             continue
-        owner = (pod["metadata"].get("labels") or {}).get(owner_label, "")
-        usage += [
-            Usage(node, resource, amount, owner)
-            for resource, amount in pod_requests(pod["spec"]).items()
-        ]
+        tags = pod["metadata"].get("labels") or {}
+        of_job = labels.JOB_UID in tags
+        found = pod_requests(pod["spec"]) if of_job else foreign_requests(pod["spec"])
+        owner = tags.get(owner_label, "")
+        usage += [Usage(node, resource, amount, owner) for resource, amount in found.items()]
     return usage
 
 

@@ -118,15 +118,26 @@ def _add(total: dict[str, int], more: Amounts) -> None:
         total[name] = total.get(name, 0) + amount
 
 
+def foreign_requests(spec: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a pod that is not of a job takes from jobs.
+
+    kube-scheduler preempts a pod of negative priority for a pod of any job. Such pods keep capacity
+    warm for others (placeholders for an autoscaler, batch work), so they take only devices.
+    """
+    found = pod_requests(spec)
+    if (spec.get("priority") or 0) >= 0:
+        return found
+    return {name: amount for name, amount in found.items() if is_device(name)}
+
+
 @lru_cache(maxsize=8192)
-def shared(items: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
-    """Return one object for equal amounts: most pods of a cluster are copies of few."""
+def _shared(items: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
     return items
 
 
-def amounts_of_pod(spec: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    """Return what a pod requests in a form that takes little memory."""
-    return shared(tuple(pod_requests(spec).items()))
+def compact(found: Amounts) -> tuple[tuple[str, int], ...]:
+    """Return amounts as one object for equal ones: most pods of a cluster are copies of few."""
+    return _shared(tuple(found.items()))
 
 
 def amount_text(resource: str, amount: int) -> str:

@@ -13,7 +13,12 @@ from llmtrain_core.topology.inventory import Node, node_from_raw
 from llmtrain_core.topology.label_presets import levels_of
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.topology.links import Links, links_of
-from llmtrain_core.topology.resources import amounts_of_pod, is_device
+from llmtrain_core.topology.resources import (
+    compact,
+    foreign_requests,
+    is_device,
+    pod_requests,
+)
 from llmtrain_core.validation.problem import Problem
 from llmtrain_operator.cache.job import JobView, Raw
 
@@ -56,7 +61,7 @@ class PodRecord:
     gated: bool = False
     """Whether it has a scheduling gate."""
     refused_since: str = ""
-    """Since when kube-scheduler has found no node for it; empty if it has not tried."""
+    """Since when kube-scheduler refuses it; empty if it has not, or preempts others for it."""
     evicted_by_queue: bool = False
 
     @property
@@ -151,7 +156,7 @@ def pod_record(raw: Raw) -> PodRecord:
             evicted = evicted or condition["type"] == _QUOTA_REVOKED
         elif condition["type"] == "PodScheduled" and condition["status"] == "False" and not reason:
             reason, message = condition.get("reason", ""), condition.get("message", "")
-            if reason == Reason.UNSCHEDULABLE:
+            if reason == Reason.UNSCHEDULABLE and not status.get("nominatedNodeName"):
                 refused_since = condition.get("lastTransitionTime") or ""
     return PodRecord(
         uid=metadata["uid"],
@@ -172,7 +177,7 @@ def pod_record(raw: Raw) -> PodRecord:
         exit_code=exit_code,
         finished=finished,
         address=status.get("podIP", ""),
-        resources=amounts_of_pod(spec),
+        resources=compact(pod_requests(spec)),
         gated=bool(spec.get("schedulingGates")),
         refused_since=refused_since,
         evicted_by_queue=evicted,
@@ -229,11 +234,12 @@ def is_followed(raw: Raw, namespace: str | None) -> bool:
 
 
 def foreign_pod(raw: Raw) -> ForeignPod | None:
-    """Read a foreign pod. Return None if it is not bound, or has ended."""
+    """Read a foreign pod. Return None if it is not bound, has ended, or takes nothing from jobs."""
     node, phase = raw["spec"].get("nodeName"), (raw.get("status") or {}).get("phase")
     if not node or phase in ("Succeeded", "Failed"):
         return None
-    return ForeignPod(sys.intern(node), amounts_of_pod(raw["spec"]))
+    resources = compact(foreign_requests(raw["spec"]))
+    return ForeignPod(sys.intern(node), resources) if resources else None
 
 
 def node_record(raw: Raw) -> NodeRecord:

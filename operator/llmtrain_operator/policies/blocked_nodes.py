@@ -82,4 +82,4 @@ def release_unschedulable(
 
 
 def _is_refused(pod: PodRecord) -> bool:
-    return pod.reason == Reason.UNSCHEDULABLE and not pod.bound and not pod.deleting
+    return bool(pod.refused_since) and not pod.bound and not pod.deleting

@@ -9,8 +9,9 @@ import pytest
 from llmtrain_core.topology.resources import (
     amount_text,
     amounts,
-    amounts_of_pod,
+    compact,
     container_requests,
+    foreign_requests,
     missing_text,
     pod_requests,
     read_quantity,
@@ -105,8 +106,15 @@ def test_a_request_of_the_whole_pod_replaces_those_of_its_containers() -> None:
 
 
 def test_equal_pods_share_their_amounts() -> None:
-    one, other = (amounts_of_pod({"containers": [container(cpu="1")]}) for _ in range(2))
+    one, other = (compact(pod_requests({"containers": [container(cpu="1")]})) for _ in range(2))
     assert one == (("cpu", 1000), ("pods", 1)) and one is other
+
+
+def test_a_foreign_pod_of_negative_priority_takes_only_devices() -> None:
+    spec = {"containers": [container(cpu="60", **{GPU: "1"})]}
+    assert foreign_requests({**spec, "priority": -10}) == {GPU: 1}
+    for priority in ({}, {"priority": 0}, {"priority": 5}):
+        assert foreign_requests({**spec, **priority}) == {"cpu": 60000, GPU: 1, "pods": 1}
 
 
 @pytest.mark.parametrize(

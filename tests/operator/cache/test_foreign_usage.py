@@ -31,6 +31,9 @@ def test_a_foreign_pod_holds_everything_that_it_requests() -> None:
     assert not found.has_devices
     assert foreign_pod(raw_pod("")) is None, "not bound"
     assert foreign_pod(raw_pod(phase="Succeeded")) is None, "ended"
+    placeholder = raw_pod(cpu="60")
+    placeholder["spec"]["priority"] = -10
+    assert foreign_pod(placeholder) is None, "kube-scheduler preempts it"
     gpu = foreign_pod(raw_pod(**{"nvidia.com/gpu": "1"}))
     assert gpu is not None and gpu.has_devices
 
@@ -78,6 +81,8 @@ def test_since_when_kube_scheduler_refuses_a_pod_is_known() -> None:
     }
     refused = pod_record({**raw, "status": {"phase": "Pending", "conditions": [scheduled]}})
     assert (refused.reason, refused.refused_since) == ("Unschedulable", "2026-01-01T12:00:00Z")
+    nominated = {"phase": "Pending", "conditions": [scheduled], "nominatedNodeName": "n0"}
+    assert pod_record({**raw, "status": nominated}).refused_since == "", "others make way for it"
     gated = {**scheduled, "reason": "SchedulingGated"}
     waiting = pod_record({**raw, "status": {"phase": "Pending", "conditions": [gated]}})
     assert waiting.refused_since == ""

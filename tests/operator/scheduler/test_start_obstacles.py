@@ -61,6 +61,7 @@ def raw_pod(rng: random.Random, uid: str, node: str) -> Raw:
         "spec": {
             **({"nodeName": node} if rng.random() < 0.85 else {}),
             "containers": [{"resources": {"requests": requests}}],
+            "priority": rng.choice([0, 0, 0, -5]),
         },
         "status": {"phase": rng.choice(["Running", "Running", "Pending", "Succeeded"])},
     }
@@ -75,13 +76,21 @@ def request_of(rng: random.Random) -> tuple[Request, dict[str, str]]:
     return Request.of(found), {**asked, GPU: "2", "pods": "1"}
 
 
+def taken(pod: Raw) -> dict[str, str]:
+    """What a pod takes from a job: of a foreign one of negative priority only devices."""
+    found = pod["spec"]["containers"][0]["resources"]["requests"] | {"pods": "1"}
+    if pod["metadata"]["labels"] or pod["spec"]["priority"] >= 0:
+        return found
+    return {GPU: found[GPU]} if GPU in found else {}
+
+
 def free_by_hand(nodes: list[Raw], pods: list[Raw], wanted: dict[str, str]) -> set[str]:
     """The nodes where everything that is wanted is free, by a sum of their pods."""
     found = set()
     for node in nodes:
         name = node["metadata"]["name"]
         here = [
-            pod["spec"]["containers"][0]["resources"]["requests"] | {"pods": "1"}
+            taken(pod)
             for pod in pods
             if pod["spec"].get("nodeName") == name and pod["status"]["phase"] != "Succeeded"
         ]
