@@ -231,6 +231,10 @@ OPERATOR_CASES = {
         {of_operator("llmtrain_operator_informer_staleness_seconds", informer="pods"): steady(600)},
         {"informer": "pods"},
     ),
+    "LLMTrainObjectsUnreadable": AlertCase(
+        {of_operator("llmtrain_operator_unreadable_objects", informer="jobs"): steady(2)},
+        {"informer": "jobs"},
+    ),
     "LLMTrainApiErrors": AlertCase(
         {of_operator("llmtrain_operator_api_requests_total", code="503"): growing(20)}
     ),

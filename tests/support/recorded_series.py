@@ -127,6 +127,7 @@ def _operator() -> Series:
         of_operator("llmtrain_operator_api_requests_total", code="200"): growing(100),
         of_operator("llmtrain_operator_api_requests_total", code="409"): growing(10),
         of_operator("llmtrain_operator_informer_staleness_seconds", informer="pods"): steady(20),
+        of_operator("llmtrain_operator_unreadable_objects", informer="jobs"): steady(0),
         of_operator("llmtrain_operator_queue_depth"): steady(0),
         of_operator("llmtrain_operator_quarantined_nodes"): steady(0),
         of_operator("llmtrain_operator_nodes", state="used"): steady(2),

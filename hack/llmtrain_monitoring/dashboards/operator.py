@@ -167,6 +167,15 @@ _API = PanelRow(
             ),
             minimum=0,
         ),
+        series(
+            "Unreadable objects",
+            "Objects whose newest state cannot be read, usually none. The log of the operator has "
+            "their UIDs.",
+            "none",
+            Query("max by (informer) (llmtrain_operator_unreadable_objects)", "{{informer}}"),
+            width=24,
+            minimum=0,
+        ),
     ),
 )
 

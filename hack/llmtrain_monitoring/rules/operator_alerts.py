@@ -44,6 +44,15 @@ OPERATOR_ALERTS = RuleGroup(
             hold="1m",
         ),
         Alert(
+            "LLMTrainObjectsUnreadable",
+            Severity.WARNING,
+            "max by (informer) (llmtrain_operator_unreadable_objects) > 0",
+            "The operator cannot read objects of the informer {{ $labels.informer }}.",
+            "It cannot read the newest state of {{ $value }} objects, and uses their last readable "
+            "one.",
+            hold="10m",
+        ),
+        Alert(
             "LLMTrainApiErrors",
             Severity.WARNING,
             "llmtrain_operator:api_errors:ratio5m > 0.05",
