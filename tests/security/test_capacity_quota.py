@@ -18,6 +18,11 @@ GANGS = NODES // 2
 ENDLESS = {"failurePolicy": {"startupTimeout": "999999h"}}
 CYCLES_SECONDS = 3.0
 """Time in which the scheduler decides several times."""
+VICTIM = {
+    "workers": {"nodes": NODES - 2},
+    "training": {"steps": 100, "globalBatchSize": 3 * NODES, "microBatchSize": 1},
+}
+"""A job that leaves two nodes, on which jobs of others start."""
 
 
 async def limit(tenants: Tenants, tenant: Tenant, hard: dict[str, str], **spec: Any) -> None:
@@ -56,8 +61,7 @@ async def test_a_quota_for_seven_of_eight_pods_preempts_nobody(
     tenants: Tenants, bystanders: Bystanders, priority: str
 ) -> None:
     mallory, carol = tenants.mallory, tenants.carol
-    batch = {"steps": 100, "globalBatchSize": 3 * NODES, "microBatchSize": 1}
-    await carol.submit("victim", workers={"nodes": NODES - 2}, training=batch)
+    await carol.submit("victim", **VICTIM)
     await carol.phase("victim", "Running", seconds=60)
     await limit(tenants, mallory, {"pods": str(NODES - 1)})
     await mallory.submit("vip", priorityClassName=priority, workers={"nodes": NODES})
@@ -80,13 +84,14 @@ async def test_a_quota_of_a_priority_class_counts(
     scope = {"scopeName": "PriorityClass", "operator": "In", "values": [priority]}
     selector = {"matchExpressions": [scope]}
     await limit(tenants, mallory, {"requests.nvidia.com/gpu": "2"}, scopeSelector=selector)
-    await carol.submit("victim", workers={"nodes": NODES})
+    await carol.submit("victim", **VICTIM)
     await carol.phase("victim", "Running", seconds=60)
-    await mallory.submit("vip", priorityClassName=priority)
+    await mallory.submit("vip", priorityClassName=priority, workers={"nodes": NODES})
     await is_refused(mallory, "vip", "QuotaExceeded")
     await asyncio.sleep(CYCLES_SECONDS)
     victim = status_of(await carol.job("victim"))
     assert victim["phase"] == "Running" and not victim.get("preemptions")
+    await bystanders.are_unharmed("a quota of a priority class")
 
 
 async def test_spare_nodes_beyond_the_quota_are_refused(
@@ -118,19 +123,21 @@ async def test_jobs_that_fit_into_a_quota_only_one_by_one_start_one_by_one(
     assert reasons == ["Placed", "QuotaExceeded"]
     [placed] = [job for job in jobs if condition(job, "Placed")["reason"] == "Placed"]
     await mallory.phase(placed["metadata"]["name"], "Running", seconds=60)
+    await bystanders.are_unharmed("jobs that fit into a quota only one by one")
 
 
 async def test_a_name_that_is_taken_preempts_nobody(
     tenants: Tenants, bystanders: Bystanders, priority: str
 ) -> None:
     mallory, carol = tenants.mallory, tenants.carol
-    await carol.submit("victim", workers={"nodes": NODES})
+    await carol.submit("victim", **VICTIM)
     await carol.phase("victim", "Running", seconds=60)
     container = {"name": "main", "image": "example.com/x:1"}
     taken = {"metadata": {"name": "vip-0-0"}, "spec": {"containers": [container]}}
     await mallory.api.create("pods", taken, mallory.namespace)
-    await mallory.submit("vip", priorityClassName=priority)
+    await mallory.submit("vip", priorityClassName=priority, workers={"nodes": NODES})
     await is_refused(mallory, "vip", "NameConflict")
     await asyncio.sleep(CYCLES_SECONDS)
     victim = status_of(await carol.job("victim"))
     assert victim["phase"] == "Running" and not victim.get("preemptions")
+    await bystanders.are_unharmed("a name that is taken")
