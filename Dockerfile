@@ -1,7 +1,9 @@
 # Images of llmtrain: `docker build --target operator .` and `docker build --target trainer .`.
-# They need BuildKit. docs/images.md says what the arguments are; a release pins BASE by digest.
+# They need BuildKit. docs/images.md says what the arguments are.
 # `make images` builds without an image registry and without a network.
-ARG BASE=python:3.11-slim-bookworm
+#
+# The base, by digest: a tag may name other files tomorrow.
+ARG BASE
 # The same system with Python's venv module, where BASE has none.
 ARG BUILD_BASE=${BASE}
 # `cuda`, or `cpu` for tests without a GPU.
@@ -31,6 +33,9 @@ RUN --mount=type=bind,from=tool-wheels,target=/wheels \
 
 # Our own packages, in a layer of their own: a change of them does not change the large layers.
 FROM tools AS app
+ARG BASE
+RUN case "${BASE}" in *@sha256:*|llmtrain.local/base:*) ;; \
+    *) echo "name BASE by digest, NAME@sha256:DIGEST: see docs/images.md" >&2; exit 1 ;; esac
 COPY pyproject.toml README.md LICENSE ./
 COPY core/ core/
 COPY operator/ operator/
@@ -47,10 +52,12 @@ RUN --mount=type=bind,from=operator-wheels,target=/wheels \
     install-packages --require-hashes -r requirements/operator.txt
 
 FROM ${BASE} AS operator
+ARG BASE
 COPY --from=operator-packages /packages/ /
 COPY --from=app /app/ /
 ENV PATH=/opt/llmtrain/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-LABEL org.opencontainers.image.title="llmtrain operator" org.opencontainers.image.licenses="Apache-2.0"
+LABEL org.opencontainers.image.title="llmtrain operator" org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.base.name="${BASE}"
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "llmtrain_operator"]
 
@@ -70,11 +77,12 @@ RUN --mount=type=bind,from=trainer-wheels,target=/wheels \
 FROM trainer-packages-${VARIANT} AS trainer-packages
 
 FROM ${BASE} AS trainer
+ARG BASE
 ARG VARIANT
 COPY --from=trainer-packages /packages/ /
 COPY --from=app /app/ /
 ENV PATH=/opt/llmtrain/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
 LABEL org.opencontainers.image.title="llmtrain trainer" org.opencontainers.image.licenses="Apache-2.0" \
-    dev.llmtrain.variant="${VARIANT}"
+    org.opencontainers.image.base.name="${BASE}" dev.llmtrain.variant="${VARIANT}"
 USER 65532:65532
 CMD ["python", "-m", "llmtrain_trainer.launch"]

@@ -33,6 +33,8 @@ LEFT_OVER = ("/etc/apt/sources.list", "/var/cache/apt", "/var/cache/ldconfig", "
 _PURGE = (
     'chroot "$1" dpkg --purge --force-depends --force-remove-essential --force-remove-protected'
 )
+REPOSITORY = "llmtrain.local/base"
+"""Name of the base images in an engine. The Dockerfile accepts it, and other names by digest."""
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -78,12 +80,19 @@ def root_filesystem(base: RootFilesystem, progress: Progress = print_progress) -
 def base_image(
     engine: DockerEngine, base: RootFilesystem, progress: Progress = print_progress
 ) -> str:
-    """Return the name of an image with the system; import it if the engine does not have it."""
-    name = f"llmtrain.local/base:{base.digest()}"
+    """Return the name of an image with the system; import it if the engine does not have it.
+
+    The tag is the image ID, which is a hash of the content. The same definition can give other
+    content later, because the mirror has the newest versions of its release.
+    """
+    name = f"{REPOSITORY}:{base.digest()}"
     if not engine.has_image(name):
         tar = root_filesystem(base, progress)
         engine.docker("import", "--change", f"ENV PATH={SEARCH_PATH}", str(tar), name)
-    return name
+    identity = engine.docker("image", "inspect", "--format", "{{.Id}}", name).stdout.strip()
+    pinned = f"{REPOSITORY}:{identity.removeprefix('sha256:')}"
+    engine.docker("tag", name, pinned)
+    return pinned
 
 
 def _bootstrap(base: RootFilesystem, target: Path, workspace: Path) -> None:
