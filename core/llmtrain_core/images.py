@@ -8,3 +8,16 @@ OPERATOR_REPOSITORY = "llmtrain/operator"
 TRAINER_REPOSITORY = "llmtrain/trainer"
 OPERATOR = f"{OPERATOR_REPOSITORY}:{VERSION}"
 TRAINER = f"{TRAINER_REPOSITORY}:{VERSION}"
+
+TRAINER_PATHS = (
+    "/opt/llmtrain",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/local/bin",
+    "/usr/local/lib",
+    "/bin",
+    "/lib",
+    "/lib64",
+    "/sbin",
+)
+"""Folders of the trainer image with the programs and libraries that it runs."""

@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 ROOMS = ("core", "trainer", "cli")
 POD = "/mnt/pod"
 WORK, SAVED, LOG = f"{POD}/work", f"{POD}/checkpoints", f"{POD}/termination-log"
-WRITABLE = ("/tmp", "/dev/shm", WORK)
-"""The emptyDirs of a pod of the operator."""
+WRITABLE = (*(path for path in env.WRITABLE_PATHS if path != env.WORK_DIR_PATH), WORK)
+"""The emptyDirs of a pod of the operator; that of `WORK_DIR_PATH` is elsewhere."""
 ENDS_WITHIN = 600
 
 
@@ -68,7 +68,7 @@ def _run_pod(pods: Pods, folder: Path, corpus: Path) -> None:
         rooms=ROOMS,
         binds={f"{POD}/job.json": pods.job, f"{POD}/corpus": corpus, SAVED: saved, LOG: message},
         writable=(*WRITABLE, SAVED, LOG),
-        env={**pod, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        env={env.HOME: env.TMP_PATH, **pod, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )
     log = folder / "log"
     process = image.start(["-m", "llmtrain_trainer.launch"], log)

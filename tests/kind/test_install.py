@@ -32,6 +32,8 @@ def test_a_job_runs_to_its_end(kind: KindCluster, release: KindRelease, team: Te
         team.phase("first", "Running", seconds=300)
         nodes = {pod["spec"]["nodeName"] for pod in team.pods()}
         assert len(nodes) == 2
+        containers = [pod["spec"]["containers"][0] for pod in team.pods()]
+        assert all(one["securityContext"]["readOnlyRootFilesystem"] for one in containers)
     with step("it succeeds"):
         status = team.phase("first", "Succeeded", seconds=600)
         assert status.get("restarts", 0) == 0

@@ -5,6 +5,8 @@
 
 GPU_RESOURCE = "nvidia.com/gpu"
 """Default of `spec.workers.gpuResource`."""
+SHM_SIZE = "1Gi"
+"""Default of `spec.workers.shmSize`."""
 FABRIC_NAME = "default"
 """Name of the Fabric of a job that names none."""
 

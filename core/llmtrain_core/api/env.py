@@ -11,6 +11,9 @@ TERMINATION_LOG = "LLMTRAIN_TERMINATION_LOG"
 """Overrides the path of the termination message, for pods that cannot write below /dev."""
 METRICS = "LLMTRAIN_METRICS"
 """How many metrics the trainer exports: `basic` or `full`."""
+HOME = "HOME"
+"""Set to `TMP_PATH` if the root file system is read-only, unless the job sets it. Triton, CUDA,
+Hugging Face libraries and matplotlib have their caches in it; inductor has its own one in /tmp."""
 MASTER_ADDR = "MASTER_ADDR"
 MASTER_PORT = "MASTER_PORT"
 WORLD_SIZE = "WORLD_SIZE"
@@ -54,15 +57,43 @@ PREFIX = "LLMTRAIN_"
 SETTABLE = frozenset({METRICS})
 """Variables with our prefix that a job may set in `workers.env`."""
 
+RUNTIME_PREFIX = "NVIDIA_"
+RUNTIME_SUFFIX = "_VISIBLE_DEVICES"
+"""Variables by which container runtimes choose the devices that they give to a container. A value
+of the user replaces that of the device plugin, so a job cannot set them."""
+
+LIBRARY_VARIABLES = frozenset(
+    {
+        "NVIDIA_TF32_OVERRIDE",
+        "CUDA_VISIBLE_DEVICES",
+        "HIP_VISIBLE_DEVICES",
+        "ROCR_VISIBLE_DEVICES",
+        "ASCEND_RT_VISIBLE_DEVICES",
+    }
+)
+"""Variables with such names that no container runtime reads. Libraries in the container read them,
+and choose among the devices that the container has."""
+
 JOB_FILE_NAME = "job.json"
 GANG_KEY_NAME = "gang-key"
 """File beside the job file: 64 hexadecimal digits that the launchers of a gang share."""
 JOB_FOLDER_PATH = "/etc/llmtrain"
 JOB_FILE_PATH = f"{JOB_FOLDER_PATH}/{JOB_FILE_NAME}"
 WORK_DIR_PATH = "/var/lib/llmtrain"
+TMP_PATH = "/tmp"
+SHM_PATH = "/dev/shm"
 TERMINATION_LOG_PATH = "/dev/termination-log"
-OWNED_PATHS = (JOB_FOLDER_PATH, WORK_DIR_PATH, "/tmp", "/dev", "/proc", "/sys")
-"""Folders where a job cannot mount volumes, subfolders included."""
+WRITABLE_PATHS = (WORK_DIR_PATH, TMP_PATH, SHM_PATH)
+"""Folders that a pod can write besides its volumes, if its root file system is read-only."""
+OWNED_PATHS = (JOB_FOLDER_PATH, WORK_DIR_PATH, TMP_PATH, "/dev", "/proc", "/sys")
+"""Folders where a job cannot mount volumes: not there, not below, and not above."""
+RUNTIME_PATHS = tuple(
+    f"{folder}/{name}"
+    for folder in ("/run", "/var/run")
+    for name in ("nvidia-container-devices", "secrets/kubernetes.io")
+)
+"""The same for folders where the container runtime or the kubelet mounts something. The NVIDIA
+runtime takes the names of files in the first one as the devices of the container."""
 VOLUME_PREFIX = "llmtrain-"
 """Prefix of the operator's volume names; volumes of a job cannot have it."""
 HTTP_PORT = 9400

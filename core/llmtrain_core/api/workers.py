@@ -20,8 +20,9 @@ from llmtrain_core.api.base import (
     Text,
     keys_match,
     list_map,
+    quantity_value,
 )
-from llmtrain_core.api.defaults import GPU_RESOURCE, MAX_NODES
+from llmtrain_core.api.defaults import GPU_RESOURCE, MAX_NODES, SHM_SIZE
 
 _MOUNT_PATH = r"^(/([^/.:\x00-\x1f]|\.[^/.:\x00-\x1f]|\.\.[^/:\x00-\x1f])[^/:\x00-\x1f]*)+$"
 """Paths have no empty segments, `.` or `..`, so that equal paths are equal strings."""
@@ -32,7 +33,8 @@ class EnvVar(ApiModel):
     """An environment variable."""
 
     name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    """Name of the variable. Variables of the pod contract are rejected."""
+    """Name of the variable. Variables of the pod contract, and those by which a container runtime
+    chooses devices (NVIDIA_VISIBLE_DEVICES), are rejected."""
     value: Annotated[str, Field(max_length=32768)] = ""
     """Value of the variable."""
 
@@ -80,7 +82,8 @@ class Volume(ApiModel):
     name: Name
     """Name of the volume. Must be unique in the job."""
     mount_path: Annotated[str, Field(min_length=2, max_length=1024, pattern=_MOUNT_PATH)]
-    """Mount path in the container: an absolute path without empty segments, `.` or `..`."""
+    """Mount path in the container: an absolute path without empty segments, `.` or `..`. Folders of
+    the pod contract, and folders above or below them, are rejected."""
     persistent_volume_claim: ClaimVolume | None = None
     """PersistentVolumeClaim to mount."""
     config_map: ConfigMapVolume | None = None
@@ -148,14 +151,38 @@ class Workers(ApiModel):
     """Additional environment variables."""
     resources: Resources | None = None
     """Resource requests and limits of each pod, without GPUs."""
-    shm_size: Quantity = "1Gi"
-    """Size of /dev/shm."""
+    shm_size: Quantity = SHM_SIZE
+    """Size of /dev/shm, at least 1Mi. It is memory of the pod: the pod requests at least as much
+    memory, and a memory limit must be larger."""
+    read_only_root_filesystem: bool | None = None
+    """Mount the root file system of the container read-only. Volumes, /tmp, /dev/shm and
+    /var/lib/llmtrain are writable. If absent: true without command, false with command."""
     volumes: Annotated[list[Volume], Field(max_length=64), list_map("name")] | None = None
     """Volumes of each pod."""
     node_selector: Labels | None = None
     """Labels that a node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = None
     """Tolerations of the pods."""
+
+    @property
+    def has_read_only_root(self) -> bool:
+        """Whether the root file system of the container is read-only."""
+        if self.read_only_root_filesystem is None:
+            return self.command is None
+        return self.read_only_root_filesystem
+
+    @property
+    def memory_request(self) -> Quantity | None:
+        """Memory that the pod requests; None if it is that of the memory limit.
+
+        It is at least `shm_size`: what a pod writes to /dev/shm is memory of the node.
+        """
+        given = self.resources
+        request = ((given and given.requests) or {}).get("memory")
+        if request is None:
+            limited = "memory" in ((given and given.limits) or {})
+            return None if limited else self.shm_size
+        return max(request, self.shm_size, key=quantity_value)
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         keys_match("node_selector", "nodeSelector", LABEL_KEY, "not the key of a label"),

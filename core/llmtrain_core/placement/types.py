@@ -7,23 +7,33 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.api.defaults import GPU_RESOURCE
+from llmtrain_core.api.defaults import GPU_RESOURCE, SHM_SIZE
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement.traffic.job_traffic import volumes_of_job
 from llmtrain_core.placement.traffic.volumes import TrafficVolumes, nominal_volumes
 from llmtrain_core.plan.hardware import Accelerator
-from llmtrain_core.topology.resources import PODS, container_requests, is_device
+from llmtrain_core.topology.resources import (
+    MEMORY,
+    PODS,
+    amounts,
+    container_requests,
+    is_device,
+)
 from llmtrain_core.validation.check import Job
 
 
-def extra_resources(resources: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict[str, int]:
+def extra_resources(workers: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict[str, int]:
     """Return what a job needs per node besides GPUs: CPU, memory, RDMA devices.
 
-    The arguments are `workers.resources` and `network.rdma` as a manifest writes them.
+    The arguments are `workers` and `network.rdma` as a manifest writes them. Shared memory is part
+    of the memory, as in `Workers.memory_request`.
     """
     devices = {str(rdma["resource"]): int(rdma.get("count", 1))} if rdma else {}
-    return {**container_requests(resources), **devices}
+    shared = amounts({MEMORY: workers.get("shmSize", SHM_SIZE)})
+    requests = container_requests(workers.get("resources") or {})
+    memory = max(requests.get(MEMORY, 0), shared.get(MEMORY, 0))
+    return {**requests, MEMORY: memory, **devices}
 
 
 def node_needs(gpu_resource: str, gpus: int, extra: Mapping[str, int]) -> dict[str, int]:
@@ -83,8 +93,7 @@ class Request:
         """Build the request of a checked job, to run on `hardware` if that is known."""
         workers, topology, network = job.spec.workers, job.spec.topology, job.spec.network
         rdma = network.rdma if network else None
-        asked = workers.resources
-        extra = extra_resources(asked.to_wire() if asked else {}, rdma.to_wire() if rdma else {})
+        extra = extra_resources(workers.to_wire(), rdma.to_wire() if rdma else {})
         tolerated = device_tolerations({workers.gpu_resource, *extra})
         return cls(
             layout=job.layout,

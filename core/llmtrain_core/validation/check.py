@@ -15,11 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmtrain_core.api.base import quantity_value
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.api.env import OWNED, OWNED_PATHS, PREFIX, SETTABLE, VOLUME_PREFIX
 from llmtrain_core.api.job import Architecture, JobSpec
 from llmtrain_core.layout import Layout
+from llmtrain_core.validation.pod import pod_problems
 from llmtrain_core.validation.presets import PRESETS
 from llmtrain_core.validation.problem import Problem
 from llmtrain_core.validation.trainable import training_problems
@@ -96,7 +95,7 @@ def check(name: str, raw_spec: Mapping[str, Any]) -> Job | list[Problem]:
     layout = layout_of(spec)
     problems += _preset_problems(spec)
     problems += not_yet_supported(spec)
-    problems += _security_problems(spec)
+    problems += pod_problems(spec)
     problems += _placement_problems(spec, layout)
     if spec.workers.command is None:
         problems += _uri_problems(spec)
@@ -204,84 +203,6 @@ def _unimplemented_fields(spec: JobSpec) -> Iterator[tuple[str, bool]]:
         yield "failurePolicy.rules", bool(spec.failure_policy.rules)
         third_party = spec.workers.command is not None  # reports no steps
         yield "failurePolicy.hangTimeout", third_party and bool(spec.failure_policy.hang_timeout)
-
-
-def _security_problems(spec: JobSpec) -> Iterator[Problem]:
-    for index, variable in enumerate(spec.workers.env or []):
-        ours = variable.name.startswith(PREFIX) and variable.name not in SETTABLE
-        if ours or variable.name in OWNED:
-            yield Problem(
-                Reason.FORBIDDEN,
-                f"spec.workers.env[{index}].name",
-                f"{variable.name} is reserved for the pod contract",
-                "remove the variable",
-            )
-    yield from _volume_problems(spec)
-    yield from _resource_problems(spec)
-
-
-def _volume_problems(spec: JobSpec) -> Iterator[Problem]:
-    for index, volume in enumerate(spec.workers.volumes or []):
-        path = volume.mount_path
-        owned = [o for o in OWNED_PATHS if path == o or path.startswith(o + "/")]
-        if owned:
-            yield Problem(
-                Reason.FORBIDDEN,
-                f"spec.workers.volumes[{index}].mountPath",
-                f"{owned[0]} is reserved for the pod contract",
-                "mount the volume elsewhere",
-            )
-        if volume.name.startswith(VOLUME_PREFIX):
-            yield Problem(
-                Reason.FORBIDDEN,
-                f"spec.workers.volumes[{index}].name",
-                f"names that start with {VOLUME_PREFIX} are reserved for the pod contract",
-                "rename the volume",
-            )
-
-
-def _resource_problems(spec: JobSpec) -> Iterator[Problem]:
-    resources = spec.workers.resources
-    requests, limits = (
-        (resources and resources.requests) or {},
-        (resources and resources.limits) or {},
-    )
-    devices = {spec.workers.gpu_resource: "workers.gpusPerNode"}
-    rdma = spec.network.rdma if spec.network else None
-    if rdma is not None and rdma.resource in devices:
-        yield Problem(
-            Reason.INVALID_SPEC,
-            "spec.network.rdma.resource",
-            f"{rdma.resource} is workers.gpuResource",
-            "name the resource of the RDMA devices",
-        )
-    elif rdma is not None:
-        devices[rdma.resource] = "network.rdma.count"
-    for kind, amounts in (("requests", requests), ("limits", limits)):
-        for resource in devices.keys() & amounts.keys():
-            yield Problem(
-                Reason.FORBIDDEN,
-                f"spec.workers.resources.{kind}.{resource}",
-                f"{resource} is set from {devices[resource]}",
-                "remove the entry",
-            )
-    for resource in sorted(requests):
-        if "/" in resource and limits.get(resource) != requests[resource]:
-            yield Problem(
-                Reason.INVALID_SPEC,
-                f"spec.workers.resources.requests.{resource}",
-                f"the request of the extended resource {resource} must equal its limit",
-                "set the same amount under limits, or only the limit",
-            )
-        elif resource in limits and quantity_value(requests[resource]) > quantity_value(
-            limits[resource]
-        ):
-            yield Problem(
-                Reason.INVALID_SPEC,
-                f"spec.workers.resources.requests.{resource}",
-                f"{requests[resource]} is more than the limit of {limits[resource]}",
-                "raise the limit or lower the request",
-            )
 
 
 def _uri_problems(spec: JobSpec) -> Iterator[Problem]:

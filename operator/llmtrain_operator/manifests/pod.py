@@ -107,14 +107,15 @@ def _container(job: Job, identity: JobIdentity, attempt: int, index: int) -> Obj
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": workers.has_read_only_root,
         },
         "terminationMessagePath": env.TERMINATION_LOG_PATH,
         "terminationMessagePolicy": "File",
         "volumeMounts": [
             {"name": JOB_VOLUME, "mountPath": env.JOB_FOLDER_PATH, "readOnly": True},
             {"name": WORK_VOLUME, "mountPath": env.WORK_DIR_PATH},
-            {"name": TMP_VOLUME, "mountPath": "/tmp"},
-            {"name": SHM_VOLUME, "mountPath": "/dev/shm"},
+            {"name": TMP_VOLUME, "mountPath": env.TMP_PATH},
+            {"name": SHM_VOLUME, "mountPath": env.SHM_PATH},
             *(_mount(volume) for volume in workers.volumes or ()),
         ],
     }
@@ -147,8 +148,10 @@ def _env(job: Job, identity: JobIdentity, attempt: int, index: int) -> list[Obje
     }
     nccl = (job.spec.network.nccl if job.spec.network else None) or {}
     profile = PROFILES.get(job.spec.network.profile, {}) if job.spec.network else {}
-    own = {item.name: item.value for item in job.spec.workers.env or ()}
-    variables = {**profile, **own, **nccl, **contract}
+    workers = job.spec.workers
+    home = {env.HOME: env.TMP_PATH} if workers.has_read_only_root else {}
+    own = {item.name: item.value for item in workers.env or ()}
+    variables = {**home, **profile, **own, **nccl, **contract}
     return [
         *({"name": name, "value": value} for name, value in variables.items()),
         _from_field(env.POD_IP, "status.podIP"),
@@ -167,12 +170,16 @@ def _resources(job: Job) -> Object:
     rdma = job.spec.network.rdma if job.spec.network else None
     if rdma is not None:
         devices[rdma.resource] = rdma.count
+    memory = workers.memory_request
+    requests = {
+        **((given and given.requests) or {}),
+        **({} if memory is None else {"memory": memory}),
+        **devices,
+    }
+    limits = {**((given and given.limits) or {}), **devices}
     return {
-        kind: {key: str(amount) for key, amount in {**(amounts or {}), **devices}.items()}
-        for kind, amounts in (
-            ("requests", given.requests if given else None),
-            ("limits", given.limits if given else None),
-        )
+        kind: {key: str(amount) for key, amount in amounts.items()}
+        for kind, amounts in (("requests", requests), ("limits", limits))
     }
 
 

@@ -20,7 +20,7 @@ _Amounts = dict[tuple[str, str, str], int]
 def node_resources(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
     """Return what a job uses on each of its nodes. The spec may be invalid."""
     workers, network = spec.get("workers") or {}, spec.get("network") or {}
-    extra = extra_resources(workers.get("resources") or {}, network.get("rdma") or {})
+    extra = extra_resources(workers, network.get("rdma") or {})
     return node_needs(str(workers.get("gpuResource") or GPU_RESOURCE), gpus, extra)
 
 

@@ -232,7 +232,7 @@ def test_the_request_of_a_job() -> None:
         2,
         4,
         "amd.com/gpu",
-        extra={"example.com/nic": 2, "cpu": 4000, "rdma/hca": 3},
+        extra={"example.com/nic": 2, "cpu": 4000, "memory": 2**30, "rdma/hca": 3},
         require="leaf",
         node_selector={"pool": "a"},
         tolerations=(

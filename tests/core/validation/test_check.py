@@ -37,6 +37,7 @@ training.gradientSync.{compression,mode,copiesPerRack} training.collectiveProbe.
 training.gradientSync.diloco.{innerSteps,delaySteps,outerLearningRate,outerMomentum}
 parallelism.{tensor,pipeline,data,context,replicate,expert,pipelineSchedule,virtualStages}
 workers.{nodes,gpusPerNode,gpuResource,image,command,args,shmSize,nodeSelector}
+workers.readOnlyRootFilesystem
 workers.env[].{name,value} workers.resources.{requests,limits}
 workers.volumes[].{name,mountPath} workers.volumes[].persistentVolumeClaim.{claimName,readOnly}
 workers.volumes[].configMap.name workers.volumes[].emptyDir.sizeLimit

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api import env
+from llmtrain_core.placement import Request
+from llmtrain_core.topology.resources import pod_requests
 from llmtrain_operator.manifests.job_resources import (
     make_config_map,
     make_network_policy,
@@ -65,7 +67,11 @@ def test_a_pod_is_owned_labelled_and_unprivileged() -> None:
     assert spec["restartPolicy"] == "Never"
     assert spec["securityContext"]["runAsUser"] == 65532
     security = _only(body)["securityContext"]
-    assert security == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert security == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": False,
+    }
     told = json.dumps(body)
     for word in ("hostNetwork", "hostPath", "hostPID", "privileged", "serviceAccountName"):
         assert word not in told
@@ -93,6 +99,49 @@ def test_fields_of_the_spec() -> None:
     assert mounts["data"]["readOnly"] and mounts["llmtrain-shm"]["mountPath"] == "/dev/shm"
     default = make_pod(checked_job(), IDENTITY, attempt=0, index=0, nodes=NODES)
     assert _only(default)["command"] == ["python", "-m", "llmtrain_trainer.launch"]
+
+
+def test_a_read_only_root_has_writable_folders() -> None:
+    def made(**workers: Any) -> dict[str, Any]:
+        return make_pod(checked_job(workers=workers), IDENTITY, attempt=0, index=0, nodes=NODES)
+
+    body = made()
+    container = _only(body)
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    volumes = {volume["name"]: volume for volume in body["spec"]["volumes"]}
+    writable = {
+        mount["mountPath"]
+        for mount in container["volumeMounts"]
+        if "emptyDir" in volumes[mount["name"]]
+    }
+    assert writable == set(env.WRITABLE_PATHS)
+    assert variables(body)["HOME"] in writable
+    assert variables(made(env=[{"name": "HOME", "value": "/x"}]))["HOME"] == "/x"
+    for own in ({"readOnlyRootFilesystem": False}, {"command": ["torchrun"]}):
+        other = made(**own)
+        assert _only(other)["securityContext"]["readOnlyRootFilesystem"] is False
+        assert "HOME" not in variables(other)
+
+
+def test_shared_memory_is_requested_as_memory() -> None:
+    job = checked_job(workers={"shmSize": "64Gi"})
+    resources = _only(make_pod(job, IDENTITY, attempt=0, index=0, nodes=NODES))["resources"]
+    assert resources["requests"]["memory"] == "64Gi" and "memory" not in resources["limits"]
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [
+        {},
+        {"shmSize": "3Gi"},
+        {"shmSize": "3Gi", "resources": {"requests": {"memory": "1Gi", "cpu": "500m"}}},
+        {"shmSize": "3Gi", "resources": {"limits": {"memory": "8Gi", "rdma/hca": 1}}},
+    ],
+)
+def test_the_placement_counts_what_the_pod_requests(workers: dict[str, Any]) -> None:
+    job = checked_job(workers=workers)
+    body = make_pod(job, IDENTITY, attempt=0, index=0, nodes=NODES)
+    assert pod_requests(body["spec"]) == Request.of(job).needs
 
 
 def test_a_network_without_rdma() -> None:

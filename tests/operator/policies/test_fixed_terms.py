@@ -26,12 +26,22 @@ from tests.support.operator_harness.observed import (
     reason,
     settle,
     status,
+    text,
 )
 from tests.support.operator_harness.scheduling import record
 
 pytestmark = pytest.mark.unit
 
 INVALID: dict[str, Any] = {"model": {"preset": "gpt-9000"}}
+REFUSED_LATER: list[tuple[dict[str, Any], str]] = [
+    ({"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}, "remove the variable"),
+    (
+        {"volumes": [{"name": "v", "mountPath": "/etc", "emptyDir": {}}]},
+        "mount the volume elsewhere",
+    ),
+    ({"resources": {"limits": {"memory": "1Gi"}}}, "lower shmSize"),
+]
+"""Sections `workers` that an earlier version accepted, and their remedies."""
 GANG = (pod(0), pod(1))
 CLASSES = {
     "low": PriorityRecord("low", 5, False),
@@ -116,6 +126,20 @@ def test_an_invalid_running_job_keeps_its_pods_while_all_of_them_run() -> None:
     actions, _ = settle(make_observed(running(), spec=INVALID, pods=GANG))
     assert reason(actions, ConditionType.ACCEPTED)[0] == "False"
     assert actions.status["phase"] == "Running" and not actions.delete_pods
+
+
+@pytest.mark.parametrize(("workers", "remedy"), REFUSED_LATER)
+def test_a_new_bound_refuses_jobs_that_wait_and_stops_none_that_run(
+    workers: dict[str, Any], remedy: str
+) -> None:
+    spec = {"workers": workers}
+    running_on, _ = settle(make_observed(running(), spec=spec, pods=GANG))
+    waiting, _ = settle(make_observed(status(placed=False), spec=spec))
+    assert running_on.status["phase"] == "Running" and not running_on.delete_pods
+    assert waiting.status["phase"] == "Rejected" and not waiting.create_pods
+    for actions in (running_on, waiting):
+        assert reason(actions, ConditionType.ACCEPTED)[0] == "False"
+        assert remedy in text(actions, ConditionType.ACCEPTED)
 
 
 def test_an_invalid_running_job_is_preempted() -> None:

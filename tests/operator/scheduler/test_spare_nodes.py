@@ -56,7 +56,8 @@ def find(gpus: int) -> Any:
 
 def test_the_spares_of_jobs_that_hold_nodes_are_known() -> None:
     [found] = spare_allocations([owner()], {"owner": ("n0",)})
-    assert (found.nodes, found.resources) == (("n2", "n3"), {GPU: 2, "pods": 1})
+    taken = {GPU: 2, "memory": 2**30, "pods": 1}
+    assert (found.nodes, found.resources) == (("n2", "n3"), taken)
     assert list(spare_allocations([owner()], {})) == [], "its reservation has expired"
 
 

@@ -65,10 +65,10 @@ def test_an_offer_and_the_stored_placement_take_the_same() -> None:
     assert isinstance(job, Job)
     request = Request.of(job)
     devices = {"example.com/fpga": 2, "example.com/shared": 1000, "rdma/hca": 3}
-    assert request.extra == {"cpu": 4000, **devices}
+    assert request.extra == {"cpu": 4000, "memory": 2**30, **devices}
     assert node_resources(raw, 2) == {GPU: 2, **request.extra, "pods": 1} == request.needs
     invalid = {"workers": {"resources": {"limits": {"a/b": "x"}}}}
-    assert node_resources(invalid, 1) == {GPU: 1, "pods": 1}
+    assert node_resources(invalid, 1) == {GPU: 1, "memory": 2**30, "pods": 1}
 
 
 def test_a_team_with_an_operator_of_its_own_counts_the_pods_of_the_others() -> None:
