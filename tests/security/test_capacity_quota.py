@@ -106,6 +106,17 @@ async def test_spare_nodes_beyond_the_quota_are_refused(
     await bystanders.are_unharmed("spares beyond the quota")
 
 
+async def test_shared_memory_counts_against_a_quota_of_memory(
+    tenants: Tenants, bystanders: Bystanders
+) -> None:
+    mallory = tenants.mallory
+    await limit(tenants, mallory, {"requests.memory": "1Ti"})
+    await mallory.submit("job", workers={"shmSize": "600Gi"})
+    job = await is_refused(mallory, "job", "QuotaExceeded")
+    assert f"requests.memory requested {1200 << 10}Mi" in condition(job, "Placed")["message"]
+    await bystanders.are_unharmed("more shared memory than the quota of memory")
+
+
 async def test_jobs_that_fit_into_a_quota_only_one_by_one_start_one_by_one(
     tenants: Tenants, bystanders: Bystanders
 ) -> None:
