@@ -216,12 +216,13 @@ class CoordinatorClient:
 async def _open(
     address: str, port: int, key: bytes | None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    opening = asyncio.open_connection(address, port, limit=MAX_LINE_BYTES)
-    reader, writer = await asyncio.wait_for(opening, CONNECT_SECONDS)
+    # Not `wait_for`: in Python 3.11 it ignores a cancellation if what it waits for has just failed.
+    async with asyncio.timeout(CONNECT_SECONDS):
+        reader, writer = await asyncio.open_connection(address, port, limit=MAX_LINE_BYTES)
     try:
         if key is not None:
-            handshake = verify_coordinator(reader, writer, key)
-            await asyncio.wait_for(handshake, HANDSHAKE_SECONDS)
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                await verify_coordinator(reader, writer, key)
     except BaseException:
         writer.transport.abort()
         raise
