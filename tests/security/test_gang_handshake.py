@@ -164,6 +164,30 @@ async def test_a_coordinator_cannot_be_made_of_reflections() -> None:
     assert proof(KEY, "launcher", *nonces) != proof(KEY, "coordinator", *nonces)
 
 
+@pytest.mark.parametrize("iterations", range(8))
+async def test_a_launcher_that_is_stopped_does_not_try_again(
+    iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its coordinator may end the connection in the same iteration of the event loop."""
+    monkeypatch.setattr(transport, "_resolve", lambda master: master[0])
+    accepted: list[asyncio.StreamWriter] = []
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(writer)
+
+    async with await asyncio.start_server(accept, ADDRESS, 0) as server:
+        address = server.sockets[0].getsockname()
+        joining = asyncio.create_task(CoordinatorClient.connect(address, 600.0, KEY))
+        while not accepted:
+            await asyncio.sleep(0.001)
+        accepted[0].transport.abort()
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+        joining.cancel()
+        await asyncio.wait((joining,), timeout=10)
+        assert joining.cancelled()
+
+
 async def test_a_launcher_sends_no_message_to_an_impostor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "RETRY_SECONDS", 0.01)
     received: list[bytes] = []

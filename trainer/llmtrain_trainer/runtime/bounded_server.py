@@ -99,7 +99,8 @@ class BoundedServer:
             with contextlib.suppress(OSError):  # the other end has disconnected
                 await self._handler(connection)
                 writer.close()
-                await asyncio.wait_for(writer.wait_closed(), CLOSE_SECONDS)
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await writer.wait_closed()
         finally:
             self._strangers.pop(connection, None)
             writer.transport.abort()
