@@ -21,6 +21,9 @@ or newer.
 
 ## Values
 
+`null` for a text, a list or a map is the same as an empty one. All other values except `replicas`
+are required.
+
 | value | default | description |
 | --- | --- | --- |
 """

@@ -42,6 +42,14 @@ def test_notes_have_no_gaps(name: str, tmp_path: Path) -> None:
         ({"crds": {"keep": False}}, ("ALL JOBS AND FABRICS",), ("are kept",)),
         ({"rbac": {"create": False}}, ("no roles",), ()),
         ({"namespaceOverride": "other"}, ("kubectl --namespace other get pods",), ()),
+        ({}, ("llmtrain/operator:0.1.0 names no registry", "Set image.registry"), ()),
+        ({"image": {"pullPolicy": "Never"}}, (), ("names no registry",)),
+        ({"image": {"registry": "localhost:5000"}}, (), ("names no registry",)),
+        ({"image": {"repository": "localhost/operator"}}, (), ("names no registry",)),
+        ({"image": {"repository": "r.example.com/operator"}}, (), ("names no registry",)),
+        ({"image": {"repository": "operator"}}, ("operator:0.1.0 names no registry",), ()),
+        ({"global": {"imageRegistry": "r.example.com"}}, (), ("names no registry",)),
+        ({"global": None}, ("names no registry",), ()),
     ],
 )
 def test_notes_depend_on_the_values(

@@ -53,7 +53,7 @@ namespace: {{ toYaml (default (include "llmtrain.namespace" .root) .namespace) }
 {{- end }}
 labels:
   {{- include "llmtrain.labels" . | nindent 2 }}
-{{- with merge (dict) (default (dict) .annotations) .root.Values.commonAnnotations }}
+{{- with merge (dict) (default (dict) .annotations) (default (dict) .root.Values.commonAnnotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -67,7 +67,7 @@ annotations:
     "app.kubernetes.io/version" .root.Chart.AppVersion
     "app.kubernetes.io/managed-by" .root.Release.Service -}}
 {{- with .component }}{{ $_ := set $ours "app.kubernetes.io/component" . }}{{ end -}}
-{{- toYaml (merge $ours (default (dict) .labels) .root.Values.commonLabels) -}}
+{{- toYaml (merge $ours (default (dict) .labels) (default (dict) .root.Values.commonLabels)) -}}
 {{- end -}}
 
 {{- define "llmtrain.crdMetadata" -}}
@@ -92,20 +92,33 @@ llmtrain.dev/watch-namespace: {{ toYaml . }}
 {{- $operator := dict
     "namespaceSelector" (dict "matchLabels" $namespace)
     "podSelector" (dict "matchLabels" (include "llmtrain.selector" (dict "root" .) | fromYaml)) -}}
-{{- prepend .Values.jobNetworkPolicy.scrapers $operator | toJson -}}
+{{- $jobs := default (dict) .Values.jobNetworkPolicy -}}
+{{- prepend (default (list) $jobs.scrapers) $operator | toJson -}}
+{{- end -}}
+
+{{- define "llmtrain.registry" -}}
+{{- $global := default (dict) .Values.global -}}
+{{- default "" (default .Values.image.registry $global.imageRegistry) -}}
 {{- end -}}
 
 {{- define "llmtrain.image" -}}
 {{- $image := .Values.image -}}
-{{- $registry := default $image.registry .Values.global.imageRegistry -}}
-{{- with $registry }}{{ . | trimSuffix "/" }}/{{ end -}}
+{{- with include "llmtrain.registry" . }}{{ . | trimSuffix "/" }}/{{ end -}}
 {{- $image.repository -}}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
 {{- end -}}
 
+{{- /* Not empty if nodes pull the image from the default registry of their container runtime. */ -}}
+{{- define "llmtrain.hasNoRegistry" -}}
+{{- $parts := splitList "/" .Values.image.repository -}}
+{{- $isHost := and (gt (len $parts) 1) (regexMatch "[.:]|^localhost$" (first $parts)) -}}
+{{- if not (or (include "llmtrain.registry" .) $isHost (eq .Values.image.pullPolicy "Never")) }}true{{ end -}}
+{{- end -}}
+
 {{- define "llmtrain.pullSecrets" -}}
 {{- $found := list -}}
-{{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets -}}
+{{- $global := default (dict) .Values.global -}}
+{{- range concat (default (list) $global.imagePullSecrets) (default (list) .Values.imagePullSecrets) -}}
 {{- $found = append $found (kindIs "string" . | ternary (dict "name" .) .) -}}
 {{- end -}}
 {{- with $found }}{{ toYaml (uniq .) }}{{ end -}}

@@ -33,6 +33,9 @@ from llmtrain_chart.values.pod import (
     ServiceAccountValues,
 )
 
+NULLABLE = frozenset({"replicas"})
+"""Values for which `null` has a meaning of its own."""
+
 
 class GlobalValues(ChartModel):
     """Values that a parent chart shares with all its charts."""
