@@ -15,7 +15,7 @@ from llmtrain_core.api import labels
 from llmtrain_operator.config import parse
 from tests.support.chart.manifests import Object, documents, find, kinds
 from tests.support.chart.rendering import rendered_set
-from tests.support.chart.value_sets import LONG_NAMESPACE, VALUE_SETS
+from tests.support.chart.value_sets import LONG_NAMESPACE, VALUE_SETS, WATCHED
 
 RULES = """
 groups:
@@ -92,6 +92,9 @@ def test_one_deployment_lease_and_budget_for_each_namespace() -> None:
         deployment = find(objects, "Deployment", name)["spec"]
         assert budget == deployment["selector"]["matchLabels"]
         assert budget.items() <= deployment["template"]["metadata"]["labels"].items()
+        # Runbooks select Deployments and pods by it.
+        for labelled in (find(objects, "Deployment", name), deployment["template"]):
+            assert labelled["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"
     (monitored,) = (o for o in objects if o["kind"] == "Service")
     assert "llmtrain.dev/watch-namespace" not in monitored["spec"]["selector"]
 
@@ -346,6 +349,22 @@ def test_the_address_of_a_runbook_has_the_name_anywhere() -> None:
     found = alerts(rendered_set("rules of one alert"))["LLMTrainStepStalled"]
     assert found["annotations"]["runbook_url"] == "https://example.com/LLMTrainStepStalled.md"
     assert found["for"] == "1d"
+
+
+def test_alerts_name_no_runbook_that_nobody_serves() -> None:
+    found = alerts(rendered_set("all monitoring"))
+    assert len(found) > 30
+    assert not [name for name, rule in found.items() if "runbook_url" in rule["annotations"]]
+
+
+def test_each_watched_namespace_has_a_check_of_its_operator() -> None:
+    name, checks = "LLMTrainOperatorDown", "absent(llmtrain_operator_leader{})"
+    one = alerts(rendered_set("all monitoring"))[name]["expr"]
+    some = alerts(rendered_set("monitors of namespaces"))[name]["expr"]
+    of_namespaces = [
+        checks.replace("{}", f'{{watch_namespace="{namespace}"}}') for namespace in WATCHED
+    ]
+    assert some == one.replace(checks.replace("{}", ""), " or ".join(of_namespaces)) != one
 
 
 def test_dashboards_are_the_files(chart: Path, tmp_path: Path) -> None:

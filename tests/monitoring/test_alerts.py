@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from llmtrain_chart.helm import render
 from llmtrain_monitoring.paths import FILES
-from llmtrain_monitoring.prometheus import PROMTOOL, find
+from llmtrain_monitoring.prometheus import PROMTOOL
+from llmtrain_monitoring.prometheus import find as find_tool
 from llmtrain_monitoring.rules import ALERTS
 from tests.support.alert_cases import CASES, AlertCase
+from tests.support.chart.manifests import documents, find
 from tests.support.recorded_series import HEALTHY, MINUTES, growing, of_operator, steady
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(1200)]
@@ -22,7 +26,7 @@ FIRING = 'ALERTS{alertstate="firing"}'
 
 @pytest.fixture(scope="module")
 def promtool() -> Path:
-    return find(PROMTOOL)
+    return find_tool(PROMTOOL)
 
 
 def _expectation(expr: str, minutes: int, labels: list[dict[str, str]]) -> dict[str, Any]:
@@ -52,9 +56,11 @@ def _case_of(name: str, case: AlertCase) -> dict[str, Any]:
     }
 
 
-def _run(promtool: Path, folder: Path, tests: list[dict[str, Any]]) -> tuple[int, str]:
+def _run(
+    promtool: Path, folder: Path, tests: list[dict[str, Any]], files: Sequence[Path] = RULES
+) -> tuple[int, str]:
     file = folder / "tests.yaml"
-    rules = {"rule_files": [str(path) for path in RULES], "evaluation_interval": f"{MINUTES}m"}
+    rules = {"rule_files": [str(path) for path in files], "evaluation_interval": f"{MINUTES}m"}
     file.write_text(yaml.safe_dump({**rules, "tests": tests}))
     done = subprocess.run(
         [promtool, "test", "rules", file], capture_output=True, text=True, timeout=1000
@@ -90,6 +96,22 @@ def test_the_operator_of_one_namespace_is_down(promtool: Path, tmp_path: Path) -
     leader = of_operator("llmtrain_operator_leader", pod="a", **of_team)
     case = AlertCase({leader: steady(0)}, of_team)
     code, report = _run(promtool, tmp_path, [_case_of("LLMTrainOperatorDown", case)])
+    assert code == 0, report
+
+
+@pytest.mark.parametrize("missing", ["team-a", "team-b"])
+def test_the_operator_of_a_watched_namespace_is_gone(
+    missing: str, promtool: Path, tmp_path: Path
+) -> None:
+    values = {"watchNamespaces": ["team-a", "team-b"], "prometheusRule": {"enabled": True}}
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(yaml.safe_dump(find(documents(render(values)), "PrometheusRule")["spec"]))
+    leader = "llmtrain_operator_leader"
+    of_a, of_b = (of_operator(leader, pod=x, watch_namespace=f"team-{x}") for x in "ab")
+    both = {of_operator(leader): "_x120", of_a: steady(1), of_b: steady(1)}
+    gone = both | {of_a if missing == "team-a" else of_b: "_x120"}
+    down = _case_of("LLMTrainOperatorDown", AlertCase(gone, {"watch_namespace": missing}))
+    code, report = _run(promtool, tmp_path, [_case_of("", AlertCase(both)), down], [rules])
     assert code == 0, report
 
 

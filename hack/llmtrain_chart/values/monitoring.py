@@ -79,7 +79,7 @@ class Rules(ChartModel):
     """Annotations."""
     runbook_url: str = ""
     """Address of the runbook pages for the annotation `runbook_url`: `{alert}` in it is replaced by
-    the name of the alert, which is appended otherwise."""
+    the name of the alert, which is appended otherwise. Empty: alerts do not have the annotation."""
     keep_firing_for: OptionalInterval = ""
     """Default of `keep_firing_for` of alerts."""
     disabled: dict[str, bool] = {}

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-RUNBOOKS = "https://llmtrain.dev/runbooks"
-"""Where the pages of `docs/runbooks` are served; the chart can replace this address."""
-
 
 class Severity(StrEnum):
     """How soon a person has to act: now, today, or when there is time."""
@@ -36,7 +33,10 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert; its name has the prefix LLMTrain, and a page in `docs/runbooks`."""
+    """An alert; its name has the prefix LLMTrain, and a page in `docs/runbooks`.
+
+    The chart adds the annotation `runbook_url`, because only the user knows who serves the pages.
+    """
 
     name: str
     severity: Severity
@@ -56,11 +56,7 @@ class Alert:
             **({"for": self.hold} if self.hold else {}),
             **({"keep_firing_for": self.keep} if self.keep else {}),
             "labels": {"severity": self.severity.value},
-            "annotations": {
-                "summary": self.summary,
-                "description": self.description,
-                "runbook_url": f"{RUNBOOKS}/{self.name}",
-            },
+            "annotations": {"summary": self.summary, "description": self.description},
         }
 
 

@@ -5,6 +5,9 @@ from llmtrain_monitoring.rules.model import Alert, RuleGroup, Severity
 
 _OF_NAMESPACE = "{{ with $labels.watch_namespace }} of the namespace {{ . }}{{ end }}"
 """The operators of different namespaces have different leases."""
+_NO_LEADER = "absent(llmtrain_operator_leader)"
+"""With `watchNamespaces`, the chart replaces it by one expression for each of them, because the
+series of one operator hide that those of another are gone (`templates/prometheusrule.yaml`)."""
 
 OPERATOR_ALERTS = RuleGroup(
     "llmtrain.operator.alerts",
@@ -12,8 +15,7 @@ OPERATOR_ALERTS = RuleGroup(
         Alert(
             "LLMTrainOperatorDown",
             Severity.CRITICAL,
-            "absent(llmtrain_operator_leader == 1) or "
-            "max by (watch_namespace) (llmtrain_operator_leader) < 1",
+            f"{_NO_LEADER} or max by (watch_namespace) (llmtrain_operator_leader) < 1",
             f"No llmtrain operator leads{_OF_NAMESPACE}.",
             "No replica holds the lease. Running jobs go on, but no job starts, restarts or ends.",
             hold="5m",
