@@ -132,13 +132,22 @@ async def test_the_finalizer_of_an_earlier_version_is_removed_by_hand(
 ) -> None:
     operators.started[0].kill()
     await releases.uninstall()
-    await running_job.patch("first", {"metadata": {"finalizers": [FINALIZER]}})
+    await running_job.submit("second")
+    foreign = ["example.com/backup", "example.com/audit"]
+    first, second = [foreign[0], FINALIZER, foreign[1]], foreign
+    await running_job.patch("first", {"metadata": {"finalizers": first}})
+    await running_job.patch("second", {"metadata": {"finalizers": second}})
     script = code_block("docs/uninstall.md", "kubectl get llmtrainingjobs --all-namespaces")
-    assert "patched" in await run_shell(release_cluster, script)
-    job = await running_job.job("first")
-    assert not job["metadata"].get("finalizers")
-    await releases.api.delete(JOBS, "first", running_job.namespace)
-    await running_job.gone("first")
+    assert (await run_shell(release_cluster, script)).split() == [
+        "llmtrainingjob.llmtrain.dev/first",
+        "patched",
+    ]
+    for name in ("first", "second"):
+        job = await running_job.job(name)
+        assert job["metadata"]["finalizers"] == foreign
+        await running_job.patch(name, {"metadata": {"finalizers": None}})
+        await releases.api.delete(JOBS, name, running_job.namespace)
+        await running_job.gone(name)
 
 
 async def test_objects_of_a_release_are_deleted_by_label(
