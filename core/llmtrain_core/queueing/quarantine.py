@@ -1,4 +1,4 @@
-"""Quarantine of nodes that are blamed for failures, for all jobs.
+"""Quarantine of nodes that caused failures, for all jobs.
 
 One failure is weak evidence: the node becomes a suspect, which placements use last. A second one
 within an hour quarantines it for ten minutes, each further one for twice as long, up to four hours.

@@ -76,7 +76,7 @@ def container_requests(resources: Mapping[str, Any]) -> dict[str, int]:
 
 
 def pod_requests(spec: Mapping[str, Any]) -> dict[str, int]:
-    """Return what a pod with this spec requests, its place among the node's pods included.
+    """Return what a pod with this spec requests, including one of the node's `pods`.
 
     Init containers run one after the other, before the containers. Those that restart always are
     sidecars: they keep running. A request of the whole pod replaces those of its containers.

@@ -176,5 +176,5 @@ def _late_start(pods: Sequence[PodRecord], expected: int, message: str) -> Failu
         if pod.reason == Reason.CONTAINER_CONFIG_ERROR:
             return FailureInfo(Reason.CONTAINER_CONFIG_ERROR, message)
     in_common = len(late) == expected > 1
-    blamed = "" if in_common else next((pod.node for pod in late if pod.bound), "")
-    return FailureInfo(Reason.STARTUP_TIMEOUT, message, node=blamed, keeps_nodes=False)
+    node = "" if in_common else next((pod.node for pod in late if pod.bound), "")
+    return FailureInfo(Reason.STARTUP_TIMEOUT, message, node=node, keeps_nodes=False)

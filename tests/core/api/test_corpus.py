@@ -1,7 +1,7 @@
 """One corpus of manifests, one verdict: pydantic and a real API server agree on every file.
 
 `accepted` and `rejected` hold what can be judged from the manifest alone; a rejected file says in a
-comment which field is to blame, and both sides must blame it. `refused` holds what needs more
+comment which field is wrong, and both sides must name it. `refused` holds what needs more
 knowledge than a schema has: accepted by both, and refused by `check`. `transitions` holds pairs of
 manifests, before and after an update.
 """

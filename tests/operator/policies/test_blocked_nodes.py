@@ -1,4 +1,4 @@
-"""A gang leaves nodes where its pods cannot start, without a restart and without blame. Pure."""
+"""A gang leaves nodes where its pods cannot start: no restart, no failure of the node. Pure."""
 
 from __future__ import annotations
 
