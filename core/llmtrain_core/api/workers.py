@@ -33,8 +33,12 @@ class EnvVar(ApiModel):
     """An environment variable."""
 
     name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    """Name of the variable. Variables of the pod contract, and those by which a container runtime
-    chooses devices (NVIDIA_VISIBLE_DEVICES), are rejected."""
+    """Name of the variable. Rejected are variables of the pod contract (LLMTRAIN_* except
+    LLMTRAIN_METRICS; MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK, LOCAL_RANK, NODE_RANK,
+    LOCAL_WORLD_SIZE; PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_ADDR,
+    PET_MASTER_PORT), LD_PRELOAD, and those by which a container runtime chooses devices (NVIDIA_*,
+    *_VISIBLE_DEVICES). Accepted are NVIDIA_TF32_OVERRIDE, CUDA_VISIBLE_DEVICES,
+    HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES and ASCEND_RT_VISIBLE_DEVICES."""
     value: Annotated[str, Field(max_length=32768)] = ""
     """Value of the variable."""
 
@@ -82,8 +86,11 @@ class Volume(ApiModel):
     name: Name
     """Name of the volume. Must be unique in the job."""
     mount_path: Annotated[str, Field(min_length=2, max_length=1024, pattern=_MOUNT_PATH)]
-    """Mount path in the container: an absolute path without empty segments, `.` or `..`. Folders of
-    the pod contract, and folders above or below them, are rejected."""
+    """Mount path in the container: an absolute path without empty segments, `.` or `..`. Rejected
+    are folders of the pod contract (/etc/llmtrain, /var/lib/llmtrain, /tmp, /dev, /proc, /sys), of
+    the container runtime (nvidia-container-devices and secrets/kubernetes.io in /run and /var/run)
+    and, without command, of the trainer image (/opt/llmtrain, /bin, /sbin, /lib, /lib64, /usr/bin,
+    /usr/lib, /usr/local/bin, /usr/local/lib), and folders above or below them."""
     persistent_volume_claim: ClaimVolume | None = None
     """PersistentVolumeClaim to mount."""
     config_map: ConfigMapVolume | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason
+from llmtrain_core.api.workers import EnvVar, Volume
 from llmtrain_core.images import TRAINER_PATHS
 from llmtrain_core.validation.check import Job, Problem, check
 from tests.support.paths import CORPUS, ROOT
@@ -91,6 +93,21 @@ def test_a_mount_at_or_below_a_reserved_folder_is_refused(folder: str) -> None:
     for path in (folder, f"{folder}/a/b"):
         refused = problem(**mounted(path, **OWN))
         assert refused.message.startswith(f"{folder} is reserved for the ")
+
+
+def test_kubectl_explain_names_what_is_refused() -> None:
+    variables = EnvVar.model_fields["name"].description or ""
+    words = set(re.findall(r"\w+", variables))
+    prefixed = {name for name in env.OWNED if name.startswith(env.PREFIX)}
+    assert words >= (env.OWNED - prefixed) | env.SETTABLE | env.LIBRARY_VARIABLES
+    for pattern in (env.PREFIX, env.RUNTIME_PREFIX):
+        assert f"{pattern}*" in variables
+    assert f"*{env.RUNTIME_SUFFIX}" in variables
+    paths = Volume.model_fields["mount_path"].description or ""
+    assert set(re.findall(r"/[\w/-]*\w", paths)) >= {*env.OWNED_PATHS, *TRAINER_PATHS}
+    for path in env.RUNTIME_PATHS:
+        folder, _, name = path.removeprefix("/var").removeprefix("/").partition("/")
+        assert f"/{folder}" in paths and name in paths
 
 
 def test_what_the_operator_mounts_is_reserved() -> None:
