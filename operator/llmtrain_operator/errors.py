@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+_ABOVE_LIMIT = re.compile(r"must be less than or equal to (\S+) limit of ")
 
 
 class OperatorError(Exception):
@@ -74,6 +77,12 @@ class ForbiddenError(ApiError):
 
 class InvalidError(ApiError):
     """The object is invalid."""
+
+    @property
+    def limited_resource(self) -> str:
+        """Name of the resource that a pod requests beyond its limit; otherwise empty."""
+        found = _ABOVE_LIMIT.search(self.message)
+        return found[1] if found else ""
 
 
 class UnavailableError(ApiError):

@@ -247,10 +247,7 @@ class JobWriter:
             text = clean_text(f"{resource.plural} {name} cannot be created: {error.message}", 700)
             raise _CreateRefusedError(CreateError(Reason.FORBIDDEN, text)) from error
         except InvalidError as error:
-            text = f"{resource.plural} {name} is invalid: {error.message}"
-            raise _CreateRefusedError(
-                CreateError(Reason.INVALID_SPEC, clean_text(text, 700))
-            ) from error
+            raise _CreateRefusedError(_invalid(resource, name, error)) from error
         owners = found["metadata"].get("ownerReferences") or ()
         owner: Mapping[str, Any] = next((o for o in owners if o.get("controller")), {})
         if owner.get("uid") == identity.uid:
@@ -290,6 +287,18 @@ def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> CreateEr
         return CreateError(Reason.QUOTA_EXCEEDED, clean_text(text, 700))
     text = f"the API server rejects {resource.plural} {name}: {error.message}"
     return CreateError(Reason.FORBIDDEN, clean_text(text, 700))
+
+
+def _invalid(resource: Resource, name: str, error: InvalidError) -> CreateError:
+    text = f"{resource.plural} {name} is invalid: {error.message}"
+    if limited := error.limited_resource:
+        # The limits of a job are not below its requests, so this one is of the namespace.
+        least = " (at least shmSize)" if limited == "memory" else ""
+        text = (
+            f"spec.workers.resources: a LimitRange or a webhook sets a {limited} limit below the"
+            f" request{least}; set limits.{limited} above it, or change the LimitRange: {text}"
+        )
+    return CreateError(Reason.INVALID_SPEC, clean_text(text, 700))
 
 
 async def _run_bounded(work: Sequence[Any]) -> None:

@@ -158,6 +158,20 @@ async def what_the_server_forbids(harness: CaseBench) -> None:
 
 
 @case
+async def a_default_limit_below_the_shared_memory(harness: CaseBench) -> None:
+    await harness.add_nodes({}, {})
+    default = {"type": "Container", "default": {"memory": "512Mi"}}
+    limit = {"metadata": {"name": "small"}, "spec": {"limits": [default]}}
+    await harness.api.create("limitranges", limit, harness.namespace)
+    await harness.small("job")
+    remedy = "(at least shmSize); set limits.memory above it, or change the LimitRange"
+    await harness.wait_reason("job", "InvalidSpec", remedy, "memory limit of 512Mi")
+    await harness.runs_small("limited", workers={"resources": {"limits": {"memory": "2Gi"}}})
+    await harness.api.delete("limitranges", "small", harness.namespace)
+    await harness.starts("job")
+
+
+@case
 async def a_name_that_is_taken(harness: CaseBench) -> None:
     await harness.add_nodes({})
     await harness.api.create("configmaps", {"metadata": {"name": "job-job"}}, harness.namespace)

@@ -1,0 +1,40 @@
+"""What a job says if the API server refuses its pods because of the namespace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmtrain_operator.errors import InvalidError, api_error
+from llmtrain_operator.kube.resources import PODS
+from llmtrain_operator.reconcile.writer import _invalid
+
+pytestmark = pytest.mark.unit
+
+FIELD = "spec.containers[0].resources.requests"
+
+
+def refused(message: str) -> Any:
+    error = api_error(422, "Invalid", f'Pod "job-0-0" is invalid: {FIELD}: {message}')
+    assert isinstance(error, InvalidError)
+    return _invalid(PODS, "job-0-0", error)
+
+
+@pytest.mark.parametrize(("resource", "least"), [("memory", " (at least shmSize)"), ("cpu", "")])
+def test_a_default_limit_below_the_request_names_the_remedy(resource: str, least: str) -> None:
+    words = f"must be less than or equal to {resource} limit of 512Mi"
+    error = refused(f'Invalid value: "1Gi": {words}')
+    assert error.reason == "InvalidSpec"
+    assert error.message.startswith(
+        f"spec.workers.resources: a LimitRange or a webhook sets a {resource} limit below the"
+        f" request{least}; set limits.{resource} above it, or change the LimitRange: "
+    )
+    assert error.message.endswith(words)
+
+
+def test_other_messages_of_the_server_are_unchanged() -> None:
+    error = refused("Required value")
+    assert error.message == (
+        f'pods job-0-0 is invalid: Pod "job-0-0" is invalid: {FIELD}: Required value'
+    )
