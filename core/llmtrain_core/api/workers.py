@@ -157,7 +157,8 @@ class Workers(ApiModel):
     env: Annotated[list[EnvVar], Field(max_length=256), list_map("name")] | None = None
     """Additional environment variables."""
     resources: Resources | None = None
-    """Resource requests and limits of each pod, without GPUs."""
+    """Resource requests and limits of each pod, without GPUs. Without a limit of ephemeral-storage,
+    what the pod writes to /tmp and /var/lib/llmtrain can fill the disk of the node."""
     shm_size: Quantity = SHM_SIZE
     """Size of /dev/shm, at least 1Mi. It is memory of the pod: the pod requests at least as much
     memory, and a memory limit must be larger."""

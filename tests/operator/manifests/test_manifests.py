@@ -123,6 +123,17 @@ def test_a_read_only_root_has_writable_folders() -> None:
         assert "HOME" not in variables(other)
 
 
+def test_one_limit_bounds_what_a_pod_writes_to_the_disk_of_its_node() -> None:
+    disk = {"ephemeral-storage": "200Gi"}
+    job = checked_job(workers={"resources": {"limits": disk}})
+    body = make_pod(job, IDENTITY, attempt=0, index=0, nodes=NODES)
+    assert _only(body)["resources"]["limits"].items() >= disk.items()
+    # The kubelet adds up all folders of the pod. So those on the disk have no limits of their own.
+    folders = [v["emptyDir"] for v in body["spec"]["volumes"] if "emptyDir" in v]
+    assert [folder for folder in folders if folder.get("medium") != "Memory"] == [{}, {}]
+    assert pod_requests(body["spec"])["ephemeral-storage"] == 200 * 2**30
+
+
 def test_shared_memory_is_requested_as_memory() -> None:
     job = checked_job(workers={"shmSize": "64Gi"})
     resources = _only(make_pod(job, IDENTITY, attempt=0, index=0, nodes=NODES))["resources"]
