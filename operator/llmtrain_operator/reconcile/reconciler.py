@@ -47,6 +47,8 @@ COALESCE_SECONDS = 0.02
 DELETION_SECONDS = TERMINATION_GRACE_SECONDS + 60.0
 """If the pods of a deleted job have not ended after this time, the log names them."""
 NAMED_PODS = 5
+FINALIZER_RETRY_SECONDS = 5.0
+"""First delay of another try to remove a finalizer; the job is reconciled meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Reconciler:
     slow_deletion_logged: bool = False
     create_backoff: _Backoff = field(default_factory=_Backoff)
     error_backoff: _Backoff = field(default_factory=_Backoff)
+    finalizer_backoff: _Backoff = field(default_factory=_Backoff)
 
     async def run(self) -> None:
         """Reconcile until the job is gone or `stopping` is set."""
@@ -168,17 +171,22 @@ class Reconciler:
             return self._follow_last_pods() if known else 1.0
         self.gone_since = None
         async with self.deps.turns.take(job.namespace):
-            decided = await self._decide(job)
+            decided = await self._decide()
         if isinstance(decided, float):
             return decided
         observed, actions = decided
         await self._apply(observed, actions)
         if observed.view.is_deleting:
-            return self._follow_deletion(observed)
-        return self._seconds_to_next(actions)
+            delay = self._follow_deletion(observed)
+        else:
+            delay = self._seconds_to_next(actions)
+        return min(delay, self.finalizer_backoff.left or delay)
 
-    async def _decide(self, job: JobRecord) -> tuple[Observed, Actions] | float:
+    async def _decide(self) -> tuple[Observed, Actions] | float:
         """Return the observation and what to do, or the seconds until the caches are current."""
+        job = self.deps.jobs.get(self.uid)
+        if job is None:  # it was deleted while its loop waited for a turn
+            return 0.0
         assessment = await self.deps.assessments.assess(job, self.deps.checked(job))
         # The assessment may have taken a while: observe the current caches, all at one instant.
         current = self.deps.jobs.get(self.uid)
@@ -226,8 +234,11 @@ class Reconciler:
         )
 
     async def _apply(self, observed: Observed, actions: Actions) -> None:
-        if actions.remove_finalizer and await self.deps.writer.remove_finalizer(observed):
-            return  # the job has changed
+        if actions.remove_finalizer and self.finalizer_backoff.left <= 0:
+            if not await self.deps.writer.remove_finalizer(observed):
+                self.finalizer_backoff.extend(FINALIZER_RETRY_SECONDS)
+                self.wake.set()
+            return  # the observation is older than the request
         if actions.changed:
             await self._write(observed, actions)
             return

@@ -154,7 +154,7 @@ class JobWriter:
     async def remove_finalizer(self, observed: Observed) -> bool:
         """Remove the finalizer of earlier versions of the operator. Those of others stay.
 
-        Return False if there is nothing to remove, or the API server refuses it.
+        Return False if there is nothing to remove, or it fails. Only a conflict is raised.
         """
         identity = JobIdentity.of(observed.raw)
         async with self._limiter.job_write(identity.namespace):
@@ -165,7 +165,10 @@ class JobWriter:
                     await self._cluster.patch(JOBS, identity.name, patch, identity.namespace)
             except NotFoundError:
                 return False
-            except (ForbiddenError, InvalidError) as error:
+            except ConflictError:
+                raise
+            except ApiError as error:
+                # An admission plugin may refuse it or not answer, and permit everything else.
                 log.warning("job=%s its finalizer cannot be removed: %s", identity.uid, error)
                 return False
         return patch is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -11,8 +12,14 @@ from kubernetes.aio.client.configuration import Configuration
 
 from llmtrain_core.api import labels
 from llmtrain_operator.config import parse
-from llmtrain_operator.controller import Controller
-from llmtrain_operator.errors import AlreadyExistsError, NotFoundError
+from llmtrain_operator.controller import CONCURRENT_DECISIONS, Controller
+from llmtrain_operator.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ForbiddenError,
+    NotFoundError,
+    UnavailableError,
+)
 from llmtrain_operator.kube.api import Item, Object
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.resources import JOBS, SERVICES, Resource
@@ -163,6 +170,56 @@ async def test_only_the_finalizer_of_earlier_versions_is_removed(
     store.objects.clear()
     assert not await controller._writer.remove_finalizer(make_observed())
     assert len(store.writes) == 1, "nothing to remove"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ForbiddenError(403, "Forbidden", "denied by a policy"),
+        UnavailableError(500, "InternalError", "failed calling webhook"),
+    ],
+)
+async def test_a_job_whose_finalizer_stays_is_reconciled(
+    store: Store, controller: Controller, monkeypatch: pytest.MonkeyPatch, error: ApiError
+) -> None:
+    async def refuse(_resource: Resource, _name: str, body: Object, *_: Any, **__: Any) -> Object:
+        store.writes.append(("patch", JOBS.plural, body))
+        raise error
+
+    async def patch_status(_resource: Resource, _name: str, body: Object, *_: Any) -> Object:
+        store.writes.append(("status", JOBS.plural, body))
+        return {"metadata": {"resourceVersion": "7"}}
+
+    monkeypatch.setattr(store, "patch", refuse)
+    monkeypatch.setattr(store, "patch_status", patch_status)
+    job = job_object("job", "ns")
+    job["metadata"] |= {"uid": "a", "resourceVersion": "7", "finalizers": [labels.FINALIZER]}
+    store.objects[JOBS.plural, "job"] = job
+    put_job(controller, "a", finalizers=[labels.FINALIZER])
+    controller.reconcile("a")
+
+    def statuses() -> int:
+        controller.wake("a")
+        return sum(kind == "status" for kind, *_ in store.writes)
+
+    await until(lambda: statuses() >= 3)
+    patches = sum(kind == "patch" for kind, *_ in store.writes)
+    assert patches == 1, "it is not tried again with each reconcile"
+
+
+async def test_a_job_that_is_deleted_while_it_waits_for_a_turn_leaves_nothing(
+    controller: Controller,
+) -> None:
+    put_job(controller, "a")
+    async with AsyncExitStack() as turns:
+        for _ in range(CONCURRENT_DECISIONS):
+            await turns.enter_async_context(controller._deps.turns.take("other"))
+        controller.reconcile("a")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        controller.informers.jobs._remove("a")
+    await until(lambda: len(controller._loops) == 0)
+    assert not controller._checked._checked and not controller._assessments._known
 
 
 @pytest.mark.parametrize(
