@@ -115,14 +115,14 @@ class NamespaceGate:
 
 
 class WriteLimiter:
-    """A token bucket of `rate` writes per second with a burst of twice as many.
+    """A token bucket of `rate` writes per second with a burst of twice as many, at least one.
 
     Namespaces take turns, so the writes of one tenant do not delay those of others.
     """
 
     def __init__(self, rate: float):
         self._rate = rate
-        self._burst = 2 * rate
+        self._burst = max(1.0, 2 * rate)  # below 1 there would never be a whole token
         self._tokens = self._burst
         self._at = time.monotonic()
         self._waiting: Rotation[asyncio.Future[None]] = Rotation()

@@ -115,6 +115,11 @@ async def test_writes_of_namespaces_take_turns() -> None:
     assert order.count("busy") == 50 and order.index("new") <= 1
 
 
+async def test_a_rate_below_one_write_in_two_seconds_permits_writes() -> None:
+    async with asyncio.timeout(10):
+        await WriteLimiter(0.1).acquire("ns")
+
+
 async def test_each_namespace_has_its_own_gate() -> None:
     gate, release = NamespaceGate(2), asyncio.Event()
     running: list[str] = []
