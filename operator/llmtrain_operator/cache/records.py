@@ -20,7 +20,7 @@ from llmtrain_core.topology.resources import (
     pod_requests,
 )
 from llmtrain_core.validation.problem import Problem
-from llmtrain_operator.cache.job import JobView, Raw
+from llmtrain_operator.cache.job import JobView, Raw, parse_time
 
 _QUOTA_REVOKED = "TerminationTarget"
 """Condition of a pod whose quota Kueue revokes."""
@@ -63,6 +63,8 @@ class PodRecord:
     refused_since: str = ""
     """Since when kube-scheduler refuses it; empty if it has not, or preempts others for it."""
     evicted_by_queue: bool = False
+    ends_by: float = 0.0
+    """Unix time at which its grace period ends; 0 if it is not being deleted."""
 
     @property
     def ended(self) -> bool:
@@ -181,6 +183,7 @@ def pod_record(raw: Raw) -> PodRecord:
         gated=bool(spec.get("schedulingGates")),
         refused_since=refused_since,
         evicted_by_queue=evicted,
+        ends_by=_grace_end(metadata),
     )
 
 
@@ -202,6 +205,12 @@ def _end(status: Raw) -> tuple[str, str, int | None, str]:
             reason = state["waiting"].get("reason", "")
             message = state["waiting"].get("message", "")
     return reason, message, None, ""
+
+
+def _grace_end(metadata: Raw) -> float:
+    """Return the deletion timestamp of a pod, which includes its grace period."""
+    text = metadata.get("deletionTimestamp")
+    return parse_time(text).timestamp() if text else 0.0
 
 
 def _owner(metadata: Raw) -> str:

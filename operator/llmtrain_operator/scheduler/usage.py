@@ -13,6 +13,9 @@ from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import JobRecord, PodRecord
 from llmtrain_operator.scheduler.held_nodes import HeldNodes
 
+UNEXPECTED_SECONDS = 90.0
+"""A pod whose grace period ends this much earlier or later than expected has no known end."""
+
 _Amounts = dict[tuple[str, str, str], int]
 """Amount by owner, node and resource."""
 
@@ -76,9 +79,11 @@ def terminating_allocations(
 ) -> list[Allocation]:
     """Return what pods still hold on nodes that their job has released.
 
-    The job was suspended, preempted, deleted, or placed on other nodes.
+    The job was suspended, preempted, deleted, or placed on other nodes. Pods that do not end in
+    time are left out: if they counted, a job that waits for their nodes would never preempt others.
     """
     known = {job.uid: job for job in jobs}
+    pods = [pod for pod in pods if _ends_in_time(pod, ends_at)]
     return [
         Allocation("", namespace, 0, (node,), resources, ends_at, preemptible=False)
         for namespace, node, resources in (
@@ -86,6 +91,11 @@ def terminating_allocations(
             *_left_by_deleted_jobs(known, pods),
         )
     ]
+
+
+def _ends_in_time(pod: PodRecord, ends_at: float) -> bool:
+    """Return False for a pod that is overdue, or whose user gave it a long grace period."""
+    return not pod.ends_by or abs(ends_at - pod.ends_by) <= UNEXPECTED_SECONDS
 
 
 def _released_by_jobs(

@@ -9,8 +9,9 @@ import pytest
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.queueing import Allocation, Assignment
+from llmtrain_core.topology.inventory import Usage
 from llmtrain_operator.cache.job import format_time, parse_time
-from llmtrain_operator.cache.records import JobRecord, PodRecord
+from llmtrain_operator.cache.records import JobRecord, PodRecord, pod_record
 from llmtrain_operator.scheduler.cycle import decide
 from llmtrain_operator.scheduler.decisions import Preemption
 from llmtrain_operator.scheduler.held_nodes import held_by_jobs
@@ -98,6 +99,35 @@ def test_a_job_that_is_deleted_or_over_holds_nothing() -> None:
     assert held(placed(1, ConditionType.FAILED)) == ()
     done = [pod(index, "Succeeded", finished=ago(1)) for index in (0, 1)]
     assert held(placed(1), *done) == (), "the status does not show the end yet"
+
+
+@pytest.mark.parametrize("owner", ["gone", "uid"])
+@pytest.mark.parametrize("late", [-86_400.0, -91.0, 91.0, 1e9])
+def test_pods_that_do_not_end_in_time_keep_nobody_from_preempting(owner: str, late: float) -> None:
+    """Their process hangs on a device, or their user gave them years to end."""
+    now = NOW.timestamp()
+    stuck = pod(0, owner=owner, deleting=True, resources=((GPU, 8),))
+    lower = Allocation("lower", "ns", 0, ("n1",), {GPU: 8})
+    suspended = record("uid", status(placed=False), suspend=True)
+    higher = waiting_job("higher1", 1, priority=10)
+
+    def victims(ends_by: float) -> set[str]:
+        pods = [replace(stuck, ends_by=ends_by)]
+        ending = terminating_allocations([suspended], pods, now + 30, {})
+        used = (*in_use([suspended], pods), Usage("n1", GPU, 8, "lower"))
+        state = cluster(nodes(2), used, allocations=(lower, *ending))
+        return set(decide({higher.uid: higher}, replace(state, now=now)).preemptions)
+
+    assert victims(now + 30) == set()
+    assert victims(now + 30 + late) == {"lower"}
+
+
+def test_the_grace_period_of_a_pod_is_read() -> None:
+    metadata: dict[str, Any] = {"uid": "u", "name": "job-0-0", "namespace": "ns"}
+    raw = {"metadata": metadata, "spec": {"containers": []}}
+    assert not pod_record(raw).ends_by
+    metadata["deletionTimestamp"] = format_time(NOW)
+    assert pod_record(raw).deleting and pod_record(raw).ends_by == NOW.timestamp()
 
 
 def test_spare_nodes_are_not_held() -> None:
