@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.runtime import address_filter
 from llmtrain_trainer.runtime.address_filter import admit_only
 from llmtrain_trainer.runtime.sockets import listen
@@ -19,7 +20,7 @@ STRANGER = "127.9.9.9"
 
 def _connects(source: str, listener: socket.socket) -> bool:
     """Whether a connection from an address works in both directions."""
-    with socket.socket() as connection:
+    with socket.socket(listener.family) as connection:
         connection.settimeout(0.2)  # to the stranger nobody answers
         connection.bind((source, 0))
         try:
@@ -56,6 +57,47 @@ def test_a_large_gang_has_a_filter() -> None:
         assert not _connects(STRANGER, listener)
 
 
+def test_the_filter_is_there_before_anyone_can_connect() -> None:
+    seen: list[int] = []
+
+    def prepare(listener: socket.socket) -> None:
+        seen.append(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        admit_only(listener, GANG)
+
+    with listen("127.0.0.1", prepare=prepare) as listener:
+        listener.settimeout(60)
+        assert seen == [0] and not _connects(STRANGER, listener)
+        assert _connects(GANG[0], listener)
+
+
+def _has_ipv6() -> bool:
+    try:
+        listen("::1").close()
+    except TrainerError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="no IPv6")
+def test_a_gang_with_ipv6_has_a_filter() -> None:
+    """The nodes of a cluster usually have a network of 64 bits each."""
+    pods = [f"fd00:10:244:{number:x}::{number % 7 + 2:x}" for number in range(150)]
+    with listen("::1") as listener:
+        listener.settimeout(60)
+        admit_only(listener, pods)
+        assert not _connects("::1", listener)
+        admit_only(listener, [*pods, "::1"])
+        assert _connects("::1", listener)
+        admit_only(listener, ["::1"])
+        assert _connects("::1", listener)
+
+
+def test_the_filter_of_a_gang_with_ipv6_is_small() -> None:
+    """By default older kernels have 20 KiB for it (`net.core.optmem_max`)."""
+    pods = [f"fd00:10:244:{number:x}::{number % 7 + 2:x}" for number in range(400)]
+    assert len(address_filter._program(socket.AF_INET6, pods)) <= 5 * len(pods) + 20
+
+
 def test_too_many_addresses_are_an_error() -> None:
     many = [f"10.0.{n >> 8}.{n & 255}" for n in range(4100)]
     with listen("127.0.0.1") as listener, pytest.raises(OSError, match="4100 addresses"):
@@ -64,12 +106,16 @@ def test_too_many_addresses_are_an_error() -> None:
 
 def _verdict(program: Sequence[address_filter.Instruction], words: dict[int, int]) -> int:
     """Run a program on a packet with these words at their offsets."""
-    accumulator, at = 0, 0
+    accumulator, at, stored = 0, 0, dict[int, int]()
     while True:
         code, if_true, if_false, operand = program[at]
         at += 1
         if code == address_filter._LOAD_WORD:
             accumulator = words[operand - address_filter._NETWORK_HEADER]
+        elif code == address_filter._STORE:
+            stored[operand] = accumulator
+        elif code == address_filter._LOAD_STORED:
+            accumulator = stored[operand]
         elif code == address_filter._JUMP_IF_EQUAL:
             at += if_true if accumulator == operand else if_false
         elif code == address_filter._JUMP:
@@ -91,8 +137,15 @@ def _verdict(program: Sequence[address_filter.Instruction], words: dict[int, int
             [f"fd00::{n:x}:1:{n:x}" for n in range(1, 60)],
             ["fd00::1:1:2", "::1", "fe00::1:1:1", "fd00::1:2:1"],
         ),
+        (
+            socket.AF_INET6,
+            [f"fd00:10:244:1::{n:x}" for n in range(1, 800)],
+            ["fd00:10:244:1::", "fd00:10:244:2::1", "fd00:11:244:1::1", "fd00:10:244:1:1::1"],
+        ),
+        (socket.AF_INET6, ["fd00::1"], ["fd00::2", "fd00::1:0:1", "::1"]),
+        (socket.AF_INET, ["10.0.0.1"], ["10.0.0.2"]),
     ],
-    ids=["IPv4", "IPv6"],
+    ids=["IPv4", "IPv6", "IPv6 of one network", "one IPv6", "one IPv4"],
 )
 def test_a_filter_accepts_the_addresses_of_the_gang_only(
     family: int, gang: list[str], strangers: list[str]

@@ -178,11 +178,14 @@ class Launcher:
         )
 
     def _open_port(self, addresses: Collection[str]) -> int:
-        self.listener = listen(self.pod.pod_ip)
-        try:
-            admit_only(self.listener, addresses)
-        except OSError as error:
-            write_line(f"torch's store is open to all addresses: no filter, {error}")
+        def restrict(listener: socket.socket) -> None:
+            try:
+                admit_only(listener, addresses)
+            except OSError as error:
+                write_line(f"torch's store is open to all addresses: no filter, {error}")
+
+        # The filter comes first: a socket that was accepted before it would have none.
+        self.listener = listen(self.pod.pod_ip, prepare=restrict)
         return int(self.listener.getsockname()[1])
 
     def _take_listener(self) -> socket.socket | None:

@@ -11,11 +11,13 @@ import ctypes
 import ipaddress
 import socket
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
 _NETWORK_HEADER = 0x100000000 - 0x100000  # SKF_NET_OFF in linux/filter.h, as an unsigned number
 _LOAD_WORD, _JUMP_IF_EQUAL, _JUMP, _RETURN = 0x20, 0x15, 0x05, 0x06
+_STORE, _LOAD_STORED = 0x02, 0x60
+"""A stored word takes less of the kernel's memory for each further load than a word of a packet."""
 _ACCEPT, _DROP = 0xFFFFFFFF, 0
 _MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 _BLOCK = 250
@@ -43,9 +45,17 @@ def admit_only(listener: socket.socket, addresses: Collection[str]) -> None:
 
 
 def _program(family: int, addresses: Sequence[str]) -> list[Instruction]:
+    """Return a program that accepts these addresses: first the words that they have in common."""
     words = [_words(address) for address in addresses]
-    tests = _tests_of_one_word(words) if family == socket.AF_INET else _tests_of_words(words)
-    return [*tests, (_RETURN, 0, 0, _DROP)]
+    columns = list(enumerate(zip(*words, strict=True)))
+    varying = [index for index, column in columns if len(set(column)) > 1] or [len(columns) - 1]
+    common = {index: column[0] for index, column in columns if index not in varying}
+    tests = (
+        _tests_of_one_word(family, varying[0], [address[varying[0]] for address in words])
+        if len(varying) == 1
+        else _tests_of_words(family, varying, words)
+    )
+    return [*_tests_in_common(family, common), *tests, (_RETURN, 0, 0, _DROP)]
 
 
 def _words(address: str) -> tuple[int, ...]:
@@ -53,25 +63,39 @@ def _words(address: str) -> tuple[int, ...]:
     return struct.unpack(f">{len(packed) // 4}I", packed)
 
 
-def _tests_of_one_word(addresses: Sequence[tuple[int, ...]]) -> Iterator[Instruction]:
-    """Compare the word with each address; an equal one jumps to the end of its block."""
-    yield _load(socket.AF_INET, 0)
-    for start in range(0, len(addresses), _BLOCK):
-        block = addresses[start : start + _BLOCK]
-        for index, (word,) in enumerate(block):
-            yield (_JUMP_IF_EQUAL, len(block) - index, 0, word)
+def _tests_in_common(family: int, words: Mapping[int, int]) -> Iterator[Instruction]:
+    """Drop a packet that differs in one of these words."""
+    for index, word in words.items():
+        yield _load(family, index)
+        yield (_JUMP_IF_EQUAL, 1, 0, word)
+        yield (_RETURN, 0, 0, _DROP)
+
+
+def _tests_of_one_word(family: int, index: int, words: Sequence[int]) -> Iterator[Instruction]:
+    """Compare one word with those of all addresses; an equal one jumps to the end of its block."""
+    yield _load(family, index)
+    for start in range(0, len(words), _BLOCK):
+        block = words[start : start + _BLOCK]
+        for number, word in enumerate(block):
+            yield (_JUMP_IF_EQUAL, len(block) - number, 0, word)
         yield (_JUMP, 0, 0, 1)
         yield (_RETURN, 0, 0, _ACCEPT)
 
 
-def _tests_of_words(addresses: Sequence[tuple[int, ...]]) -> Iterator[Instruction]:
-    """Compare all words with each address; one that differs jumps to the next address."""
+def _tests_of_words(
+    family: int, indexes: Sequence[int], addresses: Sequence[tuple[int, ...]]
+) -> Iterator[Instruction]:
+    """Compare some words with each address; one that differs jumps to the next address."""
+    for index in indexes:
+        yield _load(family, index)
+        yield (_STORE, 0, 0, index)
     for words in addresses:
-        for index, word in enumerate(words):
-            yield _load(socket.AF_INET6, index)
-            yield (_JUMP_IF_EQUAL, 0, 2 * (len(words) - index) - 1, word)
+        for number, index in enumerate(indexes, start=1):
+            yield (_LOAD_STORED, 0, 0, index)
+            yield (_JUMP_IF_EQUAL, 0, 2 * (len(indexes) - number) + 1, words[index])
         yield (_RETURN, 0, 0, _ACCEPT)
 
 
-def _load(family: socket.AddressFamily, word: int) -> Instruction:
-    return (_LOAD_WORD, 0, 0, _NETWORK_HEADER + _SOURCE[family] + 4 * word)
+def _load(family: int, word: int) -> Instruction:
+    offset = _SOURCE[socket.AddressFamily(family)]
+    return (_LOAD_WORD, 0, 0, _NETWORK_HEADER + offset + 4 * word)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import resource
 import socket
+from collections.abc import Callable
 
 from llmtrain_core.api.env import MASTER_PORT, POD_IP
 from llmtrain_trainer.errors import InputError, TrainerError
@@ -40,8 +41,13 @@ def _cannot_listen(error: OSError, address: str, port: int, variable: str) -> Tr
     )
 
 
-def listen(address: str, port: int = 0, variable: str = MASTER_PORT) -> socket.socket:
-    """Listen on one address; port 0 selects any free port.
+def listen(
+    address: str,
+    port: int = 0,
+    variable: str = MASTER_PORT,
+    prepare: Callable[[socket.socket], None] = lambda _listener: None,
+) -> socket.socket:
+    """Listen on one address; port 0 selects any free port. `prepare` gets the socket before that.
 
     torch would bind its store to the wildcard address, which takes the port from all other pods on
     the host's network. So that socket is created here, too, and passed to torch.
@@ -51,6 +57,7 @@ def listen(address: str, port: int = 0, variable: str = MASTER_PORT) -> socket.s
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((address, port))
+        prepare(listener)
         listener.listen(4096)
     except OSError as error:
         listener.close()
