@@ -120,7 +120,8 @@ class Reconciler:
                 delay = await self._timed_reconcile()
                 self.error_backoff.reset()
             except LeaseLostError:
-                return
+                # The process ends. But if the renewal was only late, it leads again.
+                delay = 1.0
             except ConflictError:
                 # Another client has written the job; the cache will receive the change soon.
                 delay = 0.1

@@ -17,6 +17,7 @@ from llmtrain_operator.errors import (
     AlreadyExistsError,
     ApiError,
     ForbiddenError,
+    LeaseLostError,
     NotFoundError,
     UnavailableError,
 )
@@ -205,6 +206,26 @@ async def test_a_job_whose_finalizer_stays_is_reconciled(
     await until(lambda: statuses() >= 3)
     patches = sum(kind == "patch" for kind, *_ in store.writes)
     assert patches == 1, "it is not tried again with each reconcile"
+
+
+async def test_a_loop_outlives_a_late_renewal_of_the_lease(
+    store: Store, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[bool] = []
+
+    async def patch_status(*_: Any) -> Object:
+        tries.append(True)
+        if len(tries) == 1:
+            raise LeaseLostError("the API server answers slowly")
+        return {"metadata": {"resourceVersion": "7"}}
+
+    monkeypatch.setattr(store, "patch_status", patch_status)
+    put_job(controller, "a")
+    controller.reconcile("a")
+    await until(lambda: len(tries) == 1)
+    controller.wake("a")
+    await until(lambda: len(tries) >= 2)
+    assert len(controller._loops) == 1
 
 
 async def test_a_job_that_is_deleted_while_it_waits_for_a_turn_leaves_nothing(
