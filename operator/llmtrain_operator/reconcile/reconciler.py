@@ -247,7 +247,7 @@ class Reconciler:
             await self.deps.writer.delete_pods(actions.delete_pods, self.expectations)
         if actions.create_pods and self.create_backoff.left <= 0:
             self.create_error = await self.deps.writer.create_pods(
-                observed, actions, self.expectations
+                observed, actions, self.expectations, self._job_remains
             )
             if self.create_error is None:
                 self.create_backoff.reset()
@@ -256,6 +256,10 @@ class Reconciler:
                 self.wake.set()
         if actions.delete_job:
             await self.deps.writer.delete_job(observed)
+
+    def _job_remains(self) -> bool:
+        job = self.deps.jobs.get(self.uid)
+        return job is not None and not job.view.is_deleting
 
     async def _write(self, observed: Observed, actions: Actions) -> None:
         if actions.assignment is not None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -174,9 +174,16 @@ class JobWriter:
         return patch is not None
 
     async def create_pods(
-        self, observed: Observed, actions: Actions, expectations: Expectations
+        self,
+        observed: Observed,
+        actions: Actions,
+        expectations: Expectations,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> CreateError | None:
-        """Create the resources of the job, then its pods. Return the error that prevents it."""
+        """Create the resources of the job, then its pods. Return the error that prevents it.
+
+        A large gang takes seconds. `is_wanted` tells before each pod whether the job still exists.
+        """
         job, identity = observed.checked, JobIdentity.of(observed.raw)
         assert isinstance(job, Job)
         view = observed.view.with_status(actions.status)
@@ -205,7 +212,12 @@ class JobWriter:
                 for index in actions.create_pods
             )
             await self._create_pod(first, identity, expectations)
-            await _run_bounded([self._create_pod(body, identity, expectations) for body in rest])
+
+            async def create(body: Object) -> None:
+                if is_wanted():
+                    await self._create_pod(body, identity, expectations)
+
+            await _run_bounded([create(body) for body in rest])
         except _CreateRefusedError as refused:
             return refused.create_error
         return None

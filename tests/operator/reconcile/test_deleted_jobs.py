@@ -21,6 +21,7 @@ from llmtrain_operator.errors import (
     NotFoundError,
     UnavailableError,
 )
+from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import Item, Object
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.resources import JOBS, SERVICES, Resource
@@ -28,9 +29,10 @@ from llmtrain_operator.manifests.job_resources import make_service
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.reconcile import reconciler as module
+from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.writer import _CreateRefusedError
 from tests.support.operator_harness.harness import job_object
-from tests.support.operator_harness.observed import make_observed
+from tests.support.operator_harness.observed import make_observed, status
 
 pytestmark = pytest.mark.unit
 
@@ -56,7 +58,7 @@ class Store(KubeClient):
         self.writes.append(("create", resource.plural, body))
         if (resource.plural, body["metadata"]["name"]) in self.objects:
             raise AlreadyExistsError(409, "AlreadyExists", "it exists")
-        return body
+        return body | {"metadata": {**body["metadata"], "resourceVersion": "1"}}
 
     async def patch(
         self, resource: Resource, name: str, body: Any, namespace: str | None = None, **_: Any
@@ -241,6 +243,28 @@ async def test_a_job_that_is_deleted_while_it_waits_for_a_turn_leaves_nothing(
         controller.informers.jobs._remove("a")
     await until(lambda: len(controller._loops) == 0)
     assert not controller._checked._checked and not controller._assessments._known
+
+
+@pytest.mark.parametrize(("deleted", "pods"), [(False, 2), (True, 1)])
+async def test_a_job_that_is_deleted_while_its_gang_starts_gets_no_more_pods(
+    store: Store, controller: Controller, deleted: bool, pods: int
+) -> None:
+    observed = make_observed(status())
+    actions = Actions(status=observed.view.status, changed=False, create_pods=(0, 1))
+    done = await controller._writer.create_pods(
+        observed, actions, Expectations(), lambda: not deleted
+    )
+    assert done is None
+    assert [kind for _, kind, _ in store.writes].count("pods") == pods
+
+
+def test_a_job_remains_until_its_deletion(controller: Controller) -> None:
+    loop = module.Reconciler("a", controller._deps)
+    assert not loop._job_remains()
+    put_job(controller, "a")
+    assert loop._job_remains()
+    put_job(controller, "a", resourceVersion="8", deletionTimestamp="2026-01-01T00:00:00Z")
+    assert not loop._job_remains()
 
 
 @pytest.mark.parametrize(
