@@ -7,11 +7,17 @@ CPU time: a tier that takes more than half of it on two cores waits a part of th
 
 from __future__ import annotations
 
+import contextlib
 import os
-import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO
 
 from llmtrain_devcluster.paths import cache_root
 
@@ -54,8 +60,19 @@ TIERS: dict[str, list[list[str]]] = {
     ],
 }
 
-TOGETHER = {"lint"}
-"""Tiers whose commands run at the same time; each keeps one core busy."""
+BESIDE = {"kind": "unit"}
+"""Tiers that run beside another one. The nodes of kind wait half of the time, and the unit tests do
+not depend on time. The output is shown at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a tier took, and the exit code of the command that ended it."""
+
+    tier: str
+    code: int
+    seconds: float
+    cpu_seconds: float
 
 
 def main(names: list[str]) -> int:
@@ -68,51 +85,56 @@ def main(names: list[str]) -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # mypy compares hashes of the sources, so all checkouts can share one cache.
     os.environ.setdefault("MYPY_CACHE_DIR", str(cache_root() / "mypy"))
-    took: dict[str, tuple[float, float]] = {}
-    code = 0
-    for name in names or TIERS:
-        print(f"== {name}", flush=True)
-        start, cpu = time.monotonic(), _cpu_seconds()
-        code = _run_together(TIERS[name]) if name in TOGETHER else _run(TIERS[name])
-        took[name] = time.monotonic() - start, _cpu_seconds() - cpu
-        if code:
+    results: list[Result] = []
+    start = time.monotonic()
+    for group in _groups(names or [*TIERS]):
+        results += _run_group(group)
+        if any(result.code for result in results):
             break
     print("\ntier           seconds      CPU")
-    for tier, (seconds, cpu) in took.items():
-        print(f"{tier:<14} {seconds:7.1f}  {cpu:7.1f}")
-    seconds, cpu = map(sum, zip(*took.values(), strict=True))
-    print(f"{'all':<14} {seconds:7.1f}  {cpu:7.1f}", flush=True)
-    if code:
-        print(f"tiers: {name} failed; run it alone with: python hack/tiers.py {name}")
-    return code
+    for result in results:
+        print(f"{result.tier:<14} {result.seconds:7.1f}  {result.cpu_seconds:7.1f}")
+    cpu = sum(result.cpu_seconds for result in results)
+    print(f"{'all':<14} {time.monotonic() - start:7.1f}  {cpu:7.1f}", flush=True)
+    failed = [result for result in results if result.code]
+    for result in failed:
+        print(f"tiers: {result.tier} failed; run it alone with: python hack/tiers.py {result.tier}")
+    return failed[0].code if failed else 0
 
 
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _groups(names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the tiers that run at the same time."""
+    beside = {name: other for name, other in BESIDE.items() if {name, other} <= {*names}}
+    for name in names:
+        if name not in beside:
+            yield [name, *(other for other in beside if beside[other] == name)]
 
 
-def _run_together(commands: list[list[str]]) -> int:
-    """Run commands at the same time; show the output of each when it and those before it end."""
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for command in commands
-    ]
-    codes = []
-    for process in started:
-        output, _ = process.communicate()
-        sys.stdout.buffer.write(output)
-        sys.stdout.flush()
-        codes.append(process.returncode)
-    return next(filter(None, codes), 0)
+def _run_group(names: Sequence[str]) -> list[Result]:
+    """Run tiers at the same time. Show the output of the first one now, that of the others then."""
+    print("== " + " beside ".join(names), flush=True)
+    with contextlib.ExitStack() as stack:
+        others = {name: stack.enter_context(tempfile.TemporaryFile()) for name in names[1:]}
+        threads = stack.enter_context(ThreadPoolExecutor())
+        results = [*threads.map(lambda name: _run(name, others.get(name)), names)]
+        for name, output in others.items():
+            print(f"== output of {name}", flush=True)
+            output.seek(0)
+            shutil.copyfileobj(output, sys.stdout.buffer)
+    return results
 
 
-def _run(commands: list[list[str]]) -> int:
-    for command in commands:
-        code = subprocess.run(command, check=False).returncode
+def _run(name: str, output: IO[bytes] | None) -> Result:
+    """Run the commands of a tier until one fails."""
+    start, cpu, code = time.monotonic(), 0.0, 0
+    for command in TIERS[name]:
+        process = subprocess.Popen(command, stdout=output, stderr=output and subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+        cpu += used.ru_utime + used.ru_stime
+        code = process.returncode = os.waitstatus_to_exitcode(status)
         if code:
-            return code
-    return 0
+            break
+    return Result(name, code, time.monotonic() - start, cpu)
 
 
 if __name__ == "__main__":
