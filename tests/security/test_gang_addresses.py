@@ -21,7 +21,7 @@ STRANGER = "127.9.9.9"
 def _connects(source: str, listener: socket.socket) -> bool:
     """Whether a connection from an address works in both directions."""
     with socket.socket(listener.family) as connection:
-        connection.settimeout(0.2)  # to the stranger nobody answers
+        connection.settimeout(0.2)  # packets from other addresses are dropped
         connection.bind((source, 0))
         try:
             connection.connect(listener.getsockname())

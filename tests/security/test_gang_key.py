@@ -1,4 +1,4 @@
-"""The key of a gang stays the same however often the operator restarts, and nobody else gets it."""
+"""The key of a gang survives restarts of the operator, and only the job's ConfigMap has it."""
 
 from __future__ import annotations
 

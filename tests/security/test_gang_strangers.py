@@ -127,8 +127,8 @@ def _answers(listener: Listener) -> bool:
     return True
 
 
-def _replay(coordinator: Listener) -> None:
-    """Send what a launcher sends after its proof, and the proof of nobody."""
+def _send_false_proof(coordinator: Listener) -> None:
+    """Send a false proof, and then the events that a launcher sends after a valid one."""
     hello = os.urandom(64) + b'{"ranks":[0],"kind":"registered"}\n{"kind":"stop-requested"}\n'
     with ExitStack() as stack:
         connection = _connect(coordinator, stack)
@@ -156,6 +156,6 @@ def test_a_gang_trains_on_while_strangers_hold_its_ports(two: Pods) -> None:
             for connection in strangers[-10:]:
                 with contextlib.suppress(OSError):
                     connection.sendall(os.urandom(10_000))
-        _replay(coordinator)
+        _send_false_proof(coordinator)
         _trains_on(two, 5)
     assert "rejected connections" in two.log(0)

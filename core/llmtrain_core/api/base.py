@@ -261,16 +261,17 @@ def duration_seconds(text: str) -> int:
     return seconds
 
 
-_UNITS = {
+QUANTITY_UNITS = {
+    **{unit: Fraction(1, 1000**power) for power, unit in enumerate("mun", 1)},
     "": Fraction(1),
-    "m": Fraction(1, 1000),
-    **{unit: Fraction(1000**power) for power, unit in enumerate("kMGTP", 1)},
-    **{f"{unit}i": Fraction(1024**power) for power, unit in enumerate("KMGTP", 1)},
+    **{unit: Fraction(1000**power) for power, unit in enumerate("kMGTPE", 1)},
+    **{f"{unit}i": Fraction(1024**power) for power, unit in enumerate("KMGTPE", 1)},
 }
+"""Factor of each unit. A `Quantity` of a job has those from m to P; the API server prints all."""
 
 
 def quantity_value(quantity: int | str) -> Fraction:
     """Return the exact value of a valid `Quantity`: `quantity_value("500m") == Fraction(1, 2)`."""
     text = str(quantity)
     number = text.rstrip("mkKMGTPi")
-    return Fraction(number) * _UNITS[text.removeprefix(number)]
+    return Fraction(number) * QUANTITY_UNITS[text.removeprefix(number)]

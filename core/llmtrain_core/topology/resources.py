@@ -12,6 +12,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from llmtrain_core.api.base import QUANTITY_UNITS
+
 CPU, MEMORY, PODS = "cpu", "memory", "pods"
 _MILLI = 1000
 _BYTES = (MEMORY, "ephemeral-storage", "hugepages-")
@@ -23,12 +25,6 @@ _QUANTITY = re.compile(
     r"\+?([0-9]{1,20}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?"
 )
 _MAXIMUM = 2**63 - 1
-_UNITS = {
-    **{unit: Fraction(1, 1000**power) for power, unit in enumerate("mun", 1)},
-    "": Fraction(1),
-    **{unit: Fraction(1000**power) for power, unit in enumerate("kMGTPE", 1)},
-    **{f"{unit}i": Fraction(1024**power) for power, unit in enumerate("KMGTPE", 1)},
-}
 
 Amounts = Mapping[str, int]
 """Amount by resource."""
@@ -46,7 +42,7 @@ def read_quantity(text: str) -> Fraction | None:
     if found is None:
         return None
     number, unit = Fraction(found[1]), found[2] or ""
-    factor = _UNITS[unit] if unit in _UNITS else Fraction(f"1{unit}")
+    factor = QUANTITY_UNITS[unit] if unit in QUANTITY_UNITS else Fraction(f"1{unit}")
     return min(number * factor, Fraction(_MAXIMUM))
 
 

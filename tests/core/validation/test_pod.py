@@ -1,4 +1,4 @@
-"""What a job cannot set in its pods: devices, folders of others, memory that nobody counts."""
+"""Checks of pods: environment variables of devices, mounts over reserved folders, `shmSize`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serve TCP connections on the event loop, with a bound on those of strangers."""
+"""Serve TCP connections on the event loop, with a limit of those that are not admitted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ACCEPT_RETRY_SECONDS = 0.1
 
 
 class Connection:
-    """An accepted connection. It counts as one of a stranger until `admit` is called."""
+    """An accepted connection. It counts against the limit until `admit` is called."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Connection:
         self._admit = admit
 
     def admit(self) -> None:
-        """Never close this connection in favor of a newer one."""
+        """Exempt this connection from the limit: it is never closed to make room for another."""
         self._admit(self)
 
 

@@ -5,7 +5,7 @@
     coordinator -> launcher    MAC("coordinator", both nonces)
 
 Every part has a fixed length, and nothing is parsed before the proof. The role in the MAC prevents
-that an end gets its own proof back; the nonces prevent that an old proof is used again.
+reflection: a peer cannot return a proof that it has received. The nonces prevent replay.
 """
 
 from __future__ import annotations

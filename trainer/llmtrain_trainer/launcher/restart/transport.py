@@ -125,7 +125,7 @@ class CoordinatorServer:
         else:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 await verify_launcher(reader, writer, self._key)
-            connection.admit()  # with the proof the launcher stops to try again
+            connection.admit()  # after its proof, a launcher does not connect again
             line = await reader.readline()
         self._on_line(launcher, line)
 
