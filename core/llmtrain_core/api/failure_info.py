@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from llmtrain_core.api.conditions import Reason, clean_text
@@ -54,6 +55,21 @@ RESERVED_REASONS = frozenset(reason.value for reason in Reason) - TRAINER_REASON
 """Reasons of the operator's own findings, which a termination message cannot give."""
 
 
+class Evidence(StrEnum):
+    """What a failure is evidence of. It decides which node is blamed, and by whom."""
+
+    JOB = "Job"
+    """The job: its container ended by itself, or its objects cannot be used. No node is blamed."""
+    NODE = "Node"
+    """The node itself: it was lost, or its kubelet rejected the pod."""
+    START = "Start"
+    """Only this job speaks against the node: its pod did not start there, those of its peers did.
+    Or the kubelet rejected the pod for a cause that may be the pod's own."""
+    DISRUPTION = "Disruption"
+    """The cluster ended the pod: drain, eviction, preemption, shutdown of the node, deletion. The
+    node is not blamed."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailureInfo:
     """One failure of a rank, a pod or a node."""
@@ -73,6 +89,7 @@ class FailureInfo:
     """The next try may succeed, whatever the exit code is."""
     keeps_nodes: bool = True
     """The next attempt may use the same node."""
+    evidence: Evidence = Evidence.JOB
 
     @property
     def retryable(self) -> bool:

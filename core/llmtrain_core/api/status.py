@@ -270,6 +270,10 @@ class Failure(ApiModel):
     """Node of the first failed pod."""
     exit_code: int | None = None
     """Exit code of the first failed container."""
+    evidence: Literal["Job", "Node", "Start", "Disruption"] | None = None
+    """What the failure is evidence of. Node: the node was lost or rejected the pod. Start: a pod of
+    this job did not start on the node. Disruption: the cluster ended the pod. Job: the job itself.
+    """
 
 
 class JobStatus(ApiModel):

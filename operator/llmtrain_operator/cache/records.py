@@ -24,6 +24,7 @@ from llmtrain_operator.cache.job import JobView, Raw, parse_time
 
 _QUOTA_REVOKED = "TerminationTarget"
 """Condition of a pod whose quota Kueue revokes."""
+_DEADLINE = "DeadlineExceeded"
 _DISRUPTIONS = frozenset({"DisruptionTarget", _QUOTA_REVOKED})
 
 
@@ -65,6 +66,15 @@ class PodRecord:
     evicted_by_queue: bool = False
     ends_by: float = 0.0
     """Unix time at which its grace period ends; 0 if it is not being deleted."""
+    rejected: bool = False
+    """Whether the kubelet rejected it: it failed before a container started."""
+    over_limit: bool = False
+    """Whether the kubelet evicted it for a limit of its own, not for pressure on the node."""
+    bound_at: float = 0.0
+    """Unix time at which kube-scheduler bound it; 0 if it is not bound."""
+    setting_up: bool = False
+    """Whether the kubelet says that volumes and network of the pod are not ready yet. An image is
+    pulled after that."""
 
     @property
     def ended(self) -> bool:
@@ -140,26 +150,28 @@ class PriorityRecord:
     """Whether jobs of the class may preempt others."""
 
 
+@dataclass(slots=True)
+class _Conditions:
+    """What the conditions of a pod say."""
+
+    reason: str
+    message: str
+    disruption: str
+    ready: bool = False
+    evicted_by_queue: bool = False
+    disrupted: bool = False
+    setting_up: bool = False
+    refused_since: str = ""
+    bound_at: float = 0.0
+
+
 def pod_record(raw: Raw) -> PodRecord:
     """Read a pod of a job. Its labels may be invalid."""
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
     tags = metadata.get("labels") or {}
     reason, message, exit_code, finished = _end(status)
-    ready = evicted = False
-    refused_since = ""
-    # activeDeadlineSeconds of a pod is no disruption: its next run would end the same way.
-    disruption = status.get("reason", "")
-    disruption = "" if disruption == "DeadlineExceeded" else disruption
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "Ready":
-            ready = condition["status"] == "True"
-        elif condition["type"] in _DISRUPTIONS and condition["status"] == "True":
-            disruption = disruption or condition.get("reason") or condition["type"]
-            evicted = evicted or condition["type"] == _QUOTA_REVOKED
-        elif condition["type"] == "PodScheduled" and condition["status"] == "False" and not reason:
-            reason, message = condition.get("reason", ""), condition.get("message", "")
-            if reason == Reason.UNSCHEDULABLE and not status.get("nominatedNodeName"):
-                refused_since = condition.get("lastTransitionTime") or ""
+    found = _conditions(status, reason, message)
+    bound, phase = bool(spec.get("nodeName")), status.get("phase", "Pending")
     return PodRecord(
         uid=metadata["uid"],
         name=metadata["name"],
@@ -169,21 +181,60 @@ def pod_record(raw: Raw) -> PodRecord:
         attempt=_number(tags.get(labels.ATTEMPT)),
         index=_number(tags.get(labels.NODE_INDEX)),
         node=sys.intern(spec.get("nodeName") or _pinned(spec)),
-        bound=bool(spec.get("nodeName")),
-        phase=sys.intern(status.get("phase", "Pending")),
-        ready=ready,
+        bound=bound,
+        phase=sys.intern(phase),
+        ready=found.ready,
         deleting="deletionTimestamp" in metadata,
-        reason=reason,
-        disruption=disruption,
-        message=message[:TERMINATION_MESSAGE_BYTES],
+        reason=found.reason,
+        disruption=found.disruption,
+        message=found.message[:TERMINATION_MESSAGE_BYTES],
         exit_code=exit_code,
         finished=finished,
         address=status.get("podIP", ""),
         resources=compact(pod_requests(spec)),
         gated=bool(spec.get("schedulingGates")),
-        refused_since=refused_since,
-        evicted_by_queue=evicted,
-        ends_by=_grace_end(metadata),
+        refused_since=found.refused_since,
+        evicted_by_queue=found.evicted_by_queue,
+        ends_by=_seconds(metadata.get("deletionTimestamp")),
+        rejected=bound and phase == "Failed" and not found.disrupted and _never_ran(status),
+        over_limit=found.disruption == "Evicted" and not found.disrupted,
+        bound_at=found.bound_at,
+        setting_up=found.setting_up,
+    )
+
+
+def _conditions(status: Raw, reason: str, message: str) -> _Conditions:
+    # activeDeadlineSeconds of a pod is no disruption: its next run would end the same way.
+    cause = status.get("reason", "")
+    found = _Conditions(reason, message, "" if cause == _DEADLINE else cause)
+    for condition in status.get("conditions") or ():
+        kind, holds = condition["type"], condition["status"]
+        if kind == "Ready":
+            found.ready = holds == "True"
+        elif kind in _DISRUPTIONS and holds == "True":
+            found.disruption = found.disruption or condition.get("reason") or kind
+            found.disrupted = True
+            found.evicted_by_queue = found.evicted_by_queue or kind == _QUOTA_REVOKED
+        elif kind == "PodReadyToStartContainers":
+            found.setting_up = holds == "False"
+        elif kind == "PodScheduled" and holds == "True":
+            found.bound_at = _seconds(condition.get("lastTransitionTime"))
+        elif kind == "PodScheduled" and holds == "False" and not found.reason:
+            found.reason, found.message = condition.get("reason", ""), condition.get("message", "")
+            if found.reason == Reason.UNSCHEDULABLE and not status.get("nominatedNodeName"):
+                found.refused_since = condition.get("lastTransitionTime") or ""
+    return found
+
+
+def _never_ran(status: Raw) -> bool:
+    """Return True if no container of a pod has started, and no limit of the pod's time ended it."""
+    statuses = [
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ]
+    started = ("running", "terminated")
+    return status.get("reason") != _DEADLINE and not any(
+        key in (container.get("state") or {}) for container in statuses for key in started
     )
 
 
@@ -207,10 +258,9 @@ def _end(status: Raw) -> tuple[str, str, int | None, str]:
     return reason, message, None, ""
 
 
-def _grace_end(metadata: Raw) -> float:
-    """Return the deletion timestamp of a pod, which includes its grace period."""
-    text = metadata.get("deletionTimestamp")
-    return parse_time(text).timestamp() if text else 0.0
+def _seconds(timestamp: str | None) -> float:
+    """Return an API timestamp in seconds since the epoch; 0 without one."""
+    return parse_time(timestamp).timestamp() if timestamp else 0.0
 
 
 def _owner(metadata: Raw) -> str:

@@ -17,6 +17,7 @@ def append_failure(draft: StatusDraft, failure: FailureInfo) -> None:
         "attempt": draft.attempt,
         "reason": clean_text(failure.reason, REASON_LENGTH),
         "message": clean_text(failure.message),
+        "evidence": failure.evidence.value,
     }
     if failure.node:
         entry["node"] = failure.node

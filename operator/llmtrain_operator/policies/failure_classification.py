@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason, clean_text
-from llmtrain_core.api.failure_info import RESERVED_REASONS, FailureInfo
+from llmtrain_core.api.failure_info import RESERVED_REASONS, Evidence, FailureInfo
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.metrics.reasons import POD_REASONS
 
@@ -16,6 +16,22 @@ _RESERVED = RESERVED_REASONS | POD_REASONS
 """What the operator and Kubernetes find out themselves. A container cannot give such a reason."""
 SIGNAL_EXIT_CODES = frozenset({128 + 9, 128 + 15})
 """Exit codes of the containers of a deleted pod: SIGKILL and SIGTERM."""
+_REJECTED_FOR_POD = frozenset(
+    {
+        "AppArmor",
+        "NodeAffinity",
+        "NodeName",
+        "NodePorts",
+        "PodOSNotSupported",
+        "PodOSSelectorNodeLabelDoesNotMatch",
+        "SMTAlignmentError",
+        "SysctlForbidden",
+        "TaintToleration",
+        "TopologyAffinityError",
+    }
+)
+"""Reasons of the kubelet to reject a pod that depend on the pod: on other nodes, and for other
+jobs, the result may be another one."""
 IMAGE_REASONS = frozenset(
     {
         "ErrImagePull",
@@ -46,15 +62,17 @@ def classify(pod: PodRecord) -> FailureInfo:
         return pod_deleted_failure(pod.name, pod.node)
     if pod.disruption or pod.exit_code is None:
         # The cluster ended the pod, so the exit code of the container is not the cause.
-        reason = pod.disruption or pod.reason
-        reason = reason if _REASON.fullmatch(reason) else Reason.POD_FAILED
+        cause = pod.disruption or pod.reason
+        known = bool(_REASON.fullmatch(cause))
+        text = pod.message or cause if known else f"{cause}: {pod.message}"
         return FailureInfo(
-            reason,
-            clean_text(f"{where}: {pod.message or reason}"),
+            cause if known else Reason.POD_FAILED,
+            clean_text(f"{where}: {text.strip(': ') or Reason.POD_FAILED}"),
             exit_code=pod.exit_code,
             node=pod.node,
             transient=True,
             keeps_nodes=False,
+            evidence=_evidence(pod),
         )
     if pod.reason == "OOMKilled":
         message = (
@@ -75,10 +93,17 @@ def classify(pod: PodRecord) -> FailureInfo:
     return FailureInfo(reason, text, exit_code=pod.exit_code, node=pod.node)
 
 
+def _evidence(pod: PodRecord) -> Evidence:
+    """Return what the end of a pod that its container did not cause is evidence of."""
+    if pod.rejected:
+        return Evidence.START if pod.reason in _REJECTED_FOR_POD else Evidence.NODE
+    return Evidence.DISRUPTION if pod.disruption and not pod.over_limit else Evidence.JOB
+
+
 def pod_deleted_failure(name: str, node: str) -> FailureInfo:
     """Return the failure of a pod that another client deleted."""
     message = f"pod {name} on {node} was deleted by another client"
-    return FailureInfo(Reason.POD_DELETED, message, node=node)
+    return FailureInfo(Reason.POD_DELETED, message, node=node, evidence=Evidence.DISRUPTION)
 
 
 def _read_termination_message(pod: PodRecord) -> tuple[str, str]:

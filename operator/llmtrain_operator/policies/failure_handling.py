@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
-from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_core.api.failure_info import Evidence, FailureInfo
 from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.failures import append_failure
@@ -86,7 +86,8 @@ def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
 
 
 def _node_lost(node: str, why: str) -> FailureInfo:
-    return FailureInfo(Reason.NODE_LOST, f"node {node} {why}", node=node, keeps_nodes=False)
+    text = f"node {node} {why}"
+    return FailureInfo(Reason.NODE_LOST, text, node=node, keeps_nodes=False, evidence=Evidence.NODE)
 
 
 def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
