@@ -55,19 +55,19 @@ RESERVED_REASONS = frozenset(reason.value for reason in Reason) - TRAINER_REASON
 """Reasons of the operator's own findings, which a termination message cannot give."""
 
 
-class Evidence(StrEnum):
-    """What a failure is evidence of. It decides which node is blamed, and by whom."""
+class FailureEvidence(StrEnum):
+    """What a failure is evidence of. It decides for which jobs it counts against its node."""
 
     JOB = "Job"
-    """The job: its container ended by itself, or its objects cannot be used. No node is blamed."""
+    """The job: its container ended by itself, or its objects cannot be used."""
     NODE = "Node"
     """The node itself: it was lost, or its kubelet rejected the pod."""
     START = "Start"
     """Only this job speaks against the node: its pod did not start there, those of its peers did.
     Or the kubelet rejected the pod for a cause that may be the pod's own."""
     DISRUPTION = "Disruption"
-    """The cluster ended the pod: drain, eviction, preemption, shutdown of the node, deletion. The
-    node is not blamed."""
+    """The cluster ended the pod: drain, eviction, preemption, shutdown of the node, deletion.
+    This says nothing against the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class FailureInfo:
     """The next try may succeed, whatever the exit code is."""
     keeps_nodes: bool = True
     """The next attempt may use the same node."""
-    evidence: Evidence = Evidence.JOB
+    evidence: FailureEvidence = FailureEvidence.JOB
 
     @property
     def retryable(self) -> bool:

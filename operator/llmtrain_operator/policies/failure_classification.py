@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason, clean_text
-from llmtrain_core.api.failure_info import RESERVED_REASONS, Evidence, FailureInfo
+from llmtrain_core.api.failure_info import RESERVED_REASONS, FailureEvidence, FailureInfo
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.metrics.reasons import POD_REASONS
 
@@ -93,17 +93,19 @@ def classify(pod: PodRecord) -> FailureInfo:
     return FailureInfo(reason, text, exit_code=pod.exit_code, node=pod.node)
 
 
-def _evidence(pod: PodRecord) -> Evidence:
+def _evidence(pod: PodRecord) -> FailureEvidence:
     """Return what the end of a pod that its container did not cause is evidence of."""
     if pod.rejected:
-        return Evidence.START if pod.reason in _REJECTED_FOR_POD else Evidence.NODE
-    return Evidence.DISRUPTION if pod.disruption and not pod.over_limit else Evidence.JOB
+        return FailureEvidence.START if pod.reason in _REJECTED_FOR_POD else FailureEvidence.NODE
+    return (
+        FailureEvidence.DISRUPTION if pod.disruption and not pod.over_limit else FailureEvidence.JOB
+    )
 
 
 def pod_deleted_failure(name: str, node: str) -> FailureInfo:
     """Return the failure of a pod that another client deleted."""
     message = f"pod {name} on {node} was deleted by another client"
-    return FailureInfo(Reason.POD_DELETED, message, node=node, evidence=Evidence.DISRUPTION)
+    return FailureInfo(Reason.POD_DELETED, message, node=node, evidence=FailureEvidence.DISRUPTION)
 
 
 def _read_termination_message(pod: PodRecord) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
-from llmtrain_core.api.failure_info import Evidence, FailureInfo
+from llmtrain_core.api.failure_info import FailureEvidence, FailureInfo
 from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.job_state.failures import append_failure
@@ -87,7 +87,9 @@ def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
 
 def _node_lost(node: str, why: str) -> FailureInfo:
     text = f"node {node} {why}"
-    return FailureInfo(Reason.NODE_LOST, text, node=node, keeps_nodes=False, evidence=Evidence.NODE)
+    return FailureInfo(
+        Reason.NODE_LOST, text, node=node, keeps_nodes=False, evidence=FailureEvidence.NODE
+    )
 
 
 def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
