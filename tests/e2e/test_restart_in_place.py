@@ -69,6 +69,9 @@ async def test_a_rank_killed_in_a_running_pod(demo_cluster: DemoCluster):
         )
         status = job["status"]
         assert (status["restarts"], status.get("attempt", 0), status["phase"]) == (0, 0, "Running")
+        last = status["lastRestart"]
+        assert (last["action"], last["reason"]) == ("RestartInPlace", "Signal"), last
+        assert last["restartsInPlace"] == 1 and last["rank"] in range(4), last
         assert await _pods(api) == before
         await api.delete(JOBS, NAME, NAMESPACE)
         await api.wait_for(JOBS, NAME, lambda job: job is None, NAMESPACE, seconds=120)

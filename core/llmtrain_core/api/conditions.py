@@ -14,6 +14,7 @@ class ConditionType(StrEnum):
     """Type of a condition. All but the last four have positive polarity."""
 
     ACCEPTED = "Accepted"
+    RESUMABLE = "Resumable"
     PLACED = "Placed"
     PODS_READY = "PodsReady"
     RUNNING = "Running"
@@ -40,6 +41,9 @@ class Reason(StrEnum):
     FORBIDDEN = "Forbidden"
     NAME_CONFLICT = "NameConflict"
     QUOTA_EXCEEDED = "QuotaExceeded"
+
+    NO_CHECKPOINT = "NoCheckpoint"
+    CHECKPOINT_SET = "CheckpointSet"
 
     PLACED = "Placed"
     QUEUED = "Queued"
@@ -75,6 +79,8 @@ class Reason(StrEnum):
     TOPOLOGY_AS_PLACED = "TopologyAsPlaced"
 
     GANG_RESTART = "GangRestart"
+    RESTART_IN_PLACE = "RestartInPlace"
+    RESTART_BACKOFF = "RestartBackoff"
     NODE_REPLACED = "NodeReplaced"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"

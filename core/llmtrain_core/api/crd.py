@@ -105,6 +105,12 @@ _JOB_COLUMNS = [
     _column("Progress", "string", ".status.progressPercent", "Share of completed steps."),
     _column("ETA", "string", ".status.progress.eta", "Estimated completion time."),
     _column("Restarts", "integer", ".status.restarts", "Gang restarts after failures."),
+    _column(
+        "In-Place",
+        "integer",
+        ".status.progress.restartsInPlace",
+        "Restarts of all ranks inside their running pods, in this attempt.",
+    ),
     _AGE,
     _column("Loss", "number", ".status.progress.loss", "Training loss of the last step.", True),
     _column("MFU", "number", ".status.progress.mfu", "Model FLOPs utilization.", True),

@@ -49,7 +49,9 @@ class FailurePolicy(ApiModel):
     """Failure policy."""
 
     max_restarts: Annotated[int, Field(ge=0, le=10000)] = defaults.MAX_RESTARTS
-    """Maximum number of gang restarts before the job fails."""
+    """Maximum number of gang restarts after failures of the job itself without a new checkpoint
+    before the job fails. Restarts after disruptions, such as a drain or a lost node, do not count.
+    0: the first failure of the job itself fails it."""
     max_restarts_in_place: Annotated[int, Field(ge=0, le=10000)] = defaults.MAX_RESTARTS_IN_PLACE
     """Maximum number of consecutive in-place restarts without a new checkpoint before the gang is
     restarted. An in-place restart restarts all ranks inside their running pods. 0 disables it."""

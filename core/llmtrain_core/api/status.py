@@ -276,6 +276,28 @@ class Failure(ApiModel):
     """
 
 
+class RestartStatus(ApiModel):
+    """The last restart of the ranks: by the operator, or by the launchers inside running pods."""
+
+    time: Time
+    """Time when the operator observed the cause."""
+    attempt: Count
+    """Attempt in which it happened."""
+    action: Literal["RestartInPlace", "ReplaceNode", "RestartGang"]
+    """RestartInPlace: inside the running pods. ReplaceNode: new pods, with a spare node for each
+    failed one. RestartGang: new pods on the same nodes or on a new placement."""
+    reason: ShortText
+    """Reason of the failure that caused it."""
+    message: LongText
+    """Details of the failure."""
+    node: Annotated[str, Field(max_length=253)] | None = None
+    """Node of the first failed pod."""
+    rank: Count | None = None
+    """Rank that failed first, as the pod of rank 0 reports it."""
+    restarts_in_place: Count | None = None
+    """Number of in-place restarts in the attempt, this one included."""
+
+
 class JobStatus(ApiModel):
     """Observed status of a training job."""
 
@@ -320,7 +342,15 @@ class JobStatus(ApiModel):
     attempt: Count = 0
     """Number of the current attempt. Each gang restart increments it."""
     restarts: Count = 0
-    """Number of gang restarts after failures. Suspend and resume do not count."""
+    """Number of gang restarts after failures and disruptions. Suspend and resume do not count."""
+    restarts_count_towards_max: Count | None = None
+    """Number of gang restarts that count towards failurePolicy.maxRestarts: those after failures of
+    the job itself since its newest checkpoint."""
+    restart_checkpoint_step: Count | None = None
+    """Step of the newest checkpoint at the last restart that counted towards the maximum. A newer
+    checkpoint sets restartsCountTowardsMax to 0."""
+    last_restart: RestartStatus | None = None
+    """The last restart of the gang or of its ranks."""
     unstarted_attempts: Count | None = None
     """Consecutive attempts that lost their nodes before all of their pods had started. Each of them
     doubles the delay of the next attempt."""

@@ -220,8 +220,25 @@ class JobView:
 
     @property
     def restarts(self) -> int:
-        """Restarts of the gang after failures."""
+        """Restarts of the gang after failures and disruptions."""
         return int(self.status.get("restarts") or 0)
+
+    @property
+    def restart_checkpoint(self) -> int:
+        """Step of the newest checkpoint at the last restart that counted towards maxRestarts."""
+        return int(self.status.get("restartCheckpointStep") or 0)
+
+    @property
+    def restarts_towards_max(self) -> int:
+        """Restarts after own failures since the newest checkpoint."""
+        if (self.last_checkpoint or 0) > self.restart_checkpoint:
+            return 0
+        return int(self.status.get("restartsCountTowardsMax") or 0)
+
+    @property
+    def last_restart(self) -> Raw:
+        """The last restart of the gang or of its ranks."""
+        return self.status.get("lastRestart") or {}
 
     @property
     def unstarted_attempts(self) -> int:

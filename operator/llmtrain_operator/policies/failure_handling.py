@@ -7,10 +7,18 @@ from datetime import datetime, timedelta
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureEvidence, FailureInfo
 from llmtrain_core.api.job import FailurePolicy
-from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.cache.job import format_time, parse_time
 from llmtrain_operator.job_state.failures import append_failure
+from llmtrain_operator.job_state.last_restart import record_gang_restart
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.release import unplace
+from llmtrain_operator.job_state.restart_budget import (
+    BOUND_FAILURES,
+    MAX_BACKOFF_SECONDS,
+    count_restart,
+    is_disruption,
+    restart_delay,
+)
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.blocked_nodes import blocked_text
 from llmtrain_operator.policies.failure_classification import (
@@ -28,8 +36,6 @@ FIRST_CAUSE_WAIT_SECONDS = 60.0
 A pod that fails ends within seconds. The pods of a dead node seem to run until Kubernetes marks the
 node, which takes up to 55 s by default. A gang that restarts before would get the same node again.
 """
-BACKOFF_RESET_SECONDS = 600.0
-MAX_BACKOFF_SECONDS = 60.0
 
 
 def detect_failure(draft: StatusDraft) -> bool:
@@ -50,7 +56,10 @@ def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
     failed = [pod for pod in pods if pod.phase == "Failed"]
     if not failed:
         return None
-    if all(is_consequence(pod) for pod in failed) and not all(pod.ended for pod in pods):
+    consequences = all(is_consequence(pod) for pod in failed)
+    if consequences and (cause := _lost_node_or_pod(draft)) is not None:
+        return cause  # such as a pod that is gone, because its node was drained
+    if consequences and not all(pod.ended for pod in pods):
         for pod in pods:
             if not pod.ended and draft.observed.seconds_until_lost(pod.node) != float("inf"):
                 return _node_lost(pod.node, "is gone or not ready, and its peers lost it")
@@ -93,40 +102,46 @@ def _node_lost(node: str, why: str) -> FailureInfo:
 
 
 def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
-    """Restart the gang if the failure is retryable and maxRestarts allows it; else fail the job."""
+    """Restart the gang after a disruption, and after an own failure if maxRestarts allows it."""
     allowed = (draft.job.spec.failure_policy or FailurePolicy()).max_restarts
-    restarts = draft.view.restarts
+    spent = draft.view.restarts_towards_max
     append_failure(draft, failure)
-    if not failure.retryable or allowed == 0:
+    if is_disruption(failure):
+        _restart_gang(draft, failure)
+    elif not failure.retryable or allowed == 0:
         mark_failed(draft, failure.reason, failure.message)
-    elif restarts >= allowed:
+    elif spent >= allowed:
         mark_failed(
             draft,
             Reason.TOO_MANY_RESTARTS,
-            f"spec.failurePolicy.maxRestarts: failed after {restarts} restarts, the last time with"
-            f" {failure.reason}: {failure.message}",
+            f"spec.failurePolicy.maxRestarts: failed after {spent} restarts without a newer"
+            f" checkpoint, the last time with {failure.reason}: {failure.message}",
         )
     else:
-        _restart_gang(draft, failure, restarts + 1)
+        count_restart(draft)
+        _restart_gang(draft, failure)
 
 
-def _restart_gang(draft: StatusDraft, failure: FailureInfo, restarts: int) -> None:
+def _restart_gang(draft: StatusDraft, failure: FailureInfo) -> None:
     placement = draft.placement
     held = draft.observed.held_nodes
     blocked = {n: why for n in draft.placed_nodes if (why := draft.observed.obstacles(n))}
     failed = blocked.keys() | {n for n in draft.placed_nodes if n not in held}
     if not failure.keeps_nodes:
         failed.add(failure.node)
-    replacements = find_replacements(draft, failed)
+    waits = restart_delay(draft.view.failures) > MAX_BACKOFF_SECONDS
+    replacements = {} if waits else find_replacements(draft, failed)
     reason = Reason.NODE_REPLACED if replacements else Reason.GANG_RESTART
     swaps = "".join(f"; {new} replaces {old}" for old, new in replacements.items())
-    draft.set_field("restarts", restarts)
+    record_gang_restart(draft, replaces_nodes=bool(replacements))
     draft.set_condition(
         ConditionType.RESTARTING, True, reason, f"{failure.reason}: {failure.message}{swaps}"
     )
     for kind in (ConditionType.PODS_READY, ConditionType.RUNNING):
         draft.clear_condition_if_present(kind, reason, "the gang is restarting")
-    if replacements:
+    if waits:
+        _release_until_restart(draft, failure)
+    elif replacements:
         replace_nodes(draft, replacements)
     elif placement is not None and not failed:
         draft.set_field("attempt", draft.attempt + 1)
@@ -138,19 +153,20 @@ def _restart_gang(draft: StatusDraft, failure: FailureInfo, restarts: int) -> No
         unplace(draft, Reason.NOT_PLACED, clean_text(text))
 
 
-def earliest_start(draft: StatusDraft) -> datetime:
-    """Return when the next attempt may start: 0, 1, 2, 4, ... seconds after consecutive failures.
+def _release_until_restart(draft: StatusDraft, failure: FailureInfo) -> None:
+    """Release the nodes of a gang that is restarted too often, and queue it again later."""
+    until = format_time(earliest_start(draft))
+    text = (
+        f"{BOUND_FAILURES} failures and disruptions within an hour, the last one {failure.reason};"
+        f" the job queues again at {until}"
+    )
+    unplace(draft, Reason.RESTART_BACKOFF, clean_text(text))
+    draft.set_field("backoffUntil", until)
 
-    A failure more than BACKOFF_RESET_SECONDS after the previous one starts again at 0.
-    """
+
+def earliest_start(draft: StatusDraft) -> datetime:
+    """Return when the next attempt may start."""
     failures = draft.view.failures
     if not failures or draft.view.restarts == 0:
         return parse_time("")
-    consecutive = 1
-    for earlier, later in zip(failures[-2::-1], failures[:0:-1], strict=True):
-        gap = parse_time(later["time"]) - parse_time(earlier["time"])
-        if gap.total_seconds() > BACKOFF_RESET_SECONDS:
-            break
-        consecutive += 1
-    delay = min(MAX_BACKOFF_SECONDS, 2.0 ** (consecutive - 2)) if consecutive > 1 else 0.0
-    return parse_time(failures[-1]["time"]) + timedelta(seconds=delay)
+    return parse_time(failures[-1]["time"]) + timedelta(seconds=restart_delay(failures))

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.api.status import Collective, Progress, TrainerPhase
 from llmtrain_operator.cache.job import format_time
+from llmtrain_operator.job_state.last_restart import record_restart_in_place
 from llmtrain_operator.job_state.pods import current_pods
+from llmtrain_operator.job_state.restart_budget import refill_restarts
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.plan_status import record_measurement
 
@@ -41,6 +43,8 @@ def record_progress(draft: StatusDraft) -> bool:
     report = draft.observed.report
     if report is not None and report.get("attempt", draft.attempt) == draft.attempt:
         apply_report(draft, report)
+        record_restart_in_place(draft, report)
+        refill_restarts(draft)
         record_measurement(draft, report, _parse_float(report.get("stepSeconds")))
     return False
 

@@ -26,7 +26,29 @@ def _accept_or_reject_valid(draft: StatusDraft, job: Job) -> None:
     """Accept a valid job unless it does not fit in GPU memory."""
     draft.set_field("layout", str(job.layout))
     if not reject_if_too_large(draft):
-        draft.set_condition(ConditionType.ACCEPTED, True, Reason.VALID, "the spec is valid")
+        warning = _checkpoint_warning(job)
+        text = f"the spec is valid; {warning}" if warning else "the spec is valid"
+        draft.set_condition(ConditionType.ACCEPTED, True, Reason.VALID, text)
+        _set_resumable(draft, warning)
+
+
+def _checkpoint_warning(job: Job) -> str:
+    """Return what a restart costs a job without checkpoints; empty with them.
+
+    A third-party trainer may save checkpoints that the spec does not have.
+    """
+    if job.spec.checkpoint is not None or job.spec.workers.command is not None:
+        return ""
+    return "without spec.checkpoint a restart would begin again at step 0"
+
+
+def _set_resumable(draft: StatusDraft, warning: str) -> None:
+    """Warn that the job cannot resume. The Event of Accepted says it, so this one has none."""
+    if warning:
+        draft.set_condition(ConditionType.RESUMABLE, False, Reason.NO_CHECKPOINT, warning)
+    elif draft.view.condition(ConditionType.RESUMABLE) is not None:
+        text = "the job saves checkpoints"
+        draft.set_condition(ConditionType.RESUMABLE, True, Reason.CHECKPOINT_SET, text)
 
 
 def stop_if_rejected(draft: StatusDraft) -> bool:

@@ -1,4 +1,4 @@
-"""Events of a job: one for each condition whose status or reason changed."""
+"""Events of a job: for each condition whose status or reason changed, and restarts in place."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from typing import Any
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.base import API_VERSION
-from llmtrain_core.api.conditions import ConditionType, clean_text
+from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.job_state.last_restart import in_place_message
 from llmtrain_operator.manifests.names import JobIdentity
 
 _WARNING_CONDITIONS = frozenset(
     {ConditionType.FAILED, ConditionType.RESTARTING, ConditionType.NETWORK_DEGRADED}
 )
 _NO_EVENT_WHEN_FALSE = frozenset(
-    {ConditionType.RUNNING, ConditionType.RESTARTING, ConditionType.FAILED, ConditionType.SUCCEEDED}
+    {
+        ConditionType.RESUMABLE,  # the message of Accepted has the warning, too
+        ConditionType.RUNNING,
+        ConditionType.RESTARTING,
+        ConditionType.FAILED,
+        ConditionType.SUCCEEDED,
+    }
 )
 
 
@@ -28,6 +35,31 @@ def changed_conditions(before: JobView, after: JobView) -> Iterator[Mapping[str,
         silent = condition["status"] == "False" and condition["type"] in _NO_EVENT_WHEN_FALSE
         if was != now and not silent:
             yield condition
+
+
+def restart_in_place(before: JobView, after: JobView) -> Mapping[str, Any] | None:
+    """Return a newly recorded restart in place like a condition, or None."""
+    found = after.last_restart
+    if found == before.last_restart or found.get("action") != Reason.RESTART_IN_PLACE:
+        return None
+    return {
+        "type": ConditionType.RESTARTING.value,
+        "status": "True",
+        "reason": Reason.RESTART_IN_PLACE.value,
+        "message": in_place_message(found),
+        "lastTransitionTime": found["time"],
+    }
+
+
+def status_events(
+    identity: JobIdentity, before: JobView, after: JobView, now: str
+) -> list[dict[str, Any]]:
+    """Return the Events of a written status."""
+    found = [*changed_conditions(before, after)]
+    in_place = restart_in_place(before, after)
+    if in_place is not None:
+        found.append(in_place)
+    return [make_event(identity, condition, after.attempt, now) for condition in found]
 
 
 def make_event(

@@ -11,7 +11,7 @@ from llmtrain_operator.cache.job import JobView, parse_time
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.metrics.gpu_seconds import gpu_uses
 from llmtrain_operator.metrics.registry import Metrics
-from llmtrain_operator.reconcile.events import changed_conditions
+from llmtrain_operator.reconcile.events import changed_conditions, restart_in_place
 from llmtrain_operator.scheduler.jobs import lost_seconds
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,15 @@ def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: M
         )
         if (condition["type"], condition["reason"]) == (ConditionType.PLACED, Reason.PREEMPTED):
             metrics.preemptions.inc()
+    if (restart := restart_in_place(before, after)) is not None:
+        log.info(
+            "job=%s/%s uid=%s attempt=%s %s",
+            after.metadata["namespace"],
+            after.metadata["name"],
+            after.metadata["uid"],
+            after.attempt,
+            restart["message"],
+        )
     _record_plan_error(before, after, metrics)
     _count_failures_and_ends(observed, after, metrics)
     if before.is_true(ConditionType.RUNNING) or not after.is_true(ConditionType.RUNNING):

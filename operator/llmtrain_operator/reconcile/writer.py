@@ -35,7 +35,7 @@ from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.manifests.job_resources import job_resources
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import make_pod, sample_pod
-from llmtrain_operator.reconcile.events import changed_conditions, make_event
+from llmtrain_operator.reconcile.events import status_events
 from llmtrain_operator.reconcile.expectations import Expectations
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class JobWriter:
     async def write_status(
         self, observed: Observed, actions: Actions, expectations: Expectations
     ) -> None:
-        """Write the status, then create an Event for each changed condition."""
+        """Write the status, then create the Events of what has changed."""
         identity = JobIdentity.of(observed.raw)
         patch = status_patch(observed, actions.status)
         async with self._limiter.job_write(identity.namespace):
@@ -116,11 +116,8 @@ class JobWriter:
             )
         expectations.expect_job_version(written["metadata"]["resourceVersion"])
         before, after = observed.view, observed.view.with_status(actions.status)
-        now, attempt = format_time(observed.now), after.attempt
-        changed = changed_conditions(before, after)
-        await _run_bounded(
-            [self._create_event(identity, make_event(identity, c, attempt, now)) for c in changed]
-        )
+        found = status_events(identity, before, after, format_time(observed.now))
+        await _run_bounded([self._create_event(identity, body) for body in found])
 
     async def _create_event(self, identity: JobIdentity, body: Object) -> None:
         try:

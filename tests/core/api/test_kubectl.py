@@ -36,6 +36,7 @@ STATUS = {
         "loss": 2.345,
         "mfu": 0.41,
         "eta": "2099-01-01T00:00:00Z",
+        "restartsInPlace": 7,
     },
     "progressPercent": "42%",
 }
@@ -48,6 +49,7 @@ COLUMNS = {
     "PROGRESS": "42%",
     "ETA": "2099-01-01T00:00:00Z",
     "RESTARTS": "1",
+    "IN-PLACE": "7",
     "AGE": None,
 }
 WIDE = {

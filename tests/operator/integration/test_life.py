@@ -173,16 +173,18 @@ async def test_a_signal_restarts_the_gang_on_the_same_nodes(
     await harness.add_nodes({}, {})
     harness.nodes.default = PodScript(exit_after=None)
     harness.nodes.script(named("hit-0-1"), PodScript(exit_after=0.5, exit_code=137))
-    await harness.submit("hit")
+    await harness.submit("hit", failurePolicy={"maxRestarts": 1})
     again = await harness.runs("hit", attempt=1)
     status = status_of(again)
     assert status["restarts"] == 1 and status["failures"][0]["exitCode"] == 137
+    assert status["lastRestart"]["action"] == "RestartGang"
     assert condition(again, "Restarting")["status"] == "False"
     names = sorted(p["metadata"]["name"] for p in await harness.pod_count(2))
     assert names == ["hit-1-0", "hit-1-1"]
     await harness.api.delete("pods", "hit-1-0", harness.namespace)
     deleted = await harness.runs("hit", attempt=2)
     assert status_of(deleted)["failures"][1]["reason"] == "PodDeleted"
+    assert status_of(deleted)["restartsCountTowardsMax"] == 1, "only the signal counts"
     events = await harness.api.list("events", harness.namespace)
     reasons = {e["reason"] for e in events if e["involvedObject"]["kind"] == "LLMTrainingJob"}
     assert {"Valid", "Placed", "Training", "GangRestart"} <= reasons
@@ -258,6 +260,16 @@ async def test_a_missing_claim_blames_no_node(
     assert 'persistentvolumeclaim "missing" not found' in placed["message"]
 
 
+async def event_of(harness: OperatorHarness, job: str, reason: str) -> Object:
+    """Wait for the Event of a job with this reason, which follows its status write."""
+    async with asyncio.timeout(60):
+        while True:
+            for event in await harness.api.list("events", harness.namespace):
+                if (event["involvedObject"]["name"], event["reason"]) == (job, reason):
+                    return event
+            await asyncio.sleep(0.1)
+
+
 async def test_progress_is_read_from_rank_zero(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
@@ -275,12 +287,17 @@ async def test_progress_is_read_from_rank_zero(
         "stepSeconds": 0.5,
         "tokensPerSecond": 2500.0,
         "mfu": 0.01,
+        "restartsInPlace": 1,
+        "lastRestart": {"rank": 3, "reason": "Signal", "message": "rank 3 was killed by signal 9"},
     }
 
     async with reporting(head, report):
         found = await harness.wait("reported", lambda j: "step" in status_of(j).get("progress", {}))
         assert status_of(found)["progress"]["loss"] == 5.125
         assert status_of(found)["progressPercent"] == "42%"
+        assert status_of(found)["lastRestart"]["reason"] == "Signal"
+        event = await event_of(harness, "reported", "RestartInPlace")
+        assert event["type"] == "Warning" and "Signal of rank 3" in event["message"]
         # Nothing changes, so the writes end, although the same report is read each second.
         before: Object = {}
         async with asyncio.timeout(60):

@@ -98,7 +98,13 @@ def test_a_peer_on_a_node_that_is_not_ready_is_the_cause() -> None:
 
 def test_max_restarts() -> None:
     observed = make_observed(
-        status(ConditionType.RUNNING, restarts=3, attempt=3, placement={**PLACEMENT, "attempt": 3}),
+        status(
+            ConditionType.RUNNING,
+            restarts=3,
+            restartsCountTowardsMax=3,
+            attempt=3,
+            placement={**PLACEMENT, "attempt": 3},
+        ),
         pods=(failed(0, 137, attempt=3), pod(1, attempt=3)),
     )
     actions, _ = settle(observed)
