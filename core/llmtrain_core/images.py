@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-VERSION = "0.1.0"
-"""That of pyproject.toml and of the chart."""
+VERSION = "0.2.0"
+"""Version of the release. `pyproject.toml`, the chart and the pages have the same one."""
 OPERATOR_REPOSITORY = "llmtrain/operator"
 TRAINER_REPOSITORY = "llmtrain/trainer"
 OPERATOR = f"{OPERATOR_REPOSITORY}:{VERSION}"

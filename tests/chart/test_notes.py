@@ -11,6 +11,7 @@ import pytest
 
 from llmtrain_chart.helm import run_helm
 from llmtrain_chart.paths import CHART
+from llmtrain_core.images import OPERATOR, VERSION
 from tests.support.chart.value_sets import VALUE_SETS
 
 
@@ -42,12 +43,12 @@ def test_notes_have_no_gaps(name: str, tmp_path: Path) -> None:
         ({"crds": {"keep": False}}, ("ALL JOBS AND FABRICS",), ("are kept",)),
         ({"rbac": {"create": False}}, ("no roles",), ()),
         ({"namespaceOverride": "other"}, ("kubectl --namespace other get pods",), ()),
-        ({}, ("llmtrain/operator:0.1.0 names no registry", "Set image.registry"), ()),
+        ({}, (f"{OPERATOR} names no registry", "Set image.registry"), ()),
         ({"image": {"pullPolicy": "Never"}}, (), ("names no registry",)),
         ({"image": {"registry": "localhost:5000"}}, (), ("names no registry",)),
         ({"image": {"repository": "localhost/operator"}}, (), ("names no registry",)),
         ({"image": {"repository": "r.example.com/operator"}}, (), ("names no registry",)),
-        ({"image": {"repository": "operator"}}, ("operator:0.1.0 names no registry",), ()),
+        ({"image": {"repository": "operator"}}, (f"operator:{VERSION} names no registry",), ()),
         ({"global": {"imageRegistry": "r.example.com"}}, (), ("names no registry",)),
         ({"global": None}, ("names no registry",), ()),
     ],

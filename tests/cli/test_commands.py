@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llmtrain_core.images import TRAINER
 from tests.support.paths import ROOT
 
 LLMTRAIN = str(Path(sys.executable).parent / "llmtrain")
@@ -31,7 +32,7 @@ def job(**parallelism: int) -> dict:
             "data": {"sources": [{"name": "text", "uri": "file:///text"}]},
             "training": {"steps": 10, "globalBatchSize": 48},
             "parallelism": parallelism,
-            "workers": {"gpusPerNode": 2, "image": "llmtrain/trainer:0.1.0"},
+            "workers": {"gpusPerNode": 2, "image": TRAINER},
         },
     }
 

@@ -38,10 +38,21 @@ def references() -> dict[str, set[str]]:
     return {name: images for name, images in found.items() if images}
 
 
+def found_in(name: str, pattern: str) -> list[str]:
+    return re.findall(pattern, (ROOT / name).read_text("utf-8"), re.M)
+
+
 def test_the_version_is_that_of_the_package_and_of_the_chart() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     chart = yaml.safe_load((ROOT / "charts/llmtrain/Chart.yaml").read_text())
     assert {project["version"], chart["version"], chart["appVersion"]} == {VERSION}
+
+
+def test_the_pages_are_about_this_version() -> None:
+    assert found_in("CHANGELOG.md", r"^## (.+)$")[0] == VERSION
+    assert found_in("docs/upgrade.md", r"^## To (.+)$")[0] == VERSION
+    assert set(found_in("docs/install.md", r"llmtrain-([\d.]+)\.tgz")) == {VERSION}
+    assert set(found_in("docs/images.md", r"/\$image:([\d.]+\d)")) == {VERSION}
 
 
 def test_all_files_use_one_set_of_names_and_tags() -> None:

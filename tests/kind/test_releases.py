@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llmtrain_core.images import VERSION
 from llmtrain_kind.cluster import KindCluster
 from tests.support.chart.releases import CRDS
 from tests.support.kind.jobs import RESOURCE, Team
@@ -69,7 +70,8 @@ def test_a_running_job_outlives_every_change_of_the_release(
         release.uninstall()
         becomes(left, KEPT)
     with step("install the first chart by Helm 3"):
-        release.install(chart=first_chart(tmp_path), major=3)
+        # The image of this version, because those of the first one are not built.
+        release.install("--set", f"image.tag={VERSION}", chart=first_chart(tmp_path), major=3)
     with step("a job trains"):
         team.submit("steady", LONG)
         team.phase("steady", "Running")

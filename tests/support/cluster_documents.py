@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmtrain_core.images import TRAINER
+
 LEAF, SPINE = "network.topology.nvidia.com/leaf", "network.topology.nvidia.com/spine"
 
 JOB: dict[str, Any] = {
@@ -15,7 +17,7 @@ JOB: dict[str, Any] = {
         "data": {"sources": [{"name": "text", "uri": "file:///text"}]},
         "training": {"steps": 10, "globalBatchSize": 48},
         "parallelism": {"tensor": 2, "data": 2},
-        "workers": {"gpusPerNode": 2, "image": "llmtrain/trainer:0.1.0"},
+        "workers": {"gpusPerNode": 2, "image": TRAINER},
     },
 }
 

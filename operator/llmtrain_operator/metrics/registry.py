@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from llmtrain_core.api.conditions import Reason
+from llmtrain_core.images import VERSION
 from llmtrain_operator.metrics.gpu_seconds import GpuSeconds
 from llmtrain_operator.metrics.reasons import FAILURE_REASONS, reason_label
 
@@ -87,7 +87,7 @@ class Metrics:
             ["version"],
             registry=self.registry,
         )
-        build.labels(version("llmtrain")).set(1)
+        build.labels(VERSION).set(1)
         ProcessCollector(registry=self.registry)
 
     def _start_at_zero(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llmtrain_core.images import VERSION
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
@@ -139,7 +140,7 @@ async def test_failures_restarts_and_ends_by_reason(
     assert rise(found, "restarts_total", reason="CorpusMissing") == 0
     assert "MyOwnReason" not in found.text
     assert "_created" not in found.text
-    assert found.labels("build_info", "version") == {"0.1.0"}
+    assert found.labels("build_info", "version") == {VERSION}
 
 
 async def test_a_node_that_is_not_ready_or_cordoned(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llmtrain_core.images import VERSION
 from llmtrain_core.plan.network.communication import SCALAR_BYTES
 
 
@@ -73,7 +74,7 @@ JOB_SAMPLES = {
 
 def _check_identity(samples: Samples, pod: int) -> None:
     (build,) = [dict(labels) for name, labels in samples if name == "build_info"]
-    assert build == {"version": version("llmtrain"), "torch": version("torch")}
+    assert build == {"version": VERSION, "torch": version("torch")}
     assert samples["process_resident_memory_bytes", ()] > 0
     ranks = [dict(labels) for name, labels in samples if name == "rank_info"]
     zeros = dict.fromkeys(("pp", "cp", "rep", "ep"), "0")

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from llmtrain_core.images import VERSION
 from llmtrain_core.layout import Dimension, Layout
 from llmtrain_core.plan.network.communication import bus_factor
 from llmtrain_trainer.config import RunConfig
@@ -52,7 +53,7 @@ class TrainingMetrics:
         self._joules: dict[int, float] = {}
         ProcessCollector(registry=self.registry)
         # torch itself is not imported yet
-        self._pod.build().labels(_version("llmtrain"), _version("torch")).set(1)
+        self._pod.build().labels(VERSION, _torch_version()).set(1)
 
     def set_ranks(self, ranks: Sequence[int], layout: Layout) -> None:
         """Set the coordinates of the rank on every GPU."""
@@ -189,8 +190,8 @@ def _coordinates(layout: Layout, rank: int) -> tuple[str, ...]:
     return tuple(map(str, numbers))
 
 
-def _version(package: str) -> str:
+def _torch_version() -> str:
     try:
-        return version(package)
+        return version("torch")
     except PackageNotFoundError:  # run from a folder of sources
         return "unknown"
