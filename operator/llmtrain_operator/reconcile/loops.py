@@ -70,7 +70,12 @@ class ReconcileLoops:
         known = self._loops.get(uid)
         if known is not None and known[1] is task:
             del self._loops[uid]
-        error = None if task.cancelled() else task.exception()
+        error: BaseException | None
+        if task.cancelled():
+            # By stop(), or because what it waited for was cancelled.
+            error = None if self._stopping else asyncio.CancelledError("cancelled")
+        else:
+            error = task.exception()
         if error is not None:
             # A defect that one job reveals concerns this job only.
             log.error("job=%s its reconcile loop ended: %s", uid, error, exc_info=error)

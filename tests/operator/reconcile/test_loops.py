@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 class FakeLoop:
     """A loop that ends when it is woken."""
 
-    def __init__(self, uid: str, ended: list[str], error: Exception | None = None):
+    def __init__(self, uid: str, ended: list[str], error: BaseException | None = None):
         self.uid = uid
         self.wake = asyncio.Event()
         self.stopping = False
@@ -61,12 +61,15 @@ async def test_one_loop_for_each_job() -> None:
     assert len(made) == 3, "nothing starts at the end of the process"
 
 
-async def test_a_loop_that_fails_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [AttributeError("a defect"), asyncio.CancelledError()])
+async def test_a_loop_that_fails_starts_again(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "RESTART_SECONDS", 0.0)
     made: list[FakeLoop] = []
 
     def make(uid: str) -> FakeLoop:
-        made.append(FakeLoop(uid, [], None if made else AttributeError("a defect")))
+        made.append(FakeLoop(uid, [], None if made else error))
         return made[-1]
 
     loops = ReconcileLoops(make)
