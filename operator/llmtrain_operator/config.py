@@ -64,6 +64,9 @@ class Config:
     metrics_peers: tuple[dict[str, Any], ...] = ()
     """Who may connect to the port of metrics and status of training pods, besides the pods of the
     job: a JSON list of peers of a NetworkPolicy."""
+    fixed_user: bool = True
+    """Run the pods of jobs as user, group and `fsGroup` 65532. If false, they name none: an
+    admission plugin sets them, as OpenShift does, or the image names the user."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which the pods of a node that is not ready count as lost."""
     start_reservation: float = START_RESERVATION_SECONDS

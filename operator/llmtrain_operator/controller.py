@@ -100,6 +100,7 @@ class Controller:
             WriteLimiter(config.writes_per_second),
             GangScheduling(config.pod_groups, config.kueue),
             config.metrics_peers,
+            fixed_user=config.fixed_user,
         )
         self.scheduler = self._make_scheduler()
         self._poller = ProgressPoller(

@@ -88,7 +88,7 @@ async def test_an_operator_of_one_namespace(
     operators: ReleasedOperators,
     team: str,
 ) -> None:
-    await releases.install(values={"watchNamespaces": [team]})
+    await releases.install(values={"watchNamespaces": [team], "fixedUser": False})
     await operators.start(f"llmtrain-operator-{team}")
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     foreign = OperatorHarness(releases.api, SYSTEM, release_nodes, "chart")
@@ -96,6 +96,8 @@ async def test_an_operator_of_one_namespace(
     await harness.submit("first")
     await harness.phase("first", "Running", seconds=60)
     assert status_of(await foreign.job("other")) == {}
+    users = [pod["spec"]["securityContext"].get("runAsUser") for pod in await harness.pods()]
+    assert users == [None, None]
     await releases.api.delete(JOBS, "first", team)
     await harness.gone("first", seconds=60)
     async with release_cluster.client(f"{ACCOUNT}operator") as limited:

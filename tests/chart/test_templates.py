@@ -46,6 +46,16 @@ def test_every_pod_has_the_same_image_and_pull_secrets(name: str) -> None:
         assert pods[0]["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
 
 
+def test_no_pod_names_a_user_without_a_fixed_one() -> None:
+    objects = rendered_set("no fixed user")
+    expected = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    for pod in (find(objects, "Pod")["spec"], operator_pod(objects)):
+        assert pod["securityContext"] == expected
+    for found, fixed in ((objects, False), (rendered(), True)):
+        assert parse(operator_pod(found)["containers"][0]["args"]).fixed_user is fixed
+    assert operator_pod(rendered())["securityContext"]["runAsUser"] == 65532
+
+
 def test_one_deployment_lease_and_budget_for_each_namespace() -> None:
     objects = rendered(watchNamespaces=["team-a", "team-b"])
     for namespace in ("team-a", "team-b"):

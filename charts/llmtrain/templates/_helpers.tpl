@@ -115,6 +115,14 @@ llmtrain.dev/watch-namespace: {{ toYaml . }}
 {{- if not (or (include "llmtrain.registry" .) $isHost (eq .Values.image.pullPolicy "Never")) }}true{{ end -}}
 {{- end -}}
 
+{{- define "llmtrain.podSecurityContext" -}}
+{{- $context := default (dict) .Values.podSecurityContext -}}
+{{- if not .Values.fixedUser -}}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- end -}}
+{{- with $context }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
 {{- define "llmtrain.pullSecrets" -}}
 {{- $found := list -}}
 {{- $global := default (dict) .Values.global -}}

@@ -14,9 +14,18 @@ from llmtrain_chart.values.base import ChartModel
 from llmtrain_operator import config
 
 SET_BY_CHART = frozenset(
-    {"namespace", "kubeconfig", "lease_namespace", "lease_name", "identity", "metrics_peers"}
+    {
+        "namespace",
+        "kubeconfig",
+        "lease_namespace",
+        "lease_name",
+        "identity",
+        "metrics_peers",
+        "fixed_user",
+    }
 )
-"""Fields of the operator's configuration that are no values: the chart or the pod sets them."""
+"""Fields of the operator's configuration that are not below `config`: the chart or the pod sets
+them."""
 
 _TYPES: dict[str, Any] = {
     "bool": bool,

@@ -110,13 +110,17 @@ class Values(ChartModel):
     """More labels of the operator's pods."""
     pod_annotations: Texts = {}
     """Annotations of the operator's pods."""
+    fixed_user: bool = True
+    """Run the pods of the release and of jobs as user, group and `fsGroup` 65532. If false, they
+    name none, whatever `podSecurityContext` has: the SecurityContextConstraints of OpenShift set
+    them."""
     pod_security_context: Manifest = {
         "runAsNonRoot": True,
         "runAsUser": 65532,
         "runAsGroup": 65532,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    """Security context of the pods. On OpenShift set `runAsUser` and `runAsGroup` to `null`."""
+    """Security context of the pods of the release."""
     security_context: Manifest = {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,

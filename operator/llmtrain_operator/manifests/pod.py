@@ -49,10 +49,13 @@ def make_pod(
     index: int,
     nodes: Sequence[str],
     level_labels: Mapping[str, str] = MappingProxyType({}),
+    *,
+    fixed_user: bool = True,
 ) -> Object:
     """Return the pod of rank block `index`; `nodes` are the nodes of the gang by rank block.
 
-    `level_labels` name the domain of the pod's node at each topology level.
+    `level_labels` name the domain of the pod's node at each topology level. Without `fixed_user`,
+    the pod names no user, no group and no `fsGroup`.
     """
     workers = job.spec.workers
     name = identity.pod(attempt, index)
@@ -65,9 +68,7 @@ def make_pod(
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            **({"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER} if fixed_user else {}),
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -87,9 +88,12 @@ def make_pod(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def sample_pod(job: Job, raw: Mapping[str, Any], attempt: int = 0) -> Object:
+def sample_pod(
+    job: Job, raw: Mapping[str, Any], attempt: int = 0, *, fixed_user: bool = True
+) -> Object:
     """Return the first pod of a job that has no nodes yet, to check what it requests."""
-    return make_pod(job, JobIdentity.of(raw), attempt, 0, [_NO_NODE])
+    identity = JobIdentity.of(raw)
+    return make_pod(job, identity, attempt, 0, [_NO_NODE], fixed_user=fixed_user)
 
 
 def _container(job: Job, identity: JobIdentity, attempt: int, index: int) -> Object:

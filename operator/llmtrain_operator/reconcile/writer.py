@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llmtrain_core.api import labels
@@ -98,11 +99,14 @@ class JobWriter:
         limiter: WriteLimiter,
         gang_scheduling: GangScheduling,
         metrics_peers: Sequence[Mapping[str, Any]] = (),
+        *,
+        fixed_user: bool = True,
     ):
         self._cluster = cluster
         self._limiter = limiter
         self._gang_scheduling = gang_scheduling
         self._metrics_peers = metrics_peers
+        self._fixed_user = fixed_user
 
     async def write_status(
         self, observed: Observed, actions: Actions, expectations: Expectations
@@ -189,6 +193,7 @@ class JobWriter:
         assert placement is not None, "pods are created for a placement in the status only"
         levels = level_labels(placement)
         job = _with_priority_class(job, placement)
+        make = partial(make_pod, job, identity, attempt, fixed_user=self._fixed_user)
         try:
             # A random key at each call: only that of the call that creates the ConfigMap is used.
             key = secrets.token_hex(GANG_KEY_BYTES)
@@ -201,7 +206,7 @@ class JobWriter:
             # Create the first pod alone: if it is rejected, all others would be, too.
             first, *rest = (
                 self._gang_scheduling.add_to_pod(
-                    make_pod(job, identity, attempt, index, nodes, levels[index]),
+                    make(index, nodes, levels[index]),
                     observed.raw,
                     attempt,
                     len(nodes),
@@ -222,7 +227,7 @@ class JobWriter:
     async def try_pod(self, record: JobRecord, job: Job) -> Object | Unschedulable:
         """Return the first pod as the API server would store it, or why it rejects the pod."""
         identity, view = JobIdentity.of(record.raw), record.view
-        body = sample_pod(job, record.raw, view.attempt)
+        body = sample_pod(job, record.raw, view.attempt, fixed_user=self._fixed_user)
         gating = GangScheduling(pod_groups=False, kueue=self._gang_scheduling.kueue)
         body = gating.add_to_pod(body, record.raw, view.attempt, job.nodes)
         try:

@@ -19,9 +19,13 @@ from tests.support.operator_harness.jobs import EVERYTHING, IDENTITY, NODES, che
 pytestmark = pytest.mark.cluster
 
 
-@pytest.mark.parametrize("spec", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+    ("spec", "fixed_user"),
+    [({}, True), (EVERYTHING, True), ({}, False)],
+    ids=["plain", "everything", "no user"],
+)
 async def test_a_restricted_namespace_accepts_the_objects(
-    api: Api, namespace: str, spec: dict[str, Any]
+    api: Api, namespace: str, spec: dict[str, Any], fixed_user: bool
 ) -> None:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     await api.patch("namespaces", namespace, {"metadata": {"labels": labels}})
@@ -38,9 +42,11 @@ async def test_a_restricted_namespace_accepts_the_objects(
         await api.apply(high)
     for resource, body in job_resources(raw, identity, "ab" * 32):
         await api.request("POST", resource.path(namespace), body=body)
-    body = make_pod(checked_job(**json.loads(json.dumps(spec))), identity, 0, 0, NODES)
+    job = checked_job(**json.loads(json.dumps(spec)))
+    body = make_pod(job, identity, 0, 0, NODES, fixed_user=fixed_user)
     made = await api.create("pods", body, namespace)
     assert made["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert ("runAsUser" in made["spec"]["securityContext"]) is fixed_user
     await api.delete("pods", "job-0-0", namespace, grace_seconds=0, missing_ok=True)
     body["spec"]["containers"][0]["securityContext"] = {}
     with pytest.raises(ApiStatusError, match="violates PodSecurity"):

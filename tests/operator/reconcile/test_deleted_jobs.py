@@ -8,22 +8,18 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from kubernetes.aio.client.configuration import Configuration
 
 from llmtrain_core.api import labels
 from llmtrain_operator.config import parse
 from llmtrain_operator.controller import CONCURRENT_DECISIONS, Controller
 from llmtrain_operator.errors import (
-    AlreadyExistsError,
     ApiError,
     ForbiddenError,
     LeaseLostError,
-    NotFoundError,
     UnavailableError,
 )
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import Item, Object
-from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.resources import JOBS, SERVICES, Resource
 from llmtrain_operator.manifests.job_resources import make_service
 from llmtrain_operator.manifests.names import JobIdentity
@@ -33,38 +29,9 @@ from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.writer import _CreateRefusedError
 from tests.support.operator_harness.harness import job_object
 from tests.support.operator_harness.observed import make_observed, status
+from tests.support.operator_harness.store import Store
 
 pytestmark = pytest.mark.unit
-
-
-class Store(KubeClient):
-    """Objects that are read and written without a server."""
-
-    def __init__(self) -> None:
-        configuration: Configuration = type.__call__(Configuration)
-        configuration.host = "http://127.0.0.1:9"
-        super().__init__(configuration, Metrics().requests)
-        self.objects: dict[tuple[str, str], Object] = {}
-        self.writes: list[tuple[str, str, Any]] = []
-
-    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
-        if (resource.plural, name) not in self.objects:
-            raise NotFoundError(404, "NotFound", "not found")
-        return self.objects[resource.plural, name]
-
-    async def create(
-        self, resource: Resource, body: Object, namespace: str | None = None, **_: Any
-    ) -> Object:
-        self.writes.append(("create", resource.plural, body))
-        if (resource.plural, body["metadata"]["name"]) in self.objects:
-            raise AlreadyExistsError(409, "AlreadyExists", "it exists")
-        return body | {"metadata": {**body["metadata"], "resourceVersion": "1"}}
-
-    async def patch(
-        self, resource: Resource, name: str, body: Any, namespace: str | None = None, **_: Any
-    ) -> Object:
-        self.writes.append(("patch", resource.plural, body))
-        return {"metadata": {"resourceVersion": "8"}}
 
 
 @pytest.fixture

@@ -159,6 +159,7 @@ VALUE_SETS: Mapping[str, Values] = {
     "priority class": {"priorityClass": {"create": True, "value": -5, "preemptionPolicy": "Never"}},
     "existing priority class": {"priorityClassName": "system-cluster-critical"},
     "any user": {"podSecurityContext": {"runAsUser": None, "runAsGroup": None}},
+    "no fixed user": {"fixedUser": False, "podSecurityContext": {"fsGroup": 65532}},
     "pods": {
         "deploymentAnnotations": {"example.com/reload": "yes"},
         "podLabels": {"example.com/team": "platform", "app.kubernetes.io/name": "not-used"},
