@@ -156,7 +156,7 @@ async def test_objects_of_a_release_are_deleted_by_label(
     before = await releases.inventory()
     await releases.install(values={"priorityClass": {"create": True}})
     await run_shell(release_cluster, code_block("docs/uninstall.md", "kubectl delete clusterroles"))
-    kinds = ("clusterroles/", "clusterrolebindings/", "priorityclasses/", "roles/", "bindings/")
+    kinds = ("clusterroles/", "priorityclasses/", "policies/", "roles/", "bindings/")
     left = await releases.inventory() - before
     assert not [item for item in left if any(kind in item for kind in kinds)]
 

@@ -23,7 +23,6 @@ KEYS = {entry.path: entry for entry in entries() if len(entry.path) <= 2}
 SCHEMA = json.loads((CHART / "values.schema.json").read_text("utf-8"))
 EVERY_OBJECT: dict[str, Any] = {
     **ALL_MONITORING,
-    "admissionPolicy": {"enabled": True},
     "networkPolicy": {"enabled": True},
     "priorityClass": {"create": True},
 }

@@ -68,7 +68,7 @@ async def _account(cluster: ControlPlane, folder: Path) -> Path:
         name = {"metadata": {"name": "llmtrain-operator", "namespace": SYSTEM}}
         await api.apply({"apiVersion": "v1", "kind": "ServiceAccount", **name}, SYSTEM)
         for document in yaml.safe_load_all(DEPLOY.read_text()):
-            if document["kind"].endswith("Binding"):
+            if document["kind"].endswith("RoleBinding"):
                 document["metadata"]["name"] = f"image-run-{document['metadata']['name']}"
                 await api.apply(document, document["metadata"].get("namespace"))
         path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/llmtrain-operator/token"

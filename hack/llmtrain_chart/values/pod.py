@@ -78,7 +78,7 @@ class Rbac(ChartModel):
 class AdmissionPolicy(ChartModel):
     """ValidatingAdmissionPolicies of jobs, and of what the operator's token may create."""
 
-    enabled: bool = False
+    enabled: bool = True
     """Create them. Whoever creates or changes a job then needs the right to create pods in its
     namespace, and the verb `use` on the PriorityClass that it names."""
 

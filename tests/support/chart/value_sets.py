@@ -122,16 +122,10 @@ VALUE_SETS: Mapping[str, Values] = {
         }
     },
     "no scrapers": {"jobNetworkPolicy": {"scrapers": []}, "watchNamespaces": WATCHED},
-    "admission policy": {
-        "admissionPolicy": {"enabled": True},
-        "config": {"systemPriorityClasses": True},
-    },
-    "admission policy of namespaces": {
-        "admissionPolicy": {"enabled": True},
-        "watchNamespaces": WATCHED,
-    },
+    "priority classes of the system": {"config": {"systemPriorityClasses": True}},
+    "no admission policy": {"admissionPolicy": {"enabled": False}},
     "kueue": {"config": {"kueue": True}},
-    "all flags": {"config": CONFIG, "admissionPolicy": {"enabled": True}},
+    "all flags": {"config": CONFIG},
     "image by tag": {"image": {"registry": "registry.example.com", "tag": "1.2.3"}},
     "image by digest": {"image": {"digest": "sha256:" + "0" * 64, "pullPolicy": "Always"}},
     "global registry": {
