@@ -33,10 +33,7 @@ async def waits(harness: OperatorHarness, name: str, reason: str) -> str:
 async def test_deletion_removes_all_child_objects(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await harness.add_nodes({}, {})
-    harness.nodes.default = PodScript(exit_after=None, delete_after=1.0)
-    await harness.submit("doomed")
-    await harness.phase("doomed", "Running")
+    await harness.run_on_two_nodes("doomed", PodScript(exit_after=None, delete_after=1.0))
     assert len(await harness.children()) == 5
     assert "finalizers" not in (await harness.job("doomed"))["metadata"]
     await harness.api.delete(JOBS, "doomed", harness.namespace)
@@ -81,10 +78,7 @@ async def test_pods_of_a_deleted_job_hold_their_nodes_and_its_name(
 async def test_a_job_that_is_deleted_in_the_foreground_does_nothing_more(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await harness.add_nodes({}, {})
-    harness.nodes.default = PodScript(exit_after=None, delete_after=1.0)
-    await harness.submit("doomed")
-    before = await harness.phase("doomed", "Running")
+    before = await harness.run_on_two_nodes("doomed", PodScript(exit_after=None, delete_after=1.0))
     await harness.api.delete(JOBS, "doomed", harness.namespace, propagation="Foreground")
     pods: set[str] = set()
     seen: list[Object] = []
@@ -103,10 +97,7 @@ async def test_a_job_that_is_deleted_in_the_foreground_does_nothing_more(
 async def test_orphaned_pods_continue_and_use_their_nodes(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await harness.add_nodes({}, {})
-    harness.nodes.default = PodScript(exit_after=None)
-    await harness.submit("first")
-    await harness.phase("first", "Running")
+    await harness.run_on_two_nodes("first")
     await harness.api.delete(JOBS, "first", harness.namespace, propagation="Orphan")
     await harness.gone("first", seconds=GC_SECONDS)
     await harness.submit("second")

@@ -83,10 +83,7 @@ async def test_wait_reason_of_a_gang_that_does_not_fit(
 async def test_suspend_releases_the_nodes(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await harness.add_nodes({}, {})
-    harness.nodes.default = PodScript(exit_after=None)
-    await harness.submit("first")
-    await harness.phase("first", "Running")
+    await harness.run_on_two_nodes("first")
     await harness.submit("second")
     await harness.wait("second", lambda j: status_of(j).get("reason") == "InsufficientGpus")
     await harness.patch("first", {"spec": {"suspend": True}})
@@ -273,10 +270,7 @@ async def event_of(harness: OperatorHarness, job: str, reason: str) -> Object:
 async def test_progress_is_read_from_rank_zero(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await harness.add_nodes({}, {})
-    harness.nodes.default = PodScript(exit_after=None)
-    await harness.submit("reported")
-    await harness.phase("reported", "Running")
+    await harness.run_on_two_nodes("reported")
     head = await harness.api.get("pods", "reported-0-0", harness.namespace)
     report = {
         "phase": "training",

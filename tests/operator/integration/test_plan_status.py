@@ -83,10 +83,7 @@ async def test_the_annotation_overrides_the_memory_check(
 async def test_without_gpu_labels_no_job_is_rejected(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
-    await harness.add_nodes({}, {})
-    harness.nodes.default = PodScript(exit_after=None)
-    await harness.submit("unknown", **LARGE)
-    running = await harness.phase("unknown", "Running")
+    running = await harness.run_on_two_nodes("unknown", **LARGE)
     plan = status_of(running)["plan"]
     assert "hardware" not in plan and "step" not in plan and "fits" not in plan["memory"]
     assert "nvidia.com/gpu.product" in plan["note"]

@@ -22,7 +22,7 @@ from llmtrain_devcluster.api import Api, ApiStatusError, Object
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
 from llmtrain_devcluster.processes import free_ports
-from llmtrain_devcluster.scripted_node.node import NodeSpec, ScriptedNodes
+from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, ScriptedNodes
 from tests.support.paths import ROOT
 
 JOBS = "llmtrain.dev/v1alpha1/llmtrainingjobs"
@@ -150,6 +150,8 @@ class OperatorProcess:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+ENDLESS = PodScript(exit_after=None)
+"""A pod that runs until it is deleted."""
 LARGE: dict[str, Any] = {
     "model": {"preset": "llama3-8b"},
     "training": {"steps": 100, "globalBatchSize": 8, "microBatchSize": 2},
@@ -222,6 +224,13 @@ class OperatorHarness:
         workers = {"nodeSelector": {"harness": self.tag}, **spec.pop("workers", {})}
         body = job_object(name, self.namespace, workers=workers, **spec)
         return await self.api.create(JOBS, body, self.namespace)
+
+    async def run_on_two_nodes(self, name: str, script: PodScript = ENDLESS, **spec: Any) -> Object:
+        """Add two nodes, and run a job that fills them; return it as it runs."""
+        await self.add_nodes({}, {})
+        self.nodes.default = script
+        await self.submit(name, **spec)
+        return await self.phase(name, "Running")
 
     async def wait(
         self, name: str, until: Callable[[Object | None], bool], seconds: float = 60.0
