@@ -5,6 +5,8 @@ import shutil
 import stat
 import subprocess
 import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,34 +19,71 @@ pytestmark = pytest.mark.cluster
 PROGRAM = 'package main\n\nfunc main() { println("built") }\n'
 
 
-def test_a_build_leaves_binaries_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = tmp_path / "modules" / "small"
-    module.mkdir(parents=True)
-    (module / "go.mod").write_text("module small\n\ngo 1.26\n")
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A program whose module needs another one, built for the first time."""
+
+    wanted: ToolSet
+    module: Path
+    folder: Path
+    lines: list[str]
+
+    def build(self, progress: Callable[[str], None]) -> Path:
+        return self.wanted.build(self.wanted.tools, progress)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """The only build of this module, because each one compiles the standard library."""
+    root = tmp_path_factory.mktemp("build")
+    proxy, module = root / "proxy" / "example.com" / "m" / "@v", root / "modules" / "small"
+    for folder in (proxy, module):
+        folder.mkdir(parents=True)
+    serve_module(proxy)
+    (module / "go.mod").write_text("module small\n\ngo 1.26\n\nrequire example.com/m v1.0.0\n")
     (module / "main.go").write_text(PROGRAM)
-    (module / "go.sum").write_text("")
-    monkeypatch.setattr(tools, "cache_root", lambda: tmp_path)
     small = Tool("small", "small", ".")
-    wanted = ToolSet("small", "small", module.parent, (small,))
-    base = tmp_path / "small"
+    manifests = ModuleFolder("manifests", small, "example.com/m", "config")
+    wanted = ToolSet("small", "small", module.parent, (small,), (manifests,))
+    base = root / "small"
     for age in range(4):
         old = base / f"{age:016x}"
         (old / "etcd").mkdir(parents=True)
         os.utime(old, (1000 - age, 1000 - age))
-    fetched = base / "go-mod" / "cache"
-    fetched.mkdir(parents=True)
-    lines: list[str] = []
-    folder = wanted.build([small], lines.append)
-    done = subprocess.run([folder / "small"], capture_output=True, text=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tools, "cache_root", lambda: root)
+        patch.setenv("GOPROXY", f"file://{root}/proxy")
+        patch.setenv("GOSUMDB", "off")
+        sums = tools.environment(base / "partial" / "x")
+        download = [golang.find_go(print), "mod", "download", "example.com/m"]
+        subprocess.run(download, cwd=module, env=sums, check=True)
+        assert (base / "go-mod").is_dir()
+        found = Built(wanted, module, base / wanted.build_hash(), [])
+        found.build(found.lines.append)
+        yield found
+
+
+def test_a_build_leaves_binaries_and_nothing_else(built: Built) -> None:
+    done = subprocess.run([built.folder / "small"], capture_output=True, text=True)
     assert done.stderr == "built\n"
-    assert "small binaries ready" in lines[-1]
-    kept = {"0" * 16, "build.lock", wanted.build_hash()}
-    assert {path.name for path in base.iterdir()} == kept
-    before = wanted.build_hash()
-    (module / "main.go").write_text(PROGRAM.replace("built", "changed"))
-    assert wanted.build_hash() != before
+    assert "small binaries ready" in built.lines[-1]
+    kept = {"0" * 16, "build.lock", built.wanted.build_hash()}
+    assert {path.name for path in built.folder.parent.iterdir()} == kept
+
+
+def test_a_folder_of_a_module_is_kept_beside_the_programs(built: Built) -> None:
+    assert (built.folder / "manifests" / "a.yaml").read_text() == "kind: A\n"
+    shutil.rmtree(built.folder / "manifests")
+    assert built.build(lambda line: None) == built.folder
+    assert (built.folder / "manifests" / "a.yaml").is_file()
+
+
+def test_changed_sources_are_other_programs(built: Built) -> None:
+    before = built.wanted.build_hash()
+    (built.module / "main.go").write_text(PROGRAM.replace("built", "changed"))
+    assert built.wanted.build_hash() != before
+    (built.module / "main.go").write_text(PROGRAM)
+    assert built.wanted.build_hash() == before
 
 
 def test_fetched_modules_can_be_removed(tmp_path: Path) -> None:
@@ -63,30 +102,6 @@ def test_fetched_modules_can_be_removed(tmp_path: Path) -> None:
     subprocess.run([go, "mod", "download"], cwd=module, env=environment, check=True)
     fetched = tmp_path / "go-mod" / "example.com" / "m@v1.0.0"
     assert fetched.stat().st_mode & stat.S_IWUSR
-
-
-def test_a_folder_of_a_module_is_kept_beside_the_programs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proxy = tmp_path / "proxy" / "example.com" / "m" / "@v"
-    module = tmp_path / "modules" / "small"
-    for folder in (proxy, module):
-        folder.mkdir(parents=True)
-    serve_module(proxy)
-    (module / "go.mod").write_text("module small\n\ngo 1.26\n\nrequire example.com/m v1.0.0\n")
-    (module / "main.go").write_text(PROGRAM)
-    monkeypatch.setattr(tools, "cache_root", lambda: tmp_path)
-    for name, value in (("PROXY", f"file://{tmp_path}/proxy"), ("SUMDB", "off")):
-        monkeypatch.setenv(f"GO{name}", value)
-    sums = tools.environment(tmp_path / "small" / "partial" / "x")
-    subprocess.run([golang.find_go(print), "mod", "download"], cwd=module, env=sums, check=True)
-    small = Tool("small", "small", ".")
-    manifests = ModuleFolder("manifests", small, "example.com/m", "config")
-    wanted = ToolSet("small", "small", module.parent, (small,), (manifests,))
-    folder = wanted.build([small], lambda line: None)
-    assert (folder / "manifests" / "a.yaml").read_text() == "kind: A\n"
-    shutil.rmtree(folder / "manifests")
-    assert (wanted.build([small], lambda line: None) / "manifests" / "a.yaml").is_file()
 
 
 def serve_module(folder: Path) -> None:

@@ -20,6 +20,7 @@ from tests.support.operator_harness.harness import (
     OperatorHarness,
     OperatorProcess,
     condition,
+    foreign_pod,
     job_object,
     status_of,
 )
@@ -58,18 +59,6 @@ def operator_flags() -> Sequence[str]:
     return ("--pod-groups=yes", "--kueue=yes", "--count-foreign-pods=no")
 
 
-def foreign_pod(node: str) -> Object:
-    """Return a foreign pod that requests all GPUs of a node."""
-    amount = {"nvidia.com/gpu": "2"}
-    container = {
-        "name": "main",
-        "image": "example.com/x:1",
-        "resources": {"requests": amount, "limits": amount},
-    }
-    spec = {"nodeName": node, "containers": [container]}
-    return {"metadata": {"name": "intruder"}, "spec": spec}
-
-
 def bound(pods: list[Object]) -> list[str]:
     return [p["metadata"]["name"] for p in pods if p["spec"].get("nodeName")]
 
@@ -97,7 +86,7 @@ async def test_kube_scheduler_binds_the_whole_group_or_nothing(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
     _, second = await harness.add_nodes({}, {})
-    await harness.api.create("pods", foreign_pod(second), harness.namespace)
+    await harness.api.create("pods", foreign_pod("intruder", second), harness.namespace)
     await harness.submit("gang")
     pods: list[Object] = []
     for _ in range(600):

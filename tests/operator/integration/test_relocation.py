@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from llmtrain_devcluster.api import Object
-from llmtrain_devcluster.scripted_node.node import PodScript
 from tests.support.operator_harness.advice import FABRICS
 from tests.support.operator_harness.harness import (
+    ENDLESS,
     OperatorHarness,
     OperatorProcess,
     condition,
+    foreign_pod,
     reporting,
     status_of,
 )
@@ -48,15 +49,15 @@ async def test_a_job_moves_on_request_after_a_newer_checkpoint(
 ) -> None:
     fabric, label = racks
     names = await harness.add_nodes(*({label: rack} for rack in ("a", "a", "b", "b")))
-    harness.nodes.default = PodScript(exit_after=None)
-    for name, rack in (("guest", "a"), ("tenant", "b")):
-        workers = {"nodes": 1, "nodeSelector": {"harness": harness.tag, label: rack}}
-        await harness.submit(name, workers=workers, topology={"fabric": fabric})
-        await harness.phase(name, "Running", seconds=60)
+    harness.nodes.default = ENDLESS
+    # No jobs: the operator searches a better placement for one running job at a time.
+    for name, node in (("guest", names[1]), ("tenant", names[3])):
+        await harness.api.create("pods", foreign_pod(name, node), harness.namespace)
+    await operator.shows('llmtrain_operator_nodes{state="free"} 2.0')
     await harness.submit("job", topology={"fabric": fabric})
     apart = await harness.phase("job", "Running", seconds=60)
     assert status_of(apart)["placementSummary"] == "2 nodes · 2 rack"
-    await harness.delete("guest")
+    await harness.api.delete("pods", "guest", harness.namespace, grace_seconds=0)
     hinted = await harness.wait("job", lambda j: "betterPlacement" in status_of(j), 300)
     hint = status_of(hinted)["betterPlacement"]
     assert hint["attempt"] == 0 and hint["gain"] > 1.1 and hint["summary"] == "2 nodes · 1 rack"

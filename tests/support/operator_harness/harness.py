@@ -183,6 +183,17 @@ def job_object(name: str, namespace: str, **spec: Any) -> Object:
     }
 
 
+def foreign_pod(name: str, node: str) -> Object:
+    """Return a pod of no job that requests all GPUs of a node."""
+    amount = {"nvidia.com/gpu": "2"}
+    container = {
+        "name": "main",
+        "image": "example.com/x:1",
+        "resources": {"requests": amount, "limits": amount},
+    }
+    return {"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [container]}}
+
+
 def condition(job: Object | None, kind: str) -> Object:
     """Return a condition of a job; empty if it has none of that type."""
     conditions = (job or {}).get("status", {}).get("conditions", [])
