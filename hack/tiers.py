@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO
 
@@ -60,9 +60,10 @@ TIERS: dict[str, list[list[str]]] = {
     ],
 }
 
-BESIDE = {"kind": "unit"}
-"""Tiers that run beside another one. The nodes of kind wait half of the time, and the unit tests do
-not depend on time. The output is shown at the end."""
+BESIDE = {"kind": ("unit", "controlplane", "cluster")}
+"""Tiers that run beside others: from the start of the first of them to the end of the last. The
+nodes of kind and the control planes of the cluster tier wait most of the time. The torch tier needs
+the whole machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,8 @@ def main(names: list[str]) -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # mypy compares hashes of the sources, so all checkouts can share one cache.
     os.environ.setdefault("MYPY_CACHE_DIR", str(cache_root() / "mypy"))
-    results: list[Result] = []
     start = time.monotonic()
-    for group in _groups(names or [*TIERS]):
-        results += _run_group(group)
-        if any(result.code for result in results):
-            break
+    results = _run_tiers(names or [*TIERS])
     print("\ntier           seconds      CPU")
     for result in results:
         print(f"{result.tier:<14} {result.seconds:7.1f}  {result.cpu_seconds:7.1f}")
@@ -102,26 +99,35 @@ def main(names: list[str]) -> int:
     return failed[0].code if failed else 0
 
 
-def _groups(names: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the tiers that run at the same time."""
-    beside = {name: other for name, other in BESIDE.items() if {name, other} <= {*names}}
-    for name in names:
-        if name not in beside:
-            yield [name, *(other for other in beside if beside[other] == name)]
-
-
-def _run_group(names: Sequence[str]) -> list[Result]:
-    """Run tiers at the same time. Show the output of the first one now, that of the others then."""
-    print("== " + " beside ".join(names), flush=True)
-    with contextlib.ExitStack() as stack:
-        others = {name: stack.enter_context(tempfile.TemporaryFile()) for name in names[1:]}
-        threads = stack.enter_context(ThreadPoolExecutor())
-        results = [*threads.map(lambda name: _run(name, others.get(name)), names)]
-        for name, output in others.items():
-            print(f"== output of {name}", flush=True)
-            output.seek(0)
-            shutil.copyfileobj(output, sys.stdout.buffer)
+def _run_tiers(names: Sequence[str]) -> list[Result]:
+    """Run tiers until one fails. Show the output of those beside others at their end."""
+    others = {name: [one for one in names if one in BESIDE.get(name, ())] for name in names}
+    results: list[Result] = []
+    with ThreadPoolExecutor() as threads, contextlib.ExitStack() as stack:
+        beside: dict[str, tuple[Future[Result], IO[bytes]]] = {}
+        for name in (name for name in names if not others[name]):
+            for other in names:
+                if others[other] and others[other][0] == name:
+                    output = stack.enter_context(tempfile.TemporaryFile())
+                    beside[other] = threads.submit(_run, other, output), output
+            print("== " + " beside ".join([name, *beside]), flush=True)
+            results.append(_run(name, None))
+            for other in [*beside]:
+                if others[other][-1] == name or results[-1].code:
+                    results.append(_end(other, *beside.pop(other)))
+            if any(result.code for result in results):
+                break
     return results
+
+
+def _end(name: str, future: Future[Result], output: IO[bytes]) -> Result:
+    """Wait for a tier that runs beside others, and show its output."""
+    result = future.result()
+    print(f"== output of {name}", flush=True)
+    output.seek(0)
+    shutil.copyfileobj(output, sys.stdout.buffer)
+    sys.stdout.flush()
+    return result
 
 
 def _run(name: str, output: IO[bytes] | None) -> Result:
