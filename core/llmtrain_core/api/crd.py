@@ -42,7 +42,7 @@ def render() -> dict[str, str]:
 def _job_crd() -> dict[str, Any]:
     properties = {
         "spec": structural_schema(JobSpec),
-        "status": structural_schema(JobStatus, defaults=False),
+        "status": structural_schema(JobStatus, status=True),
     }
     definition = _definition(
         names={
@@ -161,24 +161,26 @@ def _definition(
     }
 
 
-def structural_schema(model: type[BaseModel], *, defaults: bool = True) -> Schema:
+def structural_schema(model: type[BaseModel], *, status: bool = False) -> Schema:
     """Return a model's schema in the dialect of the API server.
 
     Defaults of a spec are stored when the object is created, so an upgrade of the operator does not
-    change existing jobs. A status has no defaults: the API server would add unobserved values.
+    change existing jobs. A status has no defaults: the API server would add unobserved values. It
+    has no rules either: only the operator writes it, and each write would evaluate them all.
     """
     schema = model.model_json_schema(by_alias=True, mode="validation")
     structural = _structural(schema, schema.get("$defs", {}))
-    return structural if defaults else _without_defaults(structural)
+    return _for_status(structural) if status else structural
 
 
-def _without_defaults(schema: Schema) -> Schema:
-    kept = {key: value for key, value in schema.items() if key != "default"}
+def _for_status(schema: Schema) -> Schema:
+    left_out = ("default", "x-kubernetes-validations")
+    kept = {key: value for key, value in schema.items() if key not in left_out}
     for key in ("items", "additionalProperties"):
         if key in kept:
-            kept[key] = _without_defaults(kept[key])
+            kept[key] = _for_status(kept[key])
     if "properties" in kept:
-        kept["properties"] = {n: _without_defaults(s) for n, s in kept["properties"].items()}
+        kept["properties"] = {n: _for_status(s) for n, s in kept["properties"].items()}
     return kept
 
 

@@ -213,7 +213,12 @@ def test_the_dialect() -> None:
 
 
 def test_a_status_states_nothing_that_nobody_observed() -> None:
-    assert '"default"' not in json.dumps(structural_schema(JobStatus, defaults=False))
+    assert '"default"' not in json.dumps(structural_schema(JobStatus, status=True))
+
+
+def test_no_rule_is_evaluated_for_the_status_alone() -> None:
+    assert "x-kubernetes-validations" in json.dumps(structural_schema(JobStatus))
+    assert "x-kubernetes-validations" not in json.dumps(structural_schema(JobStatus, status=True))
 
 
 def models(node: type[ApiModel]) -> list[type[ApiModel]]:
