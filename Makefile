@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity fuzz fuzz-objects bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity fuzz fuzz-objects many-jobs bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ fuzz: setup ## properties on fresh random examples; make test has the same ones 
 fuzz-objects: controlplane ## 10,000 random hostile objects and 241 jobs of 1 MB against an operator
 	@LLMTRAIN_FUZZ_OBJECTS=$(or $(OBJECTS),10000) LLMTRAIN_FUZZ_SEED=$(or $(SEED),0) LLMTRAIN_LARGE_JOBS=241 \
 		python -m pytest tests/security/test_fuzz_objects.py tests/security/test_large_jobs.py -s -q
+
+many-jobs: controlplane ## 5,000 jobs of one tenant (JOBS=5000), and whether those of others start as usual
+	@LLMTRAIN_MANY_JOBS=$(or $(JOBS),5000) python -m pytest tests/security/test_many_jobs.py -s -q
 
 bench: setup ## benchmarks, with their tables
 	@python -m pytest tests/perf -m perf -s

@@ -1,8 +1,12 @@
-"""Many jobs of one tenant: those of others start as usual, and the operator keeps its lease."""
+"""Many jobs of one tenant: those of others start as usual, and the operator keeps its lease.
+
+`make many-jobs` submits 5,000; the tests have a fixed sample.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,9 +17,11 @@ from tests.support.operator_harness.harness import JOBS, condition
 from tests.support.security.measure import Bystanders
 from tests.support.security.tenants import Tenant, Tenants
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
-COUNT, ACTIVE = 80, 20
+COUNT = int(os.environ.get("LLMTRAIN_MANY_JOBS", "80"))
+ACTIVE = COUNT // 4
+SECONDS = 120 + COUNT / 2
 TOO_MANY = "TooManyActiveJobs"
 
 
@@ -53,17 +59,21 @@ async def test_many_jobs_of_one_tenant(tenants: Tenants, bystanders: Bystanders)
     await bystanders.starts.check(tenants.bob, "many jobs arrive")
     await arrival
     expected = {"InsufficientNodes": ACTIVE, TOO_MANY: COUNT - ACTIVE}
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(SECONDS):
         while (found := await wait_reasons(mallory)) != expected:
             await asyncio.sleep(0.5)
     await bystanders.are_unharmed("many jobs wait")
     assert operator.leads(), found
+    print(
+        f"{COUNT} jobs: usual start {bystanders.starts.usual:.2f} s, during the attack"
+        f" {bystanders.starts.during}, memory {bystanders.peak_mib():.0f} MiB"
+    )
     jobs = await mallory.api.list(JOBS, mallory.namespace)
     late = next(job for job in jobs if condition(job, "Placed")["reason"] == TOO_MANY)
     assert f"its namespace has {ACTIVE} active jobs" in condition(late, "Placed")["message"]
     name = late["metadata"]["name"]
     shown = f'namespace="{mallory.namespace}",reason="{TOO_MANY}"}} 1.0'
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(SECONDS):
         while operator.metrics().count(shown) != COUNT - ACTIVE:
             await asyncio.sleep(0.5)
         while TOO_MANY not in await event_reasons(mallory, name):
