@@ -30,7 +30,8 @@ class PodScript:
 
     A `reason` that means "cannot start" (ImagePullBackOff, ...) keeps the pod waiting
     forever; another one (OOMKilled, ...) is the reason of its termination. `evicted` fails the
-    whole pod with that reason, as node pressure does.
+    whole pod with that reason, as node pressure does. `rejected` fails it with that reason before a
+    container starts, as a kubelet does that does not admit the pod.
     """
 
     runs_after: float = 0.0
@@ -40,6 +41,7 @@ class PodScript:
     termination_message: str = ""
     ready: bool = True
     evicted: bool = False
+    rejected: bool = False
     hang_on_delete: bool = False
     delete_after: float = 0.0
 
@@ -118,6 +120,9 @@ class ScriptedPod:
         if self._finished or phase in ("Succeeded", "Failed"):
             return
         self._start_time = self._start_time or now()
+        if self.script.rejected:
+            await self._reject()
+            return
         if self.script.reason in NEVER_STARTS:
             message = f'Back-off pulling image "{self._pod["spec"]["containers"][0]["image"]}"'
             await self._report("Pending", waiting(self.script.reason, message))
@@ -139,6 +144,11 @@ class ScriptedPod:
             self._started = now()
         self._finished = end
         await self._report_end(end)
+
+    async def _reject(self) -> None:
+        text = f"Pod was rejected: {self.script.termination_message}"
+        view = PodView("Failed", (), reason=self.script.reason, message=text)
+        await write_status(self._api, self._pod["metadata"], view.to_json())
 
     async def _next_end(self) -> _End:
         script = self.script
