@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_operator.errors import ConfigError
 
 
@@ -75,6 +76,9 @@ class Config:
     """Limit of writes to the API server per second, over all jobs."""
     max_active_jobs: int = 1000
     """Jobs of one namespace that may hold nodes or queue for them at once."""
+    max_excluded_nodes_percent: float = MAX_EXCLUDED_PERCENT
+    """Share of the nodes, in percent, that may be in quarantine at once, of all nodes and of those
+    with the same kinds of devices; at least one. Beyond it the oldest quarantines end early."""
     count_foreign_pods: bool = True
     """Count the resources of pods that are not of a job (needs a watch of all bound pods)."""
     pod_groups: bool = False
@@ -107,6 +111,8 @@ class Config:
             )
         if self.max_active_jobs < 1:
             raise ConfigError("--max-active-jobs: at least 1 is required")
+        if self.max_excluded_nodes_percent > 100:
+            raise ConfigError("--max-excluded-nodes-percent: at most 100 is possible")
 
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

@@ -21,6 +21,9 @@ def test_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.count_foreign_pods is False
     with pytest.raises(ConfigError, match="max-active-jobs"):
         parse(["--max-active-jobs=0"])
+    assert found.max_excluded_nodes_percent == 10.0
+    with pytest.raises(ConfigError, match="max-excluded-nodes-percent"):
+        parse(["--max-excluded-nodes-percent=101"])
     with pytest.raises(ConfigError, match="renew-deadline"):
         parse(["--renew-deadline=20"])
 

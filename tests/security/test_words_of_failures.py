@@ -10,7 +10,7 @@ import pytest
 
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.api.failure_info import TRAINER_REASONS
-from llmtrain_core.queueing.quarantine import Quarantine, quarantine
+from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.metrics.reasons import POD_REASONS
@@ -24,6 +24,7 @@ from tests.support.operator_harness.observed import (
     settle,
     status,
 )
+from tests.support.operator_harness.scheduling import quarantine_after
 
 pytestmark = pytest.mark.unit
 
@@ -61,7 +62,7 @@ def test_a_pod_cannot_blame_its_node(reason: str, code: int) -> None:
     assert entry["reason"] == "ExitCode"
     assert reason in entry["message"], "the words are shown"
     assert list(node_failures(jobs)) == []
-    assert quarantine(node_failures(jobs), NOW.timestamp()) == Quarantine()
+    assert quarantine_after(jobs, NOW.timestamp()) == Quarantine()
 
 
 def test_a_pod_that_says_its_node_is_lost_keeps_its_nodes() -> None:

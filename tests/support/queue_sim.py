@@ -16,7 +16,7 @@ from llmtrain_core.queueing import (
     Unschedulable,
     decide,
 )
-from llmtrain_core.queueing.quarantine import Quarantine
+from llmtrain_core.queueing.quarantine import Exclusion, NodeLists, Quarantine
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage
 from llmtrain_core.topology.levels import NODE, FabricLevel
 
@@ -112,12 +112,13 @@ def cluster_state(
     suspects: frozenset[str] = frozenset(),
     nominated: frozenset[str] = frozenset(),
 ) -> ClusterState:
+    out = {node: Exclusion(until) for node, until in (quarantined or {}).items()}
     return ClusterState(
         now,
         {None: seen},
         usage_by(running),
         tuple(running),
-        quarantine=Quarantine(dict(quarantined or {}), suspects),
+        quarantine=Quarantine(NodeLists(out, suspects)),
         nominated=nominated,
     )
 

@@ -186,7 +186,7 @@ class _Cycle:
         """Explain later why a job waits. The work of that counts now."""
         self._blocked.append(blocked)
         kind = self._views.feasibility_key(blocked.job)
-        if kind not in self._explained or self.cluster.quarantine.until:
+        if kind not in self._explained or self._views.quarantine(blocked.job).excluded:
             self._explained.add(kind)
             self._count_check(blocked.job)
 
@@ -230,15 +230,16 @@ class _Cycle:
             return Unschedulable(
                 Reason.WAITING_BEHIND, text, behind=blocked.behind, ahead=blocked.ahead
             )
-        until = self.cluster.quarantine.until
-        if until:
+        out = self._views.quarantine(job).excluded
+        if out:
             used = self.reservations.unreserved.used
             found = place(job.request, dataclasses.replace(self._views.fabric(job), used=used))
             if isinstance(found, Placement):
-                names = [n.name for n in (*found.nodes, *found.spares) if n.name in until]
+                names = [n.name for n in (*found.nodes, *found.spares) if n.name in out]
                 all_nodes = self._views.requests_on_all(job)
                 ahead = tuple(self._queue_with_quarantined.competing(all_nodes, blocked.position))
-                text = quarantine_message(until, names) + ahead_message(job.namespace, ahead)
+                text = quarantine_message(job.namespace, out, names)
+                text += ahead_message(job.namespace, ahead)
                 return Unschedulable(Reason.NODES_QUARANTINED, text, ahead=ahead)
         ahead = (*blocked.behind, *blocked.ahead)
         text = why.message + ahead_message(job.namespace, ahead)
@@ -343,15 +344,17 @@ class _Cycle:
     def _place(
         self, job: PendingJob, capacity: FreeCapacity, avoid_suspects: bool
     ) -> Placement | None:
-        """Place a job: first without suspects, avoided and spare nodes, then with them."""
-        last = frozenset[str]()
-        if avoid_suspects:
-            last = job.avoided_nodes | self.cluster.quarantine.suspects | self._spare_nodes
-        requests = [job.request]
-        if last:
+        """Place a job: as long as it fits without suspects, avoided and spare nodes.
+
+        The spare of another job is better than a suspect, and a suspect than a node that failed
+        for this job.
+        """
+        own, none = job.avoided_nodes, frozenset[str]()
+        suspects = own | self._views.quarantine(job).suspects
+        steps = (suspects | self._spare_nodes, suspects, own, none) if avoid_suspects else (none,)
+        for last in dict.fromkeys(steps):
             excluded = job.request.excluded | last
-            requests.insert(0, dataclasses.replace(job.request, excluded=excluded))
-        for request in requests:
+            request = dataclasses.replace(job.request, excluded=excluded) if last else job.request
             usable = self._views.request_class(request, self._views.usable(job))
             if not capacity.fits(usable, job.node_count):
                 continue
@@ -364,7 +367,7 @@ class _Cycle:
     def _available(self, job: PendingJob, capacity: FreeCapacity) -> Snapshot:
         """Return the fabric of a job with everything that it may not use now."""
         fabric = self._views.fabric(job)
-        withheld = capacity.excluded | self.cluster.quarantine.until.keys()
+        withheld = capacity.excluded | self._views.quarantine(job).excluded.keys()
         return dataclasses.replace(
             fabric, used=capacity.used, withheld=withheld, uplinks=self._uplink_usage(job)
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing.capacity import RequestClass, request_class, request_class_key
+from llmtrain_core.queueing.quarantine import NodeLists
 from llmtrain_core.queueing.types import ClusterState, PendingJob
 from llmtrain_core.topology.inventory import Snapshot
 
@@ -18,22 +19,27 @@ class FabricViews:
         """`count_work` gets the number of nodes that were looked at."""
         self._cluster = cluster
         self._count_work = count_work
-        self._usable: dict[int, Snapshot] = {}
+        self._usable: dict[tuple[int, int], Snapshot] = {}
         self._classes: dict[Hashable, RequestClass] = {}
 
     def fabric(self, job: PendingJob) -> Snapshot:
         """Return all nodes."""
         return self._cluster.fabrics[job.fabric]
 
+    def quarantine(self, job: PendingJob) -> NodeLists:
+        """Return the nodes that a job may not use after failures, and those that it uses last."""
+        return self._cluster.quarantine.of(job.namespace)
+
     def usable(self, job: PendingJob) -> Snapshot:
-        """Return the fabric of a job without the quarantined nodes."""
-        fabric, until = self.fabric(job), self._cluster.quarantine.until
-        if not until:
+        """Return the fabric of a job without the nodes that are quarantined for it."""
+        fabric, lists = self.fabric(job), self.quarantine(job)
+        if not lists.excluded:
             return fabric
-        found = self._usable.get(id(fabric))
+        key = id(fabric), id(lists)
+        found = self._usable.get(key)
         if found is None:
-            nodes = tuple(n for n in fabric.nodes if n.name not in until)
-            found = self._usable[id(fabric)] = dataclasses.replace(fabric, nodes=nodes)
+            nodes = tuple(n for n in fabric.nodes if n.name not in lists.excluded)
+            found = self._usable[key] = dataclasses.replace(fabric, nodes=nodes)
         return found
 
     def requests(self, job: PendingJob) -> RequestClass:
@@ -56,7 +62,7 @@ class FabricViews:
         """Return the key of the jobs that fit on the same nodes."""
         request = job.request
         return (
-            request_class_key(request, self.fabric(job)),
+            request_class_key(request, self.usable(job)),
             request.nodes,
             request.spares,
             request.layout,

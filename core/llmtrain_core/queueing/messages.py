@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
+from llmtrain_core.queueing.quarantine import Exclusion
+
 MAX_NAMED = 3
 
 
@@ -53,13 +55,30 @@ def displaced_message(namespace: str, key: str) -> str:
     return f"not all pods were bound to their nodes in time; {who} gets the nodes"
 
 
-def quarantine_message(until: Mapping[str, float], names: Collection[str]) -> str:
-    """Name quarantined nodes, and the ends of their quarantine."""
-    ranked = sorted(names, key=lambda name: (until[name], name))
-    shown = [f"{name} until {format_timestamp(until[name])}" for name in ranked[:MAX_NAMED]]
+def quarantine_message(
+    namespace: str, excluded: Mapping[str, Exclusion], names: Collection[str]
+) -> str:
+    """Name quarantined nodes, the ends of their quarantine, and whose failures are the cause."""
+    ranked = sorted(names, key=lambda name: (excluded[name].until, name))
+    shown = [f"{name} until {_exclusion(namespace, excluded[name])}" for name in ranked[:MAX_NAMED]]
     more = len(ranked) - len(shown)
     text = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
     return f"it fits only with nodes that are quarantined after failures: {text}"
+
+
+def _exclusion(namespace: str, found: Exclusion) -> str:
+    until = format_timestamp(found.until)
+    if not found.failures:
+        return until
+    reasons = ", ".join([*dict.fromkeys(f.reason for f in found.failures)][:MAX_NAMED])
+    own = [*dict.fromkeys(f.job for f in found.failures if f.namespace == namespace)]
+    parts = own[:MAX_NAMED] + ([f"{len(own) - MAX_NAMED} more"] if len(own) > MAX_NAMED else [])
+    others = {f.namespace for f in found.failures if f.namespace != namespace}
+    if others:
+        one = len({f.job for f in found.failures if f.namespace != namespace}) == 1
+        where = "another namespace" if len(others) == 1 else f"{len(others)} other namespaces"
+        parts.append(f"{'a job' if one else 'jobs'} of {where}")
+    return f"{until} ({reasons} of {', '.join(parts)})"
 
 
 def format_timestamp(seconds: float) -> str:

@@ -1,22 +1,30 @@
-"""Quarantine of nodes that caused failures, for all jobs.
+"""Quarantine of nodes that caused failures.
+
+Evidence of the node's own (it was lost, or its kubelet rejected a pod) counts for all jobs. What
+only jobs say counts for other jobs of their namespace, and for all jobs once jobs of different
+namespaces agree: one tenant takes no node from others. (The job itself avoids the node at once.)
 
 One failure is weak evidence: the node becomes a suspect, which placements use last. A second one
 within an hour quarantines it for ten minutes, each further one for twice as long, up to four hours.
-Of one job only the last failure counts, unless the evidence is the node's own: a job that never
-starts takes no node from others. Times count from the last failure. The only state are the failures
-in the status of the jobs.
+Of one job, and for other namespaces of one namespace, only the last failure counts. Times count
+from the last failure. Only a share of the nodes is in quarantine at once: the oldest quarantines
+end early. The only state are the failures in the status of the jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 FAILURE_WINDOW_SECONDS = 3600.0
 """Older failures do not count."""
 FIRST_SECONDS = 600.0
 MAX_SECONDS = 4 * 3600.0
 MIN_FAILURES = 2
+MAX_EXCLUDED_PERCENT = 10.0
+"""Default share of the nodes that may be in quarantine at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,43 +34,150 @@ class NodeFailure:
     node: str
     time: float
     """Seconds since the epoch."""
-    job: str = ""
-    """UID of the only job that says so; empty: the evidence is the node's own."""
+    namespace: str
+    job: str
+    """`namespace/name` of the job that failed."""
+    reason: str
+    own: bool = False
+    """Whether the evidence is the node's own. Otherwise only the job speaks against the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """The quarantine of one node."""
+
+    until: float
+    """Its end in seconds since the epoch."""
+    since: float = 0.0
+    """Time of the last failure."""
+    failures: tuple[NodeFailure, ...] = ()
+    """Why, newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLists:
+    """The nodes that jobs of a namespace may not use, and those that they use last."""
+
+    excluded: Mapping[str, Exclusion] = field(default_factory=dict)
+    suspects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """Quarantined nodes, and suspects that are used last."""
+    """The quarantined nodes and the suspects, for each namespace."""
 
-    until: dict[str, float] = field(default_factory=dict)
-    """End of the quarantine by node, in seconds since the epoch."""
-    suspects: frozenset[str] = frozenset()
-    changes_at: float | None = None
-    """When the next of these ends."""
+    for_all: NodeLists = field(default_factory=NodeLists)
+    """What holds for namespaces without a failure of their own."""
+    by_namespace: Mapping[str, NodeLists] = field(default_factory=dict)
+    """What holds for the others."""
+
+    def of(self, namespace: str) -> NodeLists:
+        """Return what holds for a namespace."""
+        return self.by_namespace.get(namespace, self.for_all)
 
 
-def quarantine(failures: Iterable[NodeFailure], now: float) -> Quarantine:
-    """Return the quarantine that follows from the failures."""
-    by_node: dict[str, list[float]] = {}
-    by_job: dict[tuple[str, str], float] = {}
-    for failure in failures:
-        if failure.job:
-            key = (failure.node, failure.job)
-            by_job[key] = max(by_job.get(key, failure.time), failure.time)
-        else:
-            by_node.setdefault(failure.node, []).append(failure.time)
-    for (name, _), time in by_job.items():
-        by_node.setdefault(name, []).append(time)
-    until: dict[str, float] = {}
-    suspects: dict[str, float] = {}
-    for node, times in by_node.items():
-        last = max(times)
-        count = sum(last - time <= FAILURE_WINDOW_SECONDS for time in times)
+def quarantine(
+    failures: Iterable[NodeFailure],
+    now: float,
+    nodes: Mapping[str, Hashable],
+    max_percent: float = MAX_EXCLUDED_PERCENT,
+) -> Quarantine:
+    """Return the quarantine that follows from the failures.
+
+    `nodes` are all nodes that exist, with their kind. For any job at most `max_percent` of all
+    nodes and of those of each kind are excluded, but at least one.
+    """
+    by_node: dict[str, list[NodeFailure]] = {}
+    speakers: dict[str, set[str]] = {}
+    """Nodes that jobs of a namespace speak against."""
+    for failure in sorted(failures, key=lambda f: (-f.time, f.job)):
+        if failure.node in nodes and failure.time > now - FAILURE_WINDOW_SECONDS - MAX_SECONDS:
+            by_node.setdefault(failure.node, []).append(failure)
+            if not failure.own:
+                speakers.setdefault(failure.namespace, set()).add(failure.node)
+    limit = _Limit(nodes, max_percent)
+    for_all = {node: _relevant(found, "") for node, found in by_node.items()}
+    return Quarantine(
+        _lists(for_all, now, limit),
+        {
+            namespace: _lists(
+                for_all | {node: _relevant(by_node[node], namespace) for node in names}, now, limit
+            )
+            for namespace, names in speakers.items()
+        },
+    )
+
+
+class _Limit:
+    """How many nodes may be excluded at once: of all, and of each kind."""
+
+    def __init__(self, nodes: Mapping[str, Hashable], percent: float):
+        self._kinds = nodes
+        self._most = {
+            kind: max(1, int(count * percent / 100))
+            for kind, count in Counter(nodes.values()).items()
+        }
+        self._most_of_all = max(1, int(len(nodes) * percent / 100))
+
+    def newest(self, exclusions: Mapping[str, Exclusion]) -> dict[str, Exclusion]:
+        """Return the exclusions that no later one has ended, because there were too many."""
+        held: dict[str, Exclusion] = {}
+        of_kind: dict[Hashable, dict[str, None]] = {kind: {} for kind in self._most}
+        ends: list[tuple[float, str]] = []
+
+        def end(name: str) -> None:
+            if held.pop(name, None) is not None:
+                del of_kind[self._kinds[name]][name]
+
+        for node, found in sorted(exclusions.items(), key=lambda item: (item[1].since, item[0])):
+            while ends and ends[0][0] <= found.since:
+                end(heappop(ends)[1])
+            kind = self._kinds[node]
+            held[node], of_kind[kind][node] = found, None
+            heappush(ends, (found.until, node))
+            if len(of_kind[kind]) > self._most[kind]:
+                end(next(iter(of_kind[kind])))
+            elif len(held) > self._most_of_all:
+                end(next(iter(held)))
+        return held
+
+
+def _lists(by_node: Mapping[str, Sequence[NodeFailure]], now: float, limit: _Limit) -> NodeLists:
+    """Return the lists that follow from the failures of each node, newest first."""
+    exclusions: dict[str, Exclusion] = {}
+    for node, found in by_node.items():
+        count = sum(found[0].time - failure.time <= FAILURE_WINDOW_SECONDS for failure in found)
         if count >= MIN_FAILURES:
             length = min(MAX_SECONDS, FIRST_SECONDS * 2.0 ** (count - MIN_FAILURES))
-            if last + length > now:
-                until[node] = last + length
-        if node not in until and last + FAILURE_WINDOW_SECONDS > now:
-            suspects[node] = last + FAILURE_WINDOW_SECONDS
-    ends = [*until.values(), *suspects.values()]
-    return Quarantine(until, frozenset(suspects), min(ends, default=None))
+            last = found[0].time
+            exclusions[node] = Exclusion(last + length, last, tuple(found[:count]))
+    held = limit.newest(exclusions)
+    excluded = {node: found for node, found in held.items() if found.until > now}
+    suspects = frozenset(
+        node
+        for node, found in by_node.items()
+        if found and node not in excluded and found[0].time + FAILURE_WINDOW_SECONDS > now
+    )
+    return NodeLists(excluded, suspects)
+
+
+def _relevant(failures: Iterable[NodeFailure], namespace: str) -> list[NodeFailure]:
+    """Return the failures of one node, newest first, that count for a namespace.
+
+    For the empty name: for a namespace whose jobs do not speak against the node.
+    """
+    found: list[NodeFailure] = []
+    said: dict[str, NodeFailure] = {}
+    for failure in failures:
+        if failure.own:
+            found.append(failure)
+        else:
+            speaker = failure.job if failure.namespace == namespace else failure.namespace
+            said.setdefault(speaker, failure)
+    if said:
+        last = max(failure.time for failure in said.values())
+        recent = [f for f in said.values() if last - f.time <= FAILURE_WINDOW_SECONDS]
+        if len({failure.namespace for failure in recent}) < MIN_FAILURES:
+            recent = [failure for failure in recent if failure.namespace == namespace]
+        found += recent
+    return sorted(found, key=lambda f: (-f.time, f.job))

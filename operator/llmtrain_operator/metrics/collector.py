@@ -70,7 +70,7 @@ class ClusterCollector(Collector):
         yield family
 
     def _node_families(self) -> Iterator[GaugeMetricFamily]:
-        quarantined = self._quarantine().until
+        quarantined = self._quarantine().for_all.excluded
         text = "Nodes that no job may use, after failures."
         yield _gauge("quarantined_nodes", text, len(quarantined))
         informers = self._informers

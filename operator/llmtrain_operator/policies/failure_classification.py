@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.api.failure_info import RESERVED_REASONS, FailureEvidence, FailureInfo
+from llmtrain_core.topology.resources import is_device
 from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.job_state.pods import current_pods
+from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.metrics.reasons import POD_REASONS
+from llmtrain_operator.scheduler.usage import node_resources
 
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?")
 _RESERVED = RESERVED_REASONS | POD_REASONS
@@ -32,6 +38,11 @@ _REJECTED_FOR_POD = frozenset(
 )
 """Reasons of the kubelet to reject a pod that depend on the pod: on other nodes, and for other
 jobs, the result may be another one."""
+_OUT_OF = "OutOf"
+"""Prefix of the kubelet's reasons to reject a pod for a resource."""
+_START_ERRORS = frozenset({"ContainerCannotRun", "StartError"})
+"""Reasons of a container that its runtime could not start, with this exit code."""
+_START_ERROR_CODE = 128
 IMAGE_REASONS = frozenset(
     {
         "ErrImagePull",
@@ -45,13 +56,53 @@ IMAGE_REASONS = frozenset(
 
 
 def first_cause(failed: Sequence[PodRecord]) -> PodRecord:
-    """Return the pod that failed first. Pods that only lost a peer come last."""
-    return min(failed, key=lambda pod: (is_consequence(pod), pod.finished or "~", pod.index))
+    """Return the pod that failed first.
+
+    A pod that never started comes before its peers. Pods that only lost a peer come last.
+    """
+
+    def order(pod: PodRecord) -> tuple[bool, bool, str, int]:
+        return is_consequence(pod), not pod.rejected, pod.finished or "~", pod.index
+
+    return min(failed, key=order)
 
 
 def is_consequence(pod: PodRecord) -> bool:
     """Return True if a pod failed only because another one did."""
     return pod.exit_code == env.EXIT_PEER_LOST and not pod.disruption
+
+
+def failure_of(draft: StatusDraft, failed: Sequence[PodRecord]) -> FailureInfo:
+    """Return the failure of a gang of which these pods have failed."""
+    pod = first_cause(failed)
+    found = classify(pod)
+    if found.evidence == FailureEvidence.NODE and not _node_alone_rejected(draft, pod):
+        return replace(found, evidence=FailureEvidence.START)
+    could_not_start = pod.reason in _START_ERRORS and pod.exit_code == _START_ERROR_CODE
+    if could_not_start and any(peer.phase == "Running" for peer in current_pods(draft)):
+        return replace(found, evidence=FailureEvidence.START, keeps_nodes=False)
+    return found
+
+
+def _node_alone_rejected(draft: StatusDraft, pod: PodRecord) -> bool:
+    """Return True if nothing but its node explains that the kubelet rejected a pod.
+
+    A tenant could pin a pod of its own, which looks like one of the gang, to a node where it cannot
+    start. And the node may be full, because other pods were faster.
+    """
+    nodes, name = draft.placed_nodes, JobIdentity.of(draft.observed.raw).pod(pod.attempt, pod.index)
+    if pod.name != name or nodes[pod.index : pod.index + 1] != [pod.node]:
+        return False
+    placement = draft.placement or {}
+    needs = node_resources(draft.view.spec, int(placement.get("gpusPerNode", 0)))
+    refused = pod.reason.removeprefix(_OUT_OF)
+    if any(
+        amount > needs.get(resource, 0)
+        for resource, amount in pod.resources
+        if resource == refused or is_device(resource)
+    ):
+        return False
+    return not draft.observed.obstacles(pod.node)
 
 
 def classify(pod: PodRecord) -> FailureInfo:

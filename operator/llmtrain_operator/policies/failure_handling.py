@@ -23,7 +23,7 @@ from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.blocked_nodes import blocked_text
 from llmtrain_operator.policies.failure_classification import (
     classify,
-    first_cause,
+    failure_of,
     is_consequence,
     pod_deleted_failure,
 )
@@ -68,7 +68,7 @@ def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
         if left > 0:
             draft.reconcile_after(left)
             return left
-    return classify(first_cause(failed))
+    return failure_of(draft, failed)
 
 
 def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from llmtrain_core.api.base import duration_seconds
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
-from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_core.api.failure_info import FailureEvidence, FailureInfo
 from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import PodRecord
@@ -25,6 +25,11 @@ from llmtrain_operator.scheduler.decisions import CREATE_ERROR_REASONS
 
 CREATE_ERROR_SECONDS = 120.0
 """A gang whose objects are refused for this long releases its nodes."""
+MIN_START_SECONDS = 120.0
+"""A pod that was bound for a shorter time says nothing about its node: a healthy one may take as
+long to attach volumes, whatever `startupTimeout` is."""
+_RUNTIME_REASONS = frozenset({"CreateContainerError", "RunContainerError"})
+"""Why a container waits whose runtime cannot start it."""
 _NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -160,21 +165,43 @@ def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> No
         " the timeout expired" + (f"; {why}" if why else "")
     )
     if reason == Reason.PODS_STARTING:
-        handle_failure(draft, _late_start(pods, draft.job.nodes, text))
+        handle_failure(draft, _late_start(draft, pods, text))
     else:
         handle_failure(draft, FailureInfo(reason, text, keeps_nodes=False))
 
 
-def _late_start(pods: Sequence[PodRecord], expected: int, message: str) -> FailureInfo:
+def _late_start(draft: StatusDraft, pods: Sequence[PodRecord], message: str) -> FailureInfo:
     """Return the failure of a gang that did not start. It names a node only on evidence.
 
     A pod that is not bound, or whose ConfigMap or Secret is missing, says nothing about its node.
     If all pods are late, they have a cause in common, such as a volume that cannot be mounted.
     """
-    late = [pod for pod in pods if not pod.started]
+    expected, late = draft.job.nodes, [pod for pod in pods if not pod.started]
     for pod in late:
         if pod.reason == Reason.CONTAINER_CONFIG_ERROR:
             return FailureInfo(Reason.CONTAINER_CONFIG_ERROR, message)
     in_common = len(late) == expected > 1
-    node = "" if in_common else next((pod.node for pod in late if pod.bound), "")
-    return FailureInfo(Reason.STARTUP_TIMEOUT, message, node=node, keeps_nodes=False)
+    bound = [pod for pod in late if pod.bound]
+    suspect = next((pod for pod in bound if _speaks_against_node(draft, pod, late)), None)
+    first = suspect or (None if in_common else next(iter(bound), None))
+    return FailureInfo(
+        Reason.STARTUP_TIMEOUT,
+        message,
+        node=first.node if first else "",
+        keeps_nodes=False,
+        evidence=FailureEvidence.START if suspect else FailureEvidence.JOB,
+    )
+
+
+def _speaks_against_node(draft: StatusDraft, pod: PodRecord, late: Sequence[PodRecord]) -> bool:
+    """Return True if a late pod had its time, and its node is the likely cause.
+
+    Either its kubelet has said nothing at all, or most of the gang has started, and this pod waits
+    for its container or for what comes before the image. A pull of the image takes what it takes.
+    """
+    if draft.observed.now.timestamp() - pod.bound_at < MIN_START_SECONDS:
+        return False
+    if pod.phase == "Pending" and not pod.reason:
+        return True
+    alone = 2 * len(late) <= draft.job.nodes
+    return alone and (pod.setting_up or pod.reason in _RUNTIME_REASONS)

@@ -141,7 +141,7 @@ def find_better_placement(
     view = replace(
         UplinkUsageCache().add_to(fabric, rest),
         used=replace(cluster, usage=others).used,
-        withheld=frozenset(cluster.quarantine.until) | spares,
+        withheld=frozenset(cluster.quarantine.of(pending.namespace).excluded) | spares,
     )
     found = find_relocation(pending.request, job.nodes, view)
     if found is None:

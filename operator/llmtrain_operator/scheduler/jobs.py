@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
+from llmtrain_core.api.failure_info import FailureEvidence
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Allocation, PendingJob, RunningJob, Unschedulable
 from llmtrain_core.queueing.quarantine import NodeFailure
 from llmtrain_core.validation.check import Job, Problem
-from llmtrain_operator.cache.job import JobView, parse_time
+from llmtrain_operator.cache.job import JobView, Raw, parse_time
 from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRecord
 from llmtrain_operator.manifests.gang_scheduling import KUEUE_QUEUE_NAME
 from llmtrain_operator.planning import durations
@@ -18,10 +19,14 @@ from llmtrain_operator.planning.confirmed_progress import confirmed
 from llmtrain_operator.scheduler.fabric_snapshots import fabric_problem
 from llmtrain_operator.scheduler.usage import node_resources
 
-_NODE_FAILURES = frozenset({Reason.STARTUP_TIMEOUT, Reason.NODE_LOST})
-"""Failures that speak against the node, for all jobs."""
-_AVOIDED_AFTER = _NODE_FAILURES | {Reason.UNSCHEDULABLE}
-"""Failures after which the same job tries other nodes first."""
+_AVOIDED_AFTER = frozenset({Reason.STARTUP_TIMEOUT, Reason.UNSCHEDULABLE})
+"""Failures after which the same job tries other nodes first, whatever they are evidence of."""
+_OLDER_EVIDENCE = {
+    Reason.NODE_LOST.value: FailureEvidence.NODE,
+    Reason.STARTUP_TIMEOUT.value: FailureEvidence.START,
+}
+"""Evidence of failures that an older release recorded, by reason."""
+_AGAINST_NODE = frozenset({FailureEvidence.NODE, FailureEvidence.START})
 
 _SYSTEM_PREFIX = "system-"
 """The API server reserves it for the PriorityClasses above all others."""
@@ -105,7 +110,8 @@ def _next_attempt(
         avoided_nodes=frozenset(
             failure["node"]
             for failure in view.failures
-            if failure["reason"] in _AVOIDED_AFTER and failure.get("node")
+            if failure.get("node")
+            and (failure["reason"] in _AVOIDED_AFTER or _evidence(failure) in _AGAINST_NODE)
         ),
     )
 
@@ -210,10 +216,20 @@ def node_failures(records: Iterable[JobRecord]) -> Iterator[NodeFailure]:
     """Yield the failures of all jobs that speak against a node."""
     for record in records:
         for failure in record.view.failures:
-            if failure["reason"] in _NODE_FAILURES and failure.get("node"):
-                own = failure["reason"] == Reason.NODE_LOST
-                time = parse_time(failure["time"]).timestamp()
-                yield NodeFailure(failure["node"], time, "" if own else record.uid)
+            evidence = _evidence(failure)
+            if evidence in _AGAINST_NODE and failure.get("node"):
+                yield NodeFailure(
+                    failure["node"],
+                    parse_time(failure["time"]).timestamp(),
+                    record.namespace,
+                    f"{record.namespace}/{record.name}",
+                    failure["reason"],
+                    own=evidence == FailureEvidence.NODE,
+                )
+
+
+def _evidence(failure: Raw) -> str:
+    return failure.get("evidence") or _OLDER_EVIDENCE.get(failure["reason"], FailureEvidence.JOB)
 
 
 def placed_priority(view: JobView, priorities: Priorities) -> int:

@@ -22,6 +22,7 @@ from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_core.queueing.quarantine import Quarantine, quarantine
 from llmtrain_core.queueing.quota import PodCharge, charge_of
 from llmtrain_core.topology.inventory import Node
+from llmtrain_core.topology.resources import is_device
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.informers import Informers
@@ -62,6 +63,7 @@ class ClusterReader:
         self._too_small = too_small
         self._max_active_jobs = config.max_active_jobs
         self._start_reservation = config.start_reservation
+        self._max_excluded_nodes_percent = config.max_excluded_nodes_percent
         self._system_classes = config.system_priority_classes
         self._uplinks = UplinkUsageCache()
 
@@ -182,7 +184,11 @@ class ClusterReader:
 
     def quarantine(self) -> Quarantine:
         """Return the nodes that are quarantined now."""
-        return quarantine(node_failures(self._informers.managed_jobs()), time.time())
+        failures = [*node_failures(self._informers.managed_jobs())]
+        if not failures:
+            return Quarantine()
+        nodes = {node.name: _devices(node) for node in self._informers.all_nodes()}
+        return quarantine(failures, time.time(), nodes, self._max_excluded_nodes_percent)
 
     def _allocations(self, now: float, held: HeldNodes) -> Iterator[Allocation]:
         priorities = self._priorities()
@@ -211,6 +217,13 @@ class ClusterReader:
 
     def _fabrics(self) -> dict[str, FabricRecord]:
         return {item.name: item for item in self._informers.fabrics.values()}
+
+
+def _devices(node: Node) -> frozenset[str]:
+    """Return the names of the devices of a node. Few jobs can use nodes of several kinds."""
+    return frozenset(
+        name for name, amount in node.allocatable.items() if amount and is_device(name)
+    )
 
 
 def _is_rejected(view: JobView) -> bool:

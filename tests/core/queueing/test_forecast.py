@@ -86,12 +86,16 @@ HOUR = 3600.0
 )
 def test_quarantine(ago: list[float], out: float | None, suspect: bool) -> None:
     now = 1e6
-    found = quarantine([NodeFailure("n", now - seconds) for seconds in ago], now)
-    assert found.until == ({} if out is None else {"n": now + out})
+    failures = [
+        NodeFailure("n", now - seconds, "ns", "ns/job", "NodeLost", own=True) for seconds in ago
+    ]
+    found = quarantine(failures, now, {"n": ""}).of("any")
+    assert {node: item.until for node, item in found.excluded.items()} == (
+        {} if out is None else {"n": now + out}
+    )
     assert found.suspects == (frozenset({"n"}) if suspect else frozenset())
     if out is not None:
-        assert found.changes_at == now + out
-        assert quarantine([NodeFailure("n", now - s) for s in ago], now + out).until == {}
+        assert quarantine(failures, now + out, {"n": ""}).of("any").excluded == {}
 
 
 def test_nodes_that_are_out_are_out_and_suspects_come_last() -> None:

@@ -240,6 +240,28 @@ async def test_startup_timeout_releases_the_nodes(
     assert (failure["reason"], failure["node"]) == ("StartupTimeout", nodes[1])
 
 
+async def test_a_node_that_rejects_pods_is_left_by_this_job_and_the_next(
+    operator: OperatorProcess, harness: OperatorHarness
+) -> None:
+    bad, good, other = await harness.add_nodes({}, {}, {})
+    harness.nodes.default = PodScript(exit_after=None)
+    why = "Allocate failed due to no healthy devices present"
+    harness.nodes.script(
+        lambda pod: pod["spec"].get("nodeName") == bad,
+        PodScript(rejected=True, reason="UnexpectedAdmissionError", termination_message=why),
+    )
+    one = {"workers": {"nodes": 1}}
+    await harness.submit("first", failurePolicy={"maxRestarts": 2}, **one)
+    running = await harness.runs("first", attempt=1)
+    (failure,) = status_of(running)["failures"]
+    assert (failure["node"], failure["evidence"]) == (bad, "Node")
+    assert failure["reason"] == "UnexpectedAdmissionError" and why in failure["message"]
+    assert [b["nodes"] for b in status_of(running)["placement"]["blocks"]] == [[good]]
+    await harness.submit("next", **one)
+    running = await harness.runs("next", attempt=0)
+    assert [b["nodes"] for b in status_of(running)["placement"]["blocks"]] == [[other]]
+
+
 async def test_a_missing_claim_blames_no_node(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:

@@ -108,6 +108,8 @@ async def quarantined(harness: CaseBench) -> None:
     await harness.wait_reason("unlucky", "NodesQuarantined", f"{node} until ")
     await harness.small("job")
     await harness.wait_reason("job", "NodesQuarantined", f"{node} until ")
+    cause = f"(NodeLost of {harness.namespace}/unlucky)"
+    await harness.wait_reason("job", "NodesQuarantined", cause)
     await harness.delete("unlucky")
     await harness.starts("job")
 

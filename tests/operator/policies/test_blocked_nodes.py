@@ -10,13 +10,12 @@ import pytest
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.placement import Request, start_obstacles
-from llmtrain_core.queueing.quarantine import quarantine
+from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.topology.inventory import Node, Taint
 from llmtrain_core.validation.check import check
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import Actions
-from llmtrain_operator.scheduler.jobs import node_failures
 from tests.support.operator_harness.harness import job_object
 from tests.support.operator_harness.observed import (
     NOW,
@@ -30,7 +29,7 @@ from tests.support.operator_harness.observed import (
     status,
     text,
 )
-from tests.support.operator_harness.scheduling import as_pending, record
+from tests.support.operator_harness.scheduling import as_pending, quarantine_after, record
 
 pytestmark = pytest.mark.unit
 
@@ -82,7 +81,8 @@ def assert_left(actions: Actions, why: str, restarts: int = 0) -> None:
     assert actions.status.get("restarts", 0) == restarts
     assert actions.status["attempt"] == 1
     assert why in text(actions, ConditionType.PLACED)
-    assert not quarantine(node_failures([record("a", dict(actions.status))]), NOW.timestamp()).until
+    found = quarantine_after([record("a", dict(actions.status))], NOW.timestamp())
+    assert found == Quarantine(), "no node is blamed"
 
 
 UNFIT = {

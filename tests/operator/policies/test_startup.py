@@ -10,10 +10,9 @@ import pytest
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.queueing import Assignment, PendingJob
-from llmtrain_core.queueing.quarantine import quarantine
+from llmtrain_core.queueing.quarantine import NodeLists
 from llmtrain_operator.cache.records import JobRecord, PodRecord
 from llmtrain_operator.job_state.observation import CreateError
-from llmtrain_operator.scheduler.jobs import node_failures
 from tests.support.operator_harness.observed import (
     NOW,
     PLACEMENT,
@@ -30,6 +29,7 @@ from tests.support.operator_harness.scheduling import (
     cluster,
     decide,
     nodes,
+    quarantine_after,
     record,
     refusal,
     waiting_job,
@@ -37,9 +37,11 @@ from tests.support.operator_harness.scheduling import (
 
 pytestmark = pytest.mark.unit
 LATE = ago(601)
+JUST_NOW = NOW.timestamp() - 60
 
 
-CREATING = pod(1, "Pending", reason="ContainerCreating")
+CREATING = pod(1, "Pending", reason="ContainerCreating", setting_up=True)
+PULLING = replace(CREATING, setting_up=False)
 UNSEEN = pod(1, "Pending", bound=False)
 NO_CONFIG = pod(1, "Pending", reason="CreateContainerConfigError", message='secret "s" not found')
 
@@ -49,11 +51,23 @@ NO_CONFIG = pod(1, "Pending", reason="CreateContainerConfigError", message='secr
     [
         ((pod(0), CREATING), "StartupTimeout", "n1", {"n1"}, {"n1"}),
         ((pod(0), pod(1, "Pending")), "StartupTimeout", "n1", {"n1"}, {"n1"}),
+        ((pod(0, "Pending"), pod(1, "Pending")), "StartupTimeout", "n0", {"n0"}, {"n0"}),
+        ((pod(0), PULLING), "StartupTimeout", "n1", {"n1"}, set()),
+        ((pod(0), replace(CREATING, bound_at=JUST_NOW)), "StartupTimeout", "n1", {"n1"}, set()),
         ((pod(0), UNSEEN), "StartupTimeout", None, set(), set()),
         ((pod(0), NO_CONFIG), "CreateContainerConfigError", None, set(), set()),
         ((replace(CREATING, index=0, node="n0"), CREATING), "StartupTimeout", None, set(), set()),
     ],
-    ids=["creating", "no status", "not scheduled", "no secret", "all late"],
+    ids=[
+        "creating",
+        "no status",
+        "no status of all",
+        "image pull",
+        "bound late",
+        "not scheduled",
+        "no secret",
+        "all late",
+    ],
 )
 def test_a_late_start_blames_a_node_only_on_evidence(
     pods: tuple[PodRecord, ...], why: str, node: str | None, avoided: set[str], suspects: set[str]
@@ -66,7 +80,9 @@ def test_a_late_start_blames_a_node_only_on_evidence(
     found = record("a", dict(actions.status))
     candidate = as_pending(without_placement(found))
     assert isinstance(candidate, PendingJob) and candidate.avoided_nodes == avoided
-    assert quarantine(node_failures([found]), NOW.timestamp()).suspects == suspects
+    lists = quarantine_after([found], NOW.timestamp())
+    assert lists.of("ns").suspects == suspects and not lists.of("ns").excluded
+    assert lists.of("other") == NodeLists(), "one namespace alone blames no node for others"
 
 
 def without_placement(found: JobRecord) -> JobRecord:
@@ -79,22 +95,6 @@ def test_a_missing_secret_keeps_the_nodes() -> None:
     actions, _ = settle(make_observed(status(attemptStartTime=LATE), pods=(pod(0), NO_CONFIG)))
     assert actions.status["placement"]["blocks"] == PLACEMENT["blocks"]
     assert (actions.status["attempt"], actions.status["restarts"]) == (1, 1)
-
-
-def test_one_job_that_never_starts_takes_no_node_from_others() -> None:
-    late = {"reason": "StartupTimeout", "message": "", "node": "n1", "attempt": 0}
-    lost = {**late, "reason": "NodeLost"}
-
-    def out(*failures: tuple[str, dict[str, Any]]) -> set[str]:
-        records = [
-            record(name, {"failures": [{**failure, "time": ago(at)} for at in (9, 5)]})
-            for name, failure in failures
-        ]
-        return {*quarantine(node_failures(records), NOW.timestamp()).until}
-
-    assert out(("a", late)) == set()
-    assert out(("a", late), ("b", late)) == {"n1"}
-    assert out(("a", lost)) == {"n1"}
 
 
 @pytest.mark.parametrize(("seconds", "waits"), [(119, True), (120, False)])

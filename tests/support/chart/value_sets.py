@@ -62,6 +62,7 @@ CONFIG: Values = {
     "startReservation": 300,
     "writesPerSecond": 2000000,
     "maxActiveJobs": 250,
+    "maxExcludedNodesPercent": 2.5,
     "countForeignPods": False,
     "systemPriorityClasses": True,
     "logLevel": "DEBUG",

@@ -15,6 +15,7 @@ from llmtrain_core.queueing import (
     RunningJob,
     Unschedulable,
 )
+from llmtrain_core.queueing.quarantine import Quarantine, quarantine
 from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_core.topology.resources import is_device
 from llmtrain_core.validation.check import Job, check
@@ -29,7 +30,7 @@ from llmtrain_operator.scheduler.cycle import decide as decided
 from llmtrain_operator.scheduler.decisions import JobDecision
 from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
 from llmtrain_operator.scheduler.held_nodes import held_by_jobs
-from llmtrain_operator.scheduler.jobs import pending_job
+from llmtrain_operator.scheduler.jobs import node_failures, pending_job
 from llmtrain_operator.scheduler.usage import usage
 from tests.support.operator_harness.harness import job_object
 
@@ -102,12 +103,19 @@ def fabric(spec: Mapping[str, Any], name: str = "default") -> dict[str, FabricRe
     return {name: fabric_record({"metadata": {"name": name}, "spec": spec})}
 
 
-def record(name: str, status: dict[str, Any] | None = None, **spec: Any) -> JobRecord:
-    raw = job_object(name, "ns", **spec)
+def record(
+    name: str, status: dict[str, Any] | None = None, namespace: str = "ns", **spec: Any
+) -> JobRecord:
+    raw = job_object(name, namespace, **spec)
     raw["metadata"] |= {"uid": name, "creationTimestamp": "2026-01-01T00:00:00Z"}
     if status is not None:
         raw["status"] = status
-    return JobRecord(name, "ns", name, 1, raw)
+    return JobRecord(name, namespace, name, 1, raw)
+
+
+def quarantine_after(jobs: Iterable[JobRecord], now: float, count: int = 8) -> Quarantine:
+    """The quarantine after the failures of jobs, in a cluster of the nodes n0, n1, ..."""
+    return quarantine(node_failures(jobs), now, {f"n{index}": "" for index in range(count)})
 
 
 def as_pending(
