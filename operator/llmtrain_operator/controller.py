@@ -18,7 +18,12 @@ from llmtrain_operator.cache.records import ForeignPod, JobRecord, NodeRecord, P
 from llmtrain_operator.config import Config
 from llmtrain_operator.kube.api import Object
 from llmtrain_operator.kube.client import KubeClient
-from llmtrain_operator.kube.namespace_limits import FairTurns, WriteLimiter
+from llmtrain_operator.kube.namespace_limits import (
+    STARTING_JOBS,
+    FairTurns,
+    StartTurns,
+    WriteLimiter,
+)
 from llmtrain_operator.kube.paging import list_pages
 from llmtrain_operator.kube.resources import RESOURCE_QUOTAS
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
@@ -160,6 +165,7 @@ class Controller:
             poller=self._poller,
             writer=self._writer,
             turns=FairTurns(CONCURRENT_DECISIONS),
+            start_turns=StartTurns(STARTING_JOBS, self.wake),
             metrics=self.metrics,
             node_lost_seconds=config.node_lost_seconds,
             start_reservation=config.start_reservation,

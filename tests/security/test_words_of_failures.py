@@ -14,7 +14,7 @@ from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.metrics.reasons import POD_REASONS
-from llmtrain_operator.reconcile.events import changed_conditions, make_event
+from llmtrain_operator.reconcile.events import status_events
 from llmtrain_operator.scheduler.jobs import node_failures
 from tests.support.operator_harness.observed import (
     NOW,
@@ -125,8 +125,8 @@ def test_control_characters_reach_neither_status_nor_events(case: str) -> None:
     observed = make_observed(before, pods=(first, pod(1)))
     actions, _ = settle(observed)
     identity = JobIdentity.of(observed.raw)
-    changed = changed_conditions(observed.view, observed.view.with_status(actions.status))
-    events = [make_event(identity, condition, 0, "2026-01-01T00:00:00Z") for condition in changed]
+    after = observed.view.with_status(actions.status)
+    events = status_events(identity, observed.view, after, "2026-01-01T00:00:00Z")
     assert events
     found = [*texts(actions.status), *texts(events)]
     assert [text for text in found if not text.isprintable()] == []

@@ -51,6 +51,8 @@ class Observed:
     """Error of the last attempt to create child objects; None after a success."""
     report: Mapping[str, Any] | None = None
     """Newest response of /status of rank 0's pod; each response is observed once."""
+    seconds_known: float = 1e9
+    """Seconds since this process saw the job for the first time."""
     seconds_since_write: float = 1e9
     """Seconds since the last write of the status."""
     node_lost_seconds: float = NODE_LOST_SECONDS

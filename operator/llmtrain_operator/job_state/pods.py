@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
@@ -10,6 +11,14 @@ def current_pods(draft: StatusDraft) -> list[PodRecord]:
     """Return the pods of the current attempt, in order of rank block."""
     pods = [pod for pod in draft.observed.pods if pod.attempt == draft.attempt]
     return sorted(pods, key=lambda pod: pod.index)
+
+
+def set_pods_not_ready(
+    draft: StatusDraft, ready: int, reason: str = Reason.PODS_STARTING, why: str = ""
+) -> None:
+    """Set the condition PodsReady of a gang of which some pods are not ready."""
+    text = f"{ready} of {draft.job.nodes} pods are ready" + (f"; {why}" if why else "")
+    draft.set_condition(ConditionType.PODS_READY, False, reason, text)
 
 
 def possibly_running_pods(draft: StatusDraft, pods: list[PodRecord]) -> list[PodRecord]:

@@ -1,6 +1,7 @@
 """Limits that keep the jobs of one namespace from delaying those of others.
 
 - `FairTurns` shares the event loop: namespaces compute in rotation.
+- `StartTurns` bounds the jobs that start at the same time: namespaces start jobs in rotation.
 - `NamespaceGate` bounds what is under way at the same time for one namespace.
 - `WriteLimiter` bounds the writes to the API server by both a rate and a gate.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -22,6 +23,10 @@ JOB_WRITES = 4
 A job of a megabyte is slow to write. If hundreds of them were written at once, the API server would
 answer no other request, and the writes themselves would time out and be repeated.
 """
+STARTING_JOBS = 8
+"""Jobs between their placement and the creation of their last pod."""
+START_TURN_SECONDS = 2.0
+"""A job whose objects are refused or slow keeps others from starting for this long at most."""
 
 
 class Rotation(Generic[T]):
@@ -88,6 +93,56 @@ class FairTurns:
             self._free -= 1
             turn.set_result(None)
         self._schedule()
+
+
+class StartTurns:
+    """At most `limit` jobs between their placement and their last pod, namespaces in rotation.
+
+    Otherwise all jobs of a burst advance together, and the first pod exists when nearly all do. A
+    turn ends after `seconds`; the job may ask for another one.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        wake: Callable[[str], None],
+        seconds: float = START_TURN_SECONDS,
+    ):
+        """`wake` is called with the UID of a job that waited and gets its turn."""
+        self._limit = limit
+        self._wake = wake
+        self._seconds = seconds
+        self._held: dict[str, asyncio.TimerHandle] = {}
+        self._waiting: Rotation[str] = Rotation()
+        self._asked: set[str] = set()
+
+    def take(self, uid: str, namespace: str) -> bool:
+        """Return whether the job has a turn. If it has none, it is woken when it gets one."""
+        if uid not in self._held and uid not in self._asked:
+            if len(self._held) < self._limit:
+                self._hold(uid)
+            else:
+                self._asked.add(uid)
+                self._waiting.push(namespace, uid)
+        return uid in self._held
+
+    def end(self, uid: str) -> None:
+        """End the turn of a job, or withdraw its request."""
+        self._asked.discard(uid)
+        timer = self._held.pop(uid, None)
+        if timer is None:
+            return
+        timer.cancel()
+        while self._waiting and len(self._held) < self._limit:
+            following = self._waiting.pop()
+            if following in self._asked:  # else it has withdrawn its request
+                self._asked.remove(following)
+                self._hold(following)
+                self._wake(following)
+
+    def _hold(self, uid: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._held[uid] = loop.call_later(self._seconds, self.end, uid)
 
 
 class NamespaceGate:

@@ -10,7 +10,7 @@ from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_operator.cache.job import format_time, parse_time
 from llmtrain_operator.cache.placement_status import placement_status, summary
-from llmtrain_operator.job_state.pods import delete_stale_pods
+from llmtrain_operator.job_state.pods import delete_stale_pods, set_pods_not_ready
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.planning.durations import deadline
 from llmtrain_operator.policies.eta import clear_estimates, set_estimated_start, set_eta
@@ -28,6 +28,7 @@ def place(draft: StatusDraft) -> bool:
     decision = draft.observed.decision
     if isinstance(decision, Assignment) and decision.attempt == draft.attempt:
         accept_assignment(draft, decision)
+        set_pods_not_ready(draft, 0)  # in the same write
     elif isinstance(decision, Unschedulable):
         draft.set_condition(ConditionType.PLACED, False, decision.reason, decision.message)
         set_estimated_start(draft, decision.starts_at)

@@ -12,7 +12,11 @@ from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import CreateError
-from llmtrain_operator.job_state.pods import current_pods, delete_stale_pods
+from llmtrain_operator.job_state.pods import (
+    current_pods,
+    delete_stale_pods,
+    set_pods_not_ready,
+)
 from llmtrain_operator.job_state.release import unplace_unstarted
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
@@ -83,8 +87,7 @@ def _record_readiness(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
         draft.set_condition(ConditionType.PODS_READY, True, Reason.ALL_PODS_READY, text)
         return
     reason, why = _not_ready_reason(draft, pods)
-    text = f"{ready} of {expected} pods are ready" + (f"; {why}" if why else "")
-    draft.set_condition(ConditionType.PODS_READY, False, reason, text)
+    set_pods_not_ready(draft, ready, reason, why)
 
 
 def _not_ready_reason(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import Actions, StatusDraft
@@ -54,6 +54,8 @@ CHECKLIST: tuple[Policy, ...] = (
 
 COSMETIC_SECONDS = 2.0
 """Minimum interval between writes that change only figures and texts."""
+FIRST_DECISION_SECONDS = 1.0
+"""The first write of a job waits this long for the scheduler, whose decision it then contains."""
 
 
 def decide(observed: Observed) -> Actions:
@@ -64,6 +66,7 @@ def decide(observed: Observed) -> Actions:
             break
     if not observed.view.is_deleting:
         _set_summary_fields(draft)
+        _await_first_decision(draft)
         _defer_cosmetic_write(draft)
     return draft.actions()
 
@@ -116,6 +119,15 @@ def _phase(draft: StatusDraft) -> tuple[str, ConditionType]:
     if draft.is_true(ConditionType.RESTARTING):
         return "Restarting", ConditionType.RESTARTING
     return "Starting", ConditionType.PODS_READY
+
+
+def _await_first_decision(draft: StatusDraft) -> None:
+    """Postpone the first write of a job about which the scheduler has not decided yet."""
+    placed = draft.view.condition(ConditionType.PLACED)
+    left = FIRST_DECISION_SECONDS - draft.observed.seconds_known
+    if not draft.stored_status and placed and placed["reason"] == Reason.QUEUED and left > 0:
+        draft.status = {}
+        draft.reconcile_after(left)
 
 
 def _defer_cosmetic_write(draft: StatusDraft) -> None:

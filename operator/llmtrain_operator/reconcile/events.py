@@ -25,6 +25,13 @@ _NO_EVENT_WHEN_FALSE = frozenset(
         ConditionType.SUCCEEDED,
     }
 )
+_START = (
+    ConditionType.ACCEPTED,
+    ConditionType.PLACED,
+    ConditionType.PODS_READY,
+    ConditionType.RUNNING,
+)
+"""Conditions that become true one after the other."""
 
 
 def changed_conditions(before: JobView, after: JobView) -> Iterator[Mapping[str, Any]]:
@@ -55,11 +62,29 @@ def status_events(
     identity: JobIdentity, before: JobView, after: JobView, now: str
 ) -> list[dict[str, Any]]:
     """Return the Events of a written status."""
-    found = [*changed_conditions(before, after)]
+    found = conditions_to_report(before, after)
     in_place = restart_in_place(before, after)
     if in_place is not None:
         found.append(in_place)
     return [make_event(identity, condition, after.attempt, now) for condition in found]
+
+
+def conditions_to_report(before: JobView, after: JobView) -> list[Mapping[str, Any]]:
+    """Return the changed conditions that get an Event.
+
+    Of the steps to a running gang, only the last one that one write reaches gets an Event.
+    """
+    changed = list(changed_conditions(before, after))
+    normal = [c for c in changed if c["type"] in _START and not _is_warning(c)]
+    reached = [c for c in normal if c["status"] == "True"] or normal
+    latest = max(reached, key=lambda c: _START.index(c["type"]), default=None)
+    return [c for c in changed if c not in normal or c is latest]
+
+
+def _is_warning(condition: Mapping[str, Any]) -> bool:
+    if condition["type"] in _WARNING_CONDITIONS:
+        return True
+    return condition["status"] == "False" and condition["reason"] not in _NORMAL_REASONS
 
 
 def make_event(
@@ -76,9 +101,6 @@ def make_event(
         )
     )
     digest = hashlib.sha256(f"{identity.uid}/{key}".encode()).hexdigest()[:16]
-    warning = condition["type"] in _WARNING_CONDITIONS or (
-        condition["status"] == "False" and condition["reason"] not in _NORMAL_REASONS
-    )
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -90,7 +112,7 @@ def make_event(
             "name": identity.name,
             "uid": identity.uid,
         },
-        "type": "Warning" if warning else "Normal",
+        "type": "Warning" if _is_warning(condition) else "Normal",
         "reason": condition["reason"],
         "message": clean_text(condition["message"]),
         "source": {"component": "llmtrain-operator"},

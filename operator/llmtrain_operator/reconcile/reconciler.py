@@ -25,7 +25,7 @@ from llmtrain_operator.job_state.observation import CreateError, Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import Informer
-from llmtrain_operator.kube.namespace_limits import FairTurns
+from llmtrain_operator.kube.namespace_limits import FairTurns, StartTurns
 from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment import Assessment
@@ -68,6 +68,7 @@ class ReconcilerDeps:
     poller: ProgressPoller
     writer: JobWriter
     turns: FairTurns
+    start_turns: StartTurns
     metrics: Metrics
     node_lost_seconds: float
     start_reservation: float
@@ -104,6 +105,7 @@ class Reconciler:
     create_error: CreateError | None = None
     write_outcome_unknown: bool = False
     """The last status write got no response and may or may not have been applied."""
+    first_seen: float = field(default_factory=time.monotonic)
     last_write: float = -1e9
     gone_since: float | None = None
     """When the job was found to be gone, if it left pods; monotonic time."""
@@ -168,6 +170,7 @@ class Reconciler:
         if job is None:
             self.deps.poller.forget(self.uid)
             self.deps.assessments.forget(self.uid)
+            self.deps.start_turns.end(self.uid)
             known = self.deps.jobs.last_version >= self.expectations.job_version
             return self._follow_last_pods() if known else 1.0
         self.gone_since = None
@@ -176,12 +179,22 @@ class Reconciler:
         if isinstance(decided, float):
             return decided
         observed, actions = decided
+        if not self._is_its_turn(job.namespace, actions):
+            return RESYNC_SECONDS
         await self._apply(observed, actions)
         if observed.view.is_deleting:
             delay = self._follow_deletion(observed)
         else:
             delay = self._seconds_to_next(actions)
         return min(delay, self.finalizer_backoff.left or delay)
+
+    def _is_its_turn(self, namespace: str, actions: Actions) -> bool:
+        """Return whether the job may do this now: those that start need a turn, and are woken."""
+        creates = actions.create_pods and self.create_backoff.left <= 0
+        if actions.assignment is not None or creates:
+            return self.deps.start_turns.take(self.uid, namespace)
+        self.deps.start_turns.end(self.uid)
+        return True
 
     async def _decide(self) -> tuple[Observed, Actions] | float:
         """Return the observation and what to do, or the seconds until the caches are current."""
@@ -229,6 +242,7 @@ class Reconciler:
             decision=self.deps.scheduler.decision(self.uid),
             create_error=self.create_error,
             report=self.deps.poller.take_report(self.uid),
+            seconds_known=time.monotonic() - self.first_seen,
             seconds_since_write=time.monotonic() - self.last_write,
             node_lost_seconds=self.deps.node_lost_seconds,
             start_reservation=self.deps.start_reservation,

@@ -201,8 +201,7 @@ class JobWriter:
                 *job_resources(observed.raw, identity, key, self._metrics_peers),
                 *self._gang_scheduling.resources(job, identity),
             ]
-            for resource, body in resources:
-                await self._create_or_adopt(resource, body, identity)
+            await _run_bounded([self._create_or_adopt(r, body, identity) for r, body in resources])
             # Create the first pod alone: if it is rejected, all others would be, too.
             first, *rest = (
                 self._gang_scheduling.add_to_pod(

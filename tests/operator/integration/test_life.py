@@ -184,7 +184,7 @@ async def test_a_signal_restarts_the_gang_on_the_same_nodes(
     assert status_of(deleted)["restartsCountTowardsMax"] == 1, "only the signal counts"
     events = await harness.api.list("events", harness.namespace)
     reasons = {e["reason"] for e in events if e["involvedObject"]["kind"] == "LLMTrainingJob"}
-    assert {"Valid", "Placed", "Training", "GangRestart"} <= reasons
+    assert {"Placed", "Training", "GangRestart"} <= reasons
     assert "llmtrain_operator_recovery_seconds_count" in operator.metrics()
 
 

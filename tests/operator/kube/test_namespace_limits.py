@@ -11,6 +11,7 @@ from llmtrain_operator.kube.namespace_limits import (
     FairTurns,
     NamespaceGate,
     Rotation,
+    StartTurns,
     WriteLimiter,
 )
 
@@ -155,3 +156,32 @@ async def test_few_jobs_of_a_namespace_are_written_at_the_same_time() -> None:
     release.set()
     await asyncio.gather(*tasks)
     assert len(running) == 11
+
+
+async def test_jobs_start_one_after_the_other_and_namespaces_take_turns() -> None:
+    woken: list[str] = []
+    turns = StartTurns(2, woken.append, seconds=1e6)
+    jobs = ["a1", "a2", "a3", "a4", "b1"]
+    assert [turns.take(uid, uid[0]) for uid in jobs] == [True, True, False, False, False]
+    assert [turns.take(uid, uid[0]) for uid in jobs] == [True, True, False, False, False]
+    assert woken == [], "who has a turn at once is not woken"
+    for ended in ("a2", "a1", "a3"):
+        turns.end(ended)
+    assert woken == ["a3", "b1", "a4"]
+    assert turns.take("b1", "b") and not turns.take("a1", "a")
+    for uid in (*jobs, "a1", "unknown"):
+        turns.end(uid)
+    assert woken == ["a3", "b1", "a4"], "the request of a1 is withdrawn"
+    assert [turns.take(uid, "c") for uid in ("c1", "c2", "c3")] == [True, True, False]
+
+
+async def test_a_slow_job_leaves_its_turn_and_may_ask_again() -> None:
+    woken: list[str] = []
+    turns = StartTurns(1, woken.append, seconds=0.01)
+    assert turns.take("slow", "a") and not turns.take("next", "b")
+    async with asyncio.timeout(60):
+        while not woken:
+            await asyncio.sleep(0.005)
+    assert woken[0] == "next"
+    turns.end("next")
+    assert turns.take("slow", "a")

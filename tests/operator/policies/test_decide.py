@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,23 @@ def test_the_placement_is_written_before_any_pod() -> None:
     assert actions.create_pods == (0, 1)
     assert actions.status["phase"] == "Starting"
     assert actions.status["startTime"] == actions.status["attemptStartTime"] == format_time(NOW)
+
+
+def test_the_first_write_waits_for_the_scheduler() -> None:
+    new = make_observed(seconds_known=0.25)
+    first = decide(new)
+    assert not first.changed and first.reconcile_after == pytest.approx(0.75)
+    assert reason(decide(replace(new, seconds_known=1.0)), ConditionType.PLACED)[1] == "Queued"
+    placed = decide(replace(new, decision=assignment(0)))
+    assert reason(placed, ConditionType.ACCEPTED) == ("True", "Valid"), "in the same write"
+    assert reason(placed, ConditionType.PLACED) == ("True", "Placed")
+    full = decide(replace(new, decision=Unschedulable("InsufficientGpus", "no")))
+    assert reason(full, ConditionType.PLACED) == ("False", "InsufficientGpus")
+
+
+@pytest.mark.parametrize("spec", [{"suspend": True}, {"parallelism": {"tensor": 3, "data": 1}}])
+def test_what_needs_no_scheduler_is_written_at_once(spec: dict[str, Any]) -> None:
+    assert decide(make_observed(spec=spec, seconds_known=0.0)).changed
 
 
 def test_an_assignment_for_another_attempt_is_ignored() -> None:
