@@ -156,6 +156,7 @@ class Controller:
             jobs=informers.jobs,
             pods=informers.pods,
             node=informers.node,
+            unready_seconds=informers.unready_nodes.seconds,
             checked=self._checked.get,
             taken_spares=lambda job: self._reader.taken_spares(job, self.scheduler.assignments()),
             start_obstacles=self._reader.start_obstacles,

@@ -24,6 +24,7 @@ from llmtrain_operator.cache.records import (
     pod_record,
     priority_record,
 )
+from llmtrain_operator.cache.unready_nodes import UnreadyNodes
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import EventCounter, Informer, Selection
 from llmtrain_operator.kube.resources import FABRICS, JOBS, NODES, PODS, PRIORITY_CLASSES
@@ -68,6 +69,7 @@ class Informers:
         self._events = events
         self._on_change = on_change
         self.foreign_usage = ForeignUsage()
+        self.unready_nodes = UnreadyNodes()
         self.jobs = self._informer(
             "jobs", Selection(JOBS, namespace), job_record, on_change.job, damaged=unreadable_job
         )
@@ -82,7 +84,7 @@ class Informers:
             "nodes",
             Selection(NODES),
             node_record,
-            on_change.node,
+            self._node_changed,
             {"name": lambda record: record.node.name},
         )
         self.fabrics = self._informer("fabrics", Selection(FABRICS), fabric_record, on_change.other)
@@ -124,6 +126,10 @@ class Informers:
             on_change=on_change,
             observer=self._events,
         )
+
+    def _node_changed(self, old: NodeRecord | None, new: NodeRecord | None) -> None:
+        self.unready_nodes.change(old, new)
+        self._on_change.node(old, new)
 
     def _foreign_pod_changed(self, old: ForeignPod | None, new: ForeignPod | None) -> None:
         self.foreign_usage.change(old, new)

@@ -110,6 +110,7 @@ class NodeRecord:
 
     node: Node
     since: str
+    """An API timestamp of another machine: it shows a change, and is compared with no clock."""
 
 
 @dataclass(frozen=True, slots=True)

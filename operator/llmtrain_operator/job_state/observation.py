@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
-from llmtrain_operator.cache.job import JobView, parse_time
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.config import NODE_LOST_SECONDS, START_RESERVATION_SECONDS
 from llmtrain_operator.planning.assessment import Assessment
@@ -55,6 +55,10 @@ class Observed:
     """Seconds since this process saw the job for the first time."""
     seconds_since_write: float = 1e9
     """Seconds since the last write of the status."""
+    unready_seconds: Mapping[str, float] = field(default_factory=dict)
+    """For how long this process has seen each node not ready."""
+    seconds_since_failure: float = 0.0
+    """Seconds since this process first saw a failed pod of the attempt; 0 if there is none."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which a node that is not ready counts as lost."""
     start_reservation: float = START_RESERVATION_SECONDS
@@ -76,7 +80,7 @@ class Observed:
         return ("gone",) if found is None else self.start_obstacles(found.node)
 
     def is_lost(self, node: str) -> bool:
-        """Return True if a node is deleted or has not been ready for `node_lost_seconds`."""
+        """Return True if a node is deleted or was seen not ready for `node_lost_seconds`."""
         return self.seconds_until_lost(node) <= 0
 
     def seconds_until_lost(self, node: str) -> float:
@@ -86,5 +90,4 @@ class Observed:
             return 0.0
         if found.node.ready:
             return float("inf")
-        deadline = parse_time(found.since) + timedelta(seconds=self.node_lost_seconds)
-        return max(0.0, (deadline - self.now).total_seconds())
+        return max(0.0, self.node_lost_seconds - self.unready_seconds.get(node, 0.0))

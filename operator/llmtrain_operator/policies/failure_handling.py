@@ -63,8 +63,7 @@ def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
         for pod in pods:
             if not pod.ended and draft.observed.seconds_until_lost(pod.node) != float("inf"):
                 return _node_lost(pod.node, "is gone or not ready, and its peers lost it")
-        first = min(parse_time(pod.finished) for pod in failed)
-        left = FIRST_CAUSE_WAIT_SECONDS - (draft.observed.now - first).total_seconds()
+        left = FIRST_CAUSE_WAIT_SECONDS - draft.observed.seconds_since_failure
         if left > 0:
             draft.reconcile_after(left)
             return left

@@ -59,6 +59,7 @@ class ReconcilerDeps:
     jobs: Informer[JobRecord]
     pods: Informer[PodRecord]
     node: Callable[[str], NodeRecord | None]
+    unready_seconds: Callable[[str], float]
     checked: Callable[[JobRecord], Job | list[Problem]]
     taken_spares: Callable[[JobRecord], frozenset[str]]
     start_obstacles: Callable[[JobRecord, Node], tuple[str, ...]]
@@ -107,6 +108,8 @@ class Reconciler:
     """The last status write got no response and may or may not have been applied."""
     first_seen: float = field(default_factory=time.monotonic)
     last_write: float = -1e9
+    failure_seen: tuple[int, float] | None = None
+    """Attempt in which a failed pod was seen, and when first; monotonic time."""
     gone_since: float | None = None
     """When the job was found to be gone, if it left pods; monotonic time."""
     slow_deletion_logged: bool = False
@@ -235,6 +238,8 @@ class Reconciler:
             checked=self.deps.checked(job),
             pods=tuple(pods),
             nodes=nodes,
+            unready_seconds={name: self.deps.unready_seconds(name) for name in nodes},
+            seconds_since_failure=self._seconds_since_failure(view.attempt, pods),
             levels=self.deps.fabric_levels.levels(view.fabric) if view.stored_placement else (),
             assessment=assessment,
             taken_spares=self.deps.taken_spares(job),
@@ -247,6 +252,13 @@ class Reconciler:
             node_lost_seconds=self.deps.node_lost_seconds,
             start_reservation=self.deps.start_reservation,
         )
+
+    def _seconds_since_failure(self, attempt: int, pods: Sequence[PodRecord]) -> float:
+        if not any(pod.attempt == attempt and pod.phase == "Failed" for pod in pods):
+            return 0.0
+        if self.failure_seen is None or self.failure_seen[0] != attempt:
+            self.failure_seen = attempt, time.monotonic()
+        return time.monotonic() - self.failure_seen[1]
 
     async def _apply(self, observed: Observed, actions: Actions) -> None:
         if actions.remove_finalizer and self.finalizer_backoff.left <= 0:

@@ -12,7 +12,7 @@ from llmtrain_core.placement import PlacedNode, Placement, Request, start_obstac
 from llmtrain_core.queueing import Assignment
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job, check
-from llmtrain_operator.cache.job import format_time
+from llmtrain_operator.cache.job import format_time, parse_time
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import Actions
@@ -93,11 +93,21 @@ def make_observed(
     if status is not None:
         raw["status"] = status
     rest.setdefault("nodes", {"n0": node("n0"), "n1": node("n1")})
+    rest.setdefault(
+        "unready_seconds", {name: _passed(n.since) for name, n in rest["nodes"].items()}
+    )
+    ended = [pod.finished for pod in rest.get("pods", ()) if pod.phase == "Failed"]
+    rest.setdefault("seconds_since_failure", _passed(min(ended, default=ago(0))))
     checked = check("job", raw["spec"])
     if isinstance(checked, Job):
         request = Request.of(checked)
         rest.setdefault("start_obstacles", lambda node: start_obstacles(request, node, {}))
     return Observed(now=NOW, raw=raw, checked=checked, **rest)
+
+
+def _passed(moment: str) -> float:
+    """Seconds since a moment, if the clocks of all machines agree."""
+    return (NOW - parse_time(moment)).total_seconds()
 
 
 def status(*true: ConditionType, placed: bool = True, **more: Any) -> dict[str, Any]:
