@@ -107,6 +107,16 @@ class Move(ApiModel):
     """Step of the newest checkpoint at the time of the request. The job moves after a newer one."""
 
 
+class CompletedPods(ApiModel):
+    """Pods of an attempt that have succeeded, while others of it still run."""
+
+    attempt: Count
+    """Attempt of the pods."""
+    indexes: Annotated[str, Field(max_length=8 * MAX_NODES, pattern=r"^[0-9,-]*$")]
+    """Numbers of the pods, as completedIndexes of a batch/v1 Job: 0,2-5. They stay completed when
+    their pods are deleted or rejected by a kubelet."""
+
+
 class Collective(ApiModel):
     """Measurements of one kind of collective, per rank and sampled step."""
 
@@ -366,6 +376,8 @@ class JobStatus(ApiModel):
     """Time when the current attempt was placed."""
     completion_time: Time | None = None
     """Time when the job finished."""
+    completed_pods: CompletedPods | None = None
+    """Pods that have succeeded, while others of the attempt still run."""
     progress: Progress | None = None
     """Training progress."""
     progress_percent: ShortText | None = None

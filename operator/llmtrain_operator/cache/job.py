@@ -6,13 +6,14 @@ missing field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import ConditionType, get_condition, is_true
+from llmtrain_core.api.defaults import MAX_NODES
 
 Raw = Mapping[str, Any]
 
@@ -31,6 +32,29 @@ def parse_time(text: str) -> datetime:
 def format_time(moment: datetime) -> str:
     """Format a time as an API timestamp."""
     return moment.astimezone(UTC).strftime(TIME_FORMAT)
+
+
+def parse_ranges(text: str) -> frozenset[int]:
+    """Parse numbers below MAX_NODES that are written as `0,2-5`. Raises ValueError."""
+    found: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, dash, last = part.partition("-")
+        end = int(last) if dash else int(first)
+        if end >= MAX_NODES:
+            raise ValueError(f"{end} is not below {MAX_NODES}")
+        found.update(range(int(first), end + 1))
+    return frozenset(found)
+
+
+def format_ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as `0,2-5`."""
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges)
 
 
 def is_ours(spec: Raw) -> bool:
@@ -202,6 +226,13 @@ class JobView:
     def wanted_spares(self) -> int:
         """Number of spare nodes that the spec asks for."""
         return int((self.spec.get("topology") or {}).get("spares") or 0)
+
+    @property
+    def completed_pods(self) -> frozenset[int]:
+        """Numbers of the pods of the stored placement that were found to have succeeded."""
+        found = self.status.get("completedPods") or {}
+        attempt = (self.stored_placement or {}).get("attempt", 0)
+        return parse_ranges(found["indexes"]) if found.get("attempt") == attempt else frozenset()
 
     @property
     def start_time(self) -> str:

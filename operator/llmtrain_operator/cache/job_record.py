@@ -62,6 +62,7 @@ def _try_shared_reads(view: JobView) -> None:
     """Read what loops over all jobs read. A job that raises an error here affects no other job."""
     parse_time(view.creation_time)
     placement = view.stored_placement
+    _ = view.completed_pods
     _ = view.attempt, view.held_nodes, placement and int(placement["gpusPerNode"])
     for failure in view.failures:
         _ = failure["reason"], parse_time(failure["time"])

@@ -5,12 +5,50 @@ from __future__ import annotations
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.manifests.names import JobIdentity
+
+_SUCCEEDED = "Succeeded"
 
 
 def current_pods(draft: StatusDraft) -> list[PodRecord]:
-    """Return the pods of the current attempt, in order of rank block."""
-    pods = [pod for pod in draft.observed.pods if pod.attempt == draft.attempt]
-    return sorted(pods, key=lambda pod: pod.index)
+    """Return the pods of the current attempt, in order of rank block.
+
+    A pod that was found to have succeeded stays so. It may be deleted meanwhile, or a kubelet that
+    starts again may reject it.
+    """
+    pods = {pod.index: pod for pod in draft.observed.pods if pod.attempt == draft.attempt}
+    if draft.placement is not None:
+        for index in draft.view.completed_pods:
+            found = pods.get(index)
+            if index < len(draft.placed_nodes) and (found is None or found.phase != _SUCCEEDED):
+                pods[index] = _succeeded(draft, index)
+    return [pods[index] for index in sorted(pods)]
+
+
+def _succeeded(draft: StatusDraft, index: int) -> PodRecord:
+    """Return what remains of a pod that has succeeded and is gone."""
+    identity = JobIdentity.of(draft.observed.raw)
+    return PodRecord(
+        uid="",
+        name=identity.pod(draft.attempt, index),
+        namespace=identity.namespace,
+        job=identity.uid,
+        owner=identity.uid,
+        attempt=draft.attempt,
+        index=index,
+        node=draft.placed_nodes[index],
+        bound=True,
+        phase=_SUCCEEDED,
+        ready=False,
+        deleting=False,
+        reason="",
+        disruption="",
+        message="",
+        exit_code=0,
+        finished="",
+        address="",
+        resources=(),
+    )
 
 
 def set_pods_not_ready(

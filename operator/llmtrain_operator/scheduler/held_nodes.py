@@ -55,7 +55,8 @@ def held_nodes(
     placed = view.placed_nodes
     attempt = int((view.stored_placement or {}).get("attempt", 0))
     current = [pod for pod in pods if pod.attempt == attempt]
-    if _all_succeeded(current, placed):
+    completed = view.completed_pods
+    if _all_succeeded(current, completed, placed):
         return ()
     if now < parse_time(view.attempt_start_time).timestamp() + reservation:
         return tuple(placed)
@@ -65,9 +66,9 @@ def held_nodes(
     running = view.is_true(ConditionType.RUNNING)
     return tuple(
         node
-        for node in placed
+        for index, node in enumerate(placed)
         # A running gang whose pod is missing is restarted at once.
-        if (running and node not in by_node)
+        if (running and node not in by_node and index not in completed)
         or any(_holds(pod, now - reservation) for pod in by_node.get(node, ()))
     )
 
@@ -76,7 +77,9 @@ def _holds(pod: PodRecord, since: float) -> bool:
     return pod.bound and (not pod.ended or parse_time(pod.finished).timestamp() > since)
 
 
-def _all_succeeded(pods: Sequence[PodRecord], placed: Sequence[str]) -> bool:
+def _all_succeeded(
+    pods: Sequence[PodRecord], completed: frozenset[int], placed: Sequence[str]
+) -> bool:
     """Return True if the whole gang has succeeded. The status may not show it yet."""
-    succeeded = {pod.index for pod in pods if pod.phase == "Succeeded"}
+    succeeded = completed | {pod.index for pod in pods if pod.phase == "Succeeded"}
     return bool(placed) and len(succeeded) == len(placed)
