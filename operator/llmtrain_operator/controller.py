@@ -106,6 +106,7 @@ class Controller:
             GangScheduling(config.pod_groups, config.kueue),
             config.metrics_peers,
             fixed_user=config.fixed_user,
+            has_priority_class=self.informers.has_priority_class,
         )
         self.scheduler = self._make_scheduler()
         self._poller = ProgressPoller(

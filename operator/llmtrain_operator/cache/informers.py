@@ -155,6 +155,10 @@ class Informers:
         """Return a node by name."""
         return next(iter(self.nodes.by_index("name", name)), None)
 
+    def has_priority_class(self, name: str) -> bool:
+        """Return True if a PriorityClass of this name exists."""
+        return any(found.name == name for found in self.priority_classes.values())
+
     def fabric(self, name: str) -> FabricRecord | None:
         """Return a Fabric by name."""
         return next((fabric for fabric in self.fabrics.values() if fabric.name == name), None)

@@ -101,12 +101,15 @@ class JobWriter:
         metrics_peers: Sequence[Mapping[str, Any]] = (),
         *,
         fixed_user: bool = True,
+        has_priority_class: Callable[[str], bool] = lambda _name: True,
     ):
+        """`has_priority_class` tells whether a PriorityClass exists."""
         self._cluster = cluster
         self._limiter = limiter
         self._gang_scheduling = gang_scheduling
         self._metrics_peers = metrics_peers
         self._fixed_user = fixed_user
+        self._has_priority_class = has_priority_class
 
     async def write_status(
         self, observed: Observed, actions: Actions, expectations: Expectations
@@ -192,7 +195,7 @@ class JobWriter:
         placement = view.stored_placement
         assert placement is not None, "pods are created for a placement in the status only"
         levels = level_labels(placement)
-        job = _with_priority_class(job, placement)
+        job = _with_priority_class(job, placement, self._has_priority_class)
         make = partial(make_pod, job, identity, attempt, fixed_user=self._fixed_user)
         try:
             # A random key at each call: only that of the call that creates the ConfigMap is used.
@@ -272,11 +275,18 @@ class JobWriter:
         raise _CreateRefusedError(CreateError(Reason.NAME_CONFLICT, clean_text(text)))
 
 
-def _with_priority_class(job: Job, placement: Mapping[str, Any]) -> Job:
-    """Return the job with the PriorityClass for which it got its nodes."""
+def _with_priority_class(
+    job: Job, placement: Mapping[str, Any], exists: Callable[[str], bool] = lambda _name: True
+) -> Job:
+    """Return the job with the PriorityClass for which it got its nodes.
+
+    No pod of a class that was deleted can be created. The job keeps the priority of its placement
+    for the queue, and its next pods have no class.
+    """
     if "priority" not in placement:  # of an older release
         return job
     named = placement.get("priorityClassName")
+    named = named if named is not None and exists(named) else None
     return replace(job, spec=job.spec.model_copy(update={"priority_class_name": named}))
 
 

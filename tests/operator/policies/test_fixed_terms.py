@@ -83,6 +83,19 @@ def test_pods_of_a_restart_have_the_class_of_the_placement() -> None:
         assert _with_priority_class(raised, placement).spec.priority_class_name == expected
 
 
+def test_a_running_job_keeps_its_priority_when_its_class_is_deleted() -> None:
+    job = record("uid", running(priority=5, priorityClassName="low"), priorityClassName="low")
+    held = allocation_of(job, [], {}, 0.0, ("n0", "n1"))
+    assert held is not None and held.priority == 5
+
+
+def test_pods_of_a_restart_have_no_class_when_it_was_deleted() -> None:
+    job, placement = checked_job(), {"priority": 5, "priorityClassName": "low"}
+    for known, expected in ((bool, "low"), (lambda _name: False, None)):
+        found = _with_priority_class(job, placement, known)
+        assert found.spec.priority_class_name == expected
+
+
 def test_a_raised_deadline_does_not_extend_the_placement() -> None:
     spec = {"runPolicy": {"activeDeadlineSeconds": 99999}}
     job = check("job", make_observed(spec=spec).raw["spec"])
