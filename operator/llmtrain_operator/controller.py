@@ -201,8 +201,9 @@ class Controller:
 
     @property
     def ready(self) -> bool:
-        """Whether all copies are complete and all tasks run."""
-        return bool(self._tasks) and self.informers.synced and self.alive
+        """Whether all copies are complete, all tasks run, and changes of jobs are handled."""
+        parts = self.informers.synced, self.feed.followed, self.alive
+        return bool(self._tasks) and all(parts)
 
     @property
     def alive(self) -> bool:

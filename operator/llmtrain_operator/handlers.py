@@ -19,9 +19,8 @@ from llmtrain_core.api.base import GROUP, VERSION
 from llmtrain_operator.cache.job import is_ours
 from llmtrain_operator.controller import Controller
 from llmtrain_operator.errors import ConfigError
-from llmtrain_operator.kopf_workarounds import fed_by
+from llmtrain_operator.kopf_workarounds import PLURAL, fed_by
 
-PLURAL = "llmtrainingjobs"
 TOKEN_MINUTES = 5
 """Lifetime of kopf's credentials. The kubelet rotates a mounted token long before it expires."""
 

@@ -9,18 +9,19 @@ from typing import Any, cast
 
 import kopf
 import pytest
-from kopf._cogs.clients import api, patching, watching
+from kopf._cogs.clients import api, patching, scanning, watching
 from kopf._cogs.structs import references
 from kopf._core.actions import lifecycles
 from kopf._core.engines import indexing
-from kopf._core.reactor import inventory, processing, queueing
+from kopf._core.reactor import inventory, observation, processing, queueing
 
 from llmtrain_core.api.base import GROUP, VERSION
+from llmtrain_operator import kopf_workarounds
 from llmtrain_operator.cache.job_feed import JobFeed
 from llmtrain_operator.cache.job_record import job_record
 from llmtrain_operator.cache.records import JobRecord
-from llmtrain_operator.handlers import PLURAL, configure, registry
-from llmtrain_operator.kopf_workarounds import fed_by
+from llmtrain_operator.handlers import configure, registry
+from llmtrain_operator.kopf_workarounds import PLURAL, fed_by
 from tests.support.operator_harness.harness import job_object
 
 pytestmark = pytest.mark.unit
@@ -45,10 +46,45 @@ def test_kopf_still_trusts_its_annotations() -> None:
 
 def test_kopf_still_calls_what_is_replaced() -> None:
     assert "watching.infinite_watch(" in inspect.getsource(queueing.watcher)
-    before = watching.infinite_watch
+    assert "scanning.scan_resources(" in inspect.getsource(observation.resource_observer)
+    before = watching.infinite_watch, scanning.scan_resources
     with fed_by(JobFeed(list)):
-        assert watching.infinite_watch is not before
-    assert watching.infinite_watch is before
+        assert watching.infinite_watch is not before[0]
+        assert scanning.scan_resources is not before[1]
+    assert (watching.infinite_watch, scanning.scan_resources) == before
+
+
+async def test_kopf_looks_for_jobs_until_the_api_server_lists_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Discovery follows the first answer about a new resource after some time."""
+    verbs = frozenset({"list", "watch"})
+    jobs = references.Resource(GROUP, VERSION, PLURAL, verbs=verbs)
+    other = references.Resource("", "v1", "namespaces")
+    answers = [[other], [other], [other, jobs]]
+
+    async def scan(**_options: object) -> list[references.Resource]:
+        return answers.pop(0)
+
+    monkeypatch.setattr(scanning, "scan_resources", scan)
+    monkeypatch.setattr(kopf_workarounds, "SCAN_SECONDS", 0.0)
+    insights = references.Insights()
+    with fed_by(JobFeed(list)):
+        observer = asyncio.create_task(
+            observation.resource_observer(
+                settings=settings_of_the_operator(), registry=registry(), insights=insights
+            )
+        )
+        async with asyncio.timeout(30):
+            await insights.ready_resources.wait()
+        observer.cancel()
+    assert jobs in insights.watched_resources and not answers
+
+
+def settings_of_the_operator() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.scanning.disabled = True
+    return settings
 
 
 async def test_kopf_gets_jobs_without_what_their_users_can_break() -> None:

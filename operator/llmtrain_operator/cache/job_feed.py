@@ -28,6 +28,8 @@ class JobFeed:
         self._jobs = jobs
         self._pending: dict[str, JobChange] = {}
         self._changed = asyncio.Event()
+        self.followed = False
+        """Whether the consumer gets the changes."""
 
     def changed(self, old: JobRecord | None, new: JobRecord | None) -> None:
         """Add a change of a job."""
@@ -43,10 +45,14 @@ class JobFeed:
     async def changes(self) -> AsyncIterator[JobChange]:
         """Yield all jobs, then their changes, without end."""
         self._pending.clear()
-        for job in list(self._jobs()):
-            yield JobChange("LISTED", job)
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            while self._pending:
-                yield self._pending.pop(next(iter(self._pending)))
+        self.followed = True
+        try:
+            for job in list(self._jobs()):
+                yield JobChange("LISTED", job)
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                while self._pending:
+                    yield self._pending.pop(next(iter(self._pending)))
+        finally:
+            self.followed = False
