@@ -12,6 +12,7 @@ from typing import Any
 from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
+from llmtrain_operator.cache.child_record import ChildRecord
 from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.job_feed import JobFeed
 from llmtrain_operator.cache.records import ForeignPod, JobRecord, NodeRecord, PodRecord
@@ -34,6 +35,7 @@ from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.loops import ReconcileLoops
 from llmtrain_operator.reconcile.reconciler import Reconciler, ReconcilerDeps
+from llmtrain_operator.reconcile.restoration import Restorer
 from llmtrain_operator.reconcile.writer import JobWriter
 from llmtrain_operator.scheduler.admission import Admission
 from llmtrain_operator.scheduler.fabric_levels import FabricLevels
@@ -100,9 +102,10 @@ class Controller:
         )
         too_small = self._assessments.too_small
         self._reader = ClusterReader(self.informers, self._checked, too_small, config)
+        self._limiter = WriteLimiter(config.writes_per_second)
         self._writer = JobWriter(
             cluster,
-            WriteLimiter(config.writes_per_second),
+            self._limiter,
             GangScheduling(config.pod_groups, config.kueue),
             config.metrics_peers,
             fixed_user=config.fixed_user,
@@ -129,6 +132,7 @@ class Controller:
             self._pod_changed,
             self._node_changed,
             self._foreign_pod_changed,
+            self._child_changed,
             self._trigger,
         )
 
@@ -166,12 +170,17 @@ class Controller:
             fabric_levels=FabricLevels(informers.all_nodes, informers.fabric),
             poller=self._poller,
             writer=self._writer,
+            restorer=self._make_restorer,
             turns=FairTurns(CONCURRENT_DECISIONS),
             start_turns=StartTurns(STARTING_JOBS, self.wake),
             metrics=self.metrics,
             node_lost_seconds=config.node_lost_seconds,
             start_reservation=config.start_reservation,
         )
+
+    def _make_restorer(self) -> Restorer:
+        children, resources = self.informers.children, self._writer.resources
+        return Restorer(self.cluster, self._limiter, children, resources)
 
     async def start(self) -> None:
         """Fill the copies of all informers, then start the scheduler."""
@@ -272,6 +281,12 @@ class Controller:
             self.scheduler.trigger()
         elif old is not None:
             self.scheduler.trigger_later(FOREIGN_POD_SECONDS)
+
+    def _child_changed(self, old: ChildRecord | None, _new: ChildRecord | None) -> None:
+        """Look at the job of an object that was deleted or edited. A new one needs nothing."""
+        job = None if old is None else self.informers.jobs.get(old.owner)
+        if old is not None and job is not None and job.namespace == old.namespace:
+            self.wake(job.uid)
 
     def _trigger(self, _old: object, _new: object) -> None:
         self.scheduler.trigger()

@@ -49,7 +49,7 @@ def test_the_policy_of_jobs_is_limited_to_the_watched_namespaces() -> None:
     found = documents(render({"watchNamespaces": ["a"]}))
     bindings = [o for o in found if o["kind"] == "ValidatingAdmissionPolicyBinding"]
     limited = {o["metadata"]["name"]: "matchResources" in o["spec"] for o in bindings}
-    assert limited == {"llmtrain-jobs": True, "llmtrain-pods": False}
+    assert limited == {"llmtrain-jobs": True, "llmtrain-pods": False, "llmtrain-objects": False}
 
 
 @pytest.fixture
@@ -230,6 +230,35 @@ async def test_the_token_of_the_operator_creates_pods_of_jobs_only(
         await create_account(policies.api, "open")
         spec, owners, _ = PODS["another account"]
         await settled(create_pod(api, "open", spec, owners), "")
+
+
+@pytest.mark.cluster
+async def test_the_token_of_the_operator_changes_objects_of_jobs_only(
+    policies: Releases, release_cluster: ControlPlane, team: str
+) -> None:
+    admin, text = policies.api, "changes only objects whose controller is an LLMTrainingJob"
+    for name, owners in (("of-a-job", [OWNER]), ("of-others", [])):
+        body = {"metadata": {"name": name, "ownerReferences": owners}}
+        await admin.create("configmaps", body, team)
+    async with release_cluster.client(f"{ACCOUNT}operator") as api:
+        for name, expected in (("of-a-job", ""), ("of-others", text)):
+            path = f"/api/v1/namespaces/{team}/configmaps/{name}"
+            await settled(
+                lambda dry_run, path=path: api.request(
+                    "PATCH",
+                    path,
+                    query={"dryRun": dry_run},
+                    body={"metadata": {"labels": {"a": "b"}}},
+                    content_type="application/merge-patch+json",
+                ),
+                expected,
+            )
+            await settled(
+                lambda dry_run, path=path: api.request("DELETE", path, query={"dryRun": dry_run}),
+                expected,
+            )
+    for name in ("of-a-job", "of-others"):
+        await admin.delete("configmaps", name, team, missing_ok=True)
 
 
 async def create_account(api: Api, namespace: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llmtrain_chart.helm import render
-from llmtrain_core.api.labels import FINALIZER
+from llmtrain_core.api.labels import FINALIZER, JOB_UID
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
@@ -49,6 +49,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 }
 """Values of the chart, by what decides about the rights."""
 LEASES, CLUSTER_ROLES = NAMESPACED["Lease"], CLUSTER_SCOPED["ClusterRole"]
+POLICIES = NAMESPACED["NetworkPolicy"]
 GATES = "--feature-gates=GenericWorkload=true"
 OPTIONS = Options(
     audit=True,
@@ -177,6 +178,7 @@ async def job_restarts_and_is_deleted(
     """Let a job fail while the network fails, restart, succeed and be deleted after its TTL."""
     job = await harness.submit(name, runPolicy={"ttlSecondsAfterFinished": 1})
     await harness.runs(name, 0, seconds=60)
+    await objects_are_restored(harness, name)
     proxy.cutting = True
     for index in range(2):
         harness.nodes.end(harness.namespace, f"{name}-0-{index}", 137)
@@ -187,6 +189,21 @@ async def job_restarts_and_is_deleted(
     for index in range(2):
         harness.nodes.end(harness.namespace, f"{name}-1-{index}", 0)
     await harness.gone(name, seconds=60)
+
+
+async def objects_are_restored(harness: OperatorHarness, name: str) -> None:
+    """Hide the objects of a running job from the watch of the operator."""
+    hidden = {"metadata": {"labels": {JOB_UID: None}}}
+    names = {"services": name, "configmaps": f"{name}-job-0", POLICIES: name}
+    for resource, found in names.items():
+        await harness.api.patch(resource, found, hidden, harness.namespace)
+        await harness.api.wait_for(
+            resource,
+            found,
+            lambda o: JOB_UID in (o or {})["metadata"]["labels"],
+            harness.namespace,
+            seconds=60,
+        )
 
 
 async def finalizer_is_removed(harness: OperatorHarness, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The key of a gang survives restarts of the operator, and only the job's ConfigMap has it."""
+"""The key of a gang survives restarts of the operator, and only the ConfigMap has it."""
 
 from __future__ import annotations
 
@@ -43,15 +43,14 @@ class Objects:
     async def get(self, resource: Resource, name: str, _: str) -> Object:
         return self.stored[resource.plural, name]
 
-    @property
-    def files(self) -> dict[str, str]:
-        data: dict[str, str] = self.stored["configmaps", "job-job"]["data"]
+    def files(self, attempt: int = 0) -> dict[str, str]:
+        data: dict[str, str] = self.stored["configmaps", f"job-job-{attempt}"]["data"]
         return data
 
 
-async def _create_pods(objects: Objects, attempt: int = 0) -> None:
+async def _create_pods(objects: Objects, attempt: int = 0, **known: Any) -> None:
     """Create the pods of an attempt, as an operator that has just started."""
-    observed = make_observed({**status(), "attempt": attempt})
+    observed = make_observed({**status(), "attempt": attempt}, **known)
     actions = Actions(status=observed.view.status, changed=False, create_pods=(0, 1))
     writer = JobWriter(objects, WriteLimiter(1000), GangScheduling())  # type: ignore[arg-type]
     assert await writer.create_pods(observed, actions, Expectations()) is None
@@ -61,31 +60,35 @@ async def test_a_restart_of_the_operator_keeps_the_key(caplog: pytest.LogCapture
     caplog.set_level(logging.DEBUG)
     objects = Objects()
     await _create_pods(objects)
-    key = objects.files["gang-key"]
+    key = objects.files()["gang-key"]
     assert len(bytes.fromhex(key)) == 32
     await _create_pods(objects)
     await _create_pods(objects, attempt=1)
-    assert objects.files["gang-key"] == key
+    assert objects.files()["gang-key"] == key != objects.files(1)["gang-key"]
     assert ("pods", "job-1-1") in objects.stored
     assert key not in caplog.text
     with_key = [place for place, body in objects.stored.items() if key in str(body)]
-    assert with_key == [("configmaps", "job-job")]
+    assert with_key == [("configmaps", "job-job-0")]
+
+
+async def test_a_config_map_that_is_created_again_has_the_same_key() -> None:
+    objects = Objects()
+    await _create_pods(objects, gang_key="ab" * 32)
+    assert objects.files()["gang-key"] == "ab" * 32
 
 
 async def test_two_jobs_have_different_keys() -> None:
     first, second = Objects(), Objects()
     await _create_pods(first)
     await _create_pods(second)
-    assert first.files["gang-key"] != second.files["gang-key"]
+    assert first.files()["gang-key"] != second.files()["gang-key"]
 
 
-async def test_a_job_of_an_older_operator_stays_without_a_key() -> None:
-    """Pods of one gang must not have different keys, and an immutable ConfigMap cannot get one."""
+async def test_an_attempt_that_an_older_operator_has_started_stays_without_a_key() -> None:
+    """Pods of one gang must not have different keys, and those that exist have none."""
     objects = Objects()
-    await _create_pods(objects)
-    del objects.files["gang-key"]
-    await _create_pods(objects, attempt=1)
-    assert set(objects.files) == {"job.json"}
+    await _create_pods(objects, gang_key="")
+    assert set(objects.files()) == {"job.json"}
 
 
 def test_a_local_run_has_a_new_key_that_other_users_cannot_read(tmp_path: Path) -> None:

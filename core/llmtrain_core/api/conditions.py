@@ -32,6 +32,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     UNKNOWN_PRESET = "UnknownPreset"
     UNREADABLE = "Unreadable"
+    RESTORED = "Restored"
     TOO_LARGE = "TooLarge"
     NOT_YET_SUPPORTED = "NotYetSupported"
     NAME_TOO_LONG = "NameTooLong"

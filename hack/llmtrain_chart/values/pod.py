@@ -76,7 +76,7 @@ class Rbac(ChartModel):
 
 
 class AdmissionPolicy(ChartModel):
-    """ValidatingAdmissionPolicies of jobs, and of what the operator's token may create."""
+    """ValidatingAdmissionPolicies of jobs, and of what the operator's token may change."""
 
     enabled: bool = True
     """Create them. Whoever creates or changes a job then needs the right to create pods in its

@@ -95,7 +95,7 @@ class Values(ChartModel):
     rbac: Rbac = Rbac()
     """Rights of the operator and of users."""
     admission_policy: AdmissionPolicy = AdmissionPolicy()
-    """ValidatingAdmissionPolicies of jobs and of the operator's pods."""
+    """ValidatingAdmissionPolicies of jobs and of the operator's objects."""
     service_account: ServiceAccountValues = ServiceAccountValues()
     """The service account of the operator."""
     pod_disruption_budget: DisruptionBudget = DisruptionBudget()

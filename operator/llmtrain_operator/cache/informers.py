@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from llmtrain_core.api import labels
 from llmtrain_core.topology.inventory import Node
+from llmtrain_operator.cache.child_record import ChildRecord, child_record
 from llmtrain_operator.cache.foreign_usage import ForeignUsage
 from llmtrain_operator.cache.job import Raw
 from llmtrain_operator.cache.job_record import job_record, unreadable_job
@@ -27,7 +28,15 @@ from llmtrain_operator.cache.records import (
 from llmtrain_operator.cache.unready_nodes import UnreadyNodes
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import EventCounter, Informer, Selection
-from llmtrain_operator.kube.resources import FABRICS, JOBS, NODES, PODS, PRIORITY_CLASSES
+from llmtrain_operator.kube.resources import (
+    FABRICS,
+    JOBS,
+    NODES,
+    PODS,
+    PRIORITY_CLASSES,
+    Resource,
+)
+from llmtrain_operator.manifests.job_resources import KEPT_FIELDS
 from llmtrain_operator.manifests.names import job_of_pod
 
 R = TypeVar("R")
@@ -49,6 +58,7 @@ class ChangeHandlers:
     pod: Callable[[PodRecord | None, PodRecord | None], None]
     node: Callable[[NodeRecord | None, NodeRecord | None], None]
     foreign_pod: Callable[[ForeignPod | None, ForeignPod | None], None]
+    child: Callable[[ChildRecord | None, ChildRecord | None], None]
     other: Callable[[object, object], None]
     """For Fabrics and PriorityClasses."""
 
@@ -91,19 +101,17 @@ class Informers:
         self.priority_classes = self._informer(
             "priority-classes", Selection(PRIORITY_CLASSES), priority_record, on_change.other
         )
-        # With one namespace, pods that other operators of llmtrain manage are foreign as well.
-        self.foreign_pods = self._informer(
-            "foreign-pods",
-            Selection(PODS, None, NOT_OURS if namespace is None else "", LIVE_AND_BOUND),
-            lambda raw: None if is_followed(raw, namespace) else foreign_pod(raw),
-            self._foreign_pod_changed,
-        )
+        self.foreign_pods = self._foreign_pod_informer(namespace)
+        self.children: Mapping[Resource, Informer[ChildRecord]] = {
+            kind: self._child_informer(kind, namespace) for kind in KEPT_FIELDS
+        }
         self._all: tuple[Informer[Any], ...] = (
             self.jobs,
             self.pods,
             self.nodes,
             self.fabrics,
             self.priority_classes,
+            *self.children.values(),
             *((self.foreign_pods,) if count_foreign_pods else ()),
         )
 
@@ -125,6 +133,24 @@ class Informers:
             indexes=indexes,
             on_change=on_change,
             observer=self._events,
+        )
+
+    def _child_informer(self, kind: Resource, namespace: str | None) -> Informer[ChildRecord]:
+        return self._informer(
+            kind.plural,
+            Selection(kind, namespace, labels=labels.JOB_UID),
+            child_record(kind),
+            self._on_change.child,
+            {"owner": lambda child: f"{child.namespace}/{child.owner}"},
+        )
+
+    def _foreign_pod_informer(self, namespace: str | None) -> Informer[ForeignPod]:
+        # With one namespace, pods that other operators of llmtrain manage are foreign as well.
+        return self._informer(
+            "foreign-pods",
+            Selection(PODS, None, NOT_OURS if namespace is None else "", LIVE_AND_BOUND),
+            lambda raw: None if is_followed(raw, namespace) else foreign_pod(raw),
+            self._foreign_pod_changed,
         )
 
     def _node_changed(self, old: NodeRecord | None, new: NodeRecord | None) -> None:

@@ -178,9 +178,9 @@ def pod_record(raw: Raw) -> PodRecord:
         name=metadata["name"],
         namespace=sys.intern(metadata["namespace"]),
         job=sys.intern(tags.get(labels.JOB_UID, "")),
-        owner=sys.intern(_owner(metadata)),
-        attempt=_number(tags.get(labels.ATTEMPT)),
-        index=_number(tags.get(labels.NODE_INDEX)),
+        owner=sys.intern(owner_of(metadata)),
+        attempt=read_number(tags.get(labels.ATTEMPT)),
+        index=read_number(tags.get(labels.NODE_INDEX)),
         node=sys.intern(spec.get("nodeName") or _pinned(spec)),
         bound=bound,
         phase=sys.intern(phase),
@@ -264,7 +264,8 @@ def _seconds(timestamp: str | None) -> float:
     return parse_time(timestamp).timestamp() if timestamp else 0.0
 
 
-def _owner(metadata: Raw) -> str:
+def owner_of(metadata: Raw) -> str:
+    """Return the UID of the controller that owns an object; empty if there is none."""
     for reference in metadata.get("ownerReferences") or ():
         if reference.get("controller"):
             return str(reference["uid"])
@@ -281,7 +282,8 @@ def _pinned(spec: Raw) -> str:
     return ""
 
 
-def _number(text: str | None) -> int:
+def read_number(text: str | None) -> int:
+    """Return the number in a label, or -1."""
     return int(text) if text and text.isascii() and text.isdecimal() else -1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
+from llmtrain_operator.cache.child_record import ChildRecord
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.config import NODE_LOST_SECONDS, START_RESERVATION_SECONDS
@@ -49,6 +50,10 @@ class Observed:
     decision: JobDecision | None = None
     create_error: CreateError | None = None
     """Error of the last attempt to create child objects; None after a success."""
+    children: tuple[ChildRecord, ...] | None = None
+    """Objects that the job owns besides its pods; None if the caches may lack the last writes."""
+    gang_key: str | None = field(default=None, repr=False)
+    """Key of the gang of the attempt; empty if it has none, None if it may get a new one."""
     report: Mapping[str, Any] | None = None
     """Newest response of /status of rank 0's pod; each response is observed once."""
     seconds_known: float = 1e9

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmtrain_core.api import env
+import orjson
+
+from llmtrain_core.api import env, labels
 from llmtrain_core.api.base import API_VERSION
 from llmtrain_operator.kube.resources import CONFIG_MAPS, NETWORK_POLICIES, SERVICES, Resource
 from llmtrain_operator.manifests.names import JobIdentity
@@ -14,15 +17,40 @@ from llmtrain_operator.manifests.names import JobIdentity
 Object = dict[str, Any]
 
 
+KEPT_FIELDS: Mapping[Resource, Sequence[str]] = {
+    CONFIG_MAPS: (),  # its data is immutable
+    SERVICES: ("selector", "ports", "publishNotReadyAddresses"),
+    NETWORK_POLICIES: ("podSelector", "policyTypes", "ingress"),
+}
+"""The kinds of objects that are restored while their job runs, and the fields of their specs that
+are compared. They are written out in full: the API server adds nothing to them."""
+
+
+def kept_fields(resource: Resource, body: Mapping[str, Any]) -> Object:
+    """Return the fields of the spec that are compared, and restored if they differ."""
+    spec = body.get("spec") or {}
+    return {key: spec[key] for key in KEPT_FIELDS[resource] if key in spec}
+
+
+def digest(resource: Resource, body: Mapping[str, Any]) -> str:
+    """Return a digest of the fields of an object that are compared."""
+    text = orjson.dumps(kept_fields(resource, body), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()[:32]
+
+
 def job_resources(
     raw: Mapping[str, Any],
     identity: JobIdentity,
+    attempt: int,
     gang_key: str,
     metrics_peers: Sequence[Mapping[str, Any]] = (),
 ) -> list[tuple[Resource, Object]]:
-    """Return the objects to create before the first pod, in order of creation."""
+    """Return the objects to create before the first pod, in order of creation.
+
+    Those of a kind of KEPT_FIELDS are restored if they are deleted or edited.
+    """
     return [
-        (CONFIG_MAPS, make_config_map(raw, identity, gang_key)),
+        (CONFIG_MAPS, make_config_map(raw, identity, attempt, gang_key)),
         (SERVICES, make_service(identity)),
         (NETWORK_POLICIES, make_network_policy(identity, metrics_peers)),
     ]
@@ -39,11 +67,15 @@ def make_service(identity: JobIdentity) -> Object:
             "publishNotReadyAddresses": True,
             "selector": identity.selector(),
             "ports": [
-                {"name": "metrics", "port": env.HTTP_PORT, "protocol": "TCP"},
-                {"name": "rendezvous", "port": env.RENDEZVOUS_PORT, "protocol": "TCP"},
+                _port("metrics", env.HTTP_PORT),
+                _port("rendezvous", env.RENDEZVOUS_PORT),
             ],
         },
     }
+
+
+def _port(name: str, number: int) -> Object:
+    return {"name": name, "port": number, "targetPort": number, "protocol": "TCP"}
 
 
 def make_network_policy(
@@ -66,8 +98,16 @@ def make_network_policy(
     }
 
 
-def make_config_map(raw: Mapping[str, Any], identity: JobIdentity, gang_key: str) -> Object:
-    """Return the ConfigMap with the job file and the key of the gang (see docs/contract.md)."""
+def make_config_map(
+    raw: Mapping[str, Any], identity: JobIdentity, attempt: int, gang_key: str
+) -> Object:
+    """Return the ConfigMap with the job file and the key of the gang (see docs/contract.md).
+
+    Each attempt has its own, because a part of the spec may change between attempts. Pods that an
+    old version started have no key: then the other pods of their attempt have none, either.
+    """
+    of_attempt = {labels.ATTEMPT: str(attempt)}
+    key = {env.GANG_KEY_NAME: gang_key} if gang_key else {}
     metadata = {"name": identity.name, "namespace": identity.namespace, "uid": identity.uid}
     job = {
         "apiVersion": API_VERSION,
@@ -78,10 +118,7 @@ def make_config_map(raw: Mapping[str, Any], identity: JobIdentity, gang_key: str
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": identity.metadata(identity.config_map),
+        "metadata": identity.metadata(identity.config_map(attempt), **of_attempt),
         "immutable": True,
-        "data": {
-            env.JOB_FILE_NAME: json.dumps(job, indent=1, sort_keys=True),
-            env.GANG_KEY_NAME: gang_key,
-        },
+        "data": {env.JOB_FILE_NAME: json.dumps(job, indent=1, sort_keys=True), **key},
     }

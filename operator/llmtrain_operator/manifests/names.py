@@ -29,9 +29,13 @@ class JobIdentity:
         metadata = raw["metadata"]
         return cls(metadata["namespace"], metadata["name"], metadata["uid"])
 
+    def config_map(self, attempt: int) -> str:
+        """Return the name of the ConfigMap with the job file of an attempt."""
+        return f"{self.name}-job-{attempt}"
+
     @property
-    def config_map(self) -> str:
-        """Name of the ConfigMap with the job file."""
+    def old_config_map(self) -> str:
+        """Name of the ConfigMap of all attempts, which earlier versions created."""
         return f"{self.name}-job"
 
     def pod(self, attempt: int, index: int) -> str:

@@ -74,7 +74,7 @@ def make_pod(
         },
         "affinity": _node_affinity(nodes[index]),
         "containers": [_container(job, identity, attempt, index)],
-        "volumes": _volumes(workers, identity),
+        "volumes": _volumes(workers, identity.config_map(attempt)),
     }
     if workers.node_selector:
         spec["nodeSelector"] = dict(workers.node_selector)
@@ -187,10 +187,10 @@ def _resources(job: Job) -> Object:
     }
 
 
-def _volumes(workers: Workers, identity: JobIdentity) -> list[Object]:
+def _volumes(workers: Workers, config_map: str) -> list[Object]:
     shm = {"medium": "Memory", "sizeLimit": str(workers.shm_size)}
     return [
-        {"name": JOB_VOLUME, "configMap": {"name": identity.config_map}},
+        {"name": JOB_VOLUME, "configMap": {"name": config_map}},
         {"name": WORK_VOLUME, "emptyDir": {}},
         {"name": TMP_VOLUME, "emptyDir": {}},
         {"name": SHM_VOLUME, "emptyDir": shm},

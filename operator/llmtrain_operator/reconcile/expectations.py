@@ -15,6 +15,8 @@ class Expectations:
 
     job_version: int = 0
     pods_version: int = 0
+    child_versions: dict[str, int] = field(default_factory=dict)
+    """By the plural of a kind of other objects. Only the decision to restore them waits for it."""
     deleted: set[str] = field(default_factory=set)
     since: float = field(default_factory=time.monotonic)
 
@@ -27,6 +29,10 @@ class Expectations:
         """Expect the pod cache to be at least at this resourceVersion."""
         self.pods_version = max(self.pods_version, int(version))
         self.since = time.monotonic()
+
+    def expect_child_version(self, plural: str, version: str) -> None:
+        """Expect the cache of another kind of objects to be at least at this resourceVersion."""
+        self.child_versions[plural] = max(self.child_versions.get(plural, 0), int(version))
 
     def expect_deleted(self, uid: str) -> None:
         """Expect a pod to be deleted or to have a deletion timestamp."""

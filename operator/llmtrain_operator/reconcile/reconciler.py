@@ -31,8 +31,10 @@ from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment import Assessment
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller
+from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.expectations import Expectations
+from llmtrain_operator.reconcile.restoration import Restorer
 from llmtrain_operator.reconcile.transitions import record_transitions
 from llmtrain_operator.reconcile.writer import JobWriter
 from llmtrain_operator.scheduler.fabric_levels import FabricLevels
@@ -40,9 +42,6 @@ from llmtrain_operator.scheduler.loop import Scheduler
 
 log = logging.getLogger(__name__)
 
-MIN_BACKOFF_SECONDS = 0.5
-MAX_BACKOFF_SECONDS = 60.0
-RESYNC_SECONDS = 600.0
 COALESCE_SECONDS = 0.02
 DELETION_SECONDS = TERMINATION_GRACE_SECONDS + 60.0
 """If the pods of a deleted job have not ended after this time, the log names them."""
@@ -68,30 +67,12 @@ class ReconcilerDeps:
     scheduler: Scheduler
     poller: ProgressPoller
     writer: JobWriter
+    restorer: Callable[[], Restorer]
     turns: FairTurns
     start_turns: StartTurns
     metrics: Metrics
     node_lost_seconds: float
     start_reservation: float
-
-
-@dataclass(slots=True)
-class _Backoff:
-    """Exponential back-off with jitter: the delay doubles with each consecutive failure."""
-
-    length: float = 0.0
-    until: float = 0.0
-
-    def extend(self, at_least: float = 0.0) -> None:
-        self.length = min(MAX_BACKOFF_SECONDS, max(MIN_BACKOFF_SECONDS, self.length * 2, at_least))
-        self.until = time.monotonic() + self.length * random.uniform(0.8, 1.2)
-
-    def reset(self) -> None:
-        self.length = self.until = 0.0
-
-    @property
-    def left(self) -> float:
-        return max(0.0, self.until - time.monotonic())
 
 
 @dataclass(slots=True)
@@ -113,9 +94,13 @@ class Reconciler:
     gone_since: float | None = None
     """When the job was found to be gone, if it left pods; monotonic time."""
     slow_deletion_logged: bool = False
-    create_backoff: _Backoff = field(default_factory=_Backoff)
-    error_backoff: _Backoff = field(default_factory=_Backoff)
-    finalizer_backoff: _Backoff = field(default_factory=_Backoff)
+    restorer: Restorer = field(init=False)
+    create_backoff: Backoff = field(default_factory=Backoff)
+    error_backoff: Backoff = field(default_factory=Backoff)
+    finalizer_backoff: Backoff = field(default_factory=Backoff)
+
+    def __post_init__(self) -> None:
+        self.restorer = self.deps.restorer()
 
     async def run(self) -> None:
         """Reconcile until the job is gone or `stopping` is set."""
@@ -188,7 +173,8 @@ class Reconciler:
         if observed.view.is_deleting:
             delay = self._follow_deletion(observed)
         else:
-            delay = self._seconds_to_next(actions)
+            restored = await self.restorer.restore(observed, actions, self.expectations)
+            delay = min(self._seconds_to_next(actions), restored)
         return min(delay, self.finalizer_backoff.left or delay)
 
     def _is_its_turn(self, namespace: str, actions: Actions) -> bool:
@@ -238,6 +224,8 @@ class Reconciler:
             checked=self.deps.checked(job),
             pods=tuple(pods),
             nodes=nodes,
+            children=self.restorer.children(job, self.expectations),
+            gang_key=self.restorer.observe_key(job, pods),
             unready_seconds={name: self.deps.unready_seconds(name) for name in nodes},
             seconds_since_failure=self._seconds_since_failure(view.attempt, pods),
             levels=self.deps.fabric_levels.levels(view.fabric) if view.stored_placement else (),

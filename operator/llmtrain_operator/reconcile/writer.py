@@ -62,7 +62,7 @@ class _CreateRefusedError(Exception):
 def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
     """Return the merge patch to the new status, with the resourceVersion it is based on."""
     before, version = observed.view.status, observed.view.metadata["resourceVersion"]
-    changes = _merge_patch(before, status)
+    changes = merge_patch(before, status)
     return {"metadata": {"resourceVersion": version}, "status": changes}
 
 
@@ -76,7 +76,7 @@ def finalizer_patch(job: Mapping[str, Any]) -> Object | None:
     return {"metadata": {"finalizers": kept, "resourceVersion": metadata["resourceVersion"]}}
 
 
-def _merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
+def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
     """Return the JSON merge patch (RFC 7386) between two objects; removed keys become None."""
     changes: Object = {key: None for key in before if key not in after}
     for key, value in after.items():
@@ -84,7 +84,7 @@ def _merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
         if old == value:
             continue
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            changes[key] = _merge_patch(old, value)
+            changes[key] = merge_patch(old, value)
         else:
             changes[key] = value
     return changes
@@ -198,13 +198,13 @@ class JobWriter:
         job = _with_priority_class(job, placement, self._has_priority_class)
         make = partial(make_pod, job, identity, attempt, fixed_user=self._fixed_user)
         try:
-            # A random key at each call: only that of the call that creates the ConfigMap is used.
-            key = secrets.token_hex(GANG_KEY_BYTES)
             resources = [
-                *job_resources(observed.raw, identity, key, self._metrics_peers),
+                *self.resources(observed, attempt),
                 *self._gang_scheduling.resources(job, identity),
             ]
-            await _run_bounded([self._create_or_adopt(r, body, identity) for r, body in resources])
+            await _run_bounded(
+                [self._create_resource(r, body, identity, expectations) for r, body in resources]
+            )
             # Create the first pod alone: if it is rejected, all others would be, too.
             first, *rest = (
                 self._gang_scheduling.add_to_pod(
@@ -226,6 +226,14 @@ class JobWriter:
             return refused.create_error
         return None
 
+    def resources(self, observed: Observed, attempt: int) -> list[tuple[Resource, Object]]:
+        """Return the objects of an attempt besides its pods."""
+        key = observed.gang_key
+        # A random key at each call: only that of the call that creates the ConfigMap is used.
+        key = secrets.token_hex(GANG_KEY_BYTES) if key is None else key
+        identity = JobIdentity.of(observed.raw)
+        return job_resources(observed.raw, identity, attempt, key, self._metrics_peers)
+
     async def try_pod(self, record: JobRecord, job: Job) -> Object | Unschedulable:
         """Return the first pod as the API server would store it, or why it rejects the pod."""
         identity, view = JobIdentity.of(record.raw), record.view
@@ -243,6 +251,12 @@ class JobWriter:
     ) -> None:
         made = await self._create_or_adopt(PODS, body, identity)
         expectations.expect_pod_version(made["metadata"]["resourceVersion"])
+
+    async def _create_resource(
+        self, resource: Resource, body: Object, identity: JobIdentity, expectations: Expectations
+    ) -> None:
+        made = await self._create_or_adopt(resource, body, identity)
+        expectations.expect_child_version(resource.plural, made["metadata"]["resourceVersion"])
 
     async def _create_or_adopt(
         self, resource: Resource, body: Object, identity: JobIdentity, *, dry_run: bool = False

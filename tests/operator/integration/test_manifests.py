@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from llmtrain_devcluster.api import Api, ApiStatusError
-from llmtrain_operator.manifests.job_resources import (
-    job_resources,
-)
+from llmtrain_operator.manifests.job_resources import digest, job_resources
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import make_pod
 from tests.support.operator_harness.harness import job_object
@@ -40,8 +38,9 @@ async def test_a_restricted_namespace_accepts_the_objects(
             "value": 7,
         }
         await api.apply(high)
-    for resource, body in job_resources(raw, identity, "ab" * 32):
-        await api.request("POST", resource.path(namespace), body=body)
+    for resource, body in job_resources(raw, identity, 0, "ab" * 32):
+        stored = await api.request("POST", resource.path(namespace), body=body)
+        assert digest(resource, stored) == digest(resource, body), "a default would be an edit"
     job = checked_job(**json.loads(json.dumps(spec)))
     body = make_pod(job, identity, 0, 0, NODES, fixed_user=fixed_user)
     made = await api.create("pods", body, namespace)

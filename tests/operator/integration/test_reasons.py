@@ -176,10 +176,12 @@ async def a_default_limit_below_the_shared_memory(harness: CaseBench) -> None:
 @case
 async def a_name_that_is_taken(harness: CaseBench) -> None:
     await harness.add_nodes({})
-    await harness.api.create("configmaps", {"metadata": {"name": "job-job"}}, harness.namespace)
+    await harness.api.create("configmaps", {"metadata": {"name": "job-job-0"}}, harness.namespace)
     await harness.small("job")
-    await harness.wait_reason("job", "NameConflict", "configmaps job-job exists", kind="PodsReady")
-    await harness.api.delete("configmaps", "job-job", harness.namespace)
+    await harness.wait_reason(
+        "job", "NameConflict", "configmaps job-job-0 exists", kind="PodsReady"
+    )
+    await harness.api.delete("configmaps", "job-job-0", harness.namespace)
     await harness.starts("job")
 
 

@@ -181,7 +181,7 @@ def test_network_policy_and_service() -> None:
     assert headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"]
     assert headless["selector"] == policy["podSelector"]["matchLabels"]
     raw = job_object("job", "team")
-    config_map = make_config_map(raw, IDENTITY, "ab" * 32)
+    config_map = make_config_map(raw, IDENTITY, 0, "ab" * 32)
     assert config_map["immutable"] and config_map["data"]["gang-key"] == "ab" * 32
     told = json.loads(config_map["data"]["job.json"])
     assert told["metadata"] == {"name": "job", "namespace": "team", "uid": IDENTITY.uid}
