@@ -176,6 +176,7 @@ class Controller:
             metrics=self.metrics,
             node_lost_seconds=config.node_lost_seconds,
             start_reservation=config.start_reservation,
+            shares_nodes=config.namespace is not None,
         )
 
     def _make_restorer(self) -> Restorer:

@@ -66,6 +66,8 @@ class Observed:
     """Seconds since this process first saw a failed pod of the attempt; 0 if there is none."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which a node that is not ready counts as lost."""
+    shares_nodes: bool = False
+    """Whether other operators may place jobs on the same nodes."""
     start_reservation: float = START_RESERVATION_SECONDS
     """Seconds for which a placement keeps nodes without bound pods."""
 

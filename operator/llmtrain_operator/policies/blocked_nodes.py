@@ -7,16 +7,18 @@ says nothing against the node.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureInfo
-from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.cache.job import format_time, parse_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.failures import append_failure
 from llmtrain_operator.job_state.release import unplace, unplace_unstarted
 from llmtrain_operator.job_state.status_draft import StatusDraft
+from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.policies.node_replacement import find_replacements, replace_nodes
 
 REFUSED_SECONDS = 5.0
@@ -24,6 +26,8 @@ REFUSED_SECONDS = 5.0
 two seconds after a node has changed, and may see the change later than the operator."""
 REFUSED_BACKOFF_SECONDS = 5.0
 """First delay after a refusal that the known state of the node does not explain."""
+SHARED_BACKOFF_SECONDS = 10.0
+"""Longest delay after the first refusal where several operators share nodes. It doubles."""
 _MAX_NAMED = 3
 
 
@@ -66,6 +70,7 @@ def release_unschedulable(
     if not refused:
         return False
     if leave_blocked_nodes(draft, [pod.node for pod in refused]):
+        _let_others_start(draft)
         return True
     if len(pods) < draft.job.nodes:
         return False
@@ -79,6 +84,23 @@ def release_unschedulable(
     append_failure(draft, FailureInfo(Reason.UNSCHEDULABLE, text, node=pod.node))
     unplace_unstarted(draft, Reason.UNSCHEDULABLE, text, REFUSED_BACKOFF_SECONDS)
     return True
+
+
+def _let_others_start(draft: StatusDraft) -> None:
+    """Queue again after a delay that differs from job to job, if operators share the nodes.
+
+    They place their jobs at the same moments: when nodes become free. Each would get a part of the
+    nodes of its gang, again and again.
+    """
+    if not draft.observed.shares_nodes or draft.placement is not None:
+        return
+    count = draft.view.unstarted_attempts
+    longest = SHARED_BACKOFF_SECONDS * 2.0 ** min(count, 4)
+    key = f"{JobIdentity.of(draft.observed.raw).uid}/{draft.attempt}"
+    share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
+    draft.set_field("unstartedAttempts", count + 1)
+    end = draft.observed.now + timedelta(seconds=longest * share)
+    draft.set_field("backoffUntil", format_time(end))
 
 
 def _is_refused(pod: PodRecord) -> bool:

@@ -73,6 +73,7 @@ class ReconcilerDeps:
     metrics: Metrics
     node_lost_seconds: float
     start_reservation: float
+    shares_nodes: bool
 
 
 @dataclass(slots=True)
@@ -239,6 +240,7 @@ class Reconciler:
             seconds_since_write=time.monotonic() - self.last_write,
             node_lost_seconds=self.deps.node_lost_seconds,
             start_reservation=self.deps.start_reservation,
+            shares_nodes=self.deps.shares_nodes,
         )
 
     def _seconds_since_failure(self, attempt: int, pods: Sequence[PodRecord]) -> float:

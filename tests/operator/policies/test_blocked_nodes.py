@@ -13,9 +13,11 @@ from llmtrain_core.placement import Request, start_obstacles
 from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.topology.inventory import Node, Taint
 from llmtrain_core.validation.check import check
+from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import Actions
+from llmtrain_operator.policies.blocked_nodes import SHARED_BACKOFF_SECONDS
 from tests.support.operator_harness.harness import job_object
 from tests.support.operator_harness.observed import (
     NOW,
@@ -209,3 +211,29 @@ def test_a_short_limit_of_the_start_blames_nobody_for_a_refusal() -> None:
     after = replace(before, raw={**before.raw, "spec": spec}, checked=check("job", spec))
     actions, _ = settle(after)
     assert_left(actions, "cannot be scheduled on n1")
+
+
+def delay(uid: str, unstarted: int = 0, **situation: Any) -> float | None:
+    """Seconds until a job queues again whose node a foreign pod has taken meanwhile."""
+    nodes = {"n0": fit("n0"), "n1": fit("n1", cordoned=True)}
+    observed = make_observed(
+        status(unstartedAttempts=unstarted),
+        metadata={"uid": uid},
+        pods=(pod(0, owner=uid), refused()),
+        nodes=nodes,
+        **situation,
+    )
+    actions, _ = settle(observed)
+    assert "placement" not in actions.status
+    until = actions.status.get("backoffUntil")
+    return None if until is None else (parse_time(until) - NOW).total_seconds()
+
+
+def test_jobs_of_operators_that_share_nodes_queue_again_at_different_times() -> None:
+    assert delay("alone") is None
+    found = [delay(f"uid-{index}", shares_nodes=True) or 0 for index in range(100)]
+    assert max(found) <= SHARED_BACKOFF_SECONDS
+    pairs = list(zip(found[::2], found[1::2], strict=True))
+    # A gang is bound within a second or two.
+    assert sum(abs(one - other) >= 2 for one, other in pairs) > len(pairs) / 2
+    assert max(delay(f"uid-{index}", 3, shares_nodes=True) or 0 for index in range(100)) > 60
