@@ -64,6 +64,8 @@ class Observed:
     """For how long this process has seen each node not ready."""
     seconds_since_failure: float = 0.0
     """Seconds since this process first saw a failed pod of the attempt; 0 if there is none."""
+    refused_seconds: Mapping[str, float] = field(default_factory=dict)
+    """For how long this process has seen kube-scheduler refuse each pod, by its UID."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which a node that is not ready counts as lost."""
     shares_nodes: bool = False

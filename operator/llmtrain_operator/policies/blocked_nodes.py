@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureInfo
-from llmtrain_operator.cache.job import format_time, parse_time
+from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.failures import append_failure
 from llmtrain_operator.job_state.release import unplace, unplace_unstarted
@@ -75,8 +75,7 @@ def release_unschedulable(
     if len(pods) < draft.job.nodes:
         return False
     pod = min(refused, key=lambda pod: (pod.refused_since, pod.index))
-    until = parse_time(pod.refused_since) + timedelta(seconds=patience)
-    left = (until - draft.observed.now).total_seconds()
+    left = patience - draft.observed.refused_seconds.get(pod.uid, 0.0)
     if left > 0:
         draft.reconcile_after(left)
         return False

@@ -92,6 +92,8 @@ class Reconciler:
     last_write: float = -1e9
     failure_seen: tuple[int, float] | None = None
     """Attempt in which a failed pod was seen, and when first; monotonic time."""
+    refused_seen: dict[tuple[str, str], float] = field(default_factory=dict)
+    """UID of each refused pod with the time of the refusal, and when it was seen first."""
     gone_since: float | None = None
     """When the job was found to be gone, if it left pods; monotonic time."""
     slow_deletion_logged: bool = False
@@ -228,6 +230,7 @@ class Reconciler:
             children=self.restorer.children(job, self.expectations),
             gang_key=self.restorer.observe_key(job, pods),
             unready_seconds={name: self.deps.unready_seconds(name) for name in nodes},
+            refused_seconds=self._refused_seconds(pods),
             seconds_since_failure=self._seconds_since_failure(view.attempt, pods),
             levels=self.deps.fabric_levels.levels(view.fabric) if view.stored_placement else (),
             assessment=assessment,
@@ -242,6 +245,12 @@ class Reconciler:
             start_reservation=self.deps.start_reservation,
             shares_nodes=self.deps.shares_nodes,
         )
+
+    def _refused_seconds(self, pods: Sequence[PodRecord]) -> dict[str, float]:
+        now = time.monotonic()
+        refused = [(pod.uid, pod.refused_since) for pod in pods if pod.refused_since]
+        self.refused_seen = {key: self.refused_seen.get(key, now) for key in refused}
+        return {uid: now - seen for (uid, _), seen in self.refused_seen.items()}
 
     def _seconds_since_failure(self, attempt: int, pods: Sequence[PodRecord]) -> float:
         if not any(pod.attempt == attempt and pod.phase == "Failed" for pod in pods):

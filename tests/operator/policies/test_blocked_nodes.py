@@ -200,6 +200,14 @@ def test_a_refusal_without_a_known_cause_releases_the_nodes_within_seconds(
     assert candidate is not None and candidate.avoided_nodes == {"n1"}
 
 
+@pytest.mark.parametrize("skew", [-120, 120])
+def test_a_difference_of_clocks_does_not_shorten_the_wait_for_a_refused_pod(skew: int) -> None:
+    gang = (pod(0), refused(skew, "0/2 nodes are available"))
+    for seconds, left in ((4.0, False), (5.0, True)):
+        before = replace(observed(fit("n1"), gang), refused_seconds={gang[1].uid: seconds})
+        assert ("placement" not in settle(before)[0].status) == left
+
+
 def test_a_gang_that_is_scheduled_together_waits_for_its_pods() -> None:
     actions, _ = settle(observed(fit("n1"), (refused(60.0),)))
     assert actions.create_pods == (0,) and "placement" in actions.status

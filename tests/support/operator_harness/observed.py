@@ -96,6 +96,8 @@ def make_observed(
     rest.setdefault(
         "unready_seconds", {name: _passed(n.since) for name, n in rest["nodes"].items()}
     )
+    refused = {pod.uid: pod.refused_since for pod in rest.get("pods", ()) if pod.refused_since}
+    rest.setdefault("refused_seconds", {uid: _passed(since) for uid, since in refused.items()})
     ended = [pod.finished for pod in rest.get("pods", ()) if pod.phase == "Failed"]
     rest.setdefault("seconds_since_failure", _passed(min(ended, default=ago(0))))
     checked = check("job", raw["spec"])
