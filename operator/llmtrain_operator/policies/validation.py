@@ -27,8 +27,7 @@ def _accept_or_reject_valid(draft: StatusDraft, job: Job) -> None:
     draft.set_field("layout", str(job.layout))
     if not reject_if_too_large(draft):
         warning = _checkpoint_warning(job)
-        text = f"the spec is valid; {warning}" if warning else "the spec is valid"
-        draft.set_condition(ConditionType.ACCEPTED, True, Reason.VALID, text)
+        draft.set_condition(ConditionType.ACCEPTED, True, Reason.VALID, "the spec is valid")
         _set_resumable(draft, warning)
 
 
@@ -43,7 +42,7 @@ def _checkpoint_warning(job: Job) -> str:
 
 
 def _set_resumable(draft: StatusDraft, warning: str) -> None:
-    """Warn that the job cannot resume. The Event of Accepted says it, so this one has none."""
+    """Warn that the job cannot resume."""
     if warning:
         draft.set_condition(ConditionType.RESUMABLE, False, Reason.NO_CHECKPOINT, warning)
     elif draft.view.condition(ConditionType.RESUMABLE) is not None:

@@ -17,13 +17,7 @@ _WARNING_CONDITIONS = frozenset(
     {ConditionType.FAILED, ConditionType.RESTARTING, ConditionType.NETWORK_DEGRADED}
 )
 _NO_EVENT_WHEN_FALSE = frozenset(
-    {
-        ConditionType.RESUMABLE,  # the message of Accepted has the warning, too
-        ConditionType.RUNNING,
-        ConditionType.RESTARTING,
-        ConditionType.FAILED,
-        ConditionType.SUCCEEDED,
-    }
+    {ConditionType.RUNNING, ConditionType.RESTARTING, ConditionType.FAILED, ConditionType.SUCCEEDED}
 )
 _START = (
     ConditionType.ACCEPTED,

@@ -23,6 +23,7 @@ RUNNING: Change = (ConditionType.RUNNING, True, Reason.TRAINING)
 NOT_RUNNING: Change = (ConditionType.RUNNING, False, Reason.GANG_RESTART)
 RESTARTING: Change = (ConditionType.RESTARTING, True, Reason.GANG_RESTART)
 NO_GPUS: Change = (ConditionType.PLACED, False, Reason.INSUFFICIENT_GPUS)
+NO_CHECKPOINT: Change = (ConditionType.RESUMABLE, False, Reason.NO_CHECKPOINT)
 NO_IMAGE: Change = (ConditionType.PODS_READY, False, Reason.IMAGE_PULL_FAILED)
 SUCCEEDED: Change = (ConditionType.SUCCEEDED, True, Reason.COMPLETED)
 
@@ -39,6 +40,9 @@ def view(changes: Sequence[Change]) -> JobView:
     [
         pytest.param([], [ACCEPTED, QUEUED], ["Valid"], id="accepted"),
         pytest.param([], [ACCEPTED, PLACED], ["Placed"], id="accepted and placed at once"),
+        pytest.param(
+            [], [ACCEPTED, NO_CHECKPOINT, PLACED], ["NoCheckpoint", "Placed"], id="no checkpoint"
+        ),
         pytest.param([], [ACCEPTED, NO_GPUS], ["Valid", "InsufficientGpus"], id="no room"),
         pytest.param([ACCEPTED, QUEUED], [PLACED, STARTING], ["Placed"], id="placed"),
         pytest.param([ACCEPTED, PLACED], [STARTING], ["PodsStarting"], id="pods exist"),
