@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from llmtrain_core.placement.types import DOMAIN_TOLERANCE
 from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_operator.errors import ConfigError
 
@@ -72,6 +73,9 @@ class Config:
     """Seconds after which the pods of a node that is not ready count as lost."""
     start_reservation: float = START_RESERVATION_SECONDS
     """Seconds for which a placement keeps its nodes until the pods of the job are bound to them."""
+    domain_tolerance: float = DOMAIN_TOLERANCE
+    """Share of the planned step below which a gain does not justify that a job uses more domains
+    of the network; 0: the fastest placement, whatever domains it uses."""
     writes_per_second: float = 100.0
     """Limit of writes to the API server per second, over all jobs."""
     max_active_jobs: int = 1000
@@ -150,6 +154,16 @@ def _parse_positive_float(text: str) -> float:
     return number
 
 
+def _parse_share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < 1:
+        raise ArgumentTypeError(f"{text!r} is not a share: at least 0 and less than 1")
+    return number
+
+
 def _parse_peers(text: str) -> tuple[dict[str, Any], ...]:
     """Parse peers of a NetworkPolicy. The API server would refuse a wrong one with each job."""
     try:
@@ -185,7 +199,11 @@ def parse(arguments: Sequence[str]) -> Config:
         "int": _parse_int,
         "float": _parse_positive_float,
     }
-    own_parsers = {"log_level": _parse_log_level, "metrics_peers": _parse_peers}
+    own_parsers = {
+        "log_level": _parse_log_level,
+        "metrics_peers": _parse_peers,
+        "domain_tolerance": _parse_share,
+    }
     for item in fields(Config):
         default: Any = None if callable(item.default_factory) else item.default
         parse_value = own_parsers.get(item.name) or parsers.get(str(item.type), str)

@@ -188,6 +188,33 @@ def test_the_rates_of_a_fabric_count(llmtrain: Shell, file: Callable[..., str]) 
     assert seconds(64, 400) > 2 * seconds(1, 400)
 
 
+def test_a_gain_below_the_tolerance_does_not_take_more_domains(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    """The gain of a few ms per step takes two nodes of each of four leaves."""
+    found = job(8)
+    found["spec"]["parallelism"] = {"tensor": 8, "data": 4, "pipeline": 2}
+    fabric = {
+        "spec": {
+            "levels": [
+                {"name": "leaf", "nodeLabel": LEAF, "oversubscription": 4},
+                {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
+            ]
+        }
+    }
+    nodes = file("n", listed("Node", *tree()))
+    files = ["-f", file("job", found), "--nodes", nodes, "--fabric", file("fabric", fabric)]
+
+    def leaves(*flags: str) -> int:
+        found = json.loads(llmtrain("place", *files, *flags, "-o", "json")[1])
+        return int(found["domains"]["leaf"])
+
+    assert leaves() == leaves("--domain-tolerance", "0.01") == 2
+    assert leaves("--domain-tolerance", "0") == 4
+    code, _, error = llmtrain("place", *files, "--domain-tolerance", "1")
+    assert code == 2 and "domain-tolerance" in error
+
+
 def test_labels_that_bear_on_the_job_are_among_the_reasons(
     llmtrain: Shell, file: Callable[..., str]
 ) -> None:

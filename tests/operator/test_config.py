@@ -41,3 +41,16 @@ def test_peers_of_the_metrics_port(
     monkeypatch.setenv("LLMTRAIN_OPERATOR_METRICS_PEERS", "[{}]")
     with pytest.raises(ConfigError, match="LLMTRAIN_OPERATOR_METRICS_PEERS"):
         parse([])
+
+
+def test_the_tolerance_of_domains_is_a_share(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse([]).domain_tolerance == 0.01
+    assert parse(["--domain-tolerance=0"]).domain_tolerance == 0.0
+    for wrong in ("1", "-0.1", "nan", "1%", ""):
+        with pytest.raises(SystemExit):
+            parse([f"--domain-tolerance={wrong}"])
+        assert "--domain-tolerance" in capsys.readouterr().err
+    monkeypatch.setenv("LLMTRAIN_OPERATOR_DOMAIN_TOLERANCE", "0.05")
+    assert parse([]).domain_tolerance == 0.05

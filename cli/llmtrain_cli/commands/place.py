@@ -15,6 +15,7 @@ from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, s
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.placement import (
+    DOMAIN_TOLERANCE,
     Placement,
     Request,
     Unplaceable,
@@ -47,12 +48,23 @@ FabricOption = Annotated[
     str | None, typer.Option(help="file of a Fabric, or a preset; default: detected from labels")
 ]
 
+DomainToleranceOption = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=0.99,
+        help="share of a step below which a gain does not justify more domains; the operator's"
+        " --domain-tolerance",
+    ),
+]
+
 
 def command(
     job: Annotated[str, typer.Option("-f", "--file", help="the job's manifest")],
     nodes: NodesOption = None,
     pods: PodsOption = None,
     fabric: FabricOption = None,
+    domain_tolerance: DomainToleranceOption = DOMAIN_TOLERANCE,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the placement of a job. Exit code 1 if it does not fit, 2 on invalid input.
@@ -62,7 +74,7 @@ def command(
     checked, annotations = read_manifest(job)
     named = checked.spec.topology.fabric if checked.spec.topology else None
     view = read_cluster(ClusterSources(nodes, pods, fabric=fabric), named)
-    request = request_on(view.snapshot, checked, annotations)
+    request = request_on(view.snapshot, checked, annotations, domain_tolerance)
     answer = place(request, view.snapshot)
     wire = answer.to_wire()
     wire["reasons"] = [*wire["reasons"], *_label_findings(request, view.snapshot, answer)]
@@ -78,9 +90,14 @@ def command(
         raise typer.Exit(EXIT_FAILURE)
 
 
-def request_on(snapshot: Snapshot, job: Job, annotations: Mapping[str, str]) -> Request:
+def request_on(
+    snapshot: Snapshot,
+    job: Job,
+    annotations: Mapping[str, str],
+    domain_tolerance: float = DOMAIN_TOLERANCE,
+) -> Request:
     """Return the request of a job on the nodes of a cluster."""
-    request = Request.of(job, _gpu_of(snapshot))
+    request = Request.of(job, _gpu_of(snapshot), domain_tolerance)
     if annotations.get(ALLOW_OVER_MEMORY) == "true":
         return request
     return replace(request, too_small=nodes_with_too_little_memory(job, snapshot.nodes))

@@ -4,6 +4,7 @@ from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.placement.filter import eligible, obstacles_text, start_obstacles
 from llmtrain_core.placement.place import place, why_unplaceable
 from llmtrain_core.placement.types import (
+    DOMAIN_TOLERANCE,
     Alternative,
     PlacedNode,
     Placement,
@@ -16,6 +17,7 @@ from llmtrain_core.placement.types import (
 )
 
 __all__ = [
+    "DOMAIN_TOLERANCE",
     "Alternative",
     "PlacedNode",
     "Placement",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmtrain_core.placement.tree import Path, Tree, depth_of, natural
@@ -20,7 +20,7 @@ class FreeNode:
     left: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class DomainCapacity:
     """The free nodes of a domain. The root, above all levels, has an empty path."""
 
@@ -34,6 +34,8 @@ class DomainCapacity:
     children: list[DomainCapacity] = field(default_factory=list)
     """In natural order; empty for a leaf domain, which has no domains below it."""
     leaf: int = NOT_A_LEAF
+    whole: bool = False
+    """Whether no node in it is in use or unavailable, so that a job could get all of it."""
 
     def walk(self) -> Iterator[DomainCapacity]:
         """Yield this domain and all domains below it."""
@@ -60,6 +62,10 @@ class CapacityTree:
     """Length of the path of the domain that they must share."""
     largest: int
     """Blocks that the largest leaf domain can hold."""
+    uplinks: Mapping[Path, float] = field(default_factory=dict, compare=False, repr=False)
+    """Bytes per second and direction of the uplinks of domains."""
+    in_use: Collection[Path] = ()
+    """Domains of which some node is not free."""
     divisions: dict[object, Division] = field(default_factory=dict, compare=False, repr=False)
     """Cache of divisions, by domain and request."""
     _within: dict[tuple[Path, int], int] = field(default_factory=dict, compare=False, repr=False)
@@ -75,6 +81,30 @@ class CapacityTree:
             self._within[key] = known
         return known
 
+    def restricted(self, most: Mapping[int, int]) -> CapacityTree:
+        """Return the tree of some leaf domains, each with its maximum number of blocks.
+
+        Leaf domains keep their numbers.
+        """
+        chosen = [(self.leaves[index], most[index]) for index in sorted(most)]
+        leaves = tuple(
+            DomainCapacity(
+                leaf.path, min(leaf.free, limit), limit, leaf.uplink, [], leaf.leaf, leaf.whole
+            )
+            for leaf, limit in chosen
+        )
+        root = _joined(leaves, self.group, self.depth, self.uplinks, self.in_use)
+        return CapacityTree(
+            root,
+            leaves,
+            self.free_nodes,
+            self.group,
+            self.depth,
+            max(most.values()),
+            self.uplinks,
+            self.in_use,
+        )
+
     def at(self, depth: int) -> list[DomainCapacity]:
         """Return the domains whose path has `depth` parts, in natural order."""
         capacity = [self.root]
@@ -83,10 +113,21 @@ class CapacityTree:
         return capacity
 
 
-def free_nodes_of(request: Request, snapshot: Snapshot, nodes: Iterable[Node]) -> list[FreeNode]:
-    """Return the nodes as free nodes of a request."""
+def free_nodes_of(
+    request: Request,
+    snapshot: Snapshot,
+    nodes: Iterable[Node],
+    paths: Mapping[str, Path] | None = None,
+) -> list[FreeNode]:
+    """Return the nodes as free nodes of a request; `paths` by node saves reading them again."""
     resource, wanted = request.gpu_resource, request.gpus_per_node
-    return [FreeNode(snapshot.path(n), snapshot.free(n, resource) - wanted) for n in nodes]
+    return [
+        FreeNode(
+            snapshot.path(node) if paths is None else paths[node.name],
+            snapshot.free(node, resource) - wanted,
+        )
+        for node in nodes
+    ]
 
 
 def tensor_group(request: Request, tree: Tree) -> tuple[int, int]:
@@ -97,10 +138,31 @@ def tensor_group(request: Request, tree: Tree) -> tuple[int, int]:
     return group, 0 if group == 1 else depth_of(tree.levels, request.tensor_within)
 
 
+def domains_in_use(
+    request: Request, snapshot: Snapshot, paths: Mapping[str, Path]
+) -> frozenset[Path]:
+    """Return the domains with a node that has such GPUs and is in use or unavailable.
+
+    `paths` are those of all nodes, by name.
+    """
+    resource, withheld = request.gpu_resource, snapshot.withheld
+    busy = {name for (name, used), amount in snapshot.used.items() if used == resource and amount}
+    leaves = {
+        paths[node.name][:-1]
+        for node in snapshot.nodes
+        if (node.name in busy or not node.ready or node.cordoned or node.name in withheld)
+        and node.allocatable.get(resource)
+    }
+    return frozenset(leaf[:depth] for leaf in leaves for depth in range(1, len(leaf) + 1))
+
+
 def build_capacity_tree(
-    free_nodes: Sequence[FreeNode], tree: Tree, request: Request
+    free_nodes: Sequence[FreeNode], tree: Tree, request: Request, in_use: Collection[Path] = ()
 ) -> CapacityTree:
-    """Build the tree of free nodes. Paths may be longer than a folded tree is deep."""
+    """Build the tree of free nodes. Paths may be longer than a folded tree is deep.
+
+    `in_use` are the domains of which some node is not free.
+    """
     levels, uplinks = len(tree.levels), tree.uplinks
     group, depth = tensor_group(request, tree)
     by_leaf: dict[Path, list[FreeNode]] = {}
@@ -117,16 +179,33 @@ def build_capacity_tree(
             fits = 0
         elif group > 1 and depth == levels - 1:
             fits -= fits % group
-        leaves.append(
-            DomainCapacity(path, len(members), fits, uplinks.get(path, 0.0), leaf=len(leaves))
-        )
+        leaf = DomainCapacity(path, len(members), fits, uplinks.get(path, 0.0), leaf=len(leaves))
+        leaf.whole = path not in in_use
+        leaves.append(leaf)
         held.append(tuple(members))
+    root = _joined(leaves, group, depth, uplinks, in_use)
+    largest = max((leaf.fits for leaf in leaves), default=0)
+    return CapacityTree(root, tuple(leaves), tuple(held), group, depth, largest, uplinks, in_use)
+
+
+def _joined(
+    leaves: Sequence[DomainCapacity],
+    group: int,
+    depth: int,
+    uplinks: Mapping[Path, float],
+    in_use: Collection[Path],
+) -> DomainCapacity:
+    """Build the domains above leaf domains, and return the root."""
     layer = list(leaves)
-    for length in range(levels - 2, -1, -1):
+    for length in range(len(layer[0].path) - 1 if layer else 0, -1, -1):
         above: dict[Path, DomainCapacity] = {}
         for domain in layer:
             path = domain.path[:length]
-            parent = above.setdefault(path, DomainCapacity(path, 0, 0, uplinks.get(path, 0.0)))
+            parent = above.get(path)
+            if parent is None:
+                parent = DomainCapacity(path, 0, 0, uplinks.get(path, 0.0))
+                parent.whole = path not in in_use
+                above[path] = parent
             parent.children.append(domain)
             parent.free += domain.free
             parent.fits += domain.fits
@@ -134,9 +213,7 @@ def build_capacity_tree(
             for parent in above.values():
                 parent.fits -= parent.fits % group
         layer = list(above.values())
-    root = layer[0] if layer else DomainCapacity((), 0, 0)
-    largest = max((leaf.fits for leaf in leaves), default=0)
-    return CapacityTree(root, tuple(leaves), tuple(held), group, depth, largest)
+    return layer[0] if layer else DomainCapacity((), 0, 0)
 
 
 def has_capacity(capacity: CapacityTree, request: Request, max_depth: int) -> bool:

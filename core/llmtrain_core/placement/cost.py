@@ -86,7 +86,7 @@ class Congestion:
         }
         """By NVLink domain of several nodes: the link that represents all links of its nodes, and
         the domains inside."""
-        self.base = tuple(map(self._least, range(len(traffic.kinds))))
+        self.base = self._minimum()
         """Minimum seconds by kind, which every placement has."""
         nothing = (0.0,) * len(traffic.kinds)
         self.times = [nothing] * (len(self._rates) + len(self._nvlink_domains)) + [self.base]
@@ -102,17 +102,16 @@ class Congestion:
         self._leaders: list[list[tuple[float, int]]] | None = None
         """By kind: seconds and link of the busiest links, rising; more than an exchange affects."""
 
-    def _least(self, kind: int) -> float:
+    def _minimum(self) -> tuple[float, ...]:
         """Return the seconds of NVLink inside blocks, and of NICs where NVLink ends at the node."""
-        traffic, weight = self.traffic, self.traffic.weights[kind]
-        least = max(traffic.inside[kind]) / self._nvlink
-        if not self._nvlink_domains:
-            rate = self.link_index.tree.node_rate
-            for edges in traffic.adjacent:
-                out = sum(edge[2] for edge in edges if edge[1] == kind)
-                into = sum(edge[3] for edge in edges if edge[1] == kind)
-                least = max(least, out / rate, into / rate)
-        return weight * least
+        traffic, rate = self.traffic, self.link_index.tree.node_rate
+        found = []
+        for kind, weight in enumerate(traffic.weights):
+            least = max(traffic.inside[kind]) / self._nvlink
+            if not self._nvlink_domains:
+                least = max(least, traffic.most_between_blocks[kind] / rate)
+            found.append(weight * least)
+        return tuple(found)
 
     @property
     def wide(self) -> bool:
@@ -344,6 +343,7 @@ class CostModel:
     def __init__(self, request: Request, tree: Tree):
         self.traffic = traffic_of(request.layout, request.gpus_per_node, request.traffic)
         self.tree = tree
+        self._loaded: tuple[Sequence[Path], Congestion] | None = None
 
     def cost(self, paths: Sequence[Path]) -> PlacementCost:
         """Return the cost of node paths in order of rank block."""
@@ -354,11 +354,14 @@ class CostModel:
         )
 
     def congestion(self, paths: Sequence[Path]) -> Congestion:
-        """Return the loads under node paths in order of rank block."""
+        """Return the loads under node paths in order of rank block. Do not change the result."""
+        if self._loaded is not None and self._loaded[0] == paths:
+            return self._loaded[1]
         leaves = list(dict.fromkeys(path[:-1] for path in paths))
         index = {leaf: number for number, leaf in enumerate(leaves)}
         congestion = Congestion(self.traffic, build_link_index(self.tree, leaves))
         congestion.assign_all([index[path[:-1]] for path in paths])
+        self._loaded = (paths, congestion)
         return congestion
 
     def ideal(self) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from llmtrain_core.layout import KIND_LABELS, Layout
+from llmtrain_core.placement.candidate import PlacementCandidate, limit_of
 from llmtrain_core.placement.capacity import CapacityTree
 from llmtrain_core.placement.cost import TIE, CostModel
-from llmtrain_core.placement.search import PlacementCandidate
 from llmtrain_core.placement.traffic.graph import groups_of_blocks
 from llmtrain_core.placement.tree import Path, natural
 from llmtrain_core.placement.types import Alternative, PlacementCost, Request
@@ -76,6 +76,7 @@ def reasons_of(
         f" {cost.slowdown:.2f} times that of {ideal}"
         + "".join(f"; {kind} {seconds(time)}" for kind, time in cost.by_group.items() if time),
         *_busiest_links(cost_model, names, paths),
+        *(_tolerance(request) if spread else ()),
         *_notes(request, names, max_depth),
     )
 
@@ -121,6 +122,14 @@ def _busiest_links(
         )
 
 
+def _tolerance(request: Request) -> Iterator[str]:
+    if request.tolerated_seconds:
+        yield (
+            f"a gain of up to {seconds(request.tolerated_seconds)}"
+            f" ({request.domain_tolerance:.3g} of a step) does not justify more domains"
+        )
+
+
 def _notes(request: Request, names: Sequence[str], max_depth: int) -> Iterator[str]:
     preferred = request.prefer
     if preferred is not None and names.index(preferred) + 1 > max_depth:
@@ -141,6 +150,7 @@ def alternative_to(
     found: Sequence[PlacementCandidate],
     names: Sequence[str],
     paths_of: Callable[[PlacementCandidate], Sequence[Path]],
+    tolerated: float,
 ) -> Alternative | None:
     """Return the best candidate that another method found."""
     chosen = found[0]
@@ -152,30 +162,43 @@ def alternative_to(
         return None
     near, paths = [name for name in names if name != "node"], paths_of(other)
     domains = {name: len({path[: depth + 1] for path in paths}) for depth, name in enumerate(near)}
-    return Alternative(other.method, other.seconds, domains, _why(chosen, other, near))
+    limit = limit_of(found, tolerated)
+    return Alternative(other.method, other.seconds, domains, _why(chosen, other, near, limit))
 
 
-def _why(chosen: PlacementCandidate, other: PlacementCandidate, names: Sequence[str]) -> str:
-    if other.seconds > chosen.seconds * (1 + TIE):
+def _why(
+    chosen: PlacementCandidate, other: PlacementCandidate, names: Sequence[str], limit: float
+) -> str:
+    slower = other.seconds > chosen.seconds * (1 + TIE)
+    if other.seconds > limit or (slower and other.footprint == chosen.footprint):
         if not chosen.seconds:
             return f"it has {seconds(other.seconds)} of exposed communication per step"
         return f"communication takes {other.seconds / chosen.seconds:.2f} times as long"
-    best, score = chosen.score, other.score
-    if score.uplink_bytes > best.uplink_bytes * (1 + TIE):
-        more = score.uplink_bytes - best.uplink_bytes
-        return f"as fast, but sends {more / 1e9:.3g} GB more over its busiest uplinks"
-    if score.spares_outside != best.spares_outside:
-        return "as fast, but the spares would be farther away"
+    difference = chosen.seconds - other.seconds
+    speed = "as fast"
+    if abs(difference) > chosen.seconds * TIE:
+        speed = f"{seconds(abs(difference))} {'faster' if difference > 0 else 'slower'} per step"
+    return f"{speed}, but {_more_than(chosen, other, names)}"
+
+
+def _more_than(chosen: PlacementCandidate, other: PlacementCandidate, names: Sequence[str]) -> str:
+    """Return the first criterion after the cost in which the other candidate is worse."""
+    best, footprint = chosen.footprint, other.footprint
     names = names[: len(best.domains)]  # those farther away than what folds into the node
-    for name, mine, theirs in zip(names, best.domains, score.domains, strict=True):
+    for name, used, others in zip(names, best.domains, footprint.domains, strict=True):
+        if others[0] != used[0]:
+            return f"on {count_of(others[0], name)} instead of {used[0]}"
+        if others[1] != used[1]:
+            return "the spares would be farther away"
+    for name, mine, theirs in zip(names, best.broken, footprint.broken, strict=True):
         if theirs != mine:
-            return f"as fast, but on {count_of(theirs, name)} instead of {mine}"
-    if score.gpus_over != best.gpus_over:
-        unused = f"{score.gpus_over} GPUs of its nodes unused instead of {best.gpus_over}"
-        return f"as fast, but leaves {unused}"
-    for name, mine, theirs in zip(reversed(names), best.stranded, score.stranded, strict=True):
+            return f"takes nodes of {count_of(theirs, name)} that are free as a whole"
+    if footprint.gpus_over != best.gpus_over:
+        return f"leaves {footprint.gpus_over} GPUs of its nodes unused instead of {best.gpus_over}"
+    more = other.uplink_bytes - chosen.uplink_bytes
+    if more > chosen.uplink_bytes * TIE:
+        return f"sends {more / 1e9:.3g} GB more over its busiest uplinks"
+    for name, mine, theirs in zip(reversed(names), chosen.stranded, other.stranded, strict=True):
         if theirs != mine:
-            return (
-                f"as fast, but leaves {theirs} free nodes in its {name} domains instead of {mine}"
-            )
-    return "as fast; the chosen one comes first in natural order"
+            return f"leaves {theirs} free nodes in its {name} domains instead of {mine}"
+    return "comes later in natural order"

@@ -82,14 +82,13 @@ def _short(
         within = [domain.fits for domain in capacity.at(depth)] if depth < len(names) else [1]
         largest = max(within, default=0)
         return Reason.DOMAIN_TOO_SMALL, (
-            f"needs {nodes} with {block} free in one {request.require};"
-            f" the {request.require} with the most free nodes has {largest},"
+            f"needs {nodes} with {block} free in one {request.require}"
+            f"{_for_tensor_groups(request, capacity)}; {_largest(request, capacity, largest)},"
             f" {have} are free in total" + _for_spares(request, largest)
         )
     if have >= want:
         return Reason.DOMAIN_TOO_SMALL, (
-            f"needs {nodes} with {block} free, {capacity.group} at a time in one"
-            f" {request.tensor_within} for each tensor group;"
+            f"needs {nodes} with {block} free{_for_tensor_groups(request, capacity)};"
             f" {capacity.root.fits} fit"
         )
     if not have + busy:
@@ -100,6 +99,22 @@ def _short(
     reason = Reason.INSUFFICIENT_GPUS if busy_only else Reason.INSUFFICIENT_NODES
     spares = _for_spares(request, have)
     return reason, f"needs {nodes} with {block} free; {have} of {total} have them{spares}"
+
+
+def _for_tensor_groups(request: Request, capacity: CapacityTree) -> str:
+    """Return where the nodes of a tensor group must be, if it has several."""
+    if capacity.group == 1:
+        return ""
+    return f", {capacity.group} at a time in one {request.tensor_within} for each tensor group"
+
+
+def _largest(request: Request, capacity: CapacityTree, fits: int) -> str:
+    """Return what the largest domain of the required level holds: nodes, or tensor groups."""
+    if capacity.group == 1:
+        return f"the {request.require} with the most free nodes has {fits}"
+    groups, wanted = fits // capacity.group, request.nodes // capacity.group
+    most = f"more than {groups} of the {wanted} tensor groups" if groups else "a tensor group"
+    return f"no {request.require} holds {most}"
 
 
 def _block(request: Request, filtered: FilterResult) -> str:

@@ -34,9 +34,11 @@ class LocalSearch:
         """Leaf domain of every block."""
         self._group = capacity.group
         self._item = (1 << capacity.group) - 1
-        self._limits = [domain.fits for domain in capacity.leaves]
-        self._kinds = [(domain.path[:-1], domain.uplink, domain.fits) for domain in capacity.leaves]
-        """Empty leaf domains of equal kind are interchangeable."""
+        self._limits = [0] * len(congestion.link_index.leaves)
+        for domain in capacity.leaves:
+            self._limits[domain.leaf] = domain.fits
+        self._kinds = [(d.leaf, (d.path[:-1], d.uplink, d.fits)) for d in capacity.leaves]
+        """Leaf domains to use. Empty ones of equal kind are interchangeable."""
         self._items = congestion.traffic.blocks // capacity.group
         self._perturbations = budget // MOVES_PER_PERTURBATION
         self._small = self._items <= SMALL
@@ -191,7 +193,7 @@ class LocalSearch:
         """Return the leaf domains without duplicates among empty ones of equal kind."""
         seen: set[object] = set()
         found = []
-        for leaf, kind in enumerate(self._kinds):
+        for leaf, kind in self._kinds:
             if not self.congestion.blocks_in(leaf):
                 if kind in seen:
                     continue

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.layout import Layout
+from llmtrain_core.placement.candidate import PlacementCandidate
 from llmtrain_core.placement.capacity import (
     CapacityTree,
     build_capacity_tree,
+    domains_in_use,
     free_nodes_of,
     has_capacity,
 )
@@ -16,7 +18,7 @@ from llmtrain_core.placement.cost import CostModel, build_link_index
 from llmtrain_core.placement.explain import alternative_to, crossings_of, reasons_of, sentence
 from llmtrain_core.placement.filter import filter_nodes
 from llmtrain_core.placement.infeasible import explain_infeasible, unknown_level
-from llmtrain_core.placement.search import PlacementCandidate, search
+from llmtrain_core.placement.search import search
 from llmtrain_core.placement.spares import spares_of
 from llmtrain_core.placement.tree import Path, Tree, depth_of, folded, natural, tree_of
 from llmtrain_core.placement.types import PlacedNode, Placement, Request, Unplaceable
@@ -53,8 +55,11 @@ def _scope(request: Request, snapshot: Snapshot) -> _Scope | Unplaceable:
     if unknown is not None:
         return unknown
     filtered = filter_nodes(request, snapshot)
-    tree = tree_of(snapshot)
-    capacity = build_capacity_tree(free_nodes_of(request, snapshot, filtered.usable), tree, request)
+    paths = {node.name: snapshot.path(node) for node in snapshot.nodes}
+    tree = tree_of(snapshot, paths.values())
+    free_nodes = free_nodes_of(request, snapshot, filtered.usable, paths)
+    in_use = domains_in_use(request, snapshot, paths)
+    capacity = build_capacity_tree(free_nodes, tree, request, in_use)
     farthest = depth_of(snapshot.levels, request.require)
     wanted = [farthest]
     if request.prefer is not None:
@@ -91,6 +96,7 @@ def _placed(request: Request, snapshot: Snapshot, scope: _Scope) -> Placement:
             [free_node for free_nodes in capacity.free_nodes for free_node in free_nodes],
             tree,
             request,
+            capacity.in_use,
         )
     cost_model = CostModel(request, scope.tree)
     link_index = build_link_index(tree, [domain.path for domain in capacity.leaves])
@@ -110,7 +116,12 @@ def _placed(request: Request, snapshot: Snapshot, scope: _Scope) -> Placement:
         reasons=reasons_of(
             request, cost_model, scope.capacity, found[0].method, paths, cost, max_depth
         ),
-        alternative=alternative_to(found, names, lambda other: paths_of(capacity, other)),
+        alternative=alternative_to(
+            found,
+            names,
+            lambda other: paths_of(capacity, other),
+            request.tolerated_seconds,
+        ),
     )
 
 

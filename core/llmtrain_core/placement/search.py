@@ -1,20 +1,22 @@
-"""Search for the assignment of blocks to leaf domains with the lowest cost.
+"""Search for the assignment of blocks to leaf domains with the lowest cost on the fewest domains.
 
-All greedy packings are candidates, so the result is never worse than any of them. Local search
-improves the best few. Candidates are compared by cost, then by the bytes over the most loaded
-uplink (even where NICs are the bottleneck, because other jobs share the uplinks), then by domains
-used from far to near, then by unused GPUs and nodes.
+1. The fewest domains that hold the job. Where no other placement can gain more than the tolerance,
+   these are used.
+2. Otherwise all greedy packings are candidates, so the result is never worse than any of them.
+   Local search improves the best few.
+3. The candidate with the lowest cost may use many domains. Sets with fewer of them are searched for
+   an assignment whose cost is within the tolerance.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
+from llmtrain_core.placement.candidate import PlacementCandidate, Scorer, limit_of, ranked
 from llmtrain_core.placement.capacity import NOT_A_LEAF, CapacityTree, DomainCapacity
-from llmtrain_core.placement.cost import TIE, Congestion, LinkIndex
+from llmtrain_core.placement.cost import LinkIndex
+from llmtrain_core.placement.domain_sets import DomainChoice, DomainSet
 from llmtrain_core.placement.local_search import MEDIUM, SMALL, LocalSearch
 from llmtrain_core.placement.packing import STYLES, FillStyle, KeepTogether, candidate_domains, fill
 from llmtrain_core.placement.rank_orders import RankOrder, orders
@@ -36,85 +38,97 @@ PERTURBED = 3
 SHARE = 14
 """A candidate gets 1 / SHARE of the remaining budget before any is perturbed, so that at least 30 %
 remain for perturbations."""
+SETS, SETS_OF_SMALL = 2, 12
+"""Sets of the fewest domains that are packed before anything else."""
+SET_STYLES = (STYLES[0], STYLES[2])
+"""Ways to fill a set of domains: one after the other, and in equal parts."""
+SET_WORK, PACKING_WORK = 0.4, 0.75
+"""Shares of the work that pack the sets of the fewest domains, and that pack everything else."""
+BETWEEN_WORK = 0.1
+"""Share of the work that packs one set of more domains than the fewest."""
+CONSOLIDATION = 6_000
+"""Moves that look for fewer domains within the tolerance, for jobs of up to `MEDIUM` nodes."""
 
 
-class Score(NamedTuple):
-    """The criteria in order of precedence; lower is better."""
+@dataclass(slots=True)
+class _Search:
+    """The search for one request."""
 
-    seconds: float
-    uplink_bytes: float
-    spares_outside: tuple[int, ...]
-    """Spares that do not fit into the domains of the job, from near to far."""
-    domains: tuple[int, ...]
-    """Domains used, from far to near."""
-    gpus_over: int
-    """Unused GPUs on the nodes."""
-    stranded: tuple[int, ...]
-    """Free nodes left in the domains of the job, from near to far."""
-    leaves: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementCandidate:
-    """One way to place the job."""
-
-    method: str
-    leaves: tuple[int, ...]
-    """Leaf domain of every block."""
-    score: Score
-    """Lower is better."""
+    request: Request
+    scorer: Scorer
+    capacity: CapacityTree
+    choice: DomainChoice
+    work: float = WORK
+    found: dict[tuple[int, ...], PlacementCandidate] = field(default_factory=dict)
+    known_orders: dict[int, list[RankOrder]] = field(default_factory=dict)
 
     @property
-    def order(self) -> str:
-        """Name of the order of ranks."""
-        return self.method.partition(",")[0]
+    def medium(self) -> bool:
+        """Whether the job is small enough to try all pairs of blocks."""
+        return self.request.nodes <= MEDIUM
 
-    @property
-    def seconds(self) -> float:
-        """Cost, rounded to nine digits."""
-        return self.score.seconds
+    def ranked(self) -> list[PlacementCandidate]:
+        """Return all candidates, best first."""
+        return ranked(self.found.values(), self.scorer.tolerated)
 
+    def is_ideal(self) -> bool:
+        """Whether some candidate costs no more than the ideal."""
+        return min(c.seconds for c in self.found.values()) <= self.scorer.least
 
-class Scorer:
-    """Computes the scores of assignments of one request."""
+    def orders(self, leaf_size: int) -> list[RankOrder]:
+        """Return the orders of ranks to try where a leaf domain holds `leaf_size` blocks."""
+        if leaf_size not in self.known_orders:
+            request = self.request
+            found = orders(request.layout, request.gpus_per_node, leaf_size)
+            self.known_orders[leaf_size] = found
+        return self.known_orders[leaf_size]
 
-    def __init__(
-        self, traffic: Traffic, link_index: LinkIndex, capacity: CapacityTree, spares: int
-    ):
-        self.congestion = Congestion(traffic, link_index)
-        self.capacity = capacity
-        self.spares = spares
-        free = {domain.path: domain.free for domain in capacity.root.walk()}
-        self._domains = [(len(path) - 1, free[path]) for path in link_index.domains]
-        """Depth and free nodes of every domain."""
+    def pack(
+        self,
+        capacity: CapacityTree,
+        where: Sequence[DomainCapacity],
+        style: FillStyle,
+        keeps: Sequence[KeepTogether],
+    ) -> list[PlacementCandidate]:
+        """Score the packings of one style within the budget, and return them."""
+        congestion = self.scorer.congestion
+        price = len(congestion.link_index.domains) * BY_LINK + self.request.nodes
+        price *= BY_NVLINK if congestion.wide else 1
+        packed = []
+        tried = self.orders(capacity.largest)
+        for method, leaves in _fillings(tried, capacity, where, style, keeps):
+            if self.work <= 0 and self.found:
+                break
+            self.work -= len(leaves)
+            if leaves not in self.found:
+                self.work -= price
+                self.found[leaves] = self.scorer.candidate(method, leaves)
+            packed.append(self.found[leaves])
+        return packed
 
-    def candidate(self, method: str, leaves: Sequence[int]) -> PlacementCandidate:
-        """Score an assignment."""
-        self.congestion.assign_all(leaves)
-        seconds = float(f"{self.congestion.seconds():.9g}")
-        counts = Counter(leaves)
-        used, stranded = ([0] * len(self.capacity.leaves[0].path) for _ in range(2))
-        for blocks, (depth, free) in zip(self.congestion.domain_blocks, self._domains, strict=True):
-            if blocks:
-                used[depth] += 1
-                stranded[depth] += free - blocks.bit_count()
-        over = sum(
-            free_node.left
-            for leaf, count in counts.items()
-            for free_node in self.capacity.free_nodes[leaf][:count]
-        )
-        near = tuple(max(0, self.spares - left) for left in reversed(stranded))
-        stranded = [max(0, left - self.spares) for left in stranded]
-        score = Score(
-            seconds,
-            float(f"{self.congestion.uplink_bytes():.9g}"),
-            near,
-            tuple(used),
-            over,
-            tuple(reversed(stranded)),
-            tuple(leaves),
-        )
-        return PlacementCandidate(method, tuple(leaves), score)
+    def pack_set(
+        self, chosen: DomainSet, styles: Sequence[FillStyle] = SET_STYLES
+    ) -> list[PlacementCandidate]:
+        """Score packings of a set of leaf domains, and return those of its footprint."""
+        restricted = self.capacity.restricted(chosen.limits)
+        keeps = (*WIDELY, KeepTogether.NEAR) if self.medium else WIDELY
+        packed: list[PlacementCandidate] = []
+        for style in styles:
+            packed += self.pack(restricted, [_narrowest(restricted.root)], style, keeps)
+        return [c for c in packed if c.footprint <= chosen.footprint]
+
+    def improve(
+        self,
+        capacity: CapacityTree,
+        candidates: Sequence[PlacementCandidate],
+        moves: int,
+        enough: float,
+    ) -> None:
+        """Improve the best candidates until one costs no more than `enough` seconds."""
+        for candidate in _improve(self.scorer, capacity, candidates, moves, enough):
+            known = self.found.get(candidate.leaves)
+            if known is None or known.score(0.0) > candidate.score(0.0):
+                self.found[candidate.leaves] = candidate
 
 
 def search(
@@ -128,38 +142,118 @@ def search(
 
     `max_depth` is the length of the path of the widest domain that the job may use.
     """
-    where = candidate_domains(capacity, request.nodes, request.spares, max_depth)
-    scorer = Scorer(traffic, link_index, capacity, request.spares)
-    found: dict[tuple[int, ...], PlacementCandidate] = {}
-    least = sum(scorer.congestion.base) * (1 + TIE)
-    work, price = WORK, len(link_index.domains) * BY_LINK + request.nodes
-    price *= BY_NVLINK if scorer.congestion.wide else 1
+    scorer = Scorer(traffic, link_index, capacity, request.spares, request.tolerated_seconds)
+    choice = DomainChoice(capacity, scorer.footprints, request.nodes, request.spares, max_depth)
+    state = _Search(request, scorer, capacity, choice)
+    sets = choice.fewest()
+    if _use_fewest(state, sets):
+        return state.ranked()
+    _minimize_cost(state, candidate_domains(capacity, request.nodes, request.spares, max_depth))
+    _consolidate(state, sets)
+    return state.ranked()
+
+
+def _use_fewest(state: _Search, sets: Sequence[DomainSet]) -> bool:
+    """Pack the fewest domains, and return whether nothing else can gain more than tolerated."""
+    scorer = state.scorer
+    state.work *= SET_WORK
+    equal = [chosen for chosen in sets if chosen.footprint == sets[0].footprint]
+    most = SETS if state.request.nodes > SMALL else SETS_OF_SMALL
+    good: list[tuple[DomainSet, PlacementCandidate]] = []
+    for style in SET_STYLES:
+        for chosen in [equal[0], *equal[:0:-1]][:most]:  # the tightest, then the widest ones
+            packed = state.pack_set(chosen, [style])
+            good += [(chosen, c) for c in packed if c.seconds <= scorer.good]
+        if state.is_ideal():
+            break
+    if good:
+        if not state.is_ideal():
+            _improve_set(state, good)
+        return True
+    state.work = WORK * PACKING_WORK
+    return False
+
+
+def _improve_set(state: _Search, good: Sequence[tuple[DomainSet, PlacementCandidate]]) -> None:
+    """Improve the order of ranks on the best set."""
+    scorer = state.scorer
+    best = min(good, key=lambda item: item[1].score(0.0))[0]
+    candidates = ranked([c for chosen, c in good if chosen is best], 0.0)
+    moves = budget(state.request.nodes, scorer.congestion.wide) // 4
+    state.improve(state.capacity.restricted(best.limits), candidates, moves, scorer.least)
+
+
+def _minimize_cost(state: _Search, where: Sequence[DomainCapacity]) -> None:
+    """Add all packings of the candidate domains, and improve the best ones."""
+    scorer, capacity = state.scorer, state.capacity
     passes: list[tuple[FillStyle, tuple[KeepTogether, ...]]] = [(style, WIDELY) for style in STYLES]
-    if request.nodes <= MEDIUM:
+    if state.medium:
         passes += [(style, (KeepTogether.NEAR,)) for style in STYLES]
     for style, keeps in passes:
-        for method, leaves in _fillings(request, capacity, where, style, keeps):
-            if work <= 0:
-                break
-            work -= len(leaves)
-            if leaves not in found:
-                work -= price
-                found[leaves] = scorer.candidate(method, leaves)
-        ranked = sorted(found.values(), key=lambda c: c.score)
-        if ranked[0].seconds <= least:
-            return ranked
-    return sorted([*ranked, *_improve(scorer, ranked, least)], key=lambda c: c.score)
+        state.pack(capacity, where, style, keeps)
+        if state.is_ideal():
+            return
+    moves = budget(state.request.nodes, scorer.congestion.wide)
+    candidates = ranked(state.found.values(), 0.0)
+    state.improve(capacity, candidates, moves, scorer.least)
+
+
+def _consolidate(state: _Search, sets: Sequence[DomainSet]) -> None:
+    """Look for an assignment on fewer domains whose cost is within the tolerance.
+
+    On as many domains, look for one that leaves fewer nodes there and costs no more.
+    """
+    if not state.medium and not state.scorer.tolerated:
+        return
+    small = state.request.nodes <= SMALL and len(state.capacity.leaves) <= SMALL
+    divisions = state.choice.divisions() if small else None
+    moves = CONSOLIDATION if state.medium else 0
+    for chosen in divisions or _sets_between(state, sets):
+        candidates = list(state.found.values())
+        limit = limit_of(candidates, state.scorer.tolerated)
+        best = min(candidates, key=lambda candidate: candidate.score(limit))
+        if chosen.footprint > best.footprint or moves < 0:
+            return
+        if chosen.footprint == best.footprint:
+            if chosen.stranded >= best.stranded:
+                continue
+            limit = best.seconds
+        packed = state.pack_set(chosen)
+        if moves and packed and min(c.seconds for c in packed) > limit:
+            part = max(300, moves // 8)
+            moves -= part
+            restricted = state.capacity.restricted(chosen.limits)
+            state.improve(restricted, ranked(packed, 0.0)[:2], part, limit)
+
+
+def _sets_between(state: _Search, sets: Sequence[DomainSet]) -> Iterator[DomainSet]:
+    """Yield the sets of the fewest leaf domains, then one each of more and more leaf domains."""
+    if state.medium:
+        yield from sets
+    most = max(len(set(candidate.leaves)) for candidate in state.found.values())
+    fewest = len(sets[0].limits)
+    for leaves in sorted({fewest + 1, fewest + 2, fewest * 3 // 2, fewest * 2, fewest * 4}):
+        if fewest < leaves < most:
+            state.work = max(state.work, WORK * BETWEEN_WORK)
+            unit = state.capacity.group
+            yield from (s.even(state.request.nodes, unit) for s in state.choice.fewest(leaves)[:1])
+
+
+def _narrowest(domain: DomainCapacity) -> DomainCapacity:
+    """Return the nearest domain that contains all leaf domains of a tree."""
+    while len(domain.children) == 1:
+        domain = domain.children[0]
+    return domain
 
 
 def _fillings(
-    request: Request,
+    tried: Sequence[RankOrder],
     capacity: CapacityTree,
     where: Sequence[DomainCapacity],
     style: FillStyle,
     keeps: Sequence[KeepTogether],
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield (method, leaves). Ranks in order come first, as schedulers place that count pods."""
-    tried = orders(request.layout, request.gpus_per_node, capacity.largest)
     for start in where if KeepTogether.NONE in keeps else ():
         yield (
             _method(tried[0], style.name),
@@ -178,38 +272,39 @@ def _method(order: RankOrder, style: str) -> str:
 
 
 def _improve(
-    scorer: Scorer, ranked: Sequence[PlacementCandidate], least: float
+    scorer: Scorer,
+    capacity: CapacityTree,
+    best: Sequence[PlacementCandidate],
+    moves: int,
+    enough: float,
 ) -> list[PlacementCandidate]:
-    """Improve the best candidates until one costs no more than `least`.
+    """Improve the first candidates until one costs no more than `enough`.
 
     All descend to a local optimum before any is perturbed, so that the best ones are perturbed.
     Returns nothing if tensor groups may span several leaf domains.
     """
-    capacity = scorer.capacity
     if capacity.group > 1 and capacity.depth < len(capacity.leaves[0].path):
         return []
     blocks = scorer.congestion.traffic.blocks
-    heads = {candidate.order: candidate for candidate in reversed(ranked)}
-    first = sorted(heads.values(), key=lambda c: c.score)
-    rest = [candidate for candidate in ranked if candidate not in first]
-    descent = LocalSearch(
-        scorer.congestion, capacity, budget=budget(blocks, scorer.congestion.wide)
-    )
+    heads = {candidate.order: candidate for candidate in reversed(best)}
+    first = ranked(heads.values(), 0.0)
+    rest = [candidate for candidate in best if candidate not in first]
+    descent = LocalSearch(scorer.congestion, capacity, budget=moves)
     most = IMPROVED if blocks <= MEDIUM else IMPROVED_OF_LARGE
-    found = []
+    found: list[PlacementCandidate] = []
     for candidate in [*first, *rest][:most]:
         part = descent.budget // (SHARE if blocks <= MEDIUM else 1)
         leaves = descent.search(candidate.leaves, part, perturb=False)
         found.append(scorer.candidate(f"{candidate.method}, improved", leaves))
-        if found[-1].seconds <= least:
+        if found[-1].seconds <= enough:
             return found
     if blocks <= MEDIUM:
         distinct = {candidate.leaves: candidate for candidate in reversed(found)}
-        perturbed = sorted(distinct.values(), key=lambda c: c.score)[:PERTURBED]
+        perturbed = ranked(distinct.values(), 0.0)[:PERTURBED]
         for left, candidate in zip(range(len(perturbed), 0, -1), perturbed, strict=True):
             leaves = descent.search(candidate.leaves, descent.budget // left, perturb=True)
             found.append(scorer.candidate(candidate.method, leaves))
-            if found[-1].seconds <= least:
+            if found[-1].seconds <= enough:
                 break
     return found
 

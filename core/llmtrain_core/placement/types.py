@@ -10,8 +10,12 @@ from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.defaults import GPU_RESOURCE, SHM_SIZE
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
-from llmtrain_core.placement.traffic.job_traffic import volumes_of_job
-from llmtrain_core.placement.traffic.volumes import TrafficVolumes, nominal_volumes
+from llmtrain_core.placement.traffic.job_traffic import planned_step_seconds, volumes_of_job
+from llmtrain_core.placement.traffic.volumes import (
+    NOMINAL_STEP_SECONDS,
+    TrafficVolumes,
+    nominal_volumes,
+)
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.topology.resources import (
     MEMORY,
@@ -21,6 +25,9 @@ from llmtrain_core.topology.resources import (
     is_device,
 )
 from llmtrain_core.validation.check import Job
+
+DOMAIN_TOLERANCE = 0.01
+"""Default share of the planned step below which a gain does not justify the use of more domains."""
 
 
 def extra_resources(workers: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict[str, int]:
@@ -77,6 +84,19 @@ class Request:
     """Nodes whose GPUs have too little memory for the job."""
     volumes: TrafficVolumes | None = None
     """Traffic of the groups; None if the model is not known."""
+    step_seconds: float | None = None
+    """Planned time of a step; None if it is not known."""
+    domain_tolerance: float = DOMAIN_TOLERANCE
+    """Share of a step below which a gain does not justify the use of more domains."""
+
+    @property
+    def tolerated_seconds(self) -> float:
+        """Seconds of a step below which a gain does not justify the use of more domains.
+
+        With traffic of a known size and without the time of a step it is 0: any gain does.
+        """
+        step = NOMINAL_STEP_SECONDS if self.volumes is None else self.step_seconds
+        return self.domain_tolerance * (step or 0.0)
 
     @property
     def needs(self) -> dict[str, int]:
@@ -89,7 +109,12 @@ class Request:
         return nominal_volumes(self.layout) if self.volumes is None else self.volumes
 
     @classmethod
-    def of(cls, job: Job, hardware: Accelerator | None = None) -> Request:
+    def of(
+        cls,
+        job: Job,
+        hardware: Accelerator | None = None,
+        domain_tolerance: float = DOMAIN_TOLERANCE,
+    ) -> Request:
         """Build the request of a checked job, to run on `hardware` if that is known."""
         workers, topology, network = job.spec.workers, job.spec.topology, job.spec.network
         rdma = network.rdma if network else None
@@ -109,6 +134,8 @@ class Request:
             tolerations=(*(workers.tolerations or ()), *tolerated),
             excluded=frozenset((topology.exclude_nodes if topology else None) or ()),
             volumes=volumes_of_job(job, hardware),
+            step_seconds=planned_step_seconds(job, hardware),
+            domain_tolerance=domain_tolerance,
         )
 
 

@@ -57,6 +57,8 @@ def _model() -> type[ChartModel]:
         kind = _TYPES[str(item.type)]
         if item.name == "log_level":
             kind = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+        if item.name == "domain_tolerance":
+            kind = Annotated[float, Field(ge=0, lt=1)]
         # A pod has its ports to itself and needs no free one.
         description = descriptions[item.name].replace("; 0 selects a free port", "")
         values[item.name] = (kind, Field(item.default, description=description))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.placement import Request
+from llmtrain_core.placement import DOMAIN_TOLERANCE, Request
 from llmtrain_core.validation.check import Job, Problem, check
 from llmtrain_operator.cache.records import JobRecord
 
@@ -15,7 +15,9 @@ log = logging.getLogger(__name__)
 class CheckedJobs:
     """The result of the validation of each job."""
 
-    def __init__(self) -> None:
+    def __init__(self, domain_tolerance: float = DOMAIN_TOLERANCE) -> None:
+        """`domain_tolerance` is that of the placement requests."""
+        self._domain_tolerance = domain_tolerance
         self._checked: dict[str, tuple[int, Job | list[Problem]]] = {}
         self._requests: dict[str, tuple[Job, Request]] = {}
 
@@ -34,7 +36,8 @@ class CheckedJobs:
         """Return the placement request of a job. The plan computes the traffic of its groups."""
         known = self._requests.get(uid)
         if known is None or known[0] is not job:
-            known = self._requests[uid] = (job, Request.of(job))
+            request = Request.of(job, domain_tolerance=self._domain_tolerance)
+            known = self._requests[uid] = (job, request)
         return known[1]
 
     def forget(self, uid: str) -> None:

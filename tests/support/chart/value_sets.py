@@ -60,6 +60,7 @@ CONFIG: Values = {
     "progressSeconds": 2.5,
     "nodeLostSeconds": 45,
     "startReservation": 300,
+    "domainTolerance": 0.02,
     "writesPerSecond": 2000000,
     "maxActiveJobs": 250,
     "maxExcludedNodesPercent": 2.5,

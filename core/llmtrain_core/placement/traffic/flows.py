@@ -6,6 +6,7 @@ counted with one shift for every distance between communicating blocks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ class Traffic:
     """Bytes that stay inside a block, by kind and block."""
     totals: tuple[dict[tuple[int, int], Blocks], ...]
     """By kind: the blocks that send and receive as much, what stays inside counted as both."""
+    most_between_blocks: tuple[int, ...]
+    """By kind: the most bytes that a block sends to others, or receives from them."""
     gpus_per_node: int
 
     @property
@@ -75,6 +78,7 @@ def traffic_of(layout: Layout, gpus_per_node: int, volumes: TrafficVolumes) -> T
         tuple(_flows(edges[name]) for name in kinds),
         tuple(map(tuple, inside)),
         tuple(_totals(edges[name], nodes) for name in kinds),
+        tuple(_most_between_blocks(edges[name]) for name in kinds),
         gpus_per_node,
     )
 
@@ -89,6 +93,17 @@ def _totals(edges: Edges, blocks: int) -> dict[tuple[int, int], Blocks]:
     for block, both in enumerate(zip(out, into, strict=True)):
         found[both] = found.get(both, 0) | 1 << block
     return found
+
+
+def _most_between_blocks(edges: Edges) -> int:
+    """Return the most bytes of one block to others or from others."""
+    out: Counter[int] = Counter()
+    into: Counter[int] = Counter()
+    for (a, b), nbytes in edges.items():
+        if a != b:
+            out[a] += nbytes
+            into[b] += nbytes
+    return max(*out.values(), *into.values(), 0, 0)
 
 
 def _flows(edges: Edges) -> tuple[Flow, ...]:

@@ -53,6 +53,15 @@ def volumes_of_job(job: Job, hardware: Accelerator | None = None) -> TrafficVolu
     return volumes_of(setup, hardware or USUAL_GPU)
 
 
+def planned_step_seconds(job: Job, hardware: Accelerator | None = None) -> float | None:
+    """Return the time of a step without shared uplinks; None if it cannot be planned."""
+    gpu = (hardware or USUAL_GPU).in_nodes_of(job.gpus_per_node)
+    try:
+        return step_time(TrainingSetup.of(job), gpu, constants_of(gpu.name)).seconds
+    except PlanError:
+        return None
+
+
 def volumes_of(setup: TrainingSetup, hardware: Accelerator = USUAL_GPU) -> TrafficVolumes:
     """Return bytes per edge, direction and step of every kind with more than one rank."""
     payloads = communication(setup)
