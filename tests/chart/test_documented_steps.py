@@ -20,7 +20,7 @@ from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
 from tests.support.chart.manifests import NAMESPACED, documents
 from tests.support.chart.released_operator import ReleasedOperators
-from tests.support.chart.releases import KEPT, Releases
+from tests.support.chart.releases import KEPT, Releases, restart_garbage_collector
 from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, job_object
 from tests.support.paths import ROOT
 
@@ -102,6 +102,7 @@ async def test_definitions_are_deleted_before_the_release(
     releases: Releases,
     running_job: OperatorHarness,
 ) -> None:
+    await asyncio.to_thread(restart_garbage_collector, release_cluster)
     await garbage_collector_knows_jobs(running_job)
     await run_shell(release_cluster, "kubectl delete -f crds/ --timeout=100s")
     while await running_job.children():

@@ -14,7 +14,7 @@ from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes, named
 from tests.support.chart.manifests import NAMESPACED
 from tests.support.chart.released_operator import ACCOUNT, ReleasedOperators
-from tests.support.chart.releases import KEPT, Releases
+from tests.support.chart.releases import KEPT, Releases, restart_garbage_collector
 from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, status_of
 
 pytestmark = pytest.mark.cluster
@@ -32,6 +32,7 @@ async def test_life_of_a_release_with_a_running_job(
     before = await releases.inventory()
     closed = {"networkPolicy": {"enabled": True}}  # the hook gets its own, and deletes it
     await releases.install("--wait", "--timeout=300s", values=closed)
+    await asyncio.to_thread(restart_garbage_collector, release_cluster)
     operator = await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
