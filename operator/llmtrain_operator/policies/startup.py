@@ -202,7 +202,9 @@ def _speaks_against_node(draft: StatusDraft, pod: PodRecord, late: Sequence[PodR
     Either its kubelet has said nothing at all, or most of the gang has started, and this pod waits
     for its container or for what comes before the image. A pull of the image takes what it takes.
     """
-    if draft.observed.now.timestamp() - pod.bound_at < MIN_START_SECONDS:
+    # The operator wrote the first time, kube-scheduler the other one: its clock may be slow.
+    since = max(parse_time(draft.view.attempt_start_time).timestamp(), pod.bound_at)
+    if draft.observed.now.timestamp() - since < MIN_START_SECONDS:
         return False
     if pod.phase == "Pending" and not pod.reason:
         return True

@@ -85,6 +85,15 @@ def test_a_late_start_blames_a_node_only_on_evidence(
     assert lists.of("other") == NodeLists(), "one namespace alone blames no node for others"
 
 
+def test_a_slow_clock_of_the_scheduler_makes_no_start_late() -> None:
+    spec = {"failurePolicy": {"startupTimeout": "10s"}}
+    hours_ago = NOW.timestamp() - 7200
+    pods = (pod(0), replace(CREATING, bound_at=hours_ago))
+    actions, _ = settle(make_observed(status(attemptStartTime=ago(11)), spec=spec, pods=pods))
+    (failure,) = actions.status["failures"]
+    assert (failure["reason"], failure["evidence"]) == ("StartupTimeout", "Job")
+
+
 def without_placement(found: JobRecord) -> JobRecord:
     """The job without its placement, as it would wait for another one."""
     stored = {key: value for key, value in found.raw["status"].items() if key != "placement"}
