@@ -31,7 +31,8 @@ class PodScript:
     A `reason` that means "cannot start" (ImagePullBackOff, ...) keeps the pod waiting
     forever; another one (OOMKilled, ...) is the reason of its termination. `evicted` fails the
     whole pod with that reason, as node pressure does. `rejected` fails it with that reason before a
-    container starts, as a kubelet does that does not admit the pod.
+    container starts, as a kubelet does that does not admit the pod. With `sidecars_run`, all
+    containers but the first one run until the pod is deleted.
     """
 
     runs_after: float = 0.0
@@ -44,6 +45,7 @@ class PodScript:
     rejected: bool = False
     hang_on_delete: bool = False
     delete_after: float = 0.0
+    sidecars_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,8 @@ class ScriptedPod:
 
     async def _report_end(self, end: _End) -> None:
         phase = "Succeeded" if end.code == 0 else "Failed"
+        if self.script.sidecars_run and len(self._pod["spec"]["containers"]) > 1:
+            phase = "Running"
         state = terminated(end.code, self._started, reason=end.reason, message=end.message)
         await self._report(phase, state)
 
@@ -180,19 +184,20 @@ class ScriptedPod:
         spec = self._pod["spec"]
         ready = "running" in state and self.script.ready
         evicted = self.script.evicted and phase == "Failed"
+        sidecar = running(self._started) if phase == "Running" else state
         view = PodView(
             phase=phase,
             containers=[
                 ContainerView(
                     container["name"],
                     container["image"],
-                    state,
+                    state if index == 0 else sidecar,
                     last_state=self._last_state,
-                    ready=ready,
+                    ready=ready if index == 0 else "running" in sidecar,
                     restarts=self._restarts,
                     container_id=self._container_id(container["name"], state),
                 )
-                for container in spec["containers"]
+                for index, container in enumerate(spec["containers"])
             ],
             init_containers=[
                 ContainerView(

@@ -21,11 +21,13 @@ from llmtrain_core.topology.resources import (
 )
 from llmtrain_core.validation.problem import Problem
 from llmtrain_operator.cache.job import JobView, Raw, parse_time
+from llmtrain_operator.manifests.pod import CONTAINER
 
 _QUOTA_REVOKED = "TerminationTarget"
 """Condition of a pod whose quota Kueue revokes."""
 _DEADLINE = "DeadlineExceeded"
 _DISRUPTIONS = frozenset({"DisruptionTarget", _QUOTA_REVOKED})
+_ENDED = frozenset({"Succeeded", "Failed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,17 @@ class PodRecord:
     bound: bool
     """Whether kube-scheduler has bound it."""
     phase: str
+    """Phase of the pod; once the trainer has ended, its result (Succeeded or Failed)."""
     ready: bool
     deleting: bool
     reason: str
-    """Reason of the pod's end (Evicted, ...), or of the state of its container."""
+    """Reason of the pod's end (Evicted, ...), or of the state of its trainer."""
     disruption: str
     """Why the cluster ended it (Evicted, NodeShutdown, ...); empty otherwise."""
     message: str
     exit_code: int | None
     finished: str
-    """When its container ended."""
+    """When its trainer ended."""
     address: str
     resources: tuple[tuple[str, int], ...]
     """Everything that it requests of its node."""
@@ -75,15 +78,22 @@ class PodRecord:
     setting_up: bool = False
     """Whether the kubelet says that volumes and network of the pod are not ready yet. An image is
     pulled after that."""
+    has_sidecar: bool = False
+    """Whether other containers, such as those that a webhook adds, outlive the trainer."""
+
+    @property
+    def trainer_ended(self) -> bool:
+        """Whether its trainer has terminated. Other containers do not decide about the job."""
+        return self.phase in _ENDED
 
     @property
     def ended(self) -> bool:
-        """Whether all of its containers have terminated."""
-        return self.phase in ("Succeeded", "Failed")
+        """Whether all of its containers have terminated, so that it holds no resources."""
+        return self.trainer_ended and not self.has_sidecar
 
     @property
     def started(self) -> bool:
-        """Whether its container has started."""
+        """Whether its containers have started."""
         return self.phase not in ("Pending", "Unknown", "")
 
     def belongs_to(self, job: JobRecord) -> bool:
@@ -183,7 +193,7 @@ def pod_record(raw: Raw) -> PodRecord:
         index=read_number(tags.get(labels.NODE_INDEX)),
         node=sys.intern(spec.get("nodeName") or _pinned(spec)),
         bound=bound,
-        phase=sys.intern(phase),
+        phase=sys.intern(_result(phase, exit_code, found.disruption or status.get("reason", ""))),
         ready=found.ready,
         deleting="deletionTimestamp" in metadata,
         reason=found.reason,
@@ -201,6 +211,7 @@ def pod_record(raw: Raw) -> PodRecord:
         over_limit=found.disruption == "Evicted" and not found.disrupted,
         bound_at=found.bound_at,
         setting_up=found.setting_up,
+        has_sidecar=exit_code is not None and phase not in _ENDED,
     )
 
 
@@ -239,13 +250,28 @@ def _never_ran(status: Raw) -> bool:
     )
 
 
+def _result(phase: str, exit_code: int | None, cause: str) -> str:
+    """Return the phase of a pod by the exit code of its trainer, None if it has not ended.
+
+    The kubelet waits for all containers, and fails the pod if any of them fails. `cause` is why
+    the cluster ended the pod, which no exit code makes a success.
+    """
+    if exit_code is None or (phase == "Failed" and cause):
+        return phase
+    return "Failed" if exit_code else "Succeeded"
+
+
 def _end(status: Raw) -> tuple[str, str, int | None, str]:
-    """Return reason, message, exit code and end of the first container that does not run."""
+    """Return reason, message, exit code and end of the trainer.
+
+    As long as it has not ended: the reason why it, or else another container, has not started.
+    """
     reason, message = status.get("reason", ""), status.get("message", "")
     own = message if reason else ""
-    for container in status.get("containerStatuses") or ():
+    containers = status.get("containerStatuses") or ()
+    for container in sorted(containers, key=lambda found: found.get("name") != CONTAINER):
         state = container.get("state") or {}
-        if "terminated" in state:
+        if "terminated" in state and container.get("name") == CONTAINER:
             ended = state["terminated"]
             return (
                 reason or ended.get("reason", ""),

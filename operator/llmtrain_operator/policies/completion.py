@@ -1,4 +1,6 @@
-"""Policy: a job succeeds when every pod of its gang has succeeded.
+"""Policy: a job succeeds when the trainer of every pod of its gang has succeeded.
+
+Containers that a webhook adds to the pods do not count, even if they never end or fail.
 
 Pods that have succeeded are recorded while others still run: a node that is drained or restarted
 may delete or reject them, and their ranks have nothing left to do.

@@ -59,9 +59,11 @@ def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
     consequences = all(is_consequence(pod) for pod in failed)
     if consequences and (cause := _lost_node_or_pod(draft)) is not None:
         return cause  # such as a pod that is gone, because its node was drained
-    if consequences and not all(pod.ended for pod in pods):
+    if consequences and not all(pod.trainer_ended for pod in pods):
         for pod in pods:
-            if not pod.ended and draft.observed.seconds_until_lost(pod.node) != float("inf"):
+            if not pod.trainer_ended and draft.observed.seconds_until_lost(pod.node) != float(
+                "inf"
+            ):
                 return _node_lost(pod.node, "is gone or not ready, and its peers lost it")
         left = FIRST_CAUSE_WAIT_SECONDS - draft.observed.seconds_since_failure
         if left > 0:
@@ -73,7 +75,7 @@ def _pod_failure(draft: StatusDraft) -> FailureInfo | float | None:
 def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
     """Return the failure of a lost node, or of a pod that another client deleted."""
     pods = current_pods(draft)
-    ended = {pod.index for pod in pods if pod.ended}
+    ended = {pod.index for pod in pods if pod.trainer_ended}
     for index, node in enumerate(draft.placed_nodes):
         left = draft.observed.seconds_until_lost(node)
         if index in ended or left == float("inf"):
@@ -83,7 +85,7 @@ def _lost_node_or_pod(draft: StatusDraft) -> FailureInfo | None:
         draft.reconcile_after(left)
     if not draft.is_true(ConditionType.RUNNING):
         return None
-    existing = {pod.index for pod in pods if not pod.deleting or pod.ended}
+    existing = {pod.index for pod in pods if not pod.deleting or pod.trainer_ended}
     for index, node in enumerate(draft.placed_nodes):
         if index not in existing:
             deleting = next((pod for pod in pods if pod.index == index), None)

@@ -34,7 +34,10 @@ def _complete(draft: StatusDraft, reason: str, message: str) -> None:
 
 
 def clean_up_finished_job(draft: StatusDraft) -> bool:
-    """Apply cleanPodPolicy and ttlSecondsAfterFinished to a finished job."""
+    """Apply cleanPodPolicy and ttlSecondsAfterFinished to a finished job.
+
+    A pod whose trainer has ended, but not another container, would hold its node without end.
+    """
     if not draft.view.is_finished:
         return False
     clean = draft.view.run_policy.get("cleanPodPolicy", "Running")
@@ -42,6 +45,8 @@ def clean_up_finished_job(draft: StatusDraft) -> bool:
         draft.delete_pods(draft.observed.pods)
     elif clean == "Running":
         draft.delete_pods(pod for pod in draft.observed.pods if not pod.ended)
+    else:
+        draft.delete_pods(pod for pod in draft.observed.pods if pod.has_sidecar)
     ttl = draft.view.run_policy.get("ttlSecondsAfterFinished")
     if ttl is not None:
         end = parse_time(draft.view.completion_time) + timedelta(seconds=int(ttl))

@@ -23,7 +23,7 @@ def raw_pod(exit_code: int, **more: Any) -> dict[str, Any]:
         "spec": {"nodeName": "n0", "containers": []},
         "status": {
             "phase": "Failed",
-            "containerStatuses": [{"state": {"terminated": ended}}],
+            "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
             **more,
         },
     }

@@ -12,8 +12,10 @@ from llmtrain_operator.policies.failure_classification import classify
 pytestmark = pytest.mark.unit
 
 TARGET = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
-RAN = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137, "reason": "Error"}}}]}
-WAITS = {"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}
+CRASH = {"terminated": {"exitCode": 137, "reason": "Error"}}
+RAN = {"containerStatuses": [{"name": "trainer", "state": CRASH}]}
+CREATING = {"waiting": {"reason": "ContainerCreating"}}
+WAITS = {"containerStatuses": [{"name": "trainer", "state": CREATING}]}
 INIT_RAN = {"initContainerStatuses": [{"state": {"terminated": {"exitCode": 1}}}]}
 
 
