@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llmtrain_core.placement.tree import Path, Tree, depth_of, natural
 from llmtrain_core.placement.types import Request
@@ -229,3 +229,12 @@ def has_capacity(capacity: CapacityTree, request: Request, max_depth: int) -> bo
         domain.fits >= request.nodes and domain.free >= request.nodes + request.spares
         for domain in capacity.at(max_depth)
     )
+
+
+def with_fewer_spares(capacity: CapacityTree, request: Request, max_depth: int) -> Request | None:
+    """Return the request with as many spares as there is room for; None if the gang has none."""
+    if has_capacity(capacity, replace(request, spares=0), max_depth):
+        inside = capacity.at(max_depth) if max_depth <= len(capacity.leaves[0].path) else ()
+        left = (domain.free - request.nodes for domain in inside if domain.fits >= request.nodes)
+        return replace(request, spares=min(request.spares, max(left, default=0)))
+    return None

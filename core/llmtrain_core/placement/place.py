@@ -13,6 +13,7 @@ from llmtrain_core.placement.capacity import (
     domains_in_use,
     free_nodes_of,
     has_capacity,
+    with_fewer_spares,
 )
 from llmtrain_core.placement.cost import CostModel, build_link_index
 from llmtrain_core.placement.explain import alternative_to, crossings_of, reasons_of, sentence
@@ -31,7 +32,7 @@ def place(request: Request, snapshot: Snapshot) -> Placement | Unplaceable:
     Deterministic: equal requests and snapshots give equal results for any order of nodes.
     """
     scope = _scope(request, snapshot)
-    return scope if isinstance(scope, Unplaceable) else _placed(request, snapshot, scope)
+    return scope if isinstance(scope, Unplaceable) else _placed(snapshot, scope)
 
 
 def why_unplaceable(request: Request, snapshot: Snapshot) -> Unplaceable | None:
@@ -44,6 +45,8 @@ def why_unplaceable(request: Request, snapshot: Snapshot) -> Unplaceable | None:
 class _Scope:
     """Where a request fits."""
 
+    request: Request
+    """With the spares that there is room for."""
     tree: Tree
     capacity: CapacityTree
     max_depth: int
@@ -66,7 +69,13 @@ def _scope(request: Request, snapshot: Snapshot) -> _Scope | Unplaceable:
         wanted.insert(0, max(farthest, depth_of(snapshot.levels, request.prefer)))
     for max_depth in wanted:
         if has_capacity(capacity, request, max_depth):
-            return _Scope(tree, capacity, max_depth)
+            return _Scope(request, tree, capacity, max_depth)
+    if request.spares_optional and request.spares:
+        for max_depth in wanted:
+            reduced = with_fewer_spares(capacity, request, max_depth)
+            if reduced is not None:
+                return _Scope(reduced, tree, capacity, max_depth)
+        request = replace(request, spares=0)
     return explain_infeasible(request, snapshot, tree, filtered, capacity)
 
 
@@ -88,8 +97,8 @@ def describe(
     return Placement(nodes, domains, crossings, sentence(layout, domains, crossings))
 
 
-def _placed(request: Request, snapshot: Snapshot, scope: _Scope) -> Placement:
-    tree, max_depth = folded(scope.tree), scope.max_depth
+def _placed(snapshot: Snapshot, scope: _Scope) -> Placement:
+    request, tree, max_depth = scope.request, folded(scope.tree), scope.max_depth
     capacity = scope.capacity
     if tree is not scope.tree:
         capacity = build_capacity_tree(

@@ -77,6 +77,8 @@ class Request:
     """Level of which every tensor group must be in one domain; None: the node."""
     spares: int = 0
     """Free nodes near the gang that replace failed nodes."""
+    spares_optional: bool = False
+    """Whether the job starts with fewer spares rather than not at all."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     excluded: frozenset[str] = frozenset()

@@ -65,6 +65,7 @@ class FabricViews:
             request_class_key(request, self.usable(job)),
             request.nodes,
             request.spares,
+            request.spares_optional,
             request.layout,
             request.prefer,
             request.tensor_within,

@@ -52,8 +52,8 @@ class PendingJob:
 
     @property
     def node_count(self) -> int:
-        """Number of nodes it needs, spare ones included."""
-        return self.request.nodes + self.request.spares
+        """Number of nodes it needs, spare ones included unless they are optional."""
+        return self.request.nodes + (0 if self.request.spares_optional else self.request.spares)
 
     @property
     def resources(self) -> dict[str, int]:

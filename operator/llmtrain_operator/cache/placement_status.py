@@ -123,6 +123,13 @@ def with_replacements(
     return _status(described, left, attempt, gpus)
 
 
+def with_shortage(placement: PlacementStatus, wanted: int) -> tuple[dict[str, Any], str]:
+    """Return a placement and its summary, which say so if it has fewer spares than wanted."""
+    found, text = placement.to_wire(), summary(placement)
+    count = sum(len(block.nodes) for block in placement.spares or ())
+    return without_spares(found, text, (), wanted) if count < wanted else (found, text)
+
+
 def without_spares(
     placement: Mapping[str, Any], text: str, taken: Collection[str], wanted: int
 ) -> tuple[dict[str, Any], str]:

@@ -12,8 +12,8 @@ from collections.abc import Collection
 from llmtrain_operator.cache.placement_status import (
     fixed_terms,
     paths_of,
-    summary,
     with_replacements,
+    with_shortage,
     without_spares,
 )
 from llmtrain_operator.job_state.status_draft import StatusDraft
@@ -56,8 +56,9 @@ def replace_nodes(draft: StatusDraft, replacements: dict[str, str]) -> None:
     assert placement is not None
     draft.set_field("attempt", draft.attempt + 1)
     found = with_replacements(placement, replacements, draft.job.layout, draft.attempt)
-    draft.set_field("placement", {**found.to_wire(), **fixed_terms(placement)})
-    draft.set_field("placementSummary", summary(found))
+    placed, text = with_shortage(found, draft.view.wanted_spares)
+    draft.set_field("placement", {**placed, **fixed_terms(placement)})
+    draft.set_field("placementSummary", text)
     draft.set_field("attemptStartTime", draft.now)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_operator.cache.job import format_time, parse_time
-from llmtrain_operator.cache.placement_status import placement_status, summary
+from llmtrain_operator.cache.placement_status import placement_status, with_shortage
 from llmtrain_operator.job_state.pods import delete_stale_pods, set_pods_not_ready
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.planning.durations import deadline
@@ -55,11 +55,12 @@ def accept_assignment(draft: StatusDraft, assignment: Assignment) -> None:
     draft.set_field("estimatedStart", None)
     set_eta(draft, draft.observed.now.timestamp())
     found = placement_status(assignment)
-    draft.set_field("placementSummary", summary(found))
+    placed, text = with_shortage(found, draft.view.wanted_spares)
+    draft.set_field("placementSummary", text)
     draft.set_field("attemptStartTime", draft.now)
     if not draft.view.start_time:
         draft.set_field("startTime", draft.now)
-    draft.set_field("placement", {**found.to_wire(), **_terms(draft, assignment)})
+    draft.set_field("placement", {**placed, **_terms(draft, assignment)})
     _set_placed(draft, draft.status["placement"])
 
 

@@ -93,6 +93,10 @@ def _next_attempt(
     """Return a job as it waits, or would wait, for its placement."""
     view, topology = record.view, checked.spec.topology
     priority = priority_of(checked.spec.priority_class_name, priorities)
+    wanted = request(checked)
+    if wanted.spares and view.start_time:
+        # A job that has trained goes on with fewer spares rather than wait for them.
+        wanted = replace(wanted, spares_optional=True)
     expected = durations.duration(checked, confirmed(checked, view, now), now)
     return PendingJob(
         uid=record.uid,
@@ -100,7 +104,7 @@ def _next_attempt(
         name=record.name,
         priority=priority.value if priority else 0,
         created_at=parse_time(view.creation_time).timestamp(),
-        request=request(checked),
+        request=wanted,
         fabric=topology.fabric if topology else None,
         attempt=view.attempt,
         max_duration=_max_duration(checked, view, now),
