@@ -32,6 +32,7 @@ class LeaseTiming:
 
 NODE_LOST_SECONDS = 30.0
 START_RESERVATION_SECONDS = 600.0
+DRAIN_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class Config:
     domain_tolerance: float = DOMAIN_TOLERANCE
     """Share of the planned step below which a gain does not justify that a job uses more domains
     of the network; 0: the fastest placement, whatever domains it uses."""
+    drain_timeout: float = DRAIN_TIMEOUT_SECONDS
+    """Seconds that a job has to move off a node that is drained, before its pods may be evicted."""
     writes_per_second: float = 100.0
     """Limit of writes to the API server per second, over all jobs."""
     max_active_jobs: int = 1000

@@ -13,6 +13,7 @@ from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.child_record import ChildRecord
+from llmtrain_operator.cache.disruption_budgets import BudgetRecord
 from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.job_feed import JobFeed
 from llmtrain_operator.cache.records import ForeignPod, JobRecord, NodeRecord, PodRecord
@@ -33,6 +34,7 @@ from llmtrain_operator.metrics.gpu_seconds import gpu_uses
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller
+from llmtrain_operator.reconcile.disruption_budget import JobBudget
 from llmtrain_operator.reconcile.loops import ReconcileLoops
 from llmtrain_operator.reconcile.reconciler import Reconciler, ReconcilerDeps
 from llmtrain_operator.reconcile.restoration import Restorer
@@ -133,6 +135,7 @@ class Controller:
             self._node_changed,
             self._foreign_pod_changed,
             self._child_changed,
+            self._budget_changed,
             self._trigger,
         )
 
@@ -152,6 +155,7 @@ class Controller:
             self.metrics.placement.observe,
             self._count_accepted,
             admission.confirm,
+            self._reader.leaving_jobs,
         )
 
     def _reconciler_deps(self) -> ReconcilerDeps:
@@ -171,12 +175,14 @@ class Controller:
             poller=self._poller,
             writer=self._writer,
             restorer=self._make_restorer,
+            budget=lambda: JobBudget(self.cluster, self._limiter, informers.budgets),
             turns=FairTurns(CONCURRENT_DECISIONS),
             start_turns=StartTurns(STARTING_JOBS, self.wake),
             metrics=self.metrics,
             node_lost_seconds=config.node_lost_seconds,
             start_reservation=config.start_reservation,
             shares_nodes=config.namespace is not None,
+            drain_timeout=config.drain_timeout,
         )
 
     def _make_restorer(self) -> Restorer:
@@ -288,6 +294,17 @@ class Controller:
         job = None if old is None else self.informers.jobs.get(old.owner)
         if old is not None and job is not None and job.namespace == old.namespace:
             self.wake(job.uid)
+
+    def _budget_changed(self, old: BudgetRecord | None, new: BudgetRecord | None) -> None:
+        """Reconcile the jobs whose pods a budget may select. Its status is not in the record."""
+        found = new or old
+        assert found is not None
+        if old == new:
+            return
+        owner = self.informers.jobs.get(found.owner)
+        for job in [owner] if owner else self.informers.jobs.values():
+            if job.namespace == found.namespace:
+                self.wake(job.uid)
 
     def _trigger(self, _old: object, _new: object) -> None:
         self.scheduler.trigger()

@@ -24,6 +24,7 @@ from tests.support.chart.releases import Releases
 from tests.support.chart.rendering import rendered_set
 from tests.support.chart.value_sets import VALUE_SETS
 from tests.support.operator_harness.harness import (
+    DISRUPTION_BUDGETS,
     JOBS,
     SYSTEM,
     OperatorHarness,
@@ -186,6 +187,9 @@ async def job_restarts_and_is_deleted(
     await operator.logs(f"job={job['metadata']['uid']} reconcile failed, next attempt", 60)
     proxy.cutting = False
     await harness.runs(name, 1, seconds=60)
+    await harness.api.wait_for(
+        DISRUPTION_BUDGETS, name, lambda found: found is not None, harness.namespace, seconds=60
+    )
     for index in range(2):
         harness.nodes.end(harness.namespace, f"{name}-1-{index}", 0)
     await harness.gone(name, seconds=60)

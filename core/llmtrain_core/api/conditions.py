@@ -65,6 +65,7 @@ class Reason(StrEnum):
     WAITING_FOR_QUOTA = "WaitingForQuota"
     EVICTED_BY_QUEUE = "EvictedByQueue"
     MOVED = "Moved"
+    NODE_DRAINING = "NodeDraining"
     RESERVATION_EXPIRED = "ReservationExpired"
     PLACEMENT_ENDED = "PlacementEnded"
 

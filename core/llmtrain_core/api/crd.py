@@ -60,7 +60,17 @@ def _job_crd() -> dict[str, Any]:
     )
     [version] = definition["spec"]["versions"]
     version["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = [_SAME_PRIORITY_CLASS]
+    version["subresources"]["scale"] = _SCALE
     return definition
+
+
+_SCALE = {
+    "specReplicasPath": ".spec.workers.nodes",
+    "statusReplicasPath": ".status.readyNodes",
+    "labelSelectorPath": ".status.selector",
+}
+"""Lets PodDisruptionBudgets of other owners count the pods of a job. `kubectl scale` is refused,
+because the field is immutable. A job without the field has no scale."""
 
 
 _SAME_PRIORITY_CLASS = {

@@ -7,10 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmtrain_core.api.base import ApiModel, list_map
-from llmtrain_core.api.defaults import MAX_FAILURES, MAX_NODES, MESSAGE_LENGTH, REASON_LENGTH
+from llmtrain_core.api.defaults import (
+    MAX_DRAINED_NODES,
+    MAX_FAILURES,
+    MAX_NODES,
+    MESSAGE_LENGTH,
+    REASON_LENGTH,
+)
 
 Time = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
 ShortText = Annotated[str, Field(max_length=REASON_LENGTH)]
+NodeName = Annotated[str, Field(max_length=253)]
 LongText = Annotated[str, Field(max_length=MESSAGE_LENGTH)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """Integers up to 2^53, which JSON numbers represent exactly."""
@@ -99,12 +106,16 @@ class BetterPlacement(ApiModel):
 
 
 class Move(ApiModel):
-    """A requested relocation that is pending."""
+    """A pending relocation: the user requested it, or nodes of the job are drained."""
 
     attempt: Count
     """Attempt to relocate."""
     after_checkpoint: Count
     """Step of the newest checkpoint at the time of the request. The job moves after a newer one."""
+    nodes: Annotated[list[NodeName], Field(max_length=MAX_DRAINED_NODES)] | None = None
+    """Nodes of the job that are drained: the first ones, if there are many."""
+    deadline: Time | None = None
+    """Time from which the pods may be evicted, for a drain."""
 
 
 class CompletedPods(ApiModel):
@@ -337,6 +348,10 @@ class JobStatus(ApiModel):
     nodes: ShortText | None = None
     """Ready nodes over requested nodes, for example 12/16. A succeeded job shows all of
     them, a failed one none."""
+    ready_nodes: Count | None = None
+    """Number of ready nodes: the replicas of the scale subresource."""
+    selector: ShortText | None = None
+    """Label selector of the pods, for the scale subresource."""
     plan: PlanStatus | None = None
     """Estimated resource needs and duration. Absent for jobs without a model."""
     estimated_start: Time | None = None
@@ -348,7 +363,7 @@ class JobStatus(ApiModel):
     better_placement: BetterPlacement | None = None
     """A better placement. To relocate the job, set the annotation llmtrain.dev/replace."""
     move: Move | None = None
-    """A requested relocation that is pending."""
+    """A pending relocation, requested by the user or by a drain of a node."""
     attempt: Count = 0
     """Number of the current attempt. Each gang restart increments it."""
     restarts: Count = 0

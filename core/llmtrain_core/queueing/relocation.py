@@ -1,15 +1,23 @@
-"""Find a better placement for a running job, after other jobs have released their nodes."""
+"""Find another placement for a running job: a better one, or one without nodes that are drained."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from llmtrain_core.placement import Placement, Request, cost_of, place
-from llmtrain_core.topology.inventory import Snapshot
+from llmtrain_core.topology.inventory import Node, Snapshot
 
 MIN_GAIN = 1.1
 """Below this a relocation is not worth a restart from a checkpoint."""
+_REMOVAL_TAINTS = frozenset(
+    {
+        "ToBeDeletedByClusterAutoscaler",
+        "karpenter.sh/disrupted",
+        "karpenter.sh/disruption",
+    }
+)
+"""Taints by which autoscalers announce that they drain a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +27,25 @@ class Relocation:
     placement: Placement
     gain: float
     """Communication time of a step on the current nodes over that on the new ones."""
+
+
+def drain_cause(node: Node) -> str:
+    """Return why the pods of a node are expected to leave it; empty if they are not."""
+    if node.cordoned:
+        return "cordoned"
+    return next((taint.key for taint in node.taints if taint.key in _REMOVAL_TAINTS), "")
+
+
+def find_placement_without(
+    request: Request, leaving: Collection[str], fabric: Snapshot
+) -> Placement | None:
+    """Return a placement without the nodes `leaving`, or None if there is none now.
+
+    `fabric` shows the nodes of the job as free.
+    """
+    excluded = request.excluded | frozenset(leaving)
+    found = place(replace(request, excluded=excluded), fabric)
+    return found if isinstance(found, Placement) else None
 
 
 def find_relocation(request: Request, nodes: Sequence[str], fabric: Snapshot) -> Relocation | None:

@@ -112,6 +112,8 @@ class RunningJob:
     """Whether all of its pods run, so that a relocation is worth a search."""
     relocation_requested: bool = False
     """Whether its user requested a relocation, and a checkpoint exists to resume from."""
+    leaving: frozenset[str] = frozenset()
+    """Nodes that are drained, once the job may move to others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from llmtrain_core.api import labels
 from llmtrain_core.topology.inventory import Node
 from llmtrain_operator.cache.child_record import ChildRecord, child_record
+from llmtrain_operator.cache.disruption_budgets import BudgetRecord, budget_record
 from llmtrain_operator.cache.foreign_usage import ForeignUsage
 from llmtrain_operator.cache.job import Raw
 from llmtrain_operator.cache.job_record import job_record, unreadable_job
@@ -29,6 +30,7 @@ from llmtrain_operator.cache.unready_nodes import UnreadyNodes
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import EventCounter, Informer, Selection
 from llmtrain_operator.kube.resources import (
+    DISRUPTION_BUDGETS,
     FABRICS,
     JOBS,
     NODES,
@@ -47,6 +49,13 @@ _POD_INDEXES: Mapping[str, Callable[[PodRecord], str | None]] = {
     "node": lambda pod: pod.node or None,
     "job name": lambda pod: f"{pod.namespace}/{job_of_pod(pod.name)}",
 }
+_NODE_INDEXES: Mapping[str, Callable[[NodeRecord], str | None]] = {
+    "name": lambda record: record.node.name
+}
+_BUDGET_INDEXES: Mapping[str, Callable[[BudgetRecord], str | None]] = {
+    "owner": lambda budget: budget.owner or None,
+    "namespace of others": lambda budget: None if budget.owner else budget.namespace,
+}
 LIVE_AND_BOUND = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 
@@ -59,6 +68,7 @@ class ChangeHandlers:
     node: Callable[[NodeRecord | None, NodeRecord | None], None]
     foreign_pod: Callable[[ForeignPod | None, ForeignPod | None], None]
     child: Callable[[ChildRecord | None, ChildRecord | None], None]
+    budget: Callable[[BudgetRecord | None, BudgetRecord | None], None]
     other: Callable[[object, object], None]
     """For Fabrics and PriorityClasses."""
 
@@ -78,6 +88,7 @@ class Informers:
         self._cluster = cluster
         self._events = events
         self._on_change = on_change
+        self._all: list[Informer[Any]] = []
         self.foreign_usage = ForeignUsage()
         self.unready_nodes = UnreadyNodes()
         self.jobs = self._informer(
@@ -91,29 +102,25 @@ class Informers:
             _POD_INDEXES,
         )
         self.nodes = self._informer(
-            "nodes",
-            Selection(NODES),
-            node_record,
-            self._node_changed,
-            {"name": lambda record: record.node.name},
+            "nodes", Selection(NODES), node_record, self._node_changed, _NODE_INDEXES
         )
         self.fabrics = self._informer("fabrics", Selection(FABRICS), fabric_record, on_change.other)
         self.priority_classes = self._informer(
             "priority-classes", Selection(PRIORITY_CLASSES), priority_record, on_change.other
         )
-        self.foreign_pods = self._foreign_pod_informer(namespace)
+        self.budgets = self._informer(
+            "disruption-budgets",
+            Selection(DISRUPTION_BUDGETS, namespace),
+            budget_record,
+            on_change.budget,
+            _BUDGET_INDEXES,
+        )
         self.children: Mapping[Resource, Informer[ChildRecord]] = {
             kind: self._child_informer(kind, namespace) for kind in KEPT_FIELDS
         }
-        self._all: tuple[Informer[Any], ...] = (
-            self.jobs,
-            self.pods,
-            self.nodes,
-            self.fabrics,
-            self.priority_classes,
-            *self.children.values(),
-            *((self.foreign_pods,) if count_foreign_pods else ()),
-        )
+        self.foreign_pods = self._foreign_pod_informer(namespace)
+        if not count_foreign_pods:
+            self._all.remove(self.foreign_pods)
 
     def _informer(
         self,
@@ -124,7 +131,7 @@ class Informers:
         indexes: Mapping[str, Callable[[R], str | None]] | None = None,
         damaged: Callable[[Raw, str], R | None] | None = None,
     ) -> Informer[R]:
-        return Informer[R](
+        informer = Informer[R](
             name,
             self._cluster,
             selection,
@@ -134,6 +141,8 @@ class Informers:
             on_change=on_change,
             observer=self._events,
         )
+        self._all.append(informer)
+        return informer
 
     def _child_informer(self, kind: Resource, namespace: str | None) -> Informer[ChildRecord]:
         return self._informer(

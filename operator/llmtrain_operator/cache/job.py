@@ -311,13 +311,40 @@ class JobView:
 
     @property
     def move(self) -> Raw:
-        """The relocation that the user requested, and the checkpoint it must be newer than."""
+        """The pending relocation, and the checkpoint that must be newer."""
         return self.status.get("move") or {}
 
     @property
     def relocation_requested(self) -> bool:
         """Whether the user requested a relocation of the current attempt."""
         return self.annotations.get(labels.REPLACE) == str(self.attempt)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether nodes of the current attempt are drained."""
+        return bool(self.drain_deadline)
+
+    @property
+    def drained_nodes(self) -> Sequence[str]:
+        """Nodes of the current attempt that are drained: the first ones, if there are many."""
+        return (self.move.get("nodes") or ()) if self.is_drained else ()
+
+    @property
+    def drain_deadline(self) -> str:
+        """API timestamp from which the pods may be evicted; empty if no node is drained."""
+        return (self.move.get("deadline") or "") if self.move.get("attempt") == self.attempt else ""
+
+    def may_leave(self, now: float) -> bool:
+        """Return True if a job whose nodes are drained may move. `now` is Unix time.
+
+        It moves after a newer checkpoint, at the latest at the deadline. A job that saves none
+        would lose everything, and may end before it is evicted.
+        """
+        if not self.is_drained:
+            return False
+        saves = self.last_checkpoint is not None or bool(self.spec.get("checkpoint"))
+        overdue = now >= parse_time(self.drain_deadline).timestamp()
+        return self.relocation_ready or (overdue and saves)
 
     @property
     def relocation_ready(self) -> bool:

@@ -64,6 +64,7 @@ def _try_shared_reads(view: JobView) -> None:
     placement = view.stored_placement
     _ = view.completed_pods
     _ = view.attempt, view.held_nodes, placement and int(placement["gpusPerNode"])
+    _ = view.may_leave(0.0), frozenset(view.drained_nodes)
     for failure in view.failures:
         _ = failure["reason"], parse_time(failure["time"])
     for condition in view.conditions:

@@ -11,9 +11,14 @@ from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.child_record import ChildRecord
+from llmtrain_operator.cache.disruption_budgets import BudgetRecord
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
-from llmtrain_operator.config import NODE_LOST_SECONDS, START_RESERVATION_SECONDS
+from llmtrain_operator.config import (
+    DRAIN_TIMEOUT_SECONDS,
+    NODE_LOST_SECONDS,
+    START_RESERVATION_SECONDS,
+)
 from llmtrain_operator.planning.assessment import Assessment
 from llmtrain_operator.scheduler.decisions import JobDecision
 from llmtrain_operator.scheduler.held_nodes import held_nodes
@@ -47,6 +52,10 @@ class Observed:
     start_obstacles: Callable[[Node], Sequence[str]] = lambda _node: ()
     """Why a pod of the job cannot start on a node now; nothing if it can. A function, because it is
     asked only before pods start, and a large job has many nodes."""
+    budget: BudgetRecord | None = None
+    """The job's own PodDisruptionBudget."""
+    covering_budget: str = ""
+    """Name of a PodDisruptionBudget of another owner that selects pods of the job."""
     decision: JobDecision | None = None
     create_error: CreateError | None = None
     """Error of the last attempt to create child objects; None after a success."""
@@ -72,6 +81,8 @@ class Observed:
     """Whether other operators may place jobs on the same nodes."""
     start_reservation: float = START_RESERVATION_SECONDS
     """Seconds for which a placement keeps nodes without bound pods."""
+    drain_timeout: float = DRAIN_TIMEOUT_SECONDS
+    """Seconds from the drain of a node until the pods of a gang may be evicted."""
 
     @property
     def held_nodes(self) -> tuple[str, ...]:

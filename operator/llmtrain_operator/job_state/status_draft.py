@@ -10,6 +10,7 @@ from typing import Any
 from llmtrain_core.api.conditions import ConditionType, set_condition
 from llmtrain_core.queueing import Assignment
 from llmtrain_core.validation.check import Job
+from llmtrain_operator.cache.disruption_budgets import BudgetRecord
 from llmtrain_operator.cache.job import JobView, format_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import Observed
@@ -35,6 +36,10 @@ class Actions:
     delete_job: bool = False
     remove_finalizer: bool = False
     """The job has the finalizer of an earlier version of the operator."""
+    create_budget: bool = False
+    """The running gang has no PodDisruptionBudget."""
+    delete_budget: BudgetRecord | None = None
+    """A PodDisruptionBudget of the job that is not wanted any more."""
     reconcile_after: float | None = None
     """Seconds until the next reconcile, even if nothing changes."""
 
@@ -50,6 +55,8 @@ class StatusDraft:
         self.assignment: Assignment | None = None
         self.delete_job = False
         self.remove_finalizer = False
+        self.create_budget = False
+        self.delete_budget: BudgetRecord | None = None
         self.create_pods: tuple[int, ...] = ()
         self._deletions: dict[str, PodRecord] = {}
         self._reconcile_after: float | None = None
@@ -136,5 +143,7 @@ class StatusDraft:
             assignment=self.assignment,
             delete_job=self.delete_job,
             remove_finalizer=self.remove_finalizer,
+            create_budget=self.create_budget,
+            delete_budget=self.delete_budget,
             reconcile_after=self._reconcile_after,
         )

@@ -9,6 +9,8 @@ from typing import Any
 from llmtrain_core.api import labels
 from llmtrain_core.api.base import API_VERSION
 
+KIND = "LLMTrainingJob"
+
 
 def job_of_pod(pod: str) -> str:
     """Return the name of the job whose pod has this name."""
@@ -54,7 +56,7 @@ class JobIdentity:
         """Return the owner reference, by which the garbage collector deletes the children."""
         return {
             "apiVersion": API_VERSION,
-            "kind": "LLMTrainingJob",
+            "kind": KIND,
             "name": self.name,
             "uid": self.uid,
             "controller": True,

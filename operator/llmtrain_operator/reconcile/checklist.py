@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.pods import current_pods
@@ -17,7 +18,7 @@ from llmtrain_operator.policies.node_replacement import give_up_taken_spares
 from llmtrain_operator.policies.placement import place
 from llmtrain_operator.policies.plan_status import record_plan
 from llmtrain_operator.policies.preemption import preempt
-from llmtrain_operator.policies.relocation import relocate
+from llmtrain_operator.policies.relocation import follow_drain, protect_gang, relocate
 from llmtrain_operator.policies.startup import start_gang
 from llmtrain_operator.policies.suspension import suspend_or_resume
 from llmtrain_operator.policies.topology_change import detect_topology_change
@@ -32,6 +33,7 @@ Those before `stop_if_rejected` apply to a job with an invalid spec, too.
 """
 
 CHECKLIST: tuple[Policy, ...] = (
+    protect_gang,
     remove_old_finalizer,
     stop_deleted_job,
     clean_up_finished_job,
@@ -44,6 +46,7 @@ CHECKLIST: tuple[Policy, ...] = (
     preempt,
     requeue_if_evicted,
     give_up_taken_spares,
+    follow_drain,
     stop_if_rejected,
     relocate,
     detect_failure,
@@ -80,7 +83,10 @@ def _set_summary_fields(draft: StatusDraft) -> None:
     draft.set_field("observedGeneration", draft.view.generation)
     draft.set_field("restarts", draft.view.restarts)
     if not isinstance(draft.observed.checked, list):
-        draft.set_field("nodes", f"{_count_ready_nodes(draft, phase)}/{draft.job.nodes}")
+        ready = _count_ready_nodes(draft, phase)
+        draft.set_field("nodes", f"{ready}/{draft.job.nodes}")
+        draft.set_field("readyNodes", ready)
+        draft.set_field("selector", f"{labels.JOB_UID}={draft.view.metadata['uid']}")
     progress = draft.view.progress
     if progress.get("totalSteps"):
         percent = min(100, 100 * int(progress.get("step", 0)) // int(progress["totalSteps"]))
@@ -143,7 +149,15 @@ def _defer_cosmetic_write(draft: StatusDraft) -> None:
 
 
 def _significant_fields(status: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = ("nodes", "progress", "progressPercent", "plan", "estimatedStart", "conditions")
+    left_out = (
+        "nodes",
+        "readyNodes",
+        "progress",
+        "progressPercent",
+        "plan",
+        "estimatedStart",
+        "conditions",
+    )
     rest = {key: value for key, value in status.items() if key not in left_out}
     conditions = status.get("conditions", ())
     rest["conditions"] = [(c["type"], c["status"], c["reason"]) for c in conditions]

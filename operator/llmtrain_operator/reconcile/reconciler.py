@@ -33,6 +33,7 @@ from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
 from llmtrain_operator.reconcile.checklist import decide
+from llmtrain_operator.reconcile.disruption_budget import JobBudget
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.restoration import Restorer
 from llmtrain_operator.reconcile.transitions import record_transitions
@@ -68,12 +69,14 @@ class ReconcilerDeps:
     poller: ProgressPoller
     writer: JobWriter
     restorer: Callable[[], Restorer]
+    budget: Callable[[], JobBudget]
     turns: FairTurns
     start_turns: StartTurns
     metrics: Metrics
     node_lost_seconds: float
     start_reservation: float
     shares_nodes: bool
+    drain_timeout: float
 
 
 @dataclass(slots=True)
@@ -98,12 +101,14 @@ class Reconciler:
     """When the job was found to be gone, if it left pods; monotonic time."""
     slow_deletion_logged: bool = False
     restorer: Restorer = field(init=False)
+    budget: JobBudget = field(init=False)
     create_backoff: Backoff = field(default_factory=Backoff)
     error_backoff: Backoff = field(default_factory=Backoff)
     finalizer_backoff: Backoff = field(default_factory=Backoff)
 
     def __post_init__(self) -> None:
         self.restorer = self.deps.restorer()
+        self.budget = self.deps.budget()
 
     async def run(self) -> None:
         """Reconcile until the job is gone or `stopping` is set."""
@@ -236,6 +241,8 @@ class Reconciler:
             assessment=assessment,
             taken_spares=self.deps.taken_spares(job),
             start_obstacles=partial(self.deps.start_obstacles, job),
+            budget=self.budget.own(job),
+            covering_budget=self.budget.covering(job),
             decision=self.deps.scheduler.decision(self.uid),
             create_error=self.create_error,
             report=self.deps.poller.take_report(self.uid),
@@ -244,6 +251,7 @@ class Reconciler:
             node_lost_seconds=self.deps.node_lost_seconds,
             start_reservation=self.deps.start_reservation,
             shares_nodes=self.deps.shares_nodes,
+            drain_timeout=self.deps.drain_timeout,
         )
 
     def _refused_seconds(self, pods: Sequence[PodRecord]) -> dict[str, float]:
@@ -268,6 +276,7 @@ class Reconciler:
         if actions.changed:
             await self._write(observed, actions)
             return
+        await self.budget.apply(observed, actions)
         if actions.delete_pods:
             await self.deps.writer.delete_pods(actions.delete_pods, self.expectations)
         if actions.create_pods and self.create_backoff.left <= 0:
@@ -349,6 +358,8 @@ class Reconciler:
             delays.append(actions.reconcile_after)
         if actions.create_pods and self.create_backoff.left > 0:
             delays.append(self.create_backoff.left)
+        if actions.create_budget:
+            delays.append(self.budget.seconds_to_retry)
         if actions.poll_pod is not None:
             delays.append(self.deps.poller.poll(actions.poll_pod))
         return min(delays)

@@ -18,7 +18,7 @@ from llmtrain_core.queueing import (
 from llmtrain_core.queueing.capacity import request_class_key
 from llmtrain_core.queueing.cycle import decide_within
 from llmtrain_core.queueing.messages import displaced_message, preempted_message
-from llmtrain_core.queueing.relocation import find_relocation
+from llmtrain_core.queueing.relocation import find_placement_without, find_relocation
 from llmtrain_core.queueing.round import NEW_ROUND, Round
 from llmtrain_core.topology.findings import LabelFinding, findings, relevant_to_job, sentences
 from llmtrain_core.topology.inventory import Snapshot
@@ -131,28 +131,57 @@ def find_better_placement(
     """Return a better placement for a running job. The nodes that it holds count as free."""
     pending = job.next
     nowhere = RelocationHint(pending.attempt - 1, 1.0, "")
+    view = _fabric_without(job, cluster)
+    if view is None:
+        return nowhere, None
+    found = find_relocation(pending.request, job.nodes, view)
+    if found is None:
+        return nowhere, None
+    assignment = _relocated(pending, found.placement, cluster)
+    text = summary(placement_status(assignment))
+    return RelocationHint(pending.attempt - 1, found.gain, text), assignment
+
+
+def find_place_elsewhere(job: RunningJob, cluster: ClusterState) -> Assignment | None:
+    """Return a placement of a running job without the nodes that it must leave, or None.
+
+    The spare nodes of other jobs come last: they would go on with fewer of them.
+    """
+    view = _fabric_without(job, cluster)
+    if view is None:
+        return None
+    excluded = cluster.quarantine.of(job.next.namespace).excluded
+    for withheld in (view.withheld, frozenset(excluded)):
+        available = replace(view, withheld=withheld)
+        found = find_placement_without(job.next.request, job.leaving, available)
+        if found is not None:
+            return _relocated(job.next, found, cluster)
+    return None
+
+
+def _fabric_without(job: RunningJob, cluster: ClusterState) -> Snapshot | None:
+    """Return the fabric of a job as if it had released its nodes; None if it has no fabric."""
+    pending = job.next
     try:
         fabric = replace(cluster.fabrics[pending.fabric], uplinks={})
     except FabricUnavailableError:
-        return nowhere, None
+        return None
     others = tuple(item for item in cluster.usage if item.owner != pending.uid)
     spares = frozenset(n for item in cluster.spares if item.uid != pending.uid for n in item.nodes)
     rest = [other for other in cluster.running if other is not job]
-    view = replace(
+    return replace(
         UplinkUsageCache().add_to(fabric, rest),
         used=replace(cluster, usage=others).used,
         withheld=frozenset(cluster.quarantine.of(pending.namespace).excluded) | spares,
     )
-    found = find_relocation(pending.request, job.nodes, view)
-    if found is None:
-        return nowhere, None
-    assignment = Assignment(
+
+
+def _relocated(pending: PendingJob, placement: Placement, cluster: ClusterState) -> Assignment:
+    return Assignment(
         pending.attempt,
-        found.placement,
+        placement,
         pending.resources,
         pending.request.gpus_per_node,
         pending.priority,
-        note=_LabelFindings(cluster.fabrics).note(pending, found.placement),
+        note=_LabelFindings(cluster.fabrics).note(pending, placement),
     )
-    text = summary(placement_status(assignment))
-    return RelocationHint(pending.attempt - 1, found.gain, text), assignment

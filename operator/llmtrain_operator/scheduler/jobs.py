@@ -8,7 +8,7 @@ from dataclasses import replace
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureEvidence
 from llmtrain_core.placement import Request
-from llmtrain_core.queueing import Allocation, PendingJob, RunningJob, Unschedulable
+from llmtrain_core.queueing import Allocation, Assignment, PendingJob, RunningJob, Unschedulable
 from llmtrain_core.queueing.quarantine import NodeFailure
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.job import JobView, Raw, parse_time
@@ -49,7 +49,7 @@ def _scheduling_inputs(job: JobView) -> tuple[object, ...]:
         job.phase,
         _unadmitted_since(job),
         job.failures,
-        job.move and job.last_checkpoint,
+        job.move and (job.move, job.last_checkpoint),
         placement.get("attempt"),
         placement.get("blocks"),
     )
@@ -163,6 +163,19 @@ def allocation_of(
     )
 
 
+def assumed_allocation(job: PendingJob, assignment: Assignment, now: float) -> Allocation:
+    """Return what a job holds once its status shows the assignment."""
+    return Allocation(
+        job.uid,
+        job.namespace,
+        job.priority,
+        assignment.nodes,
+        assignment.resources,
+        None if job.max_duration is None else now + job.max_duration,
+        preemptible=False,
+    )
+
+
 def expired_allocation(record: JobRecord, held: Sequence[str]) -> Allocation | None:
     """Return the nodes of a job's placement that it does not hold any more; None without any."""
     view = record.view
@@ -203,6 +216,7 @@ def running_job(
         step.value if step else None,
         settled=running and not checked.spec.suspend,
         relocation_requested=running and view.relocation_requested and view.relocation_ready,
+        leaving=frozenset(view.drained_nodes if running and view.may_leave(now) else ()),
     )
 
 

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.api.conditions import Reason
@@ -29,8 +29,14 @@ from llmtrain_core.queueing import (
 from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_core.queueing.round import NEW_ROUND
 from llmtrain_operator.cache.job import JobView
-from llmtrain_operator.scheduler.cycle import Decisions, decide, find_better_placement
+from llmtrain_operator.scheduler.cycle import (
+    Decisions,
+    decide,
+    find_better_placement,
+    find_place_elsewhere,
+)
 from llmtrain_operator.scheduler.decisions import JobDecision, Preemption, RelocationHint
+from llmtrain_operator.scheduler.jobs import assumed_allocation
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,8 @@ RESYNC_SECONDS = 15.0
 """Period of cycles without a trigger: deadlines and quarantines end without an event."""
 RELOCATION_PERIOD_SECONDS = 10.0
 """Period of the search for a better placement of a running job, while no job is pending."""
+MAX_LEAVING = 4
+"""Jobs per cycle for which a place is searched because their nodes are drained."""
 RELOCATION_TIMEOUT_SECONDS = 30.0
 """A job that requested a relocation has this long to accept the assignment."""
 MESSAGE_REFRESH_SECONDS = 0.2
@@ -100,12 +108,15 @@ class Scheduler:
         observe_seconds: Callable[[float], None] = lambda _seconds: None,
         on_accepted: Callable[[Assignment], None] = lambda _assignment: None,
         confirm: Callable[[Decisions, Queue], Decisions] = lambda decisions, _queue: decisions,
+        leaving_jobs: Callable[[], Sequence[str]] = tuple,
     ):
         """Connect to the other parts.
 
         `wake` starts a reconcile of a job. `on_accepted` gets each accepted assignment. `confirm`
-        drops the decisions that must not take effect.
+        drops the decisions that must not take effect. `leaving_jobs` returns the UIDs of running
+        jobs that may leave nodes that are drained.
         """
+        self._leaving_jobs = leaving_jobs
         self._pending_jobs = pending_jobs
         self._cluster_state = cluster_state
         self._job = job
@@ -182,6 +193,7 @@ class Scheduler:
         """
         queue = self._pending_jobs()
         self._drop_outdated(queue)
+        await self._relocate_from_drained_nodes()
         self.pending_count = len(queue)
         assignments = self.assignments()
         undecided = {uid: job for uid, job in queue.items() if uid not in assignments}
@@ -279,6 +291,29 @@ class Scheduler:
                 state.preemption = None
                 self.trigger()  # jobs that counted on those nodes may need other victims
 
+    async def _relocate_from_drained_nodes(self) -> None:
+        """Search a place for jobs whose nodes are drained, before pending jobs get it.
+
+        They have been given nodes already, and would otherwise be stopped.
+        """
+        assigned = self.assignments()
+        leaving = [uid for uid in self._leaving_jobs() if uid not in assigned]
+        leaving.sort(key=lambda uid: self._jobs[uid].relocation_checked_at)
+        cluster: ClusterState | None = None
+        for uid in leaving[:MAX_LEAVING]:
+            cluster = cluster or self._cluster_state(self.assignments())
+            job = next((job for job in cluster.running if job.next.uid == uid), None)
+            if job is None or not job.leaving:
+                continue
+            state = self._jobs[uid]
+            state.relocation_checked_at = time.monotonic()
+            found = await asyncio.to_thread(find_place_elsewhere, job, cluster)
+            if found is not None:
+                state.assignment = found
+                state.relocates_until = time.monotonic() + RELOCATION_TIMEOUT_SECONDS
+                cluster = None
+                self._wake(uid)
+
     async def _check_relocation(self) -> None:
         """Search a better placement for one running job: on request first, else in turn."""
         if time.monotonic() - self._relocation_checked_at < RELOCATION_PERIOD_SECONDS:
@@ -322,7 +357,7 @@ class Scheduler:
         for uid, assignment in self.assignments().items():
             job = self._jobs[uid].pending
             if job is not None and uid in queue:
-                allocations.append(_assumed_allocation(job, assignment, cluster.now))
+                allocations.append(assumed_allocation(job, assignment, cluster.now))
         nominated = frozenset(uid for uid, state in self._jobs.items() if state.nominated)
         return replace(cluster, allocations=tuple(allocations), nominated=nominated)
 
@@ -355,16 +390,3 @@ class Scheduler:
         if job is None or accepted or superseded or unwanted or (outdated and not state.reserved):
             state.assignment, state.pending = None, None
             state.reserved, state.relocates_until = False, 0.0
-
-
-def _assumed_allocation(job: PendingJob, assignment: Assignment, now: float) -> Allocation:
-    """Return what a job holds once its status shows the assignment."""
-    return Allocation(
-        job.uid,
-        job.namespace,
-        job.priority,
-        assignment.nodes,
-        assignment.resources,
-        None if job.max_duration is None else now + job.max_duration,
-        preemptible=False,
-    )

@@ -113,6 +113,15 @@ class ClusterReader:
         small = self._too_small(record, checked)
         return replace(job, request=replace(job.request, too_small=small)) if small else job
 
+    def leaving_jobs(self) -> list[str]:
+        """Return the UIDs of the running jobs that may leave nodes that are drained."""
+        now = time.time()
+        return [
+            record.uid
+            for record in self._informers.managed_jobs()
+            if record.view.is_true(ConditionType.RUNNING) and record.view.may_leave(now)
+        ]
+
     def cluster_state(self, assignments: Mapping[str, Assignment]) -> ClusterState:
         """Return the state of the cluster. `assignments` are not in the status of jobs yet."""
         informers, now = self._informers, time.time()

@@ -135,9 +135,19 @@ def test_names() -> None:
     assert job["spec"]["scope"] == "Namespaced"
     assert job["spec"]["names"]["shortNames"] == ["ltj"]
     assert job["spec"]["names"]["categories"] == ["llmtrain"]
-    assert job["spec"]["versions"][0]["subresources"] == {"status": {}}
+    assert job["spec"]["versions"][0]["subresources"].keys() == {"status", "scale"}
     assert fabric["metadata"]["name"] == "fabrics.llmtrain.dev"
     assert fabric["spec"]["scope"] == "Cluster"
+
+
+def test_the_scale_points_at_fields() -> None:
+    job, _ = crds()
+    scale = job["spec"]["versions"][0]["subresources"]["scale"]
+    for path, kind in zip(scale.values(), ("integer", "integer", "string"), strict=True):
+        node = schema_of(job)
+        for part in path.strip(".").split("."):
+            node = node["properties"][part]
+        assert node["type"] == kind, path
 
 
 def test_columns_point_at_fields() -> None:

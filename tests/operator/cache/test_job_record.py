@@ -149,6 +149,8 @@ def test_a_spec_that_is_nested_deeply_is_unreadable() -> None:
         {"placement": {"gpusPerNode": None}},
         {"failures": [{}]},
         {"failures": [{"reason": "x", "time": "never"}]},
+        {"move": {"attempt": 0, "deadline": "never", "nodes": []}},
+        {"move": {"attempt": 0, "deadline": "2026-01-01T00:00:00Z", "nodes": [[]]}},
         {"conditions": [{}]},
         {"conditions": [{"type": "Placed", "status": "True", "reason": "x"}]},
     ],

@@ -11,6 +11,7 @@ from llmtrain_core.api.labels import FINALIZER
 from llmtrain_devcluster.api import ApiStatusError, Object
 from llmtrain_devcluster.scripted_node.node import PodScript
 from tests.support.operator_harness.harness import (
+    DISRUPTION_BUDGETS,
     JOBS,
     OperatorHarness,
     OperatorProcess,
@@ -34,7 +35,10 @@ async def test_deletion_removes_all_child_objects(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:
     await harness.run_on_two_nodes("doomed", PodScript(exit_after=None, delete_after=1.0))
-    assert len(await harness.children()) == 5
+    budget = f"{DISRUPTION_BUDGETS}/doomed"
+    while budget not in (children := await harness.children()):
+        await asyncio.sleep(0.05)
+    assert len(children) == 6
     assert "finalizers" not in (await harness.job("doomed"))["metadata"]
     await harness.api.delete(JOBS, "doomed", harness.namespace)
     with pytest.raises(ApiStatusError, match="404"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ from tests.support.operator_harness.scheduling import (
 )
 
 pytestmark = pytest.mark.unit
-WANTED = {"topology": {"spares": 2}}
+WANTED: dict[str, Any] = {"topology": {"spares": 2}}
 
 
 def job(started: bool, **topology: object) -> PendingJob:

@@ -61,6 +61,7 @@ CONFIG: Values = {
     "nodeLostSeconds": 45,
     "startReservation": 300,
     "domainTolerance": 0.02,
+    "drainTimeout": 1800,
     "writesPerSecond": 2000000,
     "maxActiveJobs": 250,
     "maxExcludedNodesPercent": 2.5,

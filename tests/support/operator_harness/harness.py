@@ -26,6 +26,7 @@ from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, Scripted
 from tests.support.paths import ROOT
 
 JOBS = "llmtrain.dev/v1alpha1/llmtrainingjobs"
+DISRUPTION_BUDGETS = "policy/v1/poddisruptionbudgets"
 SYSTEM = "llmtrain-system"
 LEASE = ("--retry-period=0.5",)
 QUICK_LEASE = ("--lease-duration=3", "--renew-deadline=2.5", "--retry-period=0.3")
@@ -310,6 +311,7 @@ class OperatorHarness:
             "services",
             "configmaps",
             "networking.k8s.io/v1/networkpolicies",
+            DISRUPTION_BUDGETS,
         ):
             found += [
                 f"{resource}/{item['metadata']['name']}"

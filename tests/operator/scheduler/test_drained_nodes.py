@@ -1,0 +1,128 @@
+"""Where a job goes whose nodes are drained: before pending jobs, and to spares of others last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.placement import Request
+from llmtrain_core.queueing import Allocation, Assignment, ClusterState, PendingJob, RunningJob
+from llmtrain_core.topology.inventory import Node
+from llmtrain_core.validation.check import check
+from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.cache.records import JobRecord
+from llmtrain_operator.scheduler.cycle import find_place_elsewhere
+from llmtrain_operator.scheduler.jobs import running_job
+from llmtrain_operator.scheduler.loop import Scheduler
+from tests.support.operator_harness.observed import PLACEMENT, status
+from tests.support.operator_harness.scheduling import (
+    GPU,
+    cluster,
+    in_use,
+    record,
+    waiting_job,
+)
+
+pytestmark = pytest.mark.unit
+
+DEADLINE = "2026-01-01T12:10:00Z"
+BEFORE, AFTER = 1767268800.0, 1767269400.0
+"""Noon, and the deadline."""
+SHAPE: dict[str, Any] = {
+    "workers": {"gpusPerNode": 8, "command": ["x"]},
+    "parallelism": {"tensor": 8, "data": 2},
+}
+
+
+def job(*nodes: str, leaves: tuple[str, ...] = ("n1",), saved: int = 40, **spec: Any) -> JobRecord:
+    """A running job on these nodes, some of which are drained since step 20."""
+    move = {"attempt": 0, "afterCheckpoint": 20, "nodes": [*leaves], "deadline": DEADLINE}
+    return record(
+        "job",
+        status(
+            ConditionType.RUNNING,
+            placement={**PLACEMENT, "gpusPerNode": 8, "blocks": [{"path": "", "nodes": [*nodes]}]},
+            progress={"step": 41, "totalSteps": 100, "lastCheckpointStep": saved},
+            move=move,
+        ),
+        **SHAPE,
+        **spec,
+    )
+
+
+def as_running(found: JobRecord, now: float = BEFORE) -> RunningJob:
+    checked = check(found.name, found.raw["spec"])
+    running = running_job(found, checked, {}, now, Request.of)
+    assert running is not None
+    return running
+
+
+def state(found: JobRecord, *free: str, cordoned: tuple[str, ...] = ("n1",)) -> ClusterState:
+    """A cluster of the job's nodes and these free ones."""
+    names = [*found.view.placed_nodes, *free]
+    nodes = [Node(name, {}, {GPU: 8}, cordoned=name in cordoned) for name in names]
+    return cluster(nodes, tuple(in_use([found])), running=(as_running(found),))
+
+
+def test_it_may_leave_after_a_newer_checkpoint_or_at_the_deadline() -> None:
+    assert as_running(job("n0", "n1")).leaving == {"n1"}
+    old = job("n0", "n1", saved=20)
+    assert as_running(old).leaving == frozenset()
+    assert as_running(old, AFTER).leaving == {"n1"}
+
+
+def test_the_nodes_that_are_not_drained_may_be_used_again() -> None:
+    found = job("n0", "n1")
+    assignment = find_place_elsewhere(as_running(found), state(found, "n2"))
+    assert assignment is not None and set(assignment.nodes) == {"n0", "n2"}
+    assert assignment.attempt == 1
+    assert find_place_elsewhere(as_running(found), state(found)) is None
+
+
+def test_a_drained_node_is_left_even_if_the_job_tolerates_its_taint() -> None:
+    found = job("n0", "n1")
+    here = state(found, "n2", cordoned=())
+    assignment = find_place_elsewhere(as_running(found), here)
+    assert assignment is not None and "n1" not in assignment.nodes
+
+
+def test_the_spares_of_other_jobs_come_last() -> None:
+    found = job("n0", "n1")
+    spare = Allocation("other", "ns", 0, ("n2",), {GPU: 8})
+    here = replace(state(found, "n2", "n3"), spares=(spare,))
+    assignment = find_place_elsewhere(as_running(found), here)
+    assert assignment is not None and set(assignment.nodes) == {"n0", "n3"}
+    here = replace(state(found, "n2"), spares=(spare,))
+    assignment = find_place_elsewhere(as_running(found), here)
+    assert assignment is not None and set(assignment.nodes) == {"n0", "n2"}
+
+
+def test_it_moves_with_fewer_spares_of_its_own() -> None:
+    found = job("n0", "n1", topology={"spares": 1})
+    assignment = find_place_elsewhere(as_running(found), state(found, "n2"))
+    assert assignment is not None and set(assignment.nodes) == {"n0", "n2"}
+
+
+async def test_it_gets_free_nodes_before_a_job_that_waits() -> None:
+    found = job("n0", "n1")
+    waiting: dict[str, PendingJob] = {"late-1": waiting_job("late-1", 1)}
+
+    def seen(assignments: Mapping[str, Assignment]) -> ClusterState:
+        here = state(found, "n2")
+        return replace(here, usage=tuple(in_use([found], assignments=assignments)))
+
+    def stored(uid: str) -> JobView | None:
+        return found.view if uid == "job" else None
+
+    woken: list[str] = []
+    scheduler = Scheduler(lambda: waiting, seen, stored, woken.append, leaving_jobs=lambda: ["job"])
+    await scheduler.cycle()
+    given = scheduler.decision("job")
+    assert isinstance(given, Assignment) and set(given.nodes) == {"n0", "n2"}
+    assert not isinstance(scheduler.decision("late-1"), Assignment)
+    await scheduler.cycle()
+    assert scheduler.decision("job") == given, "it has time to take it"
