@@ -9,12 +9,19 @@ import sys
 import pytest
 
 from llmtrain_chart.paths import CHART
+from llmtrain_core.api.crd import crds
 from llmtrain_devcluster.api import ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes, named
 from tests.support.chart.manifests import NAMESPACED
 from tests.support.chart.released_operator import ACCOUNT, ReleasedOperators
-from tests.support.chart.releases import KEPT, Releases, restart_garbage_collector
+from tests.support.chart.releases import (
+    CRDS,
+    DEFINITIONS,
+    KEPT,
+    Releases,
+    restart_garbage_collector,
+)
 from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, status_of
 
 pytestmark = pytest.mark.cluster
@@ -80,6 +87,69 @@ async def test_definitions_that_are_not_kept_take_jobs_with_them(
     operator.kill()
     await releases.uninstall()
     await releases.becomes(before)
+
+
+async def test_definitions_that_are_deleted_and_created_again_are_served(
+    release_cluster: ControlPlane,
+    release_nodes: ScriptedNodes,
+    releases: Releases,
+    operators: ReleasedOperators,
+    team: str,
+) -> None:
+    await releases.install()
+    operator = await operators.start()
+    harness = OperatorHarness(releases.api, team, release_nodes, "chart")
+    await harness.submit("first")
+    await harness.phase("first", "Running", seconds=60)
+
+    # While the operator runs: it must serve the new definitions.
+    await delete_definitions(releases)
+    await delete_children(harness)
+    await install_definitions(releases)
+    await harness.submit("second")
+    await harness.phase("second", "Running", seconds=120)
+
+    # While it does not run: it is not ready before they exist, and then serves them.
+    operator.kill()
+    await releases.api.delete(LEASES, "llmtrain-operator", SYSTEM)
+    await delete_definitions(releases)
+    await delete_children(harness)
+    operator.spawn()
+    await operator.logs("informer=jobs list or watch failed: 404")
+    assert operator.ask(operator.health_port, "/readyz") == 503
+    await install_definitions(releases)
+    await asyncio.to_thread(operator.await_lead)
+    await harness.submit("third")
+    await harness.phase("third", "Running", seconds=60)
+    await releases.api.delete(JOBS, "third", team)
+    await delete_children(harness)
+
+
+async def delete_definitions(releases: Releases) -> None:
+    """Delete the definitions as `kubectl delete -f crds/` does, and wait until they are gone."""
+    for name in CRDS:
+        await releases.api.delete(DEFINITIONS, name)
+    for name in CRDS:
+        await releases.api.wait_for(DEFINITIONS, name, lambda found: found is None, seconds=60)
+
+
+async def delete_children(harness: OperatorHarness) -> None:
+    """Delete what jobs have left: the definitions are so new that the garbage collector may not."""
+    for child in await harness.children():
+        resource, name = child.rsplit("/", 1)
+        await harness.api.delete(resource, name, harness.namespace, missing_ok=True)
+    await harness.pod_count(0)
+
+
+async def install_definitions(releases: Releases) -> None:
+    for crd in crds():
+        await releases.api.apply(crd)
+    served = False
+    while not served:
+        try:
+            served = await releases.api.list(JOBS) == []
+        except ApiStatusError:
+            await asyncio.sleep(0.1)
 
 
 async def test_an_operator_of_one_namespace(
