@@ -230,6 +230,8 @@ def _sets_between(state: _Search, sets: Sequence[DomainSet]) -> Iterator[DomainS
     """Yield the sets of the fewest leaf domains, then one each of more and more leaf domains."""
     if state.medium:
         yield from sets
+    if not state.scorer.tolerated:
+        return
     most = max(len(set(candidate.leaves)) for candidate in state.found.values())
     fewest = len(sets[0].limits)
     for leaves in sorted({fewest + 1, fewest + 2, fewest * 3 // 2, fewest * 2, fewest * 4}):
