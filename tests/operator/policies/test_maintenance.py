@@ -36,6 +36,6 @@ def test_no_job_fails_while_each_node_is_drained_in_turn() -> None:
         f" goodput {trained / whole:.1%}, lost {lost / whole:.1%}, the rest starts and waits"
     )
     assert all(view.phase in ("Running", "Starting", "Restarting") for view in views.values())
-    assert restarts[32] > 50 and restarts[4] > 3, "drains hit the jobs more often than maxRestarts"
+    assert restarts[32] > 20 and restarts[8] > 3, "drains hit the jobs more often than maxRestarts"
     assert all(view.restarts_towards_max == 0 for view in views.values())
     assert trained / whole > 0.7
