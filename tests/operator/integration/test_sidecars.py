@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -55,11 +56,12 @@ async def mesh(harness: OperatorHarness) -> AsyncIterator[str]:
         "metadata": {"name": "probe"},
         "spec": {"containers": [{"name": "main", "image": "example.com/x:1"}]},
     }
+    path, dry = f"/api/v1/namespaces/{harness.namespace}/pods", {"dryRun": "All"}
     while True:  # until the API server applies the policy
-        made = await harness.api.create("pods", probe, harness.namespace)
-        await harness.api.delete("pods", "probe", harness.namespace, grace_seconds=0)
+        made = await harness.api.request("POST", path, query=dry, body=probe)
         if len(made["spec"]["containers"]) == 2:
             break
+        await asyncio.sleep(0.1)
     yield "mesh"
     await harness.api.delete(BINDINGS, name)
     await harness.api.delete(POLICIES, name)
