@@ -45,6 +45,18 @@ def test_the_policies_are_created_by_default() -> None:
 
 
 @pytest.mark.unit
+def test_the_policies_name_what_the_api_server_would_add() -> None:
+    """Otherwise Helm 4 cannot take over what `kubectl apply` has created."""
+    found = [
+        o["spec"] for o in rendered_set("defaults") if o["kind"] == "ValidatingAdmissionPolicy"
+    ]
+    assert len(found) >= 3
+    for matched in (spec["matchConstraints"] for spec in found):
+        assert {"matchPolicy", "namespaceSelector", "objectSelector"} <= set(matched)
+        assert {rule["scope"] for rule in matched["resourceRules"]} == {"*"}
+
+
+@pytest.mark.unit
 def test_the_policy_of_jobs_is_limited_to_the_watched_namespaces() -> None:
     found = documents(render({"watchNamespaces": ["a"]}))
     bindings = [o for o in found if o["kind"] == "ValidatingAdmissionPolicyBinding"]
