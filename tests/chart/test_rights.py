@@ -190,6 +190,10 @@ async def job_restarts_and_is_deleted(
     await harness.api.wait_for(
         DISRUPTION_BUDGETS, name, lambda found: found is not None, harness.namespace, seconds=60
     )
+    # That of the earlier attempt is deleted, which the end of the job must not overtake.
+    await harness.api.wait_for(
+        "configmaps", f"{name}-job-0", lambda o: o is None, harness.namespace, seconds=60
+    )
     for index in range(2):
         harness.nodes.end(harness.namespace, f"{name}-1-{index}", 0)
     await harness.gone(name, seconds=60)
