@@ -15,6 +15,7 @@ from typing import Any
 
 from llmtrain_core.placement.types import DOMAIN_TOLERANCE
 from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
+from llmtrain_core.queueing.types import UNKNOWN_START_SECONDS
 from llmtrain_operator.errors import ConfigError
 
 
@@ -79,6 +80,9 @@ class Config:
     of the network; 0: the fastest placement, whatever domains it uses."""
     drain_timeout: float = DRAIN_TIMEOUT_SECONDS
     """Seconds that a job has to move off a node that is drained, before its pods may be evicted."""
+    unknown_start_window: float = UNKNOWN_START_SECONDS
+    """While the start of a waiting job depends on an unknown end, jobs that end within this many
+    seconds may use the nodes that are reserved for it."""
     writes_per_second: float = 100.0
     """Limit of writes to the API server per second, over all jobs."""
     max_active_jobs: int = 1000

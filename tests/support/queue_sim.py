@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
@@ -17,6 +18,7 @@ from llmtrain_core.queueing import (
     decide,
 )
 from llmtrain_core.queueing.quarantine import Exclusion, NodeLists, Quarantine
+from llmtrain_core.queueing.types import UNKNOWN_START_SECONDS
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage
 from llmtrain_core.topology.levels import NODE, FabricLevel
 
@@ -85,6 +87,8 @@ class History:
     starts: dict[str, list[float]] = field(default_factory=dict)
     ends: dict[str, float] = field(default_factory=dict)
     preempted: dict[str, int] = field(default_factory=dict)
+    promised: dict[str, float] = field(default_factory=dict)
+    """The first start that the queue announced for each job that waited."""
     gpu_seconds: float = 0.0
     """GPU-seconds in use until the last job started."""
     backlog_until: float = 0.0
@@ -111,6 +115,7 @@ def cluster_state(
     quarantined: Mapping[str, float] | None = None,
     suspects: frozenset[str] = frozenset(),
     nominated: frozenset[str] = frozenset(),
+    window: float = UNKNOWN_START_SECONDS,
 ) -> ClusterState:
     out = {node: Exclusion(until) for node, until in (quarantined or {}).items()}
     return ClusterState(
@@ -120,6 +125,7 @@ def cluster_state(
         tuple(running),
         quarantine=Quarantine(NodeLists(out, suspects)),
         nominated=nominated,
+        unknown_start_window=window,
     )
 
 
@@ -128,8 +134,15 @@ def simulate(
     seen: Snapshot,
     running: Mapping[str, Allocation] | None = None,
     ends: Mapping[str, float] | None = None,
+    *,
+    window: float = UNKNOWN_START_SECONDS,
+    quarantined: Callable[[float], Mapping[str, float]] = lambda _now: {},
+    changes: Sequence[float] = (),
 ) -> History:
-    """Simulate a trace. Jobs of `running` are placed at the start and end at `ends`."""
+    """Simulate a trace. Jobs of `running` are placed at the start and end at `ends`.
+
+    `quarantined` returns the quarantined nodes at a time; it changes only at `changes`.
+    """
     history = History()
     jobs = {arrival.uid: arrival for arrival in arrivals}
     coming = sorted(arrivals, key=lambda arrival: (arrival.at, arrival.uid))
@@ -139,6 +152,7 @@ def simulate(
     now = last = 0.0
     while coming or waiting or until:
         moments = [*until.values(), *(arrival.at for arrival in coming[:1])]
+        moments += [change for change in changes if change > now and (coming or waiting)]
         if not moments:
             break
         last, now = now, min(moments)
@@ -149,7 +163,8 @@ def simulate(
             history.ends[uid] = now
         while coming and coming[0].at <= now:
             waiting.add(coming.pop(0).uid)
-        while _round(now, jobs, seen, waiting, nominated, holds, until, history):
+        state = partial(cluster_state, seen, now, quarantined=quarantined(now), window=window)
+        while _round(now, jobs, state, waiting, nominated, holds, until, history):
             pass
     return history
 
@@ -157,7 +172,7 @@ def simulate(
 def _round(
     now: float,
     jobs: Mapping[str, Arrival],
-    seen: Snapshot,
+    state: Callable[..., ClusterState],
     waiting: set[str],
     nominated: set[str],
     holds: dict[str, Allocation],
@@ -165,7 +180,7 @@ def _round(
     history: History,
 ) -> bool:
     """Apply the decisions of one cycle. Return True if any job was started or preempted."""
-    cluster = cluster_state(seen, now, [*holds.values()], nominated=frozenset(nominated))
+    cluster = state([*holds.values()], nominated=frozenset(nominated))
     decisions = decide([jobs[uid].waiting() for uid in waiting], cluster)
     changed = False
     for uid, decision in decisions.items():
@@ -178,7 +193,11 @@ def _round(
             history.backlog_until = now
             changed = True
     for uid, decision in decisions.items():
-        for victim in decision.victims if isinstance(decision, Unschedulable) else ():
+        if isinstance(decision, Assignment):
+            continue
+        if decision.starts_at is not None:
+            history.promised.setdefault(uid, decision.starts_at)
+        for victim in decision.victims:
             nominated.add(uid)
             del holds[victim], until[victim]
             waiting.add(victim)

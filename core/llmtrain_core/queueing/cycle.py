@@ -1,21 +1,26 @@
 """One cycle of the queue: decide about pending jobs in order, head first. Pure.
 
-Each job that fits starts. The first job of each pool of nodes that does not fit gets a reservation,
-which no job behind it may delay. If the preemption of jobs of lower priority frees nodes for the
-whole gang, they are preempted, and the reservation is on their nodes. So the head cannot starve: it
-waits only for jobs that run already.
+Each job that fits starts. The first job of each pool of nodes that does not fit gets a reservation.
+No job behind it may delay its start; while the start is unknown, by one window at most. If the
+preemption of jobs of lower priority frees nodes for the whole gang, they are preempted, and the
+reservation is on their nodes. So the head cannot starve: it waits only for jobs that run already.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.placement import Placement, Unplaceable, place, why_unplaceable
 from llmtrain_core.placement.tree import Path
-from llmtrain_core.queueing.backfill import Reservation, Reservations, earliest_reservation
+from llmtrain_core.queueing.backfill import (
+    Reservation,
+    Reservations,
+    earliest_reservation,
+    open_reservation,
+)
 from llmtrain_core.queueing.capacity import FreeCapacity, RequestClass
 from llmtrain_core.queueing.fabric_views import FabricViews
 from llmtrain_core.queueing.messages import (
@@ -24,7 +29,7 @@ from llmtrain_core.queueing.messages import (
     quarantine_message,
     reserved_message,
 )
-from llmtrain_core.queueing.order import sort_queue
+from llmtrain_core.queueing.order import sort_queue, total_devices
 from llmtrain_core.queueing.pending import BlockedJob, PendingQueue
 from llmtrain_core.queueing.preemption import Victims, find_victims, may_take_nodes
 from llmtrain_core.queueing.round import (
@@ -43,12 +48,10 @@ from llmtrain_core.queueing.types import (
     ClusterState,
     PendingJob,
     QueueDecision,
-    Slot,
     Unschedulable,
 )
 from llmtrain_core.queueing.uplink_usage import add_usage, oversubscribed, uplink_usage
 from llmtrain_core.topology.inventory import Snapshot
-from llmtrain_core.topology.resources import is_device
 
 TERMINATION_SECONDS = 30.0
 """Upper bound on the termination of a pod. No job is preempted for one that starts this soon."""
@@ -71,7 +74,7 @@ def decide_within(
     jobs = list(jobs)
     cycle = _Cycle(cluster, earlier, max_work)
     allocations = sorted(cluster.allocations, key=lambda held: (held.uid, held.nodes))
-    capacity = _total_devices(jobs, cluster)
+    capacity = total_devices(cluster.fabrics[jobs[0].fabric].nodes if jobs else ())
     left: list[PendingJob] = []
     for job in sort_queue(jobs, allocations, capacity, cluster.nominated):
         answer = earlier.answer(job)
@@ -84,16 +87,6 @@ def decide_within(
     return CycleResult(cycle.finish(), cycle.next_round(left), complete=not left)
 
 
-def _total_devices(jobs: Sequence[PendingJob], cluster: ClusterState) -> dict[str, int]:
-    """Return the allocatable devices of all nodes. Every fabric has the same nodes."""
-    total: dict[str, int] = {}
-    for node in cluster.fabrics[jobs[0].fabric].nodes if jobs else ():
-        for resource, amount in node.allocatable.items():
-            if is_device(resource):
-                total[resource] = total.get(resource, 0) + amount
-    return total
-
-
 class _Cycle:
     """The state of one cycle: what is in use and reserved so far."""
 
@@ -102,6 +95,7 @@ class _Cycle:
         self.allocations: dict[int, Allocation] = dict(enumerate(cluster.allocations))
         self.reservations = Reservations(largest(cluster.used, earlier.used))
         self.decisions: dict[str, QueueDecision] = {}
+        self._shared_until = cluster.now + cluster.unknown_start_window
         self._earlier = earlier
         self._spare_nodes = cluster.spare_nodes
         self._kept: list[Answer] = []
@@ -167,20 +161,24 @@ class _Cycle:
         if all_nodes.largest_domain >= job.node_count:
             self._queue_with_quarantined.append(job, all_nodes)
         if requests.largest_domain < job.node_count:
+            self._reserve_until_quarantines_end(job)
             self._block(BlockedJob(job, position=position))
             return
         competing = self._queue.competing(requests)
+        if self.cluster.quarantine.exists:  # jobs that wait for its end may get a reservation, too
+            competing = self._queue_with_quarantined.competing(all_nodes, position)
         preempted, reservation = self._reserve(job, requests, capacity)
         uids = tuple(sorted(victim.uid for victim in preempted))
         if uids or (job.uid in self.cluster.nominated and self._starts_soon(reservation)):
             text = preempting_message(len(uids))
             self.decisions[job.uid] = Unschedulable(Reason.PREEMPTING, text, victims=uids)
             return
-        behind = sorted(
-            r.job.key for r in respected if not r.nodes.isdisjoint(requests.allocatable)
-        )
+        reserved = [r for r in respected if not r.nodes.isdisjoint(requests.allocatable)]
+        behind = sorted(r.job.key for r in reserved)
         ahead = tuple(key for key in competing if key not in behind)
-        self._block(BlockedJob(job, tuple(behind), ahead, position))
+        unknown = any(r.starts_at is None for r in reserved)
+        window = self.cluster.unknown_start_window if unknown else None
+        self._block(BlockedJob(job, tuple(behind), ahead, position, window))
 
     def _block(self, blocked: BlockedJob) -> None:
         """Explain later why a job waits. The work of that counts now."""
@@ -189,9 +187,6 @@ class _Cycle:
         if kind not in self._explained or self._views.quarantine(blocked.job).excluded:
             self._explained.add(kind)
             self._count_check(blocked.job)
-
-    def _count_search(self, job: PendingJob) -> None:
-        self._count_work(search_work(job, len(self._views.fabric(job).nodes)))
 
     def _count_check(self, job: PendingJob) -> None:
         """Count a look at all nodes that searches no rank order."""
@@ -207,15 +202,14 @@ class _Cycle:
         """
         for blocked in self._blocked:
             self.decisions[blocked.job.uid] = self._explain(blocked)
+        entries = self.reservations.entries
         starts = estimate_starts(
             self._queue.jobs,
             tuple(self.allocations.values()),
-            self.reservations.unreserved,
+            self.reservations.capacity(r for r in entries if r.starts_at is None),
             self.cluster.now,
         )
-        starts |= {
-            r.job.uid: r.starts_at for r in self.reservations.entries if r.starts_at is not None
-        }
+        starts |= {r.job.uid: r.starts_at for r in entries if r.starts_at is not None}
         for uid, starts_at in starts.items():
             decision = self.decisions.get(uid)
             if isinstance(decision, Unschedulable):
@@ -226,7 +220,7 @@ class _Cycle:
         job = blocked.job
         why = self._refusal(job)
         if why is None:
-            text = reserved_message(job.namespace, blocked.behind, blocked.ahead)
+            text = reserved_message(job.namespace, blocked.behind, blocked.ahead, blocked.window)
             return Unschedulable(
                 Reason.WAITING_BEHIND, text, behind=blocked.behind, ahead=blocked.ahead
             )
@@ -246,15 +240,14 @@ class _Cycle:
         return Unschedulable(why.reason, text, ahead=ahead, blockers=why.blockers)
 
     def _start(self, job: PendingJob, placement: Placement, end: float | None) -> None:
-        fabric, nodes = self._views.fabric(job), self._views.requests(job).allocatable
-        backfilled = any(not r.pool.isdisjoint(nodes) for r in self.reservations.entries)
+        fabric = self._views.fabric(job)
         assignment = Assignment(
             job.attempt,
             placement,
             job.resources,
             job.request.gpus_per_node,
             job.priority,
-            backfilled,
+            self.reservations.overlap(self._views.requests(job)),
         )
         self.decisions[job.uid] = assignment
         names = assignment.nodes
@@ -281,7 +274,7 @@ class _Cycle:
         Only the first job of a pool, or one that preempts, gets a reservation. The job is added to
         the queue, unless it would not fit even if all jobs ended.
         """
-        first = all(r.pool.isdisjoint(requests.allocatable) for r in self.reservations.entries)
+        first = not self.reservations.overlap(requests)
         lower = [
             held
             for held in self.allocations.values()
@@ -299,11 +292,24 @@ class _Cycle:
             if preempted:
                 found = self._earliest(job, requests, capacity)
         if found.starts_at is None and not self._fits_empty_cluster(job):
+            self._reserve_until_quarantines_end(job)
             return (), None
         self._queue.append(job, requests)
         if first or self._starts_soon(found):
             self.reservations.add(found)
         return preempted, found
+
+    def _reserve_until_quarantines_end(self, job: PendingJob) -> None:
+        """Reserve nodes for the first job of a pool that fits once the quarantines are over.
+
+        Otherwise jobs without a known end would take its turn during each quarantine.
+        """
+        requests = self._views.requests_on_all(job)
+        excluded = self._views.quarantine(job).excluded
+        if not excluded or self.reservations.overlap(requests):
+            return
+        if self._fits_empty_cluster(job, with_quarantined=True):
+            self.reservations.add(open_reservation(job, requests, self._shared_until))
 
     def _starts_soon(self, reservation: Reservation | None) -> bool:
         starts_at = None if reservation is None else reservation.starts_at
@@ -316,7 +322,9 @@ class _Cycle:
             return self._place(job, trial, avoid_suspects=False)
 
         allocations = tuple(self.allocations.values())
-        return earliest_reservation(job, requests, capacity, allocations, place_in)
+        return earliest_reservation(
+            job, requests, capacity, allocations, place_in, self._shared_until
+        )
 
     def _preempt(
         self,
@@ -358,7 +366,7 @@ class _Cycle:
             usable = self._views.request_class(request, self._views.usable(job))
             if not capacity.fits(usable, job.node_count):
                 continue
-            self._count_search(job)
+            self._count_work(search_work(job, len(self._views.fabric(job).nodes)))
             found = place(request, self._available(job, capacity))
             if isinstance(found, Placement):
                 return found
@@ -377,17 +385,16 @@ class _Cycle:
         key = self._views.feasibility_key(job)
         if key not in self._unplaceable:
             used = self.reservations.unreserved.used
-            self._unplaceable[key] = why_unplaceable(job.request, self._usable_with(job, used))
+            nodes = dataclasses.replace(self._views.usable(job), used=used)
+            self._unplaceable[key] = why_unplaceable(job.request, nodes)
         return self._unplaceable[key]
 
-    def _usable_with(self, job: PendingJob, used: Mapping[Slot, int]) -> Snapshot:
-        """Return the nodes that are not quarantined, without reservations."""
-        return dataclasses.replace(self._views.usable(job), used=used)
-
-    def _fits_empty_cluster(self, job: PendingJob) -> bool:
+    def _fits_empty_cluster(self, job: PendingJob, with_quarantined: bool = False) -> bool:
         """Return True if the job fits when no other job runs. Otherwise nothing is reserved."""
-        key = self._views.feasibility_key(job)
+        key = (self._views.feasibility_key(job), with_quarantined)
         if key not in self._fits_empty:
             self._count_check(job)
-            self._fits_empty[key] = why_unplaceable(job.request, self._usable_with(job, {})) is None
+            nodes = self._views.fabric(job) if with_quarantined else self._views.usable(job)
+            empty = dataclasses.replace(nodes, used={})
+            self._fits_empty[key] = why_unplaceable(job.request, empty) is None
         return self._fits_empty[key]

@@ -14,9 +14,19 @@ from llmtrain_core.queueing.quarantine import Exclusion
 MAX_NAMED = 3
 
 
-def reserved_message(namespace: str, behind: Sequence[str], ahead: Sequence[str]) -> str:
-    """Name the jobs for which nodes are reserved: those of the namespace by key, others counted."""
+def reserved_message(
+    namespace: str, behind: Sequence[str], ahead: Sequence[str], window: float | None = None
+) -> str:
+    """Name the jobs for which nodes are reserved: those of the namespace by key, others counted.
+
+    `window` are the seconds for which jobs may use the nodes of a reservation without a start.
+    """
     text = f"nodes are free, but reserved for jobs ahead: {_named(namespace, behind)}"
+    if window is not None:
+        text += (
+            "; when these start is unknown, so a job with a"
+            f" runPolicy.activeDeadlineSeconds of at most {window:.0f} may start before them"
+        )
     return text + ahead_message(namespace, ahead)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 
 from llmtrain_core.queueing.types import Allocation, PendingJob
+from llmtrain_core.topology.inventory import Node
+from llmtrain_core.topology.resources import is_device
 
 FULL_SHARE_SECONDS = 86400.0
 """Waiting this long outweighs a share of the whole cluster."""
@@ -22,6 +24,16 @@ def dominant_share(held: Mapping[str, int], capacity: Mapping[str, int]) -> floa
     """Return the largest fraction of any resource, from 0 to 1. Without capacity it is 0."""
     shares = (held[name] / total for name, total in capacity.items() if total and held.get(name))
     return max(shares, default=0.0)
+
+
+def total_devices(nodes: Iterable[Node]) -> dict[str, int]:
+    """Return the allocatable devices of nodes, by resource."""
+    total: dict[str, int] = {}
+    for node in nodes:
+        for resource, amount in node.allocatable.items():
+            if is_device(resource):
+                total[resource] = total.get(resource, 0) + amount
+    return total
 
 
 def sort_queue(

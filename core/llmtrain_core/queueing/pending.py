@@ -73,3 +73,5 @@ class BlockedJob:
     """Keys of the other jobs ahead that could use the same nodes."""
     position: int = 0
     """Number of jobs ahead of it in the queue of jobs that fit after all quarantines."""
+    window: float | None = None
+    """Seconds within which a job must end to use the nodes of a reservation without a start."""

@@ -71,6 +71,11 @@ class Quarantine:
     by_namespace: Mapping[str, NodeLists] = field(default_factory=dict)
     """What holds for the others."""
 
+    @property
+    def exists(self) -> bool:
+        """Whether a node is excluded for any namespace."""
+        return any(lists.excluded for lists in (self.for_all, *self.by_namespace.values()))
+
     def of(self, namespace: str) -> NodeLists:
         """Return what holds for a namespace."""
         return self.by_namespace.get(namespace, self.for_all)

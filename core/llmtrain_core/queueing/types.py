@@ -13,6 +13,8 @@ from llmtrain_core.topology.resources import is_device
 
 Slot = tuple[str, str]
 """Node and resource."""
+UNKNOWN_START_SECONDS = 3600.0
+"""Default of `ClusterState.unknown_start_window`."""
 
 
 def _devices(resources: Mapping[str, int], nodes: int) -> dict[str, int]:
@@ -140,6 +142,8 @@ class ClusterState:
     """UIDs of jobs for which others were preempted. Among jobs of one priority they go first."""
     foreign: Mapping[Slot, int] = field(default_factory=dict)
     """Amount that foreign pods use by node and resource."""
+    unknown_start_window: float = UNKNOWN_START_SECONDS
+    """Jobs that end within these seconds may use nodes that are reserved without a known start."""
 
     @property
     def spare_nodes(self) -> frozenset[str]:

@@ -64,6 +64,7 @@ class ClusterReader:
         self._max_active_jobs = config.max_active_jobs
         self._start_reservation = config.start_reservation
         self._max_excluded_nodes_percent = config.max_excluded_nodes_percent
+        self._unknown_start_window = config.unknown_start_window
         self._system_classes = config.system_priority_classes
         self._uplinks = UplinkUsageCache()
 
@@ -142,6 +143,7 @@ class ClusterReader:
             expired=tuple(self._expired(held)),
             running=running,
             quarantine=self.quarantine(),
+            unknown_start_window=self._unknown_start_window,
         )
 
     def promised(

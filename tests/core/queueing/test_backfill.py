@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,14 +55,12 @@ def test_part_of_a_node_is_enough() -> None:
 
 def test_an_unknown_end_keeps_what_the_head_could_use() -> None:
     busy = [Arrival("busy", 3, 100)]
-    found = decided(
-        fabric(4, other=0),
-        busy,
-        Arrival("head", 4, 50, at=1),
-        Arrival("short", 1, 1, at=2, bound=1),
-    )
-    assert wait(found["head"]).starts_at is None
-    assert wait(found["short"]).behind == ("ns/head",)
+    head, long = Arrival("head", 4, 50, at=1), Arrival("long", 1, 3601, at=2, bound=3601)
+    for later in (long, replace(long, bound=None)):
+        found = decided(fabric(4, other=0), busy, head, later)
+        assert wait(found["head"]).starts_at is None
+        assert wait(found["long"]).behind == ("ns/head",)
+        assert "activeDeadlineSeconds of at most 3600 may start" in wait(found["long"]).message
     found = decided(
         fabric(5, other=1),
         busy,
@@ -79,7 +79,7 @@ def test_every_pool_has_a_head_of_its_own() -> None:
     jobs = [
         Arrival("one", 4, 9, at=1, pool="all"),
         Arrival("two", 4, 9, at=2, pool="gold"),
-        Arrival("small", 1, 9, at=3, pool="gold", bound=1),
+        Arrival("small", 1, 9, at=3, pool="gold"),
     ]
     found = decide([job.waiting() for job in jobs], cluster_state(seen, 0, running))
     assert wait(found["small"]).behind == ("ns/two",)

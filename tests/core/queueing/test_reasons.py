@@ -102,7 +102,7 @@ CASES = [
     Case(
         "WaitingBehindJob",
         "ns/head",
-        JOB,
+        replace(JOB, bound=None),
         fabric(4),
         nobody_ahead,
         (holder("a", 0, 1),),

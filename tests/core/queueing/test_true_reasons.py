@@ -43,7 +43,7 @@ class Crowd:
     def state(self) -> ClusterState:
         out = dict.fromkeys(self.out, OUT_UNTIL)
         return cluster_state(
-            self.nodes, 0.0, self.running, quarantined=out, nominated=self.nominated
+            self.nodes, 0.0, self.running, quarantined=out, nominated=self.nominated, window=50.0
         )
 
     def decide(self) -> dict[str, QueueDecision]:

@@ -62,6 +62,7 @@ CONFIG: Values = {
     "startReservation": 300,
     "domainTolerance": 0.02,
     "drainTimeout": 1800,
+    "unknownStartWindow": 1800,
     "writesPerSecond": 2000000,
     "maxActiveJobs": 250,
     "maxExcludedNodesPercent": 2.5,
