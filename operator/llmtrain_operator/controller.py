@@ -156,6 +156,7 @@ class Controller:
             self._count_accepted,
             admission.confirm,
             self._reader.leaving_jobs,
+            self.metrics.lapsed.inc,
         )
 
     def _reconciler_deps(self) -> ReconcilerDeps:

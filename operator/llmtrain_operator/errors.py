@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_PASSING = frozenset({404, 408, 409, 410, 429})
+"""Codes of rejections that say nothing about the request itself."""
 _ABOVE_LIMIT = re.compile(r"must be less than or equal to (\S+) limit of ")
 
 
@@ -39,6 +41,11 @@ class ApiError(OperatorError):
     def not_applied(self) -> bool:
         """Whether it is certain that the request had no effect."""
         return True
+
+    @property
+    def denied(self) -> bool:
+        """Whether the server refuses this request, and would refuse it again unchanged."""
+        return 400 <= self.status < 500 and self.status not in _PASSING
 
     @property
     def retry_after(self) -> float:
@@ -94,6 +101,11 @@ class UnavailableError(ApiError):
     def webhook_failed(self) -> bool:
         """Whether an admission webhook that must admit the request did not answer."""
         return self.status == 500 and "failed calling webhook" in self.message
+
+    @property
+    def denied(self) -> bool:
+        """Whether a webhook that must admit the request did not answer."""
+        return self.webhook_failed
 
     @property
     def not_applied(self) -> bool:

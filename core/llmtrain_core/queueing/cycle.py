@@ -281,7 +281,7 @@ class _Cycle:
             if may_take_nodes(job, held, self.cluster.now)
         ]
         preempts = job.uid in self.cluster.nominated or (lower and self._preemptors_left > 0)
-        if not first and not preempts:
+        if job.deferred or not (first or preempts):
             self._queue.append(job, requests)
             return (), None
         preempted: Victims = ()
@@ -306,7 +306,7 @@ class _Cycle:
         """
         requests = self._views.requests_on_all(job)
         excluded = self._views.quarantine(job).excluded
-        if not excluded or self.reservations.overlap(requests):
+        if job.deferred or not excluded or self.reservations.overlap(requests):
             return
         if self._fits_empty_cluster(job, with_quarantined=True):
             self.reservations.add(open_reservation(job, requests, self._shared_until))

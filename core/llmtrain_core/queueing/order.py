@@ -42,15 +42,27 @@ def sort_queue(
     capacity: Mapping[str, int] | None = None,
     nominated: Collection[str] = (),
 ) -> list[PendingJob]:
-    """Return the queue, head first. `capacity` is the allocatable total of all nodes."""
+    """Return the queue, head first. `capacity` is the allocatable total of all nodes.
+
+    Deferred jobs come last, whatever their priority is.
+    """
     held: dict[str, dict[str, int]] = {}
     for allocation in allocations:
         _add(held.setdefault(allocation.namespace, {}), allocation.total_devices)
     ranked = sorted(
-        jobs, key=lambda job: (-job.priority, job.uid not in nominated, job.created_at, job.key)
+        jobs,
+        key=lambda job: (
+            job.deferred,
+            -job.priority,
+            job.uid not in nominated,
+            job.created_at,
+            job.key,
+        ),
     )
     order: list[PendingJob] = []
-    for _, equals in groupby(ranked, key=lambda job: (job.priority, job.uid in nominated)):
+    for _, equals in groupby(
+        ranked, key=lambda job: (job.deferred, job.priority, job.uid in nominated)
+    ):
         order += _fair_order(list(equals), held, capacity or {})
     return order
 

@@ -54,12 +54,13 @@ class Answer:
     def applies_to(self, job: PendingJob) -> bool:
         """Return True if the job is still the one that was decided about."""
         before = self.job
-        return (before.attempt, before.priority, before.fabric, before.request) == (
-            job.attempt,
-            job.priority,
-            job.fabric,
-            job.request,
-        )
+        return (
+            before.attempt,
+            before.priority,
+            before.deferred,
+            before.fabric,
+            before.request,
+        ) == (job.attempt, job.priority, job.deferred, job.fabric, job.request)
 
     def copy_reservation(self) -> Reservation | None:
         """Return a reservation that the next cycle may change."""

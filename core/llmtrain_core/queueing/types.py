@@ -46,6 +46,9 @@ class PendingJob:
     """Whether another queue, such as Kueue, must admit the job after its placement."""
     avoided_nodes: frozenset[str] = frozenset()
     """Nodes that failed while it ran there. Other nodes are tried first."""
+    deferred: bool = False
+    """Whether it did not take nodes that it was assigned: all others go first, it preempts no job
+    and no node is reserved for it."""
 
     @property
     def key(self) -> str:

@@ -62,12 +62,7 @@ class Metrics:
         self._start_at_zero()
         self.gpu_seconds = GpuSeconds()
         self.registry.register(_GpuSecondsCollector(self.gpu_seconds))
-        self.preemptions = self._counter(
-            "preemptions", "Gangs preempted by jobs of higher priority."
-        )
-        self.backfilled = self._counter(
-            "backfilled", "Gangs placed before a job ahead of them that could not start yet."
-        )
+        self._count_queue()
         self.events = self._counter(
             "informer_events", "Events received by informers.", ["informer", "kind"]
         )
@@ -79,6 +74,20 @@ class Metrics:
             registry=self.registry,
         )
         self._describe_process()
+
+    def _count_queue(self) -> None:
+        self.preemptions = self._counter(
+            "preemptions", "Gangs preempted by jobs of higher priority."
+        )
+        self.backfilled = self._counter(
+            "backfilled", "Gangs placed before a job ahead of them that could not start yet."
+        )
+        self.lapsed = self._counter(
+            "lapsed_assignments", "Assignments of nodes that no status write took in time."
+        )
+        self.denied_writes = self._counter(
+            "denied_status_writes", "Status writes that the API server refused."
+        )
 
     def _describe_process(self) -> None:
         build = Gauge(

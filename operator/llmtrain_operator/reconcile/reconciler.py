@@ -47,6 +47,8 @@ COALESCE_SECONDS = 0.02
 DELETION_SECONDS = TERMINATION_GRACE_SECONDS + 60.0
 """If the pods of a deleted job have not ended after this time, the log names them."""
 NAMED_PODS = 5
+DENIED_EVENT_SECONDS = 600.0
+"""Period of the Events while the API server refuses the status writes of a job."""
 FINALIZER_RETRY_SECONDS = 5.0
 """First delay of another try to remove a finalizer; the job is reconciled meanwhile."""
 
@@ -100,6 +102,8 @@ class Reconciler:
     gone_since: float | None = None
     """When the job was found to be gone, if it left pods; monotonic time."""
     slow_deletion_logged: bool = False
+    denied_event_at: float = -1e9
+    """When an Event about a refused status write was created; monotonic time."""
     restorer: Restorer = field(init=False)
     budget: JobBudget = field(init=False)
     create_backoff: Backoff = field(default_factory=Backoff)
@@ -297,7 +301,9 @@ class Reconciler:
 
     async def _write(self, observed: Observed, actions: Actions) -> None:
         if actions.assignment is not None:
-            self.deps.scheduler.reserve(self.uid)
+            if not self.deps.scheduler.reserve(self.uid, actions.assignment):
+                self.wake.set()  # it was withdrawn meanwhile
+                return
         else:
             self.deps.scheduler.claim(self.uid, _added_nodes(observed, actions))
         try:
@@ -307,9 +313,18 @@ class Reconciler:
             self.write_outcome_unknown = not (isinstance(error, ApiError) and error.not_applied)
             if not self.write_outcome_unknown:
                 self.deps.scheduler.release(self.uid)
+            if isinstance(error, ApiError) and error.denied:
+                await self._report_denied_write(observed, error)
             raise
         self.last_write = time.monotonic()
         record_transitions(observed, actions.status, self.deps.metrics)
+
+    async def _report_denied_write(self, observed: Observed, error: ApiError) -> None:
+        """Count a status write that was refused, and create an Event now and then."""
+        self.deps.metrics.denied_writes.inc()
+        if time.monotonic() >= self.denied_event_at + DENIED_EVENT_SECONDS:
+            self.denied_event_at = time.monotonic()
+            await self.deps.writer.report_denied_write(observed, error)
 
     async def _resolve_unknown_write(self, job: JobRecord) -> None:
         """Read the job after a write without response, before the next decision."""

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_REQUESTS = 16
 GANG_KEY_BYTES = 32
+STATUS_WRITE_DENIED = "StatusWriteDenied"
+"""Reason of the Event on a job whose status cannot be stored."""
 NO_POD_GROUPS = (
     "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; enable"
     " its feature gate GenericWorkload and this API, or run the operator without the flag"
@@ -125,6 +127,19 @@ class JobWriter:
         before, after = observed.view, observed.view.with_status(actions.status)
         found = status_events(identity, before, after, format_time(observed.now))
         await _run_bounded([self._create_event(identity, body) for body in found])
+
+    async def report_denied_write(self, observed: Observed, error: ApiError) -> None:
+        """Create an Event on a job whose status the API server refuses to store."""
+        identity, now = JobIdentity.of(observed.raw), format_time(observed.now)
+        finding = {
+            "type": "Status",
+            "status": "False",
+            "reason": STATUS_WRITE_DENIED,
+            "message": f"the API server refuses to store the status of the job: {error.message}",
+            "lastTransitionTime": now,
+        }
+        event = make_event(identity, finding, observed.view.attempt, now)
+        await self._create_event(identity, event)
 
     async def _create_event(self, identity: JobIdentity, body: Object) -> None:
         try:

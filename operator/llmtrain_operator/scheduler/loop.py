@@ -1,11 +1,11 @@
 """The scheduler loop: snapshot, decide, assume. The reconcile loop of each job commits.
 
 A gang needs a global decision, so one loop makes all of them. The scheduler writes nothing. It
-keeps the nodes of an assignment reserved until the job's status shows the placement, or the job
-does not want it any more. A preempted job keeps its `Preemption` until its status shows the new
-attempt, or until the preemptor no longer needs its nodes. Its nodes count as in use until its pods
-have ended, and until then the preemptor goes first among jobs of its priority. All of this is in
-memory only: a new process decides again from what it observes.
+keeps the nodes of an assignment reserved until the job's status shows the placement, the job does
+not want it any more, or no status write takes it in time. A preempted job keeps its `Preemption`
+until its status shows the new attempt, or until the preemptor no longer needs its nodes. Its nodes
+count as in use until its pods have ended, and until then the preemptor goes first among jobs of its
+priority. All of this is in memory only: a new process decides again from what it observes.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from llmtrain_operator.scheduler.cycle import (
 )
 from llmtrain_operator.scheduler.decisions import JobDecision, Preemption, RelocationHint
 from llmtrain_operator.scheduler.jobs import assumed_allocation
+from llmtrain_operator.scheduler.lapses import ASSIGNMENT_SECONDS, NO_LAPSE, Lapses
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,9 @@ class JobState:
     """Nodes that are reserved for the job until its status shows them."""
     pending: PendingJob | None = None
     """The job as it was when a cycle assigned nodes to it; None for a relocation."""
+    assigned_at: float = 0.0
+    """When the assignment was made; monotonic time."""
+    lapses: Lapses = NO_LAPSE
     reserved: bool = False
     """Whether the job's status is being written with the assignment: it cannot be withdrawn."""
     relocates_until: float = 0.0
@@ -109,14 +113,17 @@ class Scheduler:
         on_accepted: Callable[[Assignment], None] = lambda _assignment: None,
         confirm: Callable[[Decisions, Queue], Decisions] = lambda decisions, _queue: decisions,
         leaving_jobs: Callable[[], Sequence[str]] = tuple,
+        on_lapsed: Callable[[], None] = lambda: None,
     ):
         """Connect to the other parts.
 
         `wake` starts a reconcile of a job. `on_accepted` gets each accepted assignment. `confirm`
         drops the decisions that must not take effect. `leaving_jobs` returns the UIDs of running
-        jobs that may leave nodes that are drained.
+        jobs that may leave nodes that are drained. `on_lapsed` is called for each assignment that
+        no status write has taken in time.
         """
         self._leaving_jobs = leaving_jobs
+        self._on_lapsed = on_lapsed
         self._pending_jobs = pending_jobs
         self._cluster_state = cluster_state
         self._job = job
@@ -149,9 +156,16 @@ class Scheduler:
         state = self._jobs.get(uid)
         return state.decision if state else None
 
-    def reserve(self, uid: str) -> None:
-        """Keep the assignment of a job: its status is about to be written."""
-        self._jobs[uid].reserved = True
+    def reserve(self, uid: str, assignment: Assignment) -> bool:
+        """Keep the assignment of a job: its status is about to be written.
+
+        Return False if the assignment is withdrawn. Then the status must not be written.
+        """
+        state = self._jobs.get(uid)
+        if state is None or state.assignment is not assignment:
+            return False
+        state.reserved = True
+        return True
 
     def claim(self, uid: str, spares: frozenset[str]) -> None:
         """Keep the spare nodes of a job that its status, which is about to be written, uses."""
@@ -196,7 +210,12 @@ class Scheduler:
         await self._relocate_from_drained_nodes()
         self.pending_count = len(queue)
         assignments = self.assignments()
-        undecided = {uid: job for uid, job in queue.items() if uid not in assignments}
+        now = time.monotonic()
+        undecided = {
+            uid: self._lapses(uid).apply_to(job, now)
+            for uid, job in queue.items()
+            if uid not in assignments
+        }
         if not undecided:
             for state in self._jobs.values():
                 state.clear_unschedulable()
@@ -216,6 +235,10 @@ class Scheduler:
     def assignments(self) -> dict[str, Assignment]:
         """Return the assignments that the status of no job shows yet, by UID."""
         return {uid: state.assignment for uid, state in self._jobs.items() if state.assignment}
+
+    def _lapses(self, uid: str) -> Lapses:
+        state = self._jobs.get(uid)
+        return NO_LAPSE if state is None else state.lapses
 
     def _claimed(self) -> set[str]:
         """Return the spare nodes that are in use although no status shows it yet."""
@@ -248,7 +271,7 @@ class Scheduler:
                     self.trigger()
                     continue
                 job = undecided[uid]
-                state.assignment = decision
+                state.assignment, state.assigned_at = decision, time.monotonic()
                 state.pending = job if isinstance(job, PendingJob) else None
                 state.clear_unschedulable()
                 self._wake(uid)
@@ -367,9 +390,11 @@ class Scheduler:
             self._drop_assignment(uid, assignment, queued=uid in queue)
         for uid, state in self._jobs.items():
             state.nominated = state.nominated and uid in queue and state.assignment is None
-        for uid, state in self._jobs.items():
+            job = self._job(uid)
+            if job is None or job.placement:
+                state.lapses = NO_LAPSE
             if state.preemption is not None:
-                job, preemptor = self._job(uid), self._jobs.get(state.preemption.preemptor)
+                preemptor = self._jobs.get(state.preemption.preemptor)
                 stopped = job is None or job.attempt > state.preemption.attempt
                 needless = preemptor is None or not preemptor.nominated
                 if stopped or (needless and not state.preemption.expired):
@@ -387,6 +412,15 @@ class Scheduler:
         relocating = time.monotonic() < state.relocates_until
         unwanted = not queued and not state.reserved and not relocating
         outdated = queued and job is not None and job.attempt != assignment.attempt
-        if job is None or accepted or superseded or unwanted or (outdated and not state.reserved):
-            state.assignment, state.pending = None, None
+        drop = (
+            job is None or accepted or superseded or unwanted or (outdated and not state.reserved)
+        )
+        late = time.monotonic() >= state.assigned_at + ASSIGNMENT_SECONDS
+        if not drop and late and queued and not state.reserved:
+            drop = True
+            state.lapses = state.lapses.next(time.monotonic())
+            self._on_lapsed()
+            log.warning("job=%s its status was not written in time, its nodes are free again", uid)
+        if drop:
+            state.assignment, state.pending, state.assigned_at = None, None, 0.0
             state.reserved, state.relocates_until = False, 0.0

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from llmtrain_core.api import labels
-from llmtrain_operator.config import parse
 from llmtrain_operator.controller import CONCURRENT_DECISIONS, Controller
 from llmtrain_operator.errors import (
     ApiError,
@@ -19,66 +17,18 @@ from llmtrain_operator.errors import (
     UnavailableError,
 )
 from llmtrain_operator.job_state.status_draft import Actions
-from llmtrain_operator.kube.api import Item, Object
+from llmtrain_operator.kube.api import Object
 from llmtrain_operator.kube.resources import JOBS, SERVICES, Resource
 from llmtrain_operator.manifests.job_resources import make_service
 from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.reconcile import reconciler as module
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.writer import _CreateRefusedError
 from tests.support.operator_harness.harness import job_object
 from tests.support.operator_harness.observed import make_observed, status
-from tests.support.operator_harness.store import Store
+from tests.support.operator_harness.store import Store, log_has, put_job, put_pod, until
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[Store]:
-    found = Store()
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-async def controller(store: Store) -> AsyncIterator[Controller]:
-    """A controller whose informers show what a test puts there."""
-    found = Controller(parse([]), store, Metrics(), lambda _name: None)
-    yield found
-    await found.stop()
-
-
-def put_job(controller: Controller, uid: str, **metadata: Any) -> None:
-    raw = job_object("job", "ns", suspend=True)
-    raw["metadata"] |= {"uid": uid, "resourceVersion": "7", "generation": 1, **metadata}
-    raw["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:00Z"}
-    raw["status"] = {"phase": "Running"}
-    controller.informers.jobs._upsert(Item(raw))
-
-
-def put_pod(controller: Controller, uid: str, version: int, phase: str = "Running") -> None:
-    metadata = {
-        "name": "job-0-0",
-        "namespace": "ns",
-        "uid": f"pod-of-{uid}",
-        "resourceVersion": str(version),
-        "labels": {labels.JOB_UID: uid, labels.ATTEMPT: "0"},
-        "ownerReferences": [{"controller": True, "uid": uid}],
-    }
-    spec = {"nodeName": "n0", "containers": []}
-    raw = {"metadata": metadata, "spec": spec, "status": {"phase": phase}}
-    controller.informers.pods._upsert(Item(raw))
-
-
-def log_has(caplog: pytest.LogCaptureFixture, text: str) -> bool:
-    return any(text in record.getMessage() for record in caplog.records)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.001)
 
 
 async def test_the_loop_of_a_job_ends_after_its_last_pod(

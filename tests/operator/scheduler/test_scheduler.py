@@ -212,7 +212,7 @@ async def test_an_offer_is_kept_until_the_copy_shows_it() -> None:
     first = scheduler.decision("a")
     assert isinstance(first, Assignment) and isinstance(scheduler.decision("b"), Unschedulable)
     assert sorted(copies.woken) == ["a", "b"]
-    scheduler.reserve("a")
+    assert scheduler.reserve("a", first)
     await scheduler.cycle()
     assert scheduler.decision("a") is first, "the copy does not show it yet"
     copies.records["a"] = record("a", {"placement": placement_status(first).to_wire()})
@@ -224,12 +224,17 @@ async def test_an_offer_is_kept_until_the_copy_shows_it() -> None:
     assert isinstance(scheduler.decision("b"), Assignment)
 
 
+def taken(decision: object) -> Assignment:
+    assert isinstance(decision, Assignment)
+    return decision
+
+
 async def test_an_offer_that_nobody_wants_is_dropped() -> None:
     copies = Copies()
     scheduler = copies.scheduler(2)
     await scheduler.cycle()
     copies.records["a"] = record("a", suspend=True)
-    scheduler.reserve("a")
+    assert scheduler.reserve("a", taken(scheduler.decision("a")))
     await scheduler.cycle()
     assert isinstance(scheduler.decision("b"), Unschedulable), (
         "it may be written at this very moment"
@@ -247,7 +252,7 @@ async def test_an_assigned_job_whose_fabric_is_deleted_keeps_its_allocation(
     scheduler = copies.scheduler(2)
     await scheduler.cycle()
     assert isinstance(scheduler.decision("a"), Assignment)
-    scheduler.reserve("a")
+    assert scheduler.reserve("a", taken(scheduler.decision("a")))
     copies.records["a"] = record("a", topology={"fabric": "deleted"})
     seen: list[ClusterState] = []
 
