@@ -30,6 +30,8 @@ class CreateError:
 
     reason: str
     message: str
+    since: datetime | None = None
+    """When the first of these rejections in a row was observed."""
 
 
 @dataclass(frozen=True, slots=True)

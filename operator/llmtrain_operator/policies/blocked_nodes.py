@@ -25,7 +25,8 @@ REFUSED_SECONDS = 5.0
 """A pod that kube-scheduler has refused for this long will not start. It tries a pod again one to
 two seconds after a node has changed, and may see the change later than the operator."""
 REFUSED_BACKOFF_SECONDS = 5.0
-"""First delay after a refusal that the known state of the node does not explain."""
+"""First delay after a refusal by kube-scheduler that the known state of the node does not explain,
+or by the API server."""
 SHARED_BACKOFF_SECONDS = 10.0
 """Longest delay after the first refusal where several operators share nodes. It doubles."""
 _MAX_NAMED = 3

@@ -17,18 +17,23 @@ from llmtrain_operator.job_state.pods import (
     delete_stale_pods,
     set_pods_not_ready,
 )
-from llmtrain_operator.job_state.release import unplace_unstarted
+from llmtrain_operator.job_state.release import UNSTARTED_BACKOFF_SECONDS, unplace_unstarted
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.policies.blocked_nodes import leave_blocked_nodes, release_unschedulable
+from llmtrain_operator.policies.blocked_nodes import (
+    REFUSED_BACKOFF_SECONDS,
+    leave_blocked_nodes,
+    release_unschedulable,
+)
 from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
 from llmtrain_operator.policies.failure_handling import earliest_start, handle_failure
 from llmtrain_operator.policies.kueue import gated_pods, is_admitted
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
-from llmtrain_operator.scheduler.decisions import CREATE_ERROR_REASONS
 
-CREATE_ERROR_SECONDS = 120.0
-"""A gang whose objects are refused for this long releases its nodes."""
+PASSING_SECONDS = 10.0
+"""A gang keeps its nodes this long if what refuses its objects may pass within seconds."""
+_PASSING_REASONS = frozenset({Reason.QUOTA_EXCEEDED, Reason.NAME_CONFLICT})
+"""The quota counts pods that are just deleted, and objects of a deleted job go soon."""
 MIN_START_SECONDS = 120.0
 """A pod that was bound for a shorter time says nothing about its node: a healthy one may take as
 long to attach volumes, whatever `startupTimeout` is."""
@@ -59,7 +64,8 @@ def start_gang(draft: StatusDraft) -> bool:
         return True
     if may_start and release_unschedulable(draft, pods):
         return True
-    if may_start and _startup_timed_out(draft):
+    refused = _create_error(draft, pods) is not None
+    if may_start and not refused and _startup_timed_out(draft):
         _handle_startup_timeout(draft, pods)
         return True
     if not delete_stale_pods(draft):
@@ -116,17 +122,24 @@ def _create_error(draft: StatusDraft, pods: Sequence[PodRecord]) -> CreateError 
 
 
 def _creation_fails(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
-    """Release the nodes of a gang whose objects the API server has refused for a while.
+    """Release the nodes of a gang whose objects the API server refuses, whatever the reason is.
 
-    Other jobs may have been preempted for it. It was admitted before, so this is rare.
+    It queues again after a delay, without a restart. It was admitted before, so this is rare.
     """
     error = _create_error(draft, pods)
-    if error is None or error.reason not in CREATE_ERROR_REASONS:
+    if error is None:
         return False
-    left = _seconds_left(draft, CREATE_ERROR_SECONDS)
-    if left <= 0:
-        unplace_unstarted(draft, error.reason, error.message)
-    return left <= 0
+    if error.reason in _PASSING_REASONS and error.since is not None:
+        until = error.since + timedelta(seconds=PASSING_SECONDS)
+        left = (until - draft.observed.now).total_seconds()
+        if left > 0:
+            draft.reconcile_after(left)
+            return False
+    # A user can take a name, and others may have been preempted for the gang.
+    taken = error.reason == Reason.NAME_CONFLICT
+    delay = UNSTARTED_BACKOFF_SECONDS if taken else REFUSED_BACKOFF_SECONDS
+    unplace_unstarted(draft, error.reason, error.message, delay)
+    return True
 
 
 def _image_message(draft: StatusDraft, count: int) -> str:
@@ -156,9 +169,6 @@ def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> No
     reason, why = _not_ready_reason(draft, pods)
     if reason == Reason.IMAGE_PULL_FAILED:
         mark_failed(draft, reason, why)
-        return
-    if reason in CREATE_ERROR_REASONS:
-        unplace_unstarted(draft, reason, why)
         return
     if release_unschedulable(draft, pods, patience=0.0):
         return

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -284,10 +284,14 @@ class Reconciler:
         if actions.delete_pods:
             await self.deps.writer.delete_pods(actions.delete_pods, self.expectations)
         if actions.create_pods and self.create_backoff.left <= 0:
-            self.create_error = await self.deps.writer.create_pods(
+            before = self.create_error
+            error = await self.deps.writer.create_pods(
                 observed, actions, self.expectations, self._job_remains
             )
-            if self.create_error is None:
+            if error is not None:
+                error = replace(error, since=(before and before.since) or observed.now)
+            self.create_error = error
+            if error is None:
                 self.create_backoff.reset()
             else:
                 self.create_backoff.extend()

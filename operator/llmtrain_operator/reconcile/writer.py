@@ -296,6 +296,10 @@ class JobWriter:
             raise _CreateRefusedError(CreateError(Reason.FORBIDDEN, text)) from error
         except InvalidError as error:
             raise _CreateRefusedError(_invalid(resource, name, error)) from error
+        except ApiError as error:
+            if not error.denied:
+                raise
+            raise _CreateRefusedError(_forbidden(resource, name, error)) from error
         owners = found["metadata"].get("ownerReferences") or ()
         owner: Mapping[str, Any] = next((o for o in owners if o.get("controller")), {})
         if owner.get("uid") == identity.uid:
@@ -333,8 +337,8 @@ def _name_conflict(child: str, owner: Mapping[str, Any], identity: JobIdentity) 
     )
 
 
-def _forbidden(resource: Resource, name: str, error: ForbiddenError) -> CreateError:
-    if error.quota:
+def _forbidden(resource: Resource, name: str, error: ApiError) -> CreateError:
+    if isinstance(error, ForbiddenError) and error.quota:
         text = (
             f"spec.workers: {resource.plural} {name}: {error.message}; raise the quota of the"
             " namespace or request less"

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmtrain_core.api.conditions import Reason
 from llmtrain_core.queueing import Assignment, Unschedulable
-
-CREATE_ERROR_REASONS = frozenset({Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN, Reason.NAME_CONFLICT})
-"""Errors of pod creation that may pass: the job releases its nodes and waits."""
 
 
 @dataclass(frozen=True, slots=True)

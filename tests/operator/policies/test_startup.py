@@ -106,19 +106,45 @@ def test_a_missing_secret_keeps_the_nodes() -> None:
     assert (actions.status["attempt"], actions.status["restarts"]) == (1, 1)
 
 
-@pytest.mark.parametrize(("seconds", "waits"), [(119, True), (120, False)])
-def test_a_gang_whose_objects_are_refused_releases_its_nodes_soon(
-    seconds: float, waits: bool
+@pytest.mark.parametrize(
+    ("why", "seconds", "waits"),
+    [
+        ("NameConflict", 9, True),
+        ("NameConflict", 10, False),
+        ("QuotaExceeded", 9, True),
+        ("QuotaExceeded", 10, False),
+        ("Forbidden", 0, False),
+        ("InvalidSpec", 0, False),
+    ],
+)
+def test_a_gang_whose_objects_are_refused_releases_its_nodes_at_once(
+    why: str, seconds: float, waits: bool
 ) -> None:
-    taken = CreateError("NameConflict", "services job exists and is not owned by this job")
-    spec: dict[str, Any] = {"failurePolicy": {"startupTimeout": "999999h"}}
-    before = status(attemptStartTime=ago(seconds))
-    actions, _ = settle(make_observed(before, spec=spec, create_error=taken))
+    """A 422 has the fate of a 403: no node is held, no restart counts, and no node is named."""
+    refused = CreateError(why, "no", NOW - timedelta(seconds=seconds))
+    spec: dict[str, Any] = {"failurePolicy": {"startupTimeout": "999999h", "maxRestarts": 0}}
+    actions, _ = settle(make_observed(status(), spec=spec, create_error=refused))
     assert ("placement" in actions.status) is waits
-    if not waits:
-        assert reason(actions, ConditionType.PLACED) == ("False", "NameConflict")
-        assert actions.status["unstartedAttempts"] == 1
-        assert actions.status["backoffUntil"] == ago(-60)
+    if waits:
+        assert actions.reconcile_after == pytest.approx(1)
+        return
+    assert reason(actions, ConditionType.PLACED) == ("False", why)
+    assert actions.status["unstartedAttempts"] == 1 and not actions.status.get("restarts")
+    assert "failures" not in actions.status
+    assert actions.status["backoffUntil"] == ago(-60 if why == "NameConflict" else -5)
+
+
+def test_a_refusal_that_may_pass_is_no_late_start() -> None:
+    refused = CreateError("QuotaExceeded", "no", NOW - timedelta(seconds=1))
+    before = make_observed(status(attemptStartTime=LATE), create_error=refused)
+    actions, _ = settle(before)
+    assert "failures" not in actions.status and actions.create_pods == (0, 1)
+
+
+def test_a_job_that_is_refused_again_waits_twice_as_long() -> None:
+    refused = CreateError("Forbidden", "denied by a webhook", NOW)
+    actions, _ = settle(make_observed(status(unstartedAttempts=3), create_error=refused))
+    assert actions.status["backoffUntil"] == ago(-40)
 
 
 def test_only_failures_of_a_node_make_the_job_avoid_it() -> None:
@@ -151,7 +177,7 @@ def test_a_create_error_releases_the_nodes_without_a_restart(why: str) -> None:
     assert text(actions, ConditionType.PLACED) == trouble.message
     assert (actions.status["phase"], actions.status["reason"]) == ("Queued", why)
     assert [victim.index for victim in actions.delete_pods] == [0]
-    assert actions.reconcile_after == pytest.approx(60)
+    assert actions.reconcile_after == pytest.approx(60 if why == "NameConflict" else 5)
     assert as_pending(record("a", dict(actions.status))) is None, "others get the nodes meanwhile"
     later = replace(observed, now=NOW + timedelta(seconds=61), pods=())
     actions, _ = settle(later)
