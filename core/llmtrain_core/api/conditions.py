@@ -70,6 +70,7 @@ class Reason(StrEnum):
     PLACEMENT_ENDED = "PlacementEnded"
 
     PODS_STARTING = "PodsStarting"
+    PODS_TERMINATING = "PodsTerminating"
     ALL_PODS_READY = "AllPodsReady"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     STARTUP_TIMEOUT = "StartupTimeout"

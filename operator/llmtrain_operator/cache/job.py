@@ -115,14 +115,19 @@ class JobView:
         return str(self.metadata.get("deletionTimestamp", ""))
 
     @property
+    def finalizers(self) -> Sequence[str]:
+        """Finalizers."""
+        return self.metadata.get("finalizers") or ()
+
+    @property
     def has_finalizer(self) -> bool:
         """Whether the finalizer of an earlier version of the operator is set."""
-        return labels.FINALIZER in (self.metadata.get("finalizers") or ())
+        return labels.FINALIZER in self.finalizers
 
     @property
     def orphans_pods(self) -> bool:
         """Whether the job is being deleted without its pods."""
-        return ORPHAN in (self.metadata.get("finalizers") or ())
+        return ORPHAN in self.finalizers
 
     @property
     def over_memory_annotation(self) -> str | None:

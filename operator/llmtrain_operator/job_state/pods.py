@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
 
 _SUCCEEDED = "Succeeded"
+
+STUCK_SECONDS = 120.0
+"""A pod that exists this long after its grace period is not waited for any more."""
+_MAX_NAMED = 3
+_AGES = (60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
+"""Ages of a wait that a message tells apart, in seconds. Each changes the status once."""
 
 
 def current_pods(draft: StatusDraft) -> list[PodRecord]:
@@ -69,8 +78,8 @@ def possibly_running_pods(draft: StatusDraft, pods: list[PodRecord]) -> list[Pod
     return [pod for pod in pods if not (pod.deleting and draft.observed.is_lost(pod.node))]
 
 
-def delete_stale_pods(draft: StatusDraft) -> bool:
-    """Delete the pods of earlier attempts. Return True while any of them may still run.
+def delete_stale_pods(draft: StatusDraft) -> list[PodRecord]:
+    """Delete the pods of earlier attempts. Return those that may still run.
 
     Pods of a later attempt are kept: the observed status is older than they are.
     """
@@ -79,4 +88,62 @@ def delete_stale_pods(draft: StatusDraft) -> bool:
     for pod in others:
         if pod.deleting and draft.observed.seconds_until_lost(pod.node) != float("inf"):
             draft.reconcile_after(draft.observed.seconds_until_lost(pod.node))
-    return bool(possibly_running_pods(draft, others))
+    return possibly_running_pods(draft, others)
+
+
+def is_stuck(draft: StatusDraft, pod: PodRecord) -> bool:
+    """Return True if a pod should have ended long ago. Reconcile again when that may be so.
+
+    Its node is ready, but the kubelet cannot end it (a hung mount, a process that ignores SIGKILL),
+    or a finalizer keeps it.
+    """
+    if not pod.deleting or not pod.ends_by:
+        return False
+    left = pod.ends_by + STUCK_SECONDS - draft.observed.now.timestamp()
+    if left > 0:
+        draft.reconcile_after(left)
+    return left <= 0
+
+
+def is_overdue(draft: StatusDraft, pod: PodRecord) -> bool:
+    """Return True if the grace period of a pod has ended. Reconcile again when it ends."""
+    if not pod.deleting or not pod.ends_by:
+        return False
+    left = pod.ends_by - draft.observed.now.timestamp()
+    if left > 0:
+        draft.reconcile_after(left)
+    return left <= 0
+
+
+def terminating_text(draft: StatusDraft, pods: Sequence[PodRecord]) -> str:
+    """Name pods that are being deleted, with their nodes, the longest overdue first.
+
+    Reconcile again when the text changes.
+    """
+    now = draft.observed.now.timestamp()
+    ranked = sorted(pods, key=lambda pod: (pod.ends_by or now, pod.name))
+    named = [_overdue_text(draft, pod, now) for pod in ranked[:_MAX_NAMED]]
+    more = len(ranked) - len(named)
+    return "; ".join(named) + (f"; and {more} more" if more > 0 else "")
+
+
+def _overdue_text(draft: StatusDraft, pod: PodRecord, now: float) -> str:
+    name = f"pod {pod.name} on node {pod.node or 'unknown'}"
+    overdue = now - pod.ends_by
+    if not pod.deleting or not pod.ends_by:
+        return f"{name} is to be deleted"
+    if overdue < 0:
+        draft.reconcile_after(-overdue)
+        return f"{name} is terminating"
+    passed = bisect_right(_AGES, overdue)
+    if passed < len(_AGES):
+        draft.reconcile_after(_AGES[passed] - overdue)
+    age = f" more than {_age(_AGES[passed - 1])} ago" if passed else ""
+    return f"{name} is still terminating, its grace period ended{age}"
+
+
+def _age(seconds: int) -> str:
+    for unit, size in (("d", 86400), ("h", 3600)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds // 60} min"

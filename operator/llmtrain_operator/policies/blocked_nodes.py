@@ -2,7 +2,9 @@
 
 The nodes are checked before pods are created. A pod that kube-scheduler refuses nevertheless is
 final evidence. In both cases the gang goes elsewhere: this is neither a failure nor a restart, and
-says nothing against the node.
+says nothing against the node. The same holds for a pod of the gang's last attempt that does not end
+although its node is ready. It cannot train on without its peers, and the new attempt has another
+rendezvous address.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.failures import append_failure
+from llmtrain_operator.job_state.pods import is_stuck, terminating_text
 from llmtrain_operator.job_state.release import unplace, unplace_unstarted
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
@@ -34,7 +37,13 @@ _MAX_NAMED = 3
 
 def leave_blocked_nodes(draft: StatusDraft, nodes: Iterable[str]) -> bool:
     """Move the gang if it cannot start on one of these nodes. Return True if it moves."""
-    blocked = {node: found for node in nodes if (found := draft.observed.obstacles(node))}
+    return leave_nodes(
+        draft, {node: found for node in nodes if (found := draft.observed.obstacles(node))}
+    )
+
+
+def leave_nodes(draft: StatusDraft, blocked: Mapping[str, Sequence[str]]) -> bool:
+    """Move the gang from these nodes, for the causes given. Return False without any node."""
     if not blocked:
         return False
     text = f"cannot start on {blocked_text(blocked)}"
@@ -49,6 +58,19 @@ def leave_blocked_nodes(draft: StatusDraft, nodes: Iterable[str]) -> bool:
     draft.clear_condition_if_present(ConditionType.PODS_READY, Reason.UNSCHEDULABLE, text)
     unplace(draft, Reason.UNSCHEDULABLE, clean_text(f"{text}; waiting for a new placement"))
     return True
+
+
+def leave_stuck_pods(draft: StatusDraft) -> bool:
+    """Move the gang from the nodes on which a pod of its own does not end. Return True if it moves.
+
+    kube-scheduler counts the pod as long as it exists.
+    """
+    placed, blocked = draft.placed_nodes, dict[str, Sequence[str]]()
+    for pod in draft.observed.pods:
+        ready = draft.observed.seconds_until_lost(pod.node) == float("inf")
+        if pod.node in placed and ready and not pod.ended and is_stuck(draft, pod):
+            blocked[pod.node] = (terminating_text(draft, [pod]),)
+    return leave_nodes(draft, blocked)
 
 
 def blocked_text(blocked: Mapping[str, Sequence[str]]) -> str:

@@ -15,7 +15,9 @@ from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.job_state.pods import (
     current_pods,
     delete_stale_pods,
+    is_stuck,
     set_pods_not_ready,
+    terminating_text,
 )
 from llmtrain_operator.job_state.release import UNSTARTED_BACKOFF_SECONDS, unplace_unstarted
 from llmtrain_operator.job_state.status_draft import StatusDraft
@@ -23,6 +25,7 @@ from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.policies.blocked_nodes import (
     REFUSED_BACKOFF_SECONDS,
     leave_blocked_nodes,
+    leave_stuck_pods,
     release_unschedulable,
 )
 from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
@@ -39,6 +42,9 @@ MIN_START_SECONDS = 120.0
 long to attach volumes, whatever `startupTimeout` is."""
 _RUNTIME_REASONS = frozenset({"CreateContainerError", "RunContainerError"})
 """Why a container waits whose runtime cannot start it."""
+SILENT_SECONDS = 10.0
+"""A wait for pods of the last attempt is usually shorter, and shown only after this time: to show
+it takes two writes of the status."""
 _NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -58,23 +64,38 @@ def start_gang(draft: StatusDraft) -> bool:
             ConditionType.RESTARTING, Reason.ALL_PODS_READY, "the gang is running again"
         )
         return True
-    may_start = is_admitted(draft, pods)
-    _record_readiness(draft, pods)
+    may_start, awaited = is_admitted(draft, pods), _awaited_pods(draft, pods)
+    if leave_stuck_pods(draft):
+        return True
+    _record_readiness(draft, pods, awaited)
     if _creation_fails(draft, pods):
         return True
     if may_start and release_unschedulable(draft, pods):
         return True
     refused = _create_error(draft, pods) is not None
-    if may_start and not refused and _startup_timed_out(draft):
+    if may_start and not refused and not awaited and _startup_timed_out(draft):
         _handle_startup_timeout(draft, pods)
         return True
-    if not delete_stale_pods(draft):
+    if not awaited:
         backoff = (earliest_start(draft) - draft.observed.now).total_seconds()
         if backoff > 0:
             draft.reconcile_after(backoff)
         else:
             _create_missing_pods(draft, pods)
     return True
+
+
+def _awaited_pods(draft: StatusDraft, pods: Sequence[PodRecord]) -> list[PodRecord]:
+    """Return the pods that must end before the gang starts, and restart the clock after the wait.
+
+    `pods` are those of the current attempt. Pods of earlier attempts are deleted.
+    """
+    stopping = [*delete_stale_pods(draft), *(pod for pod in pods if pod.deleting)]
+    awaited = [pod for pod in stopping if not is_stuck(draft, pod)]
+    shown = draft.view.condition(ConditionType.PODS_READY)
+    if not awaited and shown is not None and shown["reason"] == Reason.PODS_TERMINATING:
+        draft.set_field("attemptStartTime", draft.now)
+    return awaited
 
 
 def _create_missing_pods(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
@@ -85,7 +106,9 @@ def _create_missing_pods(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
         draft.create_pods = tuple(missing)
 
 
-def _record_readiness(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
+def _record_readiness(
+    draft: StatusDraft, pods: Sequence[PodRecord], awaited: Sequence[PodRecord] = ()
+) -> None:
     expected = draft.job.nodes
     ready = sum(pod.ready or pod.phase == "Succeeded" for pod in pods)
     if ready == expected:
@@ -93,6 +116,8 @@ def _record_readiness(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
         draft.set_condition(ConditionType.PODS_READY, True, Reason.ALL_PODS_READY, text)
         return
     reason, why = _not_ready_reason(draft, pods)
+    if reason == Reason.PODS_STARTING and (wait := _wait_message(draft, awaited)):
+        reason, why = Reason.PODS_TERMINATING, clean_text(wait, 700)
     set_pods_not_ready(draft, ready, reason, why)
 
 
@@ -114,6 +139,20 @@ def _not_ready_reason(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[st
             text = f"pod {pod.name}: {pod.reason}: {pod.message}"
             return Reason.PODS_STARTING, clean_text(text, 600)
     return Reason.PODS_STARTING, ""
+
+
+def _wait_message(draft: StatusDraft, awaited: Sequence[PodRecord]) -> str:
+    """Return what a gang waits for that cannot start yet; empty if the wait is short so far."""
+    if not awaited:
+        return ""
+    policy = draft.job.spec.failure_policy or FailurePolicy()
+    silent = min(SILENT_SECONDS, duration_seconds(policy.startup_timeout) / 2)
+    start = parse_time(draft.view.attempt_start_time or draft.now)
+    left = silent - (draft.observed.now - start).total_seconds()
+    if left > 0:
+        draft.reconcile_after(left)
+        return ""
+    return f"waiting for pods of the last attempt: {terminating_text(draft, awaited)}"
 
 
 def _create_error(draft: StatusDraft, pods: Sequence[PodRecord]) -> CreateError | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmtrain_core.api.conditions import ConditionType, Reason
-from llmtrain_operator.job_state.pods import delete_stale_pods
+from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
+from llmtrain_operator.job_state.pods import delete_stale_pods, is_overdue, terminating_text
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.eta import clear_estimates
 
@@ -31,6 +31,12 @@ def suspend_or_resume(draft: StatusDraft) -> bool:
     for kind in (ConditionType.PODS_READY, ConditionType.RUNNING, ConditionType.RESTARTING):
         draft.clear_condition_if_present(kind, Reason.SUSPENDED, why)
     stopping = delete_stale_pods(draft)
-    message = "suspending: pods are stopping" if stopping else "suspended: no pods, no nodes held"
-    draft.set_condition(ConditionType.SUSPENDED, not stopping, Reason.SUSPENDED, message)
+    message = "suspended: no pods, no nodes held"
+    if stopping:
+        overdue = [pod for pod in stopping if is_overdue(draft, pod)]
+        message = "suspending: pods are stopping"
+        message += f"; {terminating_text(draft, overdue)}" if overdue else ""
+    draft.set_condition(
+        ConditionType.SUSPENDED, not stopping, Reason.SUSPENDED, clean_text(message)
+    )
     return True

@@ -10,6 +10,7 @@ from llmtrain_core.api import labels
 from llmtrain_core.api.base import API_VERSION
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.last_restart import in_place_message
 from llmtrain_operator.manifests.names import JobIdentity
 
@@ -94,21 +95,43 @@ def make_event(
             condition["lastTransitionTime"],
         )
     )
-    digest = hashlib.sha256(f"{identity.uid}/{key}".encode()).hexdigest()[:16]
+    warning = _is_warning(condition)
+    involved = {
+        "apiVersion": API_VERSION,
+        "kind": "LLMTrainingJob",
+        "namespace": identity.namespace,
+        "name": identity.name,
+        "uid": identity.uid,
+    }
+    reason, message = condition["reason"], condition["message"]
+    return _event(involved, key, reason, message, now, warning=warning)
+
+
+def pod_event(pod: PodRecord, reason: str, message: str, now: str) -> dict[str, Any]:
+    """Return an Event about a pod whose job is gone. It is created once for each reason."""
+    involved = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "uid": pod.uid,
+    }
+    return _event(involved, reason, reason, message, now, warning=True)
+
+
+def _event(
+    involved: Mapping[str, str], key: str, reason: str, message: str, now: str, *, warning: bool
+) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{involved['uid']}/{key}".encode()).hexdigest()[:16]
+    name, namespace = involved["name"], involved["namespace"]
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{identity.name[:200]}.{digest}", "namespace": identity.namespace},
-        "involvedObject": {
-            "apiVersion": API_VERSION,
-            "kind": "LLMTrainingJob",
-            "namespace": identity.namespace,
-            "name": identity.name,
-            "uid": identity.uid,
-        },
-        "type": "Warning" if _is_warning(condition) else "Normal",
-        "reason": condition["reason"],
-        "message": clean_text(condition["message"]),
+        "metadata": {"name": f"{name[:200]}.{digest}", "namespace": namespace},
+        "involvedObject": dict(involved),
+        "type": "Warning" if warning else "Normal",
+        "reason": reason,
+        "message": clean_text(message),
         "source": {"component": "llmtrain-operator"},
         "reportingComponent": labels.CONTROLLER_NAME,
         "firstTimestamp": now,

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from llmtrain_core.api.defaults import TERMINATION_GRACE_SECONDS
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.job import parse_time
@@ -30,6 +29,7 @@ from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment import Assessment
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
+from llmtrain_operator.policies.deletion import SLOW_DELETION_SECONDS
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
 from llmtrain_operator.reconcile.checklist import decide
@@ -44,8 +44,8 @@ from llmtrain_operator.scheduler.loop import Scheduler
 log = logging.getLogger(__name__)
 
 COALESCE_SECONDS = 0.02
-DELETION_SECONDS = TERMINATION_GRACE_SECONDS + 60.0
-"""If the pods of a deleted job have not ended after this time, the log names them."""
+DELETION_SECONDS = SLOW_DELETION_SECONDS
+"""If the pods of a deleted job have not ended after this time, log and Events name them."""
 NAMED_PODS = 5
 DENIED_EVENT_SECONDS = 600.0
 """Period of the Events while the API server refuses the status writes of a job."""
@@ -172,7 +172,7 @@ class Reconciler:
             self.deps.assessments.forget(self.uid)
             self.deps.start_turns.end(self.uid)
             known = self.deps.jobs.last_version >= self.expectations.job_version
-            return self._follow_last_pods() if known else 1.0
+            return await self._follow_last_pods() if known else 1.0
         self.gone_since = None
         async with self.deps.turns.take(job.namespace):
             decided = await self._decide()
@@ -182,11 +182,13 @@ class Reconciler:
         if not self._is_its_turn(job.namespace, actions):
             return RESYNC_SECONDS
         await self._apply(observed, actions)
+        delay = self._seconds_to_next(actions)
         if observed.view.is_deleting:
-            delay = self._follow_deletion(observed)
+            delay = min(delay, self._follow_deletion(observed))
         else:
-            restored = await self.restorer.restore(observed, actions, self.expectations)
-            delay = min(self._seconds_to_next(actions), restored)
+            delay = min(
+                delay, await self.restorer.restore(observed, actions, self.expectations)
+            )
         return min(delay, self.finalizer_backoff.left or delay)
 
     def _is_its_turn(self, namespace: str, actions: Actions) -> bool:
@@ -340,10 +342,11 @@ class Reconciler:
         self.write_outcome_unknown = False
         self.deps.scheduler.release(self.uid)
 
-    def _follow_last_pods(self) -> float | None:
-        """Follow the pods of a job that is gone for a while, to log those that do not end.
+    async def _follow_last_pods(self) -> float | None:
+        """Follow the pods of a job that is gone for a while, to name those that do not end.
 
-        They hold their nodes, and there is no job whose status could say so.
+        They hold their nodes, and there is no job whose status could say so: the log and an Event
+        on the pods do.
         """
         pods = [pod for pod in self.deps.pods.by_index("job", self.uid) if not pod.ended]
         if not pods:
@@ -357,6 +360,7 @@ class Reconciler:
             return left
         text = "job=%s is gone, but its pods have not ended and hold their nodes: %s"
         log.warning(text, self.uid, _names(pods))
+        await self.deps.writer.report_left_pods(self.uid, pods[:NAMED_PODS])
         return None
 
     def _follow_deletion(self, observed: Observed) -> float:

@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,7 @@ from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.manifests.job_resources import job_resources
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import make_pod, sample_pod
-from llmtrain_operator.reconcile.events import status_events
+from llmtrain_operator.reconcile.events import make_event, pod_event, status_events
 from llmtrain_operator.reconcile.expectations import Expectations
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class JobWriter:
         expectations.expect_job_version(written["metadata"]["resourceVersion"])
         before, after = observed.view, observed.view.with_status(actions.status)
         found = status_events(identity, before, after, format_time(observed.now))
-        await _run_bounded([self._create_event(identity, body) for body in found])
+        await _run_bounded([self._create_event(identity.uid, body) for body in found])
 
     async def report_denied_write(self, observed: Observed, error: ApiError) -> None:
         """Create an Event on a job whose status the API server refuses to store."""
@@ -139,15 +140,23 @@ class JobWriter:
             "lastTransitionTime": now,
         }
         event = make_event(identity, finding, observed.view.attempt, now)
-        await self._create_event(identity, event)
+        await self._create_event(identity.uid, event)
 
-    async def _create_event(self, identity: JobIdentity, body: Object) -> None:
+    async def report_left_pods(self, uid: str, pods: Sequence[PodRecord]) -> None:
+        """Create an Event on each pod that has not ended long after its job was deleted."""
+        now = format_time(datetime.now(UTC))
+        for pod in pods:
+            text = f"its job is deleted, but the pod has not ended and holds node {pod.node}"
+            await self._create_event(uid, pod_event(pod, Reason.PODS_TERMINATING, text, now))
+
+    async def _create_event(self, uid: str, body: Object) -> None:
+        namespace = body["metadata"]["namespace"]
         try:
-            await self._limiter.acquire(identity.namespace)
-            await self._cluster.create(EVENTS, body, identity.namespace)
+            await self._limiter.acquire(namespace)
+            await self._cluster.create(EVENTS, body, namespace)
         except ApiError as error:
             if not isinstance(error, AlreadyExistsError):
-                log.warning("job=%s event not created: %s", identity.uid, error)
+                log.warning("job=%s event not created: %s", uid, error)
 
     async def delete_pods(self, pods: Sequence[PodRecord], expectations: Expectations) -> None:
         """Delete pods, with their UIDs as precondition."""

@@ -52,7 +52,10 @@ async def test_the_loop_of_a_job_ends_after_its_last_pod(
 
 
 async def test_pods_that_do_not_end_are_named_in_the_log(
-    controller: Controller, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    controller: Controller,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "DELETION_SECONDS", 0.05)
     put_job(controller, "a")
@@ -62,6 +65,9 @@ async def test_pods_that_do_not_end_are_named_in_the_log(
     await until(lambda: len(controller._loops) == 0)
     assert log_has(caplog, "job=a is gone, but its pods have not ended and hold their nodes")
     assert log_has(caplog, "ns/job-0-0")
+    [event] = [body for _, plural, body in store.writes if plural == "events"]
+    assert event["involvedObject"]["uid"] == "pod-of-a" and event["type"] == "Warning"
+    assert event["message"].endswith("has not ended and holds node n0")
 
 
 async def test_a_deletion_that_takes_long_is_logged(
