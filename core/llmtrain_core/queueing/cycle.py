@@ -305,8 +305,8 @@ class _Cycle:
         Otherwise jobs without a known end would take its turn during each quarantine.
         """
         requests = self._views.requests_on_all(job)
-        excluded = self._views.quarantine(job).excluded
-        if job.deferred or not excluded or self.reservations.overlap(requests):
+        for_all = self._views.only_quarantined_for_all(job)
+        if job.deferred or not for_all or self.reservations.overlap(requests):
             return
         if self._fits_empty_cluster(job, with_quarantined=True):
             self.reservations.add(open_reservation(job, requests, self._shared_until))

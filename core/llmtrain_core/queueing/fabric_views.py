@@ -30,6 +30,14 @@ class FabricViews:
         """Return the nodes that a job may not use after failures, and those that it uses last."""
         return self._cluster.quarantine.of(job.namespace)
 
+    def only_quarantined_for_all(self, job: PendingJob) -> bool:
+        """Return True if a job may not use some nodes, and no job of another namespace may.
+
+        What only jobs of its namespace say of a node reserves no nodes from others.
+        """
+        excluded = self.quarantine(job).excluded.keys()
+        return bool(excluded) and excluded <= self._cluster.quarantine.for_all.excluded.keys()
+
     def usable(self, job: PendingJob) -> Snapshot:
         """Return the fabric of a job without the nodes that are quarantined for it."""
         fabric, lists = self.fabric(job), self.quarantine(job)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtrain_core.queueing import Allocation, decide
+from llmtrain_core.queueing.quarantine import Exclusion, NodeLists, Quarantine
 from llmtrain_core.topology.inventory import Snapshot
 from tests.support.queue_sim import Arrival, cluster_state, fabric, simulate, start, wait
 
@@ -138,3 +139,19 @@ def test_only_jobs_of_the_window_start_before_a_head_without_a_known_start(case:
     for job in case.others:
         if hasattr(found[job.uid], "placement"):
             assert job.bound is not None and job.bound <= 60
+
+
+@pytest.mark.parametrize("for_all", [True, False])
+def test_a_quarantine_of_one_namespace_reserves_no_nodes_from_others(for_all: bool) -> None:
+    """Otherwise a tenant's own failures would keep the nodes of all others idle."""
+    out = NodeLists({"n003": Exclusion(600.0)})
+    found = Quarantine(out) if for_all else Quarantine(by_namespace={"ns": out})
+    state = replace(cluster_state(fabric(4), 0.0, []), quarantine=found)
+    head = Arrival("head", 4, HOUR)
+    endless = Arrival("endless", 1, HOUR, at=1.0, namespace="other")
+    decisions = decide([head.waiting(), endless.waiting()], state)
+    assert wait(decisions["head"]).reason == "NodesQuarantined"
+    if for_all:
+        assert wait(decisions["endless"]).behind == ("ns/head",)
+    else:
+        assert start(decisions["endless"])
