@@ -186,16 +186,17 @@ class Reconciler:
         if observed.view.is_deleting:
             delay = min(delay, self._follow_deletion(observed))
         else:
-            delay = min(
-                delay, await self.restorer.restore(observed, actions, self.expectations)
-            )
+            delay = min(delay, await self.restorer.restore(observed, actions, self.expectations))
         return min(delay, self.finalizer_backoff.left or delay)
 
     def _is_its_turn(self, namespace: str, actions: Actions) -> bool:
         """Return whether the job may do this now: those that start need a turn, and are woken."""
         creates = actions.create_pods and self.create_backoff.left <= 0
         if actions.assignment is not None or creates:
-            return self.deps.start_turns.take(self.uid, namespace)
+            taken = self.deps.start_turns.take(self.uid, namespace)
+            if not taken and actions.assignment is not None:
+                self.deps.scheduler.wait_for_turn(self.uid)
+            return taken
         self.deps.start_turns.end(self.uid)
         return True
 

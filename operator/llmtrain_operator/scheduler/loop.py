@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,8 +165,14 @@ class Scheduler:
         state = self._jobs.get(uid)
         if state is None or state.assignment is not assignment:
             return False
-        state.reserved = True
+        state.reserved, state.assigned_at = True, min(state.assigned_at, time.monotonic())
         return True
+
+    def wait_for_turn(self, uid: str) -> None:
+        """Let no assignment of a job lapse before its turn to start has come."""
+        state = self._jobs.get(uid)
+        if state is not None and state.assignment is not None:
+            state.assigned_at = math.inf
 
     def claim(self, uid: str, spares: frozenset[str]) -> None:
         """Keep the spare nodes of a job that its status, which is about to be written, uses."""
@@ -212,7 +219,7 @@ class Scheduler:
         assignments = self.assignments()
         now = time.monotonic()
         undecided = {
-            uid: self._lapses(uid).apply_to(job, now)
+            uid: self._jobs[uid].lapses.apply_to(job, now)
             for uid, job in queue.items()
             if uid not in assignments
         }
@@ -235,10 +242,6 @@ class Scheduler:
     def assignments(self) -> dict[str, Assignment]:
         """Return the assignments that the status of no job shows yet, by UID."""
         return {uid: state.assignment for uid, state in self._jobs.items() if state.assignment}
-
-    def _lapses(self, uid: str) -> Lapses:
-        state = self._jobs.get(uid)
-        return NO_LAPSE if state is None else state.lapses
 
     def _claimed(self) -> set[str]:
         """Return the spare nodes that are in use although no status shows it yet."""

@@ -105,6 +105,23 @@ async def test_an_assignment_that_is_being_written_does_not_lapse(
     assert queued.assigned() == [] and queued.lapsed == 0
 
 
+async def test_an_assignment_does_not_lapse_while_the_job_waits_for_its_turn_to_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queued = Queued(monkeypatch)
+    await queued.after(0)
+    first = queued.scheduler.decision("a")
+    assert isinstance(first, Assignment)
+    queued.scheduler.wait_for_turn("a")
+    await queued.after(300)
+    assert queued.assigned() == ["a"] and queued.scheduler.reserve("a", first)
+    queued.scheduler.release("a")  # the status write was denied
+    await queued.after(29)
+    assert queued.assigned() == ["a"]
+    await queued.after(1)
+    assert queued.assigned() == ["b"] and queued.lapsed == 1
+
+
 async def test_a_job_that_was_placed_after_a_lapse_is_like_any_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
