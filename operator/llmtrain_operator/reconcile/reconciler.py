@@ -346,8 +346,7 @@ class Reconciler:
     async def _follow_last_pods(self) -> float | None:
         """Follow the pods of a job that is gone for a while, to name those that do not end.
 
-        They hold their nodes, and there is no job whose status could say so: the log and an Event
-        on the pods do.
+        They hold their nodes, and no job's status can say so: the log and Events of the pods do.
         """
         pods = [pod for pod in self.deps.pods.by_index("job", self.uid) if not pod.ended]
         if not pods:

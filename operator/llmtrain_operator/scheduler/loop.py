@@ -16,7 +16,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.queueing import (
@@ -36,9 +36,10 @@ from llmtrain_operator.scheduler.cycle import (
     find_better_placement,
     find_place_elsewhere,
 )
-from llmtrain_operator.scheduler.decisions import JobDecision, Preemption, RelocationHint
+from llmtrain_operator.scheduler.decisions import JobDecision, Preemption
 from llmtrain_operator.scheduler.jobs import assumed_allocation
-from llmtrain_operator.scheduler.lapses import ASSIGNMENT_SECONDS, NO_LAPSE, Lapses
+from llmtrain_operator.scheduler.lapses import ASSIGNMENT_SECONDS, NO_LAPSE
+from llmtrain_operator.scheduler.memory import JobState
 
 log = logging.getLogger(__name__)
 
@@ -62,43 +63,6 @@ _VOLATILE_REASONS = frozenset(
 
 Queue = Mapping[str, PendingJob | Unschedulable]
 """The pending jobs by UID, in no order."""
-
-
-@dataclass(slots=True)
-class JobState:
-    """What the scheduler remembers of one job."""
-
-    assignment: Assignment | None = None
-    """Nodes that are reserved for the job until its status shows them."""
-    pending: PendingJob | None = None
-    """The job as it was when a cycle assigned nodes to it; None for a relocation."""
-    assigned_at: float = 0.0
-    """When the assignment was made; monotonic time."""
-    lapses: Lapses = NO_LAPSE
-    reserved: bool = False
-    """Whether the job's status is being written with the assignment: it cannot be withdrawn."""
-    relocates_until: float = 0.0
-    """Until then a running job may accept the assignment; monotonic time."""
-    claim: tuple[frozenset[str], int] | None = None
-    """Spare nodes that replace failed ones in the attempt after this one."""
-    preemption: Preemption | None = None
-    nominated: bool = False
-    """Whether others were preempted for the job."""
-    unschedulable: Unschedulable | None = None
-    message_set_at: float = 0.0
-    """When `unschedulable` was set; monotonic time."""
-    hint: RelocationHint | None = None
-    relocation_checked_at: float = 0.0
-    """When a better placement was last searched for; monotonic time."""
-
-    @property
-    def decision(self) -> JobDecision | None:
-        """The newest decision about the job."""
-        return self.assignment or self.preemption or self.unschedulable or self.hint
-
-    def clear_unschedulable(self) -> None:
-        """Forget why the job waits."""
-        self.unschedulable, self.message_set_at = None, 0.0
 
 
 class Scheduler:
