@@ -33,6 +33,7 @@ from llmtrain_operator.metrics.collector import ClusterCollector
 from llmtrain_operator.metrics.gpu_seconds import gpu_uses
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
+from llmtrain_operator.progress.pod_events import PodEvents
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.disruption_budget import JobBudget
 from llmtrain_operator.reconcile.loops import ReconcileLoops
@@ -174,6 +175,7 @@ class Controller:
             scheduler=self.scheduler,
             fabric_levels=FabricLevels(informers.all_nodes, informers.fabric),
             poller=self._poller,
+            pod_events=PodEvents(self.cluster, self.wake),
             writer=self._writer,
             restorer=self._make_restorer,
             budget=lambda: JobBudget(self.cluster, self._limiter, informers.budgets),
@@ -209,6 +211,7 @@ class Controller:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._deps.pod_events.close()
         await self._poller.close()
 
     def _start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:

@@ -17,7 +17,7 @@ from llmtrain_chart.helm import render
 from llmtrain_core.api.labels import FINALIZER, JOB_UID
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
-from llmtrain_devcluster.scripted_node.node import ScriptedNodes
+from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, ScriptedNodes
 from tests.support.chart.manifests import CLUSTER_SCOPED, NAMESPACED, Object, documents, kinds
 from tests.support.chart.released_operator import ACCOUNT, RELEASE_USERS, ReleasedOperators
 from tests.support.chart.releases import Releases
@@ -134,9 +134,12 @@ async def test_all_rights_are_used(
         try:
             # Other names each time: the children of deleted jobs exist a little longer.
             number = list(CASES).index(case)
+            await harness.nodes.add(NodeSpec(f"late-{number}", {"pool": "late"}, gpus=2))
+            await pod_starts_late(harness, f"late-{number}")
             await job_restarts_and_is_deleted(harness, operator, proxy, f"first-{number}")
             await name_is_taken(harness, f"second-{number}")
             await finalizer_is_removed(harness, f"old-{number}")
+            await delay_is_explained(harness, f"late-{number}")
         except TimeoutError as error:
             error.add_note(operator.tail(100))
             raise
@@ -212,6 +215,30 @@ async def objects_are_restored(harness: OperatorHarness, name: str) -> None:
             harness.namespace,
             seconds=60,
         )
+
+
+async def pod_starts_late(harness: OperatorHarness, name: str) -> None:
+    """Submit a job whose pod does not start, and say why as the kubelet does."""
+    harness.nodes.script(
+        lambda pod: pod["spec"]["nodeName"] == name, PodScript(runs_after=600, exit_after=None)
+    )
+    await harness.submit(name, workers={"nodes": 1, "nodeSelector": {"pool": "late"}})
+    pod = await harness.api.wait_for("pods", f"{name}-0-0", bool, harness.namespace)
+    metadata = pod["metadata"]
+    involved = {"kind": "Pod", **{key: metadata[key] for key in ("name", "namespace", "uid")}}
+    event = {
+        "metadata": {"name": f"{name}.1"},
+        "involvedObject": involved,
+        "type": "Warning",
+        "reason": "FailedMount",
+        "message": "the volume is attached to another node",
+    }
+    await harness.api.create("events", event, harness.namespace)
+
+
+async def delay_is_explained(harness: OperatorHarness, name: str) -> None:
+    text = f"pod {name}-0-0 on node {name}: FailedMount: the volume is attached"
+    await harness.wait(name, lambda job: text in condition(job, "PodsReady").get("message", ""), 60)
 
 
 async def finalizer_is_removed(harness: OperatorHarness, name: str) -> None:

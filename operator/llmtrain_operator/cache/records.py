@@ -181,6 +181,8 @@ def pod_record(raw: Raw) -> PodRecord:
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
     tags = metadata.get("labels") or {}
     reason, message, exit_code, finished = _end(status)
+    if reason in ("", "PodInitializing"):
+        reason, message = _init_waiting(status) or (reason, message)
     found = _conditions(status, reason, message)
     bound, phase = bool(spec.get("nodeName")), status.get("phase", "Pending")
     return PodRecord(
@@ -283,6 +285,15 @@ def _end(status: Raw) -> tuple[str, str, int | None, str]:
             reason = state["waiting"].get("reason", "")
             message = state["waiting"].get("message", "")
     return reason, message, None, ""
+
+
+def _init_waiting(status: Raw) -> tuple[str, str] | None:
+    """Return why an init container or a sidecar waits, such as for its image; None if none does."""
+    for container in status.get("initContainerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason", "") not in ("", "PodInitializing"):
+            return waiting["reason"], waiting.get("message", "")
+    return None
 
 
 def _seconds(timestamp: str | None) -> float:

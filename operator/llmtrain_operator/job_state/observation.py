@@ -59,6 +59,8 @@ class Observed:
     covering_budget: str = ""
     """Name of a PodDisruptionBudget of another owner that selects pods of the job."""
     decision: JobDecision | None = None
+    pod_events: Mapping[str, str] = field(default_factory=dict)
+    """Why pods do not start, from their Events, by UID of the pod."""
     create_error: CreateError | None = None
     """Error of the last attempt to create child objects; None after a success."""
     children: tuple[ChildRecord, ...] | None = None

@@ -14,6 +14,7 @@ _SUCCEEDED = "Succeeded"
 
 STUCK_SECONDS = 120.0
 """A pod that exists this long after its grace period is not waited for any more."""
+NAMED_PODS = 5
 _MAX_NAMED = 3
 _AGES = (60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 """Ages of a wait that a message tells apart, in seconds. Each changes the status once."""
@@ -113,6 +114,13 @@ def is_overdue(draft: StatusDraft, pod: PodRecord) -> bool:
     if left > 0:
         draft.reconcile_after(left)
     return left <= 0
+
+
+def names_of(pods: Sequence[PodRecord]) -> str:
+    """Return the names of some pods with their namespaces, and the number of the others."""
+    more = len(pods) - NAMED_PODS
+    names = [f"{pod.namespace}/{pod.name}" for pod in pods[:NAMED_PODS]]
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
 def terminating_text(draft: StatusDraft, pods: Sequence[PodRecord]) -> str:

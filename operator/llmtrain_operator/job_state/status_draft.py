@@ -31,6 +31,8 @@ class Actions:
     """Rank blocks whose pods to create."""
     poll_pod: PodRecord | None = None
     """The pod to request the progress from."""
+    explain_pods: tuple[PodRecord, ...] = ()
+    """Pods whose Events may say why they do not start."""
     assignment: Assignment | None = None
     """The assignment of the scheduler that the new status contains."""
     delete_job: bool = False
@@ -52,6 +54,7 @@ class StatusDraft:
         self.stored_status: Mapping[str, Any] = observed.view.status
         self.status: dict[str, Any] = copy.deepcopy(dict(self.stored_status))
         self.poll_pod: PodRecord | None = None
+        self.explain_pods: tuple[PodRecord, ...] = ()
         self.assignment: Assignment | None = None
         self.delete_job = False
         self.remove_finalizer = False
@@ -140,6 +143,7 @@ class StatusDraft:
             delete_pods=tuple(self._deletions.values()),
             create_pods=self.create_pods,
             poll_pod=self.poll_pod,
+            explain_pods=self.explain_pods,
             assignment=self.assignment,
             delete_job=self.delete_job,
             remove_finalizer=self.remove_finalizer,

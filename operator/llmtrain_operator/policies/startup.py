@@ -42,6 +42,8 @@ MIN_START_SECONDS = 120.0
 long to attach volumes, whatever `startupTimeout` is."""
 _RUNTIME_REASONS = frozenset({"CreateContainerError", "RunContainerError"})
 """Why a container waits whose runtime cannot start it."""
+EVENTS_AFTER_SECONDS = 5.0
+"""The Events of pods that have not started after this time are read."""
 SILENT_SECONDS = 10.0
 """A wait for pods of the last attempt is usually shorter, and shown only after this time: to show
 it takes two writes of the status."""
@@ -133,12 +135,31 @@ def _not_ready_reason(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[st
         return Reason.WAITING_FOR_QUOTA, text
     no_image = [pod for pod in pods if pod.reason in IMAGE_REASONS]
     if no_image:
-        return Reason.IMAGE_PULL_FAILED, _image_message(draft, len(no_image))
+        return Reason.IMAGE_PULL_FAILED, _image_message(draft, no_image)
     for pod in pods:
         if not pod.started and pod.reason not in _NORMAL_WAITING_REASONS:
-            text = f"pod {pod.name}: {pod.reason}: {pod.message}"
+            where = "is on" if pod.bound else "is for"
+            text = f"pod {pod.name}, which {where} node {pod.node}: {pod.reason}: {pod.message}"
             return Reason.PODS_STARTING, clean_text(text, 600)
-    return Reason.PODS_STARTING, ""
+    return Reason.PODS_STARTING, _delay_from_events(draft, pods)
+
+
+def _delay_from_events(draft: StatusDraft, pods: Sequence[PodRecord]) -> str:
+    """Return what the Events say of a pod whose container says nothing. They are read later."""
+    waiting = [pod for pod in pods if pod.bound and not pod.started and not pod.deleting]
+    if not waiting:
+        return ""
+    start = parse_time(draft.view.attempt_start_time or draft.now)
+    left = EVENTS_AFTER_SECONDS - (draft.observed.now - start).total_seconds()
+    if left > 0:
+        draft.reconcile_after(left)
+        return ""
+    draft.explain_pods = tuple(waiting)
+    for pod in waiting:
+        found = draft.observed.pod_events.get(pod.uid)
+        if found:
+            return clean_text(f"pod {pod.name} on node {pod.node}: {found}", 600)
+    return ""
 
 
 def _wait_message(draft: StatusDraft, awaited: Sequence[PodRecord]) -> str:
@@ -181,11 +202,12 @@ def _creation_fails(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
     return True
 
 
-def _image_message(draft: StatusDraft, count: int) -> str:
-    image = clean_text(draft.job.spec.workers.image, 200)
+def _image_message(draft: StatusDraft, pods: Sequence[PodRecord]) -> str:
+    image, pod = clean_text(draft.job.spec.workers.image, 200), pods[0]
+    said = clean_text(f"{pod.reason}: {pod.message}", 300)
     return (
-        f"spec.workers.image: {image} cannot be pulled for {count} pods; create the job again with"
-        " an image that the nodes can pull"
+        f"spec.workers.image: {image} cannot be pulled for {len(pods)} pods; create the job again"
+        f" with an image that the nodes can pull; pod {pod.name} on node {pod.node}: {said}"
     )
 
 

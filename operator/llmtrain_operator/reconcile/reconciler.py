@@ -21,6 +21,7 @@ from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError
 from llmtrain_operator.job_state.observation import CreateError, Observed
+from llmtrain_operator.job_state.pods import NAMED_PODS, names_of
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import Informer
@@ -30,6 +31,7 @@ from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment import Assessment
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.policies.deletion import SLOW_DELETION_SECONDS
+from llmtrain_operator.progress.pod_events import PodEvents
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
 from llmtrain_operator.reconcile.checklist import decide
@@ -46,7 +48,6 @@ log = logging.getLogger(__name__)
 COALESCE_SECONDS = 0.02
 DELETION_SECONDS = SLOW_DELETION_SECONDS
 """If the pods of a deleted job have not ended after this time, log and Events name them."""
-NAMED_PODS = 5
 DENIED_EVENT_SECONDS = 600.0
 """Period of the Events while the API server refuses the status writes of a job."""
 FINALIZER_RETRY_SECONDS = 5.0
@@ -69,6 +70,7 @@ class ReconcilerDeps:
     fabric_levels: FabricLevels
     scheduler: Scheduler
     poller: ProgressPoller
+    pod_events: PodEvents
     writer: JobWriter
     restorer: Callable[[], Restorer]
     budget: Callable[[], JobBudget]
@@ -169,6 +171,7 @@ class Reconciler:
             await self._resolve_unknown_write(job)
         if job is None:
             self.deps.poller.forget(self.uid)
+            self.deps.pod_events.forget(self.uid)
             self.deps.assessments.forget(self.uid)
             self.deps.start_turns.end(self.uid)
             known = self.deps.jobs.last_version >= self.expectations.job_version
@@ -251,6 +254,7 @@ class Reconciler:
             budget=self.budget.own(job),
             covering_budget=self.budget.covering(job),
             decision=self.deps.scheduler.decision(self.uid),
+            pod_events=self.deps.pod_events.findings(self.uid),
             create_error=self.create_error,
             report=self.deps.poller.take_report(self.uid),
             seconds_known=time.monotonic() - self.first_seen,
@@ -359,7 +363,7 @@ class Reconciler:
         if left > 0:
             return left
         text = "job=%s is gone, but its pods have not ended and hold their nodes: %s"
-        log.warning(text, self.uid, _names(pods))
+        log.warning(text, self.uid, names_of(pods))
         await self.deps.writer.report_left_pods(self.uid, pods[:NAMED_PODS])
         return None
 
@@ -370,7 +374,7 @@ class Reconciler:
             return DELETION_SECONDS - passed
         if not self.slow_deletion_logged:
             self.slow_deletion_logged = True
-            waits_for = f"its pods {_names(observed.pods)}" if observed.pods else "its finalizers"
+            waits_for = f"its pods {names_of(observed.pods)}" if observed.pods else "its finalizers"
             text = "job=%s was deleted %.0f s ago and waits for %s"
             log.warning(text, self.uid, passed, waits_for)
         return RESYNC_SECONDS
@@ -383,15 +387,11 @@ class Reconciler:
             delays.append(self.create_backoff.left)
         if actions.create_budget:
             delays.append(self.budget.seconds_to_retry)
+        if actions.explain_pods:
+            delays.append(self.deps.pod_events.look_up(self.uid, actions.explain_pods))
         if actions.poll_pod is not None:
             delays.append(self.deps.poller.poll(actions.poll_pod))
         return min(delays)
-
-
-def _names(pods: Sequence[PodRecord]) -> str:
-    more = len(pods) - NAMED_PODS
-    names = [f"{pod.namespace}/{pod.name}" for pod in pods[:NAMED_PODS]]
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
 def _added_nodes(observed: Observed, actions: Actions) -> frozenset[str]:
