@@ -229,7 +229,7 @@ def _consolidate(state: _Search, sets: Sequence[DomainSet]) -> None:
 def _sets_between(state: _Search, sets: Sequence[DomainSet]) -> Iterator[DomainSet]:
     """Yield the sets of the fewest leaf domains, then one each of more and more leaf domains."""
     if state.medium:
-        yield from sets
+        yield from sets[:SETS]
     if not state.scorer.tolerated:
         return
     most = max(len(set(candidate.leaves)) for candidate in state.found.values())
