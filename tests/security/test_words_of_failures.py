@@ -20,6 +20,7 @@ from tests.support.operator_harness.observed import (
     NOW,
     failed,
     make_observed,
+    node,
     pod,
     settle,
     status,
@@ -80,7 +81,8 @@ def test_words_that_are_not_reserved_are_reasons(reason: str) -> None:
 
 
 def test_a_lost_node_is_still_blamed() -> None:
-    gone = make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1)), nodes={"n0": None})
+    running = status(ConditionType.RUNNING)
+    gone = make_observed(running, pods=(pod(0), pod(1)), nodes={"n1": node("n1")})
     actions, _ = settle(gone)
     assert actions.status["failures"][0]["reason"] == "NodeLost"
 

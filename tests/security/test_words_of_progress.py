@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Allocation
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_core.validation.check import Job
@@ -145,13 +146,7 @@ def test_a_lie_does_not_change_the_uplinks_in_use(lie: str) -> None:
     assert isinstance(honest.checked, Job)
     seconds = []
     for observed in (honest, after(honest, LIES[lie])):
-        job = running_job(
-            record(observed),
-            honest.checked,
-            {},
-            NOW.timestamp(),
-            lambda checked: None,  # type: ignore[arg-type, return-value]
-        )
+        job = running_job(record(observed), honest.checked, {}, NOW.timestamp(), Request.of)
         assert job is not None
         seconds.append(job.step_seconds)
     assert seconds[0] == seconds[1] == STEP_SECONDS
