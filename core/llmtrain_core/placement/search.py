@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from llmtrain_core.placement.candidate import PlacementCandidate, Scorer, limit_of, ranked
 from llmtrain_core.placement.capacity import NOT_A_LEAF, CapacityTree, DomainCapacity
@@ -73,7 +74,7 @@ class _Search:
 
     def is_ideal(self) -> bool:
         """Whether some candidate costs no more than the ideal."""
-        return min(c.seconds for c in self.found.values()) <= self.scorer.least
+        return min((c.seconds for c in self.found.values()), default=inf) <= self.scorer.least
 
     def orders(self, leaf_size: int) -> list[RankOrder]:
         """Return the orders of ranks to try where a leaf domain holds `leaf_size` blocks."""
@@ -111,6 +112,8 @@ class _Search:
     ) -> list[PlacementCandidate]:
         """Score packings of a set of leaf domains, and return those of its footprint."""
         restricted = self.capacity.restricted(chosen.limits)
+        if restricted.root.fits < self.request.nodes:  # tensor groups span leaf domains
+            return []
         keeps = (*WIDELY, KeepTogether.NEAR) if self.medium else WIDELY
         packed: list[PlacementCandidate] = []
         for style in styles:
@@ -148,7 +151,9 @@ def search(
     sets = choice.fewest()
     if _use_fewest(state, sets):
         return state.ranked()
-    _minimize_cost(state, candidate_domains(capacity, request.nodes, request.spares, max_depth))
+    _minimize_cost(
+        state, candidate_domains(capacity, request.nodes, request.spares, max_depth), max_depth
+    )
     _consolidate(state, sets)
     return state.ranked()
 
@@ -183,7 +188,7 @@ def _improve_set(state: _Search, good: Sequence[tuple[DomainSet, PlacementCandid
     state.improve(state.capacity.restricted(best.limits), candidates, moves, scorer.least)
 
 
-def _minimize_cost(state: _Search, where: Sequence[DomainCapacity]) -> None:
+def _minimize_cost(state: _Search, where: Sequence[DomainCapacity], max_depth: int) -> None:
     """Add all packings of the candidate domains, and improve the best ones."""
     scorer, capacity = state.scorer, state.capacity
     passes: list[tuple[FillStyle, tuple[KeepTogether, ...]]] = [(style, WIDELY) for style in STYLES]
@@ -195,6 +200,12 @@ def _minimize_cost(state: _Search, where: Sequence[DomainCapacity]) -> None:
             return
     moves = budget(state.request.nodes, scorer.congestion.wide)
     candidates = ranked(state.found.values(), 0.0)
+    if max_depth and candidates:  # the changes must not leave the domain that bounds the job
+        inside = capacity.leaves[candidates[0].leaves[0]].path[:max_depth]
+        leaves = [leaf for leaf in capacity.leaves if leaf.path[:max_depth] == inside]
+        capacity = capacity.restricted({leaf.leaf: leaf.fits for leaf in leaves})
+        numbers = {leaf.leaf for leaf in leaves}
+        candidates = [c for c in candidates if numbers.issuperset(c.leaves)]
     state.improve(capacity, candidates, moves, scorer.least)
 
 

@@ -59,6 +59,8 @@ def _model() -> type[ChartModel]:
             kind = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
         if item.name == "domain_tolerance":
             kind = Annotated[float, Field(ge=0, lt=1)]
+        if item.name == "max_excluded_nodes_percent":
+            kind = Annotated[float, Field(gt=0, le=100)]
         # A pod has its ports to itself and needs no free one.
         description = descriptions[item.name].replace("; 0 selects a free port", "")
         values[item.name] = (kind, Field(item.default, description=description))

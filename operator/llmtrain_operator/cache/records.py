@@ -28,6 +28,8 @@ _QUOTA_REVOKED = "TerminationTarget"
 _DEADLINE = "DeadlineExceeded"
 _DISRUPTIONS = frozenset({"DisruptionTarget", _QUOTA_REVOKED})
 _ENDED = frozenset({"Succeeded", "Failed"})
+STUCK_SECONDS = 120.0
+"""A pod that exists this long after its grace period is not waited for any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,10 @@ class PodRecord:
     def started(self) -> bool:
         """Whether its containers have started."""
         return self.phase not in ("Pending", "Unknown", "")
+
+    def is_stuck(self, now: float) -> bool:
+        """Return True if it should have ended long before `now`, in Unix time."""
+        return self.deleting and bool(self.ends_by) and now >= self.ends_by + STUCK_SECONDS
 
     def belongs_to(self, job: JobRecord) -> bool:
         """Return True if the job owns it. An owner must be in the same namespace."""

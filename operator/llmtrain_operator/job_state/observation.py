@@ -32,6 +32,10 @@ class CreateError:
     message: str
     since: datetime | None = None
     """When the first of these rejections in a row was observed."""
+    attempt: int = 0
+    """The attempt of the job whose object it was."""
+    owner_is_deleted: bool = False
+    """The name is taken by an object of a deleted job, which goes soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,12 @@ class Observed:
     """Seconds for which a placement keeps nodes without bound pods."""
     drain_timeout: float = DRAIN_TIMEOUT_SECONDS
     """Seconds from the drain of a node until the pods of a gang may be evicted."""
+
+    @property
+    def current_create_error(self) -> CreateError | None:
+        """The error of the current attempt. Each attempt tries again."""
+        error = self.create_error
+        return error if error is not None and error.attempt == self.view.attempt else None
 
     @property
     def held_nodes(self) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ def follow_drain(draft: StatusDraft) -> bool:
     """Record that nodes of a running gang are drained, and until when its pods are protected."""
     if draft.placement is None or not draft.is_true(ConditionType.RUNNING):
         return False
+    _free_completed_pods(draft)
     causes = _drained_nodes(draft)
     if not causes:
         _end_drain(draft)
@@ -109,6 +110,20 @@ def _drained_nodes(draft: StatusDraft) -> dict[str, str]:
         if name not in ended and (known := draft.observed.nodes.get(name)) is not None
     }
     return {name: cause for name, cause in found.items() if cause}
+
+
+def _free_completed_pods(draft: StatusDraft) -> None:
+    """Delete recorded pods on drained nodes of which a sidecar runs on: the budget protects them.
+
+    The gang does not leave their nodes, so the drain would have no end.
+    """
+    done, nodes = draft.view.completed_pods, draft.observed.nodes
+    draft.delete_pods(
+        pod
+        for pod in draft.observed.pods
+        if pod.attempt == draft.attempt and pod.index in done and pod.has_sidecar
+        if pod.node in nodes and drain_cause(nodes[pod.node].node)
+    )
 
 
 def _drain_is_overdue(draft: StatusDraft) -> bool:

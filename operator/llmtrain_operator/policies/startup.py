@@ -75,7 +75,9 @@ def start_gang(draft: StatusDraft) -> bool:
     if may_start and release_unschedulable(draft, pods):
         return True
     refused = _create_error(draft, pods) is not None
-    if may_start and not refused and not awaited and _startup_timed_out(draft):
+    # Pods of a later attempt are not deleted, so the wait for them ends only here.
+    ends = any(pod.deleting or pod.attempt < draft.attempt for pod in awaited)
+    if may_start and not refused and not ends and _startup_timed_out(draft):
         _handle_startup_timeout(draft, pods)
         return True
     if not awaited:
@@ -178,7 +180,7 @@ def _wait_message(draft: StatusDraft, awaited: Sequence[PodRecord]) -> str:
 
 def _create_error(draft: StatusDraft, pods: Sequence[PodRecord]) -> CreateError | None:
     """Return the error that prevents the creation of the missing pods, if pods are missing."""
-    return draft.observed.create_error if len(pods) < draft.job.nodes else None
+    return draft.observed.current_create_error if len(pods) < draft.job.nodes else None
 
 
 def _creation_fails(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
@@ -196,7 +198,7 @@ def _creation_fails(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
             draft.reconcile_after(left)
             return False
     # A user can take a name, and others may have been preempted for the gang.
-    taken = error.reason == Reason.NAME_CONFLICT
+    taken = error.reason == Reason.NAME_CONFLICT and not error.owner_is_deleted
     delay = UNSTARTED_BACKOFF_SECONDS if taken else REFUSED_BACKOFF_SECONDS
     unplace_unstarted(draft, error.reason, error.message, delay)
     return True

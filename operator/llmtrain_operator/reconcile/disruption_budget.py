@@ -35,6 +35,7 @@ class JobBudget:
     limiter: WriteLimiter
     informer: Informer[BudgetRecord]
     backoff: Backoff = field(default_factory=Backoff)
+    delete_backoff: Backoff = field(default_factory=Backoff)
     created_version: int = 0
     """resourceVersion of the budget that was created last."""
 
@@ -49,14 +50,14 @@ class JobBudget:
 
     @property
     def seconds_to_retry(self) -> float:
-        """Seconds until a missing budget may be created."""
+        """Seconds until a missing budget may be created, or one that is not wanted deleted."""
         if self.informer.last_version < self.created_version:
             return CACHE_SECONDS
-        return self.backoff.left or RESYNC_SECONDS
+        return self.backoff.left or self.delete_backoff.left or RESYNC_SECONDS
 
     async def apply(self, observed: Observed, actions: Actions) -> None:
         """Delete a budget that is not wanted, or create a missing one."""
-        if actions.delete_budget is not None:
+        if actions.delete_budget is not None and self.delete_backoff.left <= 0:
             await self._delete(actions.delete_budget)
         is_known = self.informer.last_version >= self.created_version
         if actions.create_budget and is_known and self.backoff.left <= 0:
@@ -78,8 +79,16 @@ class JobBudget:
 
     async def _delete(self, budget: BudgetRecord) -> None:
         await self.limiter.acquire(budget.namespace)
-        # Not found, or another object has the name: it is already deleted.
-        with contextlib.suppress(NotFoundError, ConflictError):
-            await self.cluster.delete(
-                DISRUPTION_BUDGETS, budget.name, budget.namespace, uid=budget.uid
-            )
+        try:
+            # Not found, or another object has the name: it is already deleted.
+            with contextlib.suppress(NotFoundError, ConflictError):
+                await self.cluster.delete(
+                    DISRUPTION_BUDGETS, budget.name, budget.namespace, uid=budget.uid
+                )
+        except ApiError as error:
+            # The job does not rest on it: its pods are deleted and created nevertheless.
+            self.delete_backoff.extend(RETRY_SECONDS)
+            text = "job=%s its PodDisruptionBudget is not deleted and blocks drains: %s"
+            log.warning(text, budget.owner, error)
+        else:
+            self.delete_backoff.reset()

@@ -182,7 +182,8 @@ class Reconciler:
         if isinstance(decided, float):
             return decided
         observed, actions = decided
-        if not self._is_its_turn(job.namespace, actions):
+        await self.budget.apply(observed, actions)  # no drain waits for a write, or for a turn
+        if not self._is_its_turn(observed, actions):
             return RESYNC_SECONDS
         await self._apply(observed, actions)
         delay = self._seconds_to_next(actions)
@@ -192,11 +193,12 @@ class Reconciler:
             delay = min(delay, await self.restorer.restore(observed, actions, self.expectations))
         return min(delay, self.finalizer_backoff.left or delay)
 
-    def _is_its_turn(self, namespace: str, actions: Actions) -> bool:
+    def _is_its_turn(self, observed: Observed, actions: Actions) -> bool:
         """Return whether the job may do this now: those that start need a turn, and are woken."""
         creates = actions.create_pods and self.create_backoff.left <= 0
-        if actions.assignment is not None or creates:
-            taken = self.deps.start_turns.take(self.uid, namespace)
+        places = actions.assignment is not None and observed.view.placement is None  # or it moves
+        if places or creates:
+            taken = self.deps.start_turns.take(self.uid, observed.view.metadata["namespace"])
             if not taken and actions.assignment is not None:
                 self.deps.scheduler.wait_for_turn(self.uid)
             return taken
@@ -287,20 +289,18 @@ class Reconciler:
         if actions.changed:
             await self._write(observed, actions)
             return
-        await self.budget.apply(observed, actions)
         if actions.delete_pods:
             await self.deps.writer.delete_pods(actions.delete_pods, self.expectations)
         if actions.create_pods and self.create_backoff.left <= 0:
-            before = self.create_error
             error = await self.deps.writer.create_pods(
                 observed, actions, self.expectations, self._job_remains
             )
-            if error is not None:
-                error = replace(error, since=(before and before.since) or observed.now)
-            self.create_error = error
             if error is None:
+                self.create_error = None
                 self.create_backoff.reset()
             else:
+                since = getattr(observed.current_create_error, "since", None) or observed.now
+                self.create_error = replace(error, since=since, attempt=observed.view.attempt)
                 self.create_backoff.extend()
                 self.wake.set()
         if actions.delete_job:
@@ -385,7 +385,7 @@ class Reconciler:
             delays.append(actions.reconcile_after)
         if actions.create_pods and self.create_backoff.left > 0:
             delays.append(self.create_backoff.left)
-        if actions.create_budget:
+        if actions.create_budget or actions.delete_budget is not None:
             delays.append(self.budget.seconds_to_retry)
         if actions.explain_pods:
             delays.append(self.deps.pod_events.look_up(self.uid, actions.explain_pods))

@@ -85,8 +85,19 @@ def find_repairs(
         equal = digest(resource, body), accepted.get(key)
         if child is None or not (child.deleting or child.digest in equal):
             differing.append((resource, body))
+    old = outdated(view, children, pods)
+    has_own = (CONFIG_MAPS, identity.config_map(view.attempt)) in found
+    if earlier is not None and has_own and view.is_true(ConditionType.RUNNING):
+        old.append(earlier)  # all pods have started, so none of them still needs it
+    return Repairs(differing, old)
+
+
+def outdated(
+    view: JobView, children: Iterable[ChildRecord], pods: Iterable[PodRecord]
+) -> list[ChildRecord]:
+    """Return the ConfigMaps of earlier attempts that have no pods any more."""
     attempts = {pod.attempt for pod in pods}
-    old = [
+    return [
         child
         for child in children
         if child.resource == CONFIG_MAPS
@@ -94,10 +105,6 @@ def find_repairs(
         and 0 <= child.attempt < view.attempt
         and child.attempt not in attempts
     ]
-    has_own = (CONFIG_MAPS, identity.config_map(view.attempt)) in found
-    if earlier is not None and has_own and view.is_true(ConditionType.RUNNING):
-        old.append(earlier)  # all pods have started, so none of them still needs it
-    return Repairs(differing, old)
 
 
 def known_gang_key(
@@ -132,8 +139,8 @@ class Restorer:
     accepted: dict[tuple[Resource, str], str] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     """UIDs of the objects of earlier attempts that were deleted."""
-    refused: str = ""
-    """The last text about an object that cannot be restored: it gets one Event."""
+    refused: dict[tuple[Resource, str], str] = field(default_factory=dict)
+    """The last text about each object that cannot be restored: it gets one Event."""
 
     def _all_children(self, job: JobRecord) -> tuple[ChildRecord, ...]:
         owner = f"{job.namespace}/{job.uid}"
@@ -165,6 +172,9 @@ class Restorer:
     ) -> float:
         """Restore what pods of the job need. Return the seconds until another look at it."""
         if not needs_children(observed, actions):
+            if observed.children and not actions.changed:
+                # Before the next attempt has pods: a quota may not permit one ConfigMap more.
+                await self._delete(outdated(observed.view, observed.children, observed.pods))
             return RESYNC_SECONDS
         if observed.children is None:
             return RECHECK_SECONDS
@@ -208,10 +218,14 @@ class Restorer:
         identity = JobIdentity.of(observed.raw)
         for resource, body in differing:
             text, done = await self._restore(resource, body, identity, expectations)
-            if text and (done or text != self.refused):
+            key = resource, body["metadata"]["name"]
+            if text and (done or text != self.refused.get(key)):
                 log.warning("job=%s %s", identity.uid, text)
                 await self._create_event(identity, observed, text)
-            self.refused = "" if done else text or self.refused
+            if done:
+                self.refused.pop(key, None)
+            elif text:
+                self.refused[key] = text
 
     async def _restore(
         self, resource: Resource, body: Object, identity: JobIdentity, expectations: Expectations

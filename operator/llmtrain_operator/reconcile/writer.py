@@ -313,8 +313,7 @@ class JobWriter:
         owner: Mapping[str, Any] = next((o for o in owners if o.get("controller")), {})
         if owner.get("uid") == identity.uid:
             return found
-        text = _name_conflict(f"{resource.plural} {name}", owner, identity)
-        raise _CreateRefusedError(CreateError(Reason.NAME_CONFLICT, clean_text(text)))
+        raise _CreateRefusedError(_name_conflict(f"{resource.plural} {name}", owner, identity))
 
 
 def _with_priority_class(
@@ -332,18 +331,18 @@ def _with_priority_class(
     return replace(job, spec=job.spec.model_copy(update={"priority_class_name": named}))
 
 
-def _name_conflict(child: str, owner: Mapping[str, Any], identity: JobIdentity) -> str:
+def _name_conflict(child: str, owner: Mapping[str, Any], identity: JobIdentity) -> CreateError:
     """Return why a child object cannot be created: another one has its name."""
     mine = identity.owner()
-    if all(owner.get(key) == mine[key] for key in ("apiVersion", "kind", "name")):
-        return (
-            f"metadata.name: {child} belongs to a deleted job of the same name;"
-            " waiting until it is gone"
-        )
-    return (
-        f"metadata.name: {child} exists and is not owned by this job;"
+    deleted = all(owner.get(key) == mine[key] for key in ("apiVersion", "kind", "name"))
+    text = (
+        f"metadata.name: {child} belongs to a deleted job of the same name;"
+        " waiting until it is gone"
+        if deleted
+        else f"metadata.name: {child} exists and is not owned by this job;"
         " delete it, or create the job with another name"
     )
+    return CreateError(Reason.NAME_CONFLICT, clean_text(text), owner_is_deleted=deleted)
 
 
 def _forbidden(resource: Resource, name: str, error: ApiError) -> CreateError:

@@ -150,8 +150,11 @@ def find_place_elsewhere(job: RunningJob, cluster: ClusterState) -> Assignment |
     view = _fabric_without(job, cluster)
     if view is None:
         return None
-    excluded = cluster.quarantine.of(job.next.namespace).excluded
-    for withheld in (view.withheld, frozenset(excluded)):
+    lists, here = cluster.quarantine.of(job.next.namespace), frozenset(job.nodes)
+    out = frozenset(lists.excluded).union(*(held.nodes for held in cluster.expired))
+    own = out | (job.next.avoided_nodes - here)
+    suspects = own | (lists.suspects - here)
+    for withheld in dict.fromkeys((suspects | view.withheld, suspects, own, out)):
         available = replace(view, withheld=withheld)
         found = find_placement_without(job.next.request, job.leaving, available)
         if found is not None:

@@ -27,8 +27,7 @@ class Lapses:
 
     def next(self, now: float) -> Lapses:
         """Return this with one more lapse, which happens now."""
-        delay = min(MAX_DELAY_SECONDS, ASSIGNMENT_SECONDS * 2.0 ** min(self.count, 10))
-        return Lapses(self.count + 1, now + delay)
+        return Lapses(self.count + 1, now + _delay(self.count))
 
     def apply_to(self, job: PendingJob | Unschedulable, now: float) -> PendingJob | Unschedulable:
         """Return the job as it takes part in the queue."""
@@ -36,10 +35,16 @@ class Lapses:
             return job
         if now < self.until:
             return Unschedulable(Reason.QUEUED, _message(self.count))
+        if now >= self.until + _delay(self.count - 1):
+            return job  # as long again behind all others: a fault that is over starves no job
         return replace(job, deferred=True)
 
 
 NO_LAPSE = Lapses()
+
+
+def _delay(lapses: int) -> float:
+    return min(MAX_DELAY_SECONDS, ASSIGNMENT_SECONDS * 2.0 ** min(lapses, 10))
 
 
 def _message(count: int) -> str:

@@ -292,14 +292,14 @@ class Scheduler:
         cluster: ClusterState | None = None
         for uid in leaving[:MAX_LEAVING]:
             cluster = cluster or self._cluster_state(self.assignments())
+            state = self._jobs[uid]
+            state.relocation_checked_at = time.monotonic()  # of a job that cannot move, too
             job = next((job for job in cluster.running if job.next.uid == uid), None)
             if job is None or not job.leaving:
                 continue
-            state = self._jobs[uid]
-            state.relocation_checked_at = time.monotonic()
             found = await asyncio.to_thread(find_place_elsewhere, job, cluster)
-            if found is not None:
-                state.assignment = found
+            if found is not None and self._claimed().isdisjoint(found.nodes):
+                state.assignment, state.assigned_at = found, time.monotonic()
                 state.relocates_until = time.monotonic() + RELOCATION_TIMEOUT_SECONDS
                 cluster = None
                 self._wake(uid)
@@ -326,7 +326,7 @@ class Scheduler:
         state.relocation_checked_at = time.monotonic()
         hint, assignment = await asyncio.to_thread(find_better_placement, job, cluster)
         if assignment is not None and job.relocation_requested:
-            state.assignment = assignment
+            state.assignment, state.assigned_at = assignment, time.monotonic()
             state.relocates_until = time.monotonic() + RELOCATION_TIMEOUT_SECONDS
         changed, state.hint = state.hint != hint, hint
         if changed or job.relocation_requested:
@@ -385,9 +385,10 @@ class Scheduler:
         late = time.monotonic() >= state.assigned_at + ASSIGNMENT_SECONDS
         if not drop and late and queued and not state.reserved:
             drop = True
-            state.lapses = state.lapses.next(time.monotonic())
-            self._on_lapsed()
-            log.warning("job=%s its status was not written in time, its nodes are free again", uid)
+            if state.pending is not None:  # else a relocation, which the job did not queue for
+                state.lapses = state.lapses.next(time.monotonic())
+                self._on_lapsed()
+                log.warning("job=%s its status was not written in time, its nodes are free", uid)
         if drop:
             state.assignment, state.pending, state.assigned_at = None, None, 0.0
             state.reserved, state.relocates_until = False, 0.0

@@ -99,6 +99,7 @@ class ClusterReader:
                 system_classes=self._system_classes,
             )
             if isinstance(job, PendingJob):
+                job = self._without_stuck_pods(record, job, now)
                 job = self._earlier_pods(record) or self._without_small_gpus(record, checked, job)
             if job is not None:
                 found[record.uid] = job
@@ -108,6 +109,19 @@ class ClusterReader:
         """Return why a job must wait if pods of a deleted job of its name are left."""
         name = f"{record.namespace}/{record.name}"
         return wait_for_earlier_pods(record, self._informers.pods.by_index("job name", name))
+
+    def _without_stuck_pods(self, record: JobRecord, job: PendingJob, now: float) -> PendingJob:
+        """Exclude the nodes on which pods of the job do not end: it would leave them again."""
+        pods = self._informers.pods.by_index("job", record.uid)
+        stuck = {
+            pod.node
+            for pod in pods
+            if pod.belongs_to(record) and pod.is_stuck(now) and not pod.ended
+        }
+        if not stuck:
+            return job
+        excluded = job.request.excluded | stuck
+        return replace(job, request=replace(job.request, excluded=excluded))
 
     def _without_small_gpus(self, record: JobRecord, checked: Job, job: PendingJob) -> PendingJob:
         """Exclude the nodes whose GPUs are too small for a job."""
@@ -219,9 +233,12 @@ class ClusterReader:
         priorities = self._priorities()
         for record in self._informers.managed_jobs():
             request = partial(self._checked.request, record.uid)
-            found = running_job(record, self._checked.get(record), priorities, now, request)
-            if found is not None:
-                yield found
+            checked = self._checked.get(record)
+            found = running_job(record, checked, priorities, now, request)
+            if found is not None and isinstance(checked, Job):
+                small = self._too_small(record, checked)
+                wanted = replace(found.next.request, too_small=small)
+                yield replace(found, next=replace(found.next, request=wanted))
 
     def _priorities(self) -> dict[str, PriorityRecord]:
         return {item.name: item for item in self._informers.priority_classes.values()}
