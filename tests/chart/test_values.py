@@ -23,6 +23,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "a port out of range": ({"config": {"metricsPort": 70000}}, "config/metricsPort", "maximum"),
     "a fraction of a port": ({"config": {"healthPort": 80.5}}, "config/healthPort", "integer"),
     "no duration": ({"config": {"leaseDuration": 0}}, "config/leaseDuration", "0"),
+    "more than all nodes": (
+        {"config": {"maxExcludedNodesPercent": 101}},
+        "config/maxExcludedNodesPercent",
+        "maximum",
+    ),
     "unknown log level": ({"config": {"logLevel": "TRACE"}}, "config/logLevel", "DEBUG"),
     "a number for a tag": ({"image": {"tag": 1.10}}, "image/tag", "string"),
     "a tag with a colon": ({"image": {"tag": "a:b"}}, "image/tag", "pattern"),

@@ -23,7 +23,8 @@ from tests.support.placement.cases import (
     small_cases,
     with_one_free_node_more,
 )
-from tests.support.placement.feasibility import fits, tensor_blocks, tensor_depth
+from tests.support.placement.constraints import keeps_constraints
+from tests.support.placement.feasibility import fits
 from tests.support.placement.strategies import Growth, clusters, gangs, growths
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
@@ -38,34 +39,9 @@ def test_a_gang_is_placed_whole_exactly_when_it_fits(state: Snapshot, request: R
     if isinstance(answer, Unplaceable):
         assert answer.message
         return
-    assert len(answer.nodes) == request.nodes
     ranks = [rank for node in answer.nodes for rank in node.ranks]
     assert ranks == list(range(request.layout.world_size))
     keeps_constraints(request, state, answer)
-
-
-def keeps_constraints(request: Request, state: Snapshot, answer: Placement) -> None:
-    """Nothing is taken that is not free, and no hard demand is broken."""
-    by_name = {node.name: node for node in state.nodes}
-    chosen = [node.name for node in (*answer.nodes, *answer.spares)]
-    assert len(set(chosen)) == len(chosen), "a node is named twice"
-    assert len(answer.spares) == request.spares
-    for name in chosen:
-        assert state.free(by_name[name], GPU) >= request.gpus_per_node
-        assert all(state.free(by_name[name], key) >= n for key, n in request.extra.items())
-        assert by_name[name].ready
-        assert not by_name[name].cordoned
-        assert name not in request.excluded
-    paths = [state.path(by_name[node.name]) for node in answer.nodes]
-    assert answer.cost.ideal_seconds <= answer.cost.seconds
-    levels = [level.name for level in state.levels]
-    for node, path in zip(answer.nodes, paths, strict=True):
-        assert tuple(node.path[level] for level in levels) == path
-    if request.require is not None:
-        assert answer.domains[request.require] == 1
-    depth = tensor_depth(request, state)
-    for blocks in tensor_blocks(request):
-        assert len({paths[block][:depth] for block in blocks}) == 1
 
 
 @given(clusters(), gangs(), st.randoms(use_true_random=False))

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Allocation, Assignment, ClusterState, PendingJob, RunningJob
+from llmtrain_core.queueing.quarantine import NodeLists, Quarantine
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import check
+from llmtrain_operator.cache.checked_jobs import CheckedJobs
+from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.job import JobView
-from llmtrain_operator.cache.records import JobRecord
+from llmtrain_operator.cache.records import JobRecord, NodeRecord
+from llmtrain_operator.config import Config
+from llmtrain_operator.kube.api import KubeApi
+from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.scheduler.cycle import find_place_elsewhere
 from llmtrain_operator.scheduler.jobs import running_job
 from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.snapshot import ClusterReader
 from tests.support.operator_harness.observed import PLACEMENT, status
 from tests.support.operator_harness.scheduling import (
     GPU,
@@ -101,6 +108,51 @@ def test_the_spares_of_other_jobs_come_last() -> None:
     assert assignment is not None and set(assignment.nodes) == {"n0", "n2"}
 
 
+def suspected(found: JobRecord, here: ClusterState) -> tuple[RunningJob, ClusterState]:
+    lists = NodeLists({}, frozenset({"n2"}))
+    return as_running(found), replace(here, quarantine=Quarantine(lists))
+
+
+def avoided(found: JobRecord, here: ClusterState) -> tuple[RunningJob, ClusterState]:
+    running = as_running(found)
+    return replace(running, next=replace(running.next, avoided_nodes=frozenset({"n2"}))), here
+
+
+@pytest.mark.parametrize("case", [suspected, avoided])
+def test_nodes_that_may_be_faulty_come_last(
+    case: Callable[[JobRecord, ClusterState], tuple[RunningJob, ClusterState]],
+) -> None:
+    found = job("n0", "n1")
+    assignment = find_place_elsewhere(*case(found, state(found, "n2", "n3")))
+    assert assignment is not None and set(assignment.nodes) == {"n0", "n3"}
+    assignment = find_place_elsewhere(*case(found, state(found, "n2")))
+    assert assignment is not None and set(assignment.nodes) == {"n0", "n2"}
+
+
+def test_it_moves_to_no_node_whose_reservation_has_expired() -> None:
+    """It would displace the job that had reserved it."""
+    found = job("n0", "n1")
+    expired = Allocation("late", "ns", 0, ("n2",), {GPU: 8})
+    here = replace(state(found, "n2", "n3"), expired=(expired,))
+    assignment = find_place_elsewhere(as_running(found), here)
+    assert assignment is not None and set(assignment.nodes) == {"n0", "n3"}
+
+
+def test_it_moves_to_no_node_whose_gpus_have_too_little_memory() -> None:
+    found = job("n0", "n1")
+    handlers = ChangeHandlers(*[lambda *_: None] * 7)
+    informers = Informers(cast(KubeApi, None), None, False, handlers, Metrics())
+    informers.jobs._store(found.uid, None, found)
+    for name in ("n0", "n1", "n2", "n3"):
+        node = Node(name, {}, {GPU: 8, "memory": 2**34}, cordoned=name == "n1")
+        informers.nodes._store(name, None, NodeRecord(node, ""))
+    reader = ClusterReader(informers, CheckedJobs(), lambda *_: frozenset({"n2"}), Config())
+    here = reader.cluster_state({})
+    [running] = here.running
+    assignment = find_place_elsewhere(running, here)
+    assert assignment is not None and set(assignment.nodes) == {"n0", "n3"}
+
+
 def test_it_moves_with_fewer_spares_of_its_own() -> None:
     found = job("n0", "n1", topology={"spares": 1})
     assignment = find_place_elsewhere(as_running(found), state(found, "n2"))
@@ -126,3 +178,21 @@ async def test_it_gets_free_nodes_before_a_job_that_waits() -> None:
     assert not isinstance(scheduler.decision("late-1"), Assignment)
     await scheduler.cycle()
     assert scheduler.decision("job") == given, "it has time to take it"
+
+
+async def test_it_gets_no_spare_that_its_job_is_about_to_use() -> None:
+    found, other = job("n0", "n1"), record("other", status(ConditionType.RUNNING), **SHAPE)
+    views = {"job": found.view, "other": other.view}
+    spare = Allocation("other", "ns", 0, ("n2",), {GPU: 8})
+
+    def seen(assignments: Mapping[str, Assignment]) -> ClusterState:
+        here = replace(state(found, "n2"), spares=(spare,))
+        return replace(here, usage=tuple(in_use([found], assignments=assignments)))
+
+    scheduler = Scheduler(dict, seen, views.get, lambda _: None, leaving_jobs=lambda: ["job"])
+    scheduler.claim("other", frozenset({"n2"}))
+    await scheduler.cycle()
+    assert not scheduler.assignments()
+    scheduler.release("other")  # the status write has failed
+    await scheduler.cycle()
+    assert set(scheduler.assignments()["job"].nodes) == {"n0", "n2"}

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from llmtrain_core.queueing import Allocation, Assignment, ClusterState, Unschedulable
+from llmtrain_core.queueing import Allocation, Assignment, ClusterState, PendingJob, Unschedulable
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.placement_status import placement_status
 from llmtrain_operator.scheduler import loop
-from llmtrain_operator.scheduler.lapses import NO_LAPSE
+from llmtrain_operator.scheduler.lapses import ASSIGNMENT_SECONDS, NO_LAPSE
 from llmtrain_operator.scheduler.loop import Queue, Scheduler
 from tests.support.operator_harness.scheduling import (
     GPU,
@@ -120,6 +120,56 @@ async def test_an_assignment_does_not_lapse_while_the_job_waits_for_its_turn_to_
     assert queued.assigned() == ["a"]
     await queued.after(1)
     assert queued.assigned() == ["b"] and queued.lapsed == 1
+
+
+async def test_a_job_whose_status_can_be_written_again_starts_although_small_jobs_keep_arriving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A small job arrives every 30 s and runs for 90 s. The large one needs both nodes."""
+    now = 1000.0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    queue: dict[str, PendingJob] = {"large-0": waiting_job("large-0", 2, priority=100)}
+    running: dict[str, tuple[str, float]] = {}
+    """The node of each job that runs, and the end of the job."""
+
+    def seen(assignments: Mapping[str, Assignment]) -> ClusterState:
+        held = [(uid, node) for uid, (node, _) in running.items()]
+        held += [(uid, node) for uid, found in assignments.items() for node in found.nodes]
+        ends = tuple(
+            Allocation(uid, "ns", 0, (node,), {GPU: 8}, end, preemptible=False)
+            for uid, (node, end) in running.items()
+        )
+        used = tuple(Usage(node, GPU, 8, uid) for uid, node in held)
+        return cluster(nodes(2), used, allocations=ends)
+
+    scheduler = Scheduler(
+        lambda: dict(queue), seen, lambda _: JobView({}, {}, {"attempt": 0}), lambda _: None
+    )
+    await scheduler.cycle()
+    assert isinstance(scheduler.decision("large-0"), Assignment)
+    now += ASSIGNMENT_SECONDS + 1
+    before = 0
+    for number in range(100):
+        running = {uid: found for uid, found in running.items() if found[1] > now}
+        queue[f"small-{number}"] = waiting_job(f"small-{number}", 1)
+        await scheduler.cycle()
+        given = scheduler.assignments()
+        if "large-0" in given:
+            break
+        for uid, found in given.items():
+            running[uid] = found.nodes[0], now + 90
+            del queue[uid]
+            before += 1
+        now += 30
+    assert "large-0" in scheduler.assignments()
+    assert before, "it goes behind them for a while"
+
+
+def test_a_job_is_behind_all_others_for_as_long_as_it_stayed_out_of_the_queue() -> None:
+    job, lapses = waiting_job("job-1", 1), NO_LAPSE.next(100.0).next(200.0)
+    assert isinstance(lapses.apply_to(job, 259.0), Unschedulable)
+    assert lapses.apply_to(job, 260.0) == lapses.apply_to(job, 319.0) == replace(job, deferred=True)
+    assert lapses.apply_to(job, 320.0) == job
 
 
 async def test_a_job_that_was_placed_after_a_lapse_is_like_any_other(
