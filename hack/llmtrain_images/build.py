@@ -62,14 +62,21 @@ class ImageBuild:
     contexts: Mapping[str, Path]
     """Folders in place of stages."""
     arguments: Mapping[str, str] = field(default_factory=dict)
+    source: Path = REPOSITORY
+    """Folder with the Dockerfile and all files that it copies."""
 
 
 def build_operator(
-    engine: DockerEngine, progress: Progress = print_progress, fresh: bool = False
+    engine: DockerEngine,
+    progress: Progress = print_progress,
+    fresh: bool = False,
+    *,
+    source: Path = REPOSITORY,
+    name: str = OPERATOR,
 ) -> str:
-    """Build the operator's image and return its name. `fresh` uses no earlier layers."""
+    """Build an operator's image and return its name. `fresh` uses no earlier layers."""
     wheels = download([_lock("operator")], progress)
-    spec = ImageBuild("operator", OPERATOR, {"operator-wheels": wheels})
+    spec = ImageBuild("operator", name, {"operator-wheels": wheels}, source=source)
     return _build(engine, spec, progress, fresh)
 
 
@@ -123,7 +130,7 @@ def _build(engine: DockerEngine, spec: ImageBuild, progress: Progress, fresh: bo
         *(["--no-cache"] if fresh else []),
         *(word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")),
         *(word for key, path in contexts.items() for word in ("--build-context", f"{key}={path}")),
-        str(REPOSITORY),
+        str(spec.source),
         timeout=BUILD_SECONDS,
     )
     return spec.name

@@ -15,6 +15,7 @@ from llmtrain_kind.cluster import WORKERS, KindCluster, kind_cluster
 from llmtrain_kind.program_image import program_image
 from llmtrain_monitoring.prometheus import SERVER, find
 from tests.support.chart.monitoring_crds import MONITORING_CRDS
+from tests.support.kind.first_release import build_first_operator
 from tests.support.kind.jobs import Team
 from tests.support.kind.release import RESTRICTED, SYSTEM, KindRelease, inventory
 from tests.support.kind.report import report
@@ -42,9 +43,15 @@ def prometheus_image(docker_engine: DockerEngine) -> str:
 
 
 @pytest.fixture(scope="package")
-def kind(docker_engine: DockerEngine, prometheus_image: str) -> Iterator[KindCluster]:
+def kind(
+    docker_engine: DockerEngine,
+    prometheus_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[KindCluster]:
     with step("build the images"):
-        images = (build_operator(docker_engine), build_trainer(docker_engine), prometheus_image)
+        first = build_first_operator(docker_engine, tmp_path_factory.mktemp("first"))
+        own = (build_operator(docker_engine), build_trainer(docker_engine))
+        images = (*own, first, prometheus_image)
     with kind_cluster(docker_engine, images) as cluster:
         with step("prepare the cluster"):
             for worker in WORKERS:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from llmtrain_core.images import VERSION
 from llmtrain_kind.cluster import KindCluster
 from tests.support.chart.releases import CRDS
+from tests.support.kind.first_release import first_chart
 from tests.support.kind.jobs import RESOURCE, Team
 from tests.support.kind.release import KindRelease, inventory
 from tests.support.kind.steps import becomes, step
-from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.kind, pytest.mark.timeout(1500)]
 
@@ -22,25 +19,6 @@ LONG = 1_000_000
 KEPT = {f"CustomResourceDefinition//{name}" for name in CRDS} | {
     "APIService//v1alpha1.llmtrain.dev"
 }
-RULE = {"ports": [{"port": 9400}]}
-FIRST_POLICY = json.dumps([{"op": "add", "path": "/spec/ingress/-", "value": RULE}])
-"""The operator of the first chart admitted all clients to the metrics port of a job. The test runs
-the present image, and the first chart does not set the flag that names the clients to admit. So
-the operator cannot read progress before the upgrade."""
-
-
-def first_chart(folder: Path) -> Path:
-    """Return the chart as it was in the first commit that has it."""
-    file = "charts/llmtrain/Chart.yaml"
-    commits = git("log", "--diff-filter=A", "--format=%H", "--", file).decode().split()
-    assert commits, "the history of the repository does not go back to the first chart"
-    archive = git("archive", commits[-1], "charts/llmtrain")
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
-    return folder / "charts" / "llmtrain"
-
-
-def git(*arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 def uids(team: Team) -> set[str]:
@@ -70,12 +48,10 @@ def test_a_running_job_outlives_every_change_of_the_release(
         release.uninstall()
         becomes(left, KEPT)
     with step("install the first chart by Helm 3"):
-        # The image of this version, because those of the first one are not built.
-        release.install("--set", f"image.tag={VERSION}", chart=first_chart(tmp_path), major=3)
+        release.install(chart=first_chart(tmp_path), major=3)
     with step("a job trains"):
         team.submit("steady", LONG)
         team.phase("steady", "Running")
-        team("patch", "networkpolicy", "steady", "--type=json", f"--patch={FIRST_POLICY}")
         pods = uids(team)
     with step("upgrade to the present chart by Helm 4"):
         release.upgrade()
