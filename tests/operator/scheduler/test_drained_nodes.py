@@ -28,6 +28,7 @@ from llmtrain_operator.scheduler.snapshot import ClusterReader
 from tests.support.operator_harness.observed import PLACEMENT, status
 from tests.support.operator_harness.scheduling import (
     GPU,
+    as_pending,
     cluster,
     in_use,
     record,
@@ -196,3 +197,34 @@ async def test_it_gets_no_spare_that_its_job_is_about_to_use() -> None:
     scheduler.release("other")  # the status write has failed
     await scheduler.cycle()
     assert set(scheduler.assignments()["job"].nodes) == {"n0", "n2"}
+
+
+async def test_a_job_that_fails_before_it_moves_starts_again_on_the_nodes_that_it_got() -> None:
+    records = {"job": job("n0", "n1")}
+    lapsed: list[str] = []
+
+    def waiting() -> dict[str, PendingJob]:
+        found = as_pending(records["job"])
+        return {"job": found} if isinstance(found, PendingJob) else {}
+
+    def seen(assignments: Mapping[str, Assignment]) -> ClusterState:
+        here = state(job("n0", "n1"), "n2")
+        used = tuple(in_use(records.values(), assignments=assignments))
+        return replace(here, usage=used, running=() if waiting() else here.running)
+
+    scheduler = Scheduler(
+        waiting,
+        seen,
+        lambda uid: records[uid].view,
+        lambda _: None,
+        leaving_jobs=lambda: [] if waiting() else ["job"],
+        on_lapsed=lambda: lapsed.append("job"),
+    )
+    await scheduler.cycle()
+    given = scheduler.decision("job")
+    assert isinstance(given, Assignment) and set(given.nodes) == {"n0", "n2"}
+    placed = records["job"].view.stored_placement
+    records["job"] = record("job", {"attempt": 1, "placement": placed}, **SHAPE)
+    assert waiting()
+    await scheduler.cycle()
+    assert scheduler.decision("job") == given and not lapsed
