@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from math import inf
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import Reason
@@ -98,9 +99,16 @@ class PodRecord:
         """Whether its containers have started."""
         return self.phase not in ("Pending", "Unknown", "")
 
+    def seconds_until_overdue(self, now: float, patience: float = 0.0) -> float:
+        """Return the seconds from `now`, in Unix time, until its grace period and `patience` end.
+
+        At most 0 if they have ended; infinity if it is not being deleted.
+        """
+        return self.ends_by + patience - now if self.deleting and self.ends_by else inf
+
     def is_stuck(self, now: float) -> bool:
         """Return True if it should have ended long before `now`, in Unix time."""
-        return self.deleting and bool(self.ends_by) and now >= self.ends_by + STUCK_SECONDS
+        return self.seconds_until_overdue(now, STUCK_SECONDS) <= 0
 
     def belongs_to(self, job: JobRecord) -> bool:
         """Return True if the job owns it. An owner must be in the same namespace."""

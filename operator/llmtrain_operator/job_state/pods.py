@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from math import inf
 
 from llmtrain_core.api.conditions import ConditionType, Reason
-from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.cache.records import STUCK_SECONDS, PodRecord
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
 
 _SUCCEEDED = "Succeeded"
 
-STUCK_SECONDS = 120.0
-"""A pod that exists this long after its grace period is not waited for any more."""
 NAMED_PODS = 5
 _MAX_NAMED = 3
 _AGES = (60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
@@ -98,20 +97,17 @@ def is_stuck(draft: StatusDraft, pod: PodRecord) -> bool:
     Its node is ready, but the kubelet cannot end it (a hung mount, a process that ignores SIGKILL),
     or a finalizer keeps it.
     """
-    if not pod.deleting or not pod.ends_by:
-        return False
-    left = pod.ends_by + STUCK_SECONDS - draft.observed.now.timestamp()
-    if left > 0:
-        draft.reconcile_after(left)
-    return left <= 0
+    return _is_overdue(draft, pod, STUCK_SECONDS)
 
 
 def is_overdue(draft: StatusDraft, pod: PodRecord) -> bool:
     """Return True if the grace period of a pod has ended. Reconcile again when it ends."""
-    if not pod.deleting or not pod.ends_by:
-        return False
-    left = pod.ends_by - draft.observed.now.timestamp()
-    if left > 0:
+    return _is_overdue(draft, pod, 0.0)
+
+
+def _is_overdue(draft: StatusDraft, pod: PodRecord, patience: float) -> bool:
+    left = pod.seconds_until_overdue(draft.observed.now.timestamp(), patience)
+    if 0 < left < inf:
         draft.reconcile_after(left)
     return left <= 0
 

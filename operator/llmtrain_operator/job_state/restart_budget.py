@@ -9,6 +9,7 @@ job that reports checkpoints that do not exist starts pods without end: the job 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from llmtrain_core.api.defaults import MAX_FAILURES
@@ -72,3 +73,11 @@ def restart_delay(failures: Sequence[Raw]) -> float:
             break
         consecutive += 1
     return min(MAX_BACKOFF_SECONDS, 2.0 ** (consecutive - 2)) if consecutive > 1 else 0.0
+
+
+def earliest_start(draft: StatusDraft) -> datetime:
+    """Return when the next attempt may start."""
+    failures = draft.view.failures
+    if not failures or draft.view.restarts == 0:
+        return parse_time("")
+    return parse_time(failures[-1]["time"]) + timedelta(seconds=restart_delay(failures))

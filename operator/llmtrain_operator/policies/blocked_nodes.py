@@ -20,7 +20,7 @@ from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.failures import append_failure
 from llmtrain_operator.job_state.pods import is_stuck, terminating_text
 from llmtrain_operator.job_state.release import unplace, unplace_unstarted
-from llmtrain_operator.job_state.restart_budget import MAX_BACKOFF_SECONDS, restart_delay
+from llmtrain_operator.job_state.restart_budget import MAX_BACKOFF_SECONDS, earliest_start
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.policies.node_replacement import find_replacements, replace_nodes
@@ -106,10 +106,10 @@ def release_unschedulable(
     text = clean_text(f"pod {pod.name} cannot be scheduled on {pod.node}: {pod.message}", 600)
     append_failure(draft, FailureInfo(Reason.UNSCHEDULABLE, text, node=pod.node))
     unplace_unstarted(draft, Reason.UNSCHEDULABLE, text, REFUSED_BACKOFF_SECONDS)
-    pause = restart_delay(draft.view.failures) if draft.view.restarts else 0.0
-    if pause > MAX_BACKOFF_SECONDS:  # the gang would hold its next nodes without pods
-        until = format_time(draft.observed.now + timedelta(seconds=pause))
-        draft.set_field("backoffUntil", max(until, draft.view.backoff_until))
+    until = earliest_start(draft)
+    if until > draft.observed.now + timedelta(seconds=MAX_BACKOFF_SECONDS):
+        # The gang would hold its next nodes without pods.
+        draft.set_field("backoffUntil", max(format_time(until), draft.view.backoff_until))
     return True
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureEvidence, FailureInfo
 from llmtrain_core.api.job import FailurePolicy
-from llmtrain_operator.cache.job import format_time, parse_time
+from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.job_state.failures import append_failure
 from llmtrain_operator.job_state.last_restart import record_gang_restart
 from llmtrain_operator.job_state.pods import current_pods
@@ -16,6 +14,7 @@ from llmtrain_operator.job_state.restart_budget import (
     BOUND_FAILURES,
     MAX_BACKOFF_SECONDS,
     count_restart,
+    earliest_start,
     is_disruption,
     restart_delay,
 )
@@ -163,11 +162,3 @@ def _release_until_restart(draft: StatusDraft, failure: FailureInfo) -> None:
     )
     unplace(draft, Reason.RESTART_BACKOFF, clean_text(text))
     draft.set_field("backoffUntil", until)
-
-
-def earliest_start(draft: StatusDraft) -> datetime:
-    """Return when the next attempt may start."""
-    failures = draft.view.failures
-    if not failures or draft.view.restarts == 0:
-        return parse_time("")
-    return parse_time(failures[-1]["time"]) + timedelta(seconds=restart_delay(failures))

@@ -20,6 +20,7 @@ from llmtrain_operator.job_state.pods import (
     terminating_text,
 )
 from llmtrain_operator.job_state.release import UNSTARTED_BACKOFF_SECONDS, unplace_unstarted
+from llmtrain_operator.job_state.restart_budget import earliest_start
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.policies.blocked_nodes import (
@@ -29,7 +30,7 @@ from llmtrain_operator.policies.blocked_nodes import (
     release_unschedulable,
 )
 from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
-from llmtrain_operator.policies.failure_handling import earliest_start, handle_failure
+from llmtrain_operator.policies.failure_handling import handle_failure
 from llmtrain_operator.policies.kueue import gated_pods, is_admitted
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 
