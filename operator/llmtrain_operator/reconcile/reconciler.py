@@ -46,8 +46,6 @@ from llmtrain_operator.scheduler.loop import Scheduler
 log = logging.getLogger(__name__)
 
 COALESCE_SECONDS = 0.02
-DELETION_SECONDS = SLOW_DELETION_SECONDS
-"""If the pods of a deleted job have not ended after this time, log and Events name them."""
 DENIED_EVENT_SECONDS = 600.0
 """Period of the Events while the API server refuses the status writes of a job."""
 FINALIZER_RETRY_SECONDS = 5.0
@@ -359,7 +357,7 @@ class Reconciler:
         if self.gone_since is None:
             self.gone_since = now
             log.info("job=%s is gone, %d pods have not ended yet", self.uid, len(pods))
-        left = self.gone_since + DELETION_SECONDS - now
+        left = self.gone_since + SLOW_DELETION_SECONDS - now
         if left > 0:
             return left
         text = "job=%s is gone, but its pods have not ended and hold their nodes: %s"
@@ -370,8 +368,8 @@ class Reconciler:
     def _follow_deletion(self, observed: Observed) -> float:
         """Log once what a job waits for that exists long after its deletion."""
         passed = (observed.now - parse_time(observed.view.deletion_time)).total_seconds()
-        if passed < DELETION_SECONDS:
-            return DELETION_SECONDS - passed
+        if passed < SLOW_DELETION_SECONDS:
+            return SLOW_DELETION_SECONDS - passed
         if not self.slow_deletion_logged:
             self.slow_deletion_logged = True
             waits_for = f"its pods {names_of(observed.pods)}" if observed.pods else "its finalizers"

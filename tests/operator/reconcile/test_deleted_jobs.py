@@ -57,7 +57,7 @@ async def test_pods_that_do_not_end_are_named_in_the_log(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "DELETION_SECONDS", 0.05)
+    monkeypatch.setattr(module, "SLOW_DELETION_SECONDS", 0.05)
     put_job(controller, "a")
     put_pod(controller, "a", 1)
     controller.reconcile("a")
