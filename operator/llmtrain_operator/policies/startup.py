@@ -36,6 +36,8 @@ from llmtrain_operator.policies.ttl_and_deadline import mark_failed
 
 PASSING_SECONDS = 10.0
 """A gang keeps its nodes this long if what refuses its objects may pass within seconds."""
+COLLECTION_SECONDS = 60.0
+"""The same for an object of a deleted job: the garbage collector looks for new kinds every 30 s."""
 _PASSING_REASONS = frozenset({Reason.QUOTA_EXCEEDED, Reason.NAME_CONFLICT})
 """The quota counts pods that are just deleted, and objects of a deleted job go soon."""
 MIN_START_SECONDS = 120.0
@@ -193,7 +195,8 @@ def _creation_fails(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
     if error is None:
         return False
     if error.reason in _PASSING_REASONS and error.since is not None:
-        until = error.since + timedelta(seconds=PASSING_SECONDS)
+        patience = COLLECTION_SECONDS if error.owner_is_deleted else PASSING_SECONDS
+        until = error.since + timedelta(seconds=patience)
         left = (until - draft.observed.now).total_seconds()
         if left > 0:
             draft.reconcile_after(left)
