@@ -63,6 +63,12 @@ OPTIONS = Options(
     controller_manager_args=(GATES,),
     scheduler_args=(GATES,),
 )
+ADMISSION_SECONDS = 150
+"""Limit of the wait for the first pod of a release.
+
+The plugin reads the kinds that exist every 30 s. If it does so between two releases, it forbids the
+pods of the second one until the next time. The operator tries them after 0, 5, 15, 35 and 75 s.
+"""
 FINALIZERS = "llmtrainingjobs/finalizers"
 """An admission plugin asks for it, so no request of the audit log shows it."""
 
@@ -223,7 +229,9 @@ async def pod_starts_late(harness: OperatorHarness, name: str) -> None:
         lambda pod: pod["spec"]["nodeName"] == name, PodScript(runs_after=600, exit_after=None)
     )
     await harness.submit(name, workers={"nodes": 1, "nodeSelector": {"pool": "late"}})
-    pod = await harness.api.wait_for("pods", f"{name}-0-0", bool, harness.namespace)
+    pod = await harness.api.wait_for(
+        "pods", f"{name}-0-0", bool, harness.namespace, seconds=ADMISSION_SECONDS
+    )
     metadata = pod["metadata"]
     involved = {"kind": "Pod", **{key: metadata[key] for key in ("name", "namespace", "uid")}}
     event = {
@@ -280,7 +288,7 @@ async def test_owner_references_need_the_right_to_finalizers(
     await harness.submit("first")
     text = "you can't set finalizers on"
     found = await harness.wait(
-        "first", lambda job: text in condition(job, "Placed").get("message", ""), 60
+        "first", lambda job: text in condition(job, "Placed").get("message", ""), ADMISSION_SECONDS
     )
     assert condition(found, "Placed")["reason"] == "Forbidden"
     await harness.clear()
