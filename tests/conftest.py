@@ -1,5 +1,6 @@
 import random
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,6 +13,7 @@ from llmtrain_devcluster.fixtures import (  # noqa: F401
 )
 from llmtrain_images.fixtures import docker_engine  # noqa: F401
 from tests.support.deadline import limit_of, pytest_runtest_protocol  # noqa: F401
+from tests.support.marks import can_select
 
 # A busy machine must not fail a property, and what lands must not hang on luck: `make test` has the
 # same examples each time. `make fuzz` looks for new ones.
@@ -34,6 +36,14 @@ def pytest_runtest_setup() -> None:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file of which `-m` can select nothing."""
+    expression = config.getoption("markexpr")
+    if expression and collection_path.match("test_*.py"):
+        return not can_select(expression, collection_path.read_text("utf-8")) or None
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

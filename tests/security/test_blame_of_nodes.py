@@ -86,18 +86,20 @@ def last_one(**why: Any) -> Gang:
 
 HELD_UP_ALONE = last_one(setting_up=True)
 IN_A_HURRY = last_one(setting_up=True, bound_at=NOW.timestamp() - 2)
-MISTAKES: dict[str, tuple[list[JobRecord], str]] = {
-    "four jobs with a mistyped claim": (tenant("a", 4, refused, 2), "Unschedulable"),
-    "four jobs without their ConfigMap": (tenant("a", 4, held_up, 2), "StartupTimeout"),
-    "four jobs of one node without it": (tenant("a", 4, held_up, 1), "StartupTimeout"),
-    "eight jobs that wait two seconds": (tenant("a", 8, IN_A_HURRY, 2, 3, "2s"), "StartupTimeout"),
-    "eight jobs whose image takes longer": (tenant("a", 8, last_one(), 2), "StartupTimeout"),
+MISTAKES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "four jobs with a mistyped claim": (("a", 4, refused, 2), "Unschedulable"),
+    "four jobs without their ConfigMap": (("a", 4, held_up, 2), "StartupTimeout"),
+    "four jobs of one node without it": (("a", 4, held_up, 1), "StartupTimeout"),
+    "eight jobs that wait two seconds": (("a", 8, IN_A_HURRY, 2, 3, "2s"), "StartupTimeout"),
+    "eight jobs whose image takes longer": (("a", 8, last_one(), 2), "StartupTimeout"),
 }
+"""Arguments of `tenant`, and the reason of each failure."""
 
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_no_node_is_blamed_for(case: str) -> None:
-    jobs, reason = MISTAKES[case]
+    arguments, reason = MISTAKES[case]
+    jobs = tenant(*arguments)
     assert {f["reason"] for job in jobs for f in job.view.failures} == {reason}
     found = quarantine_after(jobs, NOW.timestamp(), COUNT)
     for namespace in ("a", "b"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gzip
 import json
 from collections.abc import AsyncIterator
@@ -19,14 +20,20 @@ from tests.support.security.tenants import NODES, Tenants
 pytestmark = pytest.mark.cluster
 
 TEXT = "\x1b[2J\x1b]0;owned\x07\n2026-01-01 00:00:00,000 INFO llmtrain_operator forged\u202e"
-BOMB = gzip.compress(bytes(512 * 1024 * 1024), 1)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-ANSWERS = {
-    "bomb": HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB,
-    "deep": HEAD + b"Content-Length: 200000\r\n\r\n" + b"[" * 200_000,
-    "redirect": b"HTTP/1.1 302 Found\r\nLocation: /../x\r\nContent-Length: 0\r\n\r\n",
-    "endless": HEAD + b"\r\n",
-}
+ENDLESS = HEAD + b"\r\n"
+
+
+@functools.cache
+def answers() -> dict[str, bytes]:
+    """Return hostile answers by name. The bomb takes seconds, and each worker imports this file."""
+    bomb = gzip.compress(bytes(512 * 1024 * 1024), 1)
+    return {
+        "bomb": HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb,
+        "deep": HEAD + b"Content-Length: 200000\r\n\r\n" + b"[" * 200_000,
+        "redirect": b"HTTP/1.1 302 Found\r\nLocation: /../x\r\nContent-Length: 0\r\n\r\n",
+        "endless": ENDLESS,
+    }
 
 
 async def test_pods_that_say_their_nodes_are_lost(
@@ -59,7 +66,7 @@ async def answering(address: str, answer: bytes) -> AsyncIterator[list[int]]:
             await reader.readuntil(b"\r\n\r\n")
             requests[0] += 1
             writer.write(answer)
-            while answer == ANSWERS["endless"]:
+            while answer == ENDLESS:
                 writer.write(bytes(65536))
                 await writer.drain()
             await writer.drain()
@@ -78,7 +85,7 @@ async def test_answers_of_pods_and_idle_connections(
     mallory, carol = tenants.mallory, tenants.carol
     async with contextlib.AsyncExitStack() as stack:
         seen: dict[str, list[int]] = {}
-        for kind, answer in ANSWERS.items():
+        for kind, answer in answers().items():
             await mallory.submit(kind, workers={"nodes": 1})
             await mallory.phase(kind, "Running", seconds=60)
             head = await mallory.api.get("pods", f"{kind}-0-0", mallory.namespace)
@@ -101,7 +108,7 @@ async def test_answers_of_pods_and_idle_connections(
             while not all(count[0] for count in seen.values()):
                 await asyncio.sleep(0.1)
         await bystanders.are_unharmed("hostile answers and idle connections", limit_mib=256)
-        for name in ANSWERS:
+        for name in answers():
             assert "step" not in status_of(await mallory.job(name)).get("progress", {})
         for _, writer in idle:
             writer.close()
