@@ -16,6 +16,7 @@ from llmtrain_devcluster.control_plane.build import (
     KUBERNETES_VERSION,
     linker_flags,
 )
+from llmtrain_devcluster.go_build.caches import keep_go_caches
 from llmtrain_devcluster.go_build.tools import (
     Progress,
     Tool,
@@ -74,9 +75,10 @@ def main() -> int:
     """Build missing programs and print the path of each."""
 
     def build() -> None:
-        for tools in _SETS:
-            folder = tools.build(tools.tools, print_progress)
-            print(*(folder / tool.name for tool in tools.tools), sep="\n")
+        with keep_go_caches():
+            for tools in _SETS:
+                folder = tools.build(tools.tools, print_progress)
+                print(*(folder / tool.name for tool in tools.tools), sep="\n")
 
     return build_command(build)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtrain_devcluster.go_build import golang, tools
+from llmtrain_devcluster.go_build import caches, golang, tools
 from llmtrain_devcluster.go_build.golang import GoMissingError
 from llmtrain_devcluster.go_build.tools import ModuleFolder, Tool, ToolSet
 
@@ -51,13 +51,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
         (old / "etcd").mkdir(parents=True)
         os.utime(old, (1000 - age, 1000 - age))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tools, "cache_root", lambda: root)
+        for module_of_root in (tools, caches):
+            patch.setattr(module_of_root, "cache_root", lambda: root)
         patch.setenv("GOPROXY", f"file://{root}/proxy")
         patch.setenv("GOSUMDB", "off")
         sums = tools.environment(base / "partial" / "x")
         download = [golang.find_go(print), "mod", "download", "example.com/m"]
         subprocess.run(download, cwd=module, env=sums, check=True)
-        assert (base / "go-mod").is_dir()
+        assert (root / "go" / "mod").is_dir()
         found = Built(wanted, module, base / wanted.build_hash(), [])
         found.build(found.lines.append)
         yield found
@@ -69,6 +70,24 @@ def test_a_build_leaves_binaries_and_nothing_else(built: Built) -> None:
     assert "small binaries ready" in built.lines[-1]
     kept = {"0" * 16, "build.lock", built.wanted.build_hash()}
     assert {path.name for path in built.folder.parent.iterdir()} == kept
+    assert [path.name for path in (built.folder.parent.parent / "go").iterdir()] == ["use.lock"]
+
+
+def test_caches_stay_while_another_build_uses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "cache_root", lambda: tmp_path)
+    module = Path(caches.go_caches()["GOMODCACHE"]) / "m"
+    with caches.keep_go_caches():
+        module.mkdir(parents=True)
+        with caches.keep_go_caches():
+            pass
+        assert module.is_dir()
+    assert not module.exists()
+    module.mkdir(parents=True)
+    with pytest.raises(tools.BuildError), caches.keep_go_caches():
+        raise tools.BuildError("the next build continues")
+    assert module.is_dir()
 
 
 def test_a_folder_of_a_module_is_kept_beside_the_programs(built: Built) -> None:
@@ -86,11 +105,10 @@ def test_changed_sources_are_other_programs(built: Built) -> None:
     assert built.wanted.build_hash() == before
 
 
-def test_fetched_modules_can_be_removed(tmp_path: Path) -> None:
+def test_fetched_modules_can_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Go makes them read-only by default, and a folder that nobody may write stays."""
+    monkeypatch.setattr(caches, "cache_root", lambda: tmp_path)
     environment = tools.environment(tmp_path / "partial" / "x")
-    assert environment["GOMODCACHE"] == str(tmp_path / "go-mod")
-    assert environment["GOCACHE"] == str(tmp_path / "go-build")
     proxy = tmp_path / "proxy" / "example.com" / "m" / "@v"
     module = tmp_path / "module"
     for folder in (proxy, module, tmp_path / "partial"):
@@ -100,7 +118,7 @@ def test_fetched_modules_can_be_removed(tmp_path: Path) -> None:
     environment |= {"GOPROXY": f"file://{tmp_path}/proxy", "GONOSUMDB": "*", "GOSUMDB": "off"}
     go = golang.find_go(print)
     subprocess.run([go, "mod", "download"], cwd=module, env=environment, check=True)
-    fetched = tmp_path / "go-mod" / "example.com" / "m@v1.0.0"
+    fetched = tmp_path / "go" / "mod" / "example.com" / "m@v1.0.0"
     assert fetched.stat().st_mode & stat.S_IWUSR
 
 

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from llmtrain_devcluster.file_lock import REPORT_EVERY_SECONDS, file_lock
+from llmtrain_devcluster.go_build.caches import go_caches, keep_go_caches
 from llmtrain_devcluster.go_build.golang import GoMissingError, find_go
 from llmtrain_devcluster.paths import cache_root
 from llmtrain_devcluster.processes import die_with_parent
@@ -97,7 +98,8 @@ class ToolSet:
         folder = self.folder()
         names = [*(tool.name for tool in wanted), *(part.name for part in self.folders)]
         if any(not (folder / name).exists() for name in names):
-            self._build(wanted, folder, progress)
+            with keep_go_caches():
+                self._build(wanted, folder, progress)
         return folder
 
     def _build(self, wanted: Sequence[Tool], folder: Path, progress: Progress) -> None:
@@ -124,8 +126,6 @@ class ToolSet:
                     (private / part.name).rename(folder / part.name)
             finally:
                 shutil.rmtree(private, ignore_errors=True)
-            for cache in _go_caches(folder.parent).values():
-                shutil.rmtree(cache, ignore_errors=True)
             _prune(folder)
             progress(f"{self.title} binaries ready after {time.monotonic() - started:.0f} s")
 
@@ -200,7 +200,6 @@ def print_progress(line: str) -> None:
 
 def environment(target: Path, toolchain: str = "local") -> dict[str, str]:
     """Return the environment of a build into `target`, a file in a folder below the cache."""
-    caches = _go_caches(target.parent.parent)
     return os.environ | {
         "GOTOOLCHAIN": toolchain,
         "CGO_ENABLED": "0",
@@ -209,13 +208,8 @@ def environment(target: Path, toolchain: str = "local") -> dict[str, str]:
         "GOFLAGS": "-modcacherw",
         "GOWORK": "off",
         "GOTMPDIR": str(target.parent),
-        **{name: str(path) for name, path in caches.items()},
+        **go_caches(),
     }
-
-
-def _go_caches(base: Path) -> dict[str, Path]:
-    """Return Go's caches, from which an interrupted build continues."""
-    return {"GOCACHE": base / "go-build", "GOMODCACHE": base / "go-mod"}
 
 
 def _prune(newest: Path) -> None:
