@@ -49,21 +49,24 @@ TIERS: dict[str, list[list[str]]] = {
         # One file has all tests of the live cluster, so that it is started once.
         [*PYTEST, "-n", "2", *FILES, "-m", "prometheus"],
     ],
-    "perf": [[*PYTEST, "-m", "perf", "-s"]],
     "e2e": [[*PYTEST, "-n", "2", *FILES, "-m", "e2e"]],
+    "perf": [[*PYTEST, "-m", "perf", "-s"]],
+    # One process each, and not at the same time: the machine has one Docker engine at a time.
     "kind": [
         [sys.executable, "-m", "llmtrain_kind.binaries"],
         [sys.executable, "-m", "llmtrain_monitoring.prometheus"],
-        # One process, because the machine has one Docker engine at a time.
         [*PYTEST, "-s", "-m", "kind"],
+    ],
+    "readme": [
+        [sys.executable, "-m", "llmtrain_kind.binaries"],
         [*PYTEST, "-s", "-m", "readme"],
     ],
 }
 
-BESIDE = {"kind": ("unit", "controlplane", "cluster")}
+BESIDE = {"kind": ("unit", "controlplane", "cluster"), "readme": ("monitoring", "e2e")}
 """Tiers that run beside others: from the start of the first of them to the end of the last. The
-nodes of kind and the control planes of the cluster tier wait most of the time. The torch tier needs
-the whole machine."""
+nodes of kind, the control planes of the cluster tier and the live cluster of the monitoring tier
+wait most of the time. The torch and perf tiers need the whole machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,3 +68,10 @@ def test_a_failure_ends_the_run_with_its_code(
 def test_an_unknown_tier_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert tiers.main(["lint", "units"]) == 2
     assert "no tier 'units'" in capfd.readouterr().err
+
+
+def test_one_tier_at_a_time_has_a_docker_engine() -> None:
+    assert not set(tiers.BESIDE["kind"]) & set(tiers.BESIDE["readme"])
+    assert {"kind", "readme"} == set(tiers.BESIDE)
+    (last,) = (name for name in tiers.TIERS if name in tiers.BESIDE["readme"][-1:])
+    assert last == "e2e" and [*tiers.TIERS].index(last) < [*tiers.TIERS].index("perf")
