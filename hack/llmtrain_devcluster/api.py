@@ -301,7 +301,7 @@ class Api:
         condition: Callable[[Object | None], bool],
         namespace: str | None = None,
         *,
-        seconds: float = 30.0,
+        seconds: float = 60.0,
         every: float = 0.1,
     ) -> Object:
         """Poll an object until `condition` is true; its argument is None if there is no object."""

@@ -18,9 +18,10 @@ from llmtrain_core.api.labels import FINALIZER
 from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import ScriptedNodes
+from tests.support.chart.garbage_collector import garbage_collector_knows_jobs
 from tests.support.chart.manifests import NAMESPACED, documents
 from tests.support.chart.released_operator import ReleasedOperators
-from tests.support.chart.releases import KEPT, Releases, restart_garbage_collector
+from tests.support.chart.releases import KEPT, Releases
 from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, job_object
 from tests.support.paths import ROOT
 
@@ -82,28 +83,12 @@ async def running_job(
         await harness.clear()
 
 
-async def garbage_collector_knows_jobs(harness: OperatorHarness) -> None:
-    """Wait until an object is deleted whose job does not exist.
-
-    The garbage collector looks for new kinds only every 30 s. It does not delete what is owned by
-    objects of a kind that came and went in between.
-    """
-    owner = {**await harness.job("first"), "metadata": {"name": "absent", "uid": "absent"}}
-    reference = {key: owner[key] for key in ("apiVersion", "kind")} | owner["metadata"]
-    metadata = {"name": "owned", "ownerReferences": [reference]}
-    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
-    api, where = harness.api, harness.namespace
-    await api.create("configmaps", body, where)
-    await api.wait_for("configmaps", "owned", lambda o: o is None, where, seconds=100)
-
-
 async def test_definitions_are_deleted_before_the_release(
     release_cluster: ControlPlane,
     releases: Releases,
     running_job: OperatorHarness,
 ) -> None:
-    await asyncio.to_thread(restart_garbage_collector, release_cluster)
-    await garbage_collector_knows_jobs(running_job)
+    await garbage_collector_knows_jobs(release_cluster, running_job)
     await run_shell(release_cluster, "kubectl delete -f crds/ --timeout=100s")
     while await running_job.children():
         await asyncio.sleep(0.2)

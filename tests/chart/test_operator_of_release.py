@@ -13,6 +13,7 @@ from llmtrain_core.api.crd import crds
 from llmtrain_devcluster.api import ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes, named
+from tests.support.chart.garbage_collector import garbage_collector_knows_jobs
 from tests.support.chart.manifests import NAMESPACED
 from tests.support.chart.released_operator import ACCOUNT, ReleasedOperators
 from tests.support.chart.releases import (
@@ -20,7 +21,6 @@ from tests.support.chart.releases import (
     DEFINITIONS,
     KEPT,
     Releases,
-    restart_garbage_collector,
 )
 from tests.support.operator_harness.harness import JOBS, SYSTEM, OperatorHarness, status_of
 
@@ -39,11 +39,11 @@ async def test_life_of_a_release_with_a_running_job(
     before = await releases.inventory()
     closed = {"networkPolicy": {"enabled": True}}  # the hook gets its own, and deletes it
     await releases.install("--wait", "--timeout=300s", values=closed)
-    await asyncio.to_thread(restart_garbage_collector, release_cluster)
     operator = await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
     await harness.phase("first", "Running", seconds=60)
+    await garbage_collector_knows_jobs(release_cluster, harness)
 
     done = await asyncio.to_thread(run_test, operator.metrics_port)
     assert done.stdout == "1 of 1 operators lead\n", done.stderr
@@ -84,6 +84,7 @@ async def test_definitions_that_are_not_kept_take_jobs_with_them(
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
     await harness.phase("first", "Running", seconds=60)
+    await garbage_collector_knows_jobs(release_cluster, harness)
     operator.kill()
     await releases.uninstall()
     await releases.becomes(before)

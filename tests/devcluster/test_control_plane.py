@@ -40,7 +40,7 @@ def mentions(folder: Path) -> list[str]:
     return found
 
 
-def wait_clean(folder: Path, port: int, seconds: float = 10.0) -> None:
+def wait_clean(folder: Path, port: int, seconds: float = 60.0) -> None:
     """Wait until no process, port or folder is left."""
     deadline = time.monotonic() + seconds
     while mentions(folder) or folder.exists() or accepts(port):
@@ -132,7 +132,7 @@ def test_two_at_once_leave_nothing() -> None:
         assert not accepts(port)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

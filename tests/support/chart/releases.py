@@ -13,7 +13,6 @@ from typing import Any
 from llmtrain_chart.helm import Major, run_helm
 from llmtrain_chart.paths import CHART
 from llmtrain_devcluster.api import Api, ApiStatusError, resource_path
-from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from tests.support.chart.manifests import CLUSTER_SCOPED, NAMESPACED
 
 DEFINITIONS = CLUSTER_SCOPED["CustomResourceDefinition"]
@@ -30,17 +29,6 @@ RESOURCES = (
     "llmtrain.dev/v1alpha1/llmtrainingjobs",
 )
 """Kinds of which the chart, Helm or a controller may create objects."""
-
-
-CONTROLLER_MANAGER = "kube-controller-manager"
-
-
-def restart_garbage_collector(cluster: ControlPlane) -> None:
-    """Start it again, so that it knows the kinds that exist: it looks for new ones every 30 s."""
-    pid = cluster.component_pid(CONTROLLER_MANAGER)
-    command = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
-    cluster.end_component(CONTROLLER_MANAGER)
-    cluster.run_component(CONTROLLER_MANAGER, command, {})
 
 
 class Releases:

@@ -61,7 +61,7 @@ class Queues:
     async def _create(self, resource: str, kind: str, spec: Object) -> None:
         body = {"apiVersion": API, "kind": kind, "metadata": {"name": self.name}, "spec": spec}
         # Right after the start of Kueue, the API server may not have connected to the webhook.
-        for _ in range(50):
+        for _ in range(300):
             try:
                 await self.api.create(resource, body)
                 break
@@ -98,7 +98,7 @@ class Queues:
         return {workload["metadata"]["name"]: workload for workload in found}
 
     async def become(
-        self, until: Callable[[dict[str, Object]], bool], seconds: float = 30.0
+        self, until: Callable[[dict[str, Object]], bool], seconds: float = 60.0
     ) -> dict[str, Object]:
         """Wait until the Workloads of the namespace are as wanted."""
         deadline = time.monotonic() + seconds
