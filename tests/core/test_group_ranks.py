@@ -8,8 +8,6 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-import torch.distributed as dist
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llmtrain_core.layout import DIMENSIONS, GROUP_LABELS, KIND_LABELS, GroupLabel, Layout
 from llmtrain_core.placement.place import describe
@@ -20,7 +18,6 @@ from llmtrain_core.plan.network.link_speed import CollectiveCostModel
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import FabricLevel
-from llmtrain_trainer.parallel.mesh import LABELS, Grid
 
 pytestmark = pytest.mark.unit
 
@@ -133,6 +130,12 @@ def test_the_trainer_creates_the_same_groups() -> None:
 
 def _groups_of_trainer(layout: Layout, near: int, rank: int) -> dict[GroupLabel, list[int]]:
     """The groups of one rank, by the label of its metrics; no other process is needed."""
+    # Every worker of the unit tier imports this file, and one of them needs torch.
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from llmtrain_trainer.parallel.mesh import LABELS, Grid
+
     dist.init_process_group("fake", rank=rank, world_size=layout.world_size, store=FakeStore())
     try:
         grid = Grid.build(layout, "cpu", SyncScheme(replicas_per_rack=near))
