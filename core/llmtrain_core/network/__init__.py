@@ -1,0 +1,1 @@
+"""The network of a job: what its nodes offer, and what its transfers show."""

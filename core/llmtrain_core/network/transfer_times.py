@@ -1,0 +1,109 @@
+"""The usual transfer times of a group, and how far recent ones deviate from them.
+
+A transfer time is the time of a collective, or of the network probe, without the waiting for the
+last rank: the least over the ranks of the group. Samples count in blocks of `BLOCK_SAMPLES`, of
+which the median is taken, so single slow steps have no effect.
+
+The usual time of a group is the lower quartile of its blocks. What is slow since the start of the
+job is usual by that: `LLMTrainCollectiveSlowerThanPlanned` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import log, sqrt
+from statistics import fmean, median
+
+from llmtrain_core.network.links import Group
+from llmtrain_core.network.localise import Observation
+
+BLOCK_SAMPLES = 10
+"""Sampled steps of a block. Greyhound (Wu et al., USENIX ATC 2025) asks for as many iterations."""
+MAX_BLOCKS = 100
+"""Blocks that are kept: as long as 1,000 sampled steps."""
+RECENT_BLOCKS = 2
+"""Blocks that are compared with the usual time."""
+LEAST_BLOCKS = 4
+"""Blocks without which a group has no usual time."""
+_MEDIAN_ERROR = 1.2533
+"""Standard error of a median over that of a mean, for normal samples."""
+_FROM_DEVIATION = 1.4826
+"""Standard deviation over the median absolute deviation, for normal samples."""
+_INDEPENDENT = 0.5
+"""Share of the samples that counts as independent: neighbours in time are alike."""
+_LEAST_ERROR = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBlock:
+    """Summary of consecutive samples of a group."""
+
+    seconds: float
+    """Median."""
+    error: float
+    """Standard error of its logarithm."""
+
+
+def block_of(samples: Sequence[float]) -> SampleBlock:
+    """Summarise transfer times in seconds. Raises ValueError if one is not positive."""
+    if not samples or min(samples) <= 0:
+        raise ValueError("a transfer time must be above 0 seconds")
+    logs = [log(value) for value in samples]
+    middle = median(logs)
+    deviation = _FROM_DEVIATION * median(abs(value - middle) for value in logs)
+    error = _MEDIAN_ERROR * deviation / sqrt(max(1.0, len(logs) * _INDEPENDENT))
+    return SampleBlock(median(samples), max(_LEAST_ERROR, error))
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The blocks of one group, operation and payload, oldest first."""
+
+    group: Group
+    blocks: tuple[SampleBlock, ...] = ()
+
+    def add(self, block: SampleBlock) -> History:
+        """Return this with one more block."""
+        return History(self.group, (*self.blocks, block)[-MAX_BLOCKS:])
+
+    def usual_seconds(self) -> float | None:
+        """Return the usual time, if there are enough blocks."""
+        if len(self.blocks) < LEAST_BLOCKS:
+            return None
+        ordered = sorted(block.seconds for block in self.blocks)
+        return ordered[(len(ordered) - 1) // 4]
+
+
+@dataclass(frozen=True, slots=True)
+class JobTimes:
+    """The transfer times of one job, by what was transferred, and group."""
+
+    job: str
+    histories: Mapping[tuple[str, str], History] = field(default_factory=dict)
+    """By (operation and payload, name of the group)."""
+
+    def observations(self) -> list[Observation]:
+        """Return how far the last blocks of each group deviate; nothing without a usual time.
+
+        Of several operations of a group, the one with the least relative error counts.
+        """
+        found: dict[str, Observation] = {}
+        for (_, name), history in self.histories.items():
+            usual = history.usual_seconds()
+            if usual is None:
+                continue
+            recent, group = history.blocks[-RECENT_BLOCKS:], history.group
+            ratio = fmean(log(block.seconds / usual) for block in recent)
+            error = sqrt(sum(block.error**2 for block in recent)) / len(recent)
+            if name not in found or error < found[name].error:
+                found[name] = Observation(name, self.job, group.label, group.links, ratio, error)
+        return list(found.values())
+
+
+def record(times: JobTimes, blocks: Iterable[tuple[str, str, Group, SampleBlock]]) -> JobTimes:
+    """Return the times with one more block of each group: (what, name, group, block)."""
+    histories = dict(times.histories)
+    for what, name, group, block in blocks:
+        histories[what, name] = histories.get((what, name), History(group)).add(block)
+    return JobTimes(times.job, histories)

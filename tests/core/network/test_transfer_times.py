@@ -1,0 +1,73 @@
+"""The usual transfer time of a group, and deviations from it."""
+
+from math import exp
+
+import pytest
+
+from llmtrain_core.network.links import Group
+from llmtrain_core.network.transfer_times import (
+    LEAST_BLOCKS,
+    MAX_BLOCKS,
+    History,
+    JobTimes,
+    SampleBlock,
+    block_of,
+    record,
+)
+
+GROUP = Group("dp", 0, frozenset({("a",), ("b",)}))
+
+pytestmark = pytest.mark.unit
+
+
+def times_of(*seconds: float, what: str = "probe", error: float = 0.02) -> JobTimes:
+    times = JobTimes("job")
+    for each in seconds:
+        times = record(times, [(what, "job dp0", GROUP, SampleBlock(each, error))])
+    return times
+
+
+def test_spikes_do_not_change_a_block() -> None:
+    calm = block_of([1.0, 1.01, 0.99, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0, 1.0])
+    spiked = block_of([1.0, 1.01, 0.99, 1.02, 0.98, 1.0, 1.01, 5.0, 1.0, 7.0])
+    assert spiked.seconds == pytest.approx(calm.seconds, rel=0.01)
+    assert spiked.error < 0.05
+
+
+@pytest.mark.parametrize("samples", [[], [1.0, 0.0], [-1.0]])
+def test_a_time_is_positive(samples: list[float]) -> None:
+    with pytest.raises(ValueError, match="above 0 seconds"):
+        block_of(samples)
+
+
+def test_a_few_blocks_say_nothing() -> None:
+    assert times_of(*[1.0] * (LEAST_BLOCKS - 1)).observations() == []
+    assert len(times_of(*[1.0] * LEAST_BLOCKS).observations()) == 1
+
+
+def test_recent_blocks_are_compared_with_the_usual_ones() -> None:
+    (found,) = times_of(*[1.0] * 8, 2.0, 2.0).observations()
+    assert exp(found.log_ratio) == pytest.approx(2.0)
+    assert (found.job, found.label, found.links) == ("job", "dp", GROUP.links)
+
+
+def test_one_slow_block_counts_half() -> None:
+    (found,) = times_of(*[1.0] * 8, 4.0).observations()
+    assert exp(found.log_ratio) == pytest.approx(2.0)
+
+
+def test_the_operation_with_the_least_error_counts() -> None:
+    noisy = [("all_gather", "job dp0", GROUP, SampleBlock(1.0, 0.2))] * 8
+    times = times_of(*[1.0] * 8, 3.0, 3.0)
+    for block in noisy:
+        times = record(times, [block])
+    (found,) = times.observations()
+    assert exp(found.log_ratio) == pytest.approx(3.0)
+
+
+def test_old_blocks_are_forgotten() -> None:
+    history = History(GROUP)
+    for number in range(MAX_BLOCKS + 5):
+        history = history.add(SampleBlock(1.0 + number, 0.02))
+    assert len(history.blocks) == MAX_BLOCKS
+    assert history.blocks[0].seconds == 6.0

@@ -1,0 +1,1 @@
+"""Simulated transfer times of jobs on fabrics with slow links."""
