@@ -193,6 +193,7 @@ OWNER = {
 }
 CONTAINER = {"name": "main", "image": "example.com/x:1"}
 POD: Object = {"containers": [CONTAINER]}
+WITH_SECRET = {**POD, "volumes": [{"name": "s", "secret": {"secretName": "bootstrap-token"}}]}
 PODS: dict[str, tuple[Object, list[Object], str]] = {
     "of a job": (POD, [OWNER], ""),
     "without owner": (POD, [], "whose controller is an LLMTrainingJob"),
@@ -222,6 +223,7 @@ PODS: dict[str, tuple[Object, list[Object], str]] = {
         [OWNER],
         "no privileged containers",
     ),
+    "a Secret": (WITH_SECRET, [OWNER], ""),
     "another account": ({**POD, "serviceAccountName": "root"}, [OWNER], "account default only"),
 }
 
@@ -231,7 +233,7 @@ async def test_the_token_of_the_operator_creates_pods_of_jobs_only(
     policies: Releases, release_cluster: ControlPlane, team: str
 ) -> None:
     async with release_cluster.client(f"{ACCOUNT}operator") as api:
-        for namespace in (team, "kube-system"):
+        for namespace in (team, "default"):
             await policies.api.wait_for(
                 "serviceaccounts", "default", lambda o: o is not None, namespace
             )
@@ -239,6 +241,9 @@ async def test_the_token_of_the_operator_creates_pods_of_jobs_only(
             for case, (spec, owners, text) in PODS.items():
                 found = await settled(create_pod(api, namespace, spec, owners), text)
                 assert ("403" in found) == bool(text), case
+        _, owners, _ = PODS["of a job"]
+        system = create_pod(api, "kube-system", WITH_SECRET, owners)
+        await settled(system, "no pods in namespaces of Kubernetes")
         await create_account(policies.api, "open")
         spec, owners, _ = PODS["another account"]
         await settled(create_pod(api, "open", spec, owners), "")

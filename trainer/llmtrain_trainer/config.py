@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtrain_core.api.base import duration_seconds
-from llmtrain_core.api.defaults import HANG_TIMEOUT
+from llmtrain_core.api.defaults import HANG_TIMEOUT, TERMINATION_GRACE_SECONDS
 from llmtrain_core.api.job import (
     Architecture,
     Data,
@@ -165,6 +165,8 @@ class RunConfig:
     """Seconds that ranks wait for each other at the start."""
     max_restarts_in_place: int
     """Most restarts in the same pods, in a row without a newer checkpoint."""
+    grace_seconds: int = TERMINATION_GRACE_SECONDS
+    """Seconds between SIGTERM and SIGKILL of the pod."""
     network_probe_steps: int | None = None
     """Steps between two network probes; None for no probes."""
     init_from: str | None = None
@@ -266,6 +268,7 @@ def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunCon
         if training.collective_probe
         else None,
         max_restarts_in_place=policy.max_restarts_in_place,
+        grace_seconds=job.spec.workers.grace_seconds,
         namespace=namespace,
         model=(model.preset if model else None) or CUSTOM_MODEL,
     )

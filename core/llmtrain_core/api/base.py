@@ -138,6 +138,9 @@ def _schema_extras(schema: dict[str, Any], model: type[BaseModel]) -> None:
     rules: tuple[Rule, ...] = getattr(model, "cel_rules", ())
     if rules:
         schema["x-kubernetes-validations"] = [rule.schema() for rule in rules]
+    if issubclass(model, OneOf):
+        fields = sum(field.is_required() for field in model.model_fields.values()) + 1
+        schema |= {"minProperties": fields, "maxProperties": fields}
     for name, field in model.model_fields.items():
         if field.default_factory is not None:
             default = field.get_default(call_default_factory=True, validated_data={})
@@ -187,6 +190,25 @@ class ApiModel(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the model in the format of a manifest: camelCase, without absent fields."""
         return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
+class OneOf(ApiModel):
+    """Base class of models that have exactly one of their optional fields, which have no defaults.
+
+    The schema says so by the number of properties, which costs the API server less than a rule.
+    """
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        optional = {
+            name: field.alias or name
+            for name, field in type(self).model_fields.items()
+            if not field.is_required()
+        }
+        if sum(getattr(self, name) is not None for name in optional) != 1:
+            *most, last = optional.values()
+            raise invalid(f"set exactly one of {', '.join(most)} and {last}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

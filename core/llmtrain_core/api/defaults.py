@@ -34,7 +34,10 @@ MESSAGE_LENGTH = 1024
 FIRST_RETRYABLE_EXIT_CODE = 128
 """Exit codes from here on are signals, lost peers and hangs: the next attempt may succeed."""
 TERMINATION_GRACE_SECONDS = 30
-"""Seconds between SIGTERM and SIGKILL of a pod."""
+"""Default and minimum of `spec.workers.terminationGracePeriodSeconds`."""
+MAX_TERMINATION_GRACE_SECONDS = 120
+"""Maximum of `spec.workers.terminationGracePeriodSeconds`. A stopped job holds its nodes for so
+long, and the queue expects them back within this time."""
 TERMINATION_MESSAGE_BYTES = 4096
 """Maximum size of a termination message; the kubelet drops the rest."""
 

@@ -62,6 +62,10 @@ RUNTIME_SUFFIX = "_VISIBLE_DEVICES"
 """Variables by which container runtimes choose the devices that they give to a container. A value
 of the user replaces that of the device plugin, so a job cannot set them."""
 
+RESERVED_PREFIXES = (PREFIX, RUNTIME_PREFIX, "LD_", "AMD_", "ASCEND_", "HABANA_")
+"""Starts of variables that `workers.envFrom` cannot have: the operator does not see the keys that
+follow. The last three are those of container runtimes that read `RUNTIME_SUFFIX`."""
+
 LIBRARY_VARIABLES = frozenset(
     {
         "NVIDIA_TF32_OVERRIDE",
@@ -96,6 +100,8 @@ RUNTIME_PATHS = tuple(
 runtime takes the names of files in the first one as the devices of the container."""
 VOLUME_PREFIX = "llmtrain-"
 """Prefix of the operator's volume names; volumes of a job cannot have it."""
+TRAINER_CONTAINER = "trainer"
+"""Name of the container that trains. Init containers of a job cannot have it."""
 HTTP_PORT = 9400
 STATUS_PATH = "/status"
 METRICS_PATH = "/metrics"

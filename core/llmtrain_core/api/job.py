@@ -22,21 +22,14 @@ from llmtrain_core.api.base import (
     list_set,
     without_nulls,
 )
+from llmtrain_core.api.containers import EnvVar, Resources
 from llmtrain_core.api.data import Chat, Data, DataSource, Tokenizer
 from llmtrain_core.api.defaults import MAX_NODES
 from llmtrain_core.api.model import Architecture, Model
 from llmtrain_core.api.policies import FailurePolicy, FailureRule, RunPolicy
 from llmtrain_core.api.training import GradientSync, Lora, Optimizer, Schedule, Training
-from llmtrain_core.api.workers import (
-    ClaimVolume,
-    ConfigMapVolume,
-    EmptyDirVolume,
-    EnvVar,
-    Resources,
-    Toleration,
-    Volume,
-    Workers,
-)
+from llmtrain_core.api.volumes import ClaimVolume, ConfigMapVolume, EmptyDirVolume, Volume
+from llmtrain_core.api.workers import Toleration, Workers
 
 __all__ = [
     "Architecture",

@@ -18,3 +18,19 @@ REPLACE = "llmtrain.dev/replace"
 next checkpoint."""
 ALLOW_OVER_MEMORY = "llmtrain.dev/allow-over-memory"
 """Annotation of a job, set by the user: "true" accepts a job that does not fit by the plan."""
+
+DOMAINS = ("llmtrain.dev", "kueue.x-k8s.io")
+"""Domains of labels and annotations of pods that only the operator sets."""
+NODE_ACCESS = (
+    "cdi.k8s.io",
+    "io.kubernetes.cri-o",
+    "devices.gke.io",
+    *(
+        f"{kind}.{domain}"
+        for kind in ("devices", "mounts", "cdi-devices")
+        for domain in ("nri.io", "noderesource.dev")
+    ),
+)
+"""Domains of annotations of pods by which a container runtime gives a pod devices or mounts of its
+node that it does not request. Sources: the Container Device Interface (`cdi.k8s.io`), CRI-O
+(`io.kubernetes.cri-o.Devices`), and the device injectors of containerd/nri and of GKE."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from llmtrain_core.api.base import (
     LABEL_KEY,
@@ -12,102 +12,49 @@ from llmtrain_core.api.base import (
     ExtendedResource,
     LabelKey,
     Labels,
-    Name,
     ObjectName,
-    Quantities,
     Quantity,
     Rule,
-    Text,
     keys_match,
     list_map,
     quantity_value,
+    without_nulls,
 )
-from llmtrain_core.api.defaults import GPU_RESOURCE, MAX_NODES, SHM_SIZE
+from llmtrain_core.api.containers import (
+    Arguments,
+    Command,
+    Image,
+    InitContainers,
+    Resources,
+    Variables,
+    VariableSources,
+)
+from llmtrain_core.api.defaults import (
+    GPU_RESOURCE,
+    MAX_NODES,
+    MAX_TERMINATION_GRACE_SECONDS,
+    SHM_SIZE,
+    TERMINATION_GRACE_SECONDS,
+)
+from llmtrain_core.api.volumes import Volume
 
-_MOUNT_PATH = r"^(/([^/.:\x00-\x1f]|\.[^/.:\x00-\x1f]|\.\.[^/:\x00-\x1f])[^/:\x00-\x1f]*)+$"
-"""Paths have no empty segments, `.` or `..`, so that equal paths are equal strings."""
+Annotations = Annotated[
+    dict[str, Annotated[str, Field(max_length=8192)]],
+    Field(max_length=32),
+    BeforeValidator(without_nulls),
+]
+GraceSeconds = Annotated[int, Field(ge=TERMINATION_GRACE_SECONDS, le=MAX_TERMINATION_GRACE_SECONDS)]
 Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
 
 
-class EnvVar(ApiModel):
-    """An environment variable."""
-
-    name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    """Name of the variable. Rejected are variables of the pod contract (LLMTRAIN_* except
-    LLMTRAIN_METRICS; MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK, LOCAL_RANK, NODE_RANK,
-    LOCAL_WORLD_SIZE; PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_ADDR,
-    PET_MASTER_PORT), LD_PRELOAD, and those by which a container runtime chooses devices (NVIDIA_*,
-    *_VISIBLE_DEVICES). Accepted are NVIDIA_TF32_OVERRIDE, CUDA_VISIBLE_DEVICES,
-    HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES and ASCEND_RT_VISIBLE_DEVICES."""
-    value: Annotated[str, Field(max_length=32768)] = ""
-    """Value of the variable."""
-
-
-class Resources(ApiModel):
-    """Resource requests and limits of the container, without GPUs."""
-
-    requests: Quantities | None = None
-    """Requested amounts by resource name."""
-    limits: Quantities | None = None
-    """Limits by resource name."""
-
-    cel_rules: ClassVar[tuple[Rule, ...]] = tuple(
-        keys_match(field, field, LABEL_KEY, "the name of a resource is cpu, memory or DOMAIN/NAME")
-        for field in ("requests", "limits")
-    )
-
-
-class ClaimVolume(ApiModel):
-    """PersistentVolumeClaim in the namespace of the job."""
-
-    claim_name: ObjectName
-    """Name of the PersistentVolumeClaim."""
-    read_only: bool = False
-    """Mount the volume read-only."""
-
-
-class ConfigMapVolume(ApiModel):
-    """ConfigMap in the namespace of the job."""
+class RegistrySecret(ApiModel):
+    """A Secret in the namespace of the job with credentials of a registry."""
 
     name: ObjectName
-    """Name of the ConfigMap."""
+    """Name of the Secret."""
 
 
-class EmptyDirVolume(ApiModel):
-    """Empty directory with the lifetime of the pod."""
-
-    size_limit: Quantity | None = None
-    """Maximum size."""
-
-
-class Volume(ApiModel):
-    """A volume and its mount. Exactly one volume type must be set."""
-
-    name: Name
-    """Name of the volume. Must be unique in the job."""
-    mount_path: Annotated[str, Field(min_length=2, max_length=1024, pattern=_MOUNT_PATH)]
-    """Mount path in the container: an absolute path without empty segments, `.` or `..`. Rejected
-    are folders of the pod contract (/etc/llmtrain, /var/lib/llmtrain, /tmp, /dev, /proc, /sys), of
-    the container runtime (nvidia-container-devices and secrets/kubernetes.io in /run and /var/run)
-    and, without command, of the trainer image (/opt/llmtrain, /bin, /sbin, /lib, /lib64, /usr/bin,
-    /usr/lib, /usr/local/bin, /usr/local/lib), and folders above or below them."""
-    persistent_volume_claim: ClaimVolume | None = None
-    """PersistentVolumeClaim to mount."""
-    config_map: ConfigMapVolume | None = None
-    """ConfigMap to mount."""
-    empty_dir: EmptyDirVolume | None = None
-    """Empty directory to mount."""
-
-    cel_rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "(has(self.persistentVolumeClaim) ? 1 : 0) + (has(self.configMap) ? 1 : 0)"
-            " + (has(self.emptyDir) ? 1 : 0) == 1",
-            "set exactly one of persistentVolumeClaim, configMap and emptyDir",
-            holds=lambda self: (
-                (self.persistent_volume_claim, self.config_map, self.empty_dir).count(None) == 2
-            ),
-        ),
-    )
+PullSecrets = Annotated[list[RegistrySecret], Field(max_length=16), list_map("name")]
 
 
 class Toleration(ApiModel):
@@ -147,15 +94,27 @@ class Workers(ApiModel):
     """Number of GPUs, and of ranks, per node."""
     gpu_resource: ExtendedResource = GPU_RESOURCE
     """Extended resource of the GPUs."""
-    image: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[!-~]+$")]
+    image: Image
     """Container image."""
-    command: Annotated[list[Text], Field(min_length=1, max_length=256)] | None = None
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When the images of the pods are pulled. If absent: always for the tag latest, else if the
+    node does not have the image."""
+    image_pull_secrets: PullSecrets | None = None
+    """Secrets with which the images of the pods are pulled. If absent: those of the service
+    account."""
+    command: Command | None = None
     """Command of a third-party trainer (torchrun, Megatron, torchtitan). If set, model, data and
     training are optional."""
-    args: Annotated[list[Text], Field(max_length=256)] | None = None
+    args: Arguments | None = None
     """Arguments of the command."""
-    env: Annotated[list[EnvVar], Field(max_length=256), list_map("name")] | None = None
+    env: Variables | None = None
     """Additional environment variables."""
+    env_from: VariableSources | None = None
+    """Additional environment variables from all keys of Secrets and ConfigMaps. Variables of env
+    and of the pod contract take precedence."""
+    init_containers: InitContainers | None = None
+    """Containers that run one after the other before the trainer starts. They count towards
+    failurePolicy.startupTimeout."""
     resources: Resources | None = None
     """Resource requests and limits of each pod, without GPUs. Without a limit of ephemeral-storage,
     what the pod writes to /tmp and /var/lib/llmtrain can fill the disk of the node."""
@@ -170,7 +129,31 @@ class Workers(ApiModel):
     node_selector: Labels | None = None
     """Labels that a node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = None
-    """Tolerations of the pods."""
+    """Tolerations of the pods. Taints with the name of a device that the pods request are
+    tolerated in any case."""
+    service_account_name: ObjectName | None = None
+    """Service account of the pods. Defaults to that named default. With the admission policy of the
+    chart, the namespace needs the label llmtrain.dev/allow-service-accounts=true."""
+    automount_service_account_token: bool | None = None
+    """Mount a token of the service account for the API server. If absent: false."""
+    pod_labels: Labels | None = None
+    """Additional labels of the pods. Rejected are app.kubernetes.io/managed-by and the domains
+    llmtrain.dev and kueue.x-k8s.io."""
+    pod_annotations: Annotations | None = None
+    """Additional annotations of the pods, such as k8s.v1.cni.cncf.io/networks. Rejected are the
+    domains llmtrain.dev and kueue.x-k8s.io, and those by which a container runtime gives a pod
+    devices or mounts of the node (cdi.k8s.io, io.kubernetes.cri-o, devices.gke.io, and devices,
+    mounts and cdi-devices of nri.io and noderesource.dev)."""
+    runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the pods."""
+    termination_grace_period_seconds: GraceSeconds | None = None
+    """Seconds between SIGTERM and SIGKILL of a pod, 30 if absent. The trainer saves a checkpoint
+    meanwhile."""
+
+    @property
+    def grace_seconds(self) -> int:
+        """Seconds between SIGTERM and SIGKILL of a pod."""
+        return self.termination_grace_period_seconds or TERMINATION_GRACE_SECONDS
 
     @property
     def has_read_only_root(self) -> bool:

@@ -34,13 +34,17 @@ def extra_resources(workers: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict
     """Return what a job needs per node besides GPUs: CPU, memory, RDMA devices.
 
     The arguments are `workers` and `network.rdma` as a manifest writes them. Shared memory is part
-    of the memory, as in `Workers.memory_request`.
+    of the memory, as in `Workers.memory_request`. Init containers run before the trainer, so a pod
+    requests the larger amount of the two.
     """
     devices = {str(rdma["resource"]): int(rdma.get("count", 1))} if rdma else {}
     shared = amounts({MEMORY: workers.get("shmSize", SHM_SIZE)})
-    requests = container_requests(workers.get("resources") or {})
-    memory = max(requests.get(MEMORY, 0), shared.get(MEMORY, 0))
-    return {**requests, MEMORY: memory, **devices}
+    needs = container_requests(workers.get("resources") or {})
+    needs[MEMORY] = max(needs.get(MEMORY, 0), shared.get(MEMORY, 0))
+    for container in workers.get("initContainers") or ():
+        for name, amount in container_requests(container.get("resources") or {}).items():
+            needs[name] = max(needs.get(name, 0), amount)
+    return {**needs, **devices}
 
 
 def node_needs(gpu_resource: str, gpus: int, extra: Mapping[str, int]) -> dict[str, int]:

@@ -33,7 +33,7 @@ __all__ = [
     "problems_of",
 ]
 
-_MAPS = frozenset({"nodeSelector", "requests", "limits", "nccl"})
+_MAPS = frozenset({"nodeSelector", "requests", "limits", "nccl", "podLabels", "podAnnotations"})
 
 _CONVERSATIONS = frozenset({"auto", "jsonl", "tokens"})
 

@@ -1,4 +1,4 @@
-"""Checks of the pods of a job: variables, volumes, memory and devices."""
+"""Checks of the pods of a job: volumes, memory and devices."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from llmtrain_core.api import env
 from llmtrain_core.api.base import quantity_value
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.job import JobSpec
-from llmtrain_core.api.workers import EnvVar, Volume
+from llmtrain_core.api.volumes import Volume
 from llmtrain_core.images import TRAINER_PATHS
+from llmtrain_core.validation.containers import (
+    environment_problems,
+    init_container_problems,
+    resource_problems,
+)
+from llmtrain_core.validation.pod_metadata import metadata_problems
 from llmtrain_core.validation.problem import Problem
 
 MIN_SHM_SIZE = "1Mi"
@@ -19,32 +25,16 @@ MIN_SHM_SIZE = "1Mi"
 def pod_problems(spec: JobSpec) -> Iterator[Problem]:
     """Yield what a job may not set in its pods, and what contradicts itself there."""
     workers = spec.workers
-    for index, variable in enumerate(workers.env or ()):
-        yield from _variable_problems(f"spec.workers.env[{index}].name", variable)
+    yield from environment_problems("spec.workers", workers.env, workers.env_from)
+    for index, container in enumerate(workers.init_containers or ()):
+        yield from init_container_problems(f"spec.workers.initContainers[{index}]", container)
+    yield from metadata_problems(workers)
     for index, volume in enumerate(workers.volumes or ()):
         field = f"spec.workers.volumes[{index}]"
         yield from _volume_problems(field, volume, own_image=workers.command is not None)
     yield from _shared_memory_problems(spec)
-    yield from _resource_problems(spec)
-
-
-def _variable_problems(field: str, variable: EnvVar) -> Iterator[Problem]:
-    name = variable.name
-    ours = name.startswith(env.PREFIX) and name not in env.SETTABLE
-    if ours or name in env.OWNED:
-        message = f"{name} is reserved for the pod contract"
-        yield Problem(Reason.FORBIDDEN, field, message, "remove the variable")
-    elif _chooses_devices(name):
-        message = f"{name} tells the container runtime which devices of the node the pod gets"
-        remedy = "remove the variable; the pod gets the devices that it requests"
-        yield Problem(Reason.FORBIDDEN, field, message, remedy)
-
-
-def _chooses_devices(name: str) -> bool:
-    """Return True if a container runtime reads the variable."""
-    if name in env.LIBRARY_VARIABLES:
-        return False
-    return name.startswith(env.RUNTIME_PREFIX) or name.endswith(env.RUNTIME_SUFFIX)
+    yield from _device_problems(spec)
+    yield from resource_problems("spec.workers.resources", workers.resources)
 
 
 def _volume_problems(field: str, volume: Volume, *, own_image: bool) -> Iterator[Problem]:
@@ -104,12 +94,8 @@ def _shared_memory_problems(spec: JobSpec) -> Iterator[Problem]:
         )
 
 
-def _resource_problems(spec: JobSpec) -> Iterator[Problem]:
+def _device_problems(spec: JobSpec) -> Iterator[Problem]:
     resources = spec.workers.resources
-    requests, limits = (
-        (resources and resources.requests) or {},
-        (resources and resources.limits) or {},
-    )
     devices = {spec.workers.gpu_resource: "workers.gpusPerNode"}
     rdma = spec.network.rdma if spec.network else None
     if rdma is not None and rdma.resource in devices:
@@ -121,28 +107,14 @@ def _resource_problems(spec: JobSpec) -> Iterator[Problem]:
         )
     elif rdma is not None:
         devices[rdma.resource] = "network.rdma.count"
-    for kind, amounts in (("requests", requests), ("limits", limits)):
+    for kind, amounts in (
+        ("requests", (resources and resources.requests) or {}),
+        ("limits", (resources and resources.limits) or {}),
+    ):
         for resource in devices.keys() & amounts.keys():
             yield Problem(
                 Reason.FORBIDDEN,
                 f"spec.workers.resources.{kind}.{resource}",
                 f"{resource} is set from {devices[resource]}",
                 "remove the entry",
-            )
-    for resource in sorted(requests):
-        if "/" in resource and limits.get(resource) != requests[resource]:
-            yield Problem(
-                Reason.INVALID_SPEC,
-                f"spec.workers.resources.requests.{resource}",
-                f"the request of the extended resource {resource} must equal its limit",
-                "set the same amount under limits, or only the limit",
-            )
-        elif resource in limits and quantity_value(requests[resource]) > quantity_value(
-            limits[resource]
-        ):
-            yield Problem(
-                Reason.INVALID_SPEC,
-                f"spec.workers.resources.requests.{resource}",
-                f"{requests[resource]} is more than the limit of {limits[resource]}",
-                "raise the limit or lower the request",
             )

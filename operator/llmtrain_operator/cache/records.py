@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from math import inf
 
 from llmtrain_core.api import labels
-from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.topology.inventory import Node, node_from_raw
@@ -21,14 +20,9 @@ from llmtrain_core.topology.resources import (
     pod_requests,
 )
 from llmtrain_core.validation.problem import Problem
-from llmtrain_operator.cache.job import JobView, Raw, parse_time
-from llmtrain_operator.manifests.pod import CONTAINER
+from llmtrain_operator.cache.job import JobView, Raw
+from llmtrain_operator.cache.pod_state import ENDED_PHASES, read_state, seconds_of
 
-_QUOTA_REVOKED = "TerminationTarget"
-"""Condition of a pod whose quota Kueue revokes."""
-_DEADLINE = "DeadlineExceeded"
-_DISRUPTIONS = frozenset({"DisruptionTarget", _QUOTA_REVOKED})
-_ENDED = frozenset({"Succeeded", "Failed"})
 STUCK_SECONDS = 120.0
 """A pod that exists this long after its grace period is not waited for any more."""
 
@@ -83,11 +77,13 @@ class PodRecord:
     pulled after that."""
     has_sidecar: bool = False
     """Whether other containers, such as those that a webhook adds, outlive the trainer."""
+    failed_init: str = ""
+    """Name of the init container of the job that failed; exit code and message are its own."""
 
     @property
     def trainer_ended(self) -> bool:
         """Whether its trainer has terminated. Other containers do not decide about the job."""
-        return self.phase in _ENDED
+        return self.phase in ENDED_PHASES
 
     @property
     def ended(self) -> bool:
@@ -175,30 +171,11 @@ class PriorityRecord:
     """Whether jobs of the class may preempt others."""
 
 
-@dataclass(slots=True)
-class _Conditions:
-    """What the conditions of a pod say."""
-
-    reason: str
-    message: str
-    disruption: str
-    ready: bool = False
-    evicted_by_queue: bool = False
-    disrupted: bool = False
-    setting_up: bool = False
-    refused_since: str = ""
-    bound_at: float = 0.0
-
-
 def pod_record(raw: Raw) -> PodRecord:
     """Read a pod of a job. Its labels may be invalid."""
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
     tags = metadata.get("labels") or {}
-    reason, message, exit_code, finished = _end(status)
-    if reason in ("", "PodInitializing"):
-        reason, message = _init_waiting(status) or (reason, message)
-    found = _conditions(status, reason, message)
-    bound, phase = bool(spec.get("nodeName")), status.get("phase", "Pending")
+    bound, found = bool(spec.get("nodeName")), read_state(spec, status)
     return PodRecord(
         uid=metadata["uid"],
         name=metadata["name"],
@@ -209,110 +186,27 @@ def pod_record(raw: Raw) -> PodRecord:
         index=read_number(tags.get(labels.NODE_INDEX)),
         node=sys.intern(spec.get("nodeName") or _pinned(spec)),
         bound=bound,
-        phase=sys.intern(_result(phase, exit_code, found.disruption or status.get("reason", ""))),
+        phase=sys.intern(found.result),
         ready=found.ready,
         deleting="deletionTimestamp" in metadata,
         reason=found.reason,
         disruption=found.disruption,
         message=found.message[:TERMINATION_MESSAGE_BYTES],
-        exit_code=exit_code,
-        finished=finished,
+        exit_code=found.exit_code,
+        finished=found.finished,
         address=status.get("podIP", ""),
         resources=compact(pod_requests(spec)),
         gated=bool(spec.get("schedulingGates")),
         refused_since=found.refused_since,
         evicted_by_queue=found.evicted_by_queue,
-        ends_by=_seconds(metadata.get("deletionTimestamp")),
-        rejected=bound and phase == "Failed" and not found.disrupted and _never_ran(status),
+        ends_by=seconds_of(metadata.get("deletionTimestamp")),
+        rejected=bound and found.rejected,
         over_limit=found.disruption == "Evicted" and not found.disrupted,
         bound_at=found.bound_at,
         setting_up=found.setting_up,
-        has_sidecar=exit_code is not None and phase not in _ENDED,
+        has_sidecar=found.has_sidecar,
+        failed_init=found.failed_init,
     )
-
-
-def _conditions(status: Raw, reason: str, message: str) -> _Conditions:
-    # activeDeadlineSeconds of a pod is no disruption: its next run would end the same way.
-    cause = status.get("reason", "")
-    found = _Conditions(reason, message, "" if cause == _DEADLINE else cause)
-    for condition in status.get("conditions") or ():
-        kind, holds = condition["type"], condition["status"]
-        if kind == "Ready":
-            found.ready = holds == "True"
-        elif kind in _DISRUPTIONS and holds == "True":
-            found.disruption = found.disruption or condition.get("reason") or kind
-            found.disrupted = True
-            found.evicted_by_queue = found.evicted_by_queue or kind == _QUOTA_REVOKED
-        elif kind == "PodReadyToStartContainers":
-            found.setting_up = holds == "False"
-        elif kind == "PodScheduled" and holds == "True":
-            found.bound_at = _seconds(condition.get("lastTransitionTime"))
-        elif kind == "PodScheduled" and holds == "False" and not found.reason:
-            found.reason, found.message = condition.get("reason", ""), condition.get("message", "")
-            if found.reason == Reason.UNSCHEDULABLE and not status.get("nominatedNodeName"):
-                found.refused_since = condition.get("lastTransitionTime") or ""
-    return found
-
-
-def _never_ran(status: Raw) -> bool:
-    """Return True if no container of a pod has started, and no limit of the pod's time ended it."""
-    statuses = [
-        *(status.get("initContainerStatuses") or ()),
-        *(status.get("containerStatuses") or ()),
-    ]
-    started = ("running", "terminated")
-    return status.get("reason") != _DEADLINE and not any(
-        key in (container.get("state") or {}) for container in statuses for key in started
-    )
-
-
-def _result(phase: str, exit_code: int | None, cause: str) -> str:
-    """Return the phase of a pod by the exit code of its trainer, None if it has not ended.
-
-    The kubelet waits for all containers, and fails the pod if any of them fails. `cause` is why
-    the cluster ended the pod, which no exit code makes a success.
-    """
-    if exit_code is None or (phase == "Failed" and cause):
-        return phase
-    return "Failed" if exit_code else "Succeeded"
-
-
-def _end(status: Raw) -> tuple[str, str, int | None, str]:
-    """Return reason, message, exit code and end of the trainer.
-
-    As long as it has not ended: the reason why it, or else another container, has not started.
-    """
-    reason, message = status.get("reason", ""), status.get("message", "")
-    own = message if reason else ""
-    containers = status.get("containerStatuses") or ()
-    for container in sorted(containers, key=lambda found: found.get("name") != CONTAINER):
-        state = container.get("state") or {}
-        if "terminated" in state and container.get("name") == CONTAINER:
-            ended = state["terminated"]
-            return (
-                reason or ended.get("reason", ""),
-                own or ended.get("message", "") or message,
-                ended.get("exitCode"),
-                ended.get("finishedAt") or "",
-            )
-        if "waiting" in state and not reason:
-            reason = state["waiting"].get("reason", "")
-            message = state["waiting"].get("message", "")
-    return reason, message, None, ""
-
-
-def _init_waiting(status: Raw) -> tuple[str, str] | None:
-    """Return why an init container or a sidecar waits, such as for its image; None if none does."""
-    for container in status.get("initContainerStatuses") or ():
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason", "") not in ("", "PodInitializing"):
-            return waiting["reason"], waiting.get("message", "")
-    return None
-
-
-def _seconds(timestamp: str | None) -> float:
-    """Return an API timestamp in seconds since the epoch; 0 without one."""
-    return parse_time(timestamp).timestamp() if timestamp else 0.0
 
 
 def owner_of(metadata: Raw) -> str:

@@ -1,7 +1,7 @@
 """The pod of one node of a gang, as a dictionary.
 
-It satisfies the Pod Security level *restricted* and mounts neither a service account token nor a
-host path.
+It satisfies the Pod Security level *restricted* and mounts no host path. It has a service account
+token only if the job asks for one.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ from typing import Any
 
 from llmtrain_core.api import env, labels
 from llmtrain_core.api.base import Quantity
-from llmtrain_core.api.defaults import TERMINATION_GRACE_SECONDS
-from llmtrain_core.api.job import Volume, Workers
+from llmtrain_core.api.containers import EnvFromSource, EnvVar, InitContainer, ResourceAmounts
+from llmtrain_core.api.workers import Workers
 from llmtrain_core.placement import device_tolerations
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.manifests.volumes import make_mounts, make_volumes
 
 Object = dict[str, Any]
 
 USER = 65532
-CONTAINER = "trainer"
-JOB_VOLUME, WORK_VOLUME, TMP_VOLUME, SHM_VOLUME = (
-    f"{env.VOLUME_PREFIX}{name}" for name in ("job", "work", "tmp", "shm")
-)
 _NO_NODE = "none"
 DEFAULT_COMMAND = ("python", "-m", "llmtrain_trainer.launch")
 PROFILES: Mapping[str, Mapping[str, str]] = {
@@ -63,9 +60,9 @@ def make_pod(
         "hostname": name,
         "subdomain": identity.name,
         "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
+        "automountServiceAccountToken": bool(workers.automount_service_account_token),
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+        "terminationGracePeriodSeconds": workers.grace_seconds,
         "securityContext": {
             "runAsNonRoot": True,
             **({"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER} if fixed_user else {}),
@@ -74,8 +71,14 @@ def make_pod(
         },
         "affinity": _node_affinity(nodes[index]),
         "containers": [_container(job, identity, attempt, index)],
-        "volumes": _volumes(workers, identity.config_map(attempt)),
+        "volumes": make_volumes(workers, identity.config_map(attempt)),
+        **_optional_fields(workers),
     }
+    if workers.init_containers:
+        contract = _contract(job, identity, attempt, index)
+        spec["initContainers"] = [
+            _init_container(container, workers, contract) for container in workers.init_containers
+        ]
     if workers.node_selector:
         spec["nodeSelector"] = dict(workers.node_selector)
     devices = device_tolerations(spec["containers"][0]["resources"]["limits"])
@@ -83,8 +86,7 @@ def make_pod(
     spec["tolerations"] = [toleration.to_wire() for toleration in tolerations]
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
-    extra = {**level_labels, labels.ATTEMPT: str(attempt), labels.NODE_INDEX: str(index)}
-    metadata = identity.metadata(name, **extra)
+    metadata = _metadata(workers, identity, attempt, index, level_labels)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
@@ -96,10 +98,37 @@ def sample_pod(
     return make_pod(job, identity, attempt, 0, [_NO_NODE], fixed_user=fixed_user)
 
 
+def _metadata(
+    workers: Workers,
+    identity: JobIdentity,
+    attempt: int,
+    index: int,
+    level_labels: Mapping[str, str],
+) -> Object:
+    """Return the metadata of a pod. Labels of the operator win over those of the job."""
+    extra = {**level_labels, labels.ATTEMPT: str(attempt), labels.NODE_INDEX: str(index)}
+    metadata = identity.metadata(identity.pod(attempt, index), **extra)
+    metadata["labels"] = {**(workers.pod_labels or {}), **metadata["labels"]}
+    if workers.pod_annotations:
+        metadata["annotations"] = dict(workers.pod_annotations)
+    return metadata
+
+
+def _optional_fields(workers: Workers) -> Object:
+    """Return the fields of the spec that a pod has only if the job sets them."""
+    names = [{"name": secret.name} for secret in workers.image_pull_secrets or ()]
+    fields = {
+        "serviceAccountName": workers.service_account_name,
+        "runtimeClassName": workers.runtime_class_name,
+        "imagePullSecrets": names,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
 def _container(job: Job, identity: JobIdentity, attempt: int, index: int) -> Object:
     workers = job.spec.workers
     container: Object = {
-        "name": CONTAINER,
+        "name": env.TRAINER_CONTAINER,
         "image": workers.image,
         "command": list(workers.command or DEFAULT_COMMAND),
         "env": _env(job, identity, attempt, index),
@@ -108,32 +137,86 @@ def _container(job: Job, identity: JobIdentity, attempt: int, index: int) -> Obj
             {"name": "rendezvous", "containerPort": env.RENDEZVOUS_PORT, "protocol": "TCP"},
         ],
         "resources": _resources(job),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": workers.has_read_only_root,
-        },
+        "securityContext": _security(read_only_root=workers.has_read_only_root),
         "terminationMessagePath": env.TERMINATION_LOG_PATH,
         "terminationMessagePolicy": "File",
-        "volumeMounts": [
-            {"name": JOB_VOLUME, "mountPath": env.JOB_FOLDER_PATH, "readOnly": True},
-            {"name": WORK_VOLUME, "mountPath": env.WORK_DIR_PATH},
-            {"name": TMP_VOLUME, "mountPath": env.TMP_PATH},
-            {"name": SHM_VOLUME, "mountPath": env.SHM_PATH},
-            *(_mount(volume) for volume in workers.volumes or ()),
-        ],
+        "volumeMounts": make_mounts(workers),
     }
     if workers.args:
         container["args"] = list(workers.args)
-    return container
+    if workers.env_from:
+        container["envFrom"] = _env_from(workers.env_from)
+    return {**container, **_pull_policy(workers)}
+
+
+def _init_container(
+    container: InitContainer, workers: Workers, contract: Mapping[str, str]
+) -> Object:
+    """Return an init container: the volumes and variables of the trainer, without devices."""
+    home = {env.HOME: env.TMP_PATH}
+    variables = {
+        **_plain(home),
+        **_given(container.env or ()),
+        **_plain(contract),
+        **_FIELDS,
+    }
+    made: Object = {
+        "name": container.name,
+        "image": container.image,
+        "env": list(variables.values()),
+        "securityContext": _security(read_only_root=bool(workers.read_only_root_filesystem)),
+        # Without a termination message, the end of the log says why it failed.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": make_mounts(workers),
+        **_pull_policy(workers),
+    }
+    if container.command:
+        made["command"] = list(container.command)
+    if container.args:
+        made["args"] = list(container.args)
+    if container.env_from:
+        made["envFrom"] = _env_from(container.env_from)
+    if container.resources:
+        made["resources"] = _texts(container.resources)
+    return made
+
+
+def _security(*, read_only_root: bool) -> Object:
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": read_only_root,
+    }
+
+
+def _pull_policy(workers: Workers) -> Object:
+    return {"imagePullPolicy": workers.image_pull_policy} if workers.image_pull_policy else {}
+
+
+def _env_from(sources: Sequence[EnvFromSource]) -> list[Object]:
+    return [source.to_wire() for source in sources]
 
 
 def _env(job: Job, identity: JobIdentity, attempt: int, index: int) -> list[Object]:
+    network, workers = job.spec.network, job.spec.workers
+    home = {env.HOME: env.TMP_PATH} if workers.has_read_only_root else {}
+    profile = PROFILES.get(network.profile, {}) if network else {}
+    variables = {
+        **_plain({**home, **profile}),
+        **_given(workers.env or ()),
+        **_plain((network and network.nccl) or {}),
+        **_plain(_contract(job, identity, attempt, index)),
+        **_FIELDS,
+    }
+    return list(variables.values())
+
+
+def _contract(job: Job, identity: JobIdentity, attempt: int, index: int) -> dict[str, str]:
     gpus, nodes = job.gpus_per_node, job.nodes
     ranks = range(index * gpus, (index + 1) * gpus)
     master = f"{identity.pod(attempt, 0)}.{identity.name}.{identity.namespace}.svc"
     port = str(env.RENDEZVOUS_PORT)
-    contract = {
+    return {
         env.JOB_FILE: env.JOB_FILE_PATH,
         env.RANKS: ",".join(map(str, ranks)),
         env.ATTEMPT: str(attempt),
@@ -150,21 +233,32 @@ def _env(job: Job, identity: JobIdentity, attempt: int, index: int) -> list[Obje
         env.PET_MASTER_ADDR: master,
         env.PET_MASTER_PORT: port,
     }
-    nccl = (job.spec.network.nccl if job.spec.network else None) or {}
-    profile = PROFILES.get(job.spec.network.profile, {}) if job.spec.network else {}
-    workers = job.spec.workers
-    home = {env.HOME: env.TMP_PATH} if workers.has_read_only_root else {}
-    own = {item.name: item.value for item in workers.env or ()}
-    variables = {**home, **profile, **own, **nccl, **contract}
-    return [
-        *({"name": name, "value": value} for name, value in variables.items()),
-        _from_field(env.POD_IP, "status.podIP"),
-        _from_field(env.NODE_NAME, "spec.nodeName"),
-    ]
+
+
+def _plain(variables: Mapping[str, str]) -> dict[str, Object]:
+    return {name: {"name": name, "value": value} for name, value in variables.items()}
+
+
+def _given(variables: Sequence[EnvVar]) -> dict[str, Object]:
+    """Return variables of the job by name, with their values or sources."""
+    return {item.name: _entry(item) for item in variables}
+
+
+def _entry(item: EnvVar) -> Object:
+    if item.value_from is None:
+        return {"name": item.name, "value": item.value}
+    return {"name": item.name, "valueFrom": item.value_from.to_wire()}
 
 
 def _from_field(name: str, path: str) -> Object:
     return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+_FIELDS: Mapping[str, Object] = {
+    env.POD_IP: _from_field(env.POD_IP, "status.podIP"),
+    env.NODE_NAME: _from_field(env.NODE_NAME, "spec.nodeName"),
+}
+"""Variables of the contract whose values are fields of the pod."""
 
 
 def _resources(job: Job) -> Object:
@@ -181,38 +275,15 @@ def _resources(job: Job) -> Object:
         **devices,
     }
     limits = {**((given and given.limits) or {}), **devices}
+    return _texts(ResourceAmounts(requests=requests, limits=limits))
+
+
+def _texts(resources: ResourceAmounts) -> Object:
+    """Return requests and limits as text, as the API server stores them."""
     return {
-        kind: {key: str(amount) for key, amount in amounts.items()}
-        for kind, amounts in (("requests", requests), ("limits", limits))
+        kind: {key: str(amount) for key, amount in (amounts or {}).items()}
+        for kind, amounts in (("requests", resources.requests), ("limits", resources.limits))
     }
-
-
-def _volumes(workers: Workers, config_map: str) -> list[Object]:
-    shm = {"medium": "Memory", "sizeLimit": str(workers.shm_size)}
-    return [
-        {"name": JOB_VOLUME, "configMap": {"name": config_map}},
-        {"name": WORK_VOLUME, "emptyDir": {}},
-        {"name": TMP_VOLUME, "emptyDir": {}},
-        {"name": SHM_VOLUME, "emptyDir": shm},
-        *(_volume(volume) for volume in workers.volumes or ()),
-    ]
-
-
-def _volume(volume: Volume) -> Object:
-    if volume.persistent_volume_claim is not None:
-        claim = volume.persistent_volume_claim
-        source = {"claimName": claim.claim_name, "readOnly": claim.read_only}
-        return {"name": volume.name, "persistentVolumeClaim": source}
-    if volume.config_map is not None:
-        return {"name": volume.name, "configMap": {"name": volume.config_map.name}}
-    limit = volume.empty_dir.size_limit if volume.empty_dir else None
-    return {"name": volume.name, "emptyDir": {"sizeLimit": str(limit)} if limit else {}}
-
-
-def _mount(volume: Volume) -> Object:
-    claim = volume.persistent_volume_claim
-    read_only = {"readOnly": True} if claim is not None and claim.read_only else {}
-    return {"name": volume.name, "mountPath": volume.mount_path, **read_only}
 
 
 def _node_affinity(node: str) -> Object:

@@ -69,7 +69,7 @@ def first_cause(failed: Sequence[PodRecord]) -> PodRecord:
 
 def is_consequence(pod: PodRecord) -> bool:
     """Return True if a pod failed only because another one did."""
-    return pod.exit_code == env.EXIT_PEER_LOST and not pod.disruption
+    return pod.exit_code == env.EXIT_PEER_LOST and not pod.disruption and not pod.failed_init
 
 
 def failure_of(draft: StatusDraft, failed: Sequence[PodRecord]) -> FailureInfo:
@@ -108,6 +108,8 @@ def _node_alone_rejected(draft: StatusDraft, pod: PodRecord) -> bool:
 def classify(pod: PodRecord) -> FailureInfo:
     """Return the failure of a failed or deleted pod."""
     where = f"pod {pod.name} on {pod.node}"
+    if pod.failed_init:
+        where = f"init container {pod.failed_init} of {where}"
     ended_by_signal = pod.exit_code is None or pod.exit_code in SIGNAL_EXIT_CODES
     if pod.deleting and ended_by_signal and not pod.disruption:
         return pod_deleted_failure(pod.name, pod.node)
@@ -127,8 +129,10 @@ def classify(pod: PodRecord) -> FailureInfo:
         )
     if pod.reason == "OOMKilled":
         message = (
-            f"spec.workers.resources: {where} ran out of memory; raise the memory limit or lower"
-            " training.microBatchSize"
+            f"spec.workers.initContainers: {where} ran out of memory; raise its memory limit"
+            if pod.failed_init
+            else f"spec.workers.resources: {where} ran out of memory; raise the memory limit or"
+            " lower training.microBatchSize"
         )
         return FailureInfo(
             Reason.OUT_OF_MEMORY,

@@ -10,6 +10,7 @@ from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureEvidence, FailureInfo
 from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.cache.pod_state import INITIALIZING
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.job_state.pods import (
@@ -50,7 +51,7 @@ EVENTS_AFTER_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 """A wait for pods of the last attempt is usually shorter, and shown only after this time: to show
 it takes two writes of the status."""
-_NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
+_NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", INITIALIZING})
 
 
 def start_gang(draft: StatusDraft) -> bool:
@@ -154,6 +155,9 @@ def _delay_from_events(draft: StatusDraft, pods: Sequence[PodRecord]) -> str:
     waiting = [pod for pod in pods if pod.bound and not pod.started and not pod.deleting]
     if not waiting:
         return ""
+    for pod in waiting:
+        if pod.reason == INITIALIZING and pod.message:
+            return clean_text(f"pod {pod.name} on node {pod.node}: {pod.message}", 600)
     start = parse_time(draft.view.attempt_start_time or draft.now)
     left = EVENTS_AFTER_SECONDS - (draft.observed.now - start).total_seconds()
     if left > 0:

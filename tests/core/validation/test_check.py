@@ -40,7 +40,29 @@ workers.{nodes,gpusPerNode,gpuResource,image,command,args,shmSize,nodeSelector}
 workers.readOnlyRootFilesystem
 workers.env[].{name,value} workers.resources.{requests,limits}
 workers.volumes[].{name,mountPath} workers.volumes[].persistentVolumeClaim.{claimName,readOnly}
-workers.volumes[].configMap.name workers.volumes[].emptyDir.sizeLimit
+workers.volumes[].emptyDir.sizeLimit workers.volumes[].configMap.{name,optional,defaultMode}
+workers.volumes[].secret.{secretName,optional,defaultMode}
+workers.volumes[].secret.items[].{key,path,mode} workers.volumes[].configMap.items[].{key,path,mode}
+workers.volumes[].projected.defaultMode
+workers.volumes[].projected.sources[].secret.{name,optional}
+workers.volumes[].projected.sources[].secret.items[].{key,path,mode}
+workers.volumes[].projected.sources[].configMap.{name,optional}
+workers.volumes[].projected.sources[].configMap.items[].{key,path,mode}
+workers.volumes[].projected.sources[].serviceAccountToken.{audience,expirationSeconds,path}
+workers.env[].valueFrom.secretKeyRef.{name,key,optional} workers.env[].valueFrom.fieldRef.fieldPath
+workers.env[].valueFrom.configMapKeyRef.{name,key,optional}
+workers.envFrom[].prefix
+workers.envFrom[].secretRef.{name,optional} workers.envFrom[].configMapRef.{name,optional}
+workers.{imagePullPolicy,serviceAccountName,automountServiceAccountToken,podLabels,podAnnotations}
+workers.{runtimeClassName,terminationGracePeriodSeconds} workers.imagePullSecrets[].name
+workers.initContainers[].{name,image,command,args} workers.initContainers[].env[].{name,value}
+workers.initContainers[].env[].valueFrom.secretKeyRef.{name,key,optional}
+workers.initContainers[].env[].valueFrom.configMapKeyRef.{name,key,optional}
+workers.initContainers[].env[].valueFrom.fieldRef.fieldPath
+workers.initContainers[].envFrom[].prefix
+workers.initContainers[].envFrom[].secretRef.{name,optional}
+workers.initContainers[].envFrom[].configMapRef.{name,optional}
+workers.initContainers[].resources.{requests,limits}
 workers.tolerations[].{key,operator,value,effect}
 topology.{fabric,require,prefer,tensorWithin,spares,excludeNodes}
 network.{nccl} network.rdma.{resource,count}

@@ -10,7 +10,8 @@ import yaml
 
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.api.workers import EnvVar, Volume
+from llmtrain_core.api.containers import EnvVar
+from llmtrain_core.api.volumes import Volume
 from llmtrain_core.images import TRAINER_PATHS
 from llmtrain_core.validation.check import Job, Problem, check
 from tests.support.paths import CORPUS, ROOT

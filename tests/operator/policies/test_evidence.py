@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmtrain_operator.cache.records import pod_record
-from llmtrain_operator.policies.failure_classification import classify
+from llmtrain_operator.policies.failure_classification import classify, is_consequence
 
 pytestmark = pytest.mark.unit
 
@@ -86,3 +86,47 @@ def test_times_and_set_up_of_a_starting_pod() -> None:
     assert (found.bound_at, found.setting_up, found.rejected) == (60.0, True, False)
     pulling = {**network, "status": "True"}
     assert not pod_record(raw_pod(phase="Pending", conditions=[bound, pulling])).setting_up
+
+
+WORK = [{"name": "llmtrain-work", "mountPath": "/var/lib/llmtrain"}]
+
+
+def pod_with_init(mounts: list[Any], **ended: Any) -> dict[str, Any]:
+    state = {"terminated": {"exitCode": 3, "reason": "Error", "message": "no such bucket", **ended}}
+    raw = raw_pod(
+        initContainerStatuses=[{"name": "fetch", "state": state}],
+        containerStatuses=[
+            {"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}
+        ],
+    )
+    raw["spec"]["initContainers"] = [{"name": "fetch", "volumeMounts": mounts}]
+    return raw
+
+
+def test_an_init_container_of_the_job_fails_by_its_exit_code() -> None:
+    found = classify(pod_record(pod_with_init(WORK)))
+    assert (found.reason, found.exit_code, found.evidence) == ("ExitCode", 3, "Job")
+    assert not found.transient and not pod_record(pod_with_init(WORK)).rejected
+    assert found.message.startswith("no such bucket (init container fetch of pod job-0-0 on n0")
+
+
+def test_the_exit_code_of_an_init_container_is_no_consequence() -> None:
+    pod = pod_record(pod_with_init(WORK, exitCode=200))
+    assert not is_consequence(pod) and classify(pod).reason == "ExitCode"
+
+
+def test_an_init_container_without_memory_names_its_field() -> None:
+    found = classify(pod_record(pod_with_init(WORK, exitCode=137, reason="OOMKilled")))
+    assert found.reason == "OutOfMemory"
+    assert found.message.startswith("spec.workers.initContainers: init container fetch of pod")
+
+
+def test_an_init_container_of_a_webhook_is_no_end_of_the_job() -> None:
+    found = classify(pod_record(pod_with_init([{"name": "token", "mountPath": "/x"}])))
+    assert found.exit_code is None and found.transient
+
+
+def test_a_disruption_comes_before_the_exit_code_of_an_init_container() -> None:
+    raw = pod_with_init(WORK, exitCode=143)
+    raw["status"]["conditions"] = [{**TARGET, "reason": "EvictionByEvictionAPI"}]
+    assert classify(pod_record(raw)).reason == "EvictionByEvictionAPI"

@@ -184,3 +184,27 @@ def test_the_image_of_an_init_container_is_seen(main: str) -> None:
         "status": {"phase": "Pending", "initContainerStatuses": states, "containerStatuses": own},
     }
     assert pod_record(raw).reason == "ErrImagePull"
+
+
+def test_an_init_container_that_runs_is_named_but_no_sidecar() -> None:
+    states = [
+        {"name": "proxy", "state": {"running": {}}},
+        {"name": "fetch", "state": {"running": {}}, "started": True},
+    ]
+    raw = {
+        "metadata": {"uid": "p", "name": "job-0-0", "namespace": "ns"},
+        "spec": {
+            "nodeName": "n0",
+            "containers": [],
+            "initContainers": [{"name": "proxy", "restartPolicy": "Always"}, {"name": "fetch"}],
+        },
+        "status": {"phase": "Pending", "initContainerStatuses": states},
+    }
+    found = pod_record(raw)
+    assert (found.reason, found.message) == ("PodInitializing", "init container fetch is running")
+    held = pod(1, "Pending", reason=found.reason, message=found.message)
+    actions, _ = settle(starting(pod(0), held))
+    says = "1 of 2 pods are ready; pod job-0-1 on node n1: init container fetch is running"
+    assert text(actions, ConditionType.PODS_READY) == says and actions.explain_pods == ()
+    raw["status"]["initContainerStatuses"] = states[:1]
+    assert pod_record(raw).reason == ""

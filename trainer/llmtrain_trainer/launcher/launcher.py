@@ -59,8 +59,8 @@ STOP_SECONDS = 3.0
 SIGTERM_SPREAD_SECONDS = 1.0
 """Longest time between the SIGTERMs of two pods, when all pods of a gang are stopped."""
 
-SAVE_SECONDS = TERMINATION_GRACE_SECONDS - 6.0
-"""Seconds between SIGTERM and the end of a pod that saves a checkpoint first."""
+END_SECONDS = 6.0
+"""Seconds of the grace period that are left for the end of a pod after it has saved."""
 
 
 class Launcher:
@@ -75,6 +75,7 @@ class Launcher:
         self.workers: WorkerGroup | None = None
         self.listener: socket.socket | None = None
         """For the rendezvous of the next generation; in the pod of rank 0 only."""
+        self.grace_seconds = TERMINATION_GRACE_SECONDS
         self.stop_requested = asyncio.Event()
         """Set by SIGTERM and SIGINT."""
 
@@ -107,7 +108,7 @@ class Launcher:
         """Request a common last step from the coordinator; the ranks save after it."""
         if self.workers is not None and self.client is not None:
             self.client.send(StopRequested())
-            await asyncio.wait((job,), timeout=SAVE_SECONDS)
+            await asyncio.wait((job,), timeout=self.grace_seconds - END_SECONDS)
 
     async def _clean_up(self) -> None:
         if self.data_process is not None:
@@ -124,6 +125,7 @@ class Launcher:
             run = load_job(self.pod.job_file)
             key = read_gang_key(self.pod.job_file.parent, self.pod.attempt)
             self.tracker.set_job(run)
+            self.grace_seconds = run.grace_seconds
             self._set_environment()
             self._start_coordinator(run, key)
             data, _, client = await asyncio.gather(
