@@ -76,6 +76,7 @@ class Reason(StrEnum):
     STARTUP_TIMEOUT = "StartupTimeout"
     UNSCHEDULABLE = "Unschedulable"
     CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
+    OBJECT_NOT_FOUND = "ObjectNotFound"
     TRAINING = "Training"
 
     TOPOLOGY_CHANGED = "TopologyChanged"

@@ -29,10 +29,11 @@ class PodScript:
     """The states of a pod. Times are in seconds; `exit_after` None: it runs until deleted.
 
     A `reason` that means "cannot start" (ImagePullBackOff, ...) keeps the pod waiting
-    forever; another one (OOMKilled, ...) is the reason of its termination. `evicted` fails the
-    whole pod with that reason, as node pressure does. `rejected` fails it with that reason before a
-    container starts, as a kubelet does that does not admit the pod. With `sidecars_run`, all
-    containers but the first one run until the pod is deleted.
+    forever, with the message `termination_message` if it is given; another one (OOMKilled, ...) is
+    the reason of its termination. `evicted` fails the whole pod with that reason, as node pressure
+    does. `rejected` fails it with that reason before a container starts, as a kubelet does that
+    does not admit the pod. With `sidecars_run`, all containers but the first one run until the pod
+    is deleted.
     """
 
     runs_after: float = 0.0
@@ -126,7 +127,8 @@ class ScriptedPod:
             await self._reject()
             return
         if self.script.reason in NEVER_STARTS:
-            message = f'Back-off pulling image "{self._pod["spec"]["containers"][0]["image"]}"'
+            image = self._pod["spec"]["containers"][0]["image"]
+            message = self.script.termination_message or f'Back-off pulling image "{image}"'
             await self._report("Pending", waiting(self.script.reason, message))
             return
         if not self._started:

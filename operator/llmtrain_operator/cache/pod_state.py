@@ -12,6 +12,17 @@ from llmtrain_operator.manifests.volumes import WORK_VOLUME
 ENDED_PHASES = frozenset({"Succeeded", "Failed"})
 INITIALIZING = "PodInitializing"
 """Why a container waits for the init containers of its pod."""
+IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "RegistryUnavailable",
+        "ImageInspectError",
+    }
+)
+"""Why a container waits whose image cannot be pulled."""
 _QUOTA_REVOKED = "TerminationTarget"
 """Condition of a pod whose quota Kueue revokes."""
 _DEADLINE = "DeadlineExceeded"

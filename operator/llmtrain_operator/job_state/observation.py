@@ -83,6 +83,8 @@ class Observed:
     """Seconds since this process first saw a failed pod of the attempt; 0 if there is none."""
     refused_seconds: Mapping[str, float] = field(default_factory=dict)
     """For how long this process has seen kube-scheduler refuse each pod, by its UID."""
+    missing_seconds: Mapping[str, float] = field(default_factory=dict)
+    """For how long this process has seen each pod wait for a missing object, by its UID."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which a node that is not ready counts as lost."""
     shares_nodes: bool = False

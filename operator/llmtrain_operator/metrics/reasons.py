@@ -35,6 +35,7 @@ FAILURE_REASONS = (
             Reason.IMAGE_PULL_FAILED.value,
             Reason.NAME_CONFLICT.value,
             Reason.NODE_LOST.value,
+            Reason.OBJECT_NOT_FOUND.value,
             Reason.OUT_OF_MEMORY.value,
             Reason.PEER_LOST.value,
             Reason.POD_DELETED.value,

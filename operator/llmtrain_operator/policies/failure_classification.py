@@ -43,16 +43,6 @@ _OUT_OF = "OutOf"
 _START_ERRORS = frozenset({"ContainerCannotRun", "StartError"})
 """Reasons of a container that its runtime could not start, with this exit code."""
 _START_ERROR_CODE = 128
-IMAGE_REASONS = frozenset(
-    {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "RegistryUnavailable",
-        "ImageInspectError",
-    }
-)
 
 
 def first_cause(failed: Sequence[PodRecord]) -> PodRecord:

@@ -10,8 +10,9 @@ from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureEvidence, FailureInfo
 from llmtrain_core.api.job import FailurePolicy
 from llmtrain_operator.cache.job import parse_time
-from llmtrain_operator.cache.pod_state import INITIALIZING
+from llmtrain_operator.cache.pod_state import IMAGE_REASONS, INITIALIZING
 from llmtrain_operator.cache.records import PodRecord
+from llmtrain_operator.job_state.missing_objects import missing_reason, named_by_events
 from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.job_state.pods import (
     current_pods,
@@ -30,10 +31,10 @@ from llmtrain_operator.policies.blocked_nodes import (
     leave_stuck_pods,
     release_unschedulable,
 )
-from llmtrain_operator.policies.failure_classification import IMAGE_REASONS
 from llmtrain_operator.policies.failure_handling import handle_failure
 from llmtrain_operator.policies.kueue import gated_pods, is_admitted
 from llmtrain_operator.policies.ttl_and_deadline import mark_failed
+from llmtrain_operator.progress.pod_events import PODS_AT_ONCE
 
 PASSING_SECONDS = 10.0
 """A gang keeps its nodes this long if what refuses its objects may pass within seconds."""
@@ -41,6 +42,9 @@ COLLECTION_SECONDS = 60.0
 """The same for an object of a deleted job: the garbage collector looks for new kinds every 30 s."""
 _PASSING_REASONS = frozenset({Reason.QUOTA_EXCEEDED, Reason.NAME_CONFLICT})
 """The quota counts pods that are just deleted, and objects of a deleted job go soon."""
+MISSING_SECONDS = 30.0
+"""A gang keeps its nodes this long. The kubelet looks again after seconds, and an object that is
+created together with the job may come a little later."""
 MIN_START_SECONDS = 120.0
 """A pod that was bound for a shorter time says nothing about its node: a healthy one may take as
 long to attach volumes, whatever `startupTimeout` is."""
@@ -76,7 +80,7 @@ def start_gang(draft: StatusDraft) -> bool:
     _record_readiness(draft, pods, awaited)
     if _creation_fails(draft, pods):
         return True
-    if may_start and release_unschedulable(draft, pods):
+    if may_start and (release_unschedulable(draft, pods) or _release_for_missing(draft, pods)):
         return True
     refused = _create_error(draft, pods) is not None
     # Pods of a later attempt are not deleted, so the wait for them ends only here.
@@ -139,6 +143,11 @@ def _not_ready_reason(draft: StatusDraft, pods: Sequence[PodRecord]) -> tuple[st
         group = JobIdentity.of(draft.observed.raw).kueue_group(draft.attempt)
         text = f"{len(gated)} pods have a scheduling gate until Kueue admits the Workload {group}"
         return Reason.WAITING_FOR_QUOTA, text
+    missing = missing_reason(draft, pods)
+    if missing is not None:
+        # Only their Events are read again: the gang is released unless these find the object.
+        draft.explain_pods = tuple(named_by_events(draft, pods))[:PODS_AT_ONCE]
+        return missing[0], missing[1]
     no_image = [pod for pod in pods if pod.reason in IMAGE_REASONS]
     if no_image:
         return Reason.IMAGE_PULL_FAILED, _image_message(draft, no_image)
@@ -212,6 +221,26 @@ def _creation_fails(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
     return True
 
 
+def _release_for_missing(
+    draft: StatusDraft, pods: Sequence[PodRecord], patience: float = MISSING_SECONDS
+) -> bool:
+    """Release the nodes of a gang that has waited for an object for `patience` seconds.
+
+    The user can create or renew the object, so the job queues again, later each time. This is no
+    failure, and says nothing about the node.
+    """
+    found = missing_reason(draft, pods)
+    if found is None:
+        return False
+    reason, message, pod = found
+    left = patience - draft.observed.missing_seconds.get(pod.uid, 0.0)
+    if left > 0:
+        draft.reconcile_after(left)
+        return False
+    unplace_unstarted(draft, reason, message, REFUSED_BACKOFF_SECONDS)
+    return True
+
+
 def _image_message(draft: StatusDraft, pods: Sequence[PodRecord]) -> str:
     image, pod = clean_text(draft.job.spec.workers.image, 200), pods[0]
     said = clean_text(f"{pod.reason}: {pod.message}", 300)
@@ -237,11 +266,11 @@ def _seconds_left(draft: StatusDraft, limit: float) -> float:
 
 def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:
     """Fail, requeue or restart a gang that did not start in time, depending on the reason."""
+    if release_unschedulable(draft, pods, 0.0) or _release_for_missing(draft, pods, 0.0):
+        return
     reason, why = _not_ready_reason(draft, pods)
     if reason == Reason.IMAGE_PULL_FAILED:
         mark_failed(draft, reason, why)
-        return
-    if release_unschedulable(draft, pods, patience=0.0):
         return
     started = sum(pod.started for pod in pods)
     text = clean_text(
@@ -257,13 +286,10 @@ def _handle_startup_timeout(draft: StatusDraft, pods: Sequence[PodRecord]) -> No
 def _late_start(draft: StatusDraft, pods: Sequence[PodRecord], message: str) -> FailureInfo:
     """Return the failure of a gang that did not start. It names a node only on evidence.
 
-    A pod that is not bound, or whose ConfigMap or Secret is missing, says nothing about its node.
-    If all pods are late, they have a cause in common, such as a volume that cannot be mounted.
+    A pod that is not bound says nothing about its node. If all pods are late, they have a cause in
+    common, such as a volume that cannot be mounted.
     """
     expected, late = draft.job.nodes, [pod for pod in pods if not pod.started]
-    for pod in late:
-        if pod.reason == Reason.CONTAINER_CONFIG_ERROR:
-            return FailureInfo(Reason.CONTAINER_CONFIG_ERROR, message)
     in_common = len(late) == expected > 1
     bound = [pod for pod in late if pod.bound]
     suspect = next((pod for pod in bound if _speaks_against_node(draft, pod, late)), None)

@@ -20,6 +20,7 @@ from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError
+from llmtrain_operator.job_state.missing_objects import pods_without_object
 from llmtrain_operator.job_state.observation import CreateError, Observed
 from llmtrain_operator.job_state.pods import NAMED_PODS, names_of
 from llmtrain_operator.job_state.status_draft import Actions
@@ -37,6 +38,7 @@ from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.reconcile.disruption_budget import JobBudget
 from llmtrain_operator.reconcile.expectations import Expectations
+from llmtrain_operator.reconcile.first_seen import FirstSeen
 from llmtrain_operator.reconcile.restoration import Restorer
 from llmtrain_operator.reconcile.transitions import record_transitions
 from llmtrain_operator.reconcile.writer import JobWriter
@@ -97,7 +99,8 @@ class Reconciler:
     last_write: float = -1e9
     failure_seen: tuple[int, float] | None = None
     """Attempt in which a failed pod was seen, and when first; monotonic time."""
-    refused_seen: dict[tuple[str, str], float] = field(default_factory=dict)
+    refused_seen: FirstSeen[tuple[str, str]] = field(default_factory=FirstSeen)
+    missing_seen: FirstSeen[str] = field(default_factory=FirstSeen)
     """UID of each refused pod with the time of the refusal, and when it was seen first."""
     gone_since: float | None = None
     """When the job was found to be gone, if it left pods; monotonic time."""
@@ -233,7 +236,7 @@ class Reconciler:
     def _observe(
         self, job: JobRecord, pods: list[PodRecord], assessment: Assessment | None
     ) -> Observed:
-        view = job.view
+        view, events = job.view, self.deps.pod_events.findings(self.uid)
         names = {*view.held_nodes, *(pod.node for pod in pods if pod.node)}
         nodes = {name: found for name in names if (found := self.deps.node(name)) is not None}
         return Observed(
@@ -246,6 +249,7 @@ class Reconciler:
             gang_key=self.restorer.observe_key(job, pods),
             unready_seconds={name: self.deps.unready_seconds(name) for name in nodes},
             refused_seconds=self._refused_seconds(pods),
+            missing_seconds=self.missing_seen.seconds(pods_without_object(pods, events)),
             seconds_since_failure=self._seconds_since_failure(view.attempt, pods),
             levels=self.deps.fabric_levels.levels(view.fabric) if view.stored_placement else (),
             assessment=assessment,
@@ -254,7 +258,7 @@ class Reconciler:
             budget=self.budget.own(job),
             covering_budget=self.budget.covering(job),
             decision=self.deps.scheduler.decision(self.uid),
-            pod_events=self.deps.pod_events.findings(self.uid),
+            pod_events=events,
             create_error=self.create_error,
             report=self.deps.poller.take_report(self.uid),
             seconds_known=time.monotonic() - self.first_seen,
@@ -266,10 +270,8 @@ class Reconciler:
         )
 
     def _refused_seconds(self, pods: Sequence[PodRecord]) -> dict[str, float]:
-        now = time.monotonic()
-        refused = [(pod.uid, pod.refused_since) for pod in pods if pod.refused_since]
-        self.refused_seen = {key: self.refused_seen.get(key, now) for key in refused}
-        return {uid: now - seen for (uid, _), seen in self.refused_seen.items()}
+        refused = ((pod.uid, pod.refused_since) for pod in pods if pod.refused_since)
+        return {uid: passed for (uid, _), passed in self.refused_seen.seconds(refused).items()}
 
     def _seconds_since_failure(self, attempt: int, pods: Sequence[PodRecord]) -> float:
         if not any(pod.attempt == attempt and pod.phase == "Failed" for pod in pods):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -50,6 +51,9 @@ NO_POD_GROUPS = (
     "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; enable"
     " its feature gate GenericWorkload and this API, or run the operator without the flag"
 )
+
+_NOT_FOUND = re.compile(r'(serviceaccount|RuntimeClass) "[^"]{1,253}" not found')
+"""Messages of the admission plugins ServiceAccount and RuntimeClass."""
 
 Object = dict[str, Any]
 
@@ -353,6 +357,10 @@ def _forbidden(resource: Resource, name: str, error: ApiError) -> CreateError:
         )
         return CreateError(Reason.QUOTA_EXCEEDED, clean_text(text, 700))
     text = f"the API server rejects {resource.plural} {name}: {error.message}"
+    if missing := _NOT_FOUND.search(error.message):
+        field = "serviceAccountName" if missing[1] == "serviceaccount" else "runtimeClassName"
+        text = f"spec.workers.{field}: {missing[0]}; create it, or correct the job; {text}"
+        return CreateError(Reason.OBJECT_NOT_FOUND, clean_text(text, 700))
     return CreateError(Reason.FORBIDDEN, clean_text(text, 700))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from llmtrain_devcluster.api import Api
+from llmtrain_devcluster.api import Api, Object
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from tests.support.operator_harness.advice import CaseBench
 from tests.support.operator_harness.harness import (
@@ -183,6 +183,38 @@ async def a_name_that_is_taken(harness: CaseBench) -> None:
     )
     await harness.api.delete("configmaps", "job-job-0", harness.namespace)
     await harness.starts("job")
+
+
+@case
+async def a_service_account_that_does_not_exist(harness: CaseBench) -> None:
+    await harness.add_nodes({})
+    await harness.small("job", workers={"serviceAccountName": "runner"})
+    named = 'spec.workers.serviceAccountName: serviceaccount "runner" not found'
+    await harness.wait_reason("job", "ObjectNotFound", named)
+    await harness.api.create("serviceaccounts", {"metadata": {"name": "runner"}}, harness.namespace)
+    await harness.starts("job")
+
+
+@case
+async def a_secret_that_does_not_exist(harness: CaseBench) -> None:
+    [node] = await harness.add_nodes({})
+
+    def waits(pod: Object) -> bool:
+        return bool(pod["metadata"]["name"].startswith(f"job-{harness.tag}"))
+
+    missing = PodScript(
+        reason="CreateContainerConfigError", termination_message='secret "hub" not found'
+    )
+    harness.nodes.script(waits, missing)
+    token = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    name = f"job-{harness.tag}"
+    await harness.small(name, workers={"env": [token]})
+    await harness.wait_reason(name, "ObjectNotFound", 'secret "hub" not found', kind="PodsReady")
+    await harness.wait_reason(name, "ObjectNotFound", f"{name}-0-0 on node {node}")
+    harness.nodes.script(waits, PodScript(exit_after=None))
+    await harness.starts(name)
+    status = (await harness.job(name))["status"]
+    assert not status.get("failures") and not status.get("restarts")
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,6 @@ JUST_NOW = NOW.timestamp() - 60
 CREATING = pod(1, "Pending", reason="ContainerCreating", setting_up=True)
 PULLING = replace(CREATING, setting_up=False)
 UNSEEN = pod(1, "Pending", bound=False)
-NO_CONFIG = pod(1, "Pending", reason="CreateContainerConfigError", message='secret "s" not found')
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,6 @@ NO_CONFIG = pod(1, "Pending", reason="CreateContainerConfigError", message='secr
         ((pod(0), PULLING), "StartupTimeout", "n1", {"n1"}, set()),
         ((pod(0), replace(CREATING, bound_at=JUST_NOW)), "StartupTimeout", "n1", {"n1"}, set()),
         ((pod(0), UNSEEN), "StartupTimeout", None, set(), set()),
-        ((pod(0), NO_CONFIG), "CreateContainerConfigError", None, set(), set()),
         ((replace(CREATING, index=0, node="n0"), CREATING), "StartupTimeout", None, set(), set()),
     ],
     ids=[
@@ -65,7 +63,6 @@ NO_CONFIG = pod(1, "Pending", reason="CreateContainerConfigError", message='secr
         "image pull",
         "bound late",
         "not scheduled",
-        "no secret",
         "all late",
     ],
 )
@@ -98,12 +95,6 @@ def without_placement(found: JobRecord) -> JobRecord:
     """The job without its placement, as it would wait for another one."""
     stored = {key: value for key, value in found.raw["status"].items() if key != "placement"}
     return record("a", stored)
-
-
-def test_a_missing_secret_keeps_the_nodes() -> None:
-    actions, _ = settle(make_observed(status(attemptStartTime=LATE), pods=(pod(0), NO_CONFIG)))
-    assert actions.status["placement"]["blocks"] == PLACEMENT["blocks"]
-    assert (actions.status["attempt"], actions.status["restarts"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

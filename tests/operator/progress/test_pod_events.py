@@ -160,9 +160,9 @@ def test_the_condition_names_pod_and_node() -> None:
     [
         ("ImagePullBackOff", "ImagePullFailed", "pod job-0-1 on node n1: ImagePullBackOff: text"),
         (
-            "CreateContainerConfigError",
+            "CreateContainerError",
             "PodsStarting",
-            "pod job-0-1, which is on node n1: CreateContainerConfigError: text",
+            "pod job-0-1, which is on node n1: CreateContainerError: text",
         ),
     ],
 )

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmtrain_operator.errors import InvalidError, api_error
+from llmtrain_operator.errors import ForbiddenError, InvalidError, api_error
 from llmtrain_operator.kube.resources import PODS
-from llmtrain_operator.reconcile.writer import _invalid
+from llmtrain_operator.reconcile.writer import _forbidden, _invalid
 
 pytestmark = pytest.mark.unit
 
@@ -38,3 +38,23 @@ def test_other_messages_of_the_server_are_unchanged() -> None:
     assert error.message == (
         f'pods job-0-0 is invalid: Pod "job-0-0" is invalid: {FIELD}: Required value'
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "starts"),
+    [
+        (
+            'error looking up service account team/runner: serviceaccount "runner" not found',
+            'spec.workers.serviceAccountName: serviceaccount "runner" not found; create it',
+        ),
+        (
+            'pod rejected: RuntimeClass "kata" not found',
+            'spec.workers.runtimeClassName: RuntimeClass "kata" not found; create it',
+        ),
+    ],
+)
+def test_an_object_that_does_not_exist_is_named_with_its_field(said: str, starts: str) -> None:
+    error = api_error(403, "Forbidden", f'pods "job-0-0" is forbidden: {said}')
+    assert isinstance(error, ForbiddenError)
+    refused = _forbidden(PODS, "job-0-0", error)
+    assert refused.reason == "ObjectNotFound" and refused.message.startswith(starts)
