@@ -43,12 +43,10 @@ def test_training_is_the_same_every_time(tokenizer: Tokenizer, speeches: list[Pa
     assert again.to_str() == tokenizer.to_str()
 
 
-def test_a_tokenizer_from_elsewhere(
-    tokenizer: Tokenizer, speeches: list[Path], tmp_path: Path
-) -> None:
+def test_a_tokenizer_from_elsewhere(tokenizer: Tokenizer, real: Path, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     tokenizer.save(str(path))
-    source = Source("s", f"file://{speeches[0].parent}", "spec.data.sources[0].uri")
+    source = Source("s", f"file://{real}/speeches", "spec.data.sources[0].uri")
     config = DataConfig((source,), 0.1, 5000, 0, tokenizer=f"file://{path}")
     data = prepare(config, 32, tmp_path)
     assert (data.folder / "tokenizer.json").read_bytes() == path.read_bytes()
