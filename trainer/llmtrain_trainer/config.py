@@ -49,6 +49,21 @@ class Source:
     """Share of this source in training, relative to the others."""
     format: str = "auto"
     filter: str = "auto"
+    cleaning: str = "none"
+    """Cleaning of white space: none or web."""
+
+    @classmethod
+    def of(cls, source: DataSource, field: str, format_: str | None = None) -> Source:
+        """Return a source of the API. `field` is the path of its URI in the job."""
+        return cls(
+            name=source.name,
+            uri=source.uri,
+            field=field,
+            weight=source.weight,
+            format=format_ or source.format,
+            filter=source.filter,
+            cleaning=source.cleaning,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,14 +292,7 @@ def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunCon
 def _data(data: Data, architecture: Architecture, seed: int, init_from: str | None) -> DataConfig:
     return DataConfig(
         sources=tuple(
-            Source(
-                source.name,
-                source.uri,
-                f"spec.data.sources[{index}].uri",
-                source.weight,
-                _format(data, source),
-                source.filter,
-            )
+            Source.of(source, f"spec.data.sources[{index}].uri", _format(data, source))
             for index, source in enumerate(data.sources)
         ),
         held_out_fraction=data.held_out_fraction,

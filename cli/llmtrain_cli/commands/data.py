@@ -14,7 +14,7 @@ from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.files import read_job
 from llmtrain_cli.io.output import Output, OutputOption, render, show
 from llmtrain_cli.io.trainer_errors import trainer_errors
-from llmtrain_core.api.data import Data
+from llmtrain_core.api.data import Data, DataSource
 from llmtrain_core.validation.check import problems_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def prepare(
     file: Annotated[str | None, typer.Option("-f", "--file", help="the job's manifest")] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=URI[,weight=W][,format=F][,filter=F]; instead of a job"),
+        typer.Option(help="NAME=URI[,KEY=VALUE]..., with the fields of a source; instead of a job"),
     ] = None,
     vocab_size: Annotated[int, typer.Option(help="without a job: vocabulary size")] = 32768,
     tokenizer: Annotated[
@@ -77,10 +77,13 @@ def verify(
 ) -> None:
     """Read every shard and compare it with the manifest."""
     with trainer_errors("data"):
+        from llmtrain_trainer.data.prepared import prepared_with, read_manifest
         from llmtrain_trainer.data.prepared import verify as compare
 
         count = compare(folder)
-    show({"folder": str(folder), "shards": count}, f"{folder}: {count} shards are intact", output)
+        made = prepared_with(read_manifest(folder))
+    facts = {"folder": str(folder), "shards": count, "preparedWith": made}
+    show(facts, f"{folder}: {count} shards are intact; prepared with {made}", output)
 
 
 def _base_tokenizer(config: DataConfig) -> Path | None:
@@ -115,12 +118,7 @@ def _config_from_options(
         found = "\n".join(f"  {problem}" for problem in problems_of(error))
         raise CliError(f"the sources are not valid:\n{found}") from error
     return DataConfig(
-        tuple(
-            Source(
-                each.name, each.uri, f"--source {each.name}", each.weight, each.format, each.filter
-            )
-            for each in data.sources
-        ),
+        tuple(Source.of(each, f"--source {each.name}") for each in data.sources),
         held_out,
         vocab_size,
         seed,
@@ -135,14 +133,20 @@ def _parse(text: str) -> dict[str, Any]:
     if not (name and equals and uri):
         raise CliError(f"--source {text}: write NAME=URI")
     source: dict[str, Any] = {"name": name, "uri": uri}
+    fields = {
+        str(field.alias): field.annotation
+        for key, field in DataSource.model_fields.items()
+        if key not in ("name", "uri")
+    }
     for option in options:
         key, _, value = option.partition("=")
-        if key not in ("weight", "format", "filter") or not value:
-            raise CliError(f"--source {text}: {option!r} is not weight=, format= or filter=")
+        if key not in fields or not value:
+            known = ", ".join(f"{each}=" for each in sorted(fields))
+            raise CliError(f"--source {text}: {option!r} is none of {known}")
         try:
-            source[key] = float(value) if key == "weight" else value
+            source[key] = float(value) if fields[key] is float else value
         except ValueError as error:
-            raise CliError(f"--source {text}: the weight {value!r} is not a number") from error
+            raise CliError(f"--source {text}: {key} {value!r} is not a number") from error
     return source
 
 

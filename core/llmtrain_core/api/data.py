@@ -33,6 +33,9 @@ class DataSource(ApiModel):
     """File format. auto detects it by file name, except code and tokens, which must be set."""
     filter: Literal["auto", "none", "gopher"] = "auto"
     """Quality filter: none, or gopher (arXiv:2112.11446). auto applies gopher to warc only."""
+    cleaning: Literal["none", "web"] = "none"
+    """Cleaning of white space. none keeps all of it. web makes single spaces and at most one empty
+    line of it, removes control characters, and applies NFC."""
 
 
 class Tokenizer(ApiModel):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtrain_trainer.data.manifest import load_manifest, require_valid
-from llmtrain_trainer.data.preparation.manifest_plan import FORMAT
+from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, READABLE_FORMATS
 from llmtrain_trainer.data.preparation.pack import KIND
 from llmtrain_trainer.data.preparation.workspace import MANIFEST
 from llmtrain_trainer.data.shards import corrupt_error
@@ -51,12 +51,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = load_manifest(path)
         kind, form = manifest.get("kind"), manifest.get("format")
-        if (kind, form) != (KIND, FORMAT):
-            raise DamagedFileError(f"of format {str(form)[:40]}, and this release reads {FORMAT}")
+        if kind != KIND or form not in READABLE_FORMATS:
+            found = f"of format {str(form)[:40]}, and this release reads up to {FORMAT}"
+            raise DamagedFileError(found)
         require_valid(path, manifest)
     except (OSError, DamagedFileError) as error:
         raise corrupt_error(path, f"it cannot be used: {error}") from error
     return manifest
+
+
+def prepared_with(manifest: dict[str, Any]) -> str:
+    """Return the format and the cleaning of prepared data. Format 2 cleaned white space always."""
+    form = manifest["format"]
+    sources = (
+        f"{source['name']}: cleaning {source.get('cleaning', 'web')}"
+        for source in manifest["sources"]
+    )
+    return f"format {form}; " + ", ".join(sources)
 
 
 def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedData:

@@ -14,6 +14,17 @@ _TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
 
 
+def apply_cleaning(text: str, cleaning: str, code: bool = False) -> str:
+    """Return the text to train on.
+
+    `none` keeps everything, but for halves of surrogate pairs, which no encoding has. `web`
+    normalizes white space; that of source code is kept except at line ends.
+    """
+    if cleaning == "none":
+        return _whole_pairs(text)
+    return normalize_code(text) if code else normalize(text)
+
+
 def normalize(text: str) -> str:
     """Return NFC text with line feeds only, single spaces, at most one empty line, no controls.
 
@@ -35,10 +46,14 @@ def normalize_code(text: str) -> str:
 
 def _scalars(text: str) -> str:
     """Return text of Unicode scalar values only, with line feeds as line ends."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _whole_pairs(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _whole_pairs(text: str) -> str:
+    """Replace halves of surrogate pairs, which JSON can contain, by U+FFFD."""
     try:
         text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can contain
+    except UnicodeEncodeError:
         return _SURROGATE.sub("\ufffd", text)
     return text
 

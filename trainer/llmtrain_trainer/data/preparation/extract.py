@@ -19,7 +19,7 @@ from llmtrain_trainer.data.preparation.minhash import BANDS, band_hashes
 from llmtrain_trainer.data.preparation.quality import gopher
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.readers import read
-from llmtrain_trainer.data.text import content_key, normalize, normalize_code
+from llmtrain_trainer.data.text import apply_cleaning, content_key, normalize
 
 STAGE = "clean"
 
@@ -43,8 +43,8 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
             counts["read"] += 1
             _fold(digest, document)
             kind = unit.files[0].format
-            text = clean(document.text, kind)
-            violation = "empty" if not text else violated_rule(text, source, kind)
+            text = clean(document.text, source, kind)
+            violation = "empty" if not text.strip() else violated_rule(text, source, kind)
             if violation:
                 counts[violation] += 1
                 continue
@@ -76,17 +76,15 @@ def _fold(digest: Any, document: Document) -> None:
         digest.update(hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest())
 
 
-def clean(text: str, kind: str) -> str:
-    """Normalize text by its format. The reader of conversations does this per turn."""
-    if kind == "chat":
-        return text
-    return normalize_code(text) if kind == "code" else normalize(text)
+def clean(text: str, source: Source, kind: str) -> str:
+    """Clean text as the source asks for. The reader of conversations does this per turn."""
+    return text if kind == "chat" else apply_cleaning(text, source.cleaning, kind == "code")
 
 
 def violated_rule(text: str, source: Source, kind: str) -> str | None:
     """Return the rule by which the source's filter drops a document, or None."""
     wanted = source.filter == "gopher" or (source.filter == "auto" and kind == "warc")
-    return gopher(text) if wanted else None
+    return gopher(normalize(text)) if wanted else None
 
 
 def clean_documents(path: Path) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
 from llmtrain_trainer.data.tokenizer import FIELD
 from llmtrain_trainer.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 """Increased whenever the same input would be prepared differently."""
+
+READABLE_FORMATS = (2, FORMAT)
+"""Formats of prepared data that training reads. The shards are the same in all of them."""
 
 UNIT_BYTES = 32 << 20
 UNIT_FILES = 1024
@@ -88,7 +91,7 @@ def plan_preparation(
         config.seed,
         shard_tokens,
         hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer else None,
-        [[source.name, source.format, source.filter] for source in sources],
+        [_shape_of(source) for source in sources],
     ]
     if template is not None and config.chat is not None:
         # these names are part of the data digest in checkpoints
@@ -101,6 +104,12 @@ def plan_preparation(
     return PreparationPlan(
         config, sources, tuple(units), key, shape, shard_tokens, tokenizer, template
     )
+
+
+def _shape_of(source: Source) -> dict[str, Any]:
+    """Return the settings of a source that determine its tokens."""
+    facts = asdict(source)
+    return {name: facts[name] for name in sorted(facts) if name not in ("uri", "field", "weight")}
 
 
 def _template(config: DataConfig, tokenizer: Path | None) -> ChatTemplate | None:

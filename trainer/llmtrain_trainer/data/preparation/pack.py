@@ -158,6 +158,7 @@ def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> di
         "name": source.name,
         "uri": source.uri,
         "weight": source.weight,
+        "cleaning": source.cleaning,
         "documents": {"read": read, "dropped": dict(sorted(counts.items())), **outcomes},
         "tokens": dict(tokens),
         "shards": infos,

@@ -12,7 +12,7 @@ from typing import Any
 from llmtrain_trainer.data.conversations import RESPONSE_ROLE, ROLES, Messages, dumps
 from llmtrain_trainer.data.documents import Document, InputFile
 from llmtrain_trainer.data.readers.compressed import open_bytes
-from llmtrain_trainer.data.text import normalize
+from llmtrain_trainer.data.text import apply_cleaning
 
 
 def read_chat(file: InputFile) -> Iterator[Document]:
@@ -22,25 +22,28 @@ def read_chat(file: InputFile) -> Iterator[Document]:
             if not line.strip():
                 continue
             try:
-                messages = _messages(json.loads(line))
+                messages = _messages(json.loads(line), file.source.cleaning)
             except (ValueError, RecursionError) as error:
                 raise file.unreadable(f"line {number}: {error}") from error
             yield Document(f"{file.name}:{number}", dumps(messages))
 
 
-def _messages(record: Any) -> Messages:
-    """Return the normalized turns of a record. Raises ValueError that says what is missing."""
+def _messages(record: Any, cleaning: str) -> Messages:
+    """Return the cleaned turns of a record. Raises ValueError that says what is missing."""
     if not isinstance(record, dict):
         raise ValueError("it is not a JSON object")
     if "messages" in record:
         turns = record["messages"]
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             raise ValueError("messages is not a list of objects with role and content")
-        found = [_turn(turn.get("role"), turn.get("content")) for turn in turns]
+        found = [_turn(turn.get("role"), turn.get("content"), cleaning) for turn in turns]
     elif "prompt" in record:
         if "response" not in record:
             raise ValueError("the pair has no response")
-        found = [_turn("user", record["prompt"]), _turn(RESPONSE_ROLE, record["response"])]
+        found = [
+            _turn("user", record["prompt"], cleaning),
+            _turn(RESPONSE_ROLE, record["response"], cleaning),
+        ]
     else:
         raise ValueError("it has neither prompt and response nor messages")
     if not any(role == RESPONSE_ROLE for role, _ in found):
@@ -48,11 +51,11 @@ def _messages(record: Any) -> Messages:
     return found
 
 
-def _turn(role: Any, content: Any) -> tuple[str, str]:
+def _turn(role: Any, content: Any, cleaning: str) -> tuple[str, str]:
     if role not in ROLES:
         raise ValueError(f"the role {str(role)[:32]!r} is none of " + ", ".join(ROLES))
-    if not isinstance(content, str) or not (text := normalize(content)):
+    if not isinstance(content, str) or not content.strip():
         raise ValueError(
             "a response is empty" if role == RESPONSE_ROLE else f"a {role} turn is empty"
         )
-    return role, text
+    return role, apply_cleaning(content, cleaning)

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import iterparse
 
 from llmtrain_trainer.data.documents import Document, InputFile
 from llmtrain_trainer.data.readers.compressed import open_bytes
-from llmtrain_trainer.data.readers.warc import html_text
+from llmtrain_trainer.data.readers.html import html_text
 
 QUESTION, ANSWER = "1", "2"
 """PostTypeId of the posts that are text. The others are tag wikis and notices."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 
 from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
@@ -12,38 +11,9 @@ from warcio.recordloader import ArcWarcRecord
 
 from llmtrain_trainer.data.documents import Document, InputFile
 from llmtrain_trainer.data.readers.compressed import open_bytes
+from llmtrain_trainer.data.readers.html import html_text
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
-_HIDDEN = {"head", "script", "style", "noscript", "template", "svg", "iframe", "nav", "footer"}
-_BLOCKS = {
-    "address",
-    "article",
-    "aside",
-    "blockquote",
-    "br",
-    "dd",
-    "div",
-    "dl",
-    "dt",
-    "figcaption",
-    "form",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "hr",
-    "li",
-    "main",
-    "ol",
-    "p",
-    "pre",
-    "section",
-    "table",
-    "tr",
-    "ul",
-}
 
 
 def read_warc(file: InputFile) -> Iterator[Document]:
@@ -82,40 +52,3 @@ def decode_html(content: bytes, content_type: str) -> str:
         return content.decode(found[1].decode() if found else "utf-8", errors="replace")
     except (LookupError, UnicodeError):  # not a text encoding (idna), or unknown
         return content.decode("utf-8", errors="replace")
-
-
-def html_text(page: str) -> str:
-    """Return the visible text, one line per block, without scripts, navigation and footers."""
-    text = _Text()
-    text.feed(page)
-    text.close()
-    return "".join(text.parts)
-
-
-class _Text(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._hidden: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "body":
-            self._hidden.clear()  # </head> may be omitted
-        elif tag in _HIDDEN:
-            self._hidden.append(tag)
-        elif tag in _BLOCKS:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self._hidden:
-            del self._hidden[self._hidden.index(tag) :]
-        elif tag in _BLOCKS:
-            self.parts.append("\n")
-
-    def parse_marked_section(self, i: int, report: int = 1) -> int:
-        """Skip `<![..]>` like browsers. The library raises an AssertionError for most of them."""
-        return self.parse_bogus_comment(i)
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.parts.append(data)
