@@ -51,6 +51,9 @@ class Source:
     filter: str = "auto"
     cleaning: str = "none"
     """Cleaning of white space: none or web."""
+    documents: str = "auto"
+    """End of a document in text: auto, paragraphs, blank-line, line, separator or file."""
+    separator: str | None = None
 
     @classmethod
     def of(cls, source: DataSource, field: str, format_: str | None = None) -> Source:
@@ -63,6 +66,8 @@ class Source:
             format=format_ or source.format,
             filter=source.filter,
             cleaning=source.cleaning,
+            documents=source.documents,
+            separator=source.separator,
         )
 
 

@@ -36,6 +36,21 @@ class DataSource(ApiModel):
     cleaning: Literal["none", "web"] = "none"
     """Cleaning of white space. none keeps all of it. web makes single spaces and at most one empty
     line of it, removes control characters, and applies NFC."""
+    documents: Literal["auto", "blank-line", "line", "separator", "file"] = "auto"
+    """End of a document in text: a blank line, a line, a separator, or the file. auto detects the
+    separator. A file among others is then one document. If it is the only one, its documents are
+    lines, if they look like documents, or runs of paragraphs."""
+    separator: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Text between two documents, for documents: separator. Defaults to <|endoftext|>."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.separator) || self.documents == 'separator'",
+            "only for documents: separator",
+            ".separator",
+            lambda self: self.separator is None or self.documents == "separator",
+        ),
+    )
 
 
 class Tokenizer(ApiModel):

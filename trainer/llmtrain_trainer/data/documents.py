@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llmtrain_trainer.config import Source
 from llmtrain_trainer.errors import InputError
@@ -15,6 +17,22 @@ class Document:
 
     name: str
     text: str
+
+
+@dataclass(slots=True)
+class ReadReport:
+    """What a reader did beside yielding documents."""
+
+    boundaries: Counter[str] = field(default_factory=Counter)
+    """Files of text by what ends a document in them."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {"boundaries": dict(self.boundaries)}
+
+    def add_json(self, other: dict[str, Any]) -> None:
+        """Add another report, in the order of the files."""
+        self.boundaries.update(other["boundaries"])
 
 
 @dataclass(frozen=True, slots=True)

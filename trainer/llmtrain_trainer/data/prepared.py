@@ -104,7 +104,8 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
                 "CorpusTooSmall",
                 f"the {name} part has {count} tokens, less than one sequence of {sequence}",
                 field=field,
-                remedy="add text, or change data.heldOutFraction or the sequence length",
+                remedy="add text, choose what ends a document (data.sources[].documents), or change"
+                " data.heldOutFraction or the sequence length",
             )
     return data
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from llmtrain_trainer.config import Source
 from llmtrain_trainer.data.conversations import prompt_of
-from llmtrain_trainer.data.documents import Document
+from llmtrain_trainer.data.documents import Document, ReadReport
 from llmtrain_trainer.data.preparation.manifest_plan import Unit
 from llmtrain_trainer.data.preparation.minhash import BANDS, band_hashes
 from llmtrain_trainer.data.preparation.quality import gopher
@@ -33,13 +33,14 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
     """Write the clean documents of a unit, their records, and its counts last."""
     source = work.plan.sources[unit.source]
     counts: Counter[str] = Counter()
+    report = ReadReport()
     digest = hashlib.sha256()
     facts: list[tuple[int, int, int, Any]] = []
     with (
         work.draft(work.file(STAGE, unit.number, ".jsonl")) as draft,
         draft.open("w", encoding="utf-8") as file,
     ):
-        for document in (document for each in unit.files for document in read(each)):
+        for document in (document for each in unit.files for document in read(each, report)):
             counts["read"] += 1
             _fold(digest, document)
             kind = unit.files[0].format
@@ -53,7 +54,8 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
     with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as binary:
         np.save(binary, np.array(facts, FACTS))
     work.write_json(
-        work.file(STAGE, unit.number, ".json"), {"counts": counts, "digest": digest.hexdigest()}
+        work.file(STAGE, unit.number, ".json"),
+        {"counts": counts, "digest": digest.hexdigest(), "report": report.to_json()},
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from llmtrain_trainer.data.documents import ReadReport
 from llmtrain_trainer.data.preparation import dedup_split, encode, extract, minhash
 from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, PreparationPlan
 from llmtrain_trainer.data.preparation.workspace import TOKENIZER, Workspace, read_json
@@ -154,11 +155,15 @@ def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> di
         if shard.source == index:
             tokens[shard.part] += shard.end - shard.start
     read = counts.pop("read", 0)
+    report = ReadReport()
+    for number in mine:
+        report.add_json(units[number]["report"])
     return {
         "name": source.name,
         "uri": source.uri,
         "weight": source.weight,
         "cleaning": source.cleaning,
+        "boundaries": dict(sorted(report.boundaries.items())),
         "documents": {"read": read, "dropped": dict(sorted(counts.items())), **outcomes},
         "tokens": dict(tokens),
         "shards": infos,

@@ -1,7 +1,8 @@
 """Readers: from a file of a known format to documents.
 
 A reader is a function from an `InputFile` to an iterator of `Document`s, in file order, with one
-document in memory at a time. Errors inside become an InputError that names the file.
+document in memory at a time. It notes in a `ReadReport` what it chose and left out. Errors inside
+become an InputError that names the file.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from importlib import import_module
 
-from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.errors import InputError
 
-Reader = Callable[[InputFile], Iterator[Document]]
+Reader = Callable[[InputFile, ReadReport], Iterator[Document]]
 
 _MODULES = {
     "text": "plain",
@@ -31,12 +32,12 @@ import."""
 FORMATS = tuple(_MODULES)
 
 
-def read(file: InputFile) -> Iterator[Document]:
+def read(file: InputFile, report: ReadReport | None = None) -> Iterator[Document]:
     """Yield the documents of a file. Raises InputError (`CorpusUnreadable`) if it is corrupt."""
     module = import_module(f"{__name__}.{_MODULES[file.format]}")
     reader: Reader = getattr(module, f"read_{file.format}")
     try:
-        yield from reader(file)
+        yield from reader(file, ReadReport() if report is None else report)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # libraries raise any kind of error; the message must name the file

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmtrain_trainer.data.conversations import RESPONSE_ROLE, ROLES, Messages, dumps
-from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.data.readers.compressed import open_bytes
 from llmtrain_trainer.data.text import apply_cleaning
 
 
-def read_chat(file: InputFile) -> Iterator[Document]:
+def read_chat(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield the conversations of a file, named by their line numbers."""
     with open_bytes(file.path) as stream:
         for number, line in enumerate(stream, 1):

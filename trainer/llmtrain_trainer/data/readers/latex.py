@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
-from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.data.readers.compressed import open_bytes
 
 PAPER_LIMIT = 64 << 20
@@ -30,7 +30,7 @@ _MACRO = re.compile(
 )
 
 
-def read_latex(file: InputFile) -> Iterator[Document]:
+def read_latex(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield every paper of a `.tex` file, a submission or a bulk tar."""
     with open_bytes(file.path) as stream:
         start = stream.read(512)

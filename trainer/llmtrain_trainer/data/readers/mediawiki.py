@@ -8,14 +8,14 @@ from xml.etree.ElementTree import Element, iterparse
 import mwparserfromhell
 from mwparserfromhell.parser import ParserError
 
-from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.data.readers.compressed import open_bytes
 
 _NO_TEXT = ("file:", "image:", "category:")
 """Links that embed a file or assign a category. They are not part of a sentence."""
 
 
-def read_mediawiki(file: InputFile) -> Iterator[Document]:
+def read_mediawiki(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield every page of the article namespace that is not a redirect, with its title first."""
     with open_bytes(file.path) as stream:
         path: list[Element] = []

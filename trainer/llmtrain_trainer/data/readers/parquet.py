@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pyarrow.parquet as parquet
 
-from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.data.readers.plain import NAME_FIELDS, TEXT_FIELDS, first_of
 
 ROWS = 1024
 """Rows decoded at a time."""
 
 
-def read_parquet(file: InputFile) -> Iterator[Document]:
+def read_parquet(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield every row as a document."""
     with parquet.ParquetFile(file.path) as table:
         names = table.schema_arrow.names

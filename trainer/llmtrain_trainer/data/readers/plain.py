@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import chain
-from typing import IO, Any
+from typing import Any
 
-from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
+from llmtrain_trainer.data.readers.boundaries import (
+    SAMPLE,
+    SEPARATOR,
+    detect_boundary,
+    split_documents,
+)
 from llmtrain_trainer.data.readers.compressed import open_bytes, open_text
 
-PARAGRAPHS = 8192
-"""Minimum characters of a document cut from a single file."""
+LONE_FILE = 8 << 20
+"""A larger file of text, in bytes on disk, is divided like the only file of a source."""
 
 TEXT_FIELDS = ("text", "content")
 NAME_FIELDS = ("id", "url")
@@ -20,37 +26,24 @@ CODE_LIMIT = 1 << 20
 """Larger files of source code are assumed to be generated and are skipped."""
 
 
-def read_text(file: InputFile) -> Iterator[Document]:
-    """Yield a file as a document. A source that is one file is split into runs of paragraphs."""
+def read_text(file: InputFile, report: ReadReport) -> Iterator[Document]:
+    """Yield the documents of a file, divided as its source asks for."""
+    boundary = file.source.documents
     with open_text(file.path) as stream:
-        if file.is_whole_source:
-            yield from _runs(file.name, stream)
-        else:
-            yield Document(file.name, stream.read())
+        if boundary == "auto":
+            alone = file.is_whole_source or file.size > LONE_FILE
+            boundary = detect_boundary(stream.read(SAMPLE), alone)
+    report.boundaries[boundary] += 1
+    with open_text(file.path) as stream:
+        texts = split_documents(stream, boundary, file.source.separator or SEPARATOR)
+        number = 0
+        for number, text in enumerate(texts, 1):
+            yield Document(file.name if boundary == "file" else f"{file.name}#{number - 1}", text)
+        if not number:
+            yield Document(file.name, "")  # it is counted as empty
 
 
-def _runs(name: str, stream: IO[str]) -> Iterator[Document]:
-    held: list[str] = []
-    size = number = 0
-    for paragraph in _paragraphs(stream):
-        held.append(paragraph)
-        size += len(paragraph) + 2
-        if size >= PARAGRAPHS:
-            yield Document(f"{name}#{number}", "\n\n".join(held))
-            held, size, number = [], 0, number + 1
-    if held:
-        yield Document(f"{name}#{number}", "\n\n".join(held))
-
-
-def _paragraphs(stream: IO[str]) -> Iterator[str]:
-    rest = ""
-    while chunk := stream.read(1 << 20):
-        *whole, rest = (rest + chunk).split("\n\n")
-        yield from whole
-    yield rest
-
-
-def read_jsonl(file: InputFile) -> Iterator[Document]:
+def read_jsonl(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield one document per line, the `text` or `content` of a JSON object."""
     with open_bytes(file.path) as stream:
         for number, line in enumerate(stream, 1):
@@ -73,7 +66,7 @@ def first_of(record: dict[str, Any], names: tuple[str, ...]) -> Any:
     return next((record[name] for name in names if record.get(name) is not None), None)
 
 
-def read_code(file: InputFile) -> Iterator[Document]:
+def read_code(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield one file of a source tree, unless it is binary or larger than `CODE_LIMIT`."""
     if file.size > CODE_LIMIT:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree.ElementTree import iterparse
 
-from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.data.readers.compressed import open_bytes
 from llmtrain_trainer.data.readers.html import html_text
 
@@ -13,7 +13,7 @@ QUESTION, ANSWER = "1", "2"
 """PostTypeId of the posts that are text. The others are tag wikis and notices."""
 
 
-def read_stackexchange(file: InputFile) -> Iterator[Document]:
+def read_stackexchange(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield every question, with its title first, and every answer as a document."""
     with open_bytes(file.path) as stream:
         events = iterparse(stream, events=("start", "end"))

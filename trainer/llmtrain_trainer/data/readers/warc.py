@@ -9,14 +9,14 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
 
-from llmtrain_trainer.data.documents import Document, InputFile
+from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.data.readers.compressed import open_bytes
 from llmtrain_trainer.data.readers.html import html_text
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 
 
-def read_warc(file: InputFile) -> Iterator[Document]:
+def read_warc(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield every conversion record, and every HTML response, as a document."""
     # warcio needs the raw gzip file: each record is a gzip member.
     with file.path.open("rb") if file.path.suffix == ".gz" else open_bytes(file.path) as stream:
