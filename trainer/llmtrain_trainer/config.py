@@ -54,6 +54,8 @@ class Source:
     documents: str = "auto"
     """End of a document in text: auto, paragraphs, blank-line, line, separator or file."""
     separator: str | None = None
+    charset: str | None = None
+    """WHATWG label of the character set of text files; None detects it."""
 
     @classmethod
     def of(cls, source: DataSource, field: str, format_: str | None = None) -> Source:
@@ -68,6 +70,7 @@ class Source:
             cleaning=source.cleaning,
             documents=source.documents,
             separator=source.separator,
+            charset=source.charset,
         )
 
 

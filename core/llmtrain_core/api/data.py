@@ -21,7 +21,9 @@ class DataSource(ApiModel):
     format: Literal[
         "auto",
         "text",
+        "html",
         "jsonl",
+        "csv",
         "parquet",
         "warc",
         "mediawiki",
@@ -30,9 +32,15 @@ class DataSource(ApiModel):
         "code",
         "tokens",
     ] = "auto"
-    """File format. auto detects it by file name, except code and tokens, which must be set."""
+    """File format. auto detects it by content and file name, except code and tokens, which must be
+    set."""
     filter: Literal["auto", "none", "gopher"] = "auto"
     """Quality filter: none, or gopher (arXiv:2112.11446). auto applies gopher to warc only."""
+    charset: (
+        Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9:_.()+-]+$")] | None
+    ) = None
+    """Character set of text files without a byte order mark, by its WHATWG label. By default, files
+    are UTF-8 if they are valid as such, else windows-1252."""
     cleaning: Literal["none", "web"] = "none"
     """Cleaning of white space. none keeps all of it. web makes single spaces and at most one empty
     line of it, removes control characters, and applies NFC."""

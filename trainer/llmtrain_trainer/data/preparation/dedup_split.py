@@ -6,6 +6,7 @@ It needs 136 bytes of memory per document and the tokenizer's sample, but never 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from llmtrain_trainer.data.conversations import contents
 from llmtrain_trainer.data.preparation import extract
 from llmtrain_trainer.data.preparation.minhash import clusters
-from llmtrain_trainer.data.preparation.workspace import Workspace
+from llmtrain_trainer.data.preparation.workspace import Workspace, read_json
 from llmtrain_trainer.data.tokenizer import (
     add_special,
     load_tokenizer,
@@ -22,6 +23,7 @@ from llmtrain_trainer.data.tokenizer import (
     sample_limit,
     train_bpe,
 )
+from llmtrain_trainer.errors import InputError
 
 STAGE = "fate"
 
@@ -40,6 +42,8 @@ def select_documents(work: Workspace) -> None:
     facts = np.concatenate(parts)
     sources = np.repeat([unit.source for unit in units], sizes)
     outcomes = decide_outcomes(facts, sources, work.plan.config.held_out_fraction)
+    if not (outcomes == HELD_OUT).any():
+        raise _nothing_held_out(work, int((outcomes == TRAIN).sum()))
     for unit, part in zip(units, np.split(outcomes, np.cumsum(sizes)[:-1]), strict=True):
         with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as file:
             np.save(file, part)
@@ -55,6 +59,21 @@ def select_documents(work: Workspace) -> None:
         else:
             texts = _sample(work, outcomes, facts["length"])
             train_bpe(texts, size, special).save(str(draft))
+
+
+def _nothing_held_out(work: Workspace, kept: int) -> InputError:
+    counts: Counter[str] = Counter()
+    for unit in work.plan.units:
+        counts.update(read_json(work.file(extract.STAGE, unit.number, ".json"))["counts"])
+    read = counts.pop("read", 0)
+    dropped = ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "none"
+    return InputError(
+        "CorpusTooSmall",
+        f"of {read} documents {kept} are left, so none can be held out (dropped: {dropped};"
+        " the others are duplicates)",
+        field=work.plan.sources[0].field,
+        remedy="add text, or choose what ends a document (data.sources[].documents)",
+    )
 
 
 def decide_outcomes(

@@ -40,10 +40,11 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
         work.draft(work.file(STAGE, unit.number, ".jsonl")) as draft,
         draft.open("w", encoding="utf-8") as file,
     ):
-        for document in (document for each in unit.files for document in read(each, report)):
+        documents = ((each, document) for each in unit.files for document in read(each, report))
+        for origin, document in documents:
             counts["read"] += 1
             _fold(digest, document)
-            kind = unit.files[0].format
+            kind = "chat" if source.format == "chat" else document.format or origin.format
             text = clean(document.text, source, kind)
             violation = "empty" if not text.strip() else violated_rule(text, source, kind)
             if violation:

@@ -17,7 +17,7 @@ import numpy as np
 
 from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.chat_template import ChatTemplate, preset_template, tokenizer_template
-from llmtrain_trainer.data.documents import InputFile
+from llmtrain_trainer.data.documents import InputFile, ReadReport
 from llmtrain_trainer.data.preparation.sources import list_files, locate
 from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
 from llmtrain_trainer.data.tokenizer import FIELD
@@ -60,6 +60,8 @@ class PreparationPlan:
     tokenizer: Path | None
     template: ChatTemplate | None = None
     """Chat template of conversations. None: the sources are documents."""
+    reports: tuple[dict[str, Any], ...] = ()
+    """What was found in each source, as of `ReadReport.to_json`."""
 
     @property
     def token_type(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
@@ -77,8 +79,11 @@ def plan_preparation(
     sources = tuple(sorted(config.sources, key=lambda source: source.name))
     units: list[Unit] = []
     files: list[InputFile] = []
+    reports: list[dict[str, Any]] = []
     for index, source in enumerate(sources):
-        found = list_files(source)
+        report = ReadReport()
+        found = list_files(source, report)
+        reports.append(report.to_json())
         files += found
         for run in _runs_of(found):
             units.append(Unit(len(units), index, run))
@@ -102,7 +107,7 @@ def plan_preparation(
     weights = [source.weight for source in sources]
     key = hashlib.sha256((shape + json.dumps([weights, seen])).encode()).hexdigest()[:32]
     return PreparationPlan(
-        config, sources, tuple(units), key, shape, shard_tokens, tokenizer, template
+        config, sources, tuple(units), key, shape, shard_tokens, tokenizer, template, tuple(reports)
     )
 
 

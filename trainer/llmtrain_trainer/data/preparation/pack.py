@@ -156,6 +156,7 @@ def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> di
             tokens[shard.part] += shard.end - shard.start
     read = counts.pop("read", 0)
     report = ReadReport()
+    report.add_json(work.plan.reports[index])
     for number in mine:
         report.add_json(units[number]["report"])
     return {
@@ -163,7 +164,7 @@ def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> di
         "uri": source.uri,
         "weight": source.weight,
         "cleaning": source.cleaning,
-        "boundaries": dict(sorted(report.boundaries.items())),
+        **report.to_json(),
         "documents": {"read": read, "dropped": dict(sorted(counts.items())), **outcomes},
         "tokens": dict(tokens),
         "shards": infos,

@@ -3,85 +3,64 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from llmtrain_trainer.config import Source
-from llmtrain_trainer.data.documents import InputFile
-from llmtrain_trainer.data.readers.compressed import open_bytes, without_compression
+from llmtrain_trainer.data.documents import InputFile, ReadReport
+from llmtrain_trainer.data.readers.charsets import is_charset
+from llmtrain_trainer.data.readers.content import ROWS, Content, classify
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.untrusted_files import is_inside
 
-_SUFFIXES = {
-    **dict.fromkeys((".txt", ".text", ".md", ".rst"), "text"),
-    **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
-    ".parquet": "parquet",
-    **dict.fromkeys((".warc", ".wet"), "warc"),
-    **dict.fromkeys((".tex", ".tar", ".tgz"), "latex"),
-}
-
-_CODE = {
-    ".c",
-    ".cc",
-    ".cpp",
-    ".cs",
-    ".css",
-    ".cu",
-    ".cxx",
-    ".go",
-    ".h",
-    ".hpp",
-    ".hs",
-    ".html",
-    ".java",
-    ".jl",
-    ".js",
-    ".json",
-    ".kt",
-    ".lua",
-    ".m",
-    ".md",
-    ".ml",
-    ".php",
-    ".pl",
-    ".proto",
-    ".py",
-    ".pyi",
-    ".r",
-    ".rb",
-    ".rs",
-    ".rst",
-    ".scala",
-    ".sh",
-    ".sql",
-    ".swift",
-    ".tex",
-    ".toml",
-    ".ts",
-    ".tsx",
-    ".txt",
-    ".vue",
-    ".yaml",
-    ".yml",
-}
+_ABOUT = re.compile(r"(?:readme|licen[cs]e|copying|dataset_?card)\b.*", re.IGNORECASE)
+"""Names of files that describe the rows beside them."""
+_DATA = frozenset((*ROWS, "archive", "warc", "mediawiki", "stackexchange"))
 
 
-def list_files(source: Source) -> list[InputFile]:
-    """Return the files of a source, ordered by name.
+def list_files(source: Source, report: ReadReport | None = None) -> list[InputFile]:
+    """Return the files of a source, ordered by name. The report counts them, and those left out.
 
     Raises InputError (`CorpusMissing`) with the field of the source if there is nothing to read.
     """
+    report = ReadReport() if report is None else report
+    if source.charset is not None and not is_charset(source.charset):
+        raise InputError(
+            "InvalidSpec",
+            f"source {source.name!r}: {source.charset!r} is not the name of a character set",
+            field=source.field,
+            remedy="use a label of the WHATWG Encoding standard, such as shift_jis",
+        )
     root = locate(source)
+    files: list[InputFile] = []
     try:
-        paths = [root] if root.is_file() else sorted(_walk(root))
-        files = [file for path in paths if (file := _file(source, root, path))]
+        for path in [root] if root.is_file() else sorted(_walk(root)):
+            found, file = _file(source, root, path)
+            if file is None:
+                report.skipped.add(found.kind, path.name)
+            else:
+                files.append(file)
     except OSError as error:
         raise _missing(source, f"cannot read {error.filename}: {error.strerror}") from error
+    if source.format == "auto" and any(file.format in _DATA for file in files):
+        for file in files:
+            if _describes(file):
+                report.skipped.add("description of the data", file.path.name)
+        files = [file for file in files if not _describes(file)]
+    for file in files:
+        report.formats[file.format] += 1
     if not files:
         wanted = {"auto": "text", "chat": "jsonl"}.get(source.format, source.format)
-        raise _missing(source, f"there is no file of a known format ({wanted}) in {root}")
+        found_else = f": {report.skipped}" if report.skipped.counts else ""
+        problem = f"there is no file of a known format ({wanted}) in {root}{found_else}"
+        raise _missing(source, problem)
     return files
+
+
+def _describes(file: InputFile) -> bool:
+    return file.format == "text" and _ABOUT.match(file.path.name) is not None
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -95,38 +74,15 @@ def _walk(root: Path) -> Iterator[Path]:
             yield path
 
 
-def _file(source: Source, root: Path, path: Path) -> InputFile | None:
+def _file(source: Source, root: Path, path: Path) -> tuple[Content, InputFile | None]:
     is_whole_source = path == root
-    wanted = source.format
-    found = format_of(path)
-    if wanted == "auto":
-        wanted = found or ("text" if is_whole_source else "")
-    elif wanted == "code":
-        wanted = "code" if path.suffix.lower() in _CODE or is_whole_source else ""
-    elif wanted == "chat":
-        wanted = "chat" if found == "jsonl" or is_whole_source else ""
-    elif found != wanted and not is_whole_source:
-        # text may have any suffix or none; arXiv's submissions are NUMBER.gz
-        loose = found is None and (wanted == "text" or (wanted, path.suffix) == ("latex", ".gz"))
-        wanted = wanted if loose else ""
-    if not wanted:
-        return None
+    found = classify(source, path.name, path, is_whole_source)
+    if not found.format:
+        return found, None
     facts = path.stat()
     name = f"{source.name}/{path.name if is_whole_source else path.relative_to(root).as_posix()}"
-    return InputFile(source, path, name, wanted, facts.st_size, facts.st_mtime_ns, is_whole_source)
-
-
-def format_of(path: Path) -> str | None:
-    """Return the format by the name of a file, or by the root element of its XML."""
-    name = without_compression(path.name.lower())
-    suffix = Path(name).suffix
-    if suffix == ".xml":
-        with open_bytes(path) as stream:
-            start = stream.read(1024)
-        if b"<mediawiki" in start:
-            return "mediawiki"
-        return "stackexchange" if b"<posts" in start else None
-    return _SUFFIXES.get(suffix)
+    size, modified = facts.st_size, facts.st_mtime_ns
+    return found, InputFile(source, path, name, found.format, size, modified, is_whole_source)
 
 
 def locate(source: Source) -> Path:

@@ -17,9 +17,12 @@ Reader = Callable[[InputFile, ReadReport], Iterator[Document]]
 
 _MODULES = {
     "text": "plain",
-    "jsonl": "plain",
+    "html": "plain",
     "code": "plain",
-    "parquet": "parquet",
+    "jsonl": "records",
+    "csv": "records",
+    "parquet": "records",
+    "archive": "archive",
     "warc": "warc",
     "mediawiki": "mediawiki",
     "stackexchange": "stackexchange",
@@ -34,8 +37,10 @@ FORMATS = tuple(_MODULES)
 
 def read(file: InputFile, report: ReadReport | None = None) -> Iterator[Document]:
     """Yield the documents of a file. Raises InputError (`CorpusUnreadable`) if it is corrupt."""
-    module = import_module(f"{__name__}.{_MODULES[file.format]}")
-    reader: Reader = getattr(module, f"read_{file.format}")
+    is_chat = file.source.format == "chat" and file.format != "archive"
+    form = "chat" if is_chat else file.format
+    module = import_module(f"{__name__}.{_MODULES[form]}")
+    reader: Reader = getattr(module, f"read_{form}")
     try:
         yield from reader(file, ReadReport() if report is None else report)
     except (InputError, MemoryError):

@@ -5,33 +5,33 @@ A line is a pair, {"prompt": .., "response": ..}, or {"messages": [{"role": .., 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from llmtrain_trainer.data.conversations import RESPONSE_ROLE, ROLES, Messages, dumps
 from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
-from llmtrain_trainer.data.readers.compressed import open_bytes
+from llmtrain_trainer.data.readers.records import (
+    SFT_COLUMNS,
+    RowError,
+    rows_of,
+)
 from llmtrain_trainer.data.text import apply_cleaning
 
 
 def read_chat(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield the conversations of a file, named by their line numbers."""
-    with open_bytes(file.path) as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                messages = _messages(json.loads(line), file.source.cleaning)
-            except (ValueError, RecursionError) as error:
-                raise file.unreadable(f"line {number}: {error}") from error
-            yield Document(f"{file.name}:{number}", dumps(messages))
+    for number, row in rows_of(file, report, SFT_COLUMNS):
+        try:
+            if isinstance(row, RowError):
+                raise row
+            messages = _messages(row, file.source.cleaning)
+        except ValueError as error:
+            raise file.unreadable(f"line {number}: {error}") from error
+        yield Document(f"{file.name}:{number}", dumps(messages))
 
 
-def _messages(record: Any, cleaning: str) -> Messages:
+def _messages(record: dict[str, Any], cleaning: str) -> Messages:
     """Return the cleaned turns of a record. Raises ValueError that says what is missing."""
-    if not isinstance(record, dict):
-        raise ValueError("it is not a JSON object")
     if "messages" in record:
         turns = record["messages"]
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):

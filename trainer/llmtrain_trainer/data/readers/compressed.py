@@ -1,4 +1,4 @@
-"""Open files, compressed or not."""
+"""Open files, compressed or not. The content decides, not the name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from typing import IO, cast
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 
+_MAGIC = {
+    b"\x1f\x8b": ".gz",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ\0": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+}
+
 
 def without_compression(name: str) -> str:
     """Return a file name without the suffix of its compression."""
@@ -19,9 +26,16 @@ def without_compression(name: str) -> str:
     return name
 
 
+def compression_of(path: Path) -> str | None:
+    """Return the suffix of the compression that a file has, whatever its name; None if none."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    return next((suffix for magic, suffix in _MAGIC.items() if start.startswith(magic)), None)
+
+
 def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, decompressed by its suffix. Concatenated streams are read as one."""
-    match path.suffix:
+    """Open a file for reading, decompressed. Concatenated streams are read as one."""
+    match compression_of(path):
         case ".gz":
             return cast(IO[bytes], gzip.open(path))
         case ".bz2":
@@ -34,8 +48,3 @@ def open_bytes(path: Path) -> IO[bytes]:
             return io.BufferedReader(input_stream(str(path), compression="zstd"))
         case _:
             return path.open("rb")
-
-
-def open_text(path: Path) -> IO[str]:
-    """Open as UTF-8 with line feeds. Invalid bytes become U+FFFD."""
-    return io.TextIOWrapper(open_bytes(path), encoding="utf-8", errors="replace")

@@ -10,20 +10,22 @@ from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
 
 from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
-from llmtrain_trainer.data.readers.compressed import open_bytes
+from llmtrain_trainer.data.readers.charsets import decode_page
+from llmtrain_trainer.data.readers.compressed import compression_of, open_bytes
 from llmtrain_trainer.data.readers.html import html_text
 
-_CHARSET = re.compile(rb"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
+_MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[\w.+-]{1,80}")
 
 
 def read_warc(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield every conversion record, and every HTML response, as a document."""
     # warcio needs the raw gzip file: each record is a gzip member.
-    with file.path.open("rb") if file.path.suffix == ".gz" else open_bytes(file.path) as stream:
+    is_gzip = compression_of(file.path) == ".gz"
+    with file.path.open("rb") if is_gzip else open_bytes(file.path) as stream:
         try:
             for record in ArchiveIterator(stream):
                 name = record.rec_headers.get_header("WARC-Record-ID")
-                text = _text(record)
+                text = _text(record, report)
                 while record.raw_stream.read(1 << 20):
                     pass
                 if record.raw_stream.limit:  # warcio takes corruption for the end of the file
@@ -34,21 +36,22 @@ def read_warc(file: InputFile, report: ReadReport) -> Iterator[Document]:
             raise file.unreadable(f"not a WARC record: {error!s:.200}") from error
 
 
-def _text(record: ArcWarcRecord) -> str | None:
+def _text(record: ArcWarcRecord, report: ReadReport) -> str | None:
     """Return the text of a record, or None if it is of another kind."""
+    name = record.rec_headers.get_header("WARC-Record-ID")
     if record.rec_type == "conversion":
         return str(record.content_stream().read().decode("utf-8", errors="replace"))
     if record.rec_type == "response" and record.http_headers:
         kind = record.http_headers.get_header("Content-Type") or ""
-        if "html" in kind.lower():
-            return html_text(decode_html(record.content_stream().read(), kind))
+        kind_name = kind.partition(";")[0].strip().lower()
+        if "html" in kind_name:
+            page, charset = decode_page(record.content_stream().read(), kind)
+            report.charsets[charset] += 1
+            return html_text(page)
+        if kind_name == "text/plain":
+            text, charset = decode_page(record.content_stream().read(), kind)
+            report.charsets[charset] += 1
+            return text
+        known = kind_name if _MEDIA_TYPE.fullmatch(kind_name) else "response of unknown type"
+        report.skipped.add(known, str(name))
     return None
-
-
-def decode_html(content: bytes, content_type: str) -> str:
-    """Decode a page by its header, else by its first bytes, else as UTF-8."""
-    found = _CHARSET.search(content_type.encode()) or _CHARSET.search(content[:2048])
-    try:
-        return content.decode(found[1].decode() if found else "utf-8", errors="replace")
-    except (LookupError, UnicodeError):  # not a text encoding (idna), or unknown
-        return content.decode("utf-8", errors="replace")

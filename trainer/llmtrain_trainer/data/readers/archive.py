@@ -1,0 +1,85 @@
+"""Archives, zip and tar: each member is read as a file of the source."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from llmtrain_trainer.data import readers
+from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
+from llmtrain_trainer.data.readers.compressed import open_bytes
+from llmtrain_trainer.data.readers.content import classify
+
+_ENCRYPTED = 1
+
+
+def read_archive(file: InputFile, report: ReadReport) -> Iterator[Document]:
+    """Yield the documents of all members that the source reads. The others are counted.
+
+    A zip file is read in the order of its names, a tar in its own. Archives in archives are not
+    read.
+    """
+    is_zip = zipfile.is_zipfile(file.path)
+    members = _zip_members(file, report) if is_zip else _tar_members(file)
+    for member in members:
+        found = classify(file.source, member.name, member.path, member.is_whole_source)
+        if found.format in ("", "archive") or (found.format == "latex" and _is_tar(member.path)):
+            report.skipped.add(found.kind, member.name)
+            continue
+        report.formats[found.format] += 1
+        inside = replace(member, format=found.format)
+        for document in readers.read(inside, report):
+            yield replace(document, format=document.format or found.format)
+
+
+def _is_tar(path: Path) -> bool:
+    return tarfile.is_tarfile(path)
+
+
+def _zip_members(file: InputFile, report: ReadReport) -> Iterator[InputFile]:
+    with zipfile.ZipFile(file.path) as archive:
+        infos = sorted(archive.infolist(), key=lambda info: info.filename)
+        infos = [info for info in infos if not info.is_dir() and not _is_hidden(info.filename)]
+        for info in infos:
+            if info.flag_bits & _ENCRYPTED:
+                report.skipped.add("encrypted", f"{file.name}#{info.filename}")
+                continue
+            with archive.open(info) as content, _unpacked(file, info.filename, content) as member:
+                yield replace(member, is_whole_source=file.is_whole_source and len(infos) == 1)
+
+
+def _tar_members(file: InputFile) -> Iterator[InputFile]:
+    with open_bytes(file.path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        for info in archive:
+            content = archive.extractfile(info) if info.isfile() else None
+            if content is not None and not _is_hidden(info.name):
+                with _unpacked(file, info.name, content) as member:
+                    yield member
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+@contextmanager
+def _unpacked(file: InputFile, name: str, content: IO[bytes]) -> Iterator[InputFile]:
+    """Yield a member as a temporary file. Its own name is used for messages only."""
+    with tempfile.NamedTemporaryFile(prefix="llmtrain-member-") as unpacked:
+        shutil.copyfileobj(content, unpacked, 1 << 20)
+        unpacked.flush()
+        path = Path(unpacked.name)
+        yield replace(
+            file,
+            path=path,
+            name=f"{file.name}#{name}",
+            size=path.stat().st_size,
+            is_whole_source=False,
+            origin=f"{file.path}#{name}",
+        )
