@@ -56,6 +56,8 @@ class Source:
     separator: str | None = None
     charset: str | None = None
     """WHATWG label of the character set of text files; None detects it."""
+    languages: tuple[str, ...] = ()
+    """ISO 639 codes of the languages to keep; empty for all."""
 
     @classmethod
     def of(cls, source: DataSource, field: str, format_: str | None = None) -> Source:
@@ -71,6 +73,7 @@ class Source:
             documents=source.documents,
             separator=source.separator,
             charset=source.charset,
+            languages=tuple(sorted(source.languages or ())),
         )
 
 

@@ -25,6 +25,8 @@ app = typer.Typer(
     help="Text to token shards: prepare, verify.", no_args_is_help=True, add_completion=False
 )
 
+_NUMBERS = ("weight",)
+
 INDEX, COUNT = "JOB_COMPLETION_INDEX", "LLMTRAIN_DATA_PROCESSES"
 
 
@@ -133,21 +135,23 @@ def _parse(text: str) -> dict[str, Any]:
     if not (name and equals and uri):
         raise CliError(f"--source {text}: write NAME=URI")
     source: dict[str, Any] = {"name": name, "uri": uri}
-    fields = {
-        str(field.alias): field.annotation
-        for key, field in DataSource.model_fields.items()
-        if key not in ("name", "uri")
-    }
+    fields = {str(field.alias) for field in DataSource.model_fields.values()} - {"name", "uri"}
     for option in options:
         key, _, value = option.partition("=")
         if key not in fields or not value:
             known = ", ".join(f"{each}=" for each in sorted(fields))
             raise CliError(f"--source {text}: {option!r} is none of {known}")
         try:
-            source[key] = float(value) if fields[key] is float else value
+            source[key] = _value(key, value)
         except ValueError as error:
             raise CliError(f"--source {text}: {key} {value!r} is not a number") from error
     return source
+
+
+def _value(key: str, text: str) -> Any:
+    if key in _NUMBERS:
+        return float(text)
+    return text.split("+") if key == "languages" else text
 
 
 @contextmanager

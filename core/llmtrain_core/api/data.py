@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmtrain_core.api.base import ApiModel, Name, Rule, Uri, list_map
+from llmtrain_core.api.base import ApiModel, Name, Rule, Uri, list_map, list_set
+
+Language = Annotated[str, Field(min_length=2, max_length=3, pattern="^[a-z]+$")]
 
 
 class DataSource(ApiModel):
@@ -41,6 +43,10 @@ class DataSource(ApiModel):
     ) = None
     """Character set of text files without a byte order mark, by its WHATWG label. By default, files
     are UTF-8 if they are valid as such, else windows-1252."""
+    languages: Annotated[list[Language], Field(min_length=1, max_length=64), list_set()] | None = (
+        None
+    )
+    """Languages to keep, as ISO 639 codes such as en. By default, all languages are kept."""
     cleaning: Literal["none", "web"] = "none"
     """Cleaning of white space. none keeps all of it. web makes single spaces and at most one empty
     line of it, removes control characters, and applies NFC."""

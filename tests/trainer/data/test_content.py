@@ -121,9 +121,10 @@ def test_text_pages_and_what_is_neither(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     report = ReadReport()
     assert texts(tmp_path, report) == [*(f"page {n}" for n in range(15)), "a note", "zipped"]
-    assert report.formats == {"html": 15, "text": 3, "archive": 1}
+    assert report.formats == {"html": 15, "text": 2, "archive": 1}
     assert report.skipped.counts == {
         "PDF": 2,
+        "binary": 1,
         "image": 2,
         "office document": 1,
         "JSON without a field of text": 1,

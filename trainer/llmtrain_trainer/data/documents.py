@@ -77,6 +77,8 @@ class ReadReport:
     """Files by the format in which they were read."""
     charsets: Counter[str] = field(default_factory=Counter)
     """Files and pages by their character set."""
+    languages: Counter[str] = field(default_factory=Counter)
+    """Documents by language, before the filter. Empty if nothing depends on the language."""
     skipped: Causes = field(default_factory=Causes)
     """Files, and records of other formats than text, that were not read, by what they are."""
 
@@ -92,7 +94,7 @@ class ReadReport:
         self.skipped.add_json(other["skipped"])
 
 
-_COUNTERS = ("boundaries", "formats", "charsets")
+_COUNTERS = ("boundaries", "formats", "charsets", "languages")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from llmtrain_trainer.config import Source
-from llmtrain_trainer.data.conversations import prompt_of
+from llmtrain_trainer.data.conversations import contents, prompt_of
 from llmtrain_trainer.data.documents import Document, ReadReport
+from llmtrain_trainer.data.preparation.languages import language_of
 from llmtrain_trainer.data.preparation.manifest_plan import Unit
 from llmtrain_trainer.data.preparation.minhash import BANDS, band_hashes
 from llmtrain_trainer.data.preparation.quality import gopher
@@ -46,7 +47,7 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
             _fold(digest, document)
             kind = "chat" if source.format == "chat" else document.format or origin.format
             text = clean(document.text, source, kind)
-            violation = "empty" if not text.strip() else violated_rule(text, source, kind)
+            violation = "empty" if not text.strip() else violated_rule(text, source, kind, report)
             if violation:
                 counts[violation] += 1
                 continue
@@ -84,10 +85,17 @@ def clean(text: str, source: Source, kind: str) -> str:
     return text if kind == "chat" else apply_cleaning(text, source.cleaning, kind == "code")
 
 
-def violated_rule(text: str, source: Source, kind: str) -> str | None:
-    """Return the rule by which the source's filter drops a document, or None."""
+def violated_rule(text: str, source: Source, kind: str, report: ReadReport) -> str | None:
+    """Return the rule by which the source drops a document, or None. Count its language."""
     wanted = source.filter == "gopher" or (source.filter == "auto" and kind == "warc")
-    return gopher(normalize(text)) if wanted else None
+    if not wanted and not source.languages:
+        return None
+    said = contents(text) if kind == "chat" else text
+    language = language_of(said)
+    report.languages[language] += 1
+    if source.languages and language not in source.languages:
+        return f"language {language}"
+    return gopher(normalize(said), language) if wanted else None
 
 
 def clean_documents(path: Path) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """Quality filter: the rules of Gopher (arXiv:2112.11446, A.1.1).
 
-They were designed for English prose from the web: the list of stop words is English. Every rule has
-a name, which is counted in the manifest.
+They were designed for English prose from the web. For another language, the stop words, which are
+English, do not apply, and words may be longer. A language without spaces between words is measured
+in characters. Every rule has a name, which is counted in the manifest.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from llmtrain_trainer.data.preparation.languages import UNSPACED
 from llmtrain_trainer.data.preparation.words import runs, word_hashes
 
 WORDS = (50, 100_000)
 MEAN_WORD_LENGTH = (3.0, 10.0)
+MEAN_WORD_LENGTH_ELSEWHERE = (2.0, 20.0)
+"""For other languages than English."""
+CHARACTERS_PER_WORD = 2
+"""Where words are not separated."""
 SYMBOLS_PER_WORD = 0.1
 BULLET_LINES = 0.9
 ELLIPSIS_LINES = 0.3
@@ -29,17 +35,23 @@ REPEATED_RUNS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 """Words in a run -> largest fraction of characters in repeated runs."""
 
 
-def gopher(text: str) -> str | None:
+def gopher(text: str, language: str = "en") -> str | None:
     """Return the first rule that a normalized document violates, or None."""
-    words = text.split()
-    return next(_prose(text, words), None) or next(_repetition(text, words), None)
+    if language in UNSPACED:
+        words, size = [char for char in text if not char.isspace()], CHARACTERS_PER_WORD
+    else:
+        words, size = text.split(), 1
+    rule = next(_prose(text, words, size, language), None)
+    return rule or next(_repetition(text, words, size), None)
 
 
-def _prose(text: str, words: Sequence[str]) -> Iterator[str]:
-    if not WORDS[0] <= len(words) <= WORDS[1]:
+def _prose(text: str, words: Sequence[str], size: int, language: str) -> Iterator[str]:
+    """Yield the rules of prose that are violated. `size` is the number of `words` in a word."""
+    if not WORDS[0] * size <= len(words) <= WORDS[1] * size:
         yield "words"
         return
-    if not MEAN_WORD_LENGTH[0] <= sum(map(len, words)) / len(words) <= MEAN_WORD_LENGTH[1]:
+    least, most = MEAN_WORD_LENGTH if language == "en" else MEAN_WORD_LENGTH_ELSEWHERE
+    if size == 1 and not least <= sum(map(len, words)) / len(words) <= most:
         yield "word-length"
     if max(text.count("#"), text.count("...") + text.count("…")) > SYMBOLS_PER_WORD * len(words):
         yield "symbols"
@@ -48,13 +60,15 @@ def _prose(text: str, words: Sequence[str]) -> Iterator[str]:
         yield "bullets"
     if sum(line.endswith(("...", "…")) for line in lines) > ELLIPSIS_LINES * len(lines):
         yield "ellipses"
+    if size > 1:
+        return
     if sum(any(map(str.isalpha, word)) for word in words) < ALPHABETIC_WORDS * len(words):
         yield "alphabetic"
-    if len(STOP_WORDS.intersection(map(str.lower, words))) < LEAST_STOP_WORDS:
+    if language == "en" and len(STOP_WORDS.intersection(map(str.lower, words))) < LEAST_STOP_WORDS:
         yield "stop-words"
 
 
-def _repetition(text: str, words: Sequence[str]) -> Iterator[str]:
+def _repetition(text: str, words: Sequence[str], size: int) -> Iterator[str]:
     for parts, share, characters, name in (
         (text.split("\n"), DUPLICATE_LINES, DUPLICATE_LINE_CHARACTERS, "lines"),
         (text.split("\n\n"), DUPLICATE_PARAGRAPHS, DUPLICATE_PARAGRAPH_CHARACTERS, "paragraphs"),
@@ -64,20 +78,22 @@ def _repetition(text: str, words: Sequence[str]) -> Iterator[str]:
         lost = sum(map(len, whole)) - sum(map(len, set(whole)))
         if extra > share * len(whole) or lost > characters * len(text):
             yield f"duplicate-{name}"
-    yield from _repeated_runs(words)
+    yield from _repeated_runs(words, size)
 
 
-def _repeated_runs(words: Sequence[str]) -> Iterator[str]:
+def _repeated_runs(words: Sequence[str], per_word: int) -> Iterator[str]:
     hashes = word_hashes(list(words))
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     total = int(lengths.sum())
-    for size, share in TOP_RUNS.items():
+    for count, share in TOP_RUNS.items():
+        size = count * per_word
         _, first, counts = np.unique(runs(hashes, size), return_index=True, return_counts=True)
         top = int(counts.argmax())
         start = int(first[top])
         if counts[top] > 1 and counts[top] * lengths[start : start + size].sum() > share * total:
-            yield f"top-run-{size}"
-    for size, share in REPEATED_RUNS.items():
+            yield f"top-run-{count}"
+    for count, share in REPEATED_RUNS.items():
+        size = count * per_word
         found = runs(hashes, size)
         repeated = np.ones(len(found), bool)
         repeated[np.unique(found, return_index=True)[1]] = False
@@ -85,4 +101,4 @@ def _repeated_runs(words: Sequence[str]) -> Iterator[str]:
         np.add.at(covered, np.flatnonzero(repeated), 1)
         np.add.at(covered, np.flatnonzero(repeated) + size, -1)
         if lengths[np.cumsum(covered[:-1]) > 0].sum() > share * total:
-            yield f"repeated-run-{size}"
+            yield f"repeated-run-{count}"

@@ -33,6 +33,8 @@ def list_files(source: Source, report: ReadReport | None = None) -> list[InputFi
             field=source.field,
             remedy="use a label of the WHATWG Encoding standard, such as shift_jis",
         )
+    if source.languages:
+        _require_known_languages(source)
     root = locate(source)
     files: list[InputFile] = []
     try:
@@ -57,6 +59,20 @@ def list_files(source: Source, report: ReadReport | None = None) -> list[InputFi
         problem = f"there is no file of a known format ({wanted}) in {root}{found_else}"
         raise _missing(source, problem)
     return files
+
+
+def _require_known_languages(source: Source) -> None:
+    from llmtrain_trainer.data.preparation.languages import known_languages  # loads a model
+
+    known = known_languages()
+    unknown = [language for language in source.languages if language not in known]
+    if unknown:
+        raise InputError(
+            "InvalidSpec",
+            f"source {source.name!r}: the languages {', '.join(unknown)} cannot be detected",
+            field=source.field,
+            remedy=f"use codes among {', '.join(sorted(known))}",
+        )
 
 
 def _describes(file: InputFile) -> bool:
