@@ -56,6 +56,10 @@ class Source:
     separator: str | None = None
     charset: str | None = None
     """WHATWG label of the character set of text files; None detects it."""
+    near_duplicates: str = "remove"
+    """Near duplicates: remove or keep."""
+    similarity: float = 0.8
+    """Jaccard index from which on documents are near duplicates."""
     languages: tuple[str, ...] = ()
     """ISO 639 codes of the languages to keep; empty for all."""
 
@@ -73,6 +77,8 @@ class Source:
             documents=source.documents,
             separator=source.separator,
             charset=source.charset,
+            near_duplicates=source.near_duplicates,
+            similarity=source.similarity,
             languages=tuple(sorted(source.languages or ())),
         )
 

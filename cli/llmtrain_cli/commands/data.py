@@ -25,7 +25,7 @@ app = typer.Typer(
     help="Text to token shards: prepare, verify.", no_args_is_help=True, add_completion=False
 )
 
-_NUMBERS = ("weight",)
+_NUMBERS = ("weight", "similarity")
 
 INDEX, COUNT = "JOB_COMPLETION_INDEX", "LLMTRAIN_DATA_PROCESSES"
 
@@ -174,6 +174,21 @@ def _progress(output: Output) -> Iterator[Callable[[PreparationProgress], None]]
         yield report
 
 
+def _notes(source: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was left out of a source, with examples, by kind. Each note is at most a line."""
+    for name, facts in source.get("skipped", {}).items():
+        yield f"skipped {facts['count']} {name}: {', '.join(facts['first'])}"
+    for name, count in source["documents"]["dropped"].items():
+        yield f"dropped {count}: {name}"
+    near = source.get("nearDuplicates", {})
+    for group in near.get("largest", []):
+        alike = group["first"][0]
+        yield (
+            f"removed {group['removed']} near duplicates of {group['kept']['name']},"
+            f" such as {alike['name']}: {' '.join(alike['text'].split())!r}"
+        )
+
+
 def _text(folder: Path, manifest: Mapping[str, Any]) -> str:
     from rich.table import Table
 
@@ -194,4 +209,7 @@ def _text(folder: Path, manifest: Mapping[str, Any]) -> str:
         )
         table.add_row("  tokens", *[""] * 5, str(tokens["train"]), str(tokens["held-out"]))
     size = manifest["tokenizer"]["vocabSize"]
-    return f"{render(table)}\n\nvocabulary of {size} tokens; written to {folder}"
+    notes = "".join(
+        f"\n{source['name']}: {note}" for source in manifest["sources"] for note in _notes(source)
+    )
+    return f"{render(table)}\n{notes}\nvocabulary of {size} tokens; written to {folder}"

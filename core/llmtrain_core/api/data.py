@@ -50,6 +50,12 @@ class DataSource(ApiModel):
     cleaning: Literal["none", "web"] = "none"
     """Cleaning of white space. none keeps all of it. web makes single spaces and at most one empty
     line of it, removes control characters, and applies NFC."""
+    near_duplicates: Literal["remove", "keep"] = "remove"
+    """Near duplicates: remove all but one document of each group, or keep them. Of equal documents,
+    one is kept in any case."""
+    similarity: Annotated[float, Field(ge=0.8, lt=1)] = 0.8
+    """Share of common runs of 5 words (Jaccard index) from which on two documents are near
+    duplicates, with a probability of at least 0.9."""
     documents: Literal["auto", "blank-line", "line", "separator", "file"] = "auto"
     """End of a document in text: a blank line, a line, a separator, or the file. auto detects the
     separator. A file among others is then one document. If it is the only one, its documents are

@@ -30,9 +30,10 @@ PAGES = {
     "de": (
         "iso-8859-1",
         "Der alte Hafen liegt an der Mündung eines kleinen Flusses. Im Sommer fahren die Fischer"
-        " vor Sonnenaufgang hinaus und kommen mittags mit vollen Körben zurück. Ihre Kinder verkaufen"
-        " den Fang auf dem Marktplatz, wo Bäcker und Schmied seit Jahren ihre Läden haben."
-        " Zieht ein Sturm auf, so helfen alle Nachbarn, die Boote an den Strand zu ziehen und zu vertäuen.",
+        " vor Sonnenaufgang hinaus und kommen mittags mit vollen Körben zurück. Ihre Kinder"
+        " verkaufen den Fang auf dem Marktplatz, wo Bäcker und Schmied seit Jahren ihre Läden"
+        " haben. Zieht ein Sturm auf, so helfen alle Nachbarn, die Boote an den Strand zu ziehen"
+        " und zu vertäuen.",
     ),
     "fr": (
         "windows-1252",

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from llmtrain_trainer.data.conversations import contents
 from llmtrain_trainer.data.preparation import extract
 from llmtrain_trainer.data.preparation.minhash import clusters
+from llmtrain_trainer.data.preparation.near_groups import near_groups, near_groups_path
 from llmtrain_trainer.data.preparation.workspace import Workspace, read_json
 from llmtrain_trainer.data.tokenizer import (
     add_special,
@@ -32,6 +33,7 @@ TRAIN, HELD_OUT, EXACT, NEAR = range(4)
 OUTCOMES = ("train", "heldOut", "exactDuplicate", "nearDuplicate")
 
 Outcomes = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
 
 
 def select_documents(work: Workspace) -> None:
@@ -41,12 +43,13 @@ def select_documents(work: Workspace) -> None:
     sizes = [len(part) for part in parts]
     facts = np.concatenate(parts)
     sources = np.repeat([unit.source for unit in units], sizes)
-    outcomes = decide_outcomes(facts, sources, work.plan.config.held_out_fraction)
+    outcomes, kept = decide_outcomes(facts, sources, work.plan.config.held_out_fraction)
     if not (outcomes == HELD_OUT).any():
         raise _nothing_held_out(work, int((outcomes == TRAIN).sum()))
     for unit, part in zip(units, np.split(outcomes, np.cumsum(sizes)[:-1]), strict=True):
         with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as file:
             np.save(file, part)
+    work.write_json(near_groups_path(work), near_groups(work, kept, sources, sizes))
     size, template = work.plan.config.vocab_size, work.plan.template
     special = template.special_tokens() if template else []
     with work.draft(work.tokenizer) as draft:
@@ -78,8 +81,10 @@ def _nothing_held_out(work: Workspace, kept: int) -> InputError:
 
 def decide_outcomes(
     facts: npt.NDArray[np.void], sources: npt.NDArray[np.int64], fraction: float
-) -> Outcomes:
-    """Return the outcome of every document, from its text. Of equal texts the first is kept.
+) -> tuple[Outcomes, Indices]:
+    """Return the outcome of every document, and which one is kept of its near duplicates.
+
+    The second is -1 for other documents than near duplicates. Of equal texts the first is kept.
 
     Duplicates are removed before documents are held out, so no held-out document has a near
     duplicate in the training part.
@@ -93,6 +98,9 @@ def decide_outcomes(
     stays[1:] = cluster[order][1:] != cluster[order][:-1]
     outcomes[first] = NEAR
     kept = first[order[stays]]
+    instead = np.full(len(facts), -1, np.int64)
+    instead[first[order]] = kept[np.cumsum(stays) - 1]
+    instead[kept] = -1
     outcomes[kept] = TRAIN
     for source in np.unique(sources[kept]):
         mine = kept[sources[kept] == source]
@@ -101,7 +109,7 @@ def decide_outcomes(
         if count:  # conversations with the same prompt stay together
             keys = facts["held_out"][mine]
             outcomes[mine[keys <= keys[count - 1]]] = HELD_OUT
-    return outcomes
+    return outcomes, instead
 
 
 def _first_of_equal(facts: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ from llmtrain_trainer.data.conversations import contents, prompt_of
 from llmtrain_trainer.data.documents import Document, ReadReport
 from llmtrain_trainer.data.preparation.languages import language_of
 from llmtrain_trainer.data.preparation.manifest_plan import Unit
-from llmtrain_trainer.data.preparation.minhash import BANDS, band_hashes
+from llmtrain_trainer.data.preparation.minhash import BANDS, band_hashes, rows_for
 from llmtrain_trainer.data.preparation.quality import gopher
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.readers import read
@@ -52,7 +52,7 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
                 counts[violation] += 1
                 continue
             file.write(json.dumps([document.name, text], ensure_ascii=False) + "\n")
-            facts.append(_facts(text, kind, work.plan.config.seed))
+            facts.append(_facts(text, kind, source, work.plan.config.seed))
     with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as binary:
         np.save(binary, np.array(facts, FACTS))
     work.write_json(
@@ -61,7 +61,7 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
     )
 
 
-def _facts(text: str, kind: str, seed: int) -> tuple[int, int, int, Any]:
+def _facts(text: str, kind: str, source: Source, seed: int) -> tuple[int, int, int, Any]:
     """Return the record of a document.
 
     Conversations with similar prompts can differ. So only equal ones are duplicates, and those with
@@ -69,10 +69,12 @@ def _facts(text: str, kind: str, seed: int) -> tuple[int, int, int, Any]:
     """
     key = content_key(text, seed)
     held_out, choice = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
-    if kind != "chat":
-        return held_out, choice, len(text), band_hashes(text)
-    asked = content_key(prompt_of(text), seed)
-    return int.from_bytes(asked[:8], "big"), choice, len(text), np.full(BANDS, choice, np.uint64)
+    if kind == "chat":
+        asked = content_key(prompt_of(text), seed)
+        held_out = int.from_bytes(asked[:8], "big")
+    if kind == "chat" or source.near_duplicates == "keep":
+        return held_out, choice, len(text), np.full(BANDS, choice, np.uint64)
+    return held_out, choice, len(text), band_hashes(text, rows_for(source.similarity), choice)
 
 
 def _fold(digest: Any, document: Document) -> None:

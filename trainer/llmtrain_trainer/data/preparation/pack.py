@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from llmtrain_trainer.data.documents import ReadReport
 from llmtrain_trainer.data.preparation import dedup_split, encode, extract, minhash
 from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, PreparationPlan
+from llmtrain_trainer.data.preparation.near_groups import near_groups_path
 from llmtrain_trainer.data.preparation.workspace import TOKENIZER, Workspace, read_json
 from llmtrain_trainer.data.shards import checksum_file, shard_name
 from llmtrain_trainer.data.tokenizer import largest_token
@@ -111,11 +112,7 @@ def write_manifest(work: Workspace) -> None:
         "heldOutFraction": plan.config.held_out_fraction,
         "bytesPerToken": plan.token_type.itemsize,
         "objective": "sft" if plan.config.chat else "pretrain",
-        "nearDuplicates": {
-            "words": minhash.RUN,
-            "bands": minhash.BANDS,
-            "rows": minhash.ROWS,
-        },
+        "nearDuplicates": {"words": minhash.RUN, "hashes": minhash.BANDS * minhash.ROWS},
         "tokenizer": {
             "file": TOKENIZER,
             "sha256": hashlib.sha256(work.tokenizer.read_bytes()).hexdigest(),
@@ -140,6 +137,7 @@ def _unit_facts(work: Workspace, number: int) -> dict[str, Any]:
 
 def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> dict[str, Any]:
     source = work.plan.sources[index]
+    near_groups = read_json(near_groups_path(work))
     mine = [unit.number for unit in work.plan.units if unit.source == index]
     counts: Counter[str] = sum((Counter(units[number]["counts"]) for number in mine), Counter())
     outcomes = dedup_split.tally(
@@ -166,6 +164,11 @@ def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> di
         "cleaning": source.cleaning,
         **report.to_json(),
         "documents": {"read": read, "dropped": dict(sorted(counts.items())), **outcomes},
+        "nearDuplicates": {
+            "handling": source.near_duplicates,
+            "similarity": source.similarity,
+            **near_groups[index],
+        },
         "tokens": dict(tokens),
         "shards": infos,
     }

@@ -17,6 +17,10 @@ _WORD = re.compile(
     "[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"  # scripts without spaces
     r"|[^\W\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
+_SYMBOL = re.compile(r"[^\w\s]")
+_SIGN = re.compile(f"{_WORD.pattern}|{_SYMBOL.pattern}")
+_LETTERS_PER_SYMBOL = 3
+"""Letters and digits per symbol below which symbols are compared. English prose has about 30."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _REMEMBERED = 1 << 20
 """Number of distinct words in the cache."""
@@ -42,6 +46,15 @@ def word_hashes(words: list[str]) -> Hashes:
 def bare_words(text: str) -> list[str]:
     """Return lower-case words without punctuation. Each ideograph or syllable is a word."""
     return _WORD.findall(text.casefold())
+
+
+def signs(text: str) -> list[str]:
+    """Return what documents are compared by: words; with each symbol, if many are symbols."""
+    words = bare_words(text)
+    symbols = _SYMBOL.findall(text)
+    if _LETTERS_PER_SYMBOL * len(symbols) <= sum(map(len, words)):
+        return words
+    return _SIGN.findall(text.casefold())
 
 
 def runs(words: Hashes, length: int) -> Hashes:
