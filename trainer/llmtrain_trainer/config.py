@@ -60,6 +60,8 @@ class Source:
     """Near duplicates: remove or keep."""
     similarity: float = 0.8
     """Jaccard index from which on documents are near duplicates."""
+    max_unusable_rows: float = 0.1
+    """Largest share of the rows that may be left out."""
     languages: tuple[str, ...] = ()
     """ISO 639 codes of the languages to keep; empty for all."""
 
@@ -79,6 +81,7 @@ class Source:
             charset=source.charset,
             near_duplicates=source.near_duplicates,
             similarity=source.similarity,
+            max_unusable_rows=source.max_unusable_rows,
             languages=tuple(sorted(source.languages or ())),
         )
 
@@ -92,6 +95,8 @@ class ChatConfig:
     preset: str | None = None
     template: str | None = None
     """In Jinja. Without preset and template: the one next to the tokenizer, else `plain`."""
+    overlong: str = "drop"
+    """Examples longer than a sequence: drop, or truncate at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +337,10 @@ def _chat(data: Data, architecture: Architecture) -> ChatConfig | None:
         return None
     chat = data.chat
     return ChatConfig(
-        architecture.sequence_length, chat.preset if chat else None, chat.template if chat else None
+        architecture.sequence_length,
+        preset=chat.preset if chat else None,
+        template=chat.template if chat else None,
+        overlong=data.overlong,
     )
 
 

@@ -25,7 +25,7 @@ app = typer.Typer(
     help="Text to token shards: prepare, verify.", no_args_is_help=True, add_completion=False
 )
 
-_NUMBERS = ("weight", "similarity")
+_NUMBERS = ("weight", "similarity", "maxUnusableRows")
 
 INDEX, COUNT = "JOB_COMPLETION_INDEX", "LLMTRAIN_DATA_PROCESSES"
 
@@ -140,7 +140,7 @@ def _parse(text: str) -> dict[str, Any]:
         key, _, value = option.partition("=")
         if key not in fields or not value:
             known = ", ".join(f"{each}=" for each in sorted(fields))
-            raise CliError(f"--source {text}: {option!r} is none of {known}")
+            raise CliError(f"--source {text}: {option!r} is not one of {known}")
         try:
             source[key] = _value(key, value)
         except ValueError as error:
@@ -176,10 +176,12 @@ def _progress(output: Output) -> Iterator[Callable[[PreparationProgress], None]]
 
 def _notes(source: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was left out of a source, with examples, by kind. Each note is at most a line."""
-    for name, facts in source.get("skipped", {}).items():
-        yield f"skipped {facts['count']} {name}: {', '.join(facts['first'])}"
+    for kind in ("skipped", "dropped"):
+        for name, facts in source.get(kind, {}).items():
+            yield f"{kind} {facts['count']} ({name}): {', '.join(facts['first'])}"
     for name, count in source["documents"]["dropped"].items():
-        yield f"dropped {count}: {name}"
+        if not name.startswith("row: "):
+            yield f"dropped {count} ({name})"
     near = source.get("nearDuplicates", {})
     for group in near.get("largest", []):
         alike = group["first"][0]

@@ -50,6 +50,9 @@ class DataSource(ApiModel):
     cleaning: Literal["none", "web"] = "none"
     """Cleaning of white space. none keeps all of it. web makes single spaces and at most one empty
     line of it, removes control characters, and applies NFC."""
+    max_unusable_rows: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Largest share of rows (JSON lines, CSV, Parquet) that may be left out because they cannot be
+    used. More of them end the preparation."""
     near_duplicates: Literal["remove", "keep"] = "remove"
     """Near duplicates: remove all but one document of each group, or keep them. Of equal documents,
     one is kept in any case."""
@@ -102,8 +105,8 @@ class Data(ApiModel):
 
     objective: Literal["pretrain", "sft"] = "pretrain"
     """Training objective: pretrain (next-token prediction) or sft (supervised fine-tuning). With
-    sft, sources are JSON lines with prompt and response, or with messages that have role and
-    content, and the loss includes responses only."""
+    sft, sources are rows with prompt and response, or with messages that have role and content, and
+    the loss includes responses only."""
     chat: Chat | None = None
     """Chat template for objective sft. Defaults to the template next to the tokenizer, or to plain
     if there is none."""
@@ -115,6 +118,8 @@ class Data(ApiModel):
     """Sources of training text, identified by name."""
     tokenizer: Tokenizer | None = None
     """Tokenizer."""
+    overlong: Literal["drop", "truncate"] = "drop"
+    """Examples of objective sft that are longer than a sequence: leave them out, or cut the end."""
     held_out_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """Share of whole documents that are held out for evaluation."""
 

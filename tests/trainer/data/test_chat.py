@@ -148,13 +148,13 @@ def test_equal_questions_are_held_out_together(tmp_path: Path) -> None:
 
 
 BAD = {
-    "no response": ({"prompt": "why"}, "line 2: the pair has no response"),
-    "empty response": ({"prompt": "why", "response": " \n"}, "line 2: a response is empty"),
-    "no answer": ({"messages": [{"role": "user", "content": "why"}]}, "line 2: no message has the"),
-    "role": ({"messages": [{"role": "robot", "content": "x"}]}, "line 2: the role 'robot'"),
-    "neither": ({"text": "why"}, "line 2: it has neither prompt and response nor messages"),
-    "no JSON": ("{", "line 2: Expecting property name"),
-    "a list": ([], "line 2: it is not a JSON object"),
+    "no response": ({"prompt": "why"}, "the pair has no response"),
+    "empty response": ({"prompt": "why", "response": " \n"}, "a response is empty"),
+    "no answer": ({"messages": [{"role": "user", "content": "why"}]}, "no message has the"),
+    "role": ({"messages": [{"role": "robot", "content": "x"}]}, "the role 'robot'"),
+    "neither": ({"text": "why"}, "it has neither prompt and response nor messages"),
+    "no JSON": ("{", "it is not JSON: Expecting property name"),
+    "a list": ([], "it is not a JSON object"),
 }
 
 
@@ -168,7 +168,8 @@ def test_a_bad_line_is_named(name: str, tmp_path: Path) -> None:
         "CorpusUnreadable",
         "spec.data.sources[0].uri",
     )
-    assert f"{path}: {message}" in caught.value.message
+    assert f"pairs/pairs.jsonl:2: {message}" in caught.value.message
+    assert f"({path.as_uri()}): 1 of 2 rows cannot be used: 1 " in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_job_is_prepared_and_told_as_a_table(tmp_path: Path, real: Path) -> No
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_damaged_source_ends_every_process(tmp_path: Path, processes: int) -> None:
     for number in range(4):
-        (tmp_path / f"{number}.jsonl").write_text('{"text": "a"}\n' * 9 + "{")
+        (tmp_path / f"{number}.jsonl").write_text('{"text": "a"}\n' * 9 + "{\n{")
     said = refused(
         "prepare",
         "--source",
@@ -111,7 +111,7 @@ def test_a_damaged_source_ends_every_process(tmp_path: Path, processes: int) -> 
         "--processes",
         processes,
     )
-    assert "--source x" in said and "line 10 is not JSON" in said
+    assert "--source x" in said and "/0.jsonl:10: it is not JSON" in said
 
 
 @pytest.mark.parametrize(

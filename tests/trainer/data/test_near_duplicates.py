@@ -18,6 +18,7 @@ from llmtrain_trainer.data.preparation.minhash import BANDS, ROWS, band_hashes, 
 from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import read_manifest
+from llmtrain_trainer.errors import InputError
 
 
 def problem(number: int) -> str:
@@ -46,11 +47,14 @@ def kept(source: dict[str, Any]) -> int:
 
 
 PROBLEMS = [problem(number) for number in range(60)]
+OTHERS = [
+    " ".join(f"{random.Random(number * 99 + place).randrange(10**6):x}" for place in range(40))
+    for number in range(4)
+]
 
 
 def test_problems_of_one_template_are_removed_and_shown(tmp_path: Path) -> None:
-    other = "Nothing of the above is said in this document, which stands alone. " * 2
-    source = facts(tmp_path, [*PROBLEMS, other])
+    source = facts(tmp_path, [*PROBLEMS, *OTHERS])
     near = source["nearDuplicates"]
     assert kept(source) < 20
     removed = [group["removed"] for group in near["largest"]]
@@ -75,8 +79,14 @@ def test_a_higher_similarity_keeps_more(tmp_path: Path) -> None:
     for similarity in (0.8, 0.9, 0.97):
         folder = tmp_path / str(similarity)
         folder.mkdir()
-        counts.append(kept(facts(folder, PROBLEMS, similarity=similarity)))
+        counts.append(kept(facts(folder, [*PROBLEMS, *OTHERS], similarity=similarity)))
     assert counts == sorted(counts) and counts[0] < counts[-1]
+
+
+def test_nothing_but_near_duplicates_is_refused_with_their_number(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"dropped: 59 nearDuplicate\)") as caught:
+        facts(tmp_path, PROBLEMS)
+    assert "nearDuplicates: keep" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("similarity", [0.8, 0.85, 0.9, 0.95, 0.99])
@@ -116,7 +126,7 @@ def test_prose_is_compared_without_its_punctuation() -> None:
 
 def test_the_command_shows_the_largest_group(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text("\n".join(json.dumps({"text": text}) for text in PROBLEMS))
+    path.write_text("\n".join(json.dumps({"text": text}) for text in [*PROBLEMS, *OTHERS]))
     arguments = ["prepare", "--source", f"s=file://{path}", "--vocab-size", "400"]
     shown = CliRunner().invoke(app, [*arguments, "--to", str(tmp_path / "one")])
     assert shown.exit_code == 0, shown.output

@@ -82,19 +82,25 @@ class ReadReport:
     skipped: Causes = field(default_factory=Causes)
     """Files, and records of other formats than text, that were not read, by what they are."""
 
+    dropped: Causes = field(default_factory=Causes)
+    """Rows that cannot be used, by why."""
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         counts = {name: dict(sorted(getattr(self, name).items())) for name in _COUNTERS}
-        return {**counts, "skipped": self.skipped.to_json()}
+        causes = {name: getattr(self, name).to_json() for name in _CAUSES}
+        return {**counts, **causes}
 
     def add_json(self, other: dict[str, Any]) -> None:
         """Add another report, in the order of the files."""
         for name in _COUNTERS:
             getattr(self, name).update(other[name])
-        self.skipped.add_json(other["skipped"])
+        for name in _CAUSES:
+            getattr(self, name).add_json(other[name])
 
 
 _COUNTERS = ("boundaries", "formats", "charsets", "languages")
+_CAUSES = ("skipped", "dropped")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from llmtrain_trainer.data.chat_template import ChatTemplate, template_error
-from llmtrain_trainer.data.conversations import RESPONSE_ROLE, loads
+from llmtrain_trainer.data.conversations import counted_turns, loads
 from llmtrain_trainer.data.shards import TokenStream, corrupt_error
 from llmtrain_trainer.data.tokenizer import Encoder, end_token
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
+
+OVERLONG_FIELD = "spec.model.architecture.sequenceLength"
 
 FIRST, COUNTED = 1 << 31, 1 << 30
 ID = COUNTED - 1
@@ -37,6 +39,10 @@ class ExampleEncoder:
         self, tokenizer: Tokenizer, template: ChatTemplate, longest: int, by_pieces: bool = True
     ) -> None:
         self._template, self._longest = template, longest
+        self.truncates = False
+        """Whether an example that is longer than a sequence is cut at its end."""
+        self.truncated = 0
+        """Number of examples that were cut."""
         self._special = Tokenizer.from_str(tokenizer.to_str())
         self._special.encode_special_tokens = False
         self._end = end_token(tokenizer)
@@ -53,18 +59,22 @@ class ExampleEncoder:
             problem = f"{name}: the template yields no token that counts in the loss"
             raise template_error(problem, self._template.origin)
         if len(ids) > self._longest + 1:
-            raise InputError(
-                "InvalidSpec",
-                f"{name} has {len(ids)} tokens, and the model's sequences have {self._longest}"
-                " and the one that follows",
-                field="spec.model.architecture.sequenceLength",
-                remedy="shorten or remove the line, or use longer sequences",
-            )
+            cut = ids[: self._longest + 1]
+            if not self.truncates or not (cut[1:] & COUNTED).any():
+                raise InputError(
+                    "InvalidSpec",
+                    f"{name} has {len(ids)} tokens, and the model's sequences have {self._longest}"
+                    " and the one that follows",
+                    field=OVERLONG_FIELD,
+                    remedy="use longer sequences, or data.overlong: truncate, or raise"
+                    " maxUnusableRows of the source",
+                )
+            ids, self.truncated = cut, self.truncated + 1
         ids[0] |= FIRST
         return ids
 
     def _marked(self, text: str) -> Iterator[int]:
-        messages = loads(text)
+        messages, counted = loads(text), counted_turns(text)
         ends = False  # whether the next token ends a response
         for segment in self._template.segments(messages, self._end_name):
             if segment.message is None:
@@ -73,7 +83,7 @@ class ExampleEncoder:
                     yield token | COUNTED if ends else token
                     ends = False
             else:
-                counts = messages[segment.message][0] == RESPONSE_ROLE
+                counts = counted[segment.message]
                 for token in self._plain.encode(segment.text)[:-1].tolist():
                     yield token | COUNTED if counts or ends else token
                     ends = False

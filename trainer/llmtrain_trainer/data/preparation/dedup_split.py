@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llmtrain_trainer.data.conversations import contents
+from llmtrain_trainer.data.documents import ReadReport
 from llmtrain_trainer.data.preparation import extract
+from llmtrain_trainer.data.preparation.limits import require_usable
 from llmtrain_trainer.data.preparation.minhash import clusters
 from llmtrain_trainer.data.preparation.near_groups import near_groups, near_groups_path
 from llmtrain_trainer.data.preparation.workspace import Workspace, read_json
@@ -43,13 +45,17 @@ def select_documents(work: Workspace) -> None:
     sizes = [len(part) for part in parts]
     facts = np.concatenate(parts)
     sources = np.repeat([unit.source for unit in units], sizes)
+    _require_usable_rows(work)
     outcomes, kept = decide_outcomes(facts, sources, work.plan.config.held_out_fraction)
     if not (outcomes == HELD_OUT).any():
-        raise _nothing_held_out(work, int((outcomes == TRAIN).sum()))
+        raise _nothing_held_out(work, tally([outcomes]))
     for unit, part in zip(units, np.split(outcomes, np.cumsum(sizes)[:-1]), strict=True):
-        with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as file:
-            np.save(file, part)
-    work.write_json(near_groups_path(work), near_groups(work, kept, sources, sizes))
+        path = work.file(STAGE, unit.number, ".npy")
+        if not path.exists():  # an interrupted process wrote the same
+            with work.draft(path) as draft, draft.open("wb") as file:
+                np.save(file, part)
+    if not near_groups_path(work).exists():
+        work.write_json(near_groups_path(work), near_groups(work, kept, sources, sizes))
     size, template = work.plan.config.vocab_size, work.plan.template
     special = template.special_tokens() if template else []
     with work.draft(work.tokenizer) as draft:
@@ -64,18 +70,32 @@ def select_documents(work: Workspace) -> None:
             train_bpe(texts, size, special).save(str(draft))
 
 
-def _nothing_held_out(work: Workspace, kept: int) -> InputError:
+def _require_usable_rows(work: Workspace) -> None:
+    """Raise InputError for a source of which too many rows cannot be used."""
+    for index, source in enumerate(work.plan.sources):
+        report, read = ReadReport(), 0
+        for unit in work.plan.units:
+            if unit.source == index:
+                facts = read_json(work.file(extract.STAGE, unit.number, ".json"))
+                report.add_json(facts["report"])
+                read += facts["counts"].get("read", 0)
+        require_usable(source, report.dropped, read)
+
+
+def _nothing_held_out(work: Workspace, outcomes: dict[str, int]) -> InputError:
     counts: Counter[str] = Counter()
     for unit in work.plan.units:
         counts.update(read_json(work.file(extract.STAGE, unit.number, ".json"))["counts"])
     read = counts.pop("read", 0)
-    dropped = ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "none"
+    counts.update({name: outcomes[name] for name in OUTCOMES[EXACT:] if outcomes[name]})
+    dropped = ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "nothing"
     return InputError(
         "CorpusTooSmall",
-        f"of {read} documents {kept} are left, so none can be held out (dropped: {dropped};"
-        " the others are duplicates)",
+        f"of {read} documents {outcomes['train']} are left, so none can be held out"
+        f" (dropped: {dropped})",
         field=work.plan.sources[0].field,
-        remedy="add text, or choose what ends a document (data.sources[].documents)",
+        remedy="add text, choose what ends a document (data.sources[].documents), or keep near"
+        " duplicates (nearDuplicates: keep)",
     )
 
 

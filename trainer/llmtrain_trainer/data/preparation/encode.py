@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from llmtrain_trainer.data.examples import ExampleEncoder
+from llmtrain_trainer.data.chat_template import FIELD as CHAT_FIELD
+from llmtrain_trainer.data.documents import Causes
+from llmtrain_trainer.data.examples import OVERLONG_FIELD, ExampleEncoder
 from llmtrain_trainer.data.preparation import dedup_split, extract
 from llmtrain_trainer.data.preparation.manifest_plan import Unit
 from llmtrain_trainer.data.preparation.workspace import Workspace
@@ -22,6 +26,48 @@ PARTS = {"train": dedup_split.TRAIN, "held-out": dedup_split.HELD_OUT}
 """Name of a part -> outcome of its documents."""
 
 
+_KINDS = {OVERLONG_FIELD: "overlong", CHAT_FIELD: "template"}
+"""Field of an error -> kind of an example that cannot be encoded."""
+_ALL_FAIL = 100
+"""After so many failures and no success, every example fails."""
+
+
+class UnusableExamples:
+    """Examples that do not fit a sequence, or that their template refuses."""
+
+    def __init__(self) -> None:
+        self.parts: Counter[str] = Counter()
+        self.causes = Causes()
+        self.remedies: dict[str, tuple[str, str]] = {}
+        self.truncated = 0
+        self.used = 0
+
+    def add(self, part: str, error: InputError) -> None:
+        """Count an example. Raise the error again if it is of another kind, or the only outcome."""
+        kind = _KINDS.get(error.field or "")
+        if kind is None or (not self.used and self.parts.total() >= _ALL_FAIL):
+            raise error
+        self.parts[part] += 1
+        self.causes.add(kind, error.message)
+        self.remedies[kind] = (error.field or "", error.remedy or "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        return {
+            "parts": dict(self.parts),
+            "causes": self.causes.to_json(),
+            "remedies": self.remedies,
+            "truncated": self.truncated,
+        }
+
+    def add_json(self, other: dict[str, Any]) -> None:
+        """Add the counts of another unit."""
+        self.parts.update(other["parts"])
+        self.causes.add_json(other["causes"])
+        self.remedies.update(other["remedies"])
+        self.truncated += other["truncated"]
+
+
 def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
     """Return the encoder of the tokenizer that `select_documents` wrote."""
     tokenizer = Tokenizer.from_file(str(work.tokenizer))
@@ -29,7 +75,9 @@ def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
     by_pieces = work.plan.tokenizer is None
     if chat is None or template is None:
         return Encoder(tokenizer, by_pieces)
-    return ExampleEncoder(tokenizer, template, chat.max_length, by_pieces)
+    examples = ExampleEncoder(tokenizer, template, chat.max_length, by_pieces)
+    examples.truncates = chat.overlong == "truncate"
+    return examples
 
 
 def encode_unit(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) -> None:
@@ -38,16 +86,25 @@ def encode_unit(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) 
     texts = work.file(extract.STAGE, unit.number, ".jsonl")
     outcomes = np.load(work.file(dedup_split.STAGE, unit.number, ".npy"))
     counts: dict[str, int] = {}
+    unusable = UnusableExamples()
     for part, wanted in PARTS.items():
         path = work.file(STAGE, unit.number, f".{part}.bin")
         with work.draft(path) as draft, draft.open("wb") as file:
             documents = extract.clean_documents(texts)
             for (name, text), outcome in zip(documents, outcomes, strict=True):
                 if outcome == wanted:
-                    ids = _ids(encoder, name, text, work.plan.tokenizer)
+                    try:
+                        ids = _ids(encoder, name, text, work.plan.tokenizer)
+                    except InputError as error:
+                        unusable.add(part, error)
+                        continue
+                    unusable.used += 1
                     file.write(ids.astype(dtype).tobytes())
             counts[part] = file.tell() // dtype.itemsize
-    work.write_json(work.file(STAGE, unit.number, ".json"), counts)
+    if isinstance(encoder, ExampleEncoder):
+        unusable.truncated, encoder.truncated = encoder.truncated, 0
+    facts = {"tokens": counts, "unusable": unusable.to_json()}
+    work.write_json(work.file(STAGE, unit.number, ".json"), facts)
 
 
 def _ids(

@@ -53,6 +53,8 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
                 continue
             file.write(json.dumps([document.name, text], ensure_ascii=False) + "\n")
             facts.append(_facts(text, kind, source, work.plan.config.seed))
+    counts["read"] += report.dropped.counts.total()
+    counts.update({f"row: {kind}": count for kind, count in report.dropped.counts.items()})
     with work.draft(work.file(STAGE, unit.number, ".npy")) as draft, draft.open("wb") as binary:
         np.save(binary, np.array(facts, FACTS))
     work.write_json(

@@ -101,7 +101,7 @@ def plan_preparation(
     if template is not None and config.chat is not None:
         # these names are part of the data digest in checkpoints
         facts = {name: getattr(template, name) for name in ("source", "bos_token", "eos_token")}
-        shaped.append([facts, config.chat.max_length])
+        shaped.append([facts, config.chat.max_length, config.chat.overlong])
     shape = json.dumps(shaped)
     seen = [[str(file.path), file.format, file.size, file.modified] for file in files]
     weights = [source.weight for source in sources]
@@ -111,10 +111,14 @@ def plan_preparation(
     )
 
 
+_SHAPELESS = ("uri", "field", "weight", "max_unusable_rows")
+"""Fields of a source that do not change its tokens."""
+
+
 def _shape_of(source: Source) -> dict[str, Any]:
     """Return the settings of a source that determine its tokens."""
     facts = asdict(source)
-    return {name: facts[name] for name in sorted(facts) if name not in ("uri", "field", "weight")}
+    return {name: facts[name] for name in sorted(facts) if name not in _SHAPELESS}
 
 
 def _template(config: DataConfig, tokenizer: Path | None) -> ChatTemplate | None:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from llmtrain_trainer.data.documents import ReadReport
 from llmtrain_trainer.data.preparation import dedup_split, encode, extract, minhash
+from llmtrain_trainer.data.preparation.limits import require_usable
 from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, PreparationPlan
 from llmtrain_trainer.data.preparation.near_groups import near_groups_path
 from llmtrain_trainer.data.preparation.workspace import TOKENIZER, Workspace, read_json
@@ -42,7 +43,7 @@ def shard_specs(work: Workspace) -> list[ShardSpec]:
     """Return all shards. They are known once every unit is encoded."""
     totals: Counter[tuple[int, str]] = Counter()
     for unit in work.plan.units:
-        for part, count in read_json(work.file(encode.STAGE, unit.number, ".json")).items():
+        for part, count in _encoded(work, unit.number)["tokens"].items():
             totals[unit.source, part] += count
     size = work.plan.shard_tokens
     return [
@@ -50,6 +51,11 @@ def shard_specs(work: Workspace) -> list[ShardSpec]:
         for (source, part), total in sorted(totals.items())
         for number in range(-(-total // size))
     ]
+
+
+def _encoded(work: Workspace, unit: int) -> dict[str, Any]:
+    facts: dict[str, Any] = read_json(work.file(encode.STAGE, unit, ".json"))
+    return facts
 
 
 def shard_info_path(work: Workspace, shard: ShardSpec) -> Path:
@@ -86,7 +92,7 @@ def _contents(work: Workspace, shard: ShardSpec, width: int) -> Iterator[bytes]:
     for unit in work.plan.units:
         if unit.source != shard.source or first >= shard.end:
             continue
-        count = read_json(work.file(encode.STAGE, unit.number, ".json"))[shard.part]
+        count = _encoded(work, unit.number)["tokens"][shard.part]
         start, end = max(shard.start - first, 0), min(shard.end - first, count)
         first += count
         if start < end:
@@ -153,8 +159,17 @@ def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> di
         if shard.source == index:
             tokens[shard.part] += shard.end - shard.start
     read = counts.pop("read", 0)
+    unusable = encode.UnusableExamples()
+    for number in mine:
+        unusable.add_json(_encoded(work, number)["unusable"])
+    for field, remedy in list(unusable.remedies.values())[:1]:
+        require_usable(source, unusable.causes, read, field, remedy)
+    outcomes["train"] -= unusable.parts["train"]
+    outcomes["heldOut"] -= unusable.parts["held-out"]
+    counts.update({f"row: {kind}": count for kind, count in unusable.causes.counts.items()})
     report = ReadReport()
     report.add_json(work.plan.reports[index])
+    report.dropped.add_json(unusable.causes.to_json())
     for number in mine:
         report.add_json(units[number]["report"])
     return {
@@ -163,6 +178,7 @@ def _source(work: Workspace, index: int, units: dict[int, dict[str, Any]]) -> di
         "weight": source.weight,
         "cleaning": source.cleaning,
         **report.to_json(),
+        "truncated": unusable.truncated,
         "documents": {"read": read, "dropped": dict(sorted(counts.items())), **outcomes},
         "nearDuplicates": {
             "handling": source.near_duplicates,

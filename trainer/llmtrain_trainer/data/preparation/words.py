@@ -49,10 +49,13 @@ def bare_words(text: str) -> list[str]:
 
 
 def signs(text: str) -> list[str]:
-    """Return what documents are compared by: words; with each symbol, if many are symbols."""
+    """Return what documents are compared by: words; with each symbol, if many are symbols.
+
+    Empty for a text without words: runs of symbols repeat, and say little about a text.
+    """
     words = bare_words(text)
     symbols = _SYMBOL.findall(text)
-    if _LETTERS_PER_SYMBOL * len(symbols) <= sum(map(len, words)):
+    if not words or _LETTERS_PER_SYMBOL * len(symbols) <= sum(map(len, words)):
         return words
     return _SIGN.findall(text.casefold())
 

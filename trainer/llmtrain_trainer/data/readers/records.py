@@ -39,30 +39,43 @@ Row = tuple[int, dict[str, Any] | RowError]
 
 def read_jsonl(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield one document per JSON object, its `text` or `content`."""
-    return _documents(file, json_rows(file, report), ":")
+    return _documents(file, report, json_rows(file, report))
 
 
 def read_csv(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield one document per row, its column `text` or `content`."""
-    return _documents(file, csv_rows(file, report), ":")
+    return _documents(file, report, csv_rows(file, report))
 
 
 def read_parquet(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield one document per row, its column `text` or `content`, read by row group."""
-    return _documents(file, parquet_rows(file, (*TEXT_FIELDS, *NAME_FIELDS)), "#")
+    return _documents(file, report, parquet_rows(file, (*TEXT_FIELDS, *NAME_FIELDS)))
 
 
-def _documents(file: InputFile, rows: Iterator[Row], mark: str) -> Iterator[Document]:
+def _documents(file: InputFile, report: ReadReport, rows: Iterator[Row]) -> Iterator[Document]:
     for number, row in rows:
-        if isinstance(row, RowError):
-            raise file.unreadable(f"line {number} {row}")
-        text = first_of(row, TEXT_FIELDS)
-        if text is None and not set(row).isdisjoint(TEXT_FIELDS):
-            text = ""  # null; it is counted as empty
-        if not isinstance(text, str):
-            raise file.unreadable(f"line {number} has no string under text or content")
+        try:
+            if isinstance(row, RowError):
+                raise row
+            text = _text_of(row)
+        except RowError as error:
+            report.dropped.add(error.kind, f"{file.name}:{number}: {error}")
+            continue
         name = first_of(row, NAME_FIELDS)
         yield Document(f"{file.name}#{number if name is None else name}", text)
+
+
+def _text_of(row: dict[str, Any]) -> str:
+    """Return the text of a row. Raises RowError if it has none."""
+    text = first_of(row, TEXT_FIELDS)
+    if isinstance(text, str):
+        return text
+    found = [name for name in TEXT_FIELDS if name in row]
+    if not found:
+        raise RowError("fields", "it has no field text or content")
+    if text is None:
+        raise RowError("null", f"its {found[0]} is null")
+    raise RowError("content", f"its {found[0]} is not a string")
 
 
 def first_of(record: dict[str, Any], names: tuple[str, ...]) -> Any:
@@ -96,13 +109,13 @@ def _parsed(line: str) -> dict[str, Any] | RowError:
     try:
         return _object(json.loads(line))
     except (ValueError, RecursionError) as error:
-        return RowError("json", f"is not JSON: {error}")
+        return RowError("json", f"it is not JSON: {error}")
 
 
 def _object(value: Any) -> dict[str, Any] | RowError:
-    if isinstance(value, dict | RowError):
+    if isinstance(value, dict):
         return value
-    return RowError("json", "is not a JSON object")
+    return RowError("json", "it is not a JSON object")
 
 
 def _values(stream: IO[str]) -> Iterator[Any]:
@@ -116,8 +129,7 @@ def _values(stream: IO[str]) -> Iterator[Any]:
                 value, place = decoder.raw_decode(held)
             except (ValueError, RecursionError) as error:
                 if is_end or len(held) > _LONGEST_OBJECT:
-                    yield RowError("json", f"is not JSON: {error}")
-                    return
+                    raise ValueError(f"it is not JSON: {error}") from error
             else:
                 yield value
                 held, size = held[place:], _PIECE
@@ -142,7 +154,7 @@ def csv_rows(file: InputFile, report: ReadReport) -> Iterator[Row]:
             if not cells:
                 continue
             if len(cells) != len(names):
-                problem = f"has {len(cells)} cells for {len(names)} columns"
+                problem = f"it has {len(cells)} cells for {len(names)} columns"
                 yield number, RowError("cells", problem)
             else:
                 yield number, dict(zip(names, cells, strict=True))
