@@ -235,6 +235,16 @@ MANIFESTS: dict[str, Callable[[Path], Any]] = {
     "negative tokens": _edit(lambda m: m["sources"][0]["shards"][0].update(tokens=-5)),
     "wide tokens": _edit(lambda m: m.update(bytesPerToken=1 << 40)),
     "sources is text": _edit(lambda m: m.update(sources="many")),
+    "counts are text": _edit(lambda m: m["sources"][0].update(skipped="many")),
+    "a count is text": _edit(lambda m: m["sources"][0]["documents"].update(dropped={"a": "b"})),
+    "causes are missing": _edit(lambda m: m["sources"][0].update(dropped={"json": {"count": 1}})),
+    "a group is empty": _edit(
+        lambda m: m["sources"][0].update(
+            nearDuplicates={
+                "largest": [{"removed": 1, "kept": {"name": "a", "text": "b"}, "first": []}]
+            }
+        )
+    ),
     "no tokenizer": _edit(lambda m: m.pop("tokenizer")),
     "deep": _write('{"kind": ' + DEEP),
     "long number": _write('{"kind": ' + LONG + "}"),

@@ -174,25 +174,10 @@ def _progress(output: Output) -> Iterator[Callable[[PreparationProgress], None]]
         yield report
 
 
-def _notes(source: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what was left out of a source, with examples, by kind. Each note is at most a line."""
-    for kind in ("skipped", "dropped"):
-        for name, facts in source.get(kind, {}).items():
-            yield f"{kind} {facts['count']} ({name}): {', '.join(facts['first'])}"
-    for name, count in source["documents"]["dropped"].items():
-        if not name.startswith("row: "):
-            yield f"dropped {count} ({name})"
-    near = source.get("nearDuplicates", {})
-    for group in near.get("largest", []):
-        alike = group["first"][0]
-        yield (
-            f"removed {group['removed']} near duplicates of {group['kept']['name']},"
-            f" such as {alike['name']}: {' '.join(alike['text'].split())!r}"
-        )
-
-
 def _text(folder: Path, manifest: Mapping[str, Any]) -> str:
     from rich.table import Table
+
+    from llmtrain_trainer.data.left_out import sentences
 
     table = Table(box=None)
     for name in ("source", "weight", "read", "dropped", "equal", "near", "train", "held out"):
@@ -211,7 +196,5 @@ def _text(folder: Path, manifest: Mapping[str, Any]) -> str:
         )
         table.add_row("  tokens", *[""] * 5, str(tokens["train"]), str(tokens["held-out"]))
     size = manifest["tokenizer"]["vocabSize"]
-    notes = "".join(
-        f"\n{source['name']}: {note}" for source in manifest["sources"] for note in _notes(source)
-    )
+    notes = "".join(f"\n{sentence}" for sentence in sentences(manifest))
     return f"{render(table)}\n{notes}\nvocabulary of {size} tokens; written to {folder}"

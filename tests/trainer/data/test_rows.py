@@ -19,6 +19,7 @@ from llmtrain_trainer.data.examples import COUNTED, ID
 from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.workspace import Workspace
+from llmtrain_trainer.data.prepare import prepare as job_data
 from llmtrain_trainer.data.prepared import read_manifest
 from llmtrain_trainer.data.readers.conversation_rows import turns_of
 from llmtrain_trainer.data.readers.records import RowError
@@ -155,6 +156,7 @@ def write(path: Path, rows: Sequence[Any]) -> Path:
     return path
 
 
+LONG = {"prompt": "long", "response": "word " * 400}
 GOOD = [{"prompt": f"is {n} even", "response": f"it is {n}"} for n in range(200)]
 
 
@@ -214,6 +216,24 @@ def test_odd_rows_of_text_are_counted_in_every_format(tmp_path: Path) -> None:
     assert sum(documents["dropped"].values()) == 6
 
 
+def test_the_log_of_a_job_says_what_was_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [*GOOD, "{", LONG])
+    source = Source("s", f"file://{path}", "s", format="chat")
+    config = DataConfig((source,), 0.1, 400, 0, chat=ChatConfig(64, "plain"))
+    lines: list[str] = []
+    data = job_data(config, 64, tmp_path / "work", write_line=lines.append)
+    assert lines[0] == "data: prepared with format 3; s: cleaning none"
+    assert lines[1].startswith("data: s: dropped 1 (json): s/a.jsonl:201: it is not JSON: ")
+    assert lines[2].startswith("data: s: dropped 1 (overlong): s/a.jsonl:202 has ")
+    assert len(lines) == 3
+
+    again: list[str] = []
+    tokens = Source("s", f"file://{data.folder}", "s", format="tokens")
+    prepared = DataConfig((tokens,), 0.1, 400, 0, chat=ChatConfig(64, "plain"))
+    job_data(prepared, 64, tmp_path / "work", write_line=again.append)
+    assert again == lines
+
+
 def test_too_many_odd_rows_are_an_error_with_their_causes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [*GOOD[:80], *[{"prompt": "why"}] * 20])
     with pytest.raises(InputError) as caught:
@@ -225,9 +245,6 @@ def test_too_many_odd_rows_are_an_error_with_their_causes(tmp_path: Path) -> Non
     # the work that was done is kept
     facts = prepare(tmp_path / "out", path, ChatConfig(128, "plain"), max_unusable_rows=0.2)
     assert facts["documents"]["dropped"] == {"row: no response": 20}
-
-
-LONG = {"prompt": "long", "response": "word " * 400}
 
 
 def test_long_examples_are_left_out_or_cut(tmp_path: Path) -> None:

@@ -50,11 +50,41 @@ class _Tokens(_Part):
     held_out: Annotated[Count, Field(alias="held-out")]
 
 
+class _Causes(_Part):
+    count: Count
+    first: list[str]
+
+
+class _Excerpt(_Part):
+    name: str
+    text: str
+
+
+class _Group(_Part):
+    removed: Count
+    kept: _Excerpt
+    first: Annotated[list[_Excerpt], Field(min_length=1)]
+
+
+class _NearDuplicates(_Part):
+    largest: list[_Group] = []
+
+
+class _Documents(_Part):
+    dropped: dict[str, Count] = {}
+
+
 class _Source(_Part):
     name: Inside
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     tokens: _Tokens
     shards: list[_Shard]
+    cleaning: Annotated[str, Field(max_length=16)] = "web"
+    documents: _Documents = _Documents()
+    skipped: dict[str, _Causes] = {}
+    dropped: dict[str, _Causes] = {}
+    truncated: Count = 0
+    nearDuplicates: _NearDuplicates = _NearDuplicates()  # noqa: N815
 
 
 class _Manifest(_Part):

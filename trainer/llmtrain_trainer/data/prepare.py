@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llmtrain_trainer.config import DataConfig
 from llmtrain_trainer.data import prepared
+from llmtrain_trainer.data.left_out import LONGEST, sentences
 from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.sources import locate
@@ -25,11 +26,12 @@ def prepare(
     sequence: int,
     work_dir: Path,
     find_base_tokenizer: Callable[[DataConfig], Path | None] = lambda _: None,
+    write_line: Callable[[str], None] = lambda _: None,
 ) -> PreparedData:
     """Prepare the data, or open it if it is prepared. Raises InputError for an unusable source.
 
     `find_base_tokenizer` returns the tokenizer of `config.init_from`. It is called only if there is
-    something to prepare.
+    something to prepare. `write_line` gets what the data was prepared with, and what was left out.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     field = config.sources[0].field
@@ -41,6 +43,10 @@ def prepare(
         folder = root / plan.key
         with _locked(root / f"{plan.key}.lock"):
             run_share(Workspace(plan, folder))
+    manifest = prepared.read_manifest(folder)
+    write_line(f"data: prepared with {prepared.prepared_with(manifest)}"[:LONGEST])
+    for sentence in sentences(manifest):
+        write_line(f"data: {sentence}")
     data = prepared.load(folder, config.vocab_size, sequence, field)
     if data.examples != (config.chat is not None):
         raise InputError(

@@ -264,7 +264,8 @@ def _prepare(run: RunConfig, pod: PodEnvironment, send: Callable[[Any], None]) -
     """Check the folders that the job writes to, and prepare the data. Runs in the child."""
     try:
         _require_folders(run, pod)
-        send(prepare(run.data, run.sequence, pod.work_dir, base_tokenizer))
+        log = write_line if 0 in pod.ranks else lambda _: None
+        send(prepare(run.data, run.sequence, pod.work_dir, base_tokenizer, log))
     except Exception as error:  # whatever it is, the parent reports it
         failure = failure_of(error)
         send(failure)
