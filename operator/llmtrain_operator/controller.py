@@ -88,7 +88,7 @@ class Controller:
         self._on_end = on_end
         self._loops = ReconcileLoops(lambda uid: Reconciler(uid, self._deps))
         self._tasks: list[asyncio.Task[None]] = []
-        self._checked = CheckedJobs(config.domain_tolerance)
+        self._checked = CheckedJobs(config.domain_tolerance, lambda: self._assessments.only_gpu())
         self.informers = Informers(
             cluster,
             config.namespace,

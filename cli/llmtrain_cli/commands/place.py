@@ -24,8 +24,7 @@ from llmtrain_core.placement import (
     place,
 )
 from llmtrain_core.placement.tree import natural
-from llmtrain_core.plan.hardware import Accelerator, accelerator_of
-from llmtrain_core.plan.memory.node_filter import nodes_with_too_little_memory
+from llmtrain_core.plan.memory.node_filter import nodes_with_too_little_memory, only_gpu
 from llmtrain_core.topology.findings import findings, relevant_to_job, sentences
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.validation.check import Job
@@ -97,7 +96,7 @@ def request_on(
     domain_tolerance: float = DOMAIN_TOLERANCE,
 ) -> Request:
     """Return the request of a job on the nodes of a cluster."""
-    request = Request.of(job, _gpu_of(snapshot), domain_tolerance)
+    request = Request.of(job, only_gpu(snapshot.nodes), domain_tolerance)
     if annotations.get(ALLOW_OVER_MEMORY) == "true":
         return request
     return replace(request, too_small=nodes_with_too_little_memory(job, snapshot.nodes))
@@ -110,12 +109,6 @@ def obstacles_by_node(request: Request, snapshot: Snapshot) -> dict[str, str]:
         for node in sorted(snapshot.nodes, key=lambda node: natural((node.name,)))
     }
     return {name: text for name, text in found.items() if text}
-
-
-def _gpu_of(snapshot: Snapshot) -> Accelerator | None:
-    """Return the GPU type if the nodes' labels name exactly one."""
-    found = {row.name: row for node in snapshot.nodes if (row := accelerator_of(node.labels))}
-    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def _label_findings(

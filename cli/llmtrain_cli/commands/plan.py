@@ -268,7 +268,7 @@ def _placement(
     if not selection.nodes:
         return None, ()
     state = snapshot_for(fabric, selection.nodes)
-    answer = place(Request.of(job), state)
+    answer = place(Request.of(job, selection.hardware), state)
     if not isinstance(answer, Placement):
         left = "".join(f"; {note}" for note in selection.notes)
         raise CliError(f"--nodes: the job does not fit: {answer.message}{left}", EXIT_FAILURE)

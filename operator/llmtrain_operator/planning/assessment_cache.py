@@ -7,7 +7,12 @@ import logging
 from collections.abc import Callable, Iterable
 
 from llmtrain_core.api.defaults import FABRIC_NAME
-from llmtrain_core.plan.memory.node_filter import min_gpu_memory, nodes_by_gpu_memory
+from llmtrain_core.plan.hardware import Accelerator
+from llmtrain_core.plan.memory.node_filter import (
+    min_gpu_memory,
+    nodes_by_gpu_memory,
+    only_gpu,
+)
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_operator.cache.records import FabricRecord, JobRecord, NodeRecord
@@ -51,6 +56,8 @@ class AssessmentCache:
         self._min_memory: dict[str, tuple[Job, int]] = {}
         self._nodes_up_to: tuple[int, list[tuple[int, frozenset[str]]]] = (-1, [])
         """For a node generation: by each size of GPU memory, the nodes with at most that."""
+        self._gpu: tuple[int, Accelerator | None] = (-1, None)
+        """For a node generation: the GPU of the nodes."""
 
     async def assess(self, record: JobRecord, checked: Job | list[Problem]) -> Assessment | None:
         """Return the assessment of a job.
@@ -112,6 +119,12 @@ class AssessmentCache:
                 break
             found = names
         return found
+
+    def only_gpu(self) -> Accelerator | None:
+        """Return the GPU of all nodes, or None unless their labels name exactly one type."""
+        if self._gpu[0] != self._node_generation:
+            self._gpu = self._node_generation, only_gpu(self._nodes())
+        return self._gpu[1]
 
     def _nodes_by_memory(self) -> list[tuple[int, frozenset[str]]]:
         if self._nodes_up_to[0] != self._node_generation:

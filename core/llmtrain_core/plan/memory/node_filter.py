@@ -1,6 +1,6 @@
-"""Find nodes whose GPUs, by their labels, have too little memory for a job.
+"""What the labels of nodes say of their GPUs: the type, and those with too little memory for a job.
 
-The operator and the command line both use it, so that both exclude the same nodes.
+The operator and the command line both use it, so that both place a job alike.
 """
 
 from __future__ import annotations
@@ -50,6 +50,13 @@ def nodes_with_too_little_memory(job: Job, nodes: Iterable[Node]) -> frozenset[s
     least = min_gpu_memory(job)
     small = (names for size, names in nodes_by_gpu_memory(nodes).items() if size < least)
     return frozenset[str]().union(*small)
+
+
+def only_gpu(nodes: Iterable[Node]) -> Accelerator | None:
+    """Return the GPU of the nodes, or None unless their labels name exactly one type."""
+    products = {gpu_product_labels(node) for node in nodes}
+    found = {row.name: row for product in products if (row := accelerator_of(dict(product)))}
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def gpu_product_labels(node: Node) -> Product:
