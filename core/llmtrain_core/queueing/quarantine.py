@@ -22,6 +22,8 @@ FAILURE_WINDOW_SECONDS = 3600.0
 """Older failures do not count."""
 FIRST_SECONDS = 600.0
 MAX_SECONDS = 4 * 3600.0
+CLOCK_SKEW_SECONDS = 300.0
+"""Failures that lie further in the future do not count. Another process may have recorded them."""
 MIN_FAILURES = 2
 MAX_EXCLUDED_PERCENT = 10.0
 """Default share of the nodes that may be in quarantine at once."""
@@ -96,7 +98,9 @@ def quarantine(
     speakers: dict[str, set[str]] = {}
     """Nodes that jobs of a namespace speak against."""
     for failure in sorted(failures, key=lambda f: (-f.time, f.job)):
-        if failure.node in nodes and failure.time > now - FAILURE_WINDOW_SECONDS - MAX_SECONDS:
+        past = now - failure.time
+        recent = -CLOCK_SKEW_SECONDS <= past < FAILURE_WINDOW_SECONDS + MAX_SECONDS
+        if failure.node in nodes and recent:
             by_node.setdefault(failure.node, []).append(failure)
             if not failure.own:
                 speakers.setdefault(failure.namespace, set()).add(failure.node)
@@ -153,7 +157,7 @@ def _lists(by_node: Mapping[str, Sequence[NodeFailure]], now: float, limit: _Lim
     for node, found in by_node.items():
         count = sum(found[0].time - failure.time <= FAILURE_WINDOW_SECONDS for failure in found)
         if count >= MIN_FAILURES:
-            length = min(MAX_SECONDS, FIRST_SECONDS * 2.0 ** (count - MIN_FAILURES))
+            length = min(MAX_SECONDS, FIRST_SECONDS * 2.0 ** min(count - MIN_FAILURES, 10))
             last = found[0].time
             exclusions[node] = Exclusion(last + length, last, tuple(found[:count]))
     held = limit.newest(exclusions)

@@ -6,7 +6,7 @@ missing field.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,10 +23,13 @@ ORPHAN = "orphan"
 
 
 def parse_time(text: str) -> datetime:
-    """Parse an API timestamp. Return the epoch if it is empty."""
+    """Parse an API timestamp (RFC 3339). Return the epoch if it is empty. Raises ValueError."""
     if not text:
         return datetime.fromtimestamp(0, UTC)
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    found = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
+    if found.tzinfo is None:
+        raise ValueError(f"{text} has no offset from UTC")
+    return found
 
 
 def format_time(moment: datetime) -> str:
@@ -311,6 +314,19 @@ class JobView:
     def measured(self) -> Raw:
         """What the running job has measured of its plan."""
         return self.plan.get("measured") or {}
+
+    @property
+    def times(self) -> Iterator[tuple[str, str]]:
+        """Field and value of all API timestamps of the status. Those that are not set are empty."""
+        names = "startTime", "attemptStartTime", "completionTime", "backoffUntil", "estimatedStart"
+        yield from ((name, self.status.get(name) or "") for name in names)
+        yield "placement.deadline", self.placed_deadline
+        yield "move.deadline", self.move.get("deadline") or ""
+        yield "lastRestart.time", self.last_restart.get("time") or ""
+        yield "progress.eta", self.progress.get("eta") or ""
+        yield from (("failures.time", failure["time"]) for failure in self.failures)
+        for condition in self.conditions:
+            yield "conditions.lastTransitionTime", condition["lastTransitionTime"]
 
     # Relocation.
 

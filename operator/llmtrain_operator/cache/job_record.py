@@ -19,6 +19,7 @@ from llmtrain_operator.cache.job import ORPHAN, JobView, Raw, parse_time
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.manifests.gang_scheduling import KUEUE_LABELS
 
+_PROPERTIES = [name for name, found in vars(JobView).items() if isinstance(found, property)]
 SPEC_LEVELS = 32
 """Levels of a spec that is read; the API has eight."""
 ANNOTATION_LENGTH = 256
@@ -40,7 +41,6 @@ _CORE = ("managedBy", "suspend", "priorityClassName", "runPolicy")
 def job_record(raw: Raw) -> JobRecord:
     """Read a job."""
     spec = raw.get("spec") or {}
-    _try_shared_reads(JobView.of(raw))
     if is_nested_deeper(spec, SPEC_LEVELS):
         return unreadable_job(raw, f"nested more than {SPEC_LEVELS} levels")
     size = len(orjson.dumps(spec))
@@ -58,17 +58,29 @@ def unreadable_job(raw: Raw, why: str) -> JobRecord:
     return _record(raw, _core(raw.get("spec") or {}), problem)
 
 
-def _try_shared_reads(view: JobView) -> None:
-    """Read what loops over all jobs read. A job that raises an error here affects no other job."""
+def _try_reads(view: JobView) -> None:
+    """Read everything of a job. One that raises an error here affects no other job.
+
+    The schema of the status bounds types and sizes, but it admits more than can be read: `5-` as
+    numbers of pods, or a time with an offset of 99 hours. Raises ValueError with the field.
+    """
+    for name in _PROPERTIES:
+        try:
+            getattr(view, name)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{name}: {error!r}") from error
+    for field, text in view.times:
+        try:
+            parse_time(text)
+        except ValueError as error:
+            raise ValueError(f"status.{field}: {error}") from error
+    placement = view.stored_placement or {"gpusPerNode": 0}
+    _ = int(placement["gpusPerNode"]), int(placement.get("priority") or 0)
     parse_time(view.creation_time)
-    placement = view.stored_placement
-    _ = view.completed_pods
-    _ = view.attempt, view.held_nodes, placement and int(placement["gpusPerNode"])
-    _ = view.may_leave(0.0), frozenset(view.drained_nodes)
+    _ = view.may_leave(0.0), frozenset(view.held_nodes), frozenset(view.drained_nodes)
     for failure in view.failures:
-        _ = failure["reason"], parse_time(failure["time"])
+        _ = failure["reason"]
     for condition in view.conditions:
-        parse_time(condition["lastTransitionTime"])
         _ = condition["type"], condition["status"], condition["reason"]
 
 
@@ -88,6 +100,7 @@ def _core(spec: Raw) -> Raw:
 
 
 def _record(raw: Raw, spec: Raw, problem: Problem | None) -> JobRecord:
+    _try_reads(JobView.of({**raw, "spec": spec}))
     found = raw["metadata"]
     metadata: dict[str, Any] = {key: found[key] for key in _METADATA if key in found}
     if kept := _chosen(found.get("labels"), KUEUE_LABELS):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.placement import start_obstacles
@@ -46,6 +48,10 @@ from llmtrain_operator.scheduler.spares import spare_allocations, taken_spares
 from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
 from llmtrain_operator.scheduler.usage import terminating_allocations, usage, used_by_others
 
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
 
 class ClusterReader:
     """Read pending jobs and the state of the cluster from the informers."""
@@ -67,6 +73,8 @@ class ClusterReader:
         self._unknown_start_window = config.unknown_start_window
         self._system_classes = config.system_priority_classes
         self._uplinks = UplinkUsageCache()
+        self._left_out: dict[str, int] = {}
+        """Version of each job that could not be read, by UID: each is logged once."""
 
     def job(self, uid: str) -> JobView | None:
         """Return a job by UID."""
@@ -81,13 +89,13 @@ class ClusterReader:
     def pending_jobs(self) -> dict[str, PendingJob | Unschedulable]:
         """Return the jobs that wait for a placement, by UID."""
         priorities, fabrics, now = self._priorities(), self._fabrics(), time.time()
-        found: dict[str, PendingJob | Unschedulable] = {}
         placed: Counter[str] = Counter()
-        for record in self._informers.managed_jobs():
+
+        def pending(record: JobRecord) -> tuple[str, PendingJob | Unschedulable] | None:
             placed[record.namespace] += holds_nodes(record.view)
             checked = self._checked.get(record)
             if isinstance(checked, list) or _is_rejected(record.view):
-                continue
+                return None
             request = partial(self._checked.request, record.uid)
             job = pending_job(
                 record,
@@ -101,9 +109,25 @@ class ClusterReader:
             if isinstance(job, PendingJob):
                 job = self._without_stuck_pods(record, job, now)
                 job = self._earlier_pods(record) or self._without_small_gpus(record, checked, job)
-            if job is not None:
-                found[record.uid] = job
-        return limit_active_jobs(found, placed, self._max_active_jobs)
+            return None if job is None else (record.uid, job)
+
+        return limit_active_jobs(dict(self._each(pending)), placed, self._max_active_jobs)
+
+    def _each(self, read: Callable[[JobRecord], R | None]) -> Iterator[R]:
+        """Yield what a function returns for each managed job, without None.
+
+        What is stored in one job stops no other one: a job that raises an error is left out.
+        """
+        for record in self._informers.managed_jobs():
+            try:
+                found = read(record)
+            except Exception:
+                if self._left_out.get(record.uid) != record.version:
+                    self._left_out[record.uid] = record.version
+                    log.exception("job=%s is left out of the scheduling cycle", record.uid)
+                continue
+            if found is not None:
+                yield found
 
     def _earlier_pods(self, record: JobRecord) -> Unschedulable | None:
         """Return why a job must wait if pods of a deleted job of its name are left."""
@@ -217,28 +241,28 @@ class ClusterReader:
 
     def _allocations(self, now: float, held: HeldNodes) -> Iterator[Allocation]:
         priorities = self._priorities()
-        for record in self._informers.managed_jobs():
+
+        def allocation(record: JobRecord) -> Allocation | None:
             nodes = held.get(record.uid, ())
-            found = allocation_of(record, self._checked.get(record), priorities, now, nodes)
-            if found is not None:
-                yield found
+            return allocation_of(record, self._checked.get(record), priorities, now, nodes)
+
+        return self._each(allocation)
 
     def _expired(self, held: HeldNodes) -> Iterator[Allocation]:
-        for record in self._informers.managed_jobs():
-            found = expired_allocation(record, held.get(record.uid, ()))
-            if found is not None:
-                yield found
+        return self._each(lambda record: expired_allocation(record, held.get(record.uid, ())))
 
     def _running(self, now: float) -> Iterator[RunningJob]:
         priorities = self._priorities()
-        for record in self._informers.managed_jobs():
+
+        def running(record: JobRecord) -> RunningJob | None:
             request = partial(self._checked.request, record.uid)
             checked = self._checked.get(record)
             found = running_job(record, checked, priorities, now, request)
-            if found is not None and isinstance(checked, Job):
-                small = self._too_small(record, checked)
-                wanted = replace(found.next.request, too_small=small)
-                yield replace(found, next=replace(found.next, request=wanted))
+            if found is None or isinstance(checked, list):
+                return None
+            return replace(found, next=self._without_small_gpus(record, checked, found.next))
+
+        return self._each(running)
 
     def _priorities(self) -> dict[str, PriorityRecord]:
         return {item.name: item for item in self._informers.priority_classes.values()}

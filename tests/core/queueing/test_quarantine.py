@@ -72,6 +72,19 @@ def test_many_jobs_of_one_namespace_count_once_for_others() -> None:
     assert found.of("a").excluded["n0"].until > NOW + 3600
 
 
+def test_any_number_of_failures_excludes_a_node_for_four_hours_at_most() -> None:
+    failures = [lost(f"a/job-{index}") for index in range(1100)]
+    found = quarantine(failures, NOW, kinds(1)).of("b").excluded["n0"]
+    assert found.until == NOW - 10.0 + 4 * 3600.0
+
+
+def test_a_failure_that_lies_in_the_future_counts_only_within_the_skew_of_clocks() -> None:
+    failures = [lost("a/first", ago=-250.0), lost("a/second", ago=-200.0)]
+    assert out(quarantine(failures, NOW, kinds(1)), "b") == {"n0"}
+    failures = [lost("a/first", ago=-5000.0), lost("a/second", ago=-5000.0)]
+    assert not quarantine(failures, NOW, kinds(1)).exists
+
+
 def test_the_newest_exclusions_hold_and_the_oldest_end_for_good() -> None:
     failures = [
         lost("a/x", f"n{index}", ago=ago + more)
