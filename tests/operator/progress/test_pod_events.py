@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -77,15 +78,18 @@ def test_the_newest_event_that_explains_a_delay(
 class Server:
     """An API server that has Events of pods, and records what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
         self.asked: list[str] = []
         self.error: Exception | None = None
+        self._on_request = on_request
 
     async def list_page(
         self, resource: Resource, namespace: str, *, fields: str, limit: int
     ) -> ListPage:
         assert (resource, namespace, limit) == (EVENTS, "ns", pod_events.MAX_EVENTS)
         self.asked.append(fields)
+        await asyncio.sleep(0)
+        self._on_request()
         if self.error is not None:
             raise self.error
         return ListPage([Item(event("FailedMount", fields, 1))], 1, "")
@@ -104,7 +108,7 @@ async def test_a_few_pods_of_a_job_are_looked_at_in_turn(monkeypatch: pytest.Mon
 
     await look()
     assert server.asked == [f"involvedObject.uid=pod-0-{index}" for index in range(3)]
-    assert woken == ["uid"]
+    assert set(woken) == {"uid"}
     assert events.findings("uid")["pod-0-0"] == "FailedMount: involvedObject.uid=pod-0-0"
     now += pod_events.PERIOD_SECONDS - 1
     await look()
@@ -118,6 +122,51 @@ async def test_a_few_pods_of_a_job_are_looked_at_in_turn(monkeypatch: pytest.Mon
     assert events.findings("uid").keys() == {"pod-0-0"}, "the others have started"
     events.forget("uid")
     assert not events.findings("uid")
+
+
+class Clock:
+    """A clock that only requests and pauses advance."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+        await asyncio.sleep(0)
+
+
+async def test_requests_take_a_small_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request makes the API server read all Events of the namespace."""
+    clock, took = Clock(), 0.05
+    monkeypatch.setattr(pod_events.time, "monotonic", lambda: clock.now)
+    server = Server(lambda: clock.advance(took))
+    events = PodEvents(server, lambda _: None, clock.sleep)  # type: ignore[arg-type]
+    jobs = {f"uid-{job}": [pod(index, "Pending") for index in range(3)] for job in range(40)}
+
+    began = clock.now
+    while not all(events.findings(job) for job in jobs):
+        clock.advance(0.1)
+        for job, pods in jobs.items():
+            events.look_up(job, pods)
+        await asyncio.sleep(0)
+    passed = clock.now - began
+    assert len(jobs) <= len(server.asked) <= 1 + 0.02 * passed / took
+    assert len(server.asked) < 2 * len(jobs), "the jobs take turns"
+
+
+async def test_pods_that_have_started_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(pod_events.time, "monotonic", lambda: clock.now)
+    server = Server(lambda: clock.advance(15))
+    events = PodEvents(server, lambda _: None, clock.sleep)  # type: ignore[arg-type]
+    for job in ("one", "two"):
+        events.look_up(job, [pod(0, "Pending")])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(server.asked) == 1 and not events.findings("two"), "the pause is longer"
 
 
 async def test_without_the_right_to_list_events_nothing_else_stops() -> None:
