@@ -29,11 +29,18 @@ from llmtrain_trainer.weights.families import (
     tensor_mappings,
 )
 from llmtrain_trainer.weights.reading import ReadWeights, weight_shapes
+from llmtrain_trainer.weights.stored_tensors import (
+    INDEX,
+    SINGLE,
+    files_of_tensors,
+    require_all_used,
+    require_plain_weights,
+)
 
-MAX_CONFIG, MAX_INDEX = 16 << 20, 256 << 20
-"""Bytes of the two JSON files."""
+MAX_CONFIG = 16 << 20
+"""Bytes of the configuration."""
 
-CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+CONFIG = "config.json"
 SHARD_BYTES = 4 << 30
 """Size of one weights file. Writing a file needs twice as much memory."""
 
@@ -65,7 +72,7 @@ def export(
     index: dict[str, str] = {}
     read = _cache_last(read)
     for number, shard in enumerate(shards, 1):
-        name = "model.safetensors"
+        name = SINGLE
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {}
@@ -88,20 +95,18 @@ def weights_of_huggingface(folder: Path) -> tuple[Architecture, ReadWeights]:
     """
     try:
         config = json.loads(read_file(folder / CONFIG, MAX_CONFIG))
+        require_plain_weights(config)
         architecture = architecture_of(config)
-        files = _files(folder)
+        files = files_of_tensors(folder)
+        holders = _holders(architecture, files)
     except InputError as error:
         message = f"{folder}: {error.message}"
         raise InputError(error.reason, message, field=error.field, remedy=error.remedy) from error
+    except ValueError as error:
+        raise _unreadable(folder, str(error)[:500]) from error
     except Exception as error:  # nearly any kind: the values may be of any type
         raise _unreadable(folder, repr(error)[:500]) from error
     sizes = weight_shapes(architecture)
-    holders: dict[str, list[TensorMapping]] = {}
-    for mapping in tensor_mappings(architecture):
-        for name in mapping.names:
-            holders.setdefault(name, []).append(mapping)
-        if _stored_name(mapping.hf_name, files) is None:
-            raise _unreadable(folder, f"no file has {mapping.hf_name}")
 
     def read(names: Sequence[str]) -> Mapping[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -192,24 +197,21 @@ def _part(
     return torch.split(whole, rows)[mapping.names.index(name)].contiguous()
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Return the file of every stored tensor."""
-    if (folder / INDEX).is_file():
-        named = json.loads(read_file(folder / INDEX, MAX_INDEX))["weight_map"]
-        found = {tensor: folder / Path(name).name for tensor, name in named.items()}
-        for path in set(found.values()):
-            _require_file(path)
-        return found
-    path = folder / "model.safetensors"
-    _require_file(path)
-    with safe_open(path, framework="pt") as file:
-        return dict.fromkeys(file.keys(), path)
-
-
-def _require_file(path: Path) -> None:
-    """Raise ValueError for what is no file: a pipe would make the reader wait forever."""
-    if not path.is_file():
-        raise ValueError(f"{path.name} is not a file")
+def _holders(
+    architecture: Architecture, files: Mapping[str, Path]
+) -> dict[str, list[TensorMapping]]:
+    """Return the stored tensors of every weight. Raises if one is missing, or one is not used."""
+    holders: dict[str, list[TensorMapping]] = {}
+    used: set[str] = set()
+    for mapping in tensor_mappings(architecture):
+        for name in mapping.names:
+            holders.setdefault(name, []).append(mapping)
+        stored = _stored_name(mapping.hf_name, files)
+        if stored is None:
+            raise ValueError(f"no file has {mapping.hf_name}")
+        used.add(stored)
+    require_all_used(files, used, architecture.tied_embeddings)
+    return holders
 
 
 def _stored_name(theirs: str, files: Mapping[str, Path]) -> str | None:
