@@ -48,6 +48,7 @@ from llmtrain_trainer.runtime.log_format import format_warnings, write_line
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of, termination_log
 from llmtrain_trainer.runtime.run_in_thread import run_in_thread
 from llmtrain_trainer.runtime.sockets import listen, raise_file_limit
+from llmtrain_trainer.weights.export_folder import require_exportable
 from llmtrain_trainer.worker.stack_dump import FLIGHT_RECORDER_ENTRIES
 
 if TYPE_CHECKING:
@@ -281,6 +282,7 @@ def _require_folders(run: RunConfig, pod: PodEnvironment) -> None:
     if run.checkpoint.export is not None and 0 in pod.ranks:  # rank 0 writes it
         to = folder_from_uri(run.checkpoint.export, EXPORT_FIELD)
         require_writable(to, EXPORT_FIELD, "ExportNotWritable")
+        require_exportable(to)
 
 
 async def import_torch() -> None:

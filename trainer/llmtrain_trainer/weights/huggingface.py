@@ -17,11 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder, make_dir
+from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
 from llmtrain_trainer.data.tokenizer import end_token, open_tokenizer
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 from llmtrain_trainer.runtime.untrusted_files import read_file
+from llmtrain_trainer.weights.export_folder import begin_export
 from llmtrain_trainer.weights.families import (
     TensorMapping,
     architecture_of,
@@ -40,7 +41,7 @@ from llmtrain_trainer.weights.stored_tensors import (
 MAX_CONFIG = 16 << 20
 """Bytes of the configuration."""
 
-CONFIG = "config.json"
+CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 SHARD_BYTES = 4 << 30
 """Size of one weights file. Writing a file needs twice as much memory."""
 
@@ -59,22 +60,20 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     heartbeat: Heartbeat = no_heartbeat,
 ) -> None:
-    """Write a model that `transformers` can load. Raises InputError for unsupported shapes.
+    """Write a model that `transformers` can load.
 
+    Raises InputError for unsupported shapes, and for a folder with files of another model.
     `heartbeat` is called for every tensor that was read and every part of a file that was written.
     """
     end = None if tokenizer is None else end_token(open_tokenizer(tokenizer))
     config = config_of(architecture, dtype, end)
     shards = _shards(architecture, getattr(torch, dtype).itemsize, shard_bytes)
-    make_dir(to)
-    for old in [path for path in to.iterdir() if _is_ours(path.name)] if to.is_dir() else []:
-        old.unlink()
+    names = [_shard_name(number, len(shards)) for number in range(len(shards))]
+    own = [CONFIG, *names, *([INDEX] if len(shards) > 1 else [])]
+    begin_export(to, own if tokenizer is None else [*own, TOKENIZER, TOKENIZER_CONFIG])
     index: dict[str, str] = {}
     read = _cache_last(read)
-    for number, shard in enumerate(shards, 1):
-        name = SINGLE
-        if len(shards) > 1:
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+    for name, shard in zip(names, shards, strict=True):
         tensors = {}
         for mapping in shard:
             tensors[mapping.hf_name] = _join(mapping, read).to(getattr(torch, dtype))
@@ -147,6 +146,10 @@ def _shards(architecture: Architecture, width: int, limit: int) -> list[list[Ten
         shards[-1].append(mapping)
         used += size
     return shards
+
+
+def _shard_name(number: int, count: int) -> str:
+    return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
 def _write(path: Folder, content: bytes, heartbeat: Heartbeat) -> None:
@@ -232,11 +235,7 @@ def _write_tokenizer(tokenizer: Folder, to: Folder, length: int) -> None:
         "eos_token": end,
         "model_max_length": length,
     }
-    (to / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _is_ours(name: str) -> bool:
-    return name in (CONFIG, INDEX) or name.endswith(".safetensors")
+    (to / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _unreadable(folder: Path, problem: str) -> InputError:

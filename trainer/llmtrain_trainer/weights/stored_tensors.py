@@ -82,9 +82,7 @@ def require_all_used(files: Mapping[str, Path], used: Collection[str], tied: boo
         if tied and OUTPUT in unused:
             unused.remove(OUTPUT)
             embedding = next(name for name in used if _is_embedding(name))
-            first, second = (
-                opened[files[name]].get_tensor(name) for name in (OUTPUT, embedding)
-            )
+            first, second = (opened[files[name]].get_tensor(name) for name in (OUTPUT, embedding))
             if not first.equal(second):
                 raise _unsupported(f"{OUTPUT} differs from {embedding}, and config.json ties them")
     if unused:
