@@ -11,6 +11,8 @@ TERMINATION_LOG = "LLMTRAIN_TERMINATION_LOG"
 """Overrides the path of the termination message, for pods that cannot write below /dev."""
 METRICS = "LLMTRAIN_METRICS"
 """How many metrics the trainer exports: `basic` or `full`."""
+RDMA = "LLMTRAIN_RDMA"
+"""Whether the job uses RDMA: `required`, `preferred` (TCP if it is not possible), or not set."""
 HOME = "HOME"
 """Set to `TMP_PATH` if the root file system is read-only, unless the job sets it. Triton, CUDA,
 Hugging Face libraries and matplotlib have their caches in it; inductor has its own one in /tmp."""

@@ -40,6 +40,7 @@ TRAINER_REASONS = frozenset(
         "InvalidEnvironment",
         "InvalidSpec",
         "LossNotFinite",
+        "MemlockTooLow",
         "ModelUnreadable",
         "PeerLost",
         "PortInUse",

@@ -143,6 +143,9 @@ class Collective(ApiModel):
     """Mean duration of a call in seconds, including time waiting for other ranks."""
 
 
+Collectives = Annotated[list[Collective], Field(max_length=32), list_map("group", "op")]
+
+
 class Progress(ApiModel):
     """Training progress."""
 
@@ -173,14 +176,9 @@ class Progress(ApiModel):
     """Share of held-out examples with an exact match before the first step (objective sft)."""
     exact_match_after: float | None = None
     """Share of held-out examples with an exact match after the last step (objective sft)."""
-    collectives: (
-        Annotated[
-            list[Collective],
-            Field(max_length=32),
-            list_map("group", "op"),
-        ]
-        | None
-    ) = None
+    network_fallback: Annotated[str, Field(max_length=512)] | None = None
+    """Why the ranks use TCP although the job has RDMA devices."""
+    collectives: Collectives | None = None
     """Measurements of collectives."""
 
 

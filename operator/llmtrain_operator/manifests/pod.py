@@ -38,6 +38,9 @@ NCCL guide, "Environment Variables" (NCCL_NET, NCCL_IB_ROCE_VERSION_NUM: routabl
 aws-ofi-nccl (name of its network), libfabric (FI_PROVIDER).
 """
 
+_RDMA_PROFILES = frozenset({"infiniband", "roce", "efa"})
+"""Profiles of networks that register memory."""
+
 
 def make_pod(
     job: Job,
@@ -205,7 +208,7 @@ def _env(job: Job, identity: JobIdentity, attempt: int, index: int) -> list[Obje
         **_plain({**home, **profile}),
         **_given(workers.env or ()),
         **_plain((network and network.nccl) or {}),
-        **_plain(_contract(job, identity, attempt, index)),
+        **_plain({**_contract(job, identity, attempt, index), **_rdma(job)}),
         **_FIELDS,
     }
     return list(variables.values())
@@ -233,6 +236,17 @@ def _contract(job: Job, identity: JobIdentity, attempt: int, index: int) -> dict
         env.PET_MASTER_ADDR: master,
         env.PET_MASTER_PORT: port,
     }
+
+
+def _rdma(job: Job) -> dict[str, str]:
+    """Return the variable that tells the trainer whether RDMA is required or preferred."""
+    network = job.spec.network
+    if network is None:
+        return {}
+    if network.profile in _RDMA_PROFILES:
+        return {env.RDMA: "required"}
+    uses = network.profile == "auto" and network.rdma is not None
+    return {env.RDMA: "preferred"} if uses else {}
 
 
 def _plain(variables: Mapping[str, str]) -> dict[str, Object]:

@@ -169,6 +169,26 @@ def test_a_network_without_rdma() -> None:
     assert found("roce", NCCL_NET="Socket")["NCCL_NET"] == "Socket"
 
 
+@pytest.mark.parametrize(
+    ("network", "use"),
+    [
+        (None, None),
+        ({"profile": "auto"}, None),
+        ({"profile": "tcp", "rdma": {"resource": "rdma/hca"}}, None),
+        ({"rdma": {"resource": "rdma/hca"}}, "preferred"),
+        ({"profile": "infiniband"}, "required"),
+        ({"profile": "roce", "rdma": {"resource": "rdma/hca"}}, "required"),
+        ({"profile": "efa"}, "required"),
+    ],
+)
+def test_the_trainer_knows_whether_rdma_is_required(
+    network: dict[str, Any] | None, use: str | None
+) -> None:
+    job = checked_job(**({"network": network} if network else {}))
+    body = make_pod(job, IDENTITY, attempt=0, index=0, nodes=NODES)
+    assert variables(body).get(env.RDMA) == use
+
+
 def test_network_policy_and_service() -> None:
     scraper = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     policy = make_network_policy(IDENTITY, [scraper])["spec"]

@@ -19,6 +19,7 @@ import pytest
 
 from llmtrain_core.api import env as names
 from tests.support.trainer.endpoints import check_metrics, check_status
+from tests.support.trainer.locked_memory import lower_locked_memory
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 
@@ -88,18 +89,20 @@ def _hex(address: str) -> str:
     return "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
 
 
-def _start(two: Any, details: Sequence[str]) -> list[subprocess.Popen[bytes]]:
-    """Start launchers as a pod does: a fresh interpreter each."""
+def _start(two: Any, details: Sequence[str], **more: str) -> list[subprocess.Popen[bytes]]:
+    """Start launchers as a pod does: a fresh interpreter each. They may lock 8 MiB of memory."""
     return [
         subprocess.Popen(
             [sys.executable, "-m", "llmtrain_trainer.launch"],
             env={
                 "PATH": os.environ["PATH"],
                 "LLMTRAIN_METRICS": detail,
+                **more,
                 **two.environment(index),
             },
             stdout=(two.folder / f"log-{index}").open("w"),
             stderr=subprocess.STDOUT,
+            preexec_fn=lower_locked_memory,
         )
         for index, detail in enumerate(details)
     ]
@@ -109,11 +112,12 @@ def test_two_pods_export_their_status_until_they_are_stopped(
     pods: MakePods, job_spec: MakeSpec, corpus: Path
 ) -> None:
     two = pods(_long(job_spec, corpus, pipeline=1, tensor=2))
-    processes = _start(two, ("basic", "full"))
+    processes = _start(two, ("basic", "full"), LLMTRAIN_RDMA="preferred")
     try:
         _wait_for_step(two, 1, 13)
         status = _wait_for_step(two, 0, 13)
         check_status(status, STEPS)
+        assert status["networkFallback"].startswith("MemlockTooLow: ranks ")
         check_metrics(_get(two, 0, "/metrics").decode(), lead=True, full=False)
         check_metrics(_get(two, 1, "/metrics").decode(), lead=False, full=True)
         assert _get(two, 1, "/healthz") == b"ok\n"

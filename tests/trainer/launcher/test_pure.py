@@ -164,6 +164,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "collectives",
         "restartsInPlace",
         "lastRestart",
+        "networkFallback",
     }
     assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)
     assert status["tokensPerSecond"] == 1024 and status["mfu"] > 0

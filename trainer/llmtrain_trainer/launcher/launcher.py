@@ -27,7 +27,7 @@ from llmtrain_trainer.checkpoint.paths import EXPORT_FIELD, folder_from_uri, req
 from llmtrain_trainer.config import RunConfig, load_job
 from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.data.tokenizer import endless_tokenizer
-from llmtrain_trainer.errors import TrainerError
+from llmtrain_trainer.errors import InputError, TrainerError
 from llmtrain_trainer.launcher.http_server import serve
 from llmtrain_trainer.launcher.restart.coordinator import (
     EXIT_TERMINATED,
@@ -44,6 +44,12 @@ from llmtrain_trainer.runtime.address_filter import admit_only
 from llmtrain_trainer.runtime.child_process import ChildProcess
 from llmtrain_trainer.runtime.exception_report import failure_of
 from llmtrain_trainer.runtime.gang_key import read_gang_key
+from llmtrain_trainer.runtime.locked_memory import (
+    MEMLOCK_TOO_LOW,
+    REMEDY,
+    lack_of_locked_memory,
+    locked_memory_limit,
+)
 from llmtrain_trainer.runtime.log_format import format_warnings, write_line
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of, termination_log
 from llmtrain_trainer.runtime.run_in_thread import run_in_thread
@@ -127,10 +133,11 @@ class Launcher:
             key = read_gang_key(self.pod.job_file.parent, self.pod.attempt)
             self.tracker.set_job(run)
             self.grace_seconds = run.grace_seconds
+            no_rdma = self._check_locked_memory()
             self._set_environment()
             self._start_coordinator(run, key)
             data, _, client = await asyncio.gather(
-                self._prepare(run), import_torch(), self._register(run, key)
+                self._prepare(run), import_torch(), self._register(run, key, no_rdma)
             )
             self.client = client
             end = await self._train(run, data, client)
@@ -195,13 +202,25 @@ class Launcher:
         listener, self.listener = self.listener, None
         return listener
 
-    async def _register(self, run: RunConfig, key: bytes | None) -> CoordinatorClient:
+    def _check_locked_memory(self) -> str:
+        """Return why this pod cannot use RDMA although it prefers to; empty if it can.
+
+        Raises InputError (`MemlockTooLow`) if the job requires RDMA.
+        """
+        lacks = lack_of_locked_memory(locked_memory_limit()) if self.pod.rdma else ""
+        if lacks and self.pod.rdma == "required":
+            raise InputError(MEMLOCK_TOO_LOW, lacks, field="spec.network.profile", remedy=REMEDY)
+        if lacks:
+            write_line(f"the ranks use TCP instead of RDMA: {lacks}; {REMEDY}")
+        return lacks
+
+    async def _register(self, run: RunConfig, key: bytes | None, no_rdma: str) -> CoordinatorClient:
         """Connect to the coordinator and register this pod's ranks."""
         # the pod of rank 0 does not depend on the cluster's DNS for its own address
         host = self.pod.pod_ip if 0 in self.pod.ranks else self.pod.master_addr
         master = (host, self.pod.master_port)
         client = await CoordinatorClient.connect(master, run.startup_timeout, key)
-        client.send(Registered(self.pod.ranks))
+        client.send(Registered(self.pod.ranks, no_rdma))
         return client
 
     async def _prepare(self, run: RunConfig) -> PreparedData:

@@ -57,6 +57,7 @@ class Status:
     collectives: tuple[CollectiveSample, ...] = field(default=())
     restarts_in_place: int = 0
     last_restart: LastRestart | None = None
+    network_fallback: str | None = None
 
     def with_progress(self, **changes: Any) -> Status:
         """Return the status with changes and a new heartbeat, which marks progress, not uptime."""
@@ -84,6 +85,7 @@ class Status:
             "exactMatchAfter": self.exact_match_after,
             "restartsInPlace": self.restarts_in_place,
             "lastRestart": self.last_restart.document() if self.last_restart else None,
+            "networkFallback": self.network_fallback,
             "utilization": utilization,
             "collectives": [_collective(s) for s in self.collectives if s.group != UNKNOWN_GROUP],
         }

@@ -15,6 +15,7 @@ from llmtrain_trainer.launcher.http_server import Response, Routes
 from llmtrain_trainer.launcher.status import LastRestart, Status
 from llmtrain_trainer.metrics.devices import DeviceUse
 from llmtrain_trainer.metrics.registry import TrainingMetrics
+from llmtrain_trainer.runtime.locked_memory import MEMLOCK_TOO_LOW
 from llmtrain_trainer.runtime.pod_env import MetricsDetail
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
@@ -107,6 +108,10 @@ class StatusTracker:
         )
         if self._is_rank_0:
             self.metrics.observe_restart()
+
+    def on_network_fallback(self, why: str) -> None:
+        """Record why the ranks of the gang use TCP instead of RDMA."""
+        self.status = replace(self.status, network_fallback=f"{MEMLOCK_TOO_LOW}: {why}"[:512])
 
     def on_devices(self, source: str, uses: list[DeviceUse]) -> None:
         """Record the state of the pod's devices."""

@@ -35,6 +35,7 @@ from llmtrain_trainer.launcher.restart.transport import CoordinatorClient
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.metrics.devices import DeviceMonitor
 from llmtrain_trainer.runtime.child_process import ChildProcess
+from llmtrain_trainer.runtime.locked_memory import use_tcp
 from llmtrain_trainer.runtime.log_format import write_line
 from llmtrain_trainer.runtime.pod_env import PodEnvironment
 from llmtrain_trainer.runtime.reports import RankDump, StepReport
@@ -117,6 +118,9 @@ class WorkerGroup:
 
     def _start(self, command: StartRanks) -> None:
         """Fork the ranks of a generation."""
+        if command.no_rdma:
+            use_tcp()
+            self.tracker.on_network_fallback(command.no_rdma)
         listener = self.take_listener()
         now = asyncio.get_running_loop().time()
         self.processes = []

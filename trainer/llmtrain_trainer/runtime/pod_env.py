@@ -14,6 +14,9 @@ from llmtrain_trainer.errors import InputError
 MetricsDetail = Literal["basic", "full"]
 """Detail of the durations in `/metrics`: sum and count, or histograms."""
 
+RdmaUse = Literal["", "required", "preferred"]
+"""Whether the job uses RDMA. If it is preferred, the ranks use TCP where it is not possible."""
+
 _REMEDY = "start the pod through the operator, or set the variables of the pod contract"
 
 
@@ -34,6 +37,7 @@ class PodEnvironment:
     master_port: int
     termination_log: Path
     metrics: MetricsDetail
+    rdma: RdmaUse = ""
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> PodEnvironment:
@@ -66,6 +70,7 @@ class PodEnvironment:
             master_port=number(names.MASTER_PORT, str(names.RENDEZVOUS_PORT)),
             termination_log=termination_log(environ),
             metrics=_metrics_detail(environ.get(names.METRICS) or "basic"),
+            rdma=_rdma_use(environ.get(names.RDMA) or ""),
         )
 
 
@@ -118,6 +123,14 @@ def _metrics_detail(text: str) -> MetricsDetail:
             return detail
     problem = f"{text[:64]!r} is not one of {', '.join(allowed)}"
     raise _invalid(names.METRICS, problem, "correct it in spec.workers.env, or remove it")
+
+
+def _rdma_use(text: str) -> RdmaUse:
+    allowed: tuple[RdmaUse, ...] = get_args(RdmaUse)
+    for use in allowed:
+        if text == use:
+            return use
+    raise _invalid(names.RDMA, f"{text[:64]!r} is not one of required, preferred")
 
 
 def _invalid(name: str, problem: str, remedy: str = _REMEDY) -> InputError:

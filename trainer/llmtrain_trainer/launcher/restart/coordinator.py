@@ -77,6 +77,7 @@ class RestartCoordinator:
         """Seconds since any rank made progress, over all launchers that have reported stacks."""
         self._last_started = self._last_saved = self._restarts_in_a_row = 0
         self._stop_requested = False
+        self._no_rdma = ""
         self.phase: Phase = "waiting"
         self.generation = 0
         self.deadline: float | None = None
@@ -141,6 +142,8 @@ class RestartCoordinator:
         if not event.ranks or not set(event.ranks) <= set(range(self._world_size)):
             raise ValueError(f"{event.ranks[:8]} are not ranks below {self._world_size}")
         self._launchers[launcher] = event.ranks
+        if event.no_rdma and not self._no_rdma:  # ranks of one gang use one network
+            self._no_rdma = f"{_named(event.ranks)}: {event.no_rdma[:256]}"
 
     def _on_ready(self, launcher: int, now: float) -> tuple[Command, ...]:
         if self.phase != "waiting":
@@ -151,7 +154,7 @@ class RestartCoordinator:
             return ()
         self._enter("running")
         self._done = set()
-        return (StartRanks(self.generation),)
+        return (StartRanks(self.generation, no_rdma=self._no_rdma),)
 
     def _on_failed(self, cause: FailureInfo, now: float) -> tuple[Command, ...]:
         if self.phase == "waiting":

@@ -19,6 +19,8 @@ class Registered:
     """A launcher has connected. It runs these ranks."""
 
     ranks: tuple[int, ...]
+    no_rdma: str = ""
+    """Why these ranks cannot use RDMA; empty if they can, or need not."""
     kind: Literal["registered"] = "registered"
 
 
@@ -105,6 +107,8 @@ class StartRanks:
 
     generation: int
     port: int = 0
+    no_rdma: str = ""
+    """Why all ranks use TCP instead of RDMA; empty if they do not."""
     kind: Literal["start-ranks"] = "start-ranks"
 
 

@@ -1,0 +1,42 @@
+"""Why a gang uses TCP although its job has RDMA devices is in the status. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.api.status import JobStatus
+from tests.support.operator_harness.observed import make_observed, pod, settle, status
+
+pytestmark = pytest.mark.unit
+
+
+def progress_after(*reports: dict[str, Any]) -> dict[str, Any]:
+    observed = make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1)))
+    actions, observed = settle(observed)
+    for report in reports:
+        actions, observed = settle(replace(observed, report={"step": 1, **report}))
+    JobStatus.from_wire(actions.status)
+    found: dict[str, Any] = actions.status["progress"]
+    return found
+
+
+def test_the_words_of_the_trainer_are_shown_and_bounded() -> None:
+    said = "MemlockTooLow: ranks 0, 1: the pod may lock 8192 KiB"
+    assert progress_after({"networkFallback": said})["networkFallback"] == said
+    long = progress_after({"networkFallback": "a\x1b[31m\n" + "x" * 9000})["networkFallback"]
+    assert len(long) == 512 and long.isprintable()
+
+
+def test_they_go_with_the_fallback() -> None:
+    said = {"networkFallback": "MemlockTooLow: ranks 0, 1"}
+    assert "networkFallback" in progress_after(said, {})
+    assert "networkFallback" not in progress_after(said, {"networkFallback": None})
+
+
+@pytest.mark.parametrize("nonsense", [None, "", 7, ["x"], {"reason": "x"}])
+def test_other_values_say_nothing(nonsense: Any) -> None:
+    assert "networkFallback" not in progress_after({"networkFallback": nonsense})
