@@ -53,6 +53,21 @@ async def running_pods(api: Api) -> list[str]:
     ]
 
 
+async def check_a_missing_secret(api: Api, manifest: dict) -> None:
+    """The kubelet says which Secret is missing; the job gives its nodes back and does not fail."""
+
+    def is_released(status: dict) -> bool:
+        placed = [c for c in status.get("conditions", ()) if c["type"] == "Placed"]
+        return any(c["reason"] == "ObjectNotFound" for c in placed)
+
+    await api.create(JOBS, manifest, NAMESPACE)
+    status = await status_when(api, "no-secret", is_released)
+    [placed] = [c for c in status["conditions"] if c["type"] == "Placed"]
+    assert 'secret "hub" not found' in placed["message"], placed
+    assert not status.get("failures") and not status.get("restarts")
+    await api.delete(JOBS, "no-secret", NAMESPACE)
+
+
 async def test_each_mistake_names_reason_field_and_remedy(
     demo_cluster: DemoCluster, tmp_path: Path
 ):
@@ -73,9 +88,21 @@ async def test_each_mistake_names_reason_field_and_remedy(
             "spec.workers.image",
         ),
     }
+    fetch = {
+        "name": "fetch",
+        "image": EXAMPLE["spec"]["workers"]["image"],
+        "command": ["sh", "-c", 'test "$NODE_RANK" = 0 && exit 3'],
+    }
+    cases["bad-init"] = (
+        {"workers": {"initContainers": [fetch]}},
+        "ExitCode",
+        "init container fetch of pod bad-init-0-0",
+    )
+    token = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
     async with demo_cluster.cluster.client() as api:
         for name, (sections, _, _) in cases.items():
             await api.create(JOBS, job(name, **sections), NAMESPACE)
+        await check_a_missing_secret(api, job("no-secret", workers={"env": [token]}))
         await status_when(api, "no-image", is_without_image)
         at_once = {"spec": {"failurePolicy": {"startupTimeout": "1s"}}}
         await api.patch(JOBS, "no-image", at_once, NAMESPACE)
