@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from math import exp, log, pi, sqrt
 from statistics import median
 
@@ -41,8 +42,9 @@ MAX_ALTERNATIVES = 4
 _LINK_PRIOR, _JOB_PRIOR = log(1e-3), log(5e-3)
 _LEAST_GAIN = 0.0
 """Least logarithm of the odds for a cause."""
+_LEAST_ODDS_TO_JOB = 3.0
+"""The same for a link against the jobs whose groups it slows down."""
 _LEAST_THETA = log(1.1)
-_NEVER = -1e9
 _DRIFT = 0.04
 """Standard deviation of log ratios beyond the noise of the samples."""
 _SPREAD = 0.15
@@ -52,8 +54,8 @@ _OUTLIERS, _BROAD = 1e-4, 0.25
 _UNNOTICED = 0.02
 """Share of the groups of a kind that do not notice the slow link, unlike the rest."""
 _KIND_UNNOTICED = _KIND_NOTICED = log(0.5)
-_LEAST_KIND_GAIN = 5.0
-"""Logarithm of the likelihood ratio without which a kind has not noticed the slow link."""
+_LEAST_KIND_GAIN = 3.6
+"""Logarithm of the odds without which a kind has not noticed the slow link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ def localise(observations: Sequence[Observation]) -> Localisation:
         factor = exp(max(fit.thetas))
         if factor < SUSPECT_RATIO or fit.gain < _LEAST_GAIN:
             continue
+        if not cause.job and fit.gain < model.best_job_gain(rest) + _LEAST_ODDS_TO_JOB:
+            continue
         if cause.job:
             slow_jobs[cause.job] = factor
         else:
@@ -180,6 +184,10 @@ class _Model:
                     thetas[index] = max(thetas[index], theta)
         return thetas
 
+    def best_job_gain(self, before: Sequence[float]) -> float:
+        """Return the gain of the best cause that is a job."""
+        return max((self.fit(cause, before).gain for cause in self.causes if cause.job), default=0)
+
     def alike(self, cause: _Cause, fit: _Fit) -> list[_Cause]:
         """Return the links that the same groups cross, of the labels of groups that notice it."""
         noticed = {
@@ -201,31 +209,50 @@ class _Model:
 
     def fit(self, cause: _Cause, before: Sequence[float]) -> _Fit:
         """Return what a cause adds to the log probability of all, with the best slowdowns."""
-        gain, thetas = (_JOB_PRIOR if cause.job else _LINK_PRIOR), []
+        if cause.job:
+            return self._fit_job(cause, before)
+        gain, thetas = _LINK_PRIOR, []
         for members in cause.kinds:
             found = self._fit_kind(members, before)
             if found is None or found[0] < _LEAST_KIND_GAIN:
-                gain += _NEVER if cause.job else _KIND_UNNOTICED
+                gain += _KIND_UNNOTICED
                 thetas.append(0.0)
             else:
-                gain += log(_BROAD) + found[0] + (0.0 if cause.job else _KIND_NOTICED)
+                gain += _KIND_NOTICED + found[0]
                 thetas.append(found[1])
         return _Fit(gain, tuple(thetas))
+
+    def _fit_job(self, cause: _Cause, before: Sequence[float]) -> _Fit:
+        """Return the fit of a job: all kinds are slow, each at least half as much as the slowest.
+
+        Noise may hide the slowdown of a kind of few groups.
+        """
+        medians = [self._median(members, before) for members in cause.kinds]
+        least = max(_LEAST_THETA, max(medians) / 2)
+        thetas = tuple(max(least, each) for each in medians)
+        gains = map(self._gain, cause.kinds, repeat(before), thetas)
+        return _Fit(_JOB_PRIOR + sum(gains) + len(thetas) * log(_BROAD), thetas)
+
+    def _median(self, members: Sequence[int], before: Sequence[float]) -> float:
+        """Return the median log ratio of the groups that other causes do not explain."""
+        free = [self.log_ratios[index] for index in members if self._is_free(index, before)]
+        return median(free) if free else 0.0
 
     def _fit_kind(
         self, members: Sequence[int], before: Sequence[float]
     ) -> tuple[float, float] | None:
         """Return the gain and the log slowdown if a kind of groups notices; None if it does not."""
-        free = [self.log_ratios[index] for index in members if self._is_free(index, before)]
-        theta = median(free) if free else 0.0
+        theta = self._median(members, before)
         if theta < _LEAST_THETA:
             return None
-        gain = sum(
+        return log(_BROAD) + self._gain(members, before, theta), theta
+
+    def _gain(self, members: Sequence[int], before: Sequence[float], theta: float) -> float:
+        return sum(
             log(self._density(index, theta) / self._density(index, before[index]))
             for index in members
             if theta > before[index]
         )
-        return gain, theta
 
     def _is_free(self, index: int, before: Sequence[float]) -> bool:
         """Return True if other causes do not explain all of a group's slowdown."""
