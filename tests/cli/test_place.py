@@ -11,11 +11,22 @@ from typing import Any
 import pytest
 
 from tests.support.cluster_files import LEAF, SPINE, Shell, listed, node, pod, tree
+from tests.support.node_lists import FOLDER
 from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.unit
 
-KEYS = {"fits", "nodes", "spares", "cost", "domains", "crossings", "reasons", "alternative"}
+KEYS = {
+    "fits",
+    "nodes",
+    "spares",
+    "network",
+    "cost",
+    "domains",
+    "crossings",
+    "reasons",
+    "alternative",
+}
 
 
 def job(nodes: int, gpus: int = 8, **topology: Any) -> dict[str, Any]:
@@ -230,7 +241,7 @@ def test_labels_that_bear_on_the_job_are_among_the_reasons(
     said = [reason for reason in reasons if "label" in reason or "under" in reason]
     assert said == [
         f"1 node with no label {LEAF} (bare): each is treated as a separate leaf",
-        f"1 node with an empty label {LEAF} (empty): each is treated as a separate leaf",
+        f"1 node with an empty or unknown label {LEAF} (empty): each is treated as a separate leaf",
         "leaf l0 is under 2 domains (s0, s9): treated as 2 separate domains",
     ]
 
@@ -332,3 +343,49 @@ def test_without_nodes_and_without_kubectl_the_remedy_is_named(
         code, _, err = llmtrain(*command)
         assert code == 2
         assert "kubectl: not on the PATH" in err and "--nodes FILE" in err
+
+
+def test_the_network_of_the_gang_is_shown_with_who_set_what(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    recorded = str(FOLDER / "aws-p5.yaml")
+    named = job(2)
+    named["spec"]["network"] = {"profile": "efa", "nccl": {"NCCL_DEBUG": "INFO"}}
+    arguments = ["-f", file("job.yaml", named, True), "--nodes", recorded]
+    code, out, _ = llmtrain("place", *arguments, "-o", "json")
+    found = json.loads(out)["network"]
+    assert code == 0 and found["row"] == "aws-efa"
+    assert found["fact"] == "allocatable vpc.amazonaws.com/efa: 32"
+    assert found["topologyPreset"] == "aws" and found["applied"] is False
+    setters = {item["name"]: (item["value"], item["setBy"]) for item in found["settings"]}
+    assert setters["hugepages-2Mi"] == ("5120Mi", "aws-efa")
+    assert setters["NCCL_NET"] == ("AWS Libfabric", "spec.network.profile")
+    assert setters["NCCL_DEBUG"] == ("INFO", "spec.network.nccl")
+    code, out, _ = llmtrain("place", *arguments)
+    assert code == 0 and "NETWORK  aws-efa: allocatable vpc.amazonaws.com/efa: 32" in out
+    assert "Resource vpc.amazonaws.com/efa=32, set by aws-efa" in out
+
+
+def test_slices_of_the_nodes_are_read_with_them(llmtrain: Shell, file: Callable[..., str]) -> None:
+    arguments = ["-f", file("job.yaml", job(2), True), "--nodes", str(FOLDER / "dranet.yaml")]
+    code, out, _ = llmtrain("place", *arguments, "-o", "json")
+    found = json.loads(out)["network"]
+    assert code == 0 and found["row"] == "tcp"
+    assert found["notes"][0].startswith("dra (ResourceSlice of driver dra.net) is not used")
+
+
+def test_a_profile_that_no_node_has_is_reported_with_the_nearest(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    named = job(2)
+    named["spec"]["network"] = {"profile": "efa"}
+    nodes = str(FOLDER / "coreweave-h100.yaml")
+    arguments = ["-f", file("job.yaml", named, True), "--nodes", nodes]
+    code, out, _ = llmtrain("place", *arguments, "-o", "json")
+    found = json.loads(out)
+    assert code == 0 and found["network"] is None
+    (finding,) = [text for text in found["reasons"] if text.startswith("spec.network.profile")]
+    assert finding == (
+        "spec.network.profile: 2 nodes: has coreweave-infiniband by resource rdma/ib, not efa (use"
+        " network.profile infiniband or auto)"
+    )

@@ -11,9 +11,11 @@ import typer
 from llmtrain_cli.errors import EXIT_FAILURE
 from llmtrain_cli.io.cluster_view import ClusterSources, read_cluster
 from llmtrain_cli.io.files import read_manifest
+from llmtrain_cli.io.network_text import network_findings, network_lines, network_to_wire
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, seconds_text, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
+from llmtrain_core.network import NetworkRequest
 from llmtrain_core.placement import (
     DOMAIN_TOLERANCE,
     Placement,
@@ -21,6 +23,7 @@ from llmtrain_core.placement import (
     Unplaceable,
     eligible,
     obstacles_text,
+    on_network,
     place,
 )
 from llmtrain_core.placement.tree import natural
@@ -75,8 +78,14 @@ def command(
     view = read_cluster(ClusterSources(nodes, pods, fabric=fabric), named)
     request = request_on(view.snapshot, checked, annotations, domain_tolerance)
     answer = place(request, view.snapshot)
+    network = on_network(request, NetworkRequest.of(checked), view.snapshot, view.drivers)
     wire = answer.to_wire()
-    wire["reasons"] = [*wire["reasons"], *_label_findings(request, view.snapshot, answer)]
+    wire["network"] = network_to_wire(network)
+    wire["reasons"] = [
+        *wire["reasons"],
+        *network_findings(network),
+        *_label_findings(request, view.snapshot, answer),
+    ]
     if isinstance(answer, Unplaceable):
         wire["obstacles"] = obstacles_by_node(request, view.snapshot)
     if named is not None and nodes is not None and fabric is None:
@@ -126,7 +135,7 @@ def placement_text(wire: Mapping[str, Any]) -> str:
     if not wire["fits"]:
         reasons = bullets([clean_text(reason) for reason in wire["reasons"]])
         return "\n".join([f"does not fit: {wire['reason']}", *reasons, *_obstacles(wire)])
-    parts = (_nodes, _cost, _domains, _reasons, _alternative)
+    parts = (_nodes, _network, _cost, _domains, _reasons, _alternative)
     return "\n".join(line for part in parts for line in part(wire)).rstrip()
 
 
@@ -158,6 +167,11 @@ def _nodes(wire: Mapping[str, Any]) -> Iterator[str]:
     if spares:
         names = [spare if isinstance(spare, str) else spare["name"] for spare in spares]
         yield from bullets(["spares: " + ", ".join(map(clean_text, names))])
+    yield ""
+
+
+def _network(wire: Mapping[str, Any]) -> Iterator[str]:
+    yield from network_lines(wire["network"])
     yield ""
 
 

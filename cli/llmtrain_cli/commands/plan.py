@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from math import inf
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llmtrain_cli.errors import EXIT_FAILURE, CliError
 from llmtrain_cli.io.files import read_fabric, read_job, snapshot_for
+from llmtrain_cli.io.network_text import network_lines, network_to_wire
 from llmtrain_cli.io.output import echo
 from llmtrain_cli.plan.cpu import cpu_plan
 from llmtrain_cli.plan.nodes import NodeSelection, select_nodes
 from llmtrain_cli.plan.text import plan_text
-from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.plan import Plan, PlanRequest
 from llmtrain_core.forecast.plan import plan as make_plan
 from llmtrain_core.forecast.plan_json import plan_to_wire
-from llmtrain_core.placement import Placement, Request, place
+from llmtrain_core.network import NetworkRequest
+from llmtrain_core.placement import Placement, Request, on_network, place
 from llmtrain_core.plan.memory.training_memory import format_bytes
 from llmtrain_core.plan.model.model_shape import shape_named
 from llmtrain_core.plan.search.fix_hint import fix_hint
 from llmtrain_core.plan.time.goodput import DEFAULT_FAILURES, Failures
+from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.topology.links import links_of
 from llmtrain_core.validation.check import Job
@@ -205,8 +208,8 @@ def _answer(flags: PlanFlags, output: str) -> None:
         _show(_plan_model(flags, selection), selection, output)
         return
     job = read_job(flags.job)
-    found = _plan_job(job, flags, selection)
-    _show(found, selection, output)
+    found, network = _plan_job(job, flags, selection)
+    _show(found, selection, output, network)
     if not found.memory.fits:
         memory = found.memory
         echo(
@@ -218,13 +221,19 @@ def _answer(flags: PlanFlags, output: str) -> None:
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _show(found: Plan, selection: NodeSelection, output: str) -> None:
+def _show(
+    found: Plan, selection: NodeSelection, output: str, network: Mapping[str, Any] | None = None
+) -> None:
     found = replace(found, assumptions=(*found.assumptions, *selection.notes))
-    wire = plan_to_wire(found)
-    echo(json.dumps(wire, indent=2, allow_nan=False) if output == "json" else plan_text(found))
+    wire = {**plan_to_wire(found), **({"network": network} if network else {})}
+    text = "\n".join([plan_text(found), *(["", *network_lines(network)] if network else [])])
+    echo(json.dumps(wire, indent=2, allow_nan=False) if output == "json" else text)
 
 
-def _plan_job(job: Job, flags: PlanFlags, selection: NodeSelection) -> Plan:
+def _plan_job(
+    job: Job, flags: PlanFlags, selection: NodeSelection
+) -> tuple[Plan, dict[str, Any] | None]:
+    """Return the plan of a job, and with --nodes the network that it has there."""
     own = job.layout.world_size
     if selection.nodes and flags.gpus is not None and flags.gpus != own:
         raise CliError(
@@ -232,11 +241,18 @@ def _plan_job(job: Job, flags: PlanFlags, selection: NodeSelection) -> Plan:
             " the two"
         )
     fabric = read_fabric(flags.fabric) if flags.fabric else None
-    placement, levels = _placement(job, selection, fabric)
+    request = Request.of(job, selection.hardware)
+    placement: Placement | None = None
+    levels: Levels = ()
+    if selection.nodes:
+        state = snapshot_for(fabric, selection.nodes)
+        placement, levels = _placement(request, state, selection), state.levels
+        request = on_network(request, NetworkRequest.of(job), state, selection.drivers)
     links = links_of(fabric) if fabric else None
-    return make_plan(
+    found = make_plan(
         job, selection.hardware, flags.gpus, placement, levels, flags.price, flags.failures, links
     )
+    return found, network_to_wire(request)
 
 
 def _plan_model(flags: PlanFlags, selection: NodeSelection) -> Plan:
@@ -261,15 +277,10 @@ def _number(text: str) -> int:
         raise CliError(f"--tokens {text}: not a number; write 300e9, 300B or 1.4T") from error
 
 
-def _placement(
-    job: Job, selection: NodeSelection, fabric: FabricSpec | None
-) -> tuple[Placement | None, Levels]:
-    """Place the job on the given nodes, as if nothing else ran there."""
-    if not selection.nodes:
-        return None, ()
-    state = snapshot_for(fabric, selection.nodes)
-    answer = place(Request.of(job, selection.hardware), state)
+def _placement(request: Request, state: Snapshot, selection: NodeSelection) -> Placement:
+    """Place a job on the given nodes, as if nothing else ran there."""
+    answer = place(request, state)
     if not isinstance(answer, Placement):
         left = "".join(f"; {note}" for note in selection.notes)
         raise CliError(f"--nodes: the job does not fit: {answer.message}{left}", EXIT_FAILURE)
-    return answer, state.levels
+    return answer

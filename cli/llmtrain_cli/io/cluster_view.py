@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io import kubectl
-from llmtrain_cli.io.files import UNEXPECTED, fabric_of, read_fabric, read_items, snapshot_for
+from llmtrain_cli.io.files import (
+    UNEXPECTED,
+    fabric_of,
+    read_fabric,
+    read_items,
+    read_nodes,
+    snapshot_for,
+)
 from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.api.fabric import FabricSpec
+from llmtrain_core.network import drivers_by_node
 from llmtrain_core.topology.inventory import Snapshot, node_from_raw, usage_from_pods
 
 Raw = Mapping[str, Any]
+RESOURCE_SLICES = "resourceslices.resource.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,8 @@ class ClusterView:
     snapshot: Snapshot
     pods: Sequence[Raw]
     jobs: Sequence[Raw]
+    drivers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Drivers of dynamic resource allocation by node."""
 
 
 def read_cluster(
@@ -49,7 +60,10 @@ def read_cluster(
 ) -> ClusterView:
     """Read the cluster. `fabric_name` is the Fabric that a job refers to."""
     live = sources.nodes is None
-    nodes = kubectl.get("nodes") if sources.nodes is None else read_items(sources.nodes, "Node")
+    if sources.nodes is None:
+        nodes, slices = kubectl.get("nodes"), _slices_of_cluster()
+    else:
+        nodes, slices = read_nodes(sources.nodes)
     pods = kubectl.get("pods") if live else _listed(sources.pods, "Pod")
     jobs: Sequence[Raw] = []
     if with_jobs:
@@ -66,12 +80,21 @@ def read_cluster(
     try:
         inventory = [node_from_raw(raw) for raw in nodes]
         usage = usage_from_pods(pods)
+        drivers = drivers_by_node(slices)
     except UNEXPECTED as error:
         raise CliError(
             f"--nodes, --pods: unexpected object: {error!r};"
             " print the list with kubectl get -o json"
         ) from error
-    return ClusterView(snapshot_for(fabric, inventory, usage), pods, jobs)
+    return ClusterView(snapshot_for(fabric, inventory, usage), pods, jobs, drivers)
+
+
+def _slices_of_cluster() -> Sequence[Raw]:
+    """Return the ResourceSlices, or nothing where the user may not list them."""
+    try:
+        return kubectl.get(RESOURCE_SLICES, optional=True)
+    except CliError:
+        return []
 
 
 def _listed(path: str | None, kind: str) -> list[Raw]:

@@ -20,6 +20,7 @@ from llmtrain_core.validation.check import Job, check, problems_of
 
 Raw = Mapping[str, Any]
 
+RESOURCE_SLICE = "ResourceSlice"
 MAX_NAME = 253
 """Characters of the name of an object. Values of labels are shorter."""
 
@@ -61,26 +62,38 @@ def read_manifest(path: str) -> tuple[Job, Mapping[str, str]]:
     return answer, annotations if isinstance(annotations, dict) else {}
 
 
+def read_nodes(path: str) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Read Nodes, and the ResourceSlices that may be listed with them."""
+    items = _read_items(path, "Node", RESOURCE_SLICE)
+    slices = [item for item in items if item.get("kind") == RESOURCE_SLICE]
+    return [item for item in items if item.get("kind") != RESOURCE_SLICE], slices
+
+
 def read_items(path: str, kind: str) -> list[Mapping[str, Any]]:
     """Read a list as `kubectl get ... -o json` prints it, or a single object."""
+    return _read_items(path, kind)
+
+
+def _read_items(path: str, kind: str, also: str = "") -> list[Mapping[str, Any]]:
     document = _mapping(parse(read_text(path, MAX_LIST), path), path)
     listed = "items" in document or str(document.get("kind")).endswith("List")
     items = document.get("items") if listed else [document]
     if not isinstance(items, list):
         raise CliError(f"{path}: the list has no items; print it with kubectl get -o json")
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str, str], int] = {}
     for position, item in enumerate(items):
-        if not isinstance(item, dict) or item.get("kind", kind) != kind:
+        if not isinstance(item, dict) or item.get("kind", kind) not in {kind, also or kind}:
             raise CliError(f"{path}: items[{position}] is not a {kind}")
         metadata = item.get("metadata")
         if not isinstance(metadata, dict) or not metadata.get("name"):
             raise CliError(f"{path}: items[{position}] has no metadata.name")
         if not _has_names(metadata):
             raise CliError(f"{path}: items[{position}].metadata is not that of an object")
-        key = (str(metadata.get("namespace") or ""), str(metadata["name"]))
+        found, name = item.get("kind", kind), str(metadata["name"])
+        key = (found, str(metadata.get("namespace") or ""), name)
         if key in seen:
             raise CliError(
-                f"{path}: items[{seen[key]}] and items[{position}] are both the {kind} {key[1]!r};"
+                f"{path}: items[{seen[key]}] and items[{position}] are both the {found} {name!r};"
                 " keep one of them"
             )
         seen[key] = position

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.assigned_nodes import is_gpu
-from llmtrain_cli.io.files import UNEXPECTED, read_items
+from llmtrain_cli.io.files import UNEXPECTED, read_nodes
+from llmtrain_core.network import drivers_by_node
 from llmtrain_core.plan.hardware import (
     CATALOGUE,
     PRODUCT_LABELS,
@@ -31,6 +32,8 @@ class NodeSelection:
     """Empty without --nodes."""
     notes: tuple[str, ...] = ()
     """Nodes that were left out, and assumptions."""
+    drivers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Drivers of dynamic resource allocation by node."""
 
     @property
     def gpus(self) -> int | None:
@@ -42,7 +45,7 @@ def select_nodes(path: str | None, gpu: str | None) -> NodeSelection:
     """Return the GPU type and its nodes. Raises CliError if no node matches the flags."""
     if path is None:
         return NodeSelection(accelerator(DEFAULT_GPU if gpu is None else gpu))
-    usable, away = _usable(path)
+    usable, away, drivers = _usable(path)
     kinds = {node.name: accelerator_of(node.labels) for node in usable}
     hardware = _only(kinds.values(), usable) if gpu is None else accelerator(gpu)
     mine = [node for node in usable if kinds[node.name] == hardware]
@@ -57,13 +60,15 @@ def select_nodes(path: str | None, gpu: str | None) -> NodeSelection:
         raise CliError(f"--gpu {gpu}: no usable node of --nodes has it; they have {have}")
     others = Counter(_kind(kinds[node.name]) for node in usable if node not in mine)
     notes += [f"nodes left out: {count} {kind}" for kind, count in sorted(others.items())]
-    return NodeSelection(hardware, tuple(mine), tuple(notes))
+    return NodeSelection(hardware, tuple(mine), tuple(notes), drivers)
 
 
-def _usable(path: str) -> tuple[list[Node], list[str]]:
-    """Return the usable nodes with GPUs, and notes about the others."""
+def _usable(path: str) -> tuple[list[Node], list[str], dict[str, frozenset[str]]]:
+    """Return the usable nodes with GPUs, notes about the others, and the drivers by node."""
     try:
-        found = [node_from_raw(raw) for raw in read_items(path, "Node")]
+        listed, slices = read_nodes(path)
+        found = [node_from_raw(raw) for raw in listed]
+        drivers = drivers_by_node(slices)
     except UNEXPECTED as error:
         raise CliError(
             f"--nodes {path}: unexpected object: {error!r}; print the list with kubectl get -o json"
@@ -78,7 +83,7 @@ def _usable(path: str) -> tuple[list[Node], list[str]]:
     notes = [f"nodes left out: {count} {why}" for why, count in counts if count]
     if not usable:
         raise CliError(f"--nodes {path}: no usable node: " + ", ".join(notes))
-    return usable, notes
+    return usable, notes, drivers
 
 
 def _has_gpus(node: Node) -> bool:

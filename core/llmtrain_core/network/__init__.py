@@ -1,1 +1,28 @@
-"""The network of a job: what its nodes offer, and what its transfers show."""
+"""The network of a job: what its nodes offer, and what its transfers show.
+
+docs/networks.md has the table of the networks.
+"""
+
+from llmtrain_core.network.facts import NodeFacts, drivers_by_node
+from llmtrain_core.network.gang import GangNetwork, gang_networks
+from llmtrain_core.network.profile import (
+    Kind,
+    NetworkRequest,
+    NodeNetwork,
+    NoNetwork,
+    Setting,
+    network_of,
+)
+
+__all__ = [
+    "GangNetwork",
+    "Kind",
+    "NetworkRequest",
+    "NoNetwork",
+    "NodeFacts",
+    "NodeNetwork",
+    "Setting",
+    "drivers_by_node",
+    "gang_networks",
+    "network_of",
+]

@@ -2,6 +2,7 @@
 
 from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.placement.filter import eligible, obstacles_text, start_obstacles
+from llmtrain_core.placement.networks import networks_for, on_network
 from llmtrain_core.placement.place import place, why_unplaceable
 from llmtrain_core.placement.types import (
     DOMAIN_TOLERANCE,
@@ -28,8 +29,10 @@ __all__ = [
     "device_tolerations",
     "eligible",
     "extra_resources",
+    "networks_for",
     "node_needs",
     "obstacles_text",
+    "on_network",
     "place",
     "start_obstacles",
     "why_unplaceable",

@@ -116,6 +116,8 @@ def _state_obstacles(request: Request, node: Node) -> list[str]:
         found.append("GPU memory too small")
     elif node.name in request.excluded:
         found.append("excluded by the job")
+    if request.network is not None and node.name in request.network.excluded:
+        found.append(request.network.excluded[node.name])
     if not node.ready:
         found.append("not ready")
     if node.cordoned:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.defaults import GPU_RESOURCE, SHM_SIZE
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
+from llmtrain_core.network.gang import GangNetwork
 from llmtrain_core.placement.traffic.job_traffic import planned_step_seconds, volumes_of_job
 from llmtrain_core.placement.traffic.volumes import (
     NOMINAL_STEP_SECONDS,
@@ -88,6 +89,8 @@ class Request:
     excluded: frozenset[str] = frozenset()
     too_small: frozenset[str] = frozenset()
     """Nodes whose GPUs have too little memory for the job."""
+    network: GangNetwork | None = None
+    """Network of the gang, which excludes the nodes with other networks. None: any node."""
     volumes: TrafficVolumes | None = None
     """Traffic of the groups; None if the model is not known."""
     step_seconds: float | None = None
@@ -103,6 +106,17 @@ class Request:
         """
         step = NOMINAL_STEP_SECONDS if self.volumes is None else self.step_seconds
         return self.domain_tolerance * (step or 0.0)
+
+    def with_network(self, network: GangNetwork) -> Request:
+        """Return the request with what a network adds to the pods, on the nodes that have it."""
+        added = network.network.resources if network.network else {}
+        more = [t for t in device_tolerations(added) if t not in self.tolerations]
+        return replace(
+            self,
+            network=network,
+            extra={**self.extra, **added},
+            tolerations=(*self.tolerations, *more),
+        )
 
     @property
     def needs(self) -> dict[str, int]:

@@ -48,6 +48,7 @@ def request_class_key(request: Request, fabric: Snapshot) -> Hashable:
         *map(repr, request.tolerations),
         request.excluded,
         request.too_small,
+        request.network and request.network.key,
         request.require,
     )
 

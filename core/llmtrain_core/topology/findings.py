@@ -35,7 +35,7 @@ class LabelFinding:
                 f"{self.level} {self.domain} is under {len(self.parents)} domains"
                 f" ({_some(self.parents)}): treated as {len(self.parents)} separate domains"
             )
-        state = "no label" if self.kind == "missing" else "an empty label"
+        state = "no label" if self.kind == "missing" else "an empty or unknown label"
         return (
             f"{nodes} with {state} {self.label} ({_some(self.nodes)}): each is treated as a"
             f" separate {self.level}"

@@ -1,8 +1,10 @@
 """Label presets: the node labels that name the levels of a fabric on each platform.
 
 Sources of the labels: the documents of topograph, the NVIDIA GPU operator, GKE, EKS, OCI and
-CoreWeave, and Kueue's topology examples. `levels_of` gives the levels of a Fabric, and `detect`
-chooses a preset by the labels of the nodes. `inventory.Snapshot.path` reads the labels of a node.
+CoreWeave, Kueue's topology examples, the manifests of oracle-quickstart/oci-hpc-oke (`oci-rdma`),
+and the torset labeler of Azure/ai-infrastructure-on-azure. `levels_of` gives the levels of a
+Fabric, and `detect` chooses a preset by the labels of the nodes. `inventory.Snapshot.path` reads
+the labels of a node.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from llmtrain_core.api.fabric import FabricSpec
-from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
+from llmtrain_core.topology.levels import NODE, FabricLevel, Levels, is_known
 
 NVLINK_LABELS = (
     "nvidia.com/gpu.clique",
@@ -60,6 +62,11 @@ PRESETS: Mapping[str, Levels] = MappingProxyType(
             ("layer-3", "topology.k8s.aws/network-node-layer-3"),
             ("layer-4", "topology.k8s.aws/network-node-layer-4"),
         ),
+        "oci-rdma": _levels(
+            ("island", "oci.oraclecloud.com/rdma.hpc_island_id"),
+            ("block", "oci.oraclecloud.com/rdma.network_block_id"),
+            ("local-block", "oci.oraclecloud.com/rdma.local_block_id"),
+        ),
         "oci": _levels(
             ("block", "oci.oraclecloud.com/host.network_block_id"),
             ("rack", "oci.oraclecloud.com/host.rack_id"),
@@ -74,6 +81,7 @@ PRESETS: Mapping[str, Levels] = MappingProxyType(
             ("superpod", "ib.coreweave.cloud/superpod"),
             ("leafgroup", "ib.coreweave.cloud/leafgroup"),
         ),
+        "azure": _levels(("torset", "ib/torset")),
         "kueue": _levels(
             ("block", "cloud.provider.com/topology-block"),
             ("rack", "cloud.provider.com/topology-rack"),
@@ -161,7 +169,7 @@ def detect(labels: Iterable[Mapping[str, str]]) -> Levels:
     Without any known label all nodes are on one flat level.
     """
     nodes = list(labels)
-    filled = {key for keys in nodes for key, value in keys.items() if value}
+    filled = {key for keys in nodes for key, value in keys.items() if is_known(value)}
     for present in (filled, {key for keys in nodes for key in keys}):
         for preset in PRESETS.values():
             if any(level.node_label in present for level in preset[:-1] if not level.nvlink):

@@ -9,6 +9,13 @@ from llmtrain_core.api.fabric import HOSTNAME
 
 _NO_NVLINK_FABRIC = "00000000-0000-0000-0000-000000000000"
 """Cluster UUID of a GPU whose NVLink ends at its own node; not the name of a shared domain."""
+_UNKNOWN = frozenset({"", "no-imds-data"})
+"""Label values that name no domain. OKE writes the second one if a node did not get its place."""
+
+
+def is_known(value: str) -> bool:
+    """Return True if the value of a topology label names a domain."""
+    return value not in _UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +31,9 @@ class FabricLevel:
     """Whether the level is removed if no node has the label, as for levels of presets."""
 
     def domain(self, labels: Mapping[str, str]) -> str | None:
-        """Return the domain that a node's labels name; None if the label is missing or empty."""
-        value = labels.get(self.node_label) or None
-        if value is not None and self.nvlink and value.startswith(_NO_NVLINK_FABRIC):
+        """Return the domain that a node's labels name; None if the label is missing or unknown."""
+        value = labels.get(self.node_label, "")
+        if not is_known(value) or (self.nvlink and value.startswith(_NO_NVLINK_FABRIC)):
             return None
         return value
 

@@ -40,9 +40,14 @@ EXPECTED = {
     "topograph-legacy": [f"network.topology.nvidia.com/{n}" for n in ("core", "spine", "leaf")],
     "gke": [f"cloud.google.com/gce-topology-{n}" for n in ("block", "subblock", "host")],
     "aws": [f"topology.k8s.aws/network-node-layer-{n}" for n in (1, 2, 3, 4)],
+    "oci-rdma": [
+        f"oci.oraclecloud.com/rdma.{n}"
+        for n in ("hpc_island_id", "network_block_id", "local_block_id")
+    ],
     "oci": [f"oci.oraclecloud.com/host.{n}" for n in ("network_block_id", "rack_id")],
     "coreweave": [f"backend.coreweave.cloud/{n}" for n in ("fabric", "superpod", "leafgroup")],
     "coreweave-legacy": [f"ib.coreweave.cloud/{n}" for n in ("fabric", "superpod", "leafgroup")],
+    "azure": ["ib/torset"],
     "kueue": [f"cloud.provider.com/topology-{n}" for n in ("block", "rack")],
     "zone": [f"topology.kubernetes.io/{n}" for n in ("region", "zone")],
     "nvlink": [],

@@ -1,0 +1,51 @@
+"""Placement of a gang together with its network: both depend on which nodes it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from llmtrain_core.network import GangNetwork, NetworkRequest, NodeFacts, gang_networks
+from llmtrain_core.placement.filter import eligible
+from llmtrain_core.placement.place import why_unplaceable
+from llmtrain_core.placement.types import Request, device_tolerations
+from llmtrain_core.topology.inventory import Snapshot
+
+Drivers = Mapping[str, frozenset[str]]
+"""Drivers of devices by node, from ResourceSlices."""
+NO_DRIVERS: Drivers = MappingProxyType({})
+
+
+def networks_for(
+    request: Request, network: NetworkRequest, snapshot: Snapshot, drivers: Drivers = NO_DRIVERS
+) -> tuple[GangNetwork, ...]:
+    """Return the networks that a gang could use on the nodes of a cluster, best first.
+
+    Only nodes that could hold a block if they were empty count. Taints of devices do not matter
+    here: the network decides whether the pods tolerate them.
+    """
+    names = eligible(_tolerating_devices(request, snapshot), snapshot)
+    facts = {
+        node.name: NodeFacts.of(node, drivers.get(node.name, frozenset()))
+        for node in snapshot.nodes
+        if node.name in names
+    }
+    return gang_networks(facts, network, request.nodes + request.spares)
+
+
+def _tolerating_devices(request: Request, snapshot: Snapshot) -> Request:
+    """Return the request with tolerations for the taints that are named after own devices."""
+    keys = {t.key for n in snapshot.nodes for t in n.taints if t.key in n.allocatable}
+    return replace(request, tolerations=(*request.tolerations, *device_tolerations(keys)))
+
+
+def on_network(
+    request: Request, network: NetworkRequest, snapshot: Snapshot, drivers: Drivers = NO_DRIVERS
+) -> Request:
+    """Return the request on the best network on which the gang fits now, else on the best one."""
+    wanted = [
+        request.with_network(option) for option in networks_for(request, network, snapshot, drivers)
+    ]
+    fitting = (each for each in wanted if why_unplaceable(each, snapshot) is None)
+    return wanted[0] if len(wanted) == 1 else next(fitting, wanted[0])
