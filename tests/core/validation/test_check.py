@@ -29,6 +29,8 @@ model.architecture.{layers,hiddenSize,heads,kvHeads,headDim,ffnSize,vocabSize,se
 model.architecture.{ropeTheta,normEpsilon,tiedEmbeddings,positions,norm,activation,biases,qkNorm}
 model.architecture.{experts,expertsPerToken,loadBalancingWeight}
 data.sources[].{name,uri,weight,format,filter} data.{heldOutFraction,objective} data.tokenizer.uri
+data.sources[].{charset,cleaning,documents,languages,maxUnusableRows,nearDuplicates,separator}
+data.sources[].similarity data.overlong
 data.chat.{preset,template} training.lora.{rank,alpha,targets,merge}
 training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed,activationCheckpointing}
 training.optimizer.{name,learningRate,beta1,beta2,epsilon,weightDecay,gradientClipNorm}
