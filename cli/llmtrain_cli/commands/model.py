@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from llmtrain_trainer.checkpoint.paths import Folder
 
 
+BaseOption = Annotated[
+    str | None,
+    typer.Option(help="base checkpoint of adapters; default: the one that they record"),
+]
+
+
 class Dtype(StrEnum):
     """Type of exported weights."""
 
@@ -33,13 +39,20 @@ def export(
         Path | None, typer.Option(help="a tokenizer.json; default: that of the checkpoint")
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="type of the weights")] = Dtype.FLOAT32,
+    base: BaseOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Export a checkpoint as a Hugging Face model: config.json, tokenizer and safetensors."""
     with trainer_errors("trainer"):
         from llmtrain_trainer.weights.export import export_checkpoint
 
-        metadata = export_checkpoint(_folder(checkpoint), _folder(to), tokenizer, dtype.value)
+        metadata = export_checkpoint(
+            _folder(checkpoint),
+            _folder(to),
+            tokenizer,
+            dtype.value,
+            base=_folder(base) if base else None,
+        )
     text = f"step {metadata.step} of {checkpoint} written to {to}"
     show({"step": metadata.step, "folder": to}, text, output)
 
@@ -70,13 +83,14 @@ def sample(
         int, typer.Option(min=0, help="sample from the K most likely tokens; 0: from all")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="seed of the sampling")] = 0,
+    base: BaseOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Generate text with a model on the CPU of this computer."""
     with trainer_errors("trainer"):
         from llmtrain_trainer.weights import sample as sampling
 
-        loaded, tokenizer = sampling.load_model(_folder(model))
+        loaded, tokenizer = sampling.load_model(_folder(model), _folder(base) if base else None)
         how = sampling.SamplingOptions(temperature, top_k, seed)
         text = sampling.sample(loaded, tokenizer, prompt, tokens, how, f"{model}/tokenizer.json")
     show({"prompt": prompt, "text": text}, prompt + text, output)

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from llmtrain_trainer.checkpoint.corruption import ChecksumError
 from llmtrain_trainer.checkpoint.index import read_index, write_index
 from llmtrain_trainer.checkpoint.paths import (
     COMPLETE_MARKER,
@@ -74,26 +75,28 @@ def read_index_or_marker(folder: Folder) -> Metadata:
         metadata = parse_metadata(content)
         checksum = _of_marker(metadata, metadata.storage_data)
         if metadata.crc32 != checksum:  # type: ignore[attr-defined]
-            raise ValueError("the checksum is wrong")
+            raise ChecksumError(f"{COMPLETE_MARKER}: the checksum is wrong")
+    except ChecksumError:
+        raise
     except Exception as error:  # nearly any kind: the bytes may be anything
         raise DamagedFileError(f"{COMPLETE_MARKER}: {error!r}") from error
     return metadata
 
 
 def verify_entry(content: bytes, place: Any) -> None:
-    """Raise DamagedFileError if the checksum of an entry is wrong."""
+    """Raise ChecksumError if the checksum of an entry is wrong."""
     if crc32(content) != place.crc32:
-        raise DamagedFileError(
+        raise ChecksumError(
             f"{place.relative_path}: wrong checksum of {place.length} bytes at {place.offset}"
         )
 
 
 def verify_files(folder: Folder, metadata: Metadata) -> None:
-    """Raise DamagedFileError if the checksum of one of our own files is wrong."""
+    """Raise ChecksumError if the checksum of one of our own files is wrong."""
     files: Mapping[str, int] = metadata.files  # type: ignore[attr-defined]
     for name, expected in files.items():
         if crc32(read_file(folder / name, MAX_FILE)) != expected:
-            raise DamagedFileError(f"the checksum of {name} is wrong")
+            raise ChecksumError(f"the checksum of {name} is wrong")
 
 
 class _ChecksumStream(io.RawIOBase):

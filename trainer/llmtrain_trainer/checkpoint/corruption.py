@@ -11,6 +11,11 @@ from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.exception_report import exception_chain, is_peer_loss
 from llmtrain_trainer.runtime.untrusted_files import DamagedFileError
 
+
+class ChecksumError(DamagedFileError):
+    """The checksum of bytes is not the one of what was written."""
+
+
 _CORRUPTION = (
     DamagedFileError,
     pickle.UnpicklingError,  # torch's error for a tensor that is more than data
@@ -38,13 +43,18 @@ class RankError:
     """The rank read bytes that are not what was written."""
     passing: bool
     """The rank has another reason to fail, which may be gone the next time."""
+    checksum: bool
+    """The corruption shows in a checksum."""
 
     @classmethod
     def of(cls, error: BaseException) -> RankError:
         """Classify an error of this rank."""
         causes = list(exception_chain(error))
         return cls(
-            repr(error)[:2000], any(map(_shows_corruption, causes)), any(map(_may_pass, causes))
+            repr(error)[:2000],
+            corrupt=any(map(_shows_corruption, causes)),
+            passing=any(map(_may_pass, causes)),
+            checksum=any(map(_fails_checksum, causes)),
         )
 
 
@@ -63,12 +73,27 @@ class CorruptCheckpointError(InputError):
 def corrupt_checkpoint(
     folder: Folder, error: BaseException, field: str = URI_FIELD
 ) -> CorruptCheckpointError:
-    """Return the error for a checkpoint whose files are not what was written."""
+    """Return the error for a checkpoint whose files are not what was written.
+
+    It says "damaged" only if a checksum shows that bytes have changed.
+    """
+    damaged = any(map(_fails_checksum, exception_chain(error)))
+    said = str(error) if isinstance(error, DamagedFileError) else repr(error)
     return CorruptCheckpointError(
         "CheckpointUnreadable",
-        f"{folder} is damaged: {error!r}",
+        f"{folder} {'is damaged' if damaged else 'cannot be read'}: {said}",
         field=field,
         remedy="move this folder aside to resume from the checkpoint before it",
+    )
+
+
+def newer_release(folder: Folder, problem: str, field: str = URI_FIELD) -> InputError:
+    """Return the error for a checkpoint whose files are whole, and not known to this release."""
+    return InputError(
+        "CheckpointUnreadable",
+        f"{folder} was written by a newer release: {problem}",
+        field=field,
+        remedy="use the release that wrote it, or a newer one",
     )
 
 
@@ -80,6 +105,12 @@ def is_corruption(error: BaseException) -> bool:
     """
     causes = list(exception_chain(error))
     return any(map(_shows_corruption, causes)) and not any(map(_may_pass, causes))
+
+
+def _fails_checksum(error: BaseException) -> bool:
+    if isinstance(error, RankFailuresError):
+        return any(each.checksum for each in error.errors.values())
+    return isinstance(error, ChecksumError)
 
 
 def _shows_corruption(error: BaseException) -> bool:

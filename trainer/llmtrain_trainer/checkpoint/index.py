@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from llmtrain_trainer.checkpoint.corruption import ChecksumError, newer_release
 from llmtrain_trainer.checkpoint.paths import INDEX_FILE, Folder
 from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, read_file
 
@@ -75,17 +76,18 @@ def write_index(
 def read_index(folder: Folder) -> Metadata:
     """Read the index as torch's metadata. Raises DamagedFileError if it is not what was written.
 
-    Raises FileNotFoundError if there is none.
+    Raises FileNotFoundError if there is none, and InputError if a newer release wrote it.
     """
     head, _, facts = read_file(folder / INDEX_FILE, MAX_BYTES).partition(b"\n")
     try:
         stated = json.loads(head)
-        if stated["format"] != FORMAT:
-            raise ValueError(
-                f"format {str(stated['format'])[:40]}, and this release reads {FORMAT}"
-            )
+        form = stated["format"]
+        if type(form) is int and form > FORMAT:
+            raise newer_release(folder, f"{INDEX_FILE} has format {form}, not {FORMAT}")
+        if form != FORMAT:
+            raise ValueError(f"format {str(form)[:40]}, and this release reads {FORMAT}")
         if stated["crc32"] != crc32(facts):
-            raise ValueError("the checksum is wrong")
+            raise ChecksumError(f"{INDEX_FILE}: the checksum is wrong")
         return _from_wire(json.loads(facts))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise DamagedFileError(f"{INDEX_FILE}: {error!r}") from error

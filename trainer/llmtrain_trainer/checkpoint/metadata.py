@@ -10,11 +10,18 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from zlib import crc32
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from llmtrain_trainer.checkpoint.corruption import CorruptCheckpointError, corrupt_checkpoint
+from llmtrain_trainer.checkpoint.corruption import (
+    ChecksumError,
+    CorruptCheckpointError,
+    corrupt_checkpoint,
+    newer_release,
+)
 from llmtrain_trainer.checkpoint.paths import (
+    INDEX_FILE,
     METADATA_FILE,
     PURGE_MARKER,
     TOKENIZER,
@@ -33,8 +40,8 @@ from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, first_pro
 log = logging.getLogger(__name__)
 
 
-MAX_BYTES = 1 << 20
-"""Length of `llmtrain.json`."""
+MAX_BYTES, MAX_INDEX = 1 << 20, 4 << 30
+"""Length of `llmtrain.json`, and of the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,8 @@ class CheckpointMetadata:
     """Fraction of held-out examples answered exactly before the very first step."""
     lora: dict[str, Any] | None = None
     """Rank, alpha and targets if the checkpoint holds adapters only."""
+    base: dict[str, Any] | None = None
+    """URI, step and digest of the base of adapters. None in those of older releases."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the metadata as a JSON value."""
@@ -108,10 +117,10 @@ def read_metadata(folder: Folder, running_torch: str, field: str = URI_FIELD) ->
     """Return the metadata of one checkpoint. Raises InputError if a newer torch wrote it."""
     path = folder / METADATA_FILE
     try:
-        metadata = _METADATA.validate_json(read_file(path, MAX_BYTES))
+        content = read_file(path, MAX_BYTES)
+        metadata = _METADATA.validate_json(content)
     except ValidationError as error:
-        problem = DamagedFileError(f"{METADATA_FILE}: {first_problem(error)}")
-        raise corrupt_checkpoint(folder, problem, field) from error
+        raise _not_understood(folder, content, first_problem(error), field) from error
     except (DamagedFileError, FileNotFoundError) as error:
         raise corrupt_checkpoint(folder, error, field) from error
     except PermissionError as error:
@@ -124,6 +133,27 @@ def read_metadata(folder: Folder, running_torch: str, field: str = URI_FIELD) ->
             remedy=f"use an image with torch {metadata.torch} or newer",
         )
     return metadata
+
+
+def _not_understood(folder: Folder, content: bytes, problem: str, field: str) -> InputError:
+    """Return the error for metadata that cannot be parsed: as written, changed, or unknown."""
+    problem = f"{METADATA_FILE}: {problem}"
+    written = recorded_checksum(folder, METADATA_FILE)
+    if written is None:
+        return corrupt_checkpoint(folder, DamagedFileError(problem), field)
+    if written == crc32(content):
+        return newer_release(folder, problem, field)
+    return corrupt_checkpoint(folder, ChecksumError(f"{problem}, and its checksum is wrong"), field)
+
+
+def recorded_checksum(folder: Folder, name: str) -> int | None:
+    """Return the checksum of one of our own files in the index; None if the index has none."""
+    try:
+        _, _, facts = read_file(folder / INDEX_FILE, MAX_INDEX).partition(b"\n")
+        checksum = json.loads(facts)["files"][name]
+    except (OSError, DamagedFileError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return checksum if type(checksum) is int else None
 
 
 def require_same_model(

@@ -59,7 +59,7 @@ def resume(
                 log.warning("%s; trying the checkpoint before it", bad[metadata.step].message)
                 continue
         if bad:
-            log.warning("resumed from step %d: steps %s are damaged", metadata.step, sorted(bad))
+            log.warning("resumed from step %d: steps %s cannot be used", metadata.step, sorted(bad))
         return metadata
 
 

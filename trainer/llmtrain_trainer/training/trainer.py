@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -116,6 +117,8 @@ class Trainer:
         self.step = self.saved_step = 0
         self.save_error: Exception | None = None
         self.held_out_before: HeldOutScore | None = None
+        self.base: dict[str, Any] | None = None
+        """The base of adapters."""
 
     def train(self, gate: StepGate | None = None) -> None:
         """Resume, evaluate, take all remaining steps, save, evaluate.
@@ -234,6 +237,7 @@ class Trainer:
         if metadata is None:
             return
         self.step = self.saved_step = metadata.step
+        self.base = metadata.base
         if metadata.held_out_before is not None:
             self.held_out_before = HeldOutScore(
                 metadata.held_out_before, metadata.exact_match_before
@@ -249,12 +253,16 @@ class Trainer:
 
         root = folder_from_uri(uri, init_from.INIT_FROM_FIELD)
 
-        def choose() -> str | None:
-            found = init_from.base_checkpoint(uri, torch.__version__, self._architecture())
-            require_intact(found, init_from.INIT_FROM_FIELD)
-            return None if found == root else found.name
+        def choose() -> tuple[str | None, dict[str, Any]]:
+            found = init_from.base_checkpoint(
+                uri, torch.__version__, self._architecture(), self.base
+            )
+            require_intact(found.folder, init_from.INIT_FROM_FIELD)
+            return None if found.folder == root else found.folder.name, found.record
 
-        step = broadcast_from_rank0(choose)
+        step, record = broadcast_from_rank0(choose)
+        if self.run.lora is not None:
+            self.base = record
         folder = root if step is None else root / step
         try:
             load_weights(folder, self.model)
@@ -293,7 +301,7 @@ class Trainer:
             return
         self.send(PhaseReport("saving", self.step))
         merge(self.model)
-        self.saver.save_merged(replace(self._metadata(), lora=None), self.model)
+        self.saver.save_merged(replace(self._metadata(), lora=None, base=None), self.model)
 
     def export(self) -> None:
         """Write the model as a Hugging Face folder, from the checkpoint that was just saved."""
@@ -339,6 +347,7 @@ class Trainer:
             held_out_before=before.loss if before else None,
             exact_match_before=before.exact_match if before else None,
             lora=self._lora_metadata(),
+            base=self.base,
         )
 
     def _report_evaluation(self) -> HeldOutScore:

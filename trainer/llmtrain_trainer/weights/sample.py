@@ -12,18 +12,12 @@ from torch import Tensor
 
 from llmtrain_core.api.job import Architecture
 from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
-from llmtrain_trainer.checkpoint.retention import read_lease
 from llmtrain_trainer.data.tokenizer import end_token, open_tokenizer
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.model.decoder import Decoder
 from llmtrain_trainer.weights.huggingface import is_huggingface, weights_of_huggingface
 from llmtrain_trainer.weights.limited_tokenizer import decode_limited, encode_limited
-from llmtrain_trainer.weights.reading import (
-    ReadWeights,
-    find_checkpoint,
-    saved_architecture,
-    weights_of_checkpoint,
-)
+from llmtrain_trainer.weights.reading import ReadWeights, open_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +31,18 @@ class SamplingOptions:
     seed: int = 0
 
 
-def load_model(folder: Folder) -> tuple[Decoder, Tokenizer]:
-    """Read a checkpoint, or an exported folder, with its tokenizer, in float32."""
+def load_model(folder: Folder, base: Folder | None = None) -> tuple[Decoder, Tokenizer]:
+    """Read a checkpoint, or an exported folder, with its tokenizer, in float32.
+
+    Adapters are merged into `base`, by default the base that they record.
+    """
     if is_huggingface(folder):
         if not isinstance(folder, Path):
             raise InputError("ModelUnreadable", f"{folder} is in a store", remedy="copy it here")
         architecture, read = weights_of_huggingface(folder)
         return build(architecture, read), _tokenizer(folder)
-    step, metadata = find_checkpoint(folder)
-    architecture = saved_architecture(step, metadata)
-    with read_lease(step):
-        return build(architecture, weights_of_checkpoint(step, architecture)), _tokenizer(step)
+    with open_weights(folder, base) as opened:
+        return build(opened.architecture, opened.read), _tokenizer(opened.folder)
 
 
 def build(architecture: Architecture, read: ReadWeights) -> Decoder:

@@ -1,0 +1,162 @@
+"""Adapters are read with the base that they were trained on, or the message says what to name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrain_trainer.errors import InputError
+from tests.support.trainer.checkpoints import SHAPE, write_checkpoint
+
+pytestmark = pytest.mark.torch
+
+LORA = {"rank": 2, "alpha": 6.0, "targets": ["down_proj", "q_proj"]}
+TARGETS = {"layers.0.attention.wq": (32, 32), "layers.0.ffn.down": (32, 48)}
+
+
+def _adapters(root: Path, base: dict[str, Any] | None) -> tuple[Path, dict[str, Any]]:
+    """Write a checkpoint of adapters; return its folder and what they add to the weights."""
+    import torch
+
+    from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
+    from llmtrain_trainer.checkpoint.shards import write_state
+    from llmtrain_trainer.checkpoint.state import MODEL
+
+    metadata = CheckpointMetadata(
+        2, torch.__version__, "dp1", SHAPE.to_wire(), "d", 16, None, lora=LORA, base=base
+    )
+    folder = create_step_folder(root, metadata, root.parent / "base" / "source.json")
+    torch.manual_seed(9)
+    state, change = {}, {}
+    for name, (outputs, inputs) in TARGETS.items():
+        a, b = torch.randn(2, inputs), torch.randn(outputs, 2)
+        state[f"{name}.lora.a"], state[f"{name}.lora.b"] = a, b
+        change[f"{name}.weight"] = 3.0 * (b @ a)
+    write_state(folder, {MODEL: state}, None)
+    return folder, change
+
+
+def _record(base: Path) -> dict[str, Any]:
+    import torch
+
+    from llmtrain_trainer.checkpoint.init_from import base_checkpoint
+
+    return base_checkpoint(base.as_uri(), torch.__version__, SHAPE.to_wire()).record
+
+
+def test_adapters_export_and_sample_as_the_merged_model(tmp_path: Path) -> None:
+    """A later step of the base job is not their base."""
+    import torch
+
+    from llmtrain_trainer.weights.export import export_checkpoint
+    from llmtrain_trainer.weights.huggingface import weights_of_huggingface
+    from llmtrain_trainer.weights.reading import weight_shapes, weights_of_checkpoint
+    from llmtrain_trainer.weights.sample import load_model
+
+    base = write_checkpoint(tmp_path / "base")
+    record = _record(tmp_path / "base")
+    assert record["step"] == 1
+    _, change = _adapters(tmp_path / "tuned", record)
+    shutil.copytree(base, tmp_path / "base" / "step-7")
+    names = list(weight_shapes(SHAPE))
+    expected = dict(weights_of_checkpoint(base, SHAPE)(names))
+    for name, added in change.items():
+        expected[name] = expected[name] + added
+    export_checkpoint(tmp_path / "tuned", tmp_path / "out")
+    found = weights_of_huggingface(tmp_path / "out")[1](names)
+    assert all(torch.equal(found[name], expected[name]) for name in names)
+    model, _ = load_model(tmp_path / "tuned", base)
+    assert torch.equal(
+        dict(model.named_parameters())["layers.0.ffn.down.weight"],
+        found["layers.0.ffn.down.weight"],
+    )
+
+
+def _refused(root: Path, base: Path | None = None) -> str:
+    from llmtrain_trainer.weights.sample import load_model
+
+    with pytest.raises(InputError) as caught:
+        load_model(root, base)
+    assert "holds adapters only" in caught.value.message
+    assert "--base" in (caught.value.remedy or "")
+    assert "damaged" not in caught.value.message
+    return caught.value.message
+
+
+def test_another_base_or_none_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    from llmtrain_trainer.checkpoint.init_from import base_checkpoint
+
+    write_checkpoint(tmp_path / "base")
+    record = _record(tmp_path / "base")
+    _adapters(tmp_path / "unknown", None)
+    assert "does not record its base" in _refused(tmp_path / "unknown")
+    other = {**record, "digest": "0" * 32}
+    _adapters(tmp_path / "other", other)
+    assert "has other weights" in _refused(tmp_path / "other")
+    # a job that goes on from such adapters is refused, too
+    with pytest.raises(InputError) as caught:
+        uri = (tmp_path / "base").as_uri()
+        base_checkpoint(uri, torch.__version__, SHAPE.to_wire(), other)
+    assert (caught.value.reason, caught.value.field) == (
+        "CheckpointMismatch",
+        "spec.model.initFrom",
+    )
+    _adapters(tmp_path / "tuned", record)
+    shutil.move(tmp_path / "base" / "step-1", tmp_path / "base" / "step-2")
+    assert "step-1 is not a complete checkpoint" in _refused(tmp_path / "tuned")
+
+
+def test_only_a_failed_checksum_is_damage(tmp_path: Path) -> None:
+    """Metadata of a newer release, a missing tensor and a short file are no damage."""
+    import torch
+
+    from llmtrain_trainer.checkpoint.metadata import METADATA_FILE, latest_complete
+    from llmtrain_trainer.checkpoint.state import require_intact
+    from llmtrain_trainer.weights.reading import weights_of_checkpoint
+    from tests.support.trainer.checkpoints import SHARD
+
+    folder = write_checkpoint(tmp_path / "base")
+    deeper = SHAPE.model_copy(update={"layers": 2})
+    with pytest.raises(InputError, match=r"it has no tensor layers\.1") as caught:
+        weights_of_checkpoint(folder, deeper)(["layers.1.ffn.up.weight"])
+    assert "damaged" not in caught.value.message
+    shard = (folder / SHARD).read_bytes()
+    (folder / SHARD).write_bytes(shard[:-9])
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        require_intact(folder)
+    assert "damaged" not in caught.value.message
+    (folder / SHARD).write_bytes(shard)
+
+    def error() -> InputError:
+        with pytest.raises(InputError) as caught:
+            latest_complete(tmp_path / "base", torch.__version__, SHAPE.to_wire())
+        return caught.value
+
+    path = folder / METADATA_FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"step"', b'"stop"'))
+    assert "is damaged" in error().message
+    # an older checkpoint is not taken in place of one that only a newer release understands
+    newer = _newer(tmp_path, whole)
+    assert "was written by a newer release" in error().message
+    assert newer.exists()
+
+
+def _newer(root: Path, metadata: bytes) -> Path:
+    import json
+    from zlib import crc32
+
+    from llmtrain_trainer.checkpoint.metadata import METADATA_FILE
+    from tests.support.trainer.checkpoints import edit_index
+
+    content = json.dumps({**json.loads(metadata), "step": 9, "future": 1}).encode()
+    folder = root / "base" / "step-9"
+    shutil.copytree(root / "base" / "step-1", folder)
+    (folder / METADATA_FILE).write_bytes(content)
+    edit_index(folder, lambda wire: wire["files"].update({METADATA_FILE: crc32(content)}))
+    return folder
