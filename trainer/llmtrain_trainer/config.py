@@ -222,6 +222,11 @@ class RunConfig:
         return shape if lora is None else shape.with_adapters(lora.rank, lora.targets)
 
     @property
+    def lora_metadata(self) -> dict[str, Any] | None:
+        """The adapters as in `llmtrain.json`."""
+        return self.lora.to_metadata() if self.lora else None
+
+    @property
     def sequence(self) -> int:
         """Tokens per sequence."""
         return self.architecture.sequence_length

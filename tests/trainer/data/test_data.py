@@ -97,16 +97,16 @@ def test_packed_tokens_read_back_across_shards(
 def test_any_number_of_data_ranks_sees_the_same_sequences(
     shards: Any, count: int, step: int, length: int, seed: int
 ) -> None:
-    """So a run resumes from its step's number alone, in any layout."""
+    """So a run resumes from the number of sequences alone, in any layout."""
     import torch
 
     from llmtrain_trainer.data.batches import BatchShard, HeldOutBatches, TrainingBatches
     from llmtrain_trainer.data.mixture import SourceMixture
 
     stream = SourceMixture.of([TokenStream(shards.folder, TRAIN, 320)], [1.0])
-    whole = TrainingBatches(stream, length, seed, BatchShard(8, 0, 1)).at(step)
+    whole = TrainingBatches(stream, length, seed, BatchShard(8, 0, 1)).at(8 * step)
     parts = [
-        TrainingBatches(stream, length, seed, BatchShard(8, i, count)).at(step)
+        TrainingBatches(stream, length, seed, BatchShard(8, i, count)).at(8 * step)
         for i in range(count)
     ]
     assert torch.equal(whole[0], torch.cat([tokens for tokens, _ in parts]))
@@ -124,11 +124,13 @@ def test_an_epoch_sees_every_sequence_once(tmp_path: Path) -> None:
     mixture = SourceMixture.of([TokenStream(tmp_path, "x", 300)], [1.0])
     batches = TrainingBatches(mixture, 4, 0, BatchShard(4, 0, 1))
     epochs = [
-        sorted(int(row[0]) for step in (2 * epoch, 2 * epoch + 1) for row in batches.at(step)[0])
+        sorted(
+            int(row[0]) for step in (2 * epoch, 2 * epoch + 1) for row in batches.at(4 * step)[0]
+        )
         for epoch in range(3)
     ]
     assert epochs == [list(range(0, 32, 4))] * 3
-    assert not batches.at(0)[0].equal(batches.at(2)[0])
+    assert not batches.at(0)[0].equal(batches.at(8)[0])
 
 
 def _config(folder: Path, **changes: Any) -> DataConfig:

@@ -51,7 +51,7 @@ class CheckpointMetadata:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     step: int
-    """Optimizer steps done. The position in the data follows from it."""
+    """Optimizer steps done."""
     torch: str
     """Version that wrote it. Older versions cannot read newer formats."""
     layout: str
@@ -59,13 +59,15 @@ class CheckpointMetadata:
     data: str
     """Digest of the prepared data."""
     sequences: int
-    """Sequences seen."""
+    """Sequences seen, which is the position in the data."""
     held_out_before: float | None
     """Held-out loss before the very first step. A resumed run cannot measure it."""
     exact_match_before: float | None = None
     """Fraction of held-out examples answered exactly before the very first step."""
     lora: dict[str, Any] | None = None
     """Rank, alpha and targets if the checkpoint holds adapters only."""
+    steps: int | None = None
+    """Optimizer steps of the whole run, which the learning rate depends on."""
     base: dict[str, Any] | None = None
     """URI, step and digest of the base of adapters. None in those of older releases."""
 

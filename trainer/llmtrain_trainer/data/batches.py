@@ -1,6 +1,7 @@
-"""The sequences of a step: a pure function of the seed and the step number.
+"""The sequences of a step: a pure function of the seed and the number of sequences before it.
 
-Nothing is stored for resuming: step 1000 after a restart reads the same sequences.
+A run that resumes needs this number only. It goes on with the next sequence, whatever the global
+batch was before.
 """
 
 from __future__ import annotations
@@ -44,18 +45,19 @@ class TrainingBatches:
         self._windows = [stream.windows(length) for stream in self._mixture.streams]
         self._orders: dict[int, tuple[int, npt.NDArray[np.int64]]] = {}
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return (tokens, targets) of one step (counted from 0), each (local batch, length)."""
-        first = step * self._share.global_batch
+    def at(self, first: int) -> tuple[Tensor, Tensor]:
+        """Return (tokens, targets) of the step that begins with sequence `first`, from 0.
+
+        Each has the shape (local batch, length).
+        """
         places = [self._place(first + position) for position in self._share.range()]
         return gather(self._mixture, places, self._length)
 
-    def loss_tokens(self, step: int) -> int:
+    def loss_tokens(self, first: int) -> int:
         """Return the number of targets in the loss of a step's whole global batch.
 
-        It follows from the step number, so ranks need not communicate.
+        It follows from the number of the first sequence, so ranks need not communicate.
         """
-        first = step * self._share.global_batch
         places = (self._place(first + each) for each in range(self._share.global_batch))
         return sum(
             self._mixture.streams[source].loss_tokens(number, self._length)

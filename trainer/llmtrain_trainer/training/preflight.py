@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
 from llmtrain_trainer.checkpoint.paths import URI_FIELD
+from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime import json_collectives
+from llmtrain_trainer.training.optimizer import learning_rate
+
+RATE_TOLERANCE = 1e-3
+"""Relative change of the learning rate, by another number of steps, that counts as none."""
 
 
 def require_same_data(digest: str) -> None:
@@ -26,16 +31,39 @@ def require_same_data(digest: str) -> None:
         )
 
 
-def require_matching_run(
-    metadata: CheckpointMetadata, data: str, lora: dict[str, Any] | None
-) -> None:
-    """Raise InputError if a checkpoint was saved with different data or adapters."""
+def require_matching_run(metadata: CheckpointMetadata, data: str, run: RunConfig) -> None:
+    """Raise InputError if a checkpoint was saved with different data, adapters or decay."""
     if metadata.data != data:
         raise _mismatch(
             metadata, "data", "the sources, heldOutFraction, vocabSize and seed it was saved with"
         )
-    if metadata.lora != lora:
+    if metadata.lora != run.lora_metadata:
         raise _mismatch(metadata, "adapters", "the training.lora it was saved with")
+    _require_continuous_rate(metadata, run)
+
+
+def _require_continuous_rate(metadata: CheckpointMetadata, run: RunConfig) -> None:
+    """Raise InputError if another number of steps changes the learning rate of the next step.
+
+    Checkpoints of older releases do not record the number of steps.
+    """
+    if metadata.steps is None or metadata.steps == run.steps:
+        return
+    step = metadata.step
+    saved, now = (learning_rate(run.optimizer, step, each) for each in (metadata.steps, run.steps))
+    if step <= run.steps and math.isclose(saved, now, rel_tol=RATE_TOLERANCE):
+        return
+    problem = f"the learning rate would jump from {saved:.3g} to {now:.3g}"
+    if step > run.steps:
+        problem = "it has more steps than the job"
+    raise InputError(
+        "CheckpointMismatch",
+        f"the checkpoint of step {step} is of a run of {metadata.steps} steps, and the job has"
+        f" {run.steps}: {problem}",
+        field="spec.training.steps",
+        remedy=f"train {metadata.steps} steps, or start from the checkpoint as model.initFrom in"
+        " another checkpoint.uri (with schedule.decay constant, later changes are possible)",
+    )
 
 
 def _mismatch(metadata: CheckpointMetadata, what: str, own: str) -> InputError:

@@ -115,6 +115,8 @@ class Trainer:
         self.state = TrainingState(self.model, self.optimizer, self.replica_sync)
         self.saver = self._build_saver()
         self.step = self.saved_step = 0
+        self.sequences = 0
+        """Sequences that all ranks have trained on: the position in the data."""
         self.save_error: Exception | None = None
         self.held_out_before: HeldOutScore | None = None
         self.base: dict[str, Any] | None = None
@@ -167,8 +169,8 @@ class Trainer:
         grid = self.replica_sync.grid
         with meter or nullcontext():
             with timer.part("data"):
-                tokens, targets = self._local_part(self.batches.at(self.step))
-                counted = self._counted_tokens(self.batches, self.step)
+                tokens, targets = self._local_part(self.batches.at(self.sequences))
+                counted = self._counted_tokens(self.batches, self.sequences)
             with timer.part("forward_backward"):
                 loss = self.forward_backward.train(tokens, targets, counted)
             with timer.part("clip"):
@@ -191,6 +193,7 @@ class Trainer:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self.sequences += self.run.global_batch
         with timer.part("copies"), meter or nullcontext():
             self.replica_sync.after_step(self.step, last=self.step == self.run.steps)
         seconds = time.perf_counter() - start
@@ -228,21 +231,24 @@ class Trainer:
         """Resume from the newest complete checkpoint, if there is one."""
         if self.saver is None:
             return
-        require = partial(
-            preflight.require_matching_run, data=self.data.digest, lora=self._lora_metadata()
-        )
+        require = partial(preflight.require_matching_run, data=self.data.digest, run=self.run)
         metadata = resume(
             self.saver.root, self._architecture(), require, self.state, self.saver.group
         )
         if metadata is None:
             return
         self.step = self.saved_step = metadata.step
-        self.base = metadata.base
+        self.sequences, self.base = metadata.sequences, metadata.base
         if metadata.held_out_before is not None:
             self.held_out_before = HeldOutScore(
                 metadata.held_out_before, metadata.exact_match_before
             )
-        log.info("resumed at step %d (saved as %s)", metadata.step, metadata.layout)
+        log.info(
+            "resumed at step %d, after %d sequences (saved as %s)",
+            metadata.step,
+            metadata.sequences,
+            metadata.layout,
+        )
         self.send(CheckpointReport(metadata.step, {}))
 
     def load_initial_weights(self) -> None:
@@ -343,10 +349,11 @@ class Trainer:
             layout=str(self.run.layout),
             architecture=self._architecture(),
             data=self.data.digest,
-            sequences=self.step * self.run.global_batch,
+            sequences=self.sequences,
+            steps=self.run.steps,
             held_out_before=before.loss if before else None,
             exact_match_before=before.exact_match if before else None,
-            lora=self._lora_metadata(),
+            lora=self.run.lora_metadata,
             base=self.base,
         )
 
@@ -357,14 +364,14 @@ class Trainer:
         return score
 
     def _counted_tokens(self, batches: TrainingBatches | HeldOutBatches, index: int) -> int:
-        """Return the tokens of a global batch that count in the loss: all, or responses only."""
+        """Return the tokens of a global batch that count in the loss: all, or responses only.
+
+        `index` is what the batches are numbered by.
+        """
         return batches.loss_tokens(index) if self.data.examples else self.run.tokens_per_step
 
     def _architecture(self) -> dict[str, object]:
         return self.run.architecture.to_wire()
-
-    def _lora_metadata(self) -> dict[str, object] | None:
-        return self.run.lora.to_metadata() if self.run.lora else None
 
     def _batch_share(self) -> BatchShard:
         return BatchShard(self.run.global_batch, self.grid.replica, self.run.replicas)
