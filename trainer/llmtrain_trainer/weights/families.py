@@ -133,7 +133,9 @@ def _experts(shape: Architecture, family: str) -> dict[str, Any]:
     found = {
         _EXPERTS[family][0]: shape.experts,
         "num_experts_per_tok": shape.experts_per_token,
-        "router_aux_loss_coef": shape.load_balancing_weight,
+        "router_aux_loss_coef": _rounded(
+            shape.load_balancing_weight * shape.layers / shape.experts_per_token
+        ),
     }
     if family == "mixtral":
         return found | {"sliding_window": None}
@@ -251,12 +253,25 @@ def _mixture(config: Mapping[str, Any], family: str) -> dict[str, Any]:
             mlp_only_layers=(dense, bool(dense)),
             decoder_sparse_step=(every, every != 1),
         )
+    choices, layers = config["num_experts_per_tok"], config["num_hidden_layers"]
     return {
         # transformers 5 writes Mixtral's name for all
         "experts": config.get(_EXPERTS[family][0]) or config["num_local_experts"],
-        "experts_per_token": config["num_experts_per_tok"],
-        "load_balancing_weight": config.get("router_aux_loss_coef", 0.0),
+        "experts_per_token": choices,
+        "load_balancing_weight": _rounded(
+            config.get("router_aux_loss_coef", 0.0) * choices / layers
+        ),
     }
+
+
+def _rounded(weight: float) -> float:
+    """Return a weight without the last digits, so that an export restores the imported one.
+
+    `router_aux_loss_coef` is the weight of one loss for all layers, whose shares of choices sum to
+    the number of experts per token (`load_balancing_loss_func` of `transformers`). Our weight is
+    per layer, and the shares sum to one.
+    """
+    return float(f"{weight:.12g}")
 
 
 def _llama_biases(config: Mapping[str, Any], family: str) -> Any:
