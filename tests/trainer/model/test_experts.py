@@ -108,6 +108,28 @@ def test_even_use_has_the_least_loss_and_one_expert_for_all_the_most() -> None:
     assert float(LoadBalancingLoss()(Routes(same, weights, always))) == pytest.approx(4.0)
 
 
+def test_padding_has_no_part_in_the_loss() -> None:
+    """A padded batch has the loss of its sequences, each by itself and without padding."""
+    import torch
+
+    from llmtrain_trainer.model.experts import LoadBalancingLoss, Padding, Routes
+
+    torch.manual_seed(1)
+    logits = torch.randn(2, 8, 5, dtype=torch.float64)
+
+    def routes(logits: Any) -> Routes:
+        probabilities = logits.softmax(-1)
+        chosen = probabilities.topk(2, dim=-1).indices
+        return Routes(chosen, torch.ones_like(chosen), probabilities)
+
+    lengths = torch.tensor([3, 8])
+    padding = Padding(lengths, torch.arange(8) < lengths.unsqueeze(-1))
+    loss = LoadBalancingLoss()
+    alone = loss(routes(logits[:1, :3])) + loss(routes(logits[1:]))
+    torch.testing.assert_close(loss(routes(logits), padding), alone, rtol=0, atol=1e-13)
+    assert abs(float(loss(routes(logits)) - alone)) > 1e-3
+
+
 def test_the_loss_of_an_inner_layer_reaches_its_router_through_the_output(mixture: Any) -> None:
     """The gradients are those of the sum of both losses, and the output is as it was without."""
     import torch

@@ -32,6 +32,8 @@ class Case:
     lora: bool = False
     schedule: str = "1F1B"
     recompute: str = "none"
+    experts: int = 1
+    """With experts, the balance of their use leaves out padding."""
 
     @property
     def degrees(self) -> dict[str, int]:
@@ -46,6 +48,7 @@ class Case:
 
     def __str__(self) -> str:
         words = [self.layout or "one process", "lora" if self.lora else "sft", self.schedule]
+        words += ["experts"] if self.experts > 1 else []
         return " ".join(words + ([self.recompute] if self.recompute != "none" else []))
 
 
@@ -59,6 +62,10 @@ CASES = [
     Case("pp2 dp2", True, "ZBVZeroBubble"),
     Case("pp2 dp2 tp2"),
     Case("pp2 dp2 tp2", lora=True),
+    Case("", experts=4),
+    Case("pp2", recompute="full", experts=4),
+    Case("cp2 tp2", experts=4),
+    Case("pp2 dp2", schedule="ZBVZeroBubble", experts=4),
 ]
 
 
@@ -126,6 +133,12 @@ def seen(run_world: RunWorld, job_spec: MakeSpec, data: Any) -> dict[Case, Seen]
             },
         )
         made["data"]["objective"] = "sft"
+        if each.experts > 1:
+            made["model"]["architecture"] |= {
+                "experts": each.experts,
+                "expertsPerToken": 2,
+                "loadBalancingWeight": 0.5,
+            }
         if each.lora:
             made["model"]["initFrom"] = "file:///nowhere"
             made["training"]["lora"] = {"rank": 3, "alpha": 6, "targets": ALL}
@@ -232,7 +245,7 @@ def _difference(some: Any, others: Any) -> float:
 
 @pytest.mark.parametrize("each", CASES, ids=str)
 def test_a_layout_equals_one_process(each: Case, seen: dict[Case, Seen]) -> None:
-    found, alone = seen[each], seen[Case("", each.lora)]
+    found, alone = seen[each], seen[Case("", each.lora, experts=each.experts)]
     pairs = zip((*found.losses, *found.held_out), (*alone.losses, *alone.held_out), strict=True)
     loss = max(abs(a - b) / abs(b) for a, b in pairs)
     norm = max(abs(a - b) / b for a, b in zip(found.norms, alone.norms, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from llmtrain_trainer.weights.export_folder import (
     begin_export,
     require_exportable,
 )
+from tests.support.trainer.jobs import job_spec
 
 pytestmark = pytest.mark.unit
 
@@ -78,3 +80,23 @@ def test_a_list_that_no_export_wrote_deletes_nothing(content: str, tmp_path: Pat
         begin_export(folder, OURS)
     assert outside.read_text() == "mine"
     assert (folder / EXPORT_MANIFEST).read_text() == content
+
+
+def test_a_job_checks_the_folder_before_it_trains(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.launcher.launcher import _require_folders
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_text("theirs")
+    checkpoint = {
+        "uri": (tmp_path / "run").as_uri(),
+        "everySteps": 1,
+        "exportHuggingFace": (tmp_path / "model").as_uri(),
+    }
+    run = from_spec("test", job_spec(checkpoint=checkpoint))
+    pod: Any = SimpleNamespace(ranks=[0])
+    with pytest.raises(InputError, match=r"model\.safetensors") as caught:
+        _require_folders(run, pod)
+    assert caught.value.reason == "ExportNotWritable"

@@ -53,6 +53,12 @@ class TrainingBatches:
         places = [self._place(first + position) for position in self._share.range()]
         return gather(self._mixture, places, self._length)
 
+    def lengths(self, first: int) -> Tensor:
+        """Return the number of real tokens of each sequence of `at(first)`, (local batch,)."""
+        places = [self._place(first + position) for position in self._share.range()]
+        streams = self._mixture.streams
+        return torch.tensor([streams[s].real_tokens(n, self._length) for s, n in places])
+
     def loss_tokens(self, first: int) -> int:
         """Return the number of targets in the loss of a step's whole global batch.
 

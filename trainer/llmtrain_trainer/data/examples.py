@@ -134,3 +134,7 @@ class ExampleStream:
     def loss_tokens(self, number: int, length: int) -> int:
         """Return the number of targets of an example in the loss."""
         return int(self._counted[number])
+
+    def real_tokens(self, number: int, length: int) -> int:
+        """Return the number of inputs of an example. The last token is a target only."""
+        return int(self._starts[number + 1] - self._starts[number]) - 1

@@ -41,6 +41,9 @@ class SequenceStream(Protocol):
     def loss_tokens(self, number: int, length: int) -> int:
         """Return the number of targets of a sequence in the loss."""
 
+    def real_tokens(self, number: int, length: int) -> int:
+        """Return the number of inputs of a sequence that are no padding."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceMixture:

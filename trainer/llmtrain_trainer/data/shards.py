@@ -177,6 +177,10 @@ class TokenStream:
         """Return the number of targets of a sequence in the loss: all."""
         return length
 
+    def real_tokens(self, number: int, length: int) -> int:
+        """Return the number of inputs of a sequence that are no padding: all."""
+        return length
+
 
 def corrupt_error(path: Path, problem: str) -> InputError:
     """Return the error for a shard that is not what was written."""

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.model.experts import MixtureOfExperts
+from llmtrain_trainer.model.experts import MixtureOfExperts, Padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +151,13 @@ class Block(nn.Module):
         self.ffn_norm = norm(shape)
         self.ffn = FeedForward(shape) if shape.experts == 1 else MixtureOfExperts(shape)
 
-    def forward(self, x: Tensor, rotary: Rotary | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary | None, padding: Padding | None = None) -> Tensor:
         """Map (batch, length, hidden) to the same shape."""
         x = x + self.attention(self.attention_norm(x), rotary)
-        return x + self.ffn(self.ffn_norm(x))  # type: ignore[no-any-return]
+        normed = self.ffn_norm(x)
+        if padding is None:
+            return x + self.ffn(normed)  # type: ignore[no-any-return]
+        return x + self.ffn(normed, padding)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -197,10 +200,12 @@ class Decoder(nn.Module):
         if self.rotary is not None:
             self.rotary.fill(token_positions)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Map token ids (batch, length) or the previous stage's output (batch, length, hidden).
 
-        Return logits (batch, length, vocab) from the last stage, hidden states from the others.
+        `lengths` (batch,) are the real tokens of the whole sequences, if some are padded. They
+        matter to experts only. Return logits (batch, length, vocab) from the last stage, hidden
+        states from the others.
         """
         h = (
             self.tok_embeddings(x)
@@ -209,8 +214,11 @@ class Decoder(nn.Module):
         )
         if self.pos_embeddings is not None:
             h = h + self.pos_embeddings(self.token_positions[: x.size(1)])
+        padding = None
+        if lengths is not None and self.shape.experts > 1:
+            padding = Padding(lengths, self.token_positions < lengths.unsqueeze(-1))
         for block in self.blocks():
-            h = block(h, self.rotary)
+            h = block(h, self.rotary) if padding is None else block(h, self.rotary, padding)
         if self.norm is None or self.output is None:
             return h
         return self.output(self.norm(h))  # type: ignore[no-any-return]

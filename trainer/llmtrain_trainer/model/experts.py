@@ -28,6 +28,16 @@ GROUPED_MM_ALIGNMENT = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Padding:
+    """Which tokens of a batch are real. The others fill short sequences."""
+
+    lengths: Tensor
+    """Real tokens of the whole sequences, (batch,)."""
+    real: Tensor
+    """True for the real tokens of this rank, (batch, length)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Routes:
     """The experts of the tokens (batch, length), k = `experts_per_token` for each token."""
 
@@ -133,16 +143,23 @@ class LoadBalancingLoss(nn.Module):
     scale: float = 1.0
     """Weight of the loss, divided by the number of sequences in the step."""
 
-    def forward(self, routes: Routes) -> Tensor:
-        """Return the scaled sum over the sequences, for the tokens of this rank."""
+    def forward(self, routes: Routes, padding: Padding | None = None) -> Tensor:
+        """Return the scaled sum over the sequences, for the tokens of this rank.
+
+        Padding is no token: it has no choices and no probabilities.
+        """
         choices, probabilities = routes.experts, routes.probabilities
         batch, length, experts = probabilities.shape
         counts = probabilities.new_zeros(batch, experts)
-        ones = torch.ones_like(choices.flatten(1), dtype=counts.dtype)
-        counts.scatter_add_(1, choices.flatten(1), ones)
+        ones = torch.ones_like(choices, dtype=counts.dtype)
+        if padding is not None:
+            real = padding.real.unsqueeze(-1)
+            ones, probabilities = ones * real, probabilities * real
+        counts.scatter_add_(1, choices.flatten(1), ones.flatten(1))
         counts, length = self.whole_sequences(counts, length)
-        shares = counts / (length * choices.size(-1))
-        means = probabilities.sum(dim=1) / length
+        lengths = length if padding is None else padding.lengths.clamp(min=1).unsqueeze(-1)
+        shares = counts / (lengths * choices.size(-1))
+        means = probabilities.sum(dim=1) / lengths
         return self.scale * experts * (shares * means).sum()
 
     def whole_sequences(self, counts: Tensor, length: int) -> tuple[Tensor, int]:
@@ -162,7 +179,7 @@ class MixtureOfExperts(nn.Module):
             LoadBalancingLoss() if shape.load_balancing_weight else None
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
         """Map (batch, length, hidden) to the same shape."""
         routes: Routes = self.router(x)
         numbers = routes.experts.flatten()
@@ -175,7 +192,7 @@ class MixtureOfExperts(nn.Module):
         out = (back * routes.weights.to(back.dtype).unsqueeze(-1)).sum(dim=-2)
         if self.load_balancing_loss is None or not torch.is_grad_enabled():
             return out  # type: ignore[no-any-return]
-        return _Attach.apply(out, self.load_balancing_loss(routes))  # type: ignore[no-any-return]
+        return _Attach.apply(out, self.load_balancing_loss(routes, padding))  # type: ignore[no-any-return]
 
 
 class _Attach(torch.autograd.Function):

@@ -141,7 +141,7 @@ def _add_sequence_collectives(moe: MixtureOfExperts, group: dist.ProcessGroup) -
     """All-gather the sequence before the layer, and reduce-scatter the output after it."""
 
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (all_gather(inputs[0], group),)
+        return (all_gather(inputs[0], group), *inputs[1:])
 
     def after(_: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
         return reduce_scatter(out, group)

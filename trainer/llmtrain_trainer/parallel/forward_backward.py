@@ -25,11 +25,14 @@ from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
 class ForwardBackward(Protocol):
     """Forward and backward passes over this rank's part of a batch, shape (local batch, length)."""
 
-    def train(self, tokens: Tensor, targets: Tensor, loss_tokens: int) -> Tensor:
+    def train(
+        self, tokens: Tensor, targets: Tensor, loss_tokens: int, lengths: Tensor | None = None
+    ) -> Tensor:
         """Accumulate gradients. Return this rank's share of the mean loss.
 
         The share is 0 on ranks without the last stage. `loss_tokens` is the number of targets in
-        the loss of the whole step, on all ranks.
+        the loss of the whole step, on all ranks. `lengths` (local batch,) are the real tokens of
+        each whole sequence, for models with experts whose sequences are padded.
         """
 
     def evaluate(self, tokens: Tensor, targets: Tensor, loss_tokens: int) -> EvaluationResult:
@@ -72,19 +75,31 @@ class SequentialForwardBackward:
         self.model, self.loss, self.examples = model, NextTokenLoss(), run.data.chat is not None
         self.count, self.sharded = run.micro_batches, "tp" in grid.groups
 
-    def train(self, tokens: Tensor, targets: Tensor, loss_tokens: int) -> Tensor:
+    def train(
+        self, tokens: Tensor, targets: Tensor, loss_tokens: int, lengths: Tensor | None = None
+    ) -> Tensor:
         """See `ForwardBackward`. Gradients are reduced once, with the last micro-batch."""
         self.loss.scale = 1.0 / loss_tokens
         total = torch.zeros((), device=tokens.device, dtype=torch.float64)
-        parts = list(zip(tokens.chunk(self.count), targets.chunk(self.count), strict=True))
-        for index, (x, y) in enumerate(parts):
+        split: list[tuple[Tensor, ...]] = [()] * self.count
+        if lengths is not None:
+            split = [(each,) for each in lengths.chunk(self.count)]
+        parts = list(
+            zip(
+                tokens.chunk(self.count),
+                targets.chunk(self.count),
+                split,
+                strict=True,
+            )
+        )
+        for index, (x, y, real) in enumerate(parts):
             last = index == len(parts) - 1
             if isinstance(self.model, FSDPModule):
                 self.model.set_requires_gradient_sync(last)
                 self.model.set_is_last_backward(last)
                 self.model.set_reshard_after_backward(last)
             with sharded_loss(self.sharded):
-                loss = self.loss(self.model(x), y)
+                loss = self.loss(self.model(x, *real), y)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += full_value(loss)
         return total

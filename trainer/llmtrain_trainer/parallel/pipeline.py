@@ -70,8 +70,10 @@ class PipelineForwardBackward:
             **options,
         )
 
-    def train(self, tokens: Tensor, targets: Tensor, loss_tokens: int) -> Tensor:
-        """See `ForwardBackward`."""
+    def train(
+        self, tokens: Tensor, targets: Tensor, loss_tokens: int, lengths: Tensor | None = None
+    ) -> Tensor:
+        """See `ForwardBackward`. Every stage gets the lengths of its micro-batch."""
         self.loss.scale = 1.0 / loss_tokens
         losses: list[Tensor] = []
         if self.tied is not None:
@@ -82,6 +84,7 @@ class PipelineForwardBackward:
                 target=targets if self.has_output else None,
                 losses=losses if self.has_output else None,
                 return_outputs=False,
+                **({} if lengths is None else {"lengths": lengths}),
             )
         if self.tied is not None:
             self.tied.reduce_gradients()

@@ -166,13 +166,13 @@ class Trainer:
         start, timer = time.perf_counter(), StepTimer(self.device.type)
         grid = self.replica_sync.grid
         meter = CollectiveMeter(self.grid.labels, self.device.type) if sampled else None
-        grid = self.replica_sync.grid
         with meter or nullcontext():
             with timer.part("data"):
                 tokens, targets = self._local_part(self.batches.at(self.sequences))
                 counted = self._counted_tokens(self.batches, self.sequences)
+                lengths = self._lengths()
             with timer.part("forward_backward"):
-                loss = self.forward_backward.train(tokens, targets, counted)
+                loss = self.forward_backward.train(tokens, targets, counted, lengths)
             with timer.part("clip"):
                 norm, mean = clip_gradients(
                     self.parameters,
@@ -184,7 +184,7 @@ class Trainer:
             nan_search.raise_with_origin(
                 f"step {self.step + 1}: the loss is {mean}, the gradient norm {norm}",
                 self.model,
-                lambda: self.forward_backward.train(tokens, targets, counted),
+                lambda: self.forward_backward.train(tokens, targets, counted, lengths),
                 grid,
             )
         rate = learning_rate(self.run.optimizer, self.step, self.run.steps)
@@ -369,6 +369,12 @@ class Trainer:
         `index` is what the batches are numbered by.
         """
         return batches.loss_tokens(index) if self.data.examples else self.run.tokens_per_step
+
+    def _lengths(self) -> Tensor | None:
+        """Return the real tokens of this rank's next sequences, if experts have to know them."""
+        if not self.data.examples or self.run.architecture.experts == 1:
+            return None
+        return self.batches.lengths(self.sequences).to(self.device)
 
     def _architecture(self) -> dict[str, object]:
         return self.run.architecture.to_wire()
