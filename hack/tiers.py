@@ -46,6 +46,7 @@ TIERS: dict[str, list[list[str]]] = {
     ],
     "monitoring": [
         [sys.executable, "-m", "llmtrain_monitoring.prometheus"],
+        [sys.executable, "-m", "llmtrain_pictures.bundle"],
         # One file has all tests of the live cluster, so that it is started once.
         [*PYTEST, "-n", "2", *FILES, "-m", "prometheus"],
     ],
@@ -55,6 +56,7 @@ TIERS: dict[str, list[list[str]]] = {
     "kind": [
         [sys.executable, "-m", "llmtrain_kind.binaries"],
         [sys.executable, "-m", "llmtrain_monitoring.prometheus"],
+        [sys.executable, "-m", "llmtrain_pictures.bundle"],
         [*PYTEST, "-s", "-m", "kind"],
     ],
     "readme": [

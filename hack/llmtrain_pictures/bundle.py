@@ -83,3 +83,7 @@ def _empty(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return folder
+
+
+if __name__ == "__main__":
+    print(build_page())
