@@ -293,11 +293,16 @@ class Controller:
         elif old is not None:
             self.scheduler.trigger_later(FOREIGN_POD_SECONDS)
 
-    def _child_changed(self, old: ChildRecord | None, _new: ChildRecord | None) -> None:
-        """Look at the job of an object that was deleted or edited. A new one needs nothing."""
+    def _child_changed(self, old: ChildRecord | None, new: ChildRecord | None) -> None:
+        """Look at the job of an object that was deleted or edited. A new one needs nothing.
+
+        Without the job, another one of its name may have waited for the deletion.
+        """
         job = None if old is None else self.informers.jobs.get(old.owner)
         if old is not None and job is not None and job.namespace == old.namespace:
             self.wake(job.uid)
+        elif old is not None and new is None:
+            self.scheduler.trigger()
 
     def _budget_changed(self, old: BudgetRecord | None, new: BudgetRecord | None) -> None:
         """Reconcile the jobs whose pods a budget may select. Its status is not in the record."""
@@ -306,6 +311,8 @@ class Controller:
         if old == new:
             return
         owner = self.informers.jobs.get(found.owner)
+        if new is None and owner is None and found.owner:
+            self.scheduler.trigger()
         for job in [owner] if owner else self.informers.jobs.values():
             if job.namespace == found.namespace:
                 self.wake(job.uid)

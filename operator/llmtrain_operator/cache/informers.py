@@ -55,6 +55,11 @@ _NODE_INDEXES: Mapping[str, Callable[[NodeRecord], str | None]] = {
 _BUDGET_INDEXES: Mapping[str, Callable[[BudgetRecord], str | None]] = {
     "owner": lambda budget: budget.owner or None,
     "namespace of others": lambda budget: None if budget.owner else budget.namespace,
+    "name": lambda budget: f"{budget.namespace}/{budget.name}",
+}
+_CHILD_INDEXES: Mapping[str, Callable[[ChildRecord], str | None]] = {
+    "owner": lambda child: f"{child.namespace}/{child.owner}",
+    "name": lambda child: f"{child.namespace}/{child.name}",
 }
 LIVE_AND_BOUND = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
@@ -150,7 +155,7 @@ class Informers:
             Selection(kind, namespace, labels=labels.JOB_UID),
             child_record(kind),
             self._on_change.child,
-            {"owner": lambda child: f"{child.namespace}/{child.owner}"},
+            _CHILD_INDEXES,
         )
 
     def _foreign_pod_informer(self, namespace: str | None) -> Informer[ForeignPod]:

@@ -34,8 +34,6 @@ class CreateError:
     """When the first of these rejections in a row was observed."""
     attempt: int = 0
     """The attempt of the job whose object it was."""
-    owner_is_deleted: bool = False
-    """The name is taken by an object of a deleted job, which goes soon."""
 
 
 @dataclass(frozen=True, slots=True)

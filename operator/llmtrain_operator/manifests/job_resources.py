@@ -56,6 +56,15 @@ def job_resources(
     ]
 
 
+def child_names(identity: JobIdentity, attempt: int) -> Mapping[Resource, str]:
+    """Return the names of the objects that an attempt needs before its pods, by kind."""
+    return {
+        CONFIG_MAPS: identity.config_map(attempt),
+        SERVICES: identity.name,
+        NETWORK_POLICIES: identity.name,
+    }
+
+
 def make_service(identity: JobIdentity) -> Object:
     """Return the headless Service. It publishes the addresses of pods that are not ready."""
     return {

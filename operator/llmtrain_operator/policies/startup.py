@@ -38,10 +38,9 @@ from llmtrain_operator.progress.pod_events import PODS_AT_ONCE
 
 PASSING_SECONDS = 10.0
 """A gang keeps its nodes this long if what refuses its objects may pass within seconds."""
-COLLECTION_SECONDS = 60.0
-"""The same for an object of a deleted job: the garbage collector looks for new kinds every 30 s."""
 _PASSING_REASONS = frozenset({Reason.QUOTA_EXCEEDED, Reason.NAME_CONFLICT})
-"""The quota counts pods that are just deleted, and objects of a deleted job go soon."""
+"""The quota counts pods that are just deleted. A job waits for the objects of a deleted job before
+it gets nodes; those that the caches did not show yet go soon."""
 MISSING_SECONDS = 30.0
 """A gang keeps its nodes this long. The kubelet looks again after seconds, and an object that is
 created together with the job may come a little later."""
@@ -208,14 +207,13 @@ def _creation_fails(draft: StatusDraft, pods: Sequence[PodRecord]) -> bool:
     if error is None:
         return False
     if error.reason in _PASSING_REASONS and error.since is not None:
-        patience = COLLECTION_SECONDS if error.owner_is_deleted else PASSING_SECONDS
-        until = error.since + timedelta(seconds=patience)
+        until = error.since + timedelta(seconds=PASSING_SECONDS)
         left = (until - draft.observed.now).total_seconds()
         if left > 0:
             draft.reconcile_after(left)
             return False
     # A user can take a name, and others may have been preempted for the gang.
-    taken = error.reason == Reason.NAME_CONFLICT and not error.owner_is_deleted
+    taken = error.reason == Reason.NAME_CONFLICT
     delay = UNSTARTED_BACKOFF_SECONDS if taken else REFUSED_BACKOFF_SECONDS
     unplace_unstarted(draft, error.reason, error.message, delay)
     return True

@@ -346,7 +346,7 @@ def _name_conflict(child: str, owner: Mapping[str, Any], identity: JobIdentity) 
         else f"metadata.name: {child} exists and is not owned by this job;"
         " delete it, or create the job with another name"
     )
-    return CreateError(Reason.NAME_CONFLICT, clean_text(text), owner_is_deleted=deleted)
+    return CreateError(Reason.NAME_CONFLICT, clean_text(text))
 
 
 def _forbidden(resource: Resource, name: str, error: ApiError) -> CreateError:

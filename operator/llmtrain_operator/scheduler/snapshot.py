@@ -31,8 +31,10 @@ from llmtrain_operator.cache.informers import Informers
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRecord
 from llmtrain_operator.config import Config
+from llmtrain_operator.manifests.job_resources import child_names
+from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import sample_pod
-from llmtrain_operator.scheduler.earlier_pods import wait_for_earlier_pods
+from llmtrain_operator.scheduler.earlier_job import wait_for_earlier_job
 from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
 from llmtrain_operator.scheduler.held_nodes import HeldNodes, held_by_jobs, held_nodes
 from llmtrain_operator.scheduler.jobs import (
@@ -108,7 +110,7 @@ class ClusterReader:
             )
             if isinstance(job, PendingJob):
                 job = self._without_stuck_pods(record, job, now)
-                job = self._earlier_pods(record) or self._without_small_gpus(record, checked, job)
+                job = self._earlier_job(record) or self._without_small_gpus(record, checked, job)
             return None if job is None else (record.uid, job)
 
         return limit_active_jobs(dict(self._each(pending)), placed, self._max_active_jobs)
@@ -129,10 +131,19 @@ class ClusterReader:
             if found is not None:
                 yield found
 
-    def _earlier_pods(self, record: JobRecord) -> Unschedulable | None:
-        """Return why a job must wait if pods of a deleted job of its name are left."""
-        name = f"{record.namespace}/{record.name}"
-        return wait_for_earlier_pods(record, self._informers.pods.by_index("job name", name))
+    def _earlier_job(self, record: JobRecord) -> Unschedulable | None:
+        """Return why a job must wait if something of a deleted job of its name is left."""
+        informers, identity = self._informers, JobIdentity.of(record.raw)
+        job_name = f"{record.namespace}/{record.name}"
+        names = child_names(identity, record.view.attempt)
+        children = (
+            found
+            for kind, name in names.items()
+            for found in informers.children[kind].by_index("name", f"{record.namespace}/{name}")
+        )
+        pods = informers.pods.by_index("job name", job_name)
+        budgets = informers.budgets.by_index("name", job_name)
+        return wait_for_earlier_job(record, pods, children, budgets)
 
     def _without_stuck_pods(self, record: JobRecord, job: PendingJob, now: float) -> PendingJob:
         """Exclude the nodes on which pods of the job do not end: it would leave them again."""

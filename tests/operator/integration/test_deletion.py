@@ -79,6 +79,27 @@ async def test_pods_of_a_deleted_job_hold_their_nodes_and_its_name(
     assert status.get("restarts", 0) == status.get("attempt", 0) == 0
 
 
+async def test_an_object_of_a_deleted_job_keeps_the_next_one_of_its_name_waiting_without_nodes(
+    operator: OperatorProcess, harness: OperatorHarness
+) -> None:
+    await harness.run_on_two_nodes("again", PodScript(exit_after=None))
+    kept: Object = {"metadata": {"finalizers": ["example.com/keep"]}}
+    await harness.api.patch("services", "again", kept, harness.namespace)
+    await harness.api.delete(JOBS, "again", harness.namespace)
+    await harness.submit("again")
+    text = "1 objects of an earlier job of this name are left, such as services again"
+    await harness.wait(
+        "again", lambda j: text in condition(j, "Placed").get("message", ""), seconds=GC_SECONDS
+    )
+    await harness.submit("other")
+    await harness.phase("other", "Running")  # the nodes are free
+    await harness.api.delete(JOBS, "other", harness.namespace)
+    kept["metadata"]["finalizers"] = None
+    await harness.api.patch("services", "again", kept, harness.namespace)
+    status = status_of(await harness.phase("again", "Running", seconds=60))
+    assert status.get("restarts", 0) == status.get("attempt", 0) == 0
+
+
 async def test_a_job_that_is_deleted_in_the_foreground_does_nothing_more(
     operator: OperatorProcess, harness: OperatorHarness
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api import labels
+from llmtrain_core.queueing import PendingJob, Unschedulable
 from llmtrain_operator.controller import CONCURRENT_DECISIONS, Controller
 from llmtrain_operator.errors import (
     ApiError,
@@ -17,14 +18,23 @@ from llmtrain_operator.errors import (
     UnavailableError,
 )
 from llmtrain_operator.job_state.status_draft import Actions
-from llmtrain_operator.kube.api import Object
-from llmtrain_operator.kube.resources import JOBS, SERVICES, Resource
-from llmtrain_operator.manifests.job_resources import make_service
+from llmtrain_operator.kube.api import Item, Object
+from llmtrain_operator.kube.resources import (
+    CONFIG_MAPS,
+    DISRUPTION_BUDGETS,
+    JOBS,
+    NETWORK_POLICIES,
+    SERVICES,
+    Resource,
+)
+from llmtrain_operator.manifests.disruption_budget import make_disruption_budget
+from llmtrain_operator.manifests.job_resources import job_resources, make_service
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.reconcile import reconciler as module
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.writer import _CreateRefusedError
 from tests.support.operator_harness.harness import job_object
+from tests.support.operator_harness.job_world import JobWorld
 from tests.support.operator_harness.observed import make_observed, status
 from tests.support.operator_harness.store import Store, log_has, put_job, put_pod, until
 
@@ -68,6 +78,28 @@ async def test_pods_that_do_not_end_are_named_in_the_log(
     [event] = [body for _, plural, body in store.writes if plural == "events"]
     assert event["involvedObject"]["uid"] == "pod-of-a" and event["type"] == "Warning"
     assert event["message"].endswith("has not ended and holds node n0")
+
+
+@pytest.mark.parametrize(
+    "kind", [CONFIG_MAPS, SERVICES, NETWORK_POLICIES, DISRUPTION_BUDGETS], ids=lambda k: k.plural
+)
+async def test_a_job_is_queued_once_an_object_of_a_deleted_job_of_its_name_is_gone(
+    store: Store, controller: Controller, monkeypatch: pytest.MonkeyPatch, kind: Resource
+) -> None:
+    world = JobWorld(controller, store, monkeypatch, {})
+    before = JobIdentity("ns", "job", "old")
+    bodies = dict(job_resources(world.job, before, 0, "key"))
+    left = (bodies | {DISRUPTION_BUDGETS: make_disruption_budget(before, 2)})[kind]
+    left["metadata"] |= {"uid": "left", "resourceVersion": "3"}
+    informers = controller.informers
+    informer = informers.budgets if kind == DISRUPTION_BUDGETS else informers.children[kind]
+    informer._upsert(Item(left))
+    found = controller._reader.pending_jobs()["uid"]
+    assert isinstance(found, Unschedulable) and f"such as {kind.plural} job" in found.message
+    controller.scheduler._triggered.clear()
+    informer._remove("left")
+    assert controller.scheduler._triggered.is_set(), "a cycle follows at once"
+    assert isinstance(controller._reader.pending_jobs()["uid"], PendingJob)
 
 
 async def test_a_deletion_that_takes_long_is_logged(
