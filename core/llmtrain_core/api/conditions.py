@@ -66,6 +66,7 @@ class Reason(StrEnum):
     EVICTED_BY_QUEUE = "EvictedByQueue"
     MOVED = "Moved"
     NODE_DRAINING = "NodeDraining"
+    NOT_PROTECTED = "NotProtected"
     RESERVATION_EXPIRED = "ReservationExpired"
     PLACEMENT_ENDED = "PlacementEnded"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from llmtrain_core.api.conditions import ConditionType, Reason
+from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_operator.cache.job import parse_time
+from llmtrain_operator.job_state.pods import is_stuck, terminating_text
 from llmtrain_operator.job_state.release import requeue
 from llmtrain_operator.job_state.status_draft import StatusDraft
 
@@ -47,6 +48,7 @@ def clean_up_finished_job(draft: StatusDraft) -> bool:
         draft.delete_pods(pod for pod in draft.observed.pods if not pod.ended)
     else:
         draft.delete_pods(pod for pod in draft.observed.pods if pod.has_sidecar)
+    _name_stuck_pods(draft)
     ttl = draft.view.run_policy.get("ttlSecondsAfterFinished")
     if ttl is not None:
         end = parse_time(draft.view.completion_time) + timedelta(seconds=int(ttl))
@@ -54,6 +56,20 @@ def clean_up_finished_job(draft: StatusDraft) -> bool:
         draft.delete_job = left <= 0
         draft.reconcile_after(left if left > 0 else 5.0)
     return True
+
+
+def _name_stuck_pods(draft: StatusDraft) -> None:
+    """Say which pods of a finished job do not end: they hold their nodes."""
+    stuck = [pod for pod in draft.observed.pods if not pod.ended and is_stuck(draft, pod)]
+    shown = draft.view.condition(ConditionType.PODS_READY)
+    if stuck:
+        text = f"the job has finished, but pods hold their nodes: {terminating_text(draft, stuck)}"
+        draft.set_condition(
+            ConditionType.PODS_READY, False, Reason.PODS_TERMINATING, clean_text(text, 700)
+        )
+    elif shown is not None and shown["reason"] == Reason.PODS_TERMINATING:
+        text = "the job has finished, and its pods have ended"
+        draft.set_condition(ConditionType.PODS_READY, False, Reason.COMPLETED, text)
 
 
 def enforce_deadline(draft: StatusDraft) -> bool:

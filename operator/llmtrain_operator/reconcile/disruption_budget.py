@@ -6,18 +6,21 @@ import contextlib
 import logging
 from dataclasses import dataclass, field
 
+from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_operator.cache.disruption_budgets import BudgetRecord, covering_budget
+from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.cache.records import JobRecord
-from llmtrain_operator.errors import ApiError, ConflictError, NotFoundError
+from llmtrain_operator.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import Informer
 from llmtrain_operator.kube.namespace_limits import WriteLimiter
-from llmtrain_operator.kube.resources import DISRUPTION_BUDGETS
+from llmtrain_operator.kube.resources import DISRUPTION_BUDGETS, EVENTS
 from llmtrain_operator.manifests.disruption_budget import make_disruption_budget
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
+from llmtrain_operator.reconcile.events import finding_event
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ class JobBudget:
     delete_backoff: Backoff = field(default_factory=Backoff)
     created_version: int = 0
     """resourceVersion of the budget that was created last."""
+    refusal: str = ""
+    """Why the budget is not created, as the last Event says."""
 
     def own(self, job: JobRecord) -> BudgetRecord | None:
         """Return the budget that the job owns."""
@@ -73,9 +78,35 @@ class JobBudget:
             self.backoff.extend(RETRY_SECONDS)
             text = "job=%s its pods may be evicted, the PodDisruptionBudget is not created: %s"
             log.warning(text, identity.uid, error)
+            await self._report(observed, identity, error)
         else:
             self.backoff.reset()
+            self.refusal = ""
             self.created_version = int(made["metadata"]["resourceVersion"])
+
+    async def _report(self, observed: Observed, identity: JobIdentity, error: ApiError) -> None:
+        """Create an Event about a budget that is refused, once for each cause."""
+        name = f"{identity.namespace}/{identity.name}"
+        if isinstance(error, AlreadyExistsError):
+            others = [b for b in self.informer.by_index("name", name) if b.owner != identity.uid]
+            if not others:
+                return  # it is the job's own, and the cache does not show it yet
+            why = (
+                f"poddisruptionbudgets {identity.name} exists and is not owned by this job; delete"
+                " it, or create it with another name"
+            )
+        elif error.denied:
+            why = f"poddisruptionbudgets {identity.name} cannot be created: {error.message}"
+        else:
+            return
+        text = clean_text(f"a drain may evict pods before the job has moved: {why}", 700)
+        if text == self.refusal:
+            return
+        self.refusal, now = text, format_time(observed.now)
+        event = finding_event(identity, Reason.NOT_PROTECTED, text, observed.view.attempt, now)
+        with contextlib.suppress(ApiError):
+            await self.limiter.acquire(identity.namespace)
+            await self.cluster.create(EVENTS, event, identity.namespace)
 
     async def _delete(self, budget: BudgetRecord) -> None:
         await self.limiter.acquire(budget.namespace)

@@ -107,6 +107,20 @@ def make_event(
     return _event(involved, key, reason, message, now, warning=warning)
 
 
+def finding_event(
+    identity: JobIdentity, reason: Reason, text: str, attempt: int, now: str
+) -> dict[str, Any]:
+    """Return the Event for a text that is in no condition of the job."""
+    finding = {
+        "type": text,  # it makes the name of the Event
+        "status": "False",
+        "reason": reason.value,
+        "message": text,
+        "lastTransitionTime": now,
+    }
+    return make_event(identity, finding, attempt, now)
+
+
 def pod_event(pod: PodRecord, reason: str, message: str, now: str) -> dict[str, Any]:
     """Return an Event about a pod whose job is gone. It is created once for each reason."""
     involved = {

@@ -33,7 +33,7 @@ from llmtrain_operator.kube.resources import CONFIG_MAPS, EVENTS, Resource
 from llmtrain_operator.manifests.job_resources import digest, kept_fields
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
-from llmtrain_operator.reconcile.events import make_event
+from llmtrain_operator.reconcile.events import finding_event
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.writer import merge_patch
 
@@ -264,15 +264,8 @@ class Restorer:
             return None
 
     async def _create_event(self, identity: JobIdentity, observed: Observed, text: str) -> None:
-        now = format_time(observed.now)
-        change = {
-            "type": text,  # it makes the name of the Event
-            "status": "False",
-            "reason": Reason.RESTORED.value,
-            "message": text,
-            "lastTransitionTime": now,
-        }
-        event = make_event(identity, change, observed.view.attempt, now)
+        now, attempt = format_time(observed.now), observed.view.attempt
+        event = finding_event(identity, Reason.RESTORED, text, attempt, now)
         with contextlib.suppress(ApiError):
             await self.limiter.acquire(identity.namespace)
             await self.cluster.create(EVENTS, event, identity.namespace)

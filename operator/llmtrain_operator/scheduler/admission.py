@@ -27,9 +27,10 @@ from llmtrain_core.queueing.quota import (
     exceeded_quota,
     read_quota,
 )
-from llmtrain_core.topology.resources import PODS, Amounts, pod_requests
+from llmtrain_core.topology.resources import Amounts, pod_requests
 from llmtrain_operator.errors import ApiError, ForbiddenError, LeaseLostError
 from llmtrain_operator.scheduler.cycle import Decisions
+from llmtrain_operator.scheduler.usage import with_pod_requests
 
 log = logging.getLogger(__name__)
 
@@ -146,13 +147,13 @@ class Admission:
             if quotas is None or quotas.found is None:
                 self._refresh_quotas(name)
                 return None
-            return _with_requests(job, trial.requests)
+            return with_pod_requests(job, trial.requests)
         if name not in promised:
             promised[name] = list(self._promised(name))
         refusal = self._over_quota(job, quotas.found, promised[name])
         if refusal is not None:
             self._refresh_quotas(name)
-        return refusal or _with_requests(job, trial.requests)
+        return refusal or with_pod_requests(job, trial.requests)
 
     def confirm(self, decisions: Decisions, queue: Pending) -> Decisions:
         """Return the decisions without gangs whose admission is refused or was not checked lately.
@@ -299,17 +300,3 @@ class Admission:
         except Exception as error:
             log.warning("namespace=%s quotas could not be read: %r", namespace, error)
         self._quotas[namespace] = _Quotas(time.monotonic(), quotas)
-
-
-def _with_requests(job: PendingJob, requests: Amounts) -> PendingJob:
-    """Return the job with what its pod requests once the API server has added to it.
-
-    A LimitRange sets defaults, a RuntimeClass an overhead, and a webhook adds containers.
-    """
-    extra = dict(job.request.extra)
-    for name, amount in requests.items():
-        if name not in (PODS, job.request.gpu_resource):
-            extra[name] = max(extra.get(name, 0), amount)
-    if extra == job.request.extra:
-        return job
-    return replace(job, request=replace(job.request, extra=extra))

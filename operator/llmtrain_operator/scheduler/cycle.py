@@ -11,7 +11,6 @@ from llmtrain_core.queueing import (
     Assignment,
     ClusterState,
     PendingJob,
-    QueueDecision,
     RunningJob,
     Unschedulable,
 )
@@ -76,27 +75,27 @@ def decide(
             admitted = victim.unadmitted_since is None
             text = clean_text(preempted_message(victim.namespace, job.key, admitted=admitted))
             preemptions[uid] = Preemption(victim.attempt, job.uid, text)
-    preemptions |= _displaced(waiting, found.decisions, cluster)
+    assigned = (
+        (job, decision)
+        for job in waiting
+        if isinstance(decision := found.decisions.get(job.uid), Assignment)
+    )
+    preemptions |= displaced(assigned, cluster)
     return Decisions(decisions, preemptions, found.round, found.complete)
 
 
-def _displaced(
-    waiting: Iterable[PendingJob], found: Mapping[str, QueueDecision], cluster: ClusterState
+def displaced(
+    assigned: Iterable[tuple[PendingJob, Assignment]], cluster: ClusterState
 ) -> dict[str, Preemption]:
-    """Return the jobs whose expired placement has a node that another job gets now."""
-    taken = {
-        node: job
-        for job in waiting
-        if isinstance(decision := found.get(job.uid), Assignment)
-        for node in decision.nodes
-    }
-    displaced: dict[str, Preemption] = {}
+    """Return the jobs whose expired placement has a node that another job gets now, by UID."""
+    taken = {node: job for job, assignment in assigned for node in assignment.nodes}
+    found: dict[str, Preemption] = {}
     for expired in cluster.expired:
         job = next((taken[node] for node in expired.nodes if node in taken), None)
-        if job is not None:
+        if job is not None and job.uid != expired.uid:
             text = clean_text(displaced_message(expired.namespace, job.key))
-            displaced[expired.uid] = Preemption(expired.attempt, job.uid, text, expired=True)
-    return displaced
+            found[expired.uid] = Preemption(expired.attempt, job.uid, text, expired=True)
+    return found
 
 
 class _LabelFindings:
@@ -145,16 +144,18 @@ def find_better_placement(
 def find_place_elsewhere(job: RunningJob, cluster: ClusterState) -> Assignment | None:
     """Return a placement of a running job without the nodes that it must leave, or None.
 
-    The spare nodes of other jobs come last: they would go on with fewer of them.
+    The spare nodes of other jobs come late: they would go on with fewer of them. The nodes of a
+    placement that has expired come last: its job would be displaced.
     """
     view = _fabric_without(job, cluster)
     if view is None:
         return None
     lists, here = cluster.quarantine.of(job.next.namespace), frozenset(job.nodes)
-    out = frozenset(lists.excluded).union(*(held.nodes for held in cluster.expired))
+    expired = frozenset(node for held in cluster.expired for node in held.nodes)
+    out = frozenset(lists.excluded) | expired
     own = out | (job.next.avoided_nodes - here)
     suspects = own | (lists.suspects - here)
-    for withheld in dict.fromkeys((suspects | view.withheld, suspects, own, out)):
+    for withheld in dict.fromkeys((suspects | view.withheld, suspects, own, out, out - expired)):
         available = replace(view, withheld=withheld)
         found = find_placement_without(job.next.request, job.leaving, available)
         if found is not None:

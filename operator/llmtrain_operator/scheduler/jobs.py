@@ -47,6 +47,7 @@ def _scheduling_inputs(job: JobView) -> tuple[object, ...]:
         job.is_deleting,
         job.attempt,
         job.phase,
+        job.backoff_until,
         _unadmitted_since(job),
         job.failures,
         job.move and (job.move, job.last_checkpoint),

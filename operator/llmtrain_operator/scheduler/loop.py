@@ -33,6 +33,7 @@ from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.scheduler.cycle import (
     Decisions,
     decide,
+    displaced,
     find_better_placement,
     find_place_elsewhere,
 )
@@ -245,7 +246,10 @@ class Scheduler:
             else:
                 self._store_unschedulable(uid, decision, refresh)
         self._spare_victims(decisions)
-        for uid, preemption in decisions.preemptions.items():
+        self._preempt(decisions.preemptions)
+
+    def _preempt(self, preemptions: Mapping[str, Preemption]) -> None:
+        for uid, preemption in preemptions.items():
             self._jobs[uid].preemption = preemption
             self._jobs[preemption.preemptor].nominated = not preemption.expired
             self._wake(uid)
@@ -301,6 +305,7 @@ class Scheduler:
             if found is not None and self._claimed().isdisjoint(found.nodes):
                 state.assignment, state.assigned_at = found, time.monotonic()
                 state.relocates_until = time.monotonic() + RELOCATION_TIMEOUT_SECONDS
+                self._preempt(displaced([(job.next, found)], cluster))
                 cluster = None
                 self._wake(uid)
 

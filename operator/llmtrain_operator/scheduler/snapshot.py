@@ -48,7 +48,12 @@ from llmtrain_operator.scheduler.jobs import (
 from llmtrain_operator.scheduler.namespace_limit import limit_active_jobs
 from llmtrain_operator.scheduler.spares import spare_allocations, taken_spares
 from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
-from llmtrain_operator.scheduler.usage import terminating_allocations, usage, used_by_others
+from llmtrain_operator.scheduler.usage import (
+    terminating_allocations,
+    usage,
+    used_by_others,
+    with_pod_requests,
+)
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +168,13 @@ class ClusterReader:
         small = self._too_small(record, checked)
         return replace(job, request=replace(job.request, too_small=small)) if small else job
 
+    def _as_its_pods(self, record: JobRecord, job: PendingJob) -> PendingJob:
+        """Return a running job with what its pods request, so that they can start elsewhere."""
+        pods = self._informers.pods.by_index("job", record.uid)
+        current = (p for p in pods if p.belongs_to(record) and p.attempt == record.view.attempt)
+        pod = next(current, None)
+        return job if pod is None else with_pod_requests(job, dict(pod.resources))
+
     def leaving_jobs(self) -> list[str]:
         """Return the UIDs of the running jobs that may leave nodes that are drained."""
         now = time.time()
@@ -271,7 +283,8 @@ class ClusterReader:
             found = running_job(record, checked, priorities, now, request)
             if found is None or isinstance(checked, list):
                 return None
-            return replace(found, next=self._without_small_gpus(record, checked, found.next))
+            job = self._as_its_pods(record, self._without_small_gpus(record, checked, found.next))
+            return replace(found, next=job)
 
         return self._each(running)
 

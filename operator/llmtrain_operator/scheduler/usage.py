@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
 from llmtrain_core.placement import extra_resources, node_needs
-from llmtrain_core.queueing import Allocation, Assignment
+from llmtrain_core.queueing import Allocation, Assignment, PendingJob
 from llmtrain_core.topology.inventory import Usage
+from llmtrain_core.topology.resources import PODS
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import JobRecord, PodRecord
 from llmtrain_operator.scheduler.held_nodes import HeldNodes
@@ -25,6 +27,20 @@ def node_resources(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
     workers, network = spec.get("workers") or {}, spec.get("network") or {}
     extra = extra_resources(workers, network.get("rdma") or {})
     return node_needs(str(workers.get("gpuResource") or GPU_RESOURCE), gpus, extra)
+
+
+def with_pod_requests(job: PendingJob, requests: Mapping[str, int]) -> PendingJob:
+    """Return the job with what its pod requests once the API server has added to it.
+
+    A LimitRange sets defaults, a RuntimeClass an overhead, and a webhook adds containers.
+    """
+    extra = dict(job.request.extra)
+    for name, amount in requests.items():
+        if name not in (PODS, job.request.gpu_resource):
+            extra[name] = max(extra.get(name, 0), amount)
+    if extra == job.request.extra:
+        return job
+    return replace(job, request=replace(job.request, extra=extra))
 
 
 def usage(

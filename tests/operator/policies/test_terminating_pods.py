@@ -64,6 +64,21 @@ def test_a_wait_for_pods_is_shown_and_no_late_start() -> None:
     assert actions.reconcile_after == pytest.approx(50), "two minutes after the grace period"
 
 
+def test_a_finished_job_names_pods_that_do_not_end() -> None:
+    before = status(ConditionType.SUCCEEDED, completionTime=ago(900))
+    actions, observed = settle(make_observed(before, pods=(terminating(70),)))
+    assert not actions.changed and actions.reconcile_after == pytest.approx(50)
+    stuck = replace(observed, now=NOW + timedelta(seconds=60))
+    actions, observed = settle(stuck)
+    assert reason(actions, ConditionType.PODS_READY) == ("False", "PodsTerminating")
+    assert "pods hold their nodes: pod job-0-1 on node n1" in text(
+        actions, ConditionType.PODS_READY
+    )
+    assert actions.status["phase"] == "Succeeded"
+    actions, _ = settle(replace(observed, pods=()))
+    assert reason(actions, ConditionType.PODS_READY) == ("False", "Completed")
+
+
 def test_a_short_wait_is_not_shown() -> None:
     actions, _ = settle(restarting(terminating(-25), attemptStartTime=ago(5)))
     assert reason(actions, ConditionType.PODS_READY) == ("False", "PodsStarting")

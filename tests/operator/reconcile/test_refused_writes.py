@@ -12,6 +12,8 @@ from llmtrain_core.queueing import PendingJob
 from llmtrain_operator.controller import Controller
 from llmtrain_operator.errors import ForbiddenError
 from llmtrain_operator.job_state.status_draft import Actions
+from llmtrain_operator.kube.api import Item
+from llmtrain_operator.kube.resources import DISRUPTION_BUDGETS
 from llmtrain_operator.reconcile.expectations import Expectations
 from tests.support.operator_harness.job_world import OWNER, JobWorld, moment
 from tests.support.operator_harness.observed import PLACEMENT, assignment, make_observed, status
@@ -124,6 +126,43 @@ async def test_an_object_that_cannot_be_restored_gets_one_event(make_world: Make
     await world.reconcile(5)
     told = [text.split()[0] for text in world.events if "cannot be restored" in text]
     assert told == list(kinds)
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+async def test_a_budget_that_cannot_be_created_gets_one_event(
+    make_world: MakeWorld, is_taken: bool
+) -> None:
+    world = make_world(status(ConditionType.RUNNING, attemptStartTime=moment()))
+    world.put_nodes("n0", "n1")
+    for index in (0, 1):
+        world.put_pod(index)
+    if is_taken:
+        others = {"name": "job", "namespace": "ns", "uid": "users", "resourceVersion": "3"}
+        selector = {"matchLabels": {"app": "other"}}
+        world.controller.informers.budgets._upsert(
+            Item({"metadata": others, "spec": {"minAvailable": 1, "selector": selector}})
+        )
+        world.taken.add((DISRUPTION_BUDGETS.plural, "job"))
+    else:
+        world.refused.add(("create", DISRUPTION_BUDGETS.plural))
+    for _ in range(3):
+        world.reconciler.budget.backoff.reset()
+        await world.reconcile(1)
+    [told] = [text for text in world.events if "a drain may evict pods" in text]
+    assert ("is not owned by this job; delete it" in told) is is_taken
+    assert (world.refusal in told) is not is_taken
+
+
+async def test_a_budget_of_the_job_that_the_cache_does_not_show_gets_no_event(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(status(ConditionType.RUNNING, attemptStartTime=moment()))
+    world.put_nodes("n0", "n1")
+    for index in (0, 1):
+        world.put_pod(index)
+    world.taken.add((DISRUPTION_BUDGETS.plural, "job"))
+    await world.reconcile(2)
+    assert not [text for text in world.events if "a drain may evict pods" in text]
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ from llmtrain_operator.cache.records import JobRecord, NodeRecord
 from llmtrain_operator.config import Config
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.metrics.registry import Metrics
-from llmtrain_operator.scheduler.cycle import find_place_elsewhere
+from llmtrain_operator.scheduler.cycle import displaced, find_place_elsewhere
+from llmtrain_operator.scheduler.decisions import Preemption
 from llmtrain_operator.scheduler.jobs import running_job
 from llmtrain_operator.scheduler.loop import Scheduler
 from llmtrain_operator.scheduler.snapshot import ClusterReader
-from tests.support.operator_harness.observed import PLACEMENT, status
+from tests.support.operator_harness.observed import PLACEMENT, pod, status
 from tests.support.operator_harness.scheduling import (
     GPU,
     as_pending,
@@ -152,6 +153,54 @@ def test_it_moves_to_no_node_whose_gpus_have_too_little_memory() -> None:
     [running] = here.running
     assignment = find_place_elsewhere(running, here)
     assert assignment is not None and set(assignment.nodes) == {"n0", "n3"}
+
+
+async def test_it_displaces_a_job_whose_reservation_has_expired_if_no_other_node_is_free() -> None:
+    found = job("n0", "n1")
+    expired = Allocation("late", "ns", 0, ("n2",), {GPU: 8}, attempt=4)
+    late = record("late", {"attempt": 4})
+    views = {"job": found.view, "late": late.view}
+
+    def seen(assignments: Mapping[str, Assignment]) -> ClusterState:
+        return replace(state(found, "n2"), expired=(expired,))
+
+    woken: list[str] = []
+    scheduler = Scheduler(dict, seen, views.get, woken.append, leaving_jobs=lambda: ["job"])
+    await scheduler.cycle()
+    assert set(scheduler.assignments()["job"].nodes) == {"n0", "n2"}
+    told = scheduler.decision("late")
+    assert isinstance(told, Preemption) and told.expired and told.attempt == 4
+    assert set(woken) == {"job", "late"}
+
+
+def test_a_job_does_not_displace_itself() -> None:
+    found = job("n0", "n1")
+    expired = Allocation("job", "ns", 0, ("n0",), {GPU: 8})
+    here = replace(state(found, "n2"), expired=(expired,))
+    assignment = find_place_elsewhere(as_running(found), here)
+    assert assignment is not None
+    assert displaced([(as_running(found).next, assignment)], here) == {}
+
+
+def test_it_moves_only_where_its_pods_fit_with_what_admission_has_added() -> None:
+    """A LimitRange sets requests, and a webhook adds containers: the spec has neither."""
+    found = job("n0", "n1")
+    informers = Informers(
+        cast(KubeApi, None), None, False, ChangeHandlers(*[lambda *_: None] * 7), Metrics()
+    )
+    informers.jobs._store(found.uid, None, found)
+    for name, bits in (("n0", 36), ("n1", 36), ("n2", 34), ("n3", 36)):
+        node = Node(name, {}, {GPU: 8, "memory": 2**bits}, cordoned=name == "n1")
+        informers.nodes._store(name, None, NodeRecord(node, ""))
+    for index in (0, 1):
+        amounts = ((GPU, 8), ("memory", 2**35))
+        running = pod(index, job="job", owner="job", resources=amounts)
+        informers.pods._store(running.uid, None, running)
+    reader = ClusterReader(informers, CheckedJobs(), lambda *_: frozenset(), Config())
+    here = reader.cluster_state({})
+    assignment = find_place_elsewhere(here.running[0], here)
+    assert assignment is not None and set(assignment.nodes) == {"n0", "n3"}
+    assert assignment.resources["memory"] == 2**35
 
 
 def test_it_moves_with_fewer_spares_of_its_own() -> None:

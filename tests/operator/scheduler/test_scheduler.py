@@ -25,6 +25,7 @@ from llmtrain_operator.cache.records import (
 from llmtrain_operator.scheduler import cycle, loop
 from llmtrain_operator.scheduler.cycle import Decisions
 from llmtrain_operator.scheduler.decisions import Preemption
+from llmtrain_operator.scheduler.jobs import affects_scheduling
 from llmtrain_operator.scheduler.loop import Queue, Scheduler
 from tests.support.operator_harness.observed import PLACEMENT, assignment, pod
 from tests.support.operator_harness.scheduling import (
@@ -271,6 +272,14 @@ def by_uid(queue: list[PendingJob]) -> Queue:
 
 def stored(attempt: int) -> JobView:
     return JobView({}, {}, {"attempt": attempt})
+
+
+def test_the_end_of_a_back_off_affects_scheduling() -> None:
+    """Without a cycle the job would join the queue up to 15 s later."""
+    before = record("job", {"attempt": 1, "backoffUntil": "2026-01-01T00:00:00Z"})
+    after = record("job", {"attempt": 1})
+    assert affects_scheduling(before.view, after.view)
+    assert not affects_scheduling(after.view, record("job", {"attempt": 1, "eta": "x"}).view)
 
 
 async def test_nobody_stops_for_a_job_whose_room_is_gone() -> None:

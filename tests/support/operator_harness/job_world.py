@@ -38,7 +38,8 @@ class JobWorld:
     """A job `ns/job` with its reconciler, whose caches show each write of its status.
 
     `refused` has the writes that the API server denies with 403 and the text `refusal`: verb and
-    plural, where the verb of a status is `patch`. `created` and `deleted` have plural and name of
+    plural, where the verb of a status is `patch`. `taken` has plural and name of objects of others,
+    which exist. `created` and `deleted` have plural and name of
     what it accepts.
     """
 
@@ -52,6 +53,7 @@ class JobWorld:
         self.controller = controller
         self.refused: set[tuple[str, str]] = set()
         self.refusal = "an admission webhook denied the request"
+        self.taken: set[tuple[str, str]] = set()
         self.created: list[tuple[str, str]] = []
         self.deleted: list[tuple[str, str]] = []
         self.events: list[str] = []
@@ -147,6 +149,8 @@ class JobWorld:
             self.events.append(body["message"])
             return body
         self._check("create", resource)
+        if (resource.plural, body["metadata"]["name"]) in self.taken:
+            raise api_error(409, "AlreadyExists", "it exists")
         self.created.append((resource.plural, body["metadata"]["name"]))
         return body | {"metadata": {**body["metadata"], "resourceVersion": "1"}}
 
