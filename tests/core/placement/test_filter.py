@@ -31,12 +31,14 @@ def node(name: str, **changes: Any) -> Node:
 
 
 def request(nodes: int = 1, **resources: str) -> Request:
+    amounts = {name.replace("_", "-"): amount for name, amount in resources.items()}
+    exact = {name: amounts[name] for name in amounts if name.startswith("hugepages-")}
     spec = {
         "workers": {
             "gpusPerNode": 2,
             "image": "example.com/x:1",
             "command": ["x"],
-            "resources": {"requests": {k.replace("_", "-"): v for k, v in resources.items()}},
+            "resources": {"requests": amounts, "limits": exact},
         },
         "parallelism": {"tensor": 2, "data": nodes},
     }

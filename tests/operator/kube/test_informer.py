@@ -111,7 +111,7 @@ async def test_a_recreated_object_is_another_one() -> None:
             server.objects["a"]["metadata"]["uid"] = "another"
             server.expire()
             await follower.until(lambda: bool(follower.informer.by_index("job", "new")))
-            assert follower.informer.get("uid-a") is None
+            await follower.until(lambda: follower.informer.get("uid-a") is None)
             assert follower.replay() == {("a", "new")}
 
 
