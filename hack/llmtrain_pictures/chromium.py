@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -22,6 +23,7 @@ from llmtrain_images.debian import install_missing
 PROGRAM = "chromium"
 PACKAGES = ("chromium", "fonts-dejavu-core")
 START_SECONDS = 60.0
+END_SECONDS = 60.0
 LOAD_SECONDS = 90.0
 MESSAGE_BYTES = 1 << 28
 OPTIONS = (
@@ -59,21 +61,36 @@ class Picture:
 async def browser() -> AsyncIterator[Browser]:
     """Run a browser until the block ends."""
     install_missing([PROGRAM], PACKAGES, print)
-    with tempfile.TemporaryDirectory(prefix="llmtrain-chromium.") as name:
-        home = Path(name)
-        process = subprocess.Popen(
-            [PROGRAM, *OPTIONS, f"--user-data-dir={home}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "HOME": name},
-        )
+    home = Path(tempfile.mkdtemp(prefix="llmtrain-chromium."))
+    process = subprocess.Popen(
+        [PROGRAM, *OPTIONS, f"--user-data-dir={home}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "HOME": str(home)},
+    )
+    try:
+        port = await _port(home / "DevToolsActivePort", process)
+        async with aiohttp.ClientSession() as session:
+            yield Browser(session, f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+        await remove_folder(home)
+
+
+async def remove_folder(folder: Path) -> None:
+    """Remove a folder to which processes may write a little longer.
+
+    Those of a browser end after its first one. Raises OSError after `END_SECONDS`.
+    """
+    deadline = time.monotonic() + END_SECONDS
+    while folder.exists():
         try:
-            port = await _port(home / "DevToolsActivePort", process)
-            async with aiohttp.ClientSession() as session:
-                yield Browser(session, f"http://127.0.0.1:{port}")
-        finally:
-            process.terminate()
-            await asyncio.to_thread(process.wait)
+            shutil.rmtree(folder)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
 
 
 async def _port(file: Path, process: subprocess.Popen[bytes]) -> int:
