@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,12 +10,10 @@ from urllib.parse import unquote, urlsplit
 from llmtrain_trainer.config import Source
 from llmtrain_trainer.data.documents import InputFile, ReadReport
 from llmtrain_trainer.data.readers.charsets import is_charset
-from llmtrain_trainer.data.readers.content import ROWS, Content, classify
+from llmtrain_trainer.data.readers.content import ROWS, Content, classify, is_about
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.untrusted_files import is_inside
 
-_ABOUT = re.compile(r"(?:readme|licen[cs]e|copying|dataset_?card)\b.*", re.IGNORECASE)
-"""Names of files that describe the rows beside them."""
 _DATA = frozenset((*ROWS, "archive", "warc", "mediawiki", "stackexchange"))
 
 
@@ -76,7 +73,7 @@ def _require_known_languages(source: Source) -> None:
 
 
 def _describes(file: InputFile) -> bool:
-    return file.format == "text" and _ABOUT.match(file.path.name) is not None
+    return file.format == "text" and is_about(file.path.name)
 
 
 def _walk(root: Path) -> Iterator[Path]:

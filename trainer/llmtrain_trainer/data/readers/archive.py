@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,28 +16,56 @@ from typing import IO
 from llmtrain_trainer.data import readers
 from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.data.readers.compressed import open_bytes
-from llmtrain_trainer.data.readers.content import classify
+from llmtrain_trainer.data.readers.content import ROWS, classify, is_about, is_zip
 
+LONGEST_ABOUT = 1 << 20
+"""Bytes of a member that may describe the rows beside it."""
 _ENCRYPTED = 1
 
 
 def read_archive(file: InputFile, report: ReadReport) -> Iterator[Document]:
     """Yield the documents of all members that the source reads. The others are counted.
 
-    A zip file is read in the order of its names, a tar in its own. Archives in archives are not
+    A zip file is read in the order of its names, a tar in its own. Texts that may describe rows
+    come last, because only then it is known whether there are any. Archives in archives are not
     read.
     """
-    is_zip = zipfile.is_zipfile(file.path)
-    members = _zip_members(file, report) if is_zip else _tar_members(file)
+    about: list[tuple[str, ReadReport, list[Document]]] = []
+    has_rows = False
+    members = _zip_members(file, report) if is_zip(file.path) else _tar_members(file)
     for member in members:
         found = classify(file.source, member.name, member.path, member.is_whole_source)
         if found.format in ("", "archive") or (found.format == "latex" and _is_tar(member.path)):
             report.skipped.add(found.kind, member.name)
             continue
-        report.formats[found.format] += 1
         inside = replace(member, format=found.format)
-        for document in readers.read(inside, report):
-            yield replace(document, format=document.format or found.format)
+        if _may_describe(inside):
+            mine = ReadReport(formats=Counter((found.format,)))
+            about.append((member.name, mine, list(_documents(inside, mine))))
+            continue
+        has_rows |= found.format in ROWS
+        report.formats[found.format] += 1
+        yield from _documents(inside, report)
+    for name, mine, documents in about:
+        if has_rows:
+            report.skipped.add("description of the data", name)
+        else:
+            report.add_json(mine.to_json())
+            yield from documents
+
+
+def _documents(member: InputFile, report: ReadReport) -> Iterator[Document]:
+    for document in readers.read(member, report):
+        yield replace(document, format=document.format or member.format)
+
+
+def _may_describe(member: InputFile) -> bool:
+    """Return True for a short README or licence of a source whose format is detected."""
+    name = PurePosixPath(member.name.rpartition("#")[2]).name
+    is_short = member.size <= LONGEST_ABOUT
+    return (
+        member.source.format == "auto" and member.format == "text" and is_short and is_about(name)
+    )
 
 
 def _is_tar(path: Path) -> bool:

@@ -45,7 +45,7 @@ def detect_boundary(sample: str, is_whole_source: bool) -> str:
     if not is_whole_source:
         return "file"
     lines = sample.split("\n")
-    if len(sample) >= SAMPLE:
+    if len(sample) >= SAMPLE and len(lines) > 1:
         lines.pop()  # the sample may end inside it
     count = len(lines) - (not lines[-1])
     lines = [line for line in lines if line.strip()]

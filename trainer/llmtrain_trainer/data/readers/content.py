@@ -59,11 +59,13 @@ _BINARY = (
     (b"GGUF", "model weights"),
 )
 _HTML = re.compile(
-    r"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.S
+    r"(?:<\?xml[^>]*>\s*)?(?:(?><!--.*?-->)\s*)*+<(?:!doctype\s+html|html)\b", re.I | re.S
 )
+"""The end of a comment is the first `-->`: other ends would be tried in exponential time."""
 _RECORD = re.compile(r"\[?\s*\{\s*(?:\"|\}|\Z)")
 _FIELD = re.compile(r'"(?:' + "|".join((*TEXT_FIELDS, *SFT_FIELDS)) + r')"\s*:')
 _TAR_NAMES = 64
+_ABOUT = re.compile(r"(?:readme|licen[cs]e|copying|dataset_?card)\b.*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,17 @@ class Content:
     """In words, for files that are not read."""
 
 
+def is_about(name: str) -> bool:
+    """Return True for the name of a text that describes the rows beside it."""
+    return _ABOUT.match(name) is not None
+
+
 def inspect(path: Path) -> Content:
     """Return what a file is by its first bytes. A damaged file is of the kind `damaged`."""
     try:
         with open_bytes(path) as stream:
             head = stream.read(HEAD)
-        if head.startswith(b"PK\x03\x04"):
+        if is_zip(path):
             return _zip(path)
         if head[257:262] == b"ustar":
             return _tar(path)
@@ -91,10 +98,11 @@ def inspect(path: Path) -> Content:
         return Content("parquet", "Parquet")
     if head.startswith(b"WARC/"):
         return Content("warc", "WARC")
-    for magic, kind in _BINARY:
-        if head.startswith(magic):
-            return Content("", kind)
     text = decode_start(head)
+    for magic, kind in _BINARY:
+        # a text may start like ORCHESTRA
+        if head.startswith(magic) and (text is None or not magic.isalpha()):
+            return Content("", kind)
     return Content("", "binary") if text is None else _text(text.lstrip())
 
 
@@ -111,6 +119,12 @@ def _text(start: str) -> Content:
     if _RECORD.match(start):
         return Content("jsonl" if _FIELD.search(start) else "", "JSON without a field of text")
     return Content("text", "text")
+
+
+def is_zip(path: Path) -> bool:
+    """Return True for a file that starts like a zip file. A tar file may end like one."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _zip(path: Path) -> Content:
