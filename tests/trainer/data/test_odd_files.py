@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -17,8 +18,9 @@ from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.sources import list_files
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import read_manifest
-from llmtrain_trainer.data.readers import read
+from llmtrain_trainer.data.readers import read, records
 from llmtrain_trainer.data.readers.content import inspect
+from llmtrain_trainer.errors import InputError
 
 
 def texts(path: Path, report: ReadReport, **changes: Any) -> list[str]:
@@ -94,3 +96,69 @@ def test_a_text_may_start_like_another_kind(start: str, tmp_path: Path) -> None:
     path = written(tmp_path / "a.txt", f"{start} is a word")
     assert inspect(path).format == "text"
     assert not inspect(written(path, start.encode() + b"\0\1\2")).format
+
+
+def test_small_objects_of_an_array_are_read_in_linear_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text that is held is copied once per read, not once per object."""
+    copied = 0
+
+    class Text(str):
+        def __getitem__(self, key: Any) -> str:
+            nonlocal copied
+            part = super().__getitem__(key)
+            copied += len(part)
+            return Text(part)
+
+        def __add__(self, other: str) -> str:
+            return Text(super().__add__(other))
+
+        def __radd__(self, other: str) -> str:
+            return Text(other + str(self))
+
+        def lstrip(self, chars: str | None = None, /) -> str:
+            nonlocal copied
+            copied += len(self)
+            return Text(super().lstrip(chars))
+
+    class Stream(io.StringIO):
+        def read(self, size: int | None = -1, /) -> str:
+            return Text(super().read(size))
+
+    rows = [{"text": "long" * 10_000}, *({"text": f"row {n}"} for n in range(1000))]
+    content = json.dumps(rows)
+    assert list(records._values(Stream(content))) == rows
+    assert copied < 4 * len(content)
+
+
+def test_an_array_may_be_indented_in_any_way(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.json", '[  {"text": "a"},\n {"text": "b"}]')
+    assert texts(path, ReadReport()) == ["a", "b"]
+
+
+def test_lines_that_an_odd_quote_takes_are_counted(tmp_path: Path) -> None:
+    lines = ["text\tn", '"So," he said\t1', "plain\t2", '"Oh\t3', "lost\t4", 'a "b"\t5', "end\t6"]
+    report = ReadReport()
+    assert texts(written(tmp_path / "a.tsv", "\n".join(lines)), report) == ["plain", "end"]
+    assert report.dropped.counts == {"quotes": 4}
+    assert report.dropped.first["quotes"][0].startswith("s/a.tsv:1: its quotes do not match")
+
+    rows = "".join(f"row {n}\n" for n in range(90))
+    path = written(tmp_path / "b.csv", f'text\n{rows}"open\n{rows}')
+    with pytest.raises(InputError, match="91 of 181 rows cannot be used: 91 quotes"):
+        prepare(tmp_path / "out", path)
+    proper = 'text,n\n"a ""b"",\n\nc",1\n'
+    assert texts(written(tmp_path / "c.csv", proper), ReadReport()) == ['a "b",\n\nc']
+
+
+def test_a_table_without_text_beside_other_files_is_counted(tmp_path: Path) -> None:
+    written(tmp_path / "metadata.csv", "id,title\n1,x\n")
+    written(tmp_path / "empty.tsv", "")
+    written(tmp_path / "a.txt", "a text")
+    report = ReadReport()
+    source = Source("s", f"file://{tmp_path}", "s")
+    assert [file.name for file in list_files(source, report)] == ["s/a.txt"]
+    assert report.skipped.counts == {"CSV without a column of text": 2}
+    with pytest.raises(InputError, match="no column text or content among id, title"):
+        texts(tmp_path / "metadata.csv", ReadReport())

@@ -11,7 +11,7 @@ from pathlib import Path
 from llmtrain_trainer.config import Source
 from llmtrain_trainer.data.readers.charsets import decode_start
 from llmtrain_trainer.data.readers.compressed import open_bytes, without_compression
-from llmtrain_trainer.data.readers.records import SFT_FIELDS, TEXT_FIELDS
+from llmtrain_trainer.data.readers.records import SFT_FIELDS, TEXT_FIELDS, has_text_column
 
 HEAD = 16 << 10
 """Bytes at the start of a file that are inspected."""
@@ -165,6 +165,9 @@ def classify(source: Source, name: str, path: Path, is_whole_source: bool) -> Co
         return Content("code", "code") if known else Content("", _suffix_kind(suffix))
     if wanted == "auto" or wanted == "chat":
         found = _detected(content, named, suffix, is_whole_source)
+        is_table = found.format == "csv" and content.format == "text" and not is_whole_source
+        if is_table and not has_text_column(path, source.charset):
+            return Content("", "CSV without a column of text")
         if wanted == "auto" or found.format in ROWS or not found.format:
             return found
         if is_whole_source and found.format == "text":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
@@ -22,6 +24,9 @@ _PIECE = 1 << 20
 _DELIMITERS = ",\t;|"
 _LONGEST_CELL = 1 << 30
 _LONGEST_OBJECT = 256 << 20
+_BETWEEN = frozenset(" \t\n\r,[]")
+"""Characters between objects, and around them in an array."""
+_STARTS_ARRAY = re.compile(r"\[\s*(?:\{|\Z)|\{\Z")
 _COLUMNS = frozenset((*TEXT_FIELDS, *SFT_FIELDS))
 
 
@@ -97,7 +102,7 @@ def json_rows(file: InputFile, report: ReadReport) -> Iterator[Row]:
         while not start and (more := stream.readline(_PIECE)):
             start = more.strip()
     with open_text(file.path, file.source.charset, report.charsets) as stream:
-        if start in ("[", "{") or start.startswith(("[{", "[ {")):
+        if _STARTS_ARRAY.match(start):
             yield from enumerate(map(_object, _values(stream)), 1)
             return
         for number, line in enumerate(stream, 1):
@@ -121,43 +126,77 @@ def _object(value: Any) -> dict[str, Any] | RowError:
 def _values(stream: IO[str]) -> Iterator[Any]:
     """Yield the values of a stream: the items of an array, or objects one after the other."""
     decoder = json.JSONDecoder()
-    held, size, is_end = "", _PIECE, False
+    held, place, size, is_end = "", 0, _PIECE, False
     while True:
-        held = held.lstrip(" \t\n\r,[]")  # between objects
-        if held:
+        while held[place : place + 1] in _BETWEEN:
+            place += 1
+        if place < len(held):
             try:
-                value, place = decoder.raw_decode(held)
+                value, place = decoder.raw_decode(held, place)
             except (ValueError, RecursionError) as error:
-                if is_end or len(held) > _LONGEST_OBJECT:
+                if is_end or len(held) - place > _LONGEST_OBJECT:
                     raise ValueError(f"it is not JSON: {error}") from error
             else:
                 yield value
-                held, size = held[place:], _PIECE
+                size = _PIECE
                 continue
         if is_end:
             return
         chunk = stream.read(size)
         is_end, size = not chunk, 2 * size
-        held += chunk
+        held, place = held[place:] + chunk, 0
 
 
 def csv_rows(file: InputFile, report: ReadReport) -> Iterator[Row]:
     """Yield the rows of a table whose first line names its columns."""
     csv.field_size_limit(_LONGEST_CELL)
     with open_text(file.path, file.source.charset, report.charsets) as stream:
-        first = stream.readline(_PIECE)
-        delimiter = max(_DELIMITERS, key=lambda each: (_known(first, each), first.count(each)))
-        names = next(csv.reader([first], delimiter=delimiter), [])
+        delimiter, names = _header(stream)
         if not set(names) & _COLUMNS:
             raise file.unreadable(f"no column text or content among {', '.join(names)[:200]}")
-        for number, cells in enumerate(csv.reader(stream, delimiter=delimiter), 1):
-            if not cells:
-                continue
-            if len(cells) != len(names):
+        for number, cells in _cells(stream, delimiter):
+            if isinstance(cells, RowError):
+                yield number, cells
+            elif cells and len(cells) != len(names):
                 problem = f"it has {len(cells)} cells for {len(names)} columns"
                 yield number, RowError("cells", problem)
-            else:
+            elif cells:
                 yield number, dict(zip(names, cells, strict=True))
+
+
+def _cells(stream: IO[str], delimiter: str) -> Iterator[tuple[int, list[str] | RowError]]:
+    """Yield the rows of a table with their numbers.
+
+    A quote that opens or closes in the wrong place takes following lines with it. Each of them is
+    counted.
+    """
+    rows = csv.reader(stream, delimiter=delimiter, strict=True)
+    number = 0
+    while True:
+        line = rows.line_num
+        number += 1
+        try:
+            yield number, next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            problem = f"its quotes do not match: {error}"
+            for lost in range(rows.line_num - line):
+                number += lost > 0
+                yield number, RowError("quotes", problem)
+
+
+def has_text_column(path: Path, charset: str | None) -> bool:
+    """Return True if the first line of a table names a column of text or of a conversation."""
+    with open_text(path, charset) as stream:
+        return bool(_COLUMNS.intersection(_header(stream)[1]))
+
+
+def _header(stream: IO[str]) -> tuple[str, list[str]]:
+    """Return the delimiter and the names of the columns from the first line."""
+    first = stream.readline(_PIECE)
+    delimiter = max(_DELIMITERS, key=lambda each: (_known(first, each), first.count(each)))
+    return delimiter, next(csv.reader([first], delimiter=delimiter), [])
 
 
 def _known(line: str, delimiter: str) -> int:
