@@ -162,3 +162,17 @@ def test_a_table_without_text_beside_other_files_is_counted(tmp_path: Path) -> N
     assert report.skipped.counts == {"CSV without a column of text": 2}
     with pytest.raises(InputError, match="no column text or content among id, title"):
         texts(tmp_path / "metadata.csv", ReadReport())
+
+
+def test_a_damaged_byte_costs_its_line_not_the_characters_after_it(tmp_path: Path) -> None:
+    content = (
+        b"caf\xe9\n" + b"plain line\n" * 20_000 + "你好\r\n".encode() + b"\x93so\x94 " + b"x" * 9
+    )
+    path = written(tmp_path / "a.txt", content)
+    report = ReadReport()
+    (text,) = texts(path, report, documents="file")
+    assert text == "café\n" + "plain line\n" * 20_000 + "你好\n“so” " + "x" * 9
+    assert report.charsets == {"utf-8 and windows-1252": 1}
+    long = b"\xe9\n" + b"plain line\n" * 20_000 + "é".encode() * 400_000
+    (text,) = texts(written(path, long), ReadReport(), documents="file")
+    assert text == "é\n" + "plain line\n" * 20_000 + "é" * 400_000

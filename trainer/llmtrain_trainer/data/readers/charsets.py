@@ -1,7 +1,7 @@
 """Character sets as browsers choose them (WHATWG Encoding and HTML standards).
 
 A byte order mark wins, then what the source, the protocol or the page declares. Text that declares
-nothing is UTF-8 if it is valid as such, else windows-1252.
+nothing is UTF-8 if it is valid as such, else windows-1252, but for its lines of valid UTF-8.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import webencodings
 from llmtrain_trainer.data.readers.compressed import open_bytes
 
 UTF_8, FALLBACK = "utf-8", "windows-1252"
+MIXED = f"{UTF_8} and {FALLBACK}"
+"""For a text with lines of both."""
 
 _MARKS = (  # the mark of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF8, UTF_8),
@@ -27,6 +29,8 @@ _MARKS = (  # the mark of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _CHUNK = 64 << 10
+_LONGEST_LINE = 4 * _CHUNK
+"""Bytes of a longer line are decoded in parts."""
 _CHARACTERS = 16
 """Fewer bytes are a whole text; of more, the last character may be cut."""
 _PRESCAN = 4096
@@ -166,13 +170,14 @@ class _Utf8Stream(io.RawIOBase):
             # a character at the end of a chunk may be cut
             self._name = _without_declaration(content[:-3] if len(more) == _CHUNK else content)
             if self._name != UTF_8:
-                self._decoder = _decoder(self._name)
+                self._decoder = _LineDecoder()
         self._ended = not content
+        if self._decoder is not None:
+            content = self._decoder.decode(content, self._ended).encode("utf-8", "replace")
         if self._ended:
-            self._chosen[self._name or UTF_8] += 1
-        if self._decoder is None:
-            return content
-        return self._decoder.decode(content, self._ended).encode("utf-8", "replace")
+            is_mixed = isinstance(self._decoder, _LineDecoder) and self._decoder.is_mixed
+            self._chosen[MIXED if is_mixed else self._name or UTF_8] += 1
+        return content
 
     def _choose_at_start(self, content: bytes) -> bytes:
         mark = _mark(content)
@@ -187,6 +192,45 @@ class _Utf8Stream(io.RawIOBase):
         if self._name not in ("", UTF_8):
             self._decoder = _decoder(self._name)
         return content
+
+
+class _LineDecoder:
+    """Decodes each line as UTF-8 if it is valid as such, else as windows-1252.
+
+    One damaged byte at the start of a file, or one old file in a concatenation, then costs no more
+    than its line.
+    """
+
+    def __init__(self) -> None:
+        self.is_mixed = False
+        """Some characters beyond ASCII were UTF-8."""
+        self._rest = b""
+
+    def decode(self, data: bytes, final: bool = False) -> str:
+        data = self._rest + data
+        end = len(data) if final else data.rfind(b"\n") + 1
+        if not end and len(data) > _LONGEST_LINE:
+            end = _before_last_character(data)
+        whole, self._rest = data[:end], data[end:]
+        if whole.isascii():
+            return whole.decode()
+        return "".join(map(self._line, whole.splitlines(keepends=True)))
+
+    def _line(self, line: bytes) -> str:
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            return line.decode("cp1252", "replace")
+        self.is_mixed |= not line.isascii()
+        return text
+
+
+def _before_last_character(data: bytes) -> int:
+    """Return where the last character of UTF-8 starts, which may be cut."""
+    for end in range(len(data) - 1, len(data) - 4, -1):
+        if data[end] & 0xC0 != 0x80:  # not a continuation
+            return end
+    return len(data)
 
 
 def _decoder(name: str) -> TextDecoder:
