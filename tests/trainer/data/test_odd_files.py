@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.config import DataConfig, Source
+from llmtrain_trainer.config import ChatConfig, DataConfig, Source
 from llmtrain_trainer.data.documents import ReadReport
 from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.preparation.run import run_share
@@ -98,6 +99,16 @@ def test_a_text_may_start_like_another_kind(start: str, tmp_path: Path) -> None:
     assert not inspect(written(path, start.encode() + b"\0\1\2")).format
 
 
+def test_names_that_are_not_unicode_are_written(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    written(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")), "text of a file")
+    written(folder / "a.jsonl", '{"id": "\\ud800", "text": "text of a row"}\n')
+    written(folder / "a.tar", tarred({"caf\udce9.txt": b"text of a member"}))
+    documents = prepare(tmp_path / "out", folder)["documents"]
+    assert documents["train"] + documents["heldOut"] == documents["read"] == 3
+
+
 def test_small_objects_of_an_array_are_read_in_linear_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,3 +187,20 @@ def test_a_damaged_byte_costs_its_line_not_the_characters_after_it(tmp_path: Pat
     long = b"\xe9\n" + b"plain line\n" * 20_000 + "é".encode() * 400_000
     (text,) = texts(written(path, long), ReadReport(), documents="file")
     assert text == "é\n" + "plain line\n" * 20_000 + "é" * 400_000
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5])
+def test_long_examples_first_are_no_more_than_their_share(share: float, tmp_path: Path) -> None:
+    """As in data that is sorted by length."""
+    long = [
+        {"prompt": f"n {n}", "response": " ".join(map(str, range(n, n + 80)))} for n in range(150)
+    ]
+    short = [{"prompt": f"is {n} even", "response": f"it is {n}"} for n in range(100)]
+    path = written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, long + short)))
+    chat = ChatConfig(64, "plain")
+    if share == 0.5:
+        with pytest.raises(InputError, match="tokens, and the model's sequences have 64"):
+            prepare(tmp_path / "out", path, format="chat", chat=chat, max_unusable_rows=share)
+        return
+    facts = prepare(tmp_path / "out", path, format="chat", chat=chat, max_unusable_rows=share)
+    assert facts["documents"]["dropped"] == {"row: overlong": 150}

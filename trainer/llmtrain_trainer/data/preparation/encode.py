@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from llmtrain_trainer.data.documents import Causes
 from llmtrain_trainer.data.examples import OVERLONG_FIELD, ExampleEncoder
 from llmtrain_trainer.data.preparation import dedup_split, extract
 from llmtrain_trainer.data.preparation.manifest_plan import Unit
-from llmtrain_trainer.data.preparation.workspace import Workspace
+from llmtrain_trainer.data.preparation.workspace import Workspace, read_json
 from llmtrain_trainer.data.tokenizer import FIELD, Encoder, cpu_limit, is_panic
 from llmtrain_trainer.errors import InputError
 
@@ -29,13 +31,15 @@ PARTS = {"train": dedup_split.TRAIN, "held-out": dedup_split.HELD_OUT}
 _KINDS = {OVERLONG_FIELD: "overlong", CHAT_FIELD: "template"}
 """Field of an error -> kind of an example that cannot be encoded."""
 _ALL_FAIL = 100
-"""After so many failures and no success, every example fails."""
+"""After so many failures and no success, the preparation ends early if they are too many anyway."""
 
 
 class UnusableExamples:
     """Examples that do not fit a sequence, or that their template refuses."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: Callable[[], float] = lambda: 0) -> None:
+        """`allowed` returns the number of examples that a source may leave out."""
+        self._allowed = cache(allowed)
         self.parts: Counter[str] = Counter()
         self.causes = Causes()
         self.remedies: dict[str, tuple[str, str]] = {}
@@ -44,8 +48,10 @@ class UnusableExamples:
 
     def add(self, part: str, error: InputError) -> None:
         """Count an example. Raise the error again if it is of another kind, or the only outcome."""
-        kind = _KINDS.get(error.field or "")
-        if kind is None or (not self.used and self.parts.total() >= _ALL_FAIL):
+        kind, failed = _KINDS.get(error.field or ""), self.parts.total()
+        if kind is None:
+            raise error
+        if not self.used and failed >= _ALL_FAIL and failed >= self._allowed():
             raise error
         self.parts[part] += 1
         self.causes.add(kind, error.message)
@@ -86,7 +92,7 @@ def encode_unit(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) 
     texts = work.file(extract.STAGE, unit.number, ".jsonl")
     outcomes = np.load(work.file(dedup_split.STAGE, unit.number, ".npy"))
     counts: dict[str, int] = {}
-    unusable = UnusableExamples()
+    unusable = UnusableExamples(lambda: _allowed(work, unit.source))
     for part, wanted in PARTS.items():
         path = work.file(STAGE, unit.number, f".{part}.bin")
         with work.draft(path) as draft, draft.open("wb") as file:
@@ -105,6 +111,13 @@ def encode_unit(work: Workspace, unit: Unit, encoder: Encoder | ExampleEncoder) 
         unusable.truncated, encoder.truncated = encoder.truncated, 0
     facts = {"tokens": counts, "unusable": unusable.to_json()}
     work.write_json(work.file(STAGE, unit.number, ".json"), facts)
+
+
+def _allowed(work: Workspace, source: int) -> float:
+    units = (unit for unit in work.plan.units if unit.source == source)
+    facts = (read_json(work.file(extract.STAGE, unit.number, ".json")) for unit in units)
+    read: int = sum(each["counts"].get("read", 0) for each in facts)
+    return work.plan.sources[source].max_unusable_rows * read
 
 
 def _ids(

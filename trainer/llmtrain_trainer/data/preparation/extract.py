@@ -39,7 +39,7 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
     facts: list[tuple[int, int, int, Any]] = []
     with (
         work.draft(work.file(STAGE, unit.number, ".jsonl")) as draft,
-        draft.open("w", encoding="utf-8") as file,
+        draft.open("w", encoding="utf-8", errors="replace") as file,  # for names
     ):
         documents = ((each, document) for each in unit.files for document in read(each, report))
         for origin, document in documents:
