@@ -58,7 +58,7 @@ def test_batches_follow_the_weights_and_resume_on_other_ranks(tmp_path: Path) ->
 
     mixture = open_mixture(three(tmp_path), "train", 40_000)
     whole = TrainingBatches(mixture, 10, 5, BatchShard(8, 0, 1))
-    rows = torch.cat([whole.at(step)[0] for step in range(100)])
+    rows = torch.cat([whole.at(8 * step)[0] for step in range(100)])
     owners = (rows[:, 0] // 10_000).bincount().tolist()
     assert owners == [100, 200, 500]
     assert torch.equal(rows[:, 1:], rows[:, :-1] + 1)
@@ -68,7 +68,7 @@ def test_batches_follow_the_weights_and_resume_on_other_ranks(tmp_path: Path) ->
         fresh = [
             TrainingBatches(mixture, 10, 5, BatchShard(8, rank, count)) for rank in range(count)
         ]
-        assert torch.equal(torch.cat([each.at(63)[0] for each in fresh]), rows[63 * 8 : 64 * 8])
+        assert torch.equal(torch.cat([each.at(8 * 63)[0] for each in fresh]), rows[63 * 8 : 64 * 8])
     held = HeldOutBatches(
         open_mixture(three_held := three_again(tmp_path), "held-out", 40_000),
         10,
