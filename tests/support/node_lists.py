@@ -1,4 +1,4 @@
-"""Recorded lists of nodes of GPU environments, and the network that a gang gets on them."""
+"""Node lists of GPU environments, and the network that a gang gets on each."""
 
 from __future__ import annotations
 

@@ -8,8 +8,6 @@ import gzip
 import io
 import json
 import lzma
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pyarrow
@@ -27,6 +25,7 @@ from llmtrain_trainer.data.readers import read
 from llmtrain_trainer.data.readers.charsets import decode_page
 from llmtrain_trainer.data.readers.html import html_text
 from llmtrain_trainer.errors import InputError
+from tests.support.trainer.archives import tarred, zipped
 
 ROWS = [{"text": f"row {n}\n  indented", "url": f"u{n}"} for n in range(5)]
 TEXTS = [row["text"] for row in ROWS]
@@ -53,24 +52,6 @@ def parquet() -> bytes:
     return made.getvalue()
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return made.getvalue()
-
-
-def tarred(files: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return made.getvalue()
-
-
 READ = {
     "c4-train.00000.json.gz": gzip.compress(LINES),
     "rows.txt": LINES,
@@ -85,7 +66,7 @@ READ = {
     "semicolons.csv": table(";"),
     "rows.bin": parquet(),
     "rows.zip": zipped({"a/rows.jsonl": LINES}),
-    "rows.tar": tarred({"a/rows.json.bz2": bz2.compress(LINES)}),
+    "rows.tar": gzip.compress(tarred({"a/rows.json.bz2": bz2.compress(LINES)})),
 }
 
 

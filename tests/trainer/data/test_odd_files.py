@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from llmtrain_trainer.data.prepared import read_manifest
 from llmtrain_trainer.data.readers import read, records
 from llmtrain_trainer.data.readers.content import inspect
 from llmtrain_trainer.errors import InputError
+from tests.support.trainer.archives import tarred, zipped
 
 
 def texts(path: Path, report: ReadReport, **changes: Any) -> list[str]:
@@ -42,24 +42,6 @@ def prepare(to: Path, path: Path, **changes: Any) -> dict[str, Any]:
     return facts
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return made.getvalue()
-
-
-def tarred(members: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return made.getvalue()
-
-
 def test_a_text_without_any_end_of_a_line_is_read(tmp_path: Path) -> None:
     text = "word " * 60_000
     report = ReadReport()
@@ -74,7 +56,11 @@ def test_comments_before_a_text_cost_linear_time(tmp_path: Path) -> None:
 
 
 def test_a_tar_file_may_end_with_a_zip_file(tmp_path: Path) -> None:
-    members = {"a.txt": b"one", "b.txt": b"two", "c.zip": zipped({"x.txt": b"inner"})}
+    members = {
+        "a.txt": b"one",
+        "b.txt": b"two",
+        "c.zip": zipped({"x.txt": b"inner"}, zipfile.ZIP_STORED),
+    }
     report = ReadReport()
     assert texts(written(tmp_path / "a.tar", tarred(members)), report) == ["one", "two"]
     assert report.skipped.counts == {"archive": 1}
