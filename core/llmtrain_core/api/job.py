@@ -138,10 +138,14 @@ class Rdma(ApiModel):
 NcclVariables = Annotated[dict[str, Text], Field(max_length=64), BeforeValidator(without_nulls)]
 
 
+NetworkProfile = Literal["infiniband", "roce", "efa", "tcpxo", "tcp"]
+"""A value of `network.profile` besides `auto`."""
+
+
 class Network(ApiModel):
     """Network settings."""
 
-    profile: Literal["auto", "infiniband", "roce", "efa", "tcpxo", "tcp"] = "auto"
+    profile: Literal["auto", NetworkProfile] = "auto"
     """Network type. auto: NCCL selects the network. tcp: RDMA is not used, even if available. With
     any other profile, the job fails if the network is not available, instead of using TCP."""
     rdma: Rdma | None = None

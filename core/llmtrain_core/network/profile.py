@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
-from llmtrain_core.api.job import Resources
+from llmtrain_core.api.job import NetworkProfile, Resources
 from llmtrain_core.network.environments import TABLE
 from llmtrain_core.network.facts import NodeFacts
 from llmtrain_core.network.rows import (
@@ -23,7 +23,6 @@ from llmtrain_core.network.rows import (
     CandidateNetwork,
     Need,
     NeedKind,
-    Profile,
     Value,
 )
 from llmtrain_core.topology.label_presets import PRESETS
@@ -37,7 +36,7 @@ JOB = "the job"
 """Source of the values that a job sets."""
 
 _GUIDE = "NVIDIA, NCCL User Guide: Environment Variables"
-PROFILE_VARIABLES: Mapping[Profile, tuple[Value, ...]] = MappingProxyType(
+PROFILE_VARIABLES: Mapping[NetworkProfile, tuple[Value, ...]] = MappingProxyType(
     {
         "infiniband": (Value("NCCL_NET", "IB", _GUIDE),),
         "roce": (
@@ -234,7 +233,7 @@ def _named(
     facts: NodeFacts,
     request: NetworkRequest,
     candidates: Sequence[CandidateNetwork],
-    profile: Profile,
+    profile: NetworkProfile,
 ) -> NodeNetwork | NoNetwork:
     """Return the network of a job that names a profile."""
     fitting = [candidate for candidate in candidates if profile in candidate.profiles]
@@ -251,7 +250,7 @@ def _named(
     return _network(facts, request, candidate, profile)
 
 
-def _contradiction(candidates: Sequence[CandidateNetwork], profile: Profile) -> NoNetwork:
+def _contradiction(candidates: Sequence[CandidateNetwork], profile: NetworkProfile) -> NoNetwork:
     """Return that a node has another network than a job wants, with the nearest profile."""
     if not candidates:
         return NoNetwork(f"shows no network but TCP, not {profile} (use network.profile tcp)")
@@ -298,7 +297,7 @@ def _network(
     facts: NodeFacts,
     request: NetworkRequest,
     candidate: CandidateNetwork,
-    profile: Profile | None = None,
+    profile: NetworkProfile | None = None,
 ) -> NodeNetwork:
     """Return a network of the table. `profile` is the one that the job names."""
     values = {item.name: _variable(item, candidate.row) for item in candidate.variables}

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, get_args
+from typing import get_args
 
+from llmtrain_core.api.job import NetworkProfile
 from llmtrain_core.network.facts import NodeFacts
 
-Profile = Literal["infiniband", "roce", "efa", "tcpxo", "tcp"]
-"""A value of `network.profile` besides `auto`."""
-PROFILES: tuple[Profile, ...] = get_args(Profile)
+PROFILES: tuple[NetworkProfile, ...] = get_args(NetworkProfile)
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 """Annotation of a pod by which Multus attaches networks to it."""
@@ -72,7 +71,7 @@ class CandidateNetwork:
     row: str
     fact: str
     """The fact of the node that matched, such as `allocatable rdma/ib: 8`."""
-    profiles: tuple[Profile, ...]
+    profiles: tuple[NetworkProfile, ...]
     """The values of `network.profile` that this network satisfies; several if it is not known."""
     devices: Devices | None = None
     amounts: tuple[Value, ...] = ()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import MappingProxyType
 
+from llmtrain_core.api.job import NetworkProfile
 from llmtrain_core.network.facts import NodeFacts
-from llmtrain_core.network.rows import CandidateNetwork, Need, NeedKind, Profile
+from llmtrain_core.network.rows import CandidateNetwork, Need, NeedKind
 
-DRIVERS: MappingProxyType[str, tuple[Profile, ...]] = MappingProxyType(
+DRIVERS: MappingProxyType[str, tuple[NetworkProfile, ...]] = MappingProxyType(
     {
         "efa.networking.k8s.aws": ("efa",),
         "mrdma.google.com": ("roce",),

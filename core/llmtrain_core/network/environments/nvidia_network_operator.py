@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llmtrain_core.api.job import NetworkProfile
 from llmtrain_core.network.facts import NodeFacts
 from llmtrain_core.network.rows import (
     CandidateNetwork,
     Devices,
     Need,
     NeedKind,
-    Profile,
 )
 
 SHARED = "rdma/"
@@ -33,7 +33,7 @@ _OPENSHIFT = "Red Hat, OpenShift Container Platform: NVIDIA GPUDirect Remote Dir
 
 def shared(facts: NodeFacts) -> Iterator[CandidateNetwork]:
     """Yield the NICs of the shared device plugin: one device gives a pod all of them."""
-    by_profiles: dict[tuple[Profile, ...], list[str]] = {}
+    by_profiles: dict[tuple[NetworkProfile, ...], list[str]] = {}
     for resource in facts.resources(SHARED):
         by_profiles.setdefault(_profiles(resource), []).append(resource)
     for profiles, found in sorted(by_profiles.items()):
@@ -49,8 +49,8 @@ def shared(facts: NodeFacts) -> Iterator[CandidateNetwork]:
             )
 
 
-_UNKNOWN: tuple[Profile, ...] = ("infiniband", "roce")
-_NEEDS: dict[tuple[Profile, ...], Need | None] = {
+_UNKNOWN: tuple[NetworkProfile, ...] = ("infiniband", "roce")
+_NEEDS: dict[tuple[NetworkProfile, ...], Need | None] = {
     ("infiniband",): None,
     ("roce",): Need(
         NeedKind.CONFIRMATION,
@@ -63,7 +63,7 @@ _NEEDS: dict[tuple[Profile, ...], Need | None] = {
 }
 
 
-def _profiles(resource: str) -> tuple[Profile, ...]:
+def _profiles(resource: str) -> tuple[NetworkProfile, ...]:
     if resource.endswith(("/ib", "_ib")):
         return ("infiniband",)
     return ("roce",) if resource.endswith("_eth") else _UNKNOWN
