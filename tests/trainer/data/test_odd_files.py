@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from llmtrain_trainer.config import ChatConfig, DataConfig, Source
 from llmtrain_trainer.data.documents import ReadReport
+from llmtrain_trainer.data.left_out import sentences
 from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.sources import list_files
@@ -20,6 +23,7 @@ from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import read_manifest
 from llmtrain_trainer.data.readers import read, records
 from llmtrain_trainer.data.readers.content import inspect
+from llmtrain_trainer.data.readers.html import html_text
 from llmtrain_trainer.errors import InputError
 from tests.support.trainer.archives import tarred, zipped
 
@@ -53,6 +57,40 @@ def test_comments_before_a_text_cost_linear_time(tmp_path: Path) -> None:
     comments = "<!-- one of many lines of a licence -->\n" * 100
     assert inspect(written(tmp_path / "a.md", f"{comments}# Title")).format == "text"
     assert inspect(written(tmp_path / "b", f"{comments}<!DOCTYPE html><p>x")).format == "html"
+
+
+@pytest.mark.parametrize("part", ["<a ", "<!-- >", "<!--", "</a ", "<? ", "<![CDATA[ "])
+def test_markup_without_an_end_costs_linear_time(part: str) -> None:
+    def seconds(count: int) -> float:
+        start = time.process_time()
+        assert html_text(f"<p>text</p>{part * count}").startswith("text")
+        return time.process_time() - start
+
+    few = min(seconds(2_000) for _ in range(3))
+    assert min(seconds(8_000) for _ in range(3)) < 8 * few + 0.05
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_a_member_that_would_fill_the_disk_is_not_unpacked(
+    pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "a", pack({"a.txt": b"a text", "b.txt": b"0" * 2000}))
+    usage = shutil.disk_usage(tmp_path)._replace(free=3000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(InputError, match=r"a: b\.txt has 0 MiB.* for twice as much") as error:
+        texts(path, ReadReport())
+    assert "TMPDIR" in error.value.remedy
+
+
+def test_documents_with_bytes_that_cannot_be_decoded_are_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        written(tmp_path / f"{number}.txt", f"document {number} of them: é")
+    written(tmp_path / "4.txt", b"\xff" + "é é é \ufffd".encode())
+    undecoded = prepare(tmp_path / "out", tmp_path)["undecoded"]
+    assert undecoded == {"U+FFFD": {"count": 1, "first": ["s/4.txt: 2 characters"]}}
+    assert list(sentences(read_manifest(tmp_path / "out"))) == [
+        "s: kept 1 documents with U+FFFD: s/4.txt: 2 characters"
+    ]
 
 
 def test_a_tar_file_may_end_with_a_zip_file(tmp_path: Path) -> None:

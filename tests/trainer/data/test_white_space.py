@@ -104,6 +104,11 @@ def test_cleaning_web_is_what_earlier_releases_did(tmp_path: Path) -> None:
         ("<table><tr><td>1<td>2<tr><td>3<td>4</table>", "1\t2\n3\t4"),
         ("<b>bold</b> <i>and</i>&nbsp;<u>not</u>", "bold and\xa0not"),
         ("<div>a</div>\n\n<div>b</div>", "a\nb"),
+        ("<nav>1<nav>2</nav>3</nav>a", "a"),
+        ("<pre><code>x  <code>y</code>  z</code>  0</pre>", "x  y  z  0"),
+        ("<p>a < b</p><p>1 < 2", "a < b\n\n1 < 2"),
+        ("<p>a<!-- not closed <p>b</p>", "a"),
+        ("<p>a</p><a href=", "a"),
     ],
 )
 def test_html_has_the_white_space_that_a_browser_shows(page: str, text: str) -> None:

@@ -84,6 +84,8 @@ class ReadReport:
 
     dropped: Causes = field(default_factory=Causes)
     """Rows that cannot be used, by why."""
+    undecoded: Causes = field(default_factory=Causes)
+    """Documents of the output with U+FFFD, the character for what cannot be decoded."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -96,11 +98,11 @@ class ReadReport:
         for name in _COUNTERS:
             getattr(self, name).update(other[name])
         for name in _CAUSES:
-            getattr(self, name).add_json(other[name])
+            getattr(self, name).add_json(other.get(name, {}))  # of an earlier release
 
 
 _COUNTERS = ("boundaries", "formats", "charsets", "languages")
-_CAUSES = ("skipped", "dropped")
+_CAUSES = ("skipped", "dropped", "undecoded")
 
 
 @dataclass(frozen=True, slots=True)

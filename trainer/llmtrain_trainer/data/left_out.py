@@ -23,6 +23,8 @@ def _of_source(source: Mapping[str, Any]) -> Iterator[str]:
     for name, count in source.get("documents", {}).get("dropped", {}).items():
         if not name.startswith("row: "):  # their causes are shown above
             yield f"dropped {count} ({name})"
+    for name, facts in source.get("undecoded", {}).items():
+        yield f"kept {facts['count']} documents with {name}: {', '.join(facts['first'])}"
     if source.get("truncated"):
         yield f"cut the end of {source['truncated']} examples"
     for group in source.get("nearDuplicates", {}).get("largest", []):

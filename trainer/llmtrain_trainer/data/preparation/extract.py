@@ -51,6 +51,8 @@ def extract_unit(work: Workspace, unit: Unit) -> None:
             if violation:
                 counts[violation] += 1
                 continue
+            if replaced := text.count("\ufffd"):
+                report.undecoded.add("U+FFFD", f"{document.name}: {replaced} characters")
             file.write(json.dumps([document.name, text], ensure_ascii=False) + "\n")
             facts.append(_facts(text, kind, source, work.plan.config.seed))
     counts["read"] += report.dropped.counts.total()

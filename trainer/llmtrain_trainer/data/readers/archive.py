@@ -17,6 +17,7 @@ from llmtrain_trainer.data import readers
 from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.data.readers.compressed import open_bytes
 from llmtrain_trainer.data.readers.content import ROWS, classify, is_about, is_zip
+from llmtrain_trainer.errors import InputError
 
 LONGEST_ABOUT = 1 << 20
 """Bytes of a member that may describe the rows beside it."""
@@ -80,6 +81,7 @@ def _zip_members(file: InputFile, report: ReadReport) -> Iterator[InputFile]:
             if info.flag_bits & _ENCRYPTED:
                 report.skipped.add("encrypted", f"{file.name}#{info.filename}")
                 continue
+            _check_space(file, info.filename, info.file_size)
             with archive.open(info) as content, _unpacked(file, info.filename, content) as member:
                 yield replace(member, is_whole_source=file.is_whole_source and len(infos) == 1)
 
@@ -89,12 +91,30 @@ def _tar_members(file: InputFile) -> Iterator[InputFile]:
         for info in archive:
             content = archive.extractfile(info) if info.isfile() else None
             if content is not None and not _is_hidden(info.name):
+                _check_space(file, info.name, info.size)
                 with _unpacked(file, info.name, content) as member:
                     yield member
 
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+def _check_space(file: InputFile, name: str, size: int) -> None:
+    """Raise InputError for a member that would leave less than half of the free space.
+
+    A member of a zip file yields no more than the `size` bytes that its entry says.
+    """
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free // 2:
+        raise InputError(
+            "CorpusUnreadable",
+            f"source {file.source.name!r}: {file.path}: {name} has {size >> 20} MiB, and {folder}"
+            f" has {free >> 20} MiB for twice as much",
+            field=file.source.field,
+            remedy="unpack the archive, or set TMPDIR to a larger folder",
+        )
 
 
 @contextmanager

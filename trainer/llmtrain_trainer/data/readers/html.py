@@ -26,6 +26,8 @@ _VERBATIM = {"pre", "code", "samp", "textarea", "listing", "xmp"}
 _SPACES = re.compile(r"[ \t\n\r\f]+")
 """White space that browsers collapse. A no-break space is none of it."""
 
+_TAG = re.compile(r"<[a-zA-Z/!?]")
+
 
 def html_text(page: str) -> str:
     """Return the visible text, without scripts, navigation and footers.
@@ -34,9 +36,27 @@ def html_text(page: str) -> str:
     `<code>` it is kept. The cells of a table row are separated by tabs.
     """
     text = _Text()
-    text.feed(page)
+    text.feed(_without_open_tag(page))
     text.close()
     return "".join(text.parts)
+
+
+def _without_open_tag(page: str) -> str:
+    """Return a page without a tag that its end leaves open. Browsers drop it too.
+
+    The parser would search for the end of each such tag to the end of the page: quadratic time.
+    """
+    tag = _TAG.search(page, page.rfind(">") + 1)
+    return page if tag is None else page[: tag.start()]
+
+
+def _close(open_tags: list[str], tag: str) -> bool:
+    """Remove the last `tag` and what is open inside it. Return False if there is none."""
+    for place in reversed(range(len(open_tags))):
+        if open_tags[place] == tag:
+            del open_tags[place:]
+            return True
+    return False
 
 
 class _Text(HTMLParser):
@@ -49,6 +69,7 @@ class _Text(HTMLParser):
         """White space before the next text."""
         self._opens_pre = False
         """The next character is the first one of a `<pre>`."""
+        self._is_end = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "body":
@@ -69,13 +90,10 @@ class _Text(HTMLParser):
             self.handle_endtag(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self._hidden:
-            del self._hidden[self._hidden.index(tag) :]
+        if _close(self._hidden, tag):
             return
-        if tag in self._verbatim:
-            del self._verbatim[self._verbatim.index(tag) :]
-            if tag == "pre" and self.parts:
-                self.parts[-1] = self.parts[-1].removesuffix("\n")
+        if _close(self._verbatim, tag) and tag == "pre" and self.parts:
+            self.parts[-1] = self.parts[-1].removesuffix("\n")
         if tag != "br":
             self._separate(tag)
 
@@ -90,6 +108,15 @@ class _Text(HTMLParser):
             self._gap = self._gap if "\n" in self._gap else "\n"
         elif tag in _CELLS:
             self._gap = self._gap if "\n" in self._gap else "\t"
+
+    def close(self) -> None:
+        self._is_end = True
+        super().close()
+
+    def parse_comment(self, i: int, report: bool = True) -> int:
+        """Skip a comment, to the end of the page if it is not closed, as browsers do."""
+        end = super().parse_comment(i, report)
+        return len(self.rawdata) if end < 0 and self._is_end else end
 
     def parse_marked_section(self, i: int, report: int = 1) -> int:
         """Skip `<![..]>` like browsers. The library raises an AssertionError for most of them."""
