@@ -56,6 +56,7 @@ class OperatorProcess:
             *extra,
         ]
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def pid(self) -> int:
@@ -66,6 +67,7 @@ class OperatorProcess:
         root = ROOT
         path = os.pathsep.join(str(root / part) for part in ("core", "operator"))
         with self.log.open("ab") as out:
+            self._log_start = out.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "llmtrain_operator", *self._arguments],
                 stdout=out,
@@ -135,9 +137,9 @@ class OperatorProcess:
             await asyncio.sleep(0.1)
 
     async def logs(self, text: str, seconds: float = 60.0) -> None:
-        """Wait until the log contains a text."""
+        """Wait until the process that runs now has logged a text."""
         deadline = time.monotonic() + seconds
-        while text not in self.log.read_text(errors="replace"):
+        while text not in self.log.read_bytes()[self._log_start :].decode(errors="replace"):
             assert time.monotonic() < deadline, f"no {text!r} in the log:\n{self.tail()}"
             await asyncio.sleep(0.1)
 
