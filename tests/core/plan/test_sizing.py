@@ -76,15 +76,18 @@ def test_a_batch_that_is_given_is_kept() -> None:
     assert found.best.setup.global_batch == 512
 
 
-@pytest.mark.parametrize("space", [ANY, SearchSpace()], ids=["any batch", "this batch"])
-@pytest.mark.parametrize("days", [1e-300, 0.001])
-def test_the_deadline_that_is_named_works_when_asked_for(space: SearchSpace, days: float) -> None:
+@pytest.mark.parametrize(
+    ("days", "space"),
+    [(1e-300, ANY), (0.001, SearchSpace())],
+    ids=["any batch", "this batch"],
+)
+def test_the_deadline_that_is_named_works_when_asked_for(days: float, space: SearchSpace) -> None:
     with pytest.raises(PlanError, match=f"in {days:g} days") as refused:
-        gpus_for_deadline(EIGHT, H100, 10**12, days, space, limit=256)
+        gpus_for_deadline(EIGHT, H100, 10**12, days, space, limit=64)
     named = re.search(r"a deadline of ([0-9.e+-]+) days", refused.value.remedy)
     assert named is not None
-    gpus, found = gpus_for_deadline(EIGHT, H100, 10**12, float(named[1]), space, limit=256)
-    assert gpus <= 256
+    gpus, found = gpus_for_deadline(EIGHT, H100, 10**12, float(named[1]), space, limit=64)
+    assert gpus <= 64
     assert found.best is not None
 
 
