@@ -110,7 +110,7 @@ def warc(*pages: tuple[str, bytes]) -> bytes:
     [
         ("text/html", b"<p>a<![foo[bar]]>b</p>", "ab"),
         ("text/html", b"<p>a<![if !IE]>b<![endif]></p>", "ab"),
-        ("text/html", b"<p>a<![foo", "a<![foo"),
+        ("text/html", b"<p>a<![foo", "a"),
         ("text/html", b"<!DOCTYPE [ <!x ]> <p>a", "a"),
         ("text/html; charset=idna", b"<p>a\xff", "aÿ"),
         ("text/html; charset=undefined", b"<p>a\xc3\xbc", "aü"),
