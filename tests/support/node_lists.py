@@ -1,4 +1,4 @@
-"""Node lists of GPU environments, and the network that a gang gets on each."""
+"""Node lists of GPU environments, and the network that the table selects for each."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ import io
 import json
 import lzma
 import random
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from llmtrain_trainer.data.documents import Document
 from llmtrain_trainer.data.preparation.sources import list_files
 from llmtrain_trainer.data.readers import read
 from llmtrain_trainer.errors import InputError
+from tests.support.trainer.archives import tarred
 
 
 def documents(path: Path, form: str = "auto") -> list[Document]:
@@ -174,23 +174,13 @@ Let $x \in \R$, 50\% of \half. % no
 \begin{thebibliography}{9} no \end{thebibliography}\end{document}"""
 
 
-def tar(files: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
-
-
 def test_latex_submission_and_bulk_archive(tmp_path: Path) -> None:
     wanted = r"\section{First} Let $x \in \mathbb{R}$, 50\% of \frac{1}{2}. The \two{body}."
     submission = {"paper.tex": MAIN.encode(), "body.tex": rb"The \two{body}.", "a.png": b"\x89"}
-    (tmp_path / "one.tar.gz").write_bytes(gzip.compress(tar(submission)))
+    (tmp_path / "one.tar.gz").write_bytes(gzip.compress(tarred(submission)))
     lone = gzip.compress("\\section{Caf\xe9} ends.".encode("latin-1"))
-    bulk = {"9901/9901001.gz": gzip.compress(tar(submission)), "9901/9901002.gz": lone}
-    (tmp_path / "two.tar").write_bytes(tar(bulk))
+    bulk = {"9901/9901001.gz": gzip.compress(tarred(submission)), "9901/9901002.gz": lone}
+    (tmp_path / "two.tar").write_bytes(tarred(bulk))
     found = [" ".join(text.split()) for text in texts(tmp_path)]
     assert found == [wanted, wanted, "\\section{Café} ends."]
 
@@ -230,7 +220,7 @@ def overwritten(content: bytes) -> bytes:
         ),
         ("a.xml", WIKI[:-200].encode(), "line 8"),
         ("a.xml", POSTS[:-20].encode(), "."),
-        ("a.tar", tar({"a.tex": b"x" * 9999})[:3000], "."),
+        ("a.tar", tarred({"a.tex": b"x" * 9999})[:3000], "."),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, problem: str) -> None:

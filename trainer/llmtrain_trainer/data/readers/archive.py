@@ -81,8 +81,11 @@ def _zip_members(file: InputFile, report: ReadReport) -> Iterator[InputFile]:
             if info.flag_bits & _ENCRYPTED:
                 report.skipped.add("encrypted", f"{file.name}#{info.filename}")
                 continue
-            _check_space(file, info.filename, info.file_size)
-            with archive.open(info) as content, _unpacked(file, info.filename, content) as member:
+            size = info.file_size  # reading yields no more
+            with (
+                archive.open(info) as content,
+                _unpacked(file, info.filename, size, content) as member,
+            ):
                 yield replace(member, is_whole_source=file.is_whole_source and len(infos) == 1)
 
 
@@ -91,8 +94,7 @@ def _tar_members(file: InputFile) -> Iterator[InputFile]:
         for info in archive:
             content = archive.extractfile(info) if info.isfile() else None
             if content is not None and not _is_hidden(info.name):
-                _check_space(file, info.name, info.size)
-                with _unpacked(file, info.name, content) as member:
+                with _unpacked(file, info.name, info.size, content) as member:
                     yield member
 
 
@@ -101,10 +103,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _check_space(file: InputFile, name: str, size: int) -> None:
-    """Raise InputError for a member that would leave less than half of the free space.
-
-    A member of a zip file yields no more than the `size` bytes that its entry says.
-    """
+    """Raise InputError for a member whose `size` bytes are more than half of the free space."""
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if size > free // 2:
@@ -118,8 +117,9 @@ def _check_space(file: InputFile, name: str, size: int) -> None:
 
 
 @contextmanager
-def _unpacked(file: InputFile, name: str, content: IO[bytes]) -> Iterator[InputFile]:
-    """Yield a member as a temporary file. Its own name is used for messages only."""
+def _unpacked(file: InputFile, name: str, size: int, content: IO[bytes]) -> Iterator[InputFile]:
+    """Yield a member of `size` bytes as a temporary file. Its own name is for messages only."""
+    _check_space(file, name, size)
     with tempfile.NamedTemporaryFile(prefix="llmtrain-member-") as unpacked:
         shutil.copyfileobj(content, unpacked, 1 << 20)
         unpacked.flush()
