@@ -294,7 +294,8 @@ async def _prices(
         prices[kind] = (_component_cpu(cluster, "kube-apiserver") - before) / REPEATS
 
     async def patch_status(index: int) -> None:
-        body = {"status": {"progress": {"step": index, "totalSteps": 100}}}
+        progress = {"step": index, "totalSteps": 100}
+        body = {"status": {"revision": 1000 + index, "progress": progress}}
         await api.patch(JOBS, "job-0", body, namespace, subresource="status")
 
     async def patch_job(index: int) -> None:

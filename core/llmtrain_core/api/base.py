@@ -115,14 +115,13 @@ class Rule:
     """A validation rule over several fields of a model.
 
     `cel` is the rule for the API server, `holds` the rule for Python. `field` is the path of the
-    error, relative to the model (`.kvHeads`); empty for the model itself. A rule with `oldSelf` is
-    a transition rule: only the API server has the old object, so it has no `holds`.
+    error, relative to the model (`.kvHeads`); empty for the model itself.
     """
 
     cel: str
     message: str
-    field: str = ""
-    holds: Callable[[Any], bool] | None = None
+    field: str
+    holds: Callable[[Any], bool]
     reason: Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"] = (
         "FieldValueInvalid"
     )
@@ -178,7 +177,7 @@ class ApiModel(BaseModel):
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:
         for rule in self.cel_rules:
-            if rule.holds is not None and not rule.holds(self):
+            if not rule.holds(self):
                 raise invalid(rule.message, rule.field)
         return self
 

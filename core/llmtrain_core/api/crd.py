@@ -7,7 +7,7 @@ patterns, rules, list types and descriptions are used unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from llmtrain_core.api.base import API_VERSION, GROUP, VERSION
 from llmtrain_core.api.fabric import FabricSpec
-from llmtrain_core.api.job import JobSpec
+from llmtrain_core.api.job import IMMUTABLE, JobSpec
 from llmtrain_core.api.status import JobStatus
 
 Schema = dict[str, Any]
@@ -41,7 +41,7 @@ def render() -> dict[str, str]:
 
 def _job_crd() -> dict[str, Any]:
     properties = {
-        "spec": structural_schema(JobSpec),
+        "spec": _job_spec(),
         "status": structural_schema(JobStatus, status=True),
     }
     definition = _definition(
@@ -59,7 +59,9 @@ def _job_crd() -> dict[str, Any]:
         columns=_JOB_COLUMNS,
     )
     [version] = definition["spec"]["versions"]
-    version["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = [_SAME_PRIORITY_CLASS]
+    version["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = [
+        _unless_status_is_written(rule) for rule in (_IMMUTABLE, _SAME_PRIORITY_CLASS)
+    ]
     version["subresources"]["scale"] = _SCALE
     return definition
 
@@ -73,15 +75,65 @@ _SCALE = {
 because the field is immutable. A job without the field has no scale."""
 
 
+def _is_same(field: str) -> str:
+    new, old = f"self.spec.{field}", f"oldSelf.spec.{field}"
+    # `new.?field == old.?field` would be shorter, but its estimated cost has no bound.
+    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+
+
+_IMMUTABLE = {
+    "rule": " && ".join(map(_is_same, IMMUTABLE)),
+    "message": "immutable, create a new job instead",
+    "messageExpression": "'immutable, create a new job instead:'"
+    + "".join(f" + ({_is_same(field)} ? '' : ' spec.{field}')" for field in IMMUTABLE),
+    "fieldPath": ".spec",
+}
+
 _SAME_PRIORITY_CLASS = {
     "rule": "!has(oldSelf.status) || !has(oldSelf.status.placement)"
-    " || (has(self.spec.priorityClassName) == has(oldSelf.spec.priorityClassName)"
-    " && (!has(self.spec.priorityClassName)"
-    " || self.spec.priorityClassName == oldSelf.spec.priorityClassName))",
+    f" || ({_is_same('priorityClassName')})",
     "message": "the field is immutable while the job has nodes; suspend the job to change it",
     "fieldPath": ".spec.priorityClassName",
 }
 """The pods of a placed job have its priority. A job that is raised later could not be stopped."""
+
+
+def _unless_status_is_written(rule: Schema) -> Schema:
+    """Return a rule about changes of the spec that is not evaluated for writes of the status.
+
+    The API server evaluates all rules at each write of the status, which cannot change the spec,
+    and the comparison of a spec is the most expensive part of such a write. A new revision shows
+    that the status is written: no other write can change it.
+    """
+    new, old = (f"{self}.?status.?revision.orValue(0)" for self in ("self", "oldSelf"))
+    return {**rule, "rule": f"{new} != {old} || ({rule['rule']})"}
+
+
+def _job_spec() -> Schema:
+    """Return the schema of the spec. Rules of immutable fields are evaluated at creation only."""
+    spec = _only_at_creation(structural_schema(JobSpec))  # its own rules are of immutable fields
+    fixed = {
+        name: _mapped(spec["properties"][name], _only_at_creation, into=_has_old_items)
+        for name in IMMUTABLE
+    }
+    return {**spec, "properties": {**spec["properties"], **fixed}}
+
+
+def _only_at_creation(node: Schema) -> Schema:
+    """Return a node whose rules over several fields hold for all but new objects."""
+    rules = node.get("x-kubernetes-validations", [])
+    if "properties" not in node or not rules:
+        return node
+    once = [
+        {**rule, "rule": f"oldSelf.hasValue() || ({rule['rule']})", "optionalOldSelf": True}
+        for rule in rules
+    ]
+    return {**node, "x-kubernetes-validations": once}
+
+
+def _has_old_items(node: Schema) -> bool:
+    """Return whether rules below a node may use oldSelf: not in lists without keys."""
+    return bool(node.get("x-kubernetes-list-type", "map") == "map")
 
 
 def _fabric_crd() -> dict[str, Any]:
@@ -180,18 +232,31 @@ def structural_schema(model: type[BaseModel], *, status: bool = False) -> Schema
     """
     schema = model.model_json_schema(by_alias=True, mode="validation")
     structural = _structural(schema, schema.get("$defs", {}))
-    return _for_status(structural) if status else structural
+    return _mapped(structural, _for_status) if status else structural
 
 
-def _for_status(schema: Schema) -> Schema:
+def _for_status(node: Schema) -> Schema:
     left_out = ("default", "x-kubernetes-validations")
-    kept = {key: value for key, value in schema.items() if key not in left_out}
+    return {key: value for key, value in node.items() if key not in left_out}
+
+
+def _mapped(
+    schema: Schema,
+    change: Callable[[Schema], Schema],
+    *,
+    into: Callable[[Schema], bool] = lambda _: True,
+) -> Schema:
+    """Return the schema with changed nodes, without those below a node that `into` excludes."""
+    mapped = dict(change(schema))
+    if not into(mapped):
+        return mapped
     for key in ("items", "additionalProperties"):
-        if key in kept:
-            kept[key] = _for_status(kept[key])
-    if "properties" in kept:
-        kept["properties"] = {n: _for_status(s) for n, s in kept["properties"].items()}
-    return kept
+        if key in mapped:
+            mapped[key] = _mapped(mapped[key], change, into=into)
+    if "properties" in mapped:
+        properties = mapped["properties"].items()
+        mapped["properties"] = {name: _mapped(node, change, into=into) for name, node in properties}
+    return mapped
 
 
 _WHOLE = {

@@ -95,7 +95,8 @@ class Chat(ApiModel):
         Rule(
             "has(self.preset) != has(self.template)",
             "set exactly one of preset and template",
-            holds=lambda self: (self.preset is None) != (self.template is None),
+            "",
+            lambda self: (self.preset is None) != (self.template is None),
         ),
     )
 

@@ -59,7 +59,8 @@ class FabricSpec(ApiModel):
         Rule(
             "has(self.preset) != has(self.levels)",
             "set exactly one of preset and levels",
-            holds=lambda self: (self.preset is None) != (self.levels is None),
+            "",
+            lambda self: (self.preset is None) != (self.levels is None),
         ),
         Rule(
             f"!has(self.levels) || self.levels[size(self.levels) - 1].nodeLabel == '{HOSTNAME}'",

@@ -201,11 +201,18 @@ def _required_without_command(field: str) -> Rule:
     )
 
 
-def _immutable(field: str, *, optional: bool = False) -> Rule:
-    same = f"self.{field} == oldSelf.{field}"
-    if optional:
-        same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
-    return Rule(same, "the field is immutable; create a new job instead", f".{field}")
+IMMUTABLE = (
+    "managedBy",
+    "model",
+    "data",
+    "training",
+    "parallelism",
+    "workers",
+    "topology",
+    "network",
+    "checkpoint",
+)
+"""Fields of a spec that are immutable: a running job, and its checkpoints, depend on them."""
 
 
 class JobSpec(ApiModel):
@@ -305,18 +312,5 @@ class JobSpec(ApiModel):
                 or not self.training.lora.merge
                 or self.checkpoint is not None
             ),
-        ),
-        *(_immutable(field) for field in ("parallelism", "workers")),
-        *(
-            _immutable(field, optional=True)
-            for field in (
-                "managedBy",
-                "model",
-                "data",
-                "training",
-                "topology",
-                "network",
-                "checkpoint",
-            )
         ),
     )

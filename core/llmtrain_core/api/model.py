@@ -116,6 +116,7 @@ class Model(ApiModel):
         Rule(
             "has(self.preset) != has(self.architecture)",
             "set exactly one of preset and architecture",
-            holds=lambda self: (self.preset is None) != (self.architecture is None),
+            "",
+            lambda self: (self.preset is None) != (self.architecture is None),
         ),
     )

@@ -290,9 +290,8 @@ class Failure(ApiModel):
     exit_code: int | None = None
     """Exit code of the first failed container."""
     evidence: Literal["Job", "Node", "Start", "Disruption"] | None = None
-    """What the failure is evidence of. Node: the node was lost or rejected the pod. Start: a pod of
-    this job did not start on the node. Disruption: the cluster ended the pod. Job: the job itself.
-    """
+    """What the failure is evidence of. Node: the node was lost or rejected the pod. Start: a pod
+    did not start on the node. Disruption: the cluster ended the pod. Job: the job itself."""
 
 
 class RestartStatus(ApiModel):
@@ -322,6 +321,8 @@ class JobStatus(ApiModel):
 
     observed_generation: Count = 0
     """Generation of the spec that the status was computed for."""
+    revision: Count = 0
+    """Number of the status. Each write of the operator has another one."""
     phase: (
         Literal[
             "Pending",

@@ -154,7 +154,8 @@ class Training(ApiModel):
         Rule(
             "has(self.steps) != has(self.tokens)",
             "set exactly one of steps and tokens",
-            holds=lambda self: (self.steps is None) != (self.tokens is None),
+            "",
+            lambda self: (self.steps is None) != (self.tokens is None),
         ),
         Rule(
             "self.globalBatchSize % self.microBatchSize == 0",

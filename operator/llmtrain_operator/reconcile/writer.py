@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_REQUESTS = 16
 GANG_KEY_BYTES = 32
+REVISIONS = 2**31
+"""`status.revision` starts again after this many writes. It only has to differ from the last."""
 STATUS_WRITE_DENIED = "StatusWriteDenied"
 """Reason of the Event on a job whose status cannot be stored."""
 NO_POD_GROUPS = (
@@ -67,9 +69,13 @@ class _CreateRefusedError(Exception):
 
 
 def status_patch(observed: Observed, status: Mapping[str, Any]) -> Object:
-    """Return the merge patch to the new status, with the resourceVersion it is based on."""
+    """Return the merge patch to the new status, with the resourceVersion it is based on.
+
+    The new revision saves the API server the evaluation of the rules of the spec.
+    """
     before, version = observed.view.status, observed.view.metadata["resourceVersion"]
-    changes = merge_patch(before, status)
+    revision = (int(before.get("revision", 0)) + 1) % REVISIONS
+    changes = merge_patch(before, {**status, "revision": revision})
     return {"metadata": {"resourceVersion": version}, "status": changes}
 
 

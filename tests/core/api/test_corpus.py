@@ -185,8 +185,9 @@ async def test_transitions(api: Api, namespace: str, crds: None) -> None:
         except ApiStatusError as error:
             if allowed:
                 return f"{path.name} was refused: {error}"
-            field = note(path, "field")
-            named = _blames(error, field) and "immutable" in error.message
+            # One rule compares all sections: its path is the spec, and its message names them.
+            expected = f"immutable, create a new job instead: {note(path, 'field')}"
+            named = _blames(error, "spec") and expected in error.message
             return "" if named else f"{path.name}: {error}"
         return "" if allowed else f"{path.name} was accepted"
 

@@ -196,7 +196,7 @@ async def test_budgets_of_others_compute_and_take_precedence(
     code, text = await run_kubectl(
         kubeconfig, "scale", "ltj/job", "--replicas=3", "--namespace", harness.namespace
     )
-    assert code == 1 and "the field is immutable; create a new job instead" in text
+    assert code == 1 and "immutable, create a new job instead: spec.workers" in text
     path = f"/apis/llmtrain.dev/v1alpha1/namespaces/{harness.namespace}/llmtrainingjobs/job/scale"
     scale: Object = await harness.api.request("GET", path)
     [owner] = mine["metadata"]["ownerReferences"]

@@ -185,6 +185,14 @@ def test_status_patch_removes_absent_fields() -> None:
     assert "startTime" not in body["status"], "what is the same is not sent"
 
 
+@pytest.mark.parametrize("stored", [{}, {"revision": 0}, {"revision": 7}, {"revision": 2**31 - 1}])
+def test_each_status_write_has_another_revision(stored: dict[str, int]) -> None:
+    observed = make_observed({**status(), **stored})
+    revision = status_patch(observed, observed.raw["status"])["status"]["revision"]
+    assert revision != stored.get("revision", 0)
+    assert 0 <= revision < 2**31
+
+
 def test_no_write_in_a_steady_state() -> None:
     for observed in (
         make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1))),

@@ -150,7 +150,8 @@ def test_status_patch_removes_absent_fields_of_the_plan() -> None:
     body = status_patch(
         observed, {**observed.raw["status"], "plan": {"step": {"exposed": {"dp": 3.0}}}}
     )
-    assert body["status"] == {"plan": {"step": {"exposed": {"dp": 3.0, "tp": None}}, "mfu": None}}
+    plan = {"step": {"exposed": {"dp": 3.0, "tp": None}}, "mfu": None}
+    assert body["status"] == {"plan": plan, "revision": 1}
 
 
 def test_estimated_start_and_end_of_a_waiting_job() -> None:
