@@ -22,11 +22,13 @@ metadata:
 VALUES = {"crds": {"keep": False}}
 """The annotation to keep the definitions has a meaning for Helm only."""
 _OF_HELM = re.compile(
-    r"^ *(# Source: .*|helm\.sh/chart: .*|app\.kubernetes\.io/managed-by: Helm)\n", re.M
+    r"^ *(# Source: .*|helm\.sh/chart: .*|app\.kubernetes\.io/managed-by: Helm|"
+    r"env:\n *- name: LLMTRAIN_OPERATOR_LEASE_METADATA\n *value: .*)\n",
+    re.M,
 )
 
 
 def deploy_text() -> str:
-    """Return the file deploy/llmtrain.yaml, without hooks and labels of Helm."""
+    """Return the file deploy/llmtrain.yaml, without hooks and metadata of Helm."""
     text = _OF_HELM.sub("", render(VALUES, "--no-hooks"))
     return HEADER + NAMESPACE + re.sub(r"\n+---\n", "\n---\n", text)

@@ -63,7 +63,12 @@ async def run(config: Config) -> None:
     # The lease needs its own client: the writes of the other client are fenced by the lease.
     lease_client = KubeClient(configuration, metrics.requests)
     elector = LeaderElector(
-        lease_client, config.lease_namespace, config.lease, config.identity, config.timing
+        lease_client,
+        config.lease_namespace,
+        config.lease,
+        config.identity,
+        config.timing,
+        config.lease_metadata,
     )
     lease = LeaseThread(elector, lease_client, _on_lease_lost, _on_task_ended)
     cluster = KubeClient(configuration, metrics.requests, fence=elector.fence)

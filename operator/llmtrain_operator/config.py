@@ -9,7 +9,7 @@ import os
 import socket
 import uuid
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -54,6 +54,9 @@ class Config:
     """Namespace of the Lease."""
     lease_name: str | None = None
     """Name of the Lease; default llmtrain-operator[-NAMESPACE]."""
+    lease_metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Labels and annotations of the Lease, if the operator has to create it: a JSON map with
+    `labels` and `annotations`. Helm deletes only objects that have its own."""
     lease_duration: float = 15.0
     """Seconds without renewal after which another candidate may acquire the lease."""
     renew_deadline: float = 10.0
@@ -128,6 +131,7 @@ class Config:
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _PEER_FIELDS = frozenset({"ipBlock", "namespaceSelector", "podSelector"})
+_METADATA_FIELDS = frozenset({"annotations", "labels"})
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -183,6 +187,20 @@ def _parse_peers(text: str) -> tuple[dict[str, Any], ...]:
     return tuple(peers)
 
 
+def _parse_metadata(text: str) -> dict[str, dict[str, str]]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(found, dict) or not found.keys() <= _METADATA_FIELDS:
+        names = " and ".join(sorted(_METADATA_FIELDS))
+        raise ArgumentTypeError(f"{text!r} is not a map with {names}")
+    for name, pairs in found.items():
+        if not isinstance(pairs, dict) or not all(isinstance(v, str) for v in pairs.values()):
+            raise ArgumentTypeError(f"{text!r}: {name} is not a map of texts")
+    return found
+
+
 def _is_peer(item: Any) -> bool:
     return isinstance(item, dict) and bool(item) and item.keys() <= _PEER_FIELDS
 
@@ -209,6 +227,7 @@ def parse(arguments: Sequence[str]) -> Config:
     own_parsers = {
         "log_level": _parse_log_level,
         "metrics_peers": _parse_peers,
+        "lease_metadata": _parse_metadata,
         "domain_tolerance": _parse_share,
     }
     for item in fields(Config):

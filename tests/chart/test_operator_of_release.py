@@ -90,6 +90,21 @@ async def test_definitions_that_are_not_kept_take_jobs_with_them(
     await releases.becomes(before)
 
 
+async def test_a_lease_that_the_operator_creates_again_belongs_to_the_release(
+    releases: Releases, operators: ReleasedOperators
+) -> None:
+    before = await releases.inventory()
+    await releases.install()
+    await releases.api.delete(LEASES, "llmtrain-operator", SYSTEM)
+    operator = await operators.start()
+    await releases.upgrade(values={"commonLabels": {"example.com/a": "b"}})
+    lease = await releases.api.get(LEASES, "llmtrain-operator", SYSTEM)
+    assert lease["metadata"]["labels"]["example.com/a"] == "b" and lease["spec"]["holderIdentity"]
+    operator.kill()
+    await releases.uninstall()
+    await releases.becomes(before | KEPT)
+
+
 async def test_definitions_that_are_deleted_and_created_again_are_served(
     release_cluster: ControlPlane,
     release_nodes: ScriptedNodes,
@@ -112,8 +127,7 @@ async def test_definitions_that_are_deleted_and_created_again_are_served(
 
     # While it does not run: it is not ready before they exist, and then serves them.
     operator.kill()
-    released = {"spec": {"holderIdentity": ""}}  # Helm owns the Lease, so it must stay
-    await releases.api.patch(LEASES, "llmtrain-operator", released, SYSTEM)
+    await releases.api.delete(LEASES, "llmtrain-operator", SYSTEM)  # a new leader need not wait
     await delete_definitions(releases)
     await delete_children(harness)
     operator.spawn()

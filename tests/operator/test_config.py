@@ -43,6 +43,16 @@ def test_peers_of_the_metrics_port(
         parse([])
 
 
+def test_metadata_of_the_lease(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse([]).lease_metadata == {}
+    found = {"labels": {"a": "b"}, "annotations": {"c": "d"}}
+    assert parse([f"--lease-metadata={json.dumps(found)}"]).lease_metadata == found
+    for wrong in ("", "[]", '{"name": {}}', '{"labels": []}', '{"labels": {"a": 1}}'):
+        with pytest.raises(SystemExit):
+            parse([f"--lease-metadata={wrong}"])
+        assert "--lease-metadata" in capsys.readouterr().err
+
+
 def test_the_tolerance_of_domains_is_a_share(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,18 @@ llmtrain.dev/watch-namespace: {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
+{{- /* What makes an object one of the release. It is the same in each version: with other values, Helm and the operator
+would set the same fields differently. */ -}}
+{{- define "llmtrain.ownership" -}}
+{{- $labels := dict
+    "app.kubernetes.io/instance" .Release.Name
+    "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- $annotations := dict
+    "meta.helm.sh/release-name" .Release.Name
+    "meta.helm.sh/release-namespace" .Release.Namespace -}}
+{{- dict "labels" $labels "annotations" $annotations | toJson -}}
+{{- end -}}
+
 {{- /* Who may connect to the HTTP port of training pods: all operators of the release, and scrapers. */ -}}
 {{- define "llmtrain.metricsPeers" -}}
 {{- $namespace := dict "kubernetes.io/metadata.name" (include "llmtrain.namespace" .) -}}

@@ -19,6 +19,7 @@ SET_BY_CHART = frozenset(
         "kubeconfig",
         "lease_namespace",
         "lease_name",
+        "lease_metadata",
         "identity",
         "metrics_peers",
         "fixed_user",

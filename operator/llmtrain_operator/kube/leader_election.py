@@ -11,8 +11,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from llmtrain_operator.config import LeaseTiming
 from llmtrain_operator.errors import (
@@ -37,8 +38,15 @@ class LeaderElector:
     """One candidate for one Lease object."""
 
     def __init__(
-        self, cluster: KubeApi, namespace: str, name: str, identity: str, timing: LeaseTiming
+        self,
+        cluster: KubeApi,
+        namespace: str,
+        name: str,
+        identity: str,
+        timing: LeaseTiming,
+        metadata: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ):
+        """`metadata` has labels and annotations of a Lease that this candidate creates."""
         self._cluster = cluster
         self._namespace = namespace
         self._name = name
@@ -47,7 +55,7 @@ class LeaderElector:
         self._valid_until = 0.0
         self._observed_record: tuple[str, str] = ("", "")
         self._observed_at = 0.0
-        self._metadata: Object = {}
+        self._metadata = metadata
 
     @property
     def is_leader(self) -> bool:
@@ -116,9 +124,6 @@ class LeaderElector:
             }
             await self._cluster.create(LEASES, body, self._namespace)
             return True
-        # Helm deletes only what has its labels: they must survive a deletion of the lease by hand.
-        kept = ("labels", "annotations")
-        self._metadata = {key: found["metadata"][key] for key in kept if key in found["metadata"]}
         spec = found.get("spec") or {}
         if spec.get("holderIdentity") not in ("", None, self._identity):
             record = (str(spec.get("holderIdentity")), str(spec.get("renewTime")))

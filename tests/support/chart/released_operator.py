@@ -27,11 +27,18 @@ class ReleasedOperator(OperatorProcess):
         own = ("--bind", "--metrics-port", "--health-port", "--progress-seconds", "--retry-period")
         own += ("--lease-duration", "--renew-deadline")
         shipped = [a for a in container["args"] if not a.startswith(own)]
+        shipped += [_as_flag(item["name"], item["value"]) for item in container["env"]]
         super().__init__(cluster, folder, *shipped, *PATIENT_LEASE, user=f"{ACCOUNT}operator")
         if port is not None:
             content = json.loads(self.kubeconfig.read_text())
             content["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{port}"
             self.kubeconfig.write_text(json.dumps(content))
+
+
+def _as_flag(variable: str, value: str) -> str:
+    """Return the flag whose default an environment variable sets."""
+    name = variable.removeprefix("LLMTRAIN_OPERATOR_").lower().replace("_", "-")
+    return f"--{name}={value}"
 
 
 class ReleasedOperators:
