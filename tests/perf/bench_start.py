@@ -29,6 +29,7 @@ from llmtrain_devcluster.kubelet.pod_watch import follow
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes, in_batches
 from tests.support.operator_harness.harness import JOBS, OperatorHarness, OperatorProcess, status_of
 from tests.support.operator_harness.install import install
+from tests.support.operator_harness.status_writes import StatusWrites
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
@@ -139,7 +140,7 @@ async def test_start(own_cluster: ControlPlane, load: Workload, tmp_path: Path) 
             async with Bindings(api, "start") as plainly:
                 plain = await _measure(cost, _start_plain(api, shape, load))
             await _delete_pods(harness)
-            async with Bindings(api, "start") as bound:
+            async with Bindings(api, "start") as bound, StatusWrites(api, "start") as statuses:
                 started = await _measure(cost, _start_jobs(harness, load))
             operator.kill()
             prices = await _prices(own_cluster, harness, load)
@@ -149,6 +150,8 @@ async def test_start(own_cluster: ControlPlane, load: Workload, tmp_path: Path) 
             operator.kill()
             await nodes.stop()
     _report(load, plain, started, deleted, prices)
+    for change, count in statuses.counts.most_common():
+        print(f"  start: statuses that changed {change}: {count / load.jobs:.2f}")
     for name, found in (("plain pods", plainly), ("jobs", bound)):
         text = f"  {name}: {found.rate:.0f} pods bound per second, the first after"
         print(f"{text} {found.first:.2f} s, the last after {found.last:.2f} s")

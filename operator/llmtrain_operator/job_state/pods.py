@@ -15,6 +15,8 @@ _SUCCEEDED = "Succeeded"
 
 NAMED_PODS = 5
 _MAX_NAMED = 3
+_WHY = "; "
+"""What separates the number of ready pods from the reason in a message."""
 _AGES = (60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 """Ages of a wait that a message tells apart, in seconds. Each changes the status once."""
 
@@ -64,8 +66,13 @@ def set_pods_not_ready(
     draft: StatusDraft, ready: int, reason: str = Reason.PODS_STARTING, why: str = ""
 ) -> None:
     """Set the condition PodsReady of a gang of which some pods are not ready."""
-    text = f"{ready} of {draft.job.nodes} pods are ready" + (f"; {why}" if why else "")
+    text = f"{ready} of {draft.job.nodes} pods are ready" + (f"{_WHY}{why}" if why else "")
     draft.set_condition(ConditionType.PODS_READY, False, reason, text)
+
+
+def why_not_ready(message: str) -> str:
+    """Return the message of the condition PodsReady without the number of pods."""
+    return message.partition(_WHY)[2]
 
 
 def possibly_running_pods(draft: StatusDraft, pods: list[PodRecord]) -> list[PodRecord]:

@@ -8,7 +8,7 @@ from typing import Any
 from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.job_state.observation import Observed
-from llmtrain_operator.job_state.pods import current_pods
+from llmtrain_operator.job_state.pods import current_pods, why_not_ready
 from llmtrain_operator.job_state.status_draft import Actions, StatusDraft
 from llmtrain_operator.policies.completion import complete_if_succeeded
 from llmtrain_operator.policies.deletion import remove_old_finalizer, stop_deleted_job
@@ -56,7 +56,11 @@ CHECKLIST: tuple[Policy, ...] = (
 )
 
 COSMETIC_SECONDS = 2.0
-"""Minimum interval between writes that change only figures and texts."""
+"""Minimum interval between writes that change only texts and the progress."""
+COUNT_SECONDS = 10.0
+"""Minimum interval between writes that change only the number of ready pods and the plan. The
+number changes with each pod of a gang that starts. The last change also changes a condition, so it
+is written at once."""
 FIRST_DECISION_SECONDS = 1.0
 """The first write of a job waits this long for the scheduler, whose decision it then contains."""
 
@@ -138,27 +142,42 @@ def _await_first_decision(draft: StatusDraft) -> None:
 
 def _defer_cosmetic_write(draft: StatusDraft) -> None:
     """Postpone a write that changes only figures and texts."""
-    if (
-        draft.observed.seconds_since_write >= COSMETIC_SECONDS
-        or draft.status == draft.stored_status
-    ):
+    if draft.status == draft.stored_status:
         return
-    if _significant_fields(draft.status) == _significant_fields(draft.stored_status):
+    interval = _min_interval(draft.stored_status, draft.status)
+    left = interval - draft.observed.seconds_since_write
+    if left > 0:
         draft.status = dict(draft.stored_status)
-        draft.reconcile_after(COSMETIC_SECONDS - draft.observed.seconds_since_write)
+        draft.reconcile_after(left)
+
+
+def _min_interval(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
+    """Return the seconds that must pass between the last write and that of the new status."""
+    if _significant_fields(before) != _significant_fields(after):
+        return 0.0
+    if _without_counts(before) != _without_counts(after):
+        return COSMETIC_SECONDS
+    return COUNT_SECONDS
+
+
+_COUNTS = ("nodes", "readyNodes", "plan")
 
 
 def _significant_fields(status: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = (
-        "nodes",
-        "readyNodes",
-        "progress",
-        "progressPercent",
-        "plan",
-        "estimatedStart",
-        "conditions",
-    )
+    left_out = (*_COUNTS, "progress", "progressPercent", "estimatedStart", "conditions")
     rest = {key: value for key, value in status.items() if key not in left_out}
     conditions = status.get("conditions", ())
     rest["conditions"] = [(c["type"], c["status"], c["reason"]) for c in conditions]
     return rest
+
+
+def _without_counts(status: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in status.items() if key not in _COUNTS}
+    rest["conditions"] = [_uncounted(condition) for condition in status.get("conditions", ())]
+    return rest
+
+
+def _uncounted(condition: Mapping[str, Any]) -> Mapping[str, Any]:
+    if condition["type"] != ConditionType.PODS_READY:
+        return condition
+    return {**condition, "message": why_not_ready(condition["message"])}

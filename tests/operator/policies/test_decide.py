@@ -163,15 +163,13 @@ def test_a_progress_report_is_written() -> None:
 
 
 def test_cosmetic_changes_are_delayed() -> None:
-    _, after = settle(make_observed(status(), pods=(pod(0), pod(1, "Pending", ready=False))))
-    fresh = replace(after, pods=(pod(0, ready=False), pod(1, "Pending")), seconds_since_write=0.5)
+    running, step = status(ConditionType.RUNNING), {"attempt": 0, "step": 25, "totalSteps": 100}
+    _, after = settle(make_observed(running, pods=(pod(0), pod(1))))
+    fresh = replace(after, report=step, seconds_since_write=0.5)
     actions = decide(fresh)
-    assert (
-        not actions.changed
-        and actions.reconcile_after is not None
-        and actions.reconcile_after <= 1.5
-    )
-    assert decide(replace(fresh, seconds_since_write=5)).changed
+    assert not actions.changed
+    assert actions.reconcile_after == pytest.approx(1.5)
+    assert decide(replace(fresh, seconds_since_write=2.0)).changed
 
 
 def test_status_patch_removes_absent_fields() -> None:
