@@ -17,12 +17,10 @@ from functools import partial
 
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job, Problem
-from llmtrain_operator.cache.job import parse_time
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.errors import ApiError, ConflictError, LeaseLostError, NotFoundError
 from llmtrain_operator.job_state.missing_objects import pods_without_object
 from llmtrain_operator.job_state.observation import CreateError, Observed
-from llmtrain_operator.job_state.pods import NAMED_PODS, names_of
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import Informer
@@ -31,7 +29,6 @@ from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment import Assessment
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
-from llmtrain_operator.policies.deletion import SLOW_DELETION_SECONDS
 from llmtrain_operator.progress.pod_events import PodEvents
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
@@ -40,6 +37,7 @@ from llmtrain_operator.reconcile.disruption_budget import JobBudget
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.first_seen import FirstSeen
 from llmtrain_operator.reconcile.restoration import Restorer
+from llmtrain_operator.reconcile.slow_deletion import SlowDeletion
 from llmtrain_operator.reconcile.transitions import record_transitions
 from llmtrain_operator.reconcile.writer import JobWriter
 from llmtrain_operator.scheduler.fabric_levels import FabricLevels
@@ -102,13 +100,11 @@ class Reconciler:
     refused_seen: FirstSeen[tuple[str, str]] = field(default_factory=FirstSeen)
     missing_seen: FirstSeen[str] = field(default_factory=FirstSeen)
     """UID of each refused pod with the time of the refusal, and when it was seen first."""
-    gone_since: float | None = None
-    """When the job was found to be gone, if it left pods; monotonic time."""
-    slow_deletion_logged: bool = False
     denied_event_at: float = -1e9
     """When an Event about a refused status write was created; monotonic time."""
     restorer: Restorer = field(init=False)
     budget: JobBudget = field(init=False)
+    deletion: SlowDeletion = field(init=False)
     create_backoff: Backoff = field(default_factory=Backoff)
     error_backoff: Backoff = field(default_factory=Backoff)
     finalizer_backoff: Backoff = field(default_factory=Backoff)
@@ -116,6 +112,7 @@ class Reconciler:
     def __post_init__(self) -> None:
         self.restorer = self.deps.restorer()
         self.budget = self.deps.budget()
+        self.deletion = SlowDeletion(self.uid, self.deps.writer)
 
     async def run(self) -> None:
         """Reconcile until the job is gone or `stopping` is set."""
@@ -176,8 +173,9 @@ class Reconciler:
             self.deps.assessments.forget(self.uid)
             self.deps.start_turns.end(self.uid)
             known = self.deps.jobs.last_version >= self.expectations.job_version
-            return await self._follow_last_pods() if known else 1.0
-        self.gone_since = None
+            pods = self.deps.pods.by_index("job", self.uid)
+            return await self.deletion.follow_last_pods(pods) if known else 1.0
+        self.deletion.gone_since = None
         async with self.deps.turns.take(job.namespace):
             decided = await self._decide()
         if isinstance(decided, float):
@@ -189,7 +187,7 @@ class Reconciler:
         await self._apply(observed, actions)
         delay = self._seconds_to_next(actions)
         if observed.view.is_deleting:
-            delay = min(delay, self._follow_deletion(observed))
+            delay = min(delay, self.deletion.follow(observed))
         else:
             delay = min(delay, await self.restorer.restore(observed, actions, self.expectations))
         return min(delay, self.finalizer_backoff.left or delay)
@@ -346,38 +344,6 @@ class Reconciler:
             pass
         self.write_outcome_unknown = False
         self.deps.scheduler.release(self.uid)
-
-    async def _follow_last_pods(self) -> float | None:
-        """Follow the pods of a job that is gone for a while, to name those that do not end.
-
-        They hold their nodes, and no job's status can say so: the log and Events of the pods do.
-        """
-        pods = [pod for pod in self.deps.pods.by_index("job", self.uid) if not pod.ended]
-        if not pods:
-            return None
-        now = time.monotonic()
-        if self.gone_since is None:
-            self.gone_since = now
-            log.info("job=%s is gone, %d pods have not ended yet", self.uid, len(pods))
-        left = self.gone_since + SLOW_DELETION_SECONDS - now
-        if left > 0:
-            return left
-        text = "job=%s is gone, but its pods have not ended and hold their nodes: %s"
-        log.warning(text, self.uid, names_of(pods))
-        await self.deps.writer.report_left_pods(self.uid, pods[:NAMED_PODS])
-        return None
-
-    def _follow_deletion(self, observed: Observed) -> float:
-        """Log once what a job waits for that exists long after its deletion."""
-        passed = (observed.now - parse_time(observed.view.deletion_time)).total_seconds()
-        if passed < SLOW_DELETION_SECONDS:
-            return SLOW_DELETION_SECONDS - passed
-        if not self.slow_deletion_logged:
-            self.slow_deletion_logged = True
-            waits_for = f"its pods {names_of(observed.pods)}" if observed.pods else "its finalizers"
-            text = "job=%s was deleted %.0f s ago and waits for %s"
-            log.warning(text, self.uid, passed, waits_for)
-        return RESYNC_SECONDS
 
     def _seconds_to_next(self, actions: Actions) -> float:
         delays = [RESYNC_SECONDS * random.uniform(0.8, 1.0)]

@@ -13,6 +13,7 @@ from llmtrain_core.queueing import Unschedulable
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import Actions
+from llmtrain_operator.policies.deletion import seconds_until_slow
 from llmtrain_operator.reconcile.checklist import decide
 from tests.support.operator_harness.observed import (
     NOW,
@@ -193,6 +194,31 @@ def test_a_job_that_is_being_deleted_says_what_it_waits_for() -> None:
     actions = deleted(100, finalizers=("example.com/backup",))
     assert text(actions, ConditionType.PODS_READY).endswith("its finalizers example.com/backup")
     assert not deleted(100, pod(0), finalizers=("orphan",)).changed
+
+
+@pytest.mark.parametrize(
+    ("grace", "passed", "left"),
+    [
+        (30, 10, 80),
+        (30, 95, -5),
+        (120, 95, 85),
+        (120, 150, 30),
+        (120, 185, -5),
+        (10**9, 150, 30),  # of who deletes a pod by hand
+        (1, 10, 80),
+    ],
+)
+def test_a_deletion_is_slow_a_minute_after_the_grace_period(
+    grace: int, passed: float, left: float
+) -> None:
+    pods = (terminating(passed - grace), terminating(passed - min(grace, 5), index=0))
+    assert seconds_until_slow(pods, passed, NOW) == left
+
+
+def test_a_deletion_with_a_long_grace_period_is_told_later() -> None:
+    """The grace period of 120 s ended 5 s ago. Without it, 90 s are long."""
+    actions = deleted(125, terminating(5), finalizers=("foregroundDeletion",))
+    assert not actions.changed and actions.reconcile_after == pytest.approx(55)
 
 
 def test_the_clock_stands_still_while_pods_end() -> None:

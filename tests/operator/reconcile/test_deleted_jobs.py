@@ -30,6 +30,7 @@ from llmtrain_operator.kube.resources import (
 from llmtrain_operator.manifests.disruption_budget import make_disruption_budget
 from llmtrain_operator.manifests.job_resources import job_resources, make_service
 from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.policies import deletion
 from llmtrain_operator.reconcile import reconciler as module
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.writer import _CreateRefusedError
@@ -67,7 +68,8 @@ async def test_pods_that_do_not_end_are_named_in_the_log(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "SLOW_DELETION_SECONDS", 0.05)
+    monkeypatch.setattr(deletion, "TERMINATION_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(deletion, "PATIENCE_SECONDS", 0.05)
     put_job(controller, "a")
     put_pod(controller, "a", 1)
     controller.reconcile("a")
