@@ -22,6 +22,8 @@ because the field is refused for third-party trainers. A step of the largest mod
 
 MAX_NODES = 65536
 """Maximum number of nodes of a job."""
+MAX_RESOURCES = 64
+"""Kinds of resources of a pod that a placement stores."""
 MAX_DRAINED_NODES = 16
 """Maximum number of entries in `status.move.nodes`."""
 MAX_FAILURES = 10

@@ -11,6 +11,7 @@ from llmtrain_core.api.defaults import (
     MAX_DRAINED_NODES,
     MAX_FAILURES,
     MAX_NODES,
+    MAX_RESOURCES,
     MESSAGE_LENGTH,
     REASON_LENGTH,
 )
@@ -84,6 +85,8 @@ class PlacementStatus(ApiModel):
     """Usage of each level, from the top level down."""
     spares: Annotated[list[PlacedBlock], Field(max_length=1024)] | None = None
     """Spare nodes of the job, nearest first, without those that other jobs have got."""
+    resources: Annotated[dict[str, Count], Field(max_length=MAX_RESOURCES)] | None = None
+    """What each pod requests of its node, with what admission adds. CPU is in thousandths."""
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     """Priority of the job while it has these nodes."""
     priority_class_name: Annotated[str, Field(max_length=253)] | None = None
@@ -345,8 +348,7 @@ class JobStatus(ApiModel):
     layout: ShortText | None = None
     """Parallel degrees, for example tp8·pp4·dp16."""
     nodes: ShortText | None = None
-    """Ready nodes over requested nodes, for example 12/16. A succeeded job shows all of
-    them, a failed one none."""
+    """Ready nodes over requested nodes (12/16). A succeeded job shows all, a failed one none."""
     ready_nodes: Count | None = None
     """Number of ready nodes: the replicas of the scale subresource."""
     selector: ShortText | None = None

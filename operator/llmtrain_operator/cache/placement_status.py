@@ -9,7 +9,7 @@ from typing import Any
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import clean_text
-from llmtrain_core.api.defaults import REASON_LENGTH
+from llmtrain_core.api.defaults import MAX_RESOURCES, REASON_LENGTH
 from llmtrain_core.api.status import LevelUse, PlacedBlock, PlacementStatus
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement
@@ -26,7 +26,7 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 """The name part of a label key, and a value that is not empty: at most 63 characters."""
 
 
-_FIXED = ("priority", "priorityClassName", "deadline")
+_FIXED = ("priority", "priorityClassName", "deadline", "resources")
 """What a job keeps while it has its nodes, whatever its spec becomes."""
 
 
@@ -34,7 +34,12 @@ def placement_status(assignment: Assignment) -> PlacementStatus:
     """Return the status of the placement that the scheduler assigned."""
     placement = assignment.placement
     spares = [tuple(node.path.values()) for node in placement.spares]
-    return _status(placement, spares, assignment.attempt, assignment.gpus_per_node, assignment.note)
+    found = _status(
+        placement, spares, assignment.attempt, assignment.gpus_per_node, assignment.note
+    )
+    resources = dict(assignment.resources)
+    known = resources if len(resources) <= MAX_RESOURCES else None
+    return found.model_copy(update={"resources": known})
 
 
 def fixed_terms(placement: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.metrics.reasons import POD_REASONS
-from llmtrain_operator.scheduler.usage import node_resources
+from llmtrain_operator.scheduler.usage import placed_resources
 
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?")
 _RESERVED = RESERVED_REASONS | POD_REASONS
@@ -83,8 +83,7 @@ def _node_alone_rejected(draft: StatusDraft, pod: PodRecord) -> bool:
     nodes, name = draft.placed_nodes, JobIdentity.of(draft.observed.raw).pod(pod.attempt, pod.index)
     if pod.name != name or nodes[pod.index : pod.index + 1] != [pod.node]:
         return False
-    placement = draft.placement or {}
-    needs = node_resources(draft.view.spec, int(placement.get("gpusPerNode", 0)))
+    needs = placed_resources(draft.view)
     refused = pod.reason.removeprefix(_OUT_OF)
     if any(
         amount > needs.get(resource, 0)

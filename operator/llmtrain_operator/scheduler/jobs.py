@@ -17,7 +17,7 @@ from llmtrain_operator.manifests.gang_scheduling import KUEUE_QUEUE_NAME
 from llmtrain_operator.planning import durations
 from llmtrain_operator.planning.confirmed_progress import confirmed
 from llmtrain_operator.scheduler.fabric_snapshots import fabric_problem
-from llmtrain_operator.scheduler.usage import node_resources
+from llmtrain_operator.scheduler.usage import placed_resources
 
 _AVOIDED_AFTER = frozenset({Reason.STARTUP_TIMEOUT, Reason.UNSCHEDULABLE})
 """Failures after which the same job tries other nodes first, whatever they are evidence of."""
@@ -155,7 +155,7 @@ def allocation_of(
         namespace=record.namespace,
         priority=placed_priority(view, priorities),
         nodes=tuple(held),
-        resources=node_resources(view.spec, int(placement["gpusPerNode"])),
+        resources=placed_resources(view),
         ends_at=end.value if end else None,
         lost_seconds=lost_seconds(known, now),
         preemptible=not view.is_suspended,
@@ -184,7 +184,7 @@ def expired_allocation(record: JobRecord, held: Sequence[str]) -> Allocation | N
     if not placement or view.is_finished or view.is_deleting:
         return None
     nodes = tuple(node for node in view.placed_nodes if node not in held)
-    resources = node_resources(view.spec, int(placement["gpusPerNode"]))
+    resources = placed_resources(view)
     found = Allocation(record.uid, record.namespace, 0, nodes, resources, attempt=view.attempt)
     return found if nodes else None
 

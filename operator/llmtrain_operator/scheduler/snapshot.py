@@ -49,6 +49,8 @@ from llmtrain_operator.scheduler.namespace_limit import limit_active_jobs
 from llmtrain_operator.scheduler.spares import spare_allocations, taken_spares
 from llmtrain_operator.scheduler.uplink_usage_cache import UplinkUsageCache
 from llmtrain_operator.scheduler.usage import (
+    placed_resources,
+    request_of_pods,
     terminating_allocations,
     usage,
     used_by_others,
@@ -173,7 +175,8 @@ class ClusterReader:
         pods = self._informers.pods.by_index("job", record.uid)
         current = (p for p in pods if p.belongs_to(record) and p.attempt == record.view.attempt)
         pod = next(current, None)
-        return job if pod is None else with_pod_requests(job, dict(pod.resources))
+        requests = placed_resources(record.view) if pod is None else dict(pod.resources)
+        return with_pod_requests(job, requests)
 
     def leaving_jobs(self) -> list[str]:
         """Return the UIDs of the running jobs that may leave nodes that are drained."""
@@ -247,6 +250,7 @@ class ClusterReader:
             return ()
         pods, foreign = self._informers.pods.by_index("node", name), self._informers.foreign_usage
         request = self._checked.request(record.uid, checked)
+        request = request_of_pods(request, placed_resources(record.view))
         used = used_by_others(record, name, request.needs, pods, foreign.used)
         return start_obstacles(request, node, used)
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from llmtrain_core.queueing import Allocation, Assignment
 from llmtrain_core.topology.inventory import Node, Usage
-from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.scheduler.held_nodes import HeldNodes
-from llmtrain_operator.scheduler.usage import node_resources
+from llmtrain_operator.scheduler.usage import placed_resources
 
 
 def spare_allocations(jobs: Iterable[JobRecord], held: HeldNodes) -> Iterator[Allocation]:
@@ -21,7 +20,7 @@ def spare_allocations(jobs: Iterable[JobRecord], held: HeldNodes) -> Iterator[Al
     for job in jobs:
         nodes = job.view.spare_nodes
         if nodes and held.get(job.uid):
-            yield Allocation(job.uid, job.namespace, 0, tuple(nodes), _per_node(job.view))
+            yield Allocation(job.uid, job.namespace, 0, tuple(nodes), placed_resources(job.view))
 
 
 def spare_usage(spares: Iterable[Allocation]) -> Iterator[Usage]:
@@ -43,7 +42,7 @@ def taken_spares(
     On a node that several jobs share, the others may leave enough for the spare.
     """
     nodes = {name: find_node(name) for name in job.view.spare_nodes}
-    needed = _per_node(job.view)
+    needed = placed_resources(job.view)
     left = {
         name: {resource: node.total(resource) for resource in needed}
         for name, node in nodes.items()
@@ -71,9 +70,4 @@ def _rank_nodes(job: JobRecord, assignments: Mapping[str, Assignment]) -> Sequen
 
 def _resources(job: JobRecord, assignments: Mapping[str, Assignment]) -> Mapping[str, int]:
     found = assignments.get(job.uid)
-    return _per_node(job.view) if found is None else found.resources
-
-
-def _per_node(view: JobView) -> dict[str, int]:
-    gpus = int((view.stored_placement or {}).get("gpusPerNode", 0))
-    return node_resources(view.spec, gpus)
+    return placed_resources(job.view) if found is None else found.resources

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
-from llmtrain_core.placement import extra_resources, node_needs
+from llmtrain_core.placement import Request, extra_resources, node_needs
 from llmtrain_core.queueing import Allocation, Assignment, PendingJob
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_core.topology.resources import PODS
@@ -29,18 +29,34 @@ def node_resources(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
     return node_needs(str(workers.get("gpuResource") or GPU_RESOURCE), gpus, extra)
 
 
+def placed_resources(view: JobView) -> dict[str, int]:
+    """Return what a placed job uses on each of its nodes.
+
+    The placement has what the API server adds to its pods, unless an earlier version wrote it.
+    """
+    placement = view.stored_placement or {}
+    found = node_resources(view.spec, int(placement.get("gpusPerNode", 0)))
+    for name, amount in (placement.get("resources") or {}).items():
+        found[name] = max(found.get(name, 0), int(amount))
+    return found
+
+
 def with_pod_requests(job: PendingJob, requests: Mapping[str, int]) -> PendingJob:
     """Return the job with what its pod requests once the API server has added to it.
 
     A LimitRange sets defaults, a RuntimeClass an overhead, and a webhook adds containers.
     """
-    extra = dict(job.request.extra)
+    request = request_of_pods(job.request, requests)
+    return job if request is job.request else replace(job, request=request)
+
+
+def request_of_pods(request: Request, requests: Mapping[str, int]) -> Request:
+    """Return the request of a job with what one of its pods requests."""
+    extra = dict(request.extra)
     for name, amount in requests.items():
-        if name not in (PODS, job.request.gpu_resource):
+        if name not in (PODS, request.gpu_resource):
             extra[name] = max(extra.get(name, 0), amount)
-    if extra == job.request.extra:
-        return job
-    return replace(job, request=replace(job.request, extra=extra))
+    return request if extra == request.extra else replace(request, extra=extra)
 
 
 def usage(
@@ -60,9 +76,7 @@ def usage(
     by_pods = _used_by_pods(known, pods)
     reserved: _Amounts = {}
     for uid, nodes in held.items():
-        view = known[uid].view
-        gpus = int((view.stored_placement or {})["gpusPerNode"])
-        _reserve(reserved, uid, nodes, node_resources(view.spec, gpus))
+        _reserve(reserved, uid, nodes, placed_resources(known[uid].view))
     for uid, assignment in assignments.items():
         _reserve(reserved, uid, assignment.nodes, assignment.resources)
     return [
