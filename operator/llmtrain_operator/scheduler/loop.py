@@ -14,20 +14,16 @@ import asyncio
 import logging
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.queueing import (
-    Allocation,
     Assignment,
     ClusterState,
     PendingJob,
     RunningJob,
     Unschedulable,
 )
-from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_core.queueing.round import NEW_ROUND
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.scheduler.cycle import (
@@ -38,9 +34,7 @@ from llmtrain_operator.scheduler.cycle import (
     find_place_elsewhere,
 )
 from llmtrain_operator.scheduler.decisions import JobDecision, Preemption
-from llmtrain_operator.scheduler.jobs import assumed_allocation
-from llmtrain_operator.scheduler.lapses import ASSIGNMENT_SECONDS, NO_LAPSE
-from llmtrain_operator.scheduler.memory import JobState
+from llmtrain_operator.scheduler.memory import JobStates, Queue
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +55,6 @@ _VOLATILE_REASONS = frozenset(
     {Reason.INSUFFICIENT_GPUS, Reason.DOMAIN_TOO_SMALL, Reason.WAITING_BEHIND}
 )
 """Reasons that change with every start and end of another job."""
-
-Queue = Mapping[str, PendingJob | Unschedulable]
-"""The pending jobs by UID, in no order."""
 
 
 class Scheduler:
@@ -89,18 +80,17 @@ class Scheduler:
         no status write has taken in time.
         """
         self._leaving_jobs = leaving_jobs
-        self._on_lapsed = on_lapsed
         self._pending_jobs = pending_jobs
         self._cluster_state = cluster_state
         self._job = job
         self._wake = wake
         self._observe_seconds = observe_seconds
-        self._on_accepted = on_accepted
         self._confirm = confirm
         self._triggered = asyncio.Event()
         self._delayed: asyncio.TimerHandle | None = None
         self._round = NEW_ROUND
-        self._jobs: defaultdict[str, JobState] = defaultdict(JobState)
+        self._states = JobStates(job, on_accepted, on_lapsed)
+        self._jobs = self._states.jobs
         self._relocation_checked_at = -RELOCATION_PERIOD_SECONDS
         self.pending_count = 0
 
@@ -178,7 +168,7 @@ class Scheduler:
         this loop assigns nodes.
         """
         queue = self._pending_jobs()
-        self._drop_outdated(queue)
+        self._states.drop_outdated(queue)
         await self._relocate_from_drained_nodes()
         self.pending_count = len(queue)
         assignments = self.assignments()
@@ -194,7 +184,7 @@ class Scheduler:
             self._round = NEW_ROUND
             await self._check_relocation()
             return
-        cluster = self._with_decisions(self._cluster_state(assignments), queue)
+        cluster = self._states.with_decisions(self._cluster_state(assignments), queue)
         earlier, self._round = self._round, NEW_ROUND
         found = await asyncio.to_thread(decide, undecided, cluster, earlier)
         confirmed = self._confirm(found, undecided)
@@ -206,24 +196,7 @@ class Scheduler:
 
     def assignments(self) -> dict[str, Assignment]:
         """Return the assignments that the status of no job shows yet, by UID."""
-        return {uid: state.assignment for uid, state in self._jobs.items() if state.assignment}
-
-    def _claimed(self) -> set[str]:
-        """Return the spare nodes that are in use although no status shows it yet."""
-        claimed: set[str] = set()
-        for uid, state in self._jobs.items():
-            if state.claim is not None:
-                job = self._job(uid)
-                if job is None or job.attempt > state.claim[1]:
-                    state.claim = None
-                else:
-                    claimed |= state.claim[0]
-        return claimed
-
-    def _preempted(self) -> Iterator[tuple[JobState, Preemption]]:
-        for state in self._jobs.values():
-            if state.preemption is not None and not state.preemption.expired:
-                yield state, state.preemption
+        return self._states.assignments()
 
     def _store(self, decisions: Decisions, undecided: Queue) -> None:
         """Store new decisions, and wake the jobs whose decision changed."""
@@ -231,7 +204,7 @@ class Scheduler:
             if uid not in undecided:
                 state.clear_unschedulable()
         refresh = MESSAGE_REFRESH_SECONDS * len(undecided)
-        claimed = self._claimed()
+        claimed = self._states.claimed()
         for uid, decision in decisions.pending.items():
             state = self._jobs[uid]
             if isinstance(decision, Assignment):
@@ -280,7 +253,7 @@ class Scheduler:
             for uid, state in self._jobs.items()
             if state.unschedulable and state.unschedulable.reason == Reason.PREEMPTING
         }
-        for state, preemption in self._preempted():
+        for state, preemption in self._states.preempted():
             if preemption.preemptor not in preempting:
                 state.preemption = None
                 self.trigger()  # jobs that counted on those nodes may need other victims
@@ -302,7 +275,7 @@ class Scheduler:
             if job is None or not job.leaving:
                 continue
             found = await asyncio.to_thread(find_place_elsewhere, job, cluster)
-            if found is not None and self._claimed().isdisjoint(found.nodes):
+            if found is not None and self._states.claimed().isdisjoint(found.nodes):
                 state.assignment, state.assigned_at = found, time.monotonic()
                 state.relocates_until = time.monotonic() + RELOCATION_TIMEOUT_SECONDS
                 self._preempt(displaced([(job.next, found)], cluster))
@@ -339,61 +312,3 @@ class Scheduler:
 
     def _relocation_turn(self, job: RunningJob) -> tuple[bool, float]:
         return not job.relocation_requested, self._jobs[job.next.uid].relocation_checked_at
-
-    def _with_decisions(self, cluster: ClusterState, queue: Queue) -> ClusterState:
-        """Add the decisions that the informers do not show yet: assignments and preemptions."""
-        allocations: list[Allocation] = []
-        for held in cluster.allocations:
-            state = self._jobs.get(held.uid)
-            if state is not None and state.preemption is not None:
-                end = cluster.now + TERMINATION_SECONDS
-                held = replace(held, ends_at=end, preemptible=False)
-            allocations.append(held)
-        for uid, assignment in self.assignments().items():
-            job = self._jobs[uid].pending
-            if job is not None and uid in queue:
-                allocations.append(assumed_allocation(job, assignment, cluster.now))
-        nominated = frozenset(uid for uid, state in self._jobs.items() if state.nominated)
-        return replace(cluster, allocations=tuple(allocations), nominated=nominated)
-
-    def _drop_outdated(self, queue: Queue) -> None:
-        """Drop assignments that were accepted or that no job wants, and finished preemptions."""
-        for uid, assignment in self.assignments().items():
-            self._drop_assignment(uid, assignment, queued=uid in queue)
-        for uid, state in self._jobs.items():
-            state.nominated = state.nominated and uid in queue and state.assignment is None
-            job = self._job(uid)
-            if job is None or job.placement:
-                state.lapses = NO_LAPSE
-            if state.preemption is not None:
-                preemptor = self._jobs.get(state.preemption.preemptor)
-                stopped = job is None or job.attempt > state.preemption.attempt
-                needless = preemptor is None or not preemptor.nominated
-                if stopped or (needless and not state.preemption.expired):
-                    state.preemption = None
-        for uid in [uid for uid, state in self._jobs.items() if state == JobState()]:
-            del self._jobs[uid]
-
-    def _drop_assignment(self, uid: str, assignment: Assignment, queued: bool) -> None:
-        state, job = self._jobs[uid], self._job(uid)
-        placement = (job.stored_placement if job else None) or {}
-        accepted = bool(placement) and placement.get("attempt", 0) >= assignment.attempt
-        if accepted:
-            self._on_accepted(assignment)
-        superseded = job is not None and job.attempt > assignment.attempt
-        relocating = time.monotonic() < state.relocates_until
-        unwanted = not queued and not state.reserved and not relocating
-        outdated = queued and job is not None and job.attempt != assignment.attempt
-        drop = (
-            job is None or accepted or superseded or unwanted or (outdated and not state.reserved)
-        )
-        late = time.monotonic() >= state.assigned_at + ASSIGNMENT_SECONDS
-        if not drop and late and queued and not state.reserved:
-            drop = True
-            if state.pending is not None:  # else a relocation, which the job did not queue for
-                state.lapses = state.lapses.next(time.monotonic())
-                self._on_lapsed()
-                log.warning("job=%s its status was not written in time, its nodes are free", uid)
-        if drop:
-            state.assignment, state.pending, state.assigned_at = None, None, 0.0
-            state.reserved, state.relocates_until = False, 0.0

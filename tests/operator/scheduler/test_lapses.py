@@ -14,7 +14,8 @@ from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.placement_status import placement_status
 from llmtrain_operator.scheduler import loop
 from llmtrain_operator.scheduler.lapses import ASSIGNMENT_SECONDS, NO_LAPSE
-from llmtrain_operator.scheduler.loop import Queue, Scheduler
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.memory import Queue
 from tests.support.operator_harness.scheduling import (
     GPU,
     as_pending,

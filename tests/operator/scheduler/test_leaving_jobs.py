@@ -16,7 +16,8 @@ from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.scheduler.jobs import running_job
 from llmtrain_operator.scheduler.lapses import ASSIGNMENT_SECONDS
-from llmtrain_operator.scheduler.loop import MAX_LEAVING, Queue, Scheduler
+from llmtrain_operator.scheduler.loop import MAX_LEAVING, Scheduler
+from llmtrain_operator.scheduler.memory import Queue
 from tests.support.operator_harness.observed import status
 from tests.support.operator_harness.scheduling import as_pending, cluster, nodes, record
 

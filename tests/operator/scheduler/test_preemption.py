@@ -15,7 +15,8 @@ from llmtrain_operator.cache.records import PriorityRecord
 from llmtrain_operator.scheduler.decisions import Preemption
 from llmtrain_operator.scheduler.held_nodes import held_by_jobs
 from llmtrain_operator.scheduler.jobs import allocation_of, expired_allocation
-from llmtrain_operator.scheduler.loop import Queue, Scheduler
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.memory import Queue
 from llmtrain_operator.scheduler.usage import terminating_allocations, usage
 from tests.support.operator_harness.observed import make_observed, pod, reason, settle, status, text
 from tests.support.operator_harness.scheduling import as_pending, cluster, nodes, record

@@ -26,7 +26,8 @@ from llmtrain_operator.scheduler import cycle, loop
 from llmtrain_operator.scheduler.cycle import Decisions
 from llmtrain_operator.scheduler.decisions import Preemption
 from llmtrain_operator.scheduler.jobs import affects_scheduling
-from llmtrain_operator.scheduler.loop import Queue, Scheduler
+from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.memory import Queue
 from tests.support.operator_harness.observed import PLACEMENT, assignment, pod
 from tests.support.operator_harness.scheduling import (
     GPU,
