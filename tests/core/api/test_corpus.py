@@ -18,7 +18,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from llmtrain_core.api.job import JobSpec
+from llmtrain_core.api.job import IMMUTABLE, JobSpec
 from llmtrain_core.validation.check import Job, Problem, check, problems_of
 from llmtrain_devcluster.api import Api, ApiStatusError, resource_path
 from tests.support.paths import CORPUS
@@ -167,6 +167,11 @@ async def test_the_defaults_of_the_api_server_are_those_of_pydantic(
         return "" if same else f"{path.name}: {stored['spec']}"
 
     await _agree(map(judge, files("accepted")))
+
+
+def test_each_immutable_field_has_a_transition_that_is_refused() -> None:
+    fields = {note(path, "field") for path in files("transitions/refused")}
+    assert fields == {f"spec.{name}" for name in IMMUTABLE}
 
 
 @pytest.mark.cluster
