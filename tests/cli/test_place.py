@@ -356,7 +356,7 @@ def test_the_network_of_the_gang_is_shown_with_who_set_what(
     found = json.loads(out)["network"]
     assert code == 0 and found["row"] == "aws-efa"
     assert found["fact"] == "allocatable vpc.amazonaws.com/efa: 32"
-    assert found["topologyPreset"] == "aws" and found["applied"] is False
+    assert found["topologyPreset"] == "aws"
     setters = {item["name"]: (item["value"], item["setBy"]) for item in found["settings"]}
     assert setters["hugepages-2Mi"] == ("5120Mi", "aws-efa")
     assert setters["NCCL_NET"] == ("AWS Libfabric", "spec.network.profile")
@@ -383,9 +383,9 @@ def test_a_profile_that_no_node_has_is_reported_with_the_nearest(
     arguments = ["-f", file("job.yaml", named, True), "--nodes", nodes]
     code, out, _ = llmtrain("place", *arguments, "-o", "json")
     found = json.loads(out)
-    assert code == 0 and found["network"] is None
+    assert code == 1 and found["network"] is None and found["reason"] == "NetworkMismatch"
     (finding,) = [text for text in found["reasons"] if text.startswith("spec.network.profile")]
-    assert finding == (
-        "spec.network.profile: 2 nodes: has coreweave-infiniband by resource rdma/ib, not efa (use"
-        " network.profile infiniband or auto)"
+    assert finding.endswith(
+        "left out: 2 has coreweave-infiniband by resource rdma/ib, not efa (use network.profile"
+        " infiniband or auto)"
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from llmtrain_core.layout import Layout
+from llmtrain_core.network import FactsCache, NetworkRequest
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Allocation, ClusterState, PendingJob
 from llmtrain_core.queueing.cycle import decide_within
@@ -53,14 +54,19 @@ def make_cycle(
         Usage(n, r, a, h.uid) for h in held for n in h.nodes for r, a in h.resources.items()
     )
     others = {(node.name, name): amount for node in nodes for name, amount in foreign.items()}
-    jobs = [
-        PendingJob(f"j{k:03}", f"ns{k % 5}", f"j{k}", 0, float(k), request(1 + k % 4 * 40))
-        for k in range(WAITING)
-    ]
+
+    def job(k: int) -> PendingJob:
+        wanted = request(1 + k % 4 * 40)
+        network = NetworkRequest(wanted.nodes, 8, rdma=("rdma/hca", 8))
+        name = f"j{k:03}"
+        return PendingJob(name, f"ns{k % 5}", name, 0, float(k), wanted, network=network)
+
+    jobs, facts = [job(k) for k in range(WAITING)], FactsCache()
 
     def cycle() -> None:
         fabrics = {None: Snapshot(LEVELS, nodes)}
-        decide_within(jobs, ClusterState(0.0, fabrics, usage, held, foreign=others))
+        state = ClusterState(0.0, fabrics, usage, held, foreign=others, facts=facts)
+        decide_within(jobs, state)
 
     return cycle
 

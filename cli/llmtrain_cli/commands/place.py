@@ -11,7 +11,7 @@ import typer
 from llmtrain_cli.errors import EXIT_FAILURE
 from llmtrain_cli.io.cluster_view import ClusterSources, read_cluster
 from llmtrain_cli.io.files import read_manifest
-from llmtrain_cli.io.network_text import network_findings, network_lines, network_to_wire
+from llmtrain_cli.io.network_text import network_lines, network_to_wire
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, seconds_text, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
@@ -77,13 +77,12 @@ def command(
     named = checked.spec.topology.fabric if checked.spec.topology else None
     view = read_cluster(ClusterSources(nodes, pods, fabric=fabric), named)
     request = request_on(view.snapshot, checked, annotations, domain_tolerance)
+    request = on_network(request, NetworkRequest.of(checked), view.snapshot, view.drivers)
     answer = place(request, view.snapshot)
-    network = on_network(request, NetworkRequest.of(checked), view.snapshot, view.drivers)
     wire = answer.to_wire()
-    wire["network"] = network_to_wire(network)
+    wire["network"] = network_to_wire(request)
     wire["reasons"] = [
         *wire["reasons"],
-        *network_findings(network),
         *_label_findings(request, view.snapshot, answer),
     ]
     if isinstance(answer, Unplaceable):

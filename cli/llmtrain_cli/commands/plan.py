@@ -246,8 +246,8 @@ def _plan_job(
     levels: Levels = ()
     if selection.nodes:
         state = snapshot_for(fabric, selection.nodes)
-        placement, levels = _placement(request, state, selection), state.levels
         request = on_network(request, NetworkRequest.of(job), state, selection.drivers)
+        placement, levels = _placement(request, state, selection), state.levels
     links = links_of(fabric) if fabric else None
     found = make_plan(
         job, selection.hardware, flags.gpus, placement, levels, flags.price, flags.failures, links

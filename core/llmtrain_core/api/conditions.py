@@ -51,6 +51,7 @@ class Reason(StrEnum):
     INSUFFICIENT_GPUS = "InsufficientGpus"
     INSUFFICIENT_NODES = "InsufficientNodes"
     NO_MATCHING_NODES = "NoMatchingNodes"
+    NETWORK_MISMATCH = "NetworkMismatch"
     DOMAIN_TOO_SMALL = "DomainTooSmall"
     WAITING_BEHIND = "WaitingBehindJob"
     FABRIC_NOT_FOUND = "FabricNotFound"

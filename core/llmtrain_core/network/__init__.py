@@ -3,7 +3,7 @@
 docs/networks.md has the table of the networks.
 """
 
-from llmtrain_core.network.facts import NodeFacts, drivers_by_node
+from llmtrain_core.network.facts import FactsCache, NodeFacts, drivers_by_node
 from llmtrain_core.network.gang import GangNetwork, gang_networks
 from llmtrain_core.network.profile import (
     Kind,
@@ -15,6 +15,7 @@ from llmtrain_core.network.profile import (
 )
 
 __all__ = [
+    "FactsCache",
     "GangNetwork",
     "Kind",
     "NetworkRequest",

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llmtrain_core.topology.inventory import Node
+from llmtrain_core.topology.resources import is_device
 
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
+ACCELERATOR = "cloud.google.com/gke-accelerator"
+_READ = frozenset({INSTANCE_TYPE, ACCELERATOR})
+"""Labels whose values the table reads. Of the others only the keys count."""
+_HUGE_PAGES = "hugepages-"
+_MAX_KINDS = 4096
+"""Different facts that a FactsCache keeps. Nodes of one kind have the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +23,28 @@ class NodeFacts:
     """What a node shows of its network."""
 
     labels: Mapping[str, str]
+    """Values are empty for the labels of which only the key counts."""
     allocatable: Mapping[str, int]
-    """Amounts by resource; bytes for huge pages."""
+    """Amounts by device; bytes for huge pages."""
     drivers: frozenset[str] = frozenset()
     """Drivers that publish devices of the node in ResourceSlices."""
 
     @classmethod
     def of(cls, node: Node, drivers: frozenset[str] = frozenset()) -> NodeFacts:
-        """Return the facts of a node."""
-        return cls(node.labels, node.allocatable, drivers)
+        """Return the facts of a node. Nodes of one kind have equal facts."""
+        labels = {key: value if key in _READ else "" for key, value in node.labels.items()}
+        amounts = {
+            name: amount
+            for name, amount in node.allocatable.items()
+            if is_device(name) or name.startswith(_HUGE_PAGES)
+        }
+        return cls(labels, amounts, drivers)
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for equal facts."""
+        labels, amounts = sorted(self.labels.items()), sorted(self.allocatable.items())
+        return tuple(labels), tuple(amounts), self.drivers
 
     def amount(self, resource: str) -> int:
         """Return the allocatable amount of a resource."""
@@ -57,3 +77,29 @@ def drivers_by_node(slices: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[
         if spec.get("nodeName"):
             found.setdefault(spec["nodeName"], set()).add(spec["driver"])
     return {node: frozenset(drivers) for node, drivers in found.items()}
+
+
+class FactsCache:
+    """The facts of the nodes of a cluster, computed once per change of a node.
+
+    Nodes with equal facts share one object, so that their network is decided once.
+    """
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, tuple[Node, NodeFacts]] = {}
+        self._kinds: dict[Hashable, NodeFacts] = {}
+
+    def of(self, nodes: Iterable[Node]) -> dict[str, NodeFacts]:
+        """Return the facts of all nodes by name. Nodes that are not among them are forgotten."""
+        before, self._by_name = self._by_name, {}
+        for node in nodes:
+            known = before.get(node.name)
+            if known is None or known[0] is not node:
+                known = (node, self._shared(NodeFacts.of(node)))
+            self._by_name[node.name] = known
+        return {name: facts for name, (_, facts) in self._by_name.items()}
+
+    def _shared(self, facts: NodeFacts) -> NodeFacts:
+        if len(self._kinds) >= _MAX_KINDS:
+            self._kinds.clear()
+        return self._kinds.setdefault(facts.key, facts)

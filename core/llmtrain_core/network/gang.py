@@ -20,6 +20,8 @@ from llmtrain_core.network.profile import (
 )
 
 _Key = tuple[str, tuple[Setting, ...]]
+_Kind = tuple[NodeNetwork, list[str]]
+"""A network, and nodes with equal facts that have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,8 @@ class GangNetwork:
     nodes: frozenset[str]
     excluded: Mapping[str, str]
     """Why the gang cannot use other nodes with this network, by node."""
-
-    @property
-    def key(self) -> Hashable:
-        """What the nodes have in common. Equal keys exclude the same nodes."""
-        return None if self.network is None else (self.network.row, self.network.settings)
+    key: Hashable = None
+    """Equal keys exclude the same of some nodes, for the same reasons."""
 
 
 def gang_networks(
@@ -46,18 +45,28 @@ def gang_networks(
     `nodes` are those that could hold a block if they were empty. First come the networks that have
     enough of them, with RDMA before TCP, then those with the most nodes.
     """
-    found: dict[_Key, list[tuple[str, NodeNetwork]]] = {}
+    found: dict[_Key, list[_Kind]] = {}
     unusable: dict[str, str] = {}
-    for name, facts in sorted(nodes.items()):
+    for facts, names in _kinds(nodes):
         network = network_of(facts, request)
         if isinstance(network, NoNetwork):
-            unusable[name] = network.cause
+            unusable |= dict.fromkeys(names, network.cause)
         else:
-            found.setdefault((network.row, network.settings), []).append((name, network))
+            found.setdefault((network.row, network.settings), []).append((network, names))
     if not found:
-        return (GangNetwork(None, frozenset(), unusable),)
-    ordered = sorted(found, key=lambda key: _order(key, len(found[key]), size))
-    return tuple(_option(key, found, unusable) for key in ordered)
+        return (GangNetwork(None, frozenset(), unusable, request.key if nodes else None),)
+    counts = {key: sum(len(names) for _, names in kinds) for key, kinds in found.items()}
+    ordered = sorted(found, key=lambda key: _order(key, counts[key], size))
+    return tuple(_option(key, found, unusable, request) for key in ordered)
+
+
+def _kinds(nodes: Mapping[str, NodeFacts]) -> list[tuple[NodeFacts, list[str]]]:
+    """Return the nodes by facts, those of the first name first. A FactsCache shares equal facts."""
+    names: dict[int, list[str]] = {}
+    for name, facts in nodes.items():
+        names.setdefault(id(facts), []).append(name)
+    members = sorted(names.values(), key=min)
+    return [(nodes[found[0]], found) for found in members]
 
 
 def _order(key: _Key, count: int, size: int) -> tuple[bool, bool, int, _Key]:
@@ -67,20 +76,19 @@ def _order(key: _Key, count: int, size: int) -> tuple[bool, bool, int, _Key]:
 
 
 def _option(
-    key: _Key, found: Mapping[_Key, list[tuple[str, NodeNetwork]]], unusable: Mapping[str, str]
+    key: _Key,
+    found: Mapping[_Key, list[_Kind]],
+    unusable: Mapping[str, str],
+    request: NetworkRequest,
 ) -> GangNetwork:
-    members = found[key]
-    notes = tuple(dict.fromkeys(note for _, item in members for note in item.notes))
-    preset = next((item.topology for _, item in members if item.topology), None)
-    network = replace(members[0][1], notes=notes, topology=preset)
-    others = {
-        name: f"has another network: {item.title}"
-        for other, items in found.items()
-        if other != key
-        for name, item in items
-    }
-    return GangNetwork(
-        network,
-        frozenset(name for name, _ in members),
-        {**others, **unusable},
-    )
+    kinds = found[key]
+    notes = tuple(dict.fromkeys(note for item, _ in kinds for note in item.notes))
+    preset = next((item.topology for item, _ in kinds if item.topology), None)
+    network = replace(kinds[0][0], notes=notes, topology=preset)
+    others: dict[str, str] = {}
+    for other, items in found.items():
+        if other != key:
+            for item, names in items:
+                others |= dict.fromkeys(names, f"has another network: {item.title}")
+    members = frozenset(name for _, names in kinds for name in names)
+    return GangNetwork(network, members, {**others, **unusable}, (request.key, key, members))

@@ -7,7 +7,7 @@ is missing. A job that names a profile gets the variables that make NCCL fail wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -55,15 +55,18 @@ instead of falling back to TCP. RoCE version 2 is the routable one."""
 
 FROM_SOURCE = "(valueFrom)"
 """Shown for a variable whose value is in another object."""
-VARIABLE_PREFIXES = ("NCCL_", "RCCL_", "FI_", "UCX_")
+VARIABLE_PREFIXES = ("NCCL_", "RCCL_", "FI_", "UCX_", "IONIC_")
 """Starts of the names of variables that choose or tune a network."""
-PROFILE_FIELD, RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD, ENV_FIELD = (
+PROFILE_FIELD, RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD, ENV_FIELD, ANNOTATIONS_FIELD = (
     "spec.network.profile",
     "spec.network.rdma",
     "spec.workers.resources",
     "spec.network.nccl",
     "spec.workers.env",
+    "spec.workers.podAnnotations",
 )
+OWN_FIELDS = frozenset({RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD, ENV_FIELD, ANNOTATIONS_FIELD})
+"""Fields whose values are in the spec. The profile only names values of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,25 @@ class NetworkRequest:
     rdma: tuple[str, int] | None = None
     """Resource and count of the devices that the job names."""
     resources: Mapping[str, str] = field(default_factory=dict)
-    """Amounts of `workers.resources`: the limits, else the requests."""
+    """Amounts of devices and huge pages of `workers.resources`: the limits, else the requests."""
     nccl: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
-    """Variables of `workers.env`, without those that `nccl` overrides."""
+    """Variables of `workers.env` for networks, without those that `nccl` overrides."""
+    networks: str | None = None
+    """Networks of Multus that the job names in `workers.podAnnotations`."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for requests that get the same network on every node."""
+        return (
+            self.nodes == 1,
+            self.gpus_per_node,
+            self.gpu_resource,
+            self.profile,
+            self.rdma,
+            *(tuple(sorted(each.items())) for each in (self.resources, self.nccl, self.env)),
+            self.networks,
+        )
 
     @classmethod
     def of(cls, job: Job) -> NetworkRequest:
@@ -99,8 +117,9 @@ class NetworkRequest:
             env={
                 item.name: item.value if item.value_from is None else FROM_SOURCE
                 for item in workers.env or ()
-                if item.name not in nccl
+                if item.name not in nccl and item.name.startswith(VARIABLE_PREFIXES)
             },
+            networks=(workers.pod_annotations or {}).get(NETWORKS),
         )
 
 
@@ -108,7 +127,11 @@ def _own_amounts(resources: Resources | None) -> dict[str, str]:
     if resources is None:
         return {}
     both = {**(resources.requests or {}), **(resources.limits or {})}
-    return {name: str(amount) for name, amount in both.items()}
+    return {
+        name: str(amount)
+        for name, amount in both.items()
+        if is_device(name) or name.startswith("hugepages-")
+    }
 
 
 class Kind(StrEnum):
@@ -308,7 +331,11 @@ def _network(
         values |= {item.name: _variable(item, PROFILE_FIELD) for item in demand}
     devices = [*_own_devices(request)] or [*_devices(facts, request, candidate)]
     settings = [*devices, *_with_own(request, values)]
-    if candidate.networks and profile is not None and _refused(candidate) is None:
+    if request.networks is not None:
+        settings.append(
+            Setting(Kind.ANNOTATION, NETWORKS, request.networks, ANNOTATIONS_FIELD, JOB)
+        )
+    elif candidate.networks and profile is not None and _refused(candidate) is None:
         times = int(devices[0].value) if candidate.network_per_device else 1
         text = ",".join(candidate.networks * times)
         settings.append(

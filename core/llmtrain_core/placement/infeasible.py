@@ -91,6 +91,10 @@ def _short(
             f"needs {nodes} with {block} free{_for_tensor_groups(request, capacity)};"
             f" {capacity.root.fits} fit"
         )
+    if request.network is not None and request.network.network is None and request.network.excluded:
+        return Reason.NETWORK_MISMATCH, (
+            f"spec.network.profile: no node that could hold {block} has the network of the job"
+        )
     if not have + busy:
         return Reason.NO_MATCHING_NODES, (
             f"needs {nodes} with {block}; no node of the cluster qualifies"

@@ -18,20 +18,16 @@ NO_DRIVERS: Drivers = MappingProxyType({})
 
 
 def networks_for(
-    request: Request, network: NetworkRequest, snapshot: Snapshot, drivers: Drivers = NO_DRIVERS
+    request: Request, network: NetworkRequest, snapshot: Snapshot, facts: Mapping[str, NodeFacts]
 ) -> tuple[GangNetwork, ...]:
     """Return the networks that a gang could use on the nodes of a cluster, best first.
 
     Only nodes that could hold a block if they were empty count. Taints of devices do not matter
-    here: the network decides whether the pods tolerate them.
+    here: the network decides whether the pods tolerate them. `facts` are those of all nodes.
     """
     names = eligible(_tolerating_devices(request, snapshot), snapshot)
-    facts = {
-        node.name: NodeFacts.of(node, drivers.get(node.name, frozenset()))
-        for node in snapshot.nodes
-        if node.name in names
-    }
-    return gang_networks(facts, network, request.nodes + request.spares)
+    could = {name: found for name, found in facts.items() if name in names}
+    return gang_networks(could, network, request.nodes + request.spares)
 
 
 def _tolerating_devices(request: Request, snapshot: Snapshot) -> Request:
@@ -44,8 +40,11 @@ def on_network(
     request: Request, network: NetworkRequest, snapshot: Snapshot, drivers: Drivers = NO_DRIVERS
 ) -> Request:
     """Return the request on the best network on which the gang fits now, else on the best one."""
-    wanted = [
-        request.with_network(option) for option in networks_for(request, network, snapshot, drivers)
-    ]
+    facts = {
+        node.name: NodeFacts.of(node, drivers.get(node.name, frozenset()))
+        for node in snapshot.nodes
+    }
+    options = networks_for(request, network, snapshot, facts)
+    wanted = [request.with_network(option) for option in options]
     fitting = (each for each in wanted if why_unplaceable(each, snapshot) is None)
     return wanted[0] if len(wanted) == 1 else next(fitting, wanted[0])

@@ -11,6 +11,7 @@ from llmtrain_core.api.defaults import GPU_RESOURCE, SHM_SIZE
 from llmtrain_core.api.job import Toleration
 from llmtrain_core.layout import Layout
 from llmtrain_core.network.gang import GangNetwork
+from llmtrain_core.network.profile import NodeNetwork
 from llmtrain_core.placement.traffic.job_traffic import planned_step_seconds, volumes_of_job
 from llmtrain_core.placement.traffic.volumes import (
     NOMINAL_STEP_SECONDS,
@@ -110,13 +111,20 @@ class Request:
     def with_network(self, network: GangNetwork) -> Request:
         """Return the request with what a network adds to the pods, on the nodes that have it."""
         added = network.network.resources if network.network else {}
+        return replace(self.with_resources(added), network=network)
+
+    def with_resources(self, added: Mapping[str, int]) -> Request:
+        """Return the request with other resources, and tolerations for the taints of devices."""
+        if not added:
+            return self
         more = [t for t in device_tolerations(added) if t not in self.tolerations]
-        return replace(
-            self,
-            network=network,
-            extra={**self.extra, **added},
-            tolerations=(*self.tolerations, *more),
-        )
+        larger = {name: max(amount, self.extra.get(name, 0)) for name, amount in added.items()}
+        return replace(self, extra={**self.extra, **larger}, tolerations=(*self.tolerations, *more))
+
+    @property
+    def chosen_network(self) -> NodeNetwork | None:
+        """Network of the pods; None if it is not decided, or no node has one for the job."""
+        return None if self.network is None else self.network.network
 
     @property
     def needs(self) -> dict[str, int]:

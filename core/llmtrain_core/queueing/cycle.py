@@ -51,7 +51,6 @@ from llmtrain_core.queueing.types import (
     Unschedulable,
 )
 from llmtrain_core.queueing.uplink_usage import add_usage, oversubscribed, uplink_usage
-from llmtrain_core.topology.inventory import Snapshot
 
 TERMINATION_SECONDS = 30.0
 """Upper bound on the termination of a pod. No job is preempted for one that starts this soon."""
@@ -125,6 +124,7 @@ class _Cycle:
         if reservation is not None:
             self.reservations.add(reservation)
         if answer.queued and self._work_left > 0:
+            job = self._views.on_networks(job)[0]
             self._queue.append(job, self._views.requests(job))
             self._queue_with_quarantined.append(job, self._views.requests_on_all(job))
 
@@ -152,10 +152,13 @@ class _Cycle:
         end = None if job.max_duration is None else self.cluster.now + job.max_duration
         respected = self.reservations.blocking(end)
         capacity = self.reservations.capacity(respected)
-        placement = self._place(job, capacity, avoid_suspects=True)
-        if placement is not None:
-            self._start(job, placement, end)
-            return
+        options = self._views.on_networks(job)
+        for job in options:
+            placement = self._place(job, capacity, avoid_suspects=True)
+            if placement is not None:
+                self._start(job, placement, end)
+                return
+        job = options[0]
         position, requests = len(self._queue_with_quarantined), self._views.requests(job)
         all_nodes = self._views.requests_on_all(job)
         if all_nodes.largest_domain >= job.node_count:
@@ -248,6 +251,7 @@ class _Cycle:
             job.request.gpus_per_node,
             job.priority,
             self.reservations.overlap(self._views.requests(job)),
+            network=job.request.chosen_network,
         )
         self.decisions[job.uid] = assignment
         names = assignment.nodes
@@ -338,7 +342,8 @@ class _Cycle:
             for victim in chosen:
                 trial.release(victim.nodes, victim.resources)
             self._count_check(job)
-            return why_unplaceable(job.request, self._available(job, trial)) is None
+            nodes = self._views.available(job, trial, self._uplink_usage(job))
+            return why_unplaceable(job.request, nodes) is None
 
         preempted = find_victims(requests, job.node_count, capacity, lower, confirm) or ()
         uids = {victim.uid for victim in preempted}
@@ -367,18 +372,11 @@ class _Cycle:
             if not capacity.fits(usable, job.node_count):
                 continue
             self._count_work(search_work(job, len(self._views.fabric(job).nodes)))
-            found = place(request, self._available(job, capacity))
+            nodes = self._views.available(job, capacity, self._uplink_usage(job))
+            found = place(request, nodes)
             if isinstance(found, Placement):
                 return found
         return None
-
-    def _available(self, job: PendingJob, capacity: FreeCapacity) -> Snapshot:
-        """Return the fabric of a job with everything that it may not use now."""
-        fabric = self._views.fabric(job)
-        withheld = capacity.excluded | self._views.quarantine(job).excluded.keys()
-        return dataclasses.replace(
-            fabric, used=capacity.used, withheld=withheld, uplinks=self._uplink_usage(job)
-        )
 
     def _refusal(self, job: PendingJob) -> Unplaceable | None:
         """Return why a job would not fit without reservations. Computed once per kind of job."""

@@ -7,7 +7,7 @@ never starts. So the sum of the gang is compared with every quota before it gets
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
@@ -89,6 +89,18 @@ def charge_of(spec: Mapping[str, Any]) -> PodCharge:
         best_effort=not any(name in ("cpu", "memory") for name in (*requests, *limits)),
         terminating=spec.get("activeDeadlineSeconds") is not None,
     )
+
+
+def with_resources(charge: PodCharge, added: Mapping[str, int]) -> PodCharge:
+    """Return a charge with devices and huge pages that the pod requests besides."""
+    if not added:
+        return charge
+    charged = dict(charge.amounts)
+    for name, amount in added.items():
+        charged[f"requests.{name}"] = Fraction(amount)
+        if name.startswith("hugepages-"):
+            charged[name] = Fraction(amount)
+    return replace(charge, amounts=charged)
 
 
 def exceeded_quota(

@@ -60,7 +60,8 @@ class Answer:
             before.deferred,
             before.fabric,
             before.request,
-        ) == (job.attempt, job.priority, job.deferred, job.fabric, job.request)
+            before.network,
+        ) == (job.attempt, job.priority, job.deferred, job.fabric, job.request, job.network)
 
     def copy_reservation(self) -> Reservation | None:
         """Return a reservation that the next cycle may change."""

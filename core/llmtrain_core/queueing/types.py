@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmtrain_core.api.conditions import Reason
+from llmtrain_core.network import FactsCache, NetworkRequest, NodeNetwork
 from llmtrain_core.placement import Placement, Request
 from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.topology.inventory import Snapshot, Usage
@@ -32,6 +33,7 @@ class PendingJob:
     created_at: float
     """Seconds since the epoch."""
     request: Request
+    """As the spec has it; once the network is decided, with what that adds."""
     fabric: str | None = None
     """Name of its Fabric; None: the default."""
     attempt: int = 0
@@ -49,6 +51,8 @@ class PendingJob:
     deferred: bool = False
     """Whether it did not take nodes that it was assigned: all others go first, it preempts no job
     and no node is reserved for it."""
+    network: NetworkRequest | None = None
+    """What it says about its network; None: any nodes, without a network of the table."""
 
     @property
     def key(self) -> str:
@@ -147,6 +151,8 @@ class ClusterState:
     """Amount that foreign pods use by node and resource."""
     unknown_start_window: float = UNKNOWN_START_SECONDS
     """Jobs that end within these seconds may use nodes that are reserved without a known start."""
+    facts: FactsCache = field(default_factory=FactsCache)
+    """Facts of the nodes by which networks are decided."""
 
     @property
     def spare_nodes(self) -> frozenset[str]:
@@ -178,6 +184,8 @@ class Assignment:
     """Whether the job starts before a job ahead of it that cannot start yet."""
     note: str = ""
     """Appended to the explanation of the placement."""
+    network: NodeNetwork | None = None
+    """Network of all of its nodes; None if none was decided."""
 
     @property
     def nodes(self) -> tuple[str, ...]:

@@ -337,7 +337,7 @@ def test_a_pod_with_fewer_gpus_than_a_nic_serves_gets_one_nic() -> None:
 def test_a_gang_of_one_node_takes_no_nics() -> None:
     nodes = {"p5-1": facts_of("aws-p5")["p5-1"]}
     (option,) = gang_networks(nodes, NetworkRequest(1, 8), 1)
-    assert option.key == ("tcp", ())
+    assert option.network and (option.network.row, option.network.settings) == ("tcp", ())
     (option,) = gang_networks(nodes, NetworkRequest(1, 8, profile="efa"), 1)
     assert option.network and option.network.resources["vpc.amazonaws.com/efa"] == 32
 

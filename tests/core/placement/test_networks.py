@@ -103,7 +103,8 @@ def _fields(request: Request) -> dict[str, Any]:
 
 def test_a_profile_that_no_node_has_is_refused_with_the_nearest() -> None:
     answer, _ = placed(job(2, profile="infiniband"), snapshot(LEVELS, efa("b", 2), []))
-    assert isinstance(answer, Unplaceable) and answer.reason == "NoMatchingNodes"
+    assert isinstance(answer, Unplaceable) and answer.reason == "NetworkMismatch"
+    assert answer.message.startswith("spec.network.profile: ") and not answer.blockers
     assert "use network.profile efa or auto" in answer.message
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmtrain_core.network.facts import INSTANCE_TYPE, NodeFacts
+from llmtrain_core.network.facts import ACCELERATOR, INSTANCE_TYPE, NodeFacts
 from llmtrain_core.network.rows import (
     CandidateNetwork,
     Need,
     NeedKind,
 )
 
-ACCELERATOR = "cloud.google.com/gke-accelerator"
 GIB_ACCELERATORS = frozenset({"nvidia-h200-141gb", "nvidia-b200", "nvidia-gb200", "nvidia-gb300"})
 TCPXO_ACCELERATOR, TCPX_ACCELERATOR = "nvidia-h100-mega-80gb", "nvidia-h100-80gb"
 TCPX_INSTANCE = "a3-highgpu-8g"
