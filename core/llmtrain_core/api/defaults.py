@@ -26,6 +26,8 @@ MAX_RESOURCES = 64
 """Kinds of resources of a pod that a placement stores."""
 MAX_DRAINED_NODES = 16
 """Maximum number of entries in `status.move.nodes`."""
+MAX_NETWORK_SETTINGS, MAX_NETWORK_NOTES = 64, 8
+"""Maximum numbers of entries in `status.network.settings` and `.notes`."""
 MAX_FAILURES = 10
 """Maximum number of entries in `status.failures`."""
 REASON_LENGTH = 128

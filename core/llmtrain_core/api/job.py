@@ -146,12 +146,13 @@ class Network(ApiModel):
     """Network settings."""
 
     profile: Literal["auto", NetworkProfile] = "auto"
-    """Network type. auto: NCCL selects the network. tcp: RDMA is not used, even if available. With
-    any other profile, the job fails if the network is not available, instead of using TCP."""
+    """Network type. auto: the network that the nodes show, else NCCL selects it. tcp: RDMA is not
+    used, even if available. With any other profile, only nodes that show the network are used, and
+    the job fails instead of using TCP."""
     rdma: Rdma | None = None
-    """RDMA devices to request."""
+    """RDMA devices to request, instead of those of the network."""
     nccl: NcclVariables | None = None
-    """NCCL environment variables. They override the variables of the profile."""
+    """NCCL environment variables. They override those of the network and the profile."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         keys_match("nccl", "nccl", "^NCCL_[A-Z0-9_]{1,120}$", "only variables named NCCL_..."),

@@ -15,6 +15,7 @@ from llmtrain_core.api.defaults import (
     MESSAGE_LENGTH,
     REASON_LENGTH,
 )
+from llmtrain_core.api.network_status import NetworkStatus
 
 Time = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
 ShortText = Annotated[str, Field(max_length=REASON_LENGTH)]
@@ -361,6 +362,8 @@ class JobStatus(ApiModel):
     """Placement of the ranks."""
     placement_summary: ShortText | None = None
     """Placement for the PLACEMENT column, for example 4 nodes · 2 leaf · 1 spine."""
+    network: NetworkStatus | None = None
+    """Network of the pods, decided with the placement."""
     better_placement: BetterPlacement | None = None
     """A better placement. To relocate the job, set the annotation llmtrain.dev/replace."""
     move: Move | None = None

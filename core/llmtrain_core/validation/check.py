@@ -194,11 +194,16 @@ def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
                 "not supported by this release",
                 "remove it, or set it to its default",
             )
+    if spec.network is not None and spec.network.profile == "tcpxo":
+        yield Problem(
+            Reason.NOT_YET_SUPPORTED,
+            "spec.network.profile",
+            "tcpxo needs a privileged sidecar in each pod, which jobs cannot have",
+            "use auto or tcp: NCCL uses TCP then",
+        )
 
 
 def _unimplemented_fields(spec: JobSpec) -> Iterator[tuple[str, bool]]:
-    if spec.network is not None:
-        yield "network.profile", spec.network.profile == "tcpxo"
     if spec.failure_policy is not None:
         yield "failurePolicy.rules", bool(spec.failure_policy.rules)
         third_party = spec.workers.command is not None  # reports no steps

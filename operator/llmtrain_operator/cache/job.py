@@ -205,6 +205,11 @@ class JobView:
         return self.status.get("placement") or None
 
     @property
+    def stored_network(self) -> Raw | None:
+        """Network of the stored placement; None if that is of an older release."""
+        return self.status.get("network") or None
+
+    @property
     def placement(self) -> Raw | None:
         """The placement of the current attempt."""
         found = self.stored_placement

@@ -16,7 +16,7 @@ MAX_UNSTARTED_BACKOFF_SECONDS = 3600.0
 def unplace(draft: StatusDraft, reason: str, message: str) -> None:
     """Release the nodes and start the next attempt without a placement."""
     draft.set_field("attempt", draft.attempt + 1)
-    for key in ("placement", "placementSummary", "attemptStartTime"):
+    for key in ("placement", "placementSummary", "network", "attemptStartTime"):
         draft.set_field(key, None)
     draft.set_condition(ConditionType.PLACED, False, reason, message)
 

@@ -17,6 +17,7 @@ from llmtrain_core.api.workers import Workers
 from llmtrain_core.placement import device_tolerations
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.manifests.pod_network import PodNetwork
 from llmtrain_operator.manifests.volumes import make_mounts, make_volumes
 
 Object = dict[str, Any]
@@ -24,20 +25,6 @@ Object = dict[str, Any]
 USER = 65532
 _NO_NODE = "none"
 DEFAULT_COMMAND = ("python", "-m", "llmtrain_trainer.launch")
-PROFILES: Mapping[str, Mapping[str, str]] = {
-    "infiniband": {"NCCL_NET": "IB"},
-    "roce": {"NCCL_NET": "IB", "NCCL_IB_ROCE_VERSION_NUM": "2"},
-    "efa": {"NCCL_NET": "AWS Libfabric", "FI_PROVIDER": "efa"},
-    "tcp": {"NCCL_IB_DISABLE": "1"},
-}
-"""NCCL variables of each network profile. The variables of the job take precedence.
-
-`NCCL_NET` requires the network: without it NCCL fails instead of falling back to TCP. Settings that
-depend on the switches (traffic class, GID index, devices) are left to `network.nccl`. Sources: the
-NCCL guide, "Environment Variables" (NCCL_NET, NCCL_IB_ROCE_VERSION_NUM: routable RoCE),
-aws-ofi-nccl (name of its network), libfabric (FI_PROVIDER).
-"""
-
 _RDMA_PROFILES = frozenset({"infiniband", "roce", "efa"})
 """Profiles of networks that register memory."""
 
@@ -51,13 +38,14 @@ def make_pod(
     level_labels: Mapping[str, str] = MappingProxyType({}),
     *,
     fixed_user: bool = True,
+    network: Mapping[str, Any] | None = None,
 ) -> Object:
     """Return the pod of rank block `index`; `nodes` are the nodes of the gang by rank block.
 
     `level_labels` name the domain of the pod's node at each topology level. Without `fixed_user`,
-    the pod names no user, no group and no `fsGroup`.
+    the pod names no user, no group and no `fsGroup`. `network` is `status.network`.
     """
-    workers = job.spec.workers
+    workers, added = job.spec.workers, PodNetwork.of(job, network)
     name = identity.pod(attempt, index)
     spec: Object = {
         "hostname": name,
@@ -73,7 +61,7 @@ def make_pod(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "affinity": _node_affinity(nodes[index]),
-        "containers": [_container(job, identity, attempt, index)],
+        "containers": [_container(job, identity, attempt, index, added)],
         "volumes": make_volumes(workers, identity.config_map(attempt)),
         **_optional_fields(workers),
     }
@@ -89,16 +77,21 @@ def make_pod(
     spec["tolerations"] = [toleration.to_wire() for toleration in tolerations]
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
-    metadata = _metadata(workers, identity, attempt, index, level_labels)
+    metadata = _metadata(workers, identity, attempt, index, level_labels, added)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 def sample_pod(
-    job: Job, raw: Mapping[str, Any], attempt: int = 0, *, fixed_user: bool = True
+    job: Job,
+    raw: Mapping[str, Any],
+    attempt: int = 0,
+    *,
+    fixed_user: bool = True,
+    network: Mapping[str, Any] | None = None,
 ) -> Object:
-    """Return the first pod of a job that has no nodes yet, to check what it requests."""
+    """Return the first pod of a job that has no pods yet, to check what it requests."""
     identity = JobIdentity.of(raw)
-    return make_pod(job, identity, attempt, 0, [_NO_NODE], fixed_user=fixed_user)
+    return make_pod(job, identity, attempt, 0, [_NO_NODE], fixed_user=fixed_user, network=network)
 
 
 def _metadata(
@@ -107,13 +100,14 @@ def _metadata(
     attempt: int,
     index: int,
     level_labels: Mapping[str, str],
+    network: PodNetwork,
 ) -> Object:
     """Return the metadata of a pod. Labels of the operator win over those of the job."""
     extra = {**level_labels, labels.ATTEMPT: str(attempt), labels.NODE_INDEX: str(index)}
     metadata = identity.metadata(identity.pod(attempt, index), **extra)
     metadata["labels"] = {**(workers.pod_labels or {}), **metadata["labels"]}
-    if workers.pod_annotations:
-        metadata["annotations"] = dict(workers.pod_annotations)
+    if annotations := {**network.annotations, **(workers.pod_annotations or {})}:
+        metadata["annotations"] = annotations
     return metadata
 
 
@@ -128,18 +122,20 @@ def _optional_fields(workers: Workers) -> Object:
     return {name: value for name, value in fields.items() if value}
 
 
-def _container(job: Job, identity: JobIdentity, attempt: int, index: int) -> Object:
+def _container(
+    job: Job, identity: JobIdentity, attempt: int, index: int, network: PodNetwork
+) -> Object:
     workers = job.spec.workers
     container: Object = {
         "name": env.TRAINER_CONTAINER,
         "image": workers.image,
         "command": list(workers.command or DEFAULT_COMMAND),
-        "env": _env(job, identity, attempt, index),
+        "env": _env(job, identity, attempt, index, network),
         "ports": [
             {"name": "metrics", "containerPort": env.HTTP_PORT, "protocol": "TCP"},
             {"name": "rendezvous", "containerPort": env.RENDEZVOUS_PORT, "protocol": "TCP"},
         ],
-        "resources": _resources(job),
+        "resources": _resources(job, network),
         "securityContext": _security(read_only_root=workers.has_read_only_root),
         "terminationMessagePath": env.TERMINATION_LOG_PATH,
         "terminationMessagePolicy": "File",
@@ -200,15 +196,16 @@ def _env_from(sources: Sequence[EnvFromSource]) -> list[Object]:
     return [source.to_wire() for source in sources]
 
 
-def _env(job: Job, identity: JobIdentity, attempt: int, index: int) -> list[Object]:
-    network, workers = job.spec.network, job.spec.workers
+def _env(
+    job: Job, identity: JobIdentity, attempt: int, index: int, network: PodNetwork
+) -> list[Object]:
+    own, workers = job.spec.network, job.spec.workers
     home = {env.HOME: env.TMP_PATH} if workers.has_read_only_root else {}
-    profile = PROFILES.get(network.profile, {}) if network else {}
     variables = {
-        **_plain({**home, **profile}),
+        **_plain({**home, **network.variables}),
         **_given(workers.env or ()),
-        **_plain((network and network.nccl) or {}),
-        **_plain({**_contract(job, identity, attempt, index), **_rdma(job)}),
+        **_plain((own and own.nccl) or {}),
+        **_plain({**_contract(job, identity, attempt, index), **_rdma(job, network)}),
         **_FIELDS,
     }
     return list(variables.values())
@@ -238,15 +235,14 @@ def _contract(job: Job, identity: JobIdentity, attempt: int, index: int) -> dict
     }
 
 
-def _rdma(job: Job) -> dict[str, str]:
+def _rdma(job: Job, network: PodNetwork) -> dict[str, str]:
     """Return the variable that tells the trainer whether RDMA is required or preferred."""
-    network = job.spec.network
-    if network is None:
-        return {}
-    if network.profile in _RDMA_PROFILES:
+    own = job.spec.network
+    profile = own.profile if own else "auto"
+    if profile in _RDMA_PROFILES:
         return {env.RDMA: "required"}
-    uses = network.profile == "auto" and network.rdma is not None
-    return {env.RDMA: "preferred"} if uses else {}
+    has_devices = network.has_devices or (own is not None and own.rdma is not None)
+    return {env.RDMA: "preferred"} if profile == "auto" and has_devices else {}
 
 
 def _plain(variables: Mapping[str, str]) -> dict[str, Object]:
@@ -275,7 +271,7 @@ _FIELDS: Mapping[str, Object] = {
 """Variables of the contract whose values are fields of the pod."""
 
 
-def _resources(job: Job) -> Object:
+def _resources(job: Job, network: PodNetwork) -> Object:
     workers = job.spec.workers
     given = workers.resources
     devices: dict[str, Quantity] = {workers.gpu_resource: job.gpus_per_node}
@@ -289,7 +285,8 @@ def _resources(job: Job) -> Object:
         **devices,
     }
     limits = {**((given and given.limits) or {}), **devices}
-    return _texts(ResourceAmounts(requests=requests, limits=limits))
+    own = _texts(ResourceAmounts(requests=requests, limits=limits))
+    return {kind: {**network.resources, **amounts} for kind, amounts in own.items()}
 
 
 def _texts(resources: ResourceAmounts) -> Object:

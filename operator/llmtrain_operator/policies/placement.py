@@ -9,6 +9,7 @@ from typing import Any
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_operator.cache.job import format_time, parse_time
+from llmtrain_operator.cache.network_status import network_status
 from llmtrain_operator.cache.placement_status import placement_status, with_shortage
 from llmtrain_operator.job_state.pods import delete_stale_pods, set_pods_not_ready
 from llmtrain_operator.job_state.status_draft import StatusDraft
@@ -57,6 +58,8 @@ def accept_assignment(draft: StatusDraft, assignment: Assignment) -> None:
     found = placement_status(assignment)
     placed, text = with_shortage(found, draft.view.wanted_spares)
     draft.set_field("placementSummary", text)
+    network = assignment.network
+    draft.set_field("network", network_status(network).to_wire() if network else None)
     draft.set_field("attemptStartTime", draft.now)
     if not draft.view.start_time:
         draft.set_field("startTime", draft.now)

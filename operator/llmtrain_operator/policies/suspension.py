@@ -24,7 +24,7 @@ def suspend_or_resume(draft: StatusDraft) -> bool:
     why = "spec.suspend is set"
     if draft.view.stored_placement is not None:
         draft.set_field("attempt", draft.attempt + 1)
-        for key in ("placement", "placementSummary", "attemptStartTime"):
+        for key in ("placement", "placementSummary", "network", "attemptStartTime"):
             draft.set_field(key, None)
     clear_estimates(draft)
     draft.set_condition(ConditionType.PLACED, False, Reason.SUSPENDED, why)

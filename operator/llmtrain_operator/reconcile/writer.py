@@ -226,11 +226,11 @@ class JobWriter:
         assert isinstance(job, Job)
         view = observed.view.with_status(actions.status)
         attempt, nodes = view.attempt, view.placed_nodes
-        placement = view.stored_placement
+        placement, added = view.stored_placement, view.stored_network
         assert placement is not None, "pods are created for a placement in the status only"
         levels = level_labels(placement)
         job = _with_priority_class(job, placement, self._has_priority_class)
-        make = partial(make_pod, job, identity, attempt, fixed_user=self._fixed_user)
+        make = partial(make_pod, job, identity, attempt, fixed_user=self._fixed_user, network=added)
         try:
             resources = [
                 *self.resources(observed, attempt),

@@ -26,6 +26,7 @@ from llmtrain_core.queueing.quota import (
     charge_of,
     exceeded_quota,
     read_quota,
+    with_resources,
 )
 from llmtrain_core.topology.resources import Amounts, pod_requests
 from llmtrain_operator.errors import ApiError, ForbiddenError, LeaseLostError
@@ -105,6 +106,9 @@ class Admission:
         self._trigger = trigger
         self._trials: dict[str, _Trial] = {}
         self._quotas: dict[str, _Quotas] = {}
+        self._networks: dict[str, tuple[int, Amounts]] = {}
+        """What the last network that each job was to get adds to a pod, with the generation. It is
+        decided after the quotas are compared, so the next comparison counts it."""
         self._running: dict[_Key, asyncio.Task[None]] = {}
         self._waiting: list[tuple[str, str]] = []
         """Jobs whose pod is to be tried: UID and namespace."""
@@ -172,6 +176,9 @@ class Admission:
             quotas = self._checked_quotas(uid, job.namespace)
             if quotas is None:
                 continue
+            if isinstance(decision, Assignment):
+                added = decision.network.resources if decision.network else {}
+                self._networks[uid] = self._generation(uid), added
             others = promised.setdefault(job.namespace, list(self._promised(job.namespace)))
             refusal = self._over_quota(job, quotas, others)
             pending[uid] = refusal or decision
@@ -222,8 +229,11 @@ class Admission:
 
     def _gang(self, job: PendingJob) -> Charge:
         """Return what a gang is charged for. Its spare nodes count like nodes with pods."""
-        charge = self._trials[job.uid].charge
-        return charge or PodCharge({}), job.node_count
+        charge = self._trials[job.uid].charge or PodCharge({})
+        generation, added = self._networks.get(job.uid, (-1, {}))
+        if generation == self._generation(job.uid):
+            charge = with_resources(charge, added)
+        return charge, job.node_count
 
     def _schedule_retry(self, queue: Pending, admitted: Pending) -> None:
         """Start a cycle later if a job is refused: no event shows that a quota was raised."""
@@ -240,6 +250,7 @@ class Admission:
     def _forget(self, queue: Pending) -> None:
         namespaces = {job.namespace for job in queue.values() if isinstance(job, PendingJob)}
         self._trials = {uid: found for uid, found in self._trials.items() if uid in queue}
+        self._networks = {uid: found for uid, found in self._networks.items() if uid in queue}
         self._quotas = {name: q for name, q in self._quotas.items() if name in namespaces}
 
     def _start_trials(self) -> None:

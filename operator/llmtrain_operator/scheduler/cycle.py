@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.api.conditions import clean_text
-from llmtrain_core.placement import Placement, eligible
+from llmtrain_core.placement import Placement, Request, eligible
 from llmtrain_core.queueing import (
     Assignment,
     ClusterState,
@@ -16,6 +16,7 @@ from llmtrain_core.queueing import (
 )
 from llmtrain_core.queueing.capacity import request_class_key
 from llmtrain_core.queueing.cycle import decide_within
+from llmtrain_core.queueing.fabric_views import FabricViews
 from llmtrain_core.queueing.messages import displaced_message, preempted_message
 from llmtrain_core.queueing.relocation import find_placement_without, find_relocation
 from llmtrain_core.queueing.round import NEW_ROUND, Round
@@ -133,6 +134,12 @@ def find_better_placement(
     view = _fabric_without(job, cluster)
     if view is None:
         return nowhere, None
+    # The cost of a placement does not tell networks apart, so the job stays on its own.
+    options = FabricViews(cluster).on_networks(pending)
+    same = (each for each in options if _is_on(job.nodes, each.request))
+    pending = next(same, pending)
+    if pending.network is not None and pending.request.network is None:
+        return nowhere, None
     found = find_relocation(pending.request, job.nodes, view)
     if found is None:
         return nowhere, None
@@ -155,12 +162,19 @@ def find_place_elsewhere(job: RunningJob, cluster: ClusterState) -> Assignment |
     out = frozenset(lists.excluded) | expired
     own = out | (job.next.avoided_nodes - here)
     suspects = own | (lists.suspects - here)
-    for withheld in dict.fromkeys((suspects | view.withheld, suspects, own, out, out - expired)):
-        available = replace(view, withheld=withheld)
-        found = find_placement_without(job.next.request, job.leaving, available)
-        if found is not None:
-            return _relocated(job.next, found, cluster)
+    for pending in FabricViews(cluster).on_networks(job.next):
+        steps = (suspects | view.withheld, suspects, own, out, out - expired)
+        for withheld in dict.fromkeys(steps):
+            available = replace(view, withheld=withheld)
+            found = find_placement_without(pending.request, job.leaving, available)
+            if found is not None:
+                return _relocated(pending, found, cluster)
     return None
+
+
+def _is_on(nodes: Sequence[str], request: Request) -> bool:
+    """Return True if all nodes have the network of a request."""
+    return request.network is None or request.network.nodes.issuperset(nodes)
 
 
 def _fabric_without(job: RunningJob, cluster: ClusterState) -> Snapshot | None:
@@ -188,4 +202,5 @@ def _relocated(pending: PendingJob, placement: Placement, cluster: ClusterState)
         pending.request.gpus_per_node,
         pending.priority,
         note=_LabelFindings(cluster.fabrics).note(pending, placement),
+        network=pending.request.chosen_network,
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureEvidence
+from llmtrain_core.network import NetworkRequest
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Allocation, Assignment, PendingJob, RunningJob, Unschedulable
 from llmtrain_core.queueing.quarantine import NodeFailure
@@ -118,6 +119,7 @@ def _next_attempt(
             if failure.get("node")
             and (failure["reason"] in _AVOIDED_AFTER or _evidence(failure) in _AGAINST_NODE)
         ),
+        network=NetworkRequest.of(checked),
     )
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.network import FactsCache
 from llmtrain_core.placement import start_obstacles
 from llmtrain_core.queueing import (
     Allocation,
@@ -29,11 +30,13 @@ from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.informers import Informers
 from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.cache.network_status import network_status
 from llmtrain_operator.cache.records import FabricRecord, JobRecord, PriorityRecord
 from llmtrain_operator.config import Config
 from llmtrain_operator.manifests.job_resources import child_names
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import sample_pod
+from llmtrain_operator.manifests.pod_network import PodNetwork
 from llmtrain_operator.scheduler.earlier_job import wait_for_earlier_job
 from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
 from llmtrain_operator.scheduler.held_nodes import HeldNodes, held_by_jobs, held_nodes
@@ -82,6 +85,7 @@ class ClusterReader:
         self._unknown_start_window = config.unknown_start_window
         self._system_classes = config.system_priority_classes
         self._uplinks = UplinkUsageCache()
+        self._facts = FactsCache()
         self._left_out: dict[str, int] = {}
         """Version of each job that could not be read, by UID: each is logged once."""
 
@@ -175,7 +179,10 @@ class ClusterReader:
         pods = self._informers.pods.by_index("job", record.uid)
         current = (p for p in pods if p.belongs_to(record) and p.attempt == record.view.attempt)
         pod = next(current, None)
-        requests = placed_resources(record.view) if pod is None else dict(pod.resources)
+        # What the network added counts if the next nodes have the same one.
+        added = PodNetwork.of_status(record.view.stored_network).needs
+        counted = placed_resources(record.view) if pod is None else dict(pod.resources)
+        requests = {name: amount for name, amount in counted.items() if name not in added}
         return with_pod_requests(job, requests)
 
     def leaving_jobs(self) -> list[str]:
@@ -208,6 +215,7 @@ class ClusterReader:
             running=running,
             quarantine=self.quarantine(),
             unknown_start_window=self._unknown_start_window,
+            facts=self._facts,
         )
 
     def promised(
@@ -224,13 +232,16 @@ class ClusterReader:
             pods = [p for p in self._informers.pods.by_index("job", record.uid) if not p.ended]
             own = [pod for pod in pods if pod.belongs_to(record)]
             held = held_nodes(record.view, own, now, self._start_reservation)
-            nodes = [*held, *record.view.spare_nodes] if held else []
+            nodes, network = [*held, *record.view.spare_nodes] if held else [], None
             if record.uid in assignments:
                 nodes = [*assignments[record.uid].nodes]
+                network = assignments[record.uid].network
+            stored = network_status(network).to_wire() if network else record.view.stored_network
             checked = self._checked.get(record)
             missing = len(nodes) - len(own)
             if missing > 0 and isinstance(checked, Job):
-                yield charge_of(sample_pod(checked, record.raw)["spec"]), missing
+                body = sample_pod(checked, record.raw, network=stored)
+                yield charge_of(body["spec"]), missing
 
     def taken_spares(
         self, record: JobRecord, assignments: Mapping[str, Assignment]
@@ -249,7 +260,8 @@ class ClusterReader:
         if isinstance(checked, list):
             return ()
         pods, foreign = self._informers.pods.by_index("node", name), self._informers.foreign_usage
-        request = self._checked.request(record.uid, checked)
+        added = PodNetwork.of_status(record.view.stored_network).needs
+        request = self._checked.request(record.uid, checked).with_resources(added)
         request = request_of_pods(request, placed_resources(record.view))
         used = used_by_others(record, name, request.needs, pods, foreign.used)
         return start_obstacles(request, node, used)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
 from llmtrain_core.placement import Request, extra_resources, node_needs
@@ -13,6 +12,7 @@ from llmtrain_core.topology.inventory import Usage
 from llmtrain_core.topology.resources import PODS
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import JobRecord, PodRecord
+from llmtrain_operator.manifests.pod_network import PodNetwork
 from llmtrain_operator.scheduler.held_nodes import HeldNodes
 
 UNEXPECTED_SECONDS = 90.0
@@ -22,10 +22,12 @@ _Amounts = dict[tuple[str, str, str], int]
 """Amount by owner, node and resource."""
 
 
-def node_resources(spec: Mapping[str, Any], gpus: int) -> dict[str, int]:
-    """Return what a job uses on each of its nodes. The spec may be invalid."""
-    workers, network = spec.get("workers") or {}, spec.get("network") or {}
-    extra = extra_resources(workers, network.get("rdma") or {})
+def node_resources(view: JobView) -> dict[str, int]:
+    """Return what a job uses on each node of its stored placement. The spec may be invalid."""
+    workers, network = view.spec.get("workers") or {}, view.spec.get("network") or {}
+    gpus = int((view.stored_placement or {}).get("gpusPerNode", 0))
+    added = PodNetwork.of_status(view.stored_network).needs
+    extra = {**extra_resources(workers, network.get("rdma") or {}), **added}
     return node_needs(str(workers.get("gpuResource") or GPU_RESOURCE), gpus, extra)
 
 
@@ -35,7 +37,7 @@ def placed_resources(view: JobView) -> dict[str, int]:
     The placement has what the API server adds to its pods, unless an earlier version wrote it.
     """
     placement = view.stored_placement or {}
-    found = node_resources(view.spec, int(placement.get("gpusPerNode", 0)))
+    found = node_resources(view)
     for name, amount in (placement.get("resources") or {}).items():
         found[name] = max(found.get(name, 0), int(amount))
     return found

@@ -219,3 +219,18 @@ async def test_namespaces_take_turns() -> None:
     for _ in range(3):
         await asyncio.sleep(0)
     assert "other" in asked.tried[:2]
+
+
+async def test_devices_of_the_network_count_towards_a_quota_and_are_judged_before_nodes() -> None:
+    efa = "vpc.amazonaws.com/efa"
+    hard = {f"requests.{efa}": "63"}
+    asked = Asked([{"metadata": {"name": "team"}, "spec": {"hard": hard}}])
+    offered = [replace(n, allocatable={**n.allocatable, efa: 32}) for n in nodes(2)]
+    queue, state = queue_of(waiting_job("job-1", 2)), cluster(offered)
+    refused = (await decided(asked, queue, state)).pending["job-1"]
+    assert isinstance(refused, Unschedulable) and refused.reason == Reason.QUOTA_EXCEEDED
+    assert f"requests.{efa} requested 64, used 0, limit 63" in refused.message
+    admitted = await asked.settle(queue)
+    assert isinstance(admitted["job-1"], Unschedulable), "it does not try for nodes again and again"
+    asked.generation = 2  # another spec may want another network
+    assert isinstance((await asked.settle(queue))["job-1"], PendingJob)

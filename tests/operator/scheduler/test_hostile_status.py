@@ -121,6 +121,8 @@ def whole_status() -> dict[str, Any]:
     placed = found["placement"] = copy.deepcopy(found["placement"])
     placed |= {"priority": 5, "deadline": ago(-5000)}
     placed["spares"] = [{"path": "", "nodes": ["n3"]}]
+    setting = {"kind": "Resource", "name": "rdma/ib", "value": "1", "setBy": "row", "source": ""}
+    found["network"] = {"row": "row", "fact": "", "settings": [setting]}
     placed["levels"] = [{"level": name, "domains": 1} for name in ("spine", "leaf", "node")]
     return found
 

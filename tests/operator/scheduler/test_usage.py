@@ -10,6 +10,7 @@ from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Assignment
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_core.validation.check import Job, check
+from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.placement_status import placement_status
 from llmtrain_operator.cache.records import foreign_pod, is_followed
 from llmtrain_operator.scheduler.usage import node_resources
@@ -66,9 +67,12 @@ def test_an_offer_and_the_stored_placement_take_the_same() -> None:
     request = Request.of(job)
     devices = {"example.com/fpga": 2, "example.com/shared": 1000, "rdma/hca": 3}
     assert request.extra == {"cpu": 4000, "memory": 2**30, **devices}
-    assert node_resources(raw, 2) == {GPU: 2, **request.extra, "pods": 1} == request.needs
+    here = {"placement": {"gpusPerNode": 2}}
+    found = node_resources(JobView({}, raw, here))
+    assert found == {GPU: 2, **request.extra, "pods": 1} == request.needs
     invalid = {"workers": {"resources": {"limits": {"a/b": "x"}}}}
-    assert node_resources(invalid, 1) == {GPU: 1, "memory": 2**30, "pods": 1}
+    here = {"placement": {"gpusPerNode": 1}}
+    assert node_resources(JobView({}, invalid, here)) == {GPU: 1, "memory": 2**30, "pods": 1}
 
 
 def test_a_team_with_an_operator_of_its_own_counts_the_pods_of_the_others() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from llmtrain_core.network import NetworkRequest
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import (
     Allocation,
@@ -70,7 +71,8 @@ def waiting_job(
     """A job that came in the second that its name ends with."""
     found = job(name, count, gpus, **spec)
     request = Request.of(found)
-    return PendingJob(name, "ns", name, priority, float(name[-1]), request, fabric)
+    network = NetworkRequest.of(found)
+    return PendingJob(name, "ns", name, priority, float(name[-1]), request, fabric, network=network)
 
 
 def cluster(
