@@ -15,10 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from llmtrain_core.layout import GroupLabel, Layout
+from llmtrain_core.layout import GROUP_LABELS, GroupLabel, GroupRanks, Layout
 
 LinkPath = tuple[str, ...]
 """Domains from far to near; see above."""
+GroupKey = tuple[GroupLabel, int]
+"""Label and first rank of a group."""
+
+MAX_REPORTED = 128
+"""Groups of a label, over several nodes, whose times a job reports."""
+MAX_INSIDE = 8
+"""The same for groups inside a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,52 @@ def crossed_links(members: Iterable[LinkPath], nvlink_depth: int) -> frozenset[L
     return frozenset(link for link, inside in count.items() if inside < len(paths))
 
 
+def reported_groups(ranks: GroupRanks, world_size: int, gpus_per_node: int) -> list[range]:
+    """Return the ranks of the groups of a label whose times a job reports, by first rank.
+
+    Of more than `MAX_REPORTED` groups over several nodes these are evenly spaced ones, and likewise
+    for those inside a node, which only serve as a control.
+    """
+    across: list[range] = []
+    inside: list[range] = []
+    for members in ranks.members(world_size) if ranks.size > 1 else ():
+        within = members[0] // gpus_per_node == members[-1] // gpus_per_node
+        (inside if within else across).append(members)
+    chosen = [*_evenly_spaced(across, MAX_REPORTED), *_evenly_spaced(inside, MAX_INSIDE)]
+    return sorted(chosen, key=lambda members: members[0])
+
+
+def _evenly_spaced(groups: list[range], most: int) -> list[range]:
+    count = min(most, len(groups))
+    return [groups[index * len(groups) // count] for index in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRanks:
+    """The ranks of a job on the nodes of its placement."""
+
+    layout: Layout
+    nodes: tuple[LinkPath, ...]
+    """Paths of its nodes in order of rank block."""
+    gpus_per_node: int
+    nvlink_depth: int | None = None
+    """Length of the path of an NVLink domain; None where NVLink ends at the node."""
+    copies_per_rack: int = 1
+
+    def reported_groups(self) -> dict[GroupKey, Group]:
+        """Return the groups that a report of the job may name, with the links that they cross."""
+        paths = _Paths(self.nodes, self.gpus_per_node, self.nvlink_depth)
+        return {
+            (label, members[0]): Group(label, members[0], paths.crossed(members))
+            for label in GROUP_LABELS
+            for members in reported_groups(
+                self.layout.group(label, self.copies_per_rack),
+                self.layout.world_size,
+                self.gpus_per_node,
+            )
+        }
+
+
 def job_groups(
     layout: Layout,
     nodes: Sequence[LinkPath],
@@ -64,19 +117,38 @@ def job_groups(
     path of an NVLink domain; None where NVLink ends at the node. With `own_interfaces` each GPU has
     network interfaces of its own.
     """
-    depth = len(nodes[0]) if nvlink_depth is None else nvlink_depth
+    paths = _Paths(nodes, gpus_per_node, nvlink_depth, own_interfaces=own_interfaces)
     for label in labels:
         ranks = layout.group(label, copies_per_rack)
         if ranks.size == 1:
             continue
-        known: dict[tuple[LinkPath, ...], frozenset[LinkPath]] = {}
         for members in ranks.members(layout.world_size):
-            paths = tuple(
-                (*nodes[rank // gpus_per_node], f"gpu{rank % gpus_per_node}")
-                if own_interfaces
-                else nodes[rank // gpus_per_node]
-                for rank in members
-            )
-            if paths not in known:
-                known[paths] = crossed_links(paths, depth)
-            yield Group(label, members[0], known[paths])
+            yield Group(label, members[0], paths.crossed(members))
+
+
+class _Paths:
+    """The paths of ranks, and the links that groups of them cross."""
+
+    def __init__(
+        self,
+        nodes: Sequence[LinkPath],
+        gpus_per_node: int,
+        nvlink_depth: int | None,
+        *,
+        own_interfaces: bool = False,
+    ):
+        self._nodes, self._gpus_per_node = nodes, gpus_per_node
+        self._nvlink_depth = len(nodes[0]) if nvlink_depth is None else nvlink_depth
+        self._own_interfaces = own_interfaces
+        self._known: dict[tuple[LinkPath, ...], frozenset[LinkPath]] = {}
+
+    def crossed(self, members: Iterable[int]) -> frozenset[LinkPath]:
+        """Return the links that a group of these ranks crosses."""
+        paths = tuple(map(self._path, members))
+        if paths not in self._known:
+            self._known[paths] = crossed_links(paths, self._nvlink_depth)
+        return self._known[paths]
+
+    def _path(self, rank: int) -> LinkPath:
+        node, gpu = divmod(rank, self._gpus_per_node)
+        return (*self._nodes[node], f"gpu{gpu}") if self._own_interfaces else self._nodes[node]

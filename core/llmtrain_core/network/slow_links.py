@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llmtrain_core.network.links import LinkPath
-from llmtrain_core.network.localise import Localisation, SlowLink
+from llmtrain_core.network.localise import Localisation, Observation, SlowLink, localise
 from llmtrain_core.topology.inventory import Snapshot
 
 RAISE_AFTER = 2
@@ -24,6 +24,9 @@ EXPIRE_SECONDS = 3600.0
 MIN_NAMESPACES = 2
 MAX_ALIKE = 8
 """An answer of more links, of which one is slow, is shown and changes no placement."""
+MAX_CLAIMS = 32
+"""Claims of a namespace that are kept, newest first."""
+MAX_NAMED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Claim:
     """Decisions that found it."""
     missed: int = 0
     """Decisions in a row since then that did not, although a group crosses it."""
+    jobs: frozenset[str] = frozenset()
+    """Jobs that it has slowed down since."""
 
     def holds(self, now: float) -> bool:
         """Return True if the links are named."""
@@ -73,6 +78,51 @@ def next_claims(
 
 
 @dataclass(frozen=True, slots=True)
+class JobEvidence:
+    """The groups of one job, as it has last reported them."""
+
+    observations: tuple[Observation, ...]
+    fresh: bool = True
+    """Whether it has reported a new block of samples since the last decision."""
+
+
+def decide_claims(
+    claims: Iterable[Claim], jobs: Sequence[JobEvidence], now: float
+) -> tuple[Claim, ...]:
+    """Explain the groups of all jobs of a namespace, and return its claims after that.
+
+    What jobs have reported before helps to explain the new blocks. It names no link again, and
+    clears none.
+    """
+    every = [each for job in jobs for each in job.observations]
+    new = {each.group: each.links for job in jobs if job.fresh for each in job.observations}
+    crossed = {link for links in new.values() for link in links}
+    shown: list[SlowLink] = []
+    decision = localise(every)
+    for slow in decision.slow_links:
+        if new.keys().isdisjoint(slow.slow_groups):
+            crossed.difference_update(slow.links)
+        else:
+            shown.append(slow)
+    after = next_claims(claims, replace(decision, slow_links=tuple(shown)), crossed, now)
+    job_of = {each.group: each.job for each in every}
+    newest = sorted(after, key=lambda claim: -claim.last)[:MAX_CLAIMS]
+    return tuple(
+        replace(
+            claim,
+            jobs=claim.jobs | {job_of[name] for name in claim.found.slow_groups if name in job_of},
+        )
+        for claim in newest
+    )
+
+
+def claim_of_job(claims: Iterable[Claim], job: str, now: float) -> Claim | None:
+    """Return the claim about the named link that slows a job down most; None without one."""
+    named = [claim for claim in claims if job in claim.jobs and claim.holds(now)]
+    return max(named, key=lambda claim: claim.found.factor, default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class SlowLinks:
     """The factors of the slow links, for each namespace."""
 
@@ -84,6 +134,18 @@ class SlowLinks:
     def of(self, namespace: str) -> Mapping[LinkPath, float]:
         """Return what holds for a namespace."""
         return self.by_namespace.get(namespace, self.for_all)
+
+    def named(self) -> dict[LinkPath, float]:
+        """Return all named links: the factor for all, else the highest of any namespace.
+
+        Beyond `MAX_NAMED` links, those with the highest factors.
+        """
+        found: dict[LinkPath, float] = {}
+        for factors in self.by_namespace.values():
+            for link, factor in factors.items():
+                found[link] = self.for_all.get(link, max(factor, found.get(link, 1.0)))
+        ordered = sorted(found, key=lambda link: (-found[link], link))
+        return {link: found[link] for link in ordered[:MAX_NAMED]}
 
 
 def slow_links(claims: Mapping[str, Sequence[Claim]], now: float) -> SlowLinks:

@@ -32,7 +32,7 @@ _FROM_DEVIATION = 1.4826
 """Standard deviation over the median absolute deviation, for normal samples."""
 _INDEPENDENT = 0.5
 """Share of the samples that counts as independent: neighbours in time are alike."""
-_LEAST_ERROR = 0.01
+LEAST_ERROR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def block_of(samples: Sequence[float]) -> SampleBlock:
     middle = median(logs)
     deviation = _FROM_DEVIATION * median(abs(value - middle) for value in logs)
     error = _MEDIAN_ERROR * deviation / sqrt(max(1.0, len(logs) * _INDEPENDENT))
-    return SampleBlock(median(samples), max(_LEAST_ERROR, error))
+    return SampleBlock(median(samples), max(LEAST_ERROR, error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from llmtrain_core.network.slow_links import (
     EXPIRE_SECONDS,
     MAX_ALIKE,
     Claim,
+    JobEvidence,
+    claim_of_job,
+    decide_claims,
     next_claims,
     slow_links,
     slow_nodes,
@@ -158,3 +161,40 @@ def test_a_slow_node_is_used_last_and_keeps_its_uplink() -> None:
     slow = {NODE_A1: 2.0, (*NODE_A1, "gpu0"): 2.0}
     assert slow_nodes(fabric(), slow) == {"node-a1"}
     assert with_slow_links(fabric(), slow).uplinks == {}
+
+
+def evidence(namespace: str, factor: float, *, fresh: bool = True) -> JobEvidence:
+    return JobEvidence(tuple(lies(namespace, factor)), fresh=fresh)
+
+
+def test_only_a_new_block_names_or_clears_a_link() -> None:
+    slow, quiet = evidence("one", 3.0), evidence("two", 0.0)
+    first = decide_claims((), [slow, quiet], 100.0)
+    assert [(claim.found.links, claim.times) for claim in first] == [((A,), 1)]
+    again = decide_claims(first, [replace(slow, fresh=False), quiet], 110.0)
+    assert again == first
+    second = decide_claims(first, [slow, replace(quiet, fresh=False)], 200.0)
+    assert claim_of_job(second, "one/job", 200.0) == second[0]
+    assert claim_of_job(second, "two/job", 200.0) is None
+    for _ in range(2 * CLEAR_AFTER):
+        second = decide_claims(second, [replace(slow, fresh=False)], 300.0)
+    assert claim_of_job(second, "one/job", 300.0) is not None
+    for _ in range(CLEAR_AFTER):
+        assert claim_of_job(second, "one/job", 400.0) is not None
+        second = decide_claims(second, [evidence("one", 0.0)], 400.0)
+    assert second == ()
+
+
+def test_a_job_keeps_its_claim_while_the_link_is_slow() -> None:
+    both = [evidence("one", 3.0), evidence("two", 3.0)]
+    claims = decide_claims((), both, 100.0)
+    claims = decide_claims(claims, [both[0], evidence("two", 0.0)], 200.0)
+    assert claims[0].jobs == {"one/job", "two/job"}
+
+
+def test_the_factor_of_a_named_link() -> None:
+    one = claims_of(*[found(A, factor=5.0)] * 2)
+    two = claims_of(*[found(A, factor=2.0)] * 2)
+    other = claims_of(*[found(B, factor=9.0)] * 2)
+    assert slow_links({"one": one}, 200.0).named() == {A: 5.0}
+    assert slow_links({"one": one, "two": two, "x": other}, 200.0).named() == {A: 2.0, B: 9.0}
