@@ -204,6 +204,7 @@ class RunConfig:
     """Most restarts in the same pods, in a row without a newer checkpoint."""
     grace_seconds: int = TERMINATION_GRACE_SECONDS
     """Seconds between SIGTERM and SIGKILL of the pod."""
+    ranks_per_node: int = 1
     network_probe_steps: int | None = None
     """Steps between two network probes; None for no probes."""
     init_from: str | None = None
@@ -288,6 +289,7 @@ def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunCon
         name=name,
         architecture=architecture,
         layout=job.layout,
+        ranks_per_node=job.gpus_per_node,
         data=_data(data, architecture, training.seed, init_from),
         optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
         sync=SyncScheme.of(training.gradient_sync),

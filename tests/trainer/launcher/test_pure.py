@@ -165,6 +165,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "restartsInPlace",
         "lastRestart",
         "networkFallback",
+        "transfers",
     }
     assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)
     assert status["tokensPerSecond"] == 1024 and status["mfu"] > 0
@@ -178,7 +179,8 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
     # /status counts the scalar
     assert 'sampled_collective_bytes_total{group="tp",op="all_gather"} 8176.0' in text
     assert json.loads(result_message(tracker.status))["result"].keys() == status.keys() - {
-        "heartbeat"
+        "heartbeat",
+        "transfers",
     }
 
 

@@ -58,13 +58,15 @@ class Status:
     restarts_in_place: int = 0
     last_restart: LastRestart | None = None
     network_fallback: str | None = None
+    transfers: Mapping[str, Any] | None = None
+    """Slowdowns of all groups (`SlowdownReport`); in the pod of rank 0 only."""
 
     def with_progress(self, **changes: Any) -> Status:
         """Return the status with changes and a new heartbeat, which marks progress, not uptime."""
         return replace(self, heartbeat=datetime.now(UTC), **changes)
 
     def result(self) -> dict[str, Any]:
-        """Return the document without the heartbeat: the result of a finished job."""
+        """Return the result of a finished job: the document without its momentary parts."""
         utilization = None
         if self.utilization_source is not None:
             utilization = {"source": self.utilization_source, "ratio": self.utilization_ratio}
@@ -93,7 +95,7 @@ class Status:
     def document(self) -> dict[str, Any]:
         """Return the document of `/status`."""
         heartbeat = self.heartbeat.strftime("%Y-%m-%dT%H:%M:%SZ") if self.heartbeat else None
-        return {**self.result(), "heartbeat": heartbeat}
+        return {**self.result(), "heartbeat": heartbeat, "transfers": self.transfers}
 
 
 def _collective(sample: CollectiveSample) -> Mapping[str, Any]:

@@ -9,6 +9,9 @@ from datetime import datetime
 
 from llmtrain_core.api import env
 from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_core.network.group_reports import SlowdownReport, slowdowns
+from llmtrain_core.network.links import Group
+from llmtrain_core.network.transfer_times import JobTimes, record
 from llmtrain_core.plan.model.flops import CONVENTIONS, Convention, training_flops_per_token
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.launcher.http_server import Response, Routes
@@ -26,6 +29,7 @@ from llmtrain_trainer.runtime.reports import (
     Report,
     SaveFailedReport,
     StepReport,
+    TransferReport,
 )
 
 SHOWN: Convention = "causal-attention"
@@ -45,6 +49,7 @@ class StatusTracker:
         self._run: RunConfig | None = None
         self._peak_flops = 0.0
         self._has_first_step = self._has_usual_step = False
+        self._transfers, self._transfer_blocks = JobTimes(""), 0
         self.on_checkpoint: Callable[[int], None] = lambda step: None
         """Called for every complete checkpoint; in the pod of rank 0 only."""
         self.status = Status(attempt=attempt).with_progress()
@@ -79,6 +84,8 @@ class StatusTracker:
             return
         if isinstance(report, StepReport):
             self._on_step(report)
+        elif isinstance(report, TransferReport):
+            self._on_transfers(report)
         elif isinstance(report, HeartbeatReport):
             self.status = self.status.with_progress()
         elif isinstance(report, PhaseReport):
@@ -159,6 +166,19 @@ class StatusTracker:
         if self._is_rank_0:
             left = before.total_steps - report.step
             self.metrics.observe_job_step(report, mfu, left * seconds if self._run else None)
+
+    def _on_transfers(self, report: TransferReport) -> None:
+        """Compare the transfer times with the usual ones, which a restart in place keeps."""
+        blocks = [
+            (report.kind, f"{label} {rank}", Group(label, rank, frozenset()), each.block)
+            for each in report.groups
+            for label, rank in (each.group,)
+        ]
+        self._transfers = record(self._transfers, blocks)
+        self._transfer_blocks += 1
+        found = SlowdownReport(self._transfer_blocks, slowdowns(self._transfers))
+        if found.groups:
+            self.status = replace(self.status, transfers=found.to_wire())
 
     def _mfu(self, tokens_per_second: float) -> dict[str, float]:
         if self._run is None or not self._peak_flops:

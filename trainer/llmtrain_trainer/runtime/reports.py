@@ -14,6 +14,8 @@ from typing import Literal
 
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.status import TrainerPhase
+from llmtrain_core.network.links import GroupKey
+from llmtrain_core.network.transfer_times import SampleBlock
 from llmtrain_core.plan.network.communication import SCALAR_BYTES
 
 
@@ -114,6 +116,26 @@ class ProbeReport:
     samples: tuple[ProbeSample, ...]
 
 
+Transfer = Literal["collectives", "probe"]
+"""What was transferred: the collectives of a sampled step, or the larger payload of a probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTransfer:
+    """The transfer time of one group over a block of samples, without waiting."""
+
+    group: GroupKey
+    block: SampleBlock
+
+
+@dataclass(frozen=True, slots=True)
+class TransferReport:
+    """The transfer times of the groups of the whole job, from rank 0."""
+
+    kind: Transfer
+    groups: tuple[GroupTransfer, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class HeldOutScore:
     """Result of an evaluation on held-out data."""
@@ -174,6 +196,7 @@ Report = (
     PhaseReport
     | StepReport
     | ProbeReport
+    | TransferReport
     | EvaluationReport
     | CheckpointReport
     | SaveFailedReport

@@ -38,6 +38,7 @@ from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
 from llmtrain_trainer.metrics.network_probe import probe_groups
 from llmtrain_trainer.metrics.straggler import measure_skew
+from llmtrain_trainer.metrics.transfer_times import TransferTimes
 from llmtrain_trainer.parallel.adapters import merge
 from llmtrain_trainer.parallel.build import build_forward_backward, build_model
 from llmtrain_trainer.parallel.context import token_positions
@@ -98,6 +99,7 @@ class Trainer:
         self.run, self.data, self.device, self.send = run, data, device, send
         self.grid = grid or Grid.build(run.layout, device.type, run.sync)
         self.model = build_model(run, self.grid, device)
+        self.transfer_times = TransferTimes(self.grid, run, device, send)
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.model, run.optimizer)
         self.replica_sync: ReplicaSync = build_replica_sync(self.model, run, self.grid)
@@ -139,11 +141,14 @@ class Trainer:
         sample = first + 1  # never the first step, which also connects the groups
         while self.step < self.run.steps and gate.start(self.step + 1):
             sampled = self.step >= sample and self.replica_sync.syncs_at(self.step + 1)
-            self.take_step(sampled)
+            report = self.take_step(sampled)
             if sampled:
                 sample = self.step - 1 + SAMPLE_EVERY
+                self.transfer_times.add_step(report.collectives)
             if self.run.network_probe_steps and self.step % self.run.network_probe_steps == 0:
-                self.send(ProbeReport(self.step, probe_groups(self.grid, self.device)))
+                probe = ProbeReport(self.step, probe_groups(self.grid, self.device))
+                self.send(probe)
+                self.transfer_times.add_probe(probe.samples)
             if self.step == first + 1:
                 # the first step also compiles and connects; from now on a collective that does not
                 # end in time fails, unless the launcher's hang check ends the rank first
