@@ -33,6 +33,7 @@ from llmtrain_operator.metrics.collector import ClusterCollector
 from llmtrain_operator.metrics.gpu_seconds import gpu_uses
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
+from llmtrain_operator.progress.link_monitor import LinkMonitor
 from llmtrain_operator.progress.pod_events import PodEvents
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.disruption_budget import JobBudget
@@ -104,7 +105,10 @@ class Controller:
             self.wake,
         )
         too_small = self._assessments.too_small
-        self._reader = ClusterReader(self.informers, self._checked, too_small, config)
+        self._links = LinkMonitor(config.progress_seconds, self.wake)
+        self._reader = ClusterReader(
+            self.informers, self._checked, too_small, config, self._links.slow_links
+        )
         self._limiter = WriteLimiter(config.writes_per_second)
         self._writer = JobWriter(
             cluster,
@@ -126,6 +130,7 @@ class Controller:
                 self._reader.quarantine,
                 lambda: self.scheduler.pending_count,
                 config.start_reservation,
+                self._links.domain_ratios,
             )
         )
 
@@ -176,6 +181,7 @@ class Controller:
             fabric_levels=FabricLevels(informers.all_nodes, informers.fabric),
             poller=self._poller,
             pod_events=PodEvents(self.cluster, self.wake),
+            links=self._links,
             writer=self._writer,
             restorer=self._make_restorer,
             budget=lambda: JobBudget(self.cluster, self._limiter, informers.budgets),
@@ -212,6 +218,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._deps.pod_events.close()
+        self._links.close()
         await self._poller.close()
 
     def _start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:

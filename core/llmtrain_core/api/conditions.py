@@ -83,6 +83,9 @@ class Reason(StrEnum):
 
     TOPOLOGY_CHANGED = "TopologyChanged"
     TOPOLOGY_AS_PLACED = "TopologyAsPlaced"
+    CONGESTED_UPLINK = "CongestedUplink"
+    SLOW_NODE = "SlowNode"
+    TRANSFERS_AS_USUAL = "TransfersAsUsual"
 
     GANG_RESTART = "GangRestart"
     RESTART_IN_PLACE = "RestartInPlace"

@@ -363,7 +363,7 @@ class _Cycle:
         for this job.
         """
         own, none = job.avoided_nodes, frozenset[str]()
-        suspects = own | self._views.quarantine(job).suspects
+        suspects = own | self._views.last_nodes(job)
         steps = (suspects | self._spare_nodes, suspects, own, none) if avoid_suspects else (none,)
         for last in dict.fromkeys(steps):
             excluded = job.request.excluded | last

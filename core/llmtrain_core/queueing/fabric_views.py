@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 
 from llmtrain_core.network import GangNetwork, NodeFacts
+from llmtrain_core.network.slow_links import slow_nodes, with_slow_links
 from llmtrain_core.placement import Request, networks_for
 from llmtrain_core.placement.tree import Path
 from llmtrain_core.queueing.capacity import (
@@ -42,6 +43,11 @@ class FabricViews:
         """Return the nodes that a job may not use after failures, and those that it uses last."""
         return self._cluster.quarantine.of(job.namespace)
 
+    def last_nodes(self, job: PendingJob) -> frozenset[str]:
+        """Return the nodes that a job uses last: suspects of failures, and slow ones."""
+        slow = slow_nodes(self.fabric(job), self._cluster.slow_links_for(job))
+        return self.quarantine(job).suspects | slow
+
     def only_quarantined_for_all(self, job: PendingJob) -> bool:
         """Return True if a job may not use some nodes, and no job of another namespace may.
 
@@ -65,11 +71,14 @@ class FabricViews:
     def available(
         self, job: PendingJob, capacity: FreeCapacity, uplinks: Mapping[Path, float]
     ) -> Snapshot:
-        """Return the fabric of a job with everything that it may not use now."""
+        """Return the fabric of a job with everything that it may not use now.
+
+        Slow uplinks have less to give.
+        """
         withheld = capacity.excluded | self.quarantine(job).excluded.keys()
-        return dataclasses.replace(
-            self.fabric(job), used=capacity.used, withheld=withheld, uplinks=uplinks
-        )
+        fabric = dataclasses.replace(self.fabric(job), uplinks=uplinks)
+        found = dataclasses.replace(fabric, used=capacity.used, withheld=withheld)
+        return with_slow_links(found, self._cluster.slow_links_for(job))
 
     def requests(self, job: PendingJob) -> RequestClass:
         """Return the request class of a job on the nodes that are not quarantined."""

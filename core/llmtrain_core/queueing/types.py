@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmtrain_core.api.conditions import Reason
+from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.network import FactsCache, NetworkRequest, NodeNetwork
+from llmtrain_core.network.links import LinkPath
+from llmtrain_core.network.slow_links import SlowLinks
 from llmtrain_core.placement import Placement, Request
 from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.topology.inventory import Snapshot, Usage
@@ -145,6 +148,8 @@ class ClusterState:
     running: tuple[RunningJob, ...] = ()
     """Jobs that keep their placement."""
     quarantine: Quarantine = field(default_factory=Quarantine)
+    slow_links: Mapping[str, SlowLinks] = field(default_factory=dict)
+    """By name of the Fabric."""
     nominated: frozenset[str] = frozenset()
     """UIDs of jobs for which others were preempted. Among jobs of one priority they go first."""
     foreign: Mapping[Slot, int] = field(default_factory=dict)
@@ -158,6 +163,11 @@ class ClusterState:
     def spare_nodes(self) -> frozenset[str]:
         """Nodes that some job keeps as a spare."""
         return frozenset(node for spare in self.spares for node in spare.nodes)
+
+    def slow_links_for(self, job: PendingJob) -> Mapping[LinkPath, float]:
+        """Return the factors of the slow links that count for a job."""
+        found = self.slow_links.get(job.fabric or FABRIC_NAME)
+        return {} if found is None else found.of(job.namespace)
 
     @property
     def used(self) -> dict[Slot, int]:

@@ -20,6 +20,7 @@ from llmtrain_operator.config import (
     START_RESERVATION_SECONDS,
 )
 from llmtrain_operator.planning.assessment import Assessment
+from llmtrain_operator.progress.link_monitor import JobLinks
 from llmtrain_operator.scheduler.decisions import JobDecision
 from llmtrain_operator.scheduler.held_nodes import held_nodes
 
@@ -71,6 +72,8 @@ class Observed:
     """Key of the gang of the attempt; empty if it has none, None if it may get a new one."""
     report: Mapping[str, Any] | None = None
     """Newest response of /status of rank 0's pod; each response is observed once."""
+    links: JobLinks = field(default_factory=JobLinks)
+    """What is known of the network links of the job."""
     seconds_known: float = 1e9
     """Seconds since this process saw the job for the first time."""
     seconds_since_write: float = 1e9

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -36,8 +36,14 @@ class ClusterCollector(Collector):
         quarantine: Callable[[], Quarantine],
         queue_depth: Callable[[], int],
         start_reservation: float = START_RESERVATION_SECONDS,
+        link_ratios: Callable[[], Mapping[tuple[str, str], float]] = dict,
     ):
-        """`levels` returns the levels of a Fabric, of the default one for None."""
+        """Connect to the other parts.
+
+        `levels` returns the levels of a Fabric, of the default one for None. `link_ratios` returns
+        the slowdown of each slow link by level and domain.
+        """
+        self._link_ratios = link_ratios
         self._informers = informers
         self._levels = levels
         self._quarantine = quarantine
@@ -52,6 +58,7 @@ class ClusterCollector(Collector):
             yield from _job_families(jobs, time.time())
             yield _gauge("queue_depth", "Jobs that wait for a placement.", self._queue_depth())
             yield from self._node_families()
+            yield self._link_family()
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """Return nothing: the names are not computed before the caches are complete."""
@@ -68,6 +75,13 @@ class ClusterCollector(Collector):
         for informer in self._informers:
             family.add_metric([informer.name], informer.unreadable)
         yield family
+
+    def _link_family(self) -> GaugeMetricFamily:
+        text = "Time of transfers over a slow link, over the usual time. Healthy links have none."
+        family = _labelled("link_slowdown_ratio", text, "level", "domain")
+        for labels, ratio in self._link_ratios().items():
+            family.add_metric(labels, ratio)
+        return family
 
     def _node_families(self) -> Iterator[GaugeMetricFamily]:
         quarantined = self._quarantine().for_all.excluded

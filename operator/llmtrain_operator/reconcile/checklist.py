@@ -14,6 +14,7 @@ from llmtrain_operator.policies.completion import complete_if_succeeded
 from llmtrain_operator.policies.deletion import remove_old_finalizer, stop_deleted_job
 from llmtrain_operator.policies.failure_handling import detect_failure
 from llmtrain_operator.policies.kueue import requeue_if_evicted
+from llmtrain_operator.policies.network_degraded import set_network_degraded
 from llmtrain_operator.policies.node_replacement import give_up_taken_spares
 from llmtrain_operator.policies.placement import place
 from llmtrain_operator.policies.plan_status import record_plan
@@ -21,7 +22,6 @@ from llmtrain_operator.policies.preemption import preempt
 from llmtrain_operator.policies.relocation import follow_drain, protect_gang, relocate
 from llmtrain_operator.policies.startup import start_gang
 from llmtrain_operator.policies.suspension import suspend_or_resume
-from llmtrain_operator.policies.topology_change import detect_topology_change
 from llmtrain_operator.policies.training_progress import record_progress
 from llmtrain_operator.policies.ttl_and_deadline import clean_up_finished_job, enforce_deadline
 from llmtrain_operator.policies.validation import accept_or_reject, stop_if_rejected
@@ -39,7 +39,7 @@ CHECKLIST: tuple[Policy, ...] = (
     clean_up_finished_job,
     record_plan,
     accept_or_reject,
-    detect_topology_change,
+    set_network_degraded,
     complete_if_succeeded,
     enforce_deadline,
     suspend_or_resume,

@@ -78,7 +78,7 @@ def conditions_to_report(before: JobView, after: JobView) -> list[Mapping[str, A
 
 def _is_warning(condition: Mapping[str, Any]) -> bool:
     if condition["type"] in _WARNING_CONDITIONS:
-        return True
+        return bool(condition["status"] == "True")
     return condition["status"] == "False" and condition["reason"] not in _NORMAL_REASONS
 
 
@@ -163,6 +163,5 @@ _NORMAL_REASONS = frozenset(
         "Resumed",
         "Completed",
         "AllPodsReady",
-        "TopologyAsPlaced",
     }
 )

@@ -29,6 +29,7 @@ from llmtrain_operator.kube.resources import JOBS
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.planning.assessment import Assessment
 from llmtrain_operator.planning.assessment_cache import AssessmentCache
+from llmtrain_operator.progress.link_monitor import LinkMonitor
 from llmtrain_operator.progress.pod_events import PodEvents
 from llmtrain_operator.progress.poller import ProgressPoller
 from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
@@ -38,7 +39,7 @@ from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.first_seen import FirstSeen
 from llmtrain_operator.reconcile.restoration import Restorer
 from llmtrain_operator.reconcile.slow_deletion import SlowDeletion
-from llmtrain_operator.reconcile.transitions import record_transitions
+from llmtrain_operator.reconcile.transitions import added_nodes, record_transitions
 from llmtrain_operator.reconcile.writer import JobWriter
 from llmtrain_operator.scheduler.fabric_levels import FabricLevels
 from llmtrain_operator.scheduler.loop import Scheduler
@@ -69,6 +70,7 @@ class ReconcilerDeps:
     scheduler: Scheduler
     poller: ProgressPoller
     pod_events: PodEvents
+    links: LinkMonitor
     writer: JobWriter
     restorer: Callable[[], Restorer]
     budget: Callable[[], JobBudget]
@@ -168,9 +170,9 @@ class Reconciler:
         if self.write_outcome_unknown and job is not None:
             await self._resolve_unknown_write(job)
         if job is None:
-            self.deps.poller.forget(self.uid)
-            self.deps.pod_events.forget(self.uid)
-            self.deps.assessments.forget(self.uid)
+            deps = self.deps
+            for part in (deps.poller, deps.pod_events, deps.assessments, deps.links):
+                part.forget(self.uid)
             self.deps.start_turns.end(self.uid)
             known = self.deps.jobs.last_version >= self.expectations.job_version
             pods = self.deps.pods.by_index("job", self.uid)
@@ -237,10 +239,12 @@ class Reconciler:
         view, events = job.view, self.deps.pod_events.findings(self.uid)
         names = {*view.held_nodes, *(pod.node for pod in pods if pod.node)}
         nodes = {name: found for name in names if (found := self.deps.node(name)) is not None}
+        checked, report = self.deps.checked(job), self.deps.poller.take_report(self.uid)
+        levels = self.deps.fabric_levels.levels(view.fabric) if view.stored_placement else ()
         return Observed(
             now=datetime.now(UTC),
             raw=job.raw,
-            checked=self.deps.checked(job),
+            checked=checked,
             pods=tuple(pods),
             nodes=nodes,
             children=self.restorer.children(job, self.expectations),
@@ -249,7 +253,7 @@ class Reconciler:
             refused_seconds=self._refused_seconds(pods),
             missing_seconds=self.missing_seen.seconds(pods_without_object(pods, events)),
             seconds_since_failure=self._seconds_since_failure(view.attempt, pods),
-            levels=self.deps.fabric_levels.levels(view.fabric) if view.stored_placement else (),
+            levels=levels,
             assessment=assessment,
             taken_spares=self.deps.taken_spares(job),
             start_obstacles=partial(self.deps.start_obstacles, job),
@@ -258,7 +262,8 @@ class Reconciler:
             decision=self.deps.scheduler.decision(self.uid),
             pod_events=events,
             create_error=self.create_error,
-            report=self.deps.poller.take_report(self.uid),
+            report=report,
+            links=self.deps.links.observe(job, checked, levels, report),
             seconds_known=time.monotonic() - self.first_seen,
             seconds_since_write=time.monotonic() - self.last_write,
             node_lost_seconds=self.deps.node_lost_seconds,
@@ -314,7 +319,7 @@ class Reconciler:
                 self.wake.set()  # it was withdrawn meanwhile
                 return
         else:
-            self.deps.scheduler.claim(self.uid, _added_nodes(observed, actions))
+            self.deps.scheduler.claim(self.uid, added_nodes(observed, actions.status))
         try:
             await self.deps.writer.write_status(observed, actions, self.expectations)
         except BaseException as error:
@@ -358,9 +363,3 @@ class Reconciler:
         if actions.poll_pod is not None:
             delays.append(self.deps.poller.poll(actions.poll_pod))
         return min(delays)
-
-
-def _added_nodes(observed: Observed, actions: Actions) -> frozenset[str]:
-    """Return the nodes that get ranks by this write: spare nodes that replace failed ones."""
-    before, after = observed.view, observed.view.with_status(actions.status)
-    return frozenset(after.placed_nodes) - frozenset(before.placed_nodes)

@@ -21,6 +21,12 @@ _ACTION_LABELS = {Reason.NODE_REPLACED: "ReplaceNode"}
 """Values of the metric label `action`, by the reason of the condition Restarting."""
 
 
+def added_nodes(observed: Observed, status: Mapping[str, Any]) -> frozenset[str]:
+    """Return the nodes that get ranks by a write: spare nodes that replace failed ones."""
+    before, after = observed.view, observed.view.with_status(status)
+    return frozenset(after.placed_nodes) - frozenset(before.placed_nodes)
+
+
 def record_transitions(observed: Observed, status: Mapping[str, Any], metrics: Metrics) -> None:
     """Log changed conditions; count failures and ends, observe the times of starts."""
     before, after = observed.view, observed.view.with_status(status)

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.network.slow_links import slow_nodes, with_slow_links
 from llmtrain_core.placement import Placement, Request, eligible
 from llmtrain_core.queueing import (
     Assignment,
@@ -161,7 +162,8 @@ def find_place_elsewhere(job: RunningJob, cluster: ClusterState) -> Assignment |
     expired = frozenset(node for held in cluster.expired for node in held.nodes)
     out = frozenset(lists.excluded) | expired
     own = out | (job.next.avoided_nodes - here)
-    suspects = own | (lists.suspects - here)
+    slow = slow_nodes(view, cluster.slow_links_for(job.next))
+    suspects = own | ((lists.suspects | slow) - here)
     for pending in FabricViews(cluster).on_networks(job.next):
         steps = (suspects | view.withheld, suspects, own, out, out - expired)
         for withheld in dict.fromkeys(steps):
@@ -188,7 +190,7 @@ def _fabric_without(job: RunningJob, cluster: ClusterState) -> Snapshot | None:
     spares = frozenset(n for item in cluster.spares if item.uid != pending.uid for n in item.nodes)
     rest = [other for other in cluster.running if other is not job]
     return replace(
-        UplinkUsageCache().add_to(fabric, rest),
+        with_slow_links(UplinkUsageCache().add_to(fabric, rest), cluster.slow_links_for(pending)),
         used=replace(cluster, usage=others).used,
         withheld=frozenset(cluster.quarantine.of(pending.namespace).excluded) | spares,
     )

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.network import FactsCache
+from llmtrain_core.network.slow_links import SlowLinks
 from llmtrain_core.placement import start_obstacles
 from llmtrain_core.queueing import (
     Allocation,
@@ -74,8 +75,14 @@ class ClusterReader:
         checked: CheckedJobs,
         too_small: Callable[[JobRecord, Job], frozenset[str]],
         config: Config,
+        slow_links: Callable[[], Mapping[str, SlowLinks]] = dict,
     ):
-        """`too_small` returns the nodes whose GPUs have too little memory for a job."""
+        """Connect to the other parts.
+
+        `too_small` returns the nodes whose GPUs have too little memory for a job. `slow_links`
+        returns the slow links by Fabric.
+        """
+        self._slow_links = slow_links
         self._informers = informers
         self._checked = checked
         self._too_small = too_small
@@ -214,6 +221,7 @@ class ClusterReader:
             expired=tuple(self._expired(held)),
             running=running,
             quarantine=self.quarantine(),
+            slow_links=self._slow_links(),
             unknown_start_window=self._unknown_start_window,
             facts=self._facts,
         )
