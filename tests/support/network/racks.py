@@ -1,4 +1,4 @@
-"""Two racks of four nodes as network namespaces: a switch per rack, a spine, and shaped links.
+"""Racks of nodes as network namespaces: a switch per rack, a spine, and shaped links.
 
 Every node hangs on its rack's switch, every rack on the spine by one uplink. Both ends of every
 link are shaped by a token bucket, which only slows what leaves an interface. Reno and large frames,
@@ -29,6 +29,12 @@ class Racks:
     """The namespaces that one test made; all names begin with its own prefix."""
 
     prefix: str
+    racks: int = RACKS
+    per_rack: int = NODES_PER_RACK
+
+    @property
+    def nodes(self) -> int:
+        return self.racks * self.per_rack
 
     def node(self, slot: int) -> str:
         return f"{self.prefix}n{slot}"
@@ -41,16 +47,26 @@ class Racks:
         return f"{self.prefix}s"
 
     def names(self) -> list[str]:
-        nodes = [self.node(slot) for slot in range(NODES)]
-        return [self.spine, *(self.rack(number) for number in range(RACKS)), *nodes]
+        nodes = [self.node(slot) for slot in range(self.nodes)]
+        return [self.spine, *(self.rack(number) for number in range(self.racks)), *nodes]
 
     def sent(self) -> list[int]:
         """Bytes that each rack has sent up its uplink so far."""
         sent = []
-        for number in range(RACKS):
+        for number in range(self.racks):
             shown = json.loads(_ip("-n", self.rack(number), "-s", "-j", "link", "show", "up0"))
             sent.append(int(shown[0]["stats64"]["tx"]["bytes"]))
         return sent
+
+    def shape_uplink(self, number: int, mbit: int = UPLINK_MBIT) -> None:
+        """Let both ends of a rack's uplink send this much."""
+        _shape(self.rack(number), "up0", mbit)
+        _shape(self.spine, f"rack{number}", mbit)
+
+    def shape_node(self, slot: int, mbit: int = NODE_MBIT) -> None:
+        """Let both ends of a node's link send this much."""
+        _shape(self.node(slot), "eth0", mbit)
+        _shape(self.rack(slot // self.per_rack), f"node{slot}", mbit)
 
     def enter(self, slot: int) -> None:
         """Move this process into a node's namespace."""
@@ -61,12 +77,12 @@ class Racks:
 
 
 @contextmanager
-def racks() -> Iterator[Racks]:
+def racks(count: int = RACKS, per_rack: int = NODES_PER_RACK) -> Iterator[Racks]:
     """Make the namespaces; they are gone afterwards, whatever happens.
 
     Where this machine does not allow them, the test says why: skipped by hand, failed in CI.
     """
-    made = Racks(f"lt{os.getpid()}")
+    made = Racks(f"lt{os.getpid()}", count, per_rack)
     present: list[str] = []
     try:
         try:
@@ -87,18 +103,18 @@ def racks() -> Iterator[Racks]:
 
 
 def _wire(made: Racks) -> None:
-    for switch in (made.spine, *(made.rack(number) for number in range(RACKS))):
+    for switch in (made.spine, *(made.rack(number) for number in range(made.racks))):
         _ip("-n", switch, "link", "add", "br0", "mtu", "9000", "type", "bridge")
         _ip("-n", switch, "link", "set", "br0", "up")
-    for number in range(RACKS):
+    for number in range(made.racks):
         _link(made.rack(number), "up0", made.spine, f"rack{number}", UPLINK_MBIT)
         _ip("-n", made.rack(number), "link", "set", "up0", "master", "br0")
         _ip("-n", made.spine, "link", "set", f"rack{number}", "master", "br0")
-    for slot in range(NODES):
-        rack, node = made.rack(slot // NODES_PER_RACK), made.node(slot)
+    for slot in range(made.nodes):
+        rack, node = made.rack(slot // made.per_rack), made.node(slot)
         _link(node, "eth0", rack, f"node{slot}", NODE_MBIT)
         _ip("-n", rack, "link", "set", f"node{slot}", "master", "br0")
-        address = f"10.77.{slot // NODES_PER_RACK}.{slot % NODES_PER_RACK + 1}/16"
+        address = f"10.77.{slot // made.per_rack}.{slot % made.per_rack + 1}/16"
         _ip("-n", node, "address", "add", address, "dev", "eth0")
         _ip("-n", node, "link", "set", "lo", "up")
         _ip("netns", "exec", node, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno")
@@ -125,9 +141,14 @@ def _link(here: str, name: str, there: str, peer: str, mbit: int) -> None:
         there,
     )
     for namespace, interface in ((here, name), (there, peer)):
-        shape = ["tbf", "rate", f"{mbit}mbit", "burst", "98304", "latency", "40ms"]
-        _run("tc", "-n", namespace, "qdisc", "replace", "dev", interface, "root", *shape)
+        _shape(namespace, interface, mbit)
         _ip("-n", namespace, "link", "set", interface, "up")
+
+
+def _shape(namespace: str, interface: str, mbit: int) -> None:
+    """Let an interface send `mbit` megabits per second."""
+    shape = ["tbf", "rate", f"{mbit}mbit", "burst", "98304", "latency", "40ms"]
+    _run("tc", "-n", namespace, "qdisc", "replace", "dev", interface, "root", *shape)
 
 
 def _ip(*arguments: str) -> str:
