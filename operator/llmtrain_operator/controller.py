@@ -123,16 +123,7 @@ class Controller:
             cluster if config.progress_proxy else None, config.progress_seconds, self.wake
         )
         self._deps = self._reconciler_deps()
-        metrics.registry.register(
-            ClusterCollector(
-                self.informers,
-                self._deps.fabric_levels.levels,
-                self._reader.quarantine,
-                lambda: self.scheduler.pending_count,
-                config.start_reservation,
-                self._links.domain_ratios,
-            )
-        )
+        metrics.registry.register(self._make_collector())
 
     def _change_handlers(self) -> ChangeHandlers:
         return ChangeHandlers(
@@ -143,6 +134,16 @@ class Controller:
             self._child_changed,
             self._budget_changed,
             self._trigger,
+        )
+
+    def _make_collector(self) -> ClusterCollector:
+        return ClusterCollector(
+            self.informers,
+            self._deps.fabric_levels.levels,
+            self._reader.quarantine,
+            lambda: self.scheduler.pending_count,
+            self.config.start_reservation,
+            self._links.domain_ratios,
         )
 
     def _make_scheduler(self) -> Scheduler:

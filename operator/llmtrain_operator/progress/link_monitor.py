@@ -201,8 +201,10 @@ class LinkMonitor:
             for state in self._jobs.values()
             if state.scope == scope and now - state.at <= EXPIRE_SECONDS
         ]
-        before = self._claims.get(scope, ())
+        before, levels = self._claims.get(scope, ()), self._levels.get(scope[0])
         read, claims = await asyncio.to_thread(_explained, jobs, before, now)
+        if self._levels.get(scope[0]) != levels:
+            return  # the Fabric has other levels since
         for old, new in zip(jobs, read, strict=True):
             current = self._jobs.get(old.uid)
             if current is old:
