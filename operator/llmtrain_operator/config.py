@@ -74,6 +74,10 @@ class Config:
     fixed_user: bool = True
     """Run the pods of jobs as user, group and `fsGroup` 65532. If false, they name none: an
     admission plugin sets them, as OpenShift does, or the image names the user."""
+    allow_privileged_pods: bool = False
+    """Let `workers.podPatch` of jobs ask for what the Pod Security level restricted does not admit:
+    root, capabilities, privileged containers, host paths and the network of the node. The namespace
+    must admit it as well."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which the pods of a node that is not ready count as lost."""
     start_reservation: float = START_RESERVATION_SECONDS

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
@@ -89,7 +90,7 @@ class Controller:
         self._on_end = on_end
         self._loops = ReconcileLoops(lambda uid: Reconciler(uid, self._deps))
         self._tasks: list[asyncio.Task[None]] = []
-        self._checked = CheckedJobs(config.domain_tolerance, lambda: self._assessments.only_gpu())
+        self._checked = _checked_jobs(config, lambda: self._assessments.only_gpu())
         self.informers = Informers(
             cluster,
             config.namespace,
@@ -331,6 +332,12 @@ class Controller:
     def _count_accepted(self, assignment: Assignment) -> None:
         if assignment.backfilled:
             self.metrics.backfilled.inc()
+
+
+def _checked_jobs(config: Config, gpu: Callable[[], Accelerator | None]) -> CheckedJobs:
+    """Return the check of jobs with the settings of the operator."""
+    permitted = config.allow_privileged_pods
+    return CheckedJobs(config.domain_tolerance, gpu, allow_privileged_pods=permitted)
 
 
 def _holds(pod: PodRecord) -> tuple[str, bool, bool]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from llmtrain_chart.helm import HelmError, render
-from llmtrain_devcluster.api import Api, ApiStatusError, Object
+from llmtrain_devcluster.api import Api, Object
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from tests.support.chart.manifests import documents, kinds
@@ -17,6 +16,7 @@ from tests.support.chart.namespaces import create_namespace
 from tests.support.chart.released_operator import ACCOUNT, RELEASE_USERS
 from tests.support.chart.releases import Releases
 from tests.support.chart.rendering import rendered_set
+from tests.support.chart.verdicts import OWNER, create_pod, settled
 from tests.support.operator_harness.harness import JOBS, job_object
 
 RBAC = "rbac.authorization.k8s.io/v1"
@@ -64,6 +64,16 @@ def test_the_policy_of_jobs_is_limited_to_the_watched_namespaces() -> None:
     assert limited == {"llmtrain-jobs": True, "llmtrain-pods": False, "llmtrain-objects": False}
 
 
+PRIVILEGED_LABEL = "llmtrain.dev/allow-privileged-pods"
+
+
+@pytest.mark.unit
+def test_the_label_of_privileged_pods_counts_only_with_the_value() -> None:
+    closed, open_ = (str(rendered_set(name)) for name in ("defaults", "privileged pods"))
+    assert PRIVILEGED_LABEL not in closed and "variables.privileged" not in closed
+    assert open_.count("variables.privileged || ") == 3
+
+
 @pytest.fixture
 async def policies(releases: Releases, team: str) -> AsyncIterator[Releases]:
     """A release, whose policies are in force, and users with different rights in `team`."""
@@ -105,26 +115,6 @@ async def grant(api: Api, user: str, *rules: Object) -> None:
         "subjects": [{"apiGroup": RBAC.split("/")[0], "kind": "User", "name": user}],
     }
     await api.create(f"{RBAC}/clusterrolebindings", binding)
-
-
-async def verdict(request: Callable[[str], Awaitable[Any]]) -> str:
-    """Return why a request is refused; empty if it is admitted."""
-    try:
-        await request("All")
-    except ApiStatusError as error:
-        return str(error)
-    return ""
-
-
-async def settled(request: Callable[[str], Awaitable[Any]], text: str) -> str:
-    """Wait for a verdict: new policies and rights are in force only after a moment."""
-    found = ""
-    for _ in range(200):
-        found = await verdict(request)
-        if (text in found) if text else not found:
-            return found
-        await asyncio.sleep(0.1)
-    raise AssertionError(f"expected {text!r}, got {found!r}")
 
 
 def create_job(api: Api, namespace: str, **spec: Any) -> Callable[[str], Awaitable[Any]]:
@@ -184,13 +174,6 @@ async def test_a_change_of_a_job_needs_the_same_rights(
     await policies.api.delete(JOBS, "kept", team)
 
 
-OWNER = {
-    "apiVersion": "llmtrain.dev/v1alpha1",
-    "kind": "LLMTrainingJob",
-    "name": "job",
-    "uid": "1",
-    "controller": True,
-}
 CONTAINER = {"name": "main", "image": "example.com/x:1"}
 POD: Object = {"containers": [CONTAINER]}
 WITH_SECRET = {**POD, "volumes": [{"name": "s", "secret": {"secretName": "bootstrap-token"}}]}
@@ -200,9 +183,9 @@ PODS: dict[str, tuple[Object, list[Object], str]] = {
     "not controlled": (POD, [{**OWNER, "controller": False}], "whose controller is"),
     "of another kind": (POD, [{**OWNER, "kind": "Job"}], "whose controller is"),
     "of another group": (POD, [{**OWNER, "apiVersion": "x.dev/v1"}], "whose controller is"),
-    "host network": ({**POD, "hostNetwork": True}, [OWNER], "namespaces of the host"),
-    "host PID": ({**POD, "hostPID": True}, [OWNER], "namespaces of the host"),
-    "host IPC": ({**POD, "hostIPC": True}, [OWNER], "namespaces of the host"),
+    "host network": ({**POD, "hostNetwork": True}, [OWNER], "in the network of the host"),
+    "host PID": ({**POD, "hostPID": True}, [OWNER], "PID and IPC namespaces"),
+    "host IPC": ({**POD, "hostIPC": True}, [OWNER], "PID and IPC namespaces"),
     "host path": (
         {**POD, "volumes": [{"name": "root", "hostPath": {"path": "/"}}]},
         [OWNER],
@@ -250,11 +233,37 @@ async def test_the_token_of_the_operator_creates_pods_of_jobs_only(
 
 
 @pytest.mark.cluster
+async def test_privileged_pods_need_the_value_and_the_label(
+    releases: Releases, release_cluster: ControlPlane, team: str
+) -> None:
+    privileged = ("host network", "host path", "privileged", "privileged first")
+    labels = {PRIVILEGED_LABEL: "true"}
+    await create_namespace(releases.api, "labelled")
+    await releases.api.patch("namespaces", "labelled", {"metadata": {"labels": labels}})
+    await releases.install()
+    async with release_cluster.client(f"{ACCOUNT}operator") as api:
+        for case in privileged:  # the label alone permits nothing
+            spec, owners, text = PODS[case]
+            await settled(create_pod(api, "labelled", spec, owners), text)
+        await releases.upgrade(values={"config": {"allowPrivilegedPods": True}})
+        for case in PODS:
+            spec, owners, text = PODS[case]
+            if case in privileged:
+                await settled(create_pod(api, "labelled", spec, owners), "")
+                await settled(create_pod(api, team, spec, owners), f"{text}, unless an administ")
+            elif case.startswith("host"):
+                await settled(create_pod(api, "labelled", spec, owners), text)
+
+
+@pytest.mark.cluster
 async def test_the_token_of_the_operator_changes_objects_of_jobs_only(
     policies: Releases, release_cluster: ControlPlane, team: str
 ) -> None:
     admin, text = policies.api, "changes only objects whose controller is an LLMTrainingJob"
-    for name, owners in (("of-a-job", [OWNER]), ("of-others", [])):
+    job = await admin.create(JOBS, job_object("owner", team, suspend=True), team)
+    # The garbage collector deletes what belongs to a job that does not exist.
+    owner = {**OWNER, "name": "owner", "uid": job["metadata"]["uid"]}
+    for name, owners in (("of-a-job", [owner]), ("of-others", [])):
         body = {"metadata": {"name": name, "ownerReferences": owners}}
         await admin.create("configmaps", body, team)
     async with release_cluster.client(f"{ACCOUNT}operator") as api:
@@ -276,17 +285,9 @@ async def test_the_token_of_the_operator_changes_objects_of_jobs_only(
             )
     for name in ("of-a-job", "of-others"):
         await admin.delete("configmaps", name, team, missing_ok=True)
+    await admin.delete(JOBS, "owner", team)
 
 
 async def create_account(api: Api, namespace: str) -> None:
     body = {"apiVersion": "v1", "kind": "ServiceAccount"}
     await api.apply({**body, "metadata": {"name": "root", "namespace": namespace}})
-
-
-def create_pod(
-    api: Api, namespace: str, spec: Object, owners: list[Object]
-) -> Callable[[str], Awaitable[Any]]:
-    metadata = {"name": "pod", "ownerReferences": owners}
-    body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-    path = f"/api/v1/namespaces/{namespace}/pods"
-    return lambda dry_run: api.request("POST", path, query={"dryRun": dry_run}, body=body)

@@ -14,6 +14,7 @@ _SEGMENT = r"([^/.:\x00-\x1f]|\.[^/.:\x00-\x1f])[^/:\x00-\x1f]*"
 _FILE_PATH = rf"^{_SEGMENT}(/{_SEGMENT})*$"
 """A relative path without empty segments, `.`, or segments that start with `..`."""
 
+AbsolutePath = Annotated[str, Field(min_length=2, max_length=1024, pattern=_MOUNT_PATH)]
 DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 """A key of a Secret or of a ConfigMap."""
 FilePath = Annotated[str, Field(min_length=1, max_length=1024, pattern=_FILE_PATH)]
@@ -123,7 +124,7 @@ class Volume(OneOf):
 
     name: Name
     """Name of the volume. Must be unique in the job."""
-    mount_path: Annotated[str, Field(min_length=2, max_length=1024, pattern=_MOUNT_PATH)]
+    mount_path: AbsolutePath
     """Mount path in the container: an absolute path without empty segments, `.` or `..`. Rejected
     are folders of the pod contract (/etc/llmtrain, /var/lib/llmtrain, /tmp, /dev, /proc, /sys), of
     the container runtime (nvidia-container-devices and secrets/kubernetes.io in /run and /var/run)

@@ -36,6 +36,7 @@ from llmtrain_core.api.defaults import (
     SHM_SIZE,
     TERMINATION_GRACE_SECONDS,
 )
+from llmtrain_core.api.pod_patch import PodPatch
 from llmtrain_core.api.volumes import Volume
 
 Annotations = Annotated[
@@ -149,6 +150,10 @@ class Workers(ApiModel):
     termination_grace_period_seconds: GraceSeconds | None = None
     """Seconds between SIGTERM and SIGKILL of a pod, 30 if absent. The trainer saves a checkpoint
     meanwhile."""
+    pod_patch: PodPatch | None = None
+    """Part of a pod template that is merged into the pods. Host network, host paths, root,
+    capabilities and privileged containers need --allow-privileged-pods of the operator and a
+    namespace whose Pod Security level admits them."""
 
     @property
     def grace_seconds(self) -> int:

@@ -37,7 +37,7 @@ def extra_resources(workers: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict
 
     The arguments are `workers` and `network.rdma` as a manifest writes them. Shared memory is part
     of the memory, as in `Workers.memory_request`. Init containers run before the trainer, so a pod
-    requests the larger amount of the two.
+    requests the larger amount of the two. The sidecars of a patch run beside both.
     """
     devices = {str(rdma["resource"]): int(rdma.get("count", 1))} if rdma else {}
     shared = amounts({MEMORY: workers.get("shmSize", SHM_SIZE)})
@@ -46,6 +46,10 @@ def extra_resources(workers: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict
     for container in workers.get("initContainers") or ():
         for name, amount in container_requests(container.get("resources") or {}).items():
             needs[name] = max(needs.get(name, 0), amount)
+    patch = (workers.get("podPatch") or {}).get("spec") or {}
+    for sidecar in patch.get("initContainers") or ():
+        for name, amount in container_requests(sidecar.get("resources") or {}).items():
+            needs[name] = needs.get(name, 0) + amount
     return {**needs, **devices}
 
 

@@ -198,8 +198,8 @@ def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
         yield Problem(
             Reason.NOT_YET_SUPPORTED,
             "spec.network.profile",
-            "tcpxo needs a privileged sidecar in each pod, which jobs cannot have",
-            "use auto or tcp: NCCL uses TCP then",
+            "tcpxo needs a privileged sidecar in each pod, which the operator does not add",
+            "use auto or tcp: NCCL uses TCP, unless workers.podPatch adds the sidecar",
         )
 
 

@@ -35,8 +35,7 @@ def environment_problems(
 
 def _variable_problems(field: str, variable: EnvVar) -> Iterator[Problem]:
     name = variable.name
-    ours = name.startswith(env.PREFIX) and name not in env.SETTABLE
-    if ours or name in env.OWNED:
+    if _is_of_contract(name):
         message = f"{name} is reserved for the pod contract"
         yield Problem(Reason.FORBIDDEN, f"{field}.name", message, "remove the variable")
     elif _chooses_devices(name):
@@ -46,6 +45,15 @@ def _variable_problems(field: str, variable: EnvVar) -> Iterator[Problem]:
     if variable.value and variable.value_from is not None:
         message = f"{name} has a value and a source of its value"
         yield Problem(Reason.INVALID_SPEC, f"{field}.value", message, "remove value or valueFrom")
+
+
+def is_reserved_variable(name: str) -> bool:
+    """Return whether a job may not set a variable in a container of its pods."""
+    return _is_of_contract(name) or _chooses_devices(name)
+
+
+def _is_of_contract(name: str) -> bool:
+    return (name.startswith(env.PREFIX) and name not in env.SETTABLE) or name in env.OWNED
 
 
 def _chooses_devices(name: str) -> bool:

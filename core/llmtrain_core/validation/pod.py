@@ -9,13 +9,14 @@ from llmtrain_core.api.base import quantity_value
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.job import JobSpec
 from llmtrain_core.api.volumes import Volume
-from llmtrain_core.images import TRAINER_PATHS
 from llmtrain_core.validation.containers import (
     environment_problems,
     init_container_problems,
     resource_problems,
 )
+from llmtrain_core.validation.folders import reserved_folder
 from llmtrain_core.validation.pod_metadata import metadata_problems
+from llmtrain_core.validation.pod_patch import patch_problems
 from llmtrain_core.validation.problem import Problem
 
 MIN_SHM_SIZE = "1Mi"
@@ -35,10 +36,11 @@ def pod_problems(spec: JobSpec) -> Iterator[Problem]:
     yield from _shared_memory_problems(spec)
     yield from _device_problems(spec)
     yield from resource_problems("spec.workers.resources", workers.resources)
+    yield from patch_problems(workers)
 
 
 def _volume_problems(field: str, volume: Volume, *, own_image: bool) -> Iterator[Problem]:
-    folder = _reserved_folder(volume.mount_path, own_image=own_image)
+    folder = reserved_folder(volume.mount_path, own_image=own_image)
     if folder is not None:
         path, use = folder
         above = path.startswith(f"{volume.mount_path}/")
@@ -55,24 +57,6 @@ def _volume_problems(field: str, volume: Volume, *, own_image: bool) -> Iterator
             f"names that start with {env.VOLUME_PREFIX} are reserved for the pod contract",
             "rename the volume",
         )
-
-
-def _reserved_folder(path: str, *, own_image: bool) -> tuple[str, str] | None:
-    """Return the first reserved folder at, above or below a path, and what reserves it.
-
-    Paths have no empty segments, `.` or `..`. Folders of the trainer image count only for our
-    trainer, because the layout of other images is not known.
-    """
-    reserved = [
-        *((folder, "is reserved for the pod contract") for folder in env.OWNED_PATHS),
-        *((folder, "is reserved for the container runtime") for folder in env.RUNTIME_PATHS),
-    ]
-    if not own_image:
-        reserved += [(folder, "belongs to the trainer image") for folder in TRAINER_PATHS]
-    for folder, use in reserved:
-        if f"{path}/".startswith(f"{folder}/") or folder.startswith(f"{path}/"):
-            return folder, use
-    return None
 
 
 def _shared_memory_problems(spec: JobSpec) -> Iterator[Problem]:

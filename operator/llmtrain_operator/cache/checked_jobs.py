@@ -9,7 +9,10 @@ from llmtrain_core.api.conditions import Reason
 from llmtrain_core.placement import DOMAIN_TOLERANCE, Request
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.validation.check import Job, Problem, check
+from llmtrain_core.validation.pod_privileges import privilege_problems
 from llmtrain_operator.cache.records import JobRecord
+from llmtrain_operator.manifests.pod import sample_pod
+from llmtrain_operator.manifests.pod_patch import PodPatchError
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +24,14 @@ class CheckedJobs:
         self,
         domain_tolerance: float = DOMAIN_TOLERANCE,
         gpu: Callable[[], Accelerator | None] = lambda: None,
+        *,
+        allow_privileged_pods: bool = False,
     ) -> None:
-        """`domain_tolerance` is that of the placement requests; `gpu` returns that of the nodes."""
+        """`domain_tolerance` is that of the placement requests; `gpu` returns that of the nodes.
+
+        With `allow_privileged_pods`, jobs may ask for what restricted pods cannot have.
+        """
+        self._allow_privileged_pods = allow_privileged_pods
         self._domain_tolerance = domain_tolerance
         self._gpu = gpu
         self._checked: dict[str, tuple[int, Job | list[Problem]]] = {}
@@ -35,7 +44,7 @@ class CheckedJobs:
         generation = record.view.generation
         known = self._checked.get(record.uid)
         if known is None or known[0] != generation:
-            known = (generation, _check(record))
+            known = (generation, self._check(record))
             self._checked[record.uid] = known
         return known[1]
 
@@ -52,12 +61,27 @@ class CheckedJobs:
         self._checked.pop(uid, None)
         self._requests.pop(uid, None)
 
+    def _check(self, record: JobRecord) -> Job | list[Problem]:
+        """Check a job. Whatever its spec makes the check raise concerns this job only."""
+        try:
+            found = check(record.name, record.view.spec)
+            if isinstance(found, Job):
+                return self._pod_problems(found, record) or found
+        except Exception as error:
+            log.exception("job=%s cannot be checked", record.uid)
+            text = f"it cannot be checked: {type(error).__name__}"
+            return [Problem(Reason.UNREADABLE, "spec", text, "report it, and change the spec")]
+        return found
 
-def _check(record: JobRecord) -> Job | list[Problem]:
-    """Check a job. Whatever its spec makes the check raise concerns this job only."""
-    try:
-        return check(record.name, record.view.spec)
-    except Exception as error:
-        log.exception("job=%s cannot be checked", record.uid)
-        text = f"it cannot be checked: {type(error).__name__}"
-        return [Problem(Reason.UNREADABLE, "spec", text, "report it, and change the spec")]
+    def _pod_problems(self, job: Job, record: JobRecord) -> list[Problem]:
+        """Return why this operator does not create the pods of a valid job."""
+        if job.spec.workers.pod_patch is None:
+            return []
+        if not self._allow_privileged_pods and (found := privilege_problems(job.spec.workers)):
+            return found
+        try:
+            sample_pod(job, record.raw)
+        except PodPatchError as error:
+            text, remedy = "it belongs to the pod contract", "remove it from the patch"
+            return [Problem(Reason.FORBIDDEN, error.field, text, remedy)]
+        return []

@@ -21,7 +21,7 @@ from llmtrain_operator.manifests.gang_scheduling import KUEUE_LABELS
 
 _PROPERTIES = [name for name, found in vars(JobView).items() if isinstance(found, property)]
 SPEC_LEVELS = 32
-"""Levels of a spec that is read; the API has eight."""
+"""Levels of a spec that is read; the API has ten."""
 ANNOTATION_LENGTH = 256
 _METADATA = (
     "name",

@@ -1,7 +1,7 @@
 """The pod of one node of a gang, as a dictionary.
 
-It satisfies the Pod Security level *restricted* and mounts no host path. It has a service account
-token only if the job asks for one.
+It satisfies the Pod Security level *restricted* and mounts no host path, unless `workers.podPatch`
+asks for more. It has a service account token only if the job asks for one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from llmtrain_core.placement import device_tolerations
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod_network import PodNetwork
+from llmtrain_operator.manifests.pod_patch import patched
 from llmtrain_operator.manifests.volumes import make_mounts, make_volumes
 
 Object = dict[str, Any]
@@ -43,7 +44,8 @@ def make_pod(
     """Return the pod of rank block `index`; `nodes` are the nodes of the gang by rank block.
 
     `level_labels` name the domain of the pod's node at each topology level. Without `fixed_user`,
-    the pod names no user, no group and no `fsGroup`. `network` is `status.network`.
+    the pod names no user, no group and no `fsGroup`. `network` is `status.network`. Raises
+    PodPatchError.
     """
     workers, added = job.spec.workers, PodNetwork.of(job, network)
     name = identity.pod(attempt, index)
@@ -78,7 +80,7 @@ def make_pod(
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
     metadata = _metadata(workers, identity, attempt, index, level_labels, added)
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return patched({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, workers)
 
 
 def sample_pod(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,6 +39,13 @@ from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import make_pod, sample_pod
 from llmtrain_operator.reconcile.events import make_event, pod_event, status_events
 from llmtrain_operator.reconcile.expectations import Expectations
+from llmtrain_operator.reconcile.refusals import (
+    NO_POD_GROUPS,
+    forbidden,
+    invalid,
+    name_conflict,
+    naming_privileges,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +55,6 @@ REVISIONS = 2**31
 """`status.revision` starts again after this many writes. It only has to differ from the last."""
 STATUS_WRITE_DENIED = "StatusWriteDenied"
 """Reason of the Event on a job whose status cannot be stored."""
-NO_POD_GROUPS = (
-    "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; enable"
-    " its feature gate GenericWorkload and this API, or run the operator without the flag"
-)
-
-_NOT_FOUND = re.compile(r'(serviceaccount|RuntimeClass) "[^"]{1,253}" not found')
-"""Messages of the admission plugins ServiceAccount and RuntimeClass."""
 
 Object = dict[str, Any]
 
@@ -257,7 +256,7 @@ class JobWriter:
 
             await _run_bounded([create(body) for body in rest])
         except _CreateRefusedError as refused:
-            return refused.create_error
+            return naming_privileges(refused.create_error, job)
         return None
 
     def resources(self, observed: Observed, attempt: int) -> list[tuple[Resource, Object]]:
@@ -277,7 +276,7 @@ class JobWriter:
         try:
             return await self._create_or_adopt(PODS, body, identity, dry_run=True)
         except _CreateRefusedError as refused:
-            error = refused.create_error
+            error = naming_privileges(refused.create_error, job)
             return Unschedulable(Reason(error.reason), error.message)
 
     async def _create_pod(
@@ -307,23 +306,23 @@ class JobWriter:
                 raise
             raise _CreateRefusedError(CreateError(Reason.FORBIDDEN, NO_POD_GROUPS)) from error
         except ForbiddenError as error:
-            raise _CreateRefusedError(_forbidden(resource, name, error)) from error
+            raise _CreateRefusedError(forbidden(resource, name, error)) from error
         except UnavailableError as error:
             if not error.webhook_failed:
                 raise
             text = clean_text(f"{resource.plural} {name} cannot be created: {error.message}", 700)
             raise _CreateRefusedError(CreateError(Reason.FORBIDDEN, text)) from error
         except InvalidError as error:
-            raise _CreateRefusedError(_invalid(resource, name, error)) from error
+            raise _CreateRefusedError(invalid(resource, name, error)) from error
         except ApiError as error:
             if not error.denied:
                 raise
-            raise _CreateRefusedError(_forbidden(resource, name, error)) from error
+            raise _CreateRefusedError(forbidden(resource, name, error)) from error
         owners = found["metadata"].get("ownerReferences") or ()
         owner: Mapping[str, Any] = next((o for o in owners if o.get("controller")), {})
         if owner.get("uid") == identity.uid:
             return found
-        raise _CreateRefusedError(_name_conflict(f"{resource.plural} {name}", owner, identity))
+        raise _CreateRefusedError(name_conflict(f"{resource.plural} {name}", owner, identity))
 
 
 def _with_priority_class(
@@ -339,47 +338,6 @@ def _with_priority_class(
     named = placement.get("priorityClassName")
     named = named if named is not None and exists(named) else None
     return replace(job, spec=job.spec.model_copy(update={"priority_class_name": named}))
-
-
-def _name_conflict(child: str, owner: Mapping[str, Any], identity: JobIdentity) -> CreateError:
-    """Return why a child object cannot be created: another one has its name."""
-    mine = identity.owner()
-    deleted = all(owner.get(key) == mine[key] for key in ("apiVersion", "kind", "name"))
-    text = (
-        f"metadata.name: {child} belongs to a deleted job of the same name;"
-        " waiting until it is gone"
-        if deleted
-        else f"metadata.name: {child} exists and is not owned by this job;"
-        " delete it, or create the job with another name"
-    )
-    return CreateError(Reason.NAME_CONFLICT, clean_text(text))
-
-
-def _forbidden(resource: Resource, name: str, error: ApiError) -> CreateError:
-    if isinstance(error, ForbiddenError) and error.quota:
-        text = (
-            f"spec.workers: {resource.plural} {name}: {error.message}; raise the quota of the"
-            " namespace or request less"
-        )
-        return CreateError(Reason.QUOTA_EXCEEDED, clean_text(text, 700))
-    text = f"the API server rejects {resource.plural} {name}: {error.message}"
-    if missing := _NOT_FOUND.search(error.message):
-        field = "serviceAccountName" if missing[1] == "serviceaccount" else "runtimeClassName"
-        text = f"spec.workers.{field}: {missing[0]}; create it, or correct the job; {text}"
-        return CreateError(Reason.OBJECT_NOT_FOUND, clean_text(text, 700))
-    return CreateError(Reason.FORBIDDEN, clean_text(text, 700))
-
-
-def _invalid(resource: Resource, name: str, error: InvalidError) -> CreateError:
-    text = f"{resource.plural} {name} is invalid: {error.message}"
-    if limited := error.limited_resource:
-        # The limits of a job are not below its requests, so this one is of the namespace.
-        least = " (at least shmSize)" if limited == "memory" else ""
-        text = (
-            f"spec.workers.resources: a LimitRange or a webhook sets a {limited} limit below the"
-            f" request{least}; set limits.{limited} above it, or change the LimitRange: {text}"
-        )
-    return CreateError(Reason.INVALID_SPEC, clean_text(text, 700))
 
 
 async def _run_bounded(work: Sequence[Any]) -> None:

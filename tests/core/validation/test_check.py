@@ -65,6 +65,32 @@ workers.initContainers[].envFrom[].prefix
 workers.initContainers[].envFrom[].secretRef.{name,optional}
 workers.initContainers[].envFrom[].configMapRef.{name,optional}
 workers.initContainers[].resources.{requests,limits}
+workers.podPatch.spec.{hostNetwork,dnsPolicy} workers.podPatch.spec.hostAliases[].{ip,hostnames}
+workers.podPatch.spec.dnsConfig.{nameservers,searches}
+workers.podPatch.spec.dnsConfig.options[].{name,value}
+workers.podPatch.spec.securityContext.{runAsUser,runAsGroup,runAsNonRoot,fsGroup,supplementalGroups}
+workers.podPatch.spec.securityContext.sysctls[].{name,value}
+workers.podPatch.spec.volumes[].name workers.podPatch.spec.volumes[].hostPath.{path,type}
+workers.podPatch.spec.volumes[].emptyDir.{medium,sizeLimit}
+workers.podPatch.spec.containers[].name
+workers.podPatch.spec.containers[].securityContext.{runAsUser,runAsGroup,runAsNonRoot,privileged}
+workers.podPatch.spec.containers[].securityContext.allowPrivilegeEscalation
+workers.podPatch.spec.containers[].securityContext.capabilities.{add,drop}
+workers.podPatch.spec.containers[].volumeMounts[].{name,mountPath,readOnly}
+workers.podPatch.spec.initContainers[].{name,image,command,args,restartPolicy}
+workers.podPatch.spec.initContainers[].env[].{name,value}
+workers.podPatch.spec.initContainers[].env[].valueFrom.secretKeyRef.{name,key,optional}
+workers.podPatch.spec.initContainers[].env[].valueFrom.configMapKeyRef.{name,key,optional}
+workers.podPatch.spec.initContainers[].env[].valueFrom.fieldRef.fieldPath
+workers.podPatch.spec.initContainers[].envFrom[].prefix
+workers.podPatch.spec.initContainers[].envFrom[].secretRef.{name,optional}
+workers.podPatch.spec.initContainers[].envFrom[].configMapRef.{name,optional}
+workers.podPatch.spec.initContainers[].resources.{requests,limits}
+workers.podPatch.spec.initContainers[].securityContext.{runAsUser,runAsGroup,runAsNonRoot}
+workers.podPatch.spec.initContainers[].securityContext.{privileged,allowPrivilegeEscalation}
+workers.podPatch.spec.initContainers[].securityContext.readOnlyRootFilesystem
+workers.podPatch.spec.initContainers[].securityContext.capabilities.{add,drop}
+workers.podPatch.spec.initContainers[].volumeMounts[].{name,mountPath,readOnly}
 workers.tolerations[].{key,operator,value,effect}
 topology.{fabric,require,prefer,tensorWithin,spares,excludeNodes}
 network.{nccl} network.rdma.{resource,count}

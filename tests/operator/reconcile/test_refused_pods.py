@@ -8,7 +8,9 @@ import pytest
 
 from llmtrain_operator.errors import ForbiddenError, InvalidError, api_error
 from llmtrain_operator.kube.resources import PODS
-from llmtrain_operator.reconcile.writer import _forbidden, _invalid
+from llmtrain_operator.reconcile.refusals import forbidden, invalid, naming_privileges
+from tests.support.operator_harness.jobs import checked_job
+from tests.support.operator_harness.pod_patches import ROOT_WITH_IPC_LOCK, SPEC
 
 pytestmark = pytest.mark.unit
 
@@ -18,7 +20,7 @@ FIELD = "spec.containers[0].resources.requests"
 def refused(message: str) -> Any:
     error = api_error(422, "Invalid", f'Pod "job-0-0" is invalid: {FIELD}: {message}')
     assert isinstance(error, InvalidError)
-    return _invalid(PODS, "job-0-0", error)
+    return invalid(PODS, "job-0-0", error)
 
 
 @pytest.mark.parametrize(("resource", "least"), [("memory", " (at least shmSize)"), ("cpu", "")])
@@ -56,5 +58,32 @@ def test_other_messages_of_the_server_are_unchanged() -> None:
 def test_an_object_that_does_not_exist_is_named_with_its_field(said: str, starts: str) -> None:
     error = api_error(403, "Forbidden", f'pods "job-0-0" is forbidden: {said}')
     assert isinstance(error, ForbiddenError)
-    refused = _forbidden(PODS, "job-0-0", error)
+    refused = forbidden(PODS, "job-0-0", error)
     assert refused.reason == "ObjectNotFound" and refused.message.startswith(starts)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'violates PodSecurity "restricted:latest": runAsUser=0 (pod must not set runAsUser=0)',
+        "denied request: the operator creates no privileged containers, unless an administrator",
+        "denied request: the operator creates no pods with host paths",
+        "unable to validate against any security context constraint: []",
+    ],
+)
+def test_a_refused_privilege_is_named_with_its_path(said: str) -> None:
+    job = checked_job(workers={"podPatch": {"spec": ROOT_WITH_IPC_LOCK}})
+    error = forbidden(PODS, "job-0-0", api_error(403, "Forbidden", f"pods is forbidden: {said}"))
+    found = naming_privileges(error, job)
+    assert found.reason == "Forbidden"
+    path = f"{SPEC}.containers[0].securityContext.capabilities.add[0]"
+    assert found.message.startswith(f"{path}: capability IPC_LOCK; {SPEC}.securityContext.runAs")
+    assert "Pod Security level privileged; remove it, or let" in found.message
+    assert naming_privileges(error, checked_job()) == error
+
+
+def test_another_refusal_of_a_privileged_job_names_no_privilege() -> None:
+    job = checked_job(workers={"podPatch": {"spec": ROOT_WITH_IPC_LOCK}})
+    for status, said in ((403, "exceeded quota: gpus"), (403, "denied by the webhook of a mesh")):
+        error = forbidden(PODS, "job-0-0", api_error(status, "Forbidden", said))
+        assert naming_privileges(error, job) == error

@@ -68,6 +68,7 @@ CONFIG: Values = {
     "maxExcludedNodesPercent": 2.5,
     "countForeignPods": False,
     "systemPriorityClasses": True,
+    "allowPrivilegedPods": True,
     "logLevel": "DEBUG",
 }
 FABRIC = {
@@ -127,6 +128,7 @@ VALUE_SETS: Mapping[str, Values] = {
     },
     "no scrapers": {"jobNetworkPolicy": {"scrapers": []}, "watchNamespaces": WATCHED},
     "priority classes of the system": {"config": {"systemPriorityClasses": True}},
+    "privileged pods": {"config": {"allowPrivilegedPods": True}},
     "no admission policy": {"admissionPolicy": {"enabled": False}},
     "kueue": {"config": {"kueue": True}},
     "all flags": {"config": CONFIG},

@@ -1,0 +1,81 @@
+"""Why the API server refuses an object of a job, in words for its owner: field and remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from llmtrain_core.api.conditions import Reason, clean_text
+from llmtrain_core.validation.check import Job
+from llmtrain_core.validation.pod_privileges import privileges, privileges_text
+from llmtrain_operator.errors import ApiError, ForbiddenError, InvalidError
+from llmtrain_operator.job_state.observation import CreateError
+from llmtrain_operator.kube.resources import Resource
+from llmtrain_operator.manifests.names import JobIdentity
+
+NO_POD_GROUPS = (
+    "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; enable"
+    " its feature gate GenericWorkload and this API, or run the operator without the flag"
+)
+
+_NOT_FOUND = re.compile(r'(serviceaccount|RuntimeClass) "[^"]{1,253}" not found')
+"""Messages of the admission plugins ServiceAccount and RuntimeClass."""
+_PRIVILEGED = re.compile(
+    r"violates PodSecurity|security context constraint"
+    r"|the operator creates no (privileged|pods with host paths|pods in the network)"
+)
+"""Messages of Pod Security, of the admission policy of the chart, and of OpenShift."""
+
+
+def name_conflict(child: str, owner: Mapping[str, Any], identity: JobIdentity) -> CreateError:
+    """Return why a child object cannot be created: another one has its name."""
+    mine = identity.owner()
+    deleted = all(owner.get(key) == mine[key] for key in ("apiVersion", "kind", "name"))
+    text = (
+        f"metadata.name: {child} belongs to a deleted job of the same name;"
+        " waiting until it is gone"
+        if deleted
+        else f"metadata.name: {child} exists and is not owned by this job;"
+        " delete it, or create the job with another name"
+    )
+    return CreateError(Reason.NAME_CONFLICT, clean_text(text))
+
+
+def forbidden(resource: Resource, name: str, error: ApiError) -> CreateError:
+    """Return why the API server refuses a child object: quota, policy, or what does not exist."""
+    if isinstance(error, ForbiddenError) and error.quota:
+        text = (
+            f"spec.workers: {resource.plural} {name}: {error.message}; raise the quota of the"
+            " namespace or request less"
+        )
+        return CreateError(Reason.QUOTA_EXCEEDED, clean_text(text, 700))
+    text = f"the API server rejects {resource.plural} {name}: {error.message}"
+    if missing := _NOT_FOUND.search(error.message):
+        field = "serviceAccountName" if missing[1] == "serviceaccount" else "runtimeClassName"
+        text = f"spec.workers.{field}: {missing[0]}; create it, or correct the job; {text}"
+        return CreateError(Reason.OBJECT_NOT_FOUND, clean_text(text, 700))
+    return CreateError(Reason.FORBIDDEN, clean_text(text, 700))
+
+
+def invalid(resource: Resource, name: str, error: InvalidError) -> CreateError:
+    """Return why a child object is invalid."""
+    text = f"{resource.plural} {name} is invalid: {error.message}"
+    if limited := error.limited_resource:
+        # The limits of a job are not below its requests, so this one is of the namespace.
+        least = " (at least shmSize)" if limited == "memory" else ""
+        text = (
+            f"spec.workers.resources: a LimitRange or a webhook sets a {limited} limit below the"
+            f" request{least}; set limits.{limited} above it, or change the LimitRange: {text}"
+        )
+    return CreateError(Reason.INVALID_SPEC, clean_text(text, 700))
+
+
+def naming_privileges(error: CreateError, job: Job) -> CreateError:
+    """Return the refusal of a pod with the privileges that its job asks for, if these caused it."""
+    found = privileges(job.spec.workers)
+    if error.reason != Reason.FORBIDDEN or not found or not _PRIVILEGED.search(error.message):
+        return error
+    text = clean_text(f"{privileges_text(found)}: {error.message}", 700)
+    return replace(error, message=text)
