@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from llmtrain_core.node_health import HealthRowError, RowChange, read_changes
 from llmtrain_core.placement.types import DOMAIN_TOLERANCE
 from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_core.queueing.types import UNKNOWN_START_SECONDS
@@ -96,7 +97,11 @@ class Config:
     """Jobs of one namespace that may hold nodes or queue for them at once."""
     max_excluded_nodes_percent: float = MAX_EXCLUDED_PERCENT
     """Share of the nodes, in percent, that may be in quarantine at once, of all nodes and of those
-    with the same kinds of devices; at least one. Beyond it the oldest quarantines end early."""
+    with the same kinds of devices; at least one. Nodes that jobs avoid for their health count, too.
+    Beyond it the oldest quarantines end early."""
+    node_health: tuple[RowChange, ...] = ()
+    """Changes of the table of node health: rows to add, to change or to switch off, each with a
+    `name`, a `strength` (`avoid`, `leave` or `off`), and what to look for."""
     count_foreign_pods: bool = True
     """Count the resources of pods that are not of a job (needs a watch of all bound pods)."""
     pod_groups: bool = False
@@ -205,6 +210,16 @@ def _parse_metadata(text: str) -> dict[str, dict[str, str]]:
     return found
 
 
+def _parse_node_health(text: str) -> tuple[RowChange, ...]:
+    """Parse changes of the table of node health: a JSON list."""
+    try:
+        return read_changes(json.loads(text))
+    except HealthRowError as error:
+        raise ArgumentTypeError(str(error)) from None
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text[:200]!r} is not JSON: {error}") from None
+
+
 def _is_peer(item: Any) -> bool:
     return isinstance(item, dict) and bool(item) and item.keys() <= _PEER_FIELDS
 
@@ -233,6 +248,7 @@ def parse(arguments: Sequence[str]) -> Config:
         "metrics_peers": _parse_peers,
         "lease_metadata": _parse_metadata,
         "domain_tolerance": _parse_share,
+        "node_health": _parse_node_health,
     }
     for item in fields(Config):
         default: Any = None if callable(item.default_factory) else item.default

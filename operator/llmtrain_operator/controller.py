@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from llmtrain_core.node_health import HealthTable, changed_rows
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_core.validation.check import Job
@@ -17,6 +18,7 @@ from llmtrain_operator.cache.child_record import ChildRecord
 from llmtrain_operator.cache.disruption_budgets import BudgetRecord
 from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.job_feed import JobFeed
+from llmtrain_operator.cache.node_health import NodeHealth
 from llmtrain_operator.cache.records import ForeignPod, JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.config import Config
 from llmtrain_operator.kube.api import Object
@@ -97,13 +99,11 @@ class Controller:
             config.count_foreign_pods,
             self._change_handlers(),
             metrics,
+            _node_health(config),
         )
         self.feed = JobFeed(self.informers.jobs.values)
         self._assessments = AssessmentCache(
-            self.informers.all_nodes,
-            self.informers.node,
-            self.informers.fabric,
-            self.wake,
+            self.informers.all_nodes, self.informers.node, self.informers.fabric, self.wake
         )
         too_small = self._assessments.too_small
         self._links = LinkMonitor(config.progress_seconds, self.wake)
@@ -338,6 +338,11 @@ def _checked_jobs(config: Config, gpu: Callable[[], Accelerator | None]) -> Chec
     """Return the check of jobs with the settings of the operator."""
     permitted = config.allow_privileged_pods
     return CheckedJobs(config.domain_tolerance, gpu, allow_privileged_pods=permitted)
+
+
+def _node_health(config: Config) -> NodeHealth:
+    table = HealthTable(changed_rows(config.node_health))
+    return NodeHealth(table, config.max_excluded_nodes_percent)
 
 
 def _holds(pod: PodRecord) -> tuple[str, bool, bool]:

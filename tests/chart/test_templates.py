@@ -18,6 +18,16 @@ from tests.support.chart.rendering import operator_pod, rendered, rendered_set
 from tests.support.chart.value_sets import LONG_NAMESPACE, VALUE_SETS
 
 
+def test_changes_of_the_table_of_node_health_reach_the_operator() -> None:
+    rows = [
+        {"name": "oke/*", "strength": "off"},
+        {"name": "site/power", "condition": "PowerOk", "status": "False", "strength": "leave"},
+    ]
+    pod = operator_pod(rendered(config={"nodeHealth": rows}))
+    found = parse(pod["containers"][0]["args"]).node_health
+    assert [row.to_wire() for row in found] == rows
+
+
 def image(**values: Any) -> str:
     return str(operator_pod(rendered(**values))["containers"][0]["image"])
 

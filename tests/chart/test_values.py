@@ -74,6 +74,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no key of a label": ({"podLabels": {"a b": "c"}}, "podLabels", "'a b' not allowed"),
     "no value of a label": ({"commonLabels": {"a": "b c"}}, "commonLabels/a", "pattern"),
     "no priority class": ({"priorityClassName": "High"}, "priorityClassName", "pattern"),
+    "a strength that does not exist": (
+        {"config": {"nodeHealth": [{"name": "aks/GPUMissing", "strength": "drain"}]}},
+        "config/nodeHealth/0/strength",
+        "'avoid'",
+    ),
     "a registry as a list": ({"global": {"imageRegistry": []}}, "global/imageRegistry", "string"),
 }
 REFUSED_BY_TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster_files import LEAF, SPINE, Shell, listed, node, pod, tree
+from tests.support.cluster_files import LEAF, SPINE, Shell, job, listed, node, pod, tree
 from tests.support.node_lists import FOLDER
 from tests.support.paths import EXAMPLES
 
@@ -27,21 +27,6 @@ KEYS = {
     "reasons",
     "alternative",
 }
-
-
-def job(nodes: int, gpus: int = 8, **topology: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "parallelism": {"tensor": gpus, "data": nodes},
-        "workers": {"gpusPerNode": gpus, "image": "example.com/trainer:1", "command": ["train"]},
-    }
-    if topology:
-        spec["topology"] = topology
-    return {
-        "apiVersion": "llmtrain.dev/v1alpha1",
-        "kind": "LLMTrainingJob",
-        "metadata": {"name": "train"},
-        "spec": spec,
-    }
 
 
 def test_the_json_has_exactly_the_promised_keys(llmtrain: Shell, file: Callable[..., str]) -> None:

@@ -53,6 +53,27 @@ def test_metadata_of_the_lease(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--lease-metadata" in capsys.readouterr().err
 
 
+def test_changes_of_the_table_of_node_health(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse([]).node_health == () and parse(["--node-health=[]"]).node_health == ()
+    [row] = parse(['--node-health=[{"name": "aks/*", "strength": "off"}]']).node_health
+    assert (row.name, row.strength) == ("aks/*", "off")
+    wrong = '[{"name": "aks/GPUMissing", "strength": "drain"}]'
+    for text, named in (
+        (wrong, "row aks/GPUMissing: strength"),
+        ("[", "is not JSON"),
+        ("{}", "list"),
+    ):
+        with pytest.raises(SystemExit):
+            parse([f"--node-health={text}"])
+        said = capsys.readouterr().err
+        assert "--node-health" in said and named in said
+    monkeypatch.setenv("LLMTRAIN_OPERATOR_NODE_HEALTH", wrong)
+    with pytest.raises(ConfigError, match="LLMTRAIN_OPERATOR_NODE_HEALTH: row aks/GPUMissing"):
+        parse([])
+
+
 def test_the_tolerance_of_domains_is_a_share(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

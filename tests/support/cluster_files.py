@@ -44,3 +44,18 @@ def tree(leaves: int = 4, nodes: int = 4) -> list[dict[str, Any]]:
         for leaf in range(leaves)
         for index in range(nodes)
     ]
+
+
+def job(nodes: int, gpus: int = 8, **topology: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "parallelism": {"tensor": gpus, "data": nodes},
+        "workers": {"gpusPerNode": gpus, "image": "example.com/trainer:1", "command": ["train"]},
+    }
+    if topology:
+        spec["topology"] = topology
+    return {
+        "apiVersion": "llmtrain.dev/v1alpha1",
+        "kind": "LLMTrainingJob",
+        "metadata": {"name": "train"},
+        "spec": spec,
+    }

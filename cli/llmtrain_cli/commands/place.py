@@ -28,12 +28,15 @@ from llmtrain_core.placement import (
 )
 from llmtrain_core.placement.tree import natural
 from llmtrain_core.plan.memory.node_filter import nodes_with_too_little_memory, only_gpu
+from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_core.topology.findings import findings, relevant_to_job, sentences
 from llmtrain_core.topology.inventory import Snapshot
 from llmtrain_core.validation.check import Job
 
 MAX_OBSTACLES = 16
 """Maximum number of nodes in the text output on which a pod cannot start."""
+MAX_FINDINGS = 4
+"""Maximum number of findings about the health of nodes in one sentence."""
 MAX_ROWS = 64
 """Maximum number of nodes in the text output. JSON has all nodes."""
 
@@ -50,6 +53,22 @@ FabricOption = Annotated[
     str | None, typer.Option(help="file of a Fabric, or a preset; default: detected from labels")
 ]
 
+NodeHealthOption = Annotated[
+    str | None,
+    typer.Option(
+        help="file with changes of the table of node health: a list of rows, as in the operator's"
+        " --node-health"
+    ),
+]
+MaxExcludedOption = Annotated[
+    float,
+    typer.Option(
+        min=0.001,
+        max=100,
+        help="share of the nodes, in percent, that jobs avoid at most for their health; the"
+        " operator's --max-excluded-nodes-percent",
+    ),
+]
 DomainToleranceOption = Annotated[
     float,
     typer.Option(
@@ -67,6 +86,8 @@ def command(
     pods: PodsOption = None,
     fabric: FabricOption = None,
     domain_tolerance: DomainToleranceOption = DOMAIN_TOLERANCE,
+    node_health: NodeHealthOption = None,
+    max_excluded_nodes_percent: MaxExcludedOption = MAX_EXCLUDED_PERCENT,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the placement of a job. Exit code 1 if it does not fit, 2 on invalid input.
@@ -75,7 +96,14 @@ def command(
     """
     checked, annotations = read_manifest(job)
     named = checked.spec.topology.fabric if checked.spec.topology else None
-    view = read_cluster(ClusterSources(nodes, pods, fabric=fabric), named)
+    sources = ClusterSources(
+        nodes,
+        pods,
+        fabric=fabric,
+        node_health=node_health,
+        max_excluded_percent=max_excluded_nodes_percent,
+    )
+    view = read_cluster(sources, named)
     request = request_on(view.snapshot, checked, annotations, domain_tolerance)
     request = on_network(request, NetworkRequest.of(checked), view.snapshot, view.drivers)
     answer = place(request, view.snapshot)
@@ -84,6 +112,7 @@ def command(
     wire["reasons"] = [
         *wire["reasons"],
         *_label_findings(request, view.snapshot, answer),
+        *_health_findings(view.snapshot, answer),
     ]
     if isinstance(answer, Unplaceable):
         wire["obstacles"] = obstacles_by_node(request, view.snapshot)
@@ -127,6 +156,23 @@ def _label_findings(
     nodes = answer.nodes if isinstance(answer, Placement) else ()
     assigned = {node.name for node in nodes} or candidates
     return sentences(relevant_to_job(findings(snapshot), candidates, assigned))
+
+
+def _health_findings(snapshot: Snapshot, answer: Placement | Unplaceable) -> list[str]:
+    """Return the findings about the health of the nodes of a placement that have no effect."""
+    names = {node.name for node in answer.nodes} if isinstance(answer, Placement) else set()
+    found = [
+        f"{node.name} ({finding.text})"
+        for node in snapshot.nodes
+        if node.name in names
+        for finding in node.health
+        if not finding.in_force
+    ]
+    if not found:
+        return []
+    more = f" and {len(found) - MAX_FINDINGS} more" if len(found) > MAX_FINDINGS else ""
+    shown = ", ".join(found[:MAX_FINDINGS])
+    return [f"used although their health is in doubt, because too many nodes are: {shown}{more}"]
 
 
 def placement_text(wire: Mapping[str, Any]) -> str:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmtrain_cli.commands.place import (
+    MAX_FINDINGS,
     FabricOption,
+    MaxExcludedOption,
+    NodeHealthOption,
     NodesOption,
     PodsOption,
     obstacles_by_node,
@@ -28,7 +31,9 @@ from llmtrain_cli.io.cluster_view import ClusterSources, ClusterView, read_clust
 from llmtrain_cli.io.files import UNEXPECTED, read_manifest
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, show
 from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.node_health import CORDON_ROW, HealthFinding, Strength
 from llmtrain_core.placement.tree import natural
+from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_core.topology.findings import LabelFinding, findings, sentences
 from llmtrain_core.topology.inventory import Node, Snapshot
 
@@ -101,6 +106,8 @@ def command(
     depth: Annotated[
         str | None, typer.Option(help="lowest level to show, for example leaf or node")
     ] = None,
+    node_health: NodeHealthOption = None,
+    max_excluded_nodes_percent: MaxExcludedOption = MAX_EXCLUDED_PERCENT,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the network tree with the jobs on it. Exit code 2 on invalid input.
@@ -108,7 +115,8 @@ def command(
     With --nodes, no cluster is needed. Otherwise everything is read with kubectl.
     """
     manifest = None if job is None else read_manifest(job)
-    view = read_cluster(ClusterSources(nodes, pods, jobs, fabric), with_jobs=True)
+    sources = ClusterSources(nodes, pods, jobs, fabric, node_health, max_excluded_nodes_percent)
+    view = read_cluster(sources, with_jobs=True)
     try:
         topology = TopologyMap.of(view)
         if manifest is not None:
@@ -149,6 +157,7 @@ def to_wire(topology: TopologyMap) -> dict[str, Any]:
                 "path": dict(zip(names, path, strict=True)),
                 "gpus": {"total": total, "used": used},
                 "state": _state(nodes[name]),
+                "health": [_finding_wire(finding) for finding in nodes[name].health],
                 "seats": [{"job": s.job, "ranks": list(s.ranks)} for s in by_node.get(name, ())],
             }
         )
@@ -199,7 +208,27 @@ def _sorted(names: Iterable[str]) -> list[str]:
 def _state(node: Node) -> str:
     if not node.ready:
         return "not ready"
-    return "cordoned" if node.cordoned else "ready"
+    if node.cordoned:
+        return "cordoned"
+    return "avoided" if node.avoided else "ready"
+
+
+def _finding_wire(finding: HealthFinding) -> dict[str, Any]:
+    return {
+        "row": finding.row,
+        "evidence": finding.evidence,
+        "strength": str(Strength.LEAVE if finding.leave else Strength.AVOID),
+        "inForce": finding.in_force,
+    }
+
+
+def _health_text(node: Node) -> str:
+    """Return what the table of node health finds, besides a cordon, which is a state."""
+    found = [f for f in node.health if f.row != CORDON_ROW]
+    if not found:
+        return ""
+    text = f"({', '.join(finding.text for finding in found[:MAX_FINDINGS])})"
+    return text if node.avoided else f"used all the same {text}"
 
 
 def topology_text(topology: TopologyMap, depth: int) -> str:
@@ -256,6 +285,8 @@ def _line(
         parts += [state] if state != "ready" else []
         parts += [f"{clean_text(s.job)} {ranks_text(s.ranks) or '?'}" for s in here]
         obstacles = (topology.obstacles or {}).get(members[0].name)
+        health = "" if obstacles else _health_text(members[0])
+        parts += [clean_text(health)] if health else []
         parts += [f"cannot start here: {clean_text(obstacles)}"] if obstacles else []
         return "  ".join(parts)
     parts.append(f"{len(members)} node" + ("" if len(members) == 1 else "s"))

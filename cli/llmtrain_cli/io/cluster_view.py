@@ -12,6 +12,7 @@ from llmtrain_cli.io.files import (
     UNEXPECTED,
     fabric_of,
     read_fabric,
+    read_health_table,
     read_items,
     read_nodes,
     snapshot_for,
@@ -19,7 +20,9 @@ from llmtrain_cli.io.files import (
 from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.network import drivers_by_node
+from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_core.topology.inventory import Snapshot, node_from_raw, usage_from_pods
+from llmtrain_core.topology.node_limit import within_limit
 
 Raw = Mapping[str, Any]
 RESOURCE_SLICES = "resourceslices.resource.k8s.io"
@@ -34,6 +37,10 @@ class ClusterSources:
     jobs: str | None = None
     fabric: str | None = None
     """File of a Fabric, or a preset. None: the cluster's Fabric, else detected from labels."""
+    node_health: str | None = None
+    """File with changes of the node health table."""
+    max_excluded_percent: float = MAX_EXCLUDED_PERCENT
+    """Share of the nodes, in percent, that jobs avoid at most for their health."""
 
     def __post_init__(self) -> None:
         for option in ("pods", "jobs"):
@@ -60,6 +67,7 @@ def read_cluster(
 ) -> ClusterView:
     """Read the cluster. `fabric_name` is the Fabric that a job refers to."""
     live = sources.nodes is None
+    table = read_health_table(sources.node_health)
     if sources.nodes is None:
         nodes, slices = kubectl.get("nodes"), _slices_of_cluster()
     else:
@@ -78,7 +86,8 @@ def read_cluster(
     elif live:
         fabric = _fabric_of_cluster(fabric_name)
     try:
-        inventory = [node_from_raw(raw) for raw in nodes]
+        found = [node_from_raw(raw, table) for raw in nodes]
+        inventory = within_limit(found, sources.max_excluded_percent)
         usage = usage_from_pods(pods)
         drivers = drivers_by_node(slices)
     except UNEXPECTED as error:

@@ -13,6 +13,13 @@ from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.parsing import MAX_DOCUMENT, MAX_LIST, parse, read_text
 from llmtrain_core.api.base import API_VERSION
 from llmtrain_core.api.fabric import FabricSpec
+from llmtrain_core.node_health import (
+    DEFAULT_TABLE,
+    HealthRowError,
+    HealthTable,
+    changed_rows,
+    read_changes,
+)
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.label_presets import PRESETS, detect, fit, levels_of
 from llmtrain_core.topology.links import links_of
@@ -107,6 +114,17 @@ def _has_names(metadata: Raw) -> bool:
     return isinstance(labels, dict) and all(
         isinstance(each, str) and len(each) <= MAX_NAME for each in (*names, *labels.values())
     )
+
+
+def read_health_table(path: str | None) -> HealthTable:
+    """Read changes of the node health table: a list of rows, as in the chart's values."""
+    if path is None:
+        return DEFAULT_TABLE
+    document = parse(read_text(path, MAX_DOCUMENT), path)
+    try:
+        return HealthTable(changed_rows(read_changes(document)))
+    except HealthRowError as error:
+        raise CliError(f"--node-health {path}: {error}") from error
 
 
 def read_fabric(text: str) -> FabricSpec:

@@ -18,9 +18,12 @@ from llmtrain_core.plan.hardware import (
     accelerator_of,
 )
 from llmtrain_core.plan.memory.node_filter import WHOLE_GPUS
+from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_core.topology.inventory import Node, node_from_raw
+from llmtrain_core.topology.node_limit import within_limit
 
 DEFAULT_GPU = "H100"
+USABLE = "usable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +70,31 @@ def _usable(path: str) -> tuple[list[Node], list[str], dict[str, frozenset[str]]
     """Return the usable nodes with GPUs, notes about the others, and the drivers by node."""
     try:
         listed, slices = read_nodes(path)
-        found = [node_from_raw(raw) for raw in listed]
+        found = within_limit([node_from_raw(raw) for raw in listed], MAX_EXCLUDED_PERCENT)
         drivers = drivers_by_node(slices)
     except UNEXPECTED as error:
         raise CliError(
             f"--nodes {path}: unexpected object: {error!r}; print the list with kubectl get -o json"
         ) from error
-    found = [node for node in found if _has_gpus(node)]
+    found = tuple(node for node in found if _has_gpus(node))
     if not found:
         raise CliError(f"--nodes {path}: no node has GPUs; list some, or drop --nodes")
-    usable = [node for node in found if node.ready and not node.cordoned]
-    unready = sum(not node.ready for node in found)
-    cordoned = len(found) - len(usable) - unready
-    counts = (("not ready", unready), ("cordoned", cordoned))
+    states = Counter(map(_state, found))
+    usable = [node for node in found if _state(node) == USABLE]
+    counts = [(why, states[why]) for why in ("not ready", "cordoned", "avoided for their health")]
     notes = [f"nodes left out: {count} {why}" for why, count in counts if count]
     if not usable:
         raise CliError(f"--nodes {path}: no usable node: " + ", ".join(notes))
     return usable, notes, drivers
+
+
+def _state(node: Node) -> str:
+    """Return why a node is left out, or that it is usable."""
+    if not node.ready:
+        return "not ready"
+    if node.cordoned:
+        return "cordoned"
+    return "avoided for their health" if node.avoided else USABLE
 
 
 def _has_gpus(node: Node) -> bool:

@@ -15,7 +15,7 @@ from llmtrain_core.placement.capacity import (
     has_capacity,
     tensor_group,
 )
-from llmtrain_core.placement.filter import IN_USE, WITHHELD, FilterResult
+from llmtrain_core.placement.filter import AVOIDED, IN_USE, WITHHELD, FilterResult
 from llmtrain_core.placement.tree import Path, Tree, depth_of, natural
 from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot
@@ -24,6 +24,7 @@ _CAUSES = (
     WITHHELD,
     "cordoned",
     "not ready",
+    AVOIDED,
     "excluded by the job",
     "taint not tolerated",
     "node selector does not match",
@@ -72,11 +73,14 @@ def blockers_of(
 
 def _wait_rank(causes: Sequence[str]) -> int:
     """Return the rank of the slowest cause; -1 if a cause cannot change."""
-    ranks = [
-        0 if cause.endswith(IN_USE) else _CAUSES.index(cause) + 1 if cause in _CAUSES else -1
-        for cause in causes
-    ]
+    ranks = [_rank(AVOIDED if cause.startswith(AVOIDED) else cause) for cause in causes]
     return max(ranks) if min(ranks) >= 0 else -1
+
+
+def _rank(cause: str) -> int:
+    if cause.endswith(IN_USE):
+        return 0
+    return _CAUSES.index(cause) + 1 if cause in _CAUSES else -1
 
 
 def _by_domain(

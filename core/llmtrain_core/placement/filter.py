@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
+from llmtrain_core.node_health import CORDON_ROW
 from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot, tolerates
 from llmtrain_core.topology.resources import amount_text, is_device, missing_text
@@ -16,6 +18,10 @@ from llmtrain_core.topology.resources import amount_text, is_device, missing_tex
 IN_USE = "in use"
 """Suffix of the cause for resources that pods of other jobs use."""
 WITHHELD = "kept for a job ahead"
+MAX_FINDINGS = 3
+"""Findings about the health of one node that are named at most."""
+AVOIDED = "avoided for "
+"""Start of the cause for a finding about the health of a node."""
 _OF_THE_STATE = "node.kubernetes.io/"
 """Prefix of taints that only repeat the condition of a node, such as `unschedulable`."""
 
@@ -35,7 +41,8 @@ class FilterResult:
         """Count the refused nodes by their first cause."""
         found: dict[str, int] = {}
         for _, causes in self.refused:
-            found[causes[0]] = found.get(causes[0], 0) + 1
+            cause = _without_evidence(causes[0])
+            found[cause] = found.get(cause, 0) + 1
         return found
 
 
@@ -102,6 +109,17 @@ def _lack(resource: str, amount: int, total: int) -> str:
     return f"has {more} than {amount_text(resource, amount)} {resource}"
 
 
+def _findings(node: Node) -> list[str]:
+    """Return the findings that keep jobs from a node. Tolerations do not change its health."""
+    found = (f for f in node.health if f.in_force and f.row != CORDON_ROW)
+    return [f"{AVOIDED}{finding.text}" for finding in islice(found, MAX_FINDINGS)]
+
+
+def _without_evidence(cause: str) -> str:
+    """Return a cause for the count of nodes: the evidence may differ from node to node."""
+    return cause.split(": ", 1)[0] if cause.startswith(AVOIDED) else cause
+
+
 def _state_obstacles(request: Request, node: Node) -> list[str]:
     """Return the causes that are not about resources.
 
@@ -122,6 +140,8 @@ def _state_obstacles(request: Request, node: Node) -> list[str]:
         found.append("not ready")
     if node.cordoned:
         found.append("cordoned")
+    if node.health:
+        found += _findings(node)
     if node.taints and not tolerates(node, request.tolerations):
         repeats = all(taint.key.startswith(_OF_THE_STATE) for taint in node.taints)
         if not repeats or (node.ready and not node.cordoned):

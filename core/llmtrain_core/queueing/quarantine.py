@@ -13,10 +13,11 @@ end early. The only state are the failures in the status of the jobs.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+
+from llmtrain_core.node_health import ExclusionLimit
 
 FAILURE_WINDOW_SECONDS = 3600.0
 """Older failures do not count."""
@@ -88,11 +89,15 @@ def quarantine(
     now: float,
     nodes: Mapping[str, Hashable],
     max_percent: float = MAX_EXCLUDED_PERCENT,
+    avoided: Collection[str] = (),
+    suspects: Collection[str] = (),
 ) -> Quarantine:
     """Return the quarantine that follows from the failures.
 
     `nodes` are all nodes that exist, with their kind. For any job at most `max_percent` of all
-    nodes and of those of each kind are excluded, but at least one.
+    nodes and of those of each kind are excluded, but at least one. `avoided` are those that jobs
+    avoid for their health: they count towards the limit, and need no quarantine. `suspects` are
+    further nodes that all jobs use last.
     """
     by_node: dict[str, list[NodeFailure]] = {}
     speakers: dict[str, set[str]] = {}
@@ -100,17 +105,21 @@ def quarantine(
     for failure in sorted(failures, key=lambda f: (-f.time, f.job)):
         past = now - failure.time
         recent = -CLOCK_SKEW_SECONDS <= past < FAILURE_WINDOW_SECONDS + MAX_SECONDS
-        if failure.node in nodes and recent:
+        if failure.node in nodes and failure.node not in avoided and recent:
             by_node.setdefault(failure.node, []).append(failure)
             if not failure.own:
                 speakers.setdefault(failure.namespace, set()).add(failure.node)
-    limit = _Limit(nodes, max_percent)
+    limit = _Limit(nodes, max_percent, avoided)
+    further = frozenset(suspects)
     for_all = {node: _relevant(found, "") for node, found in by_node.items()}
     return Quarantine(
-        _lists(for_all, now, limit),
+        _lists(for_all, now, limit, further),
         {
             namespace: _lists(
-                for_all | {node: _relevant(by_node[node], namespace) for node in names}, now, limit
+                for_all | {node: _relevant(by_node[node], namespace) for node in names},
+                now,
+                limit,
+                further,
             )
             for namespace, names in speakers.items()
         },
@@ -120,13 +129,13 @@ def quarantine(
 class _Limit:
     """How many nodes may be excluded at once: of all, and of each kind."""
 
-    def __init__(self, nodes: Mapping[str, Hashable], percent: float):
+    def __init__(self, nodes: Mapping[str, Hashable], percent: float, avoided: Collection[str]):
+        limit = ExclusionLimit(nodes, percent)
         self._kinds = nodes
-        self._most = {
-            kind: max(1, int(count * percent / 100))
-            for kind, count in Counter(nodes.values()).items()
-        }
-        self._most_of_all = max(1, int(len(nodes) * percent / 100))
+        self._most = dict(limit.of_kind)
+        for name in avoided:
+            self._most[nodes[name]] -= 1
+        self._most_of_all = limit.of_all - len(avoided)
 
     def newest(self, exclusions: Mapping[str, Exclusion]) -> dict[str, Exclusion]:
         """Return the exclusions that no later one has ended, because there were too many."""
@@ -151,7 +160,12 @@ class _Limit:
         return held
 
 
-def _lists(by_node: Mapping[str, Sequence[NodeFailure]], now: float, limit: _Limit) -> NodeLists:
+def _lists(
+    by_node: Mapping[str, Sequence[NodeFailure]],
+    now: float,
+    limit: _Limit,
+    further: frozenset[str],
+) -> NodeLists:
     """Return the lists that follow from the failures of each node, newest first."""
     exclusions: dict[str, Exclusion] = {}
     for node, found in by_node.items():
@@ -167,7 +181,7 @@ def _lists(by_node: Mapping[str, Sequence[NodeFailure]], now: float, limit: _Lim
         for node, found in by_node.items()
         if found and node not in excluded and found[0].time + FAILURE_WINDOW_SECONDS > now
     )
-    return NodeLists(excluded, suspects)
+    return NodeLists(excluded, suspects | (further - excluded.keys()))
 
 
 def _relevant(failures: Iterable[NodeFailure], namespace: str) -> list[NodeFailure]:

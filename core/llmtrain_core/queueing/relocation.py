@@ -6,18 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.placement import Placement, Request, cost_of, place
-from llmtrain_core.topology.inventory import Node, Snapshot
+from llmtrain_core.topology.inventory import Snapshot
 
 MIN_GAIN = 1.1
 """Below this a relocation is not worth a restart from a checkpoint."""
-_REMOVAL_TAINTS = frozenset(
-    {
-        "ToBeDeletedByClusterAutoscaler",
-        "karpenter.sh/disrupted",
-        "karpenter.sh/disruption",
-    }
-)
-"""Taints by which autoscalers announce that they drain a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +19,6 @@ class Relocation:
     placement: Placement
     gain: float
     """Communication time of a step on the current nodes over that on the new ones."""
-
-
-def drain_cause(node: Node) -> str:
-    """Return why the pods of a node are expected to leave it; empty if they are not."""
-    if node.cordoned:
-        return "cordoned"
-    return next((taint.key for taint in node.taints if taint.key in _REMOVAL_TAINTS), "")
 
 
 def find_placement_without(

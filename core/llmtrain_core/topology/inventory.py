@@ -12,6 +12,7 @@ from typing import Any
 
 from llmtrain_core.api import labels
 from llmtrain_core.api.job import Toleration
+from llmtrain_core.node_health import CORDON_ROW, DEFAULT_TABLE, HealthFinding, HealthTable
 from llmtrain_core.topology.levels import NODE, Levels
 from llmtrain_core.topology.links import Links
 from llmtrain_core.topology.resources import (
@@ -58,6 +59,18 @@ class Node:
     ready: bool = True
     cordoned: bool = False
     taints: tuple[Taint, ...] = ()
+    health: tuple[HealthFinding, ...] = ()
+    """What the node health table finds."""
+
+    @property
+    def avoided(self) -> bool:
+        """Whether a finding keeps jobs from the node, besides a cordon."""
+        return any(f.in_force and f.row != CORDON_ROW for f in self.health)
+
+    @property
+    def leaving(self) -> HealthFinding | None:
+        """Why jobs that run on the node relocate; None if they stay."""
+        return next((f for f in self.health if f.leave and f.in_force), None)
 
     def total(self, resource: str) -> int:
         """Return the allocatable amount of a resource.
@@ -139,14 +152,15 @@ def snapshot(levels: Levels, nodes: Iterable[Node], usage: Iterable[Usage]) -> S
     return Snapshot(levels, tuple(sorted(nodes, key=lambda n: n.name)), used)
 
 
-def node_from_raw(raw: Mapping[str, Any]) -> Node:
-    """Read a Node object as the API server prints it."""
+def node_from_raw(raw: Mapping[str, Any], table: HealthTable = DEFAULT_TABLE) -> Node:
+    """Read a Node object as the API server prints it, with what the table finds on it."""
     metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
     conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
+    allocatable = amounts(status.get("allocatable") or {})
     return Node(
         name=metadata["name"],
         labels=metadata.get("labels") or {},
-        allocatable=amounts(status.get("allocatable") or {}),
+        allocatable=allocatable,
         ready=conditions.get("Ready") == "True",
         cordoned=bool(spec.get("unschedulable")),
         taints=tuple(
@@ -154,6 +168,7 @@ def node_from_raw(raw: Mapping[str, Any]) -> Node:
             for taint in spec.get("taints") or []
             if taint["effect"] in _NOT_TOLERABLE_EFFECTS
         ),
+        health=table.findings(raw, amounts(status.get("capacity") or {}), allocatable),
     )
 
 

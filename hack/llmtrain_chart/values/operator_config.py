@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from llmtrain_chart.values.base import ChartModel
+from llmtrain_core.node_health import RowChange
+from llmtrain_core.node_health.changes import MAX_CHANGES
 from llmtrain_operator import config
 
 SET_BY_CHART = frozenset(
@@ -55,16 +57,19 @@ def _model() -> type[ChartModel]:
     for item in fields(config.Config):
         if item.name in SET_BY_CHART:
             continue
-        kind = _TYPES[str(item.type)]
+        kind = _TYPES.get(str(item.type))
         if item.name == "log_level":
             kind = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
         if item.name == "domain_tolerance":
             kind = Annotated[float, Field(ge=0, lt=1)]
         if item.name == "max_excluded_nodes_percent":
             kind = Annotated[float, Field(gt=0, le=100)]
+        if item.name == "node_health":
+            kind = Annotated[list[RowChange], Field(max_length=MAX_CHANGES)]
         # A pod has its ports to itself and needs no free one.
         description = descriptions[item.name].replace("; 0 selects a free port", "")
-        values[item.name] = (kind, Field(item.default, description=description))
+        default = list(item.default) if isinstance(item.default, tuple) else item.default
+        values[item.name] = (kind, Field(default, description=description))
     return create_model("OperatorConfig", __base__=ChartModel, **values)
 
 

@@ -13,6 +13,7 @@ from llmtrain_operator.cache.disruption_budgets import BudgetRecord, budget_reco
 from llmtrain_operator.cache.foreign_usage import ForeignUsage
 from llmtrain_operator.cache.job import Raw
 from llmtrain_operator.cache.job_record import job_record, unreadable_job
+from llmtrain_operator.cache.node_health import NodeHealth
 from llmtrain_operator.cache.records import (
     FabricRecord,
     ForeignPod,
@@ -22,7 +23,6 @@ from llmtrain_operator.cache.records import (
     fabric_record,
     foreign_pod,
     is_followed,
-    node_record,
     pod_record,
     priority_record,
 )
@@ -88,6 +88,7 @@ class Informers:
         count_foreign_pods: bool,
         on_change: ChangeHandlers,
         events: EventCounter,
+        node_health: NodeHealth | None = None,
     ):
         """Watch jobs and their pods in one namespace, or in all of them if it is None."""
         self._cluster = cluster
@@ -96,6 +97,7 @@ class Informers:
         self._all: list[Informer[Any]] = []
         self.foreign_usage = ForeignUsage()
         self.unready_nodes = UnreadyNodes()
+        self.node_health = node_health or NodeHealth()
         self.jobs = self._informer(
             "jobs", Selection(JOBS, namespace), job_record, on_change.job, damaged=unreadable_job
         )
@@ -107,7 +109,7 @@ class Informers:
             _POD_INDEXES,
         )
         self.nodes = self._informer(
-            "nodes", Selection(NODES), node_record, self._node_changed, _NODE_INDEXES
+            "nodes", Selection(NODES), self.node_health.read, self._node_changed, _NODE_INDEXES
         )
         self.fabrics = self._informer("fabrics", Selection(FABRICS), fabric_record, on_change.other)
         self.priority_classes = self._informer(
@@ -169,6 +171,7 @@ class Informers:
 
     def _node_changed(self, old: NodeRecord | None, new: NodeRecord | None) -> None:
         self.unready_nodes.change(old, new)
+        self.node_health.change(old, new)
         self._on_change.node(old, new)
 
     def _foreign_pod_changed(self, old: ForeignPod | None, new: ForeignPod | None) -> None:
@@ -188,12 +191,13 @@ class Informers:
         return (job for job in self.jobs.values() if job.view.is_ours)
 
     def all_nodes(self) -> Iterator[Node]:
-        """Yield all nodes."""
-        return (record.node for record in self.nodes.values())
+        """Yield all nodes, with the findings about their health that have an effect."""
+        return (self.node_health.node(record.node) for record in self.nodes.values())
 
     def node(self, name: str) -> NodeRecord | None:
-        """Return a node by name."""
-        return next(iter(self.nodes.by_index("name", name)), None)
+        """Return a node by name, with the findings about its health that have an effect."""
+        found = next(iter(self.nodes.by_index("name", name)), None)
+        return None if found is None else self.node_health.record(found)
 
     def has_priority_class(self, name: str) -> bool:
         """Return True if a PriorityClass of this name exists."""

@@ -9,6 +9,7 @@ from math import inf
 from llmtrain_core.api import labels
 from llmtrain_core.api.defaults import TERMINATION_MESSAGE_BYTES
 from llmtrain_core.api.fabric import FabricSpec
+from llmtrain_core.node_health import DEFAULT_TABLE, HealthTable
 from llmtrain_core.topology.inventory import Node, node_from_raw
 from llmtrain_core.topology.label_presets import levels_of
 from llmtrain_core.topology.levels import Levels
@@ -249,11 +250,13 @@ def foreign_pod(raw: Raw) -> ForeignPod | None:
     return ForeignPod(sys.intern(node), resources) if resources else None
 
 
-def node_record(raw: Raw) -> NodeRecord:
-    """Read a node."""
+def node_record(raw: Raw, table: HealthTable = DEFAULT_TABLE) -> NodeRecord:
+    """Read a node, with what the table of node health finds on it."""
     conditions = (raw.get("status") or {}).get("conditions") or ()
     since = next((c.get("lastTransitionTime") for c in conditions if c["type"] == "Ready"), None)
-    return NodeRecord(node_from_raw(raw), since or raw["metadata"].get("creationTimestamp", ""))
+    return NodeRecord(
+        node_from_raw(raw, table), since or raw["metadata"].get("creationTimestamp", "")
+    )
 
 
 def fabric_record(raw: Raw) -> FabricRecord:

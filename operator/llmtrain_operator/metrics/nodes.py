@@ -82,7 +82,8 @@ def _by_state(
         return {"unready": total}
     used = min(total, used)
     reserved = min(total, max(used, held)) - used
-    rest: NodeState = "cordoned" if node.cordoned else "quarantined" if quarantined else "free"
+    out = quarantined or node.avoided
+    rest: NodeState = "cordoned" if node.cordoned else "quarantined" if out else "free"
     found: dict[NodeState, int] = {
         "used": used,
         "reserved": reserved,

@@ -1,5 +1,8 @@
 """Policies: a running job moves to other nodes, for a better placement or off drained nodes.
 
+A node counts as drained if a row of the node health table says that jobs leave it: a cordon, the
+taint of an autoscaler, the notice of a cloud.
+
 It moves after a checkpoint newer than the request, so that only the restart takes time. Old and new
 placement are exchanged in one write, so no other job can take the nodes in between. This is neither
 a failure nor a restart.
@@ -11,12 +14,13 @@ timeout: after that the pods may be evicted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.defaults import MAX_DRAINED_NODES
+from llmtrain_core.node_health import HealthFinding
 from llmtrain_core.queueing import Assignment
-from llmtrain_core.queueing.relocation import drain_cause
 from llmtrain_operator.cache.job import format_time, parse_time
 from llmtrain_operator.job_state.pods import current_pods
 from llmtrain_operator.job_state.status_draft import StatusDraft
@@ -59,17 +63,16 @@ def follow_drain(draft: StatusDraft) -> bool:
     if not causes:
         _end_drain(draft)
         return False
+    deadline = format_time(draft.observed.now + timedelta(seconds=_patience(draft, causes)))
     if not draft.view.is_drained:
-        deadline = draft.observed.now + timedelta(seconds=draft.observed.drain_timeout)
-        move = {
-            "attempt": draft.attempt,
-            "afterCheckpoint": draft.view.last_checkpoint or 0,
-            "deadline": format_time(deadline),
-        }
+        newest = draft.view.last_checkpoint or 0
+        move = {"attempt": draft.attempt, "afterCheckpoint": newest, "deadline": deadline}
         draft.set_field("move", move)
+    elif deadline < draft.view.drain_deadline:  # a node that stops sooner than the first one
+        draft.set_field("move", {**draft.view.move, "deadline": deadline})
     named = sorted(causes)[:MAX_DRAINED_NODES]
     draft.set_field("move", {**draft.view.move, "nodes": named})
-    text = f"{blocked_text({node: [cause] for node, cause in causes.items()})}: {_next_step(draft)}"
+    text = f"{_drained_text(causes)}: {_next_step(draft)}"
     draft.set_condition(ConditionType.RUNNING, True, Reason.NODE_DRAINING, clean_text(text))
     left = parse_time(draft.view.drain_deadline) - draft.observed.now
     if left.total_seconds() > 0:
@@ -101,15 +104,26 @@ def relocate(draft: StatusDraft) -> bool:
     return True
 
 
-def _drained_nodes(draft: StatusDraft) -> dict[str, str]:
+def _drained_nodes(draft: StatusDraft) -> dict[str, HealthFinding]:
     """Return the nodes that the gang is expected to leave, with the cause of each."""
     ended = {pod.node for pod in current_pods(draft) if pod.trainer_ended}
-    found = {
-        name: drain_cause(known.node)
+    return {
+        name: cause
         for name in draft.placed_nodes
-        if name not in ended and (known := draft.observed.nodes.get(name)) is not None
+        if name not in ended
+        and (known := draft.observed.nodes.get(name)) is not None
+        and (cause := known.node.leaving) is not None
     }
-    return {name: cause for name, cause in found.items() if cause}
+
+
+def _patience(draft: StatusDraft, causes: Mapping[str, HealthFinding]) -> float:
+    """Return the seconds that a job has to leave: fewer if one of the nodes stops soon."""
+    found = (cause.move_within for cause in causes.values())
+    return min([draft.observed.drain_timeout, *(limit for limit in found if limit is not None)])
+
+
+def _drained_text(causes: Mapping[str, HealthFinding]) -> str:
+    return blocked_text({node: [cause.text] for node, cause in causes.items()})
 
 
 def _free_completed_pods(draft: StatusDraft) -> None:
@@ -122,7 +136,7 @@ def _free_completed_pods(draft: StatusDraft) -> None:
         pod
         for pod in draft.observed.pods
         if pod.attempt == draft.attempt and pod.index in done and pod.has_sidecar
-        if pod.node in nodes and drain_cause(nodes[pod.node].node)
+        if pod.node in nodes and nodes[pod.node].node.leaving is not None
     )
 
 
@@ -155,7 +169,7 @@ def _leave_drained_nodes(draft: StatusDraft) -> bool:
     causes = _drained_nodes(draft)
     if not causes or not draft.view.may_leave(draft.observed.now.timestamp()):
         return False
-    text = clean_text(f"moving off {blocked_text({node: [why] for node, why in causes.items()})}")
+    text = clean_text(f"moving off {_drained_text(causes)}")
     decision = draft.observed.decision
     replacements = find_replacements(draft, causes)
     if replacements:

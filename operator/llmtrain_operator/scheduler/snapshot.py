@@ -26,7 +26,7 @@ from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_core.queueing.quarantine import Quarantine, quarantine
 from llmtrain_core.queueing.quota import PodCharge, charge_of
 from llmtrain_core.topology.inventory import Node
-from llmtrain_core.topology.resources import is_device
+from llmtrain_core.topology.node_limit import devices_of, is_excluded
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.informers import Informers
@@ -279,12 +279,23 @@ class ClusterReader:
         return None if found is None else found.node
 
     def quarantine(self) -> Quarantine:
-        """Return the nodes that are quarantined now."""
+        """Return the nodes that are quarantined now.
+
+        Nodes whose findings have no effect, because too many have some, are used last.
+        """
         failures = [*node_failures(self._informers.managed_jobs())]
-        if not failures:
+        beyond = self._informers.node_health.beyond
+        if not failures and not beyond:
             return Quarantine()
-        nodes = {node.name: _devices(node) for node in self._informers.all_nodes()}
-        return quarantine(failures, time.time(), nodes, self._max_excluded_nodes_percent)
+        nodes = [*self._informers.all_nodes()]
+        return quarantine(
+            failures,
+            time.time(),
+            {node.name: devices_of(node) for node in nodes},
+            self._max_excluded_nodes_percent,
+            avoided=frozenset(node.name for node in nodes if is_excluded(node)),
+            suspects=beyond,
+        )
 
     def _allocations(self, now: float, held: HeldNodes) -> Iterator[Allocation]:
         priorities = self._priorities()
@@ -317,13 +328,6 @@ class ClusterReader:
 
     def _fabrics(self) -> dict[str, FabricRecord]:
         return {item.name: item for item in self._informers.fabrics.values()}
-
-
-def _devices(node: Node) -> frozenset[str]:
-    """Return the names of the devices of a node. Few jobs can use nodes of several kinds."""
-    return frozenset(
-        name for name, amount in node.allocatable.items() if amount and is_device(name)
-    )
 
 
 def _is_rejected(view: JobView) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llmtrain_core.api.job import Toleration
+from llmtrain_core.node_health import CORDONED, HealthFinding
 from llmtrain_core.placement import (
     Placement,
     Request,
@@ -16,6 +18,7 @@ from llmtrain_core.placement import (
     place,
     start_obstacles,
 )
+from llmtrain_core.placement.filter import MAX_FINDINGS
 from llmtrain_core.topology.inventory import Node, Taint, Usage, snapshot
 from llmtrain_core.topology.levels import NODE
 from llmtrain_core.validation.check import Job, check
@@ -103,6 +106,32 @@ def test_a_pod_tolerates_the_taints_of_its_own_devices() -> None:
     assert device_tolerations(["cpu", "rdma/hca"]) == [
         Toleration(key="rdma/hca", operator="Exists", effect="NoSchedule")
     ]
+
+
+def test_a_node_with_a_finding_of_the_health_table_takes_no_pod() -> None:
+    taint = Taint("karpenter.sh/disrupted", "", "NoSchedule")
+    found = HealthFinding("aks/XIDErrors", "condition XIDErrors=True, reason XIDErrors79")
+    cause = "avoided for aks/XIDErrors: condition XIDErrors=True, reason XIDErrors79"
+    bad = node("a", health=(found,), taints=(taint,))
+    tolerant = replace(request(), tolerations=(Toleration(operator="Exists"),))
+    assert start_obstacles(tolerant, bad, {}) == (cause,), "a toleration heals no node"
+    assert obstacles_text(request(), bad, {}) == f"{cause}; taint not tolerated"
+    assert start_obstacles(request(), node("a", health=(replace(found, in_force=False),)), {}) == ()
+    assert start_obstacles(request(), node("a", cordoned=True, health=(CORDONED,)), {}) == (
+        "cordoned",
+    )
+    many = tuple(replace(found, row=f"a/{index}") for index in range(9))
+    assert len(start_obstacles(request(), node("a", health=many), {})) == MAX_FINDINGS
+
+
+def test_a_job_that_waits_for_a_node_says_which_row_and_which_evidence() -> None:
+    found = [HealthFinding("a/b", f"label a/b={index}") for index in range(2)]
+    nodes = [node("n0"), *(node(f"n{i + 1}", health=(found[i],)) for i in range(2))]
+    answer = place(request(2), snapshot((NODE,), nodes, []))
+    assert isinstance(answer, Unplaceable) and answer.reason == "InsufficientNodes"
+    assert answer.refused == {"avoided for a/b": 2}
+    assert answer.blockers == ("n1",)
+    assert "when these nodes become available: n1 (avoided for a/b: label a/b=0)" in answer.message
 
 
 def test_all_obstacles_of_a_node_are_named() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.node_health import HealthFinding
 from llmtrain_core.topology.inventory import Node, Taint
 from llmtrain_operator.cache.disruption_budgets import (
     BudgetRecord,
@@ -16,7 +17,7 @@ from llmtrain_operator.cache.disruption_budgets import (
     budget_record,
     covering_budget,
 )
-from llmtrain_operator.cache.records import NodeRecord
+from llmtrain_operator.cache.records import NodeRecord, node_record
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.manifests.disruption_budget import make_disruption_budget
@@ -141,7 +142,10 @@ def test_a_cordon_is_recorded_and_shown() -> None:
 
 @pytest.mark.parametrize("key", ["ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"])
 def test_the_taint_of_an_autoscaler_is_a_drain(key: str) -> None:
-    tainted = NodeRecord(Node("n1", {}, {}, taints=(Taint(key, "", "NoSchedule"),)), ago(60))
+    taint = {"key": key, "effect": "NoSchedule"}
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    raw = {"metadata": {"name": "n1"}, "spec": {"taints": [taint]}, "status": ready}
+    tainted = node_record(raw)
     actions, _ = settle(drained(nodes=cluster() | {"n1": tainted}))
     assert actions.status["move"]["nodes"] == ["n1"]
     own = NodeRecord(Node("n1", {}, {}, taints=(Taint("team", "a", "NoSchedule"),)), ago(60))
@@ -215,6 +219,51 @@ def test_a_second_node_does_not_extend_the_time_of_the_first() -> None:
     actions, _ = settle(both)
     assert actions.status["move"]["nodes"] == ["n0", "n1"]
     assert actions.status["move"]["deadline"] == ago(-TIMEOUT)
+
+
+def noticed(finding: HealthFinding) -> dict[str, NodeRecord]:
+    marked = node("n1")
+    return cluster("n3") | {"n1": replace(marked, node=replace(marked.node, health=(finding,)))}
+
+
+SPOT = HealthFinding(
+    "aws/spot-interruption",
+    "taint aws-node-termination-handler/spot-itn=1:NoSchedule",
+    leave=True,
+    move_within=30.0,
+)
+
+
+def test_a_spot_notice_moves_the_job_before_the_node_stops() -> None:
+    offer = assignment(1, "n2", "n0")
+    actions, observed = settle(drained(nodes=noticed(SPOT), spec=CHECKPOINT, decision=offer))
+    assert actions.status["move"]["deadline"] == ago(-30)
+    assert text(actions, ConditionType.RUNNING).startswith(
+        "n1 (aws/spot-interruption: taint aws-node-termination-handler/spot-itn=1:NoSchedule):"
+        " the job moves after a checkpoint newer than step 20"
+    )
+    actions, _ = settle(later(observed, 30))
+    assert actions.status["attempt"] == 1 and actions.status["restarts"] == 0
+    assert not actions.status.get("failures")
+    assert "n1 (aws/spot-interruption: " in text(actions, ConditionType.RUNNING)
+
+
+def test_a_node_that_stops_sooner_shortens_the_time_of_the_first() -> None:
+    _, observed = settle(drained("n0"))
+    both = {**noticed(SPOT), **cluster("n0"), "n1": noticed(SPOT)["n1"]}
+    actions, observed = settle(replace(later(observed, 100), nodes=both))
+    assert actions.status["move"]["deadline"] == ago(-130)
+    actions, _ = settle(later(observed, 110))
+    assert actions.status["move"]["deadline"] == ago(-130), "the notice is not given again"
+
+
+@pytest.mark.parametrize("changes", [{"leave": False}, {"in_force": False}])
+def test_a_finding_that_is_only_avoided_or_has_no_effect_moves_no_job(
+    changes: dict[str, Any],
+) -> None:
+    actions, _ = settle(drained(nodes=noticed(replace(SPOT, **changes))))
+    assert "move" not in actions.status
+    assert reason(actions, ConditionType.RUNNING)[0] == "True"
 
 
 def test_a_job_with_an_invalid_spec_does_not_block_a_drain() -> None:

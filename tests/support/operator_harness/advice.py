@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from llmtrain_devcluster.api import Object
-from tests.support.operator_harness.harness import OperatorHarness, condition
+from tests.support.operator_harness.harness import OperatorHarness, condition, mark_node
 
 FABRICS = "llmtrain.dev/v1alpha1/fabrics"
 PRIORITY_CLASSES = "scheduling.k8s.io/v1/priorityclasses"
@@ -70,6 +70,8 @@ class CaseBench(OperatorHarness):
             await self.nodes.node_ready(node)
         elif cause == "taint not tolerated":
             await self.node(node, {"spec": {"taints": None}})
+        elif cause.startswith("avoided for "):
+            await self.mark(node, cause.split("condition ")[1].split("=")[0], "False")
         elif cause == "node selector does not match":
             await self.node(node, {"metadata": {"labels": {"harness": self.tag}}})
         else:
@@ -88,6 +90,10 @@ class CaseBench(OperatorHarness):
                 await self.api.delete(
                     "pods", pod["metadata"]["name"], self.namespace, grace_seconds=0
                 )
+
+    async def mark(self, node: str, kind: str, status: str, reason: str = "Scripted") -> None:
+        """Set a condition of a node, as the agent of a cloud does."""
+        await mark_node(self.api, node, kind, status, reason)
 
     async def node(self, name: str, body: Object) -> None:
         await self.api.patch("nodes", name, body)

@@ -359,6 +359,13 @@ async def reporting(pod: Object, report: Object) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
+async def mark_node(api: Api, node: str, kind: str, status: str, reason: str) -> None:
+    """Set a condition of a node, as an agent of node health does."""
+    found = {"type": kind, "status": status, "reason": reason, "message": "scripted"}
+    body = {"status": {"conditions": [found]}}
+    await api.patch("nodes", node, body, subresource="status", kind="strategic")
+
+
 def message(reason: str, text: str, field: str, remedy: str, code: int) -> str:
     """Return a termination message as the contract describes it."""
     error = {

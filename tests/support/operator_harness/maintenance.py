@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from llmtrain_core.node_health import CORDONED
 from llmtrain_core.placement import Request, start_obstacles
 from llmtrain_core.queueing import Assignment, ClusterState, PendingJob
 from llmtrain_core.topology.inventory import Node
@@ -111,7 +112,7 @@ class MaintainedCluster:
 
     def drain(self, name: str) -> None:
         """Cordon a node and evict its pods; the node may be used again a while later."""
-        self.nodes[name] = replace(self.nodes[name], cordoned=True)
+        self.nodes[name] = replace(self.nodes[name], cordoned=True, health=(CORDONED,))
         self.after(DRAINED_SECONDS, lambda: self._uncordon(name))
         for job in self.jobs.values():
             for found in list(job.pods.values()):
@@ -119,7 +120,7 @@ class MaintainedCluster:
                     self._delete(job, found, "EvictionByEvictionAPI")
 
     def _uncordon(self, name: str) -> None:
-        self.nodes[name] = replace(self.nodes[name], cordoned=False)
+        self.nodes[name] = replace(self.nodes[name], cordoned=False, health=())
 
     def _delete(self, job: SimulatedJob, victim: PodRecord, disruption: str = "") -> None:
         job.stop(self.now)

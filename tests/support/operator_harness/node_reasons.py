@@ -102,6 +102,18 @@ async def tainted(harness: CaseBench) -> None:
 
 
 @case
+async def unwell(harness: CaseBench) -> None:
+    node, _ = await harness.add_nodes({}, {})
+    await harness.mark(node, "GPUMissing", "True", "GPUMissing7")
+    await harness.submit("job")
+    message = await harness.wait_reason("job", "InsufficientNodes", "1 avoided for aks/GPUMissing")
+    cause = "avoided for aks/GPUMissing: condition GPUMissing=True, reason GPUMissing7"
+    assert nodes_by_cause(message) == {cause: [node]}
+    await harness.follow(message)
+    await harness.starts("job")
+
+
+@case
 async def selected_by_nobody(harness: CaseBench) -> None:
     [node] = await harness.add_nodes({})
     await harness.node(node, {"metadata": {"labels": {"harness": "elsewhere"}}})

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, get_condition, set_condition
 from llmtrain_core.api.status import JobStatus
+from llmtrain_core.node_health import CORDONED
 from llmtrain_core.placement import PlacedNode, Placement, Request, start_obstacles
 from llmtrain_core.queueing import Assignment
 from llmtrain_core.topology.inventory import Node
@@ -47,7 +48,15 @@ def ago(seconds: float) -> str:
 
 def node(name: str, ready: bool = True, since: float = 3600, cordoned: bool = False) -> NodeRecord:
     return NodeRecord(
-        Node(name, {}, {"nvidia.com/gpu": 2}, ready=ready, cordoned=cordoned), ago(since)
+        Node(
+            name,
+            {},
+            {"nvidia.com/gpu": 2},
+            ready=ready,
+            cordoned=cordoned,
+            health=(CORDONED,) if cordoned else (),
+        ),
+        ago(since),
     )
 
 
