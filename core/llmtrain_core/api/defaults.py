@@ -36,6 +36,10 @@ MESSAGE_LENGTH = 1024
 """Maximum length of a message in conditions, failures and Events; metav1 would allow 32,768."""
 
 FIRST_RETRYABLE_EXIT_CODE = 128
+MAX_XIDS = 8
+"""Xids that a termination message carries at most."""
+MAX_XID = 10_000
+"""Bound of the code of an Xid."""
 """Exit codes from here on are signals, lost peers and hangs: the next attempt may succeed."""
 TERMINATION_GRACE_SECONDS = 30
 """Default and minimum of `spec.workers.terminationGracePeriodSeconds`."""

@@ -14,6 +14,8 @@ from typing import Any
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.api.defaults import (
     FIRST_RETRYABLE_EXIT_CODE,
+    MAX_XID,
+    MAX_XIDS,
     REASON_LENGTH,
     TERMINATION_MESSAGE_BYTES,
 )
@@ -36,6 +38,7 @@ TRAINER_REASONS = frozenset(
         "ExitCode",
         "ExportNotWritable",
         "ExportUnsupported",
+        "GpuError",
         "ImportUnsupported",
         "InvalidEnvironment",
         "InvalidSpec",
@@ -66,6 +69,9 @@ class FailureEvidence(StrEnum):
     START = "Start"
     """Only this job speaks against the node: its pod did not start there, those of its peers did.
     Or the kubelet rejected the pod for a cause that may be the pod's own."""
+    XID = "Xid"
+    """Only this job speaks against the node: its pod reports an Xid after which the GPU cannot be
+    used."""
     DISRUPTION = "Disruption"
     """The cluster ended the pod: drain, eviction, preemption, shutdown of the node, deletion.
     This says nothing against the node."""
@@ -91,6 +97,8 @@ class FailureInfo:
     keeps_nodes: bool = True
     """The next attempt may use the same node."""
     evidence: FailureEvidence = FailureEvidence.JOB
+    xids: tuple[int, ...] = ()
+    """Xids of the pod's GPUs that are the cause."""
 
     @property
     def retryable(self) -> bool:
@@ -112,6 +120,7 @@ class FailureInfo:
             "remedy": clean_text(self.remedy, 512) if self.remedy else None,
             "rank": self.rank,
             "exitCode": self.exit_code,
+            **({"xids": list(self.xids)} if self.xids else {}),
         }
         data = _encode(error)
         if len(data) > TERMINATION_MESSAGE_BYTES:  # characters of up to four bytes each
@@ -140,7 +149,14 @@ class FailureInfo:
             texts.get("remedy"),
             numbers.get("exitCode"),
             numbers.get("rank"),
+            xids=_read_xids(error.get("xids")),
         )
+
+
+def _read_xids(found: Any) -> tuple[int, ...]:
+    """Return the codes of Xids; numbers that are none are left out."""
+    items = found[:MAX_XIDS] if isinstance(found, list) else []
+    return tuple(item for item in items if type(item) is int and 0 < item < MAX_XID)
 
 
 def _encode(error: dict[str, Any]) -> bytes:

@@ -293,9 +293,11 @@ class Failure(ApiModel):
     """Node of the first failed pod."""
     exit_code: int | None = None
     """Exit code of the first failed container."""
-    evidence: Literal["Job", "Node", "Start", "Disruption"] | None = None
-    """What the failure is evidence of. Node: the node was lost or rejected the pod. Start: a pod
-    did not start on the node. Disruption: the cluster ended the pod. Job: the job itself."""
+    evidence: Literal["Job", "Node", "Start", "Xid", "Disruption"] | None = None
+    """What the failure is evidence of. Node: the node was lost or rejected the pod. Start: a pod of
+    this job did not start on the node. Xid: a pod of this job reports a GPU that cannot be used.
+    Disruption: the cluster ended the pod. Job: the job itself.
+    """
 
 
 class RestartStatus(ApiModel):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason, clean_text
 from llmtrain_core.api.failure_info import RESERVED_REASONS, FailureEvidence, FailureInfo
+from llmtrain_core.node_health.xid import action_of_codes
 from llmtrain_core.topology.resources import is_device
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.pods import current_pods
@@ -48,11 +49,13 @@ _START_ERROR_CODE = 128
 def first_cause(failed: Sequence[PodRecord]) -> PodRecord:
     """Return the pod that failed first.
 
-    A pod that never started comes before its peers. Pods that only lost a peer come last.
+    A pod that never started comes before its peers. Pods that only lost a peer come last. A GPU
+    that cannot be used comes first: its peers may fail sooner, in a collective.
     """
 
-    def order(pod: PodRecord) -> tuple[bool, bool, str, int]:
-        return is_consequence(pod), not pod.rejected, pod.finished or "~", pod.index
+    def order(pod: PodRecord) -> tuple[bool, bool, bool, str, int]:
+        ended = pod.finished or "~"
+        return not _severe_xids(pod), is_consequence(pod), not pod.rejected, ended, pod.index
 
     return min(failed, key=order)
 
@@ -134,7 +137,22 @@ def classify(pod: PodRecord) -> FailureInfo:
     if is_consequence(pod):
         reason = Reason.PEER_LOST
     text = clean_text(f"{message} ({where}, exit code {pod.exit_code})")
-    return FailureInfo(reason, text, exit_code=pod.exit_code, node=pod.node)
+    found = FailureInfo(reason, text, exit_code=pod.exit_code, node=pod.node)
+    xids = _severe_xids(pod)
+    if not xids:
+        return found
+    return replace(found, xids=xids, keeps_nodes=False, evidence=FailureEvidence.XID)
+
+
+def _severe_xids(pod: PodRecord) -> tuple[int, ...]:
+    """Return the Xids in the message of a pod if a GPU cannot be used after them; else nothing.
+
+    The container may lie. So this is what a job says of a node, not evidence of the node's own.
+    """
+    if pod.failed_init or pod.exit_code != env.EXIT_GPU_ERROR:
+        return ()
+    found = FailureInfo.from_termination_message(pod.message)
+    return found.xids if found is not None and action_of_codes(found.xids).is_severe else ()
 
 
 def _evidence(pod: PodRecord) -> FailureEvidence:

@@ -27,7 +27,7 @@ _OLDER_EVIDENCE = {
     Reason.STARTUP_TIMEOUT.value: FailureEvidence.START,
 }
 """Evidence of failures that an older release recorded, by reason."""
-_AGAINST_NODE = frozenset({FailureEvidence.NODE, FailureEvidence.START})
+_AGAINST_NODE = frozenset({FailureEvidence.NODE, FailureEvidence.START, FailureEvidence.XID})
 
 _SYSTEM_PREFIX = "system-"
 """The API server reserves it for the PriorityClasses above all others."""

@@ -52,6 +52,20 @@ def test_values_of_a_wrong_type_are_left_out() -> None:
     assert FailureInfo.from_termination_message(text) == FailureInfo("A", "m")
 
 
+def test_xids_survive_a_termination_message_and_other_values_do_not() -> None:
+    failure = FailureInfo("GpuError", "m", exit_code=202, rank=1, xids=(79, 48))
+    assert FailureInfo.from_termination_message(failure.to_termination_message()) == failure
+    for found, codes in (
+        ([79, "48", True, None, -1, 0, 10**30, 48.0, [1]], (79,)),
+        ([79] * 1000, (79,) * 8),
+        ({"79": 1}, ()),
+        ("79", ()),
+    ):
+        text = json.dumps({"error": {"reason": "A", "message": "m", "xids": found}})
+        read = FailureInfo.from_termination_message(text)
+        assert read is not None and read.xids == codes
+
+
 def test_a_failure_is_retryable_by_its_exit_code_or_because_it_is_transient() -> None:
     assert FailureInfo("NodeLost", "m").retryable
     assert FailureInfo("Signal", "m", exit_code=128).retryable

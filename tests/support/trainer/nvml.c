@@ -46,4 +46,15 @@ int nvmlGpmMetricsGet(Request *a) {
     m->result = m->id == 10 ? NOT_SUPPORTED : 0;
     m->value = m->id == 2 ? 62.5 : m->id == 5 ? 40.0 + *a->after : -1; }
   return 0; }
+/* Events: the codes of XIDS, separated by commas, then a timeout; LOST: a device that is gone. */
+typedef struct { Device device; unsigned long long kind, data; unsigned gpu, compute; } Event;
+static const char *next_xid;
+int nvmlEventSetCreate(long *set) { *set = 1; next_xid = getenv("XIDS"); return 0; }
+int nvmlDeviceRegisterEvents(Device d, unsigned long long kinds, long set) {
+  return getenv("NO_EVENTS") ? NOT_SUPPORTED : kinds == 8 && set == 1 ? 0 : 2; }
+int nvmlEventSetWait_v2(long set, Event *e, unsigned milliseconds) {
+  if (set != 1 || milliseconds) return 2;
+  if (!next_xid || !*next_xid) return getenv("LOST") ? 15 : 10;
+  char *end; e->data = strtoull(next_xid, &end, 10); e->kind = 8; e->device = 1;
+  next_xid = *end ? end + 1 : end; return 0; }
 const char *nvmlErrorString(int code) { return "stand-in"; }

@@ -66,6 +66,14 @@ def _dump(rank: int, **changes: object) -> RankDump:
     return RankDump(rank=rank, **{**defaults, **changes})  # type: ignore[arg-type]
 
 
+def test_a_gpu_that_cannot_be_used_ends_the_gang_without_a_restart_in_place() -> None:
+    gpu = FailureInfo("GpuError", "Xid 79", exit_code=202, rank=2, keeps_nodes=False, xids=(79,))
+    [end] = _gang().on_event(1, Failed(0, gpu), 1.0)
+    assert end == End(gpu) and decode_command(encode(end)) == end
+    mild = FailureInfo("GpuError", "Xid 31", exit_code=202, rank=2, xids=(31,))
+    assert _gang().on_event(1, Failed(0, mild), 1.0) == (Restart(1, mild),)
+
+
 def test_a_retryable_failure_restarts_all_ranks() -> None:
     gang = _gang()
     assert gang.on_event(0, Failed(0, LOST), 1.0) == ()

@@ -24,6 +24,13 @@ reads = [[asdict(use) for use in monitor.read([])] for _ in range(5)]
 print(json.dumps([monitor.source, [asdict(name) for name in monitor.names()], reads]))
 """
 
+XIDS = """
+import json
+from llmtrain_trainer.metrics.gpu_use import open_monitor
+monitor = open_monitor()
+print(json.dumps([[[xid.code, xid.action] for xid in monitor.xids()] for _ in range(2)]))
+"""
+
 PAGE = """
 from llmtrain_trainer.metrics.gpu_use import open_monitor
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
@@ -104,6 +111,23 @@ def test_a_device_without_figures_does_not_hide_the_others(library: Path) -> Non
     _, names, reads = _read(library, INSTANCES="1")
     assert len(names) == 2
     assert [[use["gpu"] for use in read] for read in reads] == [[0]] * 5
+
+
+@pytest.mark.parametrize(
+    ("driver", "first"),
+    [
+        ({}, []),
+        ({"XIDS": "31,79"}, [[31, "restart the job"], [79, "replace the node"]]),
+        ({"XIDS": "95", "LOST": "1"}, [[95, "reset the GPU"], [79, "replace the node"]]),
+        ({"XIDS": "79", "NO_EVENTS": "1"}, []),
+        ({"XIDS": "79", "NO_DEVICE": "1"}, []),
+    ],
+    ids=["none", "two", "a lost device", "no events", "no device"],
+)
+def test_each_xid_is_reported_once(
+    library: Path, driver: dict[str, str], first: list[list[object]]
+) -> None:
+    assert json.loads(_run(XIDS, library, **driver)) == [first, []]
 
 
 def test_the_cpu_is_read_without_a_device(library: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from llmtrain_trainer.config import RunConfig, load_job
 from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.data.tokenizer import endless_tokenizer
 from llmtrain_trainer.errors import InputError, TrainerError
+from llmtrain_trainer.launcher.gpu_errors import XidLog, explained
 from llmtrain_trainer.launcher.http_server import serve
 from llmtrain_trainer.launcher.restart.coordinator import (
     EXIT_TERMINATED,
@@ -40,6 +41,7 @@ from llmtrain_trainer.launcher.restart.transport import CoordinatorClient, Coord
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message, write_message
 from llmtrain_trainer.metrics.gpu_use import open_monitor
+from llmtrain_trainer.metrics.kernel_log import open_kernel_log
 from llmtrain_trainer.runtime.address_filter import admit_only
 from llmtrain_trainer.runtime.child_process import ChildProcess
 from llmtrain_trainer.runtime.exception_report import failure_of
@@ -80,6 +82,7 @@ class Launcher:
         self.coordinator_server: CoordinatorServer | None = None
         self.client: CoordinatorClient | None = None
         self.workers: WorkerGroup | None = None
+        self.gpu_errors = XidLog([])
         self.listener: socket.socket | None = None
         """For the rendezvous of the next generation; in the pod of rank 0 only."""
         self.grace_seconds = TERMINATION_GRACE_SECONDS
@@ -246,8 +249,16 @@ class Launcher:
         devices = monitor.names()
         self.tracker.metrics.set_device_names(devices)
         self.tracker.set_peak_flops(peak_flops(devices[0].model if devices else None))
+        self.gpu_errors = XidLog([monitor.xids, *open_kernel_log()])
         self.workers = WorkerGroup(
-            self.pod, run, data, client, self.tracker, monitor, self._take_listener
+            self.pod,
+            run,
+            data,
+            client,
+            self.tracker,
+            monitor,
+            self._take_listener,
+            self.gpu_errors,
         )
         return await self.workers.follow_commands()
 
@@ -261,7 +272,8 @@ class Launcher:
             return self._fail(cause)
         text = f"{cause.reason} elsewhere in the gang: {cause.message}"
         lost = FailureInfo("PeerLost", text, exit_code=EXIT_PEER_LOST, rank=cause.rank)
-        return self._fail(lost)
+        found = explained(lost, self.gpu_errors.current())
+        return self._fail(lost if found is lost else replace(found, rank=None))
 
     def _fail(self, failure: FailureInfo) -> int:
         self.tracker.status = self.tracker.status.with_progress(phase="failed")

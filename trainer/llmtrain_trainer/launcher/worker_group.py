@@ -15,6 +15,7 @@ from typing import Any
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.prepare import PreparedData
+from llmtrain_trainer.launcher.gpu_errors import XidLog, explained
 from llmtrain_trainer.launcher.restart.first_cause import rank_failure
 from llmtrain_trainer.launcher.restart.messages import (
     Done,
@@ -79,6 +80,7 @@ class WorkerGroup:
     tracker: StatusTracker
     monitor: DeviceMonitor
     take_listener: TakeListener
+    gpu_errors: XidLog
     generation: int = 0
     processes: list[_RankProcess] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -164,6 +166,7 @@ class WorkerGroup:
         process.exit_code = code
         if code:
             failure = rank_failure(process.rank, code, process.failure)
+            failure = explained(failure, self.gpu_errors.current())
             write_line(f"{failure.reason}: {failure.message:.2000}")
             self.client.send(Failed(self.generation, failure))
         elif all(one.exit_code == 0 for one in self.processes):
@@ -250,6 +253,7 @@ class WorkerGroup:
                 self.tracker.on_devices(source, self.monitor.read(pids))
             except Exception as error:  # no reading this time; the next one may work
                 write_line(f"cannot read {source} utilisation: {error!r}")
+            self.gpu_errors.poll()
             await asyncio.sleep(DEVICE_READ_SECONDS)
 
     def _stack_file(self, rank: int) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from llmtrain_core.node_health.xid import Xid
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
@@ -38,6 +40,9 @@ class DeviceMonitor(Protocol):
 
     def names(self) -> list[DeviceName]:
         """Return the devices in order of local number; empty on a CPU."""
+
+    def xids(self) -> list[Xid]:
+        """Return the Xids of the devices since the last call."""
 
     def read(self, pids: list[int]) -> list[DeviceUse]:
         """Return the state of all devices. `pids` are the ranks in order of local rank."""

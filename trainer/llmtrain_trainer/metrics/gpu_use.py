@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from llmtrain_core.node_health.xid import Xid
 from llmtrain_trainer.metrics.devices import DeviceMonitor, DeviceName, DeviceUse
 from llmtrain_trainer.metrics.nvml import NvmlMonitor
 
@@ -26,6 +27,10 @@ class CpuMonitor:
         self._last: dict[int, tuple[float, float]] = {}
 
     def names(self) -> list[DeviceName]:
+        """See `DeviceMonitor`."""
+        return []
+
+    def xids(self) -> list[Xid]:
         """See `DeviceMonitor`."""
         return []
 

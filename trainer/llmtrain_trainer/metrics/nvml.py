@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+from llmtrain_core.node_health.xid import FALLEN_OFF, Xid
 from llmtrain_trainer.metrics.devices import DeviceName, DeviceUse
 
+_MOST_EVENTS = 1000
+"""Events of one read."""
 _UNITS = (
     ("sm", "NVML_GPM_METRIC_SM_UTIL"),
     ("tensor", "NVML_GPM_METRIC_ANY_TENSOR_UTIL"),
@@ -37,6 +40,7 @@ class NvmlMonitor:
         if not self._handles:
             raise OSError("no NVIDIA device")
         self._samples = [self._first_sample(handle) for handle in self._handles]
+        self._events = self._query(self._register_xids)
 
     def names(self) -> list[DeviceName]:
         """See `DeviceMonitor`."""
@@ -45,6 +49,29 @@ class NvmlMonitor:
             DeviceName(str(nvml.nvmlDeviceGetUUID(handle)), str(nvml.nvmlDeviceGetName(handle)))
             for handle in self._handles
         ]
+
+    def xids(self) -> list[Xid]:
+        """See `DeviceMonitor`. A device that NVML calls lost has fallen off the bus."""
+        nvml, found = self._nvml, list[Xid]()
+        for _ in range(_MOST_EVENTS if self._events is not None else 0):
+            try:
+                event = nvml.nvmlEventSetWait_v2(self._events, 0)
+            except nvml.NVMLError as error:  # a timeout if there is no event
+                if getattr(error, "value", None) == nvml.NVML_ERROR_GPU_IS_LOST:
+                    found.append(Xid(FALLEN_OFF))
+                    self._events = None
+                break
+            if event.eventType == nvml.nvmlEventTypeXidCriticalError:
+                found.append(Xid(int(event.eventData)))
+        return found
+
+    def _register_xids(self) -> Any:
+        """Return a set of the events of all devices. Raises if a device has none, as on vGPUs."""
+        nvml = self._nvml
+        events = nvml.nvmlEventSetCreate()
+        for handle in self._handles:
+            nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, events)
+        return events
 
     def read(self, pids: list[int]) -> list[DeviceUse]:
         """See `DeviceMonitor`. A device that is split into instances (MIG) has no figures."""

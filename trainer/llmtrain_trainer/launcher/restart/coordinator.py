@@ -224,9 +224,13 @@ class RestartCoordinator:
         return self._end(None)
 
     def _restart_or_end(self, cause: FailureInfo) -> tuple[Command, ...]:
-        """Restart in place if the cause is retryable and the limit allows it; else end."""
+        """Restart in place if the cause is retryable and the limit allows it; else end.
+
+        A GPU that cannot be used is not left by a restart in place.
+        """
         exhausted = self._restarts_in_a_row >= self._max_restarts
-        if self._stop_requested or not cause.retryable or exhausted:
+        stays = cause.retryable and cause.keeps_nodes
+        if self._stop_requested or not stays or exhausted:
             return self._end(cause)
         self._restarts_in_a_row += 1
         self.generation += 1

@@ -23,9 +23,11 @@ def first_cause(failures: Sequence[FailureInfo]) -> FailureInfo:
     """Return the cause among failures in the order in which they were seen.
 
     A lost peer is the cause only if nothing else failed: the failure of the rank that broke the
-    group may be noticed after those of its peers.
+    group may be noticed after those of its peers. A GPU that cannot be used comes first.
     """
-    return next((failure for failure in failures if not failure.is_consequence), failures[0])
+    lost_gpus = (failure for failure in failures if not failure.keeps_nodes)
+    own = (failure for failure in failures if not failure.is_consequence)
+    return next(lost_gpus, None) or next(own, failures[0])
 
 
 def _pod_exit_code(code: int) -> int:
