@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from llmtrain_core.api.base import API_VERSION, GROUP, VERSION
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.api.job import IMMUTABLE, JobSpec
-from llmtrain_core.api.status import JobStatus
+from llmtrain_core.api.status.job import JobStatus
 
 Schema = dict[str, Any]
 

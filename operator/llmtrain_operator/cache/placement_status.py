@@ -10,7 +10,7 @@ from typing import Any
 from llmtrain_core.api import labels
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.defaults import MAX_RESOURCES, REASON_LENGTH
-from llmtrain_core.api.status import LevelUse, PlacedBlock, PlacementStatus
+from llmtrain_core.api.status.job import LevelUse, PlacedBlock, PlacementStatus
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Placement
 from llmtrain_core.placement.place import describe

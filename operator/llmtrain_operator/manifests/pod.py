@@ -43,9 +43,8 @@ def make_pod(
 ) -> Object:
     """Return the pod of rank block `index`; `nodes` are the nodes of the gang by rank block.
 
-    `level_labels` name the domain of the pod's node at each topology level. Without `fixed_user`,
-    the pod names no user, no group and no `fsGroup`. `network` is `status.network`. Raises
-    PodPatchError.
+    `level_labels` name the node's domain at each level, `network` is `status.network`. Without
+    `fixed_user`, the pod names no user, no group and no `fsGroup`. Raises PodPatchError.
     """
     workers, added = job.spec.workers, PodNetwork.of(job, network)
     name = identity.pod(attempt, index)

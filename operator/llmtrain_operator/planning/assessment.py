@@ -13,7 +13,7 @@ from typing import Any
 
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
-from llmtrain_core.api.status import PlanStatus
+from llmtrain_core.api.status.plan import PlanStatus
 from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.plan_json import outline_to_wire, prediction_to_wire
 from llmtrain_core.placement import Request, eligible

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from llmtrain_core.api.conditions import ConditionType, clean_text
-from llmtrain_core.api.status import Collective, Progress, TrainerPhase
+from llmtrain_core.api.status.job import Collective, Progress, TrainerPhase
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.job_state.last_restart import record_restart_in_place
 from llmtrain_operator.job_state.pods import current_pods

@@ -15,7 +15,7 @@ from llmtrain_core.api.conditions import (
     set_condition,
 )
 from llmtrain_core.api.defaults import MESSAGE_LENGTH
-from llmtrain_core.api.status import Condition
+from llmtrain_core.api.status.job import Condition
 
 pytestmark = pytest.mark.unit
 

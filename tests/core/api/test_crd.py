@@ -15,7 +15,7 @@ from llmtrain_core.api.base import ApiModel, Quantity, list_map
 from llmtrain_core.api.crd import HEADER, crds, render, structural_schema
 from llmtrain_core.api.fabric import FabricSpec
 from llmtrain_core.api.job import IMMUTABLE, JobSpec
-from llmtrain_core.api.status import JobStatus
+from llmtrain_core.api.status.job import JobStatus
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.unit

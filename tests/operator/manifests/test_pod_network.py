@@ -10,8 +10,8 @@ import pytest
 
 from llmtrain_core.api import env
 from llmtrain_core.api.defaults import MAX_NETWORK_NOTES, MAX_NETWORK_SETTINGS
-from llmtrain_core.api.network_status import NetworkStatus
-from llmtrain_core.api.status import JobStatus
+from llmtrain_core.api.status.job import JobStatus
+from llmtrain_core.api.status.network import NetworkStatus
 from llmtrain_core.network import Kind, NetworkRequest, NodeNetwork, Setting, gang_networks
 from llmtrain_core.network.environments import TABLE
 from llmtrain_core.network.profile import ENV_FIELD

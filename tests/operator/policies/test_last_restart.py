@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_core.api.status import JobStatus
+from llmtrain_core.api.status.job import JobStatus
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import Actions

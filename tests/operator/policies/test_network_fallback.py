@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_core.api.status import JobStatus
+from llmtrain_core.api.status.job import JobStatus
 from tests.support.operator_harness.observed import make_observed, pod, settle, status
 
 pytestmark = pytest.mark.unit

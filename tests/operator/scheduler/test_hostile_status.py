@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_core.api.status import JobStatus
+from llmtrain_core.api.status.job import JobStatus
 from llmtrain_core.queueing import Assignment, RunningJob
 from llmtrain_core.topology.inventory import Node
 from llmtrain_operator.cache.checked_jobs import CheckedJobs

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain_core.api.status import PlacementStatus
+from llmtrain_core.api.status.job import PlacementStatus
 from llmtrain_core.queueing import Allocation, Assignment, ClusterState, PendingJob, Unschedulable
 from llmtrain_core.queueing.cycle import decide_within
 from llmtrain_core.queueing.round import Round

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmtrain_core.api.conditions import ConditionType, get_condition, set_condition
-from llmtrain_core.api.status import JobStatus
+from llmtrain_core.api.status.job import JobStatus
 from llmtrain_core.node_health import CORDONED
 from llmtrain_core.placement import PlacedNode, Placement, Request, start_obstacles
 from llmtrain_core.queueing import Assignment

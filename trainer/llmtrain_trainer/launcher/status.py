@@ -11,7 +11,7 @@ from typing import Any
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.defaults import REASON_LENGTH
 from llmtrain_core.api.failure_info import FailureInfo
-from llmtrain_core.api.status import TrainerPhase
+from llmtrain_core.api.status.job import TrainerPhase
 from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from llmtrain_core.api.failure_info import FailureInfo
-from llmtrain_core.api.status import TrainerPhase
+from llmtrain_core.api.status.job import TrainerPhase
 from llmtrain_core.network.links import GroupKey
 from llmtrain_core.network.transfer_times import SampleBlock
 from llmtrain_core.plan.network.communication import SCALAR_BYTES

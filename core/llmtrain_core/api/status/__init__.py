@@ -1,0 +1,1 @@
+"""Status of the `LLMTrainingJob` resource."""
