@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity fuzz fuzz-objects many-jobs bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity text-matrix fuzz fuzz-objects many-jobs bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ lint: setup ## only the static tier
 
 parity: setup ## all layouts and schedules: results of one process, collectives of the plan
 	@python -m pytest tests/trainer/parallel/test_parity.py tests/core/plan/test_communication.py -m torch -s -q
+
+text-matrix: setup ## all published chat templates and seven tokenizers against transformers (downloads 80 MB once)
+	@python -m pytest tests/trainer/data/bench_chat_templates.py -s -q
 
 fuzz: setup ## properties on fresh random examples; make test has the same ones each time
 	@python -m pytest -q -n 2 -m hypothesis --hypothesis-profile=fresh

@@ -13,12 +13,13 @@ import pytest
 
 from llmtrain_trainer.config import ChatConfig, DataConfig, Source
 from llmtrain_trainer.data import prepared, template_renderer, tokenizer
-from llmtrain_trainer.data.chat_template import ChatTemplate, tokenizer_template
+from llmtrain_trainer.data.chat_template import ChatTemplate, template_of
 from llmtrain_trainer.data.preparation import run_local
 from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.preparation.sources import locate
 from llmtrain_trainer.data.preparation.workspace import MANIFEST, Workspace
 from llmtrain_trainer.data.prepare import prepare
+from llmtrain_trainer.data.tokenizer_settings import read_settings
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.weights.limited_tokenizer import encode_limited
 from tests.support.trainer.checkpoints import RunsCommand
@@ -81,7 +82,7 @@ def test_a_template_has_little_time_and_memory_and_the_error_names_its_file(
     source: str, problem: str, tmp_path: Path
 ) -> None:
     (tmp_path / "chat_template.jinja").write_text(source)
-    template = tokenizer_template(tmp_path / "tokenizer.json")
+    template = template_of(read_settings(tmp_path / "tokenizer.json"))
     assert template is not None
     with pytest.raises(InputError) as caught:
         list(template.segments(TALK, "<end>"))
@@ -102,7 +103,7 @@ def test_a_hostile_configuration_of_a_tokenizer_is_refused_or_ignored(
 ) -> None:
     (tmp_path / "tokenizer_config.json").write_text(content)
     try:
-        assert tokenizer_template(tmp_path / "tokenizer.json") is None
+        assert template_of(read_settings(tmp_path / "tokenizer.json")) is None
     except InputError as error:
         assert "tokenizer_config.json" in error.message
 

@@ -40,18 +40,26 @@ def export(
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="type of the weights")] = Dtype.FLOAT32,
     base: BaseOption = None,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="write adapters alone, in the format of PEFT")
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Export a checkpoint as a Hugging Face model: config.json, tokenizer and safetensors."""
     with trainer_errors("trainer"):
         from llmtrain_trainer.weights.export import export_checkpoint
+        from llmtrain_trainer.weights.peft import export_adapters
 
-        metadata = export_checkpoint(
-            _folder(checkpoint),
-            _folder(to),
-            tokenizer,
-            dtype.value,
-            base=_folder(base) if base else None,
+        metadata = (
+            export_adapters(_folder(checkpoint), _folder(to))
+            if adapters
+            else export_checkpoint(
+                _folder(checkpoint),
+                _folder(to),
+                tokenizer,
+                dtype.value,
+                base=_folder(base) if base else None,
+            )
         )
     text = f"step {metadata.step} of {checkpoint} written to {to}"
     show({"step": metadata.step, "folder": to}, text, output)
@@ -60,13 +68,16 @@ def export(
 def import_model(
     folder: Annotated[Path, typer.Argument(help="folder with config.json and safetensors")],
     to: Annotated[str, typer.Option("--to", help="folder or URI for the checkpoint")],
+    base: Annotated[
+        Path | None, typer.Option(help="folder of the model, if the folder holds PEFT adapters")
+    ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Import a Hugging Face model as a checkpoint; print the model section of a job for it."""
     with trainer_errors("trainer"):
         from llmtrain_trainer.weights.load import import_checkpoint
 
-        written, architecture = import_checkpoint(folder, _folder(to))
+        written, architecture = import_checkpoint(folder, _folder(to), base)
     uri = written.resolve().as_uri() if isinstance(written, Path) else str(written)
     section = {"model": {"architecture": architecture.to_wire(), "initFrom": uri}}
     show(section, yaml.safe_dump(section, sort_keys=False).rstrip(), output)
@@ -83,6 +94,10 @@ def sample(
         int, typer.Option(min=0, help="sample from the K most likely tokens; 0: from all")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="seed of the sampling")] = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="the prompt is a message, in the model's chat template")
+    ] = False,
+    system: Annotated[str, typer.Option(help="system message of a chat")] = "",
     base: BaseOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -92,8 +107,13 @@ def sample(
 
         loaded, tokenizer = sampling.load_model(_folder(model), _folder(base) if base else None)
         how = sampling.SamplingOptions(temperature, top_k, seed)
-        text = sampling.sample(loaded, tokenizer, prompt, tokens, how, f"{model}/tokenizer.json")
-    show({"prompt": prompt, "text": text}, prompt + text, output)
+        if chat:
+            turns = [("system", system)] if system else []
+            turns.append(("user", prompt))
+            text = sampling.chat(loaded, tokenizer, turns, tokens, how)
+        else:
+            text = sampling.sample(loaded, tokenizer, prompt, tokens, how)
+    show({"prompt": prompt, "text": text}, text if chat else prompt + text, output)
 
 
 def _folder(text: str) -> Folder:

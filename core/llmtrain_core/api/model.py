@@ -9,6 +9,28 @@ from pydantic import Field
 from llmtrain_core.api.base import ApiModel, Rule, Uri
 
 
+class RopeScaling(ApiModel):
+    """Scaling of the rotary frequencies for longer sequences, as in Llama 3.1."""
+
+    factor: Annotated[float, Field(ge=1, le=1000)]
+    """Divisor of the low frequencies."""
+    low_freq_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Frequencies with fewer turns than this in originalSequenceLength are divided."""
+    high_freq_factor: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    """Frequencies with more turns than this in originalSequenceLength are kept."""
+    original_sequence_length: Annotated[int, Field(ge=1, le=16777216)]
+    """Sequence length that the model was trained on before."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.lowFreqFactor < self.highFreqFactor",
+            "lowFreqFactor must be less than highFreqFactor",
+            ".lowFreqFactor",
+            lambda self: self.low_freq_factor < self.high_freq_factor,
+        ),
+    )
+
+
 class Architecture(ApiModel):
     """Decoder-only transformer; the defaults are Llama's (RMSNorm, RoPE, SwiGLU)."""
 
@@ -31,6 +53,8 @@ class Architecture(ApiModel):
     """Number of tokens in a training sequence."""
     rope_theta: Annotated[float, Field(gt=0, le=1e9)] = 10000.0
     """Base of the rotary position embedding."""
+    rope_scaling: RopeScaling | None = None
+    """Scaling of the rotary frequencies. Not scaled when absent."""
     norm_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-5
     """Epsilon of the normalization layers."""
     tied_embeddings: bool = False
@@ -74,6 +98,12 @@ class Architecture(ApiModel):
             "the width of a head must be even: rotary embeddings turn pairs of dimensions",
             ".headDim",
             lambda self: self.positions != "rotary" or self.head_width % 2 == 0,
+        ),
+        Rule(
+            "!has(self.ropeScaling) || self.positions == 'rotary'",
+            "ropeScaling needs rotary positions",
+            ".ropeScaling",
+            lambda self: self.rope_scaling is None or self.positions == "rotary",
         ),
         Rule(
             "self.expertsPerToken <= self.experts",

@@ -63,10 +63,17 @@ def _gpt(layers: int, hidden: int, heads: int, length: int = 2048) -> Architectu
 def _mixtral(
     layers: int, hidden: int, heads: int, ffn: int, weight: float, length: int
 ) -> Architecture:
-    """Return a Mixtral (arXiv:2401.04088): two of eight experts for every token."""
+    """Return a Mixtral (arXiv:2401.04088): two of eight experts for every token.
+
+    `weight` is the published one, of one loss over all layers, with shares that sum to two.
+    """
     base = _llama(layers, hidden, heads, 8, ffn, 32000, length, 1e6)
     return base.model_copy(
-        update={"experts": 8, "experts_per_token": 2, "load_balancing_weight": weight}
+        update={
+            "experts": 8,
+            "experts_per_token": 2,
+            "load_balancing_weight": weight * 2 / layers,
+        }
     )
 
 
@@ -78,7 +85,7 @@ def _qwen3_moe(layers: int, hidden: int, heads: int, ffn: int) -> Architecture:
         qk_norm=True,
         experts=128,
         experts_per_token=8,
-        load_balancing_weight=0.001,
+        load_balancing_weight=0.001 * 8 / layers,
     )
 
 

@@ -27,6 +27,7 @@ suspend managedBy priorityClassName
 model.{preset,initFrom}
 model.architecture.{layers,hiddenSize,heads,kvHeads,headDim,ffnSize,vocabSize,sequenceLength}
 model.architecture.{ropeTheta,normEpsilon,tiedEmbeddings,positions,norm,activation,biases,qkNorm}
+model.architecture.ropeScaling.{factor,lowFreqFactor,highFreqFactor,originalSequenceLength}
 model.architecture.{experts,expertsPerToken,loadBalancingWeight}
 data.sources[].{name,uri,weight,format,filter} data.{heldOutFraction,objective} data.tokenizer.uri
 data.sources[].{charset,cleaning,documents,languages,maxUnusableRows,nearDuplicates,separator}

@@ -35,7 +35,7 @@ def test_the_balance_weight_of_a_model_has_its_own_convention(
         experts_per_token=choices,
     )
     config: dict[str, Any] = {
-        **config_of(shape, "float32", None),
+        **config_of(shape, "float32", None, None),
         "router_aux_loss_coef": coefficient,
     }
     imported = architecture_of(config)
@@ -46,4 +46,4 @@ def test_the_balance_weight_of_a_model_has_its_own_convention(
     ours = LoadBalancingLoss()(Routes(chosen, torch.ones_like(chosen), probabilities))
     total = layers * imported.load_balancing_weight * ours
     assert float(total) == pytest.approx(float(theirs), rel=1e-6)
-    assert config_of(imported, "float32", None)["router_aux_loss_coef"] == coefficient
+    assert config_of(imported, "float32", None, None)["router_aux_loss_coef"] == coefficient

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_core.api.job import Architecture
+from llmtrain_core.api.model import Architecture, RopeScaling
 from llmtrain_trainer.errors import InputError
 
 pytestmark = pytest.mark.torch
@@ -25,6 +25,12 @@ SIZES: dict[str, Any] = {
 GPT = {"positions": "learned", "norm": "layer", "activation": "gelu", "biases": "all"}
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"kv_heads": 2, "rope_theta": 5e5},
+    "llama 3.1": {
+        "kv_heads": 2,
+        "rope_scaling": RopeScaling(
+            factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_sequence_length=8
+        ),
+    },
     "llama with wide heads, biases and tied": {
         "head_dim": 16,
         "biases": "all",

@@ -75,6 +75,47 @@ def test_adapters_export_and_sample_as_the_merged_model(tmp_path: Path) -> None:
     )
 
 
+def test_adapters_go_out_in_the_format_of_peft_and_come_back_merged(tmp_path: Path) -> None:
+    import json
+
+    import torch
+    from safetensors.torch import load_file
+
+    from llmtrain_trainer.weights.export import export_checkpoint
+    from llmtrain_trainer.weights.load import import_checkpoint
+    from llmtrain_trainer.weights.peft import CONFIG, WEIGHTS, export_adapters
+    from llmtrain_trainer.weights.reading import weight_shapes, weights_of_checkpoint
+
+    base = write_checkpoint(tmp_path / "base")
+    _, change = _adapters(tmp_path / "tuned", _record(tmp_path / "base"))
+    out = tmp_path / "out"
+    export_adapters(tmp_path / "tuned", out)
+    config = json.loads((out / CONFIG).read_text())
+    assert (config["r"], config["lora_alpha"]) == (2, 6.0)
+    assert config["target_modules"] == LORA["targets"]
+    tensors = load_file(out / WEIGHTS)
+    module = "base_model.model.model.layers.0.mlp.down_proj"
+    assert len(tensors) == 2 * len(TARGETS)
+    assert tensors[f"{module}.lora_A.weight"].shape == (2, 48)
+    assert tensors[f"{module}.lora_B.weight"].shape == (32, 2)
+    assert (out / "tokenizer.json").is_file()
+
+    export_checkpoint(base, tmp_path / "model")
+    with pytest.raises(InputError, match="holds adapters only"):
+        import_checkpoint(out, tmp_path / "none")
+    folder, shape = import_checkpoint(out, tmp_path / "again", tmp_path / "model")
+    names = list(weight_shapes(shape))
+    found = weights_of_checkpoint(folder, shape)(names)
+    expected = weights_of_checkpoint(base, SHAPE)(names)
+    for name in names:
+        assert torch.equal(found[name], expected[name] + change.get(name, 0))
+    for changes in ({"use_dora": True}, {"bias": "all"}, {"rank_pattern": {"q_proj": 4}}):
+        (out / CONFIG).write_text(json.dumps({**config, **changes}))
+        with pytest.raises(InputError, match=next(iter(changes))) as caught:
+            import_checkpoint(out, tmp_path / "no", tmp_path / "model")
+        assert caught.value.reason == "ImportUnsupported"
+
+
 def _refused(root: Path, base: Path | None = None) -> str:
     from llmtrain_trainer.weights.sample import load_model
 

@@ -31,6 +31,7 @@ from llmtrain_trainer.checkpoint.paths import (
     Folder,
 )
 from llmtrain_trainer.checkpoint.pickled_metadata import parse_metadata
+from llmtrain_trainer.data.tokenizer_settings import SETTINGS_FILES
 from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, read_file
 
 MAX_FILE, MAX_MARKER = 1 << 30, 1 << 30
@@ -129,7 +130,7 @@ class _ChecksumTransforms(_StorageWriterTransforms):
 
 
 def _of_files(folder: Folder) -> dict[str, int]:
-    paths = [folder / name for name in (METADATA_FILE, TOKENIZER)]
+    paths = [folder / name for name in (METADATA_FILE, TOKENIZER, *SETTINGS_FILES)]
     return {path.name: crc32(path.read_bytes()) for path in paths if path.is_file()}
 
 

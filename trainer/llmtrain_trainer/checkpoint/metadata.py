@@ -34,6 +34,7 @@ from llmtrain_trainer.checkpoint.paths import (
     unusable,
 )
 from llmtrain_trainer.checkpoint.retry import retry_transient
+from llmtrain_trainer.data.model_files import settings_files
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, first_problem, read_file
 
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES, MAX_INDEX = 1 << 20, 4 << 30
 """Length of `llmtrain.json`, and of the index."""
+
+
+NOT_OF_THE_MODEL = ("loadBalancingWeight",)
+"""Fields of an architecture that only training uses: weights do not depend on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,11 @@ def require_same_model(
 ) -> None:
     """Raise InputError (`CheckpointMismatch`) that lists how two architectures differ."""
     names = sorted(saved.keys() | wanted.keys())
-    found = [name for name in names if saved.get(name) != wanted.get(name)]
+    found = [
+        name
+        for name in names
+        if name not in NOT_OF_THE_MODEL and saved.get(name) != wanted.get(name)
+    ]
     if found:
         listed = ", ".join(
             f"{name} is {_shown(saved, name)} there and {_shown(wanted, name)} here"
@@ -182,6 +191,8 @@ def create_step_folder(
 ) -> Folder:
     """Create an empty folder for a step and write its metadata. Delete an incomplete one.
 
+    The tokenizer is copied with the files that belong to it.
+
     A network file system may keep names of files that a lost pod had open, so the old folder may
     survive. It is then used as it is, but never with an old marker.
     """
@@ -192,6 +203,8 @@ def create_step_folder(
     (folder / METADATA_FILE).write_text(json.dumps(metadata.to_wire()))
     if tokenizer is not None:
         (folder / TOKENIZER).write_bytes(tokenizer.read_bytes())
+        for name, content in settings_files(tokenizer).items():
+            (folder / name).write_bytes(content)
     return folder
 
 

@@ -20,13 +20,11 @@ from upath import UPath
 
 from llmtrain_trainer.checkpoint.retry import is_transient
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.untrusted_files import Folder as Folder
 
 URI_FIELD, EXPORT_FIELD = "spec.checkpoint.uri", "spec.checkpoint.exportHuggingFace"
 METADATA_FILE, COMPLETE_MARKER, PURGE_MARKER = "llmtrain.json", ".metadata", ".purging"
 INDEX_FILE, TOKENIZER = "index.jsonl", "tokenizer.json"
-
-Folder = Path | UPath
-"""A path in a file system, or in a store that `fsspec` supports."""
 
 _STEP = re.compile(r"step-(\d{1,12})")
 

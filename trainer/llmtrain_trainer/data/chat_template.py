@@ -1,26 +1,23 @@
 """Chat templates: a conversation as text segments, each with the message it came from.
 
 Templates are Jinja, as published with tokenizers, and run in Jinja's sandbox in a process with
-limits. User text is never rendered: a template gets a mark in place of each content, and the result
-is split at the marks. So text that spells a special token remains text, and it is known which text
-belongs to a response.
+limits. A conversation is rendered twice: as it is, and with a mark in place of each content. The
+first has the text that the model gets, and the second shows which parts of it are contents. So text
+that spells a special token remains text, and it is known which text belongs to a response.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 from llmtrain_trainer.data.conversations import Messages
 from llmtrain_trainer.data.template_renderer import TemplateFailureError, TemplateRenderer
+from llmtrain_trainer.data.tokenizer_settings import TokenizerSettings
 from llmtrain_trainer.errors import InputError
-from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, read_file
 
 FIELD = "spec.data.chat"
 
@@ -35,12 +32,12 @@ PRESETS = {
 }
 """The published formats of ChatML and Llama 3."""
 
-MAX_BYTES = 16 << 20
-"""Length of a template, or of the configuration of a tokenizer."""
-
 _OPEN, _CLOSE = "\ue000", "\ue001"
-_MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+_MARK = re.compile(f"{_OPEN}([0-9]{{1,9}}){_CLOSE}")
 _SPECIAL = re.compile(r"<\|[^|<>\s]+\|>")
+
+MAX_TRIES = 10_000
+"""Comparisons of the text of one conversation with its parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,43 +58,120 @@ class ChatTemplate:
     """None: the token that ends documents."""
     origin: str = field(default=FIELD, compare=False)
     """Its file, or its field in the job: for errors."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Other special tokens, by name."""
 
     def special_tokens(self) -> list[str]:
         """Return the texts in the template that look like special tokens, in order."""
         named = [token for token in (self.bos_token, self.eos_token) if token]
         return list(dict.fromkeys([*_SPECIAL.findall(self.source), *named]))
 
-    def segments(self, messages: Messages, end: str) -> Iterator[TextSegment]:
-        """Yield the segments of a conversation in order. `end` is the token that ends documents."""
-        text = _render(self, end, tuple(role for role, _ in messages))
-        for index, part in enumerate(_MARK.split(text)):
-            if index % 2:
-                number = int(part[:9])
-                if number >= len(messages):
-                    raise template_error("the template writes a mark of its own", self.origin)
-                yield TextSegment(messages[number][1], number)
-            elif part:
-                yield TextSegment(part)
+    def segments(self, messages: Messages, end: str, prompt: bool = False) -> list[TextSegment]:
+        """Return the segments of a conversation in order. `end` is the token that ends documents.
+
+        With `prompt`, the text ends where a response begins. It is that of `transformers`. Raises
+        InputError if a content is in it neither whole nor trimmed: it would not be known which part
+        of the text is a response.
+        """
+        parts = _parts(self, end, tuple(role for role, _ in messages), prompt)
+        for part in parts:
+            if part.message is not None and part.message >= len(messages):
+                raise template_error("the template writes a mark of its own", self.origin)
+        text = _render(self, end, messages, prompt)
+        found = align(parts, [content for _, content in messages], text)
+        if found is None:
+            problem = (
+                "the template computes with the contents of messages, so it is not known which part"
+                " of its text is a response"
+            )
+            raise template_error(problem, self.origin)
+        return found
+
+
+def align(
+    parts: Sequence[TextSegment], contents: Sequence[str], text: str
+) -> list[TextSegment] | None:
+    """Return the segments of `text`, whose contents are marks in `parts`; None if they differ.
+
+    A template may trim a content, or remove the reasoning before `</think>`. The first combination
+    that yields the text is taken.
+    """
+    variants = [_variants(content) for content in contents]
+    chosen: list[int] = []  # the variant of each part
+    places = [0]
+    choice = tries = 0
+    while len(chosen) < len(parts) or places[-1] != len(text):
+        tries += 1
+        if tries > MAX_TRIES:
+            return None
+        step = None
+        if len(chosen) < len(parts):
+            part = parts[len(chosen)]
+            options = [part.text] if part.message is None else variants[part.message]
+            place = places[-1]
+            step = next(
+                (k for k in range(choice, len(options)) if text.startswith(options[k], place)), None
+            )
+        if step is None:
+            if not chosen:
+                return None
+            places.pop()
+            choice = chosen.pop() + 1
+            continue
+        chosen.append(step)
+        places.append(places[-1] + len(options[step]))
+        choice = 0
+    return [
+        TextSegment(text[start:end], part.message)
+        for part, start, end in zip(parts, places, places[1:], strict=False)
+        if start < end or part.message is not None
+    ]
+
+
+def _variants(content: str) -> list[str]:
+    """Return what templates make of a content, the longest first."""
+    texts = [content]
+    if "</think>" in content:
+        texts.append(content.rpartition("</think>")[2])
+    found = [
+        trimmed
+        for text in texts
+        for trimmed in (text, text.rstrip(), text.lstrip(), text.strip(), text.strip("\n"))
+    ]
+    return list(dict.fromkeys(found))
 
 
 @lru_cache(maxsize=256)
-def _render(template: ChatTemplate, end: str, roles: tuple[str, ...]) -> str:
-    """Return the text of a conversation with marks in place of its contents.
+def _parts(
+    template: ChatTemplate, end: str, roles: tuple[str, ...], prompt: bool
+) -> list[TextSegment]:
+    """Return the segments of a conversation with marks in place of its contents.
 
-    It depends on the roles only, so most conversations share it with others.
+    They depend on the roles only, so most conversations share them with others.
     """
-    turns = [
-        {"role": role, "content": f"{_OPEN}{number}{_CLOSE}"} for number, role in enumerate(roles)
-    ]
+    marked = [(role, f"{_OPEN}{number}{_CLOSE}") for number, role in enumerate(roles)]
+    found = []
+    for index, part in enumerate(_MARK.split(_render(template, end, marked, prompt))):
+        if index % 2:
+            found.append(TextSegment("", int(part)))
+        elif part:
+            found.append(TextSegment(part))
+    return found
+
+
+def _render(template: ChatTemplate, end: str, messages: Messages, prompt: bool) -> str:
+    turns = [{"role": role, "content": content} for role, content in messages]
+    variables = {
+        **dict(template.variables),
+        "messages": turns,
+        "tools": None,
+        "documents": None,
+        "bos_token": template.bos_token,
+        "eos_token": template.eos_token or end,
+        "add_generation_prompt": prompt,
+    }
     try:
-        return _renderer(template.source, os.getpid()).render(
-            {
-                "messages": turns,
-                "bos_token": template.bos_token,
-                "eos_token": template.eos_token or end,
-                "add_generation_prompt": False,
-            }
-        )
+        return _renderer(template.source, os.getpid()).render(variables)
     except TemplateFailureError as error:
         raise template_error(str(error), template.origin) from error
 
@@ -113,51 +187,18 @@ def preset_template(name: str) -> ChatTemplate:
     return ChatTemplate(PRESETS[name])
 
 
-def tokenizer_template(tokenizer: Path) -> ChatTemplate | None:
-    """Return the template next to a tokenizer.json, or None.
-
-    It is `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`, as in published
-    models. Of several templates, the one named `default` is used.
-    """
-    beside, jinja = (
-        tokenizer.with_name("tokenizer_config.json"),
-        tokenizer.with_name("chat_template.jinja"),
-    )
-    config = _read_config(beside) if beside.exists() else {}
-    origin = str(jinja if jinja.exists() else beside)
-    source = _read(jinja) if jinja.exists() else config.get("chat_template")
-    if isinstance(source, list):
-        named = {each.get("name"): each.get("template") for each in source if _is_named(each)}
-        source = named.get("default")
-    if not isinstance(source, str):
+def template_of(settings: TokenizerSettings) -> ChatTemplate | None:
+    """Return the template beside a tokenizer, or None."""
+    if settings.template is None:
         return None
-    bos, eos = _token(config, "bos_token") or "", _token(config, "eos_token")
-    return ChatTemplate(source, bos, eos, origin)
+    return with_tokens(ChatTemplate(settings.template, origin=settings.template_file), settings)
 
 
-def _is_named(template: Any) -> bool:
-    return isinstance(template, dict) and isinstance(template.get("name"), str)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(_read(path)))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise template_error(f"it cannot be read: {error}", str(path)) from error
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_file(path, MAX_BYTES).decode()
-    except (OSError, UnicodeDecodeError, DamagedFileError) as error:
-        raise template_error(f"it cannot be read: {error}", str(path)) from error
-
-
-def _token(config: dict[str, Any], name: str) -> str | None:
-    value = config.get(name)
-    if isinstance(value, dict):  # an added token, written as an object
-        value = value.get("content")
-    return value if isinstance(value, str) else None
+def with_tokens(template: ChatTemplate, settings: TokenizerSettings) -> ChatTemplate:
+    """Return a template with the special tokens of a tokenizer as its variables."""
+    others = {**settings.tokens}
+    bos, eos = others.pop("bos_token", ""), others.pop("eos_token", None)
+    return replace(template, bos_token=bos, eos_token=eos, variables=tuple(sorted(others.items())))
 
 
 def template_error(problem: str, origin: str = FIELD) -> InputError:

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from llmtrain_trainer.data.chat_template import ChatTemplate, template_error
+from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
 from llmtrain_trainer.data.conversations import counted_turns, loads
 from llmtrain_trainer.data.shards import TokenStream, corrupt_error
-from llmtrain_trainer.data.tokenizer import Encoder, end_token
+from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
 
@@ -32,22 +33,22 @@ _CHUNK = 1 << 20
 class ExampleEncoder:
     """Encodes conversations as marked tokens.
 
-    The loss covers the tokens of a response and the token after them, which ends the turn.
+    The tokens are those of the whole text, as `transformers` encodes it. The loss covers every
+    token of a response, and what follows it up to the special token that ends the turn: a model
+    that is not trained on this token does not stop.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, template: ChatTemplate, longest: int, by_pieces: bool = True
+        self, tokenizer: Tokenizer, template: ChatTemplate, longest: int, end: int | None = None
     ) -> None:
         self._template, self._longest = template, longest
         self.truncates = False
         """Whether an example that is longer than a sequence is cut at its end."""
         self.truncated = 0
         """Number of examples that were cut."""
-        self._special = Tokenizer.from_str(tokenizer.to_str())
-        self._special.encode_special_tokens = False
-        self._end = end_token(tokenizer)
+        self._text = ConversationTokenizer(tokenizer)
+        self._end = end_token(tokenizer) if end is None else end
         self._end_name = str(tokenizer.id_to_token(self._end))
-        self._plain = Encoder(tokenizer, by_pieces)
 
     def encode(self, name: str, text: str) -> npt.NDArray[np.uint32]:
         """Return the marked tokens of one conversation. `name` is its position, for errors.
@@ -74,21 +75,21 @@ class ExampleEncoder:
         return ids
 
     def _marked(self, text: str) -> Iterator[int]:
-        messages, counted = loads(text), counted_turns(text)
-        ends = False  # whether the next token ends a response
-        for segment in self._template.segments(messages, self._end_name):
-            if segment.message is None:
-                tokens = self._special.encode(segment.text, add_special_tokens=False).ids
-                for token in tokens:
-                    yield token | COUNTED if ends else token
-                    ends = False
-            else:
-                counts = counted[segment.message]
-                for token in self._plain.encode(segment.text)[:-1].tolist():
-                    yield token | COUNTED if counts or ends else token
-                    ends = False
-                ends = counts
-        if ends:
+        messages, in_loss = loads(text), counted_turns(text)
+        segments = self._template.segments(messages, self._end_name)
+        counted = [
+            span
+            for index, span in enumerate(self._text.turns(segments))
+            if span is not None and in_loss[segments[index].message or 0]
+        ]
+        end = sum(len(segment.text) for segment in segments)
+        first = 0
+        for token, start, stop in self._text.encode(segments):
+            while first < len(counted) and counted[first][1] <= start:
+                first += 1
+            counts = first < len(counted) and start < counted[first][1] and stop > counted[first][0]
+            yield token | COUNTED if counts else token
+        if counted and counted[-1][1] >= end and not self._text.stops(segments):
             yield self._end | COUNTED
 
 

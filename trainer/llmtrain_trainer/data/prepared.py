@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmtrain_core.api.conditions import clean_text
 from llmtrain_trainer.data.manifest import load_manifest, require_valid
 from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, READABLE_FORMATS
 from llmtrain_trainer.data.preparation.pack import KIND
@@ -35,6 +36,8 @@ class PreparedData:
     """Subfolders of shards and their weights. Empty: the shards are in the folder itself."""
     examples: bool = False
     """The tokens are marked: fine-tuning examples instead of running text."""
+    template: str | None = None
+    """The file, or the field of the job, that the chat template of the examples came from."""
 
 
 def is_prepared(folder: Path) -> bool:
@@ -96,6 +99,9 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
         hashlib.sha256(shaped).hexdigest()[:32],
         tuple(weights),
         manifest.get("objective") == "sft",
+        clean_text(str(manifest.get("chatTemplate", "not recorded")), 300)
+        if manifest.get("objective") == "sft"
+        else None,
     )
     for name, count in ((TRAIN, data.train_tokens), (HELD_OUT, data.held_out_tokens)):
         # an example is a whole sequence, however short

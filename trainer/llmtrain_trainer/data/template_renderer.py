@@ -14,10 +14,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 CPU_SECONDS = 5
 """Time for one text. Published templates take less than a millisecond."""
@@ -25,7 +30,10 @@ CPU_SECONDS = 5
 MEMORY_BYTES = 512 << 20
 
 MAX_TEXT = 1 << 20
-"""Characters of a text without the messages."""
+"""Characters of a text, besides twice those of the messages."""
+
+DATE = datetime(2025, 1, 1)
+"""What `strftime_now` shows: the same examples are prepared on every day and in every process."""
 
 
 class TemplateFailureError(Exception):
@@ -89,9 +97,11 @@ def _answer(request: Mapping[str, Any], template: Any) -> tuple[dict[str, str], 
     try:
         if "source" in request:
             return {"text": ""}, _compile(request["source"])
-        text = template.render(**request["variables"])
-        if len(text) > MAX_TEXT:
-            raise ValueError(f"its text has more than {MAX_TEXT} characters")
+        variables = request["variables"]
+        text = template.render(**variables)
+        limit = MAX_TEXT + 2 * sum(len(each["content"]) for each in variables["messages"])
+        if len(text) > limit:
+            raise ValueError(f"its text has more than {limit} characters")
         return {"text": text}, template
     except MemoryError:
         problem = f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"
@@ -100,10 +110,54 @@ def _answer(request: Mapping[str, Any], template: Any) -> tuple[dict[str, str], 
     return {"error": f"the template {what}: {problem}"}, template
 
 
+class _Generation(Extension):
+    """The block `generation`, which marks what a model writes. Its body is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 - as its base class declares it
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        """Return the statements of the block."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+class _Namespace(Namespace):
+    """A namespace without attributes that lead to Python's internals."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if str(name).startswith("_"):
+            raise SecurityError(f"a namespace cannot store {name!r}")
+        super().__setitem__(name, value)
+
+
 def _compile(source: str) -> Any:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    """Compile a template with the extensions that `transformers` has in its environment."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = DATE.strftime
+    environment.globals["namespace"] = _Namespace
     return environment.from_string(source)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Return JSON as a chat template expects it: Jinja's own filter escapes HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _refuse(message: str) -> NoReturn:

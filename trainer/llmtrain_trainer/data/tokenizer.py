@@ -84,7 +84,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()
     return tokenizer
 
 
-def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
+def load_tokenizer(path: Path, vocab_size: int, eos: str | None = None) -> Tokenizer:
     """Read a tokenizer.json. Raises InputError if it does not fit the model."""
     tokenizer = open_tokenizer(path)
     size = largest_token(tokenizer) + 1
@@ -95,7 +95,7 @@ def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
             field="spec.model.architecture.vocabSize",
             remedy=f"use {size} or more",
         )
-    end_token(tokenizer)
+    end_token(tokenizer, eos)
     return tokenizer
 
 
@@ -168,9 +168,13 @@ def largest_token(tokenizer: Tokenizer) -> int:
     return int(max(tokenizer.get_vocab(with_added_tokens=True).values()))
 
 
-def end_token(tokenizer: Tokenizer) -> int:
-    """Return the id that ends documents. Raises InputError if there is none."""
-    for name in END_TOKENS:
+def end_token(tokenizer: Tokenizer, eos: str | None = None) -> int:
+    """Return the id that ends documents. Raises InputError if there is none.
+
+    `eos` is the EOS token that the settings of the tokenizer name, if they do. In models for chats
+    it may end turns only, so the usual names come first.
+    """
+    for name in (*END_TOKENS, *([eos] if eos else [])):
         number = tokenizer.token_to_id(name)
         if number is not None:
             return int(number)
@@ -190,22 +194,30 @@ class Encoder:
     is equal, because tokens never cross the boundary of a run. Other tokenizers may join runs.
     """
 
-    def __init__(self, tokenizer: Tokenizer, by_pieces: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        by_pieces: bool = True,
+        first: Sequence[int] = (),
+        end: int | None = None,
+    ) -> None:
+        """Encode with `first` before each document, and `end` or the usual end token after it."""
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True
         self._by_pieces = by_pieces
         self._known: dict[str, tuple[int, ...]] = {}
-        self._end = end_token(tokenizer)
+        self._first = tuple(first)
+        self._end = end_token(tokenizer) if end is None else end
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
-        """Return the ids of one document, with the end token last."""
+        """Return the ids of one document, with BOS first if it has one, and the end token last."""
         if self._by_pieces:
             pieces = _PIECE.findall(text)
             self._learn(pieces)
             ids: Iterable[int] = chain.from_iterable(map(self._known.__getitem__, pieces))
         else:
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return np.fromiter(chain(ids, (self._end,)), dtype=np.uint32)
+        return np.fromiter(chain(self._first, ids, (self._end,)), dtype=np.uint32)
 
     def _learn(self, pieces: list[str]) -> None:
         if len(self._known) > _REMEMBERED:

@@ -13,6 +13,7 @@ tokens are data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmtrain_core.api.job import Architecture
+from llmtrain_core.api.model import Architecture, RopeScaling
 from llmtrain_trainer.model.experts import MixtureOfExperts, Padding
 
 
@@ -57,9 +58,16 @@ class Rotary(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, width: int, length: int, theta: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        width: int,
+        length: int,
+        theta: float,
+        dtype: torch.dtype,
+        scaling: RopeScaling | None = None,
+    ) -> None:
         super().__init__()
-        self.width, self.theta = width, theta
+        self.width, self.theta, self.scaling = width, theta, scaling
         self.register_buffer("cos", torch.empty(length, width, dtype=dtype), persistent=False)
         self.register_buffer("sin", torch.empty(length, width, dtype=dtype), persistent=False)
         self.fill(torch.arange(length))
@@ -69,7 +77,8 @@ class Rotary(nn.Module):
         if self.cos.is_meta:
             return
         powers = torch.arange(0, self.width, 2, dtype=torch.float64) / self.width
-        angles = torch.outer(token_positions.double().cpu(), self.theta**-powers).repeat(1, 2)
+        frequencies = scaled_frequencies(self.theta**-powers, self.scaling)
+        angles = torch.outer(token_positions.double().cpu(), frequencies).repeat(1, 2)
         self.cos, self.sin = angles.cos().to(self.cos), angles.sin().to(self.sin)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,6 +86,21 @@ class Rotary(nn.Module):
         length = x.size(-2)
         rotated = torch.cat((-x[..., self.width // 2 :], x[..., : self.width // 2]), dim=-1)
         return (x * self.cos[:length] + rotated * self.sin[:length]).to(x.dtype)
+
+
+def scaled_frequencies(frequencies: Tensor, scaling: RopeScaling | None) -> Tensor:
+    """Return rotary frequencies (radians per token) as Llama 3.1 scales them.
+
+    With t = turns in the original length: t below `low_freq_factor` is divided by `factor`, above
+    `high_freq_factor` it is kept, and between them it is interpolated (Grattafiori et al.,
+    arXiv:2407.21783, and the published configuration `rope_type: llama3`).
+    """
+    if scaling is None:
+        return frequencies
+    turns = scaling.original_sequence_length * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / scaling.factor
 
 
 class CausalAttention(nn.Module):
@@ -237,4 +261,5 @@ def _rotary(shape: Architecture) -> Rotary:
         shape.sequence_length,
         shape.rope_theta,
         torch.float64 if wide else torch.float32,
+        shape.rope_scaling,
     )

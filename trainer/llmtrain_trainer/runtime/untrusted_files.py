@@ -8,12 +8,15 @@ from pathlib import Path
 from pydantic import ValidationError
 from upath import UPath
 
+Folder = Path | UPath
+"""A path in a file system, or in a store that `fsspec` supports."""
+
 
 class DamagedFileError(Exception):
     """The content of a file is not what belongs there. The message names the file."""
 
 
-def read_file(path: Path | UPath, limit: int) -> bytes:
+def read_file(path: Folder, limit: int) -> bytes:
     """Return the content of a file. Raises DamagedFileError if it is longer than `limit`.
 
     Also raised for what is no file: a device has no end, and a pipe may wait forever.

@@ -12,9 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmtrain_core.api.job import Architecture
+from llmtrain_core.api.model import Architecture, RopeScaling
 from llmtrain_core.validation.family import FAMILIES, NO_FAMILY, hugging_face_family
 from llmtrain_trainer.errors import InputError
+
+SCALED = "llama3"
+"""Name of the scaling of rotary frequencies that Llama 3.1 has."""
 
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 
@@ -45,16 +48,16 @@ def family_of(shape: Architecture) -> str:
     return family
 
 
-def config_of(shape: Architecture, dtype: str, end_token: int | None) -> dict[str, Any]:
-    """Return the `config.json` of a model."""
+def config_of(shape: Architecture, dtype: str, bos: int | None, eos: int | None) -> dict[str, Any]:
+    """Return the `config.json` of a model, with the ids of its BOS and EOS tokens."""
     family = family_of(shape)
     common = {
         "architectures": [_CLASSES[family]],
         "model_type": family,
         "vocab_size": shape.vocab_size,
         "tie_word_embeddings": shape.tied_embeddings,
-        "bos_token_id": end_token,
-        "eos_token_id": end_token,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
         "dtype": dtype,
     }
     if family == "gpt2":
@@ -70,11 +73,11 @@ def config_of(shape: Architecture, dtype: str, end_token: int | None) -> dict[st
             "embd_pdrop": 0.0,
             "resid_pdrop": 0.0,
         }
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = _rope(shape)
     if family == "llama":
-        own = {"attention_bias": shape.biases == "all", "mlp_bias": shape.biases == "all"}
+        own |= {"attention_bias": shape.biases == "all", "mlp_bias": shape.biases == "all"}
     elif shape.experts > 1:
-        own = _experts(shape, family)
+        own |= _experts(shape, family)
     return common | {
         "hidden_size": shape.hidden_size,
         "intermediate_size": shape.ffn_size,
@@ -218,7 +221,7 @@ def _llama(config: Mapping[str, Any], family: str) -> Architecture:
     kind = rope.get("rope_type", rope.get("type", "default"))
     length = config["max_position_embeddings"]
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    _refuse(rope_scaling=(kind, kind not in (None, "default")))
+    _refuse(rope_scaling=(kind, kind not in (None, "default", SCALED)))
     _refuse(
         hidden_act=(config.get("hidden_act", "silu"), config.get("hidden_act", "silu") != "silu")
     )
@@ -235,12 +238,40 @@ def _llama(config: Mapping[str, Any], family: str) -> Architecture:
         vocab_size=config["vocab_size"],
         sequence_length=length,
         rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
+        rope_scaling=_scaling(rope) if kind == SCALED else None,
         norm_epsilon=config.get("rms_norm_eps", 1e-6),
         tied_embeddings=config.get("tie_word_embeddings", False),
         biases=biases,
         qk_norm=family in ("qwen3", "qwen3_moe"),
         **experts,
     )
+
+
+def _scaling(rope: Mapping[str, Any]) -> RopeScaling:
+    return RopeScaling(
+        factor=rope["factor"],
+        low_freq_factor=rope["low_freq_factor"],
+        high_freq_factor=rope["high_freq_factor"],
+        original_sequence_length=rope["original_max_position_embeddings"],
+    )
+
+
+def _rope(shape: Architecture) -> dict[str, Any]:
+    """Return the settings of scaled rotary positions, under the names of old and new releases."""
+    scaling = shape.rope_scaling
+    if scaling is None:
+        return {}
+    found = {
+        "rope_type": SCALED,
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_sequence_length,
+    }
+    return {
+        "rope_scaling": found,
+        "rope_parameters": {"rope_theta": shape.rope_theta, **found},
+    }
 
 
 def _mixture(config: Mapping[str, Any], family: str) -> dict[str, Any]:

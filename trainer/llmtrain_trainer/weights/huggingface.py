@@ -17,12 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from llmtrain_core.api.job import Architecture
-from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
-from llmtrain_trainer.data.tokenizer import end_token, open_tokenizer
+from llmtrain_trainer.checkpoint.paths import Folder
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 from llmtrain_trainer.runtime.untrusted_files import read_file
 from llmtrain_trainer.weights.export_folder import begin_export
+from llmtrain_trainer.weights.exported_tokenizer import special_ids, tokenizer_files
 from llmtrain_trainer.weights.families import (
     TensorMapping,
     architecture_of,
@@ -41,7 +41,7 @@ from llmtrain_trainer.weights.stored_tensors import (
 MAX_CONFIG = 16 << 20
 """Bytes of the configuration."""
 
-CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
+CONFIG = "config.json"
 SHARD_BYTES = 4 << 30
 """Size of one weights file. Writing a file needs twice as much memory."""
 
@@ -65,12 +65,13 @@ def export(
     Raises InputError for unsupported shapes, and for a folder with files of another model.
     `heartbeat` is called for every tensor that was read and every part of a file that was written.
     """
-    end = None if tokenizer is None else end_token(open_tokenizer(tokenizer))
-    config = config_of(architecture, dtype, end)
+    files = {} if tokenizer is None else tokenizer_files(tokenizer, architecture.sequence_length)
+    bos, eos = (None, None) if tokenizer is None else special_ids(tokenizer)
+    config = config_of(architecture, dtype, bos, eos)
     shards = _shards(architecture, getattr(torch, dtype).itemsize, shard_bytes)
     names = [_shard_name(number, len(shards)) for number in range(len(shards))]
     own = [CONFIG, *names, *([INDEX] if len(shards) > 1 else [])]
-    begin_export(to, own if tokenizer is None else [*own, TOKENIZER, TOKENIZER_CONFIG])
+    begin_export(to, [*own, *files])
     index: dict[str, str] = {}
     read = _cache_last(read)
     for name, shard in zip(names, shards, strict=True):
@@ -82,8 +83,8 @@ def export(
         index.update(dict.fromkeys(tensors, name))
     if len(shards) > 1:
         (to / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}, indent=1))
-    if tokenizer is not None:
-        _write_tokenizer(tokenizer, to, architecture.sequence_length)
+    for name, content in files.items():
+        (to / name).write_bytes(content)
     (to / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -223,19 +224,6 @@ def _stored_name(theirs: str, files: Mapping[str, Path]) -> str | None:
         if name in files:
             return name
     return None
-
-
-def _write_tokenizer(tokenizer: Folder, to: Folder, length: int) -> None:
-    (to / TOKENIZER).write_bytes(tokenizer.read_bytes())
-    loaded = open_tokenizer(tokenizer)
-    end = loaded.id_to_token(end_token(loaded))
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": end,
-        "eos_token": end,
-        "model_max_length": length,
-    }
-    (to / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _unreadable(folder: Path, problem: str) -> InputError:

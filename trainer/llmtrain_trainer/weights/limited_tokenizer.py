@@ -16,17 +16,23 @@ from llmtrain_trainer.errors import InputError
 
 def encode_limited(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
     """Return the ids of a text. Raises InputError, with the tokenizer's `name`, if it fails."""
-    found = _run(lambda: tokenizer.encode(text, add_special_tokens=False).ids, len(text), name)
-    return [int(each) for each in found]
+
+    def encode() -> list[int]:
+        return [int(each) for each in tokenizer.encode(text, add_special_tokens=False).ids]
+
+    return list(run_limited(encode, len(text), name))
 
 
 def decode_limited(tokenizer: Tokenizer, ids: list[int], name: str) -> str:
     """Return the text of ids. Raises InputError, with the tokenizer's `name`, if it fails."""
-    return str(_run(lambda: tokenizer.decode(ids), 8 * len(ids), name))
+    return str(run_limited(lambda: tokenizer.decode(ids), 8 * len(ids), name))
 
 
-def _run(work: Callable[[], Any], characters: int, name: str) -> Any:
-    """Return the result of `work`, a JSON value, from a forked child with limited CPU time."""
+def run_limited(work: Callable[[], Any], characters: int, name: str) -> Any:
+    """Return the result of `work`, a JSON value, from a forked child with limited CPU time.
+
+    Raises InputError, with the tokenizer's `name`, if it fails.
+    """
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:

@@ -56,22 +56,32 @@ def merged_weights(
     folder: Folder, base: Folder, architecture: Architecture, lora: Mapping[str, Any]
 ) -> ReadWeights:
     """Return a function that reads the weights of `base` with the adapters of `folder` merged."""
-    weights, adapters = weights_of_checkpoint(base, architecture), _tensors_of_checkpoint(folder)
-    shapes, present = weight_shapes(architecture), load_index(folder).state_dict_metadata
-    rank, scale = int(lora["rank"]), float(lora["alpha"]) / int(lora["rank"])
+    weights, rank = weights_of_checkpoint(base, architecture), int(lora["rank"])
+    adapters = dict(adapters_of_checkpoint(folder, architecture, rank))
+    scale = float(lora["alpha"]) / rank
 
     def read(names: Sequence[str]) -> Mapping[str, Tensor]:
         found = dict(weights(names))
-        for name in names:
-            adapter = f"{name.removesuffix('.weight')}.{ATTRIBUTE}"
-            if name.endswith(".weight") and f"{MODEL}.{adapter}.a" in present:
-                outputs, inputs = shapes[name]
-                sizes = {"a": torch.Size([rank, inputs]), "b": torch.Size([outputs, rank])}
-                parts = adapters({f"{adapter}.{part}": size for part, size in sizes.items()})
-                found[name] += scale * (parts[f"{adapter}.b"] @ parts[f"{adapter}.a"])
+        for name in set(names) & adapters.keys():
+            a, b = adapters[name]
+            found[name] += scale * (b @ a)
         return found
 
     return read
+
+
+def adapters_of_checkpoint(
+    folder: Folder, architecture: Architecture, rank: int
+) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    """Yield the name of every weight with an adapter, and its A (rank, in) and B (out, rank)."""
+    read, present = _tensors_of_checkpoint(folder), load_index(folder).state_dict_metadata
+    for name, shape in weight_shapes(architecture).items():
+        adapter = f"{name.removesuffix('.weight')}.{ATTRIBUTE}"
+        if name.endswith(".weight") and f"{MODEL}.{adapter}.a" in present:
+            outputs, inputs = shape
+            sizes = {"a": torch.Size([rank, inputs]), "b": torch.Size([outputs, rank])}
+            parts = read({f"{adapter}.{part}": size for part, size in sizes.items()})
+            yield name, (parts[f"{adapter}.a"], parts[f"{adapter}.b"])
 
 
 @dataclass(frozen=True, slots=True)

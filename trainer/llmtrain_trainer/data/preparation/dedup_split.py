@@ -60,7 +60,7 @@ def select_documents(work: Workspace) -> None:
     special = template.special_tokens() if template else []
     with work.draft(work.tokenizer) as draft:
         if work.plan.tokenizer is not None:
-            tokenizer = load_tokenizer(work.plan.tokenizer, size)
+            tokenizer = load_tokenizer(work.plan.tokenizer, size, work.plan.settings.eos)
             if add_special(tokenizer, special, size):
                 tokenizer.save(str(draft))
             else:

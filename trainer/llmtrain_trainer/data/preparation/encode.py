@@ -19,7 +19,7 @@ from llmtrain_trainer.data.examples import OVERLONG_FIELD, ExampleEncoder
 from llmtrain_trainer.data.preparation import dedup_split, extract
 from llmtrain_trainer.data.preparation.manifest_plan import Unit
 from llmtrain_trainer.data.preparation.workspace import Workspace, read_json
-from llmtrain_trainer.data.tokenizer import FIELD, Encoder, cpu_limit, is_panic
+from llmtrain_trainer.data.tokenizer import FIELD, Encoder, cpu_limit, end_token, is_panic
 from llmtrain_trainer.errors import InputError
 
 STAGE = "tokens"
@@ -78,10 +78,11 @@ def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
     """Return the encoder of the tokenizer that `select_documents` wrote."""
     tokenizer = Tokenizer.from_file(str(work.tokenizer))
     chat, template = work.plan.config.chat, work.plan.template
-    by_pieces = work.plan.tokenizer is None
+    end = end_token(tokenizer, work.plan.settings.eos)
     if chat is None or template is None:
-        return Encoder(tokenizer, by_pieces)
-    examples = ExampleEncoder(tokenizer, template, chat.max_length, by_pieces)
+        by_pieces = work.plan.tokenizer is None
+        return Encoder(tokenizer, by_pieces, work.plan.first_tokens, end)
+    examples = ExampleEncoder(tokenizer, template, chat.max_length, end)
     examples.truncates = chat.overlong == "truncate"
     return examples
 

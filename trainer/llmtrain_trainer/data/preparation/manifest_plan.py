@@ -9,18 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmtrain_trainer.config import DataConfig, Source
-from llmtrain_trainer.data.chat_template import ChatTemplate, preset_template, tokenizer_template
+from llmtrain_trainer.data.chat_template import (
+    ChatTemplate,
+    preset_template,
+    template_of,
+    with_tokens,
+)
 from llmtrain_trainer.data.documents import InputFile, ReadReport
 from llmtrain_trainer.data.preparation.sources import list_files, locate
 from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
-from llmtrain_trainer.data.tokenizer import FIELD
+from llmtrain_trainer.data.tokenizer import FIELD, open_tokenizer
+from llmtrain_trainer.data.tokenizer_settings import (
+    TokenizerSettings,
+    first_tokens,
+    read_settings,
+)
 from llmtrain_trainer.errors import InputError
 
 FORMAT = 3
@@ -58,6 +68,10 @@ class PreparationPlan:
     """The configuration that determines the tokens, as JSON."""
     shard_tokens: int
     tokenizer: Path | None
+    settings: TokenizerSettings = field(default_factory=TokenizerSettings)
+    """What is beside a tokenizer that was not trained here."""
+    first_tokens: tuple[int, ...] = ()
+    """Tokens that begin each document."""
     template: ChatTemplate | None = None
     """Chat template of conversations. None: the sources are documents."""
     reports: tuple[dict[str, Any], ...] = ()
@@ -88,7 +102,39 @@ def plan_preparation(
         for run in _runs_of(found):
             units.append(Unit(len(units), index, run))
     tokenizer = _tokenizer_path(config, base_tokenizer)
-    template = _template(config, tokenizer)
+    settings = TokenizerSettings() if tokenizer is None else read_settings(tokenizer)
+    template = _template(config, settings)
+    first: tuple[int, ...] = ()
+    if tokenizer is not None and template is None:
+        first = tuple(first_tokens(open_tokenizer(tokenizer), settings))
+    shape = _shape(config, sources, shard_tokens, tokenizer, template, first)
+    seen = [[str(file.path), file.format, file.size, file.modified] for file in files]
+    weights = [source.weight for source in sources]
+    key = hashlib.sha256((shape + json.dumps([weights, seen])).encode()).hexdigest()[:32]
+    return PreparationPlan(
+        config,
+        sources,
+        tuple(units),
+        key,
+        shape,
+        shard_tokens,
+        tokenizer,
+        settings,
+        first,
+        template,
+        tuple(reports),
+    )
+
+
+def _shape(
+    config: DataConfig,
+    sources: Sequence[Source],
+    shard_tokens: int,
+    tokenizer: Path | None,
+    template: ChatTemplate | None,
+    first: Sequence[int],
+) -> str:
+    """Return the configuration that determines the tokens, as JSON."""
     shaped: list[Any] = [
         FORMAT,
         config.vocab_size,
@@ -102,13 +148,9 @@ def plan_preparation(
         # these names are part of the data digest in checkpoints
         facts = {name: getattr(template, name) for name in ("source", "bos_token", "eos_token")}
         shaped.append([facts, config.chat.max_length, config.chat.overlong])
-    shape = json.dumps(shaped)
-    seen = [[str(file.path), file.format, file.size, file.modified] for file in files]
-    weights = [source.weight for source in sources]
-    key = hashlib.sha256((shape + json.dumps([weights, seen])).encode()).hexdigest()[:32]
-    return PreparationPlan(
-        config, sources, tuple(units), key, shape, shard_tokens, tokenizer, template, tuple(reports)
-    )
+    if first:
+        shaped.append(list(first))
+    return json.dumps(shaped)
 
 
 _SHAPELESS = ("uri", "field", "weight", "max_unusable_rows")
@@ -121,14 +163,16 @@ def _shape_of(source: Source) -> dict[str, Any]:
     return {name: facts[name] for name in sorted(facts) if name not in _SHAPELESS}
 
 
-def _template(config: DataConfig, tokenizer: Path | None) -> ChatTemplate | None:
+def _template(config: DataConfig, settings: TokenizerSettings) -> ChatTemplate | None:
+    """Return the template of the job, or that of the model, or `plain`."""
     chat = config.chat
     if chat is None:
         return None
     if chat.template is not None:
-        return ChatTemplate(chat.template)
-    beside = tokenizer_template(tokenizer) if tokenizer and chat.preset is None else None
-    return beside or preset_template(chat.preset or "plain")
+        return with_tokens(ChatTemplate(chat.template), settings)
+    if chat.preset is not None:
+        return with_tokens(preset_template(chat.preset), settings)
+    return template_of(settings) or with_tokens(preset_template("plain"), settings)
 
 
 def _runs_of(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:

@@ -14,6 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from llmtrain_trainer.data.documents import ReadReport
+from llmtrain_trainer.data.model_files import settings_files, with_template
 from llmtrain_trainer.data.preparation import dedup_split, encode, extract, minhash
 from llmtrain_trainer.data.preparation.limits import require_usable
 from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, PreparationPlan
@@ -109,6 +110,7 @@ def write_manifest(work: Workspace) -> None:
     plan = work.plan
     units = {unit.number: _unit_facts(work, unit.number) for unit in plan.units}
     tokenizer = Tokenizer.from_file(str(work.tokenizer))
+    _write_settings(work, tokenizer)
     manifest = {
         "kind": KIND,
         "format": FORMAT,
@@ -125,10 +127,21 @@ def write_manifest(work: Workspace) -> None:
             "vocabSize": largest_token(tokenizer) + 1,
             "trained": plan.tokenizer is None,
         },
+        **({"chatTemplate": plan.template.origin} if plan.template else {}),
         "sources": [_source(work, index, units) for index in range(len(plan.sources))],
     }
     work.write_json(work.manifest, manifest)
     shutil.rmtree(work.scratch, ignore_errors=True)
+
+
+def _write_settings(work: Workspace, tokenizer: Tokenizer) -> None:
+    """Write the files that belong to the tokenizer beside it, with the template of the job."""
+    plan = work.plan
+    found = settings_files(plan.tokenizer) if plan.tokenizer is not None else {}
+    files = with_template(found, tokenizer, plan.template, plan.settings)
+    for name, content in files.items():
+        with work.draft(work.folder / name) as draft:
+            draft.write_bytes(content)
 
 
 def _digest(plan: PreparationPlan, units: list[str]) -> str:

@@ -1,0 +1,109 @@
+"""Every published template renders as in `transformers`, and its tokens are the same.
+
+Run by `make text-matrix`: it downloads packages once. `make test` has templates of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrain_trainer.data.chat_template import ChatTemplate
+from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
+from llmtrain_trainer.data.conversations import Messages
+from llmtrain_trainer.data.template_renderer import DATE
+from llmtrain_trainer.errors import InputError
+from tests.support.trainer import published_texts
+
+TALKS: dict[str, Messages] = {
+    "one turn": [("user", "  how are you?"), ("assistant", "fine ")],
+    "turns": [
+        ("user", "print 1"),
+        ("assistant", "```python\n    print(1)\n```"),
+        ("user", "größer 你好"),
+        ("assistant", "ok"),
+    ],
+    "system": [("system", "Be brief."), ("user", "hi"), ("assistant", "hello")],
+}
+
+MOST_REFUSED = 8
+"""Templates that may be refused, with the reason, although `transformers` renders them."""
+
+
+def _theirs(source: str, talk: Messages) -> str | None:
+    from transformers.utils import chat_template_utils
+
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Fixed:
+            return cls(DATE.year, DATE.month, DATE.day)
+
+    chat_template_utils.datetime = Fixed
+    messages = [{"role": role, "content": content} for role, content in talk]
+    try:
+        texts, _ = chat_template_utils.render_jinja_template(
+            [messages], chat_template=source, bos_token="<s>", eos_token="</s>"
+        )
+    except Exception:  # whatever a template raises
+        return None
+    return str(texts[0])
+
+
+def test_every_published_template_renders_as_in_transformers() -> None:
+    found = published_texts.templates()
+    verdicts: dict[str, Counter[str]] = {name: Counter() for name in found}
+    reasons: dict[str, str] = {}
+    for name, source in found.items():
+        template = ChatTemplate(source, "<s>", "</s>")
+        for talk in TALKS.values():
+            expected = _theirs(source, talk)
+            try:
+                ours = "".join(segment.text for segment in template.segments(talk, "</s>"))
+            except InputError as error:
+                verdict = "refused" if expected is not None else "both refuse"
+                reasons[name] = error.message
+            else:
+                verdict = "equal" if ours == expected else "different"
+            verdicts[name][verdict] += 1
+    total = sum(verdicts.values(), Counter[str]())
+    refused = sorted(name for name, each in verdicts.items() if each["refused"])
+    print(f"{len(found)} templates, {total.total()} conversations: {dict(total)}")
+    for name in refused:
+        print(f"  {name}: {reasons[name]}")
+    assert [name for name, each in verdicts.items() if each["different"]] == []
+    assert len(found) > 170 and len(refused) <= MOST_REFUSED
+
+
+@pytest.mark.parametrize("name", published_texts.VOCABULARIES)
+def test_conversations_have_the_tokens_of_transformers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers import Tokenizer
+
+    monkeypatch.setattr(sys, "path", [*sys.path, str(published_texts.reader_of_vocabularies())])
+    from transformers import AutoTokenizer
+
+    (tmp_path / "vocabulary.gguf").write_bytes(published_texts.vocabularies()[name])
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="vocabulary.gguf")
+    backend = Tokenizer.from_str(theirs.backend_tokenizer.to_str())
+    bos, eos = theirs.bos_token or "", theirs.eos_token
+    ours = ConversationTokenizer(backend)
+    compared = 0
+    for source in published_texts.templates().values():
+        template = ChatTemplate(source, bos, eos)
+        for talk in TALKS.values():
+            try:
+                segments = template.segments(talk, eos)
+            except InputError:
+                continue
+            text = "".join(segment.text for segment in segments)
+            expected = theirs(text, add_special_tokens=False)["input_ids"]
+            assert [token for token, _, _ in ours.encode(segments)] == expected, (source, talk)
+            compared += 1
+    print(f"{name}: {compared} conversations")
+    assert compared > 400

@@ -1,0 +1,193 @@
+"""Conversations get the tokens that `transformers` gives them, and every turn's end is learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from llmtrain_trainer.data.chat_template import ChatTemplate, TextSegment, align
+from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
+from llmtrain_trainer.data.conversations import Messages, dumps
+from llmtrain_trainer.data.examples import COUNTED, ID, ExampleEncoder
+from llmtrain_trainer.data.tokenizer import train_bpe
+from llmtrain_trainer.errors import InputError
+
+pytestmark = pytest.mark.torch  # transformers
+
+TALK: Messages = [
+    ("system", "Be brief."),
+    ("user", "  say hi, please\n"),
+    ("assistant", "def f(a):\n    return a"),
+    ("user", "and now größer 你好"),
+    ("assistant", "hi again "),
+]
+
+BRACKETS = """{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}\
+{{ '<<SYS>>\\n' + m.content + '\\n<</SYS>>\\n\\n' }}{% elif m.role == 'user' %}\
+{{ '[INST] ' + m.content | trim + ' [/INST]' }}{% else %}\
+{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}"""
+"""Each response ends with a space and the EOS token, as in the format of Llama 2."""
+
+LINES = """{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + '\\n<|end|>\\n' }}\
+{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"""
+"""Each response ends with a line break and a special token."""
+
+EXTENSIONS = """{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}\
+{% continue %}{% endif %}<|im_start|>{{ m.role }}
+{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}
+{% else %}{{ m.content }}<|im_end|>
+{% endif %}{% if loop.index > 9 %}{% break %}{% endif %}{% endfor %}"""
+
+TEMPLATES = {"brackets": BRACKETS, "lines": LINES, "extensions": EXTENSIONS}
+
+SPECIAL = ["<s>", "</s>", "<|end|>", "<|im_start|>", "<|im_end|>"] + [
+    f"<|{role}|>" for role in ("system", "user", "assistant")
+]
+
+
+def _byte_level() -> Tokenizer:
+    texts = [content for _, content in TALK] * 9 + [BRACKETS, LINES]
+    return train_bpe(texts, 420, SPECIAL)
+
+
+def _sentence_piece(where: str) -> Tokenizer:
+    """Pieces with spaces as a symbol, which is put before the text by `where`, as Llama 2 does."""
+    pieces = ["<unk>", *SPECIAL, "<|endoftext|>", "▁", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += sorted(set("".join(c for _, c in TALK) + BRACKETS + LINES) - {" "})
+    merges = [("▁", letter) for letter in "abhinsB"] + [("▁h", "i"), ("i", "n")]
+    pieces += ["".join(merge) for merge in merges]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    if where == "normalizer":
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", where, split=False)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIAL])
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer
+
+
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
+    "byte level": _byte_level,
+    "prepended to each part": lambda: _sentence_piece("normalizer"),
+    "prepended to the text": lambda: _sentence_piece("first"),
+}
+
+
+def _template(name: str) -> ChatTemplate:
+    return ChatTemplate(TEMPLATES[name], "<s>", "</s>")
+
+
+def _theirs(tokenizer: Tokenizer, template: ChatTemplate, talk: Messages, **options: Any) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.to_str()), bos_token="<s>", eos_token="</s>"
+    )
+    messages = [{"role": role, "content": content} for role, content in talk]
+    return fast.apply_chat_template(
+        messages, chat_template=template.source, tokenize=True, return_dict=False, **options
+    )
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_the_tokens_are_those_of_transformers(kind: str, template: str) -> None:
+    """Separate parts of the text had other tokens at their borders."""
+    tokenizer = TOKENIZERS[kind]()
+    chat = _template(template)
+    marked = ExampleEncoder(tokenizer, chat, 1000, 0).encode("here", dumps(TALK)).tolist()
+    assert [token & ID for token in marked] == _theirs(tokenizer, chat, TALK)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_prompt_has_the_tokens_of_transformers(kind: str) -> None:
+    tokenizer, chat = TOKENIZERS[kind](), _template("lines")
+    segments = chat.segments(TALK[:2], "", prompt=True)
+    found = [token for token, _, _ in ConversationTokenizer(tokenizer).encode(segments)]
+    assert found == _theirs(tokenizer, chat, TALK[:2], add_generation_prompt=True)
+
+
+def _learned(tokenizer: Tokenizer, template: ChatTemplate, talk: Messages) -> list[str]:
+    """Return the text of every run of tokens in the loss."""
+    runs: list[list[int]] = [[]]
+    for token in ExampleEncoder(tokenizer, template, 1000, 0).encode("here", dumps(talk)).tolist():
+        if token & COUNTED:
+            runs[-1].append(token & ID)
+        elif runs[-1]:
+            runs.append([])
+    decode: Callable[..., str] = tokenizer.decode
+    return [decode(run, skip_special_tokens=False) for run in runs if run]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("template", "stop"),
+    [("brackets", " </s>"), ("lines", "\n<|end|>"), ("extensions", "<|im_end|>")],
+)
+def test_the_token_that_ends_a_turn_is_in_the_loss(kind: str, template: str, stop: str) -> None:
+    """Only the first token after a response was, so a model of such a template never stopped."""
+    runs = _learned(TOKENIZERS[kind](), _template(template), TALK)
+    responses = [content for role, content in TALK if role == "assistant"]
+    assert ["".join(run.split()) for run in runs] == [
+        "".join((response + stop).split()) for response in responses
+    ]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_message_that_spells_special_tokens_is_text(kind: str) -> None:
+    tokenizer, chat = TOKENIZERS[kind](), _template("lines")
+    talk: Messages = [("user", "what is <|end|> and </s>?"), ("assistant", "the <|end|>")]
+    marked = ExampleEncoder(tokenizer, chat, 1000, 0).encode("here", dumps(talk)).tolist()
+    ids = [token & ID for token in marked]
+    assert ids.count(tokenizer.token_to_id("<|end|>")) == len(talk)
+    assert tokenizer.token_to_id("</s>") not in ids
+    assert "the <|end|>\n<|end|>" in _learned(tokenizer, chat, talk)[0]
+
+
+def test_a_template_that_computes_with_a_message_is_refused() -> None:
+    upper = ChatTemplate("{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}")
+    with pytest.raises(InputError, match="computes with the contents") as caught:
+        upper.segments([("user", "a"), ("assistant", "b")], "")
+    assert caught.value.field == "spec.data.chat"
+
+
+def test_reasoning_of_earlier_turns_may_be_removed() -> None:
+    template = ChatTemplate(
+        "{% for m in messages %}{% set text = m.content %}{% if not loop.last %}"
+        "{% set text = text.split('</think>')[-1] %}{% endif %}{{ text | trim }}<|end|>{% endfor %}"
+    )
+    talk: Messages = [("assistant", "<think>no</think> yes"), ("user", "a"), ("assistant", "b")]
+    texts = [each.text for each in template.segments(talk, "")]
+    assert texts == ["yes", "<|end|>", "a", "<|end|>", "b", "<|end|>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x a y", ["x", " a ", "y"]),
+        ("xay", ["x", "a", "y"]),
+        ("x ay", ["x", " a", "y"]),
+        ("xy", None),
+        ("x a yy", None),
+    ],
+)
+def test_contents_are_found_whole_or_trimmed(text: str, expected: list[str] | None) -> None:
+    parts = [TextSegment("x"), TextSegment("", 0), TextSegment("y")]
+    found = align(parts, [" a "], text)
+    assert (None if found is None else [each.text for each in found]) == expected
+
+
+def test_json_in_a_template_is_not_escaped() -> None:
+    template = ChatTemplate("{{ {'a': '<ü>'} | tojson }}{{ messages[0].content }}")
+    (first, *_) = template.segments([("user", "b")], "")
+    assert first.text == json.dumps({"a": "<ü>"}, ensure_ascii=False)

@@ -1,0 +1,250 @@
+"""A chat model keeps its template, special tokens and stop tokens, from import to export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import processors
+from typer.testing import CliRunner
+
+from llmtrain_cli.main import app
+from llmtrain_core.api.job import Architecture
+from llmtrain_trainer.config import ChatConfig, DataConfig, Source
+from llmtrain_trainer.data.prepare import PreparedData, prepare
+from llmtrain_trainer.data.tokenizer import train_bpe
+
+pytestmark = pytest.mark.torch
+
+SHAPE = Architecture(
+    layers=2, hidden_size=32, heads=4, kv_heads=2, ffn_size=48, vocab_size=320, sequence_length=64
+)
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPECIAL = ["<|begin|>", "<|finish|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|begin|>",
+        "eos_token": {"__type": "AddedToken", "content": "<|finish|>"},
+        "pad_token": "<|finish|>",
+        "add_bos_token": True,
+        "chat_template": TEMPLATE,
+        "model_max_length": 8,
+    },
+    "generation_config.json": {"temperature": 0.5, "top_p": 0.9},
+}
+
+
+def _write_model(folder: Path, rows: Sequence[int] = ()) -> None:
+    """Write a chat model; the output of the tokens in `rows` is the most likely one at times."""
+    import torch
+
+    from llmtrain_trainer.model.decoder import Decoder
+    from llmtrain_trainer.weights.huggingface import export
+
+    folder.mkdir()
+    tokenizer = train_bpe(["say hi, and be brief", "hi there"] * 9, 310, SPECIAL)
+    tokenizer.save(str(folder / "source.json"))
+    torch.manual_seed(3)
+    model = Decoder(SHAPE)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.3)
+        for row in rows:
+            assert model.output is not None
+            model.output.weight[row] *= 3
+    weights = {name: each.detach() for name, each in model.named_parameters()}
+    export(lambda names: {name: weights[name] for name in names}, SHAPE, folder)
+    (folder / "source.json").rename(folder / "tokenizer.json")
+    for name, settings in SETTINGS.items():
+        (folder / name).write_text(json.dumps(settings))
+
+
+def _run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    _write_model(folder, rows=[_id("<|end|>"), _id("<|finish|>")])
+    return folder
+
+
+def _id(token: str) -> int:
+    """Return the id of a special token, which are the first ones."""
+    return 1 + SPECIAL.index(token)
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model after import and export."""
+    root = tmp_path_factory.mktemp("exported")
+    _run("import", model, "--to", root / "base")
+    _run("export", root / "base", "--to", root / "model")
+    return root / "model"
+
+
+def test_an_imported_model_is_exported_with_all_that_belongs_to_it(exported: Path) -> None:
+    """It had no chat template, its BOS was its end token, and it never stopped."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    loaded = AutoTokenizer.from_pretrained(exported, local_files_only=True)
+    assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == (
+        "<|begin|>",
+        "<|finish|>",
+        "<|finish|>",
+    )
+    talk = [{"role": "user", "content": "say hi"}]
+    assert (
+        loaded.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+        == "<|begin|><|user|>say hi<|end|><|assistant|>"
+    )
+    generation = GenerationConfig.from_pretrained(exported, local_files_only=True)
+    assert set(generation.eos_token_id) == {0, _id("<|finish|>"), _id("<|end|>")}
+    assert (generation.temperature, generation.top_p) == (0.5, 0.9)
+    config = json.loads((exported / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (
+        _id("<|begin|>"),
+        _id("<|finish|>"),
+    )
+    assert loaded.model_max_length == SHAPE.sequence_length
+
+
+def test_a_chat_stops_by_itself_and_is_the_one_of_transformers(exported: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    theirs = AutoModelForCausalLM.from_pretrained(exported, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(exported, local_files_only=True)
+    stopped = 0
+    for text in ("say hi", "be brief", "there", "and <|end|> hi"):
+        messages = [{"role": "system", "content": "be"}, {"role": "user", "content": text}]
+        found = json.loads(
+            _run(
+                "sample",
+                exported,
+                "--chat",
+                "--system=be",
+                f"--prompt={text}",
+                "--tokens=24",
+                "--temperature=0",
+                "-o",
+                "json",
+            )
+        )["text"]
+        if "<|" in text:
+            assert isinstance(found, str)  # theirs reads it as a special token
+            continue
+        ids = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=False
+        )
+        with torch.no_grad():
+            out = theirs.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.size(1) :]
+        assert found == tokenizer.decode(out, skip_special_tokens=True)
+        stopped += len(out) < 24
+    assert stopped
+
+
+def test_kept_keys_and_values_give_the_tokens_of_whole_passes(model: Path) -> None:
+    """Also beyond the length of the model's sequences."""
+    import torch
+
+    from llmtrain_trainer.weights.sample import SamplingOptions, generate, load_model
+
+    loaded, _ = load_model(model)
+    prompt = torch.randint(0, 300, (50,), generator=torch.manual_seed(1)).tolist()
+    fresh, _ = load_model(model)
+    seen = list(prompt)
+    with torch.no_grad():
+        for _ in range(30):
+            seen.append(int(fresh(torch.tensor([seen[-64:]]))[0, -1].argmax()))
+    assert list(generate(loaded, prompt, 30, SamplingOptions(0))) == seen[50:]
+
+
+def _prepared(tmp_path: Path, tokenizer: Path, **chat: Any) -> PreparedData:
+    lines = [{"prompt": f"say {number}", "response": f"hi {number}"} for number in range(12)]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("\n".join(map(json.dumps, lines)))
+    source = Source("pairs", pairs.as_uri(), "spec.data.sources[0].uri", format="chat")
+    config = DataConfig(
+        (source,), 0.25, 320, 3, tokenizer=tokenizer.as_uri(), chat=ChatConfig(64, **chat)
+    )
+    return prepare(config, 64, tmp_path / "work")
+
+
+@pytest.mark.parametrize("preset", [None, "chatml"])
+def test_fine_tuning_uses_the_template_of_the_model_unless_the_job_names_one(
+    preset: str | None, model: Path, tmp_path: Path
+) -> None:
+    """The checkpoints of the job get the files that are beside the tokenizer of its data."""
+    from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
+
+    data = _prepared(tmp_path, model / "tokenizer.json", preset=preset)
+    manifest = json.loads((data.folder / "manifest.json").read_text())
+    assert data.template == manifest["chatTemplate"]
+    metadata = CheckpointMetadata(1, "2.15.0", "dp1", {}, data.digest, 8, None)
+    step = create_step_folder(tmp_path / "run", metadata, data.folder / "tokenizer.json")
+    template = (step / "chat_template.jinja").read_text()
+    config = json.loads((step / "tokenizer_config.json").read_text())
+    stops = json.loads((step / "generation_config.json").read_text())
+    assert (config["bos_token"], stops["temperature"]) == ("<|begin|>", 0.5)
+    if preset is None:
+        assert template == TEMPLATE
+        assert str(model) in manifest["chatTemplate"]
+    else:
+        assert "<|im_start|>" in template and "chat_template" not in config
+        assert manifest["chatTemplate"] == "spec.data.chat"
+    assert len(stops["eos_token_id"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("adds", "processed", "first"),
+    [
+        (True, False, ["<|begin|>"]),
+        (None, True, ["<|begin|>"]),
+        (False, True, []),
+        (None, False, []),
+    ],
+)
+def test_documents_begin_with_bos_where_the_tokenizer_says_so(
+    adds: bool | None, processed: bool, first: list[str], model: Path, tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer
+
+    from llmtrain_trainer.data.shards import TokenStream
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    if processed:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[("<|begin|>", _id("<|begin|>"))]
+        )
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"bos_token": "<|begin|>", "add_bos_token": adds}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "text").mkdir()
+    for number in range(4):
+        (tmp_path / "text" / f"{number}.txt").write_text(f"say hi {number}, and be brief " * 9)
+    source = Source("text", (tmp_path / "text").as_uri(), "field")
+    uri = (folder / "tokenizer.json").as_uri()
+    data = prepare(DataConfig((source,), 0.25, 320, 3, tokenizer=uri), 4, tmp_path / "work")
+    stream = TokenStream(data.folder / "text", "train", 320)
+    tokens = stream.read(0, len(stream)).tolist()
+    starts = [0, *(place + 1 for place, token in enumerate(tokens[:-1]) if token == 0)]
+    assert len(starts) == 3
+    begin = _id("<|begin|>")
+    assert [tokens[start] == begin for start in starts] == [bool(first)] * 3
+    assert tokens.count(begin) == len(starts) * len(first)

@@ -1,0 +1,73 @@
+"""The files beside a tokenizer: copied with it, with the chat template and stop tokens of a job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from llmtrain_trainer.data.chat_template import ChatTemplate
+from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
+from llmtrain_trainer.data.tokenizer import end_token
+from llmtrain_trainer.data.tokenizer_settings import (
+    GENERATION_CONFIG,
+    MAX_BYTES,
+    SETTINGS_FILES,
+    TEMPLATE,
+    TOKENIZER_CONFIG,
+    TokenizerSettings,
+    json_of,
+)
+from llmtrain_trainer.runtime.untrusted_files import Folder, read_file
+
+_PROBE = [("user", "a"), ("assistant", "b")]
+
+
+def settings_files(tokenizer: Folder) -> dict[str, bytes]:
+    """Return the content of the files beside a tokenizer.json that belong to it, by name."""
+    paths = {name: tokenizer.parent / name for name in SETTINGS_FILES}
+    return {name: read_file(path, MAX_BYTES) for name, path in paths.items() if path.is_file()}
+
+
+def with_template(
+    files: Mapping[str, bytes],
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    settings: TokenizerSettings,
+) -> dict[str, bytes]:
+    """Return the files of a tokenizer with a template, and with the tokens that end generation.
+
+    Without a template, that of the settings stays. The template is in a file of its own, which
+    `transformers` prefers to the one in `tokenizer_config.json`.
+    """
+    found = dict(files)
+    source = template.source if template is not None else settings.template
+    if source is not None:
+        found[TEMPLATE] = source.encode()
+    if TOKENIZER_CONFIG in found:
+        config = json_of(found[TOKENIZER_CONFIG])
+        config.pop("chat_template", None)
+        found[TOKENIZER_CONFIG] = _to_json(config)
+    generation = json_of(found.get(GENERATION_CONFIG, b"{}"))
+    stops = stop_tokens(tokenizer, template, settings)
+    found[GENERATION_CONFIG] = _to_json({**generation, "eos_token_id": stops})
+    return found
+
+
+def stop_tokens(
+    tokenizer: Tokenizer, template: ChatTemplate | None, settings: TokenizerSettings
+) -> list[int]:
+    """Return the ids at which generation ends: of documents, of turns, and those of the model."""
+    end = end_token(tokenizer, settings.eos)
+    eos = tokenizer.token_to_id(settings.eos) if settings.eos else None
+    found = [*settings.stop_tokens, end, eos]
+    if template is not None:
+        segments = template.segments(_PROBE, str(tokenizer.id_to_token(end)))
+        found.append(ConversationTokenizer(tokenizer).stop_token(segments))
+    return list(dict.fromkeys(int(each) for each in found if each is not None))
+
+
+def _to_json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
