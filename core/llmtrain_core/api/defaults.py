@@ -34,6 +34,8 @@ REASON_LENGTH = 128
 """Maximum length of a reason in conditions, failures and termination messages."""
 MESSAGE_LENGTH = 1024
 """Maximum length of a message in conditions, failures and Events; metav1 would allow 32,768."""
+CHAT_TEMPLATE_LENGTH = 300
+"""Maximum length of `status.progress.chatTemplate`."""
 
 FIRST_RETRYABLE_EXIT_CODE = 128
 MAX_XIDS = 8

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from llmtrain_core.api.conditions import ConditionType, clean_text
+from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
 from llmtrain_core.api.status.job import Collective, Progress, TrainerPhase
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.job_state.last_restart import record_restart_in_place
@@ -31,7 +32,7 @@ _FLOAT_FIELDS = (
 _PHASES = get_args(TrainerPhase)
 _MAX_ETA_SECONDS = 10 * 365 * 86400.0
 MAX_COLLECTIVES = 32
-_FALLBACK_LENGTH = 512
+_TEXT_LENGTHS = {"networkFallback": 512, "chatTemplate": CHAT_TEMPLATE_LENGTH}
 
 
 def record_progress(draft: StatusDraft) -> bool:
@@ -63,10 +64,10 @@ def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool =
         value = _parse_float(report.get(key))
         if value is not None:
             found[key] = value
-    if "networkFallback" in report:
-        text = report["networkFallback"]
-        is_text = isinstance(text, str) and text
-        found["networkFallback"] = clean_text(text, _FALLBACK_LENGTH) if is_text else None
+    for key, length in _TEXT_LENGTHS.items():
+        if key in report:
+            text = report[key]
+            found[key] = clean_text(text, length) if isinstance(text, str) and text else None
     before = draft.view.progress
     collectives = _parse_collectives(report.get("collectives"))
     if collectives:

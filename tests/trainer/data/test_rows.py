@@ -225,7 +225,8 @@ def test_the_log_of_a_job_says_what_was_left_out(tmp_path: Path) -> None:
     assert lines[0] == "data: prepared with format 3; s: cleaning none"
     assert lines[1].startswith("data: s: dropped 1 (json): s/a.jsonl:201: it is not JSON: ")
     assert lines[2].startswith("data: s: dropped 1 (overlong): s/a.jsonl:202 has ")
-    assert len(lines) == 3
+    assert len(lines) == 4
+    assert lines[3] == "data: the chat template is that of preset plain"
 
     again: list[str] = []
     tokens = Source("s", f"file://{data.folder}", "s", format="tokens")

@@ -166,6 +166,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "lastRestart",
         "networkFallback",
         "transfers",
+        "chatTemplate",
     }
     assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)
     assert status["tokensPerSecond"] == 1024 and status["mfu"] > 0
@@ -174,6 +175,11 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
     ]
     text = tracker.metrics.exposition().decode()
     assert "llmtrain_tokens_total 512.0" in text  # once, though two ranks reported
+    assert status["chatTemplate"] is None
+    tracker.set_chat_template("/data/\x1b[31m" + "x" * 9000)
+    shown = tracker.status.document()["chatTemplate"]
+    assert len(shown) == 300 and shown.isprintable() and shown.startswith("/data/")
+    assert "/data/" not in tracker.metrics.exposition().decode()
     assert "llmtrain_step_seconds_count 2.0" in text
     assert "llmtrain_sampled_steps_total 2.0" in text
     # /status counts the scalar

@@ -55,6 +55,8 @@ def prepare(
             field="spec.data.objective",
             remedy="set the objective it was prepared for, or prepare it again",
         )
+    if data.template is not None:
+        write_line(f"data: the chat template is that of {data.template}"[:LONGEST])
     return data
 
 

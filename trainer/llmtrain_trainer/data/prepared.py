@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
 from llmtrain_trainer.data.manifest import load_manifest, require_valid
 from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, READABLE_FORMATS
 from llmtrain_trainer.data.preparation.pack import KIND
@@ -99,7 +100,7 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
         hashlib.sha256(shaped).hexdigest()[:32],
         tuple(weights),
         manifest.get("objective") == "sft",
-        clean_text(str(manifest.get("chatTemplate", "not recorded")), 300)
+        clean_text(str(manifest.get("chatTemplate", "not recorded")), CHAT_TEMPLATE_LENGTH)
         if manifest.get("objective") == "sft"
         else None,
     )

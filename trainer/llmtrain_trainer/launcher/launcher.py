@@ -143,6 +143,7 @@ class Launcher:
                 self._prepare(run), import_torch(), self._register(run, key, no_rdma)
             )
             self.client = client
+            self.tracker.set_chat_template(data.template)
             end = await self._train(run, data, client)
         except Exception as error:  # whatever it is, it belongs in the termination message
             return self._fail(failure_of(error))

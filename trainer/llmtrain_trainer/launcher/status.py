@@ -60,6 +60,7 @@ class Status:
     network_fallback: str | None = None
     transfers: Mapping[str, Any] | None = None
     """Slowdowns of all groups (`SlowdownReport`); in the pod of rank 0 only."""
+    chat_template: str | None = None
 
     def with_progress(self, **changes: Any) -> Status:
         """Return the status with changes and a new heartbeat, which marks progress, not uptime."""
@@ -88,6 +89,7 @@ class Status:
             "restartsInPlace": self.restarts_in_place,
             "lastRestart": self.last_restart.document() if self.last_restart else None,
             "networkFallback": self.network_fallback,
+            "chatTemplate": self.chat_template,
             "utilization": utilization,
             "collectives": [_collective(s) for s in self.collectives if s.group != UNKNOWN_GROUP],
         }

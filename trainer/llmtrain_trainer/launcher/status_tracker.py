@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from llmtrain_core.api import env
+from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.network.group_reports import SlowdownReport, slowdowns
 from llmtrain_core.network.links import Group
@@ -69,6 +71,11 @@ class StatusTracker:
         self.metrics.set_ranks(self._ranks, run.layout)
         if self._is_rank_0:
             self.metrics.set_job(run)
+
+    def set_chat_template(self, template: str | None) -> None:
+        """Set where the chat template of the job comes from; None if it has none."""
+        shown = clean_text(template, CHAT_TEMPLATE_LENGTH) if template else None
+        self.status = replace(self.status, chat_template=shown)
 
     def set_peak_flops(self, peak_flops: float) -> None:
         """Set the peak FLOP/s of one rank's device; 0 if unknown."""

@@ -131,8 +131,6 @@ class Trainer:
         """
         gate = gate or StepGate()
         preflight.require_same_data(self.data.digest)
-        if self.data.template is not None:
-            log.info("chat template: %s", self.data.template)
         self.resume()
         self.load_initial_weights()
         if self.held_out_before is None:

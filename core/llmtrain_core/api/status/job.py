@@ -8,6 +8,7 @@ from pydantic import Field
 
 from llmtrain_core.api.base import ApiModel, list_map
 from llmtrain_core.api.defaults import (
+    CHAT_TEMPLATE_LENGTH,
     MAX_DRAINED_NODES,
     MAX_FAILURES,
     MAX_NODES,
@@ -176,6 +177,8 @@ class Progress(ApiModel):
     """Share of held-out examples with an exact match after the last step (objective sft)."""
     network_fallback: Annotated[str, Field(max_length=512)] | None = None
     """Why the ranks use TCP although the job has RDMA devices."""
+    chat_template: Annotated[str, Field(max_length=CHAT_TEMPLATE_LENGTH)] | None = None
+    """Where the chat template of objective sft comes from: a preset, a field or a file."""
     collectives: Collectives | None = None
     """Measurements of collectives."""
 

@@ -1,4 +1,4 @@
-"""Why a gang uses TCP although its job has RDMA devices is in the status. Pure."""
+"""The texts of a trainer are in the status: why it uses TCP, and its chat template. Pure."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def test_the_words_of_the_trainer_are_shown_and_bounded() -> None:
     assert progress_after({"networkFallback": said})["networkFallback"] == said
     long = progress_after({"networkFallback": "a\x1b[31m\n" + "x" * 9000})["networkFallback"]
     assert len(long) == 512 and long.isprintable()
+
+
+def test_the_chat_template_is_named_and_bounded() -> None:
+    assert progress_after({"chatTemplate": "preset chatml"})["chatTemplate"] == "preset chatml"
+    long = progress_after({"chatTemplate": "/a\x1b[31m\n" + "x" * 9000})["chatTemplate"]
+    assert len(long) == 300 and long.isprintable()
+    assert "chatTemplate" not in progress_after({"chatTemplate": ["x"]})
 
 
 def test_they_go_with_the_fallback() -> None:
