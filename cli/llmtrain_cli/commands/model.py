@@ -46,6 +46,8 @@ def export(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Export a checkpoint as a Hugging Face model: config.json, tokenizer and safetensors."""
+    if adapters and (tokenizer or base):
+        raise typer.BadParameter("--adapters needs neither --tokenizer nor --base")
     with trainer_errors("trainer"):
         from llmtrain_trainer.weights.export import export_checkpoint
         from llmtrain_trainer.weights.peft import export_adapters

@@ -28,7 +28,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama 3.1": {
         "kv_heads": 2,
         "rope_scaling": RopeScaling(
-            factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_sequence_length=8
+            factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_sequence_length=100
         ),
     },
     "llama with wide heads, biases and tied": {

@@ -109,11 +109,63 @@ def test_adapters_go_out_in_the_format_of_peft_and_come_back_merged(tmp_path: Pa
     expected = weights_of_checkpoint(base, SHAPE)(names)
     for name in names:
         assert torch.equal(found[name], expected[name] + change.get(name, 0))
-    for changes in ({"use_dora": True}, {"bias": "all"}, {"rank_pattern": {"q_proj": 4}}):
+    for changes in (
+        {"use_dora": True},
+        {"bias": "all"},
+        {"rank_pattern": {"q_proj": 4}},
+        {"init_lora_weights": "pissa_niter_4"},
+        {"alora_invocation_tokens": [1]},
+        {"layer_replication": [[0, 1], [0, 1]]},
+    ):
         (out / CONFIG).write_text(json.dumps({**config, **changes}))
         with pytest.raises(InputError, match=next(iter(changes))) as caught:
             import_checkpoint(out, tmp_path / "no", tmp_path / "model")
         assert caught.value.reason == "ImportUnsupported"
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensors", "problem"),
+    [
+        ({"r": 4}, {}, "for rank 4"),
+        ({"lora_alpha": float("inf")}, {}, "lora_alpha is inf"),
+        ({}, None, "is empty"),
+        ({}, {"model.layers.0.self_attn.q_proj.lora_A": (2, 16)}, "a weight of [32, 32]"),
+        ({}, {"model.layers.0.self_attn.q_proj.lora_A": (3, 32)}, "shapes [3, 32] and [32, 2]"),
+        ({}, {"model.layers.0.self_attn.q_proj.lora_A": (2,)}, "shapes [2]"),
+        ({}, {"model.norm.lora_A": (2, 32), "model.norm.lora_B": (32, 2)}, "a weight of [32]"),
+        ({}, {"model.layers.0.mlp.up_proj.lora_A": (2, 32)}, "has only one of two matrices"),
+        ({}, {"model.layers.70.mlp.up_proj.lora_A": (2, 32)}, "no weight for base_model.model"),
+    ],
+)
+def test_adapters_of_another_model_are_refused(
+    changes: dict[str, Any],
+    tensors: dict[str, tuple[int, ...]] | None,
+    problem: str,
+    tmp_path: Path,
+) -> None:
+    import json
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from llmtrain_trainer.weights.export import export_checkpoint
+    from llmtrain_trainer.weights.load import import_checkpoint
+    from llmtrain_trainer.weights.peft import CONFIG, PREFIX, WEIGHTS, export_adapters
+
+    base = write_checkpoint(tmp_path / "base")
+    _adapters(tmp_path / "tuned", _record(tmp_path / "base"))
+    out = tmp_path / "out"
+    export_adapters(tmp_path / "tuned", out)
+    export_checkpoint(base, tmp_path / "model")
+    config = json.loads((out / CONFIG).read_text())
+    (out / CONFIG).write_text(json.dumps({**config, **changes}))
+    added = {f"{PREFIX}{name}.weight": torch.ones(size) for name, size in (tensors or {}).items()}
+    stored = {} if tensors is None else {**load_file(out / WEIGHTS), **added}
+    save_file(stored, out / WEIGHTS)
+    with pytest.raises(InputError) as caught:
+        import_checkpoint(out, tmp_path / "new", tmp_path / "model")
+    assert problem in caught.value.message and caught.value.remedy
+    assert not (tmp_path / "new").exists()
 
 
 def _refused(root: Path, base: Path | None = None) -> str:

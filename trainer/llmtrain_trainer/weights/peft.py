@@ -45,6 +45,12 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 """Settings of which only this value is supported. Those that are absent have it."""
 
+_REFUSED = ("alora_invocation_tokens", "layer_replication", "use_qalora")
+"""Settings with which the adapters are no addition to the weights of the base."""
+
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Values of `init_lora_weights` that change the weights of the base before the training."""
+
 
 def export_adapters(root: Folder, to: Folder) -> CheckpointMetadata:
     """Write the adapters of a checkpoint, without their base; return its metadata.
@@ -106,7 +112,7 @@ def merge_adapters(folder: Path, architecture: Architecture, base: ReadWeights) 
     Raises InputError for settings that are not plain LoRA, and for adapters that the model has no
     weight for.
     """
-    scale = _scale(folder)
+    scale, rank = _scale(folder)
     modules = {name: f"{PREFIX}{module}" for name, module in _modules(architecture).items()}
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -114,6 +120,8 @@ def merge_adapters(folder: Path, architecture: Architecture, base: ReadWeights) 
     except (OSError, SafetensorError) as error:
         raise _unreadable(folder, str(error)) from error
     known = {f"{module}.lora_{part}.weight" for module in modules.values() for part in "AB"}
+    if not stored:
+        raise _unreadable(folder, f"{WEIGHTS} is empty")
     unknown = sorted(set(stored) - known)
     if unknown:
         raise InputError(
@@ -131,30 +139,35 @@ def merge_adapters(folder: Path, architecture: Architecture, base: ReadWeights) 
                 if a is not b:
                     raise _unreadable(folder, f"{module} has only one of two matrices")
                 continue
-            change = scale * (b.float() @ a.float())
-            if change.shape != found[name].shape:
-                raise _unreadable(
-                    folder, f"{module} has shape {list(change.shape)}, not that of {name}"
-                )
-            found[name] = found[name].float() + change
+            size = found[name].shape
+            if len(size) != 2 or (a.shape, b.shape) != ((rank, size[1]), (size[0], rank)):
+                problem = f"shapes {list(a.shape)} and {list(b.shape)} for rank {rank}"
+                raise _unreadable(folder, f"{module} has {problem} and a weight of {list(size)}")
+            found[name] = found[name].float() + scale * (b.float() @ a.float())
         return found
 
     return read
 
 
-def _scale(folder: Path) -> float:
+def _scale(folder: Path) -> tuple[float, int]:
+    """Return the factor of B A, and the rank."""
     try:
         config = dict(json.loads(read_file(folder / CONFIG, _MAX_CONFIG)))
         for name, usual in _DEFAULTS.items():
             value = config.get(name, usual)
             if value != usual and (value or usual):
-                raise InputError(
-                    "ImportUnsupported",
-                    f"{folder / CONFIG}: {name} is {str(value)[:64]!r}, not {usual!r}",
-                    remedy="merge such adapters into their base with PEFT, and import the model",
-                )
+                raise _unsupported(folder, f"{name} is {str(value)[:64]!r}, not {usual!r}")
+        initial = str(config.get("init_lora_weights")).lower()
+        for name in _REFUSED:
+            if config.get(name):
+                raise _unsupported(folder, f"{name} is {str(config[name])[:64]!r}")
+        if initial.startswith(_CHANGES_BASE):
+            raise _unsupported(folder, f"init_lora_weights is {initial[:64]!r}")
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
-        return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        if not math.isfinite(scale):
+            raise ValueError(f"lora_alpha is {alpha}")
+        return scale, rank
     except (
         OSError,
         ValueError,
@@ -174,6 +187,14 @@ def _modules(architecture: Architecture) -> dict[str, str]:
         for mapping in tensor_mappings(architecture)
         if len(mapping.names) == 1 and not mapping.transposed and mapping.expert is None
     }
+
+
+def _unsupported(folder: Path, problem: str) -> InputError:
+    return InputError(
+        "ImportUnsupported",
+        f"{folder / CONFIG}: {problem}",
+        remedy="merge such adapters into their base with PEFT, and import the model",
+    )
 
 
 def _unreadable(folder: Path, problem: str) -> InputError:
