@@ -97,8 +97,12 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Talk]] = {
         {"messages": said(("system", " "), *ASK)},
         ASK,
     ),
+    "no tools": (
+        {"messages": said(*ASK), "tools": []},
+        ASK,
+    ),
     "column of JSON": (
-        {"messages": json.dumps(said(*ASK))},
+        {"messages": json.dumps(said(*ASK)), "tools": "[]"},
         ASK,
     ),
 }
@@ -117,6 +121,8 @@ def say(role: str = "assistant", **fields: Any) -> dict[str, Any]:
 CALL = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
 ODD: dict[str, tuple[Any, str, str]] = {
     "tool calls": (say(content=None, tool_calls=CALL), "tool calls", "has tool calls"),
+    "tools": ({**say(content="b"), "tools": [{"type": "function"}]}, "tools", "descriptions of"),
+    "tools as JSON": ({**say(content="b"), "tools": '[{"type": "x"}]'}, "tools", "descriptions of"),
     "calls and text": (say(content="b", tool_calls=CALL), "tool calls", "has tool calls"),
     "image": (
         say("user", content=[{"type": "image_url", "image_url": {}}]),
@@ -182,10 +188,11 @@ def test_odd_rows_are_counted_with_their_first_causes(tmp_path: Path) -> None:
         "null": 4,
         "role": 1,
         "tool calls": 2,
+        "tools": 2,
         "weight": 1,
     }
     assert dropped["null"]["first"] == [
-        f"s/a.jsonl:{line}: the content of an assistant turn is null" for line in (54, 213, 214)
+        f"s/a.jsonl:{line}: the content of an assistant turn is null" for line in (56, 215, 216)
     ]
     documents = facts["documents"]
     assert documents["read"] == len(rows)

@@ -26,7 +26,9 @@ _LONGEST_NAME = 32
 
 
 def turns_of(row: dict[str, Any]) -> list[Turn]:
-    """Return the turns of a row. Raises RowError that says what is missing."""
+    """Return the turns of a row. Raises RowError that says what is missing, or cannot be used."""
+    if row.get("tools") not in (None, [], "", "[]", "null"):
+        raise RowError("tools", "it has descriptions of tools; write them into its system message")
     turns = [turn for turn in _turns(row) if turn is not None]
     responses = [turn for turn in turns if turn.role == RESPONSE_ROLE]
     if not responses:

@@ -15,7 +15,7 @@ from llmtrain_trainer.data.readers.charsets import open_text
 TEXT_FIELDS = ("text", "content")
 NAME_FIELDS = ("id", "url")
 SFT_FIELDS = ("messages", "conversations", "prompt", "instruction")
-SFT_COLUMNS = (*SFT_FIELDS, "response", "completion", "input", "output", "system")
+SFT_COLUMNS = (*SFT_FIELDS, "response", "completion", "input", "output", "system", "tools")
 """Columns of conversations, and those that tell one from a row of text."""
 
 ROWS = 1024
