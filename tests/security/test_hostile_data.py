@@ -74,9 +74,21 @@ def config(uri: str, **changes: Any) -> DataConfig:
         ("{{ 'x' * 9999999 }}", "more than"),
         ("{{ messages[0].content.__class__.__mro__ }}{{ cycler.__init__.__globals__ }}", "unsafe"),
         ("{{ '\ue0007\ue001' }}", "mark of its own"),
+        (r"{{ '\ud800' }}", "surrogates"),
+        (r"{{ raise_exception('\ud800') }}", "the template fails: ?"),
         ("{{" + "(" * 5_000 + ")" * 5_000 + "}}", "cannot be read"),
     ],
-    ids=["endless", "doubling", "huge", "long", "escape", "mark", "deep"],
+    ids=[
+        "endless",
+        "doubling",
+        "huge",
+        "long",
+        "escape",
+        "mark",
+        "half",
+        "half of an error",
+        "deep",
+    ],
 )
 def test_a_template_has_little_time_and_memory_and_the_error_names_its_file(
     source: str, problem: str, tmp_path: Path
@@ -88,6 +100,28 @@ def test_a_template_has_little_time_and_memory_and_the_error_names_its_file(
         list(template.segments(TALK, "<end>"))
     assert str(tmp_path / "chat_template.jinja") in caught.value.message
     assert problem in caught.value.message, caught.value.message
+
+
+def test_a_message_that_ends_the_process_of_a_template_does_not_end_others() -> None:
+    """All texts after it were refused too."""
+    renderer = template_renderer.TemplateRenderer("{{ messages[0].content }}")
+    hello = {"messages": [{"content": "hi"}]}
+    for _ in range(template_renderer.MAX_STARTS):
+        assert renderer.render(hello) == "hi"
+        renderer._child.kill()
+        renderer._child.wait()
+    with pytest.raises(template_renderer.TemplateFailureError, match="its process ended with -9"):
+        renderer.render(hello)  # it happened too often
+
+
+def test_the_random_parts_of_a_template_are_those_of_every_process() -> None:
+    source = "{{ range(9999) | random }} {{ lipsum() }}"
+    texts = []
+    for _ in range(2):
+        renderer = template_renderer.TemplateRenderer(source)
+        texts += [renderer.render({"messages": []}) for _ in range(2)]
+        renderer.close()
+    assert len(set(texts)) == 1
 
 
 def test_a_template_that_ends_is_rendered_after_one_that_does_not() -> None:

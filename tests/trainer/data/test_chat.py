@@ -72,6 +72,18 @@ def test_responses_count_and_the_token_that_ends_them(preset: str, end: str, sta
     assert runs == ["hi there" + end, "hi again" + end]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_prompt_ends_where_a_response_begins(preset: str) -> None:
+    """The prompts of two presets ended before the header of the response."""
+    template = preset_template(preset)
+    whole = template.segments(TALK[:3], "<|endoftext|>")
+    prompt = template.segments(TALK[:2], "<|endoftext|>", prompt=True)
+    start = next(place for place, each in enumerate(whole) if each.response == 2)
+    assert whole[start].text == "hi there"
+    texts = ["".join(each.text for each in some) for some in (whole[:start], prompt)]
+    assert texts[0] == texts[1]
+
+
 def test_a_text_that_spells_a_special_token_stays_text() -> None:
     template = preset_template("chatml")
     tokenizer = train_bpe(TEXTS, 300, template.special_tokens())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from llmtrain_trainer.data.chat_template import ChatTemplate, TextSegment, align
+from llmtrain_trainer.data.chat_template import ChatTemplate, align
 from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
 from llmtrain_trainer.data.conversations import Messages, dumps
 from llmtrain_trainer.data.examples import COUNTED, ID, ExampleEncoder
@@ -143,6 +143,107 @@ def test_the_token_that_ends_a_turn_is_in_the_loss(kind: str, template: str, sto
     ]
 
 
+THINKING = """{% for m in messages %}<|{{ m.role }}|>
+{% if m.role == 'assistant' %}{% set text = m.content %}{% set thought = '' %}\
+{% if '</think>' in text %}\
+{% set thought = text.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}\
+{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}\
+{% if loop.last or thought %}<think>
+{{ thought.strip('\n') }}
+</think>
+
+{% endif %}{{ text.lstrip('\n') }}{% else %}{{ m.content }}{% endif %}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>
+{% endif %}"""
+"""The reasoning of a response is apart from its answer, and an empty one is written too."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "learned"),
+    [
+        ("hi", "<think>\n\n</think>\n\nhi<|end|>"),
+        ("<think>\nsay\n  hi\n</think>\n\nhi", "<think>\nsay\n  hi\n</think>\n\nhi<|end|>"),
+        ("<think>say</think>\nhi\n", "<think>\nsay\n</think>\n\nhi\n<|end|>"),
+        ("<think>\n\n</think>\n\nhi", "<think>\n\n</think>\n\nhi<|end|>"),
+        ("<think>\nsay\n</think>\n", "<think>\nsay\n</think>\n\n<|end|>"),
+    ],
+)
+def test_a_response_with_reasoning_is_learned_from_the_end_of_its_prompt(
+    answer: str, learned: str
+) -> None:
+    """Such rows were refused, and the empty reasoning that a model has to write was not learned."""
+    tokenizer = _byte_level()
+    tokenizer.add_tokens([AddedToken("<think>"), AddedToken("</think>")])
+    chat = ChatTemplate(THINKING, "<s>", "</s>")
+    talk: Messages = [("user", "say hi"), ("assistant", answer)]
+    assert _learned(tokenizer, chat, talk) == [learned]
+    ids = ExampleEncoder(tokenizer, chat, 1000, 0).encode("here", dumps(talk)) & ID
+    assert ids.tolist() == _theirs(tokenizer, chat, talk)
+
+
+@pytest.mark.parametrize(
+    ("source", "learned"),
+    [
+        ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}", "<|end|>"),
+        (
+            "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}"
+            "{% if m.role == 'user' %}<|end|>{% endif %}{% endfor %}",
+            "<|endoftext|>",
+        ),
+        (
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}",
+            "\n\n<|endoftext|>",
+        ),
+    ],
+)
+def test_a_turn_without_a_special_token_ends_with_the_end_token(source: str, learned: str) -> None:
+    """Only the line break after such a turn was learned: no token stopped the model."""
+    talk: Messages = [("user", "say"), ("assistant", "<think>\nhm\n</think>\n\nhi")]
+    (run,) = _learned(_byte_level(), ChatTemplate(source), talk)
+    assert run == talk[1][1] + learned
+
+
+def test_a_conversation_of_many_turns_has_its_parts() -> None:
+    talk: Messages = [("user", "a"), ("assistant", "b")] * 6000
+    segments = ChatTemplate("{% for m in messages %}{{ m.content }};{% endfor %}").segments(
+        talk, ""
+    )
+    assert len(segments) == 24_000
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_spelled_special_token_changes_no_other_token(kind: str) -> None:
+    """The parts of such a text were encoded as texts of their own, which begin with a space."""
+    tokenizer, chat = TOKENIZERS[kind](), _template("lines")
+
+    def tokens(first: str) -> list[int]:
+        segments = chat.segments([("user", first), *TALK[1:]], "</s>")
+        return [token for token, _, _ in ConversationTokenizer(tokenizer).encode(segments)]
+
+    plain, spelled = tokens("so"), tokens("so </s>")
+    rest = plain[plain.index(tokenizer.token_to_id("<|end|>")) :]
+    assert spelled[-len(rest) :] == rest and spelled != plain
+    assert spelled[:2] == plain[:2]
+
+
+def test_a_special_token_may_not_arise_at_the_border_of_a_message() -> None:
+    tokenizer = _byte_level()
+    chat = ChatTemplate("{% for m in messages %}{{ m.content }}|>{% endfor %}", "<s>", "</s>")
+    segments = chat.segments([("user", "so <|end"), ("assistant", "hi")], "")
+    found = [token for token, _, _ in ConversationTokenizer(tokenizer).encode(segments)]
+    assert tokenizer.token_to_id("<|end|>") not in found
+    decode: Callable[..., str] = tokenizer.decode
+    assert decode(found, skip_special_tokens=False) == "so <|end|>hi|>"
+
+
+def test_a_tokenizer_that_truncates_and_pads_does_neither() -> None:
+    tokenizer, chat = _byte_level(), _template("lines")
+    whole = ExampleEncoder(tokenizer, chat, 1000, 0).encode("here", dumps(TALK)).tolist()
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=500)
+    assert ExampleEncoder(tokenizer, chat, 1000, 0).encode("here", dumps(TALK)).tolist() == whole
+
+
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_message_that_spells_special_tokens_is_text(kind: str) -> None:
     tokenizer, chat = TOKENIZERS[kind](), _template("lines")
@@ -182,9 +283,7 @@ def test_reasoning_of_earlier_turns_may_be_removed() -> None:
     ],
 )
 def test_contents_are_found_whole_or_trimmed(text: str, expected: list[str] | None) -> None:
-    parts = [TextSegment("x"), TextSegment("", 0), TextSegment("y")]
-    found = align(parts, [" a "], text)
-    assert (None if found is None else [each.text for each in found]) == expected
+    assert align([["x"], [" a ", " a", "a ", "a"], ["y"]], text) == expected
 
 
 def test_json_in_a_template_is_not_escaped() -> None:

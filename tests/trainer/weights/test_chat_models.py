@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,10 @@ from tokenizers import processors
 from typer.testing import CliRunner
 
 from llmtrain_cli.main import app
-from llmtrain_core.api.job import Architecture
+from llmtrain_core.api.model import Architecture, RopeScaling
 from llmtrain_trainer.config import ChatConfig, DataConfig, Source
 from llmtrain_trainer.data.prepare import PreparedData, prepare
-from llmtrain_trainer.data.tokenizer import train_bpe
+from llmtrain_trainer.data.tokenizer import open_tokenizer, train_bpe
 
 pytestmark = pytest.mark.torch
 
@@ -157,20 +159,59 @@ def test_a_chat_stops_by_itself_and_is_the_one_of_transformers(exported: Path) -
     assert stopped
 
 
-def test_kept_keys_and_values_give_the_tokens_of_whole_passes(model: Path) -> None:
-    """Also beyond the length of the model's sequences."""
+def test_a_checkpoint_without_a_template_samples_and_says_what_a_chat_needs(
+    model: Path, tmp_path: Path
+) -> None:
+    """Checkpoints of older releases have a tokenizer alone."""
+    from llmtrain_trainer.errors import InputError
+    from llmtrain_trainer.weights.sample import SamplingOptions, chat, load_model, sample
+
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    for name in SETTINGS:
+        (folder / name).unlink()
+    decoder, loaded = load_model(folder)
+    assert isinstance(sample(decoder, loaded, "say", 4, SamplingOptions(0)), str)
+    with pytest.raises(InputError, match="no chat template beside it") as caught:
+        chat(decoder, loaded, [("user", "hi")], 4, SamplingOptions(0))
+    assert "chat_template.jinja" in str(caught.value.remedy)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "rotary": {},
+    "scaled": {"rope_scaling": RopeScaling(factor=8.0, original_sequence_length=100)},
+    "learned": {
+        "positions": "learned",
+        "norm": "layer",
+        "activation": "gelu",
+        "biases": "all",
+        "kv_heads": None,
+    },
+    "experts": {"experts": 4, "experts_per_token": 2, "qk_norm": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kept_keys_and_values_give_the_tokens_of_whole_passes(kind: str) -> None:
+    """Also beyond the length of the model's sequences, and for a second prompt."""
     import torch
 
-    from llmtrain_trainer.weights.sample import SamplingOptions, generate, load_model
+    from llmtrain_trainer.model.decoder import Decoder
+    from llmtrain_trainer.weights.sample import SamplingOptions, generate
 
-    loaded, _ = load_model(model)
-    prompt = torch.randint(0, 300, (50,), generator=torch.manual_seed(1)).tolist()
-    fresh, _ = load_model(model)
-    seen = list(prompt)
+    torch.manual_seed(4)
+    kept = Decoder(SHAPE.model_copy(update={"sequence_length": 24, **KINDS[kind]}))
     with torch.no_grad():
-        for _ in range(30):
-            seen.append(int(fresh(torch.tensor([seen[-64:]]))[0, -1].argmax()))
-    assert list(generate(loaded, prompt, 30, SamplingOptions(0))) == seen[50:]
+        for parameter in kept.parameters():
+            parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.3)
+    fresh = copy.deepcopy(kept)
+    for length in (18, 5):
+        prompt = torch.randint(0, 300, (length,), generator=torch.manual_seed(length)).tolist()
+        seen = list(prompt)
+        with torch.no_grad():
+            for _ in range(12):
+                seen.append(int(fresh(torch.tensor([seen[-24:]]))[0, -1].argmax()))
+        assert list(generate(kept, prompt, 12, SamplingOptions(0))) == seen[length:]
 
 
 def _prepared(tmp_path: Path, tokenizer: Path, **chat: Any) -> PreparedData:
@@ -181,7 +222,10 @@ def _prepared(tmp_path: Path, tokenizer: Path, **chat: Any) -> PreparedData:
     config = DataConfig(
         (source,), 0.25, 320, 3, tokenizer=tokenizer.as_uri(), chat=ChatConfig(64, **chat)
     )
-    return prepare(config, 64, tmp_path / "work")
+    said: list[str] = []
+    data = prepare(config, 64, tmp_path / "work", write_line=said.append)
+    assert f"data: the chat template is that of {data.template}" in said
+    return data
 
 
 @pytest.mark.parametrize("preset", [None, "chatml"])
@@ -205,8 +249,106 @@ def test_fine_tuning_uses_the_template_of_the_model_unless_the_job_names_one(
         assert str(model) in manifest["chatTemplate"]
     else:
         assert "<|im_start|>" in template and "chat_template" not in config
-        assert manifest["chatTemplate"] == "spec.data.chat"
+        assert manifest["chatTemplate"] == "preset chatml"
     assert len(stops["eos_token_id"]) == 3
+
+
+def test_a_template_of_the_model_adds_no_token_and_its_files_are_part_of_the_data(
+    model: Path, tmp_path: Path
+) -> None:
+    """A text such as `<|never|>` became a token that the model had never seen."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    shutil.copyfile(model / "tokenizer.json", folder / "tokenizer.json")
+    config = {**SETTINGS["tokenizer_config.json"], "unk_token": "<|end|>"}
+    config["chat_template"] += "{% if unk_token == 'x' %}<|never|>{% endif %}"
+    digests, folders = set(), set()
+    for changes in ({}, {"unk_token": "x"}, {"model_max_length": 9}):
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, **changes}))
+        data = _prepared(tmp_path, folder / "tokenizer.json")
+        assert open_tokenizer(data.folder / "tokenizer.json").token_to_id("<|never|>") is None
+        digests.add(data.digest)
+        folders.add(data.folder)
+    assert (len(digests), len(folders)) == (2, 3)  # the last change is none of the tokens
+
+
+def test_a_tokenizer_that_was_trained_here_has_no_bos_that_its_template_did_not_write(
+    tmp_path: Path,
+) -> None:
+    """The exported one had the end token as BOS, which is in no conversation of the training."""
+    from llmtrain_trainer.data.chat_template import PRESETS
+    from llmtrain_trainer.weights.exported_tokenizer import tokenizer_files
+
+    train_bpe(["say hi"] * 9, 310, SPECIAL).save(str(tmp_path / "tokenizer.json"))
+    plain = json.loads(tokenizer_files(tmp_path / "tokenizer.json", 8)["tokenizer_config.json"])
+    assert plain["bos_token"] == plain["eos_token"] == "<|endoftext|>"
+    (tmp_path / "chat_template.jinja").write_text(PRESETS["llama3"])
+    chat = json.loads(tokenizer_files(tmp_path / "tokenizer.json", 8)["tokenizer_config.json"])
+    assert "bos_token" not in chat and chat["eos_token"] == "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "stops"),
+    [
+        ("{{ raise_exception('no text') }}", []),
+        ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}", ["<|user|>"]),
+        ("{% for m in messages[-2:] %}{{ m.content }}<|end|>{% endfor %}", ["<|end|>"]),
+        (
+            "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}"
+            "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}",
+            ["<|end|>"],
+        ),
+    ],
+)
+def test_the_stop_tokens_are_those_that_end_a_turn(
+    template: str, stops: list[str], tmp_path: Path
+) -> None:
+    """A template for other messages ended the export of any model."""
+    from llmtrain_trainer.weights.exported_tokenizer import tokenizer_files
+
+    train_bpe(["say hi"] * 9, 310, SPECIAL).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "chat_template.jinja").write_text(template)
+    files = tokenizer_files(tmp_path / "tokenizer.json", 8)
+    found = json.loads(files["generation_config.json"])["eos_token_id"]
+    assert found == [0, *map(_id, stops)]
+
+
+def test_named_templates_are_kept_if_none_is_the_default(tmp_path: Path) -> None:
+    from llmtrain_trainer.weights.exported_tokenizer import tokenizer_files
+
+    train_bpe(["say hi"] * 9, 310, SPECIAL).save(str(tmp_path / "tokenizer.json"))
+    named = [{"name": "tool_use", "template": TEMPLATE}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    files = tokenizer_files(tmp_path / "tokenizer.json", 8)
+    assert json.loads(files["tokenizer_config.json"])["chat_template"] == named
+    assert "chat_template.jinja" not in files
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_settings_that_no_file_can_hold_are_refused(name: str, tmp_path: Path) -> None:
+    from llmtrain_trainer.data.tokenizer_settings import read_settings
+    from llmtrain_trainer.errors import InputError
+
+    (tmp_path / name).write_text(r'{"bos_token": "\ud800"}')
+    with pytest.raises(InputError, match=name):
+        read_settings(tmp_path / "tokenizer.json")
+
+
+def test_documents_are_whole_if_the_tokenizer_truncates(model: Path, tmp_path: Path) -> None:
+    """Programs save their truncation in tokenizer.json: the rest of each document was dropped."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=500)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "text").mkdir()
+    for number in range(4):
+        (tmp_path / "text" / f"{number}.txt").write_text(f"say hi {number}, and be brief " * 9)
+    source = Source("text", (tmp_path / "text").as_uri(), "field")
+    uri = (tmp_path / "tokenizer.json").as_uri()
+    data = prepare(DataConfig((source,), 0.25, 320, 3, tokenizer=uri), 4, tmp_path / "work")
+    assert data.train_tokens > 3 * 50
 
 
 @pytest.mark.parametrize(

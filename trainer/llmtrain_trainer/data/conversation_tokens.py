@@ -8,15 +8,29 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby, islice
 
 from tokenizers import AddedToken, Tokenizer
 
-from llmtrain_trainer.data.chat_template import TextSegment
+from llmtrain_trainer.data.chat_template import TextSegment, template_error
 
 PlacedToken = tuple[int, int, int]
 """(id, start, end): the characters of the text that a token covers."""
 
-Span = tuple[int, int]
+_BOUNDARY = "\ufdd0\ufdd1\ufdd0"
+"""Stands for a special token before a run of text. No text has these noncharacters of Unicode."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseSpan:
+    """The place of a response in the text, with the end of its turn."""
+
+    message: int
+    start: int
+    end: int
+    stop: int | None
+    """Id of the added token that ends the turn."""
 
 
 class ConversationTokenizer:
@@ -24,53 +38,64 @@ class ConversationTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         # a post-processor only changes the places of tokens, because nothing is added to the text
-        described = {**json.loads(tokenizer.to_str()), "post_processor": None}
+        changes = dict.fromkeys(("post_processor", "truncation", "padding"))
+        described = {**json.loads(tokenizer.to_str()), **changes}
         self._tokenizer = Tokenizer.from_str(json.dumps(described))
         added: dict[int, AddedToken] = tokenizer.get_added_tokens_decoder()
         self._added = {str(token.content): (number, token) for number, token in added.items()}
-        names = sorted(self._added, key=len, reverse=True)
+        names = sorted(filter(None, self._added), key=len, reverse=True)
         special = [name for name in names if self._added[name][1].special]
         self._stop = _any_of(names)
         self._spelled = _any_of(special)
+        self._tokenizer.add_tokens([AddedToken(_BOUNDARY, normalized=False)])
 
     def encode(self, segments: Sequence[TextSegment]) -> Iterator[PlacedToken]:
-        """Yield the tokens of a conversation in order."""
-        contents = (each.text for each in segments if each.message is not None)
-        if any(self._spelled.search(content) for content in contents):
-            yield from self._encode_runs(segments)
-            return
+        """Yield the tokens of a conversation in order. Raises InputError for noncharacters."""
         text = "".join(segment.text for segment in segments)
-        yield from self._placed(text, 0, special=True)
+        if _BOUNDARY in text:
+            raise template_error("a message has noncharacters of Unicode, U+FDD0 and U+FDD1")
+        if self._spells_special(segments, text):
+            yield from self._encode_runs(segments)
+        else:
+            yield from self._placed(text, 0, special=True)
 
-    def turns(self, segments: Sequence[TextSegment]) -> list[Span | None]:
-        """Return the place of every segment that is a content, with the end of its turn.
+    def responses(self, segments: Sequence[TextSegment]) -> list[ResponseSpan]:
+        """Return the responses of a conversation in order, each with the end of its turn.
 
-        The turn ends with the first added token after the content, or else with the first
-        character.
+        The turn ends with the first added token after the response. If there is none, it ends with
+        the first character, and the last turn with the text.
         """
-        found: list[Span | None] = []
-        start = 0
-        for index, segment in enumerate(segments):
-            end = start + len(segment.text)
-            found.append(None)
-            if segment.message is not None:
-                after = segments[index + 1] if index + 1 < len(segments) else None
-                tail = after.text if after is not None and after.message is None else ""
-                stop = self._stop.search(tail)
-                found[-1] = (start, end + (stop.end() if stop else min(1, len(tail))))
-            start = end
-        return found
+        found = []
+        place = 0
+        for response, group in groupby(segments, lambda segment: segment.response):
+            start, place = place, place + sum(len(segment.text) for segment in group)
+            if response is not None:
+                found.append((response, start, place))
+        text = "".join(segment.text for segment in segments)
+        contents = _content_spans(segments)
+        return [self._with_stop(each, text, contents) for each in found]
 
-    def stops(self, segments: Sequence[TextSegment]) -> bool:
-        """Return True if the text goes on after the last content."""
-        return bool(segments) and segments[-1].message is None
+    def _with_stop(
+        self, response: tuple[int, int, int], text: str, contents: Sequence[tuple[int, int]]
+    ) -> ResponseSpan:
+        message, start, end = response
+        following = next((first for first, _ in contents if first >= end), len(text))
+        stop = self._stop.search(text, end, following)
+        if stop:
+            return ResponseSpan(message, start, stop.end(), self._added[stop.group()][0])
+        is_last = following == len(text)
+        return ResponseSpan(message, start, following if is_last else min(end + 1, following), None)
 
-    def stop_token(self, segments: Sequence[TextSegment]) -> int | None:
-        """Return the id of the added token that ends the last turn, if there is one."""
-        if not self.stops(segments):
-            return None
-        stop = self._stop.search(segments[-1].text)
-        return self._added[stop.group()][0] if stop else None
+    def _spells_special(self, segments: Sequence[TextSegment], text: str) -> bool:
+        """Return True if a special token in the text is spelled by a content, at least in part."""
+        contents = iter(_content_spans(segments))
+        span = next(contents, None)
+        for match in self._spelled.finditer(text):
+            while span is not None and span[1] <= match.start():
+                span = next(contents, None)
+            if span is not None and span[0] < match.end():
+                return True
+        return False
 
     def _encode_runs(self, segments: Sequence[TextSegment]) -> Iterator[PlacedToken]:
         """Encode a text in which a content spells a special token.
@@ -94,17 +119,29 @@ class ConversationTokenizer:
         yield from self._run(run, start, strip, False)
 
     def _run(self, text: str, start: int, left: bool, right: bool) -> Iterator[PlacedToken]:
+        after = _BOUNDARY if start else ""
         kept = text.lstrip() if left else text
         start += len(text) - len(kept)
-        yield from self._placed(kept.rstrip() if right else kept, start, special=False)
+        kept = kept.rstrip() if right else kept
+        if kept:
+            tokens = self._placed(after + kept, start - len(after), special=False)
+            yield from islice(tokens, 1 if after else 0, None)
 
     def _placed(self, text: str, start: int, special: bool) -> Iterator[PlacedToken]:
-        if not text:
-            return
         self._tokenizer.encode_special_tokens = not special
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         for number, (first, end) in zip(encoded.ids, encoded.offsets, strict=True):
             yield int(number), start + first, start + end
+
+
+def _content_spans(segments: Sequence[TextSegment]) -> list[tuple[int, int]]:
+    """Return the places of all contents that are not empty."""
+    ends = list(accumulate(len(segment.text) for segment in segments))
+    return [
+        (end - len(segment.text), end)
+        for segment, end in zip(segments, ends, strict=True)
+        if segment.message is not None and segment.text
+    ]
 
 
 def _any_of(names: Sequence[str]) -> re.Pattern[str]:

@@ -27,6 +27,9 @@ OVERLONG_FIELD = "spec.model.architecture.sequenceLength"
 FIRST, COUNTED = 1 << 31, 1 << 30
 ID = COUNTED - 1
 
+FORMAT = 2
+"""Increased whenever the same conversation would get other tokens or marks."""
+
 _CHUNK = 1 << 20
 
 
@@ -34,8 +37,8 @@ class ExampleEncoder:
     """Encodes conversations as marked tokens.
 
     The tokens are those of the whole text, as `transformers` encodes it. The loss covers every
-    token of a response, and what follows it up to the special token that ends the turn: a model
-    that is not trained on this token does not stop.
+    token of a response, and what follows it up to the added token that ends the turn: a model that
+    is not trained on this token does not stop. If none ends the last turn, the end token follows.
     """
 
     def __init__(
@@ -77,19 +80,17 @@ class ExampleEncoder:
     def _marked(self, text: str) -> Iterator[int]:
         messages, in_loss = loads(text), counted_turns(text)
         segments = self._template.segments(messages, self._end_name)
-        counted = [
-            span
-            for index, span in enumerate(self._text.turns(segments))
-            if span is not None and in_loss[segments[index].message or 0]
-        ]
+        responses = self._text.responses(segments)
+        counted = [each for each in responses if in_loss[each.message]]
         end = sum(len(segment.text) for segment in segments)
         first = 0
         for token, start, stop in self._text.encode(segments):
-            while first < len(counted) and counted[first][1] <= start:
+            while first < len(counted) and counted[first].end <= start:
                 first += 1
-            counts = first < len(counted) and start < counted[first][1] and stop > counted[first][0]
+            counts = first < len(counted) and start < counted[first].end
+            counts = counts and stop > counted[first].start
             yield token | COUNTED if counts else token
-        if counted and counted[-1][1] >= end and not self._text.stops(segments):
+        if counted and counted[-1].end == end and counted[-1].stop is None:
             yield self._end | COUNTED
 
 

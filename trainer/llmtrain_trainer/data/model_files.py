@@ -20,9 +20,12 @@ from llmtrain_trainer.data.tokenizer_settings import (
     TokenizerSettings,
     json_of,
 )
+from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.untrusted_files import Folder, read_file
 
-_PROBE = [("user", "a"), ("assistant", "b")]
+_TURN = [("user", "a"), ("assistant", "b")]
+_PROBES = (2 * _TURN, _TURN)
+"""Conversations that show what ends a turn. Some templates end it when the next one begins."""
 
 
 def settings_files(tokenizer: Folder) -> dict[str, bytes]:
@@ -46,7 +49,7 @@ def with_template(
     source = template.source if template is not None else settings.template
     if source is not None:
         found[TEMPLATE] = source.encode()
-    if TOKENIZER_CONFIG in found:
+    if source is not None and TOKENIZER_CONFIG in found:
         config = json_of(found[TOKENIZER_CONFIG])
         config.pop("chat_template", None)
         found[TOKENIZER_CONFIG] = _to_json(config)
@@ -64,9 +67,18 @@ def stop_tokens(
     eos = tokenizer.token_to_id(settings.eos) if settings.eos else None
     found = [*settings.stop_tokens, end, eos]
     if template is not None:
-        segments = template.segments(_PROBE, str(tokenizer.id_to_token(end)))
-        found.append(ConversationTokenizer(tokenizer).stop_token(segments))
+        found += _stops_of_turns(tokenizer, template, str(tokenizer.id_to_token(end)))
     return list(dict.fromkeys(int(each) for each in found if each is not None))
+
+
+def _stops_of_turns(tokenizer: Tokenizer, template: ChatTemplate, end: str) -> list[int | None]:
+    for probe in _PROBES:
+        try:
+            segments = template.segments(probe, end)
+        except InputError:  # a template for other messages: no reason not to copy the model
+            continue
+        return [each.stop for each in ConversationTokenizer(tokenizer).responses(segments)]
+    return []
 
 
 def _to_json(value: Mapping[str, Any]) -> bytes:

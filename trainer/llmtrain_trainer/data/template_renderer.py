@@ -8,6 +8,7 @@ for each text and little memory, and its parent reports what happened. `python -
 from __future__ import annotations
 
 import json
+import random
 import resource
 import signal
 import subprocess
@@ -29,6 +30,9 @@ CPU_SECONDS = 5
 
 MEMORY_BYTES = 512 << 20
 
+MAX_STARTS = 3
+"""Child processes of one template. One text that ends a child does not end those after it."""
+
 MAX_TEXT = 1 << 20
 """Characters of a text, besides twice those of the messages."""
 
@@ -41,10 +45,15 @@ class TemplateFailureError(Exception):
 
 
 class TemplateRenderer:
-    """The child process of one template."""
+    """The child process of one template. After a text that ended it there is another one."""
 
     def __init__(self, source: str) -> None:
         """Start the child. Raises TemplateFailureError if the template is not valid."""
+        self._source, self._starts = source, 0
+        self._start()
+
+    def _start(self) -> None:
+        self._starts += 1
         self._child = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
@@ -54,13 +63,16 @@ class TemplateRenderer:
             encoding="utf-8",
         )
         try:
-            self._ask({"source": source})
+            self._ask({"source": self._source})
         except TemplateFailureError:
             self.close()
             raise
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Return the text of a template. Raises TemplateFailureError."""
+        if self._child.poll() is not None and self._starts < MAX_STARTS:
+            self.close()
+            self._start()
         return self._ask({"variables": variables})
 
     def close(self) -> None:
@@ -98,16 +110,19 @@ def _answer(request: Mapping[str, Any], template: Any) -> tuple[dict[str, str], 
         if "source" in request:
             return {"text": ""}, _compile(request["source"])
         variables = request["variables"]
+        random.seed(0)  # the filter `random` shows the same in every process
         text = template.render(**variables)
         limit = MAX_TEXT + 2 * sum(len(each["content"]) for each in variables["messages"])
         if len(text) > limit:
             raise ValueError(f"its text has more than {limit} characters")
+        text.encode()  # raises for halves of surrogate pairs, which no encoding has
         return {"text": text}, template
     except MemoryError:
         problem = f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"
     except Exception as error:  # a template raises any kind
         problem = str(error)[:400] or type(error).__name__
-    return {"error": f"the template {what}: {problem}"}, template
+    shown = problem.encode(errors="replace").decode()
+    return {"error": f"the template {what}: {shown}"}, template
 
 
 class _Generation(Extension):

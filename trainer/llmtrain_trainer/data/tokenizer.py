@@ -102,7 +102,10 @@ def load_tokenizer(path: Path, vocab_size: int, eos: str | None = None) -> Token
 def open_tokenizer(path: Path | UPath) -> Tokenizer:
     """Read a tokenizer.json. Raises InputError if it is none."""
     try:
-        return Tokenizer.from_buffer(read_file(path, MAX_TOKENIZER_BYTES))
+        tokenizer = Tokenizer.from_buffer(read_file(path, MAX_TOKENIZER_BYTES))
+        tokenizer.no_truncation()  # of the program that saved it; it would drop text
+        tokenizer.no_padding()
+        return tokenizer
     except BaseException as error:  # the library raises nothing more precise
         if not isinstance(error, Exception) and not is_panic(error):
             raise

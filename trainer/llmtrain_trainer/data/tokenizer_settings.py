@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
-from llmtrain_trainer.data.tokenizer import FIELD, is_panic
+from llmtrain_trainer.data.tokenizer import FIELD
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, Folder, read_file
 
@@ -86,17 +87,14 @@ def first_tokens(tokenizer: Tokenizer, settings: TokenizerSettings) -> list[int]
     bos = tokenizer.token_to_id(settings.bos) if settings.bos else None
     if settings.add_bos is not None:
         return [int(bos)] if settings.add_bos and bos is not None else []
-    try:
-        plain = tokenizer.encode("a", add_special_tokens=False).ids
-        whole = tokenizer.encode("a", add_special_tokens=True).ids
-    except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
-        return []  # reported when a document is encoded
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return [int(each) for each in whole[:start]]
-    return []
+    if tokenizer.post_processor is None:
+        return []
+    # its regular expressions may never end, and what is added to a text does not depend on them
+    probe = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    probe.post_processor = tokenizer.post_processor
+    encoded = probe.encode("a")
+    pairs = zip(encoded.ids, encoded.sequence_ids, strict=True)
+    return [int(number) for number, _ in takewhile(lambda pair: pair[1] is None, pairs)]
 
 
 def read_json_file(path: Folder) -> dict[str, Any]:
@@ -111,7 +109,9 @@ def read_json_file(path: Folder) -> dict[str, Any]:
 
 def json_of(content: bytes) -> dict[str, Any]:
     """Return the object of a JSON text. Raises ValueError, TypeError or RecursionError."""
-    return dict(json.loads(content))
+    found = dict(json.loads(content))
+    json.dumps(found, ensure_ascii=False).encode()  # no halves of surrogate pairs
+    return found
 
 
 def _read(path: Folder) -> bytes:

@@ -9,7 +9,12 @@ from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
 from llmtrain_trainer.data.chat_template import template_of
 from llmtrain_trainer.data.model_files import settings_files, with_template
 from llmtrain_trainer.data.tokenizer import end_token, open_tokenizer
-from llmtrain_trainer.data.tokenizer_settings import TOKENIZER_CONFIG, json_of, read_settings
+from llmtrain_trainer.data.tokenizer_settings import (
+    TEMPLATE,
+    TOKENIZER_CONFIG,
+    json_of,
+    read_settings,
+)
 
 
 def tokenizer_files(tokenizer: Folder, length: int) -> dict[str, bytes]:
@@ -25,7 +30,9 @@ def tokenizer_files(tokenizer: Folder, length: int) -> dict[str, bytes]:
         config = json_of(found[TOKENIZER_CONFIG])
     else:
         end = loaded.id_to_token(end_token(loaded))
-        config |= {"bos_token": end, "eos_token": end}
+        config |= {"eos_token": end}
+        if TEMPLATE not in found:  # a template of a tokenizer without BOS was rendered without it
+            config["bos_token"] = end
     config["model_max_length"] = length
     found[TOKENIZER_CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     return {TOKENIZER: tokenizer.read_bytes(), **found}

@@ -57,7 +57,7 @@ def select_documents(work: Workspace) -> None:
     if not near_groups_path(work).exists():
         work.write_json(near_groups_path(work), near_groups(work, kept, sources, sizes))
     size, template = work.plan.config.vocab_size, work.plan.template
-    special = template.special_tokens() if template else []
+    special = template.special_tokens() if template and not template.of_model else []
     with work.draft(work.tokenizer) as draft:
         if work.plan.tokenizer is not None:
             tokenizer = load_tokenizer(work.plan.tokenizer, size, work.plan.settings.eos)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from llmtrain_trainer.data.chat_template import FIELD as CHAT_FIELD
 from llmtrain_trainer.data.documents import Causes
@@ -19,7 +18,14 @@ from llmtrain_trainer.data.examples import OVERLONG_FIELD, ExampleEncoder
 from llmtrain_trainer.data.preparation import dedup_split, extract
 from llmtrain_trainer.data.preparation.manifest_plan import Unit
 from llmtrain_trainer.data.preparation.workspace import Workspace, read_json
-from llmtrain_trainer.data.tokenizer import FIELD, Encoder, cpu_limit, end_token, is_panic
+from llmtrain_trainer.data.tokenizer import (
+    FIELD,
+    Encoder,
+    cpu_limit,
+    end_token,
+    is_panic,
+    open_tokenizer,
+)
 from llmtrain_trainer.errors import InputError
 
 STAGE = "tokens"
@@ -76,7 +82,7 @@ class UnusableExamples:
 
 def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
     """Return the encoder of the tokenizer that `select_documents` wrote."""
-    tokenizer = Tokenizer.from_file(str(work.tokenizer))
+    tokenizer = open_tokenizer(work.tokenizer)
     chat, template = work.plan.config.chat, work.plan.template
     end = end_token(tokenizer, work.plan.settings.eos)
     if chat is None or template is None:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from llmtrain_trainer.config import DataConfig, Source
+from llmtrain_trainer.data import examples
+from llmtrain_trainer.data.chat_template import FIELD as CHAT
 from llmtrain_trainer.data.chat_template import (
     ChatTemplate,
     preset_template,
@@ -23,6 +25,7 @@ from llmtrain_trainer.data.chat_template import (
     with_tokens,
 )
 from llmtrain_trainer.data.documents import InputFile, ReadReport
+from llmtrain_trainer.data.model_files import settings_files
 from llmtrain_trainer.data.preparation.sources import list_files, locate
 from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
 from llmtrain_trainer.data.tokenizer import FIELD, open_tokenizer
@@ -62,8 +65,8 @@ class PreparationPlan:
     """Ordered by name: the API treats sources as a map, so their order must not matter."""
     units: tuple[Unit, ...]
     key: str
-    """Hash of the configuration, the weights, and the paths, sizes and modification times of the
-    files."""
+    """Hash of the configuration, the weights, the paths, sizes and modification times of the files,
+    and the files beside the tokenizer."""
     shape: str
     """The configuration that determines the tokens, as JSON."""
     shard_tokens: int
@@ -110,7 +113,10 @@ def plan_preparation(
     shape = _shape(config, sources, shard_tokens, tokenizer, template, first)
     seen = [[str(file.path), file.format, file.size, file.modified] for file in files]
     weights = [source.weight for source in sources]
-    key = hashlib.sha256((shape + json.dumps([weights, seen])).encode()).hexdigest()[:32]
+    beside = [] if tokenizer is None else sorted(settings_files(tokenizer).items())
+    copied = {name: hashlib.sha256(content).hexdigest() for name, content in beside}
+    facts = [weights, seen, *([copied] if copied else [])]
+    key = hashlib.sha256((shape + json.dumps(facts)).encode()).hexdigest()[:32]
     return PreparationPlan(
         config,
         sources,
@@ -147,6 +153,7 @@ def _shape(
     if template is not None and config.chat is not None:
         # these names are part of the data digest in checkpoints
         facts = {name: getattr(template, name) for name in ("source", "bos_token", "eos_token")}
+        facts |= {"variables": template.variables, "format": examples.FORMAT}
         shaped.append([facts, config.chat.max_length, config.chat.overlong])
     if first:
         shaped.append(list(first))
@@ -169,7 +176,7 @@ def _template(config: DataConfig, settings: TokenizerSettings) -> ChatTemplate |
     if chat is None:
         return None
     if chat.template is not None:
-        return with_tokens(ChatTemplate(chat.template), settings)
+        return with_tokens(ChatTemplate(chat.template, origin=f"{CHAT}.template"), settings)
     if chat.preset is not None:
         return with_tokens(preset_template(chat.preset), settings)
     return template_of(settings) or with_tokens(preset_template("plain"), settings)
