@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 from collections.abc import Callable
@@ -112,6 +113,20 @@ def test_a_message_that_ends_the_process_of_a_template_does_not_end_others() -> 
         renderer._child.wait()
     with pytest.raises(template_renderer.TemplateFailureError, match="its process ended with -9"):
         renderer.render(hello)  # it happened too often
+
+
+def test_the_process_of_a_template_ends_with_its_last_use() -> None:
+    """Each template that was not in use any more left a process behind."""
+    renderer = template_renderer.TemplateRenderer("{{ messages[0].content }}")
+    child = renderer._child
+    copy = os.fork()
+    if copy == 0:  # the end of a copy is not that of the renderer
+        renderer.__del__()
+        os._exit(0)
+    os.waitpid(copy, 0)
+    assert renderer.render({"messages": [{"content": "hi"}]}) == "hi"
+    del renderer
+    assert child.returncode == -9
 
 
 def test_the_random_parts_of_a_template_are_those_of_every_process() -> None:

@@ -8,6 +8,7 @@ for each text and little memory, and its parent reports what happened. `python -
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -49,8 +51,14 @@ class TemplateRenderer:
 
     def __init__(self, source: str) -> None:
         """Start the child. Raises TemplateFailureError if the template is not valid."""
-        self._source, self._starts = source, 0
+        self._source, self._starts, self._owner = source, 0, os.getpid()
         self._start()
+
+    def __del__(self) -> None:
+        """End the child: `Popen` would keep its pipes, so that it waits for this process to end."""
+        # a forked process has a copy of this object, and not the child
+        if self._owner == os.getpid() and hasattr(self, "_child"):
+            self.close()
 
     def _start(self) -> None:
         self._starts += 1
@@ -78,7 +86,11 @@ class TemplateRenderer:
     def close(self) -> None:
         """End the child."""
         self._child.kill()
-        self._child.communicate()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was not written is for nobody
+                    pipe.close()
+        self._child.wait()
 
     def _ask(self, request: Mapping[str, Any]) -> str:
         assert self._child.stdin is not None and self._child.stdout is not None
