@@ -67,9 +67,11 @@ def job(tmp_path: Path) -> Path:
 
 
 def steps(folder: Path) -> list[int]:
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line)["step"] for line in lines]
+    """Return the steps in the metrics file, but for a line that is just being written."""
+    path = folder / "checkpoints" / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [line["step"] for line in lines if "loss" in line]
 
 
 def saved(folder: Path) -> list[int]:
@@ -96,6 +98,10 @@ def test_stopped_and_started_again(job: Path, tmp_path: Path) -> None:
     assert result["heldOutLossAfter"] < result["heldOutLossBefore"]
     assert f"resumed at step {at}" in (folder / "log.txt").read_text()
     assert saved(folder)[-1] == STEPS
+    assert steps(folder) == list(range(1, STEPS + 1))
+    log = (folder / "log.txt").read_text()
+    assert log.count(f"step {STEPS} of {STEPS}: loss") == 1
+    assert "training, step 0 of" in log and f"finished, step {STEPS} of" in log
 
     # a third time there is nothing left to do but to say how it ended
     third = subprocess.run(command, capture_output=True, text=True, check=False)

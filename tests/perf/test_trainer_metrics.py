@@ -102,8 +102,8 @@ def _full_pod(detail: MetricsDetail = "basic") -> StatusTracker:
         tracker.on_report(rank, _report(1, sampled=True))
         tracker.on_report(rank, ProbeReport(1, probes))
     for report in (
-        EvaluationReport("before", HeldOutScore(7.0)),
-        EvaluationReport("after", HeldOutScore(3.0)),
+        EvaluationReport("before", HeldOutScore(7.0), 0),
+        EvaluationReport("after", HeldOutScore(3.0), 1),
         CheckpointReport(1, {"stage": 0.3, "upload": 4.0}),
         SaveFailedReport(1),
     ):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtrain_core.api.base import duration_seconds
-from llmtrain_core.api.defaults import HANG_TIMEOUT, TERMINATION_GRACE_SECONDS
+from llmtrain_core.api.defaults import EVALUATE_TOKENS, HANG_TIMEOUT, TERMINATION_GRACE_SECONDS
 from llmtrain_core.api.job import (
     Architecture,
     Data,
@@ -207,6 +207,10 @@ class RunConfig:
     ranks_per_node: int = 1
     network_probe_steps: int | None = None
     """Steps between two network probes; None for no probes."""
+    evaluate_every: int | None = None
+    """Steps between two evaluations; None for none between steps."""
+    evaluate_tokens: int = EVALUATE_TOKENS
+    """Most held-out tokens of an evaluation."""
     init_from: str | None = None
     """URI of the checkpoint with the initial weights."""
     lora: LoraConfig | None = None
@@ -283,7 +287,7 @@ def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunCon
             remedy="set them, or set workers.command to run another trainer",
         )
     policy = job.spec.failure_policy or FailurePolicy()
-    model = job.spec.model
+    model, probe = job.spec.model, training.collective_probe
     init_from = model.init_from if model else None
     return RunConfig(
         name=name,
@@ -308,9 +312,9 @@ def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunCon
         startup_timeout=duration_seconds(policy.startup_timeout),
         init_from=init_from,
         lora=_lora(training),
-        network_probe_steps=training.collective_probe.every_steps
-        if training.collective_probe
-        else None,
+        network_probe_steps=probe.every_steps if probe else None,
+        evaluate_every=training.evaluate_every_steps,
+        evaluate_tokens=training.evaluate_tokens,
         max_restarts_in_place=policy.max_restarts_in_place,
         grace_seconds=job.spec.workers.grace_seconds,
         namespace=namespace,

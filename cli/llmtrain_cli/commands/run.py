@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,8 @@ EXIT_STOPPED = 130
 """Stopped by Ctrl-C (128 + SIGINT). The same command resumes the run."""
 PHASE_WIDTH, MIN_BAR_WIDTH = 10, 10
 """Columns of a terminal."""
+METRICS = "checkpoints/metrics.jsonl"
+"""Metrics of all steps, in the folder of a run: the trainer's `training.metrics_file`."""
 QUIET_LINES = 10
 """Progress lines of a run without a terminal."""
 
@@ -72,19 +74,16 @@ def command(
 
 
 def _follow(run: LocalRun, job: Job, form: Output) -> bool:
-    """Show the run and record its steps until it ends; return True if it was interrupted."""
+    """Show the run until it ends; return True if it was interrupted."""
     stops = 0
-    path = run.folder / "metrics.jsonl"
     statuses = run.statuses()
-    with path.open("a") as metrics, _display(job, form) as display:
-        written = 0
+    with _display(job, form) as display:
         while True:
             try:
                 status = next(statuses, None)
                 if status is None:
                     return stops > 0
                 display(status)
-                written = _write_metrics(status, written, metrics)
             except KeyboardInterrupt:
                 stops += 1
                 statuses = run.statuses()
@@ -93,17 +92,6 @@ def _follow(run: LocalRun, job: Job, form: Output) -> bool:
                     continue
                 echo("stopping; press Ctrl-C again to kill the run", err=True)
                 run.stop()
-
-
-def _write_metrics(status: Status, written: int, metrics: TextIO) -> int:
-    """Append a line for a new step; return the last step written."""
-    step = int(status["step"])
-    if status["loss"] is None or step == written:
-        return written
-    keys = ("step", "loss", "gradNorm", "stepSeconds", "tokensPerSecond", "mfu")
-    metrics.write(json.dumps({key: status[key] for key in keys}) + "\n")
-    metrics.flush()
-    return step
 
 
 @contextmanager
@@ -172,19 +160,19 @@ def _metrics_text(status: Status) -> Iterator[str]:
         yield f"{status['tokensPerSecond']:,.0f} tokens/s"
         left = (status["totalSteps"] - status["step"]) * status["stepSeconds"]
         yield f"ETA {timedelta(seconds=round(left))}"
-    held_out = [status["heldOutLossBefore"], status["heldOutLossAfter"]]
+    held_out = [status[f"heldOutLoss{when}"] for when in ("Before", "During", "After")]
     if known := [f"{loss:.4g}" for loss in held_out if loss is not None]:
         yield f"held-out {' → '.join(known)}"
 
 
 def _losses(folder: Path) -> dict[int, float]:
     """Return the loss by step, over all runs in a folder."""
-    losses: dict[int, float] = {}
-    for line in (folder / "metrics.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        losses = {step: loss for step, loss in losses.items() if step < entry["step"]}
-        losses[entry["step"]] = entry["loss"]
-    return losses
+    try:
+        lines = (folder / METRICS).read_text().splitlines()
+    except FileNotFoundError:  # it could not be written, as the log says
+        return {}
+    entries = map(json.loads, lines)
+    return {entry["step"]: entry["loss"] for entry in entries if entry.get("loss") is not None}
 
 
 def _text(result: Mapping[str, Any], losses: Mapping[int, float]) -> str:

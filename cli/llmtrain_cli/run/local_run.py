@@ -29,7 +29,7 @@ Status = Mapping[str, Any]
 
 
 class LocalRun:
-    """One run of a job in a folder: `checkpoints/`, `metrics.jsonl`, `log.txt` and `work/`."""
+    """One run of a job in a folder: `checkpoints/`, `log.txt` and `work/`."""
 
     def __init__(self, job: Job, folder: Path, die_with_parent: Callable[[int], None]) -> None:
         self.folder = folder

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llmtrain_core.api.base import ApiModel, Rule, list_set
+from llmtrain_core.api.defaults import EVALUATE_TOKENS
 
 
 class Optimizer(ApiModel):
@@ -147,6 +148,12 @@ class Training(ApiModel):
     """Gradient synchronization between model replicas."""
     collective_probe: CollectiveProbe | None = None
     """Network probe between steps, which excludes waiting for slow ranks. Disabled when absent."""
+    evaluate_every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Number of steps between two evaluations on held-out data. Always evaluated before the first
+    and after the last step."""
+    evaluate_tokens: Annotated[int, Field(ge=1, le=1_000_000_000_000)] = EVALUATE_TOKENS
+    """Maximum number of held-out tokens of an evaluation, from sequences that are evenly spread and
+    the same each time. At least one sequence of each source is evaluated."""
     lora: Lora | None = None
     """Train low-rank adapters; the weights of model.initFrom are frozen."""
 

@@ -25,8 +25,10 @@ _FLOAT_FIELDS = (
     "tokensPerSecond",
     "mfu",
     "heldOutLossBefore",
+    "heldOutLossDuring",
     "heldOutLossAfter",
     "exactMatchBefore",
+    "exactMatchDuring",
     "exactMatchAfter",
 )
 _PHASES = get_args(TrainerPhase)

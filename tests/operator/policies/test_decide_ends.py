@@ -27,13 +27,12 @@ pytestmark = pytest.mark.unit
 
 
 def test_all_succeeded() -> None:
-    result = json.dumps(
-        {"result": {"step": 10, "totalSteps": 10, "heldOutLossAfter": 3.0, "evil": "x" * 10}}
-    )
+    held_out = {"heldOutLossBefore": 7.0, "heldOutLossDuring": 4.0, "heldOutLossAfter": 3.0}
+    result = json.dumps({"result": {"step": 10, "totalSteps": 10, **held_out, "evil": "x" * 10}})
     pods = (pod(0, "Succeeded", message=result), pod(1, "Succeeded"))
     actions, _ = settle(make_observed(status(ConditionType.RUNNING), pods=pods))
     assert actions.status["phase"] == "Succeeded"
-    assert actions.status["progress"] == {"step": 10, "totalSteps": 10, "heldOutLossAfter": 3.0}
+    assert actions.status["progress"] == {"step": 10, "totalSteps": 10, **held_out}
     assert actions.status["completionTime"] == format_time(NOW)
     assert reason(actions, ConditionType.RUNNING)[0] == "False"
     assert not actions.delete_pods, "finished pods stay for their logs"

@@ -100,7 +100,7 @@ def test_any_number_of_data_ranks_sees_the_same_sequences(
     """So a run resumes from the number of sequences alone, in any layout."""
     import torch
 
-    from llmtrain_trainer.data.batches import BatchShard, HeldOutBatches, TrainingBatches
+    from llmtrain_trainer.data.batches import BatchShard, TrainingBatches
     from llmtrain_trainer.data.mixture import SourceMixture
 
     stream = SourceMixture.of([TokenStream(shards.folder, TRAIN, 320)], [1.0])
@@ -111,9 +111,6 @@ def test_any_number_of_data_ranks_sees_the_same_sequences(
     ]
     assert torch.equal(whole[0], torch.cat([tokens for tokens, _ in parts]))
     assert torch.equal(whole[0][:, 1:], whole[1][:, :-1])
-    held_out = HeldOutBatches(stream, length, BatchShard(8, 0, 1))
-    halves = [HeldOutBatches(stream, length, BatchShard(8, i, 2)).at(0)[0] for i in range(2)]
-    assert torch.equal(held_out.at(0)[0], torch.cat(halves))
 
 
 def test_an_epoch_sees_every_sequence_once(tmp_path: Path) -> None:
@@ -153,6 +150,20 @@ def test_data_is_prepared_once_and_keyed_by_its_content(
     assert prepare(_config(corpus), 16, tmp_path) == first
     monkeypatch.undo()
     assert prepare(_config(corpus, seed=2), 16, tmp_path).digest != first.digest
+
+
+def test_the_log_counts_the_tokens_that_no_sequence_has(corpus: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    data = prepare(_config(corpus), 1000, tmp_path, write_line=lines.append)
+    stream = TokenStream(data.folder / "text", TRAIN, 300)
+    rest = len(stream) - 1 - stream.windows(1000) * 1000
+    assert 0 < rest < 1000
+    assert lines[-1] == (
+        f"data: text: the last {rest} of {len(stream)} tokens are less than a sequence of 1000"
+        " and are not trained on"
+    )
+    prepare(_config(corpus), len(stream) - 1, tmp_path, write_line=lines.append)
+    assert lines[-1].startswith("data: prepared with")  # one sequence has them all
 
 
 def test_a_single_file_is_cut_into_documents(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def three(folder: Path) -> PreparedData:
 def test_batches_follow_the_weights_and_resume_on_other_ranks(tmp_path: Path) -> None:
     import torch
 
-    from llmtrain_trainer.data.batches import BatchShard, HeldOutBatches, TrainingBatches
+    from llmtrain_trainer.data.batches import BatchShard, TrainingBatches
 
     mixture = open_mixture(three(tmp_path), "train", 40_000)
     whole = TrainingBatches(mixture, 10, 5, BatchShard(8, 0, 1))
@@ -69,17 +69,6 @@ def test_batches_follow_the_weights_and_resume_on_other_ranks(tmp_path: Path) ->
             TrainingBatches(mixture, 10, 5, BatchShard(8, rank, count)) for rank in range(count)
         ]
         assert torch.equal(torch.cat([each.at(8 * 63)[0] for each in fresh]), rows[63 * 8 : 64 * 8])
-    held = HeldOutBatches(
-        open_mixture(three_held := three_again(tmp_path), "held-out", 40_000),
-        10,
-        BatchShard(8, 0, 1),
-    )
-    seen = torch.cat([held.at(index)[0] for index in range(held.count)])
-    assert set((seen[:, 0] // 10_000).tolist()) == {0, 1, 2} and three_held.held_out_tokens == 600
-
-
-def three_again(folder: Path) -> PreparedData:
-    return PreparedData(folder, 3300, 600, "digest", (("a", 1.0), ("b", 2.0), ("c", 5.0)))
 
 
 def test_a_source_shorter_than_a_sequence_is_refused(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_pod_ends_at_once_after_sigterm_before_the_first_step(
     """Its ranks are measuring the held-out loss, which could take longer than the grace period."""
     from llmtrain_trainer.training.trainer import Trainer
 
-    monkeypatch.setattr(Trainer, "evaluate", lambda _: time.sleep(10 * HANG))
+    monkeypatch.setattr(Trainer, "evaluate", lambda *_: time.sleep(10 * HANG))
     root = tmp_path / "saved"
     checkpoint = {"uri": f"file://{root}", "everySteps": 5}
     one = pods(job_spec(uri=f"file://{corpus}", checkpoint=checkpoint))

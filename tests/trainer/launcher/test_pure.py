@@ -138,7 +138,7 @@ def _tracker(rank: int = 0) -> StatusTracker:
 
 def test_status_and_result_have_the_keys_of_the_contract() -> None:
     tracker = _tracker()
-    tracker.on_report(0, EvaluationReport("before", HeldOutScore(7.0)))
+    tracker.on_report(0, EvaluationReport("before", HeldOutScore(7.0), 0))
     sample = CollectiveSample("tp", "all_gather", (8, 4088), 2, (0.1, 0.3))
     step = StepReport(1, 0.5, {"data": 0.1}, 512, 6.5, math.inf, 0.01, (sample,), 1.0)
     tracker.on_report(0, step)
@@ -156,8 +156,10 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "mfu",
         "lastCheckpointStep",
         "heldOutLossBefore",
+        "heldOutLossDuring",
         "heldOutLossAfter",
         "exactMatchBefore",
+        "exactMatchDuring",
         "exactMatchAfter",
         "heartbeat",
         "utilization",
@@ -218,7 +220,7 @@ def _families(tracker: StatusTracker) -> set[str]:
 
 def _report_everything(tracker: StatusTracker, rank: int) -> None:
     for report in (
-        EvaluationReport("before", HeldOutScore(7.0)),
+        EvaluationReport("before", HeldOutScore(7.0), 0),
         StepReport(1, 0.5, {}, 512, 6.5, 1.0, 0.01),
         CheckpointReport(1, {"stage": 0.1}),
         SaveFailedReport(1),
@@ -257,7 +259,7 @@ def test_a_metric_without_a_value_is_absent() -> None:
 def test_progress_of_the_job() -> None:
     tracker = _tracker()
     before = time.time()
-    tracker.on_report(0, EvaluationReport("before", HeldOutScore(7.0)))
+    tracker.on_report(0, EvaluationReport("before", HeldOutScore(7.0), 0))
     tracker.on_report(0, StepReport(4, 2.0, {}, 512, 6.5, 1.0, 0.25))
     page = tracker.metrics.exposition().decode()
     info = 'llmtrain_job_info{layout="dp4",model="tiny",namespace="team"} 1.0'
@@ -268,6 +270,9 @@ def test_progress_of_the_job() -> None:
     assert "llmtrain_eta_seconds 10.0" in lines  # five steps of two seconds
     assert 'llmtrain_held_out_loss{when="before"} 7.0' in lines
     assert 'when="after"' not in page
+    tracker.on_report(0, EvaluationReport("during", HeldOutScore(5.0), 4))
+    assert 'llmtrain_held_out_loss{when="during"} 5.0' in tracker.metrics.exposition().decode()
+    assert tracker.status.document()["heldOutLossDuring"] == 5.0
     last = next(line for line in lines if line.startswith("llmtrain_last_step_timestamp_seconds "))
     assert before <= float(last.split()[1]) <= time.time()
 

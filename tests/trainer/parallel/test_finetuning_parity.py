@@ -229,9 +229,9 @@ def _logits(trainer: Any) -> Any:
     kept: list[Any] = []
 
     class Keep(forward_backward.NextTokenLoss):
-        def __call__(self, logits: Any, targets: Any) -> Any:
+        def evaluate(self, logits: Any, targets: Any, examples: bool) -> Any:
             kept.append(forward_backward.full_value(logits))
-            return super().__call__(logits, targets)
+            return super().evaluate(logits, targets, examples)
 
     loss, trainer.forward_backward.loss = trainer.forward_backward.loss, Keep()
     trainer.evaluate()

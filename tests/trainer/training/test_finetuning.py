@@ -92,16 +92,19 @@ class Learnt:
 
 
 def _learn(trainer: Any) -> Learnt:
+    from llmtrain_trainer.data.held_out import DataShare
+
     trainer.train()
     after = trainer.evaluate()
     if not trainer.data.examples:
         return Learnt(trainer.held_out_before, after, [], 0.0)
-    batches = [trainer.held_out.at(index) for index in range(trainer.held_out.count)]
+    held_out = trainer.evaluator.held_out
+    (batch,) = held_out.batches(DataShare(0, 1, sum(held_out.counts), 1))
     answers = [
         _answer(trainer, tokens, targets)
-        for tokens, targets in zip(batches[0][0][:24], batches[0][1][:24], strict=True)
+        for tokens, targets in zip(batch.tokens[:24], batch.targets[:24], strict=True)
     ]
-    responses = Counter(tuple(row[row >= 0].tolist()) for _, targets in batches for row in targets)
+    responses = Counter(tuple(row[row >= 0].tolist()) for row in batch.targets)
     return Learnt(
         trainer.held_out_before, after, answers, responses.most_common(1)[0][1] / responses.total()
     )

@@ -16,10 +16,6 @@ from torch import Tensor
 from llmtrain_trainer.data.mixture import SourceMixture
 from llmtrain_trainer.errors import InputError
 
-EVALUATION_BATCHES = 4
-"""Held-out loss is measured on at most this many global batches, spread evenly over the held-out
-text."""
-
 
 @dataclass(frozen=True, slots=True)
 class BatchShard:
@@ -70,6 +66,10 @@ class TrainingBatches:
             for source, number in places
         )
 
+    def epoch(self, sequences: int) -> float:
+        """Return the passes over the data, of all sources together, after so many sequences."""
+        return sequences / sum(self._windows)
+
     def _place(self, sample: int) -> tuple[int, int]:
         source, number = self._mixture.draw(sample)
         epoch, position = divmod(number, self._windows[source])
@@ -79,39 +79,6 @@ class TrainingBatches:
             known = epoch, generator.permutation(self._windows[source])
             self._orders[source] = known
         return source, int(known[1][position])
-
-
-class HeldOutBatches:
-    """Held-out sequences: the same ones at every evaluation and in every layout."""
-
-    def __init__(self, mixture: SourceMixture, length: int, share: BatchShard) -> None:
-        self._mixture, self._length, self._share = mixture, length, share
-        counts = [stream.windows(length) for stream in mixture.streams]
-        self._ends = np.cumsum(counts, dtype=np.int64)
-        self._windows = sum(counts)
-        self.count = min(max(1, self._windows // share.global_batch), EVALUATION_BATCHES)
-
-    def at(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return (tokens, targets) of one of `count` batches."""
-        places = [self._sample(index, position) for position in self._share.range()]
-        return gather(self._mixture, places, self._length)
-
-    def loss_tokens(self, index: int) -> int:
-        """Return the number of targets in the loss of a whole batch."""
-        places = (self._sample(index, each) for each in range(self._share.global_batch))
-        return sum(
-            self._mixture.streams[source].loss_tokens(number, self._length)
-            for source, number in places
-        )
-
-    def _sample(self, index: int, position: int) -> tuple[int, int]:
-        wanted = self.count * self._share.global_batch
-        first = index * self._share.global_batch
-        return self._place((first + position) * self._windows // wanted)
-
-    def _place(self, number: int) -> tuple[int, int]:
-        source = int(np.searchsorted(self._ends, number, side="right"))
-        return source, number - int(self._ends[source - 1] if source else 0)
 
 
 def _require_windows(mixture: SourceMixture, length: int) -> None:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from llmtrain_trainer.data.chat_template import ChatTemplate, template_error
 from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
 from llmtrain_trainer.data.conversations import counted_turns, loads
-from llmtrain_trainer.data.shards import TokenStream, corrupt_error
+from llmtrain_trainer.data.shards import TokenStream, corrupt_error, padded
 from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
@@ -120,6 +120,10 @@ class ExampleStream:
         """Return the number of examples. Each is a sequence, padded to `length` tokens."""
         return len(self._starts) - 1
 
+    def sequences(self, length: int) -> int:
+        """Return the number of examples."""
+        return self.windows(length)
+
     def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
         """Return inputs and targets of an example, each (length,)."""
         start, end = self._starts[number : number + 2].tolist()
@@ -127,11 +131,8 @@ class ExampleStream:
         ids = marked & ID
         if int(ids.max()) >= self._vocab_size or len(ids) > length + 1:
             raise corrupt_error(self.folder, f"example {number} is not one of this model's")
-        tokens = np.zeros(length, np.int64)
-        targets = np.full(length, IGNORE_INDEX, np.int64)
-        tokens[: len(ids) - 1] = ids[:-1]
-        targets[: len(ids) - 1] = np.where(marked[1:] & COUNTED, ids[1:], IGNORE_INDEX)
-        return tokens, targets
+        targets = np.where(marked[1:] & COUNTED, ids[1:], IGNORE_INDEX)
+        return padded(ids[:-1], length, 0), padded(targets, length, IGNORE_INDEX)
 
     def loss_tokens(self, number: int, length: int) -> int:
         """Return the number of targets of an example in the loss."""

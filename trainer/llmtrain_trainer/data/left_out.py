@@ -1,4 +1,4 @@
-"""What a preparation left out of its sources, in sentences for logs and the command line."""
+"""What of its sources is not trained on, in sentences for logs and the command line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ def sentences(manifest: Mapping[str, Any]) -> Iterator[str]:
     for source in manifest["sources"]:
         for sentence in _of_source(source):
             yield f"{source['name']}: {' '.join(sentence.split())}"[:LONGEST]
+
+
+def tails(manifest: Mapping[str, Any], sequence: int) -> Iterator[str]:
+    """Yield how many tokens at the end of each source are in no sequence of training.
+
+    Examples have no such end: each is a sequence.
+    """
+    for source in () if manifest.get("objective") == "sft" else manifest["sources"]:
+        count = source["tokens"]["train"]
+        if count > sequence and (rest := (count - 1) % sequence):
+            yield (
+                f"{source['name']}: the last {rest} of {count} tokens are less than a sequence of"
+                f" {sequence} and are not trained on"
+            )
 
 
 def _of_source(source: Mapping[str, Any]) -> Iterator[str]:

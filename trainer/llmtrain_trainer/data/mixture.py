@@ -33,7 +33,10 @@ class SequenceStream(Protocol):
         """Return the number of tokens."""
 
     def windows(self, length: int) -> int:
-        """Return the number of sequences of `length` tokens, each with a next token."""
+        """Return the number of sequences of `length` tokens that are trained on."""
+
+    def sequences(self, length: int) -> int:
+        """Return the number of sequences, with one that may be shorter than `length`."""
 
     def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
         """Return inputs and targets of a sequence, each (length,)."""

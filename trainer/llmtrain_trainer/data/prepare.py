@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmtrain_trainer.config import DataConfig
 from llmtrain_trainer.data import prepared
-from llmtrain_trainer.data.left_out import LONGEST, sentences
+from llmtrain_trainer.data.left_out import LONGEST, sentences, tails
 from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.sources import locate
@@ -45,7 +45,7 @@ def prepare(
             run_share(Workspace(plan, folder))
     manifest = prepared.read_manifest(folder)
     write_line(f"data: prepared with {prepared.prepared_with(manifest)}"[:LONGEST])
-    for sentence in sentences(manifest):
+    for sentence in (*sentences(manifest), *tails(manifest, sequence)):
         write_line(f"data: {sentence}")
     data = prepared.load(folder, config.vocab_size, sequence, field)
     if data.examples != (config.chat is not None):

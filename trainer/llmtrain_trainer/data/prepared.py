@@ -104,12 +104,16 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
         if manifest.get("objective") == "sft"
         else None,
     )
-    for name, count in ((TRAIN, data.train_tokens), (HELD_OUT, data.held_out_tokens)):
-        # an example is a whole sequence, however short
-        if count <= (0 if data.examples else sequence):
+    # training reads whole sequences, an evaluation shorter ones, too; an example is always whole
+    train, held_out = (1, 1) if data.examples else (sequence + 1, 2)
+    for name, count, least in (
+        (TRAIN, data.train_tokens, train),
+        (HELD_OUT, data.held_out_tokens, held_out),
+    ):
+        if count < least:
             raise InputError(
                 "CorpusTooSmall",
-                f"the {name} part has {count} tokens, less than one sequence of {sequence}",
+                f"the {name} part has {count} tokens, and at least {least} are needed",
                 field=field,
                 remedy="add text, choose what ends a document (data.sources[].documents), or change"
                 " data.heldOutFraction or the sequence length",

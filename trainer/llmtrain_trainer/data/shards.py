@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from llmtrain_trainer.errors import InputError
+from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
 from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, first_problem, read_file
 
 SHARD_TOKENS = 64 << 20
@@ -165,21 +166,39 @@ class TokenStream:
         return tokens
 
     def windows(self, length: int) -> int:
-        """Return the number of sequences of `length` tokens, each with a next token."""
+        """Return the number of whole sequences of `length` tokens, each with a next token."""
         return max(0, (len(self) - 1) // length)
 
+    def sequences(self, length: int) -> int:
+        """Return the number of sequences that have every token but the first as a target.
+
+        The last one may be shorter than `length`.
+        """
+        return max(0, -(-(len(self) - 1) // length))
+
     def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
-        """Return the tokens of a sequence and the next tokens, each (length,)."""
-        tokens = self.read(number * length, length + 1)
-        return tokens[:-1], tokens[1:]
+        """Return the tokens of a sequence and the next tokens, each (length,).
+
+        Only the last of `sequences` is padded: targets there are not in the loss.
+        """
+        start = number * length
+        read = self.read(start, min(length, len(self) - 1 - start) + 1)
+        return padded(read[:-1], length, 0), padded(read[1:], length, IGNORE_INDEX)
 
     def loss_tokens(self, number: int, length: int) -> int:
-        """Return the number of targets of a sequence in the loss: all."""
-        return length
+        """Return the number of targets of a sequence in the loss: all but padding."""
+        return min(length, len(self) - 1 - number * length)
 
     def real_tokens(self, number: int, length: int) -> int:
-        """Return the number of inputs of a sequence that are no padding: all."""
-        return length
+        """Return the number of inputs of a sequence that are no padding."""
+        return self.loss_tokens(number, length)
+
+
+def padded(values: npt.NDArray[np.int64], length: int, fill: int) -> npt.NDArray[np.int64]:
+    """Return values (count,) followed by `fill`, (length,)."""
+    if len(values) == length:
+        return values
+    return np.concatenate([values, np.full(length - len(values), fill, np.int64)])
 
 
 def corrupt_error(path: Path, problem: str) -> InputError:

@@ -151,7 +151,7 @@ class Launcher:
             if end.cause.exit_code == EXIT_TERMINATED:
                 await self._wait_for_sigterm()
             return self._end(end.cause)
-        self.tracker.status = self.tracker.status.with_progress(phase="finished")
+        self.tracker.enter("finished")
         if 0 in self.pod.ranks:
             write_message(self.pod.termination_log, result_message(self.tracker.status))
         return 0
@@ -277,7 +277,7 @@ class Launcher:
         return self._fail(lost if found is lost else replace(found, rank=None))
 
     def _fail(self, failure: FailureInfo) -> int:
-        self.tracker.status = self.tracker.status.with_progress(phase="failed")
+        self.tracker.enter("failed")
         write_line(f"{failure.reason}: {failure.message[:2000]}")
         write_message(self.pod.termination_log, failure.to_termination_message())
         return failure.exit_code or EXIT_EXCEPTION

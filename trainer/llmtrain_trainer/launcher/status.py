@@ -48,8 +48,10 @@ class Status:
     mfu: float | None = None
     last_checkpoint_step: int | None = None
     held_out_loss_before: float | None = None
+    held_out_loss_during: float | None = None
     held_out_loss_after: float | None = None
     exact_match_before: float | None = None
+    exact_match_during: float | None = None
     exact_match_after: float | None = None
     heartbeat: datetime | None = None
     utilization_source: str | None = None
@@ -83,8 +85,10 @@ class Status:
             "mfu": self.mfu,
             "lastCheckpointStep": self.last_checkpoint_step,
             "heldOutLossBefore": _finite(self.held_out_loss_before),
+            "heldOutLossDuring": _finite(self.held_out_loss_during),
             "heldOutLossAfter": _finite(self.held_out_loss_after),
             "exactMatchBefore": self.exact_match_before,
+            "exactMatchDuring": self.exact_match_during,
             "exactMatchAfter": self.exact_match_after,
             "restartsInPlace": self.restarts_in_place,
             "lastRestart": self.last_restart.document() if self.last_restart else None,

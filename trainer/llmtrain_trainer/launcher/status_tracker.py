@@ -11,12 +11,14 @@ from llmtrain_core.api import env
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
 from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_core.api.status.job import TrainerPhase
 from llmtrain_core.network.group_reports import SlowdownReport, slowdowns
 from llmtrain_core.network.links import Group
 from llmtrain_core.network.transfer_times import JobTimes, record
 from llmtrain_core.plan.model.flops import CONVENTIONS, Convention, training_flops_per_token
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.launcher.http_server import Response, Routes
+from llmtrain_trainer.launcher.progress_log import ProgressLog
 from llmtrain_trainer.launcher.status import LastRestart, Status
 from llmtrain_trainer.metrics.devices import DeviceUse
 from llmtrain_trainer.metrics.registry import TrainingMetrics
@@ -45,7 +47,11 @@ class StatusTracker:
     """Status and metrics of one pod; its lowest rank reports the state of the job."""
 
     def __init__(
-        self, ranks: tuple[int, ...], attempt: int, detail: MetricsDetail = "basic"
+        self,
+        ranks: tuple[int, ...],
+        attempt: int,
+        detail: MetricsDetail = "basic",
+        log: ProgressLog | None = None,
     ) -> None:
         self._ranks, self._lowest_rank = ranks, min(ranks)
         self._run: RunConfig | None = None
@@ -55,6 +61,7 @@ class StatusTracker:
         self.on_checkpoint: Callable[[int], None] = lambda step: None
         """Called for every complete checkpoint; in the pod of rank 0 only."""
         self.status = Status(attempt=attempt).with_progress()
+        self._log = log or ProgressLog(self._is_rank_0)
         self.metrics = TrainingMetrics(detail)
         if self._is_rank_0:
             self.metrics.start_job_counters()
@@ -68,6 +75,7 @@ class StatusTracker:
         """Set the job, which is read after the server has started."""
         self._run = run
         self.status = self.status.with_progress(total_steps=run.steps)
+        self._log.on_phase(self.status)
         self.metrics.set_ranks(self._ranks, run.layout)
         if self._is_rank_0:
             self.metrics.set_job(run)
@@ -111,6 +119,12 @@ class StatusTracker:
                 self.on_checkpoint(report.step)
         elif isinstance(report, SaveFailedReport) and self._is_rank_0:
             self.metrics.observe_failed_save()
+        self._log.on_report(report, self.status)
+
+    def enter(self, phase: TrainerPhase) -> None:
+        """Enter a phase of the launcher itself."""
+        self.status = self.status.with_progress(phase=phase)
+        self._log.on_phase(self.status)
 
     def on_restart(self, cause: FailureInfo, time: datetime) -> None:
         """Record a restart in place and the time of the decision."""
@@ -120,6 +134,7 @@ class StatusTracker:
             restarts_in_place=self.status.restarts_in_place + 1,
             last_restart=LastRestart(time, cause),
         )
+        self._log.on_phase(self.status)
         if self._is_rank_0:
             self.metrics.observe_restart()
 

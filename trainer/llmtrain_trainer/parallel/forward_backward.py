@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,19 +35,34 @@ class ForwardBackward(Protocol):
         each whole sequence, for models with experts whose sequences are padded.
         """
 
-    def evaluate(self, tokens: Tensor, targets: Tensor, loss_tokens: int) -> EvaluationResult:
-        """Return this rank's share of the mean loss and its mismatches, without gradients."""
+    def evaluate(self, tokens: Tensor, targets: Tensor) -> EvaluationResult:
+        """Return the losses and mismatches of this rank's part of sequences, without gradients.
+
+        The number of sequences may differ from that of a step. It is a multiple of the micro-batch
+        size.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """The result of an evaluation on one rank."""
+    """The result of an evaluation on one rank, zeros on a rank without the last stage."""
 
-    loss: Tensor
-    """This rank's share of the mean loss."""
-    mismatches: Tensor | None
-    """Per sequence (local batch,): the targets in the loss that are not the most likely token. A
-    rank without the last stage has zeros. None unless the data are conversations."""
+    losses: Tensor
+    """Sum of the losses of the targets of each sequence on this rank, (sequences,), float64."""
+    mismatches: Tensor
+    """Targets in the loss that are not the most likely token, by sequence, (sequences,). Zeros
+    unless the data are conversations."""
+
+    @classmethod
+    def join(cls, parts: Sequence[EvaluationResult], tokens: Tensor) -> EvaluationResult:
+        """Return the result of all micro-batches of `tokens`. A rank may have none."""
+        if parts:
+            return cls(
+                torch.cat([part.losses for part in parts]),
+                torch.cat([part.mismatches for part in parts]),
+            )
+        count = tokens.size(0)
+        return cls(tokens.new_zeros(count, dtype=torch.float64), tokens.new_zeros(count))
 
 
 class NextTokenLoss:
@@ -62,10 +77,20 @@ class NextTokenLoss:
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the share of a micro-batch. Logits (batch, length, vocab) may be sharded."""
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
-        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-        return total * self.scale
+        return _cross_entropy(logits, targets, "sum") * self.scale
+
+    def evaluate(self, logits: Tensor, targets: Tensor, examples: bool) -> EvaluationResult:
+        """Return the losses of a micro-batch by sequence and, for `examples`, the mismatches."""
+        each = full_value(_cross_entropy(logits, targets, "none")).view(targets.shape)
+        none = torch.zeros(len(targets), dtype=torch.int64, device=targets.device)
+        mismatches = count_mismatches(logits, targets) if examples else none
+        return EvaluationResult(each.sum(-1, dtype=torch.float64), mismatches)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
 
 
 class SequentialForwardBackward:
@@ -73,7 +98,8 @@ class SequentialForwardBackward:
 
     def __init__(self, model: Decoder, run: RunConfig, grid: Grid) -> None:
         self.model, self.loss, self.examples = model, NextTokenLoss(), run.data.chat is not None
-        self.count, self.sharded = run.micro_batches, "tp" in grid.groups
+        self.count, self.size = run.micro_batches, run.micro_batch
+        self.sharded = "tp" in grid.groups
 
     def train(
         self, tokens: Tensor, targets: Tensor, loss_tokens: int, lengths: Tensor | None = None
@@ -105,18 +131,14 @@ class SequentialForwardBackward:
         return total
 
     @torch.no_grad()
-    def evaluate(self, tokens: Tensor, targets: Tensor, loss_tokens: int) -> EvaluationResult:
+    def evaluate(self, tokens: Tensor, targets: Tensor) -> EvaluationResult:
         """See `ForwardBackward`."""
-        self.loss.scale = 1.0 / loss_tokens
-        total = torch.zeros((), device=tokens.device, dtype=torch.float64)
-        mismatches: list[Tensor] = []
-        for x, y in zip(tokens.chunk(self.count), targets.chunk(self.count), strict=True):
+        parts = []
+        count = tokens.size(0) // self.size
+        for x, y in zip(tokens.chunk(count), targets.chunk(count), strict=True):
             with sharded_loss(self.sharded):
-                logits = self.model(x)
-                total += full_value(self.loss(logits, y))
-            if self.examples:
-                mismatches.append(count_mismatches(logits, y))
-        return EvaluationResult(total, torch.cat(mismatches) if mismatches else None)
+                parts.append(self.loss.evaluate(self.model(x), y, self.examples))
+        return EvaluationResult.join(parts, tokens)
 
 
 @contextmanager

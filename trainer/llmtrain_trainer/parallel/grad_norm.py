@@ -41,29 +41,22 @@ def clip_gradients(
     return numbers[0], numbers[1]
 
 
-def sum_losses(loss: Tensor, grid: Grid) -> float:
-    """Sum the shares of a loss over data, context and pipeline ranks."""
-    loss = loss.detach().clone()
+def sum_over_ranks(values: Tensor, grid: Grid) -> Tensor:
+    """Return the sum of values (n,) over data, context and pipeline ranks."""
+    values = values.detach().clone()
     for name in ("fsdp", "dp_replicate", "pp"):
         if name in grid.groups:
-            dist.all_reduce(loss, group=grid.groups[name])
-    return float(loss)
+            dist.all_reduce(values, group=grid.groups[name])
+    return values
 
 
-def count_matches(mismatches: Tensor, grid: Grid) -> float:
-    """Return the number of sequences without a mismatch on any rank.
-
-    `mismatches` (local batch,) are the ones of this rank.
-    """
-    mismatches = mismatches.clone()
-    for name in ("cp", "pp"):  # ranks that share sequences
+def sum_over_sequence(values: Tensor, grid: Grid) -> Tensor:
+    """Return the sum of values (n,) over the ranks that share sequences: context and pipeline."""
+    values = values.clone()
+    for name in ("cp", "pp"):
         if name in grid.groups:
-            dist.all_reduce(mismatches, group=grid.groups[name])
-    matches = (mismatches == 0).sum().double() / grid.degree("context")
-    for name in ("fsdp", "dp_replicate"):
-        if name in grid.groups:
-            dist.all_reduce(matches, group=grid.groups[name])
-    return float(matches)
+            dist.all_reduce(values, group=grid.groups[name])
+    return values
 
 
 def _local_square(parameters: Sequence[nn.Parameter], tensor_degree: int) -> Tensor:

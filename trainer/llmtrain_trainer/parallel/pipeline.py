@@ -16,7 +16,6 @@ from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.parallel.forward_backward import (
     EvaluationResult,
     NextTokenLoss,
-    count_mismatches,
     full_value,
     sharded_loss,
 )
@@ -31,6 +30,7 @@ class PipelineForwardBackward:
 
     def __init__(self, model: ModelParts, run: RunConfig, grid: Grid, device: torch.device) -> None:
         self.chunks, self.loss, self.count = model.chunks, NextTokenLoss(), run.micro_batches
+        self.size = run.micro_batch
         self.examples = run.data.chat is not None
         self.has_embedding = any(chunk.stage.has_embedding for chunk in self.chunks)
         self.has_output = any(chunk.stage.has_output for chunk in self.chunks)
@@ -91,33 +91,27 @@ class PipelineForwardBackward:
         return _total(losses, tokens.device)
 
     @torch.no_grad()
-    def evaluate(self, tokens: Tensor, targets: Tensor, loss_tokens: int) -> EvaluationResult:
+    def evaluate(self, tokens: Tensor, targets: Tensor) -> EvaluationResult:
         """See `ForwardBackward`.
 
         The stages run one after the other: torch's V schedules need a backward pass.
         """
-        self.loss.scale = 1.0 / loss_tokens
-        losses: list[Tensor] = []
-        mismatches: list[Tensor] = []
+        parts: list[EvaluationResult] = []
         if self.tied is not None:
             self.tied.update_copy()
-        for x, y in zip(tokens.chunk(self.count), targets.chunk(self.count), strict=True):
+        count = tokens.size(0) // self.size
+        for x, y in zip(tokens.chunk(count), targets.chunk(count), strict=True):
             for number, chunk in zip(self.numbers, self.chunks, strict=True):
                 out = chunk(x if chunk.stage.has_embedding else self._receive(number, x))
                 if chunk.stage.has_output:
                     with sharded_loss(self.sharded):
-                        losses.append(self.loss(out, y))
-                    if self.examples:
-                        mismatches.append(count_mismatches(out, y))
+                        parts.append(self.loss.evaluate(out, y, self.examples))
                 else:
                     self._send(number, out)
         for module in (module for chunk in self.chunks for module in chunk.modules()):
             if isinstance(module, FSDPModule):
                 module.reshard()
-        found = None
-        if self.examples:  # only the last stage counts mismatches
-            found = torch.cat(mismatches) if mismatches else tokens.new_zeros(tokens.size(0))
-        return EvaluationResult(_total(losses, tokens.device), found)
+        return EvaluationResult.join(parts, tokens)
 
     def _receive(self, number: int, tokens: Tensor) -> Tensor:
         """Return the output of stage `number - 1`: (micro-batch, length / tensor, hidden)."""

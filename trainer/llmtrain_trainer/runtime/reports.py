@@ -141,17 +141,21 @@ class HeldOutScore:
     """Result of an evaluation on held-out data."""
 
     loss: float
-    """Nats per counted token."""
+    """Nats per counted token, over all sources."""
     exact_match: float | None = None
     """Share of examples for which greedy decoding gives the exact response; None for plain text."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Nats per counted token, by source."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Evaluation before the first or after the last step."""
+    """Evaluation before the first step, between two steps, or after the last step."""
 
-    when: Literal["before", "after"]
+    when: Literal["before", "during", "after"]
     score: HeldOutScore
+    step: int
+    """Number of steps done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ class StepGate:
 
     # called by the rank
 
+    @property
+    def stopping(self) -> bool:
+        """True from a pause on: the job is stopped early."""
+        return bool(self._cells[_PAUSED]) or self._cells[_LAST] != _NO_LIMIT
+
     def start(self, step: int) -> bool:
         """Wait while paused; return True if the rank has to take this step.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -30,7 +30,8 @@ from llmtrain_trainer.checkpoint.resume import resume
 from llmtrain_trainer.checkpoint.saver import Saver, SaveResult
 from llmtrain_trainer.checkpoint.state import TrainingState, load_weights, require_intact
 from llmtrain_trainer.config import RunConfig
-from llmtrain_trainer.data.batches import BatchShard, HeldOutBatches, TrainingBatches
+from llmtrain_trainer.data.batches import BatchShard, TrainingBatches
+from llmtrain_trainer.data.held_out import HeldOutSequences
 from llmtrain_trainer.data.mixture import open_mixture
 from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
 from llmtrain_trainer.data.prepared import tokenizer_of
@@ -43,7 +44,7 @@ from llmtrain_trainer.parallel.adapters import merge
 from llmtrain_trainer.parallel.build import build_forward_backward, build_model
 from llmtrain_trainer.parallel.context import token_positions
 from llmtrain_trainer.parallel.forward_backward import ForwardBackward
-from llmtrain_trainer.parallel.grad_norm import clip_gradients, count_matches, sum_losses
+from llmtrain_trainer.parallel.grad_norm import clip_gradients
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.replicate.replica_sync import ReplicaSync, build_replica_sync
 from llmtrain_trainer.runtime.heartbeat import heartbeat_to
@@ -59,30 +60,16 @@ from llmtrain_trainer.runtime.reports import (
 )
 from llmtrain_trainer.runtime.step_gate import StepGate
 from llmtrain_trainer.training import nan_search, preflight
+from llmtrain_trainer.training.evaluation import Evaluator
 from llmtrain_trainer.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from llmtrain_trainer.training.recorder import Recorder
+from llmtrain_trainer.training.step_timer import StepTimer
 from llmtrain_trainer.weights.export import export_checkpoint
 
 SAMPLE_EVERY = 10
 """Steps between two samples of the collectives, at least; a sampled step takes half longer."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class StepTimer:
-    """Durations of the parts of one step, in seconds."""
-
-    device: str
-    parts: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time a part of the step."""
-        start = time.perf_counter()
-        yield
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        self.parts[name] = self.parts.get(name, 0.0) + time.perf_counter() - start
 
 
 class Trainer:
@@ -95,7 +82,9 @@ class Trainer:
         device: torch.device,
         send: Send,
         grid: Grid | None = None,
+        work_dir: Path | None = None,
     ) -> None:
+        """`work_dir` has the metrics file of a job without checkpoints."""
         self.run, self.data, self.device, self.send = run, data, device, send
         self.grid = grid or Grid.build(run.layout, device.type, run.sync)
         self.model = build_model(run, self.grid, device)
@@ -113,9 +102,19 @@ class Trainer:
         self.batches = TrainingBatches(
             open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share
         )
-        self.held_out = HeldOutBatches(open_mixture(data, HELD_OUT, vocab), run.sequence, share)
+        held_out = open_mixture(data, HELD_OUT, vocab)
+        self.evaluator = Evaluator(
+            HeldOutSequences(held_out, run.sequence, run.evaluate_tokens),
+            self.forward_backward,
+            run,
+            self.grid,
+            self.token_positions,
+            device,
+        )
         self.state = TrainingState(self.model, self.optimizer, self.replica_sync)
         self.saver = self._build_saver()
+        folder = work_dir if self.saver is None else self.saver.root
+        self.recorder = Recorder(folder if dist.get_rank() == 0 else None)
         self.step = self.saved_step = 0
         self.sequences = 0
         """Sequences that all ranks have trained on: the position in the data."""
@@ -129,19 +128,29 @@ class Trainer:
 
         If the launcher stops the job early, take the steps up to its last step, and save.
         """
-        gate = gate or StepGate()
+        try:
+            self._train(gate or StepGate())
+        finally:
+            self.recorder.flush()
+
+    def _train(self, gate: StepGate) -> None:
         preflight.require_same_data(self.data.digest)
         self.resume()
         self.load_initial_weights()
+        evaluated = self.recorder.resume(self.step, self.sequences * self.run.sequence)
         if self.held_out_before is None:
-            self.held_out_before = self._report_evaluation()
-        self.send(EvaluationReport("before", self.held_out_before))
+            self.held_out_before = self._evaluate("before", gate)
+        else:
+            self.send(EvaluationReport("before", self.held_out_before, 0))
+            if self._evaluation_is_due() and not evaluated:
+                self._evaluate("during", gate)
         self.send(PhaseReport("training", self.step))
         first = self.step
         sample = first + 1  # never the first step, which also connects the groups
         while self.step < self.run.steps and gate.start(self.step + 1):
             sampled = self.step >= sample and self.replica_sync.syncs_at(self.step + 1)
             report = self.take_step(sampled)
+            self.recorder.add_step(report, self.batches.epoch(self.sequences))
             if sampled:
                 sample = self.step - 1 + SAMPLE_EVERY
                 self.transfer_times.add_step(report.collectives)
@@ -157,11 +166,14 @@ class Trainer:
                 self.save()
             elif self.saver is not None:
                 self.saver.poll(self._report_save)
+            if self._evaluation_is_due():
+                self._evaluate("during", gate)
+                self.send(PhaseReport("training", self.step))
         self.save()
         if self.step < self.run.steps:
             self.wait_for_save()
             return
-        self.send(EvaluationReport("after", self._report_evaluation()))
+        self._evaluate("after", StepGate())  # a stop loses no work: the step is saved
         self.wait_for_save()
         self.save_merged()
         self.export()
@@ -174,7 +186,7 @@ class Trainer:
         with meter or nullcontext():
             with timer.part("data"):
                 tokens, targets = self._local_part(self.batches.at(self.sequences))
-                counted = self._counted_tokens(self.batches, self.sequences)
+                counted = self._counted_tokens()
                 lengths = self._lengths()
             with timer.part("forward_backward"):
                 loss = self.forward_backward.train(tokens, targets, counted, lengths)
@@ -217,20 +229,10 @@ class Trainer:
         self.send(report)
         return report
 
-    def evaluate(self) -> HeldOutScore:
-        """Return the loss on held-out data and, for examples, the share of exact matches."""
-        total_loss, matches, total_counted = 0.0, 0.0, 0
-        for index in range(self.held_out.count):
-            tokens, targets = self._local_part(self.held_out.at(index))
-            counted = self._counted_tokens(self.held_out, index)
-            score = self.forward_backward.evaluate(tokens, targets, counted)
-            total_loss += counted * sum_losses(score.loss, self.grid)
-            total_counted += counted
-            if score.mismatches is not None:
-                matches += count_matches(score.mismatches, self.grid)
-        examples = self.held_out.count * self.run.global_batch
-        exact_match = matches / examples if self.data.examples else None
-        return HeldOutScore(total_loss / total_counted, exact_match)
+    def evaluate(self, gate: StepGate | None = None) -> HeldOutScore | None:
+        """Return the score on held-out data; None if the gate stops the job before the end."""
+        gate = gate or StepGate()
+        return self.evaluator.evaluate(lambda: gate.stopping, heartbeat_to(self.send))
 
     def resume(self) -> None:
         """Resume from the newest complete checkpoint, if there is one."""
@@ -290,6 +292,7 @@ class Trainer:
         nan_search.require_weights(f"after step {self.step}", self.model, self.replica_sync.grid)
         self.send(PhaseReport("saving", self.step))
         self.saved_step = self.step
+        self.recorder.flush()  # a resumed run keeps the lines up to this step
         self.saver.save(self._metadata(), self.state, self._report_save)
         self.send(PhaseReport("training", self.step))
 
@@ -362,18 +365,27 @@ class Trainer:
             base=self.base,
         )
 
-    def _report_evaluation(self) -> HeldOutScore:
+    def _evaluate(
+        self, when: Literal["before", "during", "after"], gate: StepGate
+    ) -> HeldOutScore | None:
+        """Evaluate, report and record."""
         self.send(PhaseReport("evaluating", self.step))
-        score = self.evaluate()
-        log.info("held out at step %d: %s", self.step, score)
+        score = self.evaluate(gate)
+        if score is not None:
+            self.send(EvaluationReport(when, score, self.step))
+            self.recorder.add_evaluation(self.step, score)
         return score
 
-    def _counted_tokens(self, batches: TrainingBatches | HeldOutBatches, index: int) -> int:
-        """Return the tokens of a global batch that count in the loss: all, or responses only.
+    def _evaluation_is_due(self) -> bool:
+        """Return whether there is an evaluation between this step and the next."""
+        every = self.run.evaluate_every
+        return every is not None and self.step % every == 0 and 0 < self.step < self.run.steps
 
-        `index` is what the batches are numbered by.
-        """
-        return batches.loss_tokens(index) if self.data.examples else self.run.tokens_per_step
+    def _counted_tokens(self) -> int:
+        """Return the tokens of the next global batch in the loss: all, or responses only."""
+        if self.data.examples:
+            return self.batches.loss_tokens(self.sequences)
+        return self.run.tokens_per_step
 
     def _lengths(self) -> Tensor | None:
         """Return the real tokens of this rank's next sequences, if experts have to know them."""

@@ -83,7 +83,7 @@ def _train(task: RankTask, send: Send, reporter: StackReporter) -> None:
     pod = task.pod
     send(PhaseReport("starting", 0))
     store = join(task.rank, pod.world_size, pod.pod_ip, task.master, timeout, task.listener)
-    trainer = Trainer(task.run, task.data, device, send)
+    trainer = Trainer(task.run, task.data, device, send, work_dir=pod.work_dir)
     reporter.labels = trainer.grid.labels
     trainer.train(task.gate)
     leave(store, task.rank, pod.world_size, timedelta(seconds=60))

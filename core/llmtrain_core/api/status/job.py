@@ -165,14 +165,17 @@ class Progress(ApiModel):
     last_checkpoint_step: Count | None = None
     """Step of the newest complete checkpoint."""
     restarts_in_place: Count | None = None
-    """Number of in-place restarts in this attempt. They do not count as gang restarts in
-    status.restarts."""
+    """Number of in-place restarts in this attempt, which status.restarts does not count."""
     held_out_loss_before: float | None = None
     """Held-out loss before the first step, in nats per token."""
+    held_out_loss_during: float | None = None
+    """Held-out loss of the last evaluation between two steps, in nats per token."""
     held_out_loss_after: float | None = None
     """Held-out loss after the last step, in nats per token."""
     exact_match_before: float | None = None
     """Share of held-out examples with an exact match before the first step (objective sft)."""
+    exact_match_during: float | None = None
+    """Share of exact matches in the last evaluation between two steps (objective sft)."""
     exact_match_after: float | None = None
     """Share of held-out examples with an exact match after the last step (objective sft)."""
     network_fallback: Annotated[str, Field(max_length=512)] | None = None
