@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +35,7 @@ from llmtrain_trainer.calibration.bench_group import LOOPBACK, TIMEOUT, free_por
 from llmtrain_trainer.calibration.benchmark_model import random_tokens
 from llmtrain_trainer.config import RunConfig, from_spec
 from llmtrain_trainer.data.prepare import PreparedData
+from llmtrain_trainer.parallel.document_kernel import MAX_RELATIVE_DIFFERENCE, ragged_difference
 from llmtrain_trainer.training.trainer import Trainer
 from llmtrain_trainer.worker.rendezvous import join
 from tests.support.paths import ROOT
@@ -110,12 +111,16 @@ class Case:
     checkpointing: str = "none"
     compiled: bool = False
     precision: str = "bfloat16"
+    attention: str = "packed"
 
     @property
     def spec(self) -> dict[str, Any]:
         return {
             "model": {"architecture": self.architecture},
-            "data": {"sources": [{"name": "none", "uri": "file:///none"}]},
+            "data": {
+                "sources": [{"name": "none", "uri": "file:///none"}],
+                "attention": self.attention,
+            },
             "training": {
                 "steps": 1000,
                 "globalBatchSize": self.micro_batch * self.micro_batches,
@@ -147,6 +152,7 @@ CASES = (
     Case("8B's layers", WIDE, 1, 4),
     Case("8B's layers", WIDE, 1, 4, checkpointing="full"),
     Case("8B's layers", WIDE, 1, 4, compiled=True),
+    Case("8B documents", WIDE, 1, 4, attention="document"),
     Case("GPT 1.3B", GPT, 4, 2),
     Case("GPT 1.3B", GPT, 8, 1, checkpointing="full"),
     Case("8 experts", EXPERTS, 2, 2),
@@ -168,23 +174,36 @@ def group() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return random_tokens(tmp_path_factory.mktemp("tokens"), 600_000)
+    """Random tokens; a document has 256 on average."""
+    return replace(random_tokens(tmp_path_factory.mktemp("tokens"), 600_000), end=7)
 
 
+@pytest.mark.parametrize("attention", ["packed", "document"])
 @pytest.mark.parametrize("experts", [1, 4])
 @pytest.mark.parametrize("precision", TOLERANCES)
 def test_losses_and_gradient_norms_equal_those_of_a_cpu(
-    precision: str, experts: int, data: PreparedData
+    precision: str, experts: int, attention: str, data: PreparedData
 ) -> None:
     found, model = {}, {**SMALL, "experts": experts, "expertsPerToken": min(2, experts)}
     for device in ("cpu", "cuda"):
-        run = Case("small", model, 2, 2, precision=precision).run
+        run = Case("small", model, 2, 2, precision=precision, attention=attention).run
         trainer = Trainer(run, data, torch.device(device), lambda _: None)
         reports = [trainer.take_step() for _ in range(4)]
         found[device] = np.array([(report.loss, report.grad_norm) for report in reports])
     difference = np.abs(found["cuda"] / found["cpu"] - 1).max(axis=0)
-    print(f"\n{precision}, {experts}: loss {difference[0]:.1e}, norm {difference[1]:.1e}")
+    print(f"\n{precision}, {experts}, {attention}: loss {difference[0]:.1e}", end="")
+    print(f", norm {difference[1]:.1e}")
     assert difference.max() <= TOLERANCES[precision]
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (32, 8), (8, 1)])
+@pytest.mark.parametrize("width", [32, 64, 128])
+def test_the_kernel_of_variable_length_equals_a_mask(
+    heads: int, key_heads: int, width: int
+) -> None:
+    worst = ragged_difference(heads, key_heads, width, torch.device("cuda"))
+    print(f"\n{heads} heads, {key_heads} of keys, {width} wide: {worst:.1e}")
+    assert worst <= MAX_RELATIVE_DIFFERENCE
 
 
 def test_time_and_memory_of_a_step(data: PreparedData) -> None:

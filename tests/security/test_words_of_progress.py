@@ -67,11 +67,11 @@ LIES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def running(plan: dict[str, Any]) -> Observed:
+def running(plan: dict[str, Any], **sections: Any) -> Observed:
     before = status(ConditionType.RUNNING, plan=plan, startTime=ago(PASSED))
     before["attemptStartTime"] = ago(PASSED)
     training = {"steps": STEPS, "globalBatchSize": 8, "microBatchSize": 1}
-    return make_observed(before, spec={"training": training}, pods=(pod(0), pod(1)))
+    return make_observed(before, spec={"training": training, **sections}, pods=(pod(0), pod(1)))
 
 
 def after(observed: Observed, reports: list[dict[str, Any]]) -> Observed:
@@ -185,6 +185,19 @@ def test_no_report_moves_the_end_beyond_what_plan_and_clock_permit(
     longest_step = max(STEP_SECONDS, (PASSED + 10 + SLACK_SECONDS) / 10)
     most = STEPS * longest_step * MAX_SLOWDOWN
     assert least - SLACK_SECONDS <= found.ends_at - now <= most + SLACK_SECONDS
+
+
+def test_fine_tuning_by_tokens_may_have_more_steps_than_full_sequences_need() -> None:
+    """The trainer derives them from the data. The clock bounds them nevertheless."""
+    training = {"tokens": 1, "globalBatchSize": 8, "microBatchSize": 1}
+    data = {"objective": "sft", "sources": [{"name": "pairs", "uri": "file:///pairs"}]}
+    honest = running(PLANNED, training=training, data=data)
+    assert isinstance(honest.checked, Job)
+    assert honest.checked.total_steps == 1 and not honest.checked.knows_total_steps
+    now = NOW.timestamp() + 10
+    for step, lost in ((13, 180.0), (2 * STEPS, PASSED + 10)):
+        said = [{"step": step, "totalSteps": 99, "lastCheckpointStep": step - 3}]
+        assert allocation(after(honest, said), now).lost_seconds == pytest.approx(lost)
 
 
 def test_an_honest_report_corrects_the_forecast() -> None:

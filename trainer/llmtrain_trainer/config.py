@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,22 +68,13 @@ class Source:
     @classmethod
     def of(cls, source: DataSource, field: str, format_: str | None = None) -> Source:
         """Return a source of the API. `field` is the path of its URI in the job."""
-        return cls(
-            name=source.name,
-            uri=source.uri,
-            field=field,
-            weight=source.weight,
-            format=format_ or source.format,
-            filter=source.filter,
-            cleaning=source.cleaning,
-            documents=source.documents,
-            separator=source.separator,
-            charset=source.charset,
-            near_duplicates=source.near_duplicates,
-            similarity=source.similarity,
-            max_unusable_rows=source.max_unusable_rows,
-            languages=tuple(sorted(source.languages or ())),
-        )
+        own: dict[str, Any] = {
+            "field": field,
+            "format": format_ or source.format,
+            "languages": tuple(sorted(source.languages or ())),
+        }
+        same = {each.name for each in fields(cls)} - own.keys()
+        return cls(**{name: getattr(source, name) for name in same}, **own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +117,7 @@ class DataConfig:
     chat: ChatConfig | None = None
     """For fine-tuning on conversations; None for documents."""
     init_from: str | None = None
-    """URI of the checkpoint that training starts from. Its tokenizer is used unless the job names
-    another one."""
+    """URI of the checkpoint that training starts from. Its tokenizer is the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +205,12 @@ class RunConfig:
     """URI of the checkpoint with the initial weights."""
     lora: LoraConfig | None = None
     """None: train all weights."""
+    divides_documents: bool = False
+    """Attention and positions stay inside documents, or inside packed examples."""
+    tokens: int | None = None
+    """Real tokens to train on, if the job names them. `steps` are then those without padding."""
+    packing: bool | None = None
+    """Several examples per sequence. None: yes, unless a checkpoint was written without."""
     namespace: str = ""
     """Empty if the job does not run in a cluster."""
     model: str = CUSTOM_MODEL
@@ -253,7 +249,7 @@ class RunConfig:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens per optimizer step over all ranks."""
+        """Tokens per optimizer step over all ranks, padding included."""
         return self.global_batch * self.sequence
 
 
@@ -312,6 +308,9 @@ def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunCon
         startup_timeout=duration_seconds(policy.startup_timeout),
         init_from=init_from,
         lora=_lora(training),
+        divides_documents=data.divides_documents,
+        tokens=training.tokens,
+        packing=data.packing,
         network_probe_steps=probe.every_steps if probe else None,
         evaluate_every=training.evaluate_every_steps,
         evaluate_tokens=training.evaluate_tokens,

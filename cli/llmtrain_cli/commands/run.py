@@ -120,7 +120,8 @@ def _display(job: Job, form: Output) -> Iterator[Callable[[Status], None]]:
             count = f"{status['step']}/{status['totalSteps']}"
             room = console.width - PHASE_WIDTH - MIN_BAR_WIDTH - len(count) - len(columns)
             facts = _fitting(_metrics_text(status), room)
-            bars.update(task, completed=status["step"], phase=status["phase"], facts=facts)
+            done, total = status["step"], status["totalSteps"] or None
+            bars.update(task, completed=done, total=total, phase=status["phase"], facts=facts)
 
         yield update
 

@@ -121,8 +121,22 @@ class Data(ApiModel):
     """Tokenizer."""
     overlong: Literal["drop", "truncate"] = "drop"
     """Examples of objective sft that are longer than a sequence: leave them out, or cut the end."""
+    packing: bool | None = None
+    """Put several examples of objective sft into one sequence; attention and positions stay inside
+    each example. Enabled by default, unless the job resumes from a checkpoint that was written
+    without. false pads each example to a sequence."""
+    attention: Literal["packed", "document"] | None = None
+    """Attention of objective pretrain: packed (to all earlier tokens of the sequence) or document
+    (to those of the same document, in which positions start at 0). Defaults to packed."""
     held_out_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """Share of whole documents that are held out for evaluation."""
+
+    @property
+    def divides_documents(self) -> bool:
+        """Attention and positions stay inside documents, or inside packed examples."""
+        if self.objective == "sft":
+            return self.packing is not False
+        return self.attention == "document"
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -130,5 +144,17 @@ class Data(ApiModel):
             "only for objective sft",
             ".chat",
             lambda self: self.chat is None or self.objective == "sft",
+        ),
+        Rule(
+            "!has(self.packing) || self.objective == 'sft'",
+            "only for objective sft; pretrain packs documents always",
+            ".packing",
+            lambda self: self.packing is None or self.objective == "sft",
+        ),
+        Rule(
+            "!has(self.attention) || self.objective == 'pretrain'",
+            "only for objective pretrain; sft keeps attention inside examples",
+            ".attention",
+            lambda self: self.attention is None or self.objective == "pretrain",
         ),
     )

@@ -127,7 +127,7 @@ class Training(ApiModel):
     steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Number of optimizer steps."""
     tokens: Annotated[int, Field(ge=1, le=1_000_000_000_000_000)] | None = None
-    """Number of training tokens, rounded up to whole steps."""
+    """Number of training tokens without padding, rounded up to whole steps."""
     global_batch_size: Annotated[int, Field(ge=1, le=16_777_216)]
     """Number of sequences per optimizer step, over all ranks."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1

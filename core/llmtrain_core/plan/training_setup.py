@@ -65,6 +65,9 @@ class TrainingSetup:
     syncs_always: bool = False
     """FSDP reshards weights and reduces gradients in each micro-batch: less memory, more traffic.
     The trainer does so once per step."""
+    divides_documents: bool = False
+    """Attention stays inside documents. Their lengths are known after the data is prepared, so time
+    is planned as if every sequence was one document."""
     flash_attention: bool = True
     """Attention scores are not written to memory, and the masked half is not computed."""
     overlaps_tensor: bool = False
@@ -155,6 +158,7 @@ class TrainingSetup:
             chunks=parallelism.virtual_stages,
             kernels="compiled" if training.compile else "eager",
             sync=SyncScheme.of(training.gradient_sync),
+            divides_documents=job.spec.data is not None and job.spec.data.divides_documents,
         )
 
     @property
@@ -176,6 +180,14 @@ class TrainingSetup:
     def local_tokens(self) -> int:
         """Tokens of one micro-batch that one tensor group works on."""
         return self.micro_batch * self.shape.sequence_length // self.layout.context
+
+    @property
+    def masks_pairs(self) -> bool:
+        """Whether attention takes a mask of all pairs of a sequence.
+
+        In bfloat16, a kernel of variable length computes the pairs inside documents only.
+        """
+        return self.divides_documents and self.precision not in ("bfloat16", "float8")
 
     @property
     def stages(self) -> tuple[PipelineStage, ...]:

@@ -59,7 +59,10 @@ class Job:
 
     @property
     def total_steps(self) -> int:
-        """Number of optimizer steps; 0 for a third-party trainer."""
+        """Number of optimizer steps; 0 for a third-party trainer.
+
+        For fine-tuning by tokens it is the least number: the trainer knows how full sequences are.
+        """
         training = self.spec.training
         if training is None or self.architecture is None:
             return 0
@@ -67,6 +70,13 @@ class Job:
             return training.steps
         per_step = training.global_batch_size * self.architecture.sequence_length
         return -(-(training.tokens or 0) // per_step)
+
+    @property
+    def knows_total_steps(self) -> bool:
+        """False for fine-tuning by tokens, whose steps follow from the prepared data."""
+        training, data = self.spec.training, self.spec.data
+        by_tokens = training is not None and training.tokens is not None
+        return not (by_tokens and data is not None and data.objective == "sft")
 
 
 def layout_of(spec: JobSpec) -> Layout:

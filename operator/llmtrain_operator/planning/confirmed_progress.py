@@ -63,7 +63,8 @@ def _steps_are_possible(job: Job, view: JobView, planned: float, now: float) -> 
         return False
     passed = now - parse_time(view.start_time).timestamp() + SLACK_SECONDS
     steps = max(int(view.progress.get(key) or 0) for key in _STEPS)
-    return steps <= (job.total_steps or 0) and steps * planned <= MAX_SPEEDUP * passed
+    possible = not job.knows_total_steps or steps <= (job.total_steps or 0)
+    return possible and steps * planned <= MAX_SPEEDUP * passed
 
 
 def _eta_follows(
@@ -71,6 +72,8 @@ def _eta_follows(
 ) -> bool:
     """Return True if the reported end is near that by the confirmed steps and their time."""
     if not view.is_true(ConditionType.RUNNING) or "step" not in progress:
+        return False
+    if not job.knows_total_steps:
         return False
     expected = max(0, (job.total_steps or 0) - int(progress["step"])) * seconds
     left = parse_time(eta).timestamp() - now

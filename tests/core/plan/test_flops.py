@@ -36,6 +36,17 @@ def test_full_attention_counts_the_attention_term_twice() -> None:
 
 
 @pytest.mark.unit
+def test_attention_inside_documents_counts_their_length() -> None:
+    """Tokens of documents of 512 attend in 512 tokens, however long the sequence is."""
+    shape = PRESETS["llama3-8b"]
+    for convention in CONVENTIONS:
+        whole = training_flops_per_token(shape, convention)
+        assert training_flops_per_token(shape, convention, 8192) == whole
+        alone = training_flops_per_token(SHAPES["llama3-8b"].with_length(512), convention)
+        assert training_flops_per_token(shape, convention, 512.0) == alone < whole
+
+
+@pytest.mark.unit
 def test_a_tied_embedding_is_counted_once_and_multiplied_once() -> None:
     base = {
         "layers": 2,

@@ -31,7 +31,7 @@ model.architecture.ropeScaling.{factor,lowFreqFactor,highFreqFactor,originalSequ
 model.architecture.{experts,expertsPerToken,loadBalancingWeight}
 data.sources[].{name,uri,weight,format,filter} data.{heldOutFraction,objective} data.tokenizer.uri
 data.sources[].{charset,cleaning,documents,languages,maxUnusableRows,nearDuplicates,separator}
-data.sources[].similarity data.overlong
+data.sources[].similarity data.{overlong,packing,attention}
 data.chat.{preset,template} training.lora.{rank,alpha,targets,merge}
 training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed,activationCheckpointing}
 training.optimizer.{name,learningRate,beta1,beta2,epsilon,weightDecay,gradientClipNorm}

@@ -67,8 +67,9 @@ def test_no_sequence_is_skipped_or_read_twice_with_another_batch(
 
     def two_steps(trainer: Any) -> list[int]:
         numbers: list[int] = []
-        read = trainer.batches._place
-        trainer.batches._place = lambda number: (numbers.append(number), read(number))[1]
+        batches = trainer.training_data.batches
+        read = batches._place
+        batches._place = lambda number: (numbers.append(number), read(number))[1]
         trainer.resume()
         for _ in range(2):
             trainer.take_step()

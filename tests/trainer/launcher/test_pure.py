@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.layout import Layout
+from llmtrain_core.plan.model.flops import training_flops_per_token
 from llmtrain_core.plan.network.communication import bus_factor
 from llmtrain_trainer.config import OptimizerConfig, from_spec, load_job
 from llmtrain_trainer.errors import InputError, PeerLostError, TrainerError
@@ -308,6 +309,31 @@ def test_the_shown_rate_ignores_the_first_step_after_a_start() -> None:
     assert tracker.status.step_seconds == 2.0
     tracker.on_report(0, StepReport(44, 1.0, {}, 512, 6.5, 1.0, 0.01))
     assert tracker.status.step_seconds == pytest.approx(1.8)
+
+
+def test_a_rank_tells_the_steps_that_follow_from_the_data() -> None:
+    tracker = _tracker()
+    assert tracker.status.total_steps == 9
+    tracker.on_report(0, PhaseReport("training", 0, 14))
+    tracker.on_report(0, PhaseReport("saving", 4))
+    tracker.on_report(0, StepReport(4, 2.0, {}, 512, 6.5, 1.0, 0.25))
+    assert tracker.status.total_steps == 14
+    lines = tracker.metrics.exposition().decode().splitlines()
+    assert {"llmtrain_total_steps 14.0", "llmtrain_eta_seconds 20.0"} <= set(lines)
+
+
+def test_rate_and_mfu_count_the_tokens_of_a_step_and_how_far_they_attend() -> None:
+    """Not the size of the batch: a step with padding had the rate and MFU of a full one."""
+    run = _tracker()._run
+    assert run is not None
+    for tokens, span in ((512, None), (100, None), (100, 10.0)):
+        tracker = _tracker()
+        tracker.set_peak_flops(1e9)
+        tracker.on_report(0, StepReport(1, 2.0, {}, tokens, 6.5, 1, 0.1, attention_span=span))
+        assert tracker.status.tokens_per_second == tokens / 2.0
+        flops = training_flops_per_token(run.shape, "causal-attention", span) * tokens / 2.0
+        assert tracker.status.mfu == pytest.approx(flops / (1e9 * run.layout.world_size))
+        assert f"llmtrain_tokens_total {float(tokens)}\n" in tracker.metrics.exposition().decode()
 
 
 def test_cpu_use_needs_an_interval() -> None:

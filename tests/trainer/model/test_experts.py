@@ -108,11 +108,11 @@ def test_even_use_has_the_least_loss_and_one_expert_for_all_the_most() -> None:
     assert float(LoadBalancingLoss()(Routes(same, weights, always))) == pytest.approx(4.0)
 
 
-def test_padding_has_no_part_in_the_loss() -> None:
-    """A padded batch has the loss of its sequences, each by itself and without padding."""
+def test_every_example_has_a_loss_of_its_own_and_padding_has_none() -> None:
+    """A batch has the loss of its examples, each by itself and without padding."""
     import torch
 
-    from llmtrain_trainer.model.experts import LoadBalancingLoss, Padding, Routes
+    from llmtrain_trainer.model.experts import Examples, LoadBalancingLoss, Routes
 
     torch.manual_seed(1)
     logits = torch.randn(2, 8, 5, dtype=torch.float64)
@@ -122,11 +122,12 @@ def test_padding_has_no_part_in_the_loss() -> None:
         chosen = probabilities.topk(2, dim=-1).indices
         return Routes(chosen, torch.ones_like(chosen), probabilities)
 
-    lengths = torch.tensor([3, 8])
-    padding = Padding(lengths, torch.arange(8) < lengths.unsqueeze(-1))
+    numbers = torch.tensor([[0, 0, 0, -1, -1, -1, -1, -1], [0, 0, 1, 1, 1, 1, 1, 2]])
     loss = LoadBalancingLoss()
-    alone = loss(routes(logits[:1, :3])) + loss(routes(logits[1:]))
-    torch.testing.assert_close(loss(routes(logits), padding), alone, rtol=0, atol=1e-13)
+    parts = (logits[:1, :3], logits[1:, :2], logits[1:, 2:7], logits[1:, 7:])
+    alone = sum(loss(routes(part)) for part in parts)
+    examples = Examples.of(numbers, torch.arange(8))
+    torch.testing.assert_close(loss(routes(logits), examples), alone, rtol=0, atol=1e-13)
     assert abs(float(loss(routes(logits)) - alone)) > 1e-3
 
 

@@ -32,7 +32,7 @@ def test_compiled_layers_equal_plain_ones(
 
 
 def test_compiled_layers_equal_plain_ones_in_every_layout_they_go_with(
-    shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+    tmp_path: Path, run_trainers: RunTrainers, job_spec: MakeSpec
 ) -> None:
     """Traced, differentiated and run operator by operator: what the layouts put around a layer does
     not depend on the code that is made of it, and making that takes a minute per rank."""
@@ -52,20 +52,47 @@ def test_compiled_layers_equal_plain_ones_in_every_layout_they_go_with(
 
         torch.compile = partial(torch.compile, backend="aot_eager")
         found = []
-        for layout in ({"data": 2}, {"replicate": 2}, {"pipeline": 2}):
+        for layout, attention in cases:
             torch._dynamo.reset()
             spec = job_spec(**layout, training={"compile": True})
+            spec["data"]["attention"] = attention
             run = from_spec("test", spec)
             found.append(train(Trainer(run, trainer.data, trainer.device, trainer.send)))
         return found
 
-    [plain] = run_trainers(job_spec(), shards, train)
-    assert plain[2] == 0
-    for found in run_trainers(job_spec(data=2), shards, compiled, timeout=800):
-        for losses, norms, traced in found:
+    cases = [
+        ({"data": 2}, "packed"),
+        ({"replicate": 2}, "packed"),
+        ({"pipeline": 2}, "packed"),
+        ({"data": 2}, "document"),
+    ]
+    data, plain = _documents(tmp_path), {}
+    for attention in ("packed", "document"):
+        spec = job_spec()
+        spec["data"]["attention"] = attention
+        [plain[attention]] = run_trainers(spec, data, train)
+        assert plain[attention][2] == 0
+    assert plain["packed"][0] != plain["document"][0]
+    for found in run_trainers(job_spec(data=2), data, compiled, timeout=800):
+        for (_, attention), (losses, norms, traced) in zip(cases, found, strict=True):
             assert traced > 0
-            assert losses == pytest.approx(plain[0], rel=0, abs=1e-12)
-            assert norms == pytest.approx(plain[1], rel=1e-10)
+            assert losses == pytest.approx(plain[attention][0], rel=0, abs=1e-12)
+            assert norms == pytest.approx(plain[attention][1], rel=1e-10)
+
+
+def _documents(folder: Path) -> Any:
+    """Write random tokens; every sequence has the ends of some documents."""
+    import numpy as np
+
+    from llmtrain_trainer.data.prepare import PreparedData
+    from llmtrain_trainer.data.shards import write_shards
+
+    random = np.random.default_rng(0)
+    tokens = random.integers(0, 320, 4000).astype(np.uint32)
+    tokens[::5] = 7
+    for part in ("train", "held-out"):
+        write_shards(folder, part, [tokens], 320)
+    return PreparedData(folder, 4000, 4000, "digest", end=7)
 
 
 def test_without_a_compiler_the_job_is_told_so(

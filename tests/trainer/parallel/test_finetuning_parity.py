@@ -141,7 +141,7 @@ def seen(run_world: RunWorld, job_spec: MakeSpec, data: Any) -> dict[Case, Seen]
             }
         if each.lora:
             made["model"]["initFrom"] = "file:///nowhere"
-            made["training"]["lora"] = {"rank": 3, "alpha": 6, "targets": ALL}
+            made["training"]["lora"] = {"rank": 3, "alpha": 12, "targets": ALL}
         return from_spec("parity", made)
 
     found: dict[Case, Seen] = {}

@@ -75,6 +75,9 @@ class CheckpointMetadata:
     """Optimizer steps of the whole run, which the learning rate depends on."""
     base: dict[str, Any] | None = None
     """URI, step and digest of the base of adapters. None in those of older releases."""
+    packed: bool | None = None
+    """Whether a sequence may hold several fine-tuning examples. None for running text, and in those
+    of older releases, which had one example per sequence."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the metadata as a JSON value."""

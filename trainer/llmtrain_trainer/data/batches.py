@@ -6,6 +6,7 @@ batch was before.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from llmtrain_trainer.data.mixture import SourceMixture
+from llmtrain_trainer.data.mixture import SequenceStream, SourceMixture
 from llmtrain_trainer.errors import InputError
 
 
@@ -49,22 +50,43 @@ class TrainingBatches:
         places = [self._place(first + position) for position in self._share.range()]
         return gather(self._mixture, places, self._length)
 
-    def lengths(self, first: int) -> Tensor:
-        """Return the number of real tokens of each sequence of `at(first)`, (local batch,)."""
-        places = [self._place(first + position) for position in self._share.range()]
-        streams = self._mixture.streams
-        return torch.tensor([streams[s].real_tokens(n, self._length) for s, n in places])
-
     def loss_tokens(self, first: int) -> int:
         """Return the number of targets in the loss of a step's whole global batch.
 
         It follows from the number of the first sequence, so ranks need not communicate.
         """
-        places = (self._place(first + each) for each in range(self._share.global_batch))
-        return sum(
-            self._mixture.streams[source].loss_tokens(number, self._length)
-            for source, number in places
-        )
+        return sum(stream.loss_tokens(number, self._length) for stream, number in self._all(first))
+
+    def document_totals(self, first: int) -> tuple[int, int, int]:
+        """Return sums over the documents of a step's whole global batch: see `SequenceStream`."""
+        each = [stream.document_totals(number, self._length) for stream, number in self._all(first)]
+        documents, tokens, pairs = np.array(each, np.int64).sum(axis=0).tolist()
+        return documents, tokens, pairs
+
+    def mean_real_tokens(self) -> float:
+        """Return the real tokens of a sequence on average over epochs, by the weights."""
+        share = self._mixture.quotas / self._mixture.quotas.sum()
+        means = [
+            sum(stream.real_tokens(number, self._length) for number in range(windows)) / windows
+            for stream, windows in zip(self._mixture.streams, self._windows, strict=True)
+        ]
+        return float(np.dot(share, means))
+
+    def own_document_lengths(self, first: int) -> list[Sequence[int]]:
+        """Return the real tokens of the documents of each sequence of `at(first)`."""
+        return [
+            stream.document_lengths(number, self._length)
+            for stream, number in self._sequences(first, self._share.range())
+        ]
+
+    def _all(self, first: int) -> Iterator[tuple[SequenceStream, int]]:
+        """Yield the stream and the number of every sequence of a step's global batch."""
+        return self._sequences(first, range(self._share.global_batch))
+
+    def _sequences(self, first: int, positions: range) -> Iterator[tuple[SequenceStream, int]]:
+        for position in positions:
+            source, number = self._place(first + position)
+            yield self._mixture.streams[source], number
 
     def epoch(self, sequences: int) -> float:
         """Return the passes over the data, of all sources together, after so many sequences."""

@@ -141,3 +141,12 @@ class ExampleStream:
     def real_tokens(self, number: int, length: int) -> int:
         """Return the number of inputs of an example. The last token is a target only."""
         return int(self._starts[number + 1] - self._starts[number]) - 1
+
+    def document_lengths(self, number: int, length: int) -> tuple[int, ...]:
+        """Return the number of inputs of an example, which is a sequence of its own."""
+        return (self.real_tokens(number, length),)
+
+    def document_totals(self, number: int, length: int) -> tuple[int, int, int]:
+        """Return the sums over the only document: see `SequenceStream`."""
+        count = self.real_tokens(number, length)
+        return 1, count, count * count

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmtrain_trainer.data.examples import ExampleStream
+from llmtrain_trainer.data.packing import PackedExamples
 from llmtrain_trainer.data.prepared import PreparedData
 from llmtrain_trainer.data.shards import TokenStream
 
@@ -46,6 +47,18 @@ class SequenceStream(Protocol):
 
     def real_tokens(self, number: int, length: int) -> int:
         """Return the number of inputs of a sequence that are no padding."""
+
+    def document_lengths(self, number: int, length: int) -> Sequence[int]:
+        """Return the numbers of inputs of the documents of a sequence, in order.
+
+        One number if it is not divided into documents.
+        """
+
+    def document_totals(self, number: int, length: int) -> tuple[int, int, int]:
+        """Return sums over the documents of a sequence: 1, their lengths, and the squares of these.
+
+        Squares are the pairs of tokens inside documents.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +103,22 @@ def _quotas(weights: Sequence[float]) -> npt.NDArray[np.int64]:
     return quotas
 
 
-def open_mixture(data: PreparedData, part: str, vocab_size: int) -> SourceMixture:
-    """Open one part of the prepared data. Skip sources without tokens in it."""
+def open_mixture(
+    data: PreparedData, part: str, vocab_size: int, packed_length: int | None = None
+) -> SourceMixture:
+    """Open one part of the prepared data. Skip sources without tokens in it.
+
+    With `packed_length`, examples are packed into sequences of so many tokens, and the weight of a
+    source is its share of these sequences.
+    """
+
+    def open_stream(folder: Path) -> SequenceStream:
+        if not data.examples:
+            return TokenStream(folder, part, vocab_size)
+        examples = ExampleStream(folder, part, vocab_size)
+        return examples if packed_length is None else PackedExamples(examples, packed_length)
+
     folders = [(data.folder / name, weight) for name, weight in data.sources]
-    kind: type[ExampleStream | TokenStream] = ExampleStream if data.examples else TokenStream
-    opened = [
-        (kind(folder, part, vocab_size), weight)
-        for folder, weight in folders or [(data.folder, 1.0)]
-    ]
+    opened = [(open_stream(folder), weight) for folder, weight in folders or [(data.folder, 1.0)]]
     filled = [(stream, weight) for stream, weight in opened if len(stream)]
     return SourceMixture.of([stream for stream, _ in filled], [weight for _, weight in filled])

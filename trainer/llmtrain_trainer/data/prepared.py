@@ -16,7 +16,7 @@ from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, READABLE_FOR
 from llmtrain_trainer.data.preparation.pack import KIND
 from llmtrain_trainer.data.preparation.workspace import MANIFEST
 from llmtrain_trainer.data.shards import corrupt_error
-from llmtrain_trainer.data.tokenizer import MAX_TOKENIZER_BYTES
+from llmtrain_trainer.data.tokenizer import MAX_TOKENIZER_BYTES, end_token, open_tokenizer
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, read_file
 
@@ -39,6 +39,8 @@ class PreparedData:
     """The tokens are marked: fine-tuning examples instead of running text."""
     template: str | None = None
     """The file, or the field of the job, that the chat template of the examples came from."""
+    end: int | None = None
+    """Token that ends a document. None: the one of the tokenizer in the folder."""
 
 
 def is_prepared(folder: Path) -> bool:
@@ -119,6 +121,16 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
                 " data.heldOutFraction or the sequence length",
             )
     return data
+
+
+def end_of_documents(data: PreparedData) -> int:
+    """Return the token that ends a document. Raises InputError if the tokenizer has none."""
+    if data.end is not None:
+        return data.end
+    path = tokenizer_of(data.folder)
+    if path is None:
+        raise corrupt_error(data.folder, "it has no tokenizer, which knows the end of a document")
+    return end_token(open_tokenizer(path))
 
 
 def tokenizer_of(folder: Path) -> Path | None:

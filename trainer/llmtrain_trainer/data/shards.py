@@ -193,6 +193,15 @@ class TokenStream:
         """Return the number of inputs of a sequence that are no padding."""
         return self.loss_tokens(number, length)
 
+    def document_lengths(self, number: int, length: int) -> tuple[int, ...]:
+        """Return the number of inputs of a sequence: documents follow from its tokens."""
+        return (self.real_tokens(number, length),)
+
+    def document_totals(self, number: int, length: int) -> tuple[int, int, int]:
+        """Return the sums over the only document: see `SequenceStream`."""
+        count = self.real_tokens(number, length)
+        return 1, count, count * count
+
 
 def padded(values: npt.NDArray[np.int64], length: int, fill: int) -> npt.NDArray[np.int64]:
     """Return values (count,) followed by `fill`, (length,)."""

@@ -74,11 +74,11 @@ class StatusTracker:
     def set_job(self, run: RunConfig) -> None:
         """Set the job, which is read after the server has started."""
         self._run = run
-        self.status = self.status.with_progress(total_steps=run.steps)
-        self._log.on_phase(self.status)
         self.metrics.set_ranks(self._ranks, run.layout)
         if self._is_rank_0:
             self.metrics.set_job(run)
+        self._set_total_steps(run.steps)
+        self._log.on_phase(self.status)
 
     def set_chat_template(self, template: str | None) -> None:
         """Set where the chat template of the job comes from; None if it has none."""
@@ -105,6 +105,8 @@ class StatusTracker:
             self.status = self.status.with_progress()
         elif isinstance(report, PhaseReport):
             self.status = self.status.with_progress(phase=report.phase, step=report.step)
+            if report.total_steps is not None:
+                self._set_total_steps(report.total_steps)
         elif isinstance(report, EvaluationReport):
             score, when = report.score, report.when
             self.status = self.status.with_progress(
@@ -164,6 +166,11 @@ class StatusTracker:
             "/healthz": lambda: Response(b"ok\n", "text/plain"),
         }
 
+    def _set_total_steps(self, steps: int) -> None:
+        self.status = self.status.with_progress(total_steps=steps)
+        if self._is_rank_0:
+            self.metrics.set_total_steps(steps)
+
     def _on_step(self, report: StepReport) -> None:
         before = self.status
         # the first step after a start also connects the groups; a sampled one waits for collectives
@@ -174,7 +181,7 @@ class StatusTracker:
             seconds = _smooth(seconds if self._has_usual_step else None, report.seconds)
         self._has_usual_step = self._has_usual_step or usual
         rate = report.tokens / seconds
-        mfu = self._mfu(rate)
+        mfu = self._mfu(rate, report.attention_span)
         self.status = before.with_progress(
             phase="training",
             step=report.step,
@@ -202,13 +209,15 @@ class StatusTracker:
         if found.groups:
             self.status = replace(self.status, transfers=found.to_wire())
 
-    def _mfu(self, tokens_per_second: float) -> dict[str, float]:
+    def _mfu(self, tokens_per_second: float, attention_span: float | None) -> dict[str, float]:
         if self._run is None or not self._peak_flops:
             return {}
         peak = self._peak_flops * self._run.layout.world_size
         shape = self._run.shape
         return {
-            convention: training_flops_per_token(shape, convention) * tokens_per_second / peak
+            convention: training_flops_per_token(shape, convention, attention_span)
+            * tokens_per_second
+            / peak
             for convention in CONVENTIONS
         }
 

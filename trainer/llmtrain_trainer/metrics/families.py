@@ -171,7 +171,7 @@ class JobFamilies:
         self.eta = new.gauge("eta_seconds", "Time that the remaining steps take.")
         self.last_step = new.gauge("last_step_timestamp_seconds", "Unix time of the last step.")
         self.mfu = new.gauge("mfu_ratio", "Model FLOPs over peak FLOPs.", ("convention",))
-        self.tokens = new.counter("tokens", "Tokens trained on, over all ranks.")
+        self.tokens = new.counter("tokens", "Real tokens trained on, over all ranks.")
         self.loss = new.gauge("loss", "Training loss of the last step, nats per token.")
         self.held_out_loss = new.gauge(
             "held_out_loss", "Loss on held-out data, nats per token.", ("when",)

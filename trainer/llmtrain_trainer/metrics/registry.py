@@ -68,7 +68,10 @@ class TrainingMetrics:
     def set_job(self, run: RunConfig) -> None:
         """Set the properties of the job."""
         self._job.info().labels(run.namespace, str(run.layout), run.model).set(1)
-        self._job.total_steps().set(run.steps)
+
+    def set_total_steps(self, steps: int) -> None:
+        """Set the number of steps of the whole job."""
+        self._job.total_steps().set(steps)
 
     def observe_rank_step(self, report: StepReport, gpu: int) -> None:
         """Record a step of a local rank."""

@@ -23,7 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmtrain_core.api.model import Architecture, RopeScaling
-from llmtrain_trainer.model.experts import MixtureOfExperts, Padding
+from llmtrain_trainer.model.documents import (
+    Mask,
+    MaskBuilder,
+    document_positions,
+    masked_attention,
+)
+from llmtrain_trainer.model.experts import Examples, MixtureOfExperts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,25 @@ class StageSpec:
         return cls(first_layer, end_layer, has_embedding, has_output, copies)
 
 
+@dataclass(frozen=True, slots=True)
+class RotaryTables:
+    """Tables of a rotary position embedding for the tokens of a batch.
+
+    FSDP casts the tensors in the arguments of a block. These stay as they are: an argument of this
+    type is opaque to it.
+    """
+
+    cos: Tensor
+    """(length, width), or (batch, 1, length, width)."""
+    sin: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate `x` of shape (batch, heads, length, width), in the dtype of the tables."""
+        half = x.size(-1) // 2
+        rotated = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+        return (x * self.cos + rotated * self.sin).to(x.dtype)
+
+
 class Rotary(nn.Module):
     """Rotary position embedding of the two halves of each head (the Hugging Face order)."""
 
@@ -74,18 +99,22 @@ class Rotary(nn.Module):
 
     def fill(self, token_positions: Tensor) -> None:
         """Compute the tables for tokens at `token_positions`. On the meta device, do nothing."""
-        if self.cos.is_meta:
-            return
+        if not self.cos.is_meta:
+            tables = self.at(token_positions.cpu())
+            self.cos, self.sin = tables.cos, tables.sin
+
+    def at(self, token_positions: Tensor) -> RotaryTables:
+        """Return the tables of tokens at positions (..) as (.., width), on the module's device."""
         powers = torch.arange(0, self.width, 2, dtype=torch.float64) / self.width
         frequencies = scaled_frequencies(self.theta**-powers, self.scaling)
-        angles = torch.outer(token_positions.double().cpu(), frequencies).repeat(1, 2)
-        self.cos, self.sin = angles.cos().to(self.cos), angles.sin().to(self.sin)
+        angles = token_positions.double().unsqueeze(-1) * frequencies.to(token_positions.device)
+        angles = torch.cat((angles, angles), dim=-1)
+        return RotaryTables(angles.cos().to(self.cos), angles.sin().to(self.sin))
 
     def forward(self, x: Tensor) -> Tensor:
         """Rotate `x` of shape (batch, heads, length, width), in the dtype of the tables."""
         length = x.size(-2)
-        rotated = torch.cat((-x[..., self.width // 2 :], x[..., : self.width // 2]), dim=-1)
-        return (x * self.cos[:length] + rotated * self.sin[:length]).to(x.dtype)
+        return RotaryTables(self.cos[:length], self.sin[:length])(x)
 
 
 def scaled_frequencies(frequencies: Tensor, scaling: RopeScaling | None) -> Tensor:
@@ -106,8 +135,15 @@ def scaled_frequencies(frequencies: Tensor, scaling: RopeScaling | None) -> Tens
 class CausalAttention(nn.Module):
     """Scaled dot-product attention of every token to itself and earlier tokens."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Map (batch, heads, length, width) to the same shape. `k` and `v` may have fewer heads."""
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, masks: tuple[Mask, ...] | None = None
+    ) -> Tensor:
+        """Map (batch, heads, length, width) to the same shape. `k` and `v` may have fewer heads.
+
+        `masks` has one mask, which keeps attention inside documents.
+        """
+        if masks is not None:
+            return masked_attention(q, k, v, *masks)
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1)
         )
@@ -129,7 +165,12 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(width, eps=shape.norm_epsilon) if shape.qk_norm else None
         self.core_attention: nn.Module = CausalAttention()
 
-    def forward(self, x: Tensor, rotary: Rotary | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary | RotaryTables | None,
+        masks: tuple[Mask, ...] | None = None,
+    ) -> Tensor:
         """Map (batch, length, hidden) to the same shape."""
 
         def heads(y: Tensor, norm: nn.RMSNorm | None = None) -> Tensor:
@@ -141,7 +182,8 @@ class Attention(nn.Module):
         v = heads(self.wv(x))
         if rotary is not None:
             q, k = rotary(q), rotary(k)
-        return self.wo(self.core_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        inputs = (q, k, v) if masks is None else (q, k, v, masks)
+        return self.wo(self.core_attention(*inputs).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -175,13 +217,19 @@ class Block(nn.Module):
         self.ffn_norm = norm(shape)
         self.ffn = FeedForward(shape) if shape.experts == 1 else MixtureOfExperts(shape)
 
-    def forward(self, x: Tensor, rotary: Rotary | None, padding: Padding | None = None) -> Tensor:
-        """Map (batch, length, hidden) to the same shape."""
-        x = x + self.attention(self.attention_norm(x), rotary)
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary | RotaryTables | None,
+        masks: tuple[Mask, ...] | None = None,
+        examples: Examples | None = None,
+    ) -> Tensor:
+        """Map (batch, length, hidden) to the same shape. Only experts take `examples`."""
+        x = x + self.attention(self.attention_norm(x), rotary, masks)
         normed = self.ffn_norm(x)
-        if padding is None:
+        if examples is None:
             return x + self.ffn(normed)  # type: ignore[no-any-return]
-        return x + self.ffn(normed, padding)  # type: ignore[no-any-return]
+        return x + self.ffn(normed, examples)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -196,6 +244,7 @@ class Decoder(nn.Module):
         self.shape, self.stage = shape, stage
         length, hidden = shape.sequence_length, shape.hidden_size
         self.register_buffer("token_positions", torch.arange(length), persistent=False)
+        self.document_masks = MaskBuilder((range(length),), torch.get_default_dtype())
         self.rotary = _rotary(shape) if shape.positions == "rotary" else None
         embedding = stage.has_embedding or stage.has_embedding_copy
         self.tok_embeddings = nn.Embedding(shape.vocab_size, hidden) if embedding else None
@@ -224,25 +273,45 @@ class Decoder(nn.Module):
         if self.rotary is not None:
             self.rotary.fill(token_positions)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def inside(self, documents: Tensor) -> tuple[RotaryTables | None, tuple[Mask, ...], Tensor]:
+        """Return what keeps documents apart: rotary tables, masks and positions of the tokens.
+
+        `documents` are numbers of documents (batch, whole length). The positions have the shape
+        (batch, length).
+        """
+        positions = document_positions(documents)[:, self.token_positions]
+        rotation = None
+        if self.rotary is not None:
+            rotation = self.rotary.at(positions.unsqueeze(1))
+        return rotation, self.document_masks(documents), positions
+
+    def forward(
+        self, x: Tensor, documents: Tensor | None = None, examples: Tensor | None = None
+    ) -> Tensor:
         """Map token ids (batch, length) or the previous stage's output (batch, length, hidden).
 
-        `lengths` (batch,) are the real tokens of the whole sequences, if some are padded. They
-        matter to experts only. Return logits (batch, length, vocab) from the last stage, hidden
-        states from the others.
+        `documents` (batch, whole length) are numbers of the documents inside which attention and
+        positions stay. By default, a sequence is one document. `examples` (batch, whole length) are
+        numbers of the examples for the load-balancing loss of experts, with padding as -1. Return
+        logits (batch, length, vocab) from the last stage, hidden states from the others.
         """
+        positions = self.token_positions[: x.size(1)]
+        rotary: Rotary | RotaryTables | None = self.rotary
+        masks = None
+        if documents is not None:
+            rotary, masks, positions = self.inside(documents)
         h = (
             self.tok_embeddings(x)
             if self.tok_embeddings is not None and self.stage.has_embedding
             else x
         )
         if self.pos_embeddings is not None:
-            h = h + self.pos_embeddings(self.token_positions[: x.size(1)])
-        padding = None
-        if lengths is not None and self.shape.experts > 1:
-            padding = Padding(lengths, self.token_positions < lengths.unsqueeze(-1))
+            h = h + self.pos_embeddings(positions)
+        balanced = None
+        if examples is not None and self.shape.experts > 1:
+            balanced = Examples.of(examples, self.token_positions)
         for block in self.blocks():
-            h = block(h, self.rotary) if padding is None else block(h, self.rotary, padding)
+            h = block(h, rotary, masks, balanced)
         if self.norm is None or self.output is None:
             return h
         return self.output(self.norm(h))  # type: ignore[no-any-return]

@@ -28,13 +28,21 @@ GROUPED_MM_ALIGNMENT = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Padding:
-    """Which tokens of a batch are real. The others fill short sequences."""
+class Examples:
+    """Which tokens of a batch belong to which example. Padding belongs to none."""
 
+    members: Tensor
+    """True where a token of this rank belongs to an example, (batch, examples, length)."""
     lengths: Tensor
-    """Real tokens of the whole sequences, (batch,)."""
-    real: Tensor
-    """True for the real tokens of this rank, (batch, length)."""
+    """Tokens of the whole examples, (batch, examples). 0 where a sequence has fewer examples."""
+
+    @classmethod
+    def of(cls, numbers: Tensor, token_positions: Tensor) -> Examples:
+        """Return the examples by the number of each token's example (batch, whole length)."""
+        count = max(1, int(numbers.max()) + 1)
+        each = torch.arange(count, device=numbers.device).unsqueeze(-1)
+        whole = numbers.unsqueeze(1) == each
+        return cls(whole[..., token_positions], whole.sum(dim=-1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,7 @@ class ExpertDispatch(nn.Module):
 
 
 class LoadBalancingLoss(nn.Module):
-    """The load-balancing loss, computed per sequence.
+    """The load-balancing loss, computed per sequence, or per example of a sequence.
 
     experts * sum_i f_i P_i. f_i is the fraction of the choices that fell on expert i, and P_i is
     its mean probability (Fedus et al., arXiv:2101.03961, equations 4 to 6; per sequence and for
@@ -141,30 +149,36 @@ class LoadBalancingLoss(nn.Module):
     """
 
     scale: float = 1.0
-    """Weight of the loss, divided by the number of sequences in the step."""
+    """Weight of the loss, divided by the number of sequences or examples in the step."""
 
-    def forward(self, routes: Routes, padding: Padding | None = None) -> Tensor:
-        """Return the scaled sum over the sequences, for the tokens of this rank.
+    def forward(self, routes: Routes, examples: Examples | None = None) -> Tensor:
+        """Return the scaled sum over the sequences or examples, for the tokens of this rank.
 
         Padding is no token: it has no choices and no probabilities.
         """
         choices, probabilities = routes.experts, routes.probabilities
         batch, length, experts = probabilities.shape
-        counts = probabilities.new_zeros(batch, experts)
-        ones = torch.ones_like(choices, dtype=counts.dtype)
-        if padding is not None:
-            real = padding.real.unsqueeze(-1)
-            ones, probabilities = ones * real, probabilities * real
-        counts.scatter_add_(1, choices.flatten(1), ones.flatten(1))
+        ones = torch.ones_like(choices, dtype=probabilities.dtype)
+        if examples is None:
+            counts = probabilities.new_zeros(batch, experts)
+            counts.scatter_add_(1, choices.flatten(1), ones.flatten(1))
+            sums = probabilities.sum(dim=1)
+        else:
+            members = examples.members.to(probabilities.dtype)
+            counts = members @ torch.zeros_like(probabilities).scatter_add_(2, choices, ones)
+            sums = members @ probabilities
         counts, length = self.whole_sequences(counts, length)
-        lengths = length if padding is None else padding.lengths.clamp(min=1).unsqueeze(-1)
+        lengths = length if examples is None else examples.lengths.clamp(min=1).unsqueeze(-1)
         shares = counts / (lengths * choices.size(-1))
-        means = probabilities.sum(dim=1) / lengths
-        return self.scale * experts * (shares * means).sum()
+        return self.scale * experts * (shares * (sums / lengths)).sum()
 
     def whole_sequences(self, counts: Tensor, length: int) -> tuple[Tensor, int]:
         """Return the choices per expert over whole sequences, and the length of a sequence."""
         return counts, length
+
+    def set_count(self, count: int) -> None:
+        """Set the number of sequences or examples in the next step, over all ranks."""
+        self.scale = 1.0 / count
 
 
 class MixtureOfExperts(nn.Module):
@@ -179,7 +193,7 @@ class MixtureOfExperts(nn.Module):
             LoadBalancingLoss() if shape.load_balancing_weight else None
         )
 
-    def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
+    def forward(self, x: Tensor, examples: Examples | None = None) -> Tensor:
         """Map (batch, length, hidden) to the same shape."""
         routes: Routes = self.router(x)
         numbers = routes.experts.flatten()
@@ -192,7 +206,7 @@ class MixtureOfExperts(nn.Module):
         out = (back * routes.weights.to(back.dtype).unsqueeze(-1)).sum(dim=-2)
         if self.load_balancing_loss is None or not torch.is_grad_enabled():
             return out  # type: ignore[no-any-return]
-        return _Attach.apply(out, self.load_balancing_loss(routes, padding))  # type: ignore[no-any-return]
+        return _Attach.apply(out, self.load_balancing_loss(routes, examples))  # type: ignore[no-any-return]
 
 
 class _Attach(torch.autograd.Function):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -13,6 +15,7 @@ from llmtrain_trainer.model.init import initialize
 from llmtrain_trainer.parallel.adapters import apply_lora
 from llmtrain_trainer.parallel.compiled import check_compiler, compile_blocks
 from llmtrain_trainer.parallel.context import apply_context_parallel, token_positions
+from llmtrain_trainer.parallel.document_kernel import has_ragged_kernel
 from llmtrain_trainer.parallel.dtensors import shard_like
 from llmtrain_trainer.parallel.experts import apply_expert_parallel
 from llmtrain_trainer.parallel.forward_backward import ForwardBackward, SequentialForwardBackward
@@ -29,6 +32,7 @@ def build_model(run: RunConfig, grid: Grid, device: torch.device) -> ModelParts:
     """Build the model chunks of this rank, with their initial weights."""
     if run.compile:
         check_compiler(run, device)
+    ragged = run.divides_documents and has_ragged_kernel(run, device)
     ranks = grid.degree("pipeline")
     numbers = stage_numbers(run.schedule, grid.coordinate("pipeline"), ranks, run.chunks)
     count = ranks * len(numbers)
@@ -38,6 +42,10 @@ def build_model(run: RunConfig, grid: Grid, device: torch.device) -> ModelParts:
             for number in numbers
         ]
     )
+    for chunk in model.chunks:
+        chunk.document_masks = replace(
+            chunk.document_masks, dtype=getattr(torch, run.precision), ragged=ragged
+        )
     initialize(model, run.seed, run.architecture.layers, _copy_shard)
     return model
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +77,10 @@ def _one_layer(run: RunConfig, device: torch.device) -> Decoder:
     finally:
         torch.set_default_dtype(before)
     initialize(model, run.seed, run.architecture.layers, _copy)
+    dtype = getattr(torch, run.precision)
     for block in model.blocks():
-        block.to(getattr(torch, run.precision))
+        block.to(dtype)
+    model.document_masks = replace(model.document_masks, dtype=dtype)
     return model.to(device)
 
 
@@ -92,7 +95,13 @@ def _results(model: Decoder, run: RunConfig) -> list[Tensor]:
     size = (run.micro_batch, run.sequence, run.architecture.hidden_size)
     weight = next(block.parameters())
     x = torch.randn(size, generator=generator).to(weight.device, weight.dtype).requires_grad_()
-    out = block(x, model.rotary)
+    if run.divides_documents:
+        middle = run.sequence // 2
+        documents = (torch.arange(run.sequence, device=x.device) >= middle).long()
+        rotation, masks, _ = model.inside(documents.expand(run.micro_batch, -1))
+        out = block(x, rotation, masks)
+    else:
+        out = block(x, model.rotary)
     out.backward(torch.randn(size, generator=generator).to(out.device, out.dtype))
     wanted = (out.detach(), x.grad, *(p.grad for p in block.parameters()))
     return [tensor.double() for tensor in wanted if tensor is not None]

@@ -9,13 +9,16 @@ attention, are all-gathered.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import CausalBias, causal_lower_right
 
 from llmtrain_trainer.model.decoder import Decoder
+from llmtrain_trainer.model.documents import Mask, masked_attention
 from llmtrain_trainer.parallel.sequence import all_gather
 
 
@@ -32,8 +35,19 @@ def token_positions(length: int, rank: int, count: int) -> Tensor:
 
 def apply_context_parallel(model: Decoder, group: dist.ProcessGroup) -> None:
     """Replace the core attention of every layer by `ContextAttention`, in place."""
+    length = model.shape.sequence_length
     for block in model.blocks():
-        block.attention.core_attention = ContextAttention(group, model.shape.sequence_length)
+        block.attention.core_attention = ContextAttention(group, length)
+    stretches = query_stretches(length, group.rank(), group.size())
+    model.document_masks = replace(model.document_masks, queries=stretches)
+
+
+def query_stretches(length: int, rank: int, count: int) -> tuple[range, ...]:
+    """Return the head and the tail of the sequence that context rank `rank` of `count` has."""
+    chunk = length // (2 * count)
+    return tuple(
+        range(number * chunk, (number + 1) * chunk) for number in (rank, 2 * count - 1 - rank)
+    )
 
 
 class ContextAttention(nn.Module):
@@ -42,26 +56,31 @@ class ContextAttention(nn.Module):
     def __init__(self, group: dist.ProcessGroup, length: int) -> None:
         super().__init__()
         self._group, self._count = group, group.size()
-        chunk = length // (2 * self._count)
-        numbers = group.rank(), 2 * self._count - 1 - group.rank()
-        self._seen = tuple((number + 1) * chunk for number in numbers)
+        stretches = query_stretches(length, group.rank(), self._count)
+        self._seen = tuple(stretch.stop for stretch in stretches)
         # created once: torch cannot create one while collectives are measured
-        self._masks = tuple(causal_lower_right(chunk, seen) for seen in self._seen)
+        self._masks = tuple(causal_lower_right(len(each), each.stop) for each in stretches)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Map (batch, heads, length / context, width) to the same shape."""
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, masks: tuple[Mask, ...] | None = None
+    ) -> Tensor:
+        """Map (batch, heads, length / context, width) to the same shape.
+
+        `masks` of the head and the tail keep attention inside documents.
+        """
         k, v = self._whole(k), self._whole(v)
-        parts = [
-            F.scaled_dot_product_attention(
-                part,
-                k[..., :seen, :],
-                v[..., :seen, :],
-                attn_mask=mask,
-                enable_gqa=q.size(1) != k.size(1),
-            )
-            for part, seen, mask in zip(q.chunk(2, dim=-2), self._seen, self._masks, strict=True)
-        ]
-        return torch.cat(parts, dim=-2)
+        parts = zip(q.chunk(2, dim=-2), self._seen, masks or self._masks, strict=True)
+        return torch.cat(
+            [self._attend(part, k[..., :seen, :], v[..., :seen, :], m) for part, seen, m in parts],
+            dim=-2,
+        )
+
+    @staticmethod
+    def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        if not isinstance(mask, CausalBias):
+            return masked_attention(q, k, v, mask)
+        grouped = q.size(1) != k.size(1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
     def _whole(self, part: Tensor) -> Tensor:
         """Gather and reorder: (batch, heads, length / context, width) -> (.., length, ..)."""

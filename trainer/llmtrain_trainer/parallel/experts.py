@@ -124,10 +124,13 @@ class ParallelLoadBalancingLoss(LoadBalancingLoss):
 
     def __init__(self, run: RunConfig, grid: Grid) -> None:
         super().__init__()
-        self.scale = (
-            run.architecture.load_balancing_weight / run.global_batch / grid.degree("tensor")
-        )
+        self._weight = run.architecture.load_balancing_weight / grid.degree("tensor")
+        self.set_count(run.global_batch)
         self._group = grid.groups.get("cp")
+
+    def set_count(self, count: int) -> None:
+        """See `LoadBalancingLoss`."""
+        self.scale = self._weight / count
 
     def whole_sequences(self, counts: Tensor, length: int) -> tuple[Tensor, int]:
         """See `LoadBalancingLoss`."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,24 +18,49 @@ from torch.distributed.tensor.parallel import loss_parallel
 
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.model.decoder import Decoder
+from llmtrain_trainer.parallel.experts import moe_layers
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How sequences are divided, (local batch, length). Context ranks have whole sequences."""
+
+    documents: Tensor | None = None
+    """Number of each token's document in its sequence, inside which attention and positions stay;
+    -1 for padding. None: a sequence is one document."""
+    examples: Tensor | None = None
+    """Number of each token's example, -1 for padding, for the load-balancing loss of experts. None:
+    it is computed per sequence."""
+    example_count: int | None = None
+    """Examples of the whole step, on all ranks, with `examples`."""
+
+    def arguments(self) -> dict[str, Tensor]:
+        """Return the arguments of `Decoder.forward`."""
+        named = {"documents": self.documents, "examples": self.examples}
+        return {name: numbers for name, numbers in named.items() if numbers is not None}
+
+
+WHOLE = Division()
+"""Sequences that are not divided."""
 
 
 class ForwardBackward(Protocol):
     """Forward and backward passes over this rank's part of a batch, shape (local batch, length)."""
 
     def train(
-        self, tokens: Tensor, targets: Tensor, loss_tokens: int, lengths: Tensor | None = None
+        self, tokens: Tensor, targets: Tensor, loss_tokens: int, division: Division = WHOLE
     ) -> Tensor:
         """Accumulate gradients. Return this rank's share of the mean loss.
 
         The share is 0 on ranks without the last stage. `loss_tokens` is the number of targets in
-        the loss of the whole step, on all ranks. `lengths` (local batch,) are the real tokens of
-        each whole sequence, for models with experts whose sequences are padded.
+        the loss of the whole step, on all ranks.
         """
 
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> EvaluationResult:
+    def evaluate(
+        self, tokens: Tensor, targets: Tensor, division: Division = WHOLE
+    ) -> EvaluationResult:
         """Return the losses and mismatches of this rank's part of sequences, without gradients.
 
         The number of sequences may differ from that of a step. It is a multiple of the micro-batch
@@ -102,43 +127,54 @@ class SequentialForwardBackward:
         self.sharded = "tp" in grid.groups
 
     def train(
-        self, tokens: Tensor, targets: Tensor, loss_tokens: int, lengths: Tensor | None = None
+        self, tokens: Tensor, targets: Tensor, loss_tokens: int, division: Division = WHOLE
     ) -> Tensor:
         """See `ForwardBackward`. Gradients are reduced once, with the last micro-batch."""
         self.loss.scale = 1.0 / loss_tokens
+        count_examples((self.model,), division)
         total = torch.zeros((), device=tokens.device, dtype=torch.float64)
-        split: list[tuple[Tensor, ...]] = [()] * self.count
-        if lengths is not None:
-            split = [(each,) for each in lengths.chunk(self.count)]
-        parts = list(
-            zip(
-                tokens.chunk(self.count),
-                targets.chunk(self.count),
-                split,
-                strict=True,
-            )
-        )
-        for index, (x, y, real) in enumerate(parts):
-            last = index == len(parts) - 1
+        for index, (x, y, divided) in enumerate(split(tokens, targets, division, self.count)):
+            last = index == self.count - 1
             if isinstance(self.model, FSDPModule):
                 self.model.set_requires_gradient_sync(last)
                 self.model.set_is_last_backward(last)
                 self.model.set_reshard_after_backward(last)
             with sharded_loss(self.sharded):
-                loss = self.loss(self.model(x, *real), y)
+                loss = self.loss(self.model(x, **divided), y)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += full_value(loss)
         return total
 
     @torch.no_grad()
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> EvaluationResult:
+    def evaluate(
+        self, tokens: Tensor, targets: Tensor, division: Division = WHOLE
+    ) -> EvaluationResult:
         """See `ForwardBackward`."""
         parts = []
         count = tokens.size(0) // self.size
-        for x, y in zip(tokens.chunk(count), targets.chunk(count), strict=True):
+        for x, y, divided in split(tokens, targets, division, count):
             with sharded_loss(self.sharded):
-                parts.append(self.loss.evaluate(self.model(x), y, self.examples))
+                parts.append(self.loss.evaluate(self.model(x, **divided), y, self.examples))
         return EvaluationResult.join(parts, tokens)
+
+
+def split(
+    tokens: Tensor, targets: Tensor, division: Division, count: int
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    """Yield tokens, targets and the arguments of `Decoder.forward` of `count` micro-batches."""
+    chunks = {name: numbers.chunk(count) for name, numbers in division.arguments().items()}
+    for index, (x, y) in enumerate(zip(tokens.chunk(count), targets.chunk(count), strict=True)):
+        yield x, y, {name: each[index] for name, each in chunks.items()}
+
+
+def count_examples(chunks: Iterable[Decoder], division: Division) -> None:
+    """Tell the load-balancing losses how many examples the step has."""
+    if division.example_count is None:
+        return
+    for chunk in chunks:
+        for moe in moe_layers(chunk):
+            if moe.load_balancing_loss is not None:
+                moe.load_balancing_loss.set_count(division.example_count)
 
 
 @contextmanager

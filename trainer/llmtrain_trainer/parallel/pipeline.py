@@ -14,10 +14,14 @@ from torch.distributed.pipelining.schedules import get_schedule_class
 from llmtrain_core.pipeline_schedules import ONE_STAGE, stage_numbers
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.parallel.forward_backward import (
+    WHOLE,
+    Division,
     EvaluationResult,
     NextTokenLoss,
+    count_examples,
     full_value,
     sharded_loss,
+    split,
 )
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.parallel.model_parts import ModelParts
@@ -71,10 +75,11 @@ class PipelineForwardBackward:
         )
 
     def train(
-        self, tokens: Tensor, targets: Tensor, loss_tokens: int, lengths: Tensor | None = None
+        self, tokens: Tensor, targets: Tensor, loss_tokens: int, division: Division = WHOLE
     ) -> Tensor:
-        """See `ForwardBackward`. Every stage gets the lengths of its micro-batch."""
+        """See `ForwardBackward`. Every stage gets the division of its micro-batch."""
         self.loss.scale = 1.0 / loss_tokens
+        count_examples(self.chunks, division)
         losses: list[Tensor] = []
         if self.tied is not None:
             self.tied.update_copy()
@@ -84,14 +89,16 @@ class PipelineForwardBackward:
                 target=targets if self.has_output else None,
                 losses=losses if self.has_output else None,
                 return_outputs=False,
-                **({} if lengths is None else {"lengths": lengths}),
+                **division.arguments(),
             )
         if self.tied is not None:
             self.tied.reduce_gradients()
         return _total(losses, tokens.device)
 
     @torch.no_grad()
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> EvaluationResult:
+    def evaluate(
+        self, tokens: Tensor, targets: Tensor, division: Division = WHOLE
+    ) -> EvaluationResult:
         """See `ForwardBackward`.
 
         The stages run one after the other: torch's V schedules need a backward pass.
@@ -100,9 +107,10 @@ class PipelineForwardBackward:
         if self.tied is not None:
             self.tied.update_copy()
         count = tokens.size(0) // self.size
-        for x, y in zip(tokens.chunk(count), targets.chunk(count), strict=True):
+        for x, y, divided in split(tokens, targets, division, count):
             for number, chunk in zip(self.numbers, self.chunks, strict=True):
-                out = chunk(x if chunk.stage.has_embedding else self._receive(number, x))
+                given = x if chunk.stage.has_embedding else self._receive(number, x)
+                out = chunk(given, **divided)
                 if chunk.stage.has_output:
                     with sharded_loss(self.sharded):
                         parts.append(self.loss.evaluate(out, y, self.examples))

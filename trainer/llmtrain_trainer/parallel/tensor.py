@@ -159,10 +159,9 @@ class SequenceParallelEmbedding(nn.Embedding):
         self._rank, self._size = mesh.get_local_rank(), mesh.size()
 
     def forward(self, token_positions: Tensor) -> Tensor:
-        """Map positions (length,) to (length / tensor, hidden)."""
-        return F.embedding(
-            token_positions.chunk(self._size)[self._rank], local_shard(self.weight, Partial())
-        )
+        """Map positions (.., length) to (.., length / tensor, hidden)."""
+        own = token_positions.chunk(self._size, dim=-1)[self._rank]
+        return F.embedding(own, local_shard(self.weight, Partial()))
 
 
 def _split_norms(parent: nn.Module, names: tuple[str, ...], mesh: DeviceMesh) -> None:

@@ -25,6 +25,8 @@ class PhaseReport:
 
     phase: TrainerPhase
     step: int
+    total_steps: int | None = None
+    """Steps of the whole run, where the rank knows it from the data."""
 
 
 UNKNOWN_GROUP = "other"
@@ -85,7 +87,7 @@ class StepReport:
     phases: Mapping[str, float]
     """Seconds by part of the step."""
     tokens: int
-    """Over all ranks."""
+    """Real tokens over all ranks: padding is not counted."""
     loss: float
     """Mean over the global batch, nats per token."""
     grad_norm: float
@@ -94,6 +96,9 @@ class StepReport:
     collectives: tuple[CollectiveSample, ...] = field(default=())
     straggler_score: float | None = None
     """Speed relative to the fastest rank with the same work, 1 at most; in sampled steps only."""
+    attention_span: float | None = None
+    """Mean over the tokens of the number of tokens in the document that they attend in; None for
+    the sequence length."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.held_out import DataShare, HeldOutSequences
-from llmtrain_trainer.parallel.forward_backward import ForwardBackward
+from llmtrain_trainer.parallel.forward_backward import Division, ForwardBackward
 from llmtrain_trainer.parallel.grad_norm import sum_over_ranks, sum_over_sequence
 from llmtrain_trainer.parallel.mesh import Grid
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
@@ -27,11 +27,13 @@ class Evaluator:
         run: RunConfig,
         grid: Grid,
         token_positions: Tensor,
+        divide: Callable[[Tensor], Division],
         device: torch.device,
     ) -> None:
+        """`divide` returns the documents of whole sequences, (batch, length)."""
         self.held_out = held_out
         self._forward_backward, self._run, self._grid = forward_backward, run, grid
-        self._token_positions, self._device = token_positions, device
+        self._token_positions, self._divide, self._device = token_positions, divide, device
         self._share = DataShare(grid.replica, run.replicas, run.local_batch, run.micro_batch)
 
     def evaluate(
@@ -53,7 +55,7 @@ class Evaluator:
             tokens, targets = (
                 part[:, self._token_positions].to(device) for part in (batch.tokens, batch.targets)
             )
-            result = self._forward_backward.evaluate(tokens, targets)
+            result = self._forward_backward.evaluate(tokens, targets, self._divide(batch.tokens))
             sources = batch.sources.to(device)
             losses.index_add_(0, sources, result.losses)
             exact = sum_over_sequence(result.mismatches, self._grid) == 0

@@ -39,7 +39,22 @@ def require_matching_run(metadata: CheckpointMetadata, data: str, run: RunConfig
         )
     if metadata.lora != run.lora_metadata:
         raise _mismatch(metadata, "adapters", "the training.lora it was saved with")
+    _require_same_packing(metadata, run)
     _require_continuous_rate(metadata, run)
+
+
+def _require_same_packing(metadata: CheckpointMetadata, run: RunConfig) -> None:
+    """Raise InputError if the job asks for another packing: the position counts sequences."""
+    packed = bool(metadata.packed)
+    if run.data.chat is None or run.packing is None or run.packing == packed:
+        return
+    raise InputError(
+        "CheckpointMismatch",
+        f"the checkpoint of step {metadata.step} was saved with{'' if packed else 'out'} packing of"
+        " examples, and its position in the data counts these sequences",
+        field="spec.data.packing",
+        remedy="remove the field to go on as before, or use another folder",
+    )
 
 
 def _require_continuous_rate(metadata: CheckpointMetadata, run: RunConfig) -> None:

@@ -8,7 +8,6 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,10 +29,10 @@ from llmtrain_trainer.checkpoint.resume import resume
 from llmtrain_trainer.checkpoint.saver import Saver, SaveResult
 from llmtrain_trainer.checkpoint.state import TrainingState, load_weights, require_intact
 from llmtrain_trainer.config import RunConfig
-from llmtrain_trainer.data.batches import BatchShard, TrainingBatches
+from llmtrain_trainer.data.batches import BatchShard
 from llmtrain_trainer.data.held_out import HeldOutSequences
 from llmtrain_trainer.data.mixture import open_mixture
-from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
+from llmtrain_trainer.data.prepare import HELD_OUT, PreparedData
 from llmtrain_trainer.data.prepared import tokenizer_of
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
@@ -64,6 +63,7 @@ from llmtrain_trainer.training.evaluation import Evaluator
 from llmtrain_trainer.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from llmtrain_trainer.training.recorder import Recorder
 from llmtrain_trainer.training.step_timer import StepTimer
+from llmtrain_trainer.training.training_data import TrainingData
 from llmtrain_trainer.weights.export import export_checkpoint
 
 SAMPLE_EVERY = 10
@@ -99,9 +99,8 @@ class Trainer:
             run.sequence, self.grid.coordinate("context"), self.grid.degree("context")
         )
         vocab, share = run.architecture.vocab_size, self._batch_share()
-        self.batches = TrainingBatches(
-            open_mixture(data, TRAIN, vocab), run.sequence, run.seed, share
-        )
+        self.training_data = TrainingData(run, data, device, share)
+        self.run = run = replace(run, steps=self.training_data.steps())
         held_out = open_mixture(data, HELD_OUT, vocab)
         self.evaluator = Evaluator(
             HeldOutSequences(held_out, run.sequence, run.evaluate_tokens),
@@ -109,6 +108,7 @@ class Trainer:
             run,
             self.grid,
             self.token_positions,
+            self.training_data.running_text,
             device,
         )
         self.state = TrainingState(self.model, self.optimizer, self.replica_sync)
@@ -137,20 +137,20 @@ class Trainer:
         preflight.require_same_data(self.data.digest)
         self.resume()
         self.load_initial_weights()
-        evaluated = self.recorder.resume(self.step, self.sequences * self.run.sequence)
+        evaluated = self.recorder.resume(self.step, self.training_data.tokens_of(self.sequences))
         if self.held_out_before is None:
             self.held_out_before = self._evaluate("before", gate)
         else:
             self.send(EvaluationReport("before", self.held_out_before, 0))
             if self._evaluation_is_due() and not evaluated:
                 self._evaluate("during", gate)
-        self.send(PhaseReport("training", self.step))
+        self.send(PhaseReport("training", self.step, self.run.steps))
         first = self.step
         sample = first + 1  # never the first step, which also connects the groups
         while self.step < self.run.steps and gate.start(self.step + 1):
             sampled = self.step >= sample and self.replica_sync.syncs_at(self.step + 1)
             report = self.take_step(sampled)
-            self.recorder.add_step(report, self.batches.epoch(self.sequences))
+            self.recorder.add_step(report, self.training_data.batches.epoch(self.sequences))
             if sampled:
                 sample = self.step - 1 + SAMPLE_EVERY
                 self.transfer_times.add_step(report.collectives)
@@ -185,11 +185,10 @@ class Trainer:
         meter = CollectiveMeter(self.grid.labels, self.device.type) if sampled else None
         with meter or nullcontext():
             with timer.part("data"):
-                tokens, targets = self._local_part(self.batches.at(self.sequences))
-                counted = self._counted_tokens()
-                lengths = self._lengths()
+                batch = self.training_data.at(self.sequences)
+                inputs = (*self._local_part(batch.sequences), batch.loss_tokens, batch.division)
             with timer.part("forward_backward"):
-                loss = self.forward_backward.train(tokens, targets, counted, lengths)
+                loss = self.forward_backward.train(*inputs)
             with timer.part("clip"):
                 norm, mean = clip_gradients(
                     self.parameters,
@@ -201,7 +200,7 @@ class Trainer:
             nan_search.raise_with_origin(
                 f"step {self.step + 1}: the loss is {mean}, the gradient norm {norm}",
                 self.model,
-                lambda: self.forward_backward.train(tokens, targets, counted, lengths),
+                lambda: self.forward_backward.train(*inputs),
                 grid,
             )
         rate = learning_rate(self.run.optimizer, self.step, self.run.steps)
@@ -219,12 +218,13 @@ class Trainer:
             step=self.step,
             seconds=seconds,
             phases=timer.parts,
-            tokens=self.run.tokens_per_step,
+            tokens=batch.processed.real,
             loss=mean,
             grad_norm=norm,
             learning_rate=rate,
             collectives=skew.collectives if skew else (),
             straggler_score=skew.score if skew else None,
+            attention_span=batch.processed.attention_span,
         )
         self.send(report)
         return report
@@ -238,7 +238,10 @@ class Trainer:
         """Resume from the newest complete checkpoint, if there is one."""
         if self.saver is None:
             return
-        require = partial(preflight.require_matching_run, data=self.data.digest, run=self.run)
+
+        def require(metadata: CheckpointMetadata) -> None:
+            preflight.require_matching_run(metadata, self.data.digest, self._continuation(metadata))
+
         metadata = resume(
             self.saver.root, self._architecture(), require, self.state, self.saver.group
         )
@@ -246,6 +249,8 @@ class Trainer:
             return
         self.step = self.saved_step = metadata.step
         self.sequences, self.base = metadata.sequences, metadata.base
+        self.run = self._continuation(metadata)
+        self.training_data.set_packing(bool(metadata.packed))
         if metadata.held_out_before is not None:
             self.held_out_before = HeldOutScore(
                 metadata.held_out_before, metadata.exact_match_before
@@ -337,6 +342,10 @@ class Trainer:
             SaveFailedReport(outcome.step) if failed else CheckpointReport(outcome.step, seconds)
         )
 
+    def _continuation(self, metadata: CheckpointMetadata) -> RunConfig:
+        """Return the run as it goes on from a checkpoint."""
+        return replace(self.run, steps=self.training_data.steps_after(metadata.packed))
+
     def _build_saver(self) -> Saver | None:
         checkpoint = self.run.checkpoint
         if checkpoint is None:
@@ -363,6 +372,7 @@ class Trainer:
             exact_match_before=before.exact_match if before else None,
             lora=self.run.lora_metadata,
             base=self.base,
+            packed=self.training_data.packed if self.data.examples else None,
         )
 
     def _evaluate(
@@ -380,18 +390,6 @@ class Trainer:
         """Return whether there is an evaluation between this step and the next."""
         every = self.run.evaluate_every
         return every is not None and self.step % every == 0 and 0 < self.step < self.run.steps
-
-    def _counted_tokens(self) -> int:
-        """Return the tokens of the next global batch in the loss: all, or responses only."""
-        if self.data.examples:
-            return self.batches.loss_tokens(self.sequences)
-        return self.run.tokens_per_step
-
-    def _lengths(self) -> Tensor | None:
-        """Return the real tokens of this rank's next sequences, if experts have to know them."""
-        if not self.data.examples or self.run.architecture.experts == 1:
-            return None
-        return self.batches.lengths(self.sequences).to(self.device)
 
     def _architecture(self) -> dict[str, object]:
         return self.run.architecture.to_wire()

@@ -179,6 +179,8 @@ def _compute(setup: TrainingSetup, stage: PipelineStage) -> dict[str, float]:
     layer = each * tokens * sum(layer_weights(shape)) / tensor
     logits = micro_batches * stage.predicts * tokens * shape.vocab_size / tensor
     scores = 6 * tokens * shape.sequence_length * shape.query_width / tensor
+    if setup.masks_pairs:
+        scores *= 2  # the masked half is computed
     moved = 3 * tokens * between_bytes(shape, COMPUTE_BYTES[setup.precision]) / tensor
     return {
         "passes": micro_batches,

@@ -192,7 +192,27 @@ def activation_bytes(setup: TrainingSetup, stage: PipelineStage, micro_batches: 
     compute = COMPUTE_BYTES[setup.precision]
     per_layer = _layer_bytes(setup, setup.checkpointing)
     ends = boundary_bytes_per_token(setup.shape, tensor, compute, stage)
-    return int(micro_batches * (stage.layers * per_layer + tokens * ends))
+    documents = setup.chunks * document_bytes(setup)
+    return int(micro_batches * (stage.layers * per_layer + tokens * ends + documents))
+
+
+def document_bytes(setup: TrainingSetup) -> int:
+    """Return the bytes that keep the documents of one micro-batch apart, in a model chunk.
+
+    The layers of a chunk share the rotary tables of the positions, and the mask. A rank has the
+    head and the tail of a sequence, each with the keys up to its end.
+    """
+    if not setup.divides_documents:
+        return 0
+    shape, context = setup.shape, setup.layout.context
+    wide = 8 if setup.precision == "float64" else 4
+    tables = 0 if shape.learned_positions else 2 * wide * shape.head_width * setup.local_tokens
+    if not setup.masks_pairs:
+        return tables
+    keys = shape.sequence_length
+    if context > 1:  # half of the queries on average over the ranks, and a half chunk more
+        keys = keys * (2 * context + 1) // (4 * context)
+    return tables + COMPUTE_BYTES[setup.precision] * setup.local_tokens * keys
 
 
 def _in_flight(setup: TrainingSetup, rank: int) -> float:

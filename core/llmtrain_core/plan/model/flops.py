@@ -20,17 +20,20 @@ CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
 def training_flops_per_token(
-    architecture: Architecture | ModelShape, convention: Convention
+    architecture: Architecture | ModelShape, convention: Convention, span: float | None = None
 ) -> int:
     """Return FLOPs (multiply and add are two) of one forward and backward pass per token.
 
     6 N' for the weight products (2 forward, 4 backward) plus, per layer, 12 T Q for scores and
-    weighted values, with T the sequence length and Q = heads x headDim; half of it when causal.
-    Frozen weights have no gradient of their own: 4 N', and 6 for each parameter of an adapter.
+    weighted values, with T the tokens that attend to each other and Q = heads x headDim; half of it
+    when causal. T is `span`, the mean over the tokens of the length of their document, or the
+    sequence length. Frozen weights have no gradient of their own: 4 N', and 6 for each parameter of
+    an adapter.
     """
     shape = shape_of(architecture)
     count = count_parameters(shape)
-    attention = 12 * shape.layers * shape.query_width * shape.sequence_length
+    length = shape.sequence_length if span is None else span
+    attention = int(12 * shape.layers * shape.query_width * length)
     if convention == "causal-attention":
         attention //= 2
     if count.adapters:

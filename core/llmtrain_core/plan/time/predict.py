@@ -137,6 +137,8 @@ def _assumptions(setup: TrainingSetup, hardware: Accelerator, *, placed: bool) -
         _basis(hardware.name),
         f"kernels: {setup.kernels}; sharding: {setup.sharding}",
     ]
+    if setup.divides_documents:
+        notes.append("attention is planned as if every sequence was one document")
     if not placed:
         notes.append("no placement: rank blocks fill servers in order, and uplinks are not shared")
     if hardware.name.startswith("V100"):

@@ -237,12 +237,17 @@ def _attention(setup: TrainingSetup, hardware: Accelerator, constants: Constants
     """Return seconds of one layer's attention forward: 2 b s^2 Q FLOPs causal, twice that whole.
 
     float8 runs keep attention in 16 bits. Context ranks share it evenly (head and tail of the
-    sequence to each rank).
+    sequence to each rank). With a mask of all pairs, the masked half is computed, and every head
+    reads the mask.
     """
     shape, layout = setup.shape, setup.layout
     precision = "bfloat16" if setup.precision == "float8" else setup.precision
     peak = hardware.peak(precision)
     pairs = setup.local_tokens * shape.sequence_length / layout.tensor
+    if setup.flash_attention and setup.masks_pairs:
+        flops = 4 * pairs * shape.query_width / (peak * constants.attention_efficiency)
+        read = pairs * shape.heads * COMPUTE_BYTES[precision]
+        return flops + read / (hardware.memory_bandwidth.value * constants.memory_efficiency)
     if setup.flash_attention:
         return 2 * pairs * shape.query_width / (peak * constants.attention_efficiency)
     flops = 4 * pairs * shape.query_width / (peak * constants.efficiency(precision))
