@@ -133,7 +133,7 @@ _LEARNING = PanelRow(
     (
         series(
             "Loss",
-            "Training loss by step, and the loss on held-out text before, during and after training.",
+            "Training loss by step, and the held-out loss before, during and after training.",
             "none",
             Query(f"max by ({JOB}) (llmtrain_loss{{{JOB_SELECTOR}}})", "{{llmtrain_job}} training"),
             Query(

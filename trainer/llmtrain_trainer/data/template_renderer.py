@@ -88,7 +88,7 @@ class TemplateRenderer:
         self._child.kill()
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
-                with suppress(OSError):  # what was not written is for nobody
+                with suppress(OSError):  # the child is gone, so what was not written is lost
                     pipe.close()
         self._child.wait()
 
