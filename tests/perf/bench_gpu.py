@@ -33,8 +33,9 @@ from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.validation.check import Job, check
 from llmtrain_trainer.calibration.bench_group import LOOPBACK, TIMEOUT, free_port
 from llmtrain_trainer.calibration.benchmark_model import random_tokens
-from llmtrain_trainer.config import RunConfig, from_spec
+from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.prepare import PreparedData
+from llmtrain_trainer.job_spec import from_spec
 from llmtrain_trainer.parallel.document_kernel import MAX_RELATIVE_DIFFERENCE, ragged_difference
 from llmtrain_trainer.training.trainer import Trainer
 from llmtrain_trainer.worker.rendezvous import join

@@ -49,8 +49,8 @@ def test_packed_examples_per_cpu_second(tmp_path: Path, length: int) -> None:
 def _rates(folder: Path, work: Path, length: int) -> tuple[dict[str, float], dict[str, float]]:
     import torch
 
-    from llmtrain_trainer.config import from_spec
     from llmtrain_trainer.data.prepare import prepare
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.training.trainer import Trainer
 
     trainers: dict[str, Any] = {}

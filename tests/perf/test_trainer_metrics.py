@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.failure_info import FailureInfo
-from llmtrain_trainer.config import from_spec
+from llmtrain_trainer.job_spec import from_spec
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.metrics.devices import DeviceName, DeviceUse
 from llmtrain_trainer.metrics.network_probe import SIZES

@@ -344,7 +344,7 @@ def test_a_rank_that_starts_from_a_hostile_base_names_its_file(
     ran, root = tmp_path / "ran", tmp_path / "run"
 
     def train(trainer: Any) -> tuple[str, str | None, str]:
-        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.job_spec import from_spec
         from llmtrain_trainer.training.trainer import Trainer
 
         trainer.take_step()

@@ -1,35 +1,22 @@
 """The job as the trainer uses it: small frozen values with all defaults applied.
 
-Only this module reads the API's models. Code that uses these values needs no defaults of its own.
+`job_spec` makes them from the API's models. Code that uses them needs no defaults of its own.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
 
-from llmtrain_core.api.base import duration_seconds
-from llmtrain_core.api.defaults import EVALUATE_TOKENS, HANG_TIMEOUT, TERMINATION_GRACE_SECONDS
+from llmtrain_core.api.defaults import EVALUATE_TOKENS, TERMINATION_GRACE_SECONDS
 from llmtrain_core.api.job import (
     Architecture,
-    Data,
     DataSource,
-    FailurePolicy,
-    GradientSync,
-    JobSpec,
-    Optimizer,
-    Schedule,
-    Training,
 )
 from llmtrain_core.layout import Layout
 from llmtrain_core.pipeline_schedules import Schedule as PipelineSchedule
 from llmtrain_core.plan.gradient_sync import SyncScheme
 from llmtrain_core.plan.model.model_shape import ModelShape, shape_of
-from llmtrain_core.validation.check import Job, check
-from llmtrain_trainer.errors import InputError
 
 Precision = Literal["float64", "float32", "bfloat16"]
 
@@ -251,149 +238,3 @@ class RunConfig:
     def tokens_per_step(self) -> int:
         """Tokens per optimizer step over all ranks, padding included."""
         return self.global_batch * self.sequence
-
-
-def load_job(path: Path) -> RunConfig:
-    """Read the mounted job. Raises InputError (`InvalidSpec`) if it cannot be trained."""
-    try:
-        document = json.loads(path.read_text())
-        metadata, spec = document["metadata"], document["spec"]
-        name, namespace = metadata["name"], str(metadata.get("namespace") or "")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            "InvalidSpec",
-            f"cannot read the job at {path}: {error!r}",
-            remedy="mount the job as JSON with metadata and spec",
-        ) from error
-    return from_spec(name, spec, namespace)
-
-
-def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunConfig:
-    """Turn a job's spec, as written in a manifest, into a RunConfig."""
-    job = check(name, spec)
-    if not isinstance(job, Job):
-        first = job[0]
-        raise InputError(str(first.reason), first.message, field=first.field, remedy=first.remedy)
-    training, data, architecture = job.spec.training, job.spec.data, job.architecture
-    if training is None or data is None or architecture is None:
-        raise InputError(
-            "InvalidSpec",
-            "this trainer needs model, data and training",
-            field="spec.training",
-            remedy="set them, or set workers.command to run another trainer",
-        )
-    policy = job.spec.failure_policy or FailurePolicy()
-    model, probe = job.spec.model, training.collective_probe
-    init_from = model.init_from if model else None
-    return RunConfig(
-        name=name,
-        architecture=architecture,
-        layout=job.layout,
-        ranks_per_node=job.gpus_per_node,
-        data=_data(data, architecture, training.seed, init_from),
-        optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
-        sync=SyncScheme.of(training.gradient_sync),
-        outer_optimizer=_outer_optimizer(training.gradient_sync),
-        checkpoint=_checkpoint(job.spec),
-        steps=job.total_steps,
-        global_batch=training.global_batch_size,
-        micro_batch=training.micro_batch_size,
-        precision=training.precision,
-        schedule=job.spec.parallelism.pipeline_schedule,
-        chunks=job.spec.parallelism.virtual_stages,
-        recompute=training.activation_checkpointing,
-        compile=training.compile,
-        seed=training.seed,
-        hang_timeout=duration_seconds(policy.hang_timeout or HANG_TIMEOUT),
-        startup_timeout=duration_seconds(policy.startup_timeout),
-        init_from=init_from,
-        lora=_lora(training),
-        divides_documents=data.divides_documents,
-        tokens=training.tokens,
-        packing=data.packing,
-        network_probe_steps=probe.every_steps if probe else None,
-        evaluate_every=training.evaluate_every_steps,
-        evaluate_tokens=training.evaluate_tokens,
-        max_restarts_in_place=policy.max_restarts_in_place,
-        grace_seconds=job.spec.workers.grace_seconds,
-        namespace=namespace,
-        model=(model.preset if model else None) or CUSTOM_MODEL,
-    )
-
-
-def _data(data: Data, architecture: Architecture, seed: int, init_from: str | None) -> DataConfig:
-    return DataConfig(
-        sources=tuple(
-            Source.of(source, f"spec.data.sources[{index}].uri", _format(data, source))
-            for index, source in enumerate(data.sources)
-        ),
-        held_out_fraction=data.held_out_fraction,
-        vocab_size=architecture.vocab_size,
-        seed=seed,
-        tokenizer=data.tokenizer.uri if data.tokenizer else None,
-        chat=_chat(data, architecture),
-        init_from=init_from,
-    )
-
-
-def _format(data: Data, source: DataSource) -> str:
-    """Return the format of a source. For fine-tuning, JSON lines are conversations."""
-    finetunes = data.objective == "sft" and source.format in ("auto", "jsonl")
-    return "chat" if finetunes else source.format
-
-
-def _chat(data: Data, architecture: Architecture) -> ChatConfig | None:
-    if data.objective != "sft":
-        return None
-    chat = data.chat
-    return ChatConfig(
-        architecture.sequence_length,
-        preset=chat.preset if chat else None,
-        template=chat.template if chat else None,
-        overlong=data.overlong,
-    )
-
-
-def _lora(training: Training) -> LoraConfig | None:
-    lora = training.lora
-    if lora is None:
-        return None
-    return LoraConfig(lora.rank, lora.alpha, tuple(sorted(lora.targets)), lora.merge)
-
-
-def _optimizer(optimizer: Optimizer, schedule: Schedule) -> OptimizerConfig:
-    return OptimizerConfig(
-        learning_rate=optimizer.learning_rate,
-        beta1=optimizer.beta1,
-        beta2=optimizer.beta2,
-        epsilon=optimizer.epsilon,
-        weight_decay=optimizer.weight_decay,
-        clip_norm=optimizer.gradient_clip_norm,
-        warmup_steps=schedule.warmup_steps,
-        decay=schedule.decay,
-        min_ratio=schedule.min_learning_rate_ratio,
-    )
-
-
-def _outer_optimizer(sync: GradientSync) -> OuterOptimizerConfig | None:
-    outer = sync.outer
-    if outer is None:
-        return None
-    return OuterOptimizerConfig(
-        inner_steps=outer.inner_steps,
-        delay_steps=outer.delay_steps,
-        learning_rate=outer.outer_learning_rate,
-        momentum=outer.outer_momentum,
-    )
-
-
-def _checkpoint(spec: JobSpec) -> CheckpointConfig | None:
-    if spec.checkpoint is None:
-        return None
-    return CheckpointConfig(
-        uri=spec.checkpoint.uri,
-        every_steps=spec.checkpoint.every_steps,
-        keep=spec.checkpoint.keep,
-        background=spec.checkpoint.async_,
-        export=spec.checkpoint.export_hugging_face,
-    )

@@ -97,7 +97,7 @@ def _base_tokenizer(config: DataConfig) -> Path | None:
 
 
 def _config_from_job(path: str) -> DataConfig:
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
 
     job = read_job(path)
     return from_spec(job.name, job.spec.to_wire()).data

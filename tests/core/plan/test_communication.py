@@ -198,7 +198,7 @@ class Metered:
     def _observe(self, jobs: dict[tuple[str, str], Job]) -> dict[tuple[str, str], Any]:
         import torch
 
-        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.job_spec import from_spec
         from llmtrain_trainer.parallel.mesh import Grid
         from llmtrain_trainer.training.trainer import Trainer
 

@@ -37,7 +37,7 @@ BASE = TrainingSetup(SHAPES["llama3-8b"], Layout(data=8), 16, micro_batch=2)
 def test_a_job_says_whether_attention_stays_inside_documents(
     data: dict[str, Any], divided: bool
 ) -> None:
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
 
     spec = job_spec()
     spec["data"] |= data

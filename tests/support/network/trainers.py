@@ -91,7 +91,7 @@ def _train(
     import torch
     import torch.distributed as dist
 
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.runtime.reports import TransferReport
     from llmtrain_trainer.training.trainer import Trainer
 

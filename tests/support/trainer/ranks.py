@@ -84,7 +84,7 @@ def run_trainers(
     """
     import torch
 
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.training.trainer import Trainer
 
     run = from_spec("test", spec)

@@ -35,7 +35,7 @@ def test_the_learning_rate_is_continuous_or_the_change_is_refused(
 ) -> None:
     """A cosine decay to another end jumped to another rate at the restart."""
     from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.training.preflight import require_matching_run
 
     training = {"steps": now, "schedule": {"warmupSteps": 2, "decay": decay}}

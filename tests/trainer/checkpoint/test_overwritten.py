@@ -93,7 +93,7 @@ def test_the_checkpoint_before_it_is_taken_in_any_layout(
         import torch.distributed as dist
 
         from llmtrain_trainer.checkpoint.shards import load_index
-        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.job_spec import from_spec
         from llmtrain_trainer.training.trainer import Trainer
 
         lines: list[str] = []

@@ -93,7 +93,7 @@ def test_another_packing_than_that_of_the_checkpoint_is_refused(
     saved: bool | None, asked: bool | None, refused: bool
 ) -> None:
     from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.training.preflight import require_matching_run
 
     run = from_spec("test", spec_of(Path("/x"), **({} if asked is None else {"packing": asked})))

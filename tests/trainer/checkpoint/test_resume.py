@@ -19,7 +19,7 @@ KINDS = [(p, a) for p in ("float64", "float32", "bfloat16") for a in (False, Tru
 
 def _another(trainer: Any, spec: dict[str, Any]) -> Any:
     """Build a trainer of another job in the same ranks."""
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.training.trainer import Trainer
 
     return Trainer(from_spec("test", spec), trainer.data, trainer.device, trainer.send)

@@ -167,7 +167,7 @@ def test_a_run_in_a_store_goes_on_from_there(
 
     import torch
 
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.training.trainer import Trainer
 
     checkpoint = {"uri": "file:///nowhere", "everySteps": 2, "keep": 2, "async": True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtrain_trainer.config import from_spec
+from llmtrain_trainer.job_spec import from_spec
 from llmtrain_trainer.launcher.progress_log import LOG_SECONDS, ProgressLog
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.runtime.reports import (

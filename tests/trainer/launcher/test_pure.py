@@ -10,8 +10,9 @@ import pytest
 
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.plan.network.communication import bus_factor
-from llmtrain_trainer.config import OptimizerConfig, load_job
+from llmtrain_trainer.config import OptimizerConfig
 from llmtrain_trainer.errors import InputError, PeerLostError, TrainerError
+from llmtrain_trainer.job_spec import load_job
 from llmtrain_trainer.launcher.restart.first_cause import first_cause, rank_failure
 from llmtrain_trainer.metrics.gpu_use import CpuMonitor
 from llmtrain_trainer.runtime.exception_report import failure_of

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.model.flops import training_flops_per_token
-from llmtrain_trainer.config import from_spec
+from llmtrain_trainer.job_spec import from_spec
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message
 from llmtrain_trainer.metrics.registry import TrainingMetrics

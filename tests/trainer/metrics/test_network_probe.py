@@ -24,7 +24,7 @@ def test_the_network_probe_does_not_change_training(
         return job_spec(tensor=2, training={"steps": 4, **training})
 
     def work(plain: Any) -> Any:
-        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.job_spec import from_spec
         from llmtrain_trainer.runtime.reports import StepReport
         from llmtrain_trainer.training.trainer import Trainer
 

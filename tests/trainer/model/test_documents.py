@@ -146,7 +146,7 @@ def test_runs_of_rows_of_different_documents(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_cpu_has_no_kernel_of_variable_length() -> None:
     import torch
 
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.parallel.document_kernel import has_ragged_kernel
     from tests.support.trainer.jobs import job_spec
 

@@ -47,7 +47,7 @@ def test_compiled_layers_equal_plain_ones_in_every_layout_they_go_with(
     def compiled(trainer: Any) -> list[Any]:
         import torch
 
-        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.job_spec import from_spec
         from llmtrain_trainer.training.trainer import Trainer
 
         torch.compile = partial(torch.compile, backend="aot_eager")
@@ -103,8 +103,8 @@ def test_without_a_compiler_the_job_is_told_so(
         from torch._inductor import config
 
         config.cpp.cxx = (str(tmp_path / "missing"),)  # the environment's CXX is read at import
-        from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.errors import InputError
+        from llmtrain_trainer.job_spec import from_spec
         from llmtrain_trainer.parallel.compiled import check_compiler
 
         run = from_spec("job", job_spec(training={"compile": True}))
@@ -128,8 +128,8 @@ def test_a_layer_that_the_compiler_gets_wrong_is_refused(
     def body(rank: int) -> str:
         import torch
 
-        from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.errors import TrainerError
+        from llmtrain_trainer.job_spec import from_spec
         from llmtrain_trainer.parallel.compiled import check_compiler
 
         def miscompile(forward: Any) -> Any:

@@ -177,9 +177,9 @@ def seen(
     """All cases; those with equally many ranks share a world."""
     import numpy as np
 
-    from llmtrain_trainer.config import from_spec
     from llmtrain_trainer.data.prepare import PreparedData
     from llmtrain_trainer.data.shards import write_shards
+    from llmtrain_trainer.job_spec import from_spec
 
     folder = tmp_path_factory.mktemp("text")
     random = np.random.default_rng(0)

@@ -140,7 +140,7 @@ def _composed(run_world: RunWorld, specs: dict[str, Any], data: Any) -> list[dic
     """Run all jobs on the same ranks; return losses, norms and held-out loss by name."""
     import torch
 
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.training.trainer import Trainer
 
     runs = {name: from_spec("test", spec) for name, spec in specs.items()}

@@ -83,8 +83,8 @@ def runs(
     """Train two copies in every way, on the same ranks."""
     import torch
 
-    from llmtrain_trainer.config import from_spec
     from llmtrain_trainer.data.prepare import prepare
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.training.trainer import Trainer
 
     configs = {way: from_spec("test", spec) for way, spec in specs.items()}

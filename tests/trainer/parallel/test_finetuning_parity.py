@@ -118,7 +118,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def seen(run_world: RunWorld, job_spec: MakeSpec, data: Any) -> dict[Case, Seen]:
     """All cases; those with equally many ranks share a world."""
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
 
     def spec(each: Case) -> Any:
         made = job_spec(

@@ -77,7 +77,7 @@ class Table:
 
     def _run(self, cases: list[Case]) -> dict[Case, Numbers]:
         """Run cases one after the other on the same ranks; all ranks must see the same numbers."""
-        from llmtrain_trainer.config import from_spec
+        from llmtrain_trainer.job_spec import from_spec
 
         runs = [(each, from_spec("parity", self._spec(each))) for each in cases]
 

@@ -169,7 +169,7 @@ def test_a_sequence_longer_than_learned_positions_is_refused(
     from llmtrain_trainer.checkpoint.init_from import base_checkpoint
     from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
     from llmtrain_trainer.checkpoint.paths import COMPLETE_MARKER
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
 
     for positions in ("rotary", "learned"):
         short, long = (

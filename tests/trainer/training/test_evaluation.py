@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def _spec(job_spec: MakeSpec, batch: int, micro: int, **layout: int) -> Any:
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
 
     training = {"globalBatchSize": batch, "microBatchSize": micro}
     return from_spec("test", job_spec(training=training, **layout))
@@ -103,10 +103,10 @@ def test_exact_match_is_a_share_of_all_examples(
     """13 examples, of which an untrained model answers some as it would anyway."""
     import numpy as np
 
-    from llmtrain_trainer.config import from_spec
     from llmtrain_trainer.data.examples import COUNTED, FIRST
     from llmtrain_trainer.data.prepare import PreparedData
     from llmtrain_trainer.data.shards import write_shards
+    from llmtrain_trainer.job_spec import from_spec
 
     prompts = [[1 + number, 2, 3] for number in range(13)]
 
@@ -252,7 +252,7 @@ def test_a_stop_in_an_evaluation_saves_and_it_is_made_up_for(
 def test_a_job_without_checkpoints_has_its_metrics_in_the_work_folder(
     run_world: RunWorld, job_spec: MakeSpec, data: Any, tmp_path: Path
 ) -> None:
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
 
     run = from_spec("test", job_spec(training={"steps": 2}))
 

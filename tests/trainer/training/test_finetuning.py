@@ -154,8 +154,8 @@ def learnt(
         import torch
 
         from llmtrain_trainer.checkpoint.init_from import base_tokenizer
-        from llmtrain_trainer.config import from_spec
         from llmtrain_trainer.data.prepare import prepare
+        from llmtrain_trainer.job_spec import from_spec
         from llmtrain_trainer.training.trainer import Trainer
 
         found = {}

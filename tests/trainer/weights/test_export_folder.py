@@ -85,7 +85,7 @@ def test_a_list_that_no_export_wrote_deletes_nothing(content: str, tmp_path: Pat
 def test_a_job_checks_the_folder_before_it_trains(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from llmtrain_trainer.config import from_spec
+    from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.launcher.launcher import _require_folders
 
     (tmp_path / "model").mkdir()

@@ -15,9 +15,10 @@ from llmtrain_core.plan.cpu.cost_model import WorkAmounts, add_work, rank_work
 from llmtrain_core.plan.model.model_shape import shape_of
 from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_trainer.calibration.bench_group import BenchmarkGroup, Task
-from llmtrain_trainer.config import RunConfig, from_spec
+from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.prepare import HELD_OUT, TRAIN, PreparedData
 from llmtrain_trainer.data.shards import write_shards
+from llmtrain_trainer.job_spec import from_spec
 from llmtrain_trainer.training.trainer import Trainer
 
 

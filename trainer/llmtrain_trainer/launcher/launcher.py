@@ -24,10 +24,11 @@ from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_PEER_LOST, MASTER_PORT, P
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_trainer.checkpoint.init_from import base_tokenizer
 from llmtrain_trainer.checkpoint.paths import EXPORT_FIELD, folder_from_uri, require_writable
-from llmtrain_trainer.config import RunConfig, load_job
+from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.data.tokenizer import endless_tokenizer
 from llmtrain_trainer.errors import InputError, TrainerError
+from llmtrain_trainer.job_spec import load_job
 from llmtrain_trainer.launcher.gpu_errors import XidLog, explained
 from llmtrain_trainer.launcher.http_server import serve
 from llmtrain_trainer.launcher.restart.coordinator import (

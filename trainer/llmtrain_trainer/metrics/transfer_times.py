@@ -17,10 +17,12 @@ import torch.distributed as dist
 from llmtrain_core.network.links import GroupKey, reported_groups
 from llmtrain_core.network.transfer_times import BLOCK_SAMPLES, SampleBlock, block_of
 from llmtrain_trainer.config import RunConfig
+from llmtrain_trainer.metrics.network_probe import probe_groups
 from llmtrain_trainer.parallel.mesh import LABELS, Grid
 from llmtrain_trainer.runtime.reports import (
     CollectiveSample,
     GroupTransfer,
+    ProbeReport,
     ProbeSample,
     Send,
     Transfer,
@@ -39,7 +41,7 @@ class TransferTimes:
 
     def __init__(self, grid: Grid, run: RunConfig, device: torch.device, send: Send) -> None:
         """Choose the groups; none if no group of the job crosses the network."""
-        self._device, self._send = device, send
+        self._grid, self._device, self._send = grid, device, send
         self._groups: list[GroupKey] = []
         self._samples: dict[Transfer, list[dict[str, float]]] = {"collectives": [], "probe": []}
         """Seconds by label, for each sampled step or probe."""
@@ -66,6 +68,12 @@ class TransferTimes:
         """Add a network probe, of which the largest payload counts, as `add_step` does."""
         by_size = sorted(samples, key=lambda sample: sample.nbytes)
         self._add("probe", {sample.group: sample.seconds for sample in by_size})
+
+    def probe(self, step: int) -> None:
+        """Send a network probe after a step, and add it."""
+        found = ProbeReport(step, probe_groups(self._grid, self._device))
+        self._send(found)
+        self.add_probe(found.samples)
 
     def _add(self, kind: Transfer, seconds: dict[str, float]) -> None:
         if not self._groups:

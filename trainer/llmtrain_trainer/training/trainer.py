@@ -36,7 +36,6 @@ from llmtrain_trainer.data.prepare import HELD_OUT, PreparedData
 from llmtrain_trainer.data.prepared import tokenizer_of
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
-from llmtrain_trainer.metrics.network_probe import probe_groups
 from llmtrain_trainer.metrics.straggler import measure_skew
 from llmtrain_trainer.metrics.transfer_times import TransferTimes
 from llmtrain_trainer.parallel.adapters import merge
@@ -52,7 +51,6 @@ from llmtrain_trainer.runtime.reports import (
     EvaluationReport,
     HeldOutScore,
     PhaseReport,
-    ProbeReport,
     SaveFailedReport,
     Send,
     StepReport,
@@ -155,9 +153,7 @@ class Trainer:
                 sample = self.step - 1 + SAMPLE_EVERY
                 self.transfer_times.add_step(report.collectives)
             if self.run.network_probe_steps and self.step % self.run.network_probe_steps == 0:
-                probe = ProbeReport(self.step, probe_groups(self.grid, self.device))
-                self.send(probe)
-                self.transfer_times.add_probe(probe.samples)
+                self.transfer_times.probe(self.step)
             if self.step == first + 1:
                 # the first step also compiles and connects; from now on a collective that does not
                 # end in time fails, unless the launcher's hang check ends the rank first
