@@ -188,6 +188,7 @@ class RunConfig:
     """Steps between two evaluations; None for none between steps."""
     evaluate_tokens: int = EVALUATE_TOKENS
     """Most held-out tokens of an evaluation."""
+    trackers: tuple[str, ...] = ()
     init_from: str | None = None
     """URI of the checkpoint with the initial weights."""
     lora: LoraConfig | None = None

@@ -90,6 +90,7 @@ def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunCon
         network_probe_steps=probe.every_steps if probe else None,
         evaluate_every=training.evaluate_every_steps,
         evaluate_tokens=training.evaluate_tokens,
+        trackers=tuple(training.trackers or ()),
         max_restarts_in_place=policy.max_restarts_in_place,
         grace_seconds=job.spec.workers.grace_seconds,
         namespace=namespace,

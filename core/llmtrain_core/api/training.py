@@ -121,6 +121,10 @@ class Lora(ApiModel):
     adapters) to merged/ below checkpoint.uri."""
 
 
+TrackerName = Literal["tensorboard", "wandb"]
+"""Experiment trackers."""
+
+
 class Training(ApiModel):
     """Training settings. Exactly one of steps and tokens must be set."""
 
@@ -154,6 +158,11 @@ class Training(ApiModel):
     evaluate_tokens: Annotated[int, Field(ge=1, le=1_000_000_000_000)] = EVALUATE_TOKENS
     """Maximum number of held-out tokens of an evaluation, from sequences that are evenly spread and
     the same each time. At least one sequence of each source is evaluated."""
+    trackers: Annotated[list[TrackerName], Field(min_length=1, max_length=2), list_set()] | None = (
+        None
+    )
+    """Experiment trackers that get the metrics of the run: tensorboard (event files beside the
+    checkpoints) or wandb (Weights & Biases). The image must have their packages."""
     lora: Lora | None = None
     """Train low-rank adapters; the weights of model.initFrom are frozen."""
 

@@ -37,7 +37,7 @@ training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed,activationC
 training.optimizer.{name,learningRate,beta1,beta2,epsilon,weightDecay,gradientClipNorm}
 training.schedule.{warmupSteps,decay,minLearningRateRatio}
 training.gradientSync.{compression,mode,copiesPerRack} training.collectiveProbe.everySteps
-training.{evaluateEverySteps,evaluateTokens}
+training.{evaluateEverySteps,evaluateTokens,trackers}
 training.gradientSync.diloco.{innerSteps,delaySteps,outerLearningRate,outerMomentum}
 parallelism.{tensor,pipeline,data,context,replicate,expert,pipelineSchedule,virtualStages}
 workers.{nodes,gpusPerNode,gpuResource,image,command,args,shmSize,nodeSelector}

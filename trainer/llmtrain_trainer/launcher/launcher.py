@@ -57,6 +57,7 @@ from llmtrain_trainer.runtime.log_format import format_warnings, write_line
 from llmtrain_trainer.runtime.pod_env import PodEnvironment, interface_of, termination_log
 from llmtrain_trainer.runtime.run_in_thread import run_in_thread
 from llmtrain_trainer.runtime.sockets import listen, raise_file_limit
+from llmtrain_trainer.training.trackers import require_packages
 from llmtrain_trainer.weights.export_folder import require_exportable
 from llmtrain_trainer.worker.stack_dump import FLIGHT_RECORDER_ENTRIES
 
@@ -298,6 +299,8 @@ def _prepare(run: RunConfig, pod: PodEnvironment, send: Callable[[Any], None]) -
     """Check the folders that the job writes to, and prepare the data. Runs in the child."""
     try:
         _require_folders(run, pod)
+        if 0 in pod.ranks:  # rank 0 writes to the trackers
+            require_packages(run.trackers)
         log = write_line if 0 in pod.ranks else lambda _: None
         send(prepare(run.data, run.sequence, pod.work_dir, base_tokenizer, log))
     except Exception as error:  # whatever it is, the parent reports it

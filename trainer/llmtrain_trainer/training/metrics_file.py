@@ -53,6 +53,8 @@ class MetricsFile:
         self._failed = False
         self._evaluated: int | None = None
         """The last step with a held-out loss."""
+        self.start: str | None = None
+        """Time of the first line."""
         self.tokens: int | None = None
         """Tokens of the steps before a resumed run; None if the file does not have them."""
 
@@ -65,8 +67,8 @@ class MetricsFile:
         """Return whether there is a held-out loss of a step, the last one that has one."""
         return self._evaluated == step
 
-    def add_step(self, report: StepReport, tokens: int, epoch: float) -> None:
-        """Add the line of a step. `tokens` and `epoch` are those of the whole run."""
+    def add_step(self, report: StepReport, tokens: int, epoch: float) -> MetricsLine:
+        """Add and return the line of a step. `tokens` and `epoch` are those of the whole run."""
         line = {
             "step": report.step,
             "time": _now(),
@@ -78,9 +80,10 @@ class MetricsFile:
             "seconds": report.seconds,
         }
         self._add(line)
+        return line
 
-    def add_evaluation(self, step: int, score: HeldOutScore) -> None:
-        """Add the line of an evaluation after a step."""
+    def add_evaluation(self, step: int, score: HeldOutScore) -> MetricsLine:
+        """Add and return the line of an evaluation after a step."""
         line: dict[str, Any] = {
             "step": step,
             "time": _now(),
@@ -91,6 +94,7 @@ class MetricsFile:
             line["exactMatch"] = score.exact_match
         self._evaluated = step
         self._add(line)
+        return line
 
     def flush(self) -> None:
         """Write all lines. What cannot be written now is tried again."""
@@ -99,6 +103,7 @@ class MetricsFile:
             self._attempt(self._write)
 
     def _add(self, line: MetricsLine) -> None:
+        self.start = self.start or line["time"]
         self._unwritten.append(line)
         if self._clock() - self._written_at >= self._interval:
             self.flush()
@@ -125,6 +130,7 @@ class MetricsFile:
                 self.tokens = line["tokens"] if line["step"] == keep else None
             else:
                 self._evaluated = line["step"]
+            self.start = self.start or str(line.get("time"))
         content = _content(_one_per_step([*kept, *self._unwritten]))
         if content == found:
             return

@@ -112,7 +112,7 @@ class Trainer:
         self.state = TrainingState(self.model, self.optimizer, self.replica_sync)
         self.saver = self._build_saver()
         folder = work_dir if self.saver is None else self.saver.root
-        self.recorder = Recorder(folder if dist.get_rank() == 0 else None)
+        self.recorder = Recorder(None if dist.get_rank() else folder, run.name, run.trackers)
         self.step = self.saved_step = 0
         self.sequences = 0
         """Sequences that all ranks have trained on: the position in the data."""
@@ -173,6 +173,7 @@ class Trainer:
         self.wait_for_save()
         self.save_merged()
         self.export()
+        self.recorder.close()
 
     def take_step(self, sampled: bool = False) -> StepReport:
         """Take one optimizer step."""
