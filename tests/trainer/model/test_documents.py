@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.job import Architecture
+from llmtrain_core.api.model import RopeScaling
 
 pytestmark = pytest.mark.torch
 
 SHAPES: dict[str, dict[str, Any]] = {
     "rotary, grouped": {"kv_heads": 2},
+    "rotary, scaled": {"rope_scaling": RopeScaling(factor=8, original_sequence_length=6)},
     "learned": {"positions": "learned", "norm": "layer", "activation": "gelu", "biases": "all"},
     "experts": {"experts": 3, "experts_per_token": 2, "load_balancing_weight": 0.0},
 }

@@ -26,6 +26,7 @@ def _relative(path: str) -> str:
 
 Inside = Annotated[str, Field(max_length=512), AfterValidator(_relative)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+Token = Annotated[int, Field(ge=0, lt=1 << 32)]
 Digest = Annotated[str, Field(max_length=128)]
 
 
@@ -43,6 +44,8 @@ class _Tokenizer(_Part):
     file: Inside
     sha256: Digest
     vocabSize: Annotated[int, Field(ge=1, lt=1 << 32)]  # noqa: N815
+    endToken: Token | None = None  # noqa: N815
+    firstTokens: list[Token] = []  # noqa: N815
 
 
 class _Tokens(_Part):

@@ -41,6 +41,8 @@ class PreparedData:
     """The file, or the field of the job, that the chat template of the examples came from."""
     end: int | None = None
     """Token that ends a document. None: the one of the tokenizer in the folder."""
+    first: tuple[int, ...] = ()
+    """Tokens that begin each document of running text."""
 
 
 def is_prepared(folder: Path) -> bool:
@@ -83,7 +85,8 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
     read, because a corpus may be larger than a pod can read before it starts.
     """
     manifest = read_manifest(folder)
-    size = manifest["tokenizer"]["vocabSize"]
+    tokenizer = manifest["tokenizer"]
+    size = tokenizer["vocabSize"]
     if size > vocab_size:
         raise InputError(
             "InvalidSpec",
@@ -94,6 +97,7 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
     for shard in shards(manifest):
         _require_length(folder / shard["file"], shard["tokens"] * manifest["bytesPerToken"])
     weights = [(source["name"], float(source["weight"])) for source in manifest["sources"]]
+    examples = manifest.get("objective") == "sft"
     shaped = json.dumps([manifest["digest"], weights]).encode()
     data = PreparedData(
         folder,
@@ -101,10 +105,10 @@ def load(folder: Path, vocab_size: int, sequence: int, field: str) -> PreparedDa
         sum(source["tokens"][HELD_OUT] for source in manifest["sources"]),
         hashlib.sha256(shaped).hexdigest()[:32],
         tuple(weights),
-        manifest.get("objective") == "sft",
-        clean_text(str(manifest.get("chatTemplate", "not recorded")), CHAT_TEMPLATE_LENGTH)
-        if manifest.get("objective") == "sft"
-        else None,
+        examples,
+        template=_template_name(manifest) if examples else None,
+        end=tokenizer.get("endToken"),
+        first=tuple(tokenizer.get("firstTokens", ())),
     )
     # training reads whole sequences, an evaluation shorter ones, too; an example is always whole
     train, held_out = (1, 1) if data.examples else (sequence + 1, 2)
@@ -165,6 +169,10 @@ def shards(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the manifest entry of every shard."""
     for source in manifest["sources"]:
         yield from source["shards"]
+
+
+def _template_name(manifest: dict[str, Any]) -> str:
+    return clean_text(str(manifest.get("chatTemplate", "not recorded")), CHAT_TEMPLATE_LENGTH)
 
 
 def _require_length(path: Path, size: int) -> None:

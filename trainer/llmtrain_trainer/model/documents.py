@@ -12,6 +12,7 @@ variable length, which computes the pairs of documents only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,13 +60,16 @@ class MaskBuilder:
         return tuple(additive_mask(documents, stretch, self.dtype) for stretch in self.queries)
 
 
-def document_numbers(tokens: Tensor, end: int) -> Tensor:
+def document_numbers(tokens: Tensor, end: int, first: Sequence[int] = ()) -> Tensor:
     """Return the number of each token's document in its sequence, for token ids (batch, length).
 
-    The token `end` is the last one of its document.
+    The token `end` is the last one of its document, and `first` begin the next one. They may be
+    `end`, too: in some models, the same token begins and ends a text.
     """
-    ended = (tokens == end).cumsum(dim=-1)
-    return F.pad(ended[:, :-1], (1, 0))
+    ends = tokens == end
+    for offset, token in enumerate(first[: tokens.size(-1)], 1):
+        ends[:, :-offset] &= tokens[:, offset:] == token
+    return F.pad(ends.cumsum(dim=-1)[:, :-1], (1, 0))
 
 
 def document_positions(documents: Tensor) -> Tensor:

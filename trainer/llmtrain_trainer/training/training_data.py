@@ -113,7 +113,7 @@ class TrainingData:
         """
         if self._end is None:
             return WHOLE
-        return Division(document_numbers(tokens.to(self._device), self._end))
+        return Division(document_numbers(tokens.to(self._device), self._end, self._data.first))
 
     def _examples(self, first: int, count: int) -> Division:
         """Return the division into examples. `count` is their number in the global batch."""

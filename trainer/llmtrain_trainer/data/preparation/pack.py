@@ -21,7 +21,7 @@ from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, PreparationP
 from llmtrain_trainer.data.preparation.near_groups import near_groups_path
 from llmtrain_trainer.data.preparation.workspace import TOKENIZER, Workspace, read_json
 from llmtrain_trainer.data.shards import checksum_file, shard_name
-from llmtrain_trainer.data.tokenizer import largest_token
+from llmtrain_trainer.data.tokenizer import end_token, largest_token
 
 STAGE = "shards"
 
@@ -126,6 +126,8 @@ def write_manifest(work: Workspace) -> None:
             "sha256": hashlib.sha256(work.tokenizer.read_bytes()).hexdigest(),
             "vocabSize": largest_token(tokenizer) + 1,
             "trained": plan.tokenizer is None,
+            "endToken": end_token(tokenizer, plan.settings.eos),
+            "firstTokens": list(plan.first_tokens),
         },
         **({"chatTemplate": plan.template.origin} if plan.template else {}),
         "sources": [_source(work, index, units) for index in range(len(plan.sources))],
