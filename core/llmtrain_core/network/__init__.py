@@ -7,12 +7,12 @@ from llmtrain_core.network.facts import FactsCache, NodeFacts, drivers_by_node
 from llmtrain_core.network.gang import GangNetwork, gang_networks
 from llmtrain_core.network.profile import (
     Kind,
-    NetworkRequest,
     NodeNetwork,
     NoNetwork,
     Setting,
     network_of,
 )
+from llmtrain_core.network.request import NetworkRequest
 
 __all__ = [
     "FactsCache",

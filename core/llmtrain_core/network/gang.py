@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from llmtrain_core.network.facts import NodeFacts
 from llmtrain_core.network.profile import (
     PLAIN,
-    NetworkRequest,
     NodeNetwork,
     NoNetwork,
     Setting,
     network_of,
 )
+from llmtrain_core.network.request import NetworkRequest
 
 _Key = tuple[str, tuple[Setting, ...]]
 _Kind = tuple[NodeNetwork, list[str]]

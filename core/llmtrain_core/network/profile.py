@@ -7,16 +7,16 @@ is missing. A job that names a profile gets the variables that make NCCL fail wi
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from llmtrain_core.api.defaults import GPU_RESOURCE
-from llmtrain_core.api.job import NetworkProfile, Resources
+from llmtrain_core.api.job import NetworkProfile
 from llmtrain_core.network.environments import TABLE
 from llmtrain_core.network.facts import NodeFacts
+from llmtrain_core.network.request import AUTO, VARIABLE_PREFIXES, NetworkRequest
 from llmtrain_core.network.rows import (
     NETWORKS,
     PROFILES,
@@ -27,13 +27,18 @@ from llmtrain_core.network.rows import (
 )
 from llmtrain_core.topology.label_presets import PRESETS
 from llmtrain_core.topology.resources import Amounts, amounts, is_device
-from llmtrain_core.validation.check import Job
 
-AUTO = "auto"
 PLAIN, NAMED = "tcp", "network.rdma"
 """Rows of nodes whose network no row of the table sets: NCCL chooses, or the job names devices."""
 JOB = "the job"
 """Source of the values that a job sets."""
+_REFUSED_PROFILES = frozenset({"tcpxo"})
+"""Profiles that the validation of a job refuses."""
+_PATCH = "mount the paths by workers.podPatch"
+_INTERFACE = "NCCL_SOCKET_IFNAME"
+"""The interfaces that rows name are those of a pod with a network of its own."""
+_MAX_ATTACHED = 1024
+"""Networks that one pod attaches at most."""
 
 _GUIDE = "NVIDIA, NCCL User Guide: Environment Variables"
 PROFILE_VARIABLES: Mapping[NetworkProfile, tuple[Value, ...]] = MappingProxyType(
@@ -53,10 +58,6 @@ PROFILE_VARIABLES: Mapping[NetworkProfile, tuple[Value, ...]] = MappingProxyType
 """Variables of a job that names a profile. `NCCL_NET` requires the network: without it NCCL fails
 instead of falling back to TCP. RoCE version 2 is the routable one."""
 
-FROM_SOURCE = "(valueFrom)"
-"""Shown for a variable whose value is in another object."""
-VARIABLE_PREFIXES = ("NCCL_", "RCCL_", "FI_", "UCX_", "IONIC_")
-"""Starts of the names of variables that choose or tune a network."""
 PROFILE_FIELD, RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD, ENV_FIELD, ANNOTATIONS_FIELD = (
     "spec.network.profile",
     "spec.network.rdma",
@@ -67,71 +68,6 @@ PROFILE_FIELD, RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD, ENV_FIELD, ANNOTATIONS_F
 )
 OWN_FIELDS = frozenset({RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD, ENV_FIELD, ANNOTATIONS_FIELD})
 """Fields whose values are in the spec. The profile only names values of the table."""
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkRequest:
-    """What a job says about its network, and the share of a node that it takes."""
-
-    nodes: int
-    gpus_per_node: int
-    gpu_resource: str = GPU_RESOURCE
-    profile: str = AUTO
-    rdma: tuple[str, int] | None = None
-    """Resource and count of the devices that the job names."""
-    resources: Mapping[str, str] = field(default_factory=dict)
-    """Amounts of devices and huge pages of `workers.resources`: the limits, else the requests."""
-    nccl: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    """Variables of `workers.env` for networks, without those that `nccl` overrides."""
-    networks: str | None = None
-    """Networks of Multus that the job names in `workers.podAnnotations`."""
-
-    @property
-    def key(self) -> Hashable:
-        """Equal for requests that get the same network on every node."""
-        return (
-            self.nodes == 1,
-            self.gpus_per_node,
-            self.gpu_resource,
-            self.profile,
-            self.rdma,
-            *(tuple(sorted(each.items())) for each in (self.resources, self.nccl, self.env)),
-            self.networks,
-        )
-
-    @classmethod
-    def of(cls, job: Job) -> NetworkRequest:
-        """Return what a checked job says."""
-        network, workers = job.spec.network, job.spec.workers
-        nccl = dict((network.nccl if network else None) or {})
-        rdma = network.rdma if network else None
-        return cls(
-            nodes=job.nodes,
-            gpus_per_node=job.gpus_per_node,
-            gpu_resource=workers.gpu_resource,
-            profile=network.profile if network else AUTO,
-            rdma=(rdma.resource, rdma.count) if rdma else None,
-            resources=_own_amounts(workers.resources),
-            nccl=nccl,
-            env={
-                item.name: item.value if item.value_from is None else FROM_SOURCE
-                for item in workers.env or ()
-                if item.name not in nccl and item.name.startswith(VARIABLE_PREFIXES)
-            },
-            networks=(workers.pod_annotations or {}).get(NETWORKS),
-        )
-
-
-def _own_amounts(resources: Resources | None) -> dict[str, str]:
-    if resources is None:
-        return {}
-    both = {**(resources.requests or {}), **(resources.limits or {})}
-    return {
-        name: str(amount)
-        for name, amount in both.items()
-        if is_device(name) or name.startswith("hugepages-")
-    }
 
 
 class Kind(StrEnum):
@@ -247,9 +183,12 @@ def _auto(
 
 def _remedy(candidate: CandidateNetwork) -> str:
     """Return what the job can set to use a network that `auto` does not use."""
-    if candidate.need is None or candidate.need.kind is not NeedKind.CONFIRMATION:
+    if candidate.need is None:
         return ""
-    return f"; set network.profile: {' or '.join(candidate.profiles)} to use it"
+    profile = f"set network.profile: {' or '.join(candidate.profiles)} to use it"
+    if candidate.need.kind is NeedKind.CONFIRMATION:
+        return f"; {profile}"
+    return f"; {_PATCH}, and {profile}" if _is_patchable(candidate) else ""
 
 
 def _named(
@@ -268,8 +207,9 @@ def _named(
     if not fitting:
         return _contradiction(candidates, profile)
     candidate = fitting[0]
-    if (need := _refused(candidate)) is not None:
-        return NoNetwork(f"has {candidate.row}, which needs {need.text}")
+    if (need := _unmet(candidate, request)) is not None:
+        remedy = f" ({_PATCH})" if _is_patchable(candidate) else ""
+        return NoNetwork(f"has {candidate.row}, which needs {need.text}{remedy}")
     return _network(facts, request, candidate, profile)
 
 
@@ -288,9 +228,23 @@ def _kind_of(candidate: CandidateNetwork) -> str:
     return f"resource {candidate.devices.resource}" if candidate.devices else candidate.fact
 
 
-def _refused(candidate: CandidateNetwork) -> Need | None:
+def _unmet(candidate: CandidateNetwork, request: NetworkRequest) -> Need | None:
+    """Return what a network needs and a job that names its profile does not confirm or have."""
     need = candidate.need
-    return None if need is None or need.kind is NeedKind.CONFIRMATION else need
+    if need is None or need.kind is NeedKind.CONFIRMATION:
+        return None
+    return None if _is_patchable(candidate) and request.node_paths else need
+
+
+def _is_patchable(candidate: CandidateNetwork) -> bool:
+    """Return True if `workers.podPatch` of a job can have what a network needs.
+
+    What it has exactly is the job's word, as with a confirmation. A job can name no profile of the
+    networks that need a sidecar.
+    """
+    need = candidate.need
+    privileged = need is not None and need.kind is NeedKind.PRIVILEGE
+    return privileged and not _REFUSED_PROFILES.issuperset(candidate.profiles)
 
 
 def _with_resource(
@@ -323,7 +277,11 @@ def _network(
     profile: NetworkProfile | None = None,
 ) -> NodeNetwork:
     """Return a network of the table. `profile` is the one that the job names."""
-    values = {item.name: _variable(item, candidate.row) for item in candidate.variables}
+    values = {
+        item.name: _variable(item, candidate.row)
+        for item in candidate.variables
+        if not (request.host_network and item.name == _INTERFACE)
+    }
     if profile is not None:
         demand = (
             PROFILE_VARIABLES.get(profile, ()) if candidate.demand is None else candidate.demand
@@ -335,14 +293,31 @@ def _network(
         settings.append(
             Setting(Kind.ANNOTATION, NETWORKS, request.networks, ANNOTATIONS_FIELD, JOB)
         )
-    elif candidate.networks and profile is not None and _refused(candidate) is None:
-        times = int(devices[0].value) if candidate.network_per_device else 1
-        text = ",".join(candidate.networks * times)
+    elif profile is not None and (attached := _attached(facts, request, candidate, devices)):
         settings.append(
-            Setting(Kind.ANNOTATION, NETWORKS, text, candidate.row, candidate.networks_source)
+            Setting(Kind.ANNOTATION, NETWORKS, attached, candidate.row, candidate.networks_source)
         )
     preset = candidate.topology if _has_labels_of(facts, candidate.topology) else None
     return NodeNetwork(candidate.row, candidate.fact, tuple(settings), topology=preset)
+
+
+def _attached(
+    facts: NodeFacts,
+    request: NetworkRequest,
+    candidate: CandidateNetwork,
+    devices: Sequence[Setting],
+) -> str:
+    """Return the networks that Multus attaches: none to a pod in the network of the node.
+
+    A job that requests more devices than the node has does not fit there.
+    """
+    if request.host_network or not candidate.networks:
+        return ""
+    if not candidate.network_per_device:
+        return ",".join(candidate.networks)
+    name, value = devices[0].name, devices[0].value
+    count = min(amounts({name: value}).get(name, 0), facts.amount(name), _MAX_ATTACHED)
+    return ",".join(candidate.networks * count)
 
 
 def _devices(

@@ -50,7 +50,8 @@ class NeedKind(StrEnum):
     CHOICE = "Choice"
     """One of several resources, which the job must name in `network.rdma`."""
     PRIVILEGE = "Privilege"
-    """Pods above the Pod Security level baseline. Refused."""
+    """Pods above the Pod Security level baseline. Refused, unless the network needs no sidecar and
+    `workers.podPatch` of the job mounts paths of the node."""
     CLAIM = "Claim"
     """A claim of dynamic resource allocation. Refused."""
 

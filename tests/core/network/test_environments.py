@@ -31,6 +31,7 @@ class Expected:
 ETH0 = {"NCCL_SOCKET_IFNAME": "eth0"}
 NOTHING = "no other network can be used as it is"
 ACCELERATOR = "label cloud.google.com/gke-accelerator="
+PATCH = "; mount the paths by workers.podPatch, and set network.profile: roce to use it"
 AUTO = {
     "aws-p5": Expected(
         "aws-efa",
@@ -55,7 +56,7 @@ AUTO = {
         "tcp",
         NOTHING,
         note=f"gke-gib ({ACCELERATOR}nvidia-h200-141gb) is not used: it needs host paths",
-        remedy="names of its RDMA networks",
+        remedy=f"names of its RDMA networks{PATCH}",
     ),
     "gke-a3-mega": Expected(
         "tcp",
@@ -89,13 +90,13 @@ AUTO = {
         "tcp",
         NOTHING,
         note="oci-roce (allocatable nvidia.com/rdma-vf: 16) is not used: it needs a privileged",
-        remedy="/dev/infiniband",
+        remedy=f"/dev/infiniband{PATCH}",
     ),
     "oci-b200-host-network": Expected(
         "tcp",
         NOTHING,
         note="oci-roce (label node.kubernetes.io/instance-type=BM.GPU.B200.8) is not used",
-        remedy="/dev/infiniband",
+        remedy=f"/dev/infiniband{PATCH}",
     ),
     "azure-h100-virtual-functions": Expected(
         "azure-infiniband",
@@ -282,6 +283,7 @@ def test_a_named_profile_demands_its_network_and_confirms_what_nodes_do_not_show
         ("gke-a3-high", "roce", f"has gke-tcpx by {ACCELERATOR}nvidia-h100-80gb, not roce (use"),
         ("gke-a3-ultra", "roce", "has gke-gib, which needs host paths"),
         ("oci-h100-virtual-functions", "roce", "has oci-roce, which needs a privileged container"),
+        ("gke-a3-mega", "tcpxo", "has gke-tcpxo, which needs a privileged sidecar"),
         ("aws-efa-dra", "efa", "has dra, which needs a ResourceClaim"),
         ("network-operator-two-resources", "roce", "has nvidia-network-operator, which needs netw"),
     ],

@@ -32,10 +32,12 @@ def _sidecar(name: str, sample: str) -> Need:
 
 
 def gib(facts: NodeFacts) -> Iterator[CandidateNetwork]:
-    """Yield gIB: A3 Ultra, A4, A4X."""
+    """Yield gIB: A3 Ultra, A4, A4X. The script of the library sets its variables."""
     if facts.labels.get(ACCELERATOR) in GIB_ACCELERATORS:
         fact = facts.label_fact(ACCELERATOR)
-        yield CandidateNetwork("gke-gib", fact, ("roce",), need=_HOST_PATHS, topology="gke")
+        yield CandidateNetwork(
+            "gke-gib", fact, ("roce",), demand=(), need=_HOST_PATHS, topology="gke"
+        )
 
 
 def tcpxo(facts: NodeFacts) -> Iterator[CandidateNetwork]:
