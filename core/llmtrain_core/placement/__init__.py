@@ -15,6 +15,8 @@ from llmtrain_core.placement.types import (
     device_tolerations,
     extra_resources,
     node_needs,
+    sidecar_resources,
+    with_added,
 )
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "obstacles_text",
     "on_network",
     "place",
+    "sidecar_resources",
     "start_obstacles",
     "why_unplaceable",
+    "with_added",
 ]

@@ -46,11 +46,31 @@ def extra_resources(workers: Mapping[str, Any], rdma: Mapping[str, Any]) -> dict
     for container in workers.get("initContainers") or ():
         for name, amount in container_requests(container.get("resources") or {}).items():
             needs[name] = max(needs.get(name, 0), amount)
-    patch = (workers.get("podPatch") or {}).get("spec") or {}
+    for name, amount in sidecar_resources(workers).items():
+        needs[name] = needs.get(name, 0) + amount
+    return {**needs, **devices}
+
+
+def sidecar_resources(workers: Mapping[str, Any]) -> dict[str, int]:
+    """Return what the sidecars of `podPatch` request together, as `workers` has them."""
+    patch, needs = (workers.get("podPatch") or {}).get("spec") or {}, dict[str, int]()
     for sidecar in patch.get("initContainers") or ():
         for name, amount in container_requests(sidecar.get("resources") or {}).items():
             needs[name] = needs.get(name, 0) + amount
-    return {**needs, **devices}
+    return needs
+
+
+def with_added(
+    extra: Mapping[str, int], added: Mapping[str, int], sidecars: Mapping[str, int]
+) -> dict[str, int]:
+    """Return what a job needs per node once its network adds amounts to the trainer.
+
+    Sidecars run beside the trainer, so that the pod requests both.
+    """
+    found = dict(extra)
+    for name, amount in added.items():
+        found[name] = max(amount + sidecars.get(name, 0), extra.get(name, 0))
+    return found
 
 
 def node_needs(gpu_resource: str, gpus: int, extra: Mapping[str, int]) -> dict[str, int]:
@@ -81,6 +101,8 @@ class Request:
     gpu_resource: str = GPU_RESOURCE
     extra: Mapping[str, int] = field(default_factory=dict)
     """Other resources that each node must have free: CPU, memory, RDMA devices."""
+    sidecars: Mapping[str, int] = field(default_factory=dict)
+    """The part of them that sidecars of a patch request."""
     require: str | None = None
     prefer: str | None = None
     tensor_within: str | None = None
@@ -118,12 +140,12 @@ class Request:
         return replace(self.with_resources(added), network=network)
 
     def with_resources(self, added: Mapping[str, int]) -> Request:
-        """Return the request with other resources, and tolerations for the taints of devices."""
+        """Return the request with other resources of the trainer, and tolerations for taints."""
         if not added:
             return self
         more = [t for t in device_tolerations(added) if t not in self.tolerations]
-        larger = {name: max(amount, self.extra.get(name, 0)) for name, amount in added.items()}
-        return replace(self, extra={**self.extra, **larger}, tolerations=(*self.tolerations, *more))
+        extra = with_added(self.extra, added, self.sidecars)
+        return replace(self, extra=extra, tolerations=(*self.tolerations, *more))
 
     @property
     def chosen_network(self) -> NodeNetwork | None:
@@ -150,7 +172,8 @@ class Request:
         """Build the request of a checked job, to run on `hardware` if that is known."""
         workers, topology, network = job.spec.workers, job.spec.topology, job.spec.network
         rdma = network.rdma if network else None
-        extra = extra_resources(workers.to_wire(), rdma.to_wire() if rdma else {})
+        wire = workers.to_wire()
+        extra = extra_resources(wire, rdma.to_wire() if rdma else {})
         tolerated = device_tolerations({workers.gpu_resource, *extra})
         return cls(
             layout=job.layout,
@@ -158,6 +181,7 @@ class Request:
             gpus_per_node=workers.gpus_per_node,
             gpu_resource=workers.gpu_resource,
             extra=extra,
+            sidecars=sidecar_resources(wire),
             require=topology.require if topology else None,
             prefer=topology.prefer if topology else None,
             tensor_within=topology.tensor_within if topology else None,

@@ -12,7 +12,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
-from llmtrain_core.topology.resources import read_quantity
+from llmtrain_core.topology.resources import of_containers, read_quantity
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 _MAX_NAMED = 3
@@ -91,12 +91,12 @@ def charge_of(spec: Mapping[str, Any]) -> PodCharge:
     )
 
 
-def with_resources(charge: PodCharge, added: Mapping[str, int]) -> PodCharge:
-    """Return a charge with devices and huge pages that the pod requests besides."""
-    if not added:
+def with_resources(charge: PodCharge, amounts: Mapping[str, int]) -> PodCharge:
+    """Return a charge with these amounts of devices and huge pages."""
+    if not amounts:
         return charge
     charged = dict(charge.amounts)
-    for name, amount in added.items():
+    for name, amount in amounts.items():
         charged[f"requests.{name}"] = Fraction(amount)
         if name.startswith("hugepages-"):
             charged[name] = Fraction(amount)
@@ -161,24 +161,12 @@ def _matches(scope: Scope, pod: PodCharge) -> bool:
 
 
 def _resources(spec: Mapping[str, Any], kind: str) -> dict[str, Fraction]:
-    """Return the requests or limits of a pod: the sum over containers, or an init container's."""
-    total: dict[str, Fraction] = {}
-    first = spec.get("initContainers") or []
-    together = [*(spec.get("containers") or []), *(c for c in first if _is_sidecar(c))]
-    for container in together:
-        for name, amount in _container(container, kind).items():
-            total[name] = total.get(name, Fraction(0)) + amount
-    for container in first:
-        for name, amount in _container(container, kind).items():
-            total[name] = max(total.get(name, Fraction(0)), amount)
+    """Return the requests or limits of a pod."""
+    total = of_containers(spec, lambda container: _container(container, kind))
     if kind == "requests" or total:
         for name, amount in _amounts(spec.get("overhead") or {}).items():
             total[name] = total.get(name, Fraction(0)) + amount
     return total
-
-
-def _is_sidecar(container: Mapping[str, Any]) -> bool:
-    return container.get("restartPolicy") == "Always"
 
 
 def _container(container: Mapping[str, Any], kind: str) -> dict[str, Fraction]:

@@ -7,10 +7,10 @@ Fractions are rounded up. Every pod takes one of the `pods` of its node.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from llmtrain_core.api.base import QUANTITY_UNITS
 
@@ -28,6 +28,7 @@ _MAXIMUM = 2**63 - 1
 
 Amounts = Mapping[str, int]
 """Amount by resource."""
+Number = TypeVar("Number", int, Fraction)
 
 
 def is_device(resource: str) -> bool:
@@ -74,15 +75,9 @@ def container_requests(resources: Mapping[str, Any]) -> dict[str, int]:
 def pod_requests(spec: Mapping[str, Any]) -> dict[str, int]:
     """Return what a pod with this spec requests, including one of the node's `pods`.
 
-    Init containers run one after the other, before the containers. Those that restart always are
-    sidecars: they keep running. A request of the whole pod replaces those of its containers.
+    A request of the whole pod replaces those of its containers.
     """
-    total: dict[str, int] = {}
-    for container in spec.get("containers") or ():
-        if resources := container.get("resources"):
-            _add(total, container_requests(resources))
-    if first := spec.get("initContainers"):
-        _add_init_containers(total, first)
+    total = of_containers(spec, lambda one: container_requests(one.get("resources") or {}))
     if whole := spec.get("resources"):
         found = container_requests(whole)
         total |= {name: amount for name, amount in found.items() if name.startswith(_POD_LEVEL)}
@@ -92,26 +87,38 @@ def pod_requests(spec: Mapping[str, Any]) -> dict[str, int]:
     return total
 
 
-def _add_init_containers(total: dict[str, int], containers: Iterable[Mapping[str, Any]]) -> None:
-    """Add the sidecars to a total, then raise it to what the init containers need."""
-    started: dict[str, int] = {}
-    most: dict[str, int] = {}
-    for container in containers:
-        own = container_requests(container.get("resources") or {})
+def of_containers(
+    spec: Mapping[str, Any], amounts_of: Callable[[Mapping[str, Any]], Mapping[str, Number]]
+) -> dict[str, Number]:
+    """Return the amounts of the containers of a pod together, from the amounts of each.
+
+    Init containers run one after the other, before the containers. Those that restart always are
+    sidecars: they keep running.
+    """
+    total: dict[str, Number] = {}
+    for container in spec.get("containers") or ():
+        _add(total, amounts_of(container))
+    started: dict[str, Number] = {}
+    most: dict[str, Number] = {}
+    for container in spec.get("initContainers") or ():
+        running, own = dict(started), amounts_of(container)
         if container.get("restartPolicy") == "Always":
             _add(total, own)
             _add(started, own)
-            own = {}
-        for name in {*own, *started}:
-            running = own.get(name, 0) + started.get(name, 0)
-            most[name] = max(most.get(name, 0), running)
-    for name, amount in most.items():
-        total[name] = max(total.get(name, 0), amount)
+        _add(running, own)
+        _raise_to(most, running)
+    _raise_to(total, most)
+    return total
 
 
-def _add(total: dict[str, int], more: Amounts) -> None:
+def _add(total: dict[str, Number], more: Mapping[str, Number]) -> None:
     for name, amount in more.items():
-        total[name] = total.get(name, 0) + amount
+        total[name] = total[name] + amount if name in total else amount
+
+
+def _raise_to(total: dict[str, Number], least: Mapping[str, Number]) -> None:
+    for name, amount in least.items():
+        total[name] = max(total[name], amount) if name in total else amount
 
 
 def foreign_requests(spec: Mapping[str, Any]) -> dict[str, int]:

@@ -107,8 +107,9 @@ class Admission:
         self._trials: dict[str, _Trial] = {}
         self._quotas: dict[str, _Quotas] = {}
         self._networks: dict[str, tuple[int, Amounts]] = {}
-        """What the last network that each job was to get adds to a pod, with the generation. It is
-        decided after the quotas are compared, so the next comparison counts it."""
+        """What a pod requests of the resources of the last network that each job was to get, with
+        the generation. It is decided after the quotas are compared: the next comparison counts it.
+        """
         self._running: dict[_Key, asyncio.Task[None]] = {}
         self._waiting: list[tuple[str, str]] = []
         """Jobs whose pod is to be tried: UID and namespace."""
@@ -177,8 +178,9 @@ class Admission:
             if quotas is None:
                 continue
             if isinstance(decision, Assignment):
-                added = decision.network.resources if decision.network else {}
-                self._networks[uid] = self._generation(uid), added
+                added = decision.network.resources if decision.network else ()
+                needs = {name: decision.resources[name] for name in added}
+                self._networks[uid] = self._generation(uid), needs
             others = promised.setdefault(job.namespace, list(self._promised(job.namespace)))
             refusal = self._over_quota(job, quotas, others)
             pending[uid] = refusal or decision

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
-from llmtrain_core.placement import Request, extra_resources, node_needs
+from llmtrain_core.placement import (
+    Request,
+    extra_resources,
+    node_needs,
+    sidecar_resources,
+    with_added,
+)
 from llmtrain_core.queueing import Allocation, Assignment, PendingJob
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_core.topology.resources import PODS
@@ -27,7 +33,8 @@ def node_resources(view: JobView) -> dict[str, int]:
     workers, network = view.spec.get("workers") or {}, view.spec.get("network") or {}
     gpus = int((view.stored_placement or {}).get("gpusPerNode", 0))
     added = PodNetwork.of_status(view.stored_network).needs
-    extra = {**extra_resources(workers, network.get("rdma") or {}), **added}
+    extra = extra_resources(workers, network.get("rdma") or {})
+    extra = with_added(extra, added, sidecar_resources(workers))
     return node_needs(str(workers.get("gpuResource") or GPU_RESOURCE), gpus, extra)
 
 

@@ -71,6 +71,9 @@ def test_requests_and_limits_are_those_of_kubernetes() -> None:
     assert charge_of({**spec, "initContainers": [first]}).amounts["cpu"] == 3
     sidecar = {**first, "restartPolicy": "Always"}
     assert charge_of({**spec, "initContainers": [sidecar]}).amounts["cpu"] == Fraction(7, 2)
+    first_beside = charge_of({**spec, "initContainers": [sidecar, first]})
+    assert first_beside.amounts["cpu"] == 6, "it runs while the sidecar does"
+    assert charge_of({**spec, "initContainers": [first, sidecar]}).amounts["cpu"] == Fraction(7, 2)
     assert charge_of({**spec, "overhead": {"cpu": "1"}}).amounts["cpu"] == Fraction(3, 2)
 
 

@@ -16,6 +16,7 @@ from llmtrain_core.network import Kind, NetworkRequest, NodeNetwork, Setting, ga
 from llmtrain_core.network.environments import TABLE
 from llmtrain_core.network.profile import ENV_FIELD
 from llmtrain_core.placement import Request
+from llmtrain_core.queueing.quota import charge_of
 from llmtrain_core.topology.resources import pod_requests
 from llmtrain_core.validation.check import Job, check
 from llmtrain_operator.cache.network_status import network_status
@@ -216,6 +217,32 @@ def test_placement_counts_what_the_pod_requests(name: str, profile: str) -> None
     wanted = Request.of(job).with_resources(network.resources)
     assert pod_requests(pod_on(name, job)["spec"]) == wanted.needs
     assert PodNetwork.of_status(stored(network)).needs == network.resources
+
+
+@pytest.mark.parametrize("own", [None, "64Mi"])
+@pytest.mark.parametrize("first", [None, "6Gi"])
+@pytest.mark.parametrize("sidecars", [0, 2])
+def test_huge_pages_of_the_network_are_counted_beside_those_of_other_containers(
+    own: str | None, first: str | None, sidecars: int
+) -> None:
+    workers: dict[str, Any] = {"resources": pages(own)}
+    if first:
+        workers["initContainers"] = [{"name": "i", "image": "i:1", "resources": pages(first)}]
+    beside = {"image": "s:1", "restartPolicy": "Always", "resources": pages("1Gi")}
+    names = [f"s{index}" for index in range(sidecars)]
+    patch = {"initContainers": [{"name": name, **beside} for name in names]}
+    workers["podPatch"] = {"spec": patch if sidecars else {}}
+    job, _ = job_on("aws-p5", "auto", workers=workers)
+    network, body = decided("aws-p5", job), pod_on("aws-p5", job)
+    wanted, requests = Request.of(job).with_resources(network.resources), pod_requests(body["spec"])
+    assert wanted.needs == requests
+    amounts = charge_of(body["spec"]).amounts
+    assert amounts["hugepages-2Mi"] == amounts["requests.hugepages-2Mi"]
+    assert amounts["requests.hugepages-2Mi"] == requests["hugepages-2Mi"]
+
+
+def pages(amount: str | None) -> dict[str, Any]:
+    return {"limits": {"hugepages-2Mi": amount} if amount else {}}
 
 
 def test_every_row_and_every_list_has_a_pod_or_a_refusal() -> None:

@@ -221,6 +221,24 @@ async def test_namespaces_take_turns() -> None:
     assert "other" in asked.tried[:2]
 
 
+async def test_what_sidecars_request_of_a_resource_of_the_network_counts_towards_a_quota() -> None:
+    efa, pages = "vpc.amazonaws.com/efa", "hugepages-2Mi"
+    beside = {"restartPolicy": "Always", "resources": {"limits": {pages: "1Gi"}}}
+    spec = {**POD["spec"], "initContainers": [beside]}
+    hard = {pages: "11Gi"}
+    asked = Asked(
+        [{"metadata": {"name": "team"}, "spec": {"hard": hard}}], **{"job-1": {"spec": spec}}
+    )
+    more = {efa: 32, pages: 2**40}
+    offered = [replace(n, allocatable={**n.allocatable, **more}) for n in nodes(2)]
+    job = waiting_job("job-1", 2)
+    sidecars = {pages: 2**30}
+    job = replace(job, request=replace(job.request, sidecars=sidecars, extra=sidecars))
+    found = (await decided(asked, queue_of(job), cluster(offered))).pending["job-1"]
+    assert isinstance(found, Unschedulable) and found.reason == Reason.QUOTA_EXCEEDED
+    assert f"{pages} requested 12288Mi, used 0, limit 11264Mi" in found.message
+
+
 async def test_devices_of_the_network_count_towards_a_quota_and_are_judged_before_nodes() -> None:
     efa = "vpc.amazonaws.com/efa"
     hard = {f"requests.{efa}": "63"}

@@ -96,6 +96,23 @@ def test_a_job_holds_the_devices_of_its_network() -> None:
     assert used["n0", EFA] == used["n1", EFA] == 32
 
 
+def test_a_job_holds_what_its_sidecars_request_beside_its_network() -> None:
+    pages = {"limits": {"hugepages-2Mi": "1Gi"}}
+    sidecar = {"name": "s", "image": "i", "restartPolicy": "Always", "resources": pages}
+    patch = {"podPatch": {"spec": {"initContainers": [sidecar]}}}
+    facts = NodeFacts({}, {GPU: 8, EFA: 32, "hugepages-2Mi": 2**40})
+    of_pages = network_of(facts, NetworkRequest(2, 8))
+    assert isinstance(of_pages, NodeNetwork)
+    placement = {**PLACEMENT, "gpusPerNode": 8, "blocks": [{"path": "", "nodes": ["n0", "n1"]}]}
+    given = network_status(of_pages).to_wire()
+    found = record(
+        "job",
+        status(ConditionType.RUNNING, placement=placement, network=given),
+        **{**SHAPE, "workers": {**SHAPE["workers"], **patch}},
+    )
+    assert node_resources(found.view)["hugepages-2Mi"] == 6 * 2**30
+
+
 def reader(found: JobRecord, *here: Node) -> ClusterReader:
     informers = Informers(
         cast(KubeApi, None), None, False, ChangeHandlers(*[lambda *_: None] * 7), Metrics()
