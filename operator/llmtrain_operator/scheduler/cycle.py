@@ -129,18 +129,22 @@ class _LabelFindings:
 def find_better_placement(
     job: RunningJob, cluster: ClusterState
 ) -> tuple[RelocationHint, Assignment | None]:
-    """Return a better placement for a running job. The nodes that it holds count as free."""
-    pending = job.next
+    """Return a better placement for a running job. The nodes that it holds count as free.
+
+    It goes to no node that placements use last.
+    """
+    pending, views = job.next, FabricViews(cluster)
     nowhere = RelocationHint(pending.attempt - 1, 1.0, "")
     view = _fabric_without(job, cluster)
     if view is None:
         return nowhere, None
     # The cost of a placement does not tell networks apart, so the job stays on its own.
-    options = FabricViews(cluster).on_networks(pending)
-    same = (each for each in options if _is_on(job.nodes, each.request))
+    same = (each for each in views.on_networks(pending) if _is_on(job.nodes, each.request))
     pending = next(same, pending)
     if pending.network is not None and pending.request.network is None:
         return nowhere, None
+    last = (views.last_nodes(pending) | pending.avoided_nodes).difference(job.nodes)
+    view = replace(view, withheld=view.withheld | last)
     found = find_relocation(pending.request, job.nodes, view)
     if found is None:
         return nowhere, None
@@ -175,8 +179,14 @@ def find_place_elsewhere(job: RunningJob, cluster: ClusterState) -> Assignment |
 
 
 def _is_on(nodes: Sequence[str], request: Request) -> bool:
-    """Return True if all nodes have the network of a request."""
-    return request.network is None or request.network.nodes.issuperset(nodes)
+    """Return True if nodes of a gang have the network of a request, as far as it is known.
+
+    It is not known of nodes that could not hold a block now, such as cordoned or avoided ones.
+    """
+    network = request.network
+    return network is None or (
+        not network.nodes.isdisjoint(nodes) and network.excluded.keys().isdisjoint(nodes)
+    )
 
 
 def _fabric_without(job: RunningJob, cluster: ClusterState) -> Snapshot | None:

@@ -9,6 +9,7 @@ import pytest
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.network import NetworkRequest, NodeFacts, NodeNetwork, network_of
+from llmtrain_core.node_health import HealthFinding
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import RunningJob
 from llmtrain_core.topology.inventory import Node
@@ -170,6 +171,24 @@ def test_a_better_placement_is_on_the_network_that_the_job_has() -> None:
         hint, offer = find_better_placement(running, state)
         assert (set(offer.nodes) if offer else None) == expected, hint
         assert offer is None or (offer.network is not None and offer.network.row == "aws-efa")
+
+
+BAD = HealthFinding("gpu/missing", "condition GPUMissing=True")
+
+
+@pytest.mark.parametrize("why", [{"health": (BAD,)}, {"cordoned": True}, {"ready": False}])
+def test_a_job_with_a_node_that_takes_no_pods_finds_a_better_place_on_its_network(
+    why: dict[str, Any],
+) -> None:
+    found = on_efa("n0", "n1")
+    here = [*nodes("n0", nics=32, leaf="l0"), *nodes("n1", nics=32, leaf="l1")]
+    here[1] = replace(here[1], **why)
+    running = as_running(found)
+    for nics, expected in ((32, {"b0", "b1"}), (0, None)):
+        near = nodes("b0", "b1", nics=nics, leaf="l2")
+        state = cluster([*here, *near], tuple(in_use([found])), THIN, running=(running,))
+        _, offer = find_better_placement(running, state)
+        assert (set(offer.nodes) if offer else None) == expected
 
 
 def test_the_network_is_written_with_the_placement_and_goes_with_it() -> None:

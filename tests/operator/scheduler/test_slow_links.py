@@ -11,6 +11,7 @@ import pytest
 from llmtrain_core.network.links import LinkPath
 from llmtrain_core.network.slow_links import SlowLinks
 from llmtrain_core.queueing import Assignment, ClusterState, PendingJob, RunningJob
+from llmtrain_core.queueing.quarantine import NodeLists, Quarantine
 from llmtrain_core.topology.inventory import Node, Usage
 from llmtrain_operator.scheduler.cycle import find_better_placement, find_place_elsewhere
 from tests.support.operator_harness.scheduling import (
@@ -98,6 +99,22 @@ def test_a_better_placement_is_shown_to_the_namespace_that_has_shown_the_link() 
         hint, assignment = find_better_placement(there, replace(with_slow, running=(there,)))
         assert (hint.gain > 1.5) == better
         assert (assignment is not None) == better
+
+
+@pytest.mark.parametrize("why", ["slow", "suspect", "failed"])
+def test_no_node_that_is_used_last_makes_a_placement_better(why: str) -> None:
+    there = running("a1", "b1")
+    usual = find_better_placement(there, replace(state(), running=(there,)))[1]
+    assert usual is not None
+    new = set(usual.nodes) - set(there.nodes)
+    found = state(own({(name[0], name): 3.0 for name in new}) if why == "slow" else None)
+    if why == "suspect":
+        lists = NodeLists(suspects=frozenset(new))
+        found = replace(found, quarantine=Quarantine(lists))
+    if why == "failed":
+        there = replace(there, next=replace(there.next, avoided_nodes=frozenset(new)))
+    _, offer = find_better_placement(there, replace(found, running=(there,)))
+    assert offer is not None and new.isdisjoint(offer.nodes)
 
 
 def test_a_job_that_leaves_drained_nodes_avoids_a_slow_one() -> None:
