@@ -20,7 +20,9 @@ from llmtrain_core.validation.folders import overlaps, reserved_folder
 from llmtrain_core.validation.problem import Problem
 
 PATCH = "spec.workers.podPatch.spec"
-_HUGE_PAGES = "HugePages"
+HUGE_PAGES = "HugePages"
+"""Medium of a volume with the huge pages of the pod, if it has one size of them."""
+_PAGES = "hugepages-"
 _KERNEL_FOLDERS = ("/dev", "/proc", "/sys")
 _CONTRACT_DEVICES = (env.SHM_PATH, env.TERMINATION_LOG_PATH)
 
@@ -109,7 +111,7 @@ def _volume_problems(workers: Workers, spec: PodPatchSpec) -> Iterator[Problem]:
             message = f"{volume.name} is a volume of workers.volumes"
             yield Problem(Reason.FORBIDDEN, f"{field}.name", message, "rename the volume")
         medium = (volume.empty_dir and volume.empty_dir.medium) or ""
-        if medium.startswith(_HUGE_PAGES) and not _has_pages(medium, workers, spec):
+        if medium.startswith(HUGE_PAGES) and not _has_pages(medium, workers, spec):
             yield Problem(
                 Reason.INVALID_SPEC,
                 f"{field}.emptyDir.medium",
@@ -120,14 +122,19 @@ def _volume_problems(workers: Workers, spec: PodPatchSpec) -> Iterator[Problem]:
 
 def _has_pages(medium: str, workers: Workers, spec: PodPatchSpec) -> bool:
     """Return whether the pod requests the pages of a medium, as the kubelet requires."""
+    media = page_media(workers, spec)
+    return len(media) == 1 if medium == HUGE_PAGES else medium in media
+
+
+def page_media(workers: Workers, spec: PodPatchSpec) -> frozenset[str]:
+    """Return the media of the huge pages that a job requests, such as HugePages-2Mi."""
     containers = (workers, *(workers.init_containers or ()), *(spec.init_containers or ()))
-    sizes = {
-        name
+    return frozenset(
+        name.replace(_PAGES, f"{HUGE_PAGES}-")
         for container in containers
         for name in (container.resources and container.resources.limits) or ()
-        if name.startswith("hugepages-")
-    }
-    return len(sizes) == 1 if medium == _HUGE_PAGES else medium.lower() in map(str.lower, sizes)
+        if name.startswith(_PAGES)
+    )
 
 
 def _user_problems(spec: PodPatchSpec) -> Iterator[Problem]:

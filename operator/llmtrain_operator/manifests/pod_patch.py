@@ -6,7 +6,7 @@ The merge is the strategic merge of Kubernetes. Its keys of lists are those of c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmtrain_core.api import env
@@ -14,6 +14,7 @@ from llmtrain_core.api.workers import Workers
 from llmtrain_core.topology.resources import is_device
 from llmtrain_core.validation.containers import is_reserved_variable
 from llmtrain_core.validation.folders import overlaps
+from llmtrain_core.validation.pod_patch import HUGE_PAGES, page_media
 from llmtrain_operator.errors import OperatorError
 
 Object = dict[str, Any]
@@ -66,7 +67,19 @@ def patched(pod: Object, workers: Workers) -> Object:
     if sidecars:
         default = sidecar_defaults(workers)
         patch["spec"]["initContainers"] = [strategic_merge(default, own) for own in sidecars]
+    _name_page_size(patch["spec"], page_media(workers, workers.pod_patch.spec))
     return apply_patch(pod, patch)
+
+
+def _name_page_size(spec: Object, media: Collection[str]) -> None:
+    """Name the size of the pages of volumes: the network may add pages of another one to the pod.
+
+    The kubelet mounts no volume of the medium HugePages in a pod with two sizes.
+    """
+    for volume in spec.get("volumes") or ():
+        directory = volume.get("emptyDir") or {}
+        if directory.get("medium") == HUGE_PAGES and len(media) == 1:
+            (directory["medium"],) = media
 
 
 def apply_patch(pod: Object, patch: Mapping[str, Any]) -> Object:

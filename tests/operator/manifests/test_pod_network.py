@@ -241,6 +241,26 @@ def test_huge_pages_of_the_network_are_counted_beside_those_of_other_containers(
     assert amounts["requests.hugepages-2Mi"] == requests["hugepages-2Mi"]
 
 
+@pytest.mark.parametrize("where", ["trainer", "sidecar"])
+def test_a_volume_of_huge_pages_is_mounted_although_the_network_adds_other_pages(
+    where: str,
+) -> None:
+    spec: dict[str, Any] = {"volumes": [{"name": "p", "emptyDir": {"medium": "HugePages"}}]}
+    gigantic = {"limits": {"hugepages-1Gi": "4Gi"}}
+    workers: dict[str, Any] = {"podPatch": {"spec": spec}}
+    if where == "trainer":
+        workers["resources"] = gigantic
+    else:
+        beside = {"name": "s", "image": "s:1", "restartPolicy": "Always", "resources": gigantic}
+        spec["initContainers"] = [beside]
+    body = pod_on("aws-p5", job_on("aws-p5", "auto", workers=workers)[0])
+    assert {"hugepages-2Mi", "hugepages-1Gi"} <= pod_requests(body["spec"]).keys()
+    media = {
+        item["name"]: item.get("emptyDir", {}).get("medium") for item in body["spec"]["volumes"]
+    }
+    assert media["p"] == "HugePages-1Gi"
+
+
 def pages(amount: str | None) -> dict[str, Any]:
     return {"limits": {"hugepages-2Mi": amount} if amount else {}}
 
