@@ -67,7 +67,7 @@ CASES = {
     "later-field": Case(
         {"network": {"profile": "tcpxo"}},
         "NotYetSupported",
-        ("spec.network.profile", "remove it"),
+        ("spec.network.profile", "use auto or tcp"),
     ),
     "our-variable": Case(
         {"workers": {"env": [{"name": "MASTER_ADDR", "value": "evil"}]}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import secrets
 from typing import Any
 
@@ -78,7 +79,9 @@ async def test_a_slow_node_is_shown_while_it_is_slow(
             trainer = tasks.create_task(report_blocks(said, ranks, slow))
             found = condition(await degraded("SlowNode"), "NetworkDegraded")
             assert found["status"] == "True"
-            assert f"transfers over node {node[-1]} take 4.0 times" in found["message"]
+            said_of_node = rf"transfers over node {node[-1]} take (\d\.\d) times"
+            shown = re.search(said_of_node, found["message"])
+            assert shown is not None and float(shown[1]) == pytest.approx(4.0, abs=0.3)
             await operator.shows(series)
             slow.clear()
             after = await degraded("TransfersAsUsual")
