@@ -100,6 +100,26 @@ def test_the_missing_resource_of_every_node_is_named(
     assert {n["name"]: n["obstacles"] for n in json.loads(out)["nodes"]} == expected
 
 
+def test_nodes_of_another_network_are_named_by_both_commands(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    nodes = tree(1, 3)
+    for each in nodes[:2]:
+        each["status"]["allocatable"]["vpc.amazonaws.com/efa"] = "4"
+    busy = pod("p", "n1", 0)
+    busy["spec"]["containers"][0]["resources"] = {"limits": {"vpc.amazonaws.com/efa": "1"}}
+    files = ["--nodes", file("n", listed("Node", *nodes)), "--pods", file("p", listed("Pod", busy))]
+    manifest = file("job", job(3))
+    found = json.loads(llmtrain("place", "-f", manifest, *files, "-o", "json")[1])
+    assert found["obstacles"] == {
+        "n1": "vpc.amazonaws.com/efa 4 requested, 3 free",
+        "n2": "has another network: tcp; vpc.amazonaws.com/efa 4 requested, 0 free",
+    }
+    listing = json.loads(llmtrain("topology", "-f", manifest, *files, "-o", "json")[1])
+    shown = {n["name"]: n["obstacles"] for n in listing["nodes"]}
+    assert shown == {"n0": "", **found["obstacles"]}
+
+
 def test_the_text_fits_into_80_columns(llmtrain: Shell, file: Callable[..., str]) -> None:
     long = "a-rather-long-name-of-a-node-as-clouds-give-them.internal-"
     nodes = [

@@ -31,7 +31,9 @@ from llmtrain_cli.io.cluster_view import ClusterSources, ClusterView, read_clust
 from llmtrain_cli.io.files import UNEXPECTED, read_manifest
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, show
 from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.network import NetworkRequest
 from llmtrain_core.node_health import CORDON_ROW, HealthFinding, Strength
+from llmtrain_core.placement import on_network
 from llmtrain_core.placement.tree import natural
 from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_core.topology.findings import LabelFinding, findings, sentences
@@ -121,6 +123,8 @@ def command(
         topology = TopologyMap.of(view)
         if manifest is not None:
             request = request_on(view.snapshot, *manifest)
+            network = NetworkRequest.of(manifest[0])
+            request = on_network(request, network, view.snapshot, view.drivers)
             obstacles = obstacles_by_node(request, view.snapshot)
             topology = replace(topology, obstacles=obstacles)
     except UNEXPECTED as error:
