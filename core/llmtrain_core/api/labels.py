@@ -34,3 +34,7 @@ NODE_ACCESS = (
 """Domains of annotations of pods by which a container runtime gives a pod devices or mounts of its
 node that it does not request. Sources: the Container Device Interface (`cdi.k8s.io`), CRI-O
 (`io.kubernetes.cri-o.Devices`), and the device injectors of containerd/nri and of GKE."""
+CONFINEMENT = ("container.apparmor.security.beta.kubernetes.io",)
+"""Domain of annotations that choose the AppArmor profile of a container, by its name. The API
+server still takes the profile from there. Source: Kubernetes documentation, "Pod Security
+Standards"."""

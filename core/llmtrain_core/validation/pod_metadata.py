@@ -16,7 +16,15 @@ def metadata_problems(workers: Workers) -> Iterator[Problem]:
     """Yield the labels and annotations that a job cannot set."""
     yield from _key_problems("spec.workers.podLabels", workers.pod_labels or ())
     yield from _key_problems("spec.workers.podAnnotations", workers.pod_annotations or ())
-    for key in workers.pod_annotations or ():
+    for key, value in (workers.pod_annotations or {}).items():
+        if _is_of(key, labels.CONFINEMENT) and value == "unconfined":
+            yield Problem(
+                Reason.FORBIDDEN,
+                f"spec.workers.podAnnotations.{key}",
+                f"{key} takes the AppArmor profile from a container, which the Pod Security level"
+                " baseline does not admit",
+                "remove it, or name a profile: runtime/default or localhost/PROFILE",
+            )
         if _is_of(key, labels.NODE_ACCESS):
             yield Problem(
                 Reason.FORBIDDEN,
