@@ -196,9 +196,9 @@ def check_preemption(
     """Check that a gang was preempted for one of higher priority that then fits as a whole.
 
     The check is at the revision at which the last pod of the victim ended. The writes of one
-    decision are stored in any order and may take long on a busy machine, but they were all sent
-    before. Until then the preemptor may have started, or a job of higher priority may have taken
-    the nodes.
+    decision are stored in any order and may take long on a busy machine: a gang that was preempted
+    for the same job may still have its placement. Until then the preemptor may have started, or a
+    job of higher priority may have taken the nodes.
     """
     winner = by_name[victim.preempted_for]
     assert by_name[victim.job].priority < winner.priority
@@ -212,8 +212,10 @@ def check_preemption(
     ):
         return
     held: Counter[str] = Counter()
-    for nodes_held, gpus in victim.others.values():
-        held.update(dict.fromkeys(nodes_held, gpus))
+    for job, (nodes_held, gpus) in victim.others.items():
+        earlier = [a for a in account.attempts if a.job == job and a.revision <= victim.released]
+        if max(earlier, key=lambda a: a.number).preempted_for != winner.name:
+            held.update(dict.fromkeys(nodes_held, gpus))
     free = nodes - sum(held[node] > GPUS - winner.gpus for node in held)
     assert free >= winner.nodes, f"{winner.name} does not fit without {victim.job}: {held}"
 
