@@ -6,7 +6,6 @@ Run by `make text-matrix`: it downloads packages once. `make test` has templates
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -119,7 +118,7 @@ def test_conversations_have_the_tokens_of_transformers(
 ) -> None:
     from tokenizers import Tokenizer
 
-    monkeypatch.setattr(sys, "path", [*sys.path, str(published_texts.reader_of_vocabularies())])
+    monkeypatch.syspath_prepend(published_texts.reader_of_vocabularies())
     from transformers import AutoTokenizer
 
     (tmp_path / "vocabulary.gguf").write_bytes(published_texts.vocabularies()[name])
