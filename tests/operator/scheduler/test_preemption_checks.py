@@ -108,3 +108,12 @@ def test_no_gang_stops_for_one_that_has_started() -> None:
     stop = job(7, "victim", reason="Preempted", number=1)
     found = Replay(GPUS).run([*STARTS, *started, stop])
     assert found.violations == ["revision 7: victim stops for winner, which has started"]
+
+
+def test_another_gang_that_is_preempted_for_the_same_job_may_still_have_its_placement() -> None:
+    other = attempt("other", "n1", "n2", revision=2)
+    other.preempted_for = "winner"
+    check(preempted(9, other=("n1", "n2")), other)
+    again = attempt("other", "n1", "n2", revision=8)
+    with pytest.raises(AssertionError, match="does not fit"):
+        check(preempted(9, other=("n1", "n2")), other, again)

@@ -213,8 +213,8 @@ def check_preemption(
         return
     held: Counter[str] = Counter()
     for job, (nodes_held, gpus) in victim.others.items():
-        earlier = [a for a in account.attempts if a.job == job and a.revision <= victim.released]
-        if max(earlier, key=lambda a: a.number).preempted_for != winner.name:
+        last = [a for a in account.attempts if a.job == job and a.revision <= victim.released][-1:]
+        if not any(attempt.preempted_for == winner.name for attempt in last):
             held.update(dict.fromkeys(nodes_held, gpus))
     free = nodes - sum(held[node] > GPUS - winner.gpus for node in held)
     assert free >= winner.nodes, f"{winner.name} does not fit without {victim.job}: {held}"
