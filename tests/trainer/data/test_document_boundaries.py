@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from llmtrain_trainer.config import DataConfig, Source, from_spec
+from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.prepare import prepare
 from llmtrain_trainer.data.tokenizer import END_OF_TEXT, train_bpe
+from llmtrain_trainer.job_spec import from_spec
 from tests.support.trainer.jobs import job_spec
 
 pytestmark = pytest.mark.torch

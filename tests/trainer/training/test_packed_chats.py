@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.config import from_spec
 from llmtrain_trainer.data.prepare import prepare
 from llmtrain_trainer.data.tokenizer import train_bpe
+from llmtrain_trainer.job_spec import from_spec
 from tests.support.trainer.jobs import job_spec
 
 pytestmark = pytest.mark.torch
