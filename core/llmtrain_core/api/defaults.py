@@ -41,11 +41,11 @@ CHAT_TEMPLATE_LENGTH = 300
 """Maximum length of `status.progress.chatTemplate`."""
 
 FIRST_RETRYABLE_EXIT_CODE = 128
+"""Exit codes from here on are signals, lost peers and hangs: the next attempt may succeed."""
 MAX_XIDS = 8
 """Xids that a termination message carries at most."""
 MAX_XID = 10_000
 """Bound of the code of an Xid."""
-"""Exit codes from here on are signals, lost peers and hangs: the next attempt may succeed."""
 TERMINATION_GRACE_SECONDS = 30
 """Default and minimum of `spec.workers.terminationGracePeriodSeconds`."""
 MAX_TERMINATION_GRACE_SECONDS = 120

@@ -100,8 +100,9 @@ class Reconciler:
     failure_seen: tuple[int, float] | None = None
     """Attempt in which a failed pod was seen, and when first; monotonic time."""
     refused_seen: FirstSeen[tuple[str, str]] = field(default_factory=FirstSeen)
-    missing_seen: FirstSeen[str] = field(default_factory=FirstSeen)
     """UID of each refused pod with the time of the refusal, and when it was seen first."""
+    missing_seen: FirstSeen[str] = field(default_factory=FirstSeen)
+    """UID of each pod that lacks an object, and when it was seen first."""
     denied_event_at: float = -1e9
     """When an Event about a refused status write was created; monotonic time."""
     restorer: Restorer = field(init=False)
