@@ -5,6 +5,8 @@
 
 GPU_RESOURCE = "nvidia.com/gpu"
 """Default of `spec.workers.gpuResource`."""
+HUGE_PAGES = "hugepages-"
+"""Start of the names of the resources for huge pages, before their size."""
 SHM_SIZE = "1Gi"
 """Default of `spec.workers.shmSize`."""
 FABRIC_NAME = "default"

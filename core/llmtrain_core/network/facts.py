@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrain_core.topology.inventory import Node
-from llmtrain_core.topology.resources import is_device
+from llmtrain_core.topology.resources import is_device, is_huge_pages
 
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 ACCELERATOR = "cloud.google.com/gke-accelerator"
 _READ = frozenset({INSTANCE_TYPE, ACCELERATOR})
 """Labels whose values the table reads. Of the others only the keys count."""
-_HUGE_PAGES = "hugepages-"
 _MAX_KINDS = 4096
 """Different facts that a FactsCache keeps. Nodes of one kind have the same."""
+
+
+def is_of_network(resource: str) -> bool:
+    """Return True for a resource that a network may add to pods: devices and huge pages."""
+    return is_device(resource) or is_huge_pages(resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +37,7 @@ class NodeFacts:
     def of(cls, node: Node, drivers: frozenset[str] = frozenset()) -> NodeFacts:
         """Return the facts of a node. Nodes of one kind have equal facts."""
         labels = {key: value if key in _READ else "" for key, value in node.labels.items()}
-        amounts = {
-            name: amount
-            for name, amount in node.allocatable.items()
-            if is_device(name) or name.startswith(_HUGE_PAGES)
-        }
+        amounts = {name: amount for name, amount in node.allocatable.items() if is_of_network(name)}
         return cls(labels, amounts, drivers)
 
     @property

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from llmtrain_core.api.defaults import GPU_RESOURCE
 from llmtrain_core.api.job import Resources
 from llmtrain_core.api.pod_patch import PodPatchSpec
+from llmtrain_core.network.facts import is_of_network
 from llmtrain_core.network.rows import NETWORKS
-from llmtrain_core.topology.resources import is_device
 from llmtrain_core.validation.check import Job
 
 AUTO = "auto"
@@ -86,11 +86,7 @@ def _own_amounts(resources: Resources | None) -> dict[str, str]:
     if resources is None:
         return {}
     both = {**(resources.requests or {}), **(resources.limits or {})}
-    return {
-        name: str(amount)
-        for name, amount in both.items()
-        if is_device(name) or name.startswith("hugepages-")
-    }
+    return {name: str(amount) for name, amount in both.items() if is_of_network(name)}
 
 
 def _mounts_node_paths(patch: PodPatchSpec) -> bool:

@@ -12,7 +12,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
-from llmtrain_core.topology.resources import of_containers, read_quantity
+from llmtrain_core.topology.resources import is_huge_pages, of_containers, read_quantity
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 _MAX_NAMED = 3
@@ -78,7 +78,7 @@ def charge_of(spec: Mapping[str, Any]) -> PodCharge:
     charged: dict[str, Fraction] = {"pods": Fraction(1), "count/pods": Fraction(1)}
     for name, amount in requests.items():
         charged[f"requests.{name}"] = amount
-        if name in _COMPUTE or name.startswith("hugepages-"):
+        if name in _COMPUTE or is_huge_pages(name):
             charged[name] = amount
     for name in _COMPUTE:
         if name in limits:
@@ -98,7 +98,7 @@ def with_resources(charge: PodCharge, amounts: Mapping[str, int]) -> PodCharge:
     charged = dict(charge.amounts)
     for name, amount in amounts.items():
         charged[f"requests.{name}"] = Fraction(amount)
-        if name.startswith("hugepages-"):
+        if is_huge_pages(name):
             charged[name] = Fraction(amount)
     return replace(charge, amounts=charged)
 

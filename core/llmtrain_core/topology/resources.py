@@ -13,12 +13,13 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from llmtrain_core.api.base import QUANTITY_UNITS
+from llmtrain_core.api.defaults import HUGE_PAGES
 
 CPU, MEMORY, PODS = "cpu", "memory", "pods"
 _MILLI = 1000
-_BYTES = (MEMORY, "ephemeral-storage", "hugepages-")
+_BYTES = (MEMORY, "ephemeral-storage", HUGE_PAGES)
 """Starts of the names of resources whose unit is the byte."""
-_POD_LEVEL = (CPU, MEMORY, "hugepages-")
+_POD_LEVEL = (CPU, MEMORY, HUGE_PAGES)
 """Starts of the names of resources that a pod may request as a whole."""
 
 _QUANTITY = re.compile(
@@ -34,6 +35,11 @@ Number = TypeVar("Number", int, Fraction)
 def is_device(resource: str) -> bool:
     """Return True for an extended resource: GPUs and other devices."""
     return "/" in resource
+
+
+def is_huge_pages(resource: str) -> bool:
+    """Return True for huge pages of any size."""
+    return resource.startswith(HUGE_PAGES)
 
 
 @lru_cache(maxsize=8192)

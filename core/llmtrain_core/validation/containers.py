@@ -9,10 +9,8 @@ from llmtrain_core.api import env
 from llmtrain_core.api.base import LABEL_KEY, quantity_value
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.containers import EnvFromSource, EnvVar, InitContainer, ResourceAmounts
+from llmtrain_core.api.defaults import HUGE_PAGES
 from llmtrain_core.validation.problem import Problem
-
-_HUGE_PAGES = "hugepages-"
-"""Start of the names of resources of which Kubernetes permits no overcommitment."""
 
 
 def environment_problems(
@@ -99,7 +97,8 @@ def resource_problems(field: str, resources: ResourceAmounts | None) -> Iterator
     requests = (resources and resources.requests) or {}
     limits = (resources and resources.limits) or {}
     for resource in sorted(requests):
-        exact = "/" in resource or resource.startswith(_HUGE_PAGES)
+        # Kubernetes permits no overcommitment of extended resources and huge pages.
+        exact = "/" in resource or resource.startswith(HUGE_PAGES)
         if exact and limits.get(resource) != requests[resource]:
             yield Problem(
                 Reason.INVALID_SPEC,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from llmtrain_core.api import env
 from llmtrain_core.api.conditions import Reason
+from llmtrain_core.api.defaults import HUGE_PAGES
 from llmtrain_core.api.pod_patch import (
     Capabilities,
     ContainerSecurity,
@@ -20,9 +21,8 @@ from llmtrain_core.validation.folders import overlaps, reserved_folder
 from llmtrain_core.validation.problem import Problem
 
 PATCH = "spec.workers.podPatch.spec"
-HUGE_PAGES = "HugePages"
+PAGES_MEDIUM = "HugePages"
 """Medium of a volume with the huge pages of the pod, if it has one size of them."""
-_PAGES = "hugepages-"
 _KERNEL_FOLDERS = ("/dev", "/proc", "/sys")
 _CONTRACT_DEVICES = (env.SHM_PATH, env.TERMINATION_LOG_PATH)
 
@@ -111,7 +111,7 @@ def _volume_problems(workers: Workers, spec: PodPatchSpec) -> Iterator[Problem]:
             message = f"{volume.name} is a volume of workers.volumes"
             yield Problem(Reason.FORBIDDEN, f"{field}.name", message, "rename the volume")
         medium = (volume.empty_dir and volume.empty_dir.medium) or ""
-        if medium.startswith(HUGE_PAGES) and not _has_pages(medium, workers, spec):
+        if medium.startswith(PAGES_MEDIUM) and not _has_pages(medium, workers, spec):
             yield Problem(
                 Reason.INVALID_SPEC,
                 f"{field}.emptyDir.medium",
@@ -123,17 +123,17 @@ def _volume_problems(workers: Workers, spec: PodPatchSpec) -> Iterator[Problem]:
 def _has_pages(medium: str, workers: Workers, spec: PodPatchSpec) -> bool:
     """Return whether the pod requests the pages of a medium, as the kubelet requires."""
     media = page_media(workers, spec)
-    return len(media) == 1 if medium == HUGE_PAGES else medium in media
+    return len(media) == 1 if medium == PAGES_MEDIUM else medium in media
 
 
 def page_media(workers: Workers, spec: PodPatchSpec) -> frozenset[str]:
     """Return the media of the huge pages that a job requests, such as HugePages-2Mi."""
     containers = (workers, *(workers.init_containers or ()), *(spec.init_containers or ()))
     return frozenset(
-        name.replace(_PAGES, f"{HUGE_PAGES}-")
+        name.replace(HUGE_PAGES, f"{PAGES_MEDIUM}-")
         for container in containers
         for name in (container.resources and container.resources.limits) or ()
-        if name.startswith(_PAGES)
+        if name.startswith(HUGE_PAGES)
     )
 
 

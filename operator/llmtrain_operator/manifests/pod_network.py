@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrain_core.network import Kind
+from llmtrain_core.network.facts import is_of_network
 from llmtrain_core.network.profile import OWN_FIELDS, PROFILE_VARIABLES
 from llmtrain_core.network.rows import NETWORKS
 from llmtrain_core.topology.resources import amounts, is_device, read_quantity
@@ -66,5 +67,4 @@ class PodNetwork:
 
 def _is_added(resource: str, amount: str) -> bool:
     """Return True for what the table adds; other resources are the job's alone."""
-    kind = is_device(resource) or resource.startswith("hugepages-")
-    return kind and read_quantity(amount) is not None
+    return is_of_network(resource) and read_quantity(amount) is not None

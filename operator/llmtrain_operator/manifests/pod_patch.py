@@ -14,7 +14,7 @@ from llmtrain_core.api.workers import Workers
 from llmtrain_core.topology.resources import is_device
 from llmtrain_core.validation.containers import is_reserved_variable
 from llmtrain_core.validation.folders import overlaps
-from llmtrain_core.validation.pod_patch import HUGE_PAGES, page_media
+from llmtrain_core.validation.pod_patch import PAGES_MEDIUM, page_media
 from llmtrain_operator.errors import OperatorError
 
 Object = dict[str, Any]
@@ -78,7 +78,7 @@ def _name_page_size(spec: Object, media: Collection[str]) -> None:
     """
     for volume in spec.get("volumes") or ():
         directory = volume.get("emptyDir") or {}
-        if directory.get("medium") == HUGE_PAGES and len(media) == 1:
+        if directory.get("medium") == PAGES_MEDIUM and len(media) == 1:
             (directory["medium"],) = media
 
 
