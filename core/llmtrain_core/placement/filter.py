@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from llmtrain_core.node_health import CORDON_ROW
 from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot, tolerates
 from llmtrain_core.topology.resources import amount_text, is_device, missing_text
@@ -111,8 +110,7 @@ def _lack(resource: str, amount: int, total: int) -> str:
 
 def _findings(node: Node) -> list[str]:
     """Return the findings that keep jobs from a node. Tolerations do not change its health."""
-    found = (f for f in node.health if f.in_force and f.row != CORDON_ROW)
-    return [f"{AVOIDED}{finding.text}" for finding in islice(found, MAX_FINDINGS)]
+    return [f"{AVOIDED}{finding.text}" for finding in islice(node.avoided_for(), MAX_FINDINGS)]
 
 
 def _without_evidence(cause: str) -> str:

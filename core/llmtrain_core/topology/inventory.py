@@ -6,7 +6,7 @@ without the label of a level is alone in a separate domain there, and the gap is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,10 +62,14 @@ class Node:
     health: tuple[HealthFinding, ...] = ()
     """What the node health table finds."""
 
+    def avoided_for(self) -> Iterator[HealthFinding]:
+        """Yield the findings that keep jobs from the node, besides a cordon."""
+        return (f for f in self.health if f.in_force and f.row != CORDON_ROW)
+
     @property
     def avoided(self) -> bool:
         """Whether a finding keeps jobs from the node, besides a cordon."""
-        return any(f.in_force and f.row != CORDON_ROW for f in self.health)
+        return any(True for _ in self.avoided_for())
 
     @property
     def leaving(self) -> HealthFinding | None:
