@@ -153,10 +153,10 @@ class _Cycle:
         respected = self.reservations.blocking(end)
         capacity = self.reservations.capacity(respected)
         options = self._views.on_networks(job)
-        for job in options:
-            placement = self._place(job, capacity, avoid_suspects=True)
+        for option in options:
+            placement = self._place(option, capacity, avoid_suspects=True)
             if placement is not None:
-                self._start(job, placement, end)
+                self._start(option, placement, end)
                 return
         job = options[0]
         position, requests = len(self._queue_with_quarantined), self._views.requests(job)

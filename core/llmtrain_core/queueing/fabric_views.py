@@ -76,8 +76,9 @@ class FabricViews:
         Slow uplinks have less to give.
         """
         withheld = capacity.excluded | self.quarantine(job).excluded.keys()
-        fabric = dataclasses.replace(self.fabric(job), uplinks=uplinks)
-        found = dataclasses.replace(fabric, used=capacity.used, withheld=withheld)
+        found = dataclasses.replace(
+            self.fabric(job), used=capacity.used, withheld=withheld, uplinks=uplinks
+        )
         return with_slow_links(found, self._cluster.slow_links_for(job))
 
     def requests(self, job: PendingJob) -> RequestClass:

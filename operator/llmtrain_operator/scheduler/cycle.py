@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmtrain_core.api.conditions import clean_text
-from llmtrain_core.network.slow_links import slow_nodes, with_slow_links
+from llmtrain_core.network.slow_links import with_slow_links
 from llmtrain_core.placement import Placement, Request, eligible
 from llmtrain_core.queueing import (
     Assignment,
@@ -166,9 +166,9 @@ def find_place_elsewhere(job: RunningJob, cluster: ClusterState) -> Assignment |
     expired = frozenset(node for held in cluster.expired for node in held.nodes)
     out = frozenset(lists.excluded) | expired
     own = out | (job.next.avoided_nodes - here)
-    slow = slow_nodes(view, cluster.slow_links_for(job.next))
-    suspects = own | ((lists.suspects | slow) - here)
-    for pending in FabricViews(cluster).on_networks(job.next):
+    views = FabricViews(cluster)
+    suspects = own | (views.last_nodes(job.next) - here)
+    for pending in views.on_networks(job.next):
         steps = (suspects | view.withheld, suspects, own, out, out - expired)
         for withheld in dict.fromkeys(steps):
             available = replace(view, withheld=withheld)
