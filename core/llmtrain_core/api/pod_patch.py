@@ -231,6 +231,11 @@ class PodPatchSpec(ApiModel):
     init_containers: Annotated[list[Sidecar], Field(max_length=4), list_map("name")] | None = None
     """Sidecars. They start before workers.initContainers, in this order."""
 
+    @property
+    def host_path_volumes(self) -> frozenset[str]:
+        """Names of the volumes that are paths of the node."""
+        return frozenset(v.name for v in self.volumes or () if v.host_path is not None)
+
 
 class PodPatch(ApiModel):
     """A part of a PodTemplateSpec. Labels and annotations are in podLabels and podAnnotations."""

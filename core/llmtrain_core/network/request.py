@@ -90,7 +90,7 @@ def _own_amounts(resources: Resources | None) -> dict[str, str]:
 
 
 def _mounts_node_paths(patch: PodPatchSpec) -> bool:
-    of_node = {volume.name for volume in patch.volumes or () if volume.host_path is not None}
+    of_node = patch.host_path_volumes
     return any(
         mount.name in of_node
         for trainer in patch.containers or ()

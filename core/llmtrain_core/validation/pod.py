@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmtrain_core.api import env
 from llmtrain_core.api.base import quantity_value
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.job import JobSpec
@@ -14,10 +13,10 @@ from llmtrain_core.validation.containers import (
     init_container_problems,
     resource_problems,
 )
-from llmtrain_core.validation.folders import reserved_folder
 from llmtrain_core.validation.pod_metadata import metadata_problems
 from llmtrain_core.validation.pod_patch import patch_problems
 from llmtrain_core.validation.problem import Problem
+from llmtrain_core.validation.volumes import reserved_folder, volume_name_problems
 
 MIN_SHM_SIZE = "1Mi"
 """A size of 0 would be no limit: Kubernetes reads it as an absent one."""
@@ -50,13 +49,7 @@ def _volume_problems(field: str, volume: Volume, *, own_image: bool) -> Iterator
             f"{volume.mount_path} hides {path}, which {use}" if above else f"{path} {use}",
             "mount the volume elsewhere",
         )
-    if volume.name.startswith(env.VOLUME_PREFIX):
-        yield Problem(
-            Reason.FORBIDDEN,
-            f"{field}.name",
-            f"names that start with {env.VOLUME_PREFIX} are reserved for the pod contract",
-            "rename the volume",
-        )
+    yield from volume_name_problems(field, volume.name)
 
 
 def _shared_memory_problems(spec: JobSpec) -> Iterator[Problem]:

@@ -17,8 +17,8 @@ from llmtrain_core.api.pod_patch import (
 )
 from llmtrain_core.api.workers import Workers
 from llmtrain_core.validation.containers import init_container_problems
-from llmtrain_core.validation.folders import overlaps, reserved_folder
 from llmtrain_core.validation.problem import Problem
+from llmtrain_core.validation.volumes import overlaps, reserved_folder, volume_name_problems
 
 PATCH = "spec.workers.podPatch.spec"
 PAGES_MEDIUM = "HugePages"
@@ -100,14 +100,9 @@ def _volume_problems(workers: Workers, spec: PodPatchSpec) -> Iterator[Problem]:
     known = {volume.name for volume in workers.volumes or ()}
     for index, volume in enumerate(spec.volumes or ()):
         field = f"{PATCH}.volumes[{index}]"
-        if volume.name.startswith(env.VOLUME_PREFIX):
-            yield Problem(
-                Reason.FORBIDDEN,
-                f"{field}.name",
-                f"names that start with {env.VOLUME_PREFIX} are reserved for the pod contract",
-                "rename the volume",
-            )
-        elif volume.name in known:
+        reserved = [*volume_name_problems(field, volume.name)]
+        yield from reserved
+        if volume.name in known and not reserved:
             message = f"{volume.name} is a volume of workers.volumes"
             yield Problem(Reason.FORBIDDEN, f"{field}.name", message, "rename the volume")
         medium = (volume.empty_dir and volume.empty_dir.medium) or ""
@@ -213,7 +208,7 @@ def _trainer_mount_problems(
     field: str, mounts: Sequence[PatchMount], workers: Workers, spec: PodPatchSpec
 ) -> Iterator[Problem]:
     taken = {volume.mount_path for volume in workers.volumes or ()}
-    of_node = {volume.name for volume in spec.volumes or () if volume.host_path is not None}
+    of_node = spec.host_path_volumes
     for index, mount in enumerate(mounts):
         path = mount.mount_path
         if path in taken:

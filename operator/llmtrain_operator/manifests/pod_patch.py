@@ -13,8 +13,8 @@ from llmtrain_core.api import env
 from llmtrain_core.api.workers import Workers
 from llmtrain_core.topology.resources import is_device
 from llmtrain_core.validation.containers import is_reserved_variable
-from llmtrain_core.validation.folders import overlaps
 from llmtrain_core.validation.pod_patch import PAGES_MEDIUM, page_media
+from llmtrain_core.validation.volumes import overlaps
 from llmtrain_operator.errors import OperatorError
 
 Object = dict[str, Any]

@@ -1,9 +1,24 @@
-"""Folders of containers where a job cannot mount volumes."""
+"""Names and mount paths that volumes of a job cannot have."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from llmtrain_core.api import env
+from llmtrain_core.api.conditions import Reason
 from llmtrain_core.images import TRAINER_PATHS
+from llmtrain_core.validation.problem import Problem
+
+
+def volume_name_problems(field: str, name: str) -> Iterator[Problem]:
+    """Yield the problem of the volume at the path `field` if its name is reserved."""
+    if name.startswith(env.VOLUME_PREFIX):
+        yield Problem(
+            Reason.FORBIDDEN,
+            f"{field}.name",
+            f"names that start with {env.VOLUME_PREFIX} are reserved for the pod contract",
+            "rename the volume",
+        )
 
 
 def overlaps(path: str, folder: str) -> bool:
