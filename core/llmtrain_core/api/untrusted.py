@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 MAX_JSON_DEPTH = 32
@@ -37,6 +38,18 @@ def read_json(text: str | bytes) -> Any:
     except (ValueError, RecursionError):
         return None
     return None if is_nested_deeper(value, MAX_JSON_DEPTH - 1) else value
+
+
+def is_count(value: Any) -> bool:
+    """Return True for an integer from 0 that JSON numbers represent exactly: below 2^53."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def is_finite(value: Any) -> bool:
+    """Return True for a finite number; integers of any size are finite."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
 
 
 def is_nested_deeper(value: Any, levels: int) -> bool:

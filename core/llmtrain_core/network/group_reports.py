@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from math import exp, isfinite, log
+from math import exp, log
 from typing import Any
 
+from llmtrain_core.api.untrusted import is_count, is_finite
 from llmtrain_core.layout import GROUP_LABELS
 from llmtrain_core.network.links import MAX_INSIDE, MAX_REPORTED, Group, GroupKey
 from llmtrain_core.network.localise import Observation
@@ -20,7 +21,6 @@ from llmtrain_core.network.transfer_times import LEAST_ERROR, JobTimes
 
 MAX_RATIO = 100.0
 """A transfer that is slower, or faster, than usual by more counts as this."""
-MAX_BLOCK = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,7 @@ def slowdowns(times: JobTimes) -> tuple[GroupSlowdown, ...]:
 def block_of_report(value: Any) -> int | None:
     """Return the number of the block of a report; None if it is no report."""
     block = value.get("block") if isinstance(value, dict) else None
-    if not isinstance(block, int) or isinstance(block, bool):
-        return None
-    return block if 0 <= block < MAX_BLOCK else None
+    return block if is_count(block) else None
 
 
 def observations(
@@ -121,21 +119,15 @@ def _read_label(entry: Any) -> Iterable[GroupSlowdown]:
     if not len(ranks) == len(ratios) == len(errors) <= MAX_REPORTED + MAX_INSIDE:
         return
     for rank, ratio, error in zip(ranks, ratios, errors, strict=True):
-        if _is_count(rank) and _is_positive(ratio) and _is_positive(error):
+        if is_count(rank) and _is_positive(ratio) and _is_positive(error):
             bounded = min(MAX_RATIO, max(1 / MAX_RATIO, ratio))
             yield GroupSlowdown(
                 (entry["group"], rank), log(bounded), min(MAX_RATIO, max(LEAST_ERROR, error))
             )
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _is_positive(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return value > 0 and (isinstance(value, int) or isfinite(value))
+    return is_finite(value) and bool(value > 0)
 
 
 def _short(value: float) -> float:

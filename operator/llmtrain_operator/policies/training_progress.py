@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, get_args
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from llmtrain_core.api.conditions import ConditionType, clean_text
 from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
 from llmtrain_core.api.status.job import Collective, Progress, TrainerPhase
+from llmtrain_core.api.untrusted import is_count, is_finite
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.job_state.last_restart import record_restart_in_place
 from llmtrain_operator.job_state.pods import current_pods
@@ -60,7 +60,7 @@ def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool =
         found["phase"] = report["phase"]
     for key in _INTEGER_FIELDS:
         value = report.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+        if is_count(value):
             found[key] = value
     for key in _FLOAT_FIELDS:
         value = _parse_float(report.get(key))
@@ -88,10 +88,10 @@ def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool =
 
 def _parse_float(value: Any) -> float | None:
     """Return a finite float rounded to 6 digits (more only widen the columns), or None."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not is_finite(value):
         return None
     try:
-        return float(f"{value:.6g}") if math.isfinite(value) else None
+        return float(f"{value:.6g}")
     except OverflowError:
         return None
 
