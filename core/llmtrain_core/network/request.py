@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
 from llmtrain_core.api.job import Resources
@@ -12,7 +13,7 @@ from llmtrain_core.network.facts import is_of_network
 from llmtrain_core.network.rows import NETWORKS
 from llmtrain_core.validation.check import Job
 
-AUTO = "auto"
+AUTO: Final = "auto"
 FROM_SOURCE = "(valueFrom)"
 """Shown for a variable whose value is in another object."""
 VARIABLE_PREFIXES = ("NCCL_", "RCCL_", "FI_", "UCX_", "IONIC_")

@@ -13,11 +13,16 @@ MAX_UNSTARTED_BACKOFF_SECONDS = 3600.0
 """Bounds of the delay after attempts whose pods did not start; each of them doubles it."""
 
 
-def unplace(draft: StatusDraft, reason: str, message: str) -> None:
-    """Release the nodes and start the next attempt without a placement."""
+def start_next_attempt(draft: StatusDraft) -> None:
+    """Start the next attempt without a placement."""
     draft.set_field("attempt", draft.attempt + 1)
     for key in ("placement", "placementSummary", "network", "attemptStartTime"):
         draft.set_field(key, None)
+
+
+def unplace(draft: StatusDraft, reason: str, message: str) -> None:
+    """Release the nodes and start the next attempt without a placement."""
+    start_next_attempt(draft)
     draft.set_condition(ConditionType.PLACED, False, reason, message)
 
 

@@ -14,6 +14,7 @@ from llmtrain_core.api import env, labels
 from llmtrain_core.api.base import Quantity
 from llmtrain_core.api.containers import EnvFromSource, EnvVar, InitContainer, ResourceAmounts
 from llmtrain_core.api.workers import Workers
+from llmtrain_core.network.request import AUTO
 from llmtrain_core.placement import device_tolerations
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.manifests.names import JobIdentity
@@ -239,11 +240,11 @@ def _contract(job: Job, identity: JobIdentity, attempt: int, index: int) -> dict
 def _rdma(job: Job, network: PodNetwork) -> dict[str, str]:
     """Return the variable that tells the trainer whether RDMA is required or preferred."""
     own = job.spec.network
-    profile = own.profile if own else "auto"
+    profile = own.profile if own else AUTO
     if profile in _RDMA_PROFILES:
         return {env.RDMA: "required"}
     has_devices = network.has_devices or (own is not None and own.rdma is not None)
-    return {env.RDMA: "preferred"} if profile == "auto" and has_devices else {}
+    return {env.RDMA: "preferred"} if profile == AUTO and has_devices else {}
 
 
 def _plain(variables: Mapping[str, str]) -> dict[str, Object]:

@@ -13,6 +13,7 @@ from typing import Any
 from llmtrain_core.network import Kind
 from llmtrain_core.network.facts import is_of_network
 from llmtrain_core.network.profile import OWN_FIELDS, PROFILE_VARIABLES
+from llmtrain_core.network.request import AUTO
 from llmtrain_core.network.rows import NETWORKS
 from llmtrain_core.topology.resources import amounts, is_device, read_quantity
 from llmtrain_core.validation.check import Job
@@ -59,7 +60,7 @@ class PodNetwork:
         if stored is not None:
             return cls.of_status(stored)
         own = job.spec.network
-        if own is None or own.profile == "auto":
+        if own is None or own.profile == AUTO:
             return cls()
         values = PROFILE_VARIABLES.get(own.profile, ())
         return cls(variables={item.name: item.value for item in values})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_operator.job_state.pods import delete_stale_pods, is_overdue, terminating_text
+from llmtrain_operator.job_state.release import start_next_attempt
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.eta import clear_estimates
 
@@ -23,9 +24,7 @@ def suspend_or_resume(draft: StatusDraft) -> bool:
         return False
     why = "spec.suspend is set"
     if draft.view.stored_placement is not None:
-        draft.set_field("attempt", draft.attempt + 1)
-        for key in ("placement", "placementSummary", "network", "attemptStartTime"):
-            draft.set_field(key, None)
+        start_next_attempt(draft)
     clear_estimates(draft)
     draft.set_condition(ConditionType.PLACED, False, Reason.SUSPENDED, why)
     for kind in (ConditionType.PODS_READY, ConditionType.RUNNING, ConditionType.RESTARTING):
