@@ -36,6 +36,14 @@ _TYPES: dict[str, Any] = {
     "int": Annotated[int, Field(ge=1, le=65535)],
     "float": Annotated[float, Field(gt=0)],
 }
+"""Type of a value, by the type of its field."""
+_OWN_TYPES: dict[str, Any] = {
+    "log_level": Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    "domain_tolerance": Annotated[float, Field(ge=0, lt=1)],
+    "max_excluded_nodes_percent": Annotated[float, Field(gt=0, le=100)],
+    "node_health": Annotated[list[RowChange], Field(max_length=MAX_CHANGES)],
+}
+"""Type of a value whose field does not say enough, by the name of the field."""
 
 
 def _descriptions() -> dict[str, str]:
@@ -57,15 +65,7 @@ def _model() -> type[ChartModel]:
     for item in fields(config.Config):
         if item.name in SET_BY_CHART:
             continue
-        kind = _TYPES.get(str(item.type))
-        if item.name == "log_level":
-            kind = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-        if item.name == "domain_tolerance":
-            kind = Annotated[float, Field(ge=0, lt=1)]
-        if item.name == "max_excluded_nodes_percent":
-            kind = Annotated[float, Field(gt=0, le=100)]
-        if item.name == "node_health":
-            kind = Annotated[list[RowChange], Field(max_length=MAX_CHANGES)]
+        kind = _OWN_TYPES[item.name] if item.name in _OWN_TYPES else _TYPES[str(item.type)]
         # A pod has its ports to itself and needs no free one.
         description = descriptions[item.name].replace("; 0 selects a free port", "")
         default = list(item.default) if isinstance(item.default, tuple) else item.default
