@@ -14,7 +14,7 @@ import typer
 from llmtrain_cli.errors import EXIT_FAILURE, CliError
 from llmtrain_cli.io.files import read_job
 from llmtrain_cli.io.output import Output, echo, show
-from llmtrain_cli.run.local_job import local_job
+from llmtrain_cli.run.local_job import CHECKPOINTS, local_job
 from llmtrain_cli.run.local_run import LocalRun, Status
 from llmtrain_cli.run.plot import plot
 from llmtrain_core.api.failure_info import FailureInfo
@@ -24,8 +24,6 @@ EXIT_STOPPED = 130
 """Stopped by Ctrl-C (128 + SIGINT). The same command resumes the run."""
 PHASE_WIDTH, MIN_BAR_WIDTH = 10, 10
 """Columns of a terminal."""
-METRICS = "checkpoints/metrics.jsonl"
-"""Metrics of all steps, in the folder of a run: the trainer's `training.metrics_file`."""
 QUIET_LINES = 10
 """Progress lines of a run without a terminal."""
 
@@ -168,8 +166,10 @@ def _metrics_text(status: Status) -> Iterator[str]:
 
 def _losses(folder: Path) -> dict[int, float]:
     """Return the loss by step, over all runs in a folder."""
+    from llmtrain_trainer.training.metrics_file import METRICS_FILE
+
     try:
-        lines = (folder / METRICS).read_text().splitlines()
+        lines = (folder / CHECKPOINTS / METRICS_FILE).read_text().splitlines()
     except FileNotFoundError:  # it could not be written, as the log says
         return {}
     entries = map(json.loads, lines)
@@ -189,7 +189,7 @@ def _text(result: Mapping[str, Any], losses: Mapping[int, float]) -> str:
 def _stopped_message(folder: Path) -> str:
     found = sorted(
         int(path.parent.name.removeprefix("step-"))
-        for path in (folder / "checkpoints").glob("step-*/.metadata")
+        for path in (folder / CHECKPOINTS).glob("step-*/.metadata")
     )
     saved = f"step {found[-1]} is saved" if found else "no checkpoint was written yet"
     return f"stopped; {saved}. Run the same command again to resume"

@@ -16,6 +16,8 @@ from llmtrain_core.validation.problem import Problem
 MAX_SEARCHED = 64
 """Largest number of ranks for which a layout is proposed: the search takes about a second."""
 
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints and of the metrics, below that of a run."""
 CLUSTER_ONLY = ("topology", "network", "failurePolicy", "runPolicy", "priorityClassName", "suspend")
 """Sections that only a cluster uses."""
 
@@ -77,7 +79,7 @@ def _checked(job: Job, layout: Layout, folder: Path) -> Job | list[Problem]:
     wire["workers"] = {"gpusPerNode": layout.world_size, "image": "none"}
     wire["checkpoint"] = {
         **wire.get("checkpoint", {}),
-        "uri": (folder / "checkpoints").absolute().as_uri(),
+        "uri": (folder / CHECKPOINTS).absolute().as_uri(),
     }
     return check(job.name, wire)
 
