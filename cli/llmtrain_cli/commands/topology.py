@@ -29,6 +29,7 @@ from llmtrain_cli.io.assigned_nodes import (
 )
 from llmtrain_cli.io.cluster_view import ClusterSources, ClusterView, read_cluster
 from llmtrain_cli.io.files import UNEXPECTED, read_manifest
+from llmtrain_cli.io.node_state import node_state
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.network import NetworkRequest
@@ -160,7 +161,7 @@ def to_wire(topology: TopologyMap) -> dict[str, Any]:
                 "name": name,
                 "path": dict(zip(names, path, strict=True)),
                 "gpus": {"total": total, "used": used},
-                "state": _state(nodes[name]),
+                "state": node_state(nodes[name]),
                 "health": [_finding_wire(finding) for finding in nodes[name].health],
                 "seats": [{"job": s.job, "ranks": list(s.ranks)} for s in by_node.get(name, ())],
             }
@@ -207,14 +208,6 @@ def _jobs(topology: TopologyMap) -> list[str]:
 
 def _sorted(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: natural((name,)))
-
-
-def _state(node: Node) -> str:
-    if not node.ready:
-        return "not ready"
-    if node.cordoned:
-        return "cordoned"
-    return "avoided" if node.avoided else "ready"
 
 
 def _finding_wire(finding: HealthFinding) -> dict[str, Any]:
@@ -285,7 +278,7 @@ def _line(
     whole = bar(used, total, GPU_BAR).ljust(GPU_BAR, ".") if total else "no GPUs".ljust(GPU_BAR)
     parts = [f"{level.name} {clean_text(prefix[-1])}", f"[{whole}] {used}/{total}"]
     if len(prefix) == len(topology.snapshot.levels):
-        state = _state(members[0])
+        state = node_state(members[0])
         parts += [state] if state != "ready" else []
         parts += [f"{clean_text(s.job)} {ranks_text(s.ranks) or '?'}" for s in here]
         obstacles = (topology.obstacles or {}).get(members[0].name)

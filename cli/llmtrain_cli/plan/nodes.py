@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.assigned_nodes import is_gpu
 from llmtrain_cli.io.files import UNEXPECTED, read_nodes
+from llmtrain_cli.io.node_state import NodeState, node_state
 from llmtrain_core.network import drivers_by_node
 from llmtrain_core.plan.hardware import (
     CATALOGUE,
@@ -23,7 +24,12 @@ from llmtrain_core.topology.inventory import Node, node_from_raw
 from llmtrain_core.topology.node_limit import within_limit
 
 DEFAULT_GPU = "H100"
-USABLE = "usable"
+_LEFT_OUT: Mapping[NodeState, str] = {
+    "not ready": "not ready",
+    "cordoned": "cordoned",
+    "avoided": "avoided for their health",
+}
+"""What a note says of nodes that are left out, by their state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +85,13 @@ def _usable(path: str) -> tuple[list[Node], list[str], dict[str, frozenset[str]]
     found = tuple(node for node in found if _has_gpus(node))
     if not found:
         raise CliError(f"--nodes {path}: no node has GPUs; list some, or drop --nodes")
-    states = Counter(map(_state, found))
-    usable = [node for node in found if _state(node) == USABLE]
-    counts = [(why, states[why]) for why in ("not ready", "cordoned", "avoided for their health")]
+    states = Counter(map(node_state, found))
+    usable = [node for node in found if node_state(node) == "ready"]
+    counts = [(why, states[state]) for state, why in _LEFT_OUT.items()]
     notes = [f"nodes left out: {count} {why}" for why, count in counts if count]
     if not usable:
         raise CliError(f"--nodes {path}: no usable node: " + ", ".join(notes))
     return usable, notes, drivers
-
-
-def _state(node: Node) -> str:
-    """Return why a node is left out, or that it is usable."""
-    if not node.ready:
-        return "not ready"
-    if node.cordoned:
-        return "cordoned"
-    return "avoided for their health" if node.avoided else USABLE
 
 
 def _has_gpus(node: Node) -> bool:
