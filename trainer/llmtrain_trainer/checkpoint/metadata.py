@@ -34,7 +34,7 @@ from llmtrain_trainer.checkpoint.paths import (
     unusable,
 )
 from llmtrain_trainer.checkpoint.retry import retry_transient
-from llmtrain_trainer.data.model_files import settings_files
+from llmtrain_trainer.data.tokenizer_settings import settings_files
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.untrusted_files import DamagedFileError, first_problem, read_file
 

@@ -1,10 +1,8 @@
-"""The files beside a tokenizer: copied with it, with the chat template and stop tokens of a job."""
+"""The files beside a tokenizer, with the chat template and the stop tokens of a job."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -13,25 +11,17 @@ from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
 from llmtrain_trainer.data.tokenizer import end_token
 from llmtrain_trainer.data.tokenizer_settings import (
     GENERATION_CONFIG,
-    MAX_BYTES,
-    SETTINGS_FILES,
     TEMPLATE,
     TOKENIZER_CONFIG,
     TokenizerSettings,
     json_of,
+    to_json,
 )
 from llmtrain_trainer.errors import InputError
-from llmtrain_trainer.runtime.untrusted_files import Folder, read_file
 
 _TURN = [("user", "a"), ("assistant", "b")]
 _PROBES = (2 * _TURN, _TURN)
 """Conversations that show what ends a turn. Some templates end it when the next one begins."""
-
-
-def settings_files(tokenizer: Folder) -> dict[str, bytes]:
-    """Return the content of the files beside a tokenizer.json that belong to it, by name."""
-    paths = {name: tokenizer.parent / name for name in SETTINGS_FILES}
-    return {name: read_file(path, MAX_BYTES) for name, path in paths.items() if path.is_file()}
 
 
 def with_template(
@@ -52,10 +42,10 @@ def with_template(
     if source is not None and TOKENIZER_CONFIG in found:
         config = json_of(found[TOKENIZER_CONFIG])
         config.pop("chat_template", None)
-        found[TOKENIZER_CONFIG] = _to_json(config)
+        found[TOKENIZER_CONFIG] = to_json(config)
     generation = json_of(found.get(GENERATION_CONFIG, b"{}"))
     stops = stop_tokens(tokenizer, template, settings)
-    found[GENERATION_CONFIG] = _to_json({**generation, "eos_token_id": stops})
+    found[GENERATION_CONFIG] = to_json({**generation, "eos_token_id": stops})
     return found
 
 
@@ -79,7 +69,3 @@ def _stops_of_turns(tokenizer: Tokenizer, template: ChatTemplate, end: str) -> l
             continue
         return [each.stop for each in ConversationTokenizer(tokenizer).responses(segments)]
     return []
-
-
-def _to_json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

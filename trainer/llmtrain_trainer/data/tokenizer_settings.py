@@ -53,6 +53,12 @@ class TokenizerSettings:
         return self.tokens.get("eos_token")
 
 
+def settings_files(tokenizer: Folder) -> dict[str, bytes]:
+    """Return the content of the files beside a tokenizer.json that belong to it, by name."""
+    paths = {name: tokenizer.parent / name for name in SETTINGS_FILES}
+    return {name: read_file(path, MAX_BYTES) for name, path in paths.items() if path.is_file()}
+
+
 def read_settings(tokenizer: Folder) -> TokenizerSettings:
     """Return the settings beside a tokenizer.json. Raises InputError if a file cannot be read.
 
@@ -112,6 +118,11 @@ def json_of(content: bytes) -> dict[str, Any]:
     found = dict(json.loads(content))
     json.dumps(found, ensure_ascii=False).encode()  # no halves of surrogate pairs
     return found
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """Return the content of a JSON file."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _read(path: Folder) -> bytes:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from llmtrain_trainer.checkpoint.paths import TOKENIZER, Folder
 from llmtrain_trainer.data.chat_template import template_of
-from llmtrain_trainer.data.model_files import settings_files, with_template
+from llmtrain_trainer.data.model_files import with_template
 from llmtrain_trainer.data.tokenizer import end_token, open_tokenizer
 from llmtrain_trainer.data.tokenizer_settings import (
     TEMPLATE,
     TOKENIZER_CONFIG,
     json_of,
     read_settings,
+    settings_files,
+    to_json,
 )
 
 
@@ -34,7 +35,7 @@ def tokenizer_files(tokenizer: Folder, length: int) -> dict[str, bytes]:
         if TEMPLATE not in found:  # a template of a tokenizer without BOS was rendered without it
             config["bos_token"] = end
     config["model_max_length"] = length
-    found[TOKENIZER_CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    found[TOKENIZER_CONFIG] = to_json(config)
     return {TOKENIZER: tokenizer.read_bytes(), **found}
 
 

@@ -25,7 +25,6 @@ from llmtrain_trainer.data.chat_template import (
     with_tokens,
 )
 from llmtrain_trainer.data.documents import InputFile, ReadReport
-from llmtrain_trainer.data.model_files import settings_files
 from llmtrain_trainer.data.preparation.sources import list_files, locate
 from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
 from llmtrain_trainer.data.tokenizer import FIELD, open_tokenizer
@@ -33,6 +32,7 @@ from llmtrain_trainer.data.tokenizer_settings import (
     TokenizerSettings,
     first_tokens,
     read_settings,
+    settings_files,
 )
 from llmtrain_trainer.errors import InputError
 

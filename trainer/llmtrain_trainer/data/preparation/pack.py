@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from llmtrain_trainer.data.documents import ReadReport
-from llmtrain_trainer.data.model_files import settings_files, with_template
+from llmtrain_trainer.data.model_files import with_template
 from llmtrain_trainer.data.preparation import dedup_split, encode, extract, minhash
 from llmtrain_trainer.data.preparation.limits import require_usable
 from llmtrain_trainer.data.preparation.manifest_plan import FORMAT, PreparationPlan
@@ -22,6 +22,7 @@ from llmtrain_trainer.data.preparation.near_groups import near_groups_path
 from llmtrain_trainer.data.preparation.workspace import TOKENIZER, Workspace, read_json
 from llmtrain_trainer.data.shards import checksum_file, shard_name
 from llmtrain_trainer.data.tokenizer import end_token, largest_token
+from llmtrain_trainer.data.tokenizer_settings import settings_files
 
 STAGE = "shards"
 
