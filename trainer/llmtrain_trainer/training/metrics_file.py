@@ -61,10 +61,10 @@ class MetricsFile:
     def resume(self, step: int) -> None:
         """Keep the lines of the first `step` steps."""
         self._keep = step
-        self._attempt(self._write)
+        self._try_to_write()
 
     def has_evaluation(self, step: int) -> bool:
-        """Return whether there is a held-out loss of a step, the last one that has one."""
+        """Return whether the last held-out loss is that of a step."""
         return self._evaluated == step
 
     def add_step(self, report: StepReport, tokens: int, epoch: float) -> MetricsLine:
@@ -100,13 +100,22 @@ class MetricsFile:
         """Write all lines. What cannot be written now is tried again."""
         self._written_at = self._clock()
         if self._unwritten:
-            self._attempt(self._write)
+            self._try_to_write()
 
     def _add(self, line: MetricsLine) -> None:
         self.start = self.start or line["time"]
         self._unwritten.append(line)
         if self._clock() - self._written_at >= self._interval:
             self.flush()
+
+    def _try_to_write(self) -> None:
+        try:
+            self._write()
+            self._failed = False
+        except Exception as error:  # store drivers raise any kind of error
+            if not self._failed:
+                log.warning("cannot write %s now: %r", self._path, error)
+            self._failed = True
 
     def _write(self) -> None:
         make_dir(self._folder)
@@ -140,18 +149,6 @@ class MetricsFile:
             draft.replace(self._path)
         else:
             self._path.write_bytes(content)
-
-    def _attempt(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-            self._failed = False
-        except Exception as error:  # store drivers raise any kind of error
-            self._report_failure(error)
-
-    def _report_failure(self, error: Exception) -> None:
-        if not self._failed:
-            log.warning("cannot write %s now: %r", self._path, error)
-        self._failed = True
 
 
 def _lines(content: bytes) -> Iterator[MetricsLine]:
