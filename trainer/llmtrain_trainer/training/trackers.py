@@ -140,21 +140,20 @@ class Trackers:
     def write(self, line: Mapping[str, Any]) -> None:
         """Write a line of the metrics file."""
         values = dict(_values(line))
-        for name, tracker in list(self._open.items()):
-            with self._unless_it_fails(name):
-                tracker.write(line["step"], values)
+        self._each(lambda tracker: tracker.write(line["step"], values))
 
     def flush(self) -> None:
         """Write what is not written yet, without waiting for a service."""
-        for name, tracker in list(self._open.items()):
-            with self._unless_it_fails(name):
-                tracker.flush()
+        self._each(lambda tracker: tracker.flush())
 
     def close(self) -> None:
         """Write what is not written yet: the run is done."""
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._open.items()):
             with self._unless_it_fails(name):
-                tracker.close()
+                call(tracker)
 
     @contextmanager
     def _unless_it_fails(self, name: str) -> Iterator[None]:
