@@ -43,17 +43,18 @@ def clip_gradients(
 
 def sum_over_ranks(values: Tensor, grid: Grid) -> Tensor:
     """Return the sum of values (n,) over data, context and pipeline ranks."""
-    values = values.detach().clone()
-    for name in ("fsdp", "dp_replicate", "pp"):
-        if name in grid.groups:
-            dist.all_reduce(values, group=grid.groups[name])
-    return values
+    return _sum(values, ("fsdp", "dp_replicate", "pp"), grid)
 
 
 def sum_over_sequence(values: Tensor, grid: Grid) -> Tensor:
     """Return the sum of values (n,) over the ranks that share sequences: context and pipeline."""
-    values = values.clone()
-    for name in ("cp", "pp"):
+    return _sum(values, ("cp", "pp"), grid)
+
+
+def _sum(values: Tensor, names: Sequence[str], grid: Grid) -> Tensor:
+    """Return the sum of values over the groups that exist."""
+    values = values.detach().clone()
+    for name in names:
         if name in grid.groups:
             dist.all_reduce(values, group=grid.groups[name])
     return values
