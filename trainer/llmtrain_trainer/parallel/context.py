@@ -29,8 +29,8 @@ def token_positions(length: int, rank: int, count: int) -> Tensor:
     """
     if count == 1:
         return torch.arange(length)
-    chunks = torch.arange(length).chunk(2 * count)
-    return torch.cat((chunks[rank], chunks[2 * count - 1 - rank]))
+    stretches = query_stretches(length, rank, count)
+    return torch.cat([torch.arange(each.start, each.stop) for each in stretches])
 
 
 def apply_context_parallel(model: Decoder, group: dist.ProcessGroup) -> None:
