@@ -75,16 +75,19 @@ def document_numbers(tokens: Tensor, end: int, first: Sequence[int] = ()) -> Ten
 def document_positions(documents: Tensor) -> Tensor:
     """Return the position of each token in its document: (batch, length) -> (batch, length)."""
     index = torch.arange(documents.size(-1), device=documents.device).expand_as(documents)
-    continues = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
-    return index - index.masked_fill(continues, 0).cummax(dim=-1).values
+    return index - index.masked_fill(~_begins(documents), 0).cummax(dim=-1).values
 
 
 def attention_span(documents: Tensor) -> float:
     """Return the mean over the tokens of the length of their document. Padding is left out."""
-    continues = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
-    runs = (~continues).flatten().cumsum(dim=0)
+    runs = _begins(documents).flatten().cumsum(dim=0)
     lengths = runs[documents.flatten() != PADDING].bincount().double()
     return float((lengths * lengths).sum() / lengths.sum())
+
+
+def _begins(documents: Tensor) -> Tensor:
+    """Return True for the first token of each document: (batch, length) -> (batch, length)."""
+    return F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
 
 
 def additive_mask(documents: Tensor, queries: range, dtype: torch.dtype) -> Tensor:
