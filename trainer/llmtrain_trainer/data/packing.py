@@ -16,10 +16,10 @@ import numpy.typing as npt
 from llmtrain_trainer.data.examples import ExampleStream
 from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX, PADDING
 
-Places = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 
 
-def pack(lengths: Places, capacity: int) -> tuple[Places, Places]:
+def pack(lengths: Integers, capacity: int) -> tuple[Integers, Integers]:
     """Distribute items over bins by best fit, the longest item first (Johnson et al., 1974).
 
     Return the items (count,) ordered by bin, and where every bin ends in them (bins,). An item that
@@ -47,7 +47,7 @@ def pack(lengths: Places, capacity: int) -> tuple[Places, Places]:
     return order, np.cumsum([len(each) for each in bins], dtype=np.int64)
 
 
-def example_numbers(lengths: Sequence[int], length: int) -> npt.NDArray[np.int64]:
+def example_numbers(lengths: Sequence[int], length: int) -> Integers:
     """Return the number of each token's example in a sequence (length,), -1 for padding."""
     numbers = np.full(length, PADDING, np.int64)
     numbers[: sum(lengths)] = np.repeat(np.arange(len(lengths)), lengths)
@@ -91,7 +91,7 @@ class PackedExamples:
         """Return the number of sequences."""
         return self.windows(length)
 
-    def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], ...]:
+    def window(self, number: int, length: int) -> tuple[Integers, ...]:
         """Return inputs and targets of a sequence, each (length,): examples, then padding."""
         tokens = np.zeros(length, np.int64)
         targets = np.full(length, IGNORE_INDEX, np.int64)
