@@ -36,6 +36,11 @@ class XidAction(StrEnum):
         """Whether another attempt on the same node would fail, too."""
         return self in (XidAction.RESET_GPU, XidAction.REPLACE_NODE)
 
+    @property
+    def severity(self) -> int:
+        """The place of this action among all, from 0."""
+        return _ORDER.index(self)
+
 
 _ORDER = tuple(XidAction)
 
@@ -92,7 +97,7 @@ class Xid:
 
 def worst_action(actions: Iterable[XidAction]) -> XidAction:
     """Return the most severe action; `IGNORE` without any."""
-    return max(actions, key=_ORDER.index, default=XidAction.IGNORE)
+    return max(actions, key=lambda action: action.severity, default=XidAction.IGNORE)
 
 
 def action_of_codes(codes: Iterable[int]) -> XidAction:

@@ -49,13 +49,13 @@ class XidLog:
     def current(self) -> list[Xid]:
         """Return the Xids that may be the cause of a failure now, the most severe first."""
         self.poll()
-        now, order = self._clock(), list(XidAction)
+        now = self._clock()
         found = [
             xid
             for xid, seen in self._seen.items()
             if xid.action.is_severe or now - seen <= RECENT_SECONDS
         ]
-        return sorted(found, key=lambda xid: (-order.index(xid.action), xid.code))
+        return sorted(found, key=lambda xid: (-xid.action.severity, xid.code))
 
 
 def explained(failure: FailureInfo, xids: Sequence[Xid]) -> FailureInfo:
