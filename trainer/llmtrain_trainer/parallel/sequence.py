@@ -13,9 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-SEQUENCE = 1
-"""Axis of the sequence in (batch, length, hidden)."""
-
 
 def all_gather(part: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Return the whole sequence from the parts of all ranks: (b, l / n, h) -> (b, l, h).

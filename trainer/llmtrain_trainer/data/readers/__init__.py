@@ -32,8 +32,6 @@ _MODULES = {
 """Format -> module. Modules are imported on first use, because some libraries take long to
 import."""
 
-FORMATS = tuple(_MODULES)
-
 
 def read(file: InputFile, report: ReadReport | None = None) -> Iterator[Document]:
     """Yield the documents of a file. Raises InputError (`CorpusUnreadable`) if it is corrupt."""
