@@ -153,11 +153,15 @@ class HeldOutScore:
     """Nats per counted token, by source."""
 
 
+EvaluationTime = Literal["before", "during", "after"]
+"""When an evaluation takes place: before the first step, between two steps, or after the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Evaluation before the first step, between two steps, or after the last step."""
+    """Result of an evaluation of the job."""
 
-    when: Literal["before", "during", "after"]
+    when: EvaluationTime
     score: HeldOutScore
     step: int
     """Number of steps done."""

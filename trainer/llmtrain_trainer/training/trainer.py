@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,6 +49,7 @@ from llmtrain_trainer.runtime.heartbeat import heartbeat_to
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
     EvaluationReport,
+    EvaluationTime,
     HeldOutScore,
     PhaseReport,
     SaveFailedReport,
@@ -372,9 +373,7 @@ class Trainer:
             packed=self.training_data.packed if self.data.examples else None,
         )
 
-    def _evaluate(
-        self, when: Literal["before", "during", "after"], gate: StepGate
-    ) -> HeldOutScore | None:
+    def _evaluate(self, when: EvaluationTime, gate: StepGate) -> HeldOutScore | None:
         """Evaluate, report and record."""
         self.send(PhaseReport("evaluating", self.step))
         score = self.evaluate(gate)
