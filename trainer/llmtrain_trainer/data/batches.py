@@ -47,8 +47,9 @@ class TrainingBatches:
 
         Each has the shape (local batch, length).
         """
-        places = [self._place(first + position) for position in self._share.range()]
-        return gather(self._mixture, places, self._length)
+        rows = [stream.window(number, self._length) for stream, number in self._own(first)]
+        tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        return tokens, targets
 
     def loss_tokens(self, first: int) -> int:
         """Return the number of targets in the loss of a step's whole global batch.
@@ -75,9 +76,16 @@ class TrainingBatches:
     def own_document_lengths(self, first: int) -> list[Sequence[int]]:
         """Return the real tokens of the documents of each sequence of `at(first)`."""
         return [
-            stream.document_lengths(number, self._length)
-            for stream, number in self._sequences(first, self._share.range())
+            stream.document_lengths(number, self._length) for stream, number in self._own(first)
         ]
+
+    def epoch(self, sequences: int) -> float:
+        """Return the passes over the data, of all sources together, after so many sequences."""
+        return sequences / sum(self._windows)
+
+    def _own(self, first: int) -> Iterator[tuple[SequenceStream, int]]:
+        """Yield the stream and the number of each sequence of `at(first)`."""
+        return self._sequences(first, self._share.range())
 
     def _all(self, first: int) -> Iterator[tuple[SequenceStream, int]]:
         """Yield the stream and the number of every sequence of a step's global batch."""
@@ -87,10 +95,6 @@ class TrainingBatches:
         for position in positions:
             source, number = self._place(first + position)
             yield self._mixture.streams[source], number
-
-    def epoch(self, sequences: int) -> float:
-        """Return the passes over the data, of all sources together, after so many sequences."""
-        return sequences / sum(self._windows)
 
     def _place(self, sample: int) -> tuple[int, int]:
         source, number = self._mixture.draw(sample)
@@ -113,12 +117,3 @@ def _require_windows(mixture: SourceMixture, length: int) -> None:
                 field="spec.data.sources",
                 remedy="add text to that source, or remove it",
             )
-
-
-def gather(
-    mixture: SourceMixture, places: list[tuple[int, int]], length: int
-) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets of sequences, given by stream and number."""
-    rows = [mixture.streams[source].window(number, length) for source, number in places]
-    tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
-    return tokens, targets
