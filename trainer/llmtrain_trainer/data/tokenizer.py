@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from upath import UPath
 
 from llmtrain_trainer.errors import InputError
-from llmtrain_trainer.runtime.untrusted_files import read_file
+from llmtrain_trainer.runtime.untrusted_files import Folder, read_file
 
 END_OF_TEXT = "<|endoftext|>"
 """Ends every document. Token 0 of a tokenizer trained here."""
@@ -99,7 +98,7 @@ def load_tokenizer(path: Path, vocab_size: int, eos: str | None = None) -> Token
     return tokenizer
 
 
-def open_tokenizer(path: Path | UPath) -> Tokenizer:
+def open_tokenizer(path: Folder) -> Tokenizer:
     """Read a tokenizer.json. Raises InputError if it is none."""
     try:
         tokenizer = Tokenizer.from_buffer(read_file(path, MAX_TOKENIZER_BYTES))
