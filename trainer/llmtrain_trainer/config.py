@@ -9,10 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from llmtrain_core.api.defaults import EVALUATE_TOKENS, TERMINATION_GRACE_SECONDS
-from llmtrain_core.api.job import (
-    Architecture,
-    DataSource,
-)
+from llmtrain_core.api.job import Architecture, DataSource
 from llmtrain_core.layout import Layout
 from llmtrain_core.pipeline_schedules import Schedule as PipelineSchedule
 from llmtrain_core.plan.gradient_sync import SyncScheme

@@ -1,7 +1,4 @@
-"""Read a job: turn its spec, as written in a manifest, into a RunConfig.
-
-Only this module reads the API's models. Code that uses a RunConfig needs no defaults of its own.
-"""
+"""Read a job: turn its spec, as written in a manifest, into a RunConfig."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Evaluator:
         divide: Callable[[Tensor], Division],
         device: torch.device,
     ) -> None:
-        """`divide` returns the documents of whole sequences, (batch, length)."""
+        """`divide` returns the division of whole sequences, (batch, length)."""
         self.held_out = held_out
         self._forward_backward, self._run, self._grid = forward_backward, run, grid
         self._token_positions, self._divide, self._device = token_positions, divide, device

@@ -42,7 +42,7 @@ class StepBatch:
     """Targets in the loss of the global batch."""
     division: Division
     processed: ProcessedTokens
-    """Tokens of the global batch."""
+    """The work of the global batch. The attention span of running text is that of this rank."""
 
 
 class TrainingData:
