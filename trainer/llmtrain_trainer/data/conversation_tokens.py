@@ -63,7 +63,7 @@ class ConversationTokenizer:
         """Return the responses of a conversation in order, each with the end of its turn.
 
         The turn ends with the first added token after the response. If there is none, it ends with
-        the first character, and the last turn with the text.
+        the first character after the response, and the last turn ends with the text.
         """
         found = []
         place = 0

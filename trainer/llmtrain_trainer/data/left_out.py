@@ -1,4 +1,4 @@
-"""What of its sources is not trained on, in sentences for logs and the command line."""
+"""What of the sources is not trained on, in sentences for logs and the command line."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class TransferTimes:
         self._add("collectives", seconds)
 
     def add_probe(self, samples: Iterable[ProbeSample]) -> None:
-        """Add a network probe, of which the largest payload counts, as `add_step` does."""
+        """Add a network probe, whose largest payload counts. See `add_step`."""
         by_size = sorted(samples, key=lambda sample: sample.nbytes)
         self._add("probe", {sample.group: sample.seconds for sample in by_size})
 

@@ -97,8 +97,7 @@ class StepReport:
     straggler_score: float | None = None
     """Speed relative to the fastest rank with the same work, 1 at most; in sampled steps only."""
     attention_span: float | None = None
-    """Mean over the tokens of the number of tokens in the document that they attend in; None for
-    the sequence length."""
+    """Mean over the tokens of the length of their document; None for the sequence length."""
 
 
 @dataclass(frozen=True, slots=True)

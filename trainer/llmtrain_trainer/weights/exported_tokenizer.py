@@ -21,8 +21,8 @@ from llmtrain_trainer.data.tokenizer_settings import (
 def tokenizer_files(tokenizer: Folder, length: int) -> dict[str, bytes]:
     """Return the files of a tokenizer and of its settings, by name.
 
-    `length` is the length of the model's sequences. Settings that are not beside the tokenizer are
-    those of one that was trained here: a token that ends documents, which also begins texts.
+    `length` is the length of the model's sequences. A tokenizer without `tokenizer_config.json` is
+    taken for one that was trained here: the token that ends documents also begins texts.
     """
     loaded, settings = open_tokenizer(tokenizer), read_settings(tokenizer)
     found = with_template(settings_files(tokenizer), loaded, template_of(settings), settings)
