@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -63,7 +64,7 @@ class Case:
 
     @property
     def ranks(self) -> int:
-        return prod(degree for name, degree in self.degrees if name != "ep")
+        return ranks_of(dict(self.degrees))
 
     def words(self) -> tuple[str, ...]:
         """Return what it is, column by column."""
@@ -97,15 +98,25 @@ class Case:
         )
 
 
+def read_layout(layout: str) -> dict[str, int]:
+    """Return the degrees of a layout as it is printed, `pp2 dp2`, by short name."""
+    return {word.rstrip("0123456789"): int(word[-1]) for word in layout.split()}
+
+
+def ranks_of(degrees: Mapping[str, int]) -> int:
+    """Return the number of ranks; those of a group of experts are data ranks."""
+    return prod(degree for name, degree in degrees.items() if name != "ep")
+
+
 def case(layout: str, schedule: Schedule = "1F1B", **others: str) -> Case:
     """Make a case from a layout as it is printed, `pp2 dp2`.
 
     It has two layers a pipeline rank; at least four where rounding shows.
     """
-    degrees = tuple((word.rstrip("0123456789"), int(word[-1])) for word in layout.split())
+    degrees = read_layout(layout)
     rounds = others.get("precision", "float64") != "float64"
-    layers = max(2 * dict(degrees).get("pp", 1), 4 if rounds else 2)
-    return Case(degrees, schedule, layers=layers, **others)
+    layers = max(2 * degrees.get("pp", 1), 4 if rounds else 2)
+    return Case(tuple(degrees.items()), schedule, layers=layers, **others)
 
 
 GRID = "pp2 dp2 tp2"

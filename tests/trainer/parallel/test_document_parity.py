@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.trainer import parity_cases
 from tests.support.trainer.example_data import random_examples
+from tests.support.trainer.parity_cases import LONG, ranks_of, read_layout
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
@@ -30,23 +32,9 @@ END = 5
 INPUTS = (16, 13, 12, 11, 10, 9, 8, 7, 6, 6, 5, 5, 4, 4, 3, 2)
 """Lengths of the examples. They fill `BATCH` sequences, so every step has all of them."""
 
-LONG = {
-    "tp": "tensor",
-    "cp": "context",
-    "dp": "data",
-    "rep": "replicate",
-    "pp": "pipeline",
-    "ep": "expert",
-}
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {},
-    "gpt": {
-        "kvHeads": 4,
-        "positions": "learned",
-        "norm": "layer",
-        "activation": "gelu",
-        "biases": "all",
-    },
+    "gpt": parity_cases.SHAPES["gpt"],
     "moe": {"experts": 4, "expertsPerToken": 2, "loadBalancingWeight": 0.5},
 }
 
@@ -66,14 +54,11 @@ class Case:
 
     @property
     def degrees(self) -> dict[str, int]:
-        return {LONG[word[:-1]]: int(word[-1]) for word in self.layout.split()}
+        return {LONG[name]: degree for name, degree in read_layout(self.layout).items()}
 
     @property
     def ranks(self) -> int:
-        product = 1
-        for name, degree in self.degrees.items():
-            product *= degree if name != "expert" else 1
-        return product
+        return ranks_of(read_layout(self.layout))
 
     def __str__(self) -> str:
         words = [self.layout or "one process", self.kind, self.shape, self.schedule]

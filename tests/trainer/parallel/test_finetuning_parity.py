@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.trainer.parity_cases import LONG, ranks_of, read_layout
+
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
 RunWorld = Callable[..., list[Any]]
@@ -20,8 +22,6 @@ MakeSpec = Callable[..., dict[str, Any]]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 STEPS = 3
 """An adapter's A has a gradient from the second step on: its B starts at zero."""
-
-LONG = {"tp": "tensor", "cp": "context", "dp": "data", "rep": "replicate", "pp": "pipeline"}
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,11 @@ class Case:
 
     @property
     def degrees(self) -> dict[str, int]:
-        return {LONG[word[:-1]]: int(word[-1]) for word in self.layout.split()}
+        return {LONG[name]: degree for name, degree in read_layout(self.layout).items()}
 
     @property
     def ranks(self) -> int:
-        product = 1
-        for degree in self.degrees.values():
-            product *= degree
-        return product
+        return ranks_of(read_layout(self.layout))
 
     def __str__(self) -> str:
         words = [self.layout or "one process", "lora" if self.lora else "sft", self.schedule]
