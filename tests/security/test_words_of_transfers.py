@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType, get_condition
 from llmtrain_core.network.links import LinkPath
 from llmtrain_core.network.slow_links import MAX_NAMED
-from llmtrain_core.queueing import Assignment, PendingJob
-from llmtrain_core.topology.inventory import Node
+from llmtrain_core.queueing import ClusterState
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.policies.network_degraded import set_network_degraded
 from tests.support.operator_harness.observed import make_observed
-from tests.support.operator_harness.scheduling import GPU, cluster, decide, fabric, waiting_job
+from tests.support.operator_harness.scheduling import (
+    cluster,
+    placed,
+    rack_nodes,
+    thin_uplinks,
+    waiting_job,
+)
 from tests.support.slow_links.monitored import LEVELS, MonitoredJobs, checked, job
 
 pytestmark = pytest.mark.unit
 
-FABRIC: dict[str, Any] = {
-    "levels": [
-        {"name": "rack", "nodeLabel": "rack", "oversubscription": 4},
-        {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
-    ]
-}
-NODES = tuple(
-    Node(name := f"{rack}{n}", {"rack": rack, "kubernetes.io/hostname": name}, {GPU: 8})
-    for rack in "abc"
-    for n in (0, 1)
-)
+NODES = rack_nodes(0, 1)
 LIES: dict[str, list[LinkPath]] = {
     "an uplink": [("a",)],
     "a node": [("a", "a0")],
@@ -48,12 +42,9 @@ async def after(lie: str, blocks: int = 4) -> MonitoredJobs:
     return found
 
 
-def placed(pending: PendingJob, found: MonitoredJobs) -> tuple[str, ...]:
-    slow = found.monitor.slow_links()
-    state = replace(cluster(NODES, fabrics=fabric(FABRIC)), slow_links=slow)
-    decision = decide([pending], state)[pending.uid]
-    assert isinstance(decision, Assignment), decision
-    return decision.nodes
+def state_of(found: MonitoredJobs) -> ClusterState:
+    usual = cluster(NODES, fabrics=thin_uplinks("rack", "rack"))
+    return replace(usual, slow_links=found.monitor.slow_links())
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -62,7 +53,7 @@ async def test_a_lie_moves_no_job_of_others(lie: str) -> None:
     for count in (1, 2, 4, 6):
         for namespace in ("bob", "carol"):
             pending = replace(waiting_job("job-1", count), namespace=namespace)
-            assert placed(pending, found) == placed(pending, truth)
+            assert placed(pending, state_of(found)) == placed(pending, state_of(truth))
 
 
 @pytest.mark.parametrize("lie", ["an uplink", "a node"])
@@ -71,7 +62,7 @@ async def test_the_liar_moves_its_own_jobs(lie: str) -> None:
     found, truth = await after(lie), MonitoredJobs()
     count = 4 if lie == "an uplink" else 1
     pending = replace(waiting_job("job-1", count), namespace="mallory")
-    assert placed(pending, found) != placed(pending, truth)
+    assert placed(pending, state_of(found)) != placed(pending, state_of(truth))
 
 
 @pytest.mark.parametrize("lie", LIES)

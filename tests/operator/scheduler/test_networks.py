@@ -35,7 +35,14 @@ from tests.support.operator_harness.observed import (
     settle,
     status,
 )
-from tests.support.operator_harness.scheduling import GPU, LEAF, cluster, fabric, in_use, record
+from tests.support.operator_harness.scheduling import (
+    GPU,
+    LEAF,
+    cluster,
+    in_use,
+    record,
+    thin_uplinks,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -55,14 +62,7 @@ def network(nics: int = 32) -> NodeNetwork:
 NETWORK = network_status(network()).to_wire()
 
 
-THIN = fabric(
-    {
-        "levels": [
-            {"name": "leaf", "nodeLabel": LEAF, "oversubscription": 4},
-            {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
-        ]
-    }
-)
+THIN = thin_uplinks("leaf", LEAF)
 """Thin uplinks: two nodes of one leaf are a better place than nodes of two."""
 
 

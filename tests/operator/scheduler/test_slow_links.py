@@ -4,55 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from llmtrain_core.network.links import LinkPath
 from llmtrain_core.network.slow_links import SlowLinks
-from llmtrain_core.queueing import Assignment, ClusterState, PendingJob, RunningJob
+from llmtrain_core.queueing import ClusterState, PendingJob, RunningJob
 from llmtrain_core.queueing.quarantine import NodeLists, Quarantine
-from llmtrain_core.topology.inventory import Node, Usage
+from llmtrain_core.topology.inventory import Usage
 from llmtrain_operator.scheduler.cycle import find_better_placement, find_place_elsewhere
 from tests.support.operator_harness.scheduling import (
     GPU,
     cluster,
-    decide,
-    fabric,
+    placed,
+    rack_nodes,
+    thin_uplinks,
     waiting_job,
 )
 
 pytestmark = pytest.mark.unit
 
-FABRIC: dict[str, Any] = {
-    "levels": [
-        {"name": "rack", "nodeLabel": "rack", "oversubscription": 4},
-        {"name": "node", "nodeLabel": "kubernetes.io/hostname"},
-    ]
-}
-NODES = tuple(
-    Node(name := f"{rack}{n}", {"rack": rack, "kubernetes.io/hostname": name}, {GPU: 8})
-    for rack in "abc"
-    for n in (1, 2)
-)
+NODES = rack_nodes(1, 2)
 UPLINK_A: Mapping[LinkPath, float] = {("a",): 4.0}
 NODE_A1: Mapping[LinkPath, float] = {("a", "a1"): 3.0}
 
 
 def state(slow: SlowLinks | None = None, used: tuple[str, ...] = ()) -> ClusterState:
     taken = tuple(Usage(name, GPU, 8, "other") for name in used)
-    found = cluster(NODES, taken, fabric(FABRIC))
+    found = cluster(NODES, taken, thin_uplinks("rack", "rack"))
     return replace(found, slow_links={} if slow is None else {"default": slow})
 
 
 def job(count: int, namespace: str = "ns") -> PendingJob:
     return replace(waiting_job("job-1", count), namespace=namespace)
-
-
-def placed(pending: PendingJob, cluster_state: ClusterState) -> tuple[str, ...]:
-    decision = decide([pending], cluster_state)[pending.uid]
-    assert isinstance(decision, Assignment), decision
-    return decision.nodes
 
 
 def own(links: Mapping[LinkPath, float]) -> SlowLinks:

@@ -36,6 +36,7 @@ from llmtrain_operator.scheduler.usage import usage
 from tests.support.operator_harness.harness import job_object
 
 GPU = "nvidia.com/gpu"
+HOSTNAME = "kubernetes.io/hostname"
 SPINE, LEAF = "network.topology.nvidia.com/spine", "network.topology.nvidia.com/leaf"
 
 
@@ -92,8 +93,24 @@ def cluster(
     )
 
 
+def rack_nodes(*numbers: int) -> tuple[Node, ...]:
+    """Return nodes of the racks a, b and c; the names are a rack and a number, as in a1."""
+    return tuple(
+        Node(name := f"{rack}{number}", {"rack": rack, HOSTNAME: name}, {GPU: 8})
+        for rack in "abc"
+        for number in numbers
+    )
+
+
 def decide(queue: Iterable[PendingJob], state: ClusterState) -> Mapping[str, JobDecision]:
     return decided({job.uid: job for job in queue}, state).pending
+
+
+def placed(pending: PendingJob, state: ClusterState) -> tuple[str, ...]:
+    """Return the nodes that a cycle gives to the only job of its queue."""
+    decision = decide([pending], state)[pending.uid]
+    assert isinstance(decision, Assignment), decision
+    return decision.nodes
 
 
 def refusal(decision: object) -> Unschedulable:
@@ -103,6 +120,12 @@ def refusal(decision: object) -> Unschedulable:
 
 def fabric(spec: Mapping[str, Any], name: str = "default") -> dict[str, FabricRecord]:
     return {name: fabric_record({"metadata": {"name": name}, "spec": spec})}
+
+
+def thin_uplinks(level: str, label: str) -> dict[str, FabricRecord]:
+    """Return a Fabric of one level above the node, whose uplinks are oversubscribed."""
+    far = {"name": level, "nodeLabel": label, "oversubscription": 4}
+    return fabric({"levels": [far, {"name": "node", "nodeLabel": HOSTNAME}]})
 
 
 def record(
