@@ -263,9 +263,7 @@ async def name_is_taken(harness: OperatorHarness, name: str) -> None:
     taken = {"metadata": {"name": f"{name}-0-0"}, "spec": {"containers": [container]}}
     await harness.api.create("pods", taken, harness.namespace)
     await harness.submit(name)
-    await harness.wait(
-        name, lambda job: condition(job, "Placed").get("reason") == "NameConflict", 60
-    )
+    await harness.reason(name, "Placed", "NameConflict")
     await harness.api.delete("pods", f"{name}-0-0", harness.namespace, grace_seconds=0)
     await harness.api.delete(JOBS, name, harness.namespace)
     await harness.gone(name, seconds=60)

@@ -8,7 +8,7 @@ import pytest
 
 from llmtrain_devcluster.api import Object
 from tests.support.kueue.queues import API, QUEUE, WORKLOADS, Queues, holds, lacks_quota
-from tests.support.operator_harness.harness import condition, status_of
+from tests.support.operator_harness.harness import status_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -23,9 +23,7 @@ def end(queues: Queues, name: str, attempt: int, code: int = 0) -> None:
 
 
 async def waits_for_quota(queues: Queues, name: str) -> Object:
-    return await queues.harness.wait(
-        name, lambda job: condition(job, "PodsReady").get("reason") == "WaitingForQuota", 60
-    )
+    return await queues.harness.reason(name, "PodsReady", "WaitingForQuota")
 
 
 async def second_waits_for_first(queues: Queues) -> None:

@@ -31,9 +31,7 @@ async def test_a_job_waits_while_kueue_is_away(queues: Queues, kueue: Kueue) -> 
     await asyncio.to_thread(kueue.stop)
     try:
         await queues.submit("waiting")
-        found = await queues.harness.wait(
-            "waiting", lambda job: condition(job, "Placed").get("reason") == "Forbidden", 60
-        )
+        found = await queues.harness.reason("waiting", "Placed", "Forbidden")
         assert "failed calling webhook" in condition(found, "Placed")["message"]
     finally:
         await asyncio.to_thread(kueue.start)

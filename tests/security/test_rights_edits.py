@@ -40,7 +40,7 @@ async def test_a_job_of_a_system_class_does_not_start(
     await carol.phase("victim", "Running", seconds=60)
     for name in SYSTEM_CLASSES:
         await mallory.submit(name, priorityClassName=name)
-        await mallory.wait(name, lambda j: condition(j, "Placed").get("reason") == "Forbidden", 60)
+        await mallory.reason(name, "Placed", "Forbidden")
     victim = status_of(await carol.job("victim"))
     assert victim["phase"] == "Running" and not victim.get("preemptions")
 

@@ -154,15 +154,11 @@ async def test_every_mistake_has_a_message(
         if case.script is not None:
             harness.nodes.script(named(f"{name}-.*"), case.script)
         await harness.submit(name, **case.spec)
-    await harness.wait(
-        "no-image", lambda job: condition(job, "PodsReady").get("reason") == "ImagePullFailed"
-    )
+    await harness.reason("no-image", "PodsReady", "ImagePullFailed")
     await harness.patch("no-image", {"spec": {"failurePolicy": {"startupTimeout": "1s"}}})
 
     async def one(name: str, case: Case) -> None:
-        job = await harness.wait(
-            name, lambda job: condition(job, case.kind).get("reason") == case.reason
-        )
+        job = await harness.reason(name, case.kind, case.reason)
         found = condition(job, case.kind)
         assert found["status"] == ("True" if case.kind == "Failed" else "False")
         for text in case.said:

@@ -27,7 +27,7 @@ GC_SECONDS = 120
 
 async def waits(harness: OperatorHarness, name: str, reason: str) -> str:
     """Wait until a job waits for nodes for a reason; return the message."""
-    job = await harness.wait(name, lambda j: condition(j, "Placed").get("reason") == reason)
+    job = await harness.reason(name, "Placed", reason)
     return str(condition(job, "Placed")["message"])
 
 

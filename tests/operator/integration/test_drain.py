@@ -144,9 +144,7 @@ async def test_a_drain_ends_even_if_no_other_node_is_free(
     await harness.api.patch("nodes", node, {"spec": {"unschedulable": True}})
     [pod] = [p for p in await harness.pods() if p["spec"]["nodeName"] == node]
     name = pod["metadata"]["name"]
-    shown = await harness.wait(
-        "stuck", lambda j: condition(j, "Running").get("reason") == "NodeDraining"
-    )
+    shown = await harness.reason("stuck", "Running", "NodeDraining")
     assert node in condition(shown, "Running")["message"]
     assert await evict(harness, name) == 429
     # The clock of the drain is in the status: let it end now.

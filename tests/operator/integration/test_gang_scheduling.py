@@ -117,9 +117,7 @@ async def test_kueue_admits_and_evicts_a_gang(
     body["metadata"]["labels"] = QUEUED
     await harness.api.create("llmtrain.dev/v1alpha1/llmtrainingjobs", body, harness.namespace)
     pods = await harness.pod_count(2)
-    held = await harness.wait(
-        "queued", lambda job: condition(job, "PodsReady").get("reason") == "WaitingForQuota"
-    )
+    held = await harness.reason("queued", "PodsReady", "WaitingForQuota")
     assert status_of(held)["phase"] == "Starting"
     assert bound(await harness.pods()) == []
     (group,) = {p["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] for p in pods}

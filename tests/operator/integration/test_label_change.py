@@ -6,10 +6,10 @@ import secrets
 
 import pytest
 
-from llmtrain_devcluster.api import Api, Object
+from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from tests.support.operator_harness.advice import CaseBench
-from tests.support.operator_harness.harness import JOBS, OperatorProcess, condition
+from tests.support.operator_harness.harness import OperatorProcess, condition
 
 pytestmark = pytest.mark.cluster
 
@@ -34,11 +34,7 @@ async def test_a_real_node_is_relabelled(
         assert degraded["status"]["placement"] == before["status"]["placement"]
         assert degraded["status"]["phase"] == "Running"
         await harness.node(names[1], {"metadata": {"labels": {label: "a"}}})
-
-        def is_as_placed(job: Object | None) -> bool:
-            return condition(job, "NetworkDegraded").get("reason") == "TopologyAsPlaced"
-
-        after = await api.wait_for(JOBS, "job", is_as_placed, harness.namespace, seconds=60)
+        after = await harness.reason("job", "NetworkDegraded", "TopologyAsPlaced")
         assert after["status"].get("attempt", 0) == 0 and after["status"]["restarts"] == 0
     finally:
         await harness.leave()

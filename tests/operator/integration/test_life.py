@@ -133,9 +133,7 @@ async def test_name_conflict(operator: OperatorProcess, harness: OperatorHarness
     taken = {"metadata": {"name": "mine"}, "spec": {"ports": [{"port": 80}]}}
     await harness.api.create("services", taken, harness.namespace)
     await harness.submit("mine")
-    stuck = await harness.wait(
-        "mine", lambda job: condition(job, "PodsReady").get("reason") == "NameConflict"
-    )
+    stuck = await harness.reason("mine", "PodsReady", "NameConflict")
     assert "services mine" in condition(stuck, "PodsReady")["message"]
     assert status_of(stuck)["reason"] == "NameConflict"
     assert await harness.pods() == []
@@ -155,9 +153,7 @@ async def test_quota(operator: OperatorProcess, harness: OperatorHarness) -> Non
         harness.namespace,
     )
     await harness.submit("greedy")
-    stuck = await harness.wait(
-        "greedy", lambda job: condition(job, "Placed").get("reason") == "QuotaExceeded"
-    )
+    stuck = await harness.reason("greedy", "Placed", "QuotaExceeded")
     assert "raise the quota" in condition(stuck, "Placed")["message"]
     await harness.api.delete("resourcequotas", "tight", harness.namespace)
     running = await harness.phase("greedy", "Running")

@@ -97,11 +97,7 @@ async def test_a_profile_that_the_nodes_contradict_holds_no_node(harness: Operat
     await add(harness, "cw", CORE_WEAVE, 2)
     harness.nodes.default = PodScript(exit_after=None)
     await harness.submit("job", network={"profile": "efa"})
-
-    def refused(job: Object | None) -> bool:
-        return condition(job, "Placed").get("reason") == "NetworkMismatch"
-
-    job = await harness.wait("job", refused)
+    job = await harness.reason("job", "Placed", "NetworkMismatch")
     message = condition(job, "Placed")["message"]
     assert "not efa (use network.profile infiniband or auto)" in message
     assert not status_of(job).get("failures") and "network" not in status_of(job)

@@ -58,9 +58,7 @@ async def test_a_spot_notice_moves_a_job_without_a_counted_restart(
             "job", lambda j: status_of(j).get("progress", {}).get("lastCheckpointStep") == 20
         )
         await harness.api.patch("nodes", doomed, {"spec": {"taints": [SPOT]}})
-        leaving = await harness.wait(
-            "job", lambda j: condition(j, "Running").get("reason") == "NodeDraining"
-        )
+        leaving = await harness.reason("job", "Running", "NodeDraining")
         assert condition(leaving, "Running")["message"].startswith(
             f"{doomed} (aws/spot-interruption: taint {SPOT['key']}=1:NoSchedule): the job moves"
         )

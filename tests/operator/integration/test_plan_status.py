@@ -70,9 +70,7 @@ async def test_the_annotation_overrides_the_memory_check(
     await harness.submit("daring", **LARGE)
     await harness.wait("daring", is_rejected)
     await harness.patch("daring", {"metadata": {"annotations": {ALLOW_OVER_MEMORY: "perhaps"}}})
-    slip = await harness.wait(
-        "daring", lambda job: condition(job, "Accepted").get("reason") == "InvalidSpec"
-    )
+    slip = await harness.reason("daring", "Accepted", "InvalidSpec")
     assert "neither" in condition(slip, "Accepted")["message"]
     await harness.patch("daring", {"metadata": {"annotations": {ALLOW_OVER_MEMORY: "true"}}})
     running = await harness.phase("daring", "Running")

@@ -16,7 +16,6 @@ from llmtrain_devcluster.api import Api, Object
 from llmtrain_devcluster.scripted_node.node import PodScript, ScriptedNodes
 from tests.support.operator_harness.advice import CaseBench
 from tests.support.operator_harness.harness import (
-    JOBS,
     OperatorProcess,
     condition,
     reporting,
@@ -66,25 +65,18 @@ async def test_a_slow_node_is_shown_while_it_is_slow(
         said: Object = {"phase": "training", "attempt": 0, "totalSteps": 100}
         head = await api.get("pods", "job-0-0", harness.namespace)
 
-        async def degraded(reason: str) -> Object:
-            """Wait until the condition has this reason; return the job."""
-
-            def has_reason(job: Object | None) -> bool:
-                return condition(job, "NetworkDegraded").get("reason") == reason
-
-            return await api.wait_for(JOBS, "job", has_reason, harness.namespace, seconds=90)
-
         async with reporting(head, said), asyncio.TaskGroup() as tasks:
             slow = {node}
             trainer = tasks.create_task(report_blocks(said, ranks, slow))
-            found = condition(await degraded("SlowNode"), "NetworkDegraded")
+            degraded = await harness.reason("job", "NetworkDegraded", "SlowNode", seconds=90)
+            found = condition(degraded, "NetworkDegraded")
             assert found["status"] == "True"
             said_of_node = rf"transfers over node {node[-1]} take (\d\.\d) times"
             shown = re.search(said_of_node, found["message"])
             assert shown is not None and float(shown[1]) == pytest.approx(4.0, abs=0.3)
             await operator.shows(series)
             slow.clear()
-            after = await degraded("TransfersAsUsual")
+            after = await harness.reason("job", "NetworkDegraded", "TransfersAsUsual", seconds=90)
             trainer.cancel()
         assert condition(after, "NetworkDegraded")["status"] == "False"
         assert status_of(after)["placement"] == status_of(before)["placement"]

@@ -48,9 +48,7 @@ async def test_a_spare_replaces_a_failed_node(
     await operator.shows('llmtrain_operator_recovery_seconds_count{action="ReplaceNode"} 1.0')
 
     await harness.submit("late", topology={"spares": 1}, workers={"nodes": 1})
-    waiting = await harness.wait(
-        "late", lambda job: condition(job, "Placed").get("reason") == "InsufficientGpus"
-    )
+    waiting = await harness.reason("late", "Placed", "InsufficientGpus")
     assert "1 nodes and 1 spares" in condition(waiting, "Placed")["message"]
     await harness.nodes.node_ready(n1)
     await harness.phase("late", "Running")

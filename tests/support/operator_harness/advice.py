@@ -46,8 +46,7 @@ class CaseBench(OperatorHarness):
         self, name: str, reason: str, *words: str, kind: str = "Placed", seconds: float = 60.0
     ) -> str:
         """Wait until a job has this wait reason; return the message."""
-        job = await self.wait(name, lambda j: condition(j, kind).get("reason") == reason, seconds)
-        found = condition(job, kind)
+        found = condition(await self.reason(name, kind, reason, seconds), kind)
         assert found["status"] == "False"
         for word in words:
             assert word in found["message"], (word, found["message"])

@@ -268,6 +268,10 @@ class OperatorHarness:
         """Wait until a condition of a job is true."""
         return await self.wait(name, lambda j: condition(j, kind).get("status") == "True", seconds)
 
+    async def reason(self, name: str, kind: str, reason: str, seconds: float = 60.0) -> Object:
+        """Wait until a condition of a job has this reason."""
+        return await self.wait(name, lambda j: condition(j, kind).get("reason") == reason, seconds)
+
     async def gone(self, name: str, seconds: float = 60.0) -> None:
         await self.wait(name, lambda job: job is None, seconds)
 
