@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 from tokenizers import processors
-from typer.testing import CliRunner
 
-from llmtrain_cli.main import app
 from llmtrain_core.api.model import Architecture, RopeScaling
 from llmtrain_trainer.config import ChatConfig, DataConfig, Source
 from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.data.tokenizer import open_tokenizer, train_bpe
+from tests.support.command_line import llmtrain
 
 pytestmark = pytest.mark.torch
 
@@ -69,14 +68,6 @@ def _write_model(folder: Path, rows: Sequence[int] = ()) -> None:
         (folder / name).write_text(json.dumps(settings))
 
 
-def _run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(each) for each in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chat") / "model"
@@ -93,8 +84,8 @@ def _id(token: str) -> int:
 def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model after import and export."""
     root = tmp_path_factory.mktemp("exported")
-    _run("import", model, "--to", root / "base")
-    _run("export", root / "base", "--to", root / "model")
+    llmtrain("import", model, "--to", root / "base")
+    llmtrain("export", root / "base", "--to", root / "model")
     return root / "model"
 
 
@@ -134,7 +125,7 @@ def test_a_chat_stops_by_itself_and_is_the_one_of_transformers(exported: Path) -
     for text in ("say hi", "be brief", "there", "and <|end|> hi"):
         messages = [{"role": "system", "content": "be"}, {"role": "user", "content": text}]
         found = json.loads(
-            _run(
+            llmtrain(
                 "sample",
                 exported,
                 "--chat",
