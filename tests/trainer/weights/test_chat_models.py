@@ -325,6 +325,17 @@ def test_settings_that_no_file_can_hold_are_refused(name: str, tmp_path: Path) -
         read_settings(tmp_path / "tokenizer.json")
 
 
+def _prepare_texts(tokenizer: Path, folder: Path) -> PreparedData:
+    """Write four documents below `folder`, and prepare them with this tokenizer."""
+    texts = folder / "text"
+    texts.mkdir()
+    for number in range(4):
+        (texts / f"{number}.txt").write_text(f"say hi {number}, and be brief " * 9)
+    source = Source("text", texts.as_uri(), "field")
+    config = DataConfig((source,), 0.25, 320, 3, tokenizer=tokenizer.as_uri())
+    return prepare(config, 4, folder / "work")
+
+
 def test_documents_are_whole_if_the_tokenizer_truncates(model: Path, tmp_path: Path) -> None:
     """Programs save their truncation in tokenizer.json: the rest of each document was dropped."""
     from tokenizers import Tokenizer
@@ -333,12 +344,7 @@ def test_documents_are_whole_if_the_tokenizer_truncates(model: Path, tmp_path: P
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=500)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "text").mkdir()
-    for number in range(4):
-        (tmp_path / "text" / f"{number}.txt").write_text(f"say hi {number}, and be brief " * 9)
-    source = Source("text", (tmp_path / "text").as_uri(), "field")
-    uri = (tmp_path / "tokenizer.json").as_uri()
-    data = prepare(DataConfig((source,), 0.25, 320, 3, tokenizer=uri), 4, tmp_path / "work")
+    data = _prepare_texts(tmp_path / "tokenizer.json", tmp_path)
     assert data.train_tokens > 3 * 50
 
 
@@ -368,12 +374,7 @@ def test_documents_begin_with_bos_where_the_tokenizer_says_so(
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<|begin|>", "add_bos_token": adds}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (tmp_path / "text").mkdir()
-    for number in range(4):
-        (tmp_path / "text" / f"{number}.txt").write_text(f"say hi {number}, and be brief " * 9)
-    source = Source("text", (tmp_path / "text").as_uri(), "field")
-    uri = (folder / "tokenizer.json").as_uri()
-    data = prepare(DataConfig((source,), 0.25, 320, 3, tokenizer=uri), 4, tmp_path / "work")
+    data = _prepare_texts(folder / "tokenizer.json", tmp_path)
     stream = TokenStream(data.folder / "text", "train", 320)
     tokens = stream.read(0, len(stream)).tolist()
     starts = [0, *(place + 1 for place, token in enumerate(tokens[:-1]) if token == 0)]
