@@ -179,6 +179,8 @@ class RunConfig:
     grace_seconds: int = TERMINATION_GRACE_SECONDS
     """Seconds between SIGTERM and SIGKILL of the pod."""
     ranks_per_node: int = 1
+    tunable: frozenset[str] = frozenset()
+    """Fields of `sync` that are tried in the first steps on a placement."""
     network_probe_steps: int | None = None
     """Steps between two network probes; None for no probes."""
     evaluate_every: int | None = None

@@ -20,6 +20,7 @@ from llmtrain_core.api.job import (
     Schedule,
     Training,
 )
+from llmtrain_core.plan.autotune import tunable_settings
 from llmtrain_core.plan.gradient_sync import SyncScheme
 from llmtrain_core.validation.check import Job, check
 from llmtrain_core.validation.problem import Problem
@@ -65,7 +66,8 @@ def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunCon
         ranks_per_node=job.gpus_per_node,
         data=_data(data, architecture, training.seed, init_from),
         optimizer=_optimizer(training.optimizer or Optimizer(), training.schedule or Schedule()),
-        sync=SyncScheme.of(training.gradient_sync),
+        sync=SyncScheme.of(training),
+        tunable=tunable_settings(training),
         outer_optimizer=_outer_optimizer(training.gradient_sync),
         checkpoint=_checkpoint(job.spec),
         steps=job.total_steps,

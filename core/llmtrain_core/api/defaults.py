@@ -41,6 +41,8 @@ MESSAGE_LENGTH = 1024
 """Maximum length of a message in conditions, failures and Events; metav1 would allow 32,768."""
 CHAT_TEMPLATE_LENGTH = 300
 """Maximum length of `status.progress.chatTemplate`."""
+MAX_COMMUNICATION_TRIALS = 16
+"""Maximum number of entries in `status.progress.communication.trials`."""
 
 FIRST_RETRYABLE_EXIT_CODE = 128
 """Exit codes from here on are signals, lost peers and hangs: the next attempt may succeed."""

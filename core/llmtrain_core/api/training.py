@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmtrain_core.api.base import ApiModel, Rule, list_set
+from llmtrain_core.api.base import ApiModel, Quantity, Rule, list_set
 from llmtrain_core.api.defaults import EVALUATE_TOKENS
 
 
@@ -94,6 +94,30 @@ class GradientSync(ApiModel):
         return (self.diloco or DiLoCo()) if self.mode == "diloco" else None
 
 
+class Communication(ApiModel):
+    """Transfer of gradients in mode every-step. Fields that are set are not tried."""
+
+    autotune: bool = False
+    """Try settings in the first steps on a placement, keep the fastest, and use it again for the
+    same placement. Also tries the all-reduce with and without copiesPerRack."""
+    overlap: bool | None = None
+    """Transfer sums during the backward pass, two messages at a time. Default false."""
+    bucket_size: Quantity | None = None
+    """Minimum size of a message, which then has the gradients of several layers. Needs overlap.
+    Default 0: a message per layer."""
+    chunks: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Number of parts of a message, each with its own collectives. Default 1."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.bucketSize) || (has(self.overlap) && self.overlap)",
+            "bucketSize needs overlap: true",
+            ".bucketSize",
+            lambda self: self.bucket_size is None or self.overlap is True,
+        ),
+    )
+
+
 class CollectiveProbe(ApiModel):
     """Network probe: all-reduces of 4 KiB and 16 MiB in each parallel group, between two steps."""
 
@@ -150,6 +174,8 @@ class Training(ApiModel):
     """Compile transformer blocks with torch.compile."""
     gradient_sync: GradientSync = Field(default_factory=GradientSync)
     """Gradient synchronization between model replicas."""
+    communication: Communication | None = None
+    """Transfer of the sums between model replicas."""
     collective_probe: CollectiveProbe | None = None
     """Network probe between steps, which excludes waiting for slow ranks. Disabled when absent."""
     evaluate_every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -178,5 +204,11 @@ class Training(ApiModel):
             "globalBatchSize must be a multiple of microBatchSize",
             ".globalBatchSize",
             lambda self: self.global_batch_size % self.micro_batch_size == 0,
+        ),
+        Rule(
+            "!has(self.communication) || self.gradientSync.mode == 'every-step'",
+            "communication needs gradientSync.mode every-step",
+            ".communication",
+            lambda self: self.communication is None or self.gradient_sync.mode == "every-step",
         ),
     )

@@ -6,15 +6,20 @@ each rack first (`replicas_per_rack`), so that each replica sends only its part 
 
 Compressed numbers cannot be summed in transit, so an all-reduce becomes an all-to-all of parts and
 an all-gather of sums. It sends as many bytes as a ring all-reduce of the same message.
+
+Three more settings change how the same bytes are transferred: during the backward pass (`overlap`),
+in larger messages (`bucket_bytes`), or in parts (`chunks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
-from llmtrain_core.api.training import GradientSync
+from llmtrain_core.api.base import quantity_value
+from llmtrain_core.api.training import Communication, Training
 
 Compression = Literal["none", "bf16", "int8"]
 ReplicaGroup = Literal["rep", "rep-near", "rep-far"]
@@ -37,16 +42,26 @@ class SyncScheme:
     delay_steps: int = 0
     """Steps during which a synchronization overlaps with training."""
     replicas_per_rack: int = 1
+    overlap: bool = False
+    """Transfer sums during the backward pass. The result is the same, bit for bit."""
+    bucket_bytes: int = 0
+    """Least bytes of a message, which has whole FSDP units; 0 for a message per unit."""
+    chunks: int = 1
+    """Parts of a message, each with its own collectives."""
 
     @classmethod
-    def of(cls, sync: GradientSync) -> SyncScheme:
-        """Return the scheme of a job's `training.gradientSync`."""
+    def of(cls, training: Training) -> SyncScheme:
+        """Return the scheme of a job's `training.gradientSync` and `training.communication`."""
+        sync, transfer = training.gradient_sync, training.communication or Communication()
         outer = sync.outer
         return cls(
             compression=sync.compression,
             interval_steps=outer.inner_steps if outer else 1,
             delay_steps=outer.delay_steps if outer else 0,
             replicas_per_rack=sync.copies_per_rack,
+            overlap=bool(transfer.overlap),
+            bucket_bytes=ceil(quantity_value(transfer.bucket_size or 0)),
+            chunks=transfer.chunks or 1,
         )
 
     def racks(self, replicas: int) -> int:
@@ -72,6 +87,30 @@ def message_bytes(compression: Compression, values: int) -> int:
     if compression == "bf16":
         return 2 * values
     return values + 4 * -(-values // BLOCK)
+
+
+def chunk_values(sync: SyncScheme, values: int) -> int:
+    """Return the number of values of each part of a message; the last one may have fewer."""
+    return -(-values // (BLOCK * sync.chunks)) * BLOCK if sync.chunks > 1 else values
+
+
+def messages(sync: SyncScheme, units: Iterable[int], nbytes: int) -> Iterator[int]:
+    """Yield the number of values that each all-reduce of a step sums.
+
+    `units` are the values of the FSDP units, of `nbytes` each, in the order of the backward pass. A
+    message is complete with the unit that makes it large enough.
+    """
+    bucket = 0
+    buckets: list[int] = []
+    for values in units:
+        bucket += values
+        if bucket * nbytes >= sync.bucket_bytes:
+            buckets.append(bucket)
+            bucket = 0
+    for values in (*buckets, bucket):
+        part = chunk_values(sync, values)
+        for start in range(0, values, part or 1):
+            yield min(part, values - start)
 
 
 def sync_calls(

@@ -157,7 +157,7 @@ class TrainingSetup:
             schedule=parallelism.pipeline_schedule,
             chunks=parallelism.virtual_stages,
             kernels="compiled" if training.compile else "eager",
-            sync=SyncScheme.of(training.gradient_sync),
+            sync=SyncScheme.of(training),
             divides_documents=job.spec.data is not None and job.spec.data.divides_documents,
         )
 

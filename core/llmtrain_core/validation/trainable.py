@@ -180,16 +180,17 @@ def _replica_problems(training: Training, layout: Layout) -> Iterator[Problem]:
     """Check that gradient synchronization has replicas, and racks of equal size."""
     sync, replicas = training.gradient_sync, layout.replicate
     settings = {
-        "compression": sync.compression != "none",
-        "mode": sync.mode != "every-step",
-        "copiesPerRack": sync.copies_per_rack > 1,
+        "gradientSync.compression": sync.compression != "none",
+        "gradientSync.mode": sync.mode != "every-step",
+        "gradientSync.copiesPerRack": sync.copies_per_rack > 1,
+        "communication": training.communication is not None,
     }
     if replicas == 1:
         for name, is_set in settings.items():
             if is_set:
                 yield Problem(
                     Reason.INVALID_SPEC,
-                    f"spec.training.gradientSync.{name}",
+                    f"spec.training.{name}",
                     "there is only one model replica",
                     "set parallelism.replicate to the number of replicas, or remove the field",
                 )

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from llmtrain_core.api.conditions import ConditionType, clean_text
 from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
+from llmtrain_core.api.status.communication import read_tuning
 from llmtrain_core.api.status.job import Collective, Progress, TrainerPhase
 from llmtrain_core.api.untrusted import is_count, is_finite
 from llmtrain_operator.cache.job import format_time
@@ -70,6 +71,8 @@ def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool =
         if key in report:
             text = report[key]
             found[key] = clean_text(text, length) if isinstance(text, str) and text else None
+    if "communication" in report:
+        found["communication"] = _parse_communication(report["communication"])
     before = draft.view.progress
     collectives = _parse_collectives(report.get("collectives"))
     if collectives:
@@ -106,6 +109,12 @@ def _set_eta_field(
     left = max(0, total - step) * seconds
     if 0 <= left < _MAX_ETA_SECONDS:
         found["eta"] = format_time(draft.observed.now + timedelta(seconds=left))
+
+
+def _parse_communication(value: Any) -> dict[str, Any] | None:
+    """Return the trials of communication settings, if they are valid; None clears the field."""
+    found = read_tuning(value)
+    return None if found is None else found.to_wire()
 
 
 def _parse_collectives(entries: Any) -> list[dict[str, Any]]:

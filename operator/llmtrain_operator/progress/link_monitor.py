@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmtrain_core.api.defaults import FABRIC_NAME
+from llmtrain_core.api.status.communication import read_tuning
 from llmtrain_core.network.group_reports import SlowdownReport, block_of_report, observations
 from llmtrain_core.network.links import Group, GroupKey, JobRanks
 from llmtrain_core.network.localise import Observation
@@ -119,7 +120,7 @@ class LinkMonitor:
             return JobLinks()
         block = _new_block(state, view, report)
         if block is not None:
-            self._take(job, checked, levels, block, report["transfers"])
+            self._take(job, checked, levels, block, report)
         claims = self._claims.get((view.fabric or FABRIC_NAME, job.namespace), ())
         state = self._jobs.get(uid)
         enough = state is not None and state.explained >= CLEAR_AFTER
@@ -155,12 +156,12 @@ class LinkMonitor:
             self._task.cancel()
 
     def _take(
-        self, job: JobRecord, checked: Job | list[Problem], levels: Levels, block: int, report: Any
+        self, job: JobRecord, checked: Job | list[Problem], levels: Levels, block: int, said: Any
     ) -> None:
-        """Keep the report of a job for the next explanation of its namespace."""
+        """Keep the transfers that a job reports for the next explanation of its namespace."""
         view, before = job.view, self._jobs.pop(job.uid, None)
         names = tuple(level.name for level in levels)
-        ranks = None if isinstance(checked, list) else ranks_of(view, checked, levels)
+        ranks = None if isinstance(checked, list) else ranks_of(view, checked, levels, said)
         if ranks is None:
             return
         fabric = view.fabric or FABRIC_NAME
@@ -171,7 +172,7 @@ class LinkMonitor:
         scope, now = (fabric, job.namespace), time.time()
         if before is None or (before.attempt, before.ranks) != (view.attempt, ranks):
             before = _JobState(job.uid, scope, view.attempt, ranks, block, now)
-        self._jobs[job.uid] = replace(before, block=block, at=now, report=report)
+        self._jobs[job.uid] = replace(before, block=block, at=now, report=said["transfers"])
         self._due[scope] = None
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._explain_due(), name="slow links")
@@ -231,10 +232,11 @@ def _new_block(state: _JobState | None, view: JobView, report: Any) -> int | Non
     return None if is_known else block
 
 
-def ranks_of(view: JobView, job: Job, levels: Levels) -> JobRanks | None:
+def ranks_of(view: JobView, job: Job, levels: Levels, said: Any = None) -> JobRanks | None:
     """Return the ranks of a placed job; None if its groups show nothing about links.
 
-    That is a job on one node, and one whose Fabric or layout is another one than that of the
+    `said` is the report of the trainer, which may have chosen another size of racks. No ranks are
+    returned for a job on one node, and one whose Fabric or layout is another one than that of the
     placement.
     """
     placement = view.placement
@@ -246,14 +248,25 @@ def ranks_of(view: JobView, job: Job, levels: Levels) -> JobRanks | None:
     if len(nodes) < 2 or len(nodes) * gpus != job.layout.world_size:
         return None
     depths = (depth for depth, level in enumerate(levels[:-1], 1) if level.nvlink)
-    training = job.spec.training
     return JobRanks(
         job.layout,
         nodes,
         gpus,
         nvlink_depth=next(depths, None),
-        copies_per_rack=training.gradient_sync.copies_per_rack if training else 1,
+        copies_per_rack=_copies_per_rack(job, said),
     )
+
+
+def _copies_per_rack(job: Job, said: Any) -> int:
+    """Return the size of racks that a trainer says that it has chosen, or that of the job."""
+    training = job.spec.training
+    if training is None:
+        return 1
+    if training.communication is not None and training.communication.autotune:
+        tuning = read_tuning(said.get("communication") if isinstance(said, dict) else None)
+        if tuning is not None and job.layout.replicate % tuning.setting.copies_per_rack == 0:
+            return tuning.setting.copies_per_rack
+    return training.gradient_sync.copies_per_rack
 
 
 def _explained(

@@ -67,6 +67,19 @@ CASES: list[dict[str, Any]] = [
     {"replicate": 4, "training": {"gradientSync": {"copiesPerRack": 2}}},
     {"replicate": 4, "training": {"gradientSync": {"copiesPerRack": 2, "compression": "int8"}}},
     {
+        "replicate": 4,
+        "training": {
+            "gradientSync": {"copiesPerRack": 2},
+            "communication": {"overlap": True, "chunks": 2},
+        },
+    },
+    {
+        "replicate": 2,
+        "data": 2,
+        "architecture": MOE,
+        "training": {"communication": {"overlap": True, "bucketSize": "30k"}},
+    },
+    {
         **TWO_CHUNKS,
         "pipelineSchedule": "DualPipeV",
         "replicate": 2,
@@ -126,7 +139,7 @@ METERED = [
         for case in CASES
         if case.keys() <= {"data", "tensor", "pipeline", "context", "replicate", "expert"}
         or case.get("architecture") in (MOE, TIED)
-        or "gradientSync" in case.get("training", {})
+        or {"gradientSync", "communication"} & case.get("training", {}).keys()
     ),
 ]
 

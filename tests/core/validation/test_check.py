@@ -36,6 +36,7 @@ data.chat.{preset,template} training.lora.{rank,alpha,targets,merge}
 training.{steps,tokens,globalBatchSize,microBatchSize,precision,seed,activationCheckpointing}
 training.optimizer.{name,learningRate,beta1,beta2,epsilon,weightDecay,gradientClipNorm}
 training.schedule.{warmupSteps,decay,minLearningRateRatio}
+training.communication.{autotune,overlap,bucketSize,chunks}
 training.gradientSync.{compression,mode,copiesPerRack} training.collectiveProbe.everySteps
 training.{evaluateEverySteps,evaluateTokens,trackers}
 training.gradientSync.diloco.{innerSteps,delaySteps,outerLearningRate,outerMomentum}

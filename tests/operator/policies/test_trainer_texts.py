@@ -44,6 +44,17 @@ def test_they_go_with_the_fallback() -> None:
     assert "networkFallback" not in progress_after(said, {"networkFallback": None})
 
 
+def test_trials_of_communication_settings_are_shown() -> None:
+    setting = {"copiesPerRack": 2, "overlap": True, "bucketBytes": 0, "chunks": 1}
+    trials = [{**setting, "copiesPerRack": 1, "stepSeconds": 0.5}, {**setting, "stepSeconds": 0.3}]
+    said = {"state": "Chosen", "setting": setting, "fromStep": 12, "trials": trials}
+    assert progress_after({"communication": said})["communication"] == said
+    assert progress_after({"communication": said}, {})["communication"] == said
+    for other in (None, "x", {**said, "trials": trials * 9}, {**said, "state": "x" * 9000}):
+        later = progress_after({"communication": said}, {"communication": other})
+        assert "communication" not in later and later["step"] == 1
+
+
 @pytest.mark.parametrize("nonsense", [None, "", 7, ["x"], {"reason": "x"}])
 def test_other_values_say_nothing(nonsense: Any) -> None:
     assert "networkFallback" not in progress_after({"networkFallback": nonsense})

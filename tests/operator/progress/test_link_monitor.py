@@ -122,6 +122,33 @@ def test_a_spec_that_has_changed_since_the_placement_shows_nothing(change: dict[
     assert ranks_of(edited.view, checked(edited), LEVELS) is None
 
 
+def test_groups_follow_the_racks_that_the_trainer_has_chosen() -> None:
+    shape: dict[str, Any] = {
+        "workers": {"nodes": 6, "gpusPerNode": 2},
+        "parallelism": {"tensor": 2, "replicate": 6},
+    }
+    training = {"steps": 100, "globalBatchSize": 12, "microBatchSize": 1}
+
+    def copies(said: Any, **more: Any) -> int:
+        found = job("one", **shape, training={**training, **more})
+        ranks = ranks_of(found.view, checked(found), LEVELS, said)
+        assert ranks is not None
+        return ranks.copies_per_rack
+
+    def chosen(size: int) -> dict[str, Any]:
+        setting = {"copiesPerRack": size}
+        return {
+            "communication": {"state": "Chosen", "setting": setting, "fromStep": 9, "trials": []}
+        }
+
+    autotune = {"communication": {"autotune": True}}
+    assert copies(chosen(3), **autotune) == 3
+    assert copies(chosen(4), **autotune) == 1, "six replicas have no racks of four"
+    for other in (None, {}, {"communication": 7}, {"communication": {"state": "Chosen"}}):
+        assert copies(other, **autotune) == 1
+    assert copies(chosen(3), gradientSync={"copiesPerRack": 2}) == 2
+
+
 async def test_hostile_reports_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, one, bad = MonitoredJobs(), job("one"), job("bad", "evil")
     for number, said in enumerate(({"dp": 1}, [[]] * 99, "x", None, [{"group": {}}] * 20)):

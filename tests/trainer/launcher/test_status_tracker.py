@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_core.api.status.communication import CommunicationSetting, CommunicationTuning
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.model.flops import training_flops_per_token
 from llmtrain_trainer.job_spec import from_spec
@@ -20,6 +21,7 @@ from llmtrain_trainer.metrics.registry import TrainingMetrics
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
     CollectiveSample,
+    CommunicationReport,
     EvaluationReport,
     HeldOutScore,
     PhaseReport,
@@ -50,6 +52,9 @@ def _tracker(rank: int = 0) -> StatusTracker:
 def test_status_and_result_have_the_keys_of_the_contract() -> None:
     tracker = _tracker()
     tracker.on_report(0, EvaluationReport("before", HeldOutScore(7.0), 0))
+    setting = CommunicationSetting(overlap=True)
+    tuning = CommunicationTuning(state="Trying", setting=setting, from_step=1, trials=[])
+    tracker.on_report(0, CommunicationReport(tuning))
     sample = CollectiveSample("tp", "all_gather", (8, 4088), 2, (0.1, 0.3))
     step = StepReport(1, 0.5, {"data": 0.1}, 512, 6.5, math.inf, 0.01, (sample,), 1.0)
     tracker.on_report(0, step)
@@ -79,9 +84,16 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "lastRestart",
         "networkFallback",
         "transfers",
+        "communication",
         "chatTemplate",
     }
     assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)
+    assert status["communication"] == {
+        "state": "Trying",
+        "setting": {"copiesPerRack": 1, "overlap": True, "bucketBytes": 0, "chunks": 1},
+        "fromStep": 1,
+        "trials": [],
+    }
     assert status["tokensPerSecond"] == 1024 and status["mfu"] > 0
     assert status["collectives"] == [
         {"group": "tp", "op": "all_gather", "count": 2, "bytesPerStep": 4096, "meanSeconds": 0.2}
@@ -100,6 +112,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
     assert json.loads(result_message(tracker.status))["result"].keys() == status.keys() - {
         "heartbeat",
         "transfers",
+        "communication",
     }
 
 

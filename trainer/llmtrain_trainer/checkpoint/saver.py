@@ -24,10 +24,17 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from llmtrain_trainer.checkpoint.collective import run_on_all
 from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
-from llmtrain_trainer.checkpoint.paths import Folder, delete_checkpoint, step_folder
+from llmtrain_trainer.checkpoint.paths import (
+    Folder,
+    delete_checkpoint,
+    folder_from_uri,
+    step_folder,
+)
 from llmtrain_trainer.checkpoint.retention import purge
 from llmtrain_trainer.checkpoint.shards import write_state
 from llmtrain_trainer.checkpoint.state import TrainingState, weights_state
+from llmtrain_trainer.config import CheckpointConfig
+from llmtrain_trainer.data.prepared import tokenizer_of
 from llmtrain_trainer.runtime.heartbeat import Heartbeat, no_heartbeat
 
 GROUP_TIMEOUT = timedelta(days=1)
@@ -48,6 +55,21 @@ class SaveResult:
     """Seconds of writing."""
     error: Exception | None = None
     """Why the checkpoint was not written."""
+
+
+def build_saver(
+    checkpoint: CheckpointConfig | None, data: Path, heartbeat: Heartbeat
+) -> Saver | None:
+    """Return the saver of a job; None if it has no checkpoints. `data` has the tokenizer."""
+    if checkpoint is None:
+        return None
+    return Saver(
+        folder_from_uri(checkpoint.uri),
+        checkpoint.keep,
+        background=checkpoint.background,
+        tokenizer=tokenizer_of(data),
+        heartbeat=heartbeat,
+    )
 
 
 class Saver:

@@ -11,6 +11,7 @@ from typing import Any
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.defaults import REASON_LENGTH
 from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.status.job import TrainerPhase
 from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample
 
@@ -63,6 +64,8 @@ class Status:
     transfers: Mapping[str, Any] | None = None
     """Slowdowns of all groups (`SlowdownReport`); in the pod of rank 0 only."""
     chat_template: str | None = None
+    communication: CommunicationTuning | None = None
+    """Trials of communication settings; in the pod of rank 0 only."""
 
     def with_progress(self, **changes: Any) -> Status:
         """Return the status with changes and a new heartbeat, which marks progress, not uptime."""
@@ -101,7 +104,12 @@ class Status:
     def document(self) -> dict[str, Any]:
         """Return the document of `/status`."""
         heartbeat = self.heartbeat.strftime("%Y-%m-%dT%H:%M:%SZ") if self.heartbeat else None
-        return {**self.result(), "heartbeat": heartbeat, "transfers": self.transfers}
+        return {
+            **self.result(),
+            "heartbeat": heartbeat,
+            "transfers": self.transfers,
+            "communication": self.communication.to_wire() if self.communication else None,
+        }
 
 
 def _collective(sample: CollectiveSample) -> Mapping[str, Any]:

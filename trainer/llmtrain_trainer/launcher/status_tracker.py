@@ -26,6 +26,7 @@ from llmtrain_trainer.runtime.locked_memory import MEMLOCK_TOO_LOW
 from llmtrain_trainer.runtime.pod_env import MetricsDetail
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
+    CommunicationReport,
     EvaluationReport,
     HeartbeatReport,
     PhaseReport,
@@ -101,6 +102,8 @@ class StatusTracker:
             self._on_step(report)
         elif isinstance(report, TransferReport):
             self._on_transfers(report)
+        elif isinstance(report, CommunicationReport):
+            self.status = replace(self.status, communication=report.tuning)
         elif isinstance(report, HeartbeatReport):
             self.status = self.status.with_progress()
         elif isinstance(report, PhaseReport):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -51,12 +52,19 @@ def build_model(run: RunConfig, grid: Grid, device: torch.device) -> ModelParts:
 
 
 def build_forward_backward(
-    model: ModelParts, run: RunConfig, grid: Grid, device: torch.device
+    model: ModelParts,
+    run: RunConfig,
+    grid: Grid,
+    device: torch.device,
+    complete_gradients: Callable[[], None],
 ) -> ForwardBackward:
-    """Return the forward and backward passes of a layout."""
+    """Return the forward and backward passes of a layout.
+
+    A backward pass ends with `complete_gradients`.
+    """
     if "pp" in grid.groups:
-        return PipelineForwardBackward(model, run, grid, device)
-    return SequentialForwardBackward(model.chunks[0], run, grid)
+        return PipelineForwardBackward(model, run, grid, device, complete_gradients)
+    return SequentialForwardBackward(model.chunks[0], run, grid, complete_gradients)
 
 
 def _build_chunk(stage: StageSpec, run: RunConfig, grid: Grid, device: torch.device) -> Decoder:

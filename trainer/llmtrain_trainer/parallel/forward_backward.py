@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -121,7 +121,10 @@ def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
 class SequentialForwardBackward:
     """Run the micro-batches one after the other through the whole model."""
 
-    def __init__(self, model: Decoder, run: RunConfig, grid: Grid) -> None:
+    def __init__(
+        self, model: Decoder, run: RunConfig, grid: Grid, complete_gradients: Callable[[], None]
+    ) -> None:
+        self.complete_gradients = complete_gradients
         self.model, self.loss, self.examples = model, NextTokenLoss(), run.data.chat is not None
         self.count, self.size = run.micro_batches, run.micro_batch
         self.sharded = "tp" in grid.groups
@@ -143,6 +146,7 @@ class SequentialForwardBackward:
                 loss = self.loss(self.model(x, **divided), y)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += full_value(loss)
+        self.complete_gradients()
         return total
 
     @torch.no_grad()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.model.decoder import Decoder
+from llmtrain_trainer.parallel.dtensors import local_shard
 from llmtrain_trainer.parallel.experts import expert_shard_placement, moe_layers
 from llmtrain_trainer.parallel.mesh import Grid
+from llmtrain_trainer.parallel.model_parts import ModelParts
 
 
 def apply_fsdp(chunk: Decoder, run: RunConfig, grid: Grid) -> None:
@@ -36,3 +39,25 @@ def apply_fsdp(chunk: Decoder, run: RunConfig, grid: Grid) -> None:
     for block in chunk.blocks():
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     fully_shard(chunk, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def units(model: ModelParts) -> list[tuple[str, FSDPModule]]:
+    """Return the name and module of each FSDP unit. A unit is before those inside it."""
+    return [
+        (f"{index}.{name}", module)
+        for index, chunk in enumerate(model.chunks)
+        for name, module in chunk.named_modules()
+        if isinstance(module, FSDPModule)
+    ]
+
+
+def unit_bytes(model: ModelParts) -> list[int]:
+    """Return the bytes of this rank's gradients of each FSDP unit that has any."""
+    counted: set[nn.Parameter] = set()
+    found = []
+    for _, unit in reversed(units(model)):  # a unit comes after those inside it
+        assert isinstance(unit, nn.Module)
+        own = [each for each in unit.parameters() if each.requires_grad and each not in counted]
+        counted.update(own)
+        found.append(sum(local_shard(each.detach()).nbytes for each in own))
+    return [nbytes for nbytes in found if nbytes]

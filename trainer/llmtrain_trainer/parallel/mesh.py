@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -24,6 +24,9 @@ LABELS: Mapping[str, GroupLabel] = {
     "pp": "pp",
 }
 """Name of a process group -> its public label, whose ranks `Layout.group` defines."""
+
+RACK_GROUPS = ("intra_rack", "inter_rack")
+"""Groups of a hierarchical scheme: the replicas of a rack, and those at its position in others."""
 
 MESH = ("pp", "dp_replicate", "fsdp", "tp")
 """Dimensions of the mesh, outermost first: the rank formula of `llmtrain_core.layout`. Context
@@ -61,9 +64,7 @@ class Grid:
         }
         if layout.context > 1:
             groups["cp"] = _own_group(layout, "cp")
-        if sync.is_hierarchical(layout.replicate):
-            for name in ("intra_rack", "inter_rack"):
-                groups[name] = _own_group(layout, LABELS[name], sync.replicas_per_rack)
+        groups.update(_rack_groups(layout, sync))
         expert_mesh = _expert_mesh(layout, device) if layout.expert > 1 else None
         # a dimension that spans the world uses the default group, so its own label is written last
         labels: dict[str, str] = {}
@@ -77,6 +78,20 @@ class Grid:
             labels[expert_mesh.get_group("tp").group_name] = "tp"
         labels.update((group.group_name, LABELS[name]) for name, group in groups.items())
         return cls(layout, mesh, groups, expert_mesh, labels)
+
+    def with_racks(self, sync: SyncScheme) -> Grid:
+        """Return the grid with the groups of a scheme's racks. Collective over all ranks.
+
+        It replaces this one, whose groups of racks end.
+        """
+        groups = {name: group for name, group in self.groups.items() if name not in RACK_GROUPS}
+        labels = dict(self.labels)
+        for name in self.groups.keys() - groups.keys():
+            labels.pop(self.groups[name].group_name, None)
+            dist.destroy_process_group(self.groups[name])
+        racks = _rack_groups(self.layout, sync)
+        labels.update((group.group_name, LABELS[name]) for name, group in racks.items())
+        return replace(self, groups={**groups, **racks}, labels=labels)
 
     def degree(self, dimension: Dimension) -> int:
         """Return the size of a dimension of the layout."""
@@ -105,6 +120,13 @@ def _expert_mesh(layout: Layout, device: str) -> DeviceMesh:
     """Return the mesh of the experts' parameters. Collective over all ranks."""
     sizes = tuple(layout.group(LABELS[name]).size for name in EXPERT_MESH)
     return init_device_mesh(device, sizes, mesh_dim_names=EXPERT_MESH)
+
+
+def _rack_groups(layout: Layout, sync: SyncScheme) -> dict[str, dist.ProcessGroup]:
+    """Return this rank's groups of racks, if the scheme has any. Collective over all ranks."""
+    if not sync.is_hierarchical(layout.replicate):
+        return {}
+    return {name: _own_group(layout, LABELS[name], sync.replicas_per_rack) for name in RACK_GROUPS}
 
 
 def _own_group(layout: Layout, label: GroupLabel, copies_per_rack: int = 1) -> dist.ProcessGroup:

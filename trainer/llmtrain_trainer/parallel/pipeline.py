@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,7 +33,15 @@ from llmtrain_trainer.parallel.workarounds import JsonPipelineStage
 class PipelineForwardBackward:
     """Run the micro-batches through the stages by one of torch's schedules."""
 
-    def __init__(self, model: ModelParts, run: RunConfig, grid: Grid, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: ModelParts,
+        run: RunConfig,
+        grid: Grid,
+        device: torch.device,
+        complete_gradients: Callable[[], None],
+    ) -> None:
+        self.complete_gradients = complete_gradients
         self.chunks, self.loss, self.count = model.chunks, NextTokenLoss(), run.micro_batches
         self.size = run.micro_batch
         self.examples = run.data.chat is not None
@@ -91,6 +100,7 @@ class PipelineForwardBackward:
                 return_outputs=False,
                 **division.arguments(),
             )
+        self.complete_gradients()
         if self.tied is not None:
             self.tied.reduce_gradients()
         return _total(losses, tokens.device)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from llmtrain_core.api.failure_info import FailureInfo
+from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.status.job import TrainerPhase
 from llmtrain_core.network.links import GroupKey
 from llmtrain_core.network.transfer_times import SampleBlock
@@ -141,6 +142,13 @@ class TransferReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CommunicationReport:
+    """The trials of communication settings so far, from rank 0."""
+
+    tuning: CommunicationTuning
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOutScore:
     """Result of an evaluation on held-out data."""
 
@@ -209,6 +217,7 @@ Report = (
     | StepReport
     | ProbeReport
     | TransferReport
+    | CommunicationReport
     | EvaluationReport
     | CheckpointReport
     | SaveFailedReport

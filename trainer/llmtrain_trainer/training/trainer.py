@@ -15,9 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmtrain_trainer.checkpoint import init_from
-from llmtrain_trainer.checkpoint.collective import broadcast_from_rank0
-from llmtrain_trainer.checkpoint.corruption import corrupt_checkpoint, is_corruption
+from llmtrain_core.plan.gradient_sync import SyncScheme
 from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata
 from llmtrain_trainer.checkpoint.paths import (
     EXPORT_FIELD,
@@ -26,14 +24,13 @@ from llmtrain_trainer.checkpoint.paths import (
     step_folder,
 )
 from llmtrain_trainer.checkpoint.resume import resume
-from llmtrain_trainer.checkpoint.saver import Saver, SaveResult
-from llmtrain_trainer.checkpoint.state import TrainingState, load_weights, require_intact
+from llmtrain_trainer.checkpoint.saver import SaveResult, build_saver
+from llmtrain_trainer.checkpoint.state import TrainingState
 from llmtrain_trainer.config import RunConfig
 from llmtrain_trainer.data.batches import BatchShard
 from llmtrain_trainer.data.held_out import HeldOutSequences
 from llmtrain_trainer.data.mixture import open_mixture
 from llmtrain_trainer.data.prepare import HELD_OUT, PreparedData
-from llmtrain_trainer.data.prepared import tokenizer_of
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.metrics.collectives import CollectiveMeter
 from llmtrain_trainer.metrics.straggler import measure_skew
@@ -42,9 +39,10 @@ from llmtrain_trainer.parallel.adapters import merge
 from llmtrain_trainer.parallel.build import build_forward_backward, build_model
 from llmtrain_trainer.parallel.context import token_positions
 from llmtrain_trainer.parallel.forward_backward import ForwardBackward
+from llmtrain_trainer.parallel.fsdp import unit_bytes
 from llmtrain_trainer.parallel.grad_norm import clip_gradients
 from llmtrain_trainer.parallel.mesh import Grid
-from llmtrain_trainer.parallel.replicate.replica_sync import ReplicaSync, build_replica_sync
+from llmtrain_trainer.parallel.replicate.replica_sync import EveryStepSync, build_replica_sync
 from llmtrain_trainer.runtime.heartbeat import heartbeat_to
 from llmtrain_trainer.runtime.reports import (
     CheckpointReport,
@@ -58,7 +56,9 @@ from llmtrain_trainer.runtime.reports import (
 )
 from llmtrain_trainer.runtime.step_gate import StepGate
 from llmtrain_trainer.training import nan_search, preflight
+from llmtrain_trainer.training.autotune import Autotune
 from llmtrain_trainer.training.evaluation import Evaluator
+from llmtrain_trainer.training.initial_weights import load_initial_weights
 from llmtrain_trainer.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from llmtrain_trainer.training.recorder import Recorder
 from llmtrain_trainer.training.step_timer import StepTimer
@@ -82,38 +82,33 @@ class Trainer:
         send: Send,
         grid: Grid | None = None,
         work_dir: Path | None = None,
+        node: str = "",
     ) -> None:
-        """`work_dir` has the metrics file of a job without checkpoints."""
-        self.run, self.data, self.device, self.send = run, data, device, send
+        """`work_dir` has the files that are beside the checkpoints of jobs with any."""
+        self.run, self.data, self.device, self.send, self.node = run, data, device, send, node
         self.grid = grid or Grid.build(run.layout, device.type, run.sync)
         self.model = build_model(run, self.grid, device)
         self.transfer_times = TransferTimes(self.grid, run, device, send)
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.model, run.optimizer)
-        self.replica_sync: ReplicaSync = build_replica_sync(self.model, run, self.grid)
+        self.replica_sync = build_replica_sync(self.model, run, self.grid)
         self.forward_backward: ForwardBackward = build_forward_backward(
-            self.model, run, self.grid, device
+            self.model, run, self.grid, device, self.replica_sync.complete_gradients
         )
         self.token_positions = token_positions(
             run.sequence, self.grid.coordinate("context"), self.grid.degree("context")
         )
-        vocab, share = run.architecture.vocab_size, self._batch_share()
+        share = BatchShard(run.global_batch, self.grid.replica, run.replicas)
         self.training_data = TrainingData(run, data, device, share)
         self.run = run = replace(run, steps=self.training_data.steps())
-        held_out = open_mixture(data, HELD_OUT, vocab)
-        self.evaluator = Evaluator(
-            HeldOutSequences(held_out, run.sequence, run.evaluate_tokens),
-            self.forward_backward,
-            run,
-            self.grid,
-            self.token_positions,
-            self.training_data.running_text,
-            device,
-        )
+        self.evaluator = self._build_evaluator(run)
         self.state = TrainingState(self.model, self.optimizer, self.replica_sync)
-        self.saver = self._build_saver()
+        self.saver = build_saver(run.checkpoint, data.folder, heartbeat_to(send))
         folder = work_dir if self.saver is None else self.saver.root
-        self.recorder = Recorder(None if dist.get_rank() else folder, run.name, run.trackers)
+        self.folder = folder if dist.get_rank() == 0 else None
+        """Folder of what rank 0 writes beside the checkpoints."""
+        self.recorder = Recorder(self.folder, run.name, run.trackers)
+        self.autotune = Autotune(run, unit_bytes(self.model), device, self.synchronize_by, send)
         self.step = self.saved_step = 0
         self.sequences = 0
         """Sequences that all ranks have trained on: the position in the data."""
@@ -132,8 +127,10 @@ class Trainer:
         finally:
             self.recorder.flush()
 
-    def _train(self, gate: StepGate) -> None:
+    def _start(self, gate: StepGate) -> None:
+        """Resume, and evaluate before the first step."""
         preflight.require_same_data(self.data.digest)
+        self.autotune.restore(self.folder, self.node)
         self.resume()
         self.load_initial_weights()
         evaluated = self.recorder.resume(self.step, self.training_data.tokens_of(self.sequences))
@@ -144,21 +141,32 @@ class Trainer:
             if self._evaluation_is_due() and not evaluated:
                 self._evaluate("during", gate)
         self.send(PhaseReport("training", self.step, self.run.steps))
-        first = self.step
-        sample = first + 1  # never the first step, which also connects the groups
+        self.autotune.start(self.step)
+
+    def _train(self, gate: StepGate) -> None:
+        self._start(gate)
+        sample = self.step + 1  # never the first step, which also connects the groups
+        limited: Grid | None = None
+        """The grid whose collectives have a time limit."""
         while self.step < self.run.steps and gate.start(self.step + 1):
-            sampled = self.step >= sample and self.replica_sync.syncs_at(self.step + 1)
+            trying = self.autotune.trying
+            due = self.step >= sample and not trying
+            sampled = due and self.replica_sync.syncs_at(self.step + 1)
             report = self.take_step(sampled)
             self.recorder.add_step(report, self.training_data.batches.epoch(self.sequences))
             if sampled:
                 sample = self.step - 1 + SAMPLE_EVERY
                 self.transfer_times.add_step(report.collectives)
-            if self.run.network_probe_steps and self.step % self.run.network_probe_steps == 0:
+            if trying:
+                self.autotune.add_step(report)
+                sample = self.step + 1
+            elif self.run.network_probe_steps and self.step % self.run.network_probe_steps == 0:
                 self.transfer_times.probe(self.step)
-            if self.step == first + 1:
+            if self.grid is not limited:
                 # the first step also compiles and connects; from now on a collective that does not
                 # end in time fails, unless the launcher's hang check ends the rank first
                 self.grid.limit(timedelta(seconds=2 * self.run.hang_timeout))
+                limited = self.grid
             if self.run.checkpoint and self.step % self.run.checkpoint.every_steps == 0:
                 self.save()
             elif self.saver is not None:
@@ -166,6 +174,7 @@ class Trainer:
             if self._evaluation_is_due():
                 self._evaluate("during", gate)
                 self.send(PhaseReport("training", self.step))
+        self.autotune.stop()
         self.save()
         if self.step < self.run.steps:
             self.wait_for_save()
@@ -227,6 +236,15 @@ class Trainer:
         self.send(report)
         return report
 
+    def synchronize_by(self, sync: SyncScheme) -> None:
+        """Use another scheme between replicas from now on. Collective over all ranks."""
+        assert isinstance(self.replica_sync, EveryStepSync)
+        if sync.replicas_per_rack != self.run.sync.replicas_per_rack:
+            self.grid = self.grid.with_racks(sync)
+        self.run = replace(self.run, sync=sync)
+        self.replica_sync.use(self.run, self.grid)
+        self.transfer_times = TransferTimes(self.grid, self.run, self.device, self.send)
+
     def evaluate(self, gate: StepGate | None = None) -> HeldOutScore | None:
         """Return the score on held-out data; None if the gate stops the job before the end."""
         gate = gate or StepGate()
@@ -265,28 +283,11 @@ class Trainer:
         """Load the weights of `model.initFrom`, unless the resumed checkpoint has all weights."""
         if self.run.init_from is None or (self.step and self.run.lora is None):
             return
-        uri = self.run.init_from
-
-        root = folder_from_uri(uri, init_from.INIT_FROM_FIELD)
-
-        def choose() -> tuple[str | None, dict[str, Any]]:
-            found = init_from.base_checkpoint(
-                uri, torch.__version__, self._architecture(), self.base
-            )
-            require_intact(found.folder, init_from.INIT_FROM_FIELD)
-            return None if found.folder == root else found.folder.name, found.record
-
-        step, record = broadcast_from_rank0(choose)
+        record = load_initial_weights(
+            self.run.init_from, self._architecture(), self.base, self.model
+        )
         if self.run.lora is not None:
             self.base = record
-        folder = root if step is None else root / step
-        try:
-            load_weights(folder, self.model)
-        except Exception as error:
-            if not is_corruption(error):
-                raise
-            raise corrupt_checkpoint(folder, error, init_from.INIT_FROM_FIELD) from error
-        log.info("started from %s", folder)
 
     def save(self) -> None:
         """Write a checkpoint of the current step, or start to, unless it is saved already."""
@@ -340,21 +341,21 @@ class Trainer:
             SaveFailedReport(outcome.step) if failed else CheckpointReport(outcome.step, seconds)
         )
 
+    def _build_evaluator(self, run: RunConfig) -> Evaluator:
+        held_out = open_mixture(self.data, HELD_OUT, run.architecture.vocab_size)
+        return Evaluator(
+            HeldOutSequences(held_out, run.sequence, run.evaluate_tokens),
+            self.forward_backward,
+            run,
+            self.grid,
+            self.token_positions,
+            self.training_data.running_text,
+            self.device,
+        )
+
     def _continuation(self, metadata: CheckpointMetadata) -> RunConfig:
         """Return the run as it goes on from a checkpoint."""
         return replace(self.run, steps=self.training_data.steps_after(metadata.packed))
-
-    def _build_saver(self) -> Saver | None:
-        checkpoint = self.run.checkpoint
-        if checkpoint is None:
-            return None
-        return Saver(
-            folder_from_uri(checkpoint.uri),
-            checkpoint.keep,
-            background=checkpoint.background,
-            tokenizer=tokenizer_of(self.data.folder),
-            heartbeat=heartbeat_to(self.send),
-        )
 
     def _metadata(self) -> CheckpointMetadata:
         before = self.held_out_before
@@ -389,9 +390,6 @@ class Trainer:
 
     def _architecture(self) -> dict[str, object]:
         return self.run.architecture.to_wire()
-
-    def _batch_share(self) -> BatchShard:
-        return BatchShard(self.run.global_batch, self.grid.replica, self.run.replicas)
 
     def _local_part(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Select the token positions of this rank and move them to the device."""

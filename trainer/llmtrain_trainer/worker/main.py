@@ -69,7 +69,7 @@ def _with_operations(failure: FailureInfo, reporter: StackReporter, step: int) -
     """Add to a lost peer the unfinished collectives: the end of the flight recorder."""
     if failure.exit_code != EXIT_PEER_LOST:
         return failure
-    pending = ", ".join(pending_operations(reporter.labels)[-4:]) or "nothing"
+    pending = ", ".join(pending_operations(reporter.labels())[-4:]) or "nothing"
     text = f"{failure.message:.700} (in step {step}, unfinished: {pending})"
     return replace(failure, message=text)
 
@@ -83,7 +83,7 @@ def _train(task: RankTask, send: Send, reporter: StackReporter) -> None:
     pod = task.pod
     send(PhaseReport("starting", 0))
     store = join(task.rank, pod.world_size, pod.pod_ip, task.master, timeout, task.listener)
-    trainer = Trainer(task.run, task.data, device, send, work_dir=pod.work_dir)
-    reporter.labels = trainer.grid.labels
+    trainer = Trainer(task.run, task.data, device, send, work_dir=pod.work_dir, node=pod.node_name)
+    reporter.labels = lambda: trainer.grid.labels
     trainer.train(task.gate)
     leave(store, task.rank, pod.world_size, timedelta(seconds=60))

@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -34,8 +34,8 @@ class StackReporter:
         """Start the thread. Call it before there are others: these inherit the signal mask."""
         self._rank, self._gate, self._send = rank, gate, send
         self._main = threading.get_ident()
-        self.labels: Mapping[str, str] = {}
-        """Name of a process group -> name of its dimension; empty until there is a mesh."""
+        self.labels: Callable[[], Mapping[str, str]] = dict
+        """Return, by name of a process group, its dimension; nothing until there is a mesh."""
         self._stack_file = stack_file.open("w")
         faulthandler.register(signal.SIGUSR1, file=self._stack_file, all_threads=True)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
@@ -44,7 +44,7 @@ class StackReporter:
     def dump(self) -> RankDump:
         """Return what the rank is doing now."""
         frames = _frames(sys._current_frames().get(self._main))
-        pending = pending_operations(self.labels)
+        pending = pending_operations(self.labels())
         near = [file for file, _, _ in frames[:_WAITING_FRAMES]]
         waiting = bool(pending) or any("torch/distributed/" in file for file in near)
         return RankDump(

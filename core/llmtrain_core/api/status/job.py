@@ -15,6 +15,7 @@ from llmtrain_core.api.defaults import (
     MAX_RESOURCES,
     REASON_LENGTH,
 )
+from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.status.fields import Count, LongText, NodeName, ShortText, Time
 from llmtrain_core.api.status.network import NetworkStatus
 from llmtrain_core.api.status.plan import PlanStatus
@@ -184,6 +185,8 @@ class Progress(ApiModel):
     """Where the chat template of objective sft comes from: a preset, a field or a file."""
     collectives: Collectives | None = None
     """Measurements of collectives."""
+    communication: CommunicationTuning | None = None
+    """Communication settings that training.communication.autotune tried, and the fastest."""
 
 
 class Failure(ApiModel):

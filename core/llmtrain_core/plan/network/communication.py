@@ -21,7 +21,7 @@ from typing import Literal
 
 from llmtrain_core.layout import GROUP_LABELS, GroupLabel
 from llmtrain_core.pipeline_schedules import Schedule, stage_numbers
-from llmtrain_core.plan.gradient_sync import ReplicaGroup, ReplicaOperation, sync_calls
+from llmtrain_core.plan.gradient_sync import ReplicaGroup, ReplicaOperation, messages, sync_calls
 from llmtrain_core.plan.model.parameters import PipelineStage, end_tensors, sharded
 from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, TrainingSetup
 
@@ -266,7 +266,7 @@ def _copies(
     values = _unit_values(setup, stage)
     if every > 1:
         values, times = [setup.units(stage).learnt.updated(setup.shard_ranks)], 1
-    for each in values:
+    for each in messages(setup.sync, values, MASTER_BYTES[setup.precision]):
         for group, operation, payload in _sync_calls(setup, each):
             calls = CollectiveCalls(-(-times // every), -(-times * payload // every))
             yield group, operation, calls
@@ -280,7 +280,10 @@ def _sync_calls(
 
 
 def _unit_values(setup: TrainingSetup, stage: PipelineStage) -> list[int]:
-    """Return the values of a rank's shard of every FSDP unit that has gradients."""
+    """Return the values of a rank's shard of every FSDP unit that has gradients.
+
+    They are in the order in which the backward pass completes them.
+    """
     shape, tensor, ranks = setup.shape, setup.layout.tensor, setup.shard_ranks
     units = setup.units(stage).learnt
     ends = [units.ends]
@@ -289,10 +292,10 @@ def _unit_values(setup: TrainingSetup, stage: PipelineStage) -> list[int]:
             end_tensors(shape, tensor, embeds=embeds, predicts=not embeds)
             for embeds in (True, False)
         ]
-    found = [sharded(units.block, ranks)] * units.layers
+    layer = [sharded(units.block, ranks)]
     if units.experts:
-        found += [sharded(units.experts, ranks // units.expert)] * units.layers
-    return found + [sharded(tensors, ranks) for tensors in ends if tensors]
+        layer = [sharded(units.experts, ranks // units.expert), *layer]
+    return layer * units.layers + [sharded(tensors, ranks) for tensors in ends if tensors]
 
 
 def _scatters(setup: TrainingSetup) -> int:

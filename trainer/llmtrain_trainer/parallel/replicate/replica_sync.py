@@ -16,15 +16,16 @@ from typing import Protocol
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from llmtrain_core.plan.network.communication import REPLICA_GROUPS
 from llmtrain_trainer.config import RunConfig
+from llmtrain_trainer.parallel.fsdp import units
 from llmtrain_trainer.parallel.mesh import LABELS, Grid
 from llmtrain_trainer.parallel.model_parts import ModelParts
 from llmtrain_trainer.parallel.replicate.all_reduce import AllReduce
 from llmtrain_trainer.parallel.replicate.choose import choose_all_reduce
 from llmtrain_trainer.parallel.replicate.diloco import OuterOptimizer
+from llmtrain_trainer.parallel.replicate.gradient_sums import GradientSums
 
 
 class ReplicaSync(Protocol):
@@ -39,6 +40,9 @@ class ReplicaSync(Protocol):
     weights, and for the first replica."""
     state_prefixes: tuple[str, str]
     """Name prefixes of this rank's state in checkpoints."""
+
+    def complete_gradients(self) -> None:
+        """Complete the sums of gradients, after the backward pass."""
 
     def syncs_at(self, step: int) -> bool:
         """Return True if replicas communicate in the step that completes step number `step`."""
@@ -55,21 +59,16 @@ class ReplicaSync(Protocol):
 
 def build_replica_sync(model: ModelParts, run: RunConfig, grid: Grid) -> ReplicaSync:
     """Install the replica synchronization of the job."""
-    names = _StateNames(run)
-    all_reduce = (
-        choose_all_reduce(run.sync.compression, grid.groups)
-        if "dp_replicate" in grid.groups
-        else None
-    )
-    if all_reduce is None or run.outer_optimizer is None:
-        return EveryStepSync(model, all_reduce, grid, names)
+    if "dp_replicate" not in grid.groups or run.outer_optimizer is None:
+        return EveryStepSync(model, run, grid)
+    all_reduce = choose_all_reduce(run.sync.compression, grid.groups)
     inner = {
         name: group for name, group in grid.groups.items() if LABELS[name] not in REPLICA_GROUPS
     }
     outer = OuterOptimizer(
         list(model.parameters()), all_reduce, grid.degree("replicate"), run.outer_optimizer
     )
-    return DiLoCoSync(model, all_reduce, outer, replace(grid, groups=inner), names)
+    return DiLoCoSync(model, all_reduce, outer, replace(grid, groups=inner), _StateNames(run))
 
 
 class _StateNames:
@@ -78,6 +77,8 @@ class _StateNames:
     def __init__(self, run: RunConfig) -> None:
         sync, layout = run.sync, run.layout
         kind = f"{layout}.{run.schedule}.{run.chunks}.{sync.compression}.{sync.replicas_per_rack}"
+        if sync.bucket_bytes or sync.chunks > 1:
+            kind += f".{sync.bucket_bytes}.{sync.chunks}"
         coordinates = layout.coordinates(dist.get_rank())
         self.own = f"copies.{kind}.rank-{dist.get_rank()}."
         self.shared = f"copies.{kind}.place-{layout.rank(**{**coordinates, 'replicate': 0})}."
@@ -100,14 +101,28 @@ class EveryStepSync:
 
     independent_replicas, weights_prefix = 1, ""
 
-    def __init__(
-        self, model: ModelParts, all_reduce: AllReduce | None, grid: Grid, names: _StateNames
-    ) -> None:
-        self.grid, self.state_prefixes = grid, names.both
-        self._all_reduce, self._names = all_reduce, names
-        if all_reduce is not None:
-            for name, unit in _units(model):
-                unit.set_all_reduce_hook(partial(_all_reduce_hook, all_reduce, name))
+    def __init__(self, model: ModelParts, run: RunConfig, grid: Grid) -> None:
+        self.use(run, grid)
+        if self._sums is not None:
+            for name, unit in units(model):
+                unit.set_all_reduce_hook(partial(self._add, name))
+
+    def use(self, run: RunConfig, grid: Grid) -> None:
+        """Synchronize by the scheme of `run` from now on, over the groups of `grid`.
+
+        Rounding errors that compression carries to the next step are dropped.
+        """
+        self.grid, self._names = grid, _StateNames(run)
+        self.state_prefixes = self._names.both
+        self._sums: GradientSums | None = None
+        if "dp_replicate" in grid.groups:
+            all_reduce = choose_all_reduce(run.sync.compression, grid.groups)
+            self._sums = GradientSums(all_reduce, run.sync)
+
+    def complete_gradients(self) -> None:
+        """See `ReplicaSync`."""
+        if self._sums is not None:
+            self._sums.complete()
 
     def syncs_at(self, step: int) -> bool:
         """See `ReplicaSync`."""
@@ -118,12 +133,18 @@ class EveryStepSync:
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """See `ReplicaSync`."""
-        return self._names.state_dict(self._all_reduce, {})
+        return self._names.state_dict(self._sums.all_reduce if self._sums else None, {})
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """See `ReplicaSync`."""
-        if self._all_reduce is not None:
-            self._all_reduce.load_state_dict(_strip_prefix(self._names.own, state_dict))
+        if self._sums is not None:
+            own = _strip_prefix(self._names.own, state_dict)
+            self._sums.all_reduce.load_state_dict(own)
+
+    def _add(self, name: str, shard: Tensor) -> None:
+        """Sum the reduce-scattered gradients of a unit: a hook of FSDP."""
+        assert self._sums is not None
+        self._sums.add(name, shard)
 
 
 class DiLoCoSync:
@@ -140,8 +161,11 @@ class DiLoCoSync:
         self.independent_replicas, self.grid = outer.replicas, grid
         self.weights_prefix, self.state_prefixes = names.weights, names.both
         self._all_reduce, self._outer, self._names = all_reduce, outer, names
-        for _, unit in _units(model):
+        for _, unit in units(model):
             unit.set_all_reduce_hook(partial(_rescale_hook, outer.replicas))
+
+    def complete_gradients(self) -> None:
+        """See `ReplicaSync`."""
 
     def syncs_at(self, step: int) -> bool:
         """See `ReplicaSync`."""
@@ -160,19 +184,6 @@ class DiLoCoSync:
         """See `ReplicaSync`."""
         self._all_reduce.load_state_dict(_strip_prefix(self._names.own, state_dict))
         self._outer.load_state_dict(_strip_prefix(self._names.shared, state_dict))
-
-
-def _units(model: ModelParts) -> list[tuple[str, FSDPModule]]:
-    return [
-        (f"{index}.{name}", module)
-        for index, chunk in enumerate(model.chunks)
-        for name, module in chunk.named_modules()
-        if isinstance(module, FSDPModule)
-    ]
-
-
-def _all_reduce_hook(all_reduce: AllReduce, name: str, shard: Tensor) -> None:
-    all_reduce.start(name, shard)()
 
 
 def _rescale_hook(replicas: int, shard: Tensor) -> None:
