@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity text-matrix fuzz fuzz-objects many-jobs bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-packing crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity text-matrix fuzz fuzz-objects many-jobs bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-autotune bench-packing crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,9 @@ bench-localise: setup ## the slow link on 1,000 random fabrics, false alarms of 
 
 bench-slow-links: setup ## slow uplinks and nodes of three racks of network namespaces, named by a real job (root)
 	@python -m pytest tests/network/bench_slow_links.py -s -q
+
+bench-autotune: setup ## communication settings that a job tries on two racks of network namespaces (root)
+	@python -m pytest tests/network/bench_autotune.py -s -q
 
 bench-packing: setup ## tokens/s of packed examples against one example per sequence
 	@python -m pytest tests/perf/bench_packing.py -s -q
