@@ -17,8 +17,16 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+from llmtrain_core.api.defaults import MAX_COMMUNICATION_TRIALS
 from llmtrain_core.api.status.communication import CommunicationTrial, CommunicationTuning
-from llmtrain_core.plan.autotune import UnitBytes, choices, search, setting_of, with_setting
+from llmtrain_core.plan.autotune import (
+    Choices,
+    UnitBytes,
+    choices,
+    search,
+    setting_of,
+    with_setting,
+)
 from llmtrain_core.plan.gradient_sync import SyncScheme
 from llmtrain_trainer.checkpoint.paths import Folder
 from llmtrain_trainer.config import RunConfig
@@ -61,6 +69,7 @@ class Autotune:
         self._measured: list[float] = []
         self._file: TuningFile | None = None
         self._placement = ""
+        self._choices = Choices()
 
     @property
     def trying(self) -> bool:
@@ -179,7 +188,7 @@ class Autotune:
                     **setting_of(sync).model_dump(),
                     step_seconds=seconds if isfinite(seconds := self._seconds[sync]) else None,
                 )
-                for sync in order
+                for sync in order[:MAX_COMMUNICATION_TRIALS]
             ],
         )
 
