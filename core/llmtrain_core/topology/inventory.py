@@ -180,12 +180,13 @@ def usage_from_pods(pods: Iterable[Mapping[str, Any]], owner_label: str = "") ->
     """Read what bound, unfinished pods hold; `owner_label` names the label with the job's UID."""
     usage: list[Usage] = []
     for pod in pods:
-        node = pod.get("spec", {}).get("nodeName")
-        if not node or pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
+        spec, status = pod.get("spec") or {}, pod.get("status") or {}
+        node = spec.get("nodeName")
+        if not node or status.get("phase") in {"Succeeded", "Failed"}:
             continue
         tags = pod["metadata"].get("labels") or {}
         of_job = labels.JOB_UID in tags
-        found = pod_requests(pod["spec"]) if of_job else foreign_requests(pod["spec"])
+        found = (pod_requests if of_job else foreign_requests)(spec, status)
         owner = tags.get(owner_label, "")
         usage += [Usage(node, resource, amount, owner) for resource, amount in found.items()]
     return usage

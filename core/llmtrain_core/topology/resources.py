@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from llmtrain_core.api.base import QUANTITY_UNITS
@@ -26,7 +28,10 @@ _QUANTITY = re.compile(
     r"\+?([0-9]{1,20}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?"
 )
 _MAXIMUM = 2**63 - 1
+_NO_STATUS: Mapping[str, Any] = MappingProxyType({})
 
+Raw = Mapping[str, Any]
+"""A part of an object as the API server prints it."""
 Amounts = Mapping[str, int]
 """Amount by resource."""
 Number = TypeVar("Number", int, Fraction)
@@ -78,23 +83,105 @@ def container_requests(resources: Mapping[str, Any]) -> dict[str, int]:
     return amounts({**limits, **requests} if limits and requests else limits or requests or {})
 
 
-def pod_requests(spec: Mapping[str, Any]) -> dict[str, int]:
-    """Return what a pod with this spec requests, including one of the node's `pods`.
+def pod_requests(spec: Raw, status: Raw = _NO_STATUS) -> dict[str, int]:
+    """Return what a pod requests, including one of the node's `pods`.
 
-    A request of the whole pod replaces those of its containers.
+    A request of the whole pod replaces those of its containers. The overhead of a RuntimeClass is
+    added.
+
+    A pod can be resized while it runs. It then requests the largest of what its spec wants, what
+    the kubelet has allocated, and what the containers have. The spec does not count if the kubelet
+    has found that the new size never fits on the node.
+
+    Source: `PodRequests` of k8s.io/component-helpers/resource, version 0.37, with the options that
+    kube-scheduler sets by default (`PodInfo.CalculateResource`). Node resources of claims (the
+    feature gate DRANodeAllocatableResources, which is off by default) are not counted.
     """
-    total = of_containers(spec, lambda one: container_requests(one.get("resources") or {}))
-    if whole := spec.get("resources"):
-        found = container_requests(whole)
-        total |= {name: amount for name, amount in found.items() if name.startswith(_POD_LEVEL)}
+    total = of_containers(spec, _desired)
+    resize = _Resize.of(status)
+    if resize is not None:
+        total = {} if resize.infeasible else total
+        allocated, actual = resize.allocated_to_pod, resize.held_by_pod
+        if allocated is None or actual is None:
+            allocated = of_containers(spec, resize.allocated)
+            actual = of_containers(spec, resize.actual)
+        _raise_to(total, allocated)
+        _raise_to(total, actual)
+    if whole := (spec.get("resources") or {}).get("requests"):
+        total |= _of_whole_pod(amounts(whole), resize)
     if overhead := spec.get("overhead"):
         _add(total, amounts(overhead))
     total[PODS] = 1
     return total
 
 
+def _of_whole_pod(desired: dict[str, int], resize: _Resize | None) -> dict[str, int]:
+    """Return the request of a pod as a whole."""
+    found = desired
+    if resize is not None and resize.has_pod_resources:
+        found = {} if resize.infeasible else desired
+        _raise_to(found, resize.held_by_pod or {})
+        _raise_to(found, resize.allocated_to_pod or {})
+    return {name: amount for name, amount in found.items() if name.startswith(_POD_LEVEL)}
+
+
+def _desired(container: Raw) -> dict[str, int]:
+    return container_requests(container.get("resources") or {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Resize:
+    """What the kubelet says of the resources of a pod."""
+
+    infeasible: bool
+    """Whether the size in the spec never fits on the node."""
+    has_pod_resources: bool
+    held_by_pod: dict[str, int] | None
+    """Requests of `status.resources`; None if they are not reported."""
+    allocated_to_pod: dict[str, int] | None
+    """`status.allocatedResources`; None if they are not reported."""
+    containers: Mapping[str, Raw]
+    """Status by name of the container or init container."""
+
+    @classmethod
+    def of(cls, status: Raw) -> _Resize | None:
+        """Read the status of a pod. Return None if it says nothing of resources."""
+        conditions, whole = status.get("conditions") or (), status.get("resources")
+        pending = next((c for c in conditions if c.get("type") == "PodResizePending"), None)
+        containers = {
+            container.get("name", ""): container
+            for key in ("initContainerStatuses", "containerStatuses")
+            for container in status.get(key) or ()
+            if "allocatedResources" in container or "resources" in container
+        }
+        allocated = status.get("allocatedResources")
+        if not (pending or containers or whole or allocated):
+            return None
+        held = (whole or {}).get("requests")
+        return cls(
+            infeasible=pending is not None and pending.get("reason") == "Infeasible",
+            has_pod_resources=whole is not None,
+            held_by_pod=None if held is None else amounts(held),
+            allocated_to_pod=None if allocated is None else amounts(allocated),
+            containers=containers,
+        )
+
+    def allocated(self, container: Raw) -> dict[str, int]:
+        """Return what the kubelet has allocated to a container."""
+        found = self.containers.get(container.get("name", ""), _NO_STATUS)
+        if "allocatedResources" in found:
+            return amounts(found["allocatedResources"] or {})
+        return {} if self.infeasible else _desired(container)
+
+    def actual(self, container: Raw) -> dict[str, int]:
+        """Return the requests with which a container runs."""
+        found = self.containers.get(container.get("name", ""), _NO_STATUS)
+        requests = (found.get("resources") or {}).get("requests")
+        return self.allocated(container) if requests is None else amounts(requests)
+
+
 def of_containers(
-    spec: Mapping[str, Any], amounts_of: Callable[[Mapping[str, Any]], Mapping[str, Number]]
+    spec: Raw, amounts_of: Callable[[Raw], Mapping[str, Number]]
 ) -> dict[str, Number]:
     """Return the amounts of the containers of a pod together, from the amounts of each.
 
@@ -127,13 +214,13 @@ def _raise_to(total: dict[str, Number], least: Mapping[str, Number]) -> None:
         total[name] = max(total[name], amount) if name in total else amount
 
 
-def foreign_requests(spec: Mapping[str, Any]) -> dict[str, int]:
+def foreign_requests(spec: Raw, status: Raw = _NO_STATUS) -> dict[str, int]:
     """Return what a pod that is not of a job takes from jobs.
 
     kube-scheduler preempts a pod of negative priority for a pod of any job. Such pods keep capacity
     warm for others (placeholders for an autoscaler, batch work), so they take only devices.
     """
-    found = pod_requests(spec)
+    found = pod_requests(spec, status)
     if (spec.get("priority") or 0) >= 0:
         return found
     return {name: amount for name, amount in found.items() if is_device(name)}

@@ -59,7 +59,7 @@ class PodRecord:
     """When its trainer ended."""
     address: str
     resources: tuple[tuple[str, int], ...]
-    """Everything that it requests of its node."""
+    """Everything that it requests of its node, as kube-scheduler counts it."""
     gated: bool = False
     """Whether it has a scheduling gate."""
     refused_since: str = ""
@@ -196,7 +196,7 @@ def pod_record(raw: Raw) -> PodRecord:
         exit_code=found.exit_code,
         finished=found.finished,
         address=status.get("podIP", ""),
-        resources=compact(pod_requests(spec)),
+        resources=compact(pod_requests(spec, status)),
         gated=bool(spec.get("schedulingGates")),
         refused_since=found.refused_since,
         evicted_by_queue=found.evicted_by_queue,
@@ -243,10 +243,11 @@ def is_followed(raw: Raw, namespace: str | None) -> bool:
 
 def foreign_pod(raw: Raw) -> ForeignPod | None:
     """Read a foreign pod. Return None if it is not bound, has ended, or takes nothing from jobs."""
-    node, phase = raw["spec"].get("nodeName"), (raw.get("status") or {}).get("phase")
-    if not node or phase in ("Succeeded", "Failed"):
+    spec, status = raw["spec"], raw.get("status") or {}
+    node = spec.get("nodeName")
+    if not node or status.get("phase") in ("Succeeded", "Failed"):
         return None
-    resources = compact(foreign_requests(raw["spec"]))
+    resources = compact(foreign_requests(spec, status))
     return ForeignPod(sys.intern(node), resources) if resources else None
 
 

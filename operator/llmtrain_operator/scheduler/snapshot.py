@@ -182,13 +182,19 @@ class ClusterReader:
         return replace(job, request=replace(job.request, too_small=small)) if small else job
 
     def _as_its_pods(self, record: JobRecord, job: PendingJob) -> PendingJob:
-        """Return a running job with what its pods request, so that they can start elsewhere."""
+        """Return a running job with what its pods request, so that they can start elsewhere.
+
+        Its placement has this, unless an earlier version wrote it. Pods may have been resized since
+        they were created, which new ones are not.
+        """
+        view = record.view
         pods = self._informers.pods.by_index("job", record.uid)
-        current = (p for p in pods if p.belongs_to(record) and p.attempt == record.view.attempt)
+        current = (p for p in pods if p.belongs_to(record) and p.attempt == view.attempt)
         pod = next(current, None)
+        is_stored = bool((view.stored_placement or {}).get("resources"))
         # What the network added counts if the next nodes have the same one.
-        added = PodNetwork.of_status(record.view.stored_network).needs
-        counted = placed_resources(record.view) if pod is None else dict(pod.resources)
+        added = PodNetwork.of_status(view.stored_network).needs
+        counted = placed_resources(view) if is_stored or pod is None else dict(pod.resources)
         requests = {name: amount for name, amount in counted.items() if name not in added}
         return with_pod_requests(job, requests)
 

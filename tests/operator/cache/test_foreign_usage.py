@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmtrain_core.topology.inventory import Usage, usage_from_pods
 from llmtrain_operator.cache.foreign_usage import ForeignUsage
 from llmtrain_operator.cache.records import ForeignPod, foreign_pod, pod_record
 
@@ -68,6 +69,25 @@ def test_a_record_of_a_foreign_pod_is_small() -> None:
     tracemalloc.stop()
     print(f"\n{size / len(records):.0f} bytes of a record of a foreign pod")
     assert len(warm) and size / len(records) < MAX_RECORD_BYTES
+
+
+@pytest.mark.parametrize(("reason", "cpu"), [("Deferred", 8000), ("Infeasible", 2000)])
+def test_all_count_a_resized_pod_alike(reason: str, cpu: int) -> None:
+    raw = raw_pod(cpu="8", **{"nvidia.com/gpu": "1"})
+    raw["spec"]["containers"][0]["name"] = "main"
+    raw["status"] |= {
+        "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}],
+        "containerStatuses": [
+            {"name": "main", "allocatedResources": {"cpu": "2", "nvidia.com/gpu": "1"}}
+        ],
+    }
+    expected = {"cpu": cpu, "nvidia.com/gpu": 1, "pods": 1}
+    foreign = foreign_pod(raw)
+    assert foreign is not None and dict(foreign.resources) == expected
+    assert dict(pod_record(raw).resources) == expected
+    assert usage_from_pods([raw]) == [Usage("n0", name, n) for name, n in expected.items()]
+    raw["spec"]["priority"] = -1
+    assert foreign_pod(raw) == ForeignPod("n0", (("nvidia.com/gpu", 1),))
 
 
 def test_since_when_kube_scheduler_refuses_a_pod_is_known() -> None:
