@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from llmtrain_cli.errors import EXIT_FAILURE
-from llmtrain_cli.io.cluster_view import ClusterSources, read_cluster
+from llmtrain_cli.io.cluster_view import ClusterSources, ClusterView, read_cluster
 from llmtrain_cli.io.files import read_manifest
 from llmtrain_cli.io.network_text import network_lines, network_to_wire
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, seconds_text, show
@@ -104,8 +104,7 @@ def command(
         max_excluded_percent=max_excluded_nodes_percent,
     )
     view = read_cluster(sources, named)
-    request = request_on(view.snapshot, checked, annotations, domain_tolerance)
-    request = on_network(request, NetworkRequest.of(checked), view.snapshot, view.drivers)
+    request = request_on(view, checked, annotations, domain_tolerance)
     answer = place(request, view.snapshot)
     wire = answer.to_wire()
     wire["network"] = network_to_wire(request)
@@ -127,16 +126,17 @@ def command(
 
 
 def request_on(
-    snapshot: Snapshot,
+    view: ClusterView,
     job: Job,
     annotations: Mapping[str, str],
     domain_tolerance: float = DOMAIN_TOLERANCE,
 ) -> Request:
-    """Return the request of a job on the nodes of a cluster."""
+    """Return the request of a job on the nodes of a cluster, on the network that it gets there."""
+    snapshot = view.snapshot
     request = Request.of(job, only_gpu(snapshot.nodes), domain_tolerance)
-    if annotations.get(ALLOW_OVER_MEMORY) == "true":
-        return request
-    return replace(request, too_small=nodes_with_too_little_memory(job, snapshot.nodes))
+    if annotations.get(ALLOW_OVER_MEMORY) != "true":
+        request = replace(request, too_small=nodes_with_too_little_memory(job, snapshot.nodes))
+    return on_network(request, NetworkRequest.of(job), snapshot, view.drivers)
 
 
 def obstacles_by_node(request: Request, snapshot: Snapshot) -> dict[str, str]:

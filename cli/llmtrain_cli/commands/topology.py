@@ -32,9 +32,7 @@ from llmtrain_cli.io.files import UNEXPECTED, read_manifest
 from llmtrain_cli.io.node_state import node_state
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, show
 from llmtrain_core.api.conditions import clean_text
-from llmtrain_core.network import NetworkRequest
 from llmtrain_core.node_health import CORDON_ROW, HealthFinding, Strength
-from llmtrain_core.placement import on_network
 from llmtrain_core.placement.tree import natural
 from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_core.topology.findings import LabelFinding, findings, sentences
@@ -123,9 +121,7 @@ def command(
     try:
         topology = TopologyMap.of(view)
         if manifest is not None:
-            request = request_on(view.snapshot, *manifest)
-            network = NetworkRequest.of(manifest[0])
-            request = on_network(request, network, view.snapshot, view.drivers)
+            request = request_on(view, *manifest)
             obstacles = obstacles_by_node(request, view.snapshot)
             topology = replace(topology, obstacles=obstacles)
     except UNEXPECTED as error:

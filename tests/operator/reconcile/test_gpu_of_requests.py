@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmtrain_cli.commands.place import request_on
+from llmtrain_cli.io.cluster_view import ClusterView
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import PendingJob
 from llmtrain_core.topology.inventory import Snapshot
@@ -42,7 +45,8 @@ async def test_both_use_the_gpu_of_the_nodes(
         pending = controller._reader.pending_jobs()["uid"]
         assert isinstance(pending, PendingJob)
         nodes = tuple(controller.informers.all_nodes())
-        return pending.request, request_on(Snapshot((), nodes), job, {})
+        found = request_on(ClusterView(Snapshot((), nodes), (), ()), job, {})
+        return pending.request, replace(found, network=None)
 
     queued, shown = requests()
     assert queued == shown == Request.of(job), "no node is known"
