@@ -296,7 +296,12 @@ class Controller:
         """Start a cycle if a pod released resources: at once for devices, else a little later.
 
         A pod that takes resources helps no job, and pods without devices come and go all the time.
+        But it may be why kube-scheduler has refused a pod, which the operator may see before it.
         """
+        if new is not None:
+            for pod in self.informers.pods.by_index("node", new.node):
+                if pod.refused_since and not pod.bound:
+                    self.wake(pod.job)
         if any(pod is not None and pod.has_devices for pod in (old, new)):
             self.scheduler.trigger()
         elif old is not None:

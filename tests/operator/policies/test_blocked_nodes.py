@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.node_health import HealthFinding
 from llmtrain_core.placement import Request, start_obstacles
 from llmtrain_core.queueing.quarantine import Quarantine
 from llmtrain_core.topology.inventory import Node, Taint
@@ -105,6 +106,11 @@ UNFIT = {
     "a foreign pod takes the CPU": (fit("n1"), {("n1", "cpu"): 5000}, "cpu in use"),
     "a foreign pod takes a GPU": (fit("n1"), {("n1", GPU): 1}, f"{GPU} in use"),
     "the pod slots are full": (fit("n1"), {("n1", "pods"): 110}, "pods in use"),
+    "an agent reports a missing GPU": (
+        fit("n1", health=(HealthFinding("aks/GPUMissing", "condition GPUMissing=True"),)),
+        {},
+        "avoided for aks/GPUMissing: condition GPUMissing=True",
+    ),
 }
 
 

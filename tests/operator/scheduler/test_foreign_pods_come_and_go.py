@@ -96,9 +96,11 @@ class Cluster:
             self.foreign.remove((end, gone))
             changes.append((gone, None))
         for _ in range(2):
-            node, cpu = self.rng.choice(self.nodes).name, self.rng.choice([2000, 5000, 9000])
-            if self.is_free(node, {"cpu": cpu, "pods": 1}):
-                new = ForeignPod(node, (("cpu", cpu), ("pods", 1)))
+            node = self.rng.choice(self.nodes).name
+            cpu, gpus = self.rng.choice([2000, 5000, 9000]), self.rng.choice([2, 4])
+            needs = self.rng.choice([{"cpu": cpu}, {"cpu": cpu}, {GPU: gpus}, {}]) | {"pods": 1}
+            if self.is_free(node, needs):
+                new = ForeignPod(node, tuple(needs.items()))
                 self.foreign.append((self.now + self.rng.uniform(3, 15), new))
                 changes.append((None, new))
                 self.truth.change(None, new)
