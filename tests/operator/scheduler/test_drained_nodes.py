@@ -182,9 +182,8 @@ def test_a_job_does_not_displace_itself() -> None:
     assert displaced([(as_running(found).next, assignment)], here) == {}
 
 
-def test_it_moves_only_where_its_pods_fit_with_what_admission_has_added() -> None:
-    """A LimitRange sets requests, and a webhook adds containers: the spec has neither."""
-    found = job("n0", "n1")
+def moved(found: JobRecord, memory: int) -> Assignment:
+    """Where a job goes whose pods request that much memory: n2 has 16 GiB, n3 has 64 GiB."""
     informers = Informers(
         cast(KubeApi, None), None, False, ChangeHandlers(*[lambda *_: None] * 7), Metrics()
     )
@@ -193,14 +192,28 @@ def test_it_moves_only_where_its_pods_fit_with_what_admission_has_added() -> Non
         node = Node(name, {}, {GPU: 8, "memory": 2**bits}, cordoned=name == "n1")
         informers.nodes._store(name, None, NodeRecord(node, ""))
     for index in (0, 1):
-        amounts = ((GPU, 8), ("memory", 2**35))
-        running = pod(index, job="job", owner="job", resources=amounts)
+        running = pod(index, job="job", owner="job", resources=((GPU, 8), ("memory", memory)))
         informers.pods._store(running.uid, None, running)
     reader = ClusterReader(informers, CheckedJobs(), lambda *_: frozenset(), Config())
     here = reader.cluster_state({})
     assignment = find_place_elsewhere(here.running[0], here)
-    assert assignment is not None and set(assignment.nodes) == {"n0", "n3"}
+    assert assignment is not None
+    return assignment
+
+
+def test_it_moves_only_where_its_pods_fit_with_what_admission_has_added() -> None:
+    """A LimitRange sets requests, and a webhook adds containers: the spec has neither."""
+    assignment = moved(job("n0", "n1"), 2**35)
+    assert set(assignment.nodes) == {"n0", "n3"}
     assert assignment.resources["memory"] == 2**35
+
+
+def test_its_next_pods_are_not_resized_as_those_that_run() -> None:
+    found = job("n0", "n1")
+    found.view.stored_placement["resources"] = {GPU: 8, "memory": 2**32, "pods": 1}
+    assignment = moved(found, 2**35)
+    assert set(assignment.nodes) == {"n0", "n2"}
+    assert assignment.resources["memory"] == 2**32
 
 
 def test_it_moves_with_fewer_spares_of_its_own() -> None:
