@@ -199,6 +199,16 @@ class Api:
         )
         return answer
 
+    async def resize(
+        self, pod: str, container: str, requests: Mapping[str, str], namespace: str
+    ) -> Object:
+        """Change requests of a container of a running pod."""
+        containers = [{"name": container, "resources": {"requests": dict(requests)}}]
+        body = {"spec": {"containers": containers}}
+        return await self.patch(
+            "pods", pod, body, namespace, subresource="resize", kind="strategic"
+        )
+
     async def delete(
         self,
         resource: str,

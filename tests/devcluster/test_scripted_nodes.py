@@ -110,6 +110,35 @@ async def test_restart_policy(api: Api, namespace: str, scripted_nodes: Scripted
     await api.wait_for("pods", "again", phase_is("Succeeded"), namespace)
 
 
+async def test_a_running_pod_is_resized(
+    api: Api, namespace: str, scripted_nodes: ScriptedNodes
+) -> None:
+    await scripted_nodes.add(NodeSpec("n1"))
+    scripted_nodes.default = PodScript(exit_after=None)
+    scripted_nodes.script(named("stays"), PodScript(exit_after=None, resizes=False))
+    for name in ("grows", "stays"):
+        body = pod(name)
+        body["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "1", "memory": "1Gi"}}
+        await api.create("pods", body, namespace)
+        await api.wait_for("pods", name, phase_is("Running"), namespace)
+        await api.resize(name, "main", {"cpu": "3"}, namespace)
+
+    def has_cpu(amount: str):
+        return lambda found: one(found)["allocatedResources"] == {"cpu": amount, "memory": "1Gi"}
+
+    def one(found: dict) -> dict:
+        return found["status"]["containerStatuses"][0]
+
+    grown = await api.wait_for("pods", "grows", has_cpu("3"), namespace)
+    assert one(grown)["resources"]["requests"] == {"cpu": "3", "memory": "1Gi"}
+    assert grown["status"]["phase"] == "Running" and "running" in state(grown)
+    scripted_nodes.end(namespace, "grows", 0)
+    await api.wait_for("pods", "grows", phase_is("Succeeded"), namespace)
+    stays = await api.get("pods", "stays", namespace)
+    assert stays["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "3"
+    assert has_cpu("1")(stays)
+
+
 async def test_deletion_and_hanging(
     api: Api, namespace: str, scripted_nodes: ScriptedNodes
 ) -> None:

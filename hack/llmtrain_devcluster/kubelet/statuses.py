@@ -135,6 +135,9 @@ class ContainerView:
     ready: bool = False
     restarts: int = 0
     container_id: str = ""
+    resources: Object | None = None
+    """What the kubelet has allocated to the container. If a kubelet does not report it, the API
+    server refuses to resize the pod."""
 
     @property
     def exit_code(self) -> int | None:
@@ -145,7 +148,7 @@ class ContainerView:
     def to_json(self) -> Object:
         """Return the entry of `status.containerStatuses`."""
         ran = "waiting" not in self.state
-        return {
+        found = {
             "name": self.name,
             "image": self.image,
             "imageID": f"devcluster://{self.image}" if ran else "",
@@ -156,6 +159,10 @@ class ContainerView:
             "started": "running" in self.state,
             "restartCount": self.restarts,
         }
+        if ran and self.resources is not None:
+            found["resources"] = self.resources
+            found["allocatedResources"] = self.resources.get("requests", {})
+        return found
 
 
 @dataclass(frozen=True, slots=True)

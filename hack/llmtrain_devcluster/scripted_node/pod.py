@@ -33,7 +33,7 @@ class PodScript:
     the reason of its termination. `evicted` fails the whole pod with that reason, as node pressure
     does. `rejected` fails it with that reason before a container starts, as a kubelet does that
     does not admit the pod. With `sidecars_run`, all containers but the first one run until the pod
-    is deleted.
+    is deleted. A running pod that is resized gets what it wants at once, unless `resizes` is false.
     """
 
     runs_after: float = 0.0
@@ -47,6 +47,7 @@ class PodScript:
     hang_on_delete: bool = False
     delete_after: float = 0.0
     sidecars_run: bool = False
+    resizes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class _End:
     code: int
     reason: str = ""
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Resize:
+    """The pod has other resources than those that were reported."""
 
 
 class ScriptedPod:
@@ -73,7 +79,8 @@ class ScriptedPod:
         self._last_state: Pod = {}
         self._restarts = 0
         self._finished: _End | None = None
-        self._ends: asyncio.Queue[_End] = asyncio.Queue()
+        self._allocated = _resources(pod)
+        self._events: asyncio.Queue[_End | _Resize] = asyncio.Queue()
         self._deleted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -92,12 +99,15 @@ class ScriptedPod:
     def update(self, pod: Pod) -> None:
         """Apply a newer version of the pod object."""
         self._pod = pod
+        if self.script.resizes and (wanted := _resources(pod)) != self._allocated:
+            self._allocated = wanted
+            self._events.put_nowait(_Resize())
         if pod["metadata"].get("deletionTimestamp"):
             self._deleted.set()
 
     def end(self, code: int, reason: str = "", message: str = "") -> None:
         """Terminate the containers now."""
-        self._ends.put_nowait(_End(code, reason, message))
+        self._events.put_nowait(_End(code, reason, message))
 
     async def remove(self) -> None:
         """Remove the pod from the API server, the last action of a kubelet."""
@@ -155,9 +165,17 @@ class ScriptedPod:
         await write_status(self._api, self._pod["metadata"], view.to_json())
 
     async def _next_end(self) -> _End:
+        """Return how the containers end. Until then, report each resize."""
         script = self.script
+        after = script.exit_after
+        ends_at = None if after is None else asyncio.get_running_loop().time() + after
         try:
-            return await asyncio.wait_for(self._ends.get(), script.exit_after)
+            while True:
+                async with asyncio.timeout_at(ends_at):
+                    event = await self._events.get()
+                if isinstance(event, _End):
+                    return event
+                await self._report("Running", running(self._started))
         except TimeoutError:
             return _End(script.exit_code, script.reason, script.termination_message)
 
@@ -198,6 +216,7 @@ class ScriptedPod:
                     ready=ready if index == 0 else "running" in sidecar,
                     restarts=self._restarts,
                     container_id=self._container_id(container["name"], state),
+                    resources=self._allocated[container["name"]],
                 )
                 for index, container in enumerate(spec["containers"])
             ],
@@ -222,6 +241,10 @@ class ScriptedPod:
         if "waiting" in state:
             return ""
         return f"scripted://{self._pod['metadata']['uid']}/{container}/{self._restarts}"
+
+
+def _resources(pod: Pod) -> dict[str, Pod]:
+    return {one["name"]: one.get("resources", {}) for one in pod["spec"]["containers"]}
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from llmtrain_devcluster.api import Object
 from llmtrain_devcluster.scripted_node.node import PodScript, named
 from tests.support.operator_harness.harness import (
+    ENDLESS,
     OperatorHarness,
     OperatorProcess,
     condition,
@@ -78,6 +79,39 @@ async def test_wait_reason_of_a_gang_that_does_not_fit(
     running = await harness.phase("wide", "Running")
     assert status_of(running)["placementSummary"] == "2 nodes · 1 zone"
     assert len(await harness.pods()) == 2
+
+
+async def test_a_pod_that_is_to_shrink_holds_its_cpus_until_the_kubelet_has_acted(
+    operator: OperatorProcess, harness: OperatorHarness
+) -> None:
+    await harness.add_nodes({})
+    harness.nodes.default = ENDLESS
+    harness.nodes.script(named("large"), PodScript(exit_after=None, resizes=False))
+
+    def with_cpus(name: str, cpus: str) -> Object:
+        requests = {"requests": {"cpu": cpus}}
+        container = {"name": "main", "image": "example.com/x:1", "resources": requests}
+        spec = {"nodeSelector": {"harness": harness.tag}, "containers": [container]}
+        return {"metadata": {"name": name}, "spec": spec}
+
+    await harness.api.create("pods", with_cpus("large", "40"), harness.namespace)
+    await harness.api.wait_for(
+        "pods", "large", lambda pod: status_of(pod).get("phase") == "Running", harness.namespace
+    )
+    await harness.api.resize("large", "main", {"cpu": "1"}, harness.namespace)
+    workers = {"nodes": 1, "resources": {"requests": {"cpu": "30"}}}
+    await harness.submit("waits", workers=workers, parallelism={"tensor": 2})
+    await harness.reason("waits", "Placed", "InsufficientGpus")
+    await harness.api.create("pods", with_cpus("alike", "30"), harness.namespace)
+    await harness.api.wait_for(
+        "pods",
+        "alike",
+        lambda pod: condition(pod, "PodScheduled").get("reason") == "Unschedulable",
+        harness.namespace,
+    )
+    assert {pod["metadata"]["name"] for pod in await harness.pods()} == {"large", "alike"}
+    await harness.api.delete("pods", "large", harness.namespace)
+    await harness.phase("waits", "Running")
 
 
 async def test_suspend_releases_the_nodes(
