@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity text-matrix fuzz fuzz-objects many-jobs bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-autotune bench-packing crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity text-matrix fuzz fuzz-objects many-jobs bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-foreign-pods bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-autotune bench-packing crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -92,6 +92,9 @@ bench-gpu: setup ## one real GPU: parity with the CPU, the plan's time and memor
 
 bench-queue: controlplane ## 300 jobs on 128 scripted nodes against an oracle (an idle machine)
 	@python -m pytest tests/operator/integration/bench_queue_trace.py -s -q
+
+bench-foreign-pods: controlplane ## for how long kube-scheduler refuses pods of 300 jobs beside foreign ones (an idle machine)
+	@python -m pytest tests/operator/integration/bench_foreign_pods.py -s -q
 
 bench-start: controlplane ## writes and CPU of the API server per job, beside plain pods
 	@python -m pytest tests/perf/bench_start.py -s -q

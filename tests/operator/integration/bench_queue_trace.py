@@ -19,24 +19,19 @@ share is printed.
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
-from llmtrain_devcluster.fixtures import USERS
-from llmtrain_devcluster.scripted_node.node import ScriptedNodes
+from tests.support.operator_harness import trace_cluster
 from tests.support.operator_harness.harness import OperatorHarness, OperatorProcess
-from tests.support.operator_harness.install import install
 from tests.support.operator_harness.queue_trace import (
+    FULL_TRACE,
     GPUS,
     PATIENT,
-    PRIORITY_NAMES,
     Entry,
-    Trace,
     check_trace,
     check_waits,
     measured,
@@ -47,38 +42,10 @@ from tests.support.operator_harness.queue_trace import (
 from tests.support.operator_harness.queue_watch import TraceRecord, integral
 
 pytestmark = pytest.mark.cluster
-TRACE = Trace(
-    seed=20261124,
-    jobs=300,
-    nodes=128,
-    per_leaf=16,
-    lengths=(12, 30),
-    span=45,
-    sizes={1: 50, 2: 25, 4: 14, 8: 7, 16: 3, 32: 1},
-)
+TRACE = FULL_TRACE
 BAR = 0.95
-
-
-@pytest.fixture(scope="module")
-def own_cluster() -> Iterator[ControlPlane]:
-    """Yield a separate control plane. Deleting every object of a shared one would take minutes."""
-    with ControlPlane(users=USERS) as cluster:
-        asyncio.run(install(cluster))
-        yield cluster
-
-
-@pytest.fixture
-async def harness(own_cluster: ControlPlane) -> AsyncIterator[OperatorHarness]:
-    async with own_cluster.client("admin") as api:
-        nodes, namespace = ScriptedNodes(api), "trace"
-        await api.create("namespaces", {"metadata": {"name": namespace}})
-        for value, name in PRIORITY_NAMES.items():
-            body = {"metadata": {"name": name}, "value": value}
-            await api.create("scheduling.k8s.io/v1/priorityclasses", body)
-        await api.wait_for("serviceaccounts", "default", lambda found: found is not None, namespace)
-        nodes.start()
-        yield OperatorHarness(api, namespace, nodes, "trace")
-        await nodes.stop()
+own_cluster = trace_cluster.own_cluster
+harness = trace_cluster.harness
 
 
 @pytest.mark.timeout(900)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.operator_harness.foreign_pods import refused_seconds
 from tests.support.operator_harness.queue_trace import GPUS, Entry, check_preemption
 from tests.support.operator_harness.queue_watch import Attempt, Replay, Revision, TraceRecord
 
@@ -117,3 +118,33 @@ def test_another_gang_that_is_preempted_for_the_same_job_may_still_have_its_plac
     again = attempt("other", "n1", "n2", revision=8)
     with pytest.raises(AssertionError, match="does not fit"):
         check(preempted(9, other=("n1", "n2")), other, again)
+
+
+def unstarted(revision: int, node: str = "", *, refused: bool = False) -> Revision:
+    """A pod of `victim` that waits for kube-scheduler, or is refused by it."""
+    found = pod(revision, "victim", node)
+    reason = "Unschedulable" if refused else "SchedulerError"
+    scheduled = {"type": "PodScheduled", "status": "True" if node else "False", "reason": reason}
+    found.raw["status"] = {"phase": "Pending", "conditions": [scheduled]}
+    return found
+
+
+def test_the_longest_time_for_which_a_pod_is_refused_is_recorded() -> None:
+    assert refused_seconds([unstarted(2), unstarted(9, "n0")]) == {"victim": 0.0}
+    first = [unstarted(2), unstarted(3, refused=True), unstarted(7, refused=True)]
+    assert refused_seconds([*first, unstarted(8)]) == {"victim": 5.0}
+    again = [unstarted(8), unstarted(9, refused=True), pod(20, "victim", "", deleted=True)]
+    assert refused_seconds([*reversed(again), *first, *STARTS[2:]]) == {"victim": 11.0}
+
+
+def test_a_gang_may_leave_its_nodes_before_all_of_its_pods_are_bound() -> None:
+    leaving = job(3, "victim", reason="Unschedulable", number=1)
+    [placed] = leaving.raw["status"]["conditions"]
+    placed["status"] = "False"
+    found = Replay(GPUS).run([STARTS[0], unstarted(2), leaving, pod(4, "victim", "n0")])
+    assert found.violations == []
+    [left] = found.attempts
+    assert (left.left_for, left.preempted_for) == ("Unschedulable", "")
+    del placed["status"]
+    found = Replay(GPUS).run([STARTS[0], unstarted(2), leaving, pod(4, "victim", "n0")])
+    assert found.violations == ["revision 4: victim-0-0 is bound without a placement"]

@@ -25,9 +25,11 @@ def nodes_by_cause(message: str) -> dict[str, list[str]]:
 class CaseBench(OperatorHarness):
     """The namespace and nodes of one case."""
 
-    async def add_nodes(self, *labels: dict[str, str], gpus: int = 2, start: int = 0) -> list[str]:
+    async def add_nodes(
+        self, *labels: dict[str, str], gpus: int = 2, start: int = 0, pods: int = 110
+    ) -> list[str]:
         """Add nodes, and wait until their initial taints are removed."""
-        names = await super().add_nodes(*labels, gpus=gpus, start=start)
+        names = await super().add_nodes(*labels, gpus=gpus, start=start, pods=pods)
         for name in names:
             await self.api.wait_for(
                 "nodes", name, lambda n: n is not None and not n["spec"].get("taints"), seconds=60

@@ -221,16 +221,20 @@ class OperatorHarness:
         self.namespace = namespace
         self.nodes = nodes
         self.tag = tag
+        self.node_names: list[str] = []
 
-    async def add_nodes(self, *labels: dict[str, str], gpus: int = 2, start: int = 0) -> list[str]:
+    async def add_nodes(
+        self, *labels: dict[str, str], gpus: int = 2, start: int = 0, pods: int = 110
+    ) -> list[str]:
         """Add nodes of this harness; one for each set of labels."""
         names = [f"node-{self.tag}-{start + index}" for index in range(len(labels))]
         await self.nodes.add(
             *(
-                NodeSpec(name, {"harness": self.tag, **extra}, gpus=gpus)
+                NodeSpec(name, {"harness": self.tag, **extra}, gpus=gpus, pods=pods)
                 for name, extra in zip(names, labels, strict=True)
             )
         )
+        self.node_names += names
         return names
 
     async def submit(self, name: str, **spec: Any) -> Object:

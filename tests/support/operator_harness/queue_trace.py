@@ -7,7 +7,9 @@ import math
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
@@ -21,6 +23,7 @@ from tests.support.operator_harness.queue_watch import (
     Attempt,
     QueueWatcher,
     Replay,
+    Revision,
     TraceRecord,
     dump,
 )
@@ -64,6 +67,9 @@ class Trace:
     lengths: tuple[float, float]
     span: float
     """Seconds of submissions. Low-priority jobs of the first third are submitted at the start."""
+    requests: Mapping[str, str] = field(default_factory=dict)
+    """Requests of each pod besides GPUs."""
+    pods_per_node: int = 110
 
     def entries(self) -> list[Entry]:
         chance = random.Random(self.seed)
@@ -78,6 +84,24 @@ class Trace:
             entries.append(Entry(f"j{index:03}", nodes, gpus, priority, length, at))
         return sorted(entries, key=lambda entry: (entry.at, entry.name))
 
+    def under_pressure(self) -> Trace:
+        """Return the trace with pods and nodes for which foreign pods leave little room.
+
+        Two pods of four GPUs fit on a node. Each requests a quarter of its CPUs.
+        """
+        return replace(self, requests={"cpu": "16", "memory": "64Gi"}, pods_per_node=6)
+
+
+FULL_TRACE = Trace(
+    seed=20261124,
+    jobs=300,
+    nodes=128,
+    per_leaf=16,
+    lengths=(12, 30),
+    span=45,
+    sizes={1: 50, 2: 25, 4: 14, 8: 7, 16: 3, 32: 1},
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Played:
@@ -87,14 +111,20 @@ class Played:
     seconds: float
     figures: str
     """The operator's metrics at the end."""
+    revisions: list[Revision]
 
 
 async def play(
-    trace: Trace, harness: OperatorHarness, operator: OperatorProcess, folder: Path, seconds: float
+    trace: Trace,
+    harness: OperatorHarness,
+    operator: OperatorProcess,
+    folder: Path,
+    seconds: float,
+    beside: AbstractAsyncContextManager[object] | None = None,
 ) -> Played:
     """Submit all jobs, wait until they have finished, and replay what the watcher recorded.
 
-    The caller stops the operator.
+    `beside` runs during this time. The caller stops the operator.
     """
     entries = trace.entries()
     zones = [
@@ -104,7 +134,7 @@ async def play(
         }
         for i in range(trace.nodes)
     ]
-    await harness.add_nodes(*zones, gpus=GPUS)
+    await harness.add_nodes(*zones, gpus=GPUS, pods=trace.pods_per_node)
     lengths = {entry.name: entry.length for entry in entries}
     harness.nodes.script(
         lambda pod: pod["metadata"]["namespace"] == harness.namespace,
@@ -117,9 +147,10 @@ async def play(
     watcher.start()
     started = time.monotonic()
     try:
-        submitting = asyncio.create_task(_submit_all(harness, entries))
-        phases = await _all_done(watcher, operator, len(entries), seconds)
-        await submitting
+        async with beside or nullcontext():
+            submitting = asyncio.create_task(_submit_all(harness, trace, entries))
+            phases = await _all_done(watcher, operator, len(entries), seconds)
+            await submitting
         took = time.monotonic() - started
         await asyncio.sleep(1.0)
         figures = operator.metrics()
@@ -128,10 +159,11 @@ async def play(
         (folder / "revisions.jsonl").write_text(dump(watcher.revisions))
     assert watcher.gaps == 0, "the watcher missed revisions, so the trace is not verified"
     assert phases == {"Succeeded": len(entries)}
-    return Played(Replay(GPUS).run(watcher.revisions), took, figures)
+    account = Replay(GPUS).run(watcher.revisions)
+    return Played(account, took, figures, watcher.revisions)
 
 
-async def _submit_all(harness: OperatorHarness, entries: list[Entry]) -> None:
+async def _submit_all(harness: OperatorHarness, trace: Trace, entries: list[Entry]) -> None:
     gate, start = asyncio.Semaphore(8), time.monotonic()
 
     async def one(entry: Entry) -> None:
@@ -144,6 +176,7 @@ async def _submit_all(harness: OperatorHarness, entries: list[Entry]) -> None:
                     "gpusPerNode": entry.gpus,
                     "command": ["train"],
                     "nodeSelector": {"harness": harness.tag},
+                    **({"resources": {"requests": dict(trace.requests)}} if trace.requests else {}),
                 },
                 parallelism={"tensor": entry.gpus, "data": entry.nodes},
                 priorityClassName=PRIORITY_NAMES[entry.priority],
@@ -166,34 +199,38 @@ async def _all_done(
         await asyncio.sleep(0.5)
 
 
-def check_trace(trace: Trace, account: TraceRecord) -> None:
+def check_trace(trace: Trace, account: TraceRecord, *, foreign_pods: bool = False) -> None:
     """Check that no gang is partial at any revision, and that every preemption is justified.
 
-    Whole gangs are preempted, and only if the preemptor then fits.
+    Whole gangs are preempted, and only if the preemptor then fits. Beside foreign pods, a gang may
+    leave its nodes for them, kube-scheduler may preempt a pod, and foreign pods may take the nodes
+    of the preemptor.
     """
     assert account.violations == []
     by_name = {entry.name: entry for entry in trace.entries()}
     by_job: dict[str, list[Attempt]] = {}
     for attempt in account.attempts:
         assert len(attempt.nodes) == by_name[attempt.job].nodes
-        if not attempt.preempted_for:
-            assert attempt.bound == set(range(len(attempt.nodes))), "not all pods were bound"
         by_job.setdefault(attempt.job, []).append(attempt)
     for attempts in by_job.values():
+        *earlier, last = attempts
         assert [a.number for a in attempts] == list(range(len(attempts)))
-        assert all(a.preempted_for for a in attempts[:-1]), "an attempt ended without preemption"
-        assert not attempts[-1].preempted_for
+        assert foreign_pods or all(a.preempted_for for a in earlier), "an attempt ended by itself"
+        assert not last.preempted_for
+        assert last.bound == set(range(len(last.nodes))), "not all pods were bound"
     stopped = [attempt for attempt in account.attempts if attempt.preempted_for]
     assert stopped, "the trace caused no preemption"
     assert any(victim.released for victim in stopped), "no preempted gang had pods"
     for victim in stopped:
-        check_preemption(trace.nodes, victim, account, by_name)
+        assert by_name[victim.job].priority < by_name[victim.preempted_for].priority
+        if not foreign_pods:
+            check_preemption(trace.nodes, victim, account, by_name)
 
 
 def check_preemption(
     nodes: int, victim: Attempt, account: TraceRecord, by_name: dict[str, Entry]
 ) -> None:
-    """Check that a gang was preempted for one of higher priority that then fits as a whole.
+    """Check that the gang for which another one was preempted then fits as a whole.
 
     The check is at the revision at which the last pod of the victim ended. The writes of one
     decision are stored in any order and may take long on a busy machine: a gang that was preempted
@@ -201,7 +238,6 @@ def check_preemption(
     job of higher priority may have taken the nodes.
     """
     winner = by_name[victim.preempted_for]
-    assert by_name[victim.job].priority < winner.priority
     if not victim.released or winner.name in victim.others:
         return
     if any(

@@ -51,6 +51,8 @@ class Attempt:
     first_bound: float = 0.0
     last_end: float = 0.0
     preempted_for: str = ""
+    left_for: str = ""
+    """Reason of the condition Placed when it gave its nodes back."""
     released: int = 0
     """Revision at which its last pod ended after it was preempted, or 0 if it had no pods."""
     others: dict[str, tuple[tuple[str, ...], int]] = field(default_factory=dict)
@@ -148,6 +150,8 @@ class Replay:
         finished = any(end.get("status") == "True" for end in ends)
         # The pods of a job that is being deleted still count, but it holds no other nodes.
         deleting = change.deleted or "deletionTimestamp" in change.raw["metadata"]
+        if gang and placed.get("status") == "False":
+            gang.left_for = gang.left_for or placed["reason"]
         if not placement or finished or deleting:
             self._placements.pop(name, None)
             return
@@ -187,7 +191,7 @@ class Replay:
             # kube-scheduler may bind a pod that is about to be deleted; its GPUs still count.
             held = self._placements.get(job)
             same = held is not None and held[0][: len(gang.nodes)] == gang.nodes
-            if not gang.preempted_for and not same:
+            if not gang.preempted_for and not gang.left_for and not same:
                 self._violation(change, f"{metadata['name']} is bound without a placement")
             gang.first_bound = gang.first_bound or change.seconds
             gang.bound.add(index)

@@ -15,7 +15,7 @@ from tests.support.operator_harness.harness import job_object
 
 GPU, EFA = "nvidia.com/gpu", "vpc.amazonaws.com/efa"
 Raw = dict[str, Any]
-UNITS = {"": 1, "m": Fraction(1, 1000), "Gi": 2**30, "Mi": 2**20}
+UNITS: dict[str, Fraction | int] = {"": 1, "m": Fraction(1, 1000), "Gi": 2**30, "Mi": 2**20}
 
 
 @lru_cache
