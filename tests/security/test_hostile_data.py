@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from llmtrain_trainer.config import ChatConfig, DataConfig, Source
-from llmtrain_trainer.data import prepared, template_renderer, tokenizer
+from llmtrain_trainer.data import prepared, tokenizer
 from llmtrain_trainer.data.chat_template import ChatTemplate, template_of
 from llmtrain_trainer.data.preparation import run_local
 from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.preparation.sources import locate
 from llmtrain_trainer.data.preparation.workspace import MANIFEST, Workspace
 from llmtrain_trainer.data.prepare import prepare
+from llmtrain_trainer.data.templates import renderer as template_renderer
 from llmtrain_trainer.data.tokenizer_settings import read_settings
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.weights.limited_tokenizer import encode_limited

@@ -17,7 +17,7 @@ from llmtrain_trainer.data.chat_template import ChatTemplate
 from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
 from llmtrain_trainer.data.conversations import Messages, dumps
 from llmtrain_trainer.data.examples import COUNTED, ID, ExampleEncoder
-from llmtrain_trainer.data.template_renderer import DATE
+from llmtrain_trainer.data.templates.renderer import DATE
 from llmtrain_trainer.data.tokenizer import train_bpe
 from llmtrain_trainer.errors import InputError
 from tests.support.trainer import published_texts

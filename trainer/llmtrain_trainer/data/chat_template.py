@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from llmtrain_trainer.data.conversations import RESPONSE_ROLE, Messages
-from llmtrain_trainer.data.template_renderer import TemplateFailureError, TemplateRenderer
+from llmtrain_trainer.data.templates.renderer import TemplateFailureError, TemplateRenderer
 from llmtrain_trainer.data.tokenizer_settings import TokenizerSettings
 from llmtrain_trainer.errors import InputError
 
