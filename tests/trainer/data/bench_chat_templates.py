@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,10 +15,10 @@ from llmtrain_trainer.data.chat_template import ChatTemplate
 from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
 from llmtrain_trainer.data.conversations import Messages, dumps
 from llmtrain_trainer.data.examples import COUNTED, ID, ExampleEncoder
-from llmtrain_trainer.data.templates.renderer import DATE
 from llmtrain_trainer.data.tokenizer import train_bpe
 from llmtrain_trainer.errors import InputError
 from tests.support.trainer import published_texts
+from tests.support.trainer.their_templates import rendered
 
 TALKS: dict[str, Messages] = {
     "one turn": [("user", "  how are you?"), ("assistant", "fine ")],
@@ -47,22 +45,8 @@ _SPECIAL = re.compile(r"<[|｜]?[\w/:▁-]+[|｜]?>|\[\|?/?[A-Za-z_~]+\|?\]|\[e~
 
 
 def _theirs(source: str, talk: Messages) -> str | None:
-    from transformers.utils import chat_template_utils
-
-    class Fixed(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Fixed:
-            return cls(DATE.year, DATE.month, DATE.day)
-
-    chat_template_utils.datetime = Fixed
     messages = [{"role": role, "content": content} for role, content in talk]
-    try:
-        texts, _ = chat_template_utils.render_jinja_template(
-            [messages], chat_template=source, bos_token="<s>", eos_token="</s>"
-        )
-    except Exception:  # whatever a template raises
-        return None
-    return str(texts[0])
+    return rendered(source, messages, bos_token="<s>", eos_token="</s>")
 
 
 def test_every_published_template_renders_as_in_transformers() -> None:
@@ -113,16 +97,10 @@ def test_the_token_that_ends_a_turn_is_learned_with_every_template() -> None:
 
 
 @pytest.mark.parametrize("name", published_texts.VOCABULARIES)
-def test_conversations_have_the_tokens_of_transformers(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_conversations_have_the_tokens_of_transformers(name: str, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 
-    monkeypatch.syspath_prepend(published_texts.reader_of_vocabularies())
-    from transformers import AutoTokenizer
-
-    (tmp_path / "vocabulary.gguf").write_bytes(published_texts.vocabularies()[name])
-    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="vocabulary.gguf")
+    theirs = published_texts.published_tokenizer(name, tmp_path)
     backend = Tokenizer.from_str(theirs.backend_tokenizer.to_str())
     bos, eos = theirs.bos_token or "", theirs.eos_token
     ours = ConversationTokenizer(backend)
