@@ -5,16 +5,25 @@ Run by `make text-matrix`: it downloads packages once. `make test` has templates
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmtrain_trainer.data.chat_template import ChatTemplate
 from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
-from llmtrain_trainer.data.conversations import Messages, dumps
+from llmtrain_trainer.data.conversations import (
+    Messages,
+    dumps,
+    dumps_turns,
+    loads,
+    tool_use_of,
+)
 from llmtrain_trainer.data.examples import COUNTED, ID, ExampleEncoder
+from llmtrain_trainer.data.readers.conversation_rows import turns_of
 from llmtrain_trainer.data.tokenizer import train_bpe
 from llmtrain_trainer.errors import InputError
 from tests.support.trainer import published_texts
@@ -39,6 +48,21 @@ TALKS: dict[str, Messages] = {
 
 MOST_UNUSABLE = 6
 """Templates that `transformers` refuses too: they need tools, or contents that are lists."""
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": 'The weather of a "city".',
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "its name"}},
+            "required": ["city"],
+        },
+    },
+}
+LEAST_WITH_TOOLS = 75
+"""Templates that render a conversation with a call, of those that read `tool_calls`."""
 
 _SPECIAL = re.compile(r"<[|｜]?[\w/:▁-]+[|｜]?>|\[\|?/?[A-Za-z_~]+\|?\]|\[e~\[")
 """Texts in templates that are special tokens of some model."""
@@ -72,6 +96,59 @@ def test_every_published_template_renders_as_in_transformers() -> None:
         print(f"  {name}: {reasons[name]}")
     assert [name for name, each in verdicts.items() if each["different"] or each["refused"]] == []
     assert len(found) > 170 and len(unusable) <= MOST_UNUSABLE
+
+
+def _called(content: str | None, city: str, as_json: bool) -> dict[str, Any]:
+    arguments: Any = {"city": city}
+    function = {"name": "get_weather", "arguments": json.dumps(arguments) if as_json else arguments}
+    call = {"id": "abc123def", "type": "function", "function": function}
+    return {"role": "assistant", "content": content, "tool_calls": [call]}
+
+
+def _with_tools(content: str | None, as_json: bool) -> list[dict[str, Any]]:
+    answer = {"role": "tool", "name": "get_weather", "tool_call_id": "abc123def", "content": "4"}
+    return [
+        {"role": "user", "content": "How is Köln?"},
+        _called(content, "Köln", as_json),
+        answer,
+        {"role": "assistant", "content": "It is 4 degrees."},
+        {"role": "user", "content": "And Rome?"},
+        _called(content, "Rome", as_json),
+    ]
+
+
+def test_tools_are_rendered_as_in_transformers_or_refused() -> None:
+    found = {
+        name: text for name, text in published_texts.templates().items() if "tool_calls" in text
+    }
+    verdicts: dict[str, Counter[str]] = {name: Counter() for name in found}
+    reasons: Counter[str] = Counter()
+    for name, source in found.items():
+        template = ChatTemplate(source, "<s>", "</s>")
+        for content in ("", None, "I look."):
+            for as_json in (False, True):
+                messages = _with_tools(content, as_json)
+                expected = rendered(source, messages, [TOOL], bos_token="<s>", eos_token="</s>")
+                said = dumps_turns(turns_of({"messages": messages}), [TOOL])
+                try:
+                    use = tool_use_of(said)
+                    segments = template.segments(loads(said), "</s>", use=use)
+                    ours = "".join(segment.text for segment in segments)
+                except InputError as error:
+                    verdicts[name]["refused"] += 1
+                    reasons[re.sub("(fails): .*", r"\1", error.message)] += 1
+                    continue
+                if as_json and ours != expected:  # most templates write JSON in JSON
+                    messages = _with_tools(content, False)
+                    expected = rendered(source, messages, [TOOL], bos_token="<s>", eos_token="</s>")
+                verdicts[name]["equal" if ours == expected else "different"] += 1
+    total = sum(verdicts.values(), Counter[str]())
+    able = sum(each["equal"] > 0 for each in verdicts.values())
+    print(f"{able} of {len(found)} templates render calls, {total.total()} rows: {dict(total)}")
+    for reason, count in reasons.most_common():
+        print(f"  {count} {reason}")
+    assert [name for name, each in verdicts.items() if each["different"]] == []
+    assert able >= LEAST_WITH_TOOLS
 
 
 def test_the_token_that_ends_a_turn_is_learned_with_every_template() -> None:

@@ -23,6 +23,7 @@ from llmtrain_trainer.data.prepare import prepare as job_data
 from llmtrain_trainer.data.prepared import read_manifest
 from llmtrain_trainer.data.readers.conversation_rows import turns_of
 from llmtrain_trainer.data.readers.records import RowError
+from llmtrain_trainer.data.readers.tool_rows import tools_of
 from llmtrain_trainer.data.shards import TokenStream
 from llmtrain_trainer.errors import InputError
 
@@ -120,10 +121,16 @@ def say(role: str = "assistant", **fields: Any) -> dict[str, Any]:
 
 CALL = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
 ODD: dict[str, tuple[Any, str, str]] = {
-    "tool calls": (say(content=None, tool_calls=CALL), "tool calls", "has tool calls"),
-    "tools": ({**say(content="b"), "tools": [{"type": "function"}]}, "tools", "descriptions of"),
-    "tools as JSON": ({**say(content="b"), "tools": '[{"type": "x"}]'}, "tools", "descriptions of"),
-    "calls and text": (say(content="b", tool_calls=CALL), "tool calls", "has tool calls"),
+    "calls of a user": (
+        say("user", content="b", tool_calls=CALL),
+        "tool calls",
+        "a turn of the user has tool calls",
+    ),
+    "old call": (say(content=None, function_call={"name": "f"}), "tool calls", "an old form of"),
+    "unnamed call": (say(tool_calls=[{"function": {}}]), "tool calls", "a call has no function"),
+    "no list": (say(content="b", tool_calls={"name": "f"}), "tool calls", "tool_calls is not a"),
+    "tools": ({**say(content="b"), "tools": [{"type": "function"}]}, "tools", "a tool has no func"),
+    "broken tools": ({**say(content="b"), "tools": '[{"type"'}, "tools", "tools is not JSON"),
     "image": (
         say("user", content=[{"type": "image_url", "image_url": {}}]),
         "content",
@@ -144,6 +151,7 @@ ODD: dict[str, tuple[Any, str, str]] = {
 def test_the_cause_of_an_odd_row_is_right(name: str) -> None:
     row, kind, message = ODD[name]
     with pytest.raises(RowError) as caught:
+        tools_of(row)
         turns_of(row)
     assert caught.value.kind == kind
     assert message in str(caught.value)
@@ -187,12 +195,12 @@ def test_odd_rows_are_counted_with_their_first_causes(tmp_path: Path) -> None:
         "no response": 2,
         "null": 4,
         "role": 1,
-        "tool calls": 2,
+        "tool calls": 4,
         "tools": 2,
         "weight": 1,
     }
     assert dropped["null"]["first"] == [
-        f"s/a.jsonl:{line}: the content of an assistant turn is null" for line in (56, 215, 216)
+        f"s/a.jsonl:{line}: the content of an assistant turn is null" for line in (58, 217, 218)
     ]
     documents = facts["documents"]
     assert documents["read"] == len(rows)

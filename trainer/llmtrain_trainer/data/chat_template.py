@@ -5,21 +5,31 @@ limits. A conversation is rendered twice: as it is, and with a mark in place of 
 first has the text that the model gets, and the second shows which parts of it are contents. So text
 that spells a special token remains text, and it is known which text belongs to a response.
 
-Templates treat the reasoning of a response apart from its answer. So a response with the tags
-`<think>` and `</think>` has one mark for each part between them.
+Tools and calls of them have no marks. They are rendered once more with other names, which shows
+whether the template writes them at all.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
-from llmtrain_trainer.data.conversations import RESPONSE_ROLE, Messages
+from llmtrain_trainer.data.conversations import Messages
+from llmtrain_trainer.data.templates.parts import ConversationShape, Part, form_of, parts_of
 from llmtrain_trainer.data.templates.renderer import TemplateFailureError, TemplateRenderer
 from llmtrain_trainer.data.tokenizer_settings import TokenizerSettings
+from llmtrain_trainer.data.tool_use import (
+    ToolUse,
+    argument_forms,
+    with_marked_names,
+    without_calls,
+)
 from llmtrain_trainer.errors import InputError
 
 FIELD = "spec.data.chat"
@@ -37,20 +47,10 @@ PRESETS = {
 }
 """The published formats of ChatML and Llama 3."""
 
-_OPEN, _CLOSE = "\ue000", "\ue001"
-_MARK = re.compile(f"{_OPEN}([0-9]{{1,9}}){_CLOSE}")
 _SPECIAL = re.compile(r"<\|[^|<>\s]+\|>")
-_THINK, _END_THINK = "<think>", "</think>"
-_REASONING = re.compile(f"({_THINK}|{_END_THINK})")
 
 MAX_TRIES = 10_000
 """Comparisons of the text of one conversation with its parts, besides one for each part."""
-
-Form = tuple[str | None, ...]
-"""A content in pieces. None: a piece that varies. Others are white space and tags of reasoning."""
-
-ConversationShape = tuple[tuple[str, Form], ...]
-"""Role and form of every message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class TextSegment:
     message: int | None = None
     response: int | None = None
     """Number of the response that the text is part of: the model writes it."""
+    ends_turn: bool = False
+    """The response has the end of its turn, too."""
 
 
 @dataclass(frozen=True)
@@ -83,33 +85,54 @@ class ChatTemplate:
         named = [token for token in (self.bos_token, self.eos_token) if token]
         return list(dict.fromkeys([*_SPECIAL.findall(self.source), *named]))
 
-    def segments(self, messages: Messages, end: str, prompt: bool = False) -> list[TextSegment]:
+    def segments(
+        self, messages: Messages, end: str, prompt: bool = False, use: ToolUse | None = None
+    ) -> list[TextSegment]:
         """Return the segments of a conversation in order. `end` is the token that ends documents.
 
         With `prompt`, the text ends where a response begins. It is that of `transformers`. Raises
         InputError if a content is in it neither whole nor trimmed: it would not be known which part
-        of the text is a response.
+        of the text is a response. The same holds for tools and calls that the template leaves out.
         """
+        forms = [use] if use is None else argument_forms(use)
+        for form in forms[:-1]:
+            with suppress(InputError):  # it may need the other form
+                return self._segments(messages, end, prompt, form)
+        return self._segments(messages, end, prompt, forms[-1])
+
+    def _segments(
+        self, messages: Messages, end: str, prompt: bool, use: ToolUse | None
+    ) -> list[TextSegment]:
+        with_fields = () if use is None else use.fields
         pieces: list[str] = []
         shape = []
-        for role, content in messages:
-            split = _split(role, content)
-            form = tuple(None if _varies(split, k) else piece for k, piece in enumerate(split))
-            pieces += [piece for piece, fixed in zip(split, form, strict=True) if fixed is None]
+        for number, (role, content) in enumerate(messages):
+            has_text = bool(content) or number not in with_fields
+            varying, form = form_of(role, content) if has_text else ([], ())
+            pieces += varying
             shape.append((role, form))
-        parts = _parts(self, end, tuple(shape), prompt)
+        parts = _parts(self, end, tuple(shape), prompt, use)
         options = [
-            [part.text] if part.piece is None else _variants(pieces[part.piece]) for part in parts
+            [part.text]
+            if part.piece is None
+            else _variants(pieces[part.piece], shape[part.message or 0][0])
+            for part in parts
         ]
-        found = align(options, _render(self, end, messages, prompt))
+        found = align(options, _render(self, end, messages, prompt, use))
         if found is None:
             problem = (
                 "the template computes with the contents of messages, so it is not known which part"
                 " of its text is a response"
             )
             raise template_error(problem, self.origin)
+        if use is not None:
+            renamed, names = with_marked_names(use)
+            text = _render(self, end, messages, prompt, renamed)
+            for what, name in names:
+                if name not in text:
+                    raise template_error(f"the template leaves out {what}", self.origin)
         return [
-            TextSegment(text, part.message, part.response)
+            TextSegment(text, part.message, part.response, part.ends_turn)
             for text, part in zip(found, parts, strict=True)
             if text or part.piece is not None
         ]
@@ -145,151 +168,75 @@ def align(options: Sequence[Sequence[str]], text: str) -> list[str] | None:
     return [texts[step] for texts, step in zip(options, chosen, strict=True)]
 
 
-def _split(role: str, content: str) -> list[str]:
-    """Return a content in pieces: a response is split at the tags of its reasoning."""
-    if role != RESPONSE_ROLE or max(map(content.count, (_THINK, _END_THINK))) != 1:
-        return [content]
-    pieces = _REASONING.split(content)
-    return pieces if any(_varies(pieces, number) for number in range(len(pieces))) else [content]
-
-
-def _varies(pieces: Sequence[str], number: int) -> bool:
-    """Return True for a piece that gets a mark. Templates may ask whether a part is blank."""
-    return len(pieces) == 1 or (number % 2 == 0 and bool(pieces[number].strip()))
-
-
-def _variants(content: str) -> list[str]:
-    """Return what templates make of a content, the longest first."""
+def _variants(content: str, role: str) -> list[str]:
+    """Return what templates make of a content, the longest first. Answers of tools may be JSON."""
     trimmed = (
         trim(content, characters)
         for characters in (None, "\n")
         for trim in (str.rstrip, str.lstrip, str.strip)
     )
-    return sorted({content, *trimmed}, key=lambda text: (-len(text), text))
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of a rendered text: text of the template, or the place of piece number `piece`."""
-
-    text: str
-    piece: int | None = None
-    message: int | None = None
-    response: int | None = None
+    found = {content, *trimmed}
+    if role == "tool":
+        found.add(json.dumps(content, ensure_ascii=False)[1:-1])
+    return sorted(found, key=lambda text: (-len(text), text))
 
 
 @lru_cache(maxsize=256)
-def _parts(template: ChatTemplate, end: str, shape: ConversationShape, prompt: bool) -> list[_Part]:
+def _parts(
+    template: ChatTemplate, end: str, shape: ConversationShape, prompt: bool, use: ToolUse | None
+) -> list[Part]:
     """Return the parts of a conversation with marks in place of its contents.
 
-    They depend on its shape only, so most conversations share them with others.
+    They depend on its shape only, so most conversations without tools share them with others.
     """
-    marked: Messages = []
-    owners: list[int] = []  # the message of every piece
-    for index, (role, form) in enumerate(shape):
-        content = ""
-        for fixed in form:
-            if fixed is None:
-                content += f"{_OPEN}{len(owners)}{_CLOSE}"
-                owners.append(index)
-            else:
-                content += fixed
-        marked.append((role, content))
-    text = _render(template, end, marked, prompt)
-    begins = {} if prompt else _begins(template, end, marked, text)
-    return list(_split_parts(template, text, shape, owners, begins))
+
+    def render(messages: Messages, prompt: bool, plain: int | None = None) -> str:
+        given = use if use is None or plain is None else without_calls(use, plain)
+        return _rendered(template, end, messages, prompt, given)
+
+    fields = {} if use is None or prompt else use.fields
+    calling = [number for number, each in fields.items() if "tool_calls" in each]
+    prompts = "add_generation_prompt" in template.source
+    try:
+        return parts_of(render, shape, prompt, prompts, calling)
+    except TemplateFailureError as error:
+        raise template_error(str(error), template.origin) from error
 
 
-def _begins(template: ChatTemplate, end: str, marked: Messages, text: str) -> dict[int, int]:
-    """Return where responses begin in a marked text: at the end of the prompt for them.
-
-    The model writes what follows this place, such as an empty reasoning before the content.
-    """
-    if "add_generation_prompt" not in template.source:
-        return {}
-    found = {}
-    for index, (role, _) in enumerate(marked):
-        if role == RESPONSE_ROLE and index:
-            try:
-                before = _render(template, end, marked[:index], prompt=True)
-            except InputError:  # it may refuse a part of a conversation
-                continue
-            if text.startswith(before):
-                found[index] = len(before)
-    return found
+def _render(
+    template: ChatTemplate, end: str, messages: Messages, prompt: bool, use: ToolUse | None
+) -> str:
+    try:
+        return _rendered(template, end, messages, prompt, use)
+    except TemplateFailureError as error:
+        raise template_error(str(error), template.origin) from error
 
 
-def _split_parts(
-    template: ChatTemplate,
-    text: str,
-    shape: ConversationShape,
-    owners: Sequence[int],
-    begins: dict[int, int],
-) -> Iterator[_Part]:
-    """Yield the parts of a marked text."""
-    place = 0  # where the text after the last mark begins
-    before: int | None = None  # the response that this mark is part of
-    marks = list(_MARK.finditer(text))
-    if any(int(mark.group(1)) >= len(owners) for mark in marks):
-        raise template_error("the template writes a mark of its own", template.origin)
-    for mark in [*marks, None]:
-        piece = None if mark is None else int(mark.group(1))
-        message = None if piece is None else owners[piece]
-        between = text[place : None if mark is None else mark.start()]
-        after = message if message is not None and shape[message][0] == RESPONSE_ROLE else None
-        if before is not None and before == after:
-            yield from _of_template(between, 0, after)
-        else:
-            ended = 0 if before is None else _end_of_reasoning(between, shape[before][1])
-            yield from _of_template(between[:ended], 0, before)
-            start = len(between) if after is None else _begin(between, place, after, shape, begins)
-            yield from _of_template(between[ended:], max(start - ended, 0), after)
-        if mark is not None:
-            yield _Part("", piece, message, after)
-            place, before = mark.end(), after
-
-
-def _of_template(text: str, start: int, response: int | None) -> Iterator[_Part]:
-    """Yield text of the template, of which that from `start` on belongs to a response."""
-    if text[:start]:
-        yield _Part(text[:start])
-    if text[start:]:
-        yield _Part(text[start:], response=response)
-
-
-def _begin(
-    text: str, place: int, response: int, shape: ConversationShape, begins: dict[int, int]
-) -> int:
-    """Return where a response begins in the text before its first mark, which is at `place`."""
-    begin = begins.get(response, -1) - place
-    if 0 <= begin <= len(text):
-        return begin
-    tag = text.rfind(_THINK) if _THINK in shape[response][1] else -1
-    return len(text) if tag < 0 else tag
-
-
-def _end_of_reasoning(text: str, form: Form) -> int:
-    """Return where a response ends in the text after its last mark, if a tag is part of it."""
-    last = max(place for place, fixed in enumerate(form) if fixed is None)
-    tag = text.rfind(_END_THINK) if _END_THINK in form[last:] else -1
-    return 0 if tag < 0 else tag + len(_END_THINK)
-
-
-def _render(template: ChatTemplate, end: str, messages: Messages, prompt: bool) -> str:
-    turns = [{"role": role, "content": content} for role, content in messages]
+def _rendered(
+    template: ChatTemplate, end: str, messages: Messages, prompt: bool, use: ToolUse | None
+) -> str:
+    """Return the text of a conversation. Raises TemplateFailureError."""
+    fields = {} if use is None else use.fields
     variables = {
         **dict(template.variables),
-        "messages": turns,
-        "tools": None,
+        "messages": [
+            _message(role, content, fields.get(number))
+            for number, (role, content) in enumerate(messages)
+        ],
+        "tools": (use.tools or None) if use is not None else None,
         "documents": None,
         **({"bos_token": template.bos_token} if template.bos_token else {}),
         "eos_token": template.eos_token or end,
         "add_generation_prompt": prompt,
     }
-    try:
-        return _renderer(template.source, os.getpid()).render(variables)
-    except TemplateFailureError as error:
-        raise template_error(str(error), template.origin) from error
+    return _renderer(template.source, os.getpid()).render(variables)
+
+
+def _message(role: str, content: str, fields: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a message as templates get it."""
+    if fields is None:
+        return {"role": role, "content": content}
+    return {"role": role, **({"content": content} if content else {}), **fields}
 
 
 @lru_cache(maxsize=8)

@@ -63,28 +63,40 @@ class ConversationTokenizer:
         """Return the responses of a conversation in order, each with the end of its turn.
 
         The turn ends with the first added token after the response. If there is none, it ends with
-        the first character after the response, and the last turn ends with the text.
+        the first character after the response, and the last turn ends with the text. A response
+        that has the end of its turn ends with its last special token, or the first one after it.
         """
         found = []
         place = 0
         for response, group in groupby(segments, lambda segment: segment.response):
-            start, place = place, place + sum(len(segment.text) for segment in group)
+            members = list(group)
+            start, place = place, place + sum(len(segment.text) for segment in members)
             if response is not None:
-                found.append((response, start, place))
+                found.append((response, start, place, members[0].ends_turn))
         text = "".join(segment.text for segment in segments)
         contents = _content_spans(segments)
         return [self._with_stop(each, text, contents) for each in found]
 
     def _with_stop(
-        self, response: tuple[int, int, int], text: str, contents: Sequence[tuple[int, int]]
+        self, response: tuple[int, int, int, bool], text: str, contents: Sequence[tuple[int, int]]
     ) -> ResponseSpan:
-        message, start, end = response
+        message, start, end, ends_turn = response
         following = next((first for first, _ in contents if first >= end), len(text))
         stop = self._stop.search(text, end, following)
+        if ends_turn:
+            said = max((last for _, last in contents if start < last <= end), default=start)
+            inside = list(self._spelled.finditer(text, said, end))
+            stop = inside[-1] if inside else self._spelled.search(text, end, following)
         if stop:
             return ResponseSpan(message, start, stop.end(), self._added[stop.group()][0])
+        if ends_turn:
+            return ResponseSpan(message, start, end, None)
         is_last = following == len(text)
         return ResponseSpan(message, start, following if is_last else min(end + 1, following), None)
+
+    def spells_special(self, text: str) -> bool:
+        """Return True if a special token is spelled in a text."""
+        return self._spelled.search(text) is not None
 
     def _spells_special(self, segments: Sequence[TextSegment], text: str) -> bool:
         """Return True if a special token in the text is spelled by a content, at least in part."""

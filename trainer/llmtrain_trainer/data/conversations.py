@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmtrain_trainer.data.tool_use import ToolUse
 
 ROLES = ("system", "user", "assistant", "tool")
 RESPONSE_ROLE = "assistant"
@@ -27,24 +30,43 @@ class Turn:
     text: str
     counts: bool = True
     """Whether a response is in the loss: its weight is not 0."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Its other fields: see `ToolUse.fields`."""
 
 
-def dumps_turns(turns: Iterable[Turn]) -> str:
-    """Return turns as text like `dumps`, with a third item for responses that do not count."""
-    return json.dumps(
-        [[turn.role, turn.text] if turn.counts else [turn.role, turn.text, 0] for turn in turns],
-        ensure_ascii=False,
-    )
+def dumps_turns(turns: Sequence[Turn], tools: Sequence[Any] = ()) -> str:
+    """Return turns as text like `dumps`, with a third item for responses that do not count.
+
+    If there are tools or fields, the text is an object with the turns.
+    """
+    listed = [
+        [turn.role, turn.text] if turn.counts else [turn.role, turn.text, 0] for turn in turns
+    ]
+    fields = {str(number): turn.fields for number, turn in enumerate(turns) if turn.fields}
+    use = ToolUse.of(tools, fields)
+    value = listed if use is None else {"turns": listed, "use": use.serialized}
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _turns(text: str) -> list[list[Any]]:
+    value = json.loads(text)
+    return list(value["turns"] if isinstance(value, dict) else value)
 
 
 def loads(text: str) -> Messages:
-    """Return the conversation of a text from `dumps` or `dumps_turns`."""
-    return [(turn[0], turn[1]) for turn in json.loads(text)]
+    """Return the messages of a text from `dumps` or `dumps_turns`."""
+    return [(turn[0], turn[1]) for turn in _turns(text)]
+
+
+def tool_use_of(text: str) -> ToolUse | None:
+    """Return the tools and calls of a text from `dumps` or `dumps_turns`, if there are any."""
+    value = json.loads(text)
+    return ToolUse(value["use"]) if isinstance(value, dict) else None
 
 
 def counted_turns(text: str) -> list[bool]:
     """Return for every message of a text whether it is a response in the loss."""
-    return [turn[0] == RESPONSE_ROLE and len(turn) == 2 for turn in json.loads(text)]
+    return [turn[0] == RESPONSE_ROLE and len(turn) == 2 for turn in _turns(text)]
 
 
 def prompt_of(text: str) -> str:

@@ -16,9 +16,10 @@ from tokenizers import Tokenizer
 
 from llmtrain_trainer.data.chat_template import ChatTemplate, template_error
 from llmtrain_trainer.data.conversation_tokens import ConversationTokenizer
-from llmtrain_trainer.data.conversations import counted_turns, loads
+from llmtrain_trainer.data.conversations import counted_turns, loads, tool_use_of
 from llmtrain_trainer.data.shards import TokenStream, corrupt_error, padded
 from llmtrain_trainer.data.tokenizer import end_token
+from llmtrain_trainer.data.tool_use import argument_forms
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.ignore_index import IGNORE_INDEX
 
@@ -79,7 +80,13 @@ class ExampleEncoder:
 
     def _marked(self, text: str) -> Iterator[int]:
         messages, in_loss = loads(text), counted_turns(text)
-        segments = self._template.segments(messages, self._end_name)
+        use = tool_use_of(text)
+        if use is not None and any(
+            self._text.spells_special(form.serialized) for form in argument_forms(use)
+        ):
+            problem = "a tool or a call spells a special token, which would be one in its text"
+            raise template_error(problem, self._template.origin)
+        segments = self._template.segments(messages, self._end_name, use=use)
         responses = self._text.responses(segments)
         counted = [each for each in responses if in_loss[each.message]]
         end = sum(len(segment.text) for segment in segments)

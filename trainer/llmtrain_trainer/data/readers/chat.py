@@ -9,6 +9,7 @@ from llmtrain_trainer.data.conversations import dumps_turns
 from llmtrain_trainer.data.documents import Document, InputFile, ReadReport
 from llmtrain_trainer.data.readers.conversation_rows import turns_of
 from llmtrain_trainer.data.readers.records import SFT_COLUMNS, RowError, rows_of
+from llmtrain_trainer.data.readers.tool_rows import tools_of, without_nulls
 from llmtrain_trainer.data.text import apply_cleaning
 
 
@@ -20,9 +21,11 @@ def read_chat(file: InputFile, report: ReadReport) -> Iterator[Document]:
         try:
             if isinstance(row, RowError):
                 raise row
-            turns = turns_of(row)
+            if file.format == "parquet":
+                row = without_nulls(row)
+            turns, tools = turns_of(row), tools_of(row)
         except RowError as error:
             report.dropped.add(error.kind, f"{name}: {error}")
             continue
         cleaned = [replace(turn, text=apply_cleaning(turn.text, cleaning)) for turn in turns]
-        yield Document(name, dumps_turns(cleaned))
+        yield Document(name, dumps_turns(cleaned, tools))

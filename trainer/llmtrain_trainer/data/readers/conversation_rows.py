@@ -14,6 +14,7 @@ from typing import Any
 
 from llmtrain_trainer.data.conversations import RESPONSE_ROLE, ROLES, Turn
 from llmtrain_trainer.data.readers.records import RowError
+from llmtrain_trainer.data.readers.tool_rows import fields_of
 
 _OTHER_NAMES = {
     **dict.fromkeys(("human", "question"), "user"),
@@ -27,8 +28,6 @@ _LONGEST_NAME = 32
 
 def turns_of(row: dict[str, Any]) -> list[Turn]:
     """Return the turns of a row. Raises RowError that says what is missing, or cannot be used."""
-    if row.get("tools") not in (None, [], "", "[]", "null"):
-        raise RowError("tools", "it has descriptions of tools; write them into its system message")
     turns = [turn for turn in _turns(row) if turn is not None]
     responses = [turn for turn in turns if turn.role == RESPONSE_ROLE]
     if not responses:
@@ -96,18 +95,20 @@ def _turn(message: dict[str, Any]) -> Turn | None:
     if role not in ROLES:
         shown = repr(str(named)[:_LONGEST_NAME])
         raise RowError("role", f"the role {shown} is none of {', '.join(ROLES)}")
-    if message.get("tool_calls") or message.get("function_call"):
-        raise RowError(
-            "tool calls", f"a turn of the {role} has tool calls; write them into its content"
-        )
-    text = _text(role, message.get("content", message.get("value")))
+    fields = fields_of(role, message)
+    content = message.get("content", message.get("value"))
+    calls = "tool_calls" in fields
+    text = "" if calls and content is None else _text(role, content)
+    if calls and not text.strip():
+        given = {"content": content if content is None else text} if "content" in message else {}
+        return Turn(role, "", _weight(message.get("weight")), {**given, **fields})
     if not text.strip():
         if role == "system":
             return None
         if role == RESPONSE_ROLE:
             raise RowError("empty", "a response is empty")
         raise RowError("empty", f"a {role} turn is empty")
-    return Turn(role, text, _weight(message.get("weight")))
+    return Turn(role, text, _weight(message.get("weight")), fields)
 
 
 def _text(role: str, content: Any) -> str:
