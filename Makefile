@@ -47,8 +47,8 @@ lint: setup ## only the static tier
 parity: setup ## all layouts and schedules: results of one process, collectives of the plan
 	@python -m pytest tests/trainer/parallel/test_parity.py tests/core/plan/test_communication.py -m torch -s -q
 
-text-matrix: setup ## all published chat templates and seven tokenizers against transformers (downloads 80 MB once)
-	@python -m pytest tests/trainer/data/bench_chat_templates.py -s -q
+text-matrix: setup ## published chat templates, tokenizers and real corpora (downloads 80 MB once)
+	@python -m pytest tests/trainer/data/bench_chat_templates.py tests/trainer/data/bench_real_corpora.py -s -q
 
 fuzz: setup ## properties on fresh random examples; make test has the same ones each time
 	@python -m pytest -q -n 2 -m hypothesis --hypothesis-profile=fresh
