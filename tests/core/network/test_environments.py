@@ -98,6 +98,12 @@ AUTO = {
         note="oci-roce (label node.kubernetes.io/instance-type=BM.GPU.B200.8) is not used",
         remedy=f"/dev/infiniband{PATCH}",
     ),
+    "oci-mi355x-virtual-functions": Expected(
+        "tcp",
+        NOTHING,
+        note="oci-roce (allocatable nvidia.com/rdma-vf: 8) is not used: it needs a privileged",
+        remedy=f"/dev/infiniband{PATCH}",
+    ),
     "azure-h100-virtual-functions": Expected(
         "azure-infiniband",
         "allocatable rdma/ib: 8",
@@ -116,6 +122,13 @@ AUTO = {
         NOTHING,
         note="amd-ainic (allocatable amd.com/nic: 8) is not used: it needs the"
         " NetworkAttachmentDefinition amd-host-device-nad",
+        remedy="; set network.profile: roce to use it",
+    ),
+    "amd-ainic-virtual": Expected(
+        "tcp",
+        NOTHING,
+        note="amd-ainic (allocatable amd.com/vnic: 8) is not used: it needs the"
+        " NetworkAttachmentDefinition vf-amd-host-device-nad",
         remedy="; set network.profile: roce to use it",
     ),
     "openshift-infiniband": Expected(
@@ -232,6 +245,13 @@ CW_NETWORKS = ",".join(f"cw-multus/ibs{n}p{p}-macvlan" for n in range(4) for p i
         ("coreweave-gb300", "infiniband", {"rdma/ib": "1"}, None, None),
         ("amd-ainic", "roce", {"amd.com/nic": "8"}, AINIC, ",".join(["amd-host-device-nad"] * 8)),
         (
+            "amd-ainic-virtual",
+            "roce",
+            {"amd.com/vnic": "8"},
+            AINIC,
+            ",".join(["vf-amd-host-device-nad"] * 8),
+        ),
+        (
             "network-operator-shared",
             "roce",
             {"rdma/hca_shared_devices_a": "1"},
@@ -311,6 +331,8 @@ def test_a_job_that_names_its_devices_gets_them_and_the_variables_of_their_row()
         "NCCL_IB_SL": "0",
         "NCCL_IB_TIMEOUT": "22",
     }
+    of_amd = network("oci-mi355x-virtual-functions", profile="roce", rdma=("nvidia.com/rdma-vf", 8))
+    assert of_amd.row == "oci-roce" and of_amd.of_kind(Kind.VARIABLE) == ROCE
     chosen = network("network-operator-two-resources", rdma=("rdma/rdma_shared_device_b", 1))
     assert chosen.resources == {"rdma/rdma_shared_device_b": 1}
 
