@@ -79,6 +79,13 @@ class Config:
     """Let `workers.podPatch` of jobs ask for what the Pod Security level restricted does not admit:
     root, capabilities, privileged containers, host paths and the network of the node. The namespace
     must admit it as well."""
+    device_claims: bool = False
+    """Let jobs claim devices by dynamic resource allocation (`workers.deviceClaims`), and count
+    those of ResourceSlices: reads ResourceSlices, DeviceClasses and the ResourceClaims of all
+    namespaces (resource.k8s.io/v1), and creates ResourceClaimTemplates."""
+    compute_domains: bool = False
+    """Create and delete ComputeDomains (resource.nvidia.com/v1beta1) for jobs with
+    `topology.computeDomain`. Needs `deviceClaims` and the DRA driver of NVIDIA."""
     node_lost_seconds: float = NODE_LOST_SECONDS
     """Seconds after which the pods of a node that is not ready count as lost."""
     start_reservation: float = START_RESERVATION_SECONDS
@@ -132,6 +139,8 @@ class Config:
             raise ConfigError(
                 "lease: --retry-period < --renew-deadline < --lease-duration is required"
             )
+        if self.compute_domains and not self.device_claims:
+            raise ConfigError("--compute-domains: --device-claims is required")
         if self.max_active_jobs < 1:
             raise ConfigError("--max-active-jobs: at least 1 is required")
         if self.max_excluded_nodes_percent > 100:

@@ -15,9 +15,11 @@ from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.child_record import ChildRecord
+from llmtrain_operator.cache.compute_domain_record import ComputeDomainRecord
 from llmtrain_operator.cache.disruption_budgets import BudgetRecord
 from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.job_feed import JobFeed
+from llmtrain_operator.cache.node_devices import NodeDevices
 from llmtrain_operator.cache.node_health import NodeHealth
 from llmtrain_operator.cache.records import ForeignPod, JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.config import Config
@@ -39,6 +41,7 @@ from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.link_monitor import LinkMonitor
 from llmtrain_operator.progress.pod_events import PodEvents
 from llmtrain_operator.progress.poller import ProgressPoller
+from llmtrain_operator.reconcile.compute_domains import JobComputeDomains
 from llmtrain_operator.reconcile.disruption_budget import JobBudget
 from llmtrain_operator.reconcile.loops import ReconcileLoops
 from llmtrain_operator.reconcile.reconciler import Reconciler, ReconcilerDeps
@@ -100,6 +103,9 @@ class Controller:
             self._change_handlers(),
             metrics,
             _node_health(config),
+            NodeDevices(self._checked.demanded_devices),
+            device_claims=config.device_claims,
+            compute_domains=config.compute_domains,
         )
         self.feed = JobFeed(self.informers.jobs.values)
         self._assessments = AssessmentCache(
@@ -135,6 +141,7 @@ class Controller:
             self._child_changed,
             self._budget_changed,
             self._trigger,
+            self._compute_domain_changed,
         )
 
     def _make_collector(self) -> ClusterCollector:
@@ -187,6 +194,9 @@ class Controller:
             writer=self._writer,
             restorer=self._make_restorer,
             budget=lambda: JobBudget(self.cluster, self._limiter, informers.budgets),
+            compute_domains=lambda: JobComputeDomains(
+                self.cluster, self._limiter, informers.compute_domains
+            ),
             turns=FairTurns(CONCURRENT_DECISIONS),
             start_turns=StartTurns(STARTING_JOBS, self.wake),
             metrics=self.metrics,
@@ -331,6 +341,13 @@ class Controller:
             if job.namespace == found.namespace:
                 self.wake(job.uid)
 
+    def _compute_domain_changed(
+        self, old: ComputeDomainRecord | None, new: ComputeDomainRecord | None
+    ) -> None:
+        found = new or old
+        assert found is not None
+        self.wake(found.owner)
+
     def _trigger(self, _old: object, _new: object) -> None:
         self.scheduler.trigger()
 
@@ -341,8 +358,13 @@ class Controller:
 
 def _checked_jobs(config: Config, gpu: Callable[[], Accelerator | None]) -> CheckedJobs:
     """Return the check of jobs with the settings of the operator."""
-    permitted = config.allow_privileged_pods
-    return CheckedJobs(config.domain_tolerance, gpu, allow_privileged_pods=permitted)
+    return CheckedJobs(
+        config.domain_tolerance,
+        gpu,
+        allow_privileged_pods=config.allow_privileged_pods,
+        device_claims=config.device_claims,
+        compute_domains=config.compute_domains,
+    )
 
 
 def _node_health(config: Config) -> NodeHealth:

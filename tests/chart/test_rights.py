@@ -14,15 +14,20 @@ from typing import Any
 import pytest
 
 from llmtrain_chart.helm import render
+from llmtrain_core.api.device_claims import DeviceClaim
 from llmtrain_core.api.labels import FINALIZER, JOB_UID
 from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, ScriptedNodes
+from llmtrain_operator.manifests.device_claims import make_claim_template, make_compute_domain
+from llmtrain_operator.manifests.names import JobIdentity
 from tests.support.chart.manifests import CLUSTER_SCOPED, NAMESPACED, Object, documents, kinds
 from tests.support.chart.released_operator import ACCOUNT, RELEASE_USERS, ReleasedOperators
 from tests.support.chart.releases import Releases
 from tests.support.chart.rendering import rendered_set
-from tests.support.chart.value_sets import VALUE_SETS
+from tests.support.chart.value_sets import OPTIONAL_RIGHTS, VALUE_SETS
+from tests.support.devices.driver import DOMAINS, TEMPLATES, fake_driver
+from tests.support.devices.objects import CHANNELS, CLASSES, channel, claims_of_workers, gpus
 from tests.support.operator_harness.harness import (
     DISRUPTION_BUDGETS,
     JOBS,
@@ -35,14 +40,12 @@ from tests.support.rights.audit import Right, granted, refused, used
 from tests.support.rights.cutting_proxy import CuttingProxy
 
 TEAM = "team"
+OTHER = JobIdentity(TEAM, "other", "uid")
 CASES: Mapping[str, Mapping[str, Any]] = {
     "cluster": {},
-    "cluster, optional rights": {"config": {"podGroups": True, "progressProxy": True}},
+    "cluster, optional rights": {"config": OPTIONAL_RIGHTS},
     "namespaces": {"watchNamespaces": [TEAM]},
-    "namespaces, optional rights": {
-        "watchNamespaces": [TEAM],
-        "config": {"podGroups": True, "progressProxy": True},
-    },
+    "namespaces, optional rights": {"watchNamespaces": [TEAM], "config": OPTIONAL_RIGHTS},
     "namespaces, no foreign pods": {
         "watchNamespaces": [TEAM],
         "config": {"countForeignPods": False},
@@ -145,6 +148,8 @@ async def test_all_rights_are_used(
             await job_restarts_and_is_deleted(harness, operator, proxy, f"first-{number}")
             await name_is_taken(harness, f"second-{number}")
             await finalizer_is_removed(harness, f"old-{number}")
+            if CASES[case].get("config", {}).get("deviceClaims"):
+                await devices_are_claimed(harness, f"device-{number}")
             await delay_is_explained(harness, f"late-{number}")
         except TimeoutError as error:
             error.add_note(operator.tail(100))
@@ -267,6 +272,40 @@ async def name_is_taken(harness: OperatorHarness, name: str) -> None:
     await harness.api.delete("pods", f"{name}-0-0", harness.namespace, grace_seconds=0)
     await harness.api.delete(JOBS, name, harness.namespace)
     await harness.gone(name, seconds=60)
+
+
+async def devices_are_claimed(harness: OperatorHarness, name: str) -> None:
+    """Submit a job with claims and a ComputeDomain, whose names are taken at first."""
+    node = f"{name}-node"
+    async with fake_driver(harness.api) as driver:
+        await driver.install_compute_domains()
+        await driver.publish(*CLASSES, CHANNELS, gpus(node, 2), channel(node))
+        await harness.nodes.add(NodeSpec(node, {"pool": name}))
+        taken = {
+            TEMPLATES: make_claim_template(DeviceClaim.from_wire(claims_of_workers()[0]), OTHER),
+            DOMAINS: make_compute_domain(OTHER, 0),
+        }
+        names = {TEMPLATES: f"{name}.devices", DOMAINS: f"{name}-0"}
+        for resource, body in taken.items():
+            body["metadata"] = {"name": names[resource]}
+            await harness.api.create(resource, body, harness.namespace)
+        workers = {"nodes": 1, "nodeSelector": {"pool": name}, "deviceClaims": claims_of_workers()}
+        async with driver.controlling(harness.namespace):
+            await harness.submit(name, workers=workers, topology={"computeDomain": "auto"})
+            for resource in taken:
+                await says(harness, name, f"{resource.rsplit('/', 1)[1]} {names[resource]} ")
+                await harness.api.delete(resource, names[resource], harness.namespace)
+            await harness.runs(name, 0, seconds=120)
+            harness.nodes.end(harness.namespace, f"{name}-0-0", 0)
+            await harness.api.wait_for(
+                DOMAINS, f"{name}-0", lambda o: o is None, harness.namespace, seconds=120
+            )
+        await harness.delete(name)
+
+
+async def says(harness: OperatorHarness, name: str, text: str) -> None:
+    """Wait until the condition Placed of a job contains a text."""
+    await harness.wait(name, lambda job: text in condition(job, "Placed").get("message", ""), 60)
 
 
 @pytest.mark.cluster

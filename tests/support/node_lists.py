@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import yaml
 
+from llmtrain_core.devices.capacity import DeviceClasses
+from llmtrain_core.devices.records import slice_record
 from llmtrain_core.network import (
     GangNetwork,
     NetworkRequest,
     NodeFacts,
     NodeNetwork,
-    drivers_by_node,
     gang_networks,
 )
 from llmtrain_core.topology.inventory import node_from_raw
+from llmtrain_core.topology.node_devices import devices_of_nodes
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "tests" / "core" / "network" / "node_lists"
@@ -23,9 +25,10 @@ NETWORKS = "k8s.v1.cni.cncf.io/networks"
 
 def facts_of(name: str) -> dict[str, NodeFacts]:
     items = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["items"]
-    drivers = drivers_by_node(item for item in items if item["kind"] == "ResourceSlice")
+    slices = [slice_record(item) for item in items if item["kind"] == "ResourceSlice"]
     nodes = [node_from_raw(item) for item in items if item["kind"] == "Node"]
-    return {node.name: NodeFacts.of(node, drivers.get(node.name, frozenset())) for node in nodes}
+    found, _ = devices_of_nodes(nodes, [each for each in slices if each], (), (), DeviceClasses())
+    return {node.name: NodeFacts.of(node) for node in found}
 
 
 def decided(name: str, gpus: int | None = None, **changes: object) -> tuple[GangNetwork, ...]:

@@ -15,6 +15,7 @@ from llmtrain_cli.io.network_text import network_lines, network_to_wire
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, seconds_text, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
+from llmtrain_core.devices.demand import demand_of
 from llmtrain_core.network import NetworkRequest
 from llmtrain_core.placement import (
     DOMAIN_TOLERANCE,
@@ -103,7 +104,8 @@ def command(
         node_health=node_health,
         max_excluded_percent=max_excluded_nodes_percent,
     )
-    view = read_cluster(sources, named)
+    wanted = demand_of(checked.spec)
+    view = read_cluster(sources, named, devices=wanted)
     request = request_on(view, checked, annotations, domain_tolerance)
     answer = place(request, view.snapshot)
     wire = answer.to_wire()
@@ -112,6 +114,7 @@ def command(
         *wire["reasons"],
         *_label_findings(request, view.snapshot, answer),
         *_health_findings(view.snapshot, answer),
+        *(f"spec.workers.deviceClaims: {each.text}" for each in view.classes.problems(wanted)),
     ]
     if isinstance(answer, Unplaceable):
         wire["obstacles"] = obstacles_by_node(request, view.snapshot)
@@ -136,7 +139,8 @@ def request_on(
     request = Request.of(job, only_gpu(snapshot.nodes), domain_tolerance)
     if annotations.get(ALLOW_OVER_MEMORY) != "true":
         request = replace(request, too_small=nodes_with_too_little_memory(job, snapshot.nodes))
-    return on_network(request, NetworkRequest.of(job), snapshot, view.drivers)
+    request = request.with_extended(view.classes.served)
+    return on_network(request, NetworkRequest.of(job), snapshot)
 
 
 def obstacles_by_node(request: Request, snapshot: Snapshot) -> dict[str, str]:

@@ -17,6 +17,7 @@ from llmtrain_cli.io.output import echo
 from llmtrain_cli.plan.cpu import cpu_plan
 from llmtrain_cli.plan.nodes import NodeSelection, select_nodes
 from llmtrain_cli.plan.text import plan_text
+from llmtrain_core.devices.demand import demand_of
 from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.plan import Plan, PlanRequest
 from llmtrain_core.forecast.plan import plan as make_plan
@@ -203,11 +204,11 @@ def _check(flags: PlanFlags) -> None:
 
 
 def _answer(flags: PlanFlags, output: str) -> None:
-    selection = select_nodes(flags.nodes, flags.gpu)
-    if flags.job is None:
+    job = None if flags.job is None else read_job(flags.job)
+    selection = select_nodes(flags.nodes, flags.gpu, () if job is None else demand_of(job.spec))
+    if job is None:
         _show(_plan_model(flags, selection), selection, output)
         return
-    job = read_job(flags.job)
     found, network = _plan_job(job, flags, selection)
     _show(found, selection, output, network)
     if not found.memory.fits:
@@ -246,7 +247,7 @@ def _plan_job(
     levels: Levels = ()
     if selection.nodes:
         state = snapshot_for(fabric, selection.nodes)
-        request = on_network(request, NetworkRequest.of(job), state, selection.drivers)
+        request = on_network(request, NetworkRequest.of(job), state)
         placement, levels = _placement(request, state, selection), state.levels
     links = links_of(fabric) if fabric else None
     found = make_plan(

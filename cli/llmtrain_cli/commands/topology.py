@@ -32,6 +32,7 @@ from llmtrain_cli.io.files import UNEXPECTED, read_manifest
 from llmtrain_cli.io.node_state import node_state
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, show
 from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.devices.demand import demand_of
 from llmtrain_core.node_health import CORDON_ROW, HealthFinding, Strength
 from llmtrain_core.placement.tree import natural
 from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
@@ -117,7 +118,8 @@ def command(
     """
     manifest = None if job is None else read_manifest(job)
     sources = ClusterSources(nodes, pods, jobs, fabric, node_health, max_excluded_nodes_percent)
-    view = read_cluster(sources, with_jobs=True)
+    wanted = () if manifest is None else demand_of(manifest[0].spec)
+    view = read_cluster(sources, with_jobs=True, devices=wanted)
     try:
         topology = TopologyMap.of(view)
         if manifest is not None:

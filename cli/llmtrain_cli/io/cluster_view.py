@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,26 @@ from llmtrain_cli.io.files import (
 )
 from llmtrain_core.api.defaults import FABRIC_NAME
 from llmtrain_core.api.fabric import FabricSpec
-from llmtrain_core.network import drivers_by_node
+from llmtrain_core.devices.capacity import DeviceClasses
+from llmtrain_core.devices.demand import DeviceKey
+from llmtrain_core.devices.records import (
+    ClaimRecord,
+    SliceRecord,
+    claim_record,
+    class_record,
+    slice_record,
+)
 from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_core.topology.inventory import Snapshot, node_from_raw, usage_from_pods
+from llmtrain_core.topology.node_devices import devices_of_nodes
 from llmtrain_core.topology.node_limit import within_limit
 
 Raw = Mapping[str, Any]
-RESOURCE_SLICES = "resourceslices.resource.k8s.io"
+_DEVICES = {
+    "ResourceSlice": "resourceslices.resource.k8s.io",
+    "DeviceClass": "deviceclasses.resource.k8s.io",
+    "ResourceClaim": "resourceclaims.resource.k8s.io",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +71,19 @@ class ClusterView:
     snapshot: Snapshot
     pods: Sequence[Raw]
     jobs: Sequence[Raw]
-    drivers: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Drivers of dynamic resource allocation by node."""
+    classes: DeviceClasses = field(default_factory=DeviceClasses)
 
 
 def read_cluster(
-    sources: ClusterSources, fabric_name: str | None = None, with_jobs: bool = False
+    sources: ClusterSources,
+    fabric_name: str | None = None,
+    with_jobs: bool = False,
+    devices: Collection[DeviceKey] = (),
 ) -> ClusterView:
-    """Read the cluster. `fabric_name` is the Fabric that a job refers to."""
+    """Read the cluster. `fabric_name` is the Fabric that a job refers to, `devices` it claims."""
     live = sources.nodes is None
     table = read_health_table(sources.node_health)
-    if sources.nodes is None:
-        nodes, slices = kubectl.get("nodes"), _slices_of_cluster()
-    else:
-        nodes, slices = read_nodes(sources.nodes)
+    listed = _nodes_of_cluster() if sources.nodes is None else read_nodes(sources.nodes)
     pods = kubectl.get("pods") if live else _listed(sources.pods, "Pod")
     jobs: Sequence[Raw] = []
     if with_jobs:
@@ -86,24 +98,44 @@ def read_cluster(
     elif live:
         fabric = _fabric_of_cluster(fabric_name)
     try:
-        found = [node_from_raw(raw, table) for raw in nodes]
+        found = [node_from_raw(raw, table) for raw in listed["Node"]]
         inventory = within_limit(found, sources.max_excluded_percent)
-        usage = usage_from_pods(pods)
-        drivers = drivers_by_node(slices)
+        classes = DeviceClasses(map(class_record, listed["DeviceClass"]))
+        with_devices, claimed = devices_of_nodes(
+            inventory, *slices_and_claims(listed), devices, classes
+        )
+        usage = [*usage_from_pods(pods), *claimed]
     except UNEXPECTED as error:
         raise CliError(
             f"--nodes, --pods: unexpected object: {error!r};"
             " print the list with kubectl get -o json"
         ) from error
-    return ClusterView(snapshot_for(fabric, inventory, usage), pods, jobs, drivers)
+    return ClusterView(snapshot_for(fabric, with_devices, usage), pods, jobs, classes)
 
 
-def _slices_of_cluster() -> Sequence[Raw]:
-    """Return the ResourceSlices, or nothing where the user may not list them."""
-    try:
-        return kubectl.get(RESOURCE_SLICES, optional=True)
-    except CliError:
-        return []
+def slices_and_claims(
+    listed: Mapping[str, Sequence[Raw]],
+) -> tuple[list[SliceRecord], list[ClaimRecord]]:
+    """Return the ResourceSlices and allocated ResourceClaims among objects by kind."""
+    slices, claims = (
+        map(slice_record, listed["ResourceSlice"]),
+        map(claim_record, listed["ResourceClaim"]),
+    )
+    return [each for each in slices if each], [each for each in claims if each]
+
+
+def _nodes_of_cluster() -> dict[str, Sequence[Raw]]:
+    """Return the nodes, and what is known of their devices.
+
+    The user may not list it, or the cluster may not have it.
+    """
+    found: dict[str, Sequence[Raw]] = {"Node": kubectl.get("nodes")}
+    for kind, plural in _DEVICES.items():
+        try:
+            found[kind] = kubectl.get(plural, optional=True)
+        except CliError:
+            found[kind] = []
+    return found
 
 
 def _listed(path: str | None, kind: str) -> list[Raw]:

@@ -27,7 +27,8 @@ from llmtrain_core.validation.check import Job, check, problems_of
 
 Raw = Mapping[str, Any]
 
-RESOURCE_SLICE = "ResourceSlice"
+NODE_KINDS = ("Node", "ResourceSlice", "DeviceClass", "ResourceClaim")
+"""Kinds of objects in a list of nodes: what a node has, by itself or by its DRA drivers."""
 MAX_NAME = 253
 """Characters of the name of an object. Values of labels are shorter."""
 
@@ -69,11 +70,12 @@ def read_manifest(path: str) -> tuple[Job, Mapping[str, str]]:
     return answer, annotations if isinstance(annotations, dict) else {}
 
 
-def read_nodes(path: str) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Read Nodes, and the ResourceSlices that may be listed with them."""
-    items = _read_items(path, "Node", RESOURCE_SLICE)
-    slices = [item for item in items if item.get("kind") == RESOURCE_SLICE]
-    return [item for item in items if item.get("kind") != RESOURCE_SLICE], slices
+def read_nodes(path: str) -> dict[str, list[Raw]]:
+    """Read Nodes, and what may be listed with them, by kind."""
+    found: dict[str, list[Raw]] = {kind: [] for kind in NODE_KINDS}
+    for item in _read_items(path, *NODE_KINDS):
+        found[item.get("kind", "Node")].append(item)
+    return found
 
 
 def read_items(path: str, kind: str) -> list[Mapping[str, Any]]:
@@ -81,7 +83,7 @@ def read_items(path: str, kind: str) -> list[Mapping[str, Any]]:
     return _read_items(path, kind)
 
 
-def _read_items(path: str, kind: str, also: str = "") -> list[Mapping[str, Any]]:
+def _read_items(path: str, kind: str, *also: str) -> list[Mapping[str, Any]]:
     document = _mapping(parse(read_text(path, MAX_LIST), path), path)
     listed = "items" in document or str(document.get("kind")).endswith("List")
     items = document.get("items") if listed else [document]
@@ -89,7 +91,7 @@ def _read_items(path: str, kind: str, also: str = "") -> list[Mapping[str, Any]]
         raise CliError(f"{path}: the list has no items; print it with kubectl get -o json")
     seen: dict[tuple[str, str, str], int] = {}
     for position, item in enumerate(items):
-        if not isinstance(item, dict) or item.get("kind", kind) not in {kind, also or kind}:
+        if not isinstance(item, dict) or item.get("kind", kind) not in {kind, *also}:
             raise CliError(f"{path}: items[{position}] is not a {kind}")
         metadata = item.get("metadata")
         if not isinstance(metadata, dict) or not metadata.get("name"):

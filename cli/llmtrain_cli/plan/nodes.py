@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from llmtrain_cli.errors import CliError
 from llmtrain_cli.io.assigned_nodes import is_gpu
+from llmtrain_cli.io.cluster_view import slices_and_claims
 from llmtrain_cli.io.files import UNEXPECTED, read_nodes
 from llmtrain_cli.io.node_state import NodeState, node_state
-from llmtrain_core.network import drivers_by_node
+from llmtrain_core.devices.capacity import DeviceClasses
+from llmtrain_core.devices.demand import DeviceKey, DeviceKind
+from llmtrain_core.devices.records import class_record
 from llmtrain_core.plan.hardware import (
     CATALOGUE,
     PRODUCT_LABELS,
@@ -18,9 +21,10 @@ from llmtrain_core.plan.hardware import (
     accelerator,
     accelerator_of,
 )
-from llmtrain_core.plan.memory.node_filter import WHOLE_GPUS
+from llmtrain_core.plan.memory.node_filter import WHOLE_GPU_CLASSES, WHOLE_GPUS
 from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
 from llmtrain_core.topology.inventory import Node, node_from_raw
+from llmtrain_core.topology.node_devices import devices_of_nodes
 from llmtrain_core.topology.node_limit import within_limit
 
 DEFAULT_GPU = "H100"
@@ -41,20 +45,23 @@ class NodeSelection:
     """Empty without --nodes."""
     notes: tuple[str, ...] = ()
     """Nodes that were left out, and assumptions."""
-    drivers: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Drivers of dynamic resource allocation by node."""
 
     @property
     def gpus(self) -> int | None:
         """The number of GPUs of the nodes, or None without --nodes."""
-        return sum(n.allocatable.get(r, 0) for n in self.nodes for r in WHOLE_GPUS) or None
+        return sum(max(n.allocatable.get(r, 0) for r in WHOLE_GPUS) for n in self.nodes) or None
 
 
-def select_nodes(path: str | None, gpu: str | None) -> NodeSelection:
-    """Return the GPU type and its nodes. Raises CliError if no node matches the flags."""
+def select_nodes(
+    path: str | None, gpu: str | None, devices: Collection[DeviceKey] = ()
+) -> NodeSelection:
+    """Return the GPU type and its nodes. Raises CliError if no node matches the flags.
+
+    `devices` are those that the job claims.
+    """
     if path is None:
         return NodeSelection(accelerator(DEFAULT_GPU if gpu is None else gpu))
-    usable, away, drivers = _usable(path)
+    usable, away = _usable(path, devices)
     kinds = {node.name: accelerator_of(node.labels) for node in usable}
     hardware = _only(kinds.values(), usable) if gpu is None else accelerator(gpu)
     mine = [node for node in usable if kinds[node.name] == hardware]
@@ -69,20 +76,22 @@ def select_nodes(path: str | None, gpu: str | None) -> NodeSelection:
         raise CliError(f"--gpu {gpu}: no usable node of --nodes has it; they have {have}")
     others = Counter(_kind(kinds[node.name]) for node in usable if node not in mine)
     notes += [f"nodes left out: {count} {kind}" for kind, count in sorted(others.items())]
-    return NodeSelection(hardware, tuple(mine), tuple(notes), drivers)
+    return NodeSelection(hardware, tuple(mine), tuple(notes))
 
 
-def _usable(path: str) -> tuple[list[Node], list[str], dict[str, frozenset[str]]]:
-    """Return the usable nodes with GPUs, notes about the others, and the drivers by node."""
+def _usable(path: str, devices: Collection[DeviceKey]) -> tuple[list[Node], list[str]]:
+    """Return the usable nodes with GPUs, and notes about the others."""
     try:
-        listed, slices = read_nodes(path)
-        found = within_limit([node_from_raw(raw) for raw in listed], MAX_EXCLUDED_PERCENT)
-        drivers = drivers_by_node(slices)
+        listed = read_nodes(path)
+        nodes = within_limit([node_from_raw(raw) for raw in listed["Node"]], MAX_EXCLUDED_PERCENT)
+        classes = DeviceClasses(map(class_record, listed["DeviceClass"]))
+        keys = [*devices, *(DeviceKind(name) for name in WHOLE_GPU_CLASSES)]
+        found, _ = devices_of_nodes(nodes, slices_and_claims(listed)[0], (), keys, classes)
     except UNEXPECTED as error:
         raise CliError(
             f"--nodes {path}: unexpected object: {error!r}; print the list with kubectl get -o json"
         ) from error
-    found = tuple(node for node in found if _has_gpus(node))
+    found = [node for node in found if _has_gpus(node)]
     if not found:
         raise CliError(f"--nodes {path}: no node has GPUs; list some, or drop --nodes")
     states = Counter(map(node_state, found))
@@ -91,13 +100,13 @@ def _usable(path: str) -> tuple[list[Node], list[str], dict[str, frozenset[str]]
     notes = [f"nodes left out: {count} {why}" for why, count in counts if count]
     if not usable:
         raise CliError(f"--nodes {path}: no usable node: " + ", ".join(notes))
-    return usable, notes, drivers
+    return usable, notes
 
 
 def _has_gpus(node: Node) -> bool:
     """Return True if a node has GPUs or MIG slices."""
     return any(
-        amount > 0 and (is_gpu(name) or "/mig-" in name)
+        amount > 0 and (is_gpu(name) or name in WHOLE_GPUS or "/mig-" in name)
         for name, amount in node.allocatable.items()
     )
 

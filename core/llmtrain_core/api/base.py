@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -296,3 +297,20 @@ def quantity_value(quantity: int | str) -> Fraction:
     text = str(quantity)
     number = text.rstrip("mkKMGTPi")
     return Fraction(number) * QUANTITY_UNITS[text.removeprefix(number)]
+
+
+_PRINTED_QUANTITY = re.compile(
+    r"\+?([0-9]{1,20}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?"
+)
+_PRINTED_MAXIMUM = 2**63 - 1
+
+
+@lru_cache(maxsize=8192)
+def read_quantity(text: str) -> Fraction | None:
+    """Return the value of a quantity as the API server prints it; None for other text."""
+    found = _PRINTED_QUANTITY.fullmatch(text)
+    if found is None:
+        return None
+    number, unit = Fraction(found[1]), found[2] or ""
+    factor = QUANTITY_UNITS[unit] if unit in QUANTITY_UNITS else Fraction(f"1{unit}")
+    return min(number * factor, Fraction(_PRINTED_MAXIMUM))

@@ -122,6 +122,10 @@ class Topology(ApiModel):
     spares: Annotated[int, Field(ge=0, le=1024)] = 0
     """Number of nodes, near the gang and without pods, kept to replace failed nodes. Another job
     gets them if no other nodes are free."""
+    compute_domain: Literal["auto"] | None = None
+    """auto: each attempt of the job gets a ComputeDomain, so that its GPUs can use NVLink between
+    nodes. Needs --compute-domains of the operator, and the DRA driver of NVIDIA. A node can be in
+    one ComputeDomain at a time."""
     exclude_nodes: Annotated[list[ObjectName], Field(max_length=1024), list_set()] | None = None
     """Names of nodes to exclude."""
 

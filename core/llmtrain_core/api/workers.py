@@ -36,6 +36,7 @@ from llmtrain_core.api.defaults import (
     SHM_SIZE,
     TERMINATION_GRACE_SECONDS,
 )
+from llmtrain_core.api.device_claims import DeviceClaims
 from llmtrain_core.api.pod_patch import PodPatch
 from llmtrain_core.api.volumes import Volume
 
@@ -94,7 +95,11 @@ class Workers(ApiModel):
     gpus_per_node: Annotated[int, Field(ge=1, le=64)] = 8
     """Number of GPUs, and of ranks, per node."""
     gpu_resource: ExtendedResource = GPU_RESOURCE
-    """Extended resource of the GPUs."""
+    """Extended resource of the GPUs. If deviceClaims have the GPUs, it is not requested, and only
+    taints of this name are tolerated."""
+    device_claims: DeviceClaims | None = None
+    """Devices by dynamic resource allocation (DRA): claims of each pod, for GPUs or NICs. Needs
+    --device-claims of the operator."""
     image: Image
     """Container image."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
@@ -154,6 +159,14 @@ class Workers(ApiModel):
     """Part of a pod template that is merged into the pods. Host network, host paths, root,
     capabilities and privileged containers need --allow-privileged-pods of the operator and a
     namespace whose Pod Security level admits them."""
+
+    @property
+    def gpu_class(self) -> str | None:
+        """DeviceClass of the GPUs; None if they are requested as gpuResource."""
+        claims = self.device_claims or ()
+        found = (each for claim in claims for each in claim.requests if each.gpus)
+        first = next(found, None)
+        return None if first is None else first.device_class_name
 
     @property
     def grace_seconds(self) -> int:

@@ -3,7 +3,7 @@
 docs/networks.md has the table of the networks.
 """
 
-from llmtrain_core.network.facts import FactsCache, NodeFacts, drivers_by_node
+from llmtrain_core.network.facts import FactsCache, NodeFacts
 from llmtrain_core.network.gang import GangNetwork, gang_networks
 from llmtrain_core.network.profile import (
     Kind,
@@ -23,7 +23,6 @@ __all__ = [
     "NodeFacts",
     "NodeNetwork",
     "Setting",
-    "drivers_by_node",
     "gang_networks",
     "network_of",
 ]

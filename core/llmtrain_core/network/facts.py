@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.resources import is_device, is_huge_pages
@@ -34,11 +33,11 @@ class NodeFacts:
     """Drivers that publish devices of the node in ResourceSlices."""
 
     @classmethod
-    def of(cls, node: Node, drivers: frozenset[str] = frozenset()) -> NodeFacts:
+    def of(cls, node: Node) -> NodeFacts:
         """Return the facts of a node. Nodes of one kind have equal facts."""
         labels = {key: value if key in _READ else "" for key, value in node.labels.items()}
         amounts = {name: amount for name, amount in node.allocatable.items() if is_of_network(name)}
-        return cls(labels, amounts, drivers)
+        return cls(labels, amounts, node.drivers)
 
     @property
     def key(self) -> Hashable:
@@ -67,16 +66,6 @@ class NodeFacts:
     def label_fact(self, label: str) -> str:
         """Return the fact that the node has a label."""
         return f"label {label}={self.labels[label]}"
-
-
-def drivers_by_node(slices: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
-    """Return the drivers that publish devices of each node, from ResourceSlice objects."""
-    found: dict[str, set[str]] = {}
-    for item in slices:
-        spec = item["spec"]
-        if spec.get("nodeName"):
-            found.setdefault(spec["nodeName"], set()).add(spec["driver"])
-    return {node: frozenset(drivers) for node, drivers in found.items()}
 
 
 class FactsCache:

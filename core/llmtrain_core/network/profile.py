@@ -8,7 +8,7 @@ is missing. A job that names a profile gets the variables that make NCCL fail wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -155,13 +155,21 @@ def candidates_on(facts: NodeFacts) -> Iterator[CandidateNetwork]:
 
 def network_of(facts: NodeFacts, request: NetworkRequest) -> NodeNetwork | NoNetwork:
     """Return the network of a job on a node with these facts, or why it cannot use the node."""
-    candidates = list(candidates_on(facts))
+    candidates = [_claimed(each, request) for each in candidates_on(facts)]
     if request.profile == "tcp":
         return _plain(request, "the job", PROFILE_VARIABLES["tcp"])
     if request.profile == AUTO:
         return _auto(facts, request, candidates)
     profile = next(name for name in PROFILES if name == request.profile)
     return _named(facts, request, candidates, profile)
+
+
+def _claimed(candidate: CandidateNetwork, request: NetworkRequest) -> CandidateNetwork:
+    """Return a network without the need of a claim if the job claims devices itself."""
+    need = candidate.need
+    if need is None or need.kind is not NeedKind.CLAIM or not request.has_claims:
+        return candidate
+    return replace(candidate, need=None)
 
 
 def _auto(

@@ -9,6 +9,7 @@ from typing import Final
 from llmtrain_core.api.defaults import GPU_RESOURCE
 from llmtrain_core.api.job import Resources
 from llmtrain_core.api.pod_patch import PodPatchSpec
+from llmtrain_core.devices.demand import counted_gpus
 from llmtrain_core.network.facts import is_of_network
 from llmtrain_core.network.rows import NETWORKS
 from llmtrain_core.validation.check import Job
@@ -41,6 +42,8 @@ class NetworkRequest:
     """Whether `workers.podPatch` gives its pods the network of the node."""
     node_paths: bool = False
     """Whether `workers.podPatch` mounts paths of the node in the container that trains."""
+    has_claims: bool = False
+    """Whether `workers.deviceClaims` have devices besides GPUs."""
 
     @property
     def key(self) -> Hashable:
@@ -55,6 +58,7 @@ class NetworkRequest:
             self.networks,
             self.host_network,
             self.node_paths,
+            self.has_claims,
         )
 
     @classmethod
@@ -67,7 +71,7 @@ class NetworkRequest:
         return cls(
             nodes=job.nodes,
             gpus_per_node=job.gpus_per_node,
-            gpu_resource=workers.gpu_resource,
+            gpu_resource=counted_gpus(workers),
             profile=network.profile if network else AUTO,
             rdma=(rdma.resource, rdma.count) if rdma else None,
             resources=_own_amounts(workers.resources),
@@ -80,6 +84,9 @@ class NetworkRequest:
             networks=(workers.pod_annotations or {}).get(NETWORKS),
             host_network=bool(patch.host_network),
             node_paths=_mounts_node_paths(patch),
+            has_claims=any(
+                not each.gpus for claim in workers.device_claims or () for each in claim.requests
+            ),
         )
 
 

@@ -53,7 +53,7 @@ class NeedKind(StrEnum):
     """Pods above the Pod Security level baseline. Refused, unless the network needs no sidecar and
     `workers.podPatch` of the job mounts paths of the node."""
     CLAIM = "Claim"
-    """A claim of dynamic resource allocation. Refused."""
+    """A claim of dynamic resource allocation, which the job must have."""
 
 
 @dataclass(frozen=True, slots=True)

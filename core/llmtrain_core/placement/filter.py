@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from llmtrain_core.devices.demand import is_claimed
 from llmtrain_core.placement.types import Request
 from llmtrain_core.topology.inventory import Node, Snapshot, tolerates
 from llmtrain_core.topology.resources import amount_text, is_device, missing_text
@@ -97,14 +98,15 @@ def _obstacles(
         if total is None:
             total = node.total(resource)
         if total - used.get((name, resource), 0) < amount:
-            found.append(_lack(resource, amount, total))
+            found.append(lack_text(resource, amount, total))
     return tuple(found)
 
 
-def _lack(resource: str, amount: int, total: int) -> str:
+def lack_text(resource: str, amount: int, total: int) -> str:
+    """Return the cause for a resource that a node lacks: in use, or never there."""
     if total >= amount:
         return f"{resource} {IN_USE}"
-    more = "fewer" if is_device(resource) else "less"
+    more = "fewer" if is_device(resource) or is_claimed(resource) else "less"
     return f"has {more} than {amount_text(resource, amount)} {resource}"
 
 

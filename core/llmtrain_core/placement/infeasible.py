@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.placement.blockers import Blockers, blockers_of
 from llmtrain_core.placement.capacity import CapacityTree
-from llmtrain_core.placement.filter import IN_USE, WITHHELD, FilterResult
+from llmtrain_core.placement.filter import IN_USE, WITHHELD, FilterResult, lack_text
 from llmtrain_core.placement.tree import Tree
 from llmtrain_core.placement.types import Request, Unplaceable
 from llmtrain_core.topology.inventory import Snapshot
@@ -95,6 +95,11 @@ def _short(
         return Reason.NETWORK_MISMATCH, (
             f"spec.network.profile: no node that could hold {block} has the network of the job"
         )
+    if blockers is None and (short := _nodes_without_devices(request, filtered)):
+        return Reason.INSUFFICIENT_DEVICES, (
+            f"spec.workers.deviceClaims: needs {nodes} with {block}; {total - short} of {total}"
+            " have them in their ResourceSlices"
+        )
     if not have + busy:
         return Reason.NO_MATCHING_NODES, (
             f"needs {nodes} with {block}; no node of the cluster qualifies"
@@ -103,6 +108,12 @@ def _short(
     reason = Reason.INSUFFICIENT_GPUS if busy_only else Reason.INSUFFICIENT_NODES
     spares = _for_spares(request, have)
     return reason, f"needs {nodes} with {block} free; {have} of {total} have them{spares}"
+
+
+def _nodes_without_devices(request: Request, filtered: FilterResult) -> int:
+    """Return the number of nodes whose only fault is that they have too few devices to claim."""
+    faults = {lack_text(name, request.needs[name], total=0) for name in request.claims}
+    return sum(faults.issuperset(causes) for _, causes in filtered.refused)
 
 
 def _for_tensor_groups(request: Request, capacity: CapacityTree) -> str:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
 from llmtrain_core.network import GangNetwork, NetworkRequest, NodeFacts, gang_networks
 from llmtrain_core.placement.filter import eligible
 from llmtrain_core.placement.place import why_unplaceable
 from llmtrain_core.placement.types import Request, device_tolerations
 from llmtrain_core.topology.inventory import Snapshot
-
-Drivers = Mapping[str, frozenset[str]]
-"""Drivers of devices by node, from ResourceSlices."""
-NO_DRIVERS: Drivers = MappingProxyType({})
 
 
 def networks_for(
@@ -36,14 +31,9 @@ def _tolerating_devices(request: Request, snapshot: Snapshot) -> Request:
     return replace(request, tolerations=(*request.tolerations, *device_tolerations(keys)))
 
 
-def on_network(
-    request: Request, network: NetworkRequest, snapshot: Snapshot, drivers: Drivers = NO_DRIVERS
-) -> Request:
+def on_network(request: Request, network: NetworkRequest, snapshot: Snapshot) -> Request:
     """Return the request on the best network on which the gang fits now, else on the best one."""
-    facts = {
-        node.name: NodeFacts.of(node, drivers.get(node.name, frozenset()))
-        for node in snapshot.nodes
-    }
+    facts = {node.name: NodeFacts.of(node) for node in snapshot.nodes}
     options = networks_for(request, network, snapshot, facts)
     wanted = [request.with_network(option) for option in options]
     fitting = (each for each in wanted if why_unplaceable(each, snapshot) is None)

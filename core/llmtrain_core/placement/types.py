@@ -9,6 +9,7 @@ from typing import Any
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.defaults import GPU_RESOURCE, SHM_SIZE
 from llmtrain_core.api.job import Toleration
+from llmtrain_core.devices.demand import claim_amounts, counted_gpus, is_claimed
 from llmtrain_core.layout import Layout
 from llmtrain_core.network.gang import GangNetwork
 from llmtrain_core.network.profile import NodeNetwork
@@ -147,6 +148,24 @@ class Request:
         extra = with_added(self.extra, added, self.sidecars)
         return replace(self, extra=extra, tolerations=(*self.tolerations, *more))
 
+    def with_extended(self, extended: Mapping[str, str]) -> Request:
+        """Return the request with the extended resources that its claims take as well.
+
+        `extended` are their names by the name of the amount of the devices. Pods that request them
+        get the same devices.
+        """
+        more = {
+            name: self.needs[resource]
+            for resource, name in extended.items()
+            if self.needs.get(resource) and name != self.gpu_resource
+        }
+        return replace(self, extra={**self.extra, **more}) if more else self
+
+    @property
+    def claims(self) -> list[str]:
+        """Names of the amounts that pods take by claims."""
+        return [name for name in self.needs if is_claimed(name)]
+
     @property
     def chosen_network(self) -> NodeNetwork | None:
         """Network of the pods; None if it is not decided, or no node has one for the job."""
@@ -175,12 +194,16 @@ class Request:
         wire = workers.to_wire()
         extra = extra_resources(wire, rdma.to_wire() if rdma else {})
         tolerated = device_tolerations({workers.gpu_resource, *extra})
+        gpu_resource = counted_gpus(workers)
+        claimed = claim_amounts(job.spec)
+        if claimed.get(gpu_resource) == workers.gpus_per_node:
+            del claimed[gpu_resource]
         return cls(
             layout=job.layout,
             nodes=job.nodes,
             gpus_per_node=workers.gpus_per_node,
-            gpu_resource=workers.gpu_resource,
-            extra=extra,
+            gpu_resource=gpu_resource,
+            extra={**extra, **claimed},
             sidecars=sidecar_resources(wire),
             require=topology.require if topology else None,
             prefer=topology.prefer if topology else None,

@@ -12,7 +12,9 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
-from llmtrain_core.topology.resources import is_huge_pages, of_containers, read_quantity
+from llmtrain_core.api.base import read_quantity
+from llmtrain_core.devices.demand import CLASS_PREFIX
+from llmtrain_core.topology.resources import is_huge_pages, of_containers
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 _MAX_NAMED = 3
@@ -80,6 +82,8 @@ def charge_of(spec: Mapping[str, Any]) -> PodCharge:
         charged[f"requests.{name}"] = amount
         if name in _COMPUTE or is_huge_pages(name):
             charged[name] = amount
+    if claims := spec.get("resourceClaims"):
+        charged["count/resourceclaims.resource.k8s.io"] = Fraction(len(claims))
     for name in _COMPUTE:
         if name in limits:
             charged[f"limits.{name}"] = limits[name]
@@ -101,6 +105,19 @@ def with_resources(charge: PodCharge, amounts: Mapping[str, int]) -> PodCharge:
         if is_huge_pages(name):
             charged[name] = Fraction(amount)
     return replace(charge, amounts=charged)
+
+
+def with_claims(charge: PodCharge, needs: Mapping[str, int]) -> PodCharge:
+    """Return a charge with the devices that the claims of the pod have, by class.
+
+    `needs` are the amounts that the pod takes of its node. Other names are left out.
+    """
+    charged = {
+        f"{name.removeprefix(CLASS_PREFIX)}.deviceclass.resource.k8s.io/devices": Fraction(amount)
+        for name, amount in needs.items()
+        if name.startswith(CLASS_PREFIX)
+    }
+    return replace(charge, amounts={**charge.amounts, **charged}) if charged else charge
 
 
 def exceeded_quota(

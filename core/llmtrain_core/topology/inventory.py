@@ -61,6 +61,8 @@ class Node:
     taints: tuple[Taint, ...] = ()
     health: tuple[HealthFinding, ...] = ()
     """What the node health table finds."""
+    drivers: frozenset[str] = frozenset()
+    """Drivers of dynamic resource allocation that publish devices of the node."""
 
     def avoided_for(self) -> Iterator[HealthFinding]:
         """Yield the findings that keep jobs from the node, besides a cordon."""

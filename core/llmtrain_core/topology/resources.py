@@ -6,7 +6,6 @@ Fractions are rounded up. Every pod takes one of the `pods` of its node.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +13,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from llmtrain_core.api.base import QUANTITY_UNITS
+from llmtrain_core.api.base import read_quantity
 from llmtrain_core.api.defaults import HUGE_PAGES
 
 CPU, MEMORY, PODS = "cpu", "memory", "pods"
@@ -24,10 +23,6 @@ _BYTES = (MEMORY, "ephemeral-storage", HUGE_PAGES)
 _POD_LEVEL = (CPU, MEMORY, HUGE_PAGES)
 """Starts of the names of resources that a pod may request as a whole."""
 
-_QUANTITY = re.compile(
-    r"\+?([0-9]{1,20}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?"
-)
-_MAXIMUM = 2**63 - 1
 _NO_STATUS: Mapping[str, Any] = MappingProxyType({})
 
 Raw = Mapping[str, Any]
@@ -45,17 +40,6 @@ def is_device(resource: str) -> bool:
 def is_huge_pages(resource: str) -> bool:
     """Return True for huge pages of any size."""
     return resource.startswith(HUGE_PAGES)
-
-
-@lru_cache(maxsize=8192)
-def read_quantity(text: str) -> Fraction | None:
-    """Return the value of a quantity as the API server prints it; None for other text."""
-    found = _QUANTITY.fullmatch(text)
-    if found is None:
-        return None
-    number, unit = Fraction(found[1]), found[2] or ""
-    factor = QUANTITY_UNITS[unit] if unit in QUANTITY_UNITS else Fraction(f"1{unit}")
-    return min(number * factor, Fraction(_MAXIMUM))
 
 
 @lru_cache(maxsize=8192)

@@ -13,6 +13,7 @@ from llmtrain_core.validation.containers import (
     init_container_problems,
     resource_problems,
 )
+from llmtrain_core.validation.device_claims import claim_problems
 from llmtrain_core.validation.pod_metadata import metadata_problems
 from llmtrain_core.validation.pod_patch import patch_problems
 from llmtrain_core.validation.problem import Problem
@@ -34,6 +35,7 @@ def pod_problems(spec: JobSpec) -> Iterator[Problem]:
         yield from _volume_problems(field, volume, own_image=workers.command is not None)
     yield from _shared_memory_problems(spec)
     yield from _device_problems(spec)
+    yield from claim_problems(spec)
     yield from resource_problems("spec.workers.resources", workers.resources)
     yield from patch_problems(workers)
 

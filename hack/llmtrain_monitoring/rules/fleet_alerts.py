@@ -23,7 +23,8 @@ FLEET_ALERTS = RuleGroup(
             Severity.WARNING,
             f"max by (namespace, job, reason) ({_WAITING}"
             '{reason=~"FabricNotFound|InvalidFabric|UnknownLevel|PriorityClassNotFound|'
-            'NoMatchingNodes|NetworkMismatch|ObjectNotFound"}) == 1',
+            "NoMatchingNodes|NetworkMismatch|ObjectNotFound|InsufficientDevices|"
+            'DeviceClassNotFound|DeviceClassNotSupported|NotServed"}) == 1',
             f"{_NAME} cannot start: {{{{ $labels.reason }}}}.",
             "No job that ends will change this: the job or the cluster has to be changed.",
             hold="15m",

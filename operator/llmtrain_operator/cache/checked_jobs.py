@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from llmtrain_core.api.conditions import Reason
+from llmtrain_core.devices.demand import DeviceKey
 from llmtrain_core.placement import DOMAIN_TOLERANCE, Request
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.validation.check import Job, Problem, check
 from llmtrain_core.validation.pod_privileges import privilege_problems
+from llmtrain_operator.cache.device_demand import DeviceDemand
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.manifests.pod import sample_pod
 from llmtrain_operator.manifests.pod_patch import PodPatchError
@@ -26,12 +28,18 @@ class CheckedJobs:
         gpu: Callable[[], Accelerator | None] = lambda: None,
         *,
         allow_privileged_pods: bool = False,
+        device_claims: bool = False,
+        compute_domains: bool = False,
     ) -> None:
         """`domain_tolerance` is that of the placement requests; `gpu` returns that of the nodes.
 
-        With `allow_privileged_pods`, jobs may ask for what restricted pods cannot have.
+        With `allow_privileged_pods`, jobs may ask for what restricted pods cannot have. Without
+        `device_claims` and `compute_domains`, jobs may not ask for those.
         """
         self._allow_privileged_pods = allow_privileged_pods
+        self._device_claims = device_claims
+        self._compute_domains = compute_domains
+        self._demand = DeviceDemand()
         self._domain_tolerance = domain_tolerance
         self._gpu = gpu
         self._checked: dict[str, tuple[int, Job | list[Problem]]] = {}
@@ -46,6 +54,7 @@ class CheckedJobs:
         if known is None or known[0] != generation:
             known = (generation, self._check(record))
             self._checked[record.uid] = known
+        self._demand.update(record, known[1])
         return known[1]
 
     def request(self, uid: str, job: Job) -> Request:
@@ -60,18 +69,37 @@ class CheckedJobs:
         """Drop the results of a job that does not exist any more."""
         self._checked.pop(uid, None)
         self._requests.pop(uid, None)
+        self._demand.forget(uid)
+
+    def demanded_devices(self) -> frozenset[DeviceKey]:
+        """Return the kinds of devices that jobs claim; the same object unless they change."""
+        return self._demand.keys
 
     def _check(self, record: JobRecord) -> Job | list[Problem]:
         """Check a job. Whatever its spec makes the check raise concerns this job only."""
         try:
             found = check(record.name, record.view.spec)
             if isinstance(found, Job):
-                return self._pod_problems(found, record) or found
+                return [*self._device_problems(found), *self._pod_problems(found, record)] or found
         except Exception as error:
             log.exception("job=%s cannot be checked", record.uid)
             text = f"it cannot be checked: {type(error).__name__}"
             return [Problem(Reason.UNREADABLE, "spec", text, "report it, and change the spec")]
         return found
+
+    def _device_problems(self, job: Job) -> Iterator[Problem]:
+        """Yield what this operator does not do for a job with claims or a ComputeDomain."""
+        topology = job.spec.topology
+        asked = (
+            ("workers.deviceClaims", "device-claims", job.spec.workers.device_claims),
+            ("topology.computeDomain", "compute-domains", topology and topology.compute_domain),
+        )
+        enabled = {"device-claims": self._device_claims, "compute-domains": self._compute_domains}
+        for field, flag, value in asked:
+            if value and not enabled[flag]:
+                text = f"the operator runs without --{flag}"
+                remedy = f"set config.{_camel(flag)} of the chart, or remove the field"
+                yield Problem(Reason.FORBIDDEN, f"spec.{field}", text, remedy)
 
     def _pod_problems(self, job: Job, record: JobRecord) -> list[Problem]:
         """Return why this operator does not create the pods of a valid job."""
@@ -85,3 +113,8 @@ class CheckedJobs:
             text, remedy = "it belongs to the pod contract", "remove it from the patch"
             return [Problem(Reason.FORBIDDEN, error.field, text, remedy)]
         return []
+
+
+def _camel(flag: str) -> str:
+    first, *others = flag.split("-")
+    return first + "".join(map(str.capitalize, others))

@@ -19,7 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from llmtrain_core.api.conditions import clean_text
-from llmtrain_operator.errors import ApiError, GoneError, api_error
+from llmtrain_operator.errors import (
+    ApiError,
+    ForbiddenError,
+    GoneError,
+    NotFoundError,
+    api_error,
+)
 from llmtrain_operator.kube.api import Item, KubeApi
 from llmtrain_operator.kube.decoding import read_event
 from llmtrain_operator.kube.paging import list_pages
@@ -31,6 +37,8 @@ MIN_DELAY = 0.1
 MAX_DELAY = 30.0
 HEALTHY_SECONDS = 10.0
 """After a watch that lasted this long, the reconnect delay starts again at its minimum."""
+MISSING_SECONDS = 30.0
+"""Interval of the lists of an optional resource that the API server does not have."""
 WATCH_SECONDS = (240, 360)
 """Shortest and longest duration of a watch."""
 
@@ -68,7 +76,8 @@ class Informer(Generic[R]):
     """The cache.
 
     `decode` converts an object to a record, or to None to leave it out. `decode_damaged` does so
-    for an object of which a part could not be read; by default it is skipped.
+    for an object of which a part could not be read; by default it is skipped. With `optional`, the
+    cache is empty while the API server does not have the resource, or forbids to list it.
     """
 
     def __init__(
@@ -83,8 +92,11 @@ class Informer(Generic[R]):
         on_change: Callable[[R | None, R | None], None] = lambda _old, _new: None,
         observer: EventCounter | None = None,
         page: int = 500,
+        optional: bool = False,
     ):
         self.name = name
+        self.missing = ""
+        """Why an optional resource cannot be listed; empty if it can."""
         self.synced = asyncio.Event()
         self.last_version = 0
         self.last_contact = time.monotonic()
@@ -95,6 +107,7 @@ class Informer(Generic[R]):
         self._on_change = on_change
         self._observer = observer
         self._page = page
+        self._optional = optional
         self._records: dict[str, R] = {}
         self._versions: dict[str, int] = {}
         self._unreadable: set[str] = set()
@@ -151,6 +164,9 @@ class Informer(Generic[R]):
             except GoneError:
                 self._needs_list = True
                 delay = _next_delay(delay, started)
+            except (NotFoundError, ForbiddenError) as error:
+                delay = MISSING_SECONDS if self._optional else _next_delay(delay, started)
+                self._not_listed(error)
             except ApiError as error:
                 delay = max(_next_delay(delay, started), error.retry_after)
                 log.warning("informer=%s list or watch failed: %s", self.name, error)
@@ -162,6 +178,19 @@ class Informer(Generic[R]):
                 log.exception("informer=%s received a malformed response", self.name)
             self._count("reconnect")
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+
+    def _not_listed(self, error: ApiError) -> None:
+        """Empty the cache of an optional resource, and start with a list next time."""
+        text = clean_text(str(error), 300)
+        if not self._optional or text != self.missing:
+            log.warning("informer=%s list or watch failed: %s", self.name, text)
+        if not self._optional:
+            return
+        self.missing, self._needs_list = text, True
+        self.last_contact = time.monotonic()
+        for uid in [*self._versions]:
+            self._remove(uid)
+        self.synced.set()
 
     async def _relist(self) -> None:
         self._needs_list = False
@@ -199,6 +228,7 @@ class Informer(Generic[R]):
             self._remove(uid)
         self._resume = str(version)
         self.last_version = max(self.last_version, version)
+        self.missing = ""
         self._count("relist")
         self.synced.set()
 

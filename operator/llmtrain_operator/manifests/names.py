@@ -44,6 +44,21 @@ class JobIdentity:
         """Return the name of a pod, which is also its host name."""
         return f"{self.name}-{attempt}-{index}"
 
+    def claim_template(self, claim: str) -> str:
+        """Return the name of the ResourceClaimTemplate of a claim.
+
+        No name of a job has a dot, so the templates of two jobs have different names.
+        """
+        return f"{self.name}.{claim}"
+
+    def compute_domain(self, attempt: int) -> str:
+        """Return the name of the ComputeDomain of an attempt."""
+        return f"{self.name}-{attempt}"
+
+    def channel_template(self, attempt: int) -> str:
+        """Return the name of the template that the driver creates for a ComputeDomain."""
+        return f"{self.name}-{attempt}-channel"
+
     def kueue_group(self, attempt: int) -> str:
         """Return the name of the Kueue pod group of an attempt, which is that of its Workload.
 

@@ -17,6 +17,7 @@ from llmtrain_core.api.workers import Workers
 from llmtrain_core.network.request import AUTO
 from llmtrain_core.placement import device_tolerations
 from llmtrain_core.validation.check import Job
+from llmtrain_operator.manifests.device_claims import pod_claims
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod_network import PodNetwork
 from llmtrain_operator.manifests.pod_patch import patched
@@ -74,13 +75,26 @@ def make_pod(
         ]
     if workers.node_selector:
         spec["nodeSelector"] = dict(workers.node_selector)
-    devices = device_tolerations(spec["containers"][0]["resources"]["limits"])
-    tolerations = [*(workers.tolerations or ()), *devices]
-    spec["tolerations"] = [toleration.to_wire() for toleration in tolerations]
+    _add_claims(spec, pod_claims(job, identity, attempt))
+    spec["tolerations"] = _tolerations(workers, spec["containers"][0]["resources"]["limits"])
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
     metadata = _metadata(workers, identity, attempt, index, level_labels, added)
     return patched({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, workers)
+
+
+def _add_claims(spec: Object, claims: Sequence[Object]) -> None:
+    """Add the claims of a pod. The trainer gets the devices of all of them."""
+    if claims:
+        spec["resourceClaims"] = list(claims)
+        names = [{"name": claim["name"]} for claim in claims]
+        spec["containers"][0]["resources"]["claims"] = names
+
+
+def _tolerations(workers: Workers, limits: Mapping[str, str]) -> list[Object]:
+    """Return the tolerations of the job, and those of the taints of its devices."""
+    devices = device_tolerations({workers.gpu_resource, *limits})
+    return [toleration.to_wire() for toleration in (*(workers.tolerations or ()), *devices)]
 
 
 def sample_pod(
@@ -276,7 +290,9 @@ _FIELDS: Mapping[str, Object] = {
 def _resources(job: Job, network: PodNetwork) -> Object:
     workers = job.spec.workers
     given = workers.resources
-    devices: dict[str, Quantity] = {workers.gpu_resource: job.gpus_per_node}
+    devices: dict[str, Quantity] = {}
+    if workers.gpu_class is None:
+        devices[workers.gpu_resource] = job.gpus_per_node
     rdma = job.spec.network.rdma if job.spec.network else None
     if rdma is not None:
         devices[rdma.resource] = rdma.count

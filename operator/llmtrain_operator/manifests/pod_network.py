@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmtrain_core.api.base import read_quantity
 from llmtrain_core.network import Kind
 from llmtrain_core.network.facts import is_of_network
 from llmtrain_core.network.profile import OWN_FIELDS, PROFILE_VARIABLES
 from llmtrain_core.network.request import AUTO
 from llmtrain_core.network.rows import NETWORKS
-from llmtrain_core.topology.resources import amounts, is_device, read_quantity
+from llmtrain_core.topology.resources import amounts, is_device
 from llmtrain_core.validation.check import Job
 
 

@@ -88,8 +88,8 @@ class ClusterCollector(Collector):
         text = "Nodes that no job may use, after failures."
         yield _gauge("quarantined_nodes", text, len(quarantined))
         informers = self._informers
-        jobs, pods = list(informers.jobs.values()), list(informers.pods.values())
-        foreign = foreign_gpus(dict(informers.foreign_usage.used))
+        jobs, pods = list(informers.jobs.values()), informers.pods_with_claims()
+        foreign = foreign_gpus(informers.used_by_foreign())
         held = held_by_jobs(informers.managed_jobs(), pods, time.time(), self._start_reservation)
         spares = spare_allocations(informers.managed_jobs(), held)
         figures = node_figures(

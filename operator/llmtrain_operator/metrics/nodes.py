@@ -98,13 +98,13 @@ def foreign_gpus(used: Mapping[tuple[str, str], int]) -> list[Usage]:
 
 
 def gpus_by_node(usage: Iterable[Usage]) -> dict[str, int]:
-    """Return the whole GPUs in use by node."""
-    found: dict[str, int] = {}
+    """Return the whole GPUs in use by node. A GPU may have several names on one node."""
+    found: dict[str, Counter[str]] = {}
     for item in usage:
         if item.resource in WHOLE_GPUS:
-            found[item.node] = found.get(item.node, 0) + item.amount
-    return found
+            found.setdefault(item.node, Counter())[item.resource] += item.amount
+    return {node: max(amounts.values()) for node, amounts in found.items()}
 
 
 def _gpus(allocatable: Mapping[str, int]) -> int:
-    return sum(allocatable.get(resource, 0) for resource in WHOLE_GPUS)
+    return max(allocatable.get(resource, 0) for resource in WHOLE_GPUS)

@@ -14,6 +14,7 @@ from typing import Any
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
 from llmtrain_core.api.status.plan import PlanStatus
+from llmtrain_core.devices.demand import counted_gpus
 from llmtrain_core.errors import PlanError
 from llmtrain_core.forecast.plan_json import outline_to_wire, prediction_to_wire
 from llmtrain_core.placement import Request, eligible
@@ -149,7 +150,7 @@ def _placed(job: Job, setup: TrainingSetup, assigned: AssignedNodes, links: Link
 
 
 def _gpus(job: Job, nodes: Iterable[Node]) -> _GpuModels:
-    if job.spec.workers.gpu_resource not in WHOLE_GPUS:
+    if counted_gpus(job.spec.workers) not in WHOLE_GPUS:
         return _GpuModels((), len(list(nodes)))
     products = Counter(gpu_product_labels(node) for node in nodes)
     known, unknown = {}, 0
@@ -170,7 +171,7 @@ def _several(prefix: str, rows: Sequence[Accelerator], chosen: str) -> str:
 
 
 def _unknown(job: Job) -> str:
-    resource = job.spec.workers.gpu_resource
+    resource = counted_gpus(job.spec.workers)
     if resource not in WHOLE_GPUS:
         return f"{resource} is not a whole GPU: no times, and no check of the memory"
     labels = " or ".join(PRODUCT_LABELS)

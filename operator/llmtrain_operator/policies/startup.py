@@ -54,6 +54,8 @@ EVENTS_AFTER_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 """A wait for pods of the last attempt is usually shorter, and shown only after this time: to show
 it takes two writes of the status."""
+DOMAIN_SECONDS = 60.0
+"""A gang waits at most this long for the deletion of the ComputeDomain of its last attempt."""
 _NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", INITIALIZING})
 
 
@@ -91,7 +93,7 @@ def start_gang(draft: StatusDraft) -> bool:
         backoff = (earliest_start(draft) - draft.observed.now).total_seconds()
         if backoff > 0:
             draft.reconcile_after(backoff)
-        else:
+        elif not _waits_for_domain(draft):
             _create_missing_pods(draft, pods)
     return True
 
@@ -107,6 +109,24 @@ def _awaited_pods(draft: StatusDraft, pods: Sequence[PodRecord]) -> list[PodReco
     if not awaited and shown is not None and shown["reason"] == Reason.PODS_TERMINATING:
         draft.set_field("attemptStartTime", draft.now)
     return awaited
+
+
+def _waits_for_domain(draft: StatusDraft) -> bool:
+    """Return True if the ComputeDomain of an earlier attempt is not gone yet.
+
+    Nodes can be in one at a time. If its driver takes longer, the pods wait for it on the nodes.
+    """
+    old = [each for each in draft.observed.compute_domains if each.attempt < draft.attempt]
+    if not old:
+        return False
+    start = parse_time(draft.view.attempt_start_time or draft.now)
+    left = DOMAIN_SECONDS - (draft.observed.now - start).total_seconds()
+    if left <= 0:
+        return False
+    draft.reconcile_after(left)
+    text = f"waiting for the deletion of ComputeDomain {old[0].name} of the last attempt"
+    set_pods_not_ready(draft, 0, Reason.PODS_STARTING, clean_text(text))
+    return True
 
 
 def _create_missing_pods(draft: StatusDraft, pods: Sequence[PodRecord]) -> None:

@@ -12,13 +12,38 @@ from llmtrain_core.validation.check import Job
 from llmtrain_core.validation.pod_privileges import privileges, privileges_text
 from llmtrain_operator.errors import ApiError, ForbiddenError, InvalidError
 from llmtrain_operator.job_state.observation import CreateError
-from llmtrain_operator.kube.resources import Resource
+from llmtrain_operator.kube.resources import (
+    CLAIM_TEMPLATES,
+    COMPUTE_DOMAINS,
+    POD_GROUPS,
+    Resource,
+)
 from llmtrain_operator.manifests.names import JobIdentity
 
-NO_POD_GROUPS = (
-    "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; enable"
-    " its feature gate GenericWorkload and this API, or run the operator without the flag"
-)
+_NOT_SERVED: Mapping[Resource, CreateError] = {
+    POD_GROUPS: CreateError(
+        Reason.FORBIDDEN,
+        "--pod-groups: the API server does not serve PodGroups of scheduling.k8s.io/v1beta1; enable"
+        " its feature gate GenericWorkload and this API, or run the operator without the flag",
+    ),
+    CLAIM_TEMPLATES: CreateError(
+        Reason.NOT_SERVED,
+        "spec.workers.deviceClaims: the API server does not serve resource.k8s.io/v1, which"
+        " Kubernetes has from 1.34; create the job again with workers.gpuResource",
+    ),
+    COMPUTE_DOMAINS: CreateError(
+        Reason.NOT_SERVED,
+        "spec.topology.computeDomain: the API server does not serve ComputeDomains of"
+        " resource.nvidia.com/v1beta1; install the DRA driver of NVIDIA, or create the job again"
+        " without the field",
+    ),
+}
+
+
+def not_served(resource: Resource) -> CreateError | None:
+    """Return why an object cannot be created of a kind that a cluster may not have, or None."""
+    return _NOT_SERVED.get(resource)
+
 
 _NOT_FOUND = re.compile(r'(serviceaccount|RuntimeClass) "[^"]{1,253}" not found')
 """Messages of the admission plugins ServiceAccount and RuntimeClass."""

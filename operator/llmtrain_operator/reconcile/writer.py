@@ -32,7 +32,8 @@ from llmtrain_operator.job_state.observation import CreateError, Observed
 from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.namespace_limits import WriteLimiter
-from llmtrain_operator.kube.resources import EVENTS, JOBS, POD_GROUPS, PODS, Resource
+from llmtrain_operator.kube.resources import EVENTS, JOBS, PODS, Resource
+from llmtrain_operator.manifests.device_claims import claim_resources
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.manifests.job_resources import job_resources
 from llmtrain_operator.manifests.names import JobIdentity
@@ -40,11 +41,11 @@ from llmtrain_operator.manifests.pod import make_pod, sample_pod
 from llmtrain_operator.reconcile.events import make_event, pod_event, status_events
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.refusals import (
-    NO_POD_GROUPS,
     forbidden,
     invalid,
     name_conflict,
     naming_privileges,
+    not_served,
 )
 
 log = logging.getLogger(__name__)
@@ -233,6 +234,7 @@ class JobWriter:
         try:
             resources = [
                 *self.resources(observed, attempt),
+                *claim_resources(job, identity, attempt),
                 *self._gang_scheduling.resources(job, identity),
             ]
             await _run_bounded(
@@ -274,6 +276,8 @@ class JobWriter:
         gating = GangScheduling(pod_groups=False, kueue=self._gang_scheduling.kueue)
         body = gating.add_to_pod(body, record.raw, view.attempt, job.nodes)
         try:
+            for resource, other in claim_resources(job, identity, view.attempt):
+                await self._create_or_adopt(resource, other, identity, dry_run=True)
             return await self._create_or_adopt(PODS, body, identity, dry_run=True)
         except _CreateRefusedError as refused:
             error = naming_privileges(refused.create_error, job)
@@ -302,9 +306,10 @@ class JobWriter:
         except AlreadyExistsError:
             found = await self._cluster.get(resource, name, identity.namespace)
         except NotFoundError as error:
-            if resource != POD_GROUPS:
+            refusal = not_served(resource)
+            if refusal is None:
                 raise
-            raise _CreateRefusedError(CreateError(Reason.FORBIDDEN, NO_POD_GROUPS)) from error
+            raise _CreateRefusedError(refusal) from error
         except ForbiddenError as error:
             raise _CreateRefusedError(forbidden(resource, name, error)) from error
         except UnavailableError as error:

@@ -26,6 +26,7 @@ from llmtrain_core.queueing.quota import (
     charge_of,
     exceeded_quota,
     read_quota,
+    with_claims,
     with_resources,
 )
 from llmtrain_core.topology.resources import Amounts, pod_requests
@@ -235,7 +236,7 @@ class Admission:
         generation, added = self._networks.get(job.uid, (-1, {}))
         if generation == self._generation(job.uid):
             charge = with_resources(charge, added)
-        return charge, job.node_count
+        return with_claims(charge, job.resources), job.node_count
 
     def _schedule_retry(self, queue: Pending, admitted: Pending) -> None:
         """Start a cycle later if a job is refused: no event shows that a quota was raised."""

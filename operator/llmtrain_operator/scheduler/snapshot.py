@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from llmtrain_core.api.conditions import ConditionType
+from llmtrain_core.devices.demand import claim_amounts
 from llmtrain_core.network import FactsCache
 from llmtrain_core.network.slow_links import SlowLinks
 from llmtrain_core.placement import start_obstacles
@@ -24,7 +25,7 @@ from llmtrain_core.queueing import (
 )
 from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_core.queueing.quarantine import Quarantine, quarantine
-from llmtrain_core.queueing.quota import PodCharge, charge_of
+from llmtrain_core.queueing.quota import PodCharge, charge_of, with_claims
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.node_limit import devices_of, is_excluded
 from llmtrain_core.validation.check import Job
@@ -38,6 +39,7 @@ from llmtrain_operator.manifests.job_resources import child_names
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import sample_pod
 from llmtrain_operator.manifests.pod_network import PodNetwork
+from llmtrain_operator.scheduler.devices import with_known_devices
 from llmtrain_operator.scheduler.earlier_job import wait_for_earlier_job
 from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
 from llmtrain_operator.scheduler.held_nodes import HeldNodes, held_by_jobs, held_nodes
@@ -127,6 +129,8 @@ class ClusterReader:
                 system_classes=self._system_classes,
             )
             if isinstance(job, PendingJob):
+                job = with_known_devices(job, checked, self._informers.devices)
+            if isinstance(job, PendingJob):
                 job = self._without_stuck_pods(record, job, now)
                 job = self._earlier_job(record) or self._without_small_gpus(record, checked, job)
             return None if job is None else (record.uid, job)
@@ -210,7 +214,7 @@ class ClusterReader:
     def cluster_state(self, assignments: Mapping[str, Assignment]) -> ClusterState:
         """Return the state of the cluster. `assignments` are not in the status of jobs yet."""
         informers, now = self._informers, time.time()
-        jobs, pods = [*informers.jobs.values()], [*informers.pods.values()]
+        jobs, pods = [*informers.jobs.values()], informers.pods_with_claims()
         running = tuple(self._running(now))
         nodes = informers.all_nodes()
         held = held_by_jobs(informers.managed_jobs(), pods, now, self._start_reservation)
@@ -218,7 +222,7 @@ class ClusterReader:
             now=now,
             fabrics=FabricSnapshots(nodes, self._fabrics(), running, self._uplinks),
             usage=tuple(usage(jobs, pods, assignments, held)),
-            foreign=dict(informers.foreign_usage.used),
+            foreign=informers.used_by_foreign(),
             allocations=(
                 *self._allocations(now, held),
                 *terminating_allocations(jobs, pods, now + TERMINATION_SECONDS, held),
@@ -255,7 +259,8 @@ class ClusterReader:
             missing = len(nodes) - len(own)
             if missing > 0 and isinstance(checked, Job):
                 body = sample_pod(checked, record.raw, network=stored)
-                yield charge_of(body["spec"]), missing
+                charge = with_claims(charge_of(body["spec"]), claim_amounts(checked.spec))
+                yield charge, missing
 
     def taken_spares(
         self, record: JobRecord, assignments: Mapping[str, Assignment]
@@ -273,11 +278,12 @@ class ClusterReader:
         checked, name = self._checked.get(record), node.name
         if isinstance(checked, list):
             return ()
-        pods, foreign = self._informers.pods.by_index("node", name), self._informers.foreign_usage
         added = PodNetwork.of_status(record.view.stored_network).needs
         request = self._checked.request(record.uid, checked).with_resources(added)
         request = request_of_pods(request, placed_resources(record.view))
-        used = used_by_others(record, name, request.needs, pods, foreign.used)
+        pods = self._informers.pods_on(name)
+        foreign = self._informers.used_by_foreign_on(name, request.needs)
+        used = used_by_others(record, name, request.needs, pods, foreign)
         return start_obstacles(request, node, used)
 
     def _find_node(self, name: str) -> Node | None:
@@ -325,7 +331,8 @@ class ClusterReader:
             if found is None or isinstance(checked, list):
                 return None
             job = self._as_its_pods(record, self._without_small_gpus(record, checked, found.next))
-            return replace(found, next=job)
+            extended = self._informers.devices.classes.served
+            return replace(found, next=replace(job, request=job.request.with_extended(extended)))
 
         return self._each(running)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from llmtrain_core.api.defaults import GPU_RESOURCE
+from llmtrain_core.devices.demand import gpu_resource_of
 from llmtrain_core.placement import (
     Request,
     extra_resources,
@@ -35,7 +36,7 @@ def node_resources(view: JobView) -> dict[str, int]:
     added = PodNetwork.of_status(view.stored_network).needs
     extra = extra_resources(workers, network.get("rdma") or {})
     extra = with_added(extra, added, sidecar_resources(workers))
-    return node_needs(str(workers.get("gpuResource") or GPU_RESOURCE), gpus, extra)
+    return node_needs(gpu_resource_of(workers, GPU_RESOURCE), gpus, extra)
 
 
 def placed_resources(view: JobView) -> dict[str, int]:

@@ -50,7 +50,7 @@ AUTO = {
         "tcp",
         NOTHING,
         note="dra (ResourceSlice of driver efa.networking.k8s.aws) is not used: it needs a",
-        remedy="which jobs do not have yet",
+        remedy="(workers.deviceClaims)",
     ),
     "gke-a3-ultra": Expected(
         "tcp",
@@ -167,7 +167,7 @@ AUTO = {
         "tcp",
         NOTHING,
         note="dra (ResourceSlice of driver dra.net) is not used",
-        remedy="which jobs do not have yet",
+        remedy="(workers.deviceClaims)",
     ),
     "plain": Expected("tcp", "no fact of the node names another network"),
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llmtrain_core.api.base import read_quantity
 from llmtrain_core.topology.resources import (
     amount_text,
     amounts,
@@ -14,7 +15,6 @@ from llmtrain_core.topology.resources import (
     foreign_requests,
     missing_text,
     pod_requests,
-    read_quantity,
 )
 
 pytestmark = pytest.mark.unit

@@ -95,7 +95,11 @@ workers.podPatch.spec.initContainers[].securityContext.readOnlyRootFilesystem
 workers.podPatch.spec.initContainers[].securityContext.capabilities.{add,drop}
 workers.podPatch.spec.initContainers[].volumeMounts[].{name,mountPath,readOnly}
 workers.tolerations[].{key,operator,value,effect}
-topology.{fabric,require,prefer,tensorWithin,spares,excludeNodes}
+workers.deviceClaims[].{name,claimsPerPod}
+workers.deviceClaims[].requests[].{name,deviceClassName,count,gpus}
+workers.deviceClaims[].requests[].selectors[].cel.{expression}
+workers.deviceClaims[].constraints[].{requests,matchAttribute}
+topology.{fabric,require,prefer,tensorWithin,spares,excludeNodes,computeDomain}
 network.{nccl} network.rdma.{resource,count}
 checkpoint.{uri,everySteps,keep,async,exportHuggingFace}
 failurePolicy.{maxRestarts,maxRestartsInPlace,startupTimeout}

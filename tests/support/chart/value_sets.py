@@ -71,6 +71,13 @@ CONFIG: Values = {
     "allowPrivilegedPods": True,
     "logLevel": "DEBUG",
 }
+OPTIONAL_RIGHTS: Values = {
+    "podGroups": True,
+    "progressProxy": True,
+    "deviceClaims": True,
+    "computeDomains": True,
+}
+"""Values that need rights of their own."""
 FABRIC = {
     "apiVersion": "llmtrain.dev/v1alpha1",
     "kind": "Fabric",
@@ -110,11 +117,8 @@ VALUE_SETS: Mapping[str, Values] = {
         "networkPolicy": {"enabled": True},
     },
     "large numbers": {"terminationGracePeriodSeconds": 1000000, "revisionHistoryLimit": 1000000},
-    "optional rights": {"config": {"podGroups": True, "progressProxy": True}},
-    "optional rights in namespaces": {
-        "config": {"podGroups": True, "progressProxy": True},
-        "watchNamespaces": WATCHED,
-    },
+    "optional rights": {"config": OPTIONAL_RIGHTS},
+    "optional rights in namespaces": {"config": OPTIONAL_RIGHTS, "watchNamespaces": WATCHED},
     "own scrapers": {
         "jobNetworkPolicy": {
             "scrapers": [

@@ -23,5 +23,5 @@ def claims(facts: NodeFacts) -> Iterator[CandidateNetwork]:
     """Yield the networks of the drivers of a node, which a pod gets by a claim only."""
     for driver, profiles in DRIVERS.items():
         if driver in facts.drivers:
-            need = Need(NeedKind.CLAIM, "a ResourceClaim of its driver, which jobs do not have yet")
+            need = Need(NeedKind.CLAIM, "a ResourceClaim of its driver (workers.deviceClaims)")
             yield CandidateNetwork("dra", f"ResourceSlice of driver {driver}", profiles, need=need)

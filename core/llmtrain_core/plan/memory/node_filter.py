@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from llmtrain_core.devices.demand import DeviceKind, counted_gpus
 from llmtrain_core.errors import PlanError
 from llmtrain_core.plan.hardware import PRODUCT_LABELS, Accelerator, accelerator_of
 from llmtrain_core.plan.memory.training_memory import memory
@@ -14,8 +15,12 @@ from llmtrain_core.plan.training_setup import TrainingSetup
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job
 
-WHOLE_GPUS = frozenset({"nvidia.com/gpu", "amd.com/gpu"})
-"""Extended resources that count whole GPUs; a MIG slice has less memory than its label says."""
+WHOLE_GPU_CLASSES = ("gpu.nvidia.com", "gpu.amd.com")
+"""DeviceClasses of the drivers of NVIDIA and AMD."""
+WHOLE_GPUS = frozenset(
+    {"nvidia.com/gpu", "amd.com/gpu", *(DeviceKind(name).resource for name in WHOLE_GPU_CLASSES)}
+)
+"""Resources that count whole GPUs; a MIG slice has less memory than its label says."""
 Product = tuple[tuple[str, str], ...]
 """GPU product labels of a node, with their values."""
 
@@ -23,7 +28,7 @@ Product = tuple[tuple[str, str], ...]
 def min_gpu_memory(job: Job) -> int:
     """Return the minimum GPU memory of a job in bytes, without margins; 0 if it is unknown."""
     workers = job.spec.workers
-    if workers.command is not None or workers.gpu_resource not in WHOLE_GPUS:
+    if workers.command is not None or counted_gpus(workers) not in WHOLE_GPUS:
         return 0
     try:
         return memory(TrainingSetup.of(job)).least

@@ -1,0 +1,78 @@
+"""Delete the ComputeDomains of attempts that are over. The writer creates them before the pods."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from llmtrain_operator.cache.compute_domain_record import ComputeDomainRecord
+from llmtrain_operator.cache.job import JobView
+from llmtrain_operator.cache.records import JobRecord, PodRecord
+from llmtrain_operator.errors import ApiError, ConflictError, NotFoundError
+from llmtrain_operator.job_state.observation import Observed
+from llmtrain_operator.kube.api import KubeApi
+from llmtrain_operator.kube.informer import Informer
+from llmtrain_operator.kube.namespace_limits import WriteLimiter
+from llmtrain_operator.kube.resources import COMPUTE_DOMAINS
+from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
+
+log = logging.getLogger(__name__)
+
+
+def unwanted_domains(
+    view: JobView, pods: Iterable[PodRecord], domains: Iterable[ComputeDomainRecord]
+) -> list[ComputeDomainRecord]:
+    """Return the ComputeDomains of attempts that are over and have no running pods any more.
+
+    One of a later attempt is kept: the job is older than it is.
+    """
+    running = {pod.attempt for pod in pods if not pod.ended}
+    over = view.is_finished or view.placement is None
+    return [
+        found
+        for found in domains
+        if not found.deleting
+        and found.attempt not in running
+        and (found.attempt < view.attempt or (over and found.attempt == view.attempt))
+    ]
+
+
+@dataclass(slots=True)
+class JobComputeDomains:
+    """The ComputeDomains of one job."""
+
+    cluster: KubeApi
+    limiter: WriteLimiter
+    informer: Informer[ComputeDomainRecord]
+    backoff: Backoff = field(default_factory=Backoff)
+
+    def own(self, job: JobRecord) -> tuple[ComputeDomainRecord, ...]:
+        """Return those that the job owns."""
+        return tuple(self.informer.by_index("owner", f"{job.namespace}/{job.uid}"))
+
+    async def clean_up(self, observed: Observed) -> float:
+        """Delete those that are not wanted any more. Return the seconds until another try.
+
+        The job does not rest on it: its next attempt has another one, and the garbage collector
+        deletes them with the job.
+        """
+        old = unwanted_domains(observed.view, observed.pods, observed.compute_domains)
+        if not old or self.backoff.left > 0:
+            return self.backoff.left or RESYNC_SECONDS
+        try:
+            for found in old:
+                await self.limiter.acquire(found.namespace)
+                # Not found, or another object has the name: this one is already deleted.
+                with contextlib.suppress(NotFoundError, ConflictError):
+                    await self.cluster.delete(
+                        COMPUTE_DOMAINS, found.name, found.namespace, uid=found.uid
+                    )
+        except ApiError as error:
+            self.backoff.extend()
+            text = "job=%s a ComputeDomain of an attempt that is over is not deleted: %s"
+            log.warning(text, old[0].owner, error)
+            return self.backoff.left
+        self.backoff.reset()
+        return RESYNC_SECONDS

@@ -1,0 +1,93 @@
+"""`llmtrain place` and `plan` count the devices of ResourceSlices listed with the nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.cluster_files import Shell, job, node
+from tests.support.devices.objects import CLASSES, GPU_CLASS, GPU_DRIVER, claim, device_class, gpus
+
+pytestmark = pytest.mark.unit
+
+
+def bare(name: str) -> dict[str, Any]:
+    """Return a node without GPUs of a device plugin."""
+    found = node(name)
+    found["status"]["allocatable"].pop("nvidia.com/gpu", None)
+    return {**found, "kind": "Node"}
+
+
+def with_claims(count: int = 8) -> dict[str, Any]:
+    found = job(2)
+    requests = [{"name": "gpu", "deviceClassName": GPU_CLASS, "count": count, "gpus": True}]
+    found["spec"]["workers"]["deviceClaims"] = [{"name": "gpus", "requests": requests}]
+    return found
+
+
+def items(*objects: Any) -> dict[str, Any]:
+    return {"kind": "List", "items": [bare("a"), bare("b"), *objects]}
+
+
+@pytest.fixture
+def place(llmtrain: Shell, file: Callable[..., str]) -> Callable[..., tuple[int, Any]]:
+    def run(manifest: Any, *objects: Any) -> tuple[int, Any]:
+        nodes = file("nodes.json", items(*objects))
+        arguments = ("-f", file("job.yaml", manifest, True), "--nodes", nodes, "-o", "json")
+        code, out, _ = llmtrain("place", *arguments)
+        return code, json.loads(out)
+
+    return run
+
+
+def test_a_job_is_placed_on_devices_of_slices_that_no_claim_has(
+    place: Callable[..., tuple[int, Any]],
+) -> None:
+    slices = gpus("a", 8), gpus("b", 8)
+    code, found = place(with_claims(), *CLASSES, *slices)
+    assert code == 0 and {each["name"] for each in found["nodes"]} == {"a", "b"}
+    code, found = place(with_claims(), *CLASSES, *slices, claim("c", "b", (GPU_DRIVER, "gpu-7")))
+    assert code == 1 and found["reason"] == "InsufficientGpus"
+    code, found = place(with_claims(), *CLASSES, slices[0])
+    assert code == 1 and found["reason"] == "InsufficientDevices"
+
+
+def test_a_class_that_is_not_listed_is_named(place: Callable[..., tuple[int, Any]]) -> None:
+    code, found = place(with_claims(), gpus("a", 8), gpus("b", 8))
+    assert code == 1
+    assert f"spec.workers.deviceClaims: no DeviceClass is named '{GPU_CLASS}'" in found["reasons"]
+
+
+def test_a_class_stands_for_the_gpus_that_pods_request(
+    place: Callable[..., tuple[int, Any]],
+) -> None:
+    selector = f"device.driver == '{GPU_DRIVER}'"
+    serving = device_class(GPU_CLASS, selector, extended="nvidia.com/gpu")
+    code, found = place(job(2), serving, gpus("a", 8), gpus("b", 8))
+    assert code == 0, found
+    code, found = place(job(2), gpus("a", 8), gpus("b", 8))
+    assert code == 1, "no class serves them"
+
+
+def test_the_plan_of_nodes_has_their_devices(llmtrain: Shell, file: Callable[..., str]) -> None:
+    whole = with_claims()
+    whole["spec"]["model"] = {"preset": "llama3-8b"}
+    whole["spec"]["training"] = {"steps": 100, "globalBatchSize": 16}
+    [request] = whole["spec"]["workers"]["deviceClaims"][0]["requests"]
+    request["deviceClassName"] = "gpu.nvidia.com"
+    selector = f"device.driver == '{GPU_DRIVER}'"
+    labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    listed = items(device_class("gpu.nvidia.com", selector), gpus("a", 8), gpus("b", 8))
+    for each in listed["items"][:2]:
+        each["metadata"]["labels"] |= labels
+    arguments = (file("job.yaml", whole, True), "--nodes", file("nodes.json", listed))
+    code, out, err = llmtrain("plan", "-f", *arguments, "--output", "json")
+    assert code == 0, err
+    assert "H100" in out
+    del listed["items"][-1]
+    arguments = (arguments[0], "--nodes", file("nodes.json", listed))
+    code, _, err = llmtrain("plan", "-f", *arguments)
+    assert code != 0 and "1 of 1 have them" in err, "the node without slices has no GPUs"
