@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from llmtrain_core.api.env import EXIT_EXCEPTION, EXIT_INPUT, EXIT_PEER_LOST
+from llmtrain_core.api.env import (
+    EXIT_EXCEPTION,
+    EXIT_INPUT,
+    EXIT_PEER_LOST,
+    EXIT_TRIAL_FAILED,
+)
 
 
 class TrainerError(Exception):
@@ -41,6 +46,13 @@ class PeerLostError(TrainerError):
 
     def __init__(self, message: str) -> None:
         super().__init__("PeerLost", message)
+
+
+class TrialError(TrainerError):
+    """A setting that was only tried does not work; after a restart the job goes on without it."""
+
+    exit_code = EXIT_TRIAL_FAILED
+    retryable = True
 
 
 def _rebuild(

@@ -27,6 +27,7 @@ TRAINER_REASONS = frozenset(
         "CheckpointMismatch",
         "CheckpointNotWritten",
         "CheckpointUnreadable",
+        "CommunicationTrialFailed",
         "CompileFailed",
         "CompileMismatch",
         "CorpusCorrupt",

@@ -101,7 +101,8 @@ class Communication(ApiModel):
     """Try settings in the first steps on a placement, keep the fastest, and use it again for the
     same placement. Also tries the all-reduce with and without copiesPerRack."""
     overlap: bool | None = None
-    """Transfer sums during the backward pass, two messages at a time. Default false."""
+    """Transfer sums during the backward pass, which waits while there are more than two messages.
+    Default false."""
     bucket_size: Quantity | None = None
     """Minimum size of a message, which then has the gradients of several layers. Needs overlap.
     Default 0: a message per layer."""

@@ -83,7 +83,7 @@ def test_a_setting_without_a_time_is_never_kept() -> None:
 
 
 def test_all_trials_fit_into_the_status() -> None:
-    huge = UnitBytes(1, 1 << 40, 1 << 41)
+    huge, longest = UnitBytes(1, 1 << 40, 1 << 41), 0
     for replicas in (2, 4, 6, 60, 64, 720, 1024):
         for start in (EXACT_SYNC, SyncScheme(replicas_per_rack=2)):
             tried = choices(EVERYTHING, start, replicas, huge)
@@ -91,6 +91,8 @@ def test_all_trials_fit_into_the_status() -> None:
             # the worst case: each later setting is faster
             _, order = tune(start, tried, _falling())
             assert len(order) <= MAX_COMMUNICATION_TRIALS
+            longest = max(longest, len(order))
+    assert longest == 11, "docs/trainer.md has the number of steps that they take: 4 each, and 1"
 
 
 def _falling() -> Callable[[SyncScheme], float]:

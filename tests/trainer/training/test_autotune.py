@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -181,13 +182,12 @@ def test_the_steps_after_the_trials_are_those_of_a_run_with_the_setting(
     assert [each["state"] for each in results[0]["elsewhere"]["tuning"]] == ["Trying"]
 
 
-def test_a_setting_in_whose_trial_the_ranks_ended_is_not_tried_again(
-    tmp_path: Path, run_world: RunWorld, job_spec: MakeSpec, shards: Any
-) -> None:
-    spec = job_spec(
+def _flat_or_hierarchical(job_spec: MakeSpec, folder: Path) -> dict[str, Any]:
+    """Return a job that tries an all-reduce without racks, and with racks of two."""
+    return job_spec(
         replicate=4,
         architecture={"layers": 1},
-        checkpoint={"uri": f"file://{tmp_path}", "everySteps": 100},
+        checkpoint={"uri": f"file://{folder}", "everySteps": 100},
         training={
             "steps": STEPS,
             "globalBatchSize": 4,
@@ -196,15 +196,29 @@ def test_a_setting_in_whose_trial_the_ranks_ended_is_not_tried_again(
         },
     )
 
+
+def test_a_setting_whose_trial_fails_costs_a_restart(
+    tmp_path: Path, run_world: RunWorld, job_spec: MakeSpec, shards: Any
+) -> None:
+    spec = _flat_or_hierarchical(job_spec, tmp_path)
+
     def body(rank: int) -> Any:
         import torch.distributed as dist
 
+        from llmtrain_trainer.errors import TrialError
+
         first = _start(spec, shards)
-        first.autotune.restore(first.folder, first.node)
-        first.autotune.start(0)
-        for step in range(1, 6):
-            first.autotune.add_step(replace(first.take_step(), seconds=2.0, step=step))
-        assert first.run.sync.replicas_per_rack == 2
+        take_step = first.take_step
+
+        def failing(sampled: bool = False) -> Any:
+            if first.run.sync.replicas_per_rack == 2:
+                raise RuntimeError("out of memory")
+            return replace(take_step(sampled), seconds=2.0)
+
+        first.take_step = failing
+        with pytest.raises(TrialError, match=r'"copiesPerRack":2.*RuntimeError: out of memory'):
+            first.train()
+        assert first.step == 5
         dist.barrier()
         return _train(_start(spec, shards), lambda sync: sync.replicas_per_rack == 1)["tuning"]
 
@@ -213,3 +227,104 @@ def test_a_setting_in_whose_trial_the_ranks_ended_is_not_tried_again(
     assert reports[0]["setting"]["copiesPerRack"] == 1
     trials = {each["copiesPerRack"]: each.get("stepSeconds") for each in reports[0]["trials"]}
     assert trials == {1: 2.0, 2: None}
+
+
+def test_a_setting_that_cannot_be_used_is_not_tried_again(
+    tmp_path: Path, run_world: RunWorld, job_spec: MakeSpec
+) -> None:
+    spec = _flat_or_hierarchical(job_spec, tmp_path)
+
+    def body(rank: int) -> list[Any]:
+        import torch
+
+        from llmtrain_trainer.errors import PeerLostError, TrialError
+        from llmtrain_trainer.job_spec import from_spec
+        from llmtrain_trainer.runtime.exception_report import failure_of
+        from llmtrain_trainer.runtime.reports import StepReport
+        from llmtrain_trainer.training.autotune import Autotune
+
+        sent: list[Any] = []
+
+        def start(error: Exception) -> Any:
+            def use(sync: Any) -> None:
+                raise error
+
+            run = from_spec("test", spec)
+            made = Autotune(run, [1000], torch.device("cpu"), use, sent.append)
+            made.restore(tmp_path, "node")
+            made.start(0)
+            return made
+
+        def take_steps(trials: Autotune) -> None:
+            for step in range(1, 6):
+                trials.add_step(StepReport(step, 1.0, {}, 1, 1.0, 1.0, 0.1))
+
+        first = start(RuntimeError("no more groups"))
+        with pytest.raises(RuntimeError, match="data"), first.trial():
+            raise RuntimeError("data")  # the setting of the job is not a trial
+        with pytest.raises(TrialError) as caught:
+            take_steps(first)
+        assert failure_of(caught.value).retryable
+        with pytest.raises(PeerLostError), first.trial():
+            raise PeerLostError("rank 1 is gone")
+        second = start(AssertionError("it is tried again"))
+        assert not second.trying
+        with pytest.raises(RuntimeError, match="later"), second.trial():
+            raise RuntimeError("later")
+        return [each.tuning.to_wire() for each in sent]
+
+    (reports,) = run_world(1, body)
+    assert [each["state"] for each in reports] == ["Trying", "Trying", "Chosen"]
+    assert reports[-1]["setting"]["copiesPerRack"] == 1
+    trials = {each["copiesPerRack"]: each.get("stepSeconds") for each in reports[-1]["trials"]}
+    assert trials == {1: 1.0, 2: None}
+
+
+def test_the_key_of_a_placement_has_what_step_times_depend_on(
+    tmp_path: Path, run_world: RunWorld, job_spec: MakeSpec
+) -> None:
+    def body(rank: int) -> list[str]:
+        from llmtrain_trainer.job_spec import from_spec
+        from llmtrain_trainer.training.autotune import placement_key
+
+        def key(node: str = "a", batch: int = 4, **variables: str) -> str:
+            spec = _flat_or_hierarchical(job_spec, tmp_path)
+            spec["training"]["globalBatchSize"] = batch
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in variables.items():
+                    patch.setenv(name, value)
+                return placement_key(from_spec("test", spec), node)
+
+        return [
+            key(),
+            key(node="b"),
+            key(batch=8),
+            key(NCCL_NET="Socket"),
+            key(NCCL_NET="IB"),
+            key(HOSTNAME="another"),
+            key(),
+        ]
+
+    (keys,) = run_world(1, body)
+    assert len({*keys}) == 5 and keys[-1] == keys[-2] == keys[0]
+
+
+def test_groups_of_racks_end_in_the_same_order_on_all_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch.distributed as dist
+
+    from llmtrain_core.layout import Layout
+    from llmtrain_core.plan.gradient_sync import EXACT_SYNC
+    from llmtrain_trainer.parallel.mesh import RACK_GROUPS, Grid
+
+    ended: list[Any] = []
+    monkeypatch.setattr(dist, "destroy_process_group", lambda group: ended.append(group.group_name))
+    groups: dict[str, Any] = {
+        name: SimpleNamespace(group_name=name)
+        for name in ("inter_rack", "dp_replicate", "intra_rack")
+    }
+    labels = {name: name for name in groups}
+    grid = Grid(Layout(replicate=4), cast(Any, None), groups, None, labels).with_racks(EXACT_SYNC)
+    assert ended == list(RACK_GROUPS)
+    assert [*grid.groups] == [*grid.labels] == ["dp_replicate"]

@@ -86,9 +86,10 @@ class Grid:
         """
         groups = {name: group for name, group in self.groups.items() if name not in RACK_GROUPS}
         labels = dict(self.labels)
-        for name in self.groups.keys() - groups.keys():
-            labels.pop(self.groups[name].group_name, None)
-            dist.destroy_process_group(self.groups[name])
+        for name in RACK_GROUPS:  # in the same order on all ranks: NCCL ends a group together
+            if name in self.groups:
+                labels.pop(self.groups[name].group_name, None)
+                dist.destroy_process_group(self.groups[name])
         racks = _rack_groups(self.layout, sync)
         labels.update((group.group_name, LABELS[name]) for name, group in racks.items())
         return replace(self, groups={**groups, **racks}, labels=labels)

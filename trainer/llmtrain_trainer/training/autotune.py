@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import inf, isfinite
 from statistics import median
 from typing import Literal
@@ -19,6 +21,7 @@ import torch.distributed as dist
 
 from llmtrain_core.api.defaults import MAX_COMMUNICATION_TRIALS
 from llmtrain_core.api.status.communication import CommunicationTrial, CommunicationTuning
+from llmtrain_core.network.request import VARIABLE_PREFIXES
 from llmtrain_core.plan.autotune import (
     Choices,
     UnitBytes,
@@ -30,7 +33,9 @@ from llmtrain_core.plan.autotune import (
 from llmtrain_core.plan.gradient_sync import SyncScheme
 from llmtrain_trainer.checkpoint.paths import Folder
 from llmtrain_trainer.config import RunConfig
+from llmtrain_trainer.errors import TrialError
 from llmtrain_trainer.runtime import json_collectives
+from llmtrain_trainer.runtime.exception_report import failure_of
 from llmtrain_trainer.runtime.reports import CommunicationReport, Send, StepReport
 from llmtrain_trainer.training.tuning_file import TuningFile
 
@@ -39,6 +44,8 @@ FIRST_STEPS = 2
 WARM_UP_STEPS = 1
 """Steps of a trial that are not measured: its groups connect in the first one."""
 MEASURED_STEPS = 3
+UNKNOWN_CAUSE = "Exception"
+"""Reason of errors that the trainer does not know: lack of memory, errors of NCCL, ..."""
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +111,28 @@ class Autotune:
         if self.trying:
             self._try_next(step, FIRST_STEPS)
         else:
-            self._report(step)
+            self._report(self._current, step)
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Raise TrialError for an error whose cause may be a setting that is only tried.
+
+        The setting of the job is not, and errors of the trainer and lost peers have other causes.
+        """
+        try:
+            yield
+        except Exception as error:
+            failure = failure_of(error)
+            own = self._current == self._start
+            if own or not self.trying or failure.reason != UNKNOWN_CAUSE:
+                raise
+            shown = setting_of(self._current).model_dump_json(by_alias=True)
+            raise TrialError(
+                "CommunicationTrialFailed",
+                f"in a trial of the communication setting {shown}: {failure.message}",
+                field="spec.training.communication.autotune",
+                remedy="it is not tried again on these nodes; with autotune: false, none is",
+            ) from error
 
     def add_step(self, report: StepReport) -> None:
         """Add a step. After the last one of a trial, go on with the next setting."""
@@ -144,14 +172,16 @@ class Autotune:
         best, following = search(self._start, self._choices, self._seconds)
         if following is None:
             self._state = "Chosen"
-        self._set(best if following is None else following)
+        sync = best if following is None else following
         self._measured, self._unmeasured = [], unmeasured
-        self._report(step)
+        self._report(sync, step)  # first, so that the file names a setting that ends the ranks
+        self._set(sync)
 
     def _set(self, sync: SyncScheme) -> None:
         if sync != self._current:
-            self._use(sync)
             self._current = sync
+            with self.trial():
+                self._use(sync)
 
     def _agree(self, values: Sequence[float]) -> list[float]:
         """Return the maximum of each value over all ranks."""
@@ -160,17 +190,17 @@ class Autotune:
         agreed: list[float] = both.tolist()
         return agreed
 
-    def _report(self, step: int) -> None:
-        """Write and send the state, if this is rank 0."""
+    def _report(self, setting: SyncScheme, step: int) -> None:
+        """Write and send the state with a setting from the step after `step`, if this is rank 0."""
         if dist.get_rank() != 0:
             return
-        tuning = self._tuning(self._current, step + 1)
+        tuning = self._tuning(setting, step + 1)
         self._send(CommunicationReport(tuning))
         if self._state != "Trying":
             shown = tuning.setting.model_dump_json(by_alias=True)
             log.info("communication setting %s, of %d tried", shown, len(tuning.trials))
         if self._state != "Reused":
-            self._write(self._current, step + 1)
+            self._write(setting, step + 1)
 
     def _write(self, setting: SyncScheme, step: int = 0) -> None:
         if self._file is not None:
@@ -194,10 +224,16 @@ class Autotune:
 
 
 def placement_key(run: RunConfig, node: str) -> str:
-    """Return a digest of the nodes in order of rank, and of what the step time depends on."""
+    """Return a digest of the nodes in order of rank, and of what the step time depends on.
+
+    That includes the variables of each rank that choose or tune its network.
+    """
     sync = run.sync
+    variables = {
+        name: os.environ[name] for name in os.environ if name.startswith(VARIABLE_PREFIXES)
+    }
     described = {
-        "nodes": json_collectives.all_gather(node),
+        "ranks": json_collectives.all_gather([node, variables]),
         "layout": str(run.layout),
         "schedule": [run.schedule, run.chunks],
         "architecture": run.architecture.to_wire(),

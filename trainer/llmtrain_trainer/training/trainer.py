@@ -152,7 +152,8 @@ class Trainer:
             trying = self.autotune.trying
             due = self.step >= sample and not trying
             sampled = due and self.replica_sync.syncs_at(self.step + 1)
-            report = self.take_step(sampled)
+            with self.autotune.trial():
+                report = self.take_step(sampled)
             self.recorder.add_step(report, self.training_data.batches.epoch(self.sequences))
             if sampled:
                 sample = self.step - 1 + SAMPLE_EVERY

@@ -16,7 +16,8 @@ from llmtrain_core.plan.gradient_sync import SyncScheme, chunk_values
 from llmtrain_trainer.parallel.replicate.all_reduce import AllReduce, Completion
 
 IN_FLIGHT = 2
-"""Messages that are transferred at the same time at most. It bounds the memory for them."""
+"""Messages that may be in transfer while the backward pass goes on. With more it waits for the
+first, which bounds the memory for them."""
 
 
 class GradientSums:
