@@ -40,6 +40,7 @@ async def test_three_hundred_jobs_beside_foreign_pods(
     finally:
         operator.kill()
     print(f"\n{TRACE.jobs} jobs in {played.seconds:.0f} s beside {foreign.text()}")
+    assert foreign.done["resized"], "no foreign pod was resized"
     check_trace(TRACE, played.account, foreign_pods=True)
     share = check_refusals(played)
     assert share <= 0.01, f"too many pods were refused for longer than {LATE_SECONDS:.0f} s"

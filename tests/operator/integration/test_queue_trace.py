@@ -44,7 +44,7 @@ TRACE = Trace(
     span=12,
     sizes={1: 45, 2: 25, 4: 18, 8: 9, 16: 3},
 ).under_pressure()
-PRESSURE = Pressure(seed=20261130, per_second=3.0, seconds=(1.0, 4.0))
+PRESSURE = Pressure(seed=20261130, per_second=2.0, seconds=(1.5, 4.5))
 
 
 @pytest.fixture
@@ -74,6 +74,7 @@ async def test_sixty_jobs_beside_foreign_pods(
     finally:
         operator.stop()
     print(f"\n{TRACE.jobs} jobs in {played.seconds:.0f} s beside {foreign.text()}")
+    assert foreign.done["resized"], "no foreign pod was resized"
     check_trace(TRACE, played.account, foreign_pods=True)
     check_refusals(played)
     longest = max(refused_seconds(played.revisions).values())
