@@ -169,3 +169,53 @@ def test_bfloat16_computes_in_16_bits_and_updates_float32(
 
     spec = job_spec(data=2, precision="bfloat16", training={"optimizer": {"learningRate": 1e-6}})
     assert run_trainers(spec, shards, body) == [[True, True, True]] * 2
+
+
+def test_the_update_of_shards_is_that_of_torch(
+    shards: Any, run_trainers: RunTrainers, job_spec: MakeSpec
+) -> None:
+    """To the bit, also where a rank has an empty shard; state is placed like its parameter."""
+
+    def body(trainer: Any) -> list[bool]:
+        import torch
+        from torch.distributed.tensor import Shard, distribute_tensor
+
+        from llmtrain_trainer.training.optimizer import ShardedAdamW
+
+        mesh = trainer.grid.mesh["fsdp"]
+        wholes = [torch.randn(size, dtype=torch.float64) for size in ((7, 5), (1, 3))]
+        pairs, optimizers = [], []
+        for kind in (ShardedAdamW, torch.optim.AdamW):
+            learning = [
+                torch.nn.Parameter(distribute_tensor(each, mesh, [Shard(0)])) for each in wholes
+            ]
+            unused = torch.nn.Parameter(torch.zeros(3))
+            optimizers.append(kind([*learning, unused], lr=0.1, weight_decay=0.2, fused=True))
+            pairs.append(learning)
+        for factor in (1.0, -3.0):
+            for learning, optimizer in zip(pairs, optimizers, strict=True):
+                for each in learning:
+                    each.grad = each.detach() * factor
+                optimizer.step()
+        own, other = (
+            [
+                part
+                for parameter in learning
+                for part in (parameter.detach(), *optimizer.state[parameter].values())
+            ]
+            for learning, optimizer in zip(pairs, optimizers, strict=True)
+        )
+        assert len(own) == len(other) == 8
+        assert len(optimizers[0].state) == 2
+        return [_as_local(a) == _as_local(b) for a, b in zip(own, other, strict=True)]
+
+    assert run_trainers(job_spec(data=2), shards, body) == [[True] * 8] * 2
+
+
+def _as_local(value: Any) -> tuple[Any, ...]:
+    """Return placement, whole shape and local numbers of a tensor."""
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(value, DTensor):
+        return (value.dtype, value.tolist())
+    return (value.dtype, value.placements, value.shape, value.stride(), value.to_local().tolist())
