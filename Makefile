@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity text-matrix fuzz fuzz-objects many-jobs bench bench-data bench-plan bench-cpu-plan bench-gpu bench-queue bench-foreign-pods bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-autotune bench-packing crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity kills text-matrix fuzz fuzz-objects many-jobs bench bench-data bench-plan bench-cpu-plan bench-gpu bench-queue bench-foreign-pods bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-autotune bench-packing crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ lint: setup ## only the static tier
 
 parity: setup ## all layouts and schedules: results of one process, collectives of the plan
 	@python -m pytest tests/trainer/parallel/test_parity.py tests/core/plan/test_communication.py -m torch -s -q
+
+kills: setup ## twenty kills of ranks in four windows of a run; make test has one in each
+	@python -m pytest tests/trainer/launcher/test_restart.py -m "torch and exhaustive" -s -q
 
 text-matrix: setup ## published chat templates, tokenizers and real corpora (downloads 80 MB once)
 	@python -m pytest tests/trainer/data/bench_chat_templates.py tests/trainer/data/bench_real_corpora.py -s -q
