@@ -27,13 +27,13 @@ def cover(
     """Return cases, in their order, that cover every item that any case covers.
 
     Greedy and deterministic: each step takes the case with the most new items for its cost to the
-    power of 1/4, the first of equals. At the end, cases whose items the others cover are left out.
+    power of 2/5, the first of equals. At the end, cases whose items the others cover are left out.
     """
     covers = {index: items(case) for index, case in enumerate(cases)}
     chosen: list[int] = []
     missing = union(covers.values())
     while missing:
-        best = max(covers, key=lambda i: len(covers[i] & missing) / cost(cases[i]) ** 0.25)
+        best = max(covers, key=lambda i: len(covers[i] & missing) / cost(cases[i]) ** 0.4)
         chosen.append(best)
         missing -= covers[best]
     for index in sorted(chosen, key=lambda i: -cost(cases[i])):

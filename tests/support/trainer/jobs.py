@@ -73,7 +73,7 @@ def job_spec(
     return spec
 
 
-def random_shards(folder: Path) -> Any:
+def random_shards(folder: Path, held_out_tokens: int = 700) -> Any:
     """Write prepared data of random tokens."""
     import numpy as np
 
@@ -82,7 +82,7 @@ def random_shards(folder: Path) -> Any:
 
     random = np.random.default_rng(0)
     train = random.integers(0, 320, 4000).astype(np.uint32)
-    held_out = random.integers(0, 320, 700).astype(np.uint32)
+    held_out = random.integers(0, 320, held_out_tokens).astype(np.uint32)
     write_shards(folder, "train", [train], 320)
     write_shards(folder, "held-out", [held_out], 320)
     return PreparedData(folder, len(train), len(held_out), "digest")

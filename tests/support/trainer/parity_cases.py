@@ -121,6 +121,39 @@ def case(layout: str, schedule: Schedule = "1F1B", **others: str) -> Case:
 
 GRID = "pp2 dp2 tp2"
 CASES: list[Case] = [
+    # several choices at once, so that few cases cover every pair of them
+    case("", shape="tied", recompute="full", precision="bfloat16"),
+    case("dp2", shape="gpt", recompute="selective"),
+    case("cp2", shape="gpt", recompute="full"),
+    case("rep2 cp2", recompute="full", precision="float32"),
+    case("dp2 tp2", shape="gpt3", recompute="selective", precision="float32"),
+    case("pp2", shape="gpt", recompute="selective"),
+    *(
+        case("pp4", schedule, shape="tied")
+        for schedule in ("Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "DualPipeV")
+    ),
+    case("pp2 dp2", "GPipe", shape="tied", recompute="selective"),
+    case("pp2 dp2 ep2", "ZBVZeroBubble", shape="moe", recompute="full", precision="bfloat16"),
+    case("pp2 cp2", recompute="full", precision="bfloat16"),
+    case("pp2 cp2", "LoopedBFS", recompute="full"),
+    case("pp2 cp2", "ZBVZeroBubble", shape="moe", recompute="full", precision="float32"),
+    *(
+        case("pp2 cp2 ep2", schedule, shape="moe", recompute="selective")
+        for schedule in ("InterleavedZeroBubble", "DualPipeV")
+    ),
+    case("pp2 tp2", "Interleaved1F1B", shape="gpt3", recompute="full"),
+    case("pp2 tp2", "DualPipeV", shape="gpt"),
+    case(
+        "pp2 rep2 tp2",
+        "ZBVZeroBubble",
+        shape="tied",
+        recompute="selective",
+        precision="bfloat16",
+    ),
+    case("pp2 dp2 tp2", "InterleavedZeroBubble", recompute="full"),
+    case("pp2 dp2 tp2 ep2", "LoopedBFS", shape="moe", recompute="selective"),
+    case("pp2 cp2 tp2 ep2", "GPipe", shape="moe", recompute="full"),
+    # pipelines
     *(case(f"pp2 {other}", schedule) for schedule in SCHEDULES for other in ("dp2", "tp2")),
     *(case(GRID, s) for s in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV")),
     case("dp2"),

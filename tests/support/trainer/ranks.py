@@ -71,6 +71,22 @@ def run_world(
     return [result for _, result, _ in results]
 
 
+class Grids:
+    """Grids of the jobs that one rank runs in turn. Those of one layout share process groups."""
+
+    def __init__(self) -> None:
+        self._built: dict[Any, Any] = {}
+
+    def of(self, run: Any) -> Any:
+        """Return the grid of a job; collective over all ranks where it is the first of its kind."""
+        from llmtrain_trainer.parallel.mesh import Grid
+
+        kind = run.layout, run.sync.replicas_per_rack
+        if kind not in self._built:
+            self._built[kind] = Grid.build(run.layout, "cpu", run.sync)
+        return self._built[kind]
+
+
 def run_trainers(
     spec: dict[str, Any],
     data: Any,

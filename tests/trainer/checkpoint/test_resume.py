@@ -18,11 +18,13 @@ KINDS = [(p, a) for p in ("float64", "float32", "bfloat16") for a in (False, Tru
 
 
 def _another(trainer: Any, spec: dict[str, Any]) -> Any:
-    """Build a trainer of another job in the same ranks."""
+    """Build a trainer of another job in the same ranks; in the same layout, on the same grid."""
     from llmtrain_trainer.job_spec import from_spec
     from llmtrain_trainer.training.trainer import Trainer
 
-    return Trainer(from_spec("test", spec), trainer.data, trainer.device, trainer.send)
+    run = from_spec("test", spec)
+    grid = trainer.grid if run.layout == trainer.run.layout else None
+    return Trainer(run, trainer.data, trainer.device, trainer.send, grid)
 
 
 def test_every_precision_goes_on_with_the_same_bits_however_it_was_saved(

@@ -16,6 +16,7 @@ import pytest
 from tests.support.trainer import parity_cases
 from tests.support.trainer.example_data import random_examples
 from tests.support.trainer.parity_cases import LONG, ranks_of, read_layout
+from tests.support.trainer.ranks import Grids
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
@@ -171,8 +172,8 @@ def seen(
     tokens = random.integers(0, 320, 2000).astype(np.uint32)
     tokens[random.random(2000) < 0.15] = END
     write_shards(folder, "train", [tokens], 320)
-    write_shards(folder, "held-out", [tokens[:400]], 320)
-    text = PreparedData(folder, 2000, 400, "digest", end=END)
+    write_shards(folder, "held-out", [tokens[:200]], 320)
+    text = PreparedData(folder, 2000, 200, "digest", end=END)
     folder = tmp_path_factory.mktemp("examples")
     examples = random_examples(folder, [each + 1 for each in INPUTS])
 
@@ -206,7 +207,8 @@ def seen(
         runs = [(each, spec(each), text if each.kind == "text" else examples) for each in cases]
 
         def body(_: int, runs: list[Any] = runs) -> list[Seen]:
-            return [_few_steps(*run) for run in runs]
+            grids = Grids()
+            return [_few_steps(*run, grids) for run in runs]
 
         results = run_world(ranks, body, timeout=300)
         assert all(others == results[0] for others in results[1:])
@@ -221,12 +223,12 @@ def _with_references() -> Iterator[Case]:
     yield Case("", precision="bfloat16", way="alone")
 
 
-def _few_steps(each: Case, run: Any, data: Any) -> Seen:
+def _few_steps(each: Case, run: Any, data: Any, grids: Grids) -> Seen:
     import torch
 
     from llmtrain_trainer.training.trainer import Trainer
 
-    trainer = Trainer(run, data, torch.device("cpu"), lambda report: None)
+    trainer = Trainer(run, data, torch.device("cpu"), lambda report: None, grids.of(run))
     if each.way == "alone":
         one_by_one = OneByOne(trainer.model.chunks[0])
         trainer.forward_backward = trainer.evaluator._forward_backward = one_by_one

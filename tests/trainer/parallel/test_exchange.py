@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.trainer.jobs import random_shards
+from tests.support.trainer.ranks import Grids
+
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
 RunWorld = Callable[..., list[Any]]
@@ -146,9 +149,9 @@ def _composed(run_world: RunWorld, specs: dict[str, Any], data: Any) -> list[dic
     runs = {name: from_spec("test", spec) for name, spec in specs.items()}
 
     def body(rank: int) -> dict[str, Any]:
-        found = {}
+        found, grids = {}, Grids()
         for name, run in runs.items():
-            trainer = Trainer(run, data, torch.device("cpu"), lambda report: None)
+            trainer = Trainer(run, data, torch.device("cpu"), lambda report: None, grids.of(run))
             reports = [trainer.take_step() for _ in range(run.steps)]
             weights = [p.detach().to_local().clone() for p in trainer.parameters]
             whole = torch.cat([w.flatten() for w in weights])
@@ -178,7 +181,9 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def composed(run_world: RunWorld, job_spec: MakeSpec, shards: Any) -> list[dict[str, Any]]:
+def composed(
+    run_world: RunWorld, job_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     training = {"steps": 4, "globalBatchSize": 8, "microBatchSize": 1}
     specs = {
         f"{grid}: {way}": job_spec(
@@ -189,7 +194,8 @@ def composed(run_world: RunWorld, job_spec: MakeSpec, shards: Any) -> list[dict[
         for grid, ways in WAYS.items()
         for way in ways
     }
-    return _composed(run_world, specs, shards)
+    data = random_shards(tmp_path_factory.mktemp("shards"), held_out_tokens=140)
+    return _composed(run_world, specs, data)
 
 
 def test_copies_end_alike_in_every_layout(composed: list[dict[str, Any]]) -> None:
@@ -223,40 +229,55 @@ def test_approximate_ways_stay_near_with_tensor_and_pipeline_ranks(
             assert found.losses[0] == pytest.approx(plain.losses[0], rel=bars[way]), name
 
 
-@pytest.mark.parametrize("way", ["int8", "late int8"])
 def test_a_resumed_run_ends_with_the_same_bits(
-    way: str,
-    run_trainers: RunTrainers,
+    run_world: RunWorld,
     job_spec: MakeSpec,
     shards: Any,
     parameter_hash: Callable[[Any], str],
     tmp_path: Path,
 ) -> None:
     """Saved after step 4: eight-bit errors are kept, and an outer update is on its way."""
-    training = {"steps": 8, "gradientSync": SYNCS[way]}
-    spec = job_spec(replicate=2, precision="float32", training=training)
-    saving = {**spec, "checkpoint": {"uri": f"file://{tmp_path}/run", "everySteps": 4}}
+    ways = ("int8", "late int8")
 
-    def through(trainer: Any) -> str:
-        _steps(trainer, 8)
-        return parameter_hash(trainer)
+    def spec(way: str) -> dict[str, Any]:
+        return job_spec(
+            replicate=2,
+            precision="float32",
+            training={"steps": 8, "gradientSync": SYNCS[way]},
+            checkpoint={"uri": f"file://{tmp_path}/{way}".replace(" ", "-"), "everySteps": 4},
+        )
 
-    def half(trainer: Any) -> str:
-        _steps(trainer, 4)
-        trainer.save()
-        return parameter_hash(trainer)
+    def body(rank: int) -> dict[str, list[str]]:
+        import torch
 
-    def rest(trainer: Any) -> tuple[str, str]:
-        trainer.resume()
-        assert trainer.step == 4
-        start = parameter_hash(trainer)
-        _steps(trainer, 4)
-        return start, parameter_hash(trainer)
+        from llmtrain_trainer.job_spec import from_spec
+        from llmtrain_trainer.training.trainer import Trainer
 
-    whole = run_trainers(spec, shards, through)
-    saved = run_trainers(saving, shards, half)
-    assert (len(set(saved)) == 2) == (way == "late int8")
-    assert run_trainers(saving, shards, rest) == list(zip(saved, whole, strict=True))
+        found, grids = {}, Grids()
+        for way in ways:
+            run = from_spec("test", spec(way))
+            device = torch.device("cpu")
+            whole, half, rest = (
+                Trainer(run, shards, device, lambda report: None, grids.of(run)) for _ in range(3)
+            )
+            _steps(whole, 8)
+            _steps(half, 4)
+            half.save()
+            rest.resume()
+            assert rest.step == 4
+            hashes = [parameter_hash(each) for each in (half, rest)]
+            _steps(rest, 4)
+            found[way] = [*hashes, *(parameter_hash(each) for each in (rest, whole))]
+        return found
+
+    ranks = run_world(2, body)
+    for way in ways:
+        saved = {rank[way][0] for rank in ranks}
+        assert (len(saved) == 2) == (way == "late int8")
+        for rank in ranks:
+            at_save, resumed, end, end_of_whole = rank[way]
+            assert (resumed, end) == (at_save, end_of_whole)
+            assert end != at_save
 
 
 def test_another_layout_goes_on_from_the_first_copy(

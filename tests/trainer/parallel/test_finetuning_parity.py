@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.trainer.parity_cases import LONG, ranks_of, read_layout
+from tests.support.trainer.ranks import Grids
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 
@@ -147,7 +148,8 @@ def seen(run_world: RunWorld, job_spec: MakeSpec, data: Any) -> dict[Case, Seen]
         runs = [spec(each) for each in cases]
 
         def body(_: int, runs: list[Any] = runs) -> list[Seen]:
-            return [_few_steps(run, data) for run in runs]
+            grids = Grids()
+            return [_few_steps(run, data, grids) for run in runs]
 
         results = run_world(ranks, body, timeout=300)
         for others in results[1:]:
@@ -165,13 +167,13 @@ def seen(run_world: RunWorld, job_spec: MakeSpec, data: Any) -> dict[Case, Seen]
     return found
 
 
-def _few_steps(run: Any, data: Any) -> Seen:
+def _few_steps(run: Any, data: Any, grids: Grids) -> Seen:
     import torch
 
     from llmtrain_trainer.parallel.adapters import merge
     from llmtrain_trainer.training.trainer import Trainer
 
-    trainer = Trainer(run, data, torch.device("cpu"), lambda report: None)
+    trainer = Trainer(run, data, torch.device("cpu"), lambda report: None, grids.of(run))
     # an evaluation leaves some parameters gathered; these are the shards
     named = dict(trainer.model.named_parameters())
     fixed = {

@@ -29,6 +29,7 @@ from tests.support.trainer.parity_cases import (
     Case,
     case,
 )
+from tests.support.trainer.ranks import Grids
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(1200)]
 
@@ -82,7 +83,7 @@ class Table:
         runs = [(each, from_spec("parity", self._spec(each))) for each in cases]
 
         def body(rank: int) -> list[Numbers]:
-            grids: dict[Any, Any] = {}
+            grids = Grids()
             return [_few_steps(run, self._data, grids) for _, run in runs]
 
         ranks = self._run_world(cases[0].ranks, body, timeout=1000)
@@ -108,16 +109,13 @@ class Table:
         )
 
 
-def _few_steps(run: Any, data: Any, grids: dict[Any, Any]) -> Numbers:
+def _few_steps(run: Any, data: Any, grids: Grids) -> Numbers:
     import torch
 
-    from llmtrain_trainer.parallel.mesh import Grid
     from llmtrain_trainer.training.trainer import Trainer
 
     start = time.process_time()
-    grid = grids.get(run.layout) or Grid.build(run.layout, "cpu")
-    grids[run.layout] = grid
-    trainer = Trainer(run, data, torch.device("cpu"), lambda report: None, grid)
+    trainer = Trainer(run, data, torch.device("cpu"), lambda report: None, grids.of(run))
     before = trainer.evaluate().loss
     reports = [trainer.take_step() for _ in range(STEPS)]
     return Numbers(
@@ -136,7 +134,7 @@ def table(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[Table]:
-    """Results on random tokens; one held-out batch."""
+    """Results on random tokens; one held-out batch, which empty sequences fill."""
     import numpy as np
 
     from llmtrain_trainer.data.prepare import PreparedData
@@ -147,10 +145,10 @@ def table(
     folder = tmp_path_factory.mktemp("parity")
     tokens = np.random.default_rng(0).integers(0, 320, 4000).astype(np.uint32)
     write_shards(folder, "train", [tokens], 320)
-    write_shards(folder, "held-out", [tokens[:200]], 320)
+    write_shards(folder, "held-out", [tokens[:100]], 320)
     cases = [each["each"] for each in selected(request, "test_a_layout_equals_one_process")]
     alone = [Case((), shape=shape) for shape in SHAPES]
-    data = PreparedData(folder, 4000, 200, "digest")
+    data = PreparedData(folder, 4000, 100, "digest")
     yield Table(run_world, job_spec, data, [*cases, *alone])
 
 
