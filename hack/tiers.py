@@ -1,8 +1,8 @@
-"""Run the tiers of `make test` in order and print the time of each; the first failure ends the run.
+"""Run the tiers of `make test` and print the time of each; the first failure ends the run.
 
-Static checks come first because they are the cheapest answer; what exercises the whole chain comes
-last. `python hack/tiers.py lint unit` runs only the named ones. The table also has the
-CPU time: a tier that takes more than half of it on two cores waits a part of the time.
+Static checks come first because they are the cheapest answer; the benchmarks come last.
+`python hack/tiers.py lint unit` runs only the named ones. The table also has the CPU time: a tier
+that takes more than half of it on two cores waits a part of the time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO
 
@@ -52,7 +53,6 @@ TIERS: dict[str, list[list[str]]] = {
     ],
     "e2e": [[*PYTEST, "-n", "2", *FILES, "-m", "e2e"]],
     "perf": [[*PYTEST, "-m", "perf", "-s"]],
-    # One process each, and not at the same time: the machine has one Docker engine at a time.
     "kind": [
         [sys.executable, "-m", "llmtrain_kind.binaries"],
         [sys.executable, "-m", "llmtrain_monitoring.prometheus"],
@@ -65,10 +65,16 @@ TIERS: dict[str, list[list[str]]] = {
     ],
 }
 
-BESIDE = {"kind": ("unit", "controlplane", "cluster"), "readme": ("monitoring", "e2e")}
-"""Tiers that run beside others: from the start of the first of them to the end of the last. The
-nodes of kind, the control planes of the cluster tier and the live cluster of the monitoring tier
-wait most of the time. The torch and perf tiers need the whole machine."""
+STAGES: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("lint",),),
+    (("unit", "controlplane", "cluster", "monitoring", "e2e"), ("kind", "readme")),
+    (("torch",),),
+    (("perf",),),
+)
+"""Stages, one after another. The lanes of a stage run at the same time, the tiers of a lane in
+order. The nodes of kind wait most of the time, so they run beside tests that compute. Both tiers
+with a Docker engine are in one lane, because the machine has one engine at a time. The torch and
+perf tiers need the whole machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,35 +110,55 @@ def main(names: list[str]) -> int:
     return failed[0].code if failed else 0
 
 
-def _run_tiers(names: Sequence[str]) -> list[Result]:
-    """Run tiers until one fails. Show the output of those beside others at their end."""
-    others = {name: [one for one in names if one in BESIDE.get(name, ())] for name in names}
+def _run_tiers(names: Collection[str]) -> list[Result]:
+    """Run the stages, with the named tiers only, until one fails."""
     results: list[Result] = []
-    with ThreadPoolExecutor() as threads, contextlib.ExitStack() as stack:
-        beside: dict[str, tuple[Future[Result], IO[bytes]]] = {}
-        for name in (name for name in names if not others[name]):
-            for other in names:
-                if others[other] and others[other][0] == name:
-                    output = stack.enter_context(tempfile.TemporaryFile())
-                    beside[other] = threads.submit(_run, other, output), output
-            print("== " + " beside ".join([name, *beside]), flush=True)
-            results.append(_run(name, None))
-            for other in [*beside]:
-                if others[other][-1] == name or results[-1].code:
-                    results.append(_end(other, *beside.pop(other)))
-            if any(result.code for result in results):
-                break
+    for stage in STAGES:
+        lanes = [[tier for tier in lane if tier in names] for lane in stage]
+        results += _run_stage([lane for lane in lanes if lane])
+        if any(result.code for result in results):
+            break
     return results
 
 
-def _end(name: str, future: Future[Result], output: IO[bytes]) -> Result:
-    """Wait for a tier that runs beside others, and show its output."""
-    result = future.result()
-    print(f"== output of {name}", flush=True)
-    output.seek(0)
-    shutil.copyfileobj(output, sys.stdout.buffer)
-    sys.stdout.flush()
-    return result
+def _run_stage(lanes: Sequence[Sequence[str]]) -> list[Result]:
+    """Run lanes at the same time. Show the output of all but the first at the end.
+
+    After a failure no tier starts, and those that run come to their end.
+    """
+    if not lanes:
+        return []
+    failed = threading.Event()
+    first, *others = lanes
+    with ThreadPoolExecutor() as threads, contextlib.ExitStack() as stack:
+        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in others]
+        beside = [
+            threads.submit(_run_lane, lane, output, failed)
+            for lane, output in zip(others, outputs, strict=True)
+        ]
+        results = _run_lane(first, None, failed)
+        for lane, future, output in zip(others, beside, outputs, strict=True):
+            results += future.result()
+            print(f"== output of {', '.join(lane)}", flush=True)
+            output.seek(0)
+            shutil.copyfileobj(output, sys.stdout.buffer)
+            sys.stdout.flush()
+    return results
+
+
+def _run_lane(
+    lane: Sequence[str], output: IO[bytes] | None, failed: threading.Event
+) -> list[Result]:
+    """Run the tiers of a lane in order, until one of any lane fails."""
+    results: list[Result] = []
+    for name in lane:
+        if failed.is_set():
+            break
+        print(f"== {name}{' beside' if output else ''}", flush=True)
+        results.append(_run(name, output))
+        if results[-1].code:
+            failed.set()
+    return results
 
 
 def _run(name: str, output: IO[bytes] | None) -> Result:

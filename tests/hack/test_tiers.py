@@ -17,7 +17,9 @@ NOTE = "with open('{}', 'a') as log: log.write('{}')\n"
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tiers of which `slow` runs beside `b` and `c`, and waits for a file that `c` makes."""
+    """Tiers of which `slow` runs beside `b` and `c`, and waits for a file that `c` makes; `late`
+    follows `slow`, and `d` follows all of them.
+    """
     file, released = tmp_path / "log", tmp_path / "released"
 
     def command(name: str, before: str = "", after: str = "") -> list[list[str]]:
@@ -30,27 +32,34 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "c": command("c", after=release),
         "d": command("d"),
         "slow": command("s", before=WAIT.format(released), after="print('the end of slow')"),
+        "late": command("l", after="print('the end of late')"),
         "bad": command("x", after="raise SystemExit(3)"),
     }
     monkeypatch.setattr(tiers, "TIERS", found)
-    monkeypatch.setattr(tiers, "BESIDE", {"slow": ("b", "c")})
+    stages = ((("a",),), (("b", "c"), ("slow", "late")), (("bad",),), (("d",),))
+    monkeypatch.setattr(tiers, "STAGES", stages)
     return file
 
 
-def test_a_tier_runs_beside_others_and_ends_before_the_next(
+def test_a_lane_runs_beside_another_and_ends_before_the_next_stage(
     log: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert tiers.main(["a", "b", "c", "d", "slow"]) == 0
-    assert log.read_text() == "abcsd"
+    assert tiers.main(["a", "b", "c", "d", "slow", "late"]) == 0
+    assert log.read_text() == "abcsld"
     shown = capfd.readouterr().out
-    assert "== b beside slow\n" in shown and "== d\n" in shown
-    assert shown.index("== output of slow") < shown.index("the end of slow") < shown.index("== d")
+    assert "== slow beside\n" in shown and "== d\n" in shown
+    output = shown.index("== output of slow, late")
+    assert output < shown.index("the end of slow") < shown.index("the end of late")
+    assert shown.index("the end of late") < shown.index("== d")
 
 
-def test_a_tier_alone_runs_beside_nothing(log: Path) -> None:
+def test_a_lane_alone_shows_its_output_at_once(
+    log: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (log.parent / "released").touch()
     assert tiers.main(["d", "slow"]) == 0
-    assert log.read_text() == "ds"
+    assert log.read_text() == "sd"
+    assert "== output of" not in capfd.readouterr().out
 
 
 def test_a_failure_ends_the_run_with_its_code(
@@ -59,10 +68,27 @@ def test_a_failure_ends_the_run_with_its_code(
     assert tiers.main(["a", "bad", "d"]) == 3
     assert log.read_text() == "ax"
     assert "run it alone with: python hack/tiers.py bad" in capfd.readouterr().out
-    log.unlink()
-    monkeypatch.setattr(tiers, "BESIDE", {"bad": ("b", "c")})
-    assert tiers.main(["b", "c", "d", "bad"]) == 3
-    assert sorted(log.read_text()) == ["b", "c", "x"], "nothing starts after it"
+
+
+@pytest.mark.parametrize(
+    "lanes", [(("slow", "late"), ("c", "bad", "b")), (("c", "bad", "b"), ("slow", "late"))]
+)
+def test_after_a_failure_no_tier_starts_in_any_lane(
+    lanes: tuple[tuple[str, ...], ...], log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`slow` begins before `bad` has failed, and ends a moment after its process is gone."""
+    failing = log.parent / "failing"
+    fail = f"import os\nos.symlink(f'/proc/{{os.getpid()}}', '{failing}')\nraise SystemExit(3)"
+    tiers.TIERS["bad"] = [[sys.executable, "-c", fail]]
+    wait = (
+        "import os, time\n"
+        f"while not os.path.islink('{failing}') or os.path.exists('{failing}'): time.sleep(0.01)\n"
+        "time.sleep(0.5)\n"
+    )
+    tiers.TIERS["slow"] = [[sys.executable, "-c", wait + NOTE.format(log, "s")]]
+    monkeypatch.setattr(tiers, "STAGES", (lanes, (("d",),)))
+    assert tiers.main(["b", "c", "d", "slow", "late", "bad"]) == 3
+    assert log.read_text() == "cs"
 
 
 def test_an_unknown_tier_is_named(capfd: pytest.CaptureFixture[str]) -> None:
@@ -70,8 +96,13 @@ def test_an_unknown_tier_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert "no tier 'units'" in capfd.readouterr().err
 
 
-def test_one_tier_at_a_time_has_a_docker_engine() -> None:
-    assert not set(tiers.BESIDE["kind"]) & set(tiers.BESIDE["readme"])
-    assert {"kind", "readme"} == set(tiers.BESIDE)
-    (last,) = (name for name in tiers.TIERS if name in tiers.BESIDE["readme"][-1:])
-    assert last == "e2e" and [*tiers.TIERS].index(last) < [*tiers.TIERS].index("perf")
+def test_each_tier_runs_once_and_one_at_a_time_has_a_docker_engine() -> None:
+    lanes = [lane for stage in tiers.STAGES for lane in stage]
+    assert sorted(tier for lane in lanes for tier in lane) == sorted(tiers.TIERS)
+    assert [lane for lane in lanes if {"kind", "readme"} & set(lane)] == [("kind", "readme")]
+
+
+def test_torch_and_perf_have_the_machine_for_themselves() -> None:
+    assert tiers.STAGES[0] == (("lint",),)
+    for tier in ("torch", "perf"):
+        assert ((tier,),) in tiers.STAGES
