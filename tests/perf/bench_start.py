@@ -112,8 +112,8 @@ WORKLOADS = [Workload(100, 8), Workload(12, 64)]
 
 @pytest.fixture
 def own_cluster() -> Iterator[ControlPlane]:
-    """A separate control plane, so that nothing else uses its CPU."""
-    with ControlPlane(Options(audit=True), users=USERS) as cluster:
+    """A separate control plane, so that nothing else uses its CPU, with Go's usual collector."""
+    with ControlPlane(Options(audit=True, apiserver_gogc=100), users=USERS) as cluster:
         asyncio.run(install(cluster))
         yield cluster
 

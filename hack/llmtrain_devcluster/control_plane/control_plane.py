@@ -19,6 +19,7 @@ from llmtrain_devcluster.control_plane.components import (
     Options,
     Ports,
     apiserver_command,
+    apiserver_environment,
     audit_policy,
     controller_manager_command,
     etcd_command,
@@ -110,7 +111,11 @@ class ControlPlane:
         self._supervisor = SupervisorClient(self.folder)
         start = self._supervisor.start
         start("etcd", etcd_command(binaries, self.folder, ports))
-        start("kube-apiserver", apiserver_command(binaries, self.folder, ports, self.options))
+        start(
+            "kube-apiserver",
+            apiserver_command(binaries, self.folder, ports, self.options),
+            apiserver_environment(self.options),
+        )
         self._await_ready("kube-apiserver", f"{self.url}/readyz", self.token("admin"))
         if self.options.controller_manager:
             command = controller_manager_command(binaries, self.folder, ports, self.options)
