@@ -23,7 +23,7 @@ from tests.support.security.tenants import Tenant, Tenants
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
-OBJECTS = int(os.environ.get("LLMTRAIN_FUZZ_OBJECTS", "150"))
+OBJECTS = int(os.environ.get("LLMTRAIN_FUZZ_OBJECTS", "90"))
 SEED = int(os.environ.get("LLMTRAIN_FUZZ_SEED", "0"))
 ALIVE = 60
 """Objects that exist at the same time; older ones are deleted."""

@@ -19,7 +19,7 @@ from tests.support.security.tenants import Tenant, Tenants
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
-COUNT = int(os.environ.get("LLMTRAIN_MANY_JOBS", "80"))
+COUNT = int(os.environ.get("LLMTRAIN_MANY_JOBS", "48"))
 ACTIVE = COUNT // 4
 SECONDS = 120 + COUNT / 2
 TOO_MANY = "TooManyActiveJobs"
