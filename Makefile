@@ -53,8 +53,8 @@ kills: setup ## twenty kills of ranks in four windows of a run; make test has on
 text-matrix: setup ## published chat templates, tokenizers and real corpora (downloads 80 MB once)
 	@python -m pytest tests/trainer/data/bench_chat_templates.py tests/trainer/data/bench_real_corpora.py -s -q
 
-fuzz: setup ## properties on fresh random examples; make test has the same ones each time
-	@python -m pytest -q -n 2 -m hypothesis --hypothesis-profile=fresh
+fuzz: setup ## properties on fresh random examples, and all fixed cases; make test has the same sample each time
+	@python -m pytest -q -n 2 -m "hypothesis or (unit and exhaustive)" --hypothesis-profile=fresh
 
 fuzz-objects: controlplane ## 10,000 random hostile objects and 241 jobs of 1 MB against an operator
 	@LLMTRAIN_FUZZ_OBJECTS=$(or $(OBJECTS),10000) LLMTRAIN_FUZZ_SEED=$(or $(SEED),0) LLMTRAIN_LARGE_JOBS=241 \

@@ -34,7 +34,7 @@ TIERS: dict[str, list[list[str]]] = {
         ["lint-imports"],
         ["mypy"],
     ],
-    "unit": [[*PYTEST, "-n", "2", "-m", f"not ({OTHER_TIERS})"]],
+    "unit": [[*PYTEST, "-n", "2", "-m", f"not ({OTHER_TIERS} or exhaustive)"]],
     "controlplane": [
         [sys.executable, "-m", "llmtrain_devcluster.control_plane.build"],
         [sys.executable, "-m", "tests.support.kueue.build"],

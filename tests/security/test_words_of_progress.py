@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.api.conditions import ConditionType
@@ -24,6 +24,7 @@ from llmtrain_operator.planning.confirmed_progress import (
 )
 from llmtrain_operator.reconcile.checklist import decide as decide_job
 from llmtrain_operator.scheduler.jobs import allocation_of, pending_job, running_job
+from tests.support.examples import examples
 from tests.support.operator_harness.observed import NOW, ago, make_observed, pod, status
 from tests.support.operator_harness.scheduling import (
     GPU,
@@ -169,7 +170,7 @@ reports = st.lists(
 )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(reports)
 def test_no_report_moves_the_end_beyond_what_plan_and_clock_permit(
     said: list[dict[str, Any]],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import event, example, given, settings
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 
 from llmtrain_core.layout import Layout
@@ -15,6 +15,7 @@ from llmtrain_core.placement import Placement, Request, place
 from llmtrain_core.placement.traffic.volumes import GroupTraffic, TrafficVolumes
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
+from tests.support.examples import examples
 from tests.support.placement.cases import GPU, MB
 from tests.support.placement.constraints import keeps_constraints
 
@@ -76,7 +77,7 @@ def random_case(seed: int) -> tuple[Request, Snapshot]:
 @example(13)
 @example(26)
 @example(147)
-@settings(max_examples=300)
+@examples(300)
 def test_wide_tensor_groups_keep_all_constraints(seed: int) -> None:
     request, state = random_case(seed)
     answer = place(request, state)

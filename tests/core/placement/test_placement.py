@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.api.conditions import Reason
@@ -18,6 +18,7 @@ from llmtrain_core.placement import Placement, Request, Unplaceable, device_tole
 from llmtrain_core.topology.inventory import Node, Snapshot, Taint, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel
 from llmtrain_core.validation.check import Job, check
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.unit
 
@@ -294,7 +295,7 @@ def fits_by_brute_force(request: Request, state: Snapshot) -> bool:
 
 
 @given(states(), requests)
-@settings(max_examples=300)
+@examples(300)
 def test_what_holds_for_every_answer(state: Snapshot, request: Request) -> None:
     answer = place(request, state)
     assert isinstance(answer, Placement) == fits_by_brute_force(request, state)
@@ -316,7 +317,7 @@ def test_what_holds_for_every_answer(state: Snapshot, request: Request) -> None:
 
 
 @given(states(), requests, st.randoms(use_true_random=False))
-@settings(max_examples=150)
+@examples(150)
 def test_the_order_of_nodes_does_not_matter(
     state: Snapshot, request: Request, rng: random.Random
 ) -> None:

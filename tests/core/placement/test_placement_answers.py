@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.api.conditions import Reason
@@ -15,6 +15,7 @@ from llmtrain_core.placement import Placement, Request, Unplaceable, place
 from llmtrain_core.placement.traffic.volumes import GroupTraffic, TrafficVolumes
 from llmtrain_core.topology.inventory import Node, Snapshot, Usage, snapshot
 from llmtrain_core.topology.levels import NODE, FabricLevel, Levels
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.unit
 
@@ -192,7 +193,7 @@ def asked(draw: st.DrawFn) -> Request:
 
 
 @given(crowded(), asked())
-@settings(max_examples=300)
+@examples(300)
 def test_without_the_named_blockers_a_waiting_job_fits(state: Snapshot, request: Request) -> None:
     answer = place(request, state)
     if isinstance(answer, Placement):

@@ -6,12 +6,13 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from llmtrain_core.placement import Placement, Request, Unplaceable, place
 from llmtrain_core.placement.cost import cost_of
 from llmtrain_core.topology.inventory import Snapshot
+from tests.support.examples import examples
 from tests.support.placement.cases import (
     GPU,
     LAYOUTS,
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
 
 
 @given(clusters(), gangs())
-@settings(max_examples=400)
+@examples(400)
 def test_a_gang_is_placed_whole_exactly_when_it_fits(state: Snapshot, request: Request) -> None:
     answer = place(request, state)
     event(type(answer).__name__)
@@ -45,7 +46,7 @@ def test_a_gang_is_placed_whole_exactly_when_it_fits(state: Snapshot, request: R
 
 
 @given(clusters(), gangs(), st.randoms(use_true_random=False))
-@settings(max_examples=200)
+@examples(200)
 def test_the_order_of_nodes_does_not_matter(
     state: Snapshot, request: Request, rng: random.Random
 ) -> None:
@@ -65,7 +66,13 @@ def test_the_order_of_nodes_does_not_matter_where_there_is_much_to_search(seed: 
     assert place(case.request, other) == place(case.request, case.snapshot)
 
 
-@pytest.mark.parametrize("seed", range(1, 60, 2))
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(seed, marks=pytest.mark.exhaustive if seed % 5 != 1 else ())
+        for seed in range(1, 60, 2)
+    ],
+)
 def test_no_placement_beats_the_ideal_where_nvlink_spans_nodes(seed: int) -> None:
     """NICs beside NVLink can be faster than NVLink alone, so packing is not always the ideal."""
     case = hardened(small_case(seed), seed)
@@ -80,7 +87,7 @@ def test_no_placement_beats_the_ideal_where_nvlink_spans_nodes(seed: int) -> Non
 
 
 @given(growths(), gangs())
-@settings(max_examples=400)
+@examples(400)
 def test_one_more_free_node_never_makes_a_job_slower(grown: Growth, request: Request) -> None:
     """Without a preferred level, which may pull a job into a domain that is slower for it."""
     request = replace(request, prefer=None)
@@ -99,7 +106,16 @@ TIGHT = (
 """Many small leaves: the best placement may use a node or two of all of them."""
 
 
-@pytest.mark.parametrize("seed", [*range(40, 110), 9085, 9117, 9197])
+@pytest.mark.parametrize(
+    "seed",
+    [
+        *(
+            pytest.param(seed, marks=pytest.mark.exhaustive if seed % 5 else ())
+            for seed in range(40, 110)
+        ),
+        *(9085, 9117, 9197),
+    ],
+)
 def test_one_more_free_node_never_makes_a_larger_job_slower(seed: int) -> None:
     """Up to 16 nodes; `make bench-placement` counts how often it does for larger ones.
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmtrain_core.queueing import Allocation, Assignment, PendingJob, decide
 from llmtrain_core.queueing.order import FULL_SHARE_SECONDS, dominant_share, sort_queue
+from tests.support.examples import examples
 from tests.support.queue_sim import GPU, Arrival, cluster_state, fabric, simulate
 
 pytestmark = pytest.mark.unit
@@ -73,7 +74,7 @@ jobs_of_teams = st.lists(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(jobs_of_teams, st.dictionaries(st.sampled_from("abc"), st.integers(1, 4)))
 def test_no_turn_goes_to_the_richer_for_more_than_its_age(
     wanted: list[tuple[str, int, int]], held: dict[str, int]

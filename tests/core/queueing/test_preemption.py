@@ -6,13 +6,14 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.queueing import Allocation, PendingJob, decide
 from llmtrain_core.queueing.capacity import FreeCapacity, request_class
 from llmtrain_core.queueing.preemption import UNADMITTED_SECONDS, find_victims
 from llmtrain_core.topology.inventory import Snapshot
+from tests.support.examples import examples
 from tests.support.queue_sim import (
     GPU,
     Arrival,
@@ -153,7 +154,7 @@ def crowds(draw: st.DrawFn) -> tuple[Snapshot, int, int, str | None, list[Alloca
     return fabric(count, per_leaf=3), nodes, gpus, level, running
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(crowds())
 def test_against_every_set_of_victims(
     case: tuple[Snapshot, int, int, str | None, list[Allocation]],

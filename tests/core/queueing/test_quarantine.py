@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.queueing import Assignment, ClusterState, PendingJob, Unschedulable, decide
@@ -17,6 +17,7 @@ from llmtrain_core.queueing.quarantine import (
     Quarantine,
     quarantine,
 )
+from tests.support.examples import examples
 from tests.support.queue_sim import Arrival, cluster_state, fabric
 
 pytestmark = pytest.mark.unit
@@ -126,7 +127,7 @@ failure = st.builds(
 )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(failure, max_size=40), st.integers(1, 40), st.integers(1, 100))
 def test_no_failures_exclude_more_than_the_limit(
     failures: list[NodeFailure], count: int, percent: int
@@ -141,7 +142,7 @@ def test_no_failures_exclude_more_than_the_limit(
             assert all(item.node == node for item in exclusion.failures)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(failure, max_size=40))
 def test_what_one_namespace_says_changes_nothing_for_others(failures: list[NodeFailure]) -> None:
     said = [replace(f, own=False, namespace="a", job=f"a/{f.job}") for f in failures]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core import placement
@@ -16,6 +16,7 @@ from llmtrain_core.queueing import Allocation, Assignment, PendingJob, QueueDeci
 from llmtrain_core.queueing.cycle import decide_within
 from llmtrain_core.queueing.round import NEW_ROUND, CycleResult, Round, search_work
 from llmtrain_core.topology.inventory import Snapshot
+from tests.support.examples import examples
 from tests.support.queue_sim import Arrival, cluster_state, fabric, start, wait
 
 pytestmark = pytest.mark.unit
@@ -75,7 +76,7 @@ arrivals = st.builds(
 )
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(
     st.lists(arrivals, min_size=1, max_size=10),
     st.lists(st.tuples(st.integers(0, 9), st.sampled_from([None, 50.0, 90.0])), max_size=5),

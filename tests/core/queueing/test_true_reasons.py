@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.queueing import (
@@ -22,6 +22,7 @@ from llmtrain_core.queueing import (
     decide,
 )
 from llmtrain_core.topology.inventory import Snapshot
+from tests.support.examples import examples
 from tests.support.queue_sim import GPU, Arrival, cluster_state, fabric, start, wait
 
 pytestmark = pytest.mark.unit
@@ -157,7 +158,7 @@ def without_what_is_named(crowd: Crowd, uid: str, told: Unschedulable) -> Crowd 
             return replace(crowd, waiting=crowd.only(uid)).usable(told.blockers, uid)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(crowds())
 def test_without_what_is_named_it_starts(crowd: Crowd) -> None:
     for uid, told in crowd.decide().items():
@@ -167,7 +168,7 @@ def test_without_what_is_named_it_starts(crowd: Crowd) -> None:
             start(then.decide()[uid])
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(crowds(namespaces=("ns", "ml")))
 def test_who_takes_the_turn_of_one_that_left_is_named_in_its_stead(crowd: Crowd) -> None:
     """A job that leaves changes its team's share, so another of its team may go before."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_core.api.status.job import PlacementStatus
@@ -28,6 +28,7 @@ from llmtrain_operator.scheduler.decisions import Preemption
 from llmtrain_operator.scheduler.jobs import affects_scheduling
 from llmtrain_operator.scheduler.loop import Scheduler
 from llmtrain_operator.scheduler.memory import Queue
+from tests.support.examples import examples
 from tests.support.operator_harness.observed import PLACEMENT, assignment, pod
 from tests.support.operator_harness.scheduling import (
     GPU,
@@ -50,7 +51,7 @@ pytestmark = pytest.mark.unit
 sizes = st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 4, 8]), st.integers(0, 2))
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     st.integers(0, 12),
     st.lists(sizes, max_size=8),

@@ -20,6 +20,7 @@ from llmtrain_trainer.data.shards import TokenStream, token_type, write_shards
 from llmtrain_trainer.data.text import normalize
 from llmtrain_trainer.data.tokenizer import END_OF_TEXT, Encoder, sample_indices, train_bpe
 from llmtrain_trainer.errors import InputError
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.torch  # batches are tensors
 
@@ -50,7 +51,7 @@ def encoder() -> Encoder:
     return Encoder(train_bpe([text * 20], 300))
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(text=st.text(max_size=200))
 def test_encoding_by_pieces_equals_encoding_whole(encoder: Encoder, text: str) -> None:
     """And decoding gives the text back, byte for byte, whatever it spells."""
