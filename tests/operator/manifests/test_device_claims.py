@@ -242,8 +242,16 @@ def test_devices_of_others_and_settings_of_drivers_cannot_be_asked_for(field: st
     assert found.reason == "InvalidSpec" and "unknown field" in str(found)
 
 
-def test_the_kinds_of_devices_of_a_job_are_bounded() -> None:
-    many = [
+def test_the_devices_of_a_job_are_bounded() -> None:
+    def claim(number: int, **first: Any) -> Any:
+        request = {"deviceClassName": "gpu.example.com"}
+        requests = [{"name": f"r{i}", **request, **(first if i == 0 else {})} for i in range(2)]
+        return {"name": f"c{number}", "requests": requests}
+
+    def selecting(number: int, text: str) -> Any:
+        return claim(number, selectors=[{"cel": {"expression": text}}])
+
+    classes = [
         {
             "name": f"c{i}",
             "requests": [
@@ -252,6 +260,12 @@ def test_the_kinds_of_devices_of_a_job_are_bounded() -> None:
         }
         for i in range(5)
     ]
-    found = problems(many)
-    assert [each.field for each in found] == ["spec.workers.deviceClaims"]
-    assert "40 different classes" in str(found[0])
+    long = [selecting(i, " && ".join([f"{i} < 9"] * 20)) for i in range(2)]
+    for many, text in (
+        (classes, "40 different DeviceClasses, but a job has at most 16"),
+        (long, "158 different words and signs of selectors, but a job has at most 128"),
+    ):
+        found = problems(many)
+        assert [each.field for each in found] == ["spec.workers.deviceClaims"]
+        assert text in str(found[0])
+    assert problems(long[:1]) == []
