@@ -21,7 +21,7 @@ from tests.support.operator_harness.harness import (
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-FINISHED, RUNNING = 50, 20
+FINISHED, RUNNING = 12, 8
 SECONDS = 35
 """More than twice the longest period of the scheduler, 15 s."""
 SMALL = {

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import yaml
-
 from llmtrain_chart.helm import render
 from llmtrain_core.api.crd import crds
 from llmtrain_devcluster.api import Api, ApiStatusError
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
+from tests.support.chart.manifests import documents
 from tests.support.operator_harness.harness import SYSTEM
 from tests.support.paths import ROOT
 from tests.support.rights.audit import refused
@@ -40,7 +39,7 @@ async def install(control_plane: ControlPlane, values: Mapping[str, Any] | None 
             )
         user = {"kind": "User", "name": OPERATOR_USER, "apiGroup": "rbac.authorization.k8s.io"}
         text = render(values, "--no-hooks") if values else DEPLOY.read_text("utf-8")
-        for document in yaml.safe_load_all(text):
+        for document in documents(text):
             if not document["kind"].endswith(("Role", "RoleBinding")):
                 continue
             if document["kind"].endswith("Binding"):
