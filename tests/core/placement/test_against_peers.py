@@ -17,14 +17,14 @@ from tests.support.placement.comparison import BASELINES, compare, real_cases, s
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(900)]
 
-SYNTHETIC, REAL = 88, 24
-"""`make bench-placement` has twice as many."""
+SYNTHETIC, REAL = 44, 12
+"""`make bench-placement` has four times as many."""
 EVEN = 1 - 1e-9
 """Equal costs may differ by rounding."""
 
 
 def test_no_peer_is_ever_better() -> None:
-    """112 cases on 10 fabrics, 24 of them on the real tree; and each peer loses often."""
+    """56 cases on 10 fabrics, 12 of them on the real tree; and each peer loses often."""
     lost: list[str] = []
     found: dict[str, list[float]] = defaultdict(list)
     for number, case in enumerate(chain(synthetic_cases(SYNTHETIC), real_cases(REAL))):
@@ -34,8 +34,8 @@ def test_no_peer_is_ever_better() -> None:
                 lost.append(f"case {number}, {case.name}, {case.request.layout}: {peer} {ratio}")
     assert not lost, "\n".join(lost)
     for peer in BASELINES:
-        assert len(found[peer]) >= 100, peer
-        assert sum(ratio > 1.1 for ratio in found[peer]) >= 20, peer
+        assert len(found[peer]) >= 50, peer
+        assert sum(ratio > 1.1 for ratio in found[peer]) >= 10, peer
 
 
 def fabric(spec: dict[str, dict[str, int]]) -> Case:

@@ -205,7 +205,15 @@ def random_tree(seed: int, flat: bool) -> tuple[Request, Snapshot]:
     return request, state
 
 
-@pytest.mark.parametrize(("flat", "seeds"), [(True, 120), (False, 60)], ids=["flat", "tight"])
+@pytest.mark.parametrize(
+    ("flat", "seeds"),
+    [
+        pytest.param(True, 40, id="flat"),
+        pytest.param(False, 20, id="tight"),
+        pytest.param(True, 120, id="all flat", marks=pytest.mark.exhaustive),
+        pytest.param(False, 60, id="all tight", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_no_other_placement_is_better_by_any_criterion(flat: bool, seeds: int) -> None:
     """Compare with all assignments of each of many small random trees, on the whole rank."""
     several = 0
