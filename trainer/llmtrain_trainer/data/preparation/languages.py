@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from itertools import islice
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -16,6 +17,7 @@ UNSPACED = frozenset(("zh", "ja", "th", "lo", "km", "my", "bo", "dz"))
 """Languages that do not write spaces between words."""
 
 _LETTERS = 16
+"""Letters of a text with words, at least."""
 
 
 @cache
@@ -31,6 +33,7 @@ def known_languages() -> frozenset[str]:
 def language_of(text: str) -> str:
     """Return the ISO 639 code of the likeliest language of a text."""
     start = text[:CHARACTERS]
-    if sum(unicodedata.category(char)[0] == "L" for char in start) < _LETTERS:
+    letters = (char for char in start if unicodedata.category(char)[0] == "L")
+    if len(list(islice(letters, _LETTERS))) < _LETTERS:
         return UNDETERMINED
     return str(_identifier().classify(start)[0])

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from llmtrain_trainer.data.preparation.languages import UNSPACED
-from llmtrain_trainer.data.preparation.words import runs, word_hashes
+from llmtrain_trainer.data.preparation.words import runs_by_length, word_hashes
 
 WORDS = (50, 100_000)
 MEAN_WORD_LENGTH = (3.0, 10.0)
@@ -62,7 +62,8 @@ def _prose(text: str, words: Sequence[str], size: int, language: str) -> Iterato
         yield "ellipses"
     if size > 1:
         return
-    if sum(any(map(str.isalpha, word)) for word in words) < ALPHABETIC_WORDS * len(words):
+    alphabetic = sum(word.isalpha() or any(map(str.isalpha, word)) for word in words)
+    if alphabetic < ALPHABETIC_WORDS * len(words):
         yield "alphabetic"
     if language == "en" and len(STOP_WORDS.intersection(map(str.lower, words))) < LEAST_STOP_WORDS:
         yield "stop-words"
@@ -85,20 +86,25 @@ def _repeated_runs(words: Sequence[str], per_word: int) -> Iterator[str]:
     hashes = word_hashes(list(words))
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     total = int(lengths.sum())
-    for count, share in TOP_RUNS.items():
-        size = count * per_word
-        _, first, counts = np.unique(runs(hashes, size), return_index=True, return_counts=True)
-        top = int(counts.argmax())
-        start = int(first[top])
-        if counts[top] > 1 and counts[top] * lengths[start : start + size].sum() > share * total:
-            yield f"top-run-{count}"
-    for count, share in REPEATED_RUNS.items():
-        size = count * per_word
-        found = runs(hashes, size)
+    longest = max(REPEATED_RUNS) * per_word
+    for size, found in enumerate(runs_by_length(hashes, longest), 1):
+        count, rest = divmod(size, per_word)
+        if rest or count < min(TOP_RUNS):
+            continue
+        ordered = np.sort(found)
+        if not (ordered[1:] == ordered[:-1]).any():
+            return  # no longer run is repeated
+        _, first, counts = np.unique(found, return_index=True, return_counts=True)
+        if count in TOP_RUNS:
+            top = int(counts.argmax())
+            start = int(first[top])
+            if counts[top] * lengths[start : start + size].sum() > TOP_RUNS[count] * total:
+                yield f"top-run-{count}"
+            continue
         repeated = np.ones(len(found), bool)
-        repeated[np.unique(found, return_index=True)[1]] = False
+        repeated[first] = False
         covered = np.zeros(len(words) + 1, np.int64)
         np.add.at(covered, np.flatnonzero(repeated), 1)
         np.add.at(covered, np.flatnonzero(repeated) + size, -1)
-        if lengths[np.cumsum(covered[:-1]) > 0].sum() > share * total:
+        if lengths[np.cumsum(covered[:-1]) > 0].sum() > REPEATED_RUNS[count] * total:
             yield f"repeated-run-{count}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -62,12 +63,18 @@ def signs(text: str) -> list[str]:
 
 def runs(words: Hashes, length: int) -> Hashes:
     """Return a hash per run of `length` words; one hash of all words if there are fewer."""
-    length = min(length, len(words))
-    count = len(words) - length + 1 if length else 0
-    value = np.zeros(count, np.uint64)
-    for offset in range(length):
-        value = mixed(value * _FACTOR + words[offset : offset + count])
-    return value
+    found = words
+    for found in runs_by_length(words, length):  # noqa: B007 - the last one
+        pass
+    return found
+
+
+def runs_by_length(words: Hashes, longest: int) -> Iterator[Hashes]:
+    """Yield a hash per run of 1, 2, .. `longest` words, at most of all words."""
+    value = np.zeros(len(words), np.uint64)
+    for offset in range(min(longest, len(words))):
+        value = mixed(value[: len(words) - offset] * _FACTOR + words[offset:])
+        yield value
 
 
 def mixed(value: Hashes) -> Hashes:
