@@ -137,6 +137,10 @@ def prepare_with_commit(
         subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="encoding takes as long as with datatrove, and only llmtrain detects the language",
+)
 def test_data_preparation_beside_datatrove(tmp_path: Path) -> None:
     texts = list(documents())
     (tmp_path / "in").mkdir()
