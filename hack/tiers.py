@@ -154,7 +154,8 @@ def _run_lane(
     for name in lane:
         if failed.is_set():
             break
-        print(f"== {name}{' beside' if output else ''}", flush=True)
+        # One write, because lanes print at the same time.
+        print(f"== {name}{' beside' if output else ''}\n", end="", flush=True)
         results.append(_run(name, output))
         if results[-1].code:
             failed.set()
