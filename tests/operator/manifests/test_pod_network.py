@@ -100,6 +100,7 @@ CASES: dict[tuple[str, str], Added] = {
         "coreweave-roce", {"rdma/ib": "1"}, {**GB300, **ROCE}, RAILS, "required"
     ),
     ("oci-h100-virtual-functions", "auto"): TCP,
+    ("oci-mi355x-virtual-functions", "auto"): TCP,
     ("oci-b200-host-network", "auto"): TCP,
     ("azure-h100-virtual-functions", "auto"): Added(
         "azure-infiniband", {"rdma/ib": "8"}, ETH0, rdma="preferred"
@@ -116,6 +117,14 @@ CASES: dict[tuple[str, str], Added] = {
         {"amd.com/nic": "8"},
         AINIC,
         ",".join(["amd-host-device-nad"] * 8),
+        "required",
+    ),
+    ("amd-ainic-virtual", "auto"): TCP,
+    ("amd-ainic-virtual", "roce"): Added(
+        "amd-ainic",
+        {"amd.com/vnic": "8"},
+        AINIC,
+        ",".join(["vf-amd-host-device-nad"] * 8),
         "required",
     ),
     ("openshift-infiniband", "auto"): Added(
