@@ -102,7 +102,7 @@ def test_each_tier_runs_once_and_one_at_a_time_has_a_docker_engine() -> None:
     assert [lane for lane in lanes if {"kind", "readme"} & set(lane)] == [("kind", "readme")]
 
 
-def test_torch_and_perf_have_the_machine_for_themselves() -> None:
+def test_serial_and_perf_have_the_machine_for_themselves() -> None:
     assert tiers.STAGES[0] == (("lint",),)
-    for tier in ("torch", "perf"):
+    for tier in ("serial", "perf"):
         assert ((tier,),) in tiers.STAGES
