@@ -112,21 +112,16 @@ CASES: dict[tuple[str, str], Added] = {
         rdma="preferred",
     ),
     ("amd-ainic", "auto"): TCP,
-    ("amd-ainic", "roce"): Added(
-        "amd-ainic",
-        {"amd.com/nic": "8"},
-        AINIC,
-        ",".join(["amd-host-device-nad"] * 8),
-        "required",
-    ),
     ("amd-ainic-virtual", "auto"): TCP,
-    ("amd-ainic-virtual", "roce"): Added(
-        "amd-ainic",
-        {"amd.com/vnic": "8"},
-        AINIC,
-        ",".join(["vf-amd-host-device-nad"] * 8),
-        "required",
-    ),
+    **{
+        (nodes, "roce"): Added(
+            "amd-ainic", {f"amd.com/{nic}": "8"}, AINIC, ",".join([network] * 8), "required"
+        )
+        for nodes, nic, network in (
+            ("amd-ainic", "nic", "amd-host-device-nad"),
+            ("amd-ainic-virtual", "vnic", "vf-amd-host-device-nad"),
+        )
+    },
     ("openshift-infiniband", "auto"): Added(
         "nvidia-network-operator", {"rdma/rdma_shared_device_ib": "1"}, rdma="preferred"
     ),
