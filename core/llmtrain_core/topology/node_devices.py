@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from llmtrain_core.devices.capacity import DeviceClasses, NodeAmounts, NodeKinds, node_amounts
 from llmtrain_core.devices.demand import DeviceKey
-from llmtrain_core.devices.records import ClaimRecord, SliceRecord, devices_of_node
+from llmtrain_core.devices.records import ClaimRecord, DeviceId, SliceRecord, devices_of_node
 from llmtrain_core.topology.inventory import Node, Usage
 
 
@@ -53,21 +53,19 @@ def devices_of_nodes(
         by_node.setdefault(each.node, []).append(each)
     countable = classes.countable({*keys, *classes.extended.values()})
     own_claims = [claim for claim in claims if not claim.by_scheduler]
+    by_device: dict[DeviceId, set[int]] = {}
+    for index, claim in enumerate(own_claims):
+        for device in claim.devices:
+            by_device.setdefault(device, set()).add(index)
     found, usage = [], list[Usage]()
     for node in nodes:
         own = by_node.get(node.name, [])
-        amounts = _amounts(NodeKinds([*devices_of_node(own)], classes), own_claims, countable)
+        kinds = NodeKinds([*devices_of_node(own)], classes)
+        mine = set[int]().union(*(by_device.get(device.id, ()) for device in kinds.devices))
+        amounts = node_amounts(kinds, [own_claims[index] for index in mine], countable)
         found.append(with_devices(node, own, amounts.total, classes) if own else node)
         usage += _usage(node, amounts, classes)
     return found, usage
-
-
-def _amounts(
-    kinds: NodeKinds, claims: Collection[ClaimRecord], keys: Collection[DeviceKey]
-) -> NodeAmounts:
-    ids = {device.id for device in kinds.devices}
-    mine = [claim for claim in claims if not ids.isdisjoint(claim.devices)]
-    return node_amounts(kinds, mine, keys)
 
 
 def _usage(node: Node, amounts: NodeAmounts, classes: DeviceClasses) -> Iterator[Usage]:
