@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from llmtrain_core.pipeline_schedules import peak_micro_batches
 from llmtrain_core.plan.gradient_sync import state_values
 from llmtrain_core.plan.memory.activations import block_bytes_per_token, boundary_bytes_per_token
-from llmtrain_core.plan.model.parameters import PipelineStage, unit_sizes
+from llmtrain_core.plan.model.parameters import PipelineStage, size
 from llmtrain_core.plan.training_setup import (
     COMPUTE_BYTES,
     MASTER_BYTES,
@@ -143,9 +143,9 @@ def _gathered(setup: TrainingSetup, stage: PipelineStage, shards: int) -> _Gathe
     several = setup.layout.pipeline > 1 or setup.micro_batches > 1
     if setup.sharding != "fsdp2" or (setup.shard_ranks == 1 and compute == master):
         return _Gathered(shards, shards, 0, 0, 0)  # nothing to fetch or to convert
-    ends, learnt = compute * unit_sizes(units)[2], units.learnt
+    ends, learnt = compute * size(units.ends), units.learnt
     working = ends + compute * min(2, units.layers) * units.layer
-    made = compute * max(unit_sizes(learnt))
+    made = compute * max(size(learnt.block), size(learnt.experts), size(learnt.ends))
     if not several or setup.syncs_always:
         return _Gathered(shards, shards, ends, working, working + made)
     whole, all_ = master * learnt.size, compute * units.size

@@ -290,7 +290,7 @@ class FsdpUnits:
     @property
     def layer(self) -> int:
         """Parameters of one layer."""
-        return sum(unit_sizes(self)[:2])
+        return size(self.block) + size(self.experts)
 
     @property
     def learnt(self) -> FsdpUnits:
@@ -315,12 +315,6 @@ def stage_units(
         learning = FsdpUnits(adapters, (), 1, layers, (), layers * size(adapters), layers)
     whole = layers * (size(block) + size(experts)) + size(ends)
     return FsdpUnits(block, experts, expert, layers, ends, whole, units, learning)
-
-
-@cache
-def unit_sizes(units: FsdpUnits) -> tuple[int, int, int]:
-    """Return the parameters of a block, of the experts of one layer, and of the ends."""
-    return size(units.block), size(units.experts), size(units.ends)
 
 
 @cache
