@@ -139,7 +139,7 @@ def prepare_with_commit(
 
 @pytest.mark.xfail(
     strict=True,
-    reason="encoding takes as long as with datatrove, and only llmtrain detects the language",
+    reason="1.3 times instead of 2 on two cores; only llmtrain detects the language",
 )
 def test_data_preparation_beside_datatrove(tmp_path: Path) -> None:
     texts = list(documents())

@@ -1,4 +1,4 @@
-"""Which kinds of devices are counted. Hostile jobs and claims change it for nobody else."""
+"""Kinds of devices that are counted, and what one namespace can change for others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from llmtrain_operator.cache.device_demand import KINDS_OF_NAMESPACE
 from llmtrain_operator.cache.records import ForeignPod
 from tests.support.devices.cluster import GPU, PLUGIN, DeviceCluster, placed, refused
 from tests.support.devices.objects import (
-    CLASSES,
     GPU_CLASS,
     GPU_DRIVER,
     claim,
@@ -27,13 +26,6 @@ from tests.support.devices.objects import (
 from tests.support.operator_harness.observed import status
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def devices() -> DeviceCluster:
-    found = DeviceCluster()
-    found.put(*CLASSES)
-    return found
 
 
 def selecting(number: int) -> Any:
@@ -182,5 +174,5 @@ def test_a_claim_that_only_says_it_is_of_kube_scheduler_takes_its_devices() -> N
             devices.informers.foreign_pods._store(pod, None, foreign)
         device = (GPU_DRIVER, f"gpu-{requested}")
         devices.put(claim(f"claim-{pod}", "n0", device, pod=pod, **mark))
-    devices.put(claim("nobody", "n0", (GPU_DRIVER, "gpu-2"), **mark))
+    devices.put(claim("without-pod", "n0", (GPU_DRIVER, "gpu-2"), **mark))
     assert devices.informers.used_by_foreign() == {("n0", PLUGIN): 3, ("n0", GPU): 3}

@@ -33,13 +33,6 @@ from tests.support.operator_harness.scheduling import record
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture
-def devices() -> DeviceCluster:
-    found = DeviceCluster()
-    found.put(*CLASSES)
-    return found
-
-
 def test_a_gang_gets_the_nodes_whose_slices_have_the_devices(devices: DeviceCluster) -> None:
     devices.put(gpus("n0", 2), gpus("n1", 2))
     devices.submit("job")
