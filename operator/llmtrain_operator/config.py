@@ -112,7 +112,8 @@ class Config:
     count_foreign_pods: bool = True
     """Count the resources of pods that are not of a job (needs a watch of all bound pods)."""
     pod_groups: bool = False
-    """Create a PodGroup per job (Kubernetes 1.37 with the feature gate GenericWorkload)."""
+    """Create a PodGroup per job (Kubernetes 1.37 with the feature gate GenericWorkload). With
+    `deviceClaims`, its pods may share claims (feature gate DRAWorkloadResourceClaims)."""
     kueue: bool = False
     """Let jobs with the label kueue.x-k8s.io/queue-name wait for admission by Kueue."""
     system_priority_classes: bool = False

@@ -13,9 +13,9 @@ from llmtrain_core.node_health import HealthTable, changed_rows
 from llmtrain_core.plan.hardware import Accelerator
 from llmtrain_core.queueing import Assignment, Unschedulable
 from llmtrain_core.validation.check import Job
+from llmtrain_operator.cache.attempt_record import AttemptRecord
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.child_record import ChildRecord
-from llmtrain_operator.cache.compute_domain_record import ComputeDomainRecord
 from llmtrain_operator.cache.disruption_budgets import BudgetRecord
 from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.job_feed import JobFeed
@@ -41,7 +41,7 @@ from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.link_monitor import LinkMonitor
 from llmtrain_operator.progress.pod_events import PodEvents
 from llmtrain_operator.progress.poller import ProgressPoller
-from llmtrain_operator.reconcile.compute_domains import JobComputeDomains
+from llmtrain_operator.reconcile.attempt_objects import JobAttemptObjects
 from llmtrain_operator.reconcile.disruption_budget import JobBudget
 from llmtrain_operator.reconcile.loops import ReconcileLoops
 from llmtrain_operator.reconcile.reconciler import Reconciler, ReconcilerDeps
@@ -51,6 +51,7 @@ from llmtrain_operator.scheduler.admission import Admission
 from llmtrain_operator.scheduler.fabric_levels import FabricLevels
 from llmtrain_operator.scheduler.jobs import affects_scheduling
 from llmtrain_operator.scheduler.loop import Scheduler
+from llmtrain_operator.scheduler.shared_devices import SharedDevices
 from llmtrain_operator.scheduler.snapshot import ClusterReader
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class Controller:
             NodeDevices(self._checked.demanded_devices),
             device_claims=config.device_claims,
             compute_domains=config.compute_domains,
+            pod_groups=config.pod_groups,
         )
         self.feed = JobFeed(self.informers.jobs.values)
         self._assessments = AssessmentCache(
@@ -141,7 +143,7 @@ class Controller:
             self._child_changed,
             self._budget_changed,
             self._trigger,
-            self._compute_domain_changed,
+            self._attempt_object_changed,
         )
 
     def _make_collector(self) -> ClusterCollector:
@@ -162,14 +164,19 @@ class Controller:
             self._reader.generation,
             lambda: self.scheduler.trigger(),
         )
+        shared = SharedDevices(
+            self.informers,
+            lambda: self._reader.shared_holders(self.scheduler.assignments()),
+            lambda: self.scheduler.trigger(),
+        )
         return Scheduler(
-            lambda: admission.admit(self._reader.pending_jobs()),
+            lambda: admission.admit(shared.admit(self._reader.pending_jobs())),
             self._reader.cluster_state,
             self._reader.job,
             self.wake,
             self.metrics.placement.observe,
             self._count_accepted,
-            admission.confirm,
+            lambda found, queue: shared.confirm(admission.confirm(found, queue), queue),
             self._reader.leaving_jobs,
             self.metrics.lapsed.inc,
         )
@@ -194,8 +201,8 @@ class Controller:
             writer=self._writer,
             restorer=self._make_restorer,
             budget=lambda: JobBudget(self.cluster, self._limiter, informers.budgets),
-            compute_domains=lambda: JobComputeDomains(
-                self.cluster, self._limiter, informers.compute_domains
+            attempt_objects=lambda: JobAttemptObjects(
+                self.cluster, self._limiter, informers.attempt_objects
             ),
             turns=FairTurns(CONCURRENT_DECISIONS),
             start_turns=StartTurns(STARTING_JOBS, self.wake),
@@ -341,9 +348,7 @@ class Controller:
             if job.namespace == found.namespace:
                 self.wake(job.uid)
 
-    def _compute_domain_changed(
-        self, old: ComputeDomainRecord | None, new: ComputeDomainRecord | None
-    ) -> None:
+    def _attempt_object_changed(self, old: AttemptRecord | None, new: AttemptRecord | None) -> None:
         found = new or old
         assert found is not None
         self.wake(found.owner)
@@ -364,6 +369,7 @@ def _checked_jobs(config: Config, gpu: Callable[[], Accelerator | None]) -> Chec
         allow_privileged_pods=config.allow_privileged_pods,
         device_claims=config.device_claims,
         compute_domains=config.compute_domains,
+        pod_groups=config.pod_groups,
     )
 
 

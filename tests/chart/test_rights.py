@@ -27,7 +27,16 @@ from tests.support.chart.releases import Releases
 from tests.support.chart.rendering import rendered_set
 from tests.support.chart.value_sets import OPTIONAL_RIGHTS, VALUE_SETS
 from tests.support.devices.driver import DOMAINS, TEMPLATES, fake_driver
-from tests.support.devices.objects import CHANNELS, CLASSES, channel, claims_of_workers, gpus
+from tests.support.devices.objects import (
+    CHANNELS,
+    CLASSES,
+    PORTS,
+    channel,
+    claim_of_gang,
+    claims_of_workers,
+    gpus,
+    ports,
+)
 from tests.support.operator_harness.harness import (
     DISRUPTION_BUDGETS,
     JOBS,
@@ -54,7 +63,8 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 """Values of the chart, by what decides about the rights."""
 LEASES, CLUSTER_ROLES = NAMESPACED["Lease"], CLUSTER_SCOPED["ClusterRole"]
 POLICIES = NAMESPACED["NetworkPolicy"]
-GATES = "--feature-gates=GenericWorkload=true"
+GROUPS = "scheduling.k8s.io/v1beta1/podgroups"
+GATES = "--feature-gates=GenericWorkload=true,DRAWorkloadResourceClaims=true"
 OPTIONS = Options(
     audit=True,
     apiserver_args=(
@@ -279,7 +289,7 @@ async def devices_are_claimed(harness: OperatorHarness, name: str) -> None:
     node = f"{name}-node"
     async with fake_driver(harness.api) as driver:
         await driver.install_compute_domains()
-        await driver.publish(*CLASSES, CHANNELS, gpus(node, 2), channel(node))
+        await driver.publish(*CLASSES, CHANNELS, PORTS, gpus(node, 2), channel(node), ports(1))
         await harness.nodes.add(NodeSpec(node, {"pool": name}))
         taken = {
             TEMPLATES: make_claim_template(DeviceClaim.from_wire(claims_of_workers()[0]), OTHER),
@@ -289,7 +299,8 @@ async def devices_are_claimed(harness: OperatorHarness, name: str) -> None:
         for resource, body in taken.items():
             body["metadata"] = {"name": names[resource]}
             await harness.api.create(resource, body, harness.namespace)
-        workers = {"nodes": 1, "nodeSelector": {"pool": name}, "deviceClaims": claims_of_workers()}
+        claims = [*claims_of_workers(), claim_of_gang()]
+        workers = {"nodes": 1, "nodeSelector": {"pool": name}, "deviceClaims": claims}
         async with driver.controlling(harness.namespace):
             await harness.submit(name, workers=workers, topology={"computeDomain": "auto"})
             for resource in taken:
@@ -297,9 +308,10 @@ async def devices_are_claimed(harness: OperatorHarness, name: str) -> None:
                 await harness.api.delete(resource, names[resource], harness.namespace)
             await harness.runs(name, 0, seconds=120)
             harness.nodes.end(harness.namespace, f"{name}-0-0", 0)
-            await harness.api.wait_for(
-                DOMAINS, f"{name}-0", lambda o: o is None, harness.namespace, seconds=120
-            )
+            for resource, left in ((DOMAINS, f"{name}-0"), (GROUPS, f"{name}.0")):
+                await harness.api.wait_for(
+                    resource, left, lambda o: o is None, harness.namespace, seconds=120
+                )
         await harness.delete(name)
 
 

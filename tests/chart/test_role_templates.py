@@ -44,7 +44,10 @@ def test_pod_groups_need_rights() -> None:
     wanted = {("get", "podgroups"), ("create", "podgroups")}
     assert not wanted & rights(find(rendered(), "ClusterRole", "llmtrain-operator"))
     more = find(rendered(config={"podGroups": True}), "ClusterRole", "llmtrain-operator")
-    assert wanted <= rights(more)
+    assert wanted <= rights(more) and ("delete", "podgroups") not in rights(more)
+    shared = rendered(config={"podGroups": True, "deviceClaims": True})
+    of_attempts = {(verb, "podgroups") for verb in ("list", "watch", "delete")}
+    assert wanted | of_attempts <= rights(find(shared, "ClusterRole", "llmtrain-operator"))
 
 
 def test_roles_of_users_are_aggregated() -> None:

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from tests.support.cluster_files import Shell, job, node
-from tests.support.devices.objects import CLASSES, GPU_CLASS, GPU_DRIVER, claim, device_class, gpus
+from tests.support.devices.objects import (
+    CLASSES,
+    GPU_CLASS,
+    GPU_DRIVER,
+    PORT_CLASS,
+    claim,
+    claim_of_gang,
+    device_class,
+    gpus,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -91,3 +100,15 @@ def test_the_plan_of_nodes_has_their_devices(llmtrain: Shell, file: Callable[...
     arguments = (arguments[0], "--nodes", file("nodes.json", listed))
     code, _, err = llmtrain("plan", "-f", *arguments)
     assert code != 0 and "1 of 1 have them" in err, "the node without slices has no GPUs"
+
+
+def test_claims_of_the_gang_are_said_not_to_be_counted(
+    place: Callable[..., tuple[int, Any]],
+) -> None:
+    manifest = with_claims()
+    manifest["spec"]["workers"]["deviceClaims"].append(claim_of_gang())
+    code, found = place(manifest, *CLASSES, gpus("a", 8), gpus("b", 8))
+    assert code == 0, "no node has such devices, and none needs any"
+    fields = [text for text in found["reasons"] if text.startswith("spec.workers.deviceClaims: ")]
+    assert f"spec.workers.deviceClaims: no DeviceClass is named '{PORT_CLASS}'" in fields
+    assert any("claims of scope gang are not counted here" in text for text in fields)

@@ -15,7 +15,7 @@ from llmtrain_cli.io.network_text import network_lines, network_to_wire
 from llmtrain_cli.io.output import Output, OutputOption, bar, bullets, render, seconds_text, show
 from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.labels import ALLOW_OVER_MEMORY
-from llmtrain_core.devices.demand import demand_of
+from llmtrain_core.devices.demand import demand_of, shared_claims_of
 from llmtrain_core.network import NetworkRequest
 from llmtrain_core.placement import (
     DOMAIN_TOLERANCE,
@@ -40,6 +40,10 @@ MAX_FINDINGS = 4
 """Maximum number of findings about the health of nodes in one sentence."""
 MAX_ROWS = 64
 """Maximum number of nodes in the text output. JSON has all nodes."""
+_SHARED_NOT_COUNTED = (
+    "spec.workers.deviceClaims: claims of scope gang are not counted here; the operator compares"
+    " them with the devices that all nodes reach"
+)
 
 NodesOption = Annotated[
     str | None,
@@ -104,7 +108,7 @@ def command(
         node_health=node_health,
         max_excluded_percent=max_excluded_nodes_percent,
     )
-    wanted = demand_of(checked.spec)
+    wanted, shared = demand_of(checked.spec), shared_claims_of(checked.spec)
     view = read_cluster(sources, named, devices=wanted)
     request = request_on(view, checked, annotations, domain_tolerance)
     answer = place(request, view.snapshot)
@@ -114,7 +118,11 @@ def command(
         *wire["reasons"],
         *_label_findings(request, view.snapshot, answer),
         *_health_findings(view.snapshot, answer),
-        *(f"spec.workers.deviceClaims: {each.text}" for each in view.classes.problems(wanted)),
+        *(
+            f"spec.workers.deviceClaims: {each.text}"
+            for each in view.classes.problems({*wanted, *shared.keys})
+        ),
+        *([_SHARED_NOT_COUNTED] if shared.count else []),
     ]
     if isinstance(answer, Unplaceable):
         wire["obstacles"] = obstacles_by_node(request, view.snapshot)

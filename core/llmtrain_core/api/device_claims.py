@@ -7,11 +7,11 @@ which run as root on the node.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmtrain_core.api.base import ApiModel, Name, ObjectName, list_map, list_set
+from llmtrain_core.api.base import ApiModel, Name, ObjectName, Rule, list_map, list_set
 
 MAX_DEVICES = 32
 """Devices of one ResourceClaim (`AllocationResultsMaxSize` of Kubernetes)."""
@@ -77,13 +77,14 @@ class DeviceConstraint(ApiModel):
 
 
 class DeviceClaim(ApiModel):
-    """A ResourceClaim of each pod. The operator creates its ResourceClaimTemplate."""
+    """A ResourceClaim of each pod, or of the gang. The operator creates its template."""
 
     name: ClaimName
     """Name of the claim. Must be unique in the job."""
     scope: Literal["pod", "gang"] = "pod"
-    """Who shares the devices: pod, each pod has claims of its own. gang is reserved for claims that
-    all pods share, and is rejected by this release."""
+    """Who shares the devices: pod, each pod has claims of its own; gang, all pods of the gang share
+    one claim of their PodGroup, whose devices all nodes must reach. gang needs the feature gate
+    DRAWorkloadResourceClaims (Kubernetes 1.37)."""
     claims_per_pod: DeviceCount = 1
     """Number of such claims in each pod. With one GPU and one NIC in the claim and a constraint,
     each claim is a GPU with a NIC next to it."""
@@ -91,6 +92,21 @@ class DeviceClaim(ApiModel):
     """Devices of the claim."""
     constraints: Annotated[list[DeviceConstraint], Field(max_length=8)] | None = None
     """Conditions that the devices of the claim must meet together."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.scope != 'gang' || self.claimsPerPod == 1",
+            "a claim that all pods share is one claim: leave claimsPerPod out, or use scope pod",
+            ".claimsPerPod",
+            lambda self: self.scope != "gang" or self.claims_per_pod == 1,
+        ),
+        Rule(
+            "self.scope != 'gang' || !self.requests.exists(request, request.gpus)",
+            "the GPUs of a rank are on its node, and no claim that all pods share: use scope pod",
+            ".scope",
+            lambda self: self.scope != "gang" or not any(item.gpus for item in self.requests),
+        ),
+    )
 
     @property
     def names(self) -> list[str]:

@@ -62,6 +62,27 @@ Demand = Mapping[DeviceKey, int]
 """Amounts that a pod takes on its node."""
 
 
+@dataclass(frozen=True, slots=True)
+class SharedClaims:
+    """What a gang claims once for all of its pods, of devices that all nodes reach."""
+
+    count: int = 0
+    """Number of claims."""
+    amounts: tuple[tuple[DeviceKey, int], ...] = ()
+    """Amount of each key, once."""
+    kinds: frozenset[DeviceKind] = frozenset()
+    """Devices that its requests can get."""
+
+    @property
+    def keys(self) -> frozenset[DeviceKey]:
+        """What it claims."""
+        return frozenset(key for key, _ in self.amounts)
+
+
+NO_SHARED_CLAIMS = SharedClaims()
+"""Those of a gang whose pods have claims of their own only."""
+
+
 def is_whole_class(key: DeviceKey) -> bool:
     """Return True for all devices of a class, which are counted without evaluating more."""
     return isinstance(key, DeviceKind) and not key.selectors
@@ -82,14 +103,26 @@ def class_of(resource: str) -> str:
 
 
 def demand_of(spec: JobSpec) -> dict[DeviceKey, int]:
-    """Return what a pod of a job takes by its claims."""
-    found: dict[DeviceKey, int] = {}
-    for claim in spec.workers.device_claims or ():
-        for key, amount in _demand_of_claim(claim):
-            found[key] = found.get(key, 0) + amount * claim.claims_per_pod
+    """Return what a pod of a job takes by its own claims."""
+    found = _demand_of_scope(spec, "pod")
     if spec.topology is not None and spec.topology.compute_domain is not None:
         channel = DeviceKind(CHANNEL_CLASS)
         found[channel] = found.get(channel, 0) + 1
+    return found
+
+
+def shared_claims_of(spec: JobSpec) -> SharedClaims:
+    """Return what the gang of a job claims once for all of its pods."""
+    claims = [claim for claim in spec.workers.device_claims or () if claim.scope == "gang"]
+    kinds = frozenset(devices_of_request(each) for claim in claims for each in claim.requests)
+    return SharedClaims(len(claims), tuple(_demand_of_scope(spec, "gang").items()), kinds)
+
+
+def _demand_of_scope(spec: JobSpec, scope: str) -> dict[DeviceKey, int]:
+    found: dict[DeviceKey, int] = {}
+    for claim in spec.workers.device_claims or ():
+        for key, amount in _demand_of_claim(claim) if claim.scope == scope else ():
+            found[key] = found.get(key, 0) + amount * claim.claims_per_pod
     return found
 
 

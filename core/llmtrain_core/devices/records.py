@@ -16,6 +16,9 @@ from llmtrain_core.devices.selectors import Value, Version
 
 Raw = Mapping[str, Any]
 
+ALL_NODES = "*"
+"""Stands for the node of devices that all nodes reach. No name of a node has this character."""
+
 _UNUSABLE = frozenset({"NoSchedule", "NoExecute"})
 """Effects of a taint of a device that keep claims without a toleration from it."""
 _BY_SCHEDULER = "resource.kubernetes.io/extended-resource-claim"
@@ -45,9 +48,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class SliceRecord:
-    """The devices of a ResourceSlice that belong to one node."""
+    """The devices of a ResourceSlice that belong to one node, or that all nodes reach."""
 
     node: str
+    """Name of the node, or `ALL_NODES`."""
     driver: str
     pool: str
     generation: int
@@ -75,6 +79,8 @@ class ClaimRecord:
     devices: tuple[DeviceId, ...]
     pods: tuple[str, ...] = ()
     """UIDs of the pods that it is reserved for."""
+    groups: tuple[str, ...] = ()
+    """UIDs of the PodGroups that it is reserved for: their pods share it."""
     by_scheduler: bool = False
     """Whether it says that kube-scheduler made it for the extended resources that a pod requests.
 
@@ -89,12 +95,13 @@ def _shared(text: str) -> str:
 
 
 def slice_record(raw: Raw) -> SliceRecord | None:
-    """Read a ResourceSlice; None if its devices are not those of one node.
+    """Read a ResourceSlice; None if its devices are neither those of one node nor of all nodes.
 
-    Devices that pods of several nodes can use, such as those of a fabric, are no part of a node.
+    Devices that some nodes reach are not counted.
     """
     spec = raw["spec"]
-    node, pool = spec.get("nodeName"), spec.get("pool") or {}
+    node = ALL_NODES if spec.get("allNodes") is True else spec.get("nodeName")
+    pool = spec.get("pool") or {}
     if not node:
         return None
     driver, name = _shared(spec["driver"]), _shared(pool.get("name") or "")
@@ -164,12 +171,17 @@ def claim_record(raw: Raw) -> ClaimRecord | None:
         return None
     users = status.get("reservedFor") or ()
     pods = tuple(user["uid"] for user in users if user.get("resource") == "pods")
+    groups = tuple(
+        user["uid"]
+        for user in users
+        if user.get("resource") == "podgroups" and user.get("apiGroup") == "scheduling.k8s.io"
+    )
     by_scheduler = (metadata.get("annotations") or {}).get(_BY_SCHEDULER) == "true"
-    return ClaimRecord(metadata["uid"], found, pods, by_scheduler)
+    return ClaimRecord(metadata["uid"], found, pods, groups, by_scheduler)
 
 
 def devices_of_node(slices: Iterable[SliceRecord]) -> Iterator[Device]:
-    """Yield the devices of a node: those of the newest generation of each pool that is complete."""
+    """Yield the devices of a node: those of the newest generation of each complete pool."""
     pools: dict[tuple[str, str], list[SliceRecord]] = {}
     for each in slices:
         found = pools.setdefault((each.driver, each.pool), [])

@@ -43,7 +43,7 @@ class NetworkRequest:
     node_paths: bool = False
     """Whether `workers.podPatch` mounts paths of the node in the container that trains."""
     has_claims: bool = False
-    """Whether `workers.deviceClaims` have devices besides GPUs."""
+    """Whether pods claim devices of their nodes besides GPUs."""
 
     @property
     def key(self) -> Hashable:
@@ -85,7 +85,9 @@ class NetworkRequest:
             host_network=bool(patch.host_network),
             node_paths=_mounts_node_paths(patch),
             has_claims=any(
-                not each.gpus for claim in workers.device_claims or () for each in claim.requests
+                claim.scope == "pod" and not each.gpus
+                for claim in workers.device_claims or ()
+                for each in claim.requests
             ),
         )
 

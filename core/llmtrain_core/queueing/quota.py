@@ -13,10 +13,11 @@ from types import MappingProxyType
 from typing import Any
 
 from llmtrain_core.api.base import read_quantity
-from llmtrain_core.devices.demand import CLASS_PREFIX
+from llmtrain_core.devices.demand import CLASS_PREFIX, SharedClaims
 from llmtrain_core.topology.resources import is_huge_pages, of_containers
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
+_CLAIM_COUNT = "count/resourceclaims.resource.k8s.io"
 _MAX_NAMED = 3
 
 Amounts = Mapping[str, Fraction]
@@ -83,7 +84,7 @@ def charge_of(spec: Mapping[str, Any]) -> PodCharge:
         if name in _COMPUTE or is_huge_pages(name):
             charged[name] = amount
     if claims := spec.get("resourceClaims"):
-        charged["count/resourceclaims.resource.k8s.io"] = Fraction(len(claims))
+        charged[_CLAIM_COUNT] = Fraction(len(claims))
     for name in _COMPUTE:
         if name in limits:
             charged[f"limits.{name}"] = limits[name]
@@ -107,17 +108,32 @@ def with_resources(charge: PodCharge, amounts: Mapping[str, int]) -> PodCharge:
     return replace(charge, amounts=charged)
 
 
-def with_claims(charge: PodCharge, needs: Mapping[str, int]) -> PodCharge:
+def with_claims(charge: PodCharge, needs: Mapping[str, int], shared: int = 0) -> PodCharge:
     """Return a charge with the devices that the claims of the pod have, by class.
 
-    `needs` are the amounts that the pod takes of its node. Other names are left out.
+    `needs` are the amounts that the pod takes of its node. Other names are left out. `shared` of
+    its claims are those of its gang.
     """
-    charged = {
+    charged = _devices(needs)
+    if shared:
+        charged[_CLAIM_COUNT] = charge.amounts.get(_CLAIM_COUNT, Fraction(shared)) - shared
+    return replace(charge, amounts={**charge.amounts, **charged}) if charged else charge
+
+
+def shared_charge(shared: SharedClaims) -> Amounts:
+    """Return what a gang is charged for the claims that its pods share."""
+    if not shared.count:
+        return {}
+    devices = _devices({key.resource: amount for key, amount in shared.amounts})
+    return {_CLAIM_COUNT: Fraction(shared.count), **devices}
+
+
+def _devices(amounts: Mapping[str, int]) -> dict[str, Fraction]:
+    return {
         f"{name.removeprefix(CLASS_PREFIX)}.deviceclass.resource.k8s.io/devices": Fraction(amount)
-        for name, amount in needs.items()
+        for name, amount in amounts.items()
         if name.startswith(CLASS_PREFIX)
     }
-    return replace(charge, amounts={**charge.amounts, **charged}) if charged else charge
 
 
 def exceeded_quota(
@@ -134,8 +150,8 @@ def exceeded_quota(
     others = list(others)
     for quota in quotas:
         wanted = {} if quota.scopes else dict(objects)
-        if _counts(quota, gang[0]):
-            wanted |= {name: amount * gang[1] for name, amount in gang[0].amounts.items()}
+        for name, amount in gang[0].amounts.items() if _counts(quota, gang[0]) else ():
+            wanted[name] = wanted.get(name, Fraction(0)) + amount * gang[1]
         promised: dict[str, Fraction] = {}
         for pod, count in others:
             for name, amount in pod.amounts.items() if _counts(quota, pod) else ():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.defaults import FABRIC_NAME
+from llmtrain_core.devices.demand import NO_SHARED_CLAIMS, SharedClaims
 from llmtrain_core.network import FactsCache, NetworkRequest, NodeNetwork
 from llmtrain_core.network.links import LinkPath
 from llmtrain_core.network.slow_links import SlowLinks
@@ -56,6 +57,8 @@ class PendingJob:
     and no node is reserved for it."""
     network: NetworkRequest | None = None
     """What it says about its network; None: any nodes, without a network of the table."""
+    shared: SharedClaims = NO_SHARED_CLAIMS
+    """What its pods claim together."""
 
     @property
     def key(self) -> str:

@@ -10,7 +10,7 @@ from llmtrain_core.api.conditions import Reason
 from llmtrain_core.api.device_claims import MAX_DEVICES, DeviceClaim
 from llmtrain_core.api.job import JobSpec
 from llmtrain_core.api.workers import Workers
-from llmtrain_core.devices.demand import DeviceKind, demand_of, is_whole_class
+from llmtrain_core.devices.demand import DeviceKind, demand_of, is_whole_class, shared_claims_of
 from llmtrain_core.devices.selectors import UnsupportedExpressionError, compile_selector, size_of
 from llmtrain_core.validation.problem import Problem
 
@@ -19,6 +19,8 @@ MAX_KINDS = 16
 """Kinds of devices of a job that have selectors or constraints. Each is counted on all nodes."""
 MAX_CLASSES = 16
 """DeviceClasses of a job. The placement in the status has the amount of each."""
+MAX_SHARED_CLAIMS = 4
+"""Claims of a PodGroup (`MaxPodGroupResourceClaims` of Kubernetes)."""
 MAX_TOKENS = 128
 """Tokens of all selectors of a job, which are evaluated for all devices of their classes."""
 
@@ -28,13 +30,6 @@ def claim_problems(spec: JobSpec) -> Iterator[Problem]:
     claims = spec.workers.device_claims or []
     for index, claim in enumerate(claims):
         field = f"{_FIELD}[{index}]"
-        if claim.scope == "gang":
-            yield Problem(
-                Reason.NOT_YET_SUPPORTED,
-                f"{field}.scope",
-                "claims that all pods of a gang share are not supported by this release",
-                "use scope pod: each pod gets a claim of its own",
-            )
         yield from _name_problems(field, claim)
         yield from _count_problems(field, claim)
         yield from _selector_problems(field, claim)
@@ -48,13 +43,21 @@ def claim_problems(spec: JobSpec) -> Iterator[Problem]:
                 f"two claims of a pod would be named {name}",
                 "rename a claim: those of claimsPerPod end in -0, -1 and so on",
             )
+    shared = shared_claims_of(spec).count
+    if shared > MAX_SHARED_CLAIMS:
+        yield Problem(
+            Reason.INVALID_SPEC,
+            _FIELD,
+            f"{shared} claims have scope gang, but a PodGroup has at most {MAX_SHARED_CLAIMS}",
+            "put more requests into one claim",
+        )
     yield from _size_problems(spec)
     yield from _gpu_problems(spec.workers)
 
 
 def _size_problems(spec: JobSpec) -> Iterator[Problem]:
     """Yield a problem if the operator does not count so much for one job."""
-    kinds = demand_of(spec)
+    kinds = demand_of(spec).keys() | shared_claims_of(spec).keys
     classes = sum(map(is_whole_class, kinds))
     selectors = {text for kind in kinds if isinstance(kind, DeviceKind) for text in kind.selectors}
     sizes = (

@@ -30,15 +30,18 @@ class CheckedJobs:
         allow_privileged_pods: bool = False,
         device_claims: bool = False,
         compute_domains: bool = False,
+        pod_groups: bool = False,
     ) -> None:
         """`domain_tolerance` is that of the placement requests; `gpu` returns that of the nodes.
 
         With `allow_privileged_pods`, jobs may ask for what restricted pods cannot have. Without
-        `device_claims` and `compute_domains`, jobs may not ask for those.
+        `device_claims` and `compute_domains`, jobs may not ask for those, and without `pod_groups`
+        not for claims that the pods of a gang share.
         """
         self._allow_privileged_pods = allow_privileged_pods
         self._device_claims = device_claims
         self._compute_domains = compute_domains
+        self._pod_groups = pod_groups
         self._demand = DeviceDemand()
         self._domain_tolerance = domain_tolerance
         self._gpu = gpu
@@ -89,12 +92,18 @@ class CheckedJobs:
 
     def _device_problems(self, job: Job) -> Iterator[Problem]:
         """Yield what this operator does not do for a job with claims or a ComputeDomain."""
-        topology = job.spec.topology
+        topology, claims = job.spec.topology, job.spec.workers.device_claims or []
+        shared = next((i for i, claim in enumerate(claims) if claim.scope == "gang"), None)
         asked = (
-            ("workers.deviceClaims", "device-claims", job.spec.workers.device_claims),
+            ("workers.deviceClaims", "device-claims", claims),
             ("topology.computeDomain", "compute-domains", topology and topology.compute_domain),
+            (f"workers.deviceClaims[{shared}].scope", "pod-groups", shared is not None),
         )
-        enabled = {"device-claims": self._device_claims, "compute-domains": self._compute_domains}
+        enabled = {
+            "device-claims": self._device_claims,
+            "compute-domains": self._compute_domains,
+            "pod-groups": self._pod_groups,
+        }
         for field, flag, value in asked:
             if value and not enabled[flag]:
                 text = f"the operator runs without --{flag}"

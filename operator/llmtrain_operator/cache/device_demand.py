@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from llmtrain_core.devices.demand import DeviceKey, demand_of, is_whole_class
+from llmtrain_core.devices.demand import DeviceKey, demand_of, is_whole_class, shared_claims_of
 from llmtrain_core.validation.check import Job, Problem
 from llmtrain_core.validation.device_claims import MAX_KINDS
 from llmtrain_operator.cache.records import JobRecord
@@ -50,7 +50,8 @@ class DeviceDemand:
             return
         found = frozenset[DeviceKey]()
         if isinstance(checked, Job) and not view.is_finished:
-            found = frozenset(demand_of(checked.spec))
+            spec = checked.spec
+            found = frozenset(demand_of(spec).keys() | shared_claims_of(spec).keys)
         if not found:
             self.forget(record.uid)
             return

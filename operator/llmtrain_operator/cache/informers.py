@@ -16,11 +16,8 @@ from llmtrain_core.devices.records import (
     slice_record,
 )
 from llmtrain_core.topology.inventory import Node
+from llmtrain_operator.cache.attempt_record import AttemptRecord, attempt_record
 from llmtrain_operator.cache.child_record import ChildRecord, child_record
-from llmtrain_operator.cache.compute_domain_record import (
-    ComputeDomainRecord,
-    compute_domain_record,
-)
 from llmtrain_operator.cache.disruption_budgets import BudgetRecord, budget_record
 from llmtrain_operator.cache.foreign_usage import ForeignUsage
 from llmtrain_operator.cache.job import Raw
@@ -55,6 +52,7 @@ from llmtrain_operator.kube.resources import (
     FABRICS,
     JOBS,
     NODES,
+    POD_GROUPS,
     PODS,
     PRIORITY_CLASSES,
     RESOURCE_CLAIMS,
@@ -80,7 +78,7 @@ _BUDGET_INDEXES: Mapping[str, Callable[[BudgetRecord], str | None]] = {
     "namespace of others": lambda budget: None if budget.owner else budget.namespace,
     "name": lambda budget: f"{budget.namespace}/{budget.name}",
 }
-_COMPUTE_DOMAIN_INDEXES: Mapping[str, Callable[[ComputeDomainRecord], str | None]] = {
+_ATTEMPT_INDEXES: Mapping[str, Callable[[AttemptRecord], str | None]] = {
     "owner": lambda found: f"{found.namespace}/{found.owner}",
 }
 _SLICE_INDEXES: Mapping[str, Callable[[SliceRecord], str | None]] = {
@@ -106,7 +104,7 @@ class ChangeHandlers:
     budget: Callable[[BudgetRecord | None, BudgetRecord | None], None]
     other: Callable[[object, object], None]
     """For Fabrics, PriorityClasses and devices."""
-    compute_domain: Callable[[ComputeDomainRecord | None, ComputeDomainRecord | None], None] = (
+    attempt_object: Callable[[AttemptRecord | None, AttemptRecord | None], None] = (
         lambda _old, _new: None
     )
 
@@ -126,6 +124,7 @@ class Informers:
         *,
         device_claims: bool = False,
         compute_domains: bool = False,
+        pod_groups: bool = False,
     ):
         """Watch jobs and their pods in one namespace, or in all of them if it is None."""
         self._cluster = cluster
@@ -161,7 +160,8 @@ class Informers:
         if not count_foreign_pods:
             self._all.remove(self.foreign_pods)
         self.device_informers = self._device_informers() if device_claims else None
-        self.compute_domains = self._compute_domain_informer(namespace, compute_domains)
+        has_groups = device_claims and pod_groups
+        self.attempt_objects = self._attempt_informers(namespace, compute_domains, has_groups)
 
     def _informer(
         self,
@@ -237,15 +237,24 @@ class Informers:
         self.devices.follow(found)
         return found
 
-    def _compute_domain_informer(
-        self, namespace: str | None, enabled: bool
-    ) -> Informer[ComputeDomainRecord]:
+    def _attempt_informers(
+        self, namespace: str | None, compute_domains: bool, pod_groups: bool
+    ) -> Mapping[Resource, Informer[AttemptRecord]]:
+        kinds = (
+            ("compute-domains", COMPUTE_DOMAINS, compute_domains),
+            ("pod-groups", POD_GROUPS, pod_groups),
+        )
+        return {kind: self._attempt_informer(name, kind, namespace, on) for name, kind, on in kinds}
+
+    def _attempt_informer(
+        self, name: str, kind: Resource, namespace: str | None, enabled: bool
+    ) -> Informer[AttemptRecord]:
         informer = self._informer(
-            "compute-domains",
-            Selection(COMPUTE_DOMAINS, namespace, labels=labels.JOB_UID),
-            compute_domain_record,
-            self._on_change.compute_domain,
-            _COMPUTE_DOMAIN_INDEXES,
+            name,
+            Selection(kind, namespace, labels=f"{labels.JOB_UID},{labels.ATTEMPT}"),
+            attempt_record(kind),
+            self._on_change.attempt_object,
+            _ATTEMPT_INDEXES,
             optional=True,
         )
         if not enabled:
@@ -346,6 +355,13 @@ class Informers:
 
     def _is_pod_of_job(self, uid: str) -> bool:
         return self.pods.get(uid) is not None
+
+    def job_of_group(self, uid: str) -> str:
+        """Return the UID of the job that owns a PodGroup, or an empty text."""
+        group = self.attempt_objects[POD_GROUPS].get(uid)
+        job = None if group is None else self.jobs.get(group.owner)
+        owns = group is not None and job is not None and job.namespace == group.namespace
+        return job.uid if owns and job is not None else ""
 
     def has_priority_class(self, name: str) -> bool:
         """Return True if a PriorityClass of this name exists."""

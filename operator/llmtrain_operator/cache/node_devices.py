@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from llmtrain_core.devices.capacity import DeviceClasses, NodeAmounts, NodeKinds, node_amounts
 from llmtrain_core.devices.demand import DeviceKey, DeviceKind
 from llmtrain_core.devices.records import (
+    ALL_NODES,
     ClaimRecord,
     ClassRecord,
     DeviceId,
@@ -62,7 +63,10 @@ def pool_key(driver: str, pool: str) -> str:
 
 
 class NodeDevices:
-    """Amounts of devices by node. They are counted when they are read, once per change."""
+    """Amounts of devices by node. They are counted when they are read, once per change.
+
+    Those that all nodes reach are counted like those of one more node.
+    """
 
     def __init__(self, demanded: Callable[[], frozenset[DeviceKey]] = lambda: NO_KEYS):
         """`demanded` returns the kinds of devices that jobs claim."""
@@ -79,6 +83,8 @@ class NodeDevices:
         self._classes_changed = False
         self._counted: dict[str, _Counted] = {}
         self._nodes: dict[str, tuple[Node, NodeAmounts, Node]] = {}
+        self._single: dict[DeviceKey, str] = {}
+        """A node that has such devices of its own, or an empty text."""
 
     def follow(self, informers: DeviceInformers) -> None:
         """Count the devices of these informers."""
@@ -149,9 +155,31 @@ class NodeDevices:
         ]
 
     @property
+    def shared(self) -> tuple[NodeAmounts, Sequence[ClaimRecord]]:
+        """What all nodes reach, and the allocated claims that take of it."""
+        counted = self._current().get(ALL_NODES)
+        return (NodeAmounts({}, {}), ()) if counted is None else (counted.amounts, counted.claims)
+
+    def single_node(self, key: DeviceKey) -> str:
+        """Return a node that has such devices of its own, or an empty text."""
+        current = self._current()
+        if key not in self._single:
+            nodes = (
+                name
+                for name, counted in current.items()
+                if name != ALL_NODES and counted.amounts.total.get(key)
+            )
+            self._single[key] = next(nodes, "")
+        return self._single[key]
+
+    @property
     def nodes_with_claims(self) -> list[str]:
         """Names of the nodes of which claims have devices."""
-        return [name for name, counted in self._current().items() if counted.amounts.taken]
+        return [
+            name
+            for name, counted in self._current().items()
+            if counted.amounts.taken and name != ALL_NODES
+        ]
 
     def _current(self) -> Mapping[str, _Counted]:
         """Return the counts of all nodes with devices, up to date."""
@@ -171,6 +199,7 @@ class NodeDevices:
     def _count_other_keys(self, demanded: frozenset[DeviceKey]) -> None:
         """Count what jobs claim now. What they do not claim any more stays a while."""
         whole = {DeviceKind(name) for name in WHOLE_GPU_CLASSES if name in self._classes}
+        self._single.clear()
         wanted = self._classes.countable(demanded | {*self._classes.extended.values(), *whole})
         if self._demand is None or len(self._keys) > 2 * len(wanted) + KEPT_KEYS:
             self._keys = wanted
@@ -186,6 +215,7 @@ class NodeDevices:
 
     def _count_nodes(self, informers: DeviceInformers) -> None:
         """Count the nodes that have changed."""
+        self._single.clear()
         for name in self._changed:
             slices = informers.slices.by_index("node", name)
             if not slices:

@@ -10,8 +10,8 @@ from typing import Any
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.levels import Levels
 from llmtrain_core.validation.check import Job, Problem
+from llmtrain_operator.cache.attempt_record import AttemptRecord
 from llmtrain_operator.cache.child_record import ChildRecord
-from llmtrain_operator.cache.compute_domain_record import ComputeDomainRecord
 from llmtrain_operator.cache.disruption_budgets import BudgetRecord
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import NodeRecord, PodRecord
@@ -71,8 +71,8 @@ class Observed:
     """Objects that the job owns besides its pods; None if the caches may lack the last writes."""
     gang_key: str | None = field(default=None, repr=False)
     """Key of the gang of the attempt; empty if it has none, None if it may get a new one."""
-    compute_domains: tuple[ComputeDomainRecord, ...] = ()
-    """ComputeDomains that the job owns."""
+    attempt_objects: tuple[AttemptRecord, ...] = ()
+    """ComputeDomains, and PodGroups with claims, that the job owns."""
     report: Mapping[str, Any] | None = None
     """Newest response of /status of rank 0's pod; each response is observed once."""
     links: JobLinks = field(default_factory=JobLinks)

@@ -61,6 +61,18 @@ def _request(request: DeviceRequest) -> Object:
     return {"name": request.name, "exactly": exactly}
 
 
+def shared_claims(job: Job, identity: JobIdentity) -> list[Object]:
+    """Return `resourceClaims` of the PodGroup: the claims that all pods share.
+
+    Kubernetes matches them with those of the pods, so they are equal in all fields.
+    """
+    return [
+        {"name": claim.name, "resourceClaimTemplateName": identity.claim_template(claim.name)}
+        for claim in job.spec.workers.device_claims or ()
+        if claim.scope == "gang"
+    ]
+
+
 def make_compute_domain(identity: JobIdentity, attempt: int) -> Object:
     """Return the ComputeDomain of an attempt, whose driver creates the template that it names.
 

@@ -2,8 +2,8 @@
 
 The placement does not need them, because pods are pinned to nodes that are free for the whole gang.
 Use PodGroups where other pods compete for the same nodes: kube-scheduler then binds all pods or
-none. Use Kueue where it manages the quota: its scheduling gate holds the pods until the job is
-admitted.
+none. The pods of a PodGroup can share claims of devices. Use Kueue where it manages the quota: its
+scheduling gate holds the pods until the job is admitted.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmtrain_core.api import labels
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.kube.resources import POD_GROUPS, Resource
+from llmtrain_operator.manifests.device_claims import shared_claims
 from llmtrain_operator.manifests.names import JobIdentity
 
 Object = dict[str, Any]
@@ -41,15 +43,19 @@ class GangScheduling:
     kueue: bool = False
     """Make the pods of a job that names a queue a Kueue pod group."""
 
-    def resources(self, job: Job, identity: JobIdentity) -> list[tuple[Resource, Object]]:
+    def resources(
+        self, job: Job, identity: JobIdentity, attempt: int
+    ) -> list[tuple[Resource, Object]]:
         """Return the objects to create before the first pod."""
-        return [(POD_GROUPS, make_pod_group(job, identity))] if self.pod_groups else []
+        return [(POD_GROUPS, make_pod_group(job, identity, attempt))] if self.pod_groups else []
 
-    def add_to_pod(self, body: Object, raw: Mapping[str, Any], attempt: int, count: int) -> Object:
+    def add_to_pod(
+        self, body: Object, job: Job, raw: Mapping[str, Any], attempt: int, count: int
+    ) -> Object:
         """Return the pod as a member of its group of `count` pods."""
         identity = JobIdentity.of(raw)
         if self.pod_groups:
-            group = {"podGroupName": identity.name}
+            group = {"podGroupName": make_pod_group(job, identity, attempt)["metadata"]["name"]}
             body = {**body, "spec": {**body["spec"], "schedulingGroup": group}}
         labels = raw["metadata"].get("labels") or {}
         if self.kueue and labels.get(KUEUE_QUEUE_NAME):
@@ -58,18 +64,27 @@ class GangScheduling:
         return body
 
 
-def make_pod_group(job: Job, identity: JobIdentity) -> Object:
-    """Return the PodGroup: the pods of an attempt are bound together and evicted together."""
+def make_pod_group(job: Job, identity: JobIdentity, attempt: int) -> Object:
+    """Return the PodGroup: the pods of an attempt are bound together and evicted together.
+
+    One with claims belongs to an attempt, because Kubernetes releases their devices when it is
+    deleted. Another one is that of all attempts.
+    """
     spec: Object = {
         "schedulingPolicy": {"gang": {"minCount": job.nodes}},
         "disruptionMode": {"all": {}},
     }
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
+    metadata = identity.metadata(identity.name)
+    if claims := shared_claims(job, identity):
+        spec["resourceClaims"] = claims
+        of_attempt = {labels.ATTEMPT: str(attempt)}
+        metadata = identity.metadata(identity.pod_group(attempt), **of_attempt)
     return {
         "apiVersion": POD_GROUPS.api_version,
         "kind": "PodGroup",
-        "metadata": identity.metadata(identity.name),
+        "metadata": metadata,
         "spec": spec,
     }
 

@@ -59,6 +59,13 @@ class JobIdentity:
         """Return the name of the template that the driver creates for a ComputeDomain."""
         return f"{self.name}-{attempt}-channel"
 
+    def pod_group(self, attempt: int) -> str:
+        """Return the name of the PodGroup of an attempt whose pods share claims.
+
+        No name of a job has a dot, so it is not that of the PodGroup of another job.
+        """
+        return f"{self.name}.{attempt}"
+
     def kueue_group(self, attempt: int) -> str:
         """Return the name of the Kueue pod group of an attempt, which is that of its Workload.
 

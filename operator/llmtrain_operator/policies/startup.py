@@ -54,8 +54,8 @@ EVENTS_AFTER_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 """A wait for pods of the last attempt is usually shorter, and shown only after this time: to show
 it takes two writes of the status."""
-DOMAIN_SECONDS = 60.0
-"""A gang waits at most this long for the deletion of the ComputeDomain of its last attempt."""
+DELETION_SECONDS = 60.0
+"""A gang waits at most this long for the deletion of the objects of its last attempt."""
 _NORMAL_WAITING_REASONS = frozenset({"", "ContainerCreating", INITIALIZING})
 
 
@@ -93,7 +93,7 @@ def start_gang(draft: StatusDraft) -> bool:
         backoff = (earliest_start(draft) - draft.observed.now).total_seconds()
         if backoff > 0:
             draft.reconcile_after(backoff)
-        elif not _waits_for_domain(draft):
+        elif not _waits_for_objects(draft):
             _create_missing_pods(draft, pods)
     return True
 
@@ -111,20 +111,25 @@ def _awaited_pods(draft: StatusDraft, pods: Sequence[PodRecord]) -> list[PodReco
     return awaited
 
 
-def _waits_for_domain(draft: StatusDraft) -> bool:
-    """Return True if the ComputeDomain of an earlier attempt is not gone yet.
+def _waits_for_objects(draft: StatusDraft) -> bool:
+    """Return True if a ComputeDomain or PodGroup of an earlier placement is not gone yet.
 
-    Nodes can be in one at a time. If its driver takes longer, the pods wait for it on the nodes.
+    Nodes can be in one ComputeDomain at a time, and the claims of a PodGroup have their devices
+    until it is gone. If that takes longer, the pods wait for it.
     """
-    old = [each for each in draft.observed.compute_domains if each.attempt < draft.attempt]
+    old = [
+        found
+        for found in draft.observed.attempt_objects
+        if found.attempt < draft.attempt or found.deleting
+    ]
     if not old:
         return False
     start = parse_time(draft.view.attempt_start_time or draft.now)
-    left = DOMAIN_SECONDS - (draft.observed.now - start).total_seconds()
+    left = DELETION_SECONDS - (draft.observed.now - start).total_seconds()
     if left <= 0:
         return False
     draft.reconcile_after(left)
-    text = f"waiting for the deletion of ComputeDomain {old[0].name} of the last attempt"
+    text = f"waiting for the deletion of {old[0].text} of the last attempt"
     set_pods_not_ready(draft, 0, Reason.PODS_STARTING, clean_text(text))
     return True
 

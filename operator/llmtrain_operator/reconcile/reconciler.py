@@ -32,9 +32,9 @@ from llmtrain_operator.planning.assessment_cache import AssessmentCache
 from llmtrain_operator.progress.link_monitor import LinkMonitor
 from llmtrain_operator.progress.pod_events import PodEvents
 from llmtrain_operator.progress.poller import ProgressPoller
+from llmtrain_operator.reconcile.attempt_objects import JobAttemptObjects
 from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
 from llmtrain_operator.reconcile.checklist import decide
-from llmtrain_operator.reconcile.compute_domains import JobComputeDomains
 from llmtrain_operator.reconcile.disruption_budget import JobBudget
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.first_seen import FirstSeen
@@ -75,7 +75,7 @@ class ReconcilerDeps:
     writer: JobWriter
     restorer: Callable[[], Restorer]
     budget: Callable[[], JobBudget]
-    compute_domains: Callable[[], JobComputeDomains]
+    attempt_objects: Callable[[], JobAttemptObjects]
     turns: FairTurns
     start_turns: StartTurns
     metrics: Metrics
@@ -109,7 +109,7 @@ class Reconciler:
     """When an Event about a refused status write was created; monotonic time."""
     restorer: Restorer = field(init=False)
     budget: JobBudget = field(init=False)
-    compute_domains: JobComputeDomains = field(init=False)
+    attempt_objects: JobAttemptObjects = field(init=False)
     deletion: SlowDeletion = field(init=False)
     create_backoff: Backoff = field(default_factory=Backoff)
     error_backoff: Backoff = field(default_factory=Backoff)
@@ -118,7 +118,7 @@ class Reconciler:
     def __post_init__(self) -> None:
         self.restorer = self.deps.restorer()
         self.budget = self.deps.budget()
-        self.compute_domains = self.deps.compute_domains()
+        self.attempt_objects = self.deps.attempt_objects()
         self.deletion = SlowDeletion(self.uid, self.deps.writer)
 
     async def run(self) -> None:
@@ -198,7 +198,7 @@ class Reconciler:
         else:
             delay = min(delay, await self.restorer.restore(observed, actions, self.expectations))
             if not actions.changed:
-                delay = min(delay, await self.compute_domains.clean_up(observed))
+                delay = min(delay, await self.attempt_objects.clean_up(observed))
         return min(delay, self.finalizer_backoff.left or delay)
 
     def _is_its_turn(self, observed: Observed, actions: Actions) -> bool:
@@ -269,7 +269,7 @@ class Reconciler:
             decision=self.deps.scheduler.decision(self.uid),
             pod_events=events,
             create_error=self.create_error,
-            compute_domains=self.compute_domains.own(job),
+            attempt_objects=self.attempt_objects.own(job),
             report=report,
             links=self.deps.links.observe(job, checked, levels, report),
             seconds_known=time.monotonic() - self.first_seen,

@@ -40,9 +40,41 @@ _NOT_SERVED: Mapping[Resource, CreateError] = {
 }
 
 
-def not_served(resource: Resource) -> CreateError | None:
+_SHARED_CLAIMS = (
+    "enable the feature gates GenericWorkload and DRAWorkloadResourceClaims (Kubernetes 1.37) of"
+    " kube-apiserver, kube-controller-manager, kube-scheduler and the kubelets, or create the job"
+    " again with scope pod"
+)
+
+
+def not_served(resource: Resource, body: Mapping[str, Any]) -> CreateError | None:
     """Return why an object cannot be created of a kind that a cluster may not have, or None."""
+    if resource == POD_GROUPS and "resourceClaims" in body["spec"]:
+        text = (
+            "spec.workers.deviceClaims: scope gang: the API server does not serve PodGroups of"
+            f" scheduling.k8s.io/v1beta1; serve this API, {_SHARED_CLAIMS}"
+        )
+        return CreateError(Reason.NOT_SERVED, text)
     return _NOT_SERVED.get(resource)
+
+
+def dropped_claims(
+    resource: Resource, body: Mapping[str, Any], made: Mapping[str, Any]
+) -> CreateError | None:
+    """Return why a PodGroup has no claims although it was created with some, or None.
+
+    Without the feature gate the API server drops the field and says nothing. Each pod would then
+    get claims of its own.
+    """
+    if resource != POD_GROUPS or "resourceClaims" not in body["spec"]:
+        return None
+    if made["spec"].get("resourceClaims"):
+        return None
+    text = (
+        "spec.workers.deviceClaims: scope gang: the API server drops the claims of PodGroups;"
+        f" {_SHARED_CLAIMS}"
+    )
+    return CreateError(Reason.NOT_SERVED, text)
 
 
 _NOT_FOUND = re.compile(r'(serviceaccount|RuntimeClass) "[^"]{1,253}" not found')

@@ -33,7 +33,7 @@ from llmtrain_operator.job_state.status_draft import Actions
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.namespace_limits import WriteLimiter
 from llmtrain_operator.kube.resources import EVENTS, JOBS, PODS, Resource
-from llmtrain_operator.manifests.device_claims import claim_resources
+from llmtrain_operator.manifests.device_claims import claim_resources, shared_claims
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.manifests.job_resources import job_resources
 from llmtrain_operator.manifests.names import JobIdentity
@@ -41,6 +41,7 @@ from llmtrain_operator.manifests.pod import make_pod, sample_pod
 from llmtrain_operator.reconcile.events import make_event, pod_event, status_events
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.refusals import (
+    dropped_claims,
     forbidden,
     invalid,
     name_conflict,
@@ -235,7 +236,7 @@ class JobWriter:
             resources = [
                 *self.resources(observed, attempt),
                 *claim_resources(job, identity, attempt),
-                *self._gang_scheduling.resources(job, identity),
+                *self._gang_scheduling.resources(job, identity, attempt),
             ]
             await _run_bounded(
                 [self._create_resource(r, body, identity, expectations) for r, body in resources]
@@ -244,6 +245,7 @@ class JobWriter:
             first, *rest = (
                 self._gang_scheduling.add_to_pod(
                     make(index, nodes, levels[index]),
+                    job,
                     observed.raw,
                     attempt,
                     len(nodes),
@@ -274,9 +276,12 @@ class JobWriter:
         identity, view = JobIdentity.of(record.raw), record.view
         body = sample_pod(job, record.raw, view.attempt, fixed_user=self._fixed_user)
         gating = GangScheduling(pod_groups=False, kueue=self._gang_scheduling.kueue)
-        body = gating.add_to_pod(body, record.raw, view.attempt, job.nodes)
+        body = gating.add_to_pod(body, job, record.raw, view.attempt, job.nodes)
+        others = claim_resources(job, identity, view.attempt)
+        if shared_claims(job, identity):
+            others += self._gang_scheduling.resources(job, identity, view.attempt)
         try:
-            for resource, other in claim_resources(job, identity, view.attempt):
+            for resource, other in others:
                 await self._create_or_adopt(resource, other, identity, dry_run=True)
             return await self._create_or_adopt(PODS, body, identity, dry_run=True)
         except _CreateRefusedError as refused:
@@ -302,11 +307,14 @@ class JobWriter:
         name = body["metadata"]["name"]
         try:
             await self._limiter.acquire(identity.namespace)
-            return await self._cluster.create(resource, body, identity.namespace, dry_run=dry_run)
+            made = await self._cluster.create(resource, body, identity.namespace, dry_run=dry_run)
+            if (refusal := dropped_claims(resource, body, made)) is not None:
+                raise _CreateRefusedError(refusal)
+            return made
         except AlreadyExistsError:
             found = await self._cluster.get(resource, name, identity.namespace)
         except NotFoundError as error:
-            refusal = not_served(resource)
+            refusal = not_served(resource, body)
             if refusal is None:
                 raise
             raise _CreateRefusedError(refusal) from error
@@ -326,6 +334,8 @@ class JobWriter:
         owners = found["metadata"].get("ownerReferences") or ()
         owner: Mapping[str, Any] = next((o for o in owners if o.get("controller")), {})
         if owner.get("uid") == identity.uid:
+            if (refusal := dropped_claims(resource, body, found)) is not None:
+                raise _CreateRefusedError(refusal)
             return found
         raise _CreateRefusedError(name_conflict(f"{resource.plural} {name}", owner, identity))
 

@@ -26,6 +26,7 @@ from llmtrain_core.queueing.quota import (
     charge_of,
     exceeded_quota,
     read_quota,
+    shared_charge,
     with_claims,
     with_resources,
 )
@@ -187,6 +188,8 @@ class Admission:
             pending[uid] = refusal or decision
             if refusal is None:
                 others.append(self._gang(job))
+                if job.shared.count:
+                    others.append((PodCharge(shared_charge(job.shared)), 1))
             else:
                 self._trigger()  # the other jobs are decided without this one
         preemptions = {
@@ -220,7 +223,7 @@ class Admission:
     def _over_quota(
         self, job: PendingJob, quotas: Iterable[ResourceQuota], others: Iterable[Charge]
     ) -> Unschedulable | None:
-        objects = {} if job.attempt else _OBJECTS
+        objects = {**({} if job.attempt else _OBJECTS), **shared_charge(job.shared)}
         text = exceeded_quota(quotas, self._gang(job), others, objects)
         if text is None:
             return None
@@ -236,7 +239,7 @@ class Admission:
         generation, added = self._networks.get(job.uid, (-1, {}))
         if generation == self._generation(job.uid):
             charge = with_resources(charge, added)
-        return with_claims(charge, job.resources), job.node_count
+        return with_claims(charge, job.resources, job.shared.count), job.node_count
 
     def _schedule_retry(self, queue: Pending, admitted: Pending) -> None:
         """Start a cycle later if a job is refused: no event shows that a quota was raised."""

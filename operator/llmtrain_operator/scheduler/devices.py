@@ -18,7 +18,7 @@ def with_known_devices(
     job: PendingJob, checked: Job, devices: NodeDevices
 ) -> PendingJob | Unschedulable:
     """Return a job with all that its claims take, or why its devices cannot be counted."""
-    demand = demand_of(checked.spec)
+    demand = demand_of(checked.spec).keys() | job.shared.keys
     if not demand:
         extended = devices.classes.served
         return replace(job, request=job.request.with_extended(extended)) if extended else job
@@ -44,4 +44,12 @@ def with_known_devices(
             " ones, or wait until such jobs are gone"
         )
         return Unschedulable(Reason.TOO_MANY_ACTIVE_JOBS, text)
+    for kind in sorted(job.shared.kinds):
+        if node := devices.single_node(kind):
+            text = (
+                f"{CLAIMS_FIELD}: scope gang: node {node} has devices of class {kind.class_name}"
+                " that other nodes do not reach, and kube-scheduler might take one; claim devices"
+                " that all nodes reach, or use scope pod"
+            )
+            return Unschedulable(Reason.DEVICE_CLASS_NOT_SUPPORTED, clean_text(text, 700))
     return replace(job, request=job.request.with_extended(devices.classes.served))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureEvidence
+from llmtrain_core.devices.demand import shared_claims_of
 from llmtrain_core.network import NetworkRequest
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Allocation, Assignment, PendingJob, RunningJob, Unschedulable
@@ -120,6 +121,7 @@ def _next_attempt(
             and (failure["reason"] in _AVOIDED_AFTER or _evidence(failure) in _AGAINST_NODE)
         ),
         network=NetworkRequest.of(checked),
+        shared=shared_claims_of(checked.spec),
     )
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_core.devices.demand import claim_amounts
+from llmtrain_core.devices.demand import SharedClaims, claim_amounts, shared_claims_of
 from llmtrain_core.network import FactsCache
 from llmtrain_core.network.slow_links import SlowLinks
 from llmtrain_core.placement import start_obstacles
@@ -25,7 +25,7 @@ from llmtrain_core.queueing import (
 )
 from llmtrain_core.queueing.cycle import TERMINATION_SECONDS
 from llmtrain_core.queueing.quarantine import Quarantine, quarantine
-from llmtrain_core.queueing.quota import PodCharge, charge_of, with_claims
+from llmtrain_core.queueing.quota import PodCharge, charge_of, shared_charge, with_claims
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.topology.node_limit import devices_of, is_excluded
 from llmtrain_core.validation.check import Job
@@ -259,8 +259,21 @@ class ClusterReader:
             missing = len(nodes) - len(own)
             if missing > 0 and isinstance(checked, Job):
                 body = sample_pod(checked, record.raw, network=stored)
-                charge = with_claims(charge_of(body["spec"]), claim_amounts(checked.spec))
-                yield charge, missing
+                shared = shared_claims_of(checked.spec)
+                amounts = claim_amounts(checked.spec)
+                yield with_claims(charge_of(body["spec"]), amounts, shared.count), missing
+                if shared.count and not own:  # its claims are created before its first pod
+                    yield PodCharge(shared_charge(shared)), 1
+
+    def shared_holders(self, assignments: Mapping[str, Assignment]) -> dict[str, SharedClaims]:
+        """Return what gangs with nodes claim once for all of their pods, by UID of the job."""
+        found: dict[str, SharedClaims] = {}
+        for record in self._informers.managed_jobs():
+            if record.uid in assignments or holds_nodes(record.view):
+                checked = self._checked.get(record)
+                if isinstance(checked, Job) and (claims := shared_claims_of(checked.spec)).count:
+                    found[record.uid] = claims
+        return found
 
     def taken_spares(
         self, record: JobRecord, assignments: Mapping[str, Assignment]

@@ -12,6 +12,7 @@ import pytest
 from llmtrain_core.devices.capacity import DeviceClasses, NodeAmounts, NodeKinds, node_amounts
 from llmtrain_core.devices.demand import AlignedDevices, DeviceKey, DeviceKind, demand_of
 from llmtrain_core.devices.records import (
+    ALL_NODES,
     Device,
     claim_record,
     class_record,
@@ -90,7 +91,10 @@ def test_only_the_newest_generation_of_a_complete_pool_counts() -> None:
 def test_devices_of_a_fabric_are_no_part_of_a_node() -> None:
     shared = resource_slice("n", GPU_DRIVER, [device("gpu-0", "gpu")])
     del shared["spec"]["nodeName"]
-    assert slice_record({**shared, "spec": {**shared["spec"], "allNodes": True}}) is None
+    for reach in ({"nodeSelector": {"nodeSelectorTerms": []}}, {"perDeviceNodeSelection": True}):
+        assert slice_record({**shared, "spec": {**shared["spec"], **reach}}) is None
+    everywhere = slice_record({**shared, "spec": {**shared["spec"], "allNodes": True}})
+    assert everywhere is not None and everywhere.node == ALL_NODES
 
 
 def test_a_tainted_device_counts_only_while_a_claim_has_it() -> None:

@@ -95,7 +95,7 @@ workers.podPatch.spec.initContainers[].securityContext.readOnlyRootFilesystem
 workers.podPatch.spec.initContainers[].securityContext.capabilities.{add,drop}
 workers.podPatch.spec.initContainers[].volumeMounts[].{name,mountPath,readOnly}
 workers.tolerations[].{key,operator,value,effect}
-workers.deviceClaims[].{name,claimsPerPod}
+workers.deviceClaims[].{name,scope,claimsPerPod}
 workers.deviceClaims[].requests[].{name,deviceClassName,count,gpus}
 workers.deviceClaims[].requests[].selectors[].cel.{expression}
 workers.deviceClaims[].constraints[].{requests,matchAttribute}

@@ -16,6 +16,8 @@ from llmtrain_devcluster.control_plane.components import Options
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import USERS
 from llmtrain_operator.manifests.gang_scheduling import KUEUE_QUEUE_NAME
+from tests.support.devices.driver import fake_driver
+from tests.support.devices.objects import PORTS, claim_of_gang, ports
 from tests.support.operator_harness.harness import (
     OperatorHarness,
     OperatorProcess,
@@ -49,14 +51,14 @@ def control_plane() -> Iterator[ControlPlane]:
 @pytest.fixture(scope="module")
 def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """The control plane with llmtrain installed, and the operator's role for PodGroups."""
-    with installed_in(control_plane, {"config": {"podGroups": True}}):
+    with installed_in(control_plane, {"config": {"podGroups": True, "deviceClaims": True}}):
         yield control_plane
 
 
 @pytest.fixture(scope="module")
 def operator_flags() -> Sequence[str]:
     """The operator does not count foreign pods, so that kube-scheduler must reject pods."""
-    return ("--pod-groups=yes", "--kueue=yes", "--count-foreign-pods=no")
+    return ("--pod-groups=yes", "--kueue=yes", "--count-foreign-pods=no", "--device-claims=yes")
 
 
 def bound(pods: list[Object]) -> list[str]:
@@ -103,6 +105,21 @@ async def test_kube_scheduler_binds_the_whole_group_or_nothing(
     await until_bound(harness, 2)
     running = await harness.phase("gang", "Running", seconds=120)
     assert status_of(running)["restarts"] == 0, "a refusal is no failure, whatever the attempt"
+
+
+async def test_a_server_that_drops_the_claims_of_pod_groups_is_told_before_nodes_are_held(
+    operator: OperatorProcess, harness: OperatorHarness
+) -> None:
+    """Without the feature gate DRAWorkloadResourceClaims, each pod would get its own claims."""
+    await harness.add_nodes({}, {})
+    async with fake_driver(harness.api) as driver:
+        await driver.publish(PORTS, ports(1))
+        await harness.submit("shared", workers={"deviceClaims": [claim_of_gang()]})
+        refused = await harness.reason("shared", "Placed", "NotServed")
+    message = condition(refused, "Placed")["message"]
+    assert message.startswith("spec.workers.deviceClaims: scope gang: the API server drops")
+    assert "DRAWorkloadResourceClaims" in message and "scope pod" in message
+    assert not await harness.pods("llmtrain.dev/job-name=shared")
 
 
 async def test_kueue_admits_and_evicts_a_gang(

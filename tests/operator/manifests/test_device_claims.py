@@ -13,7 +13,13 @@ from llmtrain_core.plan.memory.node_filter import min_gpu_memory
 from llmtrain_core.validation.check import Problem, check
 from llmtrain_operator.manifests.device_claims import claim_resources
 from llmtrain_operator.manifests.pod import make_pod
-from tests.support.devices.objects import GPU_CLASS, NIC_CLASS, ROOT, claims_of_workers
+from tests.support.devices.objects import (
+    GPU_CLASS,
+    NIC_CLASS,
+    ROOT,
+    claim_of_gang,
+    claims_of_workers,
+)
 from tests.support.operator_harness.harness import job_object
 from tests.support.operator_harness.jobs import IDENTITY, NODES, checked_job
 
@@ -159,7 +165,8 @@ def requests(*items: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("claims", "reason", "field", "text"),
     [
-        (changed(scope="gang"), "NotYetSupported", "[0].scope", "scope pod"),
+        (changed(scope="gang"), "InvalidSpec", "[0].claimsPerPod", "is one claim"),
+        (changed(scope="gang", claimsPerPod=1), "InvalidSpec", "[0].scope", "on its node"),
         (changed(name="llmtrain-channel"), "Forbidden", "[0].name", "reserved"),
         (
             changed(claimsPerPod=1, requests=requests({"count": 2, "gpus": True}, {"count": 31})),
@@ -231,6 +238,20 @@ def test_what_contradicts_itself_is_refused_by_field(
         (reason, f"spec.workers.deviceClaims{field}")
     ]
     assert text in str(found[0])
+
+
+def test_a_pod_group_has_few_claims() -> None:
+    claims = [claim_of_gang(name=f"c{index}") for index in range(5)]
+    assert problems(claims[:4]) == []
+    [found] = problems(claims)
+    assert found.field == "spec.workers.deviceClaims" and "at most 4" in str(found)
+
+
+def test_claims_of_the_gang_are_no_network_of_a_node() -> None:
+    facts = NodeFacts({}, {}, frozenset({"efa.networking.k8s.aws"}))
+    workers = {"deviceClaims": [claim_of_gang()]}
+    shared = NetworkRequest.of(checked_job(network={"profile": "efa"}, workers=workers))
+    assert isinstance(network_of(facts, shared), NoNetwork)
 
 
 @pytest.mark.parametrize("field", ["adminAccess", "config", "tolerations", "allocationMode"])

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from llmtrain_core.validation.check import Job, check
+from llmtrain_operator.kube.resources import POD_GROUPS
 from llmtrain_operator.manifests.gang_scheduling import KUEUE_GATE, KUEUE_QUEUE_NAME, GangScheduling
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import make_pod
+from tests.support.devices.objects import claim_of_gang
 from tests.support.operator_harness.harness import (
     job_object,
 )
+from tests.support.operator_harness.jobs import checked_job
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +32,7 @@ def gang_pods(
     identity = JobIdentity.of(raw)
     nodes = ("a", "b")
     return [
-        scheduling.add_to_pod(make_pod(job, identity, 3, index, nodes), raw, 3, len(nodes))
+        scheduling.add_to_pod(make_pod(job, identity, 3, index, nodes), job, raw, 3, len(nodes))
         for index in range(2)
     ]
 
@@ -40,6 +43,27 @@ def test_nothing_is_added_by_default() -> None:
         assert "schedulingGroup" not in body["spec"]
         assert not any("kueue" in key for key in body["metadata"]["labels"])
     assert gang_pods(GangScheduling(kueue=True)) == gang_pods(GangScheduling())
+
+
+def test_claims_of_the_gang_are_those_of_the_pod_group_of_the_attempt() -> None:
+    claims = [{**claim_of_gang(), "name": "own", "scope": "pod"}, claim_of_gang()]
+    raw = {**job_object("job", "team", workers={"deviceClaims": claims})}
+    raw["metadata"]["uid"] = "01234567-89ab"
+    job, identity = checked_job(workers={"deviceClaims": claims}), JobIdentity.of(raw)
+    scheduling = GangScheduling(pod_groups=True)
+    [(resource, group)] = scheduling.resources(job, identity, 3)
+    assert resource == POD_GROUPS
+    assert group["metadata"]["name"] == "job.3"
+    assert group["metadata"]["labels"]["llmtrain.dev/attempt"] == "3"
+    shared = {"name": "storage", "resourceClaimTemplateName": "job.storage"}
+    assert group["spec"]["resourceClaims"] == [shared]
+    pod = make_pod(job, identity, 3, 0, ("a", "b"))
+    spec = scheduling.add_to_pod(pod, job, raw, 3, 2)["spec"]
+    assert spec["schedulingGroup"] == {"podGroupName": "job.3"}
+    own = {"name": "own", "resourceClaimTemplateName": "job.own"}
+    assert spec["resourceClaims"] == [own, shared], "Kubernetes compares all fields"
+    [(_, plain)] = scheduling.resources(checked_job(), identity, 3)
+    assert plain["metadata"]["name"] == "job" and "resourceClaims" not in plain["spec"]
 
 
 def test_a_gang_is_one_pod_group_with_one_role() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from llmtrain_core.queueing import Unschedulable
+from llmtrain_core.validation.check import Job, Problem
+from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.config import parse
 from llmtrain_operator.controller import Controller
 from llmtrain_operator.errors import ConfigError, api_error
@@ -17,20 +19,29 @@ from llmtrain_operator.kube.informer import Informer, Selection
 from llmtrain_operator.kube.resources import (
     CLAIM_TEMPLATES,
     COMPUTE_DOMAINS,
+    POD_GROUPS,
     PODS,
     RESOURCE_SLICES,
     Resource,
 )
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.reconcile.reconciler import Reconciler
-from tests.support.devices.objects import CHANNELS, CLASSES, channel, claims_of_workers, gpus
+from tests.support.devices.objects import (
+    CHANNELS,
+    CLASSES,
+    channel,
+    claim_of_gang,
+    claims_of_workers,
+    gpus,
+)
 from tests.support.operator_harness.job_world import OWNER, JobWorld, moment
 from tests.support.operator_harness.observed import PLACEMENT, status
+from tests.support.operator_harness.scheduling import record
 from tests.support.operator_harness.store import Store, until
 
 pytestmark = pytest.mark.unit
 
-FLAGS = ("--device-claims=yes", "--compute-domains=yes")
+FLAGS = ("--device-claims=yes", "--compute-domains=yes", "--pod-groups=yes")
 GPU = "deviceclass.resource.kubernetes.io/gpu.example.com"
 
 
@@ -86,7 +97,7 @@ async def test_the_compute_domain_of_an_attempt_that_is_over_is_deleted(
     tags = {"llmtrain.dev/job-uid": "uid", "llmtrain.dev/attempt": "0"}
     names = {"name": "job-0", "namespace": "ns", "uid": "cd", "resourceVersion": "5"}
     metadata = {**names, "labels": tags, "ownerReferences": [OWNER]}
-    controller.informers.compute_domains._upsert(Item({"metadata": metadata}))
+    controller.informers.attempt_objects[COMPUTE_DOMAINS]._upsert(Item({"metadata": metadata}))
     await found.reconcile(2)
     assert (COMPUTE_DOMAINS.plural, "job-0") not in found.deleted, "the attempt goes on"
     found.job["spec"]["suspend"] = True
@@ -96,7 +107,7 @@ async def test_the_compute_domain_of_an_attempt_that_is_over_is_deleted(
     await found.reconcile(4)
     assert (COMPUTE_DOMAINS.plural, "job-0") not in found.deleted
     found.refused.clear()
-    found.reconciler.compute_domains.backoff.reset()
+    found.reconciler.attempt_objects.backoff.reset()
     await found.reconcile(2)
     assert (COMPUTE_DOMAINS.plural, "job-0") in found.deleted
 
@@ -128,6 +139,40 @@ async def test_a_cluster_without_the_kind_is_told_before_nodes_are_held(
     refusal = await controller._try_pod("uid")
     assert isinstance(refusal, Unschedulable) and refusal.reason == "NotServed"
     assert refusal.message.startswith(f"{field}: ") and text in refusal.message
+
+
+@pytest.mark.parametrize("served", [True, False])
+async def test_a_cluster_without_claims_of_pod_groups_is_told_before_nodes_are_held(
+    served: bool, controller: Controller, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = world(controller, store, monkeypatch)
+    found.job["spec"]["workers"]["deviceClaims"].append(claim_of_gang())
+    found.show()
+
+    async def create(kind: Resource, body: Object, *_: Any, **options: Any) -> Object:
+        assert options["dry_run"]
+        if kind != POD_GROUPS:
+            return body
+        if not served:
+            raise api_error(404, "NotFound", "the server could not find the requested resource")
+        kept = {key: value for key, value in body["spec"].items() if key != "resourceClaims"}
+        return {**body, "spec": kept}
+
+    monkeypatch.setattr(store, "create", create)
+    refusal = await controller._try_pod("uid")
+    assert isinstance(refusal, Unschedulable) and refusal.reason == "NotServed"
+    why = "drops the claims of PodGroups" if served else "does not serve PodGroups"
+    assert refusal.message.startswith("spec.workers.deviceClaims: scope gang: the API server ")
+    assert why in refusal.message and "DRAWorkloadResourceClaims" in refusal.message
+
+
+def test_claims_of_the_gang_need_pod_groups() -> None:
+    claims = [*claims_of_workers(), claim_of_gang()]
+    found = record("job", workers={"deviceClaims": claims})
+    [problem] = cast(list[Problem], CheckedJobs(device_claims=True).get(found))
+    assert (problem.reason, problem.field) == ("Forbidden", "spec.workers.deviceClaims[1].scope")
+    assert "--pod-groups" in str(problem) and "config.podGroups" in str(problem)
+    assert isinstance(CheckedJobs(device_claims=True, pod_groups=True).get(found), Job)
 
 
 async def test_an_optional_copy_is_empty_while_the_server_does_not_have_the_resource(
@@ -171,4 +216,5 @@ def test_compute_domains_need_device_claims() -> None:
 
 
 def test_the_reconciler_is_made_with_what_it_needs(controller: Controller) -> None:
-    assert Reconciler("uid", controller._deps).compute_domains.informer.name == "compute-domains"
+    informers = Reconciler("uid", controller._deps).attempt_objects.informers
+    assert [found.name for found in informers.values()] == ["compute-domains", "pod-groups"]

@@ -8,12 +8,14 @@ from typing import Any, cast
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.queueing import PendingJob, Unschedulable
 from llmtrain_core.topology.inventory import Node
+from llmtrain_operator.cache.attempt_record import AttemptRecord
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
 from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.node_devices import NodeDevices
 from llmtrain_operator.cache.records import JobRecord, NodeRecord
 from llmtrain_operator.config import Config
 from llmtrain_operator.kube.api import Item, KubeApi
+from llmtrain_operator.kube.resources import POD_GROUPS
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.scheduler.cycle import decide
 from llmtrain_operator.scheduler.snapshot import ClusterReader
@@ -29,7 +31,7 @@ class DeviceCluster:
     """A cluster of nodes n0, n1, ... whose devices a driver publishes, and its jobs."""
 
     def __init__(self, nodes: int = 2, allocatable: Mapping[str, int] = {}):
-        self.checked = CheckedJobs(device_claims=True, compute_domains=True)
+        self.checked = CheckedJobs(device_claims=True, compute_domains=True, pod_groups=True)
         self.informers = Informers(
             cast(KubeApi, None),
             None,
@@ -38,6 +40,7 @@ class DeviceCluster:
             Metrics(),
             devices=NodeDevices(self.checked.demanded_devices),
             device_claims=True,
+            pod_groups=True,
         )
         self.reader = ClusterReader(
             self.informers, self.checked, lambda *_: frozenset(), Config(device_claims=True)
@@ -60,6 +63,11 @@ class DeviceCluster:
             self._version += 1
             metadata = {"uid": raw["metadata"]["name"], "resourceVersion": str(self._version)}
             kinds[raw["kind"]]._upsert(Item({**raw, "metadata": {**metadata, **raw["metadata"]}}))
+
+    def put_group(self, uid: str, job: str, attempt: int = 0) -> None:
+        """Show the PodGroup of an attempt of a job."""
+        found = AttemptRecord(POD_GROUPS, uid, "ns", f"{job}.{attempt}", job, attempt, False)
+        self.informers.attempt_objects[POD_GROUPS]._store(uid, None, found)
 
     def gone(self, uid: str) -> None:
         found = self.informers.device_informers

@@ -9,6 +9,8 @@ Object = dict[str, Any]
 
 GPU_DRIVER, NIC_DRIVER = "gpu.example.com", "nic.example.com"
 GPU_CLASS, NIC_CLASS = "gpu.example.com", "rdma.example.com"
+PORT_DRIVER = PORT_CLASS = "ports.example.com"
+"""Ports of a storage network, which all nodes reach."""
 CHANNEL_DRIVER = "compute-domain.nvidia.com"
 CHANNEL_CLASS = "compute-domain-default-channel.nvidia.com"
 ROOT = "resource.kubernetes.io/pcieRoot"
@@ -57,6 +59,15 @@ def nics(node: str, roots: Sequence[int]) -> Object:
     return resource_slice(node, NIC_DRIVER, found)
 
 
+def ports(count: int, name: str = "ports", **attributes: str | int) -> Object:
+    """Return a slice with devices that all nodes reach."""
+    found = [device(f"port-{index}", "port", **attributes) for index in range(count)]
+    raw = resource_slice(name, PORT_DRIVER, found)
+    del raw["spec"]["nodeName"]
+    raw["spec"]["allNodes"] = True
+    return raw
+
+
 def device_class(name: str, *selectors: str, extended: str = "", created: str = "") -> Object:
     spec: Object = {"selectors": [{"cel": {"expression": text}} for text in selectors]}
     if extended:
@@ -80,19 +91,33 @@ CLASSES = (of_driver(GPU_CLASS, GPU_DRIVER, "gpu"), of_driver(NIC_CLASS, NIC_DRI
 CHANNELS = of_driver(CHANNEL_CLASS, CHANNEL_DRIVER, "channel")
 
 
+PORTS = of_driver(PORT_CLASS, PORT_DRIVER, "port")
+
+
 def channel(node: str) -> Object:
     """Return the slice of a node with the channel by which pods join a ComputeDomain."""
     return resource_slice(node, CHANNEL_DRIVER, [device("channel-0", "channel")])
 
 
 def claim(
-    uid: str, node: str, *devices: tuple[str, str], pod: str = "", **annotations: str
+    uid: str,
+    node: str,
+    *devices: tuple[str, str],
+    pod: str = "",
+    group: str = "",
+    **annotations: str,
 ) -> Object:
-    """Return an allocated claim; `devices` are pairs of driver and name."""
+    """Return an allocated claim; `devices` are pairs of driver and name.
+
+    It is reserved for a pod or for a PodGroup.
+    """
     results = [
         {"request": "r", "driver": driver, "pool": node, "device": name} for driver, name in devices
     ]
     users = [{"resource": "pods", "name": pod, "uid": pod}] if pod else []
+    if group:
+        kind = {"apiGroup": "scheduling.k8s.io", "resource": "podgroups"}
+        users.append({**kind, "name": group, "uid": group})
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
@@ -120,3 +145,9 @@ def claims_of_workers(
     if aligned:
         found["constraints"] = [{"matchAttribute": ROOT}]
     return [found]
+
+
+def claim_of_gang(count: int = 1, name: str = "storage", **request: Any) -> Object:
+    """Return an item of `workers.deviceClaims` that all pods share."""
+    wanted = {"name": "port", "deviceClassName": PORT_CLASS, "count": count, **request}
+    return {"name": name, "scope": "gang", "requests": [wanted]}

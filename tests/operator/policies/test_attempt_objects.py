@@ -1,4 +1,4 @@
-"""A ComputeDomain lives as long as its attempt, and the next attempt waits until it is gone."""
+"""Some objects live as long as their attempt, and the next attempt waits until they are gone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from llmtrain_core.api.conditions import ConditionType
-from llmtrain_operator.cache.compute_domain_record import ComputeDomainRecord
+from llmtrain_operator.cache.attempt_record import AttemptRecord
 from llmtrain_operator.cache.records import PodRecord
-from llmtrain_operator.policies.startup import DOMAIN_SECONDS
-from llmtrain_operator.reconcile.compute_domains import unwanted_domains
+from llmtrain_operator.kube.resources import COMPUTE_DOMAINS, POD_GROUPS, Resource
+from llmtrain_operator.policies.startup import DELETION_SECONDS
+from llmtrain_operator.reconcile.attempt_objects import unwanted_objects
 from tests.support.operator_harness.observed import (
     PLACEMENT,
     ago,
@@ -30,8 +31,9 @@ RUNNING, OVER, WAITING = (
 )
 
 
-def domain(attempt: int, deleting: bool = False) -> ComputeDomainRecord:
-    return ComputeDomainRecord(f"d{attempt}", "ns", f"job-{attempt}", "uid", attempt, deleting)
+def domain(attempt: int, deleting: bool = False, kind: Resource = COMPUTE_DOMAINS) -> AttemptRecord:
+    name = f"job-{attempt}"
+    return AttemptRecord(kind, f"d{attempt}", "ns", name, "uid", attempt, deleting)
 
 
 @pytest.mark.parametrize(
@@ -62,29 +64,34 @@ def domain(attempt: int, deleting: bool = False) -> ComputeDomainRecord:
 def test_a_compute_domain_is_deleted_after_its_attempt(
     job: dict[str, Any],
     pods: tuple[PodRecord, ...],
-    domains: tuple[ComputeDomainRecord, ...],
+    domains: tuple[AttemptRecord, ...],
     deleted: list[str],
 ) -> None:
     view = make_observed(job).view
-    assert [found.name for found in unwanted_domains(view, pods, domains)] == deleted
+    assert [found.name for found in unwanted_objects(view, pods, domains)] == deleted
 
 
-def starting(seconds: float, *domains: ComputeDomainRecord) -> Any:
+def starting(seconds: float, *domains: AttemptRecord) -> Any:
     placed: dict[str, Any] = {"attempt": 1, "placement": {**PLACEMENT, "attempt": 1}}
     return settle(
-        make_observed(status(attemptStartTime=ago(seconds), **placed), compute_domains=domains)
+        make_observed(status(attemptStartTime=ago(seconds), **placed), attempt_objects=domains)
     )[0]
 
 
-def test_pods_are_created_once_the_domain_of_the_last_attempt_is_gone() -> None:
-    waits = starting(1, domain(0, deleting=True))
+@pytest.mark.parametrize(
+    ("kind", "name"), [(COMPUTE_DOMAINS, "ComputeDomain"), (POD_GROUPS, "PodGroup")]
+)
+def test_pods_are_created_once_the_object_of_the_last_attempt_is_gone(
+    kind: Resource, name: str
+) -> None:
+    waits = starting(1, domain(0, deleting=True, kind=kind))
     assert waits.create_pods == () and waits.reconcile_after is not None
-    assert waits.reconcile_after <= DOMAIN_SECONDS - 1
-    assert "waiting for the deletion of ComputeDomain job-0" in text(
-        waits, ConditionType.PODS_READY
-    )
+    assert waits.reconcile_after <= DELETION_SECONDS - 1
+    wanted = f"waiting for the deletion of {name} job-0"
+    assert wanted in text(waits, ConditionType.PODS_READY)
+    assert starting(1, domain(1, deleting=True, kind=kind)).create_pods == ()
     assert starting(1, domain(1)).create_pods == (0, 1), "it is that of this attempt"
 
 
 def test_the_wait_for_a_domain_has_an_end() -> None:
-    assert starting(DOMAIN_SECONDS + 1, domain(0, deleting=True)).create_pods == (0, 1)
+    assert starting(DELETION_SECONDS + 1, domain(0, deleting=True)).create_pods == (0, 1)

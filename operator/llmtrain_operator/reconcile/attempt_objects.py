@@ -1,13 +1,13 @@
-"""Delete the ComputeDomains of attempts that are over. The writer creates them before the pods."""
+"""Delete the objects of attempts that are over. The writer creates them before the pods."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from llmtrain_operator.cache.compute_domain_record import ComputeDomainRecord
+from llmtrain_operator.cache.attempt_record import AttemptRecord
 from llmtrain_operator.cache.job import JobView
 from llmtrain_operator.cache.records import JobRecord, PodRecord
 from llmtrain_operator.errors import ApiError, ConflictError, NotFoundError
@@ -15,16 +15,16 @@ from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.kube.api import KubeApi
 from llmtrain_operator.kube.informer import Informer
 from llmtrain_operator.kube.namespace_limits import WriteLimiter
-from llmtrain_operator.kube.resources import COMPUTE_DOMAINS
+from llmtrain_operator.kube.resources import Resource
 from llmtrain_operator.reconcile.backoff import RESYNC_SECONDS, Backoff
 
 log = logging.getLogger(__name__)
 
 
-def unwanted_domains(
-    view: JobView, pods: Iterable[PodRecord], domains: Iterable[ComputeDomainRecord]
-) -> list[ComputeDomainRecord]:
-    """Return the ComputeDomains of attempts that are over and have no running pods any more.
+def unwanted_objects(
+    view: JobView, pods: Iterable[PodRecord], objects: Iterable[AttemptRecord]
+) -> list[AttemptRecord]:
+    """Return the objects of attempts that are over and have no running pods any more.
 
     One of a later attempt is kept: the job is older than it is.
     """
@@ -32,7 +32,7 @@ def unwanted_domains(
     over = view.is_finished or view.placement is None
     return [
         found
-        for found in domains
+        for found in objects
         if not found.deleting
         and found.attempt not in running
         and (found.attempt < view.attempt or (over and found.attempt == view.attempt))
@@ -40,25 +40,27 @@ def unwanted_domains(
 
 
 @dataclass(slots=True)
-class JobComputeDomains:
-    """The ComputeDomains of one job."""
+class JobAttemptObjects:
+    """The ComputeDomains of one job, and its PodGroups with claims."""
 
     cluster: KubeApi
     limiter: WriteLimiter
-    informer: Informer[ComputeDomainRecord]
+    informers: Mapping[Resource, Informer[AttemptRecord]]
     backoff: Backoff = field(default_factory=Backoff)
 
-    def own(self, job: JobRecord) -> tuple[ComputeDomainRecord, ...]:
+    def own(self, job: JobRecord) -> tuple[AttemptRecord, ...]:
         """Return those that the job owns."""
-        return tuple(self.informer.by_index("owner", f"{job.namespace}/{job.uid}"))
+        owner = f"{job.namespace}/{job.uid}"
+        found = (informer.by_index("owner", owner) for informer in self.informers.values())
+        return tuple(each for objects in found for each in objects)
 
     async def clean_up(self, observed: Observed) -> float:
         """Delete those that are not wanted any more. Return the seconds until another try.
 
-        The job does not rest on it: its next attempt has another one, and the garbage collector
+        The job does not rest on it: its next attempt has others, and the garbage collector
         deletes them with the job.
         """
-        old = unwanted_domains(observed.view, observed.pods, observed.compute_domains)
+        old = unwanted_objects(observed.view, observed.pods, observed.attempt_objects)
         if not old or self.backoff.left > 0:
             return self.backoff.left or RESYNC_SECONDS
         try:
@@ -67,11 +69,11 @@ class JobComputeDomains:
                 # Not found, or another object has the name: this one is already deleted.
                 with contextlib.suppress(NotFoundError, ConflictError):
                     await self.cluster.delete(
-                        COMPUTE_DOMAINS, found.name, found.namespace, uid=found.uid
+                        found.resource, found.name, found.namespace, uid=found.uid
                     )
         except ApiError as error:
             self.backoff.extend()
-            text = "job=%s a ComputeDomain of an attempt that is over is not deleted: %s"
+            text = "job=%s an object of an attempt that is over is not deleted: %s"
             log.warning(text, old[0].owner, error)
             return self.backoff.left
         self.backoff.reset()
