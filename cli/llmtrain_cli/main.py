@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llmtrain_cli.commands import cluster, data, model, place, plan, topology
+from llmtrain_cli.commands import cluster, data, model, place, plan, topology, tune
 from llmtrain_cli.commands import run as local
 from llmtrain_cli.errors import EXIT_INPUT, CliError
 from llmtrain_cli.io.layout_text import layout_text
@@ -26,6 +26,7 @@ app.command("plan")(plan.command)
 app.command("place")(place.command)
 app.command("run")(local.command)
 app.command("topology")(topology.command)
+app.command("tune")(tune.command)
 app.command("export")(model.export)
 app.command("import")(model.import_model)
 app.command("sample")(model.sample)

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from llmtrain_core.api.defaults import EVALUATE_TOKENS, TERMINATION_GRACE_SECONDS
 from llmtrain_core.api.job import Architecture, DataSource
+from llmtrain_core.api.status.network_tuning import NetworkTuningStatus
 from llmtrain_core.layout import Layout
 from llmtrain_core.pipeline_schedules import Schedule as PipelineSchedule
 from llmtrain_core.plan.gradient_sync import SyncScheme
@@ -132,6 +134,17 @@ class OuterOptimizerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkTuningConfig:
+    """Trials of variables instead of training."""
+
+    candidates: tuple[Mapping[str, str], ...] | None
+    """None: those of the network of the placement."""
+    gpu_resource: str
+    known: NetworkTuningStatus | None = None
+    """What earlier attempts have found out."""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointConfig:
     """Where and how often to save checkpoints."""
 
@@ -181,6 +194,8 @@ class RunConfig:
     ranks_per_node: int = 1
     tunable: frozenset[str] = frozenset()
     """Fields of `sync` that are tried in the first steps on a placement."""
+    network_tuning: NetworkTuningConfig | None = None
+    """None: train. Else `steps` are those of each trial."""
     network_probe_steps: int | None = None
     """Steps between two network probes; None for no probes."""
     evaluate_every: int | None = None

@@ -20,6 +20,8 @@ from llmtrain_core.api.job import (
     Schedule,
     Training,
 )
+from llmtrain_core.api.status.network_tuning import NetworkTuningStatus, read_network_tuning
+from llmtrain_core.devices.demand import counted_gpus
 from llmtrain_core.plan.autotune import tunable_settings
 from llmtrain_core.plan.gradient_sync import SyncScheme
 from llmtrain_core.validation.check import Job, check
@@ -30,6 +32,7 @@ from llmtrain_trainer.config import (
     CheckpointConfig,
     DataConfig,
     LoraConfig,
+    NetworkTuningConfig,
     OptimizerConfig,
     OuterOptimizerConfig,
     RunConfig,
@@ -44,17 +47,23 @@ def load_job(path: Path) -> RunConfig:
         document = json.loads(path.read_text())
         metadata, spec = document["metadata"], document["spec"]
         name, namespace = metadata["name"], str(metadata.get("namespace") or "")
+        known = read_network_tuning(document.get("networkTuning"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             "InvalidSpec",
             f"cannot read the job at {path}: {error!r}",
             remedy="mount the job as JSON with metadata and spec",
         ) from error
-    return from_spec(name, spec, namespace)
+    return from_spec(name, spec, namespace, known)
 
 
-def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunConfig:
-    """Turn a job's spec, as written in a manifest, into a RunConfig."""
+def from_spec(
+    name: str,
+    spec: Mapping[str, Any],
+    namespace: str = "",
+    known: NetworkTuningStatus | None = None,
+) -> RunConfig:
+    """Turn a job's spec into a RunConfig. `known`: the trials of earlier attempts."""
     job, training, data, architecture = _trained(check(name, spec))
     policy = job.spec.failure_policy or FailurePolicy()
     model, probe = job.spec.model, training.collective_probe
@@ -86,6 +95,7 @@ def from_spec(name: str, spec: Mapping[str, Any], namespace: str = "") -> RunCon
         divides_documents=data.divides_documents,
         tokens=training.tokens,
         packing=data.packing,
+        network_tuning=_network_tuning(job.spec, known),
         network_probe_steps=probe.every_steps if probe else None,
         evaluate_every=training.evaluate_every_steps,
         evaluate_tokens=training.evaluate_tokens,
@@ -177,6 +187,14 @@ def _outer_optimizer(sync: GradientSync) -> OuterOptimizerConfig | None:
         learning_rate=outer.outer_learning_rate,
         momentum=outer.outer_momentum,
     )
+
+
+def _network_tuning(spec: JobSpec, known: NetworkTuningStatus | None) -> NetworkTuningConfig | None:
+    tuning = spec.network.tuning if spec.network else None
+    if tuning is None:
+        return None
+    candidates = None if tuning.candidates is None else tuple(tuning.candidates)
+    return NetworkTuningConfig(candidates, counted_gpus(spec.workers), known)
 
 
 def _checkpoint(spec: JobSpec) -> CheckpointConfig | None:

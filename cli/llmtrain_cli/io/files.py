@@ -54,7 +54,11 @@ def read_job(path: str) -> Job:
 
 def read_manifest(path: str) -> tuple[Job, Mapping[str, str]]:
     """Read and check an LLMTrainingJob; return it with its annotations."""
-    document = read_document(path)
+    return job_of(read_document(path), path)
+
+
+def job_of(document: Raw, path: str) -> tuple[Job, Mapping[str, str]]:
+    """Check an LLMTrainingJob; return it with its annotations. Errors name the file."""
     if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, "LLMTrainingJob"):
         raise CliError(
             f"{path}: is not an LLMTrainingJob of {API_VERSION}; see apiVersion and kind"

@@ -44,6 +44,14 @@ CHAT_TEMPLATE_LENGTH = 300
 MAX_COMMUNICATION_TRIALS = 16
 """Maximum number of entries in `status.progress.communication.trials`."""
 
+MAX_NETWORK_TRIALS = 16
+"""Maximum number of entries in `status.progress.networkTuning.trials`."""
+MIN_TRIAL_STEPS, MAX_TRIAL_STEPS = 5, 1000
+"""Bounds of `spec.training.steps` of a job with `spec.network.tuning`."""
+LEAST_GAIN = 0.02
+"""Share of the step time that another communication setting has to save. Less is within the
+noise."""
+
 FIRST_RETRYABLE_EXIT_CODE = 128
 """Exit codes from here on are signals, lost peers and hangs: the next attempt may succeed."""
 MAX_XIDS = 8

@@ -13,6 +13,8 @@ METRICS = "LLMTRAIN_METRICS"
 """How many metrics the trainer exports: `basic` or `full`."""
 RDMA = "LLMTRAIN_RDMA"
 """Whether the job uses RDMA: `required`, `preferred` (TCP if it is not possible), or not set."""
+NETWORK_ROW = "LLMTRAIN_NETWORK_ROW"
+"""Row of the table of networks that the placement has. Only for a job with `network.tuning`."""
 HOME = "HOME"
 """Set to `TMP_PATH` if the root file system is read-only, unless the job sets it. Triton, CUDA,
 Hugging Face libraries and matplotlib have their caches in it; inductor has its own one in /tmp."""

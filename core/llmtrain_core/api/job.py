@@ -6,6 +6,8 @@ preset, the features of this release) are in `llmtrain_core.validation.check`.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -24,10 +26,17 @@ from llmtrain_core.api.base import (
 )
 from llmtrain_core.api.containers import EnvVar, Resources
 from llmtrain_core.api.data import Chat, Data, DataSource, Tokenizer
-from llmtrain_core.api.defaults import MAX_NODES
+from llmtrain_core.api.defaults import MAX_NODES, MAX_TRIAL_STEPS, MIN_TRIAL_STEPS
 from llmtrain_core.api.model import Architecture, Model
 from llmtrain_core.api.policies import FailurePolicy, FailureRule, RunPolicy
-from llmtrain_core.api.training import GradientSync, Lora, Optimizer, Schedule, Training
+from llmtrain_core.api.training import (
+    GradientSync,
+    Lora,
+    Optimizer,
+    Parallelism,
+    Schedule,
+    Training,
+)
 from llmtrain_core.api.volumes import ClaimVolume, ConfigMapVolume, EmptyDirVolume, Volume
 from llmtrain_core.api.workers import Toleration, Workers
 
@@ -61,49 +70,6 @@ __all__ = [
     "Volume",
     "Workers",
 ]
-
-Degree = Annotated[int, Field(ge=1, le=1024)]
-WideDegree = Annotated[int, Field(ge=1, le=65536)]
-
-
-class Parallelism(ApiModel):
-    """Parallel degrees. Their product is the world size."""
-
-    tensor: Degree = 1
-    """Tensor-parallel degree, with sequence parallelism."""
-    pipeline: Degree = 1
-    """Pipeline-parallel degree."""
-    context: Degree = 1
-    """Context-parallel degree: number of ranks per sequence."""
-    data: WideDegree | None = None
-    """Data-parallel degree: number of ranks that shard the parameters (FSDP). Derived from
-    workers.nodes when absent."""
-    replicate: WideDegree = 1
-    """Replica groups (HSDP)."""
-    expert: Degree = 1
-    """Expert-parallel degree: number of consecutive data and context ranks that share the experts
-    of a layer. Must divide data x context, and is not a factor of the world size."""
-    pipeline_schedule: Literal[
-        "GPipe",
-        "1F1B",
-        "Interleaved1F1B",
-        "LoopedBFS",
-        "InterleavedZeroBubble",
-        "ZBVZeroBubble",
-        "DualPipeV",
-    ] = "1F1B"
-    """Pipeline schedule."""
-    virtual_stages: Annotated[int, Field(ge=1, le=64)] = 1
-    """Number of model chunks per pipeline rank, for interleaved schedules."""
-
-    cel_rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!has(self.data) || self.data * self.context % self.expert == 0",
-            "expert must divide data x context",
-            ".expert",
-            lambda self: self.data is None or self.data * self.context % self.expert == 0,
-        ),
-    )
 
 
 class Topology(ApiModel):
@@ -146,6 +112,47 @@ NetworkProfile = Literal["infiniband", "roce", "efa", "tcpxo", "tcp"]
 """A value of `network.profile` besides `auto`."""
 
 
+MAX_CANDIDATE_VALUE = 64
+"""Maximum length of a value in `network.tuning.candidates`."""
+TriedVariables = Annotated[
+    dict[str, Annotated[str, Field(max_length=MAX_CANDIDATE_VALUE)]],
+    Field(min_length=1, max_length=4),
+    BeforeValidator(without_nulls),
+]
+_CANDIDATE_NAME = "NCCL_[A-Z0-9_]{1,59}"
+LEFT_TO_NCCL = ("NCCL_ALGO", "NCCL_PROTO", "NCCL_BUFFSIZE")
+"""Variables that are never tried: NCCL chooses them for each call."""
+
+
+def is_candidate_name(name: str) -> bool:
+    """Return True for a variable that may be tried."""
+    return re.fullmatch(_CANDIDATE_NAME, name, re.ASCII) is not None and name not in LEFT_TO_NCCL
+
+
+class NetworkTuning(ApiModel):
+    """Trials of variables that NCCL reads only at its start.
+
+    The job trains nothing: each trial takes training.steps steps in new processes, without
+    evaluations. llmtrain tune makes such a job from another one.
+    """
+
+    candidates: Annotated[list[TriedVariables], Field(min_length=1, max_length=15)] | None = None
+    """Variables to try, each together with the fastest before it. Defaults to those that the
+    network of the placement allows and that are not set yet."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.candidates) || self.candidates.all(each, each.all(name,"
+            f" name.matches('^{_CANDIDATE_NAME}$') && !(name in {[*LEFT_TO_NCCL]})))",
+            f"only variables named NCCL_..., without {', '.join(LEFT_TO_NCCL)}",
+            ".candidates",
+            lambda self: all(
+                is_candidate_name(name) for each in self.candidates or () for name in each
+            ),
+        ),
+    )
+
+
 class Network(ApiModel):
     """Network settings."""
 
@@ -157,6 +164,9 @@ class Network(ApiModel):
     """RDMA devices to request, instead of those of the network."""
     nccl: NcclVariables | None = None
     """NCCL environment variables. They override those of the network and the profile."""
+    tuning: NetworkTuning | None = None
+    """Try NCCL variables instead of training. Needs training.steps, mode every-step, and no
+    checkpoint."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
         keys_match("nccl", "nccl", "^NCCL_[A-Z0-9_]{1,120}$", "only variables named NCCL_..."),
@@ -194,6 +204,29 @@ def _asked(spec: JobSpec) -> int:
 
 def _gpus(spec: JobSpec) -> int:
     return spec.workers.gpus_per_node
+
+
+def _tuning_rule(cel: str, message: str, field: str, holds: Callable[[JobSpec], bool]) -> Rule:
+    """Return a rule for jobs with `network.tuning`."""
+    return Rule(
+        f"!has(self.network) || !has(self.network.tuning) || {cel}",
+        f"network.tuning {message}",
+        field,
+        lambda self: self.network is None or self.network.tuning is None or holds(self),
+    )
+
+
+def _has_trial_steps(spec: JobSpec) -> bool:
+    steps = spec.training.steps if spec.training else None
+    return steps is not None and MIN_TRIAL_STEPS <= steps <= MAX_TRIAL_STEPS
+
+
+def _can_be_tried(training: Training | None) -> bool:
+    """Return True if every step of a trial communicates in the same way."""
+    if training is None:
+        return False
+    tries = training.communication is not None and training.communication.autotune
+    return training.gradient_sync.mode == "every-step" and not tries
 
 
 def _required_without_command(field: str) -> Rule:
@@ -317,5 +350,32 @@ class JobSpec(ApiModel):
                 or not self.training.lora.merge
                 or self.checkpoint is not None
             ),
+        ),
+        _tuning_rule(
+            "!has(self.workers.command)",
+            "needs this trainer: remove workers.command",
+            ".network.tuning",
+            lambda self: self.workers.command is None,
+        ),
+        _tuning_rule(
+            "!has(self.checkpoint)",
+            "writes no checkpoints: remove checkpoint",
+            ".checkpoint",
+            lambda self: self.checkpoint is None,
+        ),
+        _tuning_rule(
+            "(has(self.training) && has(self.training.steps)"
+            f" && self.training.steps >= {MIN_TRIAL_STEPS}"
+            f" && self.training.steps <= {MAX_TRIAL_STEPS})",
+            f"needs training.steps from {MIN_TRIAL_STEPS} to {MAX_TRIAL_STEPS}, for each trial",
+            ".training",
+            _has_trial_steps,
+        ),
+        _tuning_rule(
+            "(has(self.training) && self.training.gradientSync.mode == 'every-step'"
+            " && (!has(self.training.communication) || !self.training.communication.autotune))",
+            "needs gradientSync.mode every-step and no communication.autotune",
+            ".training",
+            lambda self: _can_be_tried(self.training),
         ),
     )

@@ -1,4 +1,4 @@
-"""Section `training` of a job: steps, batch, optimizer and gradient synchronization."""
+"""Sections `training` and `parallelism` of a job."""
 
 from __future__ import annotations
 
@@ -211,5 +211,49 @@ class Training(ApiModel):
             "communication needs gradientSync.mode every-step",
             ".communication",
             lambda self: self.communication is None or self.gradient_sync.mode == "every-step",
+        ),
+    )
+
+
+Degree = Annotated[int, Field(ge=1, le=1024)]
+WideDegree = Annotated[int, Field(ge=1, le=65536)]
+
+
+class Parallelism(ApiModel):
+    """Parallel degrees. Their product is the world size."""
+
+    tensor: Degree = 1
+    """Tensor-parallel degree, with sequence parallelism."""
+    pipeline: Degree = 1
+    """Pipeline-parallel degree."""
+    context: Degree = 1
+    """Context-parallel degree: number of ranks per sequence."""
+    data: WideDegree | None = None
+    """Data-parallel degree: number of ranks that shard the parameters (FSDP). Derived from
+    workers.nodes when absent."""
+    replicate: WideDegree = 1
+    """Replica groups (HSDP)."""
+    expert: Degree = 1
+    """Expert-parallel degree: number of consecutive data and context ranks that share the experts
+    of a layer. Must divide data x context, and is not a factor of the world size."""
+    pipeline_schedule: Literal[
+        "GPipe",
+        "1F1B",
+        "Interleaved1F1B",
+        "LoopedBFS",
+        "InterleavedZeroBubble",
+        "ZBVZeroBubble",
+        "DualPipeV",
+    ] = "1F1B"
+    """Pipeline schedule."""
+    virtual_stages: Annotated[int, Field(ge=1, le=64)] = 1
+    """Number of model chunks per pipeline rank, for interleaved schedules."""
+
+    cel_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.data) || self.data * self.context % self.expert == 0",
+            "expert must divide data x context",
+            ".expert",
+            lambda self: self.data is None or self.data * self.context % self.expert == 0,
         ),
     )

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from llmtrain_core.api.defaults import LEAST_GAIN
 from llmtrain_core.api.status.communication import CommunicationSetting
 from llmtrain_core.api.training import Training
 from llmtrain_core.plan.gradient_sync import SyncScheme
 
-LEAST_GAIN = 0.02
-"""Share of the step time that another setting has to save. Less is within the noise."""
 MAX_RACK_SIZES = 4
 """Sizes of racks that are tried at most, if the job does not name one."""
 BUCKET_BYTES = (4 << 20, 16 << 20, 64 << 20)

@@ -107,6 +107,13 @@ def make_network_policy(
     }
 
 
+def _known_trials(raw: Mapping[str, Any]) -> Object:
+    """Return what earlier attempts of a job with `network.tuning` have found out."""
+    tuning = (raw["spec"].get("network") or {}).get("tuning")
+    known = ((raw.get("status") or {}).get("progress") or {}).get("networkTuning")
+    return {} if tuning is None or known is None else {"networkTuning": known}
+
+
 def make_config_map(
     raw: Mapping[str, Any], identity: JobIdentity, attempt: int, gang_key: str
 ) -> Object:
@@ -123,6 +130,7 @@ def make_config_map(
         "kind": "LLMTrainingJob",
         "metadata": metadata,
         "spec": raw["spec"],
+        **_known_trials(raw),
     }
     return {
         "apiVersion": "v1",

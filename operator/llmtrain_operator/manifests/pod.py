@@ -221,7 +221,8 @@ def _env(
         **_plain({**home, **network.variables}),
         **_given(workers.env or ()),
         **_plain((own and own.nccl) or {}),
-        **_plain({**_contract(job, identity, attempt, index), **_rdma(job, network)}),
+        **_plain(_contract(job, identity, attempt, index)),
+        **_plain({**_rdma(job, network), **_network_row(job, network)}),
         **_FIELDS,
     }
     return list(variables.values())
@@ -259,6 +260,12 @@ def _rdma(job: Job, network: PodNetwork) -> dict[str, str]:
         return {env.RDMA: "required"}
     has_devices = network.has_devices or (own is not None and own.rdma is not None)
     return {env.RDMA: "preferred"} if profile == AUTO and has_devices else {}
+
+
+def _network_row(job: Job, network: PodNetwork) -> dict[str, str]:
+    """Return the variable by which the trainer of a job with `network.tuning` finds candidates."""
+    is_tuned = job.spec.network is not None and job.spec.network.tuning is not None
+    return {env.NETWORK_ROW: network.row} if is_tuned and network.row else {}
 
 
 def _plain(variables: Mapping[str, str]) -> dict[str, Object]:

@@ -27,6 +27,8 @@ class PodNetwork:
     resources: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    row: str = ""
+    """Row of the table of networks; empty if it is not known."""
 
     @property
     def needs(self) -> dict[str, int]:
@@ -49,6 +51,7 @@ class PodNetwork:
             {name: text for name, text in by_kind[Kind.RESOURCE].items() if _is_added(name, text)},
             by_kind[Kind.VARIABLE],
             {name: value for name, value in by_kind[Kind.ANNOTATION].items() if name == NETWORKS},
+            (stored or {}).get("row") or "",
         )
 
     @classmethod

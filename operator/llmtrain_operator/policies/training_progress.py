@@ -12,6 +12,7 @@ from llmtrain_core.api.conditions import ConditionType, clean_text
 from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
 from llmtrain_core.api.status.communication import read_tuning
 from llmtrain_core.api.status.job import Collective, Progress, TrainerPhase
+from llmtrain_core.api.status.network_tuning import read_network_tuning
 from llmtrain_core.api.untrusted import is_count, is_finite
 from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.job_state.last_restart import record_restart_in_place
@@ -73,6 +74,9 @@ def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool =
             found[key] = clean_text(text, length) if isinstance(text, str) and text else None
     if "communication" in report:
         found["communication"] = _parse_communication(report["communication"])
+    trials = read_network_tuning(report.get("networkTuning"))
+    if trials is not None:  # it is kept until the next attempt goes on with it
+        found["networkTuning"] = trials.to_wire()
     before = draft.view.progress
     collectives = _parse_collectives(report.get("collectives"))
     if collectives:

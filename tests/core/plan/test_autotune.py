@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from llmtrain_core.api.defaults import MAX_COMMUNICATION_TRIALS
+from llmtrain_core.api.defaults import LEAST_GAIN, MAX_COMMUNICATION_TRIALS
 from llmtrain_core.api.status.communication import CommunicationSetting
 from llmtrain_core.api.training import Training
 from llmtrain_core.plan.autotune import (
     BUCKET_BYTES,
     CHUNKS,
-    LEAST_GAIN,
     Choices,
     UnitBytes,
     choices,

@@ -189,6 +189,29 @@ def test_the_trainer_knows_whether_rdma_is_required(
     assert variables(body).get(env.RDMA) == use
 
 
+def test_a_tuning_job_knows_its_network_and_the_trials_of_earlier_attempts() -> None:
+    tuned = {"network": {"tuning": {}}}
+    chosen = {"row": "coreweave-infiniband", "settings": []}
+
+    def row(stored: dict[str, Any] | None, **spec: Any) -> Any:
+        body = make_pod(checked_job(**spec), IDENTITY, 0, 0, NODES, network=stored)
+        return variables(body).get(env.NETWORK_ROW)
+
+    assert row(chosen, **tuned) == "coreweave-infiniband"
+    assert row(chosen) is None and row(None, **tuned) is None
+
+    known = {"state": "Trying", "placement": "ab", "fastest": {}, "trials": []}
+    raw = job_object("job", "team")
+    status = {"progress": {"step": 3, "networkTuning": known}}
+
+    def told(spec: dict[str, Any]) -> Any:
+        job = {**raw, "spec": {**raw["spec"], **spec}, "status": status}
+        return json.loads(make_config_map(job, IDENTITY, 1, "")["data"]["job.json"])
+
+    assert told(tuned)["networkTuning"] == known
+    assert "networkTuning" not in told({})
+
+
 def test_network_policy_and_service() -> None:
     scraper = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     policy = make_network_policy(IDENTITY, [scraper])["spec"]

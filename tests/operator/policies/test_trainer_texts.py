@@ -55,6 +55,15 @@ def test_trials_of_communication_settings_are_shown() -> None:
         assert "communication" not in later and later["step"] == 1
 
 
+def test_trials_of_variables_are_shown_and_kept() -> None:
+    trials = [{"variables": {}, "stepSeconds": 0.5}]
+    said = {"state": "Trying", "placement": "ab", "fastest": {}, "trials": trials}
+    assert progress_after({"networkTuning": said})["networkTuning"] == said
+    for other in (None, "x", {**said, "trials": trials * 17}, {**said, "fastest": {"HOME": "/"}}):
+        later = progress_after({"networkTuning": said}, {"networkTuning": other})
+        assert later["networkTuning"] == said and later["step"] == 1
+
+
 @pytest.mark.parametrize("nonsense", [None, "", 7, ["x"], {"reason": "x"}])
 def test_other_values_say_nothing(nonsense: Any) -> None:
     assert "networkFallback" not in progress_after({"networkFallback": nonsense})

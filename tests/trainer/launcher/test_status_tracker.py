@@ -85,6 +85,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "networkFallback",
         "transfers",
         "communication",
+        "networkTuning",
         "chatTemplate",
     }
     assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)
@@ -113,6 +114,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "heartbeat",
         "transfers",
         "communication",
+        "networkTuning",
     }
 
 

@@ -38,6 +38,7 @@ from llmtrain_trainer.launcher.restart.coordinator import (
 )
 from llmtrain_trainer.launcher.restart.first_cause import rank_failure
 from llmtrain_trainer.launcher.restart.messages import End, Registered, StopRequested
+from llmtrain_trainer.launcher.restart.network_trials import NetworkTrials, candidates_of
 from llmtrain_trainer.launcher.restart.transport import CoordinatorClient, CoordinatorServer
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
 from llmtrain_trainer.launcher.termination import result_message, write_message
@@ -183,6 +184,7 @@ class Launcher:
             run.max_restarts_in_place,
             run.startup_timeout,
             saves=run.checkpoint is not None,
+            trials=self._network_trials(run),
         )
         self.tracker.on_checkpoint = coordinator.on_checkpoint
         listener = listen(self.pod.pod_ip, self.pod.master_port, MASTER_PORT)
@@ -192,6 +194,18 @@ class Launcher:
         self.coordinator_server = CoordinatorServer(
             coordinator, self._open_port, listener, key, pods
         )
+
+    def _network_trials(self, run: RunConfig) -> NetworkTrials | None:
+        """Return the trials of a job with `network.tuning`. Raises InputError if it has none."""
+        if run.network_tuning is None:
+            return None
+        trials = NetworkTrials(
+            candidates_of(run.network_tuning, run.layout.world_size, self.pod, os.environ),
+            run.network_tuning.known,
+            self.tracker.on_network_tuning,
+        )
+        self.tracker.on_step = trials.add_step
+        return trials
 
     def _open_port(self, addresses: Collection[str]) -> int:
         def restrict(listener: socket.socket) -> None:
@@ -226,7 +240,7 @@ class Launcher:
         host = self.pod.pod_ip if 0 in self.pod.ranks else self.pod.master_addr
         master = (host, self.pod.master_port)
         client = await CoordinatorClient.connect(master, run.startup_timeout, key)
-        client.send(Registered(self.pod.ranks, no_rdma))
+        client.send(Registered(self.pod.ranks, no_rdma, self.pod.node_name))
         return client
 
     async def _prepare(self, run: RunConfig) -> PreparedData:

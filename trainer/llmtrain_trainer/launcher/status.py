@@ -13,6 +13,7 @@ from llmtrain_core.api.defaults import REASON_LENGTH
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.status.job import TrainerPhase
+from llmtrain_core.api.status.network_tuning import NetworkTuningStatus
 from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample
 
 
@@ -66,6 +67,8 @@ class Status:
     chat_template: str | None = None
     communication: CommunicationTuning | None = None
     """Trials of communication settings; in the pod of rank 0 only."""
+    network_tuning: NetworkTuningStatus | None = None
+    """Trials of variables (`network.tuning`); in the pod of rank 0 only."""
 
     def with_progress(self, **changes: Any) -> Status:
         """Return the status with changes and a new heartbeat, which marks progress, not uptime."""
@@ -109,6 +112,7 @@ class Status:
             "heartbeat": heartbeat,
             "transfers": self.transfers,
             "communication": self.communication.to_wire() if self.communication else None,
+            "networkTuning": self.network_tuning.to_wire() if self.network_tuning else None,
         }
 
 

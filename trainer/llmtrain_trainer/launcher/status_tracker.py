@@ -12,6 +12,7 @@ from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.status.job import TrainerPhase
+from llmtrain_core.api.status.network_tuning import NetworkTuningStatus
 from llmtrain_core.network.group_reports import SlowdownReport, slowdowns
 from llmtrain_core.network.links import Group
 from llmtrain_core.network.transfer_times import JobTimes, record
@@ -61,6 +62,8 @@ class StatusTracker:
         self._transfers, self._transfer_blocks = JobTimes(""), 0
         self.on_checkpoint: Callable[[int], None] = lambda step: None
         """Called for every complete checkpoint; in the pod of rank 0 only."""
+        self.on_step: Callable[[float], None] = lambda seconds: None
+        """Called with the seconds of every step of the lowest rank."""
         self.status = Status(attempt=attempt).with_progress()
         self._log = log or ProgressLog(self._is_rank_0)
         self.metrics = TrainingMetrics(detail)
@@ -100,6 +103,7 @@ class StatusTracker:
             return
         if isinstance(report, StepReport):
             self._on_step(report)
+            self.on_step(report.seconds)
         elif isinstance(report, TransferReport):
             self._on_transfers(report)
         elif isinstance(report, CommunicationReport):
@@ -142,6 +146,16 @@ class StatusTracker:
         self._log.on_phase(self.status)
         if self._is_rank_0:
             self.metrics.observe_restart()
+
+    def on_next_trial(self) -> None:
+        """Record that the ranks of a trial have ended and those of the next one start."""
+        self._has_first_step = self._has_usual_step = False
+        self.status = self.status.with_progress(phase="starting", step=0)
+        self._log.on_phase(self.status)
+
+    def on_network_tuning(self, tuning: NetworkTuningStatus) -> None:
+        """Record the trials of variables so far."""
+        self.status = replace(self.status, network_tuning=tuning)
 
     def on_network_fallback(self, why: str) -> None:
         """Record why the ranks of the gang use TCP instead of RDMA."""

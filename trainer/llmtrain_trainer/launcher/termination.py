@@ -13,9 +13,17 @@ from llmtrain_trainer.runtime.log_format import write_line
 
 
 def result_message(status: Status) -> bytes:
-    """Return the termination message of a finished job, cut to what a kubelet reads."""
+    """Return the termination message of a finished job, cut to what a kubelet reads.
+
+    The trials of `network.tuning` are in it as a whole or not at all.
+    """
     result = status.result()
     data = _encode(result)
+    if status.network_tuning is not None:
+        without_collectives = {**result, "collectives": []}
+        with_trials = {**without_collectives, "networkTuning": status.network_tuning.to_wire()}
+        if len(_encode(with_trials)) <= TERMINATION_MESSAGE_BYTES:
+            return _encode(with_trials)
     while len(data) > TERMINATION_MESSAGE_BYTES and result["collectives"]:
         result["collectives"].pop()
         data = _encode(result)

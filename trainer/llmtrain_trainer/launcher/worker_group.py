@@ -24,6 +24,7 @@ from llmtrain_trainer.launcher.restart.messages import (
     Failed,
     HangCleared,
     HangSuspected,
+    NextTrial,
     PauseSteps,
     Ready,
     Restart,
@@ -96,7 +97,14 @@ class WorkerGroup:
                 case StartRanks():
                     self._start(command)
                 case Restart():
-                    await self._restart(command)
+                    decided = datetime.now(UTC)
+                    await self._kill(command.generation)
+                    self.tracker.on_restart(command.cause, decided)
+                    self.client.send(Ready(self.generation))
+                case NextTrial():
+                    await self._kill(command.generation)
+                    self.tracker.on_next_trial()
+                    self.client.send(Ready(self.generation))
                 case DumpStacks():
                     self._run_in_background(self._report_stacks())
                 case HangCleared():
@@ -138,6 +146,7 @@ class WorkerGroup:
                 master=(self.client.address, command.port),
                 listener=listener if rank == 0 else None,
                 stack_file=self._stack_file(rank),
+                variables=command.variables,
             )
             sockets = [listener.fileno()] if listener and rank == 0 else []
             on_report = functools.partial(self._on_report, local_rank)
@@ -151,15 +160,12 @@ class WorkerGroup:
         self._run_in_background(self._check_for_hangs())
         self._run_in_background(self._read_devices())
 
-    async def _restart(self, command: Restart) -> None:
+    async def _kill(self, generation: int) -> None:
         """Kill the ranks: they wait for a rank that is gone, or hang themselves."""
-        decided = datetime.now(UTC)
         for process in self.processes:
             process.child.signal(signal.SIGKILL)
         await self.stop(0.0)
-        self.generation = command.generation
-        self.tracker.on_restart(command.cause, decided)
-        self.client.send(Ready(self.generation))
+        self.generation = generation
 
     async def _wait_for_exit(self, process: _RankProcess) -> None:
         code = await process.child.wait()

@@ -38,6 +38,8 @@ class PodEnvironment:
     termination_log: Path
     metrics: MetricsDetail
     rdma: RdmaUse = ""
+    network_row: str = ""
+    """Row of the table of networks that the placement has; empty if it is not known."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> PodEnvironment:
@@ -71,6 +73,7 @@ class PodEnvironment:
             termination_log=termination_log(environ),
             metrics=_metrics_detail(environ.get(names.METRICS) or "basic"),
             rdma=_rdma_use(environ.get(names.RDMA) or ""),
+            network_row=environ.get(names.NETWORK_ROW) or "",
         )
 
 

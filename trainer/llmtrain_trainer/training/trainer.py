@@ -376,7 +376,9 @@ class Trainer:
         )
 
     def _evaluate(self, when: EvaluationTime, gate: StepGate) -> HeldOutScore | None:
-        """Evaluate, report and record."""
+        """Evaluate, report and record. Trials of variables have no use for it."""
+        if self.run.network_tuning is not None:
+            return None
         self.send(PhaseReport("evaluating", self.step))
         score = self.evaluate(gate)
         if score is not None:

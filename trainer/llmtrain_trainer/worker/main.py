@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 import traceback
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -45,12 +46,14 @@ class RankTask:
     """Listens at that address; only for rank 0."""
     stack_file: Path
     """Where faulthandler writes the stacks of a rank that does not respond."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Variables besides those of the pod. NCCL reads them when the rank joins the group."""
 
 
 def run_rank(task: RankTask, send: Send) -> int:
     """Train as one rank; report a failure, and return the exit code of the process."""
     renew_thread_pool()
-    os.environ.update(RANK=str(task.rank), LOCAL_RANK=str(task.local_rank))
+    os.environ.update(task.variables, RANK=str(task.rank), LOCAL_RANK=str(task.local_rank))
     handler = logging.StreamHandler()
     handler.setFormatter(PodLogFormatter(f"%(asctime)s rank {task.rank} %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -18,6 +18,7 @@ from llmtrain_core.api.defaults import (
 from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.status.fields import Count, LongText, NodeName, ShortText, Time
 from llmtrain_core.api.status.network import NetworkStatus
+from llmtrain_core.api.status.network_tuning import NetworkTuningStatus
 from llmtrain_core.api.status.plan import PlanStatus
 
 TrainerPhase = Literal[
@@ -187,6 +188,8 @@ class Progress(ApiModel):
     """Measurements of collectives."""
     communication: CommunicationTuning | None = None
     """Communication settings that training.communication.autotune tried, and the fastest."""
+    network_tuning: NetworkTuningStatus | None = None
+    """NCCL variables that network.tuning tried, and the fastest."""
 
 
 class Failure(ApiModel):

@@ -4,6 +4,7 @@ The launcher of rank 0's pod runs the coordinator. It is pure: events and the ti
 for all launchers come out. Ranks run in generations. After a retryable failure all ranks are killed
 and the next generation starts in the same pods, from the newest complete checkpoint. Any other
 failure, or one that recurs too often, ends the gang; what happens then is up to the operator.
+Of a job with `network.tuning`, each generation is a trial.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from llmtrain_trainer.launcher.restart.messages import (
     HangCleared,
     HangSuspected,
     LauncherEvent,
+    NextTrial,
     PauseSteps,
     Ready,
     Registered,
@@ -35,6 +37,7 @@ from llmtrain_trainer.launcher.restart.messages import (
     StopAfterStep,
     StopRequested,
 )
+from llmtrain_trainer.launcher.restart.network_trials import NetworkTrials
 from llmtrain_trainer.runtime.reports import RankDump
 
 CAUSE_SECONDS = 2.0
@@ -55,14 +58,21 @@ class RestartCoordinator:
     """The state of a gang. The transport numbers the launchers."""
 
     def __init__(
-        self, world_size: int, max_restarts: int, startup_timeout: float, saves: bool
+        self,
+        world_size: int,
+        max_restarts: int,
+        startup_timeout: float,
+        saves: bool,
+        trials: NetworkTrials | None = None,
     ) -> None:
         """`max_restarts` counts restarts in a row, without a newer checkpoint.
 
         All launchers have to be ready `startup_timeout` seconds after the first one. `saves`: the
-        job has checkpoints.
+        job has checkpoints. `trials`: each generation is a trial of variables.
         """
-        self._world_size, self._saves = world_size, saves
+        self._world_size, self._saves, self._trials = world_size, saves, trials
+        self._nodes: dict[int, str] = {}
+        """Node of every connected launcher."""
         self._max_restarts, self._startup_timeout = max_restarts, startup_timeout
         self._launchers: dict[int, tuple[int, ...]] = {}
         """Ranks of every connected launcher."""
@@ -141,7 +151,7 @@ class RestartCoordinator:
             raise ValueError(f"{_named(event.ranks)} registered twice")
         if not event.ranks or not set(event.ranks) <= set(range(self._world_size)):
             raise ValueError(f"{event.ranks[:8]} are not ranks below {self._world_size}")
-        self._launchers[launcher] = event.ranks
+        self._launchers[launcher], self._nodes[launcher] = event.ranks, event.node
         if event.no_rdma and not self._no_rdma:  # ranks of one gang use one network
             self._no_rdma = f"{_named(event.ranks)}: {event.no_rdma[:256]}"
 
@@ -154,7 +164,23 @@ class RestartCoordinator:
             return ()
         self._enter("running")
         self._done = set()
-        return (StartRanks(self.generation, no_rdma=self._no_rdma),)
+        variables = {} if self._trials is None else self._start_trial(self._trials)
+        if variables is None:
+            return self._end(None)
+        return (StartRanks(self.generation, no_rdma=self._no_rdma, variables=variables),)
+
+    def _start_trial(self, trials: NetworkTrials) -> dict[str, str] | None:
+        ordered = sorted(self._launchers.items(), key=lambda each: min(each[1]))
+        trials.place([self._nodes[launcher] for launcher, _ in ordered])
+        return trials.start()
+
+    def _next_trial(self, has_next: bool) -> tuple[Command, ...]:
+        if not has_next:
+            return self._end(None)
+        self._restarts_in_a_row = 0
+        self.generation += 1
+        self._enter("waiting")
+        return (NextTrial(self.generation),)
 
     def _on_failed(self, cause: FailureInfo, now: float) -> tuple[Command, ...]:
         if self.phase == "waiting":
@@ -221,13 +247,16 @@ class RestartCoordinator:
             return ()
         if self.phase == "stopping":
             return self._end(terminated(f"after it had saved step {self._last_started}"))
-        return self._end(None)
+        return self._end(None) if self._trials is None else self._next_trial(self._trials.finish())
 
     def _restart_or_end(self, cause: FailureInfo) -> tuple[Command, ...]:
         """Restart in place if the cause is retryable and the limit allows it; else end.
 
-        A GPU that cannot be used is not left by a restart in place.
+        A GPU that cannot be used is not left by a restart in place. A candidate that fails ends its
+        trial only.
         """
+        if self._trials is not None and self._trials.is_of_a_candidate and cause.keeps_nodes:
+            return self._next_trial(self._trials.fail(cause.reason))
         exhausted = self._restarts_in_a_row >= self._max_restarts
         stays = cause.retryable and cause.keeps_nodes
         if self._stop_requested or not stays or exhausted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -21,6 +21,8 @@ class Registered:
     ranks: tuple[int, ...]
     no_rdma: str = ""
     """Why these ranks cannot use RDMA; empty if they can, or need not."""
+    node: str = ""
+    """Name of the node of the pod."""
     kind: Literal["registered"] = "registered"
 
 
@@ -109,6 +111,8 @@ class StartRanks:
     port: int = 0
     no_rdma: str = ""
     """Why all ranks use TCP instead of RDMA; empty if they do not."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Variables that the ranks get besides those of the pod."""
     kind: Literal["start-ranks"] = "start-ranks"
 
 
@@ -119,6 +123,14 @@ class Restart:
     generation: int
     cause: FailureInfo
     kind: Literal["restart"] = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class NextTrial:
+    """Kill all ranks that still run, and prepare to start the generation of the next trial."""
+
+    generation: int
+    kind: Literal["next-trial"] = "next-trial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +175,9 @@ class End:
     kind: Literal["end"] = "end"
 
 
-Command = StartRanks | Restart | DumpStacks | HangCleared | PauseSteps | StopAfterStep | End
+Command = (
+    StartRanks | Restart | NextTrial | DumpStacks | HangCleared | PauseSteps | StopAfterStep | End
+)
 """From the coordinator to all launchers."""
 
 _EVENTS: TypeAdapter[LauncherEvent] = TypeAdapter(
