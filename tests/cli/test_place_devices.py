@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster_files import Shell, job, node
+from tests.support.cluster_files import Shell, job, listed, node, pod
 from tests.support.devices.objects import (
     CLASSES,
     GPU_CLASS,
@@ -43,9 +43,11 @@ def items(*objects: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def place(llmtrain: Shell, file: Callable[..., str]) -> Callable[..., tuple[int, Any]]:
-    def run(manifest: Any, *objects: Any) -> tuple[int, Any]:
+    def run(manifest: Any, *objects: Any, pods: tuple[Any, ...] = ()) -> tuple[int, Any]:
         nodes = file("nodes.json", items(*objects))
-        arguments = ("-f", file("job.yaml", manifest, True), "--nodes", nodes, "-o", "json")
+        arguments = ["-f", file("job.yaml", manifest, True), "--nodes", nodes, "-o", "json"]
+        if pods:
+            arguments += ["--pods", file("pods.json", listed("Pod", *pods))]
         code, out, _ = llmtrain("place", *arguments)
         return code, json.loads(out)
 
@@ -79,6 +81,29 @@ def test_a_class_stands_for_the_gpus_that_pods_request(
     assert code == 0, found
     code, found = place(job(2), gpus("a", 8), gpus("b", 8))
     assert code == 1, "no class serves them"
+
+
+def test_claims_of_kube_scheduler_count_beyond_the_requests_of_their_pod(
+    place: Callable[..., tuple[int, Any]],
+) -> None:
+    """Everyone who may create claims may write the annotation, which must hide no devices."""
+    selector = f"device.driver == '{GPU_DRIVER}'"
+    serving = device_class(GPU_CLASS, selector, extended="nvidia.com/gpu")
+    slices = gpus("a", 8), gpus("b", 8)
+    half = [(GPU_DRIVER, f"gpu-{index}") for index in range(4)]
+    mark = {"resource.kubernetes.io__extended-resource-claim": "true"}
+    requesting, other = pod("requests", "b", 4), pod("other", "b", 0)
+    for each in (requesting, other):
+        each["metadata"]["uid"] = each["metadata"]["name"]
+
+    def placed(gpus_of_job: int, user: str) -> int:
+        found = claim("c", "b", *half, pod=user, **mark)
+        return place(job(2, gpus_of_job), serving, *slices, found, pods=(requesting, other))[0]
+
+    assert placed(4, "requests") == 0, "the request and its claim are the same devices"
+    assert placed(8, "requests") == 1
+    assert placed(4, "other") == 1, "four for the request, four for the claim of the other pod"
+    assert placed(4, "unknown") == 1
 
 
 def test_the_plan_of_nodes_has_their_devices(llmtrain: Shell, file: Callable[..., str]) -> None:

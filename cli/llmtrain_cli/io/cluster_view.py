@@ -29,7 +29,12 @@ from llmtrain_core.devices.records import (
     slice_record,
 )
 from llmtrain_core.queueing.quarantine import MAX_EXCLUDED_PERCENT
-from llmtrain_core.topology.inventory import Snapshot, node_from_raw, usage_from_pods
+from llmtrain_core.topology.inventory import (
+    Snapshot,
+    held_by_pod,
+    node_from_raw,
+    usage_from_pods,
+)
 from llmtrain_core.topology.node_devices import devices_of_nodes
 from llmtrain_core.topology.node_limit import within_limit
 
@@ -101,8 +106,9 @@ def read_cluster(
         found = [node_from_raw(raw, table) for raw in listed["Node"]]
         inventory = within_limit(found, sources.max_excluded_percent)
         classes = DeviceClasses(map(class_record, listed["DeviceClass"]))
+        requests = {pod["metadata"].get("uid", ""): held_by_pod(pod) for pod in pods}
         with_devices, claimed = devices_of_nodes(
-            inventory, *slices_and_claims(listed), devices, classes
+            inventory, *slices_and_claims(listed), devices, classes, requests
         )
         usage = [*usage_from_pods(pods), *claimed]
     except UNEXPECTED as error:

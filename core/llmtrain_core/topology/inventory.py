@@ -182,16 +182,21 @@ def usage_from_pods(pods: Iterable[Mapping[str, Any]], owner_label: str = "") ->
     """Read what bound, unfinished pods hold; `owner_label` names the label with the job's UID."""
     usage: list[Usage] = []
     for pod in pods:
-        spec, status = pod.get("spec") or {}, pod.get("status") or {}
-        node = spec.get("nodeName")
-        if not node or status.get("phase") in {"Succeeded", "Failed"}:
-            continue
-        tags = pod["metadata"].get("labels") or {}
-        of_job = labels.JOB_UID in tags
-        found = (pod_requests if of_job else foreign_requests)(spec, status)
-        owner = tags.get(owner_label, "")
-        usage += [Usage(node, resource, amount, owner) for resource, amount in found.items()]
+        owner = (pod["metadata"].get("labels") or {}).get(owner_label, "")
+        held = held_by_pod(pod)
+        usage += [
+            Usage(pod["spec"]["nodeName"], name, amount, owner) for name, amount in held.items()
+        ]
     return usage
+
+
+def held_by_pod(pod: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a pod holds of its node; nothing if it has none, or has ended."""
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    if not spec.get("nodeName") or status.get("phase") in {"Succeeded", "Failed"}:
+        return {}
+    of_job = labels.JOB_UID in (pod["metadata"].get("labels") or {})
+    return (pod_requests if of_job else foreign_requests)(spec, status)
 
 
 def tolerates(node: Node, tolerations: Sequence[Toleration]) -> bool:

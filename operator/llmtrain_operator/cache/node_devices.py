@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,15 +19,18 @@ from llmtrain_core.devices.records import (
 )
 from llmtrain_core.plan.memory.node_filter import WHOLE_GPU_CLASSES
 from llmtrain_core.topology.inventory import Node
-from llmtrain_core.topology.node_devices import device_resources, with_devices
+from llmtrain_core.topology.node_devices import (
+    Claimed,
+    device_resources,
+    used_by_claims,
+    with_devices,
+)
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.kube.informer import Informer
 
 NO_KEYS = frozenset[DeviceKey]()
 KEPT_KEYS = 64
 """Kinds of devices that are counted although no job claims them any more."""
-Claimed = tuple[ClaimRecord, Mapping[str, int]]
-"""An allocated claim, and what it takes of a node by name of the amount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,36 +256,17 @@ def divided(
     is_ours: Callable[[str], bool],
     requested: Callable[[str], Mapping[str, int]],
 ) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """Divide what claims take of a node: by UID of the pods of jobs, and what others take.
-
-    `requested` returns the resources that a pod requests. They are a part of what kube-scheduler
-    claims for the pod, so that part of these claims is left out.
-    """
-    by_pod: dict[str, dict[str, int]] = {}
-    foreign: dict[str, int] = {}
-    for_requests: dict[str, dict[str, int]] = {}
-    for claim, amounts in claimed:
-        if claim.by_scheduler and claim.pods:
-            _add(for_requests.setdefault(claim.pods[0], {}), amounts)
-            continue
-        pod = next(filter(is_ours, claim.pods), None)
-        _add(foreign if pod is None else by_pod.setdefault(pod, {}), amounts)
-    for pod, amounts in for_requests.items():
-        own = requested(pod)
-        more = {name: amount - own.get(name, 0) for name, amount in amounts.items()}
-        more = {name: amount for name, amount in more.items() if amount > 0}
-        if more:
-            _add(by_pod.setdefault(pod, {}) if is_ours(pod) else foreign, more)
-    return by_pod, foreign
-
-
-def _add(total: dict[str, int], amounts: Mapping[str, int]) -> None:
-    for name, amount in amounts.items():
-        total[name] = total.get(name, 0) + amount
+    """Divide what claims take of a node: by UID of the pods of jobs, and what others take."""
+    by_pod: dict[str, Counter[str]] = {}
+    foreign = Counter[str]()
+    for pods, amounts in used_by_claims(claimed, requested).items():
+        pod = next(filter(is_ours, pods), None)
+        (foreign if pod is None else by_pod.setdefault(pod, Counter())).update(amounts)
+    return {pod: dict(amounts) for pod, amounts in by_pod.items()}, dict(foreign)
 
 
 def with_claims(pod: PodRecord, amounts: Mapping[str, int]) -> PodRecord:
     """Return a pod with what it takes by its claims."""
-    total = dict(pod.resources)
-    _add(total, amounts)
+    total = Counter(dict(pod.resources))
+    total.update(amounts)
     return replace(pod, resources=tuple(total.items()))
