@@ -194,13 +194,16 @@ async def test_a_launcher_sends_no_message_to_an_impostor(monkeypatch: pytest.Mo
 
     async def listen_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(os.urandom(NONCE_BYTES) + os.urandom(MAC_BYTES) + encode(End()))
-        received.append(await reader.read())
+        received.append(await _closed(reader))
         writer.close()
 
     async with await asyncio.start_server(listen_in, ADDRESS, 0) as impostor:
         with pytest.raises(PeerLostError, match="does not have the key"):
             await CoordinatorClient.connect(impostor.sockets[0].getsockname(), 0.05, KEY)
-    assert received and {len(data) for data in received} == {NONCE_BYTES + MAC_BYTES}
+        async with asyncio.timeout(60):  # the launcher knows first that the connection has ended
+            while not received:
+                await asyncio.sleep(0.001)
+    assert {len(data) for data in received} == {NONCE_BYTES + MAC_BYTES}
 
 
 @pytest.mark.parametrize("key", [KEY, None], ids=["key", "no key"])
