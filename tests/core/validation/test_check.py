@@ -100,7 +100,7 @@ workers.deviceClaims[].requests[].{name,deviceClassName,count,gpus}
 workers.deviceClaims[].requests[].selectors[].cel.{expression}
 workers.deviceClaims[].constraints[].{requests,matchAttribute}
 topology.{fabric,require,prefer,tensorWithin,spares,excludeNodes,computeDomain}
-network.{nccl} network.rdma.{resource,count}
+network.{nccl} network.tuning.{candidates} network.rdma.{resource,count}
 checkpoint.{uri,everySteps,keep,async,exportHuggingFace}
 failurePolicy.{maxRestarts,maxRestartsInPlace,startupTimeout}
 runPolicy.{ttlSecondsAfterFinished,activeDeadlineSeconds,cleanPodPolicy}
