@@ -39,8 +39,8 @@ TIERS: dict[str, list[list[str]]] = {
         [sys.executable, "-m", "llmtrain_devcluster.control_plane.build"],
         [sys.executable, "-m", "tests.support.kueue.build"],
     ],
-    # Four control planes on two cores, because most of the time is waiting.
-    "cluster": [[*PYTEST, "-n", "4", *FILES, "-m", "cluster and not e2e"]],
+    # More control planes than cores, because most of the time is waiting.
+    "cluster": [[*PYTEST, "-n", "3", *FILES, "-m", "cluster and not e2e"]],
     "torch": [[*PYTEST, "-n", "2", *FILES, "-m", "torch and not (serial or exhaustive)"]],
     "serial": [[*PYTEST, "-m", "torch and serial and not exhaustive"]],
     "monitoring": [
@@ -65,14 +65,14 @@ TIERS: dict[str, list[list[str]]] = {
 
 STAGES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("lint",),),
-    (("unit", "controlplane", "cluster", "monitoring", "e2e", "torch"), ("kind", "readme")),
+    (("unit", "torch"), ("controlplane", "cluster", "monitoring", "e2e"), ("kind", "readme")),
     (("serial",),),
     (("perf",),),
 )
 """Stages, one after another. The lanes of a stage run at the same time, the tiers of a lane in
-order. The nodes of kind wait most of the time, so they run beside tests that compute. Both tiers
-with a Docker engine are in one lane, because the machine has one engine at a time. The serial and
-perf tiers need the whole machine."""
+order. Clusters wait most of the time, so their tiers run beside those that compute. Both tiers with
+a Docker engine are in one lane, because the machine has one engine at a time. The serial and perf
+tiers need the whole machine."""
 
 
 @dataclass(frozen=True, slots=True)

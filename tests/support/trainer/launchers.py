@@ -101,7 +101,7 @@ def _free_network() -> tuple[socket.socket, str]:
     """
     start = os.getpid() * 7 + next(_NETWORKS)
     for third in range(start, start + 250):
-        prefix = f"127.84.{third % 250 + 1}"
+        prefix = f"127.8.{third % 250 + 1}"
         lock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             lock.bind((f"{prefix}.254", 29500))
@@ -109,4 +109,4 @@ def _free_network() -> tuple[socket.socket, str]:
             lock.close()
         else:
             return lock, prefix
-    raise RuntimeError("all networks of 127.84.0.0/16 are in use")
+    raise RuntimeError("all networks of 127.8.0.0/16 are in use")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,12 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 
 RunTrainers = Callable[..., list[Any]]
 MakeSpec = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _compiled_code_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank keeps it in a temporary folder, which ends with the pod."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def test_compiled_layers_equal_plain_ones(
