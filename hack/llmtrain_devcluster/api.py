@@ -26,6 +26,8 @@ PATCH_TYPES = {
     "apply": "application/apply-patch+yaml",
 }
 FIELD_MANAGER = "llmtrain-devcluster"
+WAIT_SECONDS = 150.0
+"""Usual limit of waits for an object: more than the longest back-off of the operator, 72 s."""
 
 
 class ApiStatusError(RuntimeError):
@@ -311,7 +313,7 @@ class Api:
         condition: Callable[[Object | None], bool],
         namespace: str | None = None,
         *,
-        seconds: float = 60.0,
+        seconds: float = WAIT_SECONDS,
         every: float = 0.1,
     ) -> Object:
         """Poll an object until `condition` is true; its argument is None if there is no object."""

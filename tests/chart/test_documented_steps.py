@@ -77,7 +77,7 @@ async def running_job(
     await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
-    await harness.phase("first", "Running", seconds=60)
+    await harness.phase("first", "Running")
     yield harness
     with contextlib.suppress(ApiStatusError):  # the definition is gone
         await harness.clear()

@@ -42,7 +42,7 @@ async def test_life_of_a_release_with_a_running_job(
     operator = await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
-    await harness.phase("first", "Running", seconds=60)
+    await harness.phase("first", "Running")
     await garbage_collector_knows_jobs(release_cluster, harness)
 
     done = await asyncio.to_thread(run_test, operator.metrics_port)
@@ -63,7 +63,7 @@ async def test_life_of_a_release_with_a_running_job(
         "first", {"spec": {"runPolicy": {"activeDeadlineSeconds": 86400}}}
     )
     generation = changed["metadata"]["generation"]
-    await harness.wait("first", lambda j: status_of(j)["observedGeneration"] == generation, 60)
+    await harness.wait("first", lambda j: status_of(j)["observedGeneration"] == generation)
     assert pods == {p["metadata"]["uid"] for p in await harness.pods()}
     operator.kill()
     await releases.uninstall()
@@ -83,7 +83,7 @@ async def test_definitions_that_are_not_kept_take_jobs_with_them(
     operator = await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
-    await harness.phase("first", "Running", seconds=60)
+    await harness.phase("first", "Running")
     await garbage_collector_knows_jobs(release_cluster, harness)
     operator.kill()
     await releases.uninstall()
@@ -116,7 +116,7 @@ async def test_definitions_that_are_deleted_and_created_again_are_served(
     operator = await operators.start()
     harness = OperatorHarness(releases.api, team, release_nodes, "chart")
     await harness.submit("first")
-    await harness.phase("first", "Running", seconds=60)
+    await harness.phase("first", "Running")
 
     # While the operator runs: it must serve the new definitions.
     await delete_definitions(releases)
@@ -136,7 +136,7 @@ async def test_definitions_that_are_deleted_and_created_again_are_served(
     await install_definitions(releases)
     await asyncio.to_thread(operator.await_lead)
     await harness.submit("third")
-    await harness.phase("third", "Running", seconds=60)
+    await harness.phase("third", "Running")
     await releases.api.delete(JOBS, "third", team)
     await delete_children(harness)
 
@@ -181,12 +181,12 @@ async def test_an_operator_of_one_namespace(
     foreign = OperatorHarness(releases.api, SYSTEM, release_nodes, "chart")
     await foreign.submit("other")
     await harness.submit("first")
-    await harness.phase("first", "Running", seconds=60)
+    await harness.phase("first", "Running")
     assert status_of(await foreign.job("other")) == {}
     users = [pod["spec"]["securityContext"].get("runAsUser") for pod in await harness.pods()]
     assert users == [None, None]
     await releases.api.delete(JOBS, "first", team)
-    await harness.gone("first", seconds=60)
+    await harness.gone("first")
     async with release_cluster.client(f"{ACCOUNT}operator") as limited:
         with pytest.raises(ApiStatusError, match="403"):
             await limited.list(JOBS, SYSTEM)

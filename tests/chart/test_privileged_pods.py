@@ -51,7 +51,7 @@ async def is_refused(jobs: OperatorHarness, name: str, kind: str) -> str:
         found = condition(job, kind)
         return (found.get("status"), found.get("reason")) == ("False", "Forbidden")
 
-    job = await jobs.wait(name, refused, 60)
+    job = await jobs.wait(name, refused)
     assert await jobs.pods() == []
     return str(condition(job, kind)["message"])
 
@@ -74,7 +74,7 @@ async def test_objects_of_a_job_in_a_restricted_namespace(
             "podPatch": {"spec": LEGITIMATE["buffers of TCP"].patch},
         },
     )
-    await locked.phase("job", "Running", seconds=60)
+    await locked.phase("job", "Running")
     for pod in await locked.pods():
         spec = pod["spec"]
         [trainer] = spec["containers"]
@@ -92,7 +92,7 @@ async def test_objects_of_a_job_in_a_restricted_namespace(
         assert kinds == {"configMap", "emptyDir"}, "no token and no Secret as files"
         assert trainer["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     await api.delete(JOBS, "job", locked.namespace)
-    await locked.gone("job", seconds=60)
+    await locked.gone("job")
 
 
 async def create_objects(api: Api, namespace: str) -> None:

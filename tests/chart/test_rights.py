@@ -202,7 +202,7 @@ async def job_restarts_and_is_deleted(
 ) -> None:
     """Let a job fail while the network fails, restart, succeed and be deleted after its TTL."""
     job = await harness.submit(name, runPolicy={"ttlSecondsAfterFinished": 1})
-    await harness.runs(name, 0, seconds=60)
+    await harness.runs(name, 0)
     await objects_are_restored(harness, name)
     proxy.cutting = True
     for index in range(2):
@@ -210,7 +210,7 @@ async def job_restarts_and_is_deleted(
     # The operator does not know whether its write was successful, so it reads the job.
     await operator.logs(f"job={job['metadata']['uid']} reconcile failed, next attempt", 60)
     proxy.cutting = False
-    await harness.runs(name, 1, seconds=60)
+    await harness.runs(name, 1)
     await harness.api.wait_for(
         DISRUPTION_BUDGETS, name, lambda found: found is not None, harness.namespace, seconds=60
     )
@@ -220,7 +220,7 @@ async def job_restarts_and_is_deleted(
     )
     for index in range(2):
         harness.nodes.end(harness.namespace, f"{name}-1-{index}", 0)
-    await harness.gone(name, seconds=60)
+    await harness.gone(name)
 
 
 async def objects_are_restored(harness: OperatorHarness, name: str) -> None:
@@ -261,15 +261,15 @@ async def pod_starts_late(harness: OperatorHarness, name: str) -> None:
 
 async def delay_is_explained(harness: OperatorHarness, name: str) -> None:
     text = f"pod {name}-0-0 on node {name}: FailedMount: the volume is attached"
-    await harness.wait(name, lambda job: text in condition(job, "PodsReady").get("message", ""), 60)
+    await harness.wait(name, lambda job: text in condition(job, "PodsReady").get("message", ""))
 
 
 async def finalizer_is_removed(harness: OperatorHarness, name: str) -> None:
     """Submit a job that has the finalizer of an earlier version of the operator."""
     await harness.submit(name)
-    await harness.phase(name, "Running", seconds=60)
+    await harness.phase(name, "Running")
     await harness.patch(name, {"metadata": {"finalizers": [FINALIZER]}})
-    await harness.wait(name, lambda job: not (job or {})["metadata"].get("finalizers"), 60)
+    await harness.wait(name, lambda job: not (job or {})["metadata"].get("finalizers"))
 
 
 async def name_is_taken(harness: OperatorHarness, name: str) -> None:
@@ -281,7 +281,7 @@ async def name_is_taken(harness: OperatorHarness, name: str) -> None:
     await harness.reason(name, "Placed", "NameConflict")
     await harness.api.delete("pods", f"{name}-0-0", harness.namespace, grace_seconds=0)
     await harness.api.delete(JOBS, name, harness.namespace)
-    await harness.gone(name, seconds=60)
+    await harness.gone(name)
 
 
 async def devices_are_claimed(harness: OperatorHarness, name: str) -> None:
@@ -317,7 +317,7 @@ async def devices_are_claimed(harness: OperatorHarness, name: str) -> None:
 
 async def says(harness: OperatorHarness, name: str, text: str) -> None:
     """Wait until the condition Placed of a job contains a text."""
-    await harness.wait(name, lambda job: text in condition(job, "Placed").get("message", ""), 60)
+    await harness.wait(name, lambda job: text in condition(job, "Placed").get("message", ""))
 
 
 @pytest.mark.cluster

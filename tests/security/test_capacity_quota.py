@@ -62,7 +62,7 @@ async def test_a_quota_for_seven_of_eight_pods_preempts_nobody(
 ) -> None:
     mallory, carol = tenants.mallory, tenants.carol
     await carol.submit("victim", **VICTIM)
-    await carol.phase("victim", "Running", seconds=60)
+    await carol.phase("victim", "Running")
     await limit(tenants, mallory, {"pods": str(NODES - 1)})
     await mallory.submit("vip", priorityClassName=priority, workers={"nodes": NODES})
     job = await is_refused(mallory, "vip", "QuotaExceeded")
@@ -85,7 +85,7 @@ async def test_a_quota_of_a_priority_class_counts(
     selector = {"matchExpressions": [scope]}
     await limit(tenants, mallory, {"requests.nvidia.com/gpu": "2"}, scopeSelector=selector)
     await carol.submit("victim", **VICTIM)
-    await carol.phase("victim", "Running", seconds=60)
+    await carol.phase("victim", "Running")
     await mallory.submit("vip", priorityClassName=priority, workers={"nodes": NODES})
     await is_refused(mallory, "vip", "QuotaExceeded")
     await asyncio.sleep(CYCLES_SECONDS)
@@ -133,7 +133,7 @@ async def test_jobs_that_fit_into_a_quota_only_one_by_one_start_one_by_one(
         await asyncio.sleep(0.1)
     assert reasons == ["Placed", "QuotaExceeded"]
     [placed] = [job for job in jobs if condition(job, "Placed")["reason"] == "Placed"]
-    await mallory.phase(placed["metadata"]["name"], "Running", seconds=60)
+    await mallory.phase(placed["metadata"]["name"], "Running")
     await bystanders.are_unharmed("jobs that fit into a quota only one by one")
 
 
@@ -142,7 +142,7 @@ async def test_a_name_that_is_taken_preempts_nobody(
 ) -> None:
     mallory, carol = tenants.mallory, tenants.carol
     await carol.submit("victim", **VICTIM)
-    await carol.phase("victim", "Running", seconds=60)
+    await carol.phase("victim", "Running")
     container = {"name": "main", "image": "example.com/x:1"}
     taken = {"metadata": {"name": "vip-0-0"}, "spec": {"containers": [container]}}
     await mallory.api.create("pods", taken, mallory.namespace)

@@ -87,7 +87,7 @@ async def test_pods_that_cannot_be_scheduled_release_their_nodes_within_seconds(
     for number in range(GANGS):
         await mallory.submit(f"job-{number}", **ENDLESS, workers={"volumes": [missing_claim()]})
     for number in range(GANGS):
-        job = await mallory.wait(f"job-{number}", has_released_nodes, 60)
+        job = await mallory.wait(f"job-{number}", has_released_nodes)
         assert status_of(job).get("restarts", 0) == 0
     await bystanders.are_unharmed("pods without their volume")
 
@@ -106,7 +106,7 @@ async def gangs_run(tenant: Tenant) -> None:
     for number in range(GANGS):
         await tenant.submit(f"job-{number}")
     for number in range(GANGS):
-        await tenant.phase(f"job-{number}", "Running", seconds=60)
+        await tenant.phase(f"job-{number}", "Running")
 
 
 async def test_finalizers_of_a_tenant_do_not_keep_nodes(

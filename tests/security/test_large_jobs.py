@@ -77,9 +77,9 @@ async def test_a_large_job_that_an_earlier_version_has_placed_goes_on(
 ) -> None:
     carol = tenants.carol
     await carol.submit("small")
-    placed = await carol.phase("small", "Running", seconds=60)
+    placed = await carol.phase("small", "Running")
     await carol.api.delete(JOBS, "small", carol.namespace)
-    await carol.gone("small", seconds=60)
+    await carol.gone("small")
     await carol.pod_count(0, 120)  # they hold the nodes until the garbage collector deletes them
     await asyncio.to_thread(operator.stop)
     await submit_large(carol, 1)
@@ -92,7 +92,7 @@ async def test_a_large_job_that_an_earlier_version_has_placed_goes_on(
     admin = tenants.admin
     await admin.patch(JOBS, "large-0", {"status": status}, carol.namespace, subresource="status")
     await asyncio.to_thread(operator.start, 300)
-    await carol.phase("large-0", "Running", seconds=60)
+    await carol.phase("large-0", "Running")
 
     # It has to wait now, so the new bound applies.
     await carol.patch("large-0", {"spec": {"suspend": True}})
@@ -100,4 +100,4 @@ async def test_a_large_job_that_an_earlier_version_has_placed_goes_on(
         "large-0", lambda job: condition(job, "Accepted")["reason"] == "TooLarge", 60
     )
     assert "smaller" in condition(job, "Accepted")["message"]
-    await carol.pod_count(0, 60)
+    await carol.pod_count(0)

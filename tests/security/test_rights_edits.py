@@ -37,7 +37,7 @@ async def test_a_job_of_a_system_class_does_not_start(
 ) -> None:
     mallory, carol = tenants.mallory, tenants.carol
     await carol.submit("victim", **ALL)
-    await carol.phase("victim", "Running", seconds=60)
+    await carol.phase("victim", "Running")
     for name in SYSTEM_CLASSES:
         await mallory.submit(name, priorityClassName=name)
         await mallory.reason(name, "Placed", "Forbidden")
@@ -51,12 +51,12 @@ async def test_the_class_of_a_running_job_is_immutable(
 ) -> None:
     mallory = tenants.mallory
     await mallory.submit("job")
-    await mallory.phase("job", "Running", seconds=60)
+    await mallory.phase("job", "Running")
     with pytest.raises(ApiStatusError, match="immutable while the job has nodes") as refused:
         await mallory.patch("job", {"spec": {"priorityClassName": SYSTEM_CLASSES[0]}})
     assert refused.value.status == 422
     await mallory.patch("job", {"spec": {"suspend": True}})
-    await mallory.holds("job", "Suspended", seconds=60)
+    await mallory.holds("job", "Suspended")
     await mallory.patch("job", {"spec": {"priorityClassName": SYSTEM_CLASSES[0]}})
 
 
@@ -66,12 +66,12 @@ async def test_a_running_job_that_becomes_invalid_is_still_preempted(
 ) -> None:
     mallory, carol = tenants.mallory, tenants.carol
     await mallory.submit("job", **ALL)
-    await mallory.phase("job", "Running", seconds=60)
+    await mallory.phase("job", "Running")
     await mallory.patch("job", {"spec": INVALID})
-    await mallory.wait("job", lambda j: condition(j, "Accepted").get("status") == "False", 60)
+    await mallory.wait("job", lambda j: condition(j, "Accepted").get("status") == "False")
     assert status_of(await mallory.job("job"))["phase"] == "Running"
     await carol.submit("vip", priorityClassName=priority)
-    await carol.phase("vip", "Running", seconds=60)
+    await carol.phase("vip", "Running")
     assert status_of(await mallory.job("job"))["preemptions"] == 1
 
 
@@ -82,9 +82,9 @@ async def test_a_running_job_that_becomes_invalid_is_still_stopped(
 ) -> None:
     mallory = tenants.mallory
     await mallory.submit("job", **ALL)
-    await mallory.phase("job", "Running", seconds=60)
+    await mallory.phase("job", "Running")
     await mallory.patch("job", {"spec": {**INVALID, **change}})
-    await mallory.wait("job", lambda job: "placement" not in status_of(job) or over(job), 60)
+    await mallory.wait("job", lambda job: "placement" not in status_of(job) or over(job))
     await mallory.pod_count(0)
     await bystanders.are_unharmed(f"an invalid job with {list(change)}")
 
@@ -99,9 +99,9 @@ async def test_an_invalid_job_does_not_keep_the_nodes_of_a_gang_that_failed(
 ) -> None:
     mallory = tenants.mallory
     await mallory.submit("job", **ALL)
-    await mallory.phase("job", "Running", seconds=60)
+    await mallory.phase("job", "Running")
     await mallory.patch("job", {"spec": INVALID})
-    await mallory.wait("job", lambda j: condition(j, "Accepted").get("status") == "False", 60)
+    await mallory.wait("job", lambda j: condition(j, "Accepted").get("status") == "False")
     mallory.nodes.end(mallory.namespace, "job-0-0", 137)
-    await mallory.phase("job", "Rejected", seconds=60)
+    await mallory.phase("job", "Rejected")
     await bystanders.are_unharmed("an invalid job whose gang failed")

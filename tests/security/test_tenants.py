@@ -59,7 +59,7 @@ async def test_a_tenant_has_the_rights_of_edit_in_its_namespace_only(tenants: Te
 async def test_jobs_of_all_tenants_start(tenants: Tenants, bystanders: Bystanders) -> None:
     for tenant in (tenants.mallory, tenants.carol):
         await tenant.submit("job")
-        await tenant.phase("job", "Running", seconds=60)
+        await tenant.phase("job", "Running")
     await bystanders.are_unharmed("no attack")
 
 
@@ -70,7 +70,7 @@ async def test_a_job_gets_no_devices_of_others_and_hides_no_folder(
     for name, (workers, _) in MORE_THAN_REQUESTED.items():
         await mallory.submit(name, workers=workers)
     for name, (_, message) in MORE_THAN_REQUESTED.items():
-        job = await mallory.phase(name, "Rejected", seconds=60)
+        job = await mallory.phase(name, "Rejected")
         assert condition(job, "Accepted")["message"].startswith(message)
     await bystanders.are_unharmed("jobs that want more than they request")
     assert not await mallory.pods()

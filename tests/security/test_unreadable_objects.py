@@ -56,7 +56,7 @@ async def test_managed_fields_of_a_job_are_nested_deeply(
     mallory = tenants.mallory
     await mallory.submit("before", suspend=True)
     await mallory.submit("running")
-    await mallory.phase("running", "Running", seconds=60)
+    await mallory.phase("running", "Running")
     for name in ("before", "running"):
         await make_managed_fields_deep(mallory.api, JOBS, name, API_VERSION, mallory.namespace)
     await bystanders.are_unharmed("managed fields of a job nested 1,200 levels")
@@ -211,7 +211,7 @@ async def test_annotations_of_the_framework_are_broken(
     body = job_object("job", mallory.namespace, workers={"nodeSelector": {"harness": mallory.tag}})
     body["metadata"]["annotations"] = BROKEN_ANNOTATIONS
     await mallory.api.create(JOBS, body, mallory.namespace)
-    await mallory.phase("job", "Running", seconds=60)
+    await mallory.phase("job", "Running")
     await bystanders.are_unharmed("broken annotations of kopf")
     await mallory.api.delete(JOBS, "job", mallory.namespace)
-    await mallory.gone("job", seconds=60)
+    await mallory.gone("job")

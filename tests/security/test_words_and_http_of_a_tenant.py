@@ -47,7 +47,7 @@ async def test_pods_that_say_their_nodes_are_lost(
     for name in jobs:
         await mallory.submit(name, failurePolicy={"maxRestarts": 1})
     for name in jobs:
-        job = await mallory.phase(name, "Failed", seconds=60)
+        job = await mallory.phase(name, "Failed")
         assert status_of(job)["reason"] == "TooManyRestarts"
         assert {failure["reason"] for failure in status_of(job)["failures"]} == {"ExitCode"}
     await bystanders.are_unharmed("NodeLost in termination messages")
@@ -87,12 +87,12 @@ async def test_answers_of_pods_and_idle_connections(
         seen: dict[str, list[int]] = {}
         for kind, answer in answers().items():
             await mallory.submit(kind, workers={"nodes": 1})
-            await mallory.phase(kind, "Running", seconds=60)
+            await mallory.phase(kind, "Running")
             head = await mallory.api.get("pods", f"{kind}-0-0", mallory.namespace)
             address = head["status"]["podIP"]
             seen[kind] = await stack.enter_async_context(answering(address, answer))
         await carol.submit("honest", workers={"nodes": 1})
-        await carol.phase("honest", "Running", seconds=60)
+        await carol.phase("honest", "Running")
         head = await carol.api.get("pods", "honest-0-0", carol.namespace)
         report = {"phase": "training", "attempt": 0, "step": 7, "totalSteps": 100}
         await stack.enter_async_context(reporting(head, report))

@@ -75,7 +75,7 @@ async def test_pods_of_a_deleted_job_hold_their_nodes_and_its_name(
     for pod in old:
         name = pod["metadata"]["name"]
         await harness.api.delete("pods", name, harness.namespace, grace_seconds=0)
-    status = status_of(await harness.phase("again", "Running", seconds=60))
+    status = status_of(await harness.phase("again", "Running"))
     assert status.get("restarts", 0) == status.get("attempt", 0) == 0
 
 
@@ -96,7 +96,7 @@ async def test_an_object_of_a_deleted_job_keeps_the_next_one_of_its_name_waiting
     await harness.api.delete(JOBS, "other", harness.namespace)
     kept["metadata"]["finalizers"] = None
     await harness.api.patch("services", "again", kept, harness.namespace)
-    status = status_of(await harness.phase("again", "Running", seconds=60))
+    status = status_of(await harness.phase("again", "Running"))
     assert status.get("restarts", 0) == status.get("attempt", 0) == 0
 
 

@@ -89,7 +89,7 @@ async def test_ten_kills(
         if round_ == 0:
             await harness.submit("hunted", **spec)
         elif round_ == 5:
-            await harness.runs("hunted", 0, seconds=60)
+            await harness.runs("hunted", 0)
             await end_pods(0, 200, 137, 200)
         elif round_ == 8:
             attempt = int(status_of(await harness.job("hunted")).get("attempt", 0))
@@ -106,10 +106,10 @@ async def test_ten_kills(
             leader.kill()
             leader, heir = heir, leader
             await asyncio.to_thread(leader.await_lead)
-        job = await harness.wait("hunted", second_attempt_started, seconds=60)
+        job = await harness.wait("hunted", second_attempt_started)
         if status_of(job)["phase"] == "Running":
             await end_pods(1, 0, 0, 0)
-        job = await harness.phase("hunted", "Succeeded", seconds=60)
+        job = await harness.phase("hunted", "Succeeded")
     finally:
         leader.stop()
         watching.cancel()

@@ -26,9 +26,9 @@ async def test_a_real_node_is_relabelled(
         names = await harness.add_nodes({label: "a"}, {label: "a"})
         await harness.fabric(rack=label)
         await harness.submit("job", topology={"fabric": harness.tag})
-        before = await harness.phase("job", "Running", seconds=60)
+        before = await harness.phase("job", "Running")
         await harness.node(names[1], {"metadata": {"labels": {label: "b"}}})
-        degraded = await harness.holds("job", "NetworkDegraded", seconds=60)
+        degraded = await harness.holds("job", "NetworkDegraded")
         found = condition(degraded, "NetworkDegraded")
         assert found["reason"] == "TopologyChanged" and f"{names[1]} in b" in found["message"]
         assert degraded["status"]["placement"] == before["status"]["placement"]

@@ -33,7 +33,7 @@ async def test_pods_have_the_domains_of_their_nodes_and_old_pods_are_kept(
     operator.start()
     try:
         await harness.submit("job")
-        await harness.phase("job", "Running", seconds=60)
+        await harness.phase("job", "Running")
         pods = await harness.pods()
         found = [pod["metadata"]["labels"] for pod in pods]
         assert {labels[SPINE] for labels in found} == {"top"}
@@ -47,7 +47,7 @@ async def test_pods_have_the_domains_of_their_nodes_and_old_pods_are_kept(
         operator.start()
         harness.nodes.default = PodScript(exit_after=0.2)
         await harness.submit("next", workers={"nodes": 1}, parallelism={"tensor": 2, "data": 1})
-        await harness.wait("next", lambda job: status_of(job).get("phase") == "Queued", 60)
+        await harness.wait("next", lambda job: status_of(job).get("phase") == "Queued")
         kept = await harness.job("job")
         assert status_of(kept)["phase"] == "Running" and not status_of(kept).get("restarts")
         assert {pod["metadata"]["uid"] for pod in await harness.pods()} == {

@@ -113,23 +113,23 @@ async def test_failures_restarts_and_ends_by_reason(
 
     harness.nodes.default = PodScript(exit_after=None)
     await harness.submit("hit")
-    await harness.runs("hit", attempt=0, seconds=60)
+    await harness.runs("hit", attempt=0)
     harness.nodes.end(harness.namespace, "hit-0-1", 137)
-    await harness.runs("hit", attempt=1, seconds=60)
+    await harness.runs("hit", attempt=1)
     await scraped(operator, lambda m: rise(m, "gpu_seconds_total", state="lost") > 0)
     for index in range(2):
         harness.nodes.end(harness.namespace, f"hit-1-{index}", 0)
-    await harness.phase("hit", "Succeeded", seconds=60)
+    await harness.phase("hit", "Succeeded")
     text = message("CorpusMissing", "no such file", "spec.data", "check the path", 2)
     wrong = PodScript(exit_after=0.5, exit_code=2, termination_message=text)
     harness.nodes.script(named("wrong-.*"), wrong)
     await harness.submit("wrong")
-    await harness.phase("wrong", "Failed", seconds=60)
+    await harness.phase("wrong", "Failed")
     text = message("MyOwnReason", "text", "spec", "", 3)
     own = PodScript(exit_after=0.5, exit_code=3, termination_message=text)
     harness.nodes.script(named("own-.*"), own)
     await harness.submit("own")
-    await harness.phase("own", "Failed", seconds=60)
+    await harness.phase("own", "Failed")
 
     def counted(found: Scraped) -> bool:
         return rise(found, "finished_total", result="Failed", reason="Other") == 1

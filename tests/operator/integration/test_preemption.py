@@ -45,7 +45,7 @@ async def test_killed_while_gangs_stop_for_another(
         await asyncio.to_thread(leader.start)
         for low in ("one", "two"):
             await harness.submit(low)
-            await harness.phase(low, "Running", seconds=60)
+            await harness.phase(low, "Running")
         four = {"workers": {"nodes": 4}, "parallelism": {"tensor": 2, "data": 4}}
         await harness.submit("vip", priorityClassName=name, **four)
         for _ in range(4):
@@ -54,16 +54,16 @@ async def test_killed_while_gangs_stop_for_another(
             leader.kill()
             leader, heir = heir, leader
             await asyncio.to_thread(leader.await_lead)
-        vip = await harness.phase("vip", "Running", seconds=60)
+        vip = await harness.phase("vip", "Running")
         assert (status_of(vip).get("attempt", 0), status_of(vip).get("preemptions", 0)) == (0, 0)
         for low in ("one", "two"):
-            job = await harness.phase(low, "Queued", seconds=60)
+            job = await harness.phase(low, "Queued")
             assert status_of(job)["preemptions"] == 1 and status_of(job)["restarts"] == 0
             assert condition(job, "Running")["reason"] == "Preempted"
             assert f"preempted by {harness.namespace}/vip" in condition(job, "Running")["message"]
         await harness.delete("vip")
         for low in ("one", "two"):
-            await harness.runs(low, attempt=1, seconds=60)
+            await harness.runs(low, attempt=1)
     finally:
         watcher.stop()
         await harness.clear()

@@ -51,7 +51,7 @@ async def behind_a_job_of_higher_priority(harness: CaseBench) -> None:
     await harness.small("vip", priorityClassName=harness.tag)
     await harness.wait_reason("vip", "InsufficientGpus")
     expected = f"ahead in the queue: {harness.namespace}/vip"
-    await harness.wait("job", lambda j: expected in condition(j, "Placed").get("message", ""), 60)
+    await harness.wait("job", lambda j: expected in condition(j, "Placed").get("message", ""))
     await harness.delete("holder")
     await harness.starts("vip")
     await harness.wait_reason("job", "InsufficientGpus")
@@ -101,10 +101,10 @@ async def quarantined(harness: CaseBench) -> None:
     await harness.runs_small("unlucky")
     for attempt in (1, 2):
         await harness.nodes.node_not_ready(node)
-        await harness.wait("unlucky", lambda j, a=attempt: j["status"].get("attempt") == a, 60)
+        await harness.wait("unlucky", lambda j, a=attempt: j["status"].get("attempt") == a)
         await harness.nodes.node_ready(node)
         if attempt == 1:
-            await harness.runs("unlucky", 1, seconds=60)
+            await harness.runs("unlucky", 1)
     await harness.wait_reason("unlucky", "NodesQuarantined", f"{node} until ")
     await harness.small("job")
     await harness.wait_reason("job", "NodesQuarantined", f"{node} until ")

@@ -55,7 +55,7 @@ async def test_a_job_moves_on_request_after_a_newer_checkpoint(
         await harness.api.create("pods", foreign_pod(name, node), harness.namespace)
     await operator.shows('llmtrain_operator_nodes{state="free"} 2.0')
     await harness.submit("job", topology={"fabric": fabric})
-    apart = await harness.phase("job", "Running", seconds=60)
+    apart = await harness.phase("job", "Running")
     assert status_of(apart)["placementSummary"] == "2 nodes · 2 rack"
     await harness.api.delete("pods", "guest", harness.namespace, grace_seconds=0)
     hinted = await harness.wait("job", lambda j: "betterPlacement" in status_of(j), 300)
@@ -76,12 +76,12 @@ async def test_a_job_moves_on_request_after_a_newer_checkpoint(
         return lambda j: status_of(j).get("progress", {}).get("lastCheckpointStep") == step
 
     async with reporting(head, report):
-        await harness.wait("job", saved(20), 60)
+        await harness.wait("job", saved(20))
         report |= {"step": 30, "lastCheckpointStep": 30}
-        unasked = await harness.wait("job", saved(30), 60)
+        unasked = await harness.wait("job", saved(30))
         assert nodes_of(unasked) == nodes_of(apart), "a newer checkpoint alone moves no job"
         await harness.patch("job", {"metadata": {"annotations": {"llmtrain.dev/replace": "0"}}})
-        asked = await harness.wait("job", lambda j: "move" in status_of(j), 60)
+        asked = await harness.wait("job", lambda j: "move" in status_of(j))
         assert status_of(asked)["move"] == {"attempt": 0, "afterCheckpoint": 30}
         assert nodes_of(asked) == nodes_of(apart), "the checkpoint is older than the request"
         report |= {"step": 41, "lastCheckpointStep": 40}

@@ -6,7 +6,7 @@ import asyncio
 import re
 from typing import Any
 
-from llmtrain_devcluster.api import Object
+from llmtrain_devcluster.api import WAIT_SECONDS, Object
 from tests.support.operator_harness.harness import OperatorHarness, condition, mark_node
 
 FABRICS = "llmtrain.dev/v1alpha1/fabrics"
@@ -45,7 +45,12 @@ class CaseBench(OperatorHarness):
         return await super().submit(name, **spec)
 
     async def wait_reason(
-        self, name: str, reason: str, *words: str, kind: str = "Placed", seconds: float = 60.0
+        self,
+        name: str,
+        reason: str,
+        *words: str,
+        kind: str = "Placed",
+        seconds: float = WAIT_SECONDS,
     ) -> str:
         """Wait until a job has this wait reason; return the message."""
         found = condition(await self.reason(name, kind, reason, seconds), kind)
@@ -55,7 +60,7 @@ class CaseBench(OperatorHarness):
         return str(found["message"])
 
     async def starts(self, name: str) -> None:
-        await self.phase(name, "Running", seconds=60)
+        await self.phase(name, "Running")
 
     async def follow(self, message: str) -> None:
         """Free the nodes that the message names, and nothing else."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
-from llmtrain_devcluster.api import Api, ApiStatusError, Object
+from llmtrain_devcluster.api import WAIT_SECONDS, Api, ApiStatusError, Object
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.fixtures import OPERATOR_USER
 from llmtrain_devcluster.processes import free_ports
@@ -129,14 +129,14 @@ class OperatorProcess:
         with urllib.request.urlopen(url, timeout=30) as answer:
             return str(answer.read().decode())
 
-    async def shows(self, text: str, seconds: float = 60.0) -> None:
+    async def shows(self, text: str, seconds: float = WAIT_SECONDS) -> None:
         """Wait until the metrics contain a text: they follow the status within milliseconds."""
         deadline = time.monotonic() + seconds
         while text not in (found := self.metrics()):
             assert time.monotonic() < deadline, found
             await asyncio.sleep(0.1)
 
-    async def logs(self, text: str, seconds: float = 60.0) -> None:
+    async def logs(self, text: str, seconds: float = WAIT_SECONDS) -> None:
         """Wait until the process that runs now has logged a text."""
         deadline = time.monotonic() + seconds
         while text not in self.log.read_bytes()[self._log_start :].decode(errors="replace"):
@@ -251,15 +251,15 @@ class OperatorHarness:
         return await self.phase(name, "Running")
 
     async def wait(
-        self, name: str, until: Callable[[Object | None], bool], seconds: float = 60.0
+        self, name: str, until: Callable[[Object | None], bool], seconds: float = WAIT_SECONDS
     ) -> Object:
         return await self.api.wait_for(JOBS, name, until, self.namespace, seconds=seconds)
 
-    async def phase(self, name: str, *phases: str, seconds: float = 60.0) -> Object:
+    async def phase(self, name: str, *phases: str, seconds: float = WAIT_SECONDS) -> Object:
         """Wait until a job is in one of the phases."""
         return await self.wait(name, lambda job: status_of(job).get("phase") in phases, seconds)
 
-    async def runs(self, name: str, attempt: int, seconds: float = 60.0) -> Object:
+    async def runs(self, name: str, attempt: int, seconds: float = WAIT_SECONDS) -> Object:
         """Wait until this attempt of a job runs."""
 
         def there(job: Object | None) -> bool:
@@ -268,15 +268,17 @@ class OperatorHarness:
 
         return await self.wait(name, there, seconds)
 
-    async def holds(self, name: str, kind: str, seconds: float = 60.0) -> Object:
+    async def holds(self, name: str, kind: str, seconds: float = WAIT_SECONDS) -> Object:
         """Wait until a condition of a job is true."""
         return await self.wait(name, lambda j: condition(j, kind).get("status") == "True", seconds)
 
-    async def reason(self, name: str, kind: str, reason: str, seconds: float = 60.0) -> Object:
+    async def reason(
+        self, name: str, kind: str, reason: str, seconds: float = WAIT_SECONDS
+    ) -> Object:
         """Wait until a condition of a job has this reason."""
         return await self.wait(name, lambda j: condition(j, kind).get("reason") == reason, seconds)
 
-    async def gone(self, name: str, seconds: float = 60.0) -> None:
+    async def gone(self, name: str, seconds: float = WAIT_SECONDS) -> None:
         await self.wait(name, lambda job: job is None, seconds)
 
     async def delete(self, name: str, seconds: float = 20.0) -> None:
@@ -306,7 +308,7 @@ class OperatorHarness:
     async def pods(self, labels: str = "") -> list[Object]:
         return await self.api.list("pods", self.namespace, labels=labels)
 
-    async def pod_count(self, count: int, seconds: float = 60.0) -> list[Object]:
+    async def pod_count(self, count: int, seconds: float = WAIT_SECONDS) -> list[Object]:
         deadline = time.monotonic() + seconds
         while len(pods := await self.pods()) != count:
             assert time.monotonic() < deadline, [p["metadata"]["name"] for p in pods]

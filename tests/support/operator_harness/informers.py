@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmtrain_devcluster.api import WAIT_SECONDS
 from llmtrain_operator.kube import informer as module
 from llmtrain_operator.kube.client import KubeClient
 from llmtrain_operator.kube.informer import Informer, Selection
@@ -55,7 +56,7 @@ class RecordedInformer:
         assert self.replay() == set(self.informer.values())
         return {record[0] for record in self.informer.values()}
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
         async with asyncio.timeout(seconds):
             while not holds():
                 await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from llmtrain_devcluster.api import Api, ApiStatusError, Object, resource_path
+from llmtrain_devcluster.api import WAIT_SECONDS, Api, ApiStatusError, Object, resource_path
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
 from llmtrain_devcluster.scripted_node.node import NodeSpec, PodScript, ScriptedNodes
 from tests.support.operator_harness.harness import JOBS, OperatorHarness, status_of
@@ -47,7 +47,7 @@ class Tenant(OperatorHarness):
         return taken
 
     async def job_is(
-        self, name: str, holds: Callable[[Object], bool], seconds: float = 60.0
+        self, name: str, holds: Callable[[Object], bool], seconds: float = WAIT_SECONDS
     ) -> Object:
         """Wait for a state of a job that may be hostile, and return what can be read of it."""
         deadline = time.monotonic() + seconds
