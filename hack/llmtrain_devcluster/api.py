@@ -314,10 +314,15 @@ class Api:
         namespace: str | None = None,
         *,
         seconds: float = WAIT_SECONDS,
-        every: float = 0.1,
+        every: float | None = None,
     ) -> Object:
-        """Poll an object until `condition` is true; its argument is None if there is no object."""
+        """Poll an object until `condition` is true; its argument is None if there is no object.
+
+        Without `every`, the time between two requests grows to a quarter of a second: long waits
+        cost the API server little.
+        """
         deadline = time.monotonic() + seconds
+        delay = every or 0.05
         while True:
             try:
                 found: Object | None = await self.get(resource, name, namespace)
@@ -332,7 +337,8 @@ class Api:
                     f"{resource} {namespace or ''}/{name} is not as expected after {seconds} s: "
                     f"{json.dumps(found and found.get('status'))[:2000]}"
                 )
-            await asyncio.sleep(every)
+            await asyncio.sleep(delay)
+            delay = every or min(0.25, 1.2 * delay)
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -87,7 +87,6 @@ def apiserver_command(
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={signing_key(folder)}",
         f"--service-account-signing-key-file={signing_key(folder)}",
-        "--storage-media-type=application/json",
         # Process nodes serve logs at their loopback address, not at their name.
         "--kubelet-preferred-address-types=InternalIP",
     ]

@@ -8,10 +8,8 @@ import pytest
 
 from llmtrain_devcluster.api import Api, ApiStatusError, resource_path
 
-pytestmark = pytest.mark.cluster
-
 JOBS = "llmtrain.dev/v1alpha1/llmtrainingjobs"
-WRITES, ROUNDS = 20, 3
+WRITES, ROUNDS = 20, 5
 METRIC = "apiserver_cel_evaluation_duration_seconds_sum"
 
 
@@ -34,6 +32,7 @@ async def write_status(api: Api, namespace: str, **status: Any) -> dict[str, Any
     return await api.patch(JOBS, "job", {"status": status}, namespace, subresource="status")
 
 
+@pytest.mark.cluster
 async def test_a_revision_hides_no_change_of_the_spec(api: Api, namespace: str, crds: None) -> None:
     await api.create(JOBS, job(), namespace)
     stored = await write_status(api, namespace, revision=1)
@@ -56,6 +55,7 @@ async def _rule_seconds(api: Api) -> float:
     return float(line.rpartition(" ")[2])
 
 
+@pytest.mark.perf
 async def test_a_write_of_a_status_evaluates_few_rules(
     api: Api, namespace: str, crds: None
 ) -> None:

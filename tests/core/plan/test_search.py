@@ -81,6 +81,7 @@ def test_the_best_is_at_least_as_fast_as_every_published_layout(source: str, fir
     assert not slower
 
 
+@pytest.mark.perf
 @pytest.mark.parametrize("name", ["llama3-8b", "llama3-70b", "llama3.1-405b"])
 def test_a_thousand_gpus_take_less_than_ten_seconds(name: str) -> None:
     base = TrainingSetup(SHAPES[name], Layout(), 2048)
