@@ -65,14 +65,15 @@ TIERS: dict[str, list[list[str]]] = {
 
 STAGES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("lint",),),
-    (("unit", "torch"), ("controlplane", "cluster", "monitoring", "e2e"), ("kind", "readme")),
+    (("controlplane", "cluster", "monitoring", "e2e", "torch"), ("unit",), ("kind", "readme")),
     (("serial",),),
     (("perf",),),
 )
 """Stages, one after another. The lanes of a stage run at the same time, the tiers of a lane in
-order. Clusters wait most of the time, so their tiers run beside those that compute. Both tiers with
-a Docker engine are in one lane, because the machine has one engine at a time. The serial and perf
-tiers need the whole machine."""
+order. Clusters wait most of the time, so their tiers run beside the unit tests, which compute. The
+torch tier does not: its many ranks would keep the API servers waiting until operators lose their
+Lease. Both tiers with a Docker engine are in one lane, because the machine has one engine at a
+time. The serial and perf tiers need the whole machine."""
 
 
 @dataclass(frozen=True, slots=True)
