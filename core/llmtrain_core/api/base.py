@@ -22,6 +22,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainValidator,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
@@ -186,6 +187,16 @@ class ApiModel(BaseModel):
     def from_wire(cls, manifest: Mapping[str, Any]) -> Self:
         """Validate a part of a manifest, which has camelCase names."""
         return cls.model_validate(dict(manifest), by_alias=True, by_name=False)
+
+    @classmethod
+    def from_untrusted(cls, value: Any) -> Self | None:
+        """Return what another program wrote; None if it is not valid."""
+        if not isinstance(value, dict):
+            return None
+        try:
+            return cls.from_wire(value)
+        except ValidationError:
+            return None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the model in the format of a manifest: camelCase, without absent fields."""

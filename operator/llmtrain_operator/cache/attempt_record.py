@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from llmtrain_core.api import labels
 from llmtrain_operator.cache.job import Raw
-from llmtrain_operator.cache.records import owner_of, read_number
+from llmtrain_operator.cache.owned_record import OwnedRecord, owned_fields
 from llmtrain_operator.kube.resources import COMPUTE_DOMAINS, POD_GROUPS, Resource
 
 ATTEMPT_KINDS: Mapping[Resource, str] = {
@@ -19,18 +17,8 @@ ATTEMPT_KINDS: Mapping[Resource, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """An object with the labels of a job and an attempt. Its owner decides whose it is."""
-
-    resource: Resource
-    uid: str
-    namespace: str
-    name: str
-    owner: str
-    """UID of the controller that owns it, which must be in the same namespace."""
-    attempt: int
-    """Attempt of the job that it is for; -1 if its label is invalid."""
-    deleting: bool
+class AttemptRecord(OwnedRecord):
+    """An object with the labels of a job and an attempt."""
 
     @property
     def text(self) -> str:
@@ -42,15 +30,6 @@ def attempt_record(resource: Resource) -> Callable[[Raw], AttemptRecord]:
     """Return the function that reads such objects of a kind."""
 
     def read(raw: Raw) -> AttemptRecord:
-        metadata = raw["metadata"]
-        return AttemptRecord(
-            resource=resource,
-            uid=metadata["uid"],
-            namespace=sys.intern(metadata["namespace"]),
-            name=metadata["name"],
-            owner=sys.intern(owner_of(metadata)),
-            attempt=read_number((metadata.get("labels") or {}).get(labels.ATTEMPT)),
-            deleting="deletionTimestamp" in metadata,
-        )
+        return AttemptRecord(**owned_fields(resource, raw))
 
     return read

@@ -55,11 +55,11 @@ class GangScheduling:
         """Return the pod as a member of its group of `count` pods."""
         identity = JobIdentity.of(raw)
         if self.pod_groups:
-            group = {"podGroupName": make_pod_group(job, identity, attempt)["metadata"]["name"]}
+            group = {"podGroupName": _group_name(job, identity, attempt)}
             body = {**body, "spec": {**body["spec"], "schedulingGroup": group}}
-        labels = raw["metadata"].get("labels") or {}
-        if self.kueue and labels.get(KUEUE_QUEUE_NAME):
-            copied = {k: labels[k] for k in KUEUE_LABELS if k in labels}
+        tags = raw["metadata"].get("labels") or {}
+        if self.kueue and tags.get(KUEUE_QUEUE_NAME):
+            copied = {k: tags[k] for k in KUEUE_LABELS if k in tags}
             body = _with_kueue_gate(body, copied, identity.kueue_group(attempt), count)
         return body
 
@@ -76,17 +76,20 @@ def make_pod_group(job: Job, identity: JobIdentity, attempt: int) -> Object:
     }
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
-    metadata = identity.metadata(identity.name)
+    of_attempt: dict[str, str] = {}
     if claims := shared_claims(job, identity):
         spec["resourceClaims"] = claims
         of_attempt = {labels.ATTEMPT: str(attempt)}
-        metadata = identity.metadata(identity.pod_group(attempt), **of_attempt)
     return {
         "apiVersion": POD_GROUPS.api_version,
         "kind": "PodGroup",
-        "metadata": metadata,
+        "metadata": identity.metadata(_group_name(job, identity, attempt), **of_attempt),
         "spec": spec,
     }
+
+
+def _group_name(job: Job, identity: JobIdentity, attempt: int) -> str:
+    return identity.pod_group(attempt) if shared_claims(job, identity) else identity.name
 
 
 def _with_kueue_gate(body: Object, copied: Mapping[str, str], group: str, count: int) -> Object:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from llmtrain_core.api.conditions import ConditionType, clean_text
 from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
-from llmtrain_core.api.status.communication import read_tuning
+from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.status.job import Collective, Progress, TrainerPhase
 from llmtrain_core.api.status.network_tuning import read_network_tuning
 from llmtrain_core.api.untrusted import is_count, is_finite
@@ -83,10 +83,10 @@ def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool =
         found["collectives"] = collectives
     if not final:
         _set_eta_field(draft, found, before, _parse_float(report.get("stepSeconds")))
-    try:
-        merged = Progress.from_wire({**before, **found}).to_wire()
-    except ValidationError:
+    progress = Progress.from_untrusted({**before, **found})
+    if progress is None:
         return
+    merged = progress.to_wire()
     if final:
         merged.pop("eta", None)
     if merged != before:
@@ -117,7 +117,7 @@ def _set_eta_field(
 
 def _parse_communication(value: Any) -> dict[str, Any] | None:
     """Return the trials of communication settings, if they are valid; None clears the field."""
-    found = read_tuning(value)
+    found = CommunicationTuning.from_untrusted(value)
     return None if found is None else found.to_wire()
 
 

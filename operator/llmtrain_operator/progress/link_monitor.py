@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmtrain_core.api.defaults import FABRIC_NAME
-from llmtrain_core.api.status.communication import read_tuning
+from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.network.group_reports import SlowdownReport, block_of_report, observations
 from llmtrain_core.network.links import Group, GroupKey, JobRanks
 from llmtrain_core.network.localise import Observation
@@ -263,7 +263,9 @@ def _copies_per_rack(job: Job, said: Any) -> int:
     if training is None:
         return 1
     if training.communication is not None and training.communication.autotune:
-        tuning = read_tuning(said.get("communication") if isinstance(said, dict) else None)
+        tuning = CommunicationTuning.from_untrusted(
+            said.get("communication") if isinstance(said, dict) else None
+        )
         if tuning is not None and job.layout.replicate % tuning.setting.copies_per_rack == 0:
             return tuning.setting.copies_per_rack
     return training.gradient_sync.copies_per_rack

@@ -150,12 +150,17 @@ def _goes_on(known: NetworkTuningStatus, nodes: tuple[str, str] = ("a", "b")) ->
     return Gang(A, B, known=NetworkTuningStatus.from_wire(known.to_wire()), nodes=nodes)
 
 
+def _in_second_trial() -> NetworkTuningStatus:
+    """Return what a gang reports in the middle of the trial of the first candidate."""
+    gang = Gang(A, B)
+    gang.starts(0)
+    gang.trains(0, 1.0)
+    gang.starts(1)
+    return gang.reported[-1]
+
+
 def test_a_later_attempt_on_the_same_nodes_goes_on() -> None:
-    first = Gang(A, B)
-    first.starts(0)
-    first.trains(0, 1.0)
-    first.starts(1)
-    second = _goes_on(first.reported[-1])
+    second = _goes_on(_in_second_trial())
     assert second.starts(0) == A, "it may have been a coincidence"
     assert second.shown[-1] == {"variables": A, "failure": INTERRUPTED}
     third = _goes_on(second.reported[-1])
@@ -170,11 +175,7 @@ def test_a_later_attempt_on_the_same_nodes_goes_on() -> None:
 
 
 def test_a_trial_that_was_interrupted_once_counts_when_it_ends() -> None:
-    first = Gang(A, B)
-    first.starts(0)
-    first.trains(0, 1.0)
-    first.starts(1)
-    second = _goes_on(first.reported[-1])
+    second = _goes_on(_in_second_trial())
     second.starts(0)
     second.trains(0, 0.5)
     assert second.shown[1] == {"variables": A, "stepSeconds": 0.5}

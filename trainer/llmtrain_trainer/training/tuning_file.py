@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-from llmtrain_core.api.status.communication import CommunicationTuning, read_tuning
+from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.untrusted import read_json
 from llmtrain_trainer.checkpoint.paths import Folder, make_dir
 from llmtrain_trainer.runtime.untrusted_files import read_file
@@ -64,7 +64,10 @@ class TuningFile:
             return
         for entry in entries if isinstance(entries, list) else ():
             known = entry if isinstance(entry, dict) else {}
-            placement, tuning = known.get("placement"), read_tuning(known.get("communication"))
+            placement, tuning = (
+                known.get("placement"),
+                CommunicationTuning.from_untrusted(known.get("communication")),
+            )
             if isinstance(placement, str) and tuning is not None:
                 yield placement, tuning
             else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from llmtrain_core.api.base import ApiModel
 from llmtrain_core.api.defaults import MAX_COMMUNICATION_TRIALS
@@ -43,13 +43,3 @@ class CommunicationTuning(ApiModel):
     """First step with the current setting, since the last start."""
     trials: Annotated[list[CommunicationTrial], Field(max_length=MAX_COMMUNICATION_TRIALS)]
     """Settings that were tried, in this order; the first one is that of the job."""
-
-
-def read_tuning(value: Any) -> CommunicationTuning | None:
-    """Return what a trainer, or a file of one, says of its trials; None if it is not valid."""
-    if not isinstance(value, dict):
-        return None
-    try:
-        return CommunicationTuning.from_wire(value)
-    except ValidationError:
-        return None

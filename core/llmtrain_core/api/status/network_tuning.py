@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from llmtrain_core.api.base import ApiModel
 from llmtrain_core.api.defaults import MAX_NETWORK_TRIALS
@@ -43,11 +43,8 @@ class NetworkTuningStatus(ApiModel):
 
 def read_network_tuning(value: Any) -> NetworkTuningStatus | None:
     """Return what a trainer, or a status, says of its trials; None if it is not valid."""
-    if not isinstance(value, dict):
-        return None
-    try:
-        found = NetworkTuningStatus.from_wire(value)
-    except ValidationError:
+    found = NetworkTuningStatus.from_untrusted(value)
+    if found is None:
         return None
     sets = (found.fastest, *(trial.variables for trial in found.trials))
     texts = (found.placement, *(trial.failure or "" for trial in found.trials))
