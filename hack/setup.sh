@@ -6,11 +6,11 @@ cd "$(dirname "$0")/.."
 export UV_CACHE_DIR="${XDG_CACHE_HOME:-$HOME/.cache}/llmtrain/uv"
 [ -t 1 ] || quiet=--quiet
 # The folder is part of the key: scripts and the path file inside .venv name it.
-stamp=".venv/.installed-$({ pwd; cat requirements/*.txt pyproject.toml hack/setup.sh; } | sha256sum | cut -c1-16)"
+stamp=".venv/.installed-$({ pwd; cat requirements/*.txt pyproject.toml hack/setup.sh hack/python.sh; } | sha256sum | cut -c1-16)"
 [ -e "$stamp" ] && exit 0
 
 uv="$(hack/bootstrap.sh)"
-python="$("$uv" python find --system --no-project '>=3.11,<3.14' 2>/dev/null || true)"
+python="$(hack/python.sh "$uv" || true)"
 if [ -z "$python" ]; then
     echo "setup: needs Python 3.11 or newer as python3; install it and try again" >&2
     exit 1
