@@ -137,12 +137,9 @@ def _exposed(
         constants.nic_efficiency,
         sync=setup.sync,
     )
+    spent = network.each(payloads)
     if group == "rep":
-        whole = replica_sync_seconds(payloads, network)
+        whole = replica_sync_seconds(spent)
     else:
-        whole = sum(
-            network.seconds(group, operation, calls.nbytes, calls.count)
-            for (name, operation), calls in payloads.items()
-            if name == group
-        )
+        whole = sum(seconds for (name, _), seconds in spent.items() if name == group)
     return min(1.0, max(LEAST_EXPOSED, shown / whole)) if whole else 1.0

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from llmtrain_core.pipeline_schedules import peak_micro_batches
 from llmtrain_core.plan.gradient_sync import state_values
 from llmtrain_core.plan.memory.activations import block_bytes_per_token, boundary_bytes_per_token
-from llmtrain_core.plan.model.parameters import PipelineStage, size
+from llmtrain_core.plan.model.parameters import PipelineStage
 from llmtrain_core.plan.training_setup import (
     COMPUTE_BYTES,
     MASTER_BYTES,
@@ -69,20 +69,28 @@ def memory(setup: TrainingSetup, capacity: int = 0) -> Memory:
 
 def stage_memory(setup: TrainingSetup, rank: int) -> dict[str, int]:
     """Return bytes by part on one pipeline rank, at peak memory of the last micro-batch."""
-    moments = _moments(setup, setup.stages[rank], rank)
-    parts = max(moments, key=lambda moment: sum(moment.values()))
+    stage = setup.stages[rank]
+    state = state_bytes(setup, stage)
+    peak = max(_moments(setup, stage, rank, state["gradients"]), key=sum)
+    parts = state | dict(zip(_VARYING, peak, strict=True))
     margin = int(FRAGMENTATION * sum(parts.values()))
     return {**parts, "runtime": RUNTIME_BYTES, "fragmentation": margin}
 
 
-def _moments(setup: TrainingSetup, stage: PipelineStage, rank: int) -> Iterator[dict[str, int]]:
-    """Yield bytes by part at the start, in the first layer and at the end of a backward pass.
+_VARYING = ("gradients", "gathered", "activations", "logits")
+"""Parts that change during a step."""
 
-    If all micro-batches are in flight before the first backward pass, there is no gradient yet;
-    there is one after the first backward pass, with one micro-batch fewer in flight.
+
+def _moments(
+    setup: TrainingSetup, stage: PipelineStage, rank: int, shards: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield bytes of `_VARYING` at the start, in the first layer and at the end of a backward pass.
+
+    `shards` is the rank's gradients. If all micro-batches are in flight before the first backward
+    pass, there is no gradient yet; there is one after the first backward pass, with one micro-batch
+    fewer in flight.
     """
-    state = state_bytes(setup, stage)
-    gathered = _gathered(setup, stage, state["gradients"])
+    gathered = _gathered(setup, stage, shards)
     layer, flying = _layer_bytes(setup, "none"), _in_flight(setup, rank)
     again = layer if setup.checkpointing != "none" else 0
     begins = [(flying, gathered.gradients_before)]
@@ -93,27 +101,9 @@ def _moments(setup: TrainingSetup, stage: PipelineStage, rank: int) -> Iterator[
     for micro_batches, gradients in begins:
         kept = activation_bytes(setup, stage, micro_batches)
         waiting = _waiting_bytes(setup, stage, micro_batches)
-        yield {
-            **state,
-            "gradients": gradients,
-            "gathered": gathered.at_loss,
-            "activations": kept,
-            "logits": _loss_bytes(setup, stage) + waiting,
-        }
-        yield {
-            **state,
-            "gradients": gradients,
-            "gathered": gathered.in_layer,
-            "activations": kept + again,
-            "logits": waiting,
-        }
-    yield {
-        **state,
-        "gradients": gathered.gradients_after,
-        "gathered": gathered.at_end,
-        "activations": layer,
-        "logits": 0,
-    }
+        yield gradients, gathered.at_loss, kept, _loss_bytes(setup, stage) + waiting
+        yield gradients, gathered.in_layer, kept + again, waiting
+    yield gathered.gradients_after, gathered.at_end, layer, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +133,10 @@ def _gathered(setup: TrainingSetup, stage: PipelineStage, shards: int) -> _Gathe
     several = setup.layout.pipeline > 1 or setup.micro_batches > 1
     if setup.sharding != "fsdp2" or (setup.shard_ranks == 1 and compute == master):
         return _Gathered(shards, shards, 0, 0, 0)  # nothing to fetch or to convert
-    ends, learnt = compute * size(units.ends), units.learnt
+    ends, learnt = compute * units.whole.ends, units.learnt
     working = ends + compute * min(2, units.layers) * units.layer
-    made = compute * max(size(learnt.block), size(learnt.experts), size(learnt.ends))
+    largest = max(learnt.whole.block, learnt.whole.experts, learnt.whole.ends)
+    made = compute * largest
     if not several or setup.syncs_always:
         return _Gathered(shards, shards, ends, working, working + made)
     whole, all_ = master * learnt.size, compute * units.size

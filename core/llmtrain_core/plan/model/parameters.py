@@ -258,6 +258,19 @@ def _norm(shape: ModelShape, name: str) -> list[ParameterTensor]:
     return [scale] if shape.norm == "rms" else [scale, shift]
 
 
+@dataclass(frozen=True, slots=True)
+class UnitSizes:
+    """Elements of each kind of FSDP unit: of all tensors, or of one rank's shards."""
+
+    block: int
+    """Of one layer, without its experts."""
+    experts: int
+    """Of the experts of one layer."""
+    ends: int
+    copies: int
+    """Share of `ends` that another stage updates."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FsdpUnits:
     """A stage's parameters in the units that FSDP gathers: layers, their experts, and the ends.
@@ -279,18 +292,29 @@ class FsdpUnits:
     learning: FsdpUnits | None = None
     """Units that have gradients; None if all have."""
 
+    @property
+    def whole(self) -> UnitSizes:
+        """Elements of the units when they are gathered."""
+        return _whole(self)
+
+    def shards(self, ranks: int) -> UnitSizes:
+        """Elements on the first of `ranks` FSDP ranks; experts have `ranks / expert` of them."""
+        return _shards(self, ranks)
+
     def sharded(self, ranks: int) -> int:
         """Parameters that the first of `ranks` FSDP ranks holds."""
-        return _shard(self, ranks)
+        shards = _shards(self, ranks)
+        return self.layers * (shards.block + shards.experts) + shards.ends
 
     def updated(self, ranks: int) -> int:
         """Parameters that the rank updates; copies are updated by another stage."""
-        return self.sharded(ranks) - sharded((t for t in self.ends if t.copy), ranks)
+        return self.sharded(ranks) - _shards(self, ranks).copies
 
     @property
     def layer(self) -> int:
         """Parameters of one layer."""
-        return size(self.block) + size(self.experts)
+        whole = _whole(self)
+        return whole.block + whole.experts
 
     @property
     def learnt(self) -> FsdpUnits:
@@ -318,9 +342,19 @@ def stage_units(
 
 
 @cache
-def _shard(units: FsdpUnits, ranks: int) -> int:
-    experts = sharded(units.experts, ranks // units.expert)
-    return units.layers * (sharded(units.block, ranks) + experts) + sharded(units.ends, ranks)
+def _whole(units: FsdpUnits) -> UnitSizes:
+    copies = size(tensor for tensor in units.ends if tensor.copy)
+    return UnitSizes(size(units.block), size(units.experts), size(units.ends), copies)
+
+
+@cache
+def _shards(units: FsdpUnits, ranks: int) -> UnitSizes:
+    return UnitSizes(
+        sharded(units.block, ranks),
+        sharded(units.experts, ranks // units.expert),
+        sharded(units.ends, ranks),
+        sharded((tensor for tensor in units.ends if tensor.copy), ranks),
+    )
 
 
 def size(tensors: Iterable[ParameterTensor]) -> int:

@@ -224,30 +224,30 @@ def _data(
         return
     layers, expert = units.layers, setup.layout.expert
     own, learnt = layers if units.experts else 0, units.learnt
-    times = _scatters(setup)
+    shards, changed, times = units.shards(ranks), learnt.shards(ranks), _scatters(setup)
     for group, share, count, scattered, whole, grown in (
         (
             "dp",
             ranks,
             units.count - own,
             learnt.count - own,
-            (units.block, units.ends),
-            (learnt.block, learnt.ends),
+            (shards.block, shards.ends),
+            (changed.block, changed.ends),
         ),
         (
             "edp" if expert > 1 else "dp",
             ranks // expert,
             own,
             own,
-            (units.experts, ()),
-            (units.experts, ()),
+            (shards.experts, 0),
+            (shards.experts, 0),
         ),
     ):
-        each, rest = (sharded(tensors, share) for tensors in whole)
+        each, rest = whole
         again = (_gathers(setup) - 1) * (layers if each else 0)
         gathered = ((layers + again) * each + rest) * share
         yield group, "all_gather", CollectiveCalls(count + again, compute * gathered)  # type: ignore[misc]
-        each, rest = (sharded(tensors, share) for tensors in grown)
+        each, rest = grown
         sent = times * master * (layers * each + rest) * share
         yield group, "reduce_scatter", CollectiveCalls(times * scattered, sent)  # type: ignore[misc]
     if setup.sharding == "zero1":
@@ -292,9 +292,8 @@ def _unit_values(setup: TrainingSetup, stage: PipelineStage) -> list[int]:
             end_tensors(shape, tensor, embeds=embeds, predicts=not embeds)
             for embeds in (True, False)
         ]
-    layer = [sharded(units.block, ranks)]
-    if units.experts:
-        layer = [sharded(units.experts, ranks // units.expert), *layer]
+    shards = units.shards(ranks)
+    layer = [shards.experts, shards.block] if units.experts else [shards.block]
     return layer * units.layers + [sharded(tensors, ranks) for tensors in ends if tensors]
 
 
@@ -348,9 +347,8 @@ def tied_bytes(setup: TrainingSetup) -> int:
     where = _chunk_ranks(setup.schedule, setup.layout.pipeline, setup.chunks)
     if not setup.shape.tied_embeddings or where[0] == where[-1]:
         return 0
-    ends = setup.units(setup.stages[where[-1]]).ends
-    copy = sharded((tensor for tensor in ends if tensor.copy), setup.shard_ranks)
-    return MASTER_BYTES[setup.precision] * copy
+    units = setup.units(setup.stages[where[-1]])
+    return MASTER_BYTES[setup.precision] * units.shards(setup.shard_ranks).copies
 
 
 @cache

@@ -17,8 +17,16 @@ from math import ceil, log2
 from llmtrain_core.layout import KIND_LABELS, GroupKind, Layout
 from llmtrain_core.plan.gradient_sync import EXACT_SYNC, SyncScheme
 from llmtrain_core.plan.hardware import Accelerator
-from llmtrain_core.plan.network.communication import POINT_TO_POINT, Group, Operation
+from llmtrain_core.plan.network.communication import (
+    POINT_TO_POINT,
+    CommunicationVolumes,
+    Group,
+    Operation,
+)
 from llmtrain_core.topology.levels import Levels
+
+CallSeconds = Mapping[tuple[Group, Operation], float]
+"""Seconds of each kind of collective in one step."""
 
 LINK_LATENCY = 3.4e-6
 NETWORK_LATENCY = 9.6e-6
@@ -60,6 +68,13 @@ class CollectiveCostModel:
         ranks = self.layout.group(group, self.sync.replicas_per_rack)
         most = max(1, int(self.hardware.domain.value) // ranks.stride)
         return GroupSpan(ranks.size, min(ranks.size, most))
+
+    def each(self, volumes: CommunicationVolumes) -> CallSeconds:
+        """Return the time of each kind of collective."""
+        return {
+            (group, operation): self.seconds(group, operation, calls.nbytes, calls.count)
+            for (group, operation), calls in volumes.items()
+        }
 
     def seconds(self, group: Group, operation: Operation, payload: float, calls: int = 1) -> float:
         """Return the time of `calls` collectives that carry `payload` bytes together."""

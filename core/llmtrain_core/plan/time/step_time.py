@@ -21,12 +21,11 @@ from llmtrain_core.plan.network.communication import (
     POINT_TO_POINT,
     REPLICA_GROUPS,
     SCALAR_BYTES,
-    CommunicationVolumes,
     Group,
     communication,
     stage_communication,
 )
-from llmtrain_core.plan.network.link_speed import CollectiveCostModel
+from llmtrain_core.plan.network.link_speed import CallSeconds, CollectiveCostModel
 from llmtrain_core.plan.training_setup import COMPUTE_BYTES, MASTER_BYTES, Kernels, TrainingSetup
 
 TRAFFIC: Mapping[Kernels, float] = {"fused": 1.0, "compiled": 1.2, "eager": 3.0}
@@ -126,19 +125,13 @@ def _rank_time(
 ) -> StepTime:
     stage = setup.stages[rank]
     work = _work(setup, stage, hardware, constants)
-    volumes = stage_communication(setup, rank)
+    spent = network.each(stage_communication(setup, rank))
     layout, micro_batches = setup.layout, setup.micro_batches
-    inner: dict[Group, float] = {}
-    inner_groups: tuple[Group, ...] = ("tp", "cp", "ep", "pp")
-    for group in inner_groups:
-        inner[group] = (
-            sum(
-                network.seconds(group, op, calls.nbytes, calls.count)
-                for (kind, op), calls in volumes.items()
-                if kind == group and op != "recv"
-            )
-            / micro_batches
-        )
+    inner: dict[Group, float] = {"tp": 0.0, "cp": 0.0, "ep": 0.0, "pp": 0.0}
+    for (group, operation), seconds in spent.items():
+        if group in inner and operation != "recv":
+            inner[group] += seconds
+    inner = {group: seconds / micro_batches for group, seconds in inner.items()}
     inner["tp"] *= constants.tensor_exposed if setup.overlaps_tensor else 1.0
     if setup.kernels == "fused":  # a ring of sends beside attention (Transformer Engine)
         inner["cp"] = max(0.0, inner["cp"] - work.layers * work.forward)
@@ -147,7 +140,7 @@ def _rank_time(
     busy = work.total + sum(inner.values())
     idle = idle_units(setup.schedule, layout.pipeline, micro_batches, setup.chunks)
     waits = busy * idle / (FORWARD_AND_BACKWARD * setup.chunks)
-    data = _data_exposed(setup, volumes, work, network)
+    data = _data_exposed(setup, spent, work)
     update = _optimizer(setup, stage, hardware, constants)
     compute = micro_batches * work.total + update
     exposed = {**{g: t * micro_batches for g, t in inner.items()}, **data}
@@ -279,23 +272,16 @@ def _optimizer(
 
 
 def _data_exposed(
-    setup: TrainingSetup,
-    volumes: CommunicationVolumes,
-    work: MicroBatchTime,
-    network: CollectiveCostModel,
+    setup: TrainingSetup, spent: CallSeconds, work: MicroBatchTime
 ) -> dict[Group, float]:
     """Return the exposed seconds of gradient and weight traffic."""
-
-    def time(group: Group, *operations: str) -> float:
-        return sum(
-            network.seconds(group, op, calls.nbytes, calls.count)
-            for (kind, op), calls in volumes.items()
-            if kind == group and op in operations
-        )
-
-    gather = time("dp", "all_gather") + time("edp", "all_gather")
-    scatter = time("dp", "reduce_scatter", "all_reduce") + time("edp", "reduce_scatter")
-    replicas = replica_sync_seconds(volumes, network)
+    gather = scatter = 0.0
+    for (group, operation), seconds in spent.items():
+        if group in ("dp", "edp") and operation == "all_gather":
+            gather += seconds
+        elif group in ("dp", "edp"):
+            scatter += seconds
+    replicas = replica_sync_seconds(spent)
     sync = setup.sync
     if sync.interval_steps == 1:
         return _beside_passes(setup, gather, scatter, replicas, work)
@@ -304,13 +290,9 @@ def _data_exposed(
     return {**exposed, "rep": max(0.0, replicas - hidden)}
 
 
-def replica_sync_seconds(volumes: CommunicationVolumes, network: CollectiveCostModel) -> float:
+def replica_sync_seconds(spent: CallSeconds) -> float:
     """Return the seconds of replica synchronization, exposed or not."""
-    return sum(
-        network.seconds(group, operation, calls.nbytes, calls.count)
-        for (group, operation), calls in volumes.items()
-        if group in REPLICA_GROUPS
-    )
+    return sum(seconds for (group, _), seconds in spent.items() if group in REPLICA_GROUPS)
 
 
 def _beside_passes(
