@@ -1,3 +1,4 @@
+import gc
 import random
 import sys
 from pathlib import Path
@@ -58,3 +59,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folders[item.path.parent] = max(folders.get(item.path.parent, 0), limit)
         files[item.path] = max(files.get(item.path, 0), limit)
     items.sort(key=lambda i: (-folders[i.path.parent], str(i.path.parent), -files[i.path]))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from going through thousands of tests and their modules again and again.
+
+    Processes that tests fork share the memory of these objects as long as nothing touches them.
+    """
+    gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import traceback
@@ -52,8 +53,10 @@ def run_world(
         os._exit(code)
 
     ranks = [FORK.Process(target=enter, args=(rank,)) for rank in range(world)]
+    gc.freeze()  # as the launcher does after its imports
     for process in ranks:
         process.start()
+    gc.unfreeze()
     listener.close()
     if killed:
         for process in ranks:
