@@ -41,7 +41,8 @@ TIERS: dict[str, list[list[str]]] = {
     ],
     # More control planes than cores, because most of the time is waiting.
     "cluster": [[*PYTEST, "-n", "3", *FILES, "-m", "cluster and not e2e"]],
-    "torch": [[*PYTEST, "-n", "2", *FILES, "-m", "torch and not (serial or exhaustive)"]],
+    # Ranks of several processes wait for each other, and tests for what takes time to be noticed.
+    "torch": [[*PYTEST, "-n", "3", *FILES, "-m", "torch and not (serial or exhaustive)"]],
     "serial": [[*PYTEST, "-m", "torch and serial and not exhaustive"]],
     "monitoring": [
         [sys.executable, "-m", "llmtrain_monitoring.prometheus"],
