@@ -247,10 +247,15 @@ def test_the_commands_of_a_user_end_with_one_sentence(checkpoint: Path, tmp_path
         assert not ran.exists()
 
 
-def test_a_checkpoint_of_an_older_release_loads(pristine: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_name", [False, True], ids=["Python 3.11.7", "Python 3.11.2"])
+def test_a_checkpoint_of_an_older_release_loads(
+    by_name: bool, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Releases of Python pickle a member of an enumeration by its value or by its name."""
     import shutil
 
     import torch
+    from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
     from llmtrain_trainer.checkpoint.state import MODEL
     from llmtrain_trainer.weights.sample import load_model
@@ -258,6 +263,13 @@ def test_a_checkpoint_of_an_older_release_loads(pristine: Path, tmp_path: Path) 
     expected, _ = load_model(pristine)
     old = tmp_path / "step-1"
     old.mkdir()
+
+    def reduce(member: Any, _protocol: int) -> Any:
+        return (
+            (getattr, (type(member), member.name)) if by_name else (type(member), (member.value,))
+        )
+
+    monkeypatch.setattr(_MEM_FORMAT_ENCODING, "__reduce_ex__", reduce)
     for name in (METADATA_FILE, TOKENIZER):
         shutil.copyfile(pristine / name, old / name)
     weights = {name: each.detach() for name, each in expected.named_parameters()}

@@ -50,8 +50,16 @@ _CLASSES = {
     "torch": ["Size"],
     "pathlib": ["PosixPath"],
     "pathlib._local": ["PosixPath"],
+    "builtins": ["getattr"],
 }
 """Everything that torch's metadata name, besides types of tensors."""
+
+_CONTIGUOUS = (
+    ("_MEM_FORMAT_ENCODING", (0,)),
+    ("getattr", ("_MEM_FORMAT_ENCODING", "TORCH_CONTIGUOUS_FORMAT")),
+)
+"""The memory format of a contiguous tensor. The first releases of Python 3.11, that of Debian 12
+among them, pickle a member of an enumeration by its name instead of its value."""
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = frozenset({"BININT", "BININT1", "BININT2", "LONG1", "SHORT_BINUNICODE", "BINUNICODE"})
@@ -203,7 +211,8 @@ class _Converter:
         dtype, layout, gradient, order, pinned, *strides = self._tuple(record.state)
         if _named(layout, "_get_layout").arguments != ("torch.strided",):
             raise ValueError("a tensor is not dense")
-        if _named(order, "_MEM_FORMAT_ENCODING").arguments != (0,):
+        format_ = _require(order, _Record)
+        if (format_.name, format_.arguments) not in _CONTIGUOUS:
             raise ValueError("a tensor is not contiguous")
         return TensorProperties(
             _require(dtype, torch.dtype),
