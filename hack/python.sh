@@ -6,10 +6,11 @@ set -eu
 first="$("$1" python find --system --no-project '>=3.11,<3.14' 2>/dev/null)" || exit 1
 version="$("$first" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 
-# Prints the CPU seconds of a loop; nothing for another version and in a virtual environment. A
-# build without headers comes last, because torch.compile needs them.
+# Prints the CPU seconds of a loop; nothing for another version, in a virtual environment, and if a
+# part of the standard library is missing. A build without headers comes last, because torch.compile
+# needs them.
 probe='
-import os, sys, sysconfig, time
+import ctypes, lzma, os, sqlite3, ssl, sys, sysconfig, time
 
 def seconds():
     start, total = time.process_time(), 0

@@ -61,7 +61,7 @@ def run_helm(arguments: Sequence[str], major: Major = 4, env: Mapping[str, str] 
         own = {f"HELM_{kind}_HOME": f"{home}/{kind}" for kind in ("CACHE", "CONFIG", "DATA")}
         done = subprocess.run(
             [str(find_helm(major)), *arguments],
-            env={**os.environ, **own, **env},
+            env={"GOGC": "400", **os.environ, **own, **env},  # a quarter less CPU time
             capture_output=True,
             text=True,
             check=False,

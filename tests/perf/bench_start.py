@@ -113,7 +113,7 @@ WORKLOADS = [Workload(100, 8), Workload(12, 64)]
 @pytest.fixture
 def own_cluster() -> Iterator[ControlPlane]:
     """A separate control plane, so that nothing else uses its CPU, with Go's usual collector."""
-    with ControlPlane(Options(audit=True, apiserver_gogc=100), users=USERS) as cluster:
+    with ControlPlane(Options(audit=True, gogc=100), users=USERS) as cluster:
         asyncio.run(install(cluster))
         yield cluster
 

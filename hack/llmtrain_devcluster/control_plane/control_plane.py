@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import signal
@@ -19,8 +20,8 @@ from llmtrain_devcluster.control_plane.components import (
     Options,
     Ports,
     apiserver_command,
-    apiserver_environment,
     audit_policy,
+    component_environment,
     controller_manager_command,
     etcd_command,
     scheduler_command,
@@ -109,13 +110,10 @@ class ControlPlane:
         self._ports = ports = Ports(*free_ports(5))
         self._write_files()
         self._supervisor = SupervisorClient(self.folder)
-        start = self._supervisor.start
+        environment = component_environment(self.options)
+        start = functools.partial(self._supervisor.start, env=environment)
         start("etcd", etcd_command(binaries, self.folder, ports))
-        start(
-            "kube-apiserver",
-            apiserver_command(binaries, self.folder, ports, self.options),
-            apiserver_environment(self.options),
-        )
+        start("kube-apiserver", apiserver_command(binaries, self.folder, ports, self.options))
         self._await_ready("kube-apiserver", f"{self.url}/readyz", self.token("admin"))
         if self.options.controller_manager:
             command = controller_manager_command(binaries, self.folder, ports, self.options)
