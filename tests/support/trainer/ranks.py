@@ -8,6 +8,7 @@ import os
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
@@ -17,6 +18,14 @@ FORK = multiprocessing.get_context("fork")
 Body = Callable[[Any, int], Any]
 
 
+@cache
+def _import_trainer() -> None:
+    """Import what ranks share, which takes seconds, and freeze it, as the launcher does."""
+    import llmtrain_trainer.training.trainer  # noqa: F401
+
+    gc.freeze()
+
+
 def run_world(
     world: int, body: Callable[[int], Any], timeout: float = 120, killed: bool = False
 ) -> list[Any]:
@@ -24,8 +33,7 @@ def run_world(
 
     Where one is `killed`, their exit codes instead.
     """
-    # Ranks share the imports of their parent: those of the trainer take seconds of CPU time.
-    import llmtrain_trainer.training.trainer  # noqa: F401
+    _import_trainer()
     from llmtrain_trainer.parallel.workarounds import renew_thread_pool
     from llmtrain_trainer.runtime.sockets import listen
     from llmtrain_trainer.worker.rendezvous import join, leave
@@ -53,10 +61,8 @@ def run_world(
         os._exit(code)
 
     ranks = [FORK.Process(target=enter, args=(rank,)) for rank in range(world)]
-    gc.freeze()  # as the launcher does after its imports
     for process in ranks:
         process.start()
-    gc.unfreeze()
     listener.close()
     if killed:
         for process in ranks:

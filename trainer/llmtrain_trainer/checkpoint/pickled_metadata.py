@@ -211,8 +211,8 @@ class _Converter:
         dtype, layout, gradient, order, pinned, *strides = self._tuple(record.state)
         if _named(layout, "_get_layout").arguments != ("torch.strided",):
             raise ValueError("a tensor is not dense")
-        format_ = _require(order, _Record)
-        if (format_.name, format_.arguments) not in _CONTIGUOUS:
+        memory_format = _require(order, _Record)
+        if (memory_format.name, memory_format.arguments) not in _CONTIGUOUS:
             raise ValueError("a tensor is not contiguous")
         return TensorProperties(
             _require(dtype, torch.dtype),

@@ -64,10 +64,8 @@ class TuningFile:
             return
         for entry in entries if isinstance(entries, list) else ():
             known = entry if isinstance(entry, dict) else {}
-            placement, tuning = (
-                known.get("placement"),
-                CommunicationTuning.from_untrusted(known.get("communication")),
-            )
+            placement = known.get("placement")
+            tuning = CommunicationTuning.from_untrusted(known.get("communication"))
             if isinstance(placement, str) and tuning is not None:
                 yield placement, tuning
             else:

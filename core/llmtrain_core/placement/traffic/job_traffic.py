@@ -137,7 +137,7 @@ def _exposed(
         constants.nic_efficiency,
         sync=setup.sync,
     )
-    spent = network.each(payloads)
+    spent = network.call_seconds(payloads)
     if group == "rep":
         whole = replica_sync_seconds(spent)
     else:

@@ -135,8 +135,8 @@ def _gathered(setup: TrainingSetup, stage: PipelineStage, shards: int) -> _Gathe
         return _Gathered(shards, shards, 0, 0, 0)  # nothing to fetch or to convert
     ends, learnt = compute * units.whole.ends, units.learnt
     working = ends + compute * min(2, units.layers) * units.layer
-    largest = max(learnt.whole.block, learnt.whole.experts, learnt.whole.ends)
-    made = compute * largest
+    sizes = learnt.whole
+    made = compute * max(sizes.block, sizes.experts, sizes.ends)
     if not several or setup.syncs_always:
         return _Gathered(shards, shards, ends, working, working + made)
     whole, all_ = master * learnt.size, compute * units.size

@@ -295,26 +295,25 @@ class FsdpUnits:
     @property
     def whole(self) -> UnitSizes:
         """Elements of the units when they are gathered."""
-        return _whole(self)
+        return _sizes(self, 1, 1)
 
     def shards(self, ranks: int) -> UnitSizes:
         """Elements on the first of `ranks` FSDP ranks; experts have `ranks / expert` of them."""
-        return _shards(self, ranks)
+        return _sizes(self, ranks, ranks // self.expert)
 
     def sharded(self, ranks: int) -> int:
         """Parameters that the first of `ranks` FSDP ranks holds."""
-        shards = _shards(self, ranks)
+        shards = self.shards(ranks)
         return self.layers * (shards.block + shards.experts) + shards.ends
 
     def updated(self, ranks: int) -> int:
         """Parameters that the rank updates; copies are updated by another stage."""
-        return self.sharded(ranks) - _shards(self, ranks).copies
+        return self.sharded(ranks) - self.shards(ranks).copies
 
     @property
     def layer(self) -> int:
         """Parameters of one layer."""
-        whole = _whole(self)
-        return whole.block + whole.experts
+        return self.whole.block + self.whole.experts
 
     @property
     def learnt(self) -> FsdpUnits:
@@ -342,16 +341,10 @@ def stage_units(
 
 
 @cache
-def _whole(units: FsdpUnits) -> UnitSizes:
-    copies = size(tensor for tensor in units.ends if tensor.copy)
-    return UnitSizes(size(units.block), size(units.experts), size(units.ends), copies)
-
-
-@cache
-def _shards(units: FsdpUnits, ranks: int) -> UnitSizes:
+def _sizes(units: FsdpUnits, ranks: int, expert_ranks: int) -> UnitSizes:
     return UnitSizes(
         sharded(units.block, ranks),
-        sharded(units.experts, ranks // units.expert),
+        sharded(units.experts, expert_ranks),
         sharded(units.ends, ranks),
         sharded((tensor for tensor in units.ends if tensor.copy), ranks),
     )

@@ -224,7 +224,8 @@ def _data(
         return
     layers, expert = units.layers, setup.layout.expert
     own, learnt = layers if units.experts else 0, units.learnt
-    shards, changed, times = units.shards(ranks), learnt.shards(ranks), _scatters(setup)
+    shards, learnt_shards = units.shards(ranks), learnt.shards(ranks)
+    times = _scatters(setup)
     for group, share, count, scattered, whole, grown in (
         (
             "dp",
@@ -232,7 +233,7 @@ def _data(
             units.count - own,
             learnt.count - own,
             (shards.block, shards.ends),
-            (changed.block, changed.ends),
+            (learnt_shards.block, learnt_shards.ends),
         ),
         (
             "edp" if expert > 1 else "dp",

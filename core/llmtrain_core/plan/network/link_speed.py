@@ -69,7 +69,7 @@ class CollectiveCostModel:
         most = max(1, int(self.hardware.domain.value) // ranks.stride)
         return GroupSpan(ranks.size, min(ranks.size, most))
 
-    def each(self, volumes: CommunicationVolumes) -> CallSeconds:
+    def call_seconds(self, volumes: CommunicationVolumes) -> CallSeconds:
         """Return the time of each kind of collective."""
         return {
             (group, operation): self.seconds(group, operation, calls.nbytes, calls.count)

@@ -125,7 +125,7 @@ def _rank_time(
 ) -> StepTime:
     stage = setup.stages[rank]
     work = _work(setup, stage, hardware, constants)
-    spent = network.each(stage_communication(setup, rank))
+    spent = network.call_seconds(stage_communication(setup, rank))
     layout, micro_batches = setup.layout, setup.micro_batches
     inner: dict[Group, float] = {"tp": 0.0, "cp": 0.0, "ep": 0.0, "pp": 0.0}
     for (group, operation), seconds in spent.items():
