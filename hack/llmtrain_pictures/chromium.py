@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from llmtrain_images.debian import install_missing
 
@@ -115,7 +116,8 @@ class Browser:
             target = await answer.json(content_type=None)
         socket = target["webSocketDebuggerUrl"]
         async with self._session.ws_connect(socket, max_msg_size=MESSAGE_BYTES) as connection:
-            page = _Page(connection)
+            page = _Page(connection, self._session, origin=str(URL(url).origin()))
+            await page.call("Fetch.enable")
             await page.resize(width, 1000)
             await page.call("Page.navigate", url=url)
             problems = await page.problems()
@@ -128,20 +130,54 @@ class Browser:
 
 
 class _Page:
-    def __init__(self, connection: aiohttp.ClientWebSocketResponse) -> None:
+    """A page whose requests this process sends.
+
+    Chromium fails requests that wait for a connection when the addresses of the machine change
+    (ERR_NETWORK_CHANGED), even those to loopback, and containers that start change them.
+    """
+
+    def __init__(
+        self,
+        connection: aiohttp.ClientWebSocketResponse,
+        session: aiohttp.ClientSession,
+        origin: str,
+    ) -> None:
         self._connection = connection
+        self._session = session
+        self._origin = origin
         self._last = 0
 
     async def call(self, method: str, **parameters: Any) -> Any:
-        """Send a command; return its result."""
-        self._last += 1
-        await self._connection.send_json({"id": self._last, "method": method, "params": parameters})
+        """Send a command; return its result. Requests of the page are answered meanwhile."""
+        sent = await self._send(method, parameters)
         while True:
             message = json.loads(await self._connection.receive_str(timeout=LOAD_SECONDS))
-            if message.get("id") == self._last:
+            if message.get("method") == "Fetch.requestPaused":
+                await self._answer(message["params"])
+            elif message.get("id") == sent:
                 if "error" in message:
                     raise BrowserError(f"{method}: {message['error']['message']}")
                 return message["result"]
+
+    async def _send(self, method: str, parameters: dict[str, Any]) -> int:
+        self._last += 1
+        await self._connection.send_json({"id": self._last, "method": method, "params": parameters})
+        return self._last
+
+    async def _answer(self, paused: dict[str, Any]) -> None:
+        """Answer a request to the origin of the page; fail any other."""
+        parameters: dict[str, Any] = {"requestId": paused["requestId"]}
+        url = URL(paused["request"]["url"], encoded=True)
+        if str(url.origin()) != self._origin or paused["request"]["method"] != "GET":
+            await self._send("Fetch.failRequest", {**parameters, "errorReason": "BlockedByClient"})
+            return
+        async with self._session.get(url) as answer:
+            parameters |= {
+                "responseCode": answer.status,
+                "responseHeaders": [{"name": "Content-Type", "value": answer.content_type}],
+                "body": base64.b64encode(await answer.read()).decode(),
+            }
+        await self._send("Fetch.fulfillRequest", parameters)
 
     async def resize(self, width: int, height: int) -> None:
         """Set the size of the window."""
