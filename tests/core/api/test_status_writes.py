@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median, quantiles
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from llmtrain_devcluster.api import Api, ApiStatusError, resource_path
 
 JOBS = "llmtrain.dev/v1alpha1/llmtrainingjobs"
-WRITES, ROUNDS = 20, 5
-METRIC = "apiserver_cel_evaluation_duration_seconds_sum"
+WRITES = 24
+METRIC = b"\napiserver_cel_evaluation_duration_seconds_sum "
 
 
 def job() -> dict[str, Any]:
@@ -50,29 +51,21 @@ async def test_a_revision_hides_no_change_of_the_spec(api: Api, namespace: str, 
 
 
 async def _rule_seconds(api: Api) -> float:
-    text: str = await api.request("GET", "/metrics")
-    [line] = [line for line in text.splitlines() if line.startswith(METRIC)]
-    return float(line.rpartition(" ")[2])
+    page = await api.send("GET", "/metrics")
+    return float(page.partition(METRIC)[2].partition(b"\n")[0])
 
 
 @pytest.mark.perf
 async def test_a_write_of_a_status_evaluates_few_rules(
     api: Api, namespace: str, crds: None
 ) -> None:
-    """The least of some rounds counts: what else the machine does only adds to it."""
+    """The median counts, and both kinds of writes take turns: the garbage collector slows some."""
     await api.create(JOBS, job(), namespace)
-
-    async def seconds(first_revision: int, step: int) -> float:
-        before = await _rule_seconds(api)
-        for index in range(WRITES):
-            revision = first_revision + step * index
-            await write_status(api, namespace, revision=revision, restarts=index)
-        return await _rule_seconds(api) - before
-
-    await seconds(1, step=1)
-    rounds = [
-        (await seconds(100 * i, step=1), await seconds(100 * i + WRITES, step=0))
-        for i in range(1, ROUNDS + 1)
-    ]
-    new, same = (min(found) for found in zip(*rounds, strict=True))
-    assert new < 0.6 * same, f"{new / WRITES:.6f} s for a new revision, {same / WRITES:.6f} s"
+    new, same = [], []
+    for revision in range(WRITES):
+        for restarts, seconds in ((0, new), (1, same)):
+            before = await _rule_seconds(api)
+            await write_status(api, namespace, revision=revision, restarts=restarts)
+            seconds.append(await _rule_seconds(api) - before)
+    found = f"{quantiles(new)} s for a new revision, {quantiles(same)} s for the same"
+    assert median(new) < 0.8 * median(same), found
