@@ -137,10 +137,6 @@ def prepare_with_commit(
         subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="1.3 times instead of 2 on two cores; only llmtrain detects the language",
-)
 def test_data_preparation_beside_datatrove(tmp_path: Path) -> None:
     texts = list(documents())
     (tmp_path / "in").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_trainer.data.preparation.minhash import band_hashes, clusters
-from llmtrain_trainer.data.preparation.quality import gopher
+from llmtrain_trainer.data.preparation.quality import (
+    REPEATED_RUNS,
+    TOP_RUNS,
+    _repeated_runs,
+    gopher,
+)
 from llmtrain_trainer.data.preparation.words import bare_words, runs, word_hashes
 from llmtrain_trainer.data.text import normalize, normalize_code
+from tests.support.examples import examples
 
 
 def prose(speeches: list[Path]) -> str:
@@ -45,6 +52,46 @@ def test_real_speeches_are_good(speeches: list[Path]) -> None:
 def test_each_rule(change: object, rule: str, speeches: list[Path]) -> None:
     assert callable(change)
     assert gopher(change(prose(speeches))) == rule
+
+
+def repetitions(words: list[str]) -> set[str]:
+    """Return the rules of repeated runs that words violate, by their definition."""
+    total = sum(map(len, words))
+    found = set()
+    for size, share in {**TOP_RUNS, **REPEATED_RUNS}.items():
+        all_runs = [tuple(words[start : start + size]) for start in range(len(words) - size + 1)]
+        counts = Counter(all_runs)
+        if max(counts.values(), default=0) < 2:
+            continue
+        if size in TOP_RUNS:
+            [(top, count)] = counts.most_common(1)
+            if count * sum(map(len, top)) > share * total:
+                found.add(f"top-run-{size}")
+            continue
+        covered = {
+            place
+            for start, run in enumerate(all_runs)
+            if run in all_runs[:start]
+            for place in range(start, start + size)
+        }
+        if sum(len(words[place]) for place in covered) > share * total:
+            found.add(f"repeated-run-{size}")
+    return found
+
+
+@examples(300)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=60),
+    st.lists(st.integers(0, 60), max_size=12),
+    st.integers(0, 20),
+)
+def test_repeated_runs_by_their_definition(base: list[int], where: list[int], size: int) -> None:
+    """Words of equal length, into which a run of some of them is put several times."""
+    numbers = list(base)
+    for place in where:
+        numbers[place % len(numbers) : 0] = base[:size]
+    words = [f"w{number:02}" for number in numbers]
+    assert set(_repeated_runs(words, 1)) == repetitions(words)
 
 
 def jaccard(one: str, other: str) -> float:

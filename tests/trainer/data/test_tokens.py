@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
 from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.prepare import prepare
@@ -26,6 +28,55 @@ def test_unhappy_splits_into_subwords(tokenizer: Tokenizer) -> None:
     assert "".join(pieces) == " unhappy" == tokenizer.decode(ids)
     assert 2 <= len(ids) < len(" unhappy")
     assert pieces[0] == " un" and len(Encoder(tokenizer).encode(" happy")) == 2
+
+
+def _with(tokenizer: Tokenizer, **parts: Any) -> Tokenizer:
+    changed = Tokenizer.from_str(tokenizer.to_str())
+    for name, part in parts.items():
+        setattr(changed, name, part)
+    return changed
+
+
+def _with_added(tokenizer: Tokenizer, added: AddedToken, *, special: bool = False) -> Tokenizer:
+    changed = Tokenizer.from_str(tokenizer.to_str())
+    (changed.add_special_tokens if special else changed.add_tokens)([added])
+    return changed
+
+
+_NEW_LINES = pre_tokenizers.Split(Regex(r"\s*\S+\s*"), "isolated")
+OTHERS: dict[str, Callable[[Tokenizer], Tokenizer]] = {
+    "as trained here": lambda found: found,
+    "as GPT-2": lambda found: _with_added(found, AddedToken("one two"), special=True),
+    "a token of two words": lambda found: _with_added(found, AddedToken("one two")),
+    "lower case": lambda found: _with(found, normalizer=normalizers.Lowercase()),
+    "spaces between words removed": lambda found: _with(
+        found, normalizer=normalizers.Replace("one two", "onetwo")
+    ),
+    "a space before each text": lambda found: _with(
+        found, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)
+    ),
+    "nothing split": lambda found: _with(
+        found, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    ),
+    "words with the space after them": lambda found: _with(
+        found,
+        pre_tokenizer=pre_tokenizers.Sequence(
+            [_NEW_LINES, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_documents_are_encoded_as_the_library_encodes_them(
+    tokenizer: Tokenizer, speeches: list[Path], kind: str
+) -> None:
+    """Pieces are encoded once only where no token can reach over their ends."""
+    other = OTHERS[kind](tokenizer)
+    encoder = Encoder(other, end=0)
+    for text in ("one two one two  ONE\n\ntwo\tone two ", speeches[0].read_text()[:5000]):
+        expected = other.encode(text, add_special_tokens=False).ids
+        assert encoder.encode(text).tolist() == [*expected, 0]
 
 
 def test_every_unicode_scalar_value_goes_there_and_back(tokenizer: Tokenizer) -> None:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 _CONTROL = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\ufeff]")
+_ASCII_CONTROL = "".join(_CONTROL.sub(" ", chr(code)) for code in range(128))
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SPACES = re.compile(r"[ \t]{2,}|\t")
@@ -31,9 +32,11 @@ def normalize(text: str) -> str:
     Idempotent.
     """
     text = unicodedata.normalize("NFC", _scalars(text))
-    text = _SPACES.sub(" ", _CONTROL.sub(" ", text))
+    text = text.translate(_ASCII_CONTROL) if text.isascii() else _CONTROL.sub(" ", text)
+    if "  " in text or "\t" in text:
+        text = _SPACES.sub(" ", text)
     text = text.replace(" \n", "\n").replace("\n ", "\n")
-    return _GAPS.sub("\n\n", text).strip()
+    return (_GAPS.sub("\n\n", text) if "\n\n\n" in text else text).strip()
 
 
 def normalize_code(text: str) -> str:

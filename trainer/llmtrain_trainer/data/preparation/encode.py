@@ -86,8 +86,7 @@ def load_encoder(work: Workspace) -> Encoder | ExampleEncoder:
     chat, template = work.plan.config.chat, work.plan.template
     end = end_token(tokenizer, work.plan.settings.eos)
     if chat is None or template is None:
-        by_pieces = work.plan.tokenizer is None
-        return Encoder(tokenizer, by_pieces, work.plan.first_tokens, end)
+        return Encoder(tokenizer, first=work.plan.first_tokens, end=end)
     examples = ExampleEncoder(tokenizer, template, chat.max_length, end)
     examples.truncates = chat.overlong == "truncate"
     return examples

@@ -49,13 +49,13 @@ def band_hashes(text: str, rows: int = ROWS, alone: int = 0) -> Hashes:
     words = word_hashes(signs(text))
     if len(words) < RUN:
         return np.full(BANDS, alone, np.uint64)
-    found = np.unique(runs(words, RUN))
-    least = np.full(BANDS * ROWS, np.iinfo(np.uint32).max, np.uint32)
+    found = runs(words, RUN)
+    least = np.full(BANDS * ROWS, np.iinfo(np.uint64).max, np.uint64)
     for start in range(0, len(found), _CHUNK):
         products = _FACTORS[:, None] * found[None, start : start + _CHUNK]
-        # upper halves: multiply-shift hashing (Dietzfelbinger et al. 1997)
-        np.minimum(least, (products >> np.uint64(32)).min(axis=1).astype(np.uint32), out=least)
-    return _banded(least, rows)
+        np.minimum(least, products.min(axis=1), out=least)
+    # upper halves: multiply-shift hashing (Dietzfelbinger et al. 1997)
+    return _banded((least >> np.uint64(32)).astype(np.uint32), rows)
 
 
 def _banded(signature: npt.NDArray[np.uint32], rows: int) -> Hashes:

@@ -62,11 +62,15 @@ def _prose(text: str, words: Sequence[str], size: int, language: str) -> Iterato
         yield "ellipses"
     if size > 1:
         return
-    alphabetic = sum(word.isalpha() or any(map(str.isalpha, word)) for word in words)
-    if alphabetic < ALPHABETIC_WORDS * len(words):
+    needed = ALPHABETIC_WORDS * len(words)
+    if sum(map(str.isalpha, words)) < needed and sum(map(_has_letter, words)) < needed:
         yield "alphabetic"
     if language == "en" and len(STOP_WORDS.intersection(map(str.lower, words))) < LEAST_STOP_WORDS:
         yield "stop-words"
+
+
+def _has_letter(word: str) -> bool:
+    return any(map(str.isalpha, word))
 
 
 def _repetition(text: str, words: Sequence[str], size: int) -> Iterator[str]:
@@ -86,19 +90,27 @@ def _repeated_runs(words: Sequence[str], per_word: int) -> Iterator[str]:
     hashes = word_hashes(list(words))
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     total = int(lengths.sum())
-    longest = max(REPEATED_RUNS) * per_word
-    for size, found in enumerate(runs_by_length(hashes, longest), 1):
+    # characters of the 1, 2, .. longest words: no run of as many words has more
+    longest = np.cumsum(np.sort(lengths)[::-1])
+    for size, found in enumerate(runs_by_length(hashes, max(REPEATED_RUNS) * per_word), 1):
         count, rest = divmod(size, per_word)
         if rest or count < min(TOP_RUNS):
             continue
         ordered = np.sort(found)
-        if not (ordered[1:] == ordered[:-1]).any():
+        is_first = np.concatenate(([True], ordered[1:] != ordered[:-1], [True]))
+        equal = np.diff(np.flatnonzero(is_first))
+        repeats = len(found) - len(equal)
+        if not repeats:
             return  # no longer run is repeated
+        is_top = count in TOP_RUNS
+        most = (TOP_RUNS if is_top else REPEATED_RUNS)[count] * total
+        if (equal.max() if is_top else repeats) * longest[size - 1] <= most:
+            continue  # not more characters even if these were the longest words
         _, first, counts = np.unique(found, return_index=True, return_counts=True)
-        if count in TOP_RUNS:
+        if is_top:
             top = int(counts.argmax())
             start = int(first[top])
-            if counts[top] * lengths[start : start + size].sum() > TOP_RUNS[count] * total:
+            if counts[top] * lengths[start : start + size].sum() > most:
                 yield f"top-run-{count}"
             continue
         repeated = np.ones(len(found), bool)
@@ -106,5 +118,5 @@ def _repeated_runs(words: Sequence[str], per_word: int) -> Iterator[str]:
         covered = np.zeros(len(words) + 1, np.int64)
         np.add.at(covered, np.flatnonzero(repeated), 1)
         np.add.at(covered, np.flatnonzero(repeated) + size, -1)
-        if lengths[np.cumsum(covered[:-1]) > 0].sum() > REPEATED_RUNS[count] * total:
+        if lengths[np.cumsum(covered[:-1]) > 0].sum() > most:
             yield f"repeated-run-{count}"

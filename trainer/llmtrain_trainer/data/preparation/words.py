@@ -19,6 +19,8 @@ _WORD = re.compile(
     r"|[^\W\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 _SYMBOL = re.compile(r"[^\w\s]")
+_ASCII_WORDS = "".join(re.sub(r"\W", " ", chr(code)) for code in range(128))
+"""ASCII with a space for each character that is in no word. Its split is faster than _WORD."""
 _SIGN = re.compile(f"{_WORD.pattern}|{_SYMBOL.pattern}")
 _LETTERS_PER_SYMBOL = 3
 """Letters and digits per symbol below which symbols are compared. English prose has about 30."""
@@ -27,12 +29,11 @@ _REMEMBERED = 1 << 20
 """Number of distinct words in the cache."""
 
 
-class _WordHashes(dict[str, int]):
-    def __missing__(self, word: str) -> int:
+class _WordHashes(dict[str, bytes]):
+    def __missing__(self, word: str) -> bytes:
         if len(self) >= _REMEMBERED:
             self.clear()
-        digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
-        value = self[word] = int.from_bytes(digest, "little")
+        value = self[word] = hashlib.blake2b(word.encode(), digest_size=8).digest()
         return value
 
 
@@ -41,11 +42,13 @@ _known = _WordHashes()
 
 def word_hashes(words: list[str]) -> Hashes:
     """Return a hash per word."""
-    return np.fromiter(map(_known.__getitem__, words), dtype=np.uint64, count=len(words))
+    return np.frombuffer(b"".join(map(_known.__getitem__, words)), "<u8")
 
 
 def bare_words(text: str) -> list[str]:
     """Return lower-case words without punctuation. Each ideograph or syllable is a word."""
+    if text.isascii():
+        return text.lower().translate(_ASCII_WORDS).split()
     return _WORD.findall(text.casefold())
 
 
