@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
 from llmtrain_trainer.config import DataConfig, Source
 from llmtrain_trainer.data.prepare import prepare
@@ -46,7 +46,14 @@ def _with_added(tokenizer: Tokenizer, added: AddedToken, *, special: bool = Fals
 _NEW_LINES = pre_tokenizers.Split(Regex(r"\s*\S+\s*"), "isolated")
 OTHERS: dict[str, Callable[[Tokenizer], Tokenizer]] = {
     "as trained here": lambda found: found,
-    "as GPT-2": lambda found: _with_added(found, AddedToken("one two"), special=True),
+    "as GPT-2": lambda found: _with(
+        _with_added(found, AddedToken("one two"), special=True),
+        post_processor=processors.ByteLevel(trim_offsets=True),
+    ),
+    "tokens with control characters": lambda _: train_bpe(["!\x1f!\x1f!\x1f !\x1f "] * 30, 300),
+    "each text twice": lambda found: _with(
+        found, post_processor=processors.TemplateProcessing("$A $A", None, [])
+    ),
     "a token of two words": lambda found: _with_added(found, AddedToken("one two")),
     "lower case": lambda found: _with(found, normalizer=normalizers.Lowercase()),
     "spaces between words removed": lambda found: _with(
@@ -74,7 +81,9 @@ def test_documents_are_encoded_as_the_library_encodes_them(
     """Pieces are encoded once only where no token can reach over their ends."""
     other = OTHERS[kind](tokenizer)
     encoder = Encoder(other, end=0)
-    for text in ("one two one two  ONE\n\ntwo\tone two ", speeches[0].read_text()[:5000]):
+    controls = "a!\x1fb" + "".join(f"!{chr(code)}! {chr(code)} " for code in range(32))
+    odd = "one two one two  ONE\n\ntwo\tone two "
+    for text in (odd, controls, speeches[0].read_text()[:5000], ""):
         expected = other.encode(text, add_special_tokens=False).ids
         assert encoder.encode(text).tolist() == [*expected, 0]
 

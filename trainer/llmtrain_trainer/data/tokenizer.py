@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.untrusted_files import Folder, read_file
@@ -32,8 +32,11 @@ CPU_SECONDS, CHARACTERS_PER_SECOND = 60, 20_000
 MAX_TOKENIZER_BYTES = 256 << 20
 """Length of a tokenizer.json."""
 
-_PIECE = re.compile(r"\s*\S+|\s+")
-"""Runs that byte-level pre-tokenization never joins: white space and the text after it."""
+_PIECE = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+")
+"""Runs that byte-level pre-tokenization never joins: white space and the text after it.
+
+U+001C to U+001F are white space for Python, but not for the library.
+"""
 
 _REMEMBERED = 1 << 20
 """Number of distinct runs in the cache."""
@@ -191,13 +194,14 @@ def splits_as_gpt2(tokenizer: Tokenizer) -> bool:
     """Return True for byte-level BPE whose tokens never reach over white space, as those of GPT-2.
 
     Those that `train_bpe` makes are such tokenizers. Nothing but special tokens, which `Encoder`
-    never recognizes in a text, is looked for before a text is split.
+    never recognizes in a text, is looked for before a text is split, and no template adds to it.
     """
-    splits = tokenizer.pre_tokenizer
+    splits, template = tokenizer.pre_tokenizer, tokenizer.post_processor
     return (
         isinstance(tokenizer.model, models.BPE)
         and not tokenizer.model.dropout
         and tokenizer.normalizer is None
+        and (template is None or isinstance(template, processors.ByteLevel))
         and isinstance(splits, pre_tokenizers.ByteLevel)
         and bool(splits.use_regex)
         and not splits.add_prefix_space

@@ -8,7 +8,7 @@ from itertools import islice
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-CHARACTERS = 1000
+CHARACTERS = 2000
 """Characters at the start of a document from which its language is detected."""
 UNDETERMINED = "und"
 """For a text without words in any language (ISO 639-2)."""
