@@ -17,7 +17,7 @@ from tests.support.trainer.end_to_end import (
     require_programs,
 )
 
-PROGRAMS = ["asyncio", "email", "encodings", "http", "idlelib", "json", "unittest", "xml"]
+PROGRAMS = ["asyncio", "email", "encodings", "http", "json", "logging", "unittest", "xml"]
 EVERY = 1000
 """More than there are files of one character set."""
 
