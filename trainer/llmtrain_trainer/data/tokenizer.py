@@ -190,7 +190,7 @@ def end_token(tokenizer: Tokenizer, eos: str | None = None) -> int:
     )
 
 
-def splits_as_gpt2(tokenizer: Tokenizer) -> bool:
+def _splits_as_gpt2(tokenizer: Tokenizer) -> bool:
     """Return True for byte-level BPE whose tokens never reach over white space, as those of GPT-2.
 
     Those that `train_bpe` makes are such tokenizers. Nothing but special tokens, which `Encoder`
@@ -212,9 +212,10 @@ def splits_as_gpt2(tokenizer: Tokenizer) -> bool:
 class Encoder:
     """Text to token ids. Special tokens spelled in a text are encoded as plain text.
 
-    With a tokenizer that `splits_as_gpt2`, each distinct run of text is encoded once. Natural text
-    repeats itself, so looking up runs is about five times faster than encoding whole documents. The
-    result is equal, because tokens never cross the boundary of a run. Others may join runs.
+    With a tokenizer that splits text as GPT-2 does, each distinct run of text is encoded once.
+    Natural text repeats itself, so looking up runs is about five times faster than encoding whole
+    documents. The result is equal, because tokens never cross the boundary of a run. Other
+    tokenizers may join runs.
     """
 
     def __init__(
@@ -230,7 +231,7 @@ class Encoder:
         """
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True
-        self._by_pieces = splits_as_gpt2(tokenizer) if by_pieces is None else by_pieces
+        self._by_pieces = _splits_as_gpt2(tokenizer) if by_pieces is None else by_pieces
         self._known: dict[str, bytes] = {}
         self._first = _packed(first)
         self._end = _packed([end_token(tokenizer) if end is None else end])
