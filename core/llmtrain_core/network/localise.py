@@ -16,7 +16,8 @@ does this module, with a model of its own for slowdowns of collectives:
 - A cause is a link, or a job of which all groups are slow: more work in a step or slow hosts is no
   slow link. The prior probability of each is small, which keeps the set small.
 - A group is as slow as the slowest link that it crosses: a ring moves at the rate of its slowest
-  edge. Without a slow link its ratio is one but for noise, and in some cases anything.
+  edge. Without a slow link its ratio is one but for noise, and in some cases anything. A group that
+  is faster than usual, because a slow one leaves bandwidth to it, counts as one that is as usual.
 - Groups of one kind (the same job and label) use a link at the same time and share its bandwidth,
   so they slow down alike. Groups of another kind need less of the link and may not notice. So each
   kind has a factor of its own, or none.
@@ -53,6 +54,8 @@ _OUTLIERS, _BROAD = 1e-4, 0.25
 """Share of groups whose ratio has other reasons, and the density of its logarithm."""
 _UNNOTICED = 0.02
 """Share of the groups of a kind that do not notice the slow link, unlike the rest."""
+_SPARED = 0.002
+"""Share of the groups of a slow job that are as fast as usual."""
 _KIND_UNNOTICED = _KIND_NOTICED = log(0.5)
 _LEAST_KIND_GAIN = 3.6
 """Logarithm of the odds without which a kind has not noticed the slow link."""
@@ -159,11 +162,11 @@ class _Model:
     def __init__(self, observations: Sequence[Observation]):
         self.names = [each.group for each in observations]
         self._labels = [each.label for each in observations]
-        self.log_ratios = [each.log_ratio for each in observations]
+        self.log_ratios = [max(0.0, each.log_ratio) for each in observations]
         self._variances = [each.error**2 + _DRIFT**2 for each in observations]
         self._usual = [
-            (1 - _OUTLIERS) * _normal(each.log_ratio, variance) + _OUTLIERS * _BROAD
-            for each, variance in zip(observations, self._variances, strict=True)
+            (1 - _OUTLIERS) * _normal(value, variance) + _OUTLIERS * _BROAD
+            for value, variance in zip(self.log_ratios, self._variances, strict=True)
         ]
         self.suspects = {
             index
@@ -230,7 +233,7 @@ class _Model:
         medians = [self._median(members, before) for members in cause.kinds]
         least = max(_LEAST_THETA, max(medians) / 2)
         thetas = tuple(max(least, each) for each in medians)
-        gains = map(self._gain, cause.kinds, repeat(before), thetas)
+        gains = map(self._gain, cause.kinds, repeat(before), thetas, repeat(_SPARED))
         return _Fit(_JOB_PRIOR + sum(gains) + len(thetas) * log(_BROAD), thetas)
 
     def _median(self, members: Sequence[int], before: Sequence[float]) -> float:
@@ -247,9 +250,15 @@ class _Model:
             return None
         return log(_BROAD) + self._gain(members, before, theta), theta
 
-    def _gain(self, members: Sequence[int], before: Sequence[float], theta: float) -> float:
+    def _gain(
+        self,
+        members: Sequence[int],
+        before: Sequence[float],
+        theta: float,
+        unnoticed: float = _UNNOTICED,
+    ) -> float:
         return sum(
-            log(self._density(index, theta) / self._density(index, before[index]))
+            log(self._density(index, theta, unnoticed) / self._density(index, before[index]))
             for index in members
             if theta > before[index]
         )
@@ -261,13 +270,13 @@ class _Model:
         error = sqrt(self._variances[index] + (_SPREAD * before[index]) ** 2)
         return self.log_ratios[index] > before[index] + 2 * error
 
-    def _density(self, index: int, theta: float) -> float:
+    def _density(self, index: int, theta: float, unnoticed: float = _UNNOTICED) -> float:
         """Return the density of a group's log ratio at a log slowdown."""
         if theta == 0.0:
             return self._usual[index]
         variance = self._variances[index] + (_SPREAD * theta) ** 2
         noticed = (1 - _OUTLIERS) * _normal(self.log_ratios[index] - theta, variance)
-        return (1 - _UNNOTICED) * (noticed + _OUTLIERS * _BROAD) + _UNNOTICED * self._usual[index]
+        return (1 - unnoticed) * (noticed + _OUTLIERS * _BROAD) + unnoticed * self._usual[index]
 
 
 def _causes(observations: Sequence[Observation], suspects: set[int]) -> list[_Cause]:

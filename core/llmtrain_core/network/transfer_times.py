@@ -6,6 +6,10 @@ which the median is taken, so single slow steps have no effect.
 
 The usual time of a group is the lower quartile of its blocks. What is slow since the start of the
 job is usual by that: `LLMTrainCollectiveSlowerThanPlanned` shows it.
+
+Groups share links. While one of them is slow, another one may have more bandwidth than usual.
+Blocks of that time do not count for its usual time, or it would look slow as soon as the first one
+is as fast as before.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from math import log, sqrt
 from statistics import fmean, median
 
 from llmtrain_core.network.links import Group
-from llmtrain_core.network.localise import Observation
+from llmtrain_core.network.localise import SUSPECT_RATIO, Observation
 
 BLOCK_SAMPLES = 10
 """Sampled steps of a block. Greyhound (Wu et al., USENIX ATC 2025) asks for as many iterations."""
@@ -62,10 +66,13 @@ class History:
 
     group: Group
     blocks: tuple[SampleBlock, ...] = ()
+    """Those that count for the usual time."""
+    recent: tuple[SampleBlock, ...] = ()
 
-    def add(self, block: SampleBlock) -> History:
+    def add(self, block: SampleBlock, is_usual: bool = True) -> History:
         """Return this with one more block."""
-        return History(self.group, (*self.blocks, block)[-MAX_BLOCKS:])
+        blocks = (*self.blocks, block)[-MAX_BLOCKS:] if is_usual else self.blocks
+        return History(self.group, blocks, (*self.recent, block)[-RECENT_BLOCKS:])
 
     def usual_seconds(self) -> float | None:
         """Return the usual time, if there are enough blocks."""
@@ -73,6 +80,11 @@ class History:
             return None
         ordered = sorted(block.seconds for block in self.blocks)
         return ordered[(len(ordered) - 1) // 4]
+
+    def ratio(self, block: SampleBlock) -> float:
+        """Return the time of a block over the usual one; 1 if there is no usual one."""
+        usual = self.usual_seconds()
+        return 1.0 if usual is None else block.seconds / usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +105,7 @@ class JobTimes:
             usual = history.usual_seconds()
             if usual is None:
                 continue
-            recent, group = history.blocks[-RECENT_BLOCKS:], history.group
+            recent, group = history.recent, history.group
             ratio = fmean(log(block.seconds / usual) for block in recent)
             error = sqrt(sum(block.error**2 for block in recent)) / len(recent)
             if name not in found or error < found[name].error:
@@ -102,8 +114,19 @@ class JobTimes:
 
 
 def record(times: JobTimes, blocks: Iterable[tuple[str, str, Group, SampleBlock]]) -> JobTimes:
-    """Return the times with one more block of each group: (what, name, group, block)."""
+    """Return the times with one more block of each group: (what, name, group, block).
+
+    All blocks are of the same time.
+    """
     histories = dict(times.histories)
-    for what, name, group, block in blocks:
-        histories[what, name] = histories.get((what, name), History(group)).add(block)
+    measured = [
+        (key, history, block, history.ratio(block))
+        for what, name, group, block in blocks
+        for key in ((what, name),)
+        for history in (histories.get(key, History(group)),)
+    ]
+    is_one_slow = any(ratio > SUSPECT_RATIO for *_, ratio in measured)
+    for key, history, block, ratio in measured:
+        has_more_bandwidth = is_one_slow and ratio < 1 / SUSPECT_RATIO
+        histories[key] = history.add(block, is_usual=not has_more_bandwidth)
     return JobTimes(times.job, histories)

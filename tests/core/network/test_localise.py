@@ -89,6 +89,28 @@ def test_a_job_of_which_all_groups_are_slow_names_no_link() -> None:
     assert found.slow_jobs == pytest.approx({"ns/one": 1.5}, rel=0.05)
 
 
+@pytest.mark.parametrize("other", [1.0, 0.75, 0.4])
+@pytest.mark.parametrize("rack", ["a", "b", "c"])
+def test_one_group_that_is_not_slow_acquits_the_job(rack: str, other: float) -> None:
+    """Each pair of racks has a group, and two groups span all racks."""
+    groups = [("dp", "ab"), ("dp", "bc"), ("dp", "ac"), ("rep", "abc"), ("rep", "abc")]
+    found = localise(
+        [
+            Observation(
+                f"{label} {number}",
+                "ns/one",
+                label,
+                crossed_links([(each, f"{each}{number}") for each in racks], 2),
+                log(6.0 if rack in racks else other),
+                0.02,
+            )
+            for number, (label, racks) in enumerate(groups)
+        ]
+    )
+    assert named(found) == [((rack,),)]
+    assert found.slow_jobs == {}
+
+
 def test_a_slow_link_of_a_slow_job() -> None:
     found = localise(pairs(NODES, {("r1",): 3.0}, control=1.5))
     assert named(found) == [(("r1",),)]

@@ -71,3 +71,28 @@ def test_old_blocks_are_forgotten() -> None:
         history = history.add(SampleBlock(1.0 + number, 0.02))
     assert len(history.blocks) == MAX_BLOCKS
     assert history.blocks[0].seconds == 6.0
+
+
+def pair(times: JobTimes, count: int, first: float, second: float) -> JobTimes:
+    """Record the blocks of two groups."""
+    for _ in range(count):
+        blocks = [("dp0", first), ("dp2", second)]
+        times = record(
+            times, [("all", name, GROUP, SampleBlock(each, 0.02)) for name, each in blocks]
+        )
+    return times
+
+
+def ratios(times: JobTimes) -> list[float]:
+    return [exp(each.log_ratio) for each in times.observations()]
+
+
+def test_bandwidth_that_a_slow_group_leaves_to_another_one_is_not_usual() -> None:
+    slow = pair(pair(JobTimes("job"), 5, 1.0, 1.0), 10, 6.0, 0.4)
+    assert ratios(slow) == pytest.approx([6.0, 0.4])
+    assert ratios(pair(slow, 2, 1.0, 1.0)) == pytest.approx([1.0, 1.0])
+
+
+def test_groups_that_become_faster_together_are_usual() -> None:
+    faster = pair(pair(JobTimes("job"), 5, 1.0, 1.0), 20, 0.5, 0.5)
+    assert ratios(faster) == pytest.approx([1.0, 1.0])
