@@ -9,7 +9,9 @@ from typing import Any
 
 Run = tuple[str, ...]
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+_IDEOGRAPH = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
+"""Letters of scripts without spaces, each of which is compared as a word."""
+_WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+|[^\w\s]")
 
 WORDS = 5
 """Words in the runs of which near duplicates share most."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from llmtrain_trainer.data.batches import BatchShard, TrainingBatches
 from llmtrain_trainer.data.held_out import DataShare, HeldOutSequences
@@ -36,8 +36,20 @@ def tokenizer_for(data: PreparedData) -> Tokenizer:
 
 
 def decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Return the text of tokens, special ones included."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+    """Return the text of tokens, special ones included.
+
+    The byte-level decoder of the library takes the letters of added tokens for bytes. So it does
+    not get them: DeepSeek has some such as `ö`.
+    """
+    added = tokenizer.get_added_tokens_decoder()
+    if not isinstance(tokenizer.decoder, decoders.ByteLevel):
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+    return "".join(
+        "".join(str(added[number].content) for number in run)
+        if is_added
+        else str(tokenizer.decode(list(run), skip_special_tokens=False))
+        for is_added, run in groupby(ids, added.__contains__)
+    )
 
 
 @dataclass(frozen=True)

@@ -255,6 +255,22 @@ def test_a_message_that_spells_special_tokens_is_text(kind: str) -> None:
     assert "the <|end|>\n<|end|>" in _learned(tokenizer, chat, talk)[0]
 
 
+def test_a_control_token_that_its_file_does_not_call_special_is_text_in_a_message() -> None:
+    """As `</s>` of Phi-3."""
+    tokenizer, chat = _sentence_piece("normalizer"), _template("brackets")
+    described = json.loads(tokenizer.to_str())
+    for entry in described["added_tokens"]:
+        if entry["content"] == "</s>":
+            entry.update(special=False, rstrip=True)
+    hidden = Tokenizer.from_str(json.dumps(described))
+    talk: Messages = [("user", "what is </s>  ?"), ("assistant", "the </s>\n  end")]
+    for each in (tokenizer, hidden):
+        marked = ExampleEncoder(each, chat, 1000, 0).encode("here", dumps(talk)).tolist()
+        ids = [token & ID for token in marked]
+        assert ids.count(each.token_to_id("</s>")) == 1
+        assert _learned(each, chat, talk)[0].strip() == "the </s>\n  end </s>"
+
+
 def test_a_template_that_computes_with_a_message_is_refused() -> None:
     upper = ChatTemplate("{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}")
     with pytest.raises(InputError, match="computes with the contents") as caught:

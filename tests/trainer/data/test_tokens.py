@@ -88,6 +88,30 @@ def test_documents_are_encoded_as_the_library_encodes_them(
         assert encoder.encode(text).tolist() == [*expected, 0]
 
 
+@pytest.mark.parametrize(
+    "control",
+    [
+        AddedToken("</s>"),
+        AddedToken("</s>", rstrip=True, normalized=False),
+        AddedToken("<sep>", lstrip=True, normalized=False),
+    ],
+)
+def test_a_control_token_that_its_file_does_not_call_special_is_text_in_a_text(
+    tokenizer: Tokenizer, control: AddedToken
+) -> None:
+    changed = _with_added(tokenizer, control)
+    encoder, number = Encoder(changed), changed.token_to_id(str(control.content))
+    text = f"one {control.content}\n\ttwo{control.content}three  "
+    ids = encoder.encode(text).tolist()
+    assert number not in ids
+    assert changed.decode(ids[:-1]) == text
+
+
+def test_an_ordinary_added_token_is_a_token_in_a_text(tokenizer: Tokenizer) -> None:
+    changed = _with_added(tokenizer, AddedToken("<tool_call>", normalized=False))
+    assert changed.token_to_id("<tool_call>") in Encoder(changed).encode("a <tool_call> b")
+
+
 def test_every_unicode_scalar_value_goes_there_and_back(tokenizer: Tokenizer) -> None:
     scalars = [chr(n) for n in range(sys.maxunicode + 1) if not 0xD800 <= n < 0xE000]
     assert len(scalars) == 1_112_064

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from llmtrain_trainer.errors import InputError
 from llmtrain_trainer.runtime.untrusted_files import Folder, read_file
@@ -190,6 +191,26 @@ def end_token(tokenizer: Tokenizer, eos: str | None = None) -> int:
     )
 
 
+def with_control_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer whose control tokens are all special.
+
+    A published file may have a control token as an ordinary one. For example, `</s>` of Phi-3 is
+    one that takes away the white space after it. In a text it would not be text.
+    """
+    added = tokenizer.get_added_tokens_decoder()
+    if not any(_is_hidden_control(token) for token in added.values()):
+        return tokenizer
+    described = json.loads(tokenizer.to_str())
+    for entry in described["added_tokens"]:
+        entry["special"] |= _is_hidden_control(added[entry["id"]])
+    return Tokenizer.from_str(json.dumps(described))
+
+
+def _is_hidden_control(token: AddedToken) -> bool:
+    """Return True for an ordinary token that ends texts, or is more than its spelling."""
+    return not token.special and (token.lstrip or token.rstrip or token.content in END_TOKENS)
+
+
 def _splits_as_gpt2(tokenizer: Tokenizer) -> bool:
     """Return True for byte-level BPE whose tokens never reach over white space, as those of GPT-2.
 
@@ -210,7 +231,7 @@ def _splits_as_gpt2(tokenizer: Tokenizer) -> bool:
 
 
 class Encoder:
-    """Text to token ids. Special tokens spelled in a text are encoded as plain text.
+    """Text to token ids. Control tokens spelled in a text are encoded as plain text.
 
     With a tokenizer that splits text as GPT-2 does, each distinct run of text is encoded once.
     Natural text repeats itself, so looking up runs is about five times faster than encoding whole
@@ -229,7 +250,7 @@ class Encoder:
 
         `by_pieces` None: as the tokenizer allows.
         """
-        self._tokenizer = tokenizer
+        self._tokenizer = with_control_tokens(tokenizer)
         self._tokenizer.encode_special_tokens = True
         self._by_pieces = _splits_as_gpt2(tokenizer) if by_pieces is None else by_pieces
         self._known: dict[str, bytes] = {}
