@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping
 import yaml
 
 from llmtrain_cli.io.output import seconds_text
-from llmtrain_core.api.status.network_tuning import NetworkTrial, NetworkTuningStatus
+from llmtrain_core.api.status.network_tuning import (
+    NetworkTrial,
+    NetworkTuningStatus,
+    variables_text,
+)
 
 
 def tuning_lines(found: NetworkTuningStatus, own: Mapping[str, str]) -> Iterator[str]:
@@ -16,10 +20,11 @@ def tuning_lines(found: NetworkTuningStatus, own: Mapping[str, str]) -> Iterator
     yield f"{'STEP':<12}{'OF THE JOB':<12}VARIABLES"
     for trial in found.trials:
         sign = "*" if trial.variables == found.fastest and trial.step_seconds else " "
-        yield f"{_time(trial):<12}{_share(trial, first):<12}{sign} {_text(trial.variables)}"
+        variables = variables_text(trial.variables)
+        yield f"{_time(trial):<12}{_share(trial, first):<12}{sign} {variables}"
     yield ""
     if found.state == "Trying":
-        yield f"The trials are not complete; the fastest so far: {_text(found.fastest)}"
+        yield f"The trials are not complete; the fastest so far: {variables_text(found.fastest)}"
     elif not found.fastest:
         yield "No variables are faster than the job as it is. It needs no change."
     else:
@@ -27,10 +32,6 @@ def tuning_lines(found: NetworkTuningStatus, own: Mapping[str, str]) -> Iterator
         yield ""
         wire = {"network": {"nccl": {**own, **found.fastest}}}
         yield yaml.safe_dump({"spec": wire}, sort_keys=False).rstrip()
-
-
-def _text(variables: Mapping[str, str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in variables.items()) or "the job as it is"
 
 
 def _time(trial: NetworkTrial) -> str:

@@ -34,9 +34,12 @@ def _accept_or_reject_valid(draft: StatusDraft, job: Job) -> None:
 def _checkpoint_warning(job: Job) -> str:
     """Return what a restart costs a job without checkpoints; empty with them.
 
-    A third-party trainer may save checkpoints that the spec does not have.
+    A third-party trainer may save checkpoints that the spec does not have. Trials of variables go
+    on after those that are done.
     """
-    if job.spec.checkpoint is not None or job.spec.workers.command is not None:
+    spec = job.spec
+    is_tuning = spec.network is not None and spec.network.tuning is not None
+    if spec.checkpoint is not None or spec.workers.command is not None or is_tuning:
         return ""
     return "without spec.checkpoint a restart would begin again at step 0"
 

@@ -137,7 +137,12 @@ def test_a_job_without_checkpoints_is_told_what_a_restart_costs() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [{"checkpoint": CHECKPOINT}, {"workers": {"command": ["torchrun"]}}]
+    "spec",
+    [
+        {"checkpoint": CHECKPOINT},
+        {"workers": {"command": ["torchrun"]}},
+        {"network": {"tuning": {"candidates": [{"NCCL_NVLS_ENABLE": "0"}]}}},
+    ],
 )
 def test_other_jobs_have_no_warning(spec: dict[str, Any]) -> None:
     actions, _ = settle(make_observed(spec=spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llmtrain_core.api.status.network_tuning import NetworkTrial, NetworkTuningStatus
 from llmtrain_trainer.job_spec import from_spec
 from llmtrain_trainer.launcher.progress_log import LOG_SECONDS, ProgressLog
 from llmtrain_trainer.launcher.status_tracker import StatusTracker
@@ -111,3 +112,33 @@ def test_other_pods_log_their_phases_only() -> None:
     pod.step(1, 20.0)
     pod.report(EvaluationReport("after", HeldOutScore(4.0), 1))
     assert pod.lines == ["preparing, step 0 of 1000", "training, step 0 of 1000"]
+
+
+def test_each_trial_of_variables_has_lines_and_its_own_rate() -> None:
+    pod = Pod(steps=2)
+    trials: list[NetworkTrial] = []
+    for variables, seconds in ({}, 4.0), ({"NCCL_NVLS_ENABLE": "0"}, 2.0):
+        for done in (None, seconds):
+            now = [*trials, NetworkTrial(variables=variables, step_seconds=done)]
+            tuning = NetworkTuningStatus(state="Trying", placement="", fastest={}, trials=now)
+            pod.tracker.on_network_tuning(tuning)
+            if done is None:
+                pod.step(1, seconds)
+                pod.step(2, seconds)
+        trials = now
+        pod.tracker.on_next_trial()
+    shown = [
+        line.partition(", gradient")[0] for line in pod.lines if line[:5] in ("trial", "step ")
+    ]
+    assert shown == [
+        "trial 1, the job as it is: starts",
+        "step 1 of 2: loss 3.1416",
+        "step 2 of 2: loss 3.1416",
+        "trial 1, the job as it is: 4 s per step",
+        "trial 2, NCCL_NVLS_ENABLE=0: starts",
+        "step 1 of 2: loss 3.1416",
+        "step 2 of 2: loss 3.1416",
+        "trial 2, NCCL_NVLS_ENABLE=0: 2 s per step",
+    ]
+    rates = [line.split(", ")[3] for line in pod.lines if line.startswith("step 1")]
+    assert rates == ["128 tokens/s", "256 tokens/s"]

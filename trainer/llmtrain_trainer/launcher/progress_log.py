@@ -6,6 +6,12 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from llmtrain_core.api.conditions import clean_text
+from llmtrain_core.api.status.network_tuning import (
+    NetworkTrial,
+    NetworkTuningStatus,
+    variables_text,
+)
 from llmtrain_trainer.launcher.status import Status
 from llmtrain_trainer.runtime.log_format import write_line
 from llmtrain_trainer.runtime.reports import EvaluationReport, PhaseReport, Report, StepReport
@@ -15,6 +21,9 @@ LOG_SECONDS = 10.0
 
 SHOWN_SOURCES = 16
 """Most sources whose held-out loss is in a line. The metrics file has all."""
+
+_TRIAL_LENGTH = 256
+"""Length of the variables of a trial in a line."""
 
 
 class ProgressLog:
@@ -30,6 +39,7 @@ class ProgressLog:
         self._shows_steps, self._write, self._clock = shows_steps, write, clock
         self._last = -LOG_SECONDS
         self._phase: str | None = None
+        self._trial: NetworkTrial | None = None
 
     def on_report(self, report: Report, status: Status) -> None:
         """Write a line for a report, if it is due. `status` has the report."""
@@ -47,6 +57,18 @@ class ProgressLog:
                 self._last = -LOG_SECONDS
             self._phase = status.phase
             self._write(f"{status.phase}, step {status.step} of {status.total_steps}")
+
+    def on_network_tuning(self, tuning: NetworkTuningStatus) -> None:
+        """Write the trial of variables that starts or has ended. Its first step has a line."""
+        trial = tuning.trials[-1] if tuning.trials else None
+        if trial is None or trial == self._trial:
+            return
+        self._trial, self._last = trial, -LOG_SECONDS
+        result = trial.failure or "starts"
+        if trial.step_seconds is not None:
+            result = f"{trial.step_seconds:.3g} s per step"
+        name = clean_text(variables_text(trial.variables), _TRIAL_LENGTH)
+        self._write(f"trial {len(tuning.trials)}, {name}: {result}")
 
     def _on_step(self, report: StepReport, status: Status) -> None:
         self._phase = "training"

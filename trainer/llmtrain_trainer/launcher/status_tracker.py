@@ -150,12 +150,14 @@ class StatusTracker:
     def on_next_trial(self) -> None:
         """Record that the ranks of a trial have ended and those of the next one start."""
         self._has_first_step = self._has_usual_step = False
-        self.status = self.status.with_progress(phase="starting", step=0)
-        self._log.on_phase(self.status)
+        self.status = self.status.with_progress(
+            phase="starting", step=0, step_seconds=None, tokens_per_second=None, mfu=None
+        )
 
     def on_network_tuning(self, tuning: NetworkTuningStatus) -> None:
         """Record the trials of variables so far."""
         self.status = replace(self.status, network_tuning=tuning)
+        self._log.on_network_tuning(tuning)
 
     def on_network_fallback(self, why: str) -> None:
         """Record why the ranks of the gang use TCP instead of RDMA."""

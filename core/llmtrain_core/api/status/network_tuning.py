@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -39,6 +40,11 @@ class NetworkTuningStatus(ApiModel):
     """Variables of the fastest trial so far, for network.nccl. Empty: the job as it is."""
     trials: Annotated[list[NetworkTrial], Field(max_length=MAX_NETWORK_TRIALS)]
     """Trials in the order in which they ran; the first one is that of the job as it is."""
+
+
+def variables_text(variables: Mapping[str, str]) -> str:
+    """Return the variables of a trial in one line."""
+    return " ".join(f"{name}={value}" for name, value in variables.items()) or "the job as it is"
 
 
 def read_network_tuning(value: Any) -> NetworkTuningStatus | None:
