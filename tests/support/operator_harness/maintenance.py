@@ -13,18 +13,21 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from llmtrain_core.api import labels
 from llmtrain_core.node_health import CORDONED
 from llmtrain_core.placement import Request, start_obstacles
-from llmtrain_core.queueing import Assignment, ClusterState, PendingJob
+from llmtrain_core.queueing import Assignment, ClusterState, PendingJob, RunningJob
 from llmtrain_core.topology.inventory import Node
 from llmtrain_core.validation.check import Job, check
+from llmtrain_operator.cache.disruption_budgets import BudgetRecord, LabelSelector
 from llmtrain_operator.cache.job import JobView, format_time
 from llmtrain_operator.cache.records import JobRecord, NodeRecord, PodRecord
 from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.reconcile.checklist import decide as decide_job
+from llmtrain_operator.scheduler.cycle import find_place_elsewhere
 from llmtrain_operator.scheduler.fabric_snapshots import FabricSnapshots
 from llmtrain_operator.scheduler.held_nodes import held_by_jobs
-from llmtrain_operator.scheduler.jobs import pending_job
+from llmtrain_operator.scheduler.jobs import pending_job, running_job
 from llmtrain_operator.scheduler.usage import usage, used_by_others
 from tests.support.operator_harness.harness import job_object
 from tests.support.operator_harness.observed import NOW, pod
@@ -36,7 +39,9 @@ START_SECONDS = 90.0
 GRACE_SECONDS = 30.0
 """From the deletion of a pod until it is gone."""
 DRAINED_SECONDS = 480.0
-"""From a drain until the node may be used again."""
+"""From the cordon of a node until it may be used again."""
+EVICTION_SECONDS = 5.0
+"""Between two attempts to evict a pod that a budget protects, as `kubectl drain` waits."""
 STEPS = 10**6
 
 
@@ -49,6 +54,9 @@ class SimulatedJob:
     pods: dict[str, PodRecord] = field(default_factory=dict)
     saved: int = 0
     """Step of the newest checkpoint."""
+    budget: BudgetRecord | None = None
+    moves: int = 0
+    """New placements of a gang that ran."""
     lost: int = 0
     """Steps since a checkpoint that a restart has undone."""
     since: float | None = None
@@ -81,6 +89,7 @@ class MaintainedCluster:
         self.nodes = {node.name: node for node in nodes(count, GPUS)}
         self.checkpoint_seconds = checkpoint_seconds
         self.jobs = {f"job-{number}": _job(number, gang) for number, gang in enumerate(gangs)}
+        self.evicted = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._changed = dict.fromkeys(self.jobs)
@@ -111,16 +120,46 @@ class MaintainedCluster:
             self._schedule()
 
     def drain(self, name: str) -> None:
-        """Cordon a node and evict its pods; the node may be used again a while later."""
+        """Cordon a node and evict its pods, as soon as their budgets permit it."""
+        self._cordon(name)
+        self.after(0.0, lambda: self._evict(name))
+
+    def end(self, name: str) -> None:
+        """Cordon a node and end its pods without a warning, as a host that is replaced does."""
+        self._cordon(name)
+        for job, found in self._pods_on(name):
+            self._delete(job, found, "DeletionByPodGC")
+
+    def _cordon(self, name: str) -> None:
         self.nodes[name] = replace(self.nodes[name], cordoned=True, health=(CORDONED,))
+        self._changed.update(dict.fromkeys(self.jobs))
         self.after(DRAINED_SECONDS, lambda: self._uncordon(name))
-        for job in self.jobs.values():
-            for found in list(job.pods.values()):
-                if found.node == name and not found.deleting:
-                    self._delete(job, found, "EvictionByEvictionAPI")
 
     def _uncordon(self, name: str) -> None:
+        """Let a node be used again, if no drain waits for its pods any more."""
+        if self._pods_on(name):
+            self.after(EVICTION_SECONDS, lambda: self._uncordon(name))
+            return
         self.nodes[name] = replace(self.nodes[name], cordoned=False, health=())
+        self._changed.update(dict.fromkeys(self.jobs))
+
+    def _evict(self, name: str) -> None:
+        found = self._pods_on(name)
+        for job, victim in found:
+            if job.budget is None:
+                self.evicted += 1
+                self._delete(job, victim, "EvictionByEvictionAPI")
+        if found:
+            self.after(EVICTION_SECONDS, lambda: self._evict(name))
+
+    def _pods_on(self, name: str) -> list[tuple[SimulatedJob, PodRecord]]:
+        """Return the pods on a node that are not being deleted."""
+        return [
+            (job, found)
+            for job in self.jobs.values()
+            for found in job.pods.values()
+            if found.node == name and not found.deleting
+        ]
 
     def _delete(self, job: SimulatedJob, victim: PodRecord, disruption: str = "") -> None:
         job.stop(self.now)
@@ -151,6 +190,7 @@ class MaintainedCluster:
         self.after(self.checkpoint_seconds, lambda: self._save(job, attempt))
         report = {"attempt": attempt, "step": job.saved, "lastCheckpointStep": job.saved}
         self._reconcile(job.uid, report={**report, "totalSteps": STEPS, "phase": "training"})
+        self._changed[job.uid] = None
 
     def _reconcile(self, uid: str, **found: Any) -> None:
         job = self.jobs[uid]
@@ -163,6 +203,7 @@ class MaintainedCluster:
                 checked=job.checked,
                 pods=pods,
                 nodes=seen,
+                budget=job.budget,
                 start_obstacles=lambda node: self._obstacles(job, node),
                 **found,
             )
@@ -170,6 +211,9 @@ class MaintainedCluster:
             if not actions.changed:
                 break
             job.raw = {**job.raw, "status": dict(actions.status)}
+        if actions.create_budget or actions.delete_budget is not None:
+            job.budget = _budget(job) if actions.create_budget else None
+            self._changed[uid] = None
         for victim in actions.delete_pods:
             self._delete(job, victim)
         for index in actions.create_pods:
@@ -207,18 +251,40 @@ class MaintainedCluster:
                 PendingJob,
             )
         ]
-        if not waiting:
+        leaving = [found for found in self._running() if found.leaving]
+        if not waiting and not leaving:
             return
+        for found in leaving:
+            place = find_place_elsewhere(found, self._state())
+            if place is not None:
+                self.jobs[found.next.uid].moves += 1
+                self._reconcile(found.next.uid, decision=place)
+        for uid, decision in decide(waiting, self._state()).items():
+            if isinstance(decision, Assignment):
+                self._reconcile(uid, decision=decision)
+
+    def _running(self) -> list[RunningJob]:
+        now = self.time.timestamp()
+        found = (
+            running_job(job.record, job.checked, {}, now, Request.of) for job in self.jobs.values()
+        )
+        return [each for each in found if each is not None]
+
+    def _state(self) -> ClusterState:
+        records = {uid: job.record for uid, job in self.jobs.items()}
         pods = [found for job in self.jobs.values() for found in job.pods.values()]
         held = held_by_jobs(records.values(), pods, self.time.timestamp())
-        state = ClusterState(
+        return ClusterState(
             self.time.timestamp(),
             FabricSnapshots(self.nodes.values(), {}),
             tuple(usage(records.values(), pods, {}, held)),
+            running=tuple(self._running()),
         )
-        for uid, decision in decide(waiting, state).items():
-            if isinstance(decision, Assignment):
-                self._reconcile(uid, decision=decision)
+
+
+def _budget(job: SimulatedJob) -> BudgetRecord:
+    owned = LabelSelector(equal=((labels.JOB_UID, job.uid),))
+    return BudgetRecord("", "job", "ns", job.uid, job.checked.nodes, owned)
 
 
 def _job(number: int, gang: int) -> SimulatedJob:
