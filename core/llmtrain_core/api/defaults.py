@@ -33,6 +33,8 @@ MAX_DRAINED_NODES = 16
 """Maximum number of entries in `status.move.nodes`."""
 MAX_NETWORK_SETTINGS, MAX_NETWORK_NOTES = 64, 8
 """Maximum numbers of entries in `status.network.settings` and `.notes`."""
+MAX_NCCL_DEVICES, NCCL_TEXT_LENGTH = 32, 64
+"""Maximum number of devices in `status.network.nccl`, and length of its texts."""
 MAX_FAILURES = 10
 """Maximum number of entries in `status.failures`."""
 REASON_LENGTH = 128

@@ -12,6 +12,7 @@ from llmtrain_core.api.conditions import ConditionType, clean_text
 from llmtrain_core.api.defaults import CHAT_TEMPLATE_LENGTH
 from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.status.job import Collective, Progress, TrainerPhase
+from llmtrain_core.api.status.network import read_nccl_network
 from llmtrain_core.api.status.network_tuning import read_network_tuning
 from llmtrain_core.api.untrusted import is_count, is_finite
 from llmtrain_operator.cache.job import format_time
@@ -49,10 +50,24 @@ def record_progress(draft: StatusDraft) -> bool:
     report = draft.observed.report
     if report is not None and report.get("attempt", draft.attempt) == draft.attempt:
         apply_report(draft, report)
+        _record_nccl_network(draft, report.get("nccl"))
         record_restart_in_place(draft, report)
         refill_restarts(draft)
         record_measurement(draft, report, _parse_float(report.get("stepSeconds")))
     return False
+
+
+def _record_nccl_network(draft: StatusDraft, value: Any) -> None:
+    """Write what NCCL says it uses beside the network that was decided, which it cannot change."""
+    before = draft.view.stored_network
+    if before is None:  # placed by an older release
+        return
+    network = {key: item for key, item in before.items() if key != "nccl"}
+    found = read_nccl_network(value)
+    if found is not None:
+        network["nccl"] = found.to_wire()
+    if network != before:
+        draft.set_field("network", network)
 
 
 def apply_report(draft: StatusDraft, report: Mapping[str, Any], *, final: bool = False) -> None:

@@ -168,6 +168,8 @@ def _significant_fields(status: Mapping[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in status.items() if key not in left_out}
     conditions = status.get("conditions", ())
     rest["conditions"] = [(c["type"], c["status"], c["reason"]) for c in conditions]
+    network = status.get("network") or {}
+    rest["network"] = {key: value for key, value in network.items() if key != "nccl"}
     return rest
 
 

@@ -1,4 +1,4 @@
-"""The texts of a trainer are in the status: why it uses TCP, and its chat template. Pure."""
+"""The texts of a trainer are in the status: its network, and its chat template. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ import pytest
 
 from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.api.status.job import JobStatus
+from llmtrain_operator.job_state.observation import Observed
+from llmtrain_operator.reconcile.checklist import COSMETIC_SECONDS, decide
 from tests.support.operator_harness.observed import make_observed, pod, settle, status
 
 pytestmark = pytest.mark.unit
 
 
-def progress_after(*reports: dict[str, Any]) -> dict[str, Any]:
-    observed = make_observed(status(ConditionType.RUNNING), pods=(pod(0), pod(1)))
-    actions, observed = settle(observed)
+def running(**more: Any) -> Observed:
+    return settle(make_observed(status(ConditionType.RUNNING, **more), pods=(pod(0), pod(1))))[1]
+
+
+def status_after(observed: Observed, *reports: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for report in reports:
         actions, observed = settle(replace(observed, report={"step": 1, **report}))
-    JobStatus.from_wire(actions.status)
-    found: dict[str, Any] = actions.status["progress"]
+        found = dict(actions.status)
+    JobStatus.from_wire(found)
+    return found
+
+
+def progress_after(*reports: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = status_after(running(), *reports)["progress"]
     return found
 
 
@@ -62,6 +72,57 @@ def test_trials_of_variables_are_shown_and_kept() -> None:
     for other in (None, "x", {**said, "trials": trials * 17}, {**said, "fastest": {"HOME": "/"}}):
         later = progress_after({"networkTuning": said}, {"networkTuning": other})
         assert later["networkTuning"] == said and later["step"] == 1
+
+
+NETWORK = {
+    "row": "azure-infiniband",
+    "fact": "allocatable rdma/ib: 8",
+    "settings": [
+        {"kind": "Resource", "name": "rdma/ib", "value": "8", "setBy": "x", "source": "y"},
+    ],
+}
+NCCL = {"version": "2.30.7+cuda13.0", "network": "IB", "devices": ["mlx5_0:1/IB"]}
+
+
+def test_what_nccl_uses_is_beside_the_network_that_was_decided() -> None:
+    placed = running(network=NETWORK)
+    said = {"nccl": NCCL}
+    assert status_after(placed, said)["network"] == {**NETWORK, "nccl": NCCL}
+    libfabric = {"network": "Libfabric", "provider": "efa"}
+    shown = status_after(placed, said, {"nccl": libfabric})["network"]
+    assert shown == {**NETWORK, "nccl": libfabric}
+    assert status_after(placed, said, {"nccl": None})["network"] == NETWORK
+    assert status_after(placed, said, {})["network"] == NETWORK
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "IB",
+        {"version": "2.30.7"},
+        {"network": ""},
+        {**NCCL, "network": "x" * 65},
+        {**NCCL, "network": "a\x1b[31m"},
+        {**NCCL, "devices": ["mlx5_0\n"]},
+        {**NCCL, "devices": ["mlx5_0"] * 33},
+        {**NCCL, "settings": [], "row": "tcp"},
+    ],
+    ids=lambda lie: repr(lie)[:40],
+)
+def test_what_is_not_valid_changes_no_network(lie: Any) -> None:
+    found = status_after(running(network=NETWORK), {"nccl": lie, "row": "tcp", "settings": []})
+    assert found["network"] == NETWORK and found["progress"]["step"] == 1
+
+
+def test_a_placement_of_an_older_release_has_no_network_to_add_to() -> None:
+    assert "network" not in status_after(running(), {"nccl": NCCL})
+
+
+def test_what_nccl_uses_is_written_no_more_often_than_other_texts() -> None:
+    """Or a pod that says something else in each report would cause a write for each."""
+    said = replace(running(network=NETWORK), report={"step": 1, "nccl": NCCL})
+    assert not decide(replace(said, seconds_since_write=COSMETIC_SECONDS / 2)).changed
+    assert decide(replace(said, seconds_since_write=COSMETIC_SECONDS)).changed
 
 
 @pytest.mark.parametrize("nonsense", [None, "", 7, ["x"], {"reason": "x"}])

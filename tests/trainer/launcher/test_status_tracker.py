@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.status.communication import CommunicationSetting, CommunicationTuning
+from llmtrain_core.api.status.network import NcclNetwork
 from llmtrain_core.layout import Layout
 from llmtrain_core.plan.model.flops import training_flops_per_token
 from llmtrain_trainer.job_spec import from_spec
@@ -24,6 +25,7 @@ from llmtrain_trainer.runtime.reports import (
     CommunicationReport,
     EvaluationReport,
     HeldOutScore,
+    NcclReport,
     PhaseReport,
     SaveFailedReport,
     StepReport,
@@ -86,6 +88,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "transfers",
         "communication",
         "networkTuning",
+        "nccl",
         "chatTemplate",
     }
     assert (status["step"], status["loss"], status["gradNorm"]) == (1, 6.5, None)
@@ -115,6 +118,7 @@ def test_status_and_result_have_the_keys_of_the_contract() -> None:
         "transfers",
         "communication",
         "networkTuning",
+        "nccl",
     }
 
 
@@ -201,6 +205,22 @@ def test_progress_of_the_job() -> None:
     assert tracker.status.document()["heldOutLossDuring"] == 5.0
     last = next(line for line in lines if line.startswith("llmtrain_last_step_timestamp_seconds "))
     assert before <= float(last.split()[1]) <= time.time()
+
+
+def test_why_nccl_uses_tcp_is_shown_unless_the_trainer_has_decided_it() -> None:
+    tracker, network = _tracker(), NcclNetwork(network="Socket", devices=["eth0"])
+    tracker.on_report(0, NcclReport(network, "TcpInsteadOfRdma: x" + "x" * 600))
+    tracker.on_report(1, NcclReport(NcclNetwork(network="IB")))
+    shown = tracker.status.document()
+    assert shown["nccl"] == {"network": "Socket", "devices": ["eth0"]}
+    assert shown["networkFallback"].startswith("TcpInsteadOfRdma: ")
+    assert len(shown["networkFallback"]) == 512
+    tracker.on_network_fallback("rank 1")
+    assert tracker.status.document()["networkFallback"] == "MemlockTooLow: rank 1"
+    restarted = _tracker()
+    restarted.on_report(0, NcclReport(network, "TcpInsteadOfRdma: x"))
+    restarted.on_report(0, NcclReport(NcclNetwork(network="IB")))
+    assert restarted.status.document()["networkFallback"] is None
 
 
 def test_every_gpu_has_the_coordinates_of_its_rank() -> None:

@@ -14,7 +14,7 @@ from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.status.job import TrainerPhase
 from llmtrain_core.api.status.network_tuning import NetworkTuningStatus
-from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample
+from llmtrain_trainer.runtime.reports import UNKNOWN_GROUP, CollectiveSample, NcclReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ class Status:
     restarts_in_place: int = 0
     last_restart: LastRestart | None = None
     network_fallback: str | None = None
+    nccl: NcclReport | None = None
+    """What NCCL says it uses; in the pod of rank 0 only."""
     transfers: Mapping[str, Any] | None = None
     """Slowdowns of all groups (`SlowdownReport`); in the pod of rank 0 only."""
     chat_template: str | None = None
@@ -98,7 +100,7 @@ class Status:
             "exactMatchAfter": self.exact_match_after,
             "restartsInPlace": self.restarts_in_place,
             "lastRestart": self.last_restart.document() if self.last_restart else None,
-            "networkFallback": self.network_fallback,
+            "networkFallback": self._why_tcp(),
             "chatTemplate": self.chat_template,
             "utilization": utilization,
             "collectives": [_collective(s) for s in self.collectives if s.group != UNKNOWN_GROUP],
@@ -110,10 +112,16 @@ class Status:
         return {
             **self.result(),
             "heartbeat": heartbeat,
+            "nccl": self.nccl.network.to_wire() if self.nccl else None,
             "transfers": self.transfers,
             "communication": self.communication.to_wire() if self.communication else None,
             "networkTuning": self.network_tuning.to_wire() if self.network_tuning else None,
         }
+
+    def _why_tcp(self) -> str | None:
+        """Return why the ranks use TCP: the trainer's reason, else what NCCL says."""
+        said = self.nccl.why_unexpected if self.nccl else ""
+        return self.network_fallback or said[:512] or None
 
 
 def _collective(sample: CollectiveSample) -> Mapping[str, Any]:

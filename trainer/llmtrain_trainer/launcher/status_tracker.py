@@ -30,6 +30,7 @@ from llmtrain_trainer.runtime.reports import (
     CommunicationReport,
     EvaluationReport,
     HeartbeatReport,
+    NcclReport,
     PhaseReport,
     ProbeReport,
     Report,
@@ -108,6 +109,8 @@ class StatusTracker:
             self._on_transfers(report)
         elif isinstance(report, CommunicationReport):
             self.status = replace(self.status, communication=report.tuning)
+        elif isinstance(report, NcclReport):
+            self.status = replace(self.status, nccl=report)
         elif isinstance(report, HeartbeatReport):
             self.status = self.status.with_progress()
         elif isinstance(report, PhaseReport):

@@ -15,6 +15,7 @@ from typing import Literal
 from llmtrain_core.api.failure_info import FailureInfo
 from llmtrain_core.api.status.communication import CommunicationTuning
 from llmtrain_core.api.status.job import TrainerPhase
+from llmtrain_core.api.status.network import NcclNetwork
 from llmtrain_core.network.links import GroupKey
 from llmtrain_core.network.transfer_times import SampleBlock
 from llmtrain_core.plan.network.communication import SCALAR_BYTES
@@ -149,6 +150,15 @@ class CommunicationReport:
 
 
 @dataclass(frozen=True, slots=True)
+class NcclReport:
+    """What NCCL says it uses, from rank 0 after its first step."""
+
+    network: NcclNetwork
+    why_unexpected: str = ""
+    """Why it is not the network of the pods; empty if it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOutScore:
     """Result of an evaluation on held-out data."""
 
@@ -218,6 +228,7 @@ Report = (
     | ProbeReport
     | TransferReport
     | CommunicationReport
+    | NcclReport
     | EvaluationReport
     | CheckpointReport
     | SaveFailedReport

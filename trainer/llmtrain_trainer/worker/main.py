@@ -24,6 +24,7 @@ from llmtrain_trainer.runtime.pod_env import PodEnvironment
 from llmtrain_trainer.runtime.reports import PhaseReport, Send
 from llmtrain_trainer.runtime.step_gate import StepGate
 from llmtrain_trainer.training.trainer import Trainer
+from llmtrain_trainer.worker.nccl_log import report_after_first_step, start_log
 from llmtrain_trainer.worker.rendezvous import join, leave
 from llmtrain_trainer.worker.stack_dump import StackReporter, pending_operations
 
@@ -84,6 +85,11 @@ def _train(task: RankTask, send: Send, reporter: StackReporter) -> None:
         device = torch.device("cuda", task.local_rank)
         torch.cuda.set_device(device)
     pod = task.pod
+    if task.rank == 0:
+        nccl_log = pod.work_dir / "nccl.log"
+        send = report_after_first_step(send, nccl_log, pod)
+        if device.type == "cuda":
+            start_log(nccl_log, os.environ)
     send(PhaseReport("starting", 0))
     store = join(task.rank, pod.world_size, pod.pod_ip, task.master, timeout, task.listener)
     trainer = Trainer(task.run, task.data, device, send, work_dir=pod.work_dir, node=pod.node_name)
