@@ -2,12 +2,14 @@
 
 The lines have the formats of the sources that `nccl_log` names, with invented devices. The NCCL
 that writes here is the one of the trainer image, but without a GPU it does not get as far as a
-network. That it writes these lines to the file is not tested.
+network. That it has the formats is tested, and that it writes to the file, but not that it writes
+these lines there.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -154,6 +156,34 @@ def test_without_the_file_nccl_would_log_to_the_log_of_the_pod(tmp_path: Path) -
     assert not environ
 
 
+def library() -> Path:
+    """Return the NCCL of the trainer image."""
+    (packages,) = find_spec("nvidia.nccl").submodule_search_locations  # type: ignore[union-attr]
+    return Path(packages) / "lib" / "libnccl.so.2"
+
+
+def test_nccl_of_the_trainer_image_has_these_formats() -> None:
+    """They are those of printf, of which Python has enough to make the lines from them."""
+    values: dict[str, tuple[object, ...]] = {
+        "NET/IB : Using%s %s; OOB %s:%s": (" [0]mlx5_0:1/IB", "[RO]", "eth0", "10.0.0.7<0>"),
+        "NET/Socket : Using%s": (" [0]eth0:10.0.0.7<0>",),
+        "Using network %s": ("Socket",),
+    }
+    device, version, entry = " [%d]%s:%s", "NCCL version ", "[%d] NCCL INFO %s\n"
+    with (
+        library().open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        for text in (*values, device, entry):
+            assert content.find(text.encode() + b"\0") >= 0, text
+        start = content.find(version.encode() + b"2.")
+        version = content[start : content.find(b"\0", start)].decode()
+    log = "".join(entry % (0, text) for text in (version, *(k % v for k, v in values.items())))
+    found = nccl_network(log)
+    assert found is not None and found.version is not None and found.version[:2] == "2."
+    assert (found.network, found.devices) == ("Socket", ["eth0"])
+
+
 USES_NCCL = """
 import ctypes, json, os, sys
 from pathlib import Path
@@ -181,11 +211,9 @@ Path(sys.argv[3]).write_text(json.dumps(found))
 
 def use_nccl(path: Path, **environ: str) -> tuple[dict[str, Any], str]:
     """Return what a process finds that uses NCCL with its log at a path, and its output."""
-    (packages,) = find_spec("nvidia.nccl").submodule_search_locations  # type: ignore[union-attr]
-    library = Path(packages) / "lib" / "libnccl.so.2"
     result = path.parent / "found.json"
     ended = subprocess.run(
-        [sys.executable, "-c", USES_NCCL, str(library), str(path), str(result)],
+        [sys.executable, "-c", USES_NCCL, str(library()), str(path), str(result)],
         env={"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "", **environ},
         capture_output=True,
         text=True,
