@@ -13,15 +13,11 @@ import pytest
 from llmtrain_trainer.data.prepare import prepare
 from llmtrain_trainer.data.tokenizer import train_bpe
 from llmtrain_trainer.job_spec import from_spec
+from tests.support.trainer.chat_models import SPECIAL, TEMPLATE
 from tests.support.trainer.jobs import job_spec
 
 pytestmark = pytest.mark.torch
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-SPECIAL = ["<|begin|>", "<|finish|>", "<|end|>", "<|user|>", "<|assistant|>"]
 LENGTH = 48
 HELD_OUT = 5
 """Conversations that are held out. A batch has another number of sequences."""

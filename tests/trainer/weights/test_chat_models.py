@@ -5,79 +5,34 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import processors
 
-from llmtrain_core.api.model import Architecture, RopeScaling
+from llmtrain_core.api.model import RopeScaling
 from llmtrain_trainer.config import ChatConfig, DataConfig, Source
 from llmtrain_trainer.data.prepare import PreparedData, prepare
 from llmtrain_trainer.data.tokenizer import open_tokenizer, train_bpe
 from tests.support.command_line import llmtrain
+from tests.support.trainer.chat_models import (
+    SETTINGS,
+    SHAPE,
+    SPECIAL,
+    TEMPLATE,
+    special_id,
+    write_chat_model,
+)
 
 pytestmark = pytest.mark.torch
-
-SHAPE = Architecture(
-    layers=2, hidden_size=32, heads=4, kv_heads=2, ffn_size=48, vocab_size=320, sequence_length=64
-)
-
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-SPECIAL = ["<|begin|>", "<|finish|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-SETTINGS: dict[str, dict[str, Any]] = {
-    "tokenizer_config.json": {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<|begin|>",
-        "eos_token": {"__type": "AddedToken", "content": "<|finish|>"},
-        "pad_token": "<|finish|>",
-        "add_bos_token": True,
-        "chat_template": TEMPLATE,
-        "model_max_length": 8,
-    },
-    "generation_config.json": {"temperature": 0.5, "top_p": 0.9},
-}
-
-
-def _write_model(folder: Path, rows: Sequence[int] = ()) -> None:
-    """Write a chat model; the output of the tokens in `rows` is the most likely one at times."""
-    import torch
-
-    from llmtrain_trainer.model.decoder import Decoder
-    from llmtrain_trainer.weights.huggingface import export
-
-    folder.mkdir()
-    tokenizer = train_bpe(["say hi, and be brief", "hi there"] * 9, 310, SPECIAL)
-    tokenizer.save(str(folder / "source.json"))
-    torch.manual_seed(3)
-    model = Decoder(SHAPE)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.3)
-        for row in rows:
-            assert model.output is not None
-            model.output.weight[row] *= 3
-    weights = {name: each.detach() for name, each in model.named_parameters()}
-    export(lambda names: {name: weights[name] for name in names}, SHAPE, folder)
-    (folder / "source.json").rename(folder / "tokenizer.json")
-    for name, settings in SETTINGS.items():
-        (folder / name).write_text(json.dumps(settings))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chat") / "model"
-    _write_model(folder, rows=[_id("<|end|>"), _id("<|finish|>")])
+    write_chat_model(folder, rows=[special_id("<|end|>"), special_id("<|finish|>")])
     return folder
-
-
-def _id(token: str) -> int:
-    """Return the id of a special token, which are the first ones."""
-    return 1 + SPECIAL.index(token)
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +60,12 @@ def test_an_imported_model_is_exported_with_all_that_belongs_to_it(exported: Pat
         == "<|begin|><|user|>say hi<|end|><|assistant|>"
     )
     generation = GenerationConfig.from_pretrained(exported, local_files_only=True)
-    assert set(generation.eos_token_id) == {0, _id("<|finish|>"), _id("<|end|>")}
+    assert set(generation.eos_token_id) == {0, special_id("<|finish|>"), special_id("<|end|>")}
     assert (generation.temperature, generation.top_p) == (0.5, 0.9)
     config = json.loads((exported / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"]) == (
-        _id("<|begin|>"),
-        _id("<|finish|>"),
+        special_id("<|begin|>"),
+        special_id("<|finish|>"),
     )
     assert loaded.model_max_length == SHAPE.sequence_length
 
@@ -301,7 +256,7 @@ def test_the_stop_tokens_are_those_that_end_a_turn(
     (tmp_path / "chat_template.jinja").write_text(template)
     files = tokenizer_files(tmp_path / "tokenizer.json", 8)
     found = json.loads(files["generation_config.json"])["eos_token_id"]
-    assert found == [0, *map(_id, stops)]
+    assert found == [0, *map(special_id, stops)]
 
 
 def test_named_templates_are_kept_if_none_is_the_default(tmp_path: Path) -> None:
@@ -367,7 +322,7 @@ def test_documents_begin_with_bos_where_the_tokenizer_says_so(
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     if processed:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="<|begin|> $A", special_tokens=[("<|begin|>", _id("<|begin|>"))]
+            single="<|begin|> $A", special_tokens=[("<|begin|>", special_id("<|begin|>"))]
         )
     folder = tmp_path / "tokenizer"
     folder.mkdir()
@@ -379,6 +334,6 @@ def test_documents_begin_with_bos_where_the_tokenizer_says_so(
     tokens = stream.read(0, len(stream)).tolist()
     starts = [0, *(place + 1 for place, token in enumerate(tokens[:-1]) if token == 0)]
     assert len(starts) == 3
-    begin = _id("<|begin|>")
+    begin = special_id("<|begin|>")
     assert [tokens[start] == begin for start in starts] == [bool(first)] * 3
     assert tokens.count(begin) == len(starts) * len(first)
