@@ -263,12 +263,12 @@ def test_a_folder_that_cannot_be_emptied_loses_its_marker(
 
 
 @pytest.mark.unit
-def test_facts_that_are_damaged_or_only_out_of_reach(
+def test_facts_that_are_no_json_or_only_out_of_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _complete(tmp_path, 5)
     (tmp_path / "step-5" / METADATA_FILE).write_text("{")
-    with pytest.raises(InputError, match="damaged") as caught:
+    with pytest.raises(InputError, match=r"step-5 cannot be read: llmtrain\.json") as caught:
         latest_complete(tmp_path, "2.15.0", ARCHITECTURE)
     assert "aside" in (caught.value.remedy or "")
 
