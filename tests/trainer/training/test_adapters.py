@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmtrain_trainer.checkpoint.paths import INDEX_FILE
 from llmtrain_trainer.errors import InputError
 
 pytestmark = pytest.mark.torch
@@ -160,6 +164,62 @@ def test_what_is_no_base_or_no_checkpoint_of_the_job_is_refused(
     for spec, field, message in cases:
         said, named = refusal(run_trainers, spec, shards)
         assert (named, message in said) == (field, True), said
+
+
+def test_a_job_of_adapters_goes_on_from_the_base_that_it_recorded_or_is_refused(
+    base: tuple[Path, float],
+    job_spec: MakeSpec,
+    run_trainers: RunTrainers,
+    parameter_hash: Hash,
+    shards: Any,
+    tmp_path: Path,
+) -> None:
+    """The base job goes on while the job of adapters is stopped."""
+    growing, early, late = (tmp_path / name for name in ("growing", "early", "late"))
+    for root, step in ((growing, 3), (early, 3), (late, 6)):
+        shutil.copytree(base[0] / f"step-{step}", root / f"step-{step}")
+
+    def on(root: Path, run: str) -> dict[str, Any]:
+        return job_spec(
+            init_from=root.as_uri(), training={"lora": LORA}, checkpoint=folder(tmp_path / run)
+        )
+
+    def record(step: int) -> dict[str, Any]:
+        text = (tmp_path / f"run/step-{step}/llmtrain.json").read_text()
+        return dict(json.loads(text)["base"])
+
+    def half(trainer: Any) -> None:
+        trainer.load_initial_weights()
+        trainer.held_out_before = trainer.evaluate()
+        for _ in range(3):
+            trainer.take_step()
+        trainer.save()
+
+    def train(trainer: Any) -> tuple[str, float]:
+        trainer.train()
+        return parameter_hash(trainer), trainer.evaluate().loss
+
+    job = on(growing, "run")
+    run_trainers(job, shards, half)
+    index = (growing / "step-3" / INDEX_FILE).read_bytes()
+    digest = hashlib.sha256(index).hexdigest()[:32]
+    assert record(3) == {"uri": growing.as_uri(), "step": 3, "digest": digest}
+    shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+
+    shutil.copytree(late / "step-6", growing / "step-6")
+    resumed = run_trainers(job, shards, train)
+    assert record(6) == record(3)
+    # the weights are base and adapters: those of a job whose base never went on
+    assert resumed == run_trainers(on(early, "on-early"), shards, train)
+    assert resumed != run_trainers(on(late, "on-late"), shards, train)
+
+    again = on(growing, "stopped")
+    shutil.rmtree(growing / "step-3")
+    said, field = refusal(run_trainers, again, shards)
+    assert field == "spec.model.initFrom" and "step-3 is not a complete checkpoint" in said, said
+    shutil.copytree(late / "step-6", growing / "step-3")
+    said, field = refusal(run_trainers, again, shards)
+    assert field == "spec.model.initFrom" and "step-3 has other weights" in said, said
 
 
 def test_a_sequence_longer_than_learned_positions_is_refused(
