@@ -67,6 +67,15 @@ def refused(nodes: Sequence[str]) -> tuple[PodRecord, ...]:
     )
 
 
+def too_large(nodes: Sequence[str]) -> tuple[PodRecord, ...]:
+    """Each pod asks for more than any node has: kube-scheduler refuses all of them."""
+    why = {"reason": "Unschedulable", "message": "0/8 nodes are available: 8 Insufficient cpu."}
+    return tuple(
+        pod(i, "Pending", node=name, bound=False, refused_since=ago(30), **why)
+        for i, name in enumerate(nodes)
+    )
+
+
 def held_up(nodes: Sequence[str]) -> tuple[PodRecord, ...]:
     """A volume of the gang cannot be mounted: its ConfigMap is missing, for example."""
     why = {"reason": "ContainerCreating", "setting_up": True}
@@ -88,6 +97,7 @@ HELD_UP_ALONE = last_one(setting_up=True)
 IN_A_HURRY = last_one(setting_up=True, bound_at=NOW.timestamp() - 2)
 MISTAKES: dict[str, tuple[tuple[Any, ...], str]] = {
     "four jobs with a mistyped claim": (("a", 4, refused, 2), "Unschedulable"),
+    "eight jobs of 1,000 CPUs in a hurry": (("a", 8, too_large, 2, 3, "2s"), "Unschedulable"),
     "four jobs without their ConfigMap": (("a", 4, held_up, 2), "StartupTimeout"),
     "four jobs of one node without it": (("a", 4, held_up, 1), "StartupTimeout"),
     "eight jobs that wait two seconds": (("a", 8, IN_A_HURRY, 2, 3, "2s"), "StartupTimeout"),

@@ -29,6 +29,7 @@ from tests.support.cluster_files import listed
 from tests.support.operator_harness.observed import pod
 from tests.support.operator_harness.random_cluster import (
     GPU,
+    PLENTY,
     RandomCluster,
     random_cluster,
     without,
@@ -38,7 +39,7 @@ from tests.support.operator_harness.scheduling import record
 pytestmark = pytest.mark.unit
 
 CLUSTERS = range(200)
-PARTS = ("health", "network", "resize")
+PARTS = ("health", "network", "resize", *PLENTY)
 
 
 class OperatorView:

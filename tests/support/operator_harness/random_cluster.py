@@ -120,18 +120,28 @@ def _larger(*amounts: str | None) -> str:
     return max((amount for amount in amounts if amount is not None), key=value)
 
 
+PLENTY = {"cpu": "1000", "memory": "1000Gi", "pods": "1000"}
+"""More than all pods of a cluster request."""
+
+
 def without(cluster: RandomCluster, part: str) -> RandomCluster:
-    """Return the cluster without one kind of pressure: `health`, `network` or `resize`."""
+    """Return the cluster without one kind of pressure.
+
+    The kinds are `health`, `network`, `resize`, and each resource in `PLENTY`.
+    """
     if part == "health":
         nodes = tuple(
             {**node, "status": {**node["status"], "conditions": node["status"]["conditions"][:1]}}
             for node in cluster.nodes
         )
         return replace(cluster, nodes=nodes)
-    if part == "network":
+    if part == "network" or part in PLENTY:
         offered = [dict(node["status"]["allocatable"]) for node in cluster.nodes]
         for amounts in offered:
-            amounts.pop(EFA, None)
+            if part == "network":
+                amounts.pop(EFA, None)
+            else:
+                amounts[part] = PLENTY[part]
         nodes = tuple(
             {**node, "status": {**node["status"], "allocatable": amounts}}
             for node, amounts in zip(cluster.nodes, offered, strict=True)
