@@ -85,7 +85,7 @@ def own_cluster() -> Iterator[ControlPlane]:
         yield cluster
 
 
-SIZES = [Size(100, 50, 2), Size(1_000, 250, 4), Size(5_000, 250, 10)]
+SIZES = [Size(100, 50, 2), Size(1_000, 250, 4), Size(5_000, 250, 10), Size(10_000, 1, 10_000)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size.nodes}_nodes")
