@@ -9,7 +9,7 @@ import pytest
 
 from llmtrain_devcluster.api import Api
 from llmtrain_devcluster.control_plane.control_plane import ControlPlane
-from llmtrain_devcluster.scripted_node.node import ScriptedNodes
+from llmtrain_devcluster.scripted_node.node import NodeSpec, ScriptedNodes
 from tests.support.chart.namespaces import create_namespace
 from tests.support.chart.released_operator import ACCOUNT, ReleasedOperators
 from tests.support.chart.releases import Releases
@@ -26,7 +26,15 @@ NAMESPACES: Mapping[str, Mapping[str, str]] = {
     "admits": {ENFORCE: "privileged", **ALLOW},
     "unlabelled": {ENFORCE: "privileged"},
 }
+PROFILE = "spec.network.profile"
 IPC_LOCK = f"{SPEC}.containers[0].securityContext.capabilities.add[0]"
+MEGA = {"harness": "mega", "cloud.google.com/gke-accelerator": "nvidia-h100-mega-80gb"}
+VPCS = {f"networking.gke.io.networks/vpc{index}": "1" for index in range(1, 9)}
+TCPXO: Mapping[str, Any] = {
+    "workers": {"gpusPerNode": 8, "nodeSelector": {"harness": "mega"}},
+    "parallelism": {"data": 16},
+    "training": {"steps": 10, "globalBatchSize": 16, "microBatchSize": 1},
+}
 HOST_POD = {
     "hostNetwork": True,
     "containers": [{"name": "main", "image": "example.com/x:1"}],
@@ -152,3 +160,65 @@ async def test_root_that_locks_memory_needs_the_flag_and_a_namespace_that_admits
     assert all(pod["spec"]["hostNetwork"] for pod in await jobs["admits"].pods())
     for name, job in (("admits", "node"), ("locked", "level"), ("unlabelled", "label")):
         await jobs[name].delete(job)
+
+
+async def test_the_sidecar_of_a_network_needs_the_flag_and_a_namespace_that_admits_it(
+    release_cluster: ControlPlane,
+    releases: Releases,
+    operators: ReleasedOperators,
+    jobs: dict[str, OperatorHarness],
+    release_nodes: ScriptedNodes,
+) -> None:
+    """The same path as that of a patch of the job; `auto` keeps TCP without the flag."""
+    nodes = (NodeSpec(f"mega-{index}", MEGA, gpus=8, resources=VPCS) for index in range(2))
+    await release_nodes.add(*nodes)
+    await releases.install()
+    without = await operators.start()
+    admits = jobs["admits"]
+    named = {**TCPXO, "network": {"profile": "tcpxo"}}
+    await admits.submit("no-flag", **named)
+    text = await is_refused(admits, "no-flag", "Accepted")
+    assert text.startswith(f"{PROFILE}: the operator permits no path of the node")
+    assert "--allow-privileged-pods" in text
+    await admits.submit("auto", **TCPXO)
+    job = await admits.phase("auto", "Running", seconds=60)
+    assert job["status"]["network"]["row"] == "tcp"
+    assert "only with --allow-privileged-pods" in job["status"]["network"]["notes"][0]
+    assert all("initContainers" not in pod["spec"] for pod in await admits.pods())
+    for name in ("no-flag", "auto"):
+        await admits.delete(name)
+    without.stop()
+
+    await releases.upgrade(values={"config": {"allowPrivilegedPods": True}})
+    await operators.start()
+    await jobs["locked"].submit("level", **named)
+    text = await is_refused(jobs["locked"], "level", "Placed")
+    assert text.startswith(f"{PROFILE}: path of the node; {PROFILE}: capability NET_ADMIN; ")
+    assert "Pod Security level privileged" in text and "violates PodSecurity" in text
+    async with release_cluster.client(f"{ACCOUNT}operator") as api:
+        await settled(create_pod(api, "unlabelled", HOST_POD, [OWNER]), "an administrator labels")
+        await settled(create_pod(api, "admits", HOST_POD, [OWNER]), "")
+    for name, spec in (("named", named), ("chosen", TCPXO)):
+        await jobs["unlabelled"].submit(name, **spec)
+        text = await is_refused(jobs["unlabelled"], name, "Placed")
+        assert text.startswith(f"{PROFILE}: path of the node; ")
+        assert "allow-privileged-pods=true" in text
+        await jobs["unlabelled"].delete(name)
+    await admits.submit("job", **TCPXO)
+    job = await admits.phase("job", "Running", seconds=60)
+    network = job["status"]["network"]
+    assert network["row"] == "gke-tcpxo" and "notes" not in network
+    pods = await admits.pods()
+    assert len(pods) == 2
+    for pod in pods:
+        (daemon,) = pod["spec"]["initContainers"]
+        assert (daemon["name"], daemon["restartPolicy"]) == ("tcpxo-daemon", "Always")
+        assert daemon["startupProbe"]["exec"]["command"] == ["cat", "/run/health-check"]
+        assert daemon["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_BIND_SERVICE"]
+        (trainer,) = pod["spec"]["containers"]
+        assert trainer["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        shown = {item["kind"] for item in network["settings"]}
+        assert shown == {"Variable", "Annotation", "Sidecar", "HostPath", "Security"}
+        assert '"network":"vpc8"' in pod["metadata"]["annotations"]["networking.gke.io/interfaces"]
+    for name, job_name in (("admits", "job"), ("locked", "level")):
+        await jobs[name].delete(job_name)

@@ -108,7 +108,7 @@ class Rdma(ApiModel):
 NcclVariables = Annotated[dict[str, Text], Field(max_length=64), BeforeValidator(without_nulls)]
 
 
-NetworkProfile = Literal["infiniband", "roce", "efa", "tcpxo", "tcp"]
+NetworkProfile = Literal["infiniband", "roce", "efa", "tcpxo", "tcpx", "tcp"]
 """A value of `network.profile` besides `auto`."""
 
 

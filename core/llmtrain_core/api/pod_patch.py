@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmtrain_core.api.base import ApiModel, Name, ObjectName, OneOf, Quantity, list_map
-from llmtrain_core.api.containers import InitContainer, ResourceAmounts
+from llmtrain_core.api.containers import Command, InitContainer, ResourceAmounts
 from llmtrain_core.api.volumes import AbsolutePath
 
 Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -154,6 +154,31 @@ class TrainerPatch(ApiModel):
     """Additional mounts."""
 
 
+class ExecAction(ApiModel):
+    """A command in the container."""
+
+    command: Command
+    """Command. Exit code 0 is success."""
+
+
+Seconds = Annotated[int, Field(ge=1, le=3600)]
+
+
+class StartupProbe(ApiModel):
+    """A check that a sidecar has started. The next container starts after it has succeeded."""
+
+    exec: ExecAction
+    """Command that succeeds once the sidecar has started."""
+    initial_delay_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
+    """Seconds before the first check."""
+    period_seconds: Seconds | None = None
+    """Seconds between checks."""
+    timeout_seconds: Seconds | None = None
+    """Seconds that a check may take."""
+    failure_threshold: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Failed checks after which the sidecar is started again."""
+
+
 class Sidecar(InitContainer):
     """A container that starts before the trainer and runs until the trainer has ended.
 
@@ -168,6 +193,8 @@ class Sidecar(InitContainer):
     """Security settings."""
     volume_mounts: Mounts | None = None
     """Mounts."""
+    startup_probe: StartupProbe | None = None
+    """Check that it has started. Without one the trainer may start before the sidecar serves."""
 
 
 class HostPath(ApiModel):

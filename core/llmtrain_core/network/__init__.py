@@ -5,14 +5,9 @@ docs/networks.md has the table of the networks.
 
 from llmtrain_core.network.facts import FactsCache, NodeFacts
 from llmtrain_core.network.gang import GangNetwork, gang_networks
-from llmtrain_core.network.profile import (
-    Kind,
-    NodeNetwork,
-    NoNetwork,
-    Setting,
-    network_of,
-)
+from llmtrain_core.network.profile import NodeNetwork, NoNetwork, network_of
 from llmtrain_core.network.request import NetworkRequest
+from llmtrain_core.network.settings import Kind, Setting
 
 __all__ = [
     "FactsCache",

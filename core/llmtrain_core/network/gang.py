@@ -10,14 +10,9 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 
 from llmtrain_core.network.facts import NodeFacts
-from llmtrain_core.network.profile import (
-    PLAIN,
-    NodeNetwork,
-    NoNetwork,
-    Setting,
-    network_of,
-)
+from llmtrain_core.network.profile import PLAIN, NodeNetwork, NoNetwork, network_of
 from llmtrain_core.network.request import NetworkRequest
+from llmtrain_core.network.settings import Setting
 
 _Key = tuple[str, tuple[Setting, ...]]
 _Kind = tuple[NodeNetwork, list[str]]

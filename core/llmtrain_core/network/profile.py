@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
 from llmtrain_core.api.job import NetworkProfile
 from llmtrain_core.network.environments import TABLE
 from llmtrain_core.network.facts import NodeFacts
+from llmtrain_core.network.pod_parts import missing, part_settings
 from llmtrain_core.network.request import AUTO, VARIABLE_PREFIXES, NetworkRequest
 from llmtrain_core.network.rows import (
     NETWORKS,
@@ -25,15 +25,22 @@ from llmtrain_core.network.rows import (
     NeedKind,
     Value,
 )
+from llmtrain_core.network.settings import (
+    ANNOTATIONS_FIELD,
+    ENV_FIELD,
+    JOB,
+    NCCL_FIELD,
+    PROFILE_FIELD,
+    RDMA_FIELD,
+    RESOURCES_FIELD,
+    Kind,
+    Setting,
+)
 from llmtrain_core.topology.label_presets import PRESETS
 from llmtrain_core.topology.resources import Amounts, amounts, is_device
 
 PLAIN, NAMED = "tcp", "network.rdma"
 """Rows of nodes whose network no row of the table sets: NCCL chooses, or the job names devices."""
-JOB = "the job"
-"""Source of the values that a job sets."""
-_REFUSED_PROFILES = frozenset({"tcpxo"})
-"""Profiles that the validation of a job refuses."""
 _PATCH = "mount the paths by workers.podPatch"
 _INTERFACE = "NCCL_SOCKET_IFNAME"
 """The interfaces that rows name are those of a pod with a network of its own."""
@@ -57,48 +64,6 @@ PROFILE_VARIABLES: Mapping[NetworkProfile, tuple[Value, ...]] = MappingProxyType
 )
 """Variables of a job that names a profile. `NCCL_NET` requires the network: without it NCCL fails
 instead of falling back to TCP. RoCE version 2 is the routable one."""
-
-PROFILE_FIELD, RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD, ENV_FIELD, ANNOTATIONS_FIELD = (
-    "spec.network.profile",
-    "spec.network.rdma",
-    "spec.workers.resources",
-    "spec.network.nccl",
-    "spec.workers.env",
-    "spec.workers.podAnnotations",
-)
-OWN_FIELDS = frozenset({RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD, ENV_FIELD, ANNOTATIONS_FIELD})
-"""Fields whose values are in the spec. The profile only names values of the table."""
-
-
-class Kind(StrEnum):
-    """What a setting sets."""
-
-    RESOURCE = "Resource"
-    VARIABLE = "Variable"
-    ANNOTATION = "Annotation"
-    TOLERATION = "Toleration"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Setting:
-    """One value of the pods: who set it, and where it is documented."""
-
-    kind: Kind
-    name: str
-    value: str
-    set_by: str
-    """The row of the table, or the field of the job."""
-    source: str
-
-    def to_wire(self) -> dict[str, str]:
-        """Return the setting as JSON."""
-        return {
-            "kind": self.kind.value,
-            "name": self.name,
-            "value": self.value,
-            "setBy": self.set_by,
-            "source": self.source,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +120,7 @@ def candidates_on(facts: NodeFacts) -> Iterator[CandidateNetwork]:
 
 def network_of(facts: NodeFacts, request: NetworkRequest) -> NodeNetwork | NoNetwork:
     """Return the network of a job on a node with these facts, or why it cannot use the node."""
-    candidates = [_claimed(each, request) for each in candidates_on(facts)]
+    candidates = [_satisfied(facts, request, each) for each in candidates_on(facts)]
     if request.profile == "tcp":
         return _plain(request, "the job", PROFILE_VARIABLES["tcp"])
     if request.profile == AUTO:
@@ -164,12 +129,22 @@ def network_of(facts: NodeFacts, request: NetworkRequest) -> NodeNetwork | NoNet
     return _named(facts, request, candidates, profile)
 
 
-def _claimed(candidate: CandidateNetwork, request: NetworkRequest) -> CandidateNetwork:
-    """Return a network without the need of a claim if the job claims devices itself."""
-    need = candidate.need
-    if need is None or need.kind is not NeedKind.CLAIM or not request.has_claims:
+def _satisfied(
+    facts: NodeFacts, request: NetworkRequest, candidate: CandidateNetwork
+) -> CandidateNetwork:
+    """Return a network with what it still needs.
+
+    It needs nothing if the job claims devices itself, or if the operator adds what pods need.
+    """
+    need, parts = candidate.need, candidate.parts
+    if need is None:
         return candidate
-    return replace(candidate, need=None)
+    if need.kind is NeedKind.CLAIM and request.has_claims:
+        return replace(candidate, need=None)
+    if parts is None:
+        return candidate
+    lacking = missing(facts, request, parts)
+    return replace(candidate, need=replace(need, text=need.text + lacking) if lacking else None)
 
 
 def _auto(
@@ -247,12 +222,10 @@ def _unmet(candidate: CandidateNetwork, request: NetworkRequest) -> Need | None:
 def _is_patchable(candidate: CandidateNetwork) -> bool:
     """Return True if `workers.podPatch` of a job can have what a network needs.
 
-    What it has exactly is the job's word, as with a confirmation. A job can name no profile of the
-    networks that need a sidecar.
+    What it has exactly is the job's word, as with a confirmation.
     """
     need = candidate.need
-    privileged = need is not None and need.kind is NeedKind.PRIVILEGE
-    return privileged and not _REFUSED_PROFILES.issuperset(candidate.profiles)
+    return need is not None and need.kind is NeedKind.PRIVILEGE and candidate.parts is None
 
 
 def _with_resource(
@@ -297,6 +270,8 @@ def _network(
         values |= {item.name: _variable(item, PROFILE_FIELD) for item in demand}
     devices = [*_own_devices(request)] or [*_devices(facts, request, candidate)]
     settings = [*devices, *_with_own(request, values)]
+    if candidate.parts is not None:
+        settings += part_settings(facts, request, candidate.row, candidate.parts)
     if request.networks is not None:
         settings.append(
             Setting(Kind.ANNOTATION, NETWORKS, request.networks, ANNOTATIONS_FIELD, JOB)

@@ -11,7 +11,7 @@ from llmtrain_core.api.job import Resources
 from llmtrain_core.api.pod_patch import PodPatchSpec
 from llmtrain_core.devices.demand import counted_gpus
 from llmtrain_core.network.facts import is_of_network
-from llmtrain_core.network.rows import NETWORKS
+from llmtrain_core.network.rows import GKE_NETWORKING, NETWORKS
 from llmtrain_core.validation.check import Job
 
 AUTO: Final = "auto"
@@ -19,6 +19,8 @@ FROM_SOURCE = "(valueFrom)"
 """Shown for a variable whose value is in another object."""
 VARIABLE_PREFIXES = ("NCCL_", "RCCL_", "FI_", "UCX_", "IONIC_")
 """Starts of the names of variables that choose or tune a network."""
+LIBRARY_PATH: Final = "LD_LIBRARY_PATH"
+"""By it some networks load the NCCL of the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,17 @@ class NetworkRequest:
     """Variables of `workers.env` for networks, without those that `nccl` overrides."""
     networks: str | None = None
     """Networks of Multus that the job names in `workers.podAnnotations`."""
+    gke_annotations: Mapping[str, str] = field(default_factory=dict)
+    """Annotations for the networks of GKE in `workers.podAnnotations`."""
     host_network: bool = False
     """Whether `workers.podPatch` gives its pods the network of the node."""
     node_paths: bool = False
     """Whether `workers.podPatch` mounts paths of the node in the container that trains."""
+    sidecars: Mapping[str, str] = field(default_factory=dict)
+    """Images of the sidecars of `workers.podPatch`, by name."""
+    privileged_pods: bool = False
+    """Whether the operator may add to pods what restricted ones cannot have. A job that names the
+    profile of such a network is refused otherwise."""
     has_claims: bool = False
     """Whether pods claim devices of their nodes besides GPUs."""
 
@@ -54,20 +63,26 @@ class NetworkRequest:
             self.gpu_resource,
             self.profile,
             self.rdma,
-            *(tuple(sorted(each.items())) for each in (self.resources, self.nccl, self.env)),
+            *(tuple(sorted(each.items())) for each in self._maps),
             self.networks,
             self.host_network,
             self.node_paths,
+            self.privileged_pods,
             self.has_claims,
         )
 
+    @property
+    def _maps(self) -> tuple[Mapping[str, str], ...]:
+        return self.resources, self.nccl, self.env, self.gke_annotations, self.sidecars
+
     @classmethod
-    def of(cls, job: Job) -> NetworkRequest:
-        """Return what a checked job says."""
+    def of(cls, job: Job, *, privileged_pods: bool = False) -> NetworkRequest:
+        """Return what a checked job says. `privileged_pods` is the permission of the operator."""
         network, workers = job.spec.network, job.spec.workers
         nccl = dict((network.nccl if network else None) or {})
         rdma = network.rdma if network else None
         patch = workers.pod_patch.spec if workers.pod_patch else PodPatchSpec()
+        annotations = workers.pod_annotations or {}
         return cls(
             nodes=job.nodes,
             gpus_per_node=job.gpus_per_node,
@@ -79,11 +94,17 @@ class NetworkRequest:
             env={
                 item.name: item.value if item.value_from is None else FROM_SOURCE
                 for item in workers.env or ()
-                if item.name not in nccl and item.name.startswith(VARIABLE_PREFIXES)
+                if item.name not in nccl
+                and (item.name.startswith(VARIABLE_PREFIXES) or item.name == LIBRARY_PATH)
             },
-            networks=(workers.pod_annotations or {}).get(NETWORKS),
+            networks=annotations.get(NETWORKS),
+            gke_annotations={
+                key: text for key, text in annotations.items() if key.startswith(GKE_NETWORKING)
+            },
             host_network=bool(patch.host_network),
             node_paths=_mounts_node_paths(patch),
+            sidecars={item.name: item.image for item in patch.init_containers or ()},
+            privileged_pods=privileged_pods,
             has_claims=any(
                 claim.scope == "pod" and not each.gpus
                 for claim in workers.device_claims or ()

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import get_args
 
 from llmtrain_core.api.job import NetworkProfile
+from llmtrain_core.api.pod_patch import PodPatchSpec
 from llmtrain_core.network.facts import NodeFacts
 
 PROFILES: tuple[NetworkProfile, ...] = get_args(NetworkProfile)
@@ -20,6 +21,9 @@ PROFILES: tuple[NetworkProfile, ...] = get_args(NetworkProfile)
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 """Annotation of a pod by which Multus attaches networks to it."""
 HUGEPAGES = "hugepages-2Mi"
+GKE_NETWORKING = "networking.gke.io/"
+INTERFACES = f"{GKE_NETWORKING}interfaces"
+"""Annotation of a pod by which GKE attaches networks to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,8 @@ class NeedKind(StrEnum):
     CHOICE = "Choice"
     """One of several resources, which the job must name in `network.rdma`."""
     PRIVILEGE = "Privilege"
-    """Pods above the Pod Security level baseline. Refused, unless the network needs no sidecar and
-    `workers.podPatch` of the job mounts paths of the node."""
+    """Pods above the Pod Security level baseline. An operator that permits them adds the `PodParts`
+    of the network. For one without, `workers.podPatch` of the job mounts paths of the node."""
     CLAIM = "Claim"
     """A claim of dynamic resource allocation, which the job must have."""
 
@@ -63,6 +67,22 @@ class Need:
     kind: NeedKind
     text: str
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PodParts:
+    """What the operator adds to pods for a network that needs them above the level baseline."""
+
+    patch: PodPatchSpec
+    """Sidecar, paths of the node, and security settings, as a job could have them in its patch."""
+    annotations: tuple[Value, ...]
+    """Annotations with the same value on all nodes."""
+    networks: int
+    """Networks of the node that GKE attaches to the pod, after the default one."""
+    networks_source: str
+    gpus: int
+    """GPUs of a node. A pod needs all of them."""
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +107,8 @@ class CandidateNetwork:
     network_per_device: bool = False
     """Whether the only network is attached once for each device."""
     need: Need | None = None
+    parts: PodParts | None = None
+    """What satisfies a need of privilege, if the operator can add it."""
     topology: str | None = None
     """Topology preset of the environment."""
 

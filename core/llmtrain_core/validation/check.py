@@ -204,13 +204,6 @@ def not_yet_supported(spec: JobSpec) -> Iterator[Problem]:
                 "not supported by this release",
                 "remove it, or set it to its default",
             )
-    if spec.network is not None and spec.network.profile == "tcpxo":
-        yield Problem(
-            Reason.NOT_YET_SUPPORTED,
-            "spec.network.profile",
-            "tcpxo needs a privileged sidecar in each pod, which the operator does not add",
-            "use auto or tcp: NCCL uses TCP, unless workers.podPatch adds the sidecar",
-        )
 
 
 def _unimplemented_fields(spec: JobSpec) -> Iterator[tuple[str, bool]]:

@@ -1,16 +1,23 @@
 """What of a patch of the pods the Pod Security level *restricted* does not admit.
 
+The patch is that of the job, or what the operator adds for a network.
+
 Source: Kubernetes documentation, "Pod Security Standards".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmtrain_core.api.conditions import Reason
-from llmtrain_core.api.pod_patch import Capabilities, ContainerSecurity, UserSecurity
+from llmtrain_core.api.pod_patch import (
+    Capabilities,
+    ContainerSecurity,
+    PodPatchSpec,
+    UserSecurity,
+)
 from llmtrain_core.api.workers import Workers
 from llmtrain_core.validation.pod_patch import PATCH, container_security
 from llmtrain_core.validation.problem import Problem
@@ -36,6 +43,7 @@ _BASELINE_CAPABILITIES = frozenset(
 )
 """Capabilities that the level baseline admits."""
 _RESTRICTED_CAPABILITY = "NET_BIND_SERVICE"
+PROFILE = "spec.network.profile"
 _NAMED = 3
 """Privileges that one message names."""
 
@@ -51,25 +59,34 @@ class Privilege:
     level: Level
     """The lowest Pod Security level that admits it."""
 
-
-def privileges(workers: Workers) -> list[Privilege]:
-    """Return the privileges that a job asks for; those of the level privileged come first."""
-    if workers.pod_patch is None:
-        return []
-    return sorted(_privileges(workers), key=lambda found: found.level != "privileged")
+    @property
+    def remedy(self) -> str:
+        """How the job does without it."""
+        return "set it to tcp" if self.field == PROFILE else "remove it"
 
 
-def privilege_problems(workers: Workers) -> list[Problem]:
+def privileges(workers: Workers, network: PodPatchSpec | None = None) -> list[Privilege]:
+    """Return the privileges that a job asks for; those of the level privileged come first.
+
+    `network` is what the operator adds to its pods for the network.
+    """
+    own = [*_privileges(workers.pod_patch.spec)] if workers.pod_patch else []
+    if network is not None:
+        own += dict.fromkeys(replace(found, field=PROFILE) for found in _privileges(network))
+    return sorted(own, key=lambda found: found.level != "privileged")
+
+
+def privilege_problems(workers: Workers, network: PodPatchSpec | None = None) -> list[Problem]:
     """Return the problem of each privilege, for an operator that permits none."""
     return [
         Problem(
             Reason.FORBIDDEN,
             found.field,
             f"the operator permits no {found.what}",
-            "remove it, or let an administrator set --allow-privileged-pods of the operator"
+            f"{found.remedy}, or let an administrator set --allow-privileged-pods of the operator"
             " (config.allowPrivilegedPods)",
         )
-        for found in privileges(workers)
+        for found in privileges(workers, network)
     ]
 
 
@@ -80,14 +97,12 @@ def privileges_text(found: Sequence[Privilege]) -> str:
     level = found[0].level
     least = level if level == "privileged" else f"{level} or privileged"
     return (
-        f"{named}{more}: needs a namespace with the Pod Security level {least}; remove it, or let"
-        " an administrator label the namespace"
+        f"{named}{more}: needs a namespace with the Pod Security level {least};"
+        f" {found[0].remedy}, or let an administrator label the namespace"
     )
 
 
-def _privileges(workers: Workers) -> Iterator[Privilege]:
-    assert workers.pod_patch is not None
-    spec = workers.pod_patch.spec
+def _privileges(spec: PodPatchSpec) -> Iterator[Privilege]:
     if spec.host_network:
         yield Privilege(f"{PATCH}.hostNetwork", "network of the node", "privileged")
     for index, volume in enumerate(spec.volumes or ()):

@@ -14,6 +14,7 @@ from llmtrain_core.validation.pod_privileges import privilege_problems
 from llmtrain_operator.cache.device_demand import DeviceDemand
 from llmtrain_operator.cache.records import JobRecord
 from llmtrain_operator.manifests.pod import sample_pod
+from llmtrain_operator.manifests.pod_network import PodNetwork
 from llmtrain_operator.manifests.pod_patch import PodPatchError
 
 log = logging.getLogger(__name__)
@@ -112,9 +113,11 @@ class CheckedJobs:
 
     def _pod_problems(self, job: Job, record: JobRecord) -> list[Problem]:
         """Return why this operator does not create the pods of a valid job."""
-        if job.spec.workers.pod_patch is None:
+        network = PodNetwork.of(job, None).patch
+        if job.spec.workers.pod_patch is None and network is None:
             return []
-        if not self._allow_privileged_pods and (found := privilege_problems(job.spec.workers)):
+        found = privilege_problems(job.spec.workers, network)
+        if found and not self._allow_privileged_pods:
             return found
         try:
             sample_pod(job, record.raw)

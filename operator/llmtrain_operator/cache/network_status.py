@@ -6,7 +6,7 @@ from llmtrain_core.api.conditions import clean_text
 from llmtrain_core.api.defaults import MAX_NETWORK_NOTES, MAX_NETWORK_SETTINGS
 from llmtrain_core.api.status.network import NetworkSetting, NetworkStatus
 from llmtrain_core.network import NodeNetwork, Setting
-from llmtrain_core.network.profile import OWN_FIELDS
+from llmtrain_core.network.settings import OWN_FIELDS
 
 _OWN_LENGTH = 256
 

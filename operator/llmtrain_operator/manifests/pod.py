@@ -80,7 +80,8 @@ def make_pod(
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
     metadata = _metadata(workers, identity, attempt, index, level_labels, added)
-    return patched({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, workers)
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return patched(body, workers, added.patch)
 
 
 def _add_claims(spec: Object, claims: Sequence[Object]) -> None:

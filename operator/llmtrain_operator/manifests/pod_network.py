@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrain_core.api.base import read_quantity
+from llmtrain_core.api.pod_patch import PodPatchSpec
 from llmtrain_core.network import Kind
+from llmtrain_core.network.environments.gke_gpudirect import PARTS, PARTS_OF_PROFILE
 from llmtrain_core.network.facts import is_of_network
-from llmtrain_core.network.profile import OWN_FIELDS, PROFILE_VARIABLES
+from llmtrain_core.network.profile import PLAIN, PROFILE_VARIABLES
 from llmtrain_core.network.request import AUTO
-from llmtrain_core.network.rows import NETWORKS
+from llmtrain_core.network.rows import INTERFACES, NETWORKS, PodParts
+from llmtrain_core.network.settings import OWN_FIELDS
 from llmtrain_core.topology.resources import amounts, is_device
 from llmtrain_core.validation.check import Job
 
@@ -29,11 +32,18 @@ class PodNetwork:
     annotations: Mapping[str, str] = field(default_factory=dict)
     row: str = ""
     """Row of the table of networks; empty if it is not known."""
+    parts: PodParts | None = None
+    """Sidecar, paths of the node, and security settings."""
 
     @property
     def needs(self) -> dict[str, int]:
         """Amounts that a pod requests for it."""
         return amounts(self.resources)
+
+    @property
+    def patch(self) -> PodPatchSpec | None:
+        """Parts of a pod that it adds."""
+        return self.parts.patch if self.parts else None
 
     @property
     def has_devices(self) -> bool:
@@ -42,7 +52,13 @@ class PodNetwork:
 
     @classmethod
     def of_status(cls, stored: Mapping[str, Any] | None) -> PodNetwork:
-        """Return what `status.network` adds to pods; nothing if it is absent."""
+        """Return what `status.network` adds to pods; nothing if it is absent.
+
+        Parts of pods are those of this release: whoever writes the status chooses no image, no path
+        of the node and no device.
+        """
+        row = (stored or {}).get("row") or ""
+        parts = PARTS.get(row)
         by_kind: dict[str, dict[str, str]] = {kind.value: {} for kind in Kind}
         for item in (stored or {}).get("settings") or ():
             if item["setBy"] not in OWN_FIELDS:
@@ -50,8 +66,9 @@ class PodNetwork:
         return cls(
             {name: text for name, text in by_kind[Kind.RESOURCE].items() if _is_added(name, text)},
             by_kind[Kind.VARIABLE],
-            {name: value for name, value in by_kind[Kind.ANNOTATION].items() if name == NETWORKS},
-            (stored or {}).get("row") or "",
+            _annotations(parts, by_kind[Kind.ANNOTATION]),
+            row,
+            parts,
         )
 
     @classmethod
@@ -59,7 +76,7 @@ class PodNetwork:
         """Return what the pods of a job get.
 
         A placement of an older release has no network in the status: its pods get the variables of
-        the profile only, as they did.
+        the profile only, as they did. So does a job without a placement, with the parts of pods.
         """
         if stored is not None:
             return cls.of_status(stored)
@@ -67,7 +84,31 @@ class PodNetwork:
         if own is None or own.profile == AUTO:
             return cls()
         values = PROFILE_VARIABLES.get(own.profile, ())
-        return cls(variables={item.name: item.value for item in values})
+        parts = PARTS_OF_PROFILE.get(own.profile)
+        return cls(
+            variables={item.name: item.value for item in values},
+            annotations=_annotations(parts, {}),
+            parts=parts,
+        )
+
+
+def permitted(
+    stored: Mapping[str, Any] | None, *, privileged_pods: bool
+) -> Mapping[str, Any] | None:
+    """Return `status.network`, without values if its pods need what the operator does not permit.
+
+    A job with `auto` may have it from an operator that did.
+    """
+    if stored is None or privileged_pods or stored.get("row") not in PARTS:
+        return stored
+    return {**stored, "row": PLAIN, "settings": []}
+
+
+def _annotations(parts: PodParts | None, stored: Mapping[str, str]) -> dict[str, str]:
+    """Return the annotations of pods: of the stored ones only those that attach networks."""
+    attached = NETWORKS if parts is None else INTERFACES
+    fixed = {item.name: item.value for item in parts.annotations} if parts else {}
+    return {**fixed, **{name: text for name, text in stored.items() if name == attached}}
 
 
 def _is_added(resource: str, amount: str) -> bool:

@@ -1,4 +1,6 @@
-"""Merge `workers.podPatch` into a pod, and check that only what a job may change has changed.
+"""Merge patches into a pod: `workers.podPatch`, and what the operator adds for a network.
+
+It checks that only what a job may change has changed.
 
 The merge is the strategic merge of Kubernetes. Its keys of lists are those of core/v1 PodSpec
 (`patchMergeKey`); lists without a key, such as `capabilities.add`, are replaced.
@@ -10,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmtrain_core.api import env
+from llmtrain_core.api.pod_patch import PodPatchSpec
 from llmtrain_core.api.workers import Workers
 from llmtrain_core.topology.resources import is_device
 from llmtrain_core.validation.containers import is_reserved_variable
@@ -55,20 +58,39 @@ class PodPatchError(OperatorError):
         self.field = field
 
 
-def patched(pod: Object, workers: Workers) -> Object:
-    """Return the pod with the patch of its job.
+def patched(pod: Object, workers: Workers, network: PodPatchSpec | None = None) -> Object:
+    """Return the pod with the patch of its job, merged into what it gets for its network.
 
     Raises PodPatchError for a patch that changes what is the operator's.
     """
-    if workers.pod_patch is None:
+    own = workers.pod_patch.spec if workers.pod_patch else PodPatchSpec()
+    if network is None and workers.pod_patch is None:
         return pod
-    patch = workers.pod_patch.to_wire()
-    sidecars = patch["spec"].get("initContainers") or ()
+    spec = strategic_merge(_left_to_network(network, workers), own.to_wire())
+    sidecars = spec.get("initContainers") or ()
     if sidecars:
         default = sidecar_defaults(workers)
-        patch["spec"]["initContainers"] = [strategic_merge(default, own) for own in sidecars]
-    _name_page_size(patch["spec"], page_media(workers, workers.pod_patch.spec))
-    return apply_patch(pod, patch)
+        spec["initContainers"] = [strategic_merge(default, each) for each in sidecars]
+    _name_page_size(spec, page_media(workers, own))
+    return apply_patch(pod, {"spec": spec})
+
+
+def _left_to_network(network: PodPatchSpec | None, workers: Workers) -> Object:
+    """Return what a pod gets for its network, without what fields of the job have there.
+
+    Volumes and init containers of the job replace those with the same name, and its mounts those at
+    the same path.
+    """
+    spec: Object = {} if network is None else network.to_wire()
+    volumes = {volume.name for volume in workers.volumes or ()}
+    paths = {volume.mount_path for volume in workers.volumes or ()}
+    containers = {container.name for container in workers.init_containers or ()}
+    for field, taken in (("volumes", volumes), ("initContainers", containers)):
+        spec[field] = [item for item in spec.get(field) or () if item["name"] not in taken]
+    for trainer in spec.get("containers") or ():
+        mounts = trainer.get("volumeMounts") or ()
+        trainer["volumeMounts"] = [item for item in mounts if item["mountPath"] not in paths]
+    return spec
 
 
 def _name_page_size(spec: Object, media: Collection[str]) -> None:

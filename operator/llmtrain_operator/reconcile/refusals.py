@@ -19,6 +19,7 @@ from llmtrain_operator.kube.resources import (
     Resource,
 )
 from llmtrain_operator.manifests.names import JobIdentity
+from llmtrain_operator.manifests.pod_network import PodNetwork
 
 _NOT_SERVED: Mapping[Resource, CreateError] = {
     POD_GROUPS: CreateError(
@@ -129,9 +130,14 @@ def invalid(resource: Resource, name: str, error: InvalidError) -> CreateError:
     return CreateError(Reason.INVALID_SPEC, clean_text(text, 700))
 
 
-def naming_privileges(error: CreateError, job: Job) -> CreateError:
-    """Return the refusal of a pod with the privileges that its job asks for, if these caused it."""
-    found = privileges(job.spec.workers)
+def naming_privileges(
+    error: CreateError, job: Job, network: Mapping[str, Any] | None = None
+) -> CreateError:
+    """Return the refusal of a pod with the privileges that it has, if these caused it.
+
+    They are those of its job and of its network, `status.network`.
+    """
+    found = privileges(job.spec.workers, PodNetwork.of(job, network).patch)
     if error.reason != Reason.FORBIDDEN or not found or not _PRIVILEGED.search(error.message):
         return error
     text = clean_text(f"{privileges_text(found)}: {error.message}", 700)

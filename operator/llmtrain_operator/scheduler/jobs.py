@@ -67,10 +67,12 @@ def pending_job(
     request: Callable[[Job], Request] = Request.of,
     *,
     system_classes: bool = False,
+    privileged_pods: bool = False,
 ) -> PendingJob | Unschedulable | None:
     """Return a job that waits for a placement, or why none is possible; None for other jobs.
 
-    `system_classes` permits the PriorityClasses of the system.
+    `system_classes` permits the PriorityClasses of the system, and `privileged_pods` networks whose
+    pods need privileges.
     """
     view = record.view
     if isinstance(checked, list) or checked.spec.suspend:
@@ -83,7 +85,7 @@ def pending_job(
     if name is not None and name not in priorities:
         return _no_priority_class(name)
     problem = fabric_problem(topology.fabric if topology else None, fabrics)
-    return problem or _next_attempt(record, checked, priorities, now, request)
+    return problem or _next_attempt(record, checked, priorities, now, request, privileged_pods)
 
 
 def _next_attempt(
@@ -92,6 +94,7 @@ def _next_attempt(
     priorities: Priorities,
     now: float,
     request: Callable[[Job], Request],
+    privileged_pods: bool,
 ) -> PendingJob:
     """Return a job as it waits, or would wait, for its placement."""
     view, topology = record.view, checked.spec.topology
@@ -120,7 +123,7 @@ def _next_attempt(
             if failure.get("node")
             and (failure["reason"] in _AVOIDED_AFTER or _evidence(failure) in _AGAINST_NODE)
         ),
-        network=NetworkRequest.of(checked),
+        network=NetworkRequest.of(checked, privileged_pods=privileged_pods),
         shared=shared_claims_of(checked.spec),
     )
 
@@ -207,6 +210,8 @@ def running_job(
     priorities: Priorities,
     now: float,
     request: Callable[[Job], Request],
+    *,
+    privileged_pods: bool = False,
 ) -> RunningJob | None:
     """Return a job that keeps the placement in its status; None for other jobs."""
     view = record.view
@@ -214,7 +219,7 @@ def running_job(
         return None
     step = durations.step_seconds(confirmed(checked, view, now))
     running = view.is_true(ConditionType.RUNNING)
-    pending = _next_attempt(record, checked, priorities, now, request)
+    pending = _next_attempt(record, checked, priorities, now, request, privileged_pods)
     return RunningJob(
         replace(pending, attempt=view.attempt + 1),
         tuple(view.placed_nodes),

@@ -61,16 +61,16 @@ AUTO = {
     "gke-a3-mega": Expected(
         "tcp",
         NOTHING,
-        note=f"gke-tcpxo ({ACCELERATOR}nvidia-h100-mega-80gb) is not used: it needs a privileged"
-        " sidecar, tcpxo-daemon,",
-        remedy="the NCCL of the node",
+        note=f"gke-tcpxo ({ACCELERATOR}nvidia-h100-mega-80gb) is not used: it needs a sidecar"
+        " with NET_ADMIN, tcpxo-daemon,",
+        remedy="which the operator adds only with --allow-privileged-pods",
     ),
     "gke-a3-high": Expected(
         "tcp",
         NOTHING,
-        note=f"gke-tcpx ({ACCELERATOR}nvidia-h100-80gb) is not used: it needs a privileged"
-        " sidecar, tcpx-daemon,",
-        remedy="the NCCL of the node",
+        note=f"gke-tcpx ({ACCELERATOR}nvidia-h100-80gb) is not used: it needs a sidecar"
+        " with NET_ADMIN, tcpx-daemon,",
+        remedy="which the operator adds only with --allow-privileged-pods",
     ),
     "gke-l4": Expected("tcp", "no fact of the node names another network"),
     "coreweave-h100": Expected(
@@ -303,7 +303,7 @@ def test_a_named_profile_demands_its_network_and_confirms_what_nodes_do_not_show
         ("gke-a3-high", "roce", f"has gke-tcpx by {ACCELERATOR}nvidia-h100-80gb, not roce (use"),
         ("gke-a3-ultra", "roce", "has gke-gib, which needs host paths"),
         ("oci-h100-virtual-functions", "roce", "has oci-roce, which needs a privileged container"),
-        ("gke-a3-mega", "tcpxo", "has gke-tcpxo, which needs a privileged sidecar"),
+        ("gke-a3-mega", "tcpx", f"has gke-tcpxo by {ACCELERATOR}nvidia-h100-mega-80gb, not tcpx"),
         ("aws-efa-dra", "efa", "has dra, which needs a ResourceClaim"),
         ("network-operator-two-resources", "roce", "has nvidia-network-operator, which needs netw"),
     ],

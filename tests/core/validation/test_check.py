@@ -94,13 +94,16 @@ workers.podPatch.spec.initContainers[].securityContext.{privileged,allowPrivileg
 workers.podPatch.spec.initContainers[].securityContext.readOnlyRootFilesystem
 workers.podPatch.spec.initContainers[].securityContext.capabilities.{add,drop}
 workers.podPatch.spec.initContainers[].volumeMounts[].{name,mountPath,readOnly}
+workers.podPatch.spec.initContainers[].startupProbe.exec.command
+workers.podPatch.spec.initContainers[].startupProbe.{initialDelaySeconds,periodSeconds}
+workers.podPatch.spec.initContainers[].startupProbe.{timeoutSeconds,failureThreshold}
 workers.tolerations[].{key,operator,value,effect}
 workers.deviceClaims[].{name,scope,claimsPerPod}
 workers.deviceClaims[].requests[].{name,deviceClassName,count,gpus}
 workers.deviceClaims[].requests[].selectors[].cel.{expression}
 workers.deviceClaims[].constraints[].{requests,matchAttribute}
 topology.{fabric,require,prefer,tensorWithin,spares,excludeNodes,computeDomain}
-network.{nccl} network.tuning.{candidates} network.rdma.{resource,count}
+network.{nccl,profile} network.tuning.{candidates} network.rdma.{resource,count}
 checkpoint.{uri,everySteps,keep,async,exportHuggingFace}
 failurePolicy.{maxRestarts,maxRestartsInPlace,startupTimeout}
 runPolicy.{ttlSecondsAfterFinished,activeDeadlineSeconds,cleanPodPolicy}
@@ -196,7 +199,7 @@ def test_all_problems_come_at_once() -> None:
     bad = spec(
         model={"preset": "nothing"},
         workers={"nodes": 1, "image": "x", "env": [{"name": "RANK"}]},
-        network={"profile": "tcpxo"},
+        failurePolicy={"rules": [{"name": "a", "action": "FailJob"}]},
     )
     assert {problem.reason for problem in problems("x" * 60, bad)} == {
         Reason.NAME_TOO_LONG,

@@ -64,10 +64,10 @@ CASES = {
         "WorldSizeMismatch",
         ("spec.training.globalBatchSize", "use a multiple of"),
     ),
-    "later-field": Case(
+    "privileged-network": Case(
         {"network": {"profile": "tcpxo"}},
-        "NotYetSupported",
-        ("spec.network.profile", "use auto or tcp"),
+        "Forbidden",
+        ("spec.network.profile", "path of the node", "set it to tcp", "--allow-privileged-pods"),
     ),
     "our-variable": Case(
         {"workers": {"env": [{"name": "MASTER_ADDR", "value": "evil"}]}},

@@ -251,10 +251,10 @@ def test_a_failure_in_the_far_future_excludes_no_node() -> None:
 def test_a_job_that_cannot_be_judged_is_left_out_and_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(record: JobRecord, *rest: Any) -> RunningJob | None:
+    def fail(record: JobRecord, *rest: Any, **more: Any) -> RunningJob | None:
         if record.uid == "hostile":
             raise ZeroDivisionError
-        return running_job(record, *rest)
+        return running_job(record, *rest, **more)
 
     monkeypatch.setattr(snapshot, "running_job", fail)
     reader = ClusterReader(

@@ -22,10 +22,12 @@ _NcclText = Annotated[str, Field(min_length=1, max_length=NCCL_TEXT_LENGTH)]
 class NetworkSetting(ApiModel):
     """A value of the pods."""
 
-    kind: Literal["Resource", "Variable", "Annotation", "Toleration"]
+    kind: Literal[
+        "Resource", "Variable", "Annotation", "Toleration", "Sidecar", "HostPath", "Security"
+    ]
     """What the value sets."""
     name: Annotated[str, Field(min_length=1, max_length=317)]
-    """Name of the resource, variable, annotation, or taint."""
+    """Name of the resource, variable, annotation, taint or container, or path of the node."""
     value: Annotated[str, Field(max_length=32768)]
     """Value. Those that the job sets are shortened to 256 characters here."""
     set_by: Annotated[str, Field(max_length=REASON_LENGTH)]

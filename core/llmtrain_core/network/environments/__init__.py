@@ -7,6 +7,7 @@ from llmtrain_core.network.environments import (
     coreweave,
     dra_drivers,
     gke,
+    gke_gpudirect,
     nvidia_network_operator,
     oci,
 )
@@ -15,8 +16,8 @@ from llmtrain_core.network.rows import Row
 TABLE: tuple[Row, ...] = (
     aws_efa.efa,
     gke.gib,
-    gke.tcpxo,
-    gke.tcpx,
+    gke_gpudirect.tcpxo,
+    gke_gpudirect.tcpx,
     coreweave.roce,
     coreweave.infiniband,
     oci.roce,
