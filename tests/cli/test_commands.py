@@ -150,13 +150,13 @@ def test_place_takes_a_fabric_from_a_file_and_by_name(write):
 def test_place_lists_every_problem_of_a_job(write):
     bad = job(tensor=2, data=3)
     bad["spec"]["model"] = {"preset": "gpt-9"}
-    bad["spec"]["network"] = {"profile": "tcpxo"}
+    bad["spec"]["failurePolicy"] = {"rules": [{"name": "a", "action": "FailJob"}]}
     answer = llmtrain(
         "place", "-f", write("job", bad), "--nodes", write("nodes", nodes(node("a", "l")))
     )
     assert answer.returncode == 2
     assert "spec.model.preset" in answer.stderr
-    assert "spec.network.profile" in answer.stderr
+    assert "spec.failurePolicy.rules" in answer.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,70 @@
-"""`llmtrain plan --nodes` shows the network of a job by the facts of the nodes."""
+"""`llmtrain plan --nodes` and `llmtrain place` show the network by the facts of the nodes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.cluster_files import LEAF, Shell, listed, node
+from tests.support.cluster_files import LEAF, Shell, job, listed, node
+from tests.support.node_lists import FOLDER
 from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.unit
 
 EXAMPLE = EXAMPLES / "llama3-8b.yaml"
+MEGA = "nvidia-h100-mega-80gb"
+
+
+def cluster() -> list[dict[str, Any]]:
+    """Return as many nodes of 8 GPUs as the job of the example needs."""
+    degrees = yaml.safe_load(EXAMPLE.read_text())["spec"]["parallelism"]
+    ranks = degrees["tensor"] * degrees["pipeline"] * degrees["data"]
+    found = [node(f"n{index}") for index in range(ranks // 8)]
+    for each in found:
+        each["metadata"]["labels"] |= {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", LEAF: "l"}
+    return found
+
+
+def test_auto_has_networks_that_need_privileged_pods_if_plan_has_the_flag(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    nodes = cluster()
+    for each in nodes:
+        each["metadata"]["labels"]["cloud.google.com/gke-accelerator"] = MEGA
+        each["status"]["allocatable"] |= {
+            f"networking.gke.io.networks/vpc{index}": "1" for index in range(1, 9)
+        }
+    arguments = ("-f", str(EXAMPLE), "--nodes", file("nodes", listed("Node", *nodes)))
+    assert "NETWORK  tcp: " in llmtrain("plan", *arguments)[1]
+    code, out, err = llmtrain("plan", *arguments, "--allow-privileged-pods")
+    assert code == 0, err
+    assert f"NETWORK  gke-tcpxo: label cloud.google.com/gke-accelerator={MEGA}" in out
+    assert "Sidecar tcpxo-daemon=" in out
+    code, _, err = llmtrain("plan", "-f", str(EXAMPLE), "--allow-privileged-pods")
+    assert code == 2 and "--allow-privileged-pods without --nodes" in err
+
+
+def test_auto_has_networks_that_need_privileged_pods_if_place_has_the_flag(
+    llmtrain: Shell, file: Callable[..., str]
+) -> None:
+    recorded = str(FOLDER / "gke-a3-high.yaml")
+    arguments = ["-f", file("job.yaml", job(2), True), "--nodes", recorded]
+    code, out, _ = llmtrain("place", *arguments, "-o", "json")
+    found = json.loads(out)["network"]
+    assert code == 0 and found["row"] == "tcp" and "--allow-privileged-pods" in found["notes"][0]
+    code, out, _ = llmtrain("place", *arguments, "--allow-privileged-pods")
+    assert code == 0 and "NETWORK  gke-tcpx: label cloud.google.com/gke-accelerator=" in out
+    assert "Sidecar tcpx-daemon=us-docker.pkg.dev/gce-ai-infra/gpudirect-" in out
+    assert "HostPath /run/tcpx=trainer:/run/tcpx, tcpx-daemon:/run/tcpx, set by gke-tcpx" in out
 
 
 def test_the_network_of_the_nodes_is_shown(llmtrain: Shell, file: Callable[..., str]) -> None:
-    spec = yaml.safe_load(EXAMPLE.read_text())["spec"]
-    degrees = spec["parallelism"]
-    ranks = degrees["tensor"] * degrees["pipeline"] * degrees["data"]
-    nodes = [node(f"n{index}") for index in range(ranks // 8)]
+    nodes = cluster()
     for each in nodes:
-        each["metadata"]["labels"] |= {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", LEAF: "l"}
         each["status"]["allocatable"]["rdma/shared_ib"] = "63"
     arguments = ("-f", str(EXAMPLE), "--nodes", file("nodes", listed("Node", *nodes)))
     code, out, err = llmtrain("plan", *arguments, "-o", "json")

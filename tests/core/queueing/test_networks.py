@@ -86,7 +86,7 @@ def test_a_privileged_network_is_refused_with_the_cause() -> None:
     here = state([Node(f"g{i}", label, {GPU: 8}) for i in range(2)])
     refused = wait(decide([waits("a", 2, "tcpxo")], here)["a"])
     assert refused.reason == Reason.NETWORK_MISMATCH
-    assert "2 has gke-tcpxo, which needs a privileged sidecar" in refused.message
+    assert "2 has gke-tcpxo, which needs a sidecar with NET_ADMIN" in refused.message
     found = start(decide([waits("a", 2)], here)["a"])
     assert found.network is not None and found.network.notes[0].startswith("gke-tcpxo")
 
