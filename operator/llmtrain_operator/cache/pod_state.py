@@ -143,7 +143,7 @@ def _end(status: Raw) -> tuple[str, str, int | None, str]:
 def _init_state(spec: Raw, status: Raw) -> tuple[str, str] | None:
     """Return reason and message of the init container or sidecar that has not started or ended.
 
-    It waits, such as for its image, or the trainer waits for its end.
+    It waits, such as for its image, or the trainer waits for its end or its startup probe.
     """
     sidecars = {
         container["name"]
@@ -158,6 +158,8 @@ def _init_state(spec: Raw, status: Raw) -> tuple[str, str] | None:
             return waiting["reason"], waiting.get("message", "")
         if "running" in state and name not in sidecars:
             running = INITIALIZING, f"init container {name} is running"
+        elif "running" in state and container.get("started") is False:
+            running = INITIALIZING, f"sidecar {name} has not passed its startup probe"
     return running
 
 

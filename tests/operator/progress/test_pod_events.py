@@ -255,5 +255,10 @@ def test_an_init_container_that_runs_is_named_but_no_sidecar() -> None:
     actions, _ = settle(starting(pod(0), held))
     says = "1 of 2 pods are ready; pod job-0-1 on node n1: init container fetch is running"
     assert text(actions, ConditionType.PODS_READY) == says and actions.explain_pods == ()
-    raw["status"]["initContainerStatuses"] = states[:1]
-    assert pod_record(raw).reason == ""
+    for started in ({}, {"started": True}):
+        raw["status"]["initContainerStatuses"] = [{**states[0], **started}]
+        assert pod_record(raw).reason == ""
+    raw["status"]["initContainerStatuses"] = [{**states[0], "started": False}]
+    found = pod_record(raw)
+    says = "sidecar proxy has not passed its startup probe"
+    assert (found.reason, found.message) == ("PodInitializing", says)
