@@ -169,7 +169,7 @@ async def test_the_sidecar_of_a_network_needs_the_flag_and_a_namespace_that_admi
     jobs: dict[str, OperatorHarness],
     release_nodes: ScriptedNodes,
 ) -> None:
-    """The same path as that of a patch of the job; `auto` keeps TCP without the flag."""
+    """The same path as that of a patch of the job; without either, `auto` uses TCP."""
     nodes = (NodeSpec(f"mega-{index}", MEGA, gpus=8, resources=VPCS) for index in range(2))
     await release_nodes.add(*nodes)
     await releases.install()
@@ -198,12 +198,17 @@ async def test_the_sidecar_of_a_network_needs_the_flag_and_a_namespace_that_admi
     async with release_cluster.client(f"{ACCOUNT}operator") as api:
         await settled(create_pod(api, "unlabelled", HOST_POD, [OWNER]), "an administrator labels")
         await settled(create_pod(api, "admits", HOST_POD, [OWNER]), "")
-    for name, spec in (("named", named), ("chosen", TCPXO)):
-        await jobs["unlabelled"].submit(name, **spec)
-        text = await is_refused(jobs["unlabelled"], name, "Placed")
-        assert text.startswith(f"{PROFILE}: path of the node; ")
-        assert "allow-privileged-pods=true" in text
-        await jobs["unlabelled"].delete(name)
+    unlabelled = jobs["unlabelled"]
+    await unlabelled.submit("named", **named)
+    text = await is_refused(unlabelled, "named", "Placed")
+    assert text.startswith(f"{PROFILE}: path of the node; ")
+    assert "allow-privileged-pods=true" in text
+    await unlabelled.delete("named")
+    await unlabelled.submit("chosen", **TCPXO)
+    job = await unlabelled.phase("chosen", "Running", seconds=60)
+    assert job["status"]["network"]["row"] == "tcp" and job["status"]["attempt"] == 1
+    assert job["status"]["network"]["notes"][0].endswith("where the namespace admits them")
+    await unlabelled.delete("chosen")
     await admits.submit("job", **TCPXO)
     job = await admits.phase("job", "Running", seconds=60)
     network = job["status"]["network"]

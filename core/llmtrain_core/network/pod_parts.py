@@ -21,7 +21,10 @@ _ADDRESSES = ".IP"
 def missing(facts: NodeFacts, request: NetworkRequest, parts: PodParts) -> str:
     """Return what pods lack to have these parts, as the end of a need; empty if nothing."""
     if request.profile == AUTO and not request.privileged_pods:
-        return ", which the operator adds only with --allow-privileged-pods"
+        return (
+            ", which the operator adds only with --allow-privileged-pods,"
+            " where the namespace admits them"
+        )
     if request.host_network:
         return ", in pods without hostNetwork"
     if not facts.amount(request.gpu_resource) == request.gpus_per_node == parts.gpus:

@@ -9,6 +9,9 @@ from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureEvidence
 from llmtrain_core.devices.demand import shared_claims_of
 from llmtrain_core.network import NetworkRequest
+from llmtrain_core.network.environments.gke_gpudirect import PARTS
+from llmtrain_core.network.request import AUTO
+from llmtrain_core.network.settings import PROFILE_FIELD
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Allocation, Assignment, PendingJob, RunningJob, Unschedulable
 from llmtrain_core.queueing.quarantine import NodeFailure
@@ -123,9 +126,27 @@ def _next_attempt(
             if failure.get("node")
             and (failure["reason"] in _AVOIDED_AFTER or _evidence(failure) in _AGAINST_NODE)
         ),
-        network=NetworkRequest.of(checked, privileged_pods=privileged_pods),
+        network=NetworkRequest.of(
+            checked, privileged_pods=privileged_pods and _accepts_privileges(view, checked)
+        ),
         shared=shared_claims_of(checked.spec),
     )
+
+
+def _accepts_privileges(view: JobView, checked: Job) -> bool:
+    """Return False for a job with `auto` that goes on without a network that needs privileges.
+
+    Its pods were refused for them, because its namespace does not admit them, or it runs without.
+    """
+    own = checked.spec.network
+    if own is not None and own.profile != AUTO:
+        return True
+    if view.stored_network is not None:
+        return view.stored_network.get("row") in PARTS
+    last = view.condition(ConditionType.PODS_READY)
+    if last is None or last["reason"] != Reason.FORBIDDEN:
+        return True
+    return PROFILE_FIELD not in last["message"]
 
 
 def _max_duration(job: Job, view: JobView, now: float) -> float | None:

@@ -60,7 +60,7 @@ def test_auto_uses_it_with_the_permission_of_the_operator_only(
     without = network(name)
     assert (without.row, without.settings) == ("tcp", ())
     (note,) = without.notes
-    assert note.endswith("which the operator adds only with --allow-privileged-pods")
+    assert note.endswith("only with --allow-privileged-pods, where the namespace admits them")
     found, named = network(name, privileged_pods=True), network(name, profile=profile)
     assert found == named and found.row == f"gke-{profile}"
     assert found.fact.startswith("label cloud.google.com/gke-accelerator=nvidia-h100-")
