@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_trainer.config import DataConfig, Source
-from llmtrain_trainer.data.documents import ReadReport
+from llmtrain_trainer.data.documents import InputFile, ReadReport
 from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.sources import list_files
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import load, read_manifest
-from llmtrain_trainer.data.readers import read
+from llmtrain_trainer.data.readers import boundaries, read
 from llmtrain_trainer.data.readers.boundaries import (
     LONGEST,
     LONGEST_RUN,
@@ -127,6 +127,63 @@ def test_text_without_blank_lines_is_divided_in_bounded_memory(line_end: str) ->
     assert peak < 2 << 20
     endless = Endless(LONGEST + (4 << 20), line_end)
     assert max(map(len, split_documents(endless, "blank-line"))) <= LONGEST + 65_536
+
+
+ENDS = {
+    "auto": LINES.replace("\n", "\n\n"),
+    "blank-line": LINES.replace("\n", "\n\n"),
+    "line": LINES,
+    "separator": LINES.replace("\n", SEPARATOR),
+}
+"""A text with many ends of a document, by the boundary."""
+
+
+LINES_AT_A_TIME = 7 << 20
+"""Memory of the lines that a buffer holds before it joins them."""
+
+
+def text_file(path: Path, unit: str, length: int, boundary: str) -> InputFile:
+    path.write_text(unit * (length // len(unit)))
+    (file,) = list_files(Source("s", f"file://{path}", "s", documents=boundary))
+    return file
+
+
+def peak_of_reading(file: InputFile) -> tuple[int, int]:
+    """Return the most bytes that the reader held at a time, and the length of all documents."""
+    tracemalloc.start()
+    length = sum(len(document.text) for document in read(file, ReadReport()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak, length
+
+
+@pytest.mark.parametrize("boundary", ENDS)
+def test_a_reader_holds_one_document_however_long_the_file(boundary: str, tmp_path: Path) -> None:
+    for length in (1 << 20, 3 << 20):
+        peak, read_length = peak_of_reading(
+            text_file(tmp_path / "a.txt", ENDS[boundary], length, boundary)
+        )
+        assert read_length > 0.8 * length
+        assert peak < 1 << 20  # the start of the file, its lines, or a chunk of it
+
+
+@pytest.mark.parametrize(
+    ("boundary", "unit"),
+    [
+        *((boundary, "some words ") for boundary in ("blank-line", "line", "separator", "file")),
+        *((boundary, "a b\n") for boundary in ("blank-line", "file")),
+    ],
+)
+def test_a_text_without_ends_takes_a_few_times_the_longest_document(
+    boundary: str, unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That bounds the memory for `file`, too: a longer file is cut."""
+    longest = 1 << 20
+    monkeypatch.setattr(boundaries, "LONGEST", longest)
+    file = text_file(tmp_path / "a.txt", unit, longest * 5 // 4, boundary)
+    peak, read_length = peak_of_reading(file)
+    assert read_length > 0.7 * file.size
+    assert peak < 5 * longest + LINES_AT_A_TIME
 
 
 def prepared(to: Path, source: Source) -> Path:

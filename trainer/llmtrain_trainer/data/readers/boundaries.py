@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import StringIO
 from itertools import pairwise
 from statistics import median
 from typing import IO
@@ -71,22 +72,21 @@ def split_documents(stream: IO[str], boundary: str, separator: str = SEPARATOR) 
     """Yield the documents of a stream, without what separates them. Empty ones are left out."""
     pieces = _between(stream, separator) if boundary == "separator" else _lines(stream, boundary)
     limit = LONGEST_RUN if boundary == "paragraphs" else LONGEST
-    held: list[str] = []
-    size = 0
+    held, size = StringIO(newline=""), 0
     for piece, ends in pieces:
-        if not held and not piece.strip() and boundary in _BY_EMPTY_LINES:
+        if not size and not piece.strip() and boundary in _BY_EMPTY_LINES:
             continue
-        held.append(piece)
-        size += len(piece)
+        size += held.write(piece)
         if ends and (boundary != "paragraphs" or size >= PARAGRAPHS):
-            yield from _whole("".join(held), boundary)
-            held, size = [], 0
+            yield from _whole(held.getvalue(), boundary)
+            held, size = StringIO(newline=""), 0
         elif size >= limit:
-            text = "".join(held)
+            text = held.getvalue()
             place = _end_of_line_or_word(text)
             yield from _whole(text[:place], boundary)
-            held, size = [text[place:]], size - place
-    yield from _whole("".join(held), boundary)
+            held = StringIO(newline="")
+            size = held.write(text[place:])
+    yield from _whole(held.getvalue(), boundary)
 
 
 def _whole(text: str, boundary: str) -> Iterator[str]:
