@@ -7,7 +7,6 @@ import email
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
@@ -19,8 +18,8 @@ from llmtrain_trainer.config import ChatConfig, DataConfig, Source
 from llmtrain_trainer.data.examples import ID
 from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.preparation.run import run_share
-from llmtrain_trainer.data.preparation.workspace import MANIFEST, Workspace
-from llmtrain_trainer.data.prepared import is_prepared, prepared_with, read_manifest, verify
+from llmtrain_trainer.data.preparation.workspace import Workspace
+from llmtrain_trainer.data.prepared import prepared_with, read_manifest
 from llmtrain_trainer.data.readers.html import html_text
 from llmtrain_trainer.data.shards import TokenStream
 
@@ -126,15 +125,9 @@ def test_a_post_keeps_the_indentation_of_its_program(tmp_path: Path) -> None:
     assert found <= {f"Do:\n\nif a:\n    b()\n\n{n}" for n in range(9)} and found
 
 
-def test_data_of_the_format_before_still_loads_and_says_so(tmp_path: Path) -> None:
+def test_prepared_data_say_their_format_and_cleaning(tmp_path: Path) -> None:
+    """`tests/trainer/checkpoint/test_older_release.py` has those of the format before."""
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps({"text": f"word{n} " * 9}) for n in range(9)))
     folder = prepared(tmp_path / "out", Source("s", f"file://{path}", "s"))
     assert prepared_with(read_manifest(folder)) == "format 3; s: cleaning none"
-
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    manifest["format"] = 2
-    del manifest["sources"][0]["cleaning"]
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-    assert is_prepared(folder) and verify(folder) == 2
-    assert prepared_with(read_manifest(folder)) == "format 2; s: cleaning web"

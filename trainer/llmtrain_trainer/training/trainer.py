@@ -273,10 +273,8 @@ class Trainer:
                 metadata.held_out_before, metadata.exact_match_before
             )
         log.info(
-            "resumed at step %d, after %d sequences (saved as %s)",
-            metadata.step,
-            metadata.sequences,
-            metadata.layout,
+            "resumed at step %d, after %d sequences (saved as %s by torch %s)",
+            *(metadata.step, metadata.sequences, metadata.layout, metadata.torch[:40]),
         )
         self.send(CheckpointReport(metadata.step, {}))
 

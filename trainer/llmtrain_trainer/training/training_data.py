@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from llmtrain_trainer.data.packing import example_numbers
 from llmtrain_trainer.data.prepared import TRAIN, PreparedData, end_of_documents
 from llmtrain_trainer.model.documents import attention_span, document_numbers
 from llmtrain_trainer.parallel.forward_backward import WHOLE, Division
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class TrainingData:
         """Read fine-tuning examples with or without packing."""
         if self._data.examples and self.packed != packed:
             self.packed = packed
+            log.info("examples are %s, as in the checkpoint", "packed" if packed else "not packed")
             self.batches = self._open(packed)
 
     def steps(self) -> int:
