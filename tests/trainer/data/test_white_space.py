@@ -21,6 +21,7 @@ from llmtrain_trainer.data.preparation.run import run_share
 from llmtrain_trainer.data.preparation.workspace import Workspace
 from llmtrain_trainer.data.prepared import prepared_with, read_manifest
 from llmtrain_trainer.data.readers.html import html_text
+from llmtrain_trainer.data.readers.mediawiki import wiki_text
 from llmtrain_trainer.data.shards import TokenStream
 
 PROGRAMS = 27
@@ -123,6 +124,26 @@ def test_a_post_keeps_the_indentation_of_its_program(tmp_path: Path) -> None:
     (tmp_path / "Posts.xml").write_text(f"<posts>{posts}</posts>")
     found = texts(prepared(tmp_path / "out", Source("s", f"file://{tmp_path}/Posts.xml", "s")))
     assert found <= {f"Do:\n\nif a:\n    b()\n\n{n}" for n in range(9)} and found
+
+
+PROGRAM = "class A:\n    a = [1,  2]\n\n\n    def f(self):\n\t\treturn {{a}}"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        (f"Try\n\n<pre>\n{PROGRAM}\n</pre>\n\n\n\nnow", f"Try\n\n{PROGRAM}\n\nnow"),
+        (f'<syntaxhighlight lang="python">\n{PROGRAM}\n</syntaxhighlight>', PROGRAM),
+        (f"<source lang=c>\n  {PROGRAM}</source>", f"  {PROGRAM}"),
+        ("a <code>x  =  ''1''</code>, {{b}}c", "a x  =  1, c"),
+        ("<div><code>a  <code>b</code></code></div><ref><code>c</code></ref>", "a  b"),
+        ("<pre>1 &lt;  2</pre> &#65535;0&#65535; &#65535;7&#65535;", "1 <  2 1 <  2 \uffff7\uffff"),
+        ("<code></code><pre/>a", "a"),
+        ("a<ref/> [[File:b.jpg|[[c]] <code>d</code>]]\n{|\n|e\n|}", "a "),
+    ],
+)
+def test_an_article_keeps_the_white_space_of_programs(markup: str, text: str) -> None:
+    assert wiki_text(markup) == text
 
 
 def test_prepared_data_say_their_format_and_cleaning(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element, iterparse
 
@@ -13,6 +14,9 @@ from llmtrain_trainer.data.readers.compressed import open_bytes
 
 _NO_TEXT = ("file:", "image:", "category:")
 """Links that embed a file or assign a category. They are not part of a sentence."""
+_VERBATIM = ("pre", "code", "syntaxhighlight", "source")
+_PLACE = re.compile("\uffff[0-9]+\uffff")
+"""The place of a verbatim text. XML has no such character."""
 
 
 def read_mediawiki(file: InputFile, report: ReadReport) -> Iterator[Document]:
@@ -45,20 +49,26 @@ def _tag(element: Element) -> str:
 
 
 def wiki_text(markup: str) -> str:
-    """Return the prose of a page, without templates, tables and references."""
+    """Return the prose of a page, without templates, tables and references.
+
+    More than one empty line is collapsed, but not inside programs and other verbatim text.
+    """
     try:
         page = mwparserfromhell.parse(markup)
     except ParserError:
         return markup
-    unwanted = [
-        *page.filter_tags(matches=lambda node: str(node.tag).lower() in ("ref", "table")),
-        *page.filter_wikilinks(
-            matches=lambda node: str(node.title).strip().lower().startswith(_NO_TEXT)
-        ),
-    ]
-    for node in unwanted:
-        try:
-            page.remove(node)
-        except ValueError:  # was removed with the node around it
-            continue
-    return str(page.strip_code(normalize=True, collapse=True))
+    # a node is emptied, because the search for its place to remove it is as long as the page
+    for tag in page.filter_tags(matches=lambda node: str(node.tag).lower() in ("ref", "table")):
+        tag.contents = ""
+    for link in page.filter_wikilinks():
+        if str(link.title).strip().lower().startswith(_NO_TEXT):
+            link.title = link.text = ""
+    verbatim: dict[str, str] = {}
+    for tag in page.filter_tags(matches=lambda node: str(node.tag).lower() in _VERBATIM):
+        if tag.contents is not None:
+            text = str(tag.contents.strip_code(normalize=True, collapse=False))
+            place = f"\uffff{len(verbatim)}\uffff"
+            tag.contents = place
+            verbatim[place] = text.strip("\n")
+    text = str(page.strip_code(normalize=True, collapse=True))
+    return _PLACE.sub(lambda place: verbatim.get(place[0], place[0]), text)
