@@ -50,8 +50,9 @@ parity: setup ## all layouts and schedules: results of one process, collectives 
 kills: setup ## twenty kills of ranks in four windows of a run; make test has one in each
 	@python -m pytest tests/trainer/launcher/test_restart.py -m "torch and exhaustive" -s -q
 
-text-matrix: setup ## published chat templates, tokenizers and real corpora (downloads 80 MB once)
-	@python -m pytest tests/trainer/data/bench_chat_templates.py tests/trainer/data/bench_real_corpora.py -s -q
+text-matrix: setup ## published chat templates, tokenizers, real corpora and PEFT (downloads 80 MB once)
+	@python -m pytest tests/trainer/data/bench_chat_templates.py tests/trainer/data/bench_real_corpora.py \
+		tests/trainer/weights/bench_peft.py -s -q
 
 fuzz: setup ## properties on fresh random examples, and all fixed cases; make test has the same sample each time
 	@python -m pytest -q -n 2 -m "hypothesis or (unit and exhaustive)" --hypothesis-profile=fresh

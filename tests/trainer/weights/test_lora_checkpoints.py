@@ -9,42 +9,10 @@ from typing import Any
 import pytest
 
 from llmtrain_trainer.errors import InputError
+from tests.support.trainer.adapters import LORA, TARGETS, base_record, write_adapters
 from tests.support.trainer.checkpoints import SHAPE, write_checkpoint
 
 pytestmark = pytest.mark.torch
-
-LORA = {"rank": 2, "alpha": 6.0, "targets": ["down_proj", "q_proj"]}
-TARGETS = {"layers.0.attention.wq": (32, 32), "layers.0.ffn.down": (32, 48)}
-
-
-def _adapters(root: Path, base: dict[str, Any] | None) -> tuple[Path, dict[str, Any]]:
-    """Write a checkpoint of adapters; return its folder and what they add to the weights."""
-    import torch
-
-    from llmtrain_trainer.checkpoint.metadata import CheckpointMetadata, create_step_folder
-    from llmtrain_trainer.checkpoint.shards import write_state
-    from llmtrain_trainer.checkpoint.state import MODEL
-
-    metadata = CheckpointMetadata(
-        2, torch.__version__, "dp1", SHAPE.to_wire(), "d", 16, None, lora=LORA, base=base
-    )
-    folder = create_step_folder(root, metadata, root.parent / "base" / "source.json")
-    torch.manual_seed(9)
-    state, change = {}, {}
-    for name, (outputs, inputs) in TARGETS.items():
-        a, b = torch.randn(2, inputs), torch.randn(outputs, 2)
-        state[f"{name}.lora.a"], state[f"{name}.lora.b"] = a, b
-        change[f"{name}.weight"] = 3.0 * (b @ a)
-    write_state(folder, {MODEL: state}, None)
-    return folder, change
-
-
-def _record(base: Path) -> dict[str, Any]:
-    import torch
-
-    from llmtrain_trainer.checkpoint.init_from import base_checkpoint
-
-    return base_checkpoint(base.as_uri(), torch.__version__, SHAPE.to_wire()).record
 
 
 def test_adapters_export_and_sample_as_the_merged_model(tmp_path: Path) -> None:
@@ -57,9 +25,9 @@ def test_adapters_export_and_sample_as_the_merged_model(tmp_path: Path) -> None:
     from llmtrain_trainer.weights.sample import load_model
 
     base = write_checkpoint(tmp_path / "base")
-    record = _record(tmp_path / "base")
+    record = base_record(tmp_path / "base")
     assert record["step"] == 1
-    _, change = _adapters(tmp_path / "tuned", record)
+    _, change = write_adapters(tmp_path / "tuned", record)
     shutil.copytree(base, tmp_path / "base" / "step-7")
     names = list(weight_shapes(SHAPE))
     expected = dict(weights_of_checkpoint(base, SHAPE)(names))
@@ -87,7 +55,7 @@ def test_adapters_go_out_in_the_format_of_peft_and_come_back_merged(tmp_path: Pa
     from llmtrain_trainer.weights.reading import weight_shapes, weights_of_checkpoint
 
     base = write_checkpoint(tmp_path / "base")
-    _, change = _adapters(tmp_path / "tuned", _record(tmp_path / "base"))
+    _, change = write_adapters(tmp_path / "tuned", base_record(tmp_path / "base"))
     out = tmp_path / "out"
     export_adapters(tmp_path / "tuned", out)
     config = json.loads((out / CONFIG).read_text())
@@ -153,7 +121,7 @@ def test_adapters_of_another_model_are_refused(
     from llmtrain_trainer.weights.peft import CONFIG, PREFIX, WEIGHTS, export_adapters
 
     base = write_checkpoint(tmp_path / "base")
-    _adapters(tmp_path / "tuned", _record(tmp_path / "base"))
+    write_adapters(tmp_path / "tuned", base_record(tmp_path / "base"))
     out = tmp_path / "out"
     export_adapters(tmp_path / "tuned", out)
     export_checkpoint(base, tmp_path / "model")
@@ -185,11 +153,11 @@ def test_another_base_or_none_is_refused(tmp_path: Path) -> None:
     from llmtrain_trainer.checkpoint.init_from import base_checkpoint
 
     write_checkpoint(tmp_path / "base")
-    record = _record(tmp_path / "base")
-    _adapters(tmp_path / "unknown", None)
+    record = base_record(tmp_path / "base")
+    write_adapters(tmp_path / "unknown", None)
     assert "does not record its base" in _refused(tmp_path / "unknown")
     other = {**record, "digest": "0" * 32}
-    _adapters(tmp_path / "other", other)
+    write_adapters(tmp_path / "other", other)
     assert "has other weights" in _refused(tmp_path / "other")
     # a job that goes on from such adapters is refused, too
     with pytest.raises(InputError) as caught:
@@ -199,7 +167,7 @@ def test_another_base_or_none_is_refused(tmp_path: Path) -> None:
         "CheckpointMismatch",
         "spec.model.initFrom",
     )
-    _adapters(tmp_path / "tuned", record)
+    write_adapters(tmp_path / "tuned", record)
     shutil.move(tmp_path / "base" / "step-1", tmp_path / "base" / "step-2")
     assert "step-1 is not a complete checkpoint" in _refused(tmp_path / "tuned")
 
