@@ -77,8 +77,8 @@ class Config:
     admission plugin sets them, as OpenShift does, or the image names the user."""
     allow_privileged_pods: bool = False
     """Let `workers.podPatch` of jobs ask for what the Pod Security level restricted does not admit:
-    root, capabilities, privileged containers, host paths and the network of the node. The networks
-    of GKE that need some of it (TCPXO, TCPX) are used. The namespace must admit it as well."""
+    root, capabilities, privileged containers, host paths and the network of the node. For the
+    profiles tcpxo and tcpx the operator adds some of it. The namespace must admit it as well."""
     device_claims: bool = False
     """Let jobs claim devices by dynamic resource allocation (`workers.deviceClaims`), and count
     those of ResourceSlices: reads ResourceSlices, DeviceClasses and the ResourceClaims of all

@@ -125,7 +125,6 @@ class Controller:
             GangScheduling(config.pod_groups, config.kueue),
             config.metrics_peers,
             fixed_user=config.fixed_user,
-            allow_privileged_pods=config.allow_privileged_pods,
             has_priority_class=self.informers.has_priority_class,
         )
         self.scheduler = self._make_scheduler()

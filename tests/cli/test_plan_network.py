@@ -29,34 +29,18 @@ def cluster() -> list[dict[str, Any]]:
     return found
 
 
-def test_auto_has_networks_that_need_privileged_pods_if_plan_has_the_flag(
-    llmtrain: Shell, file: Callable[..., str]
-) -> None:
-    nodes = cluster()
-    for each in nodes:
-        each["metadata"]["labels"]["cloud.google.com/gke-accelerator"] = MEGA
-        each["status"]["allocatable"] |= {
-            f"networking.gke.io.networks/vpc{index}": "1" for index in range(1, 9)
-        }
-    arguments = ("-f", str(EXAMPLE), "--nodes", file("nodes", listed("Node", *nodes)))
-    assert "NETWORK  tcp: " in llmtrain("plan", *arguments)[1]
-    code, out, err = llmtrain("plan", *arguments, "--allow-privileged-pods")
-    assert code == 0, err
-    assert f"NETWORK  gke-tcpxo: label cloud.google.com/gke-accelerator={MEGA}" in out
-    assert "Sidecar tcpxo-daemon=" in out
-    code, _, err = llmtrain("plan", "-f", str(EXAMPLE), "--allow-privileged-pods")
-    assert code == 2 and "--allow-privileged-pods without --nodes" in err
-
-
-def test_auto_has_networks_that_need_privileged_pods_if_place_has_the_flag(
+def test_a_sidecar_is_shown_to_a_job_that_names_its_profile(
     llmtrain: Shell, file: Callable[..., str]
 ) -> None:
     recorded = str(FOLDER / "gke-a3-high.yaml")
-    arguments = ["-f", file("job.yaml", job(2), True), "--nodes", recorded]
-    code, out, _ = llmtrain("place", *arguments, "-o", "json")
+    arguments = ("--nodes", recorded, "-o", "json")
+    code, out, _ = llmtrain("place", "-f", file("auto.yaml", job(2), True), *arguments)
     found = json.loads(out)["network"]
-    assert code == 0 and found["row"] == "tcp" and "--allow-privileged-pods" in found["notes"][0]
-    code, out, _ = llmtrain("place", *arguments, "--allow-privileged-pods")
+    assert code == 0 and found["row"] == "tcp"
+    assert found["notes"][0].endswith("; set network.profile: tcpx to use it")
+    named = job(2)
+    named["spec"]["network"] = {"profile": "tcpx"}
+    code, out, _ = llmtrain("place", "-f", file("tcpx.yaml", named, True), "--nodes", recorded)
     assert code == 0 and "NETWORK  gke-tcpx: label cloud.google.com/gke-accelerator=" in out
     assert "Sidecar tcpx-daemon=us-docker.pkg.dev/gce-ai-infra/gpudirect-" in out
     assert "HostPath /run/tcpx=trainer:/run/tcpx, tcpx-daemon:/run/tcpx, set by gke-tcpx" in out

@@ -74,14 +74,6 @@ MaxExcludedOption = Annotated[
         " operator's --max-excluded-nodes-percent",
     ),
 ]
-PrivilegedPodsOption = Annotated[
-    bool,
-    typer.Option(
-        "--allow-privileged-pods",
-        help="the operator and the namespace permit privileged pods, so auto may use networks that"
-        " need them; the operator's --allow-privileged-pods",
-    ),
-]
 DomainToleranceOption = Annotated[
     float,
     typer.Option(
@@ -101,7 +93,6 @@ def command(
     domain_tolerance: DomainToleranceOption = DOMAIN_TOLERANCE,
     node_health: NodeHealthOption = None,
     max_excluded_nodes_percent: MaxExcludedOption = MAX_EXCLUDED_PERCENT,
-    allow_privileged_pods: PrivilegedPodsOption = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the placement of a job. Exit code 1 if it does not fit, 2 on invalid input.
@@ -119,7 +110,7 @@ def command(
     )
     wanted, shared = demand_of(checked.spec), shared_claims_of(checked.spec)
     view = read_cluster(sources, named, devices=wanted)
-    request = request_on(view, checked, annotations, domain_tolerance, allow_privileged_pods)
+    request = request_on(view, checked, annotations, domain_tolerance)
     answer = place(request, view.snapshot)
     wire = answer.to_wire()
     wire["network"] = network_to_wire(request)
@@ -150,7 +141,6 @@ def request_on(
     job: Job,
     annotations: Mapping[str, str],
     domain_tolerance: float = DOMAIN_TOLERANCE,
-    privileged_pods: bool = False,
 ) -> Request:
     """Return the request of a job on the nodes of a cluster, on the network that it gets there."""
     snapshot = view.snapshot
@@ -158,8 +148,7 @@ def request_on(
     if annotations.get(ALLOW_OVER_MEMORY) != "true":
         request = replace(request, too_small=nodes_with_too_little_memory(job, snapshot.nodes))
     request = request.with_extended(view.classes.served)
-    network = NetworkRequest.of(job, privileged_pods=privileged_pods)
-    return on_network(request, network, snapshot)
+    return on_network(request, NetworkRequest.of(job), snapshot)
 
 
 def obstacles_by_node(request: Request, snapshot: Snapshot) -> dict[str, str]:

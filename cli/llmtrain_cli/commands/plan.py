@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrain_cli.commands.place import PrivilegedPodsOption
 from llmtrain_cli.errors import EXIT_FAILURE, CliError
 from llmtrain_cli.io.files import read_fabric, read_job, snapshot_for
 from llmtrain_cli.io.network_text import network_lines, network_to_wire
@@ -94,7 +93,6 @@ class PlanFlags:
     failures_per_node_day: float | None
     save_seconds: float | None
     restart_seconds: float | None
-    allow_privileged_pods: bool | None
 
     @property
     def given(self) -> set[str]:
@@ -146,7 +144,6 @@ def command(
     save_seconds: SaveOption = None,
     restart_seconds: RestartOption = None,
     calibration: CalibrationOption = None,
-    allow_privileged_pods: PrivilegedPodsOption = False,
     output: FormatOption = "text",
 ) -> None:
     """Estimate memory, time and cost of a run. Exit code 1 if it does not fit."""
@@ -167,7 +164,6 @@ def command(
         failures_per_node_day,
         save_seconds,
         restart_seconds,
-        allow_privileged_pods or None,
     )
     try:
         if calibration is not None:
@@ -195,8 +191,6 @@ def _check(flags: PlanFlags) -> None:
         if {option, other} <= given:
             beside = "-f" if other == "job" else f"--{other}"
             raise CliError(f"--{option} beside {beside}: {advice}")
-    if "allow_privileged_pods" in given and "nodes" not in given:
-        raise CliError("--allow-privileged-pods without --nodes: no network is chosen; drop it")
     if "fabric" in given and "nodes" not in given:
         raise CliError("--fabric without --nodes: nothing is placed; pass --nodes, or drop it")
     if {"model", "nodes", "gpus"} <= given:
@@ -253,9 +247,7 @@ def _plan_job(
     levels: Levels = ()
     if selection.nodes:
         state = snapshot_for(fabric, selection.nodes)
-        privileged = flags.allow_privileged_pods is True
-        network = NetworkRequest.of(job, privileged_pods=privileged)
-        request = on_network(request, network, state)
+        request = on_network(request, NetworkRequest.of(job), state)
         placement, levels = _placement(request, state, selection), state.levels
     links = links_of(fabric) if fabric else None
     found = make_plan(

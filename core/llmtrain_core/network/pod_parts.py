@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from llmtrain_core.api.pod_patch import ContainerSecurity, PodPatchSpec, Sidecar, TrainerPatch
 from llmtrain_core.network.facts import NodeFacts
-from llmtrain_core.network.request import AUTO, NetworkRequest
+from llmtrain_core.network.request import NetworkRequest
 from llmtrain_core.network.rows import INTERFACES, PodParts, Value
 from llmtrain_core.network.settings import ANNOTATIONS_FIELD, JOB, PATCH_FIELD, Kind, Setting
 
@@ -20,11 +20,6 @@ _ADDRESSES = ".IP"
 
 def missing(facts: NodeFacts, request: NetworkRequest, parts: PodParts) -> str:
     """Return what pods lack to have these parts, as the end of a need; empty if nothing."""
-    if request.profile == AUTO and not request.privileged_pods:
-        return (
-            ", which the operator adds only with --allow-privileged-pods,"
-            " where the namespace admits them"
-        )
     if request.host_network:
         return ", in pods without hostNetwork"
     if not facts.amount(request.gpu_resource) == request.gpus_per_node == parts.gpus:

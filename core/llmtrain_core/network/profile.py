@@ -141,7 +141,7 @@ def _satisfied(
         return candidate
     if need.kind is NeedKind.CLAIM and request.has_claims:
         return replace(candidate, need=None)
-    if parts is None:
+    if parts is None or request.profile == AUTO:  # such pods are a choice of the job
         return candidate
     lacking = missing(facts, request, parts)
     return replace(candidate, need=replace(need, text=need.text + lacking) if lacking else None)
@@ -169,7 +169,7 @@ def _remedy(candidate: CandidateNetwork) -> str:
     if candidate.need is None:
         return ""
     profile = f"set network.profile: {' or '.join(candidate.profiles)} to use it"
-    if candidate.need.kind is NeedKind.CONFIRMATION:
+    if candidate.need.kind is NeedKind.CONFIRMATION or candidate.parts is not None:
         return f"; {profile}"
     return f"; {_PATCH}, and {profile}" if _is_patchable(candidate) else ""
 

@@ -48,9 +48,6 @@ class NetworkRequest:
     """Whether `workers.podPatch` mounts paths of the node in the container that trains."""
     sidecars: Mapping[str, str] = field(default_factory=dict)
     """Images of the sidecars of `workers.podPatch`, by name."""
-    privileged_pods: bool = False
-    """Whether the operator may add to pods what restricted ones cannot have. A job that names the
-    profile of such a network is refused otherwise."""
     has_claims: bool = False
     """Whether pods claim devices of their nodes besides GPUs."""
 
@@ -67,7 +64,6 @@ class NetworkRequest:
             self.networks,
             self.host_network,
             self.node_paths,
-            self.privileged_pods,
             self.has_claims,
         )
 
@@ -76,8 +72,8 @@ class NetworkRequest:
         return self.resources, self.nccl, self.env, self.gke_annotations, self.sidecars
 
     @classmethod
-    def of(cls, job: Job, *, privileged_pods: bool = False) -> NetworkRequest:
-        """Return what a checked job says. `privileged_pods` is the permission of the operator."""
+    def of(cls, job: Job) -> NetworkRequest:
+        """Return what a checked job says."""
         network, workers = job.spec.network, job.spec.workers
         nccl = dict((network.nccl if network else None) or {})
         rdma = network.rdma if network else None
@@ -104,7 +100,6 @@ class NetworkRequest:
             host_network=bool(patch.host_network),
             node_paths=_mounts_node_paths(patch),
             sidecars={item.name: item.image for item in patch.init_containers or ()},
-            privileged_pods=privileged_pods,
             has_claims=any(
                 claim.scope == "pod" and not each.gpus
                 for claim in workers.device_claims or ()

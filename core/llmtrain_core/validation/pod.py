@@ -21,6 +21,8 @@ from llmtrain_core.validation.volumes import reserved_folder, volume_name_proble
 
 MIN_SHM_SIZE = "1Mi"
 """A size of 0 would be no limit: Kubernetes reads it as an absent one."""
+_WITHOUT_RDMA = frozenset({"tcpxo", "tcpx"})
+"""Profiles of networks over TCP that have devices of their own."""
 
 
 def pod_problems(spec: JobSpec) -> Iterator[Problem]:
@@ -86,6 +88,13 @@ def _device_problems(spec: JobSpec) -> Iterator[Problem]:
         )
     elif rdma is not None:
         devices[rdma.resource] = "network.rdma.count"
+    if rdma is not None and spec.network and spec.network.profile in _WITHOUT_RDMA:
+        yield Problem(
+            Reason.INVALID_SPEC,
+            "spec.network.rdma",
+            f"profile {spec.network.profile} has no devices of RDMA",
+            "remove network.rdma, or name the profile of these devices",
+        )
     for kind, amounts in (
         ("requests", (resources and resources.requests) or {}),
         ("limits", (resources and resources.limits) or {}),

@@ -15,7 +15,7 @@ from llmtrain_core.api.pod_patch import PodPatchSpec
 from llmtrain_core.network import Kind
 from llmtrain_core.network.environments.gke_gpudirect import PARTS, PARTS_OF_PROFILE
 from llmtrain_core.network.facts import is_of_network
-from llmtrain_core.network.profile import PLAIN, PROFILE_VARIABLES
+from llmtrain_core.network.profile import PROFILE_VARIABLES
 from llmtrain_core.network.request import AUTO
 from llmtrain_core.network.rows import INTERFACES, NETWORKS, PodParts
 from llmtrain_core.network.settings import OWN_FIELDS
@@ -51,17 +51,20 @@ class PodNetwork:
         return any(map(is_device, self.resources))
 
     @classmethod
-    def of_status(cls, stored: Mapping[str, Any] | None) -> PodNetwork:
+    def of_status(
+        cls, stored: Mapping[str, Any] | None, parts: PodParts | None = None
+    ) -> PodNetwork:
         """Return what `status.network` adds to pods; nothing if it is absent.
 
-        Parts of pods are those of this release: whoever writes the status chooses no image, no path
-        of the node and no device.
+        `parts` are those of the profile that the job names, by this release: whoever writes the
+        status chooses no image, no path of the node and no device. Kinds of settings of a later
+        release are left out.
         """
         row = (stored or {}).get("row") or ""
-        parts = PARTS.get(row)
+        parts = parts if PARTS.get(row) is parts else None
         by_kind: dict[str, dict[str, str]] = {kind.value: {} for kind in Kind}
         for item in (stored or {}).get("settings") or ():
-            if item["setBy"] not in OWN_FIELDS:
+            if item["setBy"] not in OWN_FIELDS and item["kind"] in by_kind:
                 by_kind[item["kind"]][item["name"]] = item["value"]
         return cls(
             {name: text for name, text in by_kind[Kind.RESOURCE].items() if _is_added(name, text)},
@@ -78,30 +81,18 @@ class PodNetwork:
         A placement of an older release has no network in the status: its pods get the variables of
         the profile only, as they did. So does a job without a placement, with the parts of pods.
         """
-        if stored is not None:
-            return cls.of_status(stored)
         own = job.spec.network
         if own is None or own.profile == AUTO:
-            return cls()
-        values = PROFILE_VARIABLES.get(own.profile, ())
+            return cls.of_status(stored)
         parts = PARTS_OF_PROFILE.get(own.profile)
+        if stored is not None:
+            return cls.of_status(stored, parts)
+        values = PROFILE_VARIABLES.get(own.profile, ())
         return cls(
             variables={item.name: item.value for item in values},
             annotations=_annotations(parts, {}),
             parts=parts,
         )
-
-
-def permitted(
-    stored: Mapping[str, Any] | None, *, privileged_pods: bool
-) -> Mapping[str, Any] | None:
-    """Return `status.network`, without values if its pods need what the operator does not permit.
-
-    A job with `auto` may have it from an operator that did.
-    """
-    if stored is None or privileged_pods or stored.get("row") not in PARTS:
-        return stored
-    return {**stored, "row": PLAIN, "settings": []}
 
 
 def _annotations(parts: PodParts | None, stored: Mapping[str, str]) -> dict[str, str]:

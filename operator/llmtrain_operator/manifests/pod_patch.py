@@ -66,7 +66,7 @@ def patched(pod: Object, workers: Workers, network: PodPatchSpec | None = None) 
     own = workers.pod_patch.spec if workers.pod_patch else PodPatchSpec()
     if network is None and workers.pod_patch is None:
         return pod
-    spec = strategic_merge(_left_to_network(network, workers), own.to_wire())
+    spec = strategic_merge(_left_to_network(network, workers, own), own.to_wire())
     sidecars = spec.get("initContainers") or ()
     if sidecars:
         default = sidecar_defaults(workers)
@@ -75,14 +75,14 @@ def patched(pod: Object, workers: Workers, network: PodPatchSpec | None = None) 
     return apply_patch(pod, {"spec": spec})
 
 
-def _left_to_network(network: PodPatchSpec | None, workers: Workers) -> Object:
+def _left_to_network(network: PodPatchSpec | None, workers: Workers, own: PodPatchSpec) -> Object:
     """Return what a pod gets for its network, without what fields of the job have there.
 
     Volumes and init containers of the job replace those with the same name, and its mounts those at
     the same path.
     """
     spec: Object = {} if network is None else network.to_wire()
-    volumes = {volume.name for volume in workers.volumes or ()}
+    volumes = {volume.name for volume in (*(workers.volumes or ()), *(own.volumes or ()))}
     paths = {volume.mount_path for volume in workers.volumes or ()}
     containers = {container.name for container in workers.init_containers or ()}
     for field, taken in (("volumes", volumes), ("initContainers", containers)):

@@ -38,7 +38,6 @@ from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.manifests.job_resources import job_resources
 from llmtrain_operator.manifests.names import JobIdentity
 from llmtrain_operator.manifests.pod import make_pod, sample_pod
-from llmtrain_operator.manifests.pod_network import permitted
 from llmtrain_operator.reconcile.events import make_event, pod_event, status_events
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.refusals import (
@@ -116,7 +115,6 @@ class JobWriter:
         metrics_peers: Sequence[Mapping[str, Any]] = (),
         *,
         fixed_user: bool = True,
-        allow_privileged_pods: bool = False,
         has_priority_class: Callable[[str], bool] = lambda _name: True,
     ):
         """`has_priority_class` tells whether a PriorityClass exists."""
@@ -126,7 +124,6 @@ class JobWriter:
         self._metrics_peers = metrics_peers
         self._fixed_user = fixed_user
         self._has_priority_class = has_priority_class
-        self._permitted = partial(permitted, privileged_pods=allow_privileged_pods)
 
     async def write_status(
         self, observed: Observed, actions: Actions, expectations: Expectations
@@ -230,7 +227,7 @@ class JobWriter:
         assert isinstance(job, Job)
         view = observed.view.with_status(actions.status)
         attempt, nodes = view.attempt, view.placed_nodes
-        placement, added = view.stored_placement, self._permitted(view.stored_network)
+        placement, added = view.stored_placement, view.stored_network
         assert placement is not None, "pods are created for a placement in the status only"
         levels = level_labels(placement)
         job = _with_priority_class(job, placement, self._has_priority_class)

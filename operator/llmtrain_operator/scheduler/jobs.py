@@ -9,9 +9,6 @@ from llmtrain_core.api.conditions import ConditionType, Reason, clean_text
 from llmtrain_core.api.failure_info import FailureEvidence
 from llmtrain_core.devices.demand import shared_claims_of
 from llmtrain_core.network import NetworkRequest
-from llmtrain_core.network.environments.gke_gpudirect import PARTS
-from llmtrain_core.network.request import AUTO
-from llmtrain_core.network.settings import PROFILE_FIELD
 from llmtrain_core.placement import Request
 from llmtrain_core.queueing import Allocation, Assignment, PendingJob, RunningJob, Unschedulable
 from llmtrain_core.queueing.quarantine import NodeFailure
@@ -70,12 +67,10 @@ def pending_job(
     request: Callable[[Job], Request] = Request.of,
     *,
     system_classes: bool = False,
-    privileged_pods: bool = False,
 ) -> PendingJob | Unschedulable | None:
     """Return a job that waits for a placement, or why none is possible; None for other jobs.
 
-    `system_classes` permits the PriorityClasses of the system, and `privileged_pods` networks whose
-    pods need privileges.
+    `system_classes` permits the PriorityClasses of the system.
     """
     view = record.view
     if isinstance(checked, list) or checked.spec.suspend:
@@ -88,7 +83,7 @@ def pending_job(
     if name is not None and name not in priorities:
         return _no_priority_class(name)
     problem = fabric_problem(topology.fabric if topology else None, fabrics)
-    return problem or _next_attempt(record, checked, priorities, now, request, privileged_pods)
+    return problem or _next_attempt(record, checked, priorities, now, request)
 
 
 def _next_attempt(
@@ -97,7 +92,6 @@ def _next_attempt(
     priorities: Priorities,
     now: float,
     request: Callable[[Job], Request],
-    privileged_pods: bool,
 ) -> PendingJob:
     """Return a job as it waits, or would wait, for its placement."""
     view, topology = record.view, checked.spec.topology
@@ -126,27 +120,9 @@ def _next_attempt(
             if failure.get("node")
             and (failure["reason"] in _AVOIDED_AFTER or _evidence(failure) in _AGAINST_NODE)
         ),
-        network=NetworkRequest.of(
-            checked, privileged_pods=privileged_pods and _accepts_privileges(view, checked)
-        ),
+        network=NetworkRequest.of(checked),
         shared=shared_claims_of(checked.spec),
     )
-
-
-def _accepts_privileges(view: JobView, checked: Job) -> bool:
-    """Return False for a job with `auto` that goes on without a network that needs privileges.
-
-    Its pods were refused for them, because its namespace does not admit them, or it runs without.
-    """
-    own = checked.spec.network
-    if own is not None and own.profile != AUTO:
-        return True
-    if view.stored_network is not None:
-        return view.stored_network.get("row") in PARTS
-    last = view.condition(ConditionType.PODS_READY)
-    if last is None or last["reason"] != Reason.FORBIDDEN:
-        return True
-    return PROFILE_FIELD not in last["message"]
 
 
 def _max_duration(job: Job, view: JobView, now: float) -> float | None:
@@ -231,8 +207,6 @@ def running_job(
     priorities: Priorities,
     now: float,
     request: Callable[[Job], Request],
-    *,
-    privileged_pods: bool = False,
 ) -> RunningJob | None:
     """Return a job that keeps the placement in its status; None for other jobs."""
     view = record.view
@@ -240,7 +214,7 @@ def running_job(
         return None
     step = durations.step_seconds(confirmed(checked, view, now))
     running = view.is_true(ConditionType.RUNNING)
-    pending = _next_attempt(record, checked, priorities, now, request, privileged_pods)
+    pending = _next_attempt(record, checked, priorities, now, request)
     return RunningJob(
         replace(pending, attempt=view.attempt + 1),
         tuple(view.placed_nodes),

@@ -93,7 +93,6 @@ class ClusterReader:
         self._max_excluded_nodes_percent = config.max_excluded_nodes_percent
         self._unknown_start_window = config.unknown_start_window
         self._system_classes = config.system_priority_classes
-        self._allow_privileged_pods = config.allow_privileged_pods
         self._uplinks = UplinkUsageCache()
         self._facts = FactsCache()
         self._left_out: dict[str, int] = {}
@@ -128,7 +127,6 @@ class ClusterReader:
                 now,
                 request,
                 system_classes=self._system_classes,
-                privileged_pods=self._allow_privileged_pods,
             )
             if isinstance(job, PendingJob):
                 job = with_known_devices(job, checked, self._informers.devices)
@@ -342,14 +340,7 @@ class ClusterReader:
         def running(record: JobRecord) -> RunningJob | None:
             request = partial(self._checked.request, record.uid)
             checked = self._checked.get(record)
-            found = running_job(
-                record,
-                checked,
-                priorities,
-                now,
-                request,
-                privileged_pods=self._allow_privileged_pods,
-            )
+            found = running_job(record, checked, priorities, now, request)
             if found is None or isinstance(checked, list):
                 return None
             job = self._as_its_pods(record, self._without_small_gpus(record, checked, found.next))

@@ -63,14 +63,14 @@ AUTO = {
         NOTHING,
         note=f"gke-tcpxo ({ACCELERATOR}nvidia-h100-mega-80gb) is not used: it needs a sidecar"
         " with NET_ADMIN, tcpxo-daemon,",
-        remedy="only with --allow-privileged-pods, where the namespace admits them",
+        remedy="; set network.profile: tcpxo to use it",
     ),
     "gke-a3-high": Expected(
         "tcp",
         NOTHING,
         note=f"gke-tcpx ({ACCELERATOR}nvidia-h100-80gb) is not used: it needs a sidecar"
         " with NET_ADMIN, tcpx-daemon,",
-        remedy="only with --allow-privileged-pods, where the namespace admits them",
+        remedy="; set network.profile: tcpx to use it",
     ),
     "gke-l4": Expected("tcp", "no fact of the node names another network"),
     "coreweave-h100": Expected(

@@ -44,29 +44,26 @@ def names(count: int, start: str = "vpc") -> list[str]:
 
 
 def cause(facts: NodeFacts, request: NetworkRequest) -> str:
-    """Return why a job does not get the network, with `auto` and with the profile alike."""
+    """Return why a job that names the profile does not get the network."""
     found = network_of(facts, request)
-    if isinstance(found, NoNetwork):
-        return found.cause
-    assert found.row == "tcp"
-    (note,) = found.notes
-    return note
+    assert isinstance(found, NoNetwork)
+    return found.cause
 
 
 @each_list
-def test_auto_uses_it_with_the_permission_of_the_operator_only(
+def test_a_job_gets_it_by_its_profile_and_auto_names_the_profile(
     name: str, profile: str, count: int
 ) -> None:
-    without = network(name)
-    assert (without.row, without.settings) == ("tcp", ())
-    (note,) = without.notes
-    assert note.endswith("only with --allow-privileged-pods, where the namespace admits them")
-    found, named = network(name, privileged_pods=True), network(name, profile=profile)
-    assert found == named and found.row == f"gke-{profile}"
+    auto = network(name)
+    assert (auto.row, auto.settings) == ("tcp", ())
+    (note,) = auto.notes
+    assert note.startswith(f"gke-{profile} (") and "it needs a sidecar with NET_ADMIN" in note
+    assert note.endswith(f"; set network.profile: {profile} to use it")
+    found = network(name, profile=profile)
+    assert found.row == f"gke-{profile}"
     assert found.fact.startswith("label cloud.google.com/gke-accelerator=nvidia-h100-")
     assert {item.set_by for item in found.settings} == {found.row}
     assert all(item.source for item in found.settings)
-    assert NetworkRequest(2, 8).key != NetworkRequest(2, 8, privileged_pods=True).key
 
 
 @each_list
@@ -115,11 +112,8 @@ def test_what_is_shown_as_security_is_what_needs_the_permission(row: str) -> Non
 
 
 @each_list
-@pytest.mark.parametrize("named", [False, True])
-def test_what_pods_need_besides_the_permission(
-    name: str, profile: str, count: int, named: bool
-) -> None:
-    base = NetworkRequest(2, 8, profile=profile if named else "auto", privileged_pods=True)
+def test_what_pods_need_besides_the_permission(name: str, profile: str, count: int) -> None:
+    base = NetworkRequest(2, 8, profile=profile)
     assert isinstance(network_of(node(name), base), NodeNetwork)
     part = replace(base, gpus_per_node=4)
     assert "all 8 GPUs of their nodes (workers.gpusPerNode)" in cause(node(name), part)
@@ -174,10 +168,10 @@ def test_nodes_with_networks_of_other_names_hold_no_gang_together() -> None:
     assert sorted(map(sorted, (option.nodes for option in options))) == [["a"], ["b"]]
 
 
-def test_one_node_and_other_gpus_need_no_sidecar() -> None:
-    (option,) = decided("gke-l4", privileged_pods=True)
-    assert option.network is not None and option.network.row == "tcp"
+def test_auto_says_nothing_where_no_sidecar_would_help() -> None:
+    (option,) = decided("gke-l4")
+    assert option.network is not None and (option.network.row, option.network.notes) == ("tcp", ())
     facts = node("gke-a3-mega")
     assert facts.amount(NVIDIA) == 8
-    alone = network_of(facts, NetworkRequest(1, 8, privileged_pods=True))
-    assert isinstance(alone, NodeNetwork) and (alone.row, alone.settings) == ("tcp", ())
+    alone = network_of(facts, NetworkRequest(1, 8))
+    assert isinstance(alone, NodeNetwork) and (alone.row, alone.notes) == ("tcp", ())

@@ -19,7 +19,7 @@ from llmtrain_operator.cache.job_record import job_record
 from llmtrain_operator.cache.network_status import network_status
 from llmtrain_operator.job_state.observation import CreateError
 from llmtrain_operator.manifests.pod import make_pod
-from llmtrain_operator.manifests.pod_network import PodNetwork, permitted
+from llmtrain_operator.manifests.pod_network import PodNetwork
 from llmtrain_operator.reconcile.refusals import naming_privileges
 from tests.support.node_lists import facts_of
 from tests.support.operator_harness.harness import job_object
@@ -56,7 +56,7 @@ def job_with(profile: str, **workers: Any) -> Job:
 
 
 def decided(name: str, job: Job) -> NodeNetwork:
-    request = NetworkRequest.of(job, privileged_pods=True)
+    request = NetworkRequest.of(job)
     (option,) = gang_networks(facts_of(name), request, 2)
     assert option.network is not None, option.excluded
     return option.network
@@ -68,8 +68,8 @@ def stored(name: str, job: Job) -> Object:
     return JobStatus.from_wire({"network": wire}).to_wire()["network"]
 
 
-def pod_of(profile: str, asked: str = "auto", **workers: Any) -> Object:
-    job = job_with(asked, **workers)
+def pod_of(profile: str, **workers: Any) -> Object:
+    job = job_with(profile, **workers)
     network = stored(LISTS[profile], job)
     assert network["row"] == f"gke-{profile}"
     return make_pod(job, IDENTITY, 0, 0, ["a", "b"], network=network)
@@ -170,7 +170,6 @@ def test_parts_of_the_job_win() -> None:
     claim = {"claimName": "lib"}
     body = pod_of(
         "tcpxo",
-        "tcpxo",
         podPatch={"spec": {"initContainers": [own]}},
         volumes=[{"name": "lib", "mountPath": LIBRARIES, "persistentVolumeClaim": claim}],
         podAnnotations={INTERFACES: "mine"},
@@ -210,10 +209,10 @@ def test_a_job_that_names_the_profile_needs_the_permission_of_the_operator(profi
 
 
 @each_profile
-@pytest.mark.parametrize("named", [False, True])
-def test_a_namespace_that_does_not_admit_the_pods_is_named(profile: str, named: bool) -> None:
-    job = job_with(profile if named else "auto")
-    network = None if named else stored(LISTS[profile], job)  # named: before nodes are held
+@pytest.mark.parametrize("is_placed", [False, True])
+def test_a_namespace_that_does_not_admit_the_pods_is_named(profile: str, is_placed: bool) -> None:
+    job = job_with(profile)
+    network = stored(LISTS[profile], job) if is_placed else None
     error = CreateError(Reason.FORBIDDEN, 'pods "job-0-0" is forbidden: violates PodSecurity "x"')
     text = naming_privileges(error, job, network).message
     assert text.startswith("spec.network.profile: path of the node; spec.network.profile: cap")
@@ -224,22 +223,32 @@ def test_a_namespace_that_does_not_admit_the_pods_is_named(profile: str, named: 
 
 
 @each_profile
-def test_an_operator_without_the_permission_makes_no_such_pod_from_a_status(profile: str) -> None:
-    """Another operator decided the network, or somebody edited the status."""
-    job = job_with("auto")
-    network = stored(LISTS[profile], job)
-    assert permitted(network, privileged_pods=True) == network
-    left = permitted(network, privileged_pods=False)
-    made = make_pod(job, IDENTITY, 0, 0, ["a", "b"], network=left)
-    assert made == make_pod(job, IDENTITY, 0, 0, ["a", "b"])
-    assert permitted(None, privileged_pods=False) is None
-    other = {"row": "aws-efa", "settings": []}
-    assert permitted(other, privileged_pods=False) == other
+@pytest.mark.parametrize("asked", ["auto", "tcp", "roce"])
+def test_no_status_gives_a_sidecar_to_a_job_that_does_not_name_its_profile(
+    profile: str, asked: str
+) -> None:
+    network = stored(LISTS[profile], job_with(profile))
+    spec = make_pod(job_with(asked), IDENTITY, 0, 0, ["a", "b"], network=network)["spec"]
+    assert "initContainers" not in spec
+    assert not any("hostPath" in volume for volume in spec["volumes"])
+    assert spec["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_a_kind_of_setting_of_a_later_release_is_left_out() -> None:
+    later = {"kind": "Later", "name": "x", "value": "y", "setBy": "aws-efa", "source": ""}
+    assert PodNetwork.of_status({"row": "aws-efa", "settings": [later]}).row == "aws-efa"
+
+
+@each_profile
+def test_a_volume_of_a_patch_replaces_that_of_the_network(profile: str) -> None:
+    patch = {"spec": {"volumes": [{"name": f"{profile}-sys", "emptyDir": {}}]}}
+    volumes = by(pod_of(profile, podPatch=patch)["spec"]["volumes"])
+    assert volumes[f"{profile}-sys"] == {"name": f"{profile}-sys", "emptyDir": {}}
 
 
 @each_profile
 def test_whoever_edits_the_status_chooses_no_image_no_path_and_no_device(profile: str) -> None:
-    job = job_with("auto")
+    job = job_with(profile)
     network = stored(LISTS[profile], job)
     expected = make_pod(job, IDENTITY, 0, 0, ["a", "b"], network=network)
     hostile = json.loads(json.dumps(network))
@@ -253,4 +262,4 @@ def test_whoever_edits_the_status_chooses_no_image_no_path_and_no_device(profile
         {"kind": "Annotation", "name": "devices.gke.io/container.trainer", **more},
     ]
     assert make_pod(job, IDENTITY, 0, 0, ["a", "b"], network=hostile) == expected
-    assert PodNetwork.of_status(network).parts is PARTS[f"gke-{profile}"]
+    assert PodNetwork.of(job, network).parts is PARTS[f"gke-{profile}"]
