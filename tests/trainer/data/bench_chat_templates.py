@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmtrain_trainer.data.chat_template import ChatTemplate
@@ -151,6 +152,19 @@ def test_tools_are_rendered_as_in_transformers_or_refused() -> None:
     assert able >= LEAST_WITH_TOOLS
 
 
+NAMED = {
+    "llama_cpp_python/NVIDIA-Nemotron-Nano-v2.jinja",
+    "llama_cpp_python/unsloth-Apriel-1.5.jinja",
+}
+"""Templates whose stop token was not in the loss."""
+WITHOUT_STOP = {
+    "axolotl/llava.jinja",
+    "llama_cpp_python/llama-cpp-rwkv-world.jinja",
+    "llama_cpp_python/tencent-Hy3.jinja",
+}
+"""Templates that write no added token after a response that others follow."""
+
+
 def test_the_token_that_ends_a_turn_is_learned_with_every_template() -> None:
     """It is an added token of the template, or the end token if the template writes none."""
     found = published_texts.templates()
@@ -159,17 +173,25 @@ def test_the_token_that_ends_a_turn_is_learned_with_every_template() -> None:
     tokenizer = train_bpe(texts, 300 + len(special), ["<s>", "</s>", *special])
     added = set(tokenizer.get_added_tokens_decoder())
     ends: Counter[str] = Counter()
-    for source in found.values():
+    turns, other = 0, list[str]()
+    for name, source in found.items():
         encoder = ExampleEncoder(tokenizer, ChatTemplate(source, "<s>", "</s>"), 10_000)
         for talk in TALKS.values():
             try:
                 marked = encoder.encode("here", dumps(talk))
             except InputError:
                 continue
-            learned = marked[(marked & COUNTED) > 0] & ID
-            assert int(learned[-1]) in added, (source, talk)
-            ends[str(tokenizer.id_to_token(int(learned[-1])))] += 1
-    print(f"{ends.total()} conversations end with {dict(ends.most_common())}")
+            counted = (marked & COUNTED) > 0
+            last = counted & ~np.append(counted[1:], False)
+            *before, token = (marked[last] & ID).tolist()
+            assert token in added, (source, talk)
+            if not added.issuperset(before):
+                other.append(name)
+            turns += 1 + len(before)
+            ends[str(tokenizer.id_to_token(token))] += 1
+    assert found.keys() >= NAMED and set(other) == WITHOUT_STOP
+    print(f"{turns} turns of {ends.total()} conversations; the last ones end with")
+    print(dict(ends.most_common()))
     assert ends.total() > 4 * 165 and ends["<|endoftext|>"] < ends.total() / 20
 
 
