@@ -9,13 +9,13 @@ job is usual by that: `LLMTrainCollectiveSlowerThanPlanned` shows it.
 
 Groups share links. While one of them is slow, another one may have more bandwidth than usual.
 Blocks of that time do not count for its usual time, or it would look slow as soon as the first one
-is as fast as before.
+is as fast as before. After `MAX_LEFT_OUT` of them in a row they do: the group is faster for good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log, sqrt
 from statistics import fmean, median
 
@@ -30,6 +30,10 @@ RECENT_BLOCKS = 2
 """Blocks that are compared with the usual time."""
 LEAST_BLOCKS = 4
 """Blocks without which a group has no usual time."""
+MAX_LEFT_OUT = MAX_BLOCKS // 2
+"""Blocks in a row that are left out because of a slow group."""
+_CERTAIN = 3.0
+"""Standard errors by which a group has to be slow, so that blocks of others are left out."""
 _MEDIAN_ERROR = 1.2533
 """Standard error of a median over that of a mean, for normal samples."""
 _FROM_DEVIATION = 1.4826
@@ -68,11 +72,16 @@ class History:
     blocks: tuple[SampleBlock, ...] = ()
     """Those that count for the usual time."""
     recent: tuple[SampleBlock, ...] = ()
+    left_out: int = 0
+    """Blocks in a row that do not count for the usual time."""
 
     def add(self, block: SampleBlock, is_usual: bool = True) -> History:
         """Return this with one more block."""
-        blocks = (*self.blocks, block)[-MAX_BLOCKS:] if is_usual else self.blocks
-        return History(self.group, blocks, (*self.recent, block)[-RECENT_BLOCKS:])
+        recent = (*self.recent, block)[-RECENT_BLOCKS:]
+        if not is_usual and self.left_out < MAX_LEFT_OUT:
+            return replace(self, recent=recent, left_out=self.left_out + 1)
+        blocks, left_out = (*self.blocks, block)[-MAX_BLOCKS:], 0 if is_usual else self.left_out
+        return History(self.group, blocks, recent, left_out)
 
     def usual_seconds(self) -> float | None:
         """Return the usual time, if there are enough blocks."""
@@ -81,10 +90,10 @@ class History:
         ordered = sorted(block.seconds for block in self.blocks)
         return ordered[(len(ordered) - 1) // 4]
 
-    def ratio(self, block: SampleBlock) -> float:
-        """Return the time of a block over the usual one; 1 if there is no usual one."""
+    def log_ratio(self, block: SampleBlock) -> float:
+        """Return the logarithm of a block's time over the usual one; 0 without a usual one."""
         usual = self.usual_seconds()
-        return 1.0 if usual is None else block.seconds / usual
+        return 0.0 if usual is None else log(block.seconds / usual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +129,14 @@ def record(times: JobTimes, blocks: Iterable[tuple[str, str, Group, SampleBlock]
     """
     histories = dict(times.histories)
     measured = [
-        (key, history, block, history.ratio(block))
+        (key, history, block, history.log_ratio(block))
         for what, name, group, block in blocks
         for key in ((what, name),)
         for history in (histories.get(key, History(group)),)
     ]
-    is_one_slow = any(ratio > SUSPECT_RATIO for *_, ratio in measured)
+    least = log(SUSPECT_RATIO)
+    is_one_slow = any(ratio > least + _CERTAIN * block.error for *_, block, ratio in measured)
     for key, history, block, ratio in measured:
-        has_more_bandwidth = is_one_slow and ratio < 1 / SUSPECT_RATIO
+        has_more_bandwidth = is_one_slow and ratio < -least
         histories[key] = history.add(block, is_usual=not has_more_bandwidth)
     return JobTimes(times.job, histories)

@@ -8,6 +8,7 @@ from llmtrain_core.network.links import Group
 from llmtrain_core.network.transfer_times import (
     LEAST_BLOCKS,
     MAX_BLOCKS,
+    MAX_LEFT_OUT,
     History,
     JobTimes,
     SampleBlock,
@@ -96,3 +97,21 @@ def test_bandwidth_that_a_slow_group_leaves_to_another_one_is_not_usual() -> Non
 def test_groups_that_become_faster_together_are_usual() -> None:
     faster = pair(pair(JobTimes("job"), 5, 1.0, 1.0), 20, 0.5, 0.5)
     assert ratios(faster) == pytest.approx([1.0, 1.0])
+
+
+def test_a_group_that_is_faster_for_good_is_usual_in_the_end() -> None:
+    """A link that was slow from the start is repaired, and takes bandwidth from the other group."""
+    repaired = pair(pair(JobTimes("job"), 20, 6.0, 0.4), MAX_LEFT_OUT + 20, 1.0, 1.0)
+    assert ratios(repaired)[0] == pytest.approx(1.0)
+    assert ratios(pair(repaired, 2, 3.0, 1.0))[0] == pytest.approx(3.0)
+
+
+def test_noise_of_other_groups_leaves_no_block_out() -> None:
+    times = JobTimes("job")
+    for number in range(30):
+        noisy = [(f"dp{n}", 1.25 if (n + number) % 40 == 0 else 1.0) for n in range(2, 42)]
+        blocks = [("dp0", 1.0 if number < 6 else 0.6), *noisy]
+        times = record(
+            times, [("all", name, GROUP, SampleBlock(each, 0.05)) for name, each in blocks]
+        )
+    assert ratios(times)[0] == pytest.approx(1.0)

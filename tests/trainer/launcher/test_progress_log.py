@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from llmtrain_core.api.status.network_tuning import NetworkTrial, NetworkTuningStatus
@@ -142,3 +144,14 @@ def test_each_trial_of_variables_has_lines_and_its_own_rate() -> None:
     ]
     rates = [line.split(", ")[3] for line in pod.lines if line.startswith("step 1")]
     assert rates == ["128 tokens/s", "256 tokens/s"]
+
+
+def test_a_trial_that_is_repeated_starts_again() -> None:
+    pod = Pod(steps=2)
+    again = NetworkTrial(variables={"A": "1"}, failure="Interrupted")
+    states: tuple[Literal["Trying", "Chosen"], ...] = ("Trying", "Chosen")
+    for state in states:
+        tuning = NetworkTuningStatus(state=state, placement="", fastest={}, trials=[again])
+        pod.tracker.on_network_tuning(tuning)
+        again = NetworkTrial(variables={"A": "2"}, failure="Interrupted")
+    assert pod.lines[-2:] == ["trial 1, A=1: starts again", "trial 1, A=2: Interrupted"]

@@ -12,6 +12,7 @@ from llmtrain_core.api.status.network_tuning import (
     NetworkTuningStatus,
     variables_text,
 )
+from llmtrain_trainer.launcher.restart.network_trials import INTERRUPTED
 from llmtrain_trainer.launcher.status import Status
 from llmtrain_trainer.runtime.log_format import write_line
 from llmtrain_trainer.runtime.reports import EvaluationReport, PhaseReport, Report, StepReport
@@ -65,6 +66,8 @@ class ProgressLog:
             return
         self._trial, self._last = trial, -LOG_SECONDS
         result = trial.failure or "starts"
+        if trial.failure == INTERRUPTED and tuning.state == "Trying":
+            result = "starts again"  # the pods ended in the middle of it
         if trial.step_seconds is not None:
             result = f"{trial.step_seconds:.3g} s per step"
         name = clean_text(variables_text(trial.variables), _TRIAL_LENGTH)
