@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from hashlib import blake2b
 from xml.etree.ElementTree import Element, iterparse
 
 import mwparserfromhell
@@ -15,8 +16,8 @@ from llmtrain_trainer.data.readers.compressed import open_bytes
 _NO_TEXT = ("file:", "image:", "category:")
 """Links that embed a file or assign a category. They are not part of a sentence."""
 _VERBATIM = ("pre", "code", "syntaxhighlight", "source")
-_PLACE = re.compile("\uffff[0-9]+\uffff")
-"""The place of a verbatim text. XML has no such character."""
+_PLACE = re.compile("\uffff[0-9a-f]{16}-[0-9]+\uffff")
+"""The place of a verbatim text. A page cannot spell it, because it has a digest of the page."""
 
 
 def read_mediawiki(file: InputFile, report: ReadReport) -> Iterator[Document]:
@@ -64,10 +65,11 @@ def wiki_text(markup: str) -> str:
         if str(link.title).strip().lower().startswith(_NO_TEXT):
             link.title = link.text = ""
     verbatim: dict[str, str] = {}
+    digest = blake2b(markup.encode(errors="surrogatepass"), digest_size=8).hexdigest()
     for tag in page.filter_tags(matches=lambda node: str(node.tag).lower() in _VERBATIM):
         if tag.contents is not None:
             text = str(tag.contents.strip_code(normalize=True, collapse=False))
-            place = f"\uffff{len(verbatim)}\uffff"
+            place = f"\uffff{digest}-{len(verbatim)}\uffff"
             tag.contents = place
             verbatim[place] = text.strip("\n")
     text = str(page.strip_code(normalize=True, collapse=True))
