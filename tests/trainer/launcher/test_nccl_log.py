@@ -134,7 +134,7 @@ def test_texts_and_lists_are_bounded() -> None:
 @pytest.mark.parametrize("name", ["NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_DEBUG_FILE"])
 def test_the_settings_of_the_user_stay_as_they_are(name: str, tmp_path: Path) -> None:
     environ = {name: "WARN"}
-    start_log(tmp_path / "nccl.log", environ)
+    assert not start_log(tmp_path / "nccl.log", environ)
     assert environ == {name: "WARN"} and not list(tmp_path.iterdir())
 
 
@@ -143,16 +143,16 @@ def test_the_configuration_of_nccl_stays_in_effect(tmp_path: Path) -> None:
     configuration = tmp_path / "nccl.conf"
     configuration.write_text("NCCL_DEBUG=WARN\n")
     environ = {"NCCL_CONF_FILE": str(configuration)}
-    start_log(tmp_path / "nccl.log", environ)
+    assert not start_log(tmp_path / "nccl.log", environ)
     assert list(environ) == ["NCCL_CONF_FILE"]
     configuration.write_text("NCCL_IB_HCA=mlx5\n")
-    start_log(tmp_path / "nccl.log", environ)
+    assert start_log(tmp_path / "nccl.log", environ)
     assert environ["NCCL_DEBUG_FILE"] == str(tmp_path / "nccl.log")
 
 
 def test_without_the_file_nccl_would_log_to_the_log_of_the_pod(tmp_path: Path) -> None:
     environ: dict[str, str] = {}
-    start_log(tmp_path / "no-folder" / "nccl.log", environ)
+    assert not start_log(tmp_path / "no-folder" / "nccl.log", environ)
     assert not environ
 
 

@@ -85,11 +85,9 @@ def _train(task: RankTask, send: Send, reporter: StackReporter) -> None:
         device = torch.device("cuda", task.local_rank)
         torch.cuda.set_device(device)
     pod = task.pod
-    if task.rank == 0:
-        nccl_log = pod.work_dir / "nccl.log"
+    nccl_log = pod.work_dir / "nccl.log"
+    if task.rank == 0 and device.type == "cuda" and start_log(nccl_log, os.environ):
         send = report_after_first_step(send, nccl_log, pod)
-        if device.type == "cuda":
-            start_log(nccl_log, os.environ)
     send(PhaseReport("starting", 0))
     store = join(task.rank, pod.world_size, pod.pod_ip, task.master, timeout, task.listener)
     trainer = Trainer(task.run, task.data, device, send, work_dir=pod.work_dir, node=pod.node_name)

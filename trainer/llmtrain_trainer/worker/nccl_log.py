@@ -52,19 +52,20 @@ _DEVICE = re.compile(r"\[\d+\]([^\s;]+)")
 _PROVIDER = re.compile(r"NET/OFI Selected [Pp]rovider is ([^\s,]+)")
 
 
-def start_log(path: Path, environ: MutableMapping[str, str]) -> None:
-    """Let NCCL log its start to a file. Does nothing if the user has set NCCL's log.
+def start_log(path: Path, environ: MutableMapping[str, str]) -> bool:
+    """Let NCCL log its start to a file. Does nothing, and returns False, if the user has set it.
 
     Call it before NCCL reads the variables, which it does once in a process.
     """
     if any(name in environ for name in _LOG_VARIABLES) or _is_configured(environ):
-        return
+        return False
     try:
         path.write_bytes(b"")
     except OSError:  # NCCL would log to stdout
-        return
+        return False
     file = str(path).replace("%", "%%")
     environ.update(zip(_LOG_VARIABLES, ("INFO", "INIT", file), strict=True))
+    return True
 
 
 def take_log(path: Path) -> str:
