@@ -131,6 +131,24 @@ def test_texts_and_lists_are_bounded() -> None:
     assert all(len(text) <= 64 and text.isprintable() for text in found.devices)
 
 
+@pytest.mark.parametrize(
+    ("messages", "devices"),
+    [
+        (["NET/Socket : Using [0]:10.0.0.7<0>", "Using network Socket"], None),
+        (["NET/IB : Using [0]\x1b\x07 [RO]", "Using network IB"], None),
+        (
+            ["NET/IB : Using " + "[0]\x07 " * 40 + "[40]mlx5_0:1/IB [RO]", "Using network IB"],
+            ["mlx5_0:1/IB"],
+        ),
+    ],
+)
+def test_a_device_without_a_name_is_left_out(
+    messages: list[str], devices: list[str] | None
+) -> None:
+    found = nccl_network(log_of(*messages))
+    assert found is not None and found.devices == devices
+
+
 @pytest.mark.parametrize("name", ["NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_DEBUG_FILE"])
 def test_the_settings_of_the_user_stay_as_they_are(name: str, tmp_path: Path) -> None:
     environ = {name: "WARN"}
@@ -274,8 +292,13 @@ def test_tcp_of_pods_with_other_devices_is_unexpected(tmp_path: Path) -> None:
     assert why_unexpected(infiniband, gang, {}) == ""
     assert why_unexpected(tcp, pod(tmp_path, rdma=""), {}) == ""
     assert why_unexpected(tcp, pod(tmp_path, world_size=2), {}) == "", "within one pod"
-    for name, value in (("NCCL_NET", "Socket"), ("NCCL_IB_DISABLE", "1")):
+    chosen = [("NCCL_NET", text) for text in ("Socket", "socket")]
+    chosen += [("NCCL_IB_DISABLE", text) for text in ("1", "2", "-1", "0x1", " 10")]
+    for name, value in chosen:
         assert why_unexpected(tcp, gang, {name: value}) == "", "the job chose it"
+    for value in ("0", "", "0x0", "no"):
+        assert why_unexpected(tcp, gang, {"NCCL_IB_DISABLE": value}) == text
+    assert "Socket although" in why_unexpected(tcp.model_copy(update={"devices": None}), gang, {})
 
 
 def test_the_log_is_read_once_after_the_first_step(tmp_path: Path) -> None:
@@ -297,3 +320,18 @@ def test_the_log_is_read_once_after_the_first_step(tmp_path: Path) -> None:
     ]
     assert sent[2].network.network == "IB" and sent[2].why_unexpected == ""
     assert not path.exists()
+
+
+def test_a_log_that_cannot_be_read_does_not_end_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: str) -> None:
+        raise ValueError("an unknown format")
+
+    monkeypatch.setattr(nccl_log, "nccl_network", fail)
+    sent = list[Any]()
+    send = report_after_first_step(sent.append, tmp_path / "nccl.log", pod(tmp_path))
+    send(StepReport(1, 1.0, {}, tokens=8, loss=2.0, grad_norm=1.0, learning_rate=0.1))
+    assert [type(report) for report in sent] == [StepReport]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "an unknown format" in caplog.text

@@ -50,6 +50,8 @@ _NETWORK = re.compile(r"Using network (.+)")
 _DEVICES = re.compile(r"NET/(\w+) : Using (.*)")
 _DEVICE = re.compile(r"\[\d+\]([^\s;]+)")
 _PROVIDER = re.compile(r"NET/OFI Selected [Pp]rovider is ([^\s,]+)")
+_NOT_ZERO = re.compile(r"\s*[-+]?(?:0[xX]0*[1-9a-fA-F]|0*[1-9])")
+"""An integer in the notation of C that is not zero."""
 
 
 def start_log(path: Path, environ: MutableMapping[str, str]) -> bool:
@@ -108,7 +110,7 @@ def nccl_network(text: str) -> NcclNetwork | None:
     return NcclNetwork(
         version=_short(found.get("version", "")) or None,
         network=network,
-        devices=[_short(name) for name in names[:MAX_NCCL_DEVICES]] or None,
+        devices=list(filter(None, map(_short, names)))[:MAX_NCCL_DEVICES] or None,
         provider=_short(found.get("provider", "")) or None if "Libfabric" in network else None,
     )
 
@@ -118,11 +120,14 @@ def why_unexpected(found: NcclNetwork, pod: PodEnvironment, environ: Mapping[str
 
     Within one pod NCCL names a network, too, but transfers nothing over it.
     """
-    chosen = environ.get("NCCL_NET") == _TCP or environ.get("NCCL_IB_DISABLE") == "1"
+    chosen = environ.get("NCCL_NET", "").lower() == _TCP.lower() or _NOT_ZERO.match(
+        environ.get("NCCL_IB_DISABLE", "")
+    )
     if found.network != _TCP or not pod.rdma or chosen or len(pod.ranks) == pod.world_size:
         return ""
+    devices = f" ({', '.join(found.devices)[:128]})" if found.devices else ""
     text = (
-        f"{TCP_INSTEAD_OF_RDMA}: NCCL uses {found.network} ({', '.join(found.devices or ())[:128]})"
+        f"{TCP_INSTEAD_OF_RDMA}: NCCL uses {found.network}{devices}"
         " although the pods have devices for RDMA; NCCL_DEBUG: INFO in network.nccl shows why in"
         " the log of rank 0"
     )
@@ -140,11 +145,15 @@ def report_after_first_step(send: Send, path: Path, pod: PodEnvironment) -> Send
         send(report)
         if is_due and isinstance(report, StepReport):
             is_due = False
-            found = nccl_network(take_log(path))
+            try:
+                found = nccl_network(take_log(path))
+                why = why_unexpected(found, pod, os.environ) if found else ""
+            except Exception:  # the report only informs
+                log.warning("NCCL's log cannot be read", exc_info=True)
+                return
+            if why:
+                log.warning("%s", why)
             if found is not None:
-                why = why_unexpected(found, pod, os.environ)
-                if why:
-                    log.warning("%s", why)
                 send(NcclReport(found, why))
 
     return send_all
