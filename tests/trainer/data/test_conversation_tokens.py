@@ -271,6 +271,15 @@ def test_a_control_token_that_its_file_does_not_call_special_is_text_in_a_messag
         assert _learned(each, chat, talk)[0].strip() == "the </s>\n  end </s>"
 
 
+def test_an_ordinary_token_that_takes_white_space_away_is_a_token_in_a_message() -> None:
+    """Models call tools with such tokens."""
+    tokenizer, chat = _byte_level(), _template("lines")
+    tokenizer.add_tokens([AddedToken("<call>", rstrip=True, normalized=False)])
+    talk: Messages = [("user", "go"), ("assistant", "<call> f()")]
+    marked = ExampleEncoder(tokenizer, chat, 1000, 0).encode("here", dumps(talk)).tolist()
+    assert tokenizer.token_to_id("<call>") in [token & ID for token in marked]
+
+
 def test_a_template_that_computes_with_a_message_is_refused() -> None:
     upper = ChatTemplate("{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}")
     with pytest.raises(InputError, match="computes with the contents") as caught:

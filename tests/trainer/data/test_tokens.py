@@ -12,6 +12,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
 from llmtrain_trainer.config import DataConfig, Source
+from llmtrain_trainer.data.preparation.manifest_plan import plan_preparation
 from llmtrain_trainer.data.prepare import prepare
 from llmtrain_trainer.data.tokenizer import END_OF_TEXT, Encoder, load_tokenizer, train_bpe
 from llmtrain_trainer.errors import InputError
@@ -105,6 +106,25 @@ def test_a_control_token_that_its_file_does_not_call_special_is_text_in_a_text(
     ids = encoder.encode(text).tolist()
     assert number not in ids
     assert changed.decode(ids[:-1]) == text
+
+
+@pytest.mark.parametrize("name", ["</s>", "<tool_call>"])
+def test_data_have_another_key_only_if_their_tokens_changed(
+    tokenizer: Tokenizer, tmp_path: Path, name: str
+) -> None:
+    """Earlier releases took `</s>` for a token in a text."""
+    shapes = []
+    for special in (True, False):
+        path = tmp_path / f"{special}" / "tokenizer.json"
+        path.parent.mkdir()
+        _with_added(tokenizer, AddedToken(name), special=special).save(str(path))
+        (tmp_path / "a.txt").write_text("a text")
+        source = Source("s", f"file://{tmp_path / 'a.txt'}", "f")
+        config = DataConfig((source,), 0.1, 5000, 0, tokenizer=f"file://{path}")
+        shapes.append(json.loads(plan_preparation(config).shape))
+    known, hidden = shapes
+    assert ("control tokens are text" in hidden) == (name == "</s>")
+    assert "control tokens are text" not in known
 
 
 def test_an_ordinary_added_token_is_a_token_in_a_text(tokenizer: Tokenizer) -> None:

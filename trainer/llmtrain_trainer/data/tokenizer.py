@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -191,24 +191,33 @@ def end_token(tokenizer: Tokenizer, eos: str | None = None) -> int:
     )
 
 
-def with_control_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a tokenizer whose control tokens are all special.
+def ends_texts(token: AddedToken) -> bool:
+    """Return True for a token that ends texts, although its file calls it an ordinary one.
 
-    A published file may have a control token as an ordinary one. For example, `</s>` of Phi-3 is
-    one that takes away the white space after it. In a text it would not be text.
+    `</s>` of Phi-3 is such a token.
     """
-    added = tokenizer.get_added_tokens_decoder()
-    if not any(_is_hidden_control(token) for token in added.values()):
+    return not token.special and token.content in END_TOKENS
+
+
+def is_no_text(token: AddedToken) -> bool:
+    """Return True for an ordinary token that ends texts, or takes white space beside it away."""
+    return ends_texts(token) or (not token.special and (token.lstrip or token.rstrip))
+
+
+def has_hidden(tokenizer: Tokenizer, is_hidden: Callable[[AddedToken], bool]) -> bool:
+    """Return True if any added token is a hidden control token."""
+    return any(map(is_hidden, tokenizer.get_added_tokens_decoder().values()))
+
+
+def with_control_tokens(tokenizer: Tokenizer, is_hidden: Callable[[AddedToken], bool]) -> Tokenizer:
+    """Return a tokenizer whose hidden control tokens are special: a text that has them is text."""
+    if not has_hidden(tokenizer, is_hidden):
         return tokenizer
+    added = tokenizer.get_added_tokens_decoder()
     described = json.loads(tokenizer.to_str())
     for entry in described["added_tokens"]:
-        entry["special"] |= _is_hidden_control(added[entry["id"]])
+        entry["special"] |= is_hidden(added[entry["id"]])
     return Tokenizer.from_str(json.dumps(described))
-
-
-def _is_hidden_control(token: AddedToken) -> bool:
-    """Return True for an ordinary token that ends texts, or is more than its spelling."""
-    return not token.special and (token.lstrip or token.rstrip or token.content in END_TOKENS)
 
 
 def _splits_as_gpt2(tokenizer: Tokenizer) -> bool:
@@ -250,9 +259,9 @@ class Encoder:
 
         `by_pieces` None: as the tokenizer allows.
         """
-        self._tokenizer = with_control_tokens(tokenizer)
+        self._tokenizer = with_control_tokens(tokenizer, is_no_text)
         self._tokenizer.encode_special_tokens = True
-        self._by_pieces = _splits_as_gpt2(tokenizer) if by_pieces is None else by_pieces
+        self._by_pieces = _splits_as_gpt2(self._tokenizer) if by_pieces is None else by_pieces
         self._known: dict[str, bytes] = {}
         self._first = _packed(first)
         self._end = _packed([end_token(tokenizer) if end is None else end])

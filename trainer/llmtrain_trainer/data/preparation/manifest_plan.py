@@ -27,7 +27,13 @@ from llmtrain_trainer.data.chat_template import (
 from llmtrain_trainer.data.documents import InputFile, ReadReport
 from llmtrain_trainer.data.preparation.sources import list_files, locate
 from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
-from llmtrain_trainer.data.tokenizer import FIELD, open_tokenizer
+from llmtrain_trainer.data.tokenizer import (
+    FIELD,
+    ends_texts,
+    has_hidden,
+    is_no_text,
+    open_tokenizer,
+)
 from llmtrain_trainer.data.tokenizer_settings import (
     TokenizerSettings,
     first_tokens,
@@ -107,10 +113,13 @@ def plan_preparation(
     tokenizer = _tokenizer_path(config, base_tokenizer)
     settings = TokenizerSettings() if tokenizer is None else read_settings(tokenizer)
     template = _template(config, settings)
-    first: tuple[int, ...] = ()
-    if tokenizer is not None and template is None:
-        first = tuple(first_tokens(open_tokenizer(tokenizer), settings))
-    shape = _shape(config, sources, shard_tokens, tokenizer, template, first)
+    first, is_changed = tuple[int, ...](), False
+    if tokenizer is not None:
+        opened = open_tokenizer(tokenizer)
+        is_changed = has_hidden(opened, is_no_text if template is None else ends_texts)
+        if template is None:
+            first = tuple(first_tokens(opened, settings))
+    shape = _shape(config, sources, shard_tokens, tokenizer, template, first, is_changed)
     seen = [[str(file.path), file.format, file.size, file.modified] for file in files]
     weights = [source.weight for source in sources]
     beside = [] if tokenizer is None else sorted(settings_files(tokenizer).items())
@@ -139,8 +148,12 @@ def _shape(
     tokenizer: Path | None,
     template: ChatTemplate | None,
     first: Sequence[int],
+    is_changed: bool,
 ) -> str:
-    """Return the configuration that determines the tokens, as JSON."""
+    """Return the configuration that determines the tokens, as JSON.
+
+    `is_changed`: the tokenizer has control tokens that earlier releases took for ordinary ones.
+    """
     shaped: list[Any] = [
         FORMAT,
         config.vocab_size,
@@ -157,6 +170,8 @@ def _shape(
         shaped.append([facts, config.chat.max_length, config.chat.overlong])
     if first:
         shaped.append(list(first))
+    if is_changed:
+        shaped.append("control tokens are text")
     return json.dumps(shaped)
 
 
