@@ -30,7 +30,6 @@ from llmtrain_core.network.settings import (
     ENV_FIELD,
     JOB,
     NCCL_FIELD,
-    PROFILE_FIELD,
     RDMA_FIELD,
     RESOURCES_FIELD,
     Kind,
@@ -38,6 +37,7 @@ from llmtrain_core.network.settings import (
 )
 from llmtrain_core.topology.label_presets import PRESETS
 from llmtrain_core.topology.resources import Amounts, amounts, is_device
+from llmtrain_core.validation.pod_privileges import PROFILE_FIELD
 
 PLAIN, NAMED = "tcp", "network.rdma"
 """Rows of nodes whose network no row of the table sets: NCCL chooses, or the job names devices."""

@@ -54,8 +54,9 @@ class NeedKind(StrEnum):
     CHOICE = "Choice"
     """One of several resources, which the job must name in `network.rdma`."""
     PRIVILEGE = "Privilege"
-    """Pods above the Pod Security level baseline. An operator that permits them adds the `PodParts`
-    of the network. For one without, `workers.podPatch` of the job mounts paths of the node."""
+    """Pods above the Pod Security level baseline. The operator adds the `PodParts` of the network
+    for a job that names its profile. For a network without, the job mounts paths of the node by
+    `workers.podPatch`."""
     CLAIM = "Claim"
     """A claim of dynamic resource allocation, which the job must have."""
 

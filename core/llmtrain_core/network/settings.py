@@ -8,8 +8,7 @@ from enum import StrEnum
 JOB = "the job"
 """Source of the values that a job sets."""
 
-PROFILE_FIELD, RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD = (
-    "spec.network.profile",
+RDMA_FIELD, RESOURCES_FIELD, NCCL_FIELD = (
     "spec.network.rdma",
     "spec.workers.resources",
     "spec.network.nccl",

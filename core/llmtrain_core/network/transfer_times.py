@@ -128,12 +128,10 @@ def record(times: JobTimes, blocks: Iterable[tuple[str, str, Group, SampleBlock]
     All blocks are of the same time.
     """
     histories = dict(times.histories)
-    measured = [
-        (key, history, block, history.log_ratio(block))
-        for what, name, group, block in blocks
-        for key in ((what, name),)
-        for history in (histories.get(key, History(group)),)
-    ]
+    measured: list[tuple[tuple[str, str], History, SampleBlock, float]] = []
+    for what, name, group, block in blocks:
+        history = histories.get((what, name), History(group))
+        measured.append(((what, name), history, block, history.log_ratio(block)))
     least = log(SUSPECT_RATIO)
     is_one_slow = any(ratio > least + _CERTAIN * block.error for *_, block, ratio in measured)
     for key, history, block, ratio in measured:

@@ -43,7 +43,7 @@ _BASELINE_CAPABILITIES = frozenset(
 )
 """Capabilities that the level baseline admits."""
 _RESTRICTED_CAPABILITY = "NET_BIND_SERVICE"
-PROFILE = "spec.network.profile"
+PROFILE_FIELD = "spec.network.profile"
 _NAMED = 3
 """Privileges that one message names."""
 
@@ -62,7 +62,7 @@ class Privilege:
     @property
     def remedy(self) -> str:
         """How the job does without it."""
-        return "set it to tcp" if self.field == PROFILE else "remove it"
+        return "set it to tcp" if self.field == PROFILE_FIELD else "remove it"
 
 
 def privileges(workers: Workers, network: PodPatchSpec | None = None) -> list[Privilege]:
@@ -72,7 +72,7 @@ def privileges(workers: Workers, network: PodPatchSpec | None = None) -> list[Pr
     """
     own = [*_privileges(workers.pod_patch.spec)] if workers.pod_patch else []
     if network is not None:
-        own += dict.fromkeys(replace(found, field=PROFILE) for found in _privileges(network))
+        own += dict.fromkeys(replace(found, field=PROFILE_FIELD) for found in _privileges(network))
     return sorted(own, key=lambda found: found.level != "privileged")
 
 

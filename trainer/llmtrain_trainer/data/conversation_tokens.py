@@ -14,7 +14,7 @@ from itertools import accumulate, groupby, islice
 from tokenizers import AddedToken, Tokenizer
 
 from llmtrain_trainer.data.chat_template import TextSegment, template_error
-from llmtrain_trainer.data.tokenizer import ends_texts, with_control_tokens
+from llmtrain_trainer.data.tokenizer import is_unmarked_end_token, with_special_tokens
 
 PlacedToken = tuple[int, int, int]
 """(id, start, end): the characters of the text that a token covers."""
@@ -38,7 +38,7 @@ class ConversationTokenizer:
     """Encodes the segments of a conversation as one text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        tokenizer = with_control_tokens(tokenizer, ends_texts)
+        tokenizer = with_special_tokens(tokenizer, is_unmarked_end_token)
         # a post-processor only changes the places of tokens, because nothing is added to the text
         changes = dict.fromkeys(("post_processor", "truncation", "padding"))
         described = {**json.loads(tokenizer.to_str()), **changes}

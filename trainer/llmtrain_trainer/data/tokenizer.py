@@ -191,32 +191,34 @@ def end_token(tokenizer: Tokenizer, eos: str | None = None) -> int:
     )
 
 
-def ends_texts(token: AddedToken) -> bool:
-    """Return True for a token that ends texts, although its file calls it an ordinary one.
+def is_unmarked_end_token(token: AddedToken) -> bool:
+    """Return True for a token that ends texts and is not marked as special.
 
     `</s>` of Phi-3 is such a token.
     """
     return not token.special and token.content in END_TOKENS
 
 
-def is_no_text(token: AddedToken) -> bool:
-    """Return True for an ordinary token that ends texts, or takes white space beside it away."""
-    return ends_texts(token) or (not token.special and (token.lstrip or token.rstrip))
+def is_unmarked_control_token(token: AddedToken) -> bool:
+    """Return True for a token that ends texts or strips white space, and is not special."""
+    return is_unmarked_end_token(token) or (not token.special and (token.lstrip or token.rstrip))
 
 
-def has_hidden(tokenizer: Tokenizer, is_hidden: Callable[[AddedToken], bool]) -> bool:
-    """Return True if any added token is a hidden control token."""
-    return any(map(is_hidden, tokenizer.get_added_tokens_decoder().values()))
+def has_added_token(tokenizer: Tokenizer, is_wanted: Callable[[AddedToken], bool]) -> bool:
+    """Return True if the tokenizer has such an added token."""
+    return any(map(is_wanted, tokenizer.get_added_tokens_decoder().values()))
 
 
-def with_control_tokens(tokenizer: Tokenizer, is_hidden: Callable[[AddedToken], bool]) -> Tokenizer:
-    """Return a tokenizer whose hidden control tokens are special: a text that has them is text."""
-    if not has_hidden(tokenizer, is_hidden):
+def with_special_tokens(
+    tokenizer: Tokenizer, is_special: Callable[[AddedToken], bool]
+) -> Tokenizer:
+    """Return a tokenizer in which these added tokens are special, too."""
+    if not has_added_token(tokenizer, is_special):
         return tokenizer
     added = tokenizer.get_added_tokens_decoder()
     described = json.loads(tokenizer.to_str())
     for entry in described["added_tokens"]:
-        entry["special"] |= is_hidden(added[entry["id"]])
+        entry["special"] |= is_special(added[entry["id"]])
     return Tokenizer.from_str(json.dumps(described))
 
 
@@ -259,7 +261,7 @@ class Encoder:
 
         `by_pieces` None: as the tokenizer allows.
         """
-        self._tokenizer = with_control_tokens(tokenizer, is_no_text)
+        self._tokenizer = with_special_tokens(tokenizer, is_unmarked_control_token)
         self._tokenizer.encode_special_tokens = True
         self._by_pieces = _splits_as_gpt2(self._tokenizer) if by_pieces is None else by_pieces
         self._known: dict[str, bytes] = {}

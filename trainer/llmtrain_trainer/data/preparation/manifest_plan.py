@@ -29,9 +29,9 @@ from llmtrain_trainer.data.preparation.sources import list_files, locate
 from llmtrain_trainer.data.shards import SHARD_TOKENS, token_type
 from llmtrain_trainer.data.tokenizer import (
     FIELD,
-    ends_texts,
-    has_hidden,
-    is_no_text,
+    has_added_token,
+    is_unmarked_control_token,
+    is_unmarked_end_token,
     open_tokenizer,
 )
 from llmtrain_trainer.data.tokenizer_settings import (
@@ -113,13 +113,15 @@ def plan_preparation(
     tokenizer = _tokenizer_path(config, base_tokenizer)
     settings = TokenizerSettings() if tokenizer is None else read_settings(tokenizer)
     template = _template(config, settings)
-    first, is_changed = tuple[int, ...](), False
+    first, has_unmarked = tuple[int, ...](), False
     if tokenizer is not None:
         opened = open_tokenizer(tokenizer)
-        is_changed = has_hidden(opened, is_no_text if template is None else ends_texts)
+        has_unmarked = has_added_token(
+            opened, is_unmarked_control_token if template is None else is_unmarked_end_token
+        )
         if template is None:
             first = tuple(first_tokens(opened, settings))
-    shape = _shape(config, sources, shard_tokens, tokenizer, template, first, is_changed)
+    shape = _shape(config, sources, shard_tokens, tokenizer, template, first, has_unmarked)
     seen = [[str(file.path), file.format, file.size, file.modified] for file in files]
     weights = [source.weight for source in sources]
     beside = [] if tokenizer is None else sorted(settings_files(tokenizer).items())
@@ -148,11 +150,12 @@ def _shape(
     tokenizer: Path | None,
     template: ChatTemplate | None,
     first: Sequence[int],
-    is_changed: bool,
+    has_unmarked: bool,
 ) -> str:
     """Return the configuration that determines the tokens, as JSON.
 
-    `is_changed`: the tokenizer has control tokens that earlier releases took for ordinary ones.
+    `has_unmarked`: the tokenizer has control tokens that are not special, which earlier releases
+    encoded as tokens.
     """
     shaped: list[Any] = [
         FORMAT,
@@ -170,7 +173,7 @@ def _shape(
         shaped.append([facts, config.chat.max_length, config.chat.overlong])
     if first:
         shaped.append(list(first))
-    if is_changed:
+    if has_unmarked:
         shaped.append("control tokens are text")
     return json.dumps(shaped)
 
