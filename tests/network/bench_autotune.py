@@ -2,7 +2,8 @@
 
 With the nodes of a rack next to each other, a hierarchical all-reduce sends 1 / 1.75 of the bytes
 of a flat ring between the racks. With the order of ranks rotated by half a rack, racks of the job
-span both racks, and it sends 4 / 1.75 of them.
+span both racks, and it sends 4 / 1.75 of them. The links between the racks are slow enough to be
+the limit although eight ranks share the cores of this machine.
 
 `python -m pytest tests/network/bench_autotune.py -s` prints the tables (root).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,16 @@ from tests.support.network.racks import NODES, Racks, racks
 from tests.support.network.trainers import serve_training, trainers
 from tests.support.trainer.jobs import job_spec
 
-pytestmark = [pytest.mark.perf, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.perf, pytest.mark.timeout(3600)]
 
 PACKED, ROTATED = (0, 1, 2, 3, 4, 5, 6, 7), (0, 1, 4, 5, 6, 7, 2, 3)
 """Nodes in order of rank; rack i has the nodes 4i to 4i + 3."""
 MODEL = {"hiddenSize": 128, "ffnSize": 320}
 """With float64 about 6 MB of gradients."""
+BETWEEN_RACKS_MBIT = 50
+"""A flat ring needs 1.7 s for its bytes, of which the rest of a step is a small part."""
 STEPS, EVERY = 60, 5
+WHOLE_TRAINING = timedelta(minutes=20)
 
 
 def spec(folder: Path, communication: dict[str, Any], copies_per_rack: int = 1) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def train(
     """Return the loss of each step, and the reports of trials."""
     folder.mkdir(exist_ok=True)
     with trainers(made, order, job, folder, serve_training) as ranks:
-        sent = ranks.answers()[0]
+        sent = ranks.answers(WHOLE_TRAINING)[0]
     losses = {each.step: each.loss for each in sent if isinstance(each, StepReport)}
     return losses, [each.tuning for each in sent if isinstance(each, CommunicationReport)]
 
@@ -76,6 +81,8 @@ def show(title: str, found: CommunicationTuning) -> None:
 
 def test_the_faster_all_reduce_is_kept(tmp_path: Path) -> None:
     with racks() as made:
+        for number in range(made.racks):
+            made.shape_uplink(number, BETWEEN_RACKS_MBIT)
         losses, reports = train(
             made, PACKED, spec(tmp_path / "tuned", {"autotune": True}), tmp_path / "tuned"
         )

@@ -6,6 +6,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ class TrainerRanks:
             pipe.send("block")
         return self.answers()[0]
 
-    def answers(self) -> list[list[Any]]:
+    def answers(self, wait: timedelta = WAIT) -> list[list[Any]]:
         """Return the next answer of each rank."""
         found = []
         for rank, pipe in enumerate(self._pipes):
-            assert pipe.poll(WAIT.total_seconds()), f"rank {rank} is silent"
+            assert pipe.poll(wait.total_seconds()), f"rank {rank} is silent"
             kind, value = pipe.recv()
             assert kind == "done", value
             found.append(value)
