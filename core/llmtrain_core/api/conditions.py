@@ -149,7 +149,10 @@ def get_condition(
     conditions: Iterable[Mapping[str, Any]], kind: ConditionType
 ) -> Mapping[str, Any] | None:
     """Return one condition, or None."""
-    return next((c for c in conditions if c["type"] == kind.value), None)
+    for condition in conditions:  # read for each job in each scheduling cycle
+        if condition["type"] == kind:
+            return condition
+    return None
 
 
 def is_true(conditions: Iterable[Mapping[str, Any]], kind: ConditionType) -> bool:

@@ -21,6 +21,7 @@ VARIABLE_PREFIXES = ("NCCL_", "RCCL_", "FI_", "UCX_", "IONIC_")
 """Starts of the names of variables that choose or tune a network."""
 LIBRARY_PATH: Final = "LD_LIBRARY_PATH"
 """By it some networks load the NCCL of the node."""
+_NO_PATCH: Final = PodPatchSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class NetworkRequest:
         network, workers = job.spec.network, job.spec.workers
         nccl = dict((network.nccl if network else None) or {})
         rdma = network.rdma if network else None
-        patch = workers.pod_patch.spec if workers.pod_patch else PodPatchSpec()
+        patch = workers.pod_patch.spec if workers.pod_patch else _NO_PATCH
         annotations = workers.pod_annotations or {}
         return cls(
             nodes=job.nodes,

@@ -38,11 +38,16 @@ class DeviceDemand:
 
     def __init__(self) -> None:
         self._jobs: dict[str, _Claimed] = {}
+        self._records: dict[str, JobRecord] = {}
+        """Each job at the last update."""
         self._changed = False
         self._keys: frozenset[DeviceKey] = frozenset()
 
     def update(self, record: JobRecord, checked: Job | list[Problem]) -> None:
         """Set what a job claims: nothing once it has ended."""
+        if self._records.get(record.uid) is record:
+            return
+        self._records[record.uid] = record
         view = record.view
         state = (view.generation, view.is_finished, bool(view.stored_placement))
         known = self._jobs.get(record.uid)
@@ -53,7 +58,7 @@ class DeviceDemand:
             spec = checked.spec
             found = frozenset(demand_of(spec).keys() | shared_claims_of(spec).keys)
         if not found:
-            self.forget(record.uid)
+            self._drop(record.uid)
             return
         order = not view.stored_placement, view.creation_time, record.uid
         self._jobs[record.uid] = _Claimed(state, record.namespace, order, found)
@@ -61,6 +66,10 @@ class DeviceDemand:
 
     def forget(self, uid: str) -> None:
         """Drop what a job claims that does not exist any more."""
+        self._records.pop(uid, None)
+        self._drop(uid)
+
+    def _drop(self, uid: str) -> None:
         if self._jobs.pop(uid, None) is not None:
             self._changed = True
 

@@ -63,9 +63,9 @@ def patched(pod: Object, workers: Workers, network: PodPatchSpec | None = None) 
 
     Raises PodPatchError for a patch that changes what is the operator's.
     """
-    own = workers.pod_patch.spec if workers.pod_patch else PodPatchSpec()
     if network is None and workers.pod_patch is None:
         return pod
+    own = workers.pod_patch.spec if workers.pod_patch else PodPatchSpec()
     spec = strategic_merge(_left_to_network(network, workers, own), own.to_wire())
     sidecars = spec.get("initContainers") or ()
     if sidecars:

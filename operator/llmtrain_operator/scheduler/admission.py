@@ -183,7 +183,12 @@ class Admission:
                 added = decision.network.resources if decision.network else ()
                 needs = {name: decision.resources[name] for name in added}
                 self._networks[uid] = self._generation(uid), needs
-            others = promised.setdefault(job.namespace, list(self._promised(job.namespace)))
+            if not quotas:
+                pending[uid] = decision
+                continue
+            if job.namespace not in promised:
+                promised[job.namespace] = list(self._promised(job.namespace))
+            others = promised[job.namespace]
             refusal = self._over_quota(job, quotas, others)
             pending[uid] = refusal or decision
             if refusal is None:

@@ -38,18 +38,23 @@ class Asked:
         self.tried: list[str] = []
         self.listed: list[str] = []
         self.promised: list[Charge] = []
+        self.asked_promised = 0
         self.generation = 1
         self.triggers = 0
         self.admission = Admission(
             self.try_pod,
             self.list_quotas,
-            lambda _: self.promised,
+            self.list_promised,
             lambda _: self.generation,
             self.trigger,
         )
 
     def trigger(self) -> None:
         self.triggers += 1
+
+    def list_promised(self, _namespace: str) -> list[Charge]:
+        self.asked_promised += 1
+        return self.promised
 
     async def try_pod(self, uid: str) -> Any:
         self.tried.append(uid)
@@ -141,6 +146,18 @@ async def test_two_jobs_that_fit_into_a_quota_only_one_by_one_do_not_start_toget
     found = await decided(asked, queue_of(waiting_job("job-2", 4)), cluster(nodes(8)))
     refused = found.pending["job-2"]
     assert isinstance(refused, Unschedulable) and "4 of pods to come" in refused.message
+
+
+@pytest.mark.parametrize(("quotas", "times"), [([], 0), ([quota(100)], 1)], ids=["none", "one"])
+async def test_pods_to_come_are_counted_once_for_all_gangs_that_get_nodes(
+    quotas: list[dict[str, Any]], times: int
+) -> None:
+    asked = Asked(quotas)
+    admitted = await asked.settle(queue_of(*(waiting_job(f"job-{i}", 2) for i in range(8))))
+    asked.asked_promised = 0
+    found = asked.admission.confirm(decide(admitted, cluster(nodes(16))), admitted)
+    assert all(isinstance(each, Assignment) for each in found.pending.values())
+    assert asked.asked_promised == times, "it reads all jobs of the namespace"
 
 
 async def test_spare_nodes_count_against_the_quota() -> None:
