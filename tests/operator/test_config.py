@@ -28,6 +28,13 @@ def test_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
         parse(["--renew-deadline=20"])
 
 
+def test_limits_of_drains_and_of_unknown_ends() -> None:
+    found = parse([])
+    assert (found.drain_timeout, found.unknown_start_window) == (600.0, 3600.0)
+    found = parse(["--drain-timeout=30", "--unknown-start-window=60"])
+    assert (found.drain_timeout, found.unknown_start_window) == (30.0, 60.0)
+
+
 def test_peers_of_the_metrics_port(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

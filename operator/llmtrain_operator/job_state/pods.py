@@ -27,27 +27,27 @@ def current_pods(draft: StatusDraft) -> list[PodRecord]:
     A pod that was found to have succeeded stays so. It may be deleted meanwhile, or a kubelet that
     starts again may reject it.
     """
-    pods = {pod.index: pod for pod in draft.observed.pods if pod.attempt == draft.attempt}
-    if draft.placement is not None:
-        for index in draft.view.completed_pods:
-            found = pods.get(index)
-            if index < len(draft.placed_nodes) and (found is None or found.phase != _SUCCEEDED):
-                pods[index] = _succeeded(draft, index)
+    attempt, nodes = draft.attempt, draft.placed_nodes
+    pods = {pod.index: pod for pod in draft.observed.pods if pod.attempt == attempt}
+    identity = JobIdentity.of(draft.observed.raw)
+    for index in draft.view.completed_pods:
+        found = pods.get(index)
+        if index < len(nodes) and (found is None or found.phase != _SUCCEEDED):
+            pods[index] = _succeeded(identity, attempt, index, nodes[index])
     return [pods[index] for index in sorted(pods)]
 
 
-def _succeeded(draft: StatusDraft, index: int) -> PodRecord:
+def _succeeded(identity: JobIdentity, attempt: int, index: int, node: str) -> PodRecord:
     """Return what remains of a pod that has succeeded and is gone."""
-    identity = JobIdentity.of(draft.observed.raw)
     return PodRecord(
         uid="",
-        name=identity.pod(draft.attempt, index),
+        name=identity.pod(attempt, index),
         namespace=identity.namespace,
         job=identity.uid,
         owner=identity.uid,
-        attempt=draft.attempt,
+        attempt=attempt,
         index=index,
-        node=draft.placed_nodes[index],
+        node=node,
         bound=True,
         phase=_SUCCEEDED,
         ready=False,

@@ -11,7 +11,7 @@ from llmtrain_core.api.conditions import ConditionType, set_condition
 from llmtrain_core.queueing import Assignment
 from llmtrain_core.validation.check import Job
 from llmtrain_operator.cache.disruption_budgets import BudgetRecord
-from llmtrain_operator.cache.job import JobView, format_time
+from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import Observed
 
@@ -53,6 +53,8 @@ class StatusDraft:
         self.observed = observed
         self.stored_status: Mapping[str, Any] = observed.view.status
         self.status: dict[str, Any] = copy.deepcopy(dict(self.stored_status))
+        self.view = observed.view.with_status(self.status)
+        """The job with the new status, as it is edited."""
         self.poll_pod: PodRecord | None = None
         self.explain_pods: tuple[PodRecord, ...] = ()
         self.assignment: Assignment | None = None
@@ -70,11 +72,6 @@ class StatusDraft:
         checked = self.observed.checked
         assert isinstance(checked, Job)
         return checked
-
-    @property
-    def view(self) -> JobView:
-        """The job with the new status."""
-        return self.observed.view.with_status(self.status)
 
     @property
     def attempt(self) -> int:
@@ -134,6 +131,12 @@ class StatusDraft:
         self._reconcile_after = (
             seconds if self._reconcile_after is None else min(self._reconcile_after, seconds)
         )
+
+    def write_after(self, seconds: float) -> None:
+        """Leave the status as it is stored, and decide again after some seconds."""
+        self.status.clear()
+        self.status.update(self.stored_status)
+        self.reconcile_after(seconds)
 
     def actions(self) -> Actions:
         """Return the new status and all actions."""

@@ -66,7 +66,7 @@ def leave_stuck_pods(draft: StatusDraft) -> bool:
 
     kube-scheduler counts the pod as long as it exists.
     """
-    placed, blocked = draft.placed_nodes, dict[str, Sequence[str]]()
+    placed, blocked = frozenset(draft.placed_nodes), dict[str, Sequence[str]]()
     for pod in draft.observed.pods:
         ready = draft.observed.seconds_until_lost(pod.node) == float("inf")
         if pod.node in placed and ready and not pod.ended and is_stuck(draft, pod):

@@ -124,7 +124,7 @@ def handle_failure(draft: StatusDraft, failure: FailureInfo) -> None:
 
 def _restart_gang(draft: StatusDraft, failure: FailureInfo) -> None:
     placement = draft.placement
-    held = draft.observed.held_nodes
+    held = frozenset(draft.observed.held_nodes)
     blocked = {n: why for n in draft.placed_nodes if (why := draft.observed.obstacles(n))}
     failed = blocked.keys() | {n for n in draft.placed_nodes if n not in held}
     if not failure.keeps_nodes:

@@ -136,8 +136,7 @@ def _await_first_decision(draft: StatusDraft) -> None:
     placed = draft.view.condition(ConditionType.PLACED)
     left = FIRST_DECISION_SECONDS - draft.observed.seconds_known
     if not draft.stored_status and placed and placed["reason"] == Reason.QUEUED and left > 0:
-        draft.status = {}
-        draft.reconcile_after(left)
+        draft.write_after(left)
 
 
 def _defer_cosmetic_write(draft: StatusDraft) -> None:
@@ -147,8 +146,7 @@ def _defer_cosmetic_write(draft: StatusDraft) -> None:
     interval = _min_interval(draft.stored_status, draft.status)
     left = interval - draft.observed.seconds_since_write
     if left > 0:
-        draft.status = dict(draft.stored_status)
-        draft.reconcile_after(left)
+        draft.write_after(left)
 
 
 def _min_interval(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:

@@ -187,7 +187,8 @@ def expired_allocation(record: JobRecord, held: Sequence[str]) -> Allocation | N
     placement = view.placement
     if not placement or view.is_finished or view.is_deleting:
         return None
-    nodes = tuple(node for node in view.placed_nodes if node not in held)
+    still_held = frozenset(held)
+    nodes = tuple(node for node in view.placed_nodes if node not in still_held)
     resources = placed_resources(view)
     found = Allocation(record.uid, record.namespace, 0, nodes, resources, attempt=view.attempt)
     return found if nodes else None

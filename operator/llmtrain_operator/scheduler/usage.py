@@ -143,8 +143,13 @@ def _released_by_jobs(
 ) -> Iterator[tuple[str, str, Mapping[str, int]]]:
     """Yield namespace, node and resources of what jobs that exist have released."""
     released: dict[tuple[str, str], dict[str, int]] = {}
+    kept: dict[str, frozenset[str]] = {}
     for (owner, node, resource), amount in _used_by_pods(known, pods).items():
-        if owner in known and node not in _kept_nodes(known[owner].view, held.get(owner, ())):
+        if owner not in known:
+            continue
+        if owner not in kept:
+            kept[owner] = frozenset(_kept_nodes(known[owner].view, held.get(owner, ())))
+        if node not in kept[owner]:
             released.setdefault((owner, node), {})[resource] = amount
     for (owner, node), resources in sorted(released.items()):
         yield known[owner].namespace, node, resources

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner
 
 from llmtrain_cli.commands.place import obstacles_by_node, request_on
 from llmtrain_cli.io.cluster_view import ClusterSources, read_cluster
 from llmtrain_cli.io.files import read_manifest
+from llmtrain_cli.main import app
 from llmtrain_core.placement import Placement, place
 from llmtrain_core.queueing import Assignment
 from llmtrain_operator.cache.checked_jobs import CheckedJobs
@@ -19,7 +21,7 @@ from llmtrain_operator.cache.informers import ChangeHandlers, Informers
 from llmtrain_operator.cache.network_status import network_status
 from llmtrain_operator.cache.placement_status import placement_status
 from llmtrain_operator.cache.records import is_followed
-from llmtrain_operator.config import Config
+from llmtrain_operator.config import Config, parse
 from llmtrain_operator.kube.api import Item, KubeApi
 from llmtrain_operator.metrics.registry import Metrics
 from llmtrain_operator.scheduler.cycle import decide
@@ -78,7 +80,10 @@ class OperatorView:
 
 
 def shown(cluster: RandomCluster, folder: Path) -> tuple[str, set[str], set[str]]:
-    """Return network, nodes where a pod can start, and placement by `place` and `topology`."""
+    """Return network, nodes where a pod can start, and placement by `place`.
+
+    `llmtrain topology` shows the same nodes.
+    """
 
     def write(name: str, document: dict[str, Any]) -> str:
         (folder / name).write_text(json.dumps(document))
@@ -92,6 +97,10 @@ def shown(cluster: RandomCluster, folder: Path) -> tuple[str, set[str], set[str]
     placed = {node.name for node in answer.nodes} if isinstance(answer, Placement) else set()
     network = request.chosen_network
     startable = cluster.names - obstacles_by_node(request, view.snapshot).keys()
+    files = ["--nodes", nodes, "--pods", pods, "-f", str(folder / "job.json")]
+    shown = CliRunner().invoke(app, ["topology", *files, "-o", "json"])
+    listed_nodes = json.loads(shown.stdout)["nodes"]
+    assert {node["name"] for node in listed_nodes if not node["obstacles"]} == startable
     return "" if network is None else network.row, startable, placed
 
 
@@ -127,6 +136,13 @@ def test_every_kind_of_pressure_decides_in_some_of_the_clusters() -> None:
     print(f"\n{fitting} of {len(CLUSTERS)} gangs fit; decided by {dict(decided)}")
     assert len(CLUSTERS) / 4 < fitting < len(CLUSTERS) * 3 / 4
     assert min(decided[part] for part in PARTS) >= 10
+
+
+def test_a_cycle_decides_with_the_window_of_the_flag() -> None:
+    view = OperatorView(random_cluster(0))
+    config = parse(["--unknown-start-window=60"])
+    reader = ClusterReader(view.informers, CheckedJobs(), lambda *_: frozenset(), config)
+    assert reader.cluster_state({}).unknown_start_window == 60.0
 
 
 def test_the_pods_of_the_job_itself_do_not_stand_in_its_way() -> None:
