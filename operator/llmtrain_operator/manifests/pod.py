@@ -45,11 +45,27 @@ def make_pod(
 ) -> Object:
     """Return the pod of rank block `index`; `nodes` are the nodes of the gang by rank block.
 
-    `level_labels` name the node's domain at each level, `network` is `status.network`. Without
-    `fixed_user`, the pod names no user, no group and no `fsGroup`. Raises PodPatchError.
+    See `make_pod_template` and `pod_of_node`. Raises PodPatchError.
+    """
+    template = make_pod_template(job, identity, attempt, fixed_user=fixed_user, network=network)
+    return pod_of_node(template, job, identity, attempt, index, nodes[index], level_labels)
+
+
+def make_pod_template(
+    job: Job,
+    identity: JobIdentity,
+    attempt: int,
+    *,
+    fixed_user: bool = True,
+    network: Mapping[str, Any] | None = None,
+) -> Object:
+    """Return what the pods of an attempt have in common, as the pod of rank block 0 on no node.
+
+    `network` is `status.network`. Without `fixed_user`, the pod names no user, no group and no
+    `fsGroup`. Raises PodPatchError.
     """
     workers, added = job.spec.workers, PodNetwork.of(job, network)
-    name = identity.pod(attempt, index)
+    name = identity.pod(attempt, 0)
     spec: Object = {
         "hostname": name,
         "subdomain": identity.name,
@@ -63,13 +79,13 @@ def make_pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "affinity": _node_affinity(nodes[index]),
-        "containers": [_container(job, identity, attempt, index, added)],
+        "affinity": _node_affinity(_NO_NODE),
+        "containers": [_container(job, identity, attempt, added)],
         "volumes": make_volumes(workers, identity.config_map(attempt)),
         **_optional_fields(workers),
     }
     if workers.init_containers:
-        contract = _contract(job, identity, attempt, index)
+        contract = _contract(job, identity, attempt)
         spec["initContainers"] = [
             _init_container(container, workers, contract) for container in workers.init_containers
         ]
@@ -79,9 +95,51 @@ def make_pod(
     spec["tolerations"] = _tolerations(workers, spec["containers"][0]["resources"]["limits"])
     if job.spec.priority_class_name:
         spec["priorityClassName"] = job.spec.priority_class_name
-    metadata = _metadata(workers, identity, attempt, index, level_labels, added)
+    metadata = _metadata(workers, identity, attempt, added)
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     return patched(body, workers, added.patch)
+
+
+def pod_of_node(
+    template: Object,
+    job: Job,
+    identity: JobIdentity,
+    attempt: int,
+    index: int,
+    node: str,
+    level_labels: Mapping[str, str],
+) -> Object:
+    """Return the pod of rank block `index` on a node, from the template of its attempt.
+
+    `level_labels` name the node's domain at each level. The pod shares all values that are those
+    of its gang with the template, so a gang of thousands of pods is built quickly.
+    """
+    name, variables = identity.pod(attempt, index), _node_variables(job, index)
+    metadata, spec = template["metadata"], template["spec"]
+    own = {labels.NODE_INDEX: str(index), **level_labels}
+    containers = {
+        kind: [_with_values(container, variables) for container in spec[kind]]
+        for kind in ("containers", "initContainers")
+        if kind in spec
+    }
+    return {
+        **template,
+        "metadata": {**metadata, "name": name, "labels": {**metadata["labels"], **own}},
+        "spec": {**spec, "hostname": name, "affinity": _node_affinity(node), **containers},
+    }
+
+
+def _with_values(container: Object, variables: Mapping[str, str]) -> Object:
+    """Return a container with other values of those variables that it has."""
+    if "env" not in container:
+        return container
+    items = [
+        {"name": item["name"], "value": variables[item["name"]]}
+        if item["name"] in variables
+        else item
+        for item in container["env"]
+    ]
+    return {**container, "env": items}
 
 
 def _add_claims(spec: Object, claims: Sequence[Object]) -> None:
@@ -108,20 +166,13 @@ def sample_pod(
 ) -> Object:
     """Return the first pod of a job that has no pods yet, to check what it requests."""
     identity = JobIdentity.of(raw)
-    return make_pod(job, identity, attempt, 0, [_NO_NODE], fixed_user=fixed_user, network=network)
+    return make_pod_template(job, identity, attempt, fixed_user=fixed_user, network=network)
 
 
-def _metadata(
-    workers: Workers,
-    identity: JobIdentity,
-    attempt: int,
-    index: int,
-    level_labels: Mapping[str, str],
-    network: PodNetwork,
-) -> Object:
+def _metadata(workers: Workers, identity: JobIdentity, attempt: int, network: PodNetwork) -> Object:
     """Return the metadata of a pod. Labels of the operator win over those of the job."""
-    extra = {**level_labels, labels.ATTEMPT: str(attempt), labels.NODE_INDEX: str(index)}
-    metadata = identity.metadata(identity.pod(attempt, index), **extra)
+    extra = {labels.ATTEMPT: str(attempt), labels.NODE_INDEX: "0"}
+    metadata = identity.metadata(identity.pod(attempt, 0), **extra)
     metadata["labels"] = {**(workers.pod_labels or {}), **metadata["labels"]}
     if annotations := {**network.annotations, **(workers.pod_annotations or {})}:
         metadata["annotations"] = annotations
@@ -139,15 +190,13 @@ def _optional_fields(workers: Workers) -> Object:
     return {name: value for name, value in fields.items() if value}
 
 
-def _container(
-    job: Job, identity: JobIdentity, attempt: int, index: int, network: PodNetwork
-) -> Object:
+def _container(job: Job, identity: JobIdentity, attempt: int, network: PodNetwork) -> Object:
     workers = job.spec.workers
     container: Object = {
         "name": env.TRAINER_CONTAINER,
         "image": workers.image,
         "command": list(workers.command or DEFAULT_COMMAND),
-        "env": _env(job, identity, attempt, index, network),
+        "env": _env(job, identity, attempt, network),
         "ports": [
             {"name": "metrics", "containerPort": env.HTTP_PORT, "protocol": "TCP"},
             {"name": "rendezvous", "containerPort": env.RENDEZVOUS_PORT, "protocol": "TCP"},
@@ -213,43 +262,49 @@ def _env_from(sources: Sequence[EnvFromSource]) -> list[Object]:
     return [source.to_wire() for source in sources]
 
 
-def _env(
-    job: Job, identity: JobIdentity, attempt: int, index: int, network: PodNetwork
-) -> list[Object]:
+def _env(job: Job, identity: JobIdentity, attempt: int, network: PodNetwork) -> list[Object]:
     own, workers = job.spec.network, job.spec.workers
     home = {env.HOME: env.TMP_PATH} if workers.has_read_only_root else {}
     variables = {
         **_plain({**home, **network.variables}),
         **_given(workers.env or ()),
         **_plain((own and own.nccl) or {}),
-        **_plain(_contract(job, identity, attempt, index)),
+        **_plain(_contract(job, identity, attempt)),
         **_plain({**_rdma(job, network), **_network_row(job, network)}),
         **_FIELDS,
     }
     return list(variables.values())
 
 
-def _contract(job: Job, identity: JobIdentity, attempt: int, index: int) -> dict[str, str]:
+def _contract(job: Job, identity: JobIdentity, attempt: int) -> dict[str, str]:
     gpus, nodes = job.gpus_per_node, job.nodes
-    ranks = range(index * gpus, (index + 1) * gpus)
     master = f"{identity.pod(attempt, 0)}.{identity.name}.{identity.namespace}.svc"
     port = str(env.RENDEZVOUS_PORT)
     return {
         env.JOB_FILE: env.JOB_FILE_PATH,
-        env.RANKS: ",".join(map(str, ranks)),
         env.ATTEMPT: str(attempt),
         env.PORT: str(env.HTTP_PORT),
         env.WORK_DIR: env.WORK_DIR_PATH,
         env.MASTER_ADDR: master,
         env.MASTER_PORT: port,
         env.WORLD_SIZE: str(job.layout.world_size),
-        env.NODE_RANK: str(index),
         env.LOCAL_WORLD_SIZE: str(gpus),
         env.PET_NNODES: str(nodes),
         env.PET_NPROC_PER_NODE: str(gpus),
-        env.PET_NODE_RANK: str(index),
         env.PET_MASTER_ADDR: master,
         env.PET_MASTER_PORT: port,
+        **_node_variables(job, 0),
+    }
+
+
+def _node_variables(job: Job, index: int) -> dict[str, str]:
+    """Return the variables of the contract that differ between the pods of a gang."""
+    gpus, rank = job.gpus_per_node, str(index)
+    ranks = range(index * gpus, (index + 1) * gpus)
+    return {
+        env.RANKS: ",".join(map(str, ranks)),
+        env.NODE_RANK: rank,
+        env.PET_NODE_RANK: rank,
     }
 
 

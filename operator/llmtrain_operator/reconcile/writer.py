@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from llmtrain_core.api import labels
@@ -37,7 +36,7 @@ from llmtrain_operator.manifests.device_claims import claim_resources, shared_cl
 from llmtrain_operator.manifests.gang_scheduling import GangScheduling
 from llmtrain_operator.manifests.job_resources import job_resources
 from llmtrain_operator.manifests.names import JobIdentity
-from llmtrain_operator.manifests.pod import make_pod, sample_pod
+from llmtrain_operator.manifests.pod import make_pod_template, pod_of_node, sample_pod
 from llmtrain_operator.reconcile.events import make_event, pod_event, status_events
 from llmtrain_operator.reconcile.expectations import Expectations
 from llmtrain_operator.reconcile.refusals import (
@@ -138,7 +137,7 @@ class JobWriter:
         expectations.expect_job_version(written["metadata"]["resourceVersion"])
         before, after = observed.view, observed.view.with_status(actions.status)
         found = status_events(identity, before, after, format_time(observed.now))
-        await _run_bounded([self._create_event(identity.uid, body) for body in found])
+        await _run_bounded(self._create_event(identity.uid, body) for body in found)
 
     async def report_denied_write(self, observed: Observed, error: ApiError) -> None:
         """Create an Event on a job whose status the API server refuses to store."""
@@ -179,7 +178,7 @@ class JobWriter:
                 await self._cluster.delete(PODS, victim.name, victim.namespace, uid=victim.uid)
             expectations.expect_deleted(victim.uid)
 
-        await _run_bounded([one(victim) for victim in pods])
+        await _run_bounded(one(victim) for victim in pods)
 
     async def delete_job(self, observed: Observed) -> None:
         """Delete the job after its TTL."""
@@ -231,7 +230,21 @@ class JobWriter:
         assert placement is not None, "pods are created for a placement in the status only"
         levels = level_labels(placement)
         job = _with_priority_class(job, placement, self._has_priority_class)
-        make = partial(make_pod, job, identity, attempt, fixed_user=self._fixed_user, network=added)
+        template = self._gang_scheduling.add_to_pod(
+            make_pod_template(job, identity, attempt, fixed_user=self._fixed_user, network=added),
+            job,
+            observed.raw,
+            attempt,
+            len(nodes),
+        )
+
+        async def create(index: int) -> None:
+            if is_wanted():
+                body = pod_of_node(
+                    template, job, identity, attempt, index, nodes[index], levels[index]
+                )
+                await self._create_pod(body, identity, expectations)
+
         try:
             resources = [
                 *self.resources(observed, attempt),
@@ -239,26 +252,12 @@ class JobWriter:
                 *self._gang_scheduling.resources(job, identity, attempt),
             ]
             await _run_bounded(
-                [self._create_resource(r, body, identity, expectations) for r, body in resources]
+                self._create_resource(r, body, identity, expectations) for r, body in resources
             )
             # Create the first pod alone: if it is rejected, all others would be, too.
-            first, *rest = (
-                self._gang_scheduling.add_to_pod(
-                    make(index, nodes, levels[index]),
-                    job,
-                    observed.raw,
-                    attempt,
-                    len(nodes),
-                )
-                for index in actions.create_pods
-            )
-            await self._create_pod(first, identity, expectations)
-
-            async def create(body: Object) -> None:
-                if is_wanted():
-                    await self._create_pod(body, identity, expectations)
-
-            await _run_bounded([create(body) for body in rest])
+            first, *rest = actions.create_pods
+            await create(first)
+            await _run_bounded(create(index) for index in rest)
         except _CreateRefusedError as refused:
             return naming_privileges(refused.create_error, job, added)
         return None
@@ -355,15 +354,20 @@ def _with_priority_class(
     return replace(job, spec=job.spec.model_copy(update={"priority_class_name": named}))
 
 
-async def _run_bounded(work: Sequence[Any]) -> None:
-    """Run coroutines with bounded concurrency. Raise the first error after all have ended."""
-    gate = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
+async def _run_bounded(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run coroutines with bounded concurrency. Raise the first error after all have ended.
 
-    async def one(item: Any) -> None:
-        async with gate:
-            await item
+    A coroutine is taken from `work` when it can run, so that a large gang is never in memory whole.
+    """
+    waiting, errors = iter(work), list[Exception]()
 
-    results = await asyncio.gather(*(one(item) for item in work), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    async def run() -> None:
+        for each in waiting:
+            try:
+                await each
+            except Exception as error:
+                errors.append(error)
+
+    await asyncio.gather(*(run() for _ in range(MAX_CONCURRENT_REQUESTS)))
+    if errors:
+        raise errors[0]

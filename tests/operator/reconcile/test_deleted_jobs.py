@@ -202,7 +202,7 @@ async def test_a_job_that_is_deleted_while_it_waits_for_a_turn_leaves_nothing(
     assert not controller._checked._checked and not controller._assessments._known
 
 
-@pytest.mark.parametrize(("deleted", "pods"), [(False, 2), (True, 1)])
+@pytest.mark.parametrize(("deleted", "pods"), [(False, 2), (True, 0)])
 async def test_a_job_that_is_deleted_while_its_gang_starts_gets_no_more_pods(
     store: Store, controller: Controller, deleted: bool, pods: int
 ) -> None:
