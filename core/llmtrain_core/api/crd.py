@@ -227,12 +227,15 @@ def structural_schema(model: type[BaseModel], *, status: bool = False) -> Schema
     """Return a model's schema in the dialect of the API server.
 
     Defaults of a spec are stored when the object is created, so an upgrade of the operator does not
-    change existing jobs. A status has no defaults: the API server would add unobserved values. It
-    has no rules either: only the operator writes it, and each write would evaluate them all.
+    change existing jobs. A status has no defaults: the API server would add unobserved values. Only
+    the operator writes it. So it has no rules, which each write would evaluate, and is atomic:
+    `managedFields` has one entry for it, instead of the paths of all its fields.
     """
     schema = model.model_json_schema(by_alias=True, mode="validation")
     structural = _structural(schema, schema.get("$defs", {}))
-    return _mapped(structural, _for_status) if status else structural
+    if not status:
+        return structural
+    return {**_mapped(structural, _for_status), "x-kubernetes-map-type": "atomic"}
 
 
 def _for_status(node: Schema) -> Schema:

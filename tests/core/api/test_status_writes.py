@@ -50,6 +50,36 @@ async def test_a_revision_hides_no_change_of_the_spec(api: Api, namespace: str, 
     assert written["status"] == {"revision": 3}
 
 
+@pytest.mark.cluster
+async def test_managed_fields_list_the_status_as_one_field(
+    api: Api, namespace: str, crds: None
+) -> None:
+    """Each write of an object has its cost by size, and paths of fields are longer than values."""
+    await api.create(JOBS, job(), namespace)
+    condition = {
+        "type": "Accepted",
+        "status": "True",
+        "reason": "Valid",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    step = {"step": 1, "totalSteps": 100}
+    await write_status(api, namespace, revision=1, conditions=[condition], placementSummary="a")
+    stored = await write_status(api, namespace, revision=2, progress=step)
+    managers = stored["metadata"]["managedFields"]
+    [own] = [each for each in managers if each.get("subresource") == "status"]
+    assert own["fieldsV1"] == {"f:status": {}}
+    [users] = [each for each in managers if "subresource" not in each]
+    assert {"f:model", "f:workers"} <= users["fieldsV1"]["f:spec"].keys()
+    # A merge patch changes only what it names, as in any other object.
+    assert stored["status"] == {
+        "revision": 2,
+        "conditions": [condition],
+        "placementSummary": "a",
+        "progress": step,
+    }
+
+
 async def _rule_seconds(api: Api) -> float:
     page = await api.send("GET", "/metrics")
     return float(page.partition(METRIC)[2].partition(b"\n")[0])
