@@ -48,6 +48,10 @@ from llmtrain_operator.scheduler.loop import Scheduler
 log = logging.getLogger(__name__)
 
 COALESCE_SECONDS = 0.02
+MAX_COALESCE_SECONDS = 1.0
+EVENT_LOOP_SHARE = 0.1
+"""Part of the event loop that the decisions about one job take while its pods change. A decision
+about a gang of 10,000 pods takes 20 ms, and each pod has several events until it is ready."""
 DENIED_EVENT_SECONDS = 600.0
 """Period of the Events while the API server refuses the status writes of a job."""
 FINALIZER_RETRY_SECONDS = 5.0
@@ -99,6 +103,8 @@ class Reconciler:
     """The last status write got no response and may or may not have been applied."""
     first_seen: float = field(default_factory=time.monotonic)
     last_write: float = -1e9
+    decision_seconds: float = 0.0
+    """CPU time of the last decision."""
     failure_seen: tuple[int, float] | None = None
     """Attempt in which a failed pod was seen, and when first; monotonic time."""
     refused_seen: FirstSeen[tuple[str, str]] = field(default_factory=FirstSeen)
@@ -158,7 +164,8 @@ class Reconciler:
         try:
             async with asyncio.timeout(min(seconds, RESYNC_SECONDS)):
                 await self.wake.wait()
-            await asyncio.sleep(COALESCE_SECONDS)
+            pause = max(COALESCE_SECONDS, self.decision_seconds / EVENT_LOOP_SHARE)
+            await asyncio.sleep(min(pause, MAX_COALESCE_SECONDS))
         except TimeoutError:
             pass
 
@@ -226,8 +233,11 @@ class Reconciler:
         pods = [pod for pod in self.deps.pods.by_index("job", self.uid) if pod.belongs_to(current)]
         if not self._cache_is_current(current, pods):
             return 0.5
+        started = time.thread_time()
         observed = self._observe(current, pods, assessment)
-        return observed, decide(observed)
+        actions = decide(observed)
+        self.decision_seconds = time.thread_time() - started
+        return observed, actions
 
     def _cache_is_current(self, job: JobRecord, pods: list[PodRecord]) -> bool:
         alive = {pod.uid for pod in pods if not pod.deleting}
