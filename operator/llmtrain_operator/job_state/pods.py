@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from llmtrain_core.api.conditions import ConditionType, Reason
 from llmtrain_operator.cache.records import STUCK_SECONDS, PodRecord
+from llmtrain_operator.job_state.observation import Observed
 from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.manifests.names import JobIdentity
 
@@ -27,10 +28,18 @@ def current_pods(draft: StatusDraft) -> list[PodRecord]:
     A pod that was found to have succeeded stays so. It may be deleted meanwhile, or a kubelet that
     starts again may reject it.
     """
-    attempt, nodes = draft.attempt, draft.placed_nodes
-    pods = {pod.index: pod for pod in draft.observed.pods if pod.attempt == attempt}
-    identity = JobIdentity.of(draft.observed.raw)
-    for index in draft.view.completed_pods:
+    key = draft.attempt, draft.placed_nodes, draft.view.completed_pods
+    if draft.known_pods is None or draft.known_pods[0] != key:
+        draft.known_pods = key, _pods_of_attempt(draft.observed, *key)
+    return [*draft.known_pods[1]]
+
+
+def _pods_of_attempt(
+    observed: Observed, attempt: int, nodes: Sequence[str], completed: Iterable[int]
+) -> list[PodRecord]:
+    pods = {pod.index: pod for pod in observed.pods if pod.attempt == attempt}
+    identity = JobIdentity.of(observed.raw)
+    for index in completed:
         found = pods.get(index)
         if index < len(nodes) and (found is None or found.phase != _SUCCEEDED):
             pods[index] = _succeeded(identity, attempt, index, nodes[index])

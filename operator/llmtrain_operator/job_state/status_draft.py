@@ -15,6 +15,9 @@ from llmtrain_operator.cache.job import format_time
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import Observed
 
+PodsKey = tuple[int, list[str], frozenset[int]]
+"""What the pods of an attempt depend on: its number, its nodes, and those that have succeeded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Actions:
@@ -63,6 +66,8 @@ class StatusDraft:
         self.create_budget = False
         self.delete_budget: BudgetRecord | None = None
         self.create_pods: tuple[int, ...] = ()
+        self.known_pods: tuple[PodsKey, list[PodRecord]] | None = None
+        """The pods of an attempt, which `current_pods` gets for one policy after another."""
         self._deletions: dict[str, PodRecord] = {}
         self._reconcile_after: float | None = None
 

@@ -13,6 +13,8 @@ from llmtrain_operator.cache.job import format_ranges, parse_ranges
 from llmtrain_operator.cache.job_record import job_record
 from llmtrain_operator.cache.records import PodRecord
 from llmtrain_operator.job_state.observation import Observed
+from llmtrain_operator.job_state.pods import current_pods
+from llmtrain_operator.job_state.status_draft import StatusDraft
 from llmtrain_operator.reconcile.checklist import decide
 from llmtrain_operator.scheduler.held_nodes import held_nodes
 from tests.support.operator_harness.observed import (
@@ -138,3 +140,20 @@ def test_an_unreadable_range_concerns_its_job_only(text: str) -> None:
     raw = make_observed(before, metadata=created).raw
     with pytest.raises(ValueError):
         job_record(raw)
+
+
+def test_policies_see_the_pods_of_what_earlier_ones_decided() -> None:
+    observed = make_observed(status(ConditionType.RUNNING), pods=[pod(0, "Succeeded"), pod(1)])
+    draft = StatusDraft(observed)
+
+    def found() -> list[tuple[str, str]]:
+        return [(each.name, each.phase) for each in current_pods(draft)]
+
+    assert found() == [("job-0-0", "Succeeded"), ("job-0-1", "Running")]
+    draft.set_field("completedPods", {"attempt": 0, "indexes": "1"})
+    assert found() == [("job-0-0", "Succeeded"), ("job-0-1", "Succeeded")]
+    current_pods(draft).clear()
+    assert len(found()) == 2
+    draft.set_field("attempt", 1)
+    draft.set_field("placement", None)
+    assert found() == []
