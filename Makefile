@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 # Without bytecode files every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity kills text-matrix fuzz fuzz-objects many-jobs bench bench-data bench-plan bench-cpu-plan bench-gpu bench-queue bench-foreign-pods bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-autotune bench-packing crds chart images lock clean
+.PHONY: help setup controlplane kueue kind-programs kind-up kind-env kind-down prometheus monitoring pictures demo test lint parity kills text-matrix fuzz fuzz-objects fuzz-clusters many-jobs bench bench-data bench-plan bench-cpu-plan bench-gpu bench-queue bench-foreign-pods bench-start bench-size bench-placement bench-fragmentation bench-localise bench-slow-links bench-autotune bench-packing crds chart images lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,10 @@ fuzz: setup ## properties on fresh random examples, and all fixed cases; make te
 fuzz-objects: controlplane ## 10,000 random hostile objects and 241 jobs of 1 MB against an operator
 	@LLMTRAIN_FUZZ_OBJECTS=$(or $(OBJECTS),10000) LLMTRAIN_FUZZ_SEED=$(or $(SEED),0) LLMTRAIN_LARGE_JOBS=241 \
 		python -m pytest tests/security/test_fuzz_objects.py tests/security/test_large_jobs.py -s -q
+
+fuzz-clusters: setup ## 2,000 random clusters (CLUSTERS=2000) on which place, topology and the operator have to agree
+	@LLMTRAIN_FUZZ_CLUSTERS=$(or $(CLUSTERS),2000) LLMTRAIN_FUZZ_SEED=$(or $(SEED),$(shell date +%s)) \
+		python -m pytest tests/operator/scheduler/test_start_obstacles.py -s -q -n 2
 
 many-jobs: controlplane ## 5,000 jobs of one tenant (JOBS=5000), and whether those of others start as usual
 	@LLMTRAIN_MANY_JOBS=$(or $(JOBS),5000) python -m pytest tests/security/test_many_jobs.py -s -q

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 from llmtrain_core.layout import Layout
 from llmtrain_core.placement import Request
@@ -89,6 +90,8 @@ class History:
     preempted: dict[str, int] = field(default_factory=dict)
     promised: dict[str, float] = field(default_factory=dict)
     """The first start that the queue announced for each job that waited."""
+    postponed: dict[str, float] = field(default_factory=dict)
+    """The latest start that the queue announced for each job that waited."""
     gpu_seconds: float = 0.0
     """GPU-seconds in use until the last job started."""
     backlog_until: float = 0.0
@@ -138,10 +141,12 @@ def simulate(
     window: float = UNKNOWN_START_SECONDS,
     quarantined: Callable[[float], Mapping[str, float]] = lambda _now: {},
     changes: Sequence[float] = (),
+    overdue: Mapping[str, float] = MappingProxyType({}),
 ) -> History:
     """Simulate a trace. Jobs of `running` are placed at the start and end at `ends`.
 
-    `quarantined` returns the quarantined nodes at a time; it changes only at `changes`.
+    `quarantined` returns the quarantined nodes at a time; it changes only at `changes`. The first
+    pod of a preempted job holds its node for `overdue` seconds more, and no one knows how long.
     """
     history = History()
     jobs = {arrival.uid: arrival for arrival in arrivals}
@@ -164,7 +169,7 @@ def simulate(
         while coming and coming[0].at <= now:
             waiting.add(coming.pop(0).uid)
         state = partial(cluster_state, seen, now, quarantined=quarantined(now), window=window)
-        while _round(now, jobs, state, waiting, nominated, holds, until, history):
+        while _round(now, jobs, state, waiting, nominated, holds, until, history, overdue):
             pass
     return history
 
@@ -178,6 +183,7 @@ def _round(
     holds: dict[str, Allocation],
     until: dict[str, float],
     history: History,
+    overdue: Mapping[str, float],
 ) -> bool:
     """Apply the decisions of one cycle. Return True if any job was started or preempted."""
     cluster = state([*holds.values()], nominated=frozenset(nominated))
@@ -197,9 +203,18 @@ def _round(
             continue
         if decision.starts_at is not None:
             history.promised.setdefault(uid, decision.starts_at)
+            latest = history.postponed.get(uid, 0.0)
+            history.postponed[uid] = max(latest, decision.starts_at)
         for victim in decision.victims:
             nominated.add(uid)
-            del holds[victim], until[victim]
+            held = holds.pop(victim)
+            del until[victim]
+            if victim in overdue:
+                ending = f"{victim}-{now}"
+                holds[ending] = replace(
+                    held, uid="", nodes=held.nodes[:1], ends_at=None, preemptible=False
+                )
+                until[ending] = now + overdue[victim]
             waiting.add(victim)
             history.preempted[victim] = history.preempted.get(victim, 0) + 1
             changed = True

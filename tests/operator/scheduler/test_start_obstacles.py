@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +41,11 @@ from tests.support.operator_harness.scheduling import record
 
 pytestmark = pytest.mark.unit
 
-CLUSTERS = range(200)
+CLUSTERS = range(
+    first := int(os.environ.get("LLMTRAIN_FUZZ_SEED", "0")),
+    first + int(os.environ.get("LLMTRAIN_FUZZ_CLUSTERS", "200")),
+)
+"""Seeds of the clusters. `make fuzz-clusters` has others."""
 PARTS = ("health", "network", "resize", *PLENTY)
 
 
