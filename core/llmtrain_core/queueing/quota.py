@@ -136,31 +136,53 @@ def _devices(amounts: Mapping[str, int]) -> dict[str, Fraction]:
     }
 
 
+class QuotaRoom:
+    """The quotas of a namespace, with the pods that its jobs will create: they are not charged yet.
+
+    These are added up once, and then many gangs are compared with the sums.
+    """
+
+    def __init__(self, quotas: Iterable[ResourceQuota], others: Iterable[Charge] = ()):
+        """`others` are the pods to come."""
+        self._promised = [(quota, dict[str, Fraction]()) for quota in quotas]
+        for pods in others:
+            self.add(pods)
+
+    def add(self, pods: Charge) -> None:
+        """Count further pods to come."""
+        for quota, promised in self._promised:
+            _add(promised, quota, pods)
+
+    def exceeded(self, gang: Charge, objects: Amounts = MappingProxyType({})) -> str | None:
+        """Return which quota the gang exceeds, and by what, or None.
+
+        `objects` are other objects that the gang needs.
+        """
+        for quota, promised in self._promised:
+            wanted = {} if quota.scopes else dict(objects)
+            _add(wanted, quota, gang)
+            parts = list(_excess(quota, wanted, promised))
+            if parts:
+                more = f" and {len(parts) - _MAX_NAMED} more" if len(parts) > _MAX_NAMED else ""
+                return f"quota {quota.name}: {', '.join(parts[:_MAX_NAMED])}{more}"
+        return None
+
+
 def exceeded_quota(
     quotas: Iterable[ResourceQuota],
     gang: Charge,
     others: Iterable[Charge] = (),
     objects: Amounts = MappingProxyType({}),
 ) -> str | None:
-    """Return which quota the gang exceeds, and by what, or None.
+    """Return which quota the gang exceeds beside the pods to come, and by what, or None."""
+    return QuotaRoom(quotas, others).exceeded(gang, objects)
 
-    `others` are pods that jobs of the namespace will create: they are not charged yet. `objects`
-    are other objects that the gang needs.
-    """
-    others = list(others)
-    for quota in quotas:
-        wanted = {} if quota.scopes else dict(objects)
-        for name, amount in gang[0].amounts.items() if _counts(quota, gang[0]) else ():
-            wanted[name] = wanted.get(name, Fraction(0)) + amount * gang[1]
-        promised: dict[str, Fraction] = {}
-        for pod, count in others:
-            for name, amount in pod.amounts.items() if _counts(quota, pod) else ():
-                promised[name] = promised.get(name, Fraction(0)) + amount * count
-        parts = list(_excess(quota, wanted, promised))
-        if parts:
-            more = f" and {len(parts) - _MAX_NAMED} more" if len(parts) > _MAX_NAMED else ""
-            return f"quota {quota.name}: {', '.join(parts[:_MAX_NAMED])}{more}"
-    return None
+
+def _add(amounts: dict[str, Fraction], quota: ResourceQuota, pods: Charge) -> None:
+    """Add what a quota counts of pods."""
+    pod, count = pods
+    for name, amount in pod.amounts.items() if _counts(quota, pod) else ():
+        amounts[name] = amounts.get(name, Fraction(0)) + amount * count
 
 
 def _excess(quota: ResourceQuota, wanted: Amounts, promised: Amounts) -> Iterator[str]:

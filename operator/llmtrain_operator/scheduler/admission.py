@@ -22,9 +22,9 @@ from llmtrain_core.queueing import Assignment, PendingJob, QueueDecision, Unsche
 from llmtrain_core.queueing.quota import (
     Charge,
     PodCharge,
+    QuotaRoom,
     ResourceQuota,
     charge_of,
-    exceeded_quota,
     read_quota,
     shared_charge,
     with_claims,
@@ -124,7 +124,7 @@ class Admission:
         self._forget(queue)
         by_namespace: dict[str, list[tuple[str, str]]] = {}
         admitted: dict[str, PendingJob | Unschedulable] = {}
-        promised: dict[str, list[Charge]] = {}
+        rooms: dict[str, QuotaRoom] = {}
         for uid, job in queue.items():
             if not isinstance(job, PendingJob):
                 admitted[uid] = job
@@ -134,7 +134,7 @@ class Admission:
                 by_namespace.setdefault(job.namespace, []).append((uid, job.namespace))
             if trial is None:
                 continue
-            found = self._judge(job, trial, promised)
+            found = self._judge(job, trial, rooms)
             if found is not None:
                 admitted[uid] = found
         turns = zip_longest(*by_namespace.values())
@@ -144,7 +144,7 @@ class Admission:
         return admitted
 
     def _judge(
-        self, job: PendingJob, trial: _Trial, promised: dict[str, list[Charge]]
+        self, job: PendingJob, trial: _Trial, rooms: dict[str, QuotaRoom]
     ) -> PendingJob | Unschedulable | None:
         """Return the job if it is admitted, its refusal, or None if that is unknown."""
         if trial.refusal is not None:
@@ -155,9 +155,9 @@ class Admission:
                 self._refresh_quotas(name)
                 return None
             return with_pod_requests(job, trial.requests)
-        if name not in promised:
-            promised[name] = list(self._promised(name))
-        refusal = self._over_quota(job, quotas.found, promised[name])
+        if name not in rooms:
+            rooms[name] = QuotaRoom(quotas.found, self._promised(name))
+        refusal = self._over_quota(job, rooms[name])
         if refusal is not None:
             self._refresh_quotas(name)
         return refusal or with_pod_requests(job, trial.requests)
@@ -169,7 +169,7 @@ class Admission:
         If all decisions take effect, return the same object.
         """
         pending: dict[str, QueueDecision] = {}
-        promised: dict[str, list[Charge]] = {}
+        rooms: dict[str, QuotaRoom] = {}
         for uid, decision in decisions.pending.items():
             job = queue[uid]
             gains = isinstance(decision, Assignment) or decision.victims
@@ -186,15 +186,15 @@ class Admission:
             if not quotas:
                 pending[uid] = decision
                 continue
-            if job.namespace not in promised:
-                promised[job.namespace] = list(self._promised(job.namespace))
-            others = promised[job.namespace]
-            refusal = self._over_quota(job, quotas, others)
+            if job.namespace not in rooms:
+                rooms[job.namespace] = QuotaRoom(quotas, self._promised(job.namespace))
+            room = rooms[job.namespace]
+            refusal = self._over_quota(job, room)
             pending[uid] = refusal or decision
             if refusal is None:
-                others.append(self._gang(job))
+                room.add(self._gang(job))
                 if job.shared.count:
-                    others.append((PodCharge(shared_charge(job.shared)), 1))
+                    room.add((PodCharge(shared_charge(job.shared)), 1))
             else:
                 self._trigger()  # the other jobs are decided without this one
         preemptions = {
@@ -225,11 +225,9 @@ class Admission:
     def _retry_is_due(self, trial: _Trial) -> bool:
         return trial.refusal is not None and self._now - trial.at > trial.retry_seconds
 
-    def _over_quota(
-        self, job: PendingJob, quotas: Iterable[ResourceQuota], others: Iterable[Charge]
-    ) -> Unschedulable | None:
+    def _over_quota(self, job: PendingJob, room: QuotaRoom) -> Unschedulable | None:
         objects = {**({} if job.attempt else _OBJECTS), **shared_charge(job.shared)}
-        text = exceeded_quota(quotas, self._gang(job), others, objects)
+        text = room.exceeded(self._gang(job), objects)
         if text is None:
             return None
         text = (

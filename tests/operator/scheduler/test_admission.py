@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from llmtrain_core.api.conditions import Reason
 from llmtrain_core.queueing import Allocation, Assignment, ClusterState, PendingJob, Unschedulable
-from llmtrain_core.queueing.quota import Charge, charge_of
+from llmtrain_core.queueing.quota import Charge, PodCharge, charge_of
 from llmtrain_core.topology.inventory import Usage
 from llmtrain_operator.errors import ForbiddenError, UnavailableError
 from llmtrain_operator.scheduler import admission
@@ -158,6 +159,36 @@ async def test_pods_to_come_are_counted_once_for_all_gangs_that_get_nodes(
     found = asked.admission.confirm(decide(admitted, cluster(nodes(16))), admitted)
     assert all(isinstance(each, Assignment) for each in found.pending.values())
     assert asked.asked_promised == times, "it reads all jobs of the namespace"
+
+
+class CountedAmounts(dict[str, Fraction]):
+    """What a pod is charged for, with the number of times that it was read."""
+
+    reads = 0
+
+    def items(self) -> Any:
+        self.reads += 1
+        return super().items()
+
+
+async def test_pods_to_come_are_added_up_once_for_all_jobs_that_wait() -> None:
+    asked = Asked([quota(100)])
+    queue = queue_of(*(waiting_job(f"job-{i}", 2) for i in range(8)))
+    await asked.settle(queue)
+    amounts = CountedAmounts(pods=Fraction(1))
+    asked.promised = [(PodCharge(amounts), 84)]
+    assert await asked.settle(queue) == queue
+    amounts.reads = 0
+    admitted = asked.admission.admit(queue)
+    assert all(isinstance(job, PendingJob) for job in admitted.values())
+    assert amounts.reads == 1
+    found = asked.admission.confirm(decide(admitted, cluster(nodes(16))), admitted)
+    assert amounts.reads == 2
+    assert all(isinstance(each, Assignment) for each in found.pending.values())
+    asked.promised = [(PodCharge(amounts), 85)]
+    found = asked.admission.confirm(decide(admitted, cluster(nodes(16))), admitted)
+    refused = [each for each in found.pending.values() if isinstance(each, Unschedulable)]
+    assert len(refused) == 1 and "used 0 + 99 of pods to come, limit 100" in refused[0].message
 
 
 async def test_spare_nodes_count_against_the_quota() -> None:
