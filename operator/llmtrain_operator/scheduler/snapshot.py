@@ -14,7 +14,7 @@ from llmtrain_core.api.conditions import ConditionType
 from llmtrain_core.devices.demand import SharedClaims, claim_amounts, shared_claims_of
 from llmtrain_core.network import FactsCache
 from llmtrain_core.network.slow_links import SlowLinks
-from llmtrain_core.placement import start_obstacles
+from llmtrain_core.placement import Request, start_obstacles
 from llmtrain_core.queueing import (
     Allocation,
     Assignment,
@@ -95,6 +95,9 @@ class ClusterReader:
         self._system_classes = config.system_priority_classes
         self._uplinks = UplinkUsageCache()
         self._facts = FactsCache()
+        self._last_placed: tuple[JobRecord, Request, Request] | None = None
+        """The last job of whose nodes was asked whether its pods can start there, its request, and
+        that with what its pods request."""
         self._left_out: dict[str, int] = {}
         """Version of each job that could not be read, by UID: each is logged once."""
 
@@ -291,13 +294,23 @@ class ClusterReader:
         checked, name = self._checked.get(record), node.name
         if isinstance(checked, list):
             return ()
-        added = PodNetwork.of_status(record.view.stored_network).needs
-        request = self._checked.request(record.uid, checked).with_resources(added)
-        request = request_of_pods(request, placed_resources(record.view))
+        request = self._as_placed(record, self._checked.request(record.uid, checked))
         pods = self._informers.pods_on(name)
         foreign = self._informers.used_by_foreign_on(name, request.needs)
         used = used_by_others(record, name, request.needs, pods, foreign)
         return start_obstacles(request, node, used)
+
+    def _as_placed(self, record: JobRecord, request: Request) -> Request:
+        """Return a request with what the pods of the placement request.
+
+        It is kept for the next node, because a gang of thousands of nodes asks about each.
+        """
+        known = self._last_placed
+        if known is None or known[0] is not record or known[1] is not request:
+            added = PodNetwork.of_status(record.view.stored_network).needs
+            found = request_of_pods(request.with_resources(added), placed_resources(record.view))
+            known = self._last_placed = record, request, found
+        return known[2]
 
     def _find_node(self, name: str) -> Node | None:
         found = self._informers.node(name)

@@ -71,6 +71,34 @@ def test_a_restart_on_the_same_nodes_needs_what_admission_added(
     assert reader.start_obstacles(job, node) == obstacles
 
 
+class CountedStatus(dict[str, Any]):
+    """A status, with the number of times that its network was read."""
+
+    reads = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.reads += key == "network"
+        return super().get(key, default)
+
+
+def test_what_the_pods_of_a_gang_request_is_read_once_for_all_of_its_nodes() -> None:
+    job = placed(ADDED)
+    reader = reader_of(job, 2 * MEMORY, MEMORY)
+    node = reader._find_node("n0")
+    assert node is not None
+    counted = CountedStatus(job.raw["status"])
+    first = replace(job, raw={**job.raw, "status": counted})
+    assert reader.start_obstacles(first, node) == ()
+    once = counted.reads
+    assert all(reader.start_obstacles(first, node) == () for _ in range(8))
+    assert counted.reads == once
+    more = {**job.raw["status"], "placement": {**job.raw["status"]["placement"]}}
+    more["placement"]["resources"] = {**ADDED, "memory": MEMORY + 1}
+    changed = replace(job, raw={**job.raw, "status": more})
+    assert reader.start_obstacles(changed, node) == ("memory in use",)
+    assert reader.start_obstacles(first, node) == ()
+
+
 def test_the_nodes_of_a_job_without_pods_are_in_use_by_all_that_its_pods_request() -> None:
     found = {(use.node, use.resource): use.amount for use in in_use([placed()])}
     assert found["n0", "memory"] == found["n1", "memory"] == MEMORY
