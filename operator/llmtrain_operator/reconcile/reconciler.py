@@ -51,7 +51,7 @@ COALESCE_SECONDS = 0.02
 MAX_COALESCE_SECONDS = 1.0
 EVENT_LOOP_SHARE = 0.1
 """Part of the event loop that the decisions about one job take while its pods change. A decision
-about a gang of 10,000 pods takes 20 ms, and each pod has several events until it is ready."""
+about a gang of 10,000 pods takes 40 ms, and each pod has several events until it is ready."""
 DENIED_EVENT_SECONDS = 600.0
 """Period of the Events while the API server refuses the status writes of a job."""
 FINALIZER_RETRY_SECONDS = 5.0
