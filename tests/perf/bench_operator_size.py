@@ -1,4 +1,4 @@
-"""Memory and CPU of the operator by the size of the cluster: the figures of docs/sizing.md.
+"""Memory and CPU of the operator by the size of the cluster: the figures of docs/production.md.
 
 A real operator with the default flags manages jobs on scripted nodes through a real API server.
 Nodes are as large as real ones, with fifty images each. Every job reports its progress.
