@@ -33,7 +33,7 @@ class SlowDecisions:
         return Actions(status=observed.view.status, changed=False)
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.5])
+@pytest.mark.parametrize("seconds", [0.02, 0.15])
 async def test_decisions_take_a_part_of_the_event_loop(
     controller: Controller, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
