@@ -44,6 +44,10 @@ MAX_OBJECT_BYTES = 32 * 1024 * 1024
 PAGE_BYTES = 8 * 1024 * 1024
 """Limit of a page of a list. The caller lists fewer objects at once if they are larger."""
 
+_WRITE = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Ignore"}
+"""Query of a write. By default the API server looks for unknown and duplicate fields, and warns
+about them in a header that the operator does not read. It drops unknown ones in any case."""
+
 _PATCH_TYPES: Mapping[PatchKind, str] = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
@@ -188,7 +192,7 @@ class KubeClient:
     ) -> Object:
         """Create an object. With `dry_run`, only return what would be stored."""
         path = resource.path(namespace)
-        query = _query(fieldManager=FIELD_MANAGER, dryRun="All" if dry_run else "")
+        query = _WRITE | _query(dryRun="All" if dry_run else "")
         return await self._json("create", resource, "POST", path, query, body)
 
     async def replace(
@@ -196,8 +200,7 @@ class KubeClient:
     ) -> Object:
         """Replace an object. Its resourceVersion prevents a lost update."""
         path = resource.path(namespace, name)
-        query = _query(fieldManager=FIELD_MANAGER)
-        return await self._json("update", resource, "PUT", path, query, body)
+        return await self._json("update", resource, "PUT", path, _WRITE, body)
 
     async def patch(
         self,
@@ -211,9 +214,8 @@ class KubeClient:
     ) -> Object:
         """Patch an object or one of its subresources."""
         path = resource.path(namespace, name, sub)
-        query = _query(fieldManager=FIELD_MANAGER)
         return await self._json(
-            "patch", resource, "PATCH", path, query, body, content_type=_PATCH_TYPES[kind]
+            "patch", resource, "PATCH", path, _WRITE, body, content_type=_PATCH_TYPES[kind]
         )
 
     async def patch_status(

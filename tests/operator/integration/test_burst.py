@@ -62,6 +62,8 @@ async def test_the_first_jobs_start_before_the_last_are_placed(
         for write in installed.writes(OPERATOR_USER)
         if write["objectRef"].get("namespace") == harness.namespace
     ]
+    sent = [write["requestURI"] for write in writes if write["verb"] in ("create", "patch")]
+    assert all("fieldValidation=Ignore" in uri for uri in sent), "no warnings that are not read"
     first_pod = next(i for i, write in enumerate(writes) if pod_creation(write))
     placed_before, one_write, statuses = [], [], {}
     for name in names:
